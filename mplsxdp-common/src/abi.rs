@@ -1,0 +1,550 @@
+//! Bytes in the BPF maps: names, keys and values, as the XDP program reads and the controller writes them. `docs/map-abi.md`
+//! has the same as a table. Everything is in host byte order unless it says otherwise.
+//!
+//! Values that are published by one store are 64-bit words ([`IlmEntry`], [`PortWord`], the two words of [`Adjacency`]):
+//! a reader sees the old word or the new one, never half of each.
+
+use crate::wire::{Label, Mac};
+
+/// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
+pub const ABI_VERSION: u32 = 1;
+/// First word of [`Meta`]: "MPLS" in ASCII.
+pub const META_MAGIC: u32 = 0x4d50_4c53;
+
+/// Names of the maps, as `bpftool map show` lists them.
+pub mod map {
+    pub const ILM: &str = "ILM";
+    pub const ADJACENCIES: &str = "ADJACENCIES";
+    pub const STACKS: &str = "STACKS";
+    pub const FTN_V4: &str = "FTN_V4";
+    pub const FTN_V6: &str = "FTN_V6";
+    pub const PORTS: &str = "PORTS";
+    pub const TX_PORTS: &str = "TX_PORTS";
+    pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
+    pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
+    pub const META: &str = "META";
+}
+
+/// Name of the XDP program in the object.
+pub const PROGRAM: &str = "mplsxdp";
+/// Name of the frozen [`Settings`] in the program's `.rodata`.
+pub const SETTINGS: &str = "SETTINGS";
+
+/// Default and largest size of `ILM`: one entry for every label.
+pub const MAX_LABELS: u32 = 1 << 20;
+/// Size of `ADJACENCIES`: what the 16-bit index of an entry could address is four times this.
+pub const MAX_ADJACENCIES: u32 = 1 << 14;
+/// Default size of `STACKS`.
+pub const DEFAULT_STACKS: u32 = 1 << 15;
+/// Default size of `ROUTE_COUNTERS`; slot 0 means "not counted".
+pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
+/// Size of `FTN_V4` and `FTN_V6` each.
+pub const MAX_FTN: u32 = 1 << 20;
+/// Size of `PORTS` and `TX_PORTS`.
+pub const MAX_PORTS: u32 = 256;
+/// Room for reasons of one port in `REASON_COUNTERS`.
+pub const REASON_SLOTS: u32 = 32;
+/// The most labels that one route pushes.
+pub const MAX_PUSH: usize = 8;
+
+/// What an ILM or FTN entry does. Zero is "no entry", so that a zeroed map forwards nothing.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// No route.
+    None = 0,
+    /// One outgoing label: replaces the top label (ILM) or is imposed (FTN). Operand: the label.
+    Label = 1,
+    /// Two or more outgoing labels, or one with a TTL of its own. Operand: index into `STACKS`.
+    Stack = 2,
+    /// Pop and send the payload on, as the egress of the LSP. Operand: none.
+    Pop = 3,
+    /// Pop and send the payload on, as the penultimate hop (`as implicit-null`). Operand: none.
+    PenultimatePop = 4,
+    /// Pop; the payload is this box's to forward (`dev lo`). Operand: none.
+    Local = 5,
+    /// FTN only: never imposed, the kernel's. Operand: none.
+    Pass = 6,
+}
+
+/// How the TTL crosses a push or a pop (RFC 3443).
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum TtlMode {
+    /// Every pushed label carries the TTL; a pop hands it down.
+    Uniform = 0,
+    /// The tunnel is one hop to what it carries.
+    Pipe = 1,
+    /// As the Linux kernel: uniform between label and IP, inner label TTLs untouched by a pop.
+    Linux = 2,
+}
+
+impl TtlMode {
+    const fn from_bits(bits: u8) -> Self {
+        match bits {
+            1 => Self::Pipe,
+            2 => Self::Linux,
+            _ => Self::Uniform,
+        }
+    }
+}
+
+/// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum TtlPropagate {
+    #[default]
+    Default,
+    Enabled,
+    Disabled,
+}
+
+impl TtlPropagate {
+    /// The mode in force on a box of mode `default`.
+    pub const fn mode(self, default: TtlMode) -> TtlMode {
+        match self {
+            Self::Default => default,
+            Self::Enabled => TtlMode::Uniform,
+            Self::Disabled => TtlMode::Pipe,
+        }
+    }
+}
+
+/// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0-3 | [`Op`] |
+/// | 4-5 | [`TtlPropagate`]: 0 default, 1 enabled, 2 disabled |
+/// | 6 | reserved for groups: the next-hop index is a group |
+/// | 7 | reserved |
+/// | 8-27 | operand: outgoing label, or index into `STACKS` |
+/// | 28-43 | next-hop index into `ADJACENCIES` |
+/// | 44-63 | counter slot in `ROUTE_COUNTERS`, 0: not counted |
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct IlmEntry(u64);
+
+impl IlmEntry {
+    /// No route.
+    pub const EMPTY: Self = Self(0);
+    /// FTN: the kernel's.
+    pub const PASS: Self = Self(Op::Pass as u64);
+
+    /// Fields beyond their bits are cut: `operand` to 20, `slot` to 20.
+    pub const fn new(op: Op, ttl: TtlPropagate, operand: u32, next_hop: u16, slot: u32) -> Self {
+        let ttl = match ttl {
+            TtlPropagate::Default => 0,
+            TtlPropagate::Enabled => 1,
+            TtlPropagate::Disabled => 2,
+        };
+        Self(
+            op as u64
+                | ttl << 4
+                | ((operand & 0xf_ffff) as u64) << 8
+                | (next_hop as u64) << 28
+                | ((slot & 0xf_ffff) as u64) << 44,
+        )
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub const fn op(self) -> Op {
+        match self.0 & 0xf {
+            1 => Op::Label,
+            2 => Op::Stack,
+            3 => Op::Pop,
+            4 => Op::PenultimatePop,
+            5 => Op::Local,
+            6 => Op::Pass,
+            // Also what a later version may mean by another number: this one does not know it, so it has no route.
+            _ => Op::None,
+        }
+    }
+
+    pub const fn ttl_propagate(self) -> TtlPropagate {
+        match (self.0 >> 4) & 3 {
+            1 => TtlPropagate::Enabled,
+            2 => TtlPropagate::Disabled,
+            _ => TtlPropagate::Default,
+        }
+    }
+
+    pub const fn operand(self) -> u32 {
+        (self.0 >> 8) as u32 & 0xf_ffff
+    }
+
+    /// The operand as the outgoing label of [`Op::Label`].
+    pub const fn out_label(self) -> Label {
+        Label::from_low_bits(self.operand())
+    }
+
+    pub const fn next_hop(self) -> u16 {
+        (self.0 >> 28) as u16
+    }
+
+    pub const fn slot(self) -> u32 {
+        (self.0 >> 44) as u32
+    }
+
+    /// The same entry through another next hop.
+    pub const fn with_next_hop(self, next_hop: u16) -> Self {
+        Self((self.0 & !(0xffff << 28)) | (next_hop as u64) << 28)
+    }
+}
+
+/// One entry of `ADJACENCIES`: a neighbour and the port towards it. Word 0 is destination MAC (bytes 0-5) and transmit port
+/// (bytes 6-7), word 1 source MAC and MTU; words 2 and 3 are kept for VLAN tags and a backup. A change of the
+/// neighbour's MAC is one 8-byte store of word 0. An all-zero word 0 is an unresolved neighbour.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Adjacency {
+    words: [u64; 4],
+}
+
+impl Adjacency {
+    /// `mtu` is the largest layer-3 packet, labels included, that the port sends.
+    pub const fn new(destination: Mac, port: u16, source: Mac, mtu: u16) -> Self {
+        Self {
+            words: [mac_word(destination, port), mac_word(source, mtu), 0, 0],
+        }
+    }
+
+    pub const fn from_words(words: [u64; 4]) -> Self {
+        Self { words }
+    }
+
+    pub const fn words(self) -> [u64; 4] {
+        self.words
+    }
+
+    pub const fn is_resolved(self) -> bool {
+        self.words[0] << 16 != 0
+    }
+
+    pub const fn destination(self) -> Mac {
+        word_mac(self.words[0])
+    }
+
+    pub const fn port(self) -> u16 {
+        word_rest(self.words[0])
+    }
+
+    pub const fn source(self) -> Mac {
+        word_mac(self.words[1])
+    }
+
+    pub const fn mtu(self) -> u16 {
+        word_rest(self.words[1])
+    }
+}
+
+/// One entry of `PORTS`, in one word: the port's MAC (bytes 0-5) and its flags (bytes 6-7). All zero: no port.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortWord(u64);
+
+impl PortWord {
+    /// Labelled frames are accepted (RFC 5920 section 8.1: only where they are expected).
+    pub const MPLS: u16 = 1;
+    /// IP packets to the port's MAC are looked up in the FTN.
+    pub const IMPOSE: u16 = 2;
+    /// What arrives is this box's own traffic: imposition takes nothing off the IP TTL.
+    pub const LOCAL: u16 = 4;
+
+    pub const fn new(mac: Mac, flags: u16) -> Self {
+        Self(mac_word(mac, flags))
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub const fn mac(self) -> Mac {
+        word_mac(self.0)
+    }
+
+    /// Whether the first eight bytes of a frame begin with this port's MAC.
+    pub const fn is_destination(self, frame_start: [u8; 8]) -> bool {
+        (u64::from_le_bytes(frame_start) ^ self.0) << 16 == 0
+    }
+
+    pub const fn has(self, flag: u16) -> bool {
+        word_rest(self.0) & flag != 0
+    }
+}
+
+const fn mac_word(mac: Mac, rest: u16) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    let [low, high] = rest.to_le_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, low, high])
+}
+
+const fn word_mac(word: u64) -> Mac {
+    let [a, b, c, d, e, f, _, _] = word.to_le_bytes();
+    Mac([a, b, c, d, e, f])
+}
+
+const fn word_rest(word: u64) -> u16 {
+    (word >> 48) as u16
+}
+
+/// One entry of `STACKS`: the labels that a route pushes, outermost first. Immutable while an entry points to it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct LabelStack {
+    depth: u8,
+    ttl: u8,
+    reserved: [u8; 2],
+    labels: [u32; MAX_PUSH],
+}
+
+impl LabelStack {
+    /// `ttl` is the TTL of the pushed labels, `None` for what the TTL mode says. `None` where there are no labels, or more
+    /// than [`MAX_PUSH`].
+    pub fn new(labels: &[Label], ttl: Option<core::num::NonZeroU8>) -> Option<Self> {
+        if labels.is_empty() || labels.len() > MAX_PUSH {
+            return None;
+        }
+        let mut words = [0; MAX_PUSH];
+        for (word, label) in words.iter_mut().zip(labels) {
+            *word = label.get();
+        }
+        Some(Self {
+            depth: labels.len() as u8,
+            ttl: ttl.map_or(0, |ttl| ttl.get()),
+            reserved: [0; 2],
+            labels: words,
+        })
+    }
+
+    /// Number of labels, 1 to [`MAX_PUSH`]; 0 in an unused slot.
+    pub fn depth(&self) -> usize {
+        usize::from(self.depth)
+    }
+
+    /// The configured TTL, 0 for none.
+    pub fn ttl(&self) -> u8 {
+        self.ttl
+    }
+
+    /// The label at `index`, 0 the outermost.
+    pub fn label(&self, index: usize) -> Option<Label> {
+        self.labels.get(index).map(|&label| Label::from_low_bits(label))
+    }
+}
+
+/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// The one entry of `META`. All zero: not configured.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Meta {
+    pub magic: u32,
+    pub abi_version: u32,
+}
+
+/// What is frozen into a port's copy of the program when it is loaded.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// This port's index in `PORTS` and `REASON_COUNTERS`.
+    port: u32,
+    ttl_mode: u8,
+    tunnel_ttl: u8,
+    tc_propagate: u8,
+    log: u8,
+}
+
+impl Settings {
+    /// `tunnel_ttl` is the TTL of labels pushed in pipe mode; `tc_propagate` writes the last popped label's TC into the IP
+    /// precedence; `log` sends a log record for each exception.
+    pub const fn new(port: u32, ttl_mode: TtlMode, tunnel_ttl: u8, tc_propagate: bool, log: bool) -> Self {
+        Self {
+            port,
+            ttl_mode: ttl_mode as u8,
+            tunnel_ttl,
+            tc_propagate: tc_propagate as u8,
+            log: log as u8,
+        }
+    }
+
+    pub const fn port(self) -> u32 {
+        self.port
+    }
+
+    pub const fn ttl_mode(self) -> TtlMode {
+        TtlMode::from_bits(self.ttl_mode)
+    }
+
+    pub const fn tunnel_ttl(self) -> u8 {
+        self.tunnel_ttl
+    }
+
+    pub const fn tc_propagate(self) -> bool {
+        self.tc_propagate != 0
+    }
+
+    pub const fn log(self) -> bool {
+        self.log != 0
+    }
+}
+
+/// Key of `FTN_V4`: prefix length in bits, then the address in network byte order.
+pub type FtnKeyV4 = [u8; 4];
+/// Key of `FTN_V6`, likewise.
+pub type FtnKeyV6 = [u8; 16];
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal, $rfc:literal;)+) => {
+        /// Why a frame was not forwarded: each has a counter per port.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name = $number,)+ }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The reason of a number, as it stands in `REASON_COUNTERS`.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)+ _ => None }
+            }
+
+            /// The name that the CLI and the control socket use.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// One sentence for a person who reads the counter.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+
+            /// Where the rule stands.
+            pub const fn source(self) -> &'static str {
+                match self { $(Self::$name => $rfc,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    #[doc = "The TTL ran out here."]
+    TtlExpired = 1, "ttl-expired", "RFC 3032 section 2.4, RFC 3443";
+    #[doc = "No route for the incoming label."]
+    NoRoute = 2, "no-route", "RFC 3031 section 3.18";
+    #[doc = "The next hop's MAC address is not known, or its interface is down."]
+    Unresolved = 3, "unresolved", "RFC 3031 section 3.10";
+    #[doc = "The packet with its labels is larger than the next hop's MTU."]
+    TooBig = 4, "too-big", "RFC 3032 section 3";
+    #[doc = "Router Alert label on top."]
+    RouterAlert = 5, "router-alert", "RFC 3032 section 2.1";
+    #[doc = "G-ACh or OAM Alert label on top."]
+    Oam = 6, "oam", "RFC 5586, RFC 3429";
+    #[doc = "MPLS echo request, never forwarded as IP."]
+    LspPing = 7, "lsp-ping", "RFC 8029 section 4.3, RFC 9570";
+    #[doc = "The stack has no bottom within the frame, or the payload is not the IP packet that the operation needs."]
+    Malformed = 8, "malformed", "RFC 3032 section 2.1";
+    #[doc = "A labelled frame on a port where labels are not accepted."]
+    PortDisabled = 9, "port-disabled", "RFC 5920 section 8.1";
+    #[doc = "Implicit NULL received; it is never on the wire."]
+    ImplicitNull = 10, "implicit-null", "RFC 3032 section 2.1";
+    #[doc = "A special-purpose label without a meaning here."]
+    SpecialLabel = 11, "special-label", "RFC 7274 section 3";
+    #[doc = "The driver leaves too little headroom for the labels to push."]
+    NoHeadroom = 12, "no-headroom", "Linux bpf_xdp_adjust_head";
+    #[doc = "The outgoing port is gone."]
+    NoPort = 13, "no-port", "Linux bpf_redirect_map";
+}
+
+const _: () = {
+    assert!(size_of::<IlmEntry>() == 8 && align_of::<IlmEntry>() == 8);
+    assert!(size_of::<PortWord>() == 8);
+    assert!(size_of::<Adjacency>() == 32 && align_of::<Adjacency>() == 8);
+    assert!(size_of::<LabelStack>() == 36);
+    assert!(core::mem::offset_of!(LabelStack, labels) == 4);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Meta>() == 8);
+    assert!(size_of::<Settings>() == 8);
+    assert!(core::mem::offset_of!(Settings, ttl_mode) == 4);
+    assert!(Reason::ALL.len() < REASON_SLOTS as usize);
+    assert!(MAX_ADJACENCIES <= 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ilm_entry_keeps_its_fields_apart() {
+        let entry = IlmEntry::new(Op::PenultimatePop, TtlPropagate::Disabled, 0xf_ffff, 0xffff, 0xf_ffff);
+        assert_eq!(entry.to_bits(), 0xffff_ffff_ffff_ff24);
+        assert_eq!(
+            (
+                entry.op(),
+                entry.ttl_propagate(),
+                entry.operand(),
+                entry.next_hop(),
+                entry.slot()
+            ),
+            (Op::PenultimatePop, TtlPropagate::Disabled, 0xf_ffff, 0xffff, 0xf_ffff)
+        );
+        let moved = entry.with_next_hop(7);
+        assert_eq!(
+            (moved.next_hop(), moved.operand(), moved.slot()),
+            (7, 0xf_ffff, 0xf_ffff)
+        );
+        assert_eq!(IlmEntry::EMPTY.op(), Op::None);
+        assert_eq!(IlmEntry::PASS.op(), Op::Pass);
+        assert_eq!(IlmEntry::from_bits(0xf).op(), Op::None);
+    }
+
+    #[test]
+    fn an_adjacency_without_a_mac_is_unresolved() {
+        let mac = Mac([2, 0, 0, 0, 0, 9]);
+        assert!(!Adjacency::new(Mac::ZERO, 5, mac, 1500).is_resolved());
+        let adjacency = Adjacency::new(mac, 5, Mac([2, 0, 0, 0, 0, 1]), 1500);
+        assert!(adjacency.is_resolved());
+        assert_eq!(
+            (
+                adjacency.destination(),
+                adjacency.port(),
+                adjacency.source(),
+                adjacency.mtu()
+            ),
+            (mac, 5, Mac([2, 0, 0, 0, 0, 1]), 1500)
+        );
+    }
+
+    #[test]
+    fn a_port_word_compares_only_the_mac() {
+        let port = PortWord::new(Mac([2, 0, 0, 0, 0, 9]), PortWord::MPLS);
+        assert!(port.is_destination([2, 0, 0, 0, 0, 9, 0xaa, 0xbb]));
+        assert!(!port.is_destination([2, 0, 0, 0, 0, 8, 0xaa, 0xbb]));
+        assert!(port.has(PortWord::MPLS) && !port.has(PortWord::LOCAL));
+    }
+
+    #[test]
+    fn reasons_are_numbered_without_gaps_and_explained() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index + 1);
+            assert!(reason.description().ends_with('.') && !reason.source().is_empty() && !reason.name().is_empty());
+        }
+    }
+}

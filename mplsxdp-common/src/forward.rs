@@ -1,0 +1,726 @@
+//! The forwarding core: one frame and the tables in, a [`Verdict`] out. Every MPLS rule of the data plane is here, once. The
+//! XDP program and the host run this same code; they differ only in what a [`Frame`] and the [`Tables`] are.
+//!
+//! All checks and look-ups come before the first write: a frame that is an exception, or the kernel's, is as it arrived. The
+//! one exception to that is [`Reason::NoHeadroom`], which can only be known by trying, before anything is written.
+
+use crate::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, TtlMode};
+use crate::wire::{
+    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPPROTO_UDP, IPV4_HLEN, IPV6_HLEN, LSE_LEN,
+    LSP_PING_PORT, Label, Lse, checksum_update,
+};
+
+/// How many labels in one frame may be this box's own (`dev lo`, explicit null, entropy indicator) before another look-up.
+pub const MAX_LOCAL_POPS: usize = 4;
+/// A mask that holds every offset at which what is left may stand then.
+const MAX_LOCAL_OFFSET: usize = 63;
+const _: () = assert!(ETH_HLEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= MAX_LOCAL_OFFSET);
+/// How deep a stack may be: where no bottom is found within this many entries, the frame is malformed.
+pub const MAX_STACK_DEPTH: usize = 64;
+
+/// A frame, from the destination MAC on.
+pub trait Frame {
+    /// Length in bytes.
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `N` bytes at `offset`, `None` where they are not all within the frame.
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Writes `bytes` at `offset`, or does nothing and returns `None` where they do not fit within the frame.
+    fn store<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// Moves the start of the frame by `delta` bytes: forward cuts bytes off, backward puts undefined bytes in front. `None`
+    /// where there is no room; the frame is then as it was.
+    fn move_head(&mut self, delta: i32) -> Option<()>;
+
+    /// `value`, of which the verifier is to know nothing: it then follows the code behind once for all values, not once for
+    /// each. Nothing to do elsewhere.
+    fn opaque(&self, value: usize) -> usize {
+        value
+    }
+}
+
+/// What the controller wrote, and the port at which the frame arrived.
+pub trait Tables {
+    fn settings(&self) -> Settings;
+    fn port(&self) -> PortWord;
+    /// [`IlmEntry::EMPTY`] where there is none.
+    fn ilm(&self, label: Label) -> IlmEntry;
+    /// Longest match, [`IlmEntry::EMPTY`] where there is none.
+    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry;
+    /// Longest match, [`IlmEntry::EMPTY`] where there is none.
+    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry;
+    fn adjacency(&self, index: u16) -> Option<Adjacency>;
+    fn label_stack(&self, index: u32) -> Option<&LabelStack>;
+    /// Counts a frame of `bytes` for the route that has counter slot `slot`.
+    fn count(&self, slot: u32, bytes: usize);
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The kernel's: untouched, or with its last label popped for this box.
+    Pass,
+    /// Rewritten, to be sent out of this port.
+    Forward { port: u16 },
+    /// Not forwarded; the frame is as it arrived.
+    Exception(Reason),
+}
+
+impl Verdict {
+    const FORWARD: u32 = 1 << 16;
+
+    /// The verdict as one number, for a function that is a call of its own in the XDP program: an enum leaves bytes undefined,
+    /// and the verifier does not let those leave a register.
+    #[inline(always)]
+    const fn to_code(self) -> u32 {
+        match self {
+            Self::Pass => 0,
+            Self::Forward { port } => Self::FORWARD | port as u32,
+            Self::Exception(reason) => reason as u32,
+        }
+    }
+
+    #[inline(always)]
+    fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Pass,
+            code if code & Self::FORWARD != 0 => Self::Forward { port: code as u16 },
+            code => Self::Exception(Reason::from_number(code as u8).unwrap_or(Reason::Malformed)),
+        }
+    }
+}
+
+/// Rules that end in an exception return it as an error.
+type Checked<T> = Result<T, Reason>;
+
+/// Decides on `frame` and, where it is to be forwarded, rewrites it.
+#[inline(always)]
+pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let (Some(start), Some(ethertype)) = (frame.load::<8>(0), frame.load::<2>(12)) else {
+        return Verdict::Pass;
+    };
+    let port = tables.port();
+    if !port.is_destination(start) {
+        return Verdict::Pass;
+    }
+    let result = match u16::from_be_bytes(ethertype) {
+        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => switch(frame, tables),
+        ETH_P_MPLS_UC => Err(Reason::PortDisabled),
+        ETH_P_IP if port.has(PortWord::IMPOSE) => ingress(frame, tables, Family::V4),
+        ETH_P_IPV6 if port.has(PortWord::IMPOSE) => ingress(frame, tables, Family::V6),
+        _ => Ok(Verdict::Pass),
+    };
+    result.unwrap_or_else(Verdict::Exception)
+}
+
+/// A labelled frame for this box. The common case, a label that goes on to a next hop, is all here, at offsets that the
+/// compiler knows.
+#[inline(always)]
+fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
+    let lse = load_lse(frame, ETH_HLEN)?;
+    let (entry, _) = ilm(tables, lse)?;
+    if entry.op() == Op::Local {
+        return Ok(Verdict::from_code(switch_local(frame, tables)));
+    }
+    if lse.ttl() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    label_operation(
+        frame,
+        tables,
+        entry,
+        Top {
+            lse,
+            ttl: lse.ttl(),
+            offset: ETH_HLEN,
+        },
+    )
+}
+
+/// [`pop_local`] as a call of its own, which keeps its size and its registers off the common case.
+#[inline(never)]
+fn switch_local<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
+    pop_local(frame, tables).unwrap_or_else(Verdict::Exception).to_code()
+}
+
+/// Pops what is this box's own, then does what the ILM says of the label that is left on top, or delivers the payload.
+#[inline(always)]
+fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
+    let mut offset = ETH_HLEN;
+    let mut handed_down = None;
+    let mut left = None;
+    for _ in 0..=MAX_LOCAL_POPS {
+        let lse = load_lse(frame, offset)?;
+        let ttl = handed_down.unwrap_or(lse.ttl());
+        let (entry, family) = ilm(tables, lse)?;
+        if ttl <= 1 {
+            return Err(Reason::TtlExpired);
+        }
+        if entry.op() != Op::Local {
+            left = Some(Left::Label(entry, lse, ttl));
+            break;
+        }
+
+        let mode = entry.ttl_propagate().mode(tables.settings().ttl_mode());
+        let mut popped = lse;
+        let mut label_ttl = ttl - 1;
+        offset += LSE_LEN;
+        if lse.label() == Label::ENTROPY_INDICATOR {
+            // RFC 6790 section 4.2: the entropy label follows its indicator and goes with it.
+            if lse.bottom() {
+                return Err(Reason::Malformed);
+            }
+            popped = load_lse(frame, offset)?;
+            if popped.label().is_special() {
+                return Err(Reason::Malformed);
+            }
+            offset += LSE_LEN;
+            if !popped.bottom() {
+                // The pair stands for no hop of its own: the label beneath takes off what this hop takes off.
+                label_ttl = ttl;
+            }
+        }
+        tables.count(entry.slot(), frame.len());
+        if popped.bottom() {
+            left = Some(Left::Payload(Payload {
+                family,
+                mode,
+                label_ttl,
+                tc: popped.tc(),
+            }));
+            break;
+        }
+        handed_down = if mode == TtlMode::Uniform {
+            Some(label_ttl)
+        } else {
+            None
+        };
+    }
+    let offset = frame.opaque(offset) & MAX_LOCAL_OFFSET;
+    match left {
+        Some(Left::Label(entry, lse, ttl)) => label_operation(frame, tables, entry, Top { lse, ttl, offset }),
+        Some(Left::Payload(payload)) => deliver(frame, tables, payload, offset),
+        None => Err(Reason::Malformed),
+    }
+}
+
+/// What is left of a frame when this box's own labels are off.
+enum Left {
+    Label(IlmEntry, Lse, u8),
+    Payload(Payload),
+}
+
+/// What the label of `lse` maps to, and the only family that an explicit null may have beneath it.
+#[inline(always)]
+fn ilm<T: Tables>(tables: &T, lse: Lse) -> Checked<(IlmEntry, Option<Family>)> {
+    if lse.label().is_special() {
+        return match lse.label() {
+            Label::IPV4_EXPLICIT_NULL => Ok((EXPLICIT_NULL, Some(Family::V4))),
+            Label::IPV6_EXPLICIT_NULL => Ok((EXPLICIT_NULL, Some(Family::V6))),
+            Label::ENTROPY_INDICATOR => Ok((EXPLICIT_NULL, None)),
+            special => Err(special_label(special, lse.bottom())),
+        };
+    }
+    let entry = tables.ilm(lse.label());
+    match entry.op() {
+        Op::None | Op::Pass => Err(Reason::NoRoute),
+        _ => Ok((entry, None)),
+    }
+}
+
+/// What an explicit null or an entropy label indicator on top does: as `dev lo`, without a route.
+const EXPLICIT_NULL: IlmEntry = IlmEntry::new(Op::Local, crate::abi::TtlPropagate::Default, 0, 0, 0);
+
+/// The label on top, the TTL that counts as its, and where it stands.
+#[derive(Clone, Copy)]
+struct Top {
+    lse: Lse,
+    ttl: u8,
+    offset: usize,
+}
+
+/// What becomes of a special-purpose label other than the nulls and the entropy label indicator.
+#[inline(always)]
+fn special_label(label: Label, bottom: bool) -> Reason {
+    match label {
+        // RFC 3032 section 2.1: legal anywhere in the stack except at the bottom.
+        Label::ROUTER_ALERT if bottom => Reason::Malformed,
+        Label::ROUTER_ALERT => Reason::RouterAlert,
+        Label::IMPLICIT_NULL => Reason::ImplicitNull,
+        Label::GAL | Label::OAM_ALERT => Reason::Oam,
+        _ => Reason::SpecialLabel,
+    }
+}
+
+/// Swap, swap and push, or pop towards a next hop. The TTL has been found to be at least 2.
+#[inline(always)]
+fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEntry, top: Top) -> Checked<Verdict> {
+    let settings = tables.settings();
+    let mode = entry.ttl_propagate().mode(settings.ttl_mode());
+    let ttl = top.ttl - 1;
+    let beneath = top.offset + LSE_LEN;
+    if !top.lse.bottom() {
+        find_bottom(frame, beneath)?;
+    }
+    let received = frame.len();
+    let egress = match entry.op() {
+        Op::Label => {
+            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + LSE_LEN)?;
+            let out = top.lse.swapped(entry.out_label(), ttl);
+            move_head(frame, (beneath - ETH_HLEN) as i32 - LSE_LEN as i32)?;
+            egress.store(frame, ETH_P_MPLS_UC)?;
+            store(frame, ETH_HLEN, out.to_bytes())?;
+            egress
+        }
+        Op::Stack => {
+            let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
+            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + stack.depth() * LSE_LEN)?;
+            let outer_ttl = match mode {
+                TtlMode::Pipe if stack.ttl() != 0 => stack.ttl(),
+                TtlMode::Pipe => settings.tunnel_ttl(),
+                TtlMode::Uniform | TtlMode::Linux => ttl,
+            };
+            move_head(frame, (beneath - ETH_HLEN) as i32 - (stack.depth() * LSE_LEN) as i32)?;
+            egress.store(frame, ETH_P_MPLS_UC)?;
+            store_labels(frame, stack, top.lse.tc(), top.lse.bottom(), outer_ttl, ttl)?;
+            egress
+        }
+        Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
+            let mut ip = Ip::load(frame, beneath, None)?;
+            let penultimate = entry.op() == Op::PenultimatePop;
+            ip.after_pop(frame, settings, mode, ttl, top.lse.tc(), penultimate)?;
+            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN))?;
+            move_head(frame, (beneath - ETH_HLEN) as i32)?;
+            egress.store(frame, ip.family.ethertype())?;
+            ip.store(frame, ETH_HLEN)?;
+            egress
+        }
+        Op::Pop | Op::PenultimatePop => {
+            let exposed = load_lse(frame, beneath)?;
+            // RFC 3443 section 3.1: uniform hands the TTL down. RFC 3032 section 2.4.2 has it no other way for a pop.
+            let exposed = if mode == TtlMode::Uniform {
+                exposed.with_ttl(ttl)
+            } else {
+                exposed
+            };
+            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN))?;
+            move_head(frame, (beneath - ETH_HLEN) as i32)?;
+            egress.store(frame, ETH_P_MPLS_UC)?;
+            store(frame, ETH_HLEN, exposed.to_bytes())?;
+            egress
+        }
+        Op::None | Op::Local | Op::Pass => return Err(Reason::NoRoute),
+    };
+    tables.count(entry.slot(), received);
+    Ok(egress.verdict())
+}
+
+/// The payload of a stack that ended at this box.
+struct Payload {
+    family: Option<Family>,
+    mode: TtlMode,
+    /// The popped label's TTL less this hop.
+    label_ttl: u8,
+    tc: u8,
+}
+
+/// Imposes labels on a payload anew where the FTN says so, else leaves it to the kernel.
+#[inline(always)]
+fn deliver<F: Frame, T: Tables>(frame: &mut F, tables: &T, payload: Payload, offset: usize) -> Checked<Verdict> {
+    let Payload {
+        family,
+        mode,
+        label_ttl,
+        tc,
+    } = payload;
+    let mut ip = Ip::load(frame, offset, family)?;
+    ip.after_pop(frame, tables.settings(), mode, label_ttl, tc, false)?;
+    let entry = ip.ftn(frame, tables)?;
+    match entry.op() {
+        Op::None | Op::Pass => {}
+        _ => return impose(frame, tables, entry, ip, true),
+    }
+    let (Some(mut macs), Some(ip_start)) = (frame.load::<ETH_HLEN>(0), ip.offset.checked_sub(ETH_HLEN)) else {
+        return Err(Reason::Malformed);
+    };
+    [macs[12], macs[13]] = ip.family.ethertype().to_be_bytes();
+    move_head(frame, ip_start as i32)?;
+    store(frame, 0, macs)?;
+    ip.store(frame, ETH_HLEN)?;
+    Ok(Verdict::Pass)
+}
+
+/// An unlabelled IP packet for this box's MAC: imposed where the FTN says so, else the kernel's, also where its header is such
+/// that only the kernel can say what is wrong with it.
+#[inline(always)]
+fn ingress<F: Frame, T: Tables>(frame: &mut F, tables: &T, family: Family) -> Checked<Verdict> {
+    let Ok(ip) = Ip::load(frame, ETH_HLEN, Some(family)) else {
+        return Ok(Verdict::Pass);
+    };
+    ip.refuse_lsp_ping(frame)?;
+    let entry = ip.ftn(frame, tables)?;
+    match entry.op() {
+        Op::None | Op::Pass => Ok(Verdict::Pass),
+        _ => impose(frame, tables, entry, ip, !tables.port().has(PortWord::LOCAL)),
+    }
+}
+
+/// Pushes the labels of an FTN entry on `ip`. `forwarded`: the packet is not this box's own, so this hop counts.
+#[inline(always)]
+fn impose<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    entry: IlmEntry,
+    mut ip: Ip,
+    forwarded: bool,
+) -> Checked<Verdict> {
+    let settings = tables.settings();
+    let (received, ttl) = (frame.len(), ip.ttl());
+    if ttl <= forwarded as u8 {
+        return Err(Reason::TtlExpired);
+    }
+    let ttl = ttl - forwarded as u8;
+    let pipe = entry.ttl_propagate().mode(settings.ttl_mode()) == TtlMode::Pipe;
+    let label_ttl = if pipe { settings.tunnel_ttl() } else { ttl };
+    let tc = ip.precedence();
+    let unlabelled = received - (ip.offset - ETH_HLEN);
+    ip.set_ttl(ttl);
+    let egress = match entry.op() {
+        Op::Label => {
+            let egress = Egress::find(tables, entry, unlabelled + LSE_LEN)?;
+            move_head(frame, (ip.offset - ETH_HLEN) as i32 - LSE_LEN as i32)?;
+            egress.store(frame, ETH_P_MPLS_UC)?;
+            store(
+                frame,
+                ETH_HLEN,
+                Lse::new(entry.out_label(), tc, true, label_ttl).to_bytes(),
+            )?;
+            ip.store(frame, ETH_HLEN + LSE_LEN)?;
+            egress
+        }
+        Op::Stack => {
+            let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
+            let depth = bounded_depth(stack) * LSE_LEN;
+            let egress = Egress::find(tables, entry, unlabelled + depth)?;
+            let label_ttl = if stack.ttl() != 0 { stack.ttl() } else { label_ttl };
+            move_head(frame, (ip.offset - ETH_HLEN) as i32 - depth as i32)?;
+            egress.store(frame, ETH_P_MPLS_UC)?;
+            store_labels(frame, stack, tc, true, label_ttl, label_ttl)?;
+            ip.store(frame, ETH_HLEN + depth)?;
+            egress
+        }
+        _ => return Err(Reason::NoRoute),
+    };
+    tables.count(entry.slot(), received);
+    Ok(egress.verdict())
+}
+
+/// The way out: a resolved neighbour whose link takes the packet.
+struct Egress(Adjacency);
+
+impl Egress {
+    /// `frame_len` is the length of the frame as it would leave, Ethernet header included.
+    #[inline(always)]
+    fn find<T: Tables>(tables: &T, entry: IlmEntry, frame_len: usize) -> Checked<Self> {
+        let adjacency = tables.adjacency(entry.next_hop()).ok_or(Reason::Unresolved)?;
+        if !adjacency.is_resolved() {
+            return Err(Reason::Unresolved);
+        }
+        if frame_len > ETH_HLEN + usize::from(adjacency.mtu()) {
+            return Err(Reason::TooBig);
+        }
+        Ok(Self(adjacency))
+    }
+
+    /// Writes the Ethernet header.
+    #[inline(always)]
+    fn store<F: Frame>(&self, frame: &mut F, ethertype: u16) -> Checked<()> {
+        let [d0, d1, d2, d3, d4, d5] = self.0.destination().0;
+        let [s0, s1, s2, s3, s4, s5] = self.0.source().0;
+        let [e0, e1] = ethertype.to_be_bytes();
+        store(frame, 0, [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, e0, e1])
+    }
+
+    #[inline(always)]
+    fn verdict(&self) -> Verdict {
+        Verdict::Forward { port: self.0.port() }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    const fn ethertype(self) -> u16 {
+        match self {
+            Self::V4 => ETH_P_IP,
+            Self::V6 => ETH_P_IPV6,
+        }
+    }
+}
+
+/// The part of an IP header that label switching reads and rewrites: the first 12 bytes of IPv4 (up to the checksum), the
+/// first 8 of IPv6 (up to the hop limit).
+struct Ip {
+    family: Family,
+    offset: usize,
+    start: [u8; 12],
+}
+
+impl Ip {
+    /// The header at `offset`. Malformed where it is not one of `family` (`None`: what its version says), or is longer than
+    /// itself or than the frame (RFC 1812 section 5.2.2).
+    #[inline(always)]
+    fn load<F: Frame>(frame: &F, offset: usize, family: Option<Family>) -> Checked<Self> {
+        let start = frame.load::<12>(offset).ok_or(Reason::Malformed)?;
+        let version = match start[0] >> 4 {
+            4 => Family::V4,
+            6 => Family::V6,
+            _ => return Err(Reason::Malformed),
+        };
+        if family.is_some_and(|family| family != version) {
+            return Err(Reason::Malformed);
+        }
+        let (header, least, total) = match version {
+            Family::V4 => (
+                usize::from(start[0] & 0xf) * 4,
+                IPV4_HLEN,
+                usize::from(u16::from_be_bytes([start[2], start[3]])),
+            ),
+            Family::V6 => (
+                IPV6_HLEN,
+                IPV6_HLEN,
+                IPV6_HLEN + usize::from(u16::from_be_bytes([start[4], start[5]])),
+            ),
+        };
+        if header < least || total < header || offset + total > frame.len() {
+            return Err(Reason::Malformed);
+        }
+        Ok(Self {
+            family: version,
+            offset,
+            start,
+        })
+    }
+
+    #[inline(always)]
+    fn ttl(&self) -> u8 {
+        match self.family {
+            Family::V4 => self.start[8],
+            Family::V6 => self.start[7],
+        }
+    }
+
+    #[inline(always)]
+    fn set_ttl(&mut self, ttl: u8) {
+        match self.family {
+            Family::V4 => {
+                let old = u16::from_be_bytes([self.start[8], self.start[9]]);
+                self.start[8] = ttl;
+                self.update_checksum(old, u16::from_be_bytes([ttl, self.start[9]]));
+            }
+            Family::V6 => self.start[7] = ttl,
+        }
+    }
+
+    /// The IP precedence: the top three bits of the DSCP, which the TC of imposed labels is.
+    #[inline(always)]
+    fn precedence(&self) -> u8 {
+        match self.family {
+            Family::V4 => self.start[1] >> 5,
+            Family::V6 => (self.start[0] & 0xf) >> 1,
+        }
+    }
+
+    #[inline(always)]
+    fn set_precedence(&mut self, tc: u8) {
+        match self.family {
+            Family::V4 => {
+                let old = u16::from_be_bytes([self.start[0], self.start[1]]);
+                self.start[1] = (self.start[1] & 0x1f) | tc << 5;
+                self.update_checksum(old, u16::from_be_bytes([self.start[0], self.start[1]]));
+            }
+            Family::V6 => self.start[0] = (self.start[0] & 0xf1) | tc << 1,
+        }
+    }
+
+    #[inline(always)]
+    fn update_checksum(&mut self, old: u16, new: u16) {
+        let checksum = u16::from_be_bytes([self.start[10], self.start[11]]);
+        [self.start[10], self.start[11]] = checksum_update(checksum, old, new).to_be_bytes();
+    }
+
+    /// What the last pop does to the packet: `label_ttl` is the popped label's TTL less this hop.
+    #[inline(always)]
+    fn after_pop<F: Frame>(
+        &mut self,
+        frame: &F,
+        settings: Settings,
+        mode: TtlMode,
+        label_ttl: u8,
+        tc: u8,
+        penultimate: bool,
+    ) -> Checked<()> {
+        self.refuse_lsp_ping(frame)?;
+        match mode {
+            TtlMode::Uniform | TtlMode::Linux => self.set_ttl(label_ttl),
+            TtlMode::Pipe if penultimate => {}
+            TtlMode::Pipe if self.ttl() <= 1 => return Err(Reason::TtlExpired),
+            TtlMode::Pipe => self.set_ttl(self.ttl() - 1),
+        }
+        if settings.tc_propagate() {
+            self.set_precedence(tc);
+        }
+        Ok(())
+    }
+
+    /// RFC 8029 section 4.3: an MPLS echo request goes to 127/8 so that it is never forwarded as IP; a pop that copies the TTL
+    /// would undo the TTL of 1 that protects it too.
+    #[inline(always)]
+    fn refuse_lsp_ping<F: Frame>(&self, frame: &F) -> Checked<()> {
+        let udp = match self.family {
+            Family::V4 => {
+                let destination = frame.load::<4>(self.offset + 16).ok_or(Reason::Malformed)?;
+                let later_fragment = u16::from_be_bytes([self.start[6], self.start[7]]) & 0x1fff != 0;
+                if destination[0] != 127 || self.start[9] != IPPROTO_UDP || later_fragment {
+                    return Ok(());
+                }
+                usize::from(self.start[0] & 0xf) * 4
+            }
+            Family::V6 => {
+                let destination = frame.load::<16>(self.offset + 24).ok_or(Reason::Malformed)?;
+                if !is_v6_loopback(destination) {
+                    return Ok(());
+                }
+                match self.start[6] {
+                    IPPROTO_UDP => IPV6_HLEN,
+                    // Where the Router Alert option stands that RFC 8029 section 4.3 asks for.
+                    IPPROTO_HOPOPTS => match frame.load::<2>(self.offset + IPV6_HLEN) {
+                        Some([IPPROTO_UDP, words]) => IPV6_HLEN + 8 + usize::from(words) * 8,
+                        _ => return Ok(()),
+                    },
+                    _ => return Ok(()),
+                }
+            }
+        };
+        match frame.load::<2>(self.offset + udp + 2) {
+            Some(port) if u16::from_be_bytes(port) == LSP_PING_PORT => Err(Reason::LspPing),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn ftn<F: Frame, T: Tables>(&self, frame: &F, tables: &T) -> Checked<IlmEntry> {
+        match self.family {
+            Family::V4 => frame
+                .load::<4>(self.offset + 16)
+                .map(|destination| tables.ftn_v4(destination)),
+            Family::V6 => frame
+                .load::<16>(self.offset + 24)
+                .map(|destination| tables.ftn_v6(destination)),
+        }
+        .ok_or(Reason::Malformed)
+    }
+
+    /// Writes the changed bytes where the header now begins.
+    #[inline(always)]
+    fn store<F: Frame>(&self, frame: &mut F, offset: usize) -> Checked<()> {
+        match self.family {
+            Family::V4 => store(frame, offset, self.start),
+            Family::V6 => {
+                let [a, b, c, d, e, f, g, h, ..] = self.start;
+                store(frame, offset, [a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+}
+
+/// `::1`, or IPv4 loopback mapped (RFC 8029 section 4.3).
+fn is_v6_loopback(address: [u8; 16]) -> bool {
+    let value = u128::from_be_bytes(address);
+    value == 1 || value >> 24 == 0xffff_7f
+}
+
+#[inline(always)]
+fn load_lse<F: Frame>(frame: &F, offset: usize) -> Checked<Lse> {
+    frame.load(offset).map(Lse::from_bytes).ok_or(Reason::Malformed)
+}
+
+/// That a label stack entry at or after `offset` has the S bit.
+#[inline(always)]
+fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
+    if has_bottom(frame, offset) {
+        Ok(())
+    } else {
+        Err(Reason::Malformed)
+    }
+}
+
+/// [`find_bottom`]'s loop. Not inlined: what the verifier learns in each turn of the loop
+/// ends with the call, so it follows what comes after it once, not once for each turn.
+#[inline(never)]
+fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
+    for index in 0..MAX_STACK_DEPTH {
+        match frame.load(offset + index * LSE_LEN) {
+            Some(lse) if Lse::from_bytes(lse).bottom() => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The depth of a stack, with a bound that the verifier sees.
+#[inline(always)]
+fn bounded_depth(stack: &LabelStack) -> usize {
+    stack.depth().min(MAX_PUSH)
+}
+
+/// Writes the labels of `stack` after the Ethernet header. The innermost gets `bottom` and `inner_ttl`.
+#[inline(always)]
+fn store_labels<F: Frame>(
+    frame: &mut F,
+    stack: &LabelStack,
+    tc: u8,
+    bottom: bool,
+    outer_ttl: u8,
+    inner_ttl: u8,
+) -> Checked<()> {
+    let last = bounded_depth(stack) - 1;
+    for index in 0..MAX_PUSH {
+        if index > last {
+            break;
+        }
+        let Some(label) = stack.label(index) else { break };
+        let lse = if index == last {
+            Lse::new(label, tc, bottom, inner_ttl)
+        } else {
+            Lse::new(label, tc, false, outer_ttl)
+        };
+        store(frame, ETH_HLEN + index * LSE_LEN, lse.to_bytes())?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn move_head<F: Frame>(frame: &mut F, delta: i32) -> Checked<()> {
+    if delta == 0 {
+        Ok(())
+    } else {
+        frame.move_head(delta).ok_or(Reason::NoHeadroom)
+    }
+}
+
+/// Writes within what was checked before: the error is the verifier's, no frame meets it.
+#[inline(always)]
+fn store<F: Frame, const N: usize>(frame: &mut F, offset: usize, bytes: [u8; N]) -> Checked<()> {
+    frame.store(offset, bytes).ok_or(Reason::NoHeadroom)
+}

@@ -1,0 +1,7 @@
+//! What the XDP program and the host share: bytes on the wire ([`wire`]), bytes in the BPF maps ([`abi`]) and the MPLS
+//! forwarding rules themselves ([`forward`]), which are written once and compiled for both.
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod forward;
+pub mod wire;

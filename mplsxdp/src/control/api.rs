@@ -1,0 +1,487 @@
+//! The types of the control socket, as `io.mplsxdp.varlink` describes them: what goes over the wire as JSON, and the
+//! [`Request`]s and [`Reply`]s that the socket's server exchanges with the controller.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::TtlPropagate;
+use mplsxdp_common::wire::Label;
+use serde::{Deserialize, Serialize};
+
+use crate::lfib::route::{self, Action, InvalidRoute, NextHop, OutLabels, RouteKey, Via};
+
+/// The interface's name.
+pub const INTERFACE: &str = "io.mplsxdp";
+/// The interface's definition.
+pub const DEFINITION: &str = include_str!("io.mplsxdp.varlink");
+
+/// `type Route`. Of `label` and `prefix` exactly one is given; a route for a label with neither `out` nor `action` pops.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<RouteAction>,
+    /// Outgoing labels, outermost first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<Vec<u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_propagate: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<ViaAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Arc<str>>,
+}
+
+/// `type RouteAction`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteAction {
+    Swap,
+    Pop,
+    PenultimatePop,
+    Local,
+    Push,
+}
+
+/// `type Via`: family and address, as `via inet 192.0.2.1`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ViaAddress {
+    pub family: ViaFamily,
+    pub address: Box<str>,
+}
+
+/// `type ViaFamily`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ViaFamily {
+    Inet,
+    Inet6,
+    Link,
+}
+
+/// `type RouteKey`: exactly one of the two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<IpNet>,
+}
+
+fn label(value: u32) -> Result<Label, InvalidRoute> {
+    Label::new(value).ok_or_else(|| InvalidRoute(format!("{value} is not a label: labels are 0 to {}", Label::MAX)))
+}
+
+impl TryFrom<Key> for RouteKey {
+    type Error = InvalidRoute;
+
+    fn try_from(key: Key) -> Result<Self, InvalidRoute> {
+        match (key.label, key.prefix) {
+            (Some(value), None) => Ok(Self::Label(label(value)?)),
+            (None, Some(prefix)) => Ok(Self::Prefix(prefix)),
+            (None, None) => Err(InvalidRoute("neither a label nor a prefix".into())),
+            (Some(_), Some(_)) => Err(InvalidRoute(
+                "both a label and a prefix; a route has one of them".into(),
+            )),
+        }
+    }
+}
+
+impl From<RouteKey> for Key {
+    fn from(key: RouteKey) -> Self {
+        match key {
+            RouteKey::Label(label) => Self {
+                label: Some(label.get()),
+                prefix: None,
+            },
+            RouteKey::Prefix(prefix) => Self {
+                label: None,
+                prefix: Some(prefix),
+            },
+        }
+    }
+}
+
+impl TryFrom<ViaAddress> for Via {
+    type Error = InvalidRoute;
+
+    fn try_from(via: ViaAddress) -> Result<Self, InvalidRoute> {
+        let ViaAddress { family, address } = via;
+        match family {
+            ViaFamily::Inet => address
+                .parse()
+                .map(Self::Inet)
+                .map_err(|_| "an IPv4 address, as 192.0.2.1"),
+            ViaFamily::Inet6 => address
+                .parse()
+                .map(Self::Inet6)
+                .map_err(|_| "an IPv6 address, as 2001:db8::1"),
+            ViaFamily::Link => address
+                .parse()
+                .map(Self::Link)
+                .map_err(|_| "a MAC address, as 52:54:00:12:34:56"),
+        }
+        .map_err(|right| InvalidRoute(format!("\"{address}\" is not {right}")))
+    }
+}
+
+impl From<Via> for ViaAddress {
+    fn from(via: Via) -> Self {
+        let (family, address) = match via {
+            Via::Inet(address) => (ViaFamily::Inet, address.to_string()),
+            Via::Inet6(address) => (ViaFamily::Inet6, address.to_string()),
+            Via::Link(mac) => (ViaFamily::Link, mac.to_string()),
+        };
+        Self {
+            family,
+            address: address.into(),
+        }
+    }
+}
+
+impl TryFrom<Route> for route::Route {
+    type Error = InvalidRoute;
+
+    fn try_from(api: Route) -> Result<Self, InvalidRoute> {
+        let key = RouteKey::try_from(Key {
+            label: api.label,
+            prefix: api.prefix,
+        })?;
+        let out = api
+            .out
+            .map(|out| out.into_iter().map(label).collect::<Result<Vec<_>, _>>())
+            .transpose()?;
+        let given = api.action;
+        let action = match (key, given, out) {
+            // What iproute2 users write: `as 3`, and no `as` at all.
+            (RouteKey::Label(_), None | Some(RouteAction::Swap | RouteAction::PenultimatePop), Some(out))
+                if out == [Label::IMPLICIT_NULL] =>
+            {
+                Action::PenultimatePop
+            }
+            (RouteKey::Label(_), None | Some(RouteAction::Swap), Some(out)) => Action::Swap(OutLabels::new(out)?),
+            (RouteKey::Label(_), None, None) if api.via.is_none() && api.dev.as_deref() == Some("lo") => Action::Local,
+            (RouteKey::Label(_), None | Some(RouteAction::Pop), None) => Action::Pop,
+            (RouteKey::Label(_), Some(RouteAction::PenultimatePop), None) => Action::PenultimatePop,
+            (RouteKey::Label(_), Some(RouteAction::Local), None) => Action::Local,
+            (RouteKey::Label(_), Some(RouteAction::Swap), None) => {
+                return Err(InvalidRoute("a swap needs `out`, the outgoing labels".into()));
+            }
+            (RouteKey::Label(_), Some(RouteAction::Push), _) => {
+                return Err(InvalidRoute(
+                    "`push` is for a prefix; a label takes `swap` with several labels".into(),
+                ));
+            }
+            (RouteKey::Label(_), Some(_), Some(_)) => {
+                return Err(InvalidRoute("`out` goes with the action `swap` only".into()));
+            }
+            (RouteKey::Prefix(_), None | Some(RouteAction::Push), Some(out)) => {
+                let ttl = match api.ttl {
+                    Some(ttl) => Some(
+                        ttl.try_into()
+                            .map_err(|_| InvalidRoute("ttl 0; it is 1 to 255".into()))?,
+                    ),
+                    None => None,
+                };
+                Action::Push {
+                    labels: OutLabels::new(out)?,
+                    ttl,
+                }
+            }
+            (RouteKey::Prefix(prefix), _, _) => {
+                return Err(InvalidRoute(format!(
+                    "a route for a prefix pushes labels: `{prefix} encap mpls LABEL`"
+                )));
+            }
+        };
+        if api.ttl.is_some() && !matches!(action, Action::Push { .. }) {
+            return Err(InvalidRoute(
+                "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`".into(),
+            ));
+        }
+        let via = api.via.map(Via::try_from).transpose()?;
+        let next_hop = match (&action, via, api.dev) {
+            (Action::Local, None, dev) if dev.as_deref().is_none_or(|dev| dev == "lo") => None,
+            (Action::Local, _, _) => {
+                return Err(InvalidRoute(
+                    "`dev lo` keeps the packet on this box; it takes no `via` and no other `dev`".into(),
+                ));
+            }
+            (_, Some(via), dev) => Some(NextHop { via, dev }),
+            (_, None, Some(dev)) => {
+                return Err(InvalidRoute(format!(
+                    "dev {dev} without `via`: say which neighbour, by `via inet`, `inet6` or `link`"
+                )));
+            }
+            (_, None, None) => None,
+        };
+        let ttl_propagate = match api.ttl_propagate {
+            None => TtlPropagate::Default,
+            Some(true) => TtlPropagate::Enabled,
+            Some(false) => TtlPropagate::Disabled,
+        };
+        Self::new(key, action, next_hop, ttl_propagate)
+    }
+}
+
+impl From<&route::Route> for Route {
+    fn from(route: &route::Route) -> Self {
+        let Key { label, prefix } = route.key().into();
+        let values = |labels: &OutLabels| Some(labels.as_slice().iter().map(|label| label.get()).collect());
+        let (action, out, ttl) = match route.action() {
+            Action::Swap(labels) => (RouteAction::Swap, values(labels), None),
+            Action::Pop => (RouteAction::Pop, None, None),
+            Action::PenultimatePop => (RouteAction::PenultimatePop, None, None),
+            Action::Local => (RouteAction::Local, None, None),
+            Action::Push { labels, ttl } => (RouteAction::Push, values(labels), ttl.map(|ttl| ttl.get())),
+        };
+        Self {
+            label,
+            prefix,
+            action: Some(action),
+            out,
+            ttl,
+            ttl_propagate: match route.ttl_propagate() {
+                TtlPropagate::Default => None,
+                TtlPropagate::Enabled => Some(true),
+                TtlPropagate::Disabled => Some(false),
+            },
+            via: route.next_hop().map(|next_hop| next_hop.via.into()),
+            dev: route.next_hop().and_then(|next_hop| next_hop.dev.clone()),
+        }
+    }
+}
+
+/// `type InstalledRoute`: a route, and what became of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InstalledRoute {
+    pub route: Route,
+    pub owner: String,
+    /// The next hop's state, `None` for `dev lo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<NextHopState>,
+    /// `None` where the route has no counter slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<Counter>,
+}
+
+/// `type Counter`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// `type NextHopState`: one next hop that routes use.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NextHopState {
+    pub via: ViaAddress,
+    /// The interface, given or found; `None` where the kernel has no route to the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Arc<str>>,
+    /// `None` while unresolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    pub state: Resolution,
+    /// How many routes use it.
+    pub routes: u64,
+}
+
+/// `type Resolution`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// The MAC is known: frames go out.
+    Resolved,
+    /// `via link`: nothing to resolve.
+    Static,
+    /// Asked, no answer yet.
+    Incomplete,
+    /// Asked, no answer within the kernel's time; asked again.
+    Failed,
+    /// The kernel has no route to the address.
+    NoRoute,
+    /// The interface is down or without carrier.
+    LinkDown,
+    /// The interface is not a port.
+    NotAPort,
+}
+
+/// `type Link`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Link {
+    pub name: String,
+    pub ifindex: u32,
+    pub mac: String,
+    pub mtu: u32,
+    pub up: bool,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// How the program is attached: `bpf_link` with its id.
+    pub link_id: u32,
+    pub program_id: u32,
+    /// Labelled frames are accepted.
+    pub mpls: bool,
+    pub tx_only: bool,
+    /// Whether frames can be redirected to it; `None` where the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_target: Option<bool>,
+}
+
+/// `type Status`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub abi_version: u32,
+    pub instance: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    /// `native` or `generic`.
+    pub mode: String,
+    pub ttl_mode: String,
+    pub tunnel_ttl: u8,
+    pub tc_propagate: bool,
+    pub links: u64,
+    pub label_routes: u64,
+    pub prefix_routes: u64,
+    pub next_hops: u64,
+    pub unresolved_next_hops: u64,
+    pub tables: Vec<Table>,
+    /// Routes that forward uncounted, because every counter slot is taken.
+    pub uncounted_routes: u64,
+}
+
+/// `type Table`: how full a table is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Table {
+    pub name: String,
+    pub used: u64,
+    pub capacity: u64,
+    /// What the map takes of the kernel's memory.
+    pub memory_bytes: u64,
+}
+
+/// `type ReasonCounter`: frames of one port that were not forwarded for one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReasonCounter {
+    pub port: String,
+    pub reason: String,
+    pub description: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// `type Stats`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Only those that are not zero, unless all were asked for.
+    pub reasons: Vec<ReasonCounter>,
+    /// What routes with a counter slot forwarded, in total.
+    pub forwarded: Counter,
+    pub uncounted_routes: u64,
+}
+
+/// `type Changes`: what a call did to the routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Changes {
+    pub added: u64,
+    pub replaced: u64,
+    pub deleted: u64,
+}
+
+/// Which routes a list is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteFilter {
+    All,
+    Labels,
+    V4Prefixes,
+    V6Prefixes,
+    One(RouteKey),
+}
+
+/// How routes that are given meet routes that are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeMode {
+    /// Each must be new.
+    Add,
+    /// Each is added, or takes the place of the one that is there.
+    Replace,
+    /// As `Replace`, and what is not given goes: mark and sweep.
+    ReplaceAll,
+}
+
+/// What the server asks of the controller. Each is all or nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    GetStatus,
+    /// Up to `limit` routes after `after`, in the order of keys, so that a long list does not hold the controller up.
+    ListRoutes {
+        filter: RouteFilter,
+        after: Option<RouteKey>,
+        limit: usize,
+        counters: bool,
+    },
+    ChangeRoutes {
+        mode: ChangeMode,
+        routes: Vec<route::Route>,
+    },
+    DeleteRoutes {
+        keys: Vec<RouteKey>,
+    },
+    FlushRoutes {
+        filter: RouteFilter,
+    },
+    ListLinks,
+    AddLink {
+        name: String,
+        tx_only: bool,
+    },
+    DeleteLink {
+        name: String,
+    },
+    SetLink {
+        name: String,
+        mpls: bool,
+    },
+    ListNeighbors,
+    GetStats {
+        all: bool,
+    },
+    Unload,
+}
+
+/// What the controller answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    Status(Status),
+    Routes(Vec<InstalledRoute>),
+    Changed(Changes),
+    Links(Vec<Link>),
+    Neighbors(Vec<NextHopState>),
+    Stats(Stats),
+    Done,
+}
+
+/// Why the controller refused: nothing was changed. Each is an error of the interface.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("{key} has a route already: `{route}`; `replace` takes its place")]
+    RouteExists { key: RouteKey, route: String },
+    #[error("{key} has no route")]
+    NoSuchRoute { key: RouteKey },
+    /// One of the routes given cannot be; `index` counts from 0.
+    #[error("{reason}")]
+    RouteRefused { index: usize, reason: String },
+    #[error("{name} is not a port{hint}")]
+    NoSuchLink { name: String, hint: String },
+    #[error("{reason}")]
+    LinkRefused { name: String, reason: String },
+}

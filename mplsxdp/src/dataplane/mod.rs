@@ -1,0 +1,1 @@
+//! The tables of the data plane: in memory, or in the kernel.

@@ -1,0 +1,17 @@
+//! The library behind the `mplsxdp` command. Imports go downward only:
+//!
+//! ```text
+//! cli  config                what a person types and reads; what a file says
+//!   control                  the socket: types, server, client
+//!   controller               the one event loop that ties the wings together
+//!   lfib  neighbour          routes -> table writes; next hops -> MAC addresses (both pure at heart)
+//!   dataplane                the tables, in memory or in the kernel; loading and attaching
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod controller;
+pub mod dataplane;
+pub mod lfib;
+pub mod neighbour;

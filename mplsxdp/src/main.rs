@@ -1,0 +1,5 @@
+//! The `mplsxdp` command.
+
+fn main() -> std::process::ExitCode {
+    mplsxdp::cli::main()
+}

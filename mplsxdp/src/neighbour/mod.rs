@@ -1,0 +1,1 @@
+//! Next hops: from an address to an interface and a MAC.

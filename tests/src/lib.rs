@@ -1,0 +1,1 @@
+//! The netns lab for the end-to-end tests, the demo and the benches.

@@ -646,7 +646,7 @@ impl Ip {
 /// `::1`, or IPv4 loopback mapped (RFC 8029 section 4.3).
 fn is_v6_loopback(address: [u8; 16]) -> bool {
     let value = u128::from_be_bytes(address);
-    value == 1 || value >> 24 == 0xffff_7f
+    value == 1 || value >> 24 == 0x00ff_ff7f
 }
 
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::ops::Bound;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -126,8 +127,8 @@ impl Kept {
                 counters,
             } => Ok(Reply::Routes(
                 self.routes
-                    .iter()
-                    .filter(|(key, _)| chosen(filter, **key) && after.is_none_or(|after| **key > after))
+                    .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
+                    .filter(|(key, _)| chosen(filter, **key))
                     .take(limit)
                     .map(|(_, route)| installed(route, counters))
                     .collect(),

@@ -304,7 +304,7 @@ const fn word_rest(word: u64) -> u16 {
 pub struct LabelStack {
     depth: u8,
     ttl: u8,
-    reserved: [u8; 2],
+    reserved: [u8; 6],
     labels: [u32; MAX_PUSH],
 }
 
@@ -322,9 +322,25 @@ impl LabelStack {
         Some(Self {
             depth: labels.len() as u8,
             ttl: ttl.map_or(0, |ttl| ttl.get()),
-            reserved: [0; 2],
+            reserved: [0; 6],
             labels: words,
         })
+    }
+
+    /// As it lies in memory.
+    pub fn words(&self) -> [u64; 5] {
+        let pair = |index: usize| {
+            let [a, b, c, d] = self.labels[index].to_ne_bytes();
+            let [e, f, g, h] = self.labels[index + 1].to_ne_bytes();
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        };
+        [
+            u64::from_ne_bytes([self.depth, self.ttl, 0, 0, 0, 0, 0, 0]),
+            pair(0),
+            pair(2),
+            pair(4),
+            pair(6),
+        ]
     }
 
     /// Number of labels, 1 to [`MAX_PUSH`]; 0 in an unused slot.
@@ -335,6 +351,14 @@ impl LabelStack {
     /// The configured TTL, 0 for none.
     pub fn ttl(&self) -> u8 {
         self.ttl
+    }
+
+    /// The labels, outermost first.
+    pub fn labels(&self) -> impl Iterator<Item = Label> {
+        self.labels
+            .iter()
+            .take(self.depth())
+            .map(|&label| Label::from_low_bits(label))
     }
 
     /// The label at `index`, 0 the outermost.
@@ -382,6 +406,12 @@ impl Settings {
             tc_propagate: tc_propagate as u8,
             log: log as u8,
         }
+    }
+
+    /// As they lie in memory.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        let [a, b, c, d] = self.port.to_ne_bytes();
+        [a, b, c, d, self.ttl_mode, self.tunnel_ttl, self.tc_propagate, self.log]
     }
 
     pub const fn port(self) -> u32 {
@@ -477,8 +507,9 @@ const _: () = {
     assert!(size_of::<IlmEntry>() == 8 && align_of::<IlmEntry>() == 8);
     assert!(size_of::<PortWord>() == 8);
     assert!(size_of::<Adjacency>() == 32 && align_of::<Adjacency>() == 8);
-    assert!(size_of::<LabelStack>() == 36);
-    assert!(core::mem::offset_of!(LabelStack, labels) == 4);
+    // A multiple of 8, as the kernel lays out arrays: what is mapped has no gaps.
+    assert!(size_of::<LabelStack>() == 40);
+    assert!(core::mem::offset_of!(LabelStack, labels) == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);
     assert!(size_of::<Settings>() == 8);

@@ -383,55 +383,58 @@ pub struct Meta {
     pub abi_version: u32,
 }
 
-/// What is frozen into a port's copy of the program when it is loaded.
-#[repr(C)]
+/// What is frozen into a port's copy of the program when it is loaded, in one 64-bit word.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0-31 | this port's index in `PORTS` and `REASON_COUNTERS` |
+/// | 32-39 | [`TtlMode`] |
+/// | 40-47 | TTL of labels pushed in pipe mode |
+/// | 48 | TC propagation |
+/// | 49 | logging |
+#[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settings {
-    /// This port's index in `PORTS` and `REASON_COUNTERS`.
-    port: u32,
-    ttl_mode: u8,
-    tunnel_ttl: u8,
-    tc_propagate: u8,
-    log: u8,
-}
+pub struct Settings(u64);
 
 impl Settings {
     /// `tunnel_ttl` is the TTL of labels pushed in pipe mode; `tc_propagate` writes the last popped label's TC into the IP
     /// precedence; `log` sends a log record for each exception.
     pub const fn new(port: u32, ttl_mode: TtlMode, tunnel_ttl: u8, tc_propagate: bool, log: bool) -> Self {
-        Self {
-            port,
-            ttl_mode: ttl_mode as u8,
-            tunnel_ttl,
-            tc_propagate: tc_propagate as u8,
-            log: log as u8,
-        }
+        let flags = tc_propagate as u64 | (log as u64) << 1;
+        Self(port as u64 | (ttl_mode as u64) << 32 | (tunnel_ttl as u64) << 40 | flags << 48)
     }
 
-    /// As they lie in memory.
-    pub const fn to_bytes(self) -> [u8; 8] {
-        let [a, b, c, d] = self.port.to_ne_bytes();
-        [a, b, c, d, self.ttl_mode, self.tunnel_ttl, self.tc_propagate, self.log]
+    /// The same for another port.
+    pub const fn with_port(self, port: u32) -> Self {
+        Self((self.0 & !0xffff_ffff) | port as u64)
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
     }
 
     pub const fn port(self) -> u32 {
-        self.port
+        self.0 as u32
     }
 
     pub const fn ttl_mode(self) -> TtlMode {
-        TtlMode::from_bits(self.ttl_mode)
+        TtlMode::from_bits((self.0 >> 32) as u8)
     }
 
     pub const fn tunnel_ttl(self) -> u8 {
-        self.tunnel_ttl
+        (self.0 >> 40) as u8
     }
 
     pub const fn tc_propagate(self) -> bool {
-        self.tc_propagate != 0
+        self.0 >> 48 & 1 != 0
     }
 
     pub const fn log(self) -> bool {
-        self.log != 0
+        self.0 >> 49 & 1 != 0
     }
 }
 
@@ -513,7 +516,6 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);
     assert!(size_of::<Settings>() == 8);
-    assert!(core::mem::offset_of!(Settings, ttl_mode) == 4);
     assert!(Reason::ALL.len() < REASON_SLOTS as usize);
     assert!(MAX_ADJACENCIES <= 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);
 };

@@ -113,14 +113,14 @@ impl Loader {
     }
 
     fn object(&self, settings: Settings) -> Result<Ebpf, LoadError> {
-        let settings = settings.to_bytes();
+        let settings = settings.to_bits();
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .map_max_entries(map::ILM, self.sizes.labels)
             .map_max_entries(map::STACKS, self.sizes.stacks)
             .map_max_entries(map::ROUTE_COUNTERS, self.sizes.counter_slots)
-            .override_global(SETTINGS, &settings[..], true);
+            .override_global(SETTINGS, &settings, true);
         for name in SHARED_MAPS {
             loader.map_pin_path(name, self.pins.path(name));
         }

@@ -13,6 +13,7 @@ use mplsxdp_common::wire::Mac;
 
 use super::links::Links;
 use super::{Event, LinkInfo, Lookup, Neighbour, NeighbourState};
+use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{NextHop, Via};
 
 /// How long an unresolved neighbour waits for its next probe.
@@ -23,10 +24,6 @@ pub const LOOKUP_RETRY: Duration = Duration::from_secs(1);
 pub const ROUTES_QUIET: Duration = Duration::from_millis(20);
 /// or this long after the first change, if they never rest.
 pub const ROUTES_BOUND: Duration = Duration::from_millis(200);
-
-/// Names a next hop: its index among the adjacencies.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct NextHopId(pub u16);
 
 /// What is known of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

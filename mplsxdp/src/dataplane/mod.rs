@@ -1,1 +1,3 @@
 //! The tables of the data plane: in memory, or in the kernel.
+
+pub mod preflight;

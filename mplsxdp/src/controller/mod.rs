@@ -190,7 +190,7 @@ impl Controller {
                 self.follow_next_hops().await;
                 Ok(Reply::Changed(count(changes)))
             }
-            Request::ListLinks => Ok(Reply::Links(self.list_links().await)),
+            Request::ListLinks => Ok(Reply::Links(self.list_links())),
             Request::AddLink { name, tx_only } => {
                 let port = crate::config::PortConfig {
                     name: name.clone(),

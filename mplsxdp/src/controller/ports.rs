@@ -152,7 +152,7 @@ impl Ports {
         tables.clear_reason_counters(number)?;
         tables.set_tx_port(number, link.ifindex)?;
         let attached = attach(program, link.ifindex, self.mode).map_err(|error| match error {
-            AttachError::Kernel(error) => preflight::attach_error(&facts, self.mode, &error).into(),
+            AttachError::Kernel(error) => preflight::attach_error(&facts, self.mode, error).into(),
             other => anyhow::Error::from(other),
         });
         let port = attached.map(|attachment| Port {

@@ -111,7 +111,7 @@ impl Controller {
             .collect()
     }
 
-    pub(super) async fn list_links(&self) -> Vec<api::Link> {
+    pub(super) fn list_links(&self) -> Vec<api::Link> {
         let mut links = Vec::new();
         for port in self.ports.iter() {
             let up = self
@@ -119,7 +119,7 @@ impl Controller {
                 .links()
                 .get(port.ifindex())
                 .is_some_and(|link| link.is_up());
-            let redirect_target = preflight::redirect_target(port.ifindex()).await;
+            let redirect_target = preflight::redirect_target(port.ifindex());
             links.push(api::Link {
                 name: port.name().to_owned(),
                 ifindex: port.ifindex(),

@@ -62,6 +62,8 @@ pub struct LinkInfo {
     pub xdp: Option<XdpAttachment>,
     /// IFLA_LINK: the other end of a veth, what a VLAN or macvlan stands on.
     pub peer: Option<Peer>,
+    /// The device behind a physical interface (since Linux 5.14).
+    pub parent: Option<ParentDevice>,
 }
 
 impl LinkInfo {
@@ -77,6 +79,13 @@ pub struct Peer {
     pub ifindex: u32,
     /// Its ifindex is one of another network namespace (IFLA_LINK_NETNSID).
     pub elsewhere: bool,
+}
+
+/// A device on a bus: /sys/bus/BUS/devices/DEVICE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParentDevice {
+    pub bus: String,
+    pub device: String,
 }
 
 /// The XDP program on an interface (IFLA_XDP).

@@ -31,8 +31,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{
-    AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Neighbour, NeighbourState, Peer, RouteKind,
-    XdpAttachment,
+    AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Neighbour, NeighbourState, ParentDevice, Peer,
+    RouteKind, XdpAttachment,
 };
 
 /// What the kernel may hold for us before it loses events: about as many as a full table of routes makes in a second.
@@ -547,8 +547,10 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
         kind: None,
         xdp: None,
         peer: None,
+        parent: None,
     };
     let mut peer = None;
+    let (mut bus, mut device) = (None, None);
     let mut elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
@@ -564,11 +566,14 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
             LinkAttribute::Xdp(attributes) => link.xdp = xdp_attachment(attributes),
             LinkAttribute::Link(ifindex) if *ifindex != 0 => peer = Some(*ifindex),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),
+            LinkAttribute::ParentDevName(name) => device = Some(name.clone()),
             _ => {}
         }
     }
     link.name = name?.as_str().into();
     link.peer = peer.map(|ifindex| Peer { ifindex, elsewhere });
+    link.parent = bus.zip(device).map(|(bus, device)| ParentDevice { bus, device });
     Some(link)
 }
 

@@ -89,7 +89,8 @@ impl TtlMode {
     }
 }
 
-/// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode.
+/// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode. On a box that does as the
+/// Linux kernel, `enabled` means what it means there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum TtlPropagate {
     #[default]
@@ -103,7 +104,10 @@ impl TtlPropagate {
     pub const fn mode(self, default: TtlMode) -> TtlMode {
         match self {
             Self::Default => default,
-            Self::Enabled => TtlMode::Uniform,
+            Self::Enabled => match default {
+                TtlMode::Linux => TtlMode::Linux,
+                TtlMode::Uniform | TtlMode::Pipe => TtlMode::Uniform,
+            },
             Self::Disabled => TtlMode::Pipe,
         }
     }
@@ -367,7 +371,8 @@ impl LabelStack {
     }
 }
 
-/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received.
+/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received
+/// (of [`Reason::NoPort`]: as it would have left).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counter {

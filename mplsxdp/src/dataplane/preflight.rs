@@ -368,3 +368,274 @@ fn mtu_too_large(name: &str, mtu: &Option<u32>, limit: &u32, peer: &Option<Optio
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mplsxdp_common::wire::Mac;
+
+    use super::*;
+
+    const ALL: XdpFeatures = XdpFeatures(0x7);
+    const NO_XMIT: XdpFeatures = XdpFeatures(0x3);
+
+    fn link(name: &str) -> LinkInfo {
+        LinkInfo {
+            ifindex: 11,
+            name: name.into(),
+            mac: Some(Mac([0x52, 0x54, 0, 0, 0, 1])),
+            mtu: 1500,
+            up: true,
+            running: true,
+            loopback: false,
+            noarp: false,
+            kind: None,
+            xdp: None,
+            peer: None,
+            parent: None,
+        }
+    }
+
+    /// A good NIC, and all capabilities.
+    fn nic() -> Facts {
+        Facts {
+            name: "eth1".into(),
+            link: Some(link("eth1")),
+            peer: None,
+            available: Vec::new(),
+            features: Some(ALL),
+            driver: Some("ixgbe".into()),
+            capabilities: Capabilities {
+                effective: u64::MAX,
+                last: 40,
+            },
+            page_size_bytes: 4096,
+        }
+    }
+
+    /// A good veth with its peer in this namespace.
+    fn veth() -> Facts {
+        Facts {
+            link: Some(LinkInfo {
+                kind: Some("veth".into()),
+                ..link("eth1")
+            }),
+            peer: Some(LinkInfo {
+                kind: Some("veth".into()),
+                ..link("host1")
+            }),
+            driver: Some("veth".into()),
+            ..nic()
+        }
+    }
+
+    fn with_link(change: impl Fn(&mut LinkInfo)) -> Facts {
+        let mut facts = nic();
+        change(facts.link.as_mut().unwrap());
+        facts
+    }
+
+    fn refused(facts: &Facts, mode: XdpMode) -> String {
+        check(facts, mode).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn good_interfaces_pass() {
+        for facts in [nic(), veth()] {
+            for mode in [XdpMode::Native, XdpMode::Generic] {
+                assert_eq!(check(&facts, mode).unwrap(), Vec::<String>::new());
+                assert_eq!(check_attached(&facts, mode).unwrap(), Vec::<String>::new());
+            }
+        }
+        // What the kernel does not tell is not held against an interface.
+        let unknown = Facts {
+            features: None,
+            ..nic()
+        };
+        assert_eq!(check(&unknown, XdpMode::Native).unwrap(), Vec::<String>::new());
+        assert_eq!(check_attached(&unknown, XdpMode::Native).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let missing = |effective, last| {
+            let facts = Facts {
+                capabilities: Capabilities { effective, last },
+                ..nic()
+            };
+            refused(&facts, XdpMode::Native)
+        };
+        assert_eq!(
+            missing(0, 40),
+            "this process lacks CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW: run it as root, or \
+             `setcap cap_bpf,cap_net_admin,cap_net_raw+ep` its file"
+        );
+        assert_eq!(
+            missing(1 << CAP_BPF | 1 << CAP_NET_ADMIN, 40),
+            "this process lacks CAP_NET_RAW: run it as root, or `setcap cap_net_raw+ep` its file"
+        );
+        assert!(missing(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW, 40).starts_with("this process lacks CAP_BPF: "));
+        assert!(missing(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW, 37).starts_with("this process lacks CAP_SYS_ADMIN: "));
+        for last in [37, 40] {
+            let effective = 1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW;
+            assert_eq!(Capabilities { effective, last }.missing(), Vec::<&str>::new());
+        }
+    }
+
+    #[test]
+    fn a_missing_interface_is_told_from_those_that_are_there() {
+        let facts = Facts {
+            link: None,
+            available: vec!["lo".into(), "eth0".into()],
+            ..nic()
+        };
+        assert_eq!(
+            refused(&facts, XdpMode::Native),
+            "there is no interface eth1 in this network namespace; there are: lo, eth0"
+        );
+    }
+
+    #[test]
+    fn interfaces_that_cannot_carry_labels_are_refused() {
+        assert_eq!(
+            refused(&with_link(|link| link.loopback = true), XdpMode::Generic),
+            "eth1 is a loopback interface: no labelled frame ever arrives on it; `dev lo` in a route needs no port"
+        );
+        assert_eq!(
+            refused(&with_link(|link| link.mac = None), XdpMode::Generic),
+            "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one"
+        );
+        assert_eq!(
+            refused(&with_link(|link| link.up = false), XdpMode::Generic),
+            "eth1 is down: `ip link set dev eth1 up`"
+        );
+        assert_eq!(
+            check(&with_link(|link| link.running = false), XdpMode::Native).unwrap(),
+            ["eth1 has no carrier: nothing goes in or out until it has"]
+        );
+    }
+
+    #[test]
+    fn another_program_is_named_with_the_way_to_take_it_off() {
+        for (mode, where_, keyword) in [
+            (AttachMode::Native, "native mode", "xdpdrv"),
+            (AttachMode::Generic, "generic mode", "xdpgeneric"),
+            (AttachMode::Offload, "offloaded to the NIC", "xdpoffload"),
+            (AttachMode::Several, "and more, in several modes", "xdp"),
+        ] {
+            let attached = XdpAttachment { program: 42, mode };
+            assert_eq!(
+                refused(&with_link(|link| link.xdp = Some(attached)), XdpMode::Native),
+                format!(
+                    "eth1 has another XDP program already: id 42, {where_}: take it off by `ip link set dev eth1 {keyword} \
+                     off`, or, if a bpf_link holds it there (`bpftool link show`), end its owner or `bpftool link detach id \
+                     ID`"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn native_mode_needs_a_driver_that_has_it() {
+        let facts = Facts {
+            features: Some(XdpFeatures(0)),
+            ..nic()
+        };
+        let message = "eth1: its driver (ixgbe) has no native XDP: use `--mode generic`, which is slower";
+        assert_eq!(refused(&facts, XdpMode::Native), message);
+        assert_eq!(check(&facts, XdpMode::Generic).unwrap(), Vec::<String>::new());
+        let nameless = Facts { driver: None, ..facts };
+        assert_eq!(
+            refused(&nameless, XdpMode::Native),
+            "eth1: its driver has no native XDP: use `--mode generic`, which is slower"
+        );
+        let queues = Facts {
+            features: Some(XdpFeatures(0)),
+            ..veth()
+        };
+        assert_eq!(
+            refused(&queues, XdpMode::Native),
+            "eth1 cannot run XDP: its veth peer (host1) has more transmit queues than eth1 has receive queues: \
+             `ethtool -L PEER tx 1`, or make the pair anew with as many of both"
+        );
+    }
+
+    #[test]
+    fn a_redirect_target_is_a_note_before_and_an_error_after() {
+        let facts = Facts {
+            features: Some(NO_XMIT),
+            ..nic()
+        };
+        assert_eq!(
+            check(&facts, XdpMode::Native).unwrap(),
+            ["eth1: its driver does not transmit redirected frames now; many do once a program is attached"]
+        );
+        assert_eq!(
+            check_attached(&facts, XdpMode::Native).unwrap_err().to_string(),
+            "eth1: its driver (ixgbe) does not transmit frames that XDP redirects to it, so that no label could be switched \
+             out of it: use `--mode generic`"
+        );
+        assert_eq!(check_attached(&facts, XdpMode::Generic).unwrap(), Vec::<String>::new());
+
+        let facts = Facts {
+            features: Some(NO_XMIT),
+            ..veth()
+        };
+        let note = "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
+                    `ethtool -K host1 gro on`";
+        assert_eq!(check(&facts, XdpMode::Native).unwrap(), [note]);
+        assert_eq!(check_attached(&facts, XdpMode::Native).unwrap(), [note]);
+        let elsewhere = Facts { peer: None, ..facts };
+        assert_eq!(
+            check_attached(&elsewhere, XdpMode::Native).unwrap(),
+            [
+                "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
+              `ethtool -K PEER gro on`, in the peer's network namespace"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_errno_of_an_attach_tells_the_cause() {
+        let message =
+            |facts: &Facts, mode, errno| attach_error(facts, mode, io::Error::from_raw_os_error(errno)).to_string();
+        let jumbo = with_link(|link| link.mtu = 9000);
+        let too_large = "eth1: its MTU (9000) is too large for native XDP: `ip link set dev eth1 mtu 3506`";
+        assert_eq!(message(&jumbo, XdpMode::Native, libc::EINVAL), too_large);
+        assert_eq!(message(&jumbo, XdpMode::Native, libc::ERANGE), too_large);
+        assert_eq!(
+            message(&nic(), XdpMode::Native, libc::EINVAL),
+            "the XDP program cannot be attached to eth1: Invalid argument (os error 22)"
+        );
+        assert_eq!(
+            message(&jumbo, XdpMode::Generic, libc::EINVAL),
+            "the XDP program cannot be attached to eth1: Invalid argument (os error 22)"
+        );
+
+        let mut pair = veth();
+        pair.peer.as_mut().unwrap().mtu = 9000;
+        assert_eq!(
+            message(&pair, XdpMode::Native, libc::ERANGE),
+            "eth1: the MTU of its veth peer host1 (9000) is too large for native XDP: `ip link set dev host1 mtu 3506`"
+        );
+        let elsewhere = Facts { peer: None, ..pair };
+        assert_eq!(
+            message(&elsewhere, XdpMode::Native, libc::ERANGE),
+            "eth1: the MTU of its veth peer is too large for native XDP: `ip link set dev PEER mtu 3506`, in the peer's \
+             network namespace"
+        );
+        assert!(
+            message(&veth(), XdpMode::Native, libc::ENOSPC).starts_with("eth1 cannot run XDP: its veth peer (host1)")
+        );
+        for errno in [libc::EOPNOTSUPP, ENOTSUPP] {
+            let message = message(&nic(), XdpMode::Native, errno);
+            assert_eq!(
+                message,
+                "eth1: its driver (ixgbe) has no native XDP: use `--mode generic`, which is slower"
+            );
+        }
+        assert_eq!(
+            message(&nic(), XdpMode::Native, libc::EBUSY),
+            "the XDP program cannot be attached to eth1: Device or resource busy (os error 16)"
+        );
+    }
+}

@@ -75,3 +75,57 @@ impl Links {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(ifindex: u32, name: &str) -> LinkInfo {
+        LinkInfo {
+            ifindex,
+            name: name.into(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+            loopback: false,
+            noarp: false,
+            kind: None,
+            xdp: None,
+            peer: None,
+            parent: None,
+        }
+    }
+
+    #[test]
+    fn names_follow_their_interfaces() {
+        let mut links = Links::default();
+        let index = |links: &Links, name| links.by_name(name).map(|link| link.ifindex);
+        assert_eq!(links.insert(link(1, "a")), None);
+        links.insert(link(2, "b"));
+        // They swap their names by way of a third.
+        assert_eq!(links.insert(link(1, "tmp")), Some(link(1, "a")));
+        assert_eq!(index(&links, "a"), None);
+        links.insert(link(2, "a"));
+        links.insert(link(1, "b"));
+        assert_eq!(
+            (index(&links, "a"), index(&links, "b"), index(&links, "tmp")),
+            (Some(2), Some(1), None)
+        );
+        assert_eq!(links.remove(2), Some(link(2, "a")));
+        assert_eq!((index(&links, "a"), links.get(2)), (None, None));
+        assert_eq!(links.remove(2), None);
+    }
+
+    #[test]
+    fn a_name_whose_bearer_is_gone_unheard_goes_to_the_next() {
+        let mut links = Links::default();
+        links.insert(link(1, "a"));
+        links.mark();
+        links.insert(link(2, "a"));
+        assert_eq!(links.unmarked(), [1]);
+        links.remove(1);
+        assert_eq!(links.by_name("a"), Some(&link(2, "a")));
+        assert_eq!(links.iter().count(), 1);
+    }
+}

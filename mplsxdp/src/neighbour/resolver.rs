@@ -393,7 +393,12 @@ impl Resolver {
                 claim.probed = None;
                 Interval::Never
             }
-            _ if noarp => Interval::Never,
+            _ if noarp => {
+                if claim.probed.take().is_some() {
+                    actions.push(Action::Release { ifindex, address });
+                }
+                Interval::Never
+            }
             Some(NeighbourState::Reachable(_)) => Interval::Once,
             // What XDP sends is no use of the neighbour that the kernel knows of. A managed entry it verifies all the same;
             // others (kernels before 5.16 manage none) stay stale until they are probed.
@@ -539,3 +544,6 @@ impl Interval {
 fn routed_address(next_hop: &NextHop) -> Option<IpAddr> {
     next_hop.via.address().filter(|_| next_hop.dev.is_none())
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
-//pub mod controller;
+pub mod controller;
 pub mod dataplane;
 pub mod lfib;
 pub mod neighbour;

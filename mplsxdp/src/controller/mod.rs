@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::Adjacency;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
@@ -19,7 +20,7 @@ use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request, RouteFil
 use crate::control::{Call, Instance, server};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
-use crate::dataplane::{TableError, Tables as _, preflight};
+use crate::dataplane::{TableError, preflight};
 use crate::lfib::next_hops::NextHopChange;
 use crate::lfib::pass::Claim;
 use crate::lfib::route::{NextHop, Owner, Route, RouteKey};
@@ -44,15 +45,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (netlink, mut events) = Netlink::open()
-        .await
-        .context("cannot read the kernel's interfaces, routes and neighbours")?;
+    let (netlink, mut events) =
+        Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
     let mut controller = Controller::new(&config, netlink)?;
     controller.follow_until_synced(&mut events).await?;
     controller.start(&config).await?;
 
     let (calls_in, mut calls) = mpsc::channel(CALL_BACKLOG);
-    let serving = tokio::spawn(server::serve(listener, calls_in));
+    let stop_serving = CancellationToken::new();
+    let serving = tokio::spawn(server::serve(
+        listener,
+        calls_in,
+        server::Limits::default(),
+        stop_serving.clone(),
+    ));
     info!(instance = config.instance, ports = controller.ports.len(), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!(%error, "cannot tell the service manager");
@@ -79,8 +85,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     info!("unloading");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     controller.shut_down().await;
-    serving.abort();
-    Ok(())
+    stop_serving.cancel();
+    serving.await.context("the control socket's server has failed")
 }
 
 /// For ever where there is no deadline.
@@ -109,7 +115,10 @@ impl Controller {
             stacks: config.stacks,
             counter_slots: config.counter_slots,
         };
-        let loader = Loader::new(sizes)?;
+        let mut loader = Loader::new(sizes)?;
+        if config.log_exceptions {
+            tokio::spawn(loader.follow_log()?);
+        }
         let tables = KernelTables::open(loader.pins())?;
         Ok(Self {
             started: Instant::now(),

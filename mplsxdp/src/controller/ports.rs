@@ -139,10 +139,8 @@ impl Ports {
         lfib: &mut Lfib<KernelTables>,
     ) -> anyhow::Result<()> {
         let facts = self.check(&config.name, netlink).await?;
-        let link = facts.link.clone();
-        let mac = link
-            .mac
-            .with_context(|| format!("{} is no Ethernet interface: it has no MAC address", config.name))?;
+        let link = facts.link.clone().context("the interface has just gone")?;
+        let mac = link.mac.context("the interface has no MAC address")?;
         let number = (0..MAX_PORTS as u16)
             .find(|number| self.ports.iter().all(|port| port.number != *number))
             .with_context(|| format!("all {MAX_PORTS} ports are in use"))?;
@@ -276,8 +274,10 @@ impl Ports {
             .map(Port::ifindex)
             .filter(|&ifindex| links.get(ifindex).is_none())
             .collect();
-        gone.into_iter()
-            .fold(false, |changed, ifindex| self.lose(ifindex, lfib) || changed)
+        for &ifindex in &gone {
+            self.lose(ifindex, lfib);
+        }
+        !gone.is_empty()
     }
 
     pub fn detach_all(&mut self) {

@@ -9,8 +9,11 @@ use std::path::PathBuf;
 use aya::maps::{MapData, MapError};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
-use mplsxdp_common::abi::{PROGRAM, SETTINGS, Settings, map};
+use aya_log::EbpfLogger;
+use mplsxdp_common::abi::{PROGRAM, SETTINGS, Settings, TtlMode, map};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The maps that all copies of the program share.
 pub const SHARED_MAPS: &[&str] = &[
@@ -24,7 +27,11 @@ pub const SHARED_MAPS: &[&str] = &[
     map::ROUTE_COUNTERS,
     map::REASON_COUNTERS,
     map::META,
+    LOG_RECORDS,
 ];
+
+/// The ring buffer that aya-log's records come through.
+const LOG_RECORDS: &str = "AYA_LOGS";
 
 /// The XDP program, as the build compiled it.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mplsxdp.o"));
@@ -50,6 +57,8 @@ pub enum LoadError {
     NoProgram,
     #[error("the kernel refuses the XDP program: {0}")]
     Program(#[from] Box<ProgramError>),
+    #[error("cannot read the XDP program's log records: {0}")]
+    Log(#[source] io::Error),
 }
 
 /// A bpffs of this process, to share maps through.
@@ -83,17 +92,30 @@ impl Pins {
 pub struct Loader {
     pins: Pins,
     sizes: Sizes,
+    /// What made the maps; it has aya-log's end of the ring buffer.
+    first: Ebpf,
 }
 
 impl Loader {
     /// Makes the maps.
     pub fn new(sizes: Sizes) -> Result<Self, LoadError> {
-        let loader = Self {
-            pins: Pins::new()?,
-            sizes,
-        };
-        loader.object(Settings::new(0, mplsxdp_common::abi::TtlMode::Uniform, 0, false, false))?;
-        Ok(loader)
+        let pins = Pins::new()?;
+        let first = object(&pins, sizes, Settings::new(0, TtlMode::Uniform, 0, false, false))?;
+        Ok(Self { pins, sizes, first })
+    }
+
+    /// Hands the log records of all copies to the `log` crate, from now on. They come only from programs whose settings say so.
+    pub fn follow_log(&mut self) -> Result<impl Future<Output = ()> + use<>, LoadError> {
+        let logger = EbpfLogger::init(&mut self.first).map_err(|error| LoadError::Log(io::Error::other(error)))?;
+        // SAFETY: the logger owns the map whose descriptor it shows, and neither is replaced while it is registered.
+        let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
+            .map_err(|error| LoadError::Log(io::Error::other(error.to_string())))?;
+        Ok(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        })
     }
 
     pub fn pins(&self) -> &Pins {
@@ -102,7 +124,7 @@ impl Loader {
 
     /// A copy of the program with `settings`, verified and not attached.
     pub fn program(&self, settings: Settings) -> Result<Program, LoadError> {
-        let mut object = self.object(settings)?;
+        let mut object = object(&self.pins, self.sizes, settings)?;
         let program: &mut Xdp = object
             .program_mut(PROGRAM)
             .ok_or(LoadError::NoProgram)?
@@ -111,21 +133,21 @@ impl Loader {
         program.load().map_err(Box::new)?;
         Ok(Program { object })
     }
+}
 
-    fn object(&self, settings: Settings) -> Result<Ebpf, LoadError> {
-        let settings = settings.to_bits();
-        let mut loader = EbpfLoader::new();
-        loader
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries(map::ILM, self.sizes.labels)
-            .map_max_entries(map::STACKS, self.sizes.stacks)
-            .map_max_entries(map::ROUTE_COUNTERS, self.sizes.counter_slots)
-            .override_global(SETTINGS, &settings, true);
-        for name in SHARED_MAPS {
-            loader.map_pin_path(name, self.pins.path(name));
-        }
-        Ok(loader.load(OBJECT).map_err(Box::new)?)
+fn object(pins: &Pins, sizes: Sizes, settings: Settings) -> Result<Ebpf, LoadError> {
+    let settings = settings.to_bits();
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .map_max_entries(map::ILM, sizes.labels)
+        .map_max_entries(map::STACKS, sizes.stacks)
+        .map_max_entries(map::ROUTE_COUNTERS, sizes.counter_slots)
+        .override_global(SETTINGS, &settings, true);
+    for name in SHARED_MAPS {
+        loader.map_pin_path(name, pins.path(name));
     }
+    Ok(loader.load(OBJECT).map_err(Box::new)?)
 }
 
 /// A loaded copy of the program.

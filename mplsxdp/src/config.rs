@@ -1,14 +1,30 @@
-//! Everything that `load` can be told, by the command line or a TOML file.
+//! What `load` loads: the options as the command line and the config file say them, the defaults of what neither says, and the
+//! checks that the whole has to pass before anything starts.
 
-use mplsxdp_common::abi::TtlMode;
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::RangeInclusive;
 
-use crate::lfib::route::Route;
+use clap::ValueEnum;
+use mplsxdp_common::abi::{DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, MAX_PORTS, TtlMode};
+
+use crate::control::{DEFAULT_INSTANCE, Instance};
+use crate::lfib::route::{Route, RouteKey};
+
+/// What `labels` can be: at least one ordinary label has room.
+pub const LABELS: RangeInclusive<u32> = 17..=MAX_LABELS;
+/// What `counter-slots` can be: slot 0 means "not counted", and an entry has 20 bits for a slot.
+pub const COUNTER_SLOTS: RangeInclusive<u32> = 1..=1 << 20;
+/// What `stacks` can be: an entry has 20 bits for one.
+pub const STACKS: RangeInclusive<u32> = 1..=1 << 20;
+/// What `tunnel-ttl` can be.
+pub const TUNNEL_TTL: RangeInclusive<u8> = 1..=255;
 
 /// What to load, checked.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     pub instance: String,
-    /// The network namespace to enter, by name.
+    /// The network namespace to enter, by name or path.
     pub netns: Option<String>,
     pub ports: Vec<PortConfig>,
     pub mode: XdpMode,
@@ -24,7 +40,29 @@ pub struct Config {
     pub tc_propagate: bool,
     /// The XDP program sends a log record for each exception.
     pub log_exceptions: bool,
+    /// How much more to log than usual.
+    pub verbose: u8,
     pub routes: Vec<Route>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            instance: DEFAULT_INSTANCE.into(),
+            netns: None,
+            ports: Vec::new(),
+            mode: XdpMode::Native,
+            labels: MAX_LABELS,
+            counter_slots: DEFAULT_COUNTER_SLOTS,
+            stacks: DEFAULT_STACKS,
+            ttl_mode: TtlMode::Uniform,
+            tunnel_ttl: 255,
+            tc_propagate: false,
+            log_exceptions: false,
+            verbose: 0,
+            routes: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,9 +75,225 @@ pub struct PortConfig {
 }
 
 /// How the program is attached. There is no fallback from one to the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum XdpMode {
+    /// By the driver, before the kernel makes a packet of the frame.
     #[default]
     Native,
+    /// By the kernel, on any interface, slowly.
     Generic,
 }
+
+/// How the command line and the file call a [`TtlMode`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum TtlModeName {
+    /// Every pushed label carries the TTL, a pop hands it down (RFC 3443).
+    Uniform,
+    /// A tunnel is one hop to what it carries (RFC 3443).
+    Pipe,
+    /// As the Linux kernel: uniform between label and IP, label TTLs beneath a popped one untouched.
+    Linux,
+}
+
+impl From<TtlModeName> for TtlMode {
+    fn from(name: TtlModeName) -> Self {
+        match name {
+            TtlModeName::Uniform => Self::Uniform,
+            TtlModeName::Pipe => Self::Pipe,
+            TtlModeName::Linux => Self::Linux,
+        }
+    }
+}
+
+/// What was said, by the command line or by a file. Field by field what the options of `load` are.
+#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
+pub struct Options {
+    /// An interface to switch labelled frames on (repeatable).
+    #[arg(long = "iface", value_name = "IFACE")]
+    pub ifaces: Vec<String>,
+    /// An interface to send frames to only: labels that arrive there are dropped (repeatable).
+    #[arg(long = "tx-only", value_name = "IFACE")]
+    pub tx_only: Vec<String>,
+    /// How the XDP program is attached [default: native].
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<XdpMode>,
+    /// Labels below this number can have routes: 17 to 1048576 [default: 1048576].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(LABELS)))]
+    pub labels: Option<u32>,
+    /// How many routes can have counters, plus one [default: 65536].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(COUNTER_SLOTS)))]
+    pub counter_slots: Option<u32>,
+    /// How many different stacks of two or more labels routes can push [default: 32768].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(STACKS)))]
+    pub stacks: Option<u32>,
+    /// How the TTL crosses a push or a pop [default: uniform].
+    #[arg(long = "ttl-propagate", value_name = "MODE")]
+    pub ttl_mode: Option<TtlModeName>,
+    /// TTL of labels pushed in pipe mode: 1 to 255 [default: 255].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub tunnel_ttl: Option<u8>,
+    /// The last pop writes the traffic class into the IP precedence.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tc_propagate: Option<bool>,
+    /// Log each frame that is not forwarded, and why (slow).
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log_exceptions: Option<bool>,
+    /// Log more; twice: even more.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[arg(skip)]
+    pub instance: Option<String>,
+    #[arg(skip)]
+    pub netns: Option<String>,
+    #[arg(skip)]
+    pub routes: Vec<PlacedRoute>,
+}
+
+/// A static route, and where it stands, for errors.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlacedRoute {
+    pub route: Route,
+    pub place: String,
+}
+
+impl Options {
+    /// What `self` does not say, `other` does. The interfaces and routes are those of both.
+    pub fn or(self, other: Self) -> Self {
+        let both = |mut first: Vec<String>, second| {
+            first.extend(second);
+            first
+        };
+        Self {
+            ifaces: both(self.ifaces, other.ifaces),
+            tx_only: both(self.tx_only, other.tx_only),
+            mode: self.mode.or(other.mode),
+            labels: self.labels.or(other.labels),
+            counter_slots: self.counter_slots.or(other.counter_slots),
+            stacks: self.stacks.or(other.stacks),
+            ttl_mode: self.ttl_mode.or(other.ttl_mode),
+            tunnel_ttl: self.tunnel_ttl.or(other.tunnel_ttl),
+            tc_propagate: self.tc_propagate.or(other.tc_propagate),
+            log_exceptions: self.log_exceptions.or(other.log_exceptions),
+            verbose: if self.verbose > 0 { self.verbose } else { other.verbose },
+            instance: self.instance.or(other.instance),
+            netns: self.netns.or(other.netns),
+            routes: self.routes.into_iter().chain(other.routes).collect(),
+        }
+    }
+
+    /// Fills in the defaults and checks that it all goes together.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let mut errors = Vec::new();
+        let ports = self.ports(&mut errors);
+        let default = Config::default();
+        let labels = self.labels.unwrap_or(default.labels);
+        check_routes(&self.routes, labels, &ports, &mut errors);
+        let instance = self.instance.unwrap_or(default.instance);
+        if let Err(error) = Instance::new(&instance) {
+            errors.push(error.to_string());
+        }
+        if !errors.is_empty() {
+            return Err(ConfigError(errors));
+        }
+        Ok(Config {
+            instance,
+            netns: self.netns,
+            ports,
+            mode: self.mode.unwrap_or(default.mode),
+            labels,
+            counter_slots: self.counter_slots.unwrap_or(default.counter_slots),
+            stacks: self.stacks.unwrap_or(default.stacks),
+            ttl_mode: self.ttl_mode.map_or(default.ttl_mode, TtlMode::from),
+            tunnel_ttl: self.tunnel_ttl.unwrap_or(default.tunnel_ttl),
+            tc_propagate: self.tc_propagate.unwrap_or(default.tc_propagate),
+            log_exceptions: self.log_exceptions.unwrap_or(default.log_exceptions),
+            verbose: self.verbose,
+            routes: self.routes.into_iter().map(|placed| placed.route).collect(),
+        })
+    }
+
+    /// Each interface once, in the order given.
+    fn ports(&self, errors: &mut Vec<String>) -> Vec<PortConfig> {
+        let mut ports: Vec<PortConfig> = Vec::new();
+        let ifaces = self.ifaces.iter().map(|name| (name, false));
+        for (name, tx_only) in ifaces.chain(self.tx_only.iter().map(|name| (name, true))) {
+            match ports.iter().find(|port| port.name == *name) {
+                Some(port) if port.tx_only != tx_only => errors.push(format!(
+                    "`{name}` is given by `iface` and by `tx-only`; it can be one of them"
+                )),
+                Some(_) => {}
+                None => match check_interface(name) {
+                    Ok(()) => ports.push(PortConfig {
+                        name: name.clone(),
+                        tx_only,
+                        mpls: !tx_only,
+                    }),
+                    Err(reason) => errors.push(reason),
+                },
+            }
+        }
+        if ports.is_empty() && errors.is_empty() {
+            errors.push("no interface: name at least one, by `--iface IFACE` or by `iface` in the config file".into());
+        }
+        if ports.len() > MAX_PORTS as usize {
+            errors.push(format!("{} interfaces; at most {MAX_PORTS} are supported", ports.len()));
+        }
+        ports
+    }
+}
+
+fn check_routes(routes: &[PlacedRoute], labels: u32, ports: &[PortConfig], errors: &mut Vec<String>) {
+    let mut places: HashMap<RouteKey, &str> = HashMap::with_capacity(routes.len());
+    for PlacedRoute { route, place } in routes {
+        let key = route.key();
+        if let Some(first) = places.insert(key, place) {
+            errors.push(format!("{place}: {key} has a route already, at {first}"));
+        }
+        if let RouteKey::Label(label) = key
+            && label.get() >= labels
+        {
+            errors.push(format!("{place}: label {label} is beyond `labels`, which is {labels}"));
+        }
+        if let Some(dev) = route.next_hop().and_then(|next_hop| next_hop.dev.as_deref())
+            && !ports.iter().any(|port| port.name == dev)
+        {
+            errors.push(format!(
+                "{place}: `dev {dev}` is not an interface that is loaded: add it to `iface` or `tx-only`"
+            ));
+        }
+    }
+}
+
+/// What Linux takes as the name of an interface (dev_valid_name): the error says why it is none.
+pub fn check_interface(name: &str) -> Result<(), String> {
+    let valid = !matches!(name, "" | "." | "..")
+        && name.len() < libc::IFNAMSIZ
+        && !name
+            .bytes()
+            .any(|byte| matches!(byte, b'/' | b':') || byte.is_ascii_whitespace());
+    if valid {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{name}` is not the name of an interface: 1 to {} bytes without `/`, `:` and spaces",
+            libc::IFNAMSIZ - 1
+        ))
+    }
+}
+
+/// The range as clap counts.
+fn range(range: RangeInclusive<u32>) -> RangeInclusive<i64> {
+    (*range.start()).into()..=(*range.end()).into()
+}
+
+/// All that is wrong, one line each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}

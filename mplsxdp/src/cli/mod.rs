@@ -1,6 +1,242 @@
-//! What a person types and reads.
+//! What a person types and reads. Every command but `load` is a client of the control socket.
+
+mod args;
+mod config_file;
+pub mod grammar;
+mod link;
+mod load;
+mod output;
+mod route;
+mod status;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::control::client::{Client, ClientError};
+use crate::control::{DEFAULT_INSTANCE, Instance, InvalidInstance};
+use args::{Cli, Command, Global};
+use output::{Output, Style};
 
 /// Runs the command line of this process.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let args = args::long_forms(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
+    let failure = match Cli::try_parse_from(args) {
+        Ok(cli) => match run(cli) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(failure) => failure,
+        },
+        Err(error) => error.into(),
+    };
+    failure.report("");
+    failure.exit_code()
+}
+
+/// Why a command was not done.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The command is not one.
+    #[error("{0}")]
+    Usage(String),
+    /// It is, and was refused.
+    #[error("{0}")]
+    Refused(String),
+    /// clap has its own way of telling what is wrong; help and version come this way, too.
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    /// Nobody reads the output any more.
+    #[error("standard output was closed")]
+    NobodyReads,
+    /// It was told already, line by line.
+    #[error("some commands failed")]
+    Told,
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NobodyReads => ExitCode::SUCCESS,
+            Self::Clap(error) if !error.use_stderr() => ExitCode::SUCCESS,
+            Self::Refused(_) | Self::Told => ExitCode::from(1),
+            Self::Usage(_) | Self::Clap(_) => ExitCode::from(2),
+        }
+    }
+
+    /// `place` says where the command stands, and is empty for the command line.
+    fn report(&self, place: &str) {
+        // There is nowhere to tell that standard error is closed.
+        let _ = match self {
+            Self::NobodyReads | Self::Told => Ok(()),
+            Self::Clap(error) if place.is_empty() => error.print(),
+            Self::Clap(error) => write!(io::stderr(), "mplsxdp: {place}{error}"),
+            Self::Usage(_) | Self::Refused(_) => writeln!(io::stderr(), "mplsxdp: {place}{self}"),
+        };
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::NobodyReads,
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl From<InvalidInstance> for Failure {
+    fn from(error: InvalidInstance) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// What one command needs of those around it.
+struct Session {
+    instance: Instance,
+    client: Option<Client>,
+    family: grammar::Family,
+    out: Output,
+}
+
+impl Session {
+    fn new(global: &Global) -> Result<Self, Failure> {
+        Ok(Self {
+            instance: Instance::new(global.instance.as_deref().unwrap_or(DEFAULT_INSTANCE))?,
+            client: None,
+            family: global.family.map_or(grammar::Family::Any, Into::into),
+            out: Output::new(Style {
+                json: global.json,
+                pretty: global.pretty,
+                stats: global.stats,
+                oneline: global.oneline,
+                brief: global.brief,
+            }),
+        })
+    }
+
+    /// The connection, made when it is first needed.
+    fn client(&mut self) -> Result<&mut Client, Failure> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => Client::connect(&self.instance)?,
+        };
+        Ok(self.client.insert(client))
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    match (command, &global.batch) {
+        (None, Some(file)) => batch(&global, file),
+        (Some(_), Some(_)) => Err(Failure::Usage(
+            "`--batch` takes its commands from the file; none goes on the command line".into(),
+        )),
+        (None, None) => Err(Failure::Usage("no command; `mplsxdp --help` lists them".into())),
+        (Some(Command::Load(args)), None) => load::load(args, global),
+        (Some(command), None) => {
+            let mut session = Session::new(&global)?;
+            command_of(command, &mut session)?;
+            session.out.flush()
+        }
+    }
+}
+
+fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
+    match command {
+        Command::Load(_) => Err(Failure::Usage("`load` is not for a batch".into())),
+        Command::Route { words } => route::route(&words, session),
+        Command::Link { words } => link::link(&words, session),
+        Command::Neigh { words } => link::neigh(&words, session),
+        Command::Stats { all } => status::stats(all, session),
+        Command::Status => status::status(session),
+        Command::Unload => {
+            session.client()?;
+            match session.client.take() {
+                Some(client) => Ok(client.unload()?),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Runs the commands of a file over one connection.
+fn batch(global: &Global, file: &Path) -> Result<(), Failure> {
+    let name = if file == Path::new("-") {
+        "stdin".into()
+    } else {
+        file.display().to_string()
+    };
+    let reader: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        let file = std::fs::File::open(file).map_err(|error| Failure::Refused(format!("{name}: {error}")))?;
+        Box::new(BufReader::new(file))
+    };
+    let mut session = Session::new(global)?;
+    let mut failed = false;
+    for (index, line) in reader.lines().enumerate() {
+        let place = format!("{name}:{}: ", index + 1);
+        let outcome = line
+            .map_err(|error| Failure::Refused(error.to_string()))
+            .and_then(|line| batch_line(&line, &mut session));
+        match outcome {
+            Ok(()) => {}
+            Err(Failure::NobodyReads) => return Err(Failure::NobodyReads),
+            Err(failure) => {
+                session.out.flush()?;
+                failure.report(&place);
+                if !global.force {
+                    return Err(Failure::Told);
+                }
+                failed = true;
+            }
+        }
+    }
+    session.out.flush()?;
+    if failed { Err(Failure::Told) } else { Ok(()) }
+}
+
+/// One line of a batch. Its options are its own, beside those of the command line.
+fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
+    let mut words = line.split_whitespace().map(str::to_owned).peekable();
+    if words.peek().is_none_or(|word| word.starts_with('#')) {
+        return Ok(());
+    }
+    let words = args::long_forms(std::iter::once("mplsxdp".to_owned()).chain(words));
+    let Cli { global, command } = Cli::try_parse_from(words)?;
+    if global.batch.is_some() || global.instance.is_some() || global.netns.is_some() {
+        return Err(Failure::Usage(
+            "`--batch`, `--instance` and `--netns` go on the command line, not into a batch".into(),
+        ));
+    }
+    let Some(command) = command else {
+        return Err(Failure::Usage("no command".into()));
+    };
+    let (family, style) = (session.family, session.out.style);
+    session.family = global.family.map_or(family, Into::into);
+    session.out.style = Style {
+        json: style.json || global.json,
+        pretty: style.pretty || global.pretty,
+        stats: style.stats || global.stats,
+        oneline: style.oneline || global.oneline,
+        brief: style.brief || global.brief,
+    };
+    let outcome = command_of(command, session);
+    (session.family, session.out.style) = (family, style);
+    outcome
+}
+
+/// The verb that a word stands for or abbreviates: of those that it begins, the first, as iproute2 does it.
+fn verb<T: Copy>(word: &str, verbs: &[(&str, T)]) -> Option<T> {
+    verbs
+        .iter()
+        .find(|(verb, _)| verb.starts_with(word))
+        .map(|&(_, meaning)| meaning)
 }

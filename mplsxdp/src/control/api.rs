@@ -8,6 +8,7 @@ use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
+pub use crate::lfib::Mode as ChangeMode;
 use crate::lfib::route::{self, Action, InvalidRoute, NextHop, OutLabels, RouteKey, Via};
 
 /// The interface's name.
@@ -313,6 +314,12 @@ pub enum Resolution {
     LinkDown,
     /// The interface is not a port.
     NotAPort,
+    /// The interface has no MAC addresses to resolve (IFF_NOARP).
+    NoArp,
+    /// There is no interface of the name given.
+    NoSuchDev,
+    /// The address is this box's own.
+    Local,
 }
 
 /// `type Link`.
@@ -350,6 +357,8 @@ pub struct Status {
     pub tunnel_ttl: u8,
     pub tc_propagate: bool,
     pub links: u64,
+    /// Labels 16 to this less one can have routes.
+    pub labels: u32,
     pub label_routes: u64,
     pub prefix_routes: u64,
     pub next_hops: u64,
@@ -397,6 +406,137 @@ pub struct Changes {
     pub deleted: u64,
 }
 
+/// `type Family`: routes of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    Mpls,
+    Inet,
+    Inet6,
+}
+
+/// Parameters of methods that take none, and of replies that say no more than that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// Parameters of `AddRoutes`, `ReplaceRoutes` and `Stage`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {
+    pub routes: Vec<Route>,
+}
+
+/// Parameters of `ListRoutes`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListRoutes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<bool>,
+}
+
+/// Reply of `ListRoutes`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RouteList {
+    pub routes: Vec<InstalledRoute>,
+}
+
+/// Parameters of `DeleteRoutes`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    pub keys: Vec<Key>,
+}
+
+/// Parameters of `FlushRoutes`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlushRoutes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
+}
+
+/// Reply of every call that changes routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Changed {
+    pub changes: Changes,
+}
+
+/// Parameters of `Begin`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Begin {
+    pub replace_all: bool,
+}
+
+/// Reply of `Stage`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Staged {
+    pub staged: u64,
+}
+
+/// Parameters of `AddLink`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddLink {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_only: Option<bool>,
+}
+
+/// Parameters of `DeleteLink`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteLink {
+    pub name: String,
+}
+
+/// Parameters of `SetLink`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLink {
+    pub name: String,
+    pub mpls: bool,
+}
+
+/// Reply of `ListLinks`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LinkList {
+    pub links: Vec<Link>,
+}
+
+/// Reply of `ListNeighbors`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NeighborList {
+    pub neighbors: Vec<NextHopState>,
+}
+
+/// Parameters of `GetStats`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetStats {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
+}
+
+/// Reply of `GetStats`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StatsReply {
+    pub stats: Stats,
+}
+
+/// Reply of `GetStatus`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusReply {
+    pub status: Status,
+}
+
 /// Which routes a list is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RouteFilter {
@@ -405,17 +545,6 @@ pub enum RouteFilter {
     V4Prefixes,
     V6Prefixes,
     One(RouteKey),
-}
-
-/// How routes that are given meet routes that are there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ChangeMode {
-    /// Each must be new.
-    Add,
-    /// Each is added, or takes the place of the one that is there.
-    Replace,
-    /// As `Replace`, and what is not given goes: mark and sweep.
-    ReplaceAll,
 }
 
 /// What the server asks of the controller. Each is all or nothing.
@@ -471,17 +600,101 @@ pub enum Reply {
 }
 
 /// Why the controller refused: nothing was changed. Each is an error of the interface.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", content = "parameters")]
 pub enum Refusal {
     #[error("{key} has a route already: `{route}`; `replace` takes its place")]
-    RouteExists { key: RouteKey, route: String },
+    #[serde(rename = "io.mplsxdp.RouteExists")]
+    RouteExists {
+        #[serde(with = "route_key")]
+        key: RouteKey,
+        route: String,
+    },
     #[error("{key} has no route")]
-    NoSuchRoute { key: RouteKey },
+    #[serde(rename = "io.mplsxdp.NoSuchRoute")]
+    NoSuchRoute {
+        #[serde(with = "route_key")]
+        key: RouteKey,
+    },
     /// One of the routes given cannot be; `index` counts from 0.
     #[error("{reason}")]
+    #[serde(rename = "io.mplsxdp.RouteRefused")]
     RouteRefused { index: usize, reason: String },
     #[error("{name} is not a port{hint}")]
+    #[serde(rename = "io.mplsxdp.NoSuchLink")]
     NoSuchLink { name: String, hint: String },
     #[error("{reason}")]
+    #[serde(rename = "io.mplsxdp.LinkRefused")]
     LinkRefused { name: String, reason: String },
+}
+
+/// A [`RouteKey`] goes over the wire as `type RouteKey`.
+mod route_key {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Key, RouteKey};
+
+    pub fn serialize<S: Serializer>(key: &RouteKey, serializer: S) -> Result<S::Ok, S::Error> {
+        Key::from(*key).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RouteKey, D::Error> {
+        RouteKey::try_from(Key::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// Every error that a call can be answered by.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", content = "parameters")]
+pub enum Error {
+    #[error("there is no interface {interface}")]
+    #[serde(rename = "org.varlink.service.InterfaceNotFound")]
+    InterfaceNotFound { interface: String },
+    #[error("there is no method {method}")]
+    #[serde(rename = "org.varlink.service.MethodNotFound")]
+    MethodNotFound { method: String },
+    #[error("{method} is not implemented")]
+    #[serde(rename = "org.varlink.service.MethodNotImplemented")]
+    MethodNotImplemented { method: String },
+    /// `reason` goes beyond the standard, which has only the place.
+    #[error("{parameter}: {reason}")]
+    #[serde(rename = "org.varlink.service.InvalidParameter")]
+    InvalidParameter {
+        parameter: String,
+        #[serde(default)]
+        reason: String,
+    },
+    #[error("the answer does not fit one message; the call needs `more`")]
+    #[serde(rename = "org.varlink.service.ExpectedMore")]
+    ExpectedMore {},
+
+    #[error("not a varlink call: {reason}")]
+    #[serde(rename = "io.mplsxdp.InvalidMessage")]
+    InvalidMessage { reason: String },
+    #[error("a message is larger than {limit} bytes")]
+    #[serde(rename = "io.mplsxdp.MessageTooLarge")]
+    MessageTooLarge { limit: usize },
+    #[error("{limit} clients are connected already")]
+    #[serde(rename = "io.mplsxdp.TooManyClients")]
+    TooManyClients { limit: usize },
+    #[error("a transaction has at most {limit} routes")]
+    #[serde(rename = "io.mplsxdp.TooManyRoutes")]
+    TooManyRoutes { limit: usize },
+    #[error("a transaction is open already; Commit or Rollback ends it")]
+    #[serde(rename = "io.mplsxdp.TransactionOpen")]
+    TransactionOpen {},
+    #[error("no transaction is open; Begin opens one")]
+    #[serde(rename = "io.mplsxdp.NoTransaction")]
+    NoTransaction {},
+    #[error("nothing was changed, because an earlier call of the transaction failed: {reason}")]
+    #[serde(rename = "io.mplsxdp.TransactionFailed")]
+    TransactionFailed { reason: String },
+    #[error("the instance is shutting down")]
+    #[serde(rename = "io.mplsxdp.ShuttingDown")]
+    ShuttingDown {},
+
+    #[error(transparent)]
+    #[serde(untagged)]
+    Refused(#[from] Refusal),
 }

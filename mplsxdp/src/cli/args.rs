@@ -1,0 +1,146 @@
+//! The command line's options. iproute2's long options with one dash are taken too, and shortened as iproute2 shortens them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::grammar;
+use super::{link, route};
+use crate::config::Options;
+
+/// An MPLS label switch for Linux.
+#[derive(Parser, Debug)]
+#[command(
+    name = "mplsxdp",
+    version,
+    infer_subcommands = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Commands and verbs can be shortened, and options written as iproute2 has them, as in \
+                  `mplsxdp -f mpls r a 100 as 110 via inet 192.0.2.1`."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What goes with every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Which instance: several run on one box, each by its name [default: default].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// The network namespace that `load` enters; other commands find their instance by its name alone.
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub netns: Option<String>,
+    /// What routes are about; -M, -4 and -6 are short for mpls, inet and inet6.
+    #[arg(short, long, global = true, overrides_with = "family")]
+    pub family: Option<FamilyName>,
+    /// Print JSON.
+    #[arg(short, long, global = true, overrides_with = "json")]
+    pub json: bool,
+    /// Print JSON for people.
+    #[arg(short, long, global = true, overrides_with = "pretty")]
+    pub pretty: bool,
+    /// Print counters.
+    #[arg(short, long, visible_alias = "statistics", global = true, overrides_with = "stats")]
+    pub stats: bool,
+    /// Print each item on one line.
+    #[arg(short, long, global = true, overrides_with = "oneline")]
+    pub oneline: bool,
+    /// Print only the most important of each item; -br for short.
+    #[arg(long, global = true, overrides_with = "brief")]
+    pub brief: bool,
+    /// Run the commands of a file, one a line; `-` is the standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub batch: Option<PathBuf>,
+    /// With --batch: go on after a command that fails.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum FamilyName {
+    Mpls,
+    Inet,
+    Inet6,
+}
+
+impl From<FamilyName> for grammar::Family {
+    fn from(name: FamilyName) -> Self {
+        match name {
+            FamilyName::Mpls => Self::Mpls,
+            FamilyName::Inet => Self::Inet,
+            FamilyName::Inet6 => Self::Inet6,
+        }
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Load the switch and run it until it is told to stop.
+    Load(LoadArgs),
+    /// Routes for labels and prefixes.
+    #[command(after_help = route::HELP)]
+    Route { words: Vec<String> },
+    /// The interfaces that the switch took.
+    #[command(after_help = link::HELP)]
+    Link { words: Vec<String> },
+    /// The next hops that routes use: `neigh show`.
+    #[command(visible_aliases = ["neighbour", "neighbor"])]
+    Neigh { words: Vec<String> },
+    /// What was forwarded, and what was not and why.
+    Stats {
+        /// Also what has not been seen yet.
+        #[arg(long)]
+        all: bool,
+    },
+    /// The instance, its tables and how full they are.
+    Status,
+    /// Stop an instance, and wait until everything of it is gone.
+    Unload,
+}
+
+#[derive(Args, Debug)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    pub options: Options,
+    /// Take from this TOML file what the command line does not say.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// iproute2's long options in the order in which its abbreviations are resolved.
+const LONG: &[&str] = &[
+    "family",
+    "stats",
+    "statistics",
+    "oneline",
+    "force",
+    "batch",
+    "brief",
+    "json",
+    "pretty",
+    "netns",
+    "help",
+    "version",
+];
+
+/// Writes iproute2's options as clap knows them.
+pub fn long_forms(args: impl IntoIterator<Item = String>) -> impl Iterator<Item = String> {
+    args.into_iter().map(|arg| match arg.as_str() {
+        "-M" => "--family=mpls".into(),
+        "-4" => "--family=inet".into(),
+        "-6" => "--family=inet6".into(),
+        "-Version" => "--version".into(),
+        _ => match arg.strip_prefix('-') {
+            Some(name) if name.len() > 1 && !name.starts_with('-') => LONG
+                .iter()
+                .find(|long| long.starts_with(name))
+                .map_or_else(|| arg.clone(), |long| format!("--{long}")),
+            _ => arg,
+        },
+    })
+}

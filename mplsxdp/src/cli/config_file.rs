@@ -1,0 +1,218 @@
+//! The config file of `load`: TOML. Each key is the name of an option without its dashes; `routes` has static routes, one line
+//! each, as `route add` takes them:
+//!
+//! ```toml
+//! iface = ["eth1", "eth2"]
+//! tx-only = ["eth3"]
+//! instance = "pe1"
+//! netns = "r1"
+//! mode = "native"            # or "generic"
+//! labels = 1048576
+//! counter-slots = 65536
+//! stacks = 32768
+//! ttl-propagate = "uniform"  # or "pipe", "linux"
+//! tunnel-ttl = 255
+//! tc-propagate = false
+//! log-exceptions = false
+//! verbose = 0
+//! routes = [
+//!     "100 as 110 via inet 192.168.40.102",
+//!     "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
+//! ]
+//! ```
+//!
+//! Everything that is wrong is told at once.
+
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+
+use clap::ValueEnum;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::grammar::{self, Family};
+use crate::config::{self, ConfigError, Options, PlacedRoute};
+
+/// The keys, for whoever mistypes one.
+const KEYS: &str = "iface, tx-only, instance, netns, mode, labels, counter-slots, stacks, ttl-propagate, tunnel-ttl, \
+                    tc-propagate, log-exceptions, verbose, routes";
+
+/// Reads a file.
+pub fn read(path: &Path) -> Result<Options, ConfigError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError(vec![format!("{name}: {error}")]))?;
+    parse(&name, &text)
+}
+
+/// Reads the text of a file of this name.
+pub fn parse(name: &str, text: &str) -> Result<Options, ConfigError> {
+    let mut reader = Reader {
+        name,
+        text,
+        line_starts: std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect(),
+        errors: Vec::new(),
+    };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        reader.refuse(error.span().unwrap_or(0..0), error.message());
+    }
+    let mut options = Options::default();
+    if errors.is_empty() {
+        for (key, value) in table.get_ref() {
+            reader.read(key, value, &mut options);
+        }
+    }
+    if reader.errors.is_empty() {
+        Ok(options)
+    } else {
+        reader.errors.sort_by_key(|(at, _)| *at);
+        Err(ConfigError(reader.errors.into_iter().map(|(_, error)| error).collect()))
+    }
+}
+
+struct Reader<'a> {
+    name: &'a str,
+    text: &'a str,
+    line_starts: Vec<usize>,
+    /// By their place in the text.
+    errors: Vec<(usize, String)>,
+}
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+impl Reader<'_> {
+    fn read(&mut self, key: &Spanned<impl AsRef<str>>, value: &Value, options: &mut Options) {
+        let name = key.get_ref().as_ref();
+        match name {
+            "iface" => options.ifaces = self.strings(name, value),
+            "tx-only" => options.tx_only = self.strings(name, value),
+            "instance" => options.instance = self.string(name, value).map(str::to_owned),
+            "netns" => options.netns = self.string(name, value).map(str::to_owned),
+            "mode" => options.mode = self.choice(name, value),
+            "labels" => options.labels = self.number(name, value, config::LABELS),
+            "counter-slots" => options.counter_slots = self.number(name, value, config::COUNTER_SLOTS),
+            "stacks" => options.stacks = self.number(name, value, config::STACKS),
+            "ttl-propagate" => options.ttl_mode = self.choice(name, value),
+            "tunnel-ttl" => options.tunnel_ttl = self.number(name, value, config::TUNNEL_TTL),
+            "tc-propagate" => options.tc_propagate = self.boolean(name, value),
+            "log-exceptions" => options.log_exceptions = self.boolean(name, value),
+            "verbose" => options.verbose = self.number(name, value, 0..=2).unwrap_or(0),
+            "routes" => options.routes = self.routes(name, value),
+            _ => self.refuse(key.span(), &format!("unknown key `{name}`; the keys are {KEYS}")),
+        }
+    }
+
+    fn string<'v>(&mut self, key: &str, value: &'v Value) -> Option<&'v str> {
+        let string = value.get_ref().as_str();
+        if string.is_none() {
+            self.wrong_type(key, value, "a string");
+        }
+        string
+    }
+
+    fn array<'v>(&mut self, key: &str, value: &'v Value) -> impl Iterator<Item = &'v Value<'v>> + use<'v> {
+        let array = value.get_ref().as_array();
+        if array.is_none() {
+            self.wrong_type(key, value, "an array of strings");
+        }
+        array.into_iter().flatten()
+    }
+
+    fn strings(&mut self, key: &str, value: &Value) -> Vec<String> {
+        self.array(key, value)
+            .filter_map(|element| self.string(key, element).map(str::to_owned))
+            .collect()
+    }
+
+    fn boolean(&mut self, key: &str, value: &Value) -> Option<bool> {
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            self.wrong_type(key, value, "true or false");
+        }
+        boolean
+    }
+
+    fn number<N: TryFrom<i64> + PartialOrd + std::fmt::Display>(
+        &mut self,
+        key: &str,
+        value: &Value,
+        range: RangeInclusive<N>,
+    ) -> Option<N> {
+        let right = format!("a number, {} to {}", range.start(), range.end());
+        let Some(integer) = value.get_ref().as_integer() else {
+            self.wrong_type(key, value, &right);
+            return None;
+        };
+        let number = i64::from_str_radix(integer.as_str(), integer.radix())
+            .ok()
+            .and_then(|number| N::try_from(number).ok())
+            .filter(|number| range.contains(number));
+        if number.is_none() {
+            self.refuse(
+                value.span(),
+                &format!("`{key}` is {}; it must be {right}", integer.as_str()),
+            );
+        }
+        number
+    }
+
+    fn choice<E: ValueEnum>(&mut self, key: &str, value: &Value) -> Option<E> {
+        let name = self.string(key, value)?;
+        let choice = E::from_str(name, false).ok();
+        if choice.is_none() {
+            let names: Vec<_> = E::value_variants()
+                .iter()
+                .filter_map(|variant| Some(format!("\"{}\"", variant.to_possible_value()?.get_name())))
+                .collect();
+            let right = names.join(" or ");
+            self.refuse(value.span(), &format!("`{key}` is \"{name}\"; it must be {right}"));
+        }
+        choice
+    }
+
+    fn routes(&mut self, key: &str, value: &Value) -> Vec<PlacedRoute> {
+        let mut routes = Vec::new();
+        for element in self.array(key, value) {
+            let Some(line) = self.string(key, element) else {
+                continue;
+            };
+            let span = element.span();
+            match grammar::route(line, Family::Any) {
+                Ok(route) => routes.push(PlacedRoute {
+                    route,
+                    place: self.place(span.start),
+                }),
+                Err(error) => {
+                    // Without escapes, the text in the file is the line, and the place within it can be told.
+                    let literal = self.text.get(span.clone()).and_then(|text| text.find(line));
+                    let start = span.start + literal.map_or(0, |quote| quote + error.at.start);
+                    self.refuse(start..span.end, &format!("`{key}`: {error}: `{line}`"));
+                }
+            }
+        }
+        routes
+    }
+
+    fn wrong_type(&mut self, key: &str, value: &Value, right: &str) {
+        let given = value.get_ref().type_str();
+        self.refuse(
+            value.span(),
+            &format!("`{key}` has a value of type {given}; it must be {right}"),
+        );
+    }
+
+    fn refuse(&mut self, at: Range<usize>, reason: &str) {
+        let place = self.place(at.start);
+        self.errors.push((at.start, format!("{place}: {reason}")));
+    }
+
+    /// File, line and column, as compilers print them.
+    fn place(&self, offset: usize) -> String {
+        let line = self.line_starts.partition_point(|&start| start <= offset);
+        let start = self.line_starts.get(line - 1).copied().unwrap_or_default();
+        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
+        format!("{}:{line}:{column}", self.name)
+    }
+}

@@ -1,0 +1,186 @@
+//! `link` and `neigh`: ports, and the next hops behind them.
+
+use super::output::Output;
+use super::{Failure, Session, verb};
+use crate::control::api::{Link, NextHopState, Resolution, ViaAddress, ViaFamily};
+
+pub const HELP: &str = "\
+Verbs:
+  link show [IFACE]
+  link add IFACE [tx-only]        take an interface as a port
+  link del IFACE                  give it back
+  link set IFACE mpls {on|off}    accept labelled frames, or drop them";
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Show,
+    Add,
+    Delete,
+    Set,
+}
+
+const VERBS: &[(&str, Verb)] = &[
+    ("add", Verb::Add),
+    ("set", Verb::Set),
+    ("show", Verb::Show),
+    ("list", Verb::Show),
+    ("lst", Verb::Show),
+    ("ls", Verb::Show),
+    ("delete", Verb::Delete),
+];
+
+pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
+    let mut words = words.iter().map(String::as_str);
+    let word = words.next().unwrap_or("show");
+    let Some(verb) = verb(word, VERBS) else {
+        return Err(Failure::Usage(format!("`{word}` is not known here\n{HELP}")));
+    };
+    // iproute2 has `dev` in front of the name, or not.
+    let words: Vec<_> = words
+        .enumerate()
+        .filter(|pair| *pair != (0, "dev"))
+        .map(|(_, word)| word)
+        .collect();
+    match (verb, words.as_slice()) {
+        (Verb::Show, []) => show(None, session),
+        (Verb::Show, [name]) => show(Some(name), session),
+        (Verb::Add, [name]) => Ok(session.client()?.add_link(name, false)?),
+        (Verb::Add, [name, "tx-only"]) => Ok(session.client()?.add_link(name, true)?),
+        (Verb::Delete, [name]) => Ok(session.client()?.delete_link(name)?),
+        (Verb::Set, [name, "mpls", "on"]) => Ok(session.client()?.set_link(name, true)?),
+        (Verb::Set, [name, "mpls", "off"]) => Ok(session.client()?.set_link(name, false)?),
+        _ => Err(Failure::Usage(format!("`link {word}` is not written so\n{HELP}"))),
+    }
+}
+
+pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let dev = match words.as_slice() {
+        [] => None,
+        [word] if verb(word, VERBS).is_some_and(|verb| matches!(verb, Verb::Show)) => None,
+        [word, "dev", name] if verb(word, VERBS).is_some_and(|verb| matches!(verb, Verb::Show)) => Some(*name),
+        _ => return Err(Failure::Usage("it is `neigh show [dev IFACE]`".into())),
+    };
+    let mut neighbors = session.client()?.neighbors()?;
+    neighbors.retain(|neighbor| dev.is_none_or(|dev| neighbor.dev.as_deref() == Some(dev)));
+    if session.out.style.json {
+        return session.out.json(&neighbors);
+    }
+    neighbors.iter().try_for_each(|neighbor| {
+        let routes = neighbor.routes;
+        session.out.line(&format!(
+            "{} {} routes {routes}",
+            via(&neighbor.via),
+            next_hop(neighbor)
+        ))
+    })
+}
+
+/// Where a next hop is and how it is doing, without its address.
+pub fn next_hop(next_hop: &NextHopState) -> String {
+    let dev = next_hop
+        .dev
+        .as_deref()
+        .map(|dev| format!("dev {dev} "))
+        .unwrap_or_default();
+    let mac = next_hop
+        .mac
+        .as_deref()
+        .map(|mac| format!("lladdr {mac} "))
+        .unwrap_or_default();
+    format!("{dev}{mac}{}", state(next_hop.state))
+}
+
+/// As the control socket names it.
+pub fn state(state: Resolution) -> &'static str {
+    match state {
+        Resolution::Resolved => "resolved",
+        Resolution::Static => "static",
+        Resolution::Incomplete => "incomplete",
+        Resolution::Failed => "failed",
+        Resolution::NoRoute => "no_route",
+        Resolution::LinkDown => "link_down",
+        Resolution::NotAPort => "not_a_port",
+        Resolution::NoArp => "no_arp",
+        Resolution::NoSuchDev => "no_such_dev",
+        Resolution::Local => "local",
+    }
+}
+
+fn via(via: &ViaAddress) -> String {
+    let address = &via.address;
+    match via.family {
+        ViaFamily::Inet | ViaFamily::Inet6 => address.to_string(),
+        ViaFamily::Link => format!("link {address}"),
+    }
+}
+
+fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
+    let mut links = session.client()?.links()?;
+    if let Some(name) = name {
+        links.retain(|link| link.name == name);
+        if links.is_empty() {
+            return Err(Failure::Refused(format!(
+                "{name} is not a port: `link add {name}` makes it one"
+            )));
+        }
+    }
+    let out = &mut session.out;
+    if out.style.json {
+        out.json(&links)
+    } else if out.style.brief {
+        brief(&links, out)
+    } else {
+        links.iter().try_for_each(|link| out.lines(&lines(link)))
+    }
+}
+
+fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
+    let rows: Vec<_> = links
+        .iter()
+        .map(|link| {
+            [
+                link.name.clone(),
+                up(link).into(),
+                link.mac.clone(),
+                link.mode.clone(),
+                mpls(link).into(),
+            ]
+        })
+        .collect();
+    out.table(&rows, &[])
+}
+
+fn lines(link: &Link) -> [String; 2] {
+    let Link {
+        name,
+        ifindex,
+        mac,
+        mtu,
+        mode,
+        link_id,
+        program_id,
+        ..
+    } = link;
+    let redirect = match link.redirect_target {
+        Some(true) => " redirect-target yes",
+        Some(false) => " redirect-target no",
+        None => "",
+    };
+    [
+        format!("{ifindex}: {name}: {} {} mtu {mtu} mode {mode}", up(link), mpls(link)),
+        format!("    link/ether {mac} bpf_link {link_id} prog {program_id}{redirect}"),
+    ]
+}
+
+fn up(link: &Link) -> &'static str {
+    if link.up { "UP" } else { "DOWN" }
+}
+
+fn mpls(link: &Link) -> &'static str {
+    match (link.tx_only, link.mpls) {
+        (true, _) => "tx-only",
+        (false, true) => "mpls on",
+        (false, false) => "mpls off",
+    }
+}

@@ -1,0 +1,75 @@
+//! `load`: gathers the configuration, prepares the process, and hands over to the controller.
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use nix::sched::{CloneFlags, setns};
+use tracing_subscriber::EnvFilter;
+
+use super::args::{Global, LoadArgs};
+use super::{Failure, config_file};
+use crate::config::{Config, Options};
+
+pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
+    let config = config(args, global)?;
+    log_to_stderr(config.verbose);
+    // A thread that existed already would stay in the old namespace.
+    if let Some(name) = &config.netns {
+        enter_netns(name)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
+    runtime
+        .block_on(crate::controller::run(config))
+        .map_err(|error| Failure::Refused(format!("{error:#}")))
+}
+
+fn config(args: LoadArgs, global: Global) -> Result<Config, Failure> {
+    let refused = |error: crate::config::ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));
+    let file = match &args.config {
+        Some(path) => config_file::read(path).map_err(refused)?,
+        None => Options::default(),
+    };
+    let line = Options {
+        instance: global.instance,
+        netns: global.netns,
+        ..args.options
+    };
+    line.or(file).check().map_err(refused)
+}
+
+/// `RUST_LOG` has the last word.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "info,mplsxdp=debug",
+        _ => "debug,mplsxdp=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Enters a network namespace: one that `ip netns` named, or any by the path of its file.
+fn enter_netns(name: &str) -> Result<(), Failure> {
+    let path = if name.contains('/') {
+        PathBuf::from(name)
+    } else {
+        PathBuf::from("/run/netns").join(name)
+    };
+    let refused = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::Refused(format!(
+            "cannot {what} the network namespace {}: {error}; `ip netns list` shows those that there are",
+            path.display()
+        ))
+    };
+    let file = File::open(&path).map_err(|error| refused("open", &error))?;
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| refused("enter", &error))
+}

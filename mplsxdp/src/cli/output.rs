@@ -1,0 +1,79 @@
+//! What a person or a script reads.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use serde::Serialize;
+
+use super::Failure;
+
+/// Standard output, and how it is wanted.
+pub struct Output {
+    pub writer: BufWriter<StdoutLock<'static>>,
+    pub style: Style,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Style {
+    pub json: bool,
+    pub pretty: bool,
+    pub stats: bool,
+    pub oneline: bool,
+    pub brief: bool,
+}
+
+impl Output {
+    pub fn new(style: Style) -> Self {
+        Self {
+            writer: BufWriter::new(io::stdout().lock()),
+            style,
+        }
+    }
+
+    pub fn line(&mut self, line: &str) -> Result<(), Failure> {
+        Ok(writeln!(self.writer, "{line}")?)
+    }
+
+    /// One item on several lines; with `-o` on one, as iproute2 joins them.
+    pub fn lines(&mut self, lines: &[String]) -> Result<(), Failure> {
+        self.line(&lines.join(if self.style.oneline { "\\" } else { "\n" }))
+    }
+
+    /// Rows in aligned columns; those that `right` names by their index are aligned to the right.
+    pub fn table<const N: usize>(&mut self, rows: &[[String; N]], right: &[usize]) -> Result<(), Failure> {
+        let mut widths = [0; N];
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        for row in rows {
+            let cells: Vec<_> = row
+                .iter()
+                .zip(widths)
+                .enumerate()
+                .map(|(index, (cell, width))| {
+                    if right.contains(&index) {
+                        format!("{cell:>width$}")
+                    } else {
+                        format!("{cell:<width$}")
+                    }
+                })
+                .collect();
+            self.line(cells.join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+
+    pub fn json<T: Serialize>(&mut self, value: &T) -> Result<(), Failure> {
+        if self.style.pretty {
+            serde_json::to_writer_pretty(&mut self.writer, value).map_err(io::Error::from)?;
+        } else {
+            serde_json::to_writer(&mut self.writer, value).map_err(io::Error::from)?;
+        }
+        self.line("")
+    }
+
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.writer.flush()?)
+    }
+}

@@ -1,0 +1,545 @@
+//! Reads a message: what it asks for, or what is wrong with it and where. Knows no socket and changes nothing.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, Request, RouteFilter};
+use crate::lfib::route::{InvalidRoute, Route, RouteKey};
+
+/// Every varlink service has this interface.
+pub const SERVICE_INTERFACE: &str = "org.varlink.service";
+/// Its definition.
+pub const SERVICE_DEFINITION: &str = include_str!("org.varlink.service.varlink");
+
+/// What a call asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    GetInfo,
+    Describe {
+        definition: &'static str,
+    },
+    /// Anything that the controller answers as it is.
+    Ask(Request),
+    ListRoutes {
+        filter: RouteFilter,
+        counters: bool,
+    },
+    Begin {
+        replace_all: bool,
+    },
+    Stage {
+        routes: Vec<Route>,
+    },
+    Commit,
+    Rollback,
+}
+
+/// How a call wants to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flags {
+    /// By as many replies as it takes.
+    pub more: bool,
+    /// Not at all.
+    pub oneway: bool,
+}
+
+/// Reads one message. `staged` is how many routes the open transaction has: those of a `Stage` are counted on from there.
+pub fn read(message: &[u8], staged: usize) -> (Flags, Result<Command, Error>) {
+    match envelope(message) {
+        Ok(envelope) => {
+            let flags = Flags {
+                more: envelope.more == Some(true),
+                oneway: envelope.oneway == Some(true),
+            };
+            (flags, command(&envelope, staged))
+        }
+        Err(error) => (Flags::default(), Err(error)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow, default)]
+    parameters: Option<&'a RawValue>,
+    #[serde(default)]
+    more: Option<bool>,
+    #[serde(default)]
+    oneway: Option<bool>,
+    #[serde(default)]
+    upgrade: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetInterfaceDescription {
+    interface: String,
+}
+
+fn envelope(message: &[u8]) -> Result<Envelope<'_>, Error> {
+    let invalid = |reason: String| Error::InvalidMessage { reason };
+    let text = str::from_utf8(message).map_err(|error| invalid(format!("not UTF-8: {error}")))?;
+    let object = text.trim_ascii_start().starts_with('{');
+    serde_json::from_str(text)
+        .map_err(|error| match error.classify() {
+            Category::Data if object => {
+                let (at, reason) = explain::<Envelope>(text, "");
+                let at = if at.is_empty() { at } else { format!("{at}: ") };
+                invalid(format!("{at}{reason}"))
+            }
+            Category::Data => invalid("not a JSON object".into()),
+            Category::Io | Category::Syntax | Category::Eof => invalid(format!("not JSON: {error}")),
+        })
+        // serde reads a structure from an array, too; varlink does not.
+        .and_then(|envelope| {
+            object
+                .then_some(envelope)
+                .ok_or_else(|| invalid("not a JSON object".into()))
+        })
+}
+
+fn command(envelope: &Envelope, staged: usize) -> Result<Command, Error> {
+    if envelope.upgrade == Some(true) {
+        return Err(Error::InvalidParameter {
+            parameter: "upgrade".into(),
+            reason: "no method can be upgraded".into(),
+        });
+    }
+    let method = envelope.method.as_ref();
+    let raw = envelope.parameters;
+    let Some((interface, name)) = method.rsplit_once('.') else {
+        return Err(Error::InvalidParameter {
+            parameter: "method".into(),
+            reason: format!("\"{method}\" is not an interface, a dot and a method, as {INTERFACE}.GetStatus"),
+        });
+    };
+    match interface {
+        INTERFACE => our_command(name, raw, staged),
+        SERVICE_INTERFACE => service_command(name, raw),
+        _ => Err(Error::InterfaceNotFound {
+            interface: interface.into(),
+        }),
+    }
+}
+
+fn service_command(name: &str, raw: Option<&RawValue>) -> Result<Command, Error> {
+    match name {
+        "GetInfo" => nothing(raw, Command::GetInfo),
+        "GetInterfaceDescription" => {
+            let GetInterfaceDescription { interface } = parameters(raw)?;
+            match interface.as_str() {
+                INTERFACE => Ok(Command::Describe {
+                    definition: api::DEFINITION,
+                }),
+                SERVICE_INTERFACE => Ok(Command::Describe {
+                    definition: SERVICE_DEFINITION,
+                }),
+                _ => Err(Error::InterfaceNotFound { interface }),
+            }
+        }
+        _ => Err(Error::MethodNotFound {
+            method: format!("{SERVICE_INTERFACE}.{name}"),
+        }),
+    }
+}
+
+fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Command, Error> {
+    let change = |mode| {
+        Ok(Command::Ask(Request::ChangeRoutes {
+            mode,
+            routes: routes(raw, 0)?,
+        }))
+    };
+    match name {
+        "GetStatus" => nothing(raw, Command::Ask(Request::GetStatus)),
+        "ListRoutes" => list_routes(&parameters(raw)?),
+        "AddRoutes" => change(ChangeMode::Add),
+        "ReplaceRoutes" => change(ChangeMode::Replace),
+        "DeleteRoutes" => {
+            let api::Keys { keys } = parameters(raw)?;
+            let keys = keys
+                .into_iter()
+                .enumerate()
+                .map(|(index, key)| RouteKey::try_from(key).map_err(invalid_at(&format!("keys[{index}]"))))
+                .collect::<Result<_, _>>()?;
+            Ok(Command::Ask(Request::DeleteRoutes { keys }))
+        }
+        "FlushRoutes" => {
+            let api::FlushRoutes { family } = parameters(raw)?;
+            Ok(Command::Ask(Request::FlushRoutes {
+                filter: family.map_or(RouteFilter::All, family_filter),
+            }))
+        }
+        "Begin" => {
+            let api::Begin { replace_all } = parameters(raw)?;
+            Ok(Command::Begin { replace_all })
+        }
+        "Stage" => Ok(Command::Stage {
+            routes: routes(raw, staged)?,
+        }),
+        "Commit" => nothing(raw, Command::Commit),
+        "Rollback" => nothing(raw, Command::Rollback),
+        "ListLinks" => nothing(raw, Command::Ask(Request::ListLinks)),
+        "AddLink" => {
+            let api::AddLink { name, tx_only } = parameters(raw)?;
+            Ok(Command::Ask(Request::AddLink {
+                name,
+                tx_only: tx_only.unwrap_or(false),
+            }))
+        }
+        "DeleteLink" => {
+            let api::DeleteLink { name } = parameters(raw)?;
+            Ok(Command::Ask(Request::DeleteLink { name }))
+        }
+        "SetLink" => {
+            let api::SetLink { name, mpls } = parameters(raw)?;
+            Ok(Command::Ask(Request::SetLink { name, mpls }))
+        }
+        "ListNeighbors" => nothing(raw, Command::Ask(Request::ListNeighbors)),
+        "GetStats" => {
+            let api::GetStats { all } = parameters(raw)?;
+            Ok(Command::Ask(Request::GetStats {
+                all: all.unwrap_or(false),
+            }))
+        }
+        "Unload" => nothing(raw, Command::Ask(Request::Unload)),
+        _ => Err(Error::MethodNotFound {
+            method: format!("{INTERFACE}.{name}"),
+        }),
+    }
+}
+
+fn list_routes(list: &api::ListRoutes) -> Result<Command, Error> {
+    let key = Key {
+        label: list.label,
+        prefix: list.prefix,
+    };
+    let filter = match (list.family, key) {
+        (
+            None,
+            Key {
+                label: None,
+                prefix: None,
+            },
+        ) => RouteFilter::All,
+        (
+            Some(family),
+            Key {
+                label: None,
+                prefix: None,
+            },
+        ) => family_filter(family),
+        (None, key @ Key { label: None, .. }) => {
+            RouteFilter::One(RouteKey::try_from(key).map_err(invalid_at("prefix"))?)
+        }
+        (None, key @ Key { prefix: None, .. }) => {
+            RouteFilter::One(RouteKey::try_from(key).map_err(invalid_at("label"))?)
+        }
+        _ => {
+            return Err(Error::InvalidParameter {
+                parameter: "parameters".into(),
+                reason: "only one of `family`, `label` and `prefix` can be given".into(),
+            });
+        }
+    };
+    Ok(Command::ListRoutes {
+        filter,
+        counters: list.counters.unwrap_or(false),
+    })
+}
+
+fn family_filter(family: Family) -> RouteFilter {
+    match family {
+        Family::Mpls => RouteFilter::Labels,
+        Family::Inet => RouteFilter::V4Prefixes,
+        Family::Inet6 => RouteFilter::V6Prefixes,
+    }
+}
+
+/// The routes of a call, each checked. `base` is what the first one counts as in an error.
+fn routes(raw: Option<&RawValue>, base: usize) -> Result<Vec<Route>, Error> {
+    let api::Routes { routes } = parameters(raw)?;
+    // Most neighbours in a list have the same interface: its name is kept once.
+    let mut last: Option<Arc<str>> = None;
+    let mut share = |dev: &mut Arc<str>| match &last {
+        Some(known) if known == dev => *dev = Arc::clone(known),
+        _ => last = Some(Arc::clone(dev)),
+    };
+    routes
+        .into_iter()
+        .enumerate()
+        .map(|(index, mut route)| {
+            route.dev.as_mut().map(&mut share);
+            Route::try_from(route).map_err(|InvalidRoute(reason)| {
+                Error::Refused(api::Refusal::RouteRefused {
+                    index: base + index,
+                    reason,
+                })
+            })
+        })
+        .collect()
+}
+
+fn nothing(raw: Option<&RawValue>, command: Command) -> Result<Command, Error> {
+    parameters(raw).map(|api::Nothing {}| command)
+}
+
+fn invalid_at(place: &str) -> impl Fn(InvalidRoute) -> Error {
+    move |InvalidRoute(reason)| Error::InvalidParameter {
+        parameter: format!("parameters.{place}"),
+        reason,
+    }
+}
+
+/// Parameters are read once, straight into their type; only where that fails are they read again to find the place.
+fn parameters<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Result<T, Error> {
+    let text = raw.map_or("{}", RawValue::get);
+    let invalid = |(parameter, reason)| Error::InvalidParameter { parameter, reason };
+    if !text.starts_with('{') {
+        return Err(invalid(("parameters".into(), "not a JSON object".into())));
+    }
+    serde_json::from_str(text).map_err(|_| invalid(explain::<T>(text, "parameters")))
+}
+
+/// Where a value that cannot be read is wrong, below `root`, and what is wrong there.
+fn explain<'a, T: Deserialize<'a>>(text: &'a str, root: &str) -> (String, String) {
+    match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)) {
+        Ok(_) => (root.into(), "trailing characters".into()),
+        Err(error) => {
+            let path = error.path().to_string();
+            let place = match (root, path.as_str()) {
+                (_, ".") => root.into(),
+                ("", _) => path,
+                _ => format!("{root}.{path}"),
+            };
+            let reason = error.into_inner().to_string();
+            // serde_json's own place is a column in a message that nobody ever sees as text.
+            let reason = reason
+                .rsplit_once(" at line ")
+                .map_or(reason.as_str(), |(what, _)| what);
+            (place, reason.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(message: &str) -> String {
+        let (_, outcome) = read(message.as_bytes(), 0);
+        serde_json::to_string(&outcome.unwrap_err()).unwrap()
+    }
+
+    fn parameter(at: &str, reason: &str) -> String {
+        serde_json::json!({
+            "error": "org.varlink.service.InvalidParameter",
+            "parameters": { "parameter": at, "reason": reason },
+        })
+        .to_string()
+    }
+
+    fn message(reason: &str) -> String {
+        serde_json::json!({ "error": "io.mplsxdp.InvalidMessage", "parameters": { "reason": reason } }).to_string()
+    }
+
+    #[test]
+    fn what_is_no_call_is_told_what_and_where() {
+        for (text, reason) in [
+            ("", "not JSON: EOF while parsing a value at line 1 column 0"),
+            ("hello", "not JSON: expected value at line 1 column 1"),
+            (
+                "{\"method\":\"x.Y\"",
+                "not JSON: EOF while parsing an object at line 1 column 15",
+            ),
+            (
+                "{\"method\":\"x.Y\"} {}",
+                "not JSON: trailing characters at line 1 column 18",
+            ),
+            ("[\"io.mplsxdp.GetStatus\"]", "not a JSON object"),
+            ("\"io.mplsxdp.GetStatus\"", "not a JSON object"),
+            ("{}", "missing field `method`"),
+            ("{\"method\":5}", "method: invalid type: integer `5`, expected a string"),
+            (
+                "{\"method\":\"io.mplsxdp.GetStatus\",\"more\":1}",
+                "more: invalid type: integer `1`, expected a boolean",
+            ),
+            (
+                "{\"method\":\"io.mplsxdp.GetStatus\",\"method\":\"io.mplsxdp.Unload\"}",
+                "method: duplicate field `method`",
+            ),
+            (
+                "{\"method\":\"io.mplsxdp.GetStatus\",\"params\":{}}",
+                "params: unknown field `params`, expected one of `method`, `parameters`, `more`, `oneway`, `upgrade`",
+            ),
+        ] {
+            assert_eq!(error(text), message(reason), "{text}");
+        }
+        let (_, outcome) = read(b"{\"method\":\"\xff\"}", 0);
+        assert_eq!(
+            outcome.unwrap_err().to_string(),
+            "not a varlink call: not UTF-8: invalid utf-8 sequence of 1 bytes from index 11"
+        );
+    }
+
+    #[test]
+    fn bad_parameters_are_told_what_and_where() {
+        for (method, parameters, at, reason) in [
+            ("GetStatus", "[]", "parameters", "not a JSON object"),
+            ("GetStatus", "5", "parameters", "not a JSON object"),
+            (
+                "GetStatus",
+                "{\"x\":1}",
+                "parameters.x",
+                "unknown field `x`, there are no fields",
+            ),
+            ("AddRoutes", "{}", "parameters", "missing field `routes`"),
+            (
+                "AddRoutes",
+                "{\"routes\":{}}",
+                "parameters.routes",
+                "invalid type: map, expected a sequence",
+            ),
+            (
+                "AddRoutes",
+                "{\"routes\":[{\"label\":100},{\"label\":101,\"via\":{\"family\":\"inet\",\"address\":7}}]}",
+                "parameters.routes[1].via.address",
+                "invalid type: integer `7`, expected a string",
+            ),
+            (
+                "Stage",
+                "{\"routes\":[{\"label\":-1}]}",
+                "parameters.routes[0].label",
+                "invalid value: integer `-1`, expected u32",
+            ),
+            (
+                "AddRoutes",
+                "{\"routes\":[{\"label\":100,\"out\":[110,\"x\"]}]}",
+                "parameters.routes[0].out[1]",
+                "invalid type: string \"x\", expected u32",
+            ),
+            (
+                "AddRoutes",
+                "{\"routes\":[{\"label\":100,\"lable\":100}]}",
+                "parameters.routes[0].lable",
+                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`",
+            ),
+            (
+                "AddRoutes",
+                "{\"routes\":[{\"label\":100,\"action\":\"drop\"}]}",
+                "parameters.routes[0].action",
+                "unknown variant `drop`, expected one of `swap`, `pop`, `penultimate_pop`, `local`, `push`",
+            ),
+            (
+                "AddRoutes",
+                "{\"routes\":[{\"prefix\":\"10.0.0.0/33\"}]}",
+                "parameters.routes[0].prefix",
+                "invalid IP address syntax",
+            ),
+            (
+                "DeleteRoutes",
+                "{\"keys\":[{}]}",
+                "parameters.keys[0]",
+                "neither a label nor a prefix",
+            ),
+            (
+                "ListRoutes",
+                "{\"label\":1048576}",
+                "parameters.label",
+                "1048576 is not a label: labels are 0 to 1048575",
+            ),
+            (
+                "ListRoutes",
+                "{\"label\":100,\"family\":\"mpls\"}",
+                "parameters",
+                "only one of `family`, `label` and `prefix` can be given",
+            ),
+            ("Begin", "{}", "parameters", "missing field `replace_all`"),
+            (
+                "SetLink",
+                "{\"name\":\"eth1\",\"mpls\":\"on\"}",
+                "parameters.mpls",
+                "invalid type: string \"on\", expected a boolean",
+            ),
+        ] {
+            let text = format!("{{\"method\":\"io.mplsxdp.{method}\",\"parameters\":{parameters}}}");
+            assert_eq!(error(&text), parameter(at, reason), "{text}");
+        }
+        assert_eq!(
+            error("{\"method\":\"io.mplsxdp.GetStatus\",\"upgrade\":true}"),
+            parameter("upgrade", "no method can be upgraded")
+        );
+        assert_eq!(
+            error("{\"method\":\"GetStatus\"}"),
+            parameter(
+                "method",
+                "\"GetStatus\" is not an interface, a dot and a method, as io.mplsxdp.GetStatus"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found() {
+        let standard = |error: &str, parameter: &str, value: &str| {
+            serde_json::json!({ "error": format!("org.varlink.service.{error}"), "parameters": { parameter: value } })
+                .to_string()
+        };
+        assert_eq!(
+            error("{\"method\":\"io.mplsxdp.Explode\"}"),
+            standard("MethodNotFound", "method", "io.mplsxdp.Explode")
+        );
+        assert_eq!(
+            error("{\"method\":\"org.example.Ping\"}"),
+            standard("InterfaceNotFound", "interface", "org.example")
+        );
+        assert_eq!(
+            error(
+                "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"org.example\"}}"
+            ),
+            standard("InterfaceNotFound", "interface", "org.example")
+        );
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_is_named_by_its_index() {
+        let text = "{\"method\":\"io.mplsxdp.Stage\",\"parameters\":{\"routes\":[\
+                    {\"label\":100,\"out\":[110],\"via\":{\"family\":\"inet\",\"address\":\"192.0.2.1\"}},\
+                    {\"label\":101,\"via\":{\"family\":\"inet\",\"address\":\"192.0.2.256\"}}]}}";
+        let (_, outcome) = read(text.as_bytes(), 1000);
+        assert_eq!(
+            outcome,
+            Err(Error::Refused(api::Refusal::RouteRefused {
+                index: 1001,
+                reason: "\"192.0.2.256\" is not an IPv4 address, as 192.0.2.1".into(),
+            }))
+        );
+    }
+
+    #[test]
+    fn flags_and_missing_parameters() {
+        let (flags, outcome) = read(
+            b"{\"method\":\"io.mplsxdp.ListRoutes\",\"more\":true,\"oneway\":false,\"parameters\":null}",
+            0,
+        );
+        assert_eq!(
+            flags,
+            Flags {
+                more: true,
+                oneway: false
+            }
+        );
+        assert_eq!(
+            outcome,
+            Ok(Command::ListRoutes {
+                filter: RouteFilter::All,
+                counters: false
+            })
+        );
+    }
+}

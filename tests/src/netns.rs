@@ -157,10 +157,11 @@ impl<'a> End<'a> {
         for address in &self.addresses {
             netns.ip(&format!("address add {address} dev {interface}"))?;
         }
-        // A veth takes redirected frames only with GRO, unless it has a program of its own. And a frame that is redirected
-        // has the checksum that it had: no driver finishes it any more.
-        netns.run(&format!("ethtool --offload {interface} tx off gro on"))?;
         netns.ip(&format!("link set dev {interface} up"))?;
+        // A veth takes redirected frames only with GRO, unless it has a program of its own; its peer learns of GRO only where
+        // it is switched on while the veth is up. And a frame that is redirected has the checksum that it had: no driver
+        // finishes it any more.
+        netns.run(&format!("ethtool --offload {interface} tx off gro on"))?;
         Ok(())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mplsxdp::control::api::{InstalledRoute, NextHopState, Resolution, Stats};
+use mplsxdp::control::api::{NextHopState, Resolution, Stats, Status};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::netns::Netns;
-use crate::tidy::{RUN_DIRECTORY, Reaped, instance_files, spawn};
+use crate::tidy::{Reaped, instance_files, spawn};
 use crate::wait;
 
 /// Names the program to use, in place of the one that was built beside this one.
@@ -82,14 +81,16 @@ impl Router {
             process,
             output,
         };
-        let socket = router.socket();
-        wait::until(&format!("an answer on {}", socket.display()), START, || {
+        wait::until("an answer on the control socket", START, || {
             if let Some(status) = router.process.child().try_wait()? {
                 bail!("mplsxdp ended ({status}): {}", router.output.text());
             }
-            Ok(UnixStream::connect(&socket).ok().map(drop))
+            // Another instance of the name may answer.
+            let answer = router.json::<Status>("status");
+            Ok(answer
+                .is_ok_and(|status| status.pid == router.process.child().id())
+                .then_some(()))
         })?;
-        router.run("status")?;
         Ok(router)
     }
 
@@ -103,10 +104,6 @@ impl Router {
 
     pub fn process(&self) -> &Reaped {
         &self.process
-    }
-
-    pub fn socket(&self) -> PathBuf {
-        PathBuf::from(RUN_DIRECTORY).join(format!("{}.sock", self.instance))
     }
 
     /// What the process has printed so far.
@@ -155,11 +152,9 @@ impl Router {
 
     /// Packets that the route of this label or prefix has forwarded.
     pub fn forwarded(&self, key: &str) -> Result<u64> {
-        let routes: Vec<InstalledRoute> = self.json(&format!("--stats route show {key}"))?;
-        let [route] = &routes[..] else {
-            bail!("{} routes for {key}", routes.len())
-        };
-        Ok(route.counter.with_context(|| format!("{key} is not counted"))?.packets)
+        let routes: serde_json::Value = self.json(&format!("--stats route show {key}"))?;
+        let packets = routes.get(0).and_then(|route| route["stats"]["packets"].as_u64());
+        packets.with_context(|| format!("no count of packets for {key} in {routes}"))
     }
 
     /// Packets that were not forwarded for this reason, on all ports.

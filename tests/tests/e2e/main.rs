@@ -41,7 +41,7 @@ fn test_with(name: &str, need: Option<Need>, test: fn() -> Result<()>) -> Trial 
         }
         test()
             .map(|()| Completion::Completed)
-            .map_err(|error| format!("{error:?}").into())
+            .map_err(|error| format!("{error:#}").into())
     })
 }
 

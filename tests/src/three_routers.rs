@@ -100,13 +100,12 @@ pub fn transfer(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) -> Resu
     const CONNECT: Duration = Duration::from_secs(10);
     const LIMIT: Option<Duration> = Some(Duration::from_secs(30));
     // A period that no power of two divides: a block that is lost, doubled or moved shows.
-    let byte_at = |index: usize| (index % 251) as u8;
+    let data: Vec<u8> = (0..251).cycle().take(bytes).collect();
     let listener = to.within(|| TcpListener::bind((address, 0)).context("cannot listen"))?;
     listener.set_nonblocking(true)?;
     let target: SocketAddr = listener.local_addr()?;
-    let start = Instant::now();
     thread::scope(|scope| {
-        let receiver = scope.spawn(move || {
+        let receiver = scope.spawn(|| {
             // Not for ever: the other side may fail to connect.
             let accept = || match listener.accept() {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
@@ -124,19 +123,18 @@ pub fn transfer(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) -> Resu
                 if length == 0 {
                     return Ok::<_, anyhow::Error>(received);
                 }
-                for (offset, &byte) in buffer[..length].iter().enumerate() {
-                    ensure!(
-                        byte == byte_at(received + offset),
-                        "byte {} is not what was sent",
-                        received + offset
-                    );
-                }
+                let expected = data.get(received..received + length);
+                ensure!(
+                    expected == Some(&buffer[..length]),
+                    "bytes {received} to {} are not what was sent",
+                    received + length
+                );
                 received += length;
             }
         });
         let mut stream = from.within(|| TcpStream::connect_timeout(&target, CONNECT).context("cannot connect"))?;
         stream.set_write_timeout(LIMIT)?;
-        let data: Vec<u8> = (0..bytes).map(byte_at).collect();
+        let start = Instant::now();
         stream.write_all(&data).context("the transfer stops")?;
         drop(stream);
         let received = receiver.join().map_err(|_| anyhow!("the receiver panicked"))??;

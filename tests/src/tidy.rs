@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -194,8 +194,8 @@ pub fn purge() -> Result<()> {
 }
 
 /// Sockets, pins and directories of instances whose names begin so.
-pub fn instance_files(prefix: &str) -> Vec<std::path::PathBuf> {
-    fn collect(directory: &Path, prefix: &str, found: &mut Vec<std::path::PathBuf>) {
+pub fn instance_files(prefix: &str) -> Vec<PathBuf> {
+    fn collect(directory: &Path, prefix: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(prefix) {
                 found.push(entry.path());
@@ -207,6 +207,20 @@ pub fn instance_files(prefix: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     collect(Path::new(RUN_DIRECTORY), prefix, &mut found);
     found
+}
+
+/// That no namespace of this process is left, and no file of its instances.
+pub fn ensure_nothing_left() -> Result<()> {
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    let namespaces: Vec<_> = names(NETNS_DIRECTORY)?
+        .filter(|name| name.starts_with(&prefix))
+        .collect();
+    let files = instance_files(&prefix);
+    ensure!(
+        namespaces.is_empty() && files.is_empty(),
+        "left behind: {namespaces:?} {files:?}"
+    );
+    Ok(())
 }
 
 fn names(directory: &str) -> Result<impl Iterator<Item = String>> {

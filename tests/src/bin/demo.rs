@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     tidy::on_signals()?;
     let lab = Lab::new()?;
     println!("Three routers and two hosts, each in a network namespace of its own, joined by veth cables.");
-    println!("The routers' kernels have no MPLS and forward no IP: every packet below is switched by mplsxdp in XDP.");
+    println!("Their kernels forward neither labels nor IP: what gets through below is switched by mplsxdp, in XDP.");
     println!("{DRAWING}");
 
     heading("Loading mplsxdp on the two ports of each router, and adding the routes");
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
         router.add_routes(&routes)?;
     }
 
-    heading("Pings both ways: the three routers take 3 off the TTL of 64");
+    heading("Pings both ways: three routers take 3 off the TTL of 64");
     let captures = [
         Capture::start("host1 - r1", &net.host1, "eth0", "icmp")?,
         Capture::start("r1 - r2", &net.cable12, "a", "mpls")?,
@@ -92,6 +92,7 @@ fn main() -> Result<()> {
         router.unload()?;
     }
     drop((net.host1, net.host2, net.cable12, net.cable23));
+    tidy::ensure_nothing_left()?;
     println!("no program, socket, pin or namespace is left");
     Ok(())
 }

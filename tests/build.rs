@@ -1,4 +1,4 @@
-//! Compiles the programs of the measuring rig, to be embedded.
+//! Compiles the programs of the test rig, so that they can be embedded.
 
 #[path = "../mplsxdp/build/embed.rs"]
 mod embed;

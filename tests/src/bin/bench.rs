@@ -30,10 +30,9 @@ use mplsxdp_common::abi::{
     Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, PortWord, Settings, TtlMode, TtlPropagate,
 };
 use mplsxdp_common::wire::{Label, Mac};
+use mplsxdp_tests::rig::OBJECT as RIG;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
-
-const RIG: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rig.o"));
 
 /// The labels that frames carry: this many, spread over the whole table.
 const FLOWS: u32 = 4096;

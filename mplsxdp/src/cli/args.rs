@@ -86,7 +86,7 @@ pub enum Command {
     #[command(after_help = route::HELP)]
     Route { words: Vec<String> },
     /// The interfaces that the switch took.
-    #[command(after_help = link::HELP)]
+    #[command(alias = "l", after_help = link::HELP)]
     Link { words: Vec<String> },
     /// The next hops that routes use: `neigh show`.
     #[command(visible_aliases = ["neighbour", "neighbor"])]
@@ -143,4 +143,113 @@ pub fn long_forms(args: impl IntoIterator<Item = String>) -> impl Iterator<Item 
             _ => arg,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+    use crate::config::{TtlModeName, XdpMode};
+
+    fn parse(line: &str) -> Result<Cli, ErrorKind> {
+        let words = std::iter::once("mplsxdp")
+            .chain(line.split_whitespace())
+            .map(str::to_owned);
+        Cli::try_parse_from(long_forms(words)).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_iproute2() {
+        for line in [
+            "-f mpls route add 100 as 110 via inet 192.168.40.102",
+            "-family mpls r add 100 as 110 via inet 192.168.40.102",
+            "-M ro add 100 as 110 via inet 192.168.40.102",
+            "-6 -M route add 100 as 110 via inet 192.168.40.102",
+            "route add 100 as 110 via inet 192.168.40.102 -M",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!(cli.global.family, Some(FamilyName::Mpls), "{line}");
+            let Some(Command::Route { words }) = cli.command else {
+                panic!("{line}")
+            };
+            assert_eq!(words.join(" "), "add 100 as 110 via inet 192.168.40.102");
+        }
+        for line in [
+            "-j -p -s -o -br l",
+            "-json -pretty -stats -oneline -brief link",
+            "-js -pr --statistics -o link -br",
+        ] {
+            let Cli { global, command } = parse(line).unwrap();
+            let flags = [global.json, global.pretty, global.oneline, global.brief];
+            assert!(matches!(command, Some(Command::Link { .. })), "{line}");
+            // iproute2 reads -js as the beginning of -json.
+            assert_eq!((flags, global.stats), ([true; 4], true), "{line}");
+        }
+        let global = parse("-n r1 -force -batch file").unwrap().global;
+        assert_eq!((global.netns.as_deref(), global.force), (Some("r1"), true));
+        assert_eq!(global.batch, Some("file".into()));
+        assert!(parse("-s -s -j -j status").is_ok());
+        assert_eq!(parse("-f bridge route").unwrap_err(), ErrorKind::InvalidValue);
+    }
+
+    #[test]
+    fn commands_are_shortened_where_that_is_clear() {
+        assert!(matches!(parse("n").unwrap().command, Some(Command::Neigh { .. })));
+        assert!(matches!(
+            parse("neighbour show").unwrap().command,
+            Some(Command::Neigh { .. })
+        ));
+        assert!(matches!(parse("statu").unwrap().command, Some(Command::Status)));
+        assert_eq!(parse("sta").unwrap_err(), ErrorKind::InvalidSubcommand);
+    }
+
+    #[test]
+    fn what_load_takes() {
+        let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
+                    --counter-slots 1 --stacks 5 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false \
+                    --config f.toml -vv";
+        let cli = parse(line).unwrap();
+        let Some(Command::Load(LoadArgs { options, config })) = cli.command else {
+            panic!("not load")
+        };
+        assert_eq!(config, Some("f.toml".into()));
+        assert_eq!(
+            options,
+            Options {
+                ifaces: vec!["eth1".into(), "eth2".into()],
+                tx_only: vec!["eth3".into()],
+                mode: Some(XdpMode::Generic),
+                labels: Some(4096),
+                counter_slots: Some(1),
+                stacks: Some(5),
+                ttl_mode: Some(TtlModeName::Linux),
+                tunnel_ttl: Some(9),
+                tc_propagate: Some(true),
+                log_exceptions: Some(false),
+                verbose: 2,
+                ..Options::default()
+            }
+        );
+        assert_eq!(
+            (cli.global.instance.as_deref(), cli.global.netns.as_deref()),
+            (Some("pe1"), Some("r1"))
+        );
+        for (wrong, kind) in [
+            ("load --labels 16", ErrorKind::ValueValidation),
+            ("load --labels 1048577", ErrorKind::ValueValidation),
+            ("load --tunnel-ttl 0", ErrorKind::ValueValidation),
+            ("load --counter-slots 0", ErrorKind::ValueValidation),
+            ("load --mode fast", ErrorKind::InvalidValue),
+            ("load eth1", ErrorKind::UnknownArgument),
+        ] {
+            assert_eq!(parse(wrong).unwrap_err(), kind, "{wrong}");
+        }
+    }
 }

@@ -216,3 +216,178 @@ impl Reader<'_> {
         format!("{}:{line}:{column}", self.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mplsxdp_common::abi::TtlMode;
+
+    use super::*;
+    use crate::config::{Config, PortConfig, XdpMode};
+
+    fn errors(text: &str) -> Vec<String> {
+        parse("f.toml", text)
+            .and_then(Options::check)
+            .map_or_else(|error| error.0, |config| panic!("{config:?}"))
+    }
+
+    #[test]
+    fn a_whole_file() {
+        let text = r#"
+            iface = ["eth1", "eth2"]
+            tx-only = ["eth3"]
+            instance = "pe1"
+            netns = "r1"
+            mode = "generic"
+            labels = 0x1000
+            counter-slots = 100
+            stacks = 200
+            ttl-propagate = "pipe"
+            tunnel-ttl = 64
+            tc-propagate = true
+            log-exceptions = true
+            verbose = 1
+            routes = [
+                "100 as 110 via inet 192.168.40.102 dev eth1",
+                "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
+            ]
+        "#;
+        let port = |name: &str, tx_only| PortConfig {
+            name: name.into(),
+            tx_only,
+            mpls: !tx_only,
+        };
+        let file = parse("f.toml", text).unwrap();
+        assert_eq!(file.routes[1].place, "f.toml:17:17");
+        assert_eq!(
+            file.clone().check().unwrap(),
+            Config {
+                instance: "pe1".into(),
+                netns: Some("r1".into()),
+                ports: vec![port("eth1", false), port("eth2", false), port("eth3", true)],
+                mode: XdpMode::Generic,
+                labels: 4096,
+                counter_slots: 100,
+                stacks: 200,
+                ttl_mode: TtlMode::Pipe,
+                tunnel_ttl: 64,
+                tc_propagate: true,
+                log_exceptions: true,
+                verbose: 1,
+                routes: [
+                    "100 as 110 via inet 192.168.40.102 dev eth1",
+                    "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102"
+                ]
+                .map(|line| grammar::route(line, Family::Any).unwrap())
+                .into(),
+            }
+        );
+        let line = Options {
+            ifaces: vec!["eth4".into(), "eth1".into()],
+            labels: Some(8192),
+            tc_propagate: Some(false),
+            instance: Some("pe2".into()),
+            ..Options::default()
+        };
+        let both = line.or(file).check().unwrap();
+        assert_eq!((both.labels, both.tc_propagate, both.counter_slots), (8192, false, 100));
+        assert_eq!(both.instance, "pe2");
+        let names: Vec<_> = both.ports.iter().map(|port| port.name.as_str()).collect();
+        assert_eq!(names, ["eth4", "eth1", "eth2", "eth3"]);
+    }
+
+    #[test]
+    fn defaults() {
+        let config = parse("f.toml", "iface = [\"eth1\"]").and_then(Options::check).unwrap();
+        assert_eq!(
+            config,
+            Config {
+                ports: config.ports.clone(),
+                ..Config::default()
+            }
+        );
+        assert_eq!(
+            (config.labels, config.counter_slots, config.tunnel_ttl),
+            (1_048_576, 65_536, 255)
+        );
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_with_its_place() {
+        let text = r#"iface = "eth1"
+labels = 16
+stacks = "many"
+tunnel-ttl = 256
+mode = "fast"
+mtu = 1500
+tc-propagate = 1
+routes = [
+    "100 as 110 via inet 192.168.40.102",
+    "101 as 111 via inet 192.168.40.1022",
+    7,
+]
+"#;
+        assert_eq!(
+            errors(text),
+            [
+                "f.toml:1:9: `iface` has a value of type string; it must be an array of strings",
+                "f.toml:2:10: `labels` is 16; it must be a number, 17 to 1048576",
+                "f.toml:3:10: `stacks` has a value of type string; it must be a number, 1 to 1048576",
+                "f.toml:4:14: `tunnel-ttl` is 256; it must be a number, 1 to 255",
+                "f.toml:5:8: `mode` is \"fast\"; it must be \"native\" or \"generic\"",
+                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, instance, netns, mode, labels, counter-slots, \
+                 stacks, ttl-propagate, tunnel-ttl, tc-propagate, log-exceptions, verbose, routes",
+                "f.toml:7:16: `tc-propagate` has a value of type integer; it must be true or false",
+                "f.toml:10:26: `routes`: `192.168.40.1022` is not an IPv4 address, as 192.0.2.1: \
+                 `101 as 111 via inet 192.168.40.1022`",
+                "f.toml:11:5: `routes` has a value of type integer; it must be a string",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_toml_is_told_with_its_place() {
+        assert_eq!(
+            errors("iface = [\"eth1\"]\nlabels 5\n"),
+            ["f.toml:2:8: key with no value, expected `=`"]
+        );
+        assert_eq!(errors("labels = 20\nlabels = 30\n"), ["f.toml:2:1: duplicate key"]);
+    }
+
+    #[test]
+    fn parts_that_do_not_go_together() {
+        let text = r#"iface = ["eth1", "eth/2"]
+tx-only = ["eth1"]
+labels = 200
+instance = "../up"
+routes = [
+    "100 as 110 via inet 192.0.2.1",
+    "200 as 110 via inet 192.0.2.1 dev eth9",
+    "100 as 111 via inet 192.0.2.1",
+]
+"#;
+        assert_eq!(
+            errors(text),
+            [
+                "`eth/2` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
+                "`eth1` is given by `iface` and by `tx-only`; it can be one of them",
+                "f.toml:7:5: label 200 is beyond `labels`, which is 200",
+                "f.toml:7:5: `dev eth9` is not an interface that is loaded: add it to `iface` or `tx-only`",
+                "f.toml:8:5: 100 has a route already, at f.toml:6:5",
+                "the instance name `../up` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
+            ]
+        );
+        assert_eq!(
+            errors("labels = 20"),
+            ["no interface: name at least one, by `--iface IFACE` or by `iface` in the config file"]
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = read(Path::new("/nonexistent/mplsxdp.toml")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "/nonexistent/mplsxdp.toml: No such file or directory (os error 2)"
+        );
+    }
+}

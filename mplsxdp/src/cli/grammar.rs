@@ -434,3 +434,471 @@ fn prefix(word: &str, family: Family) -> Option<IpNet> {
         _ => Some(prefix),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mplsxdp_common::abi::MAX_PUSH;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::control::api;
+
+    fn read(line: &str, family: Family) -> Result<String, String> {
+        route(line, family)
+            .map(|route| route.to_string())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn good_lines() {
+        for (line, means) in [
+            (
+                "100 as 110 via inet 192.168.40.102",
+                "100 as to 110 via inet 192.168.40.102",
+            ),
+            ("101 via inet 20.0.0.2 as 111", "101 as to 111 via inet 20.0.0.2"),
+            (
+                "100 as to 110 via inet6 fe80::1 dev eth1",
+                "100 as to 110 via inet6 fe80::1 dev eth1",
+            ),
+            (
+                "100 as 200/300 via inet 192.0.2.1",
+                "100 as to 200/300 via inet 192.0.2.1",
+            ),
+            (
+                "100 dev eth1 via link 02:00:00:00:00:01 as 16",
+                "100 as to 16 via link 02:00:00:00:00:01 dev eth1",
+            ),
+            ("100 via 192.0.2.1", "100 via inet 192.0.2.1"),
+            ("100 via 2001:db8::1", "100 via inet6 2001:db8::1"),
+            (
+                "100 as implicit-null via inet 192.0.2.1",
+                "100 as implicit-null via inet 192.0.2.1",
+            ),
+            ("100 as 3 via inet 192.0.2.1", "100 as implicit-null via inet 192.0.2.1"),
+            (
+                "100 as explicit-null via inet 192.0.2.1",
+                "100 as to 0 via inet 192.0.2.1",
+            ),
+            (
+                "100 as ipv6-explicit-null via inet 192.0.2.1",
+                "100 as to 2 via inet 192.0.2.1",
+            ),
+            (
+                "100 as 200/explicit-null via inet 192.0.2.1",
+                "100 as to 200/0 via inet 192.0.2.1",
+            ),
+            ("100 dev lo", "100 dev lo"),
+            (
+                "100 ttl-propagate disabled as 110 via inet 192.0.2.1",
+                "100 as to 110 via inet 192.0.2.1 ttl-propagate disabled",
+            ),
+            (
+                "10.4.4.0/24 encap mpls 100 via inet 192.0.2.1",
+                "10.4.4.0/24 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "10.4.4.0/24 encap mpls 100/200 ttl 9 via 192.0.2.1 dev eth1",
+                "10.4.4.0/24 encap mpls 100/200 ttl 9 via inet 192.0.2.1 dev eth1",
+            ),
+            (
+                "10.0.0.1 via 192.0.2.1 encap mpls 100",
+                "10.0.0.1/32 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "2001:db8::1 encap mpls 100 via 2001:db8::2",
+                "2001:db8::1/128 encap mpls 100 via inet6 2001:db8::2",
+            ),
+            (
+                "default encap mpls 100 via 192.0.2.1",
+                "0.0.0.0/0 encap mpls 100 via inet 192.0.2.1",
+            ),
+            ("to 100 via inet 192.0.2.1", "100 via inet 192.0.2.1"),
+            // As `ip -M route` and `ip route` print them.
+            (
+                "100 as to 110 via inet 192.168.40.102 dev eth1 proto static ",
+                "100 as to 110 via inet 192.168.40.102 dev eth1",
+            ),
+            (
+                "100 as to 110 via inet 192.168.40.102 dev eth1 proto static dead linkdown ",
+                "100 as to 110 via inet 192.168.40.102 dev eth1",
+            ),
+            (
+                "110 via inet 10.4.4.2 dev eth2 proto static",
+                "110 via inet 10.4.4.2 dev eth2",
+            ),
+            (
+                "10.4.4.0/24  encap mpls  100 ttl 5 via 192.168.30.102 dev eth1 proto static metric 20",
+                "10.4.4.0/24 encap mpls 100 ttl 5 via inet 192.168.30.102 dev eth1",
+            ),
+            (
+                "2001:db8::/32  encap mpls  100 via fe80::1 dev eth1 metric 1024 pref medium",
+                "2001:db8::/32 encap mpls 100 via inet6 fe80::1 dev eth1",
+            ),
+            (
+                "100 as to 110 via inet 192.0.2.1 dev eth1 proto static unresolved packets 5 bytes 500",
+                "100 as to 110 via inet 192.0.2.1 dev eth1",
+            ),
+        ] {
+            assert_eq!(read(line, Family::Any), Ok(means.to_owned()), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_family_says_what_a_key_is() {
+        let prefix = "10.0.0.0/8 encap mpls 100 via 192.0.2.1";
+        assert!(read(prefix, Family::Inet).is_ok());
+        assert_eq!(
+            read(prefix, Family::Mpls),
+            Err("`10.0.0.0/8` is not a label, as 100".into())
+        );
+        assert_eq!(
+            read(prefix, Family::Inet6),
+            Err("`10.0.0.0/8` is not an IPv6 prefix, as 2001:db8::/32".into())
+        );
+        assert_eq!(
+            read("100 via inet 192.0.2.1", Family::Inet),
+            Err("`100` is not an IPv4 prefix, as 10.4.4.0/24".into())
+        );
+        assert_eq!(
+            read("default encap mpls 100 via 2001:db8::1", Family::Inet6),
+            Ok("::/0 encap mpls 100 via inet6 2001:db8::1".into())
+        );
+    }
+
+    /// Each line, the words that the error points at, and what it says.
+    #[test]
+    fn bad_lines() {
+        for (line, words, reason) in [
+            (
+                "",
+                "",
+                "the line ends where a label, as 100, or a prefix, as 10.4.4.0/24 is expected",
+            ),
+            (
+                "foo",
+                "foo",
+                "`foo` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+            ),
+            (
+                "-1 via inet 192.0.2.1",
+                "-1",
+                "`-1` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+            ),
+            (
+                "1048576 via inet 192.0.2.1",
+                "1048576",
+                "`1048576` is not a label: labels are 0 to 1048575",
+            ),
+            (
+                "99999999999 via inet 192.0.2.1",
+                "99999999999",
+                "`99999999999` is not a label: labels are 0 to 1048575",
+            ),
+            (
+                "15 via inet 192.0.2.1",
+                "15",
+                "label 15 is special-purpose (0 to 15, RFC 7274) and takes no route; 0 and 2 are built in",
+            ),
+            (
+                "100",
+                "",
+                "no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
+            ),
+            (
+                "100 as",
+                "",
+                "the line ends where outgoing labels after `as`, as 110 or 200/300 is expected",
+            ),
+            (
+                "100 as foo via inet 192.0.2.1",
+                "foo",
+                "`foo` is not a label: labels are 0 to 1048575",
+            ),
+            (
+                "100 as 1048576 via inet 192.0.2.1",
+                "1048576",
+                "`1048576` is not a label: labels are 0 to 1048575",
+            ),
+            (
+                "100 as +5 via inet 192.0.2.1",
+                "+5",
+                "`+5` is not a label: labels are 0 to 1048575",
+            ),
+            (
+                "100 as 200//300 via inet 192.0.2.1",
+                "200//300",
+                "`` is not a label: labels are 0 to 1048575",
+            ),
+            (
+                "100 as 3/200 via inet 192.0.2.1",
+                "3/200",
+                "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, and \
+                 only for an incoming label",
+            ),
+            (
+                "100 as 16/17/18/19/20/21/22/23/24 via inet 192.0.2.1",
+                "16/17/18/19/20/21/22/23/24",
+                "9 labels to push; at most 8 are supported",
+            ),
+            ("100 as 110 as 111 via inet 192.0.2.1", "as", "`as` is given twice"),
+            (
+                "100 via",
+                "",
+                "the line ends where a next hop after `via`: `inet ADDRESS`, `inet6 ADDRESS` or `link MAC` is expected",
+            ),
+            (
+                "100 via inet",
+                "",
+                "the line ends where an IPv4 address after `via inet`, as 192.0.2.1 is expected",
+            ),
+            (
+                "100 via inet fe80::1",
+                "fe80::1",
+                "`fe80::1` is not an IPv4 address, as 192.0.2.1",
+            ),
+            (
+                "100 via inet6 192.0.2.1",
+                "192.0.2.1",
+                "`192.0.2.1` is not an IPv6 address, as 2001:db8::1",
+            ),
+            (
+                "100 via link 02:00",
+                "02:00",
+                "`02:00` is not a MAC address, as 52:54:00:12:34:56",
+            ),
+            (
+                "100 via mpls 100",
+                "mpls",
+                "`mpls` is not `inet ADDRESS`, `inet6 ADDRESS`, `link MAC` or an IP address",
+            ),
+            (
+                "100 via link 02:00:00:00:00:01",
+                "02:00:00:00:00:01",
+                "`via link` needs `dev IFACE`",
+            ),
+            (
+                "100 via inet6 fe80::1",
+                "fe80::1",
+                "link-local fe80::1 needs `dev IFACE`",
+            ),
+            (
+                "100 via inet 224.0.0.1",
+                "224.0.0.1",
+                "224.0.0.1 is not the address of one neighbour",
+            ),
+            (
+                "100 dev eth1",
+                "dev",
+                "`dev` without `via`: say which neighbour, by `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
+            ),
+            (
+                "100 via inet 192.0.2.1 dev lo",
+                "dev",
+                "`dev lo` keeps the packet on this box; it takes no `via` and no `as`",
+            ),
+            (
+                "100 via inet 192.0.2.1 dev an-interface-of-16",
+                "an-interface-of-16",
+                "`an-interface-of-16` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
+            ),
+            (
+                "100 via inet 192.0.2.1 dev",
+                "",
+                "the line ends where an interface is expected after `dev`",
+            ),
+            (
+                "100 encap mpls 110 via inet 192.0.2.1",
+                "encap",
+                "`encap mpls` is for a prefix; a label takes `as`",
+            ),
+            (
+                "100 ttl 5 via inet 192.0.2.1",
+                "ttl",
+                "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`",
+            ),
+            (
+                "10.0.0.0/8 as 100 via inet 192.0.2.1",
+                "as",
+                "`as` is for a label; a prefix takes `10.0.0.0/8 encap mpls LABEL`",
+            ),
+            (
+                "10.0.0.0/8 via inet 192.0.2.1",
+                "",
+                "a route for a prefix pushes labels: `10.0.0.0/8 encap mpls LABEL`",
+            ),
+            (
+                "10.0.0.1/8 encap mpls 100 via inet 192.0.2.1",
+                "10.0.0.1/8",
+                "10.0.0.1/8 has bits set beyond its length; it would be 10.0.0.0/8",
+            ),
+            (
+                "10.0.0.0/33 encap mpls 100",
+                "10.0.0.0/33",
+                "`10.0.0.0/33` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+            ),
+            (
+                "10.0.0.0/8 encap ip 100",
+                "ip",
+                "`encap ip` is not supported, only `encap mpls`",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 ttl 0 via 192.0.2.1",
+                "0",
+                "`0` is not a TTL: it is 1 to 255",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 ttl 256 via 192.0.2.1",
+                "256",
+                "`256` is not a TTL: it is 1 to 255",
+            ),
+            (
+                "100 ttl-propagate on via inet 192.0.2.1",
+                "on",
+                "`on`: `ttl-propagate` is `enabled` or `disabled`",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.1 as 110 nexthop via inet 192.0.2.2 as 111",
+                "nexthop",
+                "`nexthop`: several next hops for one route are not supported; give one, by `via`",
+            ),
+            (
+                "100 as 110 via inet 192.0.2.1 mtu 1500",
+                "mtu",
+                "`mtu` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl` and `ttl-propagate`",
+            ),
+            (
+                "100 as 110 via inet 192.0.2.1 table 10",
+                "10",
+                "table `10`: there is only one table, `main`",
+            ),
+            (
+                "blackhole 10.0.0.0/8",
+                "blackhole",
+                "`blackhole` routes are not supported; a label, as 100, or a prefix, as 10.4.4.0/24 is expected",
+            ),
+        ] {
+            let error = route(line, Family::Any).unwrap_err();
+            assert_eq!(
+                (&line[error.at.clone()], error.reason.as_str()),
+                (words, reason),
+                "{line}"
+            );
+            if words.is_empty() {
+                assert_eq!(error.at.start, line.len(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_is_pointed_out() {
+        let line = "100 as to nowhere via inet 192.0.2.1";
+        let error = route(line, Family::Any).unwrap_err();
+        assert_eq!(error.column(line), 11);
+        assert_eq!(
+            error.point_out(line),
+            "  100 as to nowhere via inet 192.0.2.1\n            ^^^^^^^"
+        );
+        let error = route("100 as", Family::Any).unwrap_err();
+        assert_eq!(error.point_out("100 as"), "  100 as\n        ^");
+    }
+
+    #[test]
+    fn keys() {
+        assert_eq!(key("100", Family::Any).map(|key| key.to_string()), Ok("100".into()));
+        assert_eq!(
+            key("10.0.0.1", Family::Any).map(|key| key.to_string()),
+            Ok("10.0.0.1/32".into())
+        );
+        assert_eq!(
+            key("100 via", Family::Any).map_err(|error| error.to_string()),
+            Err("`via` is too much: only the label or prefix is expected".into())
+        );
+        let (found, whole) = key_or_route("100 via inet 192.0.2.1", Family::Any).unwrap();
+        assert_eq!(
+            (Some(found), key_or_route("100", Family::Any)),
+            (whole.map(|route| route.key()), Ok((found, None)))
+        );
+    }
+
+    fn label() -> impl Strategy<Value = Label> {
+        (16..=Label::MAX.get()).prop_map(Label::from_low_bits)
+    }
+
+    fn out_labels() -> impl Strategy<Value = OutLabels> {
+        let label = prop_oneof![
+            Just(Label::IPV4_EXPLICIT_NULL),
+            Just(Label::IPV6_EXPLICIT_NULL),
+            label()
+        ];
+        prop::collection::vec(label, 1..=MAX_PUSH).prop_map(|labels| OutLabels::new(labels).unwrap())
+    }
+
+    fn label_action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            out_labels().prop_map(Action::Swap),
+            Just(Action::Pop),
+            Just(Action::PenultimatePop),
+            Just(Action::Local)
+        ]
+    }
+
+    fn prefix() -> impl Strategy<Value = IpNet> {
+        prop_oneof![
+            (any::<u32>(), 0_u8..=32)
+                .prop_map(|(bits, length)| { IpNet::V4(Ipv4Net::new(bits.into(), length).unwrap().trunc()) }),
+            (any::<u128>(), 0_u8..=128)
+                .prop_map(|(bits, length)| { IpNet::V6(Ipv6Net::new(bits.into(), length).unwrap().trunc()) }),
+        ]
+    }
+
+    fn via() -> impl Strategy<Value = Via> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| Via::Inet(bits.into())),
+            any::<u128>().prop_map(|bits| Via::Inet6(bits.into())),
+            any::<[u8; 6]>().prop_map(|bytes| Via::Link(Mac(bytes))),
+        ]
+    }
+
+    fn any_route() -> impl Strategy<Value = Route> {
+        let what = prop_oneof![
+            (label().prop_map(RouteKey::Label), label_action()),
+            (prefix().prop_map(RouteKey::Prefix), out_labels(), any::<u8>()).prop_map(|(key, labels, ttl)| {
+                let ttl = NonZeroU8::new(ttl);
+                (key, Action::Push { labels, ttl })
+            }),
+        ];
+        let dev = prop::option::of("[a-z][a-z0-9.@_-]{0,13}[0-9]".prop_map(Arc::from));
+        let propagate = prop_oneof![
+            Just(TtlPropagate::Default),
+            Just(TtlPropagate::Enabled),
+            Just(TtlPropagate::Disabled)
+        ];
+        (what, via(), dev, propagate).prop_filter_map("not a route", |((key, action), via, dev, propagate)| {
+            let next_hop = (action != Action::Local).then_some(NextHop { via, dev });
+            Route::new(key, action, next_hop, propagate).ok()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_route_is_read_as_it_is_displayed(given in any_route()) {
+            prop_assert_eq!(route(&given.to_string(), Family::Any), Ok(given));
+        }
+
+        #[test]
+        fn a_route_crosses_the_control_socket(given in any_route()) {
+            let json = serde_json::to_string(&api::Route::from(&given)).unwrap();
+            let api: api::Route = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(Route::try_from(api), Ok(given));
+        }
+
+        #[test]
+        fn no_line_is_too_odd_and_errors_stay_within_it(line in "[0-9a-z/:. é\t-]{0,60}") {
+            if let Err(error) = route(&line, Family::Any) {
+                prop_assert!(line.get(error.at.clone()).is_some());
+                prop_assert!(error.point_out(&line).lines().count() == 2);
+            }
+        }
+    }
+}

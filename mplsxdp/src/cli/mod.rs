@@ -101,6 +101,8 @@ impl From<InvalidInstance> for Failure {
 struct Session {
     instance: Instance,
     client: Option<Client>,
+    /// The commands come from standard input: none of them can read it.
+    stdin_is_taken: bool,
     family: grammar::Family,
     out: Output,
 }
@@ -110,6 +112,7 @@ impl Session {
         Ok(Self {
             instance: Instance::new(global.instance.as_deref().unwrap_or(DEFAULT_INSTANCE))?,
             client: None,
+            stdin_is_taken: global.batch.as_deref().is_some_and(is_stdin),
             family: global.family.map_or(grammar::Family::Any, Into::into),
             out: Output::new(Style {
                 json: global.json,
@@ -168,12 +171,12 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
 
 /// Runs the commands of a file over one connection.
 fn batch(global: &Global, file: &Path) -> Result<(), Failure> {
-    let name = if file == Path::new("-") {
+    let name = if is_stdin(file) {
         "stdin".into()
     } else {
         file.display().to_string()
     };
-    let reader: Box<dyn BufRead> = if file == Path::new("-") {
+    let reader: Box<dyn BufRead> = if is_stdin(file) {
         Box::new(io::stdin().lock())
     } else {
         let file = std::fs::File::open(file).map_err(|error| Failure::Refused(format!("{name}: {error}")))?;
@@ -201,6 +204,10 @@ fn batch(global: &Global, file: &Path) -> Result<(), Failure> {
     }
     session.out.flush()?;
     if failed { Err(Failure::Told) } else { Ok(()) }
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new("-")
 }
 
 /// One line of a batch. Its options are its own, beside those of the command line.
@@ -237,6 +244,6 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
 fn verb<T: Copy>(word: &str, verbs: &[(&str, T)]) -> Option<T> {
     verbs
         .iter()
-        .find(|(verb, _)| verb.starts_with(word))
+        .find(|(verb, _)| !word.is_empty() && verb.starts_with(word))
         .map(|&(_, meaning)| meaning)
 }

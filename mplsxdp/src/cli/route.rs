@@ -121,11 +121,15 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
             "`route {word}` is about all routes: no `-f`, `-M`, `-4` or `-6`"
         ))),
         Verb::Save => save(session),
+        Verb::Restore if session.stdin_is_taken => Err(Failure::Usage(
+            "`route restore` reads its standard input, and the batch comes from there".into(),
+        )),
         Verb::Restore if io::stdin().is_terminal() => Err(Failure::Usage(
             "`route restore` reads its standard input: `mplsxdp route restore < FILE`".into(),
         )),
         Verb::Restore => {
-            let changes = restore(io::stdin().lock(), session.client()?)?;
+            // A connection of its own: where the restore fails, its transaction goes with it.
+            let changes = restore(io::stdin().lock(), &mut Client::connect(&session.instance)?)?;
             report(changes, &mut session.out)
         }
     }

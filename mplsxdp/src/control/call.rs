@@ -372,7 +372,7 @@ mod tests {
             ),
             (
                 "{\"method\":\"io.mplsxdp.GetStatus\",\"method\":\"io.mplsxdp.Unload\"}",
-                "method: duplicate field `method`",
+                "duplicate field `method`",
             ),
             (
                 "{\"method\":\"io.mplsxdp.GetStatus\",\"params\":{}}",

@@ -57,7 +57,7 @@ impl Controller {
             label_routes: self.lfib.label_routes() as u64,
             prefix_routes: self.lfib.prefix_routes() as u64,
             next_hops: next_hops.len() as u64,
-            unresolved_next_hops: next_hops.iter().filter(|&&(id, ..)| !resolved(id)).count() as u64,
+            unresolved_next_hops: next_hops.iter().filter(|&&(id, _)| !resolved(id)).count() as u64,
             tables: memory
                 .into_iter()
                 .map(|table| api::Table {
@@ -93,7 +93,7 @@ impl Controller {
                     .zip(listed.route.next_hop())
                     .map(|(id, next_hop)| match &last {
                         Some((last_id, state)) if *last_id == id => state.clone(),
-                        _ => last.insert((id, self.next_hop_state(id, next_hop, None))).1.clone(),
+                        _ => last.insert((id, self.next_hop_state(id, next_hop))).1.clone(),
                     });
                 api::InstalledRoute {
                     route: (&listed.route).into(),
@@ -107,8 +107,7 @@ impl Controller {
 
     pub(super) fn list_next_hops(&self) -> Vec<api::NextHopState> {
         let list = self.lfib.next_hops().list().into_iter();
-        list.map(|(id, next_hop, routes)| self.next_hop_state(id, next_hop, Some(routes as u64)))
-            .collect()
+        list.map(|(id, next_hop)| self.next_hop_state(id, next_hop)).collect()
     }
 
     pub(super) fn list_links(&self) -> Vec<api::Link> {
@@ -190,8 +189,7 @@ impl Controller {
         })
     }
 
-    /// `routes`: how many use it, where that is asked.
-    fn next_hop_state(&self, id: NextHopId, next_hop: &NextHop, routes: Option<u64>) -> api::NextHopState {
+    fn next_hop_state(&self, id: NextHopId, next_hop: &NextHop) -> api::NextHopState {
         let state = self.resolver.state(id);
         let port = state
             .and_then(HopState::ifindex)
@@ -216,7 +214,7 @@ impl Controller {
             dev: found.map(|link| link.name.clone()).or_else(|| next_hop.dev.clone()),
             mac: state.and_then(HopState::adjacency).map(|(_, mac)| mac.to_string()),
             state: resolution,
-            routes: routes.unwrap_or_default(),
+            routes: self.lfib.next_hops().users(id) as u64,
         }
     }
 }

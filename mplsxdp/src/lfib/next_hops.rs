@@ -122,20 +122,21 @@ impl NextHops {
         self.entries.get(&id).map(|entry| entry.slot)
     }
 
+    /// How many routes use the next hop.
+    pub fn users(&self, id: NextHopId) -> usize {
+        self.entries.get(&id).map_or(0, |entry| entry.users)
+    }
+
     /// The next hop that has `slot`, and its id.
     pub fn at_slot(&self, slot: u16) -> Option<(NextHopId, &NextHop)> {
         let id = *self.by_slot.get(&slot)?;
         Some((id, &self.entries.get(&id)?.next_hop))
     }
 
-    /// Id, next hop and number of users of each, in the order of next hops.
-    pub fn list(&self) -> Vec<(NextHopId, &NextHop, usize)> {
-        let mut list: Vec<_> = self
-            .entries
-            .iter()
-            .map(|(&id, entry)| (id, &entry.next_hop, entry.users))
-            .collect();
-        list.sort_by_key(|&(_, next_hop, _)| next_hop);
+    /// All next hops, in their order.
+    pub fn list(&self) -> Vec<(NextHopId, &NextHop)> {
+        let mut list: Vec<_> = self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop)).collect();
+        list.sort_by_key(|&(_, next_hop)| next_hop);
         list
     }
 

@@ -109,10 +109,7 @@ pub enum PreflightError {
     OtherProgram { name: Box<str>, attached: XdpAttachment },
     #[error("{}", no_native(.name, .driver.as_deref()))]
     NoNativeXdp { name: Box<str>, driver: Option<String> },
-    #[error(
-        "{name} cannot run XDP: its veth peer{} has more transmit queues than {name} has receive queues: \
-         `ethtool -L PEER tx 1`, or make the pair anew with as many of both", in_parentheses(.peer.as_deref())
-    )]
+    #[error("{}", veth_queues(.name, .peer.as_deref()))]
     VethQueues { name: Box<str>, peer: Option<Arc<str>> },
     #[error(
         "{name}: its driver{} does not transmit frames that XDP redirects to it, so that no label could be switched out of \
@@ -355,6 +352,15 @@ fn no_native(name: &str, driver: Option<&str>) -> String {
     )
 }
 
+fn veth_queues(name: &str, peer: Option<&str>) -> String {
+    format!(
+        "{name} cannot run XDP: its veth peer{} has more transmit queues than {name} has receive queues: \
+         `ethtool -L {} tx 1`, or make the pair anew with as many of both",
+        in_parentheses(peer),
+        peer.unwrap_or("PEER")
+    )
+}
+
 fn mtu_too_large(name: &str, mtu: &Option<u32>, limit: &u32, peer: &Option<Option<Arc<str>>>) -> String {
     let mtu = mtu.map(|mtu| format!(" ({mtu})")).unwrap_or_default();
     match peer {
@@ -555,7 +561,7 @@ mod tests {
         assert_eq!(
             refused(&queues, XdpMode::Native),
             "eth1 cannot run XDP: its veth peer (host1) has more transmit queues than eth1 has receive queues: \
-             `ethtool -L PEER tx 1`, or make the pair anew with as many of both"
+             `ethtool -L host1 tx 1`, or make the pair anew with as many of both"
         );
     }
 

@@ -23,6 +23,7 @@ pub mod map {
     pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const META: &str = "META";
+    pub const SCRATCH: &str = "SCRATCH";
 }
 
 /// Name of the XDP program in the object.

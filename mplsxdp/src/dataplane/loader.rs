@@ -24,6 +24,7 @@ pub const SHARED_MAPS: &[&str] = &[
     map::ROUTE_COUNTERS,
     map::REASON_COUNTERS,
     map::META,
+    map::SCRATCH,
 ];
 
 /// The XDP program, as the build compiled it.

@@ -103,12 +103,12 @@ impl Tables for MemoryTables {
             });
         }
         self.ftn_inserts_left -= 1;
-        self.ftn.insert(prefix, entry);
+        self.ftn.insert(prefix.trunc(), entry);
         Ok(())
     }
 
     fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError> {
-        self.ftn.remove(&prefix);
+        self.ftn.remove(&prefix.trunc());
         Ok(())
     }
 

@@ -20,19 +20,22 @@ pub struct Fixture {
     pub output: Vec<u8>,
 }
 
-/// All of them. Panics at a line that cannot be read.
+/// All of them. Panics at a line that cannot be read, and where the listed routes are not those that [`lab`] installs.
 pub fn fixtures() -> Vec<Fixture> {
+    let installed: Vec<String> = lab::routes().iter().map(ToString::to_string).collect();
+    let listed = TEXT.lines().skip_while(|line| *line != "## Routes").skip(1);
+    let listed: Vec<&str> = listed.take_while(|line| !line.is_empty()).collect();
+    assert_eq!(
+        listed,
+        installed,
+        "routes in fixtures.txt, and as they are:\n{}\n",
+        installed.join("\n")
+    );
     let lines = TEXT.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     lines
         .filter(|(_, line)| line.contains("->") && !line.starts_with('#'))
         .map(|(number, line)| fixture(number, line))
         .collect()
-}
-
-/// The routes that the file lists, as lines.
-pub fn routes() -> Vec<&'static str> {
-    let routes = TEXT.lines().skip_while(|line| *line != "## Routes").skip(1);
-    routes.take_while(|line| !line.is_empty()).collect()
 }
 
 fn fixture(number: usize, line: &str) -> Fixture {

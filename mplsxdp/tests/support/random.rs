@@ -29,7 +29,7 @@ const PREFIXES: [&str; 12] = [
     "::/0",
     "::/8",
     "2001:db8::/32",
-    "2001:db8:1::/47",
+    "2001:db8::/47",
     "2001:db8:1:2::/64",
     "2001:db8:1:2::3/128",
 ];
@@ -72,10 +72,10 @@ impl World {
 
 pub fn world() -> impl Strategy<Value = World> {
     // An entry for each label, special ones among them: those must not be looked at.
-    let ilm = prop::collection::vec(entry(), LABELS as usize);
+    let ilm = prop::collection::vec(ilm_entry(), LABELS as usize);
     let adjacencies: Vec<_> = (0..ADJACENCIES).map(adjacency).collect();
     let stacks = prop::collection::vec(label_stack(), STACKS as usize);
-    let ftn = prop::collection::vec(weighted(0.8, entry()), PREFIXES.len());
+    let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
     let flags = prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u16..8];
     let ports = prop::collection::vec(flags, lab::settings().len());
     (ilm, adjacencies, stacks, ftn, ports).prop_map(|(ilm, adjacencies, stacks, ftn, ports)| World {
@@ -87,16 +87,28 @@ pub fn world() -> impl Strategy<Value = World> {
     })
 }
 
-fn entry() -> impl Strategy<Value = IlmEntry> {
-    let op = prop_oneof![
+fn ilm_entry() -> impl Strategy<Value = IlmEntry> {
+    entry(prop_oneof![
         1 => Just(Op::None),
-        3 => Just(Op::Label),
+        4 => Just(Op::Label),
         4 => Just(Op::Stack),
         3 => Just(Op::Pop),
         3 => Just(Op::PenultimatePop),
         4 => Just(Op::Local),
         1 => Just(Op::Pass),
-    ];
+    ])
+}
+
+fn ftn_entry() -> impl Strategy<Value = IlmEntry> {
+    entry(prop_oneof![
+        4 => Just(Op::Label),
+        4 => Just(Op::Stack),
+        2 => Just(Op::Pass),
+        1 => select(vec![Op::None, Op::Pop, Op::PenultimatePop, Op::Local]),
+    ])
+}
+
+fn entry(op: impl Strategy<Value = Op>) -> impl Strategy<Value = IlmEntry> {
     let ttl = select(vec![
         TtlPropagate::Default,
         TtlPropagate::Default,

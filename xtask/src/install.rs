@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::run::{cargo, is_root, run_tool};
+use crate::run::{cargo, is_installed, is_root, run_tool};
 use crate::toolchain::{
     LINKER_VERSION, Missing, RUSTC_VERSION, SYSTEM_RUSTC, TARGET, Toolchain, version, work_directory,
 };
@@ -134,6 +134,8 @@ fn apt_install(packages: &[&str]) -> Result<()> {
 fn apt() -> Result<Command> {
     let mut command = if is_root()? {
         Command::new("env")
+    } else if !is_installed("sudo") {
+        bail!("installing packages needs root, and there is no sudo: run `cargo xtask install` as root first");
     } else {
         println!("Installing packages needs root: running apt-get through sudo.");
         let mut command = Command::new("sudo");
@@ -144,13 +146,4 @@ fn apt() -> Result<Command> {
         .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
         .stdin(Stdio::inherit());
     Ok(command)
-}
-
-fn is_installed(program: &str) -> bool {
-    let search = env::var_os("PATH").unwrap_or_default();
-    // Users other than root may lack the sbin directories.
-    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&search)
-        .chain(system)
-        .any(|directory| Path::new(&directory).join(program).exists())
 }

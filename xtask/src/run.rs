@@ -107,7 +107,11 @@ pub fn root_command(program: &Path, reason: &str, mplsxdp: &Path) -> Result<Comm
         };
         (name, value.unwrap_or_default())
     });
-    if is_root()? {
+    let is_root = is_root()?;
+    if is_root || !is_installed("sudo") {
+        if !is_root {
+            println!("{reason}, which needs root, and there is no sudo to become it by.");
+        }
         let mut command = Command::new(program);
         command.envs(variables);
         return Ok(command);
@@ -123,6 +127,15 @@ pub fn root_command(program: &Path, reason: &str, mplsxdp: &Path) -> Result<Comm
     }
     command.arg(program);
     Ok(command)
+}
+
+/// Whether a program is in PATH, or where users other than root may not look for it.
+pub fn is_installed(program: &str) -> bool {
+    let search = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&search)
+        .chain(system)
+        .any(|directory| directory.join(program).exists())
 }
 
 pub fn is_root() -> Result<bool> {

@@ -33,10 +33,8 @@ fn main() -> Result<()> {
 
 /// A test that needs a lab, and this.
 fn test_with(name: &str, need: Option<Need>, test: fn() -> Result<()>) -> Trial {
-    let shown = name.to_owned();
     Trial::ignorable_test(name, move || {
         if let Some(reason) = [Some(Need::Lab), need].into_iter().flatten().find_map(Need::missing) {
-            eprintln!("skipped {shown}: {reason}");
             return Ok(Completion::ignored_with(reason));
         }
         test()

@@ -23,6 +23,9 @@ pub mod map {
     pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const META: &str = "META";
+    /// The ring buffer that aya-log's records come through.
+    pub const LOG_RECORDS: &str = "AYA_LOGS";
+    pub const SCRATCH: &str = "SCRATCH";
 }
 
 /// Name of the XDP program in the object.
@@ -89,7 +92,8 @@ impl TtlMode {
     }
 }
 
-/// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode.
+/// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode. On a box that does as the
+/// Linux kernel, `enabled` means what it means there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum TtlPropagate {
     #[default]
@@ -103,7 +107,10 @@ impl TtlPropagate {
     pub const fn mode(self, default: TtlMode) -> TtlMode {
         match self {
             Self::Default => default,
-            Self::Enabled => TtlMode::Uniform,
+            Self::Enabled => match default {
+                TtlMode::Linux => TtlMode::Linux,
+                TtlMode::Uniform | TtlMode::Pipe => TtlMode::Uniform,
+            },
             Self::Disabled => TtlMode::Pipe,
         }
     }
@@ -304,7 +311,7 @@ const fn word_rest(word: u64) -> u16 {
 pub struct LabelStack {
     depth: u8,
     ttl: u8,
-    reserved: [u8; 2],
+    reserved: [u8; 6],
     labels: [u32; MAX_PUSH],
 }
 
@@ -322,9 +329,25 @@ impl LabelStack {
         Some(Self {
             depth: labels.len() as u8,
             ttl: ttl.map_or(0, |ttl| ttl.get()),
-            reserved: [0; 2],
+            reserved: [0; 6],
             labels: words,
         })
+    }
+
+    /// As it lies in memory.
+    pub fn words(&self) -> [u64; 5] {
+        let pair = |index: usize| {
+            let [a, b, c, d] = self.labels[index].to_ne_bytes();
+            let [e, f, g, h] = self.labels[index + 1].to_ne_bytes();
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        };
+        [
+            u64::from_ne_bytes([self.depth, self.ttl, 0, 0, 0, 0, 0, 0]),
+            pair(0),
+            pair(2),
+            pair(4),
+            pair(6),
+        ]
     }
 
     /// Number of labels, 1 to [`MAX_PUSH`]; 0 in an unused slot.
@@ -337,13 +360,22 @@ impl LabelStack {
         self.ttl
     }
 
+    /// The labels, outermost first.
+    pub fn labels(&self) -> impl Iterator<Item = Label> {
+        self.labels
+            .iter()
+            .take(self.depth())
+            .map(|&label| Label::from_low_bits(label))
+    }
+
     /// The label at `index`, 0 the outermost.
     pub fn label(&self, index: usize) -> Option<Label> {
         self.labels.get(index).map(|&label| Label::from_low_bits(label))
     }
 }
 
-/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received.
+/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received
+/// (of [`Reason::NoPort`]: as it would have left).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counter {
@@ -359,49 +391,58 @@ pub struct Meta {
     pub abi_version: u32,
 }
 
-/// What is frozen into a port's copy of the program when it is loaded.
-#[repr(C)]
+/// What is frozen into a port's copy of the program when it is loaded, in one 64-bit word.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0-31 | this port's index in `PORTS` and `REASON_COUNTERS` |
+/// | 32-39 | [`TtlMode`] |
+/// | 40-47 | TTL of labels pushed in pipe mode |
+/// | 48 | TC propagation |
+/// | 49 | logging |
+#[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settings {
-    /// This port's index in `PORTS` and `REASON_COUNTERS`.
-    port: u32,
-    ttl_mode: u8,
-    tunnel_ttl: u8,
-    tc_propagate: u8,
-    log: u8,
-}
+pub struct Settings(u64);
 
 impl Settings {
     /// `tunnel_ttl` is the TTL of labels pushed in pipe mode; `tc_propagate` writes the last popped label's TC into the IP
     /// precedence; `log` sends a log record for each exception.
     pub const fn new(port: u32, ttl_mode: TtlMode, tunnel_ttl: u8, tc_propagate: bool, log: bool) -> Self {
-        Self {
-            port,
-            ttl_mode: ttl_mode as u8,
-            tunnel_ttl,
-            tc_propagate: tc_propagate as u8,
-            log: log as u8,
-        }
+        let flags = tc_propagate as u64 | (log as u64) << 1;
+        Self(port as u64 | (ttl_mode as u64) << 32 | (tunnel_ttl as u64) << 40 | flags << 48)
+    }
+
+    /// The same for another port.
+    pub const fn with_port(self, port: u32) -> Self {
+        Self((self.0 & !0xffff_ffff) | port as u64)
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
     }
 
     pub const fn port(self) -> u32 {
-        self.port
+        self.0 as u32
     }
 
     pub const fn ttl_mode(self) -> TtlMode {
-        TtlMode::from_bits(self.ttl_mode)
+        TtlMode::from_bits((self.0 >> 32) as u8)
     }
 
     pub const fn tunnel_ttl(self) -> u8 {
-        self.tunnel_ttl
+        (self.0 >> 40) as u8
     }
 
     pub const fn tc_propagate(self) -> bool {
-        self.tc_propagate != 0
+        self.0 >> 48 & 1 != 0
     }
 
     pub const fn log(self) -> bool {
-        self.log != 0
+        self.0 >> 49 & 1 != 0
     }
 }
 
@@ -477,12 +518,12 @@ const _: () = {
     assert!(size_of::<IlmEntry>() == 8 && align_of::<IlmEntry>() == 8);
     assert!(size_of::<PortWord>() == 8);
     assert!(size_of::<Adjacency>() == 32 && align_of::<Adjacency>() == 8);
-    assert!(size_of::<LabelStack>() == 36);
-    assert!(core::mem::offset_of!(LabelStack, labels) == 4);
+    // A multiple of 8, as the kernel lays out arrays: what is mapped has no gaps.
+    assert!(size_of::<LabelStack>() == 40);
+    assert!(core::mem::offset_of!(LabelStack, labels) == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);
     assert!(size_of::<Settings>() == 8);
-    assert!(core::mem::offset_of!(Settings, ttl_mode) == 4);
     assert!(Reason::ALL.len() < REASON_SLOTS as usize);
     assert!(MAX_ADJACENCIES <= 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);
 };

@@ -15,7 +15,7 @@ pub const MAX_LOCAL_POPS: usize = 4;
 /// A mask that holds every offset at which what is left may stand then.
 const MAX_LOCAL_OFFSET: usize = 63;
 const _: () = assert!(ETH_HLEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= MAX_LOCAL_OFFSET);
-/// How deep a stack may be: where no bottom is found within this many entries, the frame is malformed.
+/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is malformed.
 pub const MAX_STACK_DEPTH: usize = 64;
 
 /// A frame, from the destination MAC on.
@@ -154,7 +154,7 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict>
     let mut offset = ETH_HLEN;
     let mut handed_down = None;
     let mut left = None;
-    for _ in 0..=MAX_LOCAL_POPS {
+    for pops in 0..=MAX_LOCAL_POPS {
         let lse = load_lse(frame, offset)?;
         let ttl = handed_down.unwrap_or(lse.ttl());
         let (entry, family) = ilm(tables, lse)?;
@@ -165,33 +165,38 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict>
             left = Some(Left::Label(entry, lse, ttl));
             break;
         }
+        if pops == MAX_LOCAL_POPS {
+            return Err(Reason::Malformed);
+        }
 
         let mode = entry.ttl_propagate().mode(tables.settings().ttl_mode());
-        let mut popped = lse;
+        let mut bottom = lse.bottom();
         let mut label_ttl = ttl - 1;
         offset += LSE_LEN;
         if lse.label() == Label::ENTROPY_INDICATOR {
             // RFC 6790 section 4.2: the entropy label follows its indicator and goes with it.
-            if lse.bottom() {
+            // Its TTL and TC mean nothing: the indicator's stand for the pair.
+            if bottom {
                 return Err(Reason::Malformed);
             }
-            popped = load_lse(frame, offset)?;
-            if popped.label().is_special() {
+            let entropy = load_lse(frame, offset)?;
+            if entropy.label().is_special() {
                 return Err(Reason::Malformed);
             }
             offset += LSE_LEN;
-            if !popped.bottom() {
+            bottom = entropy.bottom();
+            if !bottom {
                 // The pair stands for no hop of its own: the label beneath takes off what this hop takes off.
                 label_ttl = ttl;
             }
         }
         tables.count(entry.slot(), frame.len());
-        if popped.bottom() {
+        if bottom {
             left = Some(Left::Payload(Payload {
                 family,
                 mode,
                 label_ttl,
-                tc: popped.tc(),
+                tc: lse.tc(),
             }));
             break;
         }
@@ -278,16 +283,16 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
             egress
         }
         Op::Stack => {
-            let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
-            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + stack.depth() * LSE_LEN)?;
+            let (stack, depth) = label_stack(tables, entry)?;
+            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + depth * LSE_LEN)?;
             let outer_ttl = match mode {
                 TtlMode::Pipe if stack.ttl() != 0 => stack.ttl(),
                 TtlMode::Pipe => settings.tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
             };
-            move_head(frame, (beneath - ETH_HLEN) as i32 - (stack.depth() * LSE_LEN) as i32)?;
+            move_head(frame, (beneath - ETH_HLEN) as i32 - (depth * LSE_LEN) as i32)?;
             egress.store(frame, ETH_P_MPLS_UC)?;
-            store_labels(frame, stack, top.lse.tc(), top.lse.bottom(), outer_ttl, ttl)?;
+            store_labels(frame, stack, depth, top.lse.tc(), top.lse.bottom(), outer_ttl, ttl)?;
             egress
         }
         Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
@@ -404,14 +409,13 @@ fn impose<F: Frame, T: Tables>(
             egress
         }
         Op::Stack => {
-            let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
-            let depth = bounded_depth(stack) * LSE_LEN;
-            let egress = Egress::find(tables, entry, unlabelled + depth)?;
+            let (stack, depth) = label_stack(tables, entry)?;
+            let egress = Egress::find(tables, entry, unlabelled + depth * LSE_LEN)?;
             let label_ttl = if stack.ttl() != 0 { stack.ttl() } else { label_ttl };
-            move_head(frame, (ip.offset - ETH_HLEN) as i32 - depth as i32)?;
+            move_head(frame, (ip.offset - ETH_HLEN) as i32 - (depth * LSE_LEN) as i32)?;
             egress.store(frame, ETH_P_MPLS_UC)?;
-            store_labels(frame, stack, tc, true, label_ttl, label_ttl)?;
-            ip.store(frame, ETH_HLEN + depth)?;
+            store_labels(frame, stack, depth, tc, true, label_ttl, label_ttl)?;
+            ip.store(frame, ETH_HLEN + depth * LSE_LEN)?;
             egress
         }
         _ => return Err(Reason::NoRoute),
@@ -654,7 +658,7 @@ fn load_lse<F: Frame>(frame: &F, offset: usize) -> Checked<Lse> {
     frame.load(offset).map(Lse::from_bytes).ok_or(Reason::Malformed)
 }
 
-/// That a label stack entry at or after `offset` has the S bit.
+/// That a label stack entry at or after `offset`, where the second one stands, has the S bit.
 #[inline(always)]
 fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
     if has_bottom(frame, offset) {
@@ -668,7 +672,7 @@ fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
 /// ends with the call, so it follows what comes after it once, not once for each turn.
 #[inline(never)]
 fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
-    for index in 0..MAX_STACK_DEPTH {
+    for index in 0..MAX_STACK_DEPTH - 1 {
         match frame.load(offset + index * LSE_LEN) {
             Some(lse) if Lse::from_bytes(lse).bottom() => return true,
             Some(_) => {}
@@ -678,23 +682,28 @@ fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
     false
 }
 
-/// The depth of a stack, with a bound that the verifier sees.
+/// The labels that `entry` pushes and how many they are, within bounds that the verifier sees. An empty slot is no route.
 #[inline(always)]
-fn bounded_depth(stack: &LabelStack) -> usize {
-    stack.depth().min(MAX_PUSH)
+fn label_stack<T: Tables>(tables: &T, entry: IlmEntry) -> Checked<(&LabelStack, usize)> {
+    let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
+    match stack.depth() {
+        depth @ 1..=MAX_PUSH => Ok((stack, depth)),
+        _ => Err(Reason::NoRoute),
+    }
 }
 
-/// Writes the labels of `stack` after the Ethernet header. The innermost gets `bottom` and `inner_ttl`.
+/// Writes the `depth` labels of `stack` after the Ethernet header. The innermost gets `bottom` and `inner_ttl`.
 #[inline(always)]
 fn store_labels<F: Frame>(
     frame: &mut F,
     stack: &LabelStack,
+    depth: usize,
     tc: u8,
     bottom: bool,
     outer_ttl: u8,
     inner_ttl: u8,
 ) -> Checked<()> {
-    let last = bounded_depth(stack) - 1;
+    let last = depth - 1;
     for index in 0..MAX_PUSH {
         if index > last {
             break;

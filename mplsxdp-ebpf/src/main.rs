@@ -8,8 +8,9 @@ mod frame;
 mod tables;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_log_ebpf::debug;
 use mplsxdp_common::abi::Reason;
-use mplsxdp_common::forward::{Verdict, forward};
+use mplsxdp_common::forward::{Frame as _, Tables as _, Verdict, forward};
 
 use crate::frame::XdpFrame;
 use crate::tables::{TX_PORTS, XdpTables, count_reason};
@@ -21,14 +22,26 @@ pub fn mplsxdp(ctx: XdpContext) -> u32 {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Forward { port } => match TX_PORTS.redirect(port.into(), 0) {
             Ok(action) => action,
-            Err(_) => drop_for(&frame, Reason::NoPort),
+            Err(_) => except(&ctx, &frame, Reason::NoPort),
         },
-        Verdict::Exception(reason) => drop_for(&frame, reason),
+        Verdict::Exception(reason) => except(&ctx, &frame, reason),
     }
 }
 
-fn drop_for(frame: &XdpFrame<'_>, reason: Reason) -> u32 {
+/// Counts a frame that is not forwarded, and drops it.
+fn except(ctx: &XdpContext, frame: &XdpFrame<'_>, reason: Reason) -> u32 {
     count_reason(reason, frame);
+    // Frozen by the loader: where it is off, the verifier takes the code out.
+    if XdpTables.settings().log() {
+        let port = XdpTables.settings().port();
+        debug!(
+            ctx,
+            "port {}: exception {}, frame of {} bytes",
+            port,
+            reason as u8,
+            frame.len() as u32
+        );
+    }
     xdp_action::XDP_DROP
 }
 

@@ -40,7 +40,7 @@ static META: Array<Meta> = Array::with_max_entries(1, 0);
 
 /// Frozen by the loader: the verifier sees constants.
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings::new(0, TtlMode::Uniform, 255, false, false);
+static SETTINGS: u64 = Settings::new(0, TtlMode::Uniform, 255, false, false).to_bits();
 
 pub struct XdpTables;
 
@@ -48,7 +48,7 @@ impl Tables for XdpTables {
     #[inline(always)]
     fn settings(&self) -> Settings {
         // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
-        unsafe { read_volatile(&raw const SETTINGS) }
+        Settings::from_bits(unsafe { read_volatile(&raw const SETTINGS) })
     }
 
     #[inline(always)]

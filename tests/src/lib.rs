@@ -1,1 +1,46 @@
-//! The netns lab for the end-to-end tests, the demo and the benches.
+//! The lab for the end-to-end tests, the demo and the benches: network namespaces joined by veth pairs, `mplsxdp` running in
+//! them, and sockets that send and receive exact frames. Everything that a lab makes goes with it: when it is dropped, when a
+//! test panics, on Ctrl-C; and what a lab that was killed left is purged by the next one.
+
+pub mod frame;
+pub mod needs;
+pub mod netns;
+pub mod rig;
+pub mod router;
+pub mod tap;
+pub mod three_routers;
+pub mod tidy;
+pub mod wait;
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+
+pub use netns::{End, Netns, link};
+pub use router::Router;
+pub use tap::Tap;
+
+/// A name space for the namespaces of one test.
+pub struct Lab {
+    number: u32,
+}
+
+impl Lab {
+    /// The first one of a process purges what dead processes left.
+    pub fn new() -> Result<Self> {
+        static PURGE: Once = Once::new();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let mut purged = Ok(());
+        PURGE.call_once(|| purged = tidy::purge());
+        purged?;
+        Ok(Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// A new network namespace; its full name tells whose it is.
+    pub fn netns(&self, name: &str) -> Result<Netns> {
+        Netns::new(format!("{}{}-{}-{name}", tidy::PREFIX, std::process::id(), self.number))
+    }
+}

@@ -1,1 +1,164 @@
-fn main() {}
+//! Builds, shows, tests and measures mplsxdp: `cargo xtask --help`.
+
+mod install;
+mod run;
+#[path = "../../mplsxdp/build/toolchain.rs"]
+mod toolchain;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+use crate::run::{Summary, artifacts, build_programs, cargo, root_command, run_tests, run_tool};
+
+/// Builds, shows, tests and measures mplsxdp.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what building, demo and tests need and this machine lacks.
+    Install,
+    /// Builds everything.
+    Build {
+        /// Optimised, as for use.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Three routers and two hosts in network namespaces: pings, labels on the wire, a transfer.
+    Demo,
+    /// Builds and runs every test that this machine can run.
+    Test {
+        /// Only tests whose names contain one of these.
+        filters: Vec<String>,
+    },
+    /// Measures the forwarding rate.
+    Bench {
+        /// Passed on to the bench.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Checks formatting, and clippy's opinion of all crates.
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Install => install::install().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
+        Command::Build { release } => build(release),
+        Command::Demo => demo(),
+        Command::Test { filters } => test(&filters),
+        Command::Bench { arguments } => bench(&arguments),
+        Command::Lint => lint(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // After tests nothing comes after the line that counts them.
+            if !error.is::<TestsFailed>() {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The summary says how many.
+#[derive(Debug, thiserror::Error)]
+#[error("tests failed, or none ran")]
+struct TestsFailed;
+
+fn build(release: bool) -> Result<()> {
+    let toolchain = install::find_toolchain().map_err(|missing| anyhow::anyhow!("{missing}"))?;
+    eprintln!("eBPF programs: {toolchain}");
+    let mut command = cargo("build");
+    if release {
+        command.arg("--release");
+    }
+    for program in artifacts(command)?
+        .into_iter()
+        .filter(|artifact| artifact.name == "mplsxdp")
+    {
+        println!("{}", program.executable.display());
+    }
+    Ok(())
+}
+
+fn demo() -> Result<()> {
+    let [mplsxdp, demo] = build_programs(["mplsxdp", "demo"], &[])?;
+    let error = root_command(
+        &demo,
+        "The demo makes network namespaces and loads BPF programs",
+        &mplsxdp,
+    )?
+    .exec();
+    Err(error).with_context(|| format!("cannot run {}", demo.display()))
+}
+
+fn bench(arguments: &[OsString]) -> Result<()> {
+    let [mplsxdp, bench] = build_programs(["mplsxdp", "bench"], &["--release"])?;
+    let mut command = root_command(
+        &bench,
+        "The bench makes network namespaces and loads BPF programs",
+        &mplsxdp,
+    )?;
+    let error = command.args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", bench.display()))
+}
+
+fn test(filters: &[String]) -> Result<()> {
+    let [mplsxdp] = build_programs(["mplsxdp"], &[])?;
+    let mut command = cargo("test");
+    command.arg("--no-run");
+    let mut summary = Summary::default();
+    for artifact in artifacts(command)? {
+        let mut command = if artifact.is_integration_test {
+            root_command(
+                &artifact.executable,
+                "These tests make network namespaces and load BPF programs",
+                &mplsxdp,
+            )?
+        } else {
+            std::process::Command::new(&artifact.executable)
+        };
+        println!("\n{} of {}", artifact.name, artifact.package_directory.display());
+        command.current_dir(&artifact.package_directory).args(filters);
+        summary += run_tests(command)?;
+    }
+    println!("\nexamples in the documentation");
+    let mut command = cargo("test");
+    command.args(["--doc", "--"]).args(filters);
+    summary += run_tests(command)?;
+
+    println!("\n{summary}");
+    if summary.failed > 0 || summary.passed == 0 {
+        return Err(TestsFailed.into());
+    }
+    Ok(())
+}
+
+fn lint() -> Result<()> {
+    let toolchain = install::install()?;
+    run_tool(cargo("fmt").args(["--all", "--check"]), "run `cargo fmt --all`")?;
+    run_tool(
+        cargo("clippy").args(["--all-targets", "--", "-D", "warnings"]),
+        "mend what clippy says",
+    )?;
+    // Clippy is part of a compiler: for the eBPF crate that of its own, which cargo finds through PATH.
+    let directory = install::clippy_directory(&toolchain)?;
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(directory).chain(std::env::split_paths(&search)))?;
+    let mut command = toolchain.cargo("clippy");
+    command
+        .env("PATH", path)
+        .current_dir(run::workspace())
+        .args(["--", "-D", "warnings"]);
+    run_tool(&mut command, "mend what clippy says")
+}

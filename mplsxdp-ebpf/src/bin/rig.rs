@@ -1,13 +1,91 @@
-//! Programs of the test and measuring rig.
+//! Programs of the test and measuring rig: a generator that is run on live frames, a bare redirect to measure against, and
+//! ends of the line that take whatever arrives.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use core::ptr::{read_volatile, write_unaligned};
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::bpf_get_prandom_u32,
+    macros::{map, xdp},
+    maps::{DevMap, PerCpuArray},
+    programs::XdpContext,
+};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, Label, Lse};
+
+/// What the generator writes, frozen by the loader: destination MAC, source MAC, two bytes unused.
+#[unsafe(no_mangle)]
+static MACS: [u8; 14] = [0; 14];
+/// Labels are FIRST_LABEL plus a multiple of LABEL_STEP, LABEL_COUNT of them; a power of two.
+#[unsafe(no_mangle)]
+static LABEL_COUNT: u32 = 1;
+#[unsafe(no_mangle)]
+static LABEL_STEP: u32 = 1;
+
+/// Where `generate` and `redirect` send everything: slot 0.
+#[map]
+static RIG_TX: DevMap = DevMap::with_max_entries(1, 0);
+/// What `sink` took, per CPU.
+#[map]
+static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Makes the frame it is run on a labelled one, with a random label and TTL 64, and sends it on. Frames of a live run come back
+/// with what was last written, so the header is written anew each time.
+#[xdp]
+pub fn generate(ctx: XdpContext) -> u32 {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + ETH_HLEN + 4 > end {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: frozen values; volatile so that the compiler does not take those above for granted.
+    let (mut header, count, step) = unsafe {
+        (
+            read_volatile(&raw const MACS),
+            read_volatile(&raw const LABEL_COUNT),
+            read_volatile(&raw const LABEL_STEP),
+        )
+    };
+    [header[12], header[13]] = ETH_P_MPLS_UC.to_be_bytes();
+    // SAFETY: a helper without arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    let label = Label::from_low_bits(Label::FIRST_ORDINARY.get() + (random & (count - 1)) * step);
+    // SAFETY: within the frame, as checked above.
+    unsafe {
+        write_unaligned(data as *mut [u8; ETH_HLEN], header);
+        write_unaligned(
+            (data + ETH_HLEN) as *mut [u8; 4],
+            Lse::new(label, 0, true, 64).to_bytes(),
+        );
+    }
+    redirected()
+}
+
+/// Sends everything on, untouched.
+#[xdp]
+pub fn redirect(_: XdpContext) -> u32 {
+    redirected()
+}
+
+/// Counts and drops.
+#[xdp]
+pub fn sink(_: XdpContext) -> u32 {
+    if let Some(count) = SUNK.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value.
+        unsafe { *count += 1 };
+    }
+    xdp_action::XDP_DROP
+}
 
 /// Takes whatever arrives: a veth hands redirected frames over only if its peer has a program.
 #[xdp]
 pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+#[inline(always)]
+fn redirected() -> u32 {
+    RIG_TX.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
 #[panic_handler]

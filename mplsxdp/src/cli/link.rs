@@ -104,6 +104,9 @@ pub fn state(state: Resolution) -> &'static str {
         Resolution::NoRoute => "no_route",
         Resolution::LinkDown => "link_down",
         Resolution::NotAPort => "not_a_port",
+        Resolution::NoArp => "no_arp",
+        Resolution::NoSuchDev => "no_such_dev",
+        Resolution::Local => "local",
     }
 }
 

@@ -350,7 +350,13 @@ fn flag(installed: &InstalledRoute) -> Option<&'static str> {
     match installed.next_hop.as_ref()?.state {
         Resolution::Resolved | Resolution::Static => None,
         Resolution::LinkDown => Some("linkdown"),
-        Resolution::Incomplete | Resolution::Failed | Resolution::NoRoute | Resolution::NotAPort => Some("unresolved"),
+        Resolution::Incomplete
+        | Resolution::Failed
+        | Resolution::NoRoute
+        | Resolution::NotAPort
+        | Resolution::NoArp
+        | Resolution::NoSuchDev
+        | Resolution::Local => Some("unresolved"),
     }
 }
 

@@ -8,6 +8,7 @@ use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
+pub use crate::lfib::Mode as ChangeMode;
 use crate::lfib::route::{self, Action, InvalidRoute, NextHop, OutLabels, RouteKey, Via};
 
 /// The interface's name.
@@ -313,6 +314,12 @@ pub enum Resolution {
     LinkDown,
     /// The interface is not a port.
     NotAPort,
+    /// The interface has no MAC addresses to resolve (IFF_NOARP).
+    NoArp,
+    /// There is no interface of the name given.
+    NoSuchDev,
+    /// The address is this box's own.
+    Local,
 }
 
 /// `type Link`.
@@ -350,6 +357,8 @@ pub struct Status {
     pub tunnel_ttl: u8,
     pub tc_propagate: bool,
     pub links: u64,
+    /// Labels 16 to this less one can have routes.
+    pub labels: u32,
     pub label_routes: u64,
     pub prefix_routes: u64,
     pub next_hops: u64,
@@ -536,17 +545,6 @@ pub enum RouteFilter {
     V4Prefixes,
     V6Prefixes,
     One(RouteKey),
-}
-
-/// How routes that are given meet routes that are there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ChangeMode {
-    /// Each must be new.
-    Add,
-    /// Each is added, or takes the place of the one that is there.
-    Replace,
-    /// As `Replace`, and what is not given goes: mark and sweep.
-    ReplaceAll,
 }
 
 /// What the server asks of the controller. Each is all or nothing.

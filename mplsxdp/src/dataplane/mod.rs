@@ -1,1 +1,82 @@
-//! The tables of the data plane: in memory, or in the kernel.
+//! The tables of the data plane: [`Tables`] is what the LFIB writes to, [`memory`] has them for tests, [`kernel`] the BPF maps;
+//! [`loader`] brings the program and the maps into the kernel, [`port`] attaches it.
+
+pub mod kernel;
+pub mod loader;
+pub mod memory;
+pub mod port;
+pub mod preflight;
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, PortWord, Reason};
+use mplsxdp_common::wire::Label;
+
+/// How much fits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    /// Labels 0 to this less one.
+    pub labels: u32,
+    pub adjacencies: u32,
+    pub stacks: u32,
+    /// Slot 0 among them, which counts for nobody.
+    pub counter_slots: u32,
+    /// Prefixes of each family.
+    pub prefixes: u32,
+}
+
+/// What the controller writes and the forwarding core reads. A write that is published (everything but a stack) is one store
+/// that a reader sees whole.
+pub trait Tables {
+    fn capacity(&self) -> Capacity;
+
+    fn store_ilm(&mut self, label: Label, entry: IlmEntry);
+
+    /// Writes the words that differ: the source and MTU first, the destination last.
+    fn store_adjacency(&mut self, index: u16, adjacency: Adjacency);
+
+    /// As it was last stored; all zero where it never was.
+    fn adjacency(&self, index: u16) -> Adjacency;
+
+    /// `index` must not be in use by any reader.
+    fn store_stack(&mut self, index: u32, stack: LabelStack);
+
+    fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError>;
+
+    /// Removing what is not there is no error.
+    fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError>;
+
+    fn store_port(&mut self, port: u16, word: PortWord);
+
+    /// Returns when no reader is left that saw an entry before its last change.
+    fn wait_for_readers(&mut self);
+
+    fn route_counter(&self, slot: u32) -> Result<Counter, TableError>;
+
+    /// To zero; frames counted meanwhile may be lost from the count.
+    fn clear_route_counter(&mut self, slot: u32) -> Result<(), TableError>;
+
+    fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError>;
+
+    fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError>;
+
+    /// Name, entries and bytes of kernel memory of each table.
+    fn memory(&self) -> Result<Vec<TableMemory>, TableError>;
+}
+
+/// What one table takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableMemory {
+    pub name: &'static str,
+    pub entries: u32,
+    pub bytes: u64,
+}
+
+/// A table could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} of map {map}: {source}")]
+pub struct TableError {
+    pub map: &'static str,
+    pub operation: &'static str,
+    #[source]
+    pub source: std::io::Error,
+}

@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{MAX_PUSH, TtlPropagate};
 use mplsxdp_common::wire::{Label, Mac};
 
+use super::pass::NEVER;
+
 /// What a route is for: an incoming label (an ILM entry) or a FEC, here always an address prefix (an FTN entry).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RouteKey {
@@ -181,6 +183,11 @@ impl Route {
                 return Err(InvalidRoute(format!(
                     "{prefix} has bits set beyond its length; it would be {}",
                     prefix.trunc()
+                )));
+            }
+            RouteKey::Prefix(prefix) if NEVER.iter().any(|never| never.contains(&prefix)) => {
+                return Err(InvalidRoute(format!(
+                    "{prefix} is never imposed: loopback, link-local and multicast addresses stay the kernel's"
                 )));
             }
             RouteKey::Label(_) | RouteKey::Prefix(_) => {}

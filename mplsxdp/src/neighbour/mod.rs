@@ -1,1 +1,180 @@
-//! Next hops: from an address to an interface and a MAC.
+//! From next hops to MAC addresses: what the kernel reports ([`Event`]), the socket that it is read from ([`netlink`]), and
+//! what is made of it, without a socket or a clock: the interfaces ([`links`]), the kernel's routes ([`routes`]), and the
+//! state of each next hop ([`resolver`]).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use mplsxdp_common::wire::Mac;
+
+pub mod links;
+pub mod netlink;
+pub mod resolver;
+pub mod routes;
+
+/// What the kernel reports.
+///
+/// Everything that exists is reported between [`Event::Reset`] and [`Event::Synced`]; afterwards come the changes. Reports
+/// may have been lost before a `Reset`: what is not reported again until `Synced` is gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    Reset,
+    Synced,
+    Link(LinkInfo),
+    /// The interface with this index is gone.
+    LinkGone(u32),
+    Address(InterfaceAddress),
+    AddressGone(InterfaceAddress),
+    Neighbour(Neighbour),
+    NeighbourGone {
+        ifindex: u32,
+        address: IpAddr,
+    },
+    /// One path of a route. `replaces`: the first path of one that takes the place of those with its prefix, table and
+    /// metric.
+    Route {
+        route: KernelRoute,
+        replaces: bool,
+    },
+    RouteGone(KernelRoute),
+    /// Some policy rule (`ip rule`) came or went: any address may now be routed differently.
+    Rules,
+}
+
+/// A network interface, as RTM_NEWLINK describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkInfo {
+    pub ifindex: u32,
+    pub name: Arc<str>,
+    /// Of an interface that has a MAC address.
+    pub mac: Option<Mac>,
+    pub mtu: u32,
+    /// IFF_UP: somebody set it up.
+    pub up: bool,
+    /// IFF_LOWER_UP: it has a carrier.
+    pub running: bool,
+    pub loopback: bool,
+    /// IFF_NOARP: neighbours on it are not asked for their MAC addresses.
+    pub noarp: bool,
+    /// IFLA_INFO_KIND, as "veth"; physical interfaces have none.
+    pub kind: Option<String>,
+    pub xdp: Option<XdpAttachment>,
+    /// IFLA_LINK: the other end of a veth, what a VLAN or macvlan stands on.
+    pub peer: Option<Peer>,
+    /// The device behind a physical interface (since Linux 5.14).
+    pub parent: Option<ParentDevice>,
+}
+
+impl LinkInfo {
+    /// Whether frames can be sent on it.
+    pub fn is_up(&self) -> bool {
+        self.up && self.running
+    }
+}
+
+/// The interface that another one is tied to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    pub ifindex: u32,
+    /// Its ifindex is one of another network namespace (IFLA_LINK_NETNSID).
+    pub elsewhere: bool,
+}
+
+/// A device on a bus: /sys/bus/BUS/devices/DEVICE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParentDevice {
+    pub bus: String,
+    pub device: String,
+}
+
+/// The XDP program on an interface (IFLA_XDP).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpAttachment {
+    /// Of one of them, where there are several.
+    pub program: u32,
+    pub mode: AttachMode,
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// On the kernel's packet buffers.
+    Generic,
+    /// On the NIC.
+    Offload,
+    /// More than one program, in different places.
+    Several,
+}
+
+/// An address of this box.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct InterfaceAddress {
+    pub ifindex: u32,
+    /// The address itself, not truncated to the prefix.
+    pub address: IpNet,
+}
+
+/// An entry of the kernel's ARP or ND table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Neighbour {
+    pub ifindex: u32,
+    pub address: IpAddr,
+    pub state: NeighbourState,
+    /// NTF_EXT_MANAGED: the kernel keeps it resolved.
+    pub managed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NeighbourState {
+    /// REACHABLE, DELAY or PROBE: the MAC address is good.
+    Reachable(Mac),
+    /// STALE: the MAC address is good for as long as it lasts: nobody asks the neighbour about it until it is used.
+    Stale(Mac),
+    /// PERMANENT: set by hand.
+    Permanent(Mac),
+    /// NOARP: needs no resolving.
+    NoArp(Mac),
+    /// NONE or INCOMPLETE: no answer yet.
+    Incomplete,
+    Failed,
+}
+
+/// One path of a route of the kernel's. The order of the fields keeps together those that replace each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct KernelRoute {
+    pub prefix: IpNet,
+    pub table: u32,
+    pub metric: u32,
+    pub kind: RouteKind,
+    /// `None` where nothing is sent anywhere.
+    pub oif: Option<u32>,
+}
+
+/// What a route does (RTN_*).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RouteKind {
+    Unicast,
+    Local,
+    Broadcast,
+    Anycast,
+    Multicast,
+    Blackhole,
+    Unreachable,
+    Prohibit,
+    Throw,
+    Other,
+}
+
+/// Where the kernel would send a packet for an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// Out of this interface.
+    Interface(u32),
+    /// Nowhere: the address is this box's own.
+    Local,
+    /// Nowhere: no route, or one that sends to no neighbour.
+    NoRoute,
+}

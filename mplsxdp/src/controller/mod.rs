@@ -1,0 +1,463 @@
+//! The event loop that ties the wings together: requests from the control socket, events from the kernel, the clock and signals
+//! come in; routes, next hops and ports change. What a change means is decided in the wings.
+
+mod ports;
+mod report;
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use mplsxdp_common::abi::Adjacency;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::config::Config;
+use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request, RouteFilter};
+use crate::control::{Call, Instance, server};
+use crate::dataplane::kernel::KernelTables;
+use crate::dataplane::loader::{Loader, Sizes};
+use crate::dataplane::{TableError, preflight};
+use crate::lfib::next_hops::NextHopChange;
+use crate::lfib::pass::Claim;
+use crate::lfib::route::{NextHop, Owner, Route, RouteKey};
+use crate::lfib::{ChangeError, Lfib};
+use crate::neighbour::netlink::Netlink;
+use crate::neighbour::resolver::{Action, HopState, Resolver};
+use crate::neighbour::routes::KernelRoutes;
+use crate::neighbour::{Event, Lookup, RouteKind};
+use ports::Ports;
+
+/// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
+const TABLE_MAIN: u32 = 254;
+const TABLE_LOCAL: u32 = 255;
+/// Requests that wait for the controller.
+const CALL_BACKLOG: usize = 64;
+/// Kernel events that are taken in before what they mean for the tables is worked out.
+const EVENT_BATCH: usize = 4096;
+
+/// Loads, serves until told to stop, and unloads.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    preflight::check_capabilities()?;
+    let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (netlink, mut events) =
+        Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
+    let mut controller = Controller::new(&config, netlink)?;
+    controller.follow_until_synced(&mut events).await?;
+    controller.start(&config).await?;
+
+    let (calls_in, mut calls) = mpsc::channel(CALL_BACKLOG);
+    let stop_serving = CancellationToken::new();
+    let serving = tokio::spawn(server::serve(
+        listener,
+        calls_in,
+        server::Limits::default(),
+        stop_serving.clone(),
+    ));
+    info!(instance = config.instance, ports = controller.ports.len(), "ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        warn!(%error, "cannot tell the service manager");
+    }
+
+    let mut stopping = false;
+    while !stopping {
+        let deadline = controller.resolver.next_deadline();
+        tokio::select! {
+            Some(call) = calls.recv() => stopping = controller.answer(call).await,
+            event = events.recv() => {
+                let event = event.context("the netlink reader has ended")?;
+                let mut batch = vec![event];
+                while batch.len() < EVENT_BATCH && let Ok(event) = events.try_recv() {
+                    batch.push(event);
+                }
+                controller.handle_events(&batch).await;
+            }
+            () = sleep_until(deadline) => controller.poll().await,
+            _ = terminate.recv() => stopping = true,
+            _ = interrupt.recv() => stopping = true,
+        }
+    }
+    info!("unloading");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    controller.shut_down().await;
+    stop_serving.cancel();
+    serving.await.context("the control socket's server has failed")
+}
+
+/// For ever where there is no deadline.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// All state of a running switch.
+struct Controller {
+    started: Instant,
+    config: Config,
+    netlink: Netlink,
+    resolver: Resolver,
+    kernel_routes: KernelRoutes,
+    lfib: Lfib<KernelTables>,
+    ports: Ports,
+}
+
+impl Controller {
+    fn new(config: &Config, netlink: Netlink) -> anyhow::Result<Self> {
+        let sizes = Sizes {
+            labels: config.labels,
+            stacks: config.stacks,
+            counter_slots: config.counter_slots,
+        };
+        let mut loader = Loader::new(sizes)?;
+        if config.log_exceptions {
+            tokio::spawn(loader.follow_log()?);
+        }
+        let tables = KernelTables::open(loader.pins())?;
+        Ok(Self {
+            started: Instant::now(),
+            ports: Ports::new(loader, config),
+            config: Config {
+                routes: Vec::new(),
+                ..config.clone()
+            },
+            netlink,
+            resolver: Resolver::default(),
+            kernel_routes: KernelRoutes::default(),
+            lfib: Lfib::new(tables),
+        })
+    }
+
+    /// Takes in what the kernel has at the start.
+    async fn follow_until_synced(&mut self, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        let mut batch = Vec::new();
+        while batch.last() != Some(&Event::Synced) {
+            batch.push(events.recv().await.context("the netlink reader has ended")?);
+        }
+        self.handle_events(&batch).await;
+        Ok(())
+    }
+
+    /// Checks every port before anything is attached, fills the tables, then attaches.
+    async fn start(&mut self, config: &Config) -> anyhow::Result<()> {
+        for port in &config.ports {
+            self.ports.check(&port.name, &self.netlink).await?;
+        }
+        // A next hop of the configuration may not be reachable yet: its routes wait for it.
+        self.lfib
+            .change(ChangeMode::Add, Owner::Static, &config.routes)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", config_route(config, &error)))?;
+        for port in &config.ports {
+            self.ports.add(port, &self.netlink, &mut self.lfib).await?;
+        }
+        self.follow_next_hops().await;
+        Ok(())
+    }
+
+    /// Carries out a request and answers it. Returns whether it was the last one.
+    async fn answer(&mut self, Call { request, peer, reply }: Call) -> bool {
+        let last = request == Request::Unload;
+        let result = self.carry_out(request).await;
+        if let Err(refusal) = &result {
+            info!(pid = peer.pid, uid = peer.uid, %refusal, "refused");
+        }
+        // The client may be gone; what it asked for is done all the same.
+        let _ = reply.send(result);
+        last
+    }
+
+    async fn carry_out(&mut self, request: Request) -> Result<Reply, Refusal> {
+        match request {
+            Request::GetStatus => Ok(Reply::Status(self.status())),
+            Request::ListRoutes {
+                filter,
+                after,
+                limit,
+                counters,
+            } => Ok(Reply::Routes(self.list_routes(filter, after, limit, counters))),
+            Request::ChangeRoutes { mode, routes } => {
+                self.check_next_hops(&routes).await?;
+                let changes = self.lfib.change(mode, Owner::Static, &routes);
+                let changes = changes.map_err(|error| self.refusal(&error))?;
+                self.follow_next_hops().await;
+                Ok(Reply::Changed(count(changes)))
+            }
+            Request::DeleteRoutes { keys } => {
+                let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
+                self.follow_next_hops().await;
+                Ok(Reply::Changed(count(changes)))
+            }
+            Request::FlushRoutes { filter } => {
+                let keys = self.lfib.keys(|key| selects(filter, key));
+                let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
+                self.follow_next_hops().await;
+                Ok(Reply::Changed(count(changes)))
+            }
+            Request::ListLinks => Ok(Reply::Links(self.list_links())),
+            Request::AddLink { name, tx_only } => {
+                let port = crate::config::PortConfig {
+                    name: name.clone(),
+                    tx_only,
+                    mpls: !tx_only,
+                };
+                let added = self.ports.add(&port, &self.netlink, &mut self.lfib).await;
+                added.map_err(|error| Refusal::LinkRefused {
+                    name,
+                    reason: error.to_string(),
+                })?;
+                self.republish_next_hops();
+                Ok(Reply::Done)
+            }
+            Request::DeleteLink { name } => {
+                let port = self.ports.number(&name).ok_or_else(|| self.no_such_link(&name))?;
+                self.ports.retire(port);
+                self.republish_next_hops();
+                self.ports.remove(port, &mut self.lfib);
+                Ok(Reply::Done)
+            }
+            Request::SetLink { name, mpls } => {
+                let port = self.ports.number(&name).ok_or_else(|| self.no_such_link(&name))?;
+                let set = self.ports.set_mpls(port, mpls, &mut self.lfib);
+                set.map_err(|reason| Refusal::LinkRefused { name, reason })?;
+                Ok(Reply::Done)
+            }
+            Request::ListNeighbors => Ok(Reply::Neighbors(self.list_next_hops())),
+            Request::GetStats { all } => Ok(Reply::Stats(self.stats(all))),
+            Request::Unload => Ok(Reply::Done),
+        }
+    }
+
+    /// That every next hop that is not in use yet leads out of a port.
+    async fn check_next_hops(&self, routes: &[Route]) -> Result<(), Refusal> {
+        let mut checked: HashSet<&NextHop> = HashSet::new();
+        for (index, route) in routes.iter().enumerate() {
+            let Some(next_hop) = route.next_hop() else { continue };
+            if self.lfib.next_hops().contains(next_hop) || !checked.insert(next_hop) {
+                continue;
+            }
+            let refuse = |reason| Refusal::RouteRefused { index, reason };
+            let link = match (&next_hop.dev, next_hop.via.address()) {
+                (Some(dev), _) => self
+                    .resolver
+                    .links()
+                    .by_name(dev)
+                    .ok_or_else(|| refuse(format!("there is no interface {dev}; `ip link show` lists them")))?,
+                (None, Some(address)) => {
+                    let lookup = self.netlink.route_lookup(address, None).await;
+                    match lookup.map_err(|error| refuse(format!("cannot look up {address}: {error}")))? {
+                        Lookup::Interface(ifindex) => self
+                            .resolver
+                            .links()
+                            .get(ifindex)
+                            .ok_or_else(|| refuse(format!("the interface towards {address} has just gone")))?,
+                        Lookup::Local => return Err(refuse(format!("{address} is an address of this box"))),
+                        Lookup::NoRoute => {
+                            return Err(refuse(format!(
+                                "the kernel has no route to {address}: give an interface an address in its network \
+                                 (`ip address add`), or say `dev IFACE`"
+                            )));
+                        }
+                    }
+                }
+                (None, None) => return Err(refuse("`via link` needs `dev IFACE`".into())),
+            };
+            if self.ports.by_ifindex(link.ifindex).is_none() {
+                return Err(refuse(format!(
+                    "{} is not a port of this switch: `mplsxdp link add {}` makes it one",
+                    link.name, link.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_events(&mut self, batch: &[Event]) {
+        let now = Instant::now();
+        let mut actions = Vec::new();
+        let mut changed = BTreeSet::new();
+        let mut ports_changed = false;
+        for event in batch {
+            debug!(?event, "kernel");
+            self.resolver.handle(event, now, &mut actions);
+            self.kernel_routes.handle(event, &mut changed);
+            ports_changed |= match event {
+                Event::Link(link) => self.ports.follow(link, &mut self.lfib),
+                Event::LinkGone(ifindex) => self.ports.lose(*ifindex, &mut self.lfib),
+                Event::Synced => self.ports.lose_all_but(self.resolver.links(), &mut self.lfib),
+                _ => false,
+            };
+        }
+        for prefix in changed {
+            if let Err(error) = self.claim(prefix) {
+                error!(%prefix, %error, "cannot keep the kernel's addresses and routes out of the FTN");
+            }
+        }
+        self.perform(actions).await;
+        if ports_changed {
+            self.republish_next_hops();
+        }
+    }
+
+    /// Tells the LFIB whether `prefix` is the kernel's.
+    fn claim(&mut self, prefix: IpNet) -> Result<(), TableError> {
+        let never = self.kernel_routes.get(prefix).any(|route| {
+            let own = matches!(
+                route.kind,
+                RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast
+            );
+            own && route.table == TABLE_LOCAL
+        });
+        let routed = self.kernel_routes.get(prefix).any(|route| route.table == TABLE_MAIN);
+        self.lfib.set_claim(prefix, Claim::Never, never)?;
+        self.lfib.set_claim(prefix, Claim::Route, routed)
+    }
+
+    async fn poll(&mut self) {
+        let mut actions = Vec::new();
+        self.resolver.poll(Instant::now(), &mut actions);
+        self.perform(actions).await;
+    }
+
+    /// Has the resolver follow the next hops that came into use, and forget those that went out of it.
+    async fn follow_next_hops(&mut self) {
+        let now = Instant::now();
+        let mut actions = Vec::new();
+        for change in self.lfib.take_next_hop_changes() {
+            match change {
+                NextHopChange::Added(id, next_hop) => self.resolver.add(id, next_hop, now, &mut actions),
+                NextHopChange::Removed(id) => self.resolver.remove(id, now, &mut actions),
+            }
+        }
+        self.perform(actions).await;
+    }
+
+    /// Carries out what the resolver wants, and what it wants of the answers.
+    async fn perform(&mut self, mut actions: Vec<Action>) {
+        while !actions.is_empty() {
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Lookup { address } => {
+                        let answer = self.netlink.route_lookup(address, None).await;
+                        if let Err(error) = &answer {
+                            warn!(%address, %error, "cannot look up the way to a next hop");
+                        }
+                        self.resolver
+                            .lookup_done(address, answer.ok(), Instant::now(), &mut actions);
+                    }
+                    Action::Probe { ifindex, address } => {
+                        if let Err(error) = self.netlink.probe(ifindex, address).await {
+                            debug!(ifindex, %address, %error, "cannot have a neighbour resolved");
+                        }
+                    }
+                    Action::Release { ifindex, address } => {
+                        if let Err(error) = self.netlink.release(ifindex, address).await {
+                            debug!(ifindex, %address, %error, "cannot release a neighbour");
+                        }
+                    }
+                    Action::Changed { id, state } => {
+                        info!(next_hop = self.next_hop_name(id), ?state, "next hop");
+                        self.lfib.set_next_hop(id, self.adjacency(state));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The adjacency of a next hop in `state`, where its interface is a port.
+    fn adjacency(&self, state: HopState) -> Option<Adjacency> {
+        let (ifindex, mac) = state.adjacency()?;
+        let port = self.ports.by_ifindex(ifindex)?;
+        Some(Adjacency::new(mac, port.number(), port.mac(), port.mtu()))
+    }
+
+    /// Writes every adjacency anew, where ports came, went or changed.
+    fn republish_next_hops(&mut self) {
+        let states: Vec<_> = self.resolver.next_hops().map(|(id, _, state)| (id, state)).collect();
+        for (id, state) in states {
+            let adjacency = state.and_then(|state| self.adjacency(state));
+            self.lfib.set_next_hop(id, adjacency);
+        }
+    }
+
+    /// Detaches, then leaves the kernel's neighbours to themselves. Maps and programs go with this process.
+    async fn shut_down(&mut self) {
+        self.ports.detach_all();
+        let mut actions = Vec::new();
+        self.resolver.shutdown(Instant::now(), &mut actions);
+        self.perform(actions).await;
+    }
+
+    /// What a change that the LFIB refused is to its client.
+    fn refusal(&self, error: &ChangeError) -> Refusal {
+        match error {
+            ChangeError::Exists { key, .. } => Refusal::RouteExists {
+                key: *key,
+                route: self
+                    .lfib
+                    .get(*key)
+                    .map(|listed| listed.route.to_string())
+                    .unwrap_or_default(),
+            },
+            ChangeError::Missing { key, .. } => Refusal::NoSuchRoute { key: *key },
+            other => Refusal::RouteRefused {
+                index: other.index().unwrap_or(0),
+                reason: other.to_string(),
+            },
+        }
+    }
+
+    fn no_such_link(&self, name: &str) -> Refusal {
+        let hint = match self.resolver.links().by_name(name) {
+            Some(_) => format!("; `mplsxdp link add {name}` makes it one"),
+            None => "; there is no such interface".to_owned(),
+        };
+        Refusal::NoSuchLink {
+            name: name.to_owned(),
+            hint,
+        }
+    }
+
+    fn next_hop_name(&self, id: crate::lfib::next_hops::NextHopId) -> String {
+        let found = self.resolver.next_hops().find(|&(other, ..)| other == id);
+        found.map(|(_, next_hop, _)| next_hop.to_string()).unwrap_or_default()
+    }
+}
+
+/// The line of the configuration that a change was refused for.
+fn config_route(config: &Config, error: &ChangeError) -> String {
+    let route = error.index().and_then(|index| config.routes.get(index));
+    route.map_or_else(
+        || "the configured routes".to_owned(),
+        |route| format!("the configured route `{route}`"),
+    )
+}
+
+fn count(changes: crate::lfib::Changes) -> Changes {
+    let crate::lfib::Changes {
+        added,
+        replaced,
+        deleted,
+    } = changes;
+    Changes {
+        added: added as u64,
+        replaced: replaced as u64,
+        deleted: deleted as u64,
+    }
+}
+
+/// Whether `filter` lets `key` through.
+fn selects(filter: RouteFilter, key: RouteKey) -> bool {
+    match filter {
+        RouteFilter::All => true,
+        RouteFilter::Labels => matches!(key, RouteKey::Label(_)),
+        RouteFilter::V4Prefixes => matches!(key, RouteKey::Prefix(IpNet::V4(_))),
+        RouteFilter::V6Prefixes => matches!(key, RouteKey::Prefix(IpNet::V6(_))),
+        RouteFilter::One(one) => key == one,
+    }
+}

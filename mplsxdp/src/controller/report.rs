@@ -1,0 +1,233 @@
+//! What the controller tells of its state.
+
+use mplsxdp_common::abi::{ABI_VERSION, Counter, Reason, TtlMode, map};
+use tracing::warn;
+
+use super::{Controller, selects};
+use crate::config::XdpMode;
+use crate::control::api;
+use crate::dataplane::{Tables as _, preflight};
+use crate::lfib::Listed;
+use crate::lfib::next_hops::NextHopId;
+use crate::lfib::route::{NextHop, RouteKey};
+use crate::neighbour::resolver::HopState;
+
+impl Controller {
+    pub(super) fn status(&self) -> api::Status {
+        let tables = self.lfib.tables();
+        let capacity = tables.capacity();
+        let used = |name| match name {
+            map::ILM => self.lfib.label_routes(),
+            map::ADJACENCIES => self.lfib.next_hops().len(),
+            map::STACKS => self.lfib.stacks_in_use(),
+            map::FTN_V4 => self.lfib.keys(|key| selects(api::RouteFilter::V4Prefixes, key)).len(),
+            map::FTN_V6 => self.lfib.keys(|key| selects(api::RouteFilter::V6Prefixes, key)).len(),
+            map::PORTS | map::TX_PORTS => self.ports.len(),
+            map::ROUTE_COUNTERS => self.counted_routes(),
+            map::META => 1,
+            _ => 0,
+        };
+        let memory = tables.memory().unwrap_or_else(|error| {
+            warn!(%error, "cannot tell the tables' memory");
+            Vec::new()
+        });
+        let resolved = |id| {
+            self.resolver
+                .state(id)
+                .is_some_and(|state| self.adjacency(state).is_some())
+        };
+        let next_hops = self.lfib.next_hops().list();
+        api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi_version: ABI_VERSION,
+            instance: self.config.instance.clone(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            mode: mode_name(self.config.mode).to_owned(),
+            ttl_mode: match self.config.ttl_mode {
+                TtlMode::Uniform => "uniform",
+                TtlMode::Pipe => "pipe",
+                TtlMode::Linux => "linux",
+            }
+            .to_owned(),
+            tunnel_ttl: self.config.tunnel_ttl,
+            tc_propagate: self.config.tc_propagate,
+            links: self.ports.len() as u64,
+            labels: capacity.labels,
+            label_routes: self.lfib.label_routes() as u64,
+            prefix_routes: self.lfib.prefix_routes() as u64,
+            next_hops: next_hops.len() as u64,
+            unresolved_next_hops: next_hops.iter().filter(|&&(id, _)| !resolved(id)).count() as u64,
+            tables: memory
+                .into_iter()
+                .map(|table| api::Table {
+                    name: table.name.to_owned(),
+                    used: used(table.name) as u64,
+                    capacity: table.entries.into(),
+                    memory_bytes: table.bytes,
+                })
+                .collect(),
+            uncounted_routes: self.lfib.uncounted_routes() as u64,
+        }
+    }
+
+    pub(super) fn list_routes(
+        &self,
+        filter: api::RouteFilter,
+        after: Option<RouteKey>,
+        limit: usize,
+        counters: bool,
+    ) -> Vec<api::InstalledRoute> {
+        let routes = match filter {
+            api::RouteFilter::One(key) if after.is_none() => self.lfib.get(key).into_iter().collect(),
+            api::RouteFilter::One(_) => Vec::new(),
+            filter => self.lfib.list(after, limit, |key| selects(filter, key)),
+        };
+        // Many routes share a next hop.
+        let mut last: Option<(NextHopId, api::NextHopState)> = None;
+        routes
+            .into_iter()
+            .map(|listed| {
+                let next_hop = listed
+                    .next_hop
+                    .zip(listed.route.next_hop())
+                    .map(|(id, next_hop)| match &last {
+                        Some((last_id, state)) if *last_id == id => state.clone(),
+                        _ => last.insert((id, self.next_hop_state(id, next_hop))).1.clone(),
+                    });
+                api::InstalledRoute {
+                    route: (&listed.route).into(),
+                    owner: listed.owner.to_string(),
+                    next_hop,
+                    counter: if counters { self.route_counter(&listed) } else { None },
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn list_next_hops(&self) -> Vec<api::NextHopState> {
+        let list = self.lfib.next_hops().list().into_iter();
+        list.map(|(id, next_hop)| self.next_hop_state(id, next_hop)).collect()
+    }
+
+    pub(super) fn list_links(&self) -> Vec<api::Link> {
+        let mut links = Vec::new();
+        for port in self.ports.iter() {
+            let up = self
+                .resolver
+                .links()
+                .get(port.ifindex())
+                .is_some_and(|link| link.is_up());
+            let redirect_target = preflight::redirect_target(port.ifindex());
+            links.push(api::Link {
+                name: port.name().to_owned(),
+                ifindex: port.ifindex(),
+                mac: port.mac().to_string(),
+                mtu: port.mtu().into(),
+                up,
+                mode: mode_name(self.config.mode).to_owned(),
+                link_id: port.attachment().link_id,
+                program_id: port.attachment().program_id,
+                mpls: port.mpls(),
+                tx_only: port.tx_only(),
+                redirect_target,
+            });
+        }
+        links.sort_by(|one, other| one.name.cmp(&other.name));
+        links
+    }
+
+    pub(super) fn stats(&self, all: bool) -> api::Stats {
+        let mut stats = api::Stats {
+            uncounted_routes: self.lfib.uncounted_routes() as u64,
+            ..api::Stats::default()
+        };
+        for port in self.ports.iter() {
+            for &reason in Reason::ALL {
+                let counter = self
+                    .lfib
+                    .tables()
+                    .reason_counter(port.number(), reason)
+                    .unwrap_or_else(unreadable);
+                if all || counter.packets > 0 {
+                    stats.reasons.push(api::ReasonCounter {
+                        port: port.name().to_owned(),
+                        reason: reason.name().to_owned(),
+                        description: reason.description().to_owned(),
+                        packets: counter.packets,
+                        bytes: counter.bytes,
+                    });
+                }
+            }
+        }
+        stats.reasons.sort_by(|one, other| one.port.cmp(&other.port));
+        for listed in self.lfib.list(None, usize::MAX, |_| true) {
+            if let Some(counter) = self.route_counter(&listed) {
+                stats.forwarded.packets += counter.packets;
+                stats.forwarded.bytes += counter.bytes;
+            }
+        }
+        stats
+    }
+
+    fn counted_routes(&self) -> usize {
+        self.lfib.label_routes() + self.lfib.prefix_routes() - self.lfib.uncounted_routes()
+    }
+
+    fn route_counter(&self, listed: &Listed) -> Option<api::Counter> {
+        if listed.counter_slot == 0 {
+            return None;
+        }
+        let counter = self
+            .lfib
+            .tables()
+            .route_counter(listed.counter_slot)
+            .unwrap_or_else(unreadable);
+        Some(api::Counter {
+            packets: counter.packets,
+            bytes: counter.bytes,
+        })
+    }
+
+    fn next_hop_state(&self, id: NextHopId, next_hop: &NextHop) -> api::NextHopState {
+        let state = self.resolver.state(id);
+        let port = state
+            .and_then(HopState::ifindex)
+            .and_then(|ifindex| self.ports.by_ifindex(ifindex));
+        let found = state
+            .and_then(HopState::ifindex)
+            .and_then(|ifindex| self.resolver.links().get(ifindex));
+        let resolution = match state {
+            Some(state) if state.ifindex().is_some() && port.is_none() => api::Resolution::NotAPort,
+            Some(HopState::Resolved { .. }) => api::Resolution::Resolved,
+            Some(HopState::Static { .. }) => api::Resolution::Static,
+            None | Some(HopState::Incomplete { .. }) => api::Resolution::Incomplete,
+            Some(HopState::Failed { .. }) => api::Resolution::Failed,
+            Some(HopState::NoArp { .. }) => api::Resolution::NoArp,
+            Some(HopState::LinkDown { .. }) => api::Resolution::LinkDown,
+            Some(HopState::NoSuchDev) => api::Resolution::NoSuchDev,
+            Some(HopState::NoRoute) => api::Resolution::NoRoute,
+            Some(HopState::Local) => api::Resolution::Local,
+        };
+        api::NextHopState {
+            via: next_hop.via.into(),
+            dev: found.map(|link| link.name.clone()).or_else(|| next_hop.dev.clone()),
+            mac: state.and_then(HopState::adjacency).map(|(_, mac)| mac.to_string()),
+            state: resolution,
+            routes: self.lfib.next_hops().users(id) as u64,
+        }
+    }
+}
+
+fn mode_name(mode: XdpMode) -> &'static str {
+    match mode {
+        XdpMode::Native => "native",
+        XdpMode::Generic => "generic",
+    }
+}
+
+/// Counters are read through the kernel; where that fails the rest is still worth telling.
+fn unreadable(error: impl std::fmt::Display) -> Counter {
+    warn!(%error, "a counter reads as zero");
+    Counter::default()
+}

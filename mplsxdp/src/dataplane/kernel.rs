@@ -1,0 +1,397 @@
+//! The tables in the kernel: BPF arrays mapped into this process and written by single stores, tries and counters through the
+//! bpf system call.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{DevMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use aya::util::nr_cpus;
+use ipnet::IpNet;
+use mplsxdp_common::abi::{
+    ABI_VERSION, Adjacency, Counter, IlmEntry, LabelStack, MAX_FTN, MAX_PORTS, META_MAGIC, PortWord, REASON_SLOTS,
+    Reason, map,
+};
+use mplsxdp_common::wire::Label;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::loader::{Pins, SHARED_MAPS};
+use super::{Capacity, TableError, TableMemory, Tables};
+
+const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
+const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
+
+/// A counter as aya reads it: packets, bytes.
+type CounterWords = [u64; 2];
+
+/// The maps of one running switch.
+pub struct KernelTables {
+    ilm: MappedWords,
+    adjacencies: MappedWords,
+    stacks: MappedWords,
+    ports: MappedWords,
+    ftn_v4: LpmTrie<MapData, [u8; 4], u64>,
+    ftn_v6: LpmTrie<MapData, [u8; 16], u64>,
+    tx_ports: DevMap<MapData>,
+    /// `tx_ports` once more: aya's type has no way to delete.
+    tx_ports_map: MapData,
+    route_counters: PerCpuArray<MapData, CounterWords>,
+    reason_counters: PerCpuArray<MapData, CounterWords>,
+    capacity: Capacity,
+    possible_cpus: usize,
+    memory: Vec<TableMemory>,
+}
+
+impl KernelTables {
+    /// Opens the maps that the first loaded program made, and marks them as this version's.
+    pub fn open(pins: &Pins) -> Result<Self, TableError> {
+        let open = |name| pins.open(name).map_err(|error| table_error(name, "open", error));
+        let (ilm, adjacencies, stacks, ports) = (
+            open(map::ILM)?,
+            open(map::ADJACENCIES)?,
+            open(map::STACKS)?,
+            open(map::PORTS)?,
+        );
+        let entries = |name, map: &MapData| {
+            map.info()
+                .map(|info| info.max_entries())
+                .map_err(|error| table_error(name, "read the size", error))
+        };
+        let route_counters = open(map::ROUTE_COUNTERS)?;
+        let capacity = Capacity {
+            labels: entries(map::ILM, &ilm)?,
+            adjacencies: entries(map::ADJACENCIES, &adjacencies)?,
+            stacks: entries(map::STACKS, &stacks)?,
+            counter_slots: entries(map::ROUTE_COUNTERS, &route_counters)?,
+            prefixes: MAX_FTN,
+        };
+        let memory = SHARED_MAPS
+            .iter()
+            .map(|&name| memory_of(name, &open(name)?))
+            .collect::<Result<_, _>>()?;
+
+        let mut meta: aya::maps::Array<MapData, [u32; 2]> = typed(map::META, Map::Array(open(map::META)?))?;
+        meta.set(0, [META_MAGIC, ABI_VERSION], 0)
+            .map_err(|error| table_error(map::META, "update", error))?;
+        Ok(Self {
+            ilm: MappedWords::new(map::ILM, &ilm, capacity.labels as usize)?,
+            adjacencies: MappedWords::new(
+                map::ADJACENCIES,
+                &adjacencies,
+                capacity.adjacencies as usize * ADJACENCY_WORDS,
+            )?,
+            stacks: MappedWords::new(map::STACKS, &stacks, capacity.stacks as usize * STACK_WORDS)?,
+            ports: MappedWords::new(map::PORTS, &ports, MAX_PORTS as usize)?,
+            ftn_v4: typed(map::FTN_V4, Map::LpmTrie(open(map::FTN_V4)?))?,
+            ftn_v6: typed(map::FTN_V6, Map::LpmTrie(open(map::FTN_V6)?))?,
+            tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
+            tx_ports_map: open(map::TX_PORTS)?,
+            route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
+            reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
+            capacity,
+            possible_cpus: nr_cpus().map_err(|(_, source)| TableError {
+                map: map::ROUTE_COUNTERS,
+                operation: "count the CPUs for",
+                source,
+            })?,
+            memory,
+        })
+    }
+
+    /// Lets frames be redirected to `port`.
+    pub fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
+        self.tx_ports
+            .set(port.into(), ifindex, None, 0)
+            .map_err(|source| TableError {
+                map: map::TX_PORTS,
+                operation: "update",
+                source: io::Error::other(source),
+            })
+    }
+
+    /// Frames for `port` are dropped from here on. Clearing what is not there is no error.
+    pub fn clear_tx_port(&mut self, port: u16) -> Result<(), TableError> {
+        match bpf_map_delete(&self.tx_ports_map, u32::from(port)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TableError {
+                map: map::TX_PORTS,
+                operation: "delete from",
+                source: error,
+            }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn clear(
+        counters: &mut PerCpuArray<MapData, CounterWords>,
+        name: &'static str,
+        index: u32,
+        cpus: usize,
+    ) -> Result<(), TableError> {
+        let zero = PerCpuValues::try_from(vec![[0; 2]; cpus]).map_err(|source| TableError {
+            map: name,
+            operation: "make values for",
+            source,
+        })?;
+        counters
+            .set(index, zero, 0)
+            .map_err(|error| table_error(name, "update", error))
+    }
+}
+
+impl Tables for KernelTables {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn store_ilm(&mut self, label: Label, entry: IlmEntry) {
+        self.ilm.store(label.get() as usize, entry.to_bits());
+    }
+
+    fn store_adjacency(&mut self, index: u16, adjacency: Adjacency) {
+        let first = usize::from(index) * ADJACENCY_WORDS;
+        for (offset, word) in adjacency.words().into_iter().enumerate().rev() {
+            if self.adjacencies.load(first + offset) != word {
+                self.adjacencies.store(first + offset, word);
+            }
+        }
+    }
+
+    fn adjacency(&self, index: u16) -> Adjacency {
+        let first = usize::from(index) * ADJACENCY_WORDS;
+        Adjacency::from_words([0, 1, 2, 3].map(|offset| self.adjacencies.load(first + offset)))
+    }
+
+    fn store_stack(&mut self, index: u32, stack: LabelStack) {
+        for (offset, word) in stack.words().into_iter().enumerate() {
+            self.stacks.store(index as usize * STACK_WORDS + offset, word);
+        }
+    }
+
+    fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
+        let length = u32::from(prefix.prefix_len());
+        match prefix {
+            IpNet::V4(prefix) => self
+                .ftn_v4
+                .insert(&Key::new(length, prefix.network().octets()), entry.to_bits(), 0)
+                .map_err(|error| table_error(map::FTN_V4, "insert into", error)),
+            IpNet::V6(prefix) => self
+                .ftn_v6
+                .insert(&Key::new(length, prefix.network().octets()), entry.to_bits(), 0)
+                .map_err(|error| table_error(map::FTN_V6, "insert into", error)),
+        }
+    }
+
+    fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError> {
+        let length = u32::from(prefix.prefix_len());
+        let (name, result) = match prefix {
+            IpNet::V4(prefix) => (
+                map::FTN_V4,
+                self.ftn_v4.remove(&Key::new(length, prefix.network().octets())),
+            ),
+            IpNet::V6(prefix) => (
+                map::FTN_V6,
+                self.ftn_v6.remove(&Key::new(length, prefix.network().octets())),
+            ),
+        };
+        match result {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(table_error(name, "remove from", error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn store_port(&mut self, port: u16, word: PortWord) {
+        self.ports.store(port.into(), word.to_bits());
+    }
+
+    fn wait_for_readers(&mut self) {
+        /// Returns when every CPU has passed through the scheduler, thus out of any XDP program that ran (membarrier(2)).
+        const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+        // SAFETY: takes no pointers.
+        let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+        if result != 0 {
+            // Not compiled in, or nohz_full: an update of a trie's readers would be no better. A program runs for
+            // microseconds and is not preempted.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    fn route_counter(&self, slot: u32) -> Result<Counter, TableError> {
+        sum(map::ROUTE_COUNTERS, self.route_counters.get(&slot, 0))
+    }
+
+    fn clear_route_counter(&mut self, slot: u32) -> Result<(), TableError> {
+        Self::clear(&mut self.route_counters, map::ROUTE_COUNTERS, slot, self.possible_cpus)
+    }
+
+    fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError> {
+        sum(
+            map::REASON_COUNTERS,
+            self.reason_counters
+                .get(&(u32::from(port) * REASON_SLOTS + reason as u32), 0),
+        )
+    }
+
+    fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError> {
+        Reason::ALL.iter().try_for_each(|&reason| {
+            let index = u32::from(port) * REASON_SLOTS + reason as u32;
+            Self::clear(
+                &mut self.reason_counters,
+                map::REASON_COUNTERS,
+                index,
+                self.possible_cpus,
+            )
+        })
+    }
+
+    fn memory(&self) -> Result<Vec<TableMemory>, TableError> {
+        Ok(self.memory.clone())
+    }
+}
+
+/// An mmapable BPF array of 64-bit words in this process.
+struct MappedWords {
+    words: NonNull<AtomicU64>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value, and is only accessed atomically.
+unsafe impl Send for MappedWords {}
+
+impl MappedWords {
+    fn new(name: &'static str, map: &MapData, len: usize) -> Result<Self, TableError> {
+        let error = |source| TableError {
+            map: name,
+            operation: "map",
+            source,
+        };
+        let bytes =
+            NonZeroUsize::new(len * size_of::<u64>()).ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
+        // SAFETY: a new mapping, of a kernel object that outlives it.
+        let words = unsafe {
+            mmap(
+                None,
+                bytes,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                map.fd().as_fd(),
+                0,
+            )
+        }
+        .map_err(|errno| error(errno.into()))?;
+        Ok(Self {
+            words: words.cast(),
+            len,
+        })
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.len, "word {index} of a map of {}", self.len);
+        // SAFETY: within the mapping, page-aligned and therefore aligned for its words.
+        unsafe { self.words.add(index).as_ref() }
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        self.word(index).load(Ordering::Relaxed)
+    }
+
+    /// What was stored before is seen by who sees this.
+    fn store(&self, index: usize, value: u64) {
+        self.word(index).store(value, Ordering::Release);
+    }
+}
+
+impl Drop for MappedWords {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, to which no reference is left.
+        let _ = unsafe { munmap(self.words.cast(), self.len * size_of::<u64>()) };
+    }
+}
+
+/// `map` as the type that its contents have.
+fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, TableError> {
+    T::try_from(map).map_err(|error| table_error(name, "open", error))
+}
+
+fn table_error(map: &'static str, operation: &'static str, error: MapError) -> TableError {
+    let source = match error {
+        MapError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    };
+    TableError { map, operation, source }
+}
+
+fn sum(name: &'static str, values: Result<PerCpuValues<CounterWords>, MapError>) -> Result<Counter, TableError> {
+    let values = values.map_err(|error| table_error(name, "read", error))?;
+    Ok(values.iter().fold(Counter::default(), |sum, [packets, bytes]| Counter {
+        packets: sum.packets.wrapping_add(*packets),
+        bytes: sum.bytes.wrapping_add(*bytes),
+    }))
+}
+
+/// What the kernel says that a map takes (`memlock` of its fdinfo).
+fn memory_of(name: &'static str, map: &MapData) -> Result<TableMemory, TableError> {
+    let error = |source| TableError {
+        map: name,
+        operation: "read the size",
+        source,
+    };
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd())).map_err(error)?;
+    let field = |key: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse::<u64>().ok())
+            .ok_or_else(|| {
+                error(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("no {key} in fdinfo"),
+                ))
+            })
+    };
+    let entries = field("max_entries")?
+        .try_into()
+        .map_err(|_| error(io::ErrorKind::InvalidData.into()))?;
+    Ok(TableMemory {
+        name,
+        entries,
+        bytes: field("memlock")?,
+    })
+}
+
+/// BPF_MAP_DELETE_ELEM of a 32-bit key.
+fn bpf_map_delete(map: &MapData, key: u32) -> io::Result<()> {
+    const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+
+    /// The part of `union bpf_attr` for element commands.
+    #[repr(C)]
+    struct Attributes {
+        map_fd: u32,
+        pad: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+
+    let attributes = Attributes {
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        pad: 0,
+        key: (&raw const key).addr() as u64,
+        value: 0,
+        flags: 0,
+    };
+    // SAFETY: the attributes and the key that they point to live until the call returns; it writes to neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_DELETE_ELEM,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,165 @@
+//! Brings maps and programs into the kernel. Every port has a copy of the program of its own, with its [`Settings`] frozen in;
+//! all copies share their maps through pins in a bpffs that is mounted nowhere: only this process can reach it, and it is gone
+//! when the process is, however that ends.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use aya::maps::{MapData, MapError};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use aya_log::EbpfLogger;
+use mplsxdp_common::abi::{PROGRAM, SETTINGS, Settings, TtlMode, map};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The maps that all copies of the program share.
+pub const SHARED_MAPS: &[&str] = &[
+    map::ILM,
+    map::ADJACENCIES,
+    map::STACKS,
+    map::FTN_V4,
+    map::FTN_V6,
+    map::PORTS,
+    map::TX_PORTS,
+    map::ROUTE_COUNTERS,
+    map::REASON_COUNTERS,
+    map::META,
+    map::SCRATCH,
+    map::LOG_RECORDS,
+];
+
+/// The XDP program, as the build compiled it.
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mplsxdp.o"));
+
+/// What is fixed for the life of the maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    pub labels: u32,
+    pub stacks: u32,
+    pub counter_slots: u32,
+}
+
+/// Something did not go into the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(
+        "cannot make a bpffs for the maps: {0}; this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL, 5.4 or later"
+    )]
+    Bpffs(#[source] io::Error),
+    #[error("cannot load the XDP object: {0}; this needs CAP_BPF and CAP_NET_ADMIN")]
+    Object(#[from] Box<EbpfError>),
+    #[error("the XDP object has no program {PROGRAM}")]
+    NoProgram,
+    #[error("the kernel refuses the XDP program: {0}")]
+    Program(#[from] Box<ProgramError>),
+    #[error("cannot read the XDP program's log records: {0}")]
+    Log(#[source] io::Error),
+}
+
+/// A bpffs of this process, to share maps through.
+pub struct Pins {
+    directory: OwnedFd,
+}
+
+impl Pins {
+    fn new() -> Result<Self, LoadError> {
+        let mount = || {
+            let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_create(&context)?;
+            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        };
+        mount()
+            .map(|directory| Self { directory })
+            .map_err(|errno| LoadError::Bpffs(errno.into()))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()).into()
+    }
+
+    /// One of [`SHARED_MAPS`], which the first loaded program made.
+    pub fn open(&self, name: &str) -> Result<MapData, MapError> {
+        MapData::from_pin(self.path(name))
+    }
+}
+
+/// Loads copies of the program.
+pub struct Loader {
+    pins: Pins,
+    sizes: Sizes,
+    /// What made the maps; it has aya-log's end of the ring buffer.
+    first: Ebpf,
+}
+
+impl Loader {
+    /// Makes the maps.
+    pub fn new(sizes: Sizes) -> Result<Self, LoadError> {
+        let pins = Pins::new()?;
+        let first = object(&pins, sizes, Settings::new(0, TtlMode::Uniform, 0, false, false))?;
+        Ok(Self { pins, sizes, first })
+    }
+
+    /// Hands the log records of all copies to the `log` crate, from now on. They come only from programs whose settings say so.
+    pub fn follow_log(&mut self) -> Result<impl Future<Output = ()> + use<>, LoadError> {
+        let logger = EbpfLogger::init(&mut self.first).map_err(|error| LoadError::Log(io::Error::other(error)))?;
+        // SAFETY: the logger owns the map whose descriptor it shows, and neither is replaced while it is registered.
+        let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
+            .map_err(|error| LoadError::Log(io::Error::other(error.to_string())))?;
+        Ok(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        })
+    }
+
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// A copy of the program with `settings`, verified and not attached.
+    pub fn program(&self, settings: Settings) -> Result<Program, LoadError> {
+        let mut object = object(&self.pins, self.sizes, settings)?;
+        let program: &mut Xdp = object
+            .program_mut(PROGRAM)
+            .ok_or(LoadError::NoProgram)?
+            .try_into()
+            .map_err(|error: ProgramError| Box::new(error))?;
+        program.load().map_err(Box::new)?;
+        Ok(Program { object })
+    }
+}
+
+fn object(pins: &Pins, sizes: Sizes, settings: Settings) -> Result<Ebpf, LoadError> {
+    let settings = settings.to_bits();
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .map_max_entries(map::ILM, sizes.labels)
+        .map_max_entries(map::STACKS, sizes.stacks)
+        .map_max_entries(map::ROUTE_COUNTERS, sizes.counter_slots)
+        .override_global(SETTINGS, &settings, true);
+    for name in SHARED_MAPS {
+        loader.map_pin_path(name, pins.path(name));
+    }
+    Ok(loader.load(OBJECT).map_err(Box::new)?)
+}
+
+/// A loaded copy of the program.
+pub struct Program {
+    object: Ebpf,
+}
+
+impl Program {
+    pub fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
+        Ok(self
+            .object
+            .program_mut(PROGRAM)
+            .ok_or(LoadError::NoProgram)?
+            .try_into()
+            .map_err(|error: ProgramError| Box::new(error))?)
+    }
+}

@@ -1,0 +1,246 @@
+//! The tables in ordinary memory: written by the LFIB, read by the forwarding core, for tests without a kernel.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::{
+    Adjacency, Counter, IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, Settings,
+};
+use mplsxdp_common::forward;
+use mplsxdp_common::wire::Label;
+
+use super::{Capacity, TableError, TableMemory, Tables};
+
+/// All tables. What the trait's writers stored can be read back through the fields.
+#[derive(Debug)]
+pub struct MemoryTables {
+    capacity: Capacity,
+    pub ilm: HashMap<Label, IlmEntry>,
+    pub adjacencies: HashMap<u16, Adjacency>,
+    pub stacks: HashMap<u32, LabelStack>,
+    pub ftn: BTreeMap<IpNet, IlmEntry>,
+    pub ports: HashMap<u16, PortWord>,
+    pub route_counters: RefCell<HashMap<u32, Counter>>,
+    /// How often a grace period was waited for.
+    pub grace_periods: usize,
+    /// How many more FTN inserts succeed.
+    pub ftn_inserts_left: usize,
+}
+
+impl Default for MemoryTables {
+    fn default() -> Self {
+        Self::with_capacity(Capacity {
+            labels: MAX_LABELS,
+            adjacencies: MAX_ADJACENCIES,
+            stacks: 1024,
+            counter_slots: 1024,
+            prefixes: MAX_FTN,
+        })
+    }
+}
+
+impl MemoryTables {
+    pub fn with_capacity(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            ilm: HashMap::new(),
+            adjacencies: HashMap::new(),
+            stacks: HashMap::new(),
+            ftn: BTreeMap::new(),
+            ports: HashMap::new(),
+            route_counters: RefCell::default(),
+            grace_periods: 0,
+            ftn_inserts_left: usize::MAX,
+        }
+    }
+
+    fn longest_match(&self, address: IpAddr) -> IlmEntry {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        (0..=bits)
+            .rev()
+            .filter_map(|length| IpNet::new(address, length).ok())
+            .find_map(|prefix| self.ftn.get(&prefix.trunc()).copied())
+            .unwrap_or_default()
+    }
+
+    /// The tables as the program of a port with these settings sees them.
+    pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
+        AtPort { tables: self, settings }
+    }
+}
+
+impl Tables for MemoryTables {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn store_ilm(&mut self, label: Label, entry: IlmEntry) {
+        assert!(label.get() < self.capacity.labels, "label {label} is beyond the table");
+        self.ilm.insert(label, entry);
+    }
+
+    fn store_adjacency(&mut self, index: u16, adjacency: Adjacency) {
+        self.adjacencies.insert(index, adjacency);
+    }
+
+    fn adjacency(&self, index: u16) -> Adjacency {
+        self.adjacencies.get(&index).copied().unwrap_or_default()
+    }
+
+    fn store_stack(&mut self, index: u32, stack: LabelStack) {
+        assert!(index < self.capacity.stacks, "stack {index} is beyond the table");
+        self.stacks.insert(index, stack);
+    }
+
+    fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
+        if self.ftn_inserts_left == 0 {
+            return Err(TableError {
+                map: "FTN",
+                operation: "insert",
+                source: std::io::ErrorKind::OutOfMemory.into(),
+            });
+        }
+        self.ftn_inserts_left -= 1;
+        self.ftn.insert(prefix.trunc(), entry);
+        Ok(())
+    }
+
+    fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError> {
+        self.ftn.remove(&prefix.trunc());
+        Ok(())
+    }
+
+    fn store_port(&mut self, port: u16, word: PortWord) {
+        self.ports.insert(port, word);
+    }
+
+    fn wait_for_readers(&mut self) {
+        self.grace_periods += 1;
+    }
+
+    fn route_counter(&self, slot: u32) -> Result<Counter, TableError> {
+        Ok(self.route_counters.borrow().get(&slot).copied().unwrap_or_default())
+    }
+
+    fn clear_route_counter(&mut self, slot: u32) -> Result<(), TableError> {
+        self.route_counters.borrow_mut().remove(&slot);
+        Ok(())
+    }
+
+    fn reason_counter(&self, _port: u16, _reason: Reason) -> Result<Counter, TableError> {
+        Ok(Counter::default())
+    }
+
+    fn clear_reason_counters(&mut self, _port: u16) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<Vec<TableMemory>, TableError> {
+        Ok(Vec::new())
+    }
+}
+
+/// [`MemoryTables`] as one port's program sees them.
+#[derive(Clone, Copy, Debug)]
+pub struct AtPort<'a> {
+    tables: &'a MemoryTables,
+    settings: Settings,
+}
+
+impl forward::Tables for AtPort<'_> {
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn port(&self) -> PortWord {
+        let port = u16::try_from(self.settings.port()).unwrap_or(u16::MAX);
+        self.tables.ports.get(&port).copied().unwrap_or_default()
+    }
+
+    fn ilm(&self, label: Label) -> IlmEntry {
+        self.tables.ilm.get(&label).copied().unwrap_or_default()
+    }
+
+    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
+        self.tables.longest_match(destination.into())
+    }
+
+    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
+        self.tables.longest_match(destination.into())
+    }
+
+    fn adjacency(&self, index: u16) -> Option<Adjacency> {
+        // A slot of the kernel's array that was never written is zero, too.
+        (u32::from(index) < self.tables.capacity.adjacencies)
+            .then(|| self.tables.adjacencies.get(&index).copied().unwrap_or_default())
+    }
+
+    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
+        self.tables.stacks.get(&index)
+    }
+
+    fn count(&self, slot: u32, bytes: usize) {
+        let mut counters = self.tables.route_counters.borrow_mut();
+        let counter = counters.entry(slot).or_default();
+        counter.packets += 1;
+        counter.bytes += bytes as u64;
+    }
+}
+
+/// A frame in memory with room in front of it, as a driver's buffer has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemoryFrame {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl MemoryFrame {
+    /// What drivers leave in front of a frame (XDP_PACKET_HEADROOM).
+    pub const HEADROOM: usize = 256;
+
+    pub fn new(frame: &[u8]) -> Self {
+        Self::with_headroom(frame, Self::HEADROOM)
+    }
+
+    /// A frame of a driver that leaves less.
+    pub fn with_headroom(frame: &[u8], headroom: usize) -> Self {
+        let mut buffer = vec![0; headroom];
+        buffer.extend_from_slice(frame);
+        Self {
+            buffer,
+            start: headroom,
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl forward::Frame for MemoryFrame {
+    fn len(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.bytes().get(offset..)?.first_chunk().copied()
+    }
+
+    fn store<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        *self.buffer.get_mut(self.start + offset..)?.first_chunk_mut()? = bytes;
+        Some(())
+    }
+
+    fn move_head(&mut self, delta: i32) -> Option<()> {
+        /// The kernel leaves at least an Ethernet header of a frame (bpf_xdp_adjust_head).
+        const LEAST: usize = 14;
+        let start = self.start.checked_add_signed(delta.try_into().ok()?)?;
+        if start + LEAST > self.buffer.len() {
+            return None;
+        }
+        self.start = start;
+        Some(())
+    }
+}

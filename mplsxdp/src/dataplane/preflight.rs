@@ -1,0 +1,647 @@
+//! Whether an interface can become a port, before and after the program is attached. Every refusal is one message with its
+//! cause and the command that mends it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::config::XdpMode;
+use crate::neighbour::netlink::{self, Netlink};
+use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
+
+mod kernel;
+
+/// What the kernel says of an interface, and of this process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The name that was asked for.
+    pub name: Box<str>,
+    /// `None` where there is no such interface.
+    pub link: Option<LinkInfo>,
+    /// The other end of a veth, where it is in this network namespace.
+    pub peer: Option<LinkInfo>,
+    /// The names of all interfaces, where there is none of the name asked for.
+    pub available: Vec<Arc<str>>,
+    /// `None` where the kernel does not tell (before Linux 6.3).
+    pub features: Option<XdpFeatures>,
+    /// `None` where the kernel does not tell.
+    pub driver: Option<String>,
+    pub capabilities: Capabilities,
+    pub page_size_bytes: u32,
+}
+
+/// What the driver can do with XDP (NETDEV_XDP_ACT_*, the flags of the netdev netlink family).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpFeatures(pub u64);
+
+impl XdpFeatures {
+    /// Runs programs, with the verdicts ABORTED, DROP, PASS and TX.
+    pub const BASIC: Self = Self(1 << 0);
+    /// The verdict REDIRECT.
+    pub const REDIRECT: Self = Self(1 << 1);
+    /// Transmits frames that were redirected to it.
+    pub const NDO_XMIT: Self = Self(1 << 2);
+
+    pub fn contains(self, feature: Self) -> bool {
+        self.0 & feature.0 == feature.0
+    }
+}
+
+/// The capabilities of this thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// CapEff of /proc/thread-self/status.
+    pub effective: u64,
+    /// The last one that the kernel knows (/proc/sys/kernel/cap_last_cap).
+    pub last: u32,
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_BPF: u32 = 39;
+
+impl Capabilities {
+    fn has(self, capability: u32) -> bool {
+        self.effective & (1 << capability) != 0
+    }
+
+    /// The names of those that are needed and not there.
+    pub fn missing(self) -> Vec<&'static str> {
+        // CAP_SYS_ADMIN includes CAP_BPF, and stands for it on kernels that do not know that one (before Linux 5.8).
+        let bpf = match self.last >= CAP_BPF {
+            true => (self.has(CAP_BPF) || self.has(CAP_SYS_ADMIN), "CAP_BPF"),
+            false => (self.has(CAP_SYS_ADMIN), "CAP_SYS_ADMIN"),
+        };
+        let needed = [
+            bpf,
+            (self.has(CAP_NET_ADMIN), "CAP_NET_ADMIN"),
+            (self.has(CAP_NET_RAW), "CAP_NET_RAW"),
+        ];
+        needed
+            .into_iter()
+            .filter(|(there, _)| !there)
+            .map(|(_, name)| name)
+            .collect()
+    }
+}
+
+/// Why an interface cannot become a port.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    #[error(
+        "this process lacks {}: run it as root, or `setcap {}+ep` its file",
+        .missing.join(", "), .missing.join(",").to_lowercase()
+    )]
+    MissingCapabilities { missing: Vec<&'static str> },
+    #[error("there is no interface {name} in this network namespace; there are: {}", .available.join(", "))]
+    NoSuchInterface { name: Box<str>, available: Vec<Arc<str>> },
+    #[error("{name} is a loopback interface: no labelled frame ever arrives on it; `dev lo` in a route needs no port")]
+    Loopback { name: Box<str> },
+    #[error("{name} is not an Ethernet interface: it has no MAC address, and MPLS frames need one")]
+    NotEthernet { name: Box<str> },
+    #[error("{name} is down: `ip link set dev {name} up`")]
+    Down { name: Box<str> },
+    #[error(
+        "{name} has another XDP program already: id {}, {}: take it off by `ip link set dev {name} {} off`, or, if a bpf_link \
+         holds it there (`bpftool link show`), end its owner or `bpftool link detach id ID`",
+        .attached.program, describe(.attached.mode), off_keyword(.attached.mode)
+    )]
+    OtherProgram { name: Box<str>, attached: XdpAttachment },
+    #[error("{}", no_native(.name, .driver.as_deref()))]
+    NoNativeXdp { name: Box<str>, driver: Option<String> },
+    #[error("{}", veth_queues(.name, .peer.as_deref()))]
+    VethQueues { name: Box<str>, peer: Option<Arc<str>> },
+    #[error(
+        "{name}: its driver{} does not transmit frames that XDP redirects to it, so that no label could be switched out of \
+         it: use `--mode generic`", in_parentheses(.driver.as_deref())
+    )]
+    NoRedirectTarget { name: Box<str>, driver: Option<String> },
+    #[error("{}", mtu_too_large(.name, .mtu, .limit, .peer))]
+    MtuTooLarge {
+        name: Box<str>,
+        mtu: Option<u32>,
+        limit: u32,
+        /// The MTU that is too large is that of the other end of the veth; its name, if it is in this namespace.
+        peer: Option<Option<Arc<str>>>,
+    },
+    #[error("the XDP program cannot be attached to {name}: {source}")]
+    Attach { name: Box<str>, source: io::Error },
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    #[error("{what}: {source}")]
+    Unknown { what: &'static str, source: io::Error },
+}
+
+/// That this process may do what a switch does.
+pub fn check_capabilities() -> Result<(), PreflightError> {
+    let capabilities = kernel::capabilities().map_err(|source| PreflightError::Unknown {
+        what: "cannot read this process's capabilities from /proc",
+        source,
+    })?;
+    let missing = capabilities.missing();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(PreflightError::MissingCapabilities { missing })
+    }
+}
+
+/// Whether frames can be redirected to the interface now; `None` where the kernel does not tell.
+pub fn redirect_target(ifindex: u32) -> Option<bool> {
+    let features = kernel::xdp_features(ifindex).ok()??;
+    Some(features.contains(XdpFeatures::NDO_XMIT))
+}
+
+/// Asks the kernel about the interface `name`.
+pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightError> {
+    let link = netlink.link(name).await?;
+    let links = netlink.links().await?;
+    let peer = link.as_ref().and_then(|link| link.peer).filter(|peer| !peer.elsewhere);
+    let peer = peer.and_then(|peer| links.iter().find(|link| link.ifindex == peer.ifindex).cloned());
+    let available = match link {
+        Some(_) => Vec::new(),
+        None => links.into_iter().map(|link| link.name).collect(),
+    };
+    let features = match &link {
+        Some(link) => kernel::xdp_features(link.ifindex).map_err(|source| PreflightError::Unknown {
+            what: "cannot ask the kernel what the driver can do with XDP (netdev netlink family)",
+            source,
+        })?,
+        None => None,
+    };
+    Ok(Facts {
+        name: name.into(),
+        driver: link.as_ref().and_then(kernel::driver),
+        link,
+        peer,
+        available,
+        features,
+        capabilities: kernel::capabilities().map_err(|source| PreflightError::Unknown {
+            what: "cannot read this process's capabilities from /proc",
+            source,
+        })?,
+        page_size_bytes: kernel::page_size_bytes(),
+    })
+}
+
+/// Before the program is attached. What is doubtful but may yet turn out well comes back as notes.
+pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
+    let name = || facts.name.clone();
+    let missing = facts.capabilities.missing();
+    if !missing.is_empty() {
+        return Err(PreflightError::MissingCapabilities { missing });
+    }
+    let Some(link) = &facts.link else {
+        let available = facts.available.clone();
+        return Err(PreflightError::NoSuchInterface {
+            name: name(),
+            available,
+        });
+    };
+    if link.loopback {
+        return Err(PreflightError::Loopback { name: name() });
+    }
+    if link.mac.is_none() {
+        return Err(PreflightError::NotEthernet { name: name() });
+    }
+    if !link.up {
+        return Err(PreflightError::Down { name: name() });
+    }
+    if let Some(attached) = link.xdp {
+        return Err(PreflightError::OtherProgram { name: name(), attached });
+    }
+    let mut notes = Vec::new();
+    if !link.running {
+        notes.push(format!(
+            "{} has no carrier: nothing goes in or out until it has",
+            facts.name
+        ));
+    }
+    if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
+        if !features.contains(XdpFeatures::BASIC) || !features.contains(XdpFeatures::REDIRECT) {
+            return Err(if facts.is_veth() {
+                PreflightError::VethQueues {
+                    name: name(),
+                    peer: facts.peer_name(),
+                }
+            } else {
+                PreflightError::NoNativeXdp {
+                    name: name(),
+                    driver: facts.driver.clone(),
+                }
+            });
+        }
+        if !features.contains(XdpFeatures::NDO_XMIT) {
+            notes.push(match facts.is_veth() {
+                true => facts.veth_needs_napi(),
+                false => format!(
+                    "{}: its driver does not transmit redirected frames now; many do once a program is attached",
+                    facts.name
+                ),
+            });
+        }
+    }
+    Ok(notes)
+}
+
+/// After the program is attached, with facts gathered anew.
+pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
+    match (mode, facts.features) {
+        (XdpMode::Native, Some(features)) if !features.contains(XdpFeatures::NDO_XMIT) => match facts.is_veth() {
+            true => Ok(vec![facts.veth_needs_napi()]),
+            false => Err(PreflightError::NoRedirectTarget {
+                name: facts.name.clone(),
+                driver: facts.driver.clone(),
+            }),
+        },
+        // In generic mode the kernel's ordinary transmit path sends what is redirected.
+        (XdpMode::Native | XdpMode::Generic, _) => Ok(Vec::new()),
+    }
+}
+
+/// What an attempt to attach says, from the facts gathered before it.
+pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> PreflightError {
+    let name = facts.name.clone();
+    let limit = facts.mtu_limit();
+    // The peer's MTU is what decides on a veth: that is what can arrive.
+    let mtu = match facts.is_veth() {
+        true => facts.peer.as_ref().map(|peer| peer.mtu),
+        false => facts.link.as_ref().map(|link| link.mtu),
+    };
+    let too_large = PreflightError::MtuTooLarge {
+        name: name.clone(),
+        mtu,
+        limit,
+        peer: facts.is_veth().then(|| facts.peer_name()),
+    };
+    match (source.raw_os_error(), mode) {
+        (Some(libc::ERANGE), XdpMode::Native) => too_large,
+        (Some(libc::EINVAL | libc::E2BIG), XdpMode::Native) if mtu.is_some_and(|mtu| mtu > limit) => too_large,
+        (Some(libc::ENOSPC), XdpMode::Native) if facts.is_veth() => PreflightError::VethQueues {
+            name,
+            peer: facts.peer_name(),
+        },
+        (Some(libc::EOPNOTSUPP | ENOTSUPP), XdpMode::Native) => PreflightError::NoNativeXdp {
+            name,
+            driver: facts.driver.clone(),
+        },
+        _ => PreflightError::Attach { name, source },
+    }
+}
+
+/// The kernel's own ENOTSUPP, which some drivers let out; it is no errno of libc's.
+const ENOTSUPP: i32 = 524;
+
+impl Facts {
+    fn is_veth(&self) -> bool {
+        self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
+    }
+
+    fn peer_name(&self) -> Option<Arc<str>> {
+        self.peer.as_ref().map(|peer| peer.name.clone())
+    }
+
+    fn veth_needs_napi(&self) -> String {
+        let (place, peer) = match &self.peer {
+            Some(peer) => ("", &*peer.name),
+            None => (", in the peer's network namespace", "PEER"),
+        };
+        format!(
+            "{name}: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
+             `ethtool -K {peer} gro on`{place}",
+            name = self.name
+        )
+    }
+
+    /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, as veth reckons it: one
+    /// page less headroom, `struct skb_shared_info` (320 bytes) and the Ethernet header. Other drivers' limits are near it.
+    fn mtu_limit(&self) -> u32 {
+        const HEADROOM: u32 = 256;
+        const SHARED_INFO: u32 = 320;
+        const ETHERNET: u32 = 14;
+        self.page_size_bytes - HEADROOM - SHARED_INFO - ETHERNET
+    }
+}
+
+fn describe(mode: AttachMode) -> &'static str {
+    match mode {
+        AttachMode::Native => "native mode",
+        AttachMode::Generic => "generic mode",
+        AttachMode::Offload => "offloaded to the NIC",
+        AttachMode::Several => "and more, in several modes",
+    }
+}
+
+fn off_keyword(mode: AttachMode) -> &'static str {
+    match mode {
+        AttachMode::Native => "xdpdrv",
+        AttachMode::Generic => "xdpgeneric",
+        AttachMode::Offload => "xdpoffload",
+        AttachMode::Several => "xdp",
+    }
+}
+
+fn in_parentheses(name: Option<&str>) -> String {
+    name.map(|name| format!(" ({name})")).unwrap_or_default()
+}
+
+fn no_native(name: &str, driver: Option<&str>) -> String {
+    format!(
+        "{name}: its driver{} has no native XDP: use `--mode generic`, which is slower",
+        in_parentheses(driver)
+    )
+}
+
+fn veth_queues(name: &str, peer: Option<&str>) -> String {
+    format!(
+        "{name} cannot run XDP: its veth peer{} has more transmit queues than {name} has receive queues: \
+         `ethtool -L {} tx 1`, or make the pair anew with as many of both",
+        in_parentheses(peer),
+        peer.unwrap_or("PEER")
+    )
+}
+
+fn mtu_too_large(name: &str, mtu: &Option<u32>, limit: &u32, peer: &Option<Option<Arc<str>>>) -> String {
+    let mtu = mtu.map(|mtu| format!(" ({mtu})")).unwrap_or_default();
+    match peer {
+        None => format!("{name}: its MTU{mtu} is too large for native XDP: `ip link set dev {name} mtu {limit}`"),
+        Some(Some(peer)) => format!(
+            "{name}: the MTU of its veth peer {peer}{mtu} is too large for native XDP: `ip link set dev {peer} mtu {limit}`"
+        ),
+        Some(None) => format!(
+            "{name}: the MTU of its veth peer is too large for native XDP: `ip link set dev PEER mtu {limit}`, in the peer's \
+             network namespace"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mplsxdp_common::wire::Mac;
+
+    use super::*;
+
+    const ALL: XdpFeatures = XdpFeatures(0x7);
+    const NO_XMIT: XdpFeatures = XdpFeatures(0x3);
+
+    fn link(name: &str) -> LinkInfo {
+        LinkInfo {
+            ifindex: 11,
+            name: name.into(),
+            mac: Some(Mac([0x52, 0x54, 0, 0, 0, 1])),
+            mtu: 1500,
+            up: true,
+            running: true,
+            loopback: false,
+            noarp: false,
+            kind: None,
+            xdp: None,
+            peer: None,
+            parent: None,
+        }
+    }
+
+    /// A good NIC, and all capabilities.
+    fn nic() -> Facts {
+        Facts {
+            name: "eth1".into(),
+            link: Some(link("eth1")),
+            peer: None,
+            available: Vec::new(),
+            features: Some(ALL),
+            driver: Some("ixgbe".into()),
+            capabilities: Capabilities {
+                effective: u64::MAX,
+                last: 40,
+            },
+            page_size_bytes: 4096,
+        }
+    }
+
+    /// A good veth with its peer in this namespace.
+    fn veth() -> Facts {
+        Facts {
+            link: Some(LinkInfo {
+                kind: Some("veth".into()),
+                ..link("eth1")
+            }),
+            peer: Some(LinkInfo {
+                kind: Some("veth".into()),
+                ..link("host1")
+            }),
+            driver: Some("veth".into()),
+            ..nic()
+        }
+    }
+
+    fn with_link(change: impl Fn(&mut LinkInfo)) -> Facts {
+        let mut facts = nic();
+        change(facts.link.as_mut().unwrap());
+        facts
+    }
+
+    fn refused(facts: &Facts, mode: XdpMode) -> String {
+        check(facts, mode).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn good_interfaces_pass() {
+        for facts in [nic(), veth()] {
+            for mode in [XdpMode::Native, XdpMode::Generic] {
+                assert_eq!(check(&facts, mode).unwrap(), Vec::<String>::new());
+                assert_eq!(check_attached(&facts, mode).unwrap(), Vec::<String>::new());
+            }
+        }
+        // What the kernel does not tell is not held against an interface.
+        let unknown = Facts {
+            features: None,
+            ..nic()
+        };
+        assert_eq!(check(&unknown, XdpMode::Native).unwrap(), Vec::<String>::new());
+        assert_eq!(check_attached(&unknown, XdpMode::Native).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let missing = |effective, last| {
+            let facts = Facts {
+                capabilities: Capabilities { effective, last },
+                ..nic()
+            };
+            refused(&facts, XdpMode::Native)
+        };
+        assert_eq!(
+            missing(0, 40),
+            "this process lacks CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW: run it as root, or \
+             `setcap cap_bpf,cap_net_admin,cap_net_raw+ep` its file"
+        );
+        assert_eq!(
+            missing(1 << CAP_BPF | 1 << CAP_NET_ADMIN, 40),
+            "this process lacks CAP_NET_RAW: run it as root, or `setcap cap_net_raw+ep` its file"
+        );
+        assert!(missing(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW, 40).starts_with("this process lacks CAP_BPF: "));
+        assert!(missing(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW, 37).starts_with("this process lacks CAP_SYS_ADMIN: "));
+        for last in [37, 40] {
+            let effective = 1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW;
+            assert_eq!(Capabilities { effective, last }.missing(), Vec::<&str>::new());
+        }
+    }
+
+    #[test]
+    fn a_missing_interface_is_told_from_those_that_are_there() {
+        let facts = Facts {
+            link: None,
+            available: vec!["lo".into(), "eth0".into()],
+            ..nic()
+        };
+        assert_eq!(
+            refused(&facts, XdpMode::Native),
+            "there is no interface eth1 in this network namespace; there are: lo, eth0"
+        );
+    }
+
+    #[test]
+    fn interfaces_that_cannot_carry_labels_are_refused() {
+        assert_eq!(
+            refused(&with_link(|link| link.loopback = true), XdpMode::Generic),
+            "eth1 is a loopback interface: no labelled frame ever arrives on it; `dev lo` in a route needs no port"
+        );
+        assert_eq!(
+            refused(&with_link(|link| link.mac = None), XdpMode::Generic),
+            "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one"
+        );
+        assert_eq!(
+            refused(&with_link(|link| link.up = false), XdpMode::Generic),
+            "eth1 is down: `ip link set dev eth1 up`"
+        );
+        assert_eq!(
+            check(&with_link(|link| link.running = false), XdpMode::Native).unwrap(),
+            ["eth1 has no carrier: nothing goes in or out until it has"]
+        );
+    }
+
+    #[test]
+    fn another_program_is_named_with_the_way_to_take_it_off() {
+        for (mode, where_, keyword) in [
+            (AttachMode::Native, "native mode", "xdpdrv"),
+            (AttachMode::Generic, "generic mode", "xdpgeneric"),
+            (AttachMode::Offload, "offloaded to the NIC", "xdpoffload"),
+            (AttachMode::Several, "and more, in several modes", "xdp"),
+        ] {
+            let attached = XdpAttachment { program: 42, mode };
+            assert_eq!(
+                refused(&with_link(|link| link.xdp = Some(attached)), XdpMode::Native),
+                format!(
+                    "eth1 has another XDP program already: id 42, {where_}: take it off by `ip link set dev eth1 {keyword} \
+                     off`, or, if a bpf_link holds it there (`bpftool link show`), end its owner or `bpftool link detach id \
+                     ID`"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn native_mode_needs_a_driver_that_has_it() {
+        let facts = Facts {
+            features: Some(XdpFeatures(0)),
+            ..nic()
+        };
+        let message = "eth1: its driver (ixgbe) has no native XDP: use `--mode generic`, which is slower";
+        assert_eq!(refused(&facts, XdpMode::Native), message);
+        assert_eq!(check(&facts, XdpMode::Generic).unwrap(), Vec::<String>::new());
+        let nameless = Facts { driver: None, ..facts };
+        assert_eq!(
+            refused(&nameless, XdpMode::Native),
+            "eth1: its driver has no native XDP: use `--mode generic`, which is slower"
+        );
+        let queues = Facts {
+            features: Some(XdpFeatures(0)),
+            ..veth()
+        };
+        assert_eq!(
+            refused(&queues, XdpMode::Native),
+            "eth1 cannot run XDP: its veth peer (host1) has more transmit queues than eth1 has receive queues: \
+             `ethtool -L host1 tx 1`, or make the pair anew with as many of both"
+        );
+    }
+
+    #[test]
+    fn a_redirect_target_is_a_note_before_and_an_error_after() {
+        let facts = Facts {
+            features: Some(NO_XMIT),
+            ..nic()
+        };
+        assert_eq!(
+            check(&facts, XdpMode::Native).unwrap(),
+            ["eth1: its driver does not transmit redirected frames now; many do once a program is attached"]
+        );
+        assert_eq!(
+            check_attached(&facts, XdpMode::Native).unwrap_err().to_string(),
+            "eth1: its driver (ixgbe) does not transmit frames that XDP redirects to it, so that no label could be switched \
+             out of it: use `--mode generic`"
+        );
+        assert_eq!(check_attached(&facts, XdpMode::Generic).unwrap(), Vec::<String>::new());
+
+        let facts = Facts {
+            features: Some(NO_XMIT),
+            ..veth()
+        };
+        let note = "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
+                    `ethtool -K host1 gro on`";
+        assert_eq!(check(&facts, XdpMode::Native).unwrap(), [note]);
+        assert_eq!(check_attached(&facts, XdpMode::Native).unwrap(), [note]);
+        let elsewhere = Facts { peer: None, ..facts };
+        assert_eq!(
+            check_attached(&elsewhere, XdpMode::Native).unwrap(),
+            [
+                "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
+              `ethtool -K PEER gro on`, in the peer's network namespace"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_errno_of_an_attach_tells_the_cause() {
+        let message =
+            |facts: &Facts, mode, errno| attach_error(facts, mode, io::Error::from_raw_os_error(errno)).to_string();
+        let jumbo = with_link(|link| link.mtu = 9000);
+        let too_large = "eth1: its MTU (9000) is too large for native XDP: `ip link set dev eth1 mtu 3506`";
+        assert_eq!(message(&jumbo, XdpMode::Native, libc::EINVAL), too_large);
+        assert_eq!(message(&jumbo, XdpMode::Native, libc::ERANGE), too_large);
+        assert_eq!(
+            message(&nic(), XdpMode::Native, libc::EINVAL),
+            "the XDP program cannot be attached to eth1: Invalid argument (os error 22)"
+        );
+        assert_eq!(
+            message(&jumbo, XdpMode::Generic, libc::EINVAL),
+            "the XDP program cannot be attached to eth1: Invalid argument (os error 22)"
+        );
+
+        let mut pair = veth();
+        pair.peer.as_mut().unwrap().mtu = 9000;
+        assert_eq!(
+            message(&pair, XdpMode::Native, libc::ERANGE),
+            "eth1: the MTU of its veth peer host1 (9000) is too large for native XDP: `ip link set dev host1 mtu 3506`"
+        );
+        let elsewhere = Facts { peer: None, ..pair };
+        assert_eq!(
+            message(&elsewhere, XdpMode::Native, libc::ERANGE),
+            "eth1: the MTU of its veth peer is too large for native XDP: `ip link set dev PEER mtu 3506`, in the peer's \
+             network namespace"
+        );
+        assert!(
+            message(&veth(), XdpMode::Native, libc::ENOSPC).starts_with("eth1 cannot run XDP: its veth peer (host1)")
+        );
+        for errno in [libc::EOPNOTSUPP, ENOTSUPP] {
+            let message = message(&nic(), XdpMode::Native, errno);
+            assert_eq!(
+                message,
+                "eth1: its driver (ixgbe) has no native XDP: use `--mode generic`, which is slower"
+            );
+        }
+        assert_eq!(
+            message(&nic(), XdpMode::Native, libc::EBUSY),
+            "the XDP program cannot be attached to eth1: Device or resource busy (os error 16)"
+        );
+    }
+}

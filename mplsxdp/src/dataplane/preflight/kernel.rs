@@ -1,0 +1,148 @@
+//! Where the facts come from: the netdev netlink family, sysfs and /proc.
+
+use std::io;
+
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable, NlasIterator, Parseable,
+};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::{Capabilities, XdpFeatures};
+use crate::neighbour::LinkInfo;
+
+/// `None` on kernels that have no netdev family (before Linux 6.3).
+pub fn xdp_features(ifindex: u32) -> io::Result<Option<XdpFeatures>> {
+    const CONTROLLER: u16 = 16;
+    const CTRL_CMD_GETFAMILY: u8 = 3;
+    const CTRL_ATTR_FAMILY_ID: u16 = 1;
+    const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+    const NETDEV_CMD_DEV_GET: u8 = 1;
+    const NETDEV_A_DEV_IFINDEX: u16 = 1;
+    const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+
+    let mut socket = Socket::new(NETLINK_GENERIC)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let name = DefaultNla::new(CTRL_ATTR_FAMILY_NAME, b"netdev\0".to_vec());
+    let family = match ask(&socket, CONTROLLER, CTRL_CMD_GETFAMILY, name) {
+        Ok(answer) => answer.number::<2>(CTRL_ATTR_FAMILY_ID).map(u16::from_ne_bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let Some(family) = family else { return Ok(None) };
+    let ifindex = DefaultNla::new(NETDEV_A_DEV_IFINDEX, ifindex.to_ne_bytes().to_vec());
+    let device = ask(&socket, family, NETDEV_CMD_DEV_GET, ifindex)?;
+    let features = device.number::<8>(NETDEV_A_DEV_XDP_FEATURES).map(u64::from_ne_bytes);
+    Ok(features.map(XdpFeatures))
+}
+
+/// The driver of a device on a bus, or the kind of a virtual interface. /sys/bus is the same in all network namespaces.
+pub fn driver(link: &LinkInfo) -> Option<String> {
+    if let Some(parent) = &link.parent {
+        let driver = std::fs::read_link(format!("/sys/bus/{}/devices/{}/driver", parent.bus, parent.device)).ok()?;
+        return Some(driver.file_name()?.to_str()?.to_owned());
+    }
+    link.kind.clone()
+}
+
+pub fn capabilities() -> io::Result<Capabilities> {
+    let status = std::fs::read_to_string("/proc/thread-self/status")?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
+    match (effective, last.trim().parse()) {
+        (Some(effective), Ok(last)) => Ok(Capabilities { effective, last }),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+pub fn page_size_bytes() -> u32 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| size.try_into().ok()).unwrap_or(4096)
+}
+
+/// Sends one request with one attribute, and waits for its answer, which the kernel has ready at once.
+fn ask(socket: &Socket, family: u16, command: u8, attribute: DefaultNla) -> io::Result<Generic> {
+    let mut message = NetlinkMessage::new(
+        NetlinkHeader::default(),
+        NetlinkPayload::InnerMessage(Generic {
+            family,
+            command,
+            attributes: vec![attribute],
+        }),
+    );
+    message.header.flags = NLM_F_REQUEST;
+    message.finalize();
+    let mut request = vec![0; message.buffer_len()];
+    message.serialize(&mut request);
+    socket.send(&request, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let invalid = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    match NetlinkMessage::<Generic>::deserialize(&answer)
+        .map_err(invalid)?
+        .payload
+    {
+        NetlinkPayload::InnerMessage(answer) => Ok(answer),
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// A generic netlink message (`struct genlmsghdr` and attributes).
+#[derive(Debug)]
+struct Generic {
+    family: u16,
+    command: u8,
+    attributes: Vec<DefaultNla>,
+}
+
+/// Command, version and two reserved bytes.
+const GENL_HDRLEN: usize = 4;
+const GENL_VERSION: u8 = 1;
+
+impl Generic {
+    fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
+        use netlink_packet_core::Nla;
+        let attribute = self.attributes.iter().find(|attribute| attribute.kind() == kind)?;
+        let mut value = [0; N];
+        if attribute.value_len() != N {
+            return None;
+        }
+        attribute.emit_value(&mut value);
+        Some(value)
+    }
+}
+
+impl NetlinkSerializable for Generic {
+    fn message_type(&self) -> u16 {
+        self.family
+    }
+
+    fn buffer_len(&self) -> usize {
+        GENL_HDRLEN + self.attributes.as_slice().buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        let (header, attributes) = buffer.split_at_mut(GENL_HDRLEN);
+        header.copy_from_slice(&[self.command, GENL_VERSION, 0, 0]);
+        self.attributes.as_slice().emit(attributes);
+    }
+}
+
+impl NetlinkDeserializable for Generic {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        let (generic, attributes) = payload
+            .split_at_checked(GENL_HDRLEN)
+            .ok_or_else(|| DecodeError::from("a generic netlink message without its header"))?;
+        let attributes = NlasIterator::new(attributes).map(|attribute| DefaultNla::parse(&attribute?));
+        Ok(Self {
+            family: header.message_type,
+            command: generic[0],
+            attributes: attributes.collect::<Result<_, _>>()?,
+        })
+    }
+}

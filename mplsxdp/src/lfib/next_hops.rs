@@ -1,0 +1,176 @@
+//! The next hops that routes use: each has one slot in the adjacency table, shared by all its routes. Pure bookkeeping.
+
+use std::collections::HashMap;
+
+use super::pool::SlotPool;
+use super::route::NextHop;
+
+/// A next hop, for as long as a route uses it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NextHopId(pub u16);
+
+/// A next hop and its users.
+#[derive(Debug)]
+struct Entry {
+    next_hop: NextHop,
+    slot: u16,
+    users: usize,
+}
+
+/// What became of the set of next hops.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NextHopChange {
+    Added(NextHopId, NextHop),
+    Removed(NextHopId),
+}
+
+/// All next hops in use.
+#[derive(Debug)]
+pub struct NextHops {
+    entries: HashMap<NextHopId, Entry>,
+    by_next_hop: HashMap<NextHop, NextHopId>,
+    by_slot: HashMap<u16, NextHopId>,
+    /// An id is not given again before the table is exhausted, so that a late answer does not meet another next hop.
+    next_id: u16,
+    slots: SlotPool,
+    changes: Vec<NextHopChange>,
+}
+
+impl NextHops {
+    pub fn new(capacity: u32) -> Self {
+        Self {
+            entries: HashMap::new(),
+            by_next_hop: HashMap::new(),
+            by_slot: HashMap::new(),
+            next_id: 0,
+            slots: SlotPool::new(0, capacity),
+            changes: Vec::new(),
+        }
+    }
+
+    /// The slot of `next_hop`, with one more user. `None` where all slots are taken.
+    pub fn take(&mut self, next_hop: &NextHop) -> Option<u16> {
+        if let Some(entry) = self.by_next_hop.get(next_hop).and_then(|id| self.entries.get_mut(id)) {
+            entry.users += 1;
+            return Some(entry.slot);
+        }
+        let slot = self.take_slot()?;
+        while self.entries.contains_key(&NextHopId(self.next_id)) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
+        let id = NextHopId(self.next_id);
+        self.next_id = self.next_id.wrapping_add(1);
+        self.entries.insert(
+            id,
+            Entry {
+                next_hop: next_hop.clone(),
+                slot,
+                users: 1,
+            },
+        );
+        self.by_next_hop.insert(next_hop.clone(), id);
+        self.by_slot.insert(slot, id);
+        self.changes.push(NextHopChange::Added(id, next_hop.clone()));
+        Some(slot)
+    }
+
+    /// One user less of the next hop that has `slot`. Returns whether it was the last one: the slot is then held back.
+    pub fn drop_user(&mut self, slot: u16) -> bool {
+        let Some(&id) = self.by_slot.get(&slot) else {
+            return false;
+        };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return false;
+        };
+        entry.users -= 1;
+        if entry.users > 0 {
+            return false;
+        }
+        if let Some(entry) = self.entries.remove(&id) {
+            self.by_next_hop.remove(&entry.next_hop);
+        }
+        self.by_slot.remove(&slot);
+        self.slots.hold_back(slot.into());
+        match self
+            .changes
+            .iter()
+            .position(|change| matches!(change, NextHopChange::Added(added, _) if *added == id))
+        {
+            // Nobody was told of it yet.
+            Some(index) => drop(self.changes.remove(index)),
+            None => self.changes.push(NextHopChange::Removed(id)),
+        }
+        true
+    }
+
+    /// Gives the next hop a new slot; the old one, which is returned with it, is held back.
+    pub fn move_slot(&mut self, id: NextHopId) -> Option<(u16, u16)> {
+        let new = self.take_slot()?;
+        let entry = self.entries.get_mut(&id)?;
+        let old = std::mem::replace(&mut entry.slot, new);
+        self.by_slot.remove(&old);
+        self.by_slot.insert(new, id);
+        self.slots.hold_back(old.into());
+        Some((old, new))
+    }
+
+    fn take_slot(&mut self) -> Option<u16> {
+        self.slots.take().and_then(|(slot, _)| slot.try_into().ok())
+    }
+
+    pub fn slot(&self, id: NextHopId) -> Option<u16> {
+        self.entries.get(&id).map(|entry| entry.slot)
+    }
+
+    /// How many routes use the next hop.
+    pub fn users(&self, id: NextHopId) -> usize {
+        self.entries.get(&id).map_or(0, |entry| entry.users)
+    }
+
+    /// The next hop that has `slot`, and its id.
+    pub fn at_slot(&self, slot: u16) -> Option<(NextHopId, &NextHop)> {
+        let id = *self.by_slot.get(&slot)?;
+        Some((id, &self.entries.get(&id)?.next_hop))
+    }
+
+    /// All next hops, in their order.
+    pub fn list(&self) -> Vec<(NextHopId, &NextHop)> {
+        let mut list: Vec<_> = self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop)).collect();
+        list.sort_by_key(|&(_, next_hop)| next_hop);
+        list
+    }
+
+    pub fn contains(&self, next_hop: &NextHop) -> bool {
+        self.by_next_hop.contains_key(next_hop)
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Vec<NextHopChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    pub fn has_held_back(&self) -> bool {
+        self.slots.has_held_back()
+    }
+
+    /// The slots that no entry points to any more.
+    pub fn held_back(&self) -> Vec<u16> {
+        self.slots
+            .held_back()
+            .iter()
+            .filter_map(|&slot| slot.try_into().ok())
+            .collect()
+    }
+
+    pub fn release(&mut self) {
+        self.slots.release();
+    }
+}

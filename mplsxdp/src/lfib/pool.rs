@@ -1,0 +1,166 @@
+//! Slots of a table. What is freed may still be read by a program that runs; it is held back until a grace period has passed.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// Hands out the numbers of a table's free slots.
+#[derive(Debug)]
+pub struct SlotPool {
+    next: u32,
+    end: u32,
+    free: Vec<u32>,
+    held_back: Vec<u32>,
+}
+
+impl SlotPool {
+    /// Slots `first` to `end` less one.
+    pub fn new(first: u32, end: u32) -> Self {
+        Self {
+            next: first,
+            end,
+            free: Vec::new(),
+            held_back: Vec::new(),
+        }
+    }
+
+    /// A slot, and whether it was in use before. `None` where all are taken.
+    pub fn take(&mut self) -> Option<(u32, bool)> {
+        if let Some(slot) = self.free.pop() {
+            return Some((slot, true));
+        }
+        if self.next == self.end {
+            return None;
+        }
+        self.next += 1;
+        Some((self.next - 1, false))
+    }
+
+    /// Gives back a slot that no entry points to any more.
+    pub fn hold_back(&mut self, slot: u32) {
+        self.held_back.push(slot);
+    }
+
+    /// Gives back a slot that no entry ever pointed to.
+    pub fn give_back(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+
+    pub fn has_held_back(&self) -> bool {
+        !self.held_back.is_empty()
+    }
+
+    pub fn held_back(&self) -> &[u32] {
+        &self.held_back
+    }
+
+    /// No reader is left: what was held back is free.
+    pub fn release(&mut self) {
+        self.free.append(&mut self.held_back);
+    }
+
+    /// Slots that are free.
+    pub fn available(&self) -> usize {
+        (self.end - self.next) as usize + self.free.len()
+    }
+}
+
+/// Values that share slots: equal values have one.
+#[derive(Debug)]
+pub struct Interner<T> {
+    slots: SlotPool,
+    by_value: HashMap<T, u32>,
+    /// Value and number of users, by slot.
+    users: HashMap<u32, (T, usize)>,
+}
+
+impl<T: Clone + Eq + Hash> Interner<T> {
+    pub fn new(end: u32) -> Self {
+        Self {
+            slots: SlotPool::new(0, end),
+            by_value: HashMap::new(),
+            users: HashMap::new(),
+        }
+    }
+
+    /// The slot of `value`, with one more user; and whether it is new, so that it has to be written. `None` where all slots
+    /// are taken.
+    pub fn take(&mut self, value: &T) -> Option<(u32, bool)> {
+        if let Some(&slot) = self.by_value.get(value) {
+            if let Some((_, users)) = self.users.get_mut(&slot) {
+                *users += 1;
+            }
+            return Some((slot, false));
+        }
+        let (slot, _) = self.slots.take()?;
+        self.by_value.insert(value.clone(), slot);
+        self.users.insert(slot, (value.clone(), 1));
+        Some((slot, true))
+    }
+
+    /// One user less of `slot`.
+    pub fn drop_user(&mut self, slot: u32) {
+        let Some((value, users)) = self.users.get_mut(&slot) else {
+            return;
+        };
+        *users -= 1;
+        if *users == 0 {
+            self.by_value.remove(value);
+            self.users.remove(&slot);
+            self.slots.hold_back(slot);
+        }
+    }
+
+    pub fn get(&self, slot: u32) -> Option<&T> {
+        self.users.get(&slot).map(|(value, _)| value)
+    }
+
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    pub fn has_held_back(&self) -> bool {
+        self.slots.has_held_back()
+    }
+
+    pub fn release(&mut self) {
+        self.slots.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_slot_comes_back_only_after_release() {
+        let mut pool = SlotPool::new(1, 3);
+        assert_eq!(
+            (pool.take(), pool.take(), pool.take()),
+            (Some((1, false)), Some((2, false)), None)
+        );
+        pool.hold_back(1);
+        assert_eq!(pool.take(), None);
+        pool.release();
+        assert_eq!((pool.available(), pool.take()), (1, Some((1, true))));
+    }
+
+    #[test]
+    fn equal_values_share_a_slot_until_the_last_user_goes() {
+        let mut interner = Interner::new(2);
+        assert_eq!(interner.take(&"a"), Some((0, true)));
+        assert_eq!(interner.take(&"a"), Some((0, false)));
+        assert_eq!(interner.take(&"b"), Some((1, true)));
+        assert_eq!(interner.take(&"c"), None);
+        interner.drop_user(0);
+        assert_eq!(interner.get(0), Some(&"a"));
+        interner.drop_user(0);
+        assert_eq!(interner.get(0), None);
+        assert_eq!(interner.take(&"c"), None);
+        interner.release();
+        assert_eq!(interner.take(&"c"), Some((0, true)));
+    }
+}

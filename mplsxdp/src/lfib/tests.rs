@@ -1,0 +1,371 @@
+//! The LFIB against tables in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mplsxdp_common::abi::{Counter, TtlPropagate};
+use mplsxdp_common::wire::Mac;
+use proptest::prelude::*;
+
+use super::route::Via;
+use super::*;
+use crate::dataplane::Capacity;
+use crate::dataplane::memory::MemoryTables;
+
+const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const OWN: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+fn small() -> Capacity {
+    Capacity {
+        labels: 1000,
+        adjacencies: 3,
+        stacks: 2,
+        counter_slots: 4,
+        prefixes: 100,
+    }
+}
+
+fn lfib() -> Lfib<MemoryTables> {
+    Lfib::new(MemoryTables::with_capacity(small()))
+}
+
+fn label(value: u32) -> RouteKey {
+    RouteKey::Label(Label::new(value).unwrap())
+}
+
+fn labels(values: &[u32]) -> OutLabels {
+    OutLabels::new(values.iter().map(|&value| Label::new(value).unwrap()).collect()).unwrap()
+}
+
+fn via(last: u8) -> Option<NextHop> {
+    Some(NextHop {
+        via: Via::Inet([10, 0, 0, last].into()),
+        dev: Some(Arc::from("eth0")),
+    })
+}
+
+fn swap(key: u32, out: &[u32], neighbour: u8) -> Route {
+    Route::new(
+        label(key),
+        Action::Swap(labels(out)),
+        via(neighbour),
+        TtlPropagate::Default,
+    )
+    .unwrap()
+}
+
+fn push(prefix: &str, out: &[u32], neighbour: u8) -> Route {
+    let key = RouteKey::Prefix(prefix.parse().unwrap());
+    Route::new(
+        key,
+        Action::Push {
+            labels: labels(out),
+            ttl: None,
+        },
+        via(neighbour),
+        TtlPropagate::Default,
+    )
+    .unwrap()
+}
+
+fn entry(lfib: &Lfib<MemoryTables>, value: u32) -> IlmEntry {
+    lfib.tables()
+        .ilm
+        .get(&Label::new(value).unwrap())
+        .copied()
+        .unwrap_or_default()
+}
+
+fn only_next_hop(lfib: &mut Lfib<MemoryTables>) -> NextHopId {
+    match lfib.take_next_hop_changes().as_slice() {
+        [NextHopChange::Added(id, _)] => *id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_route_is_published_as_one_word_and_listed_as_it_was_given() {
+    let mut lfib = lfib();
+    let routes = [
+        swap(100, &[110], 1),
+        swap(101, &[200, 300], 1),
+        push("10.4.0.0/16", &[400], 2),
+    ];
+    let changes = lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    assert_eq!(
+        changes,
+        Changes {
+            added: 3,
+            ..Changes::default()
+        }
+    );
+    let swapped = entry(&lfib, 100);
+    assert_eq!(
+        (swapped.op(), swapped.out_label().get(), swapped.slot()),
+        (Op::Label, 110, 1)
+    );
+    let stacked = entry(&lfib, 101);
+    assert_eq!((stacked.op(), stacked.next_hop()), (Op::Stack, swapped.next_hop()));
+    let stack: Vec<u32> = lfib.tables().stacks[&stacked.operand()]
+        .labels()
+        .map(Label::get)
+        .collect();
+    assert_eq!(stack, [200, 300]);
+    let listed: Vec<Route> = lfib
+        .list(None, 10, |_| true)
+        .into_iter()
+        .map(|listed| listed.route)
+        .collect();
+    assert_eq!(listed, routes);
+    assert_eq!(lfib.list(Some(label(100)), 1, |_| true)[0].route, routes[1]);
+    assert_eq!((lfib.label_routes(), lfib.prefix_routes()), (2, 1));
+}
+
+#[test]
+fn a_refused_change_changes_nothing() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    lfib.take_next_hop_changes();
+    let before = (lfib.tables().ilm.clone(), lfib.tables().ftn.clone());
+    let cases: Vec<(Vec<Route>, usize)> = vec![
+        (vec![swap(200, &[210], 2), swap(100, &[111], 2)], 1),
+        (vec![swap(200, &[210], 2), swap(1000, &[210], 2)], 1),
+        (
+            vec![swap(200, &[210], 2), swap(201, &[210], 2), swap(200, &[211], 2)],
+            2,
+        ),
+        (
+            (1..=4).map(|last| swap(300 + u32::from(last), &[1, 2], last)).collect(),
+            3,
+        ),
+        ((1..=3).map(|last| swap(300 + last, &[29 + last, 20], 1)).collect(), 2),
+    ];
+    for (routes, wrong) in cases {
+        let error = lfib.change(Mode::Add, Owner::Static, &routes).unwrap_err();
+        assert_eq!(error.index(), Some(wrong), "{error}");
+        assert_eq!((lfib.tables().ilm.clone(), lfib.tables().ftn.clone()), before);
+        assert_eq!(lfib.take_next_hop_changes(), []);
+    }
+    // What the refused ones took is free again.
+    lfib.change(
+        Mode::Add,
+        Owner::Static,
+        &[swap(400, &[1, 2], 2), swap(401, &[30, 40], 3)],
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_table_that_fails_half_way_is_put_back() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[push("10.1.0.0/16", &[100], 1)])
+        .unwrap();
+    lfib.set_claim("10.1.2.0/24".parse().unwrap(), Claim::Route, true)
+        .unwrap();
+    let before = lfib.tables().ftn.clone();
+    assert_eq!(before.len(), 2);
+    lfib.tables_mut().ftn_inserts_left = 2;
+    let routes = [
+        push("10.1.0.0/16", &[101], 1),
+        push("10.2.0.0/16", &[102], 1),
+        push("10.3.0.0/16", &[103], 1),
+    ];
+    let error = lfib.change(Mode::Replace, Owner::Static, &routes).unwrap_err();
+    assert!(matches!(error, ChangeError::Table(_)));
+    // The fake stays out of memory: what could be taken back without an insert was.
+    assert!(!lfib.tables().ftn.contains_key(&"10.2.0.0/16".parse().unwrap()));
+    lfib.tables_mut().ftn_inserts_left = usize::MAX;
+    assert_eq!(lfib.list(None, 10, |_| true).len(), 1);
+}
+
+#[test]
+fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), swap(101, &[111], 1)])
+        .unwrap();
+    let slot = entry(&lfib, 100).slot();
+    lfib.tables()
+        .route_counters
+        .borrow_mut()
+        .insert(slot, Counter { packets: 7, bytes: 700 });
+    let changes = lfib
+        .change(
+            Mode::ReplaceAll,
+            Owner::Static,
+            &[swap(100, &[120], 1), swap(102, &[112], 1)],
+        )
+        .unwrap();
+    assert_eq!(
+        changes,
+        Changes {
+            added: 1,
+            replaced: 1,
+            deleted: 1
+        }
+    );
+    assert_eq!(
+        (entry(&lfib, 100).out_label().get(), entry(&lfib, 100).slot()),
+        (120, slot)
+    );
+    assert_eq!(lfib.tables().route_counter(slot).unwrap().packets, 7);
+    assert_eq!(entry(&lfib, 101), IlmEntry::EMPTY);
+    // The same again: nothing changes, and nobody waits.
+    let waited = lfib.tables().grace_periods;
+    let same = lfib
+        .change(
+            Mode::ReplaceAll,
+            Owner::Static,
+            &[swap(100, &[120], 1), swap(102, &[112], 1)],
+        )
+        .unwrap();
+    assert_eq!((same, lfib.tables().grace_periods), (Changes::default(), waited));
+}
+
+#[test]
+fn routes_beyond_the_counter_slots_are_uncounted_and_a_reused_slot_starts_at_zero() {
+    let mut lfib = lfib();
+    let routes: Vec<Route> = (100..104).map(|key| swap(key, &[110], 1)).collect();
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    assert_eq!((lfib.uncounted_routes(), entry(&lfib, 103).slot()), (1, 0));
+    let slot = entry(&lfib, 100).slot();
+    lfib.tables()
+        .route_counters
+        .borrow_mut()
+        .insert(slot, Counter { packets: 7, bytes: 700 });
+    lfib.delete(&[label(100), label(103)]).unwrap();
+    assert_eq!(lfib.uncounted_routes(), 0);
+    lfib.change(Mode::Add, Owner::Static, &[swap(105, &[110], 1)]).unwrap();
+    assert_eq!(entry(&lfib, 105).slot(), slot);
+    assert_eq!(lfib.tables().route_counter(slot).unwrap(), Counter::default());
+}
+
+#[test]
+fn a_new_mac_is_one_store_and_a_new_port_a_new_adjacency() {
+    let mut lfib = lfib();
+    lfib.change(
+        Mode::Add,
+        Owner::Static,
+        &[swap(100, &[110], 1), push("10.1.0.0/16", &[100], 1)],
+    )
+    .unwrap();
+    let id = only_next_hop(&mut lfib);
+    let slot = entry(&lfib, 100).next_hop();
+    let resolved = |mac, port, mtu| Some(Adjacency::new(mac, port, OWN, mtu));
+    lfib.set_next_hop(id, resolved(R1, 1, 1500));
+    assert_eq!(lfib.tables().adjacencies[&slot], resolved(R1, 1, 1500).unwrap());
+    let ilm = lfib.tables().ilm.clone();
+    let waited = lfib.tables().grace_periods;
+    lfib.set_next_hop(id, resolved(R2, 1, 1500));
+    assert_eq!(lfib.tables().adjacencies[&slot], resolved(R2, 1, 1500).unwrap());
+    assert_eq!((&lfib.tables().ilm, lfib.tables().grace_periods), (&ilm, waited));
+
+    lfib.set_next_hop(id, resolved(R2, 2, 1600));
+    let moved = entry(&lfib, 100).next_hop();
+    assert_ne!(moved, slot);
+    assert_eq!(lfib.tables().adjacencies[&moved], resolved(R2, 2, 1600).unwrap());
+    assert_eq!(lfib.tables().ftn[&"10.1.0.0/16".parse().unwrap()].next_hop(), moved);
+    assert_eq!(lfib.tables().adjacencies[&slot], Adjacency::default());
+    assert!(lfib.tables().grace_periods > waited);
+
+    lfib.set_next_hop(id, None);
+    assert!(!lfib.tables().adjacencies[&moved].is_resolved());
+    lfib.set_next_hop(id, resolved(R1, 1, 1500));
+    assert_eq!(
+        (entry(&lfib, 100).next_hop(), lfib.tables().adjacencies[&moved]),
+        (moved, resolved(R1, 1, 1500).unwrap())
+    );
+}
+
+#[test]
+fn a_slot_is_reused_only_after_a_grace_period() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[1, 2], 1)]).unwrap();
+    let waited = lfib.tables().grace_periods;
+    lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[30, 40], 2)])
+        .unwrap();
+    assert_eq!(lfib.tables().grace_periods, waited + 1);
+    lfib.delete(&[label(100)]).unwrap();
+    assert_eq!(lfib.tables().grace_periods, waited + 2);
+    assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len()), (0, 0));
+}
+
+#[test]
+fn deleting_what_is_not_there_is_refused_whole() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    let error = lfib.delete(&[label(100), label(101)]).unwrap_err();
+    assert_eq!(
+        (error.index(), error.to_string().as_str()),
+        (Some(1), "101 has no route")
+    );
+    assert_ne!(entry(&lfib, 100), IlmEntry::EMPTY);
+}
+
+/// Some change to make.
+#[derive(Clone, Debug)]
+enum Step {
+    Change(Mode, Vec<Route>),
+    Delete(Vec<RouteKey>),
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let action = prop_oneof![
+        proptest::collection::vec(16u32..20, 1..4).prop_map(|out| Action::Swap(labels(&out))),
+        Just(Action::Pop),
+        Just(Action::PenultimatePop),
+    ];
+    let for_label = (16u32..24, action, 1u8..5).prop_map(|(key, action, neighbour)| {
+        Route::new(label(key), action, via(neighbour), TtlPropagate::Default).unwrap()
+    });
+    let own = (16u32..24).prop_map(|key| Route::new(label(key), Action::Local, None, TtlPropagate::Enabled).unwrap());
+    let for_prefix = (0u8..4, proptest::collection::vec(16u32..20, 1..3), 1u8..5)
+        .prop_map(|(net, out, neighbour)| push(&format!("10.{net}.0.0/16"), &out, neighbour));
+    prop_oneof![4 => for_label, 1 => own, 2 => for_prefix]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let mode = prop_oneof![Just(Mode::Add), Just(Mode::Replace), Just(Mode::ReplaceAll)];
+    prop_oneof![
+        3 => (mode, proptest::collection::vec(route(), 0..5)).prop_map(|(mode, routes)| Step::Change(mode, routes)),
+        1 => proptest::collection::vec(route().prop_map(|route| route.key()), 0..3).prop_map(Step::Delete),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_of_changes_leaves_the_tables_as_the_routes_say(steps in proptest::collection::vec(step(), 1..12)) {
+        let mut lfib = lfib();
+        let mut model: BTreeMap<RouteKey, Route> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Change(mode, routes) => {
+                    if lfib.change(mode, Owner::Static, &routes).is_ok() {
+                        if mode == Mode::ReplaceAll {
+                            model.clear();
+                        }
+                        model.extend(routes.into_iter().map(|route| (route.key(), route)));
+                    }
+                }
+                Step::Delete(keys) => {
+                    if lfib.delete(&keys).is_ok() {
+                        keys.iter().for_each(|key| drop(model.remove(key)));
+                    }
+                }
+            }
+            let listed: Vec<Route> = lfib.list(None, usize::MAX, |_| true).into_iter().map(|listed| listed.route).collect();
+            prop_assert_eq!(&listed, &model.values().cloned().collect::<Vec<_>>());
+            for value in 16..24 {
+                prop_assert_eq!(entry(&lfib, value) == IlmEntry::EMPTY, !model.contains_key(&label(value)));
+            }
+            let prefixes = model.keys().filter(|key| matches!(key, RouteKey::Prefix(_))).count();
+            prop_assert_eq!((lfib.prefix_routes(), lfib.tables().ftn.len()), (prefixes, prefixes));
+        }
+        // Nothing leaked: all slots can be taken again.
+        lfib.change(Mode::ReplaceAll, Owner::Static, &[]).unwrap();
+        prop_assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len(), lfib.uncounted_routes()), (0, 0, 0));
+        let all: Vec<Route> = (1u8..=3).map(|last| swap(99 + u32::from(last), &[u32::from(last.min(2)), 20], last)).collect();
+        prop_assert!(lfib.change(Mode::Add, Owner::Static, &all).is_ok());
+        prop_assert_eq!(lfib.uncounted_routes(), 0);
+    }
+}

@@ -1,0 +1,131 @@
+//! The table of interfaces, by index and by name.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::LinkInfo;
+
+/// The interfaces that the kernel reported.
+#[derive(Default, Debug)]
+pub struct Links {
+    by_index: HashMap<u32, Link>,
+    by_name: HashMap<Arc<str>, u32>,
+    /// Counts the resyncs: an entry of an older one was not reported in this one.
+    round: u64,
+}
+
+#[derive(Debug)]
+struct Link {
+    info: LinkInfo,
+    round: u64,
+}
+
+impl Links {
+    pub fn get(&self, ifindex: u32) -> Option<&LinkInfo> {
+        self.by_index.get(&ifindex).map(|link| &link.info)
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<&LinkInfo> {
+        self.get(*self.by_name.get(name)?)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &LinkInfo> {
+        self.by_index.values().map(|link| &link.info)
+    }
+
+    /// Returns what was known of the interface before.
+    pub fn insert(&mut self, info: LinkInfo) -> Option<LinkInfo> {
+        let ifindex = info.ifindex;
+        let name = info.name.clone();
+        let round = self.round;
+        let old = self
+            .by_index
+            .insert(ifindex, Link { info, round })
+            .map(|link| link.info);
+        if let Some(old) = &old
+            && old.name != name
+        {
+            self.forget_name(&old.name, ifindex);
+        }
+        // A name belongs to who was last reported with it: its former bearer was renamed, or is gone.
+        self.by_name.insert(name, ifindex);
+        old
+    }
+
+    pub fn remove(&mut self, ifindex: u32) -> Option<LinkInfo> {
+        let link = self.by_index.remove(&ifindex)?;
+        self.forget_name(&link.info.name, ifindex);
+        Some(link.info)
+    }
+
+    /// Every interface is about to be reported anew.
+    pub fn mark(&mut self) {
+        self.round += 1;
+    }
+
+    /// Those that were not reported since [`Links::mark`].
+    pub fn unmarked(&self) -> Vec<u32> {
+        let old = self.by_index.iter().filter(|(_, link)| link.round != self.round);
+        old.map(|(ifindex, _)| *ifindex).collect()
+    }
+
+    fn forget_name(&mut self, name: &str, ifindex: u32) {
+        if self.by_name.get(name) == Some(&ifindex) {
+            self.by_name.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(ifindex: u32, name: &str) -> LinkInfo {
+        LinkInfo {
+            ifindex,
+            name: name.into(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+            loopback: false,
+            noarp: false,
+            kind: None,
+            xdp: None,
+            peer: None,
+            parent: None,
+        }
+    }
+
+    #[test]
+    fn names_follow_their_interfaces() {
+        let mut links = Links::default();
+        let index = |links: &Links, name| links.by_name(name).map(|link| link.ifindex);
+        assert_eq!(links.insert(link(1, "a")), None);
+        links.insert(link(2, "b"));
+        // They swap their names by way of a third.
+        assert_eq!(links.insert(link(1, "tmp")), Some(link(1, "a")));
+        assert_eq!(index(&links, "a"), None);
+        links.insert(link(2, "a"));
+        links.insert(link(1, "b"));
+        assert_eq!(
+            (index(&links, "a"), index(&links, "b"), index(&links, "tmp")),
+            (Some(2), Some(1), None)
+        );
+        assert_eq!(links.remove(2), Some(link(2, "a")));
+        assert_eq!((index(&links, "a"), links.get(2)), (None, None));
+        assert_eq!(links.remove(2), None);
+    }
+
+    #[test]
+    fn a_name_whose_bearer_is_gone_unheard_goes_to_the_next() {
+        let mut links = Links::default();
+        links.insert(link(1, "a"));
+        links.mark();
+        links.insert(link(2, "a"));
+        assert_eq!(links.unmarked(), [1]);
+        links.remove(1);
+        assert_eq!(links.by_name("a"), Some(&link(2, "a")));
+        assert_eq!(links.iter().count(), 1);
+    }
+}

@@ -1,0 +1,705 @@
+//! The kernel's side of the neighbours: a subscription that turns rtnetlink messages into [`Event`]s, and the requests that
+//! the [`resolver`](super::resolver) wants made.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use futures_util::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use mplsxdp_common::wire::Mac;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo as InfoAttribute, LinkMessage, LinkXdp, XdpAttached,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::MulticastGroup;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{
+    AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Neighbour, NeighbourState, ParentDevice, Peer,
+    RouteKind, XdpAttachment,
+};
+
+/// What the kernel may hold for us before it loses events: about as many as a full table of routes makes in a second.
+pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
+
+/// Events under way to the controller.
+const EVENTS: usize = 1024;
+/// The kernel's largest dump datagram is 32 KiB.
+const DATAGRAM_BYTES: usize = 1 << 17;
+/// A request that the kernel does not answer within this time has been lost.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between a lost subscription and the next: lets the burst pass that overran it.
+const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+/// Interfaces go down in groups: the routes that went with them are dumped once, after this time.
+const RESYNC_DELAY: Duration = Duration::from_millis(100);
+/// Resyncs take at most one part in this many of the time.
+const RESYNC_SHARE: u32 = 5;
+const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// How often a dump is made again that the kernel says was interrupted by changes. These are reported as well, so that
+/// hardly anything can be missing from the last one.
+const DUMP_ATTEMPTS: u32 = 5;
+
+const GROUPS: [MulticastGroup; 8] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[source] io::Error),
+    #[error("{request}: the kernel says: {source}")]
+    Refused { request: String, source: io::Error },
+    #[error("{request}: the kernel has not answered within {} s", REQUEST_TIMEOUT.as_secs())]
+    TimedOut { request: String },
+    #[error("{request}: the netlink socket was lost")]
+    Lost { request: String },
+}
+
+impl Error {
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Open(source) | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::TimedOut { .. } | Self::Lost { .. } => None,
+        }
+    }
+}
+
+/// Requests to the kernel, in the network namespace of the thread that opened it. Those of one task are carried out in the
+/// order in which they are first polled.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+}
+
+impl Netlink {
+    /// Must be called within a tokio runtime whose threads stay in the present network namespace: a lost subscription is
+    /// opened anew by them. The subscription ends when the receiver is dropped.
+    pub fn open() -> Result<(Self, mpsc::Receiver<Event>), Error> {
+        Self::open_with(RECEIVE_BUFFER_BYTES)
+    }
+
+    /// With another size of the subscription's receive buffer.
+    pub fn open_with(receive_buffer_bytes: usize) -> Result<(Self, mpsc::Receiver<Event>), Error> {
+        let netlink = Self::open_requests()?;
+        let subscription = Subscription::open(receive_buffer_bytes).map_err(Error::Open)?;
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        tokio::spawn(follow(subscription, receive_buffer_bytes, sender));
+        Ok((netlink, receiver))
+    }
+
+    /// Only for requests: no subscription.
+    pub fn open_requests() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Which way the kernel would send to `address`; with `oif`, out of that interface.
+    pub async fn route_lookup(&self, address: IpAddr, oif: Option<u32>) -> Result<Lookup, Error> {
+        let mut message = RouteMessage::default();
+        let (family, length) = family_of(address);
+        message.header.address_family = family;
+        message.header.destination_prefix_length = length;
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        message.attributes.extend(oif.map(RouteAttribute::Oif));
+        let request = format!("route look-up of {address}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(lookup_of(&route)),
+            Ok(_) => Ok(Lookup::NoRoute),
+            // IPv4 says by errors what IPv6 says by routes: none or throw, unreachable, prohibit, blackhole.
+            Err(error) => match error.errno() {
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL | libc::ENETDOWN) => {
+                    Ok(Lookup::NoRoute)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Has the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; before, the
+    /// attribute is ignored). Never for one that is PERMANENT or NOARP: the kernel would take that state away.
+    pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        let request = format!("probe of {address} on interface {ifindex}");
+        let message = neighbour_use(ifindex, address, NeighbourExtFlags::Managed);
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.request(&request, RouteNetlinkMessage::NewNeighbour(message), flags)
+            .await?;
+        Ok(())
+    }
+
+    /// Takes back what [`Netlink::probe`] asked for: the neighbour ages like any other. One that is gone is success.
+    pub async fn release(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        let request = format!("release of {address} on interface {ifindex}");
+        let message = neighbour_use(ifindex, address, NeighbourExtFlags::empty());
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+        match self
+            .request(&request, RouteNetlinkMessage::NewNeighbour(message), flags)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The interface of this name; `None` where there is none.
+    pub async fn link(&self, name: &str) -> Result<Option<LinkInfo>, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let request = format!("interface {name}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(link_info(&link)),
+            Ok(_) => Ok(None),
+            Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All interfaces.
+    pub async fn links(&self) -> Result<Vec<LinkInfo>, Error> {
+        let links = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_filter_map(async |link| Ok(link_info(&link)));
+        let request = || "list of interfaces".to_owned();
+        match timeout(REQUEST_TIMEOUT, links.try_collect()).await {
+            Ok(Ok(links)) => Ok(links),
+            Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(Error::Refused {
+                request: request(),
+                source: error.to_io(),
+            }),
+            Ok(Err(_)) => Err(Error::Lost { request: request() }),
+            Err(_) => Err(Error::TimedOut { request: request() }),
+        }
+    }
+
+    /// The first answer, if there is more than an acknowledgement.
+    async fn request(
+        &self,
+        request: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Option<RouteNetlinkMessage>, Error> {
+        let request = || request.to_owned();
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = flags;
+        let mut answers = self
+            .handle
+            .clone()
+            .request(message)
+            .map_err(|_| Error::Lost { request: request() })?;
+        match timeout(REQUEST_TIMEOUT, answers.next()).await {
+            Err(_) => Err(Error::TimedOut { request: request() }),
+            Ok(None) => Ok(None),
+            Ok(Some(answer)) => match answer.payload {
+                NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+                NetlinkPayload::Error(error) if error.code.is_some() => Err(Error::Refused {
+                    request: request(),
+                    source: error.to_io(),
+                }),
+                _ => Ok(None),
+            },
+        }
+    }
+}
+
+/// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.
+fn neighbour_use(ifindex: u32, address: IpAddr, flags: NeighbourExtFlags) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family_of(address).0;
+    message.header.ifindex = ifindex;
+    message.header.flags = NeighbourFlags::Use;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        }),
+        NeighbourAttribute::ExtFlags(flags),
+    ];
+    message
+}
+
+fn family_of(address: IpAddr) -> (AddressFamily, u8) {
+    match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    }
+}
+
+fn lookup_of(route: &RouteMessage) -> Lookup {
+    let oif = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    });
+    match (route.header.kind, oif) {
+        (RouteType::Local, _) => Lookup::Local,
+        (RouteType::Unicast, Some(ifindex)) => Lookup::Interface(ifindex),
+        _ => Lookup::NoRoute,
+    }
+}
+
+/// Keeps a subscription going for as long as somebody listens.
+async fn follow(first: Subscription, receive_buffer_bytes: usize, events: mpsc::Sender<Event>) {
+    let mut subscription = Ok(first);
+    while !events.is_closed() {
+        let lost = match subscription {
+            Ok(mut subscription) => subscription.run(&events).await,
+            Err(error) => Err(Stop::Socket(error)),
+        };
+        match lost {
+            Ok(never) => match never {},
+            Err(Stop::NobodyListens) => return,
+            Err(Stop::Socket(error)) => {
+                tracing::warn!("netlink subscription lost ({error}): starting anew with a full dump");
+            }
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
+        subscription = Subscription::open(receive_buffer_bytes);
+    }
+}
+
+/// Why a subscription ended.
+enum Stop {
+    NobodyListens,
+    Socket(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
+impl From<mpsc::error::SendError<Event>> for Stop {
+    fn from(_: mpsc::error::SendError<Event>) -> Self {
+        Self::NobodyListens
+    }
+}
+
+/// One socket that hears of every change, and makes the dumps too: so dump and changes come in one sequence.
+struct Subscription {
+    socket: TokioSocket,
+    /// Netlink's name for this socket: answers to others have another.
+    port: u32,
+    sequence: u32,
+    datagram: BytesMut,
+}
+
+impl Subscription {
+    fn open(receive_buffer_bytes: usize) -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        let inner = socket.socket_mut();
+        let port = inner.bind_auto()?.port_number();
+        // The limit of net.core.rmem_max holds for those without CAP_NET_ADMIN.
+        if setsockopt(inner, sockopt::RcvBufForce, &receive_buffer_bytes).is_err() {
+            setsockopt(inner, sockopt::RcvBuf, &receive_buffer_bytes)?;
+        }
+        for group in GROUPS {
+            inner.add_membership(group as u32)?;
+        }
+        Ok(Self {
+            socket,
+            port,
+            sequence: 0,
+            datagram: BytesMut::new(),
+        })
+    }
+
+    /// Reports everything, then the changes, and everything anew where the changes do not tell all.
+    async fn run(&mut self, events: &mpsc::Sender<Event>) -> Result<std::convert::Infallible, Stop> {
+        loop {
+            let begin = Instant::now();
+            events.send(Event::Reset).await?;
+            self.dump_all(events).await?;
+            events.send(Event::Synced).await?;
+            let pause = (begin.elapsed() * (RESYNC_SHARE - 1)).max(RESYNC_INTERVAL_MIN);
+            self.follow(events, Instant::now() + pause).await?;
+        }
+    }
+
+    /// Reports changes until something happened that the kernel does not report in full: IPv4 routes go without a word
+    /// when their interface goes down or their source address is removed.
+    async fn follow(&mut self, events: &mpsc::Sender<Event>, not_before: Instant) -> Result<(), Stop> {
+        let mut resync: Option<Instant> = None;
+        loop {
+            let message = match resync {
+                None => self.next().await?,
+                Some(due) => match tokio::time::timeout_at(due.into(), self.next()).await {
+                    Ok(message) => message?,
+                    Err(_) => return Ok(()),
+                },
+            };
+            for event in events_of(message) {
+                if takes_routes_along(&event) {
+                    resync.get_or_insert((Instant::now() + RESYNC_DELAY).max(not_before));
+                }
+                events.send(event).await?;
+            }
+        }
+    }
+
+    async fn dump_all(&mut self, events: &mpsc::Sender<Event>) -> Result<(), Stop> {
+        let mut links = LinkMessage::default();
+        links
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let routes = |family| {
+            let mut routes = RouteMessage::default();
+            routes.header.address_family = family;
+            RouteNetlinkMessage::GetRoute(routes)
+        };
+        // What a change has told of since is newer than what the dump says.
+        let mut changed = HashSet::new();
+        for request in [
+            RouteNetlinkMessage::GetLink(links),
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+            RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+            routes(AddressFamily::Inet),
+            routes(AddressFamily::Inet6),
+        ] {
+            let mut attempt = 1;
+            while self.dump(request.clone(), &mut changed, events).await? == Dump::Interrupted
+                && attempt < DUMP_ATTEMPTS
+            {
+                attempt += 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn dump(
+        &mut self,
+        request: RouteNetlinkMessage,
+        changed: &mut HashSet<Subject>,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Dump, Stop> {
+        self.sequence += 1;
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut buffer = vec![0; message.buffer_len()];
+        message.serialize(&mut buffer);
+        self.socket.send_to(&buffer, &SocketAddr::new(0, 0)).await?;
+        let mut outcome = Dump::Complete;
+        loop {
+            let message = self.next().await?;
+            let header = &message.header;
+            let is_answer = header.port_number == self.port && header.sequence_number == self.sequence;
+            if is_answer && header.flags & NLM_F_DUMP_INTR != 0 {
+                outcome = Dump::Interrupted;
+            }
+            match &message.payload {
+                NetlinkPayload::Done(_) if is_answer => return Ok(outcome),
+                NetlinkPayload::Error(error) if is_answer => return Err(Stop::Socket(error.to_io())),
+                _ => {}
+            }
+            for event in events_of(message) {
+                match Subject::of(&event) {
+                    Some(subject) if is_answer && changed.contains(&subject) => continue,
+                    Some(subject) if !is_answer => changed.insert(subject),
+                    _ => true,
+                };
+                events.send(event).await?;
+            }
+        }
+    }
+
+    /// The next message that can be read.
+    async fn next(&mut self) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+        loop {
+            if self.datagram.is_empty() {
+                self.datagram.reserve(DATAGRAM_BYTES);
+                self.socket.recv_from(&mut self.datagram).await?;
+            }
+            let length = match NetlinkBuffer::new_checked(&self.datagram[..]) {
+                Ok(message) => (message.length() as usize).next_multiple_of(4).min(self.datagram.len()),
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+            };
+            let bytes = self.datagram.split_to(length);
+            match NetlinkMessage::deserialize(&bytes) {
+                Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
+                    return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+                }
+                Ok(message) => return Ok(message),
+                // One message that this version cannot read says nothing about the others.
+                Err(error) => tracing::warn!("cannot read a netlink message: {error}"),
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Dump {
+    Complete,
+    /// The kernel's table changed meanwhile, and entries may have been left out (NLM_F_DUMP_INTR).
+    Interrupted,
+}
+
+/// What an event is about.
+#[derive(PartialEq, Eq, Hash)]
+enum Subject {
+    Link(u32),
+    Address(InterfaceAddress),
+    Neighbour(u32, IpAddr),
+    Route(KernelRoute),
+}
+
+impl Subject {
+    fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::Link(LinkInfo { ifindex, .. }) | Event::LinkGone(ifindex) => Some(Self::Link(*ifindex)),
+            Event::Address(address) | Event::AddressGone(address) => Some(Self::Address(*address)),
+            Event::Neighbour(Neighbour { ifindex, address, .. }) | Event::NeighbourGone { ifindex, address } => {
+                Some(Self::Neighbour(*ifindex, *address))
+            }
+            Event::Route { route, .. } | Event::RouteGone(route) => Some(Self::Route(*route)),
+            Event::Reset | Event::Synced | Event::Rules => None,
+        }
+    }
+}
+
+fn takes_routes_along(event: &Event) -> bool {
+    match event {
+        Event::Link(link) => !link.up,
+        Event::LinkGone(_) | Event::AddressGone(_) => true,
+        _ => false,
+    }
+}
+
+fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
+    let replaces = message.header.flags & NLM_F_REPLACE != 0;
+    let NetlinkPayload::InnerMessage(message) = message.payload else {
+        return Vec::new();
+    };
+    let event = match message {
+        RouteNetlinkMessage::NewLink(link) => link_info(&link).map(Event::Link),
+        RouteNetlinkMessage::DelLink(link) => link_info(&link).map(|link| Event::LinkGone(link.ifindex)),
+        RouteNetlinkMessage::NewAddress(address) => interface_address(&address).map(Event::Address),
+        RouteNetlinkMessage::DelAddress(address) => interface_address(&address).map(Event::AddressGone),
+        RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message).map(Event::Neighbour),
+        RouteNetlinkMessage::DelNeighbour(message) => {
+            neighbour(&message).map(|Neighbour { ifindex, address, .. }| Event::NeighbourGone { ifindex, address })
+        }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Event::Rules),
+        RouteNetlinkMessage::NewRoute(route) => {
+            let paths = kernel_routes(&route).into_iter().enumerate();
+            return Vec::from_iter(paths.map(|(index, route)| Event::Route {
+                route,
+                replaces: replaces && index == 0,
+            }));
+        }
+        RouteNetlinkMessage::DelRoute(route) => {
+            return Vec::from_iter(kernel_routes(&route).into_iter().map(Event::RouteGone));
+        }
+        _ => None,
+    };
+    Vec::from_iter(event)
+}
+
+/// `None` for what bridges say of their ports, which is not about the interface itself (AF_BRIDGE).
+fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let flags = message.header.flags;
+    let mut name = None;
+    let mut link = LinkInfo {
+        ifindex: message.header.index,
+        name: "".into(),
+        mac: None,
+        mtu: 0,
+        up: flags.contains(LinkFlags::Up),
+        running: flags.contains(LinkFlags::LowerUp),
+        loopback: flags.contains(LinkFlags::Loopback),
+        noarp: flags.contains(LinkFlags::Noarp),
+        kind: None,
+        xdp: None,
+        peer: None,
+        parent: None,
+    };
+    let mut peer = None;
+    let (mut bus, mut device) = (None, None);
+    let mut elsewhere = false;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name = Some(value),
+            LinkAttribute::Address(value) => link.mac = value.as_slice().try_into().ok().map(Mac),
+            LinkAttribute::Mtu(value) => link.mtu = *value,
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.iter().find_map(|info| match info {
+                    InfoAttribute::Kind(kind) => Some(InfoKind::to_string(kind)),
+                    _ => None,
+                });
+            }
+            LinkAttribute::Xdp(attributes) => link.xdp = xdp_attachment(attributes),
+            LinkAttribute::Link(ifindex) if *ifindex != 0 => peer = Some(*ifindex),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),
+            LinkAttribute::ParentDevName(name) => device = Some(name.clone()),
+            _ => {}
+        }
+    }
+    link.name = name?.as_str().into();
+    link.peer = peer.map(|ifindex| Peer { ifindex, elsewhere });
+    link.parent = bus.zip(device).map(|(bus, device)| ParentDevice { bus, device });
+    Some(link)
+}
+
+fn xdp_attachment(attributes: &[LinkXdp]) -> Option<XdpAttachment> {
+    let mut mode = None;
+    let mut program = None;
+    for attribute in attributes {
+        match attribute {
+            LinkXdp::Attached(XdpAttached::Driver) => mode = Some(AttachMode::Native),
+            LinkXdp::Attached(XdpAttached::SocketBuffer) => mode = Some(AttachMode::Generic),
+            LinkXdp::Attached(XdpAttached::Hardware) => mode = Some(AttachMode::Offload),
+            LinkXdp::Attached(XdpAttached::Multiple) => mode = Some(AttachMode::Several),
+            LinkXdp::ProgId(id) => program = Some(*id),
+            // Where there are several, only these tell.
+            LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => program = program.or(Some(*id)),
+            _ => {}
+        }
+    }
+    Some(XdpAttachment {
+        program: program?,
+        mode: mode?,
+    })
+}
+
+fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
+    let find = |choose: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(choose);
+    // On a point-to-point interface IFA_ADDRESS is the other end's.
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })?;
+    Some(InterfaceAddress {
+        ifindex: message.header.index,
+        address: IpNet::new(address, message.header.prefix_len).ok()?,
+    })
+}
+
+/// `None` for what is neither ARP's nor ND's (bridges' forwarding entries, proxies).
+fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    if message.header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let mut address = None;
+    let mut mac = None;
+    let mut managed = false;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(value)) => address = Some(IpAddr::from(*value)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(value)) => address = Some(IpAddr::from(*value)),
+            NeighbourAttribute::LinkLayerAddress(value) => mac = value.as_slice().try_into().ok().map(Mac),
+            NeighbourAttribute::ExtFlags(flags) => managed = flags.contains(NeighbourExtFlags::Managed),
+            _ => {}
+        }
+    }
+    let state = match (message.header.state, mac) {
+        (Nud::Failed, _) => NeighbourState::Failed,
+        (Nud::Permanent, Some(mac)) => NeighbourState::Permanent(mac),
+        (Nud::Noarp, Some(mac)) => NeighbourState::NoArp(mac),
+        (Nud::Stale, Some(mac)) => NeighbourState::Stale(mac),
+        (Nud::Reachable | Nud::Delay | Nud::Probe, Some(mac)) => NeighbourState::Reachable(mac),
+        _ => NeighbourState::Incomplete,
+    };
+    Some(Neighbour {
+        ifindex: message.header.ifindex,
+        address: address?,
+        state,
+        managed,
+    })
+}
+
+/// One for each path; none for what is not a route of IPv4 or IPv6, or only a cached one.
+fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
+    let header = &message.header;
+    let unspecified: IpAddr = match header.address_family {
+        AddressFamily::Inet => [0; 4].into(),
+        AddressFamily::Inet6 => [0; 16].into(),
+        _ => return Vec::new(),
+    };
+    if header.flags.contains(RouteFlags::Cloned) {
+        return Vec::new();
+    }
+    let mut destination = unspecified;
+    let mut table = header.table.into();
+    let mut metric = 0;
+    let mut oifs = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = (*address).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = (*address).into(),
+            RouteAttribute::Table(value) => table = *value,
+            RouteAttribute::Priority(value) => metric = *value,
+            RouteAttribute::Oif(ifindex) => oifs.push(Some(*ifindex)),
+            RouteAttribute::MultiPath(paths) => oifs.extend(paths.iter().map(|path| Some(path.interface_index))),
+            _ => {}
+        }
+    }
+    if oifs.is_empty() {
+        oifs.push(None);
+    }
+    let Ok(prefix) = IpNet::new(destination, header.destination_prefix_length) else {
+        return Vec::new();
+    };
+    let kind = match header.kind {
+        RouteType::Unicast => RouteKind::Unicast,
+        RouteType::Local => RouteKind::Local,
+        RouteType::Broadcast => RouteKind::Broadcast,
+        RouteType::Anycast => RouteKind::Anycast,
+        RouteType::Multicast => RouteKind::Multicast,
+        RouteType::BlackHole => RouteKind::Blackhole,
+        RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Prohibit => RouteKind::Prohibit,
+        RouteType::Throw => RouteKind::Throw,
+        _ => RouteKind::Other,
+    };
+    let route = |oif| KernelRoute {
+        prefix,
+        table,
+        metric,
+        kind,
+        oif,
+    };
+    Vec::from_iter(oifs.into_iter().map(route))
+}

@@ -1,0 +1,549 @@
+//! The state of each next hop: its interface, and the MAC address to put on its frames.
+//!
+//! [`Resolver`] is told what the kernel reports and what time it is, and answers with [`Action`]s: what to ask of the
+//! kernel, and which next hops changed. Actions are to be carried out in the order in which they come.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use mplsxdp_common::wire::Mac;
+
+use super::links::Links;
+use super::{Event, LinkInfo, Lookup, Neighbour, NeighbourState};
+use crate::lfib::next_hops::NextHopId;
+use crate::lfib::route::{NextHop, Via};
+
+/// How long an unresolved neighbour waits for its next probe.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a look-up that could not be made waits for the next attempt.
+pub const LOOKUP_RETRY: Duration = Duration::from_secs(1);
+/// Routes come in bursts: addresses are looked up again once no route has changed for this long,
+pub const ROUTES_QUIET: Duration = Duration::from_millis(20);
+/// or this long after the first change, if they never rest.
+pub const ROUTES_BOUND: Duration = Duration::from_millis(200);
+
+/// What is known of a next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HopState {
+    /// The neighbour has told its MAC address, or somebody has set it by hand.
+    Resolved { ifindex: u32, mac: Mac },
+    /// `via link`: the MAC address was given.
+    Static { ifindex: u32, mac: Mac },
+    /// The neighbour has been asked and has not answered yet.
+    Incomplete { ifindex: u32 },
+    /// The neighbour does not answer. It is asked again all the time.
+    Failed { ifindex: u32 },
+    /// The interface has no MAC addresses to resolve (IFF_NOARP); only `via link` or a PERMANENT neighbour can be used.
+    NoArp { ifindex: u32 },
+    /// The interface is down, or has no carrier.
+    LinkDown { ifindex: u32 },
+    /// There is no interface of this name.
+    NoSuchDev,
+    /// The kernel has no route to the address.
+    NoRoute,
+    /// The address is this box's own.
+    Local,
+}
+
+impl HopState {
+    /// Where frames for the next hop go, if they can be sent: the interface, and the destination MAC address.
+    pub fn adjacency(self) -> Option<(u32, Mac)> {
+        match self {
+            Self::Resolved { ifindex, mac } | Self::Static { ifindex, mac } => Some((ifindex, mac)),
+            Self::Incomplete { .. }
+            | Self::Failed { .. }
+            | Self::NoArp { .. }
+            | Self::LinkDown { .. }
+            | Self::NoSuchDev
+            | Self::NoRoute
+            | Self::Local => None,
+        }
+    }
+
+    /// The interface towards the next hop, where one is known.
+    pub fn ifindex(self) -> Option<u32> {
+        match self {
+            Self::Resolved { ifindex, .. }
+            | Self::Static { ifindex, .. }
+            | Self::Incomplete { ifindex }
+            | Self::Failed { ifindex }
+            | Self::NoArp { ifindex }
+            | Self::LinkDown { ifindex } => Some(ifindex),
+            Self::NoSuchDev | Self::NoRoute | Self::Local => None,
+        }
+    }
+}
+
+/// What the [`Resolver`] wants done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Ask the kernel which way it would send to this address, and answer with [`Resolver::lookup_done`], whatever comes
+    /// of it.
+    Lookup { address: IpAddr },
+    /// Have the kernel resolve the neighbour, and keep it resolved.
+    Probe { ifindex: u32, address: IpAddr },
+    /// The neighbour need not be kept resolved any longer.
+    Release { ifindex: u32, address: IpAddr },
+    /// The next hop's state is another one now.
+    Changed { id: NextHopId, state: HopState },
+}
+
+/// The state machine.
+#[derive(Default, Debug)]
+pub struct Resolver {
+    links: Links,
+    neighbours: HashMap<Target, Known>,
+    /// Counts the resyncs, as in [`Links`].
+    round: u64,
+    /// Everything was reported at least once. Before, what is missing may only not have been reported yet.
+    synced: bool,
+    hops: BTreeMap<NextHopId, Hop>,
+    claims: BTreeMap<Target, Claim>,
+    routed: BTreeMap<IpAddr, Routed>,
+    /// When to probe which neighbour, earliest first.
+    probes_due: BTreeSet<(Instant, Target)>,
+    /// When to look up the addresses that are marked for it.
+    lookups_due: Option<Instant>,
+    /// The first of the route changes that those look-ups wait for.
+    routes_since: Option<Instant>,
+}
+
+/// A neighbour: interface and address.
+type Target = (u32, IpAddr);
+
+#[derive(Debug)]
+struct Hop {
+    next_hop: NextHop,
+    /// The neighbour that it stands for at present.
+    target: Option<Target>,
+    /// The state as it was last told.
+    state: Option<HopState>,
+}
+
+/// An entry of the kernel's neighbour table.
+#[derive(Debug)]
+struct Known {
+    state: NeighbourState,
+    managed: bool,
+    round: u64,
+}
+
+/// A neighbour that next hops need.
+#[derive(Default, Debug)]
+struct Claim {
+    users: BTreeSet<NextHopId>,
+    /// The last probe, which made the kernel keep the neighbour resolved.
+    probed: Option<Instant>,
+    /// Its place in `probes_due`.
+    due: Option<Instant>,
+}
+
+/// An address whose interface is found by the kernel's routes.
+#[derive(Default, Debug)]
+struct Routed {
+    users: BTreeSet<NextHopId>,
+    answer: Option<Lookup>,
+    /// An answer is on its way,
+    asking: bool,
+    /// and will be out of date.
+    ask_again: bool,
+    /// To be looked up when `lookups_due`.
+    marked: bool,
+}
+
+impl Resolver {
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// The state that was last told; `None` as long as the kernel has not told enough.
+    pub fn state(&self, id: NextHopId) -> Option<HopState> {
+        self.hops.get(&id)?.state
+    }
+
+    pub fn next_hops(&self) -> impl Iterator<Item = (NextHopId, &NextHop, Option<HopState>)> {
+        self.hops.iter().map(|(id, hop)| (*id, &hop.next_hop, hop.state))
+    }
+
+    /// Takes the place of a next hop that had the same `id`.
+    pub fn add(&mut self, id: NextHopId, next_hop: NextHop, now: Instant, actions: &mut Vec<Action>) {
+        self.remove(id, now, actions);
+        let routed = routed_address(&next_hop);
+        let hop = Hop {
+            next_hop,
+            target: None,
+            state: None,
+        };
+        self.hops.insert(id, hop);
+        if let Some(address) = routed {
+            let routed = self.routed.entry(address).or_default();
+            let is_new = routed.users.is_empty();
+            routed.users.insert(id);
+            if is_new && self.synced {
+                routed.ask(address, actions);
+            }
+        }
+        self.evaluate(id, now, actions);
+    }
+
+    pub fn remove(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
+        self.aim(id, None, now, actions);
+        let Some(hop) = self.hops.remove(&id) else { return };
+        if let Some(address) = routed_address(&hop.next_hop)
+            && let Some(routed) = self.routed.get_mut(&address)
+        {
+            routed.users.remove(&id);
+            if routed.users.is_empty() {
+                self.routed.remove(&address);
+            }
+        }
+    }
+
+    pub fn handle(&mut self, event: &Event, now: Instant, actions: &mut Vec<Action>) {
+        match event {
+            Event::Reset => {
+                self.links.mark();
+                self.round += 1;
+            }
+            Event::Synced => self.sweep(now, actions),
+            Event::Link(info) => {
+                let old = self.links.insert(info.clone());
+                self.link_changed(info.ifindex, old.as_ref(), Some(info), now, actions);
+            }
+            Event::LinkGone(ifindex) => {
+                let old = self.links.remove(*ifindex);
+                self.link_changed(*ifindex, old.as_ref(), None, now, actions);
+            }
+            Event::Address(address) | Event::AddressGone(address) => {
+                let is_ipv4 = matches!(address.address, IpNet::V4(_));
+                self.ask_where(|routed| routed.is_ipv4() == is_ipv4, actions);
+            }
+            Event::Neighbour(neighbour) => {
+                let Neighbour {
+                    ifindex,
+                    address,
+                    state,
+                    managed,
+                } = *neighbour;
+                let round = self.round;
+                let known = Known { state, managed, round };
+                self.neighbours.insert((ifindex, address), known);
+                self.neighbour_changed((ifindex, address), now, actions);
+            }
+            Event::NeighbourGone { ifindex, address } => {
+                self.neighbours.remove(&(*ifindex, *address));
+                self.neighbour_changed((*ifindex, *address), now, actions);
+            }
+            Event::Route { route, .. } | Event::RouteGone(route) => {
+                self.mark(route.prefix.network(), route.prefix.broadcast(), now);
+            }
+            Event::Rules => self.mark(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::from_bits(u128::MAX).into(), now),
+        }
+    }
+
+    /// The answer to [`Action::Lookup`]; `None` where the kernel could not be asked.
+    pub fn lookup_done(&mut self, address: IpAddr, answer: Option<Lookup>, now: Instant, actions: &mut Vec<Action>) {
+        let Some(routed) = self.routed.get_mut(&address) else {
+            return;
+        };
+        routed.asking = false;
+        if routed.ask_again {
+            routed.ask(address, actions);
+        }
+        if answer.is_none() {
+            routed.marked = true;
+            self.lookups_due.get_or_insert(now + LOOKUP_RETRY);
+        } else if routed.answer != answer {
+            routed.answer = answer;
+            for id in Vec::from_iter(routed.users.iter().copied()) {
+                self.evaluate(id, now, actions);
+            }
+        }
+    }
+
+    /// When [`Resolver::poll`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let probe = self.probes_due.first().map(|(due, _)| *due);
+        probe.into_iter().chain(self.lookups_due).min()
+    }
+
+    pub fn poll(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while let Some(&(due, target)) = self.probes_due.first()
+            && due <= now
+        {
+            self.refresh(target, now, actions);
+        }
+        if self.lookups_due.is_some_and(|due| due <= now) {
+            self.lookups_due = None;
+            self.routes_since = None;
+            for (address, routed) in self.routed.iter_mut().filter(|(_, routed)| routed.marked) {
+                routed.ask(*address, actions);
+            }
+        }
+    }
+
+    /// Forgets all next hops, and leaves no trace of them in the kernel.
+    pub fn shutdown(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for id in Vec::from_iter(self.hops.keys().copied()) {
+            self.remove(id, now, actions);
+        }
+    }
+
+    /// Finds out where a next hop stands, and tells if that is news.
+    fn evaluate(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(hop) = self.hops.get(&id).filter(|_| self.synced) else {
+            return;
+        };
+        let (state, target) = self.resolve(&hop.next_hop);
+        self.aim(id, target, now, actions);
+        if let Some(state) = state
+            && let Some(hop) = self.hops.get_mut(&id)
+            && hop.state != Some(state)
+        {
+            hop.state = Some(state);
+            actions.push(Action::Changed { id, state });
+        }
+    }
+
+    /// The state of a next hop, and the neighbour to resolve for it.
+    fn resolve(&self, next_hop: &NextHop) -> (Option<HopState>, Option<Target>) {
+        let link = match (&next_hop.dev, next_hop.via.address()) {
+            (Some(dev), _) => self.links.by_name(dev),
+            (None, Some(address)) => match self.routed.get(&address).and_then(|routed| routed.answer) {
+                Some(Lookup::Interface(ifindex)) => self.links.get(ifindex),
+                Some(Lookup::NoRoute) => return (Some(HopState::NoRoute), None),
+                Some(Lookup::Local) => return (Some(HopState::Local), None),
+                None => return (None, None),
+            },
+            (None, None) => None,
+        };
+        let Some(link) = link else {
+            return (Some(HopState::NoSuchDev), None);
+        };
+        let ifindex = link.ifindex;
+        if !link.is_up() {
+            return (Some(HopState::LinkDown { ifindex }), None);
+        }
+        let address = match next_hop.via {
+            Via::Link(mac) => return (Some(HopState::Static { ifindex, mac }), None),
+            Via::Inet(address) => address.into(),
+            Via::Inet6(address) => address.into(),
+        };
+        let target = (ifindex, address);
+        let state = match self.neighbours.get(&target).map(|known| known.state) {
+            Some(NeighbourState::Permanent(mac)) => HopState::Resolved { ifindex, mac },
+            _ if link.noarp => HopState::NoArp { ifindex },
+            Some(NeighbourState::Reachable(mac) | NeighbourState::Stale(mac) | NeighbourState::NoArp(mac)) => {
+                HopState::Resolved { ifindex, mac }
+            }
+            Some(NeighbourState::Failed) => HopState::Failed { ifindex },
+            Some(NeighbourState::Incomplete) | None => HopState::Incomplete { ifindex },
+        };
+        (Some(state), Some(target))
+    }
+
+    /// Lets a next hop stand for another neighbour.
+    fn aim(&mut self, id: NextHopId, target: Option<Target>, now: Instant, actions: &mut Vec<Action>) {
+        let Some(hop) = self.hops.get_mut(&id) else { return };
+        if hop.target == target {
+            return;
+        }
+        let old = std::mem::replace(&mut hop.target, target);
+        if let Some(old) = old
+            && let Some(claim) = self.claims.get_mut(&old)
+        {
+            claim.users.remove(&id);
+            if claim.users.is_empty() {
+                self.drop_claim(old, actions);
+            }
+        }
+        if let Some(target) = target {
+            self.claims.entry(target).or_default().users.insert(id);
+            self.refresh(target, now, actions);
+        }
+    }
+
+    fn drop_claim(&mut self, target: Target, actions: &mut Vec<Action>) {
+        let Some(claim) = self.claims.remove(&target) else {
+            return;
+        };
+        if let Some(due) = claim.due {
+            self.probes_due.remove(&(due, target));
+        }
+        if claim.probed.is_some() {
+            let (ifindex, address) = target;
+            actions.push(Action::Release { ifindex, address });
+        }
+    }
+
+    /// Probes a neighbour if that is due, and notes when it will be next.
+    fn refresh(&mut self, target: Target, now: Instant, actions: &mut Vec<Action>) {
+        let (ifindex, address) = target;
+        let noarp = self.links.get(ifindex).is_some_and(|link| link.noarp);
+        let known = self.neighbours.get(&target);
+        let Some(claim) = self.claims.get_mut(&target) else {
+            return;
+        };
+        let interval = match known.map(|known| known.state) {
+            // A probe would take PERMANENT away from the entry, and so would a release.
+            Some(NeighbourState::Permanent(_) | NeighbourState::NoArp(_)) => {
+                claim.probed = None;
+                Interval::Never
+            }
+            _ if noarp => {
+                if claim.probed.take().is_some() {
+                    actions.push(Action::Release { ifindex, address });
+                }
+                Interval::Never
+            }
+            Some(NeighbourState::Reachable(_)) => Interval::Once,
+            // What XDP sends is no use of the neighbour that the kernel knows of. A managed entry it verifies all the same;
+            // others (kernels before 5.16 manage none) stay stale until they are probed.
+            Some(NeighbourState::Stale(_)) if known.is_some_and(|known| known.managed) => Interval::Once,
+            Some(NeighbourState::Stale(_) | NeighbourState::Incomplete | NeighbourState::Failed) | None => {
+                Interval::Repeat
+            }
+        };
+        let mut due = interval.next(claim.probed, now);
+        if due.is_some_and(|due| due <= now) {
+            actions.push(Action::Probe { ifindex, address });
+            claim.probed = Some(now);
+            due = interval.next(claim.probed, now);
+        }
+        if let Some(old) = std::mem::replace(&mut claim.due, due) {
+            self.probes_due.remove(&(old, target));
+        }
+        if let Some(due) = due {
+            self.probes_due.insert((due, target));
+        }
+    }
+
+    fn neighbour_changed(&mut self, target: Target, now: Instant, actions: &mut Vec<Action>) {
+        let Some(claim) = self.claims.get(&target) else { return };
+        let users = Vec::from_iter(claim.users.iter().copied());
+        self.refresh(target, now, actions);
+        for id in users {
+            self.evaluate(id, now, actions);
+        }
+    }
+
+    fn link_changed(
+        &mut self,
+        ifindex: u32,
+        old: Option<&LinkInfo>,
+        new: Option<&LinkInfo>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let matters = |link: Option<&LinkInfo>| link.map(|link| (link.name.clone(), link.is_up(), link.noarp));
+        if matters(old) == matters(new) {
+            return;
+        }
+        let goes_by = |name: &str| old.into_iter().chain(new).any(|link| &*link.name == name);
+        let concerned = self
+            .hops
+            .iter()
+            .filter(|(_, hop)| match (&hop.next_hop.dev, hop.next_hop.via.address()) {
+                (Some(dev), _) => goes_by(dev),
+                (None, Some(address)) => {
+                    let routed = self.routed.get(&address);
+                    routed.is_some_and(|routed| routed.answer == Some(Lookup::Interface(ifindex)))
+                }
+                (None, None) => false,
+            });
+        for id in Vec::from_iter(concerned.map(|(id, _)| *id)) {
+            self.evaluate(id, now, actions);
+            if let Some(target) = self.hops.get(&id).and_then(|hop| hop.target) {
+                self.refresh(target, now, actions);
+            }
+        }
+        let is_up = |link: Option<&LinkInfo>| link.is_some_and(LinkInfo::is_up);
+        if is_up(old) != is_up(new) {
+            self.ask_where(|_| true, actions);
+        }
+    }
+
+    /// The end of a resync: what was not reported is gone.
+    fn sweep(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for ifindex in self.links.unmarked() {
+            self.handle(&Event::LinkGone(ifindex), now, actions);
+        }
+        let gone = self.neighbours.iter().filter(|(_, known)| known.round != self.round);
+        for (ifindex, address) in Vec::from_iter(gone.map(|(target, _)| *target)) {
+            self.handle(&Event::NeighbourGone { ifindex, address }, now, actions);
+        }
+        let is_first = !std::mem::replace(&mut self.synced, true);
+        self.ask_where(|_| true, actions);
+        if is_first {
+            for id in Vec::from_iter(self.hops.keys().copied()) {
+                self.evaluate(id, now, actions);
+            }
+        }
+    }
+
+    /// Looks up addresses at once.
+    fn ask_where(&mut self, choose: impl Fn(&IpAddr) -> bool, actions: &mut Vec<Action>) {
+        if self.synced {
+            for (address, routed) in self.routed.iter_mut().filter(|(address, _)| choose(address)) {
+                routed.ask(*address, actions);
+            }
+        }
+    }
+
+    /// The routes to the addresses from `first` to `last` changed: they are looked up once the routes have come to rest.
+    fn mark(&mut self, first: IpAddr, last: IpAddr, now: Instant) {
+        if !self.synced {
+            return;
+        }
+        let range = (Bound::Included(first), Bound::Included(last));
+        let mut any = false;
+        for (_, routed) in self.routed.range_mut(range) {
+            routed.marked = true;
+            any = true;
+        }
+        if any {
+            let since = *self.routes_since.get_or_insert(now);
+            self.lookups_due = Some((now + ROUTES_QUIET).min(since + ROUTES_BOUND));
+        }
+    }
+}
+
+impl Routed {
+    fn ask(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
+        self.marked = false;
+        self.ask_again = self.asking;
+        if !self.asking {
+            self.asking = true;
+            actions.push(Action::Lookup { address });
+        }
+    }
+}
+
+/// How often a neighbour is probed.
+#[derive(Clone, Copy)]
+enum Interval {
+    Never,
+    Once,
+    Repeat,
+}
+
+impl Interval {
+    fn next(self, last: Option<Instant>, now: Instant) -> Option<Instant> {
+        match (self, last) {
+            (Self::Never, _) | (Self::Once, Some(_)) => None,
+            (Self::Once | Self::Repeat, None) => Some(now),
+            (Self::Repeat, Some(last)) => Some(last + PROBE_INTERVAL),
+        }
+    }
+}
+
+/// The address that the kernel's routes are asked about, where no interface was given.
+fn routed_address(next_hop: &NextHop) -> Option<IpAddr> {
+    next_hop.via.address().filter(|_| next_hop.dev.is_none())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,976 @@
+//! The resolver under a hand-driven clock.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::*;
+use crate::neighbour::{InterfaceAddress, KernelRoute, RouteKind};
+
+const ETH1: u32 = 11;
+const ETH2: u32 = 12;
+const MAC1: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+const MAC2: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
+const ID: NextHopId = NextHopId(7);
+
+/// A resolver, its clock, and what it asked for and was not looked at yet.
+struct Bench {
+    resolver: Resolver,
+    now: Instant,
+    actions: Vec<Action>,
+}
+
+impl Bench {
+    /// Told of nothing yet.
+    fn unsynced() -> Self {
+        Self {
+            resolver: Resolver::default(),
+            now: Instant::now(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// With eth1 and eth2, both up.
+    fn new() -> Self {
+        let mut bench = Self::unsynced();
+        bench.tell(Event::Reset);
+        bench.tell(up(ETH1, "eth1"));
+        bench.tell(up(ETH2, "eth2"));
+        bench.tell(Event::Synced);
+        assert_eq!(bench.take(), []);
+        bench
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.resolver.handle(&event, self.now, &mut self.actions);
+    }
+
+    fn add(&mut self, id: NextHopId, next_hop: &str) {
+        self.resolver.add(id, hop(next_hop), self.now, &mut self.actions);
+    }
+
+    fn remove(&mut self, id: NextHopId) {
+        self.resolver.remove(id, self.now, &mut self.actions);
+    }
+
+    fn answer(&mut self, address: &str, answer: Option<Lookup>) {
+        self.resolver
+            .lookup_done(ip(address), answer, self.now, &mut self.actions);
+    }
+
+    /// Lets time pass, with a poll at every deadline.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.resolver.next_deadline().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.resolver.poll(self.now, &mut self.actions);
+            let next = self.resolver.next_deadline();
+            assert!(
+                next.is_none_or(|next| next > self.now),
+                "nothing may stay due after a poll"
+            );
+        }
+        self.now = end;
+    }
+
+    fn take(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+}
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().unwrap()
+}
+
+/// As routes name it: `ADDRESS|MAC [dev NAME]`.
+fn hop(text: &str) -> NextHop {
+    let (via, dev) = match text.split_once(" dev ") {
+        Some((via, dev)) => (via, Some(dev.into())),
+        None => (text, None),
+    };
+    let via = match via.parse() {
+        Ok(IpAddr::V4(address)) => Via::Inet(address),
+        Ok(IpAddr::V6(address)) => Via::Inet6(address),
+        Err(_) => Via::Link(via.parse().unwrap()),
+    };
+    NextHop { via, dev }
+}
+
+fn link(ifindex: u32, name: &str) -> LinkInfo {
+    LinkInfo {
+        ifindex,
+        name: name.into(),
+        mac: Some(Mac([2, 0, 0, 0, 0, ifindex as u8])),
+        mtu: 1500,
+        up: true,
+        running: true,
+        loopback: false,
+        noarp: false,
+        kind: None,
+        xdp: None,
+        peer: None,
+        parent: None,
+    }
+}
+
+fn up(ifindex: u32, name: &str) -> Event {
+    Event::Link(link(ifindex, name))
+}
+
+fn down(ifindex: u32, name: &str) -> Event {
+    Event::Link(LinkInfo {
+        up: false,
+        running: false,
+        ..link(ifindex, name)
+    })
+}
+
+fn neighbour(ifindex: u32, address: &str, state: NeighbourState) -> Event {
+    Event::Neighbour(Neighbour {
+        ifindex,
+        address: ip(address),
+        state,
+        managed: true,
+    })
+}
+
+fn unmanaged(ifindex: u32, address: &str, state: NeighbourState) -> Event {
+    Event::Neighbour(Neighbour {
+        ifindex,
+        address: ip(address),
+        state,
+        managed: false,
+    })
+}
+
+fn gone(ifindex: u32, address: &str) -> Event {
+    Event::NeighbourGone {
+        ifindex,
+        address: ip(address),
+    }
+}
+
+fn route(prefix: &str) -> Event {
+    let prefix: IpNet = prefix.parse().unwrap();
+    let route = KernelRoute {
+        prefix,
+        table: 254,
+        metric: 0,
+        kind: RouteKind::Unicast,
+        oif: Some(ETH1),
+    };
+    Event::Route { route, replaces: false }
+}
+
+fn probe(ifindex: u32, address: &str) -> Action {
+    Action::Probe {
+        ifindex,
+        address: ip(address),
+    }
+}
+
+fn release(ifindex: u32, address: &str) -> Action {
+    Action::Release {
+        ifindex,
+        address: ip(address),
+    }
+}
+
+fn lookup(address: &str) -> Action {
+    Action::Lookup { address: ip(address) }
+}
+
+fn changed(id: NextHopId, state: HopState) -> Action {
+    Action::Changed { id, state }
+}
+
+fn resolved(ifindex: u32, mac: Mac) -> HopState {
+    HopState::Resolved { ifindex, mac }
+}
+
+#[test]
+fn a_neighbour_appears_changes_its_mac_and_fails() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2 dev eth1");
+    let incomplete = HopState::Incomplete { ifindex: ETH1 };
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2"), changed(ID, incomplete)]);
+
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Incomplete));
+    assert_eq!(bench.take(), []);
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    assert_eq!(bench.take(), [changed(ID, resolved(ETH1, MAC1))]);
+    assert_eq!(bench.resolver.next_deadline(), None, "the kernel keeps it resolved");
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Stale(MAC1)));
+    assert_eq!(bench.take(), []);
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC2)));
+    assert_eq!(bench.take(), [changed(ID, resolved(ETH1, MAC2))]);
+
+    bench.pass(Duration::from_secs(100));
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Failed));
+    let failed = HopState::Failed { ifindex: ETH1 };
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2"), changed(ID, failed)]);
+    bench.pass(Duration::from_millis(3500));
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2"); 3], "once a second");
+    assert_eq!(bench.resolver.state(ID), Some(failed));
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    assert_eq!(bench.take(), [changed(ID, resolved(ETH1, MAC1))]);
+}
+
+#[test]
+fn a_deleted_neighbour_is_probed_at_once_but_not_more_than_once_a_second() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2 dev eth1");
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.pass(Duration::from_secs(10));
+    bench.take();
+    let incomplete = changed(ID, HopState::Incomplete { ifindex: ETH1 });
+    bench.tell(gone(ETH1, "10.0.0.2"));
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2"), incomplete]);
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.tell(gone(ETH1, "10.0.0.2"));
+    assert_eq!(bench.take(), [changed(ID, resolved(ETH1, MAC1)), incomplete]);
+    bench.pass(PROBE_INTERVAL);
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2")]);
+}
+
+#[test]
+fn what_the_kernel_does_not_manage_is_probed_when_stale() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2 dev eth1");
+    bench.tell(unmanaged(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.take();
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.take(), []);
+    bench.tell(unmanaged(ETH1, "10.0.0.2", NeighbourState::Stale(MAC1)));
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2")], "the next hop stays resolved");
+}
+
+#[test]
+fn a_neighbour_that_is_there_already_is_claimed() {
+    let mut bench = Bench::new();
+    bench.tell(unmanaged(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.add(ID, "10.0.0.2 dev eth1");
+    let known = changed(ID, resolved(ETH1, MAC1));
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2"), known]);
+}
+
+#[test]
+fn permanent_and_noarp_neighbours_are_left_alone() {
+    for fixed in [NeighbourState::Permanent(MAC1), NeighbourState::NoArp(MAC1)] {
+        let mut bench = Bench::new();
+        bench.tell(unmanaged(ETH1, "10.0.0.2", fixed));
+        bench.add(ID, "10.0.0.2 dev eth1");
+        assert_eq!(bench.take(), [changed(ID, resolved(ETH1, MAC1))]);
+        bench.pass(Duration::from_secs(10));
+        bench.remove(ID);
+        assert_eq!(bench.take(), []);
+
+        // One that becomes so while it is managed: the kernel has dropped the flag with the old state.
+        bench.tell(gone(ETH1, "10.0.0.2"));
+        bench.add(ID, "10.0.0.2 dev eth1");
+        bench.tell(unmanaged(ETH1, "10.0.0.2", fixed));
+        bench.take();
+        bench.pass(Duration::from_secs(10));
+        bench.remove(ID);
+        assert_eq!(bench.take(), []);
+
+        // And back again.
+        bench.add(ID, "10.0.0.2 dev eth1");
+        bench.take();
+        bench.tell(unmanaged(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+        assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2")]);
+    }
+}
+
+#[test]
+fn a_static_adjacency_follows_its_interface() {
+    let mut bench = Bench::new();
+    bench.add(ID, "52:54:00:00:00:01 dev eth1");
+    let given = HopState::Static {
+        ifindex: ETH1,
+        mac: MAC1,
+    };
+    assert_eq!(bench.take(), [changed(ID, given)]);
+    bench.tell(down(ETH1, "eth1"));
+    assert_eq!(bench.take(), [changed(ID, HopState::LinkDown { ifindex: ETH1 })]);
+    bench.tell(up(ETH1, "eth1"));
+    assert_eq!(bench.take(), [changed(ID, given)]);
+    bench.tell(Event::LinkGone(ETH1));
+    assert_eq!(bench.take(), [changed(ID, HopState::NoSuchDev)]);
+}
+
+#[test]
+fn an_interface_that_goes_down_and_up_is_probed_anew() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2 dev eth1");
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.take();
+    bench.tell(down(ETH1, "eth1"));
+    let link_down = changed(ID, HopState::LinkDown { ifindex: ETH1 });
+    assert_eq!(bench.take(), [release(ETH1, "10.0.0.2"), link_down]);
+    bench.tell(gone(ETH1, "10.0.0.2"));
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.take(), []);
+    bench.tell(up(ETH1, "eth1"));
+    let incomplete = changed(ID, HopState::Incomplete { ifindex: ETH1 });
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2"), incomplete]);
+    // The carrier counts as well.
+    let no_carrier = LinkInfo {
+        running: false,
+        ..link(ETH1, "eth1")
+    };
+    bench.tell(Event::Link(no_carrier));
+    assert_eq!(bench.take(), [release(ETH1, "10.0.0.2"), link_down]);
+}
+
+#[test]
+fn what_does_not_matter_about_an_interface_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::Interface(ETH1)));
+    bench.take();
+    let other = LinkInfo {
+        mtu: 9000,
+        mac: None,
+        ..link(ETH1, "eth1")
+    };
+    bench.tell(Event::Link(other));
+    assert_eq!(bench.take(), []);
+    assert_eq!(bench.resolver.links().get(ETH1).unwrap().mtu, 9000);
+}
+
+#[test]
+fn dev_means_the_interface_of_that_name() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2 dev eth3");
+    assert_eq!(bench.take(), [changed(ID, HopState::NoSuchDev)]);
+    // Created later.
+    bench.tell(up(13, "eth3"));
+    let incomplete = |ifindex| changed(ID, HopState::Incomplete { ifindex });
+    assert_eq!(bench.take(), [probe(13, "10.0.0.2"), incomplete(13)]);
+    // Renamed away.
+    bench.tell(up(13, "wan0"));
+    assert_eq!(
+        bench.take(),
+        [release(13, "10.0.0.2"), changed(ID, HopState::NoSuchDev)]
+    );
+    // Another takes the name.
+    bench.tell(up(14, "eth3"));
+    assert_eq!(bench.take(), [probe(14, "10.0.0.2"), incomplete(14)]);
+    // Made anew, with another index.
+    bench.tell(Event::LinkGone(14));
+    bench.tell(up(15, "eth3"));
+    let again = [probe(15, "10.0.0.2"), incomplete(15)];
+    assert_eq!(bench.take()[2..], again);
+}
+
+#[test]
+fn without_dev_the_kernel_is_asked() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    assert_eq!(bench.take(), [lookup("10.0.0.2")]);
+    assert_eq!(bench.resolver.state(ID), None);
+    bench.answer("10.0.0.2", Some(Lookup::Interface(ETH1)));
+    let incomplete = |ifindex| changed(ID, HopState::Incomplete { ifindex });
+    assert_eq!(bench.take(), [probe(ETH1, "10.0.0.2"), incomplete(ETH1)]);
+
+    // The route moves.
+    bench.tell(route("10.0.0.0/24"));
+    bench.pass(ROUTES_QUIET);
+    assert_eq!(bench.take(), [lookup("10.0.0.2")]);
+    bench.answer("10.0.0.2", Some(Lookup::Interface(ETH2)));
+    assert_eq!(
+        bench.take(),
+        [release(ETH1, "10.0.0.2"), probe(ETH2, "10.0.0.2"), incomplete(ETH2)]
+    );
+    for (answer, state) in [
+        (Lookup::NoRoute, HopState::NoRoute),
+        (Lookup::Local, HopState::Local),
+        (Lookup::Interface(99), HopState::NoSuchDev),
+    ] {
+        bench.tell(route("0.0.0.0/0"));
+        bench.pass(ROUTES_QUIET);
+        bench.take();
+        bench.answer("10.0.0.2", Some(answer));
+        let actions = bench.take();
+        assert_eq!(actions.last(), Some(&changed(ID, state)));
+    }
+}
+
+#[test]
+fn a_burst_of_routes_makes_one_round_of_look_ups() {
+    let mut bench = Bench::new();
+    let addresses = ["10.0.0.2", "10.0.0.3", "2001:db8::2"];
+    for (id, address) in (0..).map(NextHopId).zip(addresses) {
+        bench.add(id, address);
+        bench.answer(address, Some(Lookup::Interface(ETH1)));
+    }
+    bench.take();
+    for _ in 0..10_000 {
+        bench.tell(route("0.0.0.0/0"));
+    }
+    assert_eq!(bench.take(), []);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(without_probes(bench.take()), [lookup("10.0.0.2"), lookup("10.0.0.3")]);
+}
+
+#[test]
+fn routes_that_never_rest_do_not_put_look_ups_off() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+    bench.take();
+    let mut rounds = 0;
+    for _ in 0..100 {
+        bench.tell(route("10.0.0.0/8"));
+        bench.pass(Duration::from_millis(10));
+        if bench.take() == [lookup("10.0.0.2")] {
+            rounds += 1;
+            bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+        }
+    }
+    assert!(
+        (4..=5).contains(&rounds),
+        "{rounds} rounds in a second, {ROUTES_BOUND:?} apart at most"
+    );
+}
+
+#[test]
+fn routes_elsewhere_make_no_look_ups() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+    bench.take();
+    for prefix in ["10.0.1.0/24", "10.0.0.3/32", "::/0"] {
+        bench.tell(route(prefix));
+        assert_eq!(bench.resolver.next_deadline(), None, "{prefix}");
+    }
+    bench.tell(Event::Rules);
+    bench.pass(ROUTES_QUIET);
+    assert_eq!(bench.take(), [lookup("10.0.0.2")], "policy rules concern every address");
+}
+
+#[test]
+fn links_and_addresses_make_look_ups_at_once_but_one_at_a_time() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+    bench.take();
+    let address = |address: &str| {
+        Event::Address(InterfaceAddress {
+            ifindex: ETH1,
+            address: address.parse().unwrap(),
+        })
+    };
+    bench.tell(address("2001:db8::1/64"));
+    assert_eq!(bench.take(), [], "of another family");
+    bench.tell(address("10.0.0.1/24"));
+    assert_eq!(bench.take(), [lookup("10.0.0.2")]);
+    bench.tell(down(ETH1, "eth1"));
+    bench.tell(up(ETH1, "eth1"));
+    assert_eq!(bench.take(), [], "the answer is not here yet");
+    bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+    assert_eq!(bench.take(), [lookup("10.0.0.2")], "it was out of date");
+    bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+    assert_eq!(bench.take(), []);
+}
+
+#[test]
+fn a_look_up_that_fails_is_made_again_and_keeps_the_old_answer() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+    bench.tell(down(ETH2, "eth2"));
+    bench.take();
+    bench.answer("10.0.0.2", None);
+    assert_eq!(bench.resolver.state(ID), Some(HopState::NoRoute));
+    assert_eq!(bench.take(), []);
+    bench.pass(LOOKUP_RETRY);
+    assert_eq!(bench.take(), [lookup("10.0.0.2")]);
+}
+
+#[test]
+fn next_hops_share_their_neighbour() {
+    let mut bench = Bench::new();
+    let other = NextHopId(8);
+    bench.add(ID, "10.0.0.2 dev eth1");
+    bench.add(other, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::Interface(ETH1)));
+    let probes = bench
+        .take()
+        .into_iter()
+        .filter(|action| *action == probe(ETH1, "10.0.0.2"));
+    assert_eq!(probes.count(), 1);
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    let state = resolved(ETH1, MAC1);
+    assert_eq!(bench.take(), [changed(ID, state), changed(other, state)]);
+    bench.remove(ID);
+    assert_eq!(bench.take(), []);
+    bench.remove(other);
+    assert_eq!(bench.take(), [release(ETH1, "10.0.0.2")]);
+    assert_eq!(bench.resolver.state(other), None);
+    bench.remove(other);
+    assert_eq!(bench.take(), []);
+}
+
+#[test]
+fn an_id_that_is_added_again_is_another_next_hop() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2 dev eth1");
+    bench.take();
+    bench.add(ID, "10.0.0.3 dev eth1");
+    let incomplete = changed(ID, HopState::Incomplete { ifindex: ETH1 });
+    assert_eq!(
+        bench.take(),
+        [release(ETH1, "10.0.0.2"), probe(ETH1, "10.0.0.3"), incomplete]
+    );
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    assert_eq!(bench.take(), []);
+}
+
+#[test]
+fn link_local_addresses_are_told_apart_by_interface() {
+    let mut bench = Bench::new();
+    let other = NextHopId(8);
+    bench.add(ID, "fe80::2 dev eth1");
+    bench.add(other, "fe80::2 dev eth2");
+    bench.take();
+    bench.tell(neighbour(ETH1, "fe80::2", NeighbourState::Reachable(MAC1)));
+    bench.tell(neighbour(ETH2, "fe80::2", NeighbourState::Reachable(MAC2)));
+    let states = [changed(ID, resolved(ETH1, MAC1)), changed(other, resolved(ETH2, MAC2))];
+    assert_eq!(bench.take(), states);
+}
+
+#[test]
+fn there_is_nothing_to_resolve_on_an_interface_without_arp() {
+    let mut bench = Bench::new();
+    let tun = LinkInfo {
+        noarp: true,
+        mac: None,
+        ..link(13, "tun0")
+    };
+    bench.tell(Event::Link(tun));
+    // The kernel's own NOARP entries hold the interface's address, not the neighbour's.
+    bench.tell(unmanaged(13, "10.0.0.2", NeighbourState::NoArp(MAC2)));
+    bench.add(ID, "10.0.0.2 dev tun0");
+    assert_eq!(bench.take(), [changed(ID, HopState::NoArp { ifindex: 13 })]);
+    bench.tell(unmanaged(13, "10.0.0.2", NeighbourState::Permanent(MAC1)));
+    assert_eq!(bench.take(), [changed(ID, resolved(13, MAC1))]);
+    bench.remove(ID);
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.take(), []);
+}
+
+#[test]
+fn nothing_is_said_before_everything_was_reported() {
+    let mut bench = Bench::unsynced();
+    let other = NextHopId(8);
+    bench.add(ID, "10.0.0.2 dev eth1");
+    bench.add(other, "10.0.0.3");
+    bench.tell(Event::Reset);
+    bench.tell(up(ETH1, "eth1"));
+    bench.tell(unmanaged(ETH1, "10.0.0.2", NeighbourState::Permanent(MAC1)));
+    bench.tell(route("10.0.0.0/24"));
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.take(), []);
+    bench.tell(Event::Synced);
+    assert_eq!(bench.take(), [lookup("10.0.0.3"), changed(ID, resolved(ETH1, MAC1))]);
+}
+
+#[test]
+fn a_resync_drops_what_is_gone_and_keeps_what_is_not() {
+    let mut bench = Bench::new();
+    let (kept, lost_neighbour, lost_link) = (NextHopId(1), NextHopId(2), NextHopId(3));
+    bench.add(kept, "10.0.0.2 dev eth1");
+    bench.add(lost_neighbour, "10.0.0.3 dev eth1");
+    bench.add(lost_link, "10.0.0.4 dev eth2");
+    for (ifindex, address) in [(ETH1, "10.0.0.2"), (ETH1, "10.0.0.3"), (ETH2, "10.0.0.4")] {
+        bench.tell(neighbour(ifindex, address, NeighbourState::Reachable(MAC1)));
+    }
+    bench.pass(Duration::from_secs(10));
+    bench.take();
+    bench.tell(Event::Reset);
+    bench.tell(up(ETH1, "eth1"));
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Stale(MAC1)));
+    assert_eq!(bench.take(), []);
+    bench.tell(Event::Synced);
+    let actions = bench.take();
+    assert_eq!(actions.len(), 4, "{actions:?}");
+    for action in [
+        release(ETH2, "10.0.0.4"),
+        changed(lost_link, HopState::NoSuchDev),
+        probe(ETH1, "10.0.0.3"),
+        changed(lost_neighbour, HopState::Incomplete { ifindex: ETH1 }),
+    ] {
+        assert!(actions.contains(&action), "{action:?} in {actions:?}");
+    }
+}
+
+#[test]
+fn shutdown_releases_everything() {
+    let mut bench = Bench::new();
+    bench.add(NextHopId(1), "10.0.0.2 dev eth1");
+    bench.add(NextHopId(2), "10.0.0.3 dev eth1");
+    bench.add(NextHopId(3), "10.0.0.3 dev eth1");
+    bench.tell(unmanaged(ETH2, "10.0.0.4", NeighbourState::Permanent(MAC1)));
+    bench.add(NextHopId(4), "10.0.0.4 dev eth2");
+    bench.add(NextHopId(5), "52:54:00:00:00:01 dev eth1");
+    bench.take();
+    bench.resolver.shutdown(bench.now, &mut bench.actions);
+    assert_eq!(bench.take(), [release(ETH1, "10.0.0.2"), release(ETH1, "10.0.0.3")]);
+    assert_eq!(bench.resolver.next_deadline(), None);
+    assert_eq!(bench.resolver.next_hops().count(), 0);
+}
+
+fn without_probes(actions: Vec<Action>) -> Vec<Action> {
+    let other = actions
+        .into_iter()
+        .filter(|action| !matches!(action, Action::Probe { .. }));
+    other.collect()
+}
+
+/// The kernel as it is, whether it has told or not.
+#[derive(Clone, Debug, Default)]
+struct World {
+    links: BTreeMap<u32, LinkInfo>,
+    neighbours: BTreeMap<Target, Neighbour>,
+    routes: BTreeMap<IpAddr, Lookup>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The event is told, or lost.
+    Happen(Change, bool),
+    Add(u16, NextHop),
+    Remove(u16),
+    /// The kernel answers, or cannot be asked.
+    Answer(bool),
+    Pass(u64),
+    /// Everything is reported.
+    Resync,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Link(LinkInfo),
+    LinkGone(u32),
+    Neighbour(Neighbour),
+    NeighbourGone(Target),
+    Route(IpAddr, Lookup),
+    Rules,
+}
+
+impl World {
+    /// Makes the change, if it can be, and returns the events that tell of it.
+    fn make(&mut self, change: Change) -> Vec<Event> {
+        match change {
+            Change::Link(link) => {
+                // A name is borne by one interface only.
+                if self
+                    .links
+                    .values()
+                    .any(|other| other.name == link.name && other.ifindex != link.ifindex)
+                {
+                    return Vec::new();
+                }
+                self.links.insert(link.ifindex, link.clone());
+                vec![Event::Link(link)]
+            }
+            Change::LinkGone(ifindex) => {
+                if self.links.remove(&ifindex).is_none() {
+                    return Vec::new();
+                }
+                let gone = Vec::from_iter(self.neighbours.extract_if(.., |target, _| target.0 == ifindex));
+                let gone = gone
+                    .into_iter()
+                    .map(|((ifindex, address), _)| Event::NeighbourGone { ifindex, address });
+                gone.chain([Event::LinkGone(ifindex)]).collect()
+            }
+            Change::Neighbour(neighbour) => {
+                self.neighbours
+                    .insert((neighbour.ifindex, neighbour.address), neighbour);
+                vec![Event::Neighbour(neighbour)]
+            }
+            Change::NeighbourGone((ifindex, address)) => match self.neighbours.remove(&(ifindex, address)) {
+                Some(_) => vec![Event::NeighbourGone { ifindex, address }],
+                None => Vec::new(),
+            },
+            Change::Route(address, lookup) => {
+                self.routes.insert(address, lookup);
+                let route = KernelRoute {
+                    prefix: address.into(),
+                    table: 254,
+                    metric: 0,
+                    kind: RouteKind::Unicast,
+                    oif: None,
+                };
+                vec![Event::Route { route, replaces: true }]
+            }
+            Change::Rules => vec![Event::Rules],
+        }
+    }
+
+    fn dump(&self) -> Vec<Event> {
+        let links = self.links.values().cloned().map(Event::Link);
+        let neighbours = self.neighbours.values().copied().map(Event::Neighbour);
+        [Event::Reset]
+            .into_iter()
+            .chain(links)
+            .chain(neighbours)
+            .chain([Event::Synced])
+            .collect()
+    }
+
+    fn lookup(&self, address: IpAddr) -> Lookup {
+        self.routes.get(&address).copied().unwrap_or(Lookup::NoRoute)
+    }
+}
+
+/// A resolver, and what it has made of the kernel.
+#[derive(Default)]
+struct Run {
+    resolver: Resolver,
+    /// Neighbours that it probed and did not release.
+    held: BTreeSet<Target>,
+    /// Neighbours that it was told not to touch.
+    fixed: BTreeSet<Target>,
+    asked: Vec<IpAddr>,
+    told: BTreeMap<NextHopId, HopState>,
+}
+
+impl Run {
+    fn tell(&mut self, events: Vec<Event>, now: Instant) -> Vec<Action> {
+        let mut all = Vec::new();
+        for event in events {
+            match event {
+                Event::Neighbour(Neighbour {
+                    ifindex,
+                    address,
+                    state: NeighbourState::Permanent(_) | NeighbourState::NoArp(_),
+                    ..
+                }) => {
+                    self.fixed.insert((ifindex, address));
+                    self.held.remove(&(ifindex, address));
+                }
+                Event::Neighbour(Neighbour { ifindex, address, .. }) | Event::NeighbourGone { ifindex, address } => {
+                    self.fixed.remove(&(ifindex, address));
+                }
+                // What the resync did not report is gone, so nothing is known to be fixed but what it reports.
+                Event::Reset => self.fixed.clear(),
+                _ => {}
+            }
+            let mut actions = Vec::new();
+            self.resolver.handle(&event, now, &mut actions);
+            self.heed(&actions);
+            all.extend(actions);
+        }
+        all
+    }
+
+    fn heed(&mut self, actions: &[Action]) {
+        for action in actions {
+            match *action {
+                Action::Lookup { address } => {
+                    assert!(!self.asked.contains(&address), "one look-up of {address} at a time");
+                    self.asked.push(address);
+                }
+                Action::Probe { ifindex, address } => {
+                    assert!(
+                        !self.fixed.contains(&(ifindex, address)),
+                        "a probe of a fixed neighbour"
+                    );
+                    self.held.insert((ifindex, address));
+                }
+                Action::Release { ifindex, address } => {
+                    assert!(
+                        !self.fixed.contains(&(ifindex, address)),
+                        "a release of a fixed neighbour"
+                    );
+                    assert!(self.held.remove(&(ifindex, address)), "a release of what is not held");
+                }
+                Action::Changed { id, state } => {
+                    assert_ne!(self.told.insert(id, state), Some(state), "a change that is none");
+                }
+            }
+        }
+    }
+
+    fn answer_all(&mut self, world: &World, now: Instant) {
+        while let Some(address) = self.asked.pop() {
+            let mut actions = Vec::new();
+            self.resolver
+                .lookup_done(address, Some(world.lookup(address)), now, &mut actions);
+            self.heed(&actions);
+        }
+    }
+
+    fn remove(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
+        self.told.remove(&id);
+        self.resolver.remove(id, now, actions);
+        self.asked.retain(|address| self.resolver.routed.contains_key(address));
+    }
+
+    fn take(&mut self, step: Step, world: &mut World, now: &mut Instant) {
+        let mut actions = Vec::new();
+        match step {
+            Step::Happen(change, told) => {
+                let events = world.make(change);
+                if told {
+                    self.tell(events, *now);
+                }
+            }
+            Step::Add(id, next_hop) => {
+                self.remove(NextHopId(id), *now, &mut actions);
+                self.resolver.add(NextHopId(id), next_hop, *now, &mut actions);
+            }
+            Step::Remove(id) => self.remove(NextHopId(id), *now, &mut actions),
+            Step::Answer(answered) => {
+                if let Some(address) = self.asked.pop() {
+                    let answer = answered.then(|| world.lookup(address));
+                    self.resolver.lookup_done(address, answer, *now, &mut actions);
+                }
+            }
+            Step::Pass(milliseconds) => {
+                *now += Duration::from_millis(milliseconds);
+                self.resolver.poll(*now, &mut actions);
+                assert!(self.resolver.next_deadline().is_none_or(|due| due > *now));
+            }
+            Step::Resync => {
+                self.tell(world.dump(), *now);
+            }
+        }
+        self.heed(&actions);
+        for (id, _, state) in self.resolver.next_hops() {
+            assert_eq!(self.told.get(&id).copied(), state, "what was told is what is so");
+        }
+    }
+}
+
+fn addresses() -> impl Strategy<Value = IpAddr> {
+    prop::sample::select(vec![ip("10.0.0.2"), ip("10.0.0.3"), ip("fe80::2"), ip("2001:db8::2")])
+}
+
+fn ifindexes() -> impl Strategy<Value = u32> {
+    1..=4u32
+}
+
+fn names() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["eth1", "eth2", "eth3"])
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    let links = (ifindexes(), names(), any::<[bool; 3]>()).prop_map(|(ifindex, name, [up, running, noarp])| {
+        Change::Link(LinkInfo {
+            up,
+            running,
+            noarp,
+            ..link(ifindex, name)
+        })
+    });
+    let states = prop::sample::select(vec![
+        NeighbourState::Reachable(MAC1),
+        NeighbourState::Reachable(MAC2),
+        NeighbourState::Stale(MAC1),
+        NeighbourState::Permanent(MAC1),
+        NeighbourState::NoArp(MAC1),
+        NeighbourState::Incomplete,
+        NeighbourState::Failed,
+    ]);
+    let neighbours =
+        (ifindexes(), addresses(), states, any::<bool>()).prop_map(|(ifindex, address, state, managed)| {
+            Change::Neighbour(Neighbour {
+                ifindex,
+                address,
+                state,
+                managed,
+            })
+        });
+    let answers = prop_oneof![
+        3 => ifindexes().prop_map(Lookup::Interface),
+        1 => Just(Lookup::NoRoute),
+        1 => Just(Lookup::Local),
+    ];
+    prop_oneof![
+        4 => links,
+        1 => ifindexes().prop_map(Change::LinkGone),
+        4 => neighbours,
+        1 => (ifindexes(), addresses()).prop_map(Change::NeighbourGone),
+        2 => (addresses(), answers).prop_map(|(address, answer)| Change::Route(address, answer)),
+        1 => Just(Change::Rules),
+    ]
+}
+
+fn next_hops() -> impl Strategy<Value = NextHop> {
+    let vias = prop_oneof![
+        4 => addresses().prop_map(|address| match address {
+            IpAddr::V4(address) => Via::Inet(address),
+            IpAddr::V6(address) => Via::Inet6(address),
+        }),
+        1 => Just(Via::Link(MAC2)),
+    ];
+    (vias, prop::option::of(names())).prop_map(|(via, dev)| NextHop {
+        via,
+        dev: match via {
+            Via::Link(_) => Some(dev.unwrap_or("eth1").into()),
+            Via::Inet(_) | Via::Inet6(_) => dev.map(Into::into),
+        },
+    })
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (changes(), prop::bool::weighted(0.8)).prop_map(|(change, told)| Step::Happen(change, told)),
+        3 => (0..6u16, next_hops()).prop_map(|(id, next_hop)| Step::Add(id, next_hop)),
+        1 => (0..6u16).prop_map(Step::Remove),
+        4 => prop::bool::weighted(0.9).prop_map(Step::Answer),
+        2 => (0..2000u64).prop_map(Step::Pass),
+        1 => Just(Step::Resync),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Whatever happened, and whatever of it was told: after a resync the state is that of a fresh start.
+    #[test]
+    fn a_resync_is_as_good_as_a_fresh_start(steps in prop::collection::vec(steps(), 0..60)) {
+        let mut now = Instant::now();
+        let mut world = World::default();
+        let mut run = Run::default();
+        for step in steps {
+            run.take(step, &mut world, &mut now);
+        }
+        run.tell(world.dump(), now);
+        run.answer_all(&world, now);
+
+        let mut fresh = Run::default();
+        fresh.tell(world.dump(), now);
+        for (id, next_hop, _) in run.resolver.next_hops() {
+            let mut actions = Vec::new();
+            fresh.resolver.add(id, next_hop.clone(), now, &mut actions);
+            fresh.heed(&actions);
+        }
+        fresh.answer_all(&world, now);
+        prop_assert_eq!(&run.told, &fresh.told);
+        prop_assert_eq!(&run.held, &fresh.held);
+        let mut links = Vec::from_iter(run.resolver.links().iter());
+        links.sort_by_key(|link| link.ifindex);
+        prop_assert_eq!(links, Vec::from_iter(world.links.values()));
+        for link in world.links.values() {
+            prop_assert_eq!(run.resolver.links().by_name(&link.name), Some(link));
+        }
+
+        // A resync that brings nothing new makes nothing flap.
+        let actions = run.tell(world.dump(), now);
+        prop_assert!(actions.iter().all(|action| matches!(action, Action::Lookup { .. })), "{actions:?}");
+        run.answer_all(&world, now);
+
+        // And nothing is left behind.
+        let mut actions = Vec::new();
+        run.resolver.shutdown(now, &mut actions);
+        run.heed(&actions);
+        prop_assert_eq!(run.held, BTreeSet::new());
+        prop_assert_eq!(run.resolver.next_deadline().filter(|_| run.resolver.lookups_due.is_none()), None);
+    }
+}

@@ -1,0 +1,296 @@
+//! The forwarding rate of the fast path, against a bare redirect on the same rig in the same run.
+//!
+//! All of it is in a network namespace of its own:
+//!
+//! ```text
+//! generator --redirect--> a0 ===veth=== a1 [switch] --redirect--> b0 ===veth=== b1 [sink: counts, drops]
+//! ```
+//!
+//! The generator is an XDP program run on live frames (BPF_PROG_TEST_RUN): it writes a header with a random label anew for each
+//! frame. Generator, switch and sink take turns on one CPU, so a rate is that of the whole line. The programs to compare are
+//! attached in turn, round by round; quoted are medians, and the median of the rounds' ratios.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{DevMap, PerCpuArray};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode as AyaMode};
+use aya::{Ebpf, EbpfLoader};
+use clap::Parser;
+use mplsxdp::config::XdpMode;
+use mplsxdp::dataplane::Tables as _;
+use mplsxdp::dataplane::kernel::KernelTables;
+use mplsxdp::dataplane::loader::{Loader, Sizes};
+use mplsxdp::dataplane::port::attach;
+use mplsxdp::lfib::next_hops::NextHopChange;
+use mplsxdp::lfib::route::{Action, NextHop, OutLabels, Owner, Route, RouteKey, Via};
+use mplsxdp::lfib::{Lfib, Mode};
+use mplsxdp_common::abi::{
+    Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, PortWord, Settings, TtlMode, TtlPropagate,
+};
+use mplsxdp_common::wire::{Label, Mac};
+use mplsxdp_tests::rig::OBJECT as RIG;
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::unistd::Pid;
+
+/// The labels that frames carry: this many, spread over the whole table.
+const FLOWS: u32 = 4096;
+const STEP: u32 = 255;
+/// The frame that is forwarded: 64 bytes on the wire with its checksum.
+const FRAME_BYTES: usize = 60;
+
+/// Measures the forwarding rate.
+#[derive(Parser)]
+struct Arguments {
+    /// Rounds, of every program in turn.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Frames of a round, in thousands.
+    #[arg(long, default_value_t = 1000)]
+    kiloframes: u32,
+    /// The CPU that does all of it.
+    #[arg(long, default_value_t = 1)]
+    cpu: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace; this needs root")?;
+    let mut cpus = CpuSet::new();
+    cpus.set(arguments.cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("cannot run on CPU {}", arguments.cpu))?;
+
+    let mut rig = Rig::new()?;
+    let contenders = ["bare redirect", "swap, 1M labels"];
+    let mut rates: [Vec<f64>; 2] = Default::default();
+    rig.round("bare redirect", arguments.kiloframes)?;
+    for _ in 0..arguments.rounds {
+        for (name, rates) in contenders.iter().zip(&mut rates) {
+            rates.push(rig.round(name, arguments.kiloframes)?);
+        }
+    }
+
+    println!(
+        "| {:<20} | {:>6} | {:>6} | {:>6} | {:>8} |",
+        "program", "min", "median", "max", "to bare"
+    );
+    println!("|{0:-<22}|{0:->8}|{0:->8}|{0:->8}|{0:->10}|", "");
+    for (name, own) in contenders.iter().zip(&rates) {
+        let ratios = own.iter().zip(&rates[0]).map(|(own, bare)| own / bare).collect();
+        let own = sorted(own.clone());
+        println!(
+            "| {name:<20} | {:>6.2} | {:>6.2} | {:>6.2} | {:>8.3} |",
+            own[0],
+            median(&own),
+            own[own.len() - 1],
+            median(&sorted(ratios))
+        );
+    }
+    println!(
+        "Million frames per second, one CPU for generator, switch and sink; {} rounds.",
+        arguments.rounds
+    );
+    Ok(())
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+struct Rig {
+    generator: Ebpf,
+    bare: Ebpf,
+    sink: Ebpf,
+    loader: Loader,
+    /// Held: the tables that the switch forwards by.
+    _lfib: Lfib<KernelTables>,
+    a1: Link,
+}
+
+#[derive(Clone, Copy)]
+struct Link {
+    ifindex: u32,
+    mac: Mac,
+}
+
+impl Rig {
+    fn new() -> Result<Self> {
+        for (one, other) in [("a0", "a1"), ("b0", "b1")] {
+            ip(&["link", "add", one, "type", "veth", "peer", "name", other])?;
+            ip(&["link", "set", one, "up"])?;
+            ip(&["link", "set", other, "up"])?;
+        }
+        let [a0, a1, b0, b1] = [link("a0")?, link("a1")?, link("b0")?, link("b1")?];
+
+        let [a, b, c, d, e, f] = a1.mac.0;
+        let [g, h, i, j, k, l] = a0.mac.0;
+        let macs = [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0];
+        let mut generator = EbpfLoader::new()
+            .override_global("MACS", &macs[..], true)
+            .override_global("LABEL_COUNT", &FLOWS, true)
+            .override_global("LABEL_STEP", &STEP, true)
+            .load(RIG)?;
+        send_to(&mut generator, a0)?;
+        program(&mut generator, "generate")?.load()?;
+
+        let mut bare = Ebpf::load(RIG)?;
+        send_to(&mut bare, b0)?;
+        program(&mut bare, "redirect")?.load()?;
+
+        let mut sink = Ebpf::load(RIG)?;
+        program(&mut sink, "sink")?.load()?;
+        program(&mut sink, "sink")?.attach_to_if_index(b1.ifindex, AyaMode::Driver)?;
+
+        let sizes = Sizes {
+            labels: MAX_LABELS,
+            stacks: DEFAULT_STACKS,
+            counter_slots: DEFAULT_COUNTER_SLOTS,
+        };
+        let loader = Loader::new(sizes)?;
+        let mut tables = KernelTables::open(loader.pins())?;
+        tables.store_port(0, PortWord::new(a1.mac, PortWord::MPLS | PortWord::IMPOSE));
+        tables.set_tx_port(1, b0.ifindex)?;
+        let mut lfib = Lfib::new(tables);
+        lfib.change(Mode::Add, Owner::Static, &full_table()?)?;
+        for change in lfib.take_next_hop_changes() {
+            if let NextHopChange::Added(id, _) = change {
+                lfib.set_next_hop(id, Some(Adjacency::new(b1.mac, 1, b0.mac, 1500)));
+            }
+        }
+        Ok(Self {
+            generator,
+            bare,
+            sink,
+            loader,
+            _lfib: lfib,
+            a1,
+        })
+    }
+
+    /// Million frames per second through the program of this name.
+    fn round(&mut self, contender: &str, kiloframes: u32) -> Result<f64> {
+        match contender {
+            "bare redirect" => {
+                let xdp = program(&mut self.bare, "redirect")?;
+                let id = xdp.attach_to_if_index(self.a1.ifindex, AyaMode::Driver)?;
+                let link = xdp.take_link(id)?;
+                let rate = self.run(kiloframes);
+                drop(link);
+                rate
+            }
+            "swap, 1M labels" => {
+                let switch = self
+                    .loader
+                    .program(Settings::new(0, TtlMode::Uniform, 255, false, false))?;
+                let attachment = attach(switch, self.a1.ifindex, XdpMode::Native)?;
+                let rate = self.run(kiloframes);
+                drop(attachment);
+                rate
+            }
+            other => bail!("no program {other}"),
+        }
+    }
+
+    fn run(&mut self, kiloframes: u32) -> Result<f64> {
+        // A first batch warms the caches.
+        self.generate(64 * 1024)?;
+        let before = self.sunk()?;
+        let start = Instant::now();
+        let sent = kiloframes * 1000;
+        self.generate(sent)?;
+        let elapsed = start.elapsed();
+        // What is still in a ring is a batch at most; on a busy machine some frames find a ring full.
+        std::thread::sleep(Duration::from_millis(20));
+        let arrived = self.sunk()? - before;
+        ensure!(arrived > u64::from(sent) / 2, "only {arrived} of {sent} frames arrived");
+        Ok(arrived as f64 / elapsed.as_secs_f64() / 1e6)
+    }
+
+    fn generate(&mut self, frames: u32) -> Result<()> {
+        let mut frame = [0; FRAME_BYTES];
+        // An IPv4 packet behind the label, for whoever looks.
+        frame[18] = 0x45;
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            repeat: frames,
+            attrs: TestRunAttrs::new().xdp_live_frames(64),
+            ..TestRunOptions::new()
+        };
+        program(&mut self.generator, "generate")?.test_run(options)?;
+        Ok(())
+    }
+
+    fn sunk(&self) -> Result<u64> {
+        let counts: PerCpuArray<_, u64> = self.sink.map("SUNK").context("no map SUNK")?.try_into()?;
+        Ok(counts.get(&0, 0)?.iter().sum())
+    }
+}
+
+/// Every label but the special ones has a route.
+fn full_table() -> Result<Vec<Route>> {
+    let next_hop = NextHop {
+        via: Via::Link(Mac([2, 0, 0, 0, 0, 1])),
+        dev: Some("b0".into()),
+    };
+    let routes = (Label::FIRST_ORDINARY.get()..MAX_LABELS).map(|value| {
+        let label = Label::from_low_bits(value);
+        let out = OutLabels::new(vec![Label::from_low_bits(MAX_LABELS + 15 - value)])?;
+        Route::new(
+            RouteKey::Label(label),
+            Action::Swap(out),
+            Some(next_hop.clone()),
+            TtlPropagate::Default,
+        )
+    });
+    Ok(routes.collect::<Result<_, _>>()?)
+}
+
+fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    Ok(object
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?
+        .try_into()?)
+}
+
+fn send_to(object: &mut Ebpf, link: Link) -> Result<()> {
+    let mut map: DevMap<_> = object.map_mut("RIG_TX").context("no map RIG_TX")?.try_into()?;
+    Ok(map.set(0, link.ifindex, None, 0)?)
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(arguments).output().context("cannot run ip")?;
+    ensure!(
+        output.status.success(),
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// sysfs shows another namespace's interfaces; `ip` shows this one's.
+fn link(name: &str) -> Result<Link> {
+    let output = Command::new("ip")
+        .args(["-o", "link", "show", "dev", name])
+        .output()
+        .context("cannot run ip")?;
+    let line = String::from_utf8(output.stdout)?;
+    let mut words = line.split_whitespace();
+    let ifindex = words
+        .next()
+        .and_then(|word| word.strip_suffix(':'))
+        .context("no ifindex")?
+        .parse()?;
+    let mac = words
+        .skip_while(|word| *word != "link/ether")
+        .nth(1)
+        .context("no MAC address")?
+        .parse()?;
+    Ok(Link { ifindex, mac })
+}

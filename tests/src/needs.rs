@@ -1,0 +1,74 @@
+//! What a test needs of the machine, and whether it is there.
+
+use std::env;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{End, Lab, link, rig};
+
+/// One thing that not every machine has.
+#[derive(Clone, Copy)]
+pub enum Need {
+    /// To make namespaces and cables, and to attach an XDP program in native mode.
+    Lab,
+    /// A program, and the Debian package that has it.
+    Program(&'static str, &'static str),
+    /// A kernel of this version, for what the text says.
+    Kernel(u32, u32, &'static str),
+}
+
+impl Need {
+    /// Why it is not there; `None` where it is.
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Lab => {
+                static LAB: OnceLock<Option<String>> = OnceLock::new();
+                LAB.get_or_init(|| {
+                    try_lab()
+                        .err()
+                        .map(|error| format!("no lab on this machine: {error:#}"))
+                })
+                .clone()
+            }
+            Self::Program(program, package) => {
+                let path = env::var_os("PATH").unwrap_or_default();
+                let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+                let found = env::split_paths(&path)
+                    .chain(system)
+                    .any(|directory| directory.join(program).exists());
+                (!found).then(|| format!("no {program}: install {package}"))
+            }
+            Self::Kernel(major, minor, what) => match kernel() {
+                Ok(version) if version >= (major, minor) => None,
+                Ok((is, point)) => Some(format!(
+                    "kernel {is}.{point} is older than {major}.{minor}, which has {what}"
+                )),
+                Err(error) => Some(format!("{error:#}")),
+            },
+        }
+    }
+}
+
+fn try_lab() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "not root; `cargo xtask test` runs tests through sudo"
+    );
+    let lab = Lab::new()?;
+    let (a, b) = (lab.netns("a")?, lab.netns("b")?);
+    link(End::new(&a, "eth0"), End::new(&b, "eth0"))?;
+    let _program = rig::attach(&a, "eth0", "pass").context("XDP in native mode on a veth")?;
+    Ok(())
+}
+
+fn kernel() -> Result<(u32, u32)> {
+    let name = nix::sys::utsname::uname()?;
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => anyhow::bail!("the kernel's release {release} has no version number"),
+    }
+}

@@ -1,0 +1,188 @@
+//! Loading, unloading, being killed, and meeting oneself.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use mplsxdp::control::api::{Link, Status};
+use mplsxdp_tests::frame::{Entry, labelled};
+use mplsxdp_tests::router::{ensure_nothing_left, program};
+use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link};
+use nix::sys::signal::Signal;
+
+use crate::test;
+
+const PORTS: &str = "--iface eth1 --iface eth2";
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("lifecycle::sigterm_sigint_and_unload_leave_nothing", unload),
+        test("lifecycle::ports_are_attached_in_native_mode_by_bpf_link", attached),
+        test("lifecycle::a_killed_one_is_replaced_by_the_next_load", kill),
+        test("lifecycle::a_second_instance_of_the_name_is_refused", second),
+        test("lifecycle::a_port_of_another_instance_is_refused", port_in_use),
+        test("lifecycle::the_service_manager_is_told_when_it_is_ready", notify),
+        test("lifecycle::links_come_and_go_at_run_time", links),
+    ]
+}
+
+struct Bench {
+    netns: Netns,
+    left: Netns,
+    right: Netns,
+    _lab: Lab,
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (left, netns, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
+        link(End::new(&left, "eth0"), End::new(&netns, "eth1").address("10.0.1.1/24"))?;
+        link(
+            End::new(&netns, "eth2").address("10.0.2.1/24"),
+            End::new(&right, "eth0"),
+        )?;
+        Ok(Self {
+            netns,
+            left,
+            right,
+            _lab: lab,
+        })
+    }
+
+    /// Label 100 is swapped from the left to the right.
+    fn expect_swap(&self, router: &Router) -> Result<()> {
+        let (left, right) = (Tap::open(&self.left, "eth0")?, Tap::open(&self.right, "eth0")?);
+        router.run(&format!("route replace 100 as 110 via link {} dev eth2", right.mac()))?;
+        left.send(&labelled(
+            self.netns.mac("eth1")?,
+            left.mac(),
+            &[Entry::new(100, 64)],
+            b"payload",
+        ))?;
+        let expected = labelled(right.mac(), self.netns.mac("eth2")?, &[Entry::new(110, 63)], b"payload");
+        right.receive("the swapped frame", |frame| frame == expected).map(drop)
+    }
+}
+
+fn unload() -> Result<()> {
+    let bench = Bench::new()?;
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let router = Router::load(&bench.netns, PORTS)?;
+        bench.expect_swap(&router)?;
+        let status = router.stop(signal)?;
+        ensure!(status.success(), "{signal}: {status}");
+        ensure_nothing_left(&bench.netns, bench.netns.name())?;
+    }
+    let mut router = Router::load(&bench.netns, PORTS)?;
+    router.run("unload")?;
+    let status = router.ended()?;
+    ensure!(status.success(), "unload: {status}");
+    ensure_nothing_left(&bench.netns, bench.netns.name())
+}
+
+fn attached() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    let links: Vec<Link> = router.json("link show")?;
+    ensure!(links.len() == 2, "{links:?}");
+    for link in &links {
+        ensure!(
+            link.mode == "native" && link.link_id != 0 && link.up && link.mpls && !link.tx_only,
+            "{link:?}"
+        );
+    }
+    // "xdp" is native mode; generic would be "xdpgeneric".
+    let shown = bench.netns.ip("-details link show dev eth1")?;
+    ensure!(shown.contains("xdp ") && !shown.contains("xdpgeneric"), "{shown}");
+    let status: Status = router.json("status")?;
+    ensure!(
+        (&*status.mode, &*status.instance, status.links) == ("native", bench.netns.name(), 2),
+        "{status:?}"
+    );
+    Ok(())
+}
+
+fn kill() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    bench.expect_swap(&router)?;
+    router.stop(Signal::SIGKILL)?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    bench.expect_swap(&router)?;
+    router.unload()
+}
+
+fn second() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, "--iface eth1")?;
+    let refused = Router::load(&bench.netns, "--iface eth2")
+        .err()
+        .context("a second instance was loaded")?;
+    let said = format!("{refused:#}");
+    ensure!(
+        said.contains(router.instance()) && said.contains("exit status: 1"),
+        "{said}"
+    );
+    // The first is as it was.
+    router.run("link add eth2")?;
+    bench.expect_swap(&router)?;
+    router.unload()
+}
+
+fn port_in_use() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    let other = format!("{}-other", bench.netns.name());
+    let refused = Router::load_instance(&bench.netns, &other, "--iface eth1")
+        .err()
+        .context("eth1 was taken twice")?;
+    let said = format!("{refused:#}");
+    ensure!(said.contains("eth1") && said.contains("XDP program"), "{said}");
+    bench.expect_swap(&router)?;
+    router.unload()
+}
+
+fn notify() -> Result<()> {
+    let bench = Bench::new()?;
+    let path = std::env::temp_dir().join(format!("{}.notify", bench.netns.name()));
+    let socket = UnixDatagram::bind(&path)?;
+    let told = || -> Result<String> {
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut buffer = [0; 4096];
+        let length = socket.recv(&mut buffer).context("nothing was said on NOTIFY_SOCKET")?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    let name = bench.netns.name();
+    let mut command = Command::new(program()?);
+    command
+        .args(["load", "-n", name, "--instance", name, "--iface", "eth1"])
+        .env("NOTIFY_SOCKET", &path);
+    let router = Router::start(&bench.netns, name, command);
+    let first = told();
+    std::fs::remove_file(&path)?;
+    let first = first?;
+    ensure!(first.lines().any(|line| line == "READY=1"), "{first}");
+    router?.unload()
+}
+
+fn links() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, "--iface eth1")?;
+    let refused = router
+        .run("route add 100 as 110 via link 02:00:00:00:00:01 dev eth2")
+        .err();
+    let said = format!("{:#}", refused.context("a route by an interface that is not a port")?);
+    // The command that mends it.
+    ensure!(said.contains("link add eth2"), "{said}");
+    router.run("link add eth2")?;
+    bench.expect_swap(&router)?;
+    router.run("link del eth2")?;
+    let shown = bench.netns.ip("-details link show dev eth2")?;
+    ensure!(!shown.contains("xdp"), "{shown}");
+    router.run("link add eth2")?;
+    bench.expect_swap(&router)?;
+    router.unload()
+}

@@ -1,0 +1,49 @@
+//! End-to-end tests: `mplsxdp` in network namespaces, real frames in, exact frames out. `tests/README.md` lists them.
+//! A test that this machine cannot run is counted as ignored, with the reason; it never passes.
+
+mod lifecycle;
+mod neighbours;
+mod preflight;
+mod routing;
+mod switching;
+mod untouched;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Trial};
+use mplsxdp_tests::needs::Need;
+use mplsxdp_tests::tidy;
+
+/// Tests wait for processes more than they compute: one for each of the CPUs that every machine has.
+const THREADS: usize = 2;
+
+fn main() -> Result<()> {
+    tidy::on_signals()?;
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let tests = [
+        routing::tests(),
+        switching::tests(),
+        untouched::tests(),
+        neighbours::tests(),
+        lifecycle::tests(),
+        preflight::tests(),
+    ];
+    libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
+}
+
+/// A test that needs a lab, and this.
+fn test_with(name: &str, need: Option<Need>, test: fn() -> Result<()>) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if let Some(reason) = [Some(Need::Lab), need].into_iter().flatten().find_map(Need::missing) {
+            return Ok(Completion::ignored_with(reason));
+        }
+        test()
+            .map(|()| Completion::Completed)
+            .map_err(|error| format!("{error:#}").into())
+    })
+}
+
+/// A test that needs a lab.
+fn test(name: &str, test: fn() -> Result<()>) -> Trial {
+    test_with(name, None, test)
+}

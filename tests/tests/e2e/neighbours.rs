@@ -1,0 +1,142 @@
+//! Next hops as the kernel's neighbour table sees them come, change and go.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use mplsxdp::control::api::{NextHopState, Resolution};
+use mplsxdp_common::wire::Mac;
+use mplsxdp_tests::frame::{Entry, labelled};
+use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
+
+use crate::test;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "neighbours::a_next_hop_is_resolved_and_a_new_mac_address_is_followed",
+            mac_change,
+        ),
+        test("neighbours::an_ipv6_next_hop_is_resolved", ipv6),
+        test("neighbours::an_interface_that_goes_down_and_comes_up", down_and_up),
+        test("neighbours::a_next_hop_that_moves_to_another_interface", moved),
+    ]
+}
+
+/// left - eth1 router eth2 - right, with a second way to the right by eth3.
+struct Bench {
+    router: Router,
+    left: Tap,
+    right: Netns,
+    lab: Lab,
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
+        link(End::new(&left, "eth0"), End::new(&middle, "eth1"))?;
+        link(
+            End::new(&middle, "eth2").address("10.0.2.1/24").address("fd00:2::1/64"),
+            End::new(&right, "eth0").address("10.0.2.2/24").address("fd00:2::2/64"),
+        )?;
+        let router = Router::load(&middle, "--iface eth1 --iface eth2")?;
+        Ok(Self {
+            router,
+            left: Tap::open(&left, "eth0")?,
+            right,
+            lab,
+        })
+    }
+
+    fn send(&self) -> Result<()> {
+        let port = self.router.netns().mac("eth1")?;
+        self.left
+            .send(&labelled(port, self.left.mac(), &[Entry::new(100, 64)], b"payload"))
+    }
+
+    /// Sends until a frame gets through, and checks its addresses.
+    fn expect(&self, tap: &Tap, source: Mac, destination: Mac) -> Result<()> {
+        let expected = labelled(destination, source, &[Entry::new(110, 63)], b"payload");
+        wait::until(&format!("a frame to {destination}"), LIMIT, || {
+            self.send()?;
+            Ok(tap.drain()?.contains(&expected).then_some(()))
+        })
+    }
+
+    fn expect_state(&self, wanted: Resolution) -> Result<()> {
+        let mut last = Vec::new();
+        wait::until(&format!("next hop state {wanted:?}"), LIMIT, || {
+            last = self.router.json::<Vec<NextHopState>>("neigh show")?;
+            Ok(last.iter().all(|next_hop| next_hop.state == wanted).then_some(()))
+        })
+        .map_err(|error| error.context(format!("{last:?}")))
+    }
+}
+
+fn mac_change() -> Result<()> {
+    let bench = Bench::new()?;
+    let tap = Tap::open(&bench.right, "eth0")?;
+    let source = bench.router.netns().mac("eth2")?;
+    bench.router.add_routes(&["100 as 110 via inet 10.0.2.2"])?;
+    bench.expect(&tap, source, bench.right.mac("eth0")?)?;
+
+    let changed = "02:00:00:00:77:77";
+    bench.right.ip(&format!("link set dev eth0 address {changed}"))?;
+    // As a host does that changes its address: it tells its neighbours, here by asking one (RFC 5227 section 3).
+    bench.right.ip("neigh flush dev eth0")?;
+    bench.right.run("ping -n -c 1 -W 2 10.0.2.1")?;
+    bench.expect(&tap, source, changed.parse().map_err(anyhow::Error::msg)?)
+}
+
+fn ipv6() -> Result<()> {
+    let bench = Bench::new()?;
+    let tap = Tap::open(&bench.right, "eth0")?;
+    bench.router.add_routes(&["100 as 110 via inet6 fd00:2::2"])?;
+    bench.expect(&tap, bench.router.netns().mac("eth2")?, bench.right.mac("eth0")?)
+}
+
+fn down_and_up() -> Result<()> {
+    let bench = Bench::new()?;
+    let (tap, netns) = (Tap::open(&bench.right, "eth0")?, bench.router.netns().clone());
+    let source = netns.mac("eth2")?;
+    bench.router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
+    bench.expect(&tap, source, bench.right.mac("eth0")?)?;
+
+    netns.ip("link set dev eth2 down")?;
+    bench.expect_state(Resolution::LinkDown)?;
+    let before = bench.router.dropped("unresolved")?;
+    bench.send()?;
+    wait::until("a count of unresolved", LIMIT, || {
+        Ok((bench.router.dropped("unresolved")? == before + 1).then_some(()))
+    })?;
+
+    netns.ip("link set dev eth2 up")?;
+    bench.expect_state(Resolution::Resolved)?;
+    bench.expect(&tap, source, bench.right.mac("eth0")?)
+}
+
+fn moved() -> Result<()> {
+    let bench = Bench::new()?;
+    let netns = bench.router.netns().clone();
+    bench.router.add_routes(&["100 as 110 via inet 10.0.2.2"])?;
+    let other = bench.lab.netns("other")?;
+    link(
+        End::new(&netns, "eth3"),
+        End::new(&other, "eth0").address("10.0.2.2/24"),
+    )?;
+    bench.router.run("link add eth3")?;
+    netns.ip("address add 10.0.2.1/24 dev eth3")?;
+    // More specific than the prefix of eth2.
+    netns.ip("route add 10.0.2.2/32 dev eth3")?;
+    let tap = Tap::open(&other, "eth0")?;
+    bench.expect(&tap, netns.mac("eth3")?, other.mac("eth0")?)?;
+    let next_hops: Vec<NextHopState> = bench.router.json("neigh show")?;
+    ensure!(
+        next_hops.len() == 1 && next_hops[0].dev.as_deref() == Some("eth3"),
+        "{next_hops:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! One router between two taps: what goes in, what comes out, byte by byte, and what is counted.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use mplsxdp::control::api::{Link, Status};
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Mac};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp, with_ttl};
+use mplsxdp_tests::{End, Lab, Router, Tap, link};
+
+use crate::test;
+
+const LEFT: &str = "02:00:00:00:01:02";
+const RIGHT: &str = "02:00:00:00:02:02";
+/// Swapped to 998 towards the right: the frame after which everything before it has come through.
+const MARKER: u32 = 999;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("switching::swap_keeps_tc_and_payload_and_takes_one_off_the_ttl", swap),
+        test(
+            "switching::pop_above_the_bottom_hands_the_ttl_down",
+            pop_above_the_bottom,
+        ),
+        test(
+            "switching::pop_at_the_bottom_patches_ttl_and_checksum",
+            pop_at_the_bottom,
+        ),
+        test("switching::swap_and_push_writes_the_outermost_label_first", push),
+        test("switching::pipe_mode_hides_the_hops_of_the_tunnel", pipe),
+        test("switching::ip_is_imposed_by_the_longest_prefix", imposition),
+        test("switching::explicit_null_is_popped_here", explicit_null),
+        test("switching::what_cannot_be_forwarded_is_counted_by_its_reason", drops),
+        test("switching::in_and_out_by_the_same_port", one_armed),
+        test("switching::a_port_without_mpls_takes_no_labels", port_disabled),
+        test("switching::generic_mode_does_the_same_and_says_so", generic),
+    ]
+}
+
+/// left tap - eth1 router eth2 - right tap
+struct Bench {
+    router: Router,
+    left: Tap,
+    right: Tap,
+    port1: Mac,
+    port2: Mac,
+    _lab: Lab,
+}
+
+impl Bench {
+    fn new(options: &str) -> Result<Self> {
+        let lab = Lab::new()?;
+        let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
+        // So that frames come in that are too large to go out.
+        link(
+            End::new(&left, "eth0").mac(LEFT).mtu(2000),
+            End::new(&middle, "eth1")
+                .address("10.0.1.1/24")
+                .address("fd00:1::1/64")
+                .mtu(2000),
+        )?;
+        link(
+            End::new(&middle, "eth2").address("10.0.2.1/24").address("fd00:2::1/64"),
+            End::new(&right, "eth0").mac(RIGHT),
+        )?;
+        let router = Router::load(&middle, options)?;
+        router.run(&format!("route add {MARKER} as 998 via link {RIGHT} dev eth2"))?;
+        Ok(Self {
+            router,
+            port1: middle.mac("eth1")?,
+            port2: middle.mac("eth2")?,
+            left: Tap::open(&left, "eth0")?,
+            right: Tap::open(&right, "eth0")?,
+            _lab: lab,
+        })
+    }
+
+    /// Adds a route towards the right tap.
+    fn route(&self, route: &str) -> Result<()> {
+        self.router
+            .run(&format!("route add {route} via link {RIGHT} dev eth2"))
+            .map(drop)
+    }
+
+    fn labelled(&self, stack: &[Entry], payload: &[u8]) -> Vec<u8> {
+        labelled(self.port1, self.left.mac(), stack, payload)
+    }
+
+    /// A labelled frame as it leaves towards the right tap.
+    fn out_labelled(&self, stack: &[Entry], payload: &[u8]) -> Vec<u8> {
+        labelled(self.right.mac(), self.port2, stack, payload)
+    }
+
+    /// Sends a frame from the left; returns what is forwarded to the right.
+    fn forward(&self, frame: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.left.send(frame)?;
+        self.left.send(&self.labelled(&[Entry::new(MARKER, 64)], &[]))?;
+        let marker = self.out_labelled(&[Entry::new(998, 63)], &[]);
+        let mut forwarded = Vec::new();
+        self.right.receive("the marker", |frame| {
+            // The kernel of the router sends multicast of its own.
+            if frame.starts_with(&self.right.mac().0) && frame != marker {
+                forwarded.push(frame.to_vec());
+            }
+            frame == marker
+        })?;
+        Ok(forwarded)
+    }
+
+    fn expect(&self, what: &str, sent: &[u8], expected: &[u8]) -> Result<()> {
+        let forwarded = self.forward(sent)?;
+        ensure!(
+            forwarded == [expected],
+            "{what}: sent {sent:02x?}\nexpected {expected:02x?}\nreceived {forwarded:02x?}"
+        );
+        Ok(())
+    }
+
+    fn expect_drop(&self, reason: &str, sent: &[u8]) -> Result<()> {
+        let before = self.router.dropped(reason)?;
+        let forwarded = self.forward(sent)?;
+        ensure!(
+            forwarded.is_empty(),
+            "{reason}: sent {sent:02x?}\nreceived {forwarded:02x?}"
+        );
+        let counted = self.router.dropped(reason)? - before;
+        ensure!(counted == 1, "{reason}: sent {sent:02x?}, counted {counted}");
+        Ok(())
+    }
+}
+
+const NATIVE: &str = "--iface eth1 --iface eth2";
+
+fn v4(ttl: u8) -> Result<Vec<u8>> {
+    udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, ttl, b"four")
+}
+
+fn v6(ttl: u8) -> Result<Vec<u8>> {
+    udp("2001:db8::1".parse()?, "2001:db8:9::1".parse()?, ttl, b"six")
+}
+
+fn swap() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("100 as 110")?;
+    for (ttl, tc) in [(64, 5), (255, 7), (2, 0)] {
+        let sent = bench.labelled(&[Entry::new(100, ttl).tc(tc)], &v4(64)?);
+        let expected = bench.out_labelled(&[Entry::new(110, ttl - 1).tc(tc)], &v4(64)?);
+        bench.expect(&format!("TTL {ttl}, TC {tc}"), &sent, &expected)?;
+    }
+    // Whatever is beneath: a swap does not look.
+    let sent = bench.labelled(&[Entry::new(100, 64), Entry::new(7000, 9).tc(3)], b"\xffnot IP");
+    let expected = bench.out_labelled(&[Entry::new(110, 63), Entry::new(7000, 9).tc(3)], b"\xffnot IP");
+    bench.expect("two labels", &sent, &expected)?;
+    let forwarded = bench.router.forwarded("100")?;
+    ensure!(forwarded == 4, "counted {forwarded}");
+    bench.router.unload()
+}
+
+fn pop_above_the_bottom() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("17 as implicit-null")?;
+    for (outer, inner) in [(63, 63), (30, 200), (200, 30)] {
+        let sent = bench.labelled(&[Entry::new(17, outer), Entry::new(146, inner).tc(2)], &v4(64)?);
+        let expected = bench.out_labelled(&[Entry::new(146, outer - 1).tc(2)], &v4(64)?);
+        bench.expect(&format!("[17 {outer}][146 {inner}]"), &sent, &expected)?;
+    }
+    Ok(())
+}
+
+fn pop_at_the_bottom() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("210")?;
+    for (packet, ethertype) in [(v4(62)?, ETH_P_IP), (v6(62)?, ETH_P_IPV6)] {
+        let sent = bench.labelled(&[Entry::new(210, 62)], &packet);
+        let expected = ethernet(bench.right.mac(), bench.port2, ethertype, &with_ttl(&packet, 61)?);
+        bench.expect(&format!("EtherType {ethertype:#06x}"), &sent, &expected)?;
+    }
+    Ok(())
+}
+
+fn push() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("100 as 200/110")?;
+    bench.route("101 as 1001/1002/1003/1004/1005/1006/1007/1008")?;
+    let sent = bench.labelled(&[Entry::new(100, 64).tc(4)], &v4(64)?);
+    let expected = bench.out_labelled(&[Entry::new(200, 63).tc(4), Entry::new(110, 63).tc(4)], &v4(64)?);
+    bench.expect("two labels", &sent, &expected)?;
+    let stack: Vec<_> = (1001..=1008).map(|label| Entry::new(label, 63)).collect();
+    bench.expect(
+        "eight labels",
+        &bench.labelled(&[Entry::new(101, 64)], &v6(64)?),
+        &bench.out_labelled(&stack, &v6(64)?),
+    )
+}
+
+fn pipe() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --ttl-propagate pipe"))?;
+    for route in [
+        "100 as 200/110",
+        "17 as implicit-null",
+        "10.9.0.0/16 encap mpls 300 ttl 77",
+        "210",
+    ] {
+        bench.route(route)?;
+    }
+    let sent = bench.labelled(&[Entry::new(100, 64)], &v4(64)?);
+    let expected = bench.out_labelled(&[Entry::new(200, 255), Entry::new(110, 63)], &v4(64)?);
+    bench.expect("a pushed label has a TTL of its own", &sent, &expected)?;
+    let sent = bench.labelled(&[Entry::new(17, 30), Entry::new(146, 63)], &v4(64)?);
+    bench.expect(
+        "the inner TTL stays",
+        &sent,
+        &bench.out_labelled(&[Entry::new(146, 63)], &v4(64)?),
+    )?;
+    let sent = ethernet(bench.port1, bench.left.mac(), ETH_P_IP, &v4(64)?);
+    bench.expect(
+        "a configured TTL",
+        &sent,
+        &bench.out_labelled(&[Entry::new(300, 77)], &v4(63)?),
+    )?;
+    let sent = bench.labelled(&[Entry::new(210, 30)], &v4(64)?);
+    let expected = ethernet(bench.right.mac(), bench.port2, ETH_P_IP, &v4(63)?);
+    bench.expect("the egress takes one off the IP TTL", &sent, &expected)
+}
+
+fn imposition() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("10.0.0.0/8 encap mpls 300")?;
+    bench.route("10.9.0.0/16 encap mpls 400/500")?;
+    bench.route("2001:db8:9::/48 encap mpls 600")?;
+    let ip = |ethertype, packet: &[u8]| ethernet(bench.port1, bench.left.mac(), ethertype, packet);
+    let stack = [Entry::new(400, 63), Entry::new(500, 63)];
+    bench.expect(
+        "10.9.0.1",
+        &ip(ETH_P_IP, &v4(64)?),
+        &bench.out_labelled(&stack, &v4(63)?),
+    )?;
+    bench.expect(
+        "2001:db8:9::1",
+        &ip(ETH_P_IPV6, &v6(64)?),
+        &bench.out_labelled(&[Entry::new(600, 63)], &v6(63)?),
+    )?;
+    // DSCP EF is IP precedence 5, and so TC 5.
+    let (source, other): (IpAddr, IpAddr) = ("192.0.2.1".parse()?, "10.8.0.1".parse()?);
+    let marked = |ttl| -> Result<Vec<u8>> {
+        let mut packet = udp(source, other, 64, b"voice")?;
+        packet[1] = 46 << 2;
+        with_ttl(&packet, ttl)
+    };
+    bench.expect(
+        "TC",
+        &ip(ETH_P_IP, &marked(64)?),
+        &bench.out_labelled(&[Entry::new(300, 63).tc(5)], &marked(63)?),
+    )?;
+    bench.expect_drop("ttl-expired", &ip(ETH_P_IP, &v4(1)?))
+}
+
+fn explicit_null() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("10.9.0.0/16 encap mpls 300")?;
+    bench.route("146 as 147")?;
+    let sent = bench.labelled(&[Entry::new(0, 64)], &v4(64)?);
+    bench.expect(
+        "then imposed again",
+        &sent,
+        &bench.out_labelled(&[Entry::new(300, 62)], &v4(62)?),
+    )?;
+    let sent = bench.labelled(&[Entry::new(0, 64), Entry::new(146, 64)], &v4(64)?);
+    bench.expect(
+        "above another label",
+        &sent,
+        &bench.out_labelled(&[Entry::new(147, 62)], &v4(64)?),
+    )
+}
+
+fn drops() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("100 as 110")?;
+    bench.route("210")?;
+    let packet = v4(64)?;
+    for (reason, stack) in [
+        ("ttl-expired", Entry::new(100, 1)),
+        ("ttl-expired", Entry::new(100, 0)),
+        ("no-route", Entry::new(101, 64)),
+        ("no-route", Entry::new(1_048_575, 64)),
+        ("router-alert", Entry::new(1, 64)),
+        ("implicit-null", Entry::new(3, 64)),
+        ("special-label", Entry::new(4, 64)),
+        ("oam", Entry::new(14, 64)),
+    ] {
+        // Router alert at the bottom is malformed: the alert stands above a label.
+        let stack = if stack.label == 1 {
+            vec![stack, Entry::new(100, 64)]
+        } else {
+            vec![stack]
+        };
+        bench.expect_drop(reason, &bench.labelled(&stack, &packet))?;
+    }
+    // No bottom of stack within the frame; a payload that is no IP packet, or a broken one.
+    let endless = ethernet(bench.port1, bench.left.mac(), 0x8847, &[0, 0x06, 0x40, 64]);
+    bench.expect_drop("malformed", &[&endless[..], &[0x00; 2]].concat())?;
+    bench.expect_drop(
+        "malformed",
+        &bench.labelled(&[Entry::new(210, 64)], b"\x51 neither 4 nor 6"),
+    )?;
+    let mut broken = packet.clone();
+    broken[0] = 0x44;
+    bench.expect_drop("malformed", &bench.labelled(&[Entry::new(210, 64)], &broken))?;
+    // Too large for the way out.
+    let big = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, &[0; 1480])?;
+    bench.expect_drop("too-big", &bench.labelled(&[Entry::new(100, 64)], &big))
+}
+
+fn one_armed() -> Result<()> {
+    let bench = Bench::new("--iface eth1 --iface eth2")?;
+    bench
+        .router
+        .run(&format!("route add 100 as 110 via link {LEFT} dev eth1"))?;
+    bench.left.send(&bench.labelled(&[Entry::new(100, 64)], &v4(64)?))?;
+    let expected = labelled(bench.left.mac(), bench.port1, &[Entry::new(110, 63)], &v4(64)?);
+    bench
+        .left
+        .receive("the frame that comes back", |frame| frame == expected)?;
+    Ok(())
+}
+
+fn port_disabled() -> Result<()> {
+    let bench = Bench::new("--iface eth1 --tx-only eth2")?;
+    bench.route("100 as 110")?;
+    let packet = v4(64)?;
+    bench.expect(
+        "to a port that only sends",
+        &bench.labelled(&[Entry::new(100, 64)], &packet),
+        &bench.out_labelled(&[Entry::new(110, 63)], &packet),
+    )?;
+    let before = bench.router.dropped("port-disabled")?;
+    bench.right.send(&labelled(
+        bench.port2,
+        bench.right.mac(),
+        &[Entry::new(100, 64)],
+        &packet,
+    ))?;
+    let counted = |expected| {
+        mplsxdp_tests::wait::until("a count of port-disabled", std::time::Duration::from_secs(5), || {
+            Ok((bench.router.dropped("port-disabled")? == expected).then_some(()))
+        })
+    };
+    counted(before + 1)?;
+    bench.router.run("link set eth1 mpls off")?;
+    bench.left.send(&bench.labelled(&[Entry::new(100, 64)], &packet))?;
+    counted(before + 2)?;
+    bench.router.run("link set eth1 mpls on")?;
+    bench.expect(
+        "enabled again",
+        &bench.labelled(&[Entry::new(100, 64)], &packet),
+        &bench.out_labelled(&[Entry::new(110, 63)], &packet),
+    )
+}
+
+fn generic() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --mode generic"))?;
+    bench.route("100 as 110")?;
+    let packet = v4(64)?;
+    bench.expect(
+        "swap",
+        &bench.labelled(&[Entry::new(100, 64)], &packet),
+        &bench.out_labelled(&[Entry::new(110, 63)], &packet),
+    )?;
+    let status: Status = bench.router.json("status")?;
+    ensure!(status.mode == "generic", "{status:?}");
+    let links: Vec<Link> = bench.router.json("link show")?;
+    ensure!(
+        links.len() == 2 && links.iter().all(|link| link.mode == "generic" && link.link_id != 0),
+        "{links:?}"
+    );
+    bench.router.unload()
+}

@@ -1,0 +1,149 @@
+//! Installs what is missing: packages by apt where there is apt, else it says which; a compiler and a linker for the eBPF
+//! programs. What is there is left alone, so that this takes no time the second time.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::run::{cargo, is_installed, is_root, run_tool};
+use crate::toolchain::{
+    LINKER_VERSION, Missing, RUSTC_VERSION, SYSTEM_RUSTC, TARGET, Toolchain, version, work_directory,
+};
+
+/// Programs that the demo and the tests run, and the Debian packages that they are in.
+const TOOLS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("tcpdump", "tcpdump"),
+    ("ethtool", "ethtool"),
+];
+/// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
+const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];
+
+/// Installs what is missing.
+pub fn install() -> Result<Toolchain> {
+    let tools: Vec<_> = TOOLS
+        .into_iter()
+        .filter(|(program, _)| !is_installed(program))
+        .collect();
+    if !tools.is_empty() {
+        if !has_apt() {
+            let programs: Vec<_> = tools.iter().map(|(program, _)| *program).collect();
+            bail!("{} missing: install them by your package manager", programs.join(", "));
+        }
+        let packages: Vec<_> = tools.iter().map(|(_, package)| *package).collect();
+        apt_update()?;
+        apt_install(&packages)?;
+    }
+    if let Err(missing) = find_toolchain() {
+        if missing.compiler.is_some() {
+            install_compiler(&missing)?;
+        }
+        if missing.linker.is_some() {
+            install_linker()?;
+        }
+    }
+    find_toolchain().map_err(|missing| anyhow!("{missing}"))
+}
+
+/// The pair of compiler and linker that builds of this workspace take.
+pub fn find_toolchain() -> Result<Toolchain, Missing> {
+    let own = env::current_exe().unwrap_or_else(|_| PathBuf::from("."));
+    Toolchain::find(&work_directory(&own))
+}
+
+/// Where the clippy is that belongs to the compiler.
+pub fn clippy_directory(toolchain: &Toolchain) -> Result<PathBuf> {
+    let clippy = toolchain.rustc.with_file_name("cargo-clippy");
+    if !clippy.exists() && toolchain.rustc == Path::new(SYSTEM_RUSTC) && has_apt() {
+        apt_install(&COMPILER_PACKAGES)?;
+    }
+    match clippy.parent() {
+        Some(directory) if clippy.exists() => Ok(directory.to_owned()),
+        _ => bail!("{} is missing: install the clippy of this compiler", clippy.display()),
+    }
+}
+
+fn install_compiler(missing: &Missing) -> Result<()> {
+    if has_apt() {
+        apt_update()?;
+        if debian_has_the_compiler()? {
+            return apt_install(&COMPILER_PACKAGES);
+        }
+    }
+    if is_installed("rustup") {
+        let mut command = Command::new("rustup");
+        command.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+        command.args(["--component", "rust-src", "--component", "clippy"]);
+        return run_tool(
+            &mut command,
+            "a nightly compiler with rust-src is needed; see docs/building.md",
+        );
+    }
+    bail!("{missing}");
+}
+
+/// Whether the release of Debian at hand has a compiler that is new enough, and a core for it.
+fn debian_has_the_compiler() -> Result<bool> {
+    let output = Command::new("apt-cache")
+        .arg("policy")
+        .args(COMPILER_PACKAGES)
+        .output()
+        .context("cannot run apt-cache")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let candidates: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Candidate: "))
+        .collect();
+    let is_new_enough = |candidate: &&str| version(candidate) >= RUSTC_VERSION;
+    Ok(candidates.len() == COMPILER_PACKAGES.len() && candidates.iter().all(is_new_enough))
+}
+
+fn install_linker() -> Result<()> {
+    let (major, minor, patch) = LINKER_VERSION;
+    let release = format!("{major}.{minor}.{patch}");
+    // By force: one that is there is too old, or does not go with the compiler.
+    run_tool(
+        cargo("install").args(["bpf-linker", "--version", &release, "--locked", "--force"]),
+        &format!("the linker for {TARGET} is needed; see docs/building.md"),
+    )
+}
+
+fn has_apt() -> bool {
+    is_installed("apt-get")
+}
+
+fn apt_update() -> Result<()> {
+    run_tool(
+        apt()?.args(["update", "--quiet"]),
+        "is there a network, and are the sources of apt right?",
+    )
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    run_tool(
+        apt()?
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(packages),
+        "install these packages by hand, then try again",
+    )
+}
+
+fn apt() -> Result<Command> {
+    let mut command = if is_root()? {
+        Command::new("env")
+    } else if !is_installed("sudo") {
+        bail!("installing packages needs root, and there is no sudo: run `cargo xtask install` as root first");
+    } else {
+        println!("Installing packages needs root: running apt-get through sudo.");
+        let mut command = Command::new("sudo");
+        command.arg("env");
+        command
+    };
+    command
+        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .stdin(Stdio::inherit());
+    Ok(command)
+}

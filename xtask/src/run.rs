@@ -1,0 +1,240 @@
+//! Runs cargo, and what cargo built.
+
+use std::env;
+use std::fmt;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::AddAssign;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The environment variable by which tests and demo find the `mplsxdp` program.
+const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
+
+/// The root of the source tree.
+pub fn workspace() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
+}
+
+/// `cargo SUBCOMMAND` in the workspace.
+pub fn cargo(subcommand: &str) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(subcommand).current_dir(workspace());
+    command
+}
+
+/// Runs a tool whose output the user sees; `remedy` says what to do when it fails.
+pub fn run_tool(command: &mut Command, remedy: &str) -> Result<()> {
+    let line = shown(command);
+    eprintln!("> {line}");
+    let status = command.status().with_context(|| format!("cannot run `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed ({status}): {remedy}");
+    }
+    Ok(())
+}
+
+/// Something that cargo built and that can be run.
+pub struct Artifact {
+    pub name: String,
+    pub package_directory: PathBuf,
+    pub executable: PathBuf,
+    /// As opposed to unit tests and programs.
+    pub is_integration_test: bool,
+}
+
+/// Runs a cargo command that builds, and lists the programs.
+pub fn artifacts(mut command: Command) -> Result<Vec<Artifact>> {
+    let line = shown(&command);
+    eprintln!("> {line}");
+    let mut child = command
+        .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{line}`"))?;
+    let mut artifacts = Vec::new();
+    for message in BufReader::new(child.stdout.take().context("no pipe from cargo")?).lines() {
+        let message: serde_json::Value = serde_json::from_str(&message?).context("cargo's messages are not JSON")?;
+        let (Some(executable), Some(manifest)) = (message["executable"].as_str(), message["manifest_path"].as_str())
+        else {
+            continue;
+        };
+        artifacts.push(Artifact {
+            name: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
+            package_directory: Path::new(manifest).parent().unwrap_or(workspace()).to_owned(),
+            executable: executable.into(),
+            is_integration_test: message["target"]["kind"][0] == "test",
+        });
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("`{line}` failed");
+    }
+    Ok(artifacts)
+}
+
+/// Builds the workspace's programs and returns those of these names.
+pub fn build_programs<const N: usize>(names: [&str; N], options: &[&str]) -> Result<[PathBuf; N]> {
+    crate::install::install()?;
+    let mut command = cargo("build");
+    command.args(options);
+    let artifacts = artifacts(command)?;
+    let mut paths = [const { PathBuf::new() }; N];
+    for (path, name) in paths.iter_mut().zip(names) {
+        let artifact = artifacts.iter().find(|artifact| artifact.name == name);
+        path.clone_from(
+            &artifact
+                .with_context(|| format!("the workspace has no program {name}"))?
+                .executable,
+        );
+    }
+    Ok(paths)
+}
+
+/// A program of ours, as root: directly or through sudo, which the user is told the reason of. `mplsxdp` is for it to use.
+pub fn root_command(program: &Path, reason: &str, mplsxdp: &Path) -> Result<Command> {
+    let variables = [PROGRAM_VARIABLE, "PATH", "RUST_BACKTRACE"].map(|name| {
+        let value = if name == PROGRAM_VARIABLE {
+            Some(mplsxdp.into())
+        } else {
+            env::var_os(name)
+        };
+        (name, value.unwrap_or_default())
+    });
+    let is_root = is_root()?;
+    if is_root || !is_installed("sudo") {
+        if !is_root {
+            println!("{reason}, which needs root, and there is no sudo to become it by.");
+        }
+        let mut command = Command::new(program);
+        command.envs(variables);
+        return Ok(command);
+    }
+    println!("{reason}, which needs root: running it through sudo.");
+    let mut command = Command::new("sudo");
+    command.arg("env");
+    for (name, value) in variables {
+        let mut assignment = std::ffi::OsString::from(name);
+        assignment.push("=");
+        assignment.push(value);
+        command.arg(assignment);
+    }
+    command.arg(program);
+    Ok(command)
+}
+
+/// Whether a program is in PATH, or where users other than root may not look for it.
+pub fn is_installed(program: &str) -> bool {
+    let search = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&search)
+        .chain(system)
+        .any(|directory| directory.join(program).exists())
+}
+
+pub fn is_root() -> Result<bool> {
+    Ok(fs::metadata("/proc/self").context("no /proc")?.uid() == 0)
+}
+
+/// What test programs said in their closing lines.
+#[derive(Default)]
+pub struct Summary {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
+}
+
+impl AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        match self.skipped {
+            0 => Ok(()),
+            skipped => write!(f, ", {skipped} skipped"),
+        }
+    }
+}
+
+/// Runs tests, shows their output, and sums up its `test result:` lines. A program that ends badly without counting a
+/// failure is one.
+pub fn run_tests(mut command: Command) -> Result<Summary> {
+    let line = shown(&command);
+    // Ctrl-C is for the tests, which clean up: this program waits for them.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let handler = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{line}`"))?;
+    let mut summary = Summary::default();
+    for output in BufReader::new(child.stdout.take().context("no pipe from the tests")?).lines() {
+        let output = output?;
+        writeln!(std::io::stdout(), "{output}")?;
+        if let Some(counts) = output.strip_prefix("test result: ") {
+            summary += parse_counts(counts);
+        }
+    }
+    let status = child.wait()?;
+    signal_hook::low_level::unregister(handler);
+    if interrupted.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    if !status.success() && summary.failed == 0 {
+        println!("`{line}` failed ({status})");
+        summary.failed = 1;
+    }
+    Ok(summary)
+}
+
+/// "ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+fn parse_counts(text: &str) -> Summary {
+    let count = |what: &str| {
+        let number = text
+            .split(['.', ';'])
+            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok());
+        number.unwrap_or(0)
+    };
+    Summary {
+        passed: count("passed"),
+        failed: count("failed"),
+        skipped: count("ignored"),
+    }
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    // Cargo is known by its name.
+    words
+        .join(" ")
+        .replacen(&*env::var("CARGO").unwrap_or_default(), "cargo", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_counts;
+
+    #[test]
+    fn counts_are_read_from_the_closing_line_of_a_test_program() {
+        let summary =
+            parse_counts("FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 5 filtered out; finished in 0.12s");
+        assert_eq!(summary.to_string(), "12 passed, 3 failed, 4 skipped");
+        assert_eq!(
+            parse_counts("ok. 7 passed; 0 failed; 0 ignored").to_string(),
+            "7 passed, 0 failed"
+        );
+    }
+}

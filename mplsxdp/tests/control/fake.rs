@@ -212,6 +212,7 @@ impl Kept {
             tunnel_ttl: 255,
             tc_propagate: false,
             links: 1,
+            labels: 1 << 20,
             label_routes: self.routes.len() as u64,
             prefix_routes: 0,
             next_hops: 1,

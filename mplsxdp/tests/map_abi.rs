@@ -179,6 +179,6 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         PortWord::new(mac(1), 0x0807).to_bits().to_le_bytes(),
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
-    let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true).to_bytes();
-    assert_eq!(settings, [1, 2, 3, 4, 2, 77, 1, 1]);
+    let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true).to_bits();
+    assert_eq!(settings.to_le_bytes(), [1, 2, 3, 4, 2, 77, 3, 0]);
 }

@@ -174,7 +174,7 @@ fn status() -> Status {
         tunnel_ttl: 255,
         tc_propagate: false,
         links: 1,
-        labels: 1 << 20,
+        labels: 1,
         label_routes: 1,
         prefix_routes: 1,
         next_hops: 1,

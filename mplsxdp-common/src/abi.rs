@@ -4,7 +4,7 @@
 //! Values that are published by one store are 64-bit words ([`IlmEntry`], [`PortWord`], the two words of [`Adjacency`]):
 //! a reader sees the old word or the new one, never half of each.
 
-use crate::wire::{Label, Mac};
+use crate::wire::{ETH_HLEN, Label, Mac};
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
 pub const ABI_VERSION: u32 = 1;
@@ -236,6 +236,17 @@ impl Adjacency {
         word_mac(self.words[0])
     }
 
+    /// The Ethernet header of a frame to this neighbour. Made of words as they lie in the map: three stores, where one for
+    /// each byte would be a fifth of the XDP program's work.
+    pub fn ethernet_header(self, ethertype: u16) -> [u8; ETH_HLEN] {
+        let mut header = [0; ETH_HLEN];
+        let [destination, source, ..] = self.words;
+        header[..8].copy_from_slice(&(destination & MAC_BITS | source << 48).to_le_bytes());
+        header[8..12].copy_from_slice(&((source >> 16) as u32).to_le_bytes());
+        header[12..].copy_from_slice(&ethertype.to_be_bytes());
+        header
+    }
+
     pub const fn port(self) -> u16 {
         word_rest(self.words[0])
     }
@@ -287,6 +298,9 @@ impl PortWord {
         word_rest(self.0) & flag != 0
     }
 }
+
+/// The bytes of a word that a MAC address takes.
+const MAC_BITS: u64 = (1 << 48) - 1;
 
 const fn mac_word(mac: Mac, rest: u16) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
@@ -390,7 +404,7 @@ pub struct Meta {
 }
 
 /// What is frozen into a port's copy of the program when it is loaded.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// This port's index in `PORTS` and `REASON_COUNTERS`.
@@ -411,6 +425,18 @@ impl Settings {
             tunnel_ttl,
             tc_propagate: tc_propagate as u8,
             log: log as u8,
+        }
+    }
+
+    /// What the word holds that lies in memory: read at once, it is one load.
+    pub const fn from_word(word: u64) -> Self {
+        let [a, b, c, d, ttl_mode, tunnel_ttl, tc_propagate, log] = word.to_ne_bytes();
+        Self {
+            port: u32::from_ne_bytes([a, b, c, d]),
+            ttl_mode,
+            tunnel_ttl,
+            tc_propagate,
+            log,
         }
     }
 
@@ -518,7 +544,7 @@ const _: () = {
     assert!(core::mem::offset_of!(LabelStack, labels) == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);
-    assert!(size_of::<Settings>() == 8);
+    assert!(size_of::<Settings>() == 8 && align_of::<Settings>() == 8);
     assert!(core::mem::offset_of!(Settings, ttl_mode) == 4);
     assert!(Reason::ALL.len() < REASON_SLOTS as usize);
     assert!(MAX_ADJACENCIES <= 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);

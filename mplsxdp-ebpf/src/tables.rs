@@ -47,8 +47,9 @@ pub struct XdpTables;
 impl Tables for XdpTables {
     #[inline(always)]
     fn settings(&self) -> Settings {
-        // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
-        unsafe { read_volatile(&raw const SETTINGS) }
+        // SAFETY: a static of eight bytes, aligned to them; volatile so that the compiler does not take the value above for
+        // granted.
+        Settings::from_word(unsafe { read_volatile((&raw const SETTINGS).cast()) })
     }
 
     #[inline(always)]

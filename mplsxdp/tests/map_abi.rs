@@ -70,6 +70,12 @@ fn every_map_is_there_with_its_sizes() {
         ),
         (map::META, "0".into(), value("meta", size_of::<Meta>()), "1".into()),
         (map::SCRATCH, "0".into(), "u64, meaningless".into(), "1".into()),
+        (
+            map::LOG_RECORDS,
+            "".into(),
+            "aya-log's records".into(),
+            "131072 bytes".into(),
+        ),
     ];
     assert_eq!(expected.each_ref().map(|(name, ..)| *name).as_slice(), SHARED_MAPS);
     let rows: Vec<_> = rows().into_iter().filter(|row| row.len() == 6).skip(1).collect();
@@ -130,7 +136,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     }
     let (uniform, pipe, linux) = (TtlMode::Uniform as u8, TtlMode::Pipe as u8, TtlMode::Linux as u8);
     has(format!(
-        "| 4 | TTL mode: {uniform} uniform, {pipe} pipe, {linux} linux |"
+        "| 32-39 | TTL mode: {uniform} uniform, {pipe} pipe, {linux} linux |"
     ));
     let (mpls, impose, local) = (PortWord::MPLS, PortWord::IMPOSE, PortWord::LOCAL);
     has(format!(

@@ -23,6 +23,9 @@ pub mod map {
     pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const META: &str = "META";
+    /// The ring buffer that aya-log's records come through.
+    pub const LOG_RECORDS: &str = "AYA_LOGS";
+    pub const SCRATCH: &str = "SCRATCH";
 }
 
 /// Name of the XDP program in the object.

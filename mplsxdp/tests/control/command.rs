@@ -1,0 +1,457 @@
+//! The command, as a person or a script runs it.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mplsxdp::control::RUN_DIR_VARIABLE;
+use mplsxdp::control::api::Request;
+use serde_json::{Value, json};
+
+use crate::fake::Fake;
+
+/// Exit code, standard output, standard error.
+type Outcome = (i32, String, String);
+
+fn command(fake: &Fake, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mplsxdp"));
+    command
+        .args(words)
+        .env(RUN_DIR_VARIABLE, fake.instance.dir())
+        .current_dir(fake.dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run_with(fake: &Fake, line: &str, input: &str) -> Outcome {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let mut child = command(fake, &words).spawn().unwrap();
+    // A command that fails before it reads is what some tests are about.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+fn run(fake: &Fake, line: &str) -> Outcome {
+    run_with(fake, line, "")
+}
+
+fn done(fake: &Fake, line: &str) -> String {
+    let (code, out, err) = run(fake, line);
+    assert_eq!((code, err.as_str()), (0, ""), "{line}: {out}");
+    out
+}
+
+fn json_of(fake: &Fake, line: &str) -> Value {
+    serde_json::from_str(&done(fake, line)).unwrap()
+}
+
+#[test]
+fn lines_of_ip_work_with_mplsxdp_in_the_place_of_ip() {
+    let fake = Fake::start();
+    done(&fake, "-f mpls route add 100 as 110 via inet 192.168.40.102");
+    done(&fake, "route add 101 via inet 20.0.0.2 as 111");
+    done(&fake, "route add 10.4.4.0/24 encap mpls 100 via inet 192.168.30.102");
+    done(
+        &fake,
+        "-M r a 102 as to 112 via inet 192.168.40.9 dev eth1 proto static",
+    );
+    done(&fake, "route add 110 dev lo");
+    assert_eq!(
+        done(&fake, "route show"),
+        "100 as to 110 via inet 192.168.40.102 dev eth1 proto static\n\
+         101 as to 111 via inet 20.0.0.2 dev eth1 proto static\n\
+         102 as to 112 via inet 192.168.40.9 dev eth1 proto static unresolved\n\
+         110 dev lo proto static\n\
+         10.4.4.0/24 encap mpls 100 via inet 192.168.30.102 dev eth1 proto static\n"
+    );
+    assert_eq!(
+        done(&fake, "-4 ro ls"),
+        "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102 dev eth1 proto static\n"
+    );
+    assert_eq!(
+        done(&fake, "-s route show 101"),
+        "101 as to 111 via inet 20.0.0.2 dev eth1 proto static packets 5 bytes 500\n"
+    );
+    assert_eq!(done(&fake, "route show 999"), "");
+    assert_eq!(
+        done(&fake, "route get 100"),
+        "100 as to 110 via inet 192.168.40.102 dev eth1 proto static packets 5 bytes 500\n    \
+         dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1\n"
+    );
+    assert!(done(&fake, "route get 10.4.4.2").starts_with("10.4.4.0/24 encap mpls 100 "));
+    done(&fake, "route change 100 as 120 via inet 192.168.40.102");
+    done(&fake, "route replace 103 as 113 via inet 192.168.40.102");
+    done(&fake, "route del 101");
+    done(
+        &fake,
+        "route del 102 as to 112 via inet 192.168.40.9 dev eth1 proto static",
+    );
+    assert_eq!(
+        fake.routes(),
+        [
+            "100 as to 120 via inet 192.168.40.102",
+            "103 as to 113 via inet 192.168.40.102",
+            "110 dev lo",
+            "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
+        ]
+    );
+}
+
+#[test]
+fn refusals_and_mistakes_have_their_reason_and_exit_code() {
+    let fake = Fake::start();
+    done(&fake, "route add 100 as 110 via inet 192.0.2.1");
+    for (line, code, reason) in [
+        (
+            "route add 100 as 111 via inet 192.0.2.1",
+            1,
+            "mplsxdp: 100 has a route already: `100 as to 110 via inet 192.0.2.1`; `replace` takes its place\n",
+        ),
+        ("route del 101", 1, "mplsxdp: 101 has no route\n"),
+        ("route change 101 via inet 192.0.2.1", 1, "mplsxdp: 101 has no route\n"),
+        ("route get 10.0.0.1", 1, "mplsxdp: 10.0.0.1/32 has no route\n"),
+        (
+            "route del 100 as 111 via inet 192.0.2.1",
+            1,
+            "mplsxdp: the route of 100 is another one: `100 as to 110 via inet 192.0.2.1 dev eth1`\n",
+        ),
+        (
+            "route append 100 via inet 192.0.2.1",
+            1,
+            "mplsxdp: `append`: a label or prefix has one route; `add` and `replace` are for that\n",
+        ),
+        (
+            "route add 101 as foo via inet 192.0.2.1",
+            2,
+            "mplsxdp: `foo` is not a label: labels are 0 to 1048575\n  101 as foo via inet 192.0.2.1\n         ^^^\n",
+        ),
+        (
+            "route flush",
+            2,
+            "mplsxdp: `route flush` needs to know what: `all`, a label or a prefix\n",
+        ),
+        (
+            "-M route save",
+            2,
+            "mplsxdp: `route save` is about all routes: no `-f`, `-M`, `-4` or `-6`\n",
+        ),
+        ("link add eth0", 1, "mplsxdp: eth0 is taken by another XDP program\n"),
+        (
+            "link del eth7",
+            1,
+            "mplsxdp: eth7 is not a port: `mplsxdp link add eth7` makes it one\n",
+        ),
+        (
+            "link show eth7",
+            1,
+            "mplsxdp: eth7 is not a port: `link add eth7` makes it one\n",
+        ),
+        (
+            "--instance pe1 status",
+            1,
+            "mplsxdp: no mplsxdp runs as instance `pe1`: start it with `mplsxdp load --instance pe1 --iface IFACE`; \
+             running: default\n",
+        ),
+        (
+            "--instance a/b status",
+            2,
+            "mplsxdp: the instance name `a/b` has other characters than ",
+        ),
+        ("neigh flush", 2, "mplsxdp: it is `neigh show [dev IFACE]`\n"),
+        ("-f mpls", 2, "mplsxdp: no command; `mplsxdp --help` lists them\n"),
+        (
+            "load",
+            1,
+            "mplsxdp: no interface: name at least one, by `--iface IFACE` or by `iface` in the config file\n",
+        ),
+        (
+            "load --iface eth1 --netns no/such/netns",
+            1,
+            "mplsxdp: cannot open the network namespace no/such/netns: ",
+        ),
+    ] {
+        let (exit, out, err) = run(&fake, line);
+        assert!(err.starts_with(reason), "{line}: {err}");
+        assert_eq!((exit, out.as_str()), (code, ""), "{line}");
+    }
+    for line in [
+        "fly",
+        "route",
+        "status now",
+        "load --labels 5",
+        "route fly",
+        "link set eth1 mpls maybe",
+    ] {
+        let (code, out, err) = run(&fake, line);
+        if line == "route" {
+            assert_eq!(code, 0);
+        } else {
+            assert_eq!((code, out.as_str()), (2, ""), "{line}");
+            assert!(!err.is_empty(), "{line}");
+        }
+    }
+    assert_eq!(fake.routes(), ["100 as to 110 via inet 192.0.2.1"]);
+}
+
+#[test]
+fn json() {
+    let fake = Fake::start();
+    done(&fake, "route add 100 as 110/120 via inet 192.0.2.1");
+    done(
+        &fake,
+        "route add 10.0.0.0/8 encap mpls 100 ttl 7 via inet 192.0.2.9 ttl-propagate disabled",
+    );
+    let label = json!({
+        "dst": "100",
+        "to": "110/120",
+        "via": { "family": "inet", "host": "192.0.2.1" },
+        "dev": "eth1",
+        "protocol": "static",
+        "flags": [],
+        "lladdr": "02:00:00:00:00:02",
+        "state": "resolved",
+    });
+    let prefix = json!({
+        "dst": "10.0.0.0/8",
+        "encap": "mpls",
+        "to": "100",
+        "ttl": 7,
+        "ttl_propagate": false,
+        "via": { "family": "inet", "host": "192.0.2.9" },
+        "dev": "eth1",
+        "protocol": "static",
+        "flags": ["unresolved"],
+        "state": "failed",
+    });
+    assert_eq!(json_of(&fake, "-j route"), json!([label, prefix]));
+    assert_eq!(json_of(&fake, "-j -p route show"), json!([label, prefix]));
+    assert!(done(&fake, "-j -p route show").lines().count() > 10);
+    assert_eq!(json_of(&fake, "-j -6 route show"), json!([]));
+    assert_eq!(
+        json_of(&fake, "-j route get 100")[0]["stats"],
+        json!({ "packets": 5, "bytes": 500 })
+    );
+    assert_eq!(json_of(&fake, "-j link show")[0]["name"], "eth1");
+    assert_eq!(json_of(&fake, "neigh -j").as_array().unwrap().len(), 2);
+    assert_eq!(json_of(&fake, "-j stats")["reasons"][0]["packets"], 1234);
+    assert_eq!(json_of(&fake, "-j status")["pid"], 4711);
+    assert_eq!(
+        json_of(&fake, "-j route flush all"),
+        json!({ "added": 0, "replaced": 0, "deleted": 2 })
+    );
+}
+
+#[test]
+fn tables() {
+    let fake = Fake::start();
+    done(&fake, "route add 100 as 110 via inet 192.0.2.1");
+    done(&fake, "route add 101 via link 02:00:00:00:00:02 dev eth1");
+    assert_eq!(
+        done(&fake, "link"),
+        "2: eth1: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes\n"
+    );
+    assert_eq!(done(&fake, "-o link show dev eth1").lines().count(), 1);
+    assert_eq!(
+        done(&fake, "-br link"),
+        "eth1  UP  02:00:00:00:00:01  native  mpls on\n"
+    );
+    assert_eq!(
+        done(&fake, "neigh show dev eth1"),
+        "192.0.2.1 dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1\n\
+         link 02:00:00:00:00:02 dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1\n"
+    );
+    assert_eq!(done(&fake, "neigh show dev eth2"), "");
+    assert_eq!(
+        done(&fake, "stats --all"),
+        "PORT  REASON       PACKETS   BYTES  MEANING\n\
+         eth1  no-route        1234  123400  About no-route.\n\
+         eth1  ttl-expired        0       0  About ttl-expired.\n\
+         forwarded packets 10 bytes 1000\n"
+    );
+    assert_eq!(
+        done(&fake, "status"),
+        "instance default pid 4711 up 1:02:05 version 0.1.0 abi 1\n    \
+         mode native ttl-propagate uniform tunnel-ttl 255\n    \
+         links 1 label routes 2 prefix routes 0\n    \
+         next hops 1 unresolved 0\n\
+         TABLE  USED  CAPACITY    MEMORY\n\
+         ILM       2   1048576  8192 KiB\n"
+    );
+}
+
+#[test]
+fn links_are_changed() {
+    let fake = Fake::start();
+    for line in [
+        "link add eth2",
+        "link add dev eth3 tx-only",
+        "link set dev eth1 mpls off",
+        "link set eth1 mpls on",
+        "link del eth1",
+    ] {
+        assert_eq!(done(&fake, line), "");
+    }
+    let requests: Vec<_> = fake
+        .kept
+        .lock()
+        .unwrap()
+        .requests
+        .iter()
+        .map(|(request, _)| request.clone())
+        .collect();
+    let add = |name: &str, tx_only| Request::AddLink {
+        name: name.into(),
+        tx_only,
+    };
+    let set = |mpls| Request::SetLink {
+        name: "eth1".into(),
+        mpls,
+    };
+    assert_eq!(
+        requests,
+        [
+            add("eth2", false),
+            add("eth3", true),
+            set(false),
+            set(true),
+            Request::DeleteLink { name: "eth1".into() }
+        ]
+    );
+}
+
+#[test]
+fn what_was_saved_is_restored() {
+    let fake = Fake::start();
+    done(&fake, "route add 100 as 110 via inet 192.0.2.1");
+    done(&fake, "route add 101 as implicit-null via inet6 fe80::1 dev eth1");
+    done(
+        &fake,
+        "route add 10.0.0.0/8 encap mpls 100/200 ttl 7 via inet 192.0.2.9",
+    );
+    let before = fake.routes();
+    let saved = done(&fake, "route save");
+    assert_eq!(
+        saved,
+        format!(
+            "# Routes of mplsxdp, for `mplsxdp route restore`.\n{}\n",
+            before.join("\n")
+        )
+    );
+    done(&fake, "route replace 100 as 111 via inet 192.0.2.1");
+    done(&fake, "route add 102 dev lo");
+    done(&fake, "route del 101");
+    let (code, out, err) = run_with(&fake, "-s route restore", &saved);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "1 added, 1 replaced, 1 deleted\n", "")
+    );
+    assert_eq!(fake.routes(), before);
+}
+
+#[test]
+fn a_restore_with_a_mistake_changes_nothing_and_names_the_line() {
+    let fake = Fake::start();
+    done(&fake, "route add 50 dev lo");
+    let (code, _, err) = run_with(
+        &fake,
+        "route restore",
+        "# a comment\n\n100 as 110 via inet 192.0.2.1\n  101 as to nowhere via inet 192.0.2.1\n",
+    );
+    assert_eq!(
+        (code, err.as_str()),
+        (
+            1,
+            "mplsxdp: line 4, column 13: `nowhere` is not a label: labels are 0 to 1048575\n    \
+             101 as to nowhere via inet 192.0.2.1\n              ^^^^^^^\n"
+        )
+    );
+    let (code, _, err) = run_with(
+        &fake,
+        "route restore",
+        "\n100 as 110 via inet 192.0.2.1\n# the controller refuses this one:\n101 via inet 192.0.2.1 dev nowhere\n",
+    );
+    assert_eq!((code, err.as_str()), (1, "mplsxdp: line 4: nowhere is not a port\n"));
+    assert_eq!(fake.routes(), ["50 dev lo"]);
+}
+
+#[test]
+fn many_routes_are_restored_and_listed() {
+    let fake = Fake::start();
+    let lines: String = (16..30_016)
+        .map(|label| format!("{label} as {label} via inet 192.0.2.1 dev eth1\n"))
+        .collect();
+    let start = Instant::now();
+    let (code, out, err) = run_with(&fake, "-s route restore", &lines);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "30000 added, 0 replaced, 0 deleted\n", "")
+    );
+    assert!(start.elapsed() < Duration::from_secs(60));
+    let shown = done(&fake, "route");
+    assert_eq!(shown.lines().count(), 30_000);
+    // What `show` prints, `restore` reads.
+    let (code, out, err) = run_with(&fake, "-s route restore", &shown);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "0 added, 0 replaced, 0 deleted\n", "")
+    );
+    // A reader that goes away ends the command, quietly.
+    let mut child = command(&fake, &["route"]).spawn().unwrap();
+    let mut first = [0; 3];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (&first, output.status.code(), output.stderr.as_slice()),
+        (b"16 ", Some(0), &[][..])
+    );
+}
+
+#[test]
+fn a_batch_stops_at_the_first_failure_unless_forced() {
+    let fake = Fake::start();
+    let batch = "# routes\n\
+                 route add 100 as 110 via inet 192.0.2.1\n\
+                 route add 100 as 111 via inet 192.0.2.1\n\
+                 \n\
+                 -M route add 101 dev lo\n\
+                 -br link\n\
+                 fly\n";
+    std::fs::write(fake.dir.path().join("batch"), batch).unwrap();
+    let refused =
+        "mplsxdp: batch:3: 100 has a route already: `100 as to 110 via inet 192.0.2.1`; `replace` takes its place\n";
+    assert_eq!(run(&fake, "-b batch"), (1, String::new(), refused.into()));
+    assert_eq!(fake.routes(), ["100 as to 110 via inet 192.0.2.1"]);
+    done(&fake, "route flush all");
+    let (code, out, err) = run(&fake, "-batch batch -force");
+    assert_eq!(
+        (code, out.as_str()),
+        (1, "eth1  UP  02:00:00:00:00:01  native  mpls on\n")
+    );
+    assert!(
+        err.starts_with(refused) && err.contains("mplsxdp: batch:7: error: unrecognized subcommand 'fly'"),
+        "{err}"
+    );
+    assert_eq!(fake.routes(), ["100 as to 110 via inet 192.0.2.1", "101 dev lo"]);
+    let (code, _, err) = run_with(&fake, "-b -", "route flush all\nroute restore\n");
+    assert_eq!(code, 1);
+    assert_eq!(
+        err,
+        "mplsxdp: stdin:2: `route restore` reads its standard input, and the batch comes from there\n"
+    );
+    assert!(fake.routes().is_empty());
+}
+
+#[test]
+fn unload() {
+    let fake = Fake::start();
+    assert_eq!(done(&fake, "unload"), "");
+    assert!(!fake.instance.socket().exists());
+    assert_eq!(run(&fake, "unload").0, 1);
+}

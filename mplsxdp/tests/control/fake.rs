@@ -1,0 +1,353 @@
+//! An instance without a data plane.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::ops::Bound;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mplsxdp::control::api::{
+    ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, ReasonCounter, Refusal, Reply, Request,
+    Resolution, RouteFilter, Stats, Status, Table,
+};
+use mplsxdp::control::server::{self, Limits};
+use mplsxdp::control::{Call, Instance, Peer};
+use mplsxdp::lfib::route::{Route, RouteKey};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What the controller keeps.
+#[derive(Default)]
+pub struct Kept {
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// The requests that it got, lists of routes aside.
+    pub requests: Vec<(Request, Peer)>,
+}
+
+/// A running instance in a directory of its own. Ends when dropped.
+pub struct Fake {
+    pub instance: Instance,
+    pub kept: Arc<Mutex<Kept>>,
+    pub dir: TempDir,
+    shutdown: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fake {
+    pub fn start() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub fn with(limits: Limits) -> Self {
+        let dir = TempDir::new().unwrap();
+        let instance = Instance::in_dir(dir.path().join("run"), "default").unwrap();
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let shutdown = CancellationToken::new();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn({
+            let (instance, kept, shutdown) = (instance.clone(), Arc::clone(&kept), shutdown.clone());
+            move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let (listener, _guard) = server::bind(&instance).unwrap();
+                    ready.send(()).unwrap();
+                    let (sender, receiver) = mpsc::channel(16);
+                    tokio::join!(
+                        server::serve(listener, sender, limits, shutdown.clone()),
+                        control(receiver, kept, shutdown),
+                    );
+                });
+            }
+        });
+        is_ready.recv().unwrap();
+        Self {
+            instance,
+            kept,
+            dir,
+            shutdown,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn raw(&self) -> Raw {
+        Raw::new(&self.instance)
+    }
+
+    /// The routes that there are, as lines.
+    pub fn routes(&self) -> Vec<String> {
+        self.kept
+            .lock()
+            .unwrap()
+            .routes
+            .values()
+            .map(Route::to_string)
+            .collect()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+async fn control(mut calls: mpsc::Receiver<Call>, kept: Arc<Mutex<Kept>>, shutdown: CancellationToken) {
+    while let Some(Call { request, peer, reply }) = calls.recv().await {
+        let unload = request == Request::Unload;
+        let answer = kept.lock().unwrap().answer(request, peer);
+        let _ = reply.send(answer);
+        if unload {
+            shutdown.cancel();
+        }
+    }
+}
+
+impl Kept {
+    fn answer(&mut self, request: Request, peer: Peer) -> Result<Reply, Refusal> {
+        if !matches!(request, Request::ListRoutes { .. }) {
+            self.requests.push((request.clone(), peer));
+        }
+        match request {
+            Request::GetStatus => Ok(Reply::Status(self.status())),
+            Request::ListRoutes {
+                filter,
+                after,
+                limit,
+                counters,
+            } => Ok(Reply::Routes(
+                self.routes
+                    .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
+                    .filter(|(key, _)| chosen(filter, **key))
+                    .take(limit)
+                    .map(|(_, route)| installed(route, counters))
+                    .collect(),
+            )),
+            Request::ChangeRoutes { mode, routes } => self.change(mode, routes),
+            Request::DeleteRoutes { keys } => {
+                if let Some(&key) = keys.iter().find(|key| !self.routes.contains_key(key)) {
+                    return Err(Refusal::NoSuchRoute { key });
+                }
+                self.routes.retain(|key, _| !keys.contains(key));
+                Ok(deleted(keys.len()))
+            }
+            Request::FlushRoutes { filter } => {
+                let before = self.routes.len();
+                self.routes.retain(|key, _| !chosen(filter, *key));
+                Ok(deleted(before - self.routes.len()))
+            }
+            Request::ListLinks => Ok(Reply::Links(vec![link()])),
+            Request::AddLink { name, .. } if name == "eth0" => Err(Refusal::LinkRefused {
+                reason: "eth0 is taken by another XDP program".into(),
+                name,
+            }),
+            Request::DeleteLink { name } | Request::SetLink { name, .. } if name != "eth1" => {
+                Err(Refusal::NoSuchLink {
+                    hint: format!(": `mplsxdp link add {name}` makes it one"),
+                    name,
+                })
+            }
+            Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } | Request::Unload => {
+                Ok(Reply::Done)
+            }
+            Request::ListNeighbors => Ok(Reply::Neighbors(self.routes.values().filter_map(next_hop).collect())),
+            Request::GetStats { all } => Ok(Reply::Stats(stats(all))),
+        }
+    }
+
+    fn change(&mut self, mode: ChangeMode, routes: Vec<Route>) -> Result<Reply, Refusal> {
+        let mut next = if mode == ChangeMode::ReplaceAll {
+            BTreeMap::new()
+        } else {
+            self.routes.clone()
+        };
+        let mut changes = Changes::default();
+        for (index, route) in routes.into_iter().enumerate() {
+            let key = route.key();
+            if route
+                .next_hop()
+                .is_some_and(|next_hop| next_hop.dev.as_deref() == Some("nowhere"))
+            {
+                return Err(Refusal::RouteRefused {
+                    index,
+                    reason: "nowhere is not a port".into(),
+                });
+            }
+            match self.routes.get(&key) {
+                Some(there) if mode == ChangeMode::Add => {
+                    return Err(Refusal::RouteExists {
+                        key,
+                        route: there.to_string(),
+                    });
+                }
+                Some(there) if *there == route => {}
+                Some(_) => changes.replaced += 1,
+                None => changes.added += 1,
+            }
+            next.insert(key, route);
+        }
+        changes.deleted = self.routes.keys().filter(|key| !next.contains_key(key)).count() as u64;
+        self.routes = next;
+        Ok(Reply::Changed(changes))
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: "0.1.0".into(),
+            abi_version: 1,
+            instance: "default".into(),
+            pid: 4711,
+            uptime_seconds: 3725,
+            mode: "native".into(),
+            ttl_mode: "uniform".into(),
+            tunnel_ttl: 255,
+            tc_propagate: false,
+            links: 1,
+            labels: 1 << 20,
+            label_routes: self.routes.len() as u64,
+            prefix_routes: 0,
+            next_hops: 1,
+            unresolved_next_hops: 0,
+            tables: vec![Table {
+                name: "ILM".into(),
+                used: self.routes.len() as u64,
+                capacity: 1 << 20,
+                memory_bytes: 8 << 20,
+            }],
+            uncounted_routes: 0,
+        }
+    }
+}
+
+fn chosen(filter: RouteFilter, key: RouteKey) -> bool {
+    match (filter, key) {
+        (RouteFilter::All, _) | (RouteFilter::Labels, RouteKey::Label(_)) => true,
+        (RouteFilter::V4Prefixes, RouteKey::Prefix(prefix)) => prefix.addr().is_ipv4(),
+        (RouteFilter::V6Prefixes, RouteKey::Prefix(prefix)) => prefix.addr().is_ipv6(),
+        (RouteFilter::One(one), key) => one == key,
+        _ => false,
+    }
+}
+
+fn deleted(count: usize) -> Reply {
+    Reply::Changed(Changes {
+        deleted: count as u64,
+        ..Changes::default()
+    })
+}
+
+/// Addresses that end in .9 do not resolve; all others are behind eth1.
+fn next_hop(route: &Route) -> Option<NextHopState> {
+    let next_hop = route.next_hop()?;
+    let resolved = !next_hop.via.to_string().ends_with(".9");
+    Some(NextHopState {
+        via: next_hop.via.into(),
+        dev: Some("eth1".into()),
+        mac: resolved.then(|| "02:00:00:00:00:02".into()),
+        state: if resolved {
+            Resolution::Resolved
+        } else {
+            Resolution::Failed
+        },
+        routes: 1,
+    })
+}
+
+fn installed(route: &Route, counters: bool) -> InstalledRoute {
+    InstalledRoute {
+        route: route.into(),
+        owner: "static".into(),
+        next_hop: next_hop(route),
+        counter: counters.then_some(Counter { packets: 5, bytes: 500 }),
+    }
+}
+
+fn link() -> Link {
+    Link {
+        name: "eth1".into(),
+        ifindex: 2,
+        mac: "02:00:00:00:00:01".into(),
+        mtu: 1500,
+        up: true,
+        mode: "native".into(),
+        link_id: 3,
+        program_id: 4,
+        mpls: true,
+        tx_only: false,
+        redirect_target: Some(true),
+    }
+}
+
+fn stats(all: bool) -> Stats {
+    let reason = |name: &str, packets| ReasonCounter {
+        port: "eth1".into(),
+        reason: name.into(),
+        description: format!("About {name}."),
+        packets,
+        bytes: packets * 100,
+    };
+    let mut reasons = vec![reason("no-route", 1234)];
+    if all {
+        reasons.push(reason("ttl-expired", 0));
+    }
+    Stats {
+        reasons,
+        forwarded: Counter {
+            packets: 10,
+            bytes: 1000,
+        },
+        uncounted_routes: 0,
+    }
+}
+
+/// A client that sends whatever bytes it likes.
+pub struct Raw(pub UnixStream);
+
+impl Raw {
+    pub fn new(instance: &Instance) -> Self {
+        let stream = UnixStream::connect(instance.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self(stream)
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).unwrap();
+        self.0.write_all(&[0]).unwrap();
+    }
+
+    /// One message, or `None` at the end of the connection.
+    pub fn receive(&mut self) -> Option<Value> {
+        let mut message = Vec::new();
+        loop {
+            let mut byte = [0];
+            match self.0.read(&mut byte).unwrap() {
+                0 => {
+                    assert!(message.is_empty(), "the connection ended within a message");
+                    return None;
+                }
+                _ if byte == [0] => return Some(serde_json::from_slice(&message).unwrap()),
+                _ => message.extend(byte),
+            }
+        }
+    }
+
+    pub fn ask(&mut self, text: &str) -> Value {
+        self.send(text);
+        self.receive().unwrap()
+    }
+
+    /// Calls a method of ours.
+    pub fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.ask(&serde_json::json!({ "method": format!("io.mplsxdp.{method}"), "parameters": parameters }).to_string())
+    }
+}

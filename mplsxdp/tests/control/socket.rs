@@ -1,0 +1,581 @@
+//! What goes over the socket, byte by byte.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use mplsxdp::control::api::{self, ChangeMode, Changes, Error, Refusal, Request};
+use mplsxdp::control::client::{Client, ClientError};
+use mplsxdp::control::server::{self, BindError, Limits};
+use mplsxdp::control::{Instance, Peer};
+use mplsxdp::lfib::route::{Action, NextHop, OutLabels, Route, RouteKey, Via};
+use mplsxdp_common::abi::TtlPropagate;
+use mplsxdp_common::wire::Label;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fake::Fake;
+
+fn json_route(label: u32) -> Value {
+    json!({ "label": label, "out": [label + 1], "via": { "family": "inet", "address": "192.0.2.1" } })
+}
+
+fn route(label: u32, out: u32) -> Route {
+    Route::new(
+        RouteKey::Label(Label::from_low_bits(label)),
+        Action::Swap(OutLabels::new(vec![Label::from_low_bits(out)]).unwrap()),
+        Some(NextHop {
+            via: Via::Inet([192, 0, 2, 1].into()),
+            dev: None,
+        }),
+        TtlPropagate::Default,
+    )
+    .unwrap()
+}
+
+fn line(label: u32) -> String {
+    route(label, label + 1).to_string()
+}
+
+fn error(reply: &Value) -> &str {
+    reply["error"].as_str().unwrap_or_else(|| panic!("no error: {reply}"))
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_service_describes_itself() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    let info = raw.ask(r#"{"method":"org.varlink.service.GetInfo"}"#);
+    assert_eq!(
+        info["parameters"]["interfaces"],
+        json!(["org.varlink.service", "io.mplsxdp"])
+    );
+    assert_eq!(info["parameters"]["product"], "mplsxdp");
+    for interface in ["org.varlink.service", "io.mplsxdp"] {
+        let call = json!({
+            "method": "org.varlink.service.GetInterfaceDescription",
+            "parameters": { "interface": interface },
+        });
+        let reply = raw.ask(&call.to_string());
+        let description = reply["parameters"]["description"].as_str().unwrap();
+        let idl = varlink_parser::IDL::try_from(description).unwrap();
+        assert_eq!(idl.name, interface);
+    }
+}
+
+#[test]
+fn bad_messages_get_an_error_change_nothing_and_the_connection_goes_on() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    let message = "io.mplsxdp.InvalidMessage";
+    let parameter = "org.varlink.service.InvalidParameter";
+    for (text, expected, at) in [
+        ("", message, None),
+        ("not JSON", message, None),
+        ("[]", message, None),
+        ("{\"method\":7}", message, None),
+        ("{\"method\":\"io.mplsxdp.Unload\",\"paramters\":{}}", message, None),
+        (
+            "{\"method\":\"io.mplsxdp.Nothing\"}",
+            "org.varlink.service.MethodNotFound",
+            None,
+        ),
+        (
+            "{\"method\":\"com.example.X\"}",
+            "org.varlink.service.InterfaceNotFound",
+            None,
+        ),
+        (
+            "{\"method\":\"io.mplsxdp.Unload\",\"upgrade\":true}",
+            parameter,
+            Some("upgrade"),
+        ),
+        (
+            "{\"method\":\"io.mplsxdp.Unload\",\"parameters\":{\"now\":1}}",
+            parameter,
+            Some("parameters.now"),
+        ),
+        (
+            "{\"method\":\"io.mplsxdp.AddRoutes\",\"parameters\":{\"routes\":[{\"label\":100,\"via\":{\"family\":\"inet\"}}]}}",
+            parameter,
+            Some("parameters.routes[0].via"),
+        ),
+        ("{\"method\":\"io.mplsxdp.Commit\"}", "io.mplsxdp.NoTransaction", None),
+        ("{\"method\":\"io.mplsxdp.Rollback\"}", "io.mplsxdp.NoTransaction", None),
+        (
+            "{\"method\":\"io.mplsxdp.Stage\",\"parameters\":{\"routes\":[]}}",
+            "io.mplsxdp.NoTransaction",
+            None,
+        ),
+    ] {
+        let reply = raw.ask(text);
+        assert_eq!(error(&reply), expected, "{text}");
+        assert_eq!(reply["parameters"]["parameter"].as_str(), at, "{text}");
+    }
+    raw.0.write_all(b"{\"method\":\"\xc3\x28\"}\0").unwrap();
+    let reply = raw.receive().unwrap();
+    assert_eq!(
+        reply["parameters"]["reason"],
+        "not UTF-8: invalid utf-8 sequence of 1 bytes from index 11"
+    );
+    // A good route before a bad one is not added either.
+    let reply = raw.call("AddRoutes", json!({ "routes": [json_route(100), { "label": 15 }] }));
+    assert_eq!(error(&reply), "io.mplsxdp.RouteRefused");
+    assert_eq!(reply["parameters"]["index"], 1);
+    assert!(fake.kept.lock().unwrap().requests.is_empty());
+    assert_eq!(raw.call("GetStatus", json!({}))["parameters"]["status"]["pid"], 4711);
+}
+
+#[test]
+fn the_controllers_refusals_are_errors_with_their_parameters() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    raw.call("AddRoutes", json!({ "routes": [json_route(100)] }));
+    assert_eq!(
+        raw.call("AddRoutes", json!({ "routes": [json_route(100)] })),
+        json!({ "error": "io.mplsxdp.RouteExists", "parameters": { "key": { "label": 100 }, "route": line(100) } })
+    );
+    assert_eq!(
+        raw.call("DeleteRoutes", json!({ "keys": [{ "prefix": "10.0.0.0/8" }] })),
+        json!({ "error": "io.mplsxdp.NoSuchRoute", "parameters": { "key": { "prefix": "10.0.0.0/8" } } })
+    );
+    assert_eq!(
+        raw.call("AddLink", json!({ "name": "eth0" })),
+        json!({
+            "error": "io.mplsxdp.LinkRefused",
+            "parameters": { "name": "eth0", "reason": "eth0 is taken by another XDP program" },
+        })
+    );
+}
+
+#[test]
+fn pipelined_calls_are_answered_in_order_and_oneway_calls_not_at_all() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    let mut bytes = Vec::new();
+    for (label, oneway) in [(100, false), (101, true), (100, false), (100, true), (102, false)] {
+        let call = json!({
+            "method": "io.mplsxdp.AddRoutes",
+            "parameters": { "routes": [json_route(label)] },
+            "oneway": oneway,
+        });
+        bytes.extend(call.to_string().bytes());
+        bytes.push(0);
+    }
+    // In two pieces, cut within a message.
+    let (first, second) = bytes.split_at(bytes.len() / 3);
+    raw.0.write_all(first).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    raw.0.write_all(second).unwrap();
+    let added = json!({ "parameters": { "changes": { "added": 1, "replaced": 0, "deleted": 0 } } });
+    assert_eq!(raw.receive(), Some(added.clone()));
+    assert_eq!(error(&raw.receive().unwrap()), "io.mplsxdp.RouteExists");
+    assert_eq!(raw.receive(), Some(added));
+    raw.0.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(raw.receive(), None);
+    assert_eq!(fake.routes(), [line(100), line(101), line(102)]);
+}
+
+#[test]
+fn a_long_list_needs_more_and_comes_in_pieces() {
+    let fake = Fake::start();
+    let mut client = Client::connect(&fake.instance).unwrap();
+    let routes: Vec<_> = (100..5100).map(|label| route(label, 16)).collect();
+    client.add_routes(&routes).unwrap();
+    let mut raw = fake.raw();
+    assert_eq!(
+        raw.call("ListRoutes", json!({})),
+        json!({ "error": "org.varlink.service.ExpectedMore", "parameters": {} })
+    );
+    let one = raw.call("ListRoutes", json!({ "label": 4000, "counters": true }));
+    assert_eq!(one["parameters"]["routes"][0]["route"]["label"], 4000);
+    assert_eq!(one["parameters"]["routes"][0]["counter"]["packets"], 5);
+    assert_eq!(
+        raw.call("ListRoutes", json!({ "family": "inet" })),
+        json!({ "parameters": { "routes": [] } })
+    );
+    raw.send(r#"{"method":"io.mplsxdp.ListRoutes","more":true}"#);
+    let mut labels = Vec::new();
+    let mut replies = 0;
+    loop {
+        let reply = raw.receive().unwrap();
+        replies += 1;
+        let routes = reply["parameters"]["routes"].as_array().unwrap();
+        labels.extend(routes.iter().map(|route| route["route"]["label"].as_u64().unwrap()));
+        if reply.get("continues") != Some(&json!(true)) {
+            break;
+        }
+    }
+    assert_eq!(labels, (100..5100).collect::<Vec<_>>());
+    assert!(replies > 1);
+    let mut listed = 0;
+    client
+        .routes(&api::ListRoutes::default(), |_| {
+            listed += 1;
+            Ok::<_, ClientError>(())
+        })
+        .unwrap();
+    assert_eq!(listed, 5000);
+}
+
+#[test]
+fn a_transaction_is_one_request() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    raw.call("AddRoutes", json!({ "routes": [json_route(50), json_route(100)] }));
+    assert_eq!(
+        raw.call("Begin", json!({ "replace_all": true })),
+        json!({ "parameters": {} })
+    );
+    assert_eq!(
+        error(&raw.call("Begin", json!({ "replace_all": true }))),
+        "io.mplsxdp.TransactionOpen"
+    );
+    raw.call("Rollback", json!({}));
+    raw.call("Begin", json!({ "replace_all": true }));
+    raw.call("Stage", json!({ "routes": [json_route(100)] }));
+    assert_eq!(
+        raw.call("Stage", json!({ "routes": [json_route(101), json_route(102)] })),
+        json!({ "parameters": { "staged": 3 } })
+    );
+    assert_eq!(fake.routes(), [line(50), line(100)]);
+    assert_eq!(
+        raw.call("Commit", json!({})),
+        json!({ "parameters": { "changes": { "added": 2, "replaced": 0, "deleted": 1 } } })
+    );
+    assert_eq!(fake.routes(), [line(100), line(101), line(102)]);
+    assert_eq!(error(&raw.call("Commit", json!({}))), "io.mplsxdp.NoTransaction");
+
+    raw.call("Begin", json!({ "replace_all": false }));
+    raw.call("Stage", json!({ "routes": [json_route(200)] }));
+    raw.call("Commit", json!({}));
+    let (request, peer) = fake.kept.lock().unwrap().requests.last().unwrap().clone();
+    assert_eq!(
+        request,
+        Request::ChangeRoutes {
+            mode: ChangeMode::Replace,
+            routes: vec![route(200, 201)]
+        }
+    );
+    let uid = nix::unistd::getuid().as_raw();
+    let pid = std::process::id() as i32;
+    assert_eq!(peer, Peer { pid, uid });
+}
+
+#[test]
+fn a_call_that_failed_spoils_the_transaction_even_unread() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    for call in [
+        json!({ "method": "io.mplsxdp.Begin", "parameters": { "replace_all": true } }),
+        json!({ "method": "io.mplsxdp.Stage", "parameters": { "routes": [json_route(100)] }, "oneway": true }),
+        json!({ "method": "io.mplsxdp.Stage", "parameters": { "routes": [{ "label": 3 }] }, "oneway": true }),
+        json!({ "method": "io.mplsxdp.Commit" }),
+        json!({ "method": "io.mplsxdp.Commit" }),
+    ] {
+        raw.send(&call.to_string());
+    }
+    assert_eq!(raw.receive(), Some(json!({ "parameters": {} })));
+    assert_eq!(
+        raw.receive(),
+        Some(json!({
+            "error": "io.mplsxdp.TransactionFailed",
+            "parameters": {
+                "reason": "label 3 is special-purpose (0 to 15, RFC 7274) and takes no route; 0 and 2 are built in",
+            },
+        }))
+    );
+    assert_eq!(error(&raw.receive().unwrap()), "io.mplsxdp.NoTransaction");
+    assert!(fake.kept.lock().unwrap().requests.is_empty());
+}
+
+#[test]
+fn errors_in_a_transaction_count_from_its_first_route() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    raw.call("Begin", json!({ "replace_all": true }));
+    raw.call("Stage", json!({ "routes": [json_route(100), json_route(101)] }));
+    let reply = raw.call("Stage", json!({ "routes": [json_route(102), { "label": 103 }] }));
+    assert_eq!(
+        (error(&reply), &reply["parameters"]["index"]),
+        ("io.mplsxdp.RouteRefused", &json!(3))
+    );
+    raw.call("Rollback", json!({}));
+
+    let mut client = Client::connect(&fake.instance).unwrap();
+    let mut transaction = client.begin(true).unwrap();
+    transaction.stage(&[route(100, 16)]).unwrap();
+    let nowhere = NextHop {
+        via: Via::Inet([192, 0, 2, 1].into()),
+        dev: Some("nowhere".into()),
+    };
+    let refused = Route::new(route(101, 16).key(), Action::Pop, Some(nowhere), TtlPropagate::Default).unwrap();
+    transaction.stage(&[refused]).unwrap();
+    match transaction.commit() {
+        Err(ClientError::Refused(Error::Refused(Refusal::RouteRefused { index: 1, reason }))) => {
+            assert_eq!(reason, "nowhere is not a port");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(fake.routes().is_empty());
+}
+
+#[test]
+fn a_client_that_goes_away_rolls_back() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    raw.call("Begin", json!({ "replace_all": true }));
+    raw.call("Stage", json!({ "routes": [json_route(100)] }));
+    drop(raw);
+    let mut raw = fake.raw();
+    assert_eq!(error(&raw.call("Commit", json!({}))), "io.mplsxdp.NoTransaction");
+    assert!(fake.kept.lock().unwrap().requests.is_empty());
+}
+
+#[test]
+fn staged_routes_are_bounded() {
+    let fake = Fake::with(Limits {
+        staged_routes: 2,
+        ..Limits::default()
+    });
+    let mut raw = fake.raw();
+    raw.call("Begin", json!({ "replace_all": true }));
+    raw.call("Stage", json!({ "routes": [json_route(100), json_route(101)] }));
+    assert_eq!(
+        raw.call("Stage", json!({ "routes": [json_route(102)] })),
+        json!({ "error": "io.mplsxdp.TooManyRoutes", "parameters": { "limit": 2 } })
+    );
+}
+
+#[test]
+fn a_message_that_is_too_large_is_refused_and_skipped() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    let limit = 16 << 20;
+    let mut writer = raw.0.try_clone().unwrap();
+    let large = std::thread::spawn(move || {
+        let spaces = vec![b' '; limit + 1];
+        writer.write_all(&spaces).unwrap();
+        writer.write_all(&spaces).unwrap();
+        writer.write_all(b"\0{\"method\":\"io.mplsxdp.GetStatus\"}\0").unwrap();
+        // The largest that is allowed.
+        let call = b"{\"method\":\"io.mplsxdp.GetStatus\"}";
+        writer.write_all(&spaces[..limit - call.len()]).unwrap();
+        writer.write_all(call).unwrap();
+        writer.write_all(&[0]).unwrap();
+    });
+    assert_eq!(
+        raw.receive(),
+        Some(json!({ "error": "io.mplsxdp.MessageTooLarge", "parameters": { "limit": limit } }))
+    );
+    for _ in 0..2 {
+        assert_eq!(raw.receive().unwrap()["parameters"]["status"]["pid"], 4711);
+    }
+    large.join().unwrap();
+}
+
+#[test]
+fn who_stalls_is_cut_and_who_is_idle_is_not() {
+    let short = Duration::from_millis(100);
+    let fake = Fake::with(Limits {
+        message_time: short,
+        transaction_idle: short,
+        ..Limits::default()
+    });
+    let mut idle = fake.raw();
+    idle.call("GetStatus", json!({}));
+    let mut half = fake.raw();
+    half.0.write_all(b"{\"method\":").unwrap();
+    let mut dripping = fake.raw();
+    let mut drip = dripping.0.try_clone().unwrap();
+    let drops = std::thread::spawn(move || {
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(20));
+            if drip.write_all(b" ").is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    let mut open = fake.raw();
+    open.call("Begin", json!({ "replace_all": true }));
+    for stalled in [&mut half, &mut dripping, &mut open] {
+        assert_eq!(stalled.receive(), None);
+    }
+    assert!(drops.join().unwrap());
+    std::thread::sleep(2 * short);
+    assert_eq!(idle.call("GetStatus", json!({}))["parameters"]["status"]["pid"], 4711);
+}
+
+#[test]
+fn who_does_not_take_its_replies_is_cut() {
+    let fake = Fake::with(Limits {
+        write_time: Duration::from_millis(100),
+        ..Limits::default()
+    });
+    let mut raw = fake.raw();
+    raw.0.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let call =
+        b"{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"io.mplsxdp\"}}\0";
+    // The server stops to read when nobody takes what it writes; then it gives up, and writing fails.
+    let error = loop {
+        if let Err(error) = raw.0.write_all(call) {
+            break error;
+        }
+    };
+    assert!(
+        matches!(
+            error.kind(),
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn clients_are_bounded() {
+    let fake = Fake::with(Limits {
+        clients: 2,
+        ..Limits::default()
+    });
+    let mut first = fake.raw();
+    first.call("GetStatus", json!({}));
+    let mut second = fake.raw();
+    second.call("GetStatus", json!({}));
+    let mut third = fake.raw();
+    assert_eq!(
+        third.receive(),
+        Some(json!({ "error": "io.mplsxdp.TooManyClients", "parameters": { "limit": 2 } }))
+    );
+    assert_eq!(third.receive(), None);
+    match Client::connect(&fake.instance).unwrap().status() {
+        Err(ClientError::Refused(Error::TooManyClients { limit: 2 })) => {}
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    wait_until("a place is free", || {
+        Client::connect(&fake.instance).unwrap().status().is_ok()
+    });
+    second.call("GetStatus", json!({}));
+}
+
+#[test]
+fn an_instance_runs_once() {
+    let fake = Fake::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _context = runtime.enter();
+    let error = server::bind(&fake.instance).unwrap_err();
+    assert!(matches!(error, BindError::Running { .. }));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "instance `default` runs already (pid {}): end it with `mplsxdp --instance default unload`, or give this one \
+             another name with `--instance`",
+            std::process::id()
+        )
+    );
+    let other = Instance::in_dir(fake.instance.dir(), "other").unwrap();
+    let (_listener, guard) = server::bind(&other).unwrap();
+    assert!(other.socket().exists());
+    drop(guard);
+    assert!(!other.socket().exists() && fake.instance.dir().exists());
+    assert_eq!(
+        fake.raw().call("GetStatus", json!({}))["parameters"]["status"]["pid"],
+        4711
+    );
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group_and_goes_with_its_directory() {
+    let fake = Fake::start();
+    let mode = fake.instance.socket().metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert_eq!(
+        fake.instance.dir().metadata().unwrap().permissions().mode() & 0o777,
+        0o755
+    );
+    let dir = fake.instance.dir().to_owned();
+    let outer = TempDir::new().unwrap();
+    let _ = std::mem::replace(&mut { fake }.dir, outer);
+    assert!(!dir.exists());
+}
+
+#[test]
+fn what_a_killed_process_left_is_put_away() {
+    let dir = TempDir::new().unwrap();
+    let instance = Instance::in_dir(dir.path(), "default").unwrap();
+    drop(std::os::unix::net::UnixListener::bind(instance.socket()).unwrap());
+    std::fs::write(dir.path().join("default.lock"), "99999").unwrap();
+    assert!(UnixStream::connect(instance.socket()).is_err());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _context = runtime.enter();
+    let (_listener, _guard) = server::bind(&instance).unwrap();
+    assert!(UnixStream::connect(instance.socket()).is_ok());
+}
+
+#[test]
+fn the_client_says_what_runs() {
+    let fake = Fake::start();
+    let other = Instance::in_dir(fake.instance.dir(), "pe1").unwrap();
+    assert_eq!(
+        Client::connect(&other).unwrap_err().to_string(),
+        "no mplsxdp runs as instance `pe1`: start it with `mplsxdp load --instance pe1 --iface IFACE`; running: default"
+    );
+    let dir = TempDir::new().unwrap();
+    let nothing = Instance::in_dir(dir.path().join("run"), "default").unwrap();
+    assert_eq!(
+        Client::connect(&nothing).unwrap_err().to_string(),
+        "no mplsxdp runs as instance `default`: start it with `mplsxdp load --iface IFACE`; running: none"
+    );
+}
+
+#[test]
+fn unload_is_answered_and_waits_until_all_is_gone() {
+    let fake = Fake::start();
+    let mut bystander = fake.raw();
+    bystander.call("GetStatus", json!({}));
+    Client::connect(&fake.instance).unwrap().unload().unwrap();
+    assert!(!fake.instance.socket().exists());
+    assert_eq!(bystander.receive(), None);
+}
+
+#[test]
+fn changes_are_told() {
+    let fake = Fake::start();
+    let mut client = Client::connect(&fake.instance).unwrap();
+    let changes = |added, replaced, deleted| Changes {
+        added,
+        replaced,
+        deleted,
+    };
+    assert_eq!(
+        client.add_routes(&[route(100, 16), route(101, 16)]).unwrap(),
+        changes(2, 0, 0)
+    );
+    assert_eq!(
+        client.replace_routes(&[route(100, 17), route(102, 17)]).unwrap(),
+        changes(1, 1, 0)
+    );
+    assert_eq!(
+        client.delete_routes(vec![route(100, 16).key().into()]).unwrap(),
+        changes(0, 0, 1)
+    );
+    assert_eq!(client.flush_routes(Some(api::Family::Inet)).unwrap(), changes(0, 0, 0));
+    assert_eq!(client.flush_routes(None).unwrap(), changes(0, 0, 2));
+}

@@ -1,0 +1,5 @@
+//! What talks to the kernel, against the kernel: in network namespaces of its own. Needs root, and fails without.
+
+mod lab;
+mod neighbour;
+mod preflight;

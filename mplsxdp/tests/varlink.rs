@@ -1,0 +1,352 @@
+//! The interface's definition and the types that cross the socket say the same.
+
+use std::fmt::Debug;
+
+use mplsxdp::control::api::*;
+use mplsxdp::lfib::route::RouteKey;
+use mplsxdp_common::wire::Label;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use varlink_parser::{IDL, VStruct, VStructOrEnum, VType, VTypeExt};
+
+fn definition() -> IDL<'static> {
+    IDL::try_from(DEFINITION).unwrap()
+}
+
+/// Whether a value is one of a type.
+fn check(idl: &IDL, vtype: &VTypeExt, value: &Value) -> Result<(), String> {
+    let wrong = |what: &str| Err(format!("{value} is not {what}"));
+    match vtype {
+        VTypeExt::Option(inner) => check(idl, inner, value),
+        VTypeExt::Array(inner) => match value.as_array() {
+            Some(values) => values.iter().try_for_each(|value| check(idl, inner, value)),
+            None => wrong("an array"),
+        },
+        VTypeExt::Plain(VType::Bool) if value.is_boolean() => Ok(()),
+        VTypeExt::Plain(VType::Int) if value.is_i64() || value.is_u64() => Ok(()),
+        VTypeExt::Plain(VType::String) if value.is_string() => Ok(()),
+        VTypeExt::Plain(VType::Typename(name)) => match &idl.typedefs[name].elt {
+            VStructOrEnum::VStruct(fields) => {
+                check_struct(idl, fields, value).map_err(|error| format!("{name}: {error}"))
+            }
+            VStructOrEnum::VEnum(names) => match value.as_str() {
+                Some(given) if names.elts.contains(&given) => Ok(()),
+                _ => wrong(name),
+            },
+        },
+        _ => wrong("of this type"),
+    }
+}
+
+/// Whether a value has the fields of a structure, all of them and no others.
+fn check_struct(idl: &IDL, fields: &VStruct, value: &Value) -> Result<(), String> {
+    let object = value.as_object().ok_or("not an object")?;
+    let mut given: Vec<_> = object.keys().map(String::as_str).collect();
+    let mut defined: Vec<_> = fields.elts.iter().map(|field| field.name).collect();
+    given.sort_unstable();
+    defined.sort_unstable();
+    if given != defined {
+        return Err(format!("fields {given:?}, defined as {defined:?}"));
+    }
+    fields.elts.iter().try_for_each(|field| {
+        check(idl, &field.vtype, &object[field.name]).map_err(|error| format!("{}: {error}", field.name))
+    })
+}
+
+/// `sample` has every field. Both sides must agree on their names and types, and on which can be left out.
+fn agree<T: Serialize + DeserializeOwned + PartialEq + Debug>(what: &str, fields: &VStruct, sample: &T) {
+    let value = serde_json::to_value(sample).unwrap();
+    check_struct(&definition(), fields, &value).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(&serde_json::from_value::<T>(value.clone()).unwrap(), sample);
+    for field in &fields.elts {
+        let mut without = value.clone();
+        without.as_object_mut().unwrap().remove(field.name);
+        assert_eq!(
+            serde_json::from_value::<T>(without).is_ok(),
+            matches!(field.vtype, VTypeExt::Option(_)),
+            "{what} without {}",
+            field.name
+        );
+    }
+}
+
+fn agree_on_type<T: Serialize + DeserializeOwned + PartialEq + Debug>(
+    seen: &mut Vec<&'static str>,
+    name: &'static str,
+    sample: &T,
+) {
+    let VStructOrEnum::VStruct(fields) = &definition().typedefs[name].elt else {
+        panic!("{name} is no structure")
+    };
+    agree(name, fields, sample);
+    seen.push(name);
+}
+
+fn agree_on_enum<T: Serialize>(seen: &mut Vec<&'static str>, name: &'static str, values: &[T]) {
+    let VStructOrEnum::VEnum(names) = &definition().typedefs[name].elt else {
+        panic!("{name} is no enumeration")
+    };
+    assert_eq!(json!(values), json!(names.elts), "{name}");
+    seen.push(name);
+}
+
+fn via() -> ViaAddress {
+    ViaAddress {
+        family: ViaFamily::Inet,
+        address: "192.0.2.1".into(),
+    }
+}
+
+fn route() -> Route {
+    Route {
+        label: Some(100),
+        prefix: Some("10.0.0.0/8".parse().unwrap()),
+        action: Some(RouteAction::Swap),
+        out: Some(vec![110]),
+        ttl: Some(5),
+        ttl_propagate: Some(true),
+        via: Some(via()),
+        dev: Some("eth1".into()),
+    }
+}
+
+fn key() -> Key {
+    Key {
+        label: Some(100),
+        prefix: Some("10.0.0.0/8".parse().unwrap()),
+    }
+}
+
+fn next_hop() -> NextHopState {
+    NextHopState {
+        via: via(),
+        dev: Some("eth1".into()),
+        mac: Some("02:00:00:00:00:01".into()),
+        state: Resolution::Resolved,
+        routes: 1,
+    }
+}
+
+fn installed_route() -> InstalledRoute {
+    InstalledRoute {
+        route: route(),
+        owner: "static".into(),
+        next_hop: Some(next_hop()),
+        counter: Some(Counter::default()),
+    }
+}
+
+fn link() -> Link {
+    Link {
+        name: "eth1".into(),
+        ifindex: 2,
+        mac: "02:00:00:00:00:01".into(),
+        mtu: 1500,
+        up: true,
+        mode: "native".into(),
+        link_id: 3,
+        program_id: 4,
+        mpls: true,
+        tx_only: false,
+        redirect_target: Some(true),
+    }
+}
+
+fn table() -> Table {
+    Table {
+        name: "ILM".into(),
+        used: 1,
+        capacity: 2,
+        memory_bytes: 16,
+    }
+}
+
+fn status() -> Status {
+    Status {
+        version: "0.1.0".into(),
+        abi_version: 1,
+        instance: "default".into(),
+        pid: 1,
+        uptime_seconds: 1,
+        mode: "native".into(),
+        ttl_mode: "uniform".into(),
+        tunnel_ttl: 255,
+        tc_propagate: false,
+        links: 1,
+        labels: 1,
+        label_routes: 1,
+        prefix_routes: 1,
+        next_hops: 1,
+        unresolved_next_hops: 1,
+        tables: vec![table()],
+        uncounted_routes: 1,
+    }
+}
+
+fn reason() -> ReasonCounter {
+    ReasonCounter {
+        port: "eth1".into(),
+        reason: "no-route".into(),
+        description: "No route for the incoming label.".into(),
+        packets: 1,
+        bytes: 100,
+    }
+}
+
+fn stats() -> Stats {
+    Stats {
+        reasons: vec![reason()],
+        forwarded: Counter::default(),
+        uncounted_routes: 1,
+    }
+}
+
+#[test]
+fn types() {
+    let mut seen = Vec::new();
+    agree_on_type(&mut seen, "Route", &route());
+    agree_on_type(&mut seen, "RouteKey", &key());
+    agree_on_type(&mut seen, "Via", &via());
+    agree_on_type(&mut seen, "NextHopState", &next_hop());
+    agree_on_type(&mut seen, "InstalledRoute", &installed_route());
+    agree_on_type(&mut seen, "Counter", &Counter::default());
+    agree_on_type(&mut seen, "Link", &link());
+    agree_on_type(&mut seen, "Table", &table());
+    agree_on_type(&mut seen, "Status", &status());
+    agree_on_type(&mut seen, "ReasonCounter", &reason());
+    agree_on_type(&mut seen, "Stats", &stats());
+    agree_on_type(&mut seen, "Changes", &Changes::default());
+    agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
+    agree_on_enum(
+        &mut seen,
+        "ViaFamily",
+        &[ViaFamily::Inet, ViaFamily::Inet6, ViaFamily::Link],
+    );
+    use RouteAction::{Local, PenultimatePop, Pop, Push, Swap};
+    agree_on_enum(&mut seen, "RouteAction", &[Swap, Pop, PenultimatePop, Local, Push]);
+    use Resolution::{
+        Failed, Incomplete, LinkDown, Local as OwnAddress, NoArp, NoRoute, NoSuchDev, NotAPort, Resolved, Static,
+    };
+    agree_on_enum(
+        &mut seen,
+        "Resolution",
+        &[
+            Resolved, Static, Incomplete, Failed, NoRoute, LinkDown, NotAPort, NoArp, NoSuchDev, OwnAddress,
+        ],
+    );
+    seen.sort_unstable();
+    assert_eq!(seen, definition().typedefs.keys().copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn methods() {
+    let idl = definition();
+    let name = || "eth1".to_owned();
+    let routes = Routes { routes: vec![route()] };
+    let list = ListRoutes {
+        family: Some(Family::Mpls),
+        label: Some(100),
+        prefix: Some("10.0.0.0/8".parse().unwrap()),
+        counters: Some(true),
+    };
+    let route_list = RouteList {
+        routes: vec![installed_route()],
+    };
+    let keys = Keys { keys: vec![key()] };
+    let flush = FlushRoutes {
+        family: Some(Family::Inet6),
+    };
+    let add_link = AddLink {
+        name: name(),
+        tx_only: Some(true),
+    };
+    let set_link = SetLink {
+        name: name(),
+        mpls: true,
+    };
+    let neighbors = NeighborList {
+        neighbors: vec![next_hop()],
+    };
+    let mut seen = Vec::new();
+    macro_rules! method {
+        ($name:literal, $input:expr, $output:expr) => {
+            agree(concat!($name, " in"), &idl.methods[$name].input, &$input);
+            agree(concat!($name, " out"), &idl.methods[$name].output, &$output);
+            seen.push($name);
+        };
+    }
+    method!("GetStatus", Nothing {}, StatusReply { status: status() });
+    method!("ListRoutes", list, route_list);
+    method!("AddRoutes", routes, Changed::default());
+    method!("ReplaceRoutes", routes, Changed::default());
+    method!("DeleteRoutes", keys, Changed::default());
+    method!("FlushRoutes", flush, Changed::default());
+    method!("Begin", Begin { replace_all: true }, Nothing {});
+    method!("Stage", routes, Staged { staged: 1 });
+    method!("Commit", Nothing {}, Changed::default());
+    method!("Rollback", Nothing {}, Nothing {});
+    method!("ListLinks", Nothing {}, LinkList { links: vec![link()] });
+    method!("AddLink", add_link, Nothing {});
+    method!("DeleteLink", DeleteLink { name: name() }, Nothing {});
+    method!("SetLink", set_link, Nothing {});
+    method!("ListNeighbors", Nothing {}, neighbors);
+    method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
+    method!("Unload", Nothing {}, Nothing {});
+    seen.sort_unstable();
+    assert_eq!(seen, idl.methods.keys().copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn errors() {
+    let idl = definition();
+    let key = RouteKey::Label(Label::from_low_bits(100));
+    let text = String::new;
+    let errors: [Error; 13] = [
+        Refusal::RouteExists { key, route: text() }.into(),
+        Refusal::NoSuchRoute { key }.into(),
+        Refusal::RouteRefused {
+            index: 0,
+            reason: text(),
+        }
+        .into(),
+        Refusal::NoSuchLink {
+            name: text(),
+            hint: text(),
+        }
+        .into(),
+        Refusal::LinkRefused {
+            name: text(),
+            reason: text(),
+        }
+        .into(),
+        Error::InvalidMessage { reason: text() },
+        Error::MessageTooLarge { limit: 1 },
+        Error::TooManyClients { limit: 1 },
+        Error::TooManyRoutes { limit: 1 },
+        Error::TransactionOpen {},
+        Error::NoTransaction {},
+        Error::TransactionFailed { reason: text() },
+        Error::ShuttingDown {},
+    ];
+    let mut seen = Vec::new();
+    for error in &errors {
+        let mut value = serde_json::to_value(error).unwrap();
+        assert_eq!(&serde_json::from_value::<Error>(value.clone()).unwrap(), error);
+        let name = value["error"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("io.mplsxdp.")
+            .unwrap()
+            .to_owned();
+        // A key has one of its two fields.
+        if let Some(key) = value["parameters"].get_mut("key") {
+            key["prefix"] = json!("10.0.0.0/8");
+        }
+        check_struct(&idl, &idl.errors[name.as_str()].parm, &value["parameters"])
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        seen.push(name);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, idl.errors.keys().copied().collect::<Vec<_>>());
+}

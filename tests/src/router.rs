@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::netns::Netns;
-use crate::tidy::{Reaped, instance_files, spawn};
+use crate::tidy::{RUN_DIRECTORY, Reaped, instance_files, spawn};
 use crate::wait;
 
 /// Names the program to use, in place of the one that was built beside this one.
@@ -104,6 +104,11 @@ impl Router {
 
     pub fn process(&self) -> &Reaped {
         &self.process
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        PathBuf::from(RUN_DIRECTORY).join(format!("{}.sock", self.instance))
     }
 
     /// What the process has printed so far.

@@ -1,6 +1,7 @@
 //! End-to-end tests: `mplsxdp` in network namespaces, real frames in, exact frames out. `tests/README.md` lists them.
 //! A test that this machine cannot run is counted as ignored, with the reason; it never passes.
 
+mod control;
 mod lifecycle;
 mod neighbours;
 mod preflight;
@@ -25,6 +26,7 @@ fn main() -> Result<()> {
         switching::tests(),
         untouched::tests(),
         neighbours::tests(),
+        control::tests(),
         lifecycle::tests(),
         preflight::tests(),
     ];

@@ -286,7 +286,6 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
             let (stack, depth) = label_stack(tables, entry)?;
             let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + depth * LSE_LEN)?;
             let outer_ttl = match mode() {
-                TtlMode::Pipe if stack.ttl() != 0 => stack.ttl(),
                 TtlMode::Pipe => tables.settings().tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
             };

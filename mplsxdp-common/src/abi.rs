@@ -336,8 +336,8 @@ impl LabelStack {
         labels: [0; MAX_PUSH],
     };
 
-    /// `ttl` is the TTL of labels that are imposed on IP, `None` for what the TTL mode says. `None` where there are no labels, or more
-    /// than [`MAX_PUSH`].
+    /// `ttl` is the TTL of labels that are imposed on IP, `None` for what the TTL mode says. `None` where there are no labels,
+    /// or more than [`MAX_PUSH`].
     pub fn new(labels: &[Label], ttl: Option<core::num::NonZeroU8>) -> Option<Self> {
         if labels.is_empty() || labels.len() > MAX_PUSH {
             return None;

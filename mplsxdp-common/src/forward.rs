@@ -15,7 +15,8 @@ pub const MAX_LOCAL_POPS: usize = 4;
 /// A mask that holds every offset at which what is left may stand then.
 const MAX_LOCAL_OFFSET: usize = 63;
 const _: () = assert!(ETH_HLEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= MAX_LOCAL_OFFSET);
-/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is malformed.
+/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is
+/// malformed.
 pub const MAX_STACK_DEPTH: usize = 64;
 
 /// A frame, from the destination MAC on.

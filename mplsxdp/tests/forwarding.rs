@@ -258,7 +258,11 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_survived(world in random::world(), frame in prop::collection::vec(any::<u8>(), 0..200), ours in any::<bool>()) {
+    fn any_bytes_at_all_are_survived(
+        world in random::world(),
+        frame in prop::collection::vec(any::<u8>(), 0..200),
+        ours in any::<bool>(),
+    ) {
         let mut tables = MemoryTables::with_capacity(lab::CAPACITY);
         world.store(&mut tables);
         let mut frame = frame;

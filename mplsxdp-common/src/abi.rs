@@ -330,8 +330,16 @@ pub struct LabelStack {
 }
 
 impl LabelStack {
-    /// `ttl` is the TTL of the pushed labels, `None` for what the TTL mode says. `None` where there are no labels, or more
-    /// than [`MAX_PUSH`].
+    /// A slot that is not used.
+    pub const EMPTY: Self = Self {
+        depth: 0,
+        ttl: 0,
+        reserved: [0; 6],
+        labels: [0; MAX_PUSH],
+    };
+
+    /// `ttl` is the TTL of labels that are imposed on IP, `None` for what the TTL mode says. `None` where there are no labels,
+    /// or more than [`MAX_PUSH`].
     pub fn new(labels: &[Label], ttl: Option<core::num::NonZeroU8>) -> Option<Self> {
         if labels.is_empty() || labels.len() > MAX_PUSH {
             return None;

@@ -15,7 +15,8 @@ pub const MAX_LOCAL_POPS: usize = 4;
 /// A mask that holds every offset at which what is left may stand then.
 const MAX_LOCAL_OFFSET: usize = 63;
 const _: () = assert!(ETH_HLEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= MAX_LOCAL_OFFSET);
-/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is malformed.
+/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is
+/// malformed.
 pub const MAX_STACK_DEPTH: usize = 64;
 
 /// A frame, from the destination MAC on.
@@ -286,7 +287,6 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
             let (stack, depth) = label_stack(tables, entry)?;
             let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + depth * LSE_LEN)?;
             let outer_ttl = match mode() {
-                TtlMode::Pipe if stack.ttl() != 0 => stack.ttl(),
                 TtlMode::Pipe => tables.settings().tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
             };

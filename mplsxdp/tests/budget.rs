@@ -1,4 +1,4 @@
-//! What the data plane costs the kernel: verifier work for each variant of the program, and memory of the maps. Needs root.
+//! What the data plane costs the kernel: verifier work for each variant of the program, memory of the maps. Needs root.
 
 use aya::util::nr_cpus;
 use mplsxdp::dataplane::kernel::KernelTables;
@@ -6,9 +6,9 @@ use mplsxdp::dataplane::loader::{Loader, SHARED_MAPS, Sizes};
 use mplsxdp::dataplane::{TableMemory, Tables};
 use mplsxdp_common::abi::{DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, Settings, TtlMode, map};
 
-/// Instructions that the verifier may follow in one variant. The kernel gives up at a million. What it prunes differs from
-/// release to release and turns on small things in the compiler's output (25,000 and 42,000 were seen for nearly the same source),
-/// so that a margin of twenty is not much; and every port's program is verified anew when it is loaded.
+/// Instructions that the verifier may follow in one variant. The kernel gives up at a million. What it prunes differs
+/// from release to release and turns on small things in the compiler's output (25,000 and 42,000 were seen for nearly the
+/// same source), so that a margin of twenty is not much; and every port's program is verified anew when it is loaded.
 const VERIFIER_BUDGET: u32 = 50_000;
 
 /// The memory figures are for a machine of two CPUs.

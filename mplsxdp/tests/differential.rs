@@ -1,5 +1,6 @@
-//! The forwarding core on the host against its twin in the kernel: the real program, loaded as the controller loads it, gets
-//! every frame by BPF_PROG_TEST_RUN, with the same tables; verdict, every byte and every counter must agree. Needs root.
+//! The forwarding core on the host against its twin in the kernel: the real program, loaded as the controller loads it,
+//! gets every frame by BPF_PROG_TEST_RUN, with the same tables; verdict, every byte and every counter must agree. Needs
+//! root.
 //!
 //! `MPLSXDP_SEED` and `MPLSXDP_FRAMES` make another run of the random part, or a longer one.
 

@@ -6,7 +6,7 @@ use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::memory::{MemoryFrame, MemoryTables};
 use mplsxdp::lfib::Lfib;
 use mplsxdp::lfib::route::RouteKey;
-use mplsxdp_common::abi::{Counter, Op, Reason, Settings, TtlMode};
+use mplsxdp_common::abi::{Counter, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::forward::Verdict;
 use mplsxdp_common::wire::{ETH_HLEN, IPV4_HLEN, LSE_LEN, Label, Lse};
 use proptest::prelude::*;
@@ -155,22 +155,22 @@ fn labels_that_the_headroom_does_not_take_leave_the_frame_as_it_was() {
 
 #[test]
 fn an_entry_that_points_nowhere_forwards_nothing() {
-    use mplsxdp_common::abi::{IlmEntry, TtlPropagate};
     let mut lfib = lab_tables();
     core_port(&mut lfib);
-    let frame = Frame::parse("[16 64] ip").to_bytes();
     let unused_stack = IlmEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks - 1, 0, 0);
     let no_such_stack = IlmEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks, 0, 0);
     let unused_next_hop = IlmEntry::new(Op::Label, TtlPropagate::Default, 110, 9999, 0);
     let no_such_next_hop = IlmEntry::new(Op::Label, TtlPropagate::Default, 110, u16::MAX, 0);
-    for (entry, reason) in [
-        (unused_stack, Reason::NoRoute),
-        (no_such_stack, Reason::NoRoute),
-        (unused_next_hop, Reason::Unresolved),
-        (no_such_next_hop, Reason::Unresolved),
-        (IlmEntry::PASS, Reason::NoRoute),
-        (IlmEntry::from_bits(0xf), Reason::NoRoute),
+    for (entry, frame, reason) in [
+        (unused_stack, "[16 64] ip", Reason::NoRoute),
+        (no_such_stack, "[16 64] ip", Reason::NoRoute),
+        (unused_next_hop, "[16 64] ip", Reason::Unresolved),
+        (no_such_next_hop, "[16 64] ip", Reason::Unresolved),
+        // No route, so that nobody asks for the TTL.
+        (IlmEntry::PASS, "[16 1] ip", Reason::NoRoute),
+        (IlmEntry::from_bits(0xf), "[16 1] ip", Reason::NoRoute),
     ] {
+        let frame = Frame::parse(frame).to_bytes();
         lfib.tables_mut().store_ilm(Label::FIRST_ORDINARY, entry);
         let outcome = lab::run(lfib.tables(), uniform(), &frame);
         assert_eq!(
@@ -258,7 +258,11 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_survived(world in random::world(), frame in prop::collection::vec(any::<u8>(), 0..200), ours in any::<bool>()) {
+    fn any_bytes_at_all_are_survived(
+        world in random::world(),
+        frame in prop::collection::vec(any::<u8>(), 0..200),
+        ours in any::<bool>(),
+    ) {
         let mut tables = MemoryTables::with_capacity(lab::CAPACITY);
         world.store(&mut tables);
         let mut frame = frame;

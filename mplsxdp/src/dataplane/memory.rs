@@ -178,7 +178,8 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {
-        self.tables.stacks.get(&index)
+        // As for adjacencies.
+        (index < self.tables.capacity.stacks).then(|| self.tables.stacks.get(&index).unwrap_or(&LabelStack::EMPTY))
     }
 
     fn count(&self, slot: u32, bytes: usize) {

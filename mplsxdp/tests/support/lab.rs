@@ -170,7 +170,8 @@ pub fn install<T: Tables>(tables: T) -> Lfib<T> {
     lfib
 }
 
-/// The settings that a program can be frozen with: every TTL mode, with TC propagation and without. Each is at a port of its own.
+/// The settings that a program can be frozen with: every TTL mode, with TC propagation and without. Each is at a port of
+/// its own.
 pub fn settings() -> Vec<Settings> {
     let modes = [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux];
     let both = modes.into_iter().flat_map(|mode| [(mode, false), (mode, true)]);

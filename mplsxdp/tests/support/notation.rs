@@ -10,7 +10,7 @@
 //! | `to ADDRESS` | 198.51.100.1, 2001:db8:ff::1 | |
 //! | `udp PORT`, `proto N` | `udp 7` | destination port; a protocol without ports |
 //! | `options N` | 0 | 32-bit words of IPv4 options |
-//! | `hopopts` | | an IPv6 Hop-by-Hop Options header of 8 bytes |
+//! | `hopopts N` | 0 | 64-bit words of an IPv6 Hop-by-Hop Options header |
 //! | `fragment N` | 0 | IPv4 fragment offset field |
 //! | `size N` | 20 bytes of data | length of the IP packet |
 //! | `version N`, `ihl N`, `length N` | right | header fields that lie |
@@ -57,7 +57,7 @@ pub struct Packet {
     pub protocol: u8,
     pub port: u16,
     pub options: u8,
-    pub hop_options: bool,
+    pub hop_options: u8,
     pub fragment: u16,
     pub size: Option<usize>,
     pub version: Option<u8>,
@@ -75,7 +75,7 @@ impl Packet {
             protocol: IPPROTO_UDP,
             port: 7,
             options: 0,
-            hop_options: false,
+            hop_options: 0,
             fragment: 0,
             size: None,
             version: None,
@@ -147,10 +147,11 @@ impl Packet {
         header[7] = self.ttl;
         header[8..24].copy_from_slice(&Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).octets());
         header[24..40].copy_from_slice(&destination.octets());
-        if self.hop_options {
+        if let Some(more) = self.hop_options.checked_sub(1) {
             header[6] = IPPROTO_HOPOPTS;
-            // Router Alert for MPLS OAM (RFC 7506).
-            header.extend([self.protocol, 0, 5, 2, 0, 69, 1, 0]);
+            // Router Alert for MPLS OAM (RFC 7506), then Pad1.
+            header.extend([self.protocol, more, 5, 2, 0, 69, 0, 0]);
+            header.resize(header.len() + usize::from(more) * 8, 0);
         }
         header
     }
@@ -235,7 +236,7 @@ fn parse(text: &str) -> Result<Frame, String> {
             ("ip", payload) => *payload = Payload::Ip(Packet::v4()),
             ("ip6", payload) => *payload = Payload::Ip(Packet::v6()),
             ("hex", payload) => *payload = Payload::Bytes(hex(argument()?)?),
-            ("hopopts", Payload::Ip(packet)) => packet.hop_options = true,
+            ("hopopts", Payload::Ip(packet)) => packet.hop_options = number(argument()?)?,
             ("ttl", Payload::Ip(packet)) => packet.ttl = number(argument()?)?,
             ("tos", Payload::Ip(packet)) => packet.tos = number(argument()?)?,
             ("to", Payload::Ip(packet)) => packet.destination = value(argument()?)?,

@@ -228,7 +228,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         prop_oneof![3 => Just(IPPROTO_UDP), 1 => any::<u8>()],
         prop_oneof![1 => Just(LSP_PING_PORT), 1 => any::<u16>()],
         prop_oneof![3 => Just(0u8), 1 => 1u8..=10],
-        any::<bool>(),
+        prop_oneof![2 => Just(0u8), 2 => 1u8..4],
     );
     let fragment = prop_oneof![6 => Just(0x4000u16), 1 => any::<u16>()];
     let size = weighted(0.5, 40usize..180);

@@ -102,18 +102,9 @@ impl Router {
         &self.instance
     }
 
-    pub fn process(&self) -> &Reaped {
-        &self.process
-    }
-
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         PathBuf::from(RUN_DIRECTORY).join(format!("{}.sock", self.instance))
-    }
-
-    /// What the process has printed so far.
-    pub fn output(&self) -> String {
-        self.output.text()
     }
 
     /// A command of the CLI to this instance, arguments as a person types them. The error is what it said.

@@ -7,12 +7,12 @@
 //! [`outcome`] counts.
 
 mod answer;
-pub mod ask;
-pub mod hold;
+mod ask;
+mod hold;
 pub mod icmp;
-pub mod limit;
+mod limit;
 pub mod outcome;
-pub mod packet;
+mod packet;
 pub mod unknown;
 
 use std::convert::identity;
@@ -25,10 +25,11 @@ use mplsxdp_common::forward::{self, Tables as _, Verdict};
 use crate::dataplane::frame::MemoryFrame;
 use answer::Answerer;
 pub use answer::IcmpVia;
-use ask::{Answer, Received, ask_of_received};
+pub use ask::Received;
+use ask::{Answer, ask_of_received};
 use hold::{Held, Hold};
 use icmp::Error;
-use limit::Rate;
+pub use limit::Rate;
 use outcome::{Counters, Outcome};
 use unknown::UnknownLabels;
 

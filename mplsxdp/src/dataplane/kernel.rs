@@ -12,8 +12,9 @@ use aya::util::nr_cpus;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, Counter, IlmEntry, LabelStack, MAX_FTN, MAX_PORTS, META_MAGIC, PortWord, REASON_SLOTS,
-    Reason, map,
+    Reason, Settings, map,
 };
+use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -121,6 +122,11 @@ impl KernelTables {
             }),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// The tables as the program of a port with these settings sees them. Nothing is counted.
+    pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
+        AtPort { tables: self, settings }
     }
 
     fn clear(
@@ -251,6 +257,52 @@ impl Tables for KernelTables {
     }
 }
 
+/// [`KernelTables`] as one port's program sees them.
+#[derive(Clone, Copy)]
+pub struct AtPort<'a> {
+    tables: &'a KernelTables,
+    settings: Settings,
+}
+
+impl forward::Tables for AtPort<'_> {
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn port(&self) -> PortWord {
+        PortWord::from_bits(self.tables.ports.get(self.settings.port() as usize).unwrap_or(0))
+    }
+
+    fn ilm(&self, label: Label) -> IlmEntry {
+        IlmEntry::from_bits(self.tables.ilm.get(label.get() as usize).unwrap_or(0))
+    }
+
+    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
+        IlmEntry::from_bits(self.tables.ftn_v4.get(&Key::new(32, destination), 0).unwrap_or(0))
+    }
+
+    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
+        IlmEntry::from_bits(self.tables.ftn_v6.get(&Key::new(128, destination), 0).unwrap_or(0))
+    }
+
+    fn adjacency(&self, index: u16) -> Option<Adjacency> {
+        (u32::from(index) < self.tables.capacity.adjacencies).then(|| Tables::adjacency(self.tables, index))
+    }
+
+    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
+        self.tables
+            .stacks
+            .slice(index as usize * STACK_WORDS, STACK_WORDS)
+            .map(|words| {
+                // SAFETY: the words of one stack, aligned for more than it needs; any bits are a LabelStack. They are written only
+                // by `store_stack`, which borrows the tables mutably.
+                unsafe { words.cast().as_ref() }
+            })
+    }
+
+    fn count(&self, _slot: u32, _bytes: usize) {}
+}
+
 /// An mmapable BPF array of 64-bit words in this process.
 struct MappedWords {
     words: NonNull<AtomicU64>,
@@ -295,6 +347,17 @@ impl MappedWords {
 
     fn load(&self, index: usize) -> u64 {
         self.word(index).load(Ordering::Relaxed)
+    }
+
+    /// `None` beyond the end.
+    fn get(&self, index: usize) -> Option<u64> {
+        (index < self.len).then(|| self.load(index))
+    }
+
+    /// Where `count` words from `index` on are, `None` beyond the end.
+    fn slice(&self, index: usize, count: usize) -> Option<NonNull<AtomicU64>> {
+        // SAFETY: within the mapping.
+        (index + count <= self.len).then(|| unsafe { self.words.add(index) })
     }
 
     /// What was stored before is seen by who sees this.

@@ -4,7 +4,7 @@
 //! Values that are published by one store are 64-bit words ([`IlmEntry`], [`PortWord`], the two words of [`Adjacency`]):
 //! a reader sees the old word or the new one, never half of each.
 
-use crate::wire::{Label, Mac};
+use crate::wire::{ETH_HLEN, Label, Mac};
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
 pub const ABI_VERSION: u32 = 2;
@@ -25,6 +25,9 @@ pub mod map {
     pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const META: &str = "META";
+    /// The ring buffer that aya-log's records come through.
+    pub const LOG_RECORDS: &str = "AYA_LOGS";
+    pub const SCRATCH: &str = "SCRATCH";
 }
 
 /// Name of the XDP program in the object.
@@ -243,6 +246,17 @@ impl Adjacency {
         word_mac(self.words[0])
     }
 
+    /// The Ethernet header of a frame to this neighbour. Made of words as they lie in the map: three stores, where one for
+    /// each byte would be a fifth of the XDP program's work.
+    pub fn ethernet_header(self, ethertype: u16) -> [u8; ETH_HLEN] {
+        let mut header = [0; ETH_HLEN];
+        let [destination, source, ..] = self.words;
+        header[..8].copy_from_slice(&(destination & MAC_BITS | source << 48).to_le_bytes());
+        header[8..12].copy_from_slice(&((source >> 16) as u32).to_le_bytes());
+        header[12..].copy_from_slice(&ethertype.to_be_bytes());
+        header
+    }
+
     pub const fn port(self) -> u16 {
         word_rest(self.words[0])
     }
@@ -295,6 +309,9 @@ impl PortWord {
     }
 }
 
+/// The bytes of a word that a MAC address takes.
+const MAC_BITS: u64 = (1 << 48) - 1;
+
 const fn mac_word(mac: Mac, rest: u16) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
     let [low, high] = rest.to_le_bytes();
@@ -321,8 +338,16 @@ pub struct LabelStack {
 }
 
 impl LabelStack {
-    /// `ttl` is the TTL of the pushed labels, `None` for what the TTL mode says. `None` where there are no labels, or more
-    /// than [`MAX_PUSH`].
+    /// A slot that is not used.
+    pub const EMPTY: Self = Self {
+        depth: 0,
+        ttl: 0,
+        reserved: [0; 6],
+        labels: [0; MAX_PUSH],
+    };
+
+    /// `ttl` is the TTL of labels that are imposed on IP, `None` for what the TTL mode says. `None` where there are no labels,
+    /// or more than [`MAX_PUSH`].
     pub fn new(labels: &[Label], ttl: Option<core::num::NonZeroU8>) -> Option<Self> {
         if labels.is_empty() || labels.len() > MAX_PUSH {
             return None;

@@ -15,7 +15,8 @@ pub const MAX_LOCAL_POPS: usize = 4;
 /// A mask that holds every offset at which what is left may stand then.
 const MAX_LOCAL_OFFSET: usize = 63;
 const _: () = assert!(ETH_HLEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= MAX_LOCAL_OFFSET);
-/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is malformed.
+/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is
+/// malformed.
 pub const MAX_STACK_DEPTH: usize = 64;
 
 /// A frame, from the destination MAC on.
@@ -265,8 +266,8 @@ fn special_label(label: Label, bottom: bool) -> Reason {
 /// Swap, swap and push, or pop towards a next hop. The TTL has been found to be at least 2.
 #[inline(always)]
 fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEntry, top: Top) -> Checked<Verdict> {
-    let settings = tables.settings();
-    let mode = entry.ttl_propagate().mode(settings.ttl_mode());
+    // Only where it is asked for: a swap knows no modes.
+    let mode = || entry.ttl_propagate().mode(tables.settings().ttl_mode());
     let ttl = top.ttl - 1;
     let beneath = top.offset + LSE_LEN;
     if !top.lse.bottom() {
@@ -285,9 +286,8 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
             let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + depth * LSE_LEN)?;
-            let outer_ttl = match mode {
-                TtlMode::Pipe if stack.ttl() != 0 => stack.ttl(),
-                TtlMode::Pipe => settings.tunnel_ttl(),
+            let outer_ttl = match mode() {
+                TtlMode::Pipe => tables.settings().tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
             };
             move_head(frame, (beneath - ETH_HLEN) as i32 - (depth * LSE_LEN) as i32)?;
@@ -298,7 +298,7 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
         Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
             let mut ip = Ip::load(frame, beneath, None)?;
             let penultimate = entry.op() == Op::PenultimatePop;
-            ip.after_pop(frame, settings, mode, ttl, top.lse.tc(), penultimate)?;
+            ip.after_pop(frame, tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
             let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN))?;
             move_head(frame, (beneath - ETH_HLEN) as i32)?;
             egress.store(frame, ip.family.ethertype())?;
@@ -308,7 +308,7 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
         Op::Pop | Op::PenultimatePop => {
             let exposed = load_lse(frame, beneath)?;
             // RFC 3443 section 3.1: uniform hands the TTL down. RFC 3032 section 2.4.2 has it no other way for a pop.
-            let exposed = if mode == TtlMode::Uniform {
+            let exposed = if mode() == TtlMode::Uniform {
                 exposed.with_ttl(ttl)
             } else {
                 exposed
@@ -444,10 +444,7 @@ impl Egress {
     /// Writes the Ethernet header.
     #[inline(always)]
     fn store<F: Frame>(&self, frame: &mut F, ethertype: u16) -> Checked<()> {
-        let [d0, d1, d2, d3, d4, d5] = self.0.destination().0;
-        let [s0, s1, s2, s3, s4, s5] = self.0.source().0;
-        let [e0, e1] = ethertype.to_be_bytes();
-        store(frame, 0, [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, e0, e1])
+        store(frame, 0, self.0.ethernet_header(ethertype))
     }
 
     #[inline(always)]

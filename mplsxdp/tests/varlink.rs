@@ -174,6 +174,7 @@ fn status() -> Status {
         tunnel_ttl: 255,
         tc_propagate: false,
         links: 1,
+        labels: 1,
         label_routes: 1,
         prefix_routes: 1,
         next_hops: 1,
@@ -224,11 +225,15 @@ fn types() {
     );
     use RouteAction::{Local, PenultimatePop, Pop, Push, Swap};
     agree_on_enum(&mut seen, "RouteAction", &[Swap, Pop, PenultimatePop, Local, Push]);
-    use Resolution::{Failed, Incomplete, LinkDown, NoRoute, NotAPort, Resolved, Static};
+    use Resolution::{
+        Failed, Incomplete, LinkDown, Local as OwnAddress, NoArp, NoRoute, NoSuchDev, NotAPort, Resolved, Static,
+    };
     agree_on_enum(
         &mut seen,
         "Resolution",
-        &[Resolved, Static, Incomplete, Failed, NoRoute, LinkDown, NotAPort],
+        &[
+            Resolved, Static, Incomplete, Failed, NoRoute, LinkDown, NotAPort, NoArp, NoSuchDev, OwnAddress,
+        ],
     );
     seen.sort_unstable();
     assert_eq!(seen, definition().typedefs.keys().copied().collect::<Vec<_>>());

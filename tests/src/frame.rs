@@ -136,10 +136,6 @@ impl Parsed {
         })
     }
 
-    pub fn is_labelled(&self) -> bool {
-        self.ethertype == ETH_P_MPLS_UC
-    }
-
     /// The IP packet in the frame or beneath its labels, its header checked.
     pub fn ip(&self) -> Result<Ip> {
         match (self.payload.first().map(|byte| byte >> 4), self.ethertype) {

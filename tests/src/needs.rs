@@ -2,11 +2,15 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{End, Lab, link, rig};
+
+/// Names the Python interpreter to use.
+const PYTHON_VARIABLE: &str = "MPLSXDP_PYTHON";
 
 /// One thing that not every machine has.
 #[derive(Clone, Copy)]
@@ -15,6 +19,8 @@ pub enum Need {
     Lab,
     /// A program, and the Debian package that has it.
     Program(&'static str, &'static str),
+    /// A module of [`python`].
+    PythonModule(&'static str),
     /// A kernel of this version, for what the text says.
     Kernel(u32, u32, &'static str),
 }
@@ -40,6 +46,13 @@ impl Need {
                     .any(|directory| directory.join(program).exists());
                 (!found).then(|| format!("no {program}: install {package}"))
             }
+            Self::PythonModule(module) => match python().args(["-c", &format!("import {module}")]).output() {
+                Ok(output) if output.status.success() => None,
+                Ok(_) => Some(format!(
+                    "no Python module {module}; `cargo xtask test` installs it where it can"
+                )),
+                Err(error) => Some(format!("no Python: {error}")),
+            },
             Self::Kernel(major, minor, what) => match kernel() {
                 Ok(version) if version >= (major, minor) => None,
                 Ok((is, point)) => Some(format!(
@@ -49,6 +62,11 @@ impl Need {
             },
         }
     }
+}
+
+/// The interpreter for clients of the control socket: the one that xtask has given the modules to, else the system's.
+pub fn python() -> Command {
+    Command::new(env::var_os(PYTHON_VARIABLE).unwrap_or_else(|| "python3".into()))
 }
 
 fn try_lab() -> Result<()> {

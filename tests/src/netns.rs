@@ -100,16 +100,6 @@ impl Netns {
         let address = address.with_context(|| format!("{interface} has no MAC address"))?;
         address.parse().map_err(|error| anyhow!("{address}: {error}"))
     }
-
-    /// What `ip -s link` counts: packets received and sent.
-    pub fn packets(&self, interface: &str) -> Result<(u64, u64)> {
-        let count = |direction: &str| -> Result<u64> {
-            let path = format!("/sys/class/net/{interface}/statistics/{direction}_packets");
-            // sysfs shows the namespace that it was mounted in, which is that of `ip netns exec`.
-            Ok(self.run(&format!("cat {path}"))?.trim().parse()?)
-        };
-        Ok((count("rx")?, count("tx")?))
-    }
 }
 
 /// One end of a cable.

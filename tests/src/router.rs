@@ -4,8 +4,8 @@ use std::env;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::netns::Netns;
-use crate::tidy::{Reaped, instance_files, spawn};
+use crate::tidy::{RUN_DIRECTORY, Reaped, instance_files, spawn};
 use crate::wait;
 
 /// Names the program to use, in place of the one that was built beside this one.
@@ -83,7 +83,7 @@ impl Router {
         };
         wait::until("an answer on the control socket", START, || {
             if let Some(status) = router.process.child().try_wait()? {
-                bail!("mplsxdp ended ({status}): {}", router.output.text());
+                bail!("mplsxdp ended ({status}): {}", router.output.whole_text().trim());
             }
             // Another instance of the name may answer.
             let answer = router.json::<Status>("status");
@@ -102,13 +102,9 @@ impl Router {
         &self.instance
     }
 
-    pub fn process(&self) -> &Reaped {
-        &self.process
-    }
-
-    /// What the process has printed so far.
-    pub fn output(&self) -> String {
-        self.output.text()
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        PathBuf::from(RUN_DIRECTORY).join(format!("{}.sock", self.instance))
     }
 
     /// A command of the CLI to this instance, arguments as a person types them. The error is what it said.
@@ -184,7 +180,7 @@ impl Router {
     pub fn unload(self) -> Result<()> {
         let (netns, instance, output) = (self.netns.clone(), self.instance.clone(), self.output.clone());
         let status = self.stop(Signal::SIGTERM)?;
-        ensure!(status.success(), "mplsxdp ended with {status}: {}", output.text());
+        ensure!(status.success(), "mplsxdp ended with {status}: {}", output.whole_text());
         ensure_nothing_left(&netns, &instance)
     }
 }
@@ -200,24 +196,40 @@ pub fn ensure_nothing_left(netns: &Netns, instance: &str) -> Result<()> {
 
 /// What a process prints, collected while it runs.
 #[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
+struct Output {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// One for each pipe.
+    readers: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
 
 impl Output {
     fn collect(&self, pipe: Option<impl Read + Send + 'static>) {
         let Some(mut pipe) = pipe else { return };
-        let collected = Arc::clone(&self.0);
-        thread::spawn(move || {
+        let bytes = Arc::clone(&self.bytes);
+        let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-                collected
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .extend(&buffer[..length]);
+                lock(&bytes).extend(&buffer[..length]);
             }
         });
+        lock(&self.readers).push(reader);
     }
 
+    /// So far.
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&lock(&self.bytes)).into_owned()
     }
+
+    /// All of it, after the process has ended.
+    fn whole_text(&self) -> String {
+        for reader in lock(&self.readers).drain(..) {
+            // A reader that panicked has read what it has.
+            let _ = reader.join();
+        }
+        self.text()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,16 +1,13 @@
 //! A packet socket on one interface: sends exact frames, and receives what arrives there.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd as _;
-
 use mplsxdp_common::wire::Mac;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::frame::Parsed;
 use crate::netns::Netns;
 
 /// How long a frame that is expected may take: long for a frame, short for a person.
@@ -64,12 +61,6 @@ impl Tap {
             }
         }
         bail!("{what}: not seen on {} within {PATIENCE:?}", self.place)
-    }
-
-    /// The next labelled frame, taken apart.
-    pub fn receive_labelled(&self) -> Result<Parsed> {
-        let frame = self.receive("a labelled frame", |frame| frame.get(12..14) == Some(&[0x88, 0x47]))?;
-        Parsed::new(&frame)
     }
 
     /// Everything that has arrived, in order.

@@ -20,7 +20,7 @@ pub const PREFIX: &str = "mx-";
 /// Where `ip netns` keeps names.
 const NETNS_DIRECTORY: &str = "/run/netns";
 /// Where mplsxdp keeps sockets and pins.
-const RUN_DIRECTORY: &str = "/run/mplsxdp";
+pub const RUN_DIRECTORY: &str = "/run/mplsxdp";
 /// How long a process has to end by itself after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 

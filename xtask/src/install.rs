@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::run::{cargo, is_root, run_tool};
+use crate::run::{cargo, is_installed, is_root, run_tool};
 use crate::toolchain::{
     LINKER_VERSION, Missing, RUSTC_VERSION, SYSTEM_RUSTC, TARGET, Toolchain, version, work_directory,
 };
@@ -21,6 +21,10 @@ const TOOLS: [(&str, &str); 4] = [
 ];
 /// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];
+
+/// The client on PyPI that the control socket is tried with.
+const VARLINK: &str = "varlink";
+const VARLINK_VERSION: &str = "31.0.0";
 
 /// Installs what is missing.
 pub fn install() -> Result<Toolchain> {
@@ -64,6 +68,44 @@ pub fn clippy_directory(toolchain: &Toolchain) -> Result<PathBuf> {
         Some(directory) if clippy.exists() => Ok(directory.to_owned()),
         _ => bail!("{} is missing: install the clippy of this compiler", clippy.display()),
     }
+}
+
+/// A Python that has the varlink client which a test uses, in an environment of its own under the target directory. Where it
+/// cannot be had, as without a network, the test is skipped.
+pub fn python() -> Option<PathBuf> {
+    let own = env::current_exe().ok()?;
+    let environment = work_directory(&own).with_file_name("python");
+    let python = environment.join("bin/python");
+    if python.exists() && has_module(&python, VARLINK) {
+        return Some(python);
+    }
+    match install_python(&environment) {
+        Ok(()) => Some(python),
+        Err(error) => {
+            eprintln!("warning: no varlink client for Python: {error:#}");
+            None
+        }
+    }
+}
+
+fn install_python(environment: &Path) -> Result<()> {
+    if !(is_installed("python3") && has_module(Path::new("python3"), "ensurepip")) && has_apt() {
+        apt_update()?;
+        apt_install(&["python3-venv"])?;
+    }
+    let remedy = "install Python 3 with venv and pip";
+    run_tool(Command::new("python3").args(["-m", "venv"]).arg(environment), remedy)?;
+    let mut pip = Command::new(environment.join("bin/pip"));
+    let package = format!("{VARLINK}=={VARLINK_VERSION}");
+    run_tool(
+        pip.args(["install", "--quiet", "--disable-pip-version-check", &package]),
+        "is there a network?",
+    )
+}
+
+fn has_module(python: &Path, module: &str) -> bool {
+    let output = Command::new(python).args(["-c", &format!("import {module}")]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 fn install_compiler(missing: &Missing) -> Result<()> {
@@ -134,6 +176,8 @@ fn apt_install(packages: &[&str]) -> Result<()> {
 fn apt() -> Result<Command> {
     let mut command = if is_root()? {
         Command::new("env")
+    } else if !is_installed("sudo") {
+        bail!("installing packages needs root, and there is no sudo: run `cargo xtask install` as root first");
     } else {
         println!("Installing packages needs root: running apt-get through sudo.");
         let mut command = Command::new("sudo");
@@ -144,13 +188,4 @@ fn apt() -> Result<Command> {
         .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
         .stdin(Stdio::inherit());
     Ok(command)
-}
-
-fn is_installed(program: &str) -> bool {
-    let search = env::var_os("PATH").unwrap_or_default();
-    // Users other than root may lack the sbin directories.
-    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&search)
-        .chain(system)
-        .any(|directory| Path::new(&directory).join(program).exists())
 }

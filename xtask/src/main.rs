@@ -12,7 +12,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
-use crate::run::{Summary, artifacts, build_programs, cargo, root_command, run_tests, run_tool};
+use crate::run::{
+    Kind, PROGRAM_VARIABLE, PYTHON_VARIABLE, Summary, artifacts, build_programs, cargo, root_command, run_tests,
+    run_tool,
+};
 
 /// Builds, shows, tests and measures mplsxdp.
 #[derive(Parser)]
@@ -96,7 +99,7 @@ fn demo() -> Result<()> {
     let error = root_command(
         &demo,
         "The demo makes network namespaces and loads BPF programs",
-        &mplsxdp,
+        &[(PROGRAM_VARIABLE, &mplsxdp)],
     )?
     .exec();
     Err(error).with_context(|| format!("cannot run {}", demo.display()))
@@ -107,7 +110,7 @@ fn bench(arguments: &[OsString]) -> Result<()> {
     let mut command = root_command(
         &bench,
         "The bench makes network namespaces and loads BPF programs",
-        &mplsxdp,
+        &[(PROGRAM_VARIABLE, &mplsxdp)],
     )?;
     let error = command.args(arguments).exec();
     Err(error).with_context(|| format!("cannot run {}", bench.display()))
@@ -115,27 +118,31 @@ fn bench(arguments: &[OsString]) -> Result<()> {
 
 fn test(filters: &[String]) -> Result<()> {
     let [mplsxdp] = build_programs(["mplsxdp"], &[])?;
+    let python = install::python();
+    let mut own = vec![(PROGRAM_VARIABLE, mplsxdp.as_path())];
+    own.extend(python.as_deref().map(|python| (PYTHON_VARIABLE, python)));
     let mut command = cargo("test");
     command.arg("--no-run");
     let mut summary = Summary::default();
     for artifact in artifacts(command)? {
-        let mut command = if artifact.is_integration_test {
-            root_command(
-                &artifact.executable,
-                "These tests make network namespaces and load BPF programs",
-                &mplsxdp,
-            )?
-        } else {
-            std::process::Command::new(&artifact.executable)
+        let executable = &artifact.executable;
+        let (what, mut command) = match artifact.kind {
+            Kind::Program => continue,
+            Kind::UnitTests => ("unit tests", std::process::Command::new(executable)),
+            Kind::IntegrationTests => {
+                let reason = "These tests make network namespaces and load BPF programs";
+                ("tests", root_command(executable, reason, &own)?)
+            }
         };
-        println!("\n{} of {}", artifact.name, artifact.package_directory.display());
-        command.current_dir(&artifact.package_directory).args(filters);
-        summary += run_tests(command)?;
+        let directory = &artifact.package_directory;
+        let place = directory.strip_prefix(run::workspace()).unwrap_or(directory);
+        println!("\n{what} {} of {}", artifact.name, place.display());
+        summary += run_tests(command.current_dir(directory).args(filters))?;
     }
     println!("\nexamples in the documentation");
     let mut command = cargo("test");
     command.args(["--doc", "--"]).args(filters);
-    summary += run_tests(command)?;
+    summary += run_tests(&mut command)?;
 
     println!("\n{summary}");
     if summary.failed > 0 || summary.passed == 0 {

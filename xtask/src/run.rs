@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result, bail};
 
 /// The environment variable by which tests and demo find the `mplsxdp` program.
-const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
+pub const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
+/// That by which they find a Python with the modules that they need.
+pub const PYTHON_VARIABLE: &str = "MPLSXDP_PYTHON";
 
 /// The root of the source tree.
 pub fn workspace() -> &'static Path {
@@ -40,13 +42,19 @@ pub fn run_tool(command: &mut Command, remedy: &str) -> Result<()> {
     Ok(())
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Program,
+    UnitTests,
+    IntegrationTests,
+}
+
 /// Something that cargo built and that can be run.
 pub struct Artifact {
     pub name: String,
     pub package_directory: PathBuf,
     pub executable: PathBuf,
-    /// As opposed to unit tests and programs.
-    pub is_integration_test: bool,
+    pub kind: Kind,
 }
 
 /// Runs a cargo command that builds, and lists the programs.
@@ -69,7 +77,13 @@ pub fn artifacts(mut command: Command) -> Result<Vec<Artifact>> {
             name: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
             package_directory: Path::new(manifest).parent().unwrap_or(workspace()).to_owned(),
             executable: executable.into(),
-            is_integration_test: message["target"]["kind"][0] == "test",
+            kind: if message["profile"]["test"] != true {
+                Kind::Program
+            } else if message["target"]["kind"][0] == "test" {
+                Kind::IntegrationTests
+            } else {
+                Kind::UnitTests
+            },
         });
     }
     let status = child.wait()?;
@@ -97,17 +111,17 @@ pub fn build_programs<const N: usize>(names: [&str; N], options: &[&str]) -> Res
     Ok(paths)
 }
 
-/// A program of ours, as root: directly or through sudo, which the user is told the reason of. `mplsxdp` is for it to use.
-pub fn root_command(program: &Path, reason: &str, mplsxdp: &Path) -> Result<Command> {
-    let variables = [PROGRAM_VARIABLE, "PATH", "RUST_BACKTRACE"].map(|name| {
-        let value = if name == PROGRAM_VARIABLE {
-            Some(mplsxdp.into())
-        } else {
-            env::var_os(name)
-        };
-        (name, value.unwrap_or_default())
-    });
-    if is_root()? {
+/// A program of ours, as root: directly or through sudo, which the user is told the reason of. `own` variables name what it
+/// is to use.
+pub fn root_command(program: &Path, reason: &str, own: &[(&'static str, &Path)]) -> Result<Command> {
+    let inherited = ["PATH", "RUST_BACKTRACE"].map(|name| (name, env::var_os(name)));
+    let inherited = inherited.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let variables = own.iter().map(|&(name, path)| (name, path.into())).chain(inherited);
+    let is_root = is_root()?;
+    if is_root || !is_installed("sudo") {
+        if !is_root {
+            println!("{reason}, which needs root, and there is no sudo to become it by.");
+        }
         let mut command = Command::new(program);
         command.envs(variables);
         return Ok(command);
@@ -123,6 +137,15 @@ pub fn root_command(program: &Path, reason: &str, mplsxdp: &Path) -> Result<Comm
     }
     command.arg(program);
     Ok(command)
+}
+
+/// Whether a program is in PATH, or where users other than root may not look for it.
+pub fn is_installed(program: &str) -> bool {
+    let search = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&search)
+        .chain(system)
+        .any(|directory| directory.join(program).exists())
 }
 
 pub fn is_root() -> Result<bool> {
@@ -157,8 +180,8 @@ impl fmt::Display for Summary {
 
 /// Runs tests, shows their output, and sums up its `test result:` lines. A program that ends badly without counting a
 /// failure is one.
-pub fn run_tests(mut command: Command) -> Result<Summary> {
-    let line = shown(&command);
+pub fn run_tests(command: &mut Command) -> Result<Summary> {
+    let line = shown(command);
     // Ctrl-C is for the tests, which clean up: this program waits for them.
     let interrupted = Arc::new(AtomicBool::new(false));
     let handler = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))?;

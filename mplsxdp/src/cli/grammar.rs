@@ -214,13 +214,14 @@ impl<'a> Parser<'a> {
             (None, _) => None,
         };
         let ttl_propagate = ttl_propagate.map_or(TtlPropagate::Default, |(value, _)| value);
-        Route::new(key, action, next_hop, ttl_propagate).map_err(|InvalidRoute(reason)| {
-            let key_is_right = match key {
-                RouteKey::Label(label) => !label.is_special(),
-                RouteKey::Prefix(prefix) => prefix == prefix.trunc(),
-            };
+        Route::new(key, action.clone(), next_hop, ttl_propagate).map_err(|InvalidRoute(reason)| {
+            // What is wrong with any next hop is wrong with the key.
+            let harmless = (action != Action::Local).then_some(NextHop {
+                via: Via::Inet(Ipv4Addr::new(192, 0, 2, 1)),
+                dev: None,
+            });
             match via {
-                _ if !key_is_right => self.error(key_word, reason),
+                _ if Route::new(key, action, harmless, ttl_propagate).is_err() => self.error(key_word, reason),
                 Some((_, word)) => self.error(word, reason),
                 None => self.error_at_end(reason),
             }
@@ -736,6 +737,11 @@ mod tests {
                 "10.0.0.0/33 encap mpls 100",
                 "10.0.0.0/33",
                 "`10.0.0.0/33` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+            ),
+            (
+                "127.0.0.0/8 encap mpls 100 via inet 192.0.2.1",
+                "127.0.0.0/8",
+                "127.0.0.0/8 is never imposed: loopback, link-local and multicast addresses stay the kernel's",
             ),
             (
                 "10.0.0.0/8 encap ip 100",

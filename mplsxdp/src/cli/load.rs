@@ -10,10 +10,12 @@ use tracing_subscriber::EnvFilter;
 use super::args::{Global, LoadArgs};
 use super::{Failure, config_file};
 use crate::config::{Config, Options};
+use crate::controller::preflight;
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let config = config(args, global)?;
     log_to_stderr(config.verbose);
+    preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()))?;
     // A thread that existed already would stay in the old namespace.
     if let Some(name) = &config.netns {
         enter_netns(name)?;

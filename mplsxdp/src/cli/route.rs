@@ -23,7 +23,7 @@ Verbs:
   route del {LABEL|PREFIX}        or the whole route: deleted only if it is the one
   route show [LABEL|PREFIX]       all that there are; counters with -s
   route get {LABEL|PREFIX|ADDRESS}
-  route flush {all|LABEL|PREFIX}
+  route flush [all|LABEL|PREFIX]
   route save > FILE               all routes, one a line
   route restore < FILE            makes these all that there are, at once or not at all";
 
@@ -67,6 +67,9 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
     let (word, rest) = words
         .split_first()
         .map_or(("show", &[][..]), |(word, rest)| (word, rest));
+    if word == "help" {
+        return session.out.line(HELP);
+    }
     let Some(verb) = verb(word, VERBS) else {
         return Err(Failure::Usage(format!("`{word}` is not known here\n{HELP}")));
     };
@@ -103,17 +106,15 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
             delete(key, route, session.client()?)
         }
         Verb::Flush => match rest {
-            [] => Err(Failure::Usage(
-                "`route flush` needs to know what: `all`, a label or a prefix".into(),
-            )),
-            [all] if all == "all" => {
-                let changes = session.client()?.flush_routes(api_family(family))?;
-                report(changes, &mut session.out)
-            }
-            _ => {
+            [one] if one != "all" => {
                 let key = grammar::key(&line, family).map_err(in_line)?;
                 flush_one(key, session)
             }
+            [] | [_] => {
+                let changes = session.client()?.flush_routes(api_family(family))?;
+                report(changes, &mut session.out)
+            }
+            _ => Err(only("route flush [all|LABEL|PREFIX]")),
         },
         Verb::Save if !rest.is_empty() => Err(only("route save > FILE")),
         Verb::Restore if !rest.is_empty() => Err(only("route restore < FILE")),

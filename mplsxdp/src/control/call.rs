@@ -330,6 +330,8 @@ fn explain<'a, T: Deserialize<'a>>(text: &'a str, root: &str) -> (String, String
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn error(message: &str) -> String {
@@ -519,6 +521,28 @@ mod tests {
                 reason: "\"192.0.2.256\" is not an IPv4 address, as 192.0.2.1".into(),
             }))
         );
+    }
+
+    proptest! {
+        /// A good message with some bytes changed, cut short or doubled is a call or an error, never a panic.
+        #[test]
+        fn no_message_is_too_odd(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            length in any::<prop::sample::Index>(),
+        ) {
+            let mut message = br#"{"method":"io.mplsxdp.Stage","more":true,"parameters":{"routes":[{"label":100,"action":"swap",
+                "out":[110,120],"ttl_propagate":false,"via":{"family":"inet","address":"192.0.2.1"},"dev":"eth1"},
+                {"prefix":"10.0.0.0/8","out":[16],"ttl":5,"via":{"family":"link","address":"02:00:00:00:00:01"},"dev":"e"}]}}"#
+                .to_vec();
+            let whole = changes.is_empty();
+            for (at, byte) in changes {
+                let at = at.index(message.len());
+                message[at] = byte;
+            }
+            prop_assert!(read(&message, 0).1.is_ok() || !whole);
+            message.truncate(length.index(message.len()));
+            prop_assert!(read(&message, 0).1.is_err());
+        }
     }
 
     #[test]

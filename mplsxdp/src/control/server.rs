@@ -206,6 +206,8 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Li
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
+            // Who has gone makes room before the next is counted.
+            biased;
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,

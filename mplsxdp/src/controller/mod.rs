@@ -2,6 +2,7 @@
 //! come in; routes, next hops and ports change. What a change means is decided in the wings.
 
 mod ports;
+pub mod preflight;
 mod report;
 
 use std::collections::{BTreeSet, HashSet};
@@ -18,9 +19,9 @@ use tracing::{debug, error, info, warn};
 use crate::config::Config;
 use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request, RouteFilter};
 use crate::control::{Call, Instance, server};
+use crate::dataplane::TableError;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
-use crate::dataplane::{TableError, preflight};
 use crate::lfib::next_hops::NextHopChange;
 use crate::lfib::pass::Claim;
 use crate::lfib::route::{NextHop, Owner, Route, RouteKey};
@@ -41,7 +42,6 @@ const EVENT_BATCH: usize = 4096;
 
 /// Loads, serves until told to stop, and unloads.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    preflight::check_capabilities()?;
     let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

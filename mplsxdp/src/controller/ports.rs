@@ -7,12 +7,12 @@ use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings};
 use mplsxdp_common::wire::Mac;
 use tracing::{info, warn};
 
+use super::preflight;
 use crate::config::{Config, PortConfig, XdpMode};
 use crate::dataplane::Tables as _;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, attach};
-use crate::dataplane::preflight;
 use crate::lfib::Lfib;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;

@@ -3,10 +3,10 @@
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Reason, TtlMode, map};
 use tracing::warn;
 
-use super::{Controller, selects};
+use super::{Controller, preflight, selects};
 use crate::config::XdpMode;
 use crate::control::api;
-use crate::dataplane::{Tables as _, preflight};
+use crate::dataplane::Tables as _;
 use crate::lfib::Listed;
 use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{NextHop, RouteKey};

@@ -29,11 +29,9 @@ pub const SHARED_MAPS: &[&str] = &[
     map::ROUTE_COUNTERS,
     map::REASON_COUNTERS,
     map::META,
-    LOG_RECORDS,
+    map::SCRATCH,
+    map::LOG_RECORDS,
 ];
-
-/// The ring buffer that aya-log's records come through.
-const LOG_RECORDS: &str = "AYA_LOGS";
 
 /// The XDP program, as the build compiled it.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mplsxdp.o"));

@@ -103,12 +103,12 @@ impl Tables for MemoryTables {
             });
         }
         self.ftn_inserts_left -= 1;
-        self.ftn.insert(prefix, entry);
+        self.ftn.insert(prefix.trunc(), entry);
         Ok(())
     }
 
     fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError> {
-        self.ftn.remove(&prefix);
+        self.ftn.remove(&prefix.trunc());
         Ok(())
     }
 
@@ -182,7 +182,8 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {
-        self.tables.stacks.get(&index)
+        // As for adjacencies.
+        (index < self.tables.capacity.stacks).then(|| self.tables.stacks.get(&index).unwrap_or(&LabelStack::EMPTY))
     }
 
     fn count(&self, slot: u32, bytes: usize) {
@@ -205,11 +206,16 @@ impl MemoryFrame {
     pub const HEADROOM: usize = 256;
 
     pub fn new(frame: &[u8]) -> Self {
-        let mut buffer = vec![0; Self::HEADROOM];
+        Self::with_headroom(frame, Self::HEADROOM)
+    }
+
+    /// A frame of a driver that leaves less.
+    pub fn with_headroom(frame: &[u8], headroom: usize) -> Self {
+        let mut buffer = vec![0; headroom];
         buffer.extend_from_slice(frame);
         Self {
             buffer,
-            start: Self::HEADROOM,
+            start: headroom,
         }
     }
 

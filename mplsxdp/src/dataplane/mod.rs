@@ -5,7 +5,6 @@ pub mod kernel;
 pub mod loader;
 pub mod memory;
 pub mod port;
-pub mod preflight;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason};

@@ -35,7 +35,7 @@ use super::{
     RouteKind, XdpAttachment,
 };
 
-/// What the kernel may hold for us before it loses events: about as many as a full table of routes makes in a second.
+/// What the kernel may hold for us before it loses events: room for tens of thousands of them.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 
 /// Events under way to the controller.
@@ -274,7 +274,10 @@ async fn follow(first: Subscription, receive_buffer_bytes: usize, events: mpsc::
     let mut subscription = Ok(first);
     while !events.is_closed() {
         let lost = match subscription {
-            Ok(mut subscription) => subscription.run(&events).await,
+            Ok(mut subscription) => tokio::select! {
+                lost = subscription.run(&events) => lost,
+                () = events.closed() => return,
+            },
             Err(error) => Err(Stop::Socket(error)),
         };
         match lost {

@@ -133,9 +133,9 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
             "mplsxdp: `foo` is not a label: labels are 0 to 1048575\n  101 as foo via inet 192.0.2.1\n         ^^^\n",
         ),
         (
-            "route flush",
+            "route flush all 100",
             2,
-            "mplsxdp: `route flush` needs to know what: `all`, a label or a prefix\n",
+            "mplsxdp: `route flush` takes nothing more: `route flush [all|LABEL|PREFIX]`\n",
         ),
         (
             "-M route save",
@@ -243,7 +243,7 @@ fn json() {
     assert_eq!(json_of(&fake, "-j stats")["reasons"][0]["packets"], 1234);
     assert_eq!(json_of(&fake, "-j status")["pid"], 4711);
     assert_eq!(
-        json_of(&fake, "-j route flush all"),
+        json_of(&fake, "-j route flush"),
         json!({ "added": 0, "replaced": 0, "deleted": 2 })
     );
 }

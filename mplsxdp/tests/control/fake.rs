@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::ops::Bound;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -126,8 +127,8 @@ impl Kept {
                 counters,
             } => Ok(Reply::Routes(
                 self.routes
-                    .iter()
-                    .filter(|(key, _)| chosen(filter, **key) && after.is_none_or(|after| **key > after))
+                    .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
+                    .filter(|(key, _)| chosen(filter, **key))
                     .take(limit)
                     .map(|(_, route)| installed(route, counters))
                     .collect(),
@@ -212,6 +213,7 @@ impl Kept {
             tunnel_ttl: 255,
             tc_propagate: false,
             links: 1,
+            labels: 1 << 20,
             label_routes: self.routes.len() as u64,
             prefix_routes: 0,
             next_hops: 1,

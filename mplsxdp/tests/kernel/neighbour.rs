@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use mplsxdp::lfib::next_hops::NextHopId;
 use mplsxdp::lfib::route::{NextHop, Via};
 use mplsxdp::neighbour::netlink::Netlink;
-use mplsxdp::neighbour::resolver::{Action, HopState, NextHopId, Resolver};
+use mplsxdp::neighbour::resolver::{Action, HopState, Resolver};
 use mplsxdp::neighbour::routes::KernelRoutes;
 use mplsxdp::neighbour::{Event, Lookup};
 use mplsxdp_common::wire::Mac;

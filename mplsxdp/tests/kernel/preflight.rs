@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use mplsxdp::config::XdpMode;
-use mplsxdp::dataplane::preflight::{PreflightError, XdpFeatures, attach_error, check, check_attached, gather};
+use mplsxdp::controller::preflight::{PreflightError, XdpFeatures, attach_error, check, check_attached, gather};
 use mplsxdp::neighbour::AttachMode;
 use mplsxdp::neighbour::netlink::Netlink;
 

@@ -8,18 +8,23 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Status};
 use mplsxdp_tests::frame::{Entry, labelled};
+use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::{ensure_nothing_left, program};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link};
 use nix::sys::signal::Signal;
 
-use crate::test;
+use crate::{test, test_with};
 
 const PORTS: &str = "--iface eth1 --iface eth2";
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("lifecycle::sigterm_sigint_and_unload_leave_nothing", unload),
-        test("lifecycle::ports_are_attached_in_native_mode_by_bpf_link", attached),
+        test_with(
+            "lifecycle::ports_are_attached_in_native_mode_by_bpf_link",
+            Some(Need::Kernel(5, 9, "bpf_link for XDP")),
+            attached,
+        ),
         test("lifecycle::a_killed_one_is_replaced_by_the_next_load", kill),
         test("lifecycle::a_second_instance_of_the_name_is_refused", second),
         test("lifecycle::a_port_of_another_instance_is_refused", port_in_use),

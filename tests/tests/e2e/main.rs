@@ -1,6 +1,7 @@
 //! End-to-end tests: `mplsxdp` in network namespaces, real frames in, exact frames out. `tests/README.md` lists them.
 //! A test that this machine cannot run is counted as ignored, with the reason; it never passes.
 
+mod control;
 mod lifecycle;
 mod neighbours;
 mod preflight;
@@ -25,6 +26,7 @@ fn main() -> Result<()> {
         switching::tests(),
         untouched::tests(),
         neighbours::tests(),
+        control::tests(),
         lifecycle::tests(),
         preflight::tests(),
     ];
@@ -33,10 +35,8 @@ fn main() -> Result<()> {
 
 /// A test that needs a lab, and this.
 fn test_with(name: &str, need: Option<Need>, test: fn() -> Result<()>) -> Trial {
-    let shown = name.to_owned();
     Trial::ignorable_test(name, move || {
         if let Some(reason) = [Some(Need::Lab), need].into_iter().flatten().find_map(Need::missing) {
-            eprintln!("skipped {shown}: {reason}");
             return Ok(Completion::ignored_with(reason));
         }
         test()

@@ -46,42 +46,25 @@ impl XdpFeatures {
     }
 }
 
-/// The capabilities of this thread.
+/// The capabilities of this thread: CapEff of /proc/thread-self/status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Capabilities {
-    /// CapEff of /proc/thread-self/status.
-    pub effective: u64,
-    /// The last one that the kernel knows (/proc/sys/kernel/cap_last_cap).
-    pub last: u32,
-}
-
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_NET_RAW: u32 = 13;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_BPF: u32 = 39;
+pub struct Capabilities(pub u64);
 
 impl Capabilities {
-    fn has(self, capability: u32) -> bool {
-        self.effective & (1 << capability) != 0
-    }
+    const CAP_NET_ADMIN: Self = Self(1 << 12);
+    const CAP_NET_RAW: Self = Self(1 << 13);
+    /// For the bpffs and network namespaces; on kernels that know CAP_BPF it includes that.
+    const CAP_SYS_ADMIN: Self = Self(1 << 21);
 
     /// The names of those that are needed and not there.
     pub fn missing(self) -> Vec<&'static str> {
-        // CAP_SYS_ADMIN includes CAP_BPF, and stands for it on kernels that do not know that one (before Linux 5.8).
-        let bpf = match self.last >= CAP_BPF {
-            true => (self.has(CAP_BPF) || self.has(CAP_SYS_ADMIN), "CAP_BPF"),
-            false => (self.has(CAP_SYS_ADMIN), "CAP_SYS_ADMIN"),
-        };
         let needed = [
-            bpf,
-            (self.has(CAP_NET_ADMIN), "CAP_NET_ADMIN"),
-            (self.has(CAP_NET_RAW), "CAP_NET_RAW"),
+            (Self::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
+            (Self::CAP_NET_RAW, "CAP_NET_RAW"),
+            (Self::CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
         ];
-        needed
-            .into_iter()
-            .filter(|(there, _)| !there)
-            .map(|(_, name)| name)
-            .collect()
+        let missing = needed.into_iter().filter(|(capability, _)| self.0 & capability.0 == 0);
+        missing.map(|(_, name)| name).collect()
     }
 }
 
@@ -410,10 +393,7 @@ mod tests {
             available: Vec::new(),
             features: Some(ALL),
             driver: Some("ixgbe".into()),
-            capabilities: Capabilities {
-                effective: u64::MAX,
-                last: 40,
-            },
+            capabilities: Capabilities(!0),
             page_size_bytes: 4096,
         }
     }
@@ -463,28 +443,17 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        let missing = |effective, last| {
-            let facts = Facts {
-                capabilities: Capabilities { effective, last },
-                ..nic()
-            };
-            refused(&facts, XdpMode::Native)
-        };
+        let missing = |capabilities| refused(&Facts { capabilities, ..nic() }, XdpMode::Native);
         assert_eq!(
-            missing(0, 40),
-            "this process lacks CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW: run it as root, or \
-             `setcap cap_bpf,cap_net_admin,cap_net_raw+ep` its file"
+            missing(Capabilities(0)),
+            "this process lacks CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN: run it as root, or \
+             `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` its file"
         );
         assert_eq!(
-            missing(1 << CAP_BPF | 1 << CAP_NET_ADMIN, 40),
+            missing(Capabilities(!(1 << 13))),
             "this process lacks CAP_NET_RAW: run it as root, or `setcap cap_net_raw+ep` its file"
         );
-        assert!(missing(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW, 40).starts_with("this process lacks CAP_BPF: "));
-        assert!(missing(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW, 37).starts_with("this process lacks CAP_SYS_ADMIN: "));
-        for last in [37, 40] {
-            let effective = 1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW;
-            assert_eq!(Capabilities { effective, last }.missing(), Vec::<&str>::new());
-        }
+        assert_eq!(Capabilities(1 << 12 | 1 << 13 | 1 << 21).missing(), Vec::<&str>::new());
     }
 
     #[test]

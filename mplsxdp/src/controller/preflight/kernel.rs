@@ -51,11 +51,9 @@ pub fn capabilities() -> io::Result<Capabilities> {
     let status = std::fs::read_to_string("/proc/thread-self/status")?;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
-    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
-    match (effective, last.trim().parse()) {
-        (Some(effective), Ok(last)) => Ok(Capabilities { effective, last }),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+    effective
+        .map(Capabilities)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 pub fn page_size_bytes() -> u32 {

@@ -1,0 +1,82 @@
+//! What the data plane costs the kernel: verifier work for each variant of the program, memory of the maps. Needs root.
+
+use aya::util::nr_cpus;
+use mplsxdp::dataplane::kernel::KernelTables;
+use mplsxdp::dataplane::loader::{Loader, SHARED_MAPS, Sizes};
+use mplsxdp::dataplane::{TableMemory, Tables};
+use mplsxdp_common::abi::{DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, Settings, TtlMode, map};
+
+/// Instructions that the verifier may follow in one variant. The kernel gives up at a million. What it prunes differs
+/// from release to release and turns on small things in the compiler's output (25,000 and 42,000 were seen for nearly the
+/// same source), so that a margin of twenty is not much; and every port's program is verified anew when it is loaded.
+const VERIFIER_BUDGET: u32 = 50_000;
+
+/// The memory figures are for a machine of two CPUs.
+const CPUS: u64 = 2;
+const MIB: u64 = 1 << 20;
+
+const DEFAULT: Sizes = Sizes {
+    labels: MAX_LABELS,
+    stacks: DEFAULT_STACKS,
+    counter_slots: DEFAULT_COUNTER_SLOTS,
+};
+
+fn loader(sizes: Sizes) -> Loader {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test loads the XDP program into the kernel: run it as root, as `cargo xtask test` does"
+    );
+    Loader::new(sizes).unwrap()
+}
+
+#[test]
+fn the_verifier_follows_no_more_instructions_than_the_budget() {
+    let loader = loader(DEFAULT);
+    for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
+        for (tc_propagate, log) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut program = loader.program(Settings::new(0, mode, 255, tc_propagate, log)).unwrap();
+            let info = program.xdp().unwrap().info().unwrap();
+            let count = info
+                .verified_instruction_count()
+                .expect("a kernel of 5.16 or later tells");
+            println!("{mode:?}, TC propagation {tc_propagate}, log {log}: {count} instructions");
+            assert!(
+                count <= VERIFIER_BUDGET,
+                "{count} instructions, at most {VERIFIER_BUDGET}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_maps_take_no_more_memory_than_they_may() {
+    let all_counted = Sizes {
+        counter_slots: MAX_LABELS,
+        ..DEFAULT
+    };
+    for (sizes, most) in [(DEFAULT, 16 * MIB), (all_counted, 64 * MIB)] {
+        let tables = KernelTables::open(loader(sizes).pins()).unwrap();
+        let memory = tables.memory().unwrap();
+        assert_eq!(memory.iter().map(|table| table.name).collect::<Vec<_>>(), SHARED_MAPS);
+        let bytes: Vec<u64> = memory.iter().map(bytes_on_two_cpus).collect();
+        for (table, bytes) in memory.iter().zip(&bytes) {
+            println!("{:16} {:8} entries {bytes:9} bytes", table.name, table.entries);
+        }
+        let total: u64 = bytes.iter().sum();
+        println!("{total} bytes of {most}, {} counter slots\n", sizes.counter_slots);
+        assert!(total <= most, "{total} bytes, at most {most}");
+    }
+}
+
+/// Of a per-CPU map, the part that two CPUs need.
+fn bytes_on_two_cpus(table: &TableMemory) -> u64 {
+    match table.name {
+        map::ROUTE_COUNTERS | map::REASON_COUNTERS | map::SCRATCH => {
+            let possible = nr_cpus().unwrap() as u64;
+            // The map itself is a pointer for each entry, whatever the number of CPUs.
+            let pointers = u64::from(table.entries) * 8;
+            pointers + (table.bytes - pointers) * CPUS / possible
+        }
+        _ => table.bytes,
+    }
+}

@@ -1,0 +1,299 @@
+//! The forwarding core on the host: what is written in `fixtures.txt`, and what holds for every frame.
+
+mod support;
+
+use mplsxdp::dataplane::Tables;
+use mplsxdp::dataplane::memory::{MemoryFrame, MemoryTables};
+use mplsxdp::lfib::Lfib;
+use mplsxdp::lfib::route::RouteKey;
+use mplsxdp_common::abi::{Counter, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::forward::Verdict;
+use mplsxdp_common::wire::{ETH_HLEN, IPV4_HLEN, LSE_LEN, Label, Lse};
+use proptest::prelude::*;
+use proptest::sample::select;
+use support::lab::Outcome;
+use support::notation::{Anatomy, Frame, anatomy, ones_complement_sum, show};
+use support::{fixtures, lab, random};
+
+/// The tables of the fixtures.
+fn lab_tables() -> Lfib<MemoryTables> {
+    lab::install(MemoryTables::with_capacity(lab::CAPACITY))
+}
+
+fn uniform() -> Settings {
+    lab::settings()[0]
+}
+
+fn core_port(lfib: &mut Lfib<MemoryTables>) {
+    for settings in lab::settings() {
+        lfib.tables_mut()
+            .store_port(settings.port() as u16, lab::port_word("core"));
+    }
+}
+
+#[test]
+fn every_fixture_comes_out_as_written() {
+    let mut lfib = lab_tables();
+    let mut wrong = Vec::new();
+    let mut runs = 0;
+    for fixture in fixtures::fixtures() {
+        assert!(!fixture.settings.is_empty(), "never run: {}", fixture.name);
+        for &settings in &fixture.settings {
+            lfib.tables_mut().store_port(settings.port() as u16, fixture.port);
+            let outcome = lab::run(lfib.tables(), settings, &fixture.frame);
+            runs += 1;
+            if (outcome.verdict, &outcome.frame) != (fixture.verdict, &fixture.output) {
+                wrong.push(format!(
+                    "{}\n  {:?}, TC propagation {}\n in   {}\n want {:?} {}\n got  {:?} {}",
+                    fixture.name,
+                    settings.ttl_mode(),
+                    settings.tc_propagate(),
+                    show(&fixture.frame),
+                    fixture.verdict,
+                    show(&fixture.output),
+                    outcome.verdict,
+                    show(&outcome.frame)
+                ));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong of {runs}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn every_fixture_keeps_the_laws_wherever_it_is_cut_off() {
+    let mut lfib = lab_tables();
+    for fixture in fixtures::fixtures() {
+        for &settings in &fixture.settings {
+            lfib.tables_mut().store_port(settings.port() as u16, fixture.port);
+            for length in 0..fixture.frame.len() {
+                let frame = &fixture.frame[..length];
+                let outcome = lab::run(lfib.tables(), settings, frame);
+                if let Err(law) = laws(lfib.tables(), frame, &outcome) {
+                    panic!("{}\n  cut to {length}: {law}", fixture.name);
+                }
+                if length < ETH_HLEN {
+                    assert_eq!(outcome.verdict, Verdict::Pass, "{} cut to {length}", fixture.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_route_counts_frames_as_they_were_received() {
+    let mut lfib = lab_tables();
+    core_port(&mut lfib);
+    let slot = |key: RouteKey| lfib.get(key).unwrap().counter_slot;
+    let label = |value: u32| slot(RouteKey::Label(Label::new(value).unwrap()));
+    let prefix = |text: &str| slot(RouteKey::Prefix(text.parse().unwrap()));
+    let cases = [
+        ("[100 64] ip trailer 3", vec![label(100)]),
+        ("[122 64] ip", vec![label(122)]),
+        ("[140 64] ip", vec![label(140)]),
+        ("[150 64] [17 3] ip", vec![label(150)]),
+        // A local pop counts for its own label, what comes after it for itself.
+        ("[160 64] ip", vec![label(160)]),
+        ("[160 64] [161 9] [100 9] ip", vec![label(160), label(161), label(100)]),
+        ("[160 64] ip to 10.2.0.1", vec![label(160), prefix("10.2.0.0/16")]),
+        ("[160 64] [500 9] ip", vec![label(160)]),
+        ("ip to 10.2.0.1", vec![prefix("10.2.0.0/16")]),
+        ("ip6 to 2001:db8:1::1", vec![prefix("2001:db8:1::/48")]),
+        // Explicit nulls and entropy labels have no route; what is not forwarded is the reason's.
+        ("[0 64] ip", vec![]),
+        ("[7 64] [100 0] ip", vec![]),
+        ("[100 1] ip", vec![]),
+        ("[180 64] ip", vec![]),
+        ("[170 64] ip size 200", vec![]),
+        ("ip to 10.1.9.1", vec![]),
+    ];
+    for (text, slots) in cases {
+        let frame = Frame::parse(text).to_bytes();
+        let bytes = frame.len() as u64;
+        let counted = lab::run(lfib.tables(), uniform(), &frame).counted;
+        let expected = slots.into_iter().map(|slot| (slot, Counter { packets: 1, bytes }));
+        assert_eq!(counted, expected.collect(), "{text}");
+    }
+}
+
+#[test]
+fn labels_that_the_headroom_does_not_take_leave_the_frame_as_it_was() {
+    let mut lfib = lab_tables();
+    core_port(&mut lfib);
+    for depth in 2..=8 {
+        let cases = [
+            (format!("[{} 64] ip", 120 + depth), (depth - 1) * LSE_LEN),
+            (format!("ip to 10.{depth}.0.1"), depth * LSE_LEN),
+        ];
+        for (text, needed) in cases {
+            let frame = Frame::parse(&text).to_bytes();
+            for headroom in [0, needed - 1, needed] {
+                let buffer = MemoryFrame::with_headroom(&frame, headroom);
+                let outcome = lab::run_in(lfib.tables(), uniform(), buffer);
+                if headroom < needed {
+                    let expected = (Verdict::Exception(Reason::NoHeadroom), frame.clone());
+                    assert_eq!(
+                        (outcome.verdict, outcome.frame),
+                        expected,
+                        "{text}, headroom {headroom}"
+                    );
+                } else {
+                    assert!(
+                        matches!(outcome.verdict, Verdict::Forward { .. }),
+                        "{text}, headroom {headroom}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_entry_that_points_nowhere_forwards_nothing() {
+    let mut lfib = lab_tables();
+    core_port(&mut lfib);
+    let unused_stack = IlmEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks - 1, 0, 0);
+    let no_such_stack = IlmEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks, 0, 0);
+    let unused_next_hop = IlmEntry::new(Op::Label, TtlPropagate::Default, 110, 9999, 0);
+    let no_such_next_hop = IlmEntry::new(Op::Label, TtlPropagate::Default, 110, u16::MAX, 0);
+    for (entry, frame, reason) in [
+        (unused_stack, "[16 64] ip", Reason::NoRoute),
+        (no_such_stack, "[16 64] ip", Reason::NoRoute),
+        (unused_next_hop, "[16 64] ip", Reason::Unresolved),
+        (no_such_next_hop, "[16 64] ip", Reason::Unresolved),
+        // No route, so that nobody asks for the TTL.
+        (IlmEntry::PASS, "[16 1] ip", Reason::NoRoute),
+        (IlmEntry::from_bits(0xf), "[16 1] ip", Reason::NoRoute),
+    ] {
+        let frame = Frame::parse(frame).to_bytes();
+        lfib.tables_mut().store_ilm(Label::FIRST_ORDINARY, entry);
+        let outcome = lab::run(lfib.tables(), uniform(), &frame);
+        assert_eq!(
+            (outcome.verdict, &outcome.frame),
+            (Verdict::Exception(reason), &frame),
+            "{entry:?}"
+        );
+    }
+}
+
+/// What holds for every frame, whatever the tables. The error says what does not.
+fn laws(tables: &MemoryTables, frame: &[u8], outcome: &Outcome) -> Result<(), String> {
+    let broken = |law: &str| {
+        let got = show(&outcome.frame);
+        Err(format!("{law}\n in  {}\n out {:?} {got}", show(frame), outcome.verdict))
+    };
+    let untouched = outcome.frame == frame;
+    match outcome.verdict {
+        Verdict::Exception(_) if !untouched => return broken("an exception leaves the frame as it arrived"),
+        Verdict::Exception(_) => return Ok(()),
+        Verdict::Pass if untouched => return Ok(()),
+        Verdict::Pass if outcome.frame.get(..12) != frame.get(..12) => {
+            return broken("what is left to the kernel keeps its MAC addresses");
+        }
+        Verdict::Pass | Verdict::Forward { .. } => {}
+    }
+    let (received, sent) = (anatomy(frame), anatomy(&outcome.frame));
+    if !only_ttl_and_tos_differ(received.payload, sent.payload) {
+        return broken("of a payload only the TTL, the precedence and the checksum change");
+    }
+    if has_checksum(received.payload) && !has_checksum(sent.payload) {
+        return broken("an IPv4 checksum that was right is right");
+    }
+    if let (Some(top), Some(out)) = (received.stack.first(), sent.stack.first())
+        && tables
+            .ilm
+            .get(&top.label())
+            .is_some_and(|entry| entry.op() == Op::Label)
+        && !top.label().is_special()
+    {
+        let swapped = Lse::new(out.label(), top.tc(), top.bottom(), top.ttl().wrapping_sub(1));
+        if *out != swapped || top.ttl() < 2 || received.stack[1..] != sent.stack[1..] {
+            return broken("a swap takes 1 off a TTL of 2 or more and keeps TC, S and what is beneath");
+        }
+    }
+    Ok(())
+}
+
+fn only_ttl_and_tos_differ(received: &[u8], sent: &[u8]) -> bool {
+    let may_differ: &[usize] = match received.first().map(|byte| byte >> 4) {
+        Some(4) => &[1, 8, 10, 11],
+        Some(6) => &[0, 7],
+        _ => &[],
+    };
+    let mut pairs = received.iter().zip(sent).enumerate();
+    received.len() == sent.len() && pairs.all(|(index, (a, b))| a == b || may_differ.contains(&index))
+}
+
+/// Whether this is an IPv4 header with a checksum that is right.
+fn has_checksum(packet: &[u8]) -> bool {
+    let length = packet.first().map_or(0, |byte| usize::from(byte & 0xf) * 4);
+    packet.first().is_some_and(|byte| byte >> 4 == 4)
+        && length >= IPV4_HLEN
+        && packet
+            .get(..length)
+            .is_some_and(|header| ones_complement_sum(header) == 0xffff)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn the_laws_hold_for_every_frame_and_table(
+        world in random::world(),
+        frames in prop::collection::vec((random::settings(), random::frame(), 0usize..64), 50),
+    ) {
+        let mut tables = MemoryTables::with_capacity(lab::CAPACITY);
+        world.store(&mut tables);
+        for (settings, frame, headroom) in frames {
+            let outcome = lab::run_in(&tables, settings, MemoryFrame::with_headroom(&frame, headroom));
+            prop_assert_eq!(laws(&tables, &frame, &outcome), Ok(()));
+            let again = lab::run_in(&tables, settings, MemoryFrame::with_headroom(&frame, headroom));
+            prop_assert_eq!(outcome, again, "the same frame is treated the same way");
+        }
+    }
+
+    #[test]
+    fn any_bytes_at_all_are_survived(
+        world in random::world(),
+        frame in prop::collection::vec(any::<u8>(), 0..200),
+        ours in any::<bool>(),
+    ) {
+        let mut tables = MemoryTables::with_capacity(lab::CAPACITY);
+        world.store(&mut tables);
+        let mut frame = frame;
+        if ours && let Some(start) = frame.first_chunk_mut() {
+            *start = Frame::parse("[16 64]").to_bytes()[..ETH_HLEN].try_into().unwrap_or([0; ETH_HLEN]);
+        }
+        for settings in lab::settings() {
+            prop_assert_eq!(laws(&tables, &frame, &lab::run(&tables, settings, &frame)), Ok(()));
+        }
+    }
+
+    /// RFC 3032 section 2.4: were there a loop, every turn would bring the frame closer to its end.
+    #[test]
+    fn in_uniform_mode_no_ttl_leaves_as_large_as_the_label_came(
+        label in select(vec![100u32, 122, 128, 130, 140, 150, 160, 161]),
+        beneath in prop::collection::vec((select(vec![100u32, 122, 140, 150, 160]), any::<u8>()), 0..5),
+        ttl in any::<u8>(),
+        packet_ttl in any::<u8>(),
+    ) {
+        let mut lfib = lab_tables();
+        core_port(&mut lfib);
+        let entries: Vec<String> = beneath.iter().map(|(label, ttl)| format!("[{label} {ttl}]")).collect();
+        let frame = Frame::parse(&format!("[{label} {ttl}] {} ip ttl {packet_ttl}", entries.join(" "))).to_bytes();
+        let outcome = lab::run(lfib.tables(), uniform(), &frame);
+        prop_assert_eq!(uniform().ttl_mode(), TtlMode::Uniform);
+        if !matches!(outcome.verdict, Verdict::Exception(_)) {
+            let Anatomy { stack, payload } = anatomy(&outcome.frame);
+            let left = stack.first().map_or(payload[8], |lse| lse.ttl());
+            prop_assert!((1..ttl).contains(&left), "{} left with {}", show(&frame), show(&outcome.frame));
+        } else if ttl > 20 && beneath.len() < 4 {
+            prop_assert!(false, "{} should leave, {:?}", show(&frame), outcome.verdict);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `docs/map-abi.md` says what the code does: every map, number and size in its tables is compared.
+
+use mplsxdp::dataplane::loader::SHARED_MAPS;
+use mplsxdp_common::abi::{
+    ABI_VERSION, Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack,
+    MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, META_MAGIC, Meta, Op, PortWord, REASON_SLOTS, Reason, Settings,
+    TtlMode, TtlPropagate, map,
+};
+use mplsxdp_common::wire::Mac;
+
+const DOCUMENT: &str = include_str!("../../docs/map-abi.md");
+
+/// The rows of all tables, as cells.
+fn rows() -> Vec<Vec<&'static str>> {
+    let lines = DOCUMENT
+        .lines()
+        .filter(|line| line.starts_with('|') && !line.starts_with("|-"));
+    lines
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
+}
+
+#[test]
+fn every_map_is_there_with_its_sizes() {
+    let value = |text: &str, size: usize| format!("[{text}](#{}), {size} bytes", text.replace(' ', "-"));
+    let entry = value("route entry", size_of::<IlmEntry>());
+    let counter = value("counter", size_of::<Counter>());
+    let at_most = format!("at most {MAX_FTN}");
+    let or = |default: u32, option: &str| format!("{default}, or `{option}`");
+    let trie = |size: usize| format!("prefix length u32, address {size} bytes");
+    let expected = [
+        (map::ILM, "label, u32".into(), entry.clone(), or(MAX_LABELS, "--labels")),
+        (
+            map::ADJACENCIES,
+            "next-hop index, u32".into(),
+            value("adjacency", size_of::<Adjacency>()),
+            MAX_ADJACENCIES.to_string(),
+        ),
+        (
+            map::STACKS,
+            "stack index, u32".into(),
+            value("label stack", size_of::<LabelStack>()),
+            or(DEFAULT_STACKS, "--stacks"),
+        ),
+        (map::FTN_V4, trie(size_of::<FtnKeyV4>()), entry.clone(), at_most.clone()),
+        (map::FTN_V6, trie(size_of::<FtnKeyV6>()), entry, at_most),
+        (
+            map::PORTS,
+            "port number, u32".into(),
+            value("port word", size_of::<PortWord>()),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::TX_PORTS,
+            "port number, u32".into(),
+            "interface index, u32".into(),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::ROUTE_COUNTERS,
+            "counter slot, u32".into(),
+            counter.clone(),
+            or(DEFAULT_COUNTER_SLOTS, "--counter-slots"),
+        ),
+        (
+            map::REASON_COUNTERS,
+            format!("port number x {REASON_SLOTS} + reason, u32"),
+            counter,
+            (MAX_PORTS * REASON_SLOTS).to_string(),
+        ),
+        (map::META, "0".into(), value("meta", size_of::<Meta>()), "1".into()),
+        (map::SCRATCH, "0".into(), "u64, meaningless".into(), "1".into()),
+        (
+            map::LOG_RECORDS,
+            "".into(),
+            "aya-log's records".into(),
+            "131072 bytes".into(),
+        ),
+    ];
+    assert_eq!(expected.each_ref().map(|(name, ..)| *name).as_slice(), SHARED_MAPS);
+    let rows: Vec<_> = rows().into_iter().filter(|row| row.len() == 6).skip(1).collect();
+    let documented: Vec<_> = rows
+        .iter()
+        .map(|row| (row[0].trim_matches('`'), row[3], row[4], row[5]))
+        .collect();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(name, key, value, size)| (*name, &key[..], &value[..], &size[..]))
+        .collect();
+    assert_eq!(documented, expected);
+}
+
+#[test]
+fn every_reason_is_there_with_its_number() {
+    let expected: Vec<String> = Reason::ALL
+        .iter()
+        .map(|&reason| {
+            let (number, name) = (reason as u8, reason.name());
+            format!(
+                "| {number} | `{name}` | {} | {} |",
+                reason.description(),
+                reason.source()
+            )
+        })
+        .collect();
+    let table = DOCUMENT
+        .lines()
+        .skip_while(|line| !line.starts_with("| number | name "))
+        .skip(2);
+    let documented: Vec<&str> = table.take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(documented, expected, "\nas they should be:\n{}\n", expected.join("\n"));
+}
+
+#[test]
+fn numbers_bits_and_bytes_are_those_of_the_code() {
+    let has = |line: String| {
+        assert!(
+            DOCUMENT.lines().any(|other| other.starts_with(&line)),
+            "no line `{line}`"
+        )
+    };
+    has(format!("ABI version: {ABI_VERSION}"));
+    has(format!("| 0-3 | {META_MAGIC:#x}, \"MPLS\" |"));
+    let ops = [
+        Op::None,
+        Op::Label,
+        Op::Stack,
+        Op::Pop,
+        Op::PenultimatePop,
+        Op::Local,
+        Op::Pass,
+    ];
+    let names = ["none", "label", "stack", "pop", "penultimate pop", "local", "pass"];
+    for (op, name) in ops.into_iter().zip(names) {
+        has(format!("| {} {name} |", op as u8));
+    }
+    let (uniform, pipe, linux) = (TtlMode::Uniform as u8, TtlMode::Pipe as u8, TtlMode::Linux as u8);
+    has(format!(
+        "| 32-39 | TTL mode: {uniform} uniform, {pipe} pipe, {linux} linux |"
+    ));
+    let (mpls, impose, local) = (PortWord::MPLS, PortWord::IMPOSE, PortWord::LOCAL);
+    has(format!(
+        "| 6-7 | flags, u16: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} what"
+    ));
+
+    // One field at a time, all ones: the bits are those of the table.
+    let bits = |row: &str| {
+        let (low, high) = row.split_once('-').unwrap();
+        let (low, high): (u32, u32) = (low.parse().unwrap(), high.parse().unwrap());
+        (u64::MAX >> (63 - high)) & (u64::MAX << low)
+    };
+    let row = |starts: &str| {
+        let row = rows()
+            .into_iter()
+            .find(|row| row.len() == 2 && row[1].starts_with(starts));
+        bits(row.unwrap_or_else(|| panic!("no field `{starts}`"))[0])
+    };
+    let default = TtlPropagate::Default;
+    assert_eq!(
+        IlmEntry::new(Op::None, default, u32::MAX, 0, 0).to_bits(),
+        row("operand")
+    );
+    assert_eq!(
+        IlmEntry::new(Op::None, default, 0, u16::MAX, 0).to_bits(),
+        row("next-hop index into")
+    );
+    assert_eq!(
+        IlmEntry::new(Op::None, default, 0, 0, u32::MAX).to_bits(),
+        row("counter slot")
+    );
+    assert_eq!(row("operation"), 0xf);
+    for (propagate, number) in [(default, 0), (TtlPropagate::Enabled, 1), (TtlPropagate::Disabled, 2)] {
+        assert_eq!(
+            IlmEntry::new(Op::None, propagate, 0, 0, 0).to_bits(),
+            number << row("TTL propagation").trailing_zeros()
+        );
+    }
+
+    let mac = |first| Mac([first, first + 1, first + 2, first + 3, first + 4, first + 5]);
+    let adjacency = Adjacency::new(mac(1), 0x0807, mac(9), 0x100f).words();
+    let bytes: Vec<u8> = adjacency.iter().flat_map(|word| word.to_le_bytes()).collect();
+    assert_eq!(bytes[..16], (1..=16).collect::<Vec<u8>>());
+    assert_eq!(bytes[16..], [0; 16]);
+    assert_eq!(
+        PortWord::new(mac(1), 0x0807).to_bits().to_le_bytes(),
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
+    let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true).to_bits();
+    assert_eq!(settings.to_le_bytes(), [1, 2, 3, 4, 2, 77, 3, 0]);
+}

@@ -1,0 +1,279 @@
+//! Random tables and frames from a small world, so that a random frame often meets a route: labels below [`LABELS`], a few
+//! prefixes, next hops, stacks and counter slots, and some of each that do not exist.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU8;
+
+use ipnet::IpNet;
+use mplsxdp::dataplane::Tables;
+use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, TtlPropagate};
+use mplsxdp_common::wire::{ETH_P_IP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac};
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::lab;
+use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload};
+
+const LABELS: u32 = 48;
+const ADJACENCIES: u8 = 8;
+const STACKS: u32 = 16;
+const SLOTS: u32 = 32;
+const PREFIXES: [&str; 12] = [
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.1.2.0/23",
+    "10.1.2.3/32",
+    "127.0.0.0/8",
+    "::/0",
+    "::/8",
+    "2001:db8::/32",
+    "2001:db8::/47",
+    "2001:db8:1:2::/64",
+    "2001:db8:1:2::3/128",
+];
+
+/// Everything that the program reads, but for its settings.
+#[derive(Clone, Debug)]
+pub struct World {
+    ilm: Vec<IlmEntry>,
+    adjacencies: Vec<Adjacency>,
+    stacks: Vec<LabelStack>,
+    ftn: Vec<Option<IlmEntry>>,
+    /// Flags of each port of [`lab::settings`].
+    ports: Vec<u16>,
+}
+
+impl World {
+    /// Writes all of it over what an earlier world left.
+    pub fn store(&self, tables: &mut impl Tables) {
+        for (label, &entry) in (0..).zip(&self.ilm) {
+            tables.store_ilm(Label::new(label).unwrap(), entry);
+        }
+        for (index, &adjacency) in (0..).zip(&self.adjacencies) {
+            tables.store_adjacency(index, adjacency);
+        }
+        for (index, &stack) in (0..).zip(&self.stacks) {
+            tables.store_stack(index, stack);
+        }
+        for (prefix, &entry) in PREFIXES.into_iter().zip(&self.ftn) {
+            let prefix: IpNet = prefix.parse().unwrap();
+            match entry {
+                Some(entry) => tables.insert_ftn(prefix, entry).unwrap(),
+                None => tables.remove_ftn(prefix).unwrap(),
+            }
+        }
+        for (settings, &flags) in lab::settings().iter().zip(&self.ports) {
+            tables.store_port(settings.port() as u16, PortWord::new(OWN_MAC, flags));
+        }
+    }
+}
+
+pub fn world() -> impl Strategy<Value = World> {
+    // An entry for each label, special ones among them: those must not be looked at.
+    let ilm = prop::collection::vec(ilm_entry(), LABELS as usize);
+    let adjacencies: Vec<_> = (0..ADJACENCIES).map(adjacency).collect();
+    let stacks = prop::collection::vec(label_stack(), STACKS as usize);
+    let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
+    let flags = prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u16..8];
+    let ports = prop::collection::vec(flags, lab::settings().len());
+    (ilm, adjacencies, stacks, ftn, ports).prop_map(|(ilm, adjacencies, stacks, ftn, ports)| World {
+        ilm,
+        adjacencies,
+        stacks,
+        ftn,
+        ports,
+    })
+}
+
+fn ilm_entry() -> impl Strategy<Value = IlmEntry> {
+    entry(prop_oneof![
+        1 => Just(Op::None),
+        4 => Just(Op::Label),
+        4 => Just(Op::Stack),
+        3 => Just(Op::Pop),
+        3 => Just(Op::PenultimatePop),
+        4 => Just(Op::Local),
+        1 => Just(Op::Pass),
+    ])
+}
+
+fn ftn_entry() -> impl Strategy<Value = IlmEntry> {
+    entry(prop_oneof![
+        4 => Just(Op::Label),
+        4 => Just(Op::Stack),
+        2 => Just(Op::Pass),
+        1 => select(vec![Op::None, Op::Pop, Op::PenultimatePop, Op::Local]),
+    ])
+}
+
+fn entry(op: impl Strategy<Value = Op>) -> impl Strategy<Value = IlmEntry> {
+    let ttl = select(vec![
+        TtlPropagate::Default,
+        TtlPropagate::Default,
+        TtlPropagate::Enabled,
+        TtlPropagate::Disabled,
+    ]);
+    let operand = prop_oneof![8 => 0..STACKS, 1 => STACKS..STACKS + 4, 1 => any::<u32>()];
+    let next_hop = prop_oneof![12 => 0..u16::from(ADJACENCIES), 1 => any::<u16>()];
+    let slot = prop_oneof![8 => 0..SLOTS, 1 => any::<u32>()];
+    let sensible = (op, ttl, operand, next_hop, slot)
+        .prop_map(|(op, ttl, operand, next_hop, slot)| IlmEntry::new(op, ttl, operand, next_hop, slot));
+    prop_oneof![30 => sensible, 1 => any::<u64>().prop_map(IlmEntry::from_bits)]
+}
+
+/// Every one has its own MAC addresses, so that a frame shows where it was sent.
+fn adjacency(index: u8) -> impl Strategy<Value = Adjacency> {
+    let destination = prop_oneof![9 => Just(Mac([2, 1, 0, 0, index, 1])), 1 => Just(Mac::ZERO)];
+    let port = prop_oneof![8 => select(lab::TX_PORTS.to_vec()), 1 => any::<u16>()];
+    let mtu = prop_oneof![6 => Just(1500), 2 => 40u16..160, 1 => any::<u16>()];
+    (destination, port, mtu)
+        .prop_map(move |(destination, port, mtu)| Adjacency::new(destination, port, Mac([2, 1, 0, 0, index, 2]), mtu))
+}
+
+fn label_stack() -> impl Strategy<Value = LabelStack> {
+    let labels = prop::collection::vec(label(), 1..=MAX_PUSH);
+    let ttl = weighted(0.3, 1u8..);
+    (labels, ttl).prop_map(|(labels, ttl)| LabelStack::new(&labels, ttl.and_then(NonZeroU8::new)).unwrap())
+}
+
+fn label() -> impl Strategy<Value = Label> {
+    let value = prop_oneof![
+        12 => 16..LABELS,
+        // Explicit nulls and entropy label indicators more often than what only ends in a drop.
+        3 => select(vec![0u32, 2, 7]),
+        1 => 0u32..16,
+        1 => select(vec![LABELS, lab::CAPACITY.labels - 1, lab::CAPACITY.labels, 1_048_575]),
+    ];
+    value.prop_map(|value| Label::new(value).unwrap())
+}
+
+/// A frame as it arrives, whole or damaged.
+pub fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let damage = prop_oneof![
+        8 => Just(Vec::new()),
+        2 => prop::collection::vec((any::<Index>(), any::<u8>()), 1..3),
+    ];
+    (whole_frame(), damage, weighted(0.1, any::<Index>())).prop_map(|(frame, damage, length)| {
+        let mut bytes = frame.to_bytes();
+        for (place, value) in damage {
+            // Headers are worth more damage than data.
+            let reach = bytes.len().min(80);
+            bytes[place.index(reach)] = value;
+        }
+        if let Some(length) = length {
+            bytes.truncate(length.index(bytes.len()));
+        }
+        bytes
+    })
+}
+
+fn whole_frame() -> impl Strategy<Value = Frame> {
+    let destination = prop_oneof![
+        30 => Just(OWN_MAC),
+        1 => Just(Mac([0xff; 6])),
+        1 => Just(Mac([2, 0, 0, 0, 0, 2])),
+    ];
+    let ethertype = prop_oneof![
+        40 => Just(None),
+        1 => Just(Some(0x8848)),
+        1 => Just(Some(0x0806)),
+        1 => Just(Some(ETH_P_IP)),
+    ];
+    let tag = weighted(0.02, any::<u16>());
+    (destination, ethertype, tag, stack(), payload()).prop_map(|(destination, ethertype, tag, stack, payload)| Frame {
+        destination,
+        source: PEER_MAC,
+        tag,
+        ethertype,
+        stack,
+        payload,
+    })
+}
+
+fn stack() -> impl Strategy<Value = Vec<Lse>> {
+    let ttl = || prop_oneof![6 => 3u8.., 1 => 0u8..3];
+    let entry = move || (label(), 0u8..8, ttl());
+    let depth = prop_oneof![2 => Just(0usize), 8 => 1usize..6, 2 => 6usize..13, 1 => 60usize..70];
+    let entries = depth.prop_flat_map(move |depth| prop::collection::vec(entry(), depth));
+    let bottoms = prop_oneof![
+        12 => Just(None),
+        1 => prop::collection::vec(any::<bool>(), 70).prop_map(Some),
+    ];
+    (entries, bottoms).prop_map(|(entries, bottoms)| {
+        let last = entries.len();
+        let entries = entries.into_iter().enumerate();
+        entries
+            .map(|(index, (label, tc, ttl))| {
+                let bottom = bottoms.as_ref().map_or(index + 1 == last, |bottoms| bottoms[index]);
+                Lse::new(label, tc, bottom, ttl)
+            })
+            .collect()
+    })
+}
+
+fn payload() -> impl Strategy<Value = Payload> {
+    prop_oneof![
+        10 => packet().prop_map(Payload::Ip),
+        1 => prop::collection::vec(any::<u8>(), 0..60).prop_map(Payload::Bytes),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let fields = (
+        address(),
+        prop_oneof![4 => 3u8.., 1 => 0u8..3],
+        any::<u8>(),
+        prop_oneof![3 => Just(IPPROTO_UDP), 1 => any::<u8>()],
+        prop_oneof![1 => Just(LSP_PING_PORT), 1 => any::<u16>()],
+        prop_oneof![3 => Just(0u8), 1 => 1u8..=10],
+        prop_oneof![2 => Just(0u8), 2 => 1u8..4],
+    );
+    let fragment = prop_oneof![6 => Just(0x4000u16), 1 => any::<u16>()];
+    let size = weighted(0.5, 40usize..180);
+    let lies = (
+        weighted(0.03, 0u8..16),
+        weighted(0.03, 0u8..16),
+        weighted(0.03, 0u16..200),
+    );
+    (fields, fragment, size, lies, 0usize..20).prop_map(|(fields, fragment, size, lies, trailer)| {
+        let (destination, ttl, tos, protocol, port, options, hop_options) = fields;
+        let (version, ihl, length) = lies;
+        Packet {
+            destination,
+            ttl,
+            tos,
+            protocol,
+            port,
+            options,
+            hop_options,
+            fragment,
+            size,
+            version,
+            ihl,
+            length,
+            trailer,
+        }
+    })
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    let v4 = prop_oneof![
+        6 => (0u8..3, 0u8..4, 2u8..4).prop_map(|(b, c, d)| Ipv4Addr::new(10, b, c, d)),
+        2 => Just(Ipv4Addr::LOCALHOST),
+        1 => any::<u32>().prop_map(Ipv4Addr::from),
+    ];
+    let v6 = prop_oneof![
+        6 => (0u16..3, 1u16..4, 2u16..4).prop_map(|(c, d, h)| Ipv6Addr::new(0x2001, 0xdb8, c, d, 0, 0, 0, h)),
+        1 => Just(Ipv6Addr::LOCALHOST),
+        1 => any::<[u8; 3]>().prop_map(|[b, c, d]| Ipv4Addr::new(127, b, c, d).to_ipv6_mapped()),
+        1 => any::<u128>().prop_map(Ipv6Addr::from),
+    ];
+    prop_oneof![v4.prop_map(IpAddr::from), v6.prop_map(IpAddr::from)]
+}
+
+/// One of the settings of [`lab::settings`].
+pub fn settings() -> impl Strategy<Value = Settings> {
+    select(lab::settings())
+}

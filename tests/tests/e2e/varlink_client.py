@@ -1,0 +1,53 @@
+"""Drives an instance by the varlink package of PyPI, which knows nothing of mplsxdp but what the socket tells it.
+
+Its argument is the path of the control socket. Label 100 has a route via a MAC address, and nothing else has one.
+"""
+
+import sys
+
+import varlink
+
+
+def refused(call, error, **parameters):
+    """That a call is answered by this error, with these parameters."""
+    try:
+        call()
+    except varlink.VarlinkError as answer:
+        assert answer.error() == error, answer
+        for name, value in parameters.items():
+            assert answer.parameters()[name] == value, answer
+    else:
+        raise AssertionError(f"{error} was expected")
+
+
+with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
+    assert "io.mplsxdp" in client.get_interfaces()
+    with client.open("io.mplsxdp") as switch:
+        status = switch.GetStatus()["status"]
+        assert status["label_routes"] == 1 and status["mode"] == "native", status
+
+        new = {"label": 200, "out": [210], "via": {"family": "link", "address": "02:00:00:00:00:09"}, "dev": "eth1"}
+        changes = switch.AddRoutes([new])["changes"]
+        assert changes == {"added": 1, "replaced": 0, "deleted": 0}, changes
+        refused(lambda: switch.AddRoutes([new]), "io.mplsxdp.RouteExists", key={"label": 200})
+        # All or nothing: the first of the two would be right.
+        bad = [dict(new, label=300), dict(new, label=301, out=[1048576])]
+        refused(lambda: switch.AddRoutes(bad), "io.mplsxdp.RouteRefused", index=1)
+        refused(lambda: switch.ListRoutes(label=100, prefix="10.0.0.0/8"), "org.varlink.service.InvalidParameter")
+
+        routes = [route for reply in switch.ListRoutes(counters=True, _more=True) for route in reply["routes"]]
+        labels = [route["route"]["label"] for route in routes]
+        assert labels == [100, 200], routes
+        assert routes[1]["counter"] == {"packets": 0, "bytes": 0}, routes
+
+        switch.Begin(True)
+        assert switch.Stage([dict(new, label=label) for label in range(1000, 3000)])["staged"] == 2000
+        changes = switch.Commit()["changes"]
+        assert changes == {"added": 2000, "replaced": 0, "deleted": 2}, changes
+
+        # A client that goes away rolls back.
+        switch.Begin(True)
+    with client.open("io.mplsxdp") as switch:
+        assert switch.GetStatus()["status"]["label_routes"] == 2000
+        refused(lambda: switch.Commit(), "io.mplsxdp.NoTransaction")
+        switch.Unload()

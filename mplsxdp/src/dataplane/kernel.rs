@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aya::maps::{DevMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use aya::maps::{DevMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie::Key};
 use aya::util::nr_cpus;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, Counter, IlmEntry, LabelStack, MAX_FTN, MAX_PORTS, META_MAGIC, PortWord, REASON_SLOTS,
-    Reason, Settings, map,
+    ABI_VERSION, Adjacency, Counter, IlmEntry, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord,
+    REASON_SLOTS, Reason, Settings, map,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -38,6 +38,7 @@ pub struct KernelTables {
     tx_ports: DevMap<MapData>,
     /// `tx_ports` once more: aya's type has no way to delete.
     tx_ports_map: MapData,
+    xsks: XskMap<MapData>,
     route_counters: PerCpuArray<MapData, CounterWords>,
     reason_counters: PerCpuArray<MapData, CounterWords>,
     capacity: Capacity,
@@ -89,6 +90,7 @@ impl KernelTables {
             ftn_v6: typed(map::FTN_V6, Map::LpmTrie(open(map::FTN_V6)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
+            xsks: typed(map::XSKS, Map::XskMap(open(map::XSKS)?))?,
             route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
             reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
             capacity,
@@ -127,6 +129,19 @@ impl KernelTables {
     /// The tables as the program of a port with these settings sees them. Nothing is counted.
     pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
         AtPort { tables: self, settings }
+    }
+
+    /// Punts what comes in on this queue of `port` to an AF_XDP socket, until that is closed.
+    pub fn set_listener(&mut self, port: u16, queue: u32, socket: impl AsRawFd) -> Result<(), TableError> {
+        let index = u32::from(port) * MAX_QUEUES + queue;
+        self.xsks
+            .set(index, socket, 0)
+            .map_err(|error| table_error(map::XSKS, "update", error))
+    }
+
+    fn reason_slot(&self, port: u16, slot: u32) -> Result<Counter, TableError> {
+        let index = u32::from(port) * REASON_SLOTS + slot;
+        sum(map::REASON_COUNTERS, self.reason_counters.get(&index, 0))
     }
 
     fn clear(
@@ -233,20 +248,19 @@ impl Tables for KernelTables {
     }
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError> {
-        sum(
-            map::REASON_COUNTERS,
-            self.reason_counters
-                .get(&(u32::from(port) * REASON_SLOTS + reason as u32), 0),
-        )
+        self.reason_slot(port, reason.slot())
+    }
+
+    fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError> {
+        self.reason_slot(port, loss.slot(reason))
     }
 
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError> {
-        Reason::ALL.iter().try_for_each(|&reason| {
-            let index = u32::from(port) * REASON_SLOTS + reason as u32;
+        (0..REASON_SLOTS).try_for_each(|slot| {
             Self::clear(
                 &mut self.reason_counters,
                 map::REASON_COUNTERS,
-                index,
+                u32::from(port) * REASON_SLOTS + slot,
                 self.possible_cpus,
             )
         })

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, Settings,
+    Adjacency, Counter, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, Settings,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -130,6 +130,10 @@ impl Tables for MemoryTables {
     }
 
     fn reason_counter(&self, _port: u16, _reason: Reason) -> Result<Counter, TableError> {
+        Ok(Counter::default())
+    }
+
+    fn loss_counter(&self, _port: u16, _reason: Reason, _loss: Loss) -> Result<Counter, TableError> {
         Ok(Counter::default())
     }
 

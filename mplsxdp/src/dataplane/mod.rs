@@ -8,7 +8,7 @@ pub mod memory;
 pub mod port;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, PortWord, Reason};
+use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason};
 use mplsxdp_common::wire::Label;
 
 /// How much fits.
@@ -57,6 +57,10 @@ pub trait Tables {
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError>;
 
+    /// Frames of `reason`, which is punted, that the slow path did not get.
+    fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError>;
+
+    /// All reasons and losses of a port.
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError>;
 
     /// Name, entries and bytes of kernel memory of each table.

@@ -14,6 +14,7 @@ mod limit;
 pub mod outcome;
 mod packet;
 pub mod unknown;
+pub mod xsk;
 
 use std::convert::identity;
 use std::net::IpAddr;

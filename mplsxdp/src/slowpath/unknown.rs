@@ -21,6 +21,8 @@ pub struct UnknownLabel {
     /// Since it was first seen.
     pub frames: u64,
     pub frames_per_second: f64,
+    /// Since it was last seen.
+    pub idle: Duration,
 }
 
 /// What the log is to say.

@@ -243,6 +243,8 @@ impl Controller {
             Request::ListNeighbors => Ok(Reply::Neighbors(self.list_next_hops())),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
             Request::GetStats { all } => Ok(Reply::Stats(self.stats(all))),
+            // Nothing sees the labels of frames yet that the fast path did not forward.
+            Request::GetUnknownLabels => Ok(Reply::UnknownLabels(Vec::new())),
             Request::Unload => Ok(Reply::Done),
         }
     }

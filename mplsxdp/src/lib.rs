@@ -15,3 +15,4 @@ pub mod controller;
 pub mod dataplane;
 pub mod lfib;
 pub mod neighbour;
+pub mod slowpath;

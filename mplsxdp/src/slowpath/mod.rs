@@ -1,0 +1,3 @@
+//! The slow path: what the XDP program punts.
+
+pub mod xsk;

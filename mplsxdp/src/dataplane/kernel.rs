@@ -3,7 +3,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -132,7 +132,7 @@ impl KernelTables {
     }
 
     /// Punts what comes in on this queue of `port` to an AF_XDP socket, until that is closed.
-    pub fn set_listener(&mut self, port: u16, queue: u32, socket: impl AsRawFd) -> Result<(), TableError> {
+    pub fn set_listener(&mut self, port: u16, queue: u32, socket: BorrowedFd<'_>) -> Result<(), TableError> {
         let index = u32::from(port) * MAX_QUEUES + queue;
         self.xsks
             .set(index, socket, 0)

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mplsxdp_common::abi::MAX_QUEUES;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt::SndBufForce};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep};

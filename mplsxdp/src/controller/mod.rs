@@ -1,6 +1,7 @@
 //! The event loop that ties the wings together: requests from the control socket, events from the kernel, the clock and signals
 //! come in; routes, next hops and ports change. What a change means is decided in the wings.
 
+pub mod local;
 mod ports;
 pub mod preflight;
 mod report;

@@ -11,12 +11,13 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo as InfoAttribute, LinkMessage, LinkXdp, XdpAttached,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo as InfoAttribute, LinkMessage,
+    LinkXdp, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
@@ -202,6 +203,103 @@ impl Netlink {
             Ok(Err(_)) => Err(Error::Lost { request: request() }),
             Err(_) => Err(Error::TimedOut { request: request() }),
         }
+    }
+
+    /// Makes a veth pair, down at both ends. Neither end asks for neighbours (NOARP); both have this MAC address and MTU.
+    pub async fn add_veth(&self, ends: [&str; 2], mac: Mac, mtu: u32) -> Result<(), Error> {
+        let end = |name: &str| {
+            let mut end = LinkMessage::default();
+            end.header.flags = LinkFlags::Noarp;
+            end.header.change_mask = LinkFlags::Noarp;
+            end.attributes = vec![
+                LinkAttribute::IfName(name.to_owned()),
+                LinkAttribute::Address(mac.0.to_vec()),
+                LinkAttribute::Mtu(mtu),
+            ];
+            end
+        };
+        let [name, peer] = ends;
+        let mut message = end(name);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            InfoAttribute::Kind(InfoKind::Veth),
+            InfoAttribute::Data(InfoData::Veth(InfoVeth::Peer(end(peer)))),
+        ]));
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.request(
+            &format!("new veth pair {name} and {peer}"),
+            RouteNetlinkMessage::NewLink(message),
+            flags,
+        )
+        .await?;
+        Ok(())
+    }
+
+    pub async fn set_link_up(&self, ifindex: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.set_link("setting up", ifindex, message).await
+    }
+
+    pub async fn set_link_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.set_link(&format!("MTU {mtu} for"), ifindex, message).await
+    }
+
+    /// A text of at most 255 bytes that says what the interface is for.
+    pub async fn set_link_alias(&self, ifindex: u32, alias: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        self.set_link("alias of", ifindex, message).await
+    }
+
+    /// `None` where it has none, or is gone.
+    pub async fn link_alias(&self, ifindex: u32) -> Result<Option<String>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let request = format!("alias of interface {ifindex}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => {
+                Ok(link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfAlias(alias) => Some(alias),
+                    _ => None,
+                }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes an interface, and the other end with it where it is one of a pair. One that is gone is success.
+    pub async fn remove_link(&self, ifindex: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let request = format!("removal of interface {ifindex}");
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        match self
+            .request(&request, RouteNetlinkMessage::DelLink(message), flags)
+            .await
+        {
+            Err(error) if error.errno() != Some(libc::ENODEV) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn set_link(&self, what: &str, ifindex: u32, mut message: LinkMessage) -> Result<(), Error> {
+        message.header.index = ifindex;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        self.request(
+            &format!("{what} interface {ifindex}"),
+            RouteNetlinkMessage::SetLink(message),
+            flags,
+        )
+        .await?;
+        Ok(())
     }
 
     /// The first answer, if there is more than an acknowledgement.

@@ -26,7 +26,7 @@ fn bpf(command: libc::c_long, attr: &BpfAttr) -> io::Result<OwnedFd> {
 }
 
 /// An XDP program that passes everything, without frags support.
-fn pass() -> OwnedFd {
+pub fn pass() -> OwnedFd {
     const BPF_PROG_LOAD: libc::c_long = 5;
     const BPF_PROG_TYPE_XDP: u32 = 6;
     // r0 = XDP_PASS; exit
@@ -42,7 +42,7 @@ fn pass() -> OwnedFd {
 }
 
 /// Attaches by a bpf_link, which holds until it is dropped.
-fn attach(program: &OwnedFd, ifindex: u32, mode: XdpMode) -> io::Result<OwnedFd> {
+pub fn attach(program: &OwnedFd, ifindex: u32, mode: XdpMode) -> io::Result<OwnedFd> {
     const BPF_LINK_CREATE: libc::c_long = 28;
     const BPF_XDP: u32 = 37;
     const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;

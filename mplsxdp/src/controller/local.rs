@@ -1,0 +1,301 @@
+//! The local port: a veth pair for the packets that this box sends itself, which XDP never sees on their way out of a NIC.
+//!
+//! ```text
+//!   ip route add 2.2.2.2/32 dev mpls0 src 1.1.1.1
+//!
+//!   kernel ---- mpls0 (near end) ======== mpls0-port (far end, a port) ---- XDP: imposition, redirect to a NIC
+//! ```
+//!
+//! The near end does not ask for neighbours, so the kernel addresses frames to the interface's own MAC address. The far end
+//! has the same one: every frame is to the port.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+use mplsxdp_common::abi::MAX_PUSH;
+use mplsxdp_common::wire::{LSE_LEN, Mac};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::neighbour::LinkInfo;
+use crate::neighbour::netlink::{self, Netlink};
+
+/// The near end's name where none is given.
+pub const DEFAULT_NAME: &str = "mpls0";
+/// Of both ends: locally administered, and "MPLS" in ASCII. Frames with it never leave the pair. It also marks a pair that was
+/// left behind before it had its alias.
+pub const MAC: Mac = Mac([0x02, 0x4d, 0x50, 0x4c, 0x53, 0x00]);
+
+/// The alias of the near end is this and the instance's name.
+const ALIAS: &str = "mplsxdp ";
+const FAR_SUFFIX: &str = "-port";
+/// IFNAMSIZ less the NUL.
+const MAX_NAME: usize = libc::IFNAMSIZ - 1;
+
+/// The MTU of the near end, so that a packet still fits the ports (of which this is the lowest MTU) with the most labels
+/// that a route pushes.
+pub const fn mtu_beneath(lowest_port_mtu: u32) -> u32 {
+    lowest_port_mtu.saturating_sub((LSE_LEN * MAX_PUSH) as u32)
+}
+
+/// The pair, up. It stays until [`LocalPair::remove`]; what a killed process leaves is replaced by the next
+/// [`LocalPair::create`].
+#[derive(Debug)]
+pub struct LocalPair {
+    near: Box<str>,
+    far: Box<str>,
+    near_ifindex: u32,
+    far_ifindex: u32,
+}
+
+impl LocalPair {
+    /// `mtu` as [`mtu_beneath`] has it. The instance must be this process's alone: what is left of one of its name is replaced.
+    pub async fn create(name: &str, instance: &str, mtu: u32, netlink: &Netlink) -> Result<Self, LocalError> {
+        check_name(name)?;
+        let far = far_name(name);
+        for end in [name, &far] {
+            // The first one takes the other along.
+            if let Some(link) = netlink.link(end).await? {
+                take_over(&link, instance, netlink).await?;
+            }
+        }
+        netlink.add_veth([name, &far], MAC, mtu).await?;
+        let gone = |name: &str| LocalError::Gone { name: name.into() };
+        let near = netlink.link(name).await?.ok_or_else(|| gone(name))?;
+        let pair = Self {
+            near: name.into(),
+            near_ifindex: near.ifindex,
+            far_ifindex: near.peer.ok_or_else(|| gone(&far))?.ifindex,
+            far: far.into(),
+        };
+        match pair.set_up(instance, netlink).await {
+            Ok(()) => Ok(pair),
+            Err(error) => {
+                pair.remove(netlink).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The near end, for kernel routes.
+    pub fn name(&self) -> &str {
+        &self.near
+    }
+
+    /// The far end, which is to be a local port.
+    pub fn port_name(&self) -> &str {
+        &self.far
+    }
+
+    pub fn port_ifindex(&self) -> u32 {
+        self.far_ifindex
+    }
+
+    /// When the ports' MTUs have changed.
+    pub async fn set_mtu(&self, mtu: u32, netlink: &Netlink) -> Result<(), LocalError> {
+        // The far end would not take what is larger than its own.
+        let (first, second) = (self.far_ifindex, self.near_ifindex);
+        netlink.set_link_mtu(first, mtu).await?;
+        netlink.set_link_mtu(second, mtu).await?;
+        Ok(())
+    }
+
+    pub async fn remove(self, netlink: &Netlink) -> Result<(), LocalError> {
+        Ok(netlink.remove_link(self.near_ifindex).await?)
+    }
+
+    async fn set_up(&self, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
+        netlink
+            .set_link_alias(self.near_ifindex, &format!("{ALIAS}{instance}"))
+            .await?;
+        // No link-local address, and so no solicitations. What the XDP program passes at the far end has nowhere to go:
+        // IPv4 drops it for its source address, which is this box's own; IPv6 would route it back into the near end.
+        sysctl_ipv6(&self.near, "addr_gen_mode", "1")?;
+        sysctl_ipv6(&self.far, "disable_ipv6", "1")?;
+        // XDP needs whole frames with finished checksums. TCP segmentation goes with the checksums.
+        for feature in [Feature::TxChecksum, Feature::Gso] {
+            feature.set(&self.near, false)?;
+        }
+        netlink.set_link_up(self.far_ifindex).await?;
+        netlink.set_link_up(self.near_ifindex).await?;
+        // Without GRO a veth loses what is redirected to its peer. The peer learns of it only while the veth is up.
+        Feature::Gro.set(&self.near, true)
+    }
+}
+
+/// Why there is no local port.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    #[error("`{name}` cannot name an interface: 1 to {MAX_NAME} characters, no space, `/`, `:` or `%`")]
+    Name { name: Box<str> },
+    #[error(
+        "there is an interface {name} already, which is not mplsxdp's: give the local port another name by `--local NAME`, or \
+         remove the interface by `ip link del dev {name}`"
+    )]
+    Foreign { name: Box<str> },
+    #[error(
+        "{name} is the local port of instance `{owner}`, which runs in this network namespace: give this one another name by \
+         `--local NAME`"
+    )]
+    InUse { name: Box<str>, owner: Box<str> },
+    #[error("{name} has gone while it was set up")]
+    Gone { name: Box<str> },
+    #[error("cannot set {what} of {name}: {source}")]
+    Feature {
+        what: &'static str,
+        name: Box<str>,
+        source: io::Error,
+    },
+    #[error("cannot write {value} to {}: {source}", .path.display())]
+    Sysctl {
+        value: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+}
+
+/// What the kernel takes as a name (dev_valid_name), without the `%` of a pattern.
+fn check_name(name: &str) -> Result<(), LocalError> {
+    let refused = |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control() || b"/:%".contains(&byte);
+    if name.is_empty() || name.len() > MAX_NAME || name == "." || name == ".." || name.bytes().any(refused) {
+        return Err(LocalError::Name { name: name.into() });
+    }
+    Ok(())
+}
+
+fn far_name(near: &str) -> String {
+    let mut name = near.to_owned();
+    while name.len() + FAR_SUFFIX.len() > MAX_NAME {
+        name.pop();
+    }
+    name + FAR_SUFFIX
+}
+
+/// Removes what a process that is no more has left. A program on the far end tells that its process lives: it goes with it.
+async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
+    let peer = link.peer.filter(|peer| !peer.elsewhere).map(|peer| peer.ifindex);
+    let mut owner = netlink.link_alias(link.ifindex).await?;
+    if let (None, Some(peer)) = (&owner, peer) {
+        owner = netlink.link_alias(peer).await?;
+    }
+    let is_pair = link.kind.as_deref() == Some("veth") && link.mac == Some(MAC);
+    let owner = owner.as_deref().and_then(|alias| alias.strip_prefix(ALIAS));
+    if !is_pair {
+        return Err(LocalError::Foreign {
+            name: link.name.as_ref().into(),
+        });
+    }
+    if let Some(owner) = owner.filter(|owner| *owner != instance) {
+        let links = netlink.links().await?;
+        let ends = links
+            .iter()
+            .filter(|other| other.ifindex == link.ifindex || Some(other.ifindex) == peer);
+        if ends.into_iter().any(|end| end.xdp.is_some()) {
+            return Err(LocalError::InUse {
+                name: link.name.as_ref().into(),
+                owner: owner.into(),
+            });
+        }
+    }
+    tracing::info!(name = &*link.name, owner, "removing a local port that was left behind");
+    Ok(netlink.remove_link(link.ifindex).await?)
+}
+
+/// In the network namespace of the calling thread. A kernel without IPv6 has nothing to set.
+fn sysctl_ipv6(interface: &str, key: &str, value: &'static str) -> Result<(), LocalError> {
+    let ipv6 = Path::new("/proc/sys/net/ipv6");
+    if !ipv6.exists() {
+        return Ok(());
+    }
+    let path = ipv6.join("conf").join(interface).join(key);
+    std::fs::write(&path, value).map_err(|source| LocalError::Sysctl { value, path, source })
+}
+
+/// What a driver does for the kernel, as `ethtool -K` sets it.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Feature {
+    /// ETHTOOL_STXCSUM
+    TxChecksum = 0x17,
+    /// ETHTOOL_SGSO
+    Gso = 0x24,
+    /// ETHTOOL_SGRO
+    Gro = 0x2c,
+}
+
+/// `struct ethtool_value`
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+nix::ioctl_readwrite_bad!(ethtool, libc::SIOCETHTOOL, libc::ifreq);
+
+impl Feature {
+    /// In the network namespace of the calling thread.
+    fn set(self, interface: &str, on: bool) -> Result<(), LocalError> {
+        self.try_set(interface, on).map_err(|errno| LocalError::Feature {
+            what: match self {
+                Self::TxChecksum => "transmit checksum offload",
+                Self::Gso => "generic segmentation offload",
+                Self::Gro => "generic receive offload",
+            },
+            name: interface.into(),
+            source: errno.into(),
+        })
+    }
+
+    fn try_set(self, interface: &str, on: bool) -> Result<(), Errno> {
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let mut value = EthtoolValue {
+            command: self as u32,
+            data: on.into(),
+        };
+        let mut request = libc::ifreq {
+            ifr_name: [0; libc::IFNAMSIZ],
+            ifr_ifru: libc::__c_anonymous_ifr_ifru {
+                ifru_data: (&raw mut value).cast(),
+            },
+        };
+        // The last byte stays zero.
+        for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(MAX_NAME)) {
+            *to = from.cast_signed() as libc::c_char;
+        }
+        // SAFETY: the request and the value that it points to outlive the call, and are of the layout that the kernel expects.
+        unsafe { ethtool(socket.as_raw_fd(), &raw mut request) }?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_far_end_has_a_name_that_fits() {
+        assert_eq!(far_name("mpls0"), "mpls0-port");
+        assert_eq!(far_name("0123456789"), "0123456789-port");
+        assert_eq!(far_name("0123456789abcde"), "0123456789-port");
+        assert_eq!(far_name("ümläutößé"), "ümläutö-port");
+    }
+
+    #[test]
+    fn names_are_those_that_the_kernel_takes() {
+        for name in ["mpls0", "a", "0123456789abcde", "pe-1.local"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", ".", "..", "0123456789abcdef", "a b", "a/b", "a:b", "mpls%d", "a\tb"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn eight_labels_fit_on_top() {
+        assert_eq!(mtu_beneath(1500), 1468);
+        assert_eq!(mtu_beneath(20), 0);
+    }
+}

@@ -69,7 +69,7 @@ impl Answerer {
         received: Received<'_>,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) -> Result<(), Outcome> {
         let parts = Parts::of(received.frame).ok_or(Outcome::Malformed)?;
         let offender = Offender::read(parts.payload, received.trimmed).ok_or(Outcome::NoAnswerDue)?;
@@ -120,7 +120,7 @@ impl Answerer {
         &mut self,
         parts: Parts<'_>,
         tables: &T,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) -> Result<(), Unsent> {
         self.stack.clear();
         // An answer alerts no router.
@@ -144,7 +144,7 @@ impl Answerer {
     }
 
     /// Sends the answer as this box's own packet: as the FTN says, else as the kernel does.
-    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut impl FnMut(Action<'_>)) -> Result<(), Unsent> {
+    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut dyn FnMut(Action<'_>)) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
             Some(0x45) => ETH_P_IP,
             _ => ETH_P_IPV6,

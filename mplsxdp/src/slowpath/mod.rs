@@ -8,11 +8,17 @@
 
 mod answer;
 mod ask;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fixture;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hold;
 pub mod icmp;
 mod limit;
 pub mod outcome;
 mod packet;
+#[cfg(test)]
+mod tests;
 pub mod unknown;
 
 use std::convert::identity;
@@ -121,7 +127,7 @@ impl SlowPath {
         received: Received<'_>,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) {
         let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
         if answer.router_alert {
@@ -140,7 +146,7 @@ impl SlowPath {
     }
 
     /// Call when next hops or routes have changed: sends what need not wait any more.
-    pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+    pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
         self.release(world, now, emit, |held| {
             let adjacency = world.tables_at(held.port).adjacency(held.adjacency);
             adjacency.is_some_and(|adjacency| adjacency.is_resolved())
@@ -148,7 +154,7 @@ impl SlowPath {
     }
 
     /// Call at [`SlowPath::next_deadline`]: gives up on what has waited too long.
-    pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+    pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
         while let Some(held) = self.hold.pop_expired(now) {
             let received = of_held(&held);
             // Its route may be another by now.
@@ -180,7 +186,7 @@ impl SlowPath {
     }
 
     /// Keeps a frame for a next hop that is not resolved.
-    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
         if received.trimmed > 0 {
             self.counters.count(Outcome::Trimmed);
             return;
@@ -201,7 +207,7 @@ impl SlowPath {
         &mut self,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
         choose: impl Fn(&Held) -> bool,
     ) {
         for _ in 0..self.hold.len() {
@@ -229,7 +235,7 @@ impl SlowPath {
         forwarded: Outcome,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) {
         let outcome = match answer.verdict {
             Verdict::Forward { .. } | Verdict::Pass if received.trimmed > 0 => Outcome::Trimmed,
@@ -269,7 +275,7 @@ impl SlowPath {
 
     /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled already, or it is
     /// not for this box.
-    fn deliver(&self, received: Received<'_>, emit: &mut impl FnMut(Action<'_>)) -> Outcome {
+    fn deliver(&self, received: Received<'_>, emit: &mut dyn FnMut(Action<'_>)) -> Outcome {
         let frame = self.scratch.bytes();
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {
             return Outcome::NotHandled;

@@ -8,9 +8,9 @@
 
 mod answer;
 mod ask;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "test-support"))]
 pub mod fixture;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 mod hold;
 pub mod icmp;

@@ -816,6 +816,46 @@ fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+#[test]
+fn nothing_is_allocated_per_frame_in_steady_state() {
+    let options = Options {
+        icmp_rate: Rate::UNLIMITED,
+        ..Options::default()
+    };
+    let mut router = Router::with(options);
+    let frames = [
+        labelled(&[(122, 1)], &udp_v4(HOST_V4, 7, 1400)),
+        labelled(&[(122, 1), (146, 63)], &udp_v6(HOST_V6, 7, 1400)),
+        labelled(&[(100, 1)], &udp_v4(FTN_HOST, 7, 20)),
+        labelled(&[(900, 64)], &udp_v4(HOST_V4, 7, 20)),
+        labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 1400)),
+        labelled(&[(1, 64), (100, 64)], &udp_v4(HOST_V4, 7, 20)),
+        labelled(&[(120, 64)], &udp_v4(HOST_V4, 7, 20)),
+    ];
+    let mut actions = 0;
+    let mut round = |now: Instant, world: &MemoryWorld| {
+        for frame in &frames {
+            let received = Received {
+                port: INGRESS,
+                frame,
+                trimmed: 0,
+            };
+            router.slow_path.receive(received, world, now, &mut |_| actions += 1);
+        }
+        router.slow_path.poll(world, now, &mut |_| actions += 1);
+    };
+    let start = Instant::now();
+    let at = |step: u64| start + Duration::from_millis(step * 20);
+    for step in 0..1000 {
+        round(at(step), &router.world);
+    }
+    let allocated = allocation_counter::measure(|| (1000..2000).for_each(|step| round(at(step), &router.world)));
+    assert_eq!(allocated.count_total, 0);
+    let known = allocation_counter::measure(|| drop(std::hint::black_box(vec![0_u8; 10])));
+    assert_eq!(known.count_total, 1, "the counter counts");
+    assert!(actions > 10_000, "{actions}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

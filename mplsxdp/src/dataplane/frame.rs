@@ -1,4 +1,5 @@
-//! A frame in this process's memory for the forwarding core to work on, with room in front of it, as a driver's buffer has.
+//! A frame in this process's memory for the forwarding core to work on, with room in front of it, as a driver's buffer
+//! has.
 
 use mplsxdp_common::forward::Frame;
 use mplsxdp_common::wire::ETH_HLEN;
@@ -31,8 +32,8 @@ impl MemoryFrame {
         new
     }
 
-    /// Makes it another frame: `parts` one after the other, of which `trimmed` bytes are missing at the end. Those count in
-    /// the frame's length, but cannot be read.
+    /// Makes it another frame: `parts` one after the other, of which `trimmed` bytes are missing at the end. Those
+    /// count in the frame's length, but cannot be read.
     pub fn refill<const N: usize>(&mut self, parts: [&[u8]; N], trimmed: usize) {
         self.buffer.resize(Self::HEADROOM, 0);
         for part in parts {

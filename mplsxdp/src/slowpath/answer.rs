@@ -114,8 +114,8 @@ impl Answerer {
         Err(Outcome::NoWayBack)
     }
 
-    /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes it for the
-    /// packet, with TTLs that do not expire.
+    /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes
+    /// it for the packet, with TTLs that do not expire.
     fn send_on_lsp<T: Tables>(
         &mut self,
         parts: Parts<'_>,

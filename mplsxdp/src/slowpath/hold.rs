@@ -1,4 +1,5 @@
-//! Frames that wait for the MAC address of their next hop: a few for each, for a few seconds. Pure: the time is an argument.
+//! Frames that wait for the MAC address of their next hop: a few for each, for a few seconds. Pure: the time is an
+//! argument.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ pub struct Held {
     deadline: Instant,
 }
 
-/// All that wait, in the order in which they came. Buffers are used again, so that only a longer frame, or more frames than
-/// ever, allocate.
+/// All that wait, in the order in which they came. Buffers are used again, so that only a longer frame, or more frames
+/// than ever, allocate.
 #[derive(Debug)]
 pub struct Hold {
     per_next_hop: usize,

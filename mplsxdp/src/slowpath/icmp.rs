@@ -1,5 +1,5 @@
-//! ICMP errors about labelled packets: ICMPv4 (RFC 792) and ICMPv6 (RFC 4443) with the extension structure of RFC 4884 that
-//! holds the label stack as received (RFC 4950). Built whole, IP header included, and taken apart again. Pure.
+//! ICMP errors about labelled packets: ICMPv4 (RFC 792) and ICMPv6 (RFC 4443) with the extension structure of RFC 4884
+//! that holds the label stack as received (RFC 4950). Built whole, IP header included, and taken apart again. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -96,8 +96,9 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// Writes the message, from its IP header on, in place of what `packet` holds. At most `quote` bytes of the packet are
-    /// quoted (but no less than an extension asks for), and no more than fit a message. `identification` is for IPv4.
+    /// Writes the message, from its IP header on, in place of what `packet` holds. At most `quote` bytes of the packet
+    /// are quoted (but no less than an extension asks for), and no more than fit a message. `identification` is for
+    /// IPv4.
     pub fn write(&self, identification: u16, quote: usize, packet: &mut Vec<u8>) {
         packet.clear();
         match self.addresses {
@@ -209,8 +210,8 @@ struct Quoting {
 }
 
 impl Quoting {
-    /// At most `wanted` bytes, in `room` bytes that the extension shares. Where one follows, the length is a multiple of
-    /// `unit` and at least 128 bytes (RFC 4884 section 3).
+    /// At most `wanted` bytes, in `room` bytes that the extension shares. Where one follows, the length is a multiple
+    /// of `unit` and at least 128 bytes (RFC 4884 section 3).
     fn new(wanted: usize, room: usize, unit: usize, stack: &[u8]) -> Self {
         if stack.is_empty() {
             let quoted = wanted.min(room);

@@ -1,5 +1,5 @@
-//! How many ICMP errors leave: so many a second in total, and so many to each source (RFC 1812 section 4.3.2.8, RFC 4443
-//! section 2.4 (f)). Pure: the time is an argument.
+//! How many ICMP errors leave: so many a second in total, and so many to each source (RFC 1812 section 4.3.2.8, RFC
+//! 4443 section 2.4 (f)). Pure: the time is an argument.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroUsize;

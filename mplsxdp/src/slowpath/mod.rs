@@ -1,10 +1,10 @@
-//! The slow path: what becomes of frames that the fast path could not forward. A frame comes in as it arrived, actions come out;
-//! nothing here knows a socket, a map or a clock.
+//! The slow path: what becomes of frames that the fast path could not forward. A frame comes in as it arrived, actions
+//! come out; nothing here knows a socket, a map or a clock.
 //!
-//! Why a frame came up is not guessed: [`ask`] runs the forwarding core on a copy of it, so that what has changed meanwhile (a next
-//! hop's MAC address is known now) counts too. [`answer`] sends ICMP errors, which [`icmp`] builds where [`packet`] finds them
-//! due and [`limit`] allows them; [`hold`] keeps frames for next hops; [`unknown`] knows the labels without a route;
-//! [`outcome`] counts.
+//! Why a frame came up is not guessed: `ask` runs the forwarding core on a copy of it, so that what has changed
+//! meanwhile (a next hop's MAC address is known now) counts too. `answer` sends ICMP errors, which [`icmp`] builds
+//! where `packet` finds them due and `limit` allows them; `hold` keeps frames for next hops; [`unknown`] knows
+//! the labels without a route; [`outcome`] counts.
 
 mod answer;
 mod ask;
@@ -48,8 +48,8 @@ pub trait World {
     /// The tables as the program of `port` sees them. What is counted in them is never called for.
     fn tables_at(&self, port: u16) -> Self::Tables<'_>;
 
-    /// This box's address to answer `remote` from for a packet that arrived at `port`: an address of the same family, of the
-    /// interface or as configured. `None` where there is none.
+    /// This box's address to answer `remote` from for a packet that arrived at `port`: an address of the same family,
+    /// of the interface or as configured. `None` where there is none.
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
 
     /// Whether the kernel has a route to `destination` that is more than a default route.
@@ -192,11 +192,11 @@ impl SlowPath {
             return;
         }
         let first = self.hold.waiting_for(adjacency) == 0;
-        if self.hold.push(adjacency, received.port, received.frame, now) {
-            self.counters.count(Outcome::Held);
-        } else {
+        if !self.hold.push(adjacency, received.port, received.frame, now) {
             self.counters.count(Outcome::HoldFull);
+            return;
         }
+        self.counters.count(Outcome::Held);
         if first {
             emit(Action::Resolve { adjacency });
         }
@@ -273,8 +273,8 @@ impl SlowPath {
         self.counters.count(outcome);
     }
 
-    /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled already, or it is
-    /// not for this box.
+    /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled
+    /// already, or it is not for this box.
     fn deliver(&self, received: Received<'_>, emit: &mut dyn FnMut(Action<'_>)) -> Outcome {
         let frame = self.scratch.bytes();
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {

@@ -113,8 +113,8 @@ fn read_v4(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
     })
 }
 
-/// Whether the address can be that of one host: not of this network (0/8), loopback, multicast, class E or broadcast. Of the
-/// broadcast addresses of far networks nobody here knows.
+/// Whether the address can be that of one host: not of this network (0/8), loopback, multicast, class E or broadcast.
+/// Of the broadcast addresses of far networks nobody here knows.
 fn is_one_host_v4(address: Ipv4Addr) -> bool {
     !matches!(address.octets(), [0 | 127 | 224..=255, ..])
 }
@@ -144,8 +144,8 @@ fn read_v6(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
     })
 }
 
-/// Whether the address can be that of one host that a router may forward to: not unspecified, loopback, multicast, link-local
-/// or an IPv4 address in another guise.
+/// Whether the address can be that of one host that a router may forward to: not unspecified, loopback, multicast,
+/// link-local or an IPv4 address in another guise.
 fn is_one_host_v6(address: Ipv6Addr) -> bool {
     let none = address.is_unspecified()
         || address.is_loopback()
@@ -155,8 +155,8 @@ fn is_one_host_v6(address: Ipv6Addr) -> bool {
     !none
 }
 
-/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6 error
-/// (types below 128, known or not), nor a redirect. Headers that end before they should are malformed.
+/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6
+/// error (types below 128, known or not), nor a redirect. Headers that end before they should are malformed.
 fn upper_layer_deserves(mut next_header: u8, mut body: &[u8]) -> bool {
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;

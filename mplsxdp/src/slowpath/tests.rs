@@ -547,6 +547,15 @@ fn frames_wait_for_the_next_hop_and_leave_in_order() {
 }
 
 #[test]
+fn with_no_frames_to_hold_all_are_dropped() {
+    let mut router = Router::with(Options {
+        hold_frames: 0,
+        ..Options::default()
+    });
+    router.check_dropped(&labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 20)), Outcome::HoldFull);
+}
+
+#[test]
 fn a_frame_does_not_overtake_those_that_wait() {
     let mut router = Router::default();
     let frame = |length: usize| labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, length));
@@ -857,8 +866,6 @@ fn nothing_is_allocated_per_frame_in_steady_state() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
     #[test]
     fn what_must_hold_holds_for_nearly_right_frames(
         setup: u8,

@@ -1,4 +1,5 @@
-//! Which labels arrive that have no route, where, how often, and when to say so in the log. Pure: the time is an argument.
+//! Which labels arrive that have no route, where, how often, and when to say so in the log. Pure: the time is an
+//! argument.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings};
 use mplsxdp_common::wire::Mac;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::preflight;
 use crate::config::{Config, XdpMode};
@@ -157,7 +157,8 @@ impl Ports {
         }
         let facts = preflight::gather(name, netlink).await?;
         for note in preflight::check(&facts, self.mode)? {
-            info!(port = name, "{note}");
+            // Told again, as a warning, where it still holds when the program is attached.
+            debug!(port = name, "{note}");
         }
         Ok(facts)
     }

@@ -291,7 +291,7 @@ impl Facts {
         };
         format!(
             "{name}: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
-             `ethtool -K {peer} gro on`{place}",
+             `ethtool -K {peer} gro off; ethtool -K {peer} gro on` while it is up{place}",
             name = self.name
         )
     }
@@ -556,7 +556,7 @@ mod tests {
             ..veth()
         };
         let note = "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
-                    `ethtool -K host1 gro on`";
+                    `ethtool -K host1 gro off; ethtool -K host1 gro on` while it is up";
         assert_eq!(check(&facts, XdpMode::Native).unwrap(), [note]);
         assert_eq!(check_attached(&facts, XdpMode::Native).unwrap(), [note]);
         let elsewhere = Facts { peer: None, ..facts };
@@ -564,7 +564,7 @@ mod tests {
             check_attached(&elsewhere, XdpMode::Native).unwrap(),
             [
                 "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
-              `ethtool -K PEER gro on`, in the peer's network namespace"
+              `ethtool -K PEER gro off; ethtool -K PEER gro on` while it is up, in the peer's network namespace"
             ]
         );
     }

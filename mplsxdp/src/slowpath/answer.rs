@@ -85,12 +85,18 @@ impl Answerer {
                         || !(has_ftn_entry(&tables, offender.source) || world.has_specific_route(offender.source))
                 }
             };
+        // An LSP whose next hop does not resolve carries no answer. Under one label, the source is of this box's own address
+        // space, where a default route may know it.
+        let by_ip_then = self.via == IcmpVia::Auto && parts.stack.len() == LSE_LEN;
         self.identification = self.identification.wrapping_add(1);
         // Where as much as is good to quote does not fit the link, the least may.
         for quote in [usize::MAX, LEAST_QUOTED] {
             message.write(self.identification, quote, &mut self.packet);
             let sent = if on_lsp {
-                self.send_on_lsp(parts, &tables, emit)
+                match self.send_on_lsp(parts, &tables, emit) {
+                    Err(Unsent::NoWay) if by_ip_then => self.send_by_ip(&tables, emit),
+                    sent => sent,
+                }
             } else {
                 self.send_by_ip(&tables, emit)
             };

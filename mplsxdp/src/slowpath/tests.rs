@@ -418,8 +418,12 @@ fn without_an_address_or_a_way_there_is_no_answer() {
     let mut router = Router::default();
     router.world.source_v4 = None;
     router.check_dropped(&frame, Outcome::NoSource);
-    // The LSP's next hop is unresolved.
+    // The LSP's next hop is unresolved. Under one label the source may be known by IP; under more it may be another network's.
     let frame = labelled(&[(500, 1)], &udp_v4(HOST_V4, 7, 20));
+    let taken = Router::default().receive(&frame);
+    assert!(matches!(taken[..], [Taken::SendByIp(_)]), "{taken:?}");
+    Router::via(IcmpVia::Lsp).check_dropped(&frame, Outcome::NoWayBack);
+    let frame = labelled(&[(500, 1), (17, 9)], &udp_v4(HOST_V4, 7, 20));
     Router::default().check_dropped(&frame, Outcome::NoWayBack);
     // A link that takes nothing.
     let mut router = Router::default();

@@ -66,7 +66,7 @@ fn a_veth_is_fit_once_its_peer_takes_redirected_frames() {
         assert_eq!(facts.driver.as_deref(), Some("veth"));
         assert_eq!(facts.capabilities.missing(), Vec::<&str>::new());
         let note = "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
-                    `ethtool -K PEER gro on`, in the peer's network namespace";
+                    `ethtool -K PEER gro off; ethtool -K PEER gro on` while it is up, in the peer's network namespace";
         // Before Linux 6.3 the kernel does not tell.
         let features = facts
             .features
@@ -97,7 +97,10 @@ fn a_peer_in_the_same_namespace_is_named() {
         let netlink = Netlink::open_requests().unwrap();
         let facts = gather("left", &netlink).await.unwrap();
         let notes = check(&facts, XdpMode::Native).unwrap();
-        assert!(notes[0].ends_with("`ethtool -K right gro on`"), "{notes:?}");
+        assert!(
+            notes[0].ends_with("`ethtool -K right gro off; ethtool -K right gro on` while it is up"),
+            "{notes:?}"
+        );
         run("ethtool", "-K right gro on");
         let facts = gather("left", &netlink).await.unwrap();
         assert_eq!(check(&facts, XdpMode::Native).unwrap(), Vec::<String>::new());

@@ -7,7 +7,7 @@
 use crate::wire::{ETH_HLEN, Label, Mac};
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -20,6 +20,8 @@ pub mod map {
     pub const FTN_V6: &str = "FTN_V6";
     pub const PORTS: &str = "PORTS";
     pub const TX_PORTS: &str = "TX_PORTS";
+    pub const XSKS: &str = "XSKS";
+    pub const POLICERS: &str = "POLICERS";
     pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const META: &str = "META";
@@ -32,6 +34,8 @@ pub mod map {
 pub const PROGRAM: &str = "mplsxdp";
 /// Name of the frozen [`Settings`] in the program's `.rodata`.
 pub const SETTINGS: &str = "SETTINGS";
+/// Name of the frozen [`Police`] in the program's `.rodata`.
+pub const POLICE: &str = "POLICE";
 
 /// Default and largest size of `ILM`: one entry for every label.
 pub const MAX_LABELS: u32 = 1 << 20;
@@ -45,8 +49,12 @@ pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 pub const MAX_FTN: u32 = 1 << 20;
 /// Size of `PORTS` and `TX_PORTS`.
 pub const MAX_PORTS: u32 = 256;
-/// Room for reasons of one port in `REASON_COUNTERS`.
-pub const REASON_SLOTS: u32 = 32;
+/// Receive queues of one port in `XSKS`: what arrives on a queue beyond finds no listener.
+pub const MAX_QUEUES: u32 = 128;
+/// Room for reasons of one port in `REASON_COUNTERS`, and after them for each [`Loss`] of the reasons that are punted.
+pub const REASON_SLOTS: u32 = 48;
+/// Reasons that are punted have numbers below this. Room for policers of one port in `POLICERS`.
+pub const PUNT_SLOTS: u32 = 8;
 /// The most labels that one route pushes.
 pub const MAX_PUSH: usize = 8;
 
@@ -422,6 +430,7 @@ pub struct Meta {
 /// | 40-47 | TTL of labels pushed in pipe mode |
 /// | 48 | TC propagation |
 /// | 49 | logging |
+/// | 50-51 | [`UnknownPolicy`] |
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings(u64);
@@ -432,6 +441,11 @@ impl Settings {
     pub const fn new(port: u32, ttl_mode: TtlMode, tunnel_ttl: u8, tc_propagate: bool, log: bool) -> Self {
         let flags = tc_propagate as u64 | (log as u64) << 1;
         Self(port as u64 | (ttl_mode as u64) << 32 | (tunnel_ttl as u64) << 40 | flags << 48)
+    }
+
+    /// The same with another policy on labels that have no route; it is to punt unless told otherwise.
+    pub const fn with_unknown(self, policy: UnknownPolicy) -> Self {
+        Self((self.0 & !(3 << 50)) | (policy as u64) << 50)
     }
 
     /// The same for another port.
@@ -465,6 +479,75 @@ impl Settings {
 
     pub const fn log(self) -> bool {
         self.0 >> 49 & 1 != 0
+    }
+
+    pub const fn unknown(self) -> UnknownPolicy {
+        match self.0 >> 50 & 3 {
+            1 => UnknownPolicy::Drop,
+            2 => UnknownPolicy::Pass,
+            _ => UnknownPolicy::Punt,
+        }
+    }
+}
+
+/// What becomes of a frame whose label has no route, once it is counted (`--unknown`).
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum UnknownPolicy {
+    /// The slow path's, as other exceptions.
+    #[default]
+    Punt = 0,
+    /// Dropped at once.
+    Drop = 1,
+    /// The kernel's, untouched.
+    Pass = 2,
+}
+
+/// How many exceptions of one reason and port the slow path gets: so many per second, and so many at once after a pause. Frozen
+/// into the program as one 64-bit word: the rate in bits 0-31, the burst in bits 32-63; zero is "as many as come".
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Police(u64);
+
+impl Police {
+    pub const UNLIMITED: Self = Self(0);
+
+    /// A burst of less than one frame is one frame; a rate of zero is no limit.
+    pub const fn new(rate_per_second: u32, burst: u32) -> Self {
+        if rate_per_second == 0 {
+            return Self::UNLIMITED;
+        }
+        let burst = if burst == 0 { 1 } else { burst };
+        Self(rate_per_second as u64 | (burst as u64) << 32)
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether a frame at `now_ns` conforms, given what is stored of its policer: `None` where it does not, else what is to be
+    /// stored in its place.
+    ///
+    /// This is the token bucket in the form of the generic cell rate algorithm (ITU-T I.371 annex A): all there is to store is
+    /// the time at which the bucket will be full again. So the state is one word, which CPUs can share by compare-and-exchange,
+    /// and a frame that is refused writes nothing.
+    #[inline(always)]
+    pub const fn admit(self, full_at_ns: u64, now_ns: u64) -> Option<u64> {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let (rate, burst) = (self.0 & 0xffff_ffff, self.0 >> 32);
+        if rate == 0 {
+            return Some(full_at_ns);
+        }
+        let token_ns = SECOND_NS / rate;
+        let full_at_ns = if full_at_ns > now_ns { full_at_ns } else { now_ns };
+        if full_at_ns - now_ns > (burst - 1) * token_ns {
+            return None;
+        }
+        Some(full_at_ns + token_ns)
     }
 }
 
@@ -536,6 +619,68 @@ reasons! {
     NoPort = 13, "no-port", "Linux bpf_redirect_map";
 }
 
+impl Reason {
+    /// Whether the slow path gets frames of this reason; others are dropped.
+    pub const fn is_punted(self) -> bool {
+        match self {
+            Self::TtlExpired
+            | Self::NoRoute
+            | Self::Unresolved
+            | Self::TooBig
+            | Self::RouterAlert
+            | Self::Oam
+            | Self::LspPing => true,
+            Self::Malformed
+            | Self::PortDisabled
+            | Self::ImplicitNull
+            | Self::SpecialLabel
+            | Self::NoHeadroom
+            | Self::NoPort => false,
+        }
+    }
+
+    /// Where this reason's counter stands among a port's in `REASON_COUNTERS`.
+    pub const fn slot(self) -> u32 {
+        self as u32
+    }
+}
+
+/// Why the slow path did not get a frame that was to be punted. Such a frame counts for its reason, too.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Loss {
+    Policed = 0,
+    NoListener = 1,
+}
+
+impl Loss {
+    pub const ALL: &[Self] = &[Self::Policed, Self::NoListener];
+
+    /// The name that the CLI and the control socket use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policed => "policed",
+            Self::NoListener => "no-listener",
+        }
+    }
+
+    /// One sentence for a person who reads the counter.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Policed => "Exceptions of this reason came faster than the slow path is to get them.",
+            Self::NoListener => "The slow path does not listen on the queue that the frame came in on.",
+        }
+    }
+
+    /// Where the counter of such frames of `reason`, which is punted, stands among a port's in `REASON_COUNTERS`.
+    pub const fn slot(self, reason: Reason) -> u32 {
+        LOSS_SLOTS + self as u32 * PUNT_SLOTS + reason as u32
+    }
+}
+
+/// Where the first [`Loss`] begins.
+const LOSS_SLOTS: u32 = 32;
+
 const _: () = {
     assert!(size_of::<IlmEntry>() == 8 && align_of::<IlmEntry>() == 8);
     assert!(size_of::<PortWord>() == 8);
@@ -546,7 +691,15 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);
     assert!(size_of::<Settings>() == 8);
-    assert!(Reason::ALL.len() < REASON_SLOTS as usize);
+    assert!(Reason::ALL.len() < LOSS_SLOTS as usize);
+    assert!(LOSS_SLOTS + Loss::ALL.len() as u32 * PUNT_SLOTS == REASON_SLOTS);
+    assert!(MAX_QUEUES.is_power_of_two());
+    let mut index = 0;
+    while index < Reason::ALL.len() {
+        let reason = Reason::ALL[index];
+        assert!(!reason.is_punted() || (reason as u32) < PUNT_SLOTS);
+        index += 1;
+    }
     assert!(MAX_ADJACENCIES <= 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);
 };
 
@@ -609,5 +762,74 @@ mod tests {
             assert_eq!(*reason as usize, index + 1);
             assert!(reason.description().ends_with('.') && !reason.source().is_empty() && !reason.name().is_empty());
         }
+    }
+
+    #[test]
+    fn the_policy_on_unknown_labels_is_apart_from_other_settings() {
+        let settings = Settings::new(7, TtlMode::Linux, 255, true, true);
+        assert_eq!(settings.unknown(), UnknownPolicy::Punt);
+        for policy in [UnknownPolicy::Drop, UnknownPolicy::Pass, UnknownPolicy::Punt] {
+            let changed = settings.with_unknown(UnknownPolicy::Drop).with_unknown(policy);
+            assert_eq!(changed.unknown(), policy);
+            assert_eq!(
+                (
+                    changed.port(),
+                    changed.ttl_mode(),
+                    changed.tunnel_ttl(),
+                    changed.tc_propagate(),
+                    changed.log()
+                ),
+                (7, TtlMode::Linux, 255, true, true)
+            );
+        }
+    }
+
+    #[test]
+    fn every_loss_has_a_slot_of_its_own() {
+        let punted = Reason::ALL.iter().filter(|reason| reason.is_punted());
+        let losses = punted.flat_map(|&reason| Loss::ALL.iter().map(move |loss| loss.slot(reason)));
+        let mut slots: Vec<u32> = losses.chain(Reason::ALL.iter().map(|reason| reason.slot())).collect();
+        let all = slots.len();
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), all);
+        assert!(slots.iter().all(|&slot| slot < REASON_SLOTS));
+    }
+
+    /// How many of `offered` frames that come `every_ns` are admitted.
+    fn admitted(police: Police, state: &mut u64, from_ns: u64, every_ns: u64, offered: u64) -> u64 {
+        (0..offered)
+            .filter(|index| match police.admit(*state, from_ns + index * every_ns) {
+                Some(next) => {
+                    *state = next;
+                    true
+                }
+                None => false,
+            })
+            .count() as u64
+    }
+
+    #[test]
+    fn a_policer_admits_the_burst_and_then_the_rate() {
+        let police = Police::new(1000, 50);
+        let mut state = 0;
+        let start = 1 << 40;
+        // A bucket that was never used is full.
+        assert_eq!(admitted(police, &mut state, start, 0, 1000), 50);
+        // Then one token a millisecond, of which none is lost and none is lent.
+        assert_eq!(admitted(police, &mut state, start + 1_000_000, 100_000, 1000), 100);
+        // A long pause fills it, and no more than that.
+        assert_eq!(admitted(police, &mut state, start << 1, 0, 1000), 50);
+    }
+
+    #[test]
+    fn a_policer_without_a_rate_admits_everything_and_a_burst_is_one_at_least() {
+        let mut state = 0;
+        assert_eq!(admitted(Police::UNLIMITED, &mut state, 0, 0, 1000), 1000);
+        assert_eq!(Police::new(0, 50), Police::UNLIMITED);
+        assert_eq!(admitted(Police::new(1, 0), &mut state, 1 << 40, 0, 10), 1);
+        // A burst so large that it lasts for centuries does not overflow.
+        let mut state = 0;
+        assert_eq!(admitted(Police::new(1, u32::MAX), &mut state, 1 << 40, 0, 1000), 1000);
     }
 }

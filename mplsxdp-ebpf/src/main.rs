@@ -9,40 +9,71 @@ mod tables;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
-use mplsxdp_common::abi::Reason;
+use mplsxdp_common::abi::{Loss, MAX_QUEUES, Reason, UnknownPolicy};
 use mplsxdp_common::forward::{Frame as _, Tables as _, Verdict, forward};
 
 use crate::frame::XdpFrame;
-use crate::tables::{TX_PORTS, XdpTables, count_reason};
+use crate::tables::{TX_PORTS, XSKS, XdpTables, count_reason, is_admitted};
 
 #[xdp]
 pub fn mplsxdp(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(&ctx);
-    match forward(&mut frame, &XdpTables) {
-        Verdict::Pass => xdp_action::XDP_PASS,
+    let reason = match forward(&mut frame, &XdpTables) {
+        Verdict::Pass => return xdp_action::XDP_PASS,
         Verdict::Forward { port } => match TX_PORTS.redirect(port.into(), 0) {
-            Ok(action) => action,
-            Err(_) => except(&ctx, &frame, Reason::NoPort),
+            Ok(action) => return action,
+            Err(_) => Reason::NoPort,
         },
-        Verdict::Exception(reason) => except(&ctx, &frame, reason),
-    }
+        Verdict::Exception(reason) => reason,
+    };
+    except(&ctx, reason)
 }
 
-/// Counts a frame that is not forwarded, and drops it.
-fn except(ctx: &XdpContext, frame: &XdpFrame<'_>, reason: Reason) -> u32 {
-    count_reason(reason, frame);
+/// Counts a frame that is not forwarded, and punts or drops it. A call of its own, which keeps its registers off the frames that
+/// are forwarded.
+#[inline(never)]
+fn except(ctx: &XdpContext, reason: Reason) -> u32 {
+    let frame = XdpFrame::new(ctx);
+    // The verifier is not to follow this once for each reason.
+    let reason = Reason::from_number(frame.opaque(reason as usize) as u8).unwrap_or(Reason::Malformed);
+    count_reason(reason.slot(), &frame);
+    let settings = XdpTables.settings();
     // Frozen by the loader: where it is off, the verifier takes the code out.
-    if XdpTables.settings().log() {
-        let port = XdpTables.settings().port();
+    if settings.log() {
         debug!(
             ctx,
             "port {}: exception {}, frame of {} bytes",
-            port,
+            settings.port(),
             reason as u8,
             frame.len() as u32
         );
     }
-    xdp_action::XDP_DROP
+    match (reason, settings.unknown()) {
+        (Reason::NoRoute, UnknownPolicy::Drop) => xdp_action::XDP_DROP,
+        (Reason::NoRoute, UnknownPolicy::Pass) => xdp_action::XDP_PASS,
+        _ if reason.is_punted() => punt(ctx, &frame, reason),
+        _ => xdp_action::XDP_DROP,
+    }
+}
+
+/// Hands a frame to the slow path's socket on the queue that it came in on.
+#[inline(always)]
+fn punt(ctx: &XdpContext, frame: &XdpFrame<'_>, reason: Reason) -> u32 {
+    if !is_admitted(reason) {
+        count_reason(Loss::Policed.slot(reason), frame);
+        return xdp_action::XDP_DROP;
+    }
+    // SAFETY: a field of this program's own context.
+    let queue = unsafe { (*ctx.ctx).rx_queue_index };
+    let redirected = if queue < MAX_QUEUES {
+        XSKS.redirect(XdpTables.settings().port() * MAX_QUEUES + queue, 0)
+    } else {
+        Err(0)
+    };
+    redirected.unwrap_or_else(|_| {
+        count_reason(Loss::NoListener.slot(reason), frame);
+        xdp_action::XDP_DROP
+    })
 }
 
 #[panic_handler]

@@ -1,14 +1,17 @@
 //! The BPF maps. `docs/map-abi.md` describes each; sizes that `load` can change are set by the loader.
 
+use core::arch::asm;
 use core::ptr::read_volatile;
 
 use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, DevMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, DevMap, LpmTrie, PerCpuArray, XskMap, lpm_trie::Key},
 };
 use mplsxdp_common::abi::{
     Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack,
-    MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, Meta, PortWord, REASON_SLOTS, Reason, Settings, TtlMode,
+    MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS,
+    Reason, Settings, TtlMode,
 };
 use mplsxdp_common::forward::{Frame, Tables};
 use mplsxdp_common::wire::Label;
@@ -30,6 +33,12 @@ static FTN_V6: LpmTrie<FtnKeyV6, u64> = LpmTrie::with_max_entries(MAX_FTN, BPF_F
 static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 pub static TX_PORTS: DevMap = DevMap::with_max_entries(MAX_PORTS, 0);
+/// Sockets of the slow path.
+#[map]
+pub static XSKS: XskMap = XskMap::with_max_entries(MAX_PORTS * MAX_QUEUES, 0);
+/// State of [`Police`] for each port and reason.
+#[map]
+static POLICERS: Array<u64> = Array::with_max_entries(MAX_PORTS * PUNT_SLOTS, 0);
 #[map]
 static ROUTE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(DEFAULT_COUNTER_SLOTS, 0);
 #[map]
@@ -41,6 +50,9 @@ static META: Array<Meta> = Array::with_max_entries(1, 0);
 /// Frozen by the loader: the verifier sees constants.
 #[unsafe(no_mangle)]
 static SETTINGS: u64 = Settings::new(0, TtlMode::Uniform, 255, false, false).to_bits();
+/// Frozen likewise.
+#[unsafe(no_mangle)]
+static POLICE: u64 = Police::UNLIMITED.to_bits();
 
 pub struct XdpTables;
 
@@ -97,14 +109,66 @@ impl Tables for XdpTables {
     }
 }
 
-/// Counts a frame that was dropped at this port.
+/// Counts a frame in one of this port's slots.
 #[inline(always)]
-pub fn count_reason(reason: Reason, frame: &impl Frame) {
+pub fn count_reason(slot: u32, frame: &impl Frame) {
     count(
         &REASON_COUNTERS,
-        XdpTables.settings().port() * REASON_SLOTS + reason as u32,
+        XdpTables.settings().port() * REASON_SLOTS + slot,
         frame.len(),
     );
+}
+
+/// Whether the policer of this port and reason lets a frame through now. CPUs share it, so that the rate is that of the port,
+/// however many queues it has.
+#[inline(always)]
+pub fn is_admitted(reason: Reason) -> bool {
+    /// Each failed attempt means that another CPU was admitted meanwhile; whoever loses this often is over the rate.
+    const ATTEMPTS: usize = 4;
+
+    // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+    let police = Police::from_bits(unsafe { read_volatile(&raw const POLICE) });
+    if police == Police::UNLIMITED {
+        return true;
+    }
+    let Some(state) = POLICERS.get_ptr_mut(XdpTables.settings().port() * PUNT_SLOTS + reason as u32) else {
+        return false;
+    };
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    for _ in 0..ATTEMPTS {
+        // SAFETY: the map's value, read once.
+        let full_at_ns = unsafe { read_volatile(state) };
+        let Some(next) = police.admit(full_at_ns, now_ns) else {
+            return false;
+        };
+        // SAFETY: the map's value; who else writes to it does so by this, too.
+        if unsafe { compare_exchange(state, full_at_ns, next) } {
+            return true;
+        }
+    }
+    false
+}
+
+/// Puts `new` in the place of `old`, if that is still there. By hand: `core` has no such operation for this target, which the
+/// kernel has had since 5.12.
+///
+/// # Safety
+/// `word` must be good to read and write, and aligned.
+#[inline(always)]
+unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> bool {
+    let found: u64;
+    // SAFETY: as the caller says.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({} + 0, r0, {})",
+            in(reg) word,
+            in(reg) new,
+            inlateout("r0") old => found,
+            options(nostack)
+        );
+    }
+    found == old
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use clap::ValueEnum;
@@ -19,6 +20,18 @@ pub const COUNTER_SLOTS: RangeInclusive<u32> = 1..=1 << 20;
 pub const STACKS: RangeInclusive<u32> = 1..=1 << 20;
 /// What `tunnel-ttl` can be.
 pub const TUNNEL_TTL: RangeInclusive<u8> = 1..=255;
+/// What a rate per second can be: 0 is no limit, and token buckets count nanoseconds.
+pub const RATE: RangeInclusive<u32> = 0..=1_000_000_000;
+/// What `hold` can be.
+pub const HOLD: RangeInclusive<u16> = 0..=1024;
+/// The name of `local` where none is given.
+pub const DEFAULT_LOCAL: &str = "mpls0";
+
+/// How many may come at once where there is a limit of so many per second: what comes in 50 ms, and 50 at least.
+pub const fn burst(per_second: u32) -> u32 {
+    let burst = per_second / 20;
+    if burst < 50 { 50 } else { burst }
+}
 
 /// What to load, checked.
 #[derive(Clone, PartialEq, Debug)]
@@ -27,6 +40,8 @@ pub struct Config {
     /// The network namespace to enter, by name or path.
     pub netns: Option<String>,
     pub ports: Vec<PortConfig>,
+    /// The interface to make for this box's own packets: the near end of a veth pair whose far end is a port.
+    pub local: Option<String>,
     pub mode: XdpMode,
     /// Size of the ILM: labels 0 to this less one can have routes.
     pub labels: u32,
@@ -38,6 +53,19 @@ pub struct Config {
     pub tunnel_ttl: u8,
     /// The last pop writes TC into the IP precedence.
     pub tc_propagate: bool,
+    pub unknown: UnknownPolicy,
+    pub icmp_via: IcmpVia,
+    /// What ICMP errors come from, where it is not an address of the interface that the packet arrived at.
+    pub icmp_source_v4: Option<Ipv4Addr>,
+    pub icmp_source_v6: Option<Ipv6Addr>,
+    /// ICMP errors per second, in total; 0: no limit.
+    pub icmp_rate: u32,
+    /// ICMP errors per second to one source; 0: no limit.
+    pub icmp_source_rate: u32,
+    /// How many frames wait for one next hop.
+    pub hold: u16,
+    /// Exceptions per second, of one reason, port and CPU, that the slow path gets; 0: no limit.
+    pub punt_rate: u32,
     /// The XDP program sends a log record for each exception.
     pub log_exceptions: bool,
     /// How much more to log than usual.
@@ -51,6 +79,7 @@ impl Default for Config {
             instance: DEFAULT_INSTANCE.into(),
             netns: None,
             ports: Vec::new(),
+            local: None,
             mode: XdpMode::Native,
             labels: MAX_LABELS,
             counter_slots: DEFAULT_COUNTER_SLOTS,
@@ -58,6 +87,14 @@ impl Default for Config {
             ttl_mode: TtlMode::Uniform,
             tunnel_ttl: 255,
             tc_propagate: false,
+            unknown: UnknownPolicy::Punt,
+            icmp_via: IcmpVia::Auto,
+            icmp_source_v4: None,
+            icmp_source_v6: None,
+            icmp_rate: 1000,
+            icmp_source_rate: 100,
+            hold: 64,
+            punt_rate: 20_000,
             log_exceptions: false,
             verbose: 0,
             routes: Vec::new(),
@@ -105,6 +142,30 @@ impl From<TtlModeName> for TtlMode {
     }
 }
 
+/// What becomes of a frame whose label has no route. It is counted whatever becomes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum UnknownPolicy {
+    /// The slow path counts it by its label and drops it.
+    #[default]
+    Punt,
+    /// Dropped at once.
+    Drop,
+    /// The kernel's, untouched.
+    Pass,
+}
+
+/// Which way ICMP errors about labelled packets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum IcmpVia {
+    /// Along the LSP where there were more labels than one or this box knows no way to the source, else by IP.
+    #[default]
+    Auto,
+    /// Along the LSP (RFC 3032 section 2.3.2).
+    Lsp,
+    /// By IP from this box.
+    Ip,
+}
+
 /// What was said, by the command line or by a file. Field by field what the options of `load` are.
 #[derive(Clone, PartialEq, Debug, Default, clap::Args)]
 pub struct Options {
@@ -114,6 +175,9 @@ pub struct Options {
     /// An interface to send frames to only: labels that arrive there are dropped (repeatable).
     #[arg(long = "tx-only", value_name = "IFACE")]
     pub tx_only: Vec<String>,
+    /// Make an interface for this box's own packets: routes for prefixes impose labels on what is sent into it [NAME: mpls0].
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
+    pub local: Option<String>,
     /// How the XDP program is attached [default: native].
     #[arg(long, value_name = "MODE")]
     pub mode: Option<XdpMode>,
@@ -135,6 +199,28 @@ pub struct Options {
     /// The last pop writes the traffic class into the IP precedence.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tc_propagate: Option<bool>,
+    /// What becomes of a label that has no route [default: punt].
+    #[arg(long, value_name = "POLICY")]
+    pub unknown: Option<UnknownPolicy>,
+    /// Which way ICMP errors about labelled packets go [default: auto].
+    #[arg(long, value_name = "WAY")]
+    pub icmp_via: Option<IcmpVia>,
+    /// Send ICMP errors from this address of this box, not from one of the interface that the packet arrived at (once for IPv4,
+    /// once for IPv6).
+    #[arg(long, value_name = "ADDRESS")]
+    pub icmp_source: Vec<IpAddr>,
+    /// ICMP errors per second, in total; 0: no limit [default: 1000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(RATE)))]
+    pub icmp_rate: Option<u32>,
+    /// ICMP errors per second to one source; 0: no limit [default: 100].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(RATE)))]
+    pub icmp_source_rate: Option<u32>,
+    /// How many frames wait for a next hop whose MAC address is not known yet: 0 to 1024 [default: 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(range(HOLD)))]
+    pub hold: Option<u16>,
+    /// Exceptions per second, of one reason, port and CPU, that reach the slow path; 0: no limit [default: 20000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(RATE)))]
+    pub punt_rate: Option<u32>,
     /// Log each frame that is not forwarded, and why (slow).
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_exceptions: Option<bool>,
@@ -158,7 +244,9 @@ pub struct PlacedRoute {
 
 impl Options {
     /// What `self` does not say, `other` does. The interfaces and routes are those of both.
-    pub fn or(self, other: Self) -> Self {
+    pub fn or(self, mut other: Self) -> Self {
+        let said = |address: &IpAddr| self.icmp_source.iter().any(|one| one.is_ipv4() == address.is_ipv4());
+        other.icmp_source.retain(|address| !said(address));
         let both = |mut first: Vec<String>, second| {
             first.extend(second);
             first
@@ -166,6 +254,7 @@ impl Options {
         Self {
             ifaces: both(self.ifaces, other.ifaces),
             tx_only: both(self.tx_only, other.tx_only),
+            local: self.local.or(other.local),
             mode: self.mode.or(other.mode),
             labels: self.labels.or(other.labels),
             counter_slots: self.counter_slots.or(other.counter_slots),
@@ -173,6 +262,13 @@ impl Options {
             ttl_mode: self.ttl_mode.or(other.ttl_mode),
             tunnel_ttl: self.tunnel_ttl.or(other.tunnel_ttl),
             tc_propagate: self.tc_propagate.or(other.tc_propagate),
+            unknown: self.unknown.or(other.unknown),
+            icmp_via: self.icmp_via.or(other.icmp_via),
+            icmp_source: self.icmp_source.into_iter().chain(other.icmp_source).collect(),
+            icmp_rate: self.icmp_rate.or(other.icmp_rate),
+            icmp_source_rate: self.icmp_source_rate.or(other.icmp_source_rate),
+            hold: self.hold.or(other.hold),
+            punt_rate: self.punt_rate.or(other.punt_rate),
             log_exceptions: self.log_exceptions.or(other.log_exceptions),
             verbose: if self.verbose > 0 { self.verbose } else { other.verbose },
             instance: self.instance.or(other.instance),
@@ -185,6 +281,7 @@ impl Options {
     pub fn check(self) -> Result<Config, ConfigError> {
         let mut errors = Vec::new();
         let ports = self.ports(&mut errors);
+        let (icmp_source_v4, icmp_source_v6) = self.icmp_sources(&mut errors);
         let default = Config::default();
         let labels = self.labels.unwrap_or(default.labels);
         check_routes(&self.routes, labels, &ports, &mut errors);
@@ -199,6 +296,7 @@ impl Options {
             instance,
             netns: self.netns,
             ports,
+            local: self.local,
             mode: self.mode.unwrap_or(default.mode),
             labels,
             counter_slots: self.counter_slots.unwrap_or(default.counter_slots),
@@ -206,6 +304,14 @@ impl Options {
             ttl_mode: self.ttl_mode.map_or(default.ttl_mode, TtlMode::from),
             tunnel_ttl: self.tunnel_ttl.unwrap_or(default.tunnel_ttl),
             tc_propagate: self.tc_propagate.unwrap_or(default.tc_propagate),
+            unknown: self.unknown.unwrap_or(default.unknown),
+            icmp_via: self.icmp_via.unwrap_or(default.icmp_via),
+            icmp_source_v4,
+            icmp_source_v6,
+            icmp_rate: self.icmp_rate.unwrap_or(default.icmp_rate),
+            icmp_source_rate: self.icmp_source_rate.unwrap_or(default.icmp_source_rate),
+            hold: self.hold.unwrap_or(default.hold),
+            punt_rate: self.punt_rate.unwrap_or(default.punt_rate),
             log_exceptions: self.log_exceptions.unwrap_or(default.log_exceptions),
             verbose: self.verbose,
             routes: self.routes.into_iter().map(|placed| placed.route).collect(),
@@ -232,13 +338,43 @@ impl Options {
                 },
             }
         }
+        if let Some(local) = &self.local {
+            if let Err(reason) = check_new_interface(local) {
+                errors.push(reason);
+            } else if self.ifaces.iter().chain(&self.tx_only).any(|name| name == local) {
+                errors.push(format!(
+                    "`{local}` is given by `local`, which makes it, and by `iface` or `tx-only`, which take what is there"
+                ));
+            }
+        }
         if ports.is_empty() && errors.is_empty() {
             errors.push("no interface: name at least one, by `--iface IFACE` or by `iface` in the config file".into());
         }
-        if ports.len() > MAX_PORTS as usize {
-            errors.push(format!("{} interfaces; at most {MAX_PORTS} are supported", ports.len()));
+        let count = ports.len() + usize::from(self.local.is_some());
+        if count > MAX_PORTS as usize {
+            errors.push(format!("{count} interfaces; at most {MAX_PORTS} are supported"));
         }
         ports
+    }
+
+    /// One address of each family, each of which a packet can come from.
+    fn icmp_sources(&self, errors: &mut Vec<String>) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+        let (mut v4, mut v6) = (None, None);
+        for &address in &self.icmp_source {
+            if let Err(reason) = check_source(address) {
+                errors.push(reason);
+            }
+            let first: Option<IpAddr> = match address {
+                IpAddr::V4(address) => v4.replace(address).map(Into::into),
+                IpAddr::V6(address) => v6.replace(address).map(Into::into),
+            };
+            if let Some(first) = first.filter(|first| *first != address) {
+                errors.push(format!(
+                    "`icmp-source` is {first} and {address}; it can be one address of each family"
+                ));
+            }
+        }
+        (v4, v6)
     }
 }
 
@@ -281,8 +417,35 @@ pub fn check_interface(name: &str) -> Result<(), String> {
     }
 }
 
+/// What Linux takes as the name of a new interface (dev_alloc_name): it would fill in a number for `%d`.
+fn check_new_interface(name: &str) -> Result<(), String> {
+    check_interface(name)?;
+    if name.contains('%') {
+        return Err(format!("`{name}` is not the name of a new interface: it has a `%`"));
+    }
+    Ok(())
+}
+
+/// Whether an ICMP error can come from `address` and go through routers (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
+fn check_source(address: IpAddr) -> Result<(), String> {
+    let unicast = match address {
+        IpAddr::V4(v4) => !(v4.octets()[0] == 0 || v4.is_loopback() || v4.octets()[0] >= 224),
+        IpAddr::V6(v6) => {
+            let special = v6.is_unspecified() || v6.is_loopback() || v6.is_multicast();
+            !(special || v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some())
+        }
+    };
+    if unicast {
+        Ok(())
+    } else {
+        Err(format!(
+            "`icmp-source` is {address}; it must be a unicast address of this box that others know, as 192.0.2.1 or 2001:db8::1"
+        ))
+    }
+}
+
 /// The range as clap counts.
-fn range(range: RangeInclusive<u32>) -> RangeInclusive<i64> {
+fn range(range: RangeInclusive<impl Copy + Into<i64>>) -> RangeInclusive<i64> {
     (*range.start()).into()..=(*range.end()).into()
 }
 

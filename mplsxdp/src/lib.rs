@@ -4,7 +4,7 @@
 //! cli  config                what a person types and reads; what a file says
 //!   control                  the socket: types, server, client
 //!   controller               the one event loop that ties the wings together
-//!   lfib  neighbour          routes -> table writes; next hops -> MAC addresses (both pure at heart)
+//!   lfib  neighbour  slowpath  routes -> table writes; next hops -> MAC addresses; exceptions -> answers (pure at heart)
 //!   dataplane                the tables, in memory or in the kernel; loading and attaching
 //! ```
 
@@ -15,3 +15,4 @@ pub mod controller;
 pub mod dataplane;
 pub mod lfib;
 pub mod neighbour;
+pub mod slowpath;

@@ -3,7 +3,8 @@
 mod support;
 
 use mplsxdp::dataplane::Tables;
-use mplsxdp::dataplane::memory::{MemoryFrame, MemoryTables};
+use mplsxdp::dataplane::frame::MemoryFrame;
+use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::lfib::Lfib;
 use mplsxdp::lfib::route::RouteKey;
 use mplsxdp_common::abi::{Counter, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};

@@ -25,6 +25,7 @@ fn check(idl: &IDL, vtype: &VTypeExt, value: &Value) -> Result<(), String> {
         },
         VTypeExt::Plain(VType::Bool) if value.is_boolean() => Ok(()),
         VTypeExt::Plain(VType::Int) if value.is_i64() || value.is_u64() => Ok(()),
+        VTypeExt::Plain(VType::Float) if value.is_number() => Ok(()),
         VTypeExt::Plain(VType::String) if value.is_string() => Ok(()),
         VTypeExt::Plain(VType::Typename(name)) => match &idl.typedefs[name].elt {
             VStructOrEnum::VStruct(fields) => {
@@ -149,6 +150,7 @@ fn link() -> Link {
         program_id: 4,
         mpls: true,
         tx_only: false,
+        local: true,
         redirect_target: Some(true),
     }
 }
@@ -173,6 +175,9 @@ fn status() -> Status {
         ttl_mode: "uniform".into(),
         tunnel_ttl: 255,
         tc_propagate: false,
+        unknown: "punt".into(),
+        icmp_via: "auto".into(),
+        local: Some("mpls0".into()),
         links: 1,
         labels: 1,
         label_routes: 1,
@@ -191,12 +196,33 @@ fn reason() -> ReasonCounter {
         description: "No route for the incoming label.".into(),
         packets: 1,
         bytes: 100,
+        policed: 1,
+        unheard: 1,
+    }
+}
+
+fn outcome() -> Outcome {
+    Outcome {
+        name: "time-exceeded".into(),
+        description: "Answered by ICMP Time Exceeded.".into(),
+        packets: 1,
+    }
+}
+
+fn unknown_label() -> UnknownLabel {
+    UnknownLabel {
+        port: "eth1".into(),
+        label: 999,
+        packets: 3,
+        rate_pps: 0.6,
+        idle_seconds: 1.0,
     }
 }
 
 fn stats() -> Stats {
     Stats {
         reasons: vec![reason()],
+        slow_path: vec![outcome()],
         forwarded: Counter::default(),
         uncounted_routes: 1,
     }
@@ -215,6 +241,8 @@ fn types() {
     agree_on_type(&mut seen, "Table", &table());
     agree_on_type(&mut seen, "Status", &status());
     agree_on_type(&mut seen, "ReasonCounter", &reason());
+    agree_on_type(&mut seen, "Outcome", &outcome());
+    agree_on_type(&mut seen, "UnknownLabel", &unknown_label());
     agree_on_type(&mut seen, "Stats", &stats());
     agree_on_type(&mut seen, "Changes", &Changes::default());
     agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
@@ -268,6 +296,9 @@ fn methods() {
     let neighbors = NeighborList {
         neighbors: vec![next_hop()],
     };
+    let unknown = UnknownLabels {
+        labels: vec![unknown_label()],
+    };
     let mut seen = Vec::new();
     macro_rules! method {
         ($name:literal, $input:expr, $output:expr) => {
@@ -292,6 +323,7 @@ fn methods() {
     method!("SetLink", set_link, Nothing {});
     method!("ListNeighbors", Nothing {}, neighbors);
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
+    method!("GetUnknownLabels", Nothing {}, unknown);
     method!("Unload", Nothing {}, Nothing {});
     seen.sort_unstable();
     assert_eq!(seen, idl.methods.keys().copied().collect::<Vec<_>>());

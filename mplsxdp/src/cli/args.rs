@@ -81,7 +81,7 @@ impl From<FamilyName> for grammar::Family {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Load the switch and run it until it is told to stop.
-    Load(LoadArgs),
+    Load(Box<LoadArgs>),
     /// Routes for labels and prefixes.
     #[command(after_help = route::HELP)]
     Route { words: Vec<String> },
@@ -96,6 +96,9 @@ pub enum Command {
         /// Also what has not been seen yet.
         #[arg(long)]
         all: bool,
+        /// The labels that arrive and have no route, the most frequent first.
+        #[arg(long, conflicts_with = "all")]
+        unknown: bool,
     },
     /// The instance, its tables and how full they are.
     Status,
@@ -151,7 +154,7 @@ mod tests {
     use clap::error::ErrorKind;
 
     use super::*;
-    use crate::config::{TtlModeName, XdpMode};
+    use crate::config::{IcmpVia, TtlModeName, UnknownPolicy, XdpMode};
 
     fn parse(line: &str) -> Result<Cli, ErrorKind> {
         let words = std::iter::once("mplsxdp")
@@ -214,11 +217,13 @@ mod tests {
     fn what_load_takes() {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
                     --counter-slots 1 --stacks 5 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false \
-                    --config f.toml -vv";
+                    --local --unknown pass --icmp-via lsp --icmp-source 192.0.2.1 --icmp-source 2001:db8::1 \
+                    --icmp-rate 0 --icmp-source-rate 7 --hold 1024 --punt-rate 1000000000 --config f.toml -vv";
         let cli = parse(line).unwrap();
-        let Some(Command::Load(LoadArgs { options, config })) = cli.command else {
+        let Some(Command::Load(args)) = cli.command else {
             panic!("not load")
         };
+        let LoadArgs { options, config } = *args;
         assert_eq!(config, Some("f.toml".into()));
         assert_eq!(
             options,
@@ -232,6 +237,14 @@ mod tests {
                 ttl_mode: Some(TtlModeName::Linux),
                 tunnel_ttl: Some(9),
                 tc_propagate: Some(true),
+                local: Some("mpls0".into()),
+                unknown: Some(UnknownPolicy::Pass),
+                icmp_via: Some(IcmpVia::Lsp),
+                icmp_source: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                icmp_rate: Some(0),
+                icmp_source_rate: Some(7),
+                hold: Some(1024),
+                punt_rate: Some(1_000_000_000),
                 log_exceptions: Some(false),
                 verbose: 2,
                 ..Options::default()
@@ -247,7 +260,16 @@ mod tests {
             ("load --tunnel-ttl 0", ErrorKind::ValueValidation),
             ("load --counter-slots 0", ErrorKind::ValueValidation),
             ("load --mode fast", ErrorKind::InvalidValue),
+            ("load --unknown ignore", ErrorKind::InvalidValue),
+            ("load --icmp-via ether", ErrorKind::InvalidValue),
+            ("load --icmp-source host1", ErrorKind::ValueValidation),
+            ("load --icmp-rate 1000000001", ErrorKind::ValueValidation),
+            ("load --icmp-source-rate -1", ErrorKind::UnknownArgument),
+            ("load --hold 1025", ErrorKind::ValueValidation),
+            ("load --punt-rate many", ErrorKind::ValueValidation),
+            ("load --local one two", ErrorKind::UnknownArgument),
             ("load eth1", ErrorKind::UnknownArgument),
+            ("stats --unknown --all", ErrorKind::ArgumentConflict),
         ] {
             assert_eq!(parse(wrong).unwrap_err(), kind, "{wrong}");
         }

@@ -4,6 +4,7 @@
 //! ```toml
 //! iface = ["eth1", "eth2"]
 //! tx-only = ["eth3"]
+//! local = "mpls0"            # or true, which is the same
 //! instance = "pe1"
 //! netns = "r1"
 //! mode = "native"            # or "generic"
@@ -13,6 +14,13 @@
 //! ttl-propagate = "uniform"  # or "pipe", "linux"
 //! tunnel-ttl = 255
 //! tc-propagate = false
+//! unknown = "punt"           # or "drop", "pass"
+//! icmp-via = "auto"          # or "lsp", "ip"
+//! icmp-source = ["10.0.0.1", "2001:db8::1"]
+//! icmp-rate = 1000           # per second, 0: no limit
+//! icmp-source-rate = 100
+//! hold = 64
+//! punt-rate = 20000
 //! log-exceptions = false
 //! verbose = 0
 //! routes = [
@@ -23,6 +31,7 @@
 //!
 //! Everything that is wrong is told at once.
 
+use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
@@ -34,8 +43,9 @@ use super::grammar::{self, Family};
 use crate::config::{self, ConfigError, Options, PlacedRoute};
 
 /// The keys, for whoever mistypes one.
-const KEYS: &str = "iface, tx-only, instance, netns, mode, labels, counter-slots, stacks, ttl-propagate, tunnel-ttl, \
-                    tc-propagate, log-exceptions, verbose, routes";
+const KEYS: &str = "iface, tx-only, local, instance, netns, mode, labels, counter-slots, stacks, ttl-propagate, tunnel-ttl, \
+                    tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
+                    log-exceptions, verbose, routes";
 
 /// Reads a file.
 pub fn read(path: &Path) -> Result<Options, ConfigError> {
@@ -88,6 +98,7 @@ impl Reader<'_> {
         match name {
             "iface" => options.ifaces = self.strings(name, value),
             "tx-only" => options.tx_only = self.strings(name, value),
+            "local" => options.local = self.local(name, value),
             "instance" => options.instance = self.string(name, value).map(str::to_owned),
             "netns" => options.netns = self.string(name, value).map(str::to_owned),
             "mode" => options.mode = self.choice(name, value),
@@ -97,6 +108,13 @@ impl Reader<'_> {
             "ttl-propagate" => options.ttl_mode = self.choice(name, value),
             "tunnel-ttl" => options.tunnel_ttl = self.number(name, value, config::TUNNEL_TTL),
             "tc-propagate" => options.tc_propagate = self.boolean(name, value),
+            "unknown" => options.unknown = self.choice(name, value),
+            "icmp-via" => options.icmp_via = self.choice(name, value),
+            "icmp-source" => options.icmp_source = self.addresses(name, value),
+            "icmp-rate" => options.icmp_rate = self.number(name, value, config::RATE),
+            "icmp-source-rate" => options.icmp_source_rate = self.number(name, value, config::RATE),
+            "hold" => options.hold = self.number(name, value, config::HOLD),
+            "punt-rate" => options.punt_rate = self.number(name, value, config::RATE),
             "log-exceptions" => options.log_exceptions = self.boolean(name, value),
             "verbose" => options.verbose = self.number(name, value, 0..=2).unwrap_or(0),
             "routes" => options.routes = self.routes(name, value),
@@ -124,6 +142,35 @@ impl Reader<'_> {
         self.array(key, value)
             .filter_map(|element| self.string(key, element).map(str::to_owned))
             .collect()
+    }
+
+    /// A name, or whether there is to be one by the usual name.
+    fn local(&mut self, key: &str, value: &Value) -> Option<String> {
+        match value.get_ref() {
+            DeValue::String(name) => Some(name.as_ref().to_owned()),
+            DeValue::Boolean(wanted) => wanted.then(|| config::DEFAULT_LOCAL.to_owned()),
+            _ => {
+                self.wrong_type(key, value, "a string, true or false");
+                None
+            }
+        }
+    }
+
+    fn addresses(&mut self, key: &str, value: &Value) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        for element in self.array(key, value) {
+            let Some(text) = self.string(key, element) else {
+                continue;
+            };
+            match text.parse() {
+                Ok(address) => addresses.push(address),
+                Err(_) => self.refuse(
+                    element.span(),
+                    &format!("`{key}` has \"{text}\"; it must be an address, as \"192.0.2.1\" or \"2001:db8::1\""),
+                ),
+            }
+        }
+        addresses
     }
 
     fn boolean(&mut self, key: &str, value: &Value) -> Option<bool> {
@@ -219,10 +266,12 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use mplsxdp_common::abi::TtlMode;
 
     use super::*;
-    use crate::config::{Config, PortConfig, XdpMode};
+    use crate::config::{Config, IcmpVia, PortConfig, UnknownPolicy, XdpMode};
 
     fn errors(text: &str) -> Vec<String> {
         parse("f.toml", text)
@@ -235,6 +284,7 @@ mod tests {
         let text = r#"
             iface = ["eth1", "eth2"]
             tx-only = ["eth3"]
+            local = "own"
             instance = "pe1"
             netns = "r1"
             mode = "generic"
@@ -244,6 +294,13 @@ mod tests {
             ttl-propagate = "pipe"
             tunnel-ttl = 64
             tc-propagate = true
+            unknown = "drop"
+            icmp-via = "ip"
+            icmp-source = ["192.0.2.1", "2001:db8::1"]
+            icmp-rate = 0
+            icmp-source-rate = 1
+            hold = 0
+            punt-rate = 3
             log-exceptions = true
             verbose = 1
             routes = [
@@ -257,13 +314,14 @@ mod tests {
             mpls: !tx_only,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place, "f.toml:17:17");
+        assert_eq!(file.routes[1].place, "f.toml:25:17");
         assert_eq!(
             file.clone().check().unwrap(),
             Config {
                 instance: "pe1".into(),
                 netns: Some("r1".into()),
                 ports: vec![port("eth1", false), port("eth2", false), port("eth3", true)],
+                local: Some("own".into()),
                 mode: XdpMode::Generic,
                 labels: 4096,
                 counter_slots: 100,
@@ -271,6 +329,14 @@ mod tests {
                 ttl_mode: TtlMode::Pipe,
                 tunnel_ttl: 64,
                 tc_propagate: true,
+                unknown: UnknownPolicy::Drop,
+                icmp_via: IcmpVia::Ip,
+                icmp_source_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+                icmp_source_v6: Some("2001:db8::1".parse().unwrap()),
+                icmp_rate: 0,
+                icmp_source_rate: 1,
+                hold: 0,
+                punt_rate: 3,
                 log_exceptions: true,
                 verbose: 1,
                 routes: [
@@ -286,11 +352,20 @@ mod tests {
             labels: Some(8192),
             tc_propagate: Some(false),
             instance: Some("pe2".into()),
+            local: Some("mpls0".into()),
+            unknown: Some(UnknownPolicy::Pass),
+            icmp_source: vec!["192.0.2.2".parse().unwrap()],
+            hold: Some(5),
             ..Options::default()
         };
         let both = line.or(file).check().unwrap();
         assert_eq!((both.labels, both.tc_propagate, both.counter_slots), (8192, false, 100));
-        assert_eq!(both.instance, "pe2");
+        assert_eq!((both.instance.as_str(), both.local.as_deref()), ("pe2", Some("mpls0")));
+        assert_eq!((both.unknown, both.icmp_via), (UnknownPolicy::Pass, IcmpVia::Ip));
+        assert_eq!((both.hold, both.punt_rate), (5, 3));
+        // Each family by itself.
+        assert_eq!(both.icmp_source_v4, Some(Ipv4Addr::new(192, 0, 2, 2)));
+        assert_eq!(both.icmp_source_v6, Some("2001:db8::1".parse().unwrap()));
         let names: Vec<_> = both.ports.iter().map(|port| port.name.as_str()).collect();
         assert_eq!(names, ["eth4", "eth1", "eth2", "eth3"]);
     }
@@ -309,6 +384,19 @@ mod tests {
             (config.labels, config.counter_slots, config.tunnel_ttl),
             (1_048_576, 65_536, 255)
         );
+        assert_eq!(
+            (config.icmp_rate, config.icmp_source_rate, config.hold, config.punt_rate),
+            (1000, 100, 64, 20_000)
+        );
+        assert_eq!([1000, 100, 20_000].map(config::burst), [50, 50, 1000]);
+    }
+
+    #[test]
+    fn a_local_interface_has_the_usual_name_unless_it_is_given_one() {
+        let local = |text: &str| parse("f.toml", text).unwrap().local;
+        assert_eq!(local("local = true").as_deref(), Some("mpls0"));
+        assert_eq!(local("local = \"own\"").as_deref(), Some("own"));
+        assert_eq!(local("local = false"), None);
     }
 
     #[test]
@@ -320,6 +408,12 @@ tunnel-ttl = 256
 mode = "fast"
 mtu = 1500
 tc-propagate = 1
+local = 0
+unknown = "ignore"
+icmp-via = true
+icmp-source = ["192.0.2.256", 5]
+icmp-rate = -1
+hold = 1025
 routes = [
     "100 as 110 via inet 192.168.40.102",
     "101 as 111 via inet 192.168.40.1022",
@@ -334,12 +428,20 @@ routes = [
                 "f.toml:3:10: `stacks` has a value of type string; it must be a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl` is 256; it must be a number, 1 to 255",
                 "f.toml:5:8: `mode` is \"fast\"; it must be \"native\" or \"generic\"",
-                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, instance, netns, mode, labels, counter-slots, \
-                 stacks, ttl-propagate, tunnel-ttl, tc-propagate, log-exceptions, verbose, routes",
+                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, mode, labels, counter-slots, \
+                 stacks, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
+                 icmp-source-rate, hold, punt-rate, log-exceptions, verbose, routes",
                 "f.toml:7:16: `tc-propagate` has a value of type integer; it must be true or false",
-                "f.toml:10:26: `routes`: `192.168.40.1022` is not an IPv4 address, as 192.0.2.1: \
+                "f.toml:8:9: `local` has a value of type integer; it must be a string, true or false",
+                "f.toml:9:11: `unknown` is \"ignore\"; it must be \"punt\" or \"drop\" or \"pass\"",
+                "f.toml:10:12: `icmp-via` has a value of type boolean; it must be a string",
+                "f.toml:11:16: `icmp-source` has \"192.0.2.256\"; it must be an address, as \"192.0.2.1\" or \"2001:db8::1\"",
+                "f.toml:11:31: `icmp-source` has a value of type integer; it must be a string",
+                "f.toml:12:13: `icmp-rate` is -1; it must be a number, 0 to 1000000000",
+                "f.toml:13:8: `hold` is 1025; it must be a number, 0 to 1024",
+                "f.toml:16:26: `routes`: `192.168.40.1022` is not an IPv4 address, as 192.0.2.1: \
                  `101 as 111 via inet 192.168.40.1022`",
-                "f.toml:11:5: `routes` has a value of type integer; it must be a string",
+                "f.toml:17:5: `routes` has a value of type integer; it must be a string",
             ]
         );
     }
@@ -375,6 +477,51 @@ routes = [
                 "f.toml:8:5: 100 has a route already, at f.toml:6:5",
                 "the instance name `../up` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
             ]
+        );
+        for (line, reason) in [
+            (
+                "local = \"eth1\"",
+                "`eth1` is given by `local`, which makes it, and by `iface` or `tx-only`, which take what is there",
+            ),
+            (
+                "local = \"sixteen-is-a-lot\"",
+                "`sixteen-is-a-lot` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
+            ),
+            (
+                "local = \"mpls%d\"",
+                "`mpls%d` is not the name of a new interface: it has a `%`",
+            ),
+            (
+                "icmp-source = [\"192.0.2.1\", \"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]",
+                "`icmp-source` is 192.0.2.1 and 192.0.2.2; it can be one address of each family",
+            ),
+        ] {
+            assert_eq!(errors(&format!("iface = [\"eth1\"]\n{line}")), [reason]);
+        }
+        for address in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.0.0.5",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "fe80::1",
+            "::ffff:192.0.2.1",
+        ] {
+            assert_eq!(
+                errors(&format!("iface = [\"eth1\"]\nicmp-source = [\"{address}\"]")),
+                [format!(
+                    "`icmp-source` is {address}; it must be a unicast address of this box that others know, as 192.0.2.1 or \
+                     2001:db8::1"
+                )]
+            );
+        }
+        let many: Vec<_> = (0..256).map(|number| format!("\"eth{number}\"")).collect();
+        assert_eq!(
+            errors(&format!("iface = [{}]\nlocal = true", many.join(", "))),
+            ["257 interfaces; at most 256 are supported"]
         );
         assert_eq!(
             errors("labels = 20"),

@@ -147,7 +147,7 @@ fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
                 up(link).into(),
                 link.mac.clone(),
                 link.mode.clone(),
-                mpls(link).into(),
+                mpls(link),
             ]
         })
         .collect();
@@ -180,10 +180,12 @@ fn up(link: &Link) -> &'static str {
     if link.up { "UP" } else { "DOWN" }
 }
 
-fn mpls(link: &Link) -> &'static str {
-    match (link.tx_only, link.mpls) {
+/// What kind of port it is, and whether it accepts labelled frames.
+fn mpls(link: &Link) -> String {
+    let mpls = match (link.tx_only, link.mpls) {
         (true, _) => "tx-only",
         (false, true) => "mpls on",
         (false, false) => "mpls off",
-    }
+    };
+    format!("{mpls}{}", if link.local { " local" } else { "" })
 }

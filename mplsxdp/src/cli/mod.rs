@@ -142,7 +142,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             "`--batch` takes its commands from the file; none goes on the command line".into(),
         )),
         (None, None) => Err(Failure::Usage("no command; `mplsxdp --help` lists them".into())),
-        (Some(Command::Load(args)), None) => load::load(args, global),
+        (Some(Command::Load(args)), None) => load::load(*args, global),
         (Some(command), None) => {
             let mut session = Session::new(&global)?;
             command_of(command, &mut session)?;
@@ -157,7 +157,8 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Route { words } => route::route(&words, session),
         Command::Link { words } => link::link(&words, session),
         Command::Neigh { words } => link::neigh(&words, session),
-        Command::Stats { all } => status::stats(all, session),
+        Command::Stats { unknown: true, .. } => status::unknown_labels(session),
+        Command::Stats { all, unknown: false } => status::stats(all, session),
         Command::Status => status::status(session),
         Command::Unload => {
             session.client()?;

@@ -1,7 +1,7 @@
 //! `status` and `stats`.
 
 use super::{Failure, Session};
-use crate::control::api::{Stats, Status};
+use crate::control::api::{Stats, Status, UnknownLabel};
 
 pub fn status(session: &mut Session) -> Result<(), Failure> {
     let status = session.client()?.status()?;
@@ -42,16 +42,24 @@ fn lines(status: &Status) -> Vec<String> {
         next_hops,
         unresolved_next_hops,
         uncounted_routes,
+        unknown,
+        icmp_via,
         ..
     } = status;
     let (minutes, seconds) = (status.uptime_seconds / 60, status.uptime_seconds % 60);
     let (hours, minutes) = (minutes / 60, minutes % 60);
     let tc = if status.tc_propagate { " tc-propagate" } else { "" };
+    let local = status
+        .local
+        .as_ref()
+        .map(|name| format!(" local {name}"))
+        .unwrap_or_default();
     let mut lines = vec![
         format!(
             "instance {instance} pid {pid} up {hours}:{minutes:02}:{seconds:02} version {version} abi {abi_version}"
         ),
         format!("    mode {mode} ttl-propagate {ttl_mode} tunnel-ttl {tunnel_ttl}{tc}"),
+        format!("    unknown {unknown} icmp-via {icmp_via}{local}"),
         format!("    links {links} label routes {label_routes} prefix routes {prefix_routes}"),
         format!("    next hops {next_hops} unresolved {unresolved_next_hops}"),
     ];
@@ -71,11 +79,12 @@ pub fn stats(all: bool, session: &mut Session) -> Result<(), Failure> {
     }
     let Stats {
         reasons,
+        slow_path,
         forwarded,
         uncounted_routes,
     } = stats;
     if !reasons.is_empty() {
-        let head = ["PORT", "REASON", "PACKETS", "BYTES", "MEANING"].map(str::to_owned);
+        let head = ["PORT", "REASON", "PACKETS", "BYTES", "POLICED", "UNHEARD", "MEANING"].map(str::to_owned);
         let rows: Vec<_> = std::iter::once(head)
             .chain(reasons.into_iter().map(|reason| {
                 [
@@ -83,11 +92,13 @@ pub fn stats(all: bool, session: &mut Session) -> Result<(), Failure> {
                     reason.reason,
                     reason.packets.to_string(),
                     reason.bytes.to_string(),
+                    reason.policed.to_string(),
+                    reason.unheard.to_string(),
                     reason.description,
                 ]
             }))
             .collect();
-        out.table(&rows, &[2, 3])?;
+        out.table(&rows, &[2, 3, 4, 5])?;
     }
     out.line(&format!(
         "forwarded packets {} bytes {}",
@@ -98,5 +109,77 @@ pub fn stats(all: bool, session: &mut Session) -> Result<(), Failure> {
             "not counted: {uncounted_routes} routes without a counter; raise --counter-slots"
         ))?;
     }
-    Ok(())
+    if slow_path.is_empty() {
+        return Ok(());
+    }
+    let head = ["SLOW PATH", "PACKETS", "MEANING"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head)
+        .chain(
+            slow_path
+                .into_iter()
+                .map(|outcome| [outcome.name, outcome.packets.to_string(), outcome.description]),
+        )
+        .collect();
+    out.table(&rows, &[1])
+}
+
+/// `stats --unknown`.
+pub fn unknown_labels(session: &mut Session) -> Result<(), Failure> {
+    let labels = session.client()?.unknown_labels()?;
+    let out = &mut session.out;
+    if out.style.json {
+        return out.json(&labels);
+    }
+    if labels.is_empty() {
+        return Ok(());
+    }
+    let head = ["PORT", "LABEL", "PACKETS", "RATE(pps)", "LAST"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head)
+        .chain(labels.into_iter().map(|unknown| {
+            let UnknownLabel {
+                port,
+                label,
+                packets,
+                rate_pps,
+                idle_seconds,
+            } = unknown;
+            [
+                port,
+                label.to_string(),
+                packets.to_string(),
+                format!("{rate_pps:.1}"),
+                ago(idle_seconds),
+            ]
+        }))
+        .collect();
+    out.table(&rows, &[1, 2, 3, 4])
+}
+
+/// A time that has passed, as precisely as its length deserves.
+fn ago(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..60 => format!("{seconds:.1}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        _ => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_have_passed() {
+        for (seconds, text) in [
+            (0.04, "0.0s"),
+            (59.9, "59.9s"),
+            (60.0, "1m00s"),
+            (3599.9, "59m59s"),
+            (3600.0, "1h00m"),
+            (100_000.0, "27h46m"),
+        ] {
+            assert_eq!(ago(seconds), text);
+        }
+    }
 }

@@ -338,6 +338,8 @@ pub struct Link {
     /// Labelled frames are accepted.
     pub mpls: bool,
     pub tx_only: bool,
+    /// The far end of the veth pair that this box's own packets are sent into.
+    pub local: bool,
     /// Whether frames can be redirected to it; `None` where the kernel does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
@@ -356,6 +358,13 @@ pub struct Status {
     pub ttl_mode: String,
     pub tunnel_ttl: u8,
     pub tc_propagate: bool,
+    /// `punt`, `drop` or `pass`.
+    pub unknown: String,
+    /// `auto`, `lsp` or `ip`.
+    pub icmp_via: String,
+    /// The interface for this box's own packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
     pub links: u64,
     /// Labels 16 to this less one can have routes.
     pub labels: u32,
@@ -386,6 +395,31 @@ pub struct ReasonCounter {
     pub description: String,
     pub packets: u64,
     pub bytes: u64,
+    /// Of these, how many the slow path did not get because there were too many at once.
+    pub policed: u64,
+    /// Of these, how many it did not get because it does not listen on the queue that they came in on.
+    pub unheard: u64,
+}
+
+/// `type Outcome`: what became of frames that the slow path got.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    pub name: String,
+    pub description: String,
+    pub packets: u64,
+}
+
+/// `type UnknownLabel`: a label without a route that arrived at a port.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UnknownLabel {
+    pub port: String,
+    pub label: u32,
+    /// Since it was first seen.
+    pub packets: u64,
+    /// Of late.
+    pub rate_pps: f64,
+    /// Since it was last seen.
+    pub idle_seconds: f64,
 }
 
 /// `type Stats`.
@@ -393,6 +427,8 @@ pub struct ReasonCounter {
 pub struct Stats {
     /// Only those that are not zero, unless all were asked for.
     pub reasons: Vec<ReasonCounter>,
+    /// Likewise.
+    pub slow_path: Vec<Outcome>,
     /// What routes with a counter slot forwarded, in total.
     pub forwarded: Counter,
     pub uncounted_routes: u64,
@@ -531,6 +567,12 @@ pub struct StatsReply {
     pub stats: Stats,
 }
 
+/// Reply of `GetUnknownLabels`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct UnknownLabels {
+    pub labels: Vec<UnknownLabel>,
+}
+
 /// Reply of `GetStatus`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusReply {
@@ -584,11 +626,12 @@ pub enum Request {
     GetStats {
         all: bool,
     },
+    GetUnknownLabels,
     Unload,
 }
 
 /// What the controller answers.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     Status(Status),
     Routes(Vec<InstalledRoute>),
@@ -596,6 +639,8 @@ pub enum Reply {
     Links(Vec<Link>),
     Neighbors(Vec<NextHopState>),
     Stats(Stats),
+    /// The most frequent first.
+    UnknownLabels(Vec<UnknownLabel>),
     Done,
 }
 

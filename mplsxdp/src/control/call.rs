@@ -208,6 +208,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
                 all: all.unwrap_or(false),
             }))
         }
+        "GetUnknownLabels" => nothing(raw, Command::Ask(Request::GetUnknownLabels)),
         "Unload" => nothing(raw, Command::Ask(Request::Unload)),
         _ => Err(Error::MethodNotFound {
             method: format!("{INTERFACE}.{name}"),

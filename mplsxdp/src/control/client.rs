@@ -170,6 +170,11 @@ impl Client {
         Ok(stats)
     }
 
+    pub fn unknown_labels(&mut self) -> Result<Vec<api::UnknownLabel>, ClientError> {
+        let api::UnknownLabels { labels } = self.call("GetUnknownLabels", &Nothing {})?;
+        Ok(labels)
+    }
+
     /// Ends the instance, and waits until everything of it is gone.
     pub fn unload(mut self) -> Result<(), ClientError> {
         let Nothing {} = self.call("Unload", &Nothing {})?;

@@ -556,7 +556,8 @@ fn change(request: &Request) -> Option<String> {
         | Request::ListRoutes { .. }
         | Request::ListLinks
         | Request::ListNeighbors
-        | Request::GetStats { .. } => None,
+        | Request::GetStats { .. }
+        | Request::GetUnknownLabels => None,
     }
 }
 
@@ -594,6 +595,7 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Links(links) => answer(&api::LinkList { links }),
         Reply::Neighbors(neighbors) => answer(&api::NeighborList { neighbors }),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
+        Reply::UnknownLabels(labels) => answer(&api::UnknownLabels { labels }),
         Reply::Done => answer(&api::Nothing {}),
     }
 }

@@ -1,9 +1,11 @@
 //! The event loop that ties the wings together: requests from the control socket, events from the kernel, the clock and signals
 //! come in; routes, next hops and ports change. What a change means is decided in the wings.
 
+mod exceptions;
 pub mod local;
 mod ports;
 pub mod preflight;
+mod raw_ip;
 mod report;
 
 use std::collections::{BTreeSet, HashSet};
@@ -11,13 +13,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use mplsxdp_common::abi::Adjacency;
+use mplsxdp_common::abi::{Adjacency, Police};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, PortConfig, burst};
 use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request, RouteFilter};
 use crate::control::{Call, Instance, server};
 use crate::dataplane::TableError;
@@ -27,10 +29,13 @@ use crate::lfib::next_hops::NextHopChange;
 use crate::lfib::pass::Claim;
 use crate::lfib::route::{NextHop, Owner, Route, RouteKey};
 use crate::lfib::{ChangeError, Lfib};
+use crate::neighbour::addresses::Addresses;
 use crate::neighbour::netlink::Netlink;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{Event, Lookup, RouteKind};
+use crate::slowpath::{Options, Rate};
+use exceptions::{Exceptions, View};
 use ports::Ports;
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
@@ -67,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut stopping = false;
     while !stopping {
-        let deadline = controller.resolver.next_deadline();
+        let deadline = controller.next_deadline();
         tokio::select! {
             Some(call) = calls.recv() => stopping = controller.answer(call).await,
             event = events.recv() => {
@@ -79,9 +84,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 controller.handle_events(&batch).await;
             }
             () = sleep_until(deadline) => controller.poll().await,
+            () = controller.exceptions.readable() => controller.take_exceptions().await,
             _ = terminate.recv() => stopping = true,
             _ = interrupt.recv() => stopping = true,
         }
+        controller.retry_held();
     }
     info!("unloading");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -105,8 +112,10 @@ struct Controller {
     netlink: Netlink,
     resolver: Resolver,
     kernel_routes: KernelRoutes,
+    addresses: Addresses,
     lfib: Lfib<KernelTables>,
     ports: Ports,
+    exceptions: Exceptions,
 }
 
 impl Controller {
@@ -116,7 +125,8 @@ impl Controller {
             stacks: config.stacks,
             counter_slots: config.counter_slots,
         };
-        let mut loader = Loader::new(sizes)?;
+        let police = Police::new(config.punt_rate, burst(config.punt_rate));
+        let mut loader = Loader::new(sizes)?.with_police(police);
         if config.log_exceptions {
             tokio::spawn(loader.follow_log()?);
         }
@@ -131,6 +141,8 @@ impl Controller {
             netlink,
             resolver: Resolver::default(),
             kernel_routes: KernelRoutes::default(),
+            addresses: Addresses::default(),
+            exceptions: Exceptions::new(slow_path_options(config)).context("cannot open raw sockets, to send IP by")?,
             lfib: Lfib::new(tables),
         })
     }
@@ -155,7 +167,7 @@ impl Controller {
             .change(ChangeMode::Add, Owner::Static, &config.routes)
             .map_err(|error| anyhow::anyhow!("{}: {error}", config_route(config, &error)))?;
         for port in &config.ports {
-            self.ports.add(port, &self.netlink, &mut self.lfib).await?;
+            self.add_port(port).await?;
         }
         self.follow_next_hops().await;
         Ok(())
@@ -207,10 +219,10 @@ impl Controller {
                     tx_only,
                     mpls: !tx_only,
                 };
-                let added = self.ports.add(&port, &self.netlink, &mut self.lfib).await;
+                let added = self.add_port(&port).await;
                 added.map_err(|error| Refusal::LinkRefused {
                     name,
-                    reason: error.to_string(),
+                    reason: format!("{error:#}"),
                 })?;
                 self.republish_next_hops();
                 Ok(Reply::Done)
@@ -220,6 +232,7 @@ impl Controller {
                 self.ports.retire(port);
                 self.republish_next_hops();
                 self.ports.remove(port, &mut self.lfib);
+                self.exceptions.remove_port(port);
                 Ok(Reply::Done)
             }
             Request::SetLink { name, mpls } => {
@@ -229,7 +242,10 @@ impl Controller {
                 Ok(Reply::Done)
             }
             Request::ListNeighbors => Ok(Reply::Neighbors(self.list_next_hops())),
+            Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
             Request::GetStats { all } => Ok(Reply::Stats(self.stats(all))),
+            // Nothing sees the labels of frames yet that the fast path did not forward.
+            Request::GetUnknownLabels => Ok(Reply::UnknownLabels(Vec::new())),
             Request::Unload => Ok(Reply::Done),
         }
     }
@@ -287,6 +303,7 @@ impl Controller {
             debug!(?event, "kernel");
             self.resolver.handle(event, now, &mut actions);
             self.kernel_routes.handle(event, &mut changed);
+            self.addresses.handle(event);
             ports_changed |= match event {
                 Event::Link(link) => self.ports.follow(link, &mut self.lfib),
                 Event::LinkGone(ifindex) => self.ports.lose(*ifindex, &mut self.lfib),
@@ -301,6 +318,7 @@ impl Controller {
         }
         self.perform(actions).await;
         if ports_changed {
+            self.exceptions.keep_ports(&self.ports);
             self.republish_next_hops();
         }
     }
@@ -319,10 +337,45 @@ impl Controller {
         self.lfib.set_claim(prefix, Claim::Route, routed)
     }
 
+    /// Makes an interface a port.
+    async fn add_port(&mut self, port: &PortConfig) -> anyhow::Result<()> {
+        let (number, sockets) = self.ports.add(port, &self.netlink, &mut self.lfib).await?;
+        self.exceptions.add_port(number, sockets);
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.resolver.next_deadline().into_iter().chain(self.exceptions.next_deadline()).min()
+    }
+
     async fn poll(&mut self) {
+        let now = Instant::now();
         let mut actions = Vec::new();
-        self.resolver.poll(Instant::now(), &mut actions);
+        self.resolver.poll(now, &mut actions);
         self.perform(actions).await;
+        let view = view(&self.config, &self.lfib, &self.ports, &self.addresses, &self.kernel_routes);
+        self.exceptions.poll(&view, now);
+    }
+
+    /// Has the slow path deal with the exceptions that have come up, and has the next hops resolved that frames wait for.
+    async fn take_exceptions(&mut self) {
+        let view = view(&self.config, &self.lfib, &self.ports, &self.addresses, &self.kernel_routes);
+        for slot in self.exceptions.receive(&view, Instant::now()) {
+            let Some((id, next_hop)) = self.lfib.next_hops().at_slot(slot) else { continue };
+            let waiting = match self.resolver.state(id) {
+                Some(HopState::Incomplete { ifindex } | HopState::Failed { ifindex }) => Some(ifindex),
+                _ => None,
+            };
+            if let Some((ifindex, address)) = waiting.zip(next_hop.via.address()) {
+                self.perform(vec![Action::Probe { ifindex, address }]).await;
+            }
+        }
+    }
+
+    /// Sends what the slow path holds and need not hold any more.
+    fn retry_held(&mut self) {
+        let view = view(&self.config, &self.lfib, &self.ports, &self.addresses, &self.kernel_routes);
+        self.exceptions.retry_held(&view, Instant::now());
     }
 
     /// Has the resolver follow the next hops that came into use, and forget those that went out of it.
@@ -389,6 +442,7 @@ impl Controller {
     /// Detaches, then leaves the kernel's neighbours to themselves. Maps and programs go with this process.
     async fn shut_down(&mut self) {
         self.ports.detach_all();
+        self.exceptions.clear();
         let mut actions = Vec::new();
         self.resolver.shutdown(Instant::now(), &mut actions);
         self.perform(actions).await;
@@ -428,6 +482,27 @@ impl Controller {
         let found = self.resolver.next_hops().find(|&(other, ..)| other == id);
         found.map(|(_, next_hop, _)| next_hop.to_string()).unwrap_or_default()
     }
+}
+
+fn slow_path_options(config: &Config) -> Options {
+    let rate = |per_second| Rate { per_second, burst: burst(per_second) };
+    Options {
+        icmp_via: config.icmp_via,
+        icmp_rate: rate(config.icmp_rate),
+        icmp_source_rate: rate(config.icmp_source_rate),
+        hold_frames: config.hold.into(),
+    }
+}
+
+/// What the slow path may know.
+fn view<'a>(
+    config: &Config,
+    lfib: &'a Lfib<KernelTables>,
+    ports: &'a Ports,
+    addresses: &'a Addresses,
+    routes: &'a KernelRoutes,
+) -> View<'a> {
+    View { tables: lfib.tables(), ports, addresses, routes, source_v4: config.icmp_source_v4, source_v6: config.icmp_source_v6 }
 }
 
 /// The line of the configuration that a change was refused for.

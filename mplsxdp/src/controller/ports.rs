@@ -17,6 +17,7 @@ use crate::lfib::Lfib;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::neighbour::netlink::Netlink;
+use crate::slowpath::xsk::{self, XskPort};
 
 /// One port.
 pub struct Port {
@@ -115,6 +116,23 @@ impl Ports {
         self.ports.iter().find(|port| port.ifindex == ifindex && !port.retired)
     }
 
+    /// What is frozen into the program of port `number`.
+    pub fn settings(&self, number: u16) -> Settings {
+        self.settings.with_port(number.into())
+    }
+
+    pub fn ifindex(&self, number: u16) -> Option<u32> {
+        self.get(number).map(Port::ifindex)
+    }
+
+    pub fn name(&self, number: u16) -> Option<&str> {
+        self.get(number).map(Port::name)
+    }
+
+    fn get(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+
     pub fn number(&self, name: &str) -> Option<u16> {
         self.ports.iter().find(|port| &*port.name == name).map(Port::number)
     }
@@ -131,24 +149,36 @@ impl Ports {
         Ok(facts)
     }
 
-    /// Makes an interface a port: its tables first, then the program.
+    /// Makes an interface a port: its tables and sockets first, then the program. Returns its number, and the sockets that its
+    /// exceptions come up through.
     pub async fn add(
         &mut self,
         config: &PortConfig,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<(u16, XskPort)> {
         let facts = self.check(&config.name, netlink).await?;
         let link = facts.link.clone().context("the interface has just gone")?;
         let mac = link.mac.context("the interface has no MAC address")?;
         let number = (0..MAX_PORTS as u16)
             .find(|number| self.ports.iter().all(|port| port.number != *number))
             .with_context(|| format!("all {MAX_PORTS} ports are in use"))?;
-        let program = self.loader.program(self.settings.with_port(number.into()))?;
+        let queues = if config.tx_only {
+            // Only to send by.
+            1
+        } else {
+            xsk::receive_queues(&config.name)
+                .with_context(|| format!("cannot tell how many receive queues {} has", config.name))?
+        };
+        let sockets = XskPort::open(&config.name, queues).await?;
+        let program = self.loader.program(self.settings(number))?;
 
         let tables = lfib.tables_mut();
         tables.clear_reason_counters(number)?;
         tables.set_tx_port(number, link.ifindex)?;
+        for (queue, socket) in sockets.receiver.sockets() {
+            tables.set_listener(number, queue, socket)?;
+        }
         let attached = attach(program, link.ifindex, self.mode).map_err(|error| match error {
             AttachError::Kernel(error) => preflight::attach_error(&facts, self.mode, error).into(),
             other => anyhow::Error::from(other),
@@ -187,7 +217,7 @@ impl Ports {
                     "attached"
                 );
                 self.ports.push(port);
-                Ok(())
+                Ok((number, sockets))
             }
             Err(error) => {
                 lfib.tables_mut().clear_tx_port(number)?;

@@ -4,7 +4,7 @@ use mplsxdp_common::abi::{ABI_VERSION, Counter, Reason, TtlMode, map};
 use tracing::warn;
 
 use super::{Controller, preflight, selects};
-use crate::config::XdpMode;
+use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
 use crate::lfib::Listed;
@@ -52,6 +52,19 @@ impl Controller {
             .to_owned(),
             tunnel_ttl: self.config.tunnel_ttl,
             tc_propagate: self.config.tc_propagate,
+            unknown: match self.config.unknown {
+                UnknownPolicy::Punt => "punt",
+                UnknownPolicy::Drop => "drop",
+                UnknownPolicy::Pass => "pass",
+            }
+            .to_owned(),
+            icmp_via: match self.config.icmp_via {
+                IcmpVia::Auto => "auto",
+                IcmpVia::Lsp => "lsp",
+                IcmpVia::Ip => "ip",
+            }
+            .to_owned(),
+            local: self.config.local.clone(),
             links: self.ports.len() as u64,
             labels: capacity.labels,
             label_routes: self.lfib.label_routes() as u64,
@@ -130,6 +143,7 @@ impl Controller {
                 program_id: port.attachment().program_id,
                 mpls: port.mpls(),
                 tx_only: port.tx_only(),
+                local: false,
                 redirect_target,
             });
         }
@@ -156,6 +170,8 @@ impl Controller {
                         description: reason.description().to_owned(),
                         packets: counter.packets,
                         bytes: counter.bytes,
+                        policed: 0,
+                        unheard: 0,
                     });
                 }
             }

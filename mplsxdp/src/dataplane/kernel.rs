@@ -3,17 +3,18 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aya::maps::{DevMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use aya::maps::{DevMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie::Key};
 use aya::util::nr_cpus;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, Counter, IlmEntry, LabelStack, MAX_FTN, MAX_PORTS, META_MAGIC, PortWord, REASON_SLOTS,
-    Reason, map,
+    ABI_VERSION, Adjacency, Counter, IlmEntry, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord,
+    REASON_SLOTS, Reason, Settings, map,
 };
+use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -37,6 +38,7 @@ pub struct KernelTables {
     tx_ports: DevMap<MapData>,
     /// `tx_ports` once more: aya's type has no way to delete.
     tx_ports_map: MapData,
+    xsks: XskMap<MapData>,
     route_counters: PerCpuArray<MapData, CounterWords>,
     reason_counters: PerCpuArray<MapData, CounterWords>,
     capacity: Capacity,
@@ -88,6 +90,7 @@ impl KernelTables {
             ftn_v6: typed(map::FTN_V6, Map::LpmTrie(open(map::FTN_V6)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
+            xsks: typed(map::XSKS, Map::XskMap(open(map::XSKS)?))?,
             route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
             reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
             capacity,
@@ -121,6 +124,24 @@ impl KernelTables {
             }),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// The tables as the program of a port with these settings sees them. Nothing is counted.
+    pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
+        AtPort { tables: self, settings }
+    }
+
+    /// Punts what comes in on this queue of `port` to an AF_XDP socket, until that is closed.
+    pub fn set_listener(&mut self, port: u16, queue: u32, socket: BorrowedFd<'_>) -> Result<(), TableError> {
+        let index = u32::from(port) * MAX_QUEUES + queue;
+        self.xsks
+            .set(index, socket, 0)
+            .map_err(|error| table_error(map::XSKS, "update", error))
+    }
+
+    fn reason_slot(&self, port: u16, slot: u32) -> Result<Counter, TableError> {
+        let index = u32::from(port) * REASON_SLOTS + slot;
+        sum(map::REASON_COUNTERS, self.reason_counters.get(&index, 0))
     }
 
     fn clear(
@@ -227,20 +248,19 @@ impl Tables for KernelTables {
     }
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError> {
-        sum(
-            map::REASON_COUNTERS,
-            self.reason_counters
-                .get(&(u32::from(port) * REASON_SLOTS + reason as u32), 0),
-        )
+        self.reason_slot(port, reason.slot())
+    }
+
+    fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError> {
+        self.reason_slot(port, loss.slot(reason))
     }
 
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError> {
-        Reason::ALL.iter().try_for_each(|&reason| {
-            let index = u32::from(port) * REASON_SLOTS + reason as u32;
+        (0..REASON_SLOTS).try_for_each(|slot| {
             Self::clear(
                 &mut self.reason_counters,
                 map::REASON_COUNTERS,
-                index,
+                u32::from(port) * REASON_SLOTS + slot,
                 self.possible_cpus,
             )
         })
@@ -249,6 +269,52 @@ impl Tables for KernelTables {
     fn memory(&self) -> Result<Vec<TableMemory>, TableError> {
         Ok(self.memory.clone())
     }
+}
+
+/// [`KernelTables`] as one port's program sees them.
+#[derive(Clone, Copy)]
+pub struct AtPort<'a> {
+    tables: &'a KernelTables,
+    settings: Settings,
+}
+
+impl forward::Tables for AtPort<'_> {
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn port(&self) -> PortWord {
+        PortWord::from_bits(self.tables.ports.get(self.settings.port() as usize).unwrap_or(0))
+    }
+
+    fn ilm(&self, label: Label) -> IlmEntry {
+        IlmEntry::from_bits(self.tables.ilm.get(label.get() as usize).unwrap_or(0))
+    }
+
+    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
+        IlmEntry::from_bits(self.tables.ftn_v4.get(&Key::new(32, destination), 0).unwrap_or(0))
+    }
+
+    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
+        IlmEntry::from_bits(self.tables.ftn_v6.get(&Key::new(128, destination), 0).unwrap_or(0))
+    }
+
+    fn adjacency(&self, index: u16) -> Option<Adjacency> {
+        (u32::from(index) < self.tables.capacity.adjacencies).then(|| Tables::adjacency(self.tables, index))
+    }
+
+    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
+        self.tables
+            .stacks
+            .slice(index as usize * STACK_WORDS, STACK_WORDS)
+            .map(|words| {
+                // SAFETY: the words of one stack, aligned for more than it needs; any bits are a LabelStack. They are written only
+                // by `store_stack`, which borrows the tables mutably.
+                unsafe { words.cast().as_ref() }
+            })
+    }
+
+    fn count(&self, _slot: u32, _bytes: usize) {}
 }
 
 /// An mmapable BPF array of 64-bit words in this process.
@@ -295,6 +361,17 @@ impl MappedWords {
 
     fn load(&self, index: usize) -> u64 {
         self.word(index).load(Ordering::Relaxed)
+    }
+
+    /// `None` beyond the end.
+    fn get(&self, index: usize) -> Option<u64> {
+        (index < self.len).then(|| self.load(index))
+    }
+
+    /// Where `count` words from `index` on are, `None` beyond the end.
+    fn slice(&self, index: usize, count: usize) -> Option<NonNull<AtomicU64>> {
+        // SAFETY: within the mapping.
+        (index + count <= self.len).then(|| unsafe { self.words.add(index) })
     }
 
     /// What was stored before is seen by who sees this.

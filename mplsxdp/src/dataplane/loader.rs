@@ -10,7 +10,7 @@ use aya::maps::{MapData, MapError};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
-use mplsxdp_common::abi::{PROGRAM, SETTINGS, Settings, TtlMode, map};
+use mplsxdp_common::abi::{POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -24,6 +24,8 @@ pub const SHARED_MAPS: &[&str] = &[
     map::FTN_V6,
     map::PORTS,
     map::TX_PORTS,
+    map::XSKS,
+    map::POLICERS,
     map::ROUTE_COUNTERS,
     map::REASON_COUNTERS,
     map::META,
@@ -90,6 +92,7 @@ impl Pins {
 pub struct Loader {
     pins: Pins,
     sizes: Sizes,
+    police: Police,
     /// What made the maps; it has aya-log's end of the ring buffer.
     first: Ebpf,
 }
@@ -98,8 +101,20 @@ impl Loader {
     /// Makes the maps.
     pub fn new(sizes: Sizes) -> Result<Self, LoadError> {
         let pins = Pins::new()?;
-        let first = object(&pins, sizes, Settings::new(0, TtlMode::Uniform, 0, false, false))?;
-        Ok(Self { pins, sizes, first })
+        let police = Police::UNLIMITED;
+        let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
+        let first = object(&pins, sizes, settings, police)?;
+        Ok(Self {
+            pins,
+            sizes,
+            police,
+            first,
+        })
+    }
+
+    /// Copies of the program police their exceptions so; not at all unless told.
+    pub fn with_police(self, police: Police) -> Self {
+        Self { police, ..self }
     }
 
     /// Hands the log records of all copies to the `log` crate, from now on. They come only from programs whose settings say so.
@@ -122,7 +137,7 @@ impl Loader {
 
     /// A copy of the program with `settings`, verified and not attached.
     pub fn program(&self, settings: Settings) -> Result<Program, LoadError> {
-        let mut object = object(&self.pins, self.sizes, settings)?;
+        let mut object = object(&self.pins, self.sizes, settings, self.police)?;
         let program: &mut Xdp = object
             .program_mut(PROGRAM)
             .ok_or(LoadError::NoProgram)?
@@ -133,15 +148,16 @@ impl Loader {
     }
 }
 
-fn object(pins: &Pins, sizes: Sizes, settings: Settings) -> Result<Ebpf, LoadError> {
-    let settings = settings.to_bits();
+fn object(pins: &Pins, sizes: Sizes, settings: Settings, police: Police) -> Result<Ebpf, LoadError> {
+    let (settings, police) = (settings.to_bits(), police.to_bits());
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_max_entries(map::ILM, sizes.labels)
         .map_max_entries(map::STACKS, sizes.stacks)
         .map_max_entries(map::ROUTE_COUNTERS, sizes.counter_slots)
-        .override_global(SETTINGS, &settings, true);
+        .override_global(SETTINGS, &settings, true)
+        .override_global(POLICE, &police, true);
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.path(name));
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, Settings,
+    Adjacency, Counter, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, Settings,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -133,6 +133,10 @@ impl Tables for MemoryTables {
         Ok(Counter::default())
     }
 
+    fn loss_counter(&self, _port: u16, _reason: Reason, _loss: Loss) -> Result<Counter, TableError> {
+        Ok(Counter::default())
+    }
+
     fn clear_reason_counters(&mut self, _port: u16) -> Result<(), TableError> {
         Ok(())
     }
@@ -187,61 +191,5 @@ impl forward::Tables for AtPort<'_> {
         let counter = counters.entry(slot).or_default();
         counter.packets += 1;
         counter.bytes += bytes as u64;
-    }
-}
-
-/// A frame in memory with room in front of it, as a driver's buffer has.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemoryFrame {
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl MemoryFrame {
-    /// What drivers leave in front of a frame (XDP_PACKET_HEADROOM).
-    pub const HEADROOM: usize = 256;
-
-    pub fn new(frame: &[u8]) -> Self {
-        Self::with_headroom(frame, Self::HEADROOM)
-    }
-
-    /// A frame of a driver that leaves less.
-    pub fn with_headroom(frame: &[u8], headroom: usize) -> Self {
-        let mut buffer = vec![0; headroom];
-        buffer.extend_from_slice(frame);
-        Self {
-            buffer,
-            start: headroom,
-        }
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        self.buffer.get(self.start..).unwrap_or_default()
-    }
-}
-
-impl forward::Frame for MemoryFrame {
-    fn len(&self) -> usize {
-        self.buffer.len() - self.start
-    }
-
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.bytes().get(offset..)?.first_chunk().copied()
-    }
-
-    fn store<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        *self.buffer.get_mut(self.start + offset..)?.first_chunk_mut()? = bytes;
-        Some(())
-    }
-
-    fn move_head(&mut self, delta: i32) -> Option<()> {
-        /// The kernel leaves at least an Ethernet header of a frame (bpf_xdp_adjust_head).
-        const LEAST: usize = 14;
-        let start = self.start.checked_add_signed(delta.try_into().ok()?)?;
-        if start + LEAST > self.buffer.len() {
-            return None;
-        }
-        self.start = start;
-        Some(())
     }
 }

@@ -1,13 +1,14 @@
 //! The tables of the data plane: [`Tables`] is what the LFIB writes to, [`memory`] has them for tests, [`kernel`] the BPF maps;
-//! [`loader`] brings the program and the maps into the kernel, [`port`] attaches it.
+//! [`frame`] is a frame that the forwarding core can work on in this process; [`loader`] brings the program and the maps into the kernel, [`port`] attaches it.
 
+pub mod frame;
 pub mod kernel;
 pub mod loader;
 pub mod memory;
 pub mod port;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, PortWord, Reason};
+use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason};
 use mplsxdp_common::wire::Label;
 
 /// How much fits.
@@ -56,6 +57,10 @@ pub trait Tables {
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError>;
 
+    /// Frames of `reason`, which is punted, that the slow path did not get.
+    fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError>;
+
+    /// All reasons and losses of a port.
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError>;
 
     /// Name, entries and bytes of kernel memory of each table.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 
+pub mod addresses;
 pub mod links;
 pub mod netlink;
 pub mod resolver;

@@ -56,6 +56,14 @@ impl KernelRoutes {
             .map(|(route, _)| route)
     }
 
+    /// Whether a route other than a default route leads to `destination`.
+    pub fn has_specific(&self, destination: IpAddr) -> bool {
+        let host = IpNet::from(destination);
+        std::iter::successors(Some(host), IpNet::supernet)
+            .take_while(|prefix| prefix.prefix_len() > 0)
+            .any(|prefix| self.get(prefix).any(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local)))
+    }
+
     /// The routes for this prefix and for all prefixes within it.
     pub fn within(&self, prefix: IpNet) -> impl Iterator<Item = &KernelRoute> {
         let from = self.routes.range(first_of(prefix)..).map(|(route, _)| route);

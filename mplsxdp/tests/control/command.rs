@@ -149,6 +149,11 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
             "mplsxdp: eth7 is not a port: `mplsxdp link add eth7` makes it one\n",
         ),
         (
+            "link del mpls0-port",
+            1,
+            "mplsxdp: mpls0-port is the far end of mpls0, and is there as long as the instance runs\n",
+        ),
+        (
             "link show eth7",
             1,
             "mplsxdp: eth7 is not a port: `link add eth7` makes it one\n",
@@ -240,7 +245,21 @@ fn json() {
     );
     assert_eq!(json_of(&fake, "-j link show")[0]["name"], "eth1");
     assert_eq!(json_of(&fake, "neigh -j").as_array().unwrap().len(), 2);
-    assert_eq!(json_of(&fake, "-j stats")["reasons"][0]["packets"], 1234);
+    let stats = json_of(&fake, "-j stats");
+    assert_eq!(stats["reasons"][0]["packets"], 1234);
+    assert_eq!(
+        (&stats["reasons"][0]["policed"], &stats["reasons"][0]["unheard"]),
+        (&json!(123), &json!(12))
+    );
+    assert_eq!(stats["slow_path"][0]["name"], "unknown-label");
+    assert_eq!(
+        json_of(&fake, "-j stats --unknown"),
+        json!([
+            { "port": "eth1", "label": 999, "packets": 1200, "rate_pps": 99.96, "idle_seconds": 0.25 },
+            { "port": "eth1", "label": 16, "packets": 34, "rate_pps": 0.0, "idle_seconds": 754.5 },
+        ])
+    );
+    assert_eq!(json_of(&fake, "-j link show")[1]["local"], true);
     assert_eq!(json_of(&fake, "-j status")["pid"], 4711);
     assert_eq!(
         json_of(&fake, "-j route flush"),
@@ -255,12 +274,14 @@ fn tables() {
     done(&fake, "route add 101 via link 02:00:00:00:00:02 dev eth1");
     assert_eq!(
         done(&fake, "link"),
-        "2: eth1: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes\n"
+        "2: eth1: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes\n\
+         4: mpls0-port: UP mpls off local mtu 1468 mode native\n    link/ether 02:00:00:00:00:03 bpf_link 3 prog 4\n"
     );
     assert_eq!(done(&fake, "-o link show dev eth1").lines().count(), 1);
     assert_eq!(
         done(&fake, "-br link"),
-        "eth1  UP  02:00:00:00:00:01  native  mpls on\n"
+        "eth1        UP  02:00:00:00:00:01  native  mpls on\n\
+         mpls0-port  UP  02:00:00:00:00:03  native  mpls off local\n"
     );
     assert_eq!(
         done(&fake, "neigh show dev eth1"),
@@ -270,16 +291,27 @@ fn tables() {
     assert_eq!(done(&fake, "neigh show dev eth2"), "");
     assert_eq!(
         done(&fake, "stats --all"),
-        "PORT  REASON       PACKETS   BYTES  MEANING\n\
-         eth1  no-route        1234  123400  About no-route.\n\
-         eth1  ttl-expired        0       0  About ttl-expired.\n\
-         forwarded packets 10 bytes 1000\n"
+        "PORT  REASON       PACKETS   BYTES  POLICED  UNHEARD  MEANING\n\
+         eth1  no-route        1234  123400      123       12  About no-route.\n\
+         eth1  ttl-expired        0       0        0        0  About ttl-expired.\n\
+         forwarded packets 10 bytes 1000\n\
+         SLOW PATH      PACKETS  MEANING\n\
+         unknown-label     1099  unknown-label, in a sentence.\n\
+         time-exceeded        0  time-exceeded, in a sentence.\n"
+    );
+    assert!(!done(&fake, "stats").contains("time-exceeded"));
+    assert_eq!(
+        done(&fake, "stats --unknown"),
+        "PORT  LABEL  PACKETS  RATE(pps)    LAST\n\
+         eth1    999     1200      100.0    0.2s\n\
+         eth1     16       34        0.0  12m34s\n"
     );
     assert_eq!(
         done(&fake, "status"),
         "instance default pid 4711 up 1:02:05 version 0.1.0 abi 1\n    \
          mode native ttl-propagate uniform tunnel-ttl 255\n    \
-         links 1 label routes 2 prefix routes 0\n    \
+         unknown punt icmp-via auto local mpls0\n    \
+         links 2 label routes 2 prefix routes 0\n    \
          next hops 1 unresolved 0\n\
          TABLE  USED  CAPACITY    MEMORY\n\
          ILM       2   1048576  8192 KiB\n"
@@ -432,7 +464,11 @@ fn a_batch_stops_at_the_first_failure_unless_forced() {
     let (code, out, err) = run(&fake, "-batch batch -force");
     assert_eq!(
         (code, out.as_str()),
-        (1, "eth1  UP  02:00:00:00:00:01  native  mpls on\n")
+        (
+            1,
+            "eth1        UP  02:00:00:00:00:01  native  mpls on\n\
+             mpls0-port  UP  02:00:00:00:00:03  native  mpls off local\n"
+        )
     );
     assert!(
         err.starts_with(refused) && err.contains("mplsxdp: batch:7: error: unrecognized subcommand 'fly'"),

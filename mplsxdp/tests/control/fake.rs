@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mplsxdp::control::api::{
-    ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, ReasonCounter, Refusal, Reply, Request,
-    Resolution, RouteFilter, Stats, Status, Table,
+    ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, Outcome, ReasonCounter, Refusal, Reply, Request,
+    Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::{Call, Instance, Peer};
@@ -19,6 +19,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+/// The port of this box's own packets.
+const LOCAL_PORT: &str = "mpls0-port";
 
 /// What the controller keeps.
 #[derive(Default)]
@@ -146,12 +149,16 @@ impl Kept {
                 self.routes.retain(|key, _| !chosen(filter, *key));
                 Ok(deleted(before - self.routes.len()))
             }
-            Request::ListLinks => Ok(Reply::Links(vec![link()])),
+            Request::ListLinks => Ok(Reply::Links(links())),
             Request::AddLink { name, .. } if name == "eth0" => Err(Refusal::LinkRefused {
                 reason: "eth0 is taken by another XDP program".into(),
                 name,
             }),
-            Request::DeleteLink { name } | Request::SetLink { name, .. } if name != "eth1" => {
+            Request::DeleteLink { name } if name == LOCAL_PORT => Err(Refusal::LinkRefused {
+                reason: format!("{name} is the far end of mpls0, and is there as long as the instance runs"),
+                name,
+            }),
+            Request::DeleteLink { name } | Request::SetLink { name, .. } if name != "eth1" && name != LOCAL_PORT => {
                 Err(Refusal::NoSuchLink {
                     hint: format!(": `mplsxdp link add {name}` makes it one"),
                     name,
@@ -162,6 +169,7 @@ impl Kept {
             }
             Request::ListNeighbors => Ok(Reply::Neighbors(self.routes.values().filter_map(next_hop).collect())),
             Request::GetStats { all } => Ok(Reply::Stats(stats(all))),
+            Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),
         }
     }
 
@@ -212,7 +220,10 @@ impl Kept {
             ttl_mode: "uniform".into(),
             tunnel_ttl: 255,
             tc_propagate: false,
-            links: 1,
+            unknown: "punt".into(),
+            icmp_via: "auto".into(),
+            local: Some("mpls0".into()),
+            links: 2,
             labels: 1 << 20,
             label_routes: self.routes.len() as u64,
             prefix_routes: 0,
@@ -272,8 +283,8 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
     }
 }
 
-fn link() -> Link {
-    Link {
+fn links() -> Vec<Link> {
+    let eth1 = Link {
         name: "eth1".into(),
         ifindex: 2,
         mac: "02:00:00:00:00:01".into(),
@@ -284,8 +295,31 @@ fn link() -> Link {
         program_id: 4,
         mpls: true,
         tx_only: false,
+        local: false,
         redirect_target: Some(true),
-    }
+    };
+    let local = Link {
+        name: LOCAL_PORT.into(),
+        ifindex: 4,
+        mac: "02:00:00:00:00:03".into(),
+        mtu: 1468,
+        mpls: false,
+        local: true,
+        redirect_target: None,
+        ..eth1.clone()
+    };
+    vec![eth1, local]
+}
+
+fn unknown_labels() -> Vec<UnknownLabel> {
+    let unknown = |label, packets, rate_pps, idle_seconds| UnknownLabel {
+        port: "eth1".into(),
+        label,
+        packets,
+        rate_pps,
+        idle_seconds,
+    };
+    vec![unknown(999, 1200, 99.96, 0.25), unknown(16, 34, 0.0, 754.5)]
 }
 
 fn stats(all: bool) -> Stats {
@@ -295,13 +329,23 @@ fn stats(all: bool) -> Stats {
         description: format!("About {name}."),
         packets,
         bytes: packets * 100,
+        policed: packets / 10,
+        unheard: packets / 100,
     };
+    let outcome = |name: &str, packets| Outcome {
+        name: name.into(),
+        description: format!("{name}, in a sentence."),
+        packets,
+    };
+    let mut slow_path = vec![outcome("unknown-label", 1099)];
     let mut reasons = vec![reason("no-route", 1234)];
     if all {
         reasons.push(reason("ttl-expired", 0));
+        slow_path.push(outcome("time-exceeded", 0));
     }
     Stats {
         reasons,
+        slow_path,
         forwarded: Counter {
             packets: 10,
             bytes: 1000,

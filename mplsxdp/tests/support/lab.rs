@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
-use mplsxdp::dataplane::memory::{MemoryFrame, MemoryTables};
+use mplsxdp::dataplane::frame::MemoryFrame;
+use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::dataplane::{Capacity, Tables};
 use mplsxdp::lfib::next_hops::NextHopChange;
 use mplsxdp::lfib::pass::Claim;

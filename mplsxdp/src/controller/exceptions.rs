@@ -1,0 +1,190 @@
+//! Takes exceptions from the ports' sockets to the slow path, and what that wants sent to where it is to go.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::task::Poll;
+use std::time::Instant;
+
+use tracing::{debug, warn};
+
+use super::ports::Ports;
+use super::raw_ip::RawIp;
+use crate::dataplane::kernel::{AtPort, KernelTables};
+use crate::neighbour::addresses::Addresses;
+use crate::neighbour::routes::KernelRoutes;
+use crate::slowpath::outcome::Counters;
+use crate::slowpath::unknown::UnknownLabel;
+use crate::slowpath::xsk::{Receiver, Transmitter, XskPort};
+use crate::slowpath::{Action, Options, Received, SlowPath, World};
+
+/// Frames of one port that are looked at before other work has its turn.
+const BUDGET: usize = 256;
+
+/// What the slow path may know of the box.
+pub struct View<'a> {
+    pub tables: &'a KernelTables,
+    pub ports: &'a Ports,
+    pub addresses: &'a Addresses,
+    pub routes: &'a KernelRoutes,
+    pub source_v4: Option<Ipv4Addr>,
+    pub source_v6: Option<Ipv6Addr>,
+}
+
+impl World for View<'_> {
+    type Tables<'a>
+        = AtPort<'a>
+    where
+        Self: 'a;
+
+    fn tables_at(&self, port: u16) -> AtPort<'_> {
+        self.tables.at_port(self.ports.settings(port))
+    }
+
+    fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr> {
+        let configured = match remote {
+            IpAddr::V4(_) => self.source_v4.map(IpAddr::from),
+            IpAddr::V6(_) => self.source_v6.map(IpAddr::from),
+        };
+        configured.or_else(|| self.addresses.source(self.ports.ifindex(port)?, remote))
+    }
+
+    fn has_specific_route(&self, destination: IpAddr) -> bool {
+        self.routes.has_specific(destination)
+    }
+}
+
+/// The slow path and its sockets.
+pub struct Exceptions {
+    slow_path: SlowPath,
+    outlet: Outlet,
+    receivers: BTreeMap<u16, Receiver>,
+}
+
+/// Where the slow path's actions go.
+struct Outlet {
+    transmitters: BTreeMap<u16, Transmitter>,
+    raw_ip: RawIp,
+    /// Adjacency slots whose next hops frames wait for.
+    wanted: Vec<u16>,
+}
+
+impl Exceptions {
+    pub fn new(options: Options) -> io::Result<Self> {
+        let outlet = Outlet { transmitters: BTreeMap::new(), raw_ip: RawIp::open()?, wanted: Vec::new() };
+        Ok(Self { slow_path: SlowPath::new(options), outlet, receivers: BTreeMap::new() })
+    }
+
+    pub fn add_port(&mut self, port: u16, sockets: XskPort) {
+        self.receivers.insert(port, sockets.receiver);
+        self.outlet.transmitters.insert(port, sockets.transmitter);
+    }
+
+    pub fn remove_port(&mut self, port: u16) {
+        self.receivers.remove(&port);
+        self.outlet.transmitters.remove(&port);
+    }
+
+    /// Closes the sockets of what is no port any more.
+    pub fn keep_ports(&mut self, ports: &Ports) {
+        self.receivers.retain(|&port, _| ports.name(port).is_some());
+        self.outlet.transmitters.retain(|&port, _| ports.name(port).is_some());
+    }
+
+    pub fn clear(&mut self) {
+        self.receivers.clear();
+        self.outlet.transmitters.clear();
+    }
+
+    /// Waits until an exception has come up at some port. May be dropped and called anew at any time.
+    pub async fn readable(&mut self) {
+        poll_fn(|context| {
+            let mut result = Poll::Pending;
+            // All of them, for each is to wake the task.
+            for (port, receiver) in &mut self.receivers {
+                match receiver.poll_readable(context) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(())) => result = Poll::Ready(()),
+                    Poll::Ready(Err(error)) => warn!(port, %error, "cannot wait for exceptions of a port"),
+                }
+            }
+            result
+        })
+        .await;
+    }
+
+    /// Deals with the exceptions that have come up. Returns the adjacency slots whose next hops frames wait for.
+    pub fn receive(&mut self, view: &View<'_>, now: Instant) -> Vec<u16> {
+        let Self { slow_path, outlet, receivers } = self;
+        for (&port, receiver) in receivers {
+            receiver.receive(BUDGET, |frame| {
+                let received = Received { port, frame, trimmed: 0 };
+                slow_path.receive(received, view, now, &mut |action| outlet.carry_out(action, view));
+            });
+        }
+        self.outlet.flush()
+    }
+
+    /// Call when next hops have changed.
+    pub fn retry_held(&mut self, view: &View<'_>, now: Instant) {
+        if self.slow_path.held() == 0 {
+            return;
+        }
+        let Self { slow_path, outlet, .. } = self;
+        slow_path.retry_held(view, now, &mut |action| outlet.carry_out(action, view));
+        self.outlet.flush();
+    }
+
+    /// Call at [`Exceptions::next_deadline`].
+    pub fn poll(&mut self, view: &View<'_>, now: Instant) {
+        let Self { slow_path, outlet, .. } = self;
+        slow_path.poll(view, now, &mut |action| outlet.carry_out(action, view));
+        self.outlet.flush();
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.slow_path.next_deadline()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        self.slow_path.counters()
+    }
+
+    pub fn unknown_labels(&self, now: Instant) -> Vec<UnknownLabel> {
+        self.slow_path.unknown_labels().list(now)
+    }
+}
+
+impl Outlet {
+    fn carry_out(&mut self, action: Action<'_>, view: &View<'_>) {
+        match action {
+            Action::Transmit { port, frame } => {
+                let Some(transmitter) = self.transmitters.get_mut(&port) else { return };
+                if let Err(error) = transmitter.transmit(frame) {
+                    debug!(port, %error, "the slow path's frame is lost");
+                }
+            }
+            Action::SendByIp { packet } | Action::Deliver { packet } => {
+                if let Err(error) = self.raw_ip.send(packet) {
+                    debug!(%error, "the kernel does not take the slow path's packet");
+                }
+            }
+            Action::Resolve { adjacency } => self.wanted.push(adjacency),
+            Action::Report(report) => {
+                let port = view.ports.name(report.port).unwrap_or_default();
+                warn!(port, label = %report.label, frames = report.frames, "frames with labels that have no route");
+            }
+        }
+    }
+
+    /// Has the kernel send what was queued.
+    fn flush(&mut self) -> Vec<u16> {
+        for (port, transmitter) in &mut self.transmitters {
+            if let Err(error) = transmitter.flush() {
+                debug!(port, %error, "cannot send the slow path's frames");
+            }
+        }
+        std::mem::take(&mut self.wanted)
+    }
+}

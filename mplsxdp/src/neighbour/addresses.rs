@@ -1,0 +1,103 @@
+//! The table of this box's addresses, by interface.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{Event, InterfaceAddress};
+
+/// The addresses that the kernel reported.
+#[derive(Default, Debug)]
+pub struct Addresses {
+    /// With the number of the resync that last reported it.
+    addresses: BTreeMap<InterfaceAddress, u64>,
+    round: u64,
+}
+
+impl Addresses {
+    /// While a resync goes on, addresses that were not reported yet stay.
+    pub fn handle(&mut self, event: &Event) {
+        match event {
+            Event::Reset => self.round += 1,
+            Event::Synced => {
+                let round = self.round;
+                self.addresses.retain(|_, seen| *seen == round);
+            }
+            Event::Address(address) => drop(self.addresses.insert(*address, self.round)),
+            Event::AddressGone(address) => drop(self.addresses.remove(address)),
+            Event::Link(_)
+            | Event::LinkGone(_)
+            | Event::Neighbour(_)
+            | Event::NeighbourGone { .. }
+            | Event::Route { .. }
+            | Event::RouteGone(_)
+            | Event::Rules => {}
+        }
+    }
+
+    /// The address to answer `remote` from for a packet that came in by interface `ifindex`: one of the interface, else any of
+    /// this box that others can reach. Of several, the one whose network `remote` is in.
+    pub fn source(&self, ifindex: u32, remote: IpAddr) -> Option<IpAddr> {
+        let usable = |address: &&InterfaceAddress| {
+            let ip = address.address.addr();
+            let reachable = match ip {
+                IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+                IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+            };
+            reachable && ip.is_ipv4() == remote.is_ipv4()
+        };
+        let best = self.addresses.keys().filter(usable).min_by_key(|address| {
+            let elsewhere = address.ifindex != ifindex;
+            (elsewhere, !address.address.contains(&remote), **address)
+        });
+        best.map(|address| address.address.addr())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(ifindex: u32, text: &str) -> InterfaceAddress {
+        InterfaceAddress {
+            ifindex,
+            address: text.parse().unwrap(),
+        }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_interface_s_own_address_comes_first_then_one_that_others_can_reach() {
+        let mut addresses = Addresses::default();
+        for (ifindex, text) in [
+            (1, "127.0.0.1/8"),
+            (2, "fe80::1/64"),
+            (2, "10.0.0.1/24"),
+            (2, "10.9.0.1/24"),
+            (3, "10.0.1.1/24"),
+            (3, "2001:db8::1/64"),
+        ] {
+            addresses.handle(&Event::Address(address(ifindex, text)));
+        }
+        assert_eq!(addresses.source(2, ip("192.0.2.1")), Some(ip("10.0.0.1")));
+        assert_eq!(addresses.source(2, ip("10.9.0.7")), Some(ip("10.9.0.1")));
+        assert_eq!(addresses.source(3, ip("10.9.0.7")), Some(ip("10.0.1.1")));
+        assert_eq!(addresses.source(2, ip("2001:db8::9")), Some(ip("2001:db8::1")));
+        assert_eq!(addresses.source(4, ip("192.0.2.1")), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_resync_drops_what_is_not_reported_again() {
+        let mut addresses = Addresses::default();
+        addresses.handle(&Event::Address(address(2, "10.0.0.1/24")));
+        addresses.handle(&Event::Address(address(2, "10.0.0.2/24")));
+        for event in [Event::Reset, Event::Address(address(2, "10.0.0.2/24")), Event::Synced] {
+            addresses.handle(&event);
+        }
+        assert_eq!(addresses.source(2, ip("192.0.2.1")), Some(ip("10.0.0.2")));
+        addresses.handle(&Event::AddressGone(address(2, "10.0.0.2/24")));
+        assert_eq!(addresses.source(2, ip("192.0.2.1")), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! Answers a frame with an ICMP error: whether, with what, and on which way.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use mplsxdp_common::abi::{Op, PortWord, Reason};
+use mplsxdp_common::forward::{Tables, Verdict};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, LSE_LEN, Label, Lse, Mac};
+
+use super::ask::{Received, ask, ask_at};
+use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
+use super::limit::Limiter;
+use super::outcome::Outcome;
+use super::packet::{Offender, Parts, entries};
+use super::{Action, Options, World};
+use crate::dataplane::frame::MemoryFrame;
+
+/// Which way ICMP errors about labelled packets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IcmpVia {
+    /// Along the LSP where the stack was deeper than one entry, or this box knows no route to the source; else by IP.
+    #[default]
+    Auto,
+    /// Along the LSP (RFC 3032 section 2.3.2).
+    Lsp,
+    /// By IP from this box.
+    Ip,
+}
+
+/// What the core takes for the destination of this box's own packets.
+const OWN: Mac = Mac([2, 0, 0, 0, 0, 0]);
+const OWN_PORT: PortWord = PortWord::new(OWN, PortWord::IMPOSE | PortWord::LOCAL);
+/// A TTL that no hop at this box uses up.
+const UNEXPIRED: u8 = 255;
+
+/// An answer could not be sent.
+enum Unsent {
+    TooBig,
+    NoWay,
+}
+
+/// Builds and sends answers.
+#[derive(Debug)]
+pub struct Answerer {
+    via: IcmpVia,
+    limiter: Limiter,
+    identification: u16,
+    packet: Vec<u8>,
+    stack: Vec<u8>,
+    scratch: MemoryFrame,
+}
+
+impl Answerer {
+    pub fn new(options: Options) -> Self {
+        Self {
+            via: options.icmp_via,
+            limiter: Limiter::new(options.icmp_rate, options.icmp_source_rate),
+            identification: 0,
+            packet: Vec::new(),
+            stack: Vec::new(),
+            scratch: MemoryFrame::default(),
+        }
+    }
+
+    /// Tells the source of the IP packet in the frame of `error`, or says why not.
+    pub fn answer<W: World>(
+        &mut self,
+        error: Error,
+        received: Received<'_>,
+        world: &W,
+        now: Instant,
+        emit: &mut impl FnMut(Action<'_>),
+    ) -> Result<(), Outcome> {
+        let parts = Parts::of(received.frame).ok_or(Outcome::Malformed)?;
+        let offender = Offender::read(parts.payload, received.trimmed).ok_or(Outcome::NoAnswerDue)?;
+        if !self.limiter.allow(offender.source, now) {
+            return Err(Outcome::AnswerLimited);
+        }
+        let addresses = world
+            .source_address(received.port, offender.source)
+            .and_then(|source| Addresses::new(source, offender.source))
+            .ok_or(Outcome::NoSource)?;
+        let message = Message {
+            error,
+            addresses,
+            quoted: offender.packet,
+            stack: parts.stack,
+        };
+        let tables = world.tables_at(received.port);
+        let on_lsp = !parts.stack.is_empty()
+            && match self.via {
+                IcmpVia::Lsp => true,
+                IcmpVia::Ip => false,
+                IcmpVia::Auto => {
+                    parts.stack.len() > LSE_LEN
+                        || !(has_ftn_entry(&tables, offender.source) || world.has_specific_route(offender.source))
+                }
+            };
+        self.identification = self.identification.wrapping_add(1);
+        // Where as much as is good to quote does not fit the link, the least may.
+        for quote in [usize::MAX, LEAST_QUOTED] {
+            message.write(self.identification, quote, &mut self.packet);
+            let sent = if on_lsp {
+                self.send_on_lsp(parts, &tables, emit)
+            } else {
+                self.send_by_ip(&tables, emit)
+            };
+            match sent {
+                Ok(()) => return Ok(()),
+                Err(Unsent::TooBig) => {}
+                Err(Unsent::NoWay) => break,
+            }
+        }
+        Err(Outcome::NoWayBack)
+    }
+
+    /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes it for the
+    /// packet, with TTLs that do not expire.
+    fn send_on_lsp<T: Tables>(
+        &mut self,
+        parts: Parts<'_>,
+        tables: &T,
+        emit: &mut impl FnMut(Action<'_>),
+    ) -> Result<(), Unsent> {
+        self.stack.clear();
+        // An answer alerts no router.
+        let stack = entries(parts.stack).filter(|lse| lse.label() != Label::ROUTER_ALERT || lse.bottom());
+        self.stack.extend(stack.flat_map(Lse::to_bytes));
+        set_entries(&mut self.stack, |lse| {
+            Lse::new(lse.label(), icmp::PRECEDENCE, lse.bottom(), UNEXPIRED)
+        });
+        self.scratch.refill([parts.ethernet, &self.stack, &self.packet], 0);
+        match ask(&mut self.scratch, tables).verdict {
+            Verdict::Forward { port } => {
+                set_ttls(self.scratch.bytes_mut());
+                let frame = self.scratch.bytes();
+                emit(Action::Transmit { port, frame });
+                Ok(())
+            }
+            // The LSP ends here.
+            Verdict::Pass => self.send_by_ip(tables, emit),
+            Verdict::Exception(reason) => Err(Unsent::from(reason)),
+        }
+    }
+
+    /// Sends the answer as this box's own packet: as the FTN says, else as the kernel does.
+    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut impl FnMut(Action<'_>)) -> Result<(), Unsent> {
+        let ethertype = match self.packet.first() {
+            Some(0x45) => ETH_P_IP,
+            _ => ETH_P_IPV6,
+        };
+        self.scratch
+            .refill([&OWN.0, &Mac::ZERO.0, &ethertype.to_be_bytes(), &self.packet], 0);
+        match ask_at(&mut self.scratch, tables, OWN_PORT).verdict {
+            Verdict::Forward { port } => {
+                let frame = self.scratch.bytes();
+                emit(Action::Transmit { port, frame });
+                Ok(())
+            }
+            Verdict::Pass => {
+                emit(Action::SendByIp { packet: &self.packet });
+                Ok(())
+            }
+            Verdict::Exception(reason) => Err(Unsent::from(reason)),
+        }
+    }
+}
+
+impl From<Reason> for Unsent {
+    fn from(reason: Reason) -> Self {
+        if reason == Reason::TooBig {
+            Self::TooBig
+        } else {
+            Self::NoWay
+        }
+    }
+}
+
+/// Whether packets to `destination` get labels here.
+fn has_ftn_entry<T: Tables>(tables: &T, destination: IpAddr) -> bool {
+    let entry = match destination {
+        IpAddr::V4(address) => tables.ftn_v4(address.octets()),
+        IpAddr::V6(address) => tables.ftn_v6(address.octets()),
+    };
+    !matches!(entry.op(), Op::None | Op::Pass)
+}
+
+/// Changes each entry of a stack but entropy labels, whose TTL must stay zero (RFC 6790 section 4.2).
+fn set_entries(stack: &mut [u8], change: impl Fn(Lse) -> Lse) {
+    let mut is_entropy = false;
+    for bytes in stack.as_chunks_mut().0 {
+        let lse = Lse::from_bytes(*bytes);
+        if !is_entropy {
+            *bytes = change(lse).to_bytes();
+        }
+        is_entropy = !is_entropy && lse.label() == Label::ENTROPY_INDICATOR;
+    }
+}
+
+/// Sets the TTL of an answer, and of the labels on it, to what it began with.
+fn set_ttls(frame: &mut [u8]) {
+    let Some(stack_len) = Parts::of(frame).map(|parts| parts.stack.len()) else {
+        return;
+    };
+    let (stack, packet) = frame.split_at_mut(ETH_HLEN).1.split_at_mut(stack_len);
+    set_entries(stack, |lse| lse.with_ttl(icmp::TTL));
+    icmp::set_ttl(packet);
+}

@@ -1,0 +1,177 @@
+//! Asking the forwarding core what becomes of a frame now, and what it looked at to say so. The frame is a scratch copy, which
+//! the core rewrites where the frame is to be forwarded.
+
+use std::cell::Cell;
+
+use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, PortWord, Reason, Settings, TtlMode};
+use mplsxdp_common::forward::{Frame as _, Tables, Verdict, forward};
+use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
+
+use super::packet::{Parts, entries, is_labelled};
+use crate::dataplane::frame::MemoryFrame;
+
+/// A frame as it arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// Where it arrived.
+    pub port: u16,
+    /// From the destination MAC on.
+    pub frame: &'a [u8],
+    /// How many bytes are missing at the end: kernels before 6.6 hand up what fits one chunk of the socket's memory.
+    pub trimmed: usize,
+}
+
+/// What the forwarding core said, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    pub verdict: Verdict,
+    /// The label that was looked up last.
+    pub label: Option<Label>,
+    /// The adjacency that was looked up last.
+    pub adjacency: Option<u16>,
+    /// The frame had a Router Alert label on top, and was forwarded by what is beneath.
+    pub router_alert: bool,
+}
+
+/// What becomes of `frame` at a port with `tables`.
+pub fn ask<T: Tables>(frame: &mut MemoryFrame, tables: &T) -> Answer {
+    ask_at(frame, tables, tables.port())
+}
+
+/// The same at a port that `tables` are not of.
+pub fn ask_at<T: Tables>(frame: &mut MemoryFrame, tables: &T, port: PortWord) -> Answer {
+    let noted = Noted {
+        tables,
+        port,
+        label: Cell::new(None),
+        adjacency: Cell::new(None),
+    };
+    Answer {
+        verdict: forward(frame, &noted),
+        label: noted.label.get(),
+        adjacency: noted.adjacency.get(),
+        router_alert: false,
+    }
+}
+
+/// What becomes of a frame that arrived. A Router Alert label on top is left to the label beneath it. The frame as it is to leave
+/// is in `scratch` then.
+pub fn ask_of_received<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
+    scratch.refill([received.frame], received.trimmed);
+    let answer = ask(scratch, tables);
+    if answer.verdict == Verdict::Exception(Reason::RouterAlert) {
+        ask_beneath_alert(scratch, received, tables)
+    } else {
+        answer
+    }
+}
+
+/// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed back on top
+/// of it. The alert is no hop of its own: in uniform mode its TTL is handed to the label beneath, and is what that leaves with.
+/// Where no label is left, neither is the alert: it may not be the last one.
+fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
+    let found = Parts::of(received.frame).and_then(|parts| {
+        let mut stack = entries(parts.stack);
+        let depth = stack.position(|lse| lse.label() == Label::ROUTER_ALERT)?;
+        let alert = entries(parts.stack).nth(depth)?;
+        Some((alert, stack.next()?, ETH_HLEN + depth * LSE_LEN))
+    });
+    let mut answer = Answer {
+        verdict: Verdict::Exception(Reason::Malformed),
+        label: Some(Label::ROUTER_ALERT),
+        adjacency: None,
+        router_alert: true,
+    };
+    let Some((alert, beneath, offset)) = found else {
+        return answer;
+    };
+    let (Some(before), Some(after)) = (received.frame.get(..offset), received.frame.get(offset + LSE_LEN..)) else {
+        return answer;
+    };
+    scratch.refill([before, after], received.trimmed);
+    // Beneath a label of this box, the TTL is what that one hands down.
+    if offset == ETH_HLEN {
+        if alert.ttl() <= 1 {
+            answer.verdict = Verdict::Exception(Reason::TtlExpired);
+            return answer;
+        }
+        if tables.settings().ttl_mode() == TtlMode::Uniform {
+            scratch.store(offset, beneath.with_ttl(alert.ttl()).to_bytes());
+        }
+    }
+    answer = Answer {
+        router_alert: true,
+        ..ask(scratch, tables)
+    };
+    match answer.verdict {
+        Verdict::Exception(Reason::RouterAlert) => answer.verdict = Verdict::Exception(Reason::Malformed),
+        Verdict::Forward { .. } if is_labelled(scratch.bytes()) => {
+            if let Err(reason) = push_back(scratch, alert, answer.adjacency, tables) {
+                answer.verdict = Verdict::Exception(reason);
+            }
+        }
+        Verdict::Pass | Verdict::Forward { .. } | Verdict::Exception(_) => {}
+    }
+    answer
+}
+
+/// Puts `alert` on top of the stack of a frame that is to leave, with the TTL of what it goes on top of.
+fn push_back<T: Tables>(frame: &mut MemoryFrame, alert: Lse, adjacency: Option<u16>, tables: &T) -> Result<(), Reason> {
+    let adjacency = adjacency
+        .and_then(|index| tables.adjacency(index))
+        .ok_or(Reason::Unresolved)?;
+    if frame.len() + LSE_LEN > ETH_HLEN + usize::from(adjacency.mtu()) {
+        return Err(Reason::TooBig);
+    }
+    let pushed = |frame: &mut MemoryFrame| {
+        let ethernet = frame.load::<ETH_HLEN>(0)?;
+        let top = Lse::from_bytes(frame.load(ETH_HLEN)?);
+        frame.move_head(-(LSE_LEN as i32))?;
+        frame.store(0, ethernet)?;
+        frame.store(ETH_HLEN, alert.with_ttl(top.ttl()).to_bytes())
+    };
+    pushed(frame).ok_or(Reason::NoHeadroom)
+}
+
+/// Tables that note what the core asks for. Frames of the slow path are not counted for their routes: those counters are the fast
+/// path's.
+struct Noted<'a, T> {
+    tables: &'a T,
+    port: PortWord,
+    label: Cell<Option<Label>>,
+    adjacency: Cell<Option<u16>>,
+}
+
+impl<T: Tables> Tables for Noted<'_, T> {
+    fn settings(&self) -> Settings {
+        self.tables.settings()
+    }
+
+    fn port(&self) -> PortWord {
+        self.port
+    }
+
+    fn ilm(&self, label: Label) -> IlmEntry {
+        self.label.set(Some(label));
+        self.tables.ilm(label)
+    }
+
+    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
+        self.tables.ftn_v4(destination)
+    }
+
+    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
+        self.tables.ftn_v6(destination)
+    }
+
+    fn adjacency(&self, index: u16) -> Option<Adjacency> {
+        self.adjacency.set(Some(index));
+        self.tables.adjacency(index)
+    }
+
+    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
+        self.tables.label_stack(index)
+    }
+
+    fn count(&self, _slot: u32, _bytes: usize) {}
+}

@@ -1,0 +1,292 @@
+//! The slow path: what becomes of frames that the fast path could not forward. A frame comes in as it arrived, actions come out;
+//! nothing here knows a socket, a map or a clock.
+//!
+//! Why a frame came up is not guessed: [`ask`] runs the forwarding core on a copy of it, so that what has changed meanwhile (a next
+//! hop's MAC address is known now) counts too. [`answer`] sends ICMP errors, which [`icmp`] builds where [`packet`] finds them
+//! due and [`limit`] allows them; [`hold`] keeps frames for next hops; [`unknown`] knows the labels without a route;
+//! [`outcome`] counts.
+
+mod answer;
+mod ask;
+mod hold;
+pub mod icmp;
+mod limit;
+pub mod outcome;
+mod packet;
+pub mod unknown;
+pub mod xsk;
+
+use std::convert::identity;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use mplsxdp_common::abi::Reason;
+use mplsxdp_common::forward::{self, Tables as _, Verdict};
+
+use crate::dataplane::frame::MemoryFrame;
+use answer::Answerer;
+pub use answer::IcmpVia;
+pub use ask::Received;
+use ask::{Answer, ask_of_received};
+use hold::{Held, Hold};
+use icmp::Error;
+pub use limit::Rate;
+use outcome::{Counters, Outcome};
+use unknown::UnknownLabels;
+
+/// What the slow path may know of the box.
+pub trait World {
+    type Tables<'a>: forward::Tables
+    where
+        Self: 'a;
+
+    /// The tables as the program of `port` sees them. What is counted in them is never called for.
+    fn tables_at(&self, port: u16) -> Self::Tables<'_>;
+
+    /// This box's address to answer `remote` from for a packet that arrived at `port`: an address of the same family, of the
+    /// interface or as configured. `None` where there is none.
+    fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
+
+    /// Whether the kernel has a route to `destination` that is more than a default route.
+    fn has_specific_route(&self, destination: IpAddr) -> bool;
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action<'a> {
+    /// Send `frame`, Ethernet header and all, out of `port`.
+    Transmit { port: u16, frame: &'a [u8] },
+    /// Send `packet`, an IP packet of this box, as the kernel routes it. The FTN has nothing for it.
+    SendByIp { packet: &'a [u8] },
+    /// Have the kernel deliver or route `packet`, an IP packet that came with labels which ended here.
+    Deliver { packet: &'a [u8] },
+    /// Have the next hop in this slot of the adjacency table resolved: frames wait for it.
+    Resolve { adjacency: u16 },
+    /// Tell the log of a label without a route.
+    Report(unknown::Report),
+}
+
+/// How the slow path behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    pub icmp_via: IcmpVia,
+    /// ICMP errors to all.
+    pub icmp_rate: Rate,
+    /// ICMP errors to one source.
+    pub icmp_source_rate: Rate,
+    /// How many frames wait for one next hop.
+    pub hold_frames: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            icmp_via: IcmpVia::Auto,
+            icmp_rate: Rate {
+                per_second: 1000,
+                burst: 50,
+            },
+            icmp_source_rate: Rate {
+                per_second: 100,
+                burst: 50,
+            },
+            hold_frames: 64,
+        }
+    }
+}
+
+/// The slow path's state.
+#[derive(Debug)]
+pub struct SlowPath {
+    answerer: Answerer,
+    hold: Hold,
+    unknown: UnknownLabels,
+    counters: Counters,
+    scratch: MemoryFrame,
+}
+
+impl SlowPath {
+    pub fn new(options: Options) -> Self {
+        Self {
+            answerer: Answerer::new(options),
+            hold: Hold::new(options.hold_frames),
+            unknown: UnknownLabels::default(),
+            counters: Counters::default(),
+            scratch: MemoryFrame::default(),
+        }
+    }
+
+    /// A frame came up.
+    pub fn receive<W: World>(
+        &mut self,
+        received: Received<'_>,
+        world: &W,
+        now: Instant,
+        emit: &mut impl FnMut(Action<'_>),
+    ) {
+        let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
+        if answer.router_alert {
+            self.counters.count(Outcome::RouterAlert);
+        }
+        match (answer.verdict, answer.adjacency) {
+            (Verdict::Forward { .. }, Some(adjacency)) if self.hold.waiting_for(adjacency) > 0 => {
+                // Those that came before go before.
+                self.release(world, now, emit, |held| held.adjacency == adjacency);
+                let again = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
+                self.conclude(received, again, Outcome::Forwarded, world, now, emit);
+            }
+            (Verdict::Exception(Reason::Unresolved), Some(adjacency)) => self.wait(received, adjacency, now, emit),
+            _ => self.conclude(received, answer, Outcome::Forwarded, world, now, emit),
+        }
+    }
+
+    /// Call when next hops or routes have changed: sends what need not wait any more.
+    pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+        self.release(world, now, emit, |held| {
+            let adjacency = world.tables_at(held.port).adjacency(held.adjacency);
+            adjacency.is_some_and(|adjacency| adjacency.is_resolved())
+        });
+    }
+
+    /// Call at [`SlowPath::next_deadline`]: gives up on what has waited too long.
+    pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+        while let Some(held) = self.hold.pop_expired(now) {
+            let received = of_held(&held);
+            // Its route may be another by now.
+            let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(held.port));
+            if answer.verdict == Verdict::Exception(Reason::Unresolved) {
+                self.counters.count(Outcome::HoldExpired);
+            }
+            self.conclude(received, answer, Outcome::Released, world, now, emit);
+            self.hold.recycle(held);
+        }
+    }
+
+    /// When [`SlowPath::poll`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.hold.next_deadline()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn unknown_labels(&self) -> &UnknownLabels {
+        &self.unknown
+    }
+
+    /// How many frames wait for next hops now.
+    pub fn held(&self) -> usize {
+        self.hold.len()
+    }
+
+    /// Keeps a frame for a next hop that is not resolved.
+    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+        if received.trimmed > 0 {
+            self.counters.count(Outcome::Trimmed);
+            return;
+        }
+        let first = self.hold.waiting_for(adjacency) == 0;
+        if self.hold.push(adjacency, received.port, received.frame, now) {
+            self.counters.count(Outcome::Held);
+        } else {
+            self.counters.count(Outcome::HoldFull);
+        }
+        if first {
+            emit(Action::Resolve { adjacency });
+        }
+    }
+
+    /// Sends those held frames that `choose` chooses and that need not wait any more, in order.
+    fn release<W: World>(
+        &mut self,
+        world: &W,
+        now: Instant,
+        emit: &mut impl FnMut(Action<'_>),
+        choose: impl Fn(&Held) -> bool,
+    ) {
+        for _ in 0..self.hold.len() {
+            let Some(held) = self.hold.pop() else { break };
+            if !choose(&held) {
+                self.hold.put_back(held);
+                continue;
+            }
+            let received = of_held(&held);
+            let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(held.port));
+            if answer.verdict == Verdict::Exception(Reason::Unresolved) {
+                self.hold.put_back(held);
+                continue;
+            }
+            self.conclude(received, answer, Outcome::Released, world, now, emit);
+            self.hold.recycle(held);
+        }
+    }
+
+    /// Does what `answer`, which left the frame in the scratch copy, asks for, and counts it.
+    fn conclude<W: World>(
+        &mut self,
+        received: Received<'_>,
+        answer: Answer,
+        forwarded: Outcome,
+        world: &W,
+        now: Instant,
+        emit: &mut impl FnMut(Action<'_>),
+    ) {
+        let outcome = match answer.verdict {
+            Verdict::Forward { .. } | Verdict::Pass if received.trimmed > 0 => Outcome::Trimmed,
+            Verdict::Forward { port } => {
+                let frame = self.scratch.bytes();
+                emit(Action::Transmit { port, frame });
+                forwarded
+            }
+            Verdict::Pass => self.deliver(received, emit),
+            Verdict::Exception(reason) => match reason {
+                Reason::TtlExpired => {
+                    let answered = self.answerer.answer(Error::TimeExceeded, received, world, now, emit);
+                    answered.map_or_else(identity, |()| Outcome::TimeExceeded)
+                }
+                Reason::Unresolved => {
+                    let answered = self.answerer.answer(Error::HostUnreachable, received, world, now, emit);
+                    answered.map_or_else(identity, |()| Outcome::HostUnreachable)
+                }
+                Reason::NoRoute => {
+                    if let Some(label) = answer.label
+                        && let Some(report) = self.unknown.note(received.port, label, now)
+                    {
+                        emit(Action::Report(report));
+                    }
+                    Outcome::UnknownLabel
+                }
+                Reason::TooBig => Outcome::TooBig,
+                Reason::Oam => Outcome::Oam,
+                Reason::LspPing => Outcome::LspPing,
+                Reason::Malformed | Reason::ImplicitNull | Reason::SpecialLabel => Outcome::Malformed,
+                // An alert beneath an alert is malformed, which `ask` has said.
+                Reason::PortDisabled | Reason::NoHeadroom | Reason::NoPort | Reason::RouterAlert => Outcome::NotHandled,
+            },
+        };
+        self.counters.count(outcome);
+    }
+
+    /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled already, or it is
+    /// not for this box.
+    fn deliver(&self, received: Received<'_>, emit: &mut impl FnMut(Action<'_>)) -> Outcome {
+        let frame = self.scratch.bytes();
+        if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {
+            return Outcome::NotHandled;
+        }
+        let Some(parts) = packet::Parts::of(frame) else {
+            return Outcome::NotHandled;
+        };
+        emit(Action::Deliver { packet: parts.payload });
+        Outcome::Delivered
+    }
+}
+
+fn of_held(held: &Held) -> Received<'_> {
+    Received {
+        port: held.port,
+        frame: &held.frame,
+        trimmed: 0,
+    }
+}

@@ -1,0 +1,124 @@
+//! Which labels arrive that have no route, where, how often, and when to say so in the log. Pure: the time is an argument.
+
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use mplsxdp_common::wire::Label;
+
+/// How many labels are told apart; of more, the ones longest unseen are forgotten.
+const LABELS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// How far back a rate remembers: a step in it is two thirds through after this.
+const MEMORY: Duration = Duration::from_secs(5);
+/// The log has at most one line in this time.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A label without a route.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct UnknownLabel {
+    pub port: u16,
+    pub label: Label,
+    /// Since it was first seen.
+    pub frames: u64,
+    pub frames_per_second: f64,
+    /// Since it was last seen.
+    pub idle: Duration,
+}
+
+/// What the log is to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Of the last frame.
+    pub port: u16,
+    pub label: Label,
+    /// How many frames with unknown labels there were since the last report, this one among them.
+    pub frames: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    frames: u64,
+    rate: Decaying,
+}
+
+/// A rate that forgets exponentially.
+#[derive(Clone, Copy, Debug)]
+struct Decaying {
+    per_second: f64,
+    at: Instant,
+}
+
+impl Decaying {
+    fn at(self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.at);
+        self.per_second * (-age.div_duration_f64(MEMORY)).exp()
+    }
+
+    fn with_one_more(self, now: Instant) -> Self {
+        Self {
+            per_second: self.at(now) + MEMORY.as_secs_f64().recip(),
+            at: now,
+        }
+    }
+}
+
+/// All labels without a route that were seen of late.
+#[derive(Debug)]
+pub struct UnknownLabels {
+    seen: LruCache<(u16, Label), Seen>,
+    next_report: Option<Instant>,
+    unreported: u64,
+}
+
+impl Default for UnknownLabels {
+    fn default() -> Self {
+        Self {
+            seen: LruCache::new(LABELS),
+            next_report: None,
+            unreported: 0,
+        }
+    }
+}
+
+impl UnknownLabels {
+    /// A frame with `label` arrived at `port`. Returns what is to be logged now.
+    pub fn note(&mut self, port: u16, label: Label, now: Instant) -> Option<Report> {
+        let nothing = Decaying {
+            per_second: 0.0,
+            at: now,
+        };
+        let seen = self.seen.get_or_insert_mut((port, label), || Seen {
+            frames: 0,
+            rate: nothing,
+        });
+        seen.frames += 1;
+        seen.rate = seen.rate.with_one_more(now);
+
+        self.unreported += 1;
+        if self.next_report.is_some_and(|next| now < next) {
+            return None;
+        }
+        self.next_report = Some(now + REPORT_INTERVAL);
+        Some(Report {
+            port,
+            label,
+            frames: std::mem::take(&mut self.unreported),
+        })
+    }
+
+    /// The most frequent first.
+    pub fn list(&self, now: Instant) -> Vec<UnknownLabel> {
+        let labels = self.seen.iter().map(|(&(port, label), seen)| UnknownLabel {
+            port,
+            label,
+            frames: seen.frames,
+            frames_per_second: seen.rate.at(now),
+        });
+        let mut list = Vec::from_iter(labels);
+        list.sort_by(|one, other| {
+            let by_rate = other.frames_per_second.total_cmp(&one.frames_per_second);
+            by_rate.then((one.label, one.port).cmp(&(other.label, other.port)))
+        });
+        list
+    }
+}

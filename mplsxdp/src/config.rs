@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use clap::ValueEnum;
-use mplsxdp_common::abi::{DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, MAX_PORTS, TtlMode};
+use mplsxdp_common::abi::{self, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, MAX_PORTS, TtlMode};
 
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::lfib::route::{Route, RouteKey};
@@ -152,6 +152,16 @@ pub enum UnknownPolicy {
     Drop,
     /// The kernel's, untouched.
     Pass,
+}
+
+impl From<UnknownPolicy> for abi::UnknownPolicy {
+    fn from(policy: UnknownPolicy) -> Self {
+        match policy {
+            UnknownPolicy::Punt => Self::Punt,
+            UnknownPolicy::Drop => Self::Drop,
+            UnknownPolicy::Pass => Self::Pass,
+        }
+    }
 }
 
 /// Which way ICMP errors about labelled packets go.

@@ -72,8 +72,16 @@ struct Outlet {
 
 impl Exceptions {
     pub fn new(options: Options) -> io::Result<Self> {
-        let outlet = Outlet { transmitters: BTreeMap::new(), raw_ip: RawIp::open()?, wanted: Vec::new() };
-        Ok(Self { slow_path: SlowPath::new(options), outlet, receivers: BTreeMap::new() })
+        let outlet = Outlet {
+            transmitters: BTreeMap::new(),
+            raw_ip: RawIp::open()?,
+            wanted: Vec::new(),
+        };
+        Ok(Self {
+            slow_path: SlowPath::new(options),
+            outlet,
+            receivers: BTreeMap::new(),
+        })
     }
 
     pub fn add_port(&mut self, port: u16, sockets: XskPort) {
@@ -116,10 +124,18 @@ impl Exceptions {
 
     /// Deals with the exceptions that have come up. Returns the adjacency slots whose next hops frames wait for.
     pub fn receive(&mut self, view: &View<'_>, now: Instant) -> Vec<u16> {
-        let Self { slow_path, outlet, receivers } = self;
+        let Self {
+            slow_path,
+            outlet,
+            receivers,
+        } = self;
         for (&port, receiver) in receivers {
             receiver.receive(BUDGET, |frame| {
-                let received = Received { port, frame, trimmed: 0 };
+                let received = Received {
+                    port,
+                    frame,
+                    trimmed: 0,
+                };
                 slow_path.receive(received, view, now, &mut |action| outlet.carry_out(action, view));
             });
         }
@@ -160,7 +176,9 @@ impl Outlet {
     fn carry_out(&mut self, action: Action<'_>, view: &View<'_>) {
         match action {
             Action::Transmit { port, frame } => {
-                let Some(transmitter) = self.transmitters.get_mut(&port) else { return };
+                let Some(transmitter) = self.transmitters.get_mut(&port) else {
+                    return;
+                };
                 if let Err(error) = transmitter.transmit(frame) {
                     debug!(port, %error, "the slow path's frame is lost");
                 }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, PortConfig, burst};
+use crate::config::{Config, burst};
 use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request, RouteFilter};
 use crate::control::{Call, Instance, server};
 use crate::dataplane::TableError;
@@ -36,11 +36,14 @@ use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{Event, Lookup, RouteKind};
 use crate::slowpath::{Options, Rate};
 use exceptions::{Exceptions, View};
-use ports::Ports;
+use local::LocalPair;
+use ports::{Ports, Role};
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
 const TABLE_LOCAL: u32 = 255;
+/// Of Ethernet, where there is no port to ask.
+const DEFAULT_MTU: u32 = 1500;
 /// Requests that wait for the controller.
 const CALL_BACKLOG: usize = 64;
 /// Kernel events that are taken in before what they mean for the tables is worked out.
@@ -55,7 +58,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
     let mut controller = Controller::new(&config, netlink)?;
     controller.follow_until_synced(&mut events).await?;
-    controller.start(&config).await?;
+    if let Err(error) = controller.start(&config).await {
+        controller.shut_down().await;
+        return Err(error);
+    }
 
     let (calls_in, mut calls) = mpsc::channel(CALL_BACKLOG);
     let stop_serving = CancellationToken::new();
@@ -116,6 +122,7 @@ struct Controller {
     lfib: Lfib<KernelTables>,
     ports: Ports,
     exceptions: Exceptions,
+    local: Option<LocalPair>,
 }
 
 impl Controller {
@@ -142,6 +149,7 @@ impl Controller {
             resolver: Resolver::default(),
             kernel_routes: KernelRoutes::default(),
             addresses: Addresses::default(),
+            local: None,
             exceptions: Exceptions::new(slow_path_options(config)).context("cannot open raw sockets, to send IP by")?,
             lfib: Lfib::new(tables),
         })
@@ -167,7 +175,14 @@ impl Controller {
             .change(ChangeMode::Add, Owner::Static, &config.routes)
             .map_err(|error| anyhow::anyhow!("{}: {error}", config_route(config, &error)))?;
         for port in &config.ports {
-            self.add_port(port).await?;
+            let role = if port.tx_only { Role::TxOnly } else { Role::Switching };
+            self.add_port(&port.name, role).await?;
+        }
+        if let Some(name) = &config.local {
+            let pair = LocalPair::create(name, &config.instance, self.local_mtu(), &self.netlink).await?;
+            let port = pair.port_name().to_owned();
+            self.local = Some(pair);
+            self.add_port(&port, Role::Local).await?;
         }
         self.follow_next_hops().await;
         Ok(())
@@ -214,12 +229,8 @@ impl Controller {
             }
             Request::ListLinks => Ok(Reply::Links(self.list_links())),
             Request::AddLink { name, tx_only } => {
-                let port = crate::config::PortConfig {
-                    name: name.clone(),
-                    tx_only,
-                    mpls: !tx_only,
-                };
-                let added = self.add_port(&port).await;
+                let role = if tx_only { Role::TxOnly } else { Role::Switching };
+                let added = self.add_port(&name, role).await;
                 added.map_err(|error| Refusal::LinkRefused {
                     name,
                     reason: format!("{error:#}"),
@@ -229,6 +240,10 @@ impl Controller {
             }
             Request::DeleteLink { name } => {
                 let port = self.ports.number(&name).ok_or_else(|| self.no_such_link(&name))?;
+                if self.local.as_ref().is_some_and(|pair| pair.port_name() == name) {
+                    let reason = format!("{name} is for this box's own packets; it goes when the instance is unloaded");
+                    return Err(Refusal::LinkRefused { name, reason });
+                }
                 self.ports.retire(port);
                 self.republish_next_hops();
                 self.ports.remove(port, &mut self.lfib);
@@ -244,8 +259,6 @@ impl Controller {
             Request::ListNeighbors => Ok(Reply::Neighbors(self.list_next_hops())),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
             Request::GetStats { all } => Ok(Reply::Stats(self.stats(all))),
-            // Nothing sees the labels of frames yet that the fast path did not forward.
-            Request::GetUnknownLabels => Ok(Reply::UnknownLabels(Vec::new())),
             Request::Unload => Ok(Reply::Done),
         }
     }
@@ -320,6 +333,12 @@ impl Controller {
         if ports_changed {
             self.exceptions.keep_ports(&self.ports);
             self.republish_next_hops();
+            let mtu = self.local_mtu();
+            if let Some(pair) = &self.local
+                && let Err(error) = pair.set_mtu(mtu, &self.netlink).await
+            {
+                warn!(%error, "cannot fit the local interface's MTU to that of the ports");
+            }
         }
     }
 
@@ -338,14 +357,24 @@ impl Controller {
     }
 
     /// Makes an interface a port.
-    async fn add_port(&mut self, port: &PortConfig) -> anyhow::Result<()> {
-        let (number, sockets) = self.ports.add(port, &self.netlink, &mut self.lfib).await?;
+    async fn add_port(&mut self, name: &str, role: Role) -> anyhow::Result<()> {
+        let (number, sockets) = self.ports.add(name, role, &self.netlink, &mut self.lfib).await?;
         self.exceptions.add_port(number, sockets);
         Ok(())
     }
 
+    /// What this box's own packets may measure, so that they fit every port with the most labels on them.
+    fn local_mtu(&self) -> u32 {
+        let ports = self.ports.iter().filter(|port| port.role() != Role::Local);
+        local::mtu_beneath(ports.map(|port| port.mtu().into()).min().unwrap_or(DEFAULT_MTU))
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
-        self.resolver.next_deadline().into_iter().chain(self.exceptions.next_deadline()).min()
+        self.resolver
+            .next_deadline()
+            .into_iter()
+            .chain(self.exceptions.next_deadline())
+            .min()
     }
 
     async fn poll(&mut self) {
@@ -353,15 +382,29 @@ impl Controller {
         let mut actions = Vec::new();
         self.resolver.poll(now, &mut actions);
         self.perform(actions).await;
-        let view = view(&self.config, &self.lfib, &self.ports, &self.addresses, &self.kernel_routes);
+        let view = view(
+            &self.config,
+            &self.lfib,
+            &self.ports,
+            &self.addresses,
+            &self.kernel_routes,
+        );
         self.exceptions.poll(&view, now);
     }
 
     /// Has the slow path deal with the exceptions that have come up, and has the next hops resolved that frames wait for.
     async fn take_exceptions(&mut self) {
-        let view = view(&self.config, &self.lfib, &self.ports, &self.addresses, &self.kernel_routes);
+        let view = view(
+            &self.config,
+            &self.lfib,
+            &self.ports,
+            &self.addresses,
+            &self.kernel_routes,
+        );
         for slot in self.exceptions.receive(&view, Instant::now()) {
-            let Some((id, next_hop)) = self.lfib.next_hops().at_slot(slot) else { continue };
+            let Some((id, next_hop)) = self.lfib.next_hops().at_slot(slot) else {
+                continue;
+            };
             let waiting = match self.resolver.state(id) {
                 Some(HopState::Incomplete { ifindex } | HopState::Failed { ifindex }) => Some(ifindex),
                 _ => None,
@@ -374,7 +417,13 @@ impl Controller {
 
     /// Sends what the slow path holds and need not hold any more.
     fn retry_held(&mut self) {
-        let view = view(&self.config, &self.lfib, &self.ports, &self.addresses, &self.kernel_routes);
+        let view = view(
+            &self.config,
+            &self.lfib,
+            &self.ports,
+            &self.addresses,
+            &self.kernel_routes,
+        );
         self.exceptions.retry_held(&view, Instant::now());
     }
 
@@ -443,6 +492,11 @@ impl Controller {
     async fn shut_down(&mut self) {
         self.ports.detach_all();
         self.exceptions.clear();
+        if let Some(pair) = self.local.take()
+            && let Err(error) = pair.remove(&self.netlink).await
+        {
+            warn!(%error, "cannot remove the local interface");
+        }
         let mut actions = Vec::new();
         self.resolver.shutdown(Instant::now(), &mut actions);
         self.perform(actions).await;
@@ -485,7 +539,10 @@ impl Controller {
 }
 
 fn slow_path_options(config: &Config) -> Options {
-    let rate = |per_second| Rate { per_second, burst: burst(per_second) };
+    let rate = |per_second| Rate {
+        per_second,
+        burst: burst(per_second),
+    };
     Options {
         icmp_via: config.icmp_via,
         icmp_rate: rate(config.icmp_rate),
@@ -502,7 +559,14 @@ fn view<'a>(
     addresses: &'a Addresses,
     routes: &'a KernelRoutes,
 ) -> View<'a> {
-    View { tables: lfib.tables(), ports, addresses, routes, source_v4: config.icmp_source_v4, source_v6: config.icmp_source_v6 }
+    View {
+        tables: lfib.tables(),
+        ports,
+        addresses,
+        routes,
+        source_v4: config.icmp_source_v4,
+        source_v6: config.icmp_source_v6,
+    }
 }
 
 /// The line of the configuration that a change was refused for.

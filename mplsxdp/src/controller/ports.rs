@@ -8,7 +8,7 @@ use mplsxdp_common::wire::Mac;
 use tracing::{info, warn};
 
 use super::preflight;
-use crate::config::{Config, PortConfig, XdpMode};
+use crate::config::{Config, XdpMode};
 use crate::dataplane::Tables as _;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
@@ -19,6 +19,17 @@ use crate::neighbour::links::Links;
 use crate::neighbour::netlink::Netlink;
 use crate::slowpath::xsk::{self, XskPort};
 
+/// What a port is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Labelled frames and IP packets come in and go out.
+    Switching,
+    /// Frames only go out.
+    TxOnly,
+    /// The far end of the veth pair that this box's own packets are sent into.
+    Local,
+}
+
 /// One port.
 pub struct Port {
     number: u16,
@@ -26,7 +37,7 @@ pub struct Port {
     ifindex: u32,
     mac: Mac,
     mtu: u32,
-    tx_only: bool,
+    role: Role,
     mpls: bool,
     /// On its way out: nothing is to be sent there any more.
     retired: bool,
@@ -55,8 +66,8 @@ impl Port {
         self.mtu.try_into().unwrap_or(u16::MAX)
     }
 
-    pub fn tx_only(&self) -> bool {
-        self.tx_only
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     pub fn mpls(&self) -> bool {
@@ -68,10 +79,11 @@ impl Port {
     }
 
     fn word(&self) -> PortWord {
-        let flags = match (self.tx_only, self.mpls) {
-            (true, _) => 0,
-            (false, true) => PortWord::IMPOSE | PortWord::MPLS,
-            (false, false) => PortWord::IMPOSE,
+        let flags = match (self.role, self.mpls) {
+            (Role::TxOnly, _) => 0,
+            (Role::Local, _) => PortWord::IMPOSE | PortWord::LOCAL,
+            (Role::Switching, true) => PortWord::IMPOSE | PortWord::MPLS,
+            (Role::Switching, false) => PortWord::IMPOSE,
         };
         PortWord::new(self.mac, flags)
     }
@@ -94,7 +106,8 @@ impl Ports {
             config.tunnel_ttl,
             config.tc_propagate,
             config.log_exceptions,
-        );
+        )
+        .with_unknown(config.unknown.into());
         Self {
             loader,
             mode: config.mode,
@@ -153,24 +166,24 @@ impl Ports {
     /// exceptions come up through.
     pub async fn add(
         &mut self,
-        config: &PortConfig,
+        name: &str,
+        role: Role,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
     ) -> anyhow::Result<(u16, XskPort)> {
-        let facts = self.check(&config.name, netlink).await?;
+        let facts = self.check(name, netlink).await?;
         let link = facts.link.clone().context("the interface has just gone")?;
         let mac = link.mac.context("the interface has no MAC address")?;
         let number = (0..MAX_PORTS as u16)
             .find(|number| self.ports.iter().all(|port| port.number != *number))
             .with_context(|| format!("all {MAX_PORTS} ports are in use"))?;
-        let queues = if config.tx_only {
+        let queues = if role == Role::TxOnly {
             // Only to send by.
             1
         } else {
-            xsk::receive_queues(&config.name)
-                .with_context(|| format!("cannot tell how many receive queues {} has", config.name))?
+            xsk::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))?
         };
-        let sockets = XskPort::open(&config.name, queues).await?;
+        let sockets = XskPort::open(name, queues).await?;
         let program = self.loader.program(self.settings(number))?;
 
         let tables = lfib.tables_mut();
@@ -189,15 +202,15 @@ impl Ports {
             ifindex: link.ifindex,
             mac,
             mtu: link.mtu,
-            tx_only: config.tx_only,
-            mpls: config.mpls && !config.tx_only,
+            role,
+            mpls: role == Role::Switching,
             retired: false,
             attachment,
         });
         let checked = match port {
             Ok(port) => {
                 // Some drivers take redirected frames only once they have a program.
-                let facts = preflight::gather(&config.name, netlink).await?;
+                let facts = preflight::gather(name, netlink).await?;
                 preflight::check_attached(&facts, self.mode)
                     .map(|notes| (port, notes))
                     .map_err(anyhow::Error::from)
@@ -208,14 +221,9 @@ impl Ports {
             Ok((port, notes)) => {
                 lfib.tables_mut().store_port(number, port.word());
                 for note in notes {
-                    warn!(port = config.name, "{note}");
+                    warn!(port = name, "{note}");
                 }
-                info!(
-                    port = config.name,
-                    number,
-                    link_id = port.attachment.link_id,
-                    "attached"
-                );
+                info!(port = name, number, link_id = port.attachment.link_id, "attached");
                 self.ports.push(port);
                 Ok((number, sockets))
             }
@@ -254,11 +262,20 @@ impl Ports {
         let Some(port) = self.get_mut(number) else {
             return Ok(());
         };
-        if port.tx_only && mpls {
-            return Err(format!(
-                "{0} is only transmitted to: `mplsxdp link del {0}`, then `mplsxdp link add {0}` has it accept labels",
-                port.name
-            ));
+        match port.role {
+            Role::TxOnly if mpls => {
+                return Err(format!(
+                    "{0} is only transmitted to: `mplsxdp link del {0}`, then `mplsxdp link add {0}` has it accept labels",
+                    port.name
+                ));
+            }
+            Role::Local if mpls => {
+                return Err(format!(
+                    "{} is for this box's own packets, which have no labels",
+                    port.name
+                ));
+            }
+            Role::Switching | Role::TxOnly | Role::Local => {}
         }
         port.mpls = mpls;
         let word = port.word();

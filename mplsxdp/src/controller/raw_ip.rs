@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, setsockopt, socket,
+    sockopt,
 };
 
 /// A raw socket of each family, which needs CAP_NET_RAW.
@@ -24,7 +25,10 @@ impl RawIp {
         // Packets that came with labels may be for a broadcast address of this box, which the kernel is to judge.
         setsockopt(&v4, sockopt::Broadcast, &true)?;
         // A kernel without IPv6 has none to send.
-        Ok(Self { v4, v6: open(AddressFamily::Inet6).ok() })
+        Ok(Self {
+            v4,
+            v6: open(AddressFamily::Inet6).ok(),
+        })
     }
 
     /// Sends `packet` to its destination address.
@@ -32,12 +36,20 @@ impl RawIp {
         let malformed = || io::Error::from(io::ErrorKind::InvalidInput);
         let flags = MsgFlags::MSG_DONTWAIT;
         match destination(packet).ok_or_else(malformed)? {
-            IpAddr::V4(address) => {
-                sendto(self.v4.as_raw_fd(), packet, &SockaddrIn::from(SocketAddrV4::new(address, 0)), flags)?
-            }
+            IpAddr::V4(address) => sendto(
+                self.v4.as_raw_fd(),
+                packet,
+                &SockaddrIn::from(SocketAddrV4::new(address, 0)),
+                flags,
+            )?,
             IpAddr::V6(address) => {
                 let socket = self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-                sendto(socket.as_raw_fd(), packet, &SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, 0)), flags)?
+                sendto(
+                    socket.as_raw_fd(),
+                    packet,
+                    &SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, 0)),
+                    flags,
+                )?
             }
         };
         Ok(())

@@ -1,8 +1,11 @@
 //! What the controller tells of its state.
 
-use mplsxdp_common::abi::{ABI_VERSION, Counter, Reason, TtlMode, map};
+use std::time::Instant;
+
+use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
 use tracing::warn;
 
+use super::ports::Role;
 use super::{Controller, preflight, selects};
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
@@ -11,6 +14,7 @@ use crate::lfib::Listed;
 use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{NextHop, RouteKey};
 use crate::neighbour::resolver::HopState;
+use crate::slowpath::outcome::Outcome;
 
 impl Controller {
     pub(super) fn status(&self) -> api::Status {
@@ -142,8 +146,8 @@ impl Controller {
                 link_id: port.attachment().link_id,
                 program_id: port.attachment().program_id,
                 mpls: port.mpls(),
-                tx_only: port.tx_only(),
-                local: false,
+                tx_only: port.role() == Role::TxOnly,
+                local: port.role() == Role::Local,
                 redirect_target,
             });
         }
@@ -163,6 +167,10 @@ impl Controller {
                     .tables()
                     .reason_counter(port.number(), reason)
                     .unwrap_or_else(unreadable);
+                let lost = |loss| {
+                    let counter = self.lfib.tables().loss_counter(port.number(), reason, loss);
+                    counter.unwrap_or_else(unreadable).packets
+                };
                 if all || counter.packets > 0 {
                     stats.reasons.push(api::ReasonCounter {
                         port: port.name().to_owned(),
@@ -170,12 +178,23 @@ impl Controller {
                         description: reason.description().to_owned(),
                         packets: counter.packets,
                         bytes: counter.bytes,
-                        policed: 0,
-                        unheard: 0,
+                        policed: lost(Loss::Policed),
+                        unheard: lost(Loss::NoListener),
                     });
                 }
             }
         }
+        let outcomes = Outcome::ALL
+            .iter()
+            .map(|&outcome| (outcome, self.exceptions.counters().get(outcome)));
+        stats.slow_path = outcomes
+            .filter(|&(_, packets)| all || packets > 0)
+            .map(|(outcome, packets)| api::Outcome {
+                name: outcome.name().to_owned(),
+                description: outcome.description().to_owned(),
+                packets,
+            })
+            .collect();
         stats.reasons.sort_by(|one, other| one.port.cmp(&other.port));
         for listed in self.lfib.list(None, usize::MAX, |_| true) {
             if let Some(counter) = self.route_counter(&listed) {
@@ -184,6 +203,19 @@ impl Controller {
             }
         }
         stats
+    }
+
+    pub(super) fn unknown_labels(&self) -> Vec<api::UnknownLabel> {
+        let labels = self.exceptions.unknown_labels(Instant::now()).into_iter();
+        labels
+            .map(|seen| api::UnknownLabel {
+                port: self.ports.name(seen.port).unwrap_or("(gone)").to_owned(),
+                label: seen.label.get(),
+                packets: seen.frames,
+                rate_pps: seen.frames_per_second,
+                idle_seconds: seen.idle.as_secs_f64(),
+            })
+            .collect()
     }
 
     fn counted_routes(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The table of the kernel's routes, by prefix: what an imposed prefix must leave to the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeBounds;
 
 use ipnet::IpNet;
@@ -61,7 +62,10 @@ impl KernelRoutes {
         let host = IpNet::from(destination);
         std::iter::successors(Some(host), IpNet::supernet)
             .take_while(|prefix| prefix.prefix_len() > 0)
-            .any(|prefix| self.get(prefix).any(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local)))
+            .any(|prefix| {
+                self.get(prefix)
+                    .any(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local))
+            })
     }
 
     /// The routes for this prefix and for all prefixes within it.

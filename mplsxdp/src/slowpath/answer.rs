@@ -13,19 +13,8 @@ use super::limit::Limiter;
 use super::outcome::Outcome;
 use super::packet::{Offender, Parts, entries};
 use super::{Action, Options, World};
+use crate::config::IcmpVia;
 use crate::dataplane::frame::MemoryFrame;
-
-/// Which way ICMP errors about labelled packets go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum IcmpVia {
-    /// Along the LSP where the stack was deeper than one entry, or this box knows no route to the source; else by IP.
-    #[default]
-    Auto,
-    /// Along the LSP (RFC 3032 section 2.3.2).
-    Lsp,
-    /// By IP from this box.
-    Ip,
-}
 
 /// What the core takes for the destination of this box's own packets.
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 0]);

@@ -1,5 +1,5 @@
 //! The slow path: what becomes of frames that the fast path could not forward. A frame comes in as it arrived, actions come out;
-//! nothing here knows a socket, a map or a clock.
+//! nothing here but [`xsk`], which brings them, knows a socket, a map or a clock.
 //!
 //! Why a frame came up is not guessed: [`ask`] runs the forwarding core on a copy of it, so that what has changed meanwhile (a next
 //! hop's MAC address is known now) counts too. [`answer`] sends ICMP errors, which [`icmp`] builds where [`packet`] finds them
@@ -23,9 +23,9 @@ use std::time::Instant;
 use mplsxdp_common::abi::Reason;
 use mplsxdp_common::forward::{self, Tables as _, Verdict};
 
+use crate::config::IcmpVia;
 use crate::dataplane::frame::MemoryFrame;
 use answer::Answerer;
-pub use answer::IcmpVia;
 pub use ask::Received;
 use ask::{Answer, ask_of_received};
 use hold::{Held, Hold};

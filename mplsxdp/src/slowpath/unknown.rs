@@ -113,6 +113,7 @@ impl UnknownLabels {
             label,
             frames: seen.frames,
             frames_per_second: seen.rate.at(now),
+            idle: now.saturating_duration_since(seen.rate.at),
         });
         let mut list = Vec::from_iter(labels);
         list.sort_by(|one, other| {

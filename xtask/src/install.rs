@@ -13,11 +13,13 @@ use crate::toolchain::{
 };
 
 /// Programs that the demo and the tests run, and the Debian packages that they are in.
-const TOOLS: [(&str, &str); 4] = [
+const TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
+    ("traceroute", "traceroute"),
+    ("mtr", "mtr-tiny"),
 ];
 /// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];

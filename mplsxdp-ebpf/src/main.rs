@@ -18,15 +18,14 @@ use crate::tables::{TX_PORTS, XSKS, XdpTables, count_reason, is_admitted};
 #[xdp]
 pub fn mplsxdp(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(&ctx);
-    let reason = match forward(&mut frame, &XdpTables) {
-        Verdict::Pass => return xdp_action::XDP_PASS,
+    match forward(&mut frame, &XdpTables) {
+        Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Forward { port } => match TX_PORTS.redirect(port.into(), 0) {
-            Ok(action) => return action,
-            Err(_) => Reason::NoPort,
+            Ok(action) => action,
+            Err(_) => except(&ctx, Reason::NoPort),
         },
-        Verdict::Exception(reason) => reason,
-    };
-    except(&ctx, reason)
+        Verdict::Exception(reason) => except(&ctx, reason),
+    }
 }
 
 /// Counts a frame that is not forwarded, and punts or drops it. A call of its own, which keeps its registers off the frames that

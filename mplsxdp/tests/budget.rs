@@ -4,7 +4,9 @@ use aya::util::nr_cpus;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, SHARED_MAPS, Sizes};
 use mplsxdp::dataplane::{TableMemory, Tables};
-use mplsxdp_common::abi::{DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, Settings, TtlMode, map};
+use mplsxdp_common::abi::{
+    DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, Police, Settings, TtlMode, UnknownPolicy, map,
+};
 
 /// Instructions that the verifier may follow in one variant. The kernel gives up at a million. What it prunes differs
 /// from release to release and turns on small things in the compiler's output (25,000 and 42,000 were seen for nearly the
@@ -32,20 +34,32 @@ fn loader(sizes: Sizes) -> Loader {
 #[test]
 fn the_verifier_follows_no_more_instructions_than_the_budget() {
     let loader = loader(DEFAULT);
-    for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
-        for (tc_propagate, log) in [(false, false), (true, false), (false, true), (true, true)] {
-            let mut program = loader.program(Settings::new(0, mode, 255, tc_propagate, log)).unwrap();
-            let info = program.xdp().unwrap().info().unwrap();
-            let count = info
-                .verified_instruction_count()
-                .expect("a kernel of 5.16 or later tells");
-            println!("{mode:?}, TC propagation {tc_propagate}, log {log}: {count} instructions");
-            assert!(
-                count <= VERIFIER_BUDGET,
-                "{count} instructions, at most {VERIFIER_BUDGET}"
-            );
+    let most = |loader: &Loader, what: &str| {
+        let mut most = 0;
+        for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
+            for (tc_propagate, log) in [(false, false), (true, false), (false, true), (true, true)] {
+                for unknown in [UnknownPolicy::Punt, UnknownPolicy::Drop, UnknownPolicy::Pass] {
+                    let settings = Settings::new(0, mode, 255, tc_propagate, log).with_unknown(unknown);
+                    let mut program = loader.program(settings).unwrap();
+                    let info = program.xdp().unwrap().info().unwrap();
+                    let count = info
+                        .verified_instruction_count()
+                        .expect("a kernel of 5.16 or later tells");
+                    println!(
+                        "{what}, {mode:?}, TC propagation {tc_propagate}, log {log}, {unknown:?}: {count} instructions"
+                    );
+                    most = most.max(count);
+                }
+            }
         }
-    }
+        most
+    };
+    let unlimited = most(&loader, "not policed");
+    let policed = most(&loader.with_police(Police::new(1000, 100)), "policed");
+    assert!(
+        unlimited.max(policed) <= VERIFIER_BUDGET,
+        "{unlimited} and {policed} instructions, at most {VERIFIER_BUDGET}"
+    );
 }
 
 #[test]

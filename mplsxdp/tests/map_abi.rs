@@ -3,8 +3,8 @@
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack,
-    MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, META_MAGIC, Meta, Op, PortWord, REASON_SLOTS, Reason, Settings,
-    TtlMode, TtlPropagate, map,
+    Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police,
+    PortWord, REASON_SLOTS, Reason, Settings, TtlMode, TtlPropagate, UnknownPolicy, map,
 };
 use mplsxdp_common::wire::Mac;
 
@@ -55,6 +55,18 @@ fn every_map_is_there_with_its_sizes() {
             "port number, u32".into(),
             "interface index, u32".into(),
             MAX_PORTS.to_string(),
+        ),
+        (
+            map::XSKS,
+            format!("port number x {MAX_QUEUES} + receive queue, u32"),
+            "AF_XDP socket, u32".into(),
+            (MAX_PORTS * MAX_QUEUES).to_string(),
+        ),
+        (
+            map::POLICERS,
+            format!("port number x {PUNT_SLOTS} + reason, u32"),
+            value("policer", size_of::<u64>()),
+            (MAX_PORTS * PUNT_SLOTS).to_string(),
         ),
         (
             map::ROUTE_COUNTERS,
@@ -109,6 +121,24 @@ fn every_reason_is_there_with_its_number() {
         .skip(2);
     let documented: Vec<&str> = table.take_while(|line| line.starts_with('|')).collect();
     assert_eq!(documented, expected, "\nas they should be:\n{}\n", expected.join("\n"));
+}
+
+#[test]
+fn what_is_punted_and_what_becomes_of_it_are_there() {
+    let punted: Vec<_> = Reason::ALL.iter().filter(|reason| reason.is_punted()).collect();
+    assert_eq!(punted, Reason::ALL[..7].iter().collect::<Vec<_>>());
+    assert!(DOCUMENT.contains("Reasons 1 to 7 are **punted**"));
+    let first = Loss::ALL[0].slot(Reason::ALL[0]) - 1;
+    let formula = format!("entry P x {REASON_SLOTS} + {first} + {PUNT_SLOTS} x L + R");
+    assert!(DOCUMENT.contains(&formula), "no `{formula}`");
+    for &loss in Loss::ALL {
+        let row = format!("| {} | `{}` | {} |", loss as u8, loss.name(), loss.description());
+        assert!(DOCUMENT.contains(&row), "no `{row}`");
+        for &reason in &punted {
+            let slot = first + PUNT_SLOTS * loss as u32 + *reason as u32;
+            assert_eq!(loss.slot(*reason), slot);
+        }
+    }
 }
 
 #[test]
@@ -185,6 +215,19 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         PortWord::new(mac(1), 0x0807).to_bits().to_le_bytes(),
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
-    let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true).to_bits();
-    assert_eq!(settings.to_le_bytes(), [1, 2, 3, 4, 2, 77, 3, 0]);
+    let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true);
+    assert_eq!(settings.to_bits().to_le_bytes(), [1, 2, 3, 4, 2, 77, 3, 0]);
+    let (punt, drop, pass) = (
+        UnknownPolicy::Punt as u8,
+        UnknownPolicy::Drop as u8,
+        UnknownPolicy::Pass as u8,
+    );
+    has(format!(
+        "| 50-51 | a label without a route: {punt} punted, {drop} dropped, {pass} the kernel's |"
+    ));
+    let pass = settings.with_unknown(UnknownPolicy::Pass).to_bits();
+    assert_eq!(pass ^ settings.to_bits(), 2 << 50);
+    assert_eq!(row("frames per second"), u64::from(u32::MAX));
+    assert_eq!(row("frames at once"), u64::from(u32::MAX) << 32);
+    assert_eq!(Police::new(0x0403_0201, 0x0807_0605).to_bits(), 0x0807_0605_0403_0201);
 }

@@ -478,10 +478,13 @@ fn frames_larger_than_a_chunk_come_up_and_go_out_whole() {
                     *byte = (index % 251) as u8;
                 }
                 switch.far.send(&frame);
-                assert_eq!(receive(&mut port, 1).await, [frame.clone()], "{size} {layout:?}");
+                assert!(
+                    receive(&mut port, 1).await == std::slice::from_ref(&frame),
+                    "{size} {layout:?}"
+                );
                 port.transmitter.transmit(&frame).unwrap();
                 assert_eq!(port.transmitter.flush().unwrap(), 0);
-                assert_eq!(switch.far.receive(), frame, "{size} {layout:?}");
+                assert!(switch.far.receive() == frame, "{size} {layout:?}");
             }
             // Several at once, more than a batch.
             let frames: Vec<_> = (0..150u8)
@@ -494,7 +497,7 @@ fn frames_larger_than_a_chunk_come_up_and_go_out_whole() {
             for frame in &frames {
                 switch.far.send(frame);
             }
-            assert_eq!(receive(&mut port, frames.len()).await, frames, "{layout:?}");
+            assert!(receive(&mut port, frames.len()).await == frames, "{layout:?}");
         });
     }
 }
@@ -506,7 +509,7 @@ fn sockets_are_bound_again_at_once_after_they_are_closed() {
         for _ in 0..5 {
             let mut port = switch.listen(Layout::ScatterGather).await;
             switch.far.send(&frame);
-            assert_eq!(receive(&mut port, 1).await, [frame.clone()]);
+            assert_eq!(receive(&mut port, 1).await, std::slice::from_ref(&frame));
         }
         // Two at a time cannot be: an error that says where.
         let port = switch.listen(Layout::ScatterGather).await;

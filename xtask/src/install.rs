@@ -12,15 +12,22 @@ use crate::toolchain::{
     LINKER_VERSION, Missing, RUSTC_VERSION, SYSTEM_RUSTC, TARGET, Toolchain, version, work_directory,
 };
 
-/// Programs that the demo and the tests run, and the Debian packages that they are in.
-const TOOLS: [(&str, &str); 6] = [
+/// Programs that the demo and the tests run, and that libxdp is built with, and the Debian packages that they are in.
+const TOOLS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
     ("traceroute", "traceroute"),
     ("mtr", "mtr-tiny"),
+    ("gcc", "gcc"),
+    ("make", "make"),
+    ("pkg-config", "pkg-config"),
+    ("m4", "m4"),
+    ("clang", "clang"),
 ];
+/// Headers that libxdp is built with, and their Debian packages.
+const HEADERS: [(&str, &str); 2] = [("libelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")];
 /// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];
 
@@ -30,16 +37,17 @@ const VARLINK_VERSION: &str = "31.0.0";
 
 /// Installs what is missing.
 pub fn install() -> Result<Toolchain> {
-    let tools: Vec<_> = TOOLS
+    let tools = TOOLS.into_iter().filter(|(program, _)| !is_installed(program));
+    let headers = HEADERS
         .into_iter()
-        .filter(|(program, _)| !is_installed(program))
-        .collect();
-    if !tools.is_empty() {
+        .filter(|(header, _)| !Path::new("/usr/include").join(header).exists());
+    let missing: Vec<_> = tools.chain(headers).collect();
+    if !missing.is_empty() {
         if !has_apt() {
-            let programs: Vec<_> = tools.iter().map(|(program, _)| *program).collect();
-            bail!("{} missing: install them by your package manager", programs.join(", "));
+            let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
+            bail!("{} missing: install them by your package manager", names.join(", "));
         }
-        let packages: Vec<_> = tools.iter().map(|(_, package)| *package).collect();
+        let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
         apt_update()?;
         apt_install(&packages)?;
     }

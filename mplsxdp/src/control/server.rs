@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use nix::sys::stat::Mode;
 use nix::unistd::Group;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,11 +74,8 @@ pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindErro
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at_socket("cannot remove")(error)),
         _ => {}
     }
-    // Nobody else may connect before the mode is right.
-    let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(&socket);
-    nix::sys::stat::umask(before);
-    let listener = listener.map_err(at_socket("cannot open the socket"))?;
+    // Whoever connects before the mode is right needs to be allowed to write, which a umask of 022 leaves to root.
+    let listener = UnixListener::bind(&socket).map_err(at_socket("cannot open the socket"))?;
     let group = Group::from_name(GROUP).unwrap_or_else(|error| {
         tracing::warn!("cannot look up the group {GROUP}: {error}; only root can use the control socket");
         None

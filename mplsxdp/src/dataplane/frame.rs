@@ -1,4 +1,5 @@
-//! A frame in this process's memory for the forwarding core to work on, with room in front of it, as a driver's buffer has.
+//! A frame in this process's memory for the forwarding core to work on, with room in front of it, as a driver's buffer
+//! has.
 
 use mplsxdp_common::forward::Frame;
 use mplsxdp_common::wire::ETH_HLEN;

@@ -47,8 +47,13 @@ impl Links {
         {
             self.forget_name(&old.name, ifindex);
         }
-        // A name belongs to who was last reported with it: its former bearer was renamed, or is gone.
-        self.by_name.insert(name, ifindex);
+        // A name belongs to who was last reported with it: its former bearer was renamed, nobody knows to what, or is gone.
+        if let Some(former) = self.by_name.insert(name, ifindex)
+            && former != ifindex
+            && let Some(link) = self.by_index.get_mut(&former)
+        {
+            link.info.name = Arc::from("");
+        }
         old
     }
 

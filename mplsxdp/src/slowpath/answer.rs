@@ -58,7 +58,7 @@ impl Answerer {
         received: Received<'_>,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) -> Result<(), Outcome> {
         let parts = Parts::of(received.frame).ok_or(Outcome::Malformed)?;
         let offender = Offender::read(parts.payload, received.trimmed).ok_or(Outcome::NoAnswerDue)?;
@@ -103,13 +103,13 @@ impl Answerer {
         Err(Outcome::NoWayBack)
     }
 
-    /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes it for the
-    /// packet, with TTLs that do not expire.
+    /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes
+    /// it for the packet, with TTLs that do not expire.
     fn send_on_lsp<T: Tables>(
         &mut self,
         parts: Parts<'_>,
         tables: &T,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) -> Result<(), Unsent> {
         self.stack.clear();
         // An answer alerts no router.
@@ -133,7 +133,7 @@ impl Answerer {
     }
 
     /// Sends the answer as this box's own packet: as the FTN says, else as the kernel does.
-    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut impl FnMut(Action<'_>)) -> Result<(), Unsent> {
+    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut dyn FnMut(Action<'_>)) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
             Some(0x45) => ETH_P_IP,
             _ => ETH_P_IPV6,

@@ -1,5 +1,5 @@
-//! Asking the forwarding core what becomes of a frame now, and what it looked at to say so. The frame is a scratch copy, which
-//! the core rewrites where the frame is to be forwarded.
+//! Asking the forwarding core what becomes of a frame now, and what it looked at to say so. The frame is a scratch
+//! copy, which the core rewrites where the frame is to be forwarded.
 
 use std::cell::Cell;
 
@@ -54,8 +54,8 @@ pub fn ask_at<T: Tables>(frame: &mut MemoryFrame, tables: &T, port: PortWord) ->
     }
 }
 
-/// What becomes of a frame that arrived. A Router Alert label on top is left to the label beneath it. The frame as it is to leave
-/// is in `scratch` then.
+/// What becomes of a frame that arrived. A Router Alert label on top is left to the label beneath it. The frame as it
+/// is to leave is in `scratch` then.
 pub fn ask_of_received<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     scratch.refill([received.frame], received.trimmed);
     let answer = ask(scratch, tables);
@@ -66,9 +66,9 @@ pub fn ask_of_received<T: Tables>(scratch: &mut MemoryFrame, received: Received<
     }
 }
 
-/// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed back on top
-/// of it. The alert is no hop of its own: in uniform mode its TTL is handed to the label beneath, and is what that leaves with.
-/// Where no label is left, neither is the alert: it may not be the last one.
+/// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed
+/// back on top of it. The alert is no hop of its own: in uniform mode its TTL is handed to the label beneath, and is
+/// what that leaves with. Where no label is left, neither is the alert: it may not be the last one.
 fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     let found = Parts::of(received.frame).and_then(|parts| {
         let mut stack = entries(parts.stack);
@@ -133,8 +133,8 @@ fn push_back<T: Tables>(frame: &mut MemoryFrame, alert: Lse, adjacency: Option<u
     pushed(frame).ok_or(Reason::NoHeadroom)
 }
 
-/// Tables that note what the core asks for. Frames of the slow path are not counted for their routes: those counters are the fast
-/// path's.
+/// Tables that note what the core asks for. Frames of the slow path are not counted for their routes: those counters
+/// are the fast path's.
 struct Noted<'a, T> {
     tables: &'a T,
     port: PortWord,

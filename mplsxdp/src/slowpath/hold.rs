@@ -1,4 +1,5 @@
-//! Frames that wait for the MAC address of their next hop: a few for each, for a few seconds. Pure: the time is an argument.
+//! Frames that wait for the MAC address of their next hop: a few for each, for a few seconds. Pure: the time is an
+//! argument.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ pub struct Held {
     deadline: Instant,
 }
 
-/// All that wait, in the order in which they came. Buffers are used again, so that only a longer frame, or more frames than
-/// ever, allocate.
+/// All that wait, in the order in which they came. Buffers are used again, so that only a longer frame, or more frames
+/// than ever, allocate.
 #[derive(Debug)]
 pub struct Hold {
     per_next_hop: usize,
@@ -95,5 +96,71 @@ impl Hold {
 
     pub fn next_deadline(&self) -> Option<Instant> {
         self.frames.front().map(|held| held.deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(hold: &mut Hold) -> Vec<(u16, Vec<u8>)> {
+        std::iter::from_fn(|| hold.pop())
+            .map(|held| (held.adjacency, held.frame))
+            .collect()
+    }
+
+    #[test]
+    fn each_next_hop_has_so_many_frames_in_order() {
+        let now = Instant::now();
+        let mut hold = Hold::new(2);
+        let pushed = [(1, b"a"), (2, b"b"), (1, b"c"), (1, b"d"), (2, b"e")]
+            .map(|(adjacency, frame)| hold.push(adjacency, 0, frame, now));
+        assert_eq!(pushed, [true, true, true, false, true]);
+        assert_eq!(
+            (hold.waiting_for(1), hold.waiting_for(2), hold.waiting_for(3)),
+            (2, 2, 0)
+        );
+        let frames = [(1, b"a"), (2, b"b"), (1, b"c"), (2, b"e")].map(|(adjacency, frame)| (adjacency, frame.to_vec()));
+        assert_eq!(order(&mut hold), frames);
+        assert_eq!((hold.waiting_for(1), hold.len()), (0, 0));
+    }
+
+    #[test]
+    fn all_next_hops_together_have_a_limit() {
+        let now = Instant::now();
+        let mut hold = Hold::new(64);
+        let kept = (0..10_000)
+            .filter(|&index| hold.push((index % 1000) as u16, 0, b"frame", now))
+            .count();
+        assert_eq!(kept, MAX_FRAMES);
+    }
+
+    #[test]
+    fn a_frame_waits_three_seconds_from_its_own_arrival() {
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut hold = Hold::new(64);
+        assert_eq!(hold.next_deadline(), None);
+        hold.push(1, 7, b"a", start);
+        hold.push(1, 7, b"b", after(1000));
+        assert_eq!(hold.next_deadline(), Some(after(3000)));
+        assert!(hold.pop_expired(after(2999)).is_none());
+        let held = hold.pop_expired(after(3000)).unwrap();
+        assert_eq!((held.port, &held.frame[..]), (7, &b"a"[..]));
+        assert!(hold.pop_expired(after(3000)).is_none());
+        assert_eq!(hold.next_deadline(), Some(after(4000)));
+    }
+
+    #[test]
+    fn buffers_are_used_again() {
+        let now = Instant::now();
+        let mut hold = Hold::new(64);
+        hold.push(1, 0, &[1; 100], now);
+        let held = hold.pop().unwrap();
+        let buffer = held.frame.as_ptr();
+        hold.recycle(held);
+        hold.push(2, 0, &[2; 50], now);
+        let held = hold.pop().unwrap();
+        assert_eq!((held.frame.as_ptr(), &held.frame[..]), (buffer, &[2; 50][..]));
     }
 }

@@ -1,18 +1,24 @@
-//! The slow path: what becomes of frames that the fast path could not forward. A frame comes in as it arrived, actions come out;
-//! nothing here but [`xsk`], which brings them, knows a socket, a map or a clock.
+//! The slow path: what becomes of frames that the fast path could not forward. A frame comes in as it arrived, actions
+//! come out; nothing here but [`xsk`], which brings them, knows a socket, a map or a clock.
 //!
-//! Why a frame came up is not guessed: [`ask`] runs the forwarding core on a copy of it, so that what has changed meanwhile (a next
-//! hop's MAC address is known now) counts too. [`answer`] sends ICMP errors, which [`icmp`] builds where [`packet`] finds them
-//! due and [`limit`] allows them; [`hold`] keeps frames for next hops; [`unknown`] knows the labels without a route;
-//! [`outcome`] counts.
+//! Why a frame came up is not guessed: `ask` runs the forwarding core on a copy of it, so that what has changed
+//! meanwhile (a next hop's MAC address is known now) counts too. `answer` sends ICMP errors, which [`icmp`] builds
+//! where `packet` finds them due and `limit` allows them; `hold` keeps frames for next hops; [`unknown`] knows
+//! the labels without a route; [`outcome`] counts.
 
 mod answer;
 mod ask;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fixture;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 mod hold;
 pub mod icmp;
 mod limit;
 pub mod outcome;
 mod packet;
+#[cfg(test)]
+mod tests;
 pub mod unknown;
 pub mod xsk;
 
@@ -43,8 +49,8 @@ pub trait World {
     /// The tables as the program of `port` sees them. What is counted in them is never called for.
     fn tables_at(&self, port: u16) -> Self::Tables<'_>;
 
-    /// This box's address to answer `remote` from for a packet that arrived at `port`: an address of the same family, of the
-    /// interface or as configured. `None` where there is none.
+    /// This box's address to answer `remote` from for a packet that arrived at `port`: an address of the same family,
+    /// of the interface or as configured. `None` where there is none.
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
 
     /// Whether the kernel has a route to `destination` that is more than a default route.
@@ -122,7 +128,7 @@ impl SlowPath {
         received: Received<'_>,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) {
         let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
         if answer.router_alert {
@@ -141,7 +147,7 @@ impl SlowPath {
     }
 
     /// Call when next hops or routes have changed: sends what need not wait any more.
-    pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+    pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
         self.release(world, now, emit, |held| {
             let adjacency = world.tables_at(held.port).adjacency(held.adjacency);
             adjacency.is_some_and(|adjacency| adjacency.is_resolved())
@@ -149,7 +155,7 @@ impl SlowPath {
     }
 
     /// Call at [`SlowPath::next_deadline`]: gives up on what has waited too long.
-    pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+    pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
         while let Some(held) = self.hold.pop_expired(now) {
             let received = of_held(&held);
             // Its route may be another by now.
@@ -181,17 +187,17 @@ impl SlowPath {
     }
 
     /// Keeps a frame for a next hop that is not resolved.
-    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut impl FnMut(Action<'_>)) {
+    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
         if received.trimmed > 0 {
             self.counters.count(Outcome::Trimmed);
             return;
         }
         let first = self.hold.waiting_for(adjacency) == 0;
-        if self.hold.push(adjacency, received.port, received.frame, now) {
-            self.counters.count(Outcome::Held);
-        } else {
+        if !self.hold.push(adjacency, received.port, received.frame, now) {
             self.counters.count(Outcome::HoldFull);
+            return;
         }
+        self.counters.count(Outcome::Held);
         if first {
             emit(Action::Resolve { adjacency });
         }
@@ -202,7 +208,7 @@ impl SlowPath {
         &mut self,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
         choose: impl Fn(&Held) -> bool,
     ) {
         for _ in 0..self.hold.len() {
@@ -230,7 +236,7 @@ impl SlowPath {
         forwarded: Outcome,
         world: &W,
         now: Instant,
-        emit: &mut impl FnMut(Action<'_>),
+        emit: &mut dyn FnMut(Action<'_>),
     ) {
         let outcome = match answer.verdict {
             Verdict::Forward { .. } | Verdict::Pass if received.trimmed > 0 => Outcome::Trimmed,
@@ -268,9 +274,9 @@ impl SlowPath {
         self.counters.count(outcome);
     }
 
-    /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled already, or it is
-    /// not for this box.
-    fn deliver(&self, received: Received<'_>, emit: &mut impl FnMut(Action<'_>)) -> Outcome {
+    /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled
+    /// already, or it is not for this box.
+    fn deliver(&self, received: Received<'_>, emit: &mut dyn FnMut(Action<'_>)) -> Outcome {
         let frame = self.scratch.bytes();
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {
             return Outcome::NotHandled;

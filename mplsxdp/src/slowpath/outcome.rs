@@ -2,8 +2,8 @@
 
 macro_rules! outcomes {
     ($($(#[doc = $doc:literal])+ $name:ident, $text:literal;)+) => {
-        /// What became of a frame. Each frame has one of these in the end, and while it is held, none; [`Outcome::RouterAlert`],
-        /// [`Outcome::Held`] and [`Outcome::HoldExpired`] are counted besides.
+        /// What became of a frame. Each frame has one of these in the end, and while it is held, none;
+        /// [`Outcome::RouterAlert`], [`Outcome::Held`] and [`Outcome::HoldExpired`] are counted besides.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Outcome { $($(#[doc = $doc])+ $name,)+ }
 

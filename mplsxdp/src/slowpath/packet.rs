@@ -3,10 +3,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use mplsxdp_common::abi::MAX_PUSH;
 use mplsxdp_common::forward::MAX_STACK_DEPTH;
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Lse};
 
 use super::icmp::{IPPROTO_ICMP, IPPROTO_ICMPV6, checksum};
+
+/// The deepest stack that arrives, with what is pushed on it.
+const DEEPEST: usize = MAX_STACK_DEPTH + MAX_PUSH;
 
 /// A frame in its parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,11 +22,11 @@ pub struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// `None` where the frame ends before its label stack does, or has no bottom of stack within 64 entries.
+    /// `None` where the frame ends before its label stack does, or has more entries than any that is forwarded.
     pub fn of(frame: &'a [u8]) -> Option<Self> {
         let (ethernet, rest) = frame.split_at_checked(ETH_HLEN)?;
         let depth = if is_labelled(frame) {
-            1 + entries(rest).take(MAX_STACK_DEPTH).position(Lse::bottom)?
+            1 + entries(rest).take(DEEPEST).position(Lse::bottom)?
         } else {
             0
         };
@@ -109,8 +113,8 @@ fn read_v4(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
     })
 }
 
-/// Whether the address can be that of one host: not of this network (0/8), loopback, multicast, class E or broadcast. Of the
-/// broadcast addresses of far networks nobody here knows.
+/// Whether the address can be that of one host: not of this network (0/8), loopback, multicast, class E or broadcast.
+/// Of the broadcast addresses of far networks nobody here knows.
 fn is_one_host_v4(address: Ipv4Addr) -> bool {
     !matches!(address.octets(), [0 | 127 | 224..=255, ..])
 }
@@ -140,8 +144,8 @@ fn read_v6(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
     })
 }
 
-/// Whether the address can be that of one host that a router may forward to: not unspecified, loopback, multicast, link-local
-/// or an IPv4 address in another guise.
+/// Whether the address can be that of one host that a router may forward to: not unspecified, loopback, multicast,
+/// link-local or an IPv4 address in another guise.
 fn is_one_host_v6(address: Ipv6Addr) -> bool {
     let none = address.is_unspecified()
         || address.is_loopback()
@@ -151,8 +155,8 @@ fn is_one_host_v6(address: Ipv6Addr) -> bool {
     !none
 }
 
-/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6 error
-/// (types below 128, known or not), nor a redirect. Headers that end before they should are malformed.
+/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6
+/// error (types below 128, known or not), nor a redirect. Headers that end before they should are malformed.
 fn upper_layer_deserves(mut next_header: u8, mut body: &[u8]) -> bool {
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -180,6 +184,204 @@ fn upper_layer_deserves(mut next_header: u8, mut body: &[u8]) -> bool {
         match (body.first(), body.get(length..)) {
             (Some(&next), Some(rest)) => (next_header, body) = (next, rest),
             _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
+
+    use super::super::fixture::{labelled, lses};
+    use super::*;
+
+    const UDP: IpNumber = IpNumber::UDP;
+
+    /// An IPv4 packet with `body`, changed by `change` before its checksum is made.
+    fn v4(protocol: IpNumber, body: &[u8], change: impl Fn(&mut Ipv4Header)) -> Vec<u8> {
+        let (source, destination) = ([10, 0, 0, 2], [10, 9, 9, 9]);
+        let mut header = Ipv4Header::new(body.len() as u16, 64, protocol, source, destination).unwrap();
+        change(&mut header);
+        header.header_checksum = header.calc_header_checksum();
+        [&header.to_bytes()[..], body].concat()
+    }
+
+    fn v6(next_header: u8, body: &[u8], change: impl Fn(&mut Ipv6Header)) -> Vec<u8> {
+        let mut header = Ipv6Header {
+            payload_length: body.len() as u16,
+            next_header: next_header.into(),
+            hop_limit: 64,
+            source: "2001:db8::2".parse::<Ipv6Addr>().unwrap().octets(),
+            destination: "2001:db8:9::9".parse::<Ipv6Addr>().unwrap().octets(),
+            ..Ipv6Header::default()
+        };
+        change(&mut header);
+        [&header.to_bytes()[..], body].concat()
+    }
+
+    fn deserves(packet: &[u8]) -> bool {
+        Offender::read(packet, 0).is_some()
+    }
+
+    #[test]
+    fn a_frame_comes_apart_at_the_bottom_of_its_stack() {
+        let frame = labelled(&[(100, 1), (200, 63)], b"payload");
+        let parts = Parts::of(&frame).unwrap();
+        assert_eq!(
+            (parts.ethernet.len(), parts.stack, parts.payload),
+            (14, &lses(&[(100, 1), (200, 63)])[..], &b"payload"[..])
+        );
+        let deepest = [(100, 1); DEEPEST];
+        assert!(Parts::of(&labelled(&deepest, b"")).is_some_and(|parts| parts.payload.is_empty()));
+        assert_eq!(Parts::of(&labelled(&[(100, 1); DEEPEST + 1], b"")), None);
+        assert_eq!(Parts::of(&frame[..20]), None);
+        assert_eq!(Parts::of(&frame[..13]), None);
+        let unlabelled = super::super::fixture::ethernet(0x0800, b"payload");
+        assert!(Parts::of(&unlabelled).is_some_and(|parts| parts.stack.is_empty() && parts.payload == b"payload"));
+    }
+
+    #[test]
+    fn ordinary_packets_deserve_an_answer_and_lose_their_padding() {
+        for packet in [
+            v4(UDP, &[0; 30], |_| ()),
+            v4(IpNumber::TCP, &[], |_| ()),
+            v4(UDP, &[0; 30], |header| header.more_fragments = true),
+            v4(UDP, &[0; 30], |header| {
+                header.options = [1, 1, 1, 0].into();
+                header.total_len += 4;
+            }),
+        ] {
+            let padded = [&packet[..], &[0; 18]].concat();
+            let offender = Offender::read(&padded, 0).unwrap();
+            assert_eq!((offender.source, offender.packet), ([10, 0, 0, 2].into(), &packet[..]));
+        }
+        let packet = v6(17, &[0; 30], |_| ());
+        let padded = [&packet[..], &[0; 18]].concat();
+        let offender = Offender::read(&padded, 0).unwrap();
+        assert_eq!(
+            (offender.source, offender.packet),
+            ("2001:db8::2".parse().unwrap(), &packet[..])
+        );
+    }
+
+    #[test]
+    fn what_was_trimmed_still_deserves_an_answer() {
+        let packet = v4(UDP, &[0; 1000], |_| ());
+        assert!(!deserves(&packet[..500]));
+        assert_eq!(Offender::read(&packet[..500], 520).unwrap().packet, &packet[..500]);
+        assert_eq!(Offender::read(&packet[..500], 519), None);
+        let packet = v6(17, &[0; 1000], |_| ());
+        assert_eq!(Offender::read(&packet[..500], 540).unwrap().packet, &packet[..500]);
+        assert_eq!(Offender::read(&packet[..500], 539), None);
+    }
+
+    #[test]
+    fn malformed_packets_get_none() {
+        let good = v4(UDP, &[0; 30], |_| ());
+        assert!(deserves(&good));
+        let changed = |offset: usize, value: u8| {
+            let mut packet = good.clone();
+            packet[offset] = value;
+            // Right again, so that only the change counts.
+            packet[10..12].fill(0);
+            let sum = checksum(0, &packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            packet
+        };
+        assert!(deserves(&changed(8, 1)));
+        for (what, packet) in [
+            ("version", changed(0, 0x55)),
+            ("header length", changed(0, 0x44)),
+            ("header longer than the packet", changed(0, 0x4f)),
+            ("total length beyond the frame", changed(3, 51)),
+            ("total length less than the header", changed(3, 19)),
+            ("no header", good[..19].to_vec()),
+            ("empty", Vec::new()),
+        ] {
+            assert!(!deserves(&packet), "{what}");
+        }
+        let mut wrong = good.clone();
+        wrong[8] = 63;
+        assert!(!deserves(&wrong), "checksum");
+
+        let good = v6(17, &[0; 30], |_| ());
+        assert!(deserves(&good));
+        assert!(!deserves(&good[..69]) && !deserves(&good[..39]) && !deserves(&[0x60]));
+    }
+
+    #[test]
+    fn later_fragments_get_none() {
+        let later = v4(UDP, &[0; 30], |header| header.fragment_offset = 1.try_into().unwrap());
+        assert!(!deserves(&later));
+        let fragment = |offset: u8| [&[17, 0, 0, offset, 0, 0, 0, 1][..], &[0; 30]].concat();
+        assert!(deserves(&v6(44, &fragment(1), |_| ())), "the first, more to come");
+        assert!(!deserves(&v6(44, &fragment(8), |_| ())));
+    }
+
+    #[test]
+    fn only_one_host_gets_an_answer_and_only_for_what_went_to_one() {
+        for bad in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.5",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+        ] {
+            let address = bad.parse::<Ipv4Addr>().unwrap().octets();
+            assert!(!deserves(&v4(UDP, &[0; 8], |header| header.source = address)), "{bad}");
+            assert!(
+                !deserves(&v4(UDP, &[0; 8], |header| header.destination = address)),
+                "{bad}"
+            );
+        }
+        for bad in ["::", "::1", "ff02::1", "ff0e::1", "fe80::1", "::ffff:10.0.0.2"] {
+            let address = bad.parse::<Ipv6Addr>().unwrap().octets();
+            assert!(!deserves(&v6(17, &[0; 8], |header| header.source = address)), "{bad}");
+            assert!(
+                !deserves(&v6(17, &[0; 8], |header| header.destination = address)),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn icmp_errors_and_what_may_be_one_get_none() {
+        for kind in 0..=255 {
+            let query = [0, 8, 9, 10, 13, 14, 15, 16, 17, 18, 42, 43].contains(&kind);
+            let message = [kind, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!(deserves(&v4(IpNumber::ICMP, &message, |_| ())), query, "v4 type {kind}");
+            let information = kind >= 128 && kind != 137;
+            assert_eq!(deserves(&v6(58, &message, |_| ())), information, "v6 type {kind}");
+        }
+        assert!(!deserves(&v4(IpNumber::ICMP, &[], |_| ())));
+        assert!(!deserves(&v6(58, &[], |_| ())));
+    }
+
+    #[test]
+    fn an_icmpv6_error_is_found_behind_extension_headers() {
+        let behind = |kind: u8| {
+            let hop_by_hop = [60, 0, 1, 4, 0, 0, 0, 0];
+            let options = [[43, 1, 1, 4, 0, 0, 0, 0], [0; 8]].concat();
+            let routing = [51, 0, 0, 0, 0, 0, 0, 0];
+            let authentication = [[44, 4, 0, 0, 0, 0, 0, 0], [0; 8], [0; 8]].concat();
+            let fragment = [58, 0, 0, 0, 0, 0, 0, 1];
+            [
+                &hop_by_hop[..],
+                &options,
+                &routing,
+                &authentication,
+                &fragment,
+                &[kind, 0, 0, 0, 0, 0, 0, 0],
+            ]
+            .concat()
+        };
+        assert!(deserves(&v6(0, &behind(128), |_| ())));
+        assert!(!deserves(&v6(0, &behind(3), |_| ())));
+        // Each header is cut short once.
+        for length in 0..behind(128).len() - 7 {
+            assert!(!deserves(&v6(0, &behind(128)[..length], |_| ())), "{length} bytes");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Which labels arrive that have no route, where, how often, and when to say so in the log. Pure: the time is an argument.
+//! Which labels arrive that have no route, where, how often, and when to say so in the log. Pure: the time is an
+//! argument.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -121,5 +122,80 @@ impl UnknownLabels {
             by_rate.then((one.label, one.port).cmp(&(other.label, other.port)))
         });
         list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::label;
+    use super::*;
+
+    #[test]
+    fn labels_are_counted_by_port_and_listed_by_rate() {
+        let start = Instant::now();
+        let mut unknown = UnknownLabels::default();
+        let mut now = start;
+        // 30 s: 100 a second, 10 a second, and 5 at the start only.
+        for step in 0..3000 {
+            now = start + Duration::from_millis(10) * step;
+            unknown.note(0, label(900), now);
+            if step % 10 == 0 {
+                unknown.note(1, label(900), now);
+            }
+            if step < 5 {
+                unknown.note(0, label(901), now);
+            }
+        }
+        let list = unknown.list(now);
+        let frames = Vec::from_iter(list.iter().map(|seen| (seen.port, seen.label.get(), seen.frames)));
+        assert_eq!(frames, [(0, 900, 3000), (1, 900, 300), (0, 901, 5)]);
+        let rates = Vec::from_iter(list.iter().map(|seen| seen.frames_per_second));
+        assert!(
+            (rates[0] - 100.0).abs() < 2.0 && (rates[1] - 10.0).abs() < 1.0,
+            "{rates:?}"
+        );
+        assert!(rates[2] < 0.01, "{rates:?}");
+        let later = unknown.list(now + Duration::from_secs(60));
+        assert!(later[0].frames_per_second < 0.01 && later[0].frames == 3000);
+    }
+
+    #[test]
+    fn the_log_has_a_line_at_once_and_then_one_in_ten_seconds() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut unknown = UnknownLabels::default();
+        let report = |label: u32, frames| {
+            Some(Report {
+                port: 0,
+                label: super::super::fixture::label(label),
+                frames,
+            })
+        };
+        assert_eq!(unknown.note(0, label(900), at(0)), report(900, 1));
+        for millis in 1..10_000 {
+            assert_eq!(unknown.note(0, label(901), at(millis)), None);
+        }
+        assert_eq!(unknown.note(0, label(902), at(10_000)), report(902, 10_000));
+        assert_eq!(unknown.note(0, label(903), at(10_001)), None);
+        assert_eq!(unknown.note(0, label(903), at(60_000)), report(903, 2));
+    }
+
+    #[test]
+    fn the_labels_longest_unseen_are_forgotten() {
+        let now = Instant::now();
+        let mut unknown = UnknownLabels::default();
+        for value in 0..5000 {
+            unknown.note(0, label(16), now);
+            unknown.note(0, label(1000 + value), now);
+        }
+        let list = unknown.list(now);
+        assert_eq!(list.len(), LABELS.get());
+        assert_eq!((list[0].label.get(), list[0].frames), (16, 5000));
+        let oldest = list
+            .iter()
+            .map(|seen| seen.label.get())
+            .filter(|&label| label >= 1000)
+            .min();
+        assert_eq!(oldest, Some(1000 + 5000 - 4095));
     }
 }

@@ -1,0 +1,165 @@
+//! A box in memory for tests and fuzzing: its tables, ports and routes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op, PortWord, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::wire::{ETH_P_MPLS_UC, Label, Lse, Mac};
+
+use super::World;
+use crate::dataplane::Tables as _;
+use crate::dataplane::memory::{AtPort, MemoryTables};
+
+/// Frames arrive here.
+pub const INGRESS: u16 = 0;
+/// Every resolved next hop is behind this port.
+pub const EGRESS: u16 = 1;
+/// Slots of the adjacency table.
+pub const NEIGHBOUR: u16 = 1;
+pub const UNRESOLVED: u16 = 2;
+pub const NARROW: u16 = 3;
+/// MTU of [`NEIGHBOUR`] and of [`NARROW`].
+pub const MTU: u16 = 1500;
+pub const NARROW_MTU: u16 = 400;
+/// Addresses of this box.
+pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+
+/// What the slow path knows of the box.
+#[derive(Debug)]
+pub struct MemoryWorld {
+    pub tables: MemoryTables,
+    pub settings: Settings,
+    pub source_v4: Option<Ipv4Addr>,
+    pub source_v6: Option<Ipv6Addr>,
+    pub routes: Vec<IpNet>,
+}
+
+impl World for MemoryWorld {
+    type Tables<'a> = AtPort<'a>;
+
+    fn tables_at(&self, port: u16) -> AtPort<'_> {
+        self.tables.at_port(self.settings.with_port(port.into()))
+    }
+
+    fn source_address(&self, _port: u16, remote: IpAddr) -> Option<IpAddr> {
+        match remote {
+            IpAddr::V4(_) => self.source_v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.source_v6.map(IpAddr::V6),
+        }
+    }
+
+    fn has_specific_route(&self, destination: IpAddr) -> bool {
+        self.routes.iter().any(|route| route.contains(&destination))
+    }
+}
+
+impl MemoryWorld {
+    /// Without routes.
+    pub fn empty() -> Self {
+        let mut tables = MemoryTables::default();
+        for port in [INGRESS, EGRESS] {
+            tables.store_port(port, PortWord::new(port_mac(port), PortWord::MPLS | PortWord::IMPOSE));
+        }
+        tables.store_adjacency(NEIGHBOUR, adjacency(MTU));
+        tables.store_adjacency(NARROW, adjacency(NARROW_MTU));
+        Self {
+            tables,
+            settings: Settings::new(0, TtlMode::Uniform, 255, false, false),
+            source_v4: Some(OWN_V4),
+            source_v6: Some(OWN_V6),
+            routes: Vec::new(),
+        }
+    }
+
+    /// With these:
+    ///
+    /// | in | out |
+    /// |---|---|
+    /// | 100 | as 110 |
+    /// | 122 | as 22 |
+    /// | 17 | implicit-null |
+    /// | 210 | pop |
+    /// | 300 | as 200/110 |
+    /// | 120 | dev lo |
+    /// | 500 | as 510, unresolved |
+    /// | 600 | as 610, narrow |
+    /// | 10.4.4.0/24, 2001:db8:4::/48 | encap 1000 |
+    /// | 10.5.5.0/24 | encap 1001, unresolved |
+    pub fn router() -> Self {
+        let mut world = Self::empty();
+        let stack = LabelStack::new(&[label(200), label(110)], None).unwrap_or_else(|| unreachable!("two labels fit"));
+        world.tables.store_stack(0, stack);
+        let routes = [
+            (100, Op::Label, 110, NEIGHBOUR),
+            (122, Op::Label, 22, NEIGHBOUR),
+            (17, Op::PenultimatePop, 0, NEIGHBOUR),
+            (210, Op::Pop, 0, NEIGHBOUR),
+            (300, Op::Stack, 0, NEIGHBOUR),
+            (120, Op::Local, 0, 0),
+            (500, Op::Label, 510, UNRESOLVED),
+            (600, Op::Label, 610, NARROW),
+        ];
+        for (incoming, op, operand, next_hop) in routes {
+            world.tables.store_ilm(label(incoming), entry(op, operand, next_hop));
+        }
+        world.add_ftn("10.4.4.0/24", entry(Op::Label, 1000, NEIGHBOUR));
+        world.add_ftn("2001:db8:4::/48", entry(Op::Label, 1000, NEIGHBOUR));
+        world.add_ftn("10.5.5.0/24", entry(Op::Label, 1001, UNRESOLVED));
+        world
+    }
+
+    pub fn add_ftn(&mut self, prefix: &str, entry: IlmEntry) {
+        if let Ok(prefix) = prefix.parse() {
+            self.tables.ftn.insert(prefix, entry);
+        }
+    }
+
+    /// The MAC address of [`UNRESOLVED`] is found.
+    pub fn resolve(&mut self) {
+        self.tables.store_adjacency(UNRESOLVED, adjacency(MTU));
+    }
+}
+
+pub const fn entry(op: Op, operand: u32, next_hop: u16) -> IlmEntry {
+    IlmEntry::new(op, TtlPropagate::Default, operand, next_hop, 0)
+}
+
+pub const fn label(value: u32) -> Label {
+    Label::from_low_bits(value)
+}
+
+pub const fn port_mac(port: u16) -> Mac {
+    Mac([2, 0, 0, 0, 1, port as u8])
+}
+
+/// The MAC address of every neighbour.
+pub const NEIGHBOUR_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+
+const fn adjacency(mtu: u16) -> Adjacency {
+    Adjacency::new(NEIGHBOUR_MAC, EGRESS, port_mac(EGRESS), mtu)
+}
+
+/// A frame for [`INGRESS`].
+pub fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [
+        &port_mac(INGRESS).0,
+        &NEIGHBOUR_MAC.0,
+        &ethertype.to_be_bytes()[..],
+        payload,
+    ]
+    .concat()
+}
+
+/// A labelled frame for [`INGRESS`]. `stack` has labels and TTLs, outermost first.
+pub fn labelled(stack: &[(u32, u8)], payload: &[u8]) -> Vec<u8> {
+    ethernet(ETH_P_MPLS_UC, &[&lses(stack), payload].concat())
+}
+
+/// Label stack entries as on the wire, TC 0.
+pub fn lses(stack: &[(u32, u8)]) -> Vec<u8> {
+    let last = stack.len().saturating_sub(1);
+    let lses = stack.iter().enumerate();
+    lses.flat_map(|(index, &(value, ttl))| Lse::new(label(value), 0, index == last, ttl).to_bytes())
+        .collect()
+}

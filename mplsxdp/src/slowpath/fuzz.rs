@@ -1,0 +1,243 @@
+//! What must hold of the slow path for whatever comes in. `fuzz/` calls these with inputs that a fuzzer makes, the
+//! tests with random ones; they panic where something does not hold.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use mplsxdp_common::abi::{Settings, TtlMode};
+use mplsxdp_common::forward::MAX_STACK_DEPTH;
+use mplsxdp_common::wire::{ETH_HLEN, IPV6_HLEN, LSE_LEN};
+
+use super::fixture::{EGRESS, INGRESS, MTU, MemoryWorld, OWN_V4, OWN_V6, port_mac};
+use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
+use super::outcome::Outcome;
+use super::packet::Parts;
+use super::{Action, IcmpVia, Options, Rate, Received, SlowPath};
+
+/// `data` says how the box is set up, and which frames arrive: each as two bytes of length, one of what is special
+/// about it, and its bytes, of which the destination MAC and the IPv4 checksum are made right.
+pub fn slow_path(data: &[u8]) {
+    let Some((&setup, mut rest)) = data.split_first() else {
+        return;
+    };
+    let mut world = MemoryWorld::router();
+    let ttl_mode = [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux, TtlMode::Uniform][usize::from(setup & 3)];
+    world.settings = Settings::new(0, ttl_mode, 255, setup & 4 != 0, false);
+    if setup & 8 != 0 {
+        world.routes = vec![
+            "0.0.0.0/1".parse().expect("a prefix"),
+            "2000::/3".parse().expect("a prefix"),
+        ];
+    }
+    let options = Options {
+        icmp_via: [IcmpVia::Auto, IcmpVia::Auto, IcmpVia::Lsp, IcmpVia::Ip][usize::from(setup >> 4 & 3)],
+        icmp_rate: Rate::UNLIMITED,
+        icmp_source_rate: Rate::UNLIMITED,
+        hold_frames: 4,
+    };
+    let mut run = Run {
+        slow_path: SlowPath::new(options),
+        received: 0,
+        seen: HashSet::new(),
+    };
+    let mut now = Instant::now();
+    while let Some((&[high, low, special], bytes)) = rest.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes([high & 0x3f, low])).min(bytes.len());
+        let (bytes, others) = bytes.split_at(length);
+        rest = others;
+        let mut frame = bytes.to_vec();
+        if special & 0x80 == 0
+            && let Some(destination) = frame.first_chunk_mut()
+        {
+            *destination = port_mac(INGRESS).0;
+        }
+        right_ipv4_checksum(&mut frame);
+        let trimmed = if special & 0x40 == 0 {
+            0
+        } else {
+            usize::from(special & 0x3f) * 100
+        };
+        now += Duration::from_millis(u64::from(special & 0x3f) * 20);
+        run.receive(&frame, trimmed, &world, now);
+    }
+    if setup & 0x40 != 0 {
+        world.resolve();
+        run.act(|slow_path, emit| slow_path.retry_held(&world, now, emit));
+    }
+    if let Some(deadline) = run.slow_path.next_deadline() {
+        now = now.max(deadline) + Duration::from_secs(4);
+        run.act(|slow_path, emit| slow_path.poll(&world, now, emit));
+    }
+    assert_eq!(run.slow_path.held(), 0, "nothing is held for ever");
+    run.check_counts();
+}
+
+/// No fuzzer would find it.
+fn right_ipv4_checksum(frame: &mut [u8]) {
+    let Some(payload_len) = Parts::of(frame).map(|parts| parts.payload.len()) else {
+        return;
+    };
+    let (_, packet) = frame.split_at_mut(frame.len() - payload_len);
+    if let [first, ..] = *packet
+        && first >> 4 == 4
+        && let Some(header) = packet.get_mut(..usize::from(first & 0xf) * 4)
+        && let Some((_, [high, low, ..])) = header.split_at_mut_checked(10)
+    {
+        (*high, *low) = (0, 0);
+        let right = icmp::checksum(0, header).to_be_bytes();
+        header[10..12].copy_from_slice(&right);
+    }
+}
+
+/// A slow path, and what it has to answer for.
+struct Run {
+    slow_path: SlowPath,
+    received: u64,
+    /// The packets in the frames that came in.
+    seen: HashSet<Vec<u8>>,
+}
+
+impl Run {
+    fn receive(&mut self, frame: &[u8], trimmed: usize, world: &MemoryWorld, now: Instant) {
+        self.received += 1;
+        if let Some(parts) = Parts::of(frame) {
+            self.seen.insert(parts.payload.to_vec());
+        }
+        let received = Received {
+            port: INGRESS,
+            frame,
+            trimmed,
+        };
+        self.act(|slow_path, emit| slow_path.receive(received, world, now, emit));
+        self.check_counts();
+    }
+
+    /// Runs `step` and checks its actions: each frame that is counted as answered or passed on leaves once, and each
+    /// answer is as it should be.
+    fn act(&mut self, step: impl FnOnce(&mut SlowPath, &mut dyn FnMut(Action<'_>))) {
+        let before = *self.slow_path.counters();
+        let mut sent = Vec::new();
+        step(&mut self.slow_path, &mut |action| match action {
+            Action::Transmit { port, frame } => {
+                assert_eq!(port, EGRESS);
+                assert!(
+                    frame.len() <= ETH_HLEN + usize::from(MTU),
+                    "{} bytes are too many",
+                    frame.len()
+                );
+                sent.push(Parts::of(frame).expect("a frame with a whole stack").payload.to_vec());
+            }
+            Action::SendByIp { packet } | Action::Deliver { packet } => sent.push(packet.to_vec()),
+            Action::Resolve { .. } | Action::Report(_) => {}
+        });
+        let after = self.slow_path.counters();
+        let rise = |outcomes: &[Outcome]| -> u64 {
+            let rises = outcomes.iter().map(|&outcome| after.get(outcome) - before.get(outcome));
+            rises.sum()
+        };
+        let answered = rise(&[Outcome::TimeExceeded, Outcome::HostUnreachable]);
+        let passed_on = rise(&[Outcome::Forwarded, Outcome::Released, Outcome::Delivered]);
+        assert_eq!(sent.len() as u64, answered + passed_on);
+        if passed_on == 0 {
+            for packet in sent {
+                self.check_answer(&packet);
+            }
+        }
+    }
+
+    /// An answer goes to the source of a packet that came in, quotes it, and that packet was no ICMP error.
+    fn check_answer(&self, packet: &[u8]) {
+        let parsed = icmp::parse(packet).expect("a right ICMP error");
+        assert_eq!(parsed.ttl, icmp::TTL);
+        let quoted = parsed.message.quoted;
+        let quotes = |packet: &&Vec<u8>| {
+            let is_v4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
+            let total = match packet[..] {
+                [_, _, high, low, ..] if is_v4 => usize::from(u16::from_be_bytes([high, low])),
+                [_, _, _, _, high, low, ..] => IPV6_HLEN + usize::from(u16::from_be_bytes([high, low])),
+                _ => 0,
+            };
+            let length = total.min(packet.len()).min(quoted.len());
+            packet[..length] == quoted[..length] && quoted[length..].iter().all(|&byte| byte == 0)
+        };
+        let packet = self.seen.iter().find(quotes).expect("a packet that came in is quoted");
+        match parsed.message.addresses {
+            Addresses::V4 { source, destination } => {
+                assert_eq!((source, &destination.octets()[..]), (OWN_V4, &packet[12..16]));
+                let kind = packet.get(usize::from(packet[0] & 0xf) * 4);
+                assert!(packet[9] != icmp::IPPROTO_ICMP || !matches!(kind, None | Some(3 | 4 | 5 | 11 | 12)));
+            }
+            Addresses::V6 { source, destination } => {
+                assert_eq!((source, &destination.octets()[..]), (OWN_V6, &packet[8..24]));
+                assert!(packet[6] != icmp::IPPROTO_ICMPV6 || packet[IPV6_HLEN] >= 128);
+            }
+        }
+    }
+
+    /// Each frame has one outcome.
+    fn check_counts(&self) {
+        let besides = [Outcome::RouterAlert, Outcome::Held, Outcome::HoldExpired];
+        let outcomes = Outcome::ALL.iter().filter(|outcome| !besides.contains(outcome));
+        let sum: u64 = outcomes.map(|&outcome| self.slow_path.counters().get(outcome)).sum();
+        assert_eq!(sum + self.slow_path.held() as u64, self.received);
+    }
+}
+
+/// What can be taken apart can be built again, and what is built of any packet and any stack can be taken apart.
+pub fn icmp_codec(data: &[u8]) {
+    let mut packet = Vec::new();
+    if let Ok(icmp::Parsed { message, .. }) = icmp::parse(data) {
+        check_written(message, usize::MAX, &mut packet);
+    }
+    let Some((&[what, depth], data)) = data.split_first_chunk() else {
+        return;
+    };
+    let (stack, quoted) = data.split_at(data.len().min(usize::from(depth) * LSE_LEN) / LSE_LEN * LSE_LEN);
+    let addresses = if what & 4 == 0 {
+        Addresses::V4 {
+            source: OWN_V4,
+            destination: [192, 0, 2, what].into(),
+        }
+    } else {
+        Addresses::V6 {
+            source: OWN_V6,
+            destination: OWN_V6,
+        }
+    };
+    let error = match what & 3 {
+        0 | 1 => Error::TimeExceeded,
+        2 => Error::HostUnreachable,
+        _ => Error::PacketTooBig { mtu: what.into() },
+    };
+    let message = Message {
+        error,
+        addresses,
+        quoted,
+        stack,
+    };
+    let quote = if what & 8 == 0 { usize::MAX } else { LEAST_QUOTED };
+    check_written(message, quote, &mut packet);
+}
+
+/// Writes `message` and compares what can be read of it.
+fn check_written(message: Message<'_>, quote: usize, packet: &mut Vec<u8>) {
+    message.write(7, quote, packet);
+    let written = icmp::parse(packet).expect("what was written can be read").message;
+    assert_eq!((written.error, written.addresses), (message.error, message.addresses));
+    let (longest, unit, has_stack) = match message.addresses {
+        Addresses::V4 { .. } => (576, 4, !message.stack.is_empty()),
+        Addresses::V6 { .. } => {
+            let has_room = !matches!(message.error, Error::PacketTooBig { .. });
+            (1280, 8, has_room && !message.stack.is_empty())
+        }
+    };
+    assert!(packet.len() <= longest);
+    let shown = message.stack.len().min(MAX_STACK_DEPTH * LSE_LEN);
+    assert_eq!(written.stack, if has_stack { &message.stack[..shown] } else { &[] });
+    let same = message.quoted.len().min(written.quoted.len()).min(quote);
+    assert_eq!(written.quoted[..same], message.quoted[..same]);
+    assert!(written.quoted[same..].iter().all(|&byte| byte == 0));
+    if has_stack {
+        assert!(written.quoted.len() >= LEAST_QUOTED && written.quoted.len().is_multiple_of(unit));
+    }
+}

@@ -1,0 +1,922 @@
+//! The slow path against a box in memory: whole frames in, actions out, byte by byte.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use etherparse::{IpNumber, PacketBuilder};
+use mplsxdp_common::abi::{Op, PortWord, Settings, TtlMode};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, Mac};
+use proptest::prelude::*;
+
+use super::fixture::*;
+use super::icmp::{Addresses, IPPROTO_ICMP, Message};
+use super::packet::{Parts, entries};
+use super::*;
+use crate::dataplane::Tables as _;
+
+const HOST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const HOST_V6: &str = "2001:db8::2";
+/// Within the FTN of the fixture.
+const FTN_HOST: Ipv4Addr = Ipv4Addr::new(10, 4, 4, 7);
+
+/// An action that was taken, with a copy of what was in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Taken {
+    Transmit(u16, Vec<u8>),
+    SendByIp(Vec<u8>),
+    Deliver(Vec<u8>),
+    Resolve(u16),
+    Report(unknown::Report),
+}
+
+struct Router {
+    world: MemoryWorld,
+    slow_path: SlowPath,
+    now: Instant,
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self::with(Options::default())
+    }
+}
+
+impl Router {
+    fn with(options: Options) -> Self {
+        Self {
+            world: MemoryWorld::router(),
+            slow_path: SlowPath::new(options),
+            now: Instant::now(),
+        }
+    }
+
+    fn via(icmp_via: IcmpVia) -> Self {
+        Self::with(Options {
+            icmp_via,
+            ..Options::default()
+        })
+    }
+
+    /// The kernel has routes to all hosts here.
+    fn routed(mut self) -> Self {
+        self.world.routes = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        self
+    }
+
+    fn mode(mut self, mode: TtlMode) -> Self {
+        self.world.settings = Settings::new(0, mode, 255, false, false);
+        self
+    }
+
+    fn step(
+        &mut self,
+        step: impl FnOnce(&mut SlowPath, &MemoryWorld, Instant, &mut dyn FnMut(Action<'_>)),
+    ) -> Vec<Taken> {
+        let mut taken = Vec::new();
+        step(&mut self.slow_path, &self.world, self.now, &mut |action| {
+            taken.push(match action {
+                Action::Transmit { port, frame } => Taken::Transmit(port, frame.to_vec()),
+                Action::SendByIp { packet } => Taken::SendByIp(packet.to_vec()),
+                Action::Deliver { packet } => Taken::Deliver(packet.to_vec()),
+                Action::Resolve { adjacency } => Taken::Resolve(adjacency),
+                Action::Report(report) => Taken::Report(report),
+            });
+        });
+        taken
+    }
+
+    fn receive(&mut self, frame: &[u8]) -> Vec<Taken> {
+        self.receive_trimmed(frame, 0)
+    }
+
+    fn receive_trimmed(&mut self, frame: &[u8], trimmed: usize) -> Vec<Taken> {
+        let received = Received {
+            port: INGRESS,
+            frame,
+            trimmed,
+        };
+        self.step(|slow_path, world, now, emit| slow_path.receive(received, world, now, emit))
+    }
+
+    fn poll(&mut self) -> Vec<Taken> {
+        self.step(|slow_path, world, now, emit| slow_path.poll(world, now, emit))
+    }
+
+    fn retry(&mut self) -> Vec<Taken> {
+        self.step(|slow_path, world, now, emit| slow_path.retry_held(world, now, emit))
+    }
+
+    fn count(&self, outcome: Outcome) -> u64 {
+        self.slow_path.counters().get(outcome)
+    }
+
+    /// That one frame, to which `frame` is the only one so far, had `outcome` and nothing was done.
+    fn check_dropped(&mut self, frame: &[u8], outcome: Outcome) {
+        assert_eq!(self.receive(frame), []);
+        assert_eq!(self.count(outcome), 1, "{}", outcome.name());
+    }
+}
+
+fn udp_v4(source: Ipv4Addr, ttl: u8, length: usize) -> Vec<u8> {
+    let builder = PacketBuilder::ipv4(source.octets(), [10, 9, 9, 9], ttl).udp(4000, 33434);
+    let mut packet = Vec::new();
+    builder.write(&mut packet, &vec![0x5a; length]).unwrap();
+    packet
+}
+
+fn udp_v6(source: &str, ttl: u8, length: usize) -> Vec<u8> {
+    let source: std::net::Ipv6Addr = source.parse().unwrap();
+    let destination: std::net::Ipv6Addr = "2001:db8:9::9".parse().unwrap();
+    let builder = PacketBuilder::ipv6(source.octets(), destination.octets(), ttl).udp(4000, 33434);
+    let mut packet = Vec::new();
+    builder.write(&mut packet, &vec![0x5a; length]).unwrap();
+    packet
+}
+
+/// What an answer says, and to whom.
+fn check_answer(packet: &[u8], error: Error, quoted: &[u8], stack: &[(u32, u8)]) {
+    let parsed = icmp::parse(packet).unwrap();
+    assert_eq!(parsed.ttl, 64);
+    let Message {
+        error: said,
+        addresses,
+        quoted: copy,
+        stack: shown,
+    } = parsed.message;
+    assert_eq!((said, shown), (error, &lses(stack)[..]));
+    let same = quoted.len().min(copy.len());
+    assert_eq!(copy[..same], quoted[..same]);
+    assert!(copy[same..].iter().all(|&byte| byte == 0));
+    let source: IpAddr = match addresses {
+        Addresses::V4 { source, destination } => {
+            assert_eq!(destination.octets(), quoted[12..16]);
+            source.into()
+        }
+        Addresses::V6 { source, destination } => {
+            assert_eq!(destination.octets(), quoted[8..24]);
+            source.into()
+        }
+    };
+    assert!(source == IpAddr::V4(OWN_V4) || source == IpAddr::V6(OWN_V6));
+}
+
+/// The one frame that was sent: its labels with TTL and TC, and its payload. The Ethernet header is checked.
+fn transmitted(taken: &[Taken], ethertype: u16) -> (Vec<(u32, u8, u8)>, Vec<u8>) {
+    let [Taken::Transmit(port, frame)] = taken else {
+        panic!("not one frame: {taken:?}");
+    };
+    assert_eq!(*port, EGRESS);
+    let header = [&NEIGHBOUR_MAC.0, &port_mac(EGRESS).0, &ethertype.to_be_bytes()[..]].concat();
+    assert_eq!(frame[..ETH_HLEN], header);
+    let parts = Parts::of(frame).unwrap();
+    let stack = entries(parts.stack).map(|lse| (lse.label().get(), lse.ttl(), lse.tc()));
+    (stack.collect(), parts.payload.to_vec())
+}
+
+fn labelled_frame(taken: &[Taken]) -> (Vec<(u32, u8, u8)>, Vec<u8>) {
+    transmitted(taken, 0x8847)
+}
+
+#[test]
+fn time_exceeded_goes_along_the_lsp_under_the_stack_that_the_packet_would_have_left_with() {
+    for packet in [udp_v4(HOST_V4, 7, 20), udp_v6(HOST_V6, 7, 20)] {
+        for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
+            let cases = [
+                (&[(122, 1)][..], &[22][..]),
+                (&[(122, 0)], &[22]),
+                (&[(100, 1), (146, 63)], &[110, 146]),
+                (&[(100, 1), (146, 1), (147, 0)], &[110, 146, 147]),
+                (&[(300, 1)], &[200, 110]),
+                (&[(17, 1), (146, 63)], &[146]),
+                (&[(120, 64), (100, 1)], &[110]),
+            ];
+            for (received, leaving) in cases {
+                // In the other modes the inner TTL is what counts, which here is the outer one handed down.
+                if received[0].0 == 120 && mode == TtlMode::Uniform {
+                    continue;
+                }
+                let mut router = Router::default().mode(mode);
+                let taken = router.receive(&labelled(received, &packet));
+                let (stack, answer) = labelled_frame(&taken);
+                let expected = Vec::from_iter(leaving.iter().map(|&label| (label, 64, 6)));
+                assert_eq!(stack, expected, "{received:?} {mode:?}");
+                check_answer(&answer, Error::TimeExceeded, &packet, received);
+                assert_eq!(router.count(Outcome::TimeExceeded), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_of_precedence_6_and_its_identification_counts() {
+    let mut router = Router::default();
+    let frame = labelled(&[(122, 1)], &udp_v4(HOST_V4, 7, 20));
+    for identification in 1..=3 {
+        let (_, answer) = labelled_frame(&router.receive(&frame));
+        assert_eq!((answer[1], answer[6..8].to_vec()), (0xc0, vec![0, 0]));
+        assert_eq!(answer[4..6], [0, identification]);
+    }
+    let (_, answer) = labelled_frame(&router.receive(&labelled(&[(122, 1)], &udp_v6(HOST_V6, 7, 20))));
+    assert_eq!(answer[..4], [0x6c, 0, 0, 0]);
+}
+
+#[test]
+fn where_the_next_hop_is_unlabelled_the_answer_goes_to_it_as_plain_ip() {
+    for (packet, ethertype) in [(udp_v4(HOST_V4, 7, 20), ETH_P_IP), (udp_v6(HOST_V6, 7, 20), ETH_P_IPV6)] {
+        for label in [17, 210] {
+            for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
+                let mut router = Router::default().mode(mode);
+                let (stack, answer) = transmitted(&router.receive(&labelled(&[(label, 1)], &packet)), ethertype);
+                assert_eq!(stack, []);
+                check_answer(&answer, Error::TimeExceeded, &packet, &[(label, 1)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pipe_that_ends_here_lets_the_ip_ttl_expire() {
+    let packet = udp_v4(HOST_V4, 1, 20);
+    let mut router = Router::default().mode(TtlMode::Pipe);
+    let (_, answer) = transmitted(&router.receive(&labelled(&[(210, 64)], &packet)), ETH_P_IP);
+    check_answer(&answer, Error::TimeExceeded, &packet, &[(210, 64)]);
+}
+
+#[test]
+fn where_the_lsp_ends_here_the_answer_goes_by_ip() {
+    for (packet, null) in [(udp_v4(HOST_V4, 7, 20), 0), (udp_v6(HOST_V6, 7, 20), 2)] {
+        for via in [IcmpVia::Auto, IcmpVia::Lsp, IcmpVia::Ip] {
+            for stack in [&[(120, 1)][..], &[(null, 1)], &[(null, 64), (120, 1)]] {
+                let mut router = Router::via(via).mode(TtlMode::Linux);
+                let taken = router.receive(&labelled(stack, &packet));
+                let [Taken::SendByIp(answer)] = &taken[..] else {
+                    panic!("{taken:?}");
+                };
+                check_answer(answer, Error::TimeExceeded, &packet, stack);
+            }
+        }
+    }
+}
+
+#[test]
+fn auto_goes_by_ip_where_one_label_came_and_the_source_is_known() {
+    let packet = udp_v4(HOST_V4, 7, 20);
+    let (one, two) = (
+        labelled(&[(122, 1)], &packet),
+        labelled(&[(122, 1), (146, 63)], &packet),
+    );
+    for (via, routed, frame, by_ip) in [
+        (IcmpVia::Auto, false, &one, false),
+        (IcmpVia::Auto, true, &one, true),
+        (IcmpVia::Auto, true, &two, false),
+        (IcmpVia::Lsp, true, &one, false),
+        (IcmpVia::Ip, false, &one, true),
+        (IcmpVia::Ip, false, &two, true),
+    ] {
+        let router = Router::via(via);
+        let mut router = if routed { router.routed() } else { router };
+        let taken = router.receive(frame);
+        assert_eq!(
+            matches!(taken[..], [Taken::SendByIp(_)]),
+            by_ip,
+            "{via:?}, routed: {routed}, {taken:?}"
+        );
+    }
+}
+
+#[test]
+fn by_ip_means_by_the_ftn_first_as_this_boxs_own_packet() {
+    for (packet, mode, ttl) in [
+        (udp_v4(FTN_HOST, 7, 20), TtlMode::Uniform, 64),
+        (udp_v6("2001:db8:4::7", 7, 20), TtlMode::Linux, 64),
+        (udp_v4(FTN_HOST, 7, 20), TtlMode::Pipe, 255),
+    ] {
+        let mut router = Router::default().mode(mode);
+        let (stack, answer) = labelled_frame(&router.receive(&labelled(&[(122, 1)], &packet)));
+        assert_eq!(stack, [(1000, ttl, 6)]);
+        check_answer(&answer, Error::TimeExceeded, &packet, &[(122, 1)]);
+    }
+}
+
+#[test]
+fn a_pass_entry_is_no_way_to_the_source() {
+    let mut router = Router::default();
+    router.world.add_ftn("10.4.4.7/32", mplsxdp_common::abi::IlmEntry::PASS);
+    let (stack, _) = labelled_frame(&router.receive(&labelled(&[(122, 1)], &udp_v4(FTN_HOST, 7, 20))));
+    assert_eq!(stack, [(22, 64, 6)]);
+}
+
+#[test]
+fn imposition_on_an_expired_ttl_is_answered_by_ip_without_an_extension() {
+    for via in [IcmpVia::Auto, IcmpVia::Lsp, IcmpVia::Ip] {
+        for ttl in [0, 1] {
+            let mut packet = udp_v4(HOST_V4, ttl, 20);
+            packet[16..20].copy_from_slice(&FTN_HOST.octets());
+            righted(&mut packet);
+            let mut router = Router::via(via);
+            let taken = router.receive(&ethernet(ETH_P_IP, &packet));
+            let [Taken::SendByIp(answer)] = &taken[..] else {
+                panic!("{taken:?}");
+            };
+            check_answer(answer, Error::TimeExceeded, &packet, &[]);
+            assert_eq!(answer.len(), 28 + packet.len());
+        }
+    }
+}
+
+/// Makes the IPv4 checksum right.
+fn righted(packet: &mut [u8]) {
+    packet[10..12].fill(0);
+    let right = icmp::checksum(0, &packet[..20]);
+    packet[10..12].copy_from_slice(&right.to_be_bytes());
+}
+
+#[test]
+fn the_quoted_packet_is_as_received_and_as_long_as_fits() {
+    for (packet, longest) in [(udp_v4(HOST_V4, 7, 1400), 576), (udp_v6(HOST_V6, 7, 1400), 1280)] {
+        let mut router = Router::default();
+        let (_, answer) = labelled_frame(&router.receive(&labelled(&[(122, 1)], &packet)));
+        check_answer(&answer, Error::TimeExceeded, &packet, &[(122, 1)]);
+        assert!(
+            answer.len() <= longest && answer.len() > longest - 8,
+            "{}",
+            answer.len()
+        );
+    }
+}
+
+#[test]
+fn an_answer_that_is_too_long_for_the_next_hop_quotes_less() {
+    let packet = udp_v6(HOST_V6, 7, 300);
+    let mut router = Router::default();
+    let (stack, answer) = labelled_frame(&router.receive(&labelled(&[(600, 1)], &packet)));
+    assert_eq!(stack, [(610, 64, 6)]);
+    assert_eq!(answer.len(), 40 + 8 + 128 + 12);
+    check_answer(&answer, Error::TimeExceeded, &packet, &[(600, 1)]);
+}
+
+#[test]
+fn an_entropy_label_of_an_answer_is_no_route() {
+    let packet = udp_v4(HOST_V4, 7, 20);
+    let mut router = Router::default();
+    let received = [(100, 1), (7, 255), (77777, 0)];
+    let (stack, _) = labelled_frame(&router.receive(&labelled(&received, &packet)));
+    assert_eq!(stack, [(110, 64, 6), (7, 64, 6), (77777, 0, 0)]);
+}
+
+#[test]
+fn what_is_no_packet_to_answer_is_counted() {
+    let mut broadcast = udp_v4(HOST_V4, 7, 20);
+    broadcast[16..20].fill(255);
+    righted(&mut broadcast);
+    let mut wrong = udp_v4(HOST_V4, 7, 20);
+    wrong[10] ^= 1;
+    let mut icmp_error = udp_v4(HOST_V4, 7, 20);
+    (icmp_error[9], icmp_error[20]) = (IPPROTO_ICMP, 11);
+    righted(&mut icmp_error);
+    for payload in [
+        broadcast,
+        wrong,
+        icmp_error,
+        udp_v4(Ipv4Addr::UNSPECIFIED, 7, 20),
+        udp_v6("ff02::1", 7, 20),
+        vec![0; 60],
+        vec![],
+    ] {
+        Router::default().check_dropped(&labelled(&[(122, 1)], &payload), Outcome::NoAnswerDue);
+    }
+}
+
+#[test]
+fn an_answer_is_never_answered() {
+    for packet in [udp_v4(HOST_V4, 7, 20), udp_v6(HOST_V6, 7, 20)] {
+        for frame in [labelled(&[(122, 1)], &packet), labelled(&[(500, 64)], &packet)] {
+            let mut router = Router::via(IcmpVia::Ip);
+            let mut taken = router.receive(&frame);
+            router.now += Duration::from_secs(3);
+            taken.extend(router.poll());
+            let Some(Taken::SendByIp(answer)) = taken.last() else {
+                panic!("{taken:?}");
+            };
+            Router::default().check_dropped(&labelled(&[(122, 1)], answer), Outcome::NoAnswerDue);
+        }
+    }
+}
+
+#[test]
+fn frames_for_others_and_to_all_are_left_alone() {
+    for destination in [Mac([0xff; 6]), Mac([1, 0, 0x5e, 0, 0, 1]), port_mac(EGRESS)] {
+        let mut frame = labelled(&[(122, 1)], &udp_v4(HOST_V4, 7, 20));
+        frame[..6].copy_from_slice(&destination.0);
+        Router::default().check_dropped(&frame, Outcome::NotHandled);
+    }
+}
+
+#[test]
+fn without_an_address_or_a_way_there_is_no_answer() {
+    let frame = labelled(&[(122, 1)], &udp_v4(HOST_V4, 7, 20));
+    let mut router = Router::default();
+    router.world.source_v4 = None;
+    router.check_dropped(&frame, Outcome::NoSource);
+    // The LSP's next hop is unresolved.
+    let frame = labelled(&[(500, 1)], &udp_v4(HOST_V4, 7, 20));
+    Router::default().check_dropped(&frame, Outcome::NoWayBack);
+    // A link that takes nothing.
+    let mut router = Router::default();
+    let tiny = mplsxdp_common::abi::Adjacency::new(NEIGHBOUR_MAC, EGRESS, port_mac(EGRESS), 100);
+    router.world.tables.store_adjacency(NEIGHBOUR, tiny);
+    router.check_dropped(&labelled(&[(122, 1)], &udp_v4(HOST_V4, 7, 20)), Outcome::NoWayBack);
+}
+
+#[test]
+fn answers_are_limited_in_total_and_for_each_source() {
+    let rate = |per_second, burst| Rate { per_second, burst };
+    let options = Options {
+        icmp_rate: rate(100, 10),
+        icmp_source_rate: rate(10, 4),
+        ..Options::default()
+    };
+    let mut router = Router::with(options);
+    let frame = |last: u8| labelled(&[(122, 1)], &udp_v4(Ipv4Addr::new(10, 0, 0, last), 7, 20));
+    let answered = |router: &mut Router, last: u8| (0..20).filter(|_| !router.receive(&frame(last)).is_empty()).count();
+    assert_eq!([2, 3, 4, 5].map(|last| answered(&mut router, last)), [4, 4, 2, 0]);
+    assert_eq!(
+        (
+            router.count(Outcome::TimeExceeded),
+            router.count(Outcome::AnswerLimited)
+        ),
+        (10, 70)
+    );
+    router.now += Duration::from_millis(100);
+    assert_eq!([2, 5].map(|last| answered(&mut router, last)), [1, 4]);
+    // What gets no answer anyway costs nothing.
+    router.now += Duration::from_secs(1);
+    for _ in 0..100 {
+        router.receive(&labelled(&[(122, 1)], &udp_v6("::", 7, 20)));
+    }
+    assert_eq!(answered(&mut router, 2), 4);
+}
+
+#[test]
+fn unknown_labels_are_counted_where_they_are_and_reported() {
+    let payload = udp_v4(HOST_V4, 7, 20);
+    let mut router = Router::default();
+    let report = |label_value: u32, frames| unknown::Report {
+        port: INGRESS,
+        label: label(label_value),
+        frames,
+    };
+    assert_eq!(
+        router.receive(&labelled(&[(900, 64)], &payload)),
+        [Taken::Report(report(900, 1))]
+    );
+    assert_eq!(
+        router.receive(&labelled(&[(120, 64), (901, 64)], &payload)),
+        [],
+        "beneath one of this box"
+    );
+    assert_eq!(
+        router.receive(&labelled(&[(900, 1)], &payload)),
+        [],
+        "no route counts before no TTL"
+    );
+    let list = router.slow_path.unknown_labels().list(router.now);
+    let labels = Vec::from_iter(list.iter().map(|seen| (seen.port, seen.label.get(), seen.frames)));
+    assert_eq!(labels, [(0, 900, 2), (0, 901, 1)]);
+    assert_eq!(router.count(Outcome::UnknownLabel), 3);
+    router.now += Duration::from_secs(10);
+    assert_eq!(
+        router.receive(&labelled(&[(902, 64)], &payload)),
+        [Taken::Report(report(902, 3))]
+    );
+}
+
+#[test]
+fn a_frame_that_can_be_forwarded_now_is() {
+    let packet = udp_v4(HOST_V4, 7, 20);
+    let mut router = Router::default();
+    let (stack, payload) = labelled_frame(&router.receive(&labelled(&[(100, 64)], &packet)));
+    assert_eq!((stack, payload), (vec![(110, 63, 0)], packet));
+    assert_eq!(router.count(Outcome::Forwarded), 1);
+}
+
+#[test]
+fn what_ends_at_this_box_now_is_delivered_and_what_is_the_kernels_is_left_to_it() {
+    let packet = udp_v4(HOST_V4, 7, 20);
+    let mut router = Router::default();
+    let taken = router.receive(&labelled(&[(120, 64)], &packet));
+    let mut popped = packet.clone();
+    popped[8] = 63;
+    righted(&mut popped);
+    assert_eq!(taken, [Taken::Deliver(popped)]);
+    assert_eq!(router.count(Outcome::Delivered), 1);
+    Router::default().check_dropped(&ethernet(ETH_P_IP, &packet), Outcome::NotHandled);
+    Router::default().check_dropped(&ethernet(0x0806, &packet), Outcome::NotHandled);
+}
+
+#[test]
+fn frames_wait_for_the_next_hop_and_leave_in_order() {
+    let mut router = Router::default();
+    let frame = |length: usize| labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, length));
+    assert_eq!(router.receive(&frame(0)), [Taken::Resolve(UNRESOLVED)]);
+    for length in 1..64 {
+        assert_eq!(router.receive(&frame(length)), []);
+    }
+    assert_eq!(router.receive(&frame(64)), []);
+    assert_eq!(
+        (
+            router.count(Outcome::Held),
+            router.count(Outcome::HoldFull),
+            router.slow_path.held()
+        ),
+        (64, 1, 64)
+    );
+    // Nothing has changed for them yet.
+    assert_eq!(router.retry(), []);
+    assert_eq!(router.slow_path.held(), 64);
+
+    router.world.resolve();
+    let taken = router.retry();
+    assert_eq!(taken.len(), 64);
+    for (length, frame) in taken.chunks(1).enumerate() {
+        let (stack, payload) = labelled_frame(frame);
+        assert_eq!((stack, payload), (vec![(510, 63, 0)], udp_v4(HOST_V4, 7, length)));
+    }
+    assert_eq!((router.count(Outcome::Released), router.slow_path.held()), (64, 0));
+    assert_eq!(router.slow_path.next_deadline(), None);
+}
+
+#[test]
+fn with_no_frames_to_hold_all_are_dropped() {
+    let mut router = Router::with(Options {
+        hold_frames: 0,
+        ..Options::default()
+    });
+    router.check_dropped(&labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 20)), Outcome::HoldFull);
+}
+
+#[test]
+fn a_frame_does_not_overtake_those_that_wait() {
+    let mut router = Router::default();
+    let frame = |length: usize| labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, length));
+    router.receive(&frame(0));
+    router.receive(&frame(1));
+    router.world.resolve();
+    let taken = router.receive(&frame(2));
+    let payloads = Vec::from_iter(taken.chunks(1).map(|one| labelled_frame(one).1));
+    assert_eq!(payloads, [0, 1, 2].map(|length| udp_v4(HOST_V4, 7, length)));
+    assert_eq!(
+        (router.count(Outcome::Released), router.count(Outcome::Forwarded)),
+        (2, 1)
+    );
+}
+
+#[test]
+fn only_frames_for_the_next_hop_that_was_found_leave() {
+    let mut router = Router::default();
+    router.world.tables.store_ilm(label(501), entry(Op::Label, 511, 9));
+    router.receive(&labelled(&[(501, 64)], &udp_v4(HOST_V4, 7, 1)));
+    router.receive(&labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 2)));
+    router.receive(&labelled(&[(501, 64)], &udp_v4(HOST_V4, 7, 3)));
+    router.world.resolve();
+    let (stack, _) = labelled_frame(&router.retry());
+    assert_eq!((stack, router.slow_path.held()), (vec![(510, 63, 0)], 2));
+    let mac = router.world.tables.adjacency(UNRESOLVED);
+    router.world.tables.store_adjacency(9, mac);
+    let taken = router.retry();
+    let payloads = Vec::from_iter(taken.chunks(1).map(|one| labelled_frame(one).1));
+    assert_eq!(payloads, [1, 3].map(|length| udp_v4(HOST_V4, 7, length)));
+}
+
+#[test]
+fn what_waited_in_vain_is_answered_with_host_unreachable() {
+    for packet in [udp_v4(HOST_V4, 7, 20), udp_v6(HOST_V6, 7, 20)] {
+        let mut router = Router::default().routed();
+        router.receive(&labelled(&[(500, 64)], &packet));
+        let deadline = router.now + Duration::from_secs(3);
+        assert_eq!(router.slow_path.next_deadline(), Some(deadline));
+        assert_eq!(router.poll(), []);
+        router.now = deadline;
+        let taken = router.poll();
+        let [Taken::SendByIp(answer)] = &taken[..] else {
+            panic!("{taken:?}");
+        };
+        check_answer(answer, Error::HostUnreachable, &packet, &[(500, 64)]);
+        assert_eq!(
+            [Outcome::Held, Outcome::HoldExpired, Outcome::HostUnreachable].map(|outcome| router.count(outcome)),
+            [1; 3]
+        );
+        assert_eq!(router.slow_path.next_deadline(), None);
+    }
+}
+
+#[test]
+fn imposition_waits_too_and_is_answered_by_ip() {
+    let mut packet = udp_v4(HOST_V4, 64, 20);
+    packet[16..20].copy_from_slice(&[10, 5, 5, 5]);
+    righted(&mut packet);
+    let mut router = Router::default();
+    assert_eq!(
+        router.receive(&ethernet(ETH_P_IP, &packet)),
+        [Taken::Resolve(UNRESOLVED)]
+    );
+    router.now += Duration::from_secs(3);
+    let taken = router.poll();
+    let [Taken::SendByIp(answer)] = &taken[..] else {
+        panic!("{taken:?}");
+    };
+    check_answer(answer, Error::HostUnreachable, &packet, &[]);
+
+    router.receive(&ethernet(ETH_P_IP, &packet));
+    router.world.resolve();
+    let (stack, _) = labelled_frame(&router.retry());
+    assert_eq!(stack, [(1001, 63, 0)]);
+}
+
+#[test]
+fn a_route_that_changed_while_a_frame_waited_counts() {
+    let mut router = Router::default();
+    router.receive(&labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 20)));
+    router
+        .world
+        .tables
+        .store_ilm(label(500), entry(Op::Label, 520, NEIGHBOUR));
+    router.now += Duration::from_secs(3);
+    let (stack, _) = labelled_frame(&router.poll());
+    assert_eq!(stack, [(520, 63, 0)]);
+    assert_eq!(
+        (router.count(Outcome::Released), router.count(Outcome::HoldExpired)),
+        (1, 0)
+    );
+
+    router.receive(&labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 20)));
+    router
+        .world
+        .tables
+        .store_ilm(label(500), mplsxdp_common::abi::IlmEntry::EMPTY);
+    router
+        .world
+        .tables
+        .store_ilm(label(501), entry(Op::Label, 511, UNRESOLVED));
+    router.receive(&labelled(&[(501, 64)], &udp_v4(HOST_V4, 7, 20)));
+    router.world.resolve();
+    assert_eq!(labelled_frame(&router.retry()[..1]).0, [(511, 63, 0)]);
+}
+
+#[test]
+fn a_router_alert_stays_on_top_of_what_is_beneath() {
+    let packet = udp_v4(HOST_V4, 64, 20);
+    for (mode, received, leaving) in [
+        (TtlMode::Uniform, &[(1, 60), (100, 64)][..], &[(1, 59), (110, 59)][..]),
+        (TtlMode::Linux, &[(1, 60), (100, 64)], &[(1, 63), (110, 63)]),
+        (TtlMode::Pipe, &[(1, 60), (300, 64)], &[(1, 255), (200, 255), (110, 63)]),
+        (TtlMode::Uniform, &[(1, 60), (17, 64), (146, 64)], &[(1, 59), (146, 59)]),
+        (TtlMode::Uniform, &[(0, 60), (1, 9), (100, 64)], &[(1, 58), (110, 58)]),
+    ] {
+        let mut router = Router::default().mode(mode);
+        let (stack, payload) = labelled_frame(&router.receive(&labelled(received, &packet)));
+        let stack = Vec::from_iter(stack.iter().map(|&(label, ttl, _)| (label, ttl)));
+        assert_eq!(
+            (&stack[..], payload),
+            (leaving, packet.clone()),
+            "{received:?} {mode:?}"
+        );
+        assert_eq!(
+            (router.count(Outcome::RouterAlert), router.count(Outcome::Forwarded)),
+            (1, 1)
+        );
+    }
+}
+
+#[test]
+fn a_router_alert_goes_with_the_last_label() {
+    let packet = udp_v4(HOST_V4, 64, 20);
+    let mut router = Router::default();
+    let (stack, payload) = transmitted(&router.receive(&labelled(&[(1, 60), (210, 64)], &packet)), ETH_P_IP);
+    assert_eq!((stack, payload[8]), (vec![], 59));
+    let taken = router.receive(&labelled(&[(1, 60), (120, 64)], &packet));
+    assert!(
+        matches!(&taken[..], [Taken::Deliver(packet)] if packet[8] == 59),
+        "{taken:?}"
+    );
+    assert_eq!(router.count(Outcome::RouterAlert), 2);
+}
+
+#[test]
+fn exceptions_beneath_a_router_alert_are_what_they_are() {
+    let packet = udp_v4(HOST_V4, 64, 20);
+    // The alert's TTL is the packet's; an answer alerts no router.
+    for received in [&[(1, 1), (122, 64)][..], &[(1, 1), (1, 64), (122, 64)]] {
+        let mut router = Router::default();
+        let (stack, answer) = labelled_frame(&router.receive(&labelled(received, &packet)));
+        assert_eq!(stack, [(22, 64, 6)]);
+        check_answer(&answer, Error::TimeExceeded, &packet, received);
+    }
+    Router::default().check_dropped(&labelled(&[(1, 64), (1, 64), (100, 64)], &packet), Outcome::Malformed);
+    Router::default().check_dropped(&labelled(&[(1, 64)], &packet), Outcome::Malformed);
+    Router::default().check_dropped(&labelled(&[(1, 64), (14, 64)], &packet), Outcome::Oam);
+
+    let mut router = Router::default();
+    let taken = router.receive(&labelled(&[(1, 64), (900, 64)], &packet));
+    assert!(
+        matches!(&taken[..], [Taken::Report(report)] if report.label == label(900)),
+        "{taken:?}"
+    );
+
+    // It waits with its alert, which is counted once.
+    let mut router = Router::default();
+    assert_eq!(
+        router.receive(&labelled(&[(1, 64), (500, 64)], &packet)),
+        [Taken::Resolve(UNRESOLVED)]
+    );
+    router.world.resolve();
+    let (stack, _) = labelled_frame(&router.retry());
+    assert_eq!(stack, [(1, 63, 0), (510, 63, 0)]);
+    assert_eq!(router.count(Outcome::RouterAlert), 1);
+
+    // With the alert it no longer fits.
+    let packet = udp_v4(HOST_V4, 64, usize::from(NARROW_MTU) - 28 - 4);
+    let mut router = Router::default();
+    assert_eq!(
+        labelled_frame(&router.receive(&labelled(&[(600, 64)], &packet)))
+            .0
+            .len(),
+        1
+    );
+    router.check_dropped(&labelled(&[(1, 64), (600, 64)], &packet), Outcome::TooBig);
+}
+
+#[test]
+fn other_exceptions_are_dropped_and_counted() {
+    let packet = udp_v4(HOST_V4, 64, 20);
+    let mut echo_request = udp_v4(HOST_V4, 64, 20);
+    echo_request[16..20].copy_from_slice(&[127, 0, 0, 1]);
+    echo_request[22..24].copy_from_slice(&3503_u16.to_be_bytes());
+    righted(&mut echo_request);
+    for (frame, outcome) in [
+        (labelled(&[(13, 64)], &packet), Outcome::Oam),
+        (labelled(&[(14, 64)], &packet), Outcome::Oam),
+        (labelled(&[(3, 64)], &packet), Outcome::Malformed),
+        (labelled(&[(5, 64)], &packet), Outcome::Malformed),
+        (labelled(&[(210, 64)], &[0; 40]), Outcome::Malformed),
+        (labelled(&[(210, 64)], &echo_request), Outcome::LspPing),
+        (ethernet(ETH_P_IP, &echo_request), Outcome::LspPing),
+        (labelled(&[(100, 64)], &udp_v4(HOST_V4, 64, 1472)), Outcome::TooBig),
+        (ethernet(0x8847, &[0, 6, 0x40]), Outcome::Malformed),
+        (vec![0; 5], Outcome::NotHandled),
+        (vec![], Outcome::NotHandled),
+    ] {
+        Router::default().check_dropped(&frame, outcome);
+    }
+    let mut router = Router::default();
+    let word = PortWord::new(port_mac(INGRESS), PortWord::IMPOSE);
+    router.world.tables.store_port(INGRESS, word);
+    router.check_dropped(&labelled(&[(100, 64)], &packet), Outcome::NotHandled);
+}
+
+#[test]
+fn of_a_trimmed_frame_the_source_is_told_but_it_goes_nowhere() {
+    let packet = udp_v4(HOST_V4, 7, 1000);
+    let mut router = Router::default();
+    let frame = labelled(&[(122, 1)], &packet);
+    let (stack, answer) = labelled_frame(&router.receive_trimmed(&frame[..200], frame.len() - 200));
+    assert_eq!(stack, [(22, 64, 6)]);
+    check_answer(&answer, Error::TimeExceeded, &packet[..182], &[(122, 1)]);
+    for (trimmed, stack) in [(1, 100), (2, 500), (3, 120)] {
+        let frame = labelled(&[(stack, 64)], &packet);
+        assert_eq!(router.receive_trimmed(&frame[..200], frame.len() - 200), []);
+        assert_eq!(router.count(Outcome::Trimmed), trimmed);
+    }
+}
+
+/// Frames that are nearly right: a stack, a packet, and a few bytes changed or cut off.
+fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
+    let labels = prop::sample::select(vec![0, 1, 2, 7, 13, 17, 100, 120, 122, 210, 300, 500, 600, 900]);
+    let ttl = prop::sample::select(vec![0, 1, 2, 64, 255]);
+    let stack = prop::collection::vec((labels, ttl), 0..6);
+    let packet = (any::<bool>(), 0_usize..700, prop::sample::select(vec![1_u8, 17, 58]));
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+    (stack, packet, changes, any::<prop::sample::Index>()).prop_map(
+        |(stack, (is_v4, length, protocol), changes, cut)| {
+            let mut packet = if is_v4 {
+                let mut packet = udp_v4(FTN_HOST, 1, length);
+                packet[9] = protocol;
+                righted(&mut packet);
+                packet
+            } else {
+                let mut packet = udp_v6("2001:db8:4::7", 1, length);
+                packet[6] = protocol;
+                packet
+            };
+            for (place, value) in &changes {
+                let place = place.index(packet.len());
+                packet[place] = *value;
+            }
+            let mut frame = if stack.is_empty() {
+                ethernet(if is_v4 { ETH_P_IP } else { ETH_P_IPV6 }, &packet)
+            } else {
+                labelled(&stack, &packet)
+            };
+            if changes.len() == 2 {
+                frame.truncate(cut.index(frame.len()));
+            }
+            frame
+        },
+    )
+}
+
+#[test]
+fn nothing_is_allocated_per_frame_in_steady_state() {
+    let options = Options {
+        icmp_rate: Rate::UNLIMITED,
+        ..Options::default()
+    };
+    let mut router = Router::with(options);
+    let frames = [
+        labelled(&[(122, 1)], &udp_v4(HOST_V4, 7, 1400)),
+        labelled(&[(122, 1), (146, 63)], &udp_v6(HOST_V6, 7, 1400)),
+        labelled(&[(100, 1)], &udp_v4(FTN_HOST, 7, 20)),
+        labelled(&[(900, 64)], &udp_v4(HOST_V4, 7, 20)),
+        labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 1400)),
+        labelled(&[(1, 64), (100, 64)], &udp_v4(HOST_V4, 7, 20)),
+        labelled(&[(120, 64)], &udp_v4(HOST_V4, 7, 20)),
+    ];
+    let mut actions = 0;
+    let mut round = |now: Instant, world: &MemoryWorld| {
+        for frame in &frames {
+            let received = Received {
+                port: INGRESS,
+                frame,
+                trimmed: 0,
+            };
+            router.slow_path.receive(received, world, now, &mut |_| actions += 1);
+        }
+        router.slow_path.poll(world, now, &mut |_| actions += 1);
+    };
+    let start = Instant::now();
+    let at = |step: u64| start + Duration::from_millis(step * 20);
+    for step in 0..1000 {
+        round(at(step), &router.world);
+    }
+    let allocated = allocation_counter::measure(|| (1000..2000).for_each(|step| round(at(step), &router.world)));
+    assert_eq!(allocated.count_total, 0);
+    let known = allocation_counter::measure(|| drop(std::hint::black_box(vec![0_u8; 10])));
+    assert_eq!(known.count_total, 1, "the counter counts");
+    assert!(actions > 10_000, "{actions}");
+}
+
+proptest! {
+    #[test]
+    fn what_must_hold_holds_for_nearly_right_frames(
+        setup: u8,
+        frames in prop::collection::vec((nearly_right(), any::<u8>()), 1..20),
+    ) {
+        let mut data = vec![setup];
+        for (frame, special) in frames {
+            data.extend((frame.len() as u16).to_be_bytes());
+            data.push(special);
+            data.extend(frame);
+        }
+        fuzz::slow_path(&data);
+    }
+
+    #[test]
+    fn what_must_hold_holds_for_any_bytes(data in prop::collection::vec(any::<u8>(), 0..2000)) {
+        fuzz::slow_path(&data);
+    }
+
+    #[test]
+    fn the_codec_agrees_with_itself(data in prop::collection::vec(any::<u8>(), 0..2000)) {
+        fuzz::icmp_codec(&data);
+    }
+
+    #[test]
+    fn the_codec_reads_a_message_with_any_byte_changed_or_says_what_is_wrong(
+        quoted in prop::collection::vec(any::<u8>(), 0..300),
+        depth in 0_usize..10,
+        is_v4: bool,
+        place: prop::sample::Index,
+        value: u8,
+    ) {
+        let addresses = if is_v4 {
+            Addresses::V4 { source: OWN_V4, destination: HOST_V4 }
+        } else {
+            Addresses::V6 { source: OWN_V6, destination: OWN_V6 }
+        };
+        let stack = vec![9; depth * 4];
+        let message = Message { error: Error::TimeExceeded, addresses, quoted: &quoted, stack: &stack };
+        let mut packet = Vec::new();
+        message.write(1, usize::MAX, &mut packet);
+        let place = place.index(packet.len());
+        packet[place] = value;
+        fuzz::icmp_codec(&packet);
+    }
+}
+
+#[test]
+fn protocol_numbers_are_those_of_iana() {
+    assert_eq!(
+        (IPPROTO_ICMP, icmp::IPPROTO_ICMPV6),
+        (IpNumber::ICMP.0, IpNumber::IPV6_ICMP.0)
+    );
+}

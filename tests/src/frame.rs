@@ -44,6 +44,16 @@ impl Entry {
     }
 }
 
+impl From<Lse> for Entry {
+    fn from(lse: Lse) -> Self {
+        Self {
+            label: lse.label().get(),
+            ttl: lse.ttl(),
+            tc: lse.tc(),
+        }
+    }
+}
+
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} ttl {} tc {}]", self.label, self.ttl, self.tc)
@@ -119,11 +129,7 @@ impl Parsed {
                 .context("no bottom of stack within the frame")?;
             payload = rest;
             let lse = Lse::from_bytes(*bytes);
-            stack.push(Entry {
-                label: lse.label().get(),
-                ttl: lse.ttl(),
-                tc: lse.tc(),
-            });
+            stack.push(lse.into());
             more = !lse.bottom();
         }
         let mac = |offset: usize| -> Result<Mac> { Ok(Mac(header[offset..offset + 6].try_into()?)) };

@@ -3,8 +3,10 @@
 //! test panics, on Ctrl-C; and what a lab that was killed left is purged by the next one.
 
 pub mod frame;
+pub mod icmp;
 pub mod needs;
 pub mod netns;
+pub mod own_traffic;
 pub mod rig;
 pub mod router;
 pub mod tap;

@@ -29,13 +29,16 @@ impl Drop for Owned {
 }
 
 impl Netns {
-    /// With `lo` up, and IPv6 addresses that are usable at once: no duplicate address detection, no router solicitations. Its
-    /// kernel forwards nothing, whatever this machine's does: what gets through has been switched by mplsxdp.
+    /// With `lo` up, and IPv6 addresses that are usable at once: no duplicate address detection, no router solicitations. What
+    /// comes off an LSP may have a source that the kernel routes elsewhere, or nowhere: no check of it (RFC 3704). Its kernel
+    /// forwards nothing, whatever this machine's does: what gets through has been switched by mplsxdp.
     pub(crate) fn new(name: String) -> Result<Self> {
         tidy::add_namespace(&name)?;
         let netns = Self(Arc::new(Owned { name }));
         for (key, value) in [
             ("ipv4/ip_forward", "0"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
             ("ipv6/conf/all/forwarding", "0"),
             ("ipv6/conf/all/accept_dad", "0"),
             ("ipv6/conf/default/accept_dad", "0"),

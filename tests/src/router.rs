@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mplsxdp::control::api::{NextHopState, Resolution, Stats, Status};
+use mplsxdp::control::api::{NextHopState, Resolution, Stats, Status, UnknownLabel};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
@@ -162,6 +162,23 @@ impl Router {
             .filter(|counter| counter.reason == reason)
             .map(|counter| counter.packets)
             .sum())
+    }
+
+    /// Frames that the slow path got and that had this outcome.
+    pub fn outcome(&self, name: &str) -> Result<u64> {
+        let stats: Stats = self.json("stats --all")?;
+        let found = stats.slow_path.into_iter().find(|outcome| outcome.name == name);
+        Ok(found.with_context(|| format!("no outcome {name}"))?.packets)
+    }
+
+    /// The labels without a route that have arrived.
+    pub fn unknown_labels(&self) -> Result<Vec<UnknownLabel>> {
+        self.json("stats --unknown")
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.output.text()
     }
 
     /// Sends a signal and waits for the end.

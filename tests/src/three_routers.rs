@@ -4,6 +4,7 @@
 //!  host1 ---------- r1 =============== r2 =============== r3 ---------- host2
 //!  10.3.3.2   .1      .101         .102  .101         .102     .1    10.4.4.2
 //!    10.3.3.0/24        192.168.30.0/24    192.168.40.0/24       10.4.4.0/24
+//!    fd00:3::/64         fd00:30::/64       fd00:40::/64         fd00:4::/64
 //! ```
 //!
 //! The links between the routers carry labels, have an MTU of 1600, and can be listened to.
@@ -21,6 +22,8 @@ use crate::{Lab, wait};
 
 pub const HOST1: &str = "10.3.3.2";
 pub const HOST2: &str = "10.4.4.2";
+pub const HOST1_V6: &str = "fd00:3::2";
+pub const HOST2_V6: &str = "fd00:4::2";
 
 /// What is typed on each router after `mplsxdp route add`: labels 100 and 110 there, 200 and 210 back.
 pub const ROUTES: [[&str; 2]; 3] = [
@@ -36,6 +39,32 @@ pub const ROUTES: [[&str; 2]; 3] = [
         "10.3.3.0/24 encap mpls 200 via inet 192.168.40.101",
         "110 via inet 10.4.4.2",
     ],
+];
+
+/// The same, but the LSPs end in the routers at the edge, which then forward by IP as their kernels do. So ICMP that follows a
+/// packet along its LSP comes to a router that knows the way back (RFC 3032 section 2.3.2).
+pub const EDGE_ROUTES: [&[&str]; 3] = [
+    &[
+        "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
+        "fd00:4::/64 encap mpls 100 via inet 192.168.30.102",
+        "210 dev lo",
+    ],
+    &ROUTES[1],
+    &[
+        "10.3.3.0/24 encap mpls 200 via inet 192.168.40.101",
+        "fd00:3::/64 encap mpls 200 via inet 192.168.40.101",
+        "110 dev lo",
+    ],
+];
+
+/// In the routers at the edge: forwarding by IP.
+pub const EDGE_SYSCTLS: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
+
+/// What is typed after `ip route add` in the routers at the edge: what their kernels themselves send to the other side gets
+/// labels too.
+pub const EDGE_KERNEL_ROUTES: [[&str; 2]; 2] = [
+    ["10.4.4.0/24 dev mpls0", "fd00:4::/64 dev mpls0"],
+    ["10.3.3.0/24 dev mpls0", "fd00:3::/64 dev mpls0"],
 ];
 
 /// MTU of the links that carry labels.
@@ -54,32 +83,81 @@ pub struct ThreeRouters {
 impl ThreeRouters {
     /// With mplsxdp loaded on the routers, and no routes.
     pub fn new(lab: &Lab) -> Result<Self> {
+        Self::loaded(lab, ["", "", ""])
+    }
+
+    /// With [`EDGE_ROUTES`], and the routers at the edge able to forward by IP; `options` in addition to `--iface` and, at the
+    /// edge, `--local`.
+    pub fn with_ip_edges(lab: &Lab, options: [&str; 3]) -> Result<Self> {
+        let [r1, r2, r3] = options;
+        let net = Self::loaded(lab, [&format!("--local {r1}"), r2, &format!("--local {r3}")])?;
+        for (router, routes) in net.edges().into_iter().zip(EDGE_KERNEL_ROUTES) {
+            for (key, value) in EDGE_SYSCTLS {
+                router.netns().sysctl(key, value)?;
+            }
+            for route in routes {
+                router.netns().ip(&format!("route add {route}"))?;
+            }
+        }
+        // Kernels answer no more than a few packets per second by ICMP.
+        for netns in net.routers.iter().map(Router::netns).chain([&net.host1, &net.host2]) {
+            netns.sysctl("ipv4/icmp_ratelimit", "0")?;
+            netns.sysctl("ipv6/icmp/ratelimit", "0")?;
+        }
+        for (router, routes) in net.routers.iter().zip(EDGE_ROUTES) {
+            router.add_routes(routes)?;
+        }
+        Ok(net)
+    }
+
+    /// r1 and r3.
+    pub fn edges(&self) -> [&Router; 2] {
+        let [r1, _, r3] = &self.routers;
+        [r1, r3]
+    }
+
+    fn loaded(lab: &Lab, options: [&str; 3]) -> Result<Self> {
         let [host1, r1, r2, r3, host2] = ["host1", "r1", "r2", "r3", "host2"].map(|name| lab.netns(name));
         let (host1, r1, r2, r3, host2) = (host1?, r1?, r2?, r3?, host2?);
         let (cable12, cable23) = (lab.netns("cable12")?, lab.netns("cable23")?);
         link(
-            End::new(&host1, "eth0").address("10.3.3.2/24"),
-            End::new(&r1, "eth1").address("10.3.3.1/24"),
+            End::new(&host1, "eth0").address("10.3.3.2/24").address("fd00:3::2/64"),
+            End::new(&r1, "eth1").address("10.3.3.1/24").address("fd00:3::1/64"),
         )?;
         tapped_link(
-            End::new(&r1, "eth2").address("192.168.30.101/24").mtu(CORE_MTU),
+            End::new(&r1, "eth2")
+                .address("192.168.30.101/24")
+                .address("fd00:30::101/64")
+                .mtu(CORE_MTU),
             &cable12,
-            End::new(&r2, "eth1").address("192.168.30.102/24").mtu(CORE_MTU),
+            End::new(&r2, "eth1")
+                .address("192.168.30.102/24")
+                .address("fd00:30::102/64")
+                .mtu(CORE_MTU),
         )?;
         tapped_link(
-            End::new(&r2, "eth2").address("192.168.40.101/24").mtu(CORE_MTU),
+            End::new(&r2, "eth2")
+                .address("192.168.40.101/24")
+                .address("fd00:40::101/64")
+                .mtu(CORE_MTU),
             &cable23,
-            End::new(&r3, "eth1").address("192.168.40.102/24").mtu(CORE_MTU),
+            End::new(&r3, "eth1")
+                .address("192.168.40.102/24")
+                .address("fd00:40::102/64")
+                .mtu(CORE_MTU),
         )?;
         link(
-            End::new(&r3, "eth2").address("10.4.4.1/24"),
-            End::new(&host2, "eth0").address("10.4.4.2/24"),
+            End::new(&r3, "eth2").address("10.4.4.1/24").address("fd00:4::1/64"),
+            End::new(&host2, "eth0").address("10.4.4.2/24").address("fd00:4::2/64"),
         )?;
         host1.ip("route add default via 10.3.3.1")?;
         host2.ip("route add default via 10.4.4.1")?;
-        let load = |router: &Netns| Router::load(router, "--iface eth1 --iface eth2");
+        host1.ip("route add default via fd00:3::1")?;
+        host2.ip("route add default via fd00:4::1")?;
+        let load = |router, options| Router::load(router, &format!("--iface eth1 --iface eth2 {options}"));
+        let [options1, options2, options3] = options;
         Ok(Self {
-            routers: [load(&r1)?, load(&r2)?, load(&r3)?],
+            routers: [load(&r1, options1)?, load(&r2, options2)?, load(&r3, options3)?],
             host1,
             host2,
             cable12,

@@ -13,11 +13,13 @@ use crate::toolchain::{
 };
 
 /// Programs that the demo and the tests run, and that libxdp is built with, and the Debian packages that they are in.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
+    ("traceroute", "traceroute"),
+    ("mtr", "mtr-tiny"),
     ("gcc", "gcc"),
     ("make", "make"),
     ("pkg-config", "pkg-config"),

@@ -1,12 +1,16 @@
 //! End-to-end tests: `mplsxdp` in network namespaces, real frames in, exact frames out. `tests/README.md` lists them.
 //! A test that this machine cannot run is counted as ignored, with the reason; it never passes.
 
+mod bench;
 mod control;
+mod exceptions;
 mod lifecycle;
+mod local;
 mod neighbours;
 mod preflight;
 mod routing;
 mod switching;
+mod traceroute;
 mod untouched;
 
 use anyhow::Result;
@@ -29,6 +33,9 @@ fn main() -> Result<()> {
         control::tests(),
         lifecycle::tests(),
         preflight::tests(),
+        local::tests(),
+        traceroute::tests(),
+        exceptions::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

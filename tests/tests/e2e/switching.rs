@@ -5,16 +5,11 @@ use std::net::IpAddr;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Status};
-use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Mac};
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp, with_ttl};
-use mplsxdp_tests::{End, Lab, Router, Tap, link};
 
+use crate::bench::{Bench, LEFT, NATIVE, v4, v6};
 use crate::test;
-
-const LEFT: &str = "02:00:00:00:01:02";
-const RIGHT: &str = "02:00:00:00:02:02";
-/// Swapped to 998 towards the right: the frame after which everything before it has come through.
-const MARKER: u32 = 999;
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -36,108 +31,6 @@ pub fn tests() -> Vec<Trial> {
         test("switching::a_port_without_mpls_takes_no_labels", port_disabled),
         test("switching::generic_mode_does_the_same_and_says_so", generic),
     ]
-}
-
-/// left tap - eth1 router eth2 - right tap
-struct Bench {
-    router: Router,
-    left: Tap,
-    right: Tap,
-    port1: Mac,
-    port2: Mac,
-    _lab: Lab,
-}
-
-impl Bench {
-    fn new(options: &str) -> Result<Self> {
-        let lab = Lab::new()?;
-        let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
-        // So that frames come in that are too large to go out.
-        link(
-            End::new(&left, "eth0").mac(LEFT).mtu(2000),
-            End::new(&middle, "eth1")
-                .address("10.0.1.1/24")
-                .address("fd00:1::1/64")
-                .mtu(2000),
-        )?;
-        link(
-            End::new(&middle, "eth2").address("10.0.2.1/24").address("fd00:2::1/64"),
-            End::new(&right, "eth0").mac(RIGHT),
-        )?;
-        let router = Router::load(&middle, options)?;
-        router.run(&format!("route add {MARKER} as 998 via link {RIGHT} dev eth2"))?;
-        Ok(Self {
-            router,
-            port1: middle.mac("eth1")?,
-            port2: middle.mac("eth2")?,
-            left: Tap::open(&left, "eth0")?,
-            right: Tap::open(&right, "eth0")?,
-            _lab: lab,
-        })
-    }
-
-    /// Adds a route towards the right tap.
-    fn route(&self, route: &str) -> Result<()> {
-        self.router
-            .run(&format!("route add {route} via link {RIGHT} dev eth2"))
-            .map(drop)
-    }
-
-    fn labelled(&self, stack: &[Entry], payload: &[u8]) -> Vec<u8> {
-        labelled(self.port1, self.left.mac(), stack, payload)
-    }
-
-    /// A labelled frame as it leaves towards the right tap.
-    fn out_labelled(&self, stack: &[Entry], payload: &[u8]) -> Vec<u8> {
-        labelled(self.right.mac(), self.port2, stack, payload)
-    }
-
-    /// Sends a frame from the left; returns what is forwarded to the right.
-    fn forward(&self, frame: &[u8]) -> Result<Vec<Vec<u8>>> {
-        self.left.send(frame)?;
-        self.left.send(&self.labelled(&[Entry::new(MARKER, 64)], &[]))?;
-        let marker = self.out_labelled(&[Entry::new(998, 63)], &[]);
-        let mut forwarded = Vec::new();
-        self.right.receive("the marker", |frame| {
-            // The kernel of the router sends multicast of its own.
-            if frame.starts_with(&self.right.mac().0) && frame != marker {
-                forwarded.push(frame.to_vec());
-            }
-            frame == marker
-        })?;
-        Ok(forwarded)
-    }
-
-    fn expect(&self, what: &str, sent: &[u8], expected: &[u8]) -> Result<()> {
-        let forwarded = self.forward(sent)?;
-        ensure!(
-            forwarded == [expected],
-            "{what}: sent {sent:02x?}\nexpected {expected:02x?}\nreceived {forwarded:02x?}"
-        );
-        Ok(())
-    }
-
-    fn expect_drop(&self, reason: &str, sent: &[u8]) -> Result<()> {
-        let before = self.router.dropped(reason)?;
-        let forwarded = self.forward(sent)?;
-        ensure!(
-            forwarded.is_empty(),
-            "{reason}: sent {sent:02x?}\nreceived {forwarded:02x?}"
-        );
-        let counted = self.router.dropped(reason)? - before;
-        ensure!(counted == 1, "{reason}: sent {sent:02x?}, counted {counted}");
-        Ok(())
-    }
-}
-
-const NATIVE: &str = "--iface eth1 --iface eth2";
-
-fn v4(ttl: u8) -> Result<Vec<u8>> {
-    udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, ttl, b"four")
-}
-
-fn v6(ttl: u8) -> Result<Vec<u8>> {
-    udp("2001:db8::1".parse()?, "2001:db8:9::1".parse()?, ttl, b"six")
 }
 
 fn swap() -> Result<()> {
@@ -278,9 +171,9 @@ fn drops() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     bench.route("100 as 110")?;
     bench.route("210")?;
-    // From nobody: nothing is answered either.
-    let packet = udp("0.0.0.0".parse()?, "10.9.0.1".parse()?, 64, b"unanswered")?;
-    for (reason, stack) in [
+    // From a source that nothing is answered to.
+    let packet = udp("0.0.0.0".parse()?, "10.9.0.1".parse()?, 64, b"four")?;
+    for (reason, entry) in [
         ("ttl-expired", Entry::new(100, 1)),
         ("ttl-expired", Entry::new(100, 0)),
         ("no-route", Entry::new(101, 64)),
@@ -288,8 +181,10 @@ fn drops() -> Result<()> {
         ("implicit-null", Entry::new(3, 64)),
         ("special-label", Entry::new(4, 64)),
         ("oam", Entry::new(14, 64)),
+        // It stands above a label.
+        ("malformed", Entry::new(1, 64)),
     ] {
-        bench.expect_drop(reason, &bench.labelled(&[stack], &packet))?;
+        bench.expect_drop(reason, &bench.labelled(&[entry], &packet))?;
     }
     // No bottom of stack within the frame; a payload that is no IP packet, or a broken one.
     let endless = ethernet(bench.port1, bench.left.mac(), 0x8847, &[0, 0x06, 0x40, 64]);

@@ -1,0 +1,464 @@
+//! Frames that the fast path cannot forward, apart from TTLs that run out: what becomes of them, and that they cost the others
+//! nothing.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use libtest_mimic::Trial;
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
+use mplsxdp_tests::icmp::{ADDRESS_UNREACHABLE_V6, HOST_UNREACHABLE_V4, IcmpError};
+use mplsxdp_tests::{End, Tap, link, wait};
+
+use crate::bench::{Bench, NATIVE, v4, v6};
+use crate::test;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long frames wait for a next hop.
+const HOLD: Duration = Duration::from_secs(3);
+/// Of a next hop to the right that is not there yet.
+const ABSENT: &str = "10.0.2.9";
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("exceptions::frames_wait_for_a_next_hop_and_leave_in_order", held),
+        test("exceptions::no_more_frames_wait_than_may", hold_limit),
+        test("exceptions::a_long_frame_waits_whole", held_whole),
+        test(
+            "exceptions::a_next_hop_that_does_not_appear_is_unreachable",
+            unreachable,
+        ),
+        test("exceptions::unknown_labels_are_listed_by_rate", unknown_punt),
+        test("exceptions::unknown_labels_can_be_dropped_at_once", unknown_drop),
+        test("exceptions::unknown_labels_can_be_the_kernels", unknown_pass),
+        test("exceptions::router_alert_goes_on_with_its_packet", router_alert),
+        test("exceptions::oam_and_lsp_ping_are_counted", oam),
+        test("exceptions::answers_are_limited_in_total", total_limit),
+        test("exceptions::answers_are_limited_for_each_source", source_limit),
+        test("exceptions::a_flood_is_policed_and_costs_others_nothing", policed_flood),
+        test(
+            "exceptions::a_flood_that_is_not_policed_costs_others_nothing",
+            unpoliced_flood,
+        ),
+        test(
+            "exceptions::a_flood_of_one_reason_leaves_room_for_another",
+            one_port_flood,
+        ),
+    ]
+}
+
+/// A packet whose data says which one it is.
+fn numbered(number: usize) -> Result<Vec<u8>> {
+    udp(
+        "192.0.2.1".parse()?,
+        "10.9.0.1".parse()?,
+        64,
+        format!("number {number}").as_bytes(),
+    )
+}
+
+/// Waits until frames have had this outcome so often.
+fn until_outcome(bench: &Bench, name: &str, count: u64) -> Result<()> {
+    let what = format!("{count} frames with the outcome {name}");
+    wait::until(&what, PATIENCE, || {
+        let counted = bench.router.outcome(name)?;
+        ensure!(
+            counted <= count,
+            "{counted} frames with the outcome {name}, {count} expected"
+        );
+        Ok((counted == count).then_some(()))
+    })
+}
+
+fn held() -> Result<()> {
+    const FRAMES: usize = 10;
+    let bench = Bench::new(NATIVE)?;
+    bench.router.run(&format!("route add 500 as 510 via inet {ABSENT}"))?;
+    for number in 0..FRAMES {
+        bench
+            .left
+            .send(&bench.labelled(&[Entry::new(500, 64)], &numbered(number)?))?;
+    }
+    until_outcome(&bench, "held", FRAMES as u64)?;
+    bench.right_netns.ip(&format!("address add {ABSENT}/24 dev eth0"))?;
+    let out = |number| Ok::<_, anyhow::Error>(bench.out_labelled(&[Entry::new(510, 63)], &numbered(number)?));
+    let is_ours = |frame: &[u8]| frame[12..].starts_with(&[0x88, 0x47]);
+    for number in 0..FRAMES {
+        let frame = bench.right.receive(&format!("frame {number}"), is_ours)?;
+        ensure!(frame == out(number)?, "frame {number}: {frame:02x?}");
+    }
+    ensure!(
+        bench.router.dropped("unresolved")? == FRAMES as u64,
+        "counted by the fast path"
+    );
+    ensure!(
+        bench.router.outcome("released")? == FRAMES as u64,
+        "counted by the slow path"
+    );
+    // From now on by the fast path.
+    bench.router.wait_resolved()?;
+    bench.expect(
+        "afterwards",
+        &bench.labelled(&[Entry::new(500, 64)], &numbered(FRAMES)?),
+        &out(FRAMES)?,
+    )?;
+    ensure!(bench.router.forwarded("500")? == 1, "counted for the route");
+    Ok(())
+}
+
+fn hold_limit() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --hold 4"))?;
+    bench.router.run(&format!("route add 500 as 510 via inet {ABSENT}"))?;
+    for number in 0..10 {
+        bench
+            .left
+            .send(&bench.labelled(&[Entry::new(500, 64)], &numbered(number)?))?;
+    }
+    until_outcome(&bench, "hold-full", 6)?;
+    bench.right_netns.ip(&format!("address add {ABSENT}/24 dev eth0"))?;
+    bench.router.wait_resolved()?;
+    // The first ones, and what comes after them is sent after them.
+    let last = bench.labelled(&[Entry::new(500, 64)], &numbered(10)?);
+    bench.left.send(&last)?;
+    for number in [0, 1, 2, 3, 10] {
+        let is_ours = |frame: &[u8]| frame[12..].starts_with(&[0x88, 0x47]);
+        let frame = bench.right.receive(&format!("frame {number}"), is_ours)?;
+        let expected = bench.out_labelled(&[Entry::new(510, 63)], &numbered(number)?);
+        ensure!(frame == expected, "frame {number}: {frame:02x?}");
+    }
+    Ok(())
+}
+
+/// Longer than a chunk of the socket's memory, which is 2 KiB with headroom. Only the left side has room for it.
+fn held_whole() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.router.run("route add 500 as 510 via inet 10.0.1.9")?;
+    let packet = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, &[0x5a; 1960])?;
+    bench.left.send(&bench.labelled(&[Entry::new(500, 64)], &packet))?;
+    until_outcome(&bench, "held", 1)?;
+    bench.left_netns.ip("address add 10.0.1.9/24 dev eth0")?;
+    let expected = labelled(bench.left.mac(), bench.port1, &[Entry::new(510, 63)], &packet);
+    bench.left.receive("the frame that waited", |frame| frame == expected)?;
+    Ok(())
+}
+
+fn unreachable() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    for route in [
+        "500 as 510",
+        "10.9.0.0/16 encap mpls 510",
+        "2001:db8:9::/48 encap mpls 510",
+    ] {
+        bench.router.run(&format!("route add {route} via inet {ABSENT}"))?;
+    }
+    for (near, target, ethertype, kind, router) in [
+        ("10.0.1.2", "10.9.0.1", ETH_P_IP, HOST_UNREACHABLE_V4, "10.0.1.1"),
+        (
+            "fd00:1::2",
+            "2001:db8:9::1",
+            ETH_P_IPV6,
+            ADDRESS_UNREACHABLE_V6,
+            "fd00:1::1",
+        ),
+    ] {
+        let packet = udp(near.parse()?, target.parse()?, 64, b"unreachable")?;
+        let unlabelled = ethernet(bench.port1, bench.left.mac(), ethertype, &packet);
+        let stack = vec![Entry::new(500, 64)];
+        for (frame, stack) in [(bench.labelled(&stack, &packet), stack), (unlabelled, Vec::new())] {
+            let start = Instant::now();
+            bench.left.send(&frame)?;
+            let frame = bench
+                .left
+                .receive("host unreachable", |frame| IcmpError::read(frame).is_some())?;
+            let took = start.elapsed();
+            let error = IcmpError::read(&frame).context("no ICMP error")??;
+            ensure!(took >= HOLD, "after {took:?}");
+            ensure!(
+                error.kind == kind && error.source == router.parse::<IpAddr>()? && error.stack == stack,
+                "{error:?}"
+            );
+            error.ensure_quotes(&packet)?;
+        }
+    }
+    until_outcome(&bench, "host-unreachable", 4)?;
+    until_outcome(&bench, "hold-expired", 4)
+}
+
+/// Sends three frames of one label without a route, and one of another.
+fn send_unknown(bench: &Bench) -> Result<()> {
+    for label in [4711, 4712, 4711, 4711] {
+        let forwarded = bench.forward(&bench.labelled(&[Entry::new(label, 64)], &v4(64)?))?;
+        ensure!(forwarded.is_empty(), "label {label}: {forwarded:02x?}");
+    }
+    ensure!(
+        bench.router.dropped("no-route")? == 4,
+        "the fast path counts all of them"
+    );
+    Ok(())
+}
+
+fn unknown_punt() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    send_unknown(&bench)?;
+    until_outcome(&bench, "unknown-label", 4)?;
+    let listed = bench.router.unknown_labels()?;
+    let counts: Vec<_> = listed
+        .iter()
+        .map(|unknown| (unknown.port.as_str(), unknown.label, unknown.packets))
+        .collect();
+    ensure!(counts == [("eth1", 4711, 3), ("eth1", 4712, 1)], "{listed:?}");
+    ensure!(listed[0].rate_pps > listed[1].rate_pps, "{listed:?}");
+    let shown = bench.router.run("stats --unknown")?;
+    ensure!(shown.lines().count() == 3 && shown.contains("4711"), "{shown}");
+    // The log tells of the first one, and of the others in some seconds.
+    let lines = bench.router.said();
+    let lines: Vec<_> = lines.lines().filter(|line| line.contains("no route")).collect();
+    ensure!(lines.len() == 1 && lines[0].contains("4711"), "{lines:?}");
+    Ok(())
+}
+
+fn unknown_drop() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --unknown drop"))?;
+    send_unknown(&bench)?;
+    // What comes next has come up, and nothing before it.
+    bench.left.send(&bench.labelled(&[Entry::new(14, 64)], &v4(64)?))?;
+    until_outcome(&bench, "oam", 1)?;
+    until_outcome(&bench, "unknown-label", 0)?;
+    let listed = bench.router.unknown_labels()?;
+    ensure!(listed.is_empty(), "{listed:?}");
+    Ok(())
+}
+
+fn unknown_pass() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --unknown pass"))?;
+    let kernel = Tap::open(bench.router.netns(), "eth1")?;
+    let frame = bench.labelled(&[Entry::new(4711, 64).tc(3), Entry::new(99, 2)], &v6(64)?);
+    bench.left.send(&frame)?;
+    kernel.receive("the same frame", |seen| seen == frame)?;
+    ensure!(bench.router.dropped("no-route")? == 1, "the fast path counts it");
+    until_outcome(&bench, "unknown-label", 0)
+}
+
+fn router_alert() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("100 as 110")?;
+    bench.route("210")?;
+    let packet = v4(64)?;
+    // Not by the fast path: a frame that is sent after it may overtake it.
+    let expect = |stack: &[Entry], expected: &[u8]| -> Result<()> {
+        bench.left.send(&bench.labelled(stack, &packet))?;
+        let what = format!("{stack:?} as {expected:02x?}");
+        bench.right.receive(&what, |frame| frame == expected).map(drop)
+    };
+    let alert = |ttl| Entry::new(1, ttl).tc(2);
+    let swapped = [alert(63), Entry::new(110, 63).tc(5)];
+    expect(
+        &[alert(64), Entry::new(100, 9).tc(5)],
+        &bench.out_labelled(&swapped, &packet),
+    )?;
+    // No label is left for it to stand above.
+    let popped = mplsxdp_tests::frame::with_ttl(&packet, 63)?;
+    expect(
+        &[alert(64), Entry::new(210, 64)],
+        &ethernet(bench.right.mac(), bench.port2, ETH_P_IP, &popped),
+    )?;
+    until_outcome(&bench, "router-alert", 2)?;
+    until_outcome(&bench, "forwarded", 2)?;
+    // What is beneath decides.
+    bench
+        .left
+        .send(&bench.labelled(&[alert(64), Entry::new(4711, 64)], &packet))?;
+    until_outcome(&bench, "unknown-label", 1)?;
+    ensure!(bench.router.dropped("router-alert")? == 3, "counted by the fast path");
+    Ok(())
+}
+
+fn oam() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("210")?;
+    for label in [13, 14] {
+        bench.expect_drop("oam", &bench.labelled(&[Entry::new(label, 64)], &v4(64)?))?;
+    }
+    until_outcome(&bench, "oam", 2)?;
+    // To the port of LSP ping and no route's address; the checksum left out.
+    let mut echo = udp("192.0.2.1".parse()?, "127.0.0.1".parse()?, 64, b"echo request")?;
+    echo[22..24].copy_from_slice(&3503u16.to_be_bytes());
+    echo[26..28].fill(0);
+    bench.expect_drop("lsp-ping", &bench.labelled(&[Entry::new(210, 64)], &echo))?;
+    until_outcome(&bench, "lsp-ping", 1)
+}
+
+/// Sends frames whose TTL runs out, from this source, and waits until all are dealt with. Returns how many were answered, by what
+/// is counted and by what arrives, and how long it took.
+fn expire(bench: &Bench, source: &str, frames: u64) -> Result<(u64, Duration)> {
+    let answered = || bench.router.outcome("time-exceeded");
+    let limited = || bench.router.outcome("answer-limited");
+    let (before, before_limited) = (answered()?, limited()?);
+    let start = Instant::now();
+    let packet = udp(source.parse()?, "10.9.0.1".parse()?, 64, b"expires")?;
+    for _ in 0..frames {
+        bench.left.send(&bench.labelled(&[Entry::new(100, 1)], &packet))?;
+    }
+    wait::until("the end of all frames", PATIENCE, || {
+        let done = answered()? - before + limited()? - before_limited;
+        Ok((done == frames).then_some(()))
+    })?;
+    let (answered, took) = (answered()? - before, start.elapsed());
+    let arrived = bench.right.drain()?;
+    let arrived = arrived.iter().filter(|frame| IcmpError::read(frame).is_some()).count() as u64;
+    ensure!(arrived == answered, "{arrived} answers arrived, {answered} are counted");
+    Ok((answered, took))
+}
+
+/// That a limit of 10 per second, and 50 at once, holds.
+fn ensure_limited(answered: u64, took: Duration) -> Result<()> {
+    let most = 50 + (took.as_secs_f64() * 10.0) as u64 + 1;
+    ensure!((50..=most).contains(&answered), "{answered} answers in {took:?}");
+    Ok(())
+}
+
+fn total_limit() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --icmp-rate 10 --icmp-source-rate 0"))?;
+    bench.route("100 as 110")?;
+    let (answered, took) = expire(&bench, "192.0.2.1", 300)?;
+    ensure_limited(answered, took)?;
+    // Others are limited with it.
+    let (others, more) = expire(&bench, "192.0.2.2", 300)?;
+    ensure_limited(answered + others, took + more)
+}
+
+fn source_limit() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --icmp-rate 0 --icmp-source-rate 10"))?;
+    bench.route("100 as 110")?;
+    for source in ["192.0.2.1", "192.0.2.2"] {
+        let (answered, took) = expire(&bench, source, 300)?;
+        ensure_limited(answered, took).with_context(|| source.to_owned())?;
+    }
+    Ok(())
+}
+
+fn policed_flood() -> Result<()> {
+    let policed = flood("--punt-rate 1000")?;
+    ensure!(policed > 0, "nothing was policed");
+    Ok(())
+}
+
+fn unpoliced_flood() -> Result<()> {
+    let policed = flood("--punt-rate 0")?;
+    ensure!(policed == 0, "{policed} frames were policed");
+    Ok(())
+}
+
+/// Unknown labels flood a third port as fast as they can be sent, while valid frames go from left to right, and TTLs run out among
+/// them. Returns how many frames were policed.
+fn flood(options: &str) -> Result<u64> {
+    const ROUNDS: usize = 100;
+    /// Fewer than the queue of a veth has room for (256).
+    const FRAMES: usize = 64;
+    let bench = Bench::new(&format!("{NATIVE} {options}"))?;
+    bench.route("100 as 110")?;
+    let flooder = bench.lab.netns("flooder")?;
+    link(End::new(&flooder, "eth0"), End::new(bench.router.netns(), "eth3"))?;
+    bench.router.run("link add eth3")?;
+    let source = Tap::open(&flooder, "eth0")?;
+    let port3 = bench.router.netns().mac("eth3")?;
+    let unknown: Vec<Vec<u8>> = (0..1000)
+        .map(|index| Ok(labelled(port3, source.mac(), &[Entry::new(5000 + index, 64)], &v4(64)?)))
+        .collect::<Result<_>>()?;
+
+    let stop = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let flood = scope.spawn(|| -> Result<u64> {
+            let mut sent = 0;
+            for frame in unknown.iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                source.send(frame)?;
+                sent += 1;
+            }
+            Ok(sent)
+        });
+        let valid = (|| {
+            for round in 0..ROUNDS {
+                for number in 0..FRAMES {
+                    let packet = numbered(round * FRAMES + number)?;
+                    bench.left.send(&bench.labelled(&[Entry::new(100, 64)], &packet))?;
+                }
+                for number in 0..FRAMES {
+                    let expected = bench.out_labelled(&[Entry::new(110, 63)], &numbered(round * FRAMES + number)?);
+                    let what = format!("frame {number} of round {round}");
+                    bench.right.receive(&what, |frame| frame == expected)?;
+                }
+                if round % 10 == 0 {
+                    ensure_answered(&bench, &format!("round {round}"))?;
+                }
+            }
+            Ok(())
+        })();
+        stop.store(true, Ordering::Relaxed);
+        let sent = flood.join().map_err(|_| anyhow!("the flood panicked"))?;
+        valid.and(sent)
+    })?;
+    let forwarded = bench.router.forwarded("100")?;
+    ensure!(
+        forwarded == (ROUNDS * FRAMES) as u64,
+        "{forwarded} frames are counted as forwarded"
+    );
+    // What the veth of the flood itself had no room for was never the switch's.
+    let stats: mplsxdp::control::api::Stats = bench.router.json("stats")?;
+    let flooded = stats
+        .reasons
+        .iter()
+        .find(|counter| (counter.port.as_str(), counter.reason.as_str()) == ("eth3", "no-route"))
+        .context("no unknown labels are counted")?;
+    ensure!(
+        flooded.packets <= sent && flooded.packets > (ROUNDS * FRAMES) as u64,
+        "{} of {sent} frames of the flood are counted",
+        flooded.packets
+    );
+    Ok(flooded.policed)
+}
+
+/// That a frame whose TTL runs out gets its answer.
+fn ensure_answered(bench: &Bench, what: &str) -> Result<()> {
+    let packet = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, what.as_bytes())?;
+    bench.left.send(&bench.labelled(&[Entry::new(100, 1)], &packet))?;
+    bench.right.receive(
+        &format!("an answer in {what}"),
+        |frame| matches!(IcmpError::read(frame), Some(Ok(error)) if error.ensure_quotes(&packet).is_ok()),
+    )?;
+    Ok(())
+}
+
+fn one_port_flood() -> Result<()> {
+    const ROUNDS: u64 = 40;
+    const FRAMES: u64 = 200;
+    let bench = Bench::new(&format!("{NATIVE} --punt-rate 100"))?;
+    bench.route("100 as 110")?;
+    let packet = v4(64)?;
+    for round in 0..ROUNDS {
+        for number in 0..FRAMES {
+            let label = 5000 + (number % 10) as u32;
+            bench.left.send(&bench.labelled(&[Entry::new(label, 64)], &packet))?;
+        }
+        ensure_answered(&bench, &format!("round {round}"))?;
+    }
+    let unknown = ROUNDS * FRAMES;
+    ensure!(
+        bench.router.dropped("no-route")? == unknown,
+        "the fast path counts all of them"
+    );
+    let stats: mplsxdp::control::api::Stats = bench.router.json("stats")?;
+    let policed = |reason: &str| {
+        let found = stats.reasons.iter().find(|counter| counter.reason == reason);
+        found.map(|counter| counter.policed).context("not counted")
+    };
+    ensure!(policed("ttl-expired")? == 0, "expired TTLs are policed");
+    let policed = policed("no-route")?;
+    ensure!(policed > 0, "nothing was policed");
+    until_outcome(&bench, "unknown-label", unknown - policed)
+}

@@ -58,6 +58,11 @@ pub struct OwnTraffic {
 impl OwnTraffic {
     /// With mplsxdp loaded everywhere, and no routes.
     pub fn new(lab: &Lab) -> Result<Self> {
+        Self::with_options(lab, "")
+    }
+
+    /// With these options besides [`OPTIONS`].
+    pub fn with_options(lab: &Lab, options: &str) -> Result<Self> {
         let [host1, ubuntu01, ubuntu02, host2] = ["host1", "ubuntu01", "ubuntu02", "host2"].map(|name| lab.netns(name));
         let (host1, ubuntu01, ubuntu02, host2) = (host1?, ubuntu01?, ubuntu02?, host2?);
         let cables = [lab.netns("cable1")?, lab.netns("cable2")?, lab.netns("cable3")?];
@@ -81,7 +86,7 @@ impl OwnTraffic {
                 host.ip(&format!("address add {address} dev lo"))?;
             }
         }
-        let load = |netns: &Netns, index: usize| Router::load(netns, OPTIONS[index]);
+        let load = |netns: &Netns, index: usize| Router::load(netns, &format!("{} {options}", OPTIONS[index]));
         Ok(Self {
             host1: load(&host1, 0)?,
             routers: [load(&ubuntu01, 1)?, load(&ubuntu02, 2)?],

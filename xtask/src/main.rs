@@ -35,7 +35,7 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
-    /// Three routers and two hosts in network namespaces: pings, labels on the wire, a transfer.
+    /// Shows in network namespaces: labels through three routers, hosts that push labels, traceroute along an LSP.
     Demo,
     /// Builds and runs every test that this machine can run.
     Test {

@@ -91,10 +91,9 @@ impl LocalPair {
 
     /// When the ports' MTUs have changed.
     pub async fn set_mtu(&self, mtu: u32, netlink: &Netlink) -> Result<(), LocalError> {
-        // The far end would not take what is larger than its own.
-        let (first, second) = (self.far_ifindex, self.near_ifindex);
-        netlink.set_link_mtu(first, mtu).await?;
-        netlink.set_link_mtu(second, mtu).await?;
+        for ifindex in [self.far_ifindex, self.near_ifindex] {
+            netlink.set_link_mtu(ifindex, mtu).await?;
+        }
         Ok(())
     }
 

@@ -26,6 +26,8 @@ pub fn tests() -> Vec<Trial> {
         test_with("local::pings_of_ipv6_cross_two_hops", PING, ipv6),
         test("local::tcp_and_udp_of_the_hosts_arrive_both_ways", tcp_and_udp),
         test_with("local::the_mtu_leaves_room_for_eight_labels", PING, mtu),
+        test("local::the_same_in_generic_mode", generic),
+        test("local::what_no_route_is_for_goes_nowhere", no_route),
         test("local::the_port_is_shown_and_goes_with_the_switch", lifecycle),
         test("local::an_interface_of_another_is_left_alone", foreign),
     ]
@@ -178,6 +180,49 @@ fn mtu() -> Result<()> {
     // The kernel fragments what may be fragmented.
     let shown = host1.run(&format!("ping -n -c 1 -W 2 -s 4000 -I {LOOPBACK1} {LOOPBACK2}"))?;
     ensure!(shown.contains("ttl=62"), "{shown}");
+    Ok(())
+}
+
+fn generic() -> Result<()> {
+    let lab = Lab::new()?;
+    let net = OwnTraffic::with_options(&lab, "--mode generic")?;
+    net.add_routes()?;
+    let (host1, host2) = (net.host1.netns(), net.host2.netns());
+    for length in [1, 1440, 5000] {
+        udp_both_ways(host1, host2, length).with_context(|| format!("{length} bytes by UDP"))?;
+    }
+    transfer(host1, host2, LOOPBACK2.parse()?, MIB)?;
+    Ok(())
+}
+
+/// What XDP passes at the far end comes to a kernel whose route for it is the near end.
+fn no_route() -> Result<()> {
+    let lab = Lab::new()?;
+    let [netns, _other] = one_cable(&lab)?;
+    netns.sysctl("ipv4/ip_forward", "1")?;
+    netns.sysctl("ipv6/conf/all/forwarding", "1")?;
+    let _router = Router::load(&netns, "--iface eth0 --local")?;
+    for (address, route) in [("1.1.1.1/32", "2.2.2.2/32"), ("fd00:1::1/128", "fd00:2::2/128")] {
+        netns.ip(&format!("address add {address} dev lo"))?;
+        netns.ip(&format!("route add {route} dev mpls0"))?;
+    }
+    let far = Tap::open(&netns, "mpls0-port")?;
+    for (source, destination) in [("1.1.1.1:0", "2.2.2.2:9"), ("[fd00:1::1]:0", "[fd00:2::2]:9")] {
+        let socket = netns.within(|| Ok(UdpSocket::bind(source)?))?;
+        // A packet that goes round is seen again before those that come after it have all been seen.
+        for number in 0..=100u8 {
+            socket.send_to(&[number], destination)?;
+            let mut again = None;
+            far.receive(&format!("packet {number} to {destination}"), |frame| {
+                let is_next = frame.last() == Some(&number);
+                if !is_next {
+                    again = Some(frame.to_vec());
+                }
+                is_next
+            })?;
+            ensure!(again.is_none(), "{destination}: seen again: {again:02x?}");
+        }
+    }
     Ok(())
 }
 

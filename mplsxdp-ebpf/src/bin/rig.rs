@@ -22,6 +22,9 @@ static MACS: [u8; 14] = [0; 14];
 static LABEL_COUNT: u32 = 1;
 #[unsafe(no_mangle)]
 static LABEL_STEP: u32 = 1;
+/// Of the label.
+#[unsafe(no_mangle)]
+static LABEL_TTL: u8 = 64;
 
 /// Where `generate` and `redirect` send everything: slot 0.
 #[map]
@@ -30,7 +33,7 @@ static RIG_TX: DevMap = DevMap::with_max_entries(1, 0);
 #[map]
 static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Makes the frame it is run on a labelled one, with a random label and TTL 64, and sends it on. Frames of a live run come back
+/// Makes the frame it is run on a labelled one, with a random label, and sends it on. Frames of a live run come back
 /// with what was last written, so the header is written anew each time.
 #[xdp]
 pub fn generate(ctx: XdpContext) -> u32 {
@@ -39,11 +42,12 @@ pub fn generate(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     // SAFETY: frozen values; volatile so that the compiler does not take those above for granted.
-    let (mut header, count, step) = unsafe {
+    let (mut header, count, step, ttl) = unsafe {
         (
             read_volatile(&raw const MACS),
             read_volatile(&raw const LABEL_COUNT),
             read_volatile(&raw const LABEL_STEP),
+            read_volatile(&raw const LABEL_TTL),
         )
     };
     [header[12], header[13]] = ETH_P_MPLS_UC.to_be_bytes();
@@ -55,7 +59,7 @@ pub fn generate(ctx: XdpContext) -> u32 {
         write_unaligned(data as *mut [u8; ETH_HLEN], header);
         write_unaligned(
             (data + ETH_HLEN) as *mut [u8; 4],
-            Lse::new(label, 0, true, 64).to_bytes(),
+            Lse::new(label, 0, true, ttl).to_bytes(),
         );
     }
     redirected()

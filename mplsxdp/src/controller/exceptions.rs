@@ -167,6 +167,15 @@ impl Exceptions {
         self.slow_path.counters()
     }
 
+    /// Exceptions that came faster than the slow path took them: their socket's ring was full.
+    pub fn missed(&self) -> u64 {
+        let queues = self.receivers.values().flat_map(Receiver::statistics);
+        queues
+            .filter_map(Result::ok)
+            .map(|queue| queue.ring_full + queue.dropped)
+            .sum()
+    }
+
     pub fn unknown_labels(&self, now: Instant) -> Vec<UnknownLabel> {
         self.slow_path.unknown_labels().list(now)
     }

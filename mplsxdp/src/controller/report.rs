@@ -184,14 +184,22 @@ impl Controller {
                 }
             }
         }
+        let counters = self.exceptions.counters();
         let outcomes = Outcome::ALL
             .iter()
-            .map(|&outcome| (outcome, self.exceptions.counters().get(outcome)));
+            .map(|&outcome| (outcome.name(), outcome.description(), counters.get(outcome)));
+        // What its sockets lost the slow path has not seen.
+        let missed = (
+            "missed",
+            "Dropped: it came faster than the slow path took it.",
+            self.exceptions.missed(),
+        );
         stats.slow_path = outcomes
-            .filter(|&(_, packets)| all || packets > 0)
-            .map(|(outcome, packets)| api::Outcome {
-                name: outcome.name().to_owned(),
-                description: outcome.description().to_owned(),
+            .chain([missed])
+            .filter(|&(.., packets)| all || packets > 0)
+            .map(|(name, description, packets)| api::Outcome {
+                name: name.to_owned(),
+                description: description.to_owned(),
                 packets,
             })
             .collect();

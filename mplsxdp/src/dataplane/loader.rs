@@ -48,7 +48,7 @@ pub struct Sizes {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(
-        "cannot make a bpffs for the maps: {0}; this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL, 5.4 or later"
+        "cannot make a bpffs for the maps: {0}; this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL, 5.12 or later"
     )]
     Bpffs(#[source] io::Error),
     #[error("cannot load the XDP object: {0}; this needs CAP_BPF and CAP_NET_ADMIN")]

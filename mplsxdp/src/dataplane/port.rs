@@ -25,7 +25,7 @@ pub enum AttachError {
     /// What the driver or the kernel said to bpf_link_create.
     #[error("{0}")]
     Kernel(io::Error),
-    #[error("the kernel has no bpf_link for XDP; mplsxdp needs Linux 5.9 or later")]
+    #[error("the kernel has no bpf_link for XDP; mplsxdp needs Linux 5.12 or later")]
     NoBpfLink,
     #[error("{0}")]
     Other(#[from] Box<ProgramError>),

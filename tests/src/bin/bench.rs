@@ -11,9 +11,11 @@
 //! attached in turn, round by round; quoted are medians, and the median of the rounds' ratios.
 //!
 //! Exceptions are measured the same way: frames whose labels have no route come up through AF_XDP sockets on `a1` and are dropped,
-//! or sent back to `a0`. The slow path is on the same CPU, and comes first as soon as there is a frame for it.
+//! or sent back to `a0`. Or their TTL is 1, and they are answered by ICMP Time Exceeded, each along the LSP of its label, limits
+//! off: what counts is what arrives at the sink. The slow path is on the same CPU, and comes first as soon as there is a frame.
 
 use std::io;
+use std::net::IpAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -27,13 +29,14 @@ use aya::{Ebpf, EbpfLoader};
 use clap::Parser;
 use mplsxdp::config::XdpMode;
 use mplsxdp::dataplane::Tables as _;
-use mplsxdp::dataplane::kernel::KernelTables;
+use mplsxdp::dataplane::kernel::{AtPort, KernelTables};
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::port::attach;
 use mplsxdp::lfib::next_hops::NextHopChange;
 use mplsxdp::lfib::route::{Action, NextHop, OutLabels, Owner, Route, RouteKey, Via};
 use mplsxdp::lfib::{Lfib, Mode};
-use mplsxdp::slowpath::xsk::XskPort;
+use mplsxdp::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
+use mplsxdp::slowpath::{self, Options, Rate, Received, SlowPath, World};
 use mplsxdp_common::abi::{
     Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, PortWord, Settings, TtlMode, TtlPropagate,
 };
@@ -49,6 +52,11 @@ const FLOWS: u32 = 4096;
 const STEP: u32 = 255;
 /// The frame that is forwarded: 64 bytes on the wire with its checksum.
 const FRAME_BYTES: usize = 60;
+
+/// Of the packet behind the label, which fills the frame: UDP from 192.0.2.1 to 198.51.100.1, TTL 64.
+const IP_HEADER: [u8; 20] = [
+    0x45, 0, 0, 42, 0, 0, 0x40, 0, 64, 17, 0x4e, 0x8d, 192, 0, 2, 1, 198, 51, 100, 1,
+];
 
 /// Frames that the slow path takes at a time.
 const BUDGET: usize = 256;
@@ -81,8 +89,9 @@ fn main() -> Result<()> {
         "swap, 1M labels",
         "exceptions, dropped",
         "exceptions, sent",
+        "exceptions, answered",
     ];
-    let mut rates: [Vec<f64>; 4] = Default::default();
+    let mut rates: [Vec<f64>; 5] = Default::default();
     rig.round("bare redirect", arguments.kiloframes)?;
     for _ in 0..arguments.rounds {
         for (name, rates) in contenders.iter().zip(&mut rates) {
@@ -124,11 +133,13 @@ fn median(sorted: &[f64]) -> f64 {
 
 struct Rig {
     generator: Ebpf,
+    /// Of labels with TTL 1.
+    expiring: Ebpf,
     bare: Ebpf,
     sink: Ebpf,
     loader: Loader,
-    /// Held: the tables that the switch forwards by.
-    _lfib: Lfib<KernelTables>,
+    /// The tables that the switch forwards by.
+    lfib: Lfib<KernelTables>,
     /// A switch without routes.
     unknowing: Loader,
     unknowing_tables: KernelTables,
@@ -153,13 +164,17 @@ impl Rig {
         let [a, b, c, d, e, f] = a1.mac.0;
         let [g, h, i, j, k, l] = a0.mac.0;
         let macs = [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0];
-        let mut generator = EbpfLoader::new()
-            .override_global("MACS", &macs[..], true)
-            .override_global("LABEL_COUNT", &FLOWS, true)
-            .override_global("LABEL_STEP", &STEP, true)
-            .load(RIG)?;
-        send_to(&mut generator, a0)?;
-        program(&mut generator, "generate")?.load()?;
+        let generator = |ttl: u8| -> Result<Ebpf> {
+            let mut generator = EbpfLoader::new()
+                .override_global("MACS", &macs[..], true)
+                .override_global("LABEL_COUNT", &FLOWS, true)
+                .override_global("LABEL_STEP", &STEP, true)
+                .override_global("LABEL_TTL", &ttl, true)
+                .load(RIG)?;
+            send_to(&mut generator, a0)?;
+            program(&mut generator, "generate")?.load()?;
+            Ok(generator)
+        };
 
         let mut bare = Ebpf::load(RIG)?;
         send_to(&mut bare, b0)?;
@@ -190,11 +205,12 @@ impl Rig {
         let mut unknowing_tables = KernelTables::open(unknowing.pins())?;
         unknowing_tables.store_port(0, port);
         Ok(Self {
-            generator,
+            generator: generator(64)?,
+            expiring: generator(1)?,
             bare,
             sink,
             loader,
-            _lfib: lfib,
+            lfib,
             unknowing,
             unknowing_tables,
             a1,
@@ -221,6 +237,7 @@ impl Rig {
             }
             "exceptions, dropped" => self.exceptions(kiloframes, false),
             "exceptions, sent" => self.exceptions(kiloframes, true),
+            "exceptions, answered" => self.answers(kiloframes),
             other => bail!("no program {other}"),
         }
     }
@@ -244,30 +261,57 @@ impl Rig {
     fn exceptions(&mut self, kiloframes: u32, send: bool) -> Result<f64> {
         let switch = self.unknowing.program(SETTINGS)?;
         let attachment = attach(switch, self.a1.ifindex, XdpMode::Native)?;
-        let (generator, tables) = (&mut self.generator, &mut self.unknowing_tables);
-        let (ready, is_ready) = mpsc::channel();
-        let done = AtomicBool::new(false);
-        let (start, result) = thread::scope(|scope| {
-            let slow_path = scope.spawn(|| {
-                prefer_this_thread()?;
-                let runtime = Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(slow_path(tables, send, ready, &done))
-            });
-            // Where it fails before it is ready, its result says why.
-            let _ = is_ready.recv();
-            let start = Instant::now();
-            let generated = generate(generator, kiloframes * 1000);
-            done.store(true, Ordering::Relaxed);
-            let result = slow_path.join().map_err(|_| anyhow!("the slow path panicked"));
-            (start, generated.and(result.flatten()))
+        let tables = &mut self.unknowing_tables;
+        let result = beside_slow_path(&mut self.generator, kiloframes, async |ready, done| {
+            let port = XskPort::open("a1", 1).await?;
+            listen(tables, &port.receiver)?;
+            ready.send(())?;
+            slow_path(port.receiver, port.transmitter, done, |frame, transmitter| {
+                if send { transmitter.transmit(frame) } else { Ok(()) }
+            })
+            .await
         });
         drop(attachment);
-        let (frames, end) = result?;
-        ensure!(
-            frames > kiloframes as usize * 500,
-            "only {frames} of {kiloframes}000 frames came up"
-        );
-        Ok(frames as f64 / (end - start).as_secs_f64() / 1e6)
+        let (frames, took) = result?;
+        Ok(frames as f64 / took.as_secs_f64() / 1e6)
+    }
+
+    /// Million ICMP Time Exceeded per second, limits off, that arrive at the sink along the LSPs of the packets that expired.
+    fn answers(&mut self, kiloframes: u32) -> Result<f64> {
+        let switch = self.loader.program(SETTINGS)?;
+        let attachment = attach(switch, self.a1.ifindex, XdpMode::Native)?;
+        let before = self.sunk()?;
+        let lfib = &mut self.lfib;
+        let result = beside_slow_path(&mut self.expiring, kiloframes, async |ready, done| {
+            let port = XskPort::open("a1", 1).await?;
+            let out = XskPort::open("b0", 1).await?;
+            listen(lfib.tables_mut(), &port.receiver)?;
+            let world = OneBox(lfib.tables());
+            let mut answering = SlowPath::new(Options {
+                icmp_rate: Rate::UNLIMITED,
+                icmp_source_rate: Rate::UNLIMITED,
+                ..Options::default()
+            });
+            ready.send(())?;
+            slow_path(port.receiver, out.transmitter, done, |frame, transmitter| {
+                let received = Received {
+                    port: 0,
+                    frame,
+                    trimmed: 0,
+                };
+                let mut result = Ok(());
+                answering.receive(received, &world, Instant::now(), &mut |action| {
+                    if let slowpath::Action::Transmit { frame, .. } = action {
+                        result = transmitter.transmit(frame);
+                    }
+                });
+                result
+            })
+            .await
+        });
+        drop(attachment);
+        let (_, took) = result?;
+        Ok((self.sunk()? - before) as f64 / took.as_secs_f64() / 1e6)
     }
 
     fn sunk(&self) -> Result<u64> {
@@ -276,34 +320,85 @@ impl Rig {
     }
 }
 
-/// Takes what comes up, until nothing does. Returns how many frames that were, and when the last came.
-async fn slow_path(
-    tables: &mut KernelTables,
-    send: bool,
-    ready: mpsc::Sender<()>,
-    done: &AtomicBool,
-) -> Result<(usize, Instant)> {
-    let mut port = XskPort::open("a1", 1).await?;
-    for (queue, socket) in port.receiver.sockets() {
+/// What the answering slow path knows.
+struct OneBox<'a>(&'a KernelTables);
+
+impl World for OneBox<'_> {
+    type Tables<'a>
+        = AtPort<'a>
+    where
+        Self: 'a;
+
+    fn tables_at(&self, _port: u16) -> AtPort<'_> {
+        self.0.at_port(SETTINGS)
+    }
+
+    fn source_address(&self, _port: u16, _remote: IpAddr) -> Option<IpAddr> {
+        Some([192, 0, 2, 254].into())
+    }
+
+    fn has_specific_route(&self, _destination: IpAddr) -> bool {
+        false
+    }
+}
+
+/// Generates frames while `slow_path` runs in a thread of its own, which returns how many it had and when the last came. Returns
+/// how many that were, and how long they took.
+fn beside_slow_path(
+    generator: &mut Ebpf,
+    kiloframes: u32,
+    slow_path: impl AsyncFnOnce(mpsc::Sender<()>, &AtomicBool) -> Result<(usize, Instant)> + Send,
+) -> Result<(usize, Duration)> {
+    let (ready, is_ready) = mpsc::channel();
+    let done = AtomicBool::new(false);
+    let (start, result) = thread::scope(|scope| {
+        let slow_path = scope.spawn(|| {
+            prefer_this_thread()?;
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(slow_path(ready, &done))
+        });
+        // Where it fails before it is ready, its result says why.
+        let _ = is_ready.recv();
+        let start = Instant::now();
+        let generated = generate(generator, kiloframes * 1000);
+        done.store(true, Ordering::Relaxed);
+        let result = slow_path.join().map_err(|_| anyhow!("the slow path panicked"));
+        (start, generated.and(result.flatten()))
+    });
+    let (frames, end) = result?;
+    ensure!(frames > 0, "none of {kiloframes}000 frames came up");
+    Ok((frames, end - start))
+}
+
+fn listen(tables: &mut KernelTables, receiver: &Receiver) -> Result<()> {
+    for (queue, socket) in receiver.sockets() {
         tables.set_listener(0, queue, socket)?;
     }
-    ready.send(())?;
+    Ok(())
+}
+
+/// Hands to `each` what comes up, until nothing does. Returns how many frames that were, and when the last came.
+async fn slow_path(
+    mut receiver: Receiver,
+    mut transmitter: Transmitter,
+    done: &AtomicBool,
+    mut each: impl FnMut(&[u8], &mut Transmitter) -> Result<(), TransmitError>,
+) -> Result<(usize, Instant)> {
     let (mut frames, mut last) = (0, Instant::now());
     loop {
-        match timeout(Duration::from_millis(100), port.receiver.readable()).await {
+        match timeout(Duration::from_millis(100), receiver.readable()).await {
             Ok(readable) => readable?,
             Err(_) if done.load(Ordering::Relaxed) => return Ok((frames, last)),
             Err(_) => continue,
         }
-        let mut unsent = 0;
-        frames += port.receiver.receive(BUDGET, |frame| {
-            if send && port.transmitter.transmit(frame).is_err() {
-                unsent += 1;
+        let mut result = Ok(());
+        frames += receiver.receive(BUDGET, |frame| {
+            if result.is_ok() {
+                result = each(frame, &mut transmitter);
             }
         });
-        if send {
-            unsent += port.transmitter.flush()?;
-        }
+        result?;
+        let unsent = transmitter.flush()?;
         ensure!(unsent == 0, "{unsent} frames did not go out");
         last = Instant::now();
     }
@@ -319,8 +414,7 @@ fn prefer_this_thread() -> Result<()> {
 
 fn generate(generator: &mut Ebpf, frames: u32) -> Result<()> {
     let mut frame = [0; FRAME_BYTES];
-    // An IPv4 packet behind the label, for whoever looks.
-    frame[18] = 0x45;
+    frame[18..18 + IP_HEADER.len()].copy_from_slice(&IP_HEADER);
     let options = TestRunOptions {
         data_in: Some(&frame),
         repeat: frames,

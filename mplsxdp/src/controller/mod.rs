@@ -99,6 +99,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     info!("unloading");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     controller.shut_down().await;
+    // Who still waits for an answer is told that there is none.
+    drop(calls);
     stop_serving.cancel();
     serving.await.context("the control socket's server has failed")
 }

@@ -624,9 +624,16 @@ impl Ip {
             Family::V4 => frame
                 .load::<4>(self.offset + 16)
                 .map(|destination| tables.ftn_v4(destination)),
-            Family::V6 => frame
-                .load::<16>(self.offset + 24)
-                .map(|destination| tables.ftn_v6(destination)),
+            Family::V6 => {
+                let source = u16::from_be_bytes(frame.load(self.offset + 8).ok_or(Reason::Malformed)?);
+                // RFC 4291 section 2.5.6: what comes from a link-local address stays on its link.
+                if source & 0xffc0 == 0xfe80 {
+                    return Ok(IlmEntry::EMPTY);
+                }
+                frame
+                    .load::<16>(self.offset + 24)
+                    .map(|destination| tables.ftn_v6(destination))
+            }
         }
         .ok_or(Reason::Malformed)
     }

@@ -213,8 +213,10 @@ fn is_stdin(file: &Path) -> bool {
 
 /// One line of a batch. Its options are its own, beside those of the command line.
 fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
+    // As iproute2 has it, a comment may follow a command.
+    let line = line.split_once('#').map_or(line, |(command, _)| command);
     let mut words = line.split_whitespace().map(str::to_owned).peekable();
-    if words.peek().is_none_or(|word| word.starts_with('#')) {
+    if words.peek().is_none() {
         return Ok(());
     }
     let words = args::long_forms(std::iter::once("mplsxdp".to_owned()).chain(words));

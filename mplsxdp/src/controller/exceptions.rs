@@ -50,6 +50,10 @@ impl World for View<'_> {
         configured.or_else(|| self.addresses.source(self.ports.ifindex(port)?, remote))
     }
 
+    fn is_broadcast(&self, address: IpAddr) -> bool {
+        self.addresses.is_broadcast(address)
+    }
+
     fn has_specific_route(&self, destination: IpAddr) -> bool {
         self.routes.has_specific(destination)
     }

@@ -51,12 +51,7 @@ impl LocalPair {
     /// `name` as the kernel takes it for an interface, `mtu` as [`mtu_beneath`] has it. The instance must be this process's alone: what is left of one of its name is replaced.
     pub async fn create(name: &str, instance: &str, mtu: u32, netlink: &Netlink) -> Result<Self, LocalError> {
         let far = far_name(name);
-        for end in [name, &far] {
-            // The first one takes the other along.
-            if let Some(link) = netlink.link(end).await? {
-                take_over(&link, instance, netlink).await?;
-            }
-        }
+        Self::make_room(name, instance, netlink).await?;
         netlink.add_veth([name, &far], MAC, mtu).await?;
         let gone = |name: &str| LocalError::Gone { name: name.into() };
         let near = netlink.link(name).await?.ok_or_else(|| gone(name))?;
@@ -73,6 +68,17 @@ impl LocalPair {
                 Err(error)
             }
         }
+    }
+
+    /// Removes what a process that is no more has left under the names of the pair, so that [`LocalPair::create`] finds room.
+    pub async fn make_room(name: &str, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
+        for end in [name, &far_name(name)] {
+            // The first one takes the other along.
+            if let Some(link) = netlink.link(end).await? {
+                take_over(&link, instance, netlink).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The near end, for kernel routes.

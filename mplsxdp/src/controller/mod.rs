@@ -172,6 +172,9 @@ impl Controller {
         for port in &config.ports {
             self.ports.check(&port.name, &self.netlink).await?;
         }
+        if let Some(name) = &config.local {
+            LocalPair::make_room(name, &config.instance, &self.netlink).await?;
+        }
         // A next hop of the configuration may not be reachable yet: its routes wait for it.
         self.lfib
             .change(ChangeMode::Add, Owner::Static, &config.routes)

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::{Event, InterfaceAddress};
 
 /// The addresses that the kernel reported.
@@ -51,6 +53,14 @@ impl Addresses {
         });
         best.map(|address| address.address.addr())
     }
+
+    /// Whether `address` is the broadcast address of a network of this box. Those of one or two addresses have none (RFC 3021).
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        self.addresses.keys().any(|own| match own.address {
+            IpNet::V4(own) => own.prefix_len() <= 30 && address == own.broadcast(),
+            IpNet::V6(_) => false,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -86,6 +96,18 @@ mod tests {
         assert_eq!(addresses.source(3, ip("10.9.0.7")), Some(ip("10.0.1.1")));
         assert_eq!(addresses.source(2, ip("2001:db8::9")), Some(ip("2001:db8::1")));
         assert_eq!(addresses.source(4, ip("192.0.2.1")), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_network_of_more_than_two_addresses_has_a_broadcast_address() {
+        let mut addresses = Addresses::default();
+        for text in ["10.0.0.1/24", "10.0.1.0/31", "10.0.2.1/32", "2001:db8::1/120"] {
+            addresses.handle(&Event::Address(address(2, text)));
+        }
+        assert!(addresses.is_broadcast(ip("10.0.0.255")));
+        for other in ["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.0.3.255", "2001:db8::ff"] {
+            assert!(!addresses.is_broadcast(ip(other)), "{other}");
+        }
     }
 
     #[test]

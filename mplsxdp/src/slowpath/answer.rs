@@ -62,6 +62,11 @@ impl Answerer {
     ) -> Result<(), Outcome> {
         let parts = Parts::of(received.frame).ok_or(Outcome::Malformed)?;
         let offender = Offender::read(parts.payload, received.trimmed).ok_or(Outcome::NoAnswerDue)?;
+        // RFC 1122 section 3.2.2: not to what is no single host. Under more labels than one, the source may be in another
+        // network that has the same addresses.
+        if parts.stack.len() <= LSE_LEN && world.is_broadcast(offender.source) {
+            return Err(Outcome::NoAnswerDue);
+        }
         if !self.limiter.allow(offender.source, now) {
             return Err(Outcome::AnswerLimited);
         }

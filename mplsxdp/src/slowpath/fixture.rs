@@ -23,6 +23,7 @@ pub const MTU: u16 = 1500;
 pub const NARROW_MTU: u16 = 400;
 /// Addresses of this box.
 pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 
 /// What the slow path knows of the box.
@@ -47,6 +48,10 @@ impl World for MemoryWorld {
             IpAddr::V4(_) => self.source_v4.map(IpAddr::V4),
             IpAddr::V6(_) => self.source_v6.map(IpAddr::V6),
         }
+    }
+
+    fn is_broadcast(&self, address: IpAddr) -> bool {
+        address == OWN_BROADCAST
     }
 
     fn has_specific_route(&self, destination: IpAddr) -> bool {

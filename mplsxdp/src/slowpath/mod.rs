@@ -53,6 +53,9 @@ pub trait World {
     /// of the interface or as configured. `None` where there is none.
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
 
+    /// Whether `address` is the broadcast address of a network that this box is in.
+    fn is_broadcast(&self, address: IpAddr) -> bool;
+
     /// Whether the kernel has a route to `destination` that is more than a default route.
     fn has_specific_route(&self, destination: IpAddr) -> bool;
 }

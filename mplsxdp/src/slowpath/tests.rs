@@ -388,6 +388,19 @@ fn what_is_no_packet_to_answer_is_counted() {
 }
 
 #[test]
+fn the_broadcast_address_of_a_network_of_this_box_gets_no_answer() {
+    let packet = udp_v4(OWN_BROADCAST, 1, 20);
+    for frame in [labelled(&[(122, 1)], &packet), labelled(&[(500, 1)], &packet)] {
+        Router::default().routed().check_dropped(&frame, Outcome::NoAnswerDue);
+    }
+    // It may be another one's address, there.
+    let taken = Router::default()
+        .routed()
+        .receive(&labelled(&[(122, 1), (18, 9)], &packet));
+    assert!(matches!(taken[..], [Taken::Transmit(..)]), "{taken:?}");
+}
+
+#[test]
 fn an_answer_is_never_answered() {
     for packet in [udp_v4(HOST_V4, 7, 20), udp_v6(HOST_V6, 7, 20)] {
         for frame in [labelled(&[(122, 1)], &packet), labelled(&[(500, 64)], &packet)] {

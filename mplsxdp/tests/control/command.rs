@@ -449,7 +449,7 @@ fn many_routes_are_restored_and_listed() {
 fn a_batch_stops_at_the_first_failure_unless_forced() {
     let fake = Fake::start();
     let batch = "# routes\n\
-                 route add 100 as 110 via inet 192.0.2.1\n\
+                 route add 100 as 110 via inet 192.0.2.1 # to r2\n\
                  route add 100 as 111 via inet 192.0.2.1\n\
                  \n\
                  -M route add 101 dev lo\n\

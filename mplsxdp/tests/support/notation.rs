@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `ttl N`, `tos N` | 64, 0 | the whole TOS or traffic class byte |
 //! | `to ADDRESS` | 198.51.100.1, 2001:db8:ff::1 | |
+//! | `from ADDRESS` | 2001:db8::1 | IPv6 source |
 //! | `udp PORT`, `proto N` | `udp 7` | destination port; a protocol without ports |
 //! | `options N` | 0 | 32-bit words of IPv4 options |
 //! | `hopopts N` | 0 | 64-bit words of an IPv6 Hop-by-Hop Options header |
@@ -52,6 +53,7 @@ pub enum Payload {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Packet {
     pub destination: IpAddr,
+    pub v6_source: Ipv6Addr,
     pub ttl: u8,
     pub tos: u8,
     pub protocol: u8,
@@ -70,6 +72,7 @@ impl Packet {
     pub fn v4() -> Self {
         Self {
             destination: Ipv4Addr::new(198, 51, 100, 1).into(),
+            v6_source: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
             ttl: 64,
             tos: 0,
             protocol: IPPROTO_UDP,
@@ -145,7 +148,7 @@ impl Packet {
         header[4..6].copy_from_slice(&length.to_be_bytes());
         header[6] = self.protocol;
         header[7] = self.ttl;
-        header[8..24].copy_from_slice(&Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).octets());
+        header[8..24].copy_from_slice(&self.v6_source.octets());
         header[24..40].copy_from_slice(&destination.octets());
         if let Some(more) = self.hop_options.checked_sub(1) {
             header[6] = IPPROTO_HOPOPTS;
@@ -240,6 +243,7 @@ fn parse(text: &str) -> Result<Frame, String> {
             ("ttl", Payload::Ip(packet)) => packet.ttl = number(argument()?)?,
             ("tos", Payload::Ip(packet)) => packet.tos = number(argument()?)?,
             ("to", Payload::Ip(packet)) => packet.destination = value(argument()?)?,
+            ("from", Payload::Ip(packet)) => packet.v6_source = value(argument()?)?,
             ("proto", Payload::Ip(packet)) => packet.protocol = number(argument()?)?,
             ("udp", Payload::Ip(packet)) => packet.port = number(argument()?)?,
             ("options", Payload::Ip(packet)) => packet.options = number(argument()?)?,

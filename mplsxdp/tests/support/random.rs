@@ -237,11 +237,17 @@ fn packet() -> impl Strategy<Value = Packet> {
         weighted(0.03, 0u8..16),
         weighted(0.03, 0u16..200),
     );
-    (fields, fragment, size, lies, 0usize..20).prop_map(|(fields, fragment, size, lies, trailer)| {
+    let v6_source = prop_oneof![
+        8 => Just(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+        1 => any::<[u16; 7]>().prop_map(|[a, b, c, d, e, f, g]| Ipv6Addr::new(0xfe00 | a & 0x1ff, b, c, d, e, f, g, 1)),
+    ];
+    let rest = (size, lies, 0usize..20, v6_source);
+    (fields, fragment, rest).prop_map(|(fields, fragment, (size, lies, trailer, v6_source))| {
         let (destination, ttl, tos, protocol, port, options, hop_options) = fields;
         let (version, ihl, length) = lies;
         Packet {
             destination,
+            v6_source,
             ttl,
             tos,
             protocol,

@@ -275,6 +275,7 @@ fn foreign() -> Result<()> {
         said.contains("there is an interface mpls0 already") && said.contains("--local NAME"),
         "{said}"
     );
+    ensure!(!said.contains("attached"), "checked too late: {said}");
     ensure!(netns.ip("-oneline link show")? == before, "something was changed");
     Router::load(&netns, "--iface eth0 --local mpls1")?.unload()
 }

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, IsTerminal};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mplsxdp_common::abi::TtlPropagate;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
@@ -188,8 +189,8 @@ fn existing(key: RouteKey, client: &mut Client) -> Result<Option<InstalledRoute>
 fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<(), Failure> {
     if let Some(given) = given {
         let installed = existing(key, client)?.ok_or_else(|| none(key))?;
-        let (asked, found) = (desired(&installed)?, with_dev_found(&installed)?);
-        if given != asked && given != found {
+        let found = with_dev_found(&installed)?;
+        if contradicts(&given, &found) {
             return Err(Failure::Refused(format!(
                 "the route of {key} is another one: `{found}`"
             )));
@@ -197,6 +198,18 @@ fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<()
     }
     client.delete_routes(vec![key.into()])?;
     Ok(())
+}
+
+/// Whether what is said of a route to delete is not so. What is not said is not asked: no `as`, no `dev`.
+fn contradicts(said: &Route, found: &Route) -> bool {
+    let action = *said.action() != Action::Pop && said.action() != found.action();
+    let ttl = said.ttl_propagate() != TtlPropagate::Default && said.ttl_propagate() != found.ttl_propagate();
+    let next_hop = match (said.next_hop(), found.next_hop()) {
+        (Some(said), Some(found)) => said.via != found.via || (said.dev.is_some() && said.dev != found.dev),
+        (Some(_), None) => true,
+        (None, _) => false,
+    };
+    action || ttl || next_hop
 }
 
 /// As iproute2's flush: what is not there needs none.

@@ -234,6 +234,11 @@ impl Controller {
             }
             Request::ListLinks => Ok(Reply::Links(self.list_links())),
             Request::AddLink { name, tx_only } => {
+                if self.local.as_ref().is_some_and(|pair| pair.name() == name) {
+                    let reason =
+                        format!("{name} is where this box's own packets go in; its other end is a port already");
+                    return Err(Refusal::LinkRefused { name, reason });
+                }
                 let role = if tx_only { Role::TxOnly } else { Role::Switching };
                 let added = self.add_port(&name, role).await;
                 added.map_err(|error| Refusal::LinkRefused {

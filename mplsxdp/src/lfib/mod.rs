@@ -165,6 +165,7 @@ impl<T: Tables> Lfib<T> {
 
     /// Installs `routes`.
     pub fn change(&mut self, mode: Mode, owner: Owner, routes: &[Route]) -> Result<Changes, ChangeError> {
+        self.reclaim();
         let given = distinct_keys(routes.iter().map(Route::key))?;
         if mode == Mode::Add
             && let Some((index, key)) = first_in_order(&given, |key| self.routes.contains_key(key))
@@ -205,12 +206,12 @@ impl<T: Tables> Lfib<T> {
             self.uninstall(key);
         }
         changes.deleted = swept.len();
-        self.reclaim();
         Ok(changes)
     }
 
     /// Deletes the routes of `keys`.
     pub fn delete(&mut self, keys: &[RouteKey]) -> Result<Changes, ChangeError> {
+        self.reclaim();
         let given = distinct_keys(keys.iter().copied())?;
         if let Some((index, key)) = first_in_order(&given, |key| !self.routes.contains_key(key)) {
             return Err(ChangeError::Missing { index, key });
@@ -219,7 +220,6 @@ impl<T: Tables> Lfib<T> {
         for &key in keys {
             self.uninstall(key);
         }
-        self.reclaim();
         Ok(Changes {
             deleted: keys.len(),
             ..Changes::default()
@@ -260,8 +260,11 @@ impl<T: Tables> Lfib<T> {
             return;
         }
         if !old.is_resolved() {
-            // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved.
-            self.tables.wait_for_readers();
+            // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved. In a slot that is all
+            // zero nobody did: a new next hop has its frames at once.
+            if old != Adjacency::default() {
+                self.tables.wait_for_readers();
+            }
             self.tables.store_adjacency(slot, new);
             return;
         }
@@ -517,7 +520,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Makes slots that no entry points to any more free again, after one grace period for all of them.
+    /// Makes slots that no entry points to any more free again, after one grace period for all of them. A change does so for the
+    /// one before it, not for itself: the frames of a next hop that came into use wait until [`Lfib::set_next_hop`] is called.
     fn reclaim(&mut self) {
         if !(self.counters.has_held_back() || self.stacks.has_held_back() || self.next_hops.has_held_back()) {
             return;

@@ -280,6 +280,38 @@ fn a_new_mac_is_one_store_and_a_new_port_a_new_adjacency() {
 }
 
 #[test]
+fn next_hops_that_change_together_share_their_grace_periods() {
+    let routes: Vec<Route> = (1..=8).map(|n| swap(99 + u32::from(n), &[110], n)).collect();
+    let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500));
+    // With slots to move all of them to, some of them, and none.
+    for adjacencies in [16, 11, 8] {
+        let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
+            adjacencies,
+            counter_slots: 100,
+            ..small()
+        }));
+        lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+        let ids: Vec<NextHopId> = lfib.next_hops().list().iter().map(|&(id, _)| id).collect();
+        lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(1))));
+        assert_eq!(lfib.tables().grace_periods, 0);
+        lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(2))));
+        assert!(lfib.tables().grace_periods <= 2);
+        lfib.set_next_hops(ids.iter().map(|&id| (id, None)));
+        lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(1))));
+        assert!(lfib.tables().grace_periods <= 3);
+        let mut slots: Vec<u16> = (100..108).map(|label| entry(&lfib, label).next_hop()).collect();
+        assert!(
+            slots
+                .iter()
+                .all(|slot| lfib.tables().adjacencies[slot] == resolved(1).unwrap())
+        );
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), 8);
+    }
+}
+
+#[test]
 fn a_slot_is_reused_only_after_a_grace_period() {
     let mut lfib = lfib();
     lfib.change(Mode::Add, Owner::Static, &[swap(100, &[1, 2], 1)]).unwrap();

@@ -51,9 +51,10 @@ const EVENT_BATCH: usize = 4096;
 
 /// Loads, serves until told to stop, and unloads.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
+    // First: from here on no signal ends this process before it has cleaned up.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
     let (netlink, mut events) =
         Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
     let mut controller = Controller::new(&config, netlink)?;
@@ -76,13 +77,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         warn!(%error, "cannot tell the service manager");
     }
 
+    let mut failure = None;
     let mut stopping = false;
     while !stopping {
         let deadline = controller.next_deadline();
         tokio::select! {
             Some(call) = calls.recv() => stopping = controller.answer(call).await,
             event = events.recv() => {
-                let event = event.context("the netlink reader has ended")?;
+                let Some(event) = event else {
+                    failure = Some(anyhow::anyhow!("the netlink reader has ended"));
+                    break;
+                };
                 let mut batch = vec![event];
                 while batch.len() < EVENT_BATCH && let Ok(event) = events.try_recv() {
                     batch.push(event);
@@ -100,7 +105,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     controller.shut_down().await;
     stop_serving.cancel();
-    serving.await.context("the control socket's server has failed")
+    serving.await.context("the control socket's server has failed")?;
+    failure.map_or(Ok(()), Err)
 }
 
 /// For ever where there is no deadline.

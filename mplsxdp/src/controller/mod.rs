@@ -8,7 +8,7 @@ pub mod preflight;
 mod raw_ip;
 mod report;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -51,9 +51,10 @@ const EVENT_BATCH: usize = 4096;
 
 /// Loads, serves until told to stop, and unloads.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
+    // First: from here on no signal ends this process before it has cleaned up.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
     let (netlink, mut events) =
         Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
     let mut controller = Controller::new(&config, netlink)?;
@@ -76,13 +77,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         warn!(%error, "cannot tell the service manager");
     }
 
+    let mut failure = None;
     let mut stopping = false;
     while !stopping {
         let deadline = controller.next_deadline();
         tokio::select! {
             Some(call) = calls.recv() => stopping = controller.answer(call).await,
             event = events.recv() => {
-                let event = event.context("the netlink reader has ended")?;
+                let Some(event) = event else {
+                    failure = Some(anyhow::anyhow!("the netlink reader has ended"));
+                    break;
+                };
                 let mut batch = vec![event];
                 while batch.len() < EVENT_BATCH && let Ok(event) = events.try_recv() {
                     batch.push(event);
@@ -102,7 +107,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Who still waits for an answer is told that there is none.
     drop(calls);
     stop_serving.cancel();
-    serving.await.context("the control socket's server has failed")
+    serving.await.context("the control socket's server has failed")?;
+    failure.map_or(Ok(()), Err)
 }
 
 /// For ever where there is no deadline.
@@ -453,7 +459,11 @@ impl Controller {
     /// Carries out what the resolver wants, and what it wants of the answers.
     async fn perform(&mut self, mut actions: Vec<Action>) {
         while !actions.is_empty() {
-            for action in std::mem::take(&mut actions) {
+            let (changes, others): (Vec<_>, Vec<_>) = std::mem::take(&mut actions)
+                .into_iter()
+                .partition(|action| matches!(action, Action::Changed { .. }));
+            self.next_hops_changed(&changes);
+            for action in others {
                 match action {
                     Action::Lookup { address } => {
                         let answer = self.netlink.route_lookup(address, None).await;
@@ -473,13 +483,22 @@ impl Controller {
                             debug!(ifindex, %address, %error, "cannot release a neighbour");
                         }
                     }
-                    Action::Changed { id, state } => {
-                        info!(next_hop = self.next_hop_name(id), ?state, "next hop");
-                        self.lfib.set_next_hop(id, self.adjacency(state));
-                    }
+                    Action::Changed { .. } => {}
                 }
             }
         }
+    }
+
+    /// Tells the LFIB of all of them at once: each may need a grace period, which they share.
+    fn next_hops_changed(&mut self, changes: &[Action]) {
+        let mut adjacencies = BTreeMap::new();
+        for change in changes {
+            if let Action::Changed { id, state } = *change {
+                info!(next_hop = self.next_hop_name(id), ?state, "next hop");
+                adjacencies.insert(id, self.adjacency(state));
+            }
+        }
+        self.lfib.set_next_hops(adjacencies);
     }
 
     /// The adjacency of a next hop in `state`, where its interface is a port.
@@ -491,11 +510,12 @@ impl Controller {
 
     /// Writes every adjacency anew, where ports came, went or changed.
     fn republish_next_hops(&mut self) {
-        let states: Vec<_> = self.resolver.next_hops().map(|(id, _, state)| (id, state)).collect();
-        for (id, state) in states {
-            let adjacency = state.and_then(|state| self.adjacency(state));
-            self.lfib.set_next_hop(id, adjacency);
-        }
+        let adjacencies: Vec<_> = self
+            .resolver
+            .next_hops()
+            .map(|(id, _, state)| (id, state.and_then(|state| self.adjacency(state))))
+            .collect();
+        self.lfib.set_next_hops(adjacencies);
     }
 
     /// Detaches, then leaves the kernel's neighbours to themselves. Maps and programs go with this process.
@@ -543,8 +563,7 @@ impl Controller {
     }
 
     fn next_hop_name(&self, id: crate::lfib::next_hops::NextHopId) -> String {
-        let found = self.resolver.next_hops().find(|&(other, ..)| other == id);
-        found.map(|(_, next_hop, _)| next_hop.to_string()).unwrap_or_default()
+        self.resolver.next_hop(id).map(NextHop::to_string).unwrap_or_default()
     }
 }
 

@@ -211,10 +211,8 @@ impl Ports {
         let checked = match port {
             Ok(port) => {
                 // Some drivers take redirected frames only once they have a program.
-                let facts = preflight::gather(name, netlink).await?;
-                preflight::check_attached(&facts, self.mode)
-                    .map(|notes| (port, notes))
-                    .map_err(anyhow::Error::from)
+                let facts = preflight::gather(name, netlink).await.map_err(anyhow::Error::from);
+                facts.and_then(|facts| Ok((port, preflight::check_attached(&facts, self.mode)?)))
             }
             Err(error) => Err(error),
         };

@@ -8,7 +8,7 @@ pub mod route;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU8;
 use std::ops::Bound;
 
@@ -165,6 +165,7 @@ impl<T: Tables> Lfib<T> {
 
     /// Installs `routes`.
     pub fn change(&mut self, mode: Mode, owner: Owner, routes: &[Route]) -> Result<Changes, ChangeError> {
+        self.reclaim();
         let given = distinct_keys(routes.iter().map(Route::key))?;
         if mode == Mode::Add
             && let Some((index, key)) = first_in_order(&given, |key| self.routes.contains_key(key))
@@ -205,12 +206,12 @@ impl<T: Tables> Lfib<T> {
             self.uninstall(key);
         }
         changes.deleted = swept.len();
-        self.reclaim();
         Ok(changes)
     }
 
     /// Deletes the routes of `keys`.
     pub fn delete(&mut self, keys: &[RouteKey]) -> Result<Changes, ChangeError> {
+        self.reclaim();
         let given = distinct_keys(keys.iter().copied())?;
         if let Some((index, key)) = first_in_order(&given, |key| !self.routes.contains_key(key)) {
             return Err(ChangeError::Missing { index, key });
@@ -219,7 +220,6 @@ impl<T: Tables> Lfib<T> {
         for &key in keys {
             self.uninstall(key);
         }
-        self.reclaim();
         Ok(Changes {
             deleted: keys.len(),
             ..Changes::default()
@@ -251,39 +251,55 @@ impl<T: Tables> Lfib<T> {
     /// Where the frames of a next hop go, or `None` while that is not known. Where only the neighbour's MAC is new this is one
     /// store, however many routes use it.
     pub fn set_next_hop(&mut self, id: NextHopId, adjacency: Option<Adjacency>) {
-        let Some(slot) = self.next_hops.slot(id) else { return };
-        let old = self.tables.adjacency(slot);
-        let new = adjacency.unwrap_or_else(|| Adjacency::new(Default::default(), 0, old.source(), old.mtu()));
-        let same_link = old.port() == new.port() && old.source() == new.source() && old.mtu() == new.mtu();
-        if !new.is_resolved() || same_link {
-            self.tables.store_adjacency(slot, new);
-            return;
+        self.set_next_hops([(id, adjacency)]);
+    }
+
+    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them.
+    pub fn set_next_hops(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, Option<Adjacency>)>) {
+        let mut moved = HashMap::new();
+        let mut after_grace = Vec::new();
+        for (id, adjacency) in next_hops {
+            let Some(slot) = self.next_hops.slot(id) else { continue };
+            let old = self.tables.adjacency(slot);
+            let unresolved = Adjacency::new(Default::default(), 0, old.source(), old.mtu());
+            let new = adjacency.unwrap_or(unresolved);
+            let same_link = old.port() == new.port() && old.source() == new.source() && old.mtu() == new.mtu();
+            // Nobody has seen more of a slot that is all zero: a new next hop has its frames at once.
+            if !new.is_resolved() || same_link || old == Adjacency::default() {
+                self.tables.store_adjacency(slot, new);
+            } else if !old.is_resolved() {
+                // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved.
+                after_grace.push((slot, new));
+            } else if let Some((old_slot, new_slot)) = self.next_hops.move_slot(id) {
+                // The frames change ports: written aside, then all entries turned to it, one store each.
+                self.tables.store_adjacency(new_slot, new);
+                moved.insert(old_slot, new_slot);
+            } else {
+                // No slot is left: unresolved for one grace period, then in place.
+                self.tables.store_adjacency(slot, unresolved);
+                after_grace.push((slot, new));
+            }
         }
-        if !old.is_resolved() {
-            // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved.
+        if !after_grace.is_empty() {
             self.tables.wait_for_readers();
-            self.tables.store_adjacency(slot, new);
-            return;
+            for (slot, new) in after_grace {
+                self.tables.store_adjacency(slot, new);
+            }
         }
-        // The frames change ports: written aside, then all entries turned to it, one store each.
-        if let Some((old_slot, new_slot)) = self.next_hops.move_slot(id) {
-            self.tables.store_adjacency(new_slot, new);
-            self.turn(old_slot, new_slot);
+        if !moved.is_empty() {
+            self.turn(&moved);
             self.reclaim();
-        } else {
-            // No slot is left: unresolved for one grace period, then in place.
-            self.tables
-                .store_adjacency(slot, Adjacency::new(Default::default(), 0, old.source(), old.mtu()));
-            self.tables.wait_for_readers();
-            self.tables.store_adjacency(slot, new);
         }
     }
 
-    /// Points every entry that has adjacency `old` to `new`.
-    fn turn(&mut self, old: u16, new: u16) {
+    /// Points every entry that has an adjacency of `moved` to the one that took its place.
+    fn turn(&mut self, moved: &HashMap<u16, u16>) {
         let mut prefixes = Vec::new();
         for (&key, installed) in &mut self.routes {
-            if !uses_next_hop(installed.entry) || installed.entry.next_hop() != old {
+            let Some(&new) = moved.get(&installed.entry.next_hop()) else {
+                continue;
+            };
+            if !uses_next_hop(installed.entry) {
                 continue;
             }
             installed.entry = installed.entry.with_next_hop(new);
@@ -517,7 +533,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Makes slots that no entry points to any more free again, after one grace period for all of them.
+    /// Makes slots that no entry points to any more free again, after one grace period for all of them. A change does so for the
+    /// one before it, not for itself: the frames of a next hop that came into use wait until [`Lfib::set_next_hop`] is called.
     fn reclaim(&mut self) {
         if !(self.counters.has_held_back() || self.stacks.has_held_back() || self.next_hops.has_held_back()) {
             return;

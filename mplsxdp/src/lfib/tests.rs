@@ -210,16 +210,18 @@ fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
     );
     assert_eq!(lfib.tables().route_counter(slot).unwrap().packets, 7);
     assert_eq!(entry(&lfib, 101), IlmEntry::EMPTY);
-    // The same again: nothing changes, and nobody waits.
-    let waited = lfib.tables().grace_periods;
-    let same = lfib
-        .change(
+    // The same again: nothing changes, and nobody waits but for what the change before has freed.
+    let waited = lfib.tables().grace_periods + 1;
+    let mut again = || {
+        lfib.change(
             Mode::ReplaceAll,
             Owner::Static,
             &[swap(100, &[120], 1), swap(102, &[112], 1)],
         )
-        .unwrap();
-    assert_eq!((same, lfib.tables().grace_periods), (Changes::default(), waited));
+        .unwrap()
+    };
+    assert_eq!((again(), again()), (Changes::default(), Changes::default()));
+    assert_eq!(lfib.tables().grace_periods, waited);
 }
 
 #[test]
@@ -278,16 +280,81 @@ fn a_new_mac_is_one_store_and_a_new_port_a_new_adjacency() {
 }
 
 #[test]
+fn next_hops_that_change_together_share_their_grace_periods() {
+    let routes: Vec<Route> = (1..=8).map(|n| swap(99 + u32::from(n), &[110], n)).collect();
+    let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500));
+    // With slots to move all of them to, some of them, and none.
+    for adjacencies in [16, 11, 8] {
+        let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
+            adjacencies,
+            counter_slots: 100,
+            ..small()
+        }));
+        lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+        let ids: Vec<NextHopId> = lfib.next_hops().list().iter().map(|&(id, _)| id).collect();
+        lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(1))));
+        assert_eq!(lfib.tables().grace_periods, 0);
+        lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(2))));
+        assert!(lfib.tables().grace_periods <= 2);
+        lfib.set_next_hops(ids.iter().map(|&id| (id, None)));
+        lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(1))));
+        assert!(lfib.tables().grace_periods <= 3);
+        let mut slots: Vec<u16> = (100..108).map(|label| entry(&lfib, label).next_hop()).collect();
+        assert!(
+            slots
+                .iter()
+                .all(|slot| lfib.tables().adjacencies[slot] == resolved(1).unwrap())
+        );
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), 8);
+    }
+}
+
+#[test]
 fn a_slot_is_reused_only_after_a_grace_period() {
     let mut lfib = lfib();
     lfib.change(Mode::Add, Owner::Static, &[swap(100, &[1, 2], 1)]).unwrap();
-    let waited = lfib.tables().grace_periods;
+    let (slot, waited) = (entry(&lfib, 100).next_hop(), lfib.tables().grace_periods);
     lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[30, 40], 2)])
         .unwrap();
-    assert_eq!(lfib.tables().grace_periods, waited + 1);
+    assert_eq!(lfib.tables().grace_periods, waited);
+    assert_ne!(entry(&lfib, 100).next_hop(), slot);
     lfib.delete(&[label(100)]).unwrap();
+    assert_eq!(lfib.tables().grace_periods, waited + 1);
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 3)]).unwrap();
     assert_eq!(lfib.tables().grace_periods, waited + 2);
-    assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len()), (0, 0));
+    assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len()), (0, 1));
+}
+
+#[test]
+fn frames_do_not_wait_for_a_grace_period_where_a_next_hop_is_new() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    let first = only_next_hop(&mut lfib);
+    let resolved = Adjacency::new(R1, 1, OWN, 1500);
+    lfib.set_next_hop(first, Some(resolved));
+    lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[110], 2)])
+        .unwrap();
+    let second = lfib.next_hops().list()[0].0;
+    assert_ne!(second, first);
+    lfib.set_next_hop(second, None);
+    lfib.set_next_hop(second, Some(resolved));
+    assert_eq!(lfib.tables().grace_periods, 0);
+    let slot = entry(&lfib, 100).next_hop();
+    assert_eq!(lfib.tables().adjacencies[&slot], resolved);
+
+    // One that was resolved before may still be read.
+    lfib.set_next_hop(second, None);
+    lfib.set_next_hop(second, Some(Adjacency::new(R1, 2, OWN, 1500)));
+    assert_eq!(lfib.tables().grace_periods, 1);
+    // So may a slot that another next hop had: it is emptied before it is given out again.
+    lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[110], 3)])
+        .unwrap();
+    assert_eq!(lfib.tables().grace_periods, 2);
+    let third = lfib.next_hops().list()[0].0;
+    lfib.set_next_hop(third, Some(resolved));
+    assert_eq!(lfib.tables().grace_periods, 2);
 }
 
 #[test]

@@ -164,6 +164,10 @@ impl Resolver {
         self.hops.get(&id)?.state
     }
 
+    pub fn next_hop(&self, id: NextHopId) -> Option<&NextHop> {
+        self.hops.get(&id).map(|hop| &hop.next_hop)
+    }
+
     pub fn next_hops(&self) -> impl Iterator<Item = (NextHopId, &NextHop, Option<HopState>)> {
         self.hops.iter().map(|(id, hop)| (*id, &hop.next_hop, hop.state))
     }

@@ -72,7 +72,9 @@ pub enum ChangeError {
     Twice { index: usize, first: usize, key: RouteKey },
     #[error("label {label} is beyond this switch's labels, 16 to {}: start it with a larger `--labels`", capacity - 1)]
     BeyondLabels { index: usize, label: Label, capacity: u32 },
-    #[error("no room for another {what}: all {capacity} are in use{remedy}")]
+    #[error(
+        "no room for another {what}: all {capacity} are in use (what is replaced is there until the new is){remedy}"
+    )]
     Full {
         index: usize,
         what: &'static str,
@@ -326,11 +328,6 @@ impl<T: Tables> Lfib<T> {
         } else {
             Ok(())
         }
-    }
-
-    /// The kernel's claims as they are known.
-    pub fn claims(&self) -> Vec<(IpNet, Claim)> {
-        self.pass.claims().collect()
     }
 
     /// Takes for `route` what it needs of the tables, and fills what no entry points to yet.

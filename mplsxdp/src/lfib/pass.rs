@@ -97,13 +97,6 @@ impl PassEntries {
         self.wanted(prefix) != before
     }
 
-    /// All claims of the kernel, for a mark and sweep.
-    pub fn claims(&self) -> impl Iterator<Item = (IpNet, Claim)> {
-        self.claims
-            .iter()
-            .flat_map(|(&prefix, claims)| claims.iter().map(move |&claim| (prefix, claim)))
-    }
-
     /// What belongs at `prefix`.
     pub fn wanted(&self, prefix: IpNet) -> Wanted {
         let in_ftn = self.ftn.contains(&prefix);

@@ -156,6 +156,14 @@ mod tests {
         assert_eq!(within("0.0.0.0/0").len(), 6);
         assert_eq!(within("::/0"), ["::/0"]);
         assert_eq!(within("11.0.0.0/8"), Vec::<String>::new());
+        for (address, specific) in [
+            ("10.1.2.3", true),
+            ("10.255.0.1", true),
+            ("11.0.0.1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(routes.has_specific(address.parse().unwrap()), specific, "{address}");
+        }
         assert_eq!(routes.get("10.0.0.0/8".parse().unwrap()).count(), 1);
     }
 

@@ -337,6 +337,10 @@ impl World for OneBox<'_> {
         Some([192, 0, 2, 254].into())
     }
 
+    fn is_broadcast(&self, _address: IpAddr) -> bool {
+        false
+    }
+
     fn has_specific_route(&self, _destination: IpAddr) -> bool {
         false
     }

@@ -268,6 +268,13 @@ impl Adjacency {
     pub const fn mtu(self) -> u16 {
         word_rest(self.words[1])
     }
+
+    /// The same next hop with another MTU.
+    pub const fn with_mtu(self, mtu: u16) -> Self {
+        let mut words = self.words;
+        words[1] = mac_word(self.source(), mtu);
+        Self { words }
+    }
 }
 
 /// One entry of `PORTS`, in one word: the port's MAC (bytes 0-5) and its flags (bytes 6-7). All zero: no port.

@@ -12,6 +12,8 @@ pub const TIME_EXCEEDED_V4: (u8, u8) = (11, 0);
 pub const TIME_EXCEEDED_V6: (u8, u8) = (3, 0);
 pub const HOST_UNREACHABLE_V4: (u8, u8) = (3, 1);
 pub const ADDRESS_UNREACHABLE_V6: (u8, u8) = (1, 3);
+pub const FRAGMENTATION_NEEDED_V4: (u8, u8) = (3, 4);
+pub const PACKET_TOO_BIG_V6: (u8, u8) = (2, 0);
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -28,6 +30,8 @@ pub struct IcmpError {
     pub ttl: u8,
     /// Type and code.
     pub kind: (u8, u8),
+    /// What fits, where that is what the error tells; else zero.
+    pub mtu: u32,
     /// The packet that it is about; where an extension follows, padded to at least 128 bytes.
     pub quoted: Vec<u8>,
     /// The label stack of the extension; empty where there is no extension.
@@ -87,8 +91,22 @@ impl IcmpError {
         );
         ensure!(checksum == 0xffff, "the ICMP checksum is wrong");
         let (icmp_header, body) = icmp.split_at_checked(ICMP_HLEN).context("no whole ICMP header")?;
-        let quoted = usize::from(icmp_header[at]) * unit;
-        let others_are_zero = (4..ICMP_HLEN).all(|index| index == at || icmp_header[index] == 0);
+        let kind = (icmp_header[0], icmp_header[1]);
+        // RFC 1191 section 4 has the MTU in bytes 6 and 7, RFC 4443 section 3.2 in place of a length.
+        let mtu_from = match kind {
+            PACKET_TOO_BIG_V6 if unit == 8 => 4,
+            FRAGMENTATION_NEEDED_V4 if unit == 4 => 6,
+            _ => ICMP_HLEN,
+        };
+        let mtu = icmp_header[mtu_from..]
+            .iter()
+            .fold(0, |mtu, &byte| mtu << 8 | u32::from(byte));
+        let quoted = if at < mtu_from {
+            usize::from(icmp_header[at]) * unit
+        } else {
+            0
+        };
+        let others_are_zero = (4..mtu_from).all(|index| index == at || icmp_header[index] == 0);
         ensure!(
             others_are_zero,
             "bytes 4 to 7 of the ICMP header: {:02x?}",
@@ -107,7 +125,8 @@ impl IcmpError {
             source: ip.source,
             destination: ip.destination,
             ttl: ip.ttl,
-            kind: (icmp_header[0], icmp_header[1]),
+            kind,
+            mtu,
             quoted: quoted.to_vec(),
             stack,
         })
@@ -182,7 +201,7 @@ mod tests {
         let frame = [&[0; 12][..], &[0x08, 0x00], &header, &icmp].concat();
 
         let error = IcmpError::read(&frame).unwrap().unwrap();
-        assert_eq!((error.kind, error.ttl), (TIME_EXCEEDED_V4, 64));
+        assert_eq!((error.kind, error.ttl, error.mtu), (TIME_EXCEEDED_V4, 64, 0));
         assert_eq!(error.stack, [Entry::new(100, 1).tc(5)]);
         error.ensure_quotes(&quoted[..100]).unwrap_err();
         error.ensure_quotes(&[0x45; 2000]).unwrap();

@@ -7,7 +7,7 @@
 //!    fd00:3::/64         fd00:30::/64       fd00:40::/64         fd00:4::/64
 //! ```
 //!
-//! The links between the routers carry labels, have an MTU of 1600, and can be listened to.
+//! The links between the routers carry labels, have an MTU of 1600 if not said otherwise, and can be listened to.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -69,6 +69,23 @@ pub const EDGE_KERNEL_ROUTES: [[&str; 2]; 2] = [
 
 /// MTU of the links that carry labels.
 const CORE_MTU: u32 = 1600;
+/// Of the link between r2 and r3 in [`ThreeRouters::with_narrow_link`].
+pub const NARROW_MTU: u32 = 1400;
+
+/// What is typed after `mplsxdp route` where each LSP is to have a second label, which its end pops too.
+const SECOND_LABELS: [&[&str]; 3] = [
+    &[
+        "replace 10.4.4.0/24 encap mpls 100/300 via inet 192.168.30.102",
+        "replace fd00:4::/64 encap mpls 100/300 via inet 192.168.30.102",
+        "add 400 dev lo",
+    ],
+    &[],
+    &[
+        "replace 10.3.3.0/24 encap mpls 200/400 via inet 192.168.40.101",
+        "replace fd00:3::/64 encap mpls 200/400 via inet 192.168.40.101",
+        "add 300 dev lo",
+    ],
+];
 
 pub struct ThreeRouters {
     pub routers: [Router; 3],
@@ -83,14 +100,30 @@ pub struct ThreeRouters {
 impl ThreeRouters {
     /// With mplsxdp loaded on the routers, and no routes.
     pub fn new(lab: &Lab) -> Result<Self> {
-        Self::loaded(lab, ["", "", ""])
+        Self::loaded(lab, ["", "", ""], CORE_MTU)
     }
 
     /// With [`EDGE_ROUTES`], and the routers at the edge able to forward by IP; `options` in addition to `--iface` and, at the
     /// edge, `--local`.
     pub fn with_ip_edges(lab: &Lab, options: [&str; 3]) -> Result<Self> {
+        Self::ip_edges(lab, options, CORE_MTU)
+    }
+
+    /// The same, with two labels on each packet, and a link between r2 and r3 that is narrower than those of the hosts.
+    pub fn with_narrow_link(lab: &Lab) -> Result<Self> {
+        let net = Self::ip_edges(lab, ["", "", ""], NARROW_MTU)?;
+        for (router, routes) in net.routers.iter().zip(SECOND_LABELS) {
+            for route in routes {
+                router.run(&format!("route {route}"))?;
+            }
+            router.wait_resolved()?;
+        }
+        Ok(net)
+    }
+
+    fn ip_edges(lab: &Lab, options: [&str; 3], mtu23: u32) -> Result<Self> {
         let [r1, r2, r3] = options;
-        let net = Self::loaded(lab, [&format!("--local {r1}"), r2, &format!("--local {r3}")])?;
+        let net = Self::loaded(lab, [&format!("--local {r1}"), r2, &format!("--local {r3}")], mtu23)?;
         for (router, routes) in net.edges().into_iter().zip(EDGE_KERNEL_ROUTES) {
             for (key, value) in EDGE_SYSCTLS {
                 router.netns().sysctl(key, value)?;
@@ -116,7 +149,7 @@ impl ThreeRouters {
         [r1, r3]
     }
 
-    fn loaded(lab: &Lab, options: [&str; 3]) -> Result<Self> {
+    fn loaded(lab: &Lab, options: [&str; 3], mtu23: u32) -> Result<Self> {
         let [host1, r1, r2, r3, host2] = ["host1", "r1", "r2", "r3", "host2"].map(|name| lab.netns(name));
         let (host1, r1, r2, r3, host2) = (host1?, r1?, r2?, r3?, host2?);
         let (cable12, cable23) = (lab.netns("cable12")?, lab.netns("cable23")?);
@@ -139,12 +172,12 @@ impl ThreeRouters {
             End::new(&r2, "eth2")
                 .address("192.168.40.101/24")
                 .address("fd00:40::101/64")
-                .mtu(CORE_MTU),
+                .mtu(mtu23),
             &cable23,
             End::new(&r3, "eth1")
                 .address("192.168.40.102/24")
                 .address("fd00:40::102/64")
-                .mtu(CORE_MTU),
+                .mtu(mtu23),
         )?;
         link(
             End::new(&r3, "eth2").address("10.4.4.1/24").address("fd00:4::1/64"),

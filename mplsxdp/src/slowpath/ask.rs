@@ -66,6 +66,15 @@ pub fn ask_of_received<T: Tables>(scratch: &mut MemoryFrame, received: Received<
     }
 }
 
+/// The same, if the next hop took frames of any length; and the MTU that it has.
+pub fn ask_of_any_length<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> (Answer, u16) {
+    let unlimited = Unlimited {
+        tables,
+        mtu: Cell::new(0),
+    };
+    (ask_of_received(scratch, received, &unlimited), unlimited.mtu.get())
+}
+
 /// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed
 /// back on top of it. The alert is no hop of its own: in uniform mode its TTL is handed to the label beneath, and is
 /// what that leaves with. Where no label is left, neither is the alert: it may not be the last one.
@@ -167,6 +176,46 @@ impl<T: Tables> Tables for Noted<'_, T> {
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
         self.adjacency.set(Some(index));
         self.tables.adjacency(index)
+    }
+
+    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
+        self.tables.label_stack(index)
+    }
+
+    fn count(&self, _slot: u32, _bytes: usize) {}
+}
+
+/// Tables whose next hops take frames of any length; they note the MTU of the one that was looked up last.
+struct Unlimited<'a, T> {
+    tables: &'a T,
+    mtu: Cell<u16>,
+}
+
+impl<T: Tables> Tables for Unlimited<'_, T> {
+    fn settings(&self) -> Settings {
+        self.tables.settings()
+    }
+
+    fn port(&self) -> PortWord {
+        self.tables.port()
+    }
+
+    fn ilm(&self, label: Label) -> IlmEntry {
+        self.tables.ilm(label)
+    }
+
+    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
+        self.tables.ftn_v4(destination)
+    }
+
+    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
+        self.tables.ftn_v6(destination)
+    }
+
+    fn adjacency(&self, index: u16) -> Option<Adjacency> {
+        let adjacency = self.tables.adjacency(index)?;
+        self.mtu.set(adjacency.mtu());
+        Some(adjacency.with_mtu(u16::MAX))
     }
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {

@@ -7,6 +7,7 @@ use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op, PortWord, Setting
 use mplsxdp_common::wire::{ETH_P_MPLS_UC, Label, Lse, Mac};
 
 use super::World;
+use super::icmp::checksum;
 use crate::dataplane::Tables as _;
 use crate::dataplane::memory::{AtPort, MemoryTables};
 
@@ -167,4 +168,62 @@ pub fn lses(stack: &[(u32, u8)]) -> Vec<u8> {
     let lses = stack.iter().enumerate();
     lses.flat_map(|(index, &(value, ttl))| Lse::new(label(value), 0, index == last, ttl).to_bytes())
         .collect()
+}
+
+/// The IPv4 packet that `fragments`, in order and each with a right header, are of; itself a fragment where there are
+/// others before or behind. `None` where they do not fit together, or another header field than those of a fragment is
+/// not the same in all.
+pub fn reassembled<T: AsRef<[u8]>>(fragments: &[T]) -> Option<Vec<u8>> {
+    const MORE_FRAGMENTS: u16 = 0x2000;
+    let word = |header: &[u8], offset: usize| u16::from_be_bytes([header[offset], header[offset + 1]]);
+    let first = fragments.first()?.as_ref();
+    let first_header = first.get(..usize::from(first.first()? & 0xf) * 4)?;
+    let start = usize::from(word(first_header, 6) & 0x1fff) * 8;
+    let mut data = Vec::new();
+    let mut last_flags = 0;
+    for (index, fragment) in fragments.iter().enumerate() {
+        let fragment = fragment.as_ref();
+        let (header, body) = fragment.split_at_checked(usize::from(fragment.first()? & 0xf) * 4)?;
+        last_flags = word(header, 6) & 0xe000;
+        let is_right = checksum(0, header) == 0
+            && usize::from(word(header, 2)) == fragment.len()
+            && (header[1], word(header, 4)) == (first[1], word(first, 4))
+            && (&header[8..10], &header[12..20]) == (&first[8..10], &first[12..20])
+            && usize::from(word(header, 6) & 0x1fff) * 8 == start + data.len()
+            && (index + 1 == fragments.len() || last_flags & MORE_FRAGMENTS != 0)
+            && copied_options(&header[20..]).eq(copied_options(&first_header[20..]))
+            && (index == 0
+                || copied_options(&header[20..])
+                    .map(<[u8]>::len)
+                    .sum::<usize>()
+                    .next_multiple_of(4)
+                    == header.len() - 20);
+        if !is_right {
+            return None;
+        }
+        data.extend(body);
+    }
+    let mut packet = [first_header, &data].concat();
+    let total_len = packet.len() as u16;
+    packet[2..4].copy_from_slice(&total_len.to_be_bytes());
+    packet[6..8].copy_from_slice(&(last_flags | (start / 8) as u16).to_be_bytes());
+    packet[10..12].fill(0);
+    let right = checksum(0, &packet[..first_header.len()]);
+    packet[10..12].copy_from_slice(&right.to_be_bytes());
+    Some(packet)
+}
+
+/// The IPv4 options that are to be in every fragment, of those that are right.
+fn copied_options(mut options: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let all = std::iter::from_fn(move || {
+        let length = match *options.first()? {
+            0 => return None,
+            1 => 1,
+            _ => usize::from(*options.get(1)?).max(2),
+        };
+        let (option, rest) = options.split_at_checked(length)?;
+        options = rest;
+        Some(option)
+    });
+    all.filter(|option| option[0] & 0x80 != 0)
 }

@@ -2,13 +2,14 @@
 //! tests with random ones; they panic where something does not hold.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use mplsxdp_common::abi::{Settings, TtlMode};
 use mplsxdp_common::forward::MAX_STACK_DEPTH;
 use mplsxdp_common::wire::{ETH_HLEN, IPV6_HLEN, LSE_LEN};
 
-use super::fixture::{EGRESS, INGRESS, MTU, MemoryWorld, OWN_V4, OWN_V6, port_mac};
+use super::fixture::{EGRESS, INGRESS, MTU, MemoryWorld, OWN_V4, OWN_V6, port_mac, reassembled};
 use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
 use super::outcome::Outcome;
 use super::packet::Parts;
@@ -135,14 +136,37 @@ impl Run {
             let rises = outcomes.iter().map(|&outcome| after.get(outcome) - before.get(outcome));
             rises.sum()
         };
-        let answered = rise(&[Outcome::TimeExceeded, Outcome::HostUnreachable]);
+        let answered = rise(&[Outcome::TimeExceeded, Outcome::HostUnreachable, Outcome::TooBigAnswered]);
         let passed_on = rise(&[Outcome::Forwarded, Outcome::Released, Outcome::Delivered]);
-        assert_eq!(sent.len() as u64, answered + passed_on);
-        if passed_on == 0 {
+        let fragmented = rise(&[Outcome::Fragmented]);
+        match (fragmented, answered + passed_on) {
+            (0, others) => assert_eq!(sent.len() as u64, others),
+            (1, 0) => {
+                self.check_fragments(&sent);
+                return;
+            }
+            (fragmented, others) => assert!(sent.len() as u64 >= fragmented * 2 + others),
+        }
+        if passed_on + fragmented == 0 {
             for packet in sent {
                 self.check_answer(&packet);
             }
         }
+    }
+
+    /// Fragments are a packet that came in, but for its DS field and TTL, and may be.
+    fn check_fragments(&self, fragments: &[Vec<u8>]) {
+        assert!(fragments.len() > 1);
+        let packet = reassembled(fragments).expect("fragments that fit together");
+        assert_eq!(packet[6] & 0x40, 0, "a packet that forbids it was fragmented");
+        let is_same = |seen: &&Vec<u8>| {
+            let Some(seen) = seen.get(..packet.len()) else {
+                return false;
+            };
+            let same = |range: Range<usize>| seen[range.clone()] == packet[range];
+            same(0..1) && same(2..8) && same(9..10) && same(12..packet.len())
+        };
+        assert!(self.seen.iter().any(|seen| is_same(&seen)), "a packet that came in");
     }
 
     /// An answer goes to the source of a packet that came in, quotes it, and that packet was no ICMP error.
@@ -161,6 +185,10 @@ impl Run {
             packet[..length] == quoted[..length] && quoted[length..].iter().all(|&byte| byte == 0)
         };
         let packet = self.seen.iter().find(quotes).expect("a packet that came in is quoted");
+        if let Error::PacketTooBig { mtu } = parsed.message.error {
+            let least = if packet[0] >> 4 == 6 { 1280 } else { 0 };
+            assert!((least..=MTU.into()).contains(&mtu), "MTU {mtu}");
+        }
         match parsed.message.addresses {
             Addresses::V4 { source, destination } => {
                 assert_eq!((source, &destination.octets()[..]), (OWN_V4, &packet[12..16]));

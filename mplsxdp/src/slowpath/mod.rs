@@ -3,8 +3,8 @@
 //!
 //! Why a frame came up is not guessed: `ask` runs the forwarding core on a copy of it, so that what has changed
 //! meanwhile (a next hop's MAC address is known now) counts too. `answer` sends ICMP errors, which [`icmp`] builds
-//! where `packet` finds them due and `limit` allows them; `hold` keeps frames for next hops; [`unknown`] knows
-//! the labels without a route; [`outcome`] counts.
+//! where `packet` finds them due and `limit` allows them; `too_big` fragments; `hold` keeps frames for next hops;
+//! [`unknown`] knows the labels without a route; [`outcome`] counts.
 
 mod answer;
 mod ask;
@@ -19,6 +19,7 @@ pub mod outcome;
 mod packet;
 #[cfg(test)]
 mod tests;
+mod too_big;
 pub mod unknown;
 pub mod xsk;
 
@@ -33,11 +34,12 @@ use crate::config::IcmpVia;
 use crate::dataplane::frame::MemoryFrame;
 use answer::Answerer;
 pub use ask::Received;
-use ask::{Answer, ask_of_received};
+use ask::{Answer, ask_of_any_length, ask_of_received};
 use hold::{Held, Hold};
 use icmp::Error;
 pub use limit::Rate;
 use outcome::{Counters, Outcome};
+use too_big::Remedy;
 use unknown::UnknownLabels;
 
 /// What the slow path may know of the box.
@@ -112,6 +114,7 @@ pub struct SlowPath {
     unknown: UnknownLabels,
     counters: Counters,
     scratch: MemoryFrame,
+    fragment: Vec<u8>,
 }
 
 impl SlowPath {
@@ -122,6 +125,7 @@ impl SlowPath {
             unknown: UnknownLabels::default(),
             counters: Counters::default(),
             scratch: MemoryFrame::default(),
+            fragment: Vec::new(),
         }
     }
 
@@ -138,7 +142,9 @@ impl SlowPath {
             self.counters.count(Outcome::RouterAlert);
         }
         match (answer.verdict, answer.adjacency) {
-            (Verdict::Forward { .. }, Some(adjacency)) if self.hold.waiting_for(adjacency) > 0 => {
+            (Verdict::Forward { .. } | Verdict::Exception(Reason::TooBig), Some(adjacency))
+                if self.hold.waiting_for(adjacency) > 0 =>
+            {
                 // Those that came before go before.
                 self.release(world, now, emit, |held| held.adjacency == adjacency);
                 let again = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
@@ -266,7 +272,7 @@ impl SlowPath {
                     }
                     Outcome::UnknownLabel
                 }
-                Reason::TooBig => Outcome::TooBig,
+                Reason::TooBig => self.too_big(received, world, now, emit),
                 Reason::Oam => Outcome::Oam,
                 Reason::LspPing => Outcome::LspPing,
                 Reason::Malformed | Reason::ImplicitNull | Reason::SpecialLabel => Outcome::Malformed,
@@ -275,6 +281,42 @@ impl SlowPath {
             },
         };
         self.counters.count(outcome);
+    }
+
+    /// Tells the source of a frame that is larger than the next hop's MTU, or forwards it in fragments, each under the
+    /// stack that the frame would have left with (RFC 3032 section 3).
+    fn too_big<W: World>(
+        &mut self,
+        received: Received<'_>,
+        world: &W,
+        now: Instant,
+        emit: &mut dyn FnMut(Action<'_>),
+    ) -> Outcome {
+        let tables = world.tables_at(received.port);
+        let (answer, mtu) = ask_of_any_length(&mut self.scratch, received, &tables);
+        let (Verdict::Forward { port }, Some(parts)) = (answer.verdict, packet::Parts::of(self.scratch.bytes())) else {
+            return Outcome::TooBig;
+        };
+        let mtu = usize::from(mtu).saturating_sub(parts.stack.len());
+        match Remedy::find(parts.payload, received.trimmed, mtu) {
+            Ok(Remedy::Tell(error)) => {
+                let answered = self.answerer.answer(error, received, world, now, emit);
+                answered.map_or_else(identity, |()| Outcome::TooBigAnswered)
+            }
+            Ok(Remedy::Fragment(mut fragments)) => {
+                self.fragment.clear();
+                self.fragment.extend(parts.ethernet);
+                self.fragment.extend(parts.stack);
+                let start = self.fragment.len();
+                while fragments.write_next(&mut self.fragment) {
+                    let frame = &self.fragment;
+                    emit(Action::Transmit { port, frame });
+                    self.fragment.truncate(start);
+                }
+                Outcome::Fragmented
+            }
+            Err(outcome) => outcome,
+        }
     }
 
     /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled

@@ -35,6 +35,10 @@ outcomes! {
     TimeExceeded, "time-exceeded";
     #[doc = "Answered by ICMP Host Unreachable."]
     HostUnreachable, "host-unreachable";
+    #[doc = "Answered by ICMP Fragmentation Needed or Packet Too Big."]
+    TooBigAnswered, "too-big-answered";
+    #[doc = "Forwarded in fragments that fit the next hop's MTU."]
+    Fragmented, "fragmented";
     #[doc = "Dropped without an answer: the rate limit of ICMP errors."]
     AnswerLimited, "answer-limited";
     #[doc = "Dropped without an answer: it is no packet that gets an ICMP error."]
@@ -51,7 +55,7 @@ outcomes! {
     HoldFull, "hold-full";
     #[doc = "The next hop's MAC address was not found in time (counted besides)."]
     HoldExpired, "hold-expired";
-    #[doc = "Dropped: larger than the next hop's MTU."]
+    #[doc = "Dropped: larger than the next hop's MTU, and no IP packet whose source could mend it."]
     TooBig, "too-big";
     #[doc = "It had a Router Alert label (counted besides)."]
     RouterAlert, "router-alert";

@@ -69,13 +69,45 @@ impl<'a> Offender<'a> {
     }
 }
 
+/// An IPv4 packet with a right header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ipv4<'a> {
+    /// With its options.
+    pub header: &'a [u8],
+    /// What there is of the packet, header and all.
+    pub packet: &'a [u8],
+    /// How long it is, with what was trimmed.
+    pub total_len: usize,
+}
+
+impl<'a> Ipv4<'a> {
+    /// The packet that `payload` begins with, of which `trimmed` bytes are missing. `None` where its lengths or its
+    /// checksum are not right (RFC 1812 section 5.2.2).
+    pub fn read(payload: &'a [u8], trimmed: usize) -> Option<Self> {
+        let &[first, _, l0, l1] = payload.first_chunk()?;
+        let header_len = usize::from(first & 0xf) * 4;
+        let total_len = usize::from(u16::from_be_bytes([l0, l1]));
+        let header = payload.get(..header_len)?;
+        let is_right = first >> 4 == 4
+            && header_len >= IPV4_HLEN
+            && total_len >= header_len
+            && total_len <= payload.len() + trimmed
+            && checksum(0, header) == 0;
+        is_right.then_some(Self {
+            header,
+            packet: payload.get(..total_len).unwrap_or(payload),
+            total_len,
+        })
+    }
+}
+
 fn read_v4(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
-    let start = payload.first_chunk::<IPV4_HLEN>()?;
-    let [
-        first,
+    let Ipv4 { header, packet, .. } = Ipv4::read(payload, trimmed)?;
+    let &[
         _,
-        l0,
-        l1,
+        _,
+        _,
+        _,
         _,
         _,
         f0,
@@ -92,21 +124,13 @@ fn read_v4(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
         d1,
         d2,
         d3,
-    ] = *start;
-    let header_len = usize::from(first & 0xf) * 4;
-    let total_len = usize::from(u16::from_be_bytes([l0, l1]));
-    let header = payload.get(..header_len)?;
-    if header_len < IPV4_HLEN || total_len < header_len || total_len > payload.len() + trimmed {
-        return None;
-    }
-    let packet = payload.get(..total_len).unwrap_or(payload);
+    ] = header.first_chunk()?;
     let later_fragment = u16::from_be_bytes([f0, f1]) & 0x1fff != 0;
     let (source, destination) = (Ipv4Addr::from([s0, s1, s2, s3]), Ipv4Addr::from([d0, d1, d2, d3]));
-    let deserves = checksum(0, header) == 0
-        && !later_fragment
+    let deserves = !later_fragment
         && is_one_host_v4(source)
         && is_one_host_v4(destination)
-        && (protocol != IPPROTO_ICMP || packet.get(header_len).is_some_and(|&kind| is_icmp_query(kind)));
+        && (protocol != IPPROTO_ICMP || packet.get(header.len()).is_some_and(|&kind| is_icmp_query(kind)));
     deserves.then_some(Offender {
         source: source.into(),
         packet,
@@ -125,16 +149,20 @@ fn is_icmp_query(kind: u8) -> bool {
     matches!(kind, 0 | 8..=10 | 13..=18 | 42 | 43)
 }
 
+/// The IPv6 packet that `payload` begins with, of which `trimmed` bytes are missing: what there is of it, and how long it
+/// is. `None` where it is longer than the frame.
+pub fn ipv6_packet(payload: &[u8], trimmed: usize) -> Option<(&[u8], usize)> {
+    let &[first, _, _, _, l0, l1] = payload.first_chunk()?;
+    let total_len = IPV6_HLEN + usize::from(u16::from_be_bytes([l0, l1]));
+    let is_right = first >> 4 == 6 && payload.len() >= IPV6_HLEN && total_len <= payload.len() + trimmed;
+    is_right.then(|| (payload.get(..total_len).unwrap_or(payload), total_len))
+}
+
 fn read_v6(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
-    let (&[_, _, _, _, l0, l1, next_header, _], rest) = payload.split_first_chunk::<8>()?;
+    let (packet, _) = ipv6_packet(payload, trimmed)?;
+    let (&[_, _, _, _, _, _, next_header, _], rest) = packet.split_first_chunk::<8>()?;
     let (&source, rest) = rest.split_first_chunk::<16>()?;
-    let (&destination, rest) = rest.split_first_chunk::<16>()?;
-    let body_len = usize::from(u16::from_be_bytes([l0, l1]));
-    if body_len > rest.len() + trimmed {
-        return None;
-    }
-    let packet = payload.get(..IPV6_HLEN + body_len).unwrap_or(payload);
-    let body = rest.get(..body_len).unwrap_or(rest);
+    let (&destination, body) = rest.split_first_chunk::<16>()?;
     let source = Ipv6Addr::from(source);
     let deserves =
         is_one_host_v6(source) && is_one_host_v6(destination.into()) && upper_layer_deserves(next_header, body);

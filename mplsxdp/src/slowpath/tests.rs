@@ -760,7 +760,193 @@ fn exceptions_beneath_a_router_alert_are_what_they_are() {
             .len(),
         1
     );
-    router.check_dropped(&labelled(&[(1, 64), (600, 64)], &packet), Outcome::TooBig);
+    let alert = labelled(&[(1, 64), (600, 64)], &packet);
+    let (_, answer) = labelled_frame(&router.receive(&alert));
+    let error = Error::PacketTooBig {
+        mtu: u32::from(NARROW_MTU) - 8,
+    };
+    check_answer(&answer, error, &packet, &[(1, 64), (600, 64)]);
+}
+
+/// The same packet, which may be fragmented.
+fn fragmentable(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] &= !0x40;
+    righted(&mut packet);
+    packet
+}
+
+/// `udp_v4`'s, to another host.
+fn to(destination: Ipv4Addr, mut packet: Vec<u8>) -> Vec<u8> {
+    packet[16..20].copy_from_slice(&destination.octets());
+    righted(&mut packet);
+    packet
+}
+
+#[test]
+fn who_sends_too_much_is_told_along_the_lsp_what_fits_beneath_the_labels() {
+    for (received, leaving, mtu) in [
+        (&[(122, 64)][..], &[22][..], 1496),
+        (&[(100, 64), (146, 63)], &[110, 146], 1492),
+        (&[(300, 64)], &[200, 110], 1492),
+        (&[(17, 64), (146, 63)], &[146], 1496),
+    ] {
+        for packet in [udp_v4(HOST_V4, 7, 1472), udp_v6(HOST_V6, 7, 1452)] {
+            assert_eq!(packet.len(), 1500);
+            let mut router = Router::default();
+            let (stack, answer) = labelled_frame(&router.receive(&labelled(received, &packet)));
+            let expected = Vec::from_iter(leaving.iter().map(|&label| (label, 64, 6)));
+            assert_eq!(stack, expected, "{received:?}");
+            // RFC 4884 section 4.5: ICMPv6 Packet Too Big has no extension.
+            let shown = if packet[0] == 0x60 { &[] } else { received };
+            check_answer(&answer, Error::PacketTooBig { mtu }, &packet, shown);
+            assert_eq!(router.count(Outcome::TooBigAnswered), 1);
+            // What fits by what was said, fits.
+            let fits = &packet[..mtu as usize];
+            let mut fits = fits.to_vec();
+            if packet[0] == 0x60 {
+                fits[4..6].copy_from_slice(&(mtu as u16 - 40).to_be_bytes());
+            } else {
+                fits[2..4].copy_from_slice(&(mtu as u16).to_be_bytes());
+                righted(&mut fits);
+            }
+            assert_eq!(
+                labelled_frame(&router.receive(&labelled(received, &fits))).1.len(),
+                fits.len()
+            );
+            assert_eq!(router.count(Outcome::Forwarded), 1);
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_fragmentation_needed_and_packet_too_big() {
+    let packet = udp_v4(HOST_V4, 7, 1472);
+    let (_, answer) = labelled_frame(&Router::default().receive(&labelled(&[(122, 64)], &packet)));
+    // 576 bytes less headers and extension: 536 are quoted, 134 words; next-hop MTU 1496.
+    assert_eq!(
+        (answer.len(), &answer[20..22], &answer[24..28]),
+        (576, &[3, 4][..], &[0, 134, 0x05, 0xd8][..])
+    );
+    assert_eq!(answer[28..564], packet[..536]);
+    assert_eq!(answer[564..566], [0x20, 0]);
+    assert_eq!(answer[568..], [&[0, 8, 1, 1][..], &lses(&[(122, 64)])].concat());
+
+    let packet = udp_v6(HOST_V6, 7, 1452);
+    let (_, answer) = labelled_frame(&Router::default().receive(&labelled(&[(122, 64)], &packet)));
+    assert_eq!(
+        (answer.len(), &answer[40..42], &answer[44..48]),
+        (1280, &[2, 0][..], &[0, 0, 0x05, 0xd8][..])
+    );
+    assert_eq!(answer[48..], packet[..1232]);
+}
+
+#[test]
+fn at_imposition_and_where_it_is_known_the_source_is_told_by_ip() {
+    for (packet, error) in [
+        (
+            to(FTN_HOST, udp_v4(HOST_V4, 64, 1472)),
+            Error::PacketTooBig { mtu: 1496 },
+        ),
+        (
+            {
+                let mut packet = udp_v6(HOST_V6, 64, 1452);
+                let host: std::net::Ipv6Addr = "2001:db8:4::7".parse().unwrap();
+                packet[24..40].copy_from_slice(&host.octets());
+                packet
+            },
+            Error::PacketTooBig { mtu: 1496 },
+        ),
+    ] {
+        let ethertype = if packet[0] == 0x60 { ETH_P_IPV6 } else { ETH_P_IP };
+        let taken = Router::default().receive(&ethernet(ethertype, &packet));
+        let [Taken::SendByIp(answer)] = &taken[..] else {
+            panic!("{taken:?}");
+        };
+        check_answer(answer, error, &packet, &[]);
+        let taken = Router::default().routed().receive(&labelled(&[(122, 64)], &packet));
+        assert!(matches!(taken[..], [Taken::SendByIp(_)]), "{taken:?}");
+    }
+}
+
+/// Receives a frame that is to leave in fragments, and returns the labels and the packet that they are of.
+fn check_fragments(router: &mut Router, frame: &[u8], mtu: u16) -> (Vec<(u32, u8, u8)>, Vec<u8>) {
+    let before = router.count(Outcome::Fragmented);
+    let taken = router.receive(frame);
+    assert_eq!(router.count(Outcome::Fragmented), before + 1);
+    assert!(taken.len() > 1, "{taken:?}");
+    let mut stacks = Vec::new();
+    let mut packets = Vec::new();
+    for one in taken.chunks(1) {
+        let is_labelled = matches!(one, [Taken::Transmit(_, frame)] if packet::is_labelled(frame));
+        let (stack, packet) = transmitted(one, if is_labelled { 0x8847 } else { ETH_P_IP });
+        assert!(packet.len() + stack.len() * 4 <= usize::from(mtu));
+        stacks.push(stack);
+        packets.push(packet);
+    }
+    assert!(stacks.iter().all(|stack| *stack == stacks[0]), "{stacks:?}");
+    (stacks[0].clone(), reassembled(&packets).unwrap())
+}
+
+#[test]
+fn what_may_be_fragmented_is_under_the_stack_that_it_would_have_left_with() {
+    let packet = fragmentable(udp_v4(HOST_V4, 40, 2000));
+    let hop = |ttl: u8| {
+        let mut packet = packet.clone();
+        packet[8] = ttl;
+        righted(&mut packet);
+        packet
+    };
+    for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
+        let pipe = mode == TtlMode::Pipe;
+        let outer = if pipe { 255 } else { 63 };
+        for (received, leaving, ttl, mtu) in [
+            (&[(100, 64)][..], vec![(110, 63, 0)], 40, MTU),
+            (&[(600, 64)], vec![(610, 63, 0)], 40, NARROW_MTU),
+            (&[(300, 64)], vec![(200, outer, 0), (110, 63, 0)], 40, MTU),
+            (&[(100, 64), (146, 9)], vec![(110, 63, 0), (146, 9, 0)], 40, MTU),
+            (&[(210, 64)], vec![], if pipe { 39 } else { 63 }, MTU),
+            (&[(17, 64)], vec![], if pipe { 40 } else { 63 }, MTU),
+        ] {
+            let mut router = Router::default().mode(mode);
+            let frame = labelled(received, &packet);
+            assert_eq!(
+                check_fragments(&mut router, &frame, mtu),
+                (leaving, hop(ttl)),
+                "{received:?} {mode:?}"
+            );
+        }
+        // Imposed, from outside and beneath a label that ends here.
+        let imposed = to(FTN_HOST, hop(40));
+        let label_ttl = if pipe { 255 } else { 39 };
+        let mut router = Router::default().mode(mode);
+        let (stack, out) = check_fragments(&mut router, &ethernet(ETH_P_IP, &imposed), MTU);
+        assert_eq!((stack, out), (vec![(1000, label_ttl, 0)], to(FTN_HOST, hop(39))));
+        let (stack, _) = check_fragments(&mut router, &labelled(&[(0, 64)], &imposed), MTU);
+        assert_eq!(stack.len(), 1);
+    }
+}
+
+#[test]
+fn fragments_keep_a_router_alert_and_the_order_of_frames_that_waited() {
+    let packet = fragmentable(udp_v4(HOST_V4, 40, 600));
+    let mut router = Router::default();
+    let (stack, out) = check_fragments(&mut router, &labelled(&[(1, 64), (600, 64)], &packet), NARROW_MTU);
+    assert_eq!((stack, out), (vec![(1, 63, 0), (610, 63, 0)], packet));
+    assert_eq!(router.count(Outcome::RouterAlert), 1);
+
+    let long = labelled(&[(500, 64)], &fragmentable(udp_v4(HOST_V4, 40, 2000)));
+    let short = udp_v4(HOST_V4, 7, 20);
+    let mut router = Router::default();
+    assert_eq!(router.receive(&long), [Taken::Resolve(UNRESOLVED)]);
+    assert_eq!(router.receive(&labelled(&[(500, 64)], &short)), []);
+    router.world.resolve();
+    let taken = router.receive(&long);
+    assert_eq!(taken.len(), 5);
+    assert_eq!(labelled_frame(&taken[2..3]).1, short);
+    assert_eq!(
+        [Outcome::Fragmented, Outcome::Released].map(|outcome| router.count(outcome)),
+        [2, 1]
+    );
 }
 
 #[test]
@@ -778,7 +964,8 @@ fn other_exceptions_are_dropped_and_counted() {
         (labelled(&[(210, 64)], &[0; 40]), Outcome::Malformed),
         (labelled(&[(210, 64)], &echo_request), Outcome::LspPing),
         (ethernet(ETH_P_IP, &echo_request), Outcome::LspPing),
-        (labelled(&[(100, 64)], &udp_v4(HOST_V4, 64, 1472)), Outcome::TooBig),
+        (labelled(&[(100, 64)], &[0; 1500]), Outcome::TooBig),
+        (labelled(&[(600, 64)], &udp_v6(HOST_V6, 64, 1232)), Outcome::TooBig),
         (ethernet(0x8847, &[0, 6, 0x40]), Outcome::Malformed),
         (vec![0; 5], Outcome::NotHandled),
         (vec![], Outcome::NotHandled),
@@ -799,7 +986,11 @@ fn of_a_trimmed_frame_the_source_is_told_but_it_goes_nowhere() {
     let (stack, answer) = labelled_frame(&router.receive_trimmed(&frame[..200], frame.len() - 200));
     assert_eq!(stack, [(22, 64, 6)]);
     check_answer(&answer, Error::TimeExceeded, &packet[..182], &[(122, 1)]);
-    for (trimmed, stack) in [(1, 100), (2, 500), (3, 120)] {
+    let big = labelled(&[(600, 64)], &packet);
+    let (_, answer) = labelled_frame(&router.receive_trimmed(&big[..200], big.len() - 200));
+    check_answer(&answer, Error::PacketTooBig { mtu: 396 }, &packet[..182], &[(600, 64)]);
+    let packet = fragmentable(packet);
+    for (trimmed, stack) in [(1, 100), (2, 500), (3, 120), (4, 600)] {
         let frame = labelled(&[(stack, 64)], &packet);
         assert_eq!(router.receive_trimmed(&frame[..200], frame.len() - 200), []);
         assert_eq!(router.count(Outcome::Trimmed), trimmed);
@@ -811,13 +1002,16 @@ fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
     let labels = prop::sample::select(vec![0, 1, 2, 7, 13, 17, 100, 120, 122, 210, 300, 500, 600, 900]);
     let ttl = prop::sample::select(vec![0, 1, 2, 64, 255]);
     let stack = prop::collection::vec((labels, ttl), 0..6);
-    let packet = (any::<bool>(), 0_usize..700, prop::sample::select(vec![1_u8, 17, 58]));
+    let packet = (any::<bool>(), 0_usize..2000, prop::sample::select(vec![1_u8, 17, 58]));
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (stack, packet, changes, any::<prop::sample::Index>()).prop_map(
         |(stack, (is_v4, length, protocol), changes, cut)| {
             let mut packet = if is_v4 {
                 let mut packet = udp_v4(FTN_HOST, 1, length);
                 packet[9] = protocol;
+                if length % 2 == 0 {
+                    packet[6] &= !0x40;
+                }
                 righted(&mut packet);
                 packet
             } else {
@@ -857,6 +1051,9 @@ fn nothing_is_allocated_per_frame_in_steady_state() {
         labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 1400)),
         labelled(&[(1, 64), (100, 64)], &udp_v4(HOST_V4, 7, 20)),
         labelled(&[(120, 64)], &udp_v4(HOST_V4, 7, 20)),
+        labelled(&[(600, 64)], &udp_v4(HOST_V4, 7, 1400)),
+        labelled(&[(600, 64)], &udp_v6(HOST_V6, 7, 1400)),
+        labelled(&[(600, 64)], &fragmentable(udp_v4(HOST_V4, 7, 1400))),
     ];
     let mut actions = 0;
     let mut round = |now: Instant, world: &MemoryWorld| {

@@ -135,19 +135,21 @@ fn tcp_and_udp() -> Result<()> {
         );
     }
     for length in [0, 1, 1440, 1441, 5000] {
-        udp_both_ways(host1, host2, length).with_context(|| format!("{length} bytes by UDP"))?;
+        udp_both_ways([(host1, LOOPBACK1), (host2, LOOPBACK2)], length)
+            .with_context(|| format!("{length} bytes by UDP"))?;
     }
     Ok(())
 }
 
 /// There and back; what does not fit a packet comes in fragments.
-fn udp_both_ways(host1: &Netns, host2: &Netns, length: usize) -> Result<()> {
-    let socket = |netns: &Netns, address: &str| -> Result<UdpSocket> {
+pub fn udp_both_ways(hosts: [(&Netns, &str); 2], length: usize) -> Result<()> {
+    let socket = |(netns, address): (&Netns, &str)| -> Result<UdpSocket> {
         let socket = netns.within(|| Ok(UdpSocket::bind((address, 0))?))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(socket)
     };
-    let (one, other) = (socket(host1, LOOPBACK1)?, socket(host2, LOOPBACK2)?);
+    let [one, other] = hosts.map(socket);
+    let (one, other) = (one?, other?);
     let data: Vec<u8> = (0..251).cycle().take(length).collect();
     for (from, to) in [(&one, &other), (&other, &one)] {
         from.send_to(&data, to.local_addr()?)?;
@@ -189,7 +191,8 @@ fn generic() -> Result<()> {
     net.add_routes()?;
     let (host1, host2) = (net.host1.netns(), net.host2.netns());
     for length in [1, 1440, 5000] {
-        udp_both_ways(host1, host2, length).with_context(|| format!("{length} bytes by UDP"))?;
+        udp_both_ways([(host1, LOOPBACK1), (host2, LOOPBACK2)], length)
+            .with_context(|| format!("{length} bytes by UDP"))?;
     }
     transfer(host1, host2, LOOPBACK2.parse()?, MIB)?;
     Ok(())

@@ -10,6 +10,7 @@ mod neighbours;
 mod preflight;
 mod routing;
 mod switching;
+mod too_big;
 mod traceroute;
 mod untouched;
 
@@ -36,6 +37,7 @@ fn main() -> Result<()> {
         local::tests(),
         traceroute::tests(),
         exceptions::tests(),
+        too_big::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

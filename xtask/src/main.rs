@@ -39,8 +39,8 @@ enum Command {
     Demo,
     /// Builds and runs every test that this machine can run.
     Test {
-        /// Only tests whose names contain one of these.
-        filters: Vec<String>,
+        /// Only tests whose names contain this.
+        filter: Option<String>,
     },
     /// Measures the forwarding rate.
     Bench {
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Command::Install => install::install().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Build { release } => build(release),
         Command::Demo => demo(),
-        Command::Test { filters } => test(&filters),
+        Command::Test { filter } => test(filter.as_deref()),
         Command::Bench { arguments } => bench(&arguments),
         Command::Lint => lint(),
     };
@@ -116,7 +116,7 @@ fn bench(arguments: &[OsString]) -> Result<()> {
     Err(error).with_context(|| format!("cannot run {}", bench.display()))
 }
 
-fn test(filters: &[String]) -> Result<()> {
+fn test(filter: Option<&str>) -> Result<()> {
     let [mplsxdp] = build_programs(["mplsxdp"], &[])?;
     let python = install::python();
     let mut own = vec![(PROGRAM_VARIABLE, mplsxdp.as_path())];
@@ -137,11 +137,11 @@ fn test(filters: &[String]) -> Result<()> {
         let directory = &artifact.package_directory;
         let place = directory.strip_prefix(run::workspace()).unwrap_or(directory);
         println!("\n{what} {} of {}", artifact.name, place.display());
-        summary += run_tests(command.current_dir(directory).args(filters))?;
+        summary += run_tests(command.current_dir(directory).args(filter))?;
     }
     println!("\nexamples in the documentation");
     let mut command = cargo("test");
-    command.args(["--doc", "--"]).args(filters);
+    command.args(["--doc", "--"]).args(filter);
     summary += run_tests(&mut command)?;
 
     println!("\n{summary}");

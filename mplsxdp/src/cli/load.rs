@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{Global, LoadArgs};
 use super::{Failure, config_file};
 use crate::config::{Config, Options};
-use crate::controller::preflight;
+use crate::controller::{preflight, told};
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let config = config(args, global)?;
@@ -26,7 +26,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
         .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
     runtime
         .block_on(crate::controller::run(config))
-        .map_err(|error| Failure::Refused(format!("{error:#}")))
+        .map_err(|error| Failure::Refused(told(&error)))
 }
 
 fn config(args: LoadArgs, global: Global) -> Result<Config, Failure> {

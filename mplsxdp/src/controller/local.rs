@@ -10,14 +10,12 @@
 //! has the same one: every frame is to the port.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use mplsxdp_common::abi::MAX_PUSH;
 use mplsxdp_common::wire::{LSE_LEN, Mac};
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use crate::dataplane::ethtool::Feature;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::netlink::{self, Netlink};
 
@@ -117,12 +115,20 @@ impl LocalPair {
         sysctl_ipv6(&self.far, "disable_ipv6", "1")?;
         // XDP needs whole frames with finished checksums. TCP segmentation goes with the checksums.
         for feature in [Feature::TxChecksum, Feature::Gso] {
-            feature.set(&self.near, false)?;
+            self.set_feature(feature, false)?;
         }
         netlink.set_link_up(self.far_ifindex).await?;
         netlink.set_link_up(self.near_ifindex).await?;
         // Without GRO a veth loses what is redirected to its peer. The peer learns of it only while the veth is up.
-        Feature::Gro.set(&self.near, true)
+        self.set_feature(Feature::Gro, true)
+    }
+
+    fn set_feature(&self, feature: Feature, on: bool) -> Result<(), LocalError> {
+        feature.set(&self.near, on).map_err(|source| LocalError::Feature {
+            what: feature.name(),
+            name: self.near.clone(),
+            source,
+        })
     }
 }
 
@@ -203,63 +209,6 @@ fn sysctl_ipv6(interface: &str, key: &str, value: &'static str) -> Result<(), Lo
     }
     let path = ipv6.join("conf").join(interface).join(key);
     std::fs::write(&path, value).map_err(|source| LocalError::Sysctl { value, path, source })
-}
-
-/// What a driver does for the kernel, as `ethtool -K` sets it.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-enum Feature {
-    /// ETHTOOL_STXCSUM
-    TxChecksum = 0x17,
-    /// ETHTOOL_SGSO
-    Gso = 0x24,
-    /// ETHTOOL_SGRO
-    Gro = 0x2c,
-}
-
-/// `struct ethtool_value`
-#[repr(C)]
-struct EthtoolValue {
-    command: u32,
-    data: u32,
-}
-
-nix::ioctl_readwrite_bad!(ethtool, libc::SIOCETHTOOL, libc::ifreq);
-
-impl Feature {
-    /// In the network namespace of the calling thread.
-    fn set(self, interface: &str, on: bool) -> Result<(), LocalError> {
-        self.try_set(interface, on).map_err(|errno| LocalError::Feature {
-            what: match self {
-                Self::TxChecksum => "transmit checksum offload",
-                Self::Gso => "generic segmentation offload",
-                Self::Gro => "generic receive offload",
-            },
-            name: interface.into(),
-            source: errno.into(),
-        })
-    }
-
-    fn try_set(self, interface: &str, on: bool) -> Result<(), Errno> {
-        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        let mut value = EthtoolValue {
-            command: self as u32,
-            data: on.into(),
-        };
-        let mut request = libc::ifreq {
-            ifr_name: [0; libc::IFNAMSIZ],
-            ifr_ifru: libc::__c_anonymous_ifr_ifru {
-                ifru_data: (&raw mut value).cast(),
-            },
-        };
-        // The last byte stays zero.
-        for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(MAX_NAME)) {
-            *to = from.cast_signed() as libc::c_char;
-        }
-        // SAFETY: the request and the value that it points to outlive the call, and are of the layout that the kernel expects.
-        unsafe { ethtool(socket.as_raw_fd(), &raw mut request) }?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

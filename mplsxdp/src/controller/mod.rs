@@ -111,6 +111,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     failure.map_or(Ok(()), Err)
 }
 
+/// An error with its causes, each said once: many say their cause themselves.
+pub fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.is_empty() {
+            true => cause,
+            false if told.contains(&cause) => told,
+            false => format!("{told}: {cause}"),
+        }
+    })
+}
+
 /// For ever where there is no deadline.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
@@ -249,7 +261,7 @@ impl Controller {
                 let added = self.add_port(&name, role).await;
                 added.map_err(|error| Refusal::LinkRefused {
                     name,
-                    reason: format!("{error:#}"),
+                    reason: told(&error),
                 })?;
                 self.republish_next_hops();
                 Ok(Reply::Done)

@@ -9,15 +9,15 @@ use tracing::{debug, info, warn};
 
 use super::preflight;
 use crate::config::{Config, XdpMode};
-use crate::dataplane::Tables as _;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, attach};
+use crate::dataplane::{Tables as _, ethtool};
 use crate::lfib::Lfib;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::neighbour::netlink::Netlink;
-use crate::slowpath::xsk::{self, XskPort};
+use crate::slowpath::xsk::XskPort;
 
 /// What a port is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,7 +182,7 @@ impl Ports {
             // Only to send by.
             1
         } else {
-            xsk::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))?
+            ethtool::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))?
         };
         let sockets = XskPort::open(name, queues).await?;
         let program = self.loader.program(self.settings(number))?;

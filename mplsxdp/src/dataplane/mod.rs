@@ -1,6 +1,7 @@
 //! The tables of the data plane: [`Tables`] is what the LFIB writes to, [`memory`] has them for tests, [`kernel`] the BPF maps;
 //! [`frame`] is a frame that the forwarding core can work on in this process; [`loader`] brings the program and the maps into the kernel, [`port`] attaches it.
 
+pub mod ethtool;
 pub mod frame;
 pub mod kernel;
 pub mod loader;

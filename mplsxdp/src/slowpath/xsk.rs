@@ -20,8 +20,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mplsxdp_common::abi::MAX_QUEUES;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep};
@@ -131,50 +129,6 @@ impl XskPort {
         };
         Ok(Self { receiver, transmitter })
     }
-}
-
-/// The number of receive queues that an interface has in use, at most [`MAX_QUEUES`].
-pub fn receive_queues(interface: &str) -> io::Result<u32> {
-    const ETHTOOL_GCHANNELS: u32 = 0x3c;
-
-    /// `struct ethtool_channels` of linux/ethtool.h.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Channels {
-        command: u32,
-        most: [u32; 4],
-        receive: u32,
-        transmit: u32,
-        other: u32,
-        combined: u32,
-    }
-
-    let mut channels = Channels {
-        command: ETHTOOL_GCHANNELS,
-        ..Channels::default()
-    };
-    // SAFETY: zero is a value for each of its fields.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if interface.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (place, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *place = byte.cast_signed();
-    }
-    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
-    let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: the request, and the structure that it points to, live until the call returns; the kernel writes only into the
-    // latter, for the command in it.
-    let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-    if result < 0 {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            // A driver that has no say on channels has one.
-            Some(libc::EOPNOTSUPP) => Ok(1),
-            _ => Err(error),
-        };
-    }
-    Ok((channels.receive + channels.combined).clamp(1, MAX_QUEUES))
 }
 
 /// The sockets that exceptions of one port come up through.

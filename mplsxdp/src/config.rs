@@ -64,7 +64,7 @@ pub struct Config {
     pub icmp_source_rate: u32,
     /// How many frames wait for one next hop.
     pub hold: u16,
-    /// Exceptions per second, of one reason, port and CPU, that the slow path gets; 0: no limit.
+    /// Exceptions per second, of one reason and port, that the slow path gets; 0: no limit.
     pub punt_rate: u32,
     /// The XDP program sends a log record for each exception.
     pub log_exceptions: bool,
@@ -228,7 +228,7 @@ pub struct Options {
     /// How many frames wait for a next hop whose MAC address is not known yet: 0 to 1024 [default: 64].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(range(HOLD)))]
     pub hold: Option<u16>,
-    /// Exceptions per second, of one reason, port and CPU, that reach the slow path; 0: no limit [default: 20000].
+    /// Exceptions per second, of one reason and port, that reach the slow path; 0: no limit [default: 20000].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(RATE)))]
     pub punt_rate: Option<u32>,
     /// Log each frame that is not forwarded, and why (slow).

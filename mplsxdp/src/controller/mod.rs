@@ -410,26 +410,13 @@ impl Controller {
         let mut actions = Vec::new();
         self.resolver.poll(now, &mut actions);
         self.perform(actions).await;
-        let view = view(
-            &self.config,
-            &self.lfib,
-            &self.ports,
-            &self.addresses,
-            &self.kernel_routes,
-        );
-        self.exceptions.poll(&view, now);
+        self.with_exceptions(|exceptions, view| exceptions.poll(view, now));
     }
 
     /// Has the slow path deal with the exceptions that have come up, and has the next hops resolved that frames wait for.
     async fn take_exceptions(&mut self) {
-        let view = view(
-            &self.config,
-            &self.lfib,
-            &self.ports,
-            &self.addresses,
-            &self.kernel_routes,
-        );
-        for slot in self.exceptions.receive(&view, Instant::now()) {
+        let now = Instant::now();
+        for slot in self.with_exceptions(|exceptions, view| exceptions.receive(view, now)) {
             let Some((id, next_hop)) = self.lfib.next_hops().at_slot(slot) else {
                 continue;
             };
@@ -445,14 +432,21 @@ impl Controller {
 
     /// Sends what the slow path holds and need not hold any more.
     fn retry_held(&mut self) {
-        let view = view(
-            &self.config,
-            &self.lfib,
-            &self.ports,
-            &self.addresses,
-            &self.kernel_routes,
-        );
-        self.exceptions.retry_held(&view, Instant::now());
+        let now = Instant::now();
+        self.with_exceptions(|exceptions, view| exceptions.retry_held(view, now));
+    }
+
+    /// Lets the slow path see what it may know.
+    fn with_exceptions<R>(&mut self, work: impl FnOnce(&mut Exceptions, &View<'_>) -> R) -> R {
+        let view = View {
+            tables: self.lfib.tables(),
+            ports: &self.ports,
+            addresses: &self.addresses,
+            routes: &self.kernel_routes,
+            source_v4: self.config.icmp_source_v4,
+            source_v6: self.config.icmp_source_v6,
+        };
+        work(&mut self.exceptions, &view)
     }
 
     /// Has the resolver follow the next hops that came into use, and forget those that went out of it.
@@ -589,24 +583,6 @@ fn slow_path_options(config: &Config) -> Options {
         icmp_rate: rate(config.icmp_rate),
         icmp_source_rate: rate(config.icmp_source_rate),
         hold_frames: config.hold.into(),
-    }
-}
-
-/// What the slow path may know.
-fn view<'a>(
-    config: &Config,
-    lfib: &'a Lfib<KernelTables>,
-    ports: &'a Ports,
-    addresses: &'a Addresses,
-    routes: &'a KernelRoutes,
-) -> View<'a> {
-    View {
-        tables: lfib.tables(),
-        ports,
-        addresses,
-        routes,
-        source_v4: config.icmp_source_v4,
-        source_v6: config.icmp_source_v6,
     }
 }
 

@@ -68,12 +68,6 @@ impl KernelRoutes {
             })
     }
 
-    /// The routes for this prefix and for all prefixes within it.
-    pub fn within(&self, prefix: IpNet) -> impl Iterator<Item = &KernelRoute> {
-        let from = self.routes.range(first_of(prefix)..).map(|(route, _)| route);
-        from.take_while(move |route| prefix.contains(&route.prefix))
-    }
-
     fn remove(
         &mut self,
         range: impl RangeBounds<KernelRoute>,
@@ -132,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_routes_within_a_prefix() {
+    fn a_default_route_is_no_specific_one() {
         let mut routes = KernelRoutes::default();
         for prefix in [
             "0.0.0.0/0",
@@ -145,17 +139,6 @@ mod tests {
         ] {
             assert_eq!(add(&mut routes, route(prefix, 0, 1)), [prefix]);
         }
-        let within = |prefix: &str| {
-            let found = routes
-                .within(prefix.parse().unwrap())
-                .map(|route| route.prefix.to_string());
-            Vec::from_iter(found)
-        };
-        assert_eq!(within("10.1.0.0/16"), ["10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32"]);
-        assert_eq!(within("10.0.0.0/9").len(), 4);
-        assert_eq!(within("0.0.0.0/0").len(), 6);
-        assert_eq!(within("::/0"), ["::/0"]);
-        assert_eq!(within("11.0.0.0/8"), Vec::<String>::new());
         for (address, specific) in [
             ("10.1.2.3", true),
             ("10.255.0.1", true),

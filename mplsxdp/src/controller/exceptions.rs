@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
@@ -21,6 +21,8 @@ use crate::slowpath::{Action, Options, Received, SlowPath, World};
 
 /// Frames of one port that are looked at before other work has its turn.
 const BUDGET: usize = 256;
+/// How long the kernel has to make room where it did not take all frames to send.
+const UNSENT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What the slow path may know of the box.
 pub struct View<'a> {
@@ -72,6 +74,8 @@ struct Outlet {
     raw_ip: RawIp,
     /// Adjacency slots whose next hops frames wait for.
     wanted: Vec<u16>,
+    /// When to go on sending what the kernel did not take at once.
+    unsent_due: Option<Instant>,
 }
 
 impl Exceptions {
@@ -80,6 +84,7 @@ impl Exceptions {
             transmitters: BTreeMap::new(),
             raw_ip: RawIp::open()?,
             wanted: Vec::new(),
+            unsent_due: None,
         };
         Ok(Self {
             slow_path: SlowPath::new(options),
@@ -143,7 +148,8 @@ impl Exceptions {
                 slow_path.receive(received, view, now, &mut |action| outlet.carry_out(action, view));
             });
         }
-        self.outlet.flush()
+        self.outlet.flush(now);
+        std::mem::take(&mut self.outlet.wanted)
     }
 
     /// Call when next hops have changed.
@@ -153,18 +159,22 @@ impl Exceptions {
         }
         let Self { slow_path, outlet, .. } = self;
         slow_path.retry_held(view, now, &mut |action| outlet.carry_out(action, view));
-        self.outlet.flush();
+        self.outlet.flush(now);
     }
 
     /// Call at [`Exceptions::next_deadline`].
     pub fn poll(&mut self, view: &View<'_>, now: Instant) {
         let Self { slow_path, outlet, .. } = self;
         slow_path.poll(view, now, &mut |action| outlet.carry_out(action, view));
-        self.outlet.flush();
+        self.outlet.flush(now);
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.slow_path.next_deadline()
+        self.slow_path
+            .next_deadline()
+            .into_iter()
+            .chain(self.outlet.unsent_due)
+            .min()
     }
 
     pub fn counters(&self) -> &Counters {
@@ -210,12 +220,14 @@ impl Outlet {
     }
 
     /// Has the kernel send what was queued.
-    fn flush(&mut self) -> Vec<u16> {
+    fn flush(&mut self, now: Instant) {
+        let mut unsent = 0;
         for (port, transmitter) in &mut self.transmitters {
-            if let Err(error) = transmitter.flush() {
-                debug!(port, %error, "cannot send the slow path's frames");
+            match transmitter.flush() {
+                Ok(left) => unsent += left,
+                Err(error) => debug!(port, %error, "cannot send the slow path's frames"),
             }
         }
-        std::mem::take(&mut self.wanted)
+        self.unsent_due = (unsent > 0).then(|| now + UNSENT_INTERVAL);
     }
 }

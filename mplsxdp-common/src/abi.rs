@@ -4,10 +4,10 @@
 //! Values that are published by one store are 64-bit words ([`IlmEntry`], [`PortWord`], the two words of [`Adjacency`]):
 //! a reader sees the old word or the new one, never half of each.
 
-use crate::wire::{ETH_HLEN, Label, Mac};
+use crate::wire::{Label, Mac, VLAN_VID_MASK};
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -16,9 +16,11 @@ pub mod map {
     pub const ILM: &str = "ILM";
     pub const ADJACENCIES: &str = "ADJACENCIES";
     pub const STACKS: &str = "STACKS";
+    pub const GROUPS: &str = "GROUPS";
     pub const FTN_V4: &str = "FTN_V4";
     pub const FTN_V6: &str = "FTN_V6";
     pub const PORTS: &str = "PORTS";
+    pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
     pub const TX_PORTS: &str = "TX_PORTS";
     pub const XSKS: &str = "XSKS";
     pub const POLICERS: &str = "POLICERS";
@@ -36,6 +38,8 @@ pub const PROGRAM: &str = "mplsxdp";
 pub const SETTINGS: &str = "SETTINGS";
 /// Name of the frozen [`Police`] in the program's `.rodata`.
 pub const POLICE: &str = "POLICE";
+/// Name of the frozen seed of the multipath hash, a u32, in the program's `.rodata`.
+pub const HASH_SEED: &str = "HASH_SEED";
 
 /// Default and largest size of `ILM`: one entry for every label.
 pub const MAX_LABELS: u32 = 1 << 20;
@@ -43,11 +47,15 @@ pub const MAX_LABELS: u32 = 1 << 20;
 pub const MAX_ADJACENCIES: u32 = 1 << 14;
 /// Default size of `STACKS`.
 pub const DEFAULT_STACKS: u32 = 1 << 15;
+/// Default size of `GROUPS`.
+pub const DEFAULT_GROUPS: u32 = 1 << 10;
+/// Buckets of a group: flows are spread over as many.
+pub const BUCKETS: usize = 256;
 /// Default size of `ROUTE_COUNTERS`; slot 0 means "not counted".
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 /// Size of `FTN_V4` and `FTN_V6` each.
 pub const MAX_FTN: u32 = 1 << 20;
-/// Size of `PORTS` and `TX_PORTS`.
+/// Size of `PORTS`, `TX_PORTS` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;
 /// Receive queues of one port in `XSKS`: what arrives on a queue beyond finds no listener.
 pub const MAX_QUEUES: u32 = 128;
@@ -76,6 +84,9 @@ pub enum Op {
     Local = 5,
     /// FTN only: never imposed, the kernel's. Operand: none.
     Pass = 6,
+    /// Several next hops: what is done stands in a bucket of the group, an entry with one of the operations 1 to 4.
+    /// Operand: index into `GROUPS`.
+    Group = 7,
 }
 
 /// How the TTL crosses a push or a pop (RFC 3443).
@@ -124,15 +135,15 @@ impl TtlPropagate {
     }
 }
 
-/// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word.
+/// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A bucket of
+/// `GROUPS` is such an entry too; there the counter slot is 0, as frames count for the entry that led to the group.
 ///
 /// | bits | field |
 /// |---|---|
 /// | 0-3 | [`Op`] |
 /// | 4-5 | [`TtlPropagate`]: 0 default, 1 enabled, 2 disabled |
-/// | 6 | reserved for groups: the next-hop index is a group |
-/// | 7 | reserved |
-/// | 8-27 | operand: outgoing label, or index into `STACKS` |
+/// | 6-7 | reserved |
+/// | 8-27 | operand: outgoing label, or index into `STACKS` or `GROUPS` |
 /// | 28-43 | next-hop index into `ADJACENCIES` |
 /// | 44-63 | counter slot in `ROUTE_COUNTERS`, 0: not counted |
 #[repr(transparent)]
@@ -177,6 +188,7 @@ impl IlmEntry {
             4 => Op::PenultimatePop,
             5 => Op::Local,
             6 => Op::Pass,
+            7 => Op::Group,
             // Also what a later version may mean by another number: this one does not know it, so it has no route.
             _ => Op::None,
         }
@@ -213,9 +225,10 @@ impl IlmEntry {
     }
 }
 
-/// One entry of `ADJACENCIES`: a neighbour and the port towards it. Word 0 is destination MAC (bytes 0-5) and transmit port
-/// (bytes 6-7), word 1 source MAC and MTU; words 2 and 3 are kept for VLAN tags and a backup. A change of the
-/// neighbour's MAC is one 8-byte store of word 0. An all-zero word 0 is an unresolved neighbour.
+/// One entry of `ADJACENCIES`: a neighbour and the way to it. Word 0 is destination MAC (bytes 0-5) and transmit port
+/// (bytes 6-7), word 1 source MAC and MTU, word 2 the [`VlanTags`] of frames to it, word 3 the next-hop index of its backup,
+/// plus 1 (bytes 24-25), and the length of the tags in bytes (byte 26). A change of the neighbour's MAC is one 8-byte store of
+/// word 0. A word 0 without a MAC is an unresolved neighbour: its frames go to the backup, if there is one.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Adjacency {
@@ -228,6 +241,25 @@ impl Adjacency {
         Self {
             words: [mac_word(destination, port), mac_word(source, mtu), 0, 0],
         }
+    }
+
+    /// The same on a sub-interface: frames leave with `tags`.
+    pub const fn with_tags(self, tags: VlanTags) -> Self {
+        let mut words = self.words;
+        words[2] = tags.0;
+        words[3] = (words[3] & !(0xff << 16)) | (tags.len_bytes() as u64) << 16;
+        Self { words }
+    }
+
+    /// The same with a next hop that takes its place while it is unresolved.
+    pub const fn with_backup(self, backup: Option<u16>) -> Self {
+        let mut words = self.words;
+        let backup = match backup {
+            Some(index) => index as u64 + 1,
+            None => 0,
+        };
+        words[3] = (words[3] & !0xffff) | backup;
+        Self { words }
     }
 
     pub const fn from_words(words: [u64; 4]) -> Self {
@@ -246,15 +278,14 @@ impl Adjacency {
         word_mac(self.words[0])
     }
 
-    /// The Ethernet header of a frame to this neighbour. Made of words as they lie in the map: three stores, where one for
+    /// The destination and source of a frame to this neighbour. Made of words as they lie in the map: two stores, where one for
     /// each byte would be a fifth of the XDP program's work.
-    pub fn ethernet_header(self, ethertype: u16) -> [u8; ETH_HLEN] {
-        let mut header = [0; ETH_HLEN];
+    pub fn macs(self) -> [u8; 12] {
+        let mut macs = [0; 12];
         let [destination, source, ..] = self.words;
-        header[..8].copy_from_slice(&(destination & MAC_BITS | source << 48).to_le_bytes());
-        header[8..12].copy_from_slice(&((source >> 16) as u32).to_le_bytes());
-        header[12..].copy_from_slice(&ethertype.to_be_bytes());
-        header
+        macs[..8].copy_from_slice(&(destination & MAC_BITS | source << 48).to_le_bytes());
+        macs[8..].copy_from_slice(&((source >> 16) as u32).to_le_bytes());
+        macs
     }
 
     pub const fn port(self) -> u16 {
@@ -269,11 +300,83 @@ impl Adjacency {
         word_rest(self.words[1])
     }
 
+    pub const fn tags(self) -> VlanTags {
+        VlanTags(self.words[2])
+    }
+
+    /// What [`VlanTags::len_bytes`] is.
+    #[inline(always)]
+    pub const fn tags_len_bytes(self) -> usize {
+        (self.words[3] >> 16) as usize & 0xc
+    }
+
+    pub const fn backup(self) -> Option<u16> {
+        match self.words[3] as u16 {
+            0 => None,
+            index => Some(index - 1),
+        }
+    }
+
     /// The same next hop with another MTU.
     pub const fn with_mtu(self, mtu: u16) -> Self {
         let mut words = self.words;
         words[1] = mac_word(self.source(), mtu);
         Self { words }
+    }
+}
+
+/// The VLAN tags of a sub-interface's frames as they are on the wire, outermost first: TPID and TCI of each. Zero: no tag.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct VlanTags(u64);
+
+impl VlanTags {
+    pub const NONE: Self = Self(0);
+
+    /// One tag of TPID and VLAN identifier; what else is in the TCI is 0, as Linux sends it.
+    pub const fn one(tpid: u16, vid: u16) -> Self {
+        Self(vlan_tag(tpid, vid) as u64)
+    }
+
+    pub const fn two(outer_tpid: u16, outer_vid: u16, inner_tpid: u16, inner_vid: u16) -> Self {
+        Self(vlan_tag(outer_tpid, outer_vid) as u64 | (vlan_tag(inner_tpid, inner_vid) as u64) << 32)
+    }
+
+    /// 0, 4 or 8.
+    pub const fn len_bytes(self) -> usize {
+        if self.0 == 0 {
+            0
+        } else if self.0 >> 32 == 0 {
+            4
+        } else {
+            8
+        }
+    }
+
+    /// The tags; the first [`VlanTags::len_bytes`] count.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
+}
+
+const fn vlan_tag(tpid: u16, vid: u16) -> u32 {
+    let ([a, b], [c, d]) = (tpid.to_be_bytes(), (vid & VLAN_VID_MASK).to_be_bytes());
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// Key of `SUB_INTERFACES`: the port at which a frame arrived and the VLAN identifiers in its tags, in one 64-bit word: bits
+/// 0-15 the inner VID (0: no second tag), 16-31 the outer, 32-63 the port's number.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct SubInterfaceKey(u64);
+
+impl SubInterfaceKey {
+    pub const fn new(port: u32, outer_vid: u16, inner_vid: u16) -> Self {
+        Self((port as u64) << 32 | (outer_vid as u64) << 16 | inner_vid as u64)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
     }
 }
 
@@ -289,6 +392,9 @@ impl PortWord {
     pub const IMPOSE: u16 = 2;
     /// What arrives is this box's own traffic: imposition takes nothing off the IP TTL.
     pub const LOCAL: u16 = 4;
+    /// A sub-interface that the kernel has a VLAN device for: a frame that is handed to the kernel with its labels popped keeps
+    /// its tags, and so gets there. Without that device it would be dropped, so it loses them.
+    pub const KERNEL_VLAN: u16 = 8;
 
     pub const fn new(mac: Mac, flags: u16) -> Self {
         Self(mac_word(mac, flags))
@@ -624,6 +730,8 @@ reasons! {
     NoHeadroom = 12, "no-headroom", "Linux bpf_xdp_adjust_head";
     #[doc = "The outgoing port is gone."]
     NoPort = 13, "no-port", "Linux bpf_redirect_map";
+    #[doc = "A labelled frame with VLAN tags of no sub-interface of this port."]
+    UnknownVlan = 14, "unknown-vlan", "RFC 3032 section 5, RFC 5920 section 8.1";
 }
 
 impl Reason {
@@ -642,7 +750,8 @@ impl Reason {
             | Self::ImplicitNull
             | Self::SpecialLabel
             | Self::NoHeadroom
-            | Self::NoPort => false,
+            | Self::NoPort
+            | Self::UnknownVlan => false,
         }
     }
 
@@ -707,7 +816,9 @@ const _: () = {
         assert!(!reason.is_punted() || (reason as u32) < PUNT_SLOTS);
         index += 1;
     }
-    assert!(MAX_ADJACENCIES <= 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);
+    assert!(size_of::<VlanTags>() == 8 && size_of::<SubInterfaceKey>() == 8);
+    assert!(BUCKETS == 1 << u8::BITS);
+    assert!(MAX_ADJACENCIES < 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);
 };
 
 #[cfg(test)]
@@ -753,6 +864,33 @@ mod tests {
             ),
             (mac, 5, Mac([2, 0, 0, 0, 0, 1]), 1500)
         );
+    }
+
+    #[test]
+    fn an_adjacency_keeps_tags_and_backup_apart() {
+        let plain = Adjacency::new(Mac([2, 0, 0, 0, 0, 9]), 5, Mac([2, 0, 0, 0, 0, 1]), 1500);
+        assert_eq!(
+            (plain.tags(), plain.tags_len_bytes(), plain.backup()),
+            (VlanTags::NONE, 0, None)
+        );
+        let one = VlanTags::one(0x8100, 100);
+        let two = VlanTags::two(0x88a8, 100, 0x8100, 4095);
+        assert_eq!(one.to_bytes(), [0x81, 0, 0, 100, 0, 0, 0, 0]);
+        assert_eq!(two.to_bytes(), [0x88, 0xa8, 0, 100, 0x81, 0, 0x0f, 0xff]);
+        for (tags, len) in [(VlanTags::NONE, 0), (one, 4), (two, 8)] {
+            for backup in [None, Some(0), Some(0xfffe)] {
+                for adjacency in [
+                    plain.with_tags(tags).with_backup(backup),
+                    plain.with_backup(backup).with_tags(tags),
+                ] {
+                    assert_eq!(
+                        (adjacency.tags(), adjacency.tags_len_bytes(), adjacency.backup()),
+                        (tags, len, backup)
+                    );
+                    assert_eq!(adjacency.with_tags(VlanTags::NONE).with_backup(None), plain);
+                }
+            }
+        }
     }
 
     #[test]

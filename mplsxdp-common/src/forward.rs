@@ -4,17 +4,21 @@
 //! All checks and look-ups come before the first write: a frame that is an exception, or the kernel's, is as it arrived. The
 //! one exception to that is [`Reason::NoHeadroom`], which can only be known by trying, before anything is written.
 
-use crate::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, TtlMode};
+use crate::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, SubInterfaceKey, TtlMode};
+use crate::hash::{flow_hash, ip_flow_hash};
 use crate::wire::{
-    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPPROTO_UDP, IPV4_HLEN, IPV6_HLEN, LSE_LEN,
-    LSP_PING_PORT, Label, Lse, checksum_update,
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPPROTO_UDP, IPV4_HLEN,
+    IPV6_HLEN, LSE_LEN, LSP_PING_PORT, Label, Lse, VLAN_HLEN, VLAN_VID_MASK, checksum_update,
 };
 
 /// How many labels in one frame may be this box's own (`dev lo`, explicit null, entropy indicator) before another look-up.
 pub const MAX_LOCAL_POPS: usize = 4;
-/// A mask that holds every offset at which what is left may stand then.
-const MAX_LOCAL_OFFSET: usize = 63;
-const _: () = assert!(ETH_HLEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= MAX_LOCAL_OFFSET);
+/// The longest Ethernet header: two VLAN tags.
+const MAX_L2_LEN: usize = ETH_HLEN + 2 * VLAN_HLEN;
+/// Masks that hold every length of an Ethernet header, and every offset at which what is left after local pops may stand.
+const L2_LEN_MASK: usize = 31;
+const OFFSET_MASK: usize = 63;
+const _: () = assert!(MAX_L2_LEN <= L2_LEN_MASK && MAX_L2_LEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= OFFSET_MASK);
 /// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is
 /// malformed.
 pub const MAX_STACK_DEPTH: usize = 64;
@@ -48,7 +52,10 @@ pub trait Frame {
 /// What the controller wrote, and the port at which the frame arrived.
 pub trait Tables {
     fn settings(&self) -> Settings;
-    fn port(&self) -> PortWord;
+    /// Zero where there is none of this number.
+    fn port(&self, number: u32) -> PortWord;
+    /// The number of a sub-interface.
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
     /// [`IlmEntry::EMPTY`] where there is none.
     fn ilm(&self, label: Label) -> IlmEntry;
     /// Longest match, [`IlmEntry::EMPTY`] where there is none.
@@ -57,6 +64,11 @@ pub trait Tables {
     fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry;
     fn adjacency(&self, index: u16) -> Option<Adjacency>;
     fn label_stack(&self, index: u32) -> Option<&LabelStack>;
+    /// What a group does with the flows of a bucket. [`IlmEntry::EMPTY`] where there is no such group.
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry;
+    /// What the flow hash begins with. Routers in a row have different ones, else the second would find all flows of a next hop
+    /// in the same buckets.
+    fn hash_seed(&self) -> u32;
     /// Counts a frame of `bytes` for the route that has counter slot `slot`.
     fn count(&self, slot: u32, bytes: usize);
 }
@@ -100,64 +112,145 @@ impl Verdict {
 type Checked<T> = Result<T, Reason>;
 
 /// Decides on `frame` and, where it is to be forwarded, rewrites it.
+///
+/// The common case is all here, at offsets that the compiler knows: an untagged frame with a label that goes on to a next hop.
+/// Everything else is a call.
 #[inline(always)]
 pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let (Some(start), Some(ethertype)) = (frame.load::<8>(0), frame.load::<2>(12)) else {
         return Verdict::Pass;
     };
-    let port = tables.port();
-    if !port.is_destination(start) {
-        return Verdict::Pass;
+    if u16::from_be_bytes(ethertype) == ETH_P_MPLS_UC {
+        let port = tables.port(tables.settings().port());
+        if port.is_destination(start) && port.has(PortWord::MPLS) {
+            match switch(frame, tables) {
+                Ok(Some(verdict)) => return verdict,
+                Ok(None) => {}
+                Err(reason) => return Verdict::Exception(reason),
+            }
+        }
     }
-    let result = match u16::from_be_bytes(ethertype) {
-        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => switch(frame, tables),
-        ETH_P_MPLS_UC => Err(Reason::PortDisabled),
-        ETH_P_IP if port.has(PortWord::IMPOSE) => ingress(frame, tables, Family::V4),
-        ETH_P_IPV6 if port.has(PortWord::IMPOSE) => ingress(frame, tables, Family::V6),
-        _ => Ok(Verdict::Pass),
-    };
-    result.unwrap_or_else(Verdict::Exception)
+    Verdict::from_code(forward_any(frame, tables))
 }
 
-/// A labelled frame for this box. The common case, a label that goes on to a next hop, is all here, at offsets that the
-/// compiler knows.
+/// An untagged labelled frame for this box. `None` where its label is this box's own: [`forward_any`] looks at what is beneath.
 #[inline(always)]
-fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
+fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
     let lse = load_lse(frame, ETH_HLEN)?;
     let (entry, _) = ilm(tables, lse)?;
     if entry.op() == Op::Local {
-        return Ok(Verdict::from_code(switch_local(frame, tables)));
+        return Ok(None);
     }
     if lse.ttl() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    label_operation(
-        frame,
-        tables,
-        entry,
-        Top {
-            lse,
-            ttl: lse.ttl(),
-            offset: ETH_HLEN,
-        },
-    )
+    let top = Top {
+        lse,
+        ttl: lse.ttl(),
+        offset: ETH_HLEN,
+    };
+    label_operation(frame, tables, entry, top).map(Some)
 }
 
-/// [`pop_local`] as a call of its own, which keeps its size and its registers off the common case.
+/// Any frame. A call of its own, which keeps its size and its registers off the common case.
 #[inline(never)]
-fn switch_local<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
-    pop_local(frame, tables).unwrap_or_else(Verdict::Exception).to_code()
+fn forward_any<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
+    decide(frame, tables).unwrap_or_else(Verdict::Exception).to_code()
+}
+
+#[inline(always)]
+fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
+    let (Some(start), Some(arrival)) = (frame.load::<8>(0), Arrival::of(frame, tables)) else {
+        return Ok(Verdict::Pass);
+    };
+    let Some(number) = arrival.port else {
+        let parent = tables.port(tables.settings().port());
+        return if arrival.ethertype == ETH_P_MPLS_UC && parent.is_destination(start) {
+            Err(Reason::UnknownVlan)
+        } else {
+            Ok(Verdict::Pass)
+        };
+    };
+    let port = tables.port(number);
+    if !port.is_destination(start) {
+        return Ok(Verdict::Pass);
+    }
+    // The verifier is not to follow what comes once for each number of tags.
+    let l2_len = frame.opaque(arrival.l2_len) & L2_LEN_MASK;
+    match arrival.ethertype {
+        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => pop_local(frame, tables, port, l2_len),
+        ETH_P_MPLS_UC => Err(Reason::PortDisabled),
+        ETH_P_IP if port.has(PortWord::IMPOSE) => ingress(frame, tables, port, l2_len, Family::V4),
+        ETH_P_IPV6 if port.has(PortWord::IMPOSE) => ingress(frame, tables, port, l2_len, Family::V6),
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+/// Where a frame arrived, and what its Ethernet header says.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    /// The number of the port, or of its sub-interface that the frame's tags are of. `None` where they are of none.
+    pub port: Option<u32>,
+    /// What is behind the tags.
+    pub ethertype: u16,
+    /// Length of the Ethernet header with its tags.
+    pub l2_len: usize,
+}
+
+impl Arrival {
+    /// Of a frame as it arrived: up to two tags (RFC 3032 section 5). `None` where it is shorter than its Ethernet header.
+    #[inline(always)]
+    pub fn of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Option<Self> {
+        let port = tables.settings().port();
+        let untagged = |ethertype| Self {
+            port: Some(port),
+            ethertype,
+            l2_len: ETH_HLEN,
+        };
+        let outer = load_u16(frame, ETH_HLEN - 2)?;
+        if !is_tag(outer) {
+            return Some(untagged(outer));
+        }
+        let outer_vid = load_u16(frame, ETH_HLEN)? & VLAN_VID_MASK;
+        let inner = load_u16(frame, ETH_HLEN + 2)?;
+        let (inner_vid, ethertype, l2_len) = if is_tag(inner) {
+            let inner_vid = load_u16(frame, ETH_HLEN + VLAN_HLEN)? & VLAN_VID_MASK;
+            (inner_vid, load_u16(frame, ETH_HLEN + VLAN_HLEN + 2)?, MAX_L2_LEN)
+        } else {
+            (0, inner, ETH_HLEN + VLAN_HLEN)
+        };
+        let port = if outer_vid == 0 && inner_vid == 0 {
+            // IEEE 802.1Q section 6.9: VID 0 carries a priority and no VLAN.
+            Some(port)
+        } else {
+            tables.sub_interface(SubInterfaceKey::new(port, outer_vid, inner_vid))
+        };
+        Some(Self {
+            port,
+            ethertype,
+            l2_len,
+        })
+    }
+}
+
+const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD)
 }
 
 /// Pops what is this box's own, then does what the ILM says of the label that is left on top, or delivers the payload.
 #[inline(always)]
-fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
-    let mut offset = ETH_HLEN;
-    let mut handed_down = None;
+fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T, port: PortWord, l2_len: usize) -> Checked<Verdict> {
+    let mut offset = l2_len;
+    // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
+    let mut handed_down = NOT_HANDED_DOWN;
     let mut left = None;
     for pops in 0..=MAX_LOCAL_POPS {
         let lse = load_lse(frame, offset)?;
-        let ttl = handed_down.unwrap_or(lse.ttl());
+        let ttl = if handed_down == NOT_HANDED_DOWN {
+            lse.ttl()
+        } else {
+            handed_down as u8
+        };
         let (entry, family) = ilm(tables, lse)?;
         if ttl <= 1 {
             return Err(Reason::TtlExpired);
@@ -202,18 +295,29 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict>
             break;
         }
         handed_down = if mode == TtlMode::Uniform {
-            Some(label_ttl)
+            label_ttl.into()
         } else {
-            None
+            NOT_HANDED_DOWN
         };
     }
-    let offset = frame.opaque(offset) & MAX_LOCAL_OFFSET;
+    let offset = frame.opaque(offset) & OFFSET_MASK;
     match left {
         Some(Left::Label(entry, lse, ttl)) => label_operation(frame, tables, entry, Top { lse, ttl, offset }),
-        Some(Left::Payload(payload)) => deliver(frame, tables, payload, offset),
+        Some(Left::Payload(payload)) => {
+            // The tags stay on where the kernel has a device for them.
+            let l2_len = if port.has(PortWord::KERNEL_VLAN) {
+                l2_len
+            } else {
+                ETH_HLEN
+            };
+            deliver(frame, tables, payload, offset, l2_len)
+        }
         None => Err(Reason::Malformed),
     }
 }
+
+/// No TTL of a popped label: the one beneath has its own.
+const NOT_HANDED_DOWN: u32 = 256;
 
 /// What is left of a frame when this box's own labels are off.
 enum Left {
@@ -266,6 +370,8 @@ fn special_label(label: Label, bottom: bool) -> Reason {
 /// Swap, swap and push, or pop towards a next hop. The TTL has been found to be at least 2.
 #[inline(always)]
 fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEntry, top: Top) -> Checked<Verdict> {
+    let slot = entry.slot();
+    let entry = one_next_hop(tables, entry, || flow_hash(frame, top.offset, tables.hash_seed()));
     // Only where it is asked for: a swap knows no modes.
     let mode = || entry.ttl_propagate().mode(tables.settings().ttl_mode());
     let ttl = top.ttl - 1;
@@ -274,35 +380,34 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
         find_bottom(frame, beneath)?;
     }
     let received = frame.len();
+    let unlabelled = received - (beneath - ETH_HLEN);
     let egress = match entry.op() {
         Op::Label => {
-            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + LSE_LEN)?;
+            let egress = Egress::find(tables, entry, unlabelled + LSE_LEN)?;
             let out = top.lse.swapped(entry.out_label(), ttl);
-            move_head(frame, (beneath - ETH_HLEN) as i32 - LSE_LEN as i32)?;
-            egress.store(frame, ETH_P_MPLS_UC)?;
-            store(frame, ETH_HLEN, out.to_bytes())?;
+            egress.begin(frame, beneath, LSE_LEN, ETH_P_MPLS_UC)?;
+            store(frame, egress.l2_len(), out.to_bytes())?;
             egress
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
-            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN) + depth * LSE_LEN)?;
+            let egress = Egress::find(tables, entry, unlabelled + depth * LSE_LEN)?;
             let outer_ttl = match mode() {
                 TtlMode::Pipe => tables.settings().tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
             };
-            move_head(frame, (beneath - ETH_HLEN) as i32 - (depth * LSE_LEN) as i32)?;
-            egress.store(frame, ETH_P_MPLS_UC)?;
-            store_labels(frame, stack, depth, top.lse.tc(), top.lse.bottom(), outer_ttl, ttl)?;
+            egress.begin(frame, beneath, depth * LSE_LEN, ETH_P_MPLS_UC)?;
+            let bottom = (top.lse.bottom(), ttl);
+            store_labels(frame, egress.l2_len(), (stack, depth), top.lse.tc(), outer_ttl, bottom)?;
             egress
         }
         Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
             let mut ip = Ip::load(frame, beneath, None)?;
             let penultimate = entry.op() == Op::PenultimatePop;
             ip.after_pop(frame, tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
-            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN))?;
-            move_head(frame, (beneath - ETH_HLEN) as i32)?;
-            egress.store(frame, ip.family.ethertype())?;
-            ip.store(frame, ETH_HLEN)?;
+            let egress = Egress::find(tables, entry, unlabelled)?;
+            egress.begin(frame, beneath, 0, ip.family.ethertype())?;
+            ip.store(frame, egress.l2_len())?;
             egress
         }
         Op::Pop | Op::PenultimatePop => {
@@ -313,16 +418,25 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
             } else {
                 exposed
             };
-            let egress = Egress::find(tables, entry, received - (beneath - ETH_HLEN))?;
-            move_head(frame, (beneath - ETH_HLEN) as i32)?;
-            egress.store(frame, ETH_P_MPLS_UC)?;
-            store(frame, ETH_HLEN, exposed.to_bytes())?;
+            let egress = Egress::find(tables, entry, unlabelled)?;
+            egress.begin(frame, beneath, 0, ETH_P_MPLS_UC)?;
+            store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress
         }
-        Op::None | Op::Local | Op::Pass => return Err(Reason::NoRoute),
+        Op::None | Op::Local | Op::Pass | Op::Group => return Err(Reason::NoRoute),
     };
-    tables.count(entry.slot(), received);
+    tables.count(slot, received);
     Ok(egress.verdict())
+}
+
+/// `entry`, or what its group does with the flow of this hash.
+#[inline(always)]
+fn one_next_hop<T: Tables>(tables: &T, entry: IlmEntry, hash: impl FnOnce() -> u32) -> IlmEntry {
+    if entry.op() == Op::Group {
+        tables.bucket(entry.operand(), (hash() >> 24) as u8)
+    } else {
+        entry
+    }
 }
 
 /// The payload of a stack that ended at this box.
@@ -334,9 +448,16 @@ struct Payload {
     tc: u8,
 }
 
-/// Imposes labels on a payload anew where the FTN says so, else leaves it to the kernel.
+/// Imposes labels on a payload anew where the FTN says so, else leaves it to the kernel, behind the first `l2_len` bytes of its
+/// Ethernet header.
 #[inline(always)]
-fn deliver<F: Frame, T: Tables>(frame: &mut F, tables: &T, payload: Payload, offset: usize) -> Checked<Verdict> {
+fn deliver<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    payload: Payload,
+    offset: usize,
+    l2_len: usize,
+) -> Checked<Verdict> {
     let Payload {
         family,
         mode,
@@ -350,28 +471,37 @@ fn deliver<F: Frame, T: Tables>(frame: &mut F, tables: &T, payload: Payload, off
         Op::None | Op::Pass => {}
         _ => return impose(frame, tables, entry, ip, true),
     }
-    let (Some(mut macs), Some(ip_start)) = (frame.load::<ETH_HLEN>(0), ip.offset.checked_sub(ETH_HLEN)) else {
-        return Err(Reason::Malformed);
-    };
-    [macs[12], macs[13]] = ip.family.ethertype().to_be_bytes();
-    move_head(frame, ip_start as i32)?;
+    // Addresses and first tag, and second tag: of an untagged frame, what is behind them is written over.
+    let (macs, tag) = (
+        frame.load::<{ ETH_HLEN + 2 }>(0).ok_or(Reason::Malformed)?,
+        frame.load::<VLAN_HLEN>(ETH_HLEN + 2).ok_or(Reason::Malformed)?,
+    );
+    move_head(frame, ip.offset as i32 - l2_len as i32)?;
     store(frame, 0, macs)?;
-    ip.store(frame, ETH_HLEN)?;
+    store(frame, ETH_HLEN + 2, tag)?;
+    store(frame, l2_len - 2, ip.family.ethertype().to_be_bytes())?;
+    ip.store(frame, l2_len)?;
     Ok(Verdict::Pass)
 }
 
 /// An unlabelled IP packet for this box's MAC: imposed where the FTN says so, else the kernel's, also where its header is such
 /// that only the kernel can say what is wrong with it.
 #[inline(always)]
-fn ingress<F: Frame, T: Tables>(frame: &mut F, tables: &T, family: Family) -> Checked<Verdict> {
-    let Ok(ip) = Ip::load(frame, ETH_HLEN, Some(family)) else {
+fn ingress<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    port: PortWord,
+    l2_len: usize,
+    family: Family,
+) -> Checked<Verdict> {
+    let Ok(ip) = Ip::load(frame, l2_len, Some(family)) else {
         return Ok(Verdict::Pass);
     };
     ip.refuse_lsp_ping(frame)?;
     let entry = ip.ftn(frame, tables)?;
     match entry.op() {
         Op::None | Op::Pass => Ok(Verdict::Pass),
-        _ => impose(frame, tables, entry, ip, !tables.port().has(PortWord::LOCAL)),
+        _ => impose(frame, tables, entry, ip, !port.has(PortWord::LOCAL)),
     }
 }
 
@@ -385,6 +515,8 @@ fn impose<F: Frame, T: Tables>(
     forwarded: bool,
 ) -> Checked<Verdict> {
     let settings = tables.settings();
+    let slot = entry.slot();
+    let entry = one_next_hop(tables, entry, || ip_flow_hash(frame, ip.offset, tables.hash_seed()));
     let (received, ttl) = (frame.len(), ip.ttl());
     if ttl <= forwarded as u8 {
         return Err(Reason::TtlExpired);
@@ -398,29 +530,24 @@ fn impose<F: Frame, T: Tables>(
     let egress = match entry.op() {
         Op::Label => {
             let egress = Egress::find(tables, entry, unlabelled + LSE_LEN)?;
-            move_head(frame, (ip.offset - ETH_HLEN) as i32 - LSE_LEN as i32)?;
-            egress.store(frame, ETH_P_MPLS_UC)?;
-            store(
-                frame,
-                ETH_HLEN,
-                Lse::new(entry.out_label(), tc, true, label_ttl).to_bytes(),
-            )?;
-            ip.store(frame, ETH_HLEN + LSE_LEN)?;
+            let lse = Lse::new(entry.out_label(), tc, true, label_ttl);
+            egress.begin(frame, ip.offset, LSE_LEN, ETH_P_MPLS_UC)?;
+            store(frame, egress.l2_len(), lse.to_bytes())?;
+            ip.store(frame, egress.l2_len() + LSE_LEN)?;
             egress
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
             let egress = Egress::find(tables, entry, unlabelled + depth * LSE_LEN)?;
             let label_ttl = if stack.ttl() != 0 { stack.ttl() } else { label_ttl };
-            move_head(frame, (ip.offset - ETH_HLEN) as i32 - (depth * LSE_LEN) as i32)?;
-            egress.store(frame, ETH_P_MPLS_UC)?;
-            store_labels(frame, stack, depth, tc, true, label_ttl, label_ttl)?;
-            ip.store(frame, ETH_HLEN + depth * LSE_LEN)?;
+            egress.begin(frame, ip.offset, depth * LSE_LEN, ETH_P_MPLS_UC)?;
+            store_labels(frame, egress.l2_len(), (stack, depth), tc, label_ttl, (true, label_ttl))?;
+            ip.store(frame, egress.l2_len() + depth * LSE_LEN)?;
             egress
         }
         _ => return Err(Reason::NoRoute),
     };
-    tables.count(entry.slot(), received);
+    tables.count(slot, received);
     Ok(egress.verdict())
 }
 
@@ -428,12 +555,16 @@ fn impose<F: Frame, T: Tables>(
 struct Egress(Adjacency);
 
 impl Egress {
-    /// `frame_len` is the length of the frame as it would leave, Ethernet header included.
+    /// `frame_len` is the length of the frame as it would leave, with an Ethernet header without tags.
     #[inline(always)]
     fn find<T: Tables>(tables: &T, entry: IlmEntry, frame_len: usize) -> Checked<Self> {
-        let adjacency = tables.adjacency(entry.next_hop()).ok_or(Reason::Unresolved)?;
+        let mut adjacency = tables.adjacency(entry.next_hop()).ok_or(Reason::Unresolved)?;
         if !adjacency.is_resolved() {
-            return Err(Reason::Unresolved);
+            let backup = adjacency.backup().ok_or(Reason::Unresolved)?;
+            adjacency = tables.adjacency(backup).ok_or(Reason::Unresolved)?;
+            if !adjacency.is_resolved() {
+                return Err(Reason::Unresolved);
+            }
         }
         if frame_len > ETH_HLEN + usize::from(adjacency.mtu()) {
             return Err(Reason::TooBig);
@@ -441,10 +572,22 @@ impl Egress {
         Ok(Self(adjacency))
     }
 
-    /// Writes the Ethernet header.
+    /// Length of the Ethernet header, tags included.
     #[inline(always)]
-    fn store<F: Frame>(&self, frame: &mut F, ethertype: u16) -> Checked<()> {
-        store(frame, 0, self.0.ethernet_header(ethertype))
+    fn l2_len(&self) -> usize {
+        ETH_HLEN + self.0.tags_len_bytes()
+    }
+
+    /// Makes room for `labels_len` bytes of labels in front of what is at `payload`, and writes the Ethernet header before them.
+    #[inline(always)]
+    fn begin<F: Frame>(&self, frame: &mut F, payload: usize, labels_len: usize, ethertype: u16) -> Checked<()> {
+        move_head(frame, payload as i32 - (self.l2_len() + labels_len) as i32)?;
+        store(frame, 0, self.0.macs())?;
+        if self.0.tags_len_bytes() != 0 {
+            // Of one tag, what follows it is written over.
+            store(frame, ETH_HLEN - 2, self.0.tags().to_bytes())?;
+        }
+        store(frame, self.l2_len() - 2, ethertype.to_be_bytes())
     }
 
     #[inline(always)]
@@ -658,6 +801,11 @@ fn is_v6_loopback(address: [u8; 16]) -> bool {
 }
 
 #[inline(always)]
+fn load_u16<F: Frame>(frame: &F, offset: usize) -> Option<u16> {
+    frame.load(offset).map(u16::from_be_bytes)
+}
+
+#[inline(always)]
 fn load_lse<F: Frame>(frame: &F, offset: usize) -> Checked<Lse> {
     frame.load(offset).map(Lse::from_bytes).ok_or(Reason::Malformed)
 }
@@ -696,16 +844,15 @@ fn label_stack<T: Tables>(tables: &T, entry: IlmEntry) -> Checked<(&LabelStack, 
     }
 }
 
-/// Writes the `depth` labels of `stack` after the Ethernet header. The innermost gets `bottom` and `inner_ttl`.
+/// Writes the labels of a stack of known depth at `offset`. `bottom` is the S bit and the TTL of the innermost.
 #[inline(always)]
 fn store_labels<F: Frame>(
     frame: &mut F,
-    stack: &LabelStack,
-    depth: usize,
+    offset: usize,
+    (stack, depth): (&LabelStack, usize),
     tc: u8,
-    bottom: bool,
     outer_ttl: u8,
-    inner_ttl: u8,
+    bottom: (bool, u8),
 ) -> Checked<()> {
     let last = depth - 1;
     for index in 0..MAX_PUSH {
@@ -713,12 +860,12 @@ fn store_labels<F: Frame>(
             break;
         }
         let Some(label) = stack.label(index) else { break };
-        let lse = if index == last {
-            Lse::new(label, tc, bottom, inner_ttl)
-        } else {
-            Lse::new(label, tc, false, outer_ttl)
-        };
-        store(frame, ETH_HLEN + index * LSE_LEN, lse.to_bytes())?;
+        let (bottom, ttl) = if index == last { bottom } else { (false, outer_ttl) };
+        store(
+            frame,
+            offset + index * LSE_LEN,
+            Lse::new(label, tc, bottom, ttl).to_bytes(),
+        )?;
     }
     Ok(())
 }

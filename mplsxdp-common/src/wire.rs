@@ -10,6 +10,14 @@ pub const ETH_P_MPLS_UC: u16 = 0x8847;
 pub const ETH_P_IP: u16 = 0x0800;
 /// EtherType of IPv6.
 pub const ETH_P_IPV6: u16 = 0x86dd;
+/// EtherType (TPID) of an 802.1Q tag.
+pub const ETH_P_8021Q: u16 = 0x8100;
+/// EtherType (TPID) of an 802.1ad service tag.
+pub const ETH_P_8021AD: u16 = 0x88a8;
+/// Length of a VLAN tag: TPID and TCI.
+pub const VLAN_HLEN: usize = 4;
+/// The VLAN identifier in a TCI; above it are priority and drop eligibility.
+pub const VLAN_VID_MASK: u16 = 0xfff;
 /// Length of an untagged Ethernet header: destination, source, EtherType.
 pub const ETH_HLEN: usize = 14;
 /// Length of one label stack entry (RFC 3032 section 2.1).
@@ -18,8 +26,12 @@ pub const LSE_LEN: usize = 4;
 pub const IPV4_HLEN: usize = 20;
 /// Length of the fixed IPv6 header (RFC 8200).
 pub const IPV6_HLEN: usize = 40;
+/// IP protocol number of TCP.
+pub const IPPROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const IPPROTO_UDP: u8 = 17;
+/// IP protocol number of SCTP.
+pub const IPPROTO_SCTP: u8 = 132;
 /// Next Header value of IPv6 Hop-by-Hop Options.
 pub const IPPROTO_HOPOPTS: u8 = 0;
 /// UDP port of MPLS echo requests, "LSP ping" (RFC 8029 section 4.3).

@@ -1,9 +1,14 @@
-//! A frame in the driver's buffer.
+//! A frame in the driver's buffers: the first one can be read and written, the others only count in its length.
 
 use core::arch::asm;
 use core::ptr::{read_unaligned, read_volatile, write_unaligned, write_volatile};
 
-use aya_ebpf::{helpers::bpf_xdp_adjust_head, macros::map, maps::PerCpuArray, programs::XdpContext};
+use aya_ebpf::{
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    macros::map,
+    maps::PerCpuArray,
+    programs::XdpContext,
+};
 use mplsxdp_common::forward::Frame;
 
 /// No rule looks further into a frame than this; the verifier wants a bound on every offset.
@@ -27,7 +32,11 @@ impl<'a> XdpFrame<'a> {
         if offset > MAX_OFFSET {
             return None;
         }
-        let address = self.data() + offset;
+        let mut address = self.data();
+        // By hand: the compiler would derive the end of these bytes from that of others, and the verifier takes two sums with one
+        // unknown number for two unknown numbers.
+        // SAFETY: an addition.
+        unsafe { asm!("{} += {}", inout(reg) address, in(reg) offset, options(nomem, nostack, pure)) };
         if address + N > self.data_end() {
             None
         } else {
@@ -57,7 +66,8 @@ impl<'a> XdpFrame<'a> {
 impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.data_end() - self.data()
+        // SAFETY: the helper takes this program's own context.
+        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize }
     }
 
     #[inline(always)]

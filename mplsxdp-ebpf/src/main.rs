@@ -10,12 +10,12 @@ mod tables;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
 use mplsxdp_common::abi::{Loss, MAX_QUEUES, Reason, UnknownPolicy};
-use mplsxdp_common::forward::{Frame as _, Tables as _, Verdict, forward};
+use mplsxdp_common::forward::{Arrival, Frame as _, Tables as _, Verdict, forward};
 
 use crate::frame::XdpFrame;
 use crate::tables::{TX_PORTS, XSKS, XdpTables, count_reason, is_admitted};
 
-#[xdp]
+#[xdp(frags)]
 pub fn mplsxdp(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(&ctx);
     match forward(&mut frame, &XdpTables) {
@@ -35,14 +35,21 @@ fn except(ctx: &XdpContext, reason: Reason) -> u32 {
     let frame = XdpFrame::new(ctx);
     // The verifier is not to follow this once for each reason.
     let reason = Reason::from_number(frame.opaque(reason as usize) as u8).unwrap_or(Reason::Malformed);
-    count_reason(reason.slot(), &frame);
     let settings = XdpTables.settings();
+    let port = match reason {
+        // Found out when the frame had been rewritten.
+        Reason::NoPort => settings.port(),
+        _ => Arrival::of(&frame, &XdpTables)
+            .and_then(|arrival| arrival.port)
+            .unwrap_or(settings.port()),
+    };
+    count_reason(port, reason.slot(), &frame);
     // Frozen by the loader: where it is off, the verifier takes the code out.
     if settings.log() {
         debug!(
             ctx,
             "port {}: exception {}, frame of {} bytes",
-            settings.port(),
+            port,
             reason as u8,
             frame.len() as u32
         );
@@ -50,16 +57,16 @@ fn except(ctx: &XdpContext, reason: Reason) -> u32 {
     match (reason, settings.unknown()) {
         (Reason::NoRoute, UnknownPolicy::Drop) => xdp_action::XDP_DROP,
         (Reason::NoRoute, UnknownPolicy::Pass) => xdp_action::XDP_PASS,
-        _ if reason.is_punted() => punt(ctx, &frame, reason),
+        _ if reason.is_punted() => punt(ctx, &frame, port, reason),
         _ => xdp_action::XDP_DROP,
     }
 }
 
 /// Hands a frame to the slow path's socket on the queue that it came in on.
 #[inline(always)]
-fn punt(ctx: &XdpContext, frame: &XdpFrame<'_>, reason: Reason) -> u32 {
-    if !is_admitted(reason) {
-        count_reason(Loss::Policed.slot(reason), frame);
+fn punt(ctx: &XdpContext, frame: &XdpFrame<'_>, port: u32, reason: Reason) -> u32 {
+    if !is_admitted(port, reason) {
+        count_reason(port, Loss::Policed.slot(reason), frame);
         return xdp_action::XDP_DROP;
     }
     // SAFETY: a field of this program's own context.
@@ -70,7 +77,7 @@ fn punt(ctx: &XdpContext, frame: &XdpFrame<'_>, reason: Reason) -> u32 {
         Err(0)
     };
     redirected.unwrap_or_else(|_| {
-        count_reason(Loss::NoListener.slot(reason), frame);
+        count_reason(port, Loss::NoListener.slot(reason), frame);
         xdp_action::XDP_DROP
     })
 }

@@ -6,12 +6,12 @@ use core::ptr::read_volatile;
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, DevMap, LpmTrie, PerCpuArray, XskMap, lpm_trie::Key},
+    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, XskMap, lpm_trie::Key},
 };
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack,
-    MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS,
-    Reason, Settings, TtlMode,
+    Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry,
+    LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord,
+    REASON_SLOTS, Reason, Settings, SubInterfaceKey, TtlMode,
 };
 use mplsxdp_common::forward::{Frame, Tables};
 use mplsxdp_common::wire::Label;
@@ -26,11 +26,15 @@ static ADJACENCIES: Array<[u64; 4]> = Array::with_max_entries(MAX_ADJACENCIES, B
 #[map]
 static STACKS: Array<LabelStack> = Array::with_max_entries(DEFAULT_STACKS, BPF_F_MMAPABLE);
 #[map]
+static GROUPS: Array<[u64; BUCKETS]> = Array::with_max_entries(DEFAULT_GROUPS, BPF_F_MMAPABLE);
+#[map]
 static FTN_V4: LpmTrie<FtnKeyV4, u64> = LpmTrie::with_max_entries(MAX_FTN, BPF_F_NO_PREALLOC);
 #[map]
 static FTN_V6: LpmTrie<FtnKeyV6, u64> = LpmTrie::with_max_entries(MAX_FTN, BPF_F_NO_PREALLOC);
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
+#[map]
+static SUB_INTERFACES: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 pub static TX_PORTS: DevMap = DevMap::with_max_entries(MAX_PORTS, 0);
 /// Sockets of the slow path.
@@ -53,6 +57,9 @@ static SETTINGS: u64 = Settings::new(0, TtlMode::Uniform, 255, false, false).to_
 /// Frozen likewise.
 #[unsafe(no_mangle)]
 static POLICE: u64 = Police::UNLIMITED.to_bits();
+/// Frozen likewise.
+#[unsafe(no_mangle)]
+static HASH_SEED: u32 = 0;
 
 pub struct XdpTables;
 
@@ -64,8 +71,14 @@ impl Tables for XdpTables {
     }
 
     #[inline(always)]
-    fn port(&self) -> PortWord {
-        PortWord::from_bits(read_word(&PORTS, self.settings().port()))
+    fn port(&self, number: u32) -> PortWord {
+        PortWord::from_bits(read_word(&PORTS, number))
+    }
+
+    #[inline(always)]
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
+        // SAFETY: the map's value; the controller replaces it as a whole.
+        unsafe { SUB_INTERFACES.get(key.to_bits()) }.copied()
     }
 
     #[inline(always)]
@@ -87,19 +100,29 @@ impl Tables for XdpTables {
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
         let words = ADJACENCIES.get_ptr(index.into())?;
         // SAFETY: the map's value; each word is read once, as the controller writes it.
-        Some(Adjacency::from_words(unsafe {
-            [
-                read_volatile(&raw const (*words)[0]),
-                read_volatile(&raw const (*words)[1]),
-                0,
-                0,
-            ]
-        }))
+        Some(Adjacency::from_words(
+            [0, 1, 2, 3].map(|index| unsafe { read_volatile((words as *const u64).add(index)) }),
+        ))
     }
 
     #[inline(always)]
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {
         STACKS.get(index)
+    }
+
+    #[inline(always)]
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        let buckets = GROUPS.get_ptr(group);
+        // SAFETY: the map's value, and within it; read once, as the controller writes it.
+        IlmEntry::from_bits(buckets.map_or(0, |buckets| unsafe {
+            read_volatile((buckets as *const u64).add(bucket.into()))
+        }))
+    }
+
+    #[inline(always)]
+    fn hash_seed(&self) -> u32 {
+        // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+        unsafe { read_volatile(&raw const HASH_SEED) }
     }
 
     #[inline(always)]
@@ -109,20 +132,16 @@ impl Tables for XdpTables {
     }
 }
 
-/// Counts a frame in one of this port's slots.
+/// Counts a frame in one of a port's slots.
 #[inline(always)]
-pub fn count_reason(slot: u32, frame: &impl Frame) {
-    count(
-        &REASON_COUNTERS,
-        XdpTables.settings().port() * REASON_SLOTS + slot,
-        frame.len(),
-    );
+pub fn count_reason(port: u32, slot: u32, frame: &impl Frame) {
+    count(&REASON_COUNTERS, port * REASON_SLOTS + slot, frame.len());
 }
 
-/// Whether the policer of this port and reason lets a frame through now. CPUs share it, so that the rate is that of the port,
+/// Whether the policer of a port and reason lets a frame through now. CPUs share it, so that the rate is that of the port,
 /// however many queues it has.
 #[inline(always)]
-pub fn is_admitted(reason: Reason) -> bool {
+pub fn is_admitted(port: u32, reason: Reason) -> bool {
     /// Each failed attempt means that another CPU was admitted meanwhile; whoever loses this often is over the rate.
     const ATTEMPTS: usize = 4;
 
@@ -131,7 +150,7 @@ pub fn is_admitted(reason: Reason) -> bool {
     if police == Police::UNLIMITED {
         return true;
     }
-    let Some(state) = POLICERS.get_ptr_mut(XdpTables.settings().port() * PUNT_SLOTS + reason as u32) else {
+    let Some(state) = POLICERS.get_ptr_mut(port * PUNT_SLOTS + reason as u32) else {
         return false;
     };
     // SAFETY: a helper without arguments.

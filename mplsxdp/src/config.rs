@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use clap::ValueEnum;
-use mplsxdp_common::abi::{self, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, MAX_PORTS, TtlMode};
+use mplsxdp_common::abi::{
+    self, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, MAX_PORTS, TtlMode,
+};
 
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::lfib::route::{Route, RouteKey};
@@ -18,6 +20,10 @@ pub const LABELS: RangeInclusive<u32> = 17..=MAX_LABELS;
 pub const COUNTER_SLOTS: RangeInclusive<u32> = 1..=1 << 20;
 /// What `stacks` can be: an entry has 20 bits for one.
 pub const STACKS: RangeInclusive<u32> = 1..=1 << 20;
+/// What `groups` can be: an entry has 20 bits for one, and one takes 2 KiB.
+pub const GROUPS: RangeInclusive<u32> = 1..=1 << 20;
+/// What `hash-seed` can be.
+pub const HASH_SEED: RangeInclusive<u32> = 0..=u32::MAX;
 /// What `tunnel-ttl` can be.
 pub const TUNNEL_TTL: RangeInclusive<u8> = 1..=255;
 /// What a rate per second can be: 0 is no limit, and token buckets count nanoseconds.
@@ -48,6 +54,10 @@ pub struct Config {
     pub counter_slots: u32,
     /// How many different label stacks routes can push.
     pub stacks: u32,
+    /// How many different groups of next hops routes can have.
+    pub groups: u32,
+    /// What the flow hash begins with; `None`: a number that no other router is likely to have.
+    pub hash_seed: Option<u32>,
     pub ttl_mode: TtlMode,
     /// TTL of labels pushed in pipe mode.
     pub tunnel_ttl: u8,
@@ -84,6 +94,8 @@ impl Default for Config {
             labels: MAX_LABELS,
             counter_slots: DEFAULT_COUNTER_SLOTS,
             stacks: DEFAULT_STACKS,
+            groups: DEFAULT_GROUPS,
+            hash_seed: None,
             ttl_mode: TtlMode::Uniform,
             tunnel_ttl: 255,
             tc_propagate: false,
@@ -200,6 +212,12 @@ pub struct Options {
     /// How many different stacks of two or more labels routes can push [default: 32768].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(STACKS)))]
     pub stacks: Option<u32>,
+    /// How many different groups of next hops routes can have; each takes 2 KiB [default: 1024].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(GROUPS)))]
+    pub groups: Option<u32>,
+    /// What the hash that spreads flows over next hops begins with [default: random at each load].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(range(HASH_SEED)))]
+    pub hash_seed: Option<u32>,
     /// How the TTL crosses a push or a pop [default: uniform].
     #[arg(long = "ttl-propagate", value_name = "MODE")]
     pub ttl_mode: Option<TtlModeName>,
@@ -269,6 +287,8 @@ impl Options {
             labels: self.labels.or(other.labels),
             counter_slots: self.counter_slots.or(other.counter_slots),
             stacks: self.stacks.or(other.stacks),
+            groups: self.groups.or(other.groups),
+            hash_seed: self.hash_seed.or(other.hash_seed),
             ttl_mode: self.ttl_mode.or(other.ttl_mode),
             tunnel_ttl: self.tunnel_ttl.or(other.tunnel_ttl),
             tc_propagate: self.tc_propagate.or(other.tc_propagate),
@@ -311,6 +331,8 @@ impl Options {
             labels,
             counter_slots: self.counter_slots.unwrap_or(default.counter_slots),
             stacks: self.stacks.unwrap_or(default.stacks),
+            groups: self.groups.unwrap_or(default.groups),
+            hash_seed: self.hash_seed.or(default.hash_seed),
             ttl_mode: self.ttl_mode.map_or(default.ttl_mode, TtlMode::from),
             tunnel_ttl: self.tunnel_ttl.unwrap_or(default.tunnel_ttl),
             tc_propagate: self.tc_propagate.unwrap_or(default.tc_propagate),

@@ -5,7 +5,7 @@ use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, SHARED_MAPS, Sizes};
 use mplsxdp::dataplane::{TableMemory, Tables};
 use mplsxdp_common::abi::{
-    DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, Police, Settings, TtlMode, UnknownPolicy, map,
+    DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, Police, Settings, TtlMode, UnknownPolicy, map,
 };
 
 /// Instructions that the verifier may follow in one variant. The kernel gives up at a million. What it prunes differs
@@ -20,6 +20,7 @@ const MIB: u64 = 1 << 20;
 const DEFAULT: Sizes = Sizes {
     labels: MAX_LABELS,
     stacks: DEFAULT_STACKS,
+    groups: DEFAULT_GROUPS,
     counter_slots: DEFAULT_COUNTER_SLOTS,
 };
 
@@ -69,7 +70,7 @@ fn the_maps_take_no_more_memory_than_they_may() {
         ..DEFAULT
     };
     for (sizes, most) in [(DEFAULT, 16 * MIB), (all_counted, 64 * MIB)] {
-        let tables = KernelTables::open(loader(sizes).pins()).unwrap();
+        let tables = KernelTables::open(loader(sizes).pins(), 0).unwrap();
         let memory = tables.memory().unwrap();
         assert_eq!(memory.iter().map(|table| table.name).collect::<Vec<_>>(), SHARED_MAPS);
         let bytes: Vec<u64> = memory.iter().map(bytes_on_two_cpus).collect();

@@ -68,6 +68,7 @@ fn twins<H, K>(host: impl FnOnce(MemoryTables) -> H, kernel: impl FnOnce(KernelT
     let sizes = Sizes {
         labels: lab::CAPACITY.labels,
         stacks: lab::CAPACITY.stacks,
+        groups: lab::CAPACITY.groups,
         counter_slots: lab::CAPACITY.counter_slots,
     };
     let loader = Loader::new(sizes).unwrap();
@@ -75,7 +76,7 @@ fn twins<H, K>(host: impl FnOnce(MemoryTables) -> H, kernel: impl FnOnce(KernelT
         .into_iter()
         .map(|settings| (settings.port(), loader.program(settings).unwrap()))
         .collect();
-    let mut tables = KernelTables::open(loader.pins()).unwrap();
+    let mut tables = KernelTables::open(loader.pins(), 0).unwrap();
     assert_eq!(tables.capacity(), lab::CAPACITY);
     for port in lab::TX_PORTS {
         tables.set_tx_port(port, LOOPBACK).unwrap();
@@ -182,7 +183,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             "host and kernel differ, {:?}, TC propagation {}, port {:?}\n in     {}\n{differences}{}",
             settings.ttl_mode(),
             settings.tc_propagate(),
-            self.host.as_mut().at_port(settings).port(),
+            self.host.as_mut().at_port(settings).port(settings.port()),
             show(frame),
             describe(self.host.as_mut(), settings, frame)
         ))

@@ -72,6 +72,7 @@ fn loader(police: Police) -> Loader {
     let sizes = Sizes {
         labels: lab::CAPACITY.labels,
         stacks: lab::CAPACITY.stacks,
+        groups: lab::CAPACITY.groups,
         counter_slots: lab::CAPACITY.counter_slots,
     };
     Loader::new(sizes).unwrap().with_police(police)
@@ -112,7 +113,7 @@ impl Switch {
             run("ethtool -K sink gro on");
 
             let loader = loader(police);
-            let mut tables = KernelTables::open(loader.pins()).unwrap();
+            let mut tables = KernelTables::open(loader.pins(), 0).unwrap();
             tables.store_port(PORT, lab::port_word("core"));
             tables.set_tx_port(lab::TX_PORTS[0], ifindex("out")).unwrap();
             let lfib = lab::install(tables);
@@ -266,7 +267,7 @@ fn a_policer_is_exact_on_all_cpus_together() {
     // All CPUs draw on the burst at the same time, for half of the run.
     let (burst, frames) = (500_000, 1_000_000);
     let loader = loader(Police::new(1, burst));
-    let mut tables = KernelTables::open(loader.pins()).unwrap();
+    let mut tables = KernelTables::open(loader.pins(), 0).unwrap();
     tables.store_port(PORT, lab::port_word("core"));
     let lfib = lab::install(tables);
     let cpus = std::thread::available_parallelism().unwrap().get();
@@ -335,7 +336,7 @@ fn without_a_listener_exceptions_are_dropped_and_counted_so() {
 fn unknown_labels_are_dropped_or_passed_where_the_settings_say_so() {
     needs_root();
     let loader = loader(Police::UNLIMITED);
-    let mut tables = KernelTables::open(loader.pins()).unwrap();
+    let mut tables = KernelTables::open(loader.pins(), 0).unwrap();
     tables.store_port(PORT, lab::port_word("core"));
     let lfib = lab::install(tables);
     let policies = [

@@ -35,7 +35,7 @@ static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Makes the frame it is run on a labelled one, with a random label, and sends it on. Frames of a live run come back
 /// with what was last written, so the header is written anew each time.
-#[xdp]
+#[xdp(frags)]
 pub fn generate(ctx: XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
     if data + ETH_HLEN + 4 > end {
@@ -66,13 +66,13 @@ pub fn generate(ctx: XdpContext) -> u32 {
 }
 
 /// Sends everything on, untouched.
-#[xdp]
+#[xdp(frags)]
 pub fn redirect(_: XdpContext) -> u32 {
     redirected()
 }
 
 /// Counts and drops.
-#[xdp]
+#[xdp(frags)]
 pub fn sink(_: XdpContext) -> u32 {
     if let Some(count) = SUNK.get_ptr_mut(0) {
         // SAFETY: this CPU's own value.
@@ -82,7 +82,7 @@ pub fn sink(_: XdpContext) -> u32 {
 }
 
 /// Takes whatever arrives: a veth hands redirected frames over only if its peer has a program.
-#[xdp]
+#[xdp(frags)]
 pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }

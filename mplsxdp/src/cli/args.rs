@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn what_load_takes() {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
-                    --counter-slots 1 --stacks 5 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false \
+                    --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false \
                     --local --unknown pass --icmp-via lsp --icmp-source 192.0.2.1 --icmp-source 2001:db8::1 \
                     --icmp-rate 0 --icmp-source-rate 7 --hold 1024 --punt-rate 1000000000 --config f.toml -vv";
         let cli = parse(line).unwrap();
@@ -234,6 +234,8 @@ mod tests {
                 labels: Some(4096),
                 counter_slots: Some(1),
                 stacks: Some(5),
+                groups: Some(6),
+                hash_seed: Some(0),
                 ttl_mode: Some(TtlModeName::Linux),
                 tunnel_ttl: Some(9),
                 tc_propagate: Some(true),

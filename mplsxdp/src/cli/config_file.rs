@@ -11,6 +11,8 @@
 //! labels = 1048576
 //! counter-slots = 65536
 //! stacks = 32768
+//! groups = 1024
+//! hash-seed = 7              # random at each load where there is none
 //! ttl-propagate = "uniform"  # or "pipe", "linux"
 //! tunnel-ttl = 255
 //! tc-propagate = false
@@ -43,8 +45,8 @@ use super::grammar::{self, Family};
 use crate::config::{self, ConfigError, Options, PlacedRoute};
 
 /// The keys, for whoever mistypes one.
-const KEYS: &str = "iface, tx-only, local, instance, netns, mode, labels, counter-slots, stacks, ttl-propagate, tunnel-ttl, \
-                    tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
+const KEYS: &str = "iface, tx-only, local, instance, netns, mode, labels, counter-slots, stacks, groups, \
+                    hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
                     log-exceptions, verbose, routes";
 
 /// Reads a file.
@@ -105,6 +107,8 @@ impl Reader<'_> {
             "labels" => options.labels = self.number(name, value, config::LABELS),
             "counter-slots" => options.counter_slots = self.number(name, value, config::COUNTER_SLOTS),
             "stacks" => options.stacks = self.number(name, value, config::STACKS),
+            "groups" => options.groups = self.number(name, value, config::GROUPS),
+            "hash-seed" => options.hash_seed = self.number(name, value, config::HASH_SEED),
             "ttl-propagate" => options.ttl_mode = self.choice(name, value),
             "tunnel-ttl" => options.tunnel_ttl = self.number(name, value, config::TUNNEL_TTL),
             "tc-propagate" => options.tc_propagate = self.boolean(name, value),
@@ -291,6 +295,8 @@ mod tests {
             labels = 0x1000
             counter-slots = 100
             stacks = 200
+            groups = 300
+            hash-seed = 4294967295
             ttl-propagate = "pipe"
             tunnel-ttl = 64
             tc-propagate = true
@@ -326,6 +332,8 @@ mod tests {
                 labels: 4096,
                 counter_slots: 100,
                 stacks: 200,
+                groups: 300,
+                hash_seed: Some(u32::MAX),
                 ttl_mode: TtlMode::Pipe,
                 tunnel_ttl: 64,
                 tc_propagate: true,
@@ -429,7 +437,7 @@ routes = [
                 "f.toml:4:14: `tunnel-ttl` is 256; it must be a number, 1 to 255",
                 "f.toml:5:8: `mode` is \"fast\"; it must be \"native\" or \"generic\"",
                 "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, mode, labels, counter-slots, \
-                 stacks, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
+                 stacks, groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
                  icmp-source-rate, hold, punt-rate, log-exceptions, verbose, routes",
                 "f.toml:7:16: `tc-propagate` has a value of type integer; it must be true or false",
                 "f.toml:8:9: `local` has a value of type integer; it must be a string, true or false",

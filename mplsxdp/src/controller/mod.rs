@@ -9,6 +9,7 @@ mod raw_ip;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::BuildHasher as _;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -123,6 +124,11 @@ pub fn told(error: &anyhow::Error) -> String {
     })
 }
 
+/// A number that no other router is likely to have: all that the standard library's hashers are for.
+fn random_seed() -> u32 {
+    std::hash::RandomState::new().hash_one(()) as u32
+}
+
 /// For ever where there is no deadline.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
@@ -150,14 +156,16 @@ impl Controller {
         let sizes = Sizes {
             labels: config.labels,
             stacks: config.stacks,
+            groups: config.groups,
             counter_slots: config.counter_slots,
         };
         let police = Police::new(config.punt_rate, burst(config.punt_rate));
-        let mut loader = Loader::new(sizes)?.with_police(police);
+        let hash_seed = config.hash_seed.unwrap_or_else(random_seed);
+        let mut loader = Loader::new(sizes)?.with_police(police).with_hash_seed(hash_seed);
         if config.log_exceptions {
             tokio::spawn(loader.follow_log()?);
         }
-        let tables = KernelTables::open(loader.pins())?;
+        let tables = KernelTables::open(loader.pins(), hash_seed)?;
         Ok(Self {
             started: Instant::now(),
             ports: Ports::new(loader, config),

@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aya::maps::{DevMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie::Key};
+use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie::Key};
 use aya::util::nr_cpus;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, Counter, IlmEntry, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord,
-    REASON_SLOTS, Reason, Settings, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, IlmEntry, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC,
+    PortWord, REASON_SLOTS, Reason, Settings, SubInterfaceKey, VlanTags, map,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -32,28 +32,33 @@ pub struct KernelTables {
     ilm: MappedWords,
     adjacencies: MappedWords,
     stacks: MappedWords,
+    groups: MappedWords,
     ports: MappedWords,
     ftn_v4: LpmTrie<MapData, [u8; 4], u64>,
     ftn_v6: LpmTrie<MapData, [u8; 16], u64>,
+    sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` once more: aya's type has no way to delete.
     tx_ports_map: MapData,
     xsks: XskMap<MapData>,
     route_counters: PerCpuArray<MapData, CounterWords>,
     reason_counters: PerCpuArray<MapData, CounterWords>,
+    hash_seed: u32,
     capacity: Capacity,
     possible_cpus: usize,
     memory: Vec<TableMemory>,
 }
 
 impl KernelTables {
-    /// Opens the maps that the first loaded program made, and marks them as this version's.
-    pub fn open(pins: &Pins) -> Result<Self, TableError> {
+    /// Opens the maps that the first loaded program made, and marks them as this version's. `hash_seed` is what is frozen into
+    /// the programs.
+    pub fn open(pins: &Pins, hash_seed: u32) -> Result<Self, TableError> {
         let open = |name| pins.open(name).map_err(|error| table_error(name, "open", error));
-        let (ilm, adjacencies, stacks, ports) = (
+        let (ilm, adjacencies, stacks, groups, ports) = (
             open(map::ILM)?,
             open(map::ADJACENCIES)?,
             open(map::STACKS)?,
+            open(map::GROUPS)?,
             open(map::PORTS)?,
         );
         let entries = |name, map: &MapData| {
@@ -66,6 +71,7 @@ impl KernelTables {
             labels: entries(map::ILM, &ilm)?,
             adjacencies: entries(map::ADJACENCIES, &adjacencies)?,
             stacks: entries(map::STACKS, &stacks)?,
+            groups: entries(map::GROUPS, &groups)?,
             counter_slots: entries(map::ROUTE_COUNTERS, &route_counters)?,
             prefixes: MAX_FTN,
         };
@@ -85,14 +91,17 @@ impl KernelTables {
                 capacity.adjacencies as usize * ADJACENCY_WORDS,
             )?,
             stacks: MappedWords::new(map::STACKS, &stacks, capacity.stacks as usize * STACK_WORDS)?,
+            groups: MappedWords::new(map::GROUPS, &groups, capacity.groups as usize * BUCKETS)?,
             ports: MappedWords::new(map::PORTS, &ports, MAX_PORTS as usize)?,
             ftn_v4: typed(map::FTN_V4, Map::LpmTrie(open(map::FTN_V4)?))?,
             ftn_v6: typed(map::FTN_V6, Map::LpmTrie(open(map::FTN_V6)?))?,
+            sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
             xsks: typed(map::XSKS, Map::XskMap(open(map::XSKS)?))?,
             route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
             reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
+            hash_seed,
             capacity,
             possible_cpus: nr_cpus().map_err(|(_, source)| TableError {
                 map: map::ROUTE_COUNTERS,
@@ -126,7 +135,8 @@ impl KernelTables {
         }
     }
 
-    /// The tables as the program of a port with these settings sees them. Nothing is counted.
+    /// The tables as the program of a port with these settings sees them, but that frames have no VLAN tags: those of the slow
+    /// path lose them where they come in, and get them where they go out. Nothing is counted.
     pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
         AtPort { tables: self, settings }
     }
@@ -190,6 +200,11 @@ impl Tables for KernelTables {
         }
     }
 
+    fn store_bucket(&mut self, group: u32, bucket: u8, entry: IlmEntry) {
+        self.groups
+            .store(group as usize * BUCKETS + usize::from(bucket), entry.to_bits());
+    }
+
     fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
         let length = u32::from(prefix.prefix_len());
         match prefix {
@@ -225,6 +240,20 @@ impl Tables for KernelTables {
 
     fn store_port(&mut self, port: u16, word: PortWord) {
         self.ports.store(port.into(), word.to_bits());
+    }
+
+    fn insert_sub_interface(&mut self, key: SubInterfaceKey, port: u16) -> Result<(), TableError> {
+        self.sub_interfaces
+            .insert(key.to_bits(), u32::from(port), 0)
+            .map_err(|error| table_error(map::SUB_INTERFACES, "insert into", error))
+    }
+
+    fn remove_sub_interface(&mut self, key: SubInterfaceKey) -> Result<(), TableError> {
+        match self.sub_interfaces.remove(&key.to_bits()) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(error) => Err(table_error(map::SUB_INTERFACES, "remove from", error)),
+        }
     }
 
     fn wait_for_readers(&mut self) {
@@ -271,7 +300,7 @@ impl Tables for KernelTables {
     }
 }
 
-/// [`KernelTables`] as one port's program sees them.
+/// [`KernelTables`] as the slow path sees them at one port.
 #[derive(Clone, Copy)]
 pub struct AtPort<'a> {
     tables: &'a KernelTables,
@@ -283,8 +312,12 @@ impl forward::Tables for AtPort<'_> {
         self.settings
     }
 
-    fn port(&self) -> PortWord {
-        PortWord::from_bits(self.tables.ports.get(self.settings.port() as usize).unwrap_or(0))
+    fn port(&self, number: u32) -> PortWord {
+        PortWord::from_bits(self.tables.ports.get(number as usize).unwrap_or(0))
+    }
+
+    fn sub_interface(&self, _key: SubInterfaceKey) -> Option<u32> {
+        None
     }
 
     fn ilm(&self, label: Label) -> IlmEntry {
@@ -300,7 +333,8 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
-        (u32::from(index) < self.tables.capacity.adjacencies).then(|| Tables::adjacency(self.tables, index))
+        (u32::from(index) < self.tables.capacity.adjacencies)
+            .then(|| Tables::adjacency(self.tables, index).with_tags(VlanTags::NONE))
     }
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {
@@ -312,6 +346,15 @@ impl forward::Tables for AtPort<'_> {
                 // by `store_stack`, which borrows the tables mutably.
                 unsafe { words.cast().as_ref() }
             })
+    }
+
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        let index = group as usize * BUCKETS + usize::from(bucket);
+        IlmEntry::from_bits(self.tables.groups.get(index).unwrap_or(0))
+    }
+
+    fn hash_seed(&self) -> u32 {
+        self.tables.hash_seed
     }
 
     fn count(&self, _slot: u32, _bytes: usize) {}

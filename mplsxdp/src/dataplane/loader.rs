@@ -10,7 +10,7 @@ use aya::maps::{MapData, MapError};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
-use mplsxdp_common::abi::{POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
+use mplsxdp_common::abi::{HASH_SEED, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,9 +20,11 @@ pub const SHARED_MAPS: &[&str] = &[
     map::ILM,
     map::ADJACENCIES,
     map::STACKS,
+    map::GROUPS,
     map::FTN_V4,
     map::FTN_V6,
     map::PORTS,
+    map::SUB_INTERFACES,
     map::TX_PORTS,
     map::XSKS,
     map::POLICERS,
@@ -41,6 +43,7 @@ const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mpl
 pub struct Sizes {
     pub labels: u32,
     pub stacks: u32,
+    pub groups: u32,
     pub counter_slots: u32,
 }
 
@@ -93,6 +96,7 @@ pub struct Loader {
     pins: Pins,
     sizes: Sizes,
     police: Police,
+    hash_seed: u32,
     /// What made the maps; it has aya-log's end of the ring buffer.
     first: Ebpf,
 }
@@ -103,11 +107,12 @@ impl Loader {
         let pins = Pins::new()?;
         let police = Police::UNLIMITED;
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let first = object(&pins, sizes, settings, police)?;
+        let first = object(&pins, sizes, settings, police, 0)?;
         Ok(Self {
             pins,
             sizes,
             police,
+            hash_seed: 0,
             first,
         })
     }
@@ -115,6 +120,11 @@ impl Loader {
     /// Copies of the program police their exceptions so; not at all unless told.
     pub fn with_police(self, police: Police) -> Self {
         Self { police, ..self }
+    }
+
+    /// Copies of the program begin their flow hashes with this; with 0 unless told.
+    pub fn with_hash_seed(self, hash_seed: u32) -> Self {
+        Self { hash_seed, ..self }
     }
 
     /// Hands the log records of all copies to the `log` crate, from now on. They come only from programs whose settings say so.
@@ -137,7 +147,7 @@ impl Loader {
 
     /// A copy of the program with `settings`, verified and not attached.
     pub fn program(&self, settings: Settings) -> Result<Program, LoadError> {
-        let mut object = object(&self.pins, self.sizes, settings, self.police)?;
+        let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
         let program: &mut Xdp = object
             .program_mut(PROGRAM)
             .ok_or(LoadError::NoProgram)?
@@ -148,16 +158,18 @@ impl Loader {
     }
 }
 
-fn object(pins: &Pins, sizes: Sizes, settings: Settings, police: Police) -> Result<Ebpf, LoadError> {
+fn object(pins: &Pins, sizes: Sizes, settings: Settings, police: Police, hash_seed: u32) -> Result<Ebpf, LoadError> {
     let (settings, police) = (settings.to_bits(), police.to_bits());
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_max_entries(map::ILM, sizes.labels)
         .map_max_entries(map::STACKS, sizes.stacks)
+        .map_max_entries(map::GROUPS, sizes.groups)
         .map_max_entries(map::ROUTE_COUNTERS, sizes.counter_slots)
         .override_global(SETTINGS, &settings, true)
-        .override_global(POLICE, &police, true);
+        .override_global(POLICE, &police, true)
+        .override_global(HASH_SEED, &hash_seed, true);
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.path(name));
     }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, Settings,
+    Adjacency, Counter, DEFAULT_GROUPS, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord,
+    Reason, Settings, SubInterfaceKey,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -20,8 +21,11 @@ pub struct MemoryTables {
     pub ilm: HashMap<Label, IlmEntry>,
     pub adjacencies: HashMap<u16, Adjacency>,
     pub stacks: HashMap<u32, LabelStack>,
+    pub buckets: HashMap<(u32, u8), IlmEntry>,
     pub ftn: BTreeMap<IpNet, IlmEntry>,
     pub ports: HashMap<u16, PortWord>,
+    pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
+    pub hash_seed: u32,
     pub route_counters: RefCell<HashMap<u32, Counter>>,
     /// How often a grace period was waited for.
     pub grace_periods: usize,
@@ -35,6 +39,7 @@ impl Default for MemoryTables {
             labels: MAX_LABELS,
             adjacencies: MAX_ADJACENCIES,
             stacks: 1024,
+            groups: DEFAULT_GROUPS,
             counter_slots: 1024,
             prefixes: MAX_FTN,
         })
@@ -48,8 +53,11 @@ impl MemoryTables {
             ilm: HashMap::new(),
             adjacencies: HashMap::new(),
             stacks: HashMap::new(),
+            buckets: HashMap::new(),
             ftn: BTreeMap::new(),
             ports: HashMap::new(),
+            sub_interfaces: HashMap::new(),
+            hash_seed: 0,
             route_counters: RefCell::default(),
             grace_periods: 0,
             ftn_inserts_left: usize::MAX,
@@ -94,6 +102,11 @@ impl Tables for MemoryTables {
         self.stacks.insert(index, stack);
     }
 
+    fn store_bucket(&mut self, group: u32, bucket: u8, entry: IlmEntry) {
+        assert!(group < self.capacity.groups, "group {group} is beyond the table");
+        self.buckets.insert((group, bucket), entry);
+    }
+
     fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
         if self.ftn_inserts_left == 0 {
             return Err(TableError {
@@ -114,6 +127,16 @@ impl Tables for MemoryTables {
 
     fn store_port(&mut self, port: u16, word: PortWord) {
         self.ports.insert(port, word);
+    }
+
+    fn insert_sub_interface(&mut self, key: SubInterfaceKey, port: u16) -> Result<(), TableError> {
+        self.sub_interfaces.insert(key, port);
+        Ok(())
+    }
+
+    fn remove_sub_interface(&mut self, key: SubInterfaceKey) -> Result<(), TableError> {
+        self.sub_interfaces.remove(&key);
+        Ok(())
     }
 
     fn wait_for_readers(&mut self) {
@@ -158,9 +181,13 @@ impl forward::Tables for AtPort<'_> {
         self.settings
     }
 
-    fn port(&self) -> PortWord {
-        let port = u16::try_from(self.settings.port()).unwrap_or(u16::MAX);
-        self.tables.ports.get(&port).copied().unwrap_or_default()
+    fn port(&self, number: u32) -> PortWord {
+        let number = u16::try_from(number).unwrap_or(u16::MAX);
+        self.tables.ports.get(&number).copied().unwrap_or_default()
+    }
+
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
+        self.tables.sub_interfaces.get(&key).copied().map(u32::from)
     }
 
     fn ilm(&self, label: Label) -> IlmEntry {
@@ -184,6 +211,14 @@ impl forward::Tables for AtPort<'_> {
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {
         // As for adjacencies.
         (index < self.tables.capacity.stacks).then(|| self.tables.stacks.get(&index).unwrap_or(&LabelStack::EMPTY))
+    }
+
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        self.tables.buckets.get(&(group, bucket)).copied().unwrap_or_default()
+    }
+
+    fn hash_seed(&self) -> u32 {
+        self.tables.hash_seed
     }
 
     fn count(&self, slot: u32, bytes: usize) {

@@ -9,7 +9,7 @@ pub mod memory;
 pub mod port;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason};
+use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason, SubInterfaceKey};
 use mplsxdp_common::wire::Label;
 
 /// How much fits.
@@ -19,6 +19,7 @@ pub struct Capacity {
     pub labels: u32,
     pub adjacencies: u32,
     pub stacks: u32,
+    pub groups: u32,
     /// Slot 0 among them, which counts for nobody.
     pub counter_slots: u32,
     /// Prefixes of each family.
@@ -41,12 +42,21 @@ pub trait Tables {
     /// `index` must not be in use by any reader.
     fn store_stack(&mut self, index: u32, stack: LabelStack);
 
+    /// What a group does with the flows of a bucket.
+    fn store_bucket(&mut self, group: u32, bucket: u8, entry: IlmEntry);
+
     fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError>;
 
     /// Removing what is not there is no error.
     fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError>;
 
     fn store_port(&mut self, port: u16, word: PortWord);
+
+    /// Frames with the tags of `key` belong to the sub-interface that has number `port`.
+    fn insert_sub_interface(&mut self, key: SubInterfaceKey, port: u16) -> Result<(), TableError>;
+
+    /// Removing what is not there is no error.
+    fn remove_sub_interface(&mut self, key: SubInterfaceKey) -> Result<(), TableError>;
 
     /// Returns when no reader is left that saw an entry before its last change.
     fn wait_for_readers(&mut self);

@@ -563,7 +563,7 @@ impl<T: Tables> Lfib<T> {
             (Op::Pop, _) => Action::Pop,
             (Op::PenultimatePop, _) => Action::PenultimatePop,
             (Op::Local, _) => Action::Local,
-            (Op::None | Op::Pass, _) => return None,
+            (Op::None | Op::Pass | Op::Group, _) => return None,
         };
         let next_hop: Option<(NextHopId, &NextHop)> = if uses_next_hop(entry) {
             Some(self.next_hops.at_slot(entry.next_hop())?)

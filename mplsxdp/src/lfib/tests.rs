@@ -21,6 +21,7 @@ fn small() -> Capacity {
         labels: 1000,
         adjacencies: 3,
         stacks: 2,
+        groups: 2,
         counter_slots: 4,
         prefixes: 100,
     }

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, PortWord, Reason, Settings, TtlMode};
+use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, PortWord, Reason, Settings, SubInterfaceKey, TtlMode};
 use mplsxdp_common::forward::{Frame as _, Tables, Verdict, forward};
 use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
 
@@ -35,7 +35,7 @@ pub struct Answer {
 
 /// What becomes of `frame` at a port with `tables`.
 pub fn ask<T: Tables>(frame: &mut MemoryFrame, tables: &T) -> Answer {
-    ask_at(frame, tables, tables.port())
+    ask_at(frame, tables, tables.port(tables.settings().port()))
 }
 
 /// The same at a port that `tables` are not of.
@@ -156,8 +156,12 @@ impl<T: Tables> Tables for Noted<'_, T> {
         self.tables.settings()
     }
 
-    fn port(&self) -> PortWord {
+    fn port(&self, _number: u32) -> PortWord {
         self.port
+    }
+
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
+        self.tables.sub_interface(key)
     }
 
     fn ilm(&self, label: Label) -> IlmEntry {
@@ -182,6 +186,14 @@ impl<T: Tables> Tables for Noted<'_, T> {
         self.tables.label_stack(index)
     }
 
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        self.tables.bucket(group, bucket)
+    }
+
+    fn hash_seed(&self) -> u32 {
+        self.tables.hash_seed()
+    }
+
     fn count(&self, _slot: u32, _bytes: usize) {}
 }
 
@@ -196,8 +208,12 @@ impl<T: Tables> Tables for Unlimited<'_, T> {
         self.tables.settings()
     }
 
-    fn port(&self) -> PortWord {
-        self.tables.port()
+    fn port(&self, number: u32) -> PortWord {
+        self.tables.port(number)
+    }
+
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
+        self.tables.sub_interface(key)
     }
 
     fn ilm(&self, label: Label) -> IlmEntry {
@@ -220,6 +236,14 @@ impl<T: Tables> Tables for Unlimited<'_, T> {
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {
         self.tables.label_stack(index)
+    }
+
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        self.tables.bucket(group, bucket)
+    }
+
+    fn hash_seed(&self) -> u32 {
+        self.tables.hash_seed()
     }
 
     fn count(&self, _slot: u32, _bytes: usize) {}

@@ -277,7 +277,11 @@ impl SlowPath {
                 Reason::LspPing => Outcome::LspPing,
                 Reason::Malformed | Reason::ImplicitNull | Reason::SpecialLabel => Outcome::Malformed,
                 // An alert beneath an alert is malformed, which `ask` has said.
-                Reason::PortDisabled | Reason::NoHeadroom | Reason::NoPort | Reason::RouterAlert => Outcome::NotHandled,
+                Reason::PortDisabled
+                | Reason::UnknownVlan
+                | Reason::NoHeadroom
+                | Reason::NoPort
+                | Reason::RouterAlert => Outcome::NotHandled,
             },
         };
         self.counters.count(outcome);

@@ -22,6 +22,7 @@ pub const CAPACITY: Capacity = Capacity {
     labels: 1024,
     adjacencies: MAX_ADJACENCIES,
     stacks: 64,
+    groups: 16,
     counter_slots: 128,
     prefixes: MAX_FTN,
 };

@@ -38,7 +38,8 @@ use mplsxdp::lfib::{Lfib, Mode};
 use mplsxdp::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
 use mplsxdp::slowpath::{self, Options, Rate, Received, SlowPath, World};
 use mplsxdp_common::abi::{
-    Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, MAX_LABELS, PortWord, Settings, TtlMode, TtlPropagate,
+    Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, PortWord, Settings, TtlMode,
+    TtlPropagate,
 };
 use mplsxdp_common::wire::{Label, Mac};
 use mplsxdp_tests::rig::OBJECT as RIG;
@@ -187,10 +188,11 @@ impl Rig {
         let sizes = Sizes {
             labels: MAX_LABELS,
             stacks: DEFAULT_STACKS,
+            groups: DEFAULT_GROUPS,
             counter_slots: DEFAULT_COUNTER_SLOTS,
         };
         let loader = Loader::new(sizes)?;
-        let mut tables = KernelTables::open(loader.pins())?;
+        let mut tables = KernelTables::open(loader.pins(), 0)?;
         let port = PortWord::new(a1.mac, PortWord::MPLS | PortWord::IMPOSE);
         tables.store_port(0, port);
         tables.set_tx_port(1, b0.ifindex)?;
@@ -202,7 +204,7 @@ impl Rig {
             }
         }
         let unknowing = Loader::new(sizes)?;
-        let mut unknowing_tables = KernelTables::open(unknowing.pins())?;
+        let mut unknowing_tables = KernelTables::open(unknowing.pins(), 0)?;
         unknowing_tables.store_port(0, port);
         Ok(Self {
             generator: generator(64)?,

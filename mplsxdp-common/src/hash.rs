@@ -1,0 +1,96 @@
+//! Which bucket of a group a frame's flow falls into: frames of one flow are to take one path (RFC 3031 section 3.12,
+//! RFC 2992). Not a rule of forwarding, but of spreading: nothing here is ever wrong, only uneven.
+
+use crate::forward::{Frame, MAX_STACK_DEPTH};
+use crate::wire::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse};
+
+/// A mask that holds every offset at which the bottom of a stack may stand.
+const OFFSET_MASK: usize = 511;
+const _: () = assert!(64 + MAX_STACK_DEPTH * LSE_LEN <= OFFSET_MASK);
+
+/// The hash of a labelled frame whose stack is at `offset`: of all its labels but special-purpose ones, and of the IP packet
+/// beneath; but where an entropy label is among them, of that alone (RFC 6790 section 4.3). What is not within the frame does
+/// not count.
+#[inline(never)]
+pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
+    let mut hash = seed;
+    let mut indicated = false;
+    for index in 0..MAX_STACK_DEPTH {
+        let Some(lse) = frame.load(offset + index * LSE_LEN).map(Lse::from_bytes) else {
+            break;
+        };
+        if indicated {
+            return finish(mix(seed, lse.label().get()));
+        }
+        if lse.label() == Label::ENTROPY_INDICATOR {
+            indicated = true;
+        } else if !lse.label().is_special() {
+            hash = mix(hash, lse.label().get());
+        }
+        if lse.bottom() {
+            // The verifier is not to follow what comes once for each depth.
+            let payload = frame.opaque(offset + (index + 1) * LSE_LEN) & OFFSET_MASK;
+            return ip_flow_hash(frame, payload, hash);
+        }
+    }
+    finish(hash)
+}
+
+/// The hash of an IP packet: its addresses and protocol and, where it is no fragment, the ports of TCP, UDP and SCTP. Of
+/// anything else it is `hash`, with which it begins.
+#[inline(always)]
+pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
+    let version = frame.load(offset).map_or(0, |[byte]: [u8; 1]| byte);
+    let (hash, protocol, ports) = match version >> 4 {
+        4 => {
+            let Some(header) = frame.load::<IPV4_HLEN>(offset) else {
+                return finish(hash);
+            };
+            let hash = mix(mix(hash, word(&header, 12)), word(&header, 16));
+            // More fragments, or an offset: later fragments have no ports, so the first one's do not count either.
+            let is_fragment = header[6] & 0x3f | header[7] != 0;
+            let ports = (!is_fragment).then_some(offset + usize::from(version & 0xf) * 4);
+            (hash, header[9], ports)
+        }
+        6 => {
+            let Some(header) = frame.load::<IPV6_HLEN>(offset) else {
+                return finish(hash);
+            };
+            let addresses = (8..IPV6_HLEN).step_by(4);
+            let hash = addresses.fold(hash, |hash, at| mix(hash, word(&header, at)));
+            (hash, header[6], Some(offset + IPV6_HLEN))
+        }
+        _ => return finish(hash),
+    };
+    let hash = mix(hash, protocol.into());
+    match (protocol, ports) {
+        (IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP, Some(at)) => match frame.load(at) {
+            Some(ports) => finish(mix(hash, u32::from_be_bytes(ports))),
+            None => finish(hash),
+        },
+        _ => finish(hash),
+    }
+}
+
+#[inline(always)]
+fn word(bytes: &[u8], at: usize) -> u32 {
+    match bytes.get(at..) {
+        Some([a, b, c, d, ..]) => u32::from_be_bytes([*a, *b, *c, *d]),
+        _ => 0,
+    }
+}
+
+/// Takes a word in: a multiplication by an odd number near the golden ratio, as Fibonacci hashing does it.
+#[inline(always)]
+const fn mix(hash: u32, word: u32) -> u32 {
+    let product = (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b1);
+    product ^ product >> 15
+}
+
+/// Lets every bit of the hash count for every other: buckets are its top bits.
+#[inline(always)]
+const fn finish(hash: u32) -> u32 {
+    let hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
+    let hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
+    hash ^ hash >> 16
+}

@@ -422,9 +422,8 @@ fn check_routes(routes: &[PlacedRoute], labels: u32, ports: &[PortConfig], error
         {
             errors.push(format!("{place}: label {label} is beyond `labels`, which is {labels}"));
         }
-        if let Some(dev) = route.next_hop().and_then(|next_hop| next_hop.dev.as_deref())
-            && !ports.iter().any(|port| port.name == dev)
-        {
+        let devs = route.next_hops().filter_map(|next_hop| next_hop.dev.as_deref());
+        for dev in devs.filter(|dev| !ports.iter().any(|port| port.name == *dev)) {
             errors.push(format!(
                 "{place}: `dev {dev}` is not an interface that is loaded: add it to `iface` or `tx-only`"
             ));

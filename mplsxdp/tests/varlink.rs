@@ -109,6 +109,27 @@ fn route() -> Route {
         ttl_propagate: Some(true),
         via: Some(via()),
         dev: Some("eth1".into()),
+        backup: Some(backup()),
+        nexthops: Some(vec![path()]),
+    }
+}
+
+fn path() -> Path {
+    Path {
+        action: Some(RouteAction::Swap),
+        out: Some(vec![110]),
+        ttl: Some(5),
+        via: Some(via()),
+        dev: Some("eth1".into()),
+        backup: Some(backup()),
+        weight: Some(2),
+    }
+}
+
+fn backup() -> Backup {
+    Backup {
+        via: via(),
+        dev: Some("eth2".into()),
     }
 }
 
@@ -126,6 +147,27 @@ fn next_hop() -> NextHopState {
         mac: Some("02:00:00:00:00:01".into()),
         state: Resolution::Resolved,
         routes: 1,
+        backup: Some(backup_state()),
+    }
+}
+
+fn backup_state() -> BackupState {
+    BackupState {
+        via: via(),
+        dev: Some("eth2".into()),
+        mac: Some("02:00:00:00:00:02".into()),
+        state: Resolution::Resolved,
+    }
+}
+
+fn bucket_range() -> BucketRange {
+    BucketRange { first: 0, last: 255 }
+}
+
+fn path_state() -> PathState {
+    PathState {
+        next_hop: next_hop(),
+        buckets: Some(vec![bucket_range()]),
     }
 }
 
@@ -134,6 +176,7 @@ fn installed_route() -> InstalledRoute {
         route: route(),
         owner: "static".into(),
         next_hop: Some(next_hop()),
+        paths: Some(vec![path_state()]),
         counter: Some(Counter::default()),
     }
 }
@@ -232,9 +275,14 @@ fn stats() -> Stats {
 fn types() {
     let mut seen = Vec::new();
     agree_on_type(&mut seen, "Route", &route());
+    agree_on_type(&mut seen, "Path", &path());
+    agree_on_type(&mut seen, "Backup", &backup());
     agree_on_type(&mut seen, "RouteKey", &key());
     agree_on_type(&mut seen, "Via", &via());
     agree_on_type(&mut seen, "NextHopState", &next_hop());
+    agree_on_type(&mut seen, "BackupState", &backup_state());
+    agree_on_type(&mut seen, "PathState", &path_state());
+    agree_on_type(&mut seen, "BucketRange", &bucket_range());
     agree_on_type(&mut seen, "InstalledRoute", &installed_route());
     agree_on_type(&mut seen, "Counter", &Counter::default());
     agree_on_type(&mut seen, "Link", &link());

@@ -11,7 +11,7 @@ use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::{Label, Mac};
 
 use crate::config::check_interface;
-use crate::lfib::route::{Action, InvalidRoute, NextHop, OutLabels, Route, RouteKey, Via};
+use crate::lfib::route::{Action, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Route, RouteKey, Via, check_key};
 
 /// What a line is about where it does not say so itself (`-f`, `-M`, `-4`, `-6`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -97,44 +97,24 @@ impl<'a> Parser<'a> {
 
     fn route(mut self) -> Result<Route, GrammarError> {
         let (key, key_word) = self.key()?;
-        let mut out: Given<Out> = None;
-        let mut encap: Given<OutLabels> = None;
-        let mut ttl: Given<NonZeroU8> = None;
+        // What is said before the first `nexthop` is of the route itself.
+        let mut by_itself = Said::default();
+        let mut several: Vec<Said<'a>> = Vec::new();
         let mut ttl_propagate: Given<TtlPropagate> = None;
-        let mut via: Given<Via> = None;
-        let mut dev: Given<&str> = None;
         while let Some(word) = self.words.next() {
+            if self.said_of_path(word, several.last_mut().unwrap_or(&mut by_itself))? {
+                continue;
+            }
             match word {
-                "as" => {
-                    let value = self.out_labels()?;
-                    self.once(&mut out, word, value)?;
-                }
-                "encap" => {
-                    let value = self.encap()?;
-                    self.once(&mut encap, word, value)?;
-                }
-                "ttl" => {
-                    let value = self.ttl()?;
-                    self.once(&mut ttl, word, value)?;
-                }
+                "nexthop" => several.push(Said {
+                    nexthop: Some(word),
+                    ..Said::default()
+                }),
+                // Between lines that `ip -oneline` has joined.
+                "\\" => {}
                 "ttl-propagate" => {
                     let value = self.ttl_propagate()?;
                     self.once(&mut ttl_propagate, word, value)?;
-                }
-                "via" => {
-                    let (value, value_word) = self.via()?;
-                    self.once(&mut via, word, value)?;
-                    via = Some((value, value_word));
-                }
-                "dev" | "oif" => {
-                    let value = self.dev(word)?;
-                    self.once(&mut dev, word, value)?;
-                }
-                "nexthop" => {
-                    return Err(self.error(
-                        word,
-                        "`nexthop`: several next hops for one route are not supported; give one, by `via`",
-                    ));
                 }
                 // What they say is not kept, and cannot make the route another one.
                 "proto" | "protocol" | "scope" | "pref" | "metric" | "priority" | "preference" | "packets"
@@ -152,12 +132,93 @@ impl<'a> Parser<'a> {
                     return Err(self.error(
                         word,
                         format!(
-                            "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl` and `ttl-propagate`"
+                            "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, \
+                             `backup` and `nexthop`"
                         ),
                     ));
                 }
             }
         }
+        check_key(key).map_err(|InvalidRoute(reason)| self.error(key_word, reason))?;
+        let paths = if several.is_empty() {
+            if let Some((_, word)) = by_itself.weight {
+                return Err(self.error(
+                    word,
+                    "`weight` is for one of several: `nexthop via inet ADDRESS weight N`",
+                ));
+            }
+            vec![self.path(key, by_itself)?]
+        } else {
+            if let Some(word) = by_itself.first_word() {
+                return Err(self.error(
+                    word,
+                    format!("`{word}` before `nexthop`: each of several next hops has its own, after its `nexthop`"),
+                ));
+            }
+            let mut paths = Vec::with_capacity(several.len());
+            for said in several {
+                paths.push(self.path(key, said)?);
+            }
+            paths
+        };
+        let ttl_propagate = ttl_propagate.map_or(TtlPropagate::Default, |(value, _)| value);
+        Route::with_paths(key, paths, ttl_propagate).map_err(|InvalidRoute(reason)| self.error(key_word, reason))
+    }
+
+    /// Takes in `word`, and what belongs to it, where it is about one way on.
+    fn said_of_path(&mut self, word: &'a str, said: &mut Said<'a>) -> Result<bool, GrammarError> {
+        match word {
+            "as" => {
+                let value = self.out_labels()?;
+                self.once(&mut said.out, word, value)?;
+            }
+            "encap" => {
+                let value = self.encap()?;
+                self.once(&mut said.encap, word, value)?;
+            }
+            "ttl" => {
+                let value = self.ttl()?;
+                self.once(&mut said.ttl, word, value)?;
+            }
+            "via" => {
+                let (value, value_word) = self.via()?;
+                self.once(&mut said.via, word, value)?;
+                said.via = Some((value, value_word));
+            }
+            "dev" | "oif" => {
+                let value = self.dev(word)?;
+                self.once(&mut said.dev, word, value)?;
+            }
+            "backup" => {
+                let (value, value_word) = self.backup()?;
+                self.once(&mut said.backup, word, value)?;
+                said.backup = said.backup.take().map(|(value, _)| (value, value_word));
+            }
+            "weight" => {
+                let value = self.weight()?;
+                self.once(&mut said.weight, word, value)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// One way on of a route for `key`, made of what was said of it.
+    fn path(&self, key: RouteKey, said: Said<'a>) -> Result<Path, GrammarError> {
+        let Said {
+            nexthop,
+            out,
+            encap,
+            ttl,
+            via,
+            dev,
+            backup,
+            weight,
+        } = said;
+        let missing = |reason: String| match nexthop {
+            Some(word) => self.error(word, reason),
+            None => self.error_at_end(reason),
+        };
         let action = match (key, out, encap) {
             (_, Some(_), Some((_, encap))) => {
                 return Err(self.error(
@@ -175,7 +236,9 @@ impl<'a> Parser<'a> {
                 ));
             }
             (RouteKey::Prefix(_), None, None) => {
-                return Err(self.error_at_end(format!("a route for a prefix pushes labels: `{key} encap mpls LABEL`")));
+                return Err(missing(format!(
+                    "a route for a prefix pushes labels: `{key} encap mpls LABEL`"
+                )));
             }
             (RouteKey::Prefix(_), None, Some((labels, _))) => Action::Push {
                 labels,
@@ -183,7 +246,13 @@ impl<'a> Parser<'a> {
             },
             (RouteKey::Label(_), Some((Out::Labels(labels), _)), None) => Action::Swap(labels),
             (RouteKey::Label(_), Some((Out::ImplicitNull, _)), None) => Action::PenultimatePop,
-            (RouteKey::Label(_), None, None) => match (via, dev) {
+            (RouteKey::Label(_), None, None) => match (&via, dev) {
+                (None, Some(("lo", word))) if nexthop.is_some() => {
+                    return Err(self.error(
+                        word,
+                        "`dev lo` keeps the packet on this box; it is not one of several next hops",
+                    ));
+                }
                 (None, Some(("lo", _))) => Action::Local,
                 _ => Action::Pop,
             },
@@ -213,19 +282,57 @@ impl<'a> Parser<'a> {
             }
             (None, _) => None,
         };
-        let ttl_propagate = ttl_propagate.map_or(TtlPropagate::Default, |(value, _)| value);
-        Route::new(key, action.clone(), next_hop, ttl_propagate).map_err(|InvalidRoute(reason)| {
-            // What is wrong with any next hop is wrong with the key.
-            let harmless = (action != Action::Local).then_some(NextHop {
-                via: Via::Inet(Ipv4Addr::new(192, 0, 2, 1)),
-                dev: None,
-            });
-            match via {
-                _ if Route::new(key, action, harmless, ttl_propagate).is_err() => self.error(key_word, reason),
-                Some((_, word)) => self.error(word, reason),
-                None => self.error_at_end(reason),
+        let path = Path {
+            action,
+            next_hop,
+            backup: backup.as_ref().map(|(backup, _)| backup.clone()),
+            weight: weight.map_or(1, |(weight, _)| weight),
+        };
+        // What is wrong with the next hop alone is wrong without the backup too.
+        let alone = Path {
+            backup: None,
+            ..path.clone()
+        };
+        alone.check(key).map_err(|InvalidRoute(reason)| match via {
+            Some((_, word)) => self.error(word, reason),
+            None => missing(reason),
+        })?;
+        path.check(key).map_err(|InvalidRoute(reason)| match backup {
+            Some((_, word)) => self.error(word, reason),
+            None => missing(reason),
+        })?;
+        Ok(path)
+    }
+
+    /// The other neighbour after `backup`, with the interface that directly follows it.
+    fn backup(&mut self) -> Result<(NextHop, &'a str), GrammarError> {
+        let expected = "`via` after `backup`, as `backup via inet 192.0.2.1`";
+        let word = self.word(expected)?;
+        if word != "via" {
+            return Err(self.error(word, format!("`{word}` is not {expected}")));
+        }
+        let (via, via_word) = self.via()?;
+        let mut after = self.words.clone();
+        let dev = match after.next() {
+            Some(word @ ("dev" | "oif")) => {
+                self.words = after;
+                Some(Arc::from(self.dev(word)?))
             }
-        })
+            _ => None,
+        };
+        if let Some(word @ "backup") = self.words.clone().next() {
+            return Err(self.error(word, "a backup has no backup: one neighbour stands in for one next hop"));
+        }
+        if let Some("lo") = dev.as_deref() {
+            return Err(self.error(via_word, "`dev lo` keeps the packet on this box; it is no backup"));
+        }
+        Ok((NextHop { via, dev }, via_word))
+    }
+
+    fn weight(&mut self) -> Result<u16, GrammarError> {
+        let word = self.word("a weight after `weight`, 1 to 256")?;
+        let weight = word.parse().ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
+        weight.ok_or_else(|| self.error(word, format!("`{word}` is not a weight: it is 1 to {MAX_WEIGHT}")))
     }
 
     fn key(&mut self) -> Result<(RouteKey, &'a str), GrammarError> {
@@ -418,6 +525,36 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// What a line says of one way on.
+#[derive(Default)]
+struct Said<'a> {
+    /// The word that it begins with, where it is one of several.
+    nexthop: Option<&'a str>,
+    out: Given<'a, Out>,
+    encap: Given<'a, OutLabels>,
+    ttl: Given<'a, NonZeroU8>,
+    via: Given<'a, Via>,
+    dev: Given<'a, &'a str>,
+    backup: Given<'a, NextHop>,
+    weight: Given<'a, u16>,
+}
+
+impl<'a> Said<'a> {
+    /// Some word of it, where there is one.
+    fn first_word(&self) -> Option<&'a str> {
+        fn word<'a, T>(given: &Given<'a, T>) -> Option<&'a str> {
+            given.as_ref().map(|&(_, word)| word)
+        }
+        word(&self.out)
+            .or(word(&self.encap))
+            .or(word(&self.ttl))
+            .or(word(&self.via))
+            .or(word(&self.dev))
+            .or(word(&self.backup))
+            .or(word(&self.weight))
+    }
+}
+
 enum Out {
     Labels(OutLabels),
     ImplicitNull,
@@ -543,6 +680,63 @@ mod tests {
         ] {
             assert_eq!(read(line, Family::Any), Ok(means.to_owned()), "{line}");
         }
+    }
+
+    #[test]
+    fn several_next_hops_and_backups() {
+        for (line, means) in [
+            (
+                "100 nexthop via inet 192.0.2.2 as 200 weight 3 nexthop as 100/200 via 192.0.2.1 dev eth1",
+                "100 nexthop as to 100/200 via inet 192.0.2.1 dev eth1 weight 1 nexthop as to 200 via inet 192.0.2.2 weight 3",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.2 nexthop as 3 via inet 192.0.2.2 nexthop as 110 via inet6 2001:db8::1 weight 256",
+                "100 nexthop as to 110 via inet6 2001:db8::1 weight 256 nexthop via inet 192.0.2.2 weight 1 \
+                 nexthop as implicit-null via inet 192.0.2.2 weight 1",
+            ),
+            // One of one: a route as any other.
+            (
+                "100 nexthop via inet 192.0.2.2 as 200 weight 3",
+                "100 as to 200 via inet 192.0.2.2",
+            ),
+            (
+                "100 as 110 via inet 192.0.2.1 dev eth1 backup via inet 198.51.100.1 dev eth2",
+                "100 as to 110 via inet 192.0.2.1 dev eth1 backup via inet 198.51.100.1 dev eth2",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup via link 02:00:00:00:00:01 dev eth2 dev eth1 ttl-propagate enabled",
+                "100 via inet 192.0.2.1 dev eth1 backup via link 02:00:00:00:00:01 dev eth2 ttl-propagate enabled",
+            ),
+            (
+                "100 ttl-propagate disabled nexthop via 192.0.2.1 backup via 2001:db8::1 weight 2 nexthop via 192.0.2.2",
+                "100 ttl-propagate disabled nexthop via inet 192.0.2.1 backup via inet6 2001:db8::1 weight 2 \
+                 nexthop via inet 192.0.2.2 weight 1",
+            ),
+            // As `ip -M route` and `ip route` print them.
+            (
+                "100 proto static \n\tnexthop as to 200 via inet 10.0.1.2 dev eth1 weight 1 \n\
+                 \tnexthop as to 300 via inet 10.0.2.2 dev eth2 weight 2 dead linkdown ",
+                "100 nexthop as to 200 via inet 10.0.1.2 dev eth1 weight 1 nexthop as to 300 via inet 10.0.2.2 dev eth2 weight 2",
+            ),
+            (
+                "10.4.0.0/16 proto static metric 20 \\\tnexthop  encap mpls  100/200 ttl 5 via 10.0.1.2 dev eth1 weight 1 \
+                 \\\tnexthop  encap mpls  300 via 10.0.2.2 dev eth2 weight 1 ",
+                "10.4.0.0/16 nexthop encap mpls 100/200 ttl 5 via inet 10.0.1.2 dev eth1 weight 1 \
+                 nexthop encap mpls 300 via inet 10.0.2.2 dev eth2 weight 1",
+            ),
+        ] {
+            assert_eq!(read(line, Family::Any), Ok(means.to_owned()), "{line}");
+            assert_eq!(read(means, Family::Any), Ok(means.to_owned()), "{line}");
+        }
+        let members = |count: usize| {
+            let members = (0..count).map(|index| format!(" nexthop via inet 10.0.{}.{}", index / 200, index % 200 + 1));
+            read(&format!("100{}", members.collect::<String>()), Family::Any)
+        };
+        assert!(members(256).is_ok());
+        assert_eq!(
+            members(257),
+            Err("257 next hops for one route; at most 256 are supported".into())
+        );
     }
 
     #[test]
@@ -764,14 +958,89 @@ mod tests {
                 "`on`: `ttl-propagate` is `enabled` or `disabled`",
             ),
             (
-                "100 nexthop via inet 192.0.2.1 as 110 nexthop via inet 192.0.2.2 as 111",
+                "100 nexthop as 110 nexthop via inet 192.0.2.2 as 111",
                 "nexthop",
-                "`nexthop`: several next hops for one route are not supported; give one, by `via`",
+                "no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
+            ),
+            (
+                "100 as 110 nexthop via inet 192.0.2.1 nexthop via inet 192.0.2.2",
+                "as",
+                "`as` before `nexthop`: each of several next hops has its own, after its `nexthop`",
+            ),
+            (
+                "100 nexthop as 110 via inet 192.0.2.1 weight 2 nexthop via inet 192.0.2.1 as 110",
+                "100",
+                "`nexthop as to 110 via inet 192.0.2.1 weight 2` is given twice: give it once, with a larger `weight`",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.1 weight 0",
+                "0",
+                "`0` is not a weight: it is 1 to 256",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.1 weight 257",
+                "257",
+                "`257` is not a weight: it is 1 to 256",
+            ),
+            (
+                "100 via inet 192.0.2.1 weight 2",
+                "weight",
+                "`weight` is for one of several: `nexthop via inet ADDRESS weight N`",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.1 nexthop dev lo",
+                "dev",
+                "`dev lo` keeps the packet on this box; it is not one of several next hops",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 nexthop via 192.0.2.1",
+                "encap",
+                "`encap` before `nexthop`: each of several next hops has its own, after its `nexthop`",
+            ),
+            (
+                "10.0.0.0/8 nexthop via 192.0.2.1",
+                "nexthop",
+                "a route for a prefix pushes labels: `10.0.0.0/8 encap mpls LABEL`",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup via inet 192.0.2.2 backup via inet 192.0.2.3",
+                "backup",
+                "a backup has no backup: one neighbour stands in for one next hop",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup via inet 192.0.2.2 dev eth2 backup via inet 192.0.2.3",
+                "backup",
+                "a backup has no backup: one neighbour stands in for one next hop",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup inet 192.0.2.2",
+                "inet",
+                "`inet` is not `via` after `backup`, as `backup via inet 192.0.2.1`",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup via link 02:00:00:00:00:01",
+                "02:00:00:00:00:01",
+                "`via link` needs `dev IFACE`",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup via inet 192.0.2.1",
+                "192.0.2.1",
+                "`backup via inet 192.0.2.1` is the next hop itself; a backup is another neighbour",
+            ),
+            (
+                "100 backup via inet 192.0.2.1",
+                "",
+                "no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
+            ),
+            (
+                "100 dev lo backup via inet 192.0.2.1",
+                "192.0.2.1",
+                "`dev lo` keeps the packet on this box; it takes no `via` and no `as`",
             ),
             (
                 "100 as 110 via inet 192.0.2.1 mtu 1500",
                 "mtu",
-                "`mtu` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl` and `ttl-propagate`",
+                "`mtu` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, `backup` and `nexthop`",
             ),
             (
                 "100 as 110 via inet 192.0.2.1 table 10",
@@ -866,23 +1135,49 @@ mod tests {
         ]
     }
 
-    fn any_route() -> impl Strategy<Value = Route> {
-        let what = prop_oneof![
-            (label().prop_map(RouteKey::Label), label_action()),
-            (prefix().prop_map(RouteKey::Prefix), out_labels(), any::<u8>()).prop_map(|(key, labels, ttl)| {
-                let ttl = NonZeroU8::new(ttl);
-                (key, Action::Push { labels, ttl })
-            }),
-        ];
+    fn next_hop() -> impl Strategy<Value = NextHop> {
         let dev = prop::option::of("[a-z][a-z0-9.@_-]{0,13}[0-9]".prop_map(Arc::from));
+        (via(), dev).prop_map(|(via, dev)| NextHop { via, dev })
+    }
+
+    /// With an action of this kind.
+    fn paths(action: impl Strategy<Value = Action>) -> impl Strategy<Value = Vec<Path>> {
+        let path = (
+            action,
+            next_hop(),
+            prop::option::weighted(0.3, next_hop()),
+            1..=MAX_WEIGHT,
+        );
+        let path = path.prop_map(|(action, next_hop, backup, weight)| Path {
+            next_hop: (action != Action::Local).then_some(next_hop),
+            backup: backup.filter(|_| action != Action::Local),
+            action,
+            weight,
+        });
+        (prop::collection::vec(path, 1..5), any::<bool>()).prop_map(|(mut paths, one)| {
+            if one {
+                paths.truncate(1);
+            }
+            paths
+        })
+    }
+
+    fn any_route() -> impl Strategy<Value = Route> {
+        let push = (out_labels(), any::<u8>()).prop_map(|(labels, ttl)| {
+            let ttl = NonZeroU8::new(ttl);
+            Action::Push { labels, ttl }
+        });
+        let what = prop_oneof![
+            (label().prop_map(RouteKey::Label), paths(label_action())),
+            (prefix().prop_map(RouteKey::Prefix), paths(push)),
+        ];
         let propagate = prop_oneof![
             Just(TtlPropagate::Default),
             Just(TtlPropagate::Enabled),
             Just(TtlPropagate::Disabled)
         ];
-        (what, via(), dev, propagate).prop_filter_map("not a route", |((key, action), via, dev, propagate)| {
-            let next_hop = (action != Action::Local).then_some(NextHop { via, dev });
-            Route::new(key, action, next_hop, propagate).ok()
+        (what, propagate).prop_filter_map("not a route", |((key, paths), propagate)| {
+            Route::with_paths(key, paths, propagate).ok()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::output::Output;
 use super::{Failure, Session, verb};
-use crate::control::api::{Link, NextHopState, Resolution, ViaAddress, ViaFamily};
+use crate::control::api::{BackupState, Link, NextHopState, Resolution, ViaAddress, ViaFamily};
 
 pub const HELP: &str = "\
 Verbs:
@@ -91,7 +91,19 @@ pub fn next_hop(next_hop: &NextHopState) -> String {
         .as_deref()
         .map(|mac| format!("lladdr {mac} "))
         .unwrap_or_default();
-    format!("{dev}{mac}{}", state(next_hop.state))
+    let backup = next_hop.backup.as_ref().map(backup).unwrap_or_default();
+    format!("{dev}{mac}{}{backup}", state(next_hop.state))
+}
+
+fn backup(backup: &BackupState) -> String {
+    let with = |name: &str, value: Option<&str>| value.map(|value| format!(" {name} {value}")).unwrap_or_default();
+    format!(
+        " backup {}{}{} {}",
+        via(&backup.via),
+        with("dev", backup.dev.as_deref()),
+        with("lladdr", backup.mac.as_deref()),
+        state(backup.state)
+    )
 }
 
 /// As the control socket names it.

@@ -12,18 +12,20 @@ use super::grammar::{self, Family, GrammarError};
 use super::link::{next_hop, state};
 use super::output::Output;
 use super::{Failure, Session, verb};
-use crate::control::api::{self, Changes, InstalledRoute, Refusal, Resolution};
+use crate::control::api::{self, BucketRange, Changes, InstalledRoute, NextHopState, Refusal, Resolution};
 use crate::control::client::{Client, ClientError};
-use crate::lfib::route::{Action, NextHop, Route, RouteKey};
+use crate::lfib::route::{Action, NextHop, Path, Route, RouteKey};
 
 pub const HELP: &str = "\
 Verbs:
   route {add|replace|change} LABEL [as OUT[/OUT...]] via {inet A|inet6 A|link MAC} [dev IFACE] [ttl-propagate {enabled|disabled}]
   route {add|replace|change} LABEL dev lo
   route {add|replace|change} PREFIX encap mpls OUT[/OUT...] [ttl N] via {inet A|inet6 A|link MAC} [dev IFACE]
+  ... via A [dev IFACE] backup via {inet B|inet6 B|link MAC} [dev IFACE]     B while A cannot be reached
+  ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     several that share the flows
   route del {LABEL|PREFIX}        or the whole route: deleted only if it is the one
   route show [LABEL|PREFIX]       all that there are; counters with -s
-  route get {LABEL|PREFIX|ADDRESS}
+  route get {LABEL|PREFIX|ADDRESS}   with the state of next hops, and the buckets of several
   route flush [all|LABEL|PREFIX]
   route save > FILE               all routes, one a line
   route restore < FILE            makes these all that there are, at once or not at all";
@@ -202,14 +204,17 @@ fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<()
 
 /// Whether what is said of a route to delete is not so. What is not said is not asked: no `as`, no `dev`.
 fn contradicts(said: &Route, found: &Route) -> bool {
-    let action = *said.action() != Action::Pop && said.action() != found.action();
     let ttl = said.ttl_propagate() != TtlPropagate::Default && said.ttl_propagate() != found.ttl_propagate();
-    let next_hop = match (said.next_hop(), found.next_hop()) {
+    let ([said], [found]) = (said.paths(), found.paths()) else {
+        return ttl || said.paths() != found.paths();
+    };
+    let action = said.action != Action::Pop && said.action != found.action;
+    let is_not = |said: &Option<NextHop>, found: &Option<NextHop>| match (said, found) {
         (Some(said), Some(found)) => said.via != found.via || (said.dev.is_some() && said.dev != found.dev),
         (Some(_), None) => true,
         (None, _) => false,
     };
-    action || ttl || next_hop
+    action || ttl || is_not(&said.next_hop, &found.next_hop) || is_not(&said.backup, &found.backup)
 }
 
 /// As iproute2's flush: what is not there needs none.
@@ -241,7 +246,7 @@ fn show(key: Option<RouteKey>, session: &mut Session) -> Result<(), Failure> {
     };
     let style = out.style;
     match (style.json, style.pretty) {
-        (false, _) => client.routes(&list, |route| out.line(&line(&route, style.stats)?)),
+        (false, _) => client.routes(&list, |route| out.lines(&lines(&route, style.stats)?)),
         (true, false) => show_json(&list, client, serde_json::Serializer::new(&mut out.writer), style.stats),
         (true, true) => show_json(
             &list,
@@ -272,6 +277,20 @@ fn show_json<W: io::Write, F: serde_json::ser::Formatter>(
 #[derive(Serialize)]
 struct JsonRoute {
     dst: String,
+    #[serde(flatten)]
+    by_itself: Option<JsonPath>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_propagate: Option<bool>,
+    protocol: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nexthops: Option<Vec<JsonPath>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats: Option<api::Counter>,
+}
+
+/// One way on: the route's own, or one of several.
+#[derive(Serialize)]
+struct JsonPath {
     #[serde(skip_serializing_if = "Option::is_none")]
     encap: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -279,19 +298,22 @@ struct JsonRoute {
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_propagate: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     via: Option<JsonVia>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dev: Option<String>,
-    protocol: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u16>,
     flags: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lladdr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stats: Option<api::Counter>,
+    backup: Option<JsonBackup>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buckets: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bucket_ranges: Option<Vec<BucketRange>>,
 }
 
 #[derive(Serialize)]
@@ -300,49 +322,101 @@ struct JsonVia {
     host: Box<str>,
 }
 
+#[derive(Serialize)]
+struct JsonBackup {
+    via: JsonVia,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dev: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lladdr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+}
+
+impl From<api::ViaAddress> for JsonVia {
+    fn from(via: api::ViaAddress) -> Self {
+        Self {
+            family: via.family,
+            host: via.address,
+        }
+    }
+}
+
 impl JsonRoute {
     fn new(installed: &InstalledRoute, counters: bool) -> Result<Self, Failure> {
-        let route = with_dev_found(installed)?;
-        let to = match route.action() {
-            Action::Swap(labels) | Action::Push { labels, .. } => Some(labels.to_string()),
-            Action::PenultimatePop => Some("implicit-null".into()),
-            Action::Pop | Action::Local => None,
-        };
-        let api::Route {
-            ttl,
-            ttl_propagate,
-            via,
-            dev,
-            ..
-        } = (&route).into();
-        let dev = match route.action() {
-            Action::Local => Some("lo".into()),
-            _ => dev.as_deref().map(str::to_owned),
+        let route = desired(installed)?;
+        let mut states = states(installed);
+        let mut paths = found_paths(&route, installed).into_iter().map(|path| {
+            let (state, buckets) = states.next().unzip();
+            let buckets = buckets.flatten();
+            JsonPath {
+                weight: installed.paths.is_some().then_some(path.weight),
+                buckets: buckets.map(count),
+                bucket_ranges: buckets.map(<[_]>::to_vec),
+                ..JsonPath::new(&route, &path, state)
+            }
+        });
+        let (by_itself, nexthops) = match installed.paths {
+            None => (paths.next(), None),
+            Some(_) => (None, Some(paths.collect())),
         };
         Ok(Self {
             dst: route.key().to_string(),
-            encap: matches!(route.key(), RouteKey::Prefix(_)).then_some("mpls"),
-            to,
-            ttl,
-            ttl_propagate,
-            via: via.map(|via| JsonVia {
-                family: via.family,
-                host: via.address,
-            }),
-            dev,
+            by_itself,
+            ttl_propagate: api::Route::from(&route).ttl_propagate,
             protocol: installed.owner.clone(),
-            flags: flag(installed).into_iter().collect(),
-            lladdr: installed.next_hop.as_ref().and_then(|next_hop| next_hop.mac.clone()),
-            state: installed.next_hop.as_ref().map(|next_hop| state(next_hop.state)),
+            nexthops,
             stats: installed.counter.filter(|_| counters),
         })
     }
 }
 
-/// As `ip route` prints a route, and takes it again.
-fn line(installed: &InstalledRoute, counters: bool) -> Result<String, Failure> {
-    let mut line = format!("{} proto {}", with_dev_found(installed)?, installed.owner);
-    if let Some(flag) = flag(installed) {
+impl JsonPath {
+    fn new(route: &Route, path: &Path, found: Option<&NextHopState>) -> Self {
+        let to = match &path.action {
+            Action::Swap(labels) | Action::Push { labels, .. } => Some(labels.to_string()),
+            Action::PenultimatePop => Some("implicit-null".into()),
+            Action::Pop | Action::Local => None,
+        };
+        let api::Path {
+            ttl, via, dev, backup, ..
+        } = path.into();
+        let dev = match path.action {
+            Action::Local => Some("lo".into()),
+            _ => dev.as_deref().map(str::to_owned),
+        };
+        let backup_found = found.and_then(|found| found.backup.as_ref());
+        Self {
+            encap: matches!(route.key(), RouteKey::Prefix(_)).then_some("mpls"),
+            to,
+            ttl,
+            via: via.map(JsonVia::from),
+            dev,
+            weight: None,
+            flags: found.and_then(flag).into_iter().collect(),
+            lladdr: found.and_then(|found| found.mac.clone()),
+            state: found.map(|found| state(found.state)),
+            backup: backup.map(|backup| JsonBackup {
+                via: backup.via.into(),
+                dev: backup.dev,
+                lladdr: backup_found.and_then(|found| found.mac.clone()),
+                state: backup_found.map(|found| state(found.state)),
+            }),
+            buckets: None,
+            bucket_ranges: None,
+        }
+    }
+}
+
+/// As `ip route` prints a route, and takes it again: several next hops on a line each.
+fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
+    let route = with_dev_found(installed)?;
+    let mut line = match installed.paths {
+        None => route.to_string(),
+        Some(_) => format!("{}{}", route.key(), ttl_propagate(&route)),
+    };
+    line.push_str(&format!(" proto {}", installed.owner));
+    if let Some(flag) = installed.next_hop.as_ref().and_then(flag) {
         line.push(' ');
         line.push_str(flag);
     }
@@ -353,12 +427,45 @@ fn line(installed: &InstalledRoute, counters: bool) -> Result<String, Failure> {
         None if counters => line.push_str(" uncounted"),
         _ => {}
     }
-    Ok(line)
+    let several = installed.paths.iter().flatten();
+    let nexthops = found_paths(&route, installed).into_iter().zip(several);
+    let nexthops = nexthops.map(|(path, state)| {
+        let flag = flag(&state.next_hop).map(|flag| format!(" {flag}")).unwrap_or_default();
+        format!("\t{path}{flag}")
+    });
+    Ok(std::iter::once(line).chain(nexthops).collect())
+}
+
+fn ttl_propagate(route: &Route) -> &'static str {
+    match route.ttl_propagate() {
+        TtlPropagate::Default => "",
+        TtlPropagate::Enabled => " ttl-propagate enabled",
+        TtlPropagate::Disabled => " ttl-propagate disabled",
+    }
+}
+
+fn count(buckets: &[BucketRange]) -> usize {
+    buckets.iter().map(|range| range.count()).sum()
+}
+
+/// As `128 (0-63, 128-191)`.
+fn buckets(buckets: &[BucketRange]) -> String {
+    let ranges: Vec<_> = buckets
+        .iter()
+        .map(|BucketRange { first, last }| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    match ranges.is_empty() {
+        true => "0".to_owned(),
+        false => format!("{} ({})", count(buckets), ranges.join(", ")),
+    }
 }
 
 /// Why nothing goes out, in a word that iproute2 has too where it can.
-fn flag(installed: &InstalledRoute) -> Option<&'static str> {
-    match installed.next_hop.as_ref()?.state {
+fn flag(next_hop: &NextHopState) -> Option<&'static str> {
+    match next_hop.state {
         Resolution::Resolved | Resolution::Static => None,
         Resolution::LinkDown => Some("linkdown"),
         Resolution::Incomplete
@@ -380,16 +487,42 @@ fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
     })
 }
 
-/// The route with the interface that was found for it.
+/// The route with the interfaces that were found for it. Several paths stay as they were asked for.
 fn with_dev_found(installed: &InstalledRoute) -> Result<Route, Failure> {
     let route = desired(installed)?;
-    let found = installed.next_hop.as_ref().and_then(|next_hop| next_hop.dev.as_ref());
-    let next_hop = route.next_hop().map(|next_hop| NextHop {
-        via: next_hop.via,
-        dev: next_hop.dev.as_ref().or(found).map(Arc::clone),
+    match (route.paths(), found_paths(&route, installed)) {
+        ([_], found) => Route::with_paths(route.key(), found, route.ttl_propagate())
+            .map_err(|error| Failure::Refused(error.to_string())),
+        _ => Ok(route),
+    }
+}
+
+/// The paths of `route`, in their order, with the interfaces that were found for them.
+fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
+    let found = |next_hop: &Option<NextHop>, dev: Option<&Arc<str>>| {
+        next_hop.as_ref().map(|next_hop| NextHop {
+            via: next_hop.via,
+            dev: next_hop.dev.as_ref().or(dev).map(Arc::clone),
+        })
+    };
+    let mut states = states(installed).map(|(state, _)| state);
+    let paths = route.paths().iter().map(|path| {
+        let state = states.next();
+        let backup = state.and_then(|state| state.backup.as_ref());
+        Path {
+            next_hop: found(&path.next_hop, state.and_then(|state| state.dev.as_ref())),
+            backup: found(&path.backup, backup.and_then(|backup| backup.dev.as_ref())),
+            ..path.clone()
+        }
     });
-    Route::new(route.key(), route.action().clone(), next_hop, route.ttl_propagate())
-        .map_err(|error| Failure::Refused(error.to_string()))
+    paths.collect()
+}
+
+/// What became of each path, and its buckets.
+fn states(installed: &InstalledRoute) -> impl Iterator<Item = (&NextHopState, Option<&[BucketRange]>)> {
+    let several = installed.paths.iter().flatten();
+    let several = several.map(|path| (&path.next_hop, path.buckets.as_deref()));
+    installed.next_hop.iter().map(|state| (state, None)).chain(several)
 }
 
 fn get(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
@@ -402,11 +535,22 @@ fn get(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
     if session.out.style.json {
         return session.out.json(&[JsonRoute::new(&installed, true)?]);
     }
-    let mut lines = vec![line(&installed, true)?];
-    if let Some(hop) = &installed.next_hop {
-        lines.push(format!("    {} routes {}", next_hop(hop), hop.routes));
+    let mut shown = Vec::new();
+    let mut states = states(&installed);
+    for (index, line) in lines(&installed, true)?.into_iter().enumerate() {
+        shown.push(line);
+        // The first line of several is the route's.
+        if index == 0 && installed.paths.is_some() {
+            continue;
+        }
+        if let Some((hop, owned)) = states.next() {
+            let owned = owned
+                .map(|owned| format!(" buckets {}", buckets(owned)))
+                .unwrap_or_default();
+            shown.push(format!("    {} routes {}{owned}", next_hop(hop), hop.routes));
+        }
     }
-    session.out.lines(&lines)
+    session.out.lines(&shown)
 }
 
 /// The route that a packet to this address takes.
@@ -443,29 +587,13 @@ fn restore(mut input: impl BufRead, client: &mut Client) -> Result<Changes, Fail
     let mut lines: Vec<u32> = Vec::new();
     let mut transaction = client.begin(true)?;
     let mut routes = Vec::with_capacity(BATCH);
-    let mut line = Vec::new();
-    let mut number = 0;
-    loop {
-        line.clear();
-        number += 1;
-        let at_line = |what: String| Failure::Refused(format!("line {number}: {what}"));
-        if input
-            .read_until(b'\n', &mut line)
-            .map_err(|error| at_line(error.to_string()))?
-            == 0
-        {
-            break;
-        }
-        let text = str::from_utf8(&line).map_err(|error| at_line(format!("not UTF-8: {error}")))?;
-        let text = text.trim_end();
-        if text.is_empty() || text.trim_start().starts_with('#') {
-            continue;
-        }
-        let route = grammar::route(text, Family::Any).map_err(|error| {
+    let mut whole = Lines::new(&mut input);
+    while let Some((number, text)) = whole.next()? {
+        let route = grammar::route(&text, Family::Any).map_err(|error| {
             Failure::Refused(format!(
                 "line {number}, column {}: {error}\n{}",
-                error.column(text),
-                error.point_out(text)
+                error.column(&text),
+                error.point_out(&text)
             ))
         })?;
         lines.push(number);
@@ -477,6 +605,55 @@ fn restore(mut input: impl BufRead, client: &mut Client) -> Result<Changes, Fail
     }
     transaction.stage(&routes).map_err(|error| by_line(error, &lines))?;
     transaction.commit().map_err(|error| by_line(error, &lines))
+}
+
+/// The lines of a file that say something. Lines that begin with `nexthop`, as `ip route` prints them, belong to the one before.
+struct Lines<R> {
+    input: R,
+    number: u32,
+    buffer: Vec<u8>,
+    /// The line that was read last, which may not be whole yet.
+    pending: Option<(u32, String)>,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn new(input: R) -> Self {
+        Self {
+            input,
+            number: 0,
+            buffer: Vec::new(),
+            pending: None,
+        }
+    }
+
+    /// With the number of its first line.
+    fn next(&mut self) -> Result<Option<(u32, String)>, Failure> {
+        loop {
+            self.buffer.clear();
+            self.number += 1;
+            let number = self.number;
+            let at_line = |what: String| Failure::Refused(format!("line {number}: {what}"));
+            let read = self.input.read_until(b'\n', &mut self.buffer);
+            if read.map_err(|error| at_line(error.to_string()))? == 0 {
+                return Ok(self.pending.take());
+            }
+            let text = str::from_utf8(&self.buffer).map_err(|error| at_line(format!("not UTF-8: {error}")))?;
+            let text = text.trim_end();
+            let continues = text.split_ascii_whitespace().next() == Some("nexthop");
+            match &mut self.pending {
+                _ if text.is_empty() || text.trim_start().starts_with('#') => {}
+                Some((_, whole)) if continues => {
+                    whole.push(' ');
+                    whole.push_str(text.trim_start());
+                }
+                pending => {
+                    if let Some(whole) = pending.replace((number, text.to_owned())) {
+                        return Ok(Some(whole));
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn by_line(error: ClientError, lines: &[u32]) -> Failure {

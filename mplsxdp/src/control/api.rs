@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::lfib::Mode as ChangeMode;
 use crate::lfib::route::{self, Action, InvalidRoute, NextHop, OutLabels, RouteKey, Via};
+use crate::lfib::spread::Spread;
 
 /// The interface's name.
 pub const INTERFACE: &str = "io.mplsxdp";
 /// The interface's definition.
 pub const DEFINITION: &str = include_str!("io.mplsxdp.varlink");
 
-/// `type Route`. Of `label` and `prefix` exactly one is given; a route for a label with neither `out` nor `action` pops.
+/// `type Route`. Of `label` and `prefix` exactly one is given; a route for a label with neither `out` nor `action` pops. What it
+/// does is said by itself, or by each of its `nexthops`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -35,6 +37,41 @@ pub struct Route {
     pub ttl_propagate: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<ViaAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nexthops: Option<Vec<Path>>,
+}
+
+/// `type Path`: one of several ways on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Path {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<RouteAction>,
+    /// Outgoing labels, outermost first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<Vec<u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<ViaAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
+    /// 1 where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+}
+
+/// `type Backup`: another neighbour, for while the next hop cannot be reached.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    pub via: ViaAddress,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
 }
@@ -156,12 +193,43 @@ impl TryFrom<Route> for route::Route {
             label: api.label,
             prefix: api.prefix,
         })?;
-        let out = api
+        let ttl_propagate = match api.ttl_propagate {
+            None => TtlPropagate::Default,
+            Some(true) => TtlPropagate::Enabled,
+            Some(false) => TtlPropagate::Disabled,
+        };
+        let by_itself = Path {
+            action: api.action,
+            out: api.out,
+            ttl: api.ttl,
+            via: api.via,
+            dev: api.dev,
+            backup: api.backup,
+            weight: None,
+        };
+        let paths = match api.nexthops {
+            None => vec![by_itself.checked(key)?],
+            Some(_) if by_itself != Path::default() => {
+                return Err(InvalidRoute(
+                    "`nexthops` and a next hop or labels of the route itself: each of `nexthops` has its own".into(),
+                ));
+            }
+            Some(paths) => paths
+                .into_iter()
+                .map(|path| path.checked(key))
+                .collect::<Result<_, _>>()?,
+        };
+        Self::with_paths(key, paths, ttl_propagate)
+    }
+}
+
+impl Path {
+    fn checked(self, key: RouteKey) -> Result<route::Path, InvalidRoute> {
+        let out = self
             .out
             .map(|out| out.into_iter().map(label).collect::<Result<Vec<_>, _>>())
             .transpose()?;
-        let given = api.action;
-        let action = match (key, given, out) {
+        let action = match (key, self.action, out) {
             // What iproute2 users write: `as 3`, and no `as` at all.
             (RouteKey::Label(_), None | Some(RouteAction::Swap | RouteAction::PenultimatePop), Some(out))
                 if out == [Label::IMPLICIT_NULL] =>
@@ -169,7 +237,9 @@ impl TryFrom<Route> for route::Route {
                 Action::PenultimatePop
             }
             (RouteKey::Label(_), None | Some(RouteAction::Swap), Some(out)) => Action::Swap(OutLabels::new(out)?),
-            (RouteKey::Label(_), None, None) if api.via.is_none() && api.dev.as_deref() == Some("lo") => Action::Local,
+            (RouteKey::Label(_), None, None) if self.via.is_none() && self.dev.as_deref() == Some("lo") => {
+                Action::Local
+            }
             (RouteKey::Label(_), None | Some(RouteAction::Pop), None) => Action::Pop,
             (RouteKey::Label(_), Some(RouteAction::PenultimatePop), None) => Action::PenultimatePop,
             (RouteKey::Label(_), Some(RouteAction::Local), None) => Action::Local,
@@ -185,7 +255,7 @@ impl TryFrom<Route> for route::Route {
                 return Err(InvalidRoute("`out` goes with the action `swap` only".into()));
             }
             (RouteKey::Prefix(_), None | Some(RouteAction::Push), Some(out)) => {
-                let ttl = match api.ttl {
+                let ttl = match self.ttl {
                     Some(ttl) => Some(
                         ttl.try_into()
                             .map_err(|_| InvalidRoute("ttl 0; it is 1 to 255".into()))?,
@@ -203,13 +273,13 @@ impl TryFrom<Route> for route::Route {
                 )));
             }
         };
-        if api.ttl.is_some() && !matches!(action, Action::Push { .. }) {
+        if self.ttl.is_some() && !matches!(action, Action::Push { .. }) {
             return Err(InvalidRoute(
                 "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`".into(),
             ));
         }
-        let via = api.via.map(Via::try_from).transpose()?;
-        let next_hop = match (&action, via, api.dev) {
+        let via = self.via.map(Via::try_from).transpose()?;
+        let next_hop = match (&action, via, self.dev) {
             (Action::Local, None, dev) if dev.as_deref().is_none_or(|dev| dev == "lo") => None,
             (Action::Local, _, _) => {
                 return Err(InvalidRoute(
@@ -224,20 +294,68 @@ impl TryFrom<Route> for route::Route {
             }
             (_, None, None) => None,
         };
-        let ttl_propagate = match api.ttl_propagate {
-            None => TtlPropagate::Default,
-            Some(true) => TtlPropagate::Enabled,
-            Some(false) => TtlPropagate::Disabled,
+        let path = route::Path {
+            action,
+            next_hop,
+            backup: self.backup.map(NextHop::try_from).transpose()?,
+            weight: self.weight.unwrap_or(1),
         };
-        Self::new(key, action, next_hop, ttl_propagate)
+        path.check(key)?;
+        Ok(path)
+    }
+}
+
+impl TryFrom<Backup> for NextHop {
+    type Error = InvalidRoute;
+
+    fn try_from(backup: Backup) -> Result<Self, InvalidRoute> {
+        Ok(Self {
+            via: backup.via.try_into()?,
+            dev: backup.dev,
+        })
+    }
+}
+
+impl From<&NextHop> for Backup {
+    fn from(next_hop: &NextHop) -> Self {
+        Self {
+            via: next_hop.via.into(),
+            dev: next_hop.dev.clone(),
+        }
     }
 }
 
 impl From<&route::Route> for Route {
     fn from(route: &route::Route) -> Self {
         let Key { label, prefix } = route.key().into();
+        let ttl_propagate = match route.ttl_propagate() {
+            TtlPropagate::Default => None,
+            TtlPropagate::Enabled => Some(true),
+            TtlPropagate::Disabled => Some(false),
+        };
+        let (by_itself, nexthops) = match route.paths() {
+            [path] => (Path::from(path), None),
+            paths => (Path::default(), Some(paths.iter().map(Path::from).collect())),
+        };
+        Self {
+            label,
+            prefix,
+            action: by_itself.action,
+            out: by_itself.out,
+            ttl: by_itself.ttl,
+            ttl_propagate,
+            via: by_itself.via,
+            dev: by_itself.dev,
+            backup: by_itself.backup,
+            nexthops,
+        }
+    }
+}
+
+impl From<&route::Path> for Path {
+    fn from(path: &route::Path) -> Self {
         let values = |labels: &OutLabels| Some(labels.as_slice().iter().map(|label| label.get()).collect());
-        let (action, out, ttl) = match route.action() {
+        let (action, out, ttl) = match &path.action {
             Action::Swap(labels) => (RouteAction::Swap, values(labels), None),
             Action::Pop => (RouteAction::Pop, None, None),
             Action::PenultimatePop => (RouteAction::PenultimatePop, None, None),
@@ -245,18 +363,13 @@ impl From<&route::Route> for Route {
             Action::Push { labels, ttl } => (RouteAction::Push, values(labels), ttl.map(|ttl| ttl.get())),
         };
         Self {
-            label,
-            prefix,
             action: Some(action),
             out,
             ttl,
-            ttl_propagate: match route.ttl_propagate() {
-                TtlPropagate::Default => None,
-                TtlPropagate::Enabled => Some(true),
-                TtlPropagate::Disabled => Some(false),
-            },
-            via: route.next_hop().map(|next_hop| next_hop.via.into()),
-            dev: route.next_hop().and_then(|next_hop| next_hop.dev.clone()),
+            via: path.next_hop.as_ref().map(|next_hop| next_hop.via.into()),
+            dev: path.next_hop.as_ref().and_then(|next_hop| next_hop.dev.clone()),
+            backup: path.backup.as_ref().map(Backup::from),
+            weight: Some(path.weight),
         }
     }
 }
@@ -266,12 +379,53 @@ impl From<&route::Route> for Route {
 pub struct InstalledRoute {
     pub route: Route,
     pub owner: String,
-    /// The next hop's state, `None` for `dev lo`.
+    /// The next hop's state, `None` for `dev lo` and where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHopState>,
+    /// The state of each of the route's `nexthops`, in their order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<PathState>>,
     /// `None` where the route has no counter slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<Counter>,
+}
+
+/// `type PathState`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PathState {
+    pub next_hop: NextHopState,
+    /// The buckets whose flows take this path now; only where one route was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<Vec<BucketRange>>,
+}
+
+/// `type BucketRange`: from `first` to `last`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BucketRange {
+    pub first: u8,
+    pub last: u8,
+}
+
+impl BucketRange {
+    /// The buckets that are `path`'s, in order.
+    pub fn of(spread: &Spread, path: u8) -> Vec<Self> {
+        let mut ranges: Vec<Self> = Vec::new();
+        for (bucket, _) in (0..=u8::MAX).zip(spread).filter(|&(_, &owner)| owner == path) {
+            match ranges.last_mut() {
+                Some(range) if range.last.checked_add(1) == Some(bucket) => range.last = bucket,
+                _ => ranges.push(Self {
+                    first: bucket,
+                    last: bucket,
+                }),
+            }
+        }
+        ranges
+    }
+
+    /// How many it has.
+    pub fn count(self) -> usize {
+        usize::from(self.last - self.first) + 1
+    }
 }
 
 /// `type Counter`.
@@ -292,8 +446,21 @@ pub struct NextHopState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     pub state: Resolution,
-    /// How many routes use it.
+    /// How many routes use it, those of several paths once for each, and next hops that it is the backup of.
     pub routes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupState>,
+}
+
+/// `type BackupState`: what takes the place of a next hop that is not resolved.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackupState {
+    pub via: ViaAddress,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    pub state: Resolution,
 }
 
 /// `type Resolution`.

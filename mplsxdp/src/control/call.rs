@@ -431,7 +431,7 @@ mod tests {
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"lable\":100}]}",
                 "parameters.routes[0].lable",
-                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`",
+                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`",
             ),
             (
                 "AddRoutes",

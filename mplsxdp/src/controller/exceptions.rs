@@ -162,6 +162,13 @@ impl Exceptions {
         self.outlet.flush(now);
     }
 
+    /// Call when flows have moved to other next hops.
+    pub fn retry_all_held(&mut self, view: &View<'_>, now: Instant) {
+        let Self { slow_path, outlet, .. } = self;
+        slow_path.retry_all_held(view, now, &mut |action| outlet.carry_out(action, view));
+        self.outlet.flush(now);
+    }
+
     /// Call at [`Exceptions::next_deadline`].
     pub fn poll(&mut self, view: &View<'_>, now: Instant) {
         let Self { slow_path, outlet, .. } = self;

@@ -26,10 +26,10 @@ use crate::control::{Call, Instance, server};
 use crate::dataplane::TableError;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
-use crate::lfib::next_hops::NextHopChange;
+use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::pass::Claim;
 use crate::lfib::route::{NextHop, Owner, Route, RouteKey};
-use crate::lfib::{ChangeError, Lfib};
+use crate::lfib::{ChangeError, Lfib, Reach};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::netlink::Netlink;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
@@ -301,10 +301,10 @@ impl Controller {
 
     /// That every next hop that is not in use yet leads out of a port.
     async fn check_next_hops(&self, routes: &[Route]) -> Result<(), Refusal> {
-        let mut checked: HashSet<&NextHop> = HashSet::new();
-        for (index, route) in routes.iter().enumerate() {
-            let Some(next_hop) = route.next_hop() else { continue };
-            if self.lfib.next_hops().contains(next_hop) || !checked.insert(next_hop) {
+        let mut checked: HashSet<&NextHop> = self.lfib.next_hops().iter().collect();
+        let next_hops = routes.iter().enumerate();
+        for (index, next_hop) in next_hops.flat_map(|(index, route)| route.next_hops().map(move |hop| (index, hop))) {
+            if !checked.insert(next_hop) {
                 continue;
             }
             let refuse = |reason| Refusal::RouteRefused { index, reason };
@@ -353,6 +353,13 @@ impl Controller {
             self.resolver.handle(event, now, &mut actions);
             self.kernel_routes.handle(event, &mut changed);
             self.addresses.handle(event);
+        }
+        // First of all: frames are lost for as long as they go to a link that is down.
+        let (changes, others): (Vec<_>, Vec<_>) = actions
+            .into_iter()
+            .partition(|action| matches!(action, Action::Changed { .. }));
+        self.next_hops_changed(&changes);
+        for event in batch {
             ports_changed |= match event {
                 Event::Link(link) => self.ports.follow(link, &mut self.lfib),
                 Event::LinkGone(ifindex) => self.ports.lose(*ifindex, &mut self.lfib),
@@ -365,7 +372,7 @@ impl Controller {
                 error!(%prefix, %error, "cannot keep the kernel's addresses and routes out of the FTN");
             }
         }
-        self.perform(actions).await;
+        self.perform(others).await;
         if ports_changed {
             self.exceptions.keep_ports(&self.ports);
             self.republish_next_hops();
@@ -425,16 +432,20 @@ impl Controller {
     async fn take_exceptions(&mut self) {
         let now = Instant::now();
         for slot in self.with_exceptions(|exceptions, view| exceptions.receive(view, now)) {
-            let Some((id, next_hop)) = self.lfib.next_hops().at_slot(slot) else {
+            let next_hops = self.lfib.next_hops();
+            let Some((id, _)) = next_hops.at_slot(slot) else {
                 continue;
             };
-            let waiting = match self.resolver.state(id) {
-                Some(HopState::Incomplete { ifindex } | HopState::Failed { ifindex }) => Some(ifindex),
-                _ => None,
-            };
-            if let Some((ifindex, address)) = waiting.zip(next_hop.via.address()) {
-                self.perform(vec![Action::Probe { ifindex, address }]).await;
-            }
+            let wanted = [Some(id), next_hops.backup(id)].into_iter().flatten();
+            let probes = wanted.filter_map(|id| {
+                let (HopState::Incomplete { ifindex } | HopState::Failed { ifindex }) = self.resolver.state(id)? else {
+                    return None;
+                };
+                let address = self.resolver.next_hop(id)?.via.address()?;
+                Some(Action::Probe { ifindex, address })
+            });
+            let probes = probes.collect();
+            self.perform(probes).await;
         }
     }
 
@@ -505,14 +516,33 @@ impl Controller {
 
     /// Tells the LFIB of all of them at once: each may need a grace period, which they share.
     fn next_hops_changed(&mut self, changes: &[Action]) {
-        let mut adjacencies = BTreeMap::new();
+        let mut reached = BTreeMap::new();
         for change in changes {
             if let Action::Changed { id, state } = *change {
                 info!(next_hop = self.next_hop_name(id), ?state, "next hop");
-                adjacencies.insert(id, self.adjacency(state));
+                reached.insert(id, self.reach(Some(state)));
             }
         }
-        self.lfib.set_next_hops(adjacencies);
+        self.set_next_hops(reached);
+    }
+
+    fn set_next_hops(&mut self, reached: impl IntoIterator<Item = (NextHopId, Reach)>) {
+        if self.lfib.set_next_hops(reached) {
+            // Frames that wait for a member of a group may be another's now.
+            let now = Instant::now();
+            self.with_exceptions(|exceptions, view| exceptions.retry_all_held(view, now));
+        }
+    }
+
+    /// What a next hop in `state` is to the routes.
+    fn reach(&self, state: Option<HopState>) -> Reach {
+        let Some(state) = state else { return Reach::Unresolved };
+        match (self.adjacency(state), state) {
+            (Some(adjacency), _) => Reach::Resolved(adjacency),
+            (None, HopState::Incomplete { ifindex }) if self.ports.by_ifindex(ifindex).is_some() => Reach::Unresolved,
+            // Nobody there, or no way there, be it that the interface is not a port.
+            (None, _) => Reach::Out,
+        }
     }
 
     /// The adjacency of a next hop in `state`, where its interface is a port.
@@ -524,12 +554,12 @@ impl Controller {
 
     /// Writes every adjacency anew, where ports came, went or changed.
     fn republish_next_hops(&mut self) {
-        let adjacencies: Vec<_> = self
+        let reached: Vec<_> = self
             .resolver
             .next_hops()
-            .map(|(id, _, state)| (id, state.and_then(|state| self.adjacency(state))))
+            .map(|(id, _, state)| (id, self.reach(state)))
             .collect();
-        self.lfib.set_next_hops(adjacencies);
+        self.set_next_hops(reached);
     }
 
     /// Detaches, then leaves the kernel's neighbours to themselves. Maps and programs go with this process.
@@ -576,7 +606,7 @@ impl Controller {
         }
     }
 
-    fn next_hop_name(&self, id: crate::lfib::next_hops::NextHopId) -> String {
+    fn next_hop_name(&self, id: NextHopId) -> String {
         self.resolver.next_hop(id).map(NextHop::to_string).unwrap_or_default()
     }
 }

@@ -1,8 +1,10 @@
 //! What the controller tells of its state.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
+use mplsxdp_common::wire::Mac;
 use tracing::warn;
 
 use super::ports::Role;
@@ -12,7 +14,7 @@ use crate::control::api;
 use crate::dataplane::Tables as _;
 use crate::lfib::Listed;
 use crate::lfib::next_hops::NextHopId;
-use crate::lfib::route::{NextHop, RouteKey};
+use crate::lfib::route::{RouteKey, Via};
 use crate::neighbour::resolver::HopState;
 use crate::slowpath::outcome::Outcome;
 
@@ -24,6 +26,7 @@ impl Controller {
             map::ILM => self.lfib.label_routes(),
             map::ADJACENCIES => self.lfib.next_hops().len(),
             map::STACKS => self.lfib.stacks_in_use(),
+            map::GROUPS => self.lfib.groups_in_use(),
             map::FTN_V4 => self.lfib.keys(|key| selects(api::RouteFilter::V4Prefixes, key)).len(),
             map::FTN_V6 => self.lfib.keys(|key| selects(api::RouteFilter::V6Prefixes, key)).len(),
             map::PORTS | map::TX_PORTS => self.ports.len(),
@@ -101,21 +104,30 @@ impl Controller {
             filter => self.lfib.list(after, limit, |key| selects(filter, key)),
         };
         // Many routes share a next hop.
-        let mut last: Option<(NextHopId, api::NextHopState)> = None;
+        let mut known: HashMap<NextHopId, api::NextHopState> = HashMap::new();
+        let mut state = |id| known.entry(id).or_insert_with(|| self.next_hop_state(id)).clone();
         routes
             .into_iter()
             .map(|listed| {
-                let next_hop = listed
-                    .next_hop
-                    .zip(listed.route.next_hop())
-                    .map(|(id, next_hop)| match &last {
-                        Some((last_id, state)) if *last_id == id => state.clone(),
-                        _ => last.insert((id, self.next_hop_state(id, next_hop))).1.clone(),
-                    });
+                let (next_hop, paths) = match listed.next_hops.as_slice() {
+                    [] => (None, None),
+                    [id] => (Some(state(*id)), None),
+                    several => {
+                        let key = listed.route.key();
+                        let spread = matches!(filter, api::RouteFilter::One(_)).then(|| self.lfib.spread(key));
+                        let spread = spread.flatten();
+                        let paths = several.iter().zip(0..=u8::MAX).map(|(&id, path)| api::PathState {
+                            next_hop: state(id),
+                            buckets: spread.map(|spread| api::BucketRange::of(spread, path)),
+                        });
+                        (None, Some(paths.collect()))
+                    }
+                };
                 api::InstalledRoute {
                     route: (&listed.route).into(),
                     owner: listed.owner.to_string(),
                     next_hop,
+                    paths,
                     counter: if counters { self.route_counter(&listed) } else { None },
                 }
             })
@@ -124,7 +136,7 @@ impl Controller {
 
     pub(super) fn list_next_hops(&self) -> Vec<api::NextHopState> {
         let list = self.lfib.next_hops().list().into_iter();
-        list.map(|(id, next_hop)| self.next_hop_state(id, next_hop)).collect()
+        list.map(|(id, _)| self.next_hop_state(id)).collect()
     }
 
     pub(super) fn list_links(&self) -> Vec<api::Link> {
@@ -245,7 +257,22 @@ impl Controller {
         })
     }
 
-    fn next_hop_state(&self, id: NextHopId, next_hop: &NextHop) -> api::NextHopState {
+    fn next_hop_state(&self, id: NextHopId) -> api::NextHopState {
+        let hops = self.lfib.next_hops();
+        let api::BackupState { via, dev, mac, state } = self.resolution(id);
+        api::NextHopState {
+            via,
+            dev,
+            mac,
+            state,
+            routes: hops.users(id) as u64,
+            backup: hops.backup(id).map(|backup| self.resolution(backup)),
+        }
+    }
+
+    /// Where a next hop stands, its backup aside.
+    fn resolution(&self, id: NextHopId) -> api::BackupState {
+        let next_hop = self.lfib.next_hops().get(id);
         let state = self.resolver.state(id);
         let port = state
             .and_then(HopState::ifindex)
@@ -265,12 +292,13 @@ impl Controller {
             Some(HopState::NoRoute) => api::Resolution::NoRoute,
             Some(HopState::Local) => api::Resolution::Local,
         };
-        api::NextHopState {
-            via: next_hop.via.into(),
-            dev: found.map(|link| link.name.clone()).or_else(|| next_hop.dev.clone()),
+        api::BackupState {
+            via: next_hop.map_or(Via::Link(Mac::ZERO), |next_hop| next_hop.via).into(),
+            dev: found
+                .map(|link| link.name.clone())
+                .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone())),
             mac: state.and_then(HopState::adjacency).map(|(_, mac)| mac.to_string()),
             state: resolution,
-            routes: self.lfib.next_hops().users(id) as u64,
         }
     }
 }

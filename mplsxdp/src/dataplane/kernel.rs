@@ -205,6 +205,11 @@ impl Tables for KernelTables {
             .store(group as usize * BUCKETS + usize::from(bucket), entry.to_bits());
     }
 
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        let index = group as usize * BUCKETS + usize::from(bucket);
+        IlmEntry::from_bits(self.groups.get(index).unwrap_or(0))
+    }
+
     fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
         let length = u32::from(prefix.prefix_len());
         match prefix {
@@ -349,8 +354,7 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
-        let index = group as usize * BUCKETS + usize::from(bucket);
-        IlmEntry::from_bits(self.tables.groups.get(index).unwrap_or(0))
+        self.tables.bucket(group, bucket)
     }
 
     fn hash_seed(&self) -> u32 {

@@ -107,6 +107,10 @@ impl Tables for MemoryTables {
         self.buckets.insert((group, bucket), entry);
     }
 
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        self.buckets.get(&(group, bucket)).copied().unwrap_or_default()
+    }
+
     fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
         if self.ftn_inserts_left == 0 {
             return Err(TableError {
@@ -214,7 +218,7 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
-        self.tables.buckets.get(&(group, bucket)).copied().unwrap_or_default()
+        self.tables.bucket(group, bucket)
     }
 
     fn hash_seed(&self) -> u32 {

@@ -45,6 +45,9 @@ pub trait Tables {
     /// What a group does with the flows of a bucket.
     fn store_bucket(&mut self, group: u32, bucket: u8, entry: IlmEntry);
 
+    /// As it was last stored; all zero where it never was.
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry;
+
     fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError>;
 
     /// Removing what is not there is no error.

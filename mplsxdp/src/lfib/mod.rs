@@ -1,10 +1,12 @@
 //! The label forwarding information base: the routes as they are wanted, and the table writes that make them so. A change is
 //! all or nothing: everything that can fail is done before the first label is published. Pure: what it writes to is a trait.
 
+pub mod groups;
 pub mod next_hops;
 pub mod pass;
 pub mod pool;
 pub mod route;
+pub mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -13,14 +15,16 @@ use std::num::NonZeroU8;
 use std::ops::Bound;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op};
+use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
 use crate::dataplane::{TableError, Tables};
+use groups::{Before, Groups, Member};
 use next_hops::{NextHopChange, NextHopId, NextHops};
 use pass::{Claim, PassEntries, Wanted};
 use pool::{Interner, SlotPool};
-use route::{Action, NextHop, OutLabels, Owner, Route, RouteKey};
+use route::{Action, OutLabels, Owner, Path, Route, RouteKey};
+use spread::Spread;
 
 /// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +42,7 @@ pub struct Lfib<T> {
     uncounted: usize,
     next_hops: NextHops,
     stacks: Interner<LabelStack>,
+    groups: Groups,
     counters: SlotPool,
     pass: PassEntries,
 }
@@ -104,9 +109,28 @@ impl ChangeError {
 pub struct Listed {
     pub route: Route,
     pub owner: Owner,
-    pub next_hop: Option<NextHopId>,
+    /// Of each path of the route, in their order; none for `dev lo`.
+    pub next_hops: Vec<NextHopId>,
     /// 0: not counted.
     pub counter_slot: u32,
+}
+
+/// What is known of the way to a next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Frames go there.
+    Resolved(Adjacency),
+    /// Frames wait, or go to the backup. Whether a group sends flows there stays as it was: they do at first, and no more after
+    /// it was out.
+    Unresolved,
+    /// There is no way, or nobody there: as `Unresolved`, and groups send its flows to their other members.
+    Out,
+}
+
+impl From<Option<Adjacency>> for Reach {
+    fn from(adjacency: Option<Adjacency>) -> Self {
+        adjacency.map_or(Self::Unresolved, Self::Resolved)
+    }
 }
 
 /// A route that is about to be installed. It holds its share of each table.
@@ -126,6 +150,7 @@ impl<T: Tables> Lfib<T> {
             uncounted: 0,
             next_hops: NextHops::new(capacity.adjacencies),
             stacks: Interner::new(capacity.stacks),
+            groups: Groups::new(capacity.groups),
             counters: SlotPool::new(1, capacity.counter_slots),
             pass: PassEntries::default(),
         }
@@ -156,8 +181,22 @@ impl<T: Tables> Lfib<T> {
         self.stacks.len()
     }
 
+    pub fn groups_in_use(&self) -> usize {
+        self.groups.len()
+    }
+
     pub fn next_hops(&self) -> &NextHops {
         &self.next_hops
+    }
+
+    /// For a route with several paths, which of them, by their order, gets the frames of each bucket now.
+    pub fn spread(&self, key: RouteKey) -> Option<&Spread> {
+        let entry = self.routes.get(&key)?.entry;
+        if entry.op() == Op::Group {
+            self.groups.spread(entry.operand())
+        } else {
+            None
+        }
     }
 
     /// Next hops that came into use or went out of it since the last call.
@@ -250,24 +289,36 @@ impl<T: Tables> Lfib<T> {
         self.routes.get(&key).and_then(|&installed| self.listed(key, installed))
     }
 
-    /// Where the frames of a next hop go, or `None` while that is not known. Where only the neighbour's MAC is new this is one
-    /// store, however many routes use it.
-    pub fn set_next_hop(&mut self, id: NextHopId, adjacency: Option<Adjacency>) {
-        self.set_next_hops([(id, adjacency)]);
+    /// Where the frames of a next hop go. Where only the neighbour's MAC is new this is one store, however many routes use it; so
+    /// it is where their frames are to go to its backup.
+    pub fn set_next_hop(&mut self, id: NextHopId, reach: impl Into<Reach>) {
+        self.set_next_hops([(id, reach)]);
     }
 
-    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them.
-    pub fn set_next_hops(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, Option<Adjacency>)>) {
+    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them. Returns
+    /// whether buckets moved from one member of a group to another.
+    pub fn set_next_hops<R: Into<Reach>>(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, R)>) -> bool {
+        let next_hops: Vec<(NextHopId, Reach)> = next_hops.into_iter().map(|(id, reach)| (id, reach.into())).collect();
+        // Flows leave a member before its adjacency goes, and return after it is back.
+        let gone = next_hops.iter().filter(|(_, reach)| *reach == Reach::Out);
+        let gone = gone.fold(false, |news, &(id, _)| self.next_hops.set_out(id, true) | news);
+        let mut moved_buckets = gone && self.move_buckets();
+
         let mut moved = HashMap::new();
         let mut after_grace = Vec::new();
-        for (id, adjacency) in next_hops {
+        for &(id, reach) in &next_hops {
             let Some(slot) = self.next_hops.slot(id) else { continue };
+            let backup = self.next_hops.backup(id).and_then(|backup| self.next_hops.slot(backup));
             let old = self.tables.adjacency(slot);
-            let unresolved = Adjacency::new(Default::default(), 0, old.source(), old.mtu());
-            let new = adjacency.unwrap_or(unresolved);
-            let same_link = old.port() == new.port() && old.source() == new.source() && old.mtu() == new.mtu();
+            let unused = Adjacency::default().with_backup(backup);
+            let unresolved = unresolved(old);
+            let new = match reach {
+                Reach::Resolved(adjacency) => adjacency.with_backup(backup),
+                Reach::Unresolved | Reach::Out => unresolved,
+            };
+            let same_link = old.port() == new.port() && old.words()[1..] == new.words()[1..];
             // Nobody has seen more of a slot that is all zero: a new next hop has its frames at once.
-            if !new.is_resolved() || same_link || old == Adjacency::default() {
+            if !new.is_resolved() || same_link || old == unused {
                 self.tables.store_adjacency(slot, new);
             } else if !old.is_resolved() {
                 // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved.
@@ -292,10 +343,59 @@ impl<T: Tables> Lfib<T> {
             self.turn(&moved);
             self.reclaim();
         }
+
+        let back = next_hops
+            .iter()
+            .filter(|(_, reach)| matches!(reach, Reach::Resolved(_)));
+        let back = back.fold(false, |news, &(id, _)| self.next_hops.set_out(id, false) | news);
+        moved_buckets |= back && self.move_buckets();
+        moved_buckets
     }
 
-    /// Points every entry that has an adjacency of `moved` to the one that took its place.
+    /// Brings the buckets of all groups to those members that can be reached. Each is one store. Returns whether any moved.
+    fn move_buckets(&mut self) -> bool {
+        let next_hops = &self.next_hops;
+        let moved = self.groups.follow(|id| next_hops.is_out(id));
+        for &group in &moved {
+            self.write_buckets(group);
+        }
+        !moved.is_empty()
+    }
+
+    /// Writes those buckets of a group that are not as they should be.
+    fn write_buckets(&mut self, group: u32) {
+        let (Some(members), Some(spread)) = (self.groups.members(group), self.groups.spread(group)) else {
+            return;
+        };
+        let entries: Vec<IlmEntry> = members
+            .iter()
+            .map(|member| match self.next_hops.slot(member.next_hop) {
+                Some(slot) => member.entry().with_next_hop(slot),
+                None => IlmEntry::EMPTY,
+            })
+            .collect();
+        for (bucket, &member) in (0..=u8::MAX).zip(spread) {
+            let entry = entries.get(usize::from(member)).copied().unwrap_or_default();
+            if self.tables.bucket(group, bucket) != entry {
+                self.tables.store_bucket(group, bucket, entry);
+            }
+        }
+    }
+
+    /// Points every entry, bucket and protected next hop that has an adjacency of `moved` to the one that took its place.
     fn turn(&mut self, moved: &HashMap<u16, u16>) {
+        for &backup in moved.values() {
+            let Some((id, _)) = self.next_hops.at_slot(backup) else {
+                continue;
+            };
+            for slot in self.next_hops.backed_up_by(id).filter_map(|id| self.next_hops.slot(id)) {
+                let adjacency = self.tables.adjacency(slot).with_backup(Some(backup));
+                self.tables.store_adjacency(slot, adjacency);
+            }
+        }
+        for group in self.groups.slots() {
+            self.write_buckets(group);
+        }
         let mut prefixes = Vec::new();
         for (&key, installed) in &mut self.routes {
             let Some(&new) = moved.get(&installed.entry.next_hop()) else {
@@ -344,27 +444,12 @@ impl<T: Tables> Lfib<T> {
             });
         }
         let before = self.routes.get(&key).map(|installed| installed.entry);
-        let next_hop = match route.next_hop() {
-            None => 0,
-            Some(next_hop) => self.next_hops.take(next_hop).ok_or(ChangeError::Full {
-                index,
-                what: "next hop",
-                capacity: capacity.adjacencies,
-                remedy: "",
-            })?,
-        };
-        let (op, operand) = match self.operation(route.action()) {
-            Some(operation) => operation,
-            None => {
-                if route.next_hop().is_some() {
-                    self.next_hops.drop_user(next_hop);
-                }
-                return Err(ChangeError::Full {
-                    index,
-                    what: "label stack",
-                    capacity: capacity.stacks,
-                    remedy: ": start the switch with a larger `--stacks`",
-                });
+        let ttl = route.ttl_propagate();
+        let entry = match route.paths() {
+            [path] => self.take_path(index, path, ttl)?,
+            paths => {
+                let group = self.take_group(index, paths, ttl, before)?;
+                IlmEntry::new(Op::Group, ttl, group, 0, 0)
             }
         };
         // A route that takes another's place goes on with its counter.
@@ -372,8 +457,112 @@ impl<T: Tables> Lfib<T> {
             Some(before) => before.slot(),
             None => self.take_counter(),
         };
-        let entry = IlmEntry::new(op, route.ttl_propagate(), operand, next_hop, slot);
+        let entry = IlmEntry::new(entry.op(), ttl, entry.operand(), entry.next_hop(), slot);
         Ok(Prepared { key, entry, before })
+    }
+
+    /// The entry of one path, without a counter.
+    fn take_path(&mut self, index: usize, path: &Path, ttl: TtlPropagate) -> Result<IlmEntry, ChangeError> {
+        let capacity = self.tables.capacity();
+        let next_hop = match &path.next_hop {
+            None => 0,
+            Some(next_hop) => {
+                let slot = self.next_hops.take(next_hop, path.backup.as_ref());
+                let slot = slot.ok_or(ChangeError::Full {
+                    index,
+                    what: "next hop",
+                    capacity: capacity.adjacencies,
+                    remedy: "",
+                })?;
+                self.note_backup(slot);
+                slot
+            }
+        };
+        match self.operation(&path.action) {
+            Some((op, operand)) => Ok(IlmEntry::new(op, ttl, operand, next_hop, 0)),
+            None => {
+                if path.next_hop.is_some() {
+                    self.next_hops.drop_user(next_hop);
+                }
+                Err(ChangeError::Full {
+                    index,
+                    what: "label stack",
+                    capacity: capacity.stacks,
+                    remedy: ": start the switch with a larger `--stacks`",
+                })
+            }
+        }
+    }
+
+    /// Has the adjacency in `slot` name its backup.
+    fn note_backup(&mut self, slot: u16) {
+        let backup = self
+            .next_hops
+            .at_slot(slot)
+            .and_then(|(id, _)| self.next_hops.backup(id));
+        let noted = self.tables.adjacency(slot);
+        let named = noted.with_backup(backup.and_then(|backup| self.next_hops.slot(backup)));
+        if named != noted {
+            self.tables.store_adjacency(slot, named);
+        }
+    }
+
+    /// The group of several paths, for a route that had `before`. The group's members are each path's in turn. A user of a group
+    /// is one of all that its members use.
+    fn take_group(
+        &mut self,
+        index: usize,
+        paths: &[Path],
+        ttl: TtlPropagate,
+        before: Option<IlmEntry>,
+    ) -> Result<u32, ChangeError> {
+        let mut entries: Vec<IlmEntry> = Vec::with_capacity(paths.len());
+        let mut result = Ok(());
+        for path in paths {
+            match self.take_path(index, path, ttl) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        let group = result.and_then(|()| {
+            let members = entries.iter().zip(paths);
+            let members = members
+                .filter_map(|(&entry, path)| self.member(entry, path.weight))
+                .collect();
+            let before = match before {
+                Some(before) if before.op() == Op::Group => Before::Group(before.operand()),
+                Some(before) => self.member(before, 1).map_or(Before::Nothing, Before::One),
+                None => Before::Nothing,
+            };
+            let next_hops = &self.next_hops;
+            let taken = self.groups.take(members, before, |id| next_hops.is_out(id));
+            taken.ok_or(ChangeError::Full {
+                index,
+                what: "group of next hops",
+                capacity: self.tables.capacity().groups,
+                remedy: ": start the switch with a larger `--groups`",
+            })
+        });
+        match group {
+            Ok((group, new)) => {
+                if new {
+                    self.write_buckets(group);
+                }
+                Ok(group)
+            }
+            Err(error) => {
+                entries.into_iter().for_each(|entry| self.drop_shares(entry));
+                Err(error)
+            }
+        }
+    }
+
+    fn member(&self, entry: IlmEntry, weight: u16) -> Option<Member> {
+        let (next_hop, _) = uses_next_hop(entry).then(|| self.next_hops.at_slot(entry.next_hop()))??;
+        Some(Member::new(entry, next_hop, weight))
     }
 
     /// Op and operand of `action`, `None` where no slot for its stack is left.
@@ -520,8 +709,17 @@ impl<T: Tables> Lfib<T> {
         self.drop_shares(entry);
     }
 
-    /// One user less of the stack and the next hop of `entry`.
+    /// One user less of the stack and the next hop of `entry`, or of its group and all that its members have.
     fn drop_shares(&mut self, entry: IlmEntry) {
+        if entry.op() == Op::Group {
+            let members = self.groups.members(entry.operand()).unwrap_or_default().to_vec();
+            self.groups.drop_user(entry.operand());
+            for member in members {
+                if let Some(slot) = self.next_hops.slot(member.next_hop) {
+                    self.drop_shares(member.entry().with_next_hop(slot));
+                }
+            }
+        }
         if entry.op() == Op::Stack {
             self.stacks.drop_user(entry.operand());
         }
@@ -533,7 +731,11 @@ impl<T: Tables> Lfib<T> {
     /// Makes slots that no entry points to any more free again, after one grace period for all of them. A change does so for the
     /// one before it, not for itself: the frames of a next hop that came into use wait until [`Lfib::set_next_hop`] is called.
     fn reclaim(&mut self) {
-        if !(self.counters.has_held_back() || self.stacks.has_held_back() || self.next_hops.has_held_back()) {
+        let held_back = self.counters.has_held_back()
+            || self.stacks.has_held_back()
+            || self.groups.has_held_back()
+            || self.next_hops.has_held_back();
+        if !held_back {
             return;
         }
         self.tables.wait_for_readers();
@@ -542,48 +744,65 @@ impl<T: Tables> Lfib<T> {
         }
         self.counters.release();
         self.stacks.release();
+        self.groups.release();
         self.next_hops.release();
     }
 
     fn listed(&self, key: RouteKey, Installed { entry, owner }: Installed) -> Option<Listed> {
+        let members: Vec<(IlmEntry, Option<NextHopId>, u16)> = match entry.op() {
+            Op::Group => {
+                let members = self.groups.members(entry.operand())?.iter();
+                members
+                    .map(|member| (member.entry(), Some(member.next_hop), member.weight))
+                    .collect()
+            }
+            _ if uses_next_hop(entry) => vec![(entry, Some(self.next_hops.at_slot(entry.next_hop())?.0), 1)],
+            _ => vec![(entry, None, 1)],
+        };
+        let paths = members.iter().map(|&(entry, next_hop, weight)| {
+            let backup = next_hop.and_then(|id| self.next_hops.backup(id));
+            let named = |id: Option<NextHopId>| id.and_then(|id| self.next_hops.get(id)).cloned();
+            Some(Path {
+                action: self.action(key, entry)?,
+                next_hop: named(next_hop),
+                backup: named(backup),
+                weight,
+            })
+        });
+        let route = Route::with_paths(key, paths.collect::<Option<_>>()?, entry.ttl_propagate()).ok()?;
+        Some(Listed {
+            route,
+            owner,
+            next_hops: members.into_iter().filter_map(|(_, next_hop, _)| next_hop).collect(),
+            counter_slot: entry.slot(),
+        })
+    }
+
+    /// What an entry for `key`, or a bucket of it, does to the stack.
+    fn action(&self, key: RouteKey, entry: IlmEntry) -> Option<Action> {
         let (labels, ttl) = match entry.op() {
+            Op::Pop => return Some(Action::Pop),
+            Op::PenultimatePop => return Some(Action::PenultimatePop),
+            Op::Local => return Some(Action::Local),
+            Op::None | Op::Pass | Op::Group => return None,
             Op::Label => (vec![entry.out_label()], None),
             Op::Stack => {
                 let stack = self.stacks.get(entry.operand())?;
                 (stack.labels().collect(), NonZeroU8::new(stack.ttl()))
             }
-            _ => (Vec::new(), None),
         };
-        let action = match (entry.op(), key) {
-            (Op::Label | Op::Stack, RouteKey::Label(_)) => Action::Swap(OutLabels::new(labels).ok()?),
-            (Op::Label | Op::Stack, RouteKey::Prefix(_)) => Action::Push {
-                labels: OutLabels::new(labels).ok()?,
-                ttl,
-            },
-            (Op::Pop, _) => Action::Pop,
-            (Op::PenultimatePop, _) => Action::PenultimatePop,
-            (Op::Local, _) => Action::Local,
-            (Op::None | Op::Pass | Op::Group, _) => return None,
-        };
-        let next_hop: Option<(NextHopId, &NextHop)> = if uses_next_hop(entry) {
-            Some(self.next_hops.at_slot(entry.next_hop())?)
-        } else {
-            None
-        };
-        let route = Route::new(
-            key,
-            action,
-            next_hop.map(|(_, next_hop)| next_hop.clone()),
-            entry.ttl_propagate(),
-        )
-        .ok()?;
-        Some(Listed {
-            route,
-            owner,
-            next_hop: next_hop.map(|(id, _)| id),
-            counter_slot: entry.slot(),
+        let labels = OutLabels::new(labels).ok()?;
+        Some(match key {
+            RouteKey::Label(_) => Action::Swap(labels),
+            RouteKey::Prefix(_) => Action::Push { labels, ttl },
         })
     }
+}
+
+/// The same adjacency without a neighbour: one word differs.
+fn unresolved(adjacency: Adjacency) -> Adjacency {
+    let [_, link, tags, rest] = adjacency.words();
+    Adjacency::from_words([0, link, tags, rest])
 }
 
 /// Whether the next-hop index of `entry` means something.

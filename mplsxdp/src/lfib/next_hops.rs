@@ -1,4 +1,6 @@
-//! The next hops that routes use: each has one slot in the adjacency table, shared by all its routes. Pure bookkeeping.
+//! The next hops that routes use: each has one slot in the adjacency table, shared by all its routes. One with a backup is
+//! another next hop than the same without, as its adjacency says so; the backup is one by itself, of which it is a user. Pure
+//! bookkeeping.
 
 use std::collections::HashMap;
 
@@ -13,8 +15,11 @@ pub struct NextHopId(pub u16);
 #[derive(Debug)]
 struct Entry {
     next_hop: NextHop,
+    backup: Option<NextHopId>,
     slot: u16,
     users: usize,
+    /// It cannot be reached, and is not about to be.
+    out: bool,
 }
 
 /// What became of the set of next hops.
@@ -28,7 +33,7 @@ pub enum NextHopChange {
 #[derive(Debug)]
 pub struct NextHops {
     entries: HashMap<NextHopId, Entry>,
-    by_next_hop: HashMap<NextHop, NextHopId>,
+    by_next_hop: HashMap<(NextHop, Option<NextHopId>), NextHopId>,
     by_slot: HashMap<u16, NextHopId>,
     /// An id is not given again before the table is exhausted, so that a late answer does not meet another next hop.
     next_id: u16,
@@ -48,13 +53,27 @@ impl NextHops {
         }
     }
 
-    /// The slot of `next_hop`, with one more user. `None` where all slots are taken.
-    pub fn take(&mut self, next_hop: &NextHop) -> Option<u16> {
-        if let Some(entry) = self.by_next_hop.get(next_hop).and_then(|id| self.entries.get_mut(id)) {
+    /// The slot of `next_hop` with this backup, with one more user. `None` where all slots are taken.
+    pub fn take(&mut self, next_hop: &NextHop, backup: Option<&NextHop>) -> Option<u16> {
+        let backup = match backup {
+            None => None,
+            Some(backup) => {
+                let slot = self.take(backup, None)?;
+                Some((*self.by_slot.get(&slot)?, slot))
+            }
+        };
+        let key = (next_hop.clone(), backup.map(|(id, _)| id));
+        if let Some(entry) = self.by_next_hop.get(&key).and_then(|id| self.entries.get_mut(id)) {
             entry.users += 1;
-            return Some(entry.slot);
+            let slot = entry.slot;
+            // The entry is one user of its backup, however many it has itself.
+            backup.map(|(_, slot)| self.drop_user(slot));
+            return Some(slot);
         }
-        let slot = self.take_slot()?;
+        let Some(slot) = self.take_slot() else {
+            backup.map(|(_, slot)| self.drop_user(slot));
+            return None;
+        };
         while self.entries.contains_key(&NextHopId(self.next_id)) {
             self.next_id = self.next_id.wrapping_add(1);
         }
@@ -64,11 +83,13 @@ impl NextHops {
             id,
             Entry {
                 next_hop: next_hop.clone(),
+                backup: key.1,
                 slot,
                 users: 1,
+                out: false,
             },
         );
-        self.by_next_hop.insert(next_hop.clone(), id);
+        self.by_next_hop.insert(key, id);
         self.by_slot.insert(slot, id);
         self.changes.push(NextHopChange::Added(id, next_hop.clone()));
         Some(slot)
@@ -86,8 +107,10 @@ impl NextHops {
         if entry.users > 0 {
             return false;
         }
-        if let Some(entry) = self.entries.remove(&id) {
-            self.by_next_hop.remove(&entry.next_hop);
+        let removed = self.entries.remove(&id);
+        let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
+        if let Some(entry) = removed {
+            self.by_next_hop.remove(&(entry.next_hop, entry.backup));
         }
         self.by_slot.remove(&slot);
         self.slots.hold_back(slot.into());
@@ -99,6 +122,9 @@ impl NextHops {
             // Nobody was told of it yet.
             Some(index) => drop(self.changes.remove(index)),
             None => self.changes.push(NextHopChange::Removed(id)),
+        }
+        if let Some(backup) = backup {
+            self.drop_user(backup);
         }
         true
     }
@@ -122,7 +148,34 @@ impl NextHops {
         self.entries.get(&id).map(|entry| entry.slot)
     }
 
-    /// How many routes use the next hop.
+    /// Notes whether the next hop can be reached. Returns whether that is news.
+    pub fn set_out(&mut self, id: NextHopId, out: bool) -> bool {
+        let entry = self.entries.get_mut(&id);
+        entry.is_some_and(|entry| std::mem::replace(&mut entry.out, out) != out)
+    }
+
+    /// Whether frames for the next hop get nowhere: neither it nor its backup can be reached.
+    pub fn is_out(&self, id: NextHopId) -> bool {
+        let out = |id: NextHopId| self.entries.get(&id).is_none_or(|entry| entry.out);
+        out(id) && self.backup(id).is_none_or(out)
+    }
+
+    pub fn backup(&self, id: NextHopId) -> Option<NextHopId> {
+        self.entries.get(&id)?.backup
+    }
+
+    /// Those that have `id` as their backup.
+    pub fn backed_up_by(&self, id: NextHopId) -> impl Iterator<Item = NextHopId> {
+        let all = self.entries.iter();
+        all.filter(move |(_, entry)| entry.backup == Some(id))
+            .map(|(&id, _)| id)
+    }
+
+    pub fn get(&self, id: NextHopId) -> Option<&NextHop> {
+        self.entries.get(&id).map(|entry| &entry.next_hop)
+    }
+
+    /// How many use the next hop: routes, once for each of their paths, and next hops that it is the backup of.
     pub fn users(&self, id: NextHopId) -> usize {
         self.entries.get(&id).map_or(0, |entry| entry.users)
     }
@@ -136,12 +189,13 @@ impl NextHops {
     /// All next hops, in their order.
     pub fn list(&self) -> Vec<(NextHopId, &NextHop)> {
         let mut list: Vec<_> = self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop)).collect();
-        list.sort_by_key(|&(_, next_hop)| next_hop);
+        list.sort_by_key(|&(id, next_hop)| (next_hop, self.backup(id).and_then(|backup| self.get(backup))));
         list
     }
 
-    pub fn contains(&self, next_hop: &NextHop) -> bool {
-        self.by_next_hop.contains_key(next_hop)
+    /// All next hops in use; one with several backups as often.
+    pub fn iter(&self) -> impl Iterator<Item = &NextHop> {
+        self.entries.values().map(|entry| &entry.next_hop)
     }
 
     pub fn len(&self) -> usize {

@@ -7,10 +7,15 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{MAX_PUSH, TtlPropagate};
+use mplsxdp_common::abi::{BUCKETS, MAX_PUSH, TtlPropagate};
 use mplsxdp_common::wire::{Label, Mac};
 
 use super::pass::NEVER;
+
+/// The most paths that one route has: each can have a bucket.
+pub const MAX_PATHS: usize = BUCKETS;
+/// As with iproute2: the kernel has a byte for the weight less one.
+pub const MAX_WEIGHT: u16 = 256;
 
 /// What a route is for: an incoming label (an ILM entry) or a FEC, here always an address prefix (an FTN entry).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -29,7 +34,7 @@ impl fmt::Display for RouteKey {
 }
 
 /// Outgoing labels, outermost first: 1 to [`MAX_PUSH`] of them, none of them implicit null.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OutLabels(Box<[Label]>);
 
 impl OutLabels {
@@ -71,7 +76,7 @@ impl fmt::Display for OutLabels {
 }
 
 /// What is done to the stack.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
     /// Label routes: the top label is replaced by these (one: swap; more: swap and push).
     Swap(OutLabels),
@@ -148,68 +153,137 @@ impl fmt::Display for Owner {
     }
 }
 
+/// One way on: an NHLFE (RFC 3031 section 3.10), and its share of the flows.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Path {
+    pub action: Action,
+    /// `None` only for `dev lo`.
+    pub next_hop: Option<NextHop>,
+    /// Takes the place of `next_hop`, with the same labels, while that cannot be reached.
+    pub backup: Option<NextHop>,
+    /// 1 to [`MAX_WEIGHT`], in proportion to those of the route's other paths.
+    pub weight: u16,
+}
+
+impl Path {
+    /// Without a backup, of weight 1.
+    pub fn new(action: Action, next_hop: Option<NextHop>) -> Self {
+        Self {
+            action,
+            next_hop,
+            backup: None,
+            weight: 1,
+        }
+    }
+
+    /// The next hop and its backup, as far as there are any.
+    pub fn next_hops(&self) -> impl Iterator<Item = &NextHop> {
+        self.next_hop.iter().chain(&self.backup)
+    }
+
+    /// That the parts go together, in a route for `key`.
+    pub fn check(&self, key: RouteKey) -> Result<(), InvalidRoute> {
+        match (key, &self.action) {
+            (RouteKey::Label(_), Action::Push { .. }) => {
+                return Err(InvalidRoute("`encap mpls` is for a prefix; a label takes `as`".into()));
+            }
+            (RouteKey::Prefix(_), Action::Push { .. }) | (RouteKey::Label(_), _) => {}
+            (RouteKey::Prefix(_), _) => {
+                return Err(InvalidRoute(format!(
+                    "a route for a prefix pushes labels: `{key} encap mpls LABEL`"
+                )));
+            }
+        }
+        match (&self.action, &self.next_hop, &self.backup) {
+            (Action::Local, None, None) => {}
+            (Action::Local, ..) => {
+                return Err(InvalidRoute(
+                    "`dev lo` keeps the packet on this box; it takes no `via` and no `as`".into(),
+                ));
+            }
+            (_, None, _) => {
+                return Err(InvalidRoute(
+                    "no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`".into(),
+                ));
+            }
+            (_, Some(next_hop), Some(backup)) if next_hop == backup => {
+                return Err(InvalidRoute(format!(
+                    "`backup {backup}` is the next hop itself; a backup is another neighbour"
+                )));
+            }
+            (_, Some(_), _) => self.next_hops().try_for_each(check_next_hop)?,
+        }
+        if (1..=MAX_WEIGHT).contains(&self.weight) {
+            Ok(())
+        } else {
+            Err(InvalidRoute(format!("weight {}: it is 1 to {MAX_WEIGHT}", self.weight)))
+        }
+    }
+
+    fn fmt_action(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.action {
+            Action::Swap(labels) => write!(f, " as to {labels}")?,
+            Action::Pop => {}
+            Action::PenultimatePop => f.write_str(" as implicit-null")?,
+            Action::Local => f.write_str(" dev lo")?,
+            Action::Push { labels, ttl } => {
+                write!(f, " encap mpls {labels}")?;
+                if let Some(ttl) = ttl {
+                    write!(f, " ttl {ttl}")?;
+                }
+            }
+        }
+        if let Some(next_hop) = &self.next_hop {
+            write!(f, " {next_hop}")?;
+        }
+        match &self.backup {
+            Some(backup) => write!(f, " backup {backup}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// As one of several of a route, as iproute2 writes it.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nexthop")?;
+        self.fmt_action(f)?;
+        write!(f, " weight {}", self.weight)
+    }
+}
+
 /// One route. Displays as the line that `route add` takes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
     key: RouteKey,
-    action: Action,
-    next_hop: Option<NextHop>,
+    paths: Box<[Path]>,
     ttl_propagate: TtlPropagate,
 }
 
 impl Route {
-    /// Checks that the parts go together; the error says which do not.
+    /// With one path. Checks that the parts go together; the error says which do not.
     pub fn new(
         key: RouteKey,
         action: Action,
         next_hop: Option<NextHop>,
         ttl_propagate: TtlPropagate,
     ) -> Result<Self, InvalidRoute> {
-        match key {
-            RouteKey::Label(label) if label.is_special() => {
-                return Err(InvalidRoute(format!(
-                    "label {label} is special-purpose (0 to 15, RFC 7274) and takes no route; 0 and 2 are built in"
-                )));
-            }
-            RouteKey::Label(_) if matches!(action, Action::Push { .. }) => {
-                return Err(InvalidRoute("`encap mpls` is for a prefix; a label takes `as`".into()));
-            }
-            RouteKey::Prefix(_) if !matches!(action, Action::Push { .. }) => {
-                return Err(InvalidRoute(format!(
-                    "a route for a prefix pushes labels: `{key} encap mpls LABEL`"
-                )));
-            }
-            RouteKey::Prefix(prefix) if prefix != prefix.trunc() => {
-                return Err(InvalidRoute(format!(
-                    "{prefix} has bits set beyond its length; it would be {}",
-                    prefix.trunc()
-                )));
-            }
-            RouteKey::Prefix(prefix) if NEVER.iter().any(|never| never.contains(&prefix)) => {
-                return Err(InvalidRoute(format!(
-                    "{prefix} is never imposed: loopback, link-local and multicast addresses stay the kernel's"
-                )));
-            }
-            RouteKey::Label(_) | RouteKey::Prefix(_) => {}
-        }
-        match (&action, &next_hop) {
-            (Action::Local, Some(_)) => {
-                return Err(InvalidRoute(
-                    "`dev lo` keeps the packet on this box; it takes no `via` and no `as`".into(),
-                ));
-            }
-            (Action::Local, None) => {}
-            (_, None) => {
-                return Err(InvalidRoute(
-                    "no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`".into(),
-                ));
-            }
-            (_, Some(next_hop)) => check_next_hop(next_hop)?,
+        Self::with_paths(key, vec![Path::new(action, next_hop)], ttl_propagate)
+    }
+
+    /// With paths that share its flows by their weights. Their order says nothing: they are kept in an order of their own. Of a
+    /// single one, the weight says nothing.
+    pub fn with_paths(key: RouteKey, mut paths: Vec<Path>, ttl_propagate: TtlPropagate) -> Result<Self, InvalidRoute> {
+        check_key(key)?;
+        paths.iter().try_for_each(|path| path.check(key))?;
+        match paths.as_mut_slice() {
+            [] => return Err(InvalidRoute("no next hop; a route has at least one".into())),
+            [path] => path.weight = 1,
+            paths => check_several(paths)?,
         }
         Ok(Self {
             key,
-            action,
-            next_hop,
+            paths: paths.into(),
             ttl_propagate,
         })
     }
@@ -218,16 +292,62 @@ impl Route {
         self.key
     }
 
-    pub fn action(&self) -> &Action {
-        &self.action
+    /// One or more.
+    pub fn paths(&self) -> &[Path] {
+        &self.paths
     }
 
-    pub fn next_hop(&self) -> Option<&NextHop> {
-        self.next_hop.as_ref()
+    /// The next hops of all paths, and their backups.
+    pub fn next_hops(&self) -> impl Iterator<Item = &NextHop> {
+        self.paths.iter().flat_map(Path::next_hops)
     }
 
     pub fn ttl_propagate(&self) -> TtlPropagate {
         self.ttl_propagate
+    }
+}
+
+/// That a route can be for `key`.
+pub fn check_key(key: RouteKey) -> Result<(), InvalidRoute> {
+    match key {
+        RouteKey::Label(label) if label.is_special() => Err(InvalidRoute(format!(
+            "label {label} is special-purpose (0 to 15, RFC 7274) and takes no route; 0 and 2 are built in"
+        ))),
+        RouteKey::Prefix(prefix) if prefix != prefix.trunc() => Err(InvalidRoute(format!(
+            "{prefix} has bits set beyond its length; it would be {}",
+            prefix.trunc()
+        ))),
+        RouteKey::Prefix(prefix) if NEVER.iter().any(|never| never.contains(&prefix)) => Err(InvalidRoute(format!(
+            "{prefix} is never imposed: loopback, link-local and multicast addresses stay the kernel's"
+        ))),
+        RouteKey::Label(_) | RouteKey::Prefix(_) => Ok(()),
+    }
+}
+
+/// Puts paths, each of them checked, in order, and checks that they can be one route's.
+fn check_several(paths: &mut [Path]) -> Result<(), InvalidRoute> {
+    if paths.len() > MAX_PATHS {
+        return Err(InvalidRoute(format!(
+            "{} next hops for one route; at most {MAX_PATHS} are supported",
+            paths.len()
+        )));
+    }
+    if paths.iter().any(|path| path.action == Action::Local) {
+        return Err(InvalidRoute(
+            "`dev lo` keeps the packet on this box; it is not one of several next hops".into(),
+        ));
+    }
+    paths.sort_unstable();
+    let same = |pair: &&[Path]| {
+        let way = |path: &Path| (path.action.clone(), path.next_hop.clone(), path.backup.clone());
+        way(&pair[0]) == way(&pair[1])
+    };
+    match paths.windows(2).find(same) {
+        Some(pair) => Err(InvalidRoute(format!(
+            "`{}` is given twice: give it once, with a larger `weight`",
+            pair[1]
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -255,26 +375,18 @@ fn check_next_hop(next_hop: &NextHop) -> Result<(), InvalidRoute> {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.key.fmt(f)?;
-        match &self.action {
-            Action::Swap(labels) => write!(f, " as to {labels}")?,
-            Action::Pop => {}
-            Action::PenultimatePop => f.write_str(" as implicit-null")?,
-            Action::Local => f.write_str(" dev lo")?,
-            Action::Push { labels, ttl } => {
-                write!(f, " encap mpls {labels}")?;
-                if let Some(ttl) = ttl {
-                    write!(f, " ttl {ttl}")?;
-                }
-            }
-        }
-        if let Some(next_hop) = &self.next_hop {
-            write!(f, " {next_hop}")?;
+        if let [path] = &*self.paths {
+            path.fmt_action(f)?;
         }
         match self.ttl_propagate {
-            TtlPropagate::Default => Ok(()),
-            TtlPropagate::Enabled => f.write_str(" ttl-propagate enabled"),
-            TtlPropagate::Disabled => f.write_str(" ttl-propagate disabled"),
+            TtlPropagate::Default => {}
+            TtlPropagate::Enabled => f.write_str(" ttl-propagate enabled")?,
+            TtlPropagate::Disabled => f.write_str(" ttl-propagate disabled")?,
         }
+        if let paths @ [_, _, ..] = &*self.paths {
+            paths.iter().try_for_each(|path| write!(f, " {path}"))?;
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use mplsxdp_common::abi::{Counter, TtlPropagate};
 use mplsxdp_common::wire::Mac;
 use proptest::prelude::*;
 
-use super::route::Via;
+use super::route::{NextHop, Via};
 use super::*;
 use crate::dataplane::Capacity;
 use crate::dataplane::memory::MemoryTables;
@@ -375,6 +375,8 @@ fn deleting_what_is_not_there_is_refused_whole() {
 enum Step {
     Change(Mode, Vec<Route>),
     Delete(Vec<RouteKey>),
+    /// The neighbour with this last byte can be reached by this port, or is out.
+    Reach(u8, Option<u16>),
 }
 
 fn route() -> impl Strategy<Value = Route> {
@@ -389,7 +391,20 @@ fn route() -> impl Strategy<Value = Route> {
     let own = (16u32..24).prop_map(|key| Route::new(label(key), Action::Local, None, TtlPropagate::Enabled).unwrap());
     let for_prefix = (0u8..4, proptest::collection::vec(16u32..20, 1..3), 1u8..5)
         .prop_map(|(net, out, neighbour)| push(&format!("10.{net}.0.0/16"), &out, neighbour));
-    prop_oneof![4 => for_label, 1 => own, 2 => for_prefix]
+    let several = (
+        20u32..24,
+        proptest::collection::btree_map(1u8..4, (16u32..20, 1u16..4), 2..4),
+        any::<bool>(),
+    );
+    let several = several.prop_map(|(key, members, protected)| {
+        let paths = members.into_iter().map(|(neighbour, (out, weight))| Path {
+            backup: via(neighbour % 3 + 1).filter(|_| protected),
+            weight,
+            ..Path::new(Action::Swap(labels(&[out])), via(neighbour))
+        });
+        Route::with_paths(label(key), paths.collect(), TtlPropagate::Default).unwrap()
+    });
+    prop_oneof![4 => for_label, 1 => own, 2 => for_prefix, 3 => several]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -397,7 +412,307 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (mode, proptest::collection::vec(route(), 0..5)).prop_map(|(mode, routes)| Step::Change(mode, routes)),
         1 => proptest::collection::vec(route().prop_map(|route| route.key()), 0..3).prop_map(Step::Delete),
+        1 => (1u8..5, proptest::option::of(1u16..3)).prop_map(|(last, port)| Step::Reach(last, port)),
     ]
+}
+
+/// Every bucket of every group names a path of its route, by the slot that its next hop has now; and one that is not out, where
+/// there is any. Every protected next hop names its backup's slot.
+fn check_groups(lfib: &Lfib<MemoryTables>) {
+    let hops = lfib.next_hops();
+    for listed in lfib.list(None, usize::MAX, |_| true) {
+        let paths = listed.route.paths();
+        for (path, &id) in paths.iter().zip(&listed.next_hops) {
+            assert_eq!(
+                (path.next_hop.as_ref(), path.backup.is_some()),
+                (hops.get(id), hops.backup(id).is_some())
+            );
+            let named = lfib.tables().adjacency(hops.slot(id).unwrap()).backup();
+            assert_eq!(
+                named,
+                hops.backup(id).and_then(|backup| hops.slot(backup)),
+                "{}",
+                listed.route
+            );
+        }
+        let Some(spread) = lfib.spread(listed.route.key()) else {
+            continue;
+        };
+        let RouteKey::Label(key) = listed.route.key() else {
+            continue;
+        };
+        let group = lfib.tables().ilm[&key];
+        assert_eq!(group.op(), Op::Group);
+        let all_out = listed.next_hops.iter().all(|&id| hops.is_out(id));
+        for (bucket, &path) in (0..=u8::MAX).zip(spread) {
+            let (path, id) = (&paths[usize::from(path)], listed.next_hops[usize::from(path)]);
+            assert!(all_out || !hops.is_out(id));
+            let entry = lfib.tables().bucket(group.operand(), bucket);
+            assert_eq!(Some(entry.next_hop()), hops.slot(id));
+            assert_eq!(Some(&path.action), lfib.action(listed.route.key(), entry).as_ref());
+        }
+    }
+}
+
+fn group(key: u32, members: &[(u8, u16)]) -> Route {
+    let paths = members.iter().map(|&(neighbour, weight)| Path {
+        weight,
+        ..Path::new(Action::Swap(labels(&[100 + u32::from(neighbour)])), via(neighbour))
+    });
+    Route::with_paths(label(key), paths.collect(), TtlPropagate::Default).unwrap()
+}
+
+fn large() -> Lfib<MemoryTables> {
+    Lfib::new(MemoryTables::default())
+}
+
+/// The last byte of the neighbour that gets the frames of each bucket.
+fn neighbours(lfib: &Lfib<MemoryTables>, key: u32) -> Vec<u8> {
+    let listed = lfib.get(label(key)).unwrap();
+    let last = |path: &u8| match listed.route.paths()[usize::from(*path)].next_hop.as_ref().unwrap().via {
+        Via::Inet(address) => address.octets()[3],
+        _ => unreachable!(),
+    };
+    lfib.spread(label(key)).unwrap().iter().map(last).collect()
+}
+
+fn hop_of(lfib: &Lfib<MemoryTables>, neighbour: u8) -> NextHopId {
+    let list = lfib.next_hops().list();
+    list.iter()
+        .find(|&&(_, next_hop)| Some(next_hop) == via(neighbour).as_ref())
+        .unwrap()
+        .0
+}
+
+#[test]
+fn routes_with_the_same_members_share_a_group() {
+    let mut lfib = large();
+    lfib.change(
+        Mode::Add,
+        Owner::Static,
+        &[group(100, &[(1, 1), (2, 1)]), group(101, &[(2, 1), (1, 1)])],
+    )
+    .unwrap();
+    assert_eq!(
+        (lfib.groups_in_use(), entry(&lfib, 100).operand()),
+        (1, entry(&lfib, 101).operand())
+    );
+    assert_ne!(entry(&lfib, 100).slot(), entry(&lfib, 101).slot());
+    lfib.delete(&[label(100)]).unwrap();
+    assert_eq!((lfib.groups_in_use(), lfib.next_hops().len()), (1, 2));
+    lfib.delete(&[label(101)]).unwrap();
+    assert_eq!((lfib.groups_in_use(), lfib.next_hops().len()), (0, 0));
+}
+
+#[test]
+fn a_group_is_written_before_its_entry_and_replaced_by_one_store() {
+    let mut lfib = large();
+    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+        .unwrap();
+    let (first, before) = (entry(&lfib, 100).operand(), lfib.tables().buckets.clone());
+    lfib.change(Mode::Replace, Owner::Static, &[group(100, &[(1, 1), (2, 1), (3, 1)])])
+        .unwrap();
+    let second = entry(&lfib, 100).operand();
+    assert_ne!(first, second);
+    // Those that still read the former group find it as it was.
+    assert!(
+        before
+            .iter()
+            .all(|(place, entry)| lfib.tables().buckets[place] == *entry)
+    );
+    assert_eq!(lfib.tables().buckets.len(), 512);
+    // The same again: nothing is written anywhere.
+    lfib.change(Mode::Replace, Owner::Static, &[group(100, &[(3, 1), (2, 1), (1, 1)])])
+        .unwrap();
+    assert_eq!(entry(&lfib, 100).operand(), second);
+}
+
+#[test]
+fn a_replaced_route_moves_only_the_flows_that_must() {
+    let mut lfib = large();
+    let moved = |before: &[u8], after: &[u8]| {
+        let moved = before.iter().zip(after).filter(|(before, after)| before != after);
+        moved.map(|(&before, &after)| (before, after)).collect::<Vec<_>>()
+    };
+    let change = |lfib: &mut Lfib<MemoryTables>, members: &[(u8, u16)]| {
+        lfib.change(Mode::Replace, Owner::Static, &[group(100, members)])
+            .unwrap();
+        neighbours(lfib, 100)
+    };
+    // From one next hop to two: the first keeps its half.
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[101], 1)]).unwrap();
+    let two = change(&mut lfib, &[(1, 1), (2, 1)]);
+    assert_eq!(two.iter().filter(|&&neighbour| neighbour == 2).count(), 128);
+    // A third takes its share from both.
+    let three = change(&mut lfib, &[(1, 1), (2, 1), (3, 2)]);
+    let moves = moved(&two, &three);
+    assert_eq!(
+        (moves.len(), moves.iter().filter(|&&(from, _)| from == 1).count()),
+        (128, 64)
+    );
+    assert!(moves.iter().all(|&(_, to)| to == 3));
+    // The first goes.
+    let rest = change(&mut lfib, &[(2, 1), (3, 2)]);
+    let moves = moved(&three, &rest);
+    assert_eq!(moves.len(), 64);
+    assert!(moves.iter().all(|&(from, _)| from == 1));
+    // Other weights.
+    let weighed = change(&mut lfib, &[(2, 1), (3, 1)]);
+    assert_eq!(moved(&rest, &weighed).len(), 171 - 128);
+}
+
+#[test]
+fn a_member_that_is_out_leaves_its_buckets_to_the_others_until_it_is_back() {
+    let mut lfib = large();
+    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1), (3, 2)])])
+        .unwrap();
+    let resolved = |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500));
+    let ids: Vec<NextHopId> = [1, 2, 3].map(|neighbour| hop_of(&lfib, neighbour)).to_vec();
+    assert!(!lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(1)))));
+    let all = neighbours(&lfib, 100);
+    let ilm = entry(&lfib, 100);
+
+    assert!(lfib.set_next_hops([(ids[2], Reach::Out)]));
+    let without = neighbours(&lfib, 100);
+    assert!(
+        all.iter()
+            .zip(&without)
+            .all(|(&before, &after)| before == after || before == 3)
+    );
+    assert_eq!(without.iter().filter(|&&neighbour| neighbour == 1).count(), 128);
+    // Asked again, it does not answer yet.
+    assert!(!lfib.set_next_hops([(ids[2], Reach::Unresolved)]));
+    assert_eq!(neighbours(&lfib, 100), without);
+    // The last one: nobody is left, and all is as if all were there, so that exceptions say why.
+    lfib.set_next_hops([(ids[0], Reach::Out), (ids[1], Reach::Out)]);
+    assert_eq!(neighbours(&lfib, 100), all);
+    lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(2))));
+    assert_eq!((neighbours(&lfib, 100), entry(&lfib, 100)), (all, ilm));
+    check_groups(&lfib);
+}
+
+#[test]
+fn a_member_that_is_new_is_waited_for() {
+    let mut lfib = large();
+    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+        .unwrap();
+    let (first, second) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
+    assert!(!lfib.set_next_hops([(first, Reach::Unresolved), (second, Reach::Unresolved)]));
+    assert!(lfib.set_next_hops([(first, Reach::Out)]));
+}
+
+#[test]
+fn a_group_turns_with_a_next_hop_that_moves_to_another_port() {
+    let mut lfib = large();
+    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+        .unwrap();
+    let id = hop_of(&lfib, 1);
+    let resolved = |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500));
+    lfib.set_next_hop(id, resolved(1));
+    let slot = lfib.next_hops().slot(id);
+    lfib.set_next_hop(id, resolved(2));
+    assert_ne!(lfib.next_hops().slot(id), slot);
+    check_groups(&lfib);
+}
+
+fn protected(key: u32, neighbour: u8, backup: u8) -> Route {
+    let path = Path {
+        backup: via(backup),
+        ..Path::new(Action::Swap(labels(&[110])), via(neighbour))
+    };
+    Route::with_paths(label(key), vec![path], TtlPropagate::Default).unwrap()
+}
+
+#[test]
+fn a_backup_is_switched_to_by_one_store_for_all_its_labels() {
+    let mut lfib = large();
+    let routes: Vec<Route> = (100..200).map(|key| protected(key, 1, 2)).collect();
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    // The backup is a next hop by itself, with one user.
+    let (primary, backup) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
+    assert_eq!(
+        (lfib.next_hops().users(primary), lfib.next_hops().users(backup)),
+        (100, 1)
+    );
+    let resolved = |mac, port| Reach::Resolved(Adjacency::new(mac, port, OWN, 1500));
+    lfib.set_next_hops([(primary, resolved(R1, 1)), (backup, resolved(R2, 2))]);
+    assert_eq!(lfib.tables().grace_periods, 0);
+    let (ilm, before) = (lfib.tables().ilm.clone(), lfib.tables().adjacencies.clone());
+    lfib.set_next_hop(primary, Reach::Out);
+    let changed: Vec<_> = before
+        .iter()
+        .filter(|(slot, old)| lfib.tables().adjacencies[slot] != **old)
+        .collect();
+    let slot = lfib.next_hops().slot(primary).unwrap();
+    assert_eq!((changed.len(), &lfib.tables().ilm), (1, &ilm));
+    let (old, new) = (before[&slot].words(), lfib.tables().adjacencies[&slot].words());
+    assert_eq!((new[0], &new[1..]), (0, &old[1..]), "one word");
+    assert_eq!(lfib.tables().adjacencies[&slot].backup(), lfib.next_hops().slot(backup));
+    lfib.set_next_hop(primary, resolved(R1, 1));
+    assert_eq!(lfib.tables().adjacencies, before);
+
+    // The backup moves to another port, and with it what is said of it.
+    lfib.set_next_hop(backup, resolved(R2, 3));
+    check_groups(&lfib);
+    assert_eq!(lfib.get(label(100)).unwrap().route, routes[0]);
+    let keys: Vec<RouteKey> = routes.iter().map(Route::key).collect();
+    lfib.delete(&keys).unwrap();
+    assert!(lfib.next_hops().is_empty());
+}
+
+#[test]
+fn the_same_next_hop_with_and_without_a_backup_are_two() {
+    let mut lfib = large();
+    lfib.change(
+        Mode::Add,
+        Owner::Static,
+        &[swap(100, &[110], 1), protected(101, 1, 2), protected(102, 1, 3)],
+    )
+    .unwrap();
+    // 1, 1 with 2, 1 with 3, 2, 3.
+    assert_eq!(lfib.next_hops().len(), 5);
+    assert_ne!(entry(&lfib, 100).next_hop(), entry(&lfib, 101).next_hop());
+    lfib.change(Mode::Replace, Owner::Static, &[protected(102, 1, 2)])
+        .unwrap();
+    assert_eq!(lfib.next_hops().len(), 3);
+}
+
+#[test]
+fn a_member_with_a_backup_stays_for_as_long_as_either_is_there() {
+    let mut lfib = large();
+    let paths = [1, 2].map(|neighbour| Path {
+        backup: via(3).filter(|_| neighbour == 1),
+        ..Path::new(Action::Pop, via(neighbour))
+    });
+    let route = Route::with_paths(label(100), paths.to_vec(), TtlPropagate::Default).unwrap();
+    lfib.change(Mode::Add, Owner::Static, &[route]).unwrap();
+    let (primary, backup) = (hop_of(&lfib, 1), hop_of(&lfib, 3));
+    let before = neighbours(&lfib, 100);
+    assert!(!lfib.set_next_hops([(primary, Reach::Out)]));
+    assert!(lfib.set_next_hops([(backup, Reach::Out)]));
+    assert_eq!(neighbours(&lfib, 100), [2; 256]);
+    assert!(lfib.set_next_hops([(backup, Reach::Resolved(Adjacency::new(R1, 1, OWN, 1500)))]));
+    assert_eq!(neighbours(&lfib, 100), before);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_remedy() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
+        adjacencies: 16,
+        groups: 1,
+        ..small()
+    }));
+    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+        .unwrap();
+    let error = lfib
+        .change(Mode::Add, Owner::Static, &[group(101, &[(3, 1), (4, 1)])])
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no room for another group of next hops: all 1 are in use (what is replaced is there until the new is): start the \
+         switch with a larger `--groups`"
+    );
+    assert_eq!((lfib.next_hops().len(), lfib.groups_in_use()), (2, 1));
 }
 
 proptest! {
@@ -420,7 +735,16 @@ proptest! {
                         keys.iter().for_each(|key| drop(model.remove(key)));
                     }
                 }
+                Step::Reach(last, port) => {
+                    let ids: Vec<NextHopId> = lfib.next_hops().list().into_iter()
+                        .filter(|&(_, next_hop)| Some(next_hop) == via(last).as_ref())
+                        .map(|(id, _)| id)
+                        .collect();
+                    let reach = port.map_or(Reach::Out, |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500)));
+                    lfib.set_next_hops(ids.into_iter().map(|id| (id, reach)));
+                }
             }
+            check_groups(&lfib);
             let listed: Vec<Route> = lfib.list(None, usize::MAX, |_| true).into_iter().map(|listed| listed.route).collect();
             prop_assert_eq!(&listed, &model.values().cloned().collect::<Vec<_>>());
             for value in 16..24 {
@@ -432,6 +756,7 @@ proptest! {
         // Nothing leaked: all slots can be taken again.
         lfib.change(Mode::ReplaceAll, Owner::Static, &[]).unwrap();
         prop_assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len(), lfib.uncounted_routes()), (0, 0, 0));
+        prop_assert_eq!(lfib.groups_in_use(), 0);
         let all: Vec<Route> = (1u8..=3).map(|last| swap(99 + u32::from(last), &[u32::from(last.min(2)), 20], last)).collect();
         prop_assert!(lfib.change(Mode::Add, Owner::Static, &all).is_ok());
         prop_assert_eq!(lfib.uncounted_routes(), 0);

@@ -27,8 +27,10 @@ pub struct Answer {
     pub verdict: Verdict,
     /// The label that was looked up last.
     pub label: Option<Label>,
-    /// The adjacency that was looked up last.
+    /// The adjacency that was looked up last: the one in use.
     pub adjacency: Option<u16>,
+    /// The adjacency that the route or bucket names: the same, or the one that it is the backup of.
+    pub next_hop: Option<u16>,
     /// The frame had a Router Alert label on top, and was forwarded by what is beneath.
     pub router_alert: bool,
 }
@@ -45,11 +47,13 @@ pub fn ask_at<T: Tables>(frame: &mut MemoryFrame, tables: &T, port: PortWord) ->
         port,
         label: Cell::new(None),
         adjacency: Cell::new(None),
+        next_hop: Cell::new(None),
     };
     Answer {
         verdict: forward(frame, &noted),
         label: noted.label.get(),
         adjacency: noted.adjacency.get(),
+        next_hop: noted.next_hop.get(),
         router_alert: false,
     }
 }
@@ -89,6 +93,7 @@ fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_
         verdict: Verdict::Exception(Reason::Malformed),
         label: Some(Label::ROUTER_ALERT),
         adjacency: None,
+        next_hop: None,
         router_alert: true,
     };
     let Some((alert, beneath, offset)) = found else {
@@ -149,6 +154,8 @@ struct Noted<'a, T> {
     port: PortWord,
     label: Cell<Option<Label>>,
     adjacency: Cell<Option<u16>>,
+    /// A frame has one next hop: what is looked up after it is its backup.
+    next_hop: Cell<Option<u16>>,
 }
 
 impl<T: Tables> Tables for Noted<'_, T> {
@@ -179,6 +186,7 @@ impl<T: Tables> Tables for Noted<'_, T> {
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
         self.adjacency.set(Some(index));
+        self.next_hop.set(self.next_hop.get().or(Some(index)));
         self.tables.adjacency(index)
     }
 

@@ -141,7 +141,7 @@ impl SlowPath {
         if answer.router_alert {
             self.counters.count(Outcome::RouterAlert);
         }
-        match (answer.verdict, answer.adjacency) {
+        match (answer.verdict, answer.next_hop) {
             (Verdict::Forward { .. } | Verdict::Exception(Reason::TooBig), Some(adjacency))
                 if self.hold.waiting_for(adjacency) > 0 =>
             {
@@ -158,9 +158,18 @@ impl SlowPath {
     /// Call when next hops or routes have changed: sends what need not wait any more.
     pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
         self.release(world, now, emit, |held| {
-            let adjacency = world.tables_at(held.port).adjacency(held.adjacency);
-            adjacency.is_some_and(|adjacency| adjacency.is_resolved())
+            let tables = world.tables_at(held.port);
+            let resolved = |index| tables.adjacency(index).is_some_and(|adjacency| adjacency.is_resolved());
+            let backup = tables
+                .adjacency(held.adjacency)
+                .and_then(|adjacency| adjacency.backup());
+            resolved(held.adjacency) || backup.is_some_and(resolved)
         });
+    }
+
+    /// Call when flows have moved to other next hops: sends what need not wait any more, whatever it waited for.
+    pub fn retry_all_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
+        self.release(world, now, emit, |_| true);
     }
 
     /// Call at [`SlowPath::next_deadline`]: gives up on what has waited too long.

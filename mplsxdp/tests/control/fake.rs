@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mplsxdp::control::api::{
-    ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, Outcome, ReasonCounter, Refusal, Reply, Request,
-    Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
+    BackupState, BucketRange, ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, Outcome, PathState,
+    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::{Call, Instance, Peer};
-use mplsxdp::lfib::route::{Route, RouteKey};
+use mplsxdp::lfib::route::{NextHop, Path, Route, RouteKey};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -167,7 +167,13 @@ impl Kept {
             Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } | Request::Unload => {
                 Ok(Reply::Done)
             }
-            Request::ListNeighbors => Ok(Reply::Neighbors(self.routes.values().filter_map(next_hop).collect())),
+            Request::ListNeighbors => Ok(Reply::Neighbors(
+                self.routes
+                    .values()
+                    .flat_map(Route::paths)
+                    .filter_map(next_hop)
+                    .collect(),
+            )),
             Request::GetStats { all } => Ok(Reply::Stats(stats(all))),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),
         }
@@ -183,8 +189,8 @@ impl Kept {
         for (index, route) in routes.into_iter().enumerate() {
             let key = route.key();
             if route
-                .next_hop()
-                .is_some_and(|next_hop| next_hop.dev.as_deref() == Some("nowhere"))
+                .next_hops()
+                .any(|next_hop| next_hop.dev.as_deref() == Some("nowhere"))
             {
                 return Err(Refusal::RouteRefused {
                     index,
@@ -258,10 +264,21 @@ fn deleted(count: usize) -> Reply {
 }
 
 /// Addresses that end in .9 do not resolve; all others are behind eth1.
-fn next_hop(route: &Route) -> Option<NextHopState> {
-    let next_hop = route.next_hop()?;
-    let resolved = !next_hop.via.to_string().ends_with(".9");
+fn next_hop(path: &Path) -> Option<NextHopState> {
+    let BackupState { via, dev, mac, state } = resolution(path.next_hop.as_ref()?);
     Some(NextHopState {
+        via,
+        dev,
+        mac,
+        state,
+        routes: 1,
+        backup: path.backup.as_ref().map(resolution),
+    })
+}
+
+fn resolution(next_hop: &NextHop) -> BackupState {
+    let resolved = !next_hop.via.to_string().ends_with(".9");
+    BackupState {
         via: next_hop.via.into(),
         dev: Some("eth1".into()),
         mac: resolved.then(|| "02:00:00:00:00:02".into()),
@@ -270,15 +287,29 @@ fn next_hop(route: &Route) -> Option<NextHopState> {
         } else {
             Resolution::Failed
         },
-        routes: 1,
-    })
+    }
 }
 
+/// Buckets of several paths go round.
 fn installed(route: &Route, counters: bool) -> InstalledRoute {
+    let (next_hop, paths) = match route.paths() {
+        [path] => (next_hop(path), None),
+        paths => {
+            let spread = std::array::from_fn(|bucket| (bucket / 64 % paths.len()) as u8);
+            let paths = paths.iter().zip(0..).filter_map(|(path, index)| {
+                Some(PathState {
+                    next_hop: next_hop(path)?,
+                    buckets: Some(BucketRange::of(&spread, index)),
+                })
+            });
+            (None, Some(paths.collect()))
+        }
+    };
     InstalledRoute {
         route: route.into(),
         owner: "static".into(),
-        next_hop: next_hop(route),
+        next_hop,
+        paths,
         counter: counters.then_some(Counter { packets: 5, bytes: 500 }),
     }
 }

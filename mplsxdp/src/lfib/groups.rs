@@ -1,0 +1,292 @@
+//! The groups that routes with several next hops use: equal ones share one. Pure bookkeeping; what a bucket holds is written by
+//! the LFIB.
+
+use std::collections::HashMap;
+
+use mplsxdp_common::abi::{BUCKETS, IlmEntry};
+
+use super::next_hops::NextHopId;
+use super::pool::Interner;
+use super::spread::{Former, Spread, assign, lend};
+
+/// One way on, as a bucket has it but for the next hop's index, which may change.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Member {
+    /// Bits of an [`IlmEntry`] without next hop and counter.
+    operation: u64,
+    pub next_hop: NextHopId,
+    pub weight: u16,
+}
+
+impl Member {
+    /// Of `entry`, the next hop's index and the counter do not matter.
+    pub fn new(entry: IlmEntry, next_hop: NextHopId, weight: u16) -> Self {
+        let operation = IlmEntry::new(entry.op(), entry.ttl_propagate(), entry.operand(), 0, 0).to_bits();
+        Self {
+            operation,
+            next_hop,
+            weight,
+        }
+    }
+
+    /// What a bucket of the member holds, without the next hop's index.
+    pub fn entry(&self) -> IlmEntry {
+        IlmEntry::from_bits(self.operation)
+    }
+
+    /// The same labels, whatever is said of the TTL.
+    fn does_as(&self, other: &Self) -> bool {
+        let (one, other) = (self.entry(), other.entry());
+        (one.op(), one.operand()) == (other.op(), other.operand())
+    }
+}
+
+/// Members, and the buckets that are theirs while all of them can be reached.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Group {
+    members: Box<[Member]>,
+    base: Spread,
+}
+
+/// Who gets the frames of each bucket now.
+#[derive(Clone, Debug)]
+struct Present {
+    out: Vec<bool>,
+    spread: Spread,
+}
+
+/// All groups in use.
+#[derive(Debug)]
+pub struct Groups {
+    shared: Interner<Group>,
+    present: HashMap<u32, Present>,
+}
+
+/// What a route had before.
+#[derive(Clone, Copy, Debug)]
+pub enum Before {
+    Nothing,
+    /// A next hop for itself: a group of one.
+    One(Member),
+    Group(u32),
+}
+
+impl Groups {
+    pub fn new(capacity: u32) -> Self {
+        Self {
+            shared: Interner::new(capacity),
+            present: HashMap::new(),
+        }
+    }
+
+    /// A group of `members`, with one more user; and whether it is new, so that its buckets have to be written. It is the one
+    /// that moves the fewest flows of a route that had `before`; where there is no room for that one, one of the same members.
+    /// `None` where there is none.
+    pub fn take(
+        &mut self,
+        members: Vec<Member>,
+        before: Before,
+        is_out: impl Fn(NextHopId) -> bool,
+    ) -> Option<(u32, bool)> {
+        let out: Vec<bool> = members.iter().map(|member| is_out(member.next_hop)).collect();
+        let (group, spread) = self.derive(members, before, &out)?;
+        if let Some((slot, new)) = self.shared.take(&group) {
+            if new {
+                self.present.insert(slot, Present { out, spread });
+            }
+            return Some((slot, new));
+        }
+        let alike = self.shared.find(|other| other.members == group.members)?.clone();
+        self.shared.take(&alike)
+    }
+
+    /// One user less.
+    pub fn drop_user(&mut self, slot: u32) {
+        self.shared.drop_user(slot);
+        if self.shared.get(slot).is_none() {
+            self.present.remove(&slot);
+        }
+    }
+
+    /// In the order in which they were given.
+    pub fn members(&self, slot: u32) -> Option<&[Member]> {
+        self.shared.get(slot).map(|group| &*group.members)
+    }
+
+    /// The member, by its index, that gets the frames of each bucket now.
+    pub fn spread(&self, slot: u32) -> Option<&Spread> {
+        self.present.get(&slot).map(|present| &present.spread)
+    }
+
+    pub fn slots(&self) -> Vec<u32> {
+        self.present.keys().copied().collect()
+    }
+
+    /// Takes in which next hops cannot be reached. Returns the groups whose buckets moved.
+    pub fn follow(&mut self, is_out: impl Fn(NextHopId) -> bool) -> Vec<u32> {
+        let mut moved = Vec::new();
+        for (&slot, present) in &mut self.present {
+            let Some(group) = self.shared.get(slot) else { continue };
+            let out: Vec<bool> = group.members.iter().map(|member| is_out(member.next_hop)).collect();
+            if out == present.out {
+                continue;
+            }
+            let spread = lend(
+                &group.base,
+                &weights(&group.members),
+                &present.out,
+                &out,
+                &present.spread,
+            );
+            if spread != present.spread {
+                moved.push(slot);
+            }
+            *present = Present { out, spread };
+        }
+        moved
+    }
+
+    pub fn len(&self) -> usize {
+        self.shared.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.shared.is_empty()
+    }
+
+    pub fn has_held_back(&self) -> bool {
+        self.shared.has_held_back()
+    }
+
+    pub fn release(&mut self) {
+        self.shared.release();
+    }
+
+    /// The group of `members` that has most in common with `before`, and who gets the frames of its buckets while those are `out`.
+    fn derive(&self, members: Vec<Member>, before: Before, out: &[bool]) -> Option<(Group, Spread)> {
+        let weights_now = weights(&members);
+        let (former_members, base, spread) = match before {
+            Before::Nothing => (Vec::new(), [0; BUCKETS], [0; BUCKETS]),
+            Before::One(member) => (vec![member], [0; BUCKETS], [0; BUCKETS]),
+            Before::Group(slot) => {
+                let group = self.shared.get(slot)?;
+                (group.members.to_vec(), group.base, *self.spread(slot)?)
+            }
+        };
+        let now = successors(&former_members, &members);
+        let former_weights = weights(&former_members);
+        let former = (!former_members.is_empty()).then_some(Former {
+            spread: &base,
+            weights: &former_weights,
+            now: &now,
+        });
+        let base = assign(&weights_now, former);
+        // Who has borrowed a bucket keeps it.
+        let mut lent = base;
+        for (lent, member) in lent.iter_mut().zip(spread) {
+            if let Some(&Some(member)) = now.get(usize::from(member)) {
+                *lent = member;
+            }
+        }
+        let spread = lend(&base, &weights_now, out, out, &lent);
+        let members = members.into();
+        Some((Group { members, base }, spread))
+    }
+}
+
+fn weights(members: &[Member]) -> Vec<u16> {
+    members.iter().map(|member| member.weight).collect()
+}
+
+/// Which of `members` each of the `former` ones is: the one that does the same by the same next hop, or else one that does
+/// something else by it, such as with another label.
+fn successors(former: &[Member], members: &[Member]) -> Vec<Option<u8>> {
+    let mut now = vec![None; former.len()];
+    let mut taken = vec![false; members.len()];
+    for alike in [Member::does_as, |_: &Member, _: &Member| true] {
+        for (old, now) in former.iter().zip(&mut now).filter(|(_, now)| now.is_none()) {
+            let mut new = members.iter().zip(&mut taken).zip(0u8..=u8::MAX);
+            let found = new.find(|((new, taken), _)| !**taken && new.next_hop == old.next_hop && alike(old, new));
+            if let Some(((_, taken), index)) = found {
+                *taken = true;
+                *now = Some(index);
+            }
+        }
+    }
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use mplsxdp_common::abi::{Op, TtlPropagate};
+
+    use super::*;
+
+    fn member(label: u32, next_hop: u16) -> Member {
+        let entry = IlmEntry::new(Op::Label, TtlPropagate::Default, label, 0, 0);
+        Member::new(entry, NextHopId(next_hop), 1)
+    }
+
+    fn all_in(_: NextHopId) -> bool {
+        false
+    }
+
+    #[test]
+    fn equal_groups_are_one_and_other_histories_are_others() {
+        let mut groups = Groups::new(3);
+        let three = || vec![member(100, 1), member(100, 2), member(100, 3)];
+        let two = || vec![member(100, 2), member(100, 3)];
+        assert_eq!(groups.take(three(), Before::Nothing, all_in), Some((0, true)));
+        assert_eq!(groups.take(three(), Before::Nothing, all_in), Some((0, false)));
+        // Both routes lose the same member, and still share one group.
+        assert_eq!(groups.take(two(), Before::Group(0), all_in), Some((1, true)));
+        assert_eq!(groups.take(two(), Before::Group(0), all_in), Some((1, false)));
+        assert_eq!(groups.take(two(), Before::Nothing, all_in), Some((2, true)));
+        // Where there is no room for another history, one of the same members will do.
+        assert_eq!(
+            groups
+                .take(two(), Before::One(member(100, 3)), all_in)
+                .map(|(_, new)| new),
+            Some(false)
+        );
+        assert_eq!(
+            groups.take(vec![member(1, 1), member(1, 2)], Before::Nothing, all_in),
+            None
+        );
+        assert_eq!(groups.len(), 3);
+    }
+
+    #[test]
+    fn a_member_with_another_label_keeps_its_flows() {
+        let mut groups = Groups::new(2);
+        let (first, _) = groups
+            .take(vec![member(100, 1), member(200, 2)], Before::Nothing, all_in)
+            .unwrap();
+        let (second, _) = groups
+            .take(vec![member(300, 2), member(100, 1)], Before::Group(first), all_in)
+            .unwrap();
+        let (before, after) = (groups.spread(first).unwrap(), groups.spread(second).unwrap());
+        assert!(before.iter().zip(after).all(|(&before, &after)| before + after == 1));
+    }
+
+    #[test]
+    fn a_replaced_group_leaves_lent_buckets_where_they_are() {
+        let mut groups = Groups::new(2);
+        let three = vec![member(100, 1), member(100, 2), member(100, 3)];
+        let is_out = |next_hop| next_hop == NextHopId(3);
+        let (first, _) = groups.take(three.clone(), Before::Nothing, all_in).unwrap();
+        assert_eq!(groups.follow(is_out), [first]);
+        assert!(groups.follow(is_out).is_empty());
+        // The TTL is another matter: the same flows.
+        let relabelled: Vec<Member> = three
+            .iter()
+            .map(|member| {
+                let entry = IlmEntry::new(Op::Label, TtlPropagate::Disabled, 100, 0, 0);
+                Member::new(entry, member.next_hop, 1)
+            })
+            .collect();
+        let (second, new) = groups.take(relabelled, Before::Group(first), is_out).unwrap();
+        assert!(new);
+        assert_eq!(groups.spread(first), groups.spread(second));
+    }
+}

@@ -62,6 +62,11 @@ impl fmt::Debug for Entry {
 
 /// A UDP datagram in IPv4 or IPv6, all checksums right, without an Ethernet header.
 pub fn udp(source: IpAddr, destination: IpAddr, ttl: u8, data: &[u8]) -> Result<Vec<u8>> {
+    udp_of_ports(source, destination, [4000, 5000], ttl, data)
+}
+
+/// The same from and to these ports.
+pub fn udp_of_ports(source: IpAddr, destination: IpAddr, ports: [u16; 2], ttl: u8, data: &[u8]) -> Result<Vec<u8>> {
     let builder = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             PacketBuilder::ipv4(source.octets(), destination.octets(), ttl)
@@ -72,7 +77,8 @@ pub fn udp(source: IpAddr, destination: IpAddr, ttl: u8, data: &[u8]) -> Result<
         _ => anyhow::bail!("{source} and {destination} are of two families"),
     };
     let mut packet = Vec::new();
-    builder.udp(4000, 5000).write(&mut packet, data)?;
+    let [source, destination] = ports;
+    builder.udp(source, destination).write(&mut packet, data)?;
     Ok(packet)
 }
 

@@ -1,9 +1,9 @@
 //! `mplsxdp` at work in a namespace, and its command line.
 
 use std::env;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{self, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -113,15 +113,23 @@ impl Router {
             .into_iter()
             .chain(arguments.split_whitespace());
         let output = Command::new(program()?).args(words).stdin(Stdio::null()).output()?;
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        ensure!(
-            output.status.success(),
-            "`mplsxdp {arguments}` ({}): {}{}",
-            output.status,
-            text(&output.stdout),
-            text(&output.stderr).trim()
-        );
-        Ok(text(&output.stdout))
+        answered(arguments, &output)
+    }
+
+    /// A command that reads `input`.
+    pub fn run_with(&self, arguments: &str, input: &str) -> Result<String> {
+        let words = ["--instance", &self.instance]
+            .into_iter()
+            .chain(arguments.split_whitespace());
+        let mut command = Command::new(program()?);
+        let piped = command
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = piped.spawn()?;
+        child.stdin.take().context("no pipe")?.write_all(input.as_bytes())?;
+        answered(arguments, &child.wait_with_output()?)
     }
 
     /// A command with `--json`, its answer read.
@@ -200,6 +208,19 @@ impl Router {
         ensure!(status.success(), "mplsxdp ended with {status}: {}", output.whole_text());
         ensure_nothing_left(&netns, &instance)
     }
+}
+
+/// What a command printed, where it succeeded.
+fn answered(arguments: &str, output: &process::Output) -> Result<String> {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(
+        output.status.success(),
+        "`mplsxdp {arguments}` ({}): {}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr).trim()
+    );
+    Ok(text(&output.stdout))
 }
 
 /// No program on an interface, no socket, no pin.

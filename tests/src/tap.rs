@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use mplsxdp_common::wire::Mac;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::netns::Netns;
@@ -77,8 +78,11 @@ impl Tap {
             return Ok(None);
         }
         let mut frame = vec![0; MAX_FRAME];
-        let length =
-            nix::unistd::read(&self.socket, &mut frame).with_context(|| format!("cannot receive on {}", self.place))?;
+        let length = match nix::unistd::read(&self.socket, &mut frame) {
+            // Told once, when the interface goes down.
+            Err(Errno::ENETDOWN) => return self.next_before(end),
+            read => read.with_context(|| format!("cannot receive on {}", self.place))?,
+        };
         frame.truncate(length);
         Ok(Some(frame))
     }

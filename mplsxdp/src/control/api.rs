@@ -193,6 +193,7 @@ impl TryFrom<Route> for route::Route {
             label: api.label,
             prefix: api.prefix,
         })?;
+        route::check_key(key)?;
         let ttl_propagate = match api.ttl_propagate {
             None => TtlPropagate::Default,
             Some(true) => TtlPropagate::Enabled,

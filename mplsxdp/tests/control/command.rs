@@ -268,6 +268,108 @@ fn json() {
 }
 
 #[test]
+fn several_next_hops_and_backups_are_shown_as_ip_does() {
+    let fake = Fake::start();
+    done(
+        &fake,
+        "route add 100 nexthop via inet 192.0.2.1 as 200 weight 3 nexthop as 300/301 via inet 192.0.2.9",
+    );
+    done(
+        &fake,
+        "route add 101 as 111 via inet 192.0.2.1 backup via inet 192.0.2.2 dev eth2",
+    );
+    let group = "100 proto static\n\
+                 \tnexthop as to 200 via inet 192.0.2.1 dev eth1 weight 3\n\
+                 \tnexthop as to 300/301 via inet 192.0.2.9 dev eth1 weight 1 unresolved\n";
+    let protected = "101 as to 111 via inet 192.0.2.1 dev eth1 backup via inet 192.0.2.2 dev eth2 proto static\n";
+    assert_eq!(done(&fake, "route show"), format!("{group}{protected}"));
+    assert_eq!(
+        done(&fake, "-o route show 100"),
+        group.trim_end().replace('\n', "\\") + "\n"
+    );
+    assert_eq!(
+        done(&fake, "route get 100"),
+        "100 proto static packets 5 bytes 500\n\
+         \tnexthop as to 200 via inet 192.0.2.1 dev eth1 weight 3\n    \
+         dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1 buckets 128 (0-63, 128-191)\n\
+         \tnexthop as to 300/301 via inet 192.0.2.9 dev eth1 weight 1 unresolved\n    \
+         dev eth1 failed routes 1 buckets 128 (64-127, 192-255)\n"
+    );
+    assert_eq!(
+        done(&fake, "route get 101"),
+        "101 as to 111 via inet 192.0.2.1 dev eth1 backup via inet 192.0.2.2 dev eth2 proto static packets 5 bytes 500\n    \
+         dev eth1 lladdr 02:00:00:00:00:02 resolved backup 192.0.2.2 dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1\n"
+    );
+    assert_eq!(
+        json_of(&fake, "-j route get 100"),
+        json!([{
+            "dst": "100",
+            "protocol": "static",
+            "nexthops": [
+                {
+                    "to": "200",
+                    "via": { "family": "inet", "host": "192.0.2.1" },
+                    "dev": "eth1",
+                    "weight": 3,
+                    "flags": [],
+                    "lladdr": "02:00:00:00:00:02",
+                    "state": "resolved",
+                    "buckets": 128,
+                    "bucket_ranges": [{ "first": 0, "last": 63 }, { "first": 128, "last": 191 }],
+                },
+                {
+                    "to": "300/301",
+                    "via": { "family": "inet", "host": "192.0.2.9" },
+                    "dev": "eth1",
+                    "weight": 1,
+                    "flags": ["unresolved"],
+                    "state": "failed",
+                    "buckets": 128,
+                    "bucket_ranges": [{ "first": 64, "last": 127 }, { "first": 192, "last": 255 }],
+                },
+            ],
+            "stats": { "packets": 5, "bytes": 500 },
+        }])
+    );
+    assert_eq!(
+        json_of(&fake, "-j route show 101")[0]["backup"],
+        json!({
+            "via": { "family": "inet", "host": "192.0.2.2" },
+            "dev": "eth2",
+            "lladdr": "02:00:00:00:00:02",
+            "state": "resolved",
+        })
+    );
+    // What was shown is taken again; a whole route is deleted only where it is the one.
+    let shown = done(&fake, "route show");
+    let saved = done(&fake, "route save");
+    assert_eq!(saved.lines().count(), 3, "{saved}");
+    let (code, _, err) = run(
+        &fake,
+        "route del 100 nexthop via inet 192.0.2.1 as 200 nexthop via inet 192.0.2.9",
+    );
+    assert_eq!(code, 1, "{err}");
+    done(&fake, "route flush");
+    assert_eq!(
+        run_with(&fake, "route restore", &saved),
+        (0, String::new(), String::new())
+    );
+    assert_eq!(done(&fake, "route show"), shown);
+    assert_eq!(
+        run_with(&fake, "route restore", &shown),
+        (0, String::new(), String::new())
+    );
+    assert_eq!(done(&fake, "route show"), shown);
+    let mistaken = shown.replace("weight 3", "weight 300");
+    let (code, _, err) = run_with(&fake, "route restore", &mistaken);
+    assert_eq!(code, 1);
+    assert!(err.starts_with("mplsxdp: line 1, column "), "{err}");
+    assert!(err.contains("`300` is not a weight: it is 1 to 256"), "{err}");
+    let (_, _, err) = run_with(&fake, "route restore", "\tnexthop via inet 192.0.2.1\n");
+    assert!(err.contains("`nexthop` is not a label"), "{err}");
+}
+
+#[test]
 fn tables() {
     let fake = Fake::start();
     done(&fake, "route add 100 as 110 via inet 192.0.2.1");

@@ -579,3 +579,67 @@ fn changes_are_told() {
     assert_eq!(client.flush_routes(Some(api::Family::Inet)).unwrap(), changes(0, 0, 0));
     assert_eq!(client.flush_routes(None).unwrap(), changes(0, 0, 2));
 }
+
+#[test]
+fn several_next_hops_cross_the_socket_and_mistakes_in_them_are_told() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    let via = |last: u8| json!({ "family": "inet", "address": format!("192.0.2.{last}") });
+    let reply = raw.call(
+        "AddRoutes",
+        json!({ "routes": [{ "label": 100, "ttl_propagate": true, "nexthops": [
+            { "via": via(2), "out": [200], "weight": 2, "backup": { "via": via(3), "dev": "eth2" } },
+            { "via": via(1), "out": [3] },
+        ] }] }),
+    );
+    assert_eq!(reply["parameters"]["changes"]["added"], 1, "{reply}");
+    assert_eq!(
+        fake.routes(),
+        ["100 ttl-propagate enabled \
+          nexthop as to 200 via inet 192.0.2.2 backup via inet 192.0.2.3 dev eth2 weight 2 \
+          nexthop as implicit-null via inet 192.0.2.1 weight 1"]
+    );
+    let listed = raw.call("ListRoutes", json!({ "label": 100 }));
+    let route = &listed["parameters"]["routes"][0];
+    assert_eq!(route["route"]["nexthops"][0]["backup"]["dev"], "eth2");
+    assert_eq!(route["paths"].as_array().map(Vec::len), Some(2));
+    assert_eq!(route["paths"][1]["buckets"][0], json!({ "first": 64, "last": 127 }));
+    assert_eq!(route["next_hop"], Value::Null);
+    for (route, reason) in [
+        (json!({ "nexthops": [] }), "no next hop; a route has at least one"),
+        (
+            json!({ "out": [5], "nexthops": [{ "via": via(1) }] }),
+            "`nexthops` and a next hop or labels of the route itself: each of `nexthops` has its own",
+        ),
+        (
+            json!({ "nexthops": [{ "via": via(1), "weight": 0 }] }),
+            "weight 0: it is 1 to 256",
+        ),
+        (
+            json!({ "nexthops": [{ "via": via(1), "weight": 257 }] }),
+            "weight 257: it is 1 to 256",
+        ),
+        (
+            json!({ "nexthops": [{ "via": via(1) }, { "via": via(1), "weight": 2 }] }),
+            "`nexthop via inet 192.0.2.1 weight 2` is given twice: give it once, with a larger `weight`",
+        ),
+        (
+            json!({ "nexthops": [{ "via": via(1) }, { "dev": "lo" }] }),
+            "`dev lo` keeps the packet on this box; it is not one of several next hops",
+        ),
+    ] {
+        let mut route = route;
+        route["label"] = 101.into();
+        let reply = raw.call("AddRoutes", json!({ "routes": [route] }));
+        assert_eq!(reply["parameters"]["reason"], reason, "{reply}");
+    }
+    let backup = json!({ "via": via(2), "backup": { "via": via(3) } });
+    let reply = raw.call(
+        "AddRoutes",
+        json!({ "routes": [{ "label": 101, "via": via(1), "backup": backup }] }),
+    );
+    assert_eq!(
+        reply["parameters"]["parameter"], "parameters.routes[0].backup.backup",
+        "{reply}"
+    );
+}

@@ -6,6 +6,7 @@ mod control;
 mod exceptions;
 mod lifecycle;
 mod local;
+mod multipath;
 mod neighbours;
 mod preflight;
 mod routing;
@@ -38,6 +39,7 @@ fn main() -> Result<()> {
         traceroute::tests(),
         exceptions::tests(),
         too_big::tests(),
+        multipath::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

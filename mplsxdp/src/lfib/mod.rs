@@ -384,14 +384,8 @@ impl<T: Tables> Lfib<T> {
 
     /// Points every entry, bucket and protected next hop that has an adjacency of `moved` to the one that took its place.
     fn turn(&mut self, moved: &HashMap<u16, u16>) {
-        for &backup in moved.values() {
-            let Some((id, _)) = self.next_hops.at_slot(backup) else {
-                continue;
-            };
-            for slot in self.next_hops.backed_up_by(id).filter_map(|id| self.next_hops.slot(id)) {
-                let adjacency = self.tables.adjacency(slot).with_backup(Some(backup));
-                self.tables.store_adjacency(slot, adjacency);
-            }
+        for slot in self.next_hops.protected().collect::<Vec<_>>() {
+            self.note_backup(slot);
         }
         for group in self.groups.slots() {
             self.write_buckets(group);

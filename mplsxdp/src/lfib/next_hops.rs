@@ -164,11 +164,10 @@ impl NextHops {
         self.entries.get(&id)?.backup
     }
 
-    /// Those that have `id` as their backup.
-    pub fn backed_up_by(&self, id: NextHopId) -> impl Iterator<Item = NextHopId> {
-        let all = self.entries.iter();
-        all.filter(move |(_, entry)| entry.backup == Some(id))
-            .map(|(&id, _)| id)
+    /// The slots of those that have a backup.
+    pub fn protected(&self) -> impl Iterator<Item = u16> {
+        let protected = self.entries.values().filter(|entry| entry.backup.is_some());
+        protected.map(|entry| entry.slot)
     }
 
     pub fn get(&self, id: NextHopId) -> Option<&NextHop> {

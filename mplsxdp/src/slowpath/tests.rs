@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, PacketBuilder};
-use mplsxdp_common::abi::{Op, PortWord, Settings, TtlMode};
+use mplsxdp_common::abi::{Adjacency, Op, PortWord, Settings, TtlMode};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, Mac};
 use proptest::prelude::*;
 
@@ -104,6 +104,10 @@ impl Router {
 
     fn retry(&mut self) -> Vec<Taken> {
         self.step(|slow_path, world, now, emit| slow_path.retry_held(world, now, emit))
+    }
+
+    fn retry_all(&mut self) -> Vec<Taken> {
+        self.step(|slow_path, world, now, emit| slow_path.retry_all_held(world, now, emit))
     }
 
     fn count(&self, outcome: Outcome) -> u64 {
@@ -440,7 +444,7 @@ fn without_an_address_or_a_way_there_is_no_answer() {
     Router::default().check_dropped(&frame, Outcome::NoWayBack);
     // A link that takes nothing.
     let mut router = Router::default();
-    let tiny = mplsxdp_common::abi::Adjacency::new(NEIGHBOUR_MAC, EGRESS, port_mac(EGRESS), 100);
+    let tiny = Adjacency::new(NEIGHBOUR_MAC, EGRESS, port_mac(EGRESS), 100);
     router.world.tables.store_adjacency(NEIGHBOUR, tiny);
     router.check_dropped(&labelled(&[(122, 1)], &udp_v4(HOST_V4, 7, 20)), Outcome::NoWayBack);
 }
@@ -561,6 +565,55 @@ fn frames_wait_for_the_next_hop_and_leave_in_order() {
     }
     assert_eq!((router.count(Outcome::Released), router.slow_path.held()), (64, 0));
     assert_eq!(router.slow_path.next_deadline(), None);
+}
+
+#[test]
+fn frames_for_a_next_hop_with_a_backup_leave_by_whichever_resolves_first() {
+    const BACKUP: u16 = 9;
+    let frame = |length: usize| labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, length));
+    for first in [UNRESOLVED, BACKUP] {
+        let mut router = Router::default();
+        let tables = &mut router.world.tables;
+        tables.store_adjacency(UNRESOLVED, Adjacency::default().with_backup(Some(BACKUP)));
+        // They wait for the next hop, not for its backup.
+        assert_eq!(router.receive(&frame(0)), [Taken::Resolve(UNRESOLVED)]);
+        assert_eq!(router.receive(&frame(1)), []);
+        let resolved = router.world.tables.adjacency(NEIGHBOUR);
+        let backup = router.world.tables.adjacency(first).backup();
+        router.world.tables.store_adjacency(first, resolved.with_backup(backup));
+        // One that comes meanwhile is not before them.
+        let taken = router.receive(&frame(2));
+        let payloads = Vec::from_iter(taken.chunks(1).map(|one| labelled_frame(one).1));
+        assert_eq!(payloads, [0, 1, 2].map(|length| udp_v4(HOST_V4, 7, length)));
+        assert_eq!(router.slow_path.held(), 0);
+        // Without one that comes, they leave too.
+        router
+            .world
+            .tables
+            .store_adjacency(first, Adjacency::default().with_backup(backup));
+        router.receive(&frame(3));
+        router.world.tables.store_adjacency(first, resolved.with_backup(backup));
+        assert_eq!(router.retry().len(), 1);
+    }
+}
+
+#[test]
+fn frames_that_wait_for_a_member_of_a_group_leave_by_another_once_their_bucket_is_its() {
+    let mut router = Router::default();
+    let member = |next_hop| entry(Op::Label, 700 + u32::from(next_hop), next_hop);
+    router.world.tables.store_ilm(label(700), entry(Op::Group, 0, 0));
+    for bucket in 0..=u8::MAX {
+        router.world.tables.store_bucket(0, bucket, member(UNRESOLVED));
+    }
+    let frame = labelled(&[(700, 64)], &udp_v4(HOST_V4, 7, 20));
+    assert_eq!(router.receive(&frame), [Taken::Resolve(UNRESOLVED)]);
+    for bucket in 0..=u8::MAX {
+        router.world.tables.store_bucket(0, bucket, member(NEIGHBOUR));
+    }
+    // What they waited for is still not there.
+    assert_eq!(router.retry(), []);
+    let (stack, _) = labelled_frame(&router.retry_all());
+    assert_eq!((stack, router.slow_path.held()), (vec![(701, 63, 0)], 0));
 }
 
 #[test]

@@ -284,6 +284,38 @@ mod tests {
     }
 
     #[test]
+    fn several_next_hops_may_stand_on_several_lines() {
+        let text = r#"
+            iface = ["eth1", "eth2"]
+            routes = [
+                "100 nexthop via inet 10.0.1.2 dev eth1 weight 2 nexthop as 110 via inet 10.0.2.2",
+                """10.4.0.0/16 proto static
+                \tnexthop encap mpls 100 via inet 10.0.1.2
+                \tnexthop encap mpls 200 via inet 10.0.2.2""",
+                "101 as 111 via inet 10.0.1.2 backup via inet 10.0.2.2 dev eth2",
+            ]
+        "#;
+        let lines: Vec<String> = parse("f.toml", text)
+            .and_then(Options::check)
+            .map(|config| config.routes.iter().map(ToString::to_string).collect())
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        assert_eq!(
+            lines,
+            [
+                "100 nexthop as to 110 via inet 10.0.2.2 weight 1 nexthop via inet 10.0.1.2 dev eth1 weight 2",
+                "10.4.0.0/16 nexthop encap mpls 100 via inet 10.0.1.2 weight 1 nexthop encap mpls 200 via inet 10.0.2.2 weight 1",
+                "101 as to 111 via inet 10.0.1.2 backup via inet 10.0.2.2 dev eth2",
+            ]
+        );
+        // Each next hop's interface is looked at, and each backup's.
+        let elsewhere = text.replace("10.0.2.2 dev eth2", "10.0.2.2 dev eth3");
+        assert_eq!(
+            errors(&elsewhere),
+            ["f.toml:8:17: `dev eth3` is not an interface that is loaded: add it to `iface` or `tx-only`"]
+        );
+    }
+
+    #[test]
     fn a_whole_file() {
         let text = r#"
             iface = ["eth1", "eth2"]

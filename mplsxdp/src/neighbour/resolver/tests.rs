@@ -341,6 +341,19 @@ fn what_does_not_matter_about_an_interface_changes_nothing() {
 }
 
 #[test]
+fn a_link_that_is_down_is_told_at_once_also_where_no_interface_was_given() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::Interface(ETH1)));
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.take();
+    // No time passes, and the kernel is asked afterwards.
+    bench.tell(down(ETH1, "eth1"));
+    let link_down = changed(ID, HopState::LinkDown { ifindex: ETH1 });
+    assert_eq!(bench.take(), [release(ETH1, "10.0.0.2"), link_down, lookup("10.0.0.2")]);
+}
+
+#[test]
 fn dev_means_the_interface_of_that_name() {
     let mut bench = Bench::new();
     bench.add(ID, "10.0.0.2 dev eth3");

@@ -192,7 +192,7 @@ fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<()
     if let Some(given) = given {
         let installed = existing(key, client)?.ok_or_else(|| none(key))?;
         let found = with_dev_found(&installed)?;
-        if contradicts(&given, &found) {
+        if contradicts(&given, &found, &found_paths(&desired(&installed)?, &installed)) {
             return Err(Failure::Refused(format!(
                 "the route of {key} is another one: `{found}`"
             )));
@@ -202,19 +202,22 @@ fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<()
     Ok(())
 }
 
-/// Whether what is said of a route to delete is not so. What is not said is not asked: no `as`, no `dev`.
-fn contradicts(said: &Route, found: &Route) -> bool {
+/// Whether what is said of a route to delete is not so. `paths` are those of `found`, with their interfaces.
+fn contradicts(said: &Route, found: &Route, paths: &[Path]) -> bool {
     let ttl = said.ttl_propagate() != TtlPropagate::Default && said.ttl_propagate() != found.ttl_propagate();
-    let ([said], [found]) = (said.paths(), found.paths()) else {
-        return ttl || said.paths() != found.paths();
+    let is_there = |said: &Path| paths.iter().any(|path| agrees(said, path, paths.len() == 1));
+    ttl || said.paths().len() != paths.len() || !said.paths().iter().all(is_there)
+}
+
+/// Whether `found` may be meant. What is not said is not asked: no `dev`, and of an only path no `as`.
+fn agrees(said: &Path, found: &Path, only: bool) -> bool {
+    let action = said.action == found.action || (only && said.action == Action::Pop);
+    let is = |said: &Option<NextHop>, found: &Option<NextHop>| match (said, found) {
+        (Some(said), Some(found)) => said.via == found.via && (said.dev.is_none() || said.dev == found.dev),
+        (Some(_), None) => false,
+        (None, _) => true,
     };
-    let action = said.action != Action::Pop && said.action != found.action;
-    let is_not = |said: &Option<NextHop>, found: &Option<NextHop>| match (said, found) {
-        (Some(said), Some(found)) => said.via != found.via || (said.dev.is_some() && said.dev != found.dev),
-        (Some(_), None) => true,
-        (None, _) => false,
-    };
-    action || ttl || is_not(&said.next_hop, &found.next_hop) || is_not(&said.backup, &found.backup)
+    action && said.weight == found.weight && is(&said.next_hop, &found.next_hop) && is(&said.backup, &found.backup)
 }
 
 /// As iproute2's flush: what is not there needs none.

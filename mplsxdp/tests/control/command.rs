@@ -349,6 +349,11 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
         "route del 100 nexthop via inet 192.0.2.1 as 200 nexthop via inet 192.0.2.9",
     );
     assert_eq!(code, 1, "{err}");
+    done(
+        &fake,
+        &format!("route del {}", group.replace("weight 3", "weight 3 linkdown")),
+    );
+    assert_eq!(done(&fake, "route show"), protected);
     done(&fake, "route flush");
     assert_eq!(
         run_with(&fake, "route restore", &saved),

@@ -12,11 +12,12 @@ use std::fmt::Write;
 
 use aya::programs::{TestRun, TestRunOptions};
 use mplsxdp::dataplane::Tables;
+use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp_common::abi::{Counter, Op, Reason, Settings};
-use mplsxdp_common::forward::{Tables as _, Verdict};
+use mplsxdp_common::forward::{Arrival, Tables as _, Verdict};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -144,6 +145,13 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             },
             frame: host.frame.clone(),
         };
+        // Frames belong to the sub-interface that their tags are of; what the redirect finds out is the program's own port's.
+        let arrival = Arrival::of(&MemoryFrame::new(frame), &self.host.as_mut().at_port(settings));
+        let port = match reason {
+            Some(Reason::NoPort) => None,
+            _ => arrival.and_then(|arrival| arrival.port),
+        };
+        let port = port.unwrap_or(settings.port());
         *self.verdicts.entry(verdict_name(&host, reason, frame)).or_default() += 1;
         for (&slot, counted) in &host.counted {
             if slot < lab::CAPACITY.counter_slots {
@@ -155,7 +163,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
                 packets: 1,
                 bytes: host.frame.len() as u64,
             };
-            add(self.reasons.entry((settings.port(), reason)).or_default(), counted);
+            add(self.reasons.entry((port, reason)).or_default(), counted);
         }
 
         let mut differences = String::new();
@@ -174,7 +182,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             differences += &self.compare_route_counter(slot);
         }
         if let Some(reason) = reason {
-            differences += &self.compare_reason_counter(settings.port(), reason);
+            differences += &self.compare_reason_counter(port, reason);
         }
         if differences.is_empty() {
             return Ok(host);
@@ -215,8 +223,11 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             differences += &self.compare_route_counter(slot);
         }
         for settings in lab::settings() {
-            for &reason in Reason::ALL {
-                differences += &self.compare_reason_counter(settings.port(), reason);
+            let sub_interfaces = (0..lab::SUB_INTERFACES).map(|index| lab::sub_interface(settings, index).into());
+            for port in sub_interfaces.chain([settings.port()]) {
+                for &reason in Reason::ALL {
+                    differences += &self.compare_reason_counter(port, reason);
+                }
             }
         }
         assert!(differences.is_empty(), "{differences}");

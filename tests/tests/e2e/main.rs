@@ -4,6 +4,7 @@
 mod bench;
 mod control;
 mod exceptions;
+mod jumbo;
 mod lifecycle;
 mod local;
 mod neighbours;
@@ -38,6 +39,7 @@ fn main() -> Result<()> {
         traceroute::tests(),
         exceptions::tests(),
         too_big::tests(),
+        jumbo::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

@@ -285,6 +285,8 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T, port: PortWord, l2_
             }
         }
         tables.count(entry.slot(), frame.len());
+        // The verifier is not to follow what comes once for each way to get here.
+        offset = frame.opaque(offset) & OFFSET_MASK;
         if bottom {
             left = Some(Left::Payload(Payload {
                 family,
@@ -300,7 +302,6 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T, port: PortWord, l2_
             NOT_HANDED_DOWN
         };
     }
-    let offset = frame.opaque(offset) & OFFSET_MASK;
     match left {
         Some(Left::Label(entry, lse, ttl)) => label_operation(frame, tables, entry, Top { lse, ttl, offset }),
         Some(Left::Payload(payload)) => {
@@ -371,7 +372,11 @@ fn special_label(label: Label, bottom: bool) -> Reason {
 #[inline(always)]
 fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEntry, top: Top) -> Checked<Verdict> {
     let slot = entry.slot();
-    let entry = one_next_hop(tables, entry, || flow_hash(frame, top.offset, tables.hash_seed()));
+    let entry = if entry.op() == Op::Group {
+        bucket(tables, entry, flow_hash(frame, top.offset, tables.hash_seed()))
+    } else {
+        entry
+    };
     // Only where it is asked for: a swap knows no modes.
     let mode = || entry.ttl_propagate().mode(tables.settings().ttl_mode());
     let ttl = top.ttl - 1;
@@ -429,14 +434,10 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
     Ok(egress.verdict())
 }
 
-/// `entry`, or what its group does with the flow of this hash.
+/// What the group of `entry` does with the flow of this hash.
 #[inline(always)]
-fn one_next_hop<T: Tables>(tables: &T, entry: IlmEntry, hash: impl FnOnce() -> u32) -> IlmEntry {
-    if entry.op() == Op::Group {
-        tables.bucket(entry.operand(), (hash() >> 24) as u8)
-    } else {
-        entry
-    }
+fn bucket<T: Tables>(tables: &T, entry: IlmEntry, hash: u32) -> IlmEntry {
+    tables.bucket(entry.operand(), (hash >> 24) as u8)
 }
 
 /// The payload of a stack that ended at this box.
@@ -516,7 +517,11 @@ fn impose<F: Frame, T: Tables>(
 ) -> Checked<Verdict> {
     let settings = tables.settings();
     let slot = entry.slot();
-    let entry = one_next_hop(tables, entry, || ip_flow_hash(frame, ip.offset, tables.hash_seed()));
+    let entry = if entry.op() == Op::Group {
+        bucket(tables, entry, ip_flow_hash(frame, ip.offset, tables.hash_seed()))
+    } else {
+        entry
+    };
     let (received, ttl) = (frame.len(), ip.ttl());
     if ttl <= forwarded as u8 {
         return Err(Reason::TtlExpired);

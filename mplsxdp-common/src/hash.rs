@@ -14,22 +14,21 @@ const _: () = assert!(64 + MAX_STACK_DEPTH * LSE_LEN <= OFFSET_MASK);
 #[inline(never)]
 pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
     let mut hash = seed;
-    let mut indicated = false;
     for index in 0..MAX_STACK_DEPTH {
-        let Some(lse) = frame.load(offset + index * LSE_LEN).map(Lse::from_bytes) else {
-            break;
-        };
-        if indicated {
-            return finish(mix(seed, lse.label().get()));
-        }
+        let at = offset + index * LSE_LEN;
+        let Some(lse) = load_lse(frame, at) else { break };
         if lse.label() == Label::ENTROPY_INDICATOR {
-            indicated = true;
-        } else if !lse.label().is_special() {
+            return match load_lse(frame, at + LSE_LEN) {
+                Some(entropy) if !lse.bottom() => finish(mix(seed, entropy.label().get())),
+                _ => finish(hash),
+            };
+        }
+        if !lse.label().is_special() {
             hash = mix(hash, lse.label().get());
         }
         if lse.bottom() {
             // The verifier is not to follow what comes once for each depth.
-            let payload = frame.opaque(offset + (index + 1) * LSE_LEN) & OFFSET_MASK;
+            let payload = frame.opaque(at + LSE_LEN) & OFFSET_MASK;
             return ip_flow_hash(frame, payload, hash);
         }
     }
@@ -38,7 +37,7 @@ pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
 
 /// The hash of an IP packet: its addresses and protocol and, where it is no fragment, the ports of TCP, UDP and SCTP. Of
 /// anything else it is `hash`, with which it begins.
-#[inline(always)]
+#[inline(never)]
 pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
     let version = frame.load(offset).map_or(0, |[byte]: [u8; 1]| byte);
     let (hash, protocol, ports) = match version >> 4 {
@@ -70,6 +69,11 @@ pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
         },
         _ => finish(hash),
     }
+}
+
+#[inline(always)]
+fn load_lse<F: Frame>(frame: &F, offset: usize) -> Option<Lse> {
+    frame.load(offset).map(Lse::from_bytes)
 }
 
 #[inline(always)]

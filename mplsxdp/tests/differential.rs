@@ -10,13 +10,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{ProgramError, TestRun, TestRunOptions};
 use mplsxdp::dataplane::Tables;
+use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
-use mplsxdp_common::abi::{Counter, Op, Reason, Settings};
-use mplsxdp_common::forward::{Tables as _, Verdict};
+use mplsxdp_common::abi::{Counter, MAX_ADJACENCIES, Op, Reason, Settings};
+use mplsxdp_common::forward::{Arrival, Tables as _, Verdict, forward};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -93,27 +94,29 @@ fn twins<H, K>(host: impl FnOnce(MemoryTables) -> H, kernel: impl FnOnce(KernelT
 
 /// Runs the program on a frame. The first `metadata` bytes of `data` are XDP metadata, which lies in the headroom.
 fn test_run(program: &mut Program, data: &[u8], metadata: u32) -> Ran {
+    test_run_in_buffers(program, data, metadata, data.len()).unwrap()
+}
+
+/// The same, with the first `linear` bytes in the first buffer, or as many as it takes, and the rest in others. Kernels before
+/// 6.18 refuse all but whole frames.
+fn test_run_in_buffers(program: &mut Program, data: &[u8], metadata: u32, linear: usize) -> Result<Ran, ProgramError> {
     // `struct xdp_md`: data, data_end, data_meta, then indexes.
-    let context: Vec<u8> = [metadata, data.len() as u32, 0, 0, 0, 0]
+    let context: Vec<u8> = [metadata, linear as u32, 0, 0, 0, 0]
         .into_iter()
         .flat_map(u32::to_ne_bytes)
         .collect();
     let mut out = vec![0; data.len() + ROOM];
-    let result = program
-        .xdp()
-        .unwrap()
-        .test_run(TestRunOptions {
-            data_in: Some(data),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::new()
-        })
-        .unwrap();
+    let result = program.xdp().unwrap().test_run(TestRunOptions {
+        data_in: Some(data),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::new()
+    })?;
     out.truncate(result.data_size_out as usize);
-    Ran {
+    Ok(Ran {
         action: result.return_value,
         frame: out,
-    }
+    })
 }
 
 impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
@@ -144,6 +147,13 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             },
             frame: host.frame.clone(),
         };
+        // Frames belong to the sub-interface that their tags are of; what the redirect finds out is the program's own port's.
+        let arrival = Arrival::of(&MemoryFrame::new(frame), &self.host.as_mut().at_port(settings));
+        let port = match reason {
+            Some(Reason::NoPort) => None,
+            _ => arrival.and_then(|arrival| arrival.port),
+        };
+        let port = port.unwrap_or(settings.port());
         *self.verdicts.entry(verdict_name(&host, reason, frame)).or_default() += 1;
         for (&slot, counted) in &host.counted {
             if slot < lab::CAPACITY.counter_slots {
@@ -155,7 +165,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
                 packets: 1,
                 bytes: host.frame.len() as u64,
             };
-            add(self.reasons.entry((settings.port(), reason)).or_default(), counted);
+            add(self.reasons.entry((port, reason)).or_default(), counted);
         }
 
         let mut differences = String::new();
@@ -174,7 +184,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             differences += &self.compare_route_counter(slot);
         }
         if let Some(reason) = reason {
-            differences += &self.compare_reason_counter(settings.port(), reason);
+            differences += &self.compare_reason_counter(port, reason);
         }
         if differences.is_empty() {
             return Ok(host);
@@ -215,8 +225,11 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             differences += &self.compare_route_counter(slot);
         }
         for settings in lab::settings() {
-            for &reason in Reason::ALL {
-                differences += &self.compare_reason_counter(settings.port(), reason);
+            let sub_interfaces = (0..lab::SUB_INTERFACES).map(|index| lab::sub_interface(settings, index).into());
+            for port in sub_interfaces.chain([settings.port()]) {
+                for &reason in Reason::ALL {
+                    differences += &self.compare_reason_counter(port, reason);
+                }
             }
         }
         assert!(differences.is_empty(), "{differences}");
@@ -378,6 +391,97 @@ fn labels_that_the_headroom_does_not_take_are_dropped_as_they_came() {
         bytes: frame.len() as u64,
     };
     assert_eq!(counter, expected);
+}
+
+/// As [`Twins::compare`], with next hops that take jumbo frames.
+fn jumbo_twins() -> Twins<Through<MemoryTables>, Through<KernelTables>> {
+    let mut twins = lab_twins();
+    for neighbour in lab::neighbours() {
+        if let Some(adjacency) = neighbour.adjacency {
+            let index = (0..MAX_ADJACENCIES as u16)
+                .find(|&index| twins.host.as_mut().adjacency(index) == adjacency)
+                .unwrap();
+            twins.host.as_mut().store_adjacency(index, adjacency.with_mtu(9000));
+            twins.kernel.as_mut().store_adjacency(index, adjacency.with_mtu(9000));
+        }
+    }
+    twins.store_port(lab::settings()[0], lab::port_word("core"));
+    twins
+}
+
+#[test]
+fn jumbo_frames_are_forwarded_whole() {
+    let mut twins = jumbo_twins();
+    let settings = lab::settings()[0];
+    for (stack, more) in [
+        ("[100 64]", 4),
+        ("[128 64]", 32),
+        ("[140 64]", 0),
+        ("[150 64] [17 9]", 4),
+        ("[160 64] [101 9]", 4),
+    ] {
+        for family in ["ip", "ip6"] {
+            // Larger than a page less headroom, which is what a driver's first buffer takes at most; and to the byte what fits.
+            for size in [3400, 3600, 4096, 8000, 9000 - more, 9000 - more + 1] {
+                let frame = Frame::parse(&format!("{stack} {family} size {size}")).to_bytes();
+                let outcome = twins
+                    .compare(settings, &frame)
+                    .unwrap_or_else(|difference| panic!("{difference}"));
+                let fits = match outcome.verdict {
+                    Verdict::Forward { .. } => true,
+                    Verdict::Exception(Reason::TooBig) => false,
+                    verdict => panic!("{verdict:?}: {stack} {family} size {size}"),
+                };
+                assert_eq!(fits, size + more <= 9000, "{stack} {family} size {size}");
+            }
+        }
+    }
+    twins.compare_all_counters();
+}
+
+#[test]
+fn what_is_beyond_the_first_buffer_is_not_misread() {
+    let mut twins = jumbo_twins();
+    let settings = lab::settings()[0];
+    let frames = [
+        "[100 64] ip size 3000",
+        "[100 64] [16 9] [17 8] ip size 3000",
+        "[140 64] ip size 3000",
+        "[150 64] [17 9] ip6 size 3000",
+        "[160 64] [7 9] [1000 0] ip6 size 3000 to 2001:db8:1::1",
+        "[140 64] ip size 3000 options 10",
+        "ip size 3000 to 10.2.0.1",
+        "ip6 size 3000 to ::1 hopopts 2 udp 3503",
+    ];
+    for text in frames {
+        let frame = Frame::parse(text).to_bytes();
+        for linear in 14..160 {
+            let program = twins.programs.get_mut(&settings.port()).unwrap();
+            let ran = match test_run_in_buffers(program, &frame, 0, linear) {
+                Ok(ran) => ran,
+                Err(error) => {
+                    // Since Linux 6.18 ("bpf: Support specifying linear xdp packet data size for BPF_PROG_TEST_RUN").
+                    println!("this kernel does not let a frame be cut into buffers: {error}");
+                    return;
+                }
+            };
+            // The host's frame that has lost the rest, but for its length, says what the program has to say.
+            let mut host = MemoryFrame::default();
+            host.refill([&frame[..linear]], frame.len() - linear);
+            let verdict = forward(&mut host, &twins.host.as_mut().at_port(settings));
+            let action = match verdict {
+                Verdict::Pass => XDP_PASS,
+                Verdict::Forward { .. } => XDP_REDIRECT,
+                Verdict::Exception(_) => XDP_DROP,
+            };
+            let expected = [host.bytes(), &frame[linear..]].concat();
+            assert_eq!(
+                (ran.action, show(&ran.frame)),
+                (action, show(&expected)),
+                "{text}, {linear} bytes in the first buffer: {verdict:?}"
+            );
+        }
+    }
 }
 
 #[test]

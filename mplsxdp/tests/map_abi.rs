@@ -2,9 +2,10 @@
 
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack,
-    Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police,
-    PortWord, REASON_SLOTS, Reason, Settings, TtlMode, TtlPropagate, UnknownPolicy, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, FtnKeyV4,
+    FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC,
+    Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, Reason, Settings, SubInterfaceKey, TtlMode, TtlPropagate,
+    UnknownPolicy, VlanTags, map,
 };
 use mplsxdp_common::wire::Mac;
 
@@ -42,12 +43,24 @@ fn every_map_is_there_with_its_sizes() {
             value("label stack", size_of::<LabelStack>()),
             or(DEFAULT_STACKS, "--stacks"),
         ),
+        (
+            map::GROUPS,
+            "group index, u32".into(),
+            value("group", BUCKETS * size_of::<IlmEntry>()),
+            or(DEFAULT_GROUPS, "--groups"),
+        ),
         (map::FTN_V4, trie(size_of::<FtnKeyV4>()), entry.clone(), at_most.clone()),
         (map::FTN_V6, trie(size_of::<FtnKeyV6>()), entry, at_most),
         (
             map::PORTS,
             "port number, u32".into(),
             value("port word", size_of::<PortWord>()),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::SUB_INTERFACES,
+            "[VLAN identifiers](#sub-interface), u64".into(),
+            "port number, u32".into(),
             MAX_PORTS.to_string(),
         ),
         (
@@ -159,8 +172,18 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         Op::PenultimatePop,
         Op::Local,
         Op::Pass,
+        Op::Group,
     ];
-    let names = ["none", "label", "stack", "pop", "penultimate pop", "local", "pass"];
+    let names = [
+        "none",
+        "label",
+        "stack",
+        "pop",
+        "penultimate pop",
+        "local",
+        "pass",
+        "group",
+    ];
     for (op, name) in ops.into_iter().zip(names) {
         has(format!("| {} {name} |", op as u8));
     }
@@ -168,9 +191,10 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     has(format!(
         "| 32-39 | TTL mode: {uniform} uniform, {pipe} pipe, {linux} linux |"
     ));
-    let (mpls, impose, local) = (PortWord::MPLS, PortWord::IMPOSE, PortWord::LOCAL);
+    let (mpls, impose, local, vlan) = (PortWord::MPLS, PortWord::IMPOSE, PortWord::LOCAL, PortWord::KERNEL_VLAN);
     has(format!(
-        "| 6-7 | flags, u16: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} what"
+        "| 6-7 | flags, u16: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} what arrives is the \
+         box's own traffic, {vlan} the kernel"
     ));
 
     // One field at a time, all ones: the bits are those of the table.
@@ -211,6 +235,30 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     let bytes: Vec<u8> = adjacency.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(bytes[..16], (1..=16).collect::<Vec<u8>>());
     assert_eq!(bytes[16..], [0; 16]);
+    let tags = VlanTags::two(0x1112, 0x314, 0x1516, 0x718);
+    let adjacency = Adjacency::new(mac(1), 0x0807, mac(9), 0x100f)
+        .with_tags(tags)
+        .with_backup(Some(0x1a18))
+        .words();
+    let bytes: Vec<u8> = adjacency.iter().flat_map(|word| word.to_le_bytes()).collect();
+    assert_eq!(
+        bytes[16..],
+        [
+            0x11, 0x12, 0x3, 0x14, 0x15, 0x16, 0x7, 0x18, 0x19, 0x1a, 8, 0, 0, 0, 0, 0
+        ]
+    );
+    assert_eq!(
+        SubInterfaceKey::new(0, 0, u16::MAX).to_bits(),
+        row("VLAN identifier of the inner")
+    );
+    assert_eq!(
+        SubInterfaceKey::new(0, u16::MAX, 0).to_bits(),
+        row("VLAN identifier of the outer")
+    );
+    assert_eq!(
+        SubInterfaceKey::new(u32::MAX, 0, 0).to_bits(),
+        row("number of the port at")
+    );
     assert_eq!(
         PortWord::new(mac(1), 0x0807).to_bits().to_le_bytes(),
         [1, 2, 3, 4, 5, 6, 7, 8]

@@ -82,7 +82,7 @@ pub fn sink(_: XdpContext) -> u32 {
 }
 
 /// Takes whatever arrives: a veth hands redirected frames over only if its peer has a program.
-#[xdp(frags)]
+#[xdp]
 pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }

@@ -15,12 +15,15 @@ use crate::dataplane::kernel::{AtPort, KernelTables};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::routes::KernelRoutes;
 use crate::slowpath::outcome::Counters;
+use crate::slowpath::packet::missing_bytes;
 use crate::slowpath::unknown::UnknownLabel;
 use crate::slowpath::xsk::{Receiver, Transmitter, XskPort};
 use crate::slowpath::{Action, Options, Received, SlowPath, World};
 
 /// Frames of one port that are looked at before other work has its turn.
 const BUDGET: usize = 256;
+/// No driver's first buffer is smaller: a shorter frame that claims more than it has is not trimmed, but lies.
+const LEAST_TRIMMED: usize = 1024;
 /// How long the kernel has to make room where it did not take all frames to send.
 const UNSENT_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -139,12 +142,14 @@ impl Exceptions {
             receivers,
         } = self;
         for (&port, receiver) in receivers {
+            let trims = receiver.trims();
             receiver.receive(BUDGET, |frame| {
-                let received = Received {
-                    port,
-                    frame,
-                    trimmed: 0,
+                let trimmed = if trims && frame.len() >= LEAST_TRIMMED {
+                    missing_bytes(frame)
+                } else {
+                    0
                 };
+                let received = Received { port, frame, trimmed };
                 slow_path.receive(received, view, now, &mut |action| outlet.carry_out(action, view));
             });
         }

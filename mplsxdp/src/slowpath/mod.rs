@@ -16,7 +16,7 @@ mod hold;
 pub mod icmp;
 mod limit;
 pub mod outcome;
-mod packet;
+pub mod packet;
 #[cfg(test)]
 mod tests;
 mod too_big;

@@ -39,6 +39,19 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// How many bytes the IP packet in `frame` is longer than the frame: where frames come up trimmed, nothing else tells.
+pub fn missing_bytes(frame: &[u8]) -> usize {
+    let Some(Parts { payload, .. }) = Parts::of(frame) else {
+        return 0;
+    };
+    let total_len = match *payload {
+        [first, _, l0, l1, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([l0, l1])),
+        [first, _, _, _, l0, l1, ..] if first >> 4 == 6 => IPV6_HLEN + usize::from(u16::from_be_bytes([l0, l1])),
+        _ => 0,
+    };
+    total_len.saturating_sub(payload.len())
+}
+
 /// By its EtherType.
 pub fn is_labelled(frame: &[u8]) -> bool {
     frame.get(12..ETH_HLEN) == Some(&ETH_P_MPLS_UC.to_be_bytes())

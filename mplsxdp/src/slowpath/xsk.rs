@@ -48,8 +48,8 @@ const REBIND_INTERVAL: Duration = Duration::from_millis(10);
 pub enum Layout {
     /// In chunks of 2 KiB; a longer frame is in several. Linux 6.6 and later.
     ScatterGather,
-    /// In one chunk of 4 KiB. A frame in one page, which is all that a driver hands to a program without multi-buffer support,
-    /// always fits.
+    /// In one chunk of 4 KiB. What is in a driver's first buffer, a page at most, always fits; the kernel leaves out the rest of
+    /// a frame in several.
     OneChunk,
 }
 
@@ -124,6 +124,7 @@ impl XskPort {
             receivers.push(receiver);
         }
         let receiver = Receiver {
+            layout,
             queues: receivers.into_iter().map(register).collect::<Result<_, _>>()?,
             next: 0,
         };
@@ -133,6 +134,7 @@ impl XskPort {
 
 /// The sockets that exceptions of one port come up through.
 pub struct Receiver {
+    layout: Layout,
     queues: Vec<AsyncFd<ReceiveQueue>>,
     /// The queue whose turn it is to be looked at first.
     next: usize,
@@ -145,6 +147,11 @@ impl Receiver {
             // SAFETY: the queue owns the socket, and is borrowed for as long.
             (number, unsafe { BorrowedFd::borrow_raw(queue.as_raw_fd()) })
         })
+    }
+
+    /// Whether frames come up without what was not in the driver's first buffer.
+    pub fn trims(&self) -> bool {
+        self.layout == Layout::OneChunk
     }
 
     /// Waits until a frame has come up. May be dropped and called anew at any time.

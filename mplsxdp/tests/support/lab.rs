@@ -30,6 +30,14 @@ pub const CAPACITY: Capacity = Capacity {
 /// Ports that frames can leave by. Others are in no DEVMAP.
 pub const TX_PORTS: [u16; 2] = [10, 11];
 
+/// Sub-interfaces of each port.
+pub const SUB_INTERFACES: usize = 3;
+
+/// The number of one of a port's sub-interfaces.
+pub fn sub_interface(parent: Settings, index: usize) -> u16 {
+    100 + parent.port() as u16 * SUB_INTERFACES as u16 + index as u16
+}
+
 /// TTL of labels pushed in pipe mode; not 255, which nobody would notice.
 pub const TUNNEL_TTL: u8 = 200;
 

@@ -6,8 +6,12 @@ use std::num::NonZeroU8;
 
 use ipnet::IpNet;
 use mplsxdp::dataplane::Tables;
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, TtlPropagate};
-use mplsxdp_common::wire::{ETH_P_IP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac};
+use mplsxdp_common::abi::{
+    Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlPropagate, VlanTags,
+};
+use mplsxdp_common::wire::{
+    ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
+};
 use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -19,6 +23,9 @@ const LABELS: u32 = 48;
 const ADJACENCIES: u8 = 8;
 const STACKS: u32 = 16;
 const SLOTS: u32 = 32;
+const GROUPS: u32 = 4;
+/// VIDs of each port's sub-interfaces; [`lab::sub_interface`] are their numbers.
+const SUB_INTERFACES: [(u16, u16); lab::SUB_INTERFACES] = [(5, 0), (6, 0), (6, 7)];
 const PREFIXES: [&str; 12] = [
     "0.0.0.0/0",
     "10.0.0.0/8",
@@ -41,8 +48,10 @@ pub struct World {
     adjacencies: Vec<Adjacency>,
     stacks: Vec<LabelStack>,
     ftn: Vec<Option<IlmEntry>>,
-    /// Flags of each port of [`lab::settings`].
-    ports: Vec<u16>,
+    /// Of each group, entries that take turns in its buckets.
+    groups: Vec<Vec<IlmEntry>>,
+    /// Flags of each port of [`lab::settings`], and of its sub-interfaces, where it has them.
+    ports: Vec<(u16, [Option<u16>; lab::SUB_INTERFACES])>,
 }
 
 impl World {
@@ -64,8 +73,24 @@ impl World {
                 None => tables.remove_ftn(prefix).unwrap(),
             }
         }
-        for (settings, &flags) in lab::settings().iter().zip(&self.ports) {
-            tables.store_port(settings.port() as u16, PortWord::new(OWN_MAC, flags));
+        for (group, entries) in (0..).zip(&self.groups) {
+            for (bucket, &entry) in (0..=u8::MAX).zip(entries.iter().cycle()) {
+                tables.store_bucket(group, bucket, entry);
+            }
+        }
+        for (settings, (flags, sub_interfaces)) in lab::settings().iter().zip(&self.ports) {
+            tables.store_port(settings.port() as u16, PortWord::new(OWN_MAC, *flags));
+            for (index, ((outer, inner), flags)) in SUB_INTERFACES.into_iter().zip(sub_interfaces).enumerate() {
+                let key = SubInterfaceKey::new(settings.port(), outer, inner);
+                let number = lab::sub_interface(*settings, index);
+                match flags {
+                    Some(flags) => {
+                        tables.store_port(number, PortWord::new(OWN_MAC, *flags));
+                        tables.insert_sub_interface(key, number).unwrap();
+                    }
+                    None => tables.remove_sub_interface(key).unwrap(),
+                }
+            }
         }
     }
 }
@@ -76,13 +101,16 @@ pub fn world() -> impl Strategy<Value = World> {
     let adjacencies: Vec<_> = (0..ADJACENCIES).map(adjacency).collect();
     let stacks = prop::collection::vec(label_stack(), STACKS as usize);
     let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
-    let flags = prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u16..8];
-    let ports = prop::collection::vec(flags, lab::settings().len());
-    (ilm, adjacencies, stacks, ftn, ports).prop_map(|(ilm, adjacencies, stacks, ftn, ports)| World {
+    let groups = prop::collection::vec(prop::collection::vec(ilm_entry(), 1..5), GROUPS as usize);
+    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u16..16];
+    let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, flags()));
+    let ports = prop::collection::vec((flags(), sub_interfaces), lab::settings().len());
+    (ilm, adjacencies, stacks, ftn, groups, ports).prop_map(|(ilm, adjacencies, stacks, ftn, groups, ports)| World {
         ilm,
         adjacencies,
         stacks,
         ftn,
+        groups,
         ports,
     })
 }
@@ -95,6 +123,7 @@ fn ilm_entry() -> impl Strategy<Value = IlmEntry> {
         3 => Just(Op::Pop),
         3 => Just(Op::PenultimatePop),
         4 => Just(Op::Local),
+        4 => Just(Op::Group),
         1 => Just(Op::Pass),
     ])
 }
@@ -103,6 +132,7 @@ fn ftn_entry() -> impl Strategy<Value = IlmEntry> {
     entry(prop_oneof![
         4 => Just(Op::Label),
         4 => Just(Op::Stack),
+        2 => Just(Op::Group),
         2 => Just(Op::Pass),
         1 => select(vec![Op::None, Op::Pop, Op::PenultimatePop, Op::Local]),
     ])
@@ -115,7 +145,7 @@ fn entry(op: impl Strategy<Value = Op>) -> impl Strategy<Value = IlmEntry> {
         TtlPropagate::Enabled,
         TtlPropagate::Disabled,
     ]);
-    let operand = prop_oneof![8 => 0..STACKS, 1 => STACKS..STACKS + 4, 1 => any::<u32>()];
+    let operand = prop_oneof![4 => 0..STACKS, 4 => 0..GROUPS, 1 => STACKS..STACKS + 4, 1 => any::<u32>()];
     let next_hop = prop_oneof![12 => 0..u16::from(ADJACENCIES), 1 => any::<u16>()];
     let slot = prop_oneof![8 => 0..SLOTS, 1 => any::<u32>()];
     let sensible = (op, ttl, operand, next_hop, slot)
@@ -128,8 +158,18 @@ fn adjacency(index: u8) -> impl Strategy<Value = Adjacency> {
     let destination = prop_oneof![9 => Just(Mac([2, 1, 0, 0, index, 1])), 1 => Just(Mac::ZERO)];
     let port = prop_oneof![8 => select(lab::TX_PORTS.to_vec()), 1 => any::<u16>()];
     let mtu = prop_oneof![6 => Just(1500), 2 => 40u16..160, 1 => any::<u16>()];
-    (destination, port, mtu)
-        .prop_map(move |(destination, port, mtu)| Adjacency::new(destination, port, Mac([2, 1, 0, 0, index, 2]), mtu))
+    let vid = || any::<u16>();
+    let tags = prop_oneof![
+        4 => Just(VlanTags::NONE),
+        1 => vid().prop_map(|vid| VlanTags::one(ETH_P_8021Q, vid)),
+        1 => (vid(), vid()).prop_map(|(outer, inner)| VlanTags::two(ETH_P_8021AD, outer, ETH_P_8021Q, inner)),
+    ];
+    let backup = weighted(0.5, prop_oneof![8 => 0..u16::from(ADJACENCIES), 1 => 0..u16::MAX]);
+    (destination, port, mtu, tags, backup).prop_map(move |(destination, port, mtu, tags, backup)| {
+        Adjacency::new(destination, port, Mac([2, 1, 0, 0, index, 2]), mtu)
+            .with_tags(tags)
+            .with_backup(backup)
+    })
 }
 
 fn label_stack() -> impl Strategy<Value = LabelStack> {
@@ -155,8 +195,9 @@ pub fn frame() -> impl Strategy<Value = Vec<u8>> {
         8 => Just(Vec::new()),
         2 => prop::collection::vec((any::<Index>(), any::<u8>()), 1..3),
     ];
-    (whole_frame(), damage, weighted(0.1, any::<Index>())).prop_map(|(frame, damage, length)| {
+    (whole_frame(), tags(), damage, weighted(0.1, any::<Index>())).prop_map(|(frame, tags, damage, length)| {
         let mut bytes = frame.to_bytes();
+        bytes.splice(12..12, tags.into_iter().flatten().flat_map(u16::to_be_bytes));
         for (place, value) in damage {
             // Headers are worth more damage than data.
             let reach = bytes.len().min(80);
@@ -167,6 +208,15 @@ pub fn frame() -> impl Strategy<Value = Vec<u8>> {
         }
         bytes
     })
+}
+
+/// VLAN tags of a frame as it arrives: TPID and TCI of each.
+fn tags() -> impl Strategy<Value = Vec<[u16; 2]>> {
+    let vid = prop_oneof![8 => select(vec![5u16, 6, 7]), 1 => Just(0), 1 => 0u16..4096];
+    let tag = (select(vec![ETH_P_8021Q, ETH_P_8021AD]), vid, any::<u16>())
+        .prop_map(|(tpid, vid, priority)| [tpid, vid | priority & 0xf000]);
+    let number = prop_oneof![20 => Just(0usize), 5 => Just(1), 5 => Just(2), 1 => Just(3)];
+    number.prop_flat_map(move |number| prop::collection::vec(tag.clone(), number))
 }
 
 fn whole_frame() -> impl Strategy<Value = Frame> {
@@ -225,7 +275,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         address(),
         prop_oneof![4 => 3u8.., 1 => 0u8..3],
         any::<u8>(),
-        prop_oneof![3 => Just(IPPROTO_UDP), 1 => any::<u8>()],
+        prop_oneof![3 => Just(IPPROTO_UDP), 1 => Just(IPPROTO_TCP), 1 => any::<u8>()],
         prop_oneof![1 => Just(LSP_PING_PORT), 1 => any::<u16>()],
         prop_oneof![3 => Just(0u8), 1 => 1u8..=10],
         prop_oneof![2 => Just(0u8), 2 => 1u8..4],

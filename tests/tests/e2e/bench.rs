@@ -30,23 +30,31 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(options: &str) -> Result<Self> {
+        // So that frames come in that are too large to go out.
+        Self::with_mtus(options, 2000, 1500)
+    }
+
+    /// The same with other MTUs on the left and the right.
+    pub fn with_mtus(options: &str, left_mtu: u32, right_mtu: u32) -> Result<Self> {
         let lab = Lab::new()?;
         let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
-        // So that frames come in that are too large to go out.
         link(
             End::new(&left, "eth0")
                 .address("10.0.1.2/24")
                 .address("fd00:1::2/64")
                 .mac(LEFT)
-                .mtu(2000),
+                .mtu(left_mtu),
             End::new(&middle, "eth1")
                 .address("10.0.1.1/24")
                 .address("fd00:1::1/64")
-                .mtu(2000),
+                .mtu(left_mtu),
         )?;
         link(
-            End::new(&middle, "eth2").address("10.0.2.1/24").address("fd00:2::1/64"),
-            End::new(&right, "eth0").mac(RIGHT),
+            End::new(&middle, "eth2")
+                .address("10.0.2.1/24")
+                .address("fd00:2::1/64")
+                .mtu(right_mtu),
+            End::new(&right, "eth0").mac(RIGHT).mtu(right_mtu),
         )?;
         let router = Router::load(&middle, options)?;
         router.run(&format!("route add {MARKER} as 998 via link {RIGHT} dev eth2"))?;

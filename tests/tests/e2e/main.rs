@@ -4,6 +4,7 @@
 mod bench;
 mod control;
 mod exceptions;
+mod jumbo;
 mod lifecycle;
 mod local;
 mod multipath;
@@ -40,6 +41,7 @@ fn main() -> Result<()> {
         exceptions::tests(),
         too_big::tests(),
         multipath::tests(),
+        jumbo::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

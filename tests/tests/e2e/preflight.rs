@@ -16,7 +16,6 @@ pub fn tests() -> Vec<Trial> {
         test("preflight::an_interface_that_is_down", down),
         test("preflight::an_interface_with_a_program_of_others", program_attached),
         test("preflight::a_driver_without_native_xdp", no_native_xdp),
-        test("preflight::an_mtu_that_the_driver_cannot_take", mtu),
         test("preflight::a_namespace_that_does_not_exist", missing_netns),
         test("preflight::a_config_file_with_an_error", config),
         test_with(
@@ -28,9 +27,9 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// A namespace with a cable: `eth1` here.
-fn netns(lab: &Lab, mtu: u32) -> Result<(Netns, Netns)> {
+fn netns(lab: &Lab) -> Result<(Netns, Netns)> {
     let (netns, peer) = (lab.netns("router")?, lab.netns("peer")?);
-    link(End::new(&netns, "eth1").mtu(mtu), End::new(&peer, "eth0").mtu(mtu))?;
+    link(End::new(&netns, "eth1"), End::new(&peer, "eth0"))?;
     Ok((netns, peer))
 }
 
@@ -52,7 +51,7 @@ fn expect_refusal(netns: &Netns, options: &str, words: &[&str]) -> Result<()> {
 
 fn missing_interface() -> Result<()> {
     let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 1500)?;
+    let (netns, _peer) = netns(&lab)?;
     expect_refusal(
         &netns,
         "--iface eth1 --iface eth9",
@@ -64,14 +63,14 @@ fn missing_interface() -> Result<()> {
 
 fn down() -> Result<()> {
     let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 1500)?;
+    let (netns, _peer) = netns(&lab)?;
     netns.ip("link set dev eth1 down")?;
     expect_refusal(&netns, "--iface eth1", &["eth1", "ip link set", "up"])
 }
 
 fn program_attached() -> Result<()> {
     let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 1500)?;
+    let (netns, _peer) = netns(&lab)?;
     let _program = rig::attach(&netns, "eth1", "pass")?;
     expect_refusal(&netns, "--iface eth1", &["eth1", "XDP program"])?;
     let shown = netns.ip("-details link show dev eth1")?;
@@ -81,7 +80,7 @@ fn program_attached() -> Result<()> {
 
 fn no_native_xdp() -> Result<()> {
     let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 1500)?;
+    let (netns, _peer) = netns(&lab)?;
     netns.ip("link add br0 type bridge")?;
     netns.ip("link set dev eth1 master br0")?;
     netns.ip("link set dev br0 up")?;
@@ -90,15 +89,9 @@ fn no_native_xdp() -> Result<()> {
     Router::load(&netns, "--iface br0 --mode generic")?.unload()
 }
 
-fn mtu() -> Result<()> {
-    let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 9000)?;
-    expect_refusal(&netns, "--iface eth1", &["eth1", "MTU", "ip link set dev"])
-}
-
 fn missing_netns() -> Result<()> {
     let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 1500)?;
+    let (netns, _peer) = netns(&lab)?;
     let mut command = Command::new(program()?);
     command.args([
         "load",
@@ -118,7 +111,7 @@ fn missing_netns() -> Result<()> {
 
 fn config() -> Result<()> {
     let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 1500)?;
+    let (netns, _peer) = netns(&lab)?;
     let path = std::env::temp_dir().join(format!("{}.toml", netns.name()));
     std::fs::write(
         &path,
@@ -136,7 +129,7 @@ fn config() -> Result<()> {
 
 fn capabilities() -> Result<()> {
     let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab, 1500)?;
+    let (netns, _peer) = netns(&lab)?;
     // Entering the namespace needs one already; without that, attaching does.
     let mut entering = Command::new("setpriv");
     let mut attaching = netns.command("setpriv");

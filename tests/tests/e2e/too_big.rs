@@ -36,7 +36,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// A datagram that may be fragmented, or may not.
-fn datagram(length: usize, dont_fragment: bool, identification: u16) -> Result<Vec<u8>> {
+pub fn datagram(length: usize, dont_fragment: bool, identification: u16) -> Result<Vec<u8>> {
     let data: Vec<u8> = (0..251).cycle().take(length).collect();
     let packet = udp(FAR.parse()?, TARGET.parse()?, 64, &data)?;
     changed(&packet, |header| {
@@ -54,7 +54,7 @@ fn changed(packet: &[u8], change: impl Fn(&mut Ipv4Header)) -> Result<Vec<u8>> {
 }
 
 /// What a router makes of the packet that fits `mtu`, with this TTL.
-fn fragmented(packet: &[u8], mtu: usize, ttl: u8) -> Result<Vec<Vec<u8>>> {
+pub fn fragmented(packet: &[u8], mtu: usize, ttl: u8) -> Result<Vec<Vec<u8>>> {
     let (whole, data) = Ipv4Header::from_slice(packet)?;
     let most = (mtu - 20) / 8 * 8;
     let pieces = data.chunks(most).enumerate().map(|(index, piece)| {
@@ -120,7 +120,7 @@ fn fragments() -> Result<()> {
     until_outcome(&bench, "fragmented", count)
 }
 
-fn until_outcome(bench: &Bench, name: &str, count: u64) -> Result<()> {
+pub fn until_outcome(bench: &Bench, name: &str, count: u64) -> Result<()> {
     wait::until(&format!("{count} frames with the outcome {name}"), PATIENCE, || {
         Ok((bench.router.outcome(name)? == count).then_some(()))
     })

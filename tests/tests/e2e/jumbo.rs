@@ -1,0 +1,120 @@
+//! Frames that do not fit one buffer of the driver: an MTU of 9000.
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
+use mplsxdp_tests::frame::{Entry, Parsed, ethernet, udp};
+use mplsxdp_tests::icmp::IcmpError;
+
+use crate::bench::{Bench, NATIVE};
+use crate::test;
+use crate::too_big::{datagram, fragmented, until_outcome};
+
+const MTU: u32 = 9000;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("jumbo::frames_of_9000_bytes_are_switched_whole", switched),
+        test("jumbo::exceptions_are_answered", answered),
+        test("jumbo::fragments_for_a_link_that_takes_less", in_fragments),
+    ]
+}
+
+/// An IP packet of `length` bytes, whose data tells one byte from the next.
+fn packet(family: u16, length: usize, ttl: u8) -> Result<Vec<u8>> {
+    let (source, destination, headers) = match family {
+        ETH_P_IP => ("192.0.2.1", "10.9.0.1", 28),
+        _ => ("2001:db8::1", "2001:db8:9::1", 48),
+    };
+    let data: Vec<u8> = (0..251).cycle().take(length - headers).collect();
+    udp(source.parse()?, destination.parse()?, ttl, &data)
+}
+
+fn switched() -> Result<()> {
+    let bench = Bench::with_mtus(NATIVE, MTU, MTU)?;
+    for route in [
+        "100 as 110",
+        "101 as 1001/1002/1003/1004/1005/1006/1007/1008",
+        "17 as implicit-null",
+        "210",
+        "10.9.0.0/16 encap mpls 500/501",
+        "2001:db8:9::/48 encap mpls 500/501",
+    ] {
+        bench.route(route)?;
+    }
+    let eight: Vec<_> = (1001..=1008).map(|label| Entry::new(label, 63)).collect();
+    for family in [ETH_P_IP, ETH_P_IPV6] {
+        for length in [1500, 3500, 4096, 8900, 8968] {
+            let packet = |ttl| packet(family, length, ttl);
+            let cases = [
+                (vec![Entry::new(100, 64)], vec![Entry::new(110, 63)], 64),
+                (vec![Entry::new(101, 64)], eight.clone(), 64),
+                (
+                    vec![Entry::new(17, 64), Entry::new(18, 9)],
+                    vec![Entry::new(18, 63)],
+                    64,
+                ),
+                (vec![Entry::new(210, 64)], vec![], 63),
+                (vec![], vec![Entry::new(500, 63), Entry::new(501, 63)], 63),
+            ];
+            for (from, to, ttl) in cases {
+                let sent = match from.is_empty() {
+                    true => ethernet(bench.port1, bench.left.mac(), family, &packet(64)?),
+                    false => bench.labelled(&from, &packet(64)?),
+                };
+                let expected = match to.is_empty() {
+                    true => ethernet(bench.right.mac(), bench.port2, family, &packet(ttl)?),
+                    false => bench.out_labelled(&to, &packet(ttl)?),
+                };
+                bench.expect(&format!("{from:?}, {length} bytes"), &sent, &expected)?;
+            }
+        }
+    }
+    // To the byte.
+    let fits = packet(ETH_P_IP, MTU as usize - 4, 64)?;
+    let sent = bench.labelled(&[Entry::new(100, 64)], &fits);
+    bench.expect(
+        "all that fits",
+        &sent,
+        &bench.out_labelled(&[Entry::new(110, 63)], &fits),
+    )?;
+    let status: serde_json::Value = bench.router.json("link show")?;
+    ensure!(status.to_string().contains("native"), "{status}");
+    bench.router.unload()
+}
+
+/// The source of an expired jumbo frame is told, with what RFC 4884 has room for.
+fn answered() -> Result<()> {
+    let bench = Bench::with_mtus(NATIVE, MTU, MTU)?;
+    bench.route("100 as 110")?;
+    for family in [ETH_P_IP, ETH_P_IPV6] {
+        let packet = packet(family, 8500, 7)?;
+        let sent = bench.labelled(&[Entry::new(100, 1)], &packet);
+        bench.left.send(&sent)?;
+        let is_ours = |frame: &[u8]| frame.starts_with(&bench.right.mac().0);
+        let frame = bench.right.receive("Time Exceeded along the LSP", is_ours)?;
+        let parsed = Parsed::new(&frame)?;
+        ensure!(parsed.stack == [Entry::new(110, 64).tc(6)], "{:?}", parsed.stack);
+        let error = IcmpError::read(&frame).context("no ICMP error")??;
+        ensure!(error.stack == [Entry::new(100, 1)], "{:?}", error.stack);
+        error.ensure_quotes(&packet)?;
+    }
+    until_outcome(&bench, "time-exceeded", 2)
+}
+
+fn in_fragments() -> Result<()> {
+    let bench = Bench::with_mtus(NATIVE, MTU, 2000)?;
+    bench.route("100 as 200/110")?;
+    let packet = datagram(7972, false, 0x1234)?;
+    bench.left.send(&bench.labelled(&[Entry::new(100, 64)], &packet))?;
+    for fragment in fragmented(&packet, 2000 - 8, 64)? {
+        let expected = bench.out_labelled(&[Entry::new(200, 63), Entry::new(110, 63)], &fragment);
+        let is_ours = |frame: &[u8]| frame.starts_with(&bench.right.mac().0);
+        let received = bench.right.receive("a fragment", is_ours)?;
+        ensure!(
+            received == expected,
+            "received {received:02x?}\nexpected {expected:02x?}"
+        );
+    }
+    until_outcome(&bench, "fragmented", 1)
+}

@@ -544,6 +544,7 @@ pub struct Meta {
 /// | 48 | TC propagation |
 /// | 49 | logging |
 /// | 50-51 | [`UnknownPolicy`] |
+/// | 52 | frames may be in several buffers |
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings(u64);
@@ -559,6 +560,11 @@ impl Settings {
     /// The same with another policy on labels that have no route; it is to punt unless told otherwise.
     pub const fn with_unknown(self, policy: UnknownPolicy) -> Self {
         Self((self.0 & !(3 << 50)) | (policy as u64) << 50)
+    }
+
+    /// The same for a port whose frames may be in several buffers, or not: then nobody asks how long the others are.
+    pub const fn with_frags(self, frags: bool) -> Self {
+        Self((self.0 & !(1 << 52)) | (frags as u64) << 52)
     }
 
     /// The same for another port.
@@ -592,6 +598,10 @@ impl Settings {
 
     pub const fn log(self) -> bool {
         self.0 >> 49 & 1 != 0
+    }
+
+    pub const fn frags(self) -> bool {
+        self.0 >> 52 & 1 != 0
     }
 
     pub const fn unknown(self) -> UnknownPolicy {

@@ -40,7 +40,9 @@ fn the_verifier_follows_no_more_instructions_than_the_budget() {
         for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
             for (tc_propagate, log) in [(false, false), (true, false), (false, true), (true, true)] {
                 for unknown in [UnknownPolicy::Punt, UnknownPolicy::Drop, UnknownPolicy::Pass] {
-                    let settings = Settings::new(0, mode, 255, tc_propagate, log).with_unknown(unknown);
+                    let settings = Settings::new(0, mode, 255, tc_propagate, log)
+                        .with_unknown(unknown)
+                        .with_frags(tc_propagate);
                     let mut program = loader.program(settings).unwrap();
                     let info = program.xdp().unwrap().info().unwrap();
                     let count = info

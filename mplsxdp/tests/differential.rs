@@ -405,14 +405,18 @@ fn jumbo_twins() -> Twins<Through<MemoryTables>, Through<KernelTables>> {
             twins.kernel.as_mut().store_adjacency(index, adjacency.with_mtu(9000));
         }
     }
-    twins.store_port(lab::settings()[0], lab::port_word("core"));
+    twins.store_port(jumbo_settings(), lab::port_word("core"));
     twins
+}
+
+fn jumbo_settings() -> Settings {
+    lab::settings().into_iter().find(|settings| settings.frags()).unwrap()
 }
 
 #[test]
 fn jumbo_frames_are_forwarded_whole() {
     let mut twins = jumbo_twins();
-    let settings = lab::settings()[0];
+    let settings = jumbo_settings();
     for (stack, more) in [
         ("[100 64]", 4),
         ("[128 64]", 32),
@@ -442,7 +446,7 @@ fn jumbo_frames_are_forwarded_whole() {
 #[test]
 fn what_is_beyond_the_first_buffer_is_not_misread() {
     let mut twins = jumbo_twins();
-    let settings = lab::settings()[0];
+    let settings = jumbo_settings();
     let frames = [
         "[100 64] ip size 3000",
         "[100 64] [16 9] [17 8] ip size 3000",

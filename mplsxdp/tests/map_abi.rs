@@ -275,6 +275,8 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     ));
     let pass = settings.with_unknown(UnknownPolicy::Pass).to_bits();
     assert_eq!(pass ^ settings.to_bits(), 2 << 50);
+    has("| 52 | frames may be in several buffers |".into());
+    assert_eq!(settings.with_frags(true).to_bits() ^ settings.to_bits(), 1 << 52);
     assert_eq!(row("frames per second"), u64::from(u32::MAX));
     assert_eq!(row("frames at once"), u64::from(u32::MAX) << 32);
     assert_eq!(Police::new(0x0403_0201, 0x0807_0605).to_bits(), 0x0807_0605_0403_0201);

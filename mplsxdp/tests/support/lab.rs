@@ -181,12 +181,12 @@ pub fn install<T: Tables>(tables: T) -> Lfib<T> {
 }
 
 /// The settings that a program can be frozen with: every TTL mode, with TC propagation and without. Each is at a port of
-/// its own.
+/// its own. Those with it take frames in several buffers.
 pub fn settings() -> Vec<Settings> {
     let modes = [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux];
     let both = modes.into_iter().flat_map(|mode| [(mode, false), (mode, true)]);
     both.enumerate()
-        .map(|(port, (mode, tc))| Settings::new(port as u32, mode, TUNNEL_TTL, tc, false))
+        .map(|(port, (mode, tc))| Settings::new(port as u32, mode, TUNNEL_TTL, tc, false).with_frags(tc))
         .collect()
 }
 

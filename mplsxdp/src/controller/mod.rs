@@ -7,6 +7,7 @@ mod ports;
 pub mod preflight;
 mod raw_ip;
 mod report;
+mod sub_interface;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher as _;
@@ -215,6 +216,7 @@ impl Controller {
             self.local = Some(pair);
             self.add_port(&port, Role::Local).await?;
         }
+        self.follow_sub_interfaces().await;
         self.follow_next_hops().await;
         Ok(())
     }
@@ -271,6 +273,7 @@ impl Controller {
                     name,
                     reason: told(&error),
                 })?;
+                self.follow_sub_interfaces().await;
                 self.republish_next_hops();
                 Ok(Reply::Done)
             }
@@ -280,10 +283,13 @@ impl Controller {
                     let reason = format!("{name} is for this box's own packets; it goes when the instance is unloaded");
                     return Err(Refusal::LinkRefused { name, reason });
                 }
+                let removal = self.ports.check_removal(port);
+                removal.map_err(|reason| Refusal::LinkRefused { name, reason })?;
                 self.ports.retire(port);
                 self.republish_next_hops();
                 self.ports.remove(port, &mut self.lfib);
-                self.exceptions.remove_port(port);
+                self.exceptions.keep_ports(&self.ports);
+                self.follow_sub_interfaces().await;
                 Ok(Reply::Done)
             }
             Request::SetLink { name, mpls } => {
@@ -339,6 +345,9 @@ impl Controller {
                     link.name, link.name
                 )));
             }
+            if let Some(reason) = self.ports.no_device(link.ifindex, next_hop) {
+                return Err(refuse(reason));
+            }
         }
         Ok(())
     }
@@ -348,17 +357,23 @@ impl Controller {
         let mut actions = Vec::new();
         let mut changed = BTreeSet::new();
         let mut ports_changed = false;
+        let mut links_changed = false;
         for event in batch {
             debug!(?event, "kernel");
             self.resolver.handle(event, now, &mut actions);
             self.kernel_routes.handle(event, &mut changed);
             self.addresses.handle(event);
+            links_changed |= matches!(event, Event::Link(_) | Event::LinkGone(_) | Event::Synced);
             ports_changed |= match event {
                 Event::Link(link) => self.ports.follow(link, &mut self.lfib),
                 Event::LinkGone(ifindex) => self.ports.lose(*ifindex, &mut self.lfib),
                 Event::Synced => self.ports.lose_all_but(self.resolver.links(), &mut self.lfib),
                 _ => false,
             };
+        }
+        if links_changed {
+            ports_changed |= self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
+            self.tell_resolver(now, &mut actions);
         }
         for prefix in changed {
             if let Err(error) = self.claim(prefix) {
@@ -394,14 +409,31 @@ impl Controller {
 
     /// Makes an interface a port.
     async fn add_port(&mut self, name: &str, role: Role) -> anyhow::Result<()> {
-        let (number, sockets) = self.ports.add(name, role, &self.netlink, &mut self.lfib).await?;
-        self.exceptions.add_port(number, sockets);
-        Ok(())
+        self.ports
+            .add(name, role, &self.netlink, &mut self.lfib, &mut self.exceptions)
+            .await
+    }
+
+    /// Has the resolver know the sub-interfaces that there are.
+    async fn follow_sub_interfaces(&mut self) {
+        let now = Instant::now();
+        let mut actions = Vec::new();
+        self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
+        self.tell_resolver(now, &mut actions);
+        self.perform(actions).await;
+    }
+
+    fn tell_resolver(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let (without_device, aliases) = self.ports.links_of_sub_interfaces(self.resolver.links());
+        self.resolver.set_sub_interfaces(&without_device, aliases, now, actions);
     }
 
     /// What this box's own packets may measure, so that they fit every port with the most labels on them.
     fn local_mtu(&self) -> u32 {
-        let ports = self.ports.iter().filter(|port| port.role() != Role::Local);
+        let ports = self
+            .ports
+            .iter()
+            .filter(|port| !matches!(port.role(), Role::Local | Role::Carrier));
         local::mtu_beneath(ports.map(|port| port.mtu().into()).min().unwrap_or(DEFAULT_MTU))
     }
 
@@ -519,7 +551,7 @@ impl Controller {
     fn adjacency(&self, state: HopState) -> Option<Adjacency> {
         let (ifindex, mac) = state.adjacency()?;
         let port = self.ports.by_ifindex(ifindex)?;
-        Some(Adjacency::new(mac, port.number(), port.mac(), port.mtu()))
+        Some(Adjacency::new(mac, port.number(), port.mac(), port.mtu()).with_tags(port.vlan_tags()))
     }
 
     /// Writes every adjacency anew, where ports came, went or changed.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::XdpMode;
+use crate::dataplane::ethtool::{self, VlanOffloads};
 use crate::neighbour::netlink::{self, Netlink};
 use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
 
@@ -25,6 +26,10 @@ pub struct Facts {
     pub features: Option<XdpFeatures>,
     /// `None` where the kernel does not tell.
     pub driver: Option<String>,
+    /// What becomes of VLAN tags on the way in; `None` where the kernel does not tell.
+    pub vlan: Option<VlanOffloads>,
+    /// The same of the peer.
+    pub peer_vlan: Option<VlanOffloads>,
     pub capabilities: Capabilities,
     pub page_size_bytes: u32,
 }
@@ -107,6 +112,11 @@ pub enum PreflightError {
         /// The MTU that is too large is that of the other end of the veth; its name, if it is in this namespace.
         peer: Option<Option<Arc<str>>>,
     },
+    #[error(
+        "{name}: its driver{} takes VLAN tags out of frames before XDP sees them: `ethtool -K {name} rxvlan off`",
+        in_parentheses(.driver.as_deref())
+    )]
+    TagsHidden { name: Box<str>, driver: Option<String> },
     #[error("the XDP program cannot be attached to {name}: {source}")]
     Attach { name: Box<str>, source: io::Error },
     #[error(transparent)]
@@ -155,6 +165,8 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
     Ok(Facts {
         name: name.into(),
         driver: link.as_ref().and_then(kernel::driver),
+        vlan: link.as_ref().and_then(|link| ethtool::vlan_offloads(&link.name).ok()),
+        peer_vlan: peer.as_ref().and_then(|peer| ethtool::vlan_offloads(&peer.name).ok()),
         link,
         peer,
         available,
@@ -225,6 +237,31 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
         }
     }
     Ok(notes)
+}
+
+/// That frames have their VLAN tags when the program sees them.
+pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
+    if facts.is_veth() {
+        // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
+        // beside it, if the peer says that it puts tags in.
+        let note = match (&facts.peer, facts.peer_vlan) {
+            (Some(peer), Some(VlanOffloads { transmit: true, .. })) => Some(format!(
+                "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `ethtool -K {peer} txvlan off \
+                 tx-vlan-stag-hw-insert off`",
+                facts.name,
+                peer = peer.name,
+            )),
+            _ => None,
+        };
+        return Ok(note.into_iter().collect());
+    }
+    match facts.vlan {
+        Some(VlanOffloads { receive: true, .. }) => Err(PreflightError::TagsHidden {
+            name: facts.name.clone(),
+            driver: facts.driver.clone(),
+        }),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// After the program is attached, with facts gathered anew.
@@ -380,6 +417,7 @@ mod tests {
             kind: None,
             xdp: None,
             peer: None,
+            vlan: None,
             parent: None,
         }
     }
@@ -393,6 +431,11 @@ mod tests {
             available: Vec::new(),
             features: Some(ALL),
             driver: Some("ixgbe".into()),
+            vlan: Some(VlanOffloads {
+                receive: false,
+                transmit: true,
+            }),
+            peer_vlan: None,
             capabilities: Capabilities(!0),
             page_size_bytes: 4096,
         }
@@ -531,6 +574,38 @@ mod tests {
             refused(&queues, XdpMode::Native),
             "eth1 cannot run XDP: its veth peer (host1) has more transmit queues than eth1 has receive queues: \
              `ethtool -L host1 tx 1`, or make the pair anew with as many of both"
+        );
+    }
+
+    #[test]
+    fn a_nic_that_hides_tags_is_told_to_leave_them() {
+        let offloads = |receive, transmit| Some(VlanOffloads { receive, transmit });
+        for vlan in [None, offloads(false, true)] {
+            assert_eq!(check_tags(&Facts { vlan, ..nic() }).unwrap(), Vec::<String>::new());
+        }
+        let hides = Facts {
+            vlan: offloads(true, true),
+            ..nic()
+        };
+        assert_eq!(
+            check_tags(&hides).unwrap_err().to_string(),
+            "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them: `ethtool -K eth1 rxvlan off`"
+        );
+        // A veth only says so.
+        let pair = |peer_vlan| Facts {
+            vlan: offloads(true, true),
+            peer_vlan,
+            ..veth()
+        };
+        for peer_vlan in [None, offloads(true, false)] {
+            assert_eq!(check_tags(&pair(peer_vlan)).unwrap(), Vec::<String>::new());
+        }
+        assert_eq!(
+            check_tags(&pair(offloads(true, true))).unwrap(),
+            [
+                "eth1: XDP does not see the tags of VLAN devices on its veth peer host1: `ethtool -K host1 txvlan off \
+              tx-vlan-stag-hw-insert off`"
+            ]
         );
     }
 

@@ -6,7 +6,7 @@ use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
 use tracing::warn;
 
 use super::ports::Role;
-use super::{Controller, preflight, selects};
+use super::{Controller, preflight, selects, sub_interface};
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
@@ -14,6 +14,7 @@ use crate::lfib::Listed;
 use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{NextHop, RouteKey};
 use crate::neighbour::resolver::HopState;
+use crate::neighbour::{LinkInfo, Vlan};
 use crate::slowpath::outcome::Outcome;
 
 impl Controller {
@@ -135,19 +136,24 @@ impl Controller {
                 .links()
                 .get(port.ifindex())
                 .is_some_and(|link| link.is_up());
-            let redirect_target = preflight::redirect_target(port.ifindex());
+            let carrier = self.ports.carrier(port);
+            let redirect_target = carrier.and_then(|carrier| preflight::redirect_target(carrier.ifindex()));
+            let program = self.ports.attachment(port);
             links.push(api::Link {
                 name: port.name().to_owned(),
-                ifindex: port.ifindex(),
+                ifindex: Some(port.ifindex()).filter(|&ifindex| ifindex < LinkInfo::FIRST_VIRTUAL),
                 mac: port.mac().to_string(),
                 mtu: port.mtu().into(),
                 up,
                 mode: mode_name(self.config.mode).to_owned(),
-                link_id: port.attachment().link_id,
-                program_id: port.attachment().program_id,
+                link_id: program.map_or(0, |program| program.link_id),
+                program_id: program.map_or(0, |program| program.program_id),
                 mpls: port.mpls(),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
+                carrier: port.role() == Role::Carrier,
+                parent: port.tags().and(carrier).map(|parent| parent.name().to_owned()),
+                vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
                 redirect_target,
             });
         }
@@ -272,6 +278,13 @@ impl Controller {
             state: resolution,
             routes: self.lfib.next_hops().users(id) as u64,
         }
+    }
+}
+
+fn vlan_tag(vlan: Vlan) -> api::VlanTag {
+    api::VlanTag {
+        protocol: sub_interface::protocol(vlan).to_owned(),
+        id: vlan.vid,
     }
 }
 

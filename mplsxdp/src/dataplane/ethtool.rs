@@ -36,6 +36,30 @@ impl Feature {
     }
 }
 
+/// Whether VLAN tags are taken out of frames on receipt, and whether they are left beside frames for the hardware to put in
+/// (`rxvlan` and `txvlan` of `ethtool -k`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VlanOffloads {
+    pub receive: bool,
+    pub transmit: bool,
+}
+
+pub fn vlan_offloads(interface: &str) -> io::Result<VlanOffloads> {
+    const ETHTOOL_GFLAGS: u32 = 0x25;
+    const ETH_FLAG_TXVLAN: u32 = 1 << 7;
+    const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+    let mut flags = EthtoolValue {
+        command: ETHTOOL_GFLAGS,
+        data: 0,
+    };
+    request(interface, &mut flags)?;
+    Ok(VlanOffloads {
+        receive: flags.data & ETH_FLAG_RXVLAN != 0,
+        transmit: flags.data & ETH_FLAG_TXVLAN != 0,
+    })
+}
+
 /// `struct ethtool_value` of linux/ethtool.h.
 #[repr(C)]
 struct EthtoolValue {
@@ -61,7 +85,7 @@ struct EthtoolChannels {
 /// The layout must be the kernel's for every command that a value can have.
 unsafe trait Structure {}
 
-// SAFETY: `Feature`'s commands are of this structure.
+// SAFETY: `Feature`'s commands and ETHTOOL_GFLAGS are of this structure.
 unsafe impl Structure for EthtoolValue {}
 // SAFETY: only ETHTOOL_GCHANNELS is used with it.
 unsafe impl Structure for EthtoolChannels {}

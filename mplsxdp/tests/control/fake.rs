@@ -286,7 +286,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
 fn links() -> Vec<Link> {
     let eth1 = Link {
         name: "eth1".into(),
-        ifindex: 2,
+        ifindex: Some(2),
         mac: "02:00:00:00:00:01".into(),
         mtu: 1500,
         up: true,
@@ -296,11 +296,14 @@ fn links() -> Vec<Link> {
         mpls: true,
         tx_only: false,
         local: false,
+        carrier: false,
+        parent: None,
+        vlan: None,
         redirect_target: Some(true),
     };
     let local = Link {
         name: LOCAL_PORT.into(),
-        ifindex: 4,
+        ifindex: Some(4),
         mac: "02:00:00:00:00:03".into(),
         mtu: 1468,
         mpls: false,

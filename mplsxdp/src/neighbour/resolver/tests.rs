@@ -110,6 +110,7 @@ fn link(ifindex: u32, name: &str) -> LinkInfo {
         kind: None,
         xdp: None,
         peer: None,
+        vlan: None,
         parent: None,
     }
 }

@@ -98,8 +98,8 @@ fn try_lab() -> Result<()> {
 
 fn try_vlan_device() -> Result<()> {
     let netns = Lab::new()?.netns("vlan")?;
-    netns.ip("link add a type veth peer name b")?;
-    netns.ip("link add link a name a.1 type vlan id 1")?;
+    netns.ip("link add eth0 type veth peer name eth1")?;
+    netns.ip("link add link eth0 name eth0.1 type vlan id 1")?;
     Ok(())
 }
 

@@ -315,11 +315,13 @@ impl Controller {
             }
             let refuse = |reason| Refusal::RouteRefused { index, reason };
             let link = match (&next_hop.dev, next_hop.via.address()) {
-                (Some(dev), _) => self
-                    .resolver
-                    .links()
-                    .by_name(dev)
-                    .ok_or_else(|| refuse(format!("there is no interface {dev}; `ip link show` lists them")))?,
+                (Some(dev), _) => self.resolver.links().by_name(dev).ok_or_else(|| {
+                    refuse(if self.can_be_sub_interface(dev) {
+                        format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one")
+                    } else {
+                        format!("there is no interface {dev}; `ip link show` lists them")
+                    })
+                })?,
                 (None, Some(address)) => {
                     let lookup = self.netlink.route_lookup(address, None).await;
                     match lookup.map_err(|error| refuse(format!("cannot look up {address}: {error}")))? {
@@ -598,14 +600,19 @@ impl Controller {
     }
 
     fn no_such_link(&self, name: &str) -> Refusal {
-        let hint = match self.resolver.links().by_name(name) {
-            Some(_) => format!("; `mplsxdp link add {name}` makes it one"),
-            None => "; there is no such interface".to_owned(),
+        let is_there = self.resolver.links().by_name(name).is_some() || self.can_be_sub_interface(name);
+        let hint = match is_there {
+            true => format!("; `mplsxdp link add {name}` makes it one"),
+            false => "; there is no such interface".to_owned(),
         };
         Refusal::NoSuchLink {
             name: name.to_owned(),
             hint,
         }
+    }
+
+    fn can_be_sub_interface(&self, name: &str) -> bool {
+        matches!(sub_interface::find(name, self.resolver.links()), Ok(Some(_)))
     }
 
     fn next_hop_name(&self, id: crate::lfib::next_hops::NextHopId) -> String {

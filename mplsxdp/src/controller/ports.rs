@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings, VlanTags};
-use mplsxdp_common::wire::Mac;
+use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
 use super::exceptions::Exceptions;
@@ -301,7 +301,7 @@ impl Ports {
         let mac = device.and_then(|device| device.mac).or(parent.mac);
         Ok(Candidate::SubInterface {
             mac: mac.context("the interface has no MAC address")?,
-            mtu: device.map_or(parent.mtu, |device| device.mtu),
+            mtu: mtu_of(found.tags, parent, device),
             parent_name: parent.name.clone(),
             parent: port.is_none().then_some(facts),
             found,
@@ -682,7 +682,9 @@ impl Ports {
             }
             let link = adopted.or_else(|| links.get(*ifindex));
             port.mac = link.and_then(|link| link.mac).unwrap_or(port.mac);
-            port.mtu = link.map_or(port.mtu, |link| link.mtu);
+            port.mtu = links
+                .get(*ifindex)
+                .map_or(port.mtu, |parent| mtu_of(*tags, parent, adopted));
             let after = (port.word(), port.ifindex(), port.mtu, port.vlan_tags());
             if after.1 != before.1 {
                 info!(
@@ -806,4 +808,14 @@ impl Ports {
 
 fn receive_queues(name: &str) -> anyhow::Result<u32> {
     ethtool::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))
+}
+
+/// The MTU of a sub-interface. A tag does not count against that of the parent; a second one does, for the kernel lets XDP
+/// redirect frames that are longer by one.
+fn mtu_of(tags: Tags, parent: &LinkInfo, device: Option<&LinkInfo>) -> u32 {
+    let most = match tags.inner {
+        None => parent.mtu,
+        Some(_) => parent.mtu.saturating_sub(VLAN_HLEN as u32),
+    };
+    device.map_or(most, |device| device.mtu.min(most))
 }

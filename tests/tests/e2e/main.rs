@@ -13,6 +13,7 @@ mod switching;
 mod too_big;
 mod traceroute;
 mod untouched;
+mod vlan;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -38,6 +39,7 @@ fn main() -> Result<()> {
         traceroute::tests(),
         exceptions::tests(),
         too_big::tests(),
+        vlan::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

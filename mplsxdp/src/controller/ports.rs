@@ -553,33 +553,32 @@ impl Ports {
             return;
         }
         let parent = self.get(number).and_then(Port::parent);
-        self.remove_at_once(number, lfib);
+        self.remove_at_once(&[number], lfib);
         if let Some(parent) = parent {
             self.drop_idle_carrier(parent, lfib);
         }
     }
 
-    fn remove_at_once(&mut self, number: u16, lfib: &mut Lfib<KernelTables>) {
-        let Some(index) = self.ports.iter().position(|port| port.number == number) else {
-            return;
-        };
-        let port = self.ports.swap_remove(index);
+    fn remove_at_once(&mut self, numbers: &[u16], lfib: &mut Lfib<KernelTables>) {
         let tables = lfib.tables_mut();
-        match port.tags().zip(port.parent()) {
-            None => info!(port = &*port.name, "detached"),
-            Some((tags, parent)) => {
-                info!(port = &*port.name, "removed");
-                if let Err(error) = tables.remove_sub_interface(tags.key(parent)) {
-                    warn!(%error, "cannot free a sub-interface");
+        for port in self.ports.extract_if(.., |port| numbers.contains(&port.number)) {
+            match port.tags().zip(port.parent()) {
+                None => info!(port = &*port.name, "detached"),
+                Some((tags, parent)) => {
+                    info!(port = &*port.name, "removed");
+                    if let Err(error) = tables.remove_sub_interface(tags.key(parent)) {
+                        warn!(%error, "cannot free a sub-interface");
+                    }
                 }
             }
+            tables.store_port(port.number, PortWord::default());
         }
-        drop(port);
-        tables.store_port(number, PortWord::default());
-        // No frame is on its way to the port any more when its number is given to another.
+        // No frame is on its way to the ports any more when their numbers are given to others.
         tables.wait_for_readers();
-        if let Err(error) = tables.clear_tx_port(number) {
-            warn!(%error, "cannot free a transmit port");
+        for &number in numbers {
+            if let Err(error) = tables.clear_tx_port(number) {
+                warn!(%error, "cannot free a transmit port");
+            }
         }
     }
 
@@ -588,7 +587,7 @@ impl Ports {
         let is_idle = self.get(number).is_some_and(|port| port.role == Role::Carrier)
             && self.sub_interfaces(number).next().is_none();
         if is_idle {
-            self.remove_at_once(number, lfib);
+            self.remove_at_once(&[number], lfib);
         }
     }
 
@@ -742,16 +741,15 @@ impl Ports {
         };
         let number = port.number;
         let gone: Vec<u16> = self.sub_interfaces(number).map(Port::number).chain([number]).collect();
-        for number in gone {
+        for &number in &gone {
             if let Some(port) = self.get(number).filter(|port| port.role != Role::Carrier) {
                 warn!(
                     port = &*port.name,
                     "the interface is gone, and is no port any more; `mplsxdp link add` takes it when it is back"
                 );
             }
-            self.retire(number);
-            self.remove_at_once(number, lfib);
         }
+        self.remove_at_once(&gone, lfib);
         true
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::XdpMode;
-use crate::dataplane::ethtool::{self, VlanOffloads};
+use crate::dataplane::ethtool::{self, TagKinds, VlanOffloads};
 use crate::neighbour::netlink::{self, Netlink};
 use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
 
@@ -113,10 +113,14 @@ pub enum PreflightError {
         peer: Option<Option<Arc<str>>>,
     },
     #[error(
-        "{name}: its driver{} takes VLAN tags out of frames before XDP sees them: `ethtool -K {name} rxvlan off`",
-        in_parentheses(.driver.as_deref())
+        "{name}: its driver{} takes VLAN tags out of frames before XDP sees them: `ethtool -K {name} {}`",
+        in_parentheses(.driver.as_deref()), off(.tags, ["rxvlan", "rx-vlan-stag-hw-parse"])
     )]
-    TagsHidden { name: Box<str>, driver: Option<String> },
+    TagsHidden {
+        name: Box<str>,
+        driver: Option<String>,
+        tags: TagKinds,
+    },
     #[error("the XDP program cannot be attached to {name}: {source}")]
     Attach { name: Box<str>, source: io::Error },
     #[error(transparent)]
@@ -245,10 +249,10 @@ pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
         // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
         // beside it, if the peer says that it puts tags in.
         let note = match (&facts.peer, facts.peer_vlan) {
-            (Some(peer), Some(VlanOffloads { transmit: true, .. })) => Some(format!(
-                "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `ethtool -K {peer} txvlan off \
-                 tx-vlan-stag-hw-insert off`",
+            (Some(peer), Some(VlanOffloads { transmit, .. })) if transmit.any() => Some(format!(
+                "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `ethtool -K {peer} {}`",
                 facts.name,
+                off(&transmit, ["txvlan", "tx-vlan-stag-hw-insert"]),
                 peer = peer.name,
             )),
             _ => None,
@@ -256,12 +260,20 @@ pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
         return Ok(note.into_iter().collect());
     }
     match facts.vlan {
-        Some(VlanOffloads { receive: true, .. }) => Err(PreflightError::TagsHidden {
+        Some(VlanOffloads { receive, .. }) if receive.any() => Err(PreflightError::TagsHidden {
             name: facts.name.clone(),
             driver: facts.driver.clone(),
+            tags: receive,
         }),
         _ => Ok(Vec::new()),
     }
+}
+
+/// As ethtool switches it off, by its names for the two kinds of tags.
+fn off(tags: &TagKinds, [customer, service]: [&str; 2]) -> String {
+    let on = [(customer, tags.customer), (service, tags.service)];
+    let off = on.iter().filter(|(_, on)| *on).map(|(name, _)| format!("{name} off"));
+    off.collect::<Vec<_>>().join(" ")
 }
 
 /// After the program is attached, with facts gathered anew.
@@ -431,10 +443,7 @@ mod tests {
             available: Vec::new(),
             features: Some(ALL),
             driver: Some("ixgbe".into()),
-            vlan: Some(VlanOffloads {
-                receive: false,
-                transmit: true,
-            }),
+            vlan: Some(VlanOffloads::default()),
             peer_vlan: None,
             capabilities: Capabilities(!0),
             page_size_bytes: 4096,
@@ -579,29 +588,39 @@ mod tests {
 
     #[test]
     fn a_nic_that_hides_tags_is_told_to_leave_them() {
+        let kinds = |customer, service| TagKinds { customer, service };
         let offloads = |receive, transmit| Some(VlanOffloads { receive, transmit });
-        for vlan in [None, offloads(false, true)] {
+        let none = TagKinds::default();
+        for vlan in [None, offloads(none, kinds(true, true))] {
             assert_eq!(check_tags(&Facts { vlan, ..nic() }).unwrap(), Vec::<String>::new());
         }
-        let hides = Facts {
-            vlan: offloads(true, true),
-            ..nic()
-        };
-        assert_eq!(
-            check_tags(&hides).unwrap_err().to_string(),
-            "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them: `ethtool -K eth1 rxvlan off`"
-        );
+        for (receive, command) in [
+            (kinds(true, false), "rxvlan off"),
+            (kinds(false, true), "rx-vlan-stag-hw-parse off"),
+            (kinds(true, true), "rxvlan off rx-vlan-stag-hw-parse off"),
+        ] {
+            let hides = Facts {
+                vlan: offloads(receive, none),
+                ..nic()
+            };
+            assert_eq!(
+                check_tags(&hides).unwrap_err().to_string(),
+                format!(
+                    "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them: `ethtool -K eth1 {command}`"
+                )
+            );
+        }
         // A veth only says so.
         let pair = |peer_vlan| Facts {
-            vlan: offloads(true, true),
+            vlan: offloads(kinds(true, true), none),
             peer_vlan,
             ..veth()
         };
-        for peer_vlan in [None, offloads(true, false)] {
+        for peer_vlan in [None, offloads(kinds(true, true), none)] {
             assert_eq!(check_tags(&pair(peer_vlan)).unwrap(), Vec::<String>::new());
         }
         assert_eq!(
-            check_tags(&pair(offloads(true, true))).unwrap(),
+            check_tags(&pair(offloads(none, kinds(true, true)))).unwrap(),
             [
                 "eth1: XDP does not see the tags of VLAN devices on its veth peer host1: `ethtool -K host1 txvlan off \
               tx-vlan-stag-hw-insert off`"

@@ -28,6 +28,7 @@ impl Controller {
             map::FTN_V4 => self.lfib.keys(|key| selects(api::RouteFilter::V4Prefixes, key)).len(),
             map::FTN_V6 => self.lfib.keys(|key| selects(api::RouteFilter::V6Prefixes, key)).len(),
             map::PORTS | map::TX_PORTS => self.ports.len(),
+            map::SUB_INTERFACES => self.ports.iter().filter(|port| port.tags().is_some()).count(),
             map::ROUTE_COUNTERS => self.counted_routes(),
             map::META => 1,
             _ => 0,

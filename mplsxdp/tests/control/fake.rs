@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mplsxdp::control::api::{
     ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, Outcome, ReasonCounter, Refusal, Reply, Request,
-    Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
+    Resolution, RouteFilter, Stats, Status, Table, UnknownLabel, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::{Call, Instance, Peer};
@@ -311,7 +311,25 @@ fn links() -> Vec<Link> {
         redirect_target: None,
         ..eth1.clone()
     };
-    vec![eth1, local]
+    let vlan = |protocol: &str, id| VlanTag {
+        protocol: protocol.into(),
+        id,
+    };
+    let carrier = Link {
+        name: "eth2".into(),
+        ifindex: Some(5),
+        mpls: false,
+        carrier: true,
+        ..eth1.clone()
+    };
+    let qinq = Link {
+        name: "eth2.100.10".into(),
+        ifindex: None,
+        parent: Some("eth2".into()),
+        vlan: Some(vec![vlan("802.1ad", 100), vlan("802.1Q", 10)]),
+        ..eth1.clone()
+    };
+    vec![eth1, carrier, qinq, local]
 }
 
 fn unknown_labels() -> Vec<UnknownLabel> {

@@ -724,7 +724,25 @@ fn refused() -> Result<()> {
         .ip("link add eth1.500 type veth peer name peer500")?;
     let error = refusal("link add eth1.500")?;
     ensure!(error.contains("eth1.500 is down"), "{error}");
-    bench.router.unload()
+    bench.router.unload()?;
+
+    // A veth takes no tags out of frames, whatever it says; of what its peer beside it sends they are not in.
+    let netns = bench.lab.netns("both")?;
+    netns.ip("link add eth1 type veth peer name host1")?;
+    for name in ["eth1", "host1"] {
+        netns.ip(&format!("link set dev {name} up"))?;
+    }
+    let remedy = "`ethtool -K host1 txvlan off tx-vlan-stag-hw-insert off`";
+    for (command, told) in [
+        ("true", true),
+        ("ethtool -K host1 txvlan off tx-vlan-stag-hw-insert off", false),
+    ] {
+        netns.run(command)?;
+        let router = Router::load(&netns, "--iface eth1.100")?;
+        ensure!(router.said().contains(remedy) == told, "{}", router.said());
+        router.unload()?;
+    }
+    Ok(())
 }
 
 fn parent_gone() -> Result<()> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mplsxdp_common::abi::VlanTags;
 use mplsxdp_common::forward::Arrival;
-use mplsxdp_common::wire::ETH_HLEN;
+use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
 use tracing::{debug, warn};
 
 use super::ports::Ports;
@@ -264,7 +264,7 @@ enum Untagged {
 
 /// Takes the VLAN tags off a frame, into `untagged`: the slow path knows none.
 fn untag(frame: &[u8], port: u16, view: &View<'_>, untagged: &mut MemoryFrame) -> Untagged {
-    untagged.refill([frame], 0);
+    untagged.refill([frame.get(..LONGEST).unwrap_or(frame)], 0);
     let Some(arrival) = Arrival::of(untagged, &view.tables.at_wire(view.ports.settings(port))) else {
         return Untagged::AsReceived;
     };
@@ -297,3 +297,5 @@ fn tag<'a>(frame: &'a [u8], tags: VlanTags, tagged: &'a mut Vec<u8>) -> &'a [u8]
 
 /// Offset of the EtherType, or of the first tag.
 const ETHERTYPE: usize = ETH_HLEN - 2;
+/// Length of an Ethernet header with two tags.
+const LONGEST: usize = ETH_HLEN + 2 * VLAN_HLEN;

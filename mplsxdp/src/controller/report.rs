@@ -274,7 +274,11 @@ impl Controller {
         };
         api::NextHopState {
             via: next_hop.via.into(),
-            dev: found.map(|link| link.name.clone()).or_else(|| next_hop.dev.clone()),
+            // A sub-interface's own name, not that of the kernel's device for it.
+            dev: port
+                .map(|port| port.name().into())
+                .or_else(|| found.map(|link| link.name.clone()))
+                .or_else(|| next_hop.dev.clone()),
             mac: state.and_then(HopState::adjacency).map(|(_, mac)| mac.to_string()),
             state: resolution,
             routes: self.lfib.next_hops().users(id) as u64,

@@ -686,11 +686,14 @@ impl Ports {
                 .map_or(port.mtu, |parent| mtu_of(*tags, parent, adopted));
             let after = (port.word(), port.ifindex(), port.mtu, port.vlan_tags());
             if after.1 != before.1 {
-                info!(
-                    port = &*port.name,
-                    device = adopted.map(|adopted| &*adopted.name),
-                    "the kernel's VLAN device"
-                );
+                match adopted {
+                    Some(device) => info!(
+                        port = &*port.name,
+                        device = &*device.name,
+                        "the kernel has a VLAN device"
+                    ),
+                    None => info!(port = &*port.name, "the kernel has no VLAN device any more"),
+                }
             }
             if after.0 != before.0 {
                 lfib.tables_mut().store_port(port.number, after.0);

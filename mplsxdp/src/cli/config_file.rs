@@ -320,7 +320,7 @@ mod tests {
             mpls: !tx_only,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place, "f.toml:25:17");
+        assert_eq!(file.routes[1].place, "f.toml:27:17");
         assert_eq!(
             file.clone().check().unwrap(),
             Config {

@@ -752,7 +752,7 @@ fn refused() -> Result<()> {
     }
     let remedy = "`ethtool -K host1 txvlan off tx-vlan-stag-hw-insert off`";
     for (command, told) in [
-        ("true", true),
+        ("ethtool -K host1 txvlan on", true),
         ("ethtool -K host1 txvlan off tx-vlan-stag-hw-insert off", false),
     ] {
         netns.run(command)?;

@@ -191,7 +191,7 @@ pub enum IcmpVia {
 /// What was said, by the command line or by a file. Field by field what the options of `load` are.
 #[derive(Clone, PartialEq, Debug, Default, clap::Args)]
 pub struct Options {
-    /// An interface to switch labelled frames on (repeatable).
+    /// An interface, or a VLAN on it (eth1.100, eth1.100.10), to switch labelled frames on (repeatable).
     #[arg(long = "iface", value_name = "IFACE")]
     pub ifaces: Vec<String>,
     /// An interface to send frames to only: labels that arrive there are dropped (repeatable).
@@ -431,26 +431,43 @@ fn check_routes(routes: &[PlacedRoute], labels: u32, ports: &[PortConfig], error
     }
 }
 
-/// What Linux takes as the name of an interface (dev_valid_name): the error says why it is none.
+/// What Linux takes as the name of an interface (dev_valid_name), or that with one or two VLAN identifiers: the error says why it
+/// is none.
 pub fn check_interface(name: &str) -> Result<(), String> {
-    let valid = !matches!(name, "" | "." | "..")
+    let without_vid = |name| str::rsplit_once(name, '.').filter(|(_, vid)| vid.parse::<u16>().is_ok());
+    let parent = without_vid(name).map(|(parent, _)| parent);
+    let grandparent = parent.and_then(without_vid).map(|(parent, _)| parent);
+    if [Some(name), parent, grandparent]
+        .into_iter()
+        .flatten()
+        .any(is_interface)
+    {
+        Ok(())
+    } else {
+        Err(no_interface(name))
+    }
+}
+
+fn no_interface(name: &str) -> String {
+    format!(
+        "`{name}` is not the name of an interface: 1 to {} bytes without `/`, `:` and spaces",
+        libc::IFNAMSIZ - 1
+    )
+}
+
+fn is_interface(name: &str) -> bool {
+    !matches!(name, "" | "." | "..")
         && name.len() < libc::IFNAMSIZ
         && !name
             .bytes()
-            .any(|byte| matches!(byte, b'/' | b':') || byte.is_ascii_whitespace());
-    if valid {
-        Ok(())
-    } else {
-        Err(format!(
-            "`{name}` is not the name of an interface: 1 to {} bytes without `/`, `:` and spaces",
-            libc::IFNAMSIZ - 1
-        ))
-    }
+            .any(|byte| matches!(byte, b'/' | b':') || byte.is_ascii_whitespace())
 }
 
 /// What Linux takes as the name of a new interface (dev_alloc_name): it would fill in a number for `%d`.
 fn check_new_interface(name: &str) -> Result<(), String> {
-    check_interface(name)?;
+    if !is_interface(name) {
+        return Err(no_interface(name));
+    }
     if name.contains('%') {
         return Err(format!("`{name}` is not the name of a new interface: it has a `%`"));
     }

@@ -184,7 +184,7 @@ fn installed_route() -> InstalledRoute {
 fn link() -> Link {
     Link {
         name: "eth1".into(),
-        ifindex: 2,
+        ifindex: Some(2),
         mac: "02:00:00:00:00:01".into(),
         mtu: 1500,
         up: true,
@@ -194,7 +194,17 @@ fn link() -> Link {
         mpls: true,
         tx_only: false,
         local: true,
+        carrier: false,
+        parent: Some("eth0".into()),
+        vlan: Some(vec![vlan_tag()]),
         redirect_target: Some(true),
+    }
+}
+
+fn vlan_tag() -> VlanTag {
+    VlanTag {
+        protocol: "802.1Q".into(),
+        id: 100,
     }
 }
 
@@ -286,6 +296,7 @@ fn types() {
     agree_on_type(&mut seen, "InstalledRoute", &installed_route());
     agree_on_type(&mut seen, "Counter", &Counter::default());
     agree_on_type(&mut seen, "Link", &link());
+    agree_on_type(&mut seen, "VlanTag", &vlan_tag());
     agree_on_type(&mut seen, "Table", &table());
     agree_on_type(&mut seen, "Status", &status());
     agree_on_type(&mut seen, "ReasonCounter", &reason());

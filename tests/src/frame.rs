@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{Ipv4Header, Ipv6Header, PacketBuilder};
-use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, Mac};
+use mplsxdp_common::wire::{
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, Mac,
+};
 
 /// An Ethernet frame.
 pub fn ethernet(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
@@ -20,6 +22,28 @@ pub fn labelled(destination: Mac, source: Mac, stack: &[Entry], payload: &[u8]) 
     }
     bytes.extend(payload);
     ethernet(destination, source, ETH_P_MPLS_UC, &bytes)
+}
+
+/// A frame with these VLAN tags, outermost first: TPID and TCI of each.
+pub fn tagged(tags: &[(u16, u16)], frame: &[u8]) -> Vec<u8> {
+    let (macs, rest) = frame.split_at(ETH_HLEN - 2);
+    let tags = tags
+        .iter()
+        .flat_map(|(tpid, tci)| [tpid.to_be_bytes(), tci.to_be_bytes()]);
+    [macs, tags.collect::<Vec<_>>().as_flattened(), rest].concat()
+}
+
+/// A frame taken apart: its VLAN tags, and the same without them.
+pub fn untagged(frame: &[u8]) -> (Vec<(u16, u16)>, Vec<u8>) {
+    let mut tags = Vec::new();
+    let mut rest = frame.to_vec();
+    while let Some(&[a, b, c, d]) = rest.get(ETH_HLEN - 2..ETH_HLEN + 2)
+        && matches!(u16::from_be_bytes([a, b]), ETH_P_8021Q | ETH_P_8021AD)
+    {
+        tags.push((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));
+        rest.drain(ETH_HLEN - 2..ETH_HLEN + 2);
+    }
+    (tags, rest)
 }
 
 /// A label stack entry without its S bit, which follows from its place.

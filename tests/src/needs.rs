@@ -23,6 +23,8 @@ pub enum Need {
     PythonModule(&'static str),
     /// A kernel of this version, for what the text says.
     Kernel(u32, u32, &'static str),
+    /// A kernel that can make VLAN devices.
+    VlanDevices,
 }
 
 impl Need {
@@ -60,6 +62,19 @@ impl Need {
                 )),
                 Err(error) => Some(format!("{error:#}")),
             },
+            Self::VlanDevices => {
+                static VLAN_DEVICES: OnceLock<Option<String>> = OnceLock::new();
+                VLAN_DEVICES
+                    .get_or_init(|| {
+                        // Built in, loaded, or a module that can be loaded; what comes of it is seen next.
+                        let _ = Command::new("modprobe").arg("8021q").output();
+                        let error = try_vlan_device().err()?;
+                        Some(format!(
+                            "no module 8021q (`modprobe 8021q`), for VLAN devices: {error:#}"
+                        ))
+                    })
+                    .clone()
+            }
         }
     }
 }
@@ -78,6 +93,13 @@ fn try_lab() -> Result<()> {
     let (a, b) = (lab.netns("a")?, lab.netns("b")?);
     link(End::new(&a, "eth0"), End::new(&b, "eth0"))?;
     let _program = rig::attach(&a, "eth0", "pass").context("XDP in native mode on a veth")?;
+    Ok(())
+}
+
+fn try_vlan_device() -> Result<()> {
+    let netns = Lab::new()?.netns("vlan")?;
+    netns.ip("link add eth0 type veth peer name eth1")?;
+    netns.ip("link add link eth0 name eth0.1 type vlan id 1")?;
     Ok(())
 }
 

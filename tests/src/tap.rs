@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use mplsxdp_common::wire::Mac;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::netns::Netns;
@@ -77,15 +76,64 @@ impl Tap {
         if poll(&mut events, timeout)? == 0 {
             return Ok(None);
         }
-        let mut frame = vec![0; MAX_FRAME];
-        let length = match nix::unistd::read(&self.socket, &mut frame) {
+        let frame = match receive(&self.socket) {
             // Told once, when the interface goes down.
-            Err(Errno::ENETDOWN) => return self.next_before(end),
-            read => read.with_context(|| format!("cannot receive on {}", self.place))?,
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return self.next_before(end),
+            received => received.with_context(|| format!("cannot receive on {}", self.place))?,
         };
-        frame.truncate(length);
         Ok(Some(frame))
     }
+}
+
+/// `struct tpacket_auxdata` of linux/if_packet.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Auxdata {
+    status: u32,
+    len: u32,
+    snaplen: u32,
+    mac: u16,
+    net: u16,
+    vlan_tci: u16,
+    vlan_tpid: u16,
+}
+
+/// A frame as it was on the wire: the kernel takes the outer VLAN tag out of it and tells it beside.
+fn receive(socket: &OwnedFd) -> io::Result<Vec<u8>> {
+    /// Offset of the first tag.
+    const ETHERTYPE: usize = 12;
+    const CONTROL_BYTES: usize = 64;
+
+    let mut frame = vec![0; MAX_FRAME];
+    let mut control = [0u64; CONTROL_BYTES / size_of::<u64>()];
+    let mut buffer = libc::iovec {
+        iov_base: frame.as_mut_ptr().cast(),
+        iov_len: frame.len(),
+    };
+    // SAFETY: all zeroes is an empty message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut buffer;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES;
+    // SAFETY: the message points to buffers that outlive the call, with their lengths.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    frame.truncate(length);
+    // SAFETY: the kernel has filled in the control buffer as far as `msg_controllen` says.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
+    let Some(header) =
+        header.filter(|header| (header.cmsg_level, header.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA))
+    else {
+        return Ok(frame);
+    };
+    // SAFETY: a control message of this type holds this structure, at any alignment.
+    let auxdata: Auxdata = unsafe { libc::CMSG_DATA(header).cast::<Auxdata>().read_unaligned() };
+    if auxdata.status & libc::TP_STATUS_VLAN_VALID != 0 {
+        let (tpid, tci) = (auxdata.vlan_tpid.to_be_bytes(), auxdata.vlan_tci.to_be_bytes());
+        frame.splice(ETHERTYPE..ETHERTYPE, tpid.into_iter().chain(tci));
+    }
+    Ok(frame)
 }
 
 /// On the interface of this name in the thread's namespace.
@@ -108,6 +156,7 @@ fn open(interface: &str) -> io::Result<OwnedFd> {
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)?;
     // What the namespace itself sends is not of interest.
     set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+    set(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
     let index = nix::net::if_::if_nametoindex(interface)?;
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,

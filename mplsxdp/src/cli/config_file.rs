@@ -496,6 +496,33 @@ routes = [
     }
 
     #[test]
+    fn sub_interfaces_are_interfaces() {
+        let text = r#"iface = ["eth1.100", "eth1.100.10", "interface-of-15.4094.4094"]
+tx-only = ["eth2.200"]
+routes = ["100 as 110 via link 02:00:00:00:00:01 dev eth2.200"]
+"#;
+        let config = parse("f.toml", text).unwrap().check().unwrap();
+        let names: Vec<_> = config.ports.iter().map(|port| port.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["eth1.100", "eth1.100.10", "interface-of-15.4094.4094", "eth2.200"]
+        );
+        for name in ["interface-of-15.1.2.3", "interface-of-15.", "an-interface-of-16.100"] {
+            assert_eq!(
+                errors(&format!("iface = [\"{name}\"]")),
+                [format!(
+                    "`{name}` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces"
+                )]
+            );
+        }
+        // It is made, not found.
+        assert_eq!(
+            errors("iface = [\"eth1\"]\nlocal = \"interface-of-15.100\""),
+            ["`interface-of-15.100` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces"]
+        );
+    }
+
+    #[test]
     fn parts_that_do_not_go_together() {
         let text = r#"iface = ["eth1", "eth/2"]
 tx-only = ["eth1"]

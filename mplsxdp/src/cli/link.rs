@@ -7,7 +7,7 @@ use crate::control::api::{BackupState, Link, NextHopState, Resolution, ViaAddres
 pub const HELP: &str = "\
 Verbs:
   link show [IFACE]
-  link add IFACE [tx-only]        take an interface as a port
+  link add IFACE [tx-only]        take an interface, or a VLAN on it (eth1.100, eth1.100.10), as a port
   link del IFACE                  give it back
   link set IFACE mpls {on|off}    accept labelled frames, or drop them";
 
@@ -169,7 +169,6 @@ fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
 fn lines(link: &Link) -> [String; 2] {
     let Link {
         name,
-        ifindex,
         mac,
         mtu,
         mode,
@@ -182,9 +181,21 @@ fn lines(link: &Link) -> [String; 2] {
         Some(false) => " redirect-target no",
         None => "",
     };
+    let ifindex = link.ifindex.map(|ifindex| format!("{ifindex}: ")).unwrap_or_default();
+    let parent = link
+        .parent
+        .as_ref()
+        .map(|parent| format!("@{parent}"))
+        .unwrap_or_default();
+    let tags = link.vlan.iter().flatten();
+    let tags: String = tags.map(|tag| format!(" vlan {} {}", tag.protocol, tag.id)).collect();
     [
-        format!("{ifindex}: {name}: {} {} mtu {mtu} mode {mode}", up(link), mpls(link)),
-        format!("    link/ether {mac} bpf_link {link_id} prog {program_id}{redirect}"),
+        format!(
+            "{ifindex}{name}{parent}: {} {} mtu {mtu} mode {mode}",
+            up(link),
+            mpls(link)
+        ),
+        format!("    link/ether {mac}{tags} bpf_link {link_id} prog {program_id}{redirect}"),
     ]
 }
 
@@ -194,10 +205,11 @@ fn up(link: &Link) -> &'static str {
 
 /// What kind of port it is, and whether it accepts labelled frames.
 fn mpls(link: &Link) -> String {
-    let mpls = match (link.tx_only, link.mpls) {
-        (true, _) => "tx-only",
-        (false, true) => "mpls on",
-        (false, false) => "mpls off",
+    let mpls = match (link.carrier, link.tx_only, link.mpls) {
+        (true, ..) => "carrier",
+        (_, true, _) => "tx-only",
+        (_, _, true) => "mpls on",
+        (_, _, false) => "mpls off",
     };
     format!("{mpls}{}", if link.local { " local" } else { "" })
 }

@@ -490,11 +490,21 @@ pub enum Resolution {
     Local,
 }
 
+/// `type VlanTag`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VlanTag {
+    /// `802.1Q` or `802.1ad`.
+    pub protocol: String,
+    pub id: u16,
+}
+
 /// `type Link`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Link {
     pub name: String,
-    pub ifindex: u32,
+    /// `None` for a sub-interface that the kernel has no VLAN device for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifindex: Option<u32>,
     pub mac: String,
     pub mtu: u32,
     pub up: bool,
@@ -508,6 +518,14 @@ pub struct Link {
     pub tx_only: bool,
     /// The far end of the veth pair that this box's own packets are sent into.
     pub local: bool,
+    /// It has the program for its sub-interfaces only.
+    pub carrier: bool,
+    /// Of a sub-interface: the interface that has the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Of a sub-interface: the tags of its frames, outermost first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vec<VlanTag>>,
     /// Whether frames can be redirected to it; `None` where the kernel does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,

@@ -7,10 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use mplsxdp_common::abi::VlanTags;
+use mplsxdp_common::forward::Arrival;
+use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
 use tracing::{debug, warn};
 
 use super::ports::Ports;
 use super::raw_ip::RawIp;
+use crate::dataplane::frame::MemoryFrame;
 use crate::dataplane::kernel::{AtPort, KernelTables};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::routes::KernelRoutes;
@@ -52,7 +56,7 @@ impl World for View<'_> {
             IpAddr::V4(_) => self.source_v4.map(IpAddr::from),
             IpAddr::V6(_) => self.source_v6.map(IpAddr::from),
         };
-        configured.or_else(|| self.addresses.source(self.ports.ifindex(port)?, remote))
+        configured.or_else(|| self.addresses.source(self.ports.addressed(port)?, remote))
     }
 
     fn is_broadcast(&self, address: IpAddr) -> bool {
@@ -69,12 +73,16 @@ pub struct Exceptions {
     slow_path: SlowPath,
     outlet: Outlet,
     receivers: BTreeMap<u16, Receiver>,
+    /// The frame that came with tags, without them.
+    untagged: MemoryFrame,
 }
 
 /// Where the slow path's actions go.
 struct Outlet {
     transmitters: BTreeMap<u16, Transmitter>,
     raw_ip: RawIp,
+    /// The frame that leaves with tags.
+    tagged: Vec<u8>,
     /// Adjacency slots whose next hops frames wait for.
     wanted: Vec<u16>,
     /// When to go on sending what the kernel did not take at once.
@@ -86,6 +94,7 @@ impl Exceptions {
         let outlet = Outlet {
             transmitters: BTreeMap::new(),
             raw_ip: RawIp::open()?,
+            tagged: Vec::new(),
             wanted: Vec::new(),
             unsent_due: None,
         };
@@ -93,6 +102,7 @@ impl Exceptions {
             slow_path: SlowPath::new(options),
             outlet,
             receivers: BTreeMap::new(),
+            untagged: MemoryFrame::default(),
         })
     }
 
@@ -140,10 +150,17 @@ impl Exceptions {
             slow_path,
             outlet,
             receivers,
+            untagged,
         } = self;
         for (&port, receiver) in receivers {
             let trims = receiver.trims();
             receiver.receive(BUDGET, |frame| {
+                let (port, frame) = match untag(frame, port, view, untagged) {
+                    Untagged::AsReceived => (port, frame),
+                    Untagged::At(port) => (port, untagged.bytes()),
+                    // Its sub-interface has just gone.
+                    Untagged::Nowhere => return,
+                };
                 let trimmed = if trims && frame.len() >= LEAST_TRIMMED {
                     missing_bytes(frame)
                 } else {
@@ -211,9 +228,13 @@ impl Outlet {
     fn carry_out(&mut self, action: Action<'_>, view: &View<'_>) {
         match action {
             Action::Transmit { port, frame } => {
-                let Some(transmitter) = self.transmitters.get_mut(&port) else {
+                let Some((parent, tags)) = view.ports.way_out(port) else {
                     return;
                 };
+                let Some(transmitter) = self.transmitters.get_mut(&parent) else {
+                    return;
+                };
+                let frame = tag(frame, tags, &mut self.tagged);
                 if let Err(error) = transmitter.transmit(frame) {
                     debug!(port, %error, "the slow path's frame is lost");
                 }
@@ -243,3 +264,50 @@ impl Outlet {
         self.unsent_due = (unsent > 0).then(|| now + UNSENT_INTERVAL);
     }
 }
+
+/// Where a frame arrived that came up through a port's sockets.
+enum Untagged {
+    /// At the port: it has no tags.
+    AsReceived,
+    /// At this sub-interface, or at the port if its tags carry a priority only. It has lost them.
+    At(u16),
+    Nowhere,
+}
+
+/// Takes the VLAN tags off a frame, into `untagged`: the slow path knows none.
+fn untag(frame: &[u8], port: u16, view: &View<'_>, untagged: &mut MemoryFrame) -> Untagged {
+    untagged.refill([frame.get(..LONGEST).unwrap_or(frame)], 0);
+    let Some(arrival) = Arrival::of(untagged, &view.tables.at_wire(view.ports.settings(port))) else {
+        return Untagged::AsReceived;
+    };
+    if arrival.l2_len == ETH_HLEN {
+        return Untagged::AsReceived;
+    }
+    let Some(port) = arrival.port.and_then(|port| port.try_into().ok()) else {
+        return Untagged::Nowhere;
+    };
+    let (macs, rest) = (
+        frame.get(..ETHERTYPE),
+        frame.get(arrival.l2_len - ETH_HLEN + ETHERTYPE..),
+    );
+    untagged.refill([macs.unwrap_or_default(), rest.unwrap_or_default()], 0);
+    Untagged::At(port)
+}
+
+/// Puts VLAN tags into a frame, in `tagged`.
+fn tag<'a>(frame: &'a [u8], tags: VlanTags, tagged: &'a mut Vec<u8>) -> &'a [u8] {
+    let bytes = tags.to_bytes();
+    let Some((macs, rest)) = frame.split_at_checked(ETHERTYPE).filter(|_| tags != VlanTags::NONE) else {
+        return frame;
+    };
+    tagged.clear();
+    tagged.extend(macs);
+    tagged.extend(bytes.iter().take(tags.len_bytes()));
+    tagged.extend(rest);
+    tagged
+}
+
+/// Offset of the EtherType, or of the first tag.
+const ETHERTYPE: usize = ETH_HLEN - 2;
+/// Length of an Ethernet header with two tags.
+const LONGEST: usize = ETH_HLEN + 2 * VLAN_HLEN;

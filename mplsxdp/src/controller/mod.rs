@@ -7,6 +7,7 @@ mod ports;
 pub mod preflight;
 mod raw_ip;
 mod report;
+mod sub_interface;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher as _;
@@ -215,6 +216,7 @@ impl Controller {
             self.local = Some(pair);
             self.add_port(&port, Role::Local).await?;
         }
+        self.follow_sub_interfaces().await;
         self.follow_next_hops().await;
         Ok(())
     }
@@ -271,6 +273,7 @@ impl Controller {
                     name,
                     reason: told(&error),
                 })?;
+                self.follow_sub_interfaces().await;
                 self.republish_next_hops();
                 Ok(Reply::Done)
             }
@@ -280,10 +283,13 @@ impl Controller {
                     let reason = format!("{name} is for this box's own packets; it goes when the instance is unloaded");
                     return Err(Refusal::LinkRefused { name, reason });
                 }
+                let removal = self.ports.check_removal(port);
+                removal.map_err(|reason| Refusal::LinkRefused { name, reason })?;
                 self.ports.retire(port);
                 self.republish_next_hops();
                 self.ports.remove(port, &mut self.lfib);
-                self.exceptions.remove_port(port);
+                self.exceptions.keep_ports(&self.ports);
+                self.follow_sub_interfaces().await;
                 Ok(Reply::Done)
             }
             Request::SetLink { name, mpls } => {
@@ -309,11 +315,13 @@ impl Controller {
             }
             let refuse = |reason| Refusal::RouteRefused { index, reason };
             let link = match (&next_hop.dev, next_hop.via.address()) {
-                (Some(dev), _) => self
-                    .resolver
-                    .links()
-                    .by_name(dev)
-                    .ok_or_else(|| refuse(format!("there is no interface {dev}; `ip link show` lists them")))?,
+                (Some(dev), _) => self.resolver.links().by_name(dev).ok_or_else(|| {
+                    refuse(if self.can_be_sub_interface(dev) {
+                        format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one")
+                    } else {
+                        format!("there is no interface {dev}; `ip link show` lists them")
+                    })
+                })?,
                 (None, Some(address)) => {
                     let lookup = self.netlink.route_lookup(address, None).await;
                     match lookup.map_err(|error| refuse(format!("cannot look up {address}: {error}")))? {
@@ -339,6 +347,9 @@ impl Controller {
                     link.name, link.name
                 )));
             }
+            if let Some(reason) = self.ports.no_device(link.ifindex, next_hop) {
+                return Err(refuse(reason));
+            }
         }
         Ok(())
     }
@@ -348,17 +359,16 @@ impl Controller {
         let mut actions = Vec::new();
         let mut changed = BTreeSet::new();
         let mut ports_changed = false;
+        let mut links_changed = false;
         for event in batch {
             debug!(?event, "kernel");
             self.resolver.handle(event, now, &mut actions);
             self.kernel_routes.handle(event, &mut changed);
             self.addresses.handle(event);
+            links_changed |= matches!(event, Event::Link(_) | Event::LinkGone(_) | Event::Synced);
         }
         // First of all: frames are lost for as long as they go to a link that is down.
-        let (changes, others): (Vec<_>, Vec<_>) = actions
-            .into_iter()
-            .partition(|action| matches!(action, Action::Changed { .. }));
-        self.next_hops_changed(&changes);
+        let mut others = self.take_next_hop_changes(actions);
         for event in batch {
             ports_changed |= match event {
                 Event::Link(link) => self.ports.follow(link, &mut self.lfib),
@@ -366,6 +376,12 @@ impl Controller {
                 Event::Synced => self.ports.lose_all_but(self.resolver.links(), &mut self.lfib),
                 _ => false,
             };
+        }
+        if links_changed {
+            ports_changed |= self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
+            let mut actions = Vec::new();
+            self.tell_resolver(now, &mut actions);
+            others.extend(self.take_next_hop_changes(actions));
         }
         for prefix in changed {
             if let Err(error) = self.claim(prefix) {
@@ -385,6 +401,15 @@ impl Controller {
         }
     }
 
+    /// Carries out those actions that are changes of next hops, and returns the others.
+    fn take_next_hop_changes(&mut self, actions: Vec<Action>) -> Vec<Action> {
+        let (changes, others): (Vec<_>, Vec<_>) = actions
+            .into_iter()
+            .partition(|action| matches!(action, Action::Changed { .. }));
+        self.next_hops_changed(&changes);
+        others
+    }
+
     /// Tells the LFIB whether `prefix` is the kernel's.
     fn claim(&mut self, prefix: IpNet) -> Result<(), TableError> {
         let never = self.kernel_routes.get(prefix).any(|route| {
@@ -401,14 +426,31 @@ impl Controller {
 
     /// Makes an interface a port.
     async fn add_port(&mut self, name: &str, role: Role) -> anyhow::Result<()> {
-        let (number, sockets) = self.ports.add(name, role, &self.netlink, &mut self.lfib).await?;
-        self.exceptions.add_port(number, sockets);
-        Ok(())
+        self.ports
+            .add(name, role, &self.netlink, &mut self.lfib, &mut self.exceptions)
+            .await
+    }
+
+    /// Has the resolver know the sub-interfaces that there are.
+    async fn follow_sub_interfaces(&mut self) {
+        let now = Instant::now();
+        let mut actions = Vec::new();
+        self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
+        self.tell_resolver(now, &mut actions);
+        self.perform(actions).await;
+    }
+
+    fn tell_resolver(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let (without_device, aliases) = self.ports.links_of_sub_interfaces(self.resolver.links());
+        self.resolver.set_sub_interfaces(&without_device, aliases, now, actions);
     }
 
     /// What this box's own packets may measure, so that they fit every port with the most labels on them.
     fn local_mtu(&self) -> u32 {
-        let ports = self.ports.iter().filter(|port| port.role() != Role::Local);
+        let ports = self
+            .ports
+            .iter()
+            .filter(|port| !matches!(port.role(), Role::Local | Role::Carrier));
         local::mtu_beneath(ports.map(|port| port.mtu().into()).min().unwrap_or(DEFAULT_MTU))
     }
 
@@ -549,7 +591,7 @@ impl Controller {
     fn adjacency(&self, state: HopState) -> Option<Adjacency> {
         let (ifindex, mac) = state.adjacency()?;
         let port = self.ports.by_ifindex(ifindex)?;
-        Some(Adjacency::new(mac, port.number(), port.mac(), port.mtu()))
+        Some(Adjacency::new(mac, port.number(), port.mac(), port.mtu()).with_tags(port.vlan_tags()))
     }
 
     /// Writes every adjacency anew, where ports came, went or changed.
@@ -596,14 +638,19 @@ impl Controller {
     }
 
     fn no_such_link(&self, name: &str) -> Refusal {
-        let hint = match self.resolver.links().by_name(name) {
-            Some(_) => format!("; `mplsxdp link add {name}` makes it one"),
-            None => "; there is no such interface".to_owned(),
+        let is_there = self.resolver.links().by_name(name).is_some() || self.can_be_sub_interface(name);
+        let hint = match is_there {
+            true => format!("; `mplsxdp link add {name}` makes it one"),
+            false => "; there is no such interface".to_owned(),
         };
         Refusal::NoSuchLink {
             name: name.to_owned(),
             hint,
         }
+    }
+
+    fn can_be_sub_interface(&self, name: &str) -> bool {
+        matches!(sub_interface::find(name, self.resolver.links()), Ok(Some(_)))
     }
 
     fn next_hop_name(&self, id: NextHopId) -> String {

@@ -1,19 +1,24 @@
-//! The ports: interfaces that carry the program. A port has a number for as long as it is one; the tables know it by that.
+//! The ports: interfaces that carry the program, and their VLAN sub-interfaces, which stand behind it. A port has a number for as
+//! long as it is one; the tables know it by that.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings};
-use mplsxdp_common::wire::Mac;
+use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings, VlanTags};
+use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
-use super::preflight;
+use super::exceptions::Exceptions;
+use super::preflight::{self, Facts};
+use super::sub_interface::{self, Tags};
 use crate::config::{Config, XdpMode};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, attach};
 use crate::dataplane::{Tables as _, ethtool};
 use crate::lfib::Lfib;
+use crate::lfib::route::{NextHop, Via};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::neighbour::netlink::Netlink;
@@ -28,20 +33,40 @@ pub enum Role {
     TxOnly,
     /// The far end of the veth pair that this box's own packets are sent into.
     Local,
+    /// It has the program for its sub-interfaces only: frames without tags neither come in nor go out.
+    Carrier,
 }
 
 /// One port.
 pub struct Port {
     number: u16,
     name: Arc<str>,
-    ifindex: u32,
     mac: Mac,
     mtu: u32,
     role: Role,
     mpls: bool,
     /// On its way out: nothing is to be sent there any more.
     retired: bool,
-    attachment: Attachment,
+    place: Place,
+}
+
+/// Where a port is.
+enum Place {
+    Interface {
+        ifindex: u32,
+        attachment: Attachment,
+        /// Receive queues that exceptions come up through.
+        queues: u32,
+    },
+    SubInterface {
+        /// The port that has the program.
+        parent: u16,
+        tags: Tags,
+        /// The kernel's VLAN device.
+        device: Option<u32>,
+        /// Called after the device, not after the parent.
+        named_by_device: bool,
+    },
 }
 
 impl Port {
@@ -53,8 +78,12 @@ impl Port {
         &self.name
     }
 
+    /// A virtual one where it is a sub-interface that the kernel has no device for.
     pub fn ifindex(&self) -> u32 {
-        self.ifindex
+        match self.place {
+            Place::Interface { ifindex, .. } => ifindex,
+            Place::SubInterface { device, .. } => device.unwrap_or(LinkInfo::FIRST_VIRTUAL | u32::from(self.number)),
+        }
     }
 
     pub fn mac(&self) -> Mac {
@@ -74,19 +103,53 @@ impl Port {
         self.mpls
     }
 
-    pub fn attachment(&self) -> &Attachment {
-        &self.attachment
+    /// Of a sub-interface.
+    pub fn tags(&self) -> Option<Tags> {
+        match self.place {
+            Place::Interface { .. } => None,
+            Place::SubInterface { tags, .. } => Some(tags),
+        }
+    }
+
+    /// What frames that leave here have in front of their EtherType.
+    pub fn vlan_tags(&self) -> VlanTags {
+        self.tags().map_or(VlanTags::NONE, Tags::to_wire)
+    }
+
+    fn parent(&self) -> Option<u16> {
+        match self.place {
+            Place::Interface { .. } => None,
+            Place::SubInterface { parent, .. } => Some(parent),
+        }
     }
 
     fn word(&self) -> PortWord {
         let flags = match (self.role, self.mpls) {
-            (Role::TxOnly, _) => 0,
+            (Role::TxOnly | Role::Carrier, _) => 0,
             (Role::Local, _) => PortWord::IMPOSE | PortWord::LOCAL,
             (Role::Switching, true) => PortWord::IMPOSE | PortWord::MPLS,
             (Role::Switching, false) => PortWord::IMPOSE,
         };
-        PortWord::new(self.mac, flags)
+        let kernel_vlan = match self.place {
+            Place::SubInterface { device: Some(_), .. } => PortWord::KERNEL_VLAN,
+            Place::SubInterface { device: None, .. } | Place::Interface { .. } => 0,
+        };
+        PortWord::new(self.mac, flags | kernel_vlan)
     }
+}
+
+/// What an interface has to be to become a port, checked.
+enum Candidate {
+    Interface(Facts),
+    SubInterface {
+        found: sub_interface::SubInterface,
+        /// The parent, where that has no program yet.
+        parent: Option<Facts>,
+        parent_name: Arc<str>,
+        mac: Mac,
+        mtu: u32,
+        notes: Vec<String>,
+    },
 }
 
 /// All ports, and the program that goes onto them.
@@ -124,9 +187,11 @@ impl Ports {
         self.ports.iter()
     }
 
-    /// The port of an interface, unless it is retired.
+    /// The port of an interface, unless it is retired or there for its sub-interfaces only.
     pub fn by_ifindex(&self, ifindex: u32) -> Option<&Port> {
-        self.ports.iter().find(|port| port.ifindex == ifindex && !port.retired)
+        self.ports
+            .iter()
+            .find(|port| port.ifindex() == ifindex && !port.retired && port.role != Role::Carrier)
     }
 
     /// What is frozen into the program of port `number`.
@@ -134,102 +199,343 @@ impl Ports {
         self.settings.with_port(number.into())
     }
 
-    pub fn ifindex(&self, number: u16) -> Option<u32> {
-        self.get(number).map(Port::ifindex)
+    /// The kernel's interface whose addresses are those of a port: of a sub-interface without a device of its own, the parent.
+    pub fn addressed(&self, number: u16) -> Option<u32> {
+        let port = self.get(number)?;
+        match port.place {
+            Place::SubInterface { device: None, .. } => self.carrier(port).map(Port::ifindex),
+            _ => Some(port.ifindex()),
+        }
     }
 
     pub fn name(&self, number: u16) -> Option<&str> {
         self.get(number).map(Port::name)
     }
 
-    fn get(&self, number: u16) -> Option<&Port> {
-        self.ports.iter().find(|port| port.number == number)
-    }
-
     pub fn number(&self, name: &str) -> Option<u16> {
         self.ports.iter().find(|port| &*port.name == name).map(Port::number)
     }
 
+    /// The port that has the program which `port` stands behind: its parent, or itself.
+    pub fn carrier<'a>(&'a self, port: &'a Port) -> Option<&'a Port> {
+        port.parent().map_or(Some(port), |parent| self.get(parent))
+    }
+
+    /// The program of a port.
+    pub fn attachment<'a>(&'a self, port: &'a Port) -> Option<&'a Attachment> {
+        match &self.carrier(port)?.place {
+            Place::Interface { attachment, .. } => Some(attachment),
+            Place::SubInterface { .. } => None,
+        }
+    }
+
+    /// The port that frames for port `number` are handed to, and the tags that they have there.
+    pub fn way_out(&self, number: u16) -> Option<(u16, VlanTags)> {
+        let port = self.get(number)?;
+        Some((port.parent().unwrap_or(number), port.vlan_tags()))
+    }
+
+    /// Why the kernel cannot resolve `next_hop` at a sub-interface that it has no device for.
+    pub fn no_device(&self, ifindex: u32, next_hop: &NextHop) -> Option<String> {
+        let port = self.by_ifindex(ifindex)?;
+        match (&port.place, next_hop.via) {
+            (Place::SubInterface { device: None, tags, .. }, Via::Inet(_) | Via::Inet6(_)) => Some(format!(
+                "the kernel has no VLAN device for {name}, and resolves no addresses there: make one (`{commands}`), or name \
+                 the next hop by its MAC address (`via link MAC dev {name}`)",
+                name = port.name,
+                commands = tags.commands(&self.carrier(port)?.name, &port.name),
+            )),
+            _ => None,
+        }
+    }
+
     /// That `name` can become a port.
-    pub async fn check(&self, name: &str, netlink: &Netlink) -> anyhow::Result<preflight::Facts> {
-        if self.number(name).is_some() {
+    pub async fn check(&self, name: &str, netlink: &Netlink) -> anyhow::Result<()> {
+        self.candidate(name, netlink).await.map(drop)
+    }
+
+    async fn candidate(&self, name: &str, netlink: &Netlink) -> anyhow::Result<Candidate> {
+        if self
+            .ports
+            .iter()
+            .any(|port| &*port.name == name && port.role != Role::Carrier)
+        {
             anyhow::bail!("{name} is a port already");
         }
+        let mut links = Links::default();
+        for link in netlink.links().await? {
+            links.insert(link);
+        }
+        let Some(found) = sub_interface::find(name, &links).map_err(anyhow::Error::msg)? else {
+            return Ok(Candidate::Interface(self.checked(name, netlink).await?));
+        };
+        let parent = links.get(found.parent).context("the parent interface has just gone")?;
+        let port = self.interface(found.parent);
+        let (facts, parent) = match port {
+            None => (self.checked(&parent.name, netlink).await?, parent),
+            Some(port) if port.role == Role::Local => {
+                anyhow::bail!(
+                    "{} is for this box's own packets, and has no sub-interfaces",
+                    parent.name
+                )
+            }
+            Some(port) => {
+                if let Some(other) = self.sub_interface(port.number, found.tags) {
+                    anyhow::bail!(
+                        "{} is a port already, with the same tags on {}",
+                        other.name,
+                        parent.name
+                    );
+                }
+                (preflight::gather(&parent.name, netlink).await?, parent)
+            }
+        };
+        let notes = preflight::check_tags(&facts)?;
+        let device = found.device.and_then(|device| links.get(device));
+        if let Some(device) = device.filter(|device| !device.up) {
+            return Err(preflight::PreflightError::Down {
+                name: (*device.name).into(),
+            }
+            .into());
+        }
+        let mac = device.and_then(|device| device.mac).or(parent.mac);
+        Ok(Candidate::SubInterface {
+            mac: mac.context("the interface has no MAC address")?,
+            mtu: mtu_of(found.tags, parent, device),
+            parent_name: parent.name.clone(),
+            parent: port.is_none().then_some(facts),
+            found,
+            notes,
+        })
+    }
+
+    async fn checked(&self, name: &str, netlink: &Netlink) -> anyhow::Result<Facts> {
         let facts = preflight::gather(name, netlink).await?;
-        for note in preflight::check(&facts, self.mode)? {
-            // Told again, as a warning, where it still holds when the program is attached.
-            debug!(port = name, "{note}");
+        // What has the program already was checked before it got it.
+        let is_carrier = self.number(name).is_some();
+        if !is_carrier {
+            for note in preflight::check(&facts, self.mode)? {
+                // Told again, as a warning, where it still holds when the program is attached.
+                debug!(port = name, "{note}");
+            }
         }
         Ok(facts)
     }
 
-    /// Makes an interface a port: its tables and sockets first, then the program. Returns its number, and the sockets that its
-    /// exceptions come up through.
+    /// Makes an interface or a sub-interface a port: its tables and sockets first, then the program.
     pub async fn add(
         &mut self,
         name: &str,
         role: Role,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
-    ) -> anyhow::Result<(u16, XskPort)> {
-        let facts = self.check(name, netlink).await?;
-        let link = facts.link.clone().context("the interface has just gone")?;
-        let mac = link.mac.context("the interface has no MAC address")?;
-        let number = (0..MAX_PORTS as u16)
-            .find(|number| self.ports.iter().all(|port| port.number != *number))
-            .with_context(|| format!("all {MAX_PORTS} ports are in use"))?;
-        let queues = if role == Role::TxOnly {
-            // Only to send by.
-            1
-        } else {
-            ethtool::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))?
-        };
-        let sockets = XskPort::open(name, queues).await?;
-        let program = self.loader.program(self.settings(number))?;
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        match self.candidate(name, netlink).await? {
+            Candidate::Interface(facts) => match self.number(name) {
+                Some(carrier) => {
+                    self.set_role(carrier, role, lfib);
+                    Ok(())
+                }
+                None => self.attach(&facts, role, netlink, lfib, exceptions).await.map(drop),
+            },
+            Candidate::SubInterface {
+                found,
+                parent,
+                parent_name,
+                mac,
+                mtu,
+                notes,
+            } => {
+                for note in notes {
+                    warn!(port = name, "{note}");
+                }
+                let parent = match parent {
+                    Some(facts) => self.attach(&facts, Role::Carrier, netlink, lfib, exceptions).await?,
+                    None => self
+                        .interface(found.parent)
+                        .map(Port::number)
+                        .context("the parent interface has just gone")?,
+                };
+                let sub_interface = Place::SubInterface {
+                    parent,
+                    tags: found.tags,
+                    device: found.device,
+                    named_by_device: *found.tags.name_on(&parent_name) != *name,
+                };
+                let added = self
+                    .add_sub_interface(name, role, (mac, mtu), sub_interface, lfib, exceptions)
+                    .await;
+                if added.is_err() {
+                    self.drop_idle_carrier(parent, lfib);
+                    exceptions.keep_ports(self);
+                }
+                added
+            }
+        }
+    }
 
+    async fn add_sub_interface(
+        &mut self,
+        name: &str,
+        role: Role,
+        (mac, mtu): (Mac, u32),
+        place: Place,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        let number = self.free_number()?;
+        let port = Port {
+            number,
+            name: name.into(),
+            mac,
+            mtu,
+            role,
+            mpls: role == Role::Switching,
+            retired: false,
+            place,
+        };
+        let parent = self.carrier(&port).context("the parent interface has just gone")?;
+        let Place::Interface { ifindex, queues, .. } = parent.place else {
+            anyhow::bail!("{} is a sub-interface itself", parent.name);
+        };
+        let (parent, parent_name) = (parent.number, parent.name.clone());
+        if role == Role::Switching && queues < receive_queues(&parent_name)? {
+            // It was only sent by until now.
+            self.listen(parent, &parent_name, receive_queues(&parent_name)?, lfib, exceptions)
+                .await?;
+        }
         let tables = lfib.tables_mut();
         tables.clear_reason_counters(number)?;
-        tables.set_tx_port(number, link.ifindex)?;
-        for (queue, socket) in sockets.receiver.sockets() {
-            tables.set_listener(number, queue, socket)?;
+        tables.set_tx_port(number, ifindex)?;
+        tables.store_port(number, port.word());
+        if let Some(tags) = port.tags()
+            && let Err(error) = tables.insert_sub_interface(tags.key(parent), number)
+        {
+            tables.store_port(number, PortWord::default());
+            tables.clear_tx_port(number)?;
+            return Err(error.into());
         }
-        let attached = attach(program, link.ifindex, self.mode).map_err(|error| match error {
-            AttachError::Kernel(error) => preflight::attach_error(&facts, self.mode, error).into(),
-            other => anyhow::Error::from(other),
-        });
-        let port = attached.map(|attachment| Port {
+        info!(
+            port = name,
+            number,
+            parent = &*parent_name,
+            tags = port.tags().map(tracing::field::display),
+            "added"
+        );
+        self.ports.push(port);
+        Ok(())
+    }
+
+    /// Brings the program onto an interface. Returns the port's number.
+    async fn attach(
+        &mut self,
+        facts: &Facts,
+        role: Role,
+        netlink: &Netlink,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<u16> {
+        let name = &*facts.name;
+        let link = facts.link.clone().context("the interface has just gone")?;
+        let mac = link.mac.context("the interface has no MAC address")?;
+        let number = self.free_number()?;
+        let queues = match role {
+            // Only to send by.
+            Role::TxOnly => 1,
+            Role::Switching | Role::Local | Role::Carrier => receive_queues(name)?,
+        };
+        self.listen(number, name, queues, lfib, exceptions).await?;
+        let attached = self.try_attach(facts, link.ifindex, number, netlink, lfib).await;
+        let attachment = match attached {
+            Ok(attachment) => attachment,
+            Err(error) => {
+                exceptions.remove_port(number);
+                lfib.tables_mut().clear_tx_port(number)?;
+                return Err(error);
+            }
+        };
+        info!(port = name, number, link_id = attachment.link_id, "attached");
+        let port = Port {
             number,
             name: link.name.clone(),
-            ifindex: link.ifindex,
             mac,
             mtu: link.mtu,
             role,
             mpls: role == Role::Switching,
             retired: false,
-            attachment,
-        });
-        let checked = match port {
-            Ok(port) => {
-                // Some drivers take redirected frames only once they have a program.
-                let facts = preflight::gather(name, netlink).await.map_err(anyhow::Error::from);
-                facts.and_then(|facts| Ok((port, preflight::check_attached(&facts, self.mode)?)))
-            }
-            Err(error) => Err(error),
+            place: Place::Interface {
+                ifindex: link.ifindex,
+                attachment,
+                queues,
+            },
         };
-        match checked {
-            Ok((port, notes)) => {
-                lfib.tables_mut().store_port(number, port.word());
-                for note in notes {
-                    warn!(port = name, "{note}");
-                }
-                info!(port = name, number, link_id = port.attachment.link_id, "attached");
-                self.ports.push(port);
-                Ok((number, sockets))
+        lfib.tables_mut().store_port(number, port.word());
+        self.ports.push(port);
+        Ok(number)
+    }
+
+    async fn try_attach(
+        &mut self,
+        facts: &Facts,
+        ifindex: u32,
+        number: u16,
+        netlink: &Netlink,
+        lfib: &mut Lfib<KernelTables>,
+    ) -> anyhow::Result<Attachment> {
+        let program = self.loader.program(self.settings(number))?;
+        let tables = lfib.tables_mut();
+        tables.clear_reason_counters(number)?;
+        tables.set_tx_port(number, ifindex)?;
+        let attachment = attach(program, ifindex, self.mode).map_err(|error| match error {
+            AttachError::Kernel(error) => preflight::attach_error(facts, self.mode, error).into(),
+            other => anyhow::Error::from(other),
+        })?;
+        // Some drivers take redirected frames only once they have a program.
+        let facts = preflight::gather(&facts.name, netlink).await?;
+        for note in preflight::check_attached(&facts, self.mode)? {
+            warn!(port = &*facts.name, "{note}");
+        }
+        Ok(attachment)
+    }
+
+    /// Opens sockets for the exceptions of a port, in the place of those that it has.
+    async fn listen(
+        &mut self,
+        number: u16,
+        name: &str,
+        queues: u32,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        exceptions.remove_port(number);
+        let sockets = XskPort::open(name, queues).await?;
+        for (queue, socket) in sockets.receiver.sockets() {
+            lfib.tables_mut().set_listener(number, queue, socket)?;
+        }
+        exceptions.add_port(number, sockets);
+        if let Some(port) = self.get_mut(number)
+            && let Place::Interface { queues: listening, .. } = &mut port.place
+        {
+            *listening = queues;
+        }
+        Ok(())
+    }
+
+    fn free_number(&self) -> anyhow::Result<u16> {
+        (0..MAX_PORTS as u16)
+            .find(|number| self.ports.iter().all(|port| port.number != *number))
+            .with_context(|| format!("all {MAX_PORTS} ports are in use"))
+    }
+
+    /// That port `number` is one that can be taken away.
+    pub fn check_removal(&self, number: u16) -> Result<(), String> {
+        match self.get(number) {
+            Some(port) if port.role == Role::Carrier => {
+                let names: Vec<_> = self.sub_interfaces(number).map(Port::name).collect();
+                Err(format!("{} has the program only for {}", port.name, names.join(", ")))
             }
-            Err(error) => {
-                lfib.tables_mut().clear_tx_port(number)?;
-                Err(error)
-            }
+            _ => Ok(()),
         }
     }
 
@@ -240,20 +546,57 @@ impl Ports {
         }
     }
 
-    /// Takes the program off. Next hops must not point to the port any more.
+    /// Takes the program off, or leaves it there for the sub-interfaces. Next hops must not point to the port any more.
     pub fn remove(&mut self, number: u16, lfib: &mut Lfib<KernelTables>) {
-        let Some(index) = self.ports.iter().position(|port| port.number == number) else {
+        if self.sub_interfaces(number).next().is_some() {
+            self.set_role(number, Role::Carrier, lfib);
             return;
-        };
-        let port = self.ports.swap_remove(index);
-        info!(port = &*port.name, "detached");
-        drop(port);
+        }
+        let parent = self.get(number).and_then(Port::parent);
+        self.remove_at_once(&[number], lfib);
+        if let Some(parent) = parent {
+            self.drop_idle_carrier(parent, lfib);
+        }
+    }
+
+    fn remove_at_once(&mut self, numbers: &[u16], lfib: &mut Lfib<KernelTables>) {
         let tables = lfib.tables_mut();
-        tables.store_port(number, PortWord::default());
-        // No frame is on its way to the port any more when its number is given to another.
+        for port in self.ports.extract_if(.., |port| numbers.contains(&port.number)) {
+            match port.tags().zip(port.parent()) {
+                None => info!(port = &*port.name, "detached"),
+                Some((tags, parent)) => {
+                    info!(port = &*port.name, "removed");
+                    if let Err(error) = tables.remove_sub_interface(tags.key(parent)) {
+                        warn!(%error, "cannot free a sub-interface");
+                    }
+                }
+            }
+            tables.store_port(port.number, PortWord::default());
+        }
+        // No frame is on its way to the ports any more when their numbers are given to others.
         tables.wait_for_readers();
-        if let Err(error) = tables.clear_tx_port(number) {
-            warn!(%error, "cannot free a transmit port");
+        for &number in numbers {
+            if let Err(error) = tables.clear_tx_port(number) {
+                warn!(%error, "cannot free a transmit port");
+            }
+        }
+    }
+
+    /// Takes the program off an interface that has it for sub-interfaces that are gone.
+    fn drop_idle_carrier(&mut self, number: u16, lfib: &mut Lfib<KernelTables>) {
+        let is_idle = self.get(number).is_some_and(|port| port.role == Role::Carrier)
+            && self.sub_interfaces(number).next().is_none();
+        if is_idle {
+            self.remove_at_once(&[number], lfib);
+        }
+    }
+
+    fn set_role(&mut self, number: u16, role: Role, lfib: &mut Lfib<KernelTables>) {
+        if let Some(port) = self.get_mut(number) {
+            (port.role, port.mpls, port.retired) = (role, role == Role::Switching, false);
+            info!(port = &*port.name, ?role, "changed");
+            let word = port.word();
+            lfib.tables_mut().store_port(number, word);
         }
     }
 
@@ -268,13 +611,19 @@ impl Ports {
                     port.name
                 ));
             }
+            Role::Carrier if mpls => {
+                return Err(format!(
+                    "{0} has the program only for its sub-interfaces: `mplsxdp link add {0}` has it accept labels",
+                    port.name
+                ));
+            }
             Role::Local if mpls => {
                 return Err(format!(
                     "{} is for this box's own packets, which have no labels",
                     port.name
                 ));
             }
-            Role::Switching | Role::TxOnly | Role::Local => {}
+            Role::Switching | Role::TxOnly | Role::Local | Role::Carrier => {}
         }
         port.mpls = mpls;
         let word = port.word();
@@ -284,7 +633,7 @@ impl Ports {
 
     /// An interface changed. Returns whether adjacencies depend on what did.
     pub fn follow(&mut self, link: &LinkInfo, lfib: &mut Lfib<KernelTables>) -> bool {
-        let Some(port) = self.ports.iter_mut().find(|port| port.ifindex == link.ifindex) else {
+        let Some(port) = self.interface_mut(link.ifindex) else {
             return false;
         };
         port.name = link.name.clone();
@@ -297,18 +646,113 @@ impl Ports {
         true
     }
 
-    /// An interface is gone, and the program with it.
+    /// Interfaces have changed: sub-interfaces take over what their parents and the kernel's VLAN devices have now. Returns
+    /// whether adjacencies depend on what changed.
+    pub fn follow_sub_interfaces(&mut self, links: &Links, lfib: &mut Lfib<KernelTables>) -> bool {
+        let parents: HashMap<u16, (u32, Arc<str>)> = self
+            .ports
+            .iter()
+            .filter(|port| port.parent().is_none())
+            .map(|port| (port.number, (port.ifindex(), port.name.clone())))
+            .collect();
+        let mut changed = false;
+        for port in &mut self.ports {
+            let before = (port.word(), port.ifindex(), port.mtu, port.vlan_tags());
+            let Place::SubInterface {
+                parent,
+                tags,
+                device,
+                named_by_device,
+            } = &mut port.place
+            else {
+                continue;
+            };
+            let Some((ifindex, parent_name)) = parents.get(parent) else {
+                continue;
+            };
+            let found = sub_interface::device(*ifindex, *tags, links);
+            let adopted = found.and_then(|(device, _)| links.get(device));
+            *device = adopted.map(|adopted| adopted.ifindex);
+            *tags = found.map_or(*tags, |(_, tags)| tags);
+            if !*named_by_device {
+                port.name = tags.name_on(parent_name).into();
+            } else if let Some(adopted) = adopted {
+                port.name = adopted.name.clone();
+            }
+            let link = adopted.or_else(|| links.get(*ifindex));
+            port.mac = link.and_then(|link| link.mac).unwrap_or(port.mac);
+            port.mtu = links
+                .get(*ifindex)
+                .map_or(port.mtu, |parent| mtu_of(*tags, parent, adopted));
+            let after = (port.word(), port.ifindex(), port.mtu, port.vlan_tags());
+            if after.1 != before.1 {
+                match adopted {
+                    Some(device) => info!(
+                        port = &*port.name,
+                        device = &*device.name,
+                        "the kernel has a VLAN device"
+                    ),
+                    None => info!(port = &*port.name, "the kernel has no VLAN device any more"),
+                }
+            }
+            if after.0 != before.0 {
+                lfib.tables_mut().store_port(port.number, after.0);
+            }
+            changed |= after != before;
+        }
+        changed
+    }
+
+    /// Sub-interfaces as the resolver is to know them: as links of their own where the kernel has no device for them, and those
+    /// whose devices are called otherwise, by their names.
+    pub fn links_of_sub_interfaces(&self, links: &Links) -> (Vec<LinkInfo>, HashMap<Arc<str>, u32>) {
+        let mut without_device = Vec::new();
+        let mut aliases = HashMap::new();
+        for port in &self.ports {
+            let Place::SubInterface { device, .. } = port.place else {
+                continue;
+            };
+            let parent = self.carrier(port).and_then(|parent| links.get(parent.ifindex()));
+            match (device.and_then(|device| links.get(device)), parent) {
+                (Some(device), _) if device.name != port.name => {
+                    aliases.insert(port.name.clone(), device.ifindex);
+                }
+                (Some(_), _) | (None, None) => {}
+                (None, Some(parent)) => without_device.push(LinkInfo {
+                    ifindex: port.ifindex(),
+                    name: port.name.clone(),
+                    mac: Some(port.mac),
+                    mtu: port.mtu,
+                    // Nobody resolves addresses there.
+                    noarp: true,
+                    kind: None,
+                    xdp: None,
+                    peer: None,
+                    vlan: None,
+                    parent: None,
+                    ..parent.clone()
+                }),
+            }
+        }
+        (without_device, aliases)
+    }
+
+    /// An interface is gone, and the program and its sub-interfaces with it.
     pub fn lose(&mut self, ifindex: u32, lfib: &mut Lfib<KernelTables>) -> bool {
-        let Some(port) = self.ports.iter().find(|port| port.ifindex == ifindex) else {
+        let Some(port) = self.interface(ifindex) else {
             return false;
         };
-        warn!(
-            port = &*port.name,
-            "the interface is gone, and is no port any more; `mplsxdp link add` takes it when it is back"
-        );
         let number = port.number;
-        self.retire(number);
-        self.remove(number, lfib);
+        let gone: Vec<u16> = self.sub_interfaces(number).map(Port::number).chain([number]).collect();
+        for &number in &gone {
+            if let Some(port) = self.get(number).filter(|port| port.role != Role::Carrier) {
+                warn!(
+                    port = &*port.name,
+                    "the interface is gone, and is no port any more; `mplsxdp link add` takes it when it is back"
+                );
+            }
+        }
+        self.remove_at_once(&gone, lfib);
         true
     }
 
@@ -317,6 +761,7 @@ impl Ports {
         let gone: Vec<u32> = self
             .ports
             .iter()
+            .filter(|port| port.parent().is_none())
             .map(Port::ifindex)
             .filter(|&ifindex| links.get(ifindex).is_none())
             .collect();
@@ -330,7 +775,48 @@ impl Ports {
         self.ports.clear();
     }
 
+    fn get(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+
     fn get_mut(&mut self, number: u16) -> Option<&mut Port> {
         self.ports.iter_mut().find(|port| port.number == number)
     }
+
+    /// The port that has its program on this interface.
+    fn interface(&self, ifindex: u32) -> Option<&Port> {
+        self.ports
+            .iter()
+            .find(|port| port.parent().is_none() && port.ifindex() == ifindex)
+    }
+
+    fn interface_mut(&mut self, ifindex: u32) -> Option<&mut Port> {
+        self.ports
+            .iter_mut()
+            .find(|port| port.parent().is_none() && port.ifindex() == ifindex)
+    }
+
+    fn sub_interfaces(&self, parent: u16) -> impl Iterator<Item = &Port> {
+        self.ports.iter().filter(move |port| port.parent() == Some(parent))
+    }
+
+    /// The sub-interface of `parent` that frames with the identifiers of `tags` belong to.
+    fn sub_interface(&self, parent: u16, tags: Tags) -> Option<&Port> {
+        self.sub_interfaces(parent)
+            .find(|port| port.tags().is_some_and(|its| its.key(parent) == tags.key(parent)))
+    }
+}
+
+fn receive_queues(name: &str) -> anyhow::Result<u32> {
+    ethtool::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))
+}
+
+/// The MTU of a sub-interface. A tag does not count against that of the parent; a second one does, for the kernel lets XDP
+/// redirect frames that are longer by one.
+fn mtu_of(tags: Tags, parent: &LinkInfo, device: Option<&LinkInfo>) -> u32 {
+    let most = match tags.inner {
+        None => parent.mtu,
+        Some(_) => parent.mtu.saturating_sub(VLAN_HLEN as u32),
+    };
+    device.map_or(most, |device| device.mtu.min(most))
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::XdpMode;
+use crate::dataplane::ethtool::{self, TagKinds, VlanOffloads};
 use crate::neighbour::netlink::{self, Netlink};
 use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
 
@@ -25,6 +26,10 @@ pub struct Facts {
     pub features: Option<XdpFeatures>,
     /// `None` where the kernel does not tell.
     pub driver: Option<String>,
+    /// What becomes of VLAN tags on the way in; `None` where the kernel does not tell.
+    pub vlan: Option<VlanOffloads>,
+    /// The same of the peer.
+    pub peer_vlan: Option<VlanOffloads>,
     pub capabilities: Capabilities,
     pub page_size_bytes: u32,
 }
@@ -107,6 +112,15 @@ pub enum PreflightError {
         /// The MTU that is too large is that of the other end of the veth; its name, if it is in this namespace.
         peer: Option<Option<Arc<str>>>,
     },
+    #[error(
+        "{name}: its driver{} takes VLAN tags out of frames before XDP sees them: `ethtool -K {name} {}`",
+        in_parentheses(.driver.as_deref()), off(.tags, ["rxvlan", "rx-vlan-stag-hw-parse"])
+    )]
+    TagsHidden {
+        name: Box<str>,
+        driver: Option<String>,
+        tags: TagKinds,
+    },
     #[error("the XDP program cannot be attached to {name}: {source}")]
     Attach { name: Box<str>, source: io::Error },
     #[error(transparent)]
@@ -155,6 +169,8 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
     Ok(Facts {
         name: name.into(),
         driver: link.as_ref().and_then(kernel::driver),
+        vlan: link.as_ref().and_then(|link| ethtool::vlan_offloads(&link.name).ok()),
+        peer_vlan: peer.as_ref().and_then(|peer| ethtool::vlan_offloads(&peer.name).ok()),
         link,
         peer,
         available,
@@ -225,6 +241,39 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
         }
     }
     Ok(notes)
+}
+
+/// That frames have their VLAN tags when the program sees them.
+pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
+    if facts.is_veth() {
+        // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
+        // beside it, if the peer says that it puts tags in.
+        let note = match (&facts.peer, facts.peer_vlan) {
+            (Some(peer), Some(VlanOffloads { transmit, .. })) if transmit.any() => Some(format!(
+                "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `ethtool -K {peer} {}`",
+                facts.name,
+                off(&transmit, ["txvlan", "tx-vlan-stag-hw-insert"]),
+                peer = peer.name,
+            )),
+            _ => None,
+        };
+        return Ok(note.into_iter().collect());
+    }
+    match facts.vlan {
+        Some(VlanOffloads { receive, .. }) if receive.any() => Err(PreflightError::TagsHidden {
+            name: facts.name.clone(),
+            driver: facts.driver.clone(),
+            tags: receive,
+        }),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// As ethtool switches it off, by its names for the two kinds of tags.
+fn off(tags: &TagKinds, [customer, service]: [&str; 2]) -> String {
+    let on = [(customer, tags.customer), (service, tags.service)];
+    let off = on.iter().filter(|(_, on)| *on).map(|(name, _)| format!("{name} off"));
+    off.collect::<Vec<_>>().join(" ")
 }
 
 /// After the program is attached, with facts gathered anew.
@@ -380,6 +429,7 @@ mod tests {
             kind: None,
             xdp: None,
             peer: None,
+            vlan: None,
             parent: None,
         }
     }
@@ -393,6 +443,8 @@ mod tests {
             available: Vec::new(),
             features: Some(ALL),
             driver: Some("ixgbe".into()),
+            vlan: Some(VlanOffloads::default()),
+            peer_vlan: None,
             capabilities: Capabilities(!0),
             page_size_bytes: 4096,
         }
@@ -531,6 +583,48 @@ mod tests {
             refused(&queues, XdpMode::Native),
             "eth1 cannot run XDP: its veth peer (host1) has more transmit queues than eth1 has receive queues: \
              `ethtool -L host1 tx 1`, or make the pair anew with as many of both"
+        );
+    }
+
+    #[test]
+    fn a_nic_that_hides_tags_is_told_to_leave_them() {
+        let kinds = |customer, service| TagKinds { customer, service };
+        let offloads = |receive, transmit| Some(VlanOffloads { receive, transmit });
+        let none = TagKinds::default();
+        for vlan in [None, offloads(none, kinds(true, true))] {
+            assert_eq!(check_tags(&Facts { vlan, ..nic() }).unwrap(), Vec::<String>::new());
+        }
+        for (receive, command) in [
+            (kinds(true, false), "rxvlan off"),
+            (kinds(false, true), "rx-vlan-stag-hw-parse off"),
+            (kinds(true, true), "rxvlan off rx-vlan-stag-hw-parse off"),
+        ] {
+            let hides = Facts {
+                vlan: offloads(receive, none),
+                ..nic()
+            };
+            assert_eq!(
+                check_tags(&hides).unwrap_err().to_string(),
+                format!(
+                    "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them: `ethtool -K eth1 {command}`"
+                )
+            );
+        }
+        // A veth only says so.
+        let pair = |peer_vlan| Facts {
+            vlan: offloads(kinds(true, true), none),
+            peer_vlan,
+            ..veth()
+        };
+        for peer_vlan in [None, offloads(kinds(true, true), none)] {
+            assert_eq!(check_tags(&pair(peer_vlan)).unwrap(), Vec::<String>::new());
+        }
+        assert_eq!(
+            check_tags(&pair(offloads(none, kinds(true, true)))).unwrap(),
+            [
+                "eth1: XDP does not see the tags of VLAN devices on its veth peer host1: `ethtool -K host1 txvlan off \
+              tx-vlan-stag-hw-insert off`"
+            ]
         );
     }
 

@@ -8,7 +8,7 @@ use mplsxdp_common::wire::Mac;
 use tracing::warn;
 
 use super::ports::Role;
-use super::{Controller, preflight, selects};
+use super::{Controller, preflight, selects, sub_interface};
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
@@ -16,6 +16,7 @@ use crate::lfib::Listed;
 use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{RouteKey, Via};
 use crate::neighbour::resolver::HopState;
+use crate::neighbour::{LinkInfo, Vlan};
 use crate::slowpath::outcome::Outcome;
 
 impl Controller {
@@ -30,6 +31,7 @@ impl Controller {
             map::FTN_V4 => self.lfib.keys(|key| selects(api::RouteFilter::V4Prefixes, key)).len(),
             map::FTN_V6 => self.lfib.keys(|key| selects(api::RouteFilter::V6Prefixes, key)).len(),
             map::PORTS | map::TX_PORTS => self.ports.len(),
+            map::SUB_INTERFACES => self.ports.iter().filter(|port| port.tags().is_some()).count(),
             map::ROUTE_COUNTERS => self.counted_routes(),
             map::META => 1,
             _ => 0,
@@ -147,19 +149,24 @@ impl Controller {
                 .links()
                 .get(port.ifindex())
                 .is_some_and(|link| link.is_up());
-            let redirect_target = preflight::redirect_target(port.ifindex());
+            let carrier = self.ports.carrier(port);
+            let redirect_target = carrier.and_then(|carrier| preflight::redirect_target(carrier.ifindex()));
+            let program = self.ports.attachment(port);
             links.push(api::Link {
                 name: port.name().to_owned(),
-                ifindex: port.ifindex(),
+                ifindex: Some(port.ifindex()).filter(|&ifindex| ifindex < LinkInfo::FIRST_VIRTUAL),
                 mac: port.mac().to_string(),
                 mtu: port.mtu().into(),
                 up,
                 mode: mode_name(self.config.mode).to_owned(),
-                link_id: port.attachment().link_id,
-                program_id: port.attachment().program_id,
+                link_id: program.map_or(0, |program| program.link_id),
+                program_id: program.map_or(0, |program| program.program_id),
                 mpls: port.mpls(),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
+                carrier: port.role() == Role::Carrier,
+                parent: port.tags().and(carrier).map(|parent| parent.name().to_owned()),
+                vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
                 redirect_target,
             });
         }
@@ -294,12 +301,21 @@ impl Controller {
         };
         api::BackupState {
             via: next_hop.map_or(Via::Link(Mac::ZERO), |next_hop| next_hop.via).into(),
-            dev: found
-                .map(|link| link.name.clone())
+            // A sub-interface's own name, not that of the kernel's device for it.
+            dev: port
+                .map(|port| port.name().into())
+                .or_else(|| found.map(|link| link.name.clone()))
                 .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone())),
             mac: state.and_then(HopState::adjacency).map(|(_, mac)| mac.to_string()),
             state: resolution,
         }
+    }
+}
+
+fn vlan_tag(vlan: Vlan) -> api::VlanTag {
+    api::VlanTag {
+        protocol: sub_interface::protocol(vlan).to_owned(),
+        id: vlan.vid,
     }
 }
 

@@ -36,6 +36,88 @@ impl Feature {
     }
 }
 
+/// For which VLAN tags something is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TagKinds {
+    /// 802.1Q
+    pub customer: bool,
+    /// 802.1ad
+    pub service: bool,
+}
+
+impl TagKinds {
+    pub fn any(self) -> bool {
+        self.customer || self.service
+    }
+}
+
+/// Which VLAN tags the driver says it takes out of frames on receipt, and puts into frames when they are sent: those lie beside
+/// the frame in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VlanOffloads {
+    pub receive: TagKinds,
+    pub transmit: TagKinds,
+}
+
+pub fn vlan_offloads(interface: &str) -> io::Result<VlanOffloads> {
+    const ETHTOOL_GSTRINGS: u32 = 0x1b;
+    const ETHTOOL_GFEATURES: u32 = 0x3a;
+    const ETH_SS_FEATURES: u32 = 4;
+
+    let mut names = EthtoolStrings {
+        command: ETHTOOL_GSTRINGS,
+        set: ETH_SS_FEATURES,
+        len: 0,
+        strings: [[0; 32]; MAX_FEATURES],
+    };
+    request(interface, &mut names)?;
+    let mut features = EthtoolFeatures {
+        command: ETHTOOL_GFEATURES,
+        words: FEATURE_WORDS as u32,
+        features: [[0; 4]; FEATURE_WORDS],
+    };
+    request(interface, &mut features)?;
+    let is_on = |name: &str| {
+        let is_named = |string: &[u8; 32]| string.split(|&byte| byte == 0).next() == Some(name.as_bytes());
+        // A kernel that has no such name does no such thing.
+        let bit = names.strings.iter().position(is_named);
+        bit.and_then(|bit| Some((features.features.get(bit / 32)?, bit % 32)))
+            .is_some_and(|([_available, _requested, active, _], bit)| active >> bit & 1 != 0)
+    };
+    Ok(VlanOffloads {
+        receive: TagKinds {
+            customer: is_on("rx-vlan-hw-parse"),
+            service: is_on("rx-vlan-stag-hw-parse"),
+        },
+        transmit: TagKinds {
+            customer: is_on("tx-vlan-hw-insert"),
+            service: is_on("tx-vlan-stag-hw-insert"),
+        },
+    })
+}
+
+/// The kernel has 64 at most (`netdev_features_t`).
+const MAX_FEATURES: usize = 128;
+const FEATURE_WORDS: usize = MAX_FEATURES / 32;
+
+/// `struct ethtool_gstrings` of linux/ethtool.h, with room for more than there are.
+#[repr(C)]
+struct EthtoolStrings {
+    command: u32,
+    set: u32,
+    len: u32,
+    strings: [[u8; 32]; MAX_FEATURES],
+}
+
+/// `struct ethtool_gfeatures` of linux/ethtool.h: of each word of features those that are available, requested, active, and
+/// never changed.
+#[repr(C)]
+struct EthtoolFeatures {
+    command: u32,
+    words: u32,
+    features: [[u32; 4]; FEATURE_WORDS],
+}
+
 /// `struct ethtool_value` of linux/ethtool.h.
 #[repr(C)]
 struct EthtoolValue {
@@ -63,6 +145,10 @@ unsafe trait Structure {}
 
 // SAFETY: `Feature`'s commands are of this structure.
 unsafe impl Structure for EthtoolValue {}
+// SAFETY: only ETHTOOL_GSTRINGS is used with it, for the names of features.
+unsafe impl Structure for EthtoolStrings {}
+// SAFETY: only ETHTOOL_GFEATURES is used with it.
+unsafe impl Structure for EthtoolFeatures {}
 // SAFETY: only ETHTOOL_GCHANNELS is used with it.
 unsafe impl Structure for EthtoolChannels {}
 

@@ -138,7 +138,19 @@ impl KernelTables {
     /// The tables as the program of a port with these settings sees them, but that frames have no VLAN tags: those of the slow
     /// path lose them where they come in, and get them where they go out. Nothing is counted.
     pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
-        AtPort { tables: self, settings }
+        AtPort {
+            tables: self,
+            settings,
+            tagged: false,
+        }
+    }
+
+    /// The same for frames as they arrive, which may have tags.
+    pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
+        AtPort {
+            tagged: true,
+            ..self.at_port(settings)
+        }
     }
 
     /// Punts what comes in on this queue of `port` to an AF_XDP socket, until that is closed.
@@ -310,6 +322,8 @@ impl Tables for KernelTables {
 pub struct AtPort<'a> {
     tables: &'a KernelTables,
     settings: Settings,
+    /// Frames may have VLAN tags.
+    tagged: bool,
 }
 
 impl forward::Tables for AtPort<'_> {
@@ -321,8 +335,9 @@ impl forward::Tables for AtPort<'_> {
         PortWord::from_bits(self.tables.ports.get(number as usize).unwrap_or(0))
     }
 
-    fn sub_interface(&self, _key: SubInterfaceKey) -> Option<u32> {
-        None
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
+        let found = self.tagged.then(|| self.tables.sub_interfaces.get(&key.to_bits(), 0));
+        found?.ok()
     }
 
     fn ilm(&self, label: Label) -> IlmEntry {
@@ -339,7 +354,11 @@ impl forward::Tables for AtPort<'_> {
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
         (u32::from(index) < self.tables.capacity.adjacencies)
-            .then(|| Tables::adjacency(self.tables, index).with_tags(VlanTags::NONE))
+            .then(|| Tables::adjacency(self.tables, index))
+            .map(|adjacency| match self.tagged {
+                true => adjacency,
+                false => adjacency.with_tags(VlanTags::NONE),
+            })
     }
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {

@@ -10,6 +10,8 @@ use super::LinkInfo;
 pub struct Links {
     by_index: HashMap<u32, Link>,
     by_name: HashMap<Arc<str>, u32>,
+    /// Further names that interfaces go by; an interface's own name comes first.
+    aliases: HashMap<Arc<str>, u32>,
     /// Counts the resyncs: an entry of an older one was not reported in this one.
     round: u64,
 }
@@ -26,7 +28,21 @@ impl Links {
     }
 
     pub fn by_name(&self, name: &str) -> Option<&LinkInfo> {
-        self.get(*self.by_name.get(name)?)
+        self.get(*self.by_name.get(name).or_else(|| self.aliases.get(name))?)
+    }
+
+    /// Whether an interface goes by this name.
+    pub fn has_name(&self, link: &LinkInfo, name: &str) -> bool {
+        *link.name == *name || self.aliases.get(name) == Some(&link.ifindex)
+    }
+
+    /// Takes the place of those that were set before, which are returned.
+    pub fn set_aliases(&mut self, aliases: HashMap<Arc<str>, u32>) -> HashMap<Arc<str>, u32> {
+        std::mem::replace(&mut self.aliases, aliases)
+    }
+
+    pub fn aliases(&self) -> &HashMap<Arc<str>, u32> {
+        &self.aliases
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &LinkInfo> {
@@ -68,9 +84,13 @@ impl Links {
         self.round += 1;
     }
 
-    /// Those that were not reported since [`Links::mark`].
+    /// Those that were not reported since [`Links::mark`]; the kernel reports no virtual ones.
     pub fn unmarked(&self) -> Vec<u32> {
-        let old = self.by_index.iter().filter(|(_, link)| link.round != self.round);
+        let kernels = self
+            .by_index
+            .iter()
+            .filter(|&(&ifindex, _)| ifindex < LinkInfo::FIRST_VIRTUAL);
+        let old = kernels.filter(|(_, link)| link.round != self.round);
         old.map(|(ifindex, _)| *ifindex).collect()
     }
 
@@ -98,6 +118,7 @@ mod tests {
             kind: None,
             xdp: None,
             peer: None,
+            vlan: None,
             parent: None,
         }
     }

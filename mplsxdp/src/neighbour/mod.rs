@@ -63,11 +63,16 @@ pub struct LinkInfo {
     pub xdp: Option<XdpAttachment>,
     /// IFLA_LINK: the other end of a veth, what a VLAN or macvlan stands on.
     pub peer: Option<Peer>,
+    /// The tag of a VLAN device's frames.
+    pub vlan: Option<Vlan>,
     /// The device behind a physical interface (since Linux 5.14).
     pub parent: Option<ParentDevice>,
 }
 
 impl LinkInfo {
+    /// Sub-interfaces that the kernel has no device for have indexes from here on; those of the kernel are below.
+    pub const FIRST_VIRTUAL: u32 = 1 << 31;
+
     /// Whether frames can be sent on it.
     pub fn is_up(&self) -> bool {
         self.up && self.running
@@ -80,6 +85,13 @@ pub struct Peer {
     pub ifindex: u32,
     /// Its ifindex is one of another network namespace (IFLA_LINK_NETNSID).
     pub elsewhere: bool,
+}
+
+/// A VLAN tag: tag protocol identifier (IFLA_VLAN_PROTOCOL) and VLAN identifier (IFLA_VLAN_ID).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Vlan {
+    pub tpid: u16,
+    pub vid: u16,
 }
 
 /// A device on a bus: /sys/bus/BUS/devices/DEVICE.

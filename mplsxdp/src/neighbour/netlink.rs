@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
-use mplsxdp_common::wire::Mac;
+use mplsxdp_common::wire::{ETH_P_8021Q, Mac};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo as InfoAttribute, LinkMessage,
-    LinkXdp, XdpAttached,
+    InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo as InfoAttribute,
+    LinkMessage, LinkXdp, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
@@ -33,7 +33,7 @@ use tokio::time::timeout;
 
 use super::{
     AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Neighbour, NeighbourState, ParentDevice, Peer,
-    RouteKind, XdpAttachment,
+    RouteKind, Vlan, XdpAttachment,
 };
 
 /// What the kernel may hold for us before it loses events: room for tens of thousands of them.
@@ -648,6 +648,7 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
         kind: None,
         xdp: None,
         peer: None,
+        vlan: None,
         parent: None,
     };
     let mut peer = None;
@@ -663,6 +664,10 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
                     InfoAttribute::Kind(kind) => Some(InfoKind::to_string(kind)),
                     _ => None,
                 });
+                link.vlan = infos.iter().find_map(|info| match info {
+                    InfoAttribute::Data(InfoData::Vlan(attributes)) => vlan(attributes),
+                    _ => None,
+                });
             }
             LinkAttribute::Xdp(attributes) => link.xdp = xdp_attachment(attributes),
             LinkAttribute::Link(ifindex) if *ifindex != 0 => peer = Some(*ifindex),
@@ -676,6 +681,19 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
     link.peer = peer.map(|ifindex| Peer { ifindex, elsewhere });
     link.parent = bus.zip(device).map(|(bus, device)| ParentDevice { bus, device });
     Some(link)
+}
+
+fn vlan(attributes: &[InfoVlan]) -> Option<Vlan> {
+    let mut tpid = ETH_P_8021Q;
+    let mut vid = None;
+    for attribute in attributes {
+        match attribute {
+            InfoVlan::Id(id) => vid = Some(*id),
+            InfoVlan::Protocol(protocol) => tpid = (*protocol).into(),
+            _ => {}
+        }
+    }
+    Some(Vlan { tpid, vid: vid? })
 }
 
 fn xdp_attachment(attributes: &[LinkXdp]) -> Option<XdpAttachment> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -248,6 +249,50 @@ impl Resolver {
         }
     }
 
+    /// Tells of all sub-interfaces: those that the kernel has no device for, with indexes of their own, and the names of those
+    /// whose devices are called otherwise.
+    pub fn set_sub_interfaces(
+        &mut self,
+        without_device: &[LinkInfo],
+        aliases: HashMap<Arc<str>, u32>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let gone: Vec<u32> = self
+            .links
+            .iter()
+            .map(|link| link.ifindex)
+            .filter(|&ifindex| {
+                ifindex >= LinkInfo::FIRST_VIRTUAL && without_device.iter().all(|link| link.ifindex != ifindex)
+            })
+            .collect();
+        for ifindex in gone {
+            self.handle(&Event::LinkGone(ifindex), now, actions);
+        }
+        for link in without_device {
+            // The kernel's own interfaces have the first right to a name.
+            let is_taken = self
+                .links
+                .by_name(&link.name)
+                .is_some_and(|other| other.ifindex != link.ifindex);
+            if !is_taken && self.links.get(link.ifindex) != Some(link) {
+                self.handle(&Event::Link(link.clone()), now, actions);
+            }
+        }
+        if *self.links.aliases() == aliases {
+            return;
+        }
+        let before = self.links.set_aliases(aliases);
+        let changed = |name: &Arc<str>| before.get(name) != self.links.aliases().get(name);
+        let concerned = self
+            .hops
+            .iter()
+            .filter(|(_, hop)| hop.next_hop.dev.as_ref().is_some_and(changed));
+        for id in Vec::from_iter(concerned.map(|(id, _)| *id)) {
+            self.evaluate(id, now, actions);
+        }
+    }
+
     /// The answer to [`Action::Lookup`]; `None` where the kernel could not be asked.
     pub fn lookup_done(&mut self, address: IpAddr, answer: Option<Lookup>, now: Instant, actions: &mut Vec<Action>) {
         let Some(routed) = self.routed.get_mut(&address) else {
@@ -446,7 +491,7 @@ impl Resolver {
         if matters(old) == matters(new) {
             return;
         }
-        let goes_by = |name: &str| old.into_iter().chain(new).any(|link| &*link.name == name);
+        let goes_by = |name: &str| old.into_iter().chain(new).any(|link| self.links.has_name(link, name));
         let concerned = self
             .hops
             .iter()

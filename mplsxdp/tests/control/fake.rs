@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mplsxdp::control::api::{
     BackupState, BucketRange, ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, Outcome, PathState,
-    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
+    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::{Call, Instance, Peer};
@@ -317,7 +317,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
 fn links() -> Vec<Link> {
     let eth1 = Link {
         name: "eth1".into(),
-        ifindex: 2,
+        ifindex: Some(2),
         mac: "02:00:00:00:00:01".into(),
         mtu: 1500,
         up: true,
@@ -327,11 +327,14 @@ fn links() -> Vec<Link> {
         mpls: true,
         tx_only: false,
         local: false,
+        carrier: false,
+        parent: None,
+        vlan: None,
         redirect_target: Some(true),
     };
     let local = Link {
         name: LOCAL_PORT.into(),
-        ifindex: 4,
+        ifindex: Some(4),
         mac: "02:00:00:00:00:03".into(),
         mtu: 1468,
         mpls: false,
@@ -339,7 +342,25 @@ fn links() -> Vec<Link> {
         redirect_target: None,
         ..eth1.clone()
     };
-    vec![eth1, local]
+    let vlan = |protocol: &str, id| VlanTag {
+        protocol: protocol.into(),
+        id,
+    };
+    let carrier = Link {
+        name: "eth2".into(),
+        ifindex: Some(5),
+        mpls: false,
+        carrier: true,
+        ..eth1.clone()
+    };
+    let qinq = Link {
+        name: "eth2.100.10".into(),
+        ifindex: None,
+        parent: Some("eth2".into()),
+        vlan: Some(vec![vlan("802.1ad", 100), vlan("802.1Q", 10)]),
+        ..eth1.clone()
+    };
+    vec![eth1, carrier, qinq, local]
 }
 
 fn unknown_labels() -> Vec<UnknownLabel> {

@@ -15,6 +15,7 @@ mod switching;
 mod too_big;
 mod traceroute;
 mod untouched;
+mod vlan;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -42,6 +43,7 @@ fn main() -> Result<()> {
         too_big::tests(),
         multipath::tests(),
         jumbo::tests(),
+        vlan::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

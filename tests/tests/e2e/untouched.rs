@@ -115,7 +115,7 @@ fn untouched() -> Result<()> {
 }
 
 /// Chassis and port by MAC address, 120 s, end (IEEE 802.1AB).
-fn lldp(mac: Mac) -> Vec<u8> {
+pub fn lldp(mac: Mac) -> Vec<u8> {
     [
         &[0x02, 0x07, 0x04][..],
         &mac.0,
@@ -127,7 +127,7 @@ fn lldp(mac: Mac) -> Vec<u8> {
 }
 
 /// 10.0.1.9 asks for 10.0.1.1.
-fn arp(mac: Mac) -> Vec<u8> {
+pub fn arp(mac: Mac) -> Vec<u8> {
     [
         &[0, 1, 8, 0, 6, 4, 0, 1][..],
         &mac.0,
@@ -145,7 +145,7 @@ const IGMP_REPORT: [u8; 40] = [
 ];
 
 /// fe80::9 asks for fd00:1::1 (RFC 4861 section 4.3). The checksum is not right, and not looked at on the way.
-fn neighbour_solicitation(mac: Mac) -> Vec<u8> {
+pub fn neighbour_solicitation(mac: Mac) -> Vec<u8> {
     let target = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     [
         &[0x60, 0, 0, 0, 0, 32, 58, 255][..],

@@ -110,6 +110,7 @@ fn link(ifindex: u32, name: &str) -> LinkInfo {
         kind: None,
         xdp: None,
         peer: None,
+        vlan: None,
         parent: None,
     }
 }
@@ -986,4 +987,85 @@ proptest! {
         prop_assert_eq!(run.held, BTreeSet::new());
         prop_assert_eq!(run.resolver.next_deadline().filter(|_| run.resolver.lookups_due.is_none()), None);
     }
+}
+
+/// A sub-interface that the kernel has no device for.
+fn virtual_link(name: &str, up: bool) -> LinkInfo {
+    LinkInfo {
+        up,
+        noarp: true,
+        ..link(LinkInfo::FIRST_VIRTUAL | 7, name)
+    }
+}
+
+impl Bench {
+    fn set_sub_interfaces(&mut self, without_device: &[LinkInfo], aliases: &[(&str, u32)]) {
+        let aliases = aliases.iter().map(|&(name, ifindex)| (name.into(), ifindex)).collect();
+        self.resolver
+            .set_sub_interfaces(without_device, aliases, self.now, &mut self.actions);
+    }
+}
+
+#[test]
+fn a_sub_interface_without_a_device_takes_mac_addresses_only() {
+    let mut bench = Bench::new();
+    let ifindex = LinkInfo::FIRST_VIRTUAL | 7;
+    bench.add(ID, "52:54:00:00:00:01 dev eth1.100");
+    assert_eq!(bench.take(), [changed(ID, HopState::NoSuchDev)]);
+    bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
+    let known = HopState::Static { ifindex, mac: MAC1 };
+    assert_eq!(bench.take(), [changed(ID, known)]);
+    let other = NextHopId(99);
+    bench.add(other, "10.0.0.2 dev eth1.100");
+    assert_eq!(bench.take(), [changed(other, HopState::NoArp { ifindex })]);
+    bench.remove(other);
+
+    // It goes up and down with its parent, and stays when the kernel's interfaces are listed anew.
+    bench.set_sub_interfaces(&[virtual_link("eth1.100", false)], &[]);
+    assert_eq!(bench.take(), [changed(ID, HopState::LinkDown { ifindex })]);
+    bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
+    bench.take();
+    for event in [Event::Reset, up(ETH1, "eth1"), Event::Synced] {
+        bench.tell(event);
+    }
+    assert_eq!(bench.resolver.state(ID), Some(known));
+    bench.set_sub_interfaces(&[], &[]);
+    assert_eq!(bench.resolver.state(ID), Some(HopState::NoSuchDev));
+}
+
+#[test]
+fn a_device_takes_the_name_of_the_sub_interface_and_leaves_it() {
+    let mut bench = Bench::new();
+    bench.add(ID, "52:54:00:00:00:01 dev eth1.100");
+    bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
+    bench.take();
+    bench.tell(up(70, "eth1.100"));
+    let on_device = HopState::Static { ifindex: 70, mac: MAC1 };
+    assert_eq!(bench.take(), [changed(ID, on_device)]);
+    bench.set_sub_interfaces(&[], &[]);
+    assert_eq!(bench.take(), []);
+    // While the name is the kernel's, it is not taken back.
+    bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
+    assert_eq!(bench.resolver.state(ID), Some(on_device));
+    bench.tell(Event::LinkGone(70));
+    bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
+    let ifindex = LinkInfo::FIRST_VIRTUAL | 7;
+    assert_eq!(bench.resolver.state(ID), Some(HopState::Static { ifindex, mac: MAC1 }));
+}
+
+#[test]
+fn a_device_of_another_name_resolves_for_the_sub_interface() {
+    let mut bench = Bench::new();
+    bench.tell(up(70, "customer"));
+    bench.tell(neighbour(70, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.add(ID, "10.0.0.2 dev eth1.100");
+    bench.take();
+    bench.set_sub_interfaces(&[], &[("eth1.100", 70)]);
+    assert_eq!(bench.resolver.state(ID), Some(resolved(70, MAC1)));
+    bench.tell(down(70, "customer"));
+    assert_eq!(bench.resolver.state(ID), Some(HopState::LinkDown { ifindex: 70 }));
+    bench.tell(up(70, "customer"));
+    assert_eq!(bench.resolver.state(ID), Some(resolved(70, MAC1)));
+    bench.set_sub_interfaces(&[], &[]);
+    assert_eq!(bench.resolver.state(ID), Some(HopState::NoSuchDev));
 }

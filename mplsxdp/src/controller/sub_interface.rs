@@ -1,0 +1,403 @@
+//! VLAN sub-interfaces: which tags on which interface a name stands for, and the kernel's VLAN device for them. Pure.
+//!
+//! `eth1.100` is VLAN 100 (802.1Q) on eth1, `eth1.100.10` VLAN 10 within service VLAN 100 (802.1ad). A VLAN device of the kernel
+//! is what it is, whatever its name; an interface of such a name that is no VLAN device is an ordinary one.
+
+use std::fmt;
+
+use mplsxdp_common::abi::{SubInterfaceKey, VlanTags};
+use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q};
+
+use crate::neighbour::links::Links;
+use crate::neighbour::{LinkInfo, Vlan};
+
+/// The lowest and highest VLAN identifier of a VLAN: 0 is none, 4095 reserved (IEEE 802.1Q section 9.6).
+const VIDS: std::ops::RangeInclusive<u16> = 1..=4094;
+
+/// The tags of a sub-interface's frames.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Tags {
+    pub outer: Vlan,
+    pub inner: Option<Vlan>,
+}
+
+impl Tags {
+    const fn one(outer: Vlan) -> Self {
+        Self { outer, inner: None }
+    }
+
+    /// Outermost first.
+    pub fn iter(self) -> impl Iterator<Item = Vlan> {
+        std::iter::once(self.outer).chain(self.inner)
+    }
+
+    /// What tells frames of a sub-interface from others: both kinds of tags are accepted.
+    fn vids(self) -> (u16, u16) {
+        (self.outer.vid, self.inner.map_or(0, |inner| inner.vid))
+    }
+
+    pub fn key(self, parent: u16) -> SubInterfaceKey {
+        let (outer, inner) = self.vids();
+        SubInterfaceKey::new(parent.into(), outer, inner)
+    }
+
+    pub fn to_wire(self) -> VlanTags {
+        match self.inner {
+            None => VlanTags::one(self.outer.tpid, self.outer.vid),
+            Some(inner) => VlanTags::two(self.outer.tpid, self.outer.vid, inner.tpid, inner.vid),
+        }
+    }
+
+    /// As the name of a sub-interface of `parent`.
+    pub fn name_on(self, parent: &str) -> String {
+        self.iter()
+            .fold(parent.to_owned(), |name, vlan| format!("{name}.{}", vlan.vid))
+    }
+
+    /// The commands that make the kernel's VLAN device `name` on `parent`.
+    pub fn commands(self, parent: &str, name: &str) -> String {
+        let add = |parent: &str, name: &str, vlan: Vlan| {
+            let protocol = match vlan.tpid {
+                ETH_P_8021AD => "protocol 802.1ad ",
+                _ => "",
+            };
+            format!(
+                "ip link add link {parent} name {name} type vlan {protocol}id {}",
+                vlan.vid
+            )
+        };
+        match self.inner {
+            None => add(parent, name, self.outer),
+            Some(inner) => {
+                let between = Self::one(self.outer).name_on(parent);
+                format!("{}; {}", add(parent, &between, self.outer), add(&between, name, inner))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Tags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, vlan) in self.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{} {}", protocol(vlan), vlan.vid)?;
+        }
+        Ok(())
+    }
+}
+
+/// As iproute2 calls the TPID.
+pub fn protocol(vlan: Vlan) -> &'static str {
+    match vlan.tpid {
+        ETH_P_8021AD => "802.1ad",
+        _ => "802.1Q",
+    }
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SubInterface {
+    /// The interface that the tagged frames come in by and go out of.
+    pub parent: u32,
+    pub tags: Tags,
+    /// The kernel's VLAN device, where there is one.
+    pub device: Option<u32>,
+}
+
+/// The sub-interface of this name. `None` where the name is that of an ordinary interface, or of none; an error says why it can
+/// be no sub-interface.
+pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
+    let by_device = |link: &LinkInfo| match of_device(link, links) {
+        Some(Ok(found)) => Ok(Some(found)),
+        Some(Err(TooManyTags)) => Err(format!(
+            "{name} has more than two VLAN tags, which is all that is supported"
+        )),
+        None => Ok(None),
+    };
+    if let Some(link) = links.by_name(name) {
+        let found = by_device(link)?;
+        return Ok(found.map(|(parent, tags)| SubInterface {
+            parent,
+            tags,
+            device: Some(link.ifindex),
+        }));
+    }
+    let Some((rest, last)) = split(name) else {
+        return Ok(None);
+    };
+    let (parent, tags) = if let Some(link) = links.by_name(rest) {
+        let vlan = vlan(name, ETH_P_8021Q, last)?;
+        match by_device(link)? {
+            None => (link.ifindex, Tags::one(vlan)),
+            Some((parent, Tags { outer, inner: None })) => (
+                parent,
+                Tags {
+                    outer,
+                    inner: Some(vlan),
+                },
+            ),
+            Some(_) => {
+                return Err(format!(
+                    "{name} has more than two VLAN tags, which is all that is supported"
+                ));
+            }
+        }
+    } else if let Some((parent, first)) = split(rest)
+        && let Some(link) = links.by_name(parent)
+    {
+        if by_device(link)?.is_some() {
+            return Err(format!(
+                "{name} has more than two VLAN tags, which is all that is supported"
+            ));
+        }
+        let tags = Tags {
+            outer: vlan(name, ETH_P_8021AD, first)?,
+            inner: Some(vlan(name, ETH_P_8021Q, last)?),
+        };
+        (link.ifindex, tags)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(match device(parent, tags, links) {
+        Some((device, tags)) => SubInterface {
+            parent,
+            tags,
+            device: Some(device),
+        },
+        None => SubInterface {
+            parent,
+            tags,
+            device: None,
+        },
+    }))
+}
+
+/// The kernel's VLAN device on `parent` with the VLAN identifiers of `tags`, and the tags that it sends. Of several, the one that
+/// sends these.
+pub fn device(parent: u32, tags: Tags, links: &Links) -> Option<(u32, Tags)> {
+    let devices = links.iter().filter_map(|link| match of_device(link, links) {
+        Some(Ok((on, its))) if on == parent && its.vids() == tags.vids() => Some((link.ifindex, its)),
+        _ => None,
+    });
+    devices.min_by_key(|&(ifindex, its)| (its != tags, ifindex))
+}
+
+struct TooManyTags;
+
+/// What a VLAN device stands on in the end, and its tags with those of the devices between. `None` for what is no VLAN device,
+/// or is on an interface of another network namespace.
+fn of_device(link: &LinkInfo, links: &Links) -> Option<Result<(u32, Tags), TooManyTags>> {
+    let vlan = link.vlan?;
+    let below = links.get(link.peer.filter(|peer| !peer.elsewhere)?.ifindex)?;
+    let Some(outer) = below.vlan else {
+        return Some(Ok((below.ifindex, Tags::one(vlan))));
+    };
+    let lowest = links.get(below.peer.filter(|peer| !peer.elsewhere)?.ifindex)?;
+    Some(match lowest.vlan {
+        None => Ok((
+            lowest.ifindex,
+            Tags {
+                outer,
+                inner: Some(vlan),
+            },
+        )),
+        Some(_) => Err(TooManyTags),
+    })
+}
+
+/// A name without its last part, and that, where it is a number.
+fn split(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once('.')
+        .filter(|(rest, vid)| !rest.is_empty() && !vid.is_empty() && vid.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn vlan(name: &str, tpid: u16, vid: &str) -> Result<Vlan, String> {
+    let number = vid.parse().ok().filter(|number| VIDS.contains(number));
+    // One way to write each, so that no two names are the same sub-interface.
+    match number.filter(|_| !vid.starts_with('0')) {
+        Some(vid) => Ok(Vlan { tpid, vid }),
+        None => Err(format!(
+            "{name}: {vid} is no VLAN identifier: these are {} to {}",
+            VIDS.start(),
+            VIDS.end()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::neighbour::Peer;
+
+    const Q: u16 = ETH_P_8021Q;
+    const AD: u16 = ETH_P_8021AD;
+
+    fn link(ifindex: u32, name: &str) -> LinkInfo {
+        LinkInfo {
+            ifindex,
+            name: name.into(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+            loopback: false,
+            noarp: false,
+            kind: None,
+            xdp: None,
+            peer: None,
+            vlan: None,
+            parent: None,
+        }
+    }
+
+    fn vlan_device(ifindex: u32, name: &str, on: u32, tpid: u16, vid: u16) -> LinkInfo {
+        LinkInfo {
+            kind: Some("vlan".into()),
+            peer: Some(Peer {
+                ifindex: on,
+                elsewhere: false,
+            }),
+            vlan: Some(Vlan { tpid, vid }),
+            ..link(ifindex, name)
+        }
+    }
+
+    fn links(infos: impl IntoIterator<Item = LinkInfo>) -> Links {
+        let mut links = Links::default();
+        for info in infos {
+            links.insert(info);
+        }
+        links
+    }
+
+    fn one(tpid: u16, vid: u16) -> Tags {
+        Tags::one(Vlan { tpid, vid })
+    }
+
+    fn two(outer: (u16, u16), inner: (u16, u16)) -> Tags {
+        let vlan = |(tpid, vid)| Vlan { tpid, vid };
+        Tags {
+            outer: vlan(outer),
+            inner: Some(vlan(inner)),
+        }
+    }
+
+    fn found(name: &str, links: &Links) -> Option<(u32, Tags, Option<u32>)> {
+        let found = find(name, links).unwrap();
+        found.map(|found| (found.parent, found.tags, found.device))
+    }
+
+    #[test]
+    fn a_name_says_parent_and_tags() {
+        let links = links([link(2, "eth1"), link(3, "a.b")]);
+        assert_eq!(found("eth1", &links), None);
+        assert_eq!(found("eth1.100", &links), Some((2, one(Q, 100), None)));
+        assert_eq!(found("eth1.4094.1", &links), Some((2, two((AD, 4094), (Q, 1)), None)));
+        assert_eq!(found("a.b.7", &links), Some((3, one(Q, 7), None)));
+        for none in [
+            "eth9.100",
+            "eth9.100.10",
+            "eth1.",
+            "eth1.x",
+            ".100",
+            "100",
+            "eth1.100.",
+            "a.7",
+        ] {
+            assert_eq!(found(none, &links), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_vlan_identifier_is_named() {
+        let links = links([link(2, "eth1")]);
+        for (name, vid) in [
+            ("eth1.0", "0"),
+            ("eth1.4095", "4095"),
+            ("eth1.100000", "100000"),
+            ("eth1.007", "007"),
+            ("eth1.0.10", "0"),
+            ("eth1.100.4095", "4095"),
+        ] {
+            assert_eq!(
+                find(name, &links).unwrap_err(),
+                format!("{name}: {vid} is no VLAN identifier: these are 1 to 4094")
+            );
+        }
+    }
+
+    #[test]
+    fn a_vlan_device_is_what_it_is_under_any_name() {
+        let links = links([
+            link(2, "eth1"),
+            vlan_device(5, "vlan100", 2, Q, 100),
+            vlan_device(6, "service", 2, AD, 200),
+            vlan_device(7, "customer", 6, Q, 10),
+            vlan_device(8, "third", 7, Q, 1),
+            // Named after another one.
+            vlan_device(9, "eth1.30", 2, AD, 31),
+        ]);
+        assert_eq!(found("vlan100", &links), Some((2, one(Q, 100), Some(5))));
+        assert_eq!(found("service", &links), Some((2, one(AD, 200), Some(6))));
+        assert_eq!(found("customer", &links), Some((2, two((AD, 200), (Q, 10)), Some(7))));
+        assert_eq!(found("eth1.30", &links), Some((2, one(AD, 31), Some(9))));
+        // By their parent's name, with the tags that the device has.
+        assert_eq!(found("eth1.100", &links), Some((2, one(Q, 100), Some(5))));
+        assert_eq!(found("eth1.200", &links), Some((2, one(AD, 200), Some(6))));
+        assert_eq!(
+            found("eth1.200.10", &links),
+            Some((2, two((AD, 200), (Q, 10)), Some(7)))
+        );
+        // Within a device's VLAN.
+        assert_eq!(found("vlan100.10", &links), Some((2, two((Q, 100), (Q, 10)), None)));
+        for name in ["third", "customer.1", "vlan100.1.2"] {
+            assert_eq!(
+                find(name, &links).unwrap_err(),
+                format!("{name} has more than two VLAN tags, which is all that is supported")
+            );
+        }
+    }
+
+    #[test]
+    fn ordinary_interfaces_win() {
+        let mut elsewhere = vlan_device(6, "moved", 2, Q, 7);
+        elsewhere.peer.as_mut().unwrap().elsewhere = true;
+        let links = links([link(2, "eth1"), link(5, "eth1.100"), elsewhere]);
+        assert_eq!(found("eth1.100", &links), None);
+        assert_eq!(found("eth1.100.10", &links), Some((5, one(Q, 10), None)));
+        assert_eq!(found("moved", &links), None);
+    }
+
+    #[test]
+    fn of_two_devices_with_the_same_vlan_identifier_the_one_with_the_same_tags() {
+        let mut links = links([
+            link(2, "eth1"),
+            vlan_device(5, "ad", 2, AD, 100),
+            vlan_device(6, "q", 2, Q, 100),
+        ]);
+        assert_eq!(device(2, one(Q, 100), &links), Some((6, one(Q, 100))));
+        links.remove(6);
+        assert_eq!(device(2, one(Q, 100), &links), Some((5, one(AD, 100))));
+        links.remove(5);
+        assert_eq!(device(2, one(Q, 100), &links), None);
+    }
+
+    #[test]
+    fn devices_are_made_by_these_commands() {
+        assert_eq!(
+            one(Q, 100).commands("eth1", "eth1.100"),
+            "ip link add link eth1 name eth1.100 type vlan id 100"
+        );
+        assert_eq!(
+            two((AD, 100), (Q, 10)).commands("eth1", "eth1.100.10"),
+            "ip link add link eth1 name eth1.100 type vlan protocol 802.1ad id 100; \
+             ip link add link eth1.100 name eth1.100.10 type vlan id 10"
+        );
+        assert_eq!(two((AD, 100), (Q, 10)).to_string(), "802.1ad 100 802.1Q 10");
+        assert_eq!(two((AD, 100), (Q, 10)).name_on("eth1"), "eth1.100.10");
+        assert_eq!(
+            two((AD, 100), (Q, 10)).to_wire().to_bytes(),
+            [0x88, 0xa8, 0, 100, 0x81, 0, 0, 10]
+        );
+    }
+}

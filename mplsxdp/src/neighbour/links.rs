@@ -98,6 +98,7 @@ mod tests {
             kind: None,
             xdp: None,
             peer: None,
+            master: None,
             parent: None,
         }
     }

@@ -63,6 +63,8 @@ pub struct LinkInfo {
     pub xdp: Option<XdpAttachment>,
     /// IFLA_LINK: the other end of a veth, what a VLAN or macvlan stands on.
     pub peer: Option<Peer>,
+    /// The interface that it is a member of.
+    pub master: Option<Master>,
     /// The device behind a physical interface (since Linux 5.14).
     pub parent: Option<ParentDevice>,
 }
@@ -71,6 +73,30 @@ impl LinkInfo {
     /// Whether frames can be sent on it.
     pub fn is_up(&self) -> bool {
         self.up && self.running
+    }
+
+    /// The interface that has its neighbours. What arrives on a member of a bridge or a bond goes to the master before ARP
+    /// and ND see it; a VRF leaves its members their own.
+    pub fn neighbours_on(&self) -> u32 {
+        match &self.master {
+            Some(master) if master.takes_frames() => master.ifindex,
+            _ => self.ifindex,
+        }
+    }
+}
+
+/// The interface that another one is a member of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Master {
+    /// IFLA_MASTER
+    pub ifindex: u32,
+    /// IFLA_INFO_SLAVE_KIND, as "bridge".
+    pub kind: Option<String>,
+}
+
+impl Master {
+    fn takes_frames(&self) -> bool {
+        self.kind.as_deref() != Some("vrf")
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Need {
     Program(&'static str, &'static str),
     /// A module of [`python`].
     PythonModule(&'static str),
+    /// A kind of interface that `ip link add` knows, and the kernel module that has it.
+    LinkKind(&'static str, &'static str),
     /// A kernel of this version, for what the text says.
     Kernel(u32, u32, &'static str),
 }
@@ -53,6 +55,9 @@ impl Need {
                 )),
                 Err(error) => Some(format!("no Python: {error}")),
             },
+            Self::LinkKind(kind, module) => try_link_kind(kind)
+                .err()
+                .map(|error| format!("no interfaces of the kind {kind} (module {module}): {error:#}")),
             Self::Kernel(major, minor, what) => match kernel() {
                 Ok(version) if version >= (major, minor) => None,
                 Ok((is, point)) => Some(format!(
@@ -79,6 +84,15 @@ fn try_lab() -> Result<()> {
     link(End::new(&a, "eth0"), End::new(&b, "eth0"))?;
     let _program = rig::attach(&a, "eth0", "pass").context("XDP in native mode on a veth")?;
     Ok(())
+}
+
+fn try_link_kind(kind: &str) -> Result<()> {
+    let added = Lab::new()?.netns("kind")?.ip(&format!("link add probe0 type {kind}"));
+    match added {
+        // What it misses may be options.
+        Err(error) if !format!("{error:#}").contains("Unknown device type") => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 fn kernel() -> Result<(u32, u32)> {

@@ -3,6 +3,7 @@
 
 mod bench;
 mod control;
+mod devices;
 mod exceptions;
 mod lifecycle;
 mod local;
@@ -38,6 +39,7 @@ fn main() -> Result<()> {
         traceroute::tests(),
         exceptions::tests(),
         too_big::tests(),
+        devices::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

@@ -86,7 +86,7 @@ pub enum PreflightError {
     Loopback { name: Box<str> },
     #[error(
         "{name}{} is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap \
-         in place of a tun, or a gretap or vxlan over what has none", in_parentheses(.kind.as_deref())
+         in place of a tun, or a vxlan over what has none", in_parentheses(.kind.as_deref())
     )]
     NotEthernet { name: Box<str>, kind: Option<String> },
     #[error(
@@ -609,7 +609,7 @@ mod tests {
         assert_eq!(
             refused(&with_link(|link| link.mac = None), XdpMode::Generic),
             "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap in \
-             place of a tun, or a gretap or vxlan over what has none"
+             place of a tun, or a vxlan over what has none"
         );
         assert_eq!(
             refused(&with_link(|link| link.up = false), XdpMode::Generic),

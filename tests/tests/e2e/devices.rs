@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
             tap_with_queues,
         ),
         test("devices::tap_of_a_vm_that_is_started_anew", tap_restart),
+        test("devices::taps_with_an_mtu_of_9000", jumbo_taps),
         test_with("devices::macvlan_parent", PING, macvlan_parent),
         test("devices::macvtap_parent", macvtap_parent),
         test("devices::macvlan_and_macvtap_themselves", macvlan),
@@ -38,6 +39,11 @@ pub fn tests() -> Vec<Trial> {
         test("devices::bridge_itself", bridge),
         test_with("devices::bond_and_its_members", BOND, bond),
         test_with("devices::vlan_itself", Some(Need::LinkKind("vlan", "8021q")), vlan),
+        test_with(
+            "devices::vxlan_in_generic_mode",
+            Some(Need::LinkKind("vxlan", "vxlan")),
+            vxlan,
+        ),
         test("devices::tun_has_no_mac_address", tun),
         test_with(
             "devices::wireguard_has_no_mac_address",
@@ -293,10 +299,13 @@ fn expect_pings(from: &Netns, addresses: &[&str]) -> Result<()> {
 
 fn veth() -> Result<()> {
     let bed = Bed::with_left_cable()?;
-    bed.load_and_unload("eth1", PORTS, |router| {
-        bed.expect_switching(router, &bed.left()?, "eth1")?;
-        bed.expect_untouched(router, &bed.left()?, "eth1")
-    })
+    for mode in ["native", "generic"] {
+        bed.load_and_unload("eth1", &format!("{PORTS} --mode {mode}"), |router| {
+            bed.expect_switching(router, &bed.left()?, "eth1")?;
+            bed.expect_untouched(router, &bed.left()?, "eth1")
+        })?;
+    }
+    Ok(())
 }
 
 fn tap() -> Result<()> {
@@ -350,6 +359,51 @@ fn tap_restart() -> Result<()> {
         router.run(&format!("route replace 100 as 110 via link {} dev tap0", wire.mac()))?;
         router.wait_resolved()?;
         bed.expect_switching(&router, &wire, "tap0")?;
+    }
+    router.unload()
+}
+
+/// A tap takes native mode at any MTU: what does not fit a page has the program run on its skb.
+fn jumbo_taps() -> Result<()> {
+    let nic = Nic {
+        queues: 1,
+        vnet_header: true,
+        nonblocking: true,
+    };
+    let bed = Bed::new()?;
+    let names = ["tap0", "tap1"];
+    for name in names {
+        nic.make_tap(&bed.netns, name)?;
+        bed.netns.ip(&format!("link set dev {name} mtu 9000"))?;
+    }
+    let (one, other) = (nic.plug(&bed.netns, "tap0")?, nic.plug(&bed.netns, "tap1")?);
+    let router = Router::load(&bed.netns, "--iface tap0 --iface tap1")?;
+    let sides = [
+        Side::new(&bed.netns, &one, "tap0")?,
+        Side::new(&bed.netns, &other, "tap1")?,
+    ];
+    for (from, to) in [(&sides[0], &sides[1]), (&sides[1], &sides[0])] {
+        for route in ["100 as 110", "101 as 200/110", "17 as implicit-null"] {
+            let neighbour = to.wire.mac();
+            router.run(&format!("route replace {route} via link {neighbour} dev {}", to.port))?;
+        }
+        for length in [3000, 4096, 8980] {
+            let payload = vec![0x5a; length];
+            for (label, below) in [
+                (100, &[Entry::new(110, 63)][..]),
+                (101, &[Entry::new(200, 63), Entry::new(110, 63)]),
+            ] {
+                from.wire.send(&from.incoming(&[Entry::new(label, 64)], &payload))?;
+                let expected = to.outgoing(below, &payload);
+                let what = format!("{length} bytes under {below:?}");
+                to.wire.receive(&what, |frame| frame == expected)?;
+            }
+            from.wire
+                .send(&from.incoming(&[Entry::new(17, 64), Entry::new(146, 64)], &payload))?;
+            let expected = to.outgoing(&[Entry::new(146, 63)], &payload);
+            to.wire
+                .receive(&format!("{length} bytes, popped"), |frame| frame == expected)?;
+        }
     }
     router.unload()
 }
@@ -556,6 +610,7 @@ fn bridge() -> Result<()> {
     bed.expect_refusal(options, &["br0 is a bridge", "eth1", "eth3", "--mode generic"])?;
     bed.load_and_unload("br0", &format!("{options} --mode generic"), |router| {
         bed.expect_switching(router, &bed.left()?, "br0")?;
+        bed.expect_untouched(router, &bed.left()?, "br0")?;
         router.add_routes(&["500 as 510 via inet 10.0.1.2"])
     })
 }
@@ -596,6 +651,30 @@ fn vlan() -> Result<()> {
     bed.expect_refusal("--iface vlan7", &["vlan7 is a vlan on eth1", "take eth1"])
 }
 
+fn vxlan() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    bed.netns.ip("address add 10.0.1.1/24 dev eth1")?;
+    for (netns, local, remote, lower) in [
+        (&bed.left, "10.0.1.2", "10.0.1.1", "eth0"),
+        (&bed.netns, "10.0.1.1", "10.0.1.2", "eth1"),
+    ] {
+        netns.ip(&format!(
+            "link add vx0 type vxlan id 5 local {local} remote {remote} dstport 4789 dev {lower}"
+        ))?;
+        netns.ip("link set dev vx0 up")?;
+    }
+    let options = "--iface vx0 --iface eth2";
+    bed.expect_refusal(
+        options,
+        &["vx0: its driver (vxlan) has no native XDP", "--mode generic"],
+    )?;
+    let wire = Tap::open(&bed.left, "vx0")?;
+    bed.load_and_unload("vx0", &format!("{options} --mode generic"), |router| {
+        bed.expect_switching(router, &wire, "vx0")?;
+        bed.expect_untouched(router, &wire, "vx0")
+    })
+}
+
 fn tun() -> Result<()> {
     let bed = Bed::new()?;
     bed.netns.ip("tuntap add dev tun0 mode tun")?;
@@ -610,7 +689,7 @@ fn wireguard() -> Result<()> {
     let bed = Bed::new()?;
     bed.netns.ip("link add wg0 type wireguard")?;
     bed.netns.ip("link set dev wg0 up")?;
-    bed.expect_refusal("--iface wg0", &["wg0 (wireguard)", "no MAC address", "gretap"])
+    bed.expect_refusal("--iface wg0", &["wg0 (wireguard)", "no MAC address", "a vxlan over"])
 }
 
 fn dummy() -> Result<()> {

@@ -457,6 +457,7 @@ impl Controller {
         let view = View {
             tables: self.lfib.tables(),
             ports: &self.ports,
+            links: self.resolver.links(),
             addresses: &self.addresses,
             routes: &self.kernel_routes,
             source_v4: self.config.icmp_source_v4,

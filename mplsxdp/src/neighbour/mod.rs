@@ -75,9 +75,9 @@ impl LinkInfo {
         self.up && self.running
     }
 
-    /// The interface that has its neighbours. What arrives on a member of a bridge or a bond goes to the master before ARP
-    /// and ND see it; a VRF leaves its members their own.
-    pub fn neighbours_on(&self) -> u32 {
+    /// The interface that has its neighbours, and mostly its addresses. What arrives on a member of a bridge or a bond goes to
+    /// the master before ARP, ND and IP see it; a VRF leaves its members their own.
+    pub fn ip_ifindex(&self) -> u32 {
         match &self.master {
             Some(master) if master.takes_frames() => master.ifindex,
             _ => self.ifindex,

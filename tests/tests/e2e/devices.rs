@@ -1,6 +1,7 @@
 //! Ports on the devices that people have: labelled frames in and out of them, and everything else as if mplsxdp were not there.
 //! docs/devices.md says what was tried where.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,6 +9,7 @@ use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Stats, Status};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Mac};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, with_ttl};
+use mplsxdp_tests::icmp::{IcmpError, TIME_EXCEEDED_V4};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::vm::{self, Nic};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, bystanders, link, wait};
@@ -521,6 +523,13 @@ fn bridge_port() -> Result<()> {
         })?;
         expect_pings(&bed.left, &["10.0.1.1", "fd00:1::1", "10.0.1.3", "fd00:1::3"])?;
         expect_pings(&beyond, &["10.0.1.1", "fd00:1::1", "10.0.1.2", "fd00:1::2"])?;
+        // The addresses are the bridge's, and what is told comes from there, not from another port's.
+        let side = Side::new(&bed.netns, &wire, "eth1")?;
+        wire.send(&side.incoming(&[Entry::new(100, 1)], &v4(64)?))?;
+        wire.receive("Time Exceeded from 10.0.1.1", |frame| {
+            let error = IcmpError::read(frame).and_then(Result::ok);
+            error.is_some_and(|error| error.kind == TIME_EXCEEDED_V4 && error.source == IpAddr::from([10, 0, 1, 1]))
+        })?;
         // Labels for the bridge's own MAC address are the bridge's, and somebody is told.
         let (bridge, mac) = (Tap::open(&bed.netns, "br0")?, bed.netns.mac("eth1")?);
         let foreign = labelled(bridge.mac(), wire.mac(), &[Entry::new(100, 64)], &v4(64)?);
@@ -646,9 +655,17 @@ fn bond() -> Result<()> {
 
 fn vlan() -> Result<()> {
     let bed = Bed::with_left_cable()?;
-    bed.netns.ip("link add link eth1 name vlan7 type vlan id 7")?;
-    bed.netns.ip("link set dev vlan7 up")?;
-    bed.expect_refusal("--iface vlan7", &["vlan7 is a vlan on eth1", "take eth1"])
+    for (netns, lower) in [(&bed.left, "eth0"), (&bed.netns, "eth1")] {
+        netns.ip(&format!("link add link {lower} name vlan7 type vlan id 7"))?;
+        netns.ip("link set dev vlan7 up")?;
+    }
+    let options = "--iface vlan7 --iface eth2";
+    bed.expect_refusal(options, &["vlan7 is a vlan on eth1", "take eth1", "--mode generic"])?;
+    let wire = Tap::open(&bed.left, "vlan7")?;
+    bed.load_and_unload("vlan7", &format!("{options} --mode generic"), |router| {
+        bed.expect_switching(router, &wire, "vlan7")?;
+        bed.expect_untouched(router, &wire, "vlan7")
+    })
 }
 
 fn vxlan() -> Result<()> {

@@ -341,7 +341,19 @@ fn tap_with_queues() -> Result<()> {
         bed.expect_switching(router, &wire, "tap0")?;
         let side = Side::new(&bed.netns, &wire, "tap0")?;
         expect_unknown(router, &side, 1, 4001)?;
-        bed.expect_untouched(router, &wire, "tap0")
+        bed.expect_untouched(router, &wire, "tap0")?;
+        // Queues that the VM opens later have no sockets, until the port is made anew.
+        let more = nic.plug(&bed.netns, "tap0")?;
+        let side = Side::new(&bed.netns, &more, "tap0")?;
+        more.send(&side.incoming(&[Entry::new(4002, 64)], &v4(64)?))?;
+        wait::until("a frame that is unheard", PATIENCE, || {
+            let stats: Stats = router.json("stats")?;
+            let unheard: u64 = stats.reasons.iter().map(|counter| counter.unheard).sum();
+            Ok((unheard == 1).then_some(()))
+        })?;
+        router.run("link del tap0")?;
+        router.run("link add tap0")?;
+        expect_unknown(router, &side, 0, 4002)
     })
 }
 

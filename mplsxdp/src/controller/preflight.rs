@@ -506,9 +506,9 @@ mod tests {
             loopback: false,
             noarp: false,
             kind: None,
+            master: None,
             xdp: None,
             peer: None,
-            master: None,
             parent: None,
         }
     }

@@ -60,11 +60,11 @@ pub struct LinkInfo {
     pub noarp: bool,
     /// IFLA_INFO_KIND, as "veth"; physical interfaces have none.
     pub kind: Option<String>,
+    /// The interface that it is a member of.
+    pub master: Option<Master>,
     pub xdp: Option<XdpAttachment>,
     /// IFLA_LINK: the other end of a veth, what a VLAN or macvlan stands on.
     pub peer: Option<Peer>,
-    /// The interface that it is a member of.
-    pub master: Option<Master>,
     /// The device behind a physical interface (since Linux 5.14).
     pub parent: Option<ParentDevice>,
 }

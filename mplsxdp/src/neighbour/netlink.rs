@@ -646,9 +646,9 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
         loopback: flags.contains(LinkFlags::Loopback),
         noarp: flags.contains(LinkFlags::Noarp),
         kind: None,
+        master: None,
         xdp: None,
         peer: None,
-        master: None,
         parent: None,
     };
     let mut peer = None;

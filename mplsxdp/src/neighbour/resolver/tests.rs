@@ -108,9 +108,9 @@ fn link(ifindex: u32, name: &str) -> LinkInfo {
         loopback: false,
         noarp: false,
         kind: None,
+        master: None,
         xdp: None,
         peer: None,
-        master: None,
         parent: None,
     }
 }

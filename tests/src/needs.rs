@@ -21,10 +21,10 @@ pub enum Need {
     Program(&'static str, &'static str),
     /// A module of [`python`].
     PythonModule(&'static str),
+    /// A kind of interface that `ip link add` knows, and the kernel module that has it.
+    LinkKind(&'static str, &'static str),
     /// A kernel of this version, for what the text says.
     Kernel(u32, u32, &'static str),
-    /// A kernel that can make VLAN devices.
-    VlanDevices,
 }
 
 impl Need {
@@ -55,6 +55,9 @@ impl Need {
                 )),
                 Err(error) => Some(format!("no Python: {error}")),
             },
+            Self::LinkKind(kind, module) => try_link_kind(kind)
+                .err()
+                .map(|error| format!("no interfaces of the kind {kind} (module {module}): {error:#}")),
             Self::Kernel(major, minor, what) => match kernel() {
                 Ok(version) if version >= (major, minor) => None,
                 Ok((is, point)) => Some(format!(
@@ -62,19 +65,6 @@ impl Need {
                 )),
                 Err(error) => Some(format!("{error:#}")),
             },
-            Self::VlanDevices => {
-                static VLAN_DEVICES: OnceLock<Option<String>> = OnceLock::new();
-                VLAN_DEVICES
-                    .get_or_init(|| {
-                        // Built in, loaded, or a module that can be loaded; what comes of it is seen next.
-                        let _ = Command::new("modprobe").arg("8021q").output();
-                        let error = try_vlan_device().err()?;
-                        Some(format!(
-                            "no module 8021q (`modprobe 8021q`), for VLAN devices: {error:#}"
-                        ))
-                    })
-                    .clone()
-            }
         }
     }
 }
@@ -96,11 +86,13 @@ fn try_lab() -> Result<()> {
     Ok(())
 }
 
-fn try_vlan_device() -> Result<()> {
-    let netns = Lab::new()?.netns("vlan")?;
-    netns.ip("link add eth0 type veth peer name eth1")?;
-    netns.ip("link add link eth0 name eth0.1 type vlan id 1")?;
-    Ok(())
+fn try_link_kind(kind: &str) -> Result<()> {
+    let added = Lab::new()?.netns("kind")?.ip(&format!("link add probe0 type {kind}"));
+    match added {
+        // What it misses may be options.
+        Err(error) if !format!("{error:#}").contains("Unknown device type") => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 fn kernel() -> Result<(u32, u32)> {

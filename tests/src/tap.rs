@@ -1,4 +1,5 @@
-//! A packet socket on one interface: sends exact frames, and receives what arrives there.
+//! The test's own end of a cable: a packet socket on an interface, or the fd of a VM's NIC. It sends exact frames, and receives
+//! what arrives there.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -18,8 +19,11 @@ const MAX_FRAME: usize = 65_536;
 
 /// An interface whose frames are the test's.
 pub struct Tap {
-    socket: OwnedFd,
+    /// One, or one for each queue of a VM's NIC.
+    queues: Vec<OwnedFd>,
     mac: Mac,
+    /// Bytes in front of every frame (`struct virtio_net_hdr`), zero in those that are sent.
+    header_bytes: usize,
     place: String,
 }
 
@@ -30,23 +34,41 @@ impl Tap {
         let socket =
             netns.within(|| open(interface).with_context(|| format!("cannot open a packet socket on {interface}")))?;
         Ok(Self {
-            socket,
+            queues: vec![socket],
             mac: netns.mac(interface)?,
+            header_bytes: 0,
             place,
         })
     }
 
-    /// The interface's MAC address.
+    /// A VM's NIC, by the fds of its queues.
+    pub(crate) fn of_queues(queues: Vec<OwnedFd>, mac: Mac, header_bytes: usize, place: String) -> Self {
+        Self {
+            queues,
+            mac,
+            header_bytes,
+            place,
+        }
+    }
+
+    /// The interface's MAC address, or the NIC's.
     pub fn mac(&self) -> Mac {
         self.mac
     }
 
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        let sent = nix::unistd::write(&self.socket, frame).with_context(|| format!("cannot send on {}", self.place))?;
+        self.send_on(0, frame)
+    }
+
+    /// By one of the NIC's queues.
+    pub fn send_on(&self, queue: usize, frame: &[u8]) -> Result<()> {
+        let queue = self.queues.get(queue).context("no such queue")?;
+        let bytes = [&vec![0; self.header_bytes][..], frame].concat();
+        let sent = nix::unistd::write(queue, &bytes).with_context(|| format!("cannot send on {}", self.place))?;
         anyhow::ensure!(
-            sent == frame.len(),
+            sent == bytes.len(),
             "sent {sent} of {} bytes on {}",
-            frame.len(),
+            bytes.len(),
             self.place
         );
         Ok(())
@@ -72,16 +94,29 @@ impl Tap {
     fn next_before(&self, end: Instant) -> Result<Option<Vec<u8>>> {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
-        let mut events = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let queues = self.queues.iter();
+        let mut events: Vec<_> = queues
+            .map(|queue| PollFd::new(queue.as_fd(), PollFlags::POLLIN))
+            .collect();
         if poll(&mut events, timeout)? == 0 {
             return Ok(None);
         }
-        let frame = match receive(&self.socket) {
+        let ready = events.iter().position(|event| event.any() == Some(true));
+        let queue = ready
+            .and_then(|ready| self.queues.get(ready))
+            .context("no queue is ready")?;
+        let mut frame = match receive(queue) {
             // Told once, when the interface goes down.
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return self.next_before(end),
             received => received.with_context(|| format!("cannot receive on {}", self.place))?,
         };
-        Ok(Some(frame))
+        anyhow::ensure!(
+            frame.len() >= self.header_bytes,
+            "{} gave {} bytes",
+            self.place,
+            frame.len()
+        );
+        Ok(Some(frame.split_off(self.header_bytes)))
     }
 }
 
@@ -118,7 +153,16 @@ fn receive(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     message.msg_controllen = CONTROL_BYTES;
     // SAFETY: the message points to buffers that outlive the call, with their lengths.
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
-    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    let Ok(length) = usize::try_from(length) else {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ENOTSOCK) {
+            return Err(error);
+        }
+        // A VM's NIC: frames are as the VM gets them.
+        let length = nix::unistd::read(socket, &mut frame)?;
+        frame.truncate(length);
+        return Ok(frame);
+    };
     frame.truncate(length);
     // SAFETY: the kernel has filled in the control buffer as far as `msg_controllen` says.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };

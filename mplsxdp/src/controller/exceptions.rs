@@ -16,7 +16,9 @@ use super::ports::Ports;
 use super::raw_ip::RawIp;
 use crate::dataplane::frame::MemoryFrame;
 use crate::dataplane::kernel::{AtPort, KernelTables};
+use crate::neighbour::LinkInfo;
 use crate::neighbour::addresses::Addresses;
+use crate::neighbour::links::Links;
 use crate::neighbour::routes::KernelRoutes;
 use crate::slowpath::outcome::Counters;
 use crate::slowpath::packet::missing_bytes;
@@ -35,6 +37,7 @@ const UNSENT_INTERVAL: Duration = Duration::from_millis(1);
 pub struct View<'a> {
     pub tables: &'a KernelTables,
     pub ports: &'a Ports,
+    pub links: &'a Links,
     pub addresses: &'a Addresses,
     pub routes: &'a KernelRoutes,
     pub source_v4: Option<Ipv4Addr>,
@@ -56,7 +59,13 @@ impl World for View<'_> {
             IpAddr::V4(_) => self.source_v4.map(IpAddr::from),
             IpAddr::V6(_) => self.source_v6.map(IpAddr::from),
         };
-        configured.or_else(|| self.addresses.source(self.ports.addressed(port)?, remote))
+        configured.or_else(|| {
+            let ifindex = self.ports.addressed(port)?;
+            // The addresses of a bridge port are the bridge's, as its neighbours are.
+            let link = self.links.get(ifindex);
+            let ifindex = link.map_or(ifindex, LinkInfo::ip_ifindex);
+            self.addresses.source(ifindex, remote)
+        })
     }
 
     fn is_broadcast(&self, address: IpAddr) -> bool {

@@ -39,7 +39,7 @@ use crate::neighbour::{Event, Lookup, RouteKind};
 use crate::slowpath::{Options, Rate};
 use exceptions::{Exceptions, View};
 use local::LocalPair;
-use ports::{Ports, Role};
+use ports::{Port, Ports, Role};
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
@@ -342,16 +342,32 @@ impl Controller {
                 (None, None) => return Err(refuse("`via link` needs `dev IFACE`".into())),
             };
             if self.ports.by_ifindex(link.ifindex).is_none() {
-                return Err(refuse(format!(
-                    "{} is not a port of this switch: `mplsxdp link add {}` makes it one",
-                    link.name, link.name
-                )));
+                return Err(refuse(match self.port_beneath(link.ifindex) {
+                    Some(port) => format!(
+                        "{} is not a port of this switch, but its member {port} is: say `dev {port}`",
+                        link.name
+                    ),
+                    None => format!(
+                        "{} is not a port of this switch: `mplsxdp link add {}` makes it one",
+                        link.name, link.name
+                    ),
+                }));
             }
             if let Some(reason) = self.ports.no_device(link.ifindex, next_hop) {
                 return Err(refuse(reason));
             }
         }
         Ok(())
+    }
+
+    /// The name of a port that is a member of this interface, as of a bridge.
+    fn port_beneath(&self, ifindex: u32) -> Option<&str> {
+        let beneath = |port: &&Port| {
+            let link = self.resolver.links().get(port.ifindex());
+            let master = link.and_then(|link| link.master.as_ref());
+            master.is_some_and(|master| master.ifindex == ifindex)
+        };
+        self.ports.iter().find(beneath).map(Port::name)
     }
 
     async fn handle_events(&mut self, batch: &[Event]) {
@@ -502,6 +518,7 @@ impl Controller {
         let view = View {
             tables: self.lfib.tables(),
             ports: &self.ports,
+            links: self.resolver.links(),
             addresses: &self.addresses,
             routes: &self.kernel_routes,
             source_v4: self.config.icmp_source_v4,

@@ -18,8 +18,12 @@ pub struct Facts {
     pub name: Box<str>,
     /// `None` where there is no such interface.
     pub link: Option<LinkInfo>,
-    /// The other end of a veth, where it is in this network namespace.
+    /// The other end of a veth, or what a macvlan or VLAN stands on, where it is in this network namespace.
     pub peer: Option<LinkInfo>,
+    /// The bridge, bond or VRF that it is a member of.
+    pub master: Option<LinkInfo>,
+    /// The names of its own members.
+    pub members: Vec<Arc<str>>,
     /// The names of all interfaces, where there is none of the name asked for.
     pub available: Vec<Arc<str>>,
     /// `None` where the kernel does not tell (before Linux 6.3).
@@ -85,8 +89,32 @@ pub enum PreflightError {
     NoSuchInterface { name: Box<str>, available: Vec<Arc<str>> },
     #[error("{name} is a loopback interface: no labelled frame ever arrives on it; `dev lo` in a route needs no port")]
     Loopback { name: Box<str> },
-    #[error("{name} is not an Ethernet interface: it has no MAC address, and MPLS frames need one")]
-    NotEthernet { name: Box<str> },
+    #[error(
+        "{name}{} is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap \
+         in place of a tun, or a vxlan over what has none", in_parentheses(.kind.as_deref())
+    )]
+    NotEthernet { name: Box<str>, kind: Option<String> },
+    #[error(
+        "{name} is a dummy interface: what is sent to it is thrown away, and nothing ever arrives: take an interface with a \
+         link behind it; `dev lo` in a route ends an LSP in this box"
+    )]
+    Dummy { name: Box<str> },
+    #[error("{}", bond_member(.name, .master))]
+    BondMember { name: Box<str>, master: Arc<str> },
+    #[error(
+        "{name} is a bond: in native mode its members would run the program, and their frames reach no AF_XDP socket of \
+         {name}: use `--mode generic`, which works on {name} itself, or take the members out of it"
+    )]
+    Bond { name: Box<str> },
+    #[error("{}", bridge(.name, .members))]
+    Bridge { name: Box<str>, members: Vec<Arc<str>> },
+    #[error("{}", upper(.name, .kind, .lower.as_deref()))]
+    Upper {
+        name: Box<str>,
+        kind: String,
+        /// What it stands on, if that is in this namespace.
+        lower: Option<Arc<str>>,
+    },
     #[error("{name} is down: `ip link set dev {name} up`")]
     Down { name: Box<str> },
     #[error(
@@ -155,6 +183,12 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
     let links = netlink.links().await?;
     let peer = link.as_ref().and_then(|link| link.peer).filter(|peer| !peer.elsewhere);
     let peer = peer.and_then(|peer| links.iter().find(|link| link.ifindex == peer.ifindex).cloned());
+    let master = link.as_ref().and_then(|link| link.master.as_ref());
+    let master = master.and_then(|master| links.iter().find(|link| link.ifindex == master.ifindex).cloned());
+    let members = match &link {
+        Some(link) => members_of(link.ifindex, &links),
+        None => Vec::new(),
+    };
     let available = match link {
         Some(_) => Vec::new(),
         None => links.into_iter().map(|link| link.name).collect(),
@@ -173,6 +207,8 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         peer_vlan: peer.as_ref().and_then(|peer| ethtool::vlan_offloads(&peer.name).ok()),
         link,
         peer,
+        master,
+        members,
         available,
         features,
         capabilities: kernel::capabilities().map_err(|source| PreflightError::Unknown {
@@ -201,8 +237,12 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
         return Err(PreflightError::Loopback { name: name() });
     }
     if link.mac.is_none() {
-        return Err(PreflightError::NotEthernet { name: name() });
+        return Err(PreflightError::NotEthernet {
+            name: name(),
+            kind: link.kind.clone(),
+        });
     }
+    check_kind(facts, link, mode)?;
     if !link.up {
         return Err(PreflightError::Down { name: name() });
     }
@@ -216,6 +256,7 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
             facts.name
         ));
     }
+    notes.extend(facts.foreign_bridge_mac());
     if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
         if !features.contains(XdpFeatures::BASIC) || !features.contains(XdpFeatures::REDIRECT) {
             return Err(if facts.is_veth() {
@@ -276,19 +317,52 @@ fn off(tags: &TagKinds, [customer, service]: [&str; 2]) -> String {
     off.collect::<Vec<_>>().join(" ")
 }
 
+/// That an interface is the one to take, of those that the same frames go through.
+fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), PreflightError> {
+    let name = || facts.name.clone();
+    if let Some(member) = &link.master
+        && matches!(member.kind.as_deref(), Some("bond" | "team"))
+    {
+        let master = facts.master.as_ref().map(|master| master.name.clone());
+        return Err(PreflightError::BondMember {
+            name: name(),
+            master: master.unwrap_or_else(|| "the bond".into()),
+        });
+    }
+    match (link.kind.as_deref(), mode) {
+        (Some("dummy"), _) => Err(PreflightError::Dummy { name: name() }),
+        (Some("bridge"), XdpMode::Native) => Err(PreflightError::Bridge {
+            name: name(),
+            members: facts.members.clone(),
+        }),
+        (Some("bond"), XdpMode::Native) => Err(PreflightError::Bond { name: name() }),
+        (Some(kind @ ("macvlan" | "macvtap" | "ipvlan" | "ipvtap" | "vlan")), XdpMode::Native) => {
+            Err(PreflightError::Upper {
+                name: name(),
+                kind: kind.to_owned(),
+                lower: facts.peer_name(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// After the program is attached, with facts gathered anew.
 pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
-    match (mode, facts.features) {
-        (XdpMode::Native, Some(features)) if !features.contains(XdpFeatures::NDO_XMIT) => match facts.is_veth() {
-            true => Ok(vec![facts.veth_needs_napi()]),
-            false => Err(PreflightError::NoRedirectTarget {
+    let mut notes = Vec::from_iter(facts.foreign_bridge_mac());
+    // In generic mode the kernel's ordinary transmit path sends what is redirected.
+    if let (XdpMode::Native, Some(features)) = (mode, facts.features)
+        && !features.contains(XdpFeatures::NDO_XMIT)
+    {
+        if !facts.is_veth() {
+            return Err(PreflightError::NoRedirectTarget {
                 name: facts.name.clone(),
                 driver: facts.driver.clone(),
-            }),
-        },
-        // In generic mode the kernel's ordinary transmit path sends what is redirected.
-        (XdpMode::Native | XdpMode::Generic, _) => Ok(Vec::new()),
+            });
+        }
+        notes.push(facts.veth_needs_napi());
     }
+    Ok(notes)
 }
 
 /// What an attempt to attach says, from the facts gathered before it.
@@ -333,6 +407,21 @@ impl Facts {
         self.peer.as_ref().map(|peer| peer.name.clone())
     }
 
+    /// On a member of a bridge that has another MAC address: labels for that one are not this port's.
+    fn foreign_bridge_mac(&self) -> Option<String> {
+        let bridge = self.master.as_ref()?;
+        let own = self.link.as_ref()?.mac?;
+        let foreign = bridge.mac.filter(|&mac| mac != own)?;
+        (bridge.kind.as_deref() == Some("bridge")).then(|| {
+            format!(
+                "{name} is a port of the bridge {bridge}: labelled frames for {bridge}'s MAC address ({foreign}) are left to the \
+                 bridge: neighbours have to send to {name}'s ({own}), or `ip link set dev {bridge} address {own}` makes it both",
+                name = self.name,
+                bridge = bridge.name,
+            )
+        })
+    }
+
     fn veth_needs_napi(&self) -> String {
         let (place, peer) = match &self.peer {
             Some(peer) => ("", &*peer.name),
@@ -353,6 +442,44 @@ impl Facts {
         const ETHERNET: u32 = 14;
         self.page_size_bytes - HEADROOM - SHARED_INFO - ETHERNET
     }
+}
+
+/// The names of an interface's members.
+fn members_of(ifindex: u32, links: &[LinkInfo]) -> Vec<Arc<str>> {
+    let is_member = |link: &&LinkInfo| link.master.as_ref().is_some_and(|master| master.ifindex == ifindex);
+    links.iter().filter(is_member).map(|link| link.name.clone()).collect()
+}
+
+fn bond_member(name: &str, master: &str) -> String {
+    format!(
+        "{name} is a member of {master}, which decides the member that a frame leaves by: take {master} itself with \
+         `--mode generic`, or take {name} out of it by `ip link set dev {name} nomaster`"
+    )
+}
+
+fn bridge(name: &str, members: &[Arc<str>]) -> String {
+    let ports = match members {
+        [] => "it has none yet".to_owned(),
+        _ => members.join(", "),
+    };
+    format!(
+        "{name} is a bridge, and native XDP runs on its ports: take those ({ports}), or use `--mode generic`, which works on \
+         {name} itself and is slower"
+    )
+}
+
+fn upper(name: &str, kind: &str, lower: Option<&str>) -> String {
+    let (place, lower) = match lower {
+        Some(lower) => (format!("on {lower}"), lower),
+        None => (
+            "on an interface of another network namespace".to_owned(),
+            "that one, there",
+        ),
+    };
+    format!(
+        "{name} is a {kind} {place}, and has no native XDP: take {lower}, or use `--mode generic`, which works on {name} itself \
+         and is slower"
+    )
 }
 
 fn describe(mode: AttachMode) -> &'static str {
@@ -412,6 +539,7 @@ mod tests {
     use mplsxdp_common::wire::Mac;
 
     use super::*;
+    use crate::neighbour::Master;
 
     const ALL: XdpFeatures = XdpFeatures(0x7);
     const NO_XMIT: XdpFeatures = XdpFeatures(0x3);
@@ -427,6 +555,7 @@ mod tests {
             loopback: false,
             noarp: false,
             kind: None,
+            master: None,
             xdp: None,
             peer: None,
             vlan: None,
@@ -440,6 +569,8 @@ mod tests {
             name: "eth1".into(),
             link: Some(link("eth1")),
             peer: None,
+            master: None,
+            members: Vec::new(),
             available: Vec::new(),
             features: Some(ALL),
             driver: Some("ixgbe".into()),
@@ -529,7 +660,8 @@ mod tests {
         );
         assert_eq!(
             refused(&with_link(|link| link.mac = None), XdpMode::Generic),
-            "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one"
+            "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap in \
+             place of a tun, or a vxlan over what has none"
         );
         assert_eq!(
             refused(&with_link(|link| link.up = false), XdpMode::Generic),
@@ -539,6 +671,115 @@ mod tests {
             check(&with_link(|link| link.running = false), XdpMode::Native).unwrap(),
             ["eth1 has no carrier: nothing goes in or out until it has"]
         );
+    }
+
+    #[test]
+    fn of_interfaces_on_top_of_each_other_the_right_one_is_named() {
+        let of_kind = |kind: &str| with_link(|link| link.kind = Some(kind.into()));
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            assert_eq!(
+                refused(&of_kind("dummy"), mode),
+                "eth1 is a dummy interface: what is sent to it is thrown away, and nothing ever arrives: take an interface \
+                 with a link behind it; `dev lo` in a route ends an LSP in this box"
+            );
+        }
+        let tun = with_link(|link| (link.kind, link.mac) = (Some("tun".into()), None));
+        assert!(refused(&tun, XdpMode::Native).starts_with("eth1 (tun) is not an Ethernet interface"));
+        assert_eq!(
+            refused(&of_kind("bridge"), XdpMode::Native),
+            "eth1 is a bridge, and native XDP runs on its ports: take those (it has none yet), or use `--mode generic`, which \
+             works on eth1 itself and is slower"
+        );
+        let with_ports = Facts {
+            members: vec!["tap0".into(), "tap1".into()],
+            ..of_kind("bridge")
+        };
+        assert!(refused(&with_ports, XdpMode::Native).contains("take those (tap0, tap1), or"));
+        for kind in ["macvlan", "macvtap", "vlan"] {
+            let on_eth0 = Facts {
+                peer: Some(link("eth0")),
+                ..of_kind(kind)
+            };
+            assert_eq!(
+                refused(&on_eth0, XdpMode::Native),
+                format!(
+                    "eth1 is a {kind} on eth0, and has no native XDP: take eth0, or use `--mode generic`, which works on eth1 \
+                     itself and is slower"
+                )
+            );
+            assert_eq!(
+                refused(&of_kind(kind), XdpMode::Native),
+                format!(
+                    "eth1 is a {kind} on an interface of another network namespace, and has no native XDP: take that one, \
+                     there, or use `--mode generic`, which works on eth1 itself and is slower"
+                )
+            );
+        }
+        for kind in ["bridge", "macvlan", "macvtap", "vlan", "bond"] {
+            assert_eq!(
+                check(&of_kind(kind), XdpMode::Generic).unwrap(),
+                Vec::<String>::new(),
+                "{kind}"
+            );
+        }
+    }
+
+    /// eth1 as a member of an interface of this kind.
+    fn member(kind: &str, master: &str) -> Facts {
+        let mut facts = with_link(|link| {
+            link.master = Some(Master {
+                ifindex: 21,
+                kind: Some(kind.into()),
+            });
+        });
+        facts.master = Some(LinkInfo {
+            ifindex: 21,
+            kind: Some(kind.into()),
+            ..link(master)
+        });
+        facts
+    }
+
+    #[test]
+    fn a_bond_is_taken_as_a_whole_and_in_generic_mode() {
+        for (kind, mode) in [
+            ("bond", XdpMode::Native),
+            ("bond", XdpMode::Generic),
+            ("team", XdpMode::Native),
+        ] {
+            assert_eq!(
+                refused(&member(kind, "bond0"), mode),
+                "eth1 is a member of bond0, which decides the member that a frame leaves by: take bond0 itself with `--mode \
+                 generic`, or take eth1 out of it by `ip link set dev eth1 nomaster`"
+            );
+        }
+        assert_eq!(
+            refused(&with_link(|link| link.kind = Some("bond".into())), XdpMode::Native),
+            "eth1 is a bond: in native mode its members would run the program, and their frames reach no AF_XDP socket of eth1: \
+             use `--mode generic`, which works on eth1 itself, or take the members out of it"
+        );
+    }
+
+    #[test]
+    fn a_bridge_port_is_told_of_the_bridge_s_own_mac_address() {
+        for kind in ["bridge", "vrf"] {
+            // The same address.
+            assert_eq!(
+                check(&member(kind, "br0"), XdpMode::Native).unwrap(),
+                Vec::<String>::new()
+            );
+        }
+        let mut facts = member("bridge", "br0");
+        facts.master.as_mut().unwrap().mac = Some(Mac([0x52, 0x54, 0, 0, 0, 9]));
+        let note = "eth1 is a port of the bridge br0: labelled frames for br0's MAC address (52:54:00:00:00:09) are left to the \
+                    bridge: neighbours have to send to eth1's (52:54:00:00:00:01), or `ip link set dev br0 address \
+                    52:54:00:00:00:01` makes it both";
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            assert_eq!(check(&facts, mode).unwrap(), [note]);
+            assert_eq!(check_attached(&facts, mode).unwrap(), [note]);
+        }
+        facts.master.as_mut().unwrap().kind = Some("vrf".into());
+        assert_eq!(check(&facts, XdpMode::Native).unwrap(), Vec::<String>::new());
     }
 
     #[test]

@@ -242,6 +242,7 @@ mod tests {
             running: true,
             loopback: false,
             noarp: false,
+            master: None,
             kind: None,
             xdp: None,
             peer: None,

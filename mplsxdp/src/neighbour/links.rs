@@ -116,6 +116,7 @@ mod tests {
             loopback: false,
             noarp: false,
             kind: None,
+            master: None,
             xdp: None,
             peer: None,
             vlan: None,

@@ -60,6 +60,8 @@ pub struct LinkInfo {
     pub noarp: bool,
     /// IFLA_INFO_KIND, as "veth"; physical interfaces have none.
     pub kind: Option<String>,
+    /// The interface that it is a member of.
+    pub master: Option<Master>,
     pub xdp: Option<XdpAttachment>,
     /// IFLA_LINK: the other end of a veth, what a VLAN or macvlan stands on.
     pub peer: Option<Peer>,
@@ -76,6 +78,30 @@ impl LinkInfo {
     /// Whether frames can be sent on it.
     pub fn is_up(&self) -> bool {
         self.up && self.running
+    }
+
+    /// The interface that has its neighbours, and mostly its addresses. What arrives on a member of a bridge or a bond goes to
+    /// the master before ARP, ND and IP see it; a VRF leaves its members their own.
+    pub fn ip_ifindex(&self) -> u32 {
+        match &self.master {
+            Some(master) if master.takes_frames() => master.ifindex,
+            _ => self.ifindex,
+        }
+    }
+}
+
+/// The interface that another one is a member of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Master {
+    /// IFLA_MASTER
+    pub ifindex: u32,
+    /// IFLA_INFO_SLAVE_KIND, as "bridge".
+    pub kind: Option<String>,
+}
+
+impl Master {
+    fn takes_frames(&self) -> bool {
+        self.kind.as_deref() != Some("vrf")
     }
 }
 

@@ -32,8 +32,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{
-    AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Neighbour, NeighbourState, ParentDevice, Peer,
-    RouteKind, Vlan, XdpAttachment,
+    AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Master, Neighbour, NeighbourState,
+    ParentDevice, Peer, RouteKind, Vlan, XdpAttachment,
 };
 
 /// What the kernel may hold for us before it loses events: room for tens of thousands of them.
@@ -646,12 +646,14 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
         loopback: flags.contains(LinkFlags::Loopback),
         noarp: flags.contains(LinkFlags::Noarp),
         kind: None,
+        master: None,
         xdp: None,
         peer: None,
         vlan: None,
         parent: None,
     };
     let mut peer = None;
+    let (mut master, mut member_kind) = (None, None);
     let (mut bus, mut device) = (None, None);
     let mut elsewhere = false;
     for attribute in &message.attributes {
@@ -668,10 +670,15 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
                     InfoAttribute::Data(InfoData::Vlan(attributes)) => vlan(attributes),
                     _ => None,
                 });
+                member_kind = infos.iter().find_map(|info| match info {
+                    InfoAttribute::PortKind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
             }
             LinkAttribute::Xdp(attributes) => link.xdp = xdp_attachment(attributes),
             LinkAttribute::Link(ifindex) if *ifindex != 0 => peer = Some(*ifindex),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Controller(ifindex) if *ifindex != 0 => master = Some(*ifindex),
             LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),
             LinkAttribute::ParentDevName(name) => device = Some(name.clone()),
             _ => {}
@@ -679,6 +686,10 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
     }
     link.name = name?.as_str().into();
     link.peer = peer.map(|ifindex| Peer { ifindex, elsewhere });
+    link.master = master.map(|ifindex| Master {
+        ifindex,
+        kind: member_kind,
+    });
     link.parent = bus.zip(device).map(|(bus, device)| ParentDevice { bus, device });
     Some(link)
 }

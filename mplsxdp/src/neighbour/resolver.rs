@@ -381,7 +381,7 @@ impl Resolver {
             Via::Inet(address) => address.into(),
             Via::Inet6(address) => address.into(),
         };
-        let target = (ifindex, address);
+        let target = (link.ip_ifindex(), address);
         let state = match self.neighbours.get(&target).map(|known| known.state) {
             Some(NeighbourState::Permanent(mac)) => HopState::Resolved { ifindex, mac },
             _ if link.noarp => HopState::NoArp { ifindex },
@@ -487,7 +487,8 @@ impl Resolver {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let matters = |link: Option<&LinkInfo>| link.map(|link| (link.name.clone(), link.is_up(), link.noarp));
+        let matters =
+            |link: Option<&LinkInfo>| link.map(|link| (link.name.clone(), link.is_up(), link.noarp, link.ip_ifindex()));
         if matters(old) == matters(new) {
             return;
         }

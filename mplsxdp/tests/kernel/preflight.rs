@@ -130,12 +130,34 @@ fn interfaces_that_will_not_do_are_refused() {
         assert!(check(&facts, XdpMode::Generic).unwrap()[0].starts_with("eth1 has no carrier"));
         ip("tuntap add dev tun0 mode tun");
         ip("link set dev tun0 up");
-        assert!(refused("tun0").await.starts_with("tun0 is not an Ethernet interface"));
+        assert!(
+            refused("tun0")
+                .await
+                .starts_with("tun0 (tun) is not an Ethernet interface")
+        );
         ip("link add bridge0 type bridge");
         ip("link set dev bridge0 up");
+        ip("link set dev eth2 master bridge0");
         assert_eq!(
             refused("bridge0").await,
-            "bridge0: its driver (bridge) has no native XDP: use `--mode generic`, which is slower"
+            "bridge0 is a bridge, and native XDP runs on its ports: take those (eth2), or use `--mode generic`, which works on \
+             bridge0 itself and is slower"
+        );
+        ip("link set dev bridge0 address 02:00:00:00:00:99");
+        let facts = gather("eth2", &netlink).await.unwrap();
+        let notes = check(&facts, XdpMode::Native).unwrap();
+        assert!(
+            notes[0].starts_with(
+                "eth2 is a port of the bridge bridge0: labelled frames for bridge0's MAC address (02:00:00:00:00:99)"
+            ),
+            "{notes:?}"
+        );
+        ip("link add mv0 link eth1 type macvlan");
+        ip("link set dev mv0 up");
+        assert_eq!(
+            refused("mv0").await,
+            "mv0 is a macvlan on eth1, and has no native XDP: take eth1, or use `--mode generic`, which works on mv0 itself and \
+             is slower"
         );
     });
 }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod control;
+mod devices;
 mod exceptions;
 mod jumbo;
 mod lifecycle;
@@ -44,6 +45,7 @@ fn main() -> Result<()> {
         multipath::tests(),
         jumbo::tests(),
         vlan::tests(),
+        devices::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Mac};
+use mplsxdp_tests::bystanders::{IGMP_REPORT, arp_request, lldp, neighbour_solicitation};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
 use mplsxdp_tests::{End, Lab, Router, Tap, link};
 
@@ -40,8 +41,11 @@ fn untouched() -> Result<()> {
                 &[&[0x42, 0x42, 0x03][..], &[0; 35]].concat(),
             ),
         ),
-        ("an ARP request", ethernet(Mac([0xff; 6]), us, 0x0806, &arp(us))),
-        ("an ARP request to this box only", ethernet(here, us, 0x0806, &arp(us))),
+        ("an ARP request", ethernet(Mac([0xff; 6]), us, 0x0806, &arp_request(us))),
+        (
+            "an ARP request to this box only",
+            ethernet(here, us, 0x0806, &arp_request(us)),
+        ),
         (
             "an IGMP report",
             ethernet(multicast([0, 0, 0x16]), us, ETH_P_IP, &IGMP_REPORT),
@@ -112,49 +116,4 @@ fn untouched() -> Result<()> {
         "counted: {stats:?}"
     );
     router.unload()
-}
-
-/// Chassis and port by MAC address, 120 s, end (IEEE 802.1AB).
-pub fn lldp(mac: Mac) -> Vec<u8> {
-    [
-        &[0x02, 0x07, 0x04][..],
-        &mac.0,
-        &[0x04, 0x07, 0x03],
-        &mac.0,
-        &[0x06, 0x02, 0x00, 0x78, 0x00, 0x00],
-    ]
-    .concat()
-}
-
-/// 10.0.1.9 asks for 10.0.1.1.
-pub fn arp(mac: Mac) -> Vec<u8> {
-    [
-        &[0, 1, 8, 0, 6, 4, 0, 1][..],
-        &mac.0,
-        &[10, 0, 1, 9],
-        &[0; 6],
-        &[10, 0, 1, 1],
-    ]
-    .concat()
-}
-
-/// IGMPv3 membership report from 10.0.1.9 to 224.0.0.22 for 239.1.1.1, with the Router Alert option (RFC 3376 section 4.2).
-const IGMP_REPORT: [u8; 40] = [
-    0x46, 0xc0, 0, 40, 0, 0, 0x40, 0, 1, 2, 0x42, 0xfd, 10, 0, 1, 9, 224, 0, 0, 22, 0x94, 0x04, 0, 0, 0x22, 0, 0xe9,
-    0xfb, 0, 0, 0, 1, 4, 0, 0, 0, 239, 1, 1, 1,
-];
-
-/// fe80::9 asks for fd00:1::1 (RFC 4861 section 4.3). The checksum is not right, and not looked at on the way.
-pub fn neighbour_solicitation(mac: Mac) -> Vec<u8> {
-    let target = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    [
-        &[0x60, 0, 0, 0, 0, 32, 58, 255][..],
-        &[0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9],
-        &[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1],
-        &[135, 0, 0, 0, 0, 0, 0, 0],
-        &target,
-        &[1, 1],
-        &mac.0,
-    ]
-    .concat()
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, NextHopState, Resolution, Stats};
 use mplsxdp_common::wire::{ETH_P_8021AD as AD, ETH_P_8021Q as Q, ETH_P_IP, ETH_P_IPV6, Mac};
+use mplsxdp_tests::bystanders::{arp_request, lldp, neighbour_solicitation};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, tagged, udp, untagged, with_ttl};
 use mplsxdp_tests::icmp::{IcmpError, PACKET_TOO_BIG_V6, TIME_EXCEEDED_V4, TIME_EXCEEDED_V6};
 use mplsxdp_tests::needs::Need;
@@ -16,7 +17,6 @@ use mplsxdp_tests::router::ensure_nothing_left;
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 
 use crate::bench::{Bench, LEFT, NATIVE, RIGHT, v4, v6};
-use crate::untouched::{arp, lldp, neighbour_solicitation};
 use crate::{test, test_with};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const SERVICE: &[(u16, u16)] = &[(AD, 300), (Q, 10)];
 const SERVICE_OUT: &[(u16, u16)] = &[(AD, 300), (Q, 30)];
 
 pub fn tests() -> Vec<Trial> {
-    let with_devices = Some(Need::VlanDevices);
+    let with_devices = Some(Need::LinkKind("vlan", "8021q"));
     vec![
         test("vlan::tags_go_in_and_out", tags),
         test("vlan::every_operation_works_between_vlans", operations),
@@ -251,8 +251,11 @@ fn untouched() -> Result<()> {
                 "LLDP",
                 ethernet(Mac([0x01, 0x80, 0xc2, 0, 0, 0x0e]), us, 0x88cc, &lldp(us)),
             ),
-            ("an ARP request", ethernet(Mac([0xff; 6]), us, 0x0806, &arp(us))),
-            ("an ARP request to this box only", ethernet(here, us, 0x0806, &arp(us))),
+            ("an ARP request", ethernet(Mac([0xff; 6]), us, 0x0806, &arp_request(us))),
+            (
+                "an ARP request to this box only",
+                ethernet(here, us, 0x0806, &arp_request(us)),
+            ),
             (
                 "an IPv6 neighbour solicitation",
                 ethernet(

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::neighbour::{InterfaceAddress, KernelRoute, RouteKind};
+use crate::neighbour::{InterfaceAddress, KernelRoute, Master, RouteKind};
 
 const ETH1: u32 = 11;
 const ETH2: u32 = 12;
@@ -108,6 +108,7 @@ fn link(ifindex: u32, name: &str) -> LinkInfo {
         loopback: false,
         noarp: false,
         kind: None,
+        master: None,
         xdp: None,
         peer: None,
         vlan: None,
@@ -574,6 +575,48 @@ fn there_is_nothing_to_resolve_on_an_interface_without_arp() {
     bench.remove(ID);
     bench.pass(Duration::from_secs(10));
     assert_eq!(bench.take(), []);
+}
+
+#[test]
+fn a_bridge_port_has_the_neighbours_of_its_bridge() {
+    const BRIDGE: u32 = 21;
+    let member = |kind: &str| {
+        Event::Link(LinkInfo {
+            master: Some(Master {
+                ifindex: BRIDGE,
+                kind: Some(kind.into()),
+            }),
+            ..link(ETH1, "eth1")
+        })
+    };
+    let mut bench = Bench::new();
+    bench.tell(up(BRIDGE, "br0"));
+    bench.tell(member("bridge"));
+    bench.add(ID, "10.0.0.2 dev eth1");
+    let incomplete = changed(ID, HopState::Incomplete { ifindex: ETH1 });
+    assert_eq!(bench.take(), [probe(BRIDGE, "10.0.0.2"), incomplete]);
+    bench.tell(neighbour(BRIDGE, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    assert_eq!(bench.take(), [changed(ID, resolved(ETH1, MAC1))]);
+    // Out of the bridge, and into a VRF.
+    for event in [up(ETH1, "eth1"), member("bridge"), member("vrf")] {
+        bench.tell(event);
+    }
+    let asked: Vec<_> = bench
+        .take()
+        .into_iter()
+        .filter(|action| !matches!(action, Action::Changed { .. }))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            release(BRIDGE, "10.0.0.2"),
+            probe(ETH1, "10.0.0.2"),
+            release(ETH1, "10.0.0.2"),
+            probe(BRIDGE, "10.0.0.2"),
+            release(BRIDGE, "10.0.0.2"),
+            probe(ETH1, "10.0.0.2"),
+        ]
+    );
 }
 
 #[test]

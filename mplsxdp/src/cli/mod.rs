@@ -2,6 +2,8 @@
 
 mod args;
 mod config_file;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 pub mod grammar;
 mod link;
 mod load;

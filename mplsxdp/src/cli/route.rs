@@ -438,36 +438,13 @@ fn save(session: &mut Session) -> Result<(), Failure> {
 }
 
 /// Reads, checks and sends in one go; only the last word makes it happen.
-fn restore(mut input: impl BufRead, client: &mut Client) -> Result<Changes, Failure> {
+fn restore(input: impl BufRead, client: &mut Client) -> Result<Changes, Failure> {
     // The line of each route, for an error that names a route by its index.
     let mut lines: Vec<u32> = Vec::new();
     let mut transaction = client.begin(true)?;
     let mut routes = Vec::with_capacity(BATCH);
-    let mut line = Vec::new();
-    let mut number = 0;
-    loop {
-        line.clear();
-        number += 1;
-        let at_line = |what: String| Failure::Refused(format!("line {number}: {what}"));
-        if input
-            .read_until(b'\n', &mut line)
-            .map_err(|error| at_line(error.to_string()))?
-            == 0
-        {
-            break;
-        }
-        let text = str::from_utf8(&line).map_err(|error| at_line(format!("not UTF-8: {error}")))?;
-        let text = text.trim_end();
-        if text.is_empty() || text.trim_start().starts_with('#') {
-            continue;
-        }
-        let route = grammar::route(text, Family::Any).map_err(|error| {
-            Failure::Refused(format!(
-                "line {number}, column {}: {error}\n{}",
-                error.column(text),
-                error.point_out(text)
-            ))
-        })?;
+    for saved in saved_routes(input) {
+        let (number, route) = saved?;
         lines.push(number);
         routes.push(route);
         if routes.len() == BATCH {
@@ -477,6 +454,37 @@ fn restore(mut input: impl BufRead, client: &mut Client) -> Result<Changes, Fail
     }
     transaction.stage(&routes).map_err(|error| by_line(error, &lines))?;
     transaction.commit().map_err(|error| by_line(error, &lines))
+}
+
+/// The routes of what `save` wrote, and the lines that they stand in.
+pub(super) fn saved_routes(mut input: impl BufRead) -> impl Iterator<Item = Result<(u32, Route), Failure>> {
+    let mut line = Vec::new();
+    let lines = (1..).map_while(move |number| {
+        line.clear();
+        match input.read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(saved_route(number, &line)),
+            Err(error) => Some(Err(Failure::Refused(format!("line {number}: {error}")))),
+        }
+    });
+    lines.filter_map(Result::transpose)
+}
+
+/// `None` where the line has no route.
+fn saved_route(number: u32, line: &[u8]) -> Result<Option<(u32, Route)>, Failure> {
+    let text = str::from_utf8(line).map_err(|error| Failure::Refused(format!("line {number}: not UTF-8: {error}")))?;
+    let text = text.trim_end();
+    if text.is_empty() || text.trim_start().starts_with('#') {
+        return Ok(None);
+    }
+    let route = grammar::route(text, Family::Any).map_err(|error| {
+        Failure::Refused(format!(
+            "line {number}, column {}: {error}\n{}",
+            error.column(text),
+            error.point_out(text)
+        ))
+    })?;
+    Ok(Some((number, route)))
 }
 
 fn by_line(error: ClientError, lines: &[u32]) -> Failure {

@@ -544,19 +544,30 @@ impl Subscription {
                 self.datagram.reserve(DATAGRAM_BYTES);
                 self.socket.recv_from(&mut self.datagram).await?;
             }
-            let length = match NetlinkBuffer::new_checked(&self.datagram[..]) {
-                Ok(message) => (message.length() as usize).next_multiple_of(4).min(self.datagram.len()),
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
-            };
-            let bytes = self.datagram.split_to(length);
-            match NetlinkMessage::deserialize(&bytes) {
-                Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
-                    return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
-                }
-                Ok(message) => return Ok(message),
-                // One message that this version cannot read says nothing about the others.
-                Err(error) => tracing::warn!("cannot read a netlink message: {error}"),
+            if let Some(message) = take_message(&mut self.datagram)? {
+                return Ok(message);
             }
+        }
+    }
+}
+
+/// Takes the next message off a datagram; `None` where it is one that this version cannot read. An error where what follows is no
+/// message, or the kernel says that some were lost.
+pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<RouteNetlinkMessage>>> {
+    let length = match NetlinkBuffer::new_checked(&datagram[..]) {
+        Ok(message) => (message.length() as usize).next_multiple_of(4).min(datagram.len()),
+        Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+    };
+    let bytes = datagram.split_to(length);
+    match NetlinkMessage::deserialize(&bytes) {
+        Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
+            Err(io::Error::from_raw_os_error(libc::ENOBUFS))
+        }
+        Ok(message) => Ok(Some(message)),
+        Err(error) => {
+            // One message says nothing about the others.
+            tracing::warn!("cannot read a netlink message: {error}");
+            Ok(None)
         }
     }
 }
@@ -599,7 +610,7 @@ fn takes_routes_along(event: &Event) -> bool {
     }
 }
 
-fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
+pub(super) fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
     let replaces = message.header.flags & NLM_F_REPLACE != 0;
     let NetlinkPayload::InnerMessage(message) = message.payload else {
         return Vec::new();

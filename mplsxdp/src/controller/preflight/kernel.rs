@@ -77,8 +77,13 @@ fn ask(socket: &Socket, family: u16, command: u8, attribute: DefaultNla) -> io::
     message.serialize(&mut request);
     socket.send(&request, 0)?;
     let (answer, _) = socket.recv_from_full()?;
+    read(&answer)
+}
+
+/// The answer in a datagram, or the error that it tells of.
+pub(super) fn read(datagram: &[u8]) -> io::Result<Generic> {
     let invalid = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-    match NetlinkMessage::<Generic>::deserialize(&answer)
+    match NetlinkMessage::<Generic>::deserialize(datagram)
         .map_err(invalid)?
         .payload
     {
@@ -90,7 +95,7 @@ fn ask(socket: &Socket, family: u16, command: u8, attribute: DefaultNla) -> io::
 
 /// A generic netlink message (`struct genlmsghdr` and attributes).
 #[derive(Debug)]
-struct Generic {
+pub(super) struct Generic {
     family: u16,
     command: u8,
     attributes: Vec<DefaultNla>,
@@ -101,7 +106,7 @@ const GENL_HDRLEN: usize = 4;
 const GENL_VERSION: u8 = 1;
 
 impl Generic {
-    fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
+    pub(super) fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
         use netlink_packet_core::Nla;
         let attribute = self.attributes.iter().find(|attribute| attribute.kind() == kind)?;
         let mut value = [0; N];

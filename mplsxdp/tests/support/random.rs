@@ -15,7 +15,7 @@ use proptest::sample::{Index, select};
 use super::lab;
 use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload};
 
-const LABELS: u32 = 48;
+pub const LABELS: u32 = 48;
 const ADJACENCIES: u8 = 8;
 const STACKS: u32 = 16;
 const SLOTS: u32 = 32;
@@ -151,12 +151,16 @@ fn label() -> impl Strategy<Value = Label> {
 
 /// A frame as it arrives, whole or damaged.
 pub fn frame() -> impl Strategy<Value = Vec<u8>> {
+    damaged(whole_frame().prop_map(|frame| frame.to_bytes()))
+}
+
+/// Some of these with bytes changed, or their end missing.
+pub fn damaged(whole: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let damage = prop_oneof![
         8 => Just(Vec::new()),
         2 => prop::collection::vec((any::<Index>(), any::<u8>()), 1..3),
     ];
-    (whole_frame(), damage, weighted(0.1, any::<Index>())).prop_map(|(frame, damage, length)| {
-        let mut bytes = frame.to_bytes();
+    (whole, damage, weighted(0.1, any::<Index>())).prop_map(|(mut bytes, damage, length)| {
         for (place, value) in damage {
             // Headers are worth more damage than data.
             let reach = bytes.len().min(80);

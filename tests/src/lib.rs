@@ -12,6 +12,7 @@ pub mod own_traffic;
 pub mod rig;
 pub mod router;
 pub mod tap;
+pub mod tcpdump;
 pub mod three_routers;
 pub mod tidy;
 pub mod wait;

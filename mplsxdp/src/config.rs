@@ -412,11 +412,13 @@ fn check_routes(routes: &[PlacedRoute], labels: u32, ports: &[PortConfig], error
 
 /// What Linux takes as the name of an interface (dev_valid_name): the error says why it is none.
 pub fn check_interface(name: &str) -> Result<(), String> {
+    // As the kernel's isspace() has it, which goes by bytes, as of Latin-1.
+    let is_space = |byte| matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0);
     let valid = !matches!(name, "" | "." | "..")
         && name.len() < libc::IFNAMSIZ
         && !name
             .bytes()
-            .any(|byte| matches!(byte, b'/' | b':') || byte.is_ascii_whitespace());
+            .any(|byte| matches!(byte, 0 | b'/' | b':') || is_space(byte));
     if valid {
         Ok(())
     } else {
@@ -470,3 +472,31 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_interfaces_are_those_that_the_kernel_takes() {
+        for name in ["eth1", "a\u{2003}", "a\u{85}", "\u{e9}th0", "fifteen-is-fine"] {
+            assert_eq!(check_interface(name), Ok(()), "{name:?}");
+        }
+        // The byte 0xa0 is in some letters, too.
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\u{b}b",
+            "a\u{a0}b",
+            "\u{e0}",
+            "a\0b",
+            "sixteen-is-a-lot",
+        ] {
+            assert!(check_interface(name).is_err(), "{name:?}");
+        }
+    }
+}

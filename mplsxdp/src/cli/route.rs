@@ -473,8 +473,9 @@ pub(super) fn saved_routes(mut input: impl BufRead) -> impl Iterator<Item = Resu
 /// `None` where the line has no route.
 fn saved_route(number: u32, line: &[u8]) -> Result<Option<(u32, Route)>, Failure> {
     let text = str::from_utf8(line).map_err(|error| Failure::Refused(format!("line {number}: not UTF-8: {error}")))?;
-    let text = text.trim_end();
-    if text.is_empty() || text.trim_start().starts_with('#') {
+    // Other spaces than those of ASCII can be part of an interface's name.
+    let text = text.trim_ascii_end();
+    if text.is_empty() || text.trim_ascii_start().starts_with('#') {
         return Ok(None);
     }
     let route = grammar::route(text, Family::Any).map_err(|error| {

@@ -129,7 +129,7 @@ fn make_seeds(capture: &Path) -> Result<PathBuf> {
 
 fn differential(arguments: &Arguments, frame_file: Option<&Path>) -> Result<Outcome> {
     let mut command = cargo("test");
-    command.args(["--no-run", "--test", DIFFERENTIAL]);
+    command.args(["--no-run", "--profile", "checked", "--test", DIFFERENTIAL]);
     let artifacts = artifacts(command)?;
     let test = artifacts
         .iter()

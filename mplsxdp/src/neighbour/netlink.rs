@@ -11,8 +11,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -198,7 +198,7 @@ impl Netlink {
             Ok(Ok(links)) => Ok(links),
             Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(Error::Refused {
                 request: request(),
-                source: error.to_io(),
+                source: error_of(&error),
             }),
             Ok(Err(_)) => Err(Error::Lost { request: request() }),
             Err(_) => Err(Error::TimedOut { request: request() }),
@@ -324,12 +324,17 @@ impl Netlink {
                 NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
                 NetlinkPayload::Error(error) if error.code.is_some() => Err(Error::Refused {
                     request: request(),
-                    source: error.to_io(),
+                    source: error_of(&error),
                 }),
                 _ => Ok(None),
             },
         }
     }
+}
+
+/// What the kernel says went wrong. Unlike [`ErrorMessage::to_io`] it takes every number.
+pub(crate) fn error_of(message: &ErrorMessage) -> io::Error {
+    io::Error::from_raw_os_error(message.raw_code().saturating_abs())
 }
 
 /// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.
@@ -523,7 +528,7 @@ impl Subscription {
             }
             match &message.payload {
                 NetlinkPayload::Done(_) if is_answer => return Ok(outcome),
-                NetlinkPayload::Error(error) if is_answer => return Err(Stop::Socket(error.to_io())),
+                NetlinkPayload::Error(error) if is_answer => return Err(Stop::Socket(error_of(error))),
                 _ => {}
             }
             for event in events_of(message) {

@@ -11,6 +11,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 use super::{Capabilities, XdpFeatures};
 use crate::neighbour::LinkInfo;
+use crate::neighbour::netlink::error_of;
 
 /// `None` on kernels that have no netdev family (before Linux 6.3).
 pub fn xdp_features(ifindex: u32) -> io::Result<Option<XdpFeatures>> {
@@ -88,7 +89,7 @@ pub(super) fn read(datagram: &[u8]) -> io::Result<Generic> {
         .payload
     {
         NetlinkPayload::InnerMessage(answer) => Ok(answer),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
+        NetlinkPayload::Error(error) => Err(error_of(&error)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

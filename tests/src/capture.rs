@@ -49,11 +49,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, CaptureError> {
     })
 }
 
+/// The type of the block that a section begins with, in either byte order.
+const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+
 /// The frames of a file, in its order.
 pub fn frames(file: &[u8]) -> Result<Vec<Captured<'_>>, CaptureError> {
     let start = file.get(..4).unwrap_or(file);
     match start {
-        [0x0a, 0x0d, 0x0d, 0x0a] => pcapng_frames(file),
+        start if start == SECTION_HEADER => pcapng_frames(file),
         [0xa1, 0xb2, 0xc3, 0xd4] | [0xa1, 0xb2, 0x3c, 0x4d] => pcap_frames(file, pcap::parse_pcap_frame_be),
         [0xd4, 0xc3, 0xb2, 0xa1] | [0x4d, 0x3c, 0xb2, 0xa1] => pcap_frames(file, pcap::parse_pcap_frame),
         [0x34, 0xcd, 0xb2, 0xa1] => pcap_frames(file, pcap::parse_pcap_frame_modified),
@@ -115,6 +118,20 @@ fn pcap_frames(
     Ok(frames)
 }
 
+/// Whether a block, other than a section header, is shorter than its type and its two lengths: the parser takes these from the
+/// length of some blocks without asking.
+fn is_too_short(block: &[u8], big_endian: bool) -> bool {
+    const LEAST: u32 = 12;
+
+    let number = if big_endian {
+        u32::from_be_bytes
+    } else {
+        u32::from_le_bytes
+    };
+    let length = block.get(4..).and_then(|rest| rest.first_chunk().copied()).map(number);
+    length.is_some_and(|length| length < LEAST)
+}
+
 /// What a frame's interface says of it.
 struct Interface {
     link_type: Linktype,
@@ -129,6 +146,13 @@ fn pcapng_frames(file: &[u8]) -> Result<Vec<Captured<'_>>, CaptureError> {
     let mut offset = 0;
     while offset < file.len() {
         let begin = offset;
+        let block = &file[begin..];
+        if !block.starts_with(&SECTION_HEADER) && is_too_short(block, big_endian) {
+            return Err(CaptureError::Malformed {
+                offset: begin,
+                what: "pcapng block",
+            });
+        }
         let parse = if big_endian { parse_block_be } else { parse_block_le };
         let (number, data, kept_len, original_len) = match record(file, &mut offset, "pcapng block", parse)? {
             Block::SectionHeader(section) => {

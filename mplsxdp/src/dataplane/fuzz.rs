@@ -105,8 +105,9 @@ pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (0..OPS.len()).map(move |op| {
         let mut data = vec![(op % 3) as u8, 255, 0];
         for number in 0..ROUTES {
-            // Local labels are not all there is, or a frame of them only is malformed.
-            let op = if number == 0 { op } else { op & !4 };
+            // The first two are for addresses. Beneath the first label something else is to be done: a frame of nothing but
+            // local labels is malformed.
+            let op = if number <= 2 { op } else { op & !4 };
             data.extend([op as u8, 20 + number as u8, number as u8 % 3, number as u8]);
         }
         data.extend(frame);
@@ -135,7 +136,11 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
         .iter()
         .map(|&[op, operand, hop, slot]| {
             let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
-            IlmEntry::new(OPS[usize::from(op & 7)], ttl, operand.into(), hop.into(), slot.into())
+            let op = OPS[usize::from(op & 7)];
+            // Most stacks that are pushed are there.
+            let stacks = MAX_PUSH as u8 + 2;
+            let operand = if op == Op::Stack { operand % stacks } else { operand };
+            IlmEntry::new(op, ttl, operand.into(), hop.into(), slot.into())
         });
     let v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
     let v6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));

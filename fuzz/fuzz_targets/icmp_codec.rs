@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mplsxdp::slowpath::fuzz::icmp_codec(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mplsxdp::fuzz::icmp_codec(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mplsxdp::slowpath::fuzz::slow_path(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mplsxdp::fuzz::slow_path(data));

@@ -4,8 +4,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use mplsxdp::config::IcmpVia;
 use mplsxdp::slowpath::fixture::{INGRESS, MemoryWorld, labelled};
-use mplsxdp::slowpath::{Action, IcmpVia, Options, Rate, Received, SlowPath};
+use mplsxdp::slowpath::{Action, Options, Rate, Received, SlowPath};
 
 const DURATION: Duration = Duration::from_secs(2);
 /// Frames between two looks at the clock.

@@ -456,11 +456,13 @@ fn no_interface(name: &str) -> String {
 }
 
 fn is_interface(name: &str) -> bool {
+    // As the kernel's isspace() has it, which goes by bytes, as of Latin-1.
+    let is_space = |byte| matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0);
     !matches!(name, "" | "." | "..")
         && name.len() < libc::IFNAMSIZ
         && !name
             .bytes()
-            .any(|byte| matches!(byte, b'/' | b':') || byte.is_ascii_whitespace())
+            .any(|byte| matches!(byte, 0 | b'/' | b':') || is_space(byte))
 }
 
 /// What Linux takes as the name of a new interface (dev_alloc_name): it would fill in a number for `%d`.
@@ -508,3 +510,31 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_interfaces_are_those_that_the_kernel_takes() {
+        for name in ["eth1", "a\u{2003}", "a\u{85}", "\u{e9}th0", "fifteen-is-fine"] {
+            assert_eq!(check_interface(name), Ok(()), "{name:?}");
+        }
+        // The byte 0xa0 is in some letters, too.
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\u{b}b",
+            "a\u{a0}b",
+            "\u{e0}",
+            "a\0b",
+            "sixteen-is-a-lot",
+        ] {
+            assert!(check_interface(name).is_err(), "{name:?}");
+        }
+    }
+}

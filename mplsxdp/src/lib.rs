@@ -13,6 +13,8 @@ pub mod config;
 pub mod control;
 pub mod controller;
 pub mod dataplane;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 pub mod lfib;
 pub mod neighbour;
 pub mod slowpath;

@@ -2,7 +2,8 @@
 //! gets every frame by BPF_PROG_TEST_RUN, with the same tables; verdict, every byte and every counter must agree. Needs
 //! root.
 //!
-//! `MPLSXDP_SEED` and `MPLSXDP_FRAMES` make another run of the random part, or a longer one.
+//! `MPLSXDP_SEED` and `MPLSXDP_FRAMES` make another run of the random part, or a longer one; `MPLSXDP_WORLD` has only the frames
+//! of one world, and `MPLSXDP_FRAME_FILE` names a file of frames, in hex, one a line, that every other frame is one of.
 
 mod support;
 
@@ -18,12 +19,14 @@ use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp_common::abi::{Counter, MAX_ADJACENCIES, Op, Reason, Settings};
 use mplsxdp_common::forward::{Arrival, Tables as _, Verdict, forward};
+use mplsxdp_common::wire::{ETH_HLEN, Label, Lse};
 use proptest::prelude::*;
+use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use support::lab::Outcome;
-use support::notation::{Frame, anatomy, show};
-use support::{fixtures, lab, random};
+use support::notation::{Frame, OWN_MAC, anatomy, show};
+use support::{fixtures, lab, notation, random};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -37,6 +40,8 @@ const DEFAULT_SEED: u64 = 0x6d70_6c73;
 const DEFAULT_FRAMES: u32 = 30_000;
 /// Random frames for each random world.
 const FRAMES_PER_WORLD: u32 = 200;
+/// Worlds between two lines that say how far it is.
+const PROGRESS: u32 = 250;
 
 /// The program in every variant, and the tables of both sides.
 struct Twins<H, K> {
@@ -492,17 +497,29 @@ fn what_is_beyond_the_first_buffer_is_not_misread() {
 fn random_frames_over_random_tables_agree() {
     let seed = from_environment("MPLSXDP_SEED", DEFAULT_SEED);
     let frames = from_environment("MPLSXDP_FRAMES", DEFAULT_FRAMES);
-    println!("MPLSXDP_SEED={seed} MPLSXDP_FRAMES={frames}");
+    let only = std::env::var_os("MPLSXDP_WORLD").map(|_| from_environment("MPLSXDP_WORLD", 0));
+    let captured = captured_frames();
+    println!(
+        "MPLSXDP_SEED={seed} MPLSXDP_FRAMES={frames}, captured frames: {}",
+        captured.len()
+    );
     let twins = RefCell::new(twins(Bare, Bare));
     let mut worlds = runner(seed, 0, 1);
-    for number in 0..frames.div_ceil(FRAMES_PER_WORLD) {
+    let last = only.map_or(frames.div_ceil(FRAMES_PER_WORLD), |only| only + 1);
+    for number in 0..last {
         let world = random::world().new_tree(&mut worlds).unwrap().current();
+        if only.is_some_and(|only| only != number) {
+            continue;
+        }
+        if number > 0 && number.is_multiple_of(PROGRESS) {
+            println!("{} frames", number * FRAMES_PER_WORLD);
+        }
         {
             let twins = &mut *twins.borrow_mut();
             world.store(twins.host.as_mut());
             world.store(twins.kernel.as_mut());
         }
-        let strategy = (random::settings(), random::frame())
+        let strategy = (random::settings(), frames_or(captured.clone()))
             .prop_filter("the kernel wants an Ethernet header", |(_, frame)| frame.len() >= 14);
         let result = runner(seed, u64::from(number) + 1, FRAMES_PER_WORLD).run(&strategy, |(settings, frame)| {
             let compared = twins.borrow_mut().compare(settings, &frame);
@@ -512,7 +529,7 @@ fn random_frames_over_random_tables_agree() {
             Ok(()) => {}
             // The smallest frame that still differs, and how.
             Err(TestError::Fail(difference, _)) => {
-                panic!("MPLSXDP_SEED={seed}, world {number}\n{difference}")
+                panic!("MPLSXDP_SEED={seed} MPLSXDP_WORLD={number}\n{difference}")
             }
             Err(TestError::Abort(why)) => panic!("{why}"),
         }
@@ -523,7 +540,7 @@ fn random_frames_over_random_tables_agree() {
     // A generator that went astray would make all of this agree on nothing. TEST_RUN leaves headroom enough.
     for reason in Reason::ALL.iter().filter(|&&reason| reason != Reason::NoHeadroom) {
         assert!(
-            frames < DEFAULT_FRAMES || twins.verdicts.contains_key(reason.name()),
+            frames < DEFAULT_FRAMES || only.is_some() || twins.verdicts.contains_key(reason.name()),
             "never {reason:?}"
         );
     }
@@ -540,6 +557,46 @@ fn runner(seed: u64, stream: u64, cases: u32) -> TestRunner {
         ..Config::default()
     };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// Random frames; where there are `captured` ones, every other frame is one of these.
+fn frames_or(captured: Vec<Vec<u8>>) -> BoxedStrategy<Vec<u8>> {
+    if captured.is_empty() {
+        return random::frame().boxed();
+    }
+    prop_oneof![random::frame(), random::damaged(select(captured).prop_map(at_home))].boxed()
+}
+
+/// A frame from elsewhere, for this box and with labels that may have routes.
+fn at_home(mut frame: Vec<u8>) -> Vec<u8> {
+    let labels = anatomy(&frame).stack.len();
+    let start = ETH_HLEN.min(frame.len());
+    let (ethernet, stack) = frame.split_at_mut(start);
+    if let Some(destination) = ethernet.first_chunk_mut() {
+        *destination = OWN_MAC.0;
+    }
+    for entry in stack.as_chunks_mut().0.iter_mut().take(labels) {
+        let lse = Lse::from_bytes(*entry);
+        if !lse.label().is_special() {
+            let label = Label::new(16 + lse.label().get() % (random::LABELS - 16)).unwrap();
+            *entry = Lse::new(label, lse.tc(), lse.bottom(), lse.ttl()).to_bytes();
+        }
+    }
+    frame
+}
+
+/// Those that the kernel takes: with a whole Ethernet header, and within a page.
+fn captured_frames() -> Vec<Vec<u8>> {
+    let Some(path) = std::env::var_os("MPLSXDP_FRAME_FILE") else {
+        return Vec::new();
+    };
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let frames = text
+        .lines()
+        .map(|line| notation::hex(line).unwrap_or_else(|_| panic!("`{line}` is not hex")));
+    frames
+        .filter(|frame| (ETH_HLEN..=3000).contains(&frame.len()))
+        .collect()
 }
 
 fn from_environment<T: std::str::FromStr>(name: &str, default: T) -> T {

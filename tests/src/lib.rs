@@ -3,7 +3,9 @@
 //! test panics, on Ctrl-C; and what a lab that was killed left is purged by the next one.
 
 pub mod bystanders;
+pub mod capture;
 pub mod frame;
+pub mod fuzz;
 pub mod icmp;
 pub mod needs;
 pub mod netns;
@@ -11,6 +13,7 @@ pub mod own_traffic;
 pub mod rig;
 pub mod router;
 pub mod tap;
+pub mod tcpdump;
 pub mod three_routers;
 pub mod tidy;
 pub mod vm;

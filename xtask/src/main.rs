@@ -1,5 +1,6 @@
 //! Builds, shows, tests and measures mplsxdp: `cargo xtask --help`.
 
+mod fuzz;
 mod install;
 mod run;
 #[path = "../../mplsxdp/build/toolchain.rs"]
@@ -48,6 +49,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Looks for inputs that break something: host and kernel on random frames, and each fuzz target (fuzz/README.md).
+    Fuzz(fuzz::Arguments),
     /// Checks formatting, and clippy's opinion of all crates.
     Lint,
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Demo => demo(),
         Command::Test { filter } => test(filter.as_deref()),
         Command::Bench { arguments } => bench(&arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Lint => lint(),
     };
     match done {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use signal_hook::SigId;
+use signal_hook::consts::SIGINT;
 
 /// The environment variable by which tests and demo find the `mplsxdp` program.
 pub const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
@@ -152,6 +154,34 @@ pub fn is_root() -> Result<bool> {
     Ok(fs::metadata("/proc/self").context("no /proc")?.uid() == 0)
 }
 
+/// Ctrl-C is for the child, which cleans up, for as long as this lives: this program waits for it.
+pub struct Interrupts {
+    seen: Arc<AtomicBool>,
+    handler: SigId,
+}
+
+impl Interrupts {
+    pub fn for_child() -> Result<Self> {
+        let seen = Arc::new(AtomicBool::new(false));
+        let handler = signal_hook::flag::register(SIGINT, Arc::clone(&seen))?;
+        Ok(Self { seen, handler })
+    }
+
+    /// An error where there was one.
+    pub fn check(&self) -> Result<()> {
+        if self.seen.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.handler);
+    }
+}
+
 /// What test programs said in their closing lines.
 #[derive(Default)]
 pub struct Summary {
@@ -182,9 +212,7 @@ impl fmt::Display for Summary {
 /// failure is one.
 pub fn run_tests(command: &mut Command) -> Result<Summary> {
     let line = shown(command);
-    // Ctrl-C is for the tests, which clean up: this program waits for them.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let handler = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))?;
+    let interrupts = Interrupts::for_child()?;
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -198,10 +226,7 @@ pub fn run_tests(command: &mut Command) -> Result<Summary> {
         }
     }
     let status = child.wait()?;
-    signal_hook::low_level::unregister(handler);
-    if interrupted.load(Ordering::Relaxed) {
-        bail!("interrupted");
-    }
+    interrupts.check()?;
     if !status.success() && summary.failed == 0 {
         println!("`{line}` failed ({status})");
         summary.failed = 1;
@@ -224,7 +249,7 @@ fn parse_counts(text: &str) -> Summary {
     }
 }
 
-fn shown(command: &Command) -> String {
+pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     // Cargo is known by its name.

@@ -2,6 +2,8 @@
 
 mod args;
 mod config_file;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 pub mod grammar;
 mod link;
 mod load;
@@ -215,7 +217,7 @@ fn is_stdin(file: &Path) -> bool {
 fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
     // As iproute2 has it, a comment may follow a command.
     let line = line.split_once('#').map_or(line, |(command, _)| command);
-    let mut words = line.split_whitespace().map(str::to_owned).peekable();
+    let mut words = line.split_ascii_whitespace().map(str::to_owned).peekable();
     if words.peek().is_none() {
         return Ok(());
     }

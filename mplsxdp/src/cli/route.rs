@@ -585,20 +585,13 @@ fn save(session: &mut Session) -> Result<(), Failure> {
 }
 
 /// Reads, checks and sends in one go; only the last word makes it happen.
-fn restore(mut input: impl BufRead, client: &mut Client) -> Result<Changes, Failure> {
+fn restore(input: impl BufRead, client: &mut Client) -> Result<Changes, Failure> {
     // The line of each route, for an error that names a route by its index.
     let mut lines: Vec<u32> = Vec::new();
     let mut transaction = client.begin(true)?;
     let mut routes = Vec::with_capacity(BATCH);
-    let mut whole = Lines::new(&mut input);
-    while let Some((number, text)) = whole.next()? {
-        let route = grammar::route(&text, Family::Any).map_err(|error| {
-            Failure::Refused(format!(
-                "line {number}, column {}: {error}\n{}",
-                error.column(&text),
-                error.point_out(&text)
-            ))
-        })?;
+    for saved in saved_routes(input) {
+        let (number, route) = saved?;
         lines.push(number);
         routes.push(route);
         if routes.len() == BATCH {
@@ -608,6 +601,22 @@ fn restore(mut input: impl BufRead, client: &mut Client) -> Result<Changes, Fail
     }
     transaction.stage(&routes).map_err(|error| by_line(error, &lines))?;
     transaction.commit().map_err(|error| by_line(error, &lines))
+}
+
+/// The routes of what `save` wrote, and the lines that they begin in.
+pub(super) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(u32, Route), Failure>> {
+    let mut lines = Lines::new(input);
+    std::iter::from_fn(move || lines.next().transpose()).map(|line| {
+        let (number, text) = line?;
+        let route = grammar::route(&text, Family::Any).map_err(|error| {
+            Failure::Refused(format!(
+                "line {number}, column {}: {error}\n{}",
+                error.column(&text),
+                error.point_out(&text)
+            ))
+        })?;
+        Ok((number, route))
+    })
 }
 
 /// The lines of a file that say something. Lines that begin with `nexthop`, as `ip route` prints them, belong to the one before.
@@ -641,13 +650,14 @@ impl<R: BufRead> Lines<R> {
                 return Ok(self.pending.take());
             }
             let text = str::from_utf8(&self.buffer).map_err(|error| at_line(format!("not UTF-8: {error}")))?;
-            let text = text.trim_end();
+            // Other spaces than those of ASCII can be part of an interface's name.
+            let text = text.trim_ascii_end();
             let continues = text.split_ascii_whitespace().next() == Some("nexthop");
             match &mut self.pending {
-                _ if text.is_empty() || text.trim_start().starts_with('#') => {}
+                _ if text.is_empty() || text.trim_ascii_start().starts_with('#') => {}
                 Some((_, whole)) if continues => {
                     whole.push(' ');
-                    whole.push_str(text.trim_start());
+                    whole.push_str(text.trim_ascii_start());
                 }
                 pending => {
                     if let Some(whole) = pending.replace((number, text.to_owned())) {

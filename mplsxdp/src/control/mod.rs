@@ -4,6 +4,8 @@ pub mod api;
 mod call;
 pub mod client;
 mod codec;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 pub mod server;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,8 @@ use crate::dataplane::ethtool::{self, TagKinds, VlanOffloads};
 use crate::neighbour::netlink::{self, Netlink};
 use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 mod kernel;
 
 /// What the kernel says of an interface, and of this process.

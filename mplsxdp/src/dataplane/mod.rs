@@ -3,6 +3,8 @@
 
 pub mod ethtool;
 pub mod frame;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 pub mod kernel;
 pub mod loader;
 pub mod memory;

@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 
 pub mod addresses;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
 pub mod links;
 pub mod netlink;
 pub mod resolver;

@@ -11,8 +11,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use mplsxdp_common::wire::{ETH_P_8021Q, Mac};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -198,7 +198,7 @@ impl Netlink {
             Ok(Ok(links)) => Ok(links),
             Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(Error::Refused {
                 request: request(),
-                source: error.to_io(),
+                source: error_of(&error),
             }),
             Ok(Err(_)) => Err(Error::Lost { request: request() }),
             Err(_) => Err(Error::TimedOut { request: request() }),
@@ -324,12 +324,17 @@ impl Netlink {
                 NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
                 NetlinkPayload::Error(error) if error.code.is_some() => Err(Error::Refused {
                     request: request(),
-                    source: error.to_io(),
+                    source: error_of(&error),
                 }),
                 _ => Ok(None),
             },
         }
     }
+}
+
+/// What the kernel says went wrong. Unlike [`ErrorMessage::to_io`] it takes every number.
+pub(crate) fn error_of(message: &ErrorMessage) -> io::Error {
+    io::Error::from_raw_os_error(message.raw_code().saturating_abs())
 }
 
 /// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.
@@ -523,7 +528,7 @@ impl Subscription {
             }
             match &message.payload {
                 NetlinkPayload::Done(_) if is_answer => return Ok(outcome),
-                NetlinkPayload::Error(error) if is_answer => return Err(Stop::Socket(error.to_io())),
+                NetlinkPayload::Error(error) if is_answer => return Err(Stop::Socket(error_of(error))),
                 _ => {}
             }
             for event in events_of(message) {
@@ -544,19 +549,30 @@ impl Subscription {
                 self.datagram.reserve(DATAGRAM_BYTES);
                 self.socket.recv_from(&mut self.datagram).await?;
             }
-            let length = match NetlinkBuffer::new_checked(&self.datagram[..]) {
-                Ok(message) => (message.length() as usize).next_multiple_of(4).min(self.datagram.len()),
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
-            };
-            let bytes = self.datagram.split_to(length);
-            match NetlinkMessage::deserialize(&bytes) {
-                Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
-                    return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
-                }
-                Ok(message) => return Ok(message),
-                // One message that this version cannot read says nothing about the others.
-                Err(error) => tracing::warn!("cannot read a netlink message: {error}"),
+            if let Some(message) = take_message(&mut self.datagram)? {
+                return Ok(message);
             }
+        }
+    }
+}
+
+/// Takes the next message off a datagram; `None` where it is one that this version cannot read. An error where what follows is no
+/// message, or the kernel says that some were lost.
+pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<RouteNetlinkMessage>>> {
+    let length = match NetlinkBuffer::new_checked(&datagram[..]) {
+        Ok(message) => (message.length() as usize).next_multiple_of(4).min(datagram.len()),
+        Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+    };
+    let bytes = datagram.split_to(length);
+    match NetlinkMessage::deserialize(&bytes) {
+        Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
+            Err(io::Error::from_raw_os_error(libc::ENOBUFS))
+        }
+        Ok(message) => Ok(Some(message)),
+        Err(error) => {
+            // One message says nothing about the others.
+            tracing::warn!("cannot read a netlink message: {error}");
+            Ok(None)
         }
     }
 }
@@ -599,7 +615,7 @@ fn takes_routes_along(event: &Event) -> bool {
     }
 }
 
-fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
+pub(super) fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
     let replaces = message.header.flags & NLM_F_REPLACE != 0;
     let NetlinkPayload::InnerMessage(message) = message.payload else {
         return Vec::new();

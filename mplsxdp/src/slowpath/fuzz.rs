@@ -73,6 +73,12 @@ pub fn slow_path(data: &[u8]) {
     run.check_counts();
 }
 
+/// An input that has this frame in it.
+pub fn slow_path_seed(frame: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(frame.len().min(0x3fff)).unwrap_or_default();
+    [&[0][..], &length.to_be_bytes(), &[0], frame].concat()
+}
+
 /// No fuzzer would find it.
 fn right_ipv4_checksum(frame: &mut [u8]) {
     let Some(payload_len) = Parts::of(frame).map(|parts| parts.payload.len()) else {

@@ -306,7 +306,7 @@ fn number<T: TryFrom<u64>>(word: &str) -> Result<T, String> {
     number.try_into().map_err(|_| word.to_owned())
 }
 
-fn hex(word: &str) -> Result<Vec<u8>, String> {
+pub fn hex(word: &str) -> Result<Vec<u8>, String> {
     (0..word.len())
         .step_by(2)
         .map(|index| u8::from_str_radix(word.get(index..index + 2).unwrap_or("odd"), 16).map_err(|_| word.to_owned()))

@@ -19,7 +19,7 @@ use proptest::sample::{Index, select};
 use super::lab;
 use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload};
 
-const LABELS: u32 = 48;
+pub const LABELS: u32 = 48;
 const ADJACENCIES: u8 = 8;
 const STACKS: u32 = 16;
 const SLOTS: u32 = 32;
@@ -191,13 +191,20 @@ fn label() -> impl Strategy<Value = Label> {
 
 /// A frame as it arrives, whole or damaged.
 pub fn frame() -> impl Strategy<Value = Vec<u8>> {
+    damaged((whole_frame(), tags()).prop_map(|(frame, tags)| {
+        let mut bytes = frame.to_bytes();
+        bytes.splice(12..12, tags.into_iter().flatten().flat_map(u16::to_be_bytes));
+        bytes
+    }))
+}
+
+/// Some of these with bytes changed, or their end missing.
+pub fn damaged(whole: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let damage = prop_oneof![
         8 => Just(Vec::new()),
         2 => prop::collection::vec((any::<Index>(), any::<u8>()), 1..3),
     ];
-    (whole_frame(), tags(), damage, weighted(0.1, any::<Index>())).prop_map(|(frame, tags, damage, length)| {
-        let mut bytes = frame.to_bytes();
-        bytes.splice(12..12, tags.into_iter().flatten().flat_map(u16::to_be_bytes));
+    (whole, damage, weighted(0.1, any::<Index>())).prop_map(|(mut bytes, damage, length)| {
         for (place, value) in damage {
             // Headers are worth more damage than data.
             let reach = bytes.len().min(80);

@@ -1,15 +1,8 @@
 //! How the demo shows what it does.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::Stdio;
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, ensure};
-use mplsxdp_tests::tidy::{self, Reaped};
+use anyhow::Result;
+use mplsxdp_tests::tcpdump::Tcpdump;
 use mplsxdp_tests::{Netns, Router};
-
-/// How long a capture waits for its packets.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn part(text: &str) {
     println!("\n==== {text}");
@@ -56,44 +49,21 @@ pub fn add_routes(router: &Router, routes: &[&str]) -> Result<()> {
 /// A tcpdump of two packets: an echo request and its reply.
 pub struct Capture {
     cable: &'static str,
-    tcpdump: Reaped,
-    line: String,
+    tcpdump: Tcpdump,
 }
 
 impl Capture {
     pub fn start(cable: &'static str, netns: &Netns, interface: &str, filter: &str) -> Result<Self> {
-        let mut command = netns.command("tcpdump");
-        let arguments = ["-n", "-e", "-t", "-l", "-c", "2", "-i", interface, filter];
-        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut tcpdump = tidy::spawn(&mut command)?;
-        // It says when it listens; what it says later fits the pipe.
-        let mut said = BufReader::new(tcpdump.child().stderr.take().context("no pipe from tcpdump")?);
-        let mut all = String::new();
-        while !all.contains("listening on") {
-            ensure!(said.read_line(&mut all)? > 0, "tcpdump does not listen: {all}");
-        }
-        tcpdump.child().stderr = Some(said.into_inner());
-        Ok(Self {
-            cable,
-            tcpdump,
-            line: format!("ip netns exec {} tcpdump {}", netns.name(), arguments.join(" ")),
-        })
+        let tcpdump = Tcpdump::start(netns, &["-n", "-e", "-t", "-l", "-c", "2", "-i", interface, filter])?;
+        Ok(Self { cable, tcpdump })
     }
 
     /// Shows the packets.
-    pub fn finish(mut self) -> Result<String> {
-        self.tcpdump
-            .ended(PATIENCE)
-            .with_context(|| format!("`{}` sees no packets", self.line))?;
-        let mut shown = String::new();
-        self.tcpdump
-            .child()
-            .stdout
-            .take()
-            .context("no pipe from tcpdump")?
-            .read_to_string(&mut shown)?;
+    pub fn finish(self) -> Result<String> {
+        let line = self.tcpdump.line().to_owned();
+        let shown = String::from_utf8(self.tcpdump.finish()?)?;
         println!("{}", self.cable);
-        command(&self.line);
+        command(&line);
         print!("{shown}");
         Ok(shown)
     }

@@ -2,6 +2,7 @@
 //! A test that this machine cannot run is counted as ignored, with the reason; it never passes.
 
 mod bench;
+mod capture;
 mod control;
 mod devices;
 mod exceptions;
@@ -46,6 +47,7 @@ fn main() -> Result<()> {
         jumbo::tests(),
         vlan::tests(),
         devices::tests(),
+        capture::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

@@ -11,6 +11,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 use super::{Capabilities, XdpFeatures};
 use crate::neighbour::LinkInfo;
+use crate::neighbour::netlink::error_of;
 
 /// `None` on kernels that have no netdev family (before Linux 6.3).
 pub fn xdp_features(ifindex: u32) -> io::Result<Option<XdpFeatures>> {
@@ -77,20 +78,25 @@ fn ask(socket: &Socket, family: u16, command: u8, attribute: DefaultNla) -> io::
     message.serialize(&mut request);
     socket.send(&request, 0)?;
     let (answer, _) = socket.recv_from_full()?;
+    read(&answer)
+}
+
+/// The answer in a datagram, or the error that it tells of.
+pub(super) fn read(datagram: &[u8]) -> io::Result<Generic> {
     let invalid = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-    match NetlinkMessage::<Generic>::deserialize(&answer)
+    match NetlinkMessage::<Generic>::deserialize(datagram)
         .map_err(invalid)?
         .payload
     {
         NetlinkPayload::InnerMessage(answer) => Ok(answer),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
+        NetlinkPayload::Error(error) => Err(error_of(&error)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
 /// A generic netlink message (`struct genlmsghdr` and attributes).
 #[derive(Debug)]
-struct Generic {
+pub(super) struct Generic {
     family: u16,
     command: u8,
     attributes: Vec<DefaultNla>,
@@ -101,7 +107,7 @@ const GENL_HDRLEN: usize = 4;
 const GENL_VERSION: u8 = 1;
 
 impl Generic {
-    fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
+    pub(super) fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
         use netlink_packet_core::Nla;
         let attribute = self.attributes.iter().find(|attribute| attribute.kind() == kind)?;
         let mut value = [0; N];

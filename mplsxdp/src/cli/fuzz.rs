@@ -1,0 +1,147 @@
+//! What must hold of what people and files say: route lines, saved routes, the config file. The functions panic where something
+//! does not hold.
+
+use clap::ValueEnum;
+use toml::{Table, Value};
+
+use super::config_file;
+use super::grammar::{self, Family};
+use super::route::saved_routes;
+use crate::config::Options;
+use crate::control::api;
+use crate::lfib::route::Route;
+
+/// A route displays as a line that reads as the same route, and goes over the control socket and back; an error points at a
+/// part of the line. The first byte is the family.
+pub fn route_line(data: &[u8]) {
+    let Some((&family, line)) = data.split_first() else {
+        return;
+    };
+    let Ok(line) = str::from_utf8(line) else { return };
+    let family = [Family::Any, Family::Mpls, Family::Inet, Family::Inet6][usize::from(family & 3)];
+    let route = grammar::route(line, family);
+    let key = grammar::key(line, family);
+    let key_or_route = grammar::key_or_route(line, family);
+    for error in [route.as_ref().err(), key.as_ref().err(), key_or_route.as_ref().err()] {
+        let Some(error) = error else { continue };
+        assert!(
+            line.get(error.at.clone()).is_some(),
+            "{:?} is no part of the line",
+            error.at
+        );
+        assert!(error.column(line) <= line.chars().count() + 1);
+        assert!(error.point_out(line).contains(line) && !error.reason.is_empty());
+    }
+    if let Ok(route) = &route {
+        check_route(route);
+        assert_eq!(key_or_route, Ok((route.key(), Some(route.clone()))));
+    }
+    if let Ok(key) = key {
+        assert_eq!(grammar::key(&key.to_string(), Family::Any), Ok(key));
+        assert_eq!(key_or_route, Ok((key, None)));
+    }
+}
+
+fn check_route(route: &Route) {
+    let shown = route.to_string();
+    assert_eq!(grammar::route(&shown, Family::Any).as_ref(), Ok(route), "{shown}");
+    assert_eq!(Route::try_from(api::Route::from(route)).as_ref(), Ok(route), "{shown}");
+}
+
+/// What `route restore` reads is what `route save` wrote; an error names its line.
+pub fn state(data: &[u8]) {
+    let lines = data.split(|&byte| byte == b'\n').count();
+    let read: Result<Vec<_>, _> = saved_routes(data).collect();
+    match read {
+        Ok(read) => {
+            let saved: String = read.iter().map(|(_, route)| format!("{route}\n")).collect();
+            let again = saved_routes(saved.as_bytes()).map(|saved| saved.expect("what was saved can be read").1);
+            assert!(again.eq(read.into_iter().map(|(_, route)| route)), "{saved}");
+        }
+        Err(error) => {
+            let error = error.to_string();
+            let number = error.strip_prefix("line ").map(|rest| rest.split([',', ':']).next());
+            let number: usize = number
+                .flatten()
+                .and_then(|number| number.parse().ok())
+                .expect("a line's number");
+            assert!((1..=lines).contains(&number), "{error}");
+        }
+    }
+}
+
+/// What a config file says can be written as one that says the same; an error names its place. Then all is checked as `load`
+/// does.
+pub fn config(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    match config_file::parse("f", text) {
+        Ok(options) => {
+            let written = table(&options).to_string();
+            let again = config_file::parse("f", &written).unwrap_or_else(|error| panic!("{error}\n{written}"));
+            assert_eq!(without_places(again), without_places(options.clone()), "{written}");
+            if let Err(errors) = options.check() {
+                assert!(!errors.0.is_empty());
+            }
+        }
+        Err(errors) => {
+            assert!(!errors.0.is_empty());
+            for error in errors.0 {
+                let mut place = error.splitn(4, ':').skip(1).map(str::parse::<usize>);
+                let (Some(Ok(line)), Some(Ok(_))) = (place.next(), place.next()) else {
+                    panic!("{error}: no place");
+                };
+                assert!(line <= text.split('\n').count(), "{error}");
+            }
+        }
+    }
+}
+
+fn without_places(mut options: Options) -> Options {
+    options.routes.iter_mut().for_each(|placed| placed.place.clear());
+    options
+}
+
+/// The options as a file has them.
+fn table(options: &Options) -> Table {
+    let strings = |strings: &[String]| Some(Value::from(strings.to_vec()));
+    let number = |number: Option<u32>| number.map(Value::from);
+    let values = [
+        ("iface", strings(&options.ifaces)),
+        ("tx-only", strings(&options.tx_only)),
+        ("local", options.local.clone().map(Value::from)),
+        ("instance", options.instance.clone().map(Value::from)),
+        ("netns", options.netns.clone().map(Value::from)),
+        ("mode", options.mode.and_then(name)),
+        ("labels", number(options.labels)),
+        ("counter-slots", number(options.counter_slots)),
+        ("stacks", number(options.stacks)),
+        ("ttl-propagate", options.ttl_mode.and_then(name)),
+        ("tunnel-ttl", number(options.tunnel_ttl.map(u32::from))),
+        ("tc-propagate", options.tc_propagate.map(Value::from)),
+        ("unknown", options.unknown.and_then(name)),
+        ("icmp-via", options.icmp_via.and_then(name)),
+        ("icmp-source", strings(&shown(&options.icmp_source))),
+        ("icmp-rate", number(options.icmp_rate)),
+        ("icmp-source-rate", number(options.icmp_source_rate)),
+        ("hold", number(options.hold.map(u32::from))),
+        ("punt-rate", number(options.punt_rate)),
+        ("log-exceptions", options.log_exceptions.map(Value::from)),
+        ("verbose", number(Some(options.verbose.into()))),
+        (
+            "routes",
+            strings(&shown(options.routes.iter().map(|placed| &placed.route))),
+        ),
+    ];
+    let said = values
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    said.collect()
+}
+
+fn shown(values: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
+    values.into_iter().map(|value| value.to_string()).collect()
+}
+
+fn name(choice: impl ValueEnum) -> Option<Value> {
+    Some(Value::from(choice.to_possible_value()?.get_name()))
+}

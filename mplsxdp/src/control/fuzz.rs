@@ -1,0 +1,153 @@
+//! What must hold of reading calls, whatever a client sends: [`control`] panics where something does not.
+
+use bytes::BytesMut;
+use serde_json::{Value, json};
+use tokio_util::codec::Decoder as _;
+
+use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, Request, RouteFilter};
+use super::call::{self, Command, Flags, SERVICE_INTERFACE};
+use super::codec::{Message, Messages};
+use crate::lfib::route::{Route, RouteKey};
+
+/// `data` says how large a message may be and how many bytes arrive at once; the rest is what arrives. Messages are the same in
+/// whatever pieces they arrive, no more is kept than one message may have, and each is a call, which can be written and read
+/// again, or an error, which can too.
+pub fn control(data: &[u8]) {
+    let Some((&[limit, piece], stream)) = data.split_first_chunk() else {
+        return;
+    };
+    let limit = usize::from(limit) * 16;
+    let messages = split(limit, stream, usize::from(piece) + 1);
+    assert_eq!(messages, split(limit, stream, stream.len().max(1)), "the pieces matter");
+    for message in messages {
+        match message {
+            Message::Whole(message) => {
+                assert!(message.len() <= limit);
+                check_call(&message);
+            }
+            Message::TooLarge => {}
+        }
+    }
+}
+
+fn split(limit: usize, stream: &[u8], piece: usize) -> Vec<Message> {
+    let mut messages = Messages::new(limit);
+    let mut buffer = BytesMut::new();
+    let mut out = Vec::new();
+    for piece in stream.chunks(piece) {
+        buffer.extend_from_slice(piece);
+        while let Some(message) = messages
+            .decode(&mut buffer)
+            .expect("there is nothing that cannot be split")
+        {
+            out.push(message);
+        }
+        assert!(buffer.len() <= limit, "{} bytes are kept", buffer.len());
+    }
+    out
+}
+
+fn check_call(message: &[u8]) {
+    match call::read(message, 0) {
+        (flags, Ok(command)) => {
+            let written = message_of(&command, flags).to_string();
+            let again = call::read(written.as_bytes(), 0);
+            assert_eq!(again, (flags, Ok(command)), "{written}");
+        }
+        (_, Err(error)) => {
+            let written = serde_json::to_string(&error).expect("an error can be written");
+            let again: Error = serde_json::from_str(&written).expect("what was written can be read");
+            assert_eq!(again, error, "{written}");
+        }
+    }
+}
+
+/// The call as a client would write it.
+fn message_of(command: &Command, flags: Flags) -> Value {
+    let (interface, method, parameters) = match command {
+        Command::GetInfo => (SERVICE_INTERFACE, "GetInfo", json!({})),
+        Command::Describe { definition } => {
+            let interface = if *definition == api::DEFINITION {
+                INTERFACE
+            } else {
+                SERVICE_INTERFACE
+            };
+            let parameters = json!({ "interface": interface });
+            (SERVICE_INTERFACE, "GetInterfaceDescription", parameters)
+        }
+        Command::Ask(request) => {
+            let (method, parameters) = request_of(request);
+            (INTERFACE, method, parameters)
+        }
+        Command::ListRoutes { filter, counters } => (INTERFACE, "ListRoutes", list_of(filter, *counters)),
+        Command::Begin { replace_all } => (INTERFACE, "Begin", json!({ "replace_all": replace_all })),
+        Command::Stage { routes } => (INTERFACE, "Stage", routes_of(routes)),
+        Command::Commit => (INTERFACE, "Commit", json!({})),
+        Command::Rollback => (INTERFACE, "Rollback", json!({})),
+    };
+    json!({
+        "method": format!("{interface}.{method}"),
+        "parameters": parameters,
+        "more": flags.more,
+        "oneway": flags.oneway,
+    })
+}
+
+fn request_of(request: &Request) -> (&'static str, Value) {
+    match request {
+        Request::GetStatus => ("GetStatus", json!({})),
+        Request::ListRoutes { filter, counters, .. } => ("ListRoutes", list_of(filter, *counters)),
+        Request::ChangeRoutes { mode, routes } => {
+            let method = match mode {
+                ChangeMode::Add => "AddRoutes",
+                ChangeMode::Replace => "ReplaceRoutes",
+                ChangeMode::ReplaceAll => unreachable!("only a transaction replaces all"),
+            };
+            (method, routes_of(routes))
+        }
+        Request::DeleteRoutes { keys } => {
+            let keys = keys.iter().map(|&key| Key::from(key)).collect();
+            ("DeleteRoutes", json!(api::Keys { keys }))
+        }
+        Request::FlushRoutes { filter } => {
+            let family = family_of(filter);
+            ("FlushRoutes", json!(api::FlushRoutes { family }))
+        }
+        Request::ListLinks => ("ListLinks", json!({})),
+        Request::AddLink { name, tx_only } => ("AddLink", json!({ "name": name, "tx_only": tx_only })),
+        Request::DeleteLink { name } => ("DeleteLink", json!({ "name": name })),
+        Request::SetLink { name, mpls } => ("SetLink", json!({ "name": name, "mpls": mpls })),
+        Request::ListNeighbors => ("ListNeighbors", json!({})),
+        Request::GetStats { all } => ("GetStats", json!({ "all": all })),
+        Request::GetUnknownLabels => ("GetUnknownLabels", json!({})),
+        Request::Unload => ("Unload", json!({})),
+    }
+}
+
+fn routes_of(routes: &[Route]) -> Value {
+    let routes = routes.iter().map(api::Route::from).collect();
+    json!(api::Routes { routes })
+}
+
+fn list_of(filter: &RouteFilter, counters: bool) -> Value {
+    let one: Option<RouteKey> = match *filter {
+        RouteFilter::One(key) => Some(key),
+        _ => None,
+    };
+    let Key { label, prefix } = one.map_or_else(Key::default, Key::from);
+    json!(api::ListRoutes {
+        family: family_of(filter),
+        label,
+        prefix,
+        counters: Some(counters),
+    })
+}
+
+fn family_of(filter: &RouteFilter) -> Option<Family> {
+    match filter {
+        RouteFilter::All | RouteFilter::One(_) => None,
+        RouteFilter::Labels => Some(Family::Mpls),
+        RouteFilter::V4Prefixes => Some(Family::Inet),
+        RouteFilter::V6Prefixes => Some(Family::Inet6),
+    }
+}

@@ -1,0 +1,327 @@
+//! What must hold of the forwarding core, whatever the tables and the frame: [`core`] panics where something does not.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU8;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::forward::{Verdict, forward};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPV4_HLEN, LSE_LEN, Label, Lse, Mac};
+
+use super::Tables as _;
+use super::frame::MemoryFrame;
+use super::memory::MemoryTables;
+
+const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+/// Tags of 802.1Q and 802.1ad, which stand before the EtherType that counts.
+const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+const TAG_LEN: usize = 4;
+/// One for each next hop. The last one is not resolved.
+const MTUS: [u16; 8] = [1500, 1500, 1500, 9000, 60, 100, 0, 1500];
+const OPS: [Op; 8] = [
+    Op::Label,
+    Op::Stack,
+    Op::Pop,
+    Op::PenultimatePop,
+    Op::Local,
+    Op::Pass,
+    Op::None,
+    Op::Label,
+];
+/// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all of IPv6.
+const ROUTES: usize = 16;
+const ROUTE_LEN: usize = 4;
+/// Settings, TTL of tunnels, headroom.
+const SETUP_LEN: usize = 3;
+const HEADER_LEN: usize = SETUP_LEN + ROUTES * ROUTE_LEN;
+
+/// `data` begins with the box's settings and routes, of fixed length; the rest is the frame. Unless a bit says otherwise its
+/// destination MAC and IPv4 checksum are made right: no fuzzer would find them.
+pub fn core(data: &[u8]) {
+    let Some((header, frame)) = data.split_at_checked(HEADER_LEN) else {
+        return;
+    };
+    let &[setup, tunnel_ttl, headroom, ref routes @ ..] = header else {
+        return;
+    };
+    let mut frame = frame.to_vec();
+    if setup & 0x80 == 0
+        && let Some(destination) = frame.first_chunk_mut()
+    {
+        *destination = OWN_MAC.0;
+    }
+    if setup & 0x40 == 0 {
+        right_ipv4_checksum(&mut frame);
+    }
+    let headroom = if setup & 0x20 == 0 {
+        MemoryFrame::HEADROOM
+    } else {
+        usize::from(headroom)
+    };
+    let ttl_mode = [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux, TtlMode::Uniform][usize::from(setup & 3)];
+    let settings = Settings::new(0, ttl_mode, tunnel_ttl.max(1), setup & 4 != 0, false);
+    let flags = if setup & 8 == 0 {
+        PortWord::MPLS | PortWord::IMPOSE
+    } else {
+        u16::from(setup >> 4 & 7)
+    };
+
+    let run = || {
+        let mut tables = tables(routes, &frame);
+        tables.store_port(0, PortWord::new(OWN_MAC, flags));
+        let mut out = MemoryFrame::with_headroom(&frame, headroom);
+        let verdict = forward(&mut out, &tables.at_port(settings));
+        (verdict, out.bytes().to_vec(), tables)
+    };
+    let (verdict, out, tables) = run();
+    let (same_verdict, same_out, _) = run();
+    assert_eq!(
+        (verdict, &out),
+        (same_verdict, &same_out),
+        "another time, another outcome"
+    );
+    let counters = tables.route_counters.borrow();
+    for counter in counters.values() {
+        assert_eq!(counter.bytes, counter.packets * frame.len() as u64);
+    }
+    match verdict {
+        Verdict::Exception(_) => assert_eq!(out, frame, "{verdict:?} leaves the frame as it arrived"),
+        Verdict::Pass if out == frame => {}
+        Verdict::Pass => check_delivered(&frame, &out),
+        Verdict::Forward { port } => {
+            assert!(!counters.is_empty(), "forwarded, and counted for nobody");
+            let hop = MTUS
+                .iter()
+                .enumerate()
+                .map(|(number, &mtu)| adjacency(number as u8, mtu));
+            let hop = hop.filter(|hop| hop.is_resolved()).find(|hop| hop.port() == port);
+            check_forwarded(&frame, &out, hop.expect("a next hop that is resolved"));
+        }
+    }
+}
+
+/// Inputs that have this frame in them, so that each operation of [`OPS`] is tried on it.
+pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    (0..OPS.len()).map(move |op| {
+        let mut data = vec![(op % 3) as u8, 255, 0];
+        for number in 0..ROUTES {
+            // The first two are for addresses. Beneath the first label something else is to be done: a frame of nothing but
+            // local labels is malformed.
+            let op = if number <= 2 { op } else { op & !4 };
+            data.extend([op as u8, 20 + number as u8, number as u8 % 3, number as u8]);
+        }
+        data.extend(frame);
+        data
+    })
+}
+
+/// The first labels of the frame have routes, and so has every address.
+fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
+    let mut tables = MemoryTables::default();
+    for (number, mtu) in MTUS.into_iter().enumerate() {
+        tables.store_adjacency(number as u16, adjacency(number as u8, mtu));
+    }
+    for depth in 1..=MAX_PUSH {
+        let labels: Vec<_> = (1..=depth as u32)
+            .map(|number| Label::from_low_bits(200 + number))
+            .collect();
+        let ttl = NonZeroU8::new(depth as u8 & 1);
+        if let Some(stack) = LabelStack::new(&labels, ttl) {
+            tables.store_stack(depth as u32, stack);
+        }
+    }
+    let mut entries = routes
+        .as_chunks::<ROUTE_LEN>()
+        .0
+        .iter()
+        .map(|&[op, operand, hop, slot]| {
+            let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
+            let op = OPS[usize::from(op & 7)];
+            // Most stacks that are pushed are there.
+            let stacks = MAX_PUSH as u8 + 2;
+            let operand = if op == Op::Stack { operand % stacks } else { operand };
+            IlmEntry::new(op, ttl, operand.into(), hop.into(), slot.into())
+        });
+    let v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+    let v6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+    for (prefix, entry) in [v4, v6].into_iter().zip(&mut entries) {
+        tables.insert_ftn(prefix, entry).expect("room for two prefixes");
+    }
+    let labels = frame.get(l2_len(frame)..).unwrap_or_default().as_chunks().0.iter();
+    for (lse, entry) in labels.zip(entries) {
+        tables.ilm.entry(Lse::from_bytes(*lse).label()).or_insert(entry);
+    }
+    tables
+}
+
+/// Every one has its own MAC addresses and its own port, so that a frame shows where it was sent.
+fn adjacency(number: u8, mtu: u16) -> Adjacency {
+    let destination = if number == 7 {
+        Mac::ZERO
+    } else {
+        Mac([2, 1, 0, 0, number, 1])
+    };
+    Adjacency::new(destination, 10 + u16::from(number), Mac([2, 1, 0, 0, number, 2]), mtu)
+}
+
+/// Length of the Ethernet header with its tags.
+fn l2_len(frame: &[u8]) -> usize {
+    let tag_at = |offset: usize| {
+        frame
+            .get(offset..offset + 2)
+            .is_some_and(|ethertype| TAGS.iter().any(|tag| tag == ethertype))
+    };
+    let tags = (0..).take_while(|tags| tag_at(ETH_HLEN - 2 + tags * TAG_LEN)).count();
+    ETH_HLEN + tags * TAG_LEN
+}
+
+/// What lies in a frame.
+struct Parts<'a> {
+    ethertype: u16,
+    /// Empty in an unlabelled frame.
+    stack: Vec<Lse>,
+    payload: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// `None` where the frame ends before its Ethernet header or its stack does.
+    fn of(frame: &'a [u8]) -> Option<Self> {
+        let (l2, mut payload) = frame.split_at_checked(l2_len(frame))?;
+        let ethertype = u16::from_be_bytes(*l2.last_chunk()?);
+        let mut stack: Vec<Lse> = Vec::new();
+        while ethertype == ETH_P_MPLS_UC && stack.last().is_none_or(|lse| !lse.bottom()) {
+            let (entry, rest) = payload.split_first_chunk::<LSE_LEN>()?;
+            stack.push(Lse::from_bytes(*entry));
+            payload = rest;
+        }
+        Some(Self {
+            ethertype,
+            stack,
+            payload,
+        })
+    }
+
+    /// The TTL that the next hop looks at.
+    fn ttl(&self) -> u8 {
+        match (self.stack.first(), self.payload.first().map(|first| first >> 4)) {
+            (Some(top), _) => top.ttl(),
+            (None, Some(4)) => self.payload[8],
+            (None, Some(6)) => self.payload[7],
+            (None, version) => panic!("IP version {version:?}"),
+        }
+    }
+
+    /// The EtherType says what there is, and the TTL is not 0, unless it arrived as that, beneath, and is not this hop's to touch
+    /// (RFC 3443 section 3.2).
+    fn check_outgoing(&self, before: &Self) {
+        let is_v4 = self.payload.first().is_some_and(|first| first >> 4 == 4);
+        let ethertype = match (self.stack.is_empty(), is_v4) {
+            (false, _) => ETH_P_MPLS_UC,
+            (true, true) => ETH_P_IP,
+            (true, false) => ETH_P_IPV6,
+        };
+        assert_eq!(self.ethertype, ethertype);
+        let popped = before.stack.len().saturating_sub(self.stack.len());
+        let beneath = Parts {
+            ethertype,
+            stack: before.stack[popped..].to_vec(),
+            payload: before.payload,
+        };
+        assert!(self.ttl() != 0 || popped > 0 && beneath.ttl() == 0, "TTL 0");
+    }
+}
+
+/// Its labels were all this box's own: the kernel gets the packet.
+fn check_delivered(frame: &[u8], out: &[u8]) {
+    let (before, after) = (
+        Parts::of(frame).expect("a whole stack"),
+        Parts::of(out).expect("a packet"),
+    );
+    assert_eq!(out[..12], frame[..12], "MAC addresses");
+    assert!(!before.stack.is_empty() && after.stack.is_empty());
+    after.check_outgoing(&before);
+    check_payload(before.payload, after.payload);
+}
+
+fn check_forwarded(frame: &[u8], out: &[u8], hop: Adjacency) {
+    assert_eq!(
+        out[..12],
+        [hop.destination().0, hop.source().0].concat(),
+        "MAC addresses"
+    );
+    assert!(
+        out.len() <= l2_len(out) + usize::from(hop.mtu()),
+        "larger than the link takes"
+    );
+    let before = Parts::of(frame).expect("a whole stack came in");
+    let after = Parts::of(out).expect("a whole stack goes out");
+    after.check_outgoing(&before);
+    // No more than what is pushed is other than it was: what is beneath is the same, entry by entry.
+    if let Some(beneath) = after.stack.get(MAX_PUSH..) {
+        assert!(before.stack.ends_with(beneath), "labels beneath those pushed");
+    }
+    if let ([_, kept @ ..], true) = (&after.stack[..], after.stack.len() <= before.stack.len()) {
+        let is_pushed = |lse: &Lse| (201..=208).contains(&lse.label().get());
+        let kept = kept
+            .iter()
+            .skip_while(|lse| is_pushed(lse))
+            .copied()
+            .collect::<Vec<_>>();
+        assert!(before.stack.ends_with(&kept), "labels beneath the one on top");
+    }
+    check_payload(before.payload, after.payload);
+}
+
+/// Of a packet only the TTL, the traffic class and what follows from them may differ, of anything else nothing.
+fn check_payload(before: &[u8], after: &[u8]) {
+    assert_eq!(before.len(), after.len(), "length of the payload");
+    let rewritten: &[(usize, u8)] = match before.first().map(|first| first >> 4) {
+        Some(4) => &[(1, 0xff), (8, 0xff), (10, 0xff), (11, 0xff)],
+        Some(6) => &[(0, 0x0f), (1, 0xf0), (7, 0xff)],
+        _ => &[],
+    };
+    for (offset, (before, after)) in before.iter().zip(after).enumerate() {
+        let mask = rewritten
+            .iter()
+            .find(|(place, _)| *place == offset)
+            .map_or(0, |(_, mask)| *mask);
+        assert_eq!(before & !mask, after & !mask, "byte {offset} of the payload");
+    }
+    if has_right_ipv4_checksum(before) {
+        assert!(has_right_ipv4_checksum(after), "the header checksum is right no more");
+    }
+}
+
+fn ipv4_header_len(packet: &[u8]) -> Option<usize> {
+    let first = *packet.first()?;
+    let len = usize::from(first & 0xf) * 4;
+    (first >> 4 == 4 && (IPV4_HLEN..=packet.len()).contains(&len)).then_some(len)
+}
+
+/// The sum of RFC 1071.
+fn ones_complement_sum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&word| u32::from(u16::from_be_bytes(word)));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+fn has_right_ipv4_checksum(packet: &[u8]) -> bool {
+    ipv4_header_len(packet).is_some_and(|len| ones_complement_sum(&packet[..len]) == 0xffff)
+}
+
+fn right_ipv4_checksum(frame: &mut [u8]) {
+    let Some(payload_len) = Parts::of(frame).map(|parts| parts.payload.len()) else {
+        return;
+    };
+    let (_, packet) = frame.split_at_mut(frame.len() - payload_len);
+    if let Some(len) = ipv4_header_len(packet) {
+        packet[10..12].fill(0);
+        let checksum = !ones_complement_sum(&packet[..len]);
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+}

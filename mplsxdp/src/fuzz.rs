@@ -1,0 +1,25 @@
+//! The fuzz targets of this library by their names. Each wing says itself what must hold of it, in a module `fuzz` of its own: a
+//! function that takes any bytes, and panics where something does not hold. `fuzz/` calls them with inputs that a fuzzer makes,
+//! the tests with inputs that were once found, and with variations of these.
+
+pub use crate::cli::fuzz::{config, route_line, state};
+pub use crate::control::fuzz::control;
+pub use crate::controller::preflight::fuzz::netdev;
+pub use crate::dataplane::fuzz::{core, core_seeds};
+pub use crate::neighbour::fuzz::netlink;
+pub use crate::slowpath::fuzz::{icmp_codec, slow_path, slow_path_seed};
+
+/// What takes any bytes.
+pub type Check = fn(&[u8]);
+
+pub const TARGETS: &[(&str, Check)] = &[
+    ("config", config),
+    ("control", control),
+    ("core", core),
+    ("icmp_codec", icmp_codec),
+    ("netdev", netdev),
+    ("netlink", netlink),
+    ("route_line", route_line),
+    ("slow_path", slow_path),
+    ("state", state),
+];

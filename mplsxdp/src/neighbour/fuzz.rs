@@ -1,0 +1,51 @@
+//! What must hold of reading what the kernel reports, whatever it sends: [`netlink`] panics where something does not.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::Event;
+use super::addresses::Addresses;
+use super::netlink::{events_of, take_message};
+use super::resolver::Resolver;
+use super::routes::KernelRoutes;
+
+/// `data` is a datagram. It is read to its end, message by message, or up to a length that cannot be; a prefix of it reads as the
+/// same as far as its messages are whole; and what it reports is taken by all who keep account of it.
+pub fn netlink(data: &[u8]) {
+    let (events, taken) = read(data);
+    let (same, _) = read(&data[..taken]);
+    assert_eq!(events, same, "what comes later changes what came before");
+
+    let (mut addresses, mut routes, mut resolver) = <(Addresses, KernelRoutes, Resolver)>::default();
+    let (now, mut changed, mut actions) = (Instant::now(), BTreeSet::new(), Vec::new());
+    for event in [Event::Reset].into_iter().chain(events).chain([Event::Synced]) {
+        addresses.handle(&event);
+        routes.handle(&event, &mut changed);
+        resolver.handle(&event, now, &mut actions);
+        if let Event::Route { route, .. } = &event {
+            assert!(routes.get(route.prefix).any(|kept| kept == route));
+        }
+        if let Event::Link(link) = &event {
+            assert_eq!(resolver.links().get(link.ifindex), Some(link));
+        }
+    }
+}
+
+/// The events of a datagram, and how many of its bytes they were in.
+fn read(datagram: &[u8]) -> (Vec<Event>, usize) {
+    let mut rest = BytesMut::from(datagram);
+    let mut events = Vec::new();
+    while !rest.is_empty() {
+        let before = rest.len();
+        match take_message(&mut rest) {
+            Ok(message) => {
+                assert!(rest.len() < before, "nothing was taken");
+                events.extend(message.into_iter().flat_map(events_of));
+            }
+            Err(_) => break,
+        }
+    }
+    (events, datagram.len() - rest.len())
+}

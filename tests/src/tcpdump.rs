@@ -1,0 +1,55 @@
+//! tcpdump in a namespace.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::netns::Netns;
+use crate::tidy::{self, Reaped};
+
+/// For what it waits for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A tcpdump that ends by itself, after `-c` packets.
+pub struct Tcpdump {
+    process: Reaped,
+    line: String,
+}
+
+impl Tcpdump {
+    /// Returns once it listens.
+    pub fn start(netns: &Netns, arguments: &[&str]) -> Result<Self> {
+        let mut command = netns.command("tcpdump");
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = tidy::spawn(&mut command)?;
+        // What it says later fits the pipe.
+        let mut said = BufReader::new(process.child().stderr.take().context("no pipe from tcpdump")?);
+        let mut all = String::new();
+        while !all.contains("listening on") {
+            ensure!(said.read_line(&mut all)? > 0, "tcpdump does not listen: {all}");
+        }
+        process.child().stderr = Some(said.into_inner());
+        let line = format!("ip netns exec {} tcpdump {}", netns.name(), arguments.join(" "));
+        Ok(Self { process, line })
+    }
+
+    /// As a person would type it.
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// Waits for its end, and returns what it wrote, which must fit a pipe.
+    pub fn finish(mut self) -> Result<Vec<u8>> {
+        let status = self
+            .process
+            .ended(PATIENCE)
+            .with_context(|| format!("`{}` does not see as many packets", self.line))?;
+        ensure!(status.success(), "`{}`: {status}", self.line);
+        let mut written = Vec::new();
+        let mut stdout = self.process.child().stdout.take().context("no pipe from tcpdump")?;
+        stdout.read_to_end(&mut written)?;
+        Ok(written)
+    }
+}

@@ -134,10 +134,20 @@ impl Switch {
         }
     }
 
-    /// Opens the port's sockets and has exceptions punted to them.
-    async fn listen(&mut self, layout: Layout) -> XskPort {
+    /// Opens the port's sockets, in the layout that this kernel has, and has exceptions punted to them.
+    async fn listen(&mut self) -> XskPort {
+        let port = XskPort::open("port", receive_queues("port").unwrap()).await.unwrap();
+        self.punt_to(port)
+    }
+
+    /// The same in a given layout.
+    async fn listen_as(&mut self, layout: Layout) -> XskPort {
         let queues = receive_queues("port").unwrap();
         let port = XskPort::open_as("port", queues, layout).await.unwrap();
+        self.punt_to(port)
+    }
+
+    fn punt_to(&mut self, port: XskPort) -> XskPort {
         for (queue, socket) in port.receiver.sockets() {
             self.lfib.tables_mut().set_listener(PORT, queue, socket).unwrap();
         }
@@ -185,7 +195,7 @@ async fn drain(port: &mut XskPort, mut each: impl FnMut(&[u8])) -> u64 {
 fn exceptions_come_up_untouched_each_on_its_queue() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
         assert_eq!(receive_queues("port").unwrap(), QUEUES);
-        let mut port = switch.listen(Layout::ScatterGather).await;
+        let mut port = switch.listen().await;
         let mut sent = Vec::new();
         for (_, text) in PUNTED {
             sent.push(bytes(text));
@@ -236,7 +246,7 @@ fn exceptions_come_up_untouched_each_on_its_queue() {
 fn a_policer_admits_its_burst_for_each_reason_and_counts_the_rest() {
     // A second without a token, in which all frames come.
     Switch::run(Police::new(1, 50), async |mut switch| {
-        let mut port = switch.listen(Layout::ScatterGather).await;
+        let mut port = switch.listen().await;
         let start = Instant::now();
         let offered = 300;
         for _ in 0..offered {
@@ -320,7 +330,7 @@ fn without_a_listener_exceptions_are_dropped_and_counted_so() {
         assert_eq!(switch.lost(Reason::NoRoute, Loss::NoListener), 10);
         assert_eq!(switch.lost(Reason::NoRoute, Loss::Policed), 0);
 
-        let mut port = switch.listen(Layout::ScatterGather).await;
+        let mut port = switch.listen().await;
         switch.far.send(&frame);
         receive(&mut port, 1).await;
         // The entry goes with the socket.
@@ -378,7 +388,7 @@ fn unknown_labels_are_dropped_or_passed_where_the_settings_say_so() {
 #[test]
 fn what_is_transmitted_arrives_byte_for_byte() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
-        let mut port = switch.listen(Layout::ScatterGather).await;
+        let mut port = switch.listen().await;
         // More frames than there is memory for: it comes back.
         for round in 0..100u8 {
             let frames: Vec<_> = (0..50u8)
@@ -408,7 +418,7 @@ fn what_is_transmitted_arrives_byte_for_byte() {
 #[test]
 fn what_is_not_flushed_fills_the_memory_and_nothing_is_lost() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
-        let mut port = switch.listen(Layout::ScatterGather).await;
+        let mut port = switch.listen().await;
         let frame = bytes("[100 64] ip size 1000");
         let mut queued = 0;
         while port.transmitter.transmit(&frame) != Err(TransmitError::Full) {
@@ -430,7 +440,7 @@ fn what_is_not_flushed_fills_the_memory_and_nothing_is_lost() {
 #[test]
 fn a_flood_of_exceptions_takes_nothing_from_valid_frames_and_other_reasons() {
     Switch::run(Police::new(1000, 200), async |mut switch| {
-        let mut port = switch.listen(Layout::ScatterGather).await;
+        let mut port = switch.listen().await;
         let (unknown, valid) = (bytes("[999 64] ip"), bytes("[100 64] ip"));
         let expired = bytes("[100 1] ip");
         let arrived_before = received_packets("sink");
@@ -468,39 +478,46 @@ fn a_flood_of_exceptions_takes_nothing_from_valid_frames_and_other_reasons() {
 
 #[test]
 fn frames_larger_than_a_chunk_come_up_and_go_out_whole() {
-    for layout in [Layout::ScatterGather, Layout::OneChunk] {
-        Switch::run(Police::UNLIMITED, async move |mut switch| {
-            let mut port = switch.listen(layout).await;
-            // Around the borders of chunks, one of which holds 1792 bytes, and between small frames.
-            for size in [60, 1791, 1792, 1793, 46, MTU + 14] {
+    large_frames_come_up_and_go_out_whole(Layout::ScatterGather);
+}
+
+#[test]
+fn a_chunk_takes_the_largest_frame_where_a_frame_cannot_be_in_several() {
+    large_frames_come_up_and_go_out_whole(Layout::OneChunk);
+}
+
+fn large_frames_come_up_and_go_out_whole(layout: Layout) {
+    Switch::run(Police::UNLIMITED, async move |mut switch| {
+        let mut port = switch.listen_as(layout).await;
+        // Around the borders of small chunks, one of which holds 1792 bytes, and between small frames.
+        for size in [60, 1791, 1792, 1793, 46, MTU + 14] {
+            let mut frame = bytes("[999 64] ip");
+            frame.resize(size.max(frame.len()), 0);
+            for (index, byte) in frame.iter_mut().enumerate().skip(18) {
+                *byte = (index % 251) as u8;
+            }
+            switch.far.send(&frame);
+            assert!(
+                receive(&mut port, 1).await == std::slice::from_ref(&frame),
+                "{size} {layout:?}"
+            );
+            port.transmitter.transmit(&frame).unwrap();
+            assert_eq!(port.transmitter.flush().unwrap(), 0);
+            assert!(switch.far.receive() == frame, "{size} {layout:?}");
+        }
+        // Several at once, more than a batch.
+        let frames: Vec<_> = (0..150u8)
+            .map(|index| {
                 let mut frame = bytes("[999 64] ip");
-                frame.resize(size.max(frame.len()), 0);
-                for (index, byte) in frame.iter_mut().enumerate().skip(18) {
-                    *byte = (index % 251) as u8;
-                }
-                switch.far.send(&frame);
-                assert!(
-                    receive(&mut port, 1).await == std::slice::from_ref(&frame),
-                    "{size} {layout:?}"
-                );
-                port.transmitter.transmit(&frame).unwrap();
-                assert_eq!(port.transmitter.flush().unwrap(), 0);
-                assert!(switch.far.receive() == frame, "{size} {layout:?}");
-            }
-            // Several at once, more than a batch.
-            let frames: Vec<_> = (0..150u8)
-                .map(|index| {
-                    let mut frame = bytes("[999 64] ip");
-                    frame.resize(3000, index);
-                    frame
-                })
-                .collect();
-            for frame in &frames {
-                switch.far.send(frame);
-            }
-            assert!(receive(&mut port, frames.len()).await == frames, "{layout:?}");
-        });
-    }
+                frame.resize(3000, index);
+                frame
+            })
+            .collect();
+        for frame in &frames {
+            switch.far.send(frame);
+        }
+        assert!(receive(&mut port, frames.len()).await == frames, "{layout:?}");
+    });
 }
 
 #[test]
@@ -508,19 +525,19 @@ fn sockets_are_bound_again_at_once_after_they_are_closed() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
         let frame = bytes("[999 64] ip");
         for _ in 0..5 {
-            let mut port = switch.listen(Layout::ScatterGather).await;
+            let mut port = switch.listen().await;
             switch.far.send(&frame);
             assert_eq!(receive(&mut port, 1).await, std::slice::from_ref(&frame));
         }
         // Two at a time cannot be: an error that says where.
-        let port = switch.listen(Layout::ScatterGather).await;
+        let port = switch.listen().await;
         let Err(error) = XskPort::open("port", 1).await else {
             panic!("a queue was bound twice")
         };
         assert!(error.to_string().contains("queue 0 of port"), "{error}");
         drop(port);
         // The program goes first, then the sockets.
-        let port = switch.listen(Layout::ScatterGather).await;
+        let port = switch.listen().await;
         drop(switch.attachment);
         drop(port);
     });
@@ -542,7 +559,7 @@ fn an_interface_that_is_not_there_is_an_error_that_says_so() {
 #[test]
 fn the_fill_ring_is_never_empty_however_slow_the_slow_path_is() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
-        let mut port = switch.listen(Layout::ScatterGather).await;
+        let mut port = switch.listen().await;
         let frame = bytes("[999 64] ip");
         // Nobody reads for the first half, then in small bites.
         for _ in 0..50_000 {

@@ -1,6 +1,8 @@
 //! Builds, shows, tests and measures mplsxdp: `cargo xtask --help`.
 
+mod guest;
 mod install;
+mod needs;
 mod run;
 #[path = "../../mplsxdp/build/toolchain.rs"]
 mod toolchain;
@@ -41,6 +43,14 @@ enum Command {
     Test {
         /// Only tests whose names contain this.
         filter: Option<String>,
+        /// A few of them also in a guest with the oldest kernel that mplsxdp runs on.
+        #[arg(long, conflicts_with = "filter")]
+        guest: bool,
+    },
+    /// Tests with other kernels, in a virtual machine.
+    Guest {
+        #[command(subcommand)]
+        command: GuestCommand,
     },
     /// Measures the forwarding rate.
     Bench {
@@ -52,12 +62,33 @@ enum Command {
     Lint,
 }
 
+#[derive(Subcommand)]
+enum GuestCommand {
+    /// Boots kernels of Debian under qemu, without KVM, and runs the tests that need a kernel in each.
+    Test {
+        /// As docs/kernels.md calls them; all if none is named.
+        kernels: Vec<String>,
+        /// Only tests whose names contain this.
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+        /// Writes the verifier's counts into docs/kernels.md.
+        #[arg(long, conflicts_with = "only")]
+        write: bool,
+    },
+}
+
 fn main() -> ExitCode {
+    if guest::init::is_init() {
+        guest::init::main();
+    }
     let done = match Arguments::parse().command {
         Command::Install => install::install().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Build { release } => build(release),
         Command::Demo => demo(),
-        Command::Test { filter } => test(filter.as_deref()),
+        Command::Test { filter, guest } => test(filter.as_deref(), guest),
+        Command::Guest {
+            command: GuestCommand::Test { kernels, only, write },
+        } => guest::test(&kernels, only.as_deref(), write).and_then(closing_line),
         Command::Bench { arguments } => bench(&arguments),
         Command::Lint => lint(),
     };
@@ -116,7 +147,7 @@ fn bench(arguments: &[OsString]) -> Result<()> {
     Err(error).with_context(|| format!("cannot run {}", bench.display()))
 }
 
-fn test(filter: Option<&str>) -> Result<()> {
+fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     let [mplsxdp] = build_programs(["mplsxdp"], &[])?;
     let python = install::python();
     let mut own = vec![(PROGRAM_VARIABLE, mplsxdp.as_path())];
@@ -124,6 +155,8 @@ fn test(filter: Option<&str>) -> Result<()> {
     let mut command = cargo("test");
     command.arg("--no-run");
     let mut summary = Summary::default();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let kernel = needs::Version::of(&release).with_context(|| format!("{release} is no version of a kernel"))?;
     for artifact in artifacts(command)? {
         let executable = &artifact.executable;
         let (what, mut command) = match artifact.kind {
@@ -137,13 +170,25 @@ fn test(filter: Option<&str>) -> Result<()> {
         let directory = &artifact.package_directory;
         let place = directory.strip_prefix(run::workspace()).unwrap_or(directory);
         println!("\n{what} {} of {}", artifact.name, place.display());
-        summary += run_tests(command.current_dir(directory).args(filter))?;
+        command.current_dir(directory).args(filter);
+        for test in needs::lacking(&artifact.name, kernel) {
+            println!("{} ... ignored, {test}", test.test);
+            command.args(["--skip", test.test]);
+            summary.skipped += 1;
+        }
+        summary += run_tests(&mut command)?;
     }
     println!("\nexamples in the documentation");
     let mut command = cargo("test");
     command.args(["--doc", "--"]).args(filter);
     summary += run_tests(&mut command)?;
+    if guest {
+        summary += guest::test_short()?;
+    }
+    closing_line(summary)
+}
 
+fn closing_line(summary: Summary) -> Result<()> {
     println!("\n{summary}");
     if summary.failed > 0 || summary.passed == 0 {
         return Err(TestsFailed.into());

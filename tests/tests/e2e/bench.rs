@@ -30,10 +30,16 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(options: &str) -> Result<Self> {
+        Self::cabled(options, |_, a, b| link(a, b))
+    }
+
+    /// With cables that are had otherwise: the left one is number 0, the right one 1.
+    pub fn cabled(options: &str, link: impl Fn(usize, End<'_>, End<'_>) -> Result<()>) -> Result<Self> {
         let lab = Lab::new()?;
         let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
         // So that frames come in that are too large to go out.
         link(
+            0,
             End::new(&left, "eth0")
                 .address("10.0.1.2/24")
                 .address("fd00:1::2/64")
@@ -45,6 +51,7 @@ impl Bench {
                 .mtu(2000),
         )?;
         link(
+            1,
             End::new(&middle, "eth2").address("10.0.2.1/24").address("fd00:2::1/64"),
             End::new(&right, "eth0").mac(RIGHT),
         )?;

@@ -208,7 +208,7 @@ fn packet(source: &str, ttl: u8, data: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Sends a labelled packet from `source`, whose answer is expected at `at` under these labels.
-fn expect_answer(bench: &Bench, at: &Tap, source: &str, stack: &[Entry], under: &[Entry]) -> Result<IcmpError> {
+pub fn expect_answer(bench: &Bench, at: &Tap, source: &str, stack: &[Entry], under: &[Entry]) -> Result<IcmpError> {
     let packet = packet(source, 40, b"expires")?;
     bench.left.send(&bench.labelled(stack, &packet))?;
     let what = || format!("{stack:?} from {source}");

@@ -38,7 +38,7 @@ const XDP_PASS: u32 = 2;
 /// Longer than a chunk, within what a driver hands to a program without multi-buffer support.
 const MTU: usize = 3400;
 /// How long a frame that is expected may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One frame for each reason that the slow path handles.
 const PUNTED: [(Reason, &str); 7] = [

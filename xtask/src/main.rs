@@ -72,7 +72,7 @@ enum GuestCommand {
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
         /// Writes the verifier's counts into docs/kernels.md.
-        #[arg(long, conflicts_with = "only")]
+        #[arg(long, conflicts_with = "kernels")]
         write: bool,
     },
 }

@@ -74,9 +74,9 @@ impl Driver {
         self.carry_out(actions).await;
     }
 
-    /// Goes on until the condition holds; at most 20 seconds.
+    /// Goes on until the condition holds; at most a minute, for a dump of thousands of routes takes its time in an emulated machine.
     async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while !condition(self) {
             if Instant::now() > end {
                 let states = Vec::from_iter(self.resolver.next_hops());

@@ -13,7 +13,7 @@ use crate::run::is_installed;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What the parts of a kernel are called: some releases have it in one package, some in several.
-const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
+const PARTS: [&str; 4] = ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"];
 
 /// A kernel, unpacked.
 pub struct Unpacked {

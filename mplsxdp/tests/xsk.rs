@@ -439,7 +439,8 @@ fn what_is_not_flushed_fills_the_memory_and_nothing_is_lost() {
 
 #[test]
 fn a_flood_of_exceptions_takes_nothing_from_valid_frames_and_other_reasons() {
-    Switch::run(Police::new(1000, 200), async |mut switch| {
+    // Hardly a token while the flood lasts, however long: what is admitted has room in the receive ring.
+    Switch::run(Police::new(1, 200), async |mut switch| {
         let mut port = switch.listen().await;
         let (unknown, valid) = (bytes("[999 64] ip"), bytes("[100 64] ip"));
         let expired = bytes("[100 1] ip");

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+use crate::guest::Selection;
 use crate::run::{
     Kind, PROGRAM_VARIABLE, PYTHON_VARIABLE, Summary, artifacts, build_programs, cargo, root_command, run_tests,
     run_tool,
@@ -71,6 +72,9 @@ enum GuestCommand {
         /// Only tests whose names contain this.
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
+        /// Only those of `cargo xtask test --guest`.
+        #[arg(long, conflicts_with = "only")]
+        short: bool,
         /// Writes the verifier's counts into docs/kernels.md.
         #[arg(long, conflicts_with = "kernels")]
         write: bool,
@@ -87,8 +91,21 @@ fn main() -> ExitCode {
         Command::Demo => demo(),
         Command::Test { filter, guest } => test(filter.as_deref(), guest),
         Command::Guest {
-            command: GuestCommand::Test { kernels, only, write },
-        } => guest::test(&kernels, only.as_deref(), write).and_then(closing_line),
+            command:
+                GuestCommand::Test {
+                    kernels,
+                    only,
+                    short,
+                    write,
+                },
+        } => {
+            let selection = match &only {
+                Some(name) => Selection::Named(name),
+                None if short => Selection::Short,
+                None => Selection::Whole,
+            };
+            guest::test(&kernels, selection, write).and_then(closing_line)
+        }
         Command::Bench { arguments } => bench(&arguments),
         Command::Lint => lint(),
     };

@@ -56,7 +56,7 @@ const LOADED: [&str; 3] = ["virtio_pci", "virtio_net", "tun"];
 
 /// What of the tests is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Selection<'a> {
+pub enum Selection<'a> {
     Whole,
     /// Tests whose names contain this.
     Named(&'a str),
@@ -64,8 +64,8 @@ enum Selection<'a> {
     Short,
 }
 
-/// `cargo xtask guest test [KERNEL...]`; `only` tests whose names contain it. `write`: the table in the documentation is written.
-pub fn test(names: &[String], only: Option<&str>, write: bool) -> Result<Summary> {
+/// `cargo xtask guest test [KERNEL...]`. `write`: the table in the documentation is written.
+pub fn test(names: &[String], selection: Selection<'_>, write: bool) -> Result<Summary> {
     if let Some(unknown) = names.iter().find(|name| kernel(name).is_none()) {
         let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
         bail!("there is no kernel {unknown}; there are: {}", known.join(", "));
@@ -74,7 +74,6 @@ pub fn test(names: &[String], only: Option<&str>, write: bool) -> Result<Summary
         bail!("{reason}: the tests in a guest need a machine with a Debian mirror in apt's sources");
     }
     let wanted = |kernel: &&Kernel| names.is_empty() || names.iter().any(|name| name == kernel.name);
-    let selection = only.map_or(Selection::Whole, Selection::Named);
     let built = Built::new()?;
     let mut summary = Summary::default();
     let mut measured = Vec::new();
@@ -156,7 +155,10 @@ fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
     }
     let mut runs = vec![
         // Its output has the verifier's counts.
-        run("budget", &["--nocapture"]),
+        match selection {
+            Selection::Short => run("budget", &["--nocapture", "pipe_mode"]),
+            Selection::Whole | Selection::Named(_) => run("budget", &["--nocapture"]),
+        },
         run("differential", &[]),
         run("xsk", &[]),
         run("kernel", &[]),

@@ -82,7 +82,7 @@ pub fn test(names: &[String], selection: Selection<'_>, write: bool) -> Result<S
         if runs.is_empty() {
             continue;
         }
-        let (of_kernel, counts) = run(kernel, &built, selection, runs)?;
+        let (of_kernel, counts) = failed_if_not_run(kernel, run(kernel, &built, selection, runs))?;
         println!("\nkernel {}: {of_kernel}", kernel.name);
         summary += of_kernel;
         measured.extend(counts);
@@ -104,7 +104,23 @@ pub fn test_short() -> Result<Summary> {
     }
     let kernel = kernel(SHORT).context("the kernel of the short run is not in the table")?;
     let selection = Selection::Short;
-    run(kernel, &Built::new()?, selection, runs(kernel, selection)).map(|(summary, _)| summary)
+    let ran = Built::new().and_then(|built| run(kernel, &built, selection, runs(kernel, selection)));
+    failed_if_not_run(kernel, ran).map(|(summary, _)| summary)
+}
+
+/// A guest that could not be had is one failure, and no reason to say nothing of other tests. Ctrl-C is.
+fn failed_if_not_run(kernel: &Kernel, ran: Result<(Summary, Option<Measured>)>) -> Result<(Summary, Option<Measured>)> {
+    match ran {
+        Err(error) if !error.is::<Interrupted>() => {
+            println!("\nguest with kernel {} ... FAILED: {error:#}", kernel.name);
+            let failed = Summary {
+                failed: 1,
+                ..Summary::default()
+            };
+            Ok((failed, None))
+        }
+        ran => ran,
+    }
 }
 
 fn kernel(name: &str) -> Option<&'static Kernel> {
@@ -208,13 +224,15 @@ fn run(
         show(&line, &runs);
         results.hear(line);
     });
-    if let Err(error) = &booted {
-        if error.is::<Interrupted>() {
-            bail!("{error}");
+    let came_to_its_end = match booted {
+        Ok(()) => true,
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => {
+            println!("guest with kernel {}: {error:#}", kernel.name);
+            false
         }
-        println!("guest with kernel {}: {error:#}", kernel.name);
-    }
-    let mut summary = results.summary(booted.is_ok());
+    };
+    let mut summary = results.summary(came_to_its_end);
     for (program, test) in skipped {
         println!("{program} {} ... ignored, {test}", test.test);
         summary.skipped += 1;

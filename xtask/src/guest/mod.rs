@@ -6,53 +6,27 @@ mod image;
 pub mod init;
 mod kernels;
 mod machine;
+mod results;
+mod system;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use self::counts::{Counts, Measured};
-use self::debian::Unpacked;
-use self::image::Image;
-use self::init::{INIT, TESTS};
+use self::counts::Measured;
 use self::kernels::{Expected, KERNELS, Kernel, SHORT};
-use self::machine::{Interrupted, NICS};
-use self::wire::{Line, PLAN, Plan, Run};
+use self::machine::Interrupted;
+use self::results::{Results, show};
+use self::wire::Run;
 use crate::install;
 use crate::needs::{Lacking, Version, lacking};
 use crate::run::{Artifact, Kind, Summary, artifacts, build_programs, cargo};
 
-/// Tests are told by it where the network interfaces are that they may have; the value is that of `mplsxdp_tests::needs`.
-const NICS_VARIABLE: &str = "MPLSXDP_VIRTIO";
-/// How many random frames the differential test compares: it is slow without KVM, and the host's run has many more.
-const FRAMES: (&str, &str) = ("MPLSXDP_FRAMES", "2000");
-
 /// The end-to-end test for kernels that are too old.
 const REFUSAL: &str = "preflight::a_kernel_that_is_too_old";
-
-/// Programs of this machine that the guest has. `depmod` is for this machine only.
-const TOOLS: [&str; 12] = [
-    "modprobe",
-    "ip",
-    "ping",
-    "ethtool",
-    "tcpdump",
-    "traceroute",
-    "mtr",
-    "mtr-packet",
-    "setpriv",
-    "sh",
-    "sleep",
-    "cat",
-];
-/// The parts of the kernel's modules that the guest has.
-const MODULES: [&str; 5] = ["net", "lib", "crypto", "drivers/net", "drivers/virtio"];
-/// Those that nothing loads by itself: of the machine's devices, and of /dev/net/tun.
-const LOADED: [&str; 3] = ["virtio_pci", "virtio_net", "tun"];
 
 /// What of the tests is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -139,15 +113,9 @@ impl Built {
     fn new() -> Result<Self> {
         let [mplsxdp, xtask] = build_programs(["mplsxdp", "xtask"], &[])?;
         install::guest()?;
+        // As `cargo xtask test` builds them: with other packages, other features would be built.
         let mut command = cargo("test");
-        command.args([
-            "--no-run",
-            "--package",
-            "mplsxdp",
-            "--package",
-            "mplsxdp-tests",
-            "--tests",
-        ]);
+        command.arg("--no-run");
         let tests = artifacts(command)?
             .into_iter()
             .filter(|artifact| artifact.kind == Kind::IntegrationTests)
@@ -215,7 +183,7 @@ fn run(
     }
     skipped.dedup_by(|a, b| a.0 == b.0 && a.1.test == b.1.test);
     let initramfs = directory.join("initramfs");
-    make_image(&initramfs, &unpacked, built, &runs)?;
+    system::make(&initramfs, &unpacked, built, &runs)?;
 
     println!("\nguest with kernel {}", unpacked.release);
     let mut results = Results::new(&runs, !matches!(selection, Selection::Named(_)));
@@ -244,198 +212,9 @@ fn run(
     Ok((summary, measured))
 }
 
-fn make_image(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Result<()> {
-    let mut image = Image::create(path)?;
-    image.program(&built.xtask, INIT.trim_start_matches('/'))?;
-    let tests = TESTS.trim_start_matches('/');
-    image.program(&built.mplsxdp, &format!("{tests}/mplsxdp"))?;
-    let mut programs: Vec<_> = runs.iter().map(|run| &run.program).collect();
-    programs.dedup();
-    for name in programs {
-        let artifact = built.tests.iter().find(|artifact| artifact.name == *name);
-        let artifact = artifact.with_context(|| format!("there is no test program {name}"))?;
-        image.program(&artifact.executable, &format!("{tests}/{name}"))?;
-    }
-    for tool in TOOLS {
-        image.tool(tool)?;
-    }
-    // What tools look themselves up in.
-    image.text("etc/passwd", b"root:x:0:0::/root:/bin/sh\ntcpdump:x:1:1::/:/bin/sh\n")?;
-    image.text("etc/group", b"root:x:0:\ntcpdump:x:1:\n")?;
-    let modules = Path::new("usr/lib/modules").join(&kernel.release);
-    for entry in fs::read_dir(&kernel.modules)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("modules.") {
-            let to = modules.join(&name);
-            image.text(&to.to_string_lossy(), &fs::read(entry.path())?)?;
-        }
-    }
-    for part in MODULES {
-        let part = Path::new("kernel").join(part);
-        let from = kernel.modules.join(&part);
-        if from.exists() {
-            image.tree(&from, &modules.join(part))?;
-        }
-    }
-    let nics: Vec<_> = (0..NICS).map(|number| format!("virtio{number}")).collect();
-    let environment = [
-        ("PATH", "/usr/bin"),
-        ("HOME", "/root"),
-        ("MPLSXDP_PROGRAM", &*format!("{TESTS}/mplsxdp")),
-        (NICS_VARIABLE, &nics.join(",")),
-        FRAMES,
-    ];
-    let plan = Plan {
-        modules: LOADED.map(str::to_owned).to_vec(),
-        environment: environment
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec(),
-        runs: runs.to_vec(),
-    };
-    image.text(PLAN, &serde_json::to_vec(&plan)?)?;
-    image.finish()
-}
-
-/// What the user sees of what the guest says.
-fn show(line: &Line, runs: &[Run]) {
-    match line {
-        Line::Kernel(release) => println!("Linux {release} is up"),
-        Line::Begin(number) => {
-            if let Some(run) = runs.get(*number) {
-                println!("\nguest: {run}");
-            }
-        }
-        Line::Stdout(text) | Line::Stderr(text) => println!("{text}"),
-        Line::Error(text) => println!("guest: {text}"),
-        Line::End(..) | Line::Done => {}
-    }
-}
-
-/// What the guest has said of each run.
-struct Results<'a> {
-    runs: &'a [Run],
-    /// Whether a program of which no test passes has failed.
-    all_run: bool,
-    /// Of the runs that have ended: whether the program said that it passed, and what it counted.
-    ended: BTreeMap<usize, (bool, Summary)>,
-    current: Option<(usize, Summary)>,
-    counts: Counts,
-    errors: u64,
-}
-
-impl<'a> Results<'a> {
-    fn new(runs: &'a [Run], all_run: bool) -> Self {
-        Self {
-            runs,
-            all_run,
-            ended: BTreeMap::new(),
-            current: None,
-            counts: Counts::default(),
-            errors: 0,
-        }
-    }
-
-    fn hear(&mut self, line: Line) {
-        match line {
-            Line::Begin(number) => self.current = Some((number, Summary::default())),
-            Line::Stdout(text) => {
-                counts::read(&text, &mut self.counts);
-                if let Some((_, summary)) = &mut self.current {
-                    summary.add_line(&text);
-                }
-            }
-            Line::End(number, well) => {
-                if let Some((current, summary)) = self.current.take_if(|(current, _)| *current == number) {
-                    self.ended.insert(current, (well, summary));
-                }
-            }
-            Line::Error(_) => self.errors += 1,
-            Line::Kernel(_) | Line::Stderr(_) | Line::Done => {}
-        }
-    }
-
-    /// A run that did not begin, did not end, or ended badly without counting a failure, is one failure; and so is one of
-    /// which no test passed: what a guest is made for it must not lack.
-    fn summary(&mut self, came_to_its_end: bool) -> Summary {
-        let mut summary = Summary::default();
-        for (number, run) in self.runs.iter().enumerate() {
-            match self.ended.remove(&number) {
-                Some((well, counted)) => {
-                    let ran = !self.all_run || counted.passed > 0;
-                    if counted.failed == 0 && !(well && ran) {
-                        println!("guest: `{run}` failed, or no test of it passed");
-                        summary.failed += 1;
-                    }
-                    summary += counted;
-                }
-                None => {
-                    println!("guest: `{run}` did not come to its end");
-                    summary.failed += 1;
-                }
-            }
-        }
-        // An error is one of a run that is counted already, or of the guest.
-        if summary.failed == 0 && (self.errors > 0 || !came_to_its_end) {
-            summary.failed = 1;
-        }
-        summary
-    }
-}
-
 /// The target directory that this program was built in.
 fn target() -> PathBuf {
     let own = env::current_exe().unwrap_or_else(|_| PathBuf::from("."));
     let target = crate::toolchain::work_directory(&own);
     target.parent().unwrap_or(&target).to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn two_runs() -> Vec<Run> {
-        ["budget", "e2e"]
-            .map(|program| Run {
-                program: program.into(),
-                arguments: Vec::new(),
-            })
-            .to_vec()
-    }
-
-    fn said(runs: &[Run], lines: &str) -> String {
-        let mut results = Results::new(runs, true);
-        let mut done = false;
-        for line in lines.lines() {
-            match Line::parse(line).unwrap() {
-                Line::Done => done = true,
-                line => results.hear(line),
-            }
-        }
-        results.summary(done).to_string()
-    }
-
-    #[test]
-    fn what_a_guest_does_not_say_has_failed() {
-        let runs = two_runs();
-        let well = "B0\n1test result: ok. 2 passed; 0 failed; 0 ignored\nE0 true\n";
-        assert_eq!(said(&runs, ""), "0 passed, 2 failed");
-        assert_eq!(said(&runs, well), "2 passed, 1 failed");
-        assert_eq!(
-            said(
-                &runs,
-                &format!("{well}B1\n1test result: ok. 3 passed; 0 failed; 1 ignored")
-            ),
-            "2 passed, 1 failed"
-        );
-        assert_eq!(said(&runs, &format!("{well}B1\nE1 true\nD")), "2 passed, 1 failed");
-        assert_eq!(said(&runs, &format!("{well}B1\nE1 false\nD")), "2 passed, 1 failed");
-        let whole = format!("{well}B1\n1test result: ok. 3 passed; 0 failed; 1 ignored\nE1 true\n");
-        assert_eq!(said(&runs, &whole), "5 passed, 1 failed, 1 skipped");
-        assert_eq!(
-            said(&runs, &format!("{whole}!modprobe\nD")),
-            "5 passed, 1 failed, 1 skipped"
-        );
-        assert_eq!(said(&runs, &format!("{whole}D")), "5 passed, 0 failed, 1 skipped");
-    }
 }

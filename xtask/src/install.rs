@@ -181,7 +181,8 @@ fn has_apt() -> bool {
     is_installed("apt-get")
 }
 
-fn apt_update() -> Result<()> {
+/// Has apt ask its sources.
+pub fn apt_update() -> Result<()> {
     run_tool(
         apt()?.args(["update", "--quiet"]),
         "is there a network, and are the sources of apt right?",

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::image::output;
 use super::kernels::{Kernel, PACKAGE};
+use crate::install::apt_update;
 use crate::run::is_installed;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -161,16 +162,35 @@ impl Apt {
 
 /// Where this machine's apt gets Debian from.
 fn mirror() -> Result<String> {
-    let mut command = Command::new("apt-get");
-    command.args([
-        "indextargets",
-        "--format",
-        "$(ORIGIN) $(LABEL) $(REPO_URI)",
-        "Created-By: Packages",
-    ]);
-    let targets = output(&mut command)?;
-    let of_debian = targets.lines().find_map(|line| line.strip_prefix("Debian Debian "));
-    Ok(of_debian
-        .context("apt on this machine is configured for no mirror of Debian")?
-        .to_owned())
+    let mut targets = targets()?;
+    // It tells of what it has asked, which on a fresh machine is nothing.
+    if targets.is_empty() {
+        apt_update()?;
+        targets = self::targets()?;
+    }
+    let found = of_debian(&targets).context("apt on this machine is configured for no mirror of Debian")?;
+    Ok(found.to_owned())
+}
+
+/// Origin, label and address of what apt has lists of.
+fn targets() -> Result<String> {
+    let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+    output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))
+}
+
+fn of_debian(targets: &str) -> Option<&str> {
+    targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_debian;
+
+    #[test]
+    fn the_mirror_is_that_of_debian_itself() {
+        let others = "Debian|Debian-Security|http://a.example/debian-security/\n||http://b.example/\n";
+        assert_eq!(of_debian(others), None);
+        let all = format!("{others}Debian|Debian|http://c.example/debian/\n");
+        assert_eq!(of_debian(&all), Some("http://c.example/debian/"));
+    }
 }

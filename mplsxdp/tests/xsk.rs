@@ -26,6 +26,7 @@ use mplsxdp::dataplane::port::{Attachment, attach};
 use mplsxdp::lfib::Lfib;
 use mplsxdp::slowpath::xsk::{Layout, TransmitError, XskPort};
 use mplsxdp_common::abi::{Counter, Loss, Police, Reason, Settings, TtlMode, UnknownPolicy};
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::{Pid, geteuid};
 use support::lab;
@@ -416,9 +417,11 @@ fn what_is_transmitted_arrives_byte_for_byte() {
             }
         }
         assert_eq!(port.transmitter.transmit(&[]), Ok(()));
-        assert_eq!(
-            port.transmitter.transmit(&[0; 70_000]),
-            Err(TransmitError::TooLong { most: 30_464 })
+        // As many chunks as a packet has fragments, or one.
+        let too_long = port.transmitter.transmit(&[0; 70_000]).unwrap_err();
+        assert!(
+            matches!(too_long, TransmitError::TooLong { most: 30_464 | 3840 }),
+            "{too_long}"
         );
     });
 }
@@ -639,7 +642,14 @@ impl PacketSocket {
     }
 
     fn send(&self, frame: &[u8]) {
-        assert_eq!(nix::unistd::write(&self.0, frame), Ok(frame.len()));
+        // Some kernels tell that a veth had no room, and the frame is gone: it is sent again.
+        let sent = loop {
+            match nix::unistd::write(&self.0, frame) {
+                Err(Errno::ENOBUFS) => std::thread::yield_now(),
+                sent => break sent,
+            }
+        };
+        assert_eq!(sent, Ok(frame.len()));
     }
 
     fn receive(&self) -> Vec<u8> {

@@ -16,6 +16,7 @@ pub mod tap;
 pub mod tcpdump;
 pub mod three_routers;
 pub mod tidy;
+pub mod virtio;
 pub mod vm;
 pub mod wait;
 

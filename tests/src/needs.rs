@@ -6,8 +6,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, ensure};
+use mplsxdp::dataplane::release::{OLDEST, Release};
 
-use crate::{End, Lab, link, rig};
+use crate::{End, Lab, link, rig, virtio};
 
 /// Names the Python interpreter to use.
 const PYTHON_VARIABLE: &str = "MPLSXDP_PYTHON";
@@ -25,6 +26,10 @@ pub enum Need {
     LinkKind(&'static str, &'static str),
     /// A kernel of this version, for what the text says.
     Kernel(u32, u32, &'static str),
+    /// A kernel older than any that mplsxdp runs on.
+    OldKernel,
+    /// The NICs of [`crate::virtio`].
+    Virtio,
 }
 
 impl Need {
@@ -58,13 +63,20 @@ impl Need {
             Self::LinkKind(kind, module) => try_link_kind(kind)
                 .err()
                 .map(|error| format!("no interfaces of the kind {kind} (module {module}): {error:#}")),
-            Self::Kernel(major, minor, what) => match kernel() {
-                Ok(version) if version >= (major, minor) => None,
-                Ok((is, point)) => Some(format!(
-                    "kernel {is}.{point} is older than {major}.{minor}, which has {what}"
+            Self::Kernel(major, minor, what) => match Release::running() {
+                Some(release) if release >= (Release { major, minor }) => None,
+                Some(release) => Some(format!(
+                    "kernel {release} is older than {major}.{minor}, which has {what}"
                 )),
-                Err(error) => Some(format!("{error:#}")),
+                None => Some("the kernel's release has no version number".to_owned()),
             },
+            Self::OldKernel => match Release::running() {
+                Some(release) if release < OLDEST => None,
+                _ => Some(format!(
+                    "the kernel is not older than {OLDEST}: `cargo xtask guest test 5.10` boots one"
+                )),
+            },
+            Self::Virtio => virtio::missing(),
         }
     }
 }
@@ -92,15 +104,5 @@ fn try_link_kind(kind: &str) -> Result<()> {
         // What it misses may be options.
         Err(error) if !format!("{error:#}").contains("Unknown device type") => Ok(()),
         other => other.map(drop),
-    }
-}
-
-fn kernel() -> Result<(u32, u32)> {
-    let name = nix::sys::utsname::uname()?;
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => anyhow::bail!("the kernel's release {release} has no version number"),
     }
 }

@@ -142,6 +142,14 @@ impl<'a> End<'a> {
         self
     }
 
+    pub(crate) fn netns(&self) -> &Netns {
+        self.netns
+    }
+
+    pub(crate) fn interface(&self) -> &str {
+        self.interface
+    }
+
     fn set_up(&self) -> Result<()> {
         let Self {
             netns, interface, mtu, ..
@@ -170,6 +178,11 @@ pub fn link(a: End<'_>, b: End<'_>) -> Result<()> {
         b.interface,
         b.netns.name()
     ))?;
+    set_up(a, b)
+}
+
+/// Both ends of a cable that is there.
+pub(crate) fn set_up(a: End<'_>, b: End<'_>) -> Result<()> {
     a.set_up()?;
     b.set_up()?;
     crate::wait::until("the carrier of a cable", std::time::Duration::from_secs(5), || {

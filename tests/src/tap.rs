@@ -11,8 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::netns::Netns;
 
-/// How long a frame that is expected may take: long for a frame, short for a person.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a frame that is expected may take: long for a frame, in an emulated machine too.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Room for what arrives while nobody reads.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 16 << 20;
 const MAX_FRAME: usize = 65_536;

@@ -26,6 +26,12 @@ const TOOLS: [(&str, &str); 11] = [
     ("m4", "m4"),
     ("clang", "clang"),
 ];
+/// What boots a guest, and the Debian packages.
+const GUEST_TOOLS: [(&str, &str); 3] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("depmod", "kmod"),
+    ("setpriv", "util-linux"),
+];
 /// Headers that libxdp is built with, and their Debian packages.
 const HEADERS: [(&str, &str); 2] = [("libelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")];
 /// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
@@ -41,16 +47,7 @@ pub fn install() -> Result<Toolchain> {
     let headers = HEADERS
         .into_iter()
         .filter(|(header, _)| !Path::new("/usr/include").join(header).exists());
-    let missing: Vec<_> = tools.chain(headers).collect();
-    if !missing.is_empty() {
-        if !has_apt() {
-            let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
-            bail!("{} missing: install them by your package manager", names.join(", "));
-        }
-        let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
-        apt_update()?;
-        apt_install(&packages)?;
-    }
+    install_packages(tools.chain(headers))?;
     if let Err(missing) = find_toolchain() {
         if missing.compiler.is_some() {
             install_compiler(&missing)?;
@@ -60,6 +57,23 @@ pub fn install() -> Result<Toolchain> {
         }
     }
     find_toolchain().map_err(|missing| anyhow!("{missing}"))
+}
+
+/// Installs what `cargo xtask guest` needs and is missing.
+pub fn guest() -> Result<()> {
+    install_packages(GUEST_TOOLS.into_iter().filter(|(program, _)| !is_installed(program)))
+}
+
+fn install_packages<'a>(missing: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {
+    let (names, packages): (Vec<_>, Vec<_>) = missing.unzip();
+    if names.is_empty() {
+        return Ok(());
+    }
+    if !has_apt() {
+        bail!("{} missing: install them by your package manager", names.join(", "));
+    }
+    apt_update()?;
+    apt_install(&packages)
 }
 
 /// The pair of compiler and linker that builds of this workspace take.
@@ -167,7 +181,8 @@ fn has_apt() -> bool {
     is_installed("apt-get")
 }
 
-fn apt_update() -> Result<()> {
+/// Has apt ask its sources.
+pub fn apt_update() -> Result<()> {
     run_tool(
         apt()?.args(["update", "--quiet"]),
         "is there a network, and are the sources of apt right?",

@@ -1,7 +1,9 @@
 //! Builds, shows, tests and measures mplsxdp: `cargo xtask --help`.
 
 mod fuzz;
+mod guest;
 mod install;
+mod needs;
 mod run;
 #[path = "../../mplsxdp/build/toolchain.rs"]
 mod toolchain;
@@ -13,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+use crate::guest::Selection;
 use crate::run::{
     Kind, PROGRAM_VARIABLE, PYTHON_VARIABLE, Summary, artifacts, build_programs, cargo, root_command, run_tests,
     run_tool,
@@ -42,6 +45,14 @@ enum Command {
     Test {
         /// Only tests whose names contain this.
         filter: Option<String>,
+        /// A few of them also in a guest with the oldest kernel that mplsxdp runs on.
+        #[arg(long, conflicts_with = "filter")]
+        guest: bool,
+    },
+    /// Tests with other kernels, in a virtual machine.
+    Guest {
+        #[command(subcommand)]
+        command: GuestCommand,
     },
     /// Measures the forwarding rate.
     Bench {
@@ -55,12 +66,49 @@ enum Command {
     Lint,
 }
 
+#[derive(Subcommand)]
+enum GuestCommand {
+    /// Boots kernels of Debian under qemu, without KVM, and runs the tests that need a kernel in each.
+    Test {
+        /// As docs/kernels.md calls them; all if none is named.
+        kernels: Vec<String>,
+        /// Only tests whose names contain this.
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+        /// Only those of `cargo xtask test --guest`.
+        #[arg(long, conflicts_with = "only")]
+        short: bool,
+        /// Writes the verifier's counts into docs/kernels.md.
+        #[arg(long, conflicts_with = "kernels")]
+        write: bool,
+    },
+}
+
 fn main() -> ExitCode {
+    if guest::init::is_init() {
+        guest::init::main();
+    }
     let done = match Arguments::parse().command {
         Command::Install => install::install().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Build { release } => build(release),
         Command::Demo => demo(),
-        Command::Test { filter } => test(filter.as_deref()),
+        Command::Test { filter, guest } => test(filter.as_deref(), guest),
+        Command::Guest {
+            command:
+                GuestCommand::Test {
+                    kernels,
+                    only,
+                    short,
+                    write,
+                },
+        } => {
+            let selection = match &only {
+                Some(name) => Selection::Named(name),
+                None if short => Selection::Short,
+                None => Selection::Whole,
+            };
+            guest::test(&kernels, selection, write).and_then(closing_line)
+        }
         Command::Bench { arguments } => bench(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Lint => lint(),
@@ -120,7 +168,7 @@ fn bench(arguments: &[OsString]) -> Result<()> {
     Err(error).with_context(|| format!("cannot run {}", bench.display()))
 }
 
-fn test(filter: Option<&str>) -> Result<()> {
+fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     let [mplsxdp] = build_programs(["mplsxdp"], &[])?;
     let python = install::python();
     let mut own = vec![(PROGRAM_VARIABLE, mplsxdp.as_path())];
@@ -128,6 +176,8 @@ fn test(filter: Option<&str>) -> Result<()> {
     let mut command = cargo("test");
     command.arg("--no-run");
     let mut summary = Summary::default();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let kernel = needs::Version::of(&release).with_context(|| format!("{release} is no version of a kernel"))?;
     for artifact in artifacts(command)? {
         let executable = &artifact.executable;
         let (what, mut command) = match artifact.kind {
@@ -141,13 +191,25 @@ fn test(filter: Option<&str>) -> Result<()> {
         let directory = &artifact.package_directory;
         let place = directory.strip_prefix(run::workspace()).unwrap_or(directory);
         println!("\n{what} {} of {}", artifact.name, place.display());
-        summary += run_tests(command.current_dir(directory).args(filter))?;
+        command.current_dir(directory).args(filter);
+        for test in needs::lacking(&artifact.name, kernel) {
+            println!("{} ... ignored, {test}", test.test);
+            command.args(["--skip", test.test]);
+            summary.skipped += 1;
+        }
+        summary += run_tests(&mut command)?;
     }
     println!("\nexamples in the documentation");
     let mut command = cargo("test");
     command.args(["--doc", "--"]).args(filter);
     summary += run_tests(&mut command)?;
+    if guest {
+        summary += guest::test_short()?;
+    }
+    closing_line(summary)
+}
 
+fn closing_line(summary: Summary) -> Result<()> {
     println!("\n{summary}");
     if summary.failed > 0 || summary.passed == 0 {
         return Err(TestsFailed.into());

@@ -190,6 +190,15 @@ pub struct Summary {
     pub skipped: u64,
 }
 
+impl Summary {
+    /// Adds what a line of a test program's output counts: its closing line does.
+    pub fn add_line(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            *self += parse_counts(counts);
+        }
+    }
+}
+
 impl AddAssign for Summary {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
@@ -221,9 +230,7 @@ pub fn run_tests(command: &mut Command) -> Result<Summary> {
     for output in BufReader::new(child.stdout.take().context("no pipe from the tests")?).lines() {
         let output = output?;
         writeln!(std::io::stdout(), "{output}")?;
-        if let Some(counts) = output.strip_prefix("test result: ") {
-            summary += parse_counts(counts);
-        }
+        summary.add_line(&output);
     }
     let status = child.wait()?;
     interrupts.check()?;

@@ -127,6 +127,12 @@ pub enum PreflightError {
     OtherProgram { name: Box<str>, attached: XdpAttachment },
     #[error("{}", no_native(.name, .driver.as_deref()))]
     NoNativeXdp { name: Box<str>, driver: Option<String> },
+    #[error(
+        "{name}: virtio_net has no native XDP while the VM's host merges packets and leaves checksums unfinished, and this host \
+         cannot be told not to: give the VM a NIC without (qemu: \
+         `guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off`), or use `--mode generic`, which is slower"
+    )]
+    VirtioOffloads { name: Box<str> },
     #[error("{}", veth_queues(.name, .peer.as_deref()))]
     VethQueues { name: Box<str>, peer: Option<Arc<str>> },
     #[error(
@@ -389,6 +395,10 @@ pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> Prefligh
             name,
             peer: facts.peer_name(),
         },
+        // A host that has VIRTIO_NET_F_CTRL_GUEST_OFFLOADS is told by the driver itself.
+        (Some(libc::EOPNOTSUPP), XdpMode::Native) if facts.driver.as_deref() == Some("virtio_net") => {
+            PreflightError::VirtioOffloads { name }
+        }
         (Some(libc::EOPNOTSUPP | ENOTSUPP), XdpMode::Native) => PreflightError::NoNativeXdp {
             name,
             driver: facts.driver.clone(),
@@ -921,6 +931,16 @@ mod tests {
         assert_eq!(
             message(&jumbo, XdpMode::Generic, libc::EINVAL),
             "the XDP program cannot be attached to eth1: Invalid argument (os error 22)"
+        );
+        let guest = Facts {
+            driver: Some("virtio_net".into()),
+            ..nic()
+        };
+        let offloads = message(&guest, XdpMode::Native, libc::EOPNOTSUPP);
+        assert!(
+            offloads.starts_with("eth1: virtio_net has no native XDP while the VM's host merges packets")
+                && offloads.contains("guest_csum=off"),
+            "{offloads}"
         );
 
         let mut pair = veth();

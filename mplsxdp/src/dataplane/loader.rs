@@ -15,6 +15,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::release::{OLDEST, Release};
+
 /// The maps that all copies of the program share.
 pub const SHARED_MAPS: &[&str] = &[
     map::ILM,
@@ -50,9 +52,7 @@ pub struct Sizes {
 /// Something did not go into the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error(
-        "cannot make a bpffs for the maps: {0}; this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL, 5.12 or later"
-    )]
+    #[error("cannot make a bpffs for the maps: {0}; this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL")]
     Bpffs(#[source] io::Error),
     #[error("cannot load the XDP object: {0}; this needs CAP_BPF and CAP_NET_ADMIN")]
     Object(#[from] Box<EbpfError>),
@@ -62,6 +62,24 @@ pub enum LoadError {
     Program(#[from] Box<ProgramError>),
     #[error("cannot read the XDP program's log records: {0}")]
     Log(#[source] io::Error),
+    #[error(
+        "the kernel does not take the XDP program: this is Linux {running}, and mplsxdp needs {OLDEST} or later, which has BPF \
+         atomic operations and XDP frames in several buffers"
+    )]
+    KernelTooOld { running: Release, source: Box<LoadError> },
+}
+
+impl LoadError {
+    /// On a kernel that is too old, that is the reason, whatever it stumbled over.
+    fn on_this_kernel(self) -> Self {
+        match Release::running() {
+            Some(running) if running < OLDEST => Self::KernelTooOld {
+                running,
+                source: Box::new(self),
+            },
+            _ => self,
+        }
+    }
 }
 
 /// A bpffs of this process, to share maps through.
@@ -107,7 +125,7 @@ impl Loader {
         let pins = Pins::new()?;
         let police = Police::UNLIMITED;
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let first = object(&pins, sizes, settings, police, 0)?;
+        let first = object(&pins, sizes, settings, police, 0).map_err(LoadError::on_this_kernel)?;
         Ok(Self {
             pins,
             sizes,
@@ -147,6 +165,10 @@ impl Loader {
 
     /// A copy of the program with `settings`, verified and not attached.
     pub fn program(&self, settings: Settings) -> Result<Program, LoadError> {
+        self.load(settings).map_err(LoadError::on_this_kernel)
+    }
+
+    fn load(&self, settings: Settings) -> Result<Program, LoadError> {
         let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
         let program: &mut Xdp = object
             .program_mut(PROGRAM)

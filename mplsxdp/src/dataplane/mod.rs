@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod loader;
 pub mod memory;
 pub mod port;
+pub mod release;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason, SubInterfaceKey};

@@ -6,6 +6,7 @@ use aya::programs::links::{FdLink, LinkInfo};
 use aya::programs::{ProgramError, XdpMode as AyaMode, xdp::XdpError, xdp::XdpLink};
 
 use super::loader::{LoadError, Program};
+use super::release::OLDEST;
 use crate::config::XdpMode;
 
 /// A program that is attached to an interface by a bpf_link. Dropping it detaches the program.
@@ -25,7 +26,7 @@ pub enum AttachError {
     /// What the driver or the kernel said to bpf_link_create.
     #[error("{0}")]
     Kernel(io::Error),
-    #[error("the kernel has no bpf_link for XDP; mplsxdp needs Linux 5.12 or later")]
+    #[error("the kernel has no bpf_link for XDP; mplsxdp needs Linux {OLDEST} or later")]
     NoBpfLink,
     #[error("{0}")]
     Other(#[from] Box<ProgramError>),

@@ -215,6 +215,8 @@ impl Netlink {
                 LinkAttribute::IfName(name.to_owned()),
                 LinkAttribute::Address(mac.0.to_vec()),
                 LinkAttribute::Mtu(mtu),
+                // Nothing is left to the other end to cut up, whatever features the kernel leaves on.
+                LinkAttribute::GsoMaxSegs(1),
             ];
             end
         };

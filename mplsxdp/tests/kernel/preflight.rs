@@ -237,11 +237,14 @@ fn a_veth_with_too_few_receive_queues_is_refused() {
         ip("link set dev right up");
         let netlink = Netlink::open_requests().unwrap();
         let facts = gather("left", &netlink).await.unwrap();
-        let message = check(&facts, XdpMode::Native).unwrap_err().to_string();
-        assert!(message.contains("`ethtool -L right tx 1`"), "{message}");
         let ifindex = facts.link.as_ref().unwrap().ifindex;
         let error = attach(&pass(), ifindex, XdpMode::Native).unwrap_err();
-        assert_eq!(attach_error(&facts, XdpMode::Native, error).to_string(), message);
+        let message = attach_error(&facts, XdpMode::Native, error).to_string();
+        assert!(message.contains("`ethtool -L right tx 1`"), "{message}");
+        // Before Linux 6.3 only the attempt tells.
+        if facts.features.is_some() {
+            assert_eq!(check(&facts, XdpMode::Native).unwrap_err().to_string(), message);
+        }
         run("ethtool", "-L right tx 1");
         let facts = gather("left", &netlink).await.unwrap();
         assert!(check(&facts, XdpMode::Native).is_ok());

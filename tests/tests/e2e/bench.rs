@@ -36,9 +36,20 @@ impl Bench {
 
     /// The same with other MTUs on the left and the right.
     pub fn with_mtus(options: &str, left_mtu: u32, right_mtu: u32) -> Result<Self> {
+        Self::cabled(options, left_mtu, right_mtu, |_, a, b| link(a, b))
+    }
+
+    /// With cables that are had otherwise: the left one is number 0, the right one 1.
+    pub fn cabled(
+        options: &str,
+        left_mtu: u32,
+        right_mtu: u32,
+        link: impl Fn(usize, End<'_>, End<'_>) -> Result<()>,
+    ) -> Result<Self> {
         let lab = Lab::new()?;
         let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
         link(
+            0,
             End::new(&left, "eth0")
                 .address("10.0.1.2/24")
                 .address("fd00:1::2/64")
@@ -50,6 +61,7 @@ impl Bench {
                 .mtu(left_mtu),
         )?;
         link(
+            1,
             End::new(&middle, "eth2")
                 .address("10.0.2.1/24")
                 .address("fd00:2::1/64")

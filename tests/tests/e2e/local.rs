@@ -18,7 +18,7 @@ use crate::{test, test_with};
 const PING: Option<Need> = Some(Need::Program("ping", "iputils-ping"));
 const PINGS: usize = 5;
 const MIB: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn tests() -> Vec<Trial> {
     vec![

@@ -17,6 +17,7 @@ mod switching;
 mod too_big;
 mod traceroute;
 mod untouched;
+mod virtio;
 mod vlan;
 
 use anyhow::Result;
@@ -48,12 +49,13 @@ fn main() -> Result<()> {
         vlan::tests(),
         devices::tests(),
         capture::tests(),
+        virtio::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }
 
 /// A test that needs a lab, and this.
-fn test_with(name: &str, need: Option<Need>, test: fn() -> Result<()>) -> Trial {
+fn test_with(name: &str, need: Option<Need>, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Some(reason) = [Some(Need::Lab), need].into_iter().flatten().find_map(Need::missing) {
             return Ok(Completion::ignored_with(reason));

@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
             Some(Need::Program("setpriv", "util-linux")),
             capabilities,
         ),
+        test_with("preflight::a_kernel_that_is_too_old", Some(Need::OldKernel), old_kernel),
     ]
 }
 
@@ -149,4 +150,13 @@ fn capabilities() -> Result<()> {
         ensure_nothing_left(&netns, netns.name())?;
     }
     Ok(())
+}
+
+fn old_kernel() -> Result<()> {
+    let lab = Lab::new()?;
+    let (netns, _peer) = netns(&lab)?;
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let running = release.split('.').take(2).collect::<Vec<_>>().join(".");
+    expect_refusal(&netns, "--iface eth1", &[&format!("Linux {running}"), "5.18 or later"])?;
+    ensure_nothing_left(&netns, netns.name())
 }

@@ -16,7 +16,7 @@ use crate::bench::{Bench, NATIVE};
 use crate::local::udp_both_ways;
 use crate::test;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Of the link to the right.
 const MTU: usize = 1500;
 const MIB: usize = 1 << 20;

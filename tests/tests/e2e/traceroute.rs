@@ -123,13 +123,15 @@ fn hops() -> Result<()> {
 fn program() -> Result<()> {
     let lab = Lab::new()?;
     let net = ThreeRouters::with_ip_edges(&lab, ["", "", ""])?;
+    // However slow the machine: at most 20 s, and no guess at how late an answer may be from how soon others came.
+    const PATIENCE: &str = "-w 20,1000,1000";
     for (line, hops) in [
         (
-            format!("traceroute -n -e {HOST2}"),
+            format!("traceroute {PATIENCE} -n -e {HOST2}"),
             ["10.3.3.1", "192.168.30.102", "192.168.40.102", HOST2],
         ),
         (
-            format!("traceroute -6 -n -e {HOST2_V6}"),
+            format!("traceroute {PATIENCE} -6 -n -e {HOST2_V6}"),
             ["fd00:3::1", "fd00:30::102", "fd00:40::102", HOST2_V6],
         ),
     ] {
@@ -208,7 +210,7 @@ fn packet(source: &str, ttl: u8, data: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Sends a labelled packet from `source`, whose answer is expected at `at` under these labels.
-fn expect_answer(bench: &Bench, at: &Tap, source: &str, stack: &[Entry], under: &[Entry]) -> Result<IcmpError> {
+pub fn expect_answer(bench: &Bench, at: &Tap, source: &str, stack: &[Entry], under: &[Entry]) -> Result<IcmpError> {
     let packet = packet(source, 40, b"expires")?;
     bench.left.send(&bench.labelled(stack, &packet))?;
     let what = || format!("{stack:?} from {source}");

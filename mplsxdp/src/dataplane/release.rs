@@ -1,0 +1,50 @@
+//! The kernel that runs, by its version: for messages, and for tests. What a kernel can do is tried, not concluded from it.
+
+use std::fmt;
+
+/// Major and minor number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Release {
+    pub major: u32,
+    pub minor: u32,
+}
+
+/// The oldest that mplsxdp is made for.
+pub const OLDEST: Release = Release { major: 5, minor: 18 };
+
+impl Release {
+    /// `None` where it has a name without numbers.
+    pub fn running() -> Option<Self> {
+        let name = nix::sys::utsname::uname().ok()?;
+        Self::parse(name.release().to_str()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(['.', '-', '+']).map(str::parse);
+        match (numbers.next()?, numbers.next()?) {
+            (Ok(major), Ok(minor)) => Some(Self { major, minor }),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OLDEST, Release};
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        let debian = Release::parse("5.10.0-32-cloud-amd64").unwrap();
+        assert!(debian < OLDEST);
+        assert_eq!(debian.to_string(), "5.10");
+        assert!(Release::parse("6.12.107+deb13-cloud-amd64").unwrap() > OLDEST);
+        assert!(Release::parse("6.1-rc3") > Some(OLDEST));
+        assert_eq!(Release::parse("linux"), None);
+    }
+}

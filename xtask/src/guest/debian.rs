@@ -1,0 +1,196 @@
+//! Kernels from the Debian mirror that this machine's apt is configured for: into a directory of our own, nothing is installed.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::image::output;
+use super::kernels::{Kernel, PACKAGE};
+use crate::install::apt_update;
+use crate::run::is_installed;
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// What the parts of a kernel are called: some releases have it in one package, some in several.
+const PARTS: [&str; 4] = ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"];
+
+/// A kernel, unpacked.
+pub struct Unpacked {
+    pub image: PathBuf,
+    /// The directory of its modules.
+    pub modules: PathBuf,
+    pub release: String,
+}
+
+/// Why kernels cannot be had here; `None` where they can.
+pub fn missing() -> Option<String> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Some("kernels are those of x86-64".into());
+    }
+    if !is_installed("apt-get") || !is_installed("dpkg-deb") {
+        return Some("no apt to get Debian's kernels by".into());
+    }
+    if !Path::new(KEYRING).exists() {
+        return Some(format!("no {KEYRING} to check Debian's kernels by"));
+    }
+    mirror().err().map(|error| format!("{error:#}"))
+}
+
+/// The kernel from the cache, or from the mirror.
+pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
+    let root = directory.join("root");
+    // A directory that is there is whole: it gets its name last.
+    if !root.exists() {
+        let apt = Apt::new(kernel.suite, &directory.join("apt"))?;
+        let fresh = directory.join("fresh");
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh)?;
+        }
+        fs::create_dir_all(&fresh)?;
+        for package in apt.parts(PACKAGE)? {
+            let archive = apt.download(&package)?;
+            let mut unpack = Command::new("dpkg-deb");
+            unpack.arg("--extract").arg(&archive).arg(&fresh);
+            output(&mut unpack)?;
+            fs::remove_file(archive)?;
+        }
+        // Where depmod looks, whichever way the packages have it.
+        if !fresh.join("lib").exists() {
+            symlink("usr/lib", fresh.join("lib"))?;
+        }
+        let release = release(&fresh)?;
+        output(Command::new("depmod").arg("--basedir").arg(&fresh).arg(release))?;
+        fs::remove_dir_all(directory.join("apt"))?;
+        fs::rename(fresh, &root)?;
+    }
+    let release = release(&root)?;
+    let modules = root.join("lib/modules").join(&release);
+    let images = [root.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
+    let image = images.into_iter().find(|image| image.exists());
+    Ok(Unpacked {
+        image: image.with_context(|| format!("no kernel image in {}", root.display()))?,
+        modules,
+        release,
+    })
+}
+
+/// Of the one kernel that is unpacked there.
+fn release(root: &Path) -> Result<String> {
+    let modules = first(&root.join("lib/modules"), "").with_context(|| format!("no modules in {}", root.display()))?;
+    let release = modules.file_name().context("no release")?;
+    Ok(release.to_string_lossy().into_owned())
+}
+
+fn first(directory: &Path, prefix: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(directory).ok()?.flatten();
+    entries.map(|entry| entry.path()).find(|path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+    })
+}
+
+/// apt with a state, lists and sources of its own.
+struct Apt {
+    directory: PathBuf,
+}
+
+impl Apt {
+    fn new(suite: &str, directory: &Path) -> Result<Self> {
+        for part in ["lists/partial", "cache/archives/partial", "state", "archives"] {
+            fs::create_dir_all(directory.join(part))?;
+        }
+        fs::write(directory.join("status"), "")?;
+        let source = format!("deb [arch=amd64 signed-by={KEYRING}] {} {suite} main\n", mirror()?);
+        fs::write(directory.join("sources.list"), source)?;
+        let apt = Self {
+            directory: directory.to_owned(),
+        };
+        eprintln!("> apt-get update (of a directory for {suite}, not of this machine)");
+        output(apt.command("apt-get").args(["--quiet", "update"]))?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let place = |part: &str| self.directory.join(part).display().to_string();
+        for (option, value) in [
+            ("Dir::Etc::SourceList", place("sources.list")),
+            ("Dir::Etc::SourceParts", "/dev/null".into()),
+            ("Dir::State", place("state")),
+            ("Dir::State::Lists", place("lists")),
+            ("Dir::State::status", place("status")),
+            ("Dir::Cache", place("cache")),
+            // Without privileges of its own: the directory need not be another user's to read.
+            ("APT::Sandbox::User", String::new()),
+            ("Acquire::Languages", "none".into()),
+            ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
+        ] {
+            command.args(["-o", &format!("{option}={value}")]);
+        }
+        command
+    }
+
+    /// The packages with parts of a kernel that `package` depends on.
+    fn parts(&self, package: &str) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut names = vec![package.to_owned()];
+        while let Some(name) = names.pop() {
+            let shown = output(self.command("apt-cache").args(["depends", "--important", &name]))?;
+            let depended = shown.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+            let parts = depended.filter(|name| PARTS.iter().any(|part| name.starts_with(part)));
+            for part in parts {
+                if !found.iter().any(|known| known == part) {
+                    found.push(part.to_owned());
+                    names.push(part.to_owned());
+                }
+            }
+        }
+        ensure!(!found.is_empty(), "{package} depends on no kernel");
+        Ok(found)
+    }
+
+    fn download(&self, package: &str) -> Result<PathBuf> {
+        let archives = self.directory.join("archives");
+        eprintln!("> apt-get download {package}");
+        let mut command = self.command("apt-get");
+        output(command.args(["--quiet", "download", package]).current_dir(&archives))?;
+        first(&archives, &format!("{package}_")).with_context(|| format!("apt-get downloaded no {package}"))
+    }
+}
+
+/// Where this machine's apt gets Debian from.
+fn mirror() -> Result<String> {
+    let mut targets = targets()?;
+    // It tells of what it has asked, which on a fresh machine is nothing.
+    if targets.is_empty() {
+        apt_update()?;
+        targets = self::targets()?;
+    }
+    let found = of_debian(&targets).context("apt on this machine is configured for no mirror of Debian")?;
+    Ok(found.to_owned())
+}
+
+/// Origin, label and address of what apt has lists of.
+fn targets() -> Result<String> {
+    let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+    output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))
+}
+
+fn of_debian(targets: &str) -> Option<&str> {
+    targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_debian;
+
+    #[test]
+    fn the_mirror_is_that_of_debian_itself() {
+        let others = "Debian|Debian-Security|http://a.example/debian-security/\n||http://b.example/\n";
+        assert_eq!(of_debian(others), None);
+        let all = format!("{others}Debian|Debian|http://c.example/debian/\n");
+        assert_eq!(of_debian(&all), Some("http://c.example/debian/"));
+    }
+}

@@ -1,0 +1,183 @@
+//! The initramfs: the guest's whole system. Programs of this machine and the libraries that they are linked with, the
+//! kernel's modules, tests. An archive in the kernel's own format ("newc", Documentation/driver-api/early-userspace/buffer-format.rst).
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+const DIRECTORY: u32 = 0o040_755;
+const SYMLINK: u32 = 0o120_777;
+const FILE: u32 = 0o100_644;
+const PROGRAM: u32 = 0o100_755;
+
+/// Directories that are in /usr in the guest, whatever they are on this machine.
+const MERGED: [&str; 3] = ["bin", "lib", "lib64"];
+
+pub struct Image {
+    archive: BufWriter<File>,
+    /// The paths that are in it, without a leading slash.
+    paths: BTreeSet<PathBuf>,
+}
+
+impl Image {
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut image = Self {
+            archive: BufWriter::new(file),
+            paths: BTreeSet::new(),
+        };
+        for name in MERGED {
+            image.add(Path::new(name), SYMLINK, format!("usr/{name}").as_bytes())?;
+            image.directory(&Path::new("usr").join(name))?;
+        }
+        // Where the kernel looks for modprobe.
+        image.add(Path::new("sbin"), SYMLINK, b"usr/bin")?;
+        // Places for others to be mounted on, or for tools that want them.
+        for name in ["proc", "sys", "dev", "tmp", "run", "var/lib", "root"] {
+            image.directory(Path::new(name))?;
+        }
+        Ok(image)
+    }
+
+    /// A file with this content.
+    pub fn text(&mut self, to: &str, content: &[u8]) -> Result<()> {
+        self.put(Path::new(to), FILE, content)
+    }
+
+    /// A program of this machine, by its name.
+    pub fn tool(&mut self, name: &str) -> Result<()> {
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        let found = std::env::split_paths(&search)
+            .chain(system)
+            .map(|directory| directory.join(name))
+            .find(|path| path.is_file());
+        let from = found.with_context(|| format!("no program {name}"))?;
+        let content = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        self.put(&Path::new("usr/bin").join(name), PROGRAM, &content)?;
+        self.libraries(&from)
+    }
+
+    /// A program that was built here, without its debug information.
+    pub fn program(&mut self, from: &Path, to: &str) -> Result<()> {
+        let stripped = from.with_extension("stripped");
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(&stripped).arg(from);
+        output(&mut strip)?;
+        let content = fs::read(&stripped)?;
+        fs::remove_file(&stripped)?;
+        self.put(Path::new(to), PROGRAM, &content)?;
+        self.libraries(from)
+    }
+
+    /// Files of a directory and those below it, to the same places below another.
+    pub fn tree(&mut self, from: &Path, to: &Path) -> Result<()> {
+        for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+            let entry = entry?;
+            let to = to.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                self.tree(&entry.path(), &to)?;
+            } else {
+                self.put(&to, FILE, &fs::read(entry.path())?)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<()> {
+        self.add(Path::new("TRAILER!!!"), 0, &[])?;
+        self.archive.flush()?;
+        Ok(())
+    }
+
+    /// What the dynamic linker says that a program is linked with.
+    fn libraries(&mut self, program: &Path) -> Result<()> {
+        let listed = match output(Command::new("ldd").arg(program)) {
+            Ok(listed) => listed,
+            Err(error) if format!("{error:#}").contains("not a dynamic executable") => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for line in listed.lines() {
+            // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)", or the linker itself without an arrow.
+            if let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) {
+                let content = fs::read(path).with_context(|| format!("{} needs {path}", program.display()))?;
+                self.put(Path::new(path.trim_start_matches('/')), PROGRAM, &content)?;
+            } else if line.contains("not found") {
+                bail!("{}: {}", program.display(), line.trim());
+            }
+        }
+        Ok(())
+    }
+
+    /// A file with its directories, once.
+    fn put(&mut self, to: &Path, mode: u32, content: &[u8]) -> Result<()> {
+        let to = match MERGED.iter().any(|name| to.starts_with(name)) {
+            true => Path::new("usr").join(to),
+            false => to.to_owned(),
+        };
+        if let Some(parent) = to.parent() {
+            self.directory(parent)?;
+        }
+        self.add(&to, mode, content)
+    }
+
+    fn directory(&mut self, path: &Path) -> Result<()> {
+        if path.as_os_str().is_empty() || self.paths.contains(path) {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        self.add(path, DIRECTORY, &[])
+    }
+
+    /// One member: header, name and content, each padded to four bytes.
+    fn add(&mut self, path: &Path, mode: u32, content: &[u8]) -> Result<()> {
+        if !self.paths.insert(path.to_owned()) {
+            return Ok(());
+        }
+        let name = path.to_str().context("a path that is not UTF-8")?;
+        let number = u32::try_from(self.paths.len())?;
+        let size = u32::try_from(content.len())?;
+        let links = if mode == DIRECTORY { 2 } else { 1 };
+        let name_size = u32::try_from(name.len() + 1)?;
+        // Inode, mode, owner, group, links, time, size, device twice, length of the name, checksum.
+        let fields = [number, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0];
+        let mut header = String::from("070701");
+        for field in fields {
+            header.push_str(&format!("{field:08X}"));
+        }
+        header.push_str(name);
+        header.push('\0');
+        self.padded(header.as_bytes())?;
+        self.padded(content)
+    }
+
+    fn padded(&mut self, bytes: &[u8]) -> Result<()> {
+        self.archive.write_all(bytes)?;
+        let padding = bytes.len().next_multiple_of(4) - bytes.len();
+        self.archive.write_all(&[0; 3][..padding])?;
+        Ok(())
+    }
+}
+
+/// What a command prints; the error is what it said.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].concat();
+        let program = command.get_program();
+        bail!(
+            "{program:?} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&said).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

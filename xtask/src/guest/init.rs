@@ -1,0 +1,142 @@
+//! The first process of the guest: the kernel starts this program as `/init`. It sets up what tests expect of a machine, runs
+//! the plan, tells the host over the serial port, and reboots, which ends qemu.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+
+use super::wire::{Line, PLAN, PORT, Plan, Run};
+
+/// Name and whereabouts of this program in the guest.
+pub const INIT: &str = "/init";
+/// Where tests are, and where they run.
+pub const TESTS: &str = "/tests";
+
+const MOUNTS: [(&str, &str); 7] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("bpf", "/sys/fs/bpf"),
+    ("cgroup2", "/sys/fs/cgroup"),
+    ("tmpfs", "/tmp"),
+    ("tmpfs", "/run"),
+];
+
+/// Whether this process is the guest's first.
+pub fn is_init() -> bool {
+    std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == INIT)
+}
+
+/// Ends in a reboot, whatever happens.
+pub fn main() -> ! {
+    if let Err(error) = set_up().and_then(|port| run_plan(&port)) {
+        eprintln!("init: {error:#}");
+    }
+    // SAFETY: no memory is passed.
+    unsafe { libc::sync() };
+    let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
+    eprintln!("init: cannot reboot: {error}");
+    // The kernel panics, and ends qemu by that.
+    std::process::exit(1)
+}
+
+/// The serial port; lines from several threads come out whole.
+struct Port(Mutex<File>);
+
+impl Port {
+    fn say(&self, line: &Line) {
+        let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where nothing can be said, the host finds that the end is missing.
+        let _ = port.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+fn set_up() -> Result<Port> {
+    for (kind, place) in MOUNTS {
+        fs::create_dir_all(place)?;
+        mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount {kind} on {place}"))?;
+    }
+    let port = OpenOptions::new()
+        .write(true)
+        .open(PORT)
+        .with_context(|| format!("cannot open {PORT}"))?;
+    // Bytes as they are: no CR before LF.
+    let mut settings = nix::sys::termios::tcgetattr(&port)?;
+    nix::sys::termios::cfmakeraw(&mut settings);
+    nix::sys::termios::tcsetattr(&port, nix::sys::termios::SetArg::TCSANOW, &settings)?;
+    Ok(Port(Mutex::new(port)))
+}
+
+fn run_plan(port: &Port) -> Result<()> {
+    let done = carry_out(port);
+    if let Err(error) = &done {
+        port.say(&Line::Error(format!("{error:#}")));
+    }
+    done
+}
+
+fn carry_out(port: &Port) -> Result<()> {
+    port.say(&Line::Kernel(
+        nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
+    ));
+    let plan = fs::read(Path::new("/").join(PLAN)).context("cannot read the plan")?;
+    let plan: Plan = serde_json::from_slice(&plan).context("the plan is not as it should be")?;
+    for module in &plan.modules {
+        let loaded = Command::new("modprobe").arg(module).envs(environment(&plan)).status();
+        let loaded = loaded.context("cannot run modprobe")?;
+        anyhow::ensure!(loaded.success(), "modprobe {module} failed ({loaded})");
+    }
+    for (number, run) in plan.runs.iter().enumerate() {
+        port.say(&Line::Begin(number));
+        let well = match execute(run, &plan, port) {
+            Ok(well) => well,
+            Err(error) => {
+                port.say(&Line::Error(format!("{run}: {error:#}")));
+                false
+            }
+        };
+        port.say(&Line::End(number, well));
+    }
+    port.say(&Line::Done);
+    Ok(())
+}
+
+fn environment(plan: &Plan) -> impl Iterator<Item = (&str, &str)> {
+    plan.environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+fn execute(run: &Run, plan: &Plan, port: &Port) -> Result<bool> {
+    let mut child = Command::new(Path::new(TESTS).join(&run.program))
+        .args(&run.arguments)
+        .current_dir(TESTS)
+        .env_clear()
+        .envs(environment(plan))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    thread::scope(|scope| {
+        scope.spawn(|| forward(stdout, port, Line::Stdout));
+        scope.spawn(|| forward(stderr, port, Line::Stderr));
+    });
+    Ok(child.wait()?.success())
+}
+
+fn forward(pipe: Option<impl Read>, port: &Port, line: fn(String) -> Line) {
+    let Some(pipe) = pipe else { return };
+    for text in BufReader::new(pipe).split(b'\n') {
+        let Ok(text) = text else { return };
+        port.say(&line(String::from_utf8_lossy(&text).into_owned()));
+    }
+}

@@ -1,0 +1,48 @@
+//! The kernels that tests run on: where Debian has them, and what is expected of them.
+
+/// A kernel of Debian.
+pub struct Kernel {
+    /// Major and minor number.
+    pub name: &'static str,
+    /// The suite of Debian that has it.
+    pub suite: &'static str,
+    pub expected: Expected,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Every test passes, but for those that say what the kernel lacks.
+    Everything,
+    /// The kernel is too old, and `mplsxdp load` says so.
+    Refusal,
+}
+
+/// The package that depends on the newest kernel of a suite for virtual machines.
+pub const PACKAGE: &str = "linux-image-cloud-amd64";
+
+pub const KERNELS: [Kernel; 4] = [
+    Kernel {
+        name: "5.10",
+        suite: "bullseye",
+        expected: Expected::Refusal,
+    },
+    Kernel {
+        name: "6.1",
+        suite: "bookworm",
+        expected: Expected::Everything,
+    },
+    Kernel {
+        name: "6.12",
+        suite: "trixie",
+        expected: Expected::Everything,
+    },
+    Kernel {
+        // Whatever is the newest: its version is that of the package.
+        name: "newest",
+        suite: "trixie-backports",
+        expected: Expected::Everything,
+    },
+];
+
+/// The one that `cargo xtask test --guest` boots: the oldest that works.
+pub const SHORT: &str = "6.1";

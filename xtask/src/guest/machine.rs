@@ -1,0 +1,139 @@
+//! qemu, without KVM: one guest that boots, says what it has to say, and ends. Whatever happens to this program, no qemu stays.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::init::INIT;
+use super::wire::Line;
+
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// How long a guest may say nothing. The longest test takes less, on a machine that is ten times slower than real ones.
+const SILENCE: Duration = Duration::from_secs(600);
+/// Between two looks whether this program is to end.
+const LOOK: Duration = Duration::from_millis(200);
+/// So many lines of the kernel's messages are shown when a guest ends before its time.
+const LAST_MESSAGES: usize = 30;
+
+/// The network interfaces of the guest, by number: 0 is cabled to 1, and 2 to 3.
+pub const NICS: usize = 4;
+
+/// By Ctrl-C.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// Boots a kernel. Each line that the guest says goes to `hear`. An error if it does not come to its end: it is the reason.
+pub fn boot(image: &Path, initramfs: &Path, messages: &Path, mut hear: impl FnMut(Line)) -> Result<()> {
+    let mut qemu = Qemu::start(image, initramfs, messages)?;
+    // The guest's own port: the firmware and the kernel do not write there.
+    let output = qemu.0.stdout.take().context("no pipe from qemu")?;
+    let (sender, lines) = channel();
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(io::Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let handler = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))?;
+    let mut heard = Instant::now();
+    let mut done = false;
+    let ended = loop {
+        match lines.recv_timeout(LOOK) {
+            Ok(line) => {
+                heard = Instant::now();
+                match Line::parse(&line) {
+                    Some(Line::Done) => done = true,
+                    Some(line) => hear(line),
+                    None => eprintln!("guest: not understood: {line}"),
+                }
+            }
+            _ if interrupted.load(Ordering::Relaxed) => return Err(Interrupted.into()),
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() > SILENCE => {
+                break Err(format!("the guest said nothing for {SILENCE:?}: ended"));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) if done => break Ok(()),
+            Err(RecvTimeoutError::Disconnected) => break Err("the guest ended before its tests".to_owned()),
+        }
+    };
+    drop(qemu);
+    signal_hook::low_level::unregister(handler);
+    // It ends with the pipe.
+    let _ = reader.join();
+    if let Err(reason) = ended {
+        bail!("{reason}; the last that its kernel said:\n{}", last_messages(messages));
+    }
+    Ok(())
+}
+
+/// The process, which ends when this goes.
+struct Qemu(Child);
+
+impl Qemu {
+    fn start(image: &Path, initramfs: &Path, messages: &Path) -> Result<Self> {
+        let mut command = Command::new(QEMU);
+        command
+            // A processor without cmpxchg16b, which stops the other processors where it is emulated, and leaves garbage in the
+            // flags now and then (seen with qemu 7.2): kernels die of that. They do without where it is missing.
+            .args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,-cx16"])
+            .args(["-smp", "2", "-m", "3072"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .arg("-kernel")
+            .arg(image)
+            .arg("-initrd")
+            .arg(initramfs)
+            // A panic is a reboot, and a reboot the end. What mitigates the flaws of real processors is only slow here; and a
+            // timer that is late, as on a busy machine, is not broken.
+            .arg("-append")
+            .arg(format!(
+                "console=ttyS0 panic=-1 oops=panic mitigations=off no_timer_check quiet rdinit={INIT}"
+            ))
+            .arg("-serial")
+            .arg(format!("file:{}", messages.display()))
+            .args(["-serial", "stdio"]);
+        for nic in 0..NICS {
+            let hub = nic / 2;
+            command
+                .args(["-netdev", &format!("hubport,id=n{nic},hubid={hub}")])
+                .args(["-device", &format!("virtio-net-pci,netdev=n{nic},romfile=")]);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
+        unsafe {
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+        }
+        let child = command.spawn().with_context(|| format!("cannot run {QEMU}"))?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // One that has ended by itself is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn last_messages(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST_MESSAGES)..].join("\n")
+}

@@ -1,0 +1,220 @@
+//! Tests in a guest: kernels of Debian under qemu, which needs no KVM and no root. See docs/kernels.md.
+
+mod counts;
+mod debian;
+mod image;
+pub mod init;
+mod kernels;
+mod machine;
+mod results;
+mod system;
+mod wire;
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+
+use self::counts::Measured;
+use self::kernels::{Expected, KERNELS, Kernel, SHORT};
+use self::machine::Interrupted;
+use self::results::{Results, show};
+use self::wire::Run;
+use crate::install;
+use crate::needs::{Lacking, Version, lacking};
+use crate::run::{Artifact, Kind, Summary, artifacts, build_programs, cargo};
+
+/// The end-to-end test for kernels that are too old.
+const REFUSAL: &str = "preflight::a_kernel_that_is_too_old";
+
+/// What of the tests is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Selection<'a> {
+    Whole,
+    /// Tests whose names contain this.
+    Named(&'a str),
+    /// What fits into a few minutes.
+    Short,
+}
+
+/// `cargo xtask guest test [KERNEL...]`. `write`: the table in the documentation is written.
+pub fn test(names: &[String], selection: Selection<'_>, write: bool) -> Result<Summary> {
+    if let Some(unknown) = names.iter().find(|name| kernel(name).is_none()) {
+        let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        bail!("there is no kernel {unknown}; there are: {}", known.join(", "));
+    }
+    if let Some(reason) = debian::missing() {
+        bail!("{reason}: the tests in a guest need a machine with a Debian mirror in apt's sources");
+    }
+    let wanted = |kernel: &&Kernel| names.is_empty() || names.iter().any(|name| name == kernel.name);
+    let built = Built::new()?;
+    let mut summary = Summary::default();
+    let mut measured = Vec::new();
+    for kernel in KERNELS.iter().filter(wanted) {
+        let runs = runs(kernel, selection);
+        if runs.is_empty() {
+            continue;
+        }
+        let (of_kernel, counts) = failed_if_not_run(kernel, run(kernel, &built, selection, runs))?;
+        println!("\nkernel {}: {of_kernel}", kernel.name);
+        summary += of_kernel;
+        measured.extend(counts);
+    }
+    if write {
+        counts::write(&measured)?;
+    }
+    Ok(summary)
+}
+
+/// The guest's part of `cargo xtask test --guest`. Where this machine cannot do it, that is one skipped test, with the reason.
+pub fn test_short() -> Result<Summary> {
+    if let Some(reason) = debian::missing() {
+        println!("\nguest with kernel {SHORT} ... ignored, {reason}");
+        return Ok(Summary {
+            skipped: 1,
+            ..Summary::default()
+        });
+    }
+    let kernel = kernel(SHORT).context("the kernel of the short run is not in the table")?;
+    let selection = Selection::Short;
+    let ran = Built::new().and_then(|built| run(kernel, &built, selection, runs(kernel, selection)));
+    failed_if_not_run(kernel, ran).map(|(summary, _)| summary)
+}
+
+/// A guest that could not be had is one failure, and no reason to say nothing of other tests. Ctrl-C is.
+fn failed_if_not_run(kernel: &Kernel, ran: Result<(Summary, Option<Measured>)>) -> Result<(Summary, Option<Measured>)> {
+    match ran {
+        Err(error) if !error.is::<Interrupted>() => {
+            println!("\nguest with kernel {} ... FAILED: {error:#}", kernel.name);
+            let failed = Summary {
+                failed: 1,
+                ..Summary::default()
+            };
+            Ok((failed, None))
+        }
+        ran => ran,
+    }
+}
+
+fn kernel(name: &str) -> Option<&'static Kernel> {
+    KERNELS.iter().find(|kernel| kernel.name == name)
+}
+
+/// What runs in the guest.
+struct Built {
+    mplsxdp: PathBuf,
+    /// This program, as it is now: the build may have replaced the file that runs.
+    xtask: PathBuf,
+    tests: Vec<Artifact>,
+}
+
+impl Built {
+    fn new() -> Result<Self> {
+        let [mplsxdp, xtask] = build_programs(["mplsxdp", "xtask"], &[])?;
+        install::guest()?;
+        // As `cargo xtask test` builds them: with other packages, other features would be built.
+        let mut command = cargo("test");
+        command.arg("--no-run");
+        let tests = artifacts(command)?
+            .into_iter()
+            .filter(|artifact| artifact.kind == Kind::IntegrationTests)
+            .collect();
+        Ok(Self { mplsxdp, xtask, tests })
+    }
+}
+
+/// The runs of test programs, each with what it takes of the tests, on a kernel of this version.
+fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
+    let run = |program: &str, arguments: &[&str]| Run {
+        program: program.to_owned(),
+        arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+    };
+    let e2e = |filters: &[&str]| filters.iter().map(|filter| run("e2e", &[filter])).collect::<Vec<_>>();
+    if kernel.expected == Expected::Refusal {
+        return match selection {
+            Selection::Named(name) if !REFUSAL.contains(name) => Vec::new(),
+            _ => e2e(&[REFUSAL]),
+        };
+    }
+    let mut runs = vec![
+        // Its output has the verifier's counts.
+        match selection {
+            Selection::Short => run("budget", &["--nocapture", "pipe_mode"]),
+            Selection::Whole | Selection::Named(_) => run("budget", &["--nocapture"]),
+        },
+        run("differential", &[]),
+        run("xsk", &[]),
+        run("kernel", &[]),
+    ];
+    runs.extend(match selection {
+        Selection::Whole | Selection::Named(_) => vec![run("e2e", &[])],
+        Selection::Short => e2e(&["virtio::", "switching::", "untouched::"]),
+    });
+    if let Selection::Named(name) = selection {
+        for run in &mut runs {
+            run.arguments.push(name.to_owned());
+        }
+    }
+    runs
+}
+
+/// Boots a kernel, runs tests in it and counts them, and what the verifier says of the program there.
+fn run(
+    kernel: &Kernel,
+    built: &Built,
+    selection: Selection<'_>,
+    mut runs: Vec<Run>,
+) -> Result<(Summary, Option<Measured>)> {
+    let directory = target().join("guest").join(kernel.name);
+    fs::create_dir_all(&directory)?;
+    let unpacked = debian::fetch(kernel, &directory).with_context(|| format!("cannot get kernel {}", kernel.name))?;
+    let version = Version::of(&unpacked.release).with_context(|| format!("{} is no version", unpacked.release))?;
+    let mut skipped: Vec<(String, Lacking)> = Vec::new();
+    for run in &mut runs {
+        let wanted = |test: &Lacking| match selection {
+            Selection::Named(name) => test.test.contains(name),
+            Selection::Whole | Selection::Short => true,
+        };
+        for test in lacking(&run.program, version).filter(wanted) {
+            run.arguments.extend(["--skip".to_owned(), test.test.to_owned()]);
+            skipped.push((run.program.clone(), test));
+        }
+    }
+    skipped.dedup_by(|a, b| a.0 == b.0 && a.1.test == b.1.test);
+    let initramfs = directory.join("initramfs");
+    system::make(&initramfs, &unpacked, built, &runs)?;
+
+    println!("\nguest with kernel {}", unpacked.release);
+    let mut results = Results::new(&runs, !matches!(selection, Selection::Named(_)));
+    let messages = directory.join("messages.log");
+    let booted = machine::boot(&unpacked.image, &initramfs, &messages, |line| {
+        show(&line, &runs);
+        results.hear(line);
+    });
+    let came_to_its_end = match booted {
+        Ok(()) => true,
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => {
+            println!("guest with kernel {}: {error:#}", kernel.name);
+            false
+        }
+    };
+    let mut summary = results.summary(came_to_its_end);
+    for (program, test) in skipped {
+        println!("{program} {} ... ignored, {test}", test.test);
+        summary.skipped += 1;
+    }
+    let measured = (!results.counts.is_empty()).then_some(Measured {
+        release: unpacked.release,
+        counts: results.counts,
+    });
+    Ok((summary, measured))
+}
+
+/// The target directory that this program was built in.
+fn target() -> PathBuf {
+    let own = env::current_exe().unwrap_or_else(|_| PathBuf::from("."));
+    let target = crate::toolchain::work_directory(&own);
+    target.parent().unwrap_or(&target).to_owned()
+}

@@ -1,0 +1,92 @@
+//! What the guest's system is made of.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::Built;
+use super::debian::Unpacked;
+use super::image::Image;
+use super::init::{INIT, TESTS};
+use super::machine::NICS;
+use super::wire::{PLAN, Plan, Run};
+
+/// Tests are told by it where the network interfaces are that they may have; the value is that of `mplsxdp_tests::virtio`.
+const NICS_VARIABLE: &str = "MPLSXDP_VIRTIO";
+/// How many random frames the differential test compares: it is slow without KVM, and the host's run has many more.
+const FRAMES: (&str, &str) = ("MPLSXDP_FRAMES", "2000");
+
+/// Programs of this machine that the guest has. `depmod` is for this machine only.
+const TOOLS: [&str; 12] = [
+    "modprobe",
+    "ip",
+    "ping",
+    "ethtool",
+    "tcpdump",
+    "traceroute",
+    "mtr",
+    "mtr-packet",
+    "setpriv",
+    "sh",
+    "sleep",
+    "cat",
+];
+/// The parts of the kernel's modules that the guest has.
+const MODULES: [&str; 5] = ["net", "lib", "crypto", "drivers/net", "drivers/virtio"];
+/// Those that nothing loads by itself: of the machine's devices, and of /dev/net/tun.
+const LOADED: [&str; 3] = ["virtio_pci", "virtio_net", "tun"];
+
+/// Writes the initramfs of a guest that does `runs`.
+pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Result<()> {
+    let mut image = Image::create(path)?;
+    image.program(&built.xtask, INIT.trim_start_matches('/'))?;
+    let tests = TESTS.trim_start_matches('/');
+    image.program(&built.mplsxdp, &format!("{tests}/mplsxdp"))?;
+    let mut programs: Vec<_> = runs.iter().map(|run| &run.program).collect();
+    programs.dedup();
+    for name in programs {
+        let artifact = built.tests.iter().find(|artifact| artifact.name == *name);
+        let artifact = artifact.with_context(|| format!("there is no test program {name}"))?;
+        image.program(&artifact.executable, &format!("{tests}/{name}"))?;
+    }
+    for tool in TOOLS {
+        image.tool(tool)?;
+    }
+    // What tools look themselves up in.
+    image.text("etc/passwd", b"root:x:0:0::/root:/bin/sh\ntcpdump:x:1:1::/:/bin/sh\n")?;
+    image.text("etc/group", b"root:x:0:\ntcpdump:x:1:\n")?;
+    let modules = Path::new("usr/lib/modules").join(&kernel.release);
+    for entry in fs::read_dir(&kernel.modules)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("modules.") {
+            let to = modules.join(&name);
+            image.text(&to.to_string_lossy(), &fs::read(entry.path())?)?;
+        }
+    }
+    for part in MODULES {
+        let part = Path::new("kernel").join(part);
+        let from = kernel.modules.join(&part);
+        if from.exists() {
+            image.tree(&from, &modules.join(part))?;
+        }
+    }
+    let nics: Vec<_> = (0..NICS).map(|number| format!("virtio{number}")).collect();
+    let environment = [
+        ("PATH", "/usr/bin"),
+        ("HOME", "/root"),
+        ("MPLSXDP_PROGRAM", &*format!("{TESTS}/mplsxdp")),
+        (NICS_VARIABLE, &nics.join(",")),
+        FRAMES,
+    ];
+    let plan = Plan {
+        modules: LOADED.map(str::to_owned).to_vec(),
+        environment: environment
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        runs: runs.to_vec(),
+    };
+    image.text(PLAN, &serde_json::to_vec(&plan)?)?;
+    image.finish()
+}

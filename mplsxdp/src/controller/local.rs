@@ -98,7 +98,8 @@ impl LocalPair {
         for ifindex in [self.far_ifindex, self.near_ifindex] {
             netlink.set_link_mtu(ifindex, mtu).await?;
         }
-        Ok(())
+        // IPv6 goes with an MTU below its least one, and comes back with one above, without its settings.
+        self.keep_quiet()
     }
 
     pub async fn remove(self, netlink: &Netlink) -> Result<(), LocalError> {
@@ -109,10 +110,7 @@ impl LocalPair {
         netlink
             .set_link_alias(self.near_ifindex, &format!("{ALIAS}{instance}"))
             .await?;
-        // No link-local address, and so no solicitations. What the XDP program passes at the far end has nowhere to go:
-        // IPv4 drops it for its source address, which is this box's own; IPv6 would route it back into the near end.
-        sysctl_ipv6(&self.near, "addr_gen_mode", "1")?;
-        sysctl_ipv6(&self.far, "disable_ipv6", "1")?;
+        self.keep_quiet()?;
         // XDP needs whole frames with finished checksums. TCP segmentation goes with the checksums.
         for feature in [Feature::TxChecksum, Feature::Gso] {
             self.set_feature(feature, false)?;
@@ -121,6 +119,13 @@ impl LocalPair {
         netlink.set_link_up(self.near_ifindex).await?;
         // Without GRO a veth loses what is redirected to its peer. The peer learns of it only while the veth is up.
         self.set_feature(Feature::Gro, true)
+    }
+
+    /// No link-local address, and so no solicitations. What the XDP program passes at the far end has nowhere to go: IPv4
+    /// drops it for its source address, which is this box's own; IPv6 would route it back into the near end.
+    fn keep_quiet(&self) -> Result<(), LocalError> {
+        sysctl_ipv6(&self.near, "addr_gen_mode", "1")?;
+        sysctl_ipv6(&self.far, "disable_ipv6", "1")
     }
 
     fn set_feature(&self, feature: Feature, on: bool) -> Result<(), LocalError> {
@@ -201,13 +206,14 @@ async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result
     Ok(netlink.remove_link(link.ifindex).await?)
 }
 
-/// In the network namespace of the calling thread. A kernel without IPv6 has nothing to set.
+/// In the network namespace of the calling thread. A kernel without IPv6 has nothing to set, nor has an interface whose MTU
+/// is too low for it.
 fn sysctl_ipv6(interface: &str, key: &str, value: &'static str) -> Result<(), LocalError> {
-    let ipv6 = Path::new("/proc/sys/net/ipv6");
-    if !ipv6.exists() {
+    let settings = Path::new("/proc/sys/net/ipv6/conf").join(interface);
+    if !settings.exists() {
         return Ok(());
     }
-    let path = ipv6.join("conf").join(interface).join(key);
+    let path = settings.join(key);
     std::fs::write(&path, value).map_err(|source| LocalError::Sysctl { value, path, source })
 }
 

@@ -2,6 +2,7 @@
 //! them, and sockets that send and receive exact frames. Everything that a lab makes goes with it: when it is dropped, when a
 //! test panics, on Ctrl-C; and what a lab that was killed left is purged by the next one.
 
+pub mod conformance;
 pub mod frame;
 pub mod icmp;
 pub mod needs;

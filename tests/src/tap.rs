@@ -76,12 +76,52 @@ impl Tap {
         if poll(&mut events, timeout)? == 0 {
             return Ok(None);
         }
-        let mut frame = vec![0; MAX_FRAME];
-        let length =
-            nix::unistd::read(&self.socket, &mut frame).with_context(|| format!("cannot receive on {}", self.place))?;
-        frame.truncate(length);
-        Ok(Some(frame))
+        receive(&self.socket)
+            .with_context(|| format!("cannot receive on {}", self.place))
+            .map(Some)
     }
+}
+
+/// One frame, with the VLAN tag that the kernel has taken out of it put back (packet(7), PACKET_AUXDATA).
+fn receive(socket: &OwnedFd) -> io::Result<Vec<u8>> {
+    const TAG_AT: usize = 12;
+    let mut frame = vec![0_u8; MAX_FRAME];
+    let mut control = [0_u64; 16];
+    let mut part = libc::iovec {
+        iov_base: frame.as_mut_ptr().cast(),
+        iov_len: frame.len(),
+    };
+    // SAFETY: all zeros are a message without a name, parts and control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the message points to buffers that live, with their lengths.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    frame.truncate(usize::try_from(length).map_err(|_| io::Error::last_os_error())?);
+    // SAFETY: the kernel has filled the message in.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: a header within the control data; what follows it is checked by its kind.
+        let next = unsafe {
+            if ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
+                let auxiliary: libc::tpacket_auxdata =
+                    libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned();
+                if auxiliary.tp_status & libc::TP_STATUS_VLAN_VALID != 0 && frame.len() >= TAG_AT {
+                    let tag = [
+                        auxiliary.tp_vlan_tpid.to_be_bytes(),
+                        auxiliary.tp_vlan_tci.to_be_bytes(),
+                    ]
+                    .concat();
+                    frame.splice(TAG_AT..TAG_AT, tag);
+                }
+            }
+            libc::CMSG_NXTHDR(&raw const message, header)
+        };
+        header = next;
+    }
+    Ok(frame)
 }
 
 /// On the interface of this name in the thread's namespace.
@@ -104,6 +144,7 @@ fn open(interface: &str) -> io::Result<OwnedFd> {
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)?;
     // What the namespace itself sends is not of interest.
     set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+    set(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
     let index = nix::net::if_::if_nametoindex(interface)?;
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,

@@ -2,6 +2,7 @@
 //! A test that this machine cannot run is counted as ignored, with the reason; it never passes.
 
 mod bench;
+mod conformance;
 mod control;
 mod exceptions;
 mod lifecycle;
@@ -38,6 +39,7 @@ fn main() -> Result<()> {
         traceroute::tests(),
         exceptions::tests(),
         too_big::tests(),
+        conformance::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

@@ -254,7 +254,7 @@ proptest! {
         let outcome = lab::run(lfib.tables(), uniform(), &frame);
         prop_assert_eq!(uniform().ttl_mode(), TtlMode::Uniform);
         if !matches!(outcome.verdict, Verdict::Exception(_)) {
-            let Anatomy { stack, payload } = anatomy(&outcome.frame);
+            let Anatomy { stack, payload, .. } = anatomy(&outcome.frame);
             let left = stack.first().map_or(payload[8], |lse| lse.ttl());
             prop_assert!((1..ttl).contains(&left), "{} left with {}", show(&frame), show(&outcome.frame));
         } else if ttl > 20 && beneath.len() < 4 {

@@ -12,6 +12,7 @@
 //! come through, the frame has been dealt with by the fast path, and what it counted has been counted. Frames that
 //! wait for a next hop's MAC address go first, and their answers, three seconds later, are fetched last.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -180,8 +181,15 @@ struct Running {
     outcomes: Counts,
     /// What routes are to have counted by now, by slot.
     routes: HashMap<u32, Counter>,
-    /// Answers that come later.
-    late: Vec<(&'static str, Vec<u8>, Failure)>,
+    /// Answers that come later, until they have come.
+    late: RefCell<Vec<Late>>,
+}
+
+/// A frame that comes when it comes, and what is wrong if it never does.
+struct Late {
+    dev: &'static str,
+    frame: Vec<u8>,
+    failure: Failure,
 }
 
 impl Running {
@@ -213,7 +221,7 @@ impl Running {
             reasons: Counts::new(),
             outcomes: Counts::new(),
             routes: HashMap::new(),
-            late: Vec::new(),
+            late: RefCell::default(),
         };
         running.reasons = running.counts()?.0;
         running.outcomes = running.counts()?.1;
@@ -262,9 +270,11 @@ impl Running {
             After::Nothing | After::Passed => Vec::new(),
         };
         match late {
-            Some(failure) => self
-                .late
-                .extend(sent.into_iter().map(|(dev, frame)| (dev, frame, failure.clone()))),
+            Some(failure) => self.late.get_mut().extend(sent.into_iter().map(|(dev, frame)| Late {
+                dev,
+                frame,
+                failure: failure.clone(),
+            })),
             None => {
                 for (dev, frame) in sent {
                     wrong += &self.expect(dev, &frame)?;
@@ -275,7 +285,7 @@ impl Running {
         wrong += &self.check_reasons(line, port)?;
         for (name, tap) in &self.outside {
             for frame in tap.drain()? {
-                if !is_noise(&frame) && !self.is_late(name, &frame) {
+                if !is_noise(&frame) && !self.was_late(name, &frame) {
                     wrong += &format!(" came out of {name} unexpected: {}\n", show(&frame));
                 }
             }
@@ -325,7 +335,7 @@ impl Running {
             .outside
             .get(dev)
             .with_context(|| format!("there is no cable to {dev}"))?;
-        let wanted = |frame: &[u8]| !is_noise(frame) && (alike(frame, expected) || !self.is_late(dev, frame));
+        let wanted = |frame: &[u8]| !is_noise(frame) && (alike(frame, expected) || !self.was_late(dev, frame));
         match tap.receive("", wanted) {
             Ok(frame) if alike(&frame, expected) => Ok(String::new()),
             Ok(frame) => Ok(format!(" want on {dev} {}\n got  {}\n", show(expected), show(&frame))),
@@ -391,19 +401,17 @@ impl Running {
 
     /// Waits for the answers that come when waiting for a next hop has come to an end.
     fn fetch_late(&mut self) -> Result<Vec<Failure>> {
-        let mut failures = Vec::new();
-        for (dev, expected, failure) in std::mem::take(&mut self.late) {
-            let found = self.outside[dev].receive("", |frame| alike(frame, &expected));
-            if found.is_err() {
-                let text = format!(
-                    "{} want later on {dev} {}\n got  nothing\n",
-                    failure.text,
-                    show(&expected)
-                );
-                failures.push(Failure { text, ..failure });
-            }
+        for (name, tap) in &self.outside {
+            let awaited = || self.late.borrow().iter().any(|late| late.dev == *name);
+            // What comes otherwise is found when all is counted.
+            while awaited() && tap.receive("", |frame| self.was_late(name, frame)).is_ok() {}
         }
-        Ok(failures)
+        let missing = self.late.take().into_iter().map(|late| {
+            let (text, wanted) = (&late.failure.text, show(&late.frame));
+            let text = format!("{text} want later on {} {wanted}\n got  nothing\n", late.dev);
+            Failure { text, ..late.failure }
+        });
+        Ok(missing.collect())
     }
 
     /// All counters, and that nothing comes out any more.
@@ -470,11 +478,13 @@ impl Running {
         neighbour.map(|neighbour| neighbour.dev)
     }
 
-    /// Whether a frame is an answer that was to come later.
-    fn is_late(&self, dev: &str, frame: &[u8]) -> bool {
-        self.late
+    /// Whether a frame is an answer that was to come later, which has come then.
+    fn was_late(&self, dev: &str, frame: &[u8]) -> bool {
+        let mut late = self.late.borrow_mut();
+        let found = late
             .iter()
-            .any(|(at, expected, _)| *at == dev && alike(frame, expected))
+            .position(|late| late.dev == dev && alike(frame, &late.frame));
+        found.map(|index| late.swap_remove(index)).is_some()
     }
 }
 

@@ -471,6 +471,14 @@ mod tests {
     }
 
     #[test]
+    fn the_example_in_the_readme_is_a_case() {
+        let readme = fs::read_to_string(super::super::source_tree().join("conformance/README.md")).unwrap();
+        let example = readme.split("```").nth(1).and_then(|block| block.strip_prefix("text\n"));
+        assert_eq!(problems(example.unwrap()), [""; 0]);
+        assert!(example.unwrap().contains("sends "));
+    }
+
+    #[test]
     fn a_file_that_cannot_be_read_says_where_and_what_would_be_right() {
         let good = "route 100 as 110 via inet 192.0.2.2 dev a\ncase name\nrules x\n";
         assert_eq!(problems(&format!("{good}any: [100 64] ip -> a [110 63] ip\n")), [""; 0]);

@@ -197,14 +197,19 @@ mod tests {
     use super::super::suite;
     use super::*;
 
-    /// The suite can fail: a case with any byte of what is expected changed does not pass.
+    /// Headers, the first of the data, and the last byte: of the data between them one is as good as another.
+    fn some_bytes(length: usize) -> impl Iterator<Item = usize> {
+        (0..length.min(80)).chain(length.checked_sub(1))
+    }
+
+    /// The suite can fail: a case with a byte of what is expected changed does not pass.
     #[test]
     fn a_wrong_byte_in_what_is_expected_is_noticed() {
         let mut host = Host::default();
         for line in suite().cases.iter().flat_map(|case| &case.lines) {
             let options = &line.options[0];
             assert_eq!(host.check(line, options), Ok(()), "{}", line.place);
-            for index in 0..line.output.len() {
+            for index in some_bytes(line.output.len()) {
                 let mut wrong = Line {
                     after: After::Nothing,
                     ..line.clone()
@@ -226,7 +231,7 @@ mod tests {
             let options = &line.options[0];
             for number in 0..sent.len() {
                 let length = as_action(&sent[number]).1.len();
-                for index in 0..length {
+                for index in some_bytes(length) {
                     let mut wrong = sent.clone();
                     match &mut wrong[number] {
                         Sent::To { frame, .. } => frame[index] ^= 0x10,

@@ -473,7 +473,10 @@ mod tests {
     #[test]
     fn the_example_in_the_readme_is_a_case() {
         let readme = fs::read_to_string(super::super::source_tree().join("conformance/README.md")).unwrap();
-        let example = readme.split("```").nth(1).and_then(|block| block.strip_prefix("text\n"));
+        let example = readme
+            .split("```")
+            .nth(1)
+            .and_then(|block| block.strip_prefix("text\n"));
         assert_eq!(problems(example.unwrap()), [""; 0]);
         assert!(example.unwrap().contains("sends "));
     }

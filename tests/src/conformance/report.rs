@@ -123,7 +123,8 @@ pub fn markdown(suite: &Suite) -> String {
          Each case has one or more frames, and says what becomes of each, byte by byte. A frame is run with every TTL mode and option that\n\
          its line is for:\n\n\
          * *host*: by the forwarding core, and the slow path behind it, in ordinary memory;\n\
-         * *kernel*: by the XDP program, through `BPF_PROG_TEST_RUN`: verdict, bytes, counters of reasons and routes;\n\
+         * *kernel*: by the XDP program, through `BPF_PROG_TEST_RUN`: verdict, bytes, counters of reasons and routes; what it hands to the\n  \
+         slow path ends there;\n\
          * *veth*: by `mplsxdp load` between veth ports in network namespaces: the frames that come out of every port, the answers of the\n  \
          slow path, the counters. Where a frame cannot be had there, [below](#not-on-real-ports) is why.\n\n\
          {} rules: {} met, {} not met, {} for others than a data plane. {} cases, {} frames, {runs} runs of each kind.\n\n\
@@ -146,9 +147,14 @@ pub fn markdown(suite: &Suite) -> String {
         }
     }
     text += "\n## Not on real ports\n\n| frame | why |\n|---|---|\n";
-    for line in lines() {
+    for (case, line) in suite
+        .cases
+        .iter()
+        .flat_map(|case| case.lines.iter().map(move |line| (case, line)))
+    {
         if let Some(why) = &line.no_veth {
-            let _ = writeln!(text, "| {} `{}` | {why} |", line.place, line.text.replace('|', "\\|"));
+            let (topic, name, frame) = (&case.topic, &case.name, line.text.replace('|', "\\|"));
+            let _ = writeln!(text, "| {topic}/{name}: `{frame}` | {why} |");
         }
     }
     text
@@ -170,10 +176,11 @@ fn row(suite: &Suite, rule: &Rule, results: &Results) -> String {
         Standing::NotThisPlane(why) => verdict = format!("elsewhere: {why}"),
     }
     format!(
-        "| {} | {} | {} | {} | {host} | {kernel} | {veth} | {verdict} |",
+        "| {} | {} | {} (`{}`) | {} | {host} | {kernel} | {veth} | {verdict} |",
         rule.section,
         rule.level,
         rule.text,
+        rule.id,
         cases.join(", ")
     )
 }

@@ -4,6 +4,7 @@
 
 pub mod bystanders;
 pub mod capture;
+pub mod conformance;
 pub mod frame;
 pub mod fuzz;
 pub mod icmp;

@@ -173,7 +173,7 @@ impl<'a> End<'a> {
 /// A cable: a veth pair, up at both ends.
 pub fn link(a: End<'_>, b: End<'_>) -> Result<()> {
     a.netns.ip(&format!(
-        "link add {} type veth peer name {} netns {}",
+        "link add name {} type veth peer name {} netns {}",
         a.interface,
         b.interface,
         b.netns.name()

@@ -5,36 +5,29 @@
 //! `MPLSXDP_SEED` and `MPLSXDP_FRAMES` make another run of the random part, or a longer one; `MPLSXDP_WORLD` has only the frames
 //! of one world, and `MPLSXDP_FRAME_FILE` names a file of frames, in hex, one a line, that every other frame is one of.
 
-mod support;
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
-use aya::programs::{ProgramError, TestRun, TestRunOptions};
 use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::kernel::KernelTables;
-use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
+use mplsxdp::dataplane::loader::{Loader, Program};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp_common::abi::{Counter, MAX_ADJACENCIES, Op, Reason, Settings};
 use mplsxdp_common::forward::{Arrival, Tables as _, Verdict, forward};
 use mplsxdp_common::wire::{ETH_HLEN, Label, Lse};
+use mplsxdp_tests::conformance::host::counted_reason;
+use mplsxdp_tests::conformance::kernel::{
+    LOOPBACK, Ran, SIZES, XDP_DROP, XDP_PASS, XDP_REDIRECT, test_run, test_run_in_buffers,
+};
+use mplsxdp_tests::conformance::lab::{self, Outcome};
+use mplsxdp_tests::conformance::notation::{self, Frame, OWN_MAC, anatomy, show};
+use mplsxdp_tests::conformance::{random, suite};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
-use support::lab::Outcome;
-use support::notation::{Frame, OWN_MAC, anatomy, show};
-use support::{fixtures, lab, notation, random};
-
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_REDIRECT: u32 = 4;
-/// Present in every network namespace; a redirect to it is decided on, TEST_RUN does not carry it out.
-const LOOPBACK: u32 = 1;
-/// Room in front of a frame in TEST_RUN's output for the most labels that can be pushed.
-const ROOM: usize = 64;
 
 const DEFAULT_SEED: u64 = 0x6d70_6c73;
 const DEFAULT_FRAMES: u32 = 30_000;
@@ -54,13 +47,6 @@ struct Twins<H, K> {
     verdicts: BTreeMap<String, u32>,
 }
 
-/// What TEST_RUN said.
-#[derive(PartialEq)]
-struct Ran {
-    action: u32,
-    frame: Vec<u8>,
-}
-
 fn needs_root() {
     assert!(
         nix::unistd::geteuid().is_root(),
@@ -71,13 +57,7 @@ fn needs_root() {
 /// Loads the program in every variant, with `fill` doing the same to both sides' tables.
 fn twins<H, K>(host: impl FnOnce(MemoryTables) -> H, kernel: impl FnOnce(KernelTables) -> K) -> Twins<H, K> {
     needs_root();
-    let sizes = Sizes {
-        labels: lab::CAPACITY.labels,
-        stacks: lab::CAPACITY.stacks,
-        groups: lab::CAPACITY.groups,
-        counter_slots: lab::CAPACITY.counter_slots,
-    };
-    let loader = Loader::new(sizes).unwrap();
+    let loader = Loader::new(SIZES).unwrap();
     let programs = lab::settings()
         .into_iter()
         .map(|settings| (settings.port(), loader.program(settings).unwrap()))
@@ -97,33 +77,6 @@ fn twins<H, K>(host: impl FnOnce(MemoryTables) -> H, kernel: impl FnOnce(KernelT
     }
 }
 
-/// Runs the program on a frame. The first `metadata` bytes of `data` are XDP metadata, which lies in the headroom.
-fn test_run(program: &mut Program, data: &[u8], metadata: u32) -> Ran {
-    test_run_in_buffers(program, data, metadata, data.len()).unwrap()
-}
-
-/// The same, with the first `linear` bytes in the first buffer, or as many as it takes, and the rest in others. Kernels before
-/// 6.18 refuse all but whole frames.
-fn test_run_in_buffers(program: &mut Program, data: &[u8], metadata: u32, linear: usize) -> Result<Ran, ProgramError> {
-    // `struct xdp_md`: data, data_end, data_meta, then indexes.
-    let context: Vec<u8> = [metadata, linear as u32, 0, 0, 0, 0]
-        .into_iter()
-        .flat_map(u32::to_ne_bytes)
-        .collect();
-    let mut out = vec![0; data.len() + ROOM];
-    let result = program.xdp().unwrap().test_run(TestRunOptions {
-        data_in: Some(data),
-        data_out: Some(&mut out),
-        ctx_in: Some(&context),
-        ..TestRunOptions::new()
-    })?;
-    out.truncate(result.data_size_out as usize);
-    Ok(Ran {
-        action: result.return_value,
-        frame: out,
-    })
-}
-
 impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
     /// Stores a port's word on both sides.
     fn store_port(&mut self, settings: Settings, word: mplsxdp_common::abi::PortWord) {
@@ -136,14 +89,9 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
     fn compare(&mut self, settings: Settings, frame: &[u8]) -> Result<Outcome, String> {
         let host = lab::run(self.host.as_mut(), settings, frame);
         let program = self.programs.get_mut(&settings.port()).unwrap();
-        let kernel = test_run(program, frame, 0);
+        let kernel = test_run(program, frame, 0).unwrap();
 
-        // The host knows nothing of the DEVMAP.
-        let reason = match host.verdict {
-            Verdict::Exception(reason) => Some(reason),
-            Verdict::Forward { port } if !lab::TX_PORTS.contains(&port) => Some(Reason::NoPort),
-            Verdict::Forward { .. } | Verdict::Pass => None,
-        };
+        let reason = counted_reason(host.verdict);
         let expected = Ran {
             action: match (host.verdict, reason) {
                 (_, Some(_)) => XDP_DROP,
@@ -340,62 +288,21 @@ fn lab_twins() -> Twins<Through<MemoryTables>, Through<KernelTables>> {
 }
 
 #[test]
-fn every_fixture_comes_out_of_the_kernel_as_written() {
-    let mut twins = lab_twins();
-    for fixture in fixtures::fixtures() {
-        for &settings in &fixture.settings {
-            twins.store_port(settings, fixture.port);
-            let outcome = twins
-                .compare(settings, &fixture.frame)
-                .unwrap_or_else(|difference| panic!("{}\n{difference}", fixture.name));
-            assert_eq!(
-                (outcome.verdict, &outcome.frame),
-                (fixture.verdict, &fixture.output),
-                "{}",
-                fixture.name
-            );
-        }
-    }
-    twins.compare_all_counters();
-    println!("{:#?}", twins.verdicts);
-}
-
-#[test]
-fn every_fixture_is_the_same_in_the_kernel_wherever_it_is_cut_off() {
+fn every_case_is_the_same_in_the_kernel_wherever_it_is_cut_off() {
     /// The kernel refuses to run a program on less than an Ethernet header.
     const LEAST: usize = 14;
     let mut twins = lab_twins();
-    for fixture in fixtures::fixtures() {
+    for line in suite().cases.iter().flat_map(|case| &case.lines) {
         // Each variant's own paths were compared on whole frames; bounds are the same in all.
-        let settings = fixture.settings[0];
-        twins.store_port(settings, fixture.port);
-        for length in LEAST..fixture.frame.len() {
+        let settings = lab::settings()[line.options[0].settings().port() as usize % lab::settings().len()];
+        twins.store_port(settings, line.port_word());
+        for length in LEAST..line.frame.len() {
             twins
-                .compare(settings, &fixture.frame[..length])
-                .unwrap_or_else(|difference| panic!("{} cut to {length}\n{difference}", fixture.name));
+                .compare(settings, &line.frame[..length])
+                .unwrap_or_else(|difference| panic!("{} cut to {length}\n{difference}", line.place));
         }
     }
     twins.compare_all_counters();
-}
-
-#[test]
-fn labels_that_the_headroom_does_not_take_are_dropped_as_they_came() {
-    /// Of TEST_RUN's 256 bytes of headroom the kernel keeps some for a `struct xdp_frame`, as for a driver's.
-    const METADATA: usize = 216;
-    let mut twins = lab_twins();
-    let settings = lab::settings()[0];
-    twins.store_port(settings, lab::port_word("core"));
-    let frame = Frame::parse("[128 64] ip").to_bytes();
-    let data = [vec![0; METADATA], frame.clone()].concat();
-    let program = twins.programs.get_mut(&settings.port()).unwrap();
-    let ran = test_run(program, &data, METADATA as u32);
-    assert_eq!((ran.action, show(&ran.frame[METADATA..])), (XDP_DROP, show(&frame)));
-    let counter = twins.kernel.as_mut().reason_counter(0, Reason::NoHeadroom).unwrap();
-    let expected = Counter {
-        packets: 1,
-        bytes: frame.len() as u64,
-    };
-    assert_eq!(counter, expected);
 }
 
 /// As [`Twins::compare`], with next hops that take jumbo frames.

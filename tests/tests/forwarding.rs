@@ -1,6 +1,4 @@
-//! The forwarding core on the host: what is written in `fixtures.txt`, and what holds for every frame.
-
-mod support;
+//! The forwarding core on the host: what holds for every frame.
 
 use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::frame::MemoryFrame;
@@ -10,11 +8,11 @@ use mplsxdp::lfib::route::RouteKey;
 use mplsxdp_common::abi::{Counter, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::forward::Verdict;
 use mplsxdp_common::wire::{ETH_HLEN, IPV4_HLEN, LSE_LEN, Label, Lse};
+use mplsxdp_tests::conformance::lab::{self, Outcome};
+use mplsxdp_tests::conformance::notation::{Anatomy, Frame, anatomy, ones_complement_sum, show};
+use mplsxdp_tests::conformance::{random, suite};
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::lab::Outcome;
-use support::notation::{Anatomy, Frame, anatomy, ones_complement_sum, show};
-use support::{fixtures, lab, random};
 
 /// The tables of the fixtures.
 fn lab_tables() -> Lfib<MemoryTables> {
@@ -33,53 +31,19 @@ fn core_port(lfib: &mut Lfib<MemoryTables>) {
 }
 
 #[test]
-fn every_fixture_comes_out_as_written() {
+fn every_case_keeps_the_laws_wherever_it_is_cut_off() {
     let mut lfib = lab_tables();
-    let mut wrong = Vec::new();
-    let mut runs = 0;
-    for fixture in fixtures::fixtures() {
-        assert!(!fixture.settings.is_empty(), "never run: {}", fixture.name);
-        for &settings in &fixture.settings {
-            lfib.tables_mut().store_port(settings.port() as u16, fixture.port);
-            let outcome = lab::run(lfib.tables(), settings, &fixture.frame);
-            runs += 1;
-            if (outcome.verdict, &outcome.frame) != (fixture.verdict, &fixture.output) {
-                wrong.push(format!(
-                    "{}\n  {:?}, TC propagation {}\n in   {}\n want {:?} {}\n got  {:?} {}",
-                    fixture.name,
-                    settings.ttl_mode(),
-                    settings.tc_propagate(),
-                    show(&fixture.frame),
-                    fixture.verdict,
-                    show(&fixture.output),
-                    outcome.verdict,
-                    show(&outcome.frame)
-                ));
-            }
-        }
-    }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong of {runs}:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
-}
-
-#[test]
-fn every_fixture_keeps_the_laws_wherever_it_is_cut_off() {
-    let mut lfib = lab_tables();
-    for fixture in fixtures::fixtures() {
-        for &settings in &fixture.settings {
-            lfib.tables_mut().store_port(settings.port() as u16, fixture.port);
-            for length in 0..fixture.frame.len() {
-                let frame = &fixture.frame[..length];
+    for line in suite().cases.iter().flat_map(|case| &case.lines) {
+        for settings in line.settings() {
+            lfib.tables_mut().store_port(settings.port() as u16, line.port_word());
+            for length in 0..line.frame.len() {
+                let frame = &line.frame[..length];
                 let outcome = lab::run(lfib.tables(), settings, frame);
                 if let Err(law) = laws(lfib.tables(), frame, &outcome) {
-                    panic!("{}\n  cut to {length}: {law}", fixture.name);
+                    panic!("{}\n  cut to {length}: {law}", line.place);
                 }
                 if length < ETH_HLEN {
-                    assert_eq!(outcome.verdict, Verdict::Pass, "{} cut to {length}", fixture.name);
+                    assert_eq!(outcome.verdict, Verdict::Pass, "{} cut to {length}", line.place);
                 }
             }
         }
@@ -290,7 +254,7 @@ proptest! {
         let outcome = lab::run(lfib.tables(), uniform(), &frame);
         prop_assert_eq!(uniform().ttl_mode(), TtlMode::Uniform);
         if !matches!(outcome.verdict, Verdict::Exception(_)) {
-            let Anatomy { stack, payload } = anatomy(&outcome.frame);
+            let Anatomy { stack, payload, .. } = anatomy(&outcome.frame);
             let left = stack.first().map_or(payload[8], |lse| lse.ttl());
             prop_assert!((1..ttl).contains(&left), "{} left with {}", show(&frame), show(&outcome.frame));
         } else if ttl > 20 && beneath.len() < 4 {

@@ -6,9 +6,6 @@
 //!   takes what the sockets send
 //! ```
 
-#[expect(dead_code, reason = "shared with tests that run the core on the host, too")]
-mod support;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -26,11 +23,11 @@ use mplsxdp::dataplane::port::{Attachment, attach};
 use mplsxdp::lfib::Lfib;
 use mplsxdp::slowpath::xsk::{Layout, TransmitError, XskPort};
 use mplsxdp_common::abi::{Counter, Loss, Police, Reason, Settings, TtlMode, UnknownPolicy};
+use mplsxdp_tests::conformance::lab;
+use mplsxdp_tests::conformance::notation::Frame;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::{Pid, geteuid};
-use support::lab;
-use support::notation::Frame;
 
 const PORT: u16 = 3;
 const QUEUES: u32 = 4;

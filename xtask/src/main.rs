@@ -54,6 +54,14 @@ enum Command {
         #[command(subcommand)]
         command: GuestCommand,
     },
+    /// Runs every case of conformance/ on the host, in the kernel and on real ports, and prints the table of rules.
+    Conformance {
+        /// Only cases whose names contain this, with the frames that go in and come out.
+        name: Option<String>,
+        /// Write docs/conformance.md if all is well. Without it, a page that is not what the files make is a failure.
+        #[arg(long, conflicts_with = "name")]
+        write: bool,
+    },
     /// Measures the forwarding rate.
     Bench {
         /// Passed on to the bench.
@@ -109,6 +117,7 @@ fn main() -> ExitCode {
             };
             guest::test(&kernels, selection, write).and_then(closing_line)
         }
+        Command::Conformance { name, write } => conformance(name.as_deref(), write),
         Command::Bench { arguments } => bench(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Lint => lint(),
@@ -155,6 +164,17 @@ fn demo() -> Result<()> {
     )?
     .exec();
     Err(error).with_context(|| format!("cannot run {}", demo.display()))
+}
+
+fn conformance(name: Option<&str>, write: bool) -> Result<()> {
+    let [mplsxdp, conformance] = build_programs(["mplsxdp", "conformance"], &[])?;
+    let mut command = root_command(
+        &conformance,
+        "The cases make network namespaces and load BPF programs",
+        &[(PROGRAM_VARIABLE, &mplsxdp)],
+    )?;
+    let error = command.args(name).args(write.then_some("--write")).exec();
+    Err(error).with_context(|| format!("cannot run {}", conformance.display()))
 }
 
 fn bench(arguments: &[OsString]) -> Result<()> {

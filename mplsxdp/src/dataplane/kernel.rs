@@ -298,7 +298,12 @@ impl Tables for KernelTables {
     }
 
     fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError> {
-        self.reason_slot(port, loss.slot(reason))
+        // What is not punted has no such slot: another counter would be there.
+        if reason.is_punted() {
+            self.reason_slot(port, loss.slot(reason))
+        } else {
+            Ok(Counter::default())
+        }
     }
 
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError> {

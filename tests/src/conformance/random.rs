@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::lab;
-use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload};
+use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload, Tag};
 
 pub const LABELS: u32 = 48;
 const ADJACENCIES: u8 = 8;
@@ -238,14 +238,17 @@ fn whole_frame() -> impl Strategy<Value = Frame> {
         1 => Just(Some(0x0806)),
         1 => Just(Some(ETH_P_IP)),
     ];
-    let tag = weighted(0.02, any::<u16>());
-    (destination, ethertype, tag, stack(), payload()).prop_map(|(destination, ethertype, tag, stack, payload)| Frame {
-        destination,
-        source: PEER_MAC,
-        tag,
-        ethertype,
-        stack,
-        payload,
+    let tag = (prop_oneof![Just(0x8100), Just(0x88a8)], any::<u16>()).prop_map(|(tpid, tci)| Tag { tpid, tci });
+    let tags = prop_oneof![49 => Just(Vec::new()), 1 => prop::collection::vec(tag, 1..4)];
+    (destination, ethertype, tags, stack(), payload()).prop_map(|(destination, ethertype, tags, stack, payload)| {
+        Frame {
+            destination,
+            source: PEER_MAC,
+            tags,
+            ethertype,
+            stack,
+            payload,
+        }
     })
 }
 
@@ -317,6 +320,7 @@ fn packet() -> impl Strategy<Value = Packet> {
             ihl,
             length,
             trailer,
+            ..Packet::v4()
         }
     })
 }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod capture;
+mod conformance;
 mod control;
 mod devices;
 mod exceptions;
@@ -50,6 +51,7 @@ fn main() -> Result<()> {
         devices::tests(),
         capture::tests(),
         virtio::tests(),
+        conformance::tests(),
     ];
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }

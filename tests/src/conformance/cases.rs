@@ -1,0 +1,514 @@
+//! Reads the case files. `conformance/README.md` says how they are written.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use mplsxdp::cli::grammar::{self, Family};
+use mplsxdp::config::IcmpVia;
+use mplsxdp::lfib::route::Route;
+use mplsxdp::slowpath::outcome::Outcome;
+use mplsxdp_common::abi::{PortWord, Reason, Settings, TtlMode, UnknownPolicy};
+use mplsxdp_common::forward::Verdict;
+use mplsxdp_common::wire::ETH_HLEN;
+
+use super::lab;
+use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload, anatomy, show};
+use super::problem::{Place, Problem, files};
+
+/// What the case files say.
+#[derive(Default)]
+pub struct Cases {
+    pub cases: Vec<Case>,
+    /// Of all files.
+    pub routes: Vec<Route>,
+}
+
+/// One thing that is shown.
+pub struct Case {
+    /// Unique in all files.
+    pub name: String,
+    /// The name of the file.
+    pub topic: Arc<str>,
+    /// The rules that it is about.
+    pub rules: Vec<String>,
+    pub lines: Vec<Line>,
+    pub place: Place,
+}
+
+/// A frame and what becomes of it, under these options.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub place: Place,
+    /// As it stands in the file.
+    pub text: String,
+    pub options: Vec<Options>,
+    /// One of [`lab::PORT_KINDS`].
+    pub port: String,
+    /// What the driver leaves in front of the frame, if it is little.
+    pub headroom: Option<usize>,
+    pub frame: Vec<u8>,
+    pub verdict: Verdict,
+    /// The frame as it leaves, or as the kernel or the slow path gets it.
+    pub output: Vec<u8>,
+    pub after: After,
+    /// Why it cannot be shown on real ports.
+    pub no_veth: Option<String>,
+}
+
+impl Line {
+    pub fn port_word(&self) -> PortWord {
+        lab::port_word(&self.port)
+    }
+
+    /// The settings of the program that it is run with.
+    pub fn settings(&self) -> impl Iterator<Item = Settings> {
+        self.options.iter().map(|options| options.settings())
+    }
+}
+
+/// What becomes of an exception.
+#[derive(Clone, PartialEq, Debug)]
+pub enum After {
+    /// It is none, or is dropped by the fast path.
+    Nothing,
+    /// The slow path has this outcome, and sends this, in order.
+    Punted(Outcome, Vec<Sent>),
+    /// A label without a route that the kernel is to have.
+    Passed,
+}
+
+impl After {
+    /// What is sent, for a person to read.
+    pub fn frames(&self) -> impl Iterator<Item = String> {
+        let sent = match self {
+            Self::Punted(_, sent) => sent.as_slice(),
+            Self::Nothing | Self::Passed => &[],
+        };
+        sent.iter().map(|sent| match sent {
+            Sent::To { dev, frame, .. } => format!("to {dev} {}", show(frame)),
+            Sent::ByIp(packet) => format!("by IP, {}", show(&routed_by_kernel(packet))),
+        })
+    }
+}
+
+/// What the slow path sends.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Sent {
+    /// To the neighbour behind this device.
+    To { dev: String, port: u16, frame: Vec<u8> },
+    /// An IP packet that the kernel routes.
+    ByIp(Vec<u8>),
+}
+
+/// What a box is loaded with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    pub mode: TtlMode,
+    pub tc: bool,
+    pub unknown: UnknownPolicy,
+    pub icmp_via: IcmpVia,
+}
+
+impl Options {
+    /// Every variant of the program has a port of its own, the first ones those of [`lab::settings`].
+    pub fn settings(&self) -> Settings {
+        let base = lab::settings()
+            .into_iter()
+            .find(|settings| (settings.ttl_mode(), settings.tc_propagate()) == (self.mode, self.tc))
+            .unwrap_or_else(|| unreachable!("lab::settings has every mode"));
+        let port = base.port() + self.unknown as u32 * lab::settings().len() as u32;
+        base.with_unknown(self.unknown).with_port(port)
+    }
+}
+
+/// Reads all files of a folder.
+pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
+    let mut cases = Cases::default();
+    let mut problems = Vec::new();
+    for path in files(directory)? {
+        let text = fs::read_to_string(&path).map_err(|error| vec![Problem::file(&path, error)])?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut reader = Reader {
+            topic: Arc::from(&*name),
+            cases: &mut cases,
+            in_case: false,
+        };
+        for (place, line) in logical_lines(&path, &text) {
+            if let Err(message) = reader.line(&place, &line) {
+                problems.push(Problem { place, message });
+            }
+        }
+    }
+    for (index, case) in cases.cases.iter().enumerate() {
+        let mut report = |message: String| {
+            let place = case.place.clone();
+            problems.push(Problem { place, message });
+        };
+        if let Some(other) = cases.cases[..index].iter().find(|other| other.name == case.name) {
+            report(format!("the case `{}` is at {} already", case.name, other.place));
+        }
+        if case.rules.is_empty() {
+            report(format!(
+                "the case `{}` cites no rule: `rules ID...` comes after `case NAME`",
+                case.name
+            ));
+        }
+        let not_real = |line: &&Line| (line.port == "labels" || line.headroom.is_some()) && line.no_veth.is_none();
+        if let Some(line) = case.lines.iter().find(not_real) {
+            report(format!(
+                "{}: a real box has no port @labels and no headroom of its own choice: say `no-veth WHY` beneath it",
+                line.place
+            ));
+        }
+        if case.lines.is_empty() {
+            report(format!(
+                "the case `{}` has no frame: `any: [100 64] ip -> ...`",
+                case.name
+            ));
+        }
+    }
+    if problems.is_empty() { Ok(cases) } else { Err(problems) }
+}
+
+/// Lines without comments; a line that ends with `\` goes on in the next one. The first blank of an indented one stays.
+fn logical_lines(path: &Path, text: &str) -> Vec<(Place, String)> {
+    let mut lines: Vec<(Place, String)> = Vec::new();
+    let mut goes_on = false;
+    for (index, line) in text.lines().enumerate() {
+        let (part, more) = match line.trim_end().strip_suffix('\\') {
+            Some(part) => (part.trim_end(), true),
+            None => (line.trim_end(), false),
+        };
+        match lines.last_mut() {
+            Some((_, whole)) if goes_on => {
+                whole.push(' ');
+                whole.push_str(part.trim_start());
+            }
+            _ => lines.push((Place::new(path, index + 1), part.to_owned())),
+        }
+        goes_on = more;
+    }
+    lines.retain(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    lines
+}
+
+struct Reader<'a> {
+    topic: Arc<str>,
+    cases: &'a mut Cases,
+    in_case: bool,
+}
+
+impl Reader<'_> {
+    fn line(&mut self, place: &Place, text: &str) -> Result<(), String> {
+        if text.starts_with(char::is_whitespace) {
+            let last = self.cases.cases.last_mut().and_then(|case| case.lines.last_mut());
+            return match last {
+                Some(line) if self.in_case => line_detail(line, text.trim_start()),
+                _ => Err("nothing that an indented line could belong to: it says more of the frame above it".into()),
+            };
+        }
+        match text.split_once(' ').unwrap_or((text, "")) {
+            ("route", route) => {
+                let route = grammar::route(route, Family::Any)
+                    .map_err(|error| format!("{error}\n{}", error.point_out(route)))?;
+                if let Some(other) = self.cases.routes.iter().find(|other| other.key() == route.key()) {
+                    return Err(format!("there is a route `{other}` already"));
+                }
+                for dev in route.next_hops().filter_map(|next_hop| next_hop.dev.as_deref()) {
+                    neighbour(dev)?;
+                }
+                self.cases.routes.push(route);
+                Ok(())
+            }
+            ("case", name) => {
+                if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+                    return Err(format!("`{name}` is no name of a case: letters, digits and hyphens"));
+                }
+                self.cases.cases.push(Case {
+                    name: name.to_owned(),
+                    topic: Arc::clone(&self.topic),
+                    rules: Vec::new(),
+                    lines: Vec::new(),
+                    place: place.clone(),
+                });
+                self.in_case = true;
+                Ok(())
+            }
+            (word, rest) => match self.cases.cases.last_mut() {
+                Some(case) if self.in_case && word == "rules" => {
+                    case.rules.extend(rest.split_whitespace().map(str::to_owned));
+                    Ok(())
+                }
+                Some(case) if self.in_case => {
+                    case.lines.push(frame_line(place, text)?);
+                    Ok(())
+                }
+                _ => Err(format!(
+                    "`{word}` comes after `case NAME`; before it there are only routes"
+                )),
+            },
+        }
+    }
+}
+
+/// `WHEN: FRAME -> OUTCOME`.
+fn frame_line(place: &Place, text: &str) -> Result<Line, String> {
+    let parts = text.split_once(": ").and_then(|(when, rest)| {
+        let (frame, outcome) = rest.split_once(" -> ")?;
+        Some((when, frame, outcome))
+    });
+    let (when, frame, outcome) =
+        parts.ok_or_else(|| format!("`{text}` is not `MODES [@PORT] [OPTION]...: FRAME -> OUTCOME`"))?;
+    let mut words = when.split(' ');
+    let modes = modes(words.next().unwrap_or_default())?;
+    let mut tc = [false, true].as_slice();
+    let (mut port, mut headroom) = ("core", None);
+    let (mut unknown, mut icmp_via) = (UnknownPolicy::Punt, IcmpVia::Auto);
+    for word in words {
+        match word {
+            "+tc" => tc = &[true],
+            "-tc" => tc = &[false],
+            "unknown=drop" => unknown = UnknownPolicy::Drop,
+            "unknown=pass" => unknown = UnknownPolicy::Pass,
+            "icmp-via=lsp" => icmp_via = IcmpVia::Lsp,
+            "icmp-via=ip" => icmp_via = IcmpVia::Ip,
+            _ => match (word.strip_prefix('@'), word.strip_prefix("headroom=")) {
+                (Some(kind), _) if lab::PORT_KINDS.contains(&kind) => port = kind,
+                (_, Some(bytes)) if bytes.parse::<usize>().is_ok_and(|bytes| bytes.is_multiple_of(4)) => {
+                    headroom = bytes.parse().ok();
+                }
+                _ => {
+                    return Err(format!(
+                        "`{word}` is none of @{}, +tc, -tc, unknown=drop, unknown=pass, icmp-via=lsp, icmp-via=ip, \
+                         headroom=BYTES (a multiple of 4)",
+                        lab::PORT_KINDS.join(", @")
+                    ));
+                }
+            },
+        }
+    }
+    let with = |&mode, &tc| Options {
+        mode,
+        tc,
+        unknown,
+        icmp_via,
+    };
+    let options = modes.iter().flat_map(|mode| tc.iter().map(move |tc| with(mode, tc)));
+    let frame = Frame::read(frame)?.to_bytes();
+    if frame.len() < ETH_HLEN {
+        return Err("shorter than an Ethernet header: no driver hands that up".into());
+    }
+    let (verdict, output, after) = parse_outcome(outcome, &frame, unknown)?;
+    Ok(Line {
+        place: place.clone(),
+        text: text.to_owned(),
+        options: options.collect(),
+        port: port.to_owned(),
+        headroom,
+        frame,
+        verdict,
+        output,
+        after,
+        no_veth: None,
+    })
+}
+
+fn modes(word: &str) -> Result<Vec<TtlMode>, String> {
+    let one = |word| match word {
+        "uniform" => Ok(TtlMode::Uniform),
+        "pipe" => Ok(TtlMode::Pipe),
+        "linux" => Ok(TtlMode::Linux),
+        _ => Err(format!(
+            "`{word}` is no TTL mode: uniform, pipe, linux, several with commas, or any"
+        )),
+    };
+    match word {
+        "any" => Ok(vec![TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux]),
+        _ => word.split(',').map(one).collect(),
+    }
+}
+
+fn parse_outcome(text: &str, received: &[u8], unknown: UnknownPolicy) -> Result<(Verdict, Vec<u8>, After), String> {
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let reason = Reason::ALL
+        .iter()
+        .find(|reason| reason.name() == word.trim_end_matches(','));
+    if let Some(&reason) = reason {
+        let after = match (reason, unknown, reason.is_punted()) {
+            (Reason::NoRoute, UnknownPolicy::Drop, _) | (_, _, false) => After::Nothing,
+            (Reason::NoRoute, UnknownPolicy::Pass, _) => After::Passed,
+            _ => {
+                let outcome = Outcome::ALL.iter().find(|outcome| outcome.name() == rest);
+                let names = || Vec::from_iter(Outcome::ALL.iter().map(|outcome| outcome.name())).join(", ");
+                let outcome = outcome.ok_or_else(|| {
+                    format!(
+                        "the slow path gets it, so `{word}, OUTCOME`, and `{rest}` is none of {}",
+                        names()
+                    )
+                })?;
+                After::Punted(*outcome, Vec::new())
+            }
+        };
+        if !matches!(after, After::Punted(..)) && !rest.is_empty() {
+            return Err(format!(
+                "`{rest}`: the slow path gets no frames of the reason {} here",
+                reason.name()
+            ));
+        }
+        return Ok((Verdict::Exception(reason), received.to_vec(), after));
+    }
+    match word {
+        "untouched" if rest.is_empty() => Ok((Verdict::Pass, received.to_vec(), After::Nothing)),
+        "kernel" => Ok((Verdict::Pass, Frame::read(rest)?.to_bytes(), After::Nothing)),
+        _ => {
+            let (port, frame) = to_neighbour(word, rest)?;
+            Ok((Verdict::Forward { port }, frame.to_bytes(), After::Nothing))
+        }
+    }
+}
+
+fn neighbour(dev: &str) -> Result<lab::Neighbour, String> {
+    let found = lab::neighbours().into_iter().find(|neighbour| neighbour.dev == dev);
+    found.ok_or_else(|| {
+        let names = Vec::from_iter(lab::neighbours().iter().map(|neighbour| neighbour.dev)).join(", ");
+        format!("there is no neighbour `{dev}`: {names}; or `untouched`, `kernel FRAME`, the name of a reason")
+    })
+}
+
+/// A frame as it goes to the neighbour behind `dev`, and the port that it leaves by.
+fn to_neighbour(dev: &str, frame: &str) -> Result<(u16, Frame), String> {
+    let adjacency = neighbour(dev)?.adjacency;
+    let adjacency = adjacency.ok_or_else(|| format!("the neighbour `{dev}` has no MAC address"))?;
+    let mut frame = Frame::read(frame)?;
+    frame.destination = adjacency.destination();
+    frame.source = adjacency.source();
+    Ok((adjacency.port(), frame))
+}
+
+/// `sends NEIGHBOUR FRAME`, `sends by-ip PACKET` or `no-veth WHY`.
+fn line_detail(line: &mut Line, text: &str) -> Result<(), String> {
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    match (word, &mut line.after) {
+        ("no-veth", _) if !rest.is_empty() => line.no_veth = Some(rest.to_owned()),
+        ("sends", After::Punted(_, sent)) => {
+            let (to, frame) = rest.split_once(' ').unwrap_or((rest, ""));
+            if to == "by-ip" {
+                let mut frame = Frame::read(frame)?;
+                complete(&mut frame, &line.frame);
+                sent.push(Sent::ByIp(frame.payload.to_bytes()));
+            } else {
+                let (port, mut frame) = to_neighbour(to, frame)?;
+                complete(&mut frame, &line.frame);
+                sent.push(Sent::To {
+                    dev: to.to_owned(),
+                    port,
+                    frame: frame.to_bytes(),
+                });
+            }
+        }
+        _ => {
+            return Err(format!(
+                "`{text}` is neither `sends NEIGHBOUR FRAME` or `sends by-ip PACKET`, which an exception that the slow path \
+                 gets may have, nor `no-veth WHY`"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// An ICMP error quotes the packet and shows the stack as received, unless it says otherwise. ICMPv6 Packet Too Big has no
+/// extension (RFC 4884 section 4.5).
+fn complete(frame: &mut Frame, received: &[u8]) {
+    if let Payload::Ip(Packet {
+        icmp: Some(icmp),
+        destination,
+        ..
+    }) = &mut frame.payload
+    {
+        let received = anatomy(received);
+        icmp.quotes.get_or_insert_with(|| ip_packet(received.payload).to_vec());
+        if !(destination.is_ipv6() && icmp.kind == 2) {
+            icmp.shows.get_or_insert(received.stack);
+        }
+    }
+}
+
+/// Without what follows the packet in the frame.
+fn ip_packet(payload: &[u8]) -> &[u8] {
+    let length = match *payload {
+        [first, _, high, low, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([high, low])),
+        [_, _, _, _, high, low, ..] => 40 + usize::from(u16::from_be_bytes([high, low])),
+        _ => payload.len(),
+    };
+    payload.get(..length).unwrap_or(payload)
+}
+
+/// What the kernel's frame with a packet of [`Sent::ByIp`] looks like, behind the port `core`.
+pub fn routed_by_kernel(packet: &[u8]) -> Vec<u8> {
+    let ethertype: u16 = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
+        0x86dd
+    } else {
+        0x0800
+    };
+    [&PEER_MAC.0, &OWN_MAC.0, &ethertype.to_be_bytes()[..], packet].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads one file with this in it, and returns what was wrong with it.
+    fn problems(text: &str) -> Vec<String> {
+        let directory = std::env::temp_dir().join(format!("mplsxdp-cases-{}-{:p}", std::process::id(), text));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("topic.txt"), text).unwrap();
+        let read = read(&directory);
+        fs::remove_dir_all(&directory).unwrap();
+        let problems = read.err().unwrap_or_default();
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_example_in_the_readme_is_a_case() {
+        let readme = fs::read_to_string(super::super::source_tree().join("conformance/README.md")).unwrap();
+        let example = readme
+            .split("```")
+            .nth(1)
+            .and_then(|block| block.strip_prefix("text\n"));
+        assert_eq!(problems(example.unwrap()), [""; 0]);
+        assert!(example.unwrap().contains("sends "));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_where_and_what_would_be_right() {
+        let good = "route 100 as 110 via inet 192.0.2.2 dev a\ncase name\nrules x\n";
+        assert_eq!(problems(&format!("{good}any: [100 64] ip -> a [110 63] ip\n")), [""; 0]);
+        for (line, says) in [
+            ("every: ip -> untouched", "uniform, pipe, linux"),
+            ("any @eth1: ip -> untouched", "@core"),
+            ("any: ip", "FRAME -> OUTCOME"),
+            ("any: [100 64 ip -> untouched", "does not belong in the frame"),
+            ("any: [100 64] ip -> nobody [110 63] ip", "a, b, narrow"),
+            ("any: [100 1] ip -> ttl-expired", "time-exceeded"),
+            (
+                "any: [3 1] ip -> implicit-null, malformed",
+                "gets no frames of the reason",
+            ),
+            ("any: hex 00 -> untouched\n    sends a ip", "sends by-ip PACKET"),
+            ("route 100 as 111 via inet 192.0.2.2 dev b", "already"),
+            ("route 101 as x via inet 192.0.2.2 dev b", "^"),
+            ("case name\nrules x\nany: ip -> untouched", "is at"),
+            ("case other-name", "cites no rule"),
+            ("any @labels: ip -> untouched", "no-veth WHY"),
+        ] {
+            let found = problems(&format!("{good}any: ip -> untouched\n{line}\n"));
+            assert!(
+                found
+                    .iter()
+                    .any(|problem| problem.contains(says) && problem.contains("topic.txt:")),
+                "{line}: {found:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Runs cases on the host: the forwarding core on memory, and the slow path with what it does not forward.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use mplsxdp::dataplane::Tables as _;
+use mplsxdp::dataplane::frame::MemoryFrame;
+use mplsxdp::dataplane::memory::{AtPort, MemoryTables};
+use mplsxdp::lfib::Lfib;
+use mplsxdp::lfib::route::RouteKey;
+use mplsxdp::slowpath::outcome::Outcome;
+use mplsxdp::slowpath::{self, Action, Rate, Received, SlowPath, World};
+use mplsxdp_common::abi::{Reason, Settings};
+use mplsxdp_common::forward::Verdict;
+
+use super::cases::{After, Case, Line, Options, Sent};
+use super::notation::{OWN_V4, OWN_V6, show};
+use super::{Failure, lab};
+
+/// A box in memory.
+pub struct Host {
+    lfib: Lfib<MemoryTables>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            lfib: lab::install(MemoryTables::with_capacity(lab::CAPACITY)),
+        }
+    }
+}
+
+/// Runs every line of these cases with all its options.
+pub fn run(cases: &[&Case]) -> Vec<Failure> {
+    let mut host = Host::default();
+    let mut failures = Vec::new();
+    for case in cases {
+        for line in &case.lines {
+            for options in &line.options {
+                let checked = host.check(line, options);
+                failures.extend(checked.err().map(|why| Failure::new(case, line, options, why)));
+            }
+        }
+    }
+    failures
+}
+
+impl Host {
+    /// What the core does with the frame of a line.
+    pub fn forward(&mut self, line: &Line, options: &Options) -> lab::Outcome {
+        let settings = options.settings();
+        self.lfib
+            .tables_mut()
+            .store_port(settings.port() as u16, line.port_word());
+        let headroom = line.headroom.unwrap_or(MemoryFrame::HEADROOM);
+        let frame = MemoryFrame::with_headroom(&line.frame, headroom);
+        lab::run_in(self.lfib.tables(), settings, frame)
+    }
+
+    /// The counter slot of a route.
+    pub fn slot(&self, key: RouteKey) -> Option<u32> {
+        Some(self.lfib.get(key)?.counter_slot)
+    }
+
+    /// The error says what came out instead.
+    pub fn check(&mut self, line: &Line, options: &Options) -> Result<(), String> {
+        let outcome = self.forward(line, options);
+        if (outcome.verdict, &outcome.frame) != (line.verdict, &line.output) {
+            return Err(format!(
+                " in   {}\n want {:?} {}\n got  {:?} {}",
+                show(&line.frame),
+                line.verdict,
+                show(&line.output),
+                outcome.verdict,
+                show(&outcome.frame)
+            ));
+        }
+        match &line.after {
+            After::Punted(outcome, sent) => self.check_slow_path(line, options, *outcome, sent),
+            After::Nothing | After::Passed => Ok(()),
+        }
+    }
+
+    fn check_slow_path(&self, line: &Line, options: &Options, outcome: Outcome, sent: &[Sent]) -> Result<(), String> {
+        let unlimited = Rate {
+            per_second: 0,
+            burst: 0,
+        };
+        let mut slow_path = SlowPath::new(slowpath::Options {
+            icmp_via: options.icmp_via,
+            icmp_rate: unlimited,
+            icmp_source_rate: unlimited,
+            ..slowpath::Options::default()
+        });
+        let world = Here {
+            tables: self.lfib.tables(),
+            settings: options.settings(),
+        };
+        let received = Received {
+            port: options.settings().port() as u16,
+            frame: &line.frame,
+            trimmed: 0,
+        };
+        let mut got = Vec::new();
+        let mut emit = |action: Action<'_>| match action {
+            Action::Transmit { port, frame } => got.push((Some(port), frame.to_vec())),
+            Action::SendByIp { packet } | Action::Deliver { packet } => got.push((None, packet.to_vec())),
+            Action::Resolve { .. } | Action::Report(_) => {}
+        };
+        slow_path.receive(received, &world, Instant::now(), &mut emit);
+        // No next hop answers.
+        while let Some(deadline) = slow_path.next_deadline() {
+            slow_path.poll(&world, deadline, &mut emit);
+        }
+        let want: Vec<_> = sent.iter().map(as_action).collect();
+        let counted = slow_path.counters().get(outcome);
+        if (&got, counted) == (&want, 1) {
+            return Ok(());
+        }
+        let outcomes = Outcome::ALL
+            .iter()
+            .filter(|&&outcome| slow_path.counters().get(outcome) > 0);
+        let outcomes: Vec<_> = outcomes.map(|outcome| outcome.name()).collect();
+        Err(format!(
+            " in   {}\n the slow path is to end with {} and to send{}\n it ended with {} and sent{}",
+            show(&line.frame),
+            outcome.name(),
+            show_all(&want),
+            outcomes.join(", "),
+            show_all(&got)
+        ))
+    }
+}
+
+fn as_action(sent: &Sent) -> (Option<u16>, Vec<u8>) {
+    match sent {
+        Sent::To { port, frame, .. } => (Some(*port), frame.clone()),
+        Sent::ByIp(packet) => (None, packet.clone()),
+    }
+}
+
+fn show_all(frames: &[(Option<u16>, Vec<u8>)]) -> String {
+    if frames.is_empty() {
+        return " nothing".into();
+    }
+    let each = frames.iter().map(|(port, frame)| match port {
+        Some(port) => format!("\n      port {port} {}", show(frame)),
+        None => format!("\n      by IP {frame:02x?}"),
+    });
+    each.collect()
+}
+
+/// What the slow path knows of the box.
+struct Here<'a> {
+    tables: &'a MemoryTables,
+    settings: Settings,
+}
+
+impl World for Here<'_> {
+    type Tables<'b>
+        = AtPort<'b>
+    where
+        Self: 'b;
+
+    fn tables_at(&self, port: u16) -> AtPort<'_> {
+        self.tables.at_port(self.settings.with_port(port.into()))
+    }
+
+    fn source_address(&self, _port: u16, remote: IpAddr) -> Option<IpAddr> {
+        Some(if remote.is_ipv4() { OWN_V4.into() } else { OWN_V6.into() })
+    }
+
+    fn is_broadcast(&self, address: IpAddr) -> bool {
+        address == lab::OWN_BROADCAST
+    }
+
+    fn has_specific_route(&self, destination: IpAddr) -> bool {
+        let routes = lab::KERNEL_ROUTES
+            .iter()
+            .filter_map(|route| route.parse::<IpNet>().ok());
+        routes.into_iter().any(|route| route.contains(&destination))
+    }
+}
+
+/// The reason that an outcome is counted for in the fast path: the host knows nothing of the DEVMAP.
+pub fn counted_reason(verdict: Verdict) -> Option<Reason> {
+    match verdict {
+        Verdict::Exception(reason) => Some(reason),
+        Verdict::Forward { port } if !lab::TX_PORTS.contains(&port) => Some(Reason::NoPort),
+        Verdict::Forward { .. } | Verdict::Pass => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::suite;
+    use super::*;
+
+    /// Headers, the first of the data, and the last byte: of the data between them one is as good as another.
+    fn some_bytes(length: usize) -> impl Iterator<Item = usize> {
+        (0..length.min(80)).chain(length.checked_sub(1))
+    }
+
+    /// The suite can fail: a case with a byte of what is expected changed does not pass.
+    #[test]
+    fn a_wrong_byte_in_what_is_expected_is_noticed() {
+        let mut host = Host::default();
+        for line in suite().cases.iter().flat_map(|case| &case.lines) {
+            let options = &line.options[0];
+            assert_eq!(host.check(line, options), Ok(()), "{}", line.place);
+            for index in some_bytes(line.output.len()) {
+                let mut wrong = Line {
+                    after: After::Nothing,
+                    ..line.clone()
+                };
+                wrong.output[index] ^= 0x10;
+                assert!(host.check(&wrong, options).is_err(), "{} byte {index}", line.place);
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_in_what_the_slow_path_is_to_send_is_noticed() {
+        let host = Host::default();
+        let mut seen = 0;
+        for line in suite().cases.iter().flat_map(|case| &case.lines) {
+            let After::Punted(outcome, sent) = &line.after else {
+                continue;
+            };
+            let options = &line.options[0];
+            for number in 0..sent.len() {
+                let length = as_action(&sent[number]).1.len();
+                for index in some_bytes(length) {
+                    let mut wrong = sent.clone();
+                    match &mut wrong[number] {
+                        Sent::To { frame, .. } => frame[index] ^= 0x10,
+                        Sent::ByIp(packet) => packet[index] ^= 0x10,
+                    }
+                    let checked = host.check_slow_path(line, options, *outcome, &wrong);
+                    assert!(checked.is_err(), "{} frame {number} byte {index}", line.place);
+                }
+                let fewer = [&sent[..number], &sent[number + 1..]].concat();
+                assert!(
+                    host.check_slow_path(line, options, *outcome, &fewer).is_err(),
+                    "{}",
+                    line.place
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 0, "no case has anything sent by the slow path");
+    }
+}

@@ -1,0 +1,179 @@
+//! Runs cases on the XDP program in the kernel by BPF_PROG_TEST_RUN: the program as the controller loads it, with its tables
+//! in maps. What it redirects is decided on, not sent; the slow path has no part in this. Needs root.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::{TestRun, TestRunOptions};
+use mplsxdp::dataplane::Tables as _;
+use mplsxdp::dataplane::kernel::KernelTables;
+use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
+use mplsxdp::lfib::Lfib;
+use mplsxdp_common::abi::{Counter, Reason};
+use mplsxdp_common::forward::Verdict;
+
+use super::cases::{After, Case, Line, Options};
+use super::host::{Host, counted_reason};
+use super::notation::show;
+use super::{Failure, lab};
+
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
+pub const XDP_REDIRECT: u32 = 4;
+/// Present in every network namespace; a redirect to it is decided on, TEST_RUN does not carry it out.
+pub const LOOPBACK: u32 = 1;
+/// Room in front of a frame in TEST_RUN's output for the most labels that can be pushed.
+const ROOM: usize = 64;
+/// Of TEST_RUN's 256 bytes of headroom the kernel keeps some for a `struct xdp_frame`, as for a driver's. Metadata, which
+/// lies in front of the frame, takes up the rest.
+pub const HEADROOM: usize = 216;
+
+/// What TEST_RUN said.
+#[derive(PartialEq)]
+pub struct Ran {
+    pub action: u32,
+    pub frame: Vec<u8>,
+}
+
+/// Runs the program on a frame. The first `metadata` bytes of `data` are XDP metadata, which lies in the headroom.
+pub fn test_run(program: &mut Program, data: &[u8], metadata: u32) -> Result<Ran> {
+    test_run_in_buffers(program, data, metadata, data.len())
+}
+
+/// The same, with the first `linear` bytes in the first buffer, or as many as it takes, and the rest in others. Kernels before
+/// 6.18 take all but whole frames for an error.
+pub fn test_run_in_buffers(program: &mut Program, data: &[u8], metadata: u32, linear: usize) -> Result<Ran> {
+    // `struct xdp_md`: data, data_end, data_meta, then indexes.
+    let context: Vec<u8> = [metadata, linear as u32, 0, 0, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let mut out = vec![0; data.len() + ROOM];
+    let result = program.xdp()?.test_run(TestRunOptions {
+        data_in: Some(data),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::new()
+    })?;
+    out.truncate(result.data_size_out as usize);
+    Ok(Ran {
+        action: result.return_value,
+        frame: out,
+    })
+}
+
+/// The sizes of the lab's tables.
+pub const SIZES: Sizes = Sizes {
+    labels: lab::CAPACITY.labels,
+    stacks: lab::CAPACITY.stacks,
+    groups: lab::CAPACITY.groups,
+    counter_slots: lab::CAPACITY.counter_slots,
+};
+
+/// Runs every line of these cases with all its options.
+pub fn run(cases: &[&Case]) -> Result<Vec<Failure>> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this loads the XDP program into the kernel: run it as root, as `cargo xtask conformance` does"
+    );
+    let loader = Loader::new(SIZES)?;
+    let mut tables = KernelTables::open(loader.pins(), 0)?;
+    for port in lab::TX_PORTS {
+        tables.set_tx_port(port, LOOPBACK)?;
+    }
+    let mut kernel = Kernel {
+        loader,
+        programs: HashMap::new(),
+        lfib: lab::install(tables),
+        host: Host::default(),
+        reasons: HashMap::new(),
+        routes: HashMap::new(),
+    };
+    let mut failures = Vec::new();
+    for case in cases {
+        for line in &case.lines {
+            for options in &line.options {
+                let wrong = kernel.check(line, options).with_context(|| format!("{}", line.place))?;
+                failures.extend((!wrong.is_empty()).then(|| Failure::new(case, line, options, wrong)));
+            }
+        }
+    }
+    Ok(failures)
+}
+
+struct Kernel {
+    loader: Loader,
+    /// By port: each has other settings.
+    programs: HashMap<u32, Program>,
+    lfib: Lfib<KernelTables>,
+    /// Says which routes count.
+    host: Host,
+    /// What the counters are.
+    reasons: HashMap<(u32, Reason), Counter>,
+    routes: HashMap<u32, Counter>,
+}
+
+impl Kernel {
+    /// What is wrong, or nothing.
+    fn check(&mut self, line: &Line, options: &Options) -> Result<String> {
+        let settings = options.settings();
+        let port = settings.port();
+        if !self.programs.contains_key(&port) {
+            self.programs.insert(port, self.loader.program(settings)?);
+        }
+        let program = self.programs.get_mut(&port).context("the program was just loaded")?;
+        self.lfib.tables_mut().store_port(port as u16, line.port_word());
+        let metadata = line.headroom.map_or(0, |bytes| HEADROOM - bytes.min(HEADROOM));
+        let mut ran = test_run(
+            program,
+            &[&vec![0; metadata], &line.frame[..]].concat(),
+            metadata as u32,
+        )?;
+        ran.frame.drain(..metadata);
+
+        let reason = counted_reason(line.verdict);
+        let action = match (line.verdict, reason) {
+            (_, Some(_)) if line.after == After::Passed => XDP_PASS,
+            (_, Some(_)) => XDP_DROP,
+            (Verdict::Pass, None) => XDP_PASS,
+            (_, None) => XDP_REDIRECT,
+        };
+        let mut wrong = String::new();
+        if (ran.action, &ran.frame) != (action, &line.output) {
+            wrong += &format!(
+                " in   {}\n want XDP action {action} {}\n got  XDP action {} {}\n",
+                show(&line.frame),
+                show(&line.output),
+                ran.action,
+                show(&ran.frame)
+            );
+        }
+        if let Some(reason) = reason {
+            let counter = self.reasons.entry((port, reason)).or_default();
+            counter.packets += 1;
+            counter.bytes += line.output.len() as u64;
+        }
+        for &reason in Reason::ALL {
+            let counted = self.lfib.tables().reason_counter(port as u16, reason)?;
+            wrong += &difference(reason.name(), self.reasons.entry((port, reason)).or_default(), counted);
+        }
+        for (slot, counter) in self.host.forward(line, options).counted {
+            let expected = self.routes.entry(slot).or_default();
+            expected.packets += counter.packets;
+            expected.bytes += counter.bytes;
+            let counted = self.lfib.tables().route_counter(slot)?;
+            wrong += &difference(&format!("slot {slot}"), expected, counted);
+        }
+        Ok(wrong)
+    }
+}
+
+/// Says how the two differ, and goes on from what the kernel has: each difference is told once.
+fn difference(what: &str, expected: &mut Counter, counted: Counter) -> String {
+    let wanted = std::mem::replace(expected, counted);
+    if wanted == counted {
+        String::new()
+    } else {
+        format!(" counter of {what}: want {wanted:?}, got {counted:?}\n")
+    }
+}

@@ -1,0 +1,116 @@
+//! The conformance suite: rules of the RFCs and of `docs/semantics.md`, and cases that show them. Both are files in
+//! `conformance/`, for people to read and to add to; here they are read, run and made a table of.
+//!
+//! A case is a frame and what becomes of it. It is run three times: by the forwarding core and the slow path on the host
+//! ([`host`]), by the XDP program through BPF_PROG_TEST_RUN ([`kernel`]), and by `mplsxdp load` between real veth ports
+//! ([`veth`]).
+
+pub mod cases;
+pub mod host;
+pub mod kernel;
+pub mod lab;
+pub mod notation;
+mod problem;
+pub mod random;
+pub mod report;
+pub mod rules;
+pub mod veth;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use mplsxdp::lfib::route::Route;
+
+pub use cases::{Case, Line};
+pub use problem::{Place, Problem};
+use rules::Source;
+
+/// Where the data files are, if not in the source tree.
+const DIRECTORY_VARIABLE: &str = "MPLSXDP_CONFORMANCE";
+
+/// All that the data files say.
+pub struct Suite {
+    pub cases: Vec<Case>,
+    pub routes: Vec<Route>,
+    pub rules: Vec<Source>,
+}
+
+impl Suite {
+    /// Reads the files; the error has everything that is wrong in them.
+    pub fn read() -> Result<Self, Vec<Problem>> {
+        let directory = directory();
+        let (cases, rules) = (
+            cases::read(&directory.join("cases")),
+            rules::read(&directory.join("rules")),
+        );
+        match (cases, rules) {
+            (Ok(cases), Ok(rules)) => {
+                let problems = rules::check(&rules, &cases.cases);
+                if problems.is_empty() {
+                    Ok(Self {
+                        cases: cases.cases,
+                        routes: cases.routes,
+                        rules,
+                    })
+                } else {
+                    Err(problems)
+                }
+            }
+            (cases, rules) => {
+                let problems = [cases.err(), rules.err()];
+                Err(problems.into_iter().flatten().flatten().collect())
+            }
+        }
+    }
+
+    /// The cases whose names contain this.
+    pub fn named<'a>(&'a self, part: &str) -> Vec<&'a Case> {
+        self.cases.iter().filter(|case| case.name.contains(part)).collect()
+    }
+}
+
+/// The suite, read once. Panics where it cannot be read: what is wrong is then for the person who wrote it.
+pub fn suite() -> &'static Suite {
+    static SUITE: OnceLock<Suite> = OnceLock::new();
+    SUITE.get_or_init(|| {
+        Suite::read().unwrap_or_else(|problems| {
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            panic!("the conformance suite cannot be read:\n{}", problems.join("\n"))
+        })
+    })
+}
+
+fn directory() -> PathBuf {
+    std::env::var_os(DIRECTORY_VARIABLE).map_or_else(|| source_tree().join("conformance"), PathBuf::from)
+}
+
+/// The root of the source tree.
+fn source_tree() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// A case that did not come out as written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Its name.
+    pub case: String,
+    /// The line, the options, and what came out instead.
+    pub text: String,
+}
+
+impl Failure {
+    fn new(case: &Case, line: &Line, options: &cases::Options, why: impl fmt::Display) -> Self {
+        let cases::Options { mode, tc, .. } = options;
+        Self {
+            case: case.name.clone(),
+            text: format!("{}: {}\n  {mode:?}, TC propagation {tc}\n{why}", line.place, line.text),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.case, self.text)
+    }
+}

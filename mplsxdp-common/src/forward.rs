@@ -133,12 +133,13 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     Verdict::from_code(forward_any(frame, tables))
 }
 
-/// An untagged labelled frame for this box. `None` where its label is this box's own: [`forward_any`] looks at what is beneath.
+/// An untagged labelled frame for this box. `None` where its label is this box's own, or has several next hops: that is for
+/// [`forward_any`].
 #[inline(always)]
 fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
     let lse = load_lse(frame, ETH_HLEN)?;
     let (entry, _) = ilm(tables, lse)?;
-    if entry.op() == Op::Local {
+    if matches!(entry.op(), Op::Local | Op::Group) {
         return Ok(None);
     }
     if lse.ttl() <= 1 {
@@ -149,7 +150,7 @@ fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Option<Verd
         ttl: lse.ttl(),
         offset: ETH_HLEN,
     };
-    label_operation(frame, tables, entry, top).map(Some)
+    label_operation(frame, tables, entry, entry.slot(), top).map(Some)
 }
 
 /// Any frame. A call of its own, which keeps its size and its registers off the common case.
@@ -177,12 +178,40 @@ fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
     }
     // The verifier is not to follow what comes once for each number of tags.
     let l2_len = frame.opaque(arrival.l2_len) & L2_LEN_MASK;
-    match arrival.ethertype {
-        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => pop_local(frame, tables, port, l2_len),
-        ETH_P_MPLS_UC => Err(Reason::PortDisabled),
-        ETH_P_IP if port.has(PortWord::IMPOSE) => ingress(frame, tables, port, l2_len, Family::V4),
-        ETH_P_IPV6 if port.has(PortWord::IMPOSE) => ingress(frame, tables, port, l2_len, Family::V6),
-        _ => Ok(Verdict::Pass),
+    let (ip, popped) = match arrival.ethertype {
+        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => match pop_local(frame, tables, l2_len)? {
+            Left::Label(entry, top) => {
+                let slot = entry.slot();
+                let entry = one_next_hop(tables, entry, || flow_hash(frame, top.offset, tables.hash_seed()));
+                return label_operation(frame, tables, entry, slot, top);
+            }
+            Left::Ip(ip) => (ip, true),
+        },
+        ETH_P_MPLS_UC => return Err(Reason::PortDisabled),
+        ETH_P_IP | ETH_P_IPV6 if port.has(PortWord::IMPOSE) => {
+            let family = Family::of(arrival.ethertype);
+            // Only the kernel can say what is wrong with a header that is not right.
+            let Ok(ip) = Ip::load(frame, l2_len, Some(family)) else {
+                return Ok(Verdict::Pass);
+            };
+            ip.refuse_lsp_ping(frame)?;
+            (ip, false)
+        }
+        _ => return Ok(Verdict::Pass),
+    };
+    let entry = ip.ftn(frame, tables)?;
+    match (entry.op(), popped) {
+        (Op::None | Op::Pass, false) => Ok(Verdict::Pass),
+        (Op::None | Op::Pass, true) => {
+            // The tags stay on where the kernel has a device for them.
+            let l2_len = if port.has(PortWord::KERNEL_VLAN) {
+                l2_len
+            } else {
+                ETH_HLEN
+            };
+            hand_up(frame, ip, l2_len)
+        }
+        (_, popped) => impose(frame, tables, entry, ip, popped || !port.has(PortWord::LOCAL)),
     }
 }
 
@@ -237,13 +266,12 @@ const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD)
 }
 
-/// Pops what is this box's own, then does what the ILM says of the label that is left on top, or delivers the payload.
+/// Pops what is this box's own, from the first label at `l2_len` on. Nothing is written yet.
 #[inline(always)]
-fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T, port: PortWord, l2_len: usize) -> Checked<Verdict> {
+fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize) -> Checked<Left> {
     let mut offset = l2_len;
     // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
     let mut handed_down = NOT_HANDED_DOWN;
-    let mut left = None;
     for pops in 0..=MAX_LOCAL_POPS {
         let lse = load_lse(frame, offset)?;
         let ttl = if handed_down == NOT_HANDED_DOWN {
@@ -256,8 +284,7 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T, port: PortWord, l2_
             return Err(Reason::TtlExpired);
         }
         if entry.op() != Op::Local {
-            left = Some(Left::Label(entry, lse, ttl));
-            break;
+            return Ok(Left::Label(entry, Top { lse, ttl, offset }));
         }
         if pops == MAX_LOCAL_POPS {
             return Err(Reason::Malformed);
@@ -288,13 +315,9 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T, port: PortWord, l2_
         // The verifier is not to follow what comes once for each way to get here.
         offset = frame.opaque(offset) & OFFSET_MASK;
         if bottom {
-            left = Some(Left::Payload(Payload {
-                family,
-                mode,
-                label_ttl,
-                tc: lse.tc(),
-            }));
-            break;
+            let mut ip = Ip::load(frame, offset, family)?;
+            ip.after_pop(frame, tables.settings(), mode, label_ttl, lse.tc(), false)?;
+            return Ok(Left::Ip(ip));
         }
         handed_down = if mode == TtlMode::Uniform {
             label_ttl.into()
@@ -302,19 +325,7 @@ fn pop_local<F: Frame, T: Tables>(frame: &mut F, tables: &T, port: PortWord, l2_
             NOT_HANDED_DOWN
         };
     }
-    match left {
-        Some(Left::Label(entry, lse, ttl)) => label_operation(frame, tables, entry, Top { lse, ttl, offset }),
-        Some(Left::Payload(payload)) => {
-            // The tags stay on where the kernel has a device for them.
-            let l2_len = if port.has(PortWord::KERNEL_VLAN) {
-                l2_len
-            } else {
-                ETH_HLEN
-            };
-            deliver(frame, tables, payload, offset, l2_len)
-        }
-        None => Err(Reason::Malformed),
-    }
+    Err(Reason::Malformed)
 }
 
 /// No TTL of a popped label: the one beneath has its own.
@@ -322,8 +333,9 @@ const NOT_HANDED_DOWN: u32 = 256;
 
 /// What is left of a frame when this box's own labels are off.
 enum Left {
-    Label(IlmEntry, Lse, u8),
-    Payload(Payload),
+    Label(IlmEntry, Top),
+    /// As it is once they are off.
+    Ip(Ip),
 }
 
 /// What the label of `lse` maps to, and the only family that an explicit null may have beneath it.
@@ -368,15 +380,15 @@ fn special_label(label: Label, bottom: bool) -> Reason {
     }
 }
 
-/// Swap, swap and push, or pop towards a next hop. The TTL has been found to be at least 2.
+/// Swap, swap and push, or pop towards a next hop, counted in `slot`. The TTL has been found to be at least 2.
 #[inline(always)]
-fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEntry, top: Top) -> Checked<Verdict> {
-    let slot = entry.slot();
-    let entry = if entry.op() == Op::Group {
-        bucket(tables, entry, flow_hash(frame, top.offset, tables.hash_seed()))
-    } else {
-        entry
-    };
+fn label_operation<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    entry: IlmEntry,
+    slot: u32,
+    top: Top,
+) -> Checked<Verdict> {
     // Only where it is asked for: a swap knows no modes.
     let mode = || entry.ttl_propagate().mode(tables.settings().ttl_mode());
     let ttl = top.ttl - 1;
@@ -434,44 +446,19 @@ fn label_operation<F: Frame, T: Tables>(frame: &mut F, tables: &T, entry: IlmEnt
     Ok(egress.verdict())
 }
 
-/// What the group of `entry` does with the flow of this hash.
+/// `entry`, or what its group does with the flow of this hash.
 #[inline(always)]
-fn bucket<T: Tables>(tables: &T, entry: IlmEntry, hash: u32) -> IlmEntry {
-    tables.bucket(entry.operand(), (hash >> 24) as u8)
-}
-
-/// The payload of a stack that ended at this box.
-struct Payload {
-    family: Option<Family>,
-    mode: TtlMode,
-    /// The popped label's TTL less this hop.
-    label_ttl: u8,
-    tc: u8,
-}
-
-/// Imposes labels on a payload anew where the FTN says so, else leaves it to the kernel, behind the first `l2_len` bytes of its
-/// Ethernet header.
-#[inline(always)]
-fn deliver<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    payload: Payload,
-    offset: usize,
-    l2_len: usize,
-) -> Checked<Verdict> {
-    let Payload {
-        family,
-        mode,
-        label_ttl,
-        tc,
-    } = payload;
-    let mut ip = Ip::load(frame, offset, family)?;
-    ip.after_pop(frame, tables.settings(), mode, label_ttl, tc, false)?;
-    let entry = ip.ftn(frame, tables)?;
-    match entry.op() {
-        Op::None | Op::Pass => {}
-        _ => return impose(frame, tables, entry, ip, true),
+fn one_next_hop<T: Tables>(tables: &T, entry: IlmEntry, hash: impl FnOnce() -> u32) -> IlmEntry {
+    if entry.op() == Op::Group {
+        tables.bucket(entry.operand(), (hash() >> 24) as u8)
+    } else {
+        entry
     }
+}
+
+/// Leaves a packet whose labels are off to the kernel, behind the first `l2_len` bytes of its Ethernet header.
+#[inline(always)]
+fn hand_up<F: Frame>(frame: &mut F, ip: Ip, l2_len: usize) -> Checked<Verdict> {
     // Addresses and first tag, and second tag: of an untagged frame, what is behind them is written over.
     let (macs, tag) = (
         frame.load::<{ ETH_HLEN + 2 }>(0).ok_or(Reason::Malformed)?,
@@ -485,27 +472,6 @@ fn deliver<F: Frame, T: Tables>(
     Ok(Verdict::Pass)
 }
 
-/// An unlabelled IP packet for this box's MAC: imposed where the FTN says so, else the kernel's, also where its header is such
-/// that only the kernel can say what is wrong with it.
-#[inline(always)]
-fn ingress<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    port: PortWord,
-    l2_len: usize,
-    family: Family,
-) -> Checked<Verdict> {
-    let Ok(ip) = Ip::load(frame, l2_len, Some(family)) else {
-        return Ok(Verdict::Pass);
-    };
-    ip.refuse_lsp_ping(frame)?;
-    let entry = ip.ftn(frame, tables)?;
-    match entry.op() {
-        Op::None | Op::Pass => Ok(Verdict::Pass),
-        _ => impose(frame, tables, entry, ip, !port.has(PortWord::LOCAL)),
-    }
-}
-
 /// Pushes the labels of an FTN entry on `ip`. `forwarded`: the packet is not this box's own, so this hop counts.
 #[inline(always)]
 fn impose<F: Frame, T: Tables>(
@@ -517,11 +483,8 @@ fn impose<F: Frame, T: Tables>(
 ) -> Checked<Verdict> {
     let settings = tables.settings();
     let slot = entry.slot();
-    let entry = if entry.op() == Op::Group {
-        bucket(tables, entry, ip_flow_hash(frame, ip.offset, tables.hash_seed()))
-    } else {
-        entry
-    };
+    let at = ip.offset;
+    let entry = one_next_hop(tables, entry, || ip_flow_hash(frame, at, tables.hash_seed()));
     let (received, ttl) = (frame.len(), ip.ttl());
     if ttl <= forwarded as u8 {
         return Err(Reason::TtlExpired);
@@ -608,6 +571,14 @@ enum Family {
 }
 
 impl Family {
+    /// That of the EtherType of IPv4 or IPv6.
+    const fn of(ethertype: u16) -> Self {
+        match ethertype {
+            ETH_P_IP => Self::V4,
+            _ => Self::V6,
+        }
+    }
+
     const fn ethertype(self) -> u16 {
         match self {
             Self::V4 => ETH_P_IP,

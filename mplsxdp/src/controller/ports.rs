@@ -24,6 +24,9 @@ use crate::neighbour::links::Links;
 use crate::neighbour::netlink::Netlink;
 use crate::slowpath::xsk::XskPort;
 
+/// Drivers keep frames of at most this MTU in one buffer.
+const ONE_BUFFER_MTU: u32 = 1500;
+
 /// What a port is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
@@ -197,6 +200,11 @@ impl Ports {
     /// What is frozen into the program of port `number`.
     pub fn settings(&self, number: u16) -> Settings {
         self.settings.with_port(number.into())
+    }
+
+    /// The same with what only the program needs to know.
+    fn program_settings(&self, number: u16, mtu: u32) -> Settings {
+        self.settings(number).with_frags(mtu > ONE_BUFFER_MTU)
     }
 
     /// The kernel's interface whose addresses are those of a port: of a sub-interface without a device of its own, the parent.
@@ -483,7 +491,8 @@ impl Ports {
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
     ) -> anyhow::Result<Attachment> {
-        let program = self.loader.program(self.settings(number))?;
+        let mtu = facts.link.as_ref().map_or(0, |link| link.mtu);
+        let program = self.loader.program(self.program_settings(number, mtu))?;
         let tables = lfib.tables_mut();
         tables.clear_reason_counters(number)?;
         tables.set_tx_port(number, ifindex)?;
@@ -641,9 +650,46 @@ impl Ports {
         if (mac, mtu) == (port.mac, port.mtu) {
             return false;
         }
+        let outgrown = port.mtu <= ONE_BUFFER_MTU && mtu > ONE_BUFFER_MTU;
         (port.mac, port.mtu) = (mac, mtu);
-        lfib.tables_mut().store_port(port.number, port.word());
+        let number = port.number;
+        lfib.tables_mut().store_port(number, port.word());
+        if outgrown && let Err(error) = self.replace_program(number) {
+            warn!(
+                port = &*link.name,
+                %error,
+                "the program that takes large frames did not go onto the interface, which is no port any more"
+            );
+            let sub_interfaces = self.sub_interfaces(number).map(Port::number);
+            let gone: Vec<u16> = sub_interfaces.chain([number]).collect();
+            self.remove_at_once(&gone, lfib);
+        }
         true
+    }
+
+    /// Gives a port the program for the MTU that it has now. If that fails, it has none.
+    fn replace_program(&mut self, number: u16) -> Result<(), AttachError> {
+        let Some(index) = self.ports.iter().position(|port| port.number == number) else {
+            return Ok(());
+        };
+        let program = self
+            .loader
+            .program(self.program_settings(number, self.ports[index].mtu))?;
+        let mut port = self.ports.swap_remove(index);
+        if let Place::Interface {
+            ifindex,
+            attachment,
+            queues,
+        } = port.place
+        {
+            port.place = Place::Interface {
+                ifindex,
+                attachment: attachment.replace(program)?,
+                queues,
+            };
+        }
+        self.ports.push(port);
+        Ok(())
     }
 
     /// Interfaces have changed: sub-interfaces take over what their parents and the kernel's VLAN devices have now. Returns

@@ -11,7 +11,6 @@ use crate::config::XdpMode;
 
 /// A program that is attached to an interface by a bpf_link. Dropping it detaches the program.
 pub struct Attachment {
-    #[expect(dead_code, reason = "held: the link ends when it is dropped")]
     link: FdLink,
     _program: Program,
     pub link_id: u32,
@@ -44,18 +43,36 @@ pub fn attach(mut program: Program, ifindex: u32, mode: XdpMode) -> Result<Attac
         ProgramError::XdpError(XdpError::NetlinkError(error)) => AttachError::Kernel(io::Error::other(error)),
         other => AttachError::Other(Box::new(other)),
     })?;
-    let link: XdpLink = xdp.take_link(id).map_err(Box::new)?;
-    // aya falls back to netlink where the kernel refuses a link with EINVAL; what is attached so would outlive the process.
-    let link = FdLink::try_from(link).map_err(|_| AttachError::NoBpfLink)?;
-    let program_id = xdp.info().map_err(Box::new)?.id();
-    let link_id = link
-        .info()
-        .map(|info: LinkInfo| info.id())
-        .map_err(|error| AttachError::Kernel(io::Error::other(error)))?;
-    Ok(Attachment {
-        link,
-        _program: program,
-        link_id,
-        program_id,
-    })
+    let link = xdp.take_link(id).map_err(Box::new)?;
+    Attachment::of(link, program)
+}
+
+impl Attachment {
+    /// Puts `program` in the place of the one that is attached: every frame meets one of them. If that fails, neither is.
+    pub fn replace(self, mut program: Program) -> Result<Self, AttachError> {
+        let link = XdpLink::try_from(self.link).map_err(|error| AttachError::Kernel(io::Error::other(error)))?;
+        let xdp = program.xdp()?;
+        let id = xdp.attach_to_link(link).map_err(|error| match error {
+            ProgramError::SyscallError(error) => AttachError::Kernel(error.io_error),
+            other => AttachError::Other(Box::new(other)),
+        })?;
+        let link = xdp.take_link(id).map_err(Box::new)?;
+        Self::of(link, program)
+    }
+
+    fn of(link: XdpLink, mut program: Program) -> Result<Self, AttachError> {
+        // aya falls back to netlink where the kernel refuses a link with EINVAL; what is attached so would outlive the process.
+        let link = FdLink::try_from(link).map_err(|_| AttachError::NoBpfLink)?;
+        let program_id = program.xdp()?.info().map_err(Box::new)?.id();
+        let link_id = link
+            .info()
+            .map(|info: LinkInfo| info.id())
+            .map_err(|error| AttachError::Kernel(io::Error::other(error)))?;
+        Ok(Self {
+            link,
+            _program: program,
+            link_id,
+            program_id,
+        })
+    }
 }

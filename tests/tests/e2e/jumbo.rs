@@ -1,20 +1,25 @@
 //! Frames that do not fit one buffer of the driver: an MTU of 9000.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
 use mplsxdp_tests::frame::{Entry, Parsed, ethernet, udp};
 use mplsxdp_tests::icmp::IcmpError;
+use mplsxdp_tests::wait;
 
 use crate::bench::{Bench, NATIVE};
 use crate::test;
 use crate::too_big::{datagram, fragmented, until_outcome};
 
 const MTU: u32 = 9000;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("jumbo::frames_of_9000_bytes_are_switched_whole", switched),
+        test("jumbo::an_mtu_that_grows_while_frames_flow", grown),
         test("jumbo::exceptions_are_answered", answered),
         test("jumbo::fragments_for_a_link_that_takes_less", in_fragments),
     ]
@@ -81,6 +86,48 @@ fn switched() -> Result<()> {
     let status: serde_json::Value = bench.router.json("link show")?;
     ensure!(status.to_string().contains("native"), "{status}");
     bench.router.unload()
+}
+
+/// The program that takes large frames takes the other's place.
+fn grown() -> Result<()> {
+    let bench = Bench::with_mtus(NATIVE, 1500, 1500)?;
+    bench.route("100 as 110")?;
+    let router = bench.router.netns();
+    for (netns, interface) in [
+        (&bench.left_netns, "eth0"),
+        (router, "eth1"),
+        (router, "eth2"),
+        (&bench.right_netns, "eth0"),
+    ] {
+        let small = packet(ETH_P_IP, 1000, 64)?;
+        let sent = bench.labelled(&[Entry::new(100, 64)], &small);
+        bench.expect(interface, &sent, &bench.out_labelled(&[Entry::new(110, 63)], &small))?;
+        netns.ip(&format!("link set dev {interface} mtu {MTU}"))?;
+    }
+    let large = packet(ETH_P_IP, 8900, 64)?;
+    let sent = bench.labelled(&[Entry::new(100, 64)], &large);
+    let expected = bench.out_labelled(&[Entry::new(110, 63)], &large);
+    // The switch learns of its interfaces' MTUs when it does. Until then it answers that the frame is too large.
+    wait::until("a large frame, and nothing else", PATIENCE, || {
+        Ok((bench.forward(&sent)? == [expected.clone()]).then_some(()))
+    })?;
+    wait::until("an end of answers", PATIENCE, || {
+        Ok(bench.right.drain()?.is_empty().then_some(()))
+    })?;
+    let before = bytes_forwarded(&bench)?;
+    bench.expect("a large frame", &sent, &expected)?;
+    ensure!(
+        bytes_forwarded(&bench)? - before == sent.len() as u64,
+        "all of its bytes are counted"
+    );
+    bench.router.unload()
+}
+
+fn bytes_forwarded(bench: &Bench) -> Result<u64> {
+    let routes: serde_json::Value = bench.router.json("--stats route show 100")?;
+    routes[0]["stats"]["bytes"]
+        .as_u64()
+        .with_context(|| format!("no count in {routes}"))
 }
 
 /// The source of an expired jumbo frame is told, with what RFC 4884 has room for.

@@ -7,7 +7,7 @@ use mplsxdp_common::abi::{Op, PortWord, Reason};
 use mplsxdp_common::forward::{Tables, Verdict};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, LSE_LEN, Label, Lse, Mac};
 
-use super::ask::{Received, ask, ask_at};
+use super::ask::{Received, ask, ask_at, ask_in_bucket};
 use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
 use super::limit::Limiter;
 use super::outcome::Outcome;
@@ -130,7 +130,15 @@ impl Answerer {
             Lse::new(lse.label(), icmp::PRECEDENCE, lse.bottom(), UNEXPIRED)
         });
         self.scratch.refill([parts.ethernet, &self.stack, &self.packet], 0);
-        match ask(&mut self.scratch, tables).verdict {
+        let mut answer = ask(&mut self.scratch, tables);
+        if answer.bucket.is_some() {
+            // Of several next hops the packet's own, whatever flow the answer is of.
+            self.scratch.refill([parts.ethernet, &self.stack, parts.payload], 0);
+            let packet = ask(&mut self.scratch, tables);
+            self.scratch.refill([parts.ethernet, &self.stack, &self.packet], 0);
+            answer = ask_in_bucket(&mut self.scratch, tables, packet.bucket);
+        }
+        match answer.verdict {
             Verdict::Forward { port } => {
                 set_ttls(self.scratch.bytes_mut());
                 let frame = self.scratch.bytes();

@@ -31,6 +31,8 @@ pub struct Answer {
     pub adjacency: Option<u16>,
     /// The adjacency that the route or bucket names: the same, or the one that it is the backup of.
     pub next_hop: Option<u16>,
+    /// The bucket that the frame's flow fell into, where its route has several next hops.
+    pub bucket: Option<u8>,
     /// The frame had a Router Alert label on top, and was forwarded by what is beneath.
     pub router_alert: bool,
 }
@@ -42,18 +44,26 @@ pub fn ask<T: Tables>(frame: &mut MemoryFrame, tables: &T) -> Answer {
 
 /// The same at a port that `tables` are not of.
 pub fn ask_at<T: Tables>(frame: &mut MemoryFrame, tables: &T, port: PortWord) -> Answer {
+    ask_noted(frame, &Noted::new(tables, port))
+}
+
+/// The same as [`ask`], if the frame's flow fell into `bucket`, where one is given.
+pub fn ask_in_bucket<T: Tables>(frame: &mut MemoryFrame, tables: &T, bucket: Option<u8>) -> Answer {
+    let port = tables.port(tables.settings().port());
     let noted = Noted {
-        tables,
-        port,
-        label: Cell::new(None),
-        adjacency: Cell::new(None),
-        next_hop: Cell::new(None),
+        given: bucket,
+        ..Noted::new(tables, port)
     };
+    ask_noted(frame, &noted)
+}
+
+fn ask_noted<T: Tables>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answer {
     Answer {
-        verdict: forward(frame, &noted),
+        verdict: forward(frame, noted),
         label: noted.label.get(),
         adjacency: noted.adjacency.get(),
         next_hop: noted.next_hop.get(),
+        bucket: noted.bucket.get(),
         router_alert: false,
     }
 }
@@ -94,6 +104,7 @@ fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_
         label: Some(Label::ROUTER_ALERT),
         adjacency: None,
         next_hop: None,
+        bucket: None,
         router_alert: true,
     };
     let Some((alert, beneath, offset)) = found else {
@@ -156,6 +167,24 @@ struct Noted<'a, T> {
     adjacency: Cell<Option<u16>>,
     /// A frame has one next hop: what is looked up after it is its backup.
     next_hop: Cell<Option<u16>>,
+    /// A frame has one group, too.
+    bucket: Cell<Option<u8>>,
+    /// The bucket to take, whatever the flow is.
+    given: Option<u8>,
+}
+
+impl<'a, T> Noted<'a, T> {
+    fn new(tables: &'a T, port: PortWord) -> Self {
+        Self {
+            tables,
+            port,
+            label: Cell::new(None),
+            adjacency: Cell::new(None),
+            next_hop: Cell::new(None),
+            bucket: Cell::new(None),
+            given: None,
+        }
+    }
 }
 
 impl<T: Tables> Tables for Noted<'_, T> {
@@ -195,6 +224,8 @@ impl<T: Tables> Tables for Noted<'_, T> {
     }
 
     fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+        let bucket = self.given.unwrap_or(bucket);
+        self.bucket.set(Some(bucket));
         self.tables.bucket(group, bucket)
     }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
     Adjacency, Counter, DEFAULT_GROUPS, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord,
-    Reason, Settings, SubInterfaceKey,
+    Reason, Settings, SubInterfaceKey, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -75,7 +75,19 @@ impl MemoryTables {
 
     /// The tables as the program of a port with these settings sees them.
     pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
-        AtPort { tables: self, settings }
+        AtPort {
+            tables: self,
+            settings,
+            has_tags: true,
+        }
+    }
+
+    /// The same as the slow path sees them: its frames have no VLAN tags, neither those that come nor those that go.
+    pub fn without_tags(&self, settings: Settings) -> AtPort<'_> {
+        AtPort {
+            has_tags: false,
+            ..self.at_port(settings)
+        }
     }
 }
 
@@ -178,6 +190,7 @@ impl Tables for MemoryTables {
 pub struct AtPort<'a> {
     tables: &'a MemoryTables,
     settings: Settings,
+    has_tags: bool,
 }
 
 impl forward::Tables for AtPort<'_> {
@@ -208,8 +221,12 @@ impl forward::Tables for AtPort<'_> {
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
         // A slot of the kernel's array that was never written is zero, too.
-        (u32::from(index) < self.tables.capacity.adjacencies)
-            .then(|| self.tables.adjacencies.get(&index).copied().unwrap_or_default())
+        let adjacency = (u32::from(index) < self.tables.capacity.adjacencies)
+            .then(|| self.tables.adjacencies.get(&index).copied().unwrap_or_default())?;
+        Some(match self.has_tags {
+            true => adjacency,
+            false => adjacency.with_tags(VlanTags::NONE),
+        })
     }
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {

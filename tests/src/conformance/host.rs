@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use mplsxdp::dataplane::Tables as _;
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::memory::{AtPort, MemoryTables};
 use mplsxdp::lfib::Lfib;
 use mplsxdp::lfib::route::RouteKey;
 use mplsxdp::slowpath::outcome::Outcome;
 use mplsxdp::slowpath::{self, Action, Rate, Received, SlowPath, World};
-use mplsxdp_common::abi::{Reason, Settings};
-use mplsxdp_common::forward::Verdict;
+use mplsxdp_common::abi::{Adjacency, Reason, Settings, VlanTags};
+use mplsxdp_common::forward::{Arrival, Tables as _, Verdict};
+use mplsxdp_common::wire::ETH_HLEN;
 
 use super::cases::{After, Case, Line, Options, Sent};
 use super::notation::{OWN_V4, OWN_V6, show};
@@ -50,12 +50,20 @@ impl Host {
     /// What the core does with the frame of a line.
     pub fn forward(&mut self, line: &Line, options: &Options) -> lab::Outcome {
         let settings = options.settings();
-        self.lfib
-            .tables_mut()
-            .store_port(settings.port() as u16, line.port_word());
+        lab::store_port(self.lfib.tables_mut(), settings, line.port_word());
         let headroom = line.headroom.unwrap_or(MemoryFrame::HEADROOM);
         let frame = MemoryFrame::with_headroom(&line.frame, headroom);
         lab::run_in(self.lfib.tables(), settings, frame)
+    }
+
+    /// The port that frames of a line count at where they are not forwarded.
+    pub fn counting_port(&self, line: &Line, options: &Options) -> u16 {
+        let settings = options.settings();
+        match counted_reason(line.verdict) {
+            // Found out when the frame had been rewritten.
+            Some(Reason::NoPort) => settings.port() as u16,
+            _ => untag(&line.frame, &self.lfib.tables().at_port(settings)).0,
+        }
     }
 
     /// The counter slot of a route.
@@ -97,14 +105,15 @@ impl Host {
             tables: self.lfib.tables(),
             settings: options.settings(),
         };
+        let (port, untagged) = untag(&line.frame, &world.tables.at_port(world.settings));
         let received = Received {
-            port: options.settings().port() as u16,
-            frame: &line.frame,
+            port,
+            frame: &untagged,
             trimmed: 0,
         };
         let mut got = Vec::new();
         let mut emit = |action: Action<'_>| match action {
-            Action::Transmit { port, frame } => got.push((Some(port), frame.to_vec())),
+            Action::Transmit { port, frame } => got.push((Some(port), tag(frame, port))),
             Action::SendByIp { packet } | Action::Deliver { packet } => got.push((None, packet.to_vec())),
             Action::Resolve { .. } | Action::Report(_) => {}
         };
@@ -132,6 +141,32 @@ impl Host {
         ))
     }
 }
+
+/// The port or sub-interface that a frame arrived at, and the frame without its tags: so the slow path gets it.
+fn untag(frame: &[u8], tables: &AtPort<'_>) -> (u16, Vec<u8>) {
+    let own = tables.settings().port();
+    let arrival = Arrival::of(&MemoryFrame::new(frame), tables).expect("every frame of a case has an Ethernet header");
+    let mut untagged = frame.to_vec();
+    untagged.drain(MACS_LEN..MACS_LEN + arrival.l2_len - ETH_HLEN);
+    (arrival.port.unwrap_or(own) as u16, untagged)
+}
+
+/// A frame as it leaves by a port.
+fn tag(frame: &[u8], port: u16) -> Vec<u8> {
+    let adjacencies = lab::neighbours()
+        .into_iter()
+        .filter_map(|neighbour| neighbour.adjacency);
+    let tags = adjacencies
+        .into_iter()
+        .find(|adjacency| adjacency.port() == port)
+        .map_or(VlanTags::NONE, Adjacency::tags);
+    let mut tagged = frame.to_vec();
+    tagged.splice(MACS_LEN..MACS_LEN, tags.to_bytes().into_iter().take(tags.len_bytes()));
+    tagged
+}
+
+/// Destination and source.
+const MACS_LEN: usize = 12;
 
 fn as_action(sent: &Sent) -> (Option<u16>, Vec<u8>) {
     match sent {
@@ -164,7 +199,7 @@ impl World for Here<'_> {
         Self: 'b;
 
     fn tables_at(&self, port: u16) -> AtPort<'_> {
-        self.tables.at_port(self.settings.with_port(port.into()))
+        self.tables.without_tags(self.settings.with_port(port.into()))
     }
 
     fn source_address(&self, _port: u16, remote: IpAddr) -> Option<IpAddr> {

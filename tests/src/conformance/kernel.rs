@@ -109,7 +109,7 @@ struct Kernel {
     /// Says which routes count.
     host: Host,
     /// What the counters are.
-    reasons: HashMap<(u32, Reason), Counter>,
+    reasons: HashMap<(u16, Reason), Counter>,
     routes: HashMap<u32, Counter>,
 }
 
@@ -122,7 +122,7 @@ impl Kernel {
             self.programs.insert(port, self.loader.program(settings)?);
         }
         let program = self.programs.get_mut(&port).context("the program was just loaded")?;
-        self.lfib.tables_mut().store_port(port as u16, line.port_word());
+        lab::store_port(self.lfib.tables_mut(), settings, line.port_word());
         let metadata = line.headroom.map_or(0, |bytes| HEADROOM - bytes.min(HEADROOM));
         let mut ran = test_run(
             program,
@@ -148,16 +148,18 @@ impl Kernel {
                 show(&ran.frame)
             );
         }
+        let counted = self.host.forward(line, options).counted;
+        let port = self.host.counting_port(line, options);
         if let Some(reason) = reason {
             let counter = self.reasons.entry((port, reason)).or_default();
             counter.packets += 1;
             counter.bytes += line.output.len() as u64;
         }
         for &reason in Reason::ALL {
-            let counted = self.lfib.tables().reason_counter(port as u16, reason)?;
+            let counted = self.lfib.tables().reason_counter(port, reason)?;
             wrong += &difference(reason.name(), self.reasons.entry((port, reason)).or_default(), counted);
         }
-        for (slot, counter) in self.host.forward(line, options).counted {
+        for (slot, counter) in counted {
             let expected = self.routes.entry(slot).or_default();
             expected.packets += counter.packets;
             expected.bytes += counter.bytes;

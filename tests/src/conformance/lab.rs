@@ -11,9 +11,11 @@ use mplsxdp::lfib::next_hops::NextHopChange;
 use mplsxdp::lfib::pass::Claim;
 use mplsxdp::lfib::route::Owner;
 use mplsxdp::lfib::{Lfib, Mode};
-use mplsxdp_common::abi::{Adjacency, Counter, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, TtlMode};
+use mplsxdp_common::abi::{
+    Adjacency, Counter, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, SubInterfaceKey, TtlMode, VlanTags,
+};
 use mplsxdp_common::forward::{Verdict, forward};
-use mplsxdp_common::wire::Mac;
+use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Mac};
 
 use super::notation::{OWN_MAC, OWN_V4, OWN_V6};
 
@@ -28,9 +30,12 @@ pub const CAPACITY: Capacity = Capacity {
 };
 
 /// Ports that frames can leave by. Others are in no DEVMAP.
-pub const TX_PORTS: [u16; 2] = [10, 11];
+pub const TX_PORTS: [u16; 4] = [10, 11, 13, 14];
 
-/// Sub-interfaces of each port.
+/// VIDs of the sub-interfaces of the port at which frames of cases arrive, outer and inner; 0: there is no inner one.
+pub const ARRIVAL_TAGS: [(u16, u16); 2] = [(100, 0), (100, 10)];
+
+/// Sub-interfaces of each port in random tables.
 pub const SUB_INTERFACES: usize = 3;
 
 /// The number of one of a port's sub-interfaces.
@@ -48,7 +53,7 @@ pub struct Neighbour {
 }
 
 /// Every neighbour has its own MAC addresses, so that a frame shows where it was sent.
-pub fn neighbours() -> [Neighbour; 5] {
+pub fn neighbours() -> [Neighbour; 7] {
     let neighbour = |dev, number, port, mtu| Neighbour {
         dev,
         adjacency: Some(Adjacency::new(
@@ -57,6 +62,13 @@ pub fn neighbours() -> [Neighbour; 5] {
             Mac([2, 0, 0, 0, number, 2]),
             mtu,
         )),
+    };
+    // Sub-interfaces have the MAC address of their parent.
+    let behind_b = |dev, number, port, mtu, tags| Neighbour {
+        dev,
+        adjacency: Some(
+            Adjacency::new(Mac([2, 0, 0, 0, number, 1]), port, Mac([2, 0, 0, 0, 0xb, 2]), mtu).with_tags(tags),
+        ),
     };
     [
         neighbour("a", 0xa, TX_PORTS[0], 1500),
@@ -67,6 +79,15 @@ pub fn neighbours() -> [Neighbour; 5] {
             dev: "silent",
             adjacency: None,
         },
+        behind_b("b.200", 0xe, TX_PORTS[2], 1500, VlanTags::one(ETH_P_8021Q, 200)),
+        // A second tag counts against the MTU.
+        behind_b(
+            "b.200.10",
+            0xf,
+            TX_PORTS[3],
+            1496,
+            VlanTags::two(ETH_P_8021AD, 200, ETH_P_8021Q, 10),
+        ),
     ]
 }
 
@@ -129,6 +150,17 @@ pub fn port_word(kind: &str) -> PortWord {
         _ => panic!("no such kind of port: {kind}"),
     };
     PortWord::new(OWN_MAC, flags)
+}
+
+/// Has frames arrive at a port of this kind, and at its sub-interfaces.
+pub fn store_port(tables: &mut impl Tables, settings: Settings, word: PortWord) {
+    tables.store_port(settings.port() as u16, word);
+    for ((outer, inner), index) in ARRIVAL_TAGS.into_iter().zip(0..) {
+        let number = 150 + settings.port() as u16 * ARRIVAL_TAGS.len() as u16 + index;
+        tables.store_port(number, word);
+        let key = SubInterfaceKey::new(settings.port(), outer, inner);
+        tables.insert_sub_interface(key, number).unwrap();
+    }
 }
 
 /// What the core did with a frame.

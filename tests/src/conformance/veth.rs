@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!   outside                       router [mplsxdp]
-//!   core, ip, tx  ==============  core, ip, tx        frames arrive here: one port of each kind
+//!   core, ip, tx  ==============  core, ip, tx        frames arrive here: one port of each kind; core.100 and core.100.10
 //!                                 mpls0 == mpls0-port (kind `local`)
-//!   a, b, narrow, silent  ======  a, b, narrow, silent: the neighbours
+//!   a, b, narrow, silent  ======  a, b, narrow, silent: the neighbours; b.200 and b.200.10
 //! ```
 //!
 //! There is one `mplsxdp` for each set of options. Nothing sleeps: behind each frame goes a marker to the kernel; when that has
@@ -24,11 +24,11 @@ use mplsxdp::controller::local::MAC as LOCAL_MAC;
 use mplsxdp::lfib::route::{Route, Via};
 use mplsxdp_common::abi::{Counter, Reason, TtlMode, UnknownPolicy};
 use mplsxdp_common::forward::Verdict;
-use mplsxdp_common::wire::Mac;
+use mplsxdp_common::wire::{Mac, VLAN_VID_MASK};
 
 use super::cases::{After, Case, Line, Options, Sent, routed_by_kernel};
 use super::host::Host;
-use super::notation::{OWN_MAC, OWN_V4, PEER_MAC, ones_complement_sum, show};
+use super::notation::{OWN_MAC, OWN_V4, PEER_MAC, anatomy, ones_complement_sum, show};
 use super::{Failure, lab, suite};
 use crate::{End, Lab, Netns, Router, Tap, link, wait};
 
@@ -114,6 +114,10 @@ impl Cables {
         let mut neighbours = Vec::new();
         for neighbour in lab::neighbours() {
             let name = neighbour.dev;
+            if is_sub_interface(name) {
+                neighbours.push(name);
+                continue;
+            }
             let (near, far) = (End::new(&router, name), End::new(&outside, name));
             match neighbour.adjacency {
                 // Nobody there knows the address.
@@ -141,6 +145,29 @@ impl Cables {
             neighbours,
             _lab: lab,
         })
+    }
+}
+
+/// The kernel has no device for those.
+fn is_sub_interface(dev: &str) -> bool {
+    dev.contains('.')
+}
+
+/// The interface that frames of a neighbour come out of.
+fn cable(dev: &'static str) -> &'static str {
+    dev.split_once('.').map_or(dev, |(parent, _)| parent)
+}
+
+/// What the statistics call the port that a frame arrives at.
+fn arrival_port(kind: &str, port: &str, frame: &[u8]) -> String {
+    let vids: Vec<u16> = anatomy(frame).tags.iter().map(|tag| tag.tci & VLAN_VID_MASK).collect();
+    let known = lab::ARRIVAL_TAGS
+        .iter()
+        .any(|&(outer, inner)| vids == [outer] && inner == 0 || vids == [outer, inner]);
+    if kind == "core" && known {
+        vids.iter().fold(port.to_owned(), |name, vid| format!("{name}.{vid}"))
+    } else {
+        port.to_owned()
     }
 }
 
@@ -207,7 +234,7 @@ impl Running {
         }
         let names = ["core", "ip", "tx"]
             .into_iter()
-            .chain(cables.neighbours.iter().copied());
+            .chain(cables.neighbours.iter().copied().filter(|name| !is_sub_interface(name)));
         let outside = names.map(|name| Ok((name, Tap::open(&cables.outside, name)?)));
         let mut running = Self {
             outside: outside.collect::<Result<_>>()?,
@@ -282,7 +309,7 @@ impl Running {
                 wrong += &self.await_outcome(line)?;
             }
         }
-        wrong += &self.check_reasons(line, port)?;
+        wrong += &self.check_reasons(line, &arrival_port(kind, port, &line.frame))?;
         for (name, tap) in &self.outside {
             for frame in tap.drain()? {
                 if !is_noise(&frame) && !self.was_late(name, &frame) {
@@ -458,8 +485,9 @@ impl Running {
     fn as_frame(&self, sent: &Sent) -> Result<(&'static str, Vec<u8>)> {
         match sent {
             Sent::To { dev, frame, .. } => {
-                let dev = self.outside.keys().find(|name| **name == dev.as_str());
-                Ok((dev.context("there is no cable to that neighbour")?, frame.clone()))
+                let neighbour = lab::neighbours().into_iter().find(|neighbour| neighbour.dev == dev);
+                let neighbour = neighbour.context("there is no such neighbour")?;
+                Ok((cable(neighbour.dev), frame.clone()))
             }
             Sent::ByIp(packet) => Ok(("core", routed_by_kernel(packet))),
         }
@@ -473,7 +501,7 @@ impl Running {
                 .adjacency
                 .is_some_and(|adjacency| adjacency.destination() == destination)
         });
-        neighbour.map(|neighbour| neighbour.dev)
+        neighbour.map(|neighbour| cable(neighbour.dev))
     }
 
     /// Whether a frame is an answer that was to come later, which has come then.
@@ -500,11 +528,12 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
     };
     let via = format!("{:?}", options.icmp_via).to_lowercase();
     let mut line = format!(
-        "--iface core --iface ip --tx-only tx --local mpls0 --labels {} --stacks {} --counter-slots {} --tunnel-ttl {} \
-         --ttl-propagate {mode} --unknown {unknown} --icmp-via {via} --icmp-rate 0 --icmp-source-rate 0 --punt-rate 0 \
+        "--iface core --iface core.100 --iface core.100.10 --iface ip --tx-only tx --local mpls0 --labels {} --stacks {} --groups {} --counter-slots {} \
+         --hash-seed 0 --tunnel-ttl {} --ttl-propagate {mode} --unknown {unknown} --icmp-via {via} --icmp-rate 0 --icmp-source-rate 0 --punt-rate 0 \
          --hold 1024",
         lab::CAPACITY.labels,
         lab::CAPACITY.stacks,
+        lab::CAPACITY.groups,
         lab::CAPACITY.counter_slots,
         lab::TUNNEL_TTL
     );
@@ -552,7 +581,7 @@ fn is_noise(frame: &[u8]) -> bool {
 fn alike(frame: &[u8], other: &[u8]) -> bool {
     fn masked(frame: &[u8]) -> Option<Vec<u8>> {
         const IPPROTO_ICMP: u8 = 1;
-        let start = frame.len() - super::notation::anatomy(frame).payload.len();
+        let start = frame.len() - anatomy(frame).payload.len();
         let header = frame.get(start..start + 20)?;
         let is_own = header[0] == 0x45 && header[9] == IPPROTO_ICMP && header[12..16] == OWN_V4.octets();
         (is_own && ones_complement_sum(header) == 0xffff).then(|| {

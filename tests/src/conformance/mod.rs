@@ -26,9 +26,6 @@ pub use cases::{Case, Line};
 pub use problem::{Place, Problem};
 use rules::Source;
 
-/// Where the data files are, if not in the source tree.
-const DIRECTORY_VARIABLE: &str = "MPLSXDP_CONFORMANCE";
-
 /// All that the data files say.
 pub struct Suite {
     pub cases: Vec<Case>,
@@ -39,7 +36,7 @@ pub struct Suite {
 impl Suite {
     /// Reads the files; the error has everything that is wrong in them.
     pub fn read() -> Result<Self, Vec<Problem>> {
-        let directory = directory();
+        let directory = source_tree().join("conformance");
         let (cases, rules) = (
             cases::read(&directory.join("cases")),
             rules::read(&directory.join("rules")),
@@ -79,10 +76,6 @@ pub fn suite() -> &'static Suite {
             panic!("the conformance suite cannot be read:\n{}", problems.join("\n"))
         })
     })
-}
-
-fn directory() -> PathBuf {
-    std::env::var_os(DIRECTORY_VARIABLE).map_or_else(|| source_tree().join("conformance"), PathBuf::from)
 }
 
 /// The root of the source tree.

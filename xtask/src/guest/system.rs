@@ -11,6 +11,7 @@ use super::image::Image;
 use super::init::{INIT, TESTS};
 use super::machine::NICS;
 use super::wire::{PLAN, Plan, Run};
+use crate::run::workspace;
 
 /// Tests are told by it where the network interfaces are that they may have; the value is that of `mplsxdp_tests::virtio`.
 const NICS_VARIABLE: &str = "MPLSXDP_VIRTIO";
@@ -32,6 +33,9 @@ const TOOLS: [&str; 12] = [
     "sleep",
     "cat",
 ];
+/// Parts of the source tree that the conformance suite reads: its files, and the tests that they name. In the guest they are where they
+/// are here, as the test programs have that place compiled in.
+const SOURCES: [&str; 5] = ["conformance", "docs", "tests", "mplsxdp", "mplsxdp-common"];
 /// The parts of the kernel's modules that the guest has.
 const MODULES: [&str; 5] = ["net", "lib", "crypto", "drivers/net", "drivers/virtio"];
 /// Those that nothing loads by itself: of the machine's devices, and of /dev/net/tun.
@@ -49,6 +53,10 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Resu
         let artifact = built.tests.iter().find(|artifact| artifact.name == *name);
         let artifact = artifact.with_context(|| format!("there is no test program {name}"))?;
         image.program(&artifact.executable, &format!("{tests}/{name}"))?;
+    }
+    for part in SOURCES {
+        let part = workspace().join(part);
+        image.tree(&part, part.strip_prefix("/")?)?;
     }
     for tool in TOOLS {
         image.tool(tool)?;

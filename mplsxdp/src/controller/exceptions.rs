@@ -195,6 +195,9 @@ impl Exceptions {
 
     /// Call when flows have moved to other next hops.
     pub fn retry_all_held(&mut self, view: &View<'_>, now: Instant) {
+        if self.slow_path.held() == 0 {
+            return;
+        }
         let Self { slow_path, outlet, .. } = self;
         slow_path.retry_all_held(view, now, &mut |action| outlet.carry_out(action, view));
         self.outlet.flush(now);

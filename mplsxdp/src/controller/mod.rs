@@ -244,20 +244,24 @@ impl Controller {
             } => Ok(Reply::Routes(self.list_routes(filter, after, limit, counters))),
             Request::ChangeRoutes { mode, routes } => {
                 self.check_next_hops(&routes).await?;
-                let changes = self.lfib.change(mode, Owner::Static, &routes);
-                let changes = changes.map_err(|error| self.refusal(&error))?;
+                // What is known of the neighbours counts from the first frame on.
+                let ahead = self.lfib.take_ahead(&routes);
                 self.follow_next_hops().await;
+                let changes = self.lfib.change(mode, Owner::Static, &routes);
+                self.lfib.let_go(ahead);
+                self.routes_changed().await;
+                let changes = changes.map_err(|error| self.refusal(&error))?;
                 Ok(Reply::Changed(count(changes)))
             }
             Request::DeleteRoutes { keys } => {
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
-                self.follow_next_hops().await;
+                self.routes_changed().await;
                 Ok(Reply::Changed(count(changes)))
             }
             Request::FlushRoutes { filter } => {
                 let keys = self.lfib.keys(|key| selects(filter, key));
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
-                self.follow_next_hops().await;
+                self.routes_changed().await;
                 Ok(Reply::Changed(count(changes)))
             }
             Request::ListLinks => Ok(Reply::Links(self.list_links())),
@@ -435,7 +439,10 @@ impl Controller {
             );
             own && route.table == TABLE_LOCAL
         });
-        let routed = self.kernel_routes.get(prefix).any(|route| route.table == TABLE_MAIN);
+        // What the kernel sends into the local pair is to get labels.
+        let into_local = self.local.as_ref().map(LocalPair::ifindex);
+        let mut routes = self.kernel_routes.get(prefix);
+        let routed = routes.any(|route| route.table == TABLE_MAIN && (route.oif.is_none() || route.oif != into_local));
         self.lfib.set_claim(prefix, Claim::Never, never)?;
         self.lfib.set_claim(prefix, Claim::Route, routed)
     }
@@ -513,6 +520,12 @@ impl Controller {
         self.with_exceptions(|exceptions, view| exceptions.retry_held(view, now));
     }
 
+    /// Sends what the slow path holds and need not hold any more, whatever it waited for.
+    fn retry_all_held(&mut self) {
+        let now = Instant::now();
+        self.with_exceptions(|exceptions, view| exceptions.retry_all_held(view, now));
+    }
+
     /// Lets the slow path see what it may know.
     fn with_exceptions<R>(&mut self, work: impl FnOnce(&mut Exceptions, &View<'_>) -> R) -> R {
         let view = View {
@@ -525,6 +538,13 @@ impl Controller {
             source_v6: self.config.icmp_source_v6,
         };
         work(&mut self.exceptions, &view)
+    }
+
+    /// Has the next hops of the routes that came and went followed, and sends what waits and need not under the routes that there
+    /// are now.
+    async fn routes_changed(&mut self) {
+        self.follow_next_hops().await;
+        self.retry_all_held();
     }
 
     /// Has the resolver follow the next hops that came into use, and forget those that went out of it.
@@ -588,8 +608,7 @@ impl Controller {
     fn set_next_hops(&mut self, reached: impl IntoIterator<Item = (NextHopId, Reach)>) {
         if self.lfib.set_next_hops(reached) {
             // Frames that wait for a member of a group may be another's now.
-            let now = Instant::now();
-            self.with_exceptions(|exceptions, view| exceptions.retry_all_held(view, now));
+            self.retry_all_held();
         }
     }
 

@@ -81,15 +81,16 @@ impl Groups {
 
     /// A group of `members`, with one more user; and whether it is new, so that its buckets have to be written. It is the one
     /// that moves the fewest flows of a route that had `before`; where there is no room for that one, one of the same members.
-    /// `None` where there is none.
+    /// `None` where there is none. `is_same` tells whether two next hops are one neighbour.
     pub fn take(
         &mut self,
         members: Vec<Member>,
         before: Before,
         is_out: impl Fn(NextHopId) -> bool,
+        is_same: impl Fn(NextHopId, NextHopId) -> bool,
     ) -> Option<(u32, bool)> {
         let out: Vec<bool> = members.iter().map(|member| is_out(member.next_hop)).collect();
-        let (group, spread) = self.derive(members, before, &out)?;
+        let (group, spread) = self.derive(members, before, &out, is_same)?;
         if let Some((slot, new)) = self.shared.take(&group) {
             if new {
                 self.present.insert(slot, Present { out, spread });
@@ -163,7 +164,13 @@ impl Groups {
     }
 
     /// The group of `members` that has most in common with `before`, and who gets the frames of its buckets while those are `out`.
-    fn derive(&self, members: Vec<Member>, before: Before, out: &[bool]) -> Option<(Group, Spread)> {
+    fn derive(
+        &self,
+        members: Vec<Member>,
+        before: Before,
+        out: &[bool],
+        is_same: impl Fn(NextHopId, NextHopId) -> bool,
+    ) -> Option<(Group, Spread)> {
         let weights_now = weights(&members);
         let (former_members, base, spread) = match before {
             Before::Nothing => (Vec::new(), [0; BUCKETS], [0; BUCKETS]),
@@ -173,7 +180,7 @@ impl Groups {
                 (group.members.to_vec(), group.base, *self.spread(slot)?)
             }
         };
-        let now = successors(&former_members, &members);
+        let now = successors(&former_members, &members, is_same);
         let former_weights = weights(&former_members);
         let former = (!former_members.is_empty()).then_some(Former {
             spread: &base,
@@ -198,15 +205,27 @@ fn weights(members: &[Member]) -> Vec<u16> {
     members.iter().map(|member| member.weight).collect()
 }
 
-/// Which of `members` each of the `former` ones is: the one that does the same by the same next hop, or else one that does
-/// something else by it, such as with another label.
-fn successors(former: &[Member], members: &[Member]) -> Vec<Option<u8>> {
+/// Which of `members` each of the `former` ones is: the one that does the same by the same next hop; else by the same neighbour,
+/// with another backup or with its interface said or not; else one that does something else there, such as with another label.
+fn successors(
+    former: &[Member],
+    members: &[Member],
+    is_same: impl Fn(NextHopId, NextHopId) -> bool,
+) -> Vec<Option<u8>> {
+    let same_next_hop = |old: &Member, new: &Member| old.next_hop == new.next_hop;
+    let same_neighbour = |old: &Member, new: &Member| is_same(old.next_hop, new.next_hop);
+    let passes: [&dyn Fn(&Member, &Member) -> bool; 4] = [
+        &|old, new| same_next_hop(old, new) && old.does_as(new),
+        &|old, new| same_neighbour(old, new) && old.does_as(new),
+        &same_next_hop,
+        &same_neighbour,
+    ];
     let mut now = vec![None; former.len()];
     let mut taken = vec![false; members.len()];
-    for alike in [Member::does_as, |_: &Member, _: &Member| true] {
+    for is_it in passes {
         for (old, now) in former.iter().zip(&mut now).filter(|(_, now)| now.is_none()) {
             let mut new = members.iter().zip(&mut taken).zip(0u8..=u8::MAX);
-            let found = new.find(|((new, taken), _)| !**taken && new.next_hop == old.next_hop && alike(old, new));
+            let found = new.find(|((new, taken), _)| !**taken && is_it(old, new));
             if let Some(((_, taken), index)) = found {
                 *taken = true;
                 *now = Some(index);
@@ -231,26 +250,31 @@ mod tests {
         false
     }
 
+    /// Those of the same last digit.
+    fn is_same(id: NextHopId, other: NextHopId) -> bool {
+        id.0 % 10 == other.0 % 10
+    }
+
     #[test]
     fn equal_groups_are_one_and_other_histories_are_others() {
         let mut groups = Groups::new(3);
         let three = || vec![member(100, 1), member(100, 2), member(100, 3)];
         let two = || vec![member(100, 2), member(100, 3)];
-        assert_eq!(groups.take(three(), Before::Nothing, all_in), Some((0, true)));
-        assert_eq!(groups.take(three(), Before::Nothing, all_in), Some((0, false)));
+        assert_eq!(groups.take(three(), Before::Nothing, all_in, is_same), Some((0, true)));
+        assert_eq!(groups.take(three(), Before::Nothing, all_in, is_same), Some((0, false)));
         // Both routes lose the same member, and still share one group.
-        assert_eq!(groups.take(two(), Before::Group(0), all_in), Some((1, true)));
-        assert_eq!(groups.take(two(), Before::Group(0), all_in), Some((1, false)));
-        assert_eq!(groups.take(two(), Before::Nothing, all_in), Some((2, true)));
+        assert_eq!(groups.take(two(), Before::Group(0), all_in, is_same), Some((1, true)));
+        assert_eq!(groups.take(two(), Before::Group(0), all_in, is_same), Some((1, false)));
+        assert_eq!(groups.take(two(), Before::Nothing, all_in, is_same), Some((2, true)));
         // Where there is no room for another history, one of the same members will do.
         assert_eq!(
             groups
-                .take(two(), Before::One(member(100, 3)), all_in)
+                .take(two(), Before::One(member(100, 3)), all_in, is_same)
                 .map(|(_, new)| new),
             Some(false)
         );
         assert_eq!(
-            groups.take(vec![member(1, 1), member(1, 2)], Before::Nothing, all_in),
+            groups.take(vec![member(1, 1), member(1, 2)], Before::Nothing, all_in, is_same),
             None
         );
         assert_eq!(groups.len(), 3);
@@ -260,13 +284,32 @@ mod tests {
     fn a_member_with_another_label_keeps_its_flows() {
         let mut groups = Groups::new(2);
         let (first, _) = groups
-            .take(vec![member(100, 1), member(200, 2)], Before::Nothing, all_in)
+            .take(vec![member(100, 1), member(200, 2)], Before::Nothing, all_in, is_same)
             .unwrap();
         let (second, _) = groups
-            .take(vec![member(300, 2), member(100, 1)], Before::Group(first), all_in)
+            .take(
+                vec![member(300, 2), member(100, 1)],
+                Before::Group(first),
+                all_in,
+                is_same,
+            )
             .unwrap();
         let (before, after) = (groups.spread(first).unwrap(), groups.spread(second).unwrap());
         assert!(before.iter().zip(after).all(|(&before, &after)| before + after == 1));
+    }
+
+    #[test]
+    fn a_member_with_another_backup_keeps_its_flows() {
+        let mut groups = Groups::new(4);
+        let three = || vec![member(100, 1), member(100, 2), member(100, 3)];
+        // A history, so that the order of members does not tell.
+        let (first, _) = groups.take(three(), Before::Nothing, all_in, is_same).unwrap();
+        let two = vec![member(100, 1), member(100, 3)];
+        let (second, _) = groups.take(two, Before::Group(first), all_in, is_same).unwrap();
+        let (third, _) = groups.take(three(), Before::Group(second), all_in, is_same).unwrap();
+        let others = vec![member(100, 11), member(100, 12), member(200, 13)];
+        let (fourth, _) = groups.take(others, Before::Group(third), all_in, is_same).unwrap();
+        assert_eq!(groups.spread(third), groups.spread(fourth));
     }
 
     #[test]
@@ -274,7 +317,7 @@ mod tests {
         let mut groups = Groups::new(2);
         let three = vec![member(100, 1), member(100, 2), member(100, 3)];
         let is_out = |next_hop| next_hop == NextHopId(3);
-        let (first, _) = groups.take(three.clone(), Before::Nothing, all_in).unwrap();
+        let (first, _) = groups.take(three.clone(), Before::Nothing, all_in, is_same).unwrap();
         assert_eq!(groups.follow(is_out), [first]);
         assert!(groups.follow(is_out).is_empty());
         // The TTL is another matter: the same flows.
@@ -285,7 +328,7 @@ mod tests {
                 Member::new(entry, member.next_hop, 1)
             })
             .collect();
-        let (second, new) = groups.take(relabelled, Before::Group(first), is_out).unwrap();
+        let (second, new) = groups.take(relabelled, Before::Group(first), is_out, is_same).unwrap();
         assert!(new);
         assert_eq!(groups.spread(first), groups.spread(second));
     }

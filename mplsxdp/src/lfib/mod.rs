@@ -10,7 +10,7 @@ pub mod spread;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU8;
 use std::ops::Bound;
 
@@ -202,6 +202,36 @@ impl<T: Tables> Lfib<T> {
     /// Next hops that came into use or went out of it since the last call.
     pub fn take_next_hop_changes(&mut self) -> Vec<NextHopChange> {
         self.next_hops.take_changes()
+    }
+
+    /// Takes those next hops that `routes` have and nobody uses yet, so that they can be resolved before the routes are there.
+    /// They go when [`Lfib::let_go`] is called, if no route uses them then.
+    pub fn take_ahead(&mut self, routes: &[Route]) -> Vec<NextHopId> {
+        self.reclaim();
+        let mut taken = Vec::new();
+        let mut seen = HashSet::new();
+        for path in routes.iter().flat_map(Route::paths) {
+            let Some(next_hop) = &path.next_hop else { continue };
+            let backup = path.backup.as_ref();
+            if !seen.insert((next_hop, backup)) || self.next_hops.is_known(next_hop, backup) {
+                continue;
+            }
+            // Where there is no room, the change itself is refused.
+            if let Some(slot) = self.next_hops.take(next_hop, backup) {
+                self.note_backup(slot);
+                taken.extend(self.next_hops.at_slot(slot).map(|(id, _)| id));
+            }
+        }
+        taken
+    }
+
+    /// One user less of each of these.
+    pub fn let_go(&mut self, next_hops: Vec<NextHopId>) {
+        for id in next_hops {
+            if let Some(slot) = self.next_hops.slot(id) {
+                self.next_hops.drop_user(slot);
+            }
+        }
     }
 
     /// Installs `routes`.
@@ -532,7 +562,12 @@ impl<T: Tables> Lfib<T> {
                 None => Before::Nothing,
             };
             let next_hops = &self.next_hops;
-            let taken = self.groups.take(members, before, |id| next_hops.is_out(id));
+            let taken = self.groups.take(
+                members,
+                before,
+                |id| next_hops.is_out(id),
+                |id, other| next_hops.is_same_neighbour(id, other),
+            );
             taken.ok_or(ChangeError::Full {
                 index,
                 what: "group of next hops",

@@ -53,6 +53,16 @@ impl NextHops {
         }
     }
 
+    /// Whether `next_hop` with this backup is in use.
+    pub fn is_known(&self, next_hop: &NextHop, backup: Option<&NextHop>) -> bool {
+        let find = |next_hop: &NextHop, backup| self.by_next_hop.get(&(next_hop.clone(), backup)).copied();
+        match backup.map(|backup| find(backup, None)) {
+            None => find(next_hop, None).is_some(),
+            Some(None) => false,
+            Some(backup) => find(next_hop, backup).is_some(),
+        }
+    }
+
     /// The slot of `next_hop` with this backup, with one more user. `None` where all slots are taken.
     pub fn take(&mut self, next_hop: &NextHop, backup: Option<&NextHop>) -> Option<u16> {
         let backup = match backup {
@@ -158,6 +168,17 @@ impl NextHops {
     pub fn is_out(&self, id: NextHopId) -> bool {
         let out = |id: NextHopId| self.entries.get(&id).is_none_or(|entry| entry.out);
         out(id) && self.backup(id).is_none_or(out)
+    }
+
+    /// Whether both are the same neighbour as far as their names say: the backup does not matter, and an interface only where both
+    /// have one.
+    pub fn is_same_neighbour(&self, id: NextHopId, other: NextHopId) -> bool {
+        match (self.get(id), self.get(other)) {
+            (Some(one), Some(other)) => {
+                one.via == other.via && (one.dev.is_none() || other.dev.is_none() || one.dev == other.dev)
+            }
+            _ => false,
+        }
     }
 
     pub fn backup(&self, id: NextHopId) -> Option<NextHopId> {

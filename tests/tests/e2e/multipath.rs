@@ -38,12 +38,18 @@ pub fn tests() -> Vec<Trial> {
         test("multipath::a_replaced_route_moves_only_what_has_to_move", replaced),
         test("multipath::a_backup_takes_over_for_all_labels_and_gives_back", backup),
         test("multipath::a_member_with_a_backup_keeps_its_flows", member_with_backup),
+        test("multipath::next_hops_by_ipv6_and_link_addresses_do_the_same", ipv6),
+        test("multipath::flows_stay_where_a_member_is_said_otherwise", said_otherwise),
+        test(
+            "multipath::a_backup_that_comes_and_goes_costs_no_exception",
+            backup_changes,
+        ),
         test("multipath::what_was_saved_is_restored", saved),
     ]
 }
 
 /// ```text
-///                          e1 10.0.1.1 ---- 10.0.1.2 right1
+///                          e1 10.0.1.1 ---- 10.0.1.2 right1      and 2001:db8:1::1 ---- 2001:db8:1::2
 ///  left tap ---- eth0 router  e2 10.0.2.1 ---- 10.0.2.2 right2
 ///                          ...
 /// ```
@@ -81,10 +87,11 @@ impl Bench {
             let right = lab.netns(&format!("right{number}"))?;
             let own = format!("10.0.{number}.1/24");
             let other = format!("10.0.{number}.2/24");
+            let (own_v6, other_v6) = (format!("2001:db8:{number}::1/64"), format!("2001:db8:{number}::2/64"));
             let name = format!("e{number}");
             link(
-                End::new(&middle, &name).address(&own),
-                End::new(&right, "eth0").address(&other),
+                End::new(&middle, &name).address(&own).address(&own_v6),
+                End::new(&right, "eth0").address(&other).address(&other_v6),
             )?;
             ports.push_str(&format!(" --iface {name}"));
             netns.push((right, name));
@@ -678,6 +685,146 @@ fn member_with_backup() -> Result<()> {
     bench.up(1)?;
     ensure!(bench.paths(&flows)? == before);
     Ok(())
+}
+
+/// Next hops in the other family, global and link-local, and those that nobody resolves; and backups of each kind.
+fn ipv6() -> Result<()> {
+    let bench = Bench::new(3)?;
+    let link_local = bench.rights[1].netns.ip("-brief -6 address show dev eth0 scope link")?;
+    let link_local = link_local.split_whitespace().find(|word| word.starts_with("fe80:"));
+    let link_local = link_local.and_then(|address| address.split('/').next());
+    let link_local = link_local.context("no link-local address")?;
+    let third = bench.rights[2].tap.mac();
+    bench.router.run(&format!(
+        "route add 100 nexthop as 201 via inet6 2001:db8:1::2 nexthop as 202 via inet6 {link_local} dev e2 \
+         nexthop as 203 via link {third} dev e3"
+    ))?;
+    bench.router.run(&format!(
+        "route add 300 as 201 via inet6 2001:db8:1::2 backup via link {third} dev e3"
+    ))?;
+    bench.router.run(&format!(
+        "route add 2001:db8:9::/48 encap mpls 201 via link {third} dev e3 backup via inet6 {link_local} dev e2"
+    ))?;
+    bench.router.wait_resolved()?;
+    let flows = bench.flows(1500)?;
+    let all = bench.paths(&flows)?;
+    ensure_spread("IPv6 and link addresses", &all, &[86, 85, 85])?;
+    let packet = packet(3, false)?;
+    let protected = Flow {
+        sent: labelled(bench.port, bench.left.mac(), &[Entry::new(300, 64)], &packet),
+        expected: bench
+            .rights
+            .iter()
+            .map(|right| labelled(right.tap.mac(), right.port, &[Entry::new(201, 63)], &packet))
+            .collect(),
+    };
+    let left = with_ttl(&packet, 63)?;
+    let imposed = Flow {
+        sent: ethernet(bench.port, bench.left.mac(), ETH_P_IPV6, &packet),
+        expected: bench
+            .rights
+            .iter()
+            .map(|right| labelled(right.tap.mac(), right.port, &[Entry::new(201, 63)], &left))
+            .collect(),
+    };
+    let singles = [protected, imposed];
+    ensure!(bench.paths(&singles)? == [0, 2]);
+    for (number, others) in [(1, [2, 2]), (3, [0, 1])] {
+        bench.router.netns().ip(&format!("link set dev e{number} down"))?;
+        let host = [format!("2001:db8:{number}::2"), third.to_string()];
+        wait::until("a link that is down", LIMIT, || {
+            let next_hops: Vec<NextHopState> = bench.router.json("neigh show")?;
+            let mut there = next_hops
+                .iter()
+                .filter(|next_hop| host.contains(&next_hop.via.address.to_string()));
+            let mut down = there
+                .clone()
+                .filter(|next_hop| next_hop.dev.as_deref() == Some(&*format!("e{number}")));
+            let is_down =
+                |next_hop: &NextHopState| matches!(next_hop.state, Resolution::LinkDown | Resolution::NoRoute);
+            Ok((down.any(is_down) || there.any(|next_hop| next_hop.state == Resolution::NoRoute)).then_some(()))
+        })?;
+        let without = bench.paths(&flows)?;
+        let moves = moved(&all, &without);
+        ensure!(
+            moves.len() == count(&all, number - 1) && moves.iter().all(|&(was, _)| was == number - 1),
+            "without {number}: {moves:?}"
+        );
+        ensure!(bench.paths(&singles)? == others, "without {number}");
+        let netns = bench.router.netns();
+        netns.ip(&format!("link set dev e{number} up"))?;
+        // The kernel takes IPv6 addresses away with the link.
+        netns.ip(&format!("address replace 2001:db8:{number}::1/64 dev e{number} nodad"))?;
+        bench.router.wait_resolved()?;
+        ensure!(bench.paths(&flows)? == all, "not all are where they were");
+    }
+    bench.router.unload()
+}
+
+/// The same neighbours with a backup, with their interfaces, with other labels: no flow moves.
+fn said_otherwise() -> Result<()> {
+    let bench = Bench::new(4)?;
+    // A history, so that buckets are not in the order of members.
+    for weights in [[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]] {
+        bench.group("replace", 100, &weights)?;
+    }
+    let flows = bench.flows(1000)?;
+    let before = bench.paths(&flows)?;
+    let members = |more: &dyn Fn(usize) -> String| -> String {
+        let members =
+            (1..=4).map(|number| format!(" nexthop as {} via inet 10.0.{number}.2{}", 200 + number, more(number)));
+        members.collect()
+    };
+    for more in [
+        members(&|number| format!(" dev e{number}")),
+        members(&|number| format!(" dev e{number} backup via inet 10.0.{}.2", number % 4 + 1)),
+        members(&|number| format!(" backup via inet 10.0.{}.2", (number + 1) % 4 + 1)),
+        members(&|_| String::new()),
+    ] {
+        bench.router.run(&format!("route replace 100{more}"))?;
+        bench.router.wait_resolved()?;
+        let moves = moved(&before, &bench.paths(&flows)?);
+        ensure!(moves.is_empty(), "{more}: {} flows moved", moves.len());
+    }
+    bench.router.unload()
+}
+
+/// A route's next hop with a backup is another next hop to the tables, whose MAC address is known before the route has it.
+fn backup_changes() -> Result<()> {
+    let bench = Bench::new(2)?;
+    bench.router.run("route add 100 as 201 via inet 10.0.1.2")?;
+    bench.router.wait_resolved()?;
+    let flows = bench.flows(20)?;
+    let stop = AtomicBool::new(false);
+    let sent = thread::scope(|scope| -> Result<u64> {
+        let sender = scope.spawn(|| -> Result<u64> {
+            let mut sent = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for flow in &flows {
+                    bench.left.send(&flow.sent)?;
+                    sent += 1;
+                }
+            }
+            Ok(sent)
+        });
+        let changes = (0..10).try_for_each(|_| {
+            for backup in ["", " backup via inet 10.0.2.2"] {
+                bench
+                    .router
+                    .run(&format!("route replace 100 as 201 via inet 10.0.1.2{backup}"))?;
+            }
+            Ok(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        let sent = sender.join().unwrap_or_else(|_| bail!("the sender panicked"));
+        changes.and(sent)
+    })?;
+    wait::until("all frames", LIMIT, || {
+        Ok((bench.router.forwarded("100")? == sent).then_some(()))
+    })?;
+    let unresolved = bench.router.dropped("unresolved")?;
+    ensure!(unresolved == 0, "{unresolved} of {sent} frames waited");
+    bench.router.unload()
 }
 
 fn saved() -> Result<()> {

@@ -28,6 +28,10 @@ pub fn tests() -> Vec<Trial> {
         test_with("local::the_mtu_leaves_room_for_eight_labels", PING, mtu),
         test("local::the_same_in_generic_mode", generic),
         test("local::what_no_route_is_for_goes_nowhere", no_route),
+        test(
+            "local::a_narrower_kernel_route_into_the_pair_keeps_its_labels",
+            narrower,
+        ),
         test("local::the_port_is_shown_and_goes_with_the_switch", lifecycle),
         test("local::an_interface_of_another_is_left_alone", foreign),
     ]
@@ -227,6 +231,36 @@ fn no_route() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A kernel route that is more specific than a prefix of the FTN is the kernel's, but not where it leads into the FTN.
+fn narrower() -> Result<()> {
+    let lab = Lab::new()?;
+    let [netns, other] = one_cable(&lab)?;
+    let router = Router::load(&netns, "--iface eth0 --local")?;
+    let far = Tap::open(&other, "eth0")?;
+    netns.ip("address add 10.0.0.1/24 dev eth0")?;
+    for (address, wide, narrow) in [
+        ("1.1.1.1/32", "10.32.0.0/12", "10.33.0.0/16"),
+        ("fd00:1::1/128", "fd00:32::/32", "fd00:32:1::/48"),
+    ] {
+        netns.ip(&format!("address add {address} dev lo"))?;
+        netns.ip(&format!("route add {narrow} dev mpls0"))?;
+        router.run(&format!(
+            "route add {wide} encap mpls 300 via link {} dev eth0",
+            far.mac()
+        ))?;
+    }
+    for (source, destination) in [("1.1.1.1:0", "10.33.0.1:9"), ("[fd00:1::1]:0", "[fd00:32:1::1]:9")] {
+        let socket = netns.within(|| Ok(UdpSocket::bind(source)?))?;
+        socket.send_to(b"own", destination)?;
+        let frame = far.receive(&format!("a labelled packet to {destination}"), |frame| {
+            frame.get(12..14) == Some(&[0x88, 0x47])
+        })?;
+        let stack = Parsed::new(&frame)?.stack;
+        ensure!(stack == [Entry::new(300, 64)], "{stack:?}");
+    }
+    router.unload()
 }
 
 /// Two namespaces with a cable between them.

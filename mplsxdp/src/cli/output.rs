@@ -35,7 +35,8 @@ impl Output {
 
     /// One item on several lines; with `-o` on one, as iproute2 joins them.
     pub fn lines(&mut self, lines: &[String]) -> Result<(), Failure> {
-        self.line(&lines.join(if self.style.oneline { "\\" } else { "\n" }))
+        // With a space, so that what stands before the backslash is a word of its own when it is pasted back.
+        self.line(&lines.join(if self.style.oneline { " \\" } else { "\n" }))
     }
 
     /// Rows in aligned columns; those that `right` names by their index are aligned to the right.

@@ -192,7 +192,7 @@ fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<()
     if let Some(given) = given {
         let installed = existing(key, client)?.ok_or_else(|| none(key))?;
         let found = with_dev_found(&installed)?;
-        if contradicts(&given, &found, &found_paths(&desired(&installed)?, &installed)) {
+        if contradicts(&given, &found) {
             return Err(Failure::Refused(format!(
                 "the route of {key} is another one: `{found}`"
             )));
@@ -202,11 +202,19 @@ fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<()
     Ok(())
 }
 
-/// Whether what is said of a route to delete is not so. `paths` are those of `found`, with their interfaces.
-fn contradicts(said: &Route, found: &Route, paths: &[Path]) -> bool {
+/// Whether what is said of a route to delete is not so: each path that is said is another one of those that are there.
+fn contradicts(said: &Route, found: &Route) -> bool {
     let ttl = said.ttl_propagate() != TtlPropagate::Default && said.ttl_propagate() != found.ttl_propagate();
-    let is_there = |said: &Path| paths.iter().any(|path| agrees(said, path, paths.len() == 1));
-    ttl || said.paths().len() != paths.len() || !said.paths().iter().all(is_there)
+    let mut left: Vec<&Path> = found.paths().iter().collect();
+    let only = left.len() == 1;
+    let mut paths: Vec<&Path> = said.paths().iter().collect();
+    // Those that say most find theirs first.
+    paths.sort_by_key(|path| path.next_hops().filter(|next_hop| next_hop.dev.is_none()).count());
+    let mut is_there = |said: &Path| {
+        let place = left.iter().position(|path| agrees(said, path, only));
+        place.map(|place| left.swap_remove(place)).is_some()
+    };
+    ttl || said.paths().len() != found.paths().len() || !paths.into_iter().all(&mut is_there)
 }
 
 /// Whether `found` may be meant. What is not said is not asked: no `dev`, and of an only path no `as`.
@@ -413,9 +421,9 @@ impl JsonPath {
 
 /// As `ip route` prints a route, and takes it again: several next hops on a line each.
 fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
-    let route = with_dev_found(installed)?;
+    let route = desired(installed)?;
     let mut line = match installed.paths {
-        None => route.to_string(),
+        None => with_dev_found(installed)?.to_string(),
         Some(_) => format!("{}{}", route.key(), ttl_propagate(&route)),
     };
     line.push_str(&format!(" proto {}", installed.owner));
@@ -490,17 +498,14 @@ fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
     })
 }
 
-/// The route with the interfaces that were found for it. Several paths stay as they were asked for.
+/// The route with the interfaces that were found for it, its paths in their order.
 fn with_dev_found(installed: &InstalledRoute) -> Result<Route, Failure> {
     let route = desired(installed)?;
-    match (route.paths(), found_paths(&route, installed)) {
-        ([_], found) => Route::with_paths(route.key(), found, route.ttl_propagate())
-            .map_err(|error| Failure::Refused(error.to_string())),
-        _ => Ok(route),
-    }
+    Ok(Route::with_paths(route.key(), found_paths(&route, installed), route.ttl_propagate()).unwrap_or(route))
 }
 
-/// The paths of `route`, in their order, with the interfaces that were found for them.
+/// The paths of `route`, in their order, with the interfaces that were found for them; but several as they were asked for where
+/// they would be none of one route else, as two that lead to the same neighbour now.
 fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
     let found = |next_hop: &Option<NextHop>, dev: Option<&Arc<str>>| {
         next_hop.as_ref().map(|next_hop| NextHop {
@@ -518,7 +523,13 @@ fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
             ..path.clone()
         }
     });
-    paths.collect()
+    let paths: Vec<Path> = paths.collect();
+    let one_s = |paths| Route::with_paths(route.key(), paths, route.ttl_propagate()).is_ok();
+    if paths.len() == 1 || one_s(paths.clone()) {
+        paths
+    } else {
+        route.paths().to_vec()
+    }
 }
 
 /// What became of each path, and its buckets.

@@ -274,6 +274,43 @@ fn json() {
     );
 }
 
+/// Interfaces that were found may make two ways of a route the same, which is no reason not to show it.
+#[test]
+fn ways_that_lead_to_the_same_neighbour_now_are_shown_and_deleted_one_by_one() {
+    let fake = Fake::start();
+    done(
+        &fake,
+        "route add 100 as 200 via inet 192.0.2.1 backup via inet 192.0.2.1 dev eth1",
+    );
+    let protected = "as to 200 via inet 192.0.2.1 backup via inet 192.0.2.1 dev eth1";
+    assert_eq!(done(&fake, "route show"), format!("100 {protected} proto static\n"));
+    done(&fake, &format!("route del 100 {protected}"));
+    done(
+        &fake,
+        "route add 101 nexthop as 200 via inet 192.0.2.1 nexthop as 200 via inet 192.0.2.1 dev eth1",
+    );
+    let shown = done(&fake, "route show");
+    assert_eq!(
+        shown,
+        "101 proto static\n\tnexthop as to 200 via inet 192.0.2.1 weight 1\n\
+         \tnexthop as to 200 via inet 192.0.2.1 dev eth1 weight 1\n"
+    );
+    done(&fake, &format!("-o route replace {}", shown.replace('\n', " ")));
+
+    done(
+        &fake,
+        "route add 102 nexthop as 200 via inet 192.0.2.1 nexthop as 201 via inet 192.0.2.2",
+    );
+    let twice = "nexthop as 200 via inet 192.0.2.1";
+    let (code, _, reason) = run(&fake, &format!("route del 102 {twice} {twice} dev eth1"));
+    assert_eq!(code, 1);
+    assert!(reason.contains("the route of 102 is another one"), "{reason}");
+    done(
+        &fake,
+        "route del 102 nexthop as 201 via inet 192.0.2.2 dev eth1 nexthop as 200 via inet 192.0.2.1",
+    );
+}
+
 #[test]
 fn several_next_hops_and_backups_are_shown_as_ip_does() {
     let fake = Fake::start();
@@ -292,8 +329,12 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
     assert_eq!(done(&fake, "route show"), format!("{group}{protected}"));
     assert_eq!(
         done(&fake, "-o route show 100"),
-        group.trim_end().replace('\n', "\\") + "\n"
+        group.trim_end().replace('\n', " \\") + "\n"
     );
+    // What is shown on one line can be given again.
+    let shown = done(&fake, "-o route show 100");
+    done(&fake, &format!("route replace {}", shown.trim_end()));
+    assert_eq!(done(&fake, "route show 100"), group);
     assert_eq!(
         done(&fake, "route get 100"),
         "100 proto static packets 5 bytes 500\n\

@@ -11,7 +11,9 @@ use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::{Label, Mac};
 
 use crate::config::check_interface;
-use crate::lfib::route::{Action, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Route, RouteKey, Via, check_key};
+use crate::lfib::route::{
+    Action, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Route, RouteKey, Via, check_explicit_null, check_key,
+};
 
 /// What a line is about where it does not say so itself (`-f`, `-M`, `-4`, `-6`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -240,10 +242,13 @@ impl<'a> Parser<'a> {
                     "a route for a prefix pushes labels: `{key} encap mpls LABEL`"
                 )));
             }
-            (RouteKey::Prefix(_), None, Some((labels, _))) => Action::Push {
-                labels,
-                ttl: ttl.map(|(ttl, _)| ttl),
-            },
+            (RouteKey::Prefix(prefix), None, Some((labels, encap))) => {
+                check_explicit_null(prefix, &labels).map_err(|InvalidRoute(reason)| self.error(encap, reason))?;
+                Action::Push {
+                    labels,
+                    ttl: ttl.map(|(ttl, _)| ttl),
+                }
+            }
             (RouteKey::Label(_), Some((Out::Labels(labels), _)), None) => Action::Swap(labels),
             (RouteKey::Label(_), Some((Out::ImplicitNull, _)), None) => Action::PenultimatePop,
             (RouteKey::Label(_), None, None) => match (&via, dev) {
@@ -830,6 +835,33 @@ mod tests {
                 "3/200",
                 "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, and \
                  only for an incoming label",
+            ),
+            (
+                "100 as 200/1 via inet 192.0.2.1",
+                "200/1",
+                "router alert (1) is never the last label (RFC 3032 section 2.1): another one follows it, as in `1/200`",
+            ),
+            (
+                "10.4.4.0/24 encap mpls 200/7/15 via inet 192.0.2.1",
+                "200/7/15",
+                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), as in `200/7/5000`",
+            ),
+            (
+                "100 as 7 via inet 192.0.2.1",
+                "7",
+                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), as in `200/7/5000`",
+            ),
+            (
+                "10.4.4.0/24 encap mpls 200/2 via inet 192.0.2.1",
+                "encap",
+                "label 2 as the last one says that it is not IPv4 beneath (RFC 3032 section 2.1); the explicit null of IPv4 \
+                 is 0",
+            ),
+            (
+                "2001:db8::/32 encap mpls 0 via inet 192.0.2.1",
+                "encap",
+                "label 0 as the last one says that it is not IPv6 beneath (RFC 3032 section 2.1); the explicit null of IPv6 \
+                 is 2",
             ),
             (
                 "100 as 16/17/18/19/20/21/22/23/24 via inet 192.0.2.1",

@@ -48,6 +48,20 @@ impl OutLabels {
                 labels.len()
             )));
         }
+        if labels.last() == Some(&Label::ROUTER_ALERT) {
+            return Err(InvalidRoute(
+                "router alert (1) is never the last label (RFC 3032 section 2.1): another one follows it, as in `1/200`".into(),
+            ));
+        }
+        let is_alone = |(index, &label): (usize, &Label)| {
+            label == Label::ENTROPY_INDICATOR && labels.get(index + 1).is_none_or(|entropy| entropy.is_special())
+        };
+        if labels.iter().enumerate().any(is_alone) {
+            return Err(InvalidRoute(
+                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), as in `200/7/5000`"
+                    .into(),
+            ));
+        }
         if labels.contains(&Label::IMPLICIT_NULL) {
             return Err(InvalidRoute(
                 "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, \
@@ -187,7 +201,8 @@ impl Path {
             (RouteKey::Label(_), Action::Push { .. }) => {
                 return Err(InvalidRoute("`encap mpls` is for a prefix; a label takes `as`".into()));
             }
-            (RouteKey::Prefix(_), Action::Push { .. }) | (RouteKey::Label(_), _) => {}
+            (RouteKey::Prefix(prefix), Action::Push { labels, .. }) => check_explicit_null(prefix, labels)?,
+            (RouteKey::Label(_), _) => {}
             (RouteKey::Prefix(_), _) => {
                 return Err(InvalidRoute(format!(
                     "a route for a prefix pushes labels: `{key} encap mpls LABEL`"
@@ -349,6 +364,21 @@ fn check_several(paths: &mut [Path]) -> Result<(), InvalidRoute> {
         ))),
         None => Ok(()),
     }
+}
+
+/// That an explicit null that is pushed on packets to `prefix` says what they are (RFC 3032 section 2.1).
+pub fn check_explicit_null(prefix: IpNet, labels: &OutLabels) -> Result<(), InvalidRoute> {
+    let (family, null, other) = match prefix {
+        IpNet::V4(_) => ("IPv4", Label::IPV4_EXPLICIT_NULL, Label::IPV6_EXPLICIT_NULL),
+        IpNet::V6(_) => ("IPv6", Label::IPV6_EXPLICIT_NULL, Label::IPV4_EXPLICIT_NULL),
+    };
+    if labels.as_slice().last() == Some(&other) {
+        return Err(InvalidRoute(format!(
+            "label {other} as the last one says that it is not {family} beneath (RFC 3032 section 2.1); the explicit null of \
+             {family} is {null}"
+        )));
+    }
+    Ok(())
 }
 
 fn check_next_hop(next_hop: &NextHop) -> Result<(), InvalidRoute> {

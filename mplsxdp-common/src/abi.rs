@@ -7,7 +7,7 @@
 use crate::wire::{Label, Mac, VLAN_VID_MASK};
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -227,7 +227,7 @@ impl IlmEntry {
 
 /// One entry of `ADJACENCIES`: a neighbour and the way to it. Word 0 is destination MAC (bytes 0-5) and transmit port
 /// (bytes 6-7), word 1 source MAC and MTU, word 2 the [`VlanTags`] of frames to it, word 3 the next-hop index of its backup,
-/// plus 1 (bytes 24-25), and the length of the tags in bytes (byte 26). A change of the neighbour's MAC is one 8-byte store of
+/// plus 1 (bytes 24-25), the length of the tags in bytes (byte 26), and whether frames have to be in one buffer (byte 27). A change of the neighbour's MAC is one 8-byte store of
 /// word 0. A word 0 without a MAC is an unresolved neighbour: its frames go to the backup, if there is one.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -259,6 +259,14 @@ impl Adjacency {
             None => 0,
         };
         words[3] = (words[3] & !0xffff) | backup;
+        Self { words }
+    }
+
+    /// The same on a port that does not take frames in several buffers from XDP: its driver or the kernel would drop them without
+    /// a word.
+    pub const fn with_one_buffer(self, one_buffer: bool) -> Self {
+        let mut words = self.words;
+        words[3] = (words[3] & !(0xff << 24)) | (one_buffer as u64) << 24;
         Self { words }
     }
 
@@ -308,6 +316,10 @@ impl Adjacency {
     #[inline(always)]
     pub const fn tags_len_bytes(self) -> usize {
         (self.words[3] >> 16) as usize & 0xc
+    }
+
+    pub const fn takes_one_buffer(self) -> bool {
+        self.words[3] >> 24 & 1 != 0
     }
 
     pub const fn backup(self) -> Option<u16> {
@@ -440,7 +452,9 @@ const fn word_rest(word: u64) -> u16 {
     (word >> 48) as u16
 }
 
-/// One entry of `STACKS`: the labels that a route pushes, outermost first. Immutable while an entry points to it.
+/// One entry of `STACKS`: the labels that a route pushes, outermost first. Immutable while an entry points to it. Of each word of
+/// `labels`, bits 0-19 are the label, bits 24-31 a mask of its TTL: zero for an entropy label behind its indicator, which is
+/// pushed with a TTL of 0 (RFC 6790 section 4.2), else all ones.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct LabelStack {
@@ -466,8 +480,11 @@ impl LabelStack {
             return None;
         }
         let mut words = [0; MAX_PUSH];
-        for (word, label) in words.iter_mut().zip(labels) {
-            *word = label.get();
+        let mut is_entropy = false;
+        for (word, &label) in words.iter_mut().zip(labels) {
+            let ttl_mask = if is_entropy { 0 } else { 0xff };
+            *word = label.get() | ttl_mask << 24;
+            is_entropy = !is_entropy && label == Label::ENTROPY_INDICATOR;
         }
         Some(Self {
             depth: labels.len() as u8,
@@ -515,6 +532,11 @@ impl LabelStack {
     pub fn label(&self, index: usize) -> Option<Label> {
         self.labels.get(index).map(|&label| Label::from_low_bits(label))
     }
+
+    /// What of a TTL the label at `index` is pushed with.
+    pub fn ttl_mask(&self, index: usize) -> u8 {
+        self.labels.get(index).map_or(0, |&label| (label >> 24) as u8)
+    }
 }
 
 /// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received
@@ -545,6 +567,7 @@ pub struct Meta {
 /// | 49 | logging |
 /// | 50-51 | [`UnknownPolicy`] |
 /// | 52 | frames may be in several buffers |
+/// | 53 | and are, when they leave as they came: the driver's, not the kernel's generic XDP |
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings(u64);
@@ -565,6 +588,12 @@ impl Settings {
     /// The same for a port whose frames may be in several buffers, or not: then nobody asks how long the others are.
     pub const fn with_frags(self, frags: bool) -> Self {
         Self((self.0 & !(1 << 52)) | (frags as u64) << 52)
+    }
+
+    /// The same for a driver that hands over frames in several buffers itself. Those that the kernel's generic XDP has go out by
+    /// any driver.
+    pub const fn with_native_frags(self, native_frags: bool) -> Self {
+        Self((self.0 & !(1 << 53)) | (native_frags as u64) << 53)
     }
 
     /// The same for another port.
@@ -602,6 +631,10 @@ impl Settings {
 
     pub const fn frags(self) -> bool {
         self.0 >> 52 & 1 != 0
+    }
+
+    pub const fn native_frags(self) -> bool {
+        self.0 >> 53 & 1 != 0
     }
 
     pub const fn unknown(self) -> UnknownPolicy {
@@ -720,7 +753,7 @@ reasons! {
     NoRoute = 2, "no-route", "RFC 3031 section 3.18";
     #[doc = "The next hop's MAC address is not known, or its interface is down."]
     Unresolved = 3, "unresolved", "RFC 3031 section 3.10";
-    #[doc = "The packet with its labels is larger than the next hop's MTU."]
+    #[doc = "The packet with its labels is larger than the next hop's MTU, or in several buffers, which its port does not take."]
     TooBig = 4, "too-big", "RFC 3032 section 3";
     #[doc = "Router Alert label on top."]
     RouterAlert = 5, "router-alert", "RFC 3032 section 2.1";
@@ -898,6 +931,10 @@ mod tests {
                         (tags, len, backup)
                     );
                     assert_eq!(adjacency.with_tags(VlanTags::NONE).with_backup(None), plain);
+                    let one_buffer = adjacency.with_one_buffer(true);
+                    assert!(one_buffer.takes_one_buffer() && !adjacency.takes_one_buffer());
+                    assert_eq!((one_buffer.tags_len_bytes(), one_buffer.backup()), (len, backup));
+                    assert_eq!(one_buffer.with_one_buffer(false), adjacency);
                 }
             }
         }

@@ -32,6 +32,9 @@ pub trait Frame {
         self.len() == 0
     }
 
+    /// Whether a part of it is in other buffers than the first, and can neither be read nor written.
+    fn is_split(&self) -> bool;
+
     /// The `N` bytes at `offset`, `None` where they are not all within the frame.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
@@ -271,10 +274,10 @@ const fn is_tag(ethertype: u16) -> bool {
 fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize) -> Checked<Left> {
     let mut offset = l2_len;
     // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
-    let mut handed_down = NOT_HANDED_DOWN;
+    let mut handed_down = NOT_HANDED_DOWN as u32;
     for pops in 0..=MAX_LOCAL_POPS {
         let lse = load_lse(frame, offset)?;
-        let ttl = if handed_down == NOT_HANDED_DOWN {
+        let ttl = if handed_down == NOT_HANDED_DOWN as u32 {
             lse.ttl()
         } else {
             handed_down as u8
@@ -319,17 +322,16 @@ fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize) -> Check
             ip.after_pop(frame, tables.settings(), mode, label_ttl, lse.tc(), false)?;
             return Ok(Left::Ip(ip));
         }
-        handed_down = if mode == TtlMode::Uniform {
-            label_ttl.into()
-        } else {
-            NOT_HANDED_DOWN
-        };
+        handed_down = frame.opaque(match mode {
+            TtlMode::Uniform => label_ttl.into(),
+            TtlMode::Pipe | TtlMode::Linux => NOT_HANDED_DOWN,
+        }) as u32;
     }
     Err(Reason::Malformed)
 }
 
 /// No TTL of a popped label: the one beneath has its own.
-const NOT_HANDED_DOWN: u32 = 256;
+const NOT_HANDED_DOWN: usize = 256;
 
 /// What is left of a frame when this box's own labels are off.
 enum Left {
@@ -400,7 +402,7 @@ fn label_operation<F: Frame, T: Tables>(
     let unlabelled = received - (beneath - ETH_HLEN);
     let egress = match entry.op() {
         Op::Label => {
-            let egress = Egress::find(tables, entry, unlabelled + LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN)?;
             let out = top.lse.swapped(entry.out_label(), ttl);
             egress.begin(frame, beneath, LSE_LEN, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), out.to_bytes())?;
@@ -408,7 +410,7 @@ fn label_operation<F: Frame, T: Tables>(
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
-            let egress = Egress::find(tables, entry, unlabelled + depth * LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN)?;
             let outer_ttl = match mode() {
                 TtlMode::Pipe => tables.settings().tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
@@ -422,7 +424,7 @@ fn label_operation<F: Frame, T: Tables>(
             let mut ip = Ip::load(frame, beneath, None)?;
             let penultimate = entry.op() == Op::PenultimatePop;
             ip.after_pop(frame, tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
-            let egress = Egress::find(tables, entry, unlabelled)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled)?;
             egress.begin(frame, beneath, 0, ip.family.ethertype())?;
             ip.store(frame, egress.l2_len())?;
             egress
@@ -435,7 +437,7 @@ fn label_operation<F: Frame, T: Tables>(
             } else {
                 exposed
             };
-            let egress = Egress::find(tables, entry, unlabelled)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled)?;
             egress.begin(frame, beneath, 0, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress
@@ -497,7 +499,7 @@ fn impose<F: Frame, T: Tables>(
     ip.set_ttl(ttl);
     let egress = match entry.op() {
         Op::Label => {
-            let egress = Egress::find(tables, entry, unlabelled + LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN)?;
             let lse = Lse::new(entry.out_label(), tc, true, label_ttl);
             egress.begin(frame, ip.offset, LSE_LEN, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), lse.to_bytes())?;
@@ -506,7 +508,7 @@ fn impose<F: Frame, T: Tables>(
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
-            let egress = Egress::find(tables, entry, unlabelled + depth * LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN)?;
             let label_ttl = if stack.ttl() != 0 { stack.ttl() } else { label_ttl };
             egress.begin(frame, ip.offset, depth * LSE_LEN, ETH_P_MPLS_UC)?;
             store_labels(frame, egress.l2_len(), (stack, depth), tc, label_ttl, (true, label_ttl))?;
@@ -525,7 +527,7 @@ struct Egress(Adjacency);
 impl Egress {
     /// `frame_len` is the length of the frame as it would leave, with an Ethernet header without tags.
     #[inline(always)]
-    fn find<T: Tables>(tables: &T, entry: IlmEntry, frame_len: usize) -> Checked<Self> {
+    fn find<F: Frame, T: Tables>(frame: &F, tables: &T, entry: IlmEntry, frame_len: usize) -> Checked<Self> {
         let mut adjacency = tables.adjacency(entry.next_hop()).ok_or(Reason::Unresolved)?;
         if !adjacency.is_resolved() {
             let backup = adjacency.backup().ok_or(Reason::Unresolved)?;
@@ -535,6 +537,9 @@ impl Egress {
             }
         }
         if frame_len > ETH_HLEN + usize::from(adjacency.mtu()) {
+            return Err(Reason::TooBig);
+        }
+        if tables.settings().native_frags() && adjacency.takes_one_buffer() && frame.is_split() {
             return Err(Reason::TooBig);
         }
         Ok(Self(adjacency))
@@ -737,16 +742,27 @@ impl Ip {
         }
     }
 
+    /// What the FTN has for the packet. Nothing for one from an address that no packet may be forwarded from: the kernel
+    /// drops it.
     #[inline(always)]
     fn ftn<F: Frame, T: Tables>(&self, frame: &F, tables: &T) -> Checked<IlmEntry> {
         match self.family {
-            Family::V4 => frame
-                .load::<4>(self.offset + 16)
-                .map(|destination| tables.ftn_v4(destination)),
+            Family::V4 => {
+                let [first, ..] = frame.load::<4>(self.offset + 12).ok_or(Reason::Malformed)?;
+                // RFC 1812 section 5.3.7: this network, loopback, multicast, class E and broadcast.
+                if matches!(first, 0 | 127 | 224..) {
+                    return Ok(IlmEntry::EMPTY);
+                }
+                frame
+                    .load::<4>(self.offset + 16)
+                    .map(|destination| tables.ftn_v4(destination))
+            }
             Family::V6 => {
-                let source = u16::from_be_bytes(frame.load(self.offset + 8).ok_or(Reason::Malformed)?);
-                // RFC 4291 section 2.5.6: what comes from a link-local address stays on its link.
-                if source & 0xffc0 == 0xfe80 {
+                let (high, low) = (frame.load(self.offset + 8), frame.load(self.offset + 16));
+                let high = u64::from_be_bytes(high.ok_or(Reason::Malformed)?);
+                let low = u64::from_be_bytes(low.ok_or(Reason::Malformed)?);
+                // RFC 4291 section 2.5.2, 2.5.3, 2.5.6, 2.7: unspecified, loopback, link-local and multicast addresses.
+                if high == 0 && low <= 1 || high >> 54 == 0xfe80 >> 6 || high >> 56 == 0xff {
                     return Ok(IlmEntry::EMPTY);
                 }
                 frame
@@ -837,6 +853,7 @@ fn store_labels<F: Frame>(
         }
         let Some(label) = stack.label(index) else { break };
         let (bottom, ttl) = if index == last { bottom } else { (false, outer_ttl) };
+        let ttl = ttl & stack.ttl_mask(index);
         store(
             frame,
             offset + index * LSE_LEN,

@@ -8,12 +8,13 @@ use crate::wire::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV4_HLEN, IPV6_HLEN, 
 const OFFSET_MASK: usize = 511;
 const _: () = assert!(64 + MAX_STACK_DEPTH * LSE_LEN <= OFFSET_MASK);
 
-/// The hash of a labelled frame whose stack is at `offset`: of all its labels but special-purpose ones, and of the IP packet
-/// beneath; but where an entropy label is among them, of that alone (RFC 6790 section 4.3). What is not within the frame does
-/// not count.
+/// The hash of a labelled frame whose stack is at `offset`: of all its labels but special-purpose ones, extended ones too, and of
+/// the IP packet beneath; but where an entropy label is among them, of that alone (RFC 6790 section 4.3), also where its indicator
+/// stands as an extended one (RFC 7274 section 3.1). What is not within the frame does not count.
 #[inline(never)]
 pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
     let mut hash = seed;
+    let mut is_extended = false;
     for index in 0..MAX_STACK_DEPTH {
         let at = offset + index * LSE_LEN;
         let Some(lse) = load_lse(frame, at) else { break };
@@ -23,9 +24,10 @@ pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
                 _ => finish(hash),
             };
         }
-        if !lse.label().is_special() {
+        if !lse.label().is_special() && !is_extended {
             hash = mix(hash, lse.label().get());
         }
+        is_extended = !is_extended && lse.label() == Label::EXTENSION;
         if lse.bottom() {
             // The verifier is not to follow what comes once for each depth.
             let payload = frame.opaque(at + LSE_LEN) & OFFSET_MASK;

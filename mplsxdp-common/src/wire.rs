@@ -120,6 +120,8 @@ impl Label {
     pub const GAL: Self = Self(13);
     /// OAM Alert (RFC 3429).
     pub const OAM_ALERT: Self = Self(14);
+    /// Extension: an extended special-purpose label follows (RFC 7274 section 3.1).
+    pub const EXTENSION: Self = Self(15);
     /// Labels below this one are special-purpose (RFC 7274).
     pub const FIRST_ORDINARY: Self = Self(16);
     /// The largest label.

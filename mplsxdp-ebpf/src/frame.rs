@@ -78,6 +78,11 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn is_split(&self) -> bool {
+        self.len() > self.data_end() - self.data()
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         // SAFETY: `at` checked that the bytes are within the frame.
         self.at::<N>(offset).map(|bytes| unsafe { read_unaligned(bytes) })

@@ -73,6 +73,10 @@ impl Frame for MemoryFrame {
         self.bytes().len() + self.trimmed
     }
 
+    fn is_split(&self) -> bool {
+        self.trimmed > 0
+    }
+
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.bytes().get(offset..)?.first_chunk().copied()
     }

@@ -20,8 +20,6 @@ const PRUNES_LOOPS: Release = Release { major: 6, minor: 12 };
 /// The memory figures are for a machine of two CPUs.
 const CPUS: u64 = 2;
 const MIB: u64 = 1 << 20;
-/// The first kernel that tells what maps take, and not what they may take.
-const TELLS_MEMORY: Release = Release { major: 6, minor: 4 };
 
 const DEFAULT: Sizes = Sizes {
     labels: MAX_LABELS,
@@ -118,8 +116,6 @@ fn bytes_of_empty_table(table: &TableMemory) -> u64 {
             let pointers = u64::from(table.entries) * 8;
             pointers + (table.bytes - pointers) * CPUS / possible
         }
-        // Nothing is allocated for a trie before it is needed, but older kernels tell what it could grow to.
-        map::FTN_V4 | map::FTN_V6 if Release::running() < Some(TELLS_MEMORY) => 0,
         _ => table.bytes,
     }
 }

@@ -38,7 +38,13 @@ impl fmt::Display for Lacking {
 
 const NETDEV_FAMILY: &str = "the netdev netlink family";
 
-const TESTS: [Lacking; 6] = [
+const TESTS: [Lacking; 7] = [
+    Lacking {
+        program: "budget",
+        test: "the_maps_take_no_more_memory_than_they_may",
+        since: (6, 4),
+        what: "the memory of a map as it is",
+    },
     Lacking {
         program: "differential",
         test: "what_is_beyond_the_first_buffer_is_not_misread",

@@ -7,7 +7,7 @@ use mplsxdp_common::abi::{
     Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, Reason, Settings, SubInterfaceKey, TtlMode, TtlPropagate,
     UnknownPolicy, VlanTags, map,
 };
-use mplsxdp_common::wire::Mac;
+use mplsxdp_common::wire::{Label, Mac};
 
 const DOCUMENT: &str = include_str!("../../docs/map-abi.md");
 
@@ -239,12 +239,13 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     let adjacency = Adjacency::new(mac(1), 0x0807, mac(9), 0x100f)
         .with_tags(tags)
         .with_backup(Some(0x1a18))
+        .with_one_buffer(true)
         .words();
     let bytes: Vec<u8> = adjacency.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(
         bytes[16..],
         [
-            0x11, 0x12, 0x3, 0x14, 0x15, 0x16, 0x7, 0x18, 0x19, 0x1a, 8, 0, 0, 0, 0, 0
+            0x11, 0x12, 0x3, 0x14, 0x15, 0x16, 0x7, 0x18, 0x19, 0x1a, 8, 1, 0, 0, 0, 0
         ]
     );
     assert_eq!(
@@ -277,6 +278,11 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     assert_eq!(pass ^ settings.to_bits(), 2 << 50);
     has("| 52 | frames may be in several buffers |".into());
     assert_eq!(settings.with_frags(true).to_bits() ^ settings.to_bits(), 1 << 52);
+    has("| 53 | and are so by the driver".into());
+    assert_eq!(settings.with_native_frags(true).to_bits() ^ settings.to_bits(), 1 << 53);
+    let entropy = LabelStack::new(&[7, 500, 100].map(|label| Label::new(label).unwrap()), None).unwrap();
+    let words: Vec<u8> = entropy.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+    assert_eq!(words[8..20], [7, 0, 0, 0xff, 0xf4, 1, 0, 0, 100, 0, 0, 0xff]);
     assert_eq!(row("frames per second"), u64::from(u32::MAX));
     assert_eq!(row("frames at once"), u64::from(u32::MAX) << 32);
     assert_eq!(Police::new(0x0403_0201, 0x0807_0605).to_bits(), 0x0807_0605_0403_0201);

@@ -223,7 +223,9 @@ impl Controller {
             })
             .collect();
         stats.reasons.sort_by(|one, other| one.port.cmp(&other.port));
-        for listed in self.lfib.list(None, usize::MAX, |_| true) {
+        // What was popped for this box counts for the route that it leaves by, if there is one.
+        let leads_out = |listed: &Listed| !listed.next_hops.is_empty();
+        for listed in self.lfib.list(None, usize::MAX, |_| true).into_iter().filter(leads_out) {
             if let Some(counter) = self.route_counter(&listed) {
                 stats.forwarded.packets += counter.packets;
                 stats.forwarded.bytes += counter.bytes;

@@ -22,7 +22,7 @@ impl Injector {
     /// gone through the kernel's network stack on return.
     ///
     /// ENODEV: there is no such interface. EINVAL: the frame is shorter than an Ethernet header, or longer than what a page
-    /// has room for behind the kernel's own data: about 3400 bytes.
+    /// has room for beside the kernel's own data: about 3400 bytes.
     pub fn receive(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
         let length = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.

@@ -53,6 +53,12 @@ impl Router {
         }
     }
 
+    /// These actions do not work.
+    fn failing(mut self, fails: fn(&Action<'_>) -> bool) -> Self {
+        self.fails = fails;
+        self
+    }
+
     fn via(icmp_via: IcmpVia) -> Self {
         Self::with(Options {
             icmp_via,
@@ -648,8 +654,7 @@ fn what_could_not_be_sent_is_not_counted_as_forwarded() {
         (labelled(&[(1, 64), (120, 64)], &packet), Outcome::NotDelivered),
         (labelled(&[(0, 64), (1, 64), (120, 64)], &packet), Outcome::NotDelivered),
     ] {
-        let mut router = Router::default();
-        router.fails = |_| true;
+        let mut router = Router::default().failing(|_| true);
         router.check_dropped(&frame, outcome);
         let worked = [Outcome::Forwarded, Outcome::Fragmented, Outcome::Delivered];
         assert_eq!(worked.map(|outcome| router.count(outcome)), [0; 3]);
@@ -657,7 +662,7 @@ fn what_could_not_be_sent_is_not_counted_as_forwarded() {
     let mut router = Router::default();
     router.receive(&labelled(&[(500, 64)], &packet));
     router.world.resolve();
-    router.fails = |_| true;
+    let mut router = router.failing(|_| true);
     assert_eq!(router.retry(), []);
     assert_eq!(
         [Outcome::NotSent, Outcome::Released].map(|outcome| router.count(outcome)),
@@ -675,14 +680,12 @@ fn an_answer_that_could_not_be_sent_is_not_counted_as_one() {
         labelled(&[(122, 1), (146, 63)], &packet),
         ethernet(ETH_P_IP, &imposed),
     ] {
-        let mut router = Router::default();
-        router.fails = |_| true;
+        let mut router = Router::default().failing(|_| true);
         router.check_dropped(&frame, Outcome::NoWayBack);
         assert_eq!(router.count(Outcome::TimeExceeded), 0);
     }
     // Under one label the source may still be known by IP.
-    let mut router = Router::default();
-    router.fails = |action| matches!(action, Action::Transmit { .. });
+    let mut router = Router::default().failing(|action| matches!(action, Action::Transmit { .. }));
     let taken = router.receive(&labelled(&[(122, 1)], &packet));
     assert!(matches!(taken[..], [Taken::SendByIp(_)]), "{taken:?}");
     assert_eq!(router.count(Outcome::TimeExceeded), 1);

@@ -316,23 +316,38 @@ fn router_alert() -> Result<()> {
     Ok(())
 }
 
-/// Both families: source, destination, gateways to either, EtherType, and what the kernel says of a TTL that runs out.
-const FAMILIES: [(&str, &str, [&str; 2], u16, (u8, u8)); 2] = [
-    (
-        "192.0.2.1",
-        "10.9.0.1",
-        ["10.0.1.2", "10.0.2.2"],
-        ETH_P_IP,
-        TIME_EXCEEDED_V4,
-    ),
-    (
-        "2001:db8::1",
-        "2001:db8:9::1",
-        ["fd00:1::2", "fd00:2::2"],
-        ETH_P_IPV6,
-        TIME_EXCEEDED_V6,
-    ),
+/// What a packet through the router is, in one family.
+struct Through {
+    source: &'static str,
+    destination: &'static str,
+    /// Towards the source and the destination.
+    gateways: [&'static str; 2],
+    ethertype: u16,
+    time_exceeded: (u8, u8),
+}
+
+const THROUGH: [Through; 2] = [
+    Through {
+        source: "192.0.2.1",
+        destination: "10.9.0.1",
+        gateways: ["10.0.1.2", "10.0.2.2"],
+        ethertype: ETH_P_IP,
+        time_exceeded: TIME_EXCEEDED_V4,
+    },
+    Through {
+        source: "2001:db8::1",
+        destination: "2001:db8:9::1",
+        gateways: ["fd00:1::2", "fd00:2::2"],
+        ethertype: ETH_P_IPV6,
+        time_exceeded: TIME_EXCEEDED_V6,
+    },
 ];
+
+impl Through {
+    fn packet(&self) -> Result<Vec<u8>> {
+        udp(self.source.parse()?, self.destination.parse()?, 64, b"for the kernel")
+    }
+}
 
 /// A router whose kernel knows the way to both sides. It forwards, if it may.
 fn routed_bench(options: &str, forwards: bool) -> Result<Bench> {
@@ -342,8 +357,12 @@ fn routed_bench(options: &str, forwards: bool) -> Result<Bench> {
     for (key, value) in EDGE_SYSCTLS {
         kernel.sysctl(key, if forwards { value } else { "0" })?;
     }
-    for (source, destination, [left, right], ..) in FAMILIES {
-        for (address, gateway, mac, dev) in [(source, left, LEFT, "eth1"), (destination, right, RIGHT, "eth2")] {
+    for through in THROUGH {
+        let [left, right] = through.gateways;
+        for (address, gateway, mac, dev) in [
+            (through.source, left, LEFT, "eth1"),
+            (through.destination, right, RIGHT, "eth2"),
+        ] {
             kernel.ip(&format!("neigh replace {gateway} lladdr {mac} dev {dev} nud permanent"))?;
             kernel.ip(&format!("route add {address} via {gateway}"))?;
         }
@@ -366,8 +385,8 @@ fn ending_stacks(ttl: u8, ethertype: u16) -> [Vec<Entry>; 4] {
 fn alert_forwarded() -> Result<()> {
     for options in [NATIVE, "--iface eth1 --iface eth2 --mode generic"] {
         let bench = routed_bench(options, true)?;
-        for (source, destination, _, ethertype, time_exceeded) in FAMILIES {
-            let packet = udp(source.parse()?, destination.parse()?, 64, b"for the kernel")?;
+        for through in THROUGH {
+            let (packet, ethertype) = (through.packet()?, through.ethertype);
             for ttl in [64, 3] {
                 // One for the pop, one for the kernel.
                 let routed = with_ttl(&packet, ttl - 2)?;
@@ -386,7 +405,10 @@ fn alert_forwarded() -> Result<()> {
                 })?;
                 // The kernel's own, which knows of no labels.
                 let error = IcmpError::read(&frame).context("no ICMP error")??;
-                ensure!(error.kind == time_exceeded && error.stack.is_empty(), "{error:?}");
+                ensure!(
+                    error.kind == through.time_exceeded && error.stack.is_empty(),
+                    "{error:?}"
+                );
                 error.ensure_quotes(&with_ttl(&packet, 1)?)?;
             }
         }
@@ -409,9 +431,9 @@ fn ensure_only_multicast(bench: &Bench) -> Result<()> {
 
 fn alert_not_forwarded() -> Result<()> {
     let bench = routed_bench(NATIVE, false)?;
-    for (source, destination, _, ethertype, _) in FAMILIES {
-        let packet = udp(source.parse()?, destination.parse()?, 64, b"for nobody")?;
-        for stack in ending_stacks(64, ethertype) {
+    for through in THROUGH {
+        let packet = through.packet()?;
+        for stack in ending_stacks(64, through.ethertype) {
             let forwarded = bench.forward(&bench.labelled(&stack, &packet))?;
             ensure!(forwarded.is_empty(), "{stack:?}: {forwarded:02x?}");
         }

@@ -34,6 +34,8 @@ pub mod map {
 
 /// Name of the XDP program in the object.
 pub const PROGRAM: &str = "mplsxdp";
+/// Name of the program that leaves every frame to the kernel.
+pub const PASS_PROGRAM: &str = "pass";
 /// Name of the frozen [`Settings`] in the program's `.rodata`.
 pub const SETTINGS: &str = "SETTINGS";
 /// Name of the frozen [`Police`] in the program's `.rodata`.

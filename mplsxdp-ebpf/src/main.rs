@@ -28,6 +28,12 @@ pub fn mplsxdp(ctx: XdpContext) -> u32 {
     }
 }
 
+/// Leaves every frame to the kernel. The controller runs it on frames that the slow path hands up.
+#[xdp]
+pub fn pass(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
 /// Counts a frame that is not forwarded, and punts or drops it. A call of its own, which keeps its registers off the frames that
 /// are forwarded.
 #[inline(never)]

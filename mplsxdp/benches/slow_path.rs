@@ -67,6 +67,7 @@ fn run(frame: &[u8], icmp_via: IcmpVia) -> (f64, f64) {
             slow_path.receive(received, &world, now, &mut |action: Action<'_>| {
                 black_box(action);
                 actions += 1;
+                true
             });
         }
         frames += u64::from(BATCH);

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::ports::Ports;
 use super::raw_ip::RawIp;
 use crate::dataplane::frame::MemoryFrame;
+use crate::dataplane::inject::Injector;
 use crate::dataplane::kernel::{AtPort, KernelTables};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::addresses::Addresses;
@@ -23,7 +24,7 @@ use crate::neighbour::routes::KernelRoutes;
 use crate::slowpath::outcome::Counters;
 use crate::slowpath::packet::missing_bytes;
 use crate::slowpath::unknown::UnknownLabel;
-use crate::slowpath::xsk::{Receiver, Transmitter, XskPort};
+use crate::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
 use crate::slowpath::{Action, Options, Received, SlowPath, World};
 
 /// Frames of one port that are looked at before other work has its turn.
@@ -90,6 +91,7 @@ pub struct Exceptions {
 struct Outlet {
     transmitters: BTreeMap<u16, Transmitter>,
     raw_ip: RawIp,
+    injector: Injector,
     /// The frame that leaves with tags.
     tagged: Vec<u8>,
     /// Adjacency slots whose next hops frames wait for.
@@ -99,10 +101,11 @@ struct Outlet {
 }
 
 impl Exceptions {
-    pub fn new(options: Options) -> io::Result<Self> {
+    pub fn new(options: Options, injector: Injector) -> io::Result<Self> {
         let outlet = Outlet {
             transmitters: BTreeMap::new(),
             raw_ip: RawIp::open()?,
+            injector,
             tagged: Vec::new(),
             wanted: Vec::new(),
             unsent_due: None,
@@ -167,8 +170,6 @@ impl Exceptions {
                 let (port, frame) = match untag(frame, port, view, untagged) {
                     Untagged::AsReceived => (port, frame),
                     Untagged::At(port) => (port, untagged.bytes()),
-                    // Its sub-interface has just gone.
-                    Untagged::Nowhere => return,
                 };
                 let trimmed = if trims && frame.len() >= LEAST_TRIMMED {
                     missing_bytes(frame)
@@ -237,31 +238,57 @@ impl Exceptions {
 }
 
 impl Outlet {
-    fn carry_out(&mut self, action: Action<'_>, view: &View<'_>) {
+    /// Returns whether that worked.
+    fn carry_out(&mut self, action: Action<'_>, view: &View<'_>) -> bool {
         match action {
             Action::Transmit { port, frame } => {
-                let Some((parent, tags)) = view.ports.way_out(port) else {
-                    return;
-                };
-                let Some(transmitter) = self.transmitters.get_mut(&parent) else {
-                    return;
-                };
-                let frame = tag(frame, tags, &mut self.tagged);
-                if let Err(error) = transmitter.transmit(frame) {
-                    debug!(port, %error, "the slow path's frame is lost");
-                }
+                let sent = self.transmit(port, frame, view);
+                sent.inspect_err(|error| debug!(port, %error, "the slow path's frame is lost"))
+                    .is_ok()
             }
-            Action::SendByIp { packet } | Action::Deliver { packet } => {
-                if let Err(error) = self.raw_ip.send(packet) {
-                    debug!(%error, "the kernel does not take the slow path's packet");
-                }
+            Action::SendByIp { packet } => {
+                let sent = self.raw_ip.send(packet);
+                sent.inspect_err(|error| debug!(%error, "the kernel does not take the slow path's packet"))
+                    .is_ok()
             }
-            Action::Resolve { adjacency } => self.wanted.push(adjacency),
+            Action::Deliver { port, frame } => {
+                let delivered = self.deliver(port, frame, view);
+                delivered
+                    .inspect_err(|error| debug!(port, %error, "the kernel does not receive the slow path's frame"))
+                    .is_ok()
+            }
+            Action::Resolve { adjacency } => {
+                self.wanted.push(adjacency);
+                true
+            }
             Action::Report(report) => {
                 let port = view.ports.name(report.port).unwrap_or_default();
                 warn!(port, label = %report.label, frames = report.frames, "frames with labels that have no route");
+                true
             }
         }
+    }
+
+    /// Queues a frame at the port that it is to leave by.
+    fn transmit(&mut self, port: u16, frame: &[u8], view: &View<'_>) -> io::Result<()> {
+        let (parent, tags) = view.ports.way_out(port).ok_or(io::ErrorKind::NotFound)?;
+        let transmitter = self.transmitters.get_mut(&parent).ok_or(io::ErrorKind::NotFound)?;
+        let frame = tag(frame, tags, &mut self.tagged);
+        match transmitter.transmit(frame) {
+            // More at once than there is room for: what is queued goes first.
+            Err(TransmitError::Full) => {
+                transmitter.flush()?;
+                transmitter.transmit(frame)
+            }
+            result => result,
+        }
+        .map_err(io::Error::other)
+    }
+
+    /// Has the kernel receive a frame at the port where it arrived.
+    fn deliver(&mut self, port: u16, frame: &[u8], view: &View<'_>) -> io::Result<()> {
+        let (ifindex, tags) = view.ports.way_up(port).ok_or(io::ErrorKind::NotFound)?;
+        self.injector.receive(ifindex, tag(frame, tags, &mut self.tagged))
     }
 
     /// Has the kernel send what was queued.
@@ -279,11 +306,10 @@ impl Outlet {
 
 /// Where a frame arrived that came up through a port's sockets.
 enum Untagged {
-    /// At the port: it has no tags.
+    /// At the port: it has no tags, or those of a sub-interface that has just gone.
     AsReceived,
     /// At this sub-interface, or at the port if its tags carry a priority only. It has lost them.
     At(u16),
-    Nowhere,
 }
 
 /// Takes the VLAN tags off a frame, into `untagged`: the slow path knows none.
@@ -296,7 +322,7 @@ fn untag(frame: &[u8], port: u16, view: &View<'_>, untagged: &mut MemoryFrame) -
         return Untagged::AsReceived;
     }
     let Some(port) = arrival.port.and_then(|port| port.try_into().ok()) else {
-        return Untagged::Nowhere;
+        return Untagged::AsReceived;
     };
     let (macs, rest) = (
         frame.get(..ETHERTYPE),

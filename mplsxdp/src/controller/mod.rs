@@ -167,6 +167,7 @@ impl Controller {
             tokio::spawn(loader.follow_log()?);
         }
         let tables = KernelTables::open(loader.pins(), hash_seed)?;
+        let injector = loader.injector()?;
         Ok(Self {
             started: Instant::now(),
             ports: Ports::new(loader, config),
@@ -179,7 +180,8 @@ impl Controller {
             kernel_routes: KernelRoutes::default(),
             addresses: Addresses::default(),
             local: None,
-            exceptions: Exceptions::new(slow_path_options(config)).context("cannot open raw sockets, to send IP by")?,
+            exceptions: Exceptions::new(slow_path_options(config), injector)
+                .context("cannot open raw sockets, to send IP by")?,
             lfib: Lfib::new(tables),
         })
     }

@@ -243,6 +243,17 @@ impl Ports {
         Some((port.parent().unwrap_or(number), port.vlan_tags()))
     }
 
+    /// The interface where the kernel receives a frame that arrived at port `number`, and the tags that it has there: none, unless
+    /// the kernel has a device for them.
+    pub fn way_up(&self, number: u16) -> Option<(u32, VlanTags)> {
+        let port = self.get(number)?;
+        let tags = match port.place {
+            Place::SubInterface { device: Some(_), .. } => port.vlan_tags(),
+            Place::SubInterface { device: None, .. } | Place::Interface { .. } => VlanTags::NONE,
+        };
+        Some((self.carrier(port)?.ifindex(), tags))
+    }
+
     /// Why the kernel cannot resolve `next_hop` at a sub-interface that it has no device for.
     pub fn no_device(&self, ifindex: u32, next_hop: &NextHop) -> Option<String> {
         let port = self.by_ifindex(ifindex)?;

@@ -1,12 +1,11 @@
-//! Sends IP packets that are complete, header and all, as the kernel routes them (raw(7), ipv6(7)).
+//! Sends IP packets of this box that are complete, header and all, as the kernel routes them (raw(7), ipv6(7)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, socket,
 };
 
 /// A raw socket of each family, which needs CAP_NET_RAW.
@@ -21,12 +20,9 @@ impl RawIp {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             socket(family, SockType::Raw, flags, SockProtocol::Raw)
         };
-        let v4 = open(AddressFamily::Inet)?;
-        // Packets that came with labels may be for a broadcast address of this box, which the kernel is to judge.
-        setsockopt(&v4, sockopt::Broadcast, &true)?;
         // A kernel without IPv6 has none to send.
         Ok(Self {
-            v4,
+            v4: open(AddressFamily::Inet)?,
             v6: open(AddressFamily::Inet6).ok(),
         })
     }

@@ -10,11 +10,12 @@ use aya::maps::{MapData, MapError};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
-use mplsxdp_common::abi::{HASH_SEED, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
+use mplsxdp_common::abi::{HASH_SEED, PASS_PROGRAM, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::inject::Injector;
 use super::release::{OLDEST, Release};
 
 /// The maps that all copies of the program share.
@@ -56,8 +57,8 @@ pub enum LoadError {
     Bpffs(#[source] io::Error),
     #[error("cannot load the XDP object: {0}; this needs CAP_BPF and CAP_NET_ADMIN")]
     Object(#[from] Box<EbpfError>),
-    #[error("the XDP object has no program {PROGRAM}")]
-    NoProgram,
+    #[error("the XDP object has no program {0}")]
+    NoProgram(&'static str),
     #[error("the kernel refuses the XDP program: {0}")]
     Program(#[from] Box<ProgramError>),
     #[error("cannot read the XDP program's log records: {0}")]
@@ -170,13 +171,18 @@ impl Loader {
 
     fn load(&self, settings: Settings) -> Result<Program, LoadError> {
         let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
-        let program: &mut Xdp = object
-            .program_mut(PROGRAM)
-            .ok_or(LoadError::NoProgram)?
-            .try_into()
-            .map_err(|error: ProgramError| Box::new(error))?;
-        program.load().map_err(Box::new)?;
+        xdp_of(&mut object, PROGRAM)?.load().map_err(Box::new)?;
         Ok(Program { object })
+    }
+
+    /// The way into the kernel for frames that arrived at a port.
+    pub fn injector(&self) -> Result<Injector, LoadError> {
+        let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
+        let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
+        xdp_of(&mut object, PASS_PROGRAM)?
+            .load()
+            .map_err(|error| LoadError::from(Box::new(error)).on_this_kernel())?;
+        Ok(Injector::new(object))
     }
 }
 
@@ -205,11 +211,11 @@ pub struct Program {
 
 impl Program {
     pub fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
-        Ok(self
-            .object
-            .program_mut(PROGRAM)
-            .ok_or(LoadError::NoProgram)?
-            .try_into()
-            .map_err(|error: ProgramError| Box::new(error))?)
+        xdp_of(&mut self.object, PROGRAM)
     }
+}
+
+fn xdp_of<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
+    let program = object.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+    Ok(program.try_into().map_err(|error: ProgramError| Box::new(error))?)
 }

@@ -1,10 +1,12 @@
 //! The tables of the data plane: [`Tables`] is what the LFIB writes to, [`memory`] has them for tests, [`kernel`] the BPF maps;
-//! [`frame`] is a frame that the forwarding core can work on in this process; [`loader`] brings the program and the maps into the kernel, [`port`] attaches it.
+//! [`frame`] is a frame that the forwarding core can work on in this process; [`loader`] brings the programs and the maps into the
+//! kernel, [`port`] attaches one; [`inject`] has the kernel receive what the slow path hands up.
 
 pub mod ethtool;
 pub mod frame;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
+pub mod inject;
 pub mod kernel;
 pub mod loader;
 pub mod memory;

@@ -12,7 +12,7 @@ use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
 use super::limit::Limiter;
 use super::outcome::Outcome;
 use super::packet::{Offender, Parts, entries};
-use super::{Action, Options, World};
+use super::{Action, Emit, Options, World};
 use crate::config::IcmpVia;
 use crate::dataplane::frame::MemoryFrame;
 
@@ -58,7 +58,7 @@ impl Answerer {
         received: Received<'_>,
         world: &W,
         now: Instant,
-        emit: &mut dyn FnMut(Action<'_>),
+        emit: &mut Emit<'_>,
     ) -> Result<(), Outcome> {
         let parts = Parts::of(received.frame).ok_or(Outcome::Malformed)?;
         let offender = Offender::read(parts.payload, received.trimmed).ok_or(Outcome::NoAnswerDue)?;
@@ -116,12 +116,7 @@ impl Answerer {
 
     /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes
     /// it for the packet, with TTLs that do not expire.
-    fn send_on_lsp<T: Tables>(
-        &mut self,
-        parts: Parts<'_>,
-        tables: &T,
-        emit: &mut dyn FnMut(Action<'_>),
-    ) -> Result<(), Unsent> {
+    fn send_on_lsp<T: Tables>(&mut self, parts: Parts<'_>, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
         self.stack.clear();
         // An answer alerts no router.
         let stack = entries(parts.stack).filter(|lse| lse.label() != Label::ROUTER_ALERT || lse.bottom());
@@ -142,8 +137,7 @@ impl Answerer {
             Verdict::Forward { port } => {
                 set_ttls(self.scratch.bytes_mut());
                 let frame = self.scratch.bytes();
-                emit(Action::Transmit { port, frame });
-                Ok(())
+                sent(emit(Action::Transmit { port, frame }))
             }
             // The LSP ends here.
             Verdict::Pass => self.send_by_ip(tables, emit),
@@ -152,7 +146,7 @@ impl Answerer {
     }
 
     /// Sends the answer as this box's own packet: as the FTN says, else as the kernel does.
-    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut dyn FnMut(Action<'_>)) -> Result<(), Unsent> {
+    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
             Some(0x45) => ETH_P_IP,
             _ => ETH_P_IPV6,
@@ -162,13 +156,9 @@ impl Answerer {
         match ask_at(&mut self.scratch, tables, OWN_PORT).verdict {
             Verdict::Forward { port } => {
                 let frame = self.scratch.bytes();
-                emit(Action::Transmit { port, frame });
-                Ok(())
+                sent(emit(Action::Transmit { port, frame }))
             }
-            Verdict::Pass => {
-                emit(Action::SendByIp { packet: &self.packet });
-                Ok(())
-            }
+            Verdict::Pass => sent(emit(Action::SendByIp { packet: &self.packet })),
             Verdict::Exception(reason) => Err(Unsent::from(reason)),
         }
     }
@@ -182,6 +172,10 @@ impl From<Reason> for Unsent {
             Self::NoWay
         }
     }
+}
+
+fn sent(worked: bool) -> Result<(), Unsent> {
+    if worked { Ok(()) } else { Err(Unsent::NoWay) }
 }
 
 /// Whether packets to `destination` get labels here.

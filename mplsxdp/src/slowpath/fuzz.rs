@@ -12,8 +12,8 @@ use mplsxdp_common::wire::{ETH_HLEN, IPV6_HLEN, LSE_LEN};
 use super::fixture::{EGRESS, INGRESS, MTU, MemoryWorld, OWN_V4, OWN_V6, port_mac, reassembled};
 use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
 use super::outcome::Outcome;
-use super::packet::Parts;
-use super::{Action, IcmpVia, Options, Rate, Received, SlowPath};
+use super::packet::{Parts, is_labelled};
+use super::{Action, Emit, IcmpVia, Options, Rate, Received, SlowPath};
 
 /// `data` says how the box is set up, and which frames arrive: each as two bytes of length, one of what is special
 /// about it, and its bytes, of which the destination MAC and the IPv4 checksum are made right.
@@ -40,6 +40,7 @@ pub fn slow_path(data: &[u8]) {
         slow_path: SlowPath::new(options),
         received: 0,
         seen: HashSet::new(),
+        fails: setup & 0x80 != 0,
     };
     let mut now = Instant::now();
     while let Some((&[high, low, special], bytes)) = rest.split_first_chunk() {
@@ -102,6 +103,8 @@ struct Run {
     received: u64,
     /// The packets in the frames that came in.
     seen: HashSet<Vec<u8>>,
+    /// No action works.
+    fails: bool,
 }
 
 impl Run {
@@ -121,21 +124,33 @@ impl Run {
 
     /// Runs `step` and checks its actions: each frame that is counted as answered or passed on leaves once, and each
     /// answer is as it should be.
-    fn act(&mut self, step: impl FnOnce(&mut SlowPath, &mut dyn FnMut(Action<'_>))) {
+    fn act(&mut self, step: impl FnOnce(&mut SlowPath, &mut Emit<'_>)) {
         let before = *self.slow_path.counters();
         let mut sent = Vec::new();
-        step(&mut self.slow_path, &mut |action| match action {
-            Action::Transmit { port, frame } => {
-                assert_eq!(port, EGRESS);
-                assert!(
-                    frame.len() <= ETH_HLEN + usize::from(MTU),
-                    "{} bytes are too many",
-                    frame.len()
-                );
-                sent.push(Parts::of(frame).expect("a frame with a whole stack").payload.to_vec());
+        let fails = self.fails;
+        step(&mut self.slow_path, &mut |action| {
+            let packet = match action {
+                Action::Transmit { port, frame } => {
+                    assert_eq!(port, EGRESS);
+                    assert!(
+                        frame.len() <= ETH_HLEN + usize::from(MTU),
+                        "{} bytes are too many",
+                        frame.len()
+                    );
+                    Parts::of(frame).expect("a frame with a whole stack").payload
+                }
+                Action::Deliver { port, frame } => {
+                    assert_eq!(port, INGRESS);
+                    assert!(!is_labelled(frame), "the kernel's without labels");
+                    &frame[ETH_HLEN..]
+                }
+                Action::SendByIp { packet } => packet,
+                Action::Resolve { .. } | Action::Report(_) => return !fails,
+            };
+            if !fails {
+                sent.push(packet.to_vec());
             }
-            Action::SendByIp { packet } | Action::Deliver { packet } => sent.push(packet.to_vec()),
-            Action::Resolve { .. } | Action::Report(_) => {}
+            !fails
         });
         let after = self.slow_path.counters();
         let rise = |outcomes: &[Outcome]| -> u64 {

@@ -62,6 +62,9 @@ pub trait World {
     fn has_specific_route(&self, destination: IpAddr) -> bool;
 }
 
+/// Carries out an action. Returns whether that worked; what becomes of a packet beyond is not known here.
+pub type Emit<'a> = dyn FnMut(Action<'_>) -> bool + 'a;
+
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action<'a> {
@@ -69,8 +72,9 @@ pub enum Action<'a> {
     Transmit { port: u16, frame: &'a [u8] },
     /// Send `packet`, an IP packet of this box, as the kernel routes it. The FTN has nothing for it.
     SendByIp { packet: &'a [u8] },
-    /// Have the kernel deliver or route `packet`, an IP packet that came with labels which ended here.
-    Deliver { packet: &'a [u8] },
+    /// Have the kernel receive `frame`, Ethernet header and all, at `port`: an IP packet that came there with labels which ended
+    /// here, for the kernel to deliver or to route.
+    Deliver { port: u16, frame: &'a [u8] },
     /// Have the next hop in this slot of the adjacency table resolved: frames wait for it.
     Resolve { adjacency: u16 },
     /// Tell the log of a label without a route.
@@ -130,13 +134,7 @@ impl SlowPath {
     }
 
     /// A frame came up.
-    pub fn receive<W: World>(
-        &mut self,
-        received: Received<'_>,
-        world: &W,
-        now: Instant,
-        emit: &mut dyn FnMut(Action<'_>),
-    ) {
+    pub fn receive<W: World>(&mut self, received: Received<'_>, world: &W, now: Instant, emit: &mut Emit<'_>) {
         let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
         if answer.router_alert {
             self.counters.count(Outcome::RouterAlert);
@@ -156,7 +154,7 @@ impl SlowPath {
     }
 
     /// Call when next hops or routes have changed: sends what need not wait any more.
-    pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
+    pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         self.release(world, now, emit, |held| {
             let tables = world.tables_at(held.port);
             let resolved = |index| tables.adjacency(index).is_some_and(|adjacency| adjacency.is_resolved());
@@ -168,12 +166,12 @@ impl SlowPath {
     }
 
     /// Call when flows have moved to other next hops: sends what need not wait any more, whatever it waited for.
-    pub fn retry_all_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
+    pub fn retry_all_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         self.release(world, now, emit, |_| true);
     }
 
     /// Call at [`SlowPath::next_deadline`]: gives up on what has waited too long.
-    pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
+    pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         while let Some(held) = self.hold.pop_expired(now) {
             let received = of_held(&held);
             // Its route may be another by now.
@@ -205,7 +203,7 @@ impl SlowPath {
     }
 
     /// Keeps a frame for a next hop that is not resolved.
-    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut dyn FnMut(Action<'_>)) {
+    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut Emit<'_>) {
         if received.trimmed > 0 {
             self.counters.count(Outcome::Trimmed);
             return;
@@ -222,13 +220,7 @@ impl SlowPath {
     }
 
     /// Sends those held frames that `choose` chooses and that need not wait any more, in order.
-    fn release<W: World>(
-        &mut self,
-        world: &W,
-        now: Instant,
-        emit: &mut dyn FnMut(Action<'_>),
-        choose: impl Fn(&Held) -> bool,
-    ) {
+    fn release<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>, choose: impl Fn(&Held) -> bool) {
         for _ in 0..self.hold.len() {
             let Some(held) = self.hold.pop() else { break };
             if !choose(&held) {
@@ -254,14 +246,16 @@ impl SlowPath {
         forwarded: Outcome,
         world: &W,
         now: Instant,
-        emit: &mut dyn FnMut(Action<'_>),
+        emit: &mut Emit<'_>,
     ) {
         let outcome = match answer.verdict {
             Verdict::Forward { .. } | Verdict::Pass if received.trimmed > 0 => Outcome::Trimmed,
             Verdict::Forward { port } => {
                 let frame = self.scratch.bytes();
-                emit(Action::Transmit { port, frame });
-                forwarded
+                match emit(Action::Transmit { port, frame }) {
+                    true => forwarded,
+                    false => Outcome::NotSent,
+                }
             }
             Verdict::Pass => self.deliver(received, emit),
             Verdict::Exception(reason) => match reason {
@@ -298,13 +292,7 @@ impl SlowPath {
 
     /// Tells the source of a frame that is larger than the next hop's MTU, or forwards it in fragments, each under the
     /// stack that the frame would have left with (RFC 3032 section 3).
-    fn too_big<W: World>(
-        &mut self,
-        received: Received<'_>,
-        world: &W,
-        now: Instant,
-        emit: &mut dyn FnMut(Action<'_>),
-    ) -> Outcome {
+    fn too_big<W: World>(&mut self, received: Received<'_>, world: &W, now: Instant, emit: &mut Emit<'_>) -> Outcome {
         let tables = world.tables_at(received.port);
         let (answer, mtu) = ask_of_any_length(&mut self.scratch, received, &tables);
         let (Verdict::Forward { port }, Some(parts)) = (answer.verdict, packet::Parts::of(self.scratch.bytes())) else {
@@ -323,7 +311,10 @@ impl SlowPath {
                 let start = self.fragment.len();
                 while fragments.write_next(&mut self.fragment) {
                     let frame = &self.fragment;
-                    emit(Action::Transmit { port, frame });
+                    // Without this one the others are of no use.
+                    if !emit(Action::Transmit { port, frame }) {
+                        return Outcome::NotSent;
+                    }
                     self.fragment.truncate(start);
                 }
                 Outcome::Fragmented
@@ -334,16 +325,16 @@ impl SlowPath {
 
     /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled
     /// already, or it is not for this box.
-    fn deliver(&self, received: Received<'_>, emit: &mut dyn FnMut(Action<'_>)) -> Outcome {
+    fn deliver(&self, received: Received<'_>, emit: &mut Emit<'_>) -> Outcome {
         let frame = self.scratch.bytes();
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {
             return Outcome::NotHandled;
         }
-        let Some(parts) = packet::Parts::of(frame) else {
-            return Outcome::NotHandled;
-        };
-        emit(Action::Deliver { packet: parts.payload });
-        Outcome::Delivered
+        let port = received.port;
+        match emit(Action::Deliver { port, frame }) {
+            true => Outcome::Delivered,
+            false => Outcome::NotDelivered,
+        }
     }
 }
 

@@ -31,6 +31,10 @@ outcomes! {
     Released, "released";
     #[doc = "Handed to the kernel: its last label was popped for this box."]
     Delivered, "delivered";
+    #[doc = "Dropped: it could not be sent, as the port is gone, or its queue is full."]
+    NotSent, "not-sent";
+    #[doc = "Dropped: the kernel could not be given it, as the port is gone, or the frame is longer than about 3400 bytes."]
+    NotDelivered, "not-delivered";
     #[doc = "Answered by ICMP Time Exceeded."]
     TimeExceeded, "time-exceeded";
     #[doc = "Answered by ICMP Host Unreachable."]

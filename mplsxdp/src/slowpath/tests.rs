@@ -24,7 +24,7 @@ const FTN_HOST: Ipv4Addr = Ipv4Addr::new(10, 4, 4, 7);
 enum Taken {
     Transmit(u16, Vec<u8>),
     SendByIp(Vec<u8>),
-    Deliver(Vec<u8>),
+    Deliver(u16, Vec<u8>),
     Resolve(u16),
     Report(unknown::Report),
 }
@@ -33,6 +33,8 @@ struct Router {
     world: MemoryWorld,
     slow_path: SlowPath,
     now: Instant,
+    /// Actions that do not work, and are not taken.
+    fails: fn(&Action<'_>) -> bool,
 }
 
 impl Default for Router {
@@ -47,7 +49,14 @@ impl Router {
             world: MemoryWorld::router(),
             slow_path: SlowPath::new(options),
             now: Instant::now(),
+            fails: |_| false,
         }
+    }
+
+    /// These actions do not work.
+    fn failing(mut self, fails: fn(&Action<'_>) -> bool) -> Self {
+        self.fails = fails;
+        self
     }
 
     fn via(icmp_via: IcmpVia) -> Self {
@@ -68,19 +77,21 @@ impl Router {
         self
     }
 
-    fn step(
-        &mut self,
-        step: impl FnOnce(&mut SlowPath, &MemoryWorld, Instant, &mut dyn FnMut(Action<'_>)),
-    ) -> Vec<Taken> {
+    fn step(&mut self, step: impl FnOnce(&mut SlowPath, &MemoryWorld, Instant, &mut Emit<'_>)) -> Vec<Taken> {
         let mut taken = Vec::new();
+        let fails = self.fails;
         step(&mut self.slow_path, &self.world, self.now, &mut |action| {
+            if fails(&action) {
+                return false;
+            }
             taken.push(match action {
                 Action::Transmit { port, frame } => Taken::Transmit(port, frame.to_vec()),
                 Action::SendByIp { packet } => Taken::SendByIp(packet.to_vec()),
-                Action::Deliver { packet } => Taken::Deliver(packet.to_vec()),
+                Action::Deliver { port, frame } => Taken::Deliver(port, frame.to_vec()),
                 Action::Resolve { adjacency } => Taken::Resolve(adjacency),
                 Action::Report(report) => Taken::Report(report),
             });
+            true
         });
         taken
     }
@@ -529,7 +540,8 @@ fn what_ends_at_this_box_now_is_delivered_and_what_is_the_kernels_is_left_to_it(
     let mut popped = packet.clone();
     popped[8] = 63;
     righted(&mut popped);
-    assert_eq!(taken, [Taken::Deliver(popped)]);
+    // As it would have come to the kernel from the port.
+    assert_eq!(taken, [Taken::Deliver(INGRESS, ethernet(ETH_P_IP, &popped))]);
     assert_eq!(router.count(Outcome::Delivered), 1);
     Router::default().check_dropped(&ethernet(ETH_P_IP, &packet), Outcome::NotHandled);
     Router::default().check_dropped(&ethernet(0x0806, &packet), Outcome::NotHandled);
@@ -614,6 +626,69 @@ fn frames_that_wait_for_a_member_of_a_group_leave_by_another_once_their_bucket_i
     assert_eq!(router.retry(), []);
     let (stack, _) = labelled_frame(&router.retry_all());
     assert_eq!((stack, router.slow_path.held()), (vec![(701, 63, 0)], 0));
+}
+
+#[test]
+fn a_frame_that_waits_leaves_at_once_when_its_label_has_another_next_hop() {
+    let mut router = Router::default();
+    router.receive(&labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 20)));
+    assert_eq!(router.retry_all(), [], "nothing has changed for it");
+    router
+        .world
+        .tables
+        .store_ilm(label(500), entry(Op::Label, 520, NEIGHBOUR));
+    // What it waited for is still not there.
+    assert_eq!(router.retry(), []);
+    let (stack, _) = labelled_frame(&router.retry_all());
+    assert_eq!((stack, router.slow_path.held()), (vec![(520, 63, 0)], 0));
+    assert_eq!(router.count(Outcome::Released), 1);
+}
+
+#[test]
+fn what_could_not_be_sent_is_not_counted_as_forwarded() {
+    let packet = udp_v4(HOST_V4, 64, 20);
+    let large = fragmentable(udp_v4(HOST_V4, 64, 2000));
+    for (frame, outcome) in [
+        (labelled(&[(1, 64), (100, 64)], &packet), Outcome::NotSent),
+        (labelled(&[(100, 64)], &large), Outcome::NotSent),
+        (labelled(&[(1, 64), (120, 64)], &packet), Outcome::NotDelivered),
+        (labelled(&[(0, 64), (1, 64), (120, 64)], &packet), Outcome::NotDelivered),
+    ] {
+        let mut router = Router::default().failing(|_| true);
+        router.check_dropped(&frame, outcome);
+        let worked = [Outcome::Forwarded, Outcome::Fragmented, Outcome::Delivered];
+        assert_eq!(worked.map(|outcome| router.count(outcome)), [0; 3]);
+    }
+    let mut router = Router::default();
+    router.receive(&labelled(&[(500, 64)], &packet));
+    router.world.resolve();
+    let mut router = router.failing(|_| true);
+    assert_eq!(router.retry(), []);
+    assert_eq!(
+        [Outcome::NotSent, Outcome::Released].map(|outcome| router.count(outcome)),
+        [1, 0]
+    );
+}
+
+#[test]
+fn an_answer_that_could_not_be_sent_is_not_counted_as_one() {
+    let packet = udp_v4(HOST_V4, 64, 20);
+    let imposed = to(FTN_HOST, udp_v4(HOST_V4, 1, 20));
+    for frame in [
+        labelled(&[(120, 1)], &packet),
+        labelled(&[(122, 1)], &packet),
+        labelled(&[(122, 1), (146, 63)], &packet),
+        ethernet(ETH_P_IP, &imposed),
+    ] {
+        let mut router = Router::default().failing(|_| true);
+        router.check_dropped(&frame, Outcome::NoWayBack);
+        assert_eq!(router.count(Outcome::TimeExceeded), 0);
+    }
+    // Under one label the source may still be known by IP.
+    let mut router = Router::default().failing(|action| matches!(action, Action::Transmit { .. }));
+    let taken = router.receive(&labelled(&[(122, 1)], &packet));
+    assert!(matches!(taken[..], [Taken::SendByIp(_)]), "{taken:?}");
+    assert_eq!(router.count(Outcome::TimeExceeded), 1);
 }
 
 #[test]
@@ -766,7 +841,7 @@ fn a_router_alert_goes_with_the_last_label() {
     assert_eq!((stack, payload[8]), (vec![], 59));
     let taken = router.receive(&labelled(&[(1, 60), (120, 64)], &packet));
     assert!(
-        matches!(&taken[..], [Taken::Deliver(packet)] if packet[8] == 59),
+        matches!(&taken[..], [Taken::Deliver(INGRESS, frame)] if frame[ETH_HLEN + 8] == 59),
         "{taken:?}"
     );
     assert_eq!(router.count(Outcome::RouterAlert), 2);
@@ -1116,9 +1191,15 @@ fn nothing_is_allocated_per_frame_in_steady_state() {
                 frame,
                 trimmed: 0,
             };
-            router.slow_path.receive(received, world, now, &mut |_| actions += 1);
+            router.slow_path.receive(received, world, now, &mut |_| {
+                actions += 1;
+                true
+            });
         }
-        router.slow_path.poll(world, now, &mut |_| actions += 1);
+        router.slow_path.poll(world, now, &mut |_| {
+            actions += 1;
+            true
+        });
     };
     let start = Instant::now();
     let at = |step: u64| start + Duration::from_millis(step * 20);

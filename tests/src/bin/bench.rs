@@ -306,6 +306,7 @@ impl Rig {
                     if let slowpath::Action::Transmit { frame, .. } = action {
                         result = transmitter.transmit(frame);
                     }
+                    result.is_ok()
                 });
                 result
             })

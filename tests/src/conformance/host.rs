@@ -112,10 +112,14 @@ impl Host {
             trimmed: 0,
         };
         let mut got = Vec::new();
-        let mut emit = |action: Action<'_>| match action {
-            Action::Transmit { port, frame } => got.push((Some(port), tag(frame, port))),
-            Action::SendByIp { packet } | Action::Deliver { packet } => got.push((None, packet.to_vec())),
-            Action::Resolve { .. } | Action::Report(_) => {}
+        let mut emit = |action: Action<'_>| {
+            match action {
+                Action::Transmit { port, frame } => got.push((Some(port), tag(frame, port))),
+                Action::SendByIp { packet } => got.push((None, packet.to_vec())),
+                Action::Deliver { frame, .. } => got.push((None, frame[ETH_HLEN..].to_vec())),
+                Action::Resolve { .. } | Action::Report(_) => {}
+            }
+            true
         };
         slow_path.receive(received, &world, Instant::now(), &mut emit);
         // No next hop answers.

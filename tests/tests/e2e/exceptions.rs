@@ -1,7 +1,7 @@
 //! Frames that the fast path cannot forward, apart from TTLs that run out: what becomes of them, and that they cost the others
 //! nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use libtest_mimic::Trial;
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
-use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
-use mplsxdp_tests::icmp::{ADDRESS_UNREACHABLE_V6, HOST_UNREACHABLE_V4, IcmpError};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp, with_ttl};
+use mplsxdp_tests::icmp::{ADDRESS_UNREACHABLE_V6, HOST_UNREACHABLE_V4, IcmpError, TIME_EXCEEDED_V4, TIME_EXCEEDED_V6};
+use mplsxdp_tests::three_routers::EDGE_SYSCTLS;
 use mplsxdp_tests::{End, Tap, link, wait};
 use nix::errno::Errno;
 
-use crate::bench::{Bench, NATIVE, v4, v6};
+use crate::bench::{Bench, LEFT, NATIVE, RIGHT, v4, v6};
 use crate::test;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
         test("exceptions::frames_wait_for_a_next_hop_and_leave_in_order", held),
         test("exceptions::no_more_frames_wait_than_may", hold_limit),
         test("exceptions::a_long_frame_waits_whole", held_whole),
+        test("exceptions::as_many_frames_leave_at_once_as_may_wait", many_held),
         test(
             "exceptions::a_next_hop_that_does_not_appear_is_unreachable",
             unreachable,
@@ -36,7 +38,24 @@ pub fn tests() -> Vec<Trial> {
         test("exceptions::unknown_labels_can_be_dropped_at_once", unknown_drop),
         test("exceptions::unknown_labels_can_be_the_kernels", unknown_pass),
         test("exceptions::router_alert_goes_on_with_its_packet", router_alert),
+        test(
+            "exceptions::beneath_a_router_alert_the_kernel_forwards_as_without_it",
+            alert_forwarded,
+        ),
+        test(
+            "exceptions::beneath_a_router_alert_the_kernel_forwards_nothing_that_it_need_not",
+            alert_not_forwarded,
+        ),
+        test(
+            "exceptions::beneath_a_router_alert_packets_are_received_as_any_others",
+            alert_received,
+        ),
+        test(
+            "exceptions::what_is_too_long_to_be_handed_to_the_kernel_is_counted",
+            alert_too_long,
+        ),
         test("exceptions::oam_and_lsp_ping_are_counted", oam),
+        test("exceptions::an_answer_that_the_kernel_refuses_is_none", no_way_back),
         test("exceptions::answers_are_limited_in_total", total_limit),
         test("exceptions::answers_are_limited_for_each_source", source_limit),
         test("exceptions::a_flood_is_policed_and_costs_others_nothing", policed_flood),
@@ -144,6 +163,26 @@ fn held_whole() -> Result<()> {
     let expected = labelled(bench.left.mac(), bench.port1, &[Entry::new(510, 63)], &packet);
     bench.left.receive("the frame that waited", |frame| frame == expected)?;
     Ok(())
+}
+
+/// More than are queued for the kernel at once.
+fn many_held() -> Result<()> {
+    const FRAMES: u64 = 640;
+    /// Fewer than the queue of a veth has room for (256).
+    const AT_ONCE: u64 = 64;
+    let bench = Bench::new(&format!("{NATIVE} --hold 1024"))?;
+    bench.router.run(&format!("route add 500 as 510 via inet {ABSENT}"))?;
+    let frame = bench.labelled(&[Entry::new(500, 64)], &numbered(0)?);
+    for held in (0..FRAMES).step_by(AT_ONCE as usize) {
+        for _ in 0..AT_ONCE {
+            bench.left.send(&frame)?;
+        }
+        until_outcome(&bench, "held", held + AT_ONCE)?;
+    }
+    let kernel = bench.router.netns();
+    kernel.ip(&format!("neigh replace {ABSENT} lladdr {RIGHT} dev eth2 nud permanent"))?;
+    until_outcome(&bench, "released", FRAMES)?;
+    until_outcome(&bench, "not-sent", 0)
 }
 
 fn unreachable() -> Result<()> {
@@ -261,7 +300,7 @@ fn router_alert() -> Result<()> {
         &bench.out_labelled(&swapped, &packet),
     )?;
     // No label is left for it to stand above.
-    let popped = mplsxdp_tests::frame::with_ttl(&packet, 63)?;
+    let popped = with_ttl(&packet, 63)?;
     expect(
         &[alert(64), Entry::new(210, 64)],
         &ethernet(bench.right.mac(), bench.port2, ETH_P_IP, &popped),
@@ -275,6 +314,210 @@ fn router_alert() -> Result<()> {
     until_outcome(&bench, "unknown-label", 1)?;
     ensure!(bench.router.dropped("router-alert")? == 3, "counted by the fast path");
     Ok(())
+}
+
+/// What a packet through the router is, in one family.
+struct Through {
+    source: &'static str,
+    destination: &'static str,
+    /// Towards the source and the destination.
+    gateways: [&'static str; 2],
+    ethertype: u16,
+    time_exceeded: (u8, u8),
+}
+
+const THROUGH: [Through; 2] = [
+    Through {
+        source: "192.0.2.1",
+        destination: "10.9.0.1",
+        gateways: ["10.0.1.2", "10.0.2.2"],
+        ethertype: ETH_P_IP,
+        time_exceeded: TIME_EXCEEDED_V4,
+    },
+    Through {
+        source: "2001:db8::1",
+        destination: "2001:db8:9::1",
+        gateways: ["fd00:1::2", "fd00:2::2"],
+        ethertype: ETH_P_IPV6,
+        time_exceeded: TIME_EXCEEDED_V6,
+    },
+];
+
+impl Through {
+    fn packet(&self) -> Result<Vec<u8>> {
+        udp(self.source.parse()?, self.destination.parse()?, 64, b"for the kernel")
+    }
+}
+
+/// A router whose kernel knows the way to both sides. It forwards, if it may.
+fn routed_bench(options: &str, forwards: bool) -> Result<Bench> {
+    let bench = Bench::new(options)?;
+    bench.router.run("route add 106 dev lo")?;
+    let kernel = bench.router.netns();
+    for (key, value) in EDGE_SYSCTLS {
+        kernel.sysctl(key, if forwards { value } else { "0" })?;
+    }
+    for through in THROUGH {
+        let [left, right] = through.gateways;
+        for (address, gateway, mac, dev) in [
+            (through.source, left, LEFT, "eth1"),
+            (through.destination, right, RIGHT, "eth2"),
+        ] {
+            kernel.ip(&format!("neigh replace {gateway} lladdr {mac} dev {dev} nud permanent"))?;
+            kernel.ip(&format!("route add {address} via {gateway}"))?;
+        }
+    }
+    Ok(bench)
+}
+
+/// Stacks that end in the router, the last two by way of the slow path. Their TTLs are the packet's.
+fn ending_stacks(ttl: u8, ethertype: u16) -> [Vec<Entry>; 4] {
+    let entry = |label| Entry::new(label, ttl);
+    let null = entry(if ethertype == ETH_P_IP { 0 } else { 2 });
+    [
+        vec![null],
+        vec![entry(106)],
+        vec![entry(1), null],
+        vec![entry(1), entry(106)],
+    ]
+}
+
+fn alert_forwarded() -> Result<()> {
+    for options in [NATIVE, "--iface eth1 --iface eth2 --mode generic"] {
+        let bench = routed_bench(options, true)?;
+        for through in THROUGH {
+            let (packet, ethertype) = (through.packet()?, through.ethertype);
+            for ttl in [64, 3] {
+                // One for the pop, one for the kernel.
+                let routed = with_ttl(&packet, ttl - 2)?;
+                let expected = ethernet(bench.right.mac(), bench.port2, ethertype, &routed);
+                for stack in ending_stacks(ttl, ethertype) {
+                    bench.left.send(&bench.labelled(&stack, &packet))?;
+                    bench
+                        .right
+                        .receive(&format!("the packet of {stack:?}"), |frame| frame == expected)?;
+                }
+            }
+            for stack in ending_stacks(2, ethertype) {
+                bench.left.send(&bench.labelled(&stack, &packet))?;
+                let frame = bench.left.receive(&format!("an answer to {stack:?}"), |frame| {
+                    IcmpError::read(frame).is_some()
+                })?;
+                // The kernel's own, which knows of no labels.
+                let error = IcmpError::read(&frame).context("no ICMP error")??;
+                ensure!(
+                    error.kind == through.time_exceeded && error.stack.is_empty(),
+                    "{error:?}"
+                );
+                error.ensure_quotes(&with_ttl(&packet, 1)?)?;
+            }
+        }
+        until_outcome(&bench, "delivered", 12)?;
+        ensure_only_multicast(&bench)?;
+    }
+    Ok(())
+}
+
+/// That nothing more has come out to the right than what the kernel says of itself.
+fn ensure_only_multicast(bench: &Bench) -> Result<()> {
+    let out = bench.right.drain()?;
+    let ours: Vec<_> = out
+        .iter()
+        .filter(|frame| frame.starts_with(&bench.right.mac().0))
+        .collect();
+    ensure!(ours.is_empty(), "{ours:02x?}");
+    Ok(())
+}
+
+fn alert_not_forwarded() -> Result<()> {
+    let bench = routed_bench(NATIVE, false)?;
+    for through in THROUGH {
+        let packet = through.packet()?;
+        for stack in ending_stacks(64, through.ethertype) {
+            let forwarded = bench.forward(&bench.labelled(&stack, &packet))?;
+            ensure!(forwarded.is_empty(), "{stack:?}: {forwarded:02x?}");
+        }
+    }
+    until_outcome(&bench, "delivered", 4)?;
+    ensure_only_multicast(&bench)
+}
+
+fn alert_received() -> Result<()> {
+    /// Of [`udp`].
+    const PORT: u16 = 5000;
+    for options in [NATIVE, "--iface eth1 --iface eth2 --mode generic"] {
+        // It would forward: that it does not receive has other reasons.
+        let bench = routed_bench(options, true)?;
+        for (own, loopback, neighbour, ethertype) in [
+            ("10.0.1.1", "127.0.0.1", "10.0.1.2", ETH_P_IP),
+            ("fd00:1::1", "::1", "fd00:1::2", ETH_P_IPV6),
+        ] {
+            let (own, loopback, neighbour): (IpAddr, IpAddr, IpAddr) =
+                (own.parse()?, loopback.parse()?, neighbour.parse()?);
+            // One of any address: whatever the kernel takes gets there.
+            let any = if own.is_ipv4() { "0.0.0.0" } else { "::" };
+            let socket = bench.router.netns().within(|| {
+                UdpSocket::bind((any.parse::<IpAddr>()?, PORT)).context("cannot have a socket in the router")
+            })?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            let packet =
+                |source, destination, data: &str| -> Result<Vec<u8>> { udp(source, destination, 64, data.as_bytes()) };
+            for stack in ending_stacks(64, ethertype) {
+                let send = |packet: &[u8]| bench.left.send(&bench.labelled(&stack, packet));
+                send(&packet(neighbour, loopback, "to loopback")?)?;
+                send(&packet(loopback, own, "from loopback")?)?;
+                // What the kernel checks of IPv4 only.
+                if own.is_ipv4() {
+                    send(&packet(own, own, "from myself")?)?;
+                    let mut wrong = packet(neighbour, own, "with a wrong checksum")?;
+                    wrong[10] ^= 1;
+                    send(&wrong)?;
+                }
+                send(&packet(neighbour, own, "well")?)?;
+                let mut buffer = [0; 100];
+                let (length, from) = socket
+                    .recv_from(&mut buffer)
+                    .with_context(|| format!("{stack:?} to {own}"))?;
+                let got = String::from_utf8_lossy(&buffer[..length]);
+                ensure!(got == "well" && from.ip() == neighbour, "{stack:?}: {got} from {from}");
+            }
+        }
+        until_outcome(&bench, "delivered", 2 * (5 + 3))?;
+        until_outcome(&bench, "not-delivered", 0)?;
+    }
+    Ok(())
+}
+
+/// Longer than the kernel can be given, and not longer than what older kernels hand up whole.
+fn alert_too_long() -> Result<()> {
+    let bench = Bench::with_mtus(NATIVE, 4000, 1500)?;
+    bench.router.run("route add 106 dev lo")?;
+    let kernel = Tap::open(bench.router.netns(), "eth1")?;
+    let packet = |length: usize| udp("10.0.1.2".parse()?, "10.0.1.1".parse()?, 64, &vec![0x5a; length]);
+    let stack = [Entry::new(1, 64), Entry::new(106, 64)];
+    for length in [3440, 3200] {
+        bench.left.send(&bench.labelled(&stack, &packet(length)?))?;
+    }
+    let expected = ethernet(bench.port1, bench.left.mac(), ETH_P_IP, &with_ttl(&packet(3200)?, 63)?);
+    kernel.receive("the shorter one", |frame| frame == expected)?;
+    until_outcome(&bench, "not-delivered", 1)?;
+    until_outcome(&bench, "delivered", 1)
+}
+
+/// TTLs run out, and neither an LSP nor the kernel knows the way to the source.
+fn no_way_back() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.router.run("route add 106 dev lo")?;
+    bench.route("10.9.0.0/16 encap mpls 510")?;
+    bench.route("2001:db8:9::/48 encap mpls 510")?;
+    for (count, (packet, ethertype)) in [(v4(1)?, ETH_P_IP), (v6(1)?, ETH_P_IPV6)].into_iter().enumerate() {
+        bench.left.send(&bench.labelled(&[Entry::new(106, 1)], &packet))?;
+        bench
+            .left
+            .send(&ethernet(bench.port1, bench.left.mac(), ethertype, &packet))?;
+        until_outcome(&bench, "no-way-back", 2 * (count as u64 + 1))?;
+    }
+    until_outcome(&bench, "time-exceeded", 0)
 }
 
 fn oam() -> Result<()> {

@@ -288,7 +288,12 @@ fn local() -> Result<()> {
     bench.router.run("route add 110 dev lo")?;
     let kernel = Tap::open(bench.router.netns(), "eth1")?;
     for tags in [VLAN100, SERVICE] {
-        for stack in [&[Entry::new(110, 62)][..], &[Entry::new(0, 63), Entry::new(110, 9)]] {
+        for stack in [
+            &[Entry::new(110, 62)][..],
+            &[Entry::new(0, 63), Entry::new(110, 9)],
+            // By way of the slow path.
+            &[Entry::new(1, 62), Entry::new(110, 9)],
+        ] {
             let packet = udp("10.0.1.2".parse()?, "198.51.100.1".parse()?, 64, b"for the kernel")?;
             bench.left.send(&tagged(tags, &bench.labelled(stack, &packet)))?;
             let popped = with_ttl(&packet, 61)?;
@@ -844,10 +849,15 @@ fn device_local() -> Result<()> {
     router.run("route add 110 dev lo")?;
     let device = Tap::open(&pair.netns, "eth1.100")?;
     let packet = udp("10.0.10.2".parse()?, "10.0.10.1".parse()?, 64, b"for the kernel")?;
-    let frame = labelled(device.mac(), pair.left.mac(), &[Entry::new(110, 64)], &packet);
-    pair.left.send(&tagged(VLAN100, &frame))?;
     let expected = ethernet(device.mac(), pair.left.mac(), ETH_P_IP, &with_ttl(&packet, 63)?);
-    device.receive("the packet, by the device", |frame| frame == expected)?;
+    // The second one by way of the slow path.
+    for stack in [&[Entry::new(110, 64)][..], &[Entry::new(1, 64), Entry::new(110, 9)]] {
+        let frame = labelled(device.mac(), pair.left.mac(), stack, &packet);
+        pair.left.send(&tagged(VLAN100, &frame))?;
+        device.receive(&format!("the packet of {stack:?}, by the device"), |frame| {
+            frame == expected
+        })?;
+    }
     router.unload()
 }
 

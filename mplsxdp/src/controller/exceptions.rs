@@ -125,8 +125,9 @@ impl Exceptions {
         self.outlet.transmitters.remove(&port);
     }
 
-    /// Closes the sockets of what is no port any more.
+    /// Closes the sockets of what is no port any more, and forgets what it was told of by its number.
     pub fn keep_ports(&mut self, ports: &Ports) {
+        self.slow_path.keep_ports(|port| ports.name(port).is_some());
         self.receivers.retain(|&port, _| ports.name(port).is_some());
         self.outlet.transmitters.retain(|&port, _| ports.name(port).is_some());
     }

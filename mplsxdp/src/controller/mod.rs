@@ -7,7 +7,7 @@ mod ports;
 pub mod preflight;
 mod raw_ip;
 mod report;
-mod sub_interface;
+pub mod sub_interface;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher as _;
@@ -316,10 +316,12 @@ impl Controller {
             let refuse = |reason| Refusal::RouteRefused { index, reason };
             let link = match (&next_hop.dev, next_hop.via.address()) {
                 (Some(dev), _) => self.resolver.links().by_name(dev).ok_or_else(|| {
-                    refuse(if self.can_be_sub_interface(dev) {
-                        format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one")
-                    } else {
-                        format!("there is no interface {dev}; `ip link show` lists them")
+                    refuse(match sub_interface::find(dev, self.resolver.links()) {
+                        Ok(Some(_)) => {
+                            format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one")
+                        }
+                        Ok(None) => format!("there is no interface {dev}; `ip link show` lists them"),
+                        Err(reason) => reason,
                     })
                 })?,
                 (None, Some(address)) => {
@@ -655,19 +657,16 @@ impl Controller {
     }
 
     fn no_such_link(&self, name: &str) -> Refusal {
-        let is_there = self.resolver.links().by_name(name).is_some() || self.can_be_sub_interface(name);
-        let hint = match is_there {
-            true => format!("; `mplsxdp link add {name}` makes it one"),
-            false => "; there is no such interface".to_owned(),
+        let links = self.resolver.links();
+        let hint = match sub_interface::find(name, links) {
+            Err(reason) => format!("; {reason}"),
+            Ok(None) if links.by_name(name).is_none() => "; there is no such interface".to_owned(),
+            Ok(_) => format!("; `mplsxdp link add {name}` makes it one"),
         };
         Refusal::NoSuchLink {
             name: name.to_owned(),
             hint,
         }
-    }
-
-    fn can_be_sub_interface(&self, name: &str) -> bool {
-        matches!(sub_interface::find(name, self.resolver.links()), Ok(Some(_)))
     }
 
     fn next_hop_name(&self, id: NextHopId) -> String {

@@ -120,6 +120,11 @@ impl Exceptions {
         self.outlet.transmitters.insert(port, sockets.transmitter);
     }
 
+    /// What listens at a port.
+    pub fn receiver_mut(&mut self, port: u16) -> Option<&mut Receiver> {
+        self.receivers.get_mut(&port)
+    }
+
     pub fn remove_port(&mut self, port: u16) {
         self.receivers.remove(&port);
         self.outlet.transmitters.remove(&port);

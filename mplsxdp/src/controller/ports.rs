@@ -58,8 +58,6 @@ enum Place {
     Interface {
         ifindex: u32,
         attachment: Attachment,
-        /// Receive queues that exceptions come up through.
-        queues: u32,
     },
     SubInterface {
         /// The port that has the program.
@@ -342,6 +340,9 @@ impl Ports {
         match self.candidate(name, netlink).await? {
             Candidate::Interface(facts) => match self.number(name) {
                 Some(carrier) => {
+                    if role == Role::Switching {
+                        self.listen_everywhere(carrier, lfib, exceptions).await?;
+                    }
                     self.set_role(carrier, role, lfib);
                     Ok(())
                 }
@@ -404,14 +405,12 @@ impl Ports {
             place,
         };
         let parent = self.carrier(&port).context("the parent interface has just gone")?;
-        let Place::Interface { ifindex, queues, .. } = parent.place else {
+        let Place::Interface { ifindex, .. } = parent.place else {
             anyhow::bail!("{} is a sub-interface itself", parent.name);
         };
         let (parent, parent_name) = (parent.number, parent.name.clone());
-        if role == Role::Switching && queues < receive_queues(&parent_name)? {
-            // It was only sent by until now.
-            self.listen(parent, &parent_name, receive_queues(&parent_name)?, lfib, exceptions)
-                .await?;
+        if role == Role::Switching {
+            self.listen_everywhere(parent, lfib, exceptions).await?;
         }
         let tables = lfib.tables_mut();
         tables.clear_reason_counters(number)?;
@@ -475,7 +474,6 @@ impl Ports {
             place: Place::Interface {
                 ifindex: link.ifindex,
                 attachment,
-                queues,
             },
         };
         lfib.tables_mut().store_port(number, port.word());
@@ -508,7 +506,7 @@ impl Ports {
         Ok(attachment)
     }
 
-    /// Opens sockets for the exceptions of a port, in the place of those that it has.
+    /// Opens sockets for the exceptions of an interface that is about to be port `number`.
     async fn listen(
         &mut self,
         number: u16,
@@ -517,16 +515,30 @@ impl Ports {
         lfib: &mut Lfib<KernelTables>,
         exceptions: &mut Exceptions,
     ) -> anyhow::Result<()> {
-        exceptions.remove_port(number);
         let sockets = XskPort::open(name, queues).await?;
         for (queue, socket) in sockets.receiver.sockets() {
             lfib.tables_mut().set_listener(number, queue, socket)?;
         }
         exceptions.add_port(number, sockets);
-        if let Some(port) = self.get_mut(number)
-            && let Place::Interface { queues: listening, .. } = &mut port.place
-        {
-            *listening = queues;
+        Ok(())
+    }
+
+    /// Has exceptions heard on all queues of a port, which may have been there only to send by. If that fails, they are heard
+    /// where they were before.
+    async fn listen_everywhere(
+        &mut self,
+        number: u16,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        let Some(port) = self.get(number) else { return Ok(()) };
+        let queues = receive_queues(&port.name)?;
+        let receiver = exceptions
+            .receiver_mut(number)
+            .with_context(|| format!("{} has no AF_XDP sockets", port.name))?;
+        receiver.extend(&port.name, queues).await?;
+        for (queue, socket) in receiver.sockets() {
+            lfib.tables_mut().set_listener(number, queue, socket)?;
         }
         Ok(())
     }
@@ -676,16 +688,10 @@ impl Ports {
             .loader
             .program(self.program_settings(number, self.ports[index].mtu))?;
         let mut port = self.ports.swap_remove(index);
-        if let Place::Interface {
-            ifindex,
-            attachment,
-            queues,
-        } = port.place
-        {
+        if let Place::Interface { ifindex, attachment } = port.place {
             port.place = Place::Interface {
                 ifindex,
                 attachment: attachment.replace(program)?,
-                queues,
             };
         }
         self.ports.push(port);

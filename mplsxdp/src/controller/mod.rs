@@ -11,6 +11,7 @@ pub mod sub_interface;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher as _;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -218,7 +219,36 @@ impl Controller {
         }
         self.follow_sub_interfaces().await;
         self.follow_next_hops().await;
+        self.warn_of_foreign_sources(&[]);
         Ok(())
+    }
+
+    /// What ICMP errors are to come from, and is no address of this box.
+    fn foreign_sources(&self) -> Vec<IpAddr> {
+        let four = self.config.icmp_source_v4.map(IpAddr::from);
+        let six = self.config.icmp_source_v6.map(IpAddr::from);
+        let configured = four.into_iter().chain(six);
+        configured.filter(|address| !self.addresses.has(*address)).collect()
+    }
+
+    /// Tells of those that are not `known`.
+    fn warn_of_foreign_sources(&self, known: &[IpAddr]) {
+        for address in self.foreign_sources() {
+            if known.contains(&address) {
+                continue;
+            }
+            let mut own: Vec<_> = self.addresses.reachable_as(address).collect();
+            own.sort();
+            own.dedup();
+            let others = match own.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => String::new(),
+                some => format!(", or take one of its own: {some}"),
+            };
+            warn!(
+                "--icmp-source {address} is no address of this box: what is sent in answer to its ICMP errors goes astray, and routers \
+                 that check sources drop them: `ip address add {address} dev lo`{others}"
+            );
+        }
     }
 
     /// Carries out a request and answers it. Returns whether it was the last one.
@@ -267,6 +297,11 @@ impl Controller {
                         format!("{name} is where this box's own packets go in; its other end is a port already");
                     return Err(Refusal::LinkRefused { name, reason });
                 }
+                if self.is_on_local_pair(&name) {
+                    let reason =
+                        "it is on the interface for this box's own packets, which has no sub-interfaces".to_owned();
+                    return Err(Refusal::LinkRefused { name, reason });
+                }
                 let role = if tx_only { Role::TxOnly } else { Role::Switching };
                 let added = self.add_port(&name, role).await;
                 added.map_err(|error| Refusal::LinkRefused {
@@ -303,6 +338,13 @@ impl Controller {
             Request::GetStats { all } => Ok(Reply::Stats(self.stats(all))),
             Request::Unload => Ok(Reply::Done),
         }
+    }
+
+    /// Whether `name` is that of a sub-interface of the near end of the local pair.
+    fn is_on_local_pair(&self, name: &str) -> bool {
+        let found = sub_interface::find(name, self.resolver.links()).ok().flatten();
+        let pair = self.local.as_ref();
+        found.is_some_and(|found| pair.is_some_and(|pair| pair.ifindex() == found.parent))
     }
 
     /// That every next hop that is not in use yet leads out of a port.
@@ -378,6 +420,7 @@ impl Controller {
         let mut changed = BTreeSet::new();
         let mut ports_changed = false;
         let mut links_changed = false;
+        let foreign_sources = self.foreign_sources();
         for event in batch {
             debug!(?event, "kernel");
             self.resolver.handle(event, now, &mut actions);
@@ -407,6 +450,8 @@ impl Controller {
             }
         }
         self.perform(others).await;
+        // At the start, those that are foreign have been so all along.
+        self.warn_of_foreign_sources(&foreign_sources);
         if ports_changed {
             self.exceptions.keep_ports(&self.ports);
             self.republish_next_hops();
@@ -581,6 +626,12 @@ impl Controller {
         for change in changes {
             if let Action::Changed { id, state } = *change {
                 info!(next_hop = self.next_hop_name(id), ?state, "next hop");
+                if let HopState::NoArp { ifindex } = state
+                    && let Some(next_hop) = self.resolver.next_hop(id)
+                    && let Some(reason) = self.ports.no_device(ifindex, next_hop)
+                {
+                    warn!(%next_hop, "{reason}");
+                }
                 reached.insert(id, self.reach(Some(state)));
             }
         }

@@ -121,7 +121,13 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
         Some(Err(TooManyTags)) => Err(too_many_tags(name)),
         None => Ok(None),
     };
-    if let Some(link) = links.by_name(name) {
+    // Sub-interfaces that are there already are none to stand on.
+    let by_name = |name| {
+        links
+            .by_name(name)
+            .filter(|link| link.ifindex < LinkInfo::FIRST_VIRTUAL)
+    };
+    if let Some(link) = by_name(name) {
         let found = by_device(link)?;
         return Ok(found.map(|(parent, tags)| SubInterface {
             parent,
@@ -137,7 +143,7 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
         };
         rest = shorter;
         vids.insert(0, vid);
-        if let Some(link) = links.by_name(rest) {
+        if let Some(link) = by_name(rest) {
             break link;
         }
     };
@@ -394,6 +400,14 @@ mod tests {
         assert_eq!(found("eth1.100", &links), None);
         assert_eq!(found("eth1.100.10", &links), Some((5, one(Q, 10), None)));
         assert_eq!(found("moved", &links), None);
+    }
+
+    #[test]
+    fn what_is_a_port_already_is_no_interface() {
+        let links = links([link(2, "eth1"), link(LinkInfo::FIRST_VIRTUAL | 7, "eth1.100")]);
+        assert_eq!(found("eth1.100", &links), Some((2, one(Q, 100), None)));
+        assert_eq!(found("eth1.100.10", &links), Some((2, two((AD, 100), (Q, 10)), None)));
+        assert!(find("eth1.100.10.5", &links).is_err());
     }
 
     #[test]

@@ -164,6 +164,11 @@ pub enum PreflightError {
         driver: Option<String>,
         tags: TagKinds,
     },
+    #[error(
+        "{name} is a {kind}, and the kernel takes VLAN tags out of frames before XDP sees them there: no VLAN on it can be a port; \
+         one on what is beneath it can, in native mode"
+    )]
+    TagsHiddenBeneath { name: Box<str>, kind: String },
     #[error("the XDP program cannot be attached to {name}: {source}")]
     Attach { name: Box<str>, source: io::Error },
     #[error(transparent)]
@@ -309,6 +314,14 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
 
 /// That frames have their VLAN tags when the program sees them.
 pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
+    let kind = facts.link.as_ref().and_then(|link| link.kind.as_deref());
+    if let Some(kind @ ("bridge" | "bond" | "team" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap")) = kind {
+        // They get their frames from another interface's receive path, which begins with that.
+        return Err(PreflightError::TagsHiddenBeneath {
+            name: facts.name.clone(),
+            kind: kind.to_owned(),
+        });
+    }
     if facts.is_veth() {
         // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
         // beside it, if the peer says that it puts tags in.
@@ -962,6 +975,17 @@ mod tests {
             let mut fixed = hides;
             fixed.vlan.as_mut().unwrap().receive_optional = none;
             assert_eq!(fixed.hides_tags(), None);
+        }
+        // Whatever an interface that stands on others says.
+        for kind in ["bridge", "bond", "macvlan"] {
+            let upper = with_link(|link| link.kind = Some(kind.into()));
+            assert_eq!(
+                check_tags(&upper).unwrap_err().to_string(),
+                format!(
+                    "eth1 is a {kind}, and the kernel takes VLAN tags out of frames before XDP sees them there: no VLAN on it can \
+                     be a port; one on what is beneath it can, in native mode"
+                )
+            );
         }
         // A veth only says so.
         let pair = |peer_vlan| Facts {

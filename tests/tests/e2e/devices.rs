@@ -820,6 +820,11 @@ fn bridge() -> Result<()> {
     let _beyond = make_bridge(&bed, "eth1")?;
     let options = "--iface br0 --iface eth2";
     bed.expect_refusal(options, &["br0 is a bridge", "eth1", "eth3", "--mode generic"])?;
+    // The bridge's program does not see the tags that its ports get.
+    bed.expect_refusal(
+        "--iface br0.100 --mode generic",
+        &["br0 is a bridge", "no VLAN on it can be a port"],
+    )?;
     bed.load_and_unload("br0", &format!("{options} --mode generic"), |router| {
         bed.expect_switching(router, &bed.left()?, "br0")?;
         bed.expect_untouched(router, &bed.left()?, "br0")?;

@@ -1028,8 +1028,8 @@ mod tests {
             let note = format!(
                 "eth1: IP packets that are merged beneath it (GRO), on {place}, are too big for a label: {mend}"
             );
-            assert_eq!(check(&facts, XdpMode::Generic).unwrap(), [note.clone()]);
-            assert_eq!(check_attached(&facts, XdpMode::Generic).unwrap(), [note]);
+            assert_eq!(check(&facts, XdpMode::Generic).unwrap(), [&*note]);
+            assert_eq!(check_attached(&facts, XdpMode::Generic).unwrap(), [&*note]);
         }
         assert_eq!(
             check_attached(&on("bridge", &["eth0"]), XdpMode::Native).unwrap(),

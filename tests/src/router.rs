@@ -189,6 +189,13 @@ impl Router {
         self.output.text()
     }
 
+    /// What it has said until it was ready.
+    pub fn said_at_load(&self) -> Result<String> {
+        wait::until("the word that it is ready", START, || {
+            Ok(Some(self.said()).filter(|said| said.lines().any(|line| line.contains("INFO ready"))))
+        })
+    }
+
     /// Sends a signal and waits for the end.
     pub fn stop(mut self, signal: Signal) -> Result<ExitStatus> {
         self.process.signal(signal)?;

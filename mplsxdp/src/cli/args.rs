@@ -81,6 +81,8 @@ impl From<FamilyName> for grammar::Family {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Load the switch and run it until it is told to stop.
+    // So that a number below its range is told the range.
+    #[command(allow_negative_numbers = true)]
     Load(Box<LoadArgs>),
     /// Routes for labels and prefixes.
     #[command(after_help = route::HELP)]
@@ -266,8 +268,10 @@ mod tests {
             ("load --icmp-via ether", ErrorKind::InvalidValue),
             ("load --icmp-source host1", ErrorKind::ValueValidation),
             ("load --icmp-rate 1000000001", ErrorKind::ValueValidation),
-            ("load --icmp-source-rate -1", ErrorKind::UnknownArgument),
+            ("load --icmp-source-rate -1", ErrorKind::ValueValidation),
             ("load --hold 1025", ErrorKind::ValueValidation),
+            ("load --hold -1", ErrorKind::ValueValidation),
+            ("load --tunnel-ttl -64", ErrorKind::ValueValidation),
             ("load --punt-rate many", ErrorKind::ValueValidation),
             ("load --local one two", ErrorKind::UnknownArgument),
             ("load eth1", ErrorKind::UnknownArgument),

@@ -123,13 +123,19 @@ impl Exceptions {
         self.outlet.transmitters.insert(port, sockets.transmitter);
     }
 
+    /// What listens at a port.
+    pub fn receiver_mut(&mut self, port: u16) -> Option<&mut Receiver> {
+        self.receivers.get_mut(&port)
+    }
+
     pub fn remove_port(&mut self, port: u16) {
         self.receivers.remove(&port);
         self.outlet.transmitters.remove(&port);
     }
 
-    /// Closes the sockets of what is no port any more.
+    /// Closes the sockets of what is no port any more, and forgets what it was told of by its number.
     pub fn keep_ports(&mut self, ports: &Ports) {
+        self.slow_path.keep_ports(|port| ports.name(port).is_some());
         self.receivers.retain(|&port, _| ports.name(port).is_some());
         self.outlet.transmitters.retain(|&port, _| ports.name(port).is_some());
     }

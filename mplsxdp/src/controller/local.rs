@@ -94,6 +94,10 @@ impl LocalPair {
         &self.far
     }
 
+    pub fn ifindex(&self) -> u32 {
+        self.near_ifindex
+    }
+
     pub fn port_ifindex(&self) -> u32 {
         self.far_ifindex
     }

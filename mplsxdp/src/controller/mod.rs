@@ -7,10 +7,11 @@ mod ports;
 pub mod preflight;
 mod raw_ip;
 mod report;
-mod sub_interface;
+pub mod sub_interface;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher as _;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -220,7 +221,36 @@ impl Controller {
         }
         self.follow_sub_interfaces().await;
         self.follow_next_hops().await;
+        self.warn_of_foreign_sources(&[]);
         Ok(())
+    }
+
+    /// What ICMP errors are to come from, and is no address of this box.
+    fn foreign_sources(&self) -> Vec<IpAddr> {
+        let four = self.config.icmp_source_v4.map(IpAddr::from);
+        let six = self.config.icmp_source_v6.map(IpAddr::from);
+        let configured = four.into_iter().chain(six);
+        configured.filter(|address| !self.addresses.has(*address)).collect()
+    }
+
+    /// Tells of those that are not `known`.
+    fn warn_of_foreign_sources(&self, known: &[IpAddr]) {
+        for address in self.foreign_sources() {
+            if known.contains(&address) {
+                continue;
+            }
+            let mut own: Vec<_> = self.addresses.reachable_as(address).collect();
+            own.sort();
+            own.dedup();
+            let others = match own.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => String::new(),
+                some => format!(", or take one of its own: {some}"),
+            };
+            warn!(
+                "--icmp-source {address} is no address of this box: what is sent in answer to its ICMP errors goes astray, and routers \
+                 that check sources drop them: `ip address add {address} dev lo`{others}"
+            );
+        }
     }
 
     /// Carries out a request and answers it. Returns whether it was the last one.
@@ -273,6 +303,11 @@ impl Controller {
                         format!("{name} is where this box's own packets go in; its other end is a port already");
                     return Err(Refusal::LinkRefused { name, reason });
                 }
+                if self.is_on_local_pair(&name) {
+                    let reason =
+                        "it is on the interface for this box's own packets, which has no sub-interfaces".to_owned();
+                    return Err(Refusal::LinkRefused { name, reason });
+                }
                 let role = if tx_only { Role::TxOnly } else { Role::Switching };
                 let added = self.add_port(&name, role).await;
                 added.map_err(|error| Refusal::LinkRefused {
@@ -311,6 +346,13 @@ impl Controller {
         }
     }
 
+    /// Whether `name` is that of a sub-interface of the near end of the local pair.
+    fn is_on_local_pair(&self, name: &str) -> bool {
+        let found = sub_interface::find(name, self.resolver.links()).ok().flatten();
+        let pair = self.local.as_ref();
+        found.is_some_and(|found| pair.is_some_and(|pair| pair.ifindex() == found.parent))
+    }
+
     /// That every next hop that is not in use yet leads out of a port.
     async fn check_next_hops(&self, routes: &[Route]) -> Result<(), Refusal> {
         let mut checked: HashSet<&NextHop> = self.lfib.next_hops().iter().collect();
@@ -322,10 +364,12 @@ impl Controller {
             let refuse = |reason| Refusal::RouteRefused { index, reason };
             let link = match (&next_hop.dev, next_hop.via.address()) {
                 (Some(dev), _) => self.resolver.links().by_name(dev).ok_or_else(|| {
-                    refuse(if self.can_be_sub_interface(dev) {
-                        format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one")
-                    } else {
-                        format!("there is no interface {dev}; `ip link show` lists them")
+                    refuse(match sub_interface::find(dev, self.resolver.links()) {
+                        Ok(Some(_)) => {
+                            format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one")
+                        }
+                        Ok(None) => format!("there is no interface {dev}; `ip link show` lists them"),
+                        Err(reason) => reason,
                     })
                 })?,
                 (None, Some(address)) => {
@@ -382,6 +426,7 @@ impl Controller {
         let mut changed = BTreeSet::new();
         let mut ports_changed = false;
         let mut links_changed = false;
+        let foreign_sources = self.foreign_sources();
         for event in batch {
             debug!(?event, "kernel");
             self.resolver.handle(event, now, &mut actions);
@@ -411,6 +456,8 @@ impl Controller {
             }
         }
         self.perform(others).await;
+        // At the start, those that are foreign have been so all along.
+        self.warn_of_foreign_sources(&foreign_sources);
         if ports_changed {
             self.exceptions.keep_ports(&self.ports);
             self.republish_next_hops();
@@ -601,6 +648,12 @@ impl Controller {
         for change in changes {
             if let Action::Changed { id, state } = *change {
                 info!(next_hop = self.next_hop_name(id), ?state, "next hop");
+                if let HopState::NoArp { ifindex } = state
+                    && let Some(next_hop) = self.resolver.next_hop(id)
+                    && let Some(reason) = self.ports.no_device(ifindex, next_hop)
+                {
+                    warn!(%next_hop, "{reason}");
+                }
                 reached.insert(id, self.reach(Some(state)));
             }
         }
@@ -676,19 +729,16 @@ impl Controller {
     }
 
     fn no_such_link(&self, name: &str) -> Refusal {
-        let is_there = self.resolver.links().by_name(name).is_some() || self.can_be_sub_interface(name);
-        let hint = match is_there {
-            true => format!("; `mplsxdp link add {name}` makes it one"),
-            false => "; there is no such interface".to_owned(),
+        let links = self.resolver.links();
+        let hint = match sub_interface::find(name, links) {
+            Err(reason) => format!("; {reason}"),
+            Ok(None) if links.by_name(name).is_none() => "; there is no such interface".to_owned(),
+            Ok(_) => format!("; `mplsxdp link add {name}` makes it one"),
         };
         Refusal::NoSuchLink {
             name: name.to_owned(),
             hint,
         }
-    }
-
-    fn can_be_sub_interface(&self, name: &str) -> bool {
-        matches!(sub_interface::find(name, self.resolver.links()), Ok(Some(_)))
     }
 
     fn next_hop_name(&self, id: NextHopId) -> String {

@@ -10,7 +10,7 @@ use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
 use super::exceptions::Exceptions;
-use super::preflight::{self, Facts};
+use super::preflight::{self, Facts, ONE_BUFFER_MTU};
 use super::sub_interface::{self, Tags};
 use crate::config::{Config, XdpMode};
 use crate::dataplane::kernel::KernelTables;
@@ -23,9 +23,6 @@ use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::neighbour::netlink::Netlink;
 use crate::slowpath::xsk::XskPort;
-
-/// Drivers keep frames of at most this MTU in one buffer.
-const ONE_BUFFER_MTU: u32 = 1500;
 
 /// What a port is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,8 +55,7 @@ enum Place {
     Interface {
         ifindex: u32,
         attachment: Attachment,
-        /// Receive queues that exceptions come up through.
-        queues: u32,
+        traits: Traits,
     },
     SubInterface {
         /// The port that has the program.
@@ -70,6 +66,15 @@ enum Place {
         /// Called after the device, not after the parent.
         named_by_device: bool,
     },
+}
+
+/// What the driver of an interface is like.
+#[derive(Clone, Copy)]
+struct Traits {
+    /// Frames may arrive that are longer than the MTU says.
+    exceeds_mtu: bool,
+    /// A frame that lies in several buffers leaves, too.
+    sends_fragments: bool,
 }
 
 impl Port {
@@ -202,9 +207,19 @@ impl Ports {
         self.settings.with_port(number.into())
     }
 
-    /// The same with what only the program needs to know.
-    fn program_settings(&self, number: u16, mtu: u32) -> Settings {
-        self.settings(number).with_frags(mtu > ONE_BUFFER_MTU)
+    /// The same with what only the program needs to know. To ask for a frame's whole length takes time: it is done where one may
+    /// lie in several buffers.
+    fn program_settings(&self, number: u16, mtu: u32, exceeds_mtu: bool) -> Settings {
+        self.settings(number).with_frags(exceeds_mtu || mtu > ONE_BUFFER_MTU)
+    }
+
+    /// Whether frames that lie in several buffers can be redirected to a port: what the program has run on in its driver, the
+    /// kernel would lose without a word otherwise. (What it has run on as an skb can be redirected anywhere: everything in generic
+    /// mode, and from a tap whatever does not fit one buffer.)
+    pub fn sends_fragments(&self, number: u16) -> bool {
+        let carrier = self.get(number).and_then(|port| self.carrier(port));
+        let carrier = carrier.map(|carrier| &carrier.place);
+        matches!(carrier, Some(Place::Interface { traits, .. }) if traits.sends_fragments)
     }
 
     /// The kernel's interface whose addresses are those of a port: of a sub-interface without a device of its own, the parent.
@@ -353,6 +368,9 @@ impl Ports {
         match self.candidate(name, netlink).await? {
             Candidate::Interface(facts) => match self.number(name) {
                 Some(carrier) => {
+                    if role == Role::Switching {
+                        self.listen_everywhere(carrier, lfib, exceptions).await?;
+                    }
                     self.set_role(carrier, role, lfib);
                     Ok(())
                 }
@@ -415,14 +433,12 @@ impl Ports {
             place,
         };
         let parent = self.carrier(&port).context("the parent interface has just gone")?;
-        let Place::Interface { ifindex, queues, .. } = parent.place else {
+        let Place::Interface { ifindex, .. } = parent.place else {
             anyhow::bail!("{} is a sub-interface itself", parent.name);
         };
         let (parent, parent_name) = (parent.number, parent.name.clone());
-        if role == Role::Switching && queues < receive_queues(&parent_name)? {
-            // It was only sent by until now.
-            self.listen(parent, &parent_name, receive_queues(&parent_name)?, lfib, exceptions)
-                .await?;
+        if role == Role::Switching {
+            self.listen_everywhere(parent, lfib, exceptions).await?;
         }
         let tables = lfib.tables_mut();
         tables.clear_reason_counters(number)?;
@@ -465,9 +481,9 @@ impl Ports {
             Role::Switching | Role::Local | Role::Carrier => receive_queues(name)?,
         };
         self.listen(number, name, queues, lfib, exceptions).await?;
-        let attached = self.try_attach(facts, link.ifindex, number, netlink, lfib).await;
-        let attachment = match attached {
-            Ok(attachment) => attachment,
+        let attached = self.try_attach(facts, link.ifindex, number, role, netlink, lfib).await;
+        let (attachment, traits) = match attached {
+            Ok(attached) => attached,
             Err(error) => {
                 exceptions.remove_port(number);
                 lfib.tables_mut().clear_tx_port(number)?;
@@ -486,7 +502,7 @@ impl Ports {
             place: Place::Interface {
                 ifindex: link.ifindex,
                 attachment,
-                queues,
+                traits,
             },
         };
         lfib.tables_mut().store_port(number, port.word());
@@ -499,11 +515,13 @@ impl Ports {
         facts: &Facts,
         ifindex: u32,
         number: u16,
+        role: Role,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
-    ) -> anyhow::Result<Attachment> {
+    ) -> anyhow::Result<(Attachment, Traits)> {
         let mtu = facts.link.as_ref().map_or(0, |link| link.mtu);
-        let program = self.loader.program(self.program_settings(number, mtu))?;
+        let exceeds_mtu = facts.exceeds_mtu(self.mode);
+        let program = self.loader.program(self.program_settings(number, mtu, exceeds_mtu))?;
         let tables = lfib.tables_mut();
         tables.clear_reason_counters(number)?;
         tables.set_tx_port(number, ifindex)?;
@@ -513,13 +531,21 @@ impl Ports {
         })?;
         // Some drivers take redirected frames only once they have a program.
         let facts = preflight::gather(&facts.name, netlink).await?;
-        for note in preflight::check_attached(&facts, self.mode)? {
+        let mut notes = preflight::check_attached(&facts, self.mode)?;
+        if role == Role::Switching {
+            notes.extend(facts.hides_tags());
+        }
+        for note in notes {
             warn!(port = &*facts.name, "{note}");
         }
-        Ok(attachment)
+        let traits = Traits {
+            exceeds_mtu,
+            sends_fragments: facts.sends_fragments(self.mode),
+        };
+        Ok((attachment, traits))
     }
 
-    /// Opens sockets for the exceptions of a port, in the place of those that it has.
+    /// Opens sockets for the exceptions of an interface that is about to be port `number`.
     async fn listen(
         &mut self,
         number: u16,
@@ -528,16 +554,30 @@ impl Ports {
         lfib: &mut Lfib<KernelTables>,
         exceptions: &mut Exceptions,
     ) -> anyhow::Result<()> {
-        exceptions.remove_port(number);
         let sockets = XskPort::open(name, queues).await?;
         for (queue, socket) in sockets.receiver.sockets() {
             lfib.tables_mut().set_listener(number, queue, socket)?;
         }
         exceptions.add_port(number, sockets);
-        if let Some(port) = self.get_mut(number)
-            && let Place::Interface { queues: listening, .. } = &mut port.place
-        {
-            *listening = queues;
+        Ok(())
+    }
+
+    /// Has exceptions heard on all queues of a port, which may have been there only to send by. If that fails, they are heard
+    /// where they were before.
+    async fn listen_everywhere(
+        &mut self,
+        number: u16,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        let Some(port) = self.get(number) else { return Ok(()) };
+        let queues = receive_queues(&port.name)?;
+        let receiver = exceptions
+            .receiver_mut(number)
+            .with_context(|| format!("{} has no AF_XDP sockets", port.name))?;
+        receiver.extend(&port.name, queues).await?;
+        for (queue, socket) in receiver.sockets() {
+            lfib.tables_mut().set_listener(number, queue, socket)?;
         }
         Ok(())
     }
@@ -662,10 +702,17 @@ impl Ports {
             return false;
         }
         let outgrown = port.mtu <= ONE_BUFFER_MTU && mtu > ONE_BUFFER_MTU;
+        let is_prepared = matches!(port.place, Place::Interface { traits, .. } if traits.exceeds_mtu);
         (port.mac, port.mtu) = (mac, mtu);
         let number = port.number;
         lfib.tables_mut().store_port(number, port.word());
-        if outgrown && let Err(error) = self.replace_program(number) {
+        if outgrown && !self.sends_fragments(number) {
+            warn!(port = &*link.name, "{}", preflight::loses_fragments(&link.name));
+        }
+        if outgrown
+            && !is_prepared
+            && let Err(error) = self.replace_program(number)
+        {
             warn!(
                 port = &*link.name,
                 %error,
@@ -685,18 +732,18 @@ impl Ports {
         };
         let program = self
             .loader
-            .program(self.program_settings(number, self.ports[index].mtu))?;
+            .program(self.program_settings(number, self.ports[index].mtu, false))?;
         let mut port = self.ports.swap_remove(index);
         if let Place::Interface {
             ifindex,
             attachment,
-            queues,
+            traits,
         } = port.place
         {
             port.place = Place::Interface {
                 ifindex,
                 attachment: attachment.replace(program)?,
-                queues,
+                traits,
             };
         }
         self.ports.push(port);

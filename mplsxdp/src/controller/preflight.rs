@@ -13,6 +13,9 @@ use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
 pub mod fuzz;
 mod kernel;
 
+/// Drivers keep frames of at most this MTU in one buffer.
+pub const ONE_BUFFER_MTU: u32 = 1500;
+
 /// What the kernel says of an interface, and of this process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
@@ -26,6 +29,8 @@ pub struct Facts {
     pub master: Option<LinkInfo>,
     /// The names of its own members.
     pub members: Vec<Arc<str>>,
+    /// The names of those interfaces beneath it that merge the packets of a flow (GRO) before it gets them.
+    pub merging: Vec<Arc<str>>,
     /// The names of all interfaces, where there is none of the name asked for.
     pub available: Vec<Arc<str>>,
     /// `None` where the kernel does not tell (before Linux 6.3).
@@ -51,6 +56,8 @@ impl XdpFeatures {
     pub const REDIRECT: Self = Self(1 << 1);
     /// Transmits frames that were redirected to it.
     pub const NDO_XMIT: Self = Self(1 << 2);
+    /// Among them those that lie in several buffers (NETDEV_XDP_ACT_NDO_XMIT_SG).
+    pub const NDO_XMIT_SG: Self = Self(1 << 6);
 
     pub fn contains(self, feature: Self) -> bool {
         self.0 & feature.0 == feature.0
@@ -157,6 +164,11 @@ pub enum PreflightError {
         driver: Option<String>,
         tags: TagKinds,
     },
+    #[error(
+        "{name} is a {kind}, and the kernel takes VLAN tags out of frames before XDP sees them there: no VLAN on it can be a port; \
+         one on what is beneath it can, in native mode"
+    )]
+    TagsHiddenBeneath { name: Box<str>, kind: String },
     #[error("the XDP program cannot be attached to {name}: {source}")]
     Attach { name: Box<str>, source: io::Error },
     #[error(transparent)]
@@ -208,8 +220,15 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         })?,
         None => None,
     };
+    let beneath = match link.as_ref().and_then(|link| link.kind.as_deref()) {
+        Some("bridge" | "bond" | "team") => members.clone(),
+        Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => peer.iter().map(|peer| peer.name.clone()).collect(),
+        _ => Vec::new(),
+    };
+    let merges = |name: &Arc<str>| ethtool::merges(name).unwrap_or(false);
     Ok(Facts {
         name: name.into(),
+        merging: beneath.into_iter().filter(merges).collect(),
         driver: link.as_ref().and_then(kernel::driver),
         vlan: link.as_ref().and_then(|link| ethtool::vlan_offloads(&link.name).ok()),
         peer_vlan: peer.as_ref().and_then(|peer| ethtool::vlan_offloads(&peer.name).ok()),
@@ -265,6 +284,7 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
         ));
     }
     notes.extend(facts.foreign_bridge_mac());
+    notes.extend(facts.merged_beneath(mode));
     if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
         if !features.contains(XdpFeatures::BASIC) || !features.contains(XdpFeatures::REDIRECT) {
             return Err(if facts.is_veth() {
@@ -294,6 +314,14 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
 
 /// That frames have their VLAN tags when the program sees them.
 pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
+    let kind = facts.link.as_ref().and_then(|link| link.kind.as_deref());
+    if let Some(kind @ ("bridge" | "bond" | "team" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap")) = kind {
+        // They get their frames from another interface's receive path, which begins with that.
+        return Err(PreflightError::TagsHiddenBeneath {
+            name: facts.name.clone(),
+            kind: kind.to_owned(),
+        });
+    }
     if facts.is_veth() {
         // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
         // beside it, if the peer says that it puts tags in.
@@ -358,6 +386,7 @@ fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), Prefl
 /// After the program is attached, with facts gathered anew.
 pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
     let mut notes = Vec::from_iter(facts.foreign_bridge_mac());
+    notes.extend(facts.merged_beneath(mode));
     // In generic mode the kernel's ordinary transmit path sends what is redirected.
     if let (XdpMode::Native, Some(features)) = (mode, facts.features)
         && !features.contains(XdpFeatures::NDO_XMIT)
@@ -369,6 +398,10 @@ pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, Prefl
             });
         }
         notes.push(facts.veth_needs_napi());
+        return Ok(notes);
+    }
+    if facts.link.as_ref().is_some_and(|link| link.mtu > ONE_BUFFER_MTU) && !facts.sends_fragments(mode) {
+        notes.push(loses_fragments(&facts.name));
     }
     Ok(notes)
 }
@@ -415,6 +448,60 @@ impl Facts {
         self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
     }
 
+    /// Whether frames may arrive that are longer than the MTU says: what was merged beneath, in generic mode, and what comes
+    /// from the other side of a driver that does not compare.
+    pub fn exceeds_mtu(&self, mode: XdpMode) -> bool {
+        mode == XdpMode::Generic || matches!(self.driver.as_deref(), Some("tun" | "virtio_net"))
+    }
+
+    /// Whether a frame that lies in several buffers leaves by the interface, once the program is attached: the kernel loses those
+    /// that cannot without a word. In generic mode, and wherever the program has run on an skb, what is redirected is an skb too,
+    /// which every driver takes. What the kernel does not tell is not held against an interface.
+    pub fn sends_fragments(&self, mode: XdpMode) -> bool {
+        let known = self
+            .features
+            .is_none_or(|features| features.contains(XdpFeatures::NDO_XMIT_SG));
+        mode == XdpMode::Generic || known
+    }
+
+    /// In generic mode the program runs once per interface, on what those beneath have made of the frames. (On the interface
+    /// itself the kernel leaves merging while it has the program.)
+    fn merged_beneath(&self, mode: XdpMode) -> Option<String> {
+        if mode == XdpMode::Native {
+            return None;
+        }
+        let kind = self.link.as_ref()?.kind.as_deref();
+        let (place, mend) = match (self.merging.as_slice(), kind) {
+            ([], Some("vxlan" | "geneve" | "gretap" | "ip6gretap")) => (
+                "the interface that its packets arrive at".to_owned(),
+                "`ethtool -K IFACE gro off` there".to_owned(),
+            ),
+            ([], _) => return None,
+            (names, _) => {
+                let commands: Vec<_> = names.iter().map(|name| format!("ethtool -K {name} gro off")).collect();
+                (names.join(", "), format!("`{}`", commands.join("; ")))
+            }
+        };
+        Some(format!(
+            "{}: IP packets that are merged beneath it (GRO), on {place}, are too big for a label: {mend}",
+            self.name
+        ))
+    }
+
+    /// On an interface whose frames are switched as if they had no tags.
+    pub fn hides_tags(&self) -> Option<String> {
+        let tags = self.vlan?.receive_optional;
+        (tags.any() && !self.is_veth()).then(|| {
+            format!(
+                "{name}: its driver{driver} takes VLAN tags out of frames before XDP sees them, and those of every VLAN are taken for \
+                 untagged ones: `ethtool -K {name} {off}`",
+                name = self.name,
+                driver = in_parentheses(self.driver.as_deref()),
+                off = off(&tags, ["rxvlan", "rx-vlan-stag-hw-parse"]),
+            )
+        })
+    }
+
     fn peer_name(&self) -> Option<Arc<str>> {
         self.peer.as_ref().map(|peer| peer.name.clone())
     }
@@ -454,6 +541,14 @@ impl Facts {
         const ETHERNET: u32 = 14;
         self.page_size_bytes - HEADROOM - SHARED_INFO - ETHERNET
     }
+}
+
+/// On an interface that does not send frames in several buffers, with an MTU that lets them come to it.
+pub fn loses_fragments(name: &str) -> String {
+    format!(
+        "{name}: its driver does not transmit frames that lie in several buffers, as those of more than {ONE_BUFFER_MTU} bytes may \
+         that other drivers receive: they are lost: `ip link set dev {name} mtu {ONE_BUFFER_MTU}`, or use `--mode generic`"
+    )
 }
 
 /// The names of an interface's members.
@@ -553,7 +648,7 @@ mod tests {
     use super::*;
     use crate::neighbour::Master;
 
-    const ALL: XdpFeatures = XdpFeatures(0x7);
+    const ALL: XdpFeatures = XdpFeatures(0x47);
     const NO_XMIT: XdpFeatures = XdpFeatures(0x3);
 
     fn link(name: &str) -> LinkInfo {
@@ -583,6 +678,7 @@ mod tests {
             peer: None,
             master: None,
             members: Vec::new(),
+            merging: Vec::new(),
             available: Vec::new(),
             features: Some(ALL),
             driver: Some("ixgbe".into()),
@@ -842,7 +938,13 @@ mod tests {
     #[test]
     fn a_nic_that_hides_tags_is_told_to_leave_them() {
         let kinds = |customer, service| TagKinds { customer, service };
-        let offloads = |receive, transmit| Some(VlanOffloads { receive, transmit });
+        let offloads = |receive, transmit| {
+            Some(VlanOffloads {
+                receive,
+                receive_optional: receive,
+                transmit,
+            })
+        };
         let none = TagKinds::default();
         for vlan in [None, offloads(none, kinds(true, true))] {
             assert_eq!(check_tags(&Facts { vlan, ..nic() }).unwrap(), Vec::<String>::new());
@@ -862,6 +964,28 @@ mod tests {
                     "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them: `ethtool -K eth1 {command}`"
                 )
             );
+            // Where no tags are asked for, it may be meant so.
+            assert_eq!(
+                hides.hides_tags(),
+                Some(format!(
+                    "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them, and those of every VLAN are taken \
+                     for untagged ones: `ethtool -K eth1 {command}`"
+                ))
+            );
+            let mut fixed = hides;
+            fixed.vlan.as_mut().unwrap().receive_optional = none;
+            assert_eq!(fixed.hides_tags(), None);
+        }
+        // Whatever an interface that stands on others says.
+        for kind in ["bridge", "bond", "macvlan"] {
+            let upper = with_link(|link| link.kind = Some(kind.into()));
+            assert_eq!(
+                check_tags(&upper).unwrap_err().to_string(),
+                format!(
+                    "eth1 is a {kind}, and the kernel takes VLAN tags out of frames before XDP sees them there: no VLAN on it can \
+                     be a port; one on what is beneath it can, in native mode"
+                )
+            );
         }
         // A veth only says so.
         let pair = |peer_vlan| Facts {
@@ -871,12 +995,93 @@ mod tests {
         };
         for peer_vlan in [None, offloads(kinds(true, true), none)] {
             assert_eq!(check_tags(&pair(peer_vlan)).unwrap(), Vec::<String>::new());
+            assert_eq!(pair(peer_vlan).hides_tags(), None);
         }
         assert_eq!(
             check_tags(&pair(offloads(none, kinds(true, true)))).unwrap(),
             [
                 "eth1: XDP does not see the tags of VLAN devices on its veth peer host1: `ethtool -K host1 txvlan off \
               tx-vlan-stag-hw-insert off`"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_merged_beneath_is_told_in_generic_mode() {
+        let on = |kind: &str, merging: &[&str]| Facts {
+            merging: merging.iter().map(|&name| name.into()).collect(),
+            ..with_link(|link| link.kind = Some(kind.into()))
+        };
+        for (facts, place, mend) in [
+            (on("bridge", &["eth0"]), "eth0", "`ethtool -K eth0 gro off`"),
+            (
+                on("bond", &["eth0", "eth2"]),
+                "eth0, eth2",
+                "`ethtool -K eth0 gro off; ethtool -K eth2 gro off`",
+            ),
+            (
+                on("vxlan", &[]),
+                "the interface that its packets arrive at",
+                "`ethtool -K IFACE gro off` there",
+            ),
+        ] {
+            let note = format!(
+                "eth1: IP packets that are merged beneath it (GRO), on {place}, are too big for a label: {mend}"
+            );
+            assert_eq!(check(&facts, XdpMode::Generic).unwrap(), [&*note]);
+            assert_eq!(check_attached(&facts, XdpMode::Generic).unwrap(), [&*note]);
+        }
+        assert_eq!(
+            check_attached(&on("bridge", &["eth0"]), XdpMode::Native).unwrap(),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn frames_above_the_mtu_are_expected_where_they_can_come() {
+        let driven = |driver: &str| Facts {
+            driver: Some(driver.into()),
+            ..nic()
+        };
+        for (facts, native) in [
+            (nic(), false),
+            (veth(), false),
+            (driven("tun"), true),
+            (driven("virtio_net"), true),
+        ] {
+            assert_eq!(facts.exceeds_mtu(XdpMode::Native), native, "{facts:?}");
+            assert!(facts.exceeds_mtu(XdpMode::Generic));
+        }
+    }
+
+    #[test]
+    fn a_driver_that_does_not_send_frames_in_several_buffers_is_known() {
+        let sends = |features, mode| Facts { features, ..nic() }.sends_fragments(mode);
+        let without = Some(XdpFeatures(0x7));
+        assert!(sends(Some(ALL), XdpMode::Native) && sends(without, XdpMode::Generic));
+        assert!(!sends(without, XdpMode::Native) && sends(None, XdpMode::Native));
+        let jumbo = |features| Facts {
+            features,
+            ..with_link(|link| link.mtu = 9000)
+        };
+        for (facts, mode) in [
+            (jumbo(Some(ALL)), XdpMode::Native),
+            (jumbo(without), XdpMode::Generic),
+            (
+                Facts {
+                    features: without,
+                    ..nic()
+                },
+                XdpMode::Native,
+            ),
+        ] {
+            assert_eq!(check_attached(&facts, mode).unwrap(), Vec::<String>::new());
+        }
+        assert_eq!(
+            check_attached(&jumbo(without), XdpMode::Native).unwrap(),
+            [
+                "eth1: its driver does not transmit frames that lie in several buffers, as those of more than 1500 bytes may that \
+                 other drivers receive: they are lost: `ip link set dev eth1 mtu 1500`, or use `--mode generic`"
             ]
         );
     }

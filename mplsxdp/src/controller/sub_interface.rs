@@ -13,6 +13,9 @@ use crate::neighbour::{LinkInfo, Vlan};
 
 /// The lowest and highest VLAN identifier of a VLAN: 0 is none, 4095 reserved (IEEE 802.1Q section 9.6).
 const VIDS: std::ops::RangeInclusive<u16> = 1..=4094;
+const MAX_TAGS: usize = 2;
+/// IFNAMSIZ less the NUL.
+const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 
 /// The tags of a sub-interface's frames.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -54,8 +57,13 @@ impl Tags {
             .fold(parent.to_owned(), |name, vlan| format!("{name}.{}", vlan.vid))
     }
 
-    /// The commands that make the kernel's VLAN device `name` on `parent`.
+    /// The commands that make the kernel's VLAN device `name` on `parent`, under other names where these are too long for one.
     pub fn commands(self, parent: &str, name: &str) -> String {
+        let fits = |name: String, tags: Self| match name.len() {
+            ..=MAX_NAME => name,
+            _ => tags.name_on("vlan").replacen('.', "", 1),
+        };
+        let name = &fits(name.to_owned(), self);
         let add = |parent: &str, name: &str, vlan: Vlan| {
             let protocol = match vlan.tpid {
                 ETH_P_8021AD => "protocol 802.1ad ",
@@ -69,7 +77,8 @@ impl Tags {
         match self.inner {
             None => add(parent, name, self.outer),
             Some(inner) => {
-                let between = Self::one(self.outer).name_on(parent);
+                let outer = Self::one(self.outer);
+                let between = fits(outer.name_on(parent), outer);
                 format!("{}; {}", add(parent, &between, self.outer), add(&between, name, inner))
             }
         }
@@ -109,12 +118,16 @@ pub struct SubInterface {
 pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
     let by_device = |link: &LinkInfo| match of_device(link, links) {
         Some(Ok(found)) => Ok(Some(found)),
-        Some(Err(TooManyTags)) => Err(format!(
-            "{name} has more than two VLAN tags, which is all that is supported"
-        )),
+        Some(Err(TooManyTags)) => Err(too_many_tags(name)),
         None => Ok(None),
     };
-    if let Some(link) = links.by_name(name) {
+    // Sub-interfaces that are there already are none to stand on.
+    let by_name = |name| {
+        links
+            .by_name(name)
+            .filter(|link| link.ifindex < LinkInfo::FIRST_VIRTUAL)
+    };
+    if let Some(link) = by_name(name) {
         let found = by_device(link)?;
         return Ok(found.map(|(parent, tags)| SubInterface {
             parent,
@@ -122,41 +135,31 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
             device: Some(link.ifindex),
         }));
     }
-    let Some((rest, last)) = split(name) else {
-        return Ok(None);
-    };
-    let (parent, tags) = if let Some(link) = links.by_name(rest) {
-        let vlan = vlan(name, ETH_P_8021Q, last)?;
-        match by_device(link)? {
-            None => (link.ifindex, Tags::one(vlan)),
-            Some((parent, Tags { outer, inner: None })) => (
-                parent,
-                Tags {
-                    outer,
-                    inner: Some(vlan),
-                },
-            ),
-            Some(_) => {
-                return Err(format!(
-                    "{name} has more than two VLAN tags, which is all that is supported"
-                ));
-            }
-        }
-    } else if let Some((parent, first)) = split(rest)
-        && let Some(link) = links.by_name(parent)
-    {
-        if by_device(link)?.is_some() {
-            return Err(format!(
-                "{name} has more than two VLAN tags, which is all that is supported"
-            ));
-        }
-        let tags = Tags {
-            outer: vlan(name, ETH_P_8021AD, first)?,
-            inner: Some(vlan(name, ETH_P_8021Q, last)?),
+    let mut rest = name;
+    let mut vids = Vec::new();
+    let link = loop {
+        let Some((shorter, vid)) = split(rest) else {
+            return Ok(None);
         };
-        (link.ifindex, tags)
-    } else {
-        return Ok(None);
+        rest = shorter;
+        vids.insert(0, vid);
+        if let Some(link) = by_name(rest) {
+            break link;
+        }
+    };
+    let (parent, on_device) = by_device(link)?.map_or((link.ifindex, None), |(parent, tags)| (parent, Some(tags)));
+    let vlans = |tpid, vid| vlan(name, tpid, vid);
+    let tags = match (on_device, vids.as_slice()) {
+        (None, [vid]) => Tags::one(vlans(ETH_P_8021Q, vid)?),
+        (None, [outer, inner]) => Tags {
+            outer: vlans(ETH_P_8021AD, outer)?,
+            inner: Some(vlans(ETH_P_8021Q, inner)?),
+        },
+        (Some(Tags { outer, inner: None }), [inner]) => Tags {
+            outer,
+            inner: Some(vlans(ETH_P_8021Q, inner)?),
+        },
+        _ => return Err(too_many_tags(name)),
     };
     Ok(Some(match device(parent, tags, links) {
         Some((device, tags)) => SubInterface {
@@ -170,6 +173,19 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
             device: None,
         },
     }))
+}
+
+/// Why a name that no port has can be that of none, whatever interfaces there are: the numbers at its end are not those of up to
+/// two VLANs. An interface may be called so all the same.
+pub fn why_none(name: &str) -> Option<String> {
+    let mut vids = Vec::new();
+    let mut rest = name;
+    while let Some((shorter, vid)) = split(rest) {
+        rest = shorter;
+        vids.push(vid);
+    }
+    let wrong = vids.iter().rev().find_map(|vid| vlan(name, ETH_P_8021Q, vid).err());
+    wrong.or_else(|| (vids.len() > MAX_TAGS).then(|| too_many_tags(name)))
 }
 
 /// The kernel's VLAN device on `parent` with the VLAN identifiers of `tags`, and the tags that it sends. Of several, the one that
@@ -209,6 +225,10 @@ fn of_device(link: &LinkInfo, links: &Links) -> Option<Result<(u32, Tags), TooMa
 fn split(name: &str) -> Option<(&str, &str)> {
     name.rsplit_once('.')
         .filter(|(rest, vid)| !rest.is_empty() && !vid.is_empty() && vid.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn too_many_tags(name: &str) -> String {
+    format!("{name} has more than two VLAN tags, which is all that is supported")
 }
 
 fn vlan(name: &str, tpid: u16, vid: &str) -> Result<Vlan, String> {
@@ -304,6 +324,7 @@ mod tests {
             "100",
             "eth1.100.",
             "a.7",
+            "a.7.8.9",
         ] {
             assert_eq!(found(none, &links), None, "{none}");
         }
@@ -324,6 +345,18 @@ mod tests {
                 find(name, &links).unwrap_err(),
                 format!("{name}: {vid} is no VLAN identifier: these are 1 to 4094")
             );
+            assert_eq!(why_none(name), Some(find(name, &links).unwrap_err()));
+        }
+        for name in ["eth1.100.10.5", "eth1.1.2.3.4"] {
+            let reason = find(name, &links).unwrap_err();
+            assert_eq!(
+                reason,
+                format!("{name} has more than two VLAN tags, which is all that is supported")
+            );
+            assert_eq!(why_none(name), Some(reason));
+        }
+        for name in ["eth1", "eth1.100", "eth1.100.10", "a.b.7", "eth1.", ".5000"] {
+            assert_eq!(why_none(name), None, "{name}");
         }
     }
 
@@ -370,6 +403,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_a_port_already_is_no_interface() {
+        let links = links([link(2, "eth1"), link(LinkInfo::FIRST_VIRTUAL | 7, "eth1.100")]);
+        assert_eq!(found("eth1.100", &links), Some((2, one(Q, 100), None)));
+        assert_eq!(found("eth1.100.10", &links), Some((2, two((AD, 100), (Q, 10)), None)));
+        assert!(find("eth1.100.10.5", &links).is_err());
+    }
+
+    #[test]
     fn of_two_devices_with_the_same_vlan_identifier_the_one_with_the_same_tags() {
         let mut links = links([
             link(2, "eth1"),
@@ -393,6 +434,20 @@ mod tests {
             two((AD, 100), (Q, 10)).commands("eth1", "eth1.100.10"),
             "ip link add link eth1 name eth1.100 type vlan protocol 802.1ad id 100; \
              ip link add link eth1.100 name eth1.100.10 type vlan id 10"
+        );
+        // No name is longer than the kernel takes.
+        assert_eq!(
+            one(Q, 10).commands("verylongname0", "verylongname0.1"),
+            "ip link add link verylongname0 name verylongname0.1 type vlan id 10"
+        );
+        assert_eq!(
+            one(Q, 100).commands("verylongname012", "verylongname012.100"),
+            "ip link add link verylongname012 name vlan100 type vlan id 100"
+        );
+        assert_eq!(
+            two((AD, 1000), (Q, 10)).commands("verylongname0", "verylongname0.1000.10"),
+            "ip link add link verylongname0 name vlan1000 type vlan protocol 802.1ad id 1000; \
+             ip link add link vlan1000 name vlan1000.10 type vlan id 10"
         );
         assert_eq!(two((AD, 100), (Q, 10)).to_string(), "802.1ad 100 802.1Q 10");
         assert_eq!(two((AD, 100), (Q, 10)).name_on("eth1"), "eth1.100.10");

@@ -56,6 +56,8 @@ impl TagKinds {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VlanOffloads {
     pub receive: TagKinds,
+    /// Of [`VlanOffloads::receive`] what can be switched off.
+    pub receive_optional: TagKinds,
     pub transmit: TagKinds,
 }
 
@@ -77,23 +79,47 @@ pub fn vlan_offloads(interface: &str) -> io::Result<VlanOffloads> {
         features: [[0; 4]; FEATURE_WORDS],
     };
     request(interface, &mut features)?;
-    let is_on = |name: &str| {
+    // Whether it is on, and whether it is and can be switched off.
+    let state = |name: &str| {
         let is_named = |string: &[u8; 32]| string.split(|&byte| byte == 0).next() == Some(name.as_bytes());
         // A kernel that has no such name does no such thing.
         let bit = names.strings.iter().position(is_named);
         bit.and_then(|bit| Some((features.features.get(bit / 32)?, bit % 32)))
-            .is_some_and(|([_available, _requested, active, _], bit)| active >> bit & 1 != 0)
+            .map_or(
+                (false, false),
+                |([available, _requested, active, _never_changed], bit)| {
+                    (active >> bit & 1 != 0, (active & available) >> bit & 1 != 0)
+                },
+            )
     };
+    let customer = state("rx-vlan-hw-parse");
+    let service = state("rx-vlan-stag-hw-parse");
     Ok(VlanOffloads {
         receive: TagKinds {
-            customer: is_on("rx-vlan-hw-parse"),
-            service: is_on("rx-vlan-stag-hw-parse"),
+            customer: customer.0,
+            service: service.0,
+        },
+        receive_optional: TagKinds {
+            customer: customer.1,
+            service: service.1,
         },
         transmit: TagKinds {
-            customer: is_on("tx-vlan-hw-insert"),
-            service: is_on("tx-vlan-stag-hw-insert"),
+            customer: state("tx-vlan-hw-insert").0,
+            service: state("tx-vlan-stag-hw-insert").0,
         },
     })
+}
+
+/// Whether the kernel merges the packets of a flow that arrive (GRO).
+pub fn merges(interface: &str) -> io::Result<bool> {
+    const ETHTOOL_GGRO: u32 = 0x2b;
+
+    let mut value = EthtoolValue {
+        command: ETHTOOL_GGRO,
+        data: 0,
+    };
+    request(interface, &mut value)?;
+    Ok(value.data != 0)
 }
 
 /// The kernel has 64 at most (`netdev_features_t`).
@@ -143,7 +169,7 @@ struct EthtoolChannels {
 /// The layout must be the kernel's for every command that a value can have.
 unsafe trait Structure {}
 
-// SAFETY: `Feature`'s commands are of this structure.
+// SAFETY: `Feature`'s commands and ETHTOOL_GGRO are of this structure.
 unsafe impl Structure for EthtoolValue {}
 // SAFETY: only ETHTOOL_GSTRINGS is used with it, for the names of features.
 unsafe impl Structure for EthtoolStrings {}

@@ -36,16 +36,23 @@ impl Addresses {
         }
     }
 
+    /// Whether `address` is one of this box.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.keys().any(|own| own.address.addr() == address)
+    }
+
+    /// Those that others can reach, of the same family as `address`.
+    pub fn reachable_as(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let addresses = self.addresses.keys().map(|own| own.address.addr());
+        addresses.filter(move |own| is_reachable(*own) && own.is_ipv4() == address.is_ipv4())
+    }
+
     /// The address to answer `remote` from for a packet that came in by interface `ifindex`: one of the interface, else any of
     /// this box that others can reach. Of several, the one whose network `remote` is in.
     pub fn source(&self, ifindex: u32, remote: IpAddr) -> Option<IpAddr> {
         let usable = |address: &&InterfaceAddress| {
             let ip = address.address.addr();
-            let reachable = match ip {
-                IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
-                IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-            };
-            reachable && ip.is_ipv4() == remote.is_ipv4()
+            is_reachable(ip) && ip.is_ipv4() == remote.is_ipv4()
         };
         let best = self.addresses.keys().filter(usable).min_by_key(|address| {
             let elsewhere = address.ifindex != ifindex;
@@ -60,6 +67,14 @@ impl Addresses {
             IpNet::V4(own) => own.prefix_len() <= 30 && address == own.broadcast(),
             IpNet::V6(_) => false,
         })
+    }
+}
+
+/// Whether others can send to this address of ours.
+fn is_reachable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     }
 }
 
@@ -96,6 +111,27 @@ mod tests {
         assert_eq!(addresses.source(3, ip("10.9.0.7")), Some(ip("10.0.1.1")));
         assert_eq!(addresses.source(2, ip("2001:db8::9")), Some(ip("2001:db8::1")));
         assert_eq!(addresses.source(4, ip("192.0.2.1")), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn an_address_is_this_box_s_while_an_interface_has_it() {
+        let mut addresses = Addresses::default();
+        for (ifindex, text) in [
+            (1, "127.0.0.1/8"),
+            (2, "10.0.0.1/24"),
+            (3, "10.0.0.1/32"),
+            (3, "fe80::1/64"),
+        ] {
+            addresses.handle(&Event::Address(address(ifindex, text)));
+        }
+        assert!(addresses.has(ip("10.0.0.1")) && addresses.has(ip("fe80::1")) && !addresses.has(ip("10.0.0.2")));
+        let reachable = |text| Vec::from_iter(addresses.reachable_as(ip(text)));
+        assert_eq!(reachable("192.0.2.1"), [ip("10.0.0.1"), ip("10.0.0.1")]);
+        assert_eq!(reachable("2001:db8::1"), Vec::<IpAddr>::new());
+        addresses.handle(&Event::AddressGone(address(2, "10.0.0.1/24")));
+        assert!(addresses.has(ip("10.0.0.1")));
+        addresses.handle(&Event::AddressGone(address(3, "10.0.0.1/32")));
+        assert!(!addresses.has(ip("10.0.0.1")));
     }
 
     #[test]

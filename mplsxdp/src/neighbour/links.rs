@@ -10,7 +10,10 @@ use super::LinkInfo;
 pub struct Links {
     by_index: HashMap<u32, Link>,
     by_name: HashMap<Arc<str>, u32>,
-    /// Further names that interfaces go by; an interface's own name comes first.
+    /// The names of virtual ones. They are ports, and have the first right to their names: what is called so in the kernel may
+    /// come and go.
+    virtual_by_name: HashMap<Arc<str>, u32>,
+    /// Further names that ports go by, before the interfaces' own.
     aliases: HashMap<Arc<str>, u32>,
     /// Counts the resyncs: an entry of an older one was not reported in this one.
     round: u64,
@@ -28,7 +31,10 @@ impl Links {
     }
 
     pub fn by_name(&self, name: &str) -> Option<&LinkInfo> {
-        self.get(*self.by_name.get(name).or_else(|| self.aliases.get(name))?)
+        let names = [&self.aliases, &self.virtual_by_name, &self.by_name];
+        names
+            .into_iter()
+            .find_map(|names| names.get(name).and_then(|&ifindex| self.get(ifindex)))
     }
 
     /// Whether an interface goes by this name.
@@ -64,7 +70,7 @@ impl Links {
             self.forget_name(&old.name, ifindex);
         }
         // A name belongs to who was last reported with it: its former bearer was renamed, nobody knows to what, or is gone.
-        if let Some(former) = self.by_name.insert(name, ifindex)
+        if let Some(former) = self.names_of(ifindex).insert(name, ifindex)
             && former != ifindex
             && let Some(link) = self.by_index.get_mut(&former)
         {
@@ -95,8 +101,17 @@ impl Links {
     }
 
     fn forget_name(&mut self, name: &str, ifindex: u32) {
-        if self.by_name.get(name) == Some(&ifindex) {
-            self.by_name.remove(name);
+        let names = self.names_of(ifindex);
+        if names.get(name) == Some(&ifindex) {
+            names.remove(name);
+        }
+    }
+
+    /// Where the name of this interface is.
+    fn names_of(&mut self, ifindex: u32) -> &mut HashMap<Arc<str>, u32> {
+        match ifindex {
+            LinkInfo::FIRST_VIRTUAL.. => &mut self.virtual_by_name,
+            _ => &mut self.by_name,
         }
     }
 }
@@ -154,5 +169,28 @@ mod tests {
         links.remove(1);
         assert_eq!(links.by_name("a"), Some(&link(2, "a")));
         assert_eq!(links.iter().count(), 1);
+    }
+
+    #[test]
+    fn ports_have_the_first_right_to_their_names() {
+        let mut links = Links::default();
+        let port = LinkInfo::FIRST_VIRTUAL | 7;
+        let index = |links: &Links, name| links.by_name(name).map(|link| link.ifindex);
+        links.insert(link(port, "eth1.100"));
+        links.insert(link(5, "eth1.100"));
+        assert_eq!(index(&links, "eth1.100"), Some(port));
+        assert_eq!(links.get(5), Some(&link(5, "eth1.100")));
+        links.remove(port);
+        assert_eq!(index(&links, "eth1.100"), Some(5));
+        // The other way round.
+        links.insert(link(port, "eth1.100"));
+        assert_eq!(index(&links, "eth1.100"), Some(port));
+        links.remove(port);
+        // By the name of the kernel's device for it.
+        links.insert(link(6, "customer"));
+        links.set_aliases(HashMap::from([("eth1.100".into(), 6)]));
+        assert_eq!(index(&links, "eth1.100"), Some(6));
+        links.remove(6);
+        assert_eq!(index(&links, "eth1.100"), Some(5));
     }
 }

@@ -270,12 +270,7 @@ impl Resolver {
             self.handle(&Event::LinkGone(ifindex), now, actions);
         }
         for link in without_device {
-            // The kernel's own interfaces have the first right to a name.
-            let is_taken = self
-                .links
-                .by_name(&link.name)
-                .is_some_and(|other| other.ifindex != link.ifindex);
-            if !is_taken && self.links.get(link.ifindex) != Some(link) {
+            if self.links.get(link.ifindex) != Some(link) {
                 self.handle(&Event::Link(link.clone()), now, actions);
             }
         }

@@ -197,6 +197,11 @@ impl SlowPath {
         &self.unknown
     }
 
+    /// Call when ports have gone: their numbers may soon be those of others.
+    pub fn keep_ports(&mut self, is_port: impl Fn(u16) -> bool) {
+        self.unknown.keep_ports(is_port);
+    }
+
     /// How many frames wait for next hops now.
     pub fn held(&self) -> usize {
         self.hold.len()

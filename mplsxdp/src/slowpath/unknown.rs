@@ -107,6 +107,18 @@ impl UnknownLabels {
         })
     }
 
+    /// Forgets the labels of ports that are none any more, before others get their numbers.
+    pub fn keep_ports(&mut self, is_port: impl Fn(u16) -> bool) {
+        let gone = self
+            .seen
+            .iter()
+            .map(|(&key, _)| key)
+            .filter(|&(port, _)| !is_port(port));
+        for key in Vec::from_iter(gone) {
+            self.seen.pop(&key);
+        }
+    }
+
     /// The most frequent first.
     pub fn list(&self, now: Instant) -> Vec<UnknownLabel> {
         let labels = self.seen.iter().map(|(&(port, label), seen)| UnknownLabel {
@@ -157,6 +169,21 @@ mod tests {
         assert!(rates[2] < 0.01, "{rates:?}");
         let later = unknown.list(now + Duration::from_secs(60));
         assert!(later[0].frames_per_second < 0.01 && later[0].frames == 3000);
+    }
+
+    #[test]
+    fn a_port_that_is_none_any_more_is_forgotten() {
+        let now = Instant::now();
+        let mut unknown = UnknownLabels::default();
+        for port in [0, 1, 1, 2] {
+            unknown.note(port, label(900), now);
+        }
+        unknown.note(1, label(901), now);
+        unknown.keep_ports(|port| port != 1);
+        let ports = |unknown: &UnknownLabels| Vec::from_iter(unknown.list(now).iter().map(|seen| seen.port));
+        assert_eq!(ports(&unknown), [0, 2]);
+        unknown.note(1, label(902), now);
+        assert_eq!(ports(&unknown), [0, 2, 1]);
     }
 
     #[test]

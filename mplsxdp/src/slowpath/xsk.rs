@@ -141,6 +141,17 @@ pub struct Receiver {
 }
 
 impl Receiver {
+    /// Listens on further queues, so that there are `queues`. If that fails, all is as before.
+    pub async fn extend(&mut self, interface: &str, queues: u32) -> Result<(), XskError> {
+        let mut more = Vec::new();
+        for queue in self.queues.len() as u32..queues {
+            let (receiver, _) = open_queue(interface, queue, self.layout, 0).await?;
+            more.push(register(receiver)?);
+        }
+        self.queues.append(&mut more);
+        Ok(())
+    }
+
     /// The sockets with the queues that they are on, for the XSKMAP. An entry goes from there when its socket is closed.
     pub fn sockets(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
         self.queues.iter().zip(0..).map(|(queue, number)| {

@@ -2,13 +2,14 @@
 //! docs/devices.md says what was tried where.
 
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use mplsxdp::control::api::{Link, Stats, Status};
-use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Mac};
-use mplsxdp_tests::frame::{Entry, ethernet, labelled, with_ttl};
+use mplsxdp::control::api::{Link, Stats, Status, UnknownLabel};
+use mplsxdp_common::wire::{ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Mac};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, tagged, udp, with_ttl};
 use mplsxdp_tests::icmp::{IcmpError, TIME_EXCEEDED_V4};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::vm::{self, Nic};
@@ -32,6 +33,9 @@ pub fn tests() -> Vec<Trial> {
         ),
         test("devices::tap_of_a_vm_that_is_started_anew", tap_restart),
         test("devices::taps_with_an_mtu_of_9000", jumbo_taps),
+        test("devices::a_vm_that_sends_more_than_the_mtu_of_its_tap", vm_above_mtu),
+        test("devices::a_tap_that_is_to_switch_is_heard_on_all_queues", late_queues),
+        test("devices::a_queue_that_is_taken_leaves_the_port_as_it_was", taken_queue),
         test_with("devices::macvlan_parent", PING, macvlan_parent),
         test("devices::macvtap_parent", macvtap_parent),
         test("devices::macvlan_and_macvtap_themselves", macvlan),
@@ -39,6 +43,8 @@ pub fn tests() -> Vec<Trial> {
         test("devices::bridge_port_that_is_a_tap", bridge_port_tap),
         test("devices::next_hops_of_a_bridge_port", bridge_next_hops),
         test("devices::bridge_itself", bridge),
+        test("devices::bridge_whose_ports_take_more_than_its_mtu", bridge_above_mtu),
+        test("devices::bridge_whose_ports_merge_packets", bridge_merging),
         test_with("devices::bond_and_its_members", BOND, bond),
         test_with(
             "devices::vxlan_in_generic_mode",
@@ -97,6 +103,13 @@ impl Bed {
             End::new(&bed.netns, "eth1"),
         )?;
         Ok(bed)
+    }
+
+    fn take_large_on_the_right(&self) -> Result<()> {
+        for (netns, name) in [(&self.netns, "eth2"), (&self.right, "eth0")] {
+            netns.ip(&format!("link set dev {name} mtu 9000"))?;
+        }
+        Ok(())
     }
 
     fn left(&self) -> Result<Tap> {
@@ -290,6 +303,52 @@ fn unchanged(router: &Router, what: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// Frames of 8918 bytes and more, longer than what the port's MTU says, are seen whole.
+fn expect_large(bed: &Bed, router: &Router, wire: &Tap, port: &str) -> Result<()> {
+    const IP_BYTES: usize = 8900;
+    let right = Tap::open(&bed.right, "eth0")?;
+    let (from, to) = (
+        Side::new(&bed.netns, wire, port)?,
+        Side::new(&bed.netns, &right, "eth2")?,
+    );
+    for route in ["100 as 110", "210", "10.9.0.0/16 encap mpls 300"] {
+        let neighbour = to.wire.mac();
+        router.run(&format!("route add {route} via link {neighbour} dev eth2"))?;
+    }
+    let data: Vec<u8> = (0..251).cycle().take(IP_BYTES - 28).collect();
+    let packet = |ttl| udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, ttl, &data);
+    let swap = from.incoming(&[Entry::new(100, 64)], &packet(64)?);
+    for (what, sent, expected) in [
+        ("swap", &swap, to.outgoing(&[Entry::new(110, 63)], &packet(64)?)),
+        (
+            "pop",
+            &from.incoming(&[Entry::new(210, 64)], &packet(64)?),
+            ethernet(to.wire.mac(), to.mac, ETH_P_IP, &packet(63)?),
+        ),
+        (
+            "imposition",
+            &ethernet(from.mac, from.wire.mac(), ETH_P_IP, &packet(64)?),
+            to.outgoing(&[Entry::new(300, 63)], &packet(63)?),
+        ),
+    ] {
+        wire.send(sent)?;
+        right.receive(what, |frame| frame == expected)?;
+    }
+    let routes: serde_json::Value = router.json("--stats route show 100")?;
+    let counted = &routes[0]["stats"]["bytes"];
+    ensure!(counted.as_u64() == Some(swap.len() as u64), "counted {counted} bytes");
+    // And none goes where it does not fit.
+    bed.netns.ip("link set dev eth2 mtu 1500")?;
+    wait::until("the new MTU", PATIENCE, || {
+        let links: Vec<Link> = router.json("link show eth2")?;
+        Ok((links[0].mtu == 1500).then_some(()))
+    })?;
+    wire.send(&swap)?;
+    wait::until("a frame that is too big", PATIENCE, || {
+        Ok((router.dropped("too-big")? == 1).then_some(()))
+    })
+}
+
 /// ARP and ND work, and so does what is asked for with them.
 fn expect_pings(from: &Netns, addresses: &[&str]) -> Result<()> {
     for address in addresses {
@@ -391,6 +450,10 @@ fn jumbo_taps() -> Result<()> {
     }
     let (one, other) = (nic.plug(&bed.netns, "tap0")?, nic.plug(&bed.netns, "tap1")?);
     let router = Router::load(&bed.netns, "--iface tap0 --iface tap1")?;
+    // What a driver that puts frames into several buffers would redirect to a tap is lost.
+    let said = router.said_at_load()?;
+    let warnings = said.matches("its driver does not transmit frames that lie in several buffers");
+    ensure!(warnings.count() == 2, "{said}");
     let sides = [
         Side::new(&bed.netns, &one, "tap0")?,
         Side::new(&bed.netns, &other, "tap1")?,
@@ -419,6 +482,139 @@ fn jumbo_taps() -> Result<()> {
         }
     }
     router.unload()
+}
+
+/// A tap does not compare what a VM sends with its MTU.
+fn vm_above_mtu() -> Result<()> {
+    let nic = Nic {
+        queues: 1,
+        vnet_header: true,
+        nonblocking: true,
+    };
+    let bed = Bed::new()?;
+    bed.take_large_on_the_right()?;
+    nic.make_tap(&bed.netns, "tap0")?;
+    let wire = nic.plug(&bed.netns, "tap0")?;
+    let router = Router::load(&bed.netns, "--iface tap0 --iface eth2")?;
+    expect_large(&bed, &router, &wire, "tap0")?;
+    router.unload()
+}
+
+const TWO_QUEUES: Nic = Nic {
+    queues: 2,
+    vnet_header: true,
+    nonblocking: true,
+};
+
+/// What has only been sent by has a socket on one queue.
+fn late_queues() -> Result<()> {
+    let bed = Bed::new()?;
+    TWO_QUEUES.make_tap(&bed.netns, "tap0")?;
+    let wire = TWO_QUEUES.plug(&bed.netns, "tap0")?;
+    let router = Router::load(&bed.netns, "--tx-only tap0 --iface eth2")?;
+    // It becomes the carrier of its sub-interface, then a port that switches.
+    router.run("link add tap0.100 tx-only")?;
+    router.run("link del tap0")?;
+    router.run("link add tap0")?;
+    let side = Side::new(&bed.netns, &wire, "tap0")?;
+    for queue in [1, 0] {
+        expect_unknown(&router, &side, queue, 4000 + queue as u32)?;
+    }
+    router.unload()
+}
+
+fn taken_queue() -> Result<()> {
+    let bed = Bed::new()?;
+    TWO_QUEUES.make_tap(&bed.netns, "tap0")?;
+    let wire = TWO_QUEUES.plug(&bed.netns, "tap0")?;
+    let router = Router::load(&bed.netns, "--tx-only tap0 --iface eth2")?;
+    let right = Tap::open(&bed.right, "eth0")?;
+    let from = Side::new(&bed.netns, &right, "eth2")?;
+    router.run(&format!("route add 100 as 110 via link {} dev tap0", wire.mac()))?;
+    let expect_answer = |what: &str| -> Result<()> {
+        right.send(&from.incoming(&[Entry::new(100, 1)], &v4(64)?))?;
+        wire.receive(what, |frame| IcmpError::read(frame).is_some()).map(drop)
+    };
+    expect_answer("Time Exceeded")?;
+    let other = bed.netns.within(|| occupy_queue("tap0", 1))?;
+    let refused = router.run("link add tap0.100").err().context("it was not refused")?;
+    let said = format!("{refused:#}");
+    ensure!(
+        said.contains("queue 1 of tap0") && said.contains("another program has an AF_XDP socket there"),
+        "{said}"
+    );
+    expect_answer("Time Exceeded, after a refusal")?;
+    drop(other);
+    router.run("link add tap0.100")?;
+    expect_answer("Time Exceeded, with more queues")?;
+    let side = Side::new(&bed.netns, &wire, "tap0")?;
+    for queue in [0, 1] {
+        let label = 4000 + queue as u32;
+        let frame = side.incoming(&[Entry::new(label, 64)], &v4(64)?);
+        wire.send_on(queue, &tagged(&[(ETH_P_8021Q, 100)], &frame))?;
+        wait::until("an unknown label", PATIENCE, || {
+            let heard = router.unknown_labels()?;
+            let found = |unknown: &UnknownLabel| unknown.label == label && unknown.port == "tap0.100";
+            Ok(heard.iter().any(found).then_some(()))
+        })?;
+    }
+    router.unload()
+}
+
+/// What another program's AF_XDP socket on a queue of an interface does: nobody else can have one there.
+fn occupy_queue(interface: &str, queue: u32) -> Result<OwnedFd> {
+    const CHUNK: u32 = 2048;
+    let ring: u32 = 64;
+
+    // SAFETY: the call takes no memory.
+    let socket = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    ensure!(socket >= 0, "no AF_XDP socket: {}", std::io::Error::last_os_error());
+    // SAFETY: it was just opened, and is nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // It goes with the process.
+    let memory = Vec::leak(vec![0u64; (ring * CHUNK) as usize / size_of::<u64>() + 512]);
+    let umem = libc::xdp_umem_reg {
+        addr: (memory.as_ptr() as u64).next_multiple_of(4096),
+        len: (ring * CHUNK).into(),
+        chunk_size: CHUNK,
+        headroom: 0,
+        flags: 0,
+        tx_metadata_len: 0,
+    };
+    let set = |option, value: *const libc::c_void, length: usize| -> Result<()> {
+        // SAFETY: the value is that long, and outlives the call.
+        let done = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_XDP,
+                option,
+                value,
+                length as libc::socklen_t,
+            )
+        };
+        ensure!(done == 0, "option {option}: {}", std::io::Error::last_os_error());
+        Ok(())
+    };
+    set(libc::XDP_UMEM_REG, (&raw const umem).cast(), size_of_val(&umem))?;
+    for option in [
+        libc::XDP_UMEM_FILL_RING,
+        libc::XDP_UMEM_COMPLETION_RING,
+        libc::XDP_RX_RING,
+    ] {
+        set(option, (&raw const ring).cast(), size_of_val(&ring))?;
+    }
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: libc::XDP_COPY,
+        sxdp_ifindex: nix::net::if_::if_nametoindex(interface)?,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is that long, and outlives the call.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    ensure!(bound == 0, "cannot bind: {}", std::io::Error::last_os_error());
+    Ok(socket)
 }
 
 fn macvlan_parent() -> Result<()> {
@@ -628,11 +824,42 @@ fn bridge() -> Result<()> {
     let _beyond = make_bridge(&bed, "eth1")?;
     let options = "--iface br0 --iface eth2";
     bed.expect_refusal(options, &["br0 is a bridge", "eth1", "eth3", "--mode generic"])?;
+    // The bridge's program does not see the tags that its ports get.
+    bed.expect_refusal(
+        "--iface br0.100 --mode generic",
+        &["br0 is a bridge", "no VLAN on it can be a port"],
+    )?;
     bed.load_and_unload("br0", &format!("{options} --mode generic"), |router| {
         bed.expect_switching(router, &bed.left()?, "br0")?;
         bed.expect_untouched(router, &bed.left()?, "br0")?;
         router.add_routes(&["500 as 510 via inet 10.0.1.2"])
     })
+}
+
+fn bridge_above_mtu() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    bed.take_large_on_the_right()?;
+    for (netns, name) in [(&bed.left, "eth0"), (&bed.netns, "eth1")] {
+        netns.ip(&format!("link set dev {name} mtu 9000"))?;
+    }
+    let _beyond = make_bridge(&bed, "eth1")?;
+    bed.netns.ip("link set dev br0 mtu 1500")?;
+    let router = Router::load(&bed.netns, "--iface br0 --iface eth2 --mode generic")?;
+    expect_large(&bed, &router, &bed.left()?, "br0")?;
+    router.unload()
+}
+
+fn bridge_merging() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    let _beyond = make_bridge(&bed, "eth1")?;
+    for (gro, told) in [("on", true), ("off", false)] {
+        bed.netns.run(&format!("ethtool -K eth1 gro {gro}"))?;
+        let router = Router::load(&bed.netns, "--iface br0 --iface eth2 --mode generic")?;
+        let said = router.said_at_load()?;
+        ensure!(said.contains("ethtool -K eth1 gro off") == told, "{said}");
+        router.unload()?;
+    }
+    Ok(())
 }
 
 fn bond() -> Result<()> {

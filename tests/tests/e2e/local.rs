@@ -34,6 +34,7 @@ pub fn tests() -> Vec<Trial> {
         ),
         test("local::the_port_is_shown_and_goes_with_the_switch", lifecycle),
         test("local::an_interface_of_another_is_left_alone", foreign),
+        test("local::the_pair_has_no_sub_interfaces", sub_interfaces),
     ]
 }
 
@@ -315,4 +316,21 @@ fn foreign() -> Result<()> {
     ensure!(!said.contains("attached"), "checked too late: {said}");
     ensure!(netns.ip("-oneline link show")? == before, "something was changed");
     Router::load(&netns, "--iface eth0 --local mpls1")?.unload()
+}
+
+fn sub_interfaces() -> Result<()> {
+    let lab = Lab::new()?;
+    let (netns, peer) = (lab.netns("router")?, lab.netns("peer")?);
+    link(End::new(&netns, "eth1"), End::new(&peer, "eth0"))?;
+    let router = Router::load(&netns, "--iface eth1 --local")?;
+    for name in ["mpls0", "mpls0.5", "mpls0.5.6", "mpls0-port.5"] {
+        for role in ["", " tx-only"] {
+            let refused = router.run(&format!("link add {name}{role}")).err();
+            let said = format!("{:#}", refused.with_context(|| format!("{name} was not refused"))?);
+            ensure!(said.contains("this box's own packets"), "{said}");
+        }
+    }
+    let links: Vec<Link> = router.json("link show")?;
+    ensure!(links.len() == 2, "{links:?}");
+    router.unload()
 }

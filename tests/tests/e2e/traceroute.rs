@@ -1,6 +1,7 @@
 //! TTLs that run out on an LSP: the answers byte by byte, the ways that they take, and what gets none.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -9,7 +10,7 @@ use mplsxdp_tests::frame::{Entry, Parsed, ethernet, udp, with_ttl};
 use mplsxdp_tests::icmp::{IcmpError, TIME_EXCEEDED_V4, TIME_EXCEEDED_V6};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::three_routers::{HOST1, HOST1_V6, HOST2, HOST2_V6, ThreeRouters};
-use mplsxdp_tests::{Lab, Tap};
+use mplsxdp_tests::{Lab, Tap, wait};
 
 use crate::bench::{Bench, NATIVE};
 use crate::{test, test_with};
@@ -20,6 +21,7 @@ const NEAR_V6: &str = "fd00:1::2";
 /// There it has no route to.
 const FAR: &str = "192.0.2.1";
 const FAR_V6: &str = "2001:db8::1";
+const PATIENCE: Duration = Duration::from_secs(5);
 const TARGET: &str = "10.9.0.1";
 const TARGET_V6: &str = "2001:db8:9::1";
 
@@ -38,6 +40,10 @@ pub fn tests() -> Vec<Trial> {
         test("traceroute::answers_go_along_the_lsp_if_told_to", lsp),
         test("traceroute::answers_go_by_ip_if_told_to", ip),
         test("traceroute::answers_come_from_the_configured_address", source),
+        test(
+            "traceroute::a_configured_address_that_is_not_this_box_s_is_told",
+            foreign_source,
+        ),
         test("traceroute::a_ttl_that_runs_out_at_imposition_is_answered", imposition),
         test("traceroute::a_ttl_that_runs_out_at_the_egress_is_answered", egress),
         test("traceroute::what_must_get_no_answer_gets_none", unanswered),
@@ -333,6 +339,26 @@ fn source() -> Result<()> {
         ensure!(error.source == address.parse::<IpAddr>()?, "{error:?}");
     }
     Ok(())
+}
+
+/// An address that answers do not come back to.
+fn foreign_source() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --icmp-source 10.0.2.1 --icmp-source 2001:db8:77::1"))?;
+    bench.router.said_at_load()?;
+    let warned = |address: &str| {
+        let said = bench.router.said();
+        let what = format!("--icmp-source {address} is no address of this box");
+        let warning = said.lines().find(|line| line.contains("WARN") && line.contains(&what));
+        warning.map(str::to_owned)
+    };
+    let told = warned("2001:db8:77::1").context("no warning")?;
+    for part in ["`ip address add 2001:db8:77::1 dev lo`", "fd00:1::1, fd00:2::1"] {
+        ensure!(told.contains(part), "no \"{part}\" in: {told}");
+    }
+    ensure!(warned("10.0.2.1").is_none(), "{}", bench.router.said());
+    bench.router.netns().ip("address del 10.0.2.1/24 dev eth2")?;
+    wait::until("a warning", PATIENCE, || Ok(warned("10.0.2.1")))?;
+    bench.router.unload()
 }
 
 fn imposition() -> Result<()> {

@@ -48,6 +48,9 @@ pub fn tests() -> Vec<Trial> {
         test("vlan::next_hops_follow_the_parent", parent_down),
         test("vlan::what_cannot_be_is_refused_with_what_to_do", refused),
         test("vlan::the_parent_takes_its_sub_interfaces_along", parent_gone),
+        test("vlan::an_interface_of_the_same_name_takes_nothing_away", namesake),
+        test("vlan::the_labels_of_a_port_are_forgotten_with_it", forgotten_labels),
+        test("vlan::a_configured_next_hop_that_needs_a_device_is_told", needs_device),
         test_with("vlan::a_device_of_the_kernel_resolves_next_hops", with_devices, devices),
         test_with("vlan::a_device_may_come_and_go", with_devices, device_comes_and_goes),
         test_with("vlan::a_device_gets_what_is_popped_for_it", with_devices, device_local),
@@ -722,9 +725,26 @@ fn refused() -> Result<()> {
             "eth1.0: 0 is no VLAN identifier: these are 1 to 4094",
         ),
         ("link add eth1.4095", "4095 is no VLAN identifier"),
-        ("link add eth1.1.2.3", "there is no interface eth1.1.2.3"),
+        ("link add eth1.1.2.3", "eth1.1.2.3 has more than two VLAN tags"),
         ("link add eth9.100", "there is no interface eth9.100"),
         ("link del eth1.101", "`mplsxdp link add eth1.101`"),
+        ("link del eth9.101", "there is no such interface"),
+        ("link del eth1.0", "0 is no VLAN identifier: these are 1 to 4094"),
+        (
+            "link set eth1.4095 mpls off",
+            "4095 is no VLAN identifier: these are 1 to 4094",
+        ),
+        ("link show eth1.101", "`link add eth1.101` makes it one"),
+        ("link show eth1.4095", "4095 is no VLAN identifier: these are 1 to 4094"),
+        ("link show eth1.100.10.5", "eth1.100.10.5 has more than two VLAN tags"),
+        (
+            "route add 100 as 110 via link 02:00:00:00:00:09 dev eth2.4095",
+            "4095 is no VLAN identifier: these are 1 to 4094",
+        ),
+        (
+            "route add 100 as 110 via link 02:00:00:00:00:09 dev eth1.100.10.5",
+            "eth1.100.10.5 has more than two VLAN tags",
+        ),
         (
             "route add 100 as 110 via inet 10.0.1.2 dev eth1.100",
             "the kernel has no VLAN device for eth1.100, and resolves no addresses there: make one (`ip link add link eth1 name \
@@ -783,6 +803,67 @@ fn parent_gone() -> Result<()> {
     let instance = router.instance().to_owned();
     router.unload()?;
     ensure_nothing_left(&pair.netns, &instance)
+}
+
+/// Its name is the port's, in routes as in `link show`.
+fn namesake() -> Result<()> {
+    let pair = Pair::new()?;
+    let router = Router::load(&pair.netns, "--iface eth1 --iface eth2.200")?;
+    let next_hop = format!("via link {RIGHT} dev eth2.200");
+    router.run(&format!("route add 100 as 110 {next_hop}"))?;
+    pair.expect_swap(&[], VLAN200)?;
+    pair.netns.ip("link add eth2.200 type veth peer name other")?;
+    pair.netns.ip("link set dev eth2.200 up")?;
+    pair.netns.ip("link set dev other up")?;
+    wait::until("the switch to know the interface", PATIENCE, || {
+        Ok(router.run("link del other").err().filter(|error| {
+            let error = error.to_string();
+            error.contains("`mplsxdp link add other` makes it one")
+        }))
+    })?;
+    pair.expect_swap(&[], VLAN200)?;
+    let hops: Vec<NextHopState> = router.json("neigh show dev eth2.200")?;
+    ensure!(hops.len() == 1 && hops[0].state == Resolution::Static, "{hops:?}");
+    router.run(&format!("route add 101 as 111 {next_hop}"))?;
+    router.run(&format!("route replace 100 as 110 {next_hop}"))?;
+    pair.expect_swap(&[], VLAN200)?;
+    ensure!(
+        shown(&router, "eth2.200")?.ifindex.is_none(),
+        "the kernel has no device"
+    );
+    pair.netns.ip("link del dev eth2.200")?;
+    pair.expect_swap(&[], VLAN200)?;
+    router.unload()
+}
+
+/// Its number is another's next.
+fn forgotten_labels() -> Result<()> {
+    let bench = Bench::new("--iface eth1 --iface eth2 --iface eth1.100")?;
+    bench
+        .left
+        .send(&tagged(VLAN100, &bench.labelled(&[Entry::new(4711, 64)], &v4(64)?)))?;
+    until_outcome(&bench.router, "unknown-label", 1)?;
+    ensure!(bench.router.unknown_labels()?.len() == 1, "it is listed");
+    bench.router.run("link del eth1.100")?;
+    bench.router.run("link add eth2.200")?;
+    let listed = bench.router.unknown_labels()?;
+    ensure!(listed.is_empty(), "{listed:?}");
+    bench.router.unload()
+}
+
+fn needs_device() -> Result<()> {
+    let pair = Pair::new()?;
+    let path = std::env::temp_dir().join(format!("{}.toml", pair.netns.name()));
+    std::fs::write(&path, "routes = [\"100 as 110 via inet 10.0.20.2 dev eth2.200\"]\n")?;
+    let options = format!("--iface eth1 --iface eth2.200 --config {}", path.display());
+    let loaded = Router::load(&pair.netns, &options);
+    std::fs::remove_file(&path)?;
+    let router = loaded?;
+    let remedy = "`ip link add link eth2 name eth2.200 type vlan id 200`";
+    let said = router.said_at_load()?;
+    let warning = said.lines().find(|line| line.contains(remedy));
+    ensure!(warning.is_some_and(|line| line.contains("WARN")), "{said}");
+    router.unload()
 }
 
 /// A VLAN device that is up, with an address.

@@ -1082,18 +1082,23 @@ fn a_device_takes_the_name_of_the_sub_interface_and_leaves_it() {
     bench.add(ID, "52:54:00:00:00:01 dev eth1.100");
     bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
     bench.take();
+    let ifindex = LinkInfo::FIRST_VIRTUAL | 7;
+    let without_device = HopState::Static { ifindex, mac: MAC1 };
     bench.tell(up(70, "eth1.100"));
+    assert_eq!(bench.take(), []);
+    bench.set_sub_interfaces(&[], &[]);
     let on_device = HopState::Static { ifindex: 70, mac: MAC1 };
     assert_eq!(bench.take(), [changed(ID, on_device)]);
-    bench.set_sub_interfaces(&[], &[]);
-    assert_eq!(bench.take(), []);
-    // While the name is the kernel's, it is not taken back.
-    bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
-    assert_eq!(bench.resolver.state(ID), Some(on_device));
     bench.tell(Event::LinkGone(70));
     bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
-    let ifindex = LinkInfo::FIRST_VIRTUAL | 7;
-    assert_eq!(bench.resolver.state(ID), Some(HopState::Static { ifindex, mac: MAC1 }));
+    assert_eq!(bench.resolver.state(ID), Some(without_device));
+    bench.take();
+    // What is called so and is no device for it takes nothing away.
+    for event in [up(71, "eth1.100"), Event::LinkGone(71), up(72, "eth1.100")] {
+        bench.tell(event);
+        bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
+        assert_eq!(bench.take(), []);
+    }
 }
 
 #[test]

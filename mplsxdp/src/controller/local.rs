@@ -84,11 +84,6 @@ impl LocalPair {
         &self.near
     }
 
-    /// Of the end that the kernel sends into.
-    pub fn ifindex(&self) -> u32 {
-        self.near_ifindex
-    }
-
     /// The far end, which is to be a local port.
     pub fn port_name(&self) -> &str {
         &self.far

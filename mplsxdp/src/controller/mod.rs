@@ -682,7 +682,8 @@ impl Controller {
     fn adjacency(&self, state: HopState) -> Option<Adjacency> {
         let (ifindex, mac) = state.adjacency()?;
         let port = self.ports.by_ifindex(ifindex)?;
-        Some(Adjacency::new(mac, port.number(), port.mac(), port.mtu()).with_tags(port.vlan_tags()))
+        let adjacency = Adjacency::new(mac, port.number(), port.mac(), port.mtu()).with_tags(port.vlan_tags());
+        Some(adjacency.with_one_buffer(!self.ports.sends_fragments(port.number())))
     }
 
     /// Writes every adjacency anew, where ports came, went or changed.

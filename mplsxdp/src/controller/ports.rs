@@ -73,6 +73,8 @@ enum Place {
 struct Traits {
     /// Frames may arrive that are longer than the MTU says.
     exceeds_mtu: bool,
+    /// Frames in several buffers come from the driver, not from generic XDP.
+    receives_fragments: bool,
     /// A frame that lies in several buffers leaves, too.
     sends_fragments: bool,
 }
@@ -209,8 +211,11 @@ impl Ports {
 
     /// The same with what only the program needs to know. To ask for a frame's whole length takes time: it is done where one may
     /// lie in several buffers.
-    fn program_settings(&self, number: u16, mtu: u32, exceeds_mtu: bool) -> Settings {
-        self.settings(number).with_frags(exceeds_mtu || mtu > ONE_BUFFER_MTU)
+    fn program_settings(&self, number: u16, mtu: u32, traits: Traits) -> Settings {
+        let frags = traits.exceeds_mtu || mtu > ONE_BUFFER_MTU;
+        self.settings(number)
+            .with_frags(frags)
+            .with_native_frags(frags && traits.receives_fragments)
     }
 
     /// Whether frames that lie in several buffers can be redirected to a port: what the program has run on in its driver, the
@@ -520,8 +525,12 @@ impl Ports {
         lfib: &mut Lfib<KernelTables>,
     ) -> anyhow::Result<(Attachment, Traits)> {
         let mtu = facts.link.as_ref().map_or(0, |link| link.mtu);
-        let exceeds_mtu = facts.exceeds_mtu(self.mode);
-        let program = self.loader.program(self.program_settings(number, mtu, exceeds_mtu))?;
+        let traits = Traits {
+            exceeds_mtu: facts.exceeds_mtu(self.mode),
+            receives_fragments: facts.receives_fragments(self.mode),
+            sends_fragments: false,
+        };
+        let program = self.loader.program(self.program_settings(number, mtu, traits))?;
         let tables = lfib.tables_mut();
         tables.clear_reason_counters(number)?;
         tables.set_tx_port(number, ifindex)?;
@@ -539,8 +548,8 @@ impl Ports {
             warn!(port = &*facts.name, "{note}");
         }
         let traits = Traits {
-            exceeds_mtu,
             sends_fragments: facts.sends_fragments(self.mode),
+            ..traits
         };
         Ok((attachment, traits))
     }
@@ -707,7 +716,7 @@ impl Ports {
         let number = port.number;
         lfib.tables_mut().store_port(number, port.word());
         if outgrown && !self.sends_fragments(number) {
-            warn!(port = &*link.name, "{}", preflight::loses_fragments(&link.name));
+            warn!(port = &*link.name, "{}", preflight::delays_fragments(&link.name));
         }
         if outgrown
             && !is_prepared
@@ -730,14 +739,14 @@ impl Ports {
         let Some(index) = self.ports.iter().position(|port| port.number == number) else {
             return Ok(());
         };
-        let program = self
-            .loader
-            .program(self.program_settings(number, self.ports[index].mtu, false))?;
+        let &Port { mtu, ref place, .. } = &self.ports[index];
+        let Place::Interface { traits, .. } = *place else {
+            return Ok(());
+        };
+        let program = self.loader.program(self.program_settings(number, mtu, traits))?;
         let mut port = self.ports.swap_remove(index);
         if let Place::Interface {
-            ifindex,
-            attachment,
-            traits,
+            ifindex, attachment, ..
         } = port.place
         {
             port.place = Place::Interface {

@@ -285,6 +285,10 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
     }
     notes.extend(facts.foreign_bridge_mac());
     notes.extend(facts.merged_beneath(mode));
+    // A kernel that tells no features, as all before 6.3, loses frames in several buffers where they are redirected.
+    if mode == XdpMode::Native && facts.features.is_none() && facts.exceeds_one_buffer() {
+        return Err(facts.mtu_too_large());
+    }
     if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
         if !features.contains(XdpFeatures::BASIC) || !features.contains(XdpFeatures::REDIRECT) {
             return Err(if facts.is_veth() {
@@ -401,7 +405,7 @@ pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, Prefl
         return Ok(notes);
     }
     if facts.link.as_ref().is_some_and(|link| link.mtu > ONE_BUFFER_MTU) && !facts.sends_fragments(mode) {
-        notes.push(loses_fragments(&facts.name));
+        notes.push(delays_fragments(&facts.name));
     }
     Ok(notes)
 }
@@ -409,21 +413,9 @@ pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, Prefl
 /// What an attempt to attach says, from the facts gathered before it.
 pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> PreflightError {
     let name = facts.name.clone();
-    let limit = facts.mtu_limit();
-    // The peer's MTU is what decides on a veth: that is what can arrive.
-    let mtu = match facts.is_veth() {
-        true => facts.peer.as_ref().map(|peer| peer.mtu),
-        false => facts.link.as_ref().map(|link| link.mtu),
-    };
-    let too_large = PreflightError::MtuTooLarge {
-        name: name.clone(),
-        mtu,
-        limit,
-        peer: facts.is_veth().then(|| facts.peer_name()),
-    };
     match (source.raw_os_error(), mode) {
-        (Some(libc::ERANGE), XdpMode::Native) => too_large,
-        (Some(libc::EINVAL | libc::E2BIG), XdpMode::Native) if mtu.is_some_and(|mtu| mtu > limit) => too_large,
+        (Some(libc::ERANGE), XdpMode::Native) => facts.mtu_too_large(),
+        (Some(libc::EINVAL | libc::E2BIG), XdpMode::Native) if facts.exceeds_one_buffer() => facts.mtu_too_large(),
         (Some(libc::ENOSPC), XdpMode::Native) if facts.is_veth() => PreflightError::VethQueues {
             name,
             peer: facts.peer_name(),
@@ -444,6 +436,26 @@ pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> Prefligh
 const ENOTSUPP: i32 = 524;
 
 impl Facts {
+    /// The MTU of what can arrive, as far as it is known: on a veth, the peer's.
+    fn arriving_mtu(&self) -> Option<u32> {
+        let sender = if self.is_veth() { &self.peer } else { &self.link };
+        sender.as_ref().map(|link| link.mtu)
+    }
+
+    /// Whether frames that arrive may not fit one buffer.
+    fn exceeds_one_buffer(&self) -> bool {
+        self.arriving_mtu().is_some_and(|mtu| mtu > self.mtu_limit())
+    }
+
+    fn mtu_too_large(&self) -> PreflightError {
+        PreflightError::MtuTooLarge {
+            name: self.name.clone(),
+            mtu: self.arriving_mtu(),
+            limit: self.mtu_limit(),
+            peer: self.is_veth().then(|| self.peer_name()),
+        }
+    }
+
     fn is_veth(&self) -> bool {
         self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
     }
@@ -456,12 +468,17 @@ impl Facts {
 
     /// Whether a frame that lies in several buffers leaves by the interface, once the program is attached: the kernel loses those
     /// that cannot without a word. In generic mode, and wherever the program has run on an skb, what is redirected is an skb too,
-    /// which every driver takes. What the kernel does not tell is not held against an interface.
+    /// which every driver takes. A kernel that tells no features redirects no such frames at all.
     pub fn sends_fragments(&self, mode: XdpMode) -> bool {
-        let known = self
+        let told = self
             .features
-            .is_none_or(|features| features.contains(XdpFeatures::NDO_XMIT_SG));
-        mode == XdpMode::Generic || known
+            .is_some_and(|features| features.contains(XdpFeatures::NDO_XMIT_SG));
+        mode == XdpMode::Generic || told
+    }
+
+    /// Whether frames that lie in several buffers are handed to the program by the driver itself. A tap leaves those to generic XDP.
+    pub fn receives_fragments(&self, mode: XdpMode) -> bool {
+        mode == XdpMode::Native && self.driver.as_deref() != Some("tun")
     }
 
     /// In generic mode the program runs once per interface, on what those beneath have made of the frames. (On the interface
@@ -544,10 +561,11 @@ impl Facts {
 }
 
 /// On an interface that does not send frames in several buffers, with an MTU that lets them come to it.
-pub fn loses_fragments(name: &str) -> String {
+pub fn delays_fragments(name: &str) -> String {
     format!(
-        "{name}: its driver does not transmit frames that lie in several buffers, as those of more than {ONE_BUFFER_MTU} bytes may \
-         that other drivers receive: they are lost: `ip link set dev {name} mtu {ONE_BUFFER_MTU}`, or use `--mode generic`"
+        "{name}: its driver does not take frames in several buffers from XDP, as those of more than {ONE_BUFFER_MTU} bytes may be \
+         that other drivers receive: they go through the slow path, `--punt-rate` of them a second at most: `ip link set dev {name} \
+         mtu {ONE_BUFFER_MTU}`, or use `--mode generic`"
     )
 }
 
@@ -1059,7 +1077,7 @@ mod tests {
         let sends = |features, mode| Facts { features, ..nic() }.sends_fragments(mode);
         let without = Some(XdpFeatures(0x7));
         assert!(sends(Some(ALL), XdpMode::Native) && sends(without, XdpMode::Generic));
-        assert!(!sends(without, XdpMode::Native) && sends(None, XdpMode::Native));
+        assert!(!sends(without, XdpMode::Native) && !sends(None, XdpMode::Native));
         let jumbo = |features| Facts {
             features,
             ..with_link(|link| link.mtu = 9000)
@@ -1080,10 +1098,22 @@ mod tests {
         assert_eq!(
             check_attached(&jumbo(without), XdpMode::Native).unwrap(),
             [
-                "eth1: its driver does not transmit frames that lie in several buffers, as those of more than 1500 bytes may that \
-                 other drivers receive: they are lost: `ip link set dev eth1 mtu 1500`, or use `--mode generic`"
+                "eth1: its driver does not take frames in several buffers from XDP, as those of more than 1500 bytes may be that \
+                 other drivers receive: they go through the slow path, `--punt-rate` of them a second at most: `ip link set dev \
+                 eth1 mtu 1500`, or use `--mode generic`"
             ]
         );
+        // Kernels before 6.3 tell nothing, and lose them.
+        assert_eq!(
+            check(&jumbo(None), XdpMode::Native).unwrap_err().to_string(),
+            "eth1: its MTU (9000) is too large for native XDP: `ip link set dev eth1 mtu 3506`"
+        );
+        assert!(check(&jumbo(None), XdpMode::Generic).is_ok());
+        let large = Facts {
+            features: None,
+            ..with_link(|link| link.mtu = 3506)
+        };
+        assert!(check(&large, XdpMode::Native).is_ok());
     }
 
     #[test]

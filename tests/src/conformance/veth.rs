@@ -61,8 +61,11 @@ pub fn run(cases: &[&Case]) -> Result<Vec<Failure>> {
     let mut failures = Vec::new();
     for options in sets {
         let ours = lines().filter(|(_, line)| line.no_veth.is_none() && line.options.contains(&options));
+        let ours: Vec<_> = ours.collect();
+        // On a slow machine, what says nothing for long is taken for dead.
+        eprintln!("conformance on real ports: {} frames with {options:?}", ours.len());
         let found = Running::new(&cables, options)
-            .and_then(|running| running.run(&ours.collect::<Vec<_>>()))
+            .and_then(|running| running.run(&ours))
             .with_context(|| format!("with {options:?}"))?;
         failures.extend(found);
     }

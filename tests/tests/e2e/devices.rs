@@ -450,9 +450,8 @@ fn jumbo_taps() -> Result<()> {
     }
     let (one, other) = (nic.plug(&bed.netns, "tap0")?, nic.plug(&bed.netns, "tap1")?);
     let router = Router::load(&bed.netns, "--iface tap0 --iface tap1")?;
-    // What a driver that puts frames into several buffers would redirect to a tap is lost.
     let said = router.said_at_load()?;
-    let warnings = said.matches("its driver does not transmit frames that lie in several buffers");
+    let warnings = said.matches("its driver does not take frames in several buffers from XDP");
     ensure!(warnings.count() == 2, "{said}");
     let sides = [
         Side::new(&bed.netns, &one, "tap0")?,

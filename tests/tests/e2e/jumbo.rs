@@ -6,23 +6,33 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::Link;
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
-use mplsxdp_tests::frame::{Entry, Parsed, ethernet, udp};
+use mplsxdp_tests::frame::{Entry, Parsed, ethernet, labelled, udp};
 use mplsxdp_tests::icmp::IcmpError;
+use mplsxdp_tests::needs::Need;
+use mplsxdp_tests::vm::Nic;
 use mplsxdp_tests::wait;
 
 use crate::bench::{Bench, NATIVE};
-use crate::test;
+use crate::test_with;
 use crate::too_big::{datagram, fragmented, until_outcome};
 
 const MTU: u32 = 9000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn tests() -> Vec<Trial> {
+    let redirect = Some(Need::Kernel(6, 3, "redirects of frames in several buffers"));
+    // The slow path gets them.
+    let punt = Some(Need::Kernel(6, 6, "AF_XDP frames in several buffers"));
     vec![
-        test("jumbo::frames_of_9000_bytes_are_switched_whole", switched),
-        test("jumbo::an_mtu_that_grows_while_frames_flow", grown),
-        test("jumbo::exceptions_are_answered", answered),
-        test("jumbo::fragments_for_a_link_that_takes_less", in_fragments),
+        test_with("jumbo::frames_of_9000_bytes_are_switched_whole", redirect, switched),
+        test_with("jumbo::an_mtu_that_grows_while_frames_flow", redirect, grown),
+        test_with("jumbo::exceptions_are_answered", punt, answered),
+        test_with("jumbo::fragments_for_a_link_that_takes_less", punt, in_fragments),
+        test_with(
+            "jumbo::a_port_that_takes_one_buffer_gets_them_from_the_slow_path",
+            punt,
+            to_tap,
+        ),
     ]
 }
 
@@ -164,4 +174,61 @@ fn in_fragments() -> Result<()> {
         );
     }
     until_outcome(&bench, "fragmented", 1)
+}
+
+/// A tap does not take frames in several buffers from XDP: they are exceptions, and lost to nobody.
+fn to_tap() -> Result<()> {
+    let bench = Bench::with_mtus(NATIVE, MTU, MTU)?;
+    let nic = Nic {
+        queues: 1,
+        vnet_header: true,
+        nonblocking: true,
+    };
+    let netns = bench.router.netns();
+    nic.make_tap(netns, "tap0")?;
+    netns.ip(&format!("link set dev tap0 mtu {MTU}"))?;
+    let vm = nic.plug(netns, "tap0")?;
+    bench.router.run("link add tap0")?;
+    let said = bench.router.said();
+    ensure!(said.contains("go through the slow path"), "{said}");
+    let (neighbour, port) = (vm.mac(), netns.mac("tap0")?);
+    for route in [
+        "100 as 200/110",
+        "210",
+        "10.9.0.0/16 encap mpls 500",
+        "2001:db8:9::/48 encap mpls 500",
+    ] {
+        bench
+            .router
+            .run(&format!("route add {route} via link {neighbour} dev tap0"))?;
+    }
+    let mut large = 0;
+    for family in [ETH_P_IP, ETH_P_IPV6] {
+        for length in [100, 3000, 4096, 8900] {
+            let (packet, hop) = (packet(family, length, 64)?, packet(family, length, 63)?);
+            let swapped = [Entry::new(200, 63), Entry::new(110, 63)];
+            for (sent, expected) in [
+                (
+                    bench.labelled(&[Entry::new(100, 64)], &packet),
+                    labelled(neighbour, port, &swapped, &packet),
+                ),
+                (
+                    bench.labelled(&[Entry::new(210, 64)], &packet),
+                    ethernet(neighbour, port, family, &hop),
+                ),
+                (
+                    ethernet(bench.port1, bench.left.mac(), family, &packet),
+                    labelled(neighbour, port, &[Entry::new(500, 63)], &hop),
+                ),
+            ] {
+                bench.left.send(&sent)?;
+                vm.receive(&format!("{length} bytes"), |frame| frame == expected)?;
+                large += u64::from(length > 4000);
+            }
+        }
+    }
+    let too_big = bench.router.dropped("too-big")?;
+    ensure!(too_big == large, "{too_big} exceptions, expected {large}");
+    until_outcome(&bench, "forwarded", large)?;
+    bench.router.unload()
 }

@@ -38,12 +38,20 @@ impl fmt::Display for Lacking {
 
 const NETDEV_FAMILY: &str = "the netdev netlink family";
 
-const TESTS: [Lacking; 6] = [
+const IN_BUFFERS: &str = "a choice of how much of a frame is in the first buffer of a test run";
+
+const TESTS: [Lacking; 7] = [
     Lacking {
         program: "differential",
         test: "what_is_beyond_the_first_buffer_is_not_misread",
         since: (6, 18),
-        what: "a choice of how much of a frame is in the first buffer of a test run",
+        what: IN_BUFFERS,
+    },
+    Lacking {
+        program: "differential",
+        test: "random_frames_beyond_the_first_buffer_agree",
+        since: (6, 18),
+        what: IN_BUFFERS,
     },
     Lacking {
         program: "differential",

@@ -38,7 +38,9 @@ impl fmt::Display for Lacking {
 
 const NETDEV_FAMILY: &str = "the netdev netlink family";
 
-const TESTS: [Lacking; 7] = [
+const IN_BUFFERS: &str = "a choice of how much of a frame is in the first buffer of a test run";
+
+const TESTS: [Lacking; 8] = [
     Lacking {
         program: "budget",
         test: "the_maps_take_no_more_memory_than_they_may",
@@ -49,7 +51,13 @@ const TESTS: [Lacking; 7] = [
         program: "differential",
         test: "what_is_beyond_the_first_buffer_is_not_misread",
         since: (6, 18),
-        what: "a choice of how much of a frame is in the first buffer of a test run",
+        what: IN_BUFFERS,
+    },
+    Lacking {
+        program: "differential",
+        test: "random_frames_beyond_the_first_buffer_agree",
+        since: (6, 18),
+        what: IN_BUFFERS,
     },
     Lacking {
         program: "differential",

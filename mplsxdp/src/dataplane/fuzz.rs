@@ -4,20 +4,34 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::abi::{
+    Adjacency, BUCKETS, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlMode, TtlPropagate,
+    VlanTags,
+};
 use mplsxdp_common::forward::{Verdict, forward};
-use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPV4_HLEN, LSE_LEN, Label, Lse, Mac};
+use mplsxdp_common::wire::{
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPV4_HLEN, LSE_LEN, Label, Lse, Mac,
+    VLAN_HLEN, VLAN_VID_MASK,
+};
 
 use super::Tables as _;
 use super::frame::MemoryFrame;
 use super::memory::MemoryTables;
 
 const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-/// Tags of 802.1Q and 802.1ad, which stand before the EtherType that counts.
-const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
-const TAG_LEN: usize = 4;
-/// One for each next hop. The last one is not resolved.
-const MTUS: [u16; 8] = [1500, 1500, 1500, 9000, 60, 100, 0, 1500];
+/// VLAN tags, which stand before the EtherType that counts.
+const TAGS: [u16; 2] = [ETH_P_8021Q, ETH_P_8021AD];
+/// Where frames arrive, and the sub-interface there that the frame's own VIDs are of.
+const PORT: u16 = 0;
+const SUB_INTERFACE: u16 = 1;
+/// One for each next hop. Those from [`UNRESOLVED`] on have no MAC address.
+const MTUS: [u16; 10] = [1500, 1500, 1500, 9000, 60, 100, 0, 1500, 1500, 1500];
+const UNRESOLVED: usize = 7;
+/// What takes over from next hops that are not resolved. The last one's is not, either.
+const BACKUPS: [(usize, u16); 2] = [(8, 2), (9, 7)];
+/// Next hops that routes name: some are not there.
+const HOPS: u8 = MTUS.len() as u8 + 2;
+const GROUPS: u8 = 4;
 const OPS: [Op; 8] = [
     Op::Label,
     Op::Stack,
@@ -26,13 +40,16 @@ const OPS: [Op; 8] = [
     Op::Local,
     Op::Pass,
     Op::None,
-    Op::Label,
+    Op::Group,
 ];
-/// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all of IPv6.
+/// Where [`Op::Pass`] stands.
+const PASS: usize = 5;
+/// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all of IPv6. The buckets of groups have
+/// the same ones.
 const ROUTES: usize = 16;
 const ROUTE_LEN: usize = 4;
-/// Settings, TTL of tunnels, headroom.
-const SETUP_LEN: usize = 3;
+/// Settings, TTL of tunnels, headroom, VLANs and hash seed.
+const SETUP_LEN: usize = 4;
 const HEADER_LEN: usize = SETUP_LEN + ROUTES * ROUTE_LEN;
 
 /// `data` begins with the box's settings and routes, of fixed length; the rest is the frame. Unless a bit says otherwise its
@@ -41,7 +58,7 @@ pub fn core(data: &[u8]) {
     let Some((header, frame)) = data.split_at_checked(HEADER_LEN) else {
         return;
     };
-    let &[setup, tunnel_ttl, headroom, ref routes @ ..] = header else {
+    let &[setup, tunnel_ttl, headroom, vlan_and_seed, ref routes @ ..] = header else {
         return;
     };
     let mut frame = frame.to_vec();
@@ -65,21 +82,34 @@ pub fn core(data: &[u8]) {
     } else {
         u16::from(setup >> 4 & 7)
     };
+    let kernel_vlan = vlan_and_seed & 2 != 0;
+    let word = PortWord::new(OWN_MAC, flags | if kernel_vlan { PortWord::KERNEL_VLAN } else { 0 });
 
-    let run = || {
-        let mut tables = tables(routes, &frame);
-        tables.store_port(0, PortWord::new(OWN_MAC, flags));
-        let mut out = MemoryFrame::with_headroom(&frame, headroom);
+    let run = |frame: &[u8]| {
+        let mut tables = tables(routes, frame);
+        tables.store_port(PORT, word);
+        if vlan_and_seed & 1 == 0 {
+            add_sub_interface(&mut tables, frame, word);
+        }
+        tables.hash_seed = u32::from(vlan_and_seed >> 2).wrapping_mul(0x9e37_79b1);
+        let mut out = MemoryFrame::with_headroom(frame, headroom);
         let verdict = forward(&mut out, &tables.at_port(settings));
         (verdict, out.bytes().to_vec(), tables)
     };
-    let (verdict, out, tables) = run();
-    let (same_verdict, same_out, _) = run();
+    let (verdict, out, tables) = run(&frame);
+    let (same_verdict, same_out, _) = run(&frame);
     assert_eq!(
         (verdict, &out),
         (same_verdict, &same_out),
         "another time, another outcome"
     );
+    if let Some(other) = with_other_traffic_class(&frame) {
+        assert_eq!(
+            run(&other).0,
+            verdict,
+            "the traffic class decides nothing, a flow's path neither"
+        );
+    }
     let counters = tables.route_counters.borrow();
     for counter in counters.values() {
         assert_eq!(counter.bytes, counter.packets * frame.len() as u64);
@@ -87,7 +117,7 @@ pub fn core(data: &[u8]) {
     match verdict {
         Verdict::Exception(_) => assert_eq!(out, frame, "{verdict:?} leaves the frame as it arrived"),
         Verdict::Pass if out == frame => {}
-        Verdict::Pass => check_delivered(&frame, &out),
+        Verdict::Pass => check_delivered(&frame, &out, kernel_vlan),
         Verdict::Forward { port } => {
             assert!(!counters.is_empty(), "forwarded, and counted for nobody");
             let hop = MTUS
@@ -103,11 +133,15 @@ pub fn core(data: &[u8]) {
 /// Inputs that have this frame in them, so that each operation of [`OPS`] is tried on it.
 pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (0..OPS.len()).map(move |op| {
-        let mut data = vec![(op % 3) as u8, 255, 0];
+        let mut data = vec![(op % 3) as u8, 255, 0, 0];
         for number in 0..ROUTES {
-            // The first two are for addresses. Beneath the first label something else is to be done: a frame of nothing but
-            // local labels is malformed.
-            let op = if number <= 2 { op } else { op & !4 };
+            // The first two are for addresses: packets that are popped for this box are left to the kernel. Beneath the first
+            // label something else is to be done: a frame of nothing but local labels is malformed.
+            let op = match number {
+                0 | 1 if matches!(OPS[op], Op::Pop | Op::PenultimatePop | Op::Local) => PASS,
+                0..=2 => op,
+                _ => op & !4,
+            };
             data.extend([op as u8, 20 + number as u8, number as u8 % 3, number as u8]);
         }
         data.extend(frame);
@@ -137,11 +171,22 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
         .map(|&[op, operand, hop, slot]| {
             let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
             let op = OPS[usize::from(op & 7)];
-            // Most stacks that are pushed are there.
-            let stacks = MAX_PUSH as u8 + 2;
-            let operand = if op == Op::Stack { operand % stacks } else { operand };
-            IlmEntry::new(op, ttl, operand.into(), hop.into(), slot.into())
-        });
+            // Most stacks that are pushed are there, and most groups.
+            let operand = match op {
+                Op::Stack => operand % (MAX_PUSH as u8 + 2),
+                Op::Group => operand % (GROUPS + 1),
+                _ => operand,
+            };
+            IlmEntry::new(op, ttl, operand.into(), (hop % HOPS).into(), slot.into())
+        })
+        .collect::<Vec<_>>()
+        .into_iter();
+    for group in 0..GROUPS {
+        let members = entries.as_slice();
+        for (bucket, &entry) in (0..BUCKETS).zip(members.iter().cycle().skip(group.into())) {
+            tables.store_bucket(group.into(), bucket as u8, entry);
+        }
+    }
     let v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
     let v6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
     for (prefix, entry) in [v4, v6].into_iter().zip(&mut entries) {
@@ -154,25 +199,64 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
     tables
 }
 
-/// Every one has its own MAC addresses and its own port, so that a frame shows where it was sent.
+/// Every one has its own MAC addresses and its own port, so that a frame shows where it was sent. One has a tag, one two.
 fn adjacency(number: u8, mtu: u16) -> Adjacency {
-    let destination = if number == 7 {
+    let index = usize::from(number);
+    let destination = if index >= UNRESOLVED {
         Mac::ZERO
     } else {
         Mac([2, 1, 0, 0, number, 1])
     };
+    let tags = match number {
+        1 => VlanTags::one(ETH_P_8021Q, 200),
+        2 => VlanTags::two(ETH_P_8021AD, 200, ETH_P_8021Q, 10),
+        _ => VlanTags::NONE,
+    };
+    let backup = BACKUPS.iter().find(|(of, _)| *of == index).map(|&(_, backup)| backup);
     Adjacency::new(destination, 10 + u16::from(number), Mac([2, 1, 0, 0, number, 2]), mtu)
+        .with_tags(tags)
+        .with_backup(backup)
+}
+
+/// No fuzzer would find the VIDs of one that is there already.
+fn add_sub_interface(tables: &mut MemoryTables, frame: &[u8], word: PortWord) {
+    let vids: Vec<u16> = frame[..l2_len(frame).min(frame.len())]
+        .get(ETH_HLEN..)
+        .unwrap_or_default()
+        .as_chunks::<VLAN_HLEN>()
+        .0
+        .iter()
+        .map(|&[high, low, ..]| u16::from_be_bytes([high, low]) & VLAN_VID_MASK)
+        .collect();
+    let key = match vids[..] {
+        [outer] => SubInterfaceKey::new(PORT.into(), outer, 0),
+        [outer, inner] => SubInterfaceKey::new(PORT.into(), outer, inner),
+        _ => return,
+    };
+    tables.store_port(SUB_INTERFACE, word);
+    tables.insert_sub_interface(key, SUB_INTERFACE).expect("room for one");
+}
+
+/// The frame with another traffic class in its top label, where it has one.
+fn with_other_traffic_class(frame: &[u8]) -> Option<Vec<u8>> {
+    let top = l2_len(frame);
+    let ethertype = frame.get(top - 2..top)?;
+    if ethertype != ETH_P_MPLS_UC.to_be_bytes() {
+        return None;
+    }
+    let mut other = frame.to_vec();
+    *other.get_mut(top + 2)? ^= 0b1110;
+    Some(other)
 }
 
 /// Length of the Ethernet header with its tags.
 fn l2_len(frame: &[u8]) -> usize {
     let tag_at = |offset: usize| {
-        frame
-            .get(offset..offset + 2)
-            .is_some_and(|ethertype| TAGS.iter().any(|tag| tag == ethertype))
+        let ethertype = frame.get(offset..).and_then(|rest| rest.first_chunk());
+        ethertype.is_some_and(|&ethertype| TAGS.contains(&u16::from_be_bytes(ethertype)))
     };
-    let tags = (0..).take_while(|tags| tag_at(ETH_HLEN - 2 + tags * TAG_LEN)).count();
-    ETH_HLEN + tags * TAG_LEN
+    let tags = (0..).take_while(|tags| tag_at(ETH_HLEN - 2 + tags * VLAN_HLEN)).count();
+    ETH_HLEN + tags * VLAN_HLEN
 }
 
 /// What lies in a frame.
@@ -231,13 +315,15 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Its labels were all this box's own: the kernel gets the packet.
-fn check_delivered(frame: &[u8], out: &[u8]) {
+/// Its labels were all this box's own: the kernel gets the packet, with its tags where it has a device for them.
+fn check_delivered(frame: &[u8], out: &[u8], kernel_vlan: bool) {
     let (before, after) = (
         Parts::of(frame).expect("a whole stack"),
         Parts::of(out).expect("a packet"),
     );
-    assert_eq!(out[..12], frame[..12], "MAC addresses");
+    let kept = if kernel_vlan { l2_len(frame) - 2 } else { ETH_HLEN - 2 };
+    assert_eq!(out[..kept], frame[..kept], "MAC addresses, and tags");
+    assert_eq!(l2_len(out), kept + 2, "tags");
     assert!(!before.stack.is_empty() && after.stack.is_empty());
     after.check_outgoing(&before);
     check_payload(before.payload, after.payload);
@@ -249,6 +335,8 @@ fn check_forwarded(frame: &[u8], out: &[u8], hop: Adjacency) {
         [hop.destination().0, hop.source().0].concat(),
         "MAC addresses"
     );
+    let tags = &out[ETH_HLEN - 2..l2_len(out) - 2];
+    assert_eq!(tags, &hop.tags().to_bytes()[..hop.tags_len_bytes()], "tags");
     assert!(
         out.len() <= l2_len(out) + usize::from(hop.mtu()),
         "larger than the link takes"

@@ -5,15 +5,19 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use mplsxdp_common::abi::{Settings, TtlMode};
+use mplsxdp_common::abi::{Adjacency, Op, Settings, TtlMode};
 use mplsxdp_common::forward::MAX_STACK_DEPTH;
-use mplsxdp_common::wire::{ETH_HLEN, IPV6_HLEN, LSE_LEN};
+use mplsxdp_common::wire::{ETH_HLEN, IPV6_HLEN, LSE_LEN, Mac};
 
-use super::fixture::{EGRESS, INGRESS, MTU, MemoryWorld, OWN_V4, OWN_V6, port_mac, reassembled};
+use super::fixture::{
+    EGRESS, INGRESS, MTU, MemoryWorld, NARROW, NEIGHBOUR, OWN_V4, OWN_V6, UNRESOLVED, entry, label, port_mac,
+    reassembled,
+};
 use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
 use super::outcome::Outcome;
 use super::packet::{Parts, is_labelled};
 use super::{Action, Emit, IcmpVia, Options, Rate, Received, SlowPath};
+use crate::dataplane::Tables as _;
 
 /// `data` says how the box is set up, and which frames arrive: each as two bytes of length, one of what is special
 /// about it, and its bytes, of which the destination MAC and the IPv4 checksum are made right.
@@ -21,7 +25,7 @@ pub fn slow_path(data: &[u8]) {
     let Some((&setup, mut rest)) = data.split_first() else {
         return;
     };
-    let mut world = MemoryWorld::router();
+    let mut world = router();
     let ttl_mode = [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux, TtlMode::Uniform][usize::from(setup & 3)];
     world.settings = Settings::new(0, ttl_mode, 255, setup & 4 != 0, false);
     if setup & 8 != 0 {
@@ -72,6 +76,44 @@ pub fn slow_path(data: &[u8]) {
     }
     assert_eq!(run.slow_path.held(), 0, "nothing is held for ever");
     run.check_counts();
+}
+
+/// The box of the tests, and besides several next hops behind labels 700 and 10.7.7.0/24, and backups:
+///
+/// | in | out |
+/// |---|---|
+/// | 700, 10.7.7.0/24 | as 710; as 200/110; as 720, narrow; as 730, unresolved; in turns |
+/// | 800 | as 810, unresolved, with a backup |
+/// | 801 | as 811, unresolved, with a backup that is unresolved, too |
+fn router() -> MemoryWorld {
+    const WITH_BACKUP: u16 = 10;
+    const WITH_LOST_BACKUP: u16 = 11;
+    let mut world = MemoryWorld::router();
+    for (index, backup) in [(WITH_BACKUP, NEIGHBOUR), (WITH_LOST_BACKUP, UNRESOLVED)] {
+        let unresolved = Adjacency::new(Mac::ZERO, EGRESS, port_mac(EGRESS), MTU);
+        world
+            .tables
+            .store_adjacency(index, unresolved.with_backup(Some(backup)));
+    }
+    let members = [
+        entry(Op::Label, 710, NEIGHBOUR),
+        entry(Op::Stack, 0, NEIGHBOUR),
+        entry(Op::Label, 720, NARROW),
+        entry(Op::Label, 730, UNRESOLVED),
+    ];
+    for (bucket, &member) in (0..=u8::MAX).zip(members.iter().cycle()) {
+        world.tables.store_bucket(0, bucket, member);
+    }
+    let routes = [
+        (700, entry(Op::Group, 0, 0)),
+        (800, entry(Op::Label, 810, WITH_BACKUP)),
+        (801, entry(Op::Label, 811, WITH_LOST_BACKUP)),
+    ];
+    for (incoming, route) in routes {
+        world.tables.store_ilm(label(incoming), route);
+    }
+    world.add_ftn("10.7.7.0/24", entry(Op::Group, 0, 0));
+    world
 }
 
 /// An input that has this frame in it.

@@ -26,7 +26,7 @@ const EXTENSION_HLEN: usize = 4;
 const OBJECT_HLEN: usize = 4;
 /// Version 2 in the top four bits.
 const EXTENSION_VERSION: u8 = 2 << 4;
-/// Class and C-Type of an incoming label stack (RFC 4950 section 3).
+/// Class and C-Type of an incoming label stack (RFC 4950 section 5).
 const LABEL_STACK: [u8; 2] = [1, 1];
 
 /// The most entries that an extension holds: all that the forwarding core lets through.
@@ -149,7 +149,7 @@ impl Message<'_> {
     fn write_v6(&self, source: Ipv6Addr, destination: Ipv6Addr, quote: usize, packet: &mut Vec<u8>) {
         /// RFC 4884 section 4.4: the length is in 64-bit words.
         const UNIT: usize = 8;
-        // RFC 4884 section 4.5: ICMPv6 Packet Too Big has no room for a length.
+        // RFC 4884 section 4.6: ICMPv6 Packet Too Big has no room for a length.
         let stack = match self.error {
             Error::PacketTooBig { .. } => &[],
             Error::TimeExceeded | Error::HostUnreachable => self.shown_stack(),

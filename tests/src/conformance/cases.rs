@@ -34,6 +34,8 @@ pub struct Case {
     pub rules: Vec<String>,
     pub lines: Vec<Line>,
     pub place: Place,
+    /// It has frames that could not be read.
+    unreadable: bool,
 }
 
 /// A frame and what becomes of it, under these options.
@@ -133,6 +135,7 @@ pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
             topic: Arc::from(&*name),
             cases: &mut cases,
             in_case: false,
+            above: Above::Nothing,
         };
         for (place, line) in logical_lines(&path, &text) {
             if let Err(message) = reader.line(&place, &line) {
@@ -161,7 +164,7 @@ pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
                 line.place
             ));
         }
-        if case.lines.is_empty() {
+        if case.lines.is_empty() && !case.unreadable {
             report(format!(
                 "the case `{}` has no frame: `any: [100 64] ip -> ...`",
                 case.name
@@ -175,7 +178,8 @@ pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
 fn logical_lines(path: &Path, text: &str) -> Vec<(Place, String)> {
     let mut lines: Vec<(Place, String)> = Vec::new();
     let mut goes_on = false;
-    for (index, line) in text.lines().enumerate() {
+    let comment = |line: &str| line.trim_start().starts_with('#');
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !comment(line)) {
         let (part, more) = match line.trim_end().strip_suffix('\\') {
             Some(part) => (part.trim_end(), true),
             None => (line.trim_end(), false),
@@ -189,7 +193,7 @@ fn logical_lines(path: &Path, text: &str) -> Vec<(Place, String)> {
         }
         goes_on = more;
     }
-    lines.retain(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    lines.retain(|(_, line)| !line.trim().is_empty());
     lines
 }
 
@@ -197,17 +201,29 @@ struct Reader<'a> {
     topic: Arc<str>,
     cases: &'a mut Cases,
     in_case: bool,
+    above: Above,
+}
+
+/// What indented lines belong to.
+#[derive(PartialEq)]
+enum Above {
+    Nothing,
+    Frame,
+    /// A line that could not be read: what more it says cannot be, either.
+    Unreadable,
 }
 
 impl Reader<'_> {
     fn line(&mut self, place: &Place, text: &str) -> Result<(), String> {
         if text.starts_with(char::is_whitespace) {
             let last = self.cases.cases.last_mut().and_then(|case| case.lines.last_mut());
-            return match last {
-                Some(line) if self.in_case => line_detail(line, text.trim_start()),
+            return match (last, &self.above) {
+                (Some(line), Above::Frame) => line_detail(line, text.trim_start()),
+                (_, Above::Unreadable) => Ok(()),
                 _ => Err("nothing that an indented line could belong to: it says more of the frame above it".into()),
             };
         }
+        self.above = Above::Nothing;
         match text.split_once(' ').unwrap_or((text, "")) {
             ("route", route) => {
                 let route = grammar::route(route, Family::Any)
@@ -222,17 +238,19 @@ impl Reader<'_> {
                 Ok(())
             }
             ("case", name) => {
-                if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-                    return Err(format!("`{name}` is no name of a case: letters, digits and hyphens"));
-                }
+                // What follows is of this case, whatever it is called.
                 self.cases.cases.push(Case {
                     name: name.to_owned(),
                     topic: Arc::clone(&self.topic),
                     rules: Vec::new(),
                     lines: Vec::new(),
                     place: place.clone(),
+                    unreadable: false,
                 });
                 self.in_case = true;
+                if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+                    return Err(format!("`{name}` is no name of a case: letters, digits and hyphens"));
+                }
                 Ok(())
             }
             (word, rest) => match self.cases.cases.last_mut() {
@@ -241,7 +259,10 @@ impl Reader<'_> {
                     Ok(())
                 }
                 Some(case) if self.in_case => {
-                    case.lines.push(frame_line(place, text)?);
+                    let line = frame_line(place, text);
+                    self.above = if line.is_ok() { Above::Frame } else { Above::Unreadable };
+                    case.unreadable |= line.is_err();
+                    case.lines.push(line?);
                     Ok(())
                 }
                 _ => Err(format!(
@@ -260,23 +281,42 @@ fn frame_line(place: &Place, text: &str) -> Result<Line, String> {
     });
     let (when, frame, outcome) =
         parts.ok_or_else(|| format!("`{text}` is not `MODES [@PORT] [OPTION]...: FRAME -> OUTCOME`"))?;
-    let mut words = when.split(' ');
+    let mut words = when.split_whitespace();
     let modes = modes(words.next().unwrap_or_default())?;
     let mut tc = [false, true].as_slice();
     let (mut port, mut headroom) = ("core", None);
     let (mut unknown, mut icmp_via) = (UnknownPolicy::Punt, IcmpVia::Auto);
+    let mut kinds = Vec::new();
     for word in words {
-        match word {
-            "+tc" => tc = &[true],
-            "-tc" => tc = &[false],
-            "unknown=drop" => unknown = UnknownPolicy::Drop,
-            "unknown=pass" => unknown = UnknownPolicy::Pass,
-            "icmp-via=lsp" => icmp_via = IcmpVia::Lsp,
-            "icmp-via=ip" => icmp_via = IcmpVia::Ip,
+        let kind = match word {
+            "+tc" | "-tc" => {
+                tc = if word == "+tc" { &[true] } else { &[false] };
+                "+tc, -tc"
+            }
+            "unknown=drop" | "unknown=pass" => {
+                unknown = if word == "unknown=drop" {
+                    UnknownPolicy::Drop
+                } else {
+                    UnknownPolicy::Pass
+                };
+                "unknown="
+            }
+            "icmp-via=lsp" | "icmp-via=ip" => {
+                icmp_via = if word == "icmp-via=lsp" {
+                    IcmpVia::Lsp
+                } else {
+                    IcmpVia::Ip
+                };
+                "icmp-via="
+            }
             _ => match (word.strip_prefix('@'), word.strip_prefix("headroom=")) {
-                (Some(kind), _) if lab::PORT_KINDS.contains(&kind) => port = kind,
+                (Some(kind), _) if lab::PORT_KINDS.contains(&kind) => {
+                    port = kind;
+                    "@PORT"
+                }
                 (_, Some(bytes)) if bytes.parse::<usize>().is_ok_and(|bytes| bytes.is_multiple_of(4)) => {
                     headroom = bytes.parse().ok();
+                    "headroom="
                 }
                 _ => {
                     return Err(format!(
@@ -286,7 +326,11 @@ fn frame_line(place: &Place, text: &str) -> Result<Line, String> {
                     ));
                 }
             },
+        };
+        if kinds.contains(&kind) {
+            return Err(format!("`{word}`: of {kind} there is one at most"));
         }
+        kinds.push(kind);
     }
     let with = |&mode, &tc| Options {
         mode,
@@ -323,48 +367,67 @@ fn modes(word: &str) -> Result<Vec<TtlMode>, String> {
             "`{word}` is no TTL mode: uniform, pipe, linux, several with commas, or any"
         )),
     };
-    match word {
-        "any" => Ok(vec![TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux]),
-        _ => word.split(',').map(one).collect(),
+    if word == "any" {
+        return Ok(vec![TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux]);
     }
+    let mut modes = Vec::new();
+    for name in word.split(',') {
+        let mode = one(name)?;
+        if modes.contains(&mode) {
+            return Err(format!("`{word}`: {name} stands there twice"));
+        }
+        modes.push(mode);
+    }
+    Ok(modes)
 }
 
 fn parse_outcome(text: &str, received: &[u8], unknown: UnknownPolicy) -> Result<(Verdict, Vec<u8>, After), String> {
+    let text = text.trim();
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let reason = Reason::ALL
-        .iter()
-        .find(|reason| reason.name() == word.trim_end_matches(','));
-    if let Some(&reason) = reason {
-        let after = match (reason, unknown, reason.is_punted()) {
-            (Reason::NoRoute, UnknownPolicy::Drop, _) | (_, _, false) => After::Nothing,
-            (Reason::NoRoute, UnknownPolicy::Pass, _) => After::Passed,
-            _ => {
-                let outcome = Outcome::ALL.iter().find(|outcome| outcome.name() == rest);
-                let names = || Vec::from_iter(Outcome::ALL.iter().map(|outcome| outcome.name())).join(", ");
-                let outcome = outcome.ok_or_else(|| {
-                    format!(
-                        "the slow path gets it, so `{word}, OUTCOME`, and `{rest}` is none of {}",
-                        names()
-                    )
-                })?;
-                After::Punted(*outcome, Vec::new())
-            }
-        };
-        if !matches!(after, After::Punted(..)) && !rest.is_empty() {
-            return Err(format!(
-                "`{rest}`: the slow path gets no frames of the reason {} here",
-                reason.name()
-            ));
-        }
+    let reason_of = |name: &str| Reason::ALL.iter().find(|reason| reason.name() == name).copied();
+    let (name, outcome) = match text.split_once(',') {
+        Some((name, outcome)) => (name, Some(outcome.trim())),
+        None => (text, None),
+    };
+    if let Some(reason) = reason_of(name) {
+        let after = after_exception(reason, outcome, unknown)?;
         return Ok((Verdict::Exception(reason), received.to_vec(), after));
     }
     match word {
         "untouched" if rest.is_empty() => Ok((Verdict::Pass, received.to_vec(), After::Nothing)),
+        "untouched" => Err(format!(
+            "`{rest}`: nothing follows `untouched`; what the kernel gets otherwise is `kernel FRAME`"
+        )),
         "kernel" => Ok((Verdict::Pass, Frame::read(rest)?.to_bytes(), After::Nothing)),
+        _ if reason_of(word).is_some() => Err(format!(
+            "`{text}`: a comma stands between a reason and what the slow path makes of it, `{word}, OUTCOME`"
+        )),
         _ => {
             let (port, frame) = to_neighbour(word, rest)?;
             Ok((Verdict::Forward { port }, frame.to_bytes(), After::Nothing))
         }
+    }
+}
+
+/// What becomes of an exception, `outcome` being what the line says of the slow path.
+fn after_exception(reason: Reason, outcome: Option<&str>, unknown: UnknownPolicy) -> Result<After, String> {
+    let name = reason.name();
+    let goes_up = reason.is_punted() && (reason != Reason::NoRoute || unknown == UnknownPolicy::Punt);
+    let names = || Vec::from_iter(Outcome::ALL.iter().map(|outcome| outcome.name())).join(", ");
+    match outcome {
+        None if goes_up => Err(format!(
+            "the slow path gets it, so it is `{name}, OUTCOME`, which is one of {}",
+            names()
+        )),
+        None if reason == Reason::NoRoute && unknown == UnknownPolicy::Pass => Ok(After::Passed),
+        None => Ok(After::Nothing),
+        Some(outcome) if !goes_up => Err(format!(
+            "`{outcome}`: the slow path gets no frames of the reason {name} here"
+        )),
+        Some(word) => match Outcome::ALL.iter().find(|outcome| outcome.name() == word) {
+            Some(&outcome) => Ok(After::Punted(outcome, Vec::new())),
+            None => Err(format!("`{word}`: what follows `{name},` is one of {}", names())),
+        },
     }
 }
 
@@ -380,6 +443,9 @@ fn neighbour(dev: &str) -> Result<lab::Neighbour, String> {
 fn to_neighbour(dev: &str, frame: &str) -> Result<(u16, Frame), String> {
     let adjacency = neighbour(dev)?.adjacency;
     let adjacency = adjacency.ok_or_else(|| format!("the neighbour `{dev}` has no MAC address"))?;
+    if let Some(word) = frame.split_whitespace().find(|&word| matches!(word, "for" | "src")) {
+        return Err(format!("`{word}`: the MAC addresses are the neighbour's, `{dev}`"));
+    }
     let mut frame = Frame::read(frame)?;
     frame.destination = adjacency.destination();
     frame.source = adjacency.source();
@@ -394,12 +460,12 @@ fn line_detail(line: &mut Line, text: &str) -> Result<(), String> {
         ("sends", After::Punted(_, sent)) => {
             let (to, frame) = rest.split_once(' ').unwrap_or((rest, ""));
             if to == "by-ip" {
-                let mut frame = Frame::read(frame)?;
-                complete(&mut frame, &line.frame);
-                sent.push(Sent::ByIp(frame.payload.to_bytes()));
+                let mut packet = Payload::read(frame)?;
+                complete(&mut packet, &line.frame);
+                sent.push(Sent::ByIp(packet.to_bytes()));
             } else {
                 let (port, mut frame) = to_neighbour(to, frame)?;
-                complete(&mut frame, &line.frame);
+                complete(&mut frame.payload, &line.frame);
                 sent.push(Sent::To {
                     dev: to.to_owned(),
                     port,
@@ -418,13 +484,13 @@ fn line_detail(line: &mut Line, text: &str) -> Result<(), String> {
 }
 
 /// An ICMP error quotes the packet and shows the stack as received, unless it says otherwise. ICMPv6 Packet Too Big has no
-/// extension (RFC 4884 section 4.5).
-fn complete(frame: &mut Frame, received: &[u8]) {
+/// extension (RFC 4884 section 4.6).
+fn complete(payload: &mut Payload, received: &[u8]) {
     if let Payload::Ip(Packet {
         icmp: Some(icmp),
         destination,
         ..
-    }) = &mut frame.payload
+    }) = payload
     {
         let received = anatomy(received);
         icmp.quotes.get_or_insert_with(|| ip_packet(received.payload).to_vec());
@@ -486,16 +552,44 @@ mod tests {
         assert_eq!(problems(&format!("{good}any: [100 64] ip -> a [110 63] ip\n")), [""; 0]);
         for (line, says) in [
             ("every: ip -> untouched", "uniform, pipe, linux"),
+            ("pipe,pipe: ip -> untouched", "twice"),
             ("any @eth1: ip -> untouched", "@core"),
+            ("any +tc -tc: ip -> untouched", "`-tc`: of +tc, -tc there is one"),
+            ("any @ip @core: ip -> untouched", "`@core`: of @PORT there is one"),
             ("any: ip", "FRAME -> OUTCOME"),
-            ("any: [100 64 ip -> untouched", "does not belong in the frame"),
+            ("any: [100 64 ip -> untouched", "[LABEL TTL]"),
+            ("any: ip ttl 3 ttl 4 -> untouched", "twice"),
+            ("any: ip to 2001:db8::1 -> untouched", "an IPv4 address"),
             ("any: [100 64] ip -> nobody [110 63] ip", "a, b, narrow"),
+            ("any: [100 64] ip -> a [110 63/9] ip", "from 0 to 7"),
+            (
+                "any: [100 64] ip -> a for 02:00:00:00:0a:01 [110 63] ip",
+                "the neighbour's",
+            ),
+            (
+                "any: [100 64] ip -> a src 02:00:00:00:0a:01 [110 63] ip",
+                "the neighbour's",
+            ),
+            ("any: ip -> untouched ip", "nothing follows `untouched`"),
             ("any: [100 1] ip -> ttl-expired", "time-exceeded"),
+            ("any: [100 1] ip -> ttl-expired time-exceeded", "a comma stands between"),
+            (
+                "any: [100 1] ip -> ttl-expired,, time-exceeded",
+                "`, time-exceeded`: what follows `ttl-expired,`",
+            ),
             (
                 "any: [3 1] ip -> implicit-null, malformed",
                 "gets no frames of the reason",
             ),
             ("any: hex 00 -> untouched\n    sends a ip", "sends by-ip PACKET"),
+            (
+                "any: [100 1] ip -> ttl-expired, time-exceeded\n    sends by-ip [100 1] ip",
+                "`[100 1]` is none of",
+            ),
+            (
+                "any: [100 1] ip -> ttl-expired, time-exceeded\n    sends by-ip tag 5 ip",
+                "`tag` stands before",
+            ),
             ("route 100 as 111 via inet 192.0.2.2 dev b", "already"),
             ("route 101 as x via inet 192.0.2.2 dev b", "^"),
             ("case name\nrules x\nany: ip -> untouched", "is at"),
@@ -510,5 +604,33 @@ mod tests {
                 "{line}: {found:?}"
             );
         }
+    }
+    /// What is wrong is told once, and not of what follows from it.
+    #[test]
+    fn a_line_that_cannot_be_read_makes_no_other_wrong() {
+        for text in [
+            "case name\nrules x\nany: [100 300] ip -> ttl-expired, time-exceeded\n    sends a icmp 11/0\n    no-veth why\n",
+            "case no name\nrules x\nany: ip -> untouched\n",
+        ] {
+            assert_eq!(problems(text).len(), 1, "{text}: {:?}", problems(text));
+        }
+    }
+
+    #[test]
+    fn lines_go_on_after_a_backslash_and_comments_do_not() {
+        let cases = "route 100 as 110 via inet 192.0.2.2 \\\n# a comment \\\n   dev a\ncase name\n# a comment \\\nrules x\nany: [100 64] \\\n ip -> a \\\n  [110 63] ip\n";
+        assert_eq!(problems(cases), [""; 0]);
+        // A comma without a blank is one, too.
+        assert_eq!(
+            problems("case name\nrules x\nany: [100 1] ip -> ttl-expired,time-exceeded\n"),
+            [""; 0]
+        );
+        let swallowed = problems("case name\n# a comment \\\nrulez x\nany: ip -> untouched\n");
+        assert!(
+            swallowed
+                .iter()
+                .any(|problem| problem.contains("topic.txt:3: `rulez x`")),
+            "{swallowed:?}"
+        );
     }
 }

@@ -10,7 +10,7 @@ use mplsxdp::lfib::Lfib;
 use mplsxdp::lfib::route::RouteKey;
 use mplsxdp::slowpath::outcome::Outcome;
 use mplsxdp::slowpath::{self, Action, Rate, Received, SlowPath, World};
-use mplsxdp_common::abi::{Adjacency, Reason, Settings, VlanTags};
+use mplsxdp_common::abi::{Adjacency, Loss, Reason, Settings, UnknownPolicy, VlanTags};
 use mplsxdp_common::forward::{Arrival, Tables as _, Verdict};
 use mplsxdp_common::wire::ETH_HLEN;
 
@@ -229,6 +229,12 @@ pub fn counted_reason(verdict: Verdict) -> Option<Reason> {
         Verdict::Forward { port } if !lab::TX_PORTS.contains(&port) => Some(Reason::NoPort),
         Verdict::Forward { .. } | Verdict::Pass => None,
     }
+}
+
+/// Why the slow path does not get an exception where nobody listens, as in BPF_PROG_TEST_RUN. `None`: it was not to.
+pub fn loss(reason: Reason, unknown: UnknownPolicy) -> Option<Loss> {
+    let is_left = reason == Reason::NoRoute && unknown != UnknownPolicy::Punt;
+    (reason.is_punted() && !is_left).then_some(Loss::NoListener)
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use mplsxdp::dataplane::Tables as _;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
 use mplsxdp::lfib::Lfib;
-use mplsxdp_common::abi::{Counter, Reason};
+use mplsxdp_common::abi::{Counter, Loss, Reason};
 use mplsxdp_common::forward::Verdict;
 
 use super::cases::{After, Case, Line, Options};
-use super::host::{Host, counted_reason};
+use super::host::{Host, counted_reason, loss};
 use super::notation::show;
 use super::{Failure, lab};
 
@@ -87,6 +87,7 @@ pub fn run(cases: &[&Case]) -> Result<Vec<Failure>> {
         lfib: lab::install(tables),
         host: Host::default(),
         reasons: HashMap::new(),
+        losses: HashMap::new(),
         routes: HashMap::new(),
     };
     let mut failures = Vec::new();
@@ -110,6 +111,7 @@ struct Kernel {
     host: Host,
     /// What the counters are.
     reasons: HashMap<(u16, Reason), Counter>,
+    losses: HashMap<(u16, Reason, Loss), Counter>,
     routes: HashMap<u32, Counter>,
 }
 
@@ -151,13 +153,24 @@ impl Kernel {
         let counted = self.host.forward(line, options).counted;
         let port = self.host.counting_port(line, options);
         if let Some(reason) = reason {
-            let counter = self.reasons.entry((port, reason)).or_default();
-            counter.packets += 1;
-            counter.bytes += line.output.len() as u64;
+            let lost = loss(reason, options.unknown).map(|loss| self.losses.entry((port, reason, loss)).or_default());
+            for counter in lost
+                .into_iter()
+                .chain([self.reasons.entry((port, reason)).or_default()])
+            {
+                counter.packets += 1;
+                counter.bytes += line.output.len() as u64;
+            }
         }
+        let tables = self.lfib.tables();
         for &reason in Reason::ALL {
-            let counted = self.lfib.tables().reason_counter(port, reason)?;
+            let counted = tables.reason_counter(port, reason)?;
             wrong += &difference(reason.name(), self.reasons.entry((port, reason)).or_default(), counted);
+            for &loss in Loss::ALL.iter().filter(|_| reason.is_punted()) {
+                let counted = tables.loss_counter(port, reason, loss)?;
+                let what = format!("{}, {}", reason.name(), loss.name());
+                wrong += &difference(&what, self.losses.entry((port, reason, loss)).or_default(), counted);
+            }
         }
         for (slot, counter) in counted {
             let expected = self.routes.entry(slot).or_default();

@@ -43,6 +43,11 @@ pub fn sub_interface(parent: Settings, index: usize) -> u16 {
     100 + parent.port() as u16 * SUB_INTERFACES as u16 + index as u16
 }
 
+/// The number of one of those that cases have, by [`ARRIVAL_TAGS`].
+pub fn arrival_sub_interface(parent: Settings, index: usize) -> u16 {
+    150 + (parent.port() as usize * ARRIVAL_TAGS.len() + index) as u16
+}
+
 /// TTL of labels pushed in pipe mode; not 255, which nobody would notice.
 pub const TUNNEL_TTL: u8 = 200;
 
@@ -155,8 +160,8 @@ pub fn port_word(kind: &str) -> PortWord {
 /// Has frames arrive at a port of this kind, and at its sub-interfaces.
 pub fn store_port(tables: &mut impl Tables, settings: Settings, word: PortWord) {
     tables.store_port(settings.port() as u16, word);
-    for ((outer, inner), index) in ARRIVAL_TAGS.into_iter().zip(0..) {
-        let number = 150 + settings.port() as u16 * ARRIVAL_TAGS.len() as u16 + index;
+    for (index, (outer, inner)) in ARRIVAL_TAGS.into_iter().enumerate() {
+        let number = arrival_sub_interface(settings, index);
         tables.store_port(number, word);
         let key = SubInterfaceKey::new(settings.port(), outer, inner);
         tables.insert_sub_interface(key, number).unwrap();

@@ -10,7 +10,7 @@ use mplsxdp_common::abi::{
     Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::wire::{
-    ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
+    ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
 };
 use proptest::option::weighted;
 use proptest::prelude::*;
@@ -285,12 +285,15 @@ fn packet() -> impl Strategy<Value = Packet> {
         address(),
         prop_oneof![4 => 3u8.., 1 => 0u8..3],
         any::<u8>(),
-        prop_oneof![3 => Just(IPPROTO_UDP), 1 => Just(IPPROTO_TCP), 1 => any::<u8>()],
+        prop_oneof![3 => Just(IPPROTO_UDP), 1 => Just(IPPROTO_TCP), 1 => Just(IPPROTO_SCTP), 1 => any::<u8>()],
         prop_oneof![1 => Just(LSP_PING_PORT), 1 => any::<u16>()],
         prop_oneof![3 => Just(0u8), 1 => 1u8..=10],
         prop_oneof![2 => Just(0u8), 2 => 1u8..4],
     );
-    let fragment = prop_oneof![6 => Just(0x4000u16), 1 => any::<u16>()];
+    let fragment = (
+        prop_oneof![6 => Just(0x4000u16), 1 => any::<u16>()],
+        weighted(0.1, any::<u16>()),
+    );
     let size = weighted(0.5, 40usize..180);
     let lies = (
         weighted(0.03, 0u8..16),
@@ -300,29 +303,42 @@ fn packet() -> impl Strategy<Value = Packet> {
     let v6_source = prop_oneof![
         8 => Just(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
         1 => any::<[u16; 7]>().prop_map(|[a, b, c, d, e, f, g]| Ipv6Addr::new(0xfe00 | a & 0x1ff, b, c, d, e, f, g, 1)),
+        1 => select(vec![Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST]),
     ];
-    let rest = (size, lies, 0usize..20, v6_source);
-    (fields, fragment, rest).prop_map(|(fields, fragment, (size, lies, trailer, v6_source))| {
-        let (destination, ttl, tos, protocol, port, options, hop_options) = fields;
-        let (version, ihl, length) = lies;
-        Packet {
-            destination,
-            v6_source,
-            ttl,
-            tos,
-            protocol,
-            port,
-            options,
-            hop_options,
-            fragment,
-            size,
-            version,
-            ihl,
-            length,
-            trailer,
-            ..Packet::v4()
-        }
-    })
+    let v4_source = prop_oneof![
+        8 => Just(Ipv4Addr::new(192, 0, 2, 1)),
+        1 => any::<u32>().prop_map(Ipv4Addr::from),
+        1 => (select(vec![0u8, 127, 223, 224, 240]), any::<[u8; 3]>()).prop_map(|(a, [b, c, d])| Ipv4Addr::new(a, b, c, d)),
+    ];
+    let sources = (v4_source, v6_source, any::<u16>());
+    let rest = (size, lies, 0usize..20, sources);
+    (fields, fragment, rest).prop_map(
+        |(fields, (fragment, fragment_header), (size, lies, trailer, sources))| {
+            let (v4_source, v6_source, source_port) = sources;
+            let (destination, ttl, tos, protocol, port, options, hop_options) = fields;
+            let (version, ihl, length) = lies;
+            Packet {
+                destination,
+                v4_source,
+                v6_source,
+                source_port,
+                fragment_header,
+                ttl,
+                tos,
+                protocol,
+                port,
+                options,
+                hop_options,
+                fragment,
+                size,
+                version,
+                ihl,
+                length,
+                trailer,
+                ..Packet::v4()
+            }
+        },
+    )
 }
 
 fn address() -> impl Strategy<Value = IpAddr> {

@@ -71,9 +71,16 @@ pub fn read(directory: &Path) -> Result<Vec<Source>, Vec<Problem>> {
         if title.is_none() {
             problems.push(Problem::file(&path, "the first line is `# TITLE`"));
         }
+        let mut unreadable = false;
         for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
+            // What is said of a rule that cannot be read belongs to no other.
+            if line.starts_with(char::is_whitespace) && unreadable {
+                continue;
+            }
             let place = Place::new(&path, index + 1);
-            if let Err(message) = read_line(&mut source, &place, line) {
+            let read = read_line(&mut source, &place, line);
+            unreadable = read.is_err() && !line.starts_with(char::is_whitespace);
+            if let Err(message) = read {
                 problems.push(Problem { place, message });
             }
         }
@@ -133,13 +140,36 @@ fn test(text: &str) -> Result<Test, String> {
         .split_once(' ')
         .ok_or_else(|| format!("`{text}` is not `FILE TEST`"))?;
     let code = fs::read_to_string(source_tree().join(file)).map_err(|error| format!("cannot read {file}: {error}"))?;
-    if !code.contains(&format!("fn {name}(")) && !code.contains(&format!("::{name}\"")) {
-        return Err(format!("{file} has no test {name}"));
+    if !has_test(&code, name) {
+        return Err(format!(
+            "{file} has no test {name}: neither a function under `#[test]`, nor a `Trial` in `fn tests()`"
+        ));
     }
     Ok(Test {
         file: file.to_owned(),
         name: name.to_owned(),
     })
+}
+
+/// Whether `name` is a test: a function right under `#[test]`, or a `Trial` in the list of a module of `e2e`.
+fn has_test(code: &str, name: &str) -> bool {
+    let function = format!("fn {name}(");
+    let mut is_test = false;
+    for line in code.lines().map(str::trim) {
+        match line {
+            "#[test]" => is_test = true,
+            line if is_test && line.starts_with(&function) => return true,
+            // Other attributes and comments may stand between.
+            line if line.starts_with("#[") || line.starts_with("//") => {}
+            _ => is_test = false,
+        }
+    }
+    let trials = code
+        .split_once("fn tests() -> Vec<Trial> {")
+        .and_then(|(_, rest)| rest.split_once("\n}"));
+    let name = format!("::{name}\"");
+    let mut trials = trials.into_iter().flat_map(|(trials, _)| trials.lines());
+    trials.any(|line| line.contains(&name) && !line.trim().starts_with("//"))
 }
 
 /// What rules and cases have to do with each other, and have not.
@@ -227,5 +257,29 @@ mod tests {
             let found = problems(&rules, cases);
             assert!(found.iter().any(|problem| problem.contains(says)), "{says}: {found:?}");
         }
+    }
+    #[test]
+    fn only_what_is_run_is_a_test() {
+        let code = "\
+            fn tests() -> Vec<Trial> {\n    vec![\n        test(\"a::runs\", runs),\n        // test(\"a::never\", never),\n    ]\n}\n\
+            fn runs() {}\n#[test]\n#[should_panic]\n// Why.\nfn unit() {}\n#[test]\nfn other() {}\nfn helper() {\n    say(\"a::said\");\n}\n";
+        for (name, is_test) in [
+            ("runs", true),
+            ("unit", true),
+            ("other", true),
+            ("never", false),
+            ("helper", false),
+            ("said", false),
+            ("tests", false),
+        ] {
+            assert_eq!(has_test(code, name), is_test, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_rule_that_cannot_be_read_is_no_other_rules() {
+        let rules = "# RFC 1\na | 2.1 | MUST | Something.\nb | 2.2 | OUGHT | Another.\n    not met: why\n";
+        let found = problems(rules, "case name\nrules a\nany: ip -> untouched\n");
+        assert_eq!(found.len(), 1, "{found:?}");
     }
 }

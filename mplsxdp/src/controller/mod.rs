@@ -36,7 +36,7 @@ use crate::neighbour::addresses::Addresses;
 use crate::neighbour::netlink::Netlink;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
-use crate::neighbour::{Event, Lookup, RouteKind};
+use crate::neighbour::{Event, LinkInfo, Lookup, RouteKind};
 use crate::slowpath::{Options, Rate};
 use exceptions::{Exceptions, View};
 use local::LocalPair;
@@ -397,6 +397,11 @@ impl Controller {
                         "{} is not a port of this switch, but its member {port} is: say `dev {port}`",
                         link.name
                     ),
+                    None if self.has_namesake(link) => format!(
+                        "the way there is by the kernel's interface {0}, and the port {0} is another one: give the interface \
+                         another name, or say `dev IFACE`",
+                        link.name
+                    ),
                     None => format!(
                         "{} is not a port of this switch: `mplsxdp link add {}` makes it one",
                         link.name, link.name
@@ -408,6 +413,13 @@ impl Controller {
             }
         }
         Ok(())
+    }
+
+    /// Whether a port that is not this interface has its name.
+    fn has_namesake(&self, link: &LinkInfo) -> bool {
+        self.ports
+            .iter()
+            .any(|port| *port.name() == *link.name && port.ifindex() != link.ifindex)
     }
 
     /// The name of a port that is a member of this interface, as of a bridge.

@@ -831,6 +831,11 @@ fn namesake() -> Result<()> {
         shown(&router, "eth2.200")?.ifindex.is_none(),
         "the kernel has no device"
     );
+    // By its address it is found all the same, and told apart.
+    pair.netns.ip("address add 10.0.99.1/24 dev eth2.200")?;
+    let refused = router.run("route add 102 as 112 via inet 10.0.99.2").err();
+    let said = refused.context("the interface is no port")?.to_string();
+    ensure!(said.contains("the port eth2.200 is another one"), "{said}");
     pair.netns.ip("link del dev eth2.200")?;
     pair.expect_swap(&[], VLAN200)?;
     router.unload()

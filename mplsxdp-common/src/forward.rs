@@ -251,8 +251,13 @@ impl Arrival {
         } else {
             (0, inner, ETH_HLEN + VLAN_HLEN)
         };
-        let port = if outer_vid == 0 && inner_vid == 0 {
-            // IEEE 802.1Q section 6.9: VID 0 carries a priority and no VLAN.
+        // IEEE 802.1Q section 6.9: VID 0 carries a priority and no VLAN.
+        let (outer_vid, inner_vid) = if outer_vid == 0 {
+            (inner_vid, 0)
+        } else {
+            (outer_vid, inner_vid)
+        };
+        let port = if outer_vid == 0 {
             Some(port)
         } else {
             tables.sub_interface(SubInterfaceKey::new(port, outer_vid, inner_vid))

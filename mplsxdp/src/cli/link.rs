@@ -3,7 +3,6 @@
 use super::output::Output;
 use super::{Failure, Session, verb};
 use crate::control::api::{BackupState, Link, NextHopState, Resolution, ViaAddress, ViaFamily};
-use crate::controller::sub_interface;
 
 pub const HELP: &str = "\
 Verbs:
@@ -136,8 +135,9 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
     if let Some(name) = name {
         links.retain(|link| link.name == name);
         if links.is_empty() {
-            let hint = sub_interface::why_none(name).unwrap_or_else(|| format!("`link add {name}` makes it one"));
-            return Err(Failure::Refused(format!("{name} is not a port: {hint}")));
+            return Err(Failure::Refused(format!(
+                "{name} is not a port: `link add {name}` makes it one, or says why it can be none"
+            )));
         }
     }
     let out = &mut session.out;

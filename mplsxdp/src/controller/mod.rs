@@ -7,7 +7,7 @@ mod ports;
 pub mod preflight;
 mod raw_ip;
 mod report;
-pub mod sub_interface;
+mod sub_interface;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher as _;

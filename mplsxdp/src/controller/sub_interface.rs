@@ -175,19 +175,6 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
     }))
 }
 
-/// Why a name that no port has can be that of none, whatever interfaces there are: the numbers at its end are not those of up to
-/// two VLANs. An interface may be called so all the same.
-pub fn why_none(name: &str) -> Option<String> {
-    let mut vids = Vec::new();
-    let mut rest = name;
-    while let Some((shorter, vid)) = split(rest) {
-        rest = shorter;
-        vids.push(vid);
-    }
-    let wrong = vids.iter().rev().find_map(|vid| vlan(name, ETH_P_8021Q, vid).err());
-    wrong.or_else(|| (vids.len() > MAX_TAGS).then(|| too_many_tags(name)))
-}
-
 /// The kernel's VLAN device on `parent` with the VLAN identifiers of `tags`, and the tags that it sends. Of several, the one that
 /// sends these.
 pub fn device(parent: u32, tags: Tags, links: &Links) -> Option<(u32, Tags)> {
@@ -345,7 +332,6 @@ mod tests {
                 find(name, &links).unwrap_err(),
                 format!("{name}: {vid} is no VLAN identifier: these are 1 to 4094")
             );
-            assert_eq!(why_none(name), Some(find(name, &links).unwrap_err()));
         }
         for name in ["eth1.100.10.5", "eth1.1.2.3.4"] {
             let reason = find(name, &links).unwrap_err();
@@ -353,10 +339,6 @@ mod tests {
                 reason,
                 format!("{name} has more than two VLAN tags, which is all that is supported")
             );
-            assert_eq!(why_none(name), Some(reason));
-        }
-        for name in ["eth1", "eth1.100", "eth1.100.10", "a.b.7", "eth1.", ".5000"] {
-            assert_eq!(why_none(name), None, "{name}");
         }
     }
 

@@ -156,7 +156,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "link show eth7",
             1,
-            "mplsxdp: eth7 is not a port: `link add eth7` makes it one\n",
+            "mplsxdp: eth7 is not a port: `link add eth7` makes it one, or says why it can be none\n",
         ),
         (
             "--instance pe1 status",

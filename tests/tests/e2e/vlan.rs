@@ -735,8 +735,8 @@ fn refused() -> Result<()> {
             "4095 is no VLAN identifier: these are 1 to 4094",
         ),
         ("link show eth1.101", "`link add eth1.101` makes it one"),
-        ("link show eth1.4095", "4095 is no VLAN identifier: these are 1 to 4094"),
-        ("link show eth1.100.10.5", "eth1.100.10.5 has more than two VLAN tags"),
+        ("link add eth1.4095", "4095 is no VLAN identifier: these are 1 to 4094"),
+        ("link add eth1.100.10.5", "eth1.100.10.5 has more than two VLAN tags"),
         (
             "route add 100 as 110 via link 02:00:00:00:00:09 dev eth2.4095",
             "4095 is no VLAN identifier: these are 1 to 4094",

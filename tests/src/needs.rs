@@ -24,6 +24,8 @@ pub enum Need {
     PythonModule(&'static str),
     /// A kind of interface that `ip link add` knows, and the kernel module that has it.
     LinkKind(&'static str, &'static str),
+    /// That the kernel tells how many queues a tap has.
+    TapQueues,
     /// A kernel of this version, for what the text says.
     Kernel(u32, u32, &'static str),
     /// A kernel older than any that mplsxdp runs on.
@@ -63,6 +65,9 @@ impl Need {
             Self::LinkKind(kind, module) => try_link_kind(kind)
                 .err()
                 .map(|error| format!("no interfaces of the kind {kind} (module {module}): {error:#}")),
+            Self::TapQueues => try_tap_queues()
+                .err()
+                .map(|error| format!("the kernel does not tell how many queues a tap has: {error:#}")),
             Self::Kernel(major, minor, what) => match Release::running() {
                 Some(release) if release >= (Release { major, minor }) => None,
                 Some(release) => Some(format!(
@@ -105,4 +110,11 @@ fn try_link_kind(kind: &str) -> Result<()> {
         Err(error) if !format!("{error:#}").contains("Unknown device type") => Ok(()),
         other => other.map(drop),
     }
+}
+
+fn try_tap_queues() -> Result<()> {
+    let lab = Lab::new()?;
+    let netns = lab.netns("tap")?;
+    netns.ip("tuntap add dev tap0 mode tap multi_queue")?;
+    netns.run("ethtool -l tap0").map(drop)
 }

@@ -286,7 +286,7 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
     notes.extend(facts.foreign_bridge_mac());
     notes.extend(facts.merged_beneath(mode));
     // A kernel that tells no features, as all before 6.3, loses frames in several buffers where they are redirected.
-    if mode == XdpMode::Native && facts.features.is_none() && facts.exceeds_one_buffer() {
+    if facts.receives_fragments(mode) && facts.features.is_none() && facts.exceeds_one_buffer() {
         return Err(facts.mtu_too_large());
     }
     if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
@@ -1108,7 +1108,11 @@ mod tests {
             check(&jumbo(None), XdpMode::Native).unwrap_err().to_string(),
             "eth1: its MTU (9000) is too large for native XDP: `ip link set dev eth1 mtu 3506`"
         );
-        assert!(check(&jumbo(None), XdpMode::Generic).is_ok());
+        let tap = Facts {
+            driver: Some("tun".into()),
+            ..jumbo(None)
+        };
+        assert!(check(&jumbo(None), XdpMode::Generic).is_ok() && check(&tap, XdpMode::Native).is_ok());
         let large = Facts {
             features: None,
             ..with_link(|link| link.mtu = 3506)

@@ -13,7 +13,6 @@ use crate::neighbour::{LinkInfo, Vlan};
 
 /// The lowest and highest VLAN identifier of a VLAN: 0 is none, 4095 reserved (IEEE 802.1Q section 9.6).
 const VIDS: std::ops::RangeInclusive<u16> = 1..=4094;
-const MAX_TAGS: usize = 2;
 /// IFNAMSIZ less the NUL.
 const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 

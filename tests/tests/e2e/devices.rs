@@ -27,15 +27,24 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("devices::veth", veth),
         test("devices::tap_of_a_vm", tap),
-        test(
+        test_with(
             "devices::tap_of_a_vm_with_two_queues_and_virtio_headers",
+            Some(Need::TapQueues),
             tap_with_queues,
         ),
         test("devices::tap_of_a_vm_that_is_started_anew", tap_restart),
         test("devices::taps_with_an_mtu_of_9000", jumbo_taps),
         test("devices::a_vm_that_sends_more_than_the_mtu_of_its_tap", vm_above_mtu),
-        test("devices::a_tap_that_is_to_switch_is_heard_on_all_queues", late_queues),
-        test("devices::a_queue_that_is_taken_leaves_the_port_as_it_was", taken_queue),
+        test_with(
+            "devices::a_tap_that_is_to_switch_is_heard_on_all_queues",
+            Some(Need::TapQueues),
+            late_queues,
+        ),
+        test_with(
+            "devices::a_queue_that_is_taken_leaves_the_port_as_it_was",
+            Some(Need::TapQueues),
+            taken_queue,
+        ),
         test_with("devices::macvlan_parent", PING, macvlan_parent),
         test("devices::macvtap_parent", macvtap_parent),
         test("devices::macvlan_and_macvtap_themselves", macvlan),

@@ -544,7 +544,7 @@ impl Egress {
         if frame_len > ETH_HLEN + usize::from(adjacency.mtu()) {
             return Err(Reason::TooBig);
         }
-        if tables.settings().native_frags() && adjacency.takes_one_buffer() && frame.is_split() {
+        if adjacency.takes_one_buffer() && tables.settings().native_frags() && frame.is_split() {
             return Err(Reason::TooBig);
         }
         Ok(Self(adjacency))

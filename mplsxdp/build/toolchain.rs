@@ -50,9 +50,11 @@ enum Core {
 /// The target directory for the eBPF crates: one for all build scripts, within the target directory that `path` is in, so
 /// that they share most of the work.
 pub fn work_directory(path: &Path) -> PathBuf {
+    // Cargo writes the first only into a directory that it has made itself.
+    let marks = ["CACHEDIR.TAG", ".rustc_info.json"];
     let target = path
         .ancestors()
-        .find(|directory| directory.join("CACHEDIR.TAG").exists());
+        .find(|directory| marks.iter().any(|mark| directory.join(mark).exists()));
     target.unwrap_or(path).join("ebpf")
 }
 

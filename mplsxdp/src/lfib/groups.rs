@@ -212,17 +212,17 @@ fn successors(
     members: &[Member],
     is_same: impl Fn(NextHopId, NextHopId) -> bool,
 ) -> Vec<Option<u8>> {
-    let same_next_hop = |old: &Member, new: &Member| old.next_hop == new.next_hop;
-    let same_neighbour = |old: &Member, new: &Member| is_same(old.next_hop, new.next_hop);
-    let passes: [&dyn Fn(&Member, &Member) -> bool; 4] = [
-        &|old, new| same_next_hop(old, new) && old.does_as(new),
-        &|old, new| same_neighbour(old, new) && old.does_as(new),
-        &same_next_hop,
-        &same_neighbour,
-    ];
     let mut now = vec![None; former.len()];
     let mut taken = vec![false; members.len()];
-    for is_it in passes {
+    for (exactly, does_as) in [(true, true), (false, true), (true, false), (false, false)] {
+        let is_it = |old: &Member, new: &Member| {
+            let same = if exactly {
+                old.next_hop == new.next_hop
+            } else {
+                is_same(old.next_hop, new.next_hop)
+            };
+            same && (!does_as || old.does_as(new))
+        };
         for (old, now) in former.iter().zip(&mut now).filter(|(_, now)| now.is_none()) {
             let mut new = members.iter().zip(&mut taken).zip(0u8..=u8::MAX);
             let found = new.find(|((new, taken), _)| !**taken && is_it(old, new));

@@ -33,8 +33,9 @@ const TOOLS: [&str; 12] = [
     "sleep",
     "cat",
 ];
-/// Parts of the source tree that the conformance suite reads: its files, and the tests that they name. In the guest they are where they
-/// are here, as the test programs have that place compiled in.
+/// Where the source tree is in the guest; tests are told by a variable, as other places are compiled into them.
+const SOURCE_TREE: (&str, &str) = ("MPLSXDP_SOURCE", "/source");
+/// Parts of it that the conformance suite reads: its files, and the tests that they name.
 const SOURCES: [&str; 5] = ["conformance", "docs", "tests", "mplsxdp", "mplsxdp-common"];
 /// The parts of the kernel's modules that the guest has.
 const MODULES: [&str; 5] = ["net", "lib", "crypto", "drivers/net", "drivers/virtio"];
@@ -55,8 +56,10 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Resu
         image.program(&artifact.executable, &format!("{tests}/{name}"))?;
     }
     for part in SOURCES {
-        let part = workspace().join(part);
-        image.tree(&part, part.strip_prefix("/")?)?;
+        image.tree(
+            &workspace().join(part),
+            &Path::new(SOURCE_TREE.1.trim_start_matches('/')).join(part),
+        )?;
     }
     for tool in TOOLS {
         image.tool(tool)?;
@@ -86,6 +89,7 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Resu
         ("HOME", "/root"),
         ("MPLSXDP_PROGRAM", &*format!("{TESTS}/mplsxdp")),
         (NICS_VARIABLE, &nics.join(",")),
+        SOURCE_TREE,
         FRAMES,
     ];
     let plan = Plan {

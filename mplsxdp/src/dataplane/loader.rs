@@ -171,7 +171,7 @@ impl Loader {
 
     fn load(&self, settings: Settings) -> Result<Program, LoadError> {
         let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
-        xdp_of(&mut object, PROGRAM)?.load().map_err(Box::new)?;
+        verify(xdp_of(&mut object, PROGRAM)?)?;
         Ok(Program { object })
     }
 
@@ -179,10 +179,25 @@ impl Loader {
     pub fn injector(&self) -> Result<Injector, LoadError> {
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
         let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
-        xdp_of(&mut object, PASS_PROGRAM)?
-            .load()
-            .map_err(|error| LoadError::from(Box::new(error)).on_this_kernel())?;
+        verify(xdp_of(&mut object, PASS_PROGRAM)?).map_err(LoadError::on_this_kernel)?;
         Ok(Injector::new(object))
+    }
+}
+
+/// Has the kernel verify and load a program. Its verifier leaves off with EAGAIN where a signal comes for this thread, and is to be
+/// asked again; libbpf does so as often.
+fn verify(program: &mut Xdp) -> Result<(), LoadError> {
+    const ATTEMPTS: usize = 5;
+    let mut attempts = 1;
+    loop {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && attempts < ATTEMPTS =>
+            {
+                attempts += 1;
+            }
+            result => return Ok(result.map_err(Box::new)?),
+        }
     }
 }
 

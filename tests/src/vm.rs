@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mplsxdp_common::wire::Mac;
@@ -11,9 +12,11 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::netns::Netns;
 use crate::tap::Tap;
+use crate::wait;
 
 /// The VM's own MAC address.
 pub const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 0x77]);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// `struct virtio_net_hdr` where nobody asks for another size.
 const VNET_HEADER_BYTES: usize = 10;
 
@@ -66,13 +69,18 @@ impl Nic {
         for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
             *to = from.cast_signed() as libc::c_char;
         }
-        // SAFETY: the request outlives the call, which only reads and writes it.
-        let done = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-        ensure!(
-            done == 0,
-            "cannot attach to the tap {interface}: {}",
-            std::io::Error::last_os_error()
-        );
+        // A process that another thread has just begun may still have the fds of the VM that was there before, until it executes
+        // its program.
+        wait::until(&format!("the tap {interface} to be free"), PATIENCE, || {
+            // SAFETY: the request outlives the call, which only reads and writes it.
+            let done = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+            let error = std::io::Error::last_os_error();
+            match done {
+                0 => Ok(Some(())),
+                _ if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
+                _ => Err(error).with_context(|| format!("cannot attach to the tap {interface}")),
+            }
+        })?;
         Ok(tun.into())
     }
 }

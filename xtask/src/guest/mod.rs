@@ -185,20 +185,25 @@ fn run(
     let initramfs = directory.join("initramfs");
     system::make(&initramfs, &unpacked, built, &runs)?;
 
-    println!("\nguest with kernel {}", unpacked.release);
-    let mut results = Results::new(&runs, !matches!(selection, Selection::Named(_)));
     let messages = directory.join("messages.log");
-    let booted = machine::boot(&unpacked.image, &initramfs, &messages, |line| {
-        show(&line, &runs);
-        results.hear(line);
-    });
-    let came_to_its_end = match booted {
-        Ok(()) => true,
-        Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => {
-            println!("guest with kernel {}: {error:#}", kernel.name);
-            false
+    let mut again = true;
+    let (mut results, came_to_its_end) = loop {
+        println!("\nguest with kernel {}", unpacked.release);
+        let mut results = Results::new(&runs, !matches!(selection, Selection::Named(_)));
+        let booted = machine::boot(&unpacked.image, &initramfs, &messages, |line| {
+            show(&line, &runs);
+            results.hear(line);
+        });
+        match booted {
+            Ok(()) => break (results, true),
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => println!("guest with kernel {}: {error:#}", kernel.name),
         }
+        if !again || !machine::died_of_stale_code(&messages) {
+            break (results, false);
+        }
+        println!("guest with kernel {}: that is qemu's mistake: once more", kernel.name);
+        again = false;
     };
     let mut summary = results.summary(came_to_its_end);
     for (program, test) in skipped {

@@ -165,15 +165,18 @@ fn entry(address: &str) -> String {
 fn neighbours_appear_by_arp_and_nd_and_are_kept_resolved() {
     Lab::run(async |lab| {
         let mut driver = Driver::new().await;
-        let link_local = lab.peer_ip("-6 -o addr show dev eth1 scope link");
-        let link_local = link_local
-            .split_whitespace()
-            .nth(3)
-            .unwrap()
-            .split('/')
-            .next()
-            .unwrap()
-            .to_owned();
+        // The kernel gives it to an interface a moment after that is up.
+        let link_local = loop {
+            let shown = lab.peer_ip("-6 -o addr show dev eth1 scope link");
+            match shown
+                .split_whitespace()
+                .nth(3)
+                .and_then(|address| address.split('/').next())
+            {
+                Some(address) => break address.to_owned(),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
         let hops = [
             ("192.0.2.2", Some("eth1")),
             ("192.0.2.2", None),

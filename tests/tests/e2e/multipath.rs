@@ -690,10 +690,13 @@ fn member_with_backup() -> Result<()> {
 /// Next hops in the other family, global and link-local, and those that nobody resolves; and backups of each kind.
 fn ipv6() -> Result<()> {
     let bench = Bench::new(3)?;
-    let link_local = bench.rights[1].netns.ip("-brief -6 address show dev eth0 scope link")?;
-    let link_local = link_local.split_whitespace().find(|word| word.starts_with("fe80:"));
-    let link_local = link_local.and_then(|address| address.split('/').next());
-    let link_local = link_local.context("no link-local address")?;
+    // The kernel gives it to an interface a moment after that is up.
+    let link_local = wait::until("a link-local address", LIMIT, || {
+        let shown = bench.rights[1].netns.ip("-brief -6 address show dev eth0 scope link")?;
+        let found = shown.split_whitespace().find(|word| word.starts_with("fe80:"));
+        let found = found.and_then(|address| address.split('/').next());
+        Ok(found.map(str::to_owned))
+    })?;
     let third = bench.rights[2].tap.mac();
     bench.router.run(&format!(
         "route add 100 nexthop as 201 via inet6 2001:db8:1::2 nexthop as 202 via inet6 {link_local} dev e2 \

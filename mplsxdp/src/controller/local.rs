@@ -17,6 +17,7 @@ use mplsxdp_common::wire::{LSE_LEN, Mac};
 
 use crate::dataplane::ethtool::Feature;
 use crate::neighbour::LinkInfo;
+use crate::neighbour::links::Links;
 use crate::neighbour::netlink::{self, Netlink};
 
 /// Of both ends: locally administered, and "MPLS" in ASCII. Frames with it never leave the pair. It also marks a pair that was
@@ -95,6 +96,15 @@ impl LocalPair {
 
     pub fn port_ifindex(&self) -> u32 {
         self.far_ifindex
+    }
+
+    /// When interfaces have been renamed.
+    pub fn follow_names(&mut self, links: &Links) {
+        for (name, ifindex) in [(&mut self.near, self.near_ifindex), (&mut self.far, self.far_ifindex)] {
+            if let Some(link) = links.get(ifindex).filter(|link| *link.name != **name) {
+                *name = (&*link.name).into();
+            }
+        }
     }
 
     /// When the ports' MTUs have changed.

@@ -9,9 +9,10 @@ mod raw_ip;
 mod report;
 mod sub_interface;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -448,6 +449,11 @@ impl Controller {
         }
         // First of all: frames are lost for as long as they go to a link that is down.
         let mut others = self.take_next_hop_changes(actions);
+        let names = if links_changed {
+            self.ports.names()
+        } else {
+            HashMap::new()
+        };
         for event in batch {
             ports_changed |= match event {
                 Event::Link(link) => self.ports.follow(link, &mut self.lfib),
@@ -458,8 +464,11 @@ impl Controller {
         }
         if links_changed {
             ports_changed |= self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
+            if let Some(pair) = &mut self.local {
+                pair.follow_names(self.resolver.links());
+            }
             let mut actions = Vec::new();
-            self.tell_resolver(now, &mut actions);
+            self.follow_ports(&names, now, &mut actions);
             others.extend(self.take_next_hop_changes(actions));
         }
         for prefix in changed {
@@ -515,18 +524,32 @@ impl Controller {
             .await
     }
 
-    /// Has the resolver know the sub-interfaces that there are.
+    /// Has the resolver know the ports that there are.
     async fn follow_sub_interfaces(&mut self) {
         let now = Instant::now();
         let mut actions = Vec::new();
+        let names = self.ports.names();
         self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
-        self.tell_resolver(now, &mut actions);
+        self.follow_ports(&names, now, &mut actions);
         self.perform(actions).await;
     }
 
-    fn tell_resolver(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let (without_device, aliases) = self.ports.links_of_sub_interfaces(self.resolver.links());
-        self.resolver.set_sub_interfaces(&without_device, aliases, now, actions);
+    /// Has routes and resolver know the ports by their names. `names` are those that they are known by.
+    fn follow_ports(&mut self, names: &HashMap<u16, Arc<str>>, now: Instant, actions: &mut Vec<Action>) {
+        let renamed = self.ports.renamed_since(names);
+        for (old, new) in &renamed {
+            info!(
+                port = &**new,
+                was = &**old,
+                "renamed; routes with the old name have the new one"
+            );
+        }
+        if !renamed.is_empty() {
+            self.lfib.rename_devices(&renamed);
+        }
+        let (without_device, interfaces) = self.ports.links_of_ports(self.resolver.links());
+        self.resolver
+            .set_ports(&without_device, interfaces, &renamed, now, actions);
     }
 
     /// What this box's own packets may measure, so that they fit every port with the most labels on them.

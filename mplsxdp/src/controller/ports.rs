@@ -702,10 +702,14 @@ impl Ports {
 
     /// An interface changed. Returns whether adjacencies depend on what did.
     pub fn follow(&mut self, link: &LinkInfo, lfib: &mut Lfib<KernelTables>) -> bool {
+        let has_namesake = self.has_sub_interface_named(&link.name);
         let Some(port) = self.interface_mut(link.ifindex) else {
             return false;
         };
-        port.name = link.name.clone();
+        // A name belongs to one port; a sub-interface that the kernel has no device for keeps its own.
+        if !has_namesake {
+            port.name = link.name.clone();
+        }
         let (mac, mtu) = (link.mac.unwrap_or(port.mac), link.mtu);
         if (mac, mtu) == (port.mac, port.mtu) {
             return false;
@@ -816,21 +820,36 @@ impl Ports {
         changed
     }
 
-    /// Sub-interfaces as the resolver is to know them: as links of their own where the kernel has no device for them, and those
-    /// whose devices are called otherwise, by their names.
-    pub fn links_of_sub_interfaces(&self, links: &Links) -> (Vec<LinkInfo>, HashMap<Arc<str>, u32>) {
+    /// The name of each port, by its number.
+    pub fn names(&self) -> HashMap<u16, Arc<str>> {
+        self.ports.iter().map(|port| (port.number, port.name.clone())).collect()
+    }
+
+    /// The ports that have other names than in `before`: their new names by the old ones.
+    pub fn renamed_since(&self, before: &HashMap<u16, Arc<str>>) -> HashMap<Arc<str>, Arc<str>> {
+        let renamed = self.ports.iter().filter_map(|port| {
+            let old = before.get(&port.number).filter(|old| **old != port.name)?;
+            Some((old.clone(), port.name.clone()))
+        });
+        renamed.collect()
+    }
+
+    /// Ports as the resolver is to know them: sub-interfaces without a device of the kernel as links of their own, and the
+    /// interfaces of all others, by the ports' names.
+    pub fn links_of_ports(&self, links: &Links) -> (Vec<LinkInfo>, HashMap<Arc<str>, u32>) {
         let mut without_device = Vec::new();
-        let mut aliases = HashMap::new();
+        let mut interfaces = HashMap::new();
         for port in &self.ports {
             let Place::SubInterface { device, .. } = port.place else {
+                interfaces.insert(port.name.clone(), port.ifindex());
                 continue;
             };
             let parent = self.carrier(port).and_then(|parent| links.get(parent.ifindex()));
             match (device.and_then(|device| links.get(device)), parent) {
-                (Some(device), _) if device.name != port.name => {
-                    aliases.insert(port.name.clone(), device.ifindex);
+                (Some(device), _) => {
+                    interfaces.insert(port.name.clone(), device.ifindex);
                 }
-                (Some(_), _) | (None, None) => {}
+                (None, None) => {}
                 (None, Some(parent)) => without_device.push(LinkInfo {
                     ifindex: port.ifindex(),
                     name: port.name.clone(),
@@ -847,7 +866,7 @@ impl Ports {
                 }),
             }
         }
-        (without_device, aliases)
+        (without_device, interfaces)
     }
 
     /// An interface is gone, and the program and its sub-interfaces with it.
@@ -907,6 +926,11 @@ impl Ports {
         self.ports
             .iter_mut()
             .find(|port| port.parent().is_none() && port.ifindex() == ifindex)
+    }
+
+    fn has_sub_interface_named(&self, name: &str) -> bool {
+        let mut named = self.ports.iter().filter(|port| &*port.name == name);
+        named.any(|port| port.parent().is_some())
     }
 
     fn sub_interfaces(&self, parent: u16) -> impl Iterator<Item = &Port> {

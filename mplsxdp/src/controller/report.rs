@@ -73,7 +73,7 @@ impl Controller {
                 IcmpVia::Ip => "ip",
             }
             .to_owned(),
-            local: self.config.local.clone(),
+            local: self.local.as_ref().map(|pair| pair.name().to_owned()),
             links: self.ports.len() as u64,
             labels: capacity.labels,
             label_routes: self.lfib.label_routes() as u64,

@@ -13,6 +13,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU8;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op, TtlPropagate};
@@ -317,6 +318,11 @@ impl<T: Tables> Lfib<T> {
 
     pub fn get(&self, key: RouteKey) -> Option<Listed> {
         self.routes.get(&key).and_then(|&installed| self.listed(key, installed))
+    }
+
+    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow. No table is written.
+    pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        self.next_hops.rename_devices(names);
     }
 
     /// Where the frames of a next hop go. Where only the neighbour's MAC is new this is one store, however many routes use it; so

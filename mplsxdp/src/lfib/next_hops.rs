@@ -3,6 +3,7 @@
 //! bookkeeping.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::pool::SlotPool;
 use super::route::NextHop;
@@ -33,6 +34,7 @@ pub enum NextHopChange {
 #[derive(Debug)]
 pub struct NextHops {
     entries: HashMap<NextHopId, Entry>,
+    /// One id of each. There are several entries alike if a port was renamed to what others waited for.
     by_next_hop: HashMap<(NextHop, Option<NextHopId>), NextHopId>,
     by_slot: HashMap<u16, NextHopId>,
     /// An id is not given again before the table is exhausted, so that a late answer does not meet another next hop.
@@ -120,7 +122,10 @@ impl NextHops {
         let removed = self.entries.remove(&id);
         let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
         if let Some(entry) = removed {
-            self.by_next_hop.remove(&(entry.next_hop, entry.backup));
+            let key = (entry.next_hop, entry.backup);
+            if self.by_next_hop.get(&key) == Some(&id) {
+                self.by_next_hop.remove(&key);
+            }
         }
         self.by_slot.remove(&slot);
         self.slots.hold_back(slot.into());
@@ -137,6 +142,23 @@ impl NextHops {
             self.drop_user(backup);
         }
         true
+    }
+
+    /// Interfaces have new names, by their old ones: the next hops that are named after them follow. Slots and users stay.
+    pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        let waiting = self.changes.iter_mut().filter_map(|change| match change {
+            NextHopChange::Added(_, next_hop) => Some(next_hop),
+            NextHopChange::Removed(_) => None,
+        });
+        let next_hops = self.entries.values_mut().map(|entry| &mut entry.next_hop);
+        for next_hop in next_hops.chain(waiting) {
+            next_hop.rename_device(names);
+        }
+        let keys = self.entries.iter().map(|(&id, entry)| {
+            let key = (entry.next_hop.clone(), entry.backup);
+            (key, id)
+        });
+        self.by_next_hop = keys.collect();
     }
 
     /// Gives the next hop a new slot; the old one, which is returned with it, is held back.

@@ -1,6 +1,7 @@
 //! The route model: what a route is, whoever asked for it and however it is written. A [`Route`] that exists is one that the
 //! forwarding core can carry out; [`Route::new`] refuses everything else.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
@@ -139,6 +140,15 @@ impl fmt::Display for Via {
 pub struct NextHop {
     pub via: Via,
     pub dev: Option<Arc<str>>,
+}
+
+impl NextHop {
+    /// Takes the new name of the interface, if `names` has one for its old name.
+    pub fn rename_device(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        if let Some(new) = self.dev.as_ref().and_then(|dev| names.get(dev)) {
+            self.dev = Some(new.clone());
+        }
+    }
 }
 
 impl fmt::Display for NextHop {

@@ -762,3 +762,39 @@ proptest! {
         prop_assert_eq!(lfib.uncounted_routes(), 0);
     }
 }
+
+#[test]
+fn routes_follow_a_renamed_port_and_no_table_is_written() {
+    let mut lfib = lfib();
+    let by = |key, dev: &str| {
+        let next_hop = NextHop {
+            via: Via::Inet([10, 0, 0, 1].into()),
+            dev: Some(dev.into()),
+        };
+        let action = Action::Swap(labels(&[110]));
+        Route::new(label(key), action, Some(next_hop), TtlPropagate::Default).unwrap()
+    };
+    let rename = |lfib: &mut Lfib<MemoryTables>, names: &[(&str, &str)]| {
+        let names = names.iter().map(|&(old, new)| (old.into(), new.into())).collect();
+        lfib.rename_devices(&names);
+    };
+    let routes = [by(100, "eth1"), by(101, "eth2"), by(102, "core0")];
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    let entries = |lfib: &Lfib<MemoryTables>| [100, 101, 102].map(|key| entry(lfib, key));
+    let before = entries(&lfib);
+
+    rename(&mut lfib, &[("eth1", "eth2"), ("eth2", "eth1")]);
+    assert_eq!(entries(&lfib), before);
+    let listed = |lfib: &Lfib<MemoryTables>, key| lfib.get(label(key)).unwrap().route;
+    assert_eq!(listed(&lfib, 100), by(100, "eth2"));
+    assert_eq!(listed(&lfib, 101), by(101, "eth1"));
+    // To a name that another route waits for: each goes on with its own slot, and gives back its own.
+    rename(&mut lfib, &[("eth2", "core0")]);
+    assert_eq!(entries(&lfib), before);
+    assert_eq!(listed(&lfib, 100), by(100, "core0"));
+    lfib.delete(&[label(100)]).unwrap();
+    assert_eq!(listed(&lfib, 102), by(102, "core0"));
+    lfib.delete(&[label(101), label(102)]).unwrap();
+    lfib.change(Mode::Add, Owner::Static, &[by(100, "core0")]).unwrap();
+    assert_eq!(lfib.next_hops().len(), 1);
+}

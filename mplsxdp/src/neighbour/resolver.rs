@@ -249,15 +249,22 @@ impl Resolver {
         }
     }
 
-    /// Tells of all sub-interfaces: those that the kernel has no device for, with indexes of their own, and the names of those
-    /// whose devices are called otherwise.
-    pub fn set_sub_interfaces(
+    /// Tells of all ports: the sub-interfaces that the kernel has no device for, with indexes of their own; the name and the
+    /// interface of each other port; and the new names of ports that had other names, by these. Next hops that are named after
+    /// a port follow it to its new name.
+    pub fn set_ports(
         &mut self,
         without_device: &[LinkInfo],
         aliases: HashMap<Arc<str>, u32>,
+        renamed: &HashMap<Arc<str>, Arc<str>>,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        if !renamed.is_empty() {
+            for hop in self.hops.values_mut() {
+                hop.next_hop.rename_device(renamed);
+            }
+        }
         let gone: Vec<u32> = self
             .links
             .iter()

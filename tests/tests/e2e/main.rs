@@ -12,6 +12,7 @@ mod lifecycle;
 mod local;
 mod multipath;
 mod neighbours;
+mod ports;
 mod preflight;
 mod routing;
 mod switching;
@@ -40,6 +41,7 @@ fn main() -> Result<()> {
         neighbours::tests(),
         control::tests(),
         lifecycle::tests(),
+        ports::tests(),
         preflight::tests(),
         local::tests(),
         traceroute::tests(),

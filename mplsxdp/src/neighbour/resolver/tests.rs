@@ -1043,9 +1043,14 @@ fn virtual_link(name: &str, up: bool) -> LinkInfo {
 
 impl Bench {
     fn set_sub_interfaces(&mut self, without_device: &[LinkInfo], aliases: &[(&str, u32)]) {
-        let aliases = aliases.iter().map(|&(name, ifindex)| (name.into(), ifindex)).collect();
+        self.rename_ports(without_device, aliases, &[]);
+    }
+
+    fn rename_ports(&mut self, without_device: &[LinkInfo], ports: &[(&str, u32)], renamed: &[(&str, &str)]) {
+        let aliases = ports.iter().map(|&(name, ifindex)| (name.into(), ifindex)).collect();
+        let renamed = renamed.iter().map(|&(old, new)| (old.into(), new.into())).collect();
         self.resolver
-            .set_sub_interfaces(without_device, aliases, self.now, &mut self.actions);
+            .set_ports(without_device, aliases, &renamed, self.now, &mut self.actions);
     }
 }
 
@@ -1116,4 +1121,72 @@ fn a_device_of_another_name_resolves_for_the_sub_interface() {
     assert_eq!(bench.resolver.state(ID), Some(resolved(70, MAC1)));
     bench.set_sub_interfaces(&[], &[]);
     assert_eq!(bench.resolver.state(ID), Some(HopState::NoSuchDev));
+}
+
+#[test]
+fn next_hops_follow_a_port_that_is_renamed_and_nothing_flaps() {
+    let mut bench = Bench::new();
+    bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Reachable(MAC1)));
+    bench.add(ID, "10.0.0.2 dev eth1");
+    let waiting = NextHopId(99);
+    bench.add(waiting, "52:54:00:00:00:01 dev core0");
+    bench.set_sub_interfaces(&[], &[("eth1", ETH1)]);
+    bench.take();
+
+    bench.tell(up(ETH1, "core0"));
+    bench.rename_ports(&[], &[("core0", ETH1)], &[("eth1", "core0")]);
+    // It stays as it was, and who waited for an interface of the new name has it.
+    let found = HopState::Static {
+        ifindex: ETH1,
+        mac: MAC1,
+    };
+    assert_eq!(bench.take(), [changed(waiting, found)]);
+    let name = |bench: &Bench, id| bench.resolver.next_hop(id).map(ToString::to_string);
+    assert_eq!(name(&bench, ID).as_deref(), Some("via inet 10.0.0.2 dev core0"));
+    assert_eq!(bench.resolver.state(ID), Some(resolved(ETH1, MAC1)));
+    // The new name counts from now on.
+    bench.tell(down(ETH1, "core0"));
+    assert_eq!(bench.resolver.state(ID), Some(HopState::LinkDown { ifindex: ETH1 }));
+}
+
+#[test]
+fn ports_that_swap_their_names_keep_their_next_hops() {
+    let mut bench = Bench::new();
+    let (one, other) = (ID, NextHopId(99));
+    bench.tell(up(70, "eth7"));
+    bench.set_sub_interfaces(&[], &[("eth1", ETH1), ("eth7", 70)]);
+    bench.add(one, "52:54:00:00:00:01 dev eth1");
+    bench.add(other, "52:54:00:00:00:02 dev eth7");
+    bench.take();
+    for event in [up(ETH1, "tmp"), up(70, "eth1"), up(ETH1, "eth7")] {
+        bench.tell(event);
+    }
+    bench.rename_ports(
+        &[],
+        &[("eth7", ETH1), ("eth1", 70)],
+        &[("eth1", "eth7"), ("eth7", "eth1")],
+    );
+    assert_eq!(bench.take(), []);
+    let name = |id| bench.resolver.next_hop(id).map(ToString::to_string);
+    assert_eq!(name(one).as_deref(), Some("via link 52:54:00:00:00:01 dev eth7"));
+    assert_eq!(name(other).as_deref(), Some("via link 52:54:00:00:00:02 dev eth1"));
+}
+
+#[test]
+fn the_sub_interfaces_of_a_renamed_port_keep_their_next_hops() {
+    let mut bench = Bench::new();
+    bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[("eth1", ETH1)]);
+    bench.add(ID, "52:54:00:00:00:01 dev eth1.100");
+    bench.take();
+    bench.tell(up(ETH1, "core0"));
+    bench.rename_ports(
+        &[virtual_link("core0.100", true)],
+        &[("core0", ETH1)],
+        &[("eth1", "core0"), ("eth1.100", "core0.100")],
+    );
+    assert_eq!(bench.take(), []);
+    assert_eq!(
+        bench.resolver.next_hop(ID).map(ToString::to_string).as_deref(),
+        Some("via link 52:54:00:00:00:01 dev core0.100")
+    );
 }

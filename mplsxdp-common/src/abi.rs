@@ -761,7 +761,7 @@ reasons! {
     RouterAlert = 5, "router-alert", "RFC 3032 section 2.1";
     #[doc = "G-ACh or OAM Alert label on top."]
     Oam = 6, "oam", "RFC 5586, RFC 3429";
-    #[doc = "MPLS echo request, never forwarded as IP."]
+    #[doc = "MPLS echo request for this box, never forwarded as IP."]
     LspPing = 7, "lsp-ping", "RFC 8029 section 4.3, RFC 9570";
     #[doc = "The stack has no bottom within the frame, or the payload is not the IP packet that the operation needs."]
     Malformed = 8, "malformed", "RFC 3032 section 2.1";

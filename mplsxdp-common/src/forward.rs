@@ -324,7 +324,9 @@ fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize) -> Check
         offset = frame.opaque(offset) & OFFSET_MASK;
         if bottom {
             let mut ip = Ip::load(frame, offset, family)?;
-            ip.after_pop(frame, tables.settings(), mode, label_ttl, lse.tc(), false)?;
+            // This box is the egress: what is not for it may not go on.
+            ip.refuse_lsp_ping(frame)?;
+            ip.after_pop(tables.settings(), mode, label_ttl, lse.tc(), false)?;
             return Ok(Left::Ip(ip));
         }
         handed_down = frame.opaque(match mode {
@@ -428,7 +430,9 @@ fn label_operation<F: Frame, T: Tables>(
         Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
             let mut ip = Ip::load(frame, beneath, None)?;
             let penultimate = entry.op() == Op::PenultimatePop;
-            ip.after_pop(frame, tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
+            // RFC 8029 section 4.4: an MPLS echo request goes on like any other packet. The next hop is the egress, and takes one that
+            // comes without a label for one whose label was popped here.
+            ip.after_pop(tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
             let egress = Egress::find(frame, tables, entry, unlabelled)?;
             egress.begin(frame, beneath, 0, ip.family.ethertype())?;
             ip.store(frame, egress.l2_len())?;
@@ -690,16 +694,14 @@ impl Ip {
 
     /// What the last pop does to the packet: `label_ttl` is the popped label's TTL less this hop.
     #[inline(always)]
-    fn after_pop<F: Frame>(
+    fn after_pop(
         &mut self,
-        frame: &F,
         settings: Settings,
         mode: TtlMode,
         label_ttl: u8,
         tc: u8,
         penultimate: bool,
     ) -> Checked<()> {
-        self.refuse_lsp_ping(frame)?;
         match mode {
             TtlMode::Uniform | TtlMode::Linux => self.set_ttl(label_ttl),
             TtlMode::Pipe if penultimate => {}
@@ -712,8 +714,8 @@ impl Ip {
         Ok(())
     }
 
-    /// RFC 8029 section 4.3: an MPLS echo request goes to 127/8 so that it is never forwarded as IP; a pop that copies the TTL
-    /// would undo the TTL of 1 that protects it too.
+    /// RFC 8029 section 4.3: an MPLS echo request goes to 127/8 so that it is never forwarded as IP; a pop for this box that copies
+    /// the TTL would undo the TTL of 1 that protects it too.
     #[inline(always)]
     fn refuse_lsp_ping<F: Frame>(&self, frame: &F) -> Checked<()> {
         let udp = match self.family {

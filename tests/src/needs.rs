@@ -1,7 +1,6 @@
 //! What a test needs of the machine, and whether it is there.
 
 use std::env;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -49,10 +48,7 @@ impl Need {
             }
             Self::Program(program, package) => {
                 let path = env::var_os("PATH").unwrap_or_default();
-                let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-                let found = env::split_paths(&path)
-                    .chain(system)
-                    .any(|directory| directory.join(program).exists());
+                let found = env::split_paths(&path).any(|directory| directory.join(program).exists());
                 (!found).then(|| format!("no {program}: install {package}"))
             }
             Self::PythonModule(module) => match python().args(["-c", &format!("import {module}")]).output() {

@@ -10,6 +10,7 @@ mod toolchain;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -40,7 +41,11 @@ enum Command {
         release: bool,
     },
     /// Shows in network namespaces: labels through three routers, hosts that push labels, traceroute along an LSP.
-    Demo,
+    Demo {
+        /// Run the programs `mplsxdp` and `demo` of this directory, such as target/debug, instead of building them.
+        #[arg(long, value_name = "DIRECTORY")]
+        built: Option<PathBuf>,
+    },
     /// Builds and runs every test that this machine can run.
     Test {
         /// Only tests whose names contain this.
@@ -96,10 +101,11 @@ fn main() -> ExitCode {
     if guest::init::is_init() {
         guest::init::main();
     }
+    run::search_system_directories();
     let done = match Arguments::parse().command {
         Command::Install => install::install().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Build { release } => build(release),
-        Command::Demo => demo(),
+        Command::Demo { built } => demo(built.as_deref()),
         Command::Test { filter, guest } => test(filter.as_deref(), guest),
         Command::Guest {
             command:
@@ -155,8 +161,12 @@ fn build(release: bool) -> Result<()> {
     Ok(())
 }
 
-fn demo() -> Result<()> {
-    let [mplsxdp, demo] = build_programs(["mplsxdp", "demo"], &[])?;
+fn demo(built: Option<&Path>) -> Result<()> {
+    let names = ["mplsxdp", "demo"];
+    let [mplsxdp, demo] = match built {
+        Some(directory) => names.map(|name| directory.join(name)),
+        None => build_programs(names, &[])?,
+    };
     let error = root_command(
         &demo,
         "The demo makes network namespaces and loads BPF programs",

@@ -1,6 +1,7 @@
 //! Runs cargo, and what cargo built.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -132,7 +133,7 @@ pub fn root_command(program: &Path, reason: &str, own: &[(&'static str, &Path)])
     let mut command = Command::new("sudo");
     command.arg("env");
     for (name, value) in variables {
-        let mut assignment = std::ffi::OsString::from(name);
+        let mut assignment = OsString::from(name);
         assignment.push("=");
         assignment.push(value);
         command.arg(assignment);
@@ -141,13 +142,31 @@ pub fn root_command(program: &Path, reason: &str, own: &[(&'static str, &Path)])
     Ok(command)
 }
 
-/// Whether a program is in PATH, or where users other than root may not look for it.
+/// Appends the directories of system programs (ethtool, tcpdump, depmod) to PATH, for this process and all that it runs. The
+/// PATH of an ordinary Debian user does not have them.
+pub fn search_system_directories() {
+    let path = with_system_directories(&env::var_os("PATH").unwrap_or_default());
+    // SAFETY: called first in `main`, so there is no other thread that could read the environment.
+    unsafe { env::set_var("PATH", path) };
+}
+
+fn with_system_directories(path: &OsStr) -> OsString {
+    // An empty name is the current directory, which is not the place to look for what root runs.
+    let named = env::split_paths(path).filter(|directory| !directory.as_os_str().is_empty());
+    let mut directories: Vec<PathBuf> = named.collect();
+    for directory in ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from) {
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
+    // What was split at the separators has none.
+    env::join_paths(directories).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether a program is in PATH.
 pub fn is_installed(program: &str) -> bool {
     let search = env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&search)
-        .chain(system)
-        .any(|directory| directory.join(program).exists())
+    env::split_paths(&search).any(|directory| directory.join(program).exists())
 }
 
 pub fn is_root() -> Result<bool> {
@@ -267,7 +286,24 @@ pub fn shown(command: &Command) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_counts;
+    use super::{parse_counts, with_system_directories};
+
+    #[test]
+    fn system_programs_are_found_where_the_path_of_a_user_does_not_have_them() {
+        for (path, extended) in [
+            (
+                "/usr/local/bin:/usr/bin:/bin",
+                "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+            ),
+            (
+                "/usr/sbin:/usr/bin:/sbin:/bin",
+                "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin",
+            ),
+            ("", "/usr/local/sbin:/usr/sbin:/sbin"),
+        ] {
+            assert_eq!(with_system_directories(path.as_ref()), extended);
+        }
+    }
 
     #[test]
     fn counts_are_read_from_the_closing_line_of_a_test_program() {

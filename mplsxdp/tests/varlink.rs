@@ -111,6 +111,8 @@ fn route() -> Route {
         dev: Some("eth1".into()),
         backup: Some(backup()),
         nexthops: Some(vec![path()]),
+        protocol: Some(Protocol(186)),
+        metric: Some(20),
     }
 }
 
@@ -331,19 +333,25 @@ fn methods() {
     let idl = definition();
     let name = || "eth1".to_owned();
     let routes = Routes { routes: vec![route()] };
-    let list = ListRoutes {
+    let prefix = key().prefix;
+    let flush = FlushRoutes {
         family: Some(Family::Mpls),
         label: Some(100),
-        prefix: Some("10.0.0.0/8".parse().unwrap()),
+        prefix,
+        within: prefix,
+        covering: prefix,
+        protocol: Some(Protocol(186)),
+        via: Some(via()),
+        dev: Some("eth1".into()),
+    };
+    let list = ListRoutes {
         counters: Some(true),
+        ..flush.clone().into()
     };
     let route_list = RouteList {
         routes: vec![installed_route()],
     };
     let keys = Keys { keys: vec![key()] };
-    let flush = FlushRoutes {
-        family: Some(Family::Inet6),
-    };
     let add_link = AddLink {
         name: name(),
         tx_only: Some(true),

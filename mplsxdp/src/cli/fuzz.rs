@@ -8,7 +8,7 @@ use super::config_file;
 use super::grammar::{self, Family};
 use super::route::saved_routes;
 use crate::config::Options;
-use crate::control::api;
+use crate::control::api::{self, KeyFilter, RouteFilter};
 use crate::lfib::route::Route;
 
 /// A route displays as a line that reads as the same route, and goes over the control socket and back; an error points at a
@@ -21,8 +21,15 @@ pub fn route_line(data: &[u8]) {
     let family = [Family::Any, Family::Mpls, Family::Inet, Family::Inet6][usize::from(family & 3)];
     let route = grammar::route(line, family);
     let key = grammar::key(line, family);
-    let key_or_route = grammar::key_or_route(line, family);
-    for error in [route.as_ref().err(), key.as_ref().err(), key_or_route.as_ref().err()] {
+    let deletion = grammar::deletion(line, family);
+    let selection = grammar::selection(line, family);
+    let errors = [
+        route.as_ref().err(),
+        key.as_ref().err(),
+        deletion.as_ref().err(),
+        selection.as_ref().err(),
+    ];
+    for error in errors {
         let Some(error) = error else { continue };
         assert!(
             line.get(error.at.clone()).is_some(),
@@ -34,11 +41,19 @@ pub fn route_line(data: &[u8]) {
     }
     if let Ok(route) = &route {
         check_route(route);
-        assert_eq!(key_or_route, Ok((route.key(), Some(route.clone()))));
+        let deletion = deletion.as_ref();
+        assert_eq!(
+            deletion.map(|deletion| (deletion.key, deletion.route.as_ref())),
+            Ok((route.key(), Some(route)))
+        );
     }
     if let Ok(key) = key {
         assert_eq!(grammar::key(&key.to_string(), Family::Any), Ok(key));
-        assert_eq!(key_or_route, Ok((key, None)));
+        assert_eq!(deletion.map(|deletion| (deletion.key, deletion.route)), Ok((key, None)));
+        if let Ok(selection) = selection {
+            let one = RouteFilter::from(KeyFilter::One(key));
+            assert!(line.contains("all") || selection == Some(one), "{line}");
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Route lines: iproute2's grammar, as people type it and as `ip -M route` and `ip route` print it. Pure: a line in, a route
-//! or an error that points at a word out.
+//! Route lines: iproute2's grammar, as people type it and as `ip -M route` and `ip route` print it. A line in, a route or an
+//! error that points at a word out; only the names of routing protocols come from elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
@@ -10,9 +10,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::{Label, Mac};
 
+use super::protocols;
 use crate::config::check_interface;
+use crate::control::api::{KeyFilter, RouteFilter};
 use crate::lfib::route::{
-    Action, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Route, RouteKey, Via, check_explicit_null, check_key,
+    Action, Attributes, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Protocol, Route, RouteKey, Via,
+    check_explicit_null, check_key,
 };
 
 /// What a line is about where it does not say so itself (`-f`, `-M`, `-4`, `-6`).
@@ -53,8 +56,13 @@ impl GrammarError {
 
 /// A whole route.
 pub fn route(line: &str, family: Family) -> Result<Route, GrammarError> {
-    Parser::new(line, family).route()
+    let mut parser = Parser::new(line, family);
+    let line = parser.line()?;
+    parser.route(line)
 }
+
+/// What `route show` and `route flush` choose by.
+pub const SELECTORS: &str = "the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `proto PROTO`, `via ADDRESS` and `dev IFACE`";
 
 /// Only what a route is for, as `route get` takes it.
 pub fn key(line: &str, family: Family) -> Result<RouteKey, GrammarError> {
@@ -69,79 +77,131 @@ pub fn key(line: &str, family: Family) -> Result<RouteKey, GrammarError> {
     }
 }
 
-/// What a route is for; the rest of the line, if there is any, is read as a whole route too.
-pub fn key_or_route(line: &str, family: Family) -> Result<(RouteKey, Option<Route>), GrammarError> {
+/// What is to be deleted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Deletion {
+    pub key: RouteKey,
+    /// The whole route, if the line says what it does.
+    pub route: Option<Route>,
+    pub protocol: Option<Protocol>,
+    pub metric: Option<u32>,
+}
+
+/// What a route to delete is for; what the line says beyond that.
+pub fn deletion(line: &str, family: Family) -> Result<Deletion, GrammarError> {
     let mut parser = Parser::new(line, family);
-    let (key, _) = parser.key()?;
-    match parser.words.next() {
-        None => Ok((key, None)),
-        Some(_) => route(line, family).map(|route| (key, Some(route))),
-    }
+    let line = parser.line()?;
+    let says_what_it_does =
+        line.by_itself.first_word().is_some() || !line.several.is_empty() || line.ttl_propagate.is_some();
+    Ok(Deletion {
+        key: line.key,
+        protocol: line.protocol.map(|(protocol, _)| protocol),
+        metric: line.metric.map(|(metric, _)| metric),
+        route: says_what_it_does.then(|| parser.route(line)).transpose()?,
+    })
+}
+
+/// Which routes are meant, as `route show` and `route flush` take it; `None` if the line says nothing.
+pub fn selection(line: &str, family: Family) -> Result<Option<RouteFilter>, GrammarError> {
+    Parser::new(line, family).selection()
 }
 
 struct Parser<'a> {
     line: &'a str,
-    words: std::str::SplitAsciiWhitespace<'a>,
+    words: Words<'a>,
     family: Family,
+}
+
+/// The words of a line. Those that `ip -oneline` has joined to one have a backslash where a line ended, behind a word or by itself.
+#[derive(Clone)]
+struct Words<'a>(std::str::SplitAsciiWhitespace<'a>);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let mut words = self.0.by_ref().map(|word| word.trim_end_matches('\\'));
+        words.find(|word| !word.is_empty())
+    }
 }
 
 /// A value, and the word that it came from.
 type Given<'a, T> = Option<(T, &'a str)>;
 
+/// What a whole line says.
+struct Line<'a> {
+    key: RouteKey,
+    key_word: &'a str,
+    /// What is said before the first `nexthop` is of the route itself.
+    by_itself: Said<'a>,
+    several: Vec<Said<'a>>,
+    ttl_propagate: Given<'a, TtlPropagate>,
+    protocol: Given<'a, Protocol>,
+    metric: Given<'a, u32>,
+    /// The kernel's next-hop object that the line names.
+    nhid: Given<'a, &'a str>,
+}
+
 impl<'a> Parser<'a> {
     fn new(line: &'a str, family: Family) -> Self {
         Self {
             line,
-            words: line.split_ascii_whitespace(),
+            words: Words(line.split_ascii_whitespace()),
             family,
         }
     }
 
-    fn route(mut self) -> Result<Route, GrammarError> {
+    fn line(&mut self) -> Result<Line<'a>, GrammarError> {
         let (key, key_word) = self.key()?;
-        // What is said before the first `nexthop` is of the route itself.
-        let mut by_itself = Said::default();
-        let mut several: Vec<Said<'a>> = Vec::new();
-        let mut ttl_propagate: Given<TtlPropagate> = None;
+        let mut line = Line {
+            key,
+            key_word,
+            by_itself: Said::default(),
+            several: Vec::new(),
+            ttl_propagate: None,
+            protocol: None,
+            metric: None,
+            nhid: None,
+        };
         while let Some(word) = self.words.next() {
-            if self.said_of_path(word, several.last_mut().unwrap_or(&mut by_itself))? {
+            let said = line.several.last_mut().unwrap_or(&mut line.by_itself);
+            if self.said_of_path(word, said)? || self.said_of_route(word, &mut line)? {
                 continue;
             }
-            match word {
-                "nexthop" => several.push(Said {
-                    nexthop: Some(word),
-                    ..Said::default()
-                }),
-                // Between lines that `ip -oneline` has joined.
-                "\\" => {}
-                "ttl-propagate" => {
-                    let value = self.ttl_propagate()?;
-                    self.once(&mut ttl_propagate, word, value)?;
-                }
-                // What they say is not kept, and cannot make the route another one.
-                "proto" | "protocol" | "scope" | "pref" | "metric" | "priority" | "preference" | "packets"
-                | "bytes" => {
-                    self.value(word, "a value")?;
-                }
-                "linkdown" | "dead" | "offload" | "trap" | "onlink" | "unresolved" | "uncounted" => {}
-                "table" => {
-                    let table = self.value(word, "the table's name")?;
-                    if !matches!(table, "main" | "254") {
-                        return Err(self.error(table, format!("table `{table}`: there is only one table, `main`")));
-                    }
-                }
-                _ => {
-                    return Err(self.error(
-                        word,
-                        format!(
-                            "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, \
-                             `backup` and `nexthop`"
-                        ),
-                    ));
-                }
-            }
+            self.said_beside(word)?;
         }
+        // As with `ip`, what the default is of is that of its next hop, if nobody says.
+        let first = line.several.first().unwrap_or(&line.by_itself);
+        if self.family == Family::Any
+            && is_default(key_word)
+            && let Some((Via::Inet6(_), _)) = first.via
+        {
+            line.key = RouteKey::Prefix(IpNet::V6(Ipv6Net::default()));
+        }
+        Ok(line)
+    }
+
+    fn route(self, line: Line<'a>) -> Result<Route, GrammarError> {
+        let Line {
+            key,
+            key_word,
+            by_itself,
+            several,
+            ttl_propagate,
+            protocol,
+            metric,
+            nhid,
+        } = line;
         check_key(key).map_err(|InvalidRoute(reason)| self.error(key_word, reason))?;
+        if let Some((id, word)) = nhid
+            && several.is_empty()
+            && by_itself.via.is_none()
+        {
+            return Err(self.error(
+                word,
+                format!("`nhid {id}` is a next hop that only the kernel knows: say which one, by `via inet ADDRESS`"),
+            ));
+        }
         let paths = if several.is_empty() {
             if let Some((_, word)) = by_itself.weight {
                 return Err(self.error(
@@ -157,14 +217,222 @@ impl<'a> Parser<'a> {
                     format!("`{word}` before `nexthop`: each of several next hops has its own, after its `nexthop`"),
                 ));
             }
+            let only = several.len() == 1;
             let mut paths = Vec::with_capacity(several.len());
             for said in several {
-                paths.push(self.path(key, said)?);
+                paths.push(self.path(key, Said { only, ..said })?);
             }
             paths
         };
         let ttl_propagate = ttl_propagate.map_or(TtlPropagate::Default, |(value, _)| value);
-        Route::with_paths(key, paths, ttl_propagate).map_err(|InvalidRoute(reason)| self.error(key_word, reason))
+        let attributes = Attributes {
+            protocol: protocol.map_or(Protocol::STATIC, |(protocol, _)| protocol),
+            metric: metric.map_or(0, |(metric, _)| metric),
+        };
+        let route = Route::with_paths(key, paths, ttl_propagate)
+            .map_err(|InvalidRoute(reason)| self.error(key_word, reason))?;
+        let metric_word = metric.map_or(key_word, |(_, word)| word);
+        route
+            .with_attributes(attributes)
+            .map_err(|InvalidRoute(reason)| self.error(metric_word, reason))
+    }
+
+    /// Takes in `word`, and what belongs to it, if it is about the route as a whole.
+    fn said_of_route(&mut self, word: &'a str, line: &mut Line<'a>) -> Result<bool, GrammarError> {
+        match word {
+            "nexthop" => line.several.push(Said {
+                nexthop: Some(word),
+                ..Said::default()
+            }),
+            // `ip route` prints it misspelt.
+            "ttl-propagate" | "ttl-propogate" => {
+                let value = self.ttl_propagate()?;
+                self.once(&mut line.ttl_propagate, word, value)?;
+            }
+            "proto" | "protocol" => {
+                let value = self.protocol(word)?;
+                self.once(&mut line.protocol, word, value)?;
+            }
+            "metric" | "priority" | "preference" => {
+                let value = self.number(word)?;
+                self.once(&mut line.metric, word, value)?;
+            }
+            "nhid" => {
+                let value = self.value(word, "a number")?;
+                self.once(&mut line.nhid, word, value)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Passes over a word that `ip route` prints and that changes nothing here. Any other word is refused.
+    fn said_beside(&mut self, word: &'a str) -> Result<(), GrammarError> {
+        let (at, reason) = match word {
+            // The kernel's state of a route, and ours.
+            "dead" | "linkdown" | "unresolved" | "uncounted" | "pervasive" | "notify" | "offload" | "trap"
+            | "offload_failed" | "rt_offload" | "rt_trap" | "rt_offload_failed" | "cache" => return Ok(()),
+            "packets" | "bytes" | "uid" | "error" | "users" | "age" | "used" | "mark" => {
+                return self.value(word, "a value").map(drop);
+            }
+            "expires" => match self.value(word, "a time")?.strip_suffix("sec") {
+                Some(seconds) if seconds.parse::<i64>().is_ok() => return Ok(()),
+                _ => (
+                    word,
+                    "`expires`: a route here stays until it is deleted; leave it out".into(),
+                ),
+            },
+            "table" => match self.value(word, "the table's name")? {
+                "main" | "254" | "0xfe" => return Ok(()),
+                table => (table, format!("table `{table}`: there is only one table, `main`")),
+            },
+            "vrf" => (word, "`vrf`: there is only one table, `main`; leave it out".into()),
+            "scope" => match self.value(word, "a scope")? {
+                "global" | "universe" | "0" => return Ok(()),
+                scope => (
+                    scope,
+                    format!(
+                        "`scope {scope}` is for destinations without a router; a route here has a next hop, which is \
+                         `scope global`: leave it out"
+                    ),
+                ),
+            },
+            "pref" => match self.value(word, "`low`, `medium` or `high`")? {
+                "medium" | "0" => return Ok(()),
+                pref => (
+                    pref,
+                    format!("`pref {pref}`: a prefix has only one route here, so nothing is preferred: leave it out"),
+                ),
+            },
+            "src" => (
+                word,
+                "`src` is for packets of this machine's own, which the kernel routes: \
+                 `ip route add PREFIX dev mpls0 src ADDRESS`, with `load --local`"
+                    .into(),
+            ),
+            "mtu" => (
+                word,
+                "`mtu`: a packet must fit the MTU of the port that it leaves by: `ip link set dev IFACE mtu N`".into(),
+            ),
+            "from" | "tos" | "dsfield" => (
+                word,
+                format!("`{word}`: a route is for a label or a destination prefix, and looks at nothing else"),
+            ),
+            "hoplimit" | "advmss" | "reordering" | "rtt" | "rttvar" | "rto_min" | "window" | "cwnd" | "initcwnd"
+            | "initrwnd" | "features" | "quickack" | "congctl" | "ssthresh" | "fastopen_no_cookie" | "realm"
+            | "realms" | "iif" => (
+                word,
+                format!(
+                    "`{word}` is for packets of this machine's own, which the kernel routes: give it to `ip route`"
+                ),
+            ),
+            _ => (
+                word,
+                format!(
+                    "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, \
+                     `backup`, `nexthop`, `proto` and `metric`"
+                ),
+            ),
+        };
+        Err(self.error(at, reason))
+    }
+
+    fn selection(mut self) -> Result<Option<RouteFilter>, GrammarError> {
+        let of_family = match self.family {
+            Family::Any => KeyFilter::All,
+            Family::Mpls => KeyFilter::Labels,
+            Family::Inet => KeyFilter::V4Prefixes,
+            Family::Inet6 => KeyFilter::V6Prefixes,
+        };
+        let mut keys: Given<KeyFilter> = None;
+        let mut protocol: Given<Protocol> = None;
+        let mut via: Given<Via> = None;
+        let mut dev: Given<&str> = None;
+        let mut said = false;
+        while let Some(word) = self.words.next() {
+            said = true;
+            match word {
+                "all" => self.only_key(&mut keys, word, of_family)?,
+                "root" => {
+                    let prefix = self.prefix_after(word)?;
+                    self.only_key(&mut keys, word, KeyFilter::Within(prefix))?;
+                }
+                "match" => {
+                    let prefix = self.prefix_after(word)?;
+                    self.only_key(&mut keys, word, KeyFilter::Covering(prefix))?;
+                }
+                "proto" | "protocol" => {
+                    let value = self.protocol(word)?;
+                    self.once(&mut protocol, word, value)?;
+                }
+                "via" => {
+                    let (value, _) = self.via()?;
+                    self.once(&mut via, word, value)?;
+                }
+                "dev" | "oif" => {
+                    let value = self.dev(word)?;
+                    self.once(&mut dev, word, value)?;
+                }
+                "table" => match self.value(word, "the table's name")? {
+                    "main" | "254" | "all" => {}
+                    table => return Err(self.error(table, format!("table `{table}`: there is only one table, `main`"))),
+                },
+                "scope" | "metric" | "type" | "src" | "from" | "vrf" | "tos" | "iif" => {
+                    return Err(self.error(word, format!("routes are not chosen by `{word}`; {SELECTORS}")));
+                }
+                "exact" => {
+                    let key = self.key()?.0;
+                    self.only_key(&mut keys, word, KeyFilter::One(key))?;
+                }
+                // `to` may be in front of each of these.
+                "to" if matches!(self.words.clone().next(), Some("root" | "match" | "exact")) => {}
+                _ => {
+                    let key = self.key_at(word)?.0;
+                    self.only_key(&mut keys, word, KeyFilter::One(key))?;
+                }
+            }
+        }
+        Ok(said.then(|| RouteFilter {
+            keys: keys.map_or(of_family, |(keys, _)| keys),
+            protocol: protocol.map(|(protocol, _)| protocol),
+            via: via.map(|(via, _)| via),
+            dev: dev.map(|(dev, _)| Arc::from(dev)),
+        }))
+    }
+
+    fn only_key(&self, slot: &mut Given<'a, KeyFilter>, word: &'a str, keys: KeyFilter) -> Result<(), GrammarError> {
+        match slot.replace((keys, word)) {
+            None => Ok(()),
+            Some((_, first)) => Err(self.error(
+                word,
+                format!("`{word}` after `{first}`: only one label, prefix or `all` is expected"),
+            )),
+        }
+    }
+
+    fn prefix_after(&mut self, keyword: &str) -> Result<IpNet, GrammarError> {
+        match self.key()? {
+            (RouteKey::Prefix(prefix), _) => Ok(prefix.trunc()),
+            (RouteKey::Label(_), word) => Err(self.error(
+                word,
+                format!("`{keyword}` takes a prefix, such as 10.0.0.0/8; `{word}` is a label"),
+            )),
+        }
+    }
+
+    fn protocol(&mut self, keyword: &str) -> Result<Protocol, GrammarError> {
+        let word = self.value(keyword, "the name or number of a routing protocol")?;
+        protocols::parse(word).map_err(|InvalidRoute(reason)| self.error(word, reason))
+    }
+
+    fn number(&mut self, keyword: &str) -> Result<u32, GrammarError> {
+        let word = self.value(keyword, "a number")?;
+        unsigned(word).ok_or_else(|| {
+            self.error(
+                word,
+                format!("`{word}` is not a number: `{keyword}` is 0 to {}", u32::MAX),
+            )
+        })
     }
 
     /// Takes in `word`, and what belongs to it, where it is about one way on.
@@ -200,6 +468,7 @@ impl<'a> Parser<'a> {
                 let value = self.weight()?;
                 self.once(&mut said.weight, word, value)?;
             }
+            "onlink" => said.onlink = Some(word),
             _ => return Ok(false),
         }
         Ok(true)
@@ -216,6 +485,8 @@ impl<'a> Parser<'a> {
             dev,
             backup,
             weight,
+            onlink,
+            only,
         } = said;
         let missing = |reason: String| match nexthop {
             Some(word) => self.error(word, reason),
@@ -252,7 +523,7 @@ impl<'a> Parser<'a> {
             (RouteKey::Label(_), Some((Out::Labels(labels), _)), None) => Action::Swap(labels),
             (RouteKey::Label(_), Some((Out::ImplicitNull, _)), None) => Action::PenultimatePop,
             (RouteKey::Label(_), None, None) => match (&via, dev) {
-                (None, Some(("lo", word))) if nexthop.is_some() => {
+                (None, Some(("lo", word))) if nexthop.is_some() && !only => {
                     return Err(self.error(
                         word,
                         "`dev lo` keeps the packet on this box; it is not one of several next hops",
@@ -266,6 +537,12 @@ impl<'a> Parser<'a> {
             return Err(self.error(
                 ttl,
                 "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`",
+            ));
+        }
+        if let (Some(word), None) = (onlink, dev) {
+            return Err(self.error(
+                word,
+                "`onlink` says that the neighbour is on the link of `dev IFACE`; say which interface that is",
             ));
         }
         let next_hop = match (via, dev) {
@@ -341,13 +618,22 @@ impl<'a> Parser<'a> {
     }
 
     fn key(&mut self) -> Result<(RouteKey, &'a str), GrammarError> {
-        let expected = match self.family {
+        let word = self.word(self.key_expected())?;
+        self.key_at(word)
+    }
+
+    fn key_expected(&self) -> &'static str {
+        match self.family {
             Family::Any => "a label, as 100, or a prefix, as 10.4.4.0/24",
             Family::Mpls => "a label, as 100",
             Family::Inet => "an IPv4 prefix, as 10.4.4.0/24",
             Family::Inet6 => "an IPv6 prefix, as 2001:db8::/32",
-        };
-        let mut word = self.word(expected)?;
+        }
+    }
+
+    /// The label or prefix that begins at `word`.
+    fn key_at(&mut self, mut word: &'a str) -> Result<(RouteKey, &'a str), GrammarError> {
+        let expected = self.key_expected();
         if matches!(word, "to" | "unicast") {
             word = self.word(expected)?;
         }
@@ -369,11 +655,12 @@ impl<'a> Parser<'a> {
             ));
         }
         let unexpected = || self.error(word, format!("`{word}` is not {expected}"));
+        // A number alone is a label, and never the beginning of an address.
+        let is_number = word.starts_with(|first: char| first.is_ascii_digit()) && !word.contains(['.', ':', '/']);
         let key = match self.family {
-            Family::Any | Family::Mpls if word.bytes().all(|byte| byte.is_ascii_digit()) => {
-                RouteKey::Label(self.label(word, word)?)
-            }
+            Family::Any | Family::Mpls if is_number => RouteKey::Label(self.label(word, word)?),
             Family::Mpls => return Err(unexpected()),
+            Family::Inet | Family::Inet6 if is_number => return Err(unexpected()),
             Family::Any | Family::Inet | Family::Inet6 => {
                 RouteKey::Prefix(prefix(word, self.family).ok_or_else(unexpected)?)
             }
@@ -410,8 +697,8 @@ impl<'a> Parser<'a> {
 
     fn ttl_propagate(&mut self) -> Result<TtlPropagate, GrammarError> {
         match self.word("`enabled` or `disabled` after `ttl-propagate`")? {
-            "enabled" => Ok(TtlPropagate::Enabled),
-            "disabled" => Ok(TtlPropagate::Disabled),
+            word if "enabled".starts_with(word) => Ok(TtlPropagate::Enabled),
+            word if "disabled".starts_with(word) => Ok(TtlPropagate::Disabled),
             other => Err(self.error(other, format!("`{other}`: `ttl-propagate` is `enabled` or `disabled`"))),
         }
     }
@@ -484,11 +771,12 @@ impl<'a> Parser<'a> {
             "implicit-null" => return Ok(Label::IMPLICIT_NULL),
             _ => {}
         }
-        // A sign is not part of a label.
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse()
-            .ok()
-            .filter(|_| digits)
+        if text.len() > 1 && text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let reason =
+                format!("`{text}` begins with 0, which `ip` reads as octal: write it without, or as 0x in hexadecimal");
+            return Err(self.error(word, reason));
+        }
+        unsigned(text)
             .and_then(Label::new)
             .ok_or_else(|| self.error(word, format!("`{text}` is not a label: labels are 0 to {}", Label::MAX)))
     }
@@ -542,6 +830,9 @@ struct Said<'a> {
     dev: Given<'a, &'a str>,
     backup: Given<'a, NextHop>,
     weight: Given<'a, u16>,
+    onlink: Option<&'a str>,
+    /// It is the only one behind `nexthop`, which is as good as none.
+    only: bool,
 }
 
 impl<'a> Said<'a> {
@@ -557,6 +848,7 @@ impl<'a> Said<'a> {
             .or(word(&self.dev))
             .or(word(&self.backup))
             .or(word(&self.weight))
+            .or(self.onlink)
     }
 }
 
@@ -565,17 +857,60 @@ enum Out {
     ImplicitNull,
 }
 
+/// A number without a sign, decimal or, behind 0x, hexadecimal.
+fn unsigned(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u32::from_str_radix(digits, radix).ok().filter(|_| is_plain)
+}
+
+fn is_default(word: &str) -> bool {
+    matches!(word, "default" | "any" | "all")
+}
+
 /// A prefix, a host's address, or `default`.
 fn prefix(word: &str, family: Family) -> Option<IpNet> {
-    let prefix = match (word, family) {
-        ("default" | "any", Family::Inet6) => IpNet::V6(Ipv6Net::new(Ipv6Addr::UNSPECIFIED, 0).ok()?),
-        ("default" | "any", _) => IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).ok()?),
-        _ => word.parse().or_else(|_| word.parse::<IpAddr>().map(IpNet::from)).ok()?,
+    let prefix = match family {
+        Family::Inet6 if is_default(word) => IpNet::V6(Ipv6Net::default()),
+        _ if is_default(word) => IpNet::V4(Ipv4Net::default()),
+        _ if word.contains(':') => {
+            let host = |_| word.parse().map(|address: Ipv6Addr| IpNet::from(IpAddr::V6(address)));
+            word.parse().or_else(host).ok()?
+        }
+        _ => IpNet::V4(ipv4_prefix(word)?),
     };
     match (prefix, family) {
         (IpNet::V4(_), Family::Inet6) | (IpNet::V6(_), Family::Inet) | (_, Family::Mpls) => None,
         _ => Some(prefix),
     }
+}
+
+/// As iproute2 reads it: 10.22/16 is 10.22.0.0/16, and 10.22.0.0/255.255.0.0 too.
+fn ipv4_prefix(word: &str) -> Option<Ipv4Net> {
+    let (address, length) = match word.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (word, None),
+    };
+    let address = ipv4_address(address)?;
+    match length {
+        None => Ipv4Net::new(address, 32).ok(),
+        Some(mask) if mask.contains('.') => Ipv4Net::with_netmask(address, mask.parse().ok()?).ok(),
+        Some(length) => Ipv4Net::new(address, u8::try_from(unsigned(length)?).ok()?).ok(),
+    }
+}
+
+/// Of an address of less than four numbers, the others are 0. None of them is octal.
+fn ipv4_address(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0; 4];
+    let mut places = octets.iter_mut();
+    for number in text.split('.') {
+        let is_octal = number.len() > 1 && number.starts_with('0') && !number.starts_with("0x");
+        *places.next()? = u8::try_from(unsigned(number).filter(|_| !is_octal)?).ok()?;
+    }
+    Some(octets.into())
 }
 
 #[cfg(test)]
@@ -672,11 +1007,11 @@ mod tests {
             ),
             (
                 "10.4.4.0/24  encap mpls  100 ttl 5 via 192.168.30.102 dev eth1 proto static metric 20",
-                "10.4.4.0/24 encap mpls 100 ttl 5 via inet 192.168.30.102 dev eth1",
+                "10.4.4.0/24 encap mpls 100 ttl 5 via inet 192.168.30.102 dev eth1 metric 20",
             ),
             (
                 "2001:db8::/32  encap mpls  100 via fe80::1 dev eth1 metric 1024 pref medium",
-                "2001:db8::/32 encap mpls 100 via inet6 fe80::1 dev eth1",
+                "2001:db8::/32 encap mpls 100 via inet6 fe80::1 dev eth1 metric 1024",
             ),
             (
                 "100 as to 110 via inet 192.0.2.1 dev eth1 proto static unresolved packets 5 bytes 500",
@@ -726,7 +1061,7 @@ mod tests {
             (
                 "10.4.0.0/16 proto static metric 20 \\\tnexthop  encap mpls  100/200 ttl 5 via 10.0.1.2 dev eth1 weight 1 \
                  \\\tnexthop  encap mpls  300 via 10.0.2.2 dev eth2 weight 1 ",
-                "10.4.0.0/16 nexthop encap mpls 100/200 ttl 5 via inet 10.0.1.2 dev eth1 weight 1 \
+                "10.4.0.0/16 metric 20 nexthop encap mpls 100/200 ttl 5 via inet 10.0.1.2 dev eth1 weight 1 \
                  nexthop encap mpls 300 via inet 10.0.2.2 dev eth2 weight 1",
             ),
         ] {
@@ -1070,9 +1405,10 @@ mod tests {
                 "`dev lo` keeps the packet on this box; it takes no `via` and no `as`",
             ),
             (
-                "100 as 110 via inet 192.0.2.1 mtu 1500",
-                "mtu",
-                "`mtu` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, `backup` and `nexthop`",
+                "100 as 110 via inet 192.0.2.1 mut 1500",
+                "mut",
+                "`mut` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
+                 `proto` and `metric`",
             ),
             (
                 "100 as 110 via inet 192.0.2.1 table 10",
@@ -1121,11 +1457,331 @@ mod tests {
             key("100 via", Family::Any).map_err(|error| error.to_string()),
             Err("`via` is too much: only the label or prefix is expected".into())
         );
-        let (found, whole) = key_or_route("100 via inet 192.0.2.1", Family::Any).unwrap();
+    }
+
+    /// What a line deletes: the key, the whole route if there is one, and what must be true of it.
+    #[test]
+    fn deletions() {
+        for (line, key, whole, attributes) in [
+            ("100", "100", None, (None, None)),
+            (
+                "100 via inet 192.0.2.1",
+                "100",
+                Some("100 via inet 192.0.2.1"),
+                (None, None),
+            ),
+            ("10.1/16 proto bgp", "10.1.0.0/16", None, (Some(186), None)),
+            ("10.1/16 metric 20 table main", "10.1.0.0/16", None, (None, Some(20))),
+            (
+                "10.1/16 proto 7 encap mpls 100 via 192.0.2.1 metric 5",
+                "10.1.0.0/16",
+                Some("10.1.0.0/16 encap mpls 100 via inet 192.0.2.1 proto 7 metric 5"),
+                (Some(7), Some(5)),
+            ),
+        ] {
+            let found = deletion(line, Family::Any).unwrap();
+            assert_eq!(found.key.to_string(), key, "{line}");
+            assert_eq!(found.route.map(|route| route.to_string()).as_deref(), whole, "{line}");
+            let protocol = found.protocol.map(|Protocol(number)| number);
+            assert_eq!((protocol, found.metric), attributes, "{line}");
+        }
+        assert!(deletion("100 mtu 5", Family::Any).is_err());
+        assert!(deletion("", Family::Any).is_err());
+    }
+
+    #[test]
+    fn selections() {
+        let filter = |keys| RouteFilter::from(keys);
+        let prefix = |text: &str| text.parse::<IpNet>().unwrap();
+        let one = |text: &str| filter(KeyFilter::One(key(text, Family::Any).unwrap()));
+        for (line, family, means) in [
+            ("", Family::Any, None),
+            (" ", Family::Inet, None),
+            ("all", Family::Any, Some(filter(KeyFilter::All))),
+            ("all", Family::Mpls, Some(filter(KeyFilter::Labels))),
+            ("table main", Family::Inet6, Some(filter(KeyFilter::V6Prefixes))),
+            ("100", Family::Any, Some(one("100"))),
+            ("0x64", Family::Mpls, Some(one("100"))),
+            ("10/8", Family::Inet, Some(one("10.0.0.0/8"))),
+            ("to exact 10.4/16", Family::Any, Some(one("10.4.0.0/16"))),
+            ("default", Family::Inet6, Some(one("::/0"))),
+            (
+                "to root 10.4.5/16",
+                Family::Any,
+                Some(filter(KeyFilter::Within(prefix("10.4.0.0/16")))),
+            ),
+            (
+                "match 10.4.5.6",
+                Family::Any,
+                Some(filter(KeyFilter::Covering(prefix("10.4.5.6/32")))),
+            ),
+            (
+                "proto bgp",
+                Family::Inet,
+                Some(RouteFilter {
+                    protocol: Some(Protocol(186)),
+                    ..filter(KeyFilter::V4Prefixes)
+                }),
+            ),
+            (
+                "dev eth1 all proto 7 via inet6 fe80::1",
+                Family::Any,
+                Some(RouteFilter {
+                    keys: KeyFilter::All,
+                    protocol: Some(Protocol(7)),
+                    via: Some(Via::Inet6("fe80::1".parse().unwrap())),
+                    dev: Some("eth1".into()),
+                }),
+            ),
+        ] {
+            assert_eq!(selection(line, family), Ok(means), "{line}");
+        }
+        for (line, words, reason) in [
+            (
+                "all 100",
+                "100",
+                "`100` after `all`: only one label, prefix or `all` is expected",
+            ),
+            (
+                "100 101",
+                "101",
+                "`101` after `100`: only one label, prefix or `all` is expected",
+            ),
+            (
+                "root 100",
+                "100",
+                "`root` takes a prefix, such as 10.0.0.0/8; `100` is a label",
+            ),
+            (
+                "proto bgpp",
+                "bgpp",
+                "`bgpp` is not a routing protocol: it is a name such as static, bgp, ospf or isis, or a number, 0 to 255",
+            ),
+            ("proto bgp proto bgp", "proto", "`proto` is given twice"),
+            ("dev", "", "the line ends where an interface is expected after `dev`"),
+            ("table 10", "10", "table `10`: there is only one table, `main`"),
+            (
+                "scope link",
+                "scope",
+                "routes are not chosen by `scope`; the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, \
+                 `proto PROTO`, `via ADDRESS` and `dev IFACE`",
+            ),
+        ] {
+            let error = selection(line, Family::Any).unwrap_err();
+            assert_eq!(
+                (&line[error.at.clone()], error.reason.as_str()),
+                (words, reason),
+                "{line}"
+            );
+        }
+    }
+
+    /// Lines that FRR has had installed, and others that `ip` takes or prints, word for word.
+    #[test]
+    fn lines_of_ip_and_frr() {
+        for (line, means) in [
+            (
+                "10.100.0.3 nhid 25  encap mpls  17 via 10.2.0.2 dev b0 proto ospf metric 20 ",
+                "10.100.0.3/32 encap mpls 17 via inet 10.2.0.2 dev b0 proto ospf metric 20",
+            ),
+            (
+                "10.100.0.3 nhid 25 proto ospf metric 20 \n\tnexthop  encap mpls  17 via 10.2.0.2 dev b0 weight 1 \n\
+                 \tnexthop  encap mpls  implicit-null-not-here via 10.3.0.2 dev b1 weight 1 ",
+                "",
+            ),
+            (
+                "10.100.0.3 nhid 25 proto ospf metric 20 \n\tnexthop  encap mpls  17 via 10.2.0.2 dev b0 weight 1 \n\
+                 \tnexthop  encap mpls  18/19 via 10.3.0.2 dev b1 weight 1 onlink linkdown ",
+                "10.100.0.3/32 proto ospf metric 20 nexthop encap mpls 17 via inet 10.2.0.2 dev b0 weight 1 \
+                 nexthop encap mpls 18/19 via inet 10.3.0.2 dev b1 weight 1",
+            ),
+            (
+                "2001:db8::3 nhid 31  encap mpls  17 via fe80::2 dev b0 proto isis metric 20 pref medium",
+                "2001:db8::3/128 encap mpls 17 via inet6 fe80::2 dev b0 proto isis metric 20",
+            ),
+            (
+                "17 as to 18 via inet 10.2.0.2 dev b0 proto ospf ",
+                "17 as to 18 via inet 10.2.0.2 dev b0 proto ospf",
+            ),
+            (
+                "16 nhid 9 via inet6 fe80::2 dev b0 proto 193 rt_offload rt_trap offload trap ",
+                "16 via inet6 fe80::2 dev b0 proto 193",
+            ),
+            (
+                "100 as to 110 via inet 10.2.0.2 dev b0 proto static ttl-propogate disabled",
+                "100 as to 110 via inet 10.2.0.2 dev b0 ttl-propagate disabled",
+            ),
+            // `ip -oneline -M route` puts its backslash right behind the word.
+            (
+                "100 proto static ttl-propogate enabled\\\tnexthop as to 200 via inet 10.0.1.2  dev eth1 dead linkdown \\\tnexthop \
+                 as to 300 via inet 10.0.2.2  dev eth2 ",
+                "100 ttl-propagate enabled nexthop as to 200 via inet 10.0.1.2 dev eth1 weight 1 \
+                 nexthop as to 300 via inet 10.0.2.2 dev eth2 weight 1",
+            ),
+            ("103 nexthop dev lo", "103 dev lo"),
+            (
+                "0x67 as 0x68/0X69 via inet 192.0.2.1",
+                "103 as to 104/105 via inet 192.0.2.1",
+            ),
+            (
+                "10.22/16 encap mpls 100 via 192.0.2.1",
+                "10.22.0.0/16 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "10/8 encap mpls 100 via 192.0.2.1",
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "10.22 encap mpls 100 via 192.0.2.1",
+                "10.22.0.0/32 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "10.22.0.0/255.255.0.0 encap mpls 100 via 192.0.2.1",
+                "10.22.0.0/16 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "all encap mpls 100 via 192.0.2.1",
+                "0.0.0.0/0 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "default encap mpls 100 via 2001:db8::1",
+                "::/0 encap mpls 100 via inet6 2001:db8::1",
+            ),
+            (
+                "default nexthop encap mpls 100 via inet6 2001:db8::1 nexthop encap mpls 101 via 192.0.2.1",
+                "::/0 nexthop encap mpls 100 via inet6 2001:db8::1 weight 1 nexthop encap mpls 101 via inet 192.0.2.1 weight 1",
+            ),
+            (
+                "default encap mpls 100 via link 02:00:00:00:00:01 dev eth1",
+                "0.0.0.0/0 encap mpls 100 via link 02:00:00:00:00:01 dev eth1",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 via 192.0.2.1 dev eth1 table main scope global onlink expires 86sec error -101 uid 0",
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 dev eth1",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 via 192.0.2.1 metric 0 proto 4",
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 via 192.0.2.1 priority 0x10 protocol 0xba",
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 proto bgp metric 16",
+            ),
+        ] {
+            match means {
+                "" => assert!(read(line, Family::Any).is_err(), "{line}"),
+                _ => assert_eq!(read(line, Family::Any), Ok(means.to_owned()), "{line}"),
+            }
+        }
         assert_eq!(
-            (Some(found), key_or_route("100", Family::Any)),
-            (whole.map(|route| route.key()), Ok((found, None)))
+            read("10 encap mpls 100 via 192.0.2.1", Family::Inet),
+            Err("`10` is not an IPv4 prefix, as 10.4.4.0/24".into())
         );
+        assert_eq!(
+            read("default encap mpls 100 via inet6 2001:db8::1", Family::Inet),
+            Ok("0.0.0.0/0 encap mpls 100 via inet6 2001:db8::1".into())
+        );
+    }
+
+    /// No word is taken and lost: it is kept, says what is so in any case, or is refused.
+    #[test]
+    fn words_that_mean_something_else_than_a_route_here_has() {
+        for (words, at, reason) in [
+            (
+                "metric 3",
+                "metric",
+                "`metric` is for a prefix; a label has one route, and nothing to prefer it to",
+            ),
+            (
+                "metric 4294967296",
+                "4294967296",
+                "`4294967296` is not a number: `metric` is 0 to 4294967295",
+            ),
+            (
+                "metric many",
+                "many",
+                "`many` is not a number: `metric` is 0 to 4294967295",
+            ),
+            (
+                "scope link",
+                "link",
+                "`scope link` is for destinations without a router; a route here has a next hop, which is `scope global`: \
+                 leave it out",
+            ),
+            (
+                "onlink",
+                "onlink",
+                "`onlink` says that the neighbour is on the link of `dev IFACE`; say which interface that is",
+            ),
+            ("table 10", "10", "table `10`: there is only one table, `main`"),
+            ("vrf red", "vrf", "`vrf`: there is only one table, `main`; leave it out"),
+            (
+                "pref high",
+                "high",
+                "`pref high`: a prefix has only one route here, so nothing is preferred: leave it out",
+            ),
+            (
+                "src 192.0.2.9",
+                "src",
+                "`src` is for packets of this machine's own, which the kernel routes: \
+                 `ip route add PREFIX dev mpls0 src ADDRESS`, with `load --local`",
+            ),
+            (
+                "mtu lock 1400",
+                "mtu",
+                "`mtu`: a packet must fit the MTU of the port that it leaves by: `ip link set dev IFACE mtu N`",
+            ),
+            (
+                "advmss 1400",
+                "advmss",
+                "`advmss` is for packets of this machine's own, which the kernel routes: give it to `ip route`",
+            ),
+            (
+                "tos 4",
+                "tos",
+                "`tos`: a route is for a label or a destination prefix, and looks at nothing else",
+            ),
+            (
+                "expires 100",
+                "expires",
+                "`expires`: a route here stays until it is deleted; leave it out",
+            ),
+            (
+                "proto egp",
+                "egp",
+                "`egp` is not a routing protocol: it is a name such as static, bgp, ospf or isis, or a number, 0 to 255",
+            ),
+            ("proto bgp proto bgp", "proto", "`proto` is given twice"),
+        ] {
+            let line = format!("100 as 110 via inet 192.0.2.1 {words}");
+            let error = route(&line, Family::Any).unwrap_err();
+            assert_eq!((&line[error.at.clone()], error.reason.as_str()), (at, reason), "{line}");
+        }
+        for (line, at, reason) in [
+            (
+                "100 nhid 25 proto ospf",
+                "nhid",
+                "`nhid 25` is a next hop that only the kernel knows: say which one, by `via inet ADDRESS`",
+            ),
+            (
+                "0100 via inet 192.0.2.1",
+                "0100",
+                "`0100` begins with 0, which `ip` reads as octal: write it without, or as 0x in hexadecimal",
+            ),
+            (
+                "010.1/16 encap mpls 100 via 192.0.2.1",
+                "010.1/16",
+                "`010.1/16` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+            ),
+            (
+                "100 onlink nexthop via 192.0.2.1 nexthop via 192.0.2.2",
+                "onlink",
+                "`onlink` before `nexthop`: each of several next hops has its own, after its `nexthop`",
+            ),
+        ] {
+            let error = route(line, Family::Any).unwrap_err();
+            assert_eq!((&line[error.at.clone()], error.reason.as_str()), (at, reason), "{line}");
+        }
     }
 
     fn label() -> impl Strategy<Value = Label> {
@@ -1208,8 +1864,16 @@ mod tests {
             Just(TtlPropagate::Enabled),
             Just(TtlPropagate::Disabled)
         ];
-        (what, propagate).prop_filter_map("not a route", |((key, paths), propagate)| {
-            Route::with_paths(key, paths, propagate).ok()
+        let attributes = (any::<u8>(), prop_oneof![Just(0), any::<u32>()]);
+        (what, propagate, attributes).prop_filter_map("not a route", |((key, paths), propagate, (protocol, metric))| {
+            let attributes = Attributes {
+                protocol: Protocol(protocol),
+                metric: if matches!(key, RouteKey::Prefix(_)) { metric } else { 0 },
+            };
+            Route::with_paths(key, paths, propagate)
+                .ok()?
+                .with_attributes(attributes)
+                .ok()
         })
     }
 

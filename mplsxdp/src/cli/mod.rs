@@ -8,6 +8,7 @@ pub mod grammar;
 mod link;
 mod load;
 mod output;
+mod protocols;
 mod route;
 mod status;
 

@@ -8,11 +8,14 @@ use mplsxdp_common::abi::TtlPropagate;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
-use super::grammar::{self, Family, GrammarError};
+use super::grammar::{self, Deletion, Family, GrammarError, SELECTORS};
 use super::link::{next_hop, state};
 use super::output::Output;
+use super::protocols;
 use super::{Failure, Session, verb};
-use crate::control::api::{self, BucketRange, Changes, InstalledRoute, NextHopState, Refusal, Resolution};
+use crate::control::api::{
+    self, BucketRange, Changes, InstalledRoute, KeyFilter, NextHopState, Refusal, Resolution, RouteFilter,
+};
 use crate::control::client::{Client, ClientError};
 use crate::lfib::route::{Action, NextHop, Path, Route, RouteKey};
 
@@ -24,11 +27,14 @@ Verbs:
   ... via A [dev IFACE] backup via {inet B|inet6 B|link MAC} [dev IFACE]     B while A cannot be reached
   ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     several that share the flows
   route del {LABEL|PREFIX}        or the whole route: deleted only if it is the one
-  route show [LABEL|PREFIX]       all that there are; counters with -s
+  ... [proto {NAME|NUMBER}] [metric N]     kept and shown; nothing else depends on them
+  route show [SELECTOR]           all that there are; counters with -s
   route get {LABEL|PREFIX|ADDRESS}   with the state of next hops, and the buckets of several
-  route flush [all|LABEL|PREFIX]
+  route flush SELECTOR            deletes those that it chooses
   route save > FILE               all routes, one a line
-  route restore < FILE            makes these all that there are, at once or not at all";
+  route restore < FILE            makes these all that there are, at once or not at all
+Selectors, of which all must be true: all, LABEL, PREFIX, root PREFIX (it and what it has within), match PREFIX (it and what
+covers it), proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
 
 /// Routes in one message of a restore: about a megabyte.
 const BATCH: usize = 8192;
@@ -81,8 +87,10 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
     let in_line = |error: GrammarError| Failure::Usage(format!("{error}\n{}", error.point_out(&line)));
     let only = |usage: &str| Failure::Usage(format!("`route {word}` takes nothing more: `{usage}`"));
     match verb {
-        Verb::Show if line.is_empty() => show(None, session),
-        Verb::Show => show(Some(grammar::key(&line, family).map_err(in_line)?), session),
+        Verb::Show => {
+            let chosen = grammar::selection(&line, family).map_err(in_line)?;
+            show(&chosen.unwrap_or_else(|| of_family(family)), session)
+        }
         Verb::Get => get(grammar::key(&line, family).map_err(in_line)?, session),
         Verb::Add => {
             let route = grammar::route(&line, family).map_err(in_line)?;
@@ -105,19 +113,17 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
             "`{word}`: a label or prefix has one route; `add` and `replace` are for that"
         ))),
         Verb::Delete => {
-            let (key, route) = grammar::key_or_route(&line, family).map_err(in_line)?;
-            delete(key, route, session.client()?)
+            let deletion = grammar::deletion(&line, family).map_err(in_line)?;
+            delete(deletion, session.client()?)
         }
-        Verb::Flush => match rest {
-            [one] if one != "all" => {
-                let key = grammar::key(&line, family).map_err(in_line)?;
-                flush_one(key, session)
-            }
-            [] | [_] => {
-                let changes = session.client()?.flush_routes(api_family(family))?;
+        Verb::Flush => match grammar::selection(&line, family).map_err(in_line)? {
+            None => Err(Failure::Usage(format!(
+                "`route flush` needs arguments, as with `ip`: `route flush all` deletes all routes; {SELECTORS}"
+            ))),
+            Some(chosen) => {
+                let changes = session.client()?.flush_routes(&(&chosen).into())?;
                 report(changes, &mut session.out)
             }
-            _ => Err(only("route flush [all|LABEL|PREFIX]")),
         },
         Verb::Save if !rest.is_empty() => Err(only("route save > FILE")),
         Verb::Restore if !rest.is_empty() => Err(only("route restore < FILE")),
@@ -139,13 +145,14 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
     }
 }
 
-fn api_family(family: Family) -> Option<api::Family> {
-    match family {
-        Family::Any => None,
-        Family::Mpls => Some(api::Family::Mpls),
-        Family::Inet => Some(api::Family::Inet),
-        Family::Inet6 => Some(api::Family::Inet6),
-    }
+/// What an empty selection means.
+fn of_family(family: Family) -> RouteFilter {
+    RouteFilter::from(match family {
+        Family::Any => KeyFilter::All,
+        Family::Mpls => KeyFilter::Labels,
+        Family::Inet => KeyFilter::V4Prefixes,
+        Family::Inet6 => KeyFilter::V6Prefixes,
+    })
 }
 
 fn none(key: RouteKey) -> Failure {
@@ -187,12 +194,22 @@ fn existing(key: RouteKey, client: &mut Client) -> Result<Option<InstalledRoute>
     Ok(found)
 }
 
-/// With the whole route given, only that one is deleted.
-fn delete(key: RouteKey, given: Option<Route>, client: &mut Client) -> Result<(), Failure> {
-    if let Some(given) = given {
+/// With more than the key given, only a route of which that is true is deleted.
+fn delete(deletion: Deletion, client: &mut Client) -> Result<(), Failure> {
+    let Deletion {
+        key,
+        route,
+        protocol,
+        metric,
+    } = deletion;
+    if route.is_some() || protocol.is_some() || metric.is_some() {
         let installed = existing(key, client)?.ok_or_else(|| none(key))?;
         let found = with_dev_found(&installed)?;
-        if contradicts(&given, &found) {
+        let attributes = found.attributes();
+        if protocol.is_some_and(|protocol| protocol != attributes.protocol)
+            || metric.is_some_and(|metric| metric != attributes.metric)
+            || route.is_some_and(|route| contradicts(&route, &found))
+        {
             return Err(Failure::Refused(format!(
                 "the route of {key} is another one: `{found}`"
             )));
@@ -228,23 +245,11 @@ fn agrees(said: &Path, found: &Path, only: bool) -> bool {
     action && said.weight == found.weight && is(&said.next_hop, &found.next_hop) && is(&said.backup, &found.backup)
 }
 
-/// As iproute2's flush: what is not there needs none.
-fn flush_one(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
-    let changes = match session.client()?.delete_routes(vec![key.into()]) {
-        Err(ClientError::Refused(api::Error::Refused(Refusal::NoSuchRoute { .. }))) => Changes::default(),
-        outcome => outcome?,
-    };
-    report(changes, &mut session.out)
-}
-
-fn show(key: Option<RouteKey>, session: &mut Session) -> Result<(), Failure> {
-    let list = match key {
-        Some(key) => one(key),
-        None => api::ListRoutes {
-            family: api_family(session.family),
-            counters: Some(session.out.style.stats),
-            ..api::ListRoutes::default()
-        },
+fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
+    let one = matches!(chosen.keys, KeyFilter::One(_));
+    let list = api::ListRoutes {
+        counters: Some(one || session.out.style.stats),
+        ..api::FlushRoutes::from(chosen).into()
     };
     session.client()?;
     let Session {
@@ -293,6 +298,8 @@ struct JsonRoute {
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_propagate: Option<bool>,
     protocol: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metric: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nexthops: Option<Vec<JsonPath>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -371,11 +378,15 @@ impl JsonRoute {
             None => (paths.next(), None),
             Some(_) => (None, Some(paths.collect())),
         };
+        let api::Route {
+            ttl_propagate, metric, ..
+        } = api::Route::from(&route);
         Ok(Self {
             dst: route.key().to_string(),
             by_itself,
-            ttl_propagate: api::Route::from(&route).ttl_propagate,
-            protocol: installed.owner.clone(),
+            ttl_propagate,
+            protocol: protocols::name(route.attributes().protocol),
+            metric,
             nexthops,
             stats: installed.counter.filter(|_| counters),
         })
@@ -422,11 +433,13 @@ impl JsonPath {
 /// As `ip route` prints a route, and takes it again: several next hops on a line each.
 fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
-    let mut line = match installed.paths {
-        None => with_dev_found(installed)?.to_string(),
-        Some(_) => format!("{}{}", route.key(), ttl_propagate(&route)),
+    let protocol = protocols::name(route.attributes().protocol);
+    let mut line = String::new();
+    // A string takes all that is written to it.
+    let _ = match installed.paths {
+        None => with_dev_found(installed)?.fmt_head(&mut line, Some(&protocol)),
+        Some(_) => route.fmt_head(&mut line, Some(&protocol)),
     };
-    line.push_str(&format!(" proto {}", installed.owner));
     if let Some(flag) = installed.next_hop.as_ref().and_then(flag) {
         line.push(' ');
         line.push_str(flag);
@@ -445,14 +458,6 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         format!("\t{path}{flag}")
     });
     Ok(std::iter::once(line).chain(nexthops).collect())
-}
-
-fn ttl_propagate(route: &Route) -> &'static str {
-    match route.ttl_propagate() {
-        TtlPropagate::Default => "",
-        TtlPropagate::Enabled => " ttl-propagate enabled",
-        TtlPropagate::Disabled => " ttl-propagate disabled",
-    }
 }
 
 fn count(buckets: &[BucketRange]) -> usize {
@@ -501,7 +506,9 @@ fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
 /// The route with the interfaces that were found for it, its paths in their order.
 fn with_dev_found(installed: &InstalledRoute) -> Result<Route, Failure> {
     let route = desired(installed)?;
-    Ok(Route::with_paths(route.key(), found_paths(&route, installed), route.ttl_propagate()).unwrap_or(route))
+    let found = Route::with_paths(route.key(), found_paths(&route, installed), route.ttl_propagate());
+    let found = found.and_then(|found| found.with_attributes(route.attributes()));
+    Ok(found.unwrap_or(route))
 }
 
 /// The paths of `route`, in their order, with the interfaces that were found for them; but several as they were asked for where

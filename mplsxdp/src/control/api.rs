@@ -9,7 +9,8 @@ use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
 pub use crate::lfib::Mode as ChangeMode;
-use crate::lfib::route::{self, Action, InvalidRoute, NextHop, OutLabels, RouteKey, Via};
+pub use crate::lfib::route::Protocol;
+use crate::lfib::route::{self, Action, Attributes, InvalidRoute, NextHop, OutLabels, RouteKey, Via};
 use crate::lfib::spread::Spread;
 
 /// The interface's name.
@@ -43,6 +44,11 @@ pub struct Route {
     pub backup: Option<Backup>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nexthops: Option<Vec<Path>>,
+    /// `static` if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
 }
 
 /// `type Path`: one of several ways on.
@@ -220,7 +226,26 @@ impl TryFrom<Route> for route::Route {
                 .map(|path| path.checked(key))
                 .collect::<Result<_, _>>()?,
         };
-        Self::with_paths(key, paths, ttl_propagate)
+        let attributes = Attributes {
+            protocol: api.protocol.unwrap_or_default(),
+            metric: api.metric.unwrap_or_default(),
+        };
+        Self::with_paths(key, paths, ttl_propagate)?.with_attributes(attributes)
+    }
+}
+
+/// By its name or number, as a string.
+impl Serialize for Protocol {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|InvalidRoute(reason)| serde::de::Error::custom(reason))
     }
 }
 
@@ -349,6 +374,8 @@ impl From<&route::Route> for Route {
             dev: by_itself.dev,
             backup: by_itself.backup,
             nexthops,
+            protocol: Some(route.attributes().protocol),
+            metric: Some(route.attributes().metric).filter(|&metric| metric != 0),
         }
     }
 }
@@ -650,7 +677,7 @@ pub struct Routes {
 }
 
 /// Parameters of `ListRoutes`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListRoutes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -659,6 +686,16 @@ pub struct ListRoutes {
     pub label: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covering: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<ViaAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<bool>,
 }
@@ -676,12 +713,78 @@ pub struct Keys {
     pub keys: Vec<Key>,
 }
 
-/// Parameters of `FlushRoutes`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+/// Parameters of `FlushRoutes`: which routes, as in [`ListRoutes`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlushRoutes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covering: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<ViaAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Arc<str>>,
+}
+
+impl From<FlushRoutes> for ListRoutes {
+    fn from(flush: FlushRoutes) -> Self {
+        let FlushRoutes {
+            family,
+            label,
+            prefix,
+            within,
+            covering,
+            protocol,
+            via,
+            dev,
+        } = flush;
+        Self {
+            family,
+            label,
+            prefix,
+            within,
+            covering,
+            protocol,
+            via,
+            dev,
+            counters: None,
+        }
+    }
+}
+
+impl From<&RouteFilter> for FlushRoutes {
+    fn from(filter: &RouteFilter) -> Self {
+        let mut chosen = Self {
+            protocol: filter.protocol,
+            via: filter.via.map(ViaAddress::from),
+            dev: filter.dev.clone(),
+            ..Self::default()
+        };
+        match filter.keys {
+            KeyFilter::All => {}
+            KeyFilter::Labels => chosen.family = Some(Family::Mpls),
+            KeyFilter::V4Prefixes => chosen.family = Some(Family::Inet),
+            KeyFilter::V6Prefixes => chosen.family = Some(Family::Inet6),
+            KeyFilter::One(key) => {
+                Key {
+                    label: chosen.label,
+                    prefix: chosen.prefix,
+                } = key.into();
+            }
+            KeyFilter::Within(prefix) => chosen.within = Some(prefix),
+            KeyFilter::Covering(prefix) => chosen.covering = Some(prefix),
+        }
+        chosen
+    }
 }
 
 /// Reply of every call that changes routes.
@@ -765,14 +868,54 @@ pub struct StatusReply {
     pub status: Status,
 }
 
-/// Which routes a list is of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RouteFilter {
+/// Which routes are meant: those of which all of it is true.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RouteFilter {
+    pub keys: KeyFilter,
+    pub protocol: Option<Protocol>,
+    /// One of the next hops is this one, backups aside.
+    pub via: Option<Via>,
+    /// One of the next hops is reached by this interface, backups aside; `lo`: it pops to this box.
+    pub dev: Option<Arc<str>>,
+}
+
+/// Which labels and prefixes are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum KeyFilter {
+    #[default]
     All,
     Labels,
     V4Prefixes,
     V6Prefixes,
     One(RouteKey),
+    /// This prefix, and those that are parts of it.
+    Within(IpNet),
+    /// This prefix, and those that it is a part of.
+    Covering(IpNet),
+}
+
+impl KeyFilter {
+    pub fn selects(self, key: RouteKey) -> bool {
+        match (self, key) {
+            (Self::All, _)
+            | (Self::Labels, RouteKey::Label(_))
+            | (Self::V4Prefixes, RouteKey::Prefix(IpNet::V4(_)))
+            | (Self::V6Prefixes, RouteKey::Prefix(IpNet::V6(_))) => true,
+            (Self::One(one), _) => key == one,
+            (Self::Within(whole), RouteKey::Prefix(prefix)) => whole.contains(&prefix),
+            (Self::Covering(part), RouteKey::Prefix(prefix)) => prefix.contains(&part),
+            _ => false,
+        }
+    }
+}
+
+impl From<KeyFilter> for RouteFilter {
+    fn from(keys: KeyFilter) -> Self {
+        Self {
+            keys,
+            ..Self::default()
+        }
+    }
 }
 
 /// What the server asks of the controller. Each is all or nothing.

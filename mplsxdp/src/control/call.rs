@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, Request, RouteFilter};
-use crate::lfib::route::{InvalidRoute, Route, RouteKey};
+use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Request, RouteFilter};
+use crate::lfib::route::{InvalidRoute, Route, RouteKey, Via};
 
 /// Every varlink service has this interface.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";
@@ -158,7 +158,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
     };
     match name {
         "GetStatus" => nothing(raw, Command::Ask(Request::GetStatus)),
-        "ListRoutes" => list_routes(&parameters(raw)?),
+        "ListRoutes" => list_routes(parameters(raw)?),
         "AddRoutes" => change(ChangeMode::Add),
         "ReplaceRoutes" => change(ChangeMode::Replace),
         "DeleteRoutes" => {
@@ -171,9 +171,9 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             Ok(Command::Ask(Request::DeleteRoutes { keys }))
         }
         "FlushRoutes" => {
-            let api::FlushRoutes { family } = parameters(raw)?;
+            let flush: api::FlushRoutes = parameters(raw)?;
             Ok(Command::Ask(Request::FlushRoutes {
-                filter: family.map_or(RouteFilter::All, family_filter),
+                filter: filter(flush.into())?,
             }))
         }
         "Begin" => {
@@ -216,51 +216,45 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
     }
 }
 
-fn list_routes(list: &api::ListRoutes) -> Result<Command, Error> {
-    let key = Key {
-        label: list.label,
-        prefix: list.prefix,
-    };
-    let filter = match (list.family, key) {
-        (
-            None,
-            Key {
-                label: None,
-                prefix: None,
-            },
-        ) => RouteFilter::All,
-        (
-            Some(family),
-            Key {
-                label: None,
-                prefix: None,
-            },
-        ) => family_filter(family),
-        (None, key @ Key { label: None, .. }) => {
-            RouteFilter::One(RouteKey::try_from(key).map_err(invalid_at("prefix"))?)
-        }
-        (None, key @ Key { prefix: None, .. }) => {
-            RouteFilter::One(RouteKey::try_from(key).map_err(invalid_at("label"))?)
-        }
-        _ => {
-            return Err(Error::InvalidParameter {
-                parameter: "parameters".into(),
-                reason: "only one of `family`, `label` and `prefix` can be given".into(),
-            });
-        }
-    };
+fn list_routes(list: api::ListRoutes) -> Result<Command, Error> {
     Ok(Command::ListRoutes {
-        filter,
         counters: list.counters.unwrap_or(false),
+        filter: filter(list)?,
     })
 }
 
-fn family_filter(family: Family) -> RouteFilter {
-    match family {
-        Family::Mpls => RouteFilter::Labels,
-        Family::Inet => RouteFilter::V4Prefixes,
-        Family::Inet6 => RouteFilter::V6Prefixes,
+/// Which routes are meant; `counters` says nothing about that.
+fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
+    let family = list.family.map(|family| match family {
+        Family::Mpls => KeyFilter::Labels,
+        Family::Inet => KeyFilter::V4Prefixes,
+        Family::Inet6 => KeyFilter::V6Prefixes,
+    });
+    let one = |label, prefix, place| {
+        let key = RouteKey::try_from(Key { label, prefix });
+        key.map(KeyFilter::One).map_err(invalid_at(place))
+    };
+    let label = list.label.map(|label| one(Some(label), None, "label")).transpose()?;
+    let prefix = list
+        .prefix
+        .map(|prefix| one(None, Some(prefix), "prefix"))
+        .transpose()?;
+    let within = list.within.map(|prefix| KeyFilter::Within(prefix.trunc()));
+    let covering = list.covering.map(|prefix| KeyFilter::Covering(prefix.trunc()));
+    let mut keys = [family, label, prefix, within, covering].into_iter().flatten();
+    let chosen = keys.next().unwrap_or_default();
+    if keys.next().is_some() {
+        return Err(Error::InvalidParameter {
+            parameter: "parameters".into(),
+            reason: "only one of `family`, `label`, `prefix`, `within` and `covering` can be given".into(),
+        });
     }
+    Ok(RouteFilter {
+        keys: chosen,
+        protocol: list.protocol,
+        via: list.via.map(Via::try_from).transpose().map_err(invalid_at("via"))?,
+        dev: list.dev,
+    })
 }
 
 /// The routes of a call, each checked. `base` is what the first one counts as in an error.
@@ -431,7 +425,7 @@ mod tests {
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"lable\":100}]}",
                 "parameters.routes[0].lable",
-                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`",
+                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`, `protocol`, `metric`",
             ),
             (
                 "AddRoutes",
@@ -461,7 +455,7 @@ mod tests {
                 "ListRoutes",
                 "{\"label\":100,\"family\":\"mpls\"}",
                 "parameters",
-                "only one of `family`, `label` and `prefix` can be given",
+                "only one of `family`, `label`, `prefix`, `within` and `covering` can be given",
             ),
             ("Begin", "{}", "parameters", "missing field `replace_all`"),
             (
@@ -562,7 +556,7 @@ mod tests {
         assert_eq!(
             outcome,
             Ok(Command::ListRoutes {
-                filter: RouteFilter::All,
+                filter: RouteFilter::default(),
                 counters: false
             })
         );

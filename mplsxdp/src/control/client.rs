@@ -114,8 +114,8 @@ impl Client {
         Ok(changes)
     }
 
-    pub fn flush_routes(&mut self, family: Option<api::Family>) -> Result<Changes, ClientError> {
-        let api::Changed { changes } = self.call("FlushRoutes", &api::FlushRoutes { family })?;
+    pub fn flush_routes(&mut self, chosen: &api::FlushRoutes) -> Result<Changes, ClientError> {
+        let api::Changed { changes } = self.call("FlushRoutes", chosen)?;
         Ok(changes)
     }
 

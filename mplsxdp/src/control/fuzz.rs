@@ -4,10 +4,10 @@ use bytes::BytesMut;
 use serde_json::{Value, json};
 use tokio_util::codec::Decoder as _;
 
-use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, Request, RouteFilter};
+use super::api::{self, ChangeMode, Error, INTERFACE, Key, Request, RouteFilter};
 use super::call::{self, Command, Flags, SERVICE_INTERFACE};
 use super::codec::{Message, Messages};
-use crate::lfib::route::{Route, RouteKey};
+use crate::lfib::route::Route;
 
 /// `data` says how large a message may be and how many bytes arrive at once; the rest is what arrives. Messages are the same in
 /// whatever pieces they arrive, no more is kept than one message may have, and each is a call, which can be written and read
@@ -109,10 +109,7 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             let keys = keys.iter().map(|&key| Key::from(key)).collect();
             ("DeleteRoutes", json!(api::Keys { keys }))
         }
-        Request::FlushRoutes { filter } => {
-            let family = family_of(filter);
-            ("FlushRoutes", json!(api::FlushRoutes { family }))
-        }
+        Request::FlushRoutes { filter } => ("FlushRoutes", json!(api::FlushRoutes::from(filter))),
         Request::ListLinks => ("ListLinks", json!({})),
         Request::AddLink { name, tx_only } => ("AddLink", json!({ "name": name, "tx_only": tx_only })),
         Request::DeleteLink { name } => ("DeleteLink", json!({ "name": name })),
@@ -130,24 +127,8 @@ fn routes_of(routes: &[Route]) -> Value {
 }
 
 fn list_of(filter: &RouteFilter, counters: bool) -> Value {
-    let one: Option<RouteKey> = match *filter {
-        RouteFilter::One(key) => Some(key),
-        _ => None,
-    };
-    let Key { label, prefix } = one.map_or_else(Key::default, Key::from);
     json!(api::ListRoutes {
-        family: family_of(filter),
-        label,
-        prefix,
         counters: Some(counters),
+        ..api::FlushRoutes::from(filter).into()
     })
-}
-
-fn family_of(filter: &RouteFilter) -> Option<Family> {
-    match filter {
-        RouteFilter::All | RouteFilter::One(_) => None,
-        RouteFilter::Labels => Some(Family::Mpls),
-        RouteFilter::V4Prefixes => Some(Family::Inet),
-        RouteFilter::V6Prefixes => Some(Family::Inet6),
-    }
 }

@@ -422,7 +422,7 @@ impl Connection {
         let mut after = None;
         loop {
             let request = Request::ListRoutes {
-                filter,
+                filter: filter.clone(),
                 after,
                 limit: PAGE,
                 counters,

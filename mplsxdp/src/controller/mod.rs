@@ -24,14 +24,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, burst};
-use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request, RouteFilter};
+use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, server};
 use crate::dataplane::TableError;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::pass::Claim;
-use crate::lfib::route::{NextHop, Owner, Route, RouteKey};
+use crate::lfib::route::{NextHop, Owner, Route};
 use crate::lfib::{ChangeError, Lfib, Reach};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::netlink::Netlink;
@@ -274,7 +274,7 @@ impl Controller {
                 after,
                 limit,
                 counters,
-            } => Ok(Reply::Routes(self.list_routes(filter, after, limit, counters))),
+            } => Ok(Reply::Routes(self.list_routes(&filter, after, limit, counters)?)),
             Request::ChangeRoutes { mode, routes } => {
                 self.check_next_hops(&routes).await?;
                 // What is known of the neighbours counts from the first frame on.
@@ -292,7 +292,8 @@ impl Controller {
                 Ok(Reply::Changed(count(changes)))
             }
             Request::FlushRoutes { filter } => {
-                let keys = self.lfib.keys(|key| selects(filter, key));
+                let select = self.selector(&filter)?;
+                let keys = self.lfib.keys(select);
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
                 self.routes_changed().await;
                 Ok(Reply::Changed(count(changes)))
@@ -814,16 +815,5 @@ fn count(changes: crate::lfib::Changes) -> Changes {
         added: added as u64,
         replaced: replaced as u64,
         deleted: deleted as u64,
-    }
-}
-
-/// Whether `filter` lets `key` through.
-fn selects(filter: RouteFilter, key: RouteKey) -> bool {
-    match filter {
-        RouteFilter::All => true,
-        RouteFilter::Labels => matches!(key, RouteKey::Label(_)),
-        RouteFilter::V4Prefixes => matches!(key, RouteKey::Prefix(IpNet::V4(_))),
-        RouteFilter::V6Prefixes => matches!(key, RouteKey::Prefix(IpNet::V6(_))),
-        RouteFilter::One(one) => key == one,
     }
 }

@@ -1,6 +1,6 @@
 //! What the controller tells of its state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
@@ -8,13 +8,13 @@ use mplsxdp_common::wire::Mac;
 use tracing::warn;
 
 use super::ports::Role;
-use super::{Controller, preflight, selects, sub_interface};
+use super::{Controller, preflight, sub_interface};
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
-use crate::lfib::Listed;
 use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{RouteKey, Via};
+use crate::lfib::{Candidate, Listed};
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::slowpath::outcome::Outcome;
@@ -28,8 +28,8 @@ impl Controller {
             map::ADJACENCIES => self.lfib.next_hops().len(),
             map::STACKS => self.lfib.stacks_in_use(),
             map::GROUPS => self.lfib.groups_in_use(),
-            map::FTN_V4 => self.lfib.keys(|key| selects(api::RouteFilter::V4Prefixes, key)).len(),
-            map::FTN_V6 => self.lfib.keys(|key| selects(api::RouteFilter::V6Prefixes, key)).len(),
+            map::FTN_V4 => self.keys_of(api::KeyFilter::V4Prefixes).len(),
+            map::FTN_V6 => self.keys_of(api::KeyFilter::V6Prefixes).len(),
             map::PORTS | map::TX_PORTS => self.ports.len(),
             map::SUB_INTERFACES => self.ports.iter().filter(|port| port.tags().is_some()).count(),
             map::ROUTE_COUNTERS => self.counted_routes(),
@@ -95,20 +95,25 @@ impl Controller {
 
     pub(super) fn list_routes(
         &self,
-        filter: api::RouteFilter,
+        filter: &api::RouteFilter,
         after: Option<RouteKey>,
         limit: usize,
         counters: bool,
-    ) -> Vec<api::InstalledRoute> {
-        let routes = match filter {
-            api::RouteFilter::One(key) if after.is_none() => self.lfib.get(key).into_iter().collect(),
-            api::RouteFilter::One(_) => Vec::new(),
-            filter => self.lfib.list(after, limit, |key| selects(filter, key)),
+    ) -> Result<Vec<api::InstalledRoute>, api::Refusal> {
+        let select = self.selector(filter)?;
+        let one = matches!(filter.keys, api::KeyFilter::One(_));
+        let routes = match filter.keys {
+            api::KeyFilter::One(_) if after.is_some() => Vec::new(),
+            api::KeyFilter::One(key) if self.lfib.candidate(key).is_some_and(|route| select(&route)) => {
+                self.lfib.get(key).into_iter().collect()
+            }
+            api::KeyFilter::One(_) => Vec::new(),
+            _ => self.lfib.list(after, limit, select),
         };
         // Many routes share a next hop.
         let mut known: HashMap<NextHopId, api::NextHopState> = HashMap::new();
         let mut state = |id| known.entry(id).or_insert_with(|| self.next_hop_state(id)).clone();
-        routes
+        let installed = routes
             .into_iter()
             .map(|listed| {
                 let (next_hop, paths) = match listed.next_hops.as_slice() {
@@ -116,7 +121,7 @@ impl Controller {
                     [id] => (Some(state(*id)), None),
                     several => {
                         let key = listed.route.key();
-                        let spread = matches!(filter, api::RouteFilter::One(_)).then(|| self.lfib.spread(key));
+                        let spread = one.then(|| self.lfib.spread(key));
                         let spread = spread.flatten();
                         let paths = several.iter().zip(0..=u8::MAX).map(|(&id, path)| api::PathState {
                             next_hop: state(id),
@@ -133,7 +138,47 @@ impl Controller {
                     counter: if counters { self.route_counter(&listed) } else { None },
                 }
             })
-            .collect()
+            .collect();
+        Ok(installed)
+    }
+
+    fn keys_of(&self, keys: api::KeyFilter) -> Vec<RouteKey> {
+        self.lfib.keys(|route| keys.selects(route.key))
+    }
+
+    /// What is true of the routes that `filter` means. An interface that nobody has heard of is refused.
+    pub(super) fn selector(&self, filter: &api::RouteFilter) -> Result<impl Fn(&Candidate) -> bool, api::Refusal> {
+        let api::RouteFilter {
+            keys,
+            protocol,
+            via,
+            ref dev,
+        } = *filter;
+        let ways = (via.is_some() || dev.is_some()).then(|| {
+            let is_one = |id: &NextHopId| {
+                let is_via = via.is_none_or(|via| self.lfib.next_hops().get(*id).is_some_and(|hop| hop.via == via));
+                is_via
+                    && dev
+                        .as_ref()
+                        .is_none_or(|dev| self.resolution(*id).dev.as_ref() == Some(dev))
+            };
+            let list = self.lfib.next_hops().list().into_iter();
+            let next_hops: HashSet<NextHopId> = list.map(|(id, _)| id).filter(is_one).collect();
+            (next_hops, via.is_none() && dev.as_deref() == Some("lo"))
+        });
+        if let (Some((next_hops, false)), Some(dev)) = (&ways, dev)
+            && next_hops.is_empty()
+            && self.ports.number(dev).is_none()
+            && self.resolver.links().by_name(dev).is_none()
+        {
+            return Err(self.no_such_link(dev));
+        }
+        let ways = ways.map(|(next_hops, local)| self.lfib.ways(&next_hops, local));
+        Ok(move |route: &Candidate| {
+            keys.selects(route.key)
+                && protocol.is_none_or(|protocol| protocol == route.attributes.protocol)
+                && ways.as_ref().is_none_or(|ways| ways.include(route))
+        })
     }
 
     pub(super) fn list_next_hops(&self) -> Vec<api::NextHopState> {

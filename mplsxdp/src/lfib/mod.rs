@@ -24,7 +24,7 @@ use groups::{Before, Groups, Member};
 use next_hops::{NextHopChange, NextHopId, NextHops};
 use pass::{Claim, PassEntries, Wanted};
 use pool::{Interner, SlotPool};
-use route::{Action, OutLabels, Owner, Path, Route, RouteKey};
+use route::{Action, Attributes, OutLabels, Owner, Path, Route, RouteKey};
 use spread::Spread;
 
 /// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
@@ -32,6 +32,7 @@ use spread::Spread;
 struct Installed {
     entry: IlmEntry,
     owner: Owner,
+    attributes: Attributes,
 }
 
 /// Every route, and the tables that carry them out.
@@ -116,6 +117,43 @@ pub struct Listed {
     pub counter_slot: u32,
 }
 
+/// A route that may be chosen: what is known of it at no cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    pub key: RouteKey,
+    pub attributes: Attributes,
+    entry: IlmEntry,
+}
+
+impl Candidate {
+    fn new((&key, installed): (&RouteKey, &Installed)) -> Self {
+        Self {
+            key,
+            attributes: installed.attributes,
+            entry: installed.entry,
+        }
+    }
+}
+
+/// The entries that lead to certain next hops, backups aside: see [`Lfib::ways`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ways {
+    slots: HashSet<u16>,
+    groups: HashSet<u32>,
+    local: bool,
+}
+
+impl Ways {
+    /// Whether any path of the route leads there.
+    pub fn include(&self, route: &Candidate) -> bool {
+        match route.entry.op() {
+            Op::Group => self.groups.contains(&route.entry.operand()),
+            Op::Local => self.local,
+            _ => uses_next_hop(route.entry) && self.slots.contains(&route.entry.next_hop()),
+        }
+    }
+}
+
 /// What is known of the way to a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {
@@ -138,6 +176,7 @@ impl From<Option<Adjacency>> for Reach {
 struct Prepared {
     key: RouteKey,
     entry: IlmEntry,
+    attributes: Attributes,
     before: Option<IlmEntry>,
 }
 
@@ -267,9 +306,9 @@ impl<T: Tables> Lfib<T> {
         }
         let mut changes = Changes::default();
         for route in &prepared {
-            match route.before {
+            match self.routes.get(&route.key) {
                 None => changes.added += 1,
-                Some(before) if before == route.entry => {}
+                Some(before) if (before.entry, before.attributes) == (route.entry, route.attributes) => {}
                 Some(_) => changes.replaced += 1,
             }
             self.install(route, owner);
@@ -299,21 +338,39 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// The keys of all routes of which `select` is true, in order.
-    pub fn keys(&self, select: impl Fn(RouteKey) -> bool) -> Vec<RouteKey> {
-        self.routes.keys().copied().filter(|&key| select(key)).collect()
+    pub fn keys(&self, select: impl Fn(&Candidate) -> bool) -> Vec<RouteKey> {
+        let selected = self.routes.iter().filter(|entry| select(&Candidate::new(*entry)));
+        selected.map(|(&key, _)| key).collect()
     }
 
     /// Up to `limit` routes after `after` of which `select` is true, in the order of keys.
-    pub fn list(&self, after: Option<RouteKey>, limit: usize, select: impl Fn(RouteKey) -> bool) -> Vec<Listed> {
+    pub fn list(&self, after: Option<RouteKey>, limit: usize, select: impl Fn(&Candidate) -> bool) -> Vec<Listed> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let selected = self
             .routes
             .range((start, Bound::Unbounded))
-            .filter(|&(&key, _)| select(key));
+            .filter(|entry| select(&Candidate::new(*entry)));
         selected
             .take(limit)
             .filter_map(|(&key, installed)| self.listed(key, *installed))
             .collect()
+    }
+
+    /// What tells the routes that lead to one of `next_hops`, or with `local` to this box, from the others.
+    pub fn ways(&self, next_hops: &HashSet<NextHopId>, local: bool) -> Ways {
+        let is_one = |group: &u32| {
+            let members = self.groups.members(*group).unwrap_or_default();
+            members.iter().any(|member| next_hops.contains(&member.next_hop))
+        };
+        Ways {
+            slots: next_hops.iter().filter_map(|&id| self.next_hops.slot(id)).collect(),
+            groups: self.groups.slots().into_iter().filter(is_one).collect(),
+            local,
+        }
+    }
+
+    pub fn candidate(&self, key: RouteKey) -> Option<Candidate> {
+        self.routes.get_key_value(&key).map(Candidate::new)
     }
 
     pub fn get(&self, key: RouteKey) -> Option<Listed> {
@@ -488,7 +545,12 @@ impl<T: Tables> Lfib<T> {
             None => self.take_counter(),
         };
         let entry = IlmEntry::new(entry.op(), ttl, entry.operand(), entry.next_hop(), slot);
-        Ok(Prepared { key, entry, before })
+        Ok(Prepared {
+            key,
+            entry,
+            attributes: route.attributes(),
+            before,
+        })
     }
 
     /// The entry of one path, without a counter.
@@ -718,6 +780,7 @@ impl<T: Tables> Lfib<T> {
             Installed {
                 entry: route.entry,
                 owner,
+                attributes: route.attributes,
             },
         ) {
             Some(before) => self.drop_shares(before.entry),
@@ -783,7 +846,12 @@ impl<T: Tables> Lfib<T> {
         self.next_hops.release();
     }
 
-    fn listed(&self, key: RouteKey, Installed { entry, owner }: Installed) -> Option<Listed> {
+    fn listed(&self, key: RouteKey, installed: Installed) -> Option<Listed> {
+        let Installed {
+            entry,
+            owner,
+            attributes,
+        } = installed;
         let members: Vec<(IlmEntry, Option<NextHopId>, u16)> = match entry.op() {
             Op::Group => {
                 let members = self.groups.members(entry.operand())?.iter();
@@ -805,6 +873,7 @@ impl<T: Tables> Lfib<T> {
             })
         });
         let route = Route::with_paths(key, paths.collect::<Option<_>>()?, entry.ttl_propagate()).ok()?;
+        let route = route.with_attributes(attributes).ok()?;
         Some(Listed {
             route,
             owner,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -177,6 +178,96 @@ impl fmt::Display for Owner {
     }
 }
 
+/// Which routing protocol a route is from: a number of `rtm_protocol` in rtnetlink(7), which iproute2 calls `proto`. It labels the
+/// route, for people and for programs that own some of the routes; forwarding does not depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// The protocol of a route that names none.
+    pub const STATIC: Self = Self(4);
+
+    /// The names that iproute2 comes with (rt_protos).
+    const NAMES: &[(u8, &str)] = &[
+        (0, "unspec"),
+        (1, "redirect"),
+        (2, "kernel"),
+        (3, "boot"),
+        (4, "static"),
+        (8, "gated"),
+        (9, "ra"),
+        (10, "mrt"),
+        (11, "zebra"),
+        (12, "bird"),
+        (13, "dnrouted"),
+        (14, "xorp"),
+        (15, "ntk"),
+        (16, "dhcp"),
+        (18, "keepalived"),
+        (42, "babel"),
+        (84, "ovn"),
+        (99, "openr"),
+        (186, "bgp"),
+        (187, "isis"),
+        (188, "ospf"),
+        (189, "rip"),
+        (192, "eigrp"),
+    ];
+
+    /// The name that everybody knows, if there is one.
+    pub fn name(self) -> Option<&'static str> {
+        Self::NAMES
+            .iter()
+            .find(|(number, _)| *number == self.0)
+            .map(|(_, name)| *name)
+    }
+}
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Self::STATIC
+    }
+}
+
+/// The name that everybody knows, else the number.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = InvalidRoute;
+
+    /// Reads a name of iproute2's, or a number (0x for hexadecimal).
+    fn from_str(text: &str) -> Result<Self, InvalidRoute> {
+        let named = Self::NAMES
+            .iter()
+            .find(|(_, name)| *name == text)
+            .map(|(number, _)| *number);
+        let number = named.or_else(|| match text.strip_prefix("0x") {
+            Some(hexadecimal) => u8::from_str_radix(hexadecimal, 16).ok(),
+            None => text.parse().ok(),
+        });
+        number.map(Self).ok_or_else(|| {
+            InvalidRoute(format!(
+                "`{text}` is not a routing protocol: it is a name such as static, bgp, ospf or isis, or a number, 0 to 255"
+            ))
+        })
+    }
+}
+
+/// What is kept of a route for others to see; forwarding does not depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Attributes {
+    pub protocol: Protocol,
+    /// Of a prefix, as the protocol gave it; 0: none.
+    pub metric: u32,
+}
+
 /// One way on: an NHLFE (RFC 3031 section 3.10), and its share of the flows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Path {
@@ -245,7 +336,7 @@ impl Path {
         }
     }
 
-    fn fmt_action(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt_action(&self, f: &mut impl fmt::Write) -> fmt::Result {
         match &self.action {
             Action::Swap(labels) => write!(f, " as to {labels}")?,
             Action::Pop => {}
@@ -283,6 +374,7 @@ pub struct Route {
     key: RouteKey,
     paths: Box<[Path]>,
     ttl_propagate: TtlPropagate,
+    attributes: Attributes,
 }
 
 impl Route {
@@ -310,7 +402,18 @@ impl Route {
             key,
             paths: paths.into(),
             ttl_propagate,
+            attributes: Attributes::default(),
         })
+    }
+
+    /// The same with these attributes.
+    pub fn with_attributes(self, attributes: Attributes) -> Result<Self, InvalidRoute> {
+        if matches!(self.key, RouteKey::Label(_)) && attributes.metric != 0 {
+            return Err(InvalidRoute(
+                "`metric` is for a prefix; a label has one route, and nothing to prefer it to".into(),
+            ));
+        }
+        Ok(Self { attributes, ..self })
     }
 
     pub fn key(&self) -> RouteKey {
@@ -329,6 +432,31 @@ impl Route {
 
     pub fn ttl_propagate(&self) -> TtlPropagate {
         self.ttl_propagate
+    }
+
+    pub fn attributes(&self) -> Attributes {
+        self.attributes
+    }
+
+    /// All of the route but its next hops if they are several, as one line. `protocol` is what to call its protocol, if that is to
+    /// be said.
+    pub fn fmt_head(&self, f: &mut impl fmt::Write, protocol: Option<&dyn fmt::Display>) -> fmt::Result {
+        write!(f, "{}", self.key)?;
+        if let [path] = &*self.paths {
+            path.fmt_action(f)?;
+        }
+        match self.ttl_propagate {
+            TtlPropagate::Default => {}
+            TtlPropagate::Enabled => f.write_str(" ttl-propagate enabled")?,
+            TtlPropagate::Disabled => f.write_str(" ttl-propagate disabled")?,
+        }
+        if let Some(protocol) = protocol {
+            write!(f, " proto {protocol}")?;
+        }
+        match self.attributes.metric {
+            0 => Ok(()),
+            metric => write!(f, " metric {metric}"),
+        }
     }
 }
 
@@ -414,15 +542,9 @@ fn check_next_hop(next_hop: &NextHop) -> Result<(), InvalidRoute> {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.key.fmt(f)?;
-        if let [path] = &*self.paths {
-            path.fmt_action(f)?;
-        }
-        match self.ttl_propagate {
-            TtlPropagate::Default => {}
-            TtlPropagate::Enabled => f.write_str(" ttl-propagate enabled")?,
-            TtlPropagate::Disabled => f.write_str(" ttl-propagate disabled")?,
-        }
+        let protocol = self.attributes.protocol;
+        let said: Option<&dyn fmt::Display> = (protocol != Protocol::STATIC).then_some(&protocol);
+        self.fmt_head(f, said)?;
         if let paths @ [_, _, ..] = &*self.paths {
             paths.iter().try_for_each(|path| write!(f, " {path}"))?;
         }

@@ -7,7 +7,7 @@ use mplsxdp_common::abi::{Counter, TtlPropagate};
 use mplsxdp_common::wire::Mac;
 use proptest::prelude::*;
 
-use super::route::{NextHop, Via};
+use super::route::{NextHop, Protocol, Via};
 use super::*;
 use crate::dataplane::Capacity;
 use crate::dataplane::memory::MemoryTables;
@@ -83,6 +83,69 @@ fn only_next_hop(lfib: &mut Lfib<MemoryTables>) -> NextHopId {
         [NextHopChange::Added(id, _)] => *id,
         other => panic!("{other:?}"),
     }
+}
+
+/// They are not in the tables: the entry stays, and the route is another one.
+#[test]
+fn a_protocol_and_a_metric_are_kept_with_the_route() {
+    let mut lfib = lfib();
+    let with = |protocol, metric| {
+        let attributes = Attributes {
+            protocol: Protocol(protocol),
+            metric,
+        };
+        push("10.4.0.0/16", &[400], 2).with_attributes(attributes).unwrap()
+    };
+    let key = with(186, 20).key();
+    lfib.change(Mode::Add, Owner::Static, &[with(186, 20), swap(100, &[110], 1)])
+        .unwrap();
+    assert_eq!(lfib.get(key).unwrap().route, with(186, 20));
+    let of = |protocol| lfib.keys(|route| route.attributes.protocol == Protocol(protocol));
+    assert_eq!((of(186), of(4).len()), (vec![key], 1));
+    for (route, replaced) in [
+        (with(186, 20), 0),
+        (with(188, 20), 1),
+        (with(188, 30), 1),
+        (with(188, 30), 0),
+    ] {
+        let changes = lfib
+            .change(Mode::Replace, Owner::Static, std::slice::from_ref(&route))
+            .unwrap();
+        assert_eq!((changes.replaced, lfib.get(key).unwrap().route), (replaced, route));
+    }
+}
+
+/// Of one path and of several; a backup does not count.
+#[test]
+fn routes_are_chosen_by_their_next_hops() {
+    let mut lfib = large();
+    let routes = [
+        swap(100, &[110], 1),
+        swap(101, &[110], 2),
+        group(102, &[(1, 1), (3, 1)]),
+        group(103, &[(2, 1), (3, 1)]),
+        protected(104, 3, 1),
+        Route::new(
+            RouteKey::Label(Label::new(105).unwrap()),
+            Action::Local,
+            None,
+            TtlPropagate::Default,
+        )
+        .unwrap(),
+    ];
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    let chosen = |neighbour: Option<u8>, local| {
+        let is_one = |hop: &NextHop| neighbour.is_some_and(|neighbour| via(neighbour).as_ref() == Some(hop));
+        let next_hops = lfib.next_hops().list().into_iter();
+        let ids = next_hops.filter(|(_, hop)| is_one(hop)).map(|(id, _)| id).collect();
+        let ways = lfib.ways(&ids, local);
+        let keys = lfib.keys(|route| ways.include(route));
+        keys.into_iter().map(|key| key.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(Some(1), false), ["100", "102"]);
+    assert_eq!(chosen(Some(2), false), ["101", "103"]);
+    assert_eq!(chosen(Some(3), true), ["102", "103", "104", "105"]);
+    assert_eq!(chosen(None, true), ["105"]);
 }
 
 #[test]

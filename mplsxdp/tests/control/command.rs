@@ -135,7 +135,24 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route flush all 100",
             2,
-            "mplsxdp: `route flush` takes nothing more: `route flush [all|LABEL|PREFIX]`\n",
+            "mplsxdp: `100` after `all`: only one label, prefix or `all` is expected\n  all 100\n      ^^^\n",
+        ),
+        (
+            "route flush",
+            2,
+            "mplsxdp: `route flush` needs arguments, as with `ip`: `route flush all` deletes all routes; the selectors are \
+             `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `proto PROTO`, `via ADDRESS` and `dev IFACE`\n",
+        ),
+        ("r f", 2, "mplsxdp: `route flush` needs arguments, as with `ip`: "),
+        (
+            "-4 route fl",
+            2,
+            "mplsxdp: `route flush` needs arguments, as with `ip`: ",
+        ),
+        (
+            "route del 100 proto bgp",
+            1,
+            "mplsxdp: the route of 100 is another one: `100 as to 110 via inet 192.0.2.1 dev eth1`\n",
         ),
         (
             "-M route save",
@@ -269,7 +286,7 @@ fn json() {
     );
     assert_eq!(json_of(&fake, "-j status")["pid"], 4711);
     assert_eq!(
-        json_of(&fake, "-j route flush"),
+        json_of(&fake, "-j route flush all"),
         json!({ "added": 0, "replaced": 0, "deleted": 2 })
     );
 }
@@ -402,7 +419,7 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
         &format!("route del {}", group.replace("weight 3", "weight 3 linkdown")),
     );
     assert_eq!(done(&fake, "route show"), protected);
-    done(&fake, "route flush");
+    done(&fake, "route flush all");
     assert_eq!(
         run_with(&fake, "route restore", &saved),
         (0, String::new(), String::new())
@@ -420,6 +437,78 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
     assert!(err.contains("`300` is not a weight: it is 1 to 256"), "{err}");
     let (_, _, err) = run_with(&fake, "route restore", "\tnexthop via inet 192.0.2.1\n");
     assert!(err.contains("`nexthop` is not a label"), "{err}");
+}
+
+/// A word about a route is kept: shown, saved, restored, and routes are chosen by it.
+#[test]
+fn protocols_and_metrics_are_kept() {
+    let fake = Fake::start();
+    for line in [
+        "route add 100 as 110 via inet 192.0.2.1 proto bgp",
+        "route add 101 as 111 via inet 192.0.2.2 dev eth1 proto 250",
+        "route add 102 dev lo",
+        "route add 10.1/16 nhid 25 encap mpls 17 via 192.0.2.1 dev eth1 proto ospf metric 20",
+        "route add 10.1.2/24 encap mpls 18 via 192.0.2.2 proto bgp",
+        "-6 route add default encap mpls 19 via 2001:db8::1 proto bgp metric 1024 pref medium",
+        "route add 10.2/16 proto bgp metric 5 nexthop encap mpls 20 via 192.0.2.1 nexthop encap mpls 21 via 192.0.2.2",
+    ] {
+        assert_eq!(done(&fake, line), "", "{line}");
+    }
+    let shown = "100 as to 110 via inet 192.0.2.1 dev eth1 proto bgp\n\
+                 101 as to 111 via inet 192.0.2.2 dev eth1 proto 250\n\
+                 102 dev lo proto static\n\
+                 10.1.0.0/16 encap mpls 17 via inet 192.0.2.1 dev eth1 proto ospf metric 20\n\
+                 10.1.2.0/24 encap mpls 18 via inet 192.0.2.2 dev eth1 proto bgp\n\
+                 10.2.0.0/16 proto bgp metric 5\n\
+                 \tnexthop encap mpls 20 via inet 192.0.2.1 dev eth1 weight 1\n\
+                 \tnexthop encap mpls 21 via inet 192.0.2.2 dev eth1 weight 1\n\
+                 ::/0 encap mpls 19 via inet6 2001:db8::1 dev eth1 proto bgp metric 1024\n";
+    assert_eq!(done(&fake, "route show"), shown);
+    let json = json_of(&fake, "-j route");
+    assert_eq!((&json[0]["protocol"], json[0].get("metric")), (&json!("bgp"), None));
+    assert_eq!((&json[3]["protocol"], &json[3]["metric"]), (&json!("ospf"), &json!(20)));
+    assert_eq!((&json[5]["protocol"], &json[5]["metric"]), (&json!("bgp"), &json!(5)));
+    for (selector, destinations) in [
+        ("proto bgp", &["100", "10.1.2.0/24", "10.2.0.0/16", "::/0"][..]),
+        ("-4 proto bgp", &["10.1.2.0/24", "10.2.0.0/16"]),
+        ("proto bgp via 192.0.2.2", &["10.1.2.0/24", "10.2.0.0/16"]),
+        ("root 10.1/16", &["10.1.0.0/16", "10.1.2.0/24"]),
+        ("match 10.1.2.3", &["10.1.0.0/16", "10.1.2.0/24"]),
+        ("match 10.1.2.3 proto ospf", &["10.1.0.0/16"]),
+        ("dev lo", &["102"]),
+        ("-M all", &["100", "101", "102"]),
+        ("100 proto static", &[]),
+        ("-6 default", &["::/0"]),
+    ] {
+        let (options, selector) = match selector.split_once(' ') {
+            Some((option, selector)) if option.starts_with('-') => (option, selector),
+            _ => ("", selector),
+        };
+        let routes = json_of(&fake, &format!("-j {options} route show {selector}"));
+        let found: Vec<_> = routes
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|route| route["dst"].clone())
+            .collect();
+        assert_eq!(json!(found), json!(destinations), "{options} {selector}");
+    }
+    let saved = done(&fake, "route save");
+    assert_eq!(done(&fake, "-s route flush dev lo"), "0 added, 0 replaced, 1 deleted\n");
+    assert_eq!(
+        done(&fake, "-s route flush proto bgp root 10/8"),
+        "0 added, 0 replaced, 2 deleted\n"
+    );
+    assert_eq!(done(&fake, "-s -4 route flush all"), "0 added, 0 replaced, 1 deleted\n");
+    assert_eq!(done(&fake, "-s route flush 77"), "0 added, 0 replaced, 0 deleted\n");
+    done(&fake, "route replace 100 as 110 via inet 192.0.2.1 proto static");
+    assert_eq!(
+        run_with(&fake, "-s route restore", &saved),
+        (0, "4 added, 1 replaced, 0 deleted\n".into(), String::new())
+    );
+    assert_eq!(done(&fake, "route show"), shown);
+    done(&fake, "route del 10.1/16 proto ospf metric 20");
+    done(&fake, "route del 100 proto bgp");
 }
 
 #[test]

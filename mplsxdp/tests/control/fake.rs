@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use mplsxdp::control::api::{
     BackupState, BucketRange, ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, Outcome, PathState,
-    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel, VlanTag,
+    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel, ViaAddress,
+    VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::{Call, Instance, Peer};
@@ -131,7 +132,7 @@ impl Kept {
             } => Ok(Reply::Routes(
                 self.routes
                     .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
-                    .filter(|(key, _)| chosen(filter, **key))
+                    .filter(|(_, route)| chosen(&filter, route))
                     .take(limit)
                     .map(|(_, route)| installed(route, counters))
                     .collect(),
@@ -146,7 +147,7 @@ impl Kept {
             }
             Request::FlushRoutes { filter } => {
                 let before = self.routes.len();
-                self.routes.retain(|key, _| !chosen(filter, *key));
+                self.routes.retain(|_, route| !chosen(&filter, route));
                 Ok(deleted(before - self.routes.len()))
             }
             Request::ListLinks => Ok(Reply::Links(links())),
@@ -246,14 +247,19 @@ impl Kept {
     }
 }
 
-fn chosen(filter: RouteFilter, key: RouteKey) -> bool {
-    match (filter, key) {
-        (RouteFilter::All, _) | (RouteFilter::Labels, RouteKey::Label(_)) => true,
-        (RouteFilter::V4Prefixes, RouteKey::Prefix(prefix)) => prefix.addr().is_ipv4(),
-        (RouteFilter::V6Prefixes, RouteKey::Prefix(prefix)) => prefix.addr().is_ipv6(),
-        (RouteFilter::One(one), key) => one == key,
-        _ => false,
-    }
+fn chosen(filter: &RouteFilter, route: &Route) -> bool {
+    let is_one = |path: &Path| match next_hop(path) {
+        Some(hop) => {
+            let via = filter.via.map(ViaAddress::from);
+            via.is_none_or(|via| via == hop.via) && (filter.dev.is_none() || filter.dev == hop.dev)
+        }
+        None => filter.via.is_none() && filter.dev.as_deref().is_none_or(|dev| dev == "lo"),
+    };
+    filter.keys.selects(route.key())
+        && filter
+            .protocol
+            .is_none_or(|protocol| protocol == route.attributes().protocol)
+        && route.paths().iter().any(is_one)
 }
 
 fn deleted(count: usize) -> Reply {

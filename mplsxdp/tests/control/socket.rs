@@ -576,8 +576,13 @@ fn changes_are_told() {
         client.delete_routes(vec![route(100, 16).key().into()]).unwrap(),
         changes(0, 0, 1)
     );
-    assert_eq!(client.flush_routes(Some(api::Family::Inet)).unwrap(), changes(0, 0, 0));
-    assert_eq!(client.flush_routes(None).unwrap(), changes(0, 0, 2));
+    let inet = api::FlushRoutes {
+        family: Some(api::Family::Inet),
+        ..api::FlushRoutes::default()
+    };
+    assert_eq!(client.flush_routes(&inet).unwrap(), changes(0, 0, 0));
+    let all = api::FlushRoutes::default();
+    assert_eq!(client.flush_routes(&all).unwrap(), changes(0, 0, 2));
 }
 
 #[test]

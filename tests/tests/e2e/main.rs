@@ -14,6 +14,7 @@ mod multipath;
 mod neighbours;
 mod ports;
 mod preflight;
+mod routes;
 mod routing;
 mod switching;
 mod too_big;
@@ -35,6 +36,7 @@ fn main() -> Result<()> {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let tests = [
+        routes::tests(),
         routing::tests(),
         switching::tests(),
         untouched::tests(),

@@ -845,7 +845,7 @@ fn saved() -> Result<()> {
     ensure!(used == Some("2"), "{status}");
     // What is shown says the interfaces that were found, too.
     for text in [saved, shown.clone()] {
-        bench.router.run("route flush")?;
+        bench.router.run("route flush all")?;
         bench.router.run_with("route restore", &text)?;
         bench.router.wait_resolved()?;
         ensure!(

@@ -293,6 +293,7 @@ mod tests {
                 \tnexthop encap mpls 100 via inet 10.0.1.2
                 \tnexthop encap mpls 200 via inet 10.0.2.2""",
                 "101 as 111 via inet 10.0.1.2 backup via inet 10.0.2.2 dev eth2",
+                "10.100.0.3 nhid 25  encap mpls  17 via 10.0.1.2 dev eth1 proto ospf metric 20 ttl-propogate disabled",
             ]
         "#;
         let lines: Vec<String> = parse("f.toml", text)
@@ -305,6 +306,7 @@ mod tests {
                 "100 nexthop as to 110 via inet 10.0.2.2 weight 1 nexthop via inet 10.0.1.2 dev eth1 weight 2",
                 "10.4.0.0/16 nexthop encap mpls 100 via inet 10.0.1.2 weight 1 nexthop encap mpls 200 via inet 10.0.2.2 weight 1",
                 "101 as to 111 via inet 10.0.1.2 backup via inet 10.0.2.2 dev eth2",
+                "10.100.0.3/32 encap mpls 17 via inet 10.0.1.2 dev eth1 ttl-propagate disabled proto ospf metric 20",
             ]
         );
         // Each next hop's interface is looked at, and each backup's.

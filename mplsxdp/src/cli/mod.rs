@@ -5,6 +5,7 @@ mod config_file;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod grammar;
+mod lines;
 mod link;
 mod load;
 mod output;
@@ -21,6 +22,7 @@ use clap::Parser;
 use crate::control::client::{Client, ClientError};
 use crate::control::{DEFAULT_INSTANCE, Instance, InvalidInstance};
 use args::{Cli, Command, Global};
+use lines::{Kind, Lines, Unreadable};
 use output::{Output, Style};
 
 /// Runs the command line of this process.
@@ -188,11 +190,14 @@ fn batch(global: &Global, file: &Path) -> Result<(), Failure> {
     };
     let mut session = Session::new(global)?;
     let mut failed = false;
-    for (index, line) in reader.lines().enumerate() {
-        let place = format!("{name}:{}: ", index + 1);
-        let outcome = line
-            .map_err(|error| Failure::Refused(error.to_string()))
-            .and_then(|line| batch_line(&line, &mut session));
+    let mut lines = Lines::new(reader, Kind::Commands);
+    loop {
+        let (number, outcome) = match lines.next() {
+            Ok(None) => break,
+            Ok(Some((number, line))) => (number, batch_line(&line, &mut session)),
+            Err(Unreadable { line, reason }) => (line, Err(Failure::Refused(reason))),
+        };
+        let place = format!("{name}:{number}: ");
         match outcome {
             Ok(()) => {}
             Err(Failure::NobodyReads) => return Err(Failure::NobodyReads),
@@ -216,12 +221,7 @@ fn is_stdin(file: &Path) -> bool {
 
 /// One line of a batch. Its options are its own, beside those of the command line.
 fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
-    // As iproute2 has it, a comment may follow a command.
-    let line = line.split_once('#').map_or(line, |(command, _)| command);
-    let mut words = line.split_ascii_whitespace().map(str::to_owned).peekable();
-    if words.peek().is_none() {
-        return Ok(());
-    }
+    let words = line.split_ascii_whitespace().map(str::to_owned);
     let words = args::long_forms(std::iter::once("mplsxdp".to_owned()).chain(words));
     let Cli { global, command } = Cli::try_parse_from(words)?;
     if global.batch.is_some() || global.instance.is_some() || global.netns.is_some() {

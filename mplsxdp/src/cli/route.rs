@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
 use super::grammar::{self, Deletion, Family, GrammarError, SELECTORS};
+use super::lines::{Kind, Lines, Unreadable};
 use super::link::{next_hop, state};
 use super::output::Output;
 use super::protocols;
@@ -143,6 +144,17 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
             report(changes, &mut session.out)
         }
     }
+}
+
+/// Whether a command installs a route, and names no next hop yet: those may stand on the lines below it, as `ip route` prints them.
+pub(super) fn takes_next_hops(command: &str) -> bool {
+    let mut words = command.split_ascii_whitespace();
+    let is_route = words.any(|word| "route".starts_with(word));
+    let verb = words.next().and_then(|word| verb(word, VERBS));
+    is_route
+        && matches!(verb, Some(Verb::Add | Verb::Change | Verb::Replace))
+        && words.next().is_some()
+        && !words.any(|word| matches!(word, "via" | "dev" | "oif"))
 }
 
 /// What an empty selection means.
@@ -623,9 +635,10 @@ fn restore(input: impl BufRead, client: &mut Client) -> Result<Changes, Failure>
 
 /// The routes of what `save` wrote, and the lines that they begin in.
 pub(super) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(u32, Route), Failure>> {
-    let mut lines = Lines::new(input);
+    let mut lines = Lines::new(input, Kind::Routes);
     std::iter::from_fn(move || lines.next().transpose()).map(|line| {
-        let (number, text) = line?;
+        let (number, text) =
+            line.map_err(|Unreadable { line, reason }| Failure::Refused(format!("line {line}: {reason}")))?;
         let route = grammar::route(&text, Family::Any).map_err(|error| {
             Failure::Refused(format!(
                 "line {number}, column {}: {error}\n{}",
@@ -635,56 +648,6 @@ pub(super) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(
         })?;
         Ok((number, route))
     })
-}
-
-/// The lines of a file that say something. Lines that begin with `nexthop`, as `ip route` prints them, belong to the one before.
-struct Lines<R> {
-    input: R,
-    number: u32,
-    buffer: Vec<u8>,
-    /// The line that was read last, which may not be whole yet.
-    pending: Option<(u32, String)>,
-}
-
-impl<R: BufRead> Lines<R> {
-    fn new(input: R) -> Self {
-        Self {
-            input,
-            number: 0,
-            buffer: Vec::new(),
-            pending: None,
-        }
-    }
-
-    /// With the number of its first line.
-    fn next(&mut self) -> Result<Option<(u32, String)>, Failure> {
-        loop {
-            self.buffer.clear();
-            self.number += 1;
-            let number = self.number;
-            let at_line = |what: String| Failure::Refused(format!("line {number}: {what}"));
-            let read = self.input.read_until(b'\n', &mut self.buffer);
-            if read.map_err(|error| at_line(error.to_string()))? == 0 {
-                return Ok(self.pending.take());
-            }
-            let text = str::from_utf8(&self.buffer).map_err(|error| at_line(format!("not UTF-8: {error}")))?;
-            // Other spaces than those of ASCII can be part of an interface's name.
-            let text = text.trim_ascii_end();
-            let continues = text.split_ascii_whitespace().next() == Some("nexthop");
-            match &mut self.pending {
-                _ if text.is_empty() || text.trim_ascii_start().starts_with('#') => {}
-                Some((_, whole)) if continues => {
-                    whole.push(' ');
-                    whole.push_str(text.trim_ascii_start());
-                }
-                pending => {
-                    if let Some(whole) = pending.replace((number, text.to_owned())) {
-                        return Ok(Some(whole));
-                    }
-                }
-            }
-        }
-    }
 }
 
 fn by_line(error: ClientError, lines: &[u32]) -> Failure {

@@ -729,6 +729,33 @@ fn a_batch_stops_at_the_first_failure_unless_forced() {
     assert!(fake.routes().is_empty());
 }
 
+/// As `ip route` prints several next hops, and as iproute2 joins the lines of a batch.
+#[test]
+fn a_command_of_a_batch_may_go_on_below() {
+    let fake = Fake::start();
+    let batch = "route add 10.100.0.4 nhid 26 proto ospf metric 20 rt_trap \n\
+                 \tnexthop  encap mpls  18 via 10.0.1.2 dev eth1 weight 1 \n\
+                 \tnexthop  encap mpls  19/20 via 10.0.2.2 dev eth1 weight 2 # the long way\n\
+                 -M route add 100 as 110 \\\n  via inet 10.0.1.2\n\
+                 route add 101 as 111 via inet 10.0.1.2 ttl-propogate disabled\n\
+                 nexthop via 10.0.1.2\n";
+    let (code, _, err) = run_with(&fake, "-b - -force", batch);
+    assert_eq!(code, 1);
+    assert!(
+        err.starts_with("mplsxdp: stdin:7: error: unrecognized subcommand 'nexthop'"),
+        "{err}"
+    );
+    assert_eq!(
+        fake.routes(),
+        [
+            "100 as to 110 via inet 10.0.1.2",
+            "101 as to 111 via inet 10.0.1.2 ttl-propagate disabled",
+            "10.100.0.4/32 proto ospf metric 20 nexthop encap mpls 18 via inet 10.0.1.2 dev eth1 weight 1 \
+             nexthop encap mpls 19/20 via inet 10.0.2.2 dev eth1 weight 2",
+        ]
+    );
+}
+
 #[test]
 fn unload() {
     let fake = Fake::start();

@@ -135,6 +135,13 @@ fn backup() -> Backup {
     }
 }
 
+fn unreachable() -> UnreachableRoute {
+    UnreachableRoute {
+        key: key(),
+        reason: "eth1 is down".into(),
+    }
+}
+
 fn key() -> Key {
     Key {
         label: Some(100),
@@ -306,6 +313,7 @@ fn types() {
     agree_on_type(&mut seen, "UnknownLabel", &unknown_label());
     agree_on_type(&mut seen, "Stats", &stats());
     agree_on_type(&mut seen, "Changes", &Changes::default());
+    agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
     agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
     agree_on_enum(
         &mut seen,
@@ -382,7 +390,12 @@ fn methods() {
     method!("FlushRoutes", flush, Changed::default());
     method!("Begin", Begin { replace_all: true }, Nothing {});
     method!("Stage", routes, Staged { staged: 1 });
-    method!("Commit", Nothing {}, Changed::default());
+    let committed = Committed {
+        changes: Changes::default(),
+        unreachable: vec![unreachable()],
+        unreachable_total: 1,
+    };
+    method!("Commit", Nothing {}, committed);
     method!("Rollback", Nothing {}, Nothing {});
     method!("ListLinks", Nothing {}, LinkList { links: vec![link()] });
     method!("AddLink", add_link, Nothing {});

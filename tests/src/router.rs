@@ -118,6 +118,11 @@ impl Router {
 
     /// A command that reads `input`.
     pub fn run_with(&self, arguments: &str, input: &str) -> Result<String> {
+        Ok(self.run_with_warnings(arguments, input)?.0)
+    }
+
+    /// What a command that reads `input` printed, and what it said on standard error.
+    pub fn run_with_warnings(&self, arguments: &str, input: &str) -> Result<(String, String)> {
         let words = ["--instance", &self.instance]
             .into_iter()
             .chain(arguments.split_whitespace());
@@ -129,7 +134,9 @@ impl Router {
             .stderr(Stdio::piped());
         let mut child = piped.spawn()?;
         child.stdin.take().context("no pipe")?.write_all(input.as_bytes())?;
-        answered(arguments, &child.wait_with_output()?)
+        let output = child.wait_with_output()?;
+        let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok((answered(arguments, &output)?, warned))
     }
 
     /// A command with `--json`, its answer read.

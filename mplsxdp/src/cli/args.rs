@@ -86,7 +86,12 @@ pub enum Command {
     Load(Box<LoadArgs>),
     /// Routes for labels and prefixes.
     #[command(after_help = route::HELP)]
-    Route { words: Vec<String> },
+    Route {
+        words: Vec<String>,
+        /// With `restore`: an input without routes is meant, and deletes all that there are.
+        #[arg(long)]
+        allow_empty: bool,
+    },
     /// The interfaces that the switch took.
     #[command(alias = "l", after_help = link::HELP)]
     Link { words: Vec<String> },
@@ -181,7 +186,7 @@ mod tests {
         ] {
             let cli = parse(line).unwrap();
             assert_eq!(cli.global.family, Some(FamilyName::Mpls), "{line}");
-            let Some(Command::Route { words }) = cli.command else {
+            let Some(Command::Route { words, .. }) = cli.command else {
                 panic!("{line}")
             };
             assert_eq!(words.join(" "), "add 100 as 110 via inet 192.168.40.102");

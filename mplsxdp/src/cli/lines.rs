@@ -56,9 +56,9 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The number of the line that was read last, and whether it ended, be it with a newline or by being the first of none.
-    pub fn last(&self) -> (u32, bool) {
-        (self.number, self.ends_with_newline)
+    /// The number of the line that was read last, if it says something and does not end with a newline.
+    pub fn cut_off(&self) -> Option<u32> {
+        (!self.ends_with_newline).then_some(self.number)
     }
 
     /// With the number of its first line.
@@ -82,7 +82,7 @@ impl<R: BufRead> Lines<R> {
                 return Ok(self.take());
             }
             self.number = line;
-            self.ends_with_newline = self.buffer.ends_with(b"\n");
+            self.ends_with_newline = self.buffer.ends_with(b"\n") || self.buffer.trim_ascii().is_empty();
             let text = str::from_utf8(&self.buffer).map_err(|error| unreadable(format!("not UTF-8: {error}")))?;
             let text = match self.kind {
                 Kind::Routes if text.trim_ascii_start().starts_with('#') => "",
@@ -180,10 +180,10 @@ mod tests {
         );
         for number in 1..=3 {
             assert_eq!(lines.next().unwrap().map(|(line, _)| line), Some(number));
-            assert_eq!(lines.last(), (number, true));
+            assert_eq!((lines.number, lines.cut_off()), (number, None));
         }
         assert_eq!(lines.next(), Ok(Some((4, "101".into()))));
-        assert_eq!(lines.last(), (4, false));
+        assert_eq!(lines.cut_off(), Some(4));
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
     match command {
         Command::Load(_) => Err(Failure::Usage("`load` is not for a batch".into())),
-        Command::Route { words } => route::route(&words, session),
+        Command::Route { words, allow_empty } => route::route(&words, allow_empty, session),
         Command::Link { words } => link::link(&words, session),
         Command::Neigh { words } => link::neigh(&words, session),
         Command::Stats { unknown: true, .. } => status::unknown_labels(session),

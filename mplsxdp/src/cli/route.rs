@@ -1,6 +1,6 @@
 //! `route`: verbs and output as iproute2 has them.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -33,12 +33,14 @@ Verbs:
   route get {LABEL|PREFIX|ADDRESS}   with the state of next hops, and the buckets of several
   route flush SELECTOR            deletes those that it chooses
   route save > FILE               all routes, one a line
-  route restore < FILE            makes these all that there are, at once or not at all
+  route restore < FILE            makes these all that there are, at once or not at all; none only with --allow-empty
 Selectors, of which all must be true: all, LABEL, PREFIX, root PREFIX (it and what it has within), match PREFIX (it and what
 covers it), proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
 
 /// Routes in one message of a restore: about a megabyte.
 const BATCH: usize = 8192;
+/// Routes that a restore names of those that wait for a next hop.
+const NAMED: usize = 10;
 
 #[derive(Clone, Copy)]
 enum Verb {
@@ -73,7 +75,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("restore", Verb::Restore),
 ];
 
-pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
+pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Result<(), Failure> {
     let (word, rest) = words
         .split_first()
         .map_or(("show", &[][..]), |(word, rest)| (word, rest));
@@ -88,6 +90,9 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
     let in_line = |error: GrammarError| Failure::Usage(format!("{error}\n{}", error.point_out(&line)));
     let only = |usage: &str| Failure::Usage(format!("`route {word}` takes nothing more: `{usage}`"));
     match verb {
+        _ if allow_empty && !matches!(verb, Verb::Restore) => Err(Failure::Usage(
+            "`--allow-empty` is for `route restore`: it lets an input without routes delete all that there are".into(),
+        )),
         Verb::Show => {
             let chosen = grammar::selection(&line, family).map_err(in_line)?;
             show(&chosen.unwrap_or_else(|| of_family(family)), session)
@@ -140,8 +145,16 @@ pub fn route(words: &[String], session: &mut Session) -> Result<(), Failure> {
         )),
         Verb::Restore => {
             // A connection of its own: where the restore fails, its transaction goes with it.
-            let changes = restore(io::stdin().lock(), &mut Client::connect(&session.instance)?)?;
-            report(changes, &mut session.out)
+            let committed = restore(
+                io::stdin().lock(),
+                allow_empty,
+                &mut Client::connect(&session.instance)?,
+            )?;
+            warn_of_unreachable(&committed);
+            if session.out.style.json {
+                return session.out.json(&Restored::from(committed));
+            }
+            report(committed.changes, &mut session.out)
         }
     }
 }
@@ -615,7 +628,7 @@ fn save(session: &mut Session) -> Result<(), Failure> {
 }
 
 /// Reads, checks and sends in one go; only the last word makes it happen.
-fn restore(input: impl BufRead, client: &mut Client) -> Result<Changes, Failure> {
+fn restore(input: impl BufRead, allow_empty: bool, client: &mut Client) -> Result<api::Committed, Failure> {
     // The line of each route, for an error that names a route by its index.
     let mut lines: Vec<u32> = Vec::new();
     let mut transaction = client.begin(true)?;
@@ -629,14 +642,87 @@ fn restore(input: impl BufRead, client: &mut Client) -> Result<Changes, Failure>
             routes.clear();
         }
     }
+    if lines.is_empty() && !allow_empty {
+        return Err(Failure::Refused(
+            "the input has no route, and a restore of it would delete all routes: if that is meant, say \
+             `route restore --allow-empty`"
+                .into(),
+        ));
+    }
     transaction.stage(&routes).map_err(|error| by_line(error, &lines))?;
     transaction.commit().map_err(|error| by_line(error, &lines))
+}
+
+/// What a restore did, for programs.
+#[derive(Serialize)]
+struct Restored {
+    #[serde(flatten)]
+    changes: Changes,
+    unreachable: Vec<Unreachable>,
+    unreachable_total: u64,
+}
+
+#[derive(Serialize)]
+struct Unreachable {
+    dst: String,
+    reason: String,
+}
+
+impl From<api::Committed> for Restored {
+    fn from(committed: api::Committed) -> Self {
+        let unreachable = committed.unreachable.into_iter();
+        Self {
+            changes: committed.changes,
+            unreachable: unreachable
+                .map(|route| Unreachable {
+                    dst: destination(route.key),
+                    reason: route.reason,
+                })
+                .collect(),
+            unreachable_total: committed.unreachable_total,
+        }
+    }
+}
+
+/// As `route show` has it.
+fn destination(key: api::Key) -> String {
+    RouteKey::try_from(key).map_or_else(|error| error.to_string(), |key| key.to_string())
+}
+
+/// Names some of the routes that were installed and wait for a next hop.
+fn warn_of_unreachable(committed: &api::Committed) {
+    let total = committed.unreachable_total;
+    if total == 0 {
+        return;
+    }
+    let named = committed.unreachable.iter().take(NAMED);
+    let lines = named.map(|route| format!("mplsxdp: {} waits: {}", destination(route.key), route.reason));
+    let routes = if total == 1 { "route waits" } else { "routes wait" };
+    let last = format!(
+        "mplsxdp: {total} {routes} for a next hop that cannot be reached now; `route show` marks what is `unresolved` or `linkdown`"
+    );
+    for line in lines.chain([last]) {
+        // There is nowhere to tell that standard error is closed.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
 }
 
 /// The routes of what `save` wrote, and the lines that they begin in.
 pub(super) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(u32, Route), Failure>> {
     let mut lines = Lines::new(input, Kind::Routes);
-    std::iter::from_fn(move || lines.next().transpose()).map(|line| {
+    let next = move || {
+        let line = lines.next().transpose()?;
+        Some(match lines.cut_off() {
+            Some(line) => Err(Unreadable {
+                line,
+                reason: "the input ends within this line, which has no newline, so it may be cut off: if it is whole, \
+                         end it with a newline (`echo >> FILE`)"
+                    .into(),
+            }),
+            None => line,
+        })
+    };
+    std::iter::from_fn(next).map(|line| {
         let (number, text) =
             line.map_err(|Unreadable { line, reason }| Failure::Refused(format!("line {line}: {reason}")))?;
         let route = grammar::route(&text, Family::Any).map_err(|error| {

@@ -793,6 +793,30 @@ pub struct Changed {
     pub changes: Changes,
 }
 
+/// `type UnreachableRoute`: a route that was installed and has no way to a next hop.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnreachableRoute {
+    pub key: Key,
+    /// The next hop, what is in the way, and what helps.
+    pub reason: String,
+}
+
+/// Reply of `Commit`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Committed {
+    pub changes: Changes,
+    /// The first of those that wait for a next hop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableRoute>,
+    /// How many there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unreachable_total: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// Parameters of `Begin`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -929,9 +953,11 @@ pub enum Request {
         limit: usize,
         counters: bool,
     },
+    /// With `wait`, routes without a way to their next hops are installed and wait for it; else they are refused.
     ChangeRoutes {
         mode: ChangeMode,
         routes: Vec<route::Route>,
+        wait: bool,
     },
     DeleteRoutes {
         keys: Vec<RouteKey>,
@@ -965,6 +991,7 @@ pub enum Reply {
     Status(Status),
     Routes(Vec<InstalledRoute>),
     Changed(Changes),
+    Committed(Committed),
     Links(Vec<Link>),
     Neighbors(Vec<NextHopState>),
     Stats(Stats),

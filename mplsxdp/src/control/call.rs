@@ -154,6 +154,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
         Ok(Command::Ask(Request::ChangeRoutes {
             mode,
             routes: routes(raw, 0)?,
+            wait: false,
         }))
     };
     match name {

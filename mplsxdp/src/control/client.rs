@@ -254,12 +254,11 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    pub fn commit(mut self) -> Result<Changes, ClientError> {
+    pub fn commit(mut self) -> Result<api::Committed, ClientError> {
         if std::mem::take(&mut self.awaits_reply) {
             self.client.receive::<api::Staged>()?;
         }
-        let api::Changed { changes } = self.client.call("Commit", &Nothing {})?;
-        Ok(changes)
+        self.client.call("Commit", &Nothing {})
     }
 }
 

@@ -97,7 +97,7 @@ fn request_of(request: &Request) -> (&'static str, Value) {
     match request {
         Request::GetStatus => ("GetStatus", json!({})),
         Request::ListRoutes { filter, counters, .. } => ("ListRoutes", list_of(filter, *counters)),
-        Request::ChangeRoutes { mode, routes } => {
+        Request::ChangeRoutes { mode, routes, .. } => {
             let method = match mode {
                 ChangeMode::Add => "AddRoutes",
                 ChangeMode::Replace => "ReplaceRoutes",

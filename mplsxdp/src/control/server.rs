@@ -489,7 +489,8 @@ impl Connection {
                 } else {
                     ChangeMode::Replace
                 };
-                self.ask(Request::ChangeRoutes { mode, routes }).await
+                let wait = true;
+                self.ask(Request::ChangeRoutes { mode, routes, wait }).await
             }
         }
     }
@@ -508,7 +509,7 @@ impl Connection {
         let reply = answer.await.map_err(|_| Error::ShuttingDown {})?;
         if let Some(what) = change {
             match &reply {
-                Ok(Reply::Changed(changes)) => {
+                Ok(Reply::Changed(changes) | Reply::Committed(api::Committed { changes, .. })) => {
                     let api::Changes {
                         added,
                         replaced,
@@ -536,7 +537,7 @@ impl Connection {
 /// What a request changes, for the log; `None` where it changes nothing.
 fn change(request: &Request) -> Option<String> {
     match request {
-        Request::ChangeRoutes { mode, routes } => Some(match mode {
+        Request::ChangeRoutes { mode, routes, .. } => Some(match mode {
             ChangeMode::Add => format!("add {} routes", routes.len()),
             ChangeMode::Replace => format!("add or replace {} routes", routes.len()),
             ChangeMode::ReplaceAll => format!("replace all routes by {}", routes.len()),
@@ -588,6 +589,7 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Status(status) => answer(&api::StatusReply { status }),
         Reply::Routes(routes) => answer(&api::RouteList { routes }),
         Reply::Changed(changes) => answer(&api::Changed { changes }),
+        Reply::Committed(committed) => answer(&committed),
         Reply::Links(links) => answer(&api::LinkList { links }),
         Reply::Neighbors(neighbors) => answer(&api::NeighborList { neighbors }),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),

@@ -6,10 +6,11 @@ pub mod local;
 mod ports;
 pub mod preflight;
 mod raw_ip;
+mod reachability;
 mod report;
 mod sub_interface;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,17 +32,17 @@ use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::pass::Claim;
-use crate::lfib::route::{NextHop, Owner, Route};
+use crate::lfib::route::{NextHop, Owner};
 use crate::lfib::{ChangeError, Lfib, Reach};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::netlink::Netlink;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
-use crate::neighbour::{Event, LinkInfo, Lookup, RouteKind};
+use crate::neighbour::{Event, RouteKind};
 use crate::slowpath::{Options, Rate};
 use exceptions::{Exceptions, View};
 use local::LocalPair;
-use ports::{Port, Ports, Role};
+use ports::{Ports, Role};
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
@@ -222,6 +223,7 @@ impl Controller {
         }
         self.follow_sub_interfaces().await;
         self.follow_next_hops().await;
+        self.waiting_routes(&config.routes).log();
         self.warn_of_foreign_sources(&[]);
         Ok(())
     }
@@ -275,16 +277,28 @@ impl Controller {
                 limit,
                 counters,
             } => Ok(Reply::Routes(self.list_routes(&filter, after, limit, counters)?)),
-            Request::ChangeRoutes { mode, routes } => {
-                self.check_next_hops(&routes).await?;
+            Request::ChangeRoutes { mode, routes, wait } => {
+                if !wait {
+                    self.check_next_hops(&routes).await?;
+                }
                 // What is known of the neighbours counts from the first frame on.
                 let ahead = self.lfib.take_ahead(&routes);
                 self.follow_next_hops().await;
                 let changes = self.lfib.change(mode, Owner::Static, &routes);
                 self.lfib.let_go(ahead);
                 self.routes_changed().await;
-                let changes = changes.map_err(|error| self.refusal(&error))?;
-                Ok(Reply::Changed(count(changes)))
+                let changes = count(changes.map_err(|error| self.refusal(&error))?);
+                if !wait {
+                    return Ok(Reply::Changed(changes));
+                }
+                let waiting = self.waiting_routes(&routes);
+                if waiting.total > 0 {
+                    warn!(
+                        routes = waiting.total,
+                        "routes were installed and wait for their next hops"
+                    );
+                }
+                Ok(Reply::Committed(waiting.with(changes)))
             }
             Request::DeleteRoutes { keys } => {
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
@@ -353,85 +367,6 @@ impl Controller {
         let found = sub_interface::find(name, self.resolver.links()).ok().flatten();
         let pair = self.local.as_ref();
         found.is_some_and(|found| pair.is_some_and(|pair| pair.ifindex() == found.parent))
-    }
-
-    /// That every next hop that is not in use yet leads out of a port.
-    async fn check_next_hops(&self, routes: &[Route]) -> Result<(), Refusal> {
-        let mut checked: HashSet<&NextHop> = self.lfib.next_hops().iter().collect();
-        let next_hops = routes.iter().enumerate();
-        for (index, next_hop) in next_hops.flat_map(|(index, route)| route.next_hops().map(move |hop| (index, hop))) {
-            if !checked.insert(next_hop) {
-                continue;
-            }
-            let refuse = |reason| Refusal::RouteRefused { index, reason };
-            let link = match (&next_hop.dev, next_hop.via.address()) {
-                (Some(dev), _) => self.resolver.links().by_name(dev).ok_or_else(|| {
-                    refuse(match sub_interface::find(dev, self.resolver.links()) {
-                        Ok(Some(_)) => {
-                            format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one")
-                        }
-                        Ok(None) => format!("there is no interface {dev}; `ip link show` lists them"),
-                        Err(reason) => reason,
-                    })
-                })?,
-                (None, Some(address)) => {
-                    let lookup = self.netlink.route_lookup(address, None).await;
-                    match lookup.map_err(|error| refuse(format!("cannot look up {address}: {error}")))? {
-                        Lookup::Interface(ifindex) => self
-                            .resolver
-                            .links()
-                            .get(ifindex)
-                            .ok_or_else(|| refuse(format!("the interface towards {address} has just gone")))?,
-                        Lookup::Local => return Err(refuse(format!("{address} is an address of this box"))),
-                        Lookup::NoRoute => {
-                            return Err(refuse(format!(
-                                "the kernel has no route to {address}: give an interface an address in its network \
-                                 (`ip address add`), or say `dev IFACE`"
-                            )));
-                        }
-                    }
-                }
-                (None, None) => return Err(refuse("`via link` needs `dev IFACE`".into())),
-            };
-            if self.ports.by_ifindex(link.ifindex).is_none() {
-                return Err(refuse(match self.port_beneath(link.ifindex) {
-                    Some(port) => format!(
-                        "{} is not a port of this switch, but its member {port} is: say `dev {port}`",
-                        link.name
-                    ),
-                    None if self.has_namesake(link) => format!(
-                        "the way there is by the kernel's interface {0}, and the port {0} is another one: give the interface \
-                         another name, or say `dev IFACE`",
-                        link.name
-                    ),
-                    None => format!(
-                        "{} is not a port of this switch: `mplsxdp link add {}` makes it one",
-                        link.name, link.name
-                    ),
-                }));
-            }
-            if let Some(reason) = self.ports.no_device(link.ifindex, next_hop) {
-                return Err(refuse(reason));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a port that is not this interface has its name.
-    fn has_namesake(&self, link: &LinkInfo) -> bool {
-        self.ports
-            .iter()
-            .any(|port| *port.name() == *link.name && port.ifindex() != link.ifindex)
-    }
-
-    /// The name of a port that is a member of this interface, as of a bridge.
-    fn port_beneath(&self, ifindex: u32) -> Option<&str> {
-        let beneath = |port: &&Port| {
-            let link = self.resolver.links().get(port.ifindex());
-            let master = link.and_then(|link| link.master.as_ref());
-            master.is_some_and(|master| master.ifindex == ifindex)
-        };
-        self.ports.iter().find(beneath).map(Port::name)
     }
 
     async fn handle_events(&mut self, batch: &[Event]) {

@@ -61,6 +61,12 @@ impl Addresses {
         best.map(|address| address.address.addr())
     }
 
+    /// The interfaces with an address in the same network as `address`.
+    pub fn on_link(&self, address: IpAddr) -> impl Iterator<Item = u32> {
+        let networks = self.addresses.keys().filter(move |own| own.address.contains(&address));
+        networks.map(|own| own.ifindex)
+    }
+
     /// Whether `address` is the broadcast address of a network of this box. Those of one or two addresses have none (RFC 3021).
     pub fn is_broadcast(&self, address: IpAddr) -> bool {
         self.addresses.keys().any(|own| match own.address {
@@ -111,6 +117,19 @@ mod tests {
         assert_eq!(addresses.source(3, ip("10.9.0.7")), Some(ip("10.0.1.1")));
         assert_eq!(addresses.source(2, ip("2001:db8::9")), Some(ip("2001:db8::1")));
         assert_eq!(addresses.source(4, ip("192.0.2.1")), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_neighbour_s_address_is_in_the_network_of_an_interface() {
+        let mut addresses = Addresses::default();
+        for (ifindex, text) in [(2, "10.0.0.1/24"), (3, "10.0.0.129/25"), (3, "2001:db8::1/64")] {
+            addresses.handle(&Event::Address(address(ifindex, text)));
+        }
+        let found = |text: &str| addresses.on_link(ip(text)).collect::<Vec<_>>();
+        assert_eq!(found("10.0.0.200"), [2, 3]);
+        assert_eq!(found("10.0.0.2"), [2]);
+        assert_eq!(found("2001:db8::2"), [3]);
+        assert!(found("10.0.1.2").is_empty());
     }
 
     #[test]

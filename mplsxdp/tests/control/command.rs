@@ -662,6 +662,105 @@ fn a_restore_with_a_mistake_changes_nothing_and_names_the_line() {
     assert_eq!(fake.routes(), ["50 dev lo"]);
 }
 
+/// A file that a full disk has cut short, or one that was never written, must not delete what is there.
+#[test]
+fn a_restore_of_nothing_or_of_half_a_file_is_refused() {
+    let fake = Fake::start();
+    done(&fake, "route add 50 dev lo");
+    let empty = "mplsxdp: the input has no route, and a restore of it would delete all routes: if that is meant, say \
+                 `route restore --allow-empty`\n";
+    for input in [
+        "",
+        "\n",
+        " \n\n\t",
+        "# Routes of mplsxdp, for `mplsxdp route restore`.\n",
+        "# half",
+    ] {
+        assert_eq!(
+            run_with(&fake, "route restore", input),
+            (1, String::new(), empty.into()),
+            "{input:?}"
+        );
+    }
+    for (input, line) in [
+        ("50 dev lo", 1),
+        ("60 dev lo\n50 dev lo", 2),
+        ("60 dev lo\n50 as 11", 2),
+        ("60 dev lo\n61 dev l", 2),
+        ("60 dev lo\n# half a comment", 2),
+        ("100 proto bgp\n\tnexthop via 192.0.2.1\n\tnexthop via 192.0.2.2", 3),
+    ] {
+        for options in ["", " --allow-empty"] {
+            assert_eq!(
+                run_with(&fake, &format!("route restore{options}"), input),
+                (
+                    1,
+                    String::new(),
+                    format!(
+                        "mplsxdp: line {line}: the input ends within this line, which has no newline, so it may be cut off: if it \
+                         is whole, end it with a newline (`echo >> FILE`)\n"
+                    )
+                ),
+                "{input:?}"
+            );
+        }
+    }
+    assert_eq!(fake.routes(), ["50 dev lo"]);
+    let (code, _, err) = run(&fake, "route flush all --allow-empty");
+    assert!(
+        code == 2 && err.starts_with("mplsxdp: `--allow-empty` is for `route restore`: "),
+        "{err}"
+    );
+    // A blank at the end is no half line.
+    let (code, out, err) = run_with(&fake, "-s route restore", "60 dev lo\n  ");
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "1 added, 0 replaced, 1 deleted\n", "")
+    );
+    let (code, out, err) = run_with(&fake, "-s route restore --allow-empty", "# none\n");
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "0 added, 0 replaced, 1 deleted\n", "")
+    );
+    assert!(fake.routes().is_empty());
+}
+
+#[test]
+fn a_restore_names_routes_that_wait_for_a_next_hop() {
+    let fake = Fake::start();
+    let waiting = |count| {
+        let line = |label| format!("{label} as 17 via inet 192.0.2.1 dev later\n");
+        (100..100 + count).map(line).collect::<String>() + "50 dev lo\n"
+    };
+    assert_eq!(
+        run_with(&fake, "-s route restore", &waiting(1)),
+        (
+            0,
+            "2 added, 0 replaced, 0 deleted\n".into(),
+            "mplsxdp: 100 waits: later is down: `ip link set later up`\n\
+             mplsxdp: 1 route waits for a next hop that cannot be reached now; `route show` marks what is `unresolved` or \
+             `linkdown`\n"
+                .into()
+        )
+    );
+    let (code, out, err) = run_with(&fake, "-j route restore", &waiting(12_000));
+    assert_eq!((code, err.lines().count()), (0, 11), "{err}");
+    assert!(
+        err.contains("\nmplsxdp: 109 waits: ") && err.contains("\nmplsxdp: 12000 routes wait for a next hop "),
+        "{err}"
+    );
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (
+            &report["added"],
+            &report["unreachable_total"],
+            &report["unreachable"][99]["dst"]
+        ),
+        (&json!(11_999), &json!(12_000), &json!("199"))
+    );
+    assert_eq!(report["unreachable"].as_array().unwrap().len(), 100);
+}
+
 #[test]
 fn many_routes_are_restored_and_listed() {
     let fake = Fake::start();

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mplsxdp::control::api::{
-    BackupState, BucketRange, ChangeMode, Changes, Counter, InstalledRoute, Link, NextHopState, Outcome, PathState,
-    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel, ViaAddress,
-    VlanTag,
+    BackupState, BucketRange, ChangeMode, Changes, Committed, Counter, InstalledRoute, Link, NextHopState, Outcome,
+    PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
+    UnreachableRoute, ViaAddress, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::{Call, Instance, Peer};
@@ -137,7 +137,26 @@ impl Kept {
                     .map(|(_, route)| installed(route, counters))
                     .collect(),
             )),
-            Request::ChangeRoutes { mode, routes } => self.change(mode, routes),
+            Request::ChangeRoutes { mode, routes, wait } => {
+                let waits = |hop: &NextHop| hop.dev.as_deref() == Some("later");
+                let waiting = routes.iter().filter(|route| route.next_hops().any(waits));
+                let keys: Vec<RouteKey> = waiting.map(Route::key).collect();
+                match self.change(mode, routes)? {
+                    Reply::Changed(changes) if wait => Ok(Reply::Committed(Committed {
+                        changes,
+                        unreachable: keys
+                            .iter()
+                            .take(100)
+                            .map(|&key| UnreachableRoute {
+                                key: key.into(),
+                                reason: "later is down: `ip link set later up`".into(),
+                            })
+                            .collect(),
+                        unreachable_total: keys.len() as u64,
+                    })),
+                    reply => Ok(reply),
+                }
+            }
             Request::DeleteRoutes { keys } => {
                 if let Some(&key) = keys.iter().find(|key| !self.routes.contains_key(key)) {
                     return Err(Refusal::NoSuchRoute { key });

@@ -264,7 +264,8 @@ fn a_transaction_is_one_request() {
         request,
         Request::ChangeRoutes {
             mode: ChangeMode::Replace,
-            routes: vec![route(200, 201)]
+            routes: vec![route(200, 201)],
+            wait: true,
         }
     );
     let uid = nix::unistd::getuid().as_raw();

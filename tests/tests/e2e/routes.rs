@@ -1,16 +1,27 @@
 //! Routes as people and routing daemons write, keep, choose and restore them.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
-use mplsxdp_tests::{End, Lab, Netns, Router, link};
+use mplsxdp::control::api::{Link, NextHopState, Resolution};
+use mplsxdp_tests::{End, Lab, Netns, Router, link, wait};
 
 use crate::test;
 
+const LIMIT: Duration = Duration::from_secs(10);
+
 pub fn tests() -> Vec<Trial> {
-    vec![test(
-        "routes::lines_that_ip_prints_are_taken_and_routes_are_chosen_by_protocol_and_interface",
-        pasted_and_chosen,
-    )]
+    vec![
+        test(
+            "routes::lines_that_ip_prints_are_taken_and_routes_are_chosen_by_protocol_and_interface",
+            pasted_and_chosen,
+        ),
+        test(
+            "routes::a_restore_and_a_configuration_install_what_cannot_be_reached_yet_and_name_it",
+            unreachable,
+        ),
+    ]
 }
 
 /// left - eth1 router eth2 - right.
@@ -152,4 +163,105 @@ fn pasted_and_chosen() -> Result<()> {
     router.run("route flush all")?;
     ensure!(bench.shown("")?.is_empty());
     Ok(())
+}
+
+/// A command that is refused, and what it says.
+fn refusal(router: &Router, command: &str) -> Result<String> {
+    match router.run(command) {
+        Ok(said) => bail!("`{command}` was done: {said}"),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+fn unreachable() -> Result<()> {
+    let lab = Lab::new()?;
+    let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
+    link(
+        End::new(&middle, "eth1").address("10.0.1.1/24"),
+        End::new(&left, "eth0").address("10.0.1.2/24"),
+    )?;
+    for (ours, theirs, netns, number) in [("eth2", "eth0", &right, 2), ("eth3", "eth1", &right, 3)] {
+        link(
+            End::new(&middle, ours).address(&format!("10.0.{number}.1/24")),
+            End::new(netns, theirs).address(&format!("10.0.{number}.2/24")),
+        )?;
+    }
+    let lines = "100 as 110 via inet 10.0.1.2\n\
+                 101 as 111 via inet 10.0.2.2\n\
+                 102 as 112 via inet 10.0.3.2\n\
+                 103 as 113 via inet 192.0.2.1\n\
+                 104 as 114 via link 02:00:00:00:00:01 dev eth9\n";
+    let reasons = [
+        "102 waits: via inet 10.0.3.2: eth3 is not a port of this switch: `mplsxdp link add eth3` makes it one",
+        "104 waits: via link 02:00:00:00:00:01 dev eth9: there is no interface eth9; `ip link show` lists them",
+    ];
+    let down = "via inet 10.0.2.2: 10.0.2.2 is in the network of eth2, but eth2 is down: `ip link set eth2 up`";
+    let router = Router::load(&middle, "--iface eth1 --iface eth2")?;
+    middle.ip("link set eth2 down")?;
+    wait::until("the link's state", LIMIT, || {
+        let links: Vec<Link> = router.json("link show")?;
+        Ok(links.iter().any(|link| !link.up).then_some(()))
+    })?;
+
+    // One route is refused, with what helps.
+    for (route, reason) in [
+        (
+            "101 as 111 via inet 10.0.2.2",
+            "10.0.2.2 is in the network of eth2, but eth2 is down: `ip link set eth2 up`",
+        ),
+        (
+            "103 as 113 via inet 192.0.2.1",
+            "the kernel has no route to 192.0.2.1, and eth2 is down: `ip link set eth2 up`; or give an interface an address in \
+             its network (`ip address add`), or say `dev IFACE`",
+        ),
+    ] {
+        let said = refusal(&router, &format!("route add {route}"))?;
+        ensure!(said.contains(reason), "{said}");
+    }
+
+    // All of a file are installed, and those that wait are named, however often.
+    for report in ["5 added, 0 replaced, 0 deleted\n", "0 added, 0 replaced, 0 deleted\n"] {
+        let (said, warned) = router.run_with_warnings("-s route restore", lines)?;
+        ensure!(said == report, "{said}");
+        ensure!(warned.contains(&format!("101 waits: {down}")), "{warned}");
+        for reason in reasons {
+            ensure!(warned.contains(reason), "no `{reason}` in {warned}");
+        }
+        ensure!(
+            !warned.contains("100 waits") && warned.contains("4 routes wait "),
+            "{warned}"
+        );
+    }
+    // They work once there is a way, by themselves.
+    middle.ip("link set eth2 up")?;
+    router.run("link add eth3")?;
+    middle.ip("address add 192.0.2.9/24 dev eth3")?;
+    right.ip("address add 192.0.2.1/24 dev eth1")?;
+    wait::until("three more next hops", LIMIT, || {
+        let next_hops: Vec<NextHopState> = router.json("neigh show")?;
+        let resolved = next_hops.iter().filter(|hop| hop.state == Resolution::Resolved);
+        Ok((resolved.count() == 4).then_some(()))
+    })?;
+    router.unload()?;
+
+    // The same of a configuration, in the log.
+    let file = std::env::temp_dir().join(format!("{}.toml", middle.name()));
+    let routes: Vec<String> = lines.lines().take(4).map(|line| format!("{line:?}")).collect();
+    std::fs::write(&file, format!("routes = [{}]\n", routes.join(", ")))?;
+    let options = format!("--iface eth1 --iface eth2 --config {}", file.display());
+    middle.ip("address del 192.0.2.9/24 dev eth3")?;
+    let router = Router::load(&middle, &options);
+    std::fs::remove_file(&file)?;
+    let router = router?;
+    let said = router.said_at_load()?;
+    for reason in [
+        "the route of 102 waits: via inet 10.0.3.2: eth3 is not a port of this switch",
+        "the route of 103 waits: via inet 192.0.2.1: the kernel has no route to 192.0.2.1",
+    ] {
+        ensure!(said.contains(reason), "no `{reason}` in {said}");
+    }
+    ensure!(!said.contains("the route of 101"), "{said}");
+    router.run("link add eth3")?;
+    middle.ip("address add 192.0.2.9/24 dev eth3")?;
+    router.wait_resolved()
 }

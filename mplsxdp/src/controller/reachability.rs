@@ -1,0 +1,240 @@
+//! Whether there is a way to the next hops of routes, and what to do where there is none. A change of single routes is refused
+//! then, as a mistake of who typed it; the routes of a transaction and of the configuration are installed and wait.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use tracing::warn;
+
+use super::ports::{Port, Role};
+use super::{Controller, sub_interface};
+use crate::control::api::{self, Changes, Refusal};
+use crate::lfib::route::{NextHop, Route, RouteKey};
+use crate::neighbour::resolver::HopState;
+use crate::neighbour::{LinkInfo, Lookup};
+
+/// How many routes are named of those that wait.
+const NAMED: usize = 100;
+/// How many are named in the log.
+const LOGGED: usize = 10;
+
+/// Routes that were installed and have no way to their next hop.
+pub(super) struct Waiting {
+    pub total: usize,
+    /// The first of them, and what is in the way.
+    named: Vec<(RouteKey, String)>,
+}
+
+impl Waiting {
+    pub fn with(self, changes: Changes) -> api::Committed {
+        let named = self.named.into_iter();
+        api::Committed {
+            changes,
+            unreachable: named
+                .map(|(key, reason)| api::UnreachableRoute {
+                    key: key.into(),
+                    reason,
+                })
+                .collect(),
+            unreachable_total: self.total as u64,
+        }
+    }
+
+    pub fn log(&self) {
+        for (key, reason) in self.named.iter().take(LOGGED) {
+            warn!("the route of {key} waits: {reason}");
+        }
+        if self.total > LOGGED {
+            warn!(
+                routes = self.total,
+                "routes wait for their next hops: `mplsxdp route show` marks them `unresolved` or `linkdown`"
+            );
+        }
+    }
+}
+
+impl Controller {
+    /// That every next hop that is not in use yet leads out of a port.
+    pub(super) async fn check_next_hops(&self, routes: &[Route]) -> Result<(), Refusal> {
+        let mut checked: HashSet<&NextHop> = self.lfib.next_hops().iter().collect();
+        let next_hops = routes.iter().enumerate();
+        for (index, next_hop) in next_hops.flat_map(|(index, route)| route.next_hops().map(move |hop| (index, hop))) {
+            if checked.insert(next_hop)
+                && let Some(reason) = self.obstacle(next_hop).await
+            {
+                return Err(Refusal::RouteRefused { index, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of `routes`, which are installed, that have no way to a next hop.
+    pub(super) fn waiting_routes(&self, routes: &[Route]) -> Waiting {
+        let next_hops = self.resolver.next_hops();
+        let obstacles: HashMap<&NextHop, String> = next_hops
+            .filter_map(|(_, next_hop, state)| Some((next_hop, self.known_obstacle(next_hop, state?)?)))
+            .collect();
+        let mut waiting = Waiting {
+            total: 0,
+            named: Vec::new(),
+        };
+        if obstacles.is_empty() {
+            return waiting;
+        }
+        for route in routes {
+            let mut found = route.next_hops().filter_map(|hop| obstacles.get_key_value(hop));
+            let Some((next_hop, reason)) = found.next() else {
+                continue;
+            };
+            waiting.total += 1;
+            if waiting.named.len() < NAMED {
+                waiting.named.push((route.key(), format!("{next_hop}: {reason}")));
+            }
+        }
+        waiting
+    }
+
+    /// What is in the way of a next hop that nobody follows yet.
+    async fn obstacle(&self, next_hop: &NextHop) -> Option<String> {
+        let links = self.resolver.links();
+        let link = match (&next_hop.dev, next_hop.via.address()) {
+            (Some(dev), _) => match links.by_name(dev) {
+                Some(link) => link,
+                None => return Some(self.no_such_dev(dev)),
+            },
+            (None, Some(address)) => match self.netlink.route_lookup(address, None).await {
+                Ok(Lookup::Interface(ifindex)) => match links.get(ifindex) {
+                    Some(link) => link,
+                    None => return Some(format!("the interface towards {address} has just gone")),
+                },
+                Ok(Lookup::Local) => return Some(own_address(address)),
+                Ok(Lookup::NoRoute) => return Some(self.no_route(address)),
+                Err(error) => return Some(format!("cannot look up {address}: {error}")),
+            },
+            (None, None) => return Some("`via link` needs `dev IFACE`".into()),
+        };
+        self.not_a_port(link, next_hop)
+            .or_else(|| self.ports.no_device(link.ifindex, next_hop))
+    }
+
+    /// What is in the way of a next hop in `state`. A neighbour that does not answer is not: it may do so at any time.
+    fn known_obstacle(&self, next_hop: &NextHop, state: HopState) -> Option<String> {
+        let links = self.resolver.links();
+        let address = next_hop.via.address();
+        if let Some(ifindex) = state.ifindex() {
+            let link = links.get(ifindex)?;
+            return self.not_a_port(link, next_hop).or_else(|| match state {
+                HopState::LinkDown { .. } => Some(down(link)),
+                HopState::NoArp { .. } => Some(self.ports.no_device(ifindex, next_hop).unwrap_or_else(|| {
+                    format!(
+                        "{} has no MAC addresses to ask for: say `via link MAC dev {}`",
+                        link.name, link.name
+                    )
+                })),
+                _ => None,
+            });
+        }
+        match (state, address, &next_hop.dev) {
+            (HopState::NoSuchDev, _, Some(dev)) => Some(self.no_such_dev(dev)),
+            (HopState::NoRoute, Some(address), _) => Some(self.no_route(address)),
+            (HopState::Local, Some(address), _) => Some(own_address(address)),
+            _ => None,
+        }
+    }
+
+    fn no_such_dev(&self, dev: &str) -> String {
+        match sub_interface::find(dev, self.resolver.links()) {
+            Ok(Some(_)) => format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one"),
+            Ok(None) => format!("there is no interface {dev}; `ip link show` lists them"),
+            Err(reason) => reason,
+        }
+    }
+
+    fn no_route(&self, address: IpAddr) -> String {
+        if let Some(link) = self.down_link_of(address) {
+            return format!("{address} is in the network of {}, but {}", link.name, down(link));
+        }
+        // An interface that is set down loses its IPv6 addresses.
+        let links = self.resolver.links();
+        let ports = self.ports.iter().filter(|port| port.role() != Role::Local);
+        let down_port = ports
+            .filter_map(|port| links.get(port.ifindex()))
+            .find(|link| !link.is_up());
+        let remedy = format!("give an interface an address in its network (`ip address add`), or say `dev IFACE`");
+        match down_port {
+            Some(link) => format!("the kernel has no route to {address}, and {}; or {remedy}", down(link)),
+            None => format!("the kernel has no route to {address}: {remedy}"),
+        }
+    }
+
+    /// The interface, which is down, in whose network `address` is.
+    fn down_link_of(&self, address: IpAddr) -> Option<&LinkInfo> {
+        let links = self.resolver.links();
+        let mut on_link = self.addresses.on_link(address).filter_map(|ifindex| links.get(ifindex));
+        on_link.find(|link| !link.is_up())
+    }
+
+    /// Why frames cannot be sent by `link`, which is the way to `next_hop`, if it is not a port.
+    fn not_a_port(&self, link: &LinkInfo, next_hop: &NextHop) -> Option<String> {
+        if self.ports.by_ifindex(link.ifindex).is_some() {
+            return None;
+        }
+        // The kernel has another way while the link that it should be is down.
+        if next_hop.dev.is_none()
+            && let Some(address) = next_hop.via.address()
+            && let Some(own) = self.down_link_of(address)
+        {
+            return Some(format!(
+                "{address} is in the network of {}, but {}",
+                own.name,
+                down(own)
+            ));
+        }
+        Some(match self.port_beneath(link.ifindex) {
+            Some(port) => format!(
+                "{} is not a port of this switch, but its member {port} is: say `dev {port}`",
+                link.name
+            ),
+            None if self.has_namesake(link) => format!(
+                "the way there is by the kernel's interface {0}, and the port {0} is another one: give the interface another \
+                 name, or say `dev IFACE`",
+                link.name
+            ),
+            None => format!(
+                "{} is not a port of this switch: `mplsxdp link add {}` makes it one",
+                link.name, link.name
+            ),
+        })
+    }
+
+    /// Whether a port that is not this interface has its name.
+    fn has_namesake(&self, link: &LinkInfo) -> bool {
+        self.ports
+            .iter()
+            .any(|port| *port.name() == *link.name && port.ifindex() != link.ifindex)
+    }
+
+    /// The name of a port that is a member of this interface, as of a bridge.
+    fn port_beneath(&self, ifindex: u32) -> Option<&str> {
+        let beneath = |port: &&Port| {
+            let link = self.resolver.links().get(port.ifindex());
+            let master = link.and_then(|link| link.master.as_ref());
+            master.is_some_and(|master| master.ifindex == ifindex)
+        };
+        self.ports.iter().find(beneath).map(Port::name)
+    }
+}
+
+fn own_address(address: IpAddr) -> String {
+    format!("{address} is an address of this box")
+}
+
+/// Says that a link is down, and what helps.
+fn down(link: &LinkInfo) -> String {
+    let name = &link.name;
+    if link.up {
+        format!("{name} has no carrier: connect it, or set its other end up")
+    } else {
+        format!("{name} is down: `ip link set {name} up`")
+    }
+}

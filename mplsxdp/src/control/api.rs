@@ -642,7 +642,7 @@ pub struct Stats {
     pub reasons: Vec<ReasonCounter>,
     /// Likewise.
     pub slow_path: Vec<Outcome>,
-    /// What routes with a counter slot forwarded, in total.
+    /// What routes with a counter slot have forwarded since the start, those that are gone included.
     pub forwarded: Counter,
     pub uncounted_routes: u64,
 }

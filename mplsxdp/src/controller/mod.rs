@@ -258,6 +258,10 @@ impl Controller {
 
     /// Carries out a request and answers it. Returns whether it was the last one.
     async fn answer(&mut self, Call { request, peer, reply }: Call) -> bool {
+        if let Request::GetStats { all } = request {
+            self.answer_stats(all, reply);
+            return false;
+        }
         let last = request == Request::Unload;
         let result = self.carry_out(request).await;
         if let Err(refusal) = &result {
@@ -357,8 +361,8 @@ impl Controller {
             }
             Request::ListNeighbors => Ok(Reply::Neighbors(self.list_next_hops())),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
-            Request::GetStats { all } => Ok(Reply::Stats(self.stats(all))),
-            Request::Unload => Ok(Reply::Done),
+            // `answer` does what there is to do.
+            Request::GetStats { .. } | Request::Unload => Ok(Reply::Done),
         }
     }
 

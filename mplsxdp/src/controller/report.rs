@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
 use mplsxdp_common::wire::Mac;
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::ports::Role;
@@ -219,7 +220,25 @@ impl Controller {
         links
     }
 
-    pub(super) fn stats(&self, all: bool) -> api::Stats {
+    /// Answers `GetStats`. The counters of a million routes take a while to read, which another thread does.
+    pub(super) fn answer_stats(&mut self, all: bool, reply: oneshot::Sender<Result<api::Reply, api::Refusal>>) {
+        let mut stats = self.stats(all);
+        let total = self.lfib.forwarded();
+        let reader = self.lfib.tables().route_counter_reader();
+        tokio::task::spawn_blocking(move || {
+            let read = reader.and_then(|reader| total.finish(|first, count| reader.read(first, count)));
+            let forwarded = read.unwrap_or_else(unreadable);
+            stats.forwarded = api::Counter {
+                packets: forwarded.packets,
+                bytes: forwarded.bytes,
+            };
+            // The client may be gone.
+            let _ = reply.send(Ok(api::Reply::Stats(stats)));
+        });
+    }
+
+    /// All but what was forwarded.
+    fn stats(&self, all: bool) -> api::Stats {
         let mut stats = api::Stats {
             uncounted_routes: self.lfib.uncounted_routes() as u64,
             ..api::Stats::default()
@@ -268,14 +287,6 @@ impl Controller {
             })
             .collect();
         stats.reasons.sort_by(|one, other| one.port.cmp(&other.port));
-        // What was popped for this box counts for the route that it leaves by, if there is one.
-        let leads_out = |listed: &Listed| !listed.next_hops.is_empty();
-        for listed in self.lfib.list(None, usize::MAX, |_| true).into_iter().filter(leads_out) {
-            if let Some(counter) = self.route_counter(&listed) {
-                stats.forwarded.packets += counter.packets;
-                stats.forwarded.bytes += counter.bytes;
-            }
-        }
         stats
     }
 
@@ -297,14 +308,7 @@ impl Controller {
     }
 
     fn route_counter(&self, listed: &Listed) -> Option<api::Counter> {
-        if listed.counter_slot == 0 {
-            return None;
-        }
-        let counter = self
-            .lfib
-            .tables()
-            .route_counter(listed.counter_slot)
-            .unwrap_or_else(unreadable);
+        let counter = self.lfib.counter(listed)?.unwrap_or_else(unreadable);
         Some(api::Counter {
             packets: counter.packets,
             bytes: counter.bytes,

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,6 +42,8 @@ pub struct KernelTables {
     tx_ports_map: MapData,
     xsks: XskMap<MapData>,
     route_counters: PerCpuArray<MapData, CounterWords>,
+    /// `route_counters` once more: aya's type reads one slot at a time.
+    route_counters_map: MapData,
     reason_counters: PerCpuArray<MapData, CounterWords>,
     hash_seed: u32,
     capacity: Capacity,
@@ -100,6 +102,7 @@ impl KernelTables {
             tx_ports_map: open(map::TX_PORTS)?,
             xsks: typed(map::XSKS, Map::XskMap(open(map::XSKS)?))?,
             route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
+            route_counters_map: open(map::ROUTE_COUNTERS)?,
             reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
             hash_seed,
             capacity,
@@ -159,6 +162,19 @@ impl KernelTables {
         self.xsks
             .set(index, socket, 0)
             .map_err(|error| table_error(map::XSKS, "update", error))
+    }
+
+    /// Reads route counters for as long as it lives, also on another thread.
+    pub fn route_counter_reader(&self) -> Result<RouteCounterReader, TableError> {
+        let map = self.route_counters_map.fd().as_fd().try_clone_to_owned();
+        Ok(RouteCounterReader {
+            map: map.map_err(|source| TableError {
+                map: map::ROUTE_COUNTERS,
+                operation: "keep the descriptor",
+                source,
+            })?,
+            possible_cpus: self.possible_cpus,
+        })
     }
 
     fn reason_slot(&self, port: u16, slot: u32) -> Result<Counter, TableError> {
@@ -287,10 +303,6 @@ impl Tables for KernelTables {
 
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError> {
         sum(map::ROUTE_COUNTERS, self.route_counters.get(&slot, 0))
-    }
-
-    fn clear_route_counter(&mut self, slot: u32) -> Result<(), TableError> {
-        Self::clear(&mut self.route_counters, map::ROUTE_COUNTERS, slot, self.possible_cpus)
     }
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError> {
@@ -473,10 +485,14 @@ fn table_error(map: &'static str, operation: &'static str, error: MapError) -> T
 
 fn sum(name: &'static str, values: Result<PerCpuValues<CounterWords>, MapError>) -> Result<Counter, TableError> {
     let values = values.map_err(|error| table_error(name, "read", error))?;
-    Ok(values.iter().fold(Counter::default(), |sum, [packets, bytes]| Counter {
+    Ok(total(&values))
+}
+
+fn total(values: &[CounterWords]) -> Counter {
+    values.iter().fold(Counter::default(), |sum, [packets, bytes]| Counter {
         packets: sum.packets.wrapping_add(*packets),
         bytes: sum.bytes.wrapping_add(*bytes),
-    }))
+    })
 }
 
 /// What the kernel says that a map takes (`memlock` of its fdinfo).
@@ -505,6 +521,83 @@ fn memory_of(name: &'static str, map: &MapData) -> Result<TableMemory, TableErro
         entries,
         bytes: field("memlock")?,
     })
+}
+
+/// Reads the counters of many routes at a time.
+pub struct RouteCounterReader {
+    map: OwnedFd,
+    possible_cpus: usize,
+}
+
+impl RouteCounterReader {
+    /// The counters of `count` slots from `first` on, fewer at the end of the table.
+    pub fn read(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
+        let mut keys = vec![0; count as usize];
+        let mut values: Vec<CounterWords> = vec![[0; 2]; count as usize * self.possible_cpus];
+        let read = bpf_map_lookup_batch(self.map.as_fd(), first, &mut keys, &mut values);
+        let read = read.map_err(|source| TableError {
+            map: map::ROUTE_COUNTERS,
+            operation: "read",
+            source,
+        })?;
+        let counters = values.chunks(self.possible_cpus).take(read);
+        Ok(counters.map(|values| total(values)).collect())
+    }
+}
+
+/// BPF_MAP_LOOKUP_BATCH (Linux 5.13 for per-CPU arrays): the values of consecutive slots of a per-CPU array from `first` on, of
+/// each those of all possible CPUs. Returns how many slots there were.
+fn bpf_map_lookup_batch(
+    map: BorrowedFd<'_>,
+    first: u32,
+    keys: &mut [u32],
+    values: &mut [CounterWords],
+) -> io::Result<usize> {
+    const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+    /// The part of `union bpf_attr` for batches.
+    #[repr(C)]
+    struct Attributes {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+
+    // The kernel begins behind the key that it is given, and at the beginning if it gets none.
+    let before = first.checked_sub(1);
+    let mut last = 0_u32;
+    let mut attributes = Attributes {
+        in_batch: before
+            .as_ref()
+            .map_or(0, |before| std::ptr::from_ref(before).addr() as u64),
+        out_batch: (&raw mut last).addr() as u64,
+        keys: keys.as_mut_ptr().addr() as u64,
+        values: values.as_mut_ptr().addr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: all that the attributes point to lives until the call returns, and `keys` and `values` have room for `count` slots.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            &raw mut attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(attributes.count as usize),
+        // The table ended before `count` slots were read.
+        error if error.kind() == io::ErrorKind::NotFound => Ok(attributes.count as usize),
+        error => Err(error),
+    }
 }
 
 /// BPF_MAP_DELETE_ELEM of a 32-bit key.

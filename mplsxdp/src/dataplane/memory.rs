@@ -163,11 +163,6 @@ impl Tables for MemoryTables {
         Ok(self.route_counters.borrow().get(&slot).copied().unwrap_or_default())
     }
 
-    fn clear_route_counter(&mut self, slot: u32) -> Result<(), TableError> {
-        self.route_counters.borrow_mut().remove(&slot);
-        Ok(())
-    }
-
     fn reason_counter(&self, _port: u16, _reason: Reason) -> Result<Counter, TableError> {
         Ok(Counter::default())
     }

@@ -69,10 +69,8 @@ pub trait Tables {
     /// Returns when no reader is left that saw an entry before its last change.
     fn wait_for_readers(&mut self);
 
+    /// What a slot has counted since the table was made.
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError>;
-
-    /// To zero; frames counted meanwhile may be lost from the count.
-    fn clear_route_counter(&mut self, slot: u32) -> Result<(), TableError>;
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError>;
 

@@ -1,6 +1,7 @@
 //! The label forwarding information base: the routes as they are wanted, and the table writes that make them so. A change is
 //! all or nothing: everything that can fail is done before the first label is published. Pure: what it writes to is a trait.
 
+pub mod counters;
 pub mod groups;
 pub mod next_hops;
 pub mod pass;
@@ -16,14 +17,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op, TtlPropagate};
+use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Op, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
 use crate::dataplane::{TableError, Tables};
+use counters::{Counters, Total};
 use groups::{Before, Groups, Member};
 use next_hops::{NextHopChange, NextHopId, NextHops};
 use pass::{Claim, PassEntries, Wanted};
-use pool::{Interner, SlotPool};
+use pool::Interner;
 use route::{Action, Attributes, OutLabels, Owner, Path, Route, RouteKey};
 use spread::Spread;
 
@@ -45,7 +47,7 @@ pub struct Lfib<T> {
     next_hops: NextHops,
     stacks: Interner<LabelStack>,
     groups: Groups,
-    counters: SlotPool,
+    counters: Counters,
     pass: PassEntries,
 }
 
@@ -191,7 +193,7 @@ impl<T: Tables> Lfib<T> {
             next_hops: NextHops::new(capacity.adjacencies),
             stacks: Interner::new(capacity.stacks),
             groups: Groups::new(capacity.groups),
-            counters: SlotPool::new(1, capacity.counter_slots),
+            counters: Counters::new(capacity.counter_slots),
             pass: PassEntries::default(),
         }
     }
@@ -223,6 +225,19 @@ impl<T: Tables> Lfib<T> {
 
     pub fn groups_in_use(&self) -> usize {
         self.groups.len()
+    }
+
+    /// What a route has counted, `None` if it has no counter slot.
+    pub fn counter(&self, route: &Listed) -> Option<Result<Counter, TableError>> {
+        let slot = route.counter_slot;
+        let raw = (slot != 0).then(|| self.tables.route_counter(slot))?;
+        Some(raw.map(|raw| self.counters.since_taken(slot, raw)))
+    }
+
+    /// Begins to add up what all routes have forwarded, those that are gone included. What was popped for this box counts for
+    /// the route that it leaves by, if there is one.
+    pub fn forwarded(&mut self) -> Arc<Total> {
+        self.counters.total()
     }
 
     pub fn next_hops(&self) -> &NextHops {
@@ -542,7 +557,7 @@ impl<T: Tables> Lfib<T> {
         // A route that takes another's place goes on with its counter.
         let slot = match before {
             Some(before) => before.slot(),
-            None => self.take_counter(),
+            None => self.counters.take(&self.tables),
         };
         let entry = IlmEntry::new(entry.op(), ttl, entry.operand(), entry.next_hop(), slot);
         Ok(Prepared {
@@ -682,19 +697,6 @@ impl<T: Tables> Lfib<T> {
         Some((Op::Stack, slot))
     }
 
-    /// A counter slot at zero, or 0 where none is left.
-    fn take_counter(&mut self) -> u32 {
-        match self.counters.take() {
-            Some((slot, used_before)) => {
-                if used_before && let Err(error) = self.tables.clear_route_counter(slot) {
-                    tracing::warn!(slot, %error, "a counter goes on from an older route's count");
-                }
-                slot
-            }
-            None => 0,
-        }
-    }
-
     /// Gives back what routes that will not be installed took.
     fn abandon(&mut self, prepared: &[Prepared]) {
         for route in prepared {
@@ -770,6 +772,14 @@ impl<T: Tables> Lfib<T> {
 
     /// Publishes a label, and keeps the route.
     fn install(&mut self, route: &Prepared, owner: Owner) {
+        let forwarding = route.entry.op() != Op::Local;
+        let is_new = route.before.is_none();
+        let counted = self
+            .counters
+            .set_forwarding(route.entry.slot(), forwarding, is_new, &self.tables);
+        if let Err(error) = counted {
+            tracing::warn!(key = %route.key, %error, "the total of forwarded packets does not follow the new route");
+        }
         if route.before != Some(route.entry)
             && let RouteKey::Label(label) = route.key
         {

@@ -289,7 +289,7 @@ fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
 }
 
 #[test]
-fn routes_beyond_the_counter_slots_are_uncounted_and_a_reused_slot_starts_at_zero() {
+fn routes_beyond_the_counter_slots_are_uncounted_and_a_reused_slot_counts_from_where_it_is() {
     let mut lfib = lfib();
     let routes: Vec<Route> = (100..104).map(|key| swap(key, &[110], 1)).collect();
     lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
@@ -303,7 +303,91 @@ fn routes_beyond_the_counter_slots_are_uncounted_and_a_reused_slot_starts_at_zer
     assert_eq!(lfib.uncounted_routes(), 0);
     lfib.change(Mode::Add, Owner::Static, &[swap(105, &[110], 1)]).unwrap();
     assert_eq!(entry(&lfib, 105).slot(), slot);
-    assert_eq!(lfib.tables().route_counter(slot).unwrap(), Counter::default());
+    assert_eq!(counted(&lfib, 105), 0);
+    count(&lfib, 105, 2);
+    assert_eq!((counted(&lfib, 105), forwarded(&mut lfib)), (2, 9));
+}
+
+/// Frames of 100 bytes that the program forwards by a route.
+fn count(lfib: &Lfib<MemoryTables>, key: u32, packets: u64) {
+    let mut counters = lfib.tables().route_counters.borrow_mut();
+    let counter = counters.entry(entry(lfib, key).slot()).or_default();
+    counter.packets += packets;
+    counter.bytes += 100 * packets;
+}
+
+fn counted(lfib: &Lfib<MemoryTables>, key: u32) -> u64 {
+    lfib.counter(&lfib.get(label(key)).unwrap()).unwrap().unwrap().packets
+}
+
+fn read(lfib: &Lfib<MemoryTables>, first: u32, slots: u32) -> Result<Vec<Counter>, TableError> {
+    (first..first + slots)
+        .map(|slot| lfib.tables().route_counter(slot))
+        .collect()
+}
+
+fn forwarded(lfib: &mut Lfib<MemoryTables>) -> u64 {
+    let total = lfib.forwarded();
+    let total = total.finish(|first, slots| read(lfib, first, slots)).unwrap();
+    assert_eq!(total.bytes, 100 * total.packets);
+    total.packets
+}
+
+fn for_this_box(key: u32) -> Route {
+    Route::new(label(key), Action::Local, None, TtlPropagate::Default).unwrap()
+}
+
+/// Packets that were popped for this box are not forwarded, before and after their slot counts for another route.
+#[test]
+fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), for_this_box(101)])
+        .unwrap();
+    count(&lfib, 100, 7);
+    count(&lfib, 101, 1000);
+    assert_eq!(forwarded(&mut lfib), 7);
+    // The same slot, for another purpose: the route's own counter goes on.
+    lfib.change(Mode::Replace, Owner::Static, &[for_this_box(100), swap(101, &[111], 1)])
+        .unwrap();
+    assert_eq!((forwarded(&mut lfib), counted(&lfib, 100)), (7, 7));
+    count(&lfib, 100, 500);
+    count(&lfib, 101, 3);
+    assert_eq!((forwarded(&mut lfib), counted(&lfib, 101)), (10, 1003));
+    lfib.delete(&[label(100), label(101)]).unwrap();
+    assert_eq!(forwarded(&mut lfib), 10);
+    lfib.change(Mode::Add, Owner::Static, &[for_this_box(102), swap(103, &[111], 1)])
+        .unwrap();
+    assert_eq!((counted(&lfib, 102), counted(&lfib, 103)), (0, 0));
+    count(&lfib, 102, 500);
+    count(&lfib, 103, 2);
+    assert_eq!(forwarded(&mut lfib), 12);
+}
+
+/// A total is read by another thread while routes change.
+#[test]
+fn a_slot_that_becomes_another_routes_while_a_total_is_read_counts_once_and_as_it_was() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), swap(101, &[111], 1)])
+        .unwrap();
+    count(&lfib, 100, 7);
+    count(&lfib, 101, 5);
+    let before = lfib.forwarded();
+    let mut after = None;
+    let total = before.finish(|first, slots| {
+        let figures = read(&lfib, first, slots);
+        lfib.change(Mode::Replace, Owner::Static, &[for_this_box(100)]).unwrap();
+        count(&lfib, 100, 1000);
+        after = Some(lfib.forwarded());
+        figures
+    });
+    assert_eq!(total.unwrap().packets, 12);
+    let late = lfib.forwarded();
+    lfib.change(Mode::Replace, Owner::Static, &[for_this_box(101)]).unwrap();
+    count(&lfib, 101, 1000);
+    for total in [after.unwrap(), late] {
+        let total = total.finish(|first, slots| read(&lfib, first, slots)).unwrap();
+        assert_eq!(total.packets, 12);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use crate::wire::{Label, Mac, VLAN_VID_MASK};
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 

@@ -187,6 +187,25 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
         difference(&format!("counter of slot {slot}"), expected, kernel)
     }
 
+    /// From the beginning, and across the end of the table.
+    fn compare_route_counters_that_are_read_together(&mut self) -> String {
+        let tables = self.kernel.as_mut();
+        let reader = tables.route_counter_reader().unwrap();
+        let end = lab::CAPACITY.counter_slots;
+        let mut differences = String::new();
+        for (first, count) in [(0, end), (1, 3), (end - 2, 7)] {
+            let read = reader.read(first, count).unwrap();
+            let one_by_one = (first..end.min(first + count)).map(|slot| tables.route_counter(slot).unwrap());
+            if !read.iter().copied().eq(one_by_one) {
+                let _ = writeln!(
+                    differences,
+                    " counters of {count} slots from {first} on, read together: {read:?}"
+                );
+            }
+        }
+        differences
+    }
+
     fn compare_reason_counter(&mut self, port: u32, reason: Reason) -> String {
         let expected = self.reasons.entry((port, reason)).or_default();
         let tables = self.kernel.as_mut();
@@ -211,6 +230,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
         for slot in 0..lab::CAPACITY.counter_slots {
             differences += &self.compare_route_counter(slot);
         }
+        differences += &self.compare_route_counters_that_are_read_together();
         for settings in lab::settings() {
             let random = (0..lab::SUB_INTERFACES).map(|index| lab::sub_interface(settings, index));
             let of_cases = (0..lab::ARRIVAL_TAGS.len()).map(|index| lab::arrival_sub_interface(settings, index));

@@ -160,7 +160,7 @@ impl Controller {
         let down_port = ports
             .filter_map(|port| links.get(port.ifindex()))
             .find(|link| !link.is_up());
-        let remedy = format!("give an interface an address in its network (`ip address add`), or say `dev IFACE`");
+        let remedy = "give an interface an address in its network (`ip address add`), or say `dev IFACE`";
         match down_port {
             Some(link) => format!("the kernel has no route to {address}, and {}; or {remedy}", down(link)),
             None => format!("the kernel has no route to {address}: {remedy}"),

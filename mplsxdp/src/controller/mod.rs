@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
@@ -27,7 +27,6 @@ use tracing::{debug, error, info, warn};
 use crate::config::{Config, burst};
 use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, server};
-use crate::dataplane::TableError;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
@@ -53,6 +52,8 @@ const DEFAULT_MTU: u32 = 1500;
 const CALL_BACKLOG: usize = 64;
 /// Kernel events that are taken in before what they mean for the tables is worked out.
 const EVENT_BATCH: usize = 4096;
+/// How long to wait before the FTN table is written again where that has failed.
+const FTN_RETRY: Duration = Duration::from_secs(1);
 
 /// Loads, serves until told to stop, and unloads.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -105,6 +106,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => stopping = true,
         }
         controller.retry_held();
+        controller.watch_ftn();
     }
     info!("unloading");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -153,6 +155,8 @@ struct Controller {
     ports: Ports,
     exceptions: Exceptions,
     local: Option<LocalPair>,
+    /// When to write again what could not be written to the FTN table.
+    ftn_retry: Option<Instant>,
 }
 
 impl Controller {
@@ -183,6 +187,7 @@ impl Controller {
             kernel_routes: KernelRoutes::default(),
             addresses: Addresses::default(),
             local: None,
+            ftn_retry: None,
             exceptions: Exceptions::new(slow_path_options(config), injector)
                 .context("cannot open raw sockets, to send IP by")?,
             lfib: Lfib::new(tables),
@@ -411,10 +416,9 @@ impl Controller {
             self.follow_ports(&names, now, &mut actions);
             others.extend(self.take_next_hop_changes(actions));
         }
-        for prefix in changed {
-            if let Err(error) = self.claim(prefix) {
-                error!(%prefix, %error, "cannot keep the kernel's addresses and routes out of the FTN");
-            }
+        let claims = changed.into_iter().map(|prefix| (prefix, self.claim(prefix))).collect();
+        if let Err(error) = self.lfib.set_claims(&claims) {
+            debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
         }
         self.perform(others).await;
         // At the start, those that are foreign have been so all along.
@@ -440,8 +444,8 @@ impl Controller {
         others
     }
 
-    /// Tells the LFIB whether `prefix` is the kernel's.
-    fn claim(&mut self, prefix: IpNet) -> Result<(), TableError> {
+    /// What the kernel claims of `prefix`.
+    fn claim(&self, prefix: IpNet) -> Option<Claim> {
         let never = self.kernel_routes.get(prefix).any(|route| {
             let own = matches!(
                 route.kind,
@@ -453,8 +457,11 @@ impl Controller {
         let into_local = self.local.as_ref().map(LocalPair::ifindex);
         let mut routes = self.kernel_routes.get(prefix);
         let routed = routes.any(|route| route.table == TABLE_MAIN && (route.oif.is_none() || route.oif != into_local));
-        self.lfib.set_claim(prefix, Claim::Never, never)?;
-        self.lfib.set_claim(prefix, Claim::Route, routed)
+        match (never, routed) {
+            (true, _) => Some(Claim::Never),
+            (false, true) => Some(Claim::Route),
+            (false, false) => None,
+        }
     }
 
     /// Makes an interface a port.
@@ -506,6 +513,7 @@ impl Controller {
             .next_deadline()
             .into_iter()
             .chain(self.exceptions.next_deadline())
+            .chain(self.ftn_retry)
             .min()
     }
 
@@ -515,6 +523,30 @@ impl Controller {
         self.resolver.poll(now, &mut actions);
         self.perform(actions).await;
         self.with_exceptions(|exceptions, view| exceptions.poll(view, now));
+    }
+
+    /// Writes again, from time to time, what could not be written to the FTN table.
+    fn watch_ftn(&mut self) {
+        let now = Instant::now();
+        if self.lfib.unsettled() == 0 {
+            if self.ftn_retry.take().is_some() {
+                info!("the FTN table is complete again");
+            }
+            return;
+        }
+        if self.ftn_retry.is_some_and(|due| now < due) {
+            return;
+        }
+        let result = self.lfib.settle();
+        if let (Err(error), None) = (result, self.ftn_retry) {
+            error!(
+                prefixes = self.lfib.unsettled(),
+                %error,
+                "cannot write the FTN table: prefix routes that hold addresses or routes of the kernel's are left to the kernel \
+                 until it can be written; `mplsxdp route del` of prefix routes makes room"
+            );
+        }
+        self.ftn_retry = Some(now + FTN_RETRY);
     }
 
     /// Has the slow path deal with the exceptions that have come up, and has the next hops resolved that frames wait for.

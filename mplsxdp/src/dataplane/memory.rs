@@ -31,6 +31,10 @@ pub struct MemoryTables {
     pub grace_periods: usize,
     /// How many more FTN inserts succeed.
     pub ftn_inserts_left: usize,
+    /// How many more times an entry is removed from the FTN.
+    pub ftn_removals_left: usize,
+    /// What was written to the FTN, in order: entries inserted, and removed.
+    pub ftn_writes: Vec<(IpNet, Option<IlmEntry>)>,
 }
 
 impl Default for MemoryTables {
@@ -61,10 +65,13 @@ impl MemoryTables {
             route_counters: RefCell::default(),
             grace_periods: 0,
             ftn_inserts_left: usize::MAX,
+            ftn_removals_left: usize::MAX,
+            ftn_writes: Vec::new(),
         }
     }
 
-    fn longest_match(&self, address: IpAddr) -> IlmEntry {
+    /// The FTN entry for `address`.
+    pub fn longest_match(&self, address: IpAddr) -> IlmEntry {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (0..=bits)
             .rev()
@@ -125,19 +132,26 @@ impl Tables for MemoryTables {
 
     fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
         if self.ftn_inserts_left == 0 {
-            return Err(TableError {
-                map: "FTN",
-                operation: "insert",
-                source: std::io::ErrorKind::OutOfMemory.into(),
-            });
+            return Err(ftn_error("insert", std::io::ErrorKind::OutOfMemory));
+        }
+        // Another entry for a prefix that has one needs room, too, as it does before Linux 6.13.
+        if self.ftn.len() >= self.capacity.prefixes as usize {
+            return Err(ftn_error("insert", std::io::ErrorKind::StorageFull));
         }
         self.ftn_inserts_left -= 1;
         self.ftn.insert(prefix.trunc(), entry);
+        self.ftn_writes.push((prefix.trunc(), Some(entry)));
         Ok(())
     }
 
     fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError> {
-        self.ftn.remove(&prefix.trunc());
+        if self.ftn_removals_left == 0 {
+            return Err(ftn_error("remove", std::io::ErrorKind::ResourceBusy));
+        }
+        if self.ftn.remove(&prefix.trunc()).is_some() {
+            self.ftn_removals_left -= 1;
+            self.ftn_writes.push((prefix.trunc(), None));
+        }
         Ok(())
     }
 
@@ -177,6 +191,14 @@ impl Tables for MemoryTables {
 
     fn memory(&self) -> Result<Vec<TableMemory>, TableError> {
         Ok(Vec::new())
+    }
+}
+
+fn ftn_error(operation: &'static str, kind: std::io::ErrorKind) -> TableError {
+    TableError {
+        map: "FTN",
+        operation,
+        source: kind.into(),
     }
 }
 

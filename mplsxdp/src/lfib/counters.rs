@@ -122,11 +122,6 @@ impl Counters {
         self.slots.hold_back(slot);
     }
 
-    /// Gives back a slot that no entry ever pointed to.
-    pub fn give_back(&mut self, slot: u32) {
-        self.slots.give_back(slot);
-    }
-
     pub fn has_held_back(&self) -> bool {
         self.slots.has_held_back()
     }

@@ -49,6 +49,8 @@ pub struct Lfib<T> {
     groups: Groups,
     counters: Counters,
     pass: PassEntries,
+    /// The prefixes at which the FTN table does not hold what is wanted, as a write has failed, and what it holds there.
+    unsettled: BTreeMap<IpNet, Option<IlmEntry>>,
 }
 
 /// How given routes meet those that are there.
@@ -182,6 +184,26 @@ struct Prepared {
     before: Option<IlmEntry>,
 }
 
+/// One prefix of the FTN table: what it holds, and what it is to hold.
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    prefix: IpNet,
+    held: Option<IlmEntry>,
+    wanted: Option<IlmEntry>,
+}
+
+impl Write {
+    /// The order in which every address sees the change as one step: entries that are written go from long prefixes to short
+    /// ones, and then those that are removed from short to long. So an address has its old entry until it has its new one.
+    fn order(&self) -> (bool, u8) {
+        let length = self.prefix.prefix_len();
+        match self.wanted {
+            Some(_) => (false, u8::MAX - length),
+            None => (true, length),
+        }
+    }
+}
+
 impl<T: Tables> Lfib<T> {
     pub fn new(tables: T) -> Self {
         let capacity = tables.capacity();
@@ -195,6 +217,7 @@ impl<T: Tables> Lfib<T> {
             groups: Groups::new(capacity.groups),
             counters: Counters::new(capacity.counter_slots),
             pass: PassEntries::default(),
+            unsettled: BTreeMap::new(),
         }
     }
 
@@ -332,6 +355,7 @@ impl<T: Tables> Lfib<T> {
             self.uninstall(key);
         }
         changes.deleted = swept.len();
+        self.retry_unsettled();
         Ok(changes)
     }
 
@@ -346,6 +370,7 @@ impl<T: Tables> Lfib<T> {
         for &key in keys {
             self.uninstall(key);
         }
+        self.retry_unsettled();
         Ok(Changes {
             deleted: keys.len(),
             ..Changes::default()
@@ -498,7 +523,7 @@ impl<T: Tables> Lfib<T> {
         for group in self.groups.slots() {
             self.write_buckets(group);
         }
-        let mut prefixes = Vec::new();
+        let mut writes = Vec::new();
         for (&key, installed) in &mut self.routes {
             let Some(&new) = moved.get(&installed.entry.next_hop()) else {
                 continue;
@@ -506,30 +531,137 @@ impl<T: Tables> Lfib<T> {
             if !uses_next_hop(installed.entry) {
                 continue;
             }
-            installed.entry = installed.entry.with_next_hop(new);
+            let held = installed.entry;
+            installed.entry = held.with_next_hop(new);
             match key {
                 RouteKey::Label(label) => self.tables.store_ilm(label, installed.entry),
-                RouteKey::Prefix(prefix) => prefixes.push(prefix),
+                RouteKey::Prefix(prefix)
+                    if self.pass.wanted(prefix) == Wanted::Route && !self.unsettled.contains_key(&prefix) =>
+                {
+                    writes.push(Write {
+                        prefix,
+                        held: Some(held),
+                        wanted: Some(installed.entry),
+                    });
+                }
+                RouteKey::Prefix(_) => {}
             }
         }
-        for prefix in prefixes {
-            // The old slot is another's soon: better the kernel's routing than another neighbour.
-            if let Err(error) = self
-                .write_prefix(prefix)
-                .or_else(|error| self.tables.remove_ftn(prefix).and(Err(error)))
-            {
-                tracing::error!(%prefix, %error, "cannot move a route to another port; its packets are left to the kernel");
+        for write in writes {
+            if let Err(error) = self.write_ftn(write) {
+                tracing::error!(prefix = %write.prefix, %error, "cannot move a route to another port; its packets wait");
+            }
+        }
+        if !self.unsettled.is_empty() {
+            // What still points to the old slots must not go to the old port.
+            for &old in moved.keys() {
+                let adjacency = unresolved(self.tables.adjacency(old));
+                self.tables.store_adjacency(old, adjacency);
             }
         }
     }
 
-    /// The kernel claims, or no longer claims, `prefix`: see [`PassEntries`].
-    pub fn set_claim(&mut self, prefix: IpNet, claim: Claim, present: bool) -> Result<(), TableError> {
-        if self.pass.set_claim(prefix, claim, present) {
-            self.write_prefix(prefix)
-        } else {
-            Ok(())
+    /// What the kernel claims of each of these prefixes from now on: see [`PassEntries`]. An error says that the table could not
+    /// be written: see [`Lfib::settle`].
+    pub fn set_claims(&mut self, claims: &BTreeMap<IpNet, Option<Claim>>) -> Result<(), TableError> {
+        let held: Vec<_> = claims.keys().map(|&prefix| self.held(prefix)).collect();
+        for (&prefix, &claim) in claims {
+            self.pass.set_claim(prefix, claim);
         }
+        let mut writes: Vec<Write> = claims
+            .keys()
+            .zip(held)
+            .map(|(&prefix, held)| Write {
+                prefix,
+                held,
+                wanted: self.wanted(prefix),
+            })
+            .filter(|write| write.held != write.wanted)
+            .collect();
+        writes.sort_unstable_by_key(Write::order);
+        for write in writes {
+            // What this leaves unsettled is tried again below.
+            let _ = self.write_safely(write);
+        }
+        self.settle()
+    }
+
+    /// How many prefixes there are at which the FTN table does not hold what is wanted, as a write has failed.
+    pub fn unsettled(&self) -> usize {
+        self.unsettled.len()
+    }
+
+    /// Writes once more what could not be written to the FTN table. Every change tries so, too; with no change to come, this is
+    /// to be called from time to time for as long as anything is unsettled.
+    pub fn settle(&mut self) -> Result<(), TableError> {
+        let mut writes: Vec<Write> = self
+            .unsettled
+            .iter()
+            .map(|(&prefix, &held)| Write {
+                prefix,
+                held,
+                wanted: self.wanted(prefix),
+            })
+            .collect();
+        writes.sort_unstable_by_key(Write::order);
+        let mut result = Ok(());
+        for write in writes {
+            let held = self.held(write.prefix);
+            let write = Write { held, ..write };
+            // Where one insert fails for want of memory or room, so do the others.
+            if result.is_err() && write.wanted.is_some() {
+                if write.wanted == Some(IlmEntry::PASS) {
+                    self.withhold(write.prefix);
+                }
+            } else {
+                result = result.and(self.write_safely(write));
+            }
+        }
+        result
+    }
+
+    /// [`Lfib::write_ftn`], but so that no packet is imposed that the kernel claims: where a pass entry cannot be written, the
+    /// routes that cover it do not stay in the table, and a route that covers such a claim is not written yet.
+    fn write_safely(&mut self, write: Write) -> Result<(), TableError> {
+        if self.would_impose_claimed(write) {
+            self.unsettled.insert(write.prefix, write.held);
+            return Ok(());
+        }
+        let written = self.write_ftn(write);
+        if written.is_err() && write.wanted == Some(IlmEntry::PASS) && self.withhold(write.prefix) {
+            // There is room now.
+            let held = self.held(write.prefix);
+            return self.write_ftn(Write { held, ..write });
+        }
+        written
+    }
+
+    /// Whether `write` is of a route that covers a claim whose pass entry could not be written.
+    fn would_impose_claimed(&self, write: Write) -> bool {
+        let within = self.unsettled.range(write.prefix..);
+        let mut within = within.take_while(|(prefix, _)| write.prefix.contains(*prefix));
+        write.wanted.is_some_and(|entry| entry != IlmEntry::PASS)
+            && within.any(|(&prefix, &held)| held != Some(IlmEntry::PASS) && self.pass.wanted(prefix) == Wanted::Pass)
+    }
+
+    /// Takes the routes out of the FTN table that cover `claimed`, whose pass entry could not be written: better the kernel's
+    /// routing for all of their packets than labels on the kernel's. Returns whether there were any.
+    fn withhold(&mut self, claimed: IpNet) -> bool {
+        let covering: Vec<IpNet> = self
+            .pass
+            .covering(claimed)
+            .filter(|&prefix| prefix != claimed)
+            .collect();
+        let mut any = false;
+        for prefix in std::iter::once(claimed).chain(covering) {
+            let held = self.held(prefix);
+            if held.is_some_and(|entry| entry != IlmEntry::PASS) {
+                let removed = self.tables.remove_ftn(prefix).is_ok();
+                self.unsettled.insert(prefix, held.filter(|_| !removed));
+                any |= removed;
+            }
+        }
+        any
     }
 
     /// Takes for `route` what it needs of the tables, and fills what no entry points to yet.
@@ -701,72 +833,143 @@ impl<T: Tables> Lfib<T> {
     fn abandon(&mut self, prepared: &[Prepared]) {
         for route in prepared {
             if route.before.is_none() && route.entry.slot() != 0 {
-                self.counters.give_back(route.entry.slot());
+                self.counters.hold_back(route.entry.slot());
             }
             self.drop_shares(route.entry);
         }
         self.reclaim();
     }
 
-    /// Brings the FTN tables to what will be, or back to what was.
+    /// Brings the FTN table to what is wanted once the routes of `prepared` are there and those of `deleted` are not; or back to
+    /// what it held. Each prefix that this concerns is written once.
     fn publish_prefixes(&mut self, prepared: &[Prepared], deleted: &[RouteKey]) -> Result<(), TableError> {
-        let mut done: Vec<(IpNet, Option<IlmEntry>)> = Vec::new();
-        let news = prepared.iter().map(|route| (route.key, Some(route.entry)));
-        let result = news
-            .chain(deleted.iter().map(|&key| (key, None)))
-            .try_for_each(|(key, entry)| {
-                let RouteKey::Prefix(prefix) = key else { return Ok(()) };
-                let before = self.routes.get(&key).map(|installed| installed.entry);
-                if before == entry {
-                    return Ok(());
-                }
-                done.push((prefix, before));
-                self.publish_prefix(prefix, entry)
-            });
-        if result.is_err() {
-            for (prefix, before) in done.into_iter().rev() {
-                if let Err(error) = self.publish_prefix(prefix, before) {
-                    tracing::error!(%prefix, %error, "cannot take a change back");
+        let mut news: Vec<(IpNet, IlmEntry)> = Vec::new();
+        let mut come_and_go: Vec<(IpNet, bool)> = Vec::new();
+        for route in prepared {
+            if let RouteKey::Prefix(prefix) = route.key
+                && route.before != Some(route.entry)
+            {
+                news.push((prefix, route.entry));
+                if route.before.is_none() {
+                    come_and_go.push((prefix, true));
                 }
             }
         }
-        result
-    }
-
-    /// Writes one prefix's entry, and the pass entries that it makes or ends.
-    fn publish_prefix(&mut self, prefix: IpNet, entry: Option<IlmEntry>) -> Result<(), TableError> {
-        let touched = self.pass.set_ftn(prefix, entry.is_some());
-        // Pass entries first where they are new: no packet of theirs is imposed meanwhile.
-        if entry.is_some() {
-            touched
-                .iter()
-                .filter(|&&other| other != prefix)
-                .try_for_each(|&other| self.write_prefix(other))?;
+        for &key in deleted {
+            if let RouteKey::Prefix(prefix) = key {
+                come_and_go.push((prefix, false));
+            }
         }
-        self.write_prefix_as(prefix, entry)?;
-        if entry.is_none() {
-            touched
-                .iter()
-                .filter(|&&other| other != prefix)
-                .try_for_each(|&other| self.write_prefix(other))?;
+        news.sort_unstable_by_key(|&(prefix, _)| prefix);
+
+        let mut concerned: Vec<IpNet> = Vec::with_capacity(news.len() + come_and_go.len());
+        for &(prefix, _) in &news {
+            concerned.push(prefix);
+            let unsettled = self.unsettled.range(prefix..).map(|(&prefix, _)| prefix);
+            concerned.extend(unsettled.take_while(|within| prefix.contains(within)));
+        }
+        for &(prefix, _) in &come_and_go {
+            concerned.push(prefix);
+            concerned.extend(self.pass.claims_within(prefix));
+        }
+        concerned.sort_unstable();
+        concerned.dedup();
+
+        let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&prefix| self.held(prefix)).collect();
+        for &(prefix, comes) in &come_and_go {
+            self.pass.set_ftn(prefix, comes);
+        }
+        let new_entry = |prefix| {
+            news.binary_search_by_key(&prefix, |&(prefix, _)| prefix)
+                .map(|at| news[at].1)
+        };
+        let mut writes: Vec<Write> = concerned
+            .into_iter()
+            .zip(held)
+            .map(|(prefix, held)| Write {
+                prefix,
+                held,
+                wanted: self.wanted_with(prefix, new_entry(prefix).ok()),
+            })
+            .collect();
+        writes.sort_unstable_by_key(Write::order);
+        for (index, &write) in writes.iter().enumerate() {
+            let Err(error) = self.write_ftn(write) else { continue };
+            for &(prefix, came) in &come_and_go {
+                self.pass.set_ftn(prefix, !came);
+            }
+            self.take_back(&writes[..=index]);
+            return Err(error);
         }
         Ok(())
     }
 
-    fn write_prefix(&mut self, prefix: IpNet) -> Result<(), TableError> {
-        self.write_prefix_as(
-            prefix,
-            self.routes
-                .get(&RouteKey::Prefix(prefix))
-                .map(|installed| installed.entry),
-        )
+    /// Undoes `writes`, the last of which has failed.
+    fn take_back(&mut self, writes: &[Write]) {
+        for done in writes.iter().rev() {
+            let prefix = done.prefix;
+            let back = Write {
+                prefix,
+                held: self.unsettled.get(&prefix).copied().unwrap_or(done.wanted),
+                wanted: done.held,
+            };
+            if self.write_ftn(back).is_ok() && done.held != self.wanted(prefix) {
+                self.unsettled.insert(prefix, done.held);
+            }
+        }
+        self.retry_unsettled();
     }
 
-    fn write_prefix_as(&mut self, prefix: IpNet, route: Option<IlmEntry>) -> Result<(), TableError> {
-        match (self.pass.wanted(prefix), route) {
-            (Wanted::Route, Some(entry)) => self.tables.insert_ftn(prefix, entry),
-            (Wanted::Pass, _) => self.tables.insert_ftn(prefix, IlmEntry::PASS),
-            (Wanted::Nothing, _) | (Wanted::Route, None) => self.tables.remove_ftn(prefix),
+    /// [`Lfib::settle`] as a part of something else: who calls asks for [`Lfib::unsettled`].
+    fn retry_unsettled(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::debug!(%error, "the FTN table cannot be written yet");
+        }
+    }
+
+    /// Has the FTN table hold what is wanted at one prefix, and notes what it holds where that fails.
+    fn write_ftn(&mut self, write: Write) -> Result<(), TableError> {
+        let Write { prefix, held, wanted } = write;
+        let mut now = held;
+        let mut result = match wanted {
+            _ if held == wanted => Ok(()),
+            Some(entry) => self.tables.insert_ftn(prefix, entry),
+            None => self.tables.remove_ftn(prefix),
+        };
+        // Before Linux 6.13, a full table takes no other entry for a prefix that it has.
+        if let (Err(error), Some(entry), Some(_)) = (&result, wanted, held)
+            && error.source.kind() == std::io::ErrorKind::StorageFull
+            && self.tables.remove_ftn(prefix).is_ok()
+        {
+            now = None;
+            result = self.tables.insert_ftn(prefix, entry);
+        }
+        match result {
+            Ok(()) => self.unsettled.remove(&prefix),
+            Err(_) => self.unsettled.insert(prefix, now),
+        };
+        result
+    }
+
+    /// What the FTN table holds at `prefix`.
+    fn held(&self, prefix: IpNet) -> Option<IlmEntry> {
+        match self.unsettled.get(&prefix) {
+            Some(&held) => held,
+            None => self.wanted(prefix),
+        }
+    }
+
+    /// What the FTN table is to hold at `prefix`.
+    fn wanted(&self, prefix: IpNet) -> Option<IlmEntry> {
+        self.wanted_with(prefix, None)
+    }
+
+    /// The same where the route for `prefix` is about to have `entry`.
+    fn wanted_with(&self, prefix: IpNet, entry: Option<IlmEntry>) -> Option<IlmEntry> {
+        match self.pass.wanted(prefix) {
+            Wanted::Route => entry.or_else(|| Some(self.routes.get(&RouteKey::Prefix(prefix))?.entry)),
+            Wanted::Pass => Some(IlmEntry::PASS),
+            Wanted::Nothing => None,
         }
     }
 
@@ -843,7 +1046,9 @@ impl<T: Tables> Lfib<T> {
             || self.stacks.has_held_back()
             || self.groups.has_held_back()
             || self.next_hops.has_held_back();
-        if !held_back {
+        // Any of them may be what an entry points to that could not be taken out of the FTN table.
+        let pointed_to = self.unsettled.values().flatten().any(|&entry| entry != IlmEntry::PASS);
+        if !held_back || pointed_to {
             return;
         }
         self.tables.wait_for_readers();

@@ -28,10 +28,10 @@ pub const NEVER: [IpNet; 9] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
 ];
 
-/// What the kernel claims, and what the FTN has.
+/// The prefixes that the kernel claims, and the prefixes that have an FTN route.
 #[derive(Debug)]
 pub struct PassEntries {
-    claims: BTreeMap<IpNet, BTreeSet<Claim>>,
+    claims: BTreeMap<IpNet, Claim>,
     ftn: BTreeSet<IpNet>,
 }
 
@@ -46,61 +46,49 @@ pub enum Wanted {
 
 impl Default for PassEntries {
     fn default() -> Self {
-        let claims = NEVER
-            .iter()
-            .map(|&prefix| (prefix, BTreeSet::from([Claim::Never])))
-            .collect();
         Self {
-            claims,
+            claims: NEVER.map(|prefix| (prefix, Claim::Never)).into(),
             ftn: BTreeSet::new(),
         }
     }
 }
 
 impl PassEntries {
-    /// The FTN has, or no longer has, a route for `prefix`. Returns the prefixes at which something else is wanted now.
-    pub fn set_ftn(&mut self, prefix: IpNet, present: bool) -> Vec<IpNet> {
-        let changed = if present {
-            self.ftn.insert(prefix)
+    /// The FTN has, or no longer has, a route for `prefix`. What is wanted may change at it and at the claims within it.
+    pub fn set_ftn(&mut self, prefix: IpNet, present: bool) {
+        if present {
+            self.ftn.insert(prefix);
         } else {
-            self.ftn.remove(&prefix)
-        };
-        if !changed {
-            return Vec::new();
+            self.ftn.remove(&prefix);
         }
-        // Claims within the prefix, which it may cover now or no longer, and itself.
-        let within = self
-            .claims
-            .range(prefix..)
-            .map(|(&claim, _)| claim)
-            .take_while(|claim| prefix.contains(claim));
-        std::iter::once(prefix)
-            .chain(within.filter(|&claim| claim != prefix))
-            .collect()
     }
 
-    /// The kernel claims, or no longer claims, `prefix`. Returns whether something else is wanted at it now.
-    pub fn set_claim(&mut self, prefix: IpNet, claim: Claim, present: bool) -> bool {
-        if claim == Claim::Never && NEVER.contains(&prefix) {
-            return false;
+    /// The claim on `prefix` is `claim` from now on. What is wanted may change at `prefix`, and nowhere else.
+    pub fn set_claim(&mut self, prefix: IpNet, claim: Option<Claim>) {
+        if NEVER.contains(&prefix) {
+            return;
         }
-        let before = self.wanted(prefix);
-        let claims = self.claims.entry(prefix).or_default();
-        if present {
-            claims.insert(claim);
-        } else {
-            claims.remove(&claim);
-        }
-        if claims.is_empty() {
-            self.claims.remove(&prefix);
-        }
-        self.wanted(prefix) != before
+        match claim {
+            Some(claim) => self.claims.insert(prefix, claim),
+            None => self.claims.remove(&prefix),
+        };
+    }
+
+    /// The claimed prefixes that `prefix` holds, itself included.
+    pub fn claims_within(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
+        let claims = self.claims.range(prefix..).map(|(&claim, _)| claim);
+        claims.take_while(move |claim| prefix.contains(claim))
+    }
+
+    /// The FTN prefixes that hold `prefix`, itself included; the longest first.
+    pub fn covering(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
+        std::iter::successors(Some(prefix), IpNet::supernet).filter(|prefix| self.ftn.contains(prefix))
     }
 
     /// What belongs at `prefix`.
     pub fn wanted(&self, prefix: IpNet) -> Wanted {
         let in_ftn = self.ftn.contains(&prefix);
-        match self.claims.get(&prefix).and_then(|claims| claims.first()) {
+        match self.claims.get(&prefix) {
             Some(Claim::Never) if in_ftn || self.is_covered(prefix) => Wanted::Pass,
             Some(Claim::Route) if !in_ftn && self.is_covered(prefix) => Wanted::Pass,
             _ if in_ftn => Wanted::Route,
@@ -110,7 +98,9 @@ impl PassEntries {
 
     /// Whether a shorter FTN prefix holds `prefix`.
     fn is_covered(&self, prefix: IpNet) -> bool {
-        std::iter::successors(prefix.supernet(), IpNet::supernet).any(|shorter| self.ftn.contains(&shorter))
+        prefix
+            .supernet()
+            .is_some_and(|shorter| self.covering(shorter).next().is_some())
     }
 }
 
@@ -125,39 +115,43 @@ mod tests {
     #[test]
     fn a_more_specific_kernel_route_passes_and_a_less_specific_one_does_not_matter() {
         let mut entries = PassEntries::default();
-        assert!(!entries.set_claim(net("10.4.0.0/16"), Claim::Route, true));
-        assert!(!entries.set_claim(net("0.0.0.0/0"), Claim::Route, true));
+        let (default, eight, sixteen) = (net("0.0.0.0/0"), net("10.0.0.0/8"), net("10.4.0.0/16"));
+        entries.set_claim(sixteen, Some(Claim::Route));
+        entries.set_claim(default, Some(Claim::Route));
+        assert_eq!(entries.wanted(sixteen), Wanted::Nothing);
+        entries.set_ftn(eight, true);
         assert_eq!(
-            entries.set_ftn(net("10.0.0.0/8"), true),
-            [net("10.0.0.0/8"), net("10.4.0.0/16")]
+            (entries.wanted(eight), entries.wanted(sixteen)),
+            (Wanted::Route, Wanted::Pass)
         );
-        assert_eq!(entries.wanted(net("10.4.0.0/16")), Wanted::Pass);
-        assert_eq!(entries.wanted(net("0.0.0.0/0")), Wanted::Nothing);
-        assert!(entries.set_claim(net("10.4.5.0/24"), Claim::Route, true));
-        assert_eq!(entries.wanted(net("10.4.5.0/24")), Wanted::Pass);
-        assert_eq!(
-            entries.set_ftn(net("10.4.0.0/16"), true),
-            [net("10.4.0.0/16"), net("10.4.5.0/24")]
-        );
-        assert_eq!(entries.wanted(net("10.4.0.0/16")), Wanted::Route);
-        assert!(entries.set_claim(net("10.4.5.0/24"), Claim::Route, false));
-        assert_eq!(entries.wanted(net("10.4.5.0/24")), Wanted::Nothing);
-        entries.set_ftn(net("10.4.0.0/16"), false);
-        entries.set_ftn(net("10.0.0.0/8"), false);
-        assert_eq!(entries.wanted(net("10.4.0.0/16")), Wanted::Nothing);
+        assert_eq!(entries.wanted(default), Wanted::Nothing);
+        let specific = net("10.4.5.0/24");
+        entries.set_claim(specific, Some(Claim::Route));
+        assert_eq!(entries.wanted(specific), Wanted::Pass);
+        assert!(entries.claims_within(eight).eq([sixteen, specific]));
+        entries.set_ftn(sixteen, true);
+        assert_eq!(entries.wanted(sixteen), Wanted::Route);
+        assert!(entries.covering(specific).eq([sixteen, eight]));
+        entries.set_claim(specific, None);
+        assert_eq!(entries.wanted(specific), Wanted::Nothing);
+        entries.set_ftn(sixteen, false);
+        entries.set_ftn(eight, false);
+        assert_eq!(entries.wanted(sixteen), Wanted::Nothing);
     }
 
     #[test]
     fn this_box_s_addresses_are_never_imposed_even_where_the_ftn_has_them() {
         let mut entries = PassEntries::default();
-        entries.set_ftn(net("10.0.0.1/32"), true);
-        assert!(entries.set_claim(net("10.0.0.1/32"), Claim::Never, true));
-        assert_eq!(entries.wanted(net("10.0.0.1/32")), Wanted::Pass);
-        // The address as a kernel route goes; as this box's own it stays.
-        entries.set_claim(net("10.0.0.1/32"), Claim::Route, true);
-        assert!(!entries.set_claim(net("10.0.0.1/32"), Claim::Route, false));
-        assert!(entries.set_claim(net("10.0.0.1/32"), Claim::Never, false));
-        assert_eq!(entries.wanted(net("10.0.0.1/32")), Wanted::Route);
+        let own = net("10.0.0.1/32");
+        entries.set_ftn(own, true);
+        for (claim, wanted) in [
+            (Some(Claim::Never), Wanted::Pass),
+            (Some(Claim::Route), Wanted::Route),
+            (None, Wanted::Route),
+        ] {
+            entries.set_claim(own, claim);
+            assert_eq!(entries.wanted(own), wanted, "{claim:?}");
+        }
     }
 
     #[test]

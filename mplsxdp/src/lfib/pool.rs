@@ -40,11 +40,6 @@ impl SlotPool {
         self.held_back.push(slot);
     }
 
-    /// Gives back a slot that no entry ever pointed to.
-    pub fn give_back(&mut self, slot: u32) {
-        self.free.push(slot);
-    }
-
     pub fn has_held_back(&self) -> bool {
         !self.held_back.is_empty()
     }

@@ -1,6 +1,7 @@
 //! The LFIB against tables in memory.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mplsxdp_common::abi::{Counter, TtlPropagate};
@@ -220,13 +221,26 @@ fn a_refused_change_changes_nothing() {
     .unwrap();
 }
 
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn claim(lfib: &mut Lfib<MemoryTables>, prefix: &str, claim: Claim) {
+    lfib.set_claims(&[(net(prefix), Some(claim))].into()).unwrap();
+}
+
+/// The label that packets to `address` get, `None` where they are the kernel's.
+fn imposed(lfib: &Lfib<MemoryTables>, address: &str) -> Option<u32> {
+    let entry = lfib.tables().longest_match(address.parse().unwrap());
+    (!matches!(entry.op(), Op::None | Op::Pass)).then(|| entry.out_label().get())
+}
+
 #[test]
 fn a_table_that_fails_half_way_is_put_back() {
     let mut lfib = lfib();
     lfib.change(Mode::Add, Owner::Static, &[push("10.1.0.0/16", &[100], 1)])
         .unwrap();
-    lfib.set_claim("10.1.2.0/24".parse().unwrap(), Claim::Route, true)
-        .unwrap();
+    claim(&mut lfib, "10.1.2.0/24", Claim::Route);
     let before = lfib.tables().ftn.clone();
     assert_eq!(before.len(), 2);
     lfib.tables_mut().ftn_inserts_left = 2;
@@ -238,9 +252,131 @@ fn a_table_that_fails_half_way_is_put_back() {
     let error = lfib.change(Mode::Replace, Owner::Static, &routes).unwrap_err();
     assert!(matches!(error, ChangeError::Table(_)));
     // The fake stays out of memory: what could be taken back without an insert was.
-    assert!(!lfib.tables().ftn.contains_key(&"10.2.0.0/16".parse().unwrap()));
+    assert!(!lfib.tables().ftn.contains_key(&net("10.2.0.0/16")));
+    assert_eq!(lfib.unsettled(), 1);
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
+    lfib.settle().unwrap();
+    assert_eq!((&lfib.tables().ftn, lfib.unsettled()), (&before, 0));
     assert_eq!(lfib.list(None, 10, |_| true).len(), 1);
+}
+
+#[test]
+fn a_change_of_a_prefix_and_of_one_that_covers_it_is_worked_out_from_what_will_be() {
+    let specific = |label: u32| push("10.4.5.0/24", &[label], 1);
+    let covering = push("10.0.0.0/8", &[200], 1);
+    for mode in [Mode::Replace, Mode::ReplaceAll] {
+        let mut lfib = large();
+        claim(&mut lfib, "10.4.5.0/24", Claim::Route);
+        // Both are new; both are there, and one is another; the specific one is new; the covering one goes.
+        for (routes, expected) in [
+            (vec![specific(100)], (Some(100), None)),
+            (vec![specific(300), covering.clone()], (Some(300), Some(200))),
+            (vec![covering.clone(), specific(301)], (Some(301), Some(200))),
+        ] {
+            lfib.change(mode, Owner::Static, &routes).unwrap();
+            let seen = (imposed(&lfib, "10.4.5.1"), imposed(&lfib, "10.4.6.1"));
+            assert_eq!(seen, expected, "{routes:?}");
+        }
+        lfib.change(Mode::ReplaceAll, Owner::Static, std::slice::from_ref(&covering))
+            .unwrap();
+        assert_eq!(
+            (imposed(&lfib, "10.4.5.1"), imposed(&lfib, "10.4.6.1")),
+            (None, Some(200))
+        );
+        lfib.change(Mode::ReplaceAll, Owner::Static, &[specific(302)]).unwrap();
+        assert_eq!(
+            (imposed(&lfib, "10.4.5.1"), imposed(&lfib, "10.4.6.1")),
+            (Some(302), None)
+        );
+    }
+}
+
+#[test]
+fn a_claim_that_cannot_be_written_is_not_imposed_and_is_written_when_that_is_possible() {
+    let mut lfib = large();
+    let routes = [push("10.0.0.0/8", &[200], 1), push("10.4.0.0/16", &[300], 1)];
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.tables_mut().ftn_inserts_left = 0;
+    let claims = [
+        (net("10.4.5.0/24"), Some(Claim::Route)),
+        (net("10.0.0.1/32"), Some(Claim::Never)),
+    ];
+    lfib.set_claims(&claims.into()).unwrap_err();
+    for address in ["10.4.5.1", "10.0.0.1", "10.9.9.9"] {
+        assert_eq!(imposed(&lfib, address), None, "{address}");
+    }
+    // No other way: not by a route that covers them anew, nor by another one in its place.
+    for routes in [[push("0.0.0.0/0", &[400], 1)], [push("10.0.0.0/8", &[500], 1)]] {
+        lfib.tables_mut().ftn_inserts_left = 0;
+        lfib.change(Mode::Replace, Owner::Static, &routes).unwrap_err();
+        assert_eq!(imposed(&lfib, "10.4.5.1"), None);
+    }
+    // The next change of anything finds room again.
+    lfib.tables_mut().ftn_inserts_left = usize::MAX;
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    assert_eq!(lfib.unsettled(), 0);
+    let labels = ["10.4.5.1", "10.0.0.1", "10.4.6.1", "10.9.9.9"].map(|address| imposed(&lfib, address));
+    assert_eq!(labels, [None, None, Some(300), Some(200)]);
+}
+
+#[test]
+fn a_full_table_leaves_room_for_the_kernel_s_claims() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity { prefixes: 4, ..small() }));
+    let routes: Vec<Route> = ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]
+        .map(|prefix| push(prefix, &[100], 1))
+        .to_vec();
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    let claims = [
+        (net("10.1.1.0/24"), Some(Claim::Route)),
+        (net("10.2.0.0/16"), Some(Claim::Never)),
+    ];
+    lfib.set_claims(&claims.into()).unwrap_err();
+    let imposed_of = |lfib: &Lfib<MemoryTables>| {
+        ["10.1.1.1", "10.2.0.1", "10.1.0.1", "10.3.0.1", "10.9.0.1"].map(|address| imposed(lfib, address).is_some())
+    };
+    assert!(!imposed_of(&lfib)[0] && !imposed_of(&lfib)[1]);
+    lfib.delete(&[RouteKey::Prefix(net("10.3.0.0/16"))]).unwrap();
+    assert_eq!(lfib.unsettled(), 0);
+    assert_eq!(imposed_of(&lfib), [false, false, true, true, true]);
+}
+
+#[test]
+fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
+    let mut lfib = lfib();
+    let claimed = "10.1.0.0/16";
+    lfib.change(Mode::Add, Owner::Static, &[push(claimed, &[100, 101], 1)])
+        .unwrap();
+    let entry = lfib.tables().ftn[&net(claimed)];
+    // The kernel's claim cannot be written, and what is there cannot be removed; then the route goes.
+    (lfib.tables_mut().ftn_inserts_left, lfib.tables_mut().ftn_removals_left) = (0, 0);
+    lfib.set_claims(&[(net(claimed), Some(Claim::Never))].into())
+        .unwrap_err();
+    assert_eq!(lfib.tables().ftn[&net(claimed)], entry);
+    lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap_err();
+    lfib.tables_mut().ftn_inserts_left = usize::MAX;
+    lfib.settle().unwrap();
+    lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap_err();
+    assert_eq!(imposed(&lfib, "10.1.0.1"), None);
+
+    // A next hop moves to another port, and the entry cannot be turned to its new slot.
+    lfib.tables_mut().ftn_removals_left = usize::MAX;
+    lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap();
+    lfib.change(Mode::Add, Owner::Static, &[push("10.2.0.0/16", &[100], 1)])
+        .unwrap();
+    let id = lfib.next_hops().list()[0].0;
+    let resolved = |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500));
+    lfib.set_next_hop(id, resolved(1));
+    let old = lfib.tables().ftn[&net("10.2.0.0/16")];
+    (lfib.tables_mut().ftn_inserts_left, lfib.tables_mut().ftn_removals_left) = (0, 0);
+    lfib.set_next_hop(id, resolved(2));
+    assert_eq!((lfib.tables().ftn[&net("10.2.0.0/16")], lfib.unsettled()), (old, 1));
+    assert!(!lfib.tables().adjacency(old.next_hop()).is_resolved());
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 2)]).unwrap();
+    assert_ne!(self::entry(&lfib, 100).next_hop(), old.next_hop());
+    lfib.tables_mut().ftn_inserts_left = usize::MAX;
+    lfib.settle().unwrap();
+    let slot = lfib.tables().ftn[&net("10.2.0.0/16")].next_hop();
+    assert_eq!(Some(slot), lfib.next_hops().slot(id));
 }
 
 #[test]
@@ -524,7 +660,28 @@ enum Step {
     Delete(Vec<RouteKey>),
     /// The neighbour with this last byte can be reached by this port, or is out.
     Reach(u8, Option<u16>),
+    /// The kernel claims these prefixes from now on, or no longer.
+    Claim(BTreeMap<IpNet, Option<Claim>>),
+    /// Only so many FTN inserts succeed from now on.
+    Fail(usize),
+    /// All do.
+    Heal,
 }
+
+/// Prefixes that hold one another, in both families; some of them hold addresses that are never imposed.
+const NETS: [&str; 11] = [
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.4.0.0/16",
+    "10.4.5.0/24",
+    "10.4.5.1/32",
+    "10.4.6.0/24",
+    "224.0.0.0/4",
+    "::/0",
+    "2001:db8::/32",
+    "2001:db8:1::/48",
+    "2001:db8:1::1/128",
+];
 
 fn route() -> impl Strategy<Value = Route> {
     let action = prop_oneof![
@@ -536,22 +693,34 @@ fn route() -> impl Strategy<Value = Route> {
         Route::new(label(key), action, via(neighbour), TtlPropagate::Default).unwrap()
     });
     let own = (16u32..24).prop_map(|key| Route::new(label(key), Action::Local, None, TtlPropagate::Enabled).unwrap());
-    let for_prefix = (0u8..4, proptest::collection::vec(16u32..20, 1..3), 1u8..5)
-        .prop_map(|(net, out, neighbour)| push(&format!("10.{net}.0.0/16"), &out, neighbour));
+    // Multicast gets no labels.
+    let prefix = || proptest::sample::select(NETS.to_vec()).prop_filter("unicast", |net| !net.starts_with("224"));
+    let for_prefix = (prefix(), proptest::collection::vec(16u32..20, 1..3), 1u8..5)
+        .prop_map(|(net, out, neighbour)| push(net, &out, neighbour));
     let several = (
-        20u32..24,
+        prop_oneof![
+            (20u32..24).prop_map(label),
+            prefix().prop_map(|prefix| RouteKey::Prefix(net(prefix)))
+        ],
         proptest::collection::btree_map(1u8..4, (16u32..20, 1u16..4), 2..4),
         any::<bool>(),
     );
     let several = several.prop_map(|(key, members, protected)| {
+        let action = |out| match key {
+            RouteKey::Label(_) => Action::Swap(labels(&[out])),
+            RouteKey::Prefix(_) => Action::Push {
+                labels: labels(&[out]),
+                ttl: None,
+            },
+        };
         let paths = members.into_iter().map(|(neighbour, (out, weight))| Path {
             backup: via(neighbour % 3 + 1).filter(|_| protected),
             weight,
-            ..Path::new(Action::Swap(labels(&[out])), via(neighbour))
+            ..Path::new(action(out), via(neighbour))
         });
-        Route::with_paths(label(key), paths.collect(), TtlPropagate::Default).unwrap()
+        Route::with_paths(key, paths.collect(), TtlPropagate::Default).unwrap()
     });
-    prop_oneof![4 => for_label, 1 => own, 2 => for_prefix, 3 => several]
+    prop_oneof![3 => for_label, 1 => own, 4 => for_prefix, 3 => several]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -560,7 +729,88 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (mode, proptest::collection::vec(route(), 0..5)).prop_map(|(mode, routes)| Step::Change(mode, routes)),
         1 => proptest::collection::vec(route().prop_map(|route| route.key()), 0..3).prop_map(Step::Delete),
         1 => (1u8..5, proptest::option::of(1u16..3)).prop_map(|(last, port)| Step::Reach(last, port)),
+        2 => claims().prop_map(Step::Claim),
+        1 => (0usize..4).prop_map(Step::Fail),
+        1 => Just(Step::Heal),
     ]
+}
+
+fn claims() -> impl Strategy<Value = BTreeMap<IpNet, Option<Claim>>> {
+    let claim = prop_oneof![Just(Some(Claim::Route)), Just(Some(Claim::Never)), Just(None)];
+    proptest::collection::btree_map(proptest::sample::select(NETS.to_vec()).prop_map(net), claim, 1..4)
+}
+
+type Model = BTreeMap<RouteKey, Route>;
+
+/// What the FTN table has to hold, worked out from nothing: the pass entries, and the prefixes whose routes are in it.
+fn expected_ftn(model: &Model, claims: &BTreeMap<IpNet, Claim>) -> BTreeMap<IpNet, bool> {
+    let ftn: Vec<IpNet> = model
+        .keys()
+        .filter_map(|key| match key {
+            RouteKey::Prefix(prefix) => Some(*prefix),
+            RouteKey::Label(_) => None,
+        })
+        .collect();
+    let mut table: BTreeMap<IpNet, bool> = ftn.iter().map(|&prefix| (prefix, false)).collect();
+    let never = pass::NEVER.map(|prefix| (prefix, Claim::Never));
+    for (prefix, claim) in claims.clone().into_iter().chain(never) {
+        let held = |other: &IpNet| other.contains(&prefix) && (claim == Claim::Never || *other != prefix);
+        let own = claim == Claim::Route && ftn.contains(&prefix);
+        if !own && ftn.iter().any(held) {
+            table.insert(prefix, true);
+        }
+    }
+    table
+}
+
+/// Some of which are in several of [`NETS`].
+fn addresses() -> impl Iterator<Item = IpAddr> {
+    let nets = NETS.map(net).into_iter().chain(pass::NEVER);
+    nets.flat_map(|net| [net.network(), net.broadcast()])
+}
+
+/// What the FTN table holds for each of [`addresses`]: no entry and a pass entry are the same.
+fn seen(ftn: &BTreeMap<IpNet, IlmEntry>) -> Vec<IlmEntry> {
+    let find = |address: IpAddr| ftn.iter().rfind(|(prefix, _)| prefix.contains(&address));
+    addresses()
+        .map(|address| find(address).map_or(IlmEntry::EMPTY, |(_, &entry)| entry))
+        .map(|entry| {
+            if entry == IlmEntry::PASS {
+                IlmEntry::EMPTY
+            } else {
+                entry
+            }
+        })
+        .collect()
+}
+
+/// What an entry of the table points to.
+#[derive(Clone, PartialEq, Debug)]
+struct Meaning {
+    entry: IlmEntry,
+    stack: Option<LabelStack>,
+    next_hop: Option<NextHop>,
+    members: Option<Vec<Member>>,
+}
+
+impl Meaning {
+    fn of(lfib: &Lfib<MemoryTables>, entry: IlmEntry) -> Self {
+        let next_hop = uses_next_hop(entry).then(|| lfib.next_hops().at_slot(entry.next_hop()));
+        let members = (entry.op() == Op::Group).then(|| lfib.groups.members(entry.operand()));
+        Self {
+            entry,
+            stack: (entry.op() == Op::Stack).then(|| lfib.tables().stacks[&entry.operand()]),
+            next_hop: next_hop.flatten().map(|(_, next_hop)| next_hop.clone()),
+            members: members.flatten().map(<[Member]>::to_vec),
+        }
+    }
+
+    /// Whether this is what `before` was, or what is left of it: nothing that it points to is another's.
+    fn is_left_of(&self, before: &Self) -> bool {
+        (self.entry, self.stack) == (before.entry, before.stack)
+            && (self.next_hop.is_none() || self.next_hop == before.next_hop)
+            && (self.members.is_none() || self.members == before.members)
+    }
 }
 
 /// Every bucket of every group names a path of its route, by the slot that its next hop has now; and one that is not out, where
@@ -585,10 +835,7 @@ fn check_groups(lfib: &Lfib<MemoryTables>) {
         let Some(spread) = lfib.spread(listed.route.key()) else {
             continue;
         };
-        let RouteKey::Label(key) = listed.route.key() else {
-            continue;
-        };
-        let group = lfib.tables().ilm[&key];
+        let group = lfib.routes[&listed.route.key()].entry;
         assert_eq!(group.op(), Op::Group);
         let all_out = listed.next_hops.iter().all(|&id| hops.is_out(id));
         for (bucket, &path) in (0..=u8::MAX).zip(spread) {
@@ -864,13 +1111,22 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
 
 proptest! {
     #[test]
-    fn any_sequence_of_changes_leaves_the_tables_as_the_routes_say(steps in proptest::collection::vec(step(), 1..12)) {
-        let mut lfib = lfib();
-        let mut model: BTreeMap<RouteKey, Route> = BTreeMap::new();
+    fn any_sequence_of_changes_leaves_the_tables_as_the_routes_say(
+        roomy: bool,
+        steps in proptest::collection::vec(step(), 1..16),
+    ) {
+        let mut lfib = if roomy { large() } else { lfib() };
+        let mut model = Model::new();
+        let mut claims: BTreeMap<IpNet, Claim> = BTreeMap::new();
+        let mut meanings = BTreeMap::new();
         for step in steps {
+            let (before, was_settled) = (lfib.tables().ftn.clone(), lfib.unsettled() == 0);
+            lfib.tables_mut().ftn_writes.clear();
+            let mut refused = false;
             match step {
                 Step::Change(mode, routes) => {
-                    if lfib.change(mode, Owner::Static, &routes).is_ok() {
+                    refused = lfib.change(mode, Owner::Static, &routes).is_err();
+                    if !refused {
                         if mode == Mode::ReplaceAll {
                             model.clear();
                         }
@@ -878,7 +1134,8 @@ proptest! {
                     }
                 }
                 Step::Delete(keys) => {
-                    if lfib.delete(&keys).is_ok() {
+                    refused = lfib.delete(&keys).is_err();
+                    if !refused {
                         keys.iter().for_each(|key| drop(model.remove(key)));
                     }
                 }
@@ -890,6 +1147,22 @@ proptest! {
                     let reach = port.map_or(Reach::Out, |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500)));
                     lfib.set_next_hops(ids.into_iter().map(|id| (id, reach)));
                 }
+                Step::Claim(changes) => {
+                    let result = lfib.set_claims(&changes);
+                    prop_assert_eq!(result.is_ok(), lfib.unsettled() == 0);
+                    for (prefix, claim) in changes {
+                        match claim {
+                            Some(claim) => claims.insert(prefix, claim),
+                            None => claims.remove(&prefix),
+                        };
+                    }
+                }
+                Step::Fail(left) => lfib.tables_mut().ftn_inserts_left = left,
+                Step::Heal => {
+                    lfib.tables_mut().ftn_inserts_left = usize::MAX;
+                    prop_assert!(lfib.settle().is_ok());
+                    prop_assert_eq!(lfib.unsettled(), 0);
+                }
             }
             check_groups(&lfib);
             let listed: Vec<Route> = lfib.list(None, usize::MAX, |_| true).into_iter().map(|listed| listed.route).collect();
@@ -898,10 +1171,57 @@ proptest! {
                 prop_assert_eq!(entry(&lfib, value) == IlmEntry::EMPTY, !model.contains_key(&label(value)));
             }
             let prefixes = model.keys().filter(|key| matches!(key, RouteKey::Prefix(_))).count();
-            prop_assert_eq!((lfib.prefix_routes(), lfib.tables().ftn.len()), (prefixes, prefixes));
+            prop_assert_eq!(lfib.prefix_routes(), prefixes);
+
+            // The table holds what the routes and claims say; where a write has failed, some route is not in it.
+            let entries = expected_ftn(&model, &claims).into_iter().map(|(prefix, pass)| match pass {
+                true => (prefix, IlmEntry::PASS),
+                false => (prefix, lfib.routes[&RouteKey::Prefix(prefix)].entry),
+            });
+            let expected: BTreeMap<IpNet, IlmEntry> = entries.collect();
+            if lfib.unsettled() == 0 {
+                prop_assert_eq!(&lfib.tables().ftn, &expected);
+            }
+            for (wanted, held) in seen(&expected).into_iter().zip(seen(&lfib.tables().ftn)) {
+                prop_assert!(wanted != IlmEntry::EMPTY || held == IlmEntry::EMPTY, "{:?} is imposed", held);
+            }
+            // Each address sees one step, from what was to what is.
+            let (mut ftn, first, last) = (before.clone(), seen(&before), seen(&lfib.tables().ftn));
+            let in_nets = |address| NETS.map(net).into_iter().filter(move |net| net.contains(&address)).max_by_key(IpNet::prefix_len);
+            let never: Vec<bool> = addresses()
+                .map(|address| in_nets(address).is_some_and(|net| claims.get(&net) == Some(&Claim::Never)))
+                .collect();
+            let mut stepped = vec![false; first.len()];
+            for &(prefix, entry) in &lfib.tables().ftn_writes {
+                match entry {
+                    Some(entry) => ftn.insert(prefix, entry),
+                    None => ftn.remove(&prefix),
+                };
+                for (index, now) in seen(&ftn).into_iter().enumerate() {
+                    let (first, last) = (first[index], last[index]);
+                    let kernels = first == IlmEntry::EMPTY && last == IlmEntry::EMPTY && (!refused || never[index]);
+                    prop_assert!(!kernels || now == IlmEntry::EMPTY);
+                    if was_settled && lfib.unsettled() == 0 && lfib.tables().ftn_inserts_left > 16 {
+                        prop_assert!(now == last || (now == first && !stepped[index]), "{:?} {:?} {:?}", first, now, last);
+                        stepped[index] |= now == last && first != last;
+                    }
+                }
+            }
+            // No slot that the table points to has become another's.
+            for (&prefix, &entry) in &lfib.tables().ftn {
+                let meaning = Meaning::of(&lfib, entry);
+                if let Some(before) = meanings.get(&prefix).filter(|before: &&Meaning| before.entry == entry) {
+                    prop_assert!(meaning.is_left_of(before), "{:?} {:?}", before, meaning);
+                } else {
+                    meanings.insert(prefix, meaning);
+                }
+            }
+            meanings.retain(|prefix, meaning| lfib.tables().ftn.get(prefix) == Some(&meaning.entry));
         }
         // Nothing leaked: all slots can be taken again.
+        lfib.tables_mut().ftn_inserts_left = usize::MAX;
         lfib.change(Mode::ReplaceAll, Owner::Static, &[]).unwrap();
+        prop_assert_eq!((lfib.unsettled(), lfib.tables().ftn.len()), (0, 0));
         prop_assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len(), lfib.uncounted_routes()), (0, 0, 0));
         prop_assert_eq!(lfib.groups_in_use(), 0);
         let all: Vec<Route> = (1u8..=3).map(|last| swap(99 + u32::from(last), &[u32::from(last.min(2)), 20], last)).collect();

@@ -114,12 +114,10 @@ pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 pub fn install<T: Tables>(tables: T) -> Lfib<T> {
     let mut lfib = Lfib::new(tables);
     lfib.change(Mode::Add, Owner::Static, &super::suite().routes).unwrap();
-    for claim in KERNEL_ROUTES {
-        lfib.set_claim(claim.parse().unwrap(), Claim::Route, true).unwrap();
-    }
-    for address in [IpAddr::from(OWN_V4), OWN_V6.into(), OWN_BROADCAST.into()] {
-        lfib.set_claim(address.into(), Claim::Never, true).unwrap();
-    }
+    let routes = KERNEL_ROUTES.map(|prefix| (prefix.parse().unwrap(), Some(Claim::Route)));
+    let own = [IpAddr::from(OWN_V4), OWN_V6.into(), OWN_BROADCAST.into()];
+    let own = own.map(|address| (address.into(), Some(Claim::Never)));
+    lfib.set_claims(&routes.into_iter().chain(own).collect()).unwrap();
     for change in lfib.take_next_hop_changes() {
         let NextHopChange::Added(id, next_hop) = change else {
             panic!("{change:?}")

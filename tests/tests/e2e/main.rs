@@ -8,6 +8,7 @@ mod control;
 mod devices;
 mod exceptions;
 mod jumbo;
+mod kernel_routes;
 mod lifecycle;
 mod local;
 mod multipath;
@@ -51,6 +52,7 @@ fn main() -> Result<()> {
         too_big::tests(),
         multipath::tests(),
         jumbo::tests(),
+        kernel_routes::tests(),
         vlan::tests(),
         devices::tests(),
         capture::tests(),

@@ -541,7 +541,7 @@ impl RouteCounterReader {
             source,
         })?;
         let counters = values.chunks(self.possible_cpus).take(read);
-        Ok(counters.map(|values| total(values)).collect())
+        Ok(counters.map(total).collect())
     }
 }
 

@@ -1090,7 +1090,7 @@ fn other_exceptions_are_dropped_and_counted() {
         (labelled(&[(3, 64)], &packet), Outcome::Malformed),
         (labelled(&[(5, 64)], &packet), Outcome::Malformed),
         (labelled(&[(210, 64)], &[0; 40]), Outcome::Malformed),
-        (labelled(&[(210, 64)], &echo_request), Outcome::LspPing),
+        (labelled(&[(120, 64)], &echo_request), Outcome::LspPing),
         (ethernet(ETH_P_IP, &echo_request), Outcome::LspPing),
         (labelled(&[(100, 64)], &[0; 1500]), Outcome::TooBig),
         (labelled(&[(600, 64)], &udp_v6(HOST_V6, 64, 1232)), Outcome::TooBig),

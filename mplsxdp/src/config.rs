@@ -48,6 +48,10 @@ pub struct Config {
     pub ports: Vec<PortConfig>,
     /// The interface to make for this box's own packets: the near end of a veth pair whose far end is a port.
     pub local: Option<String>,
+    /// A port whose interface is not there is taken when that comes.
+    pub wait: bool,
+    /// A port whose interface goes is taken again when that is made anew.
+    pub readopt: bool,
     pub mode: XdpMode,
     /// Size of the ILM: labels 0 to this less one can have routes.
     pub labels: u32,
@@ -90,6 +94,8 @@ impl Default for Config {
             netns: None,
             ports: Vec::new(),
             local: None,
+            wait: false,
+            readopt: true,
             mode: XdpMode::Native,
             labels: MAX_LABELS,
             counter_slots: DEFAULT_COUNTER_SLOTS,
@@ -200,6 +206,12 @@ pub struct Options {
     /// Make an interface for this box's own packets: routes for prefixes impose labels on what is sent into it [NAME: mpls0].
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
     pub local: Option<String>,
+    /// Wait for interfaces that do not exist yet, and take each when it comes.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub wait: Option<bool>,
+    /// Do not take an interface again that was deleted and is made anew under its name.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_readopt: Option<bool>,
     /// How the XDP program is attached [default: native].
     #[arg(long, value_name = "MODE")]
     pub mode: Option<XdpMode>,
@@ -283,6 +295,8 @@ impl Options {
             ifaces: both(self.ifaces, other.ifaces),
             tx_only: both(self.tx_only, other.tx_only),
             local: self.local.or(other.local),
+            wait: self.wait.or(other.wait),
+            no_readopt: self.no_readopt.or(other.no_readopt),
             mode: self.mode.or(other.mode),
             labels: self.labels.or(other.labels),
             counter_slots: self.counter_slots.or(other.counter_slots),
@@ -327,6 +341,8 @@ impl Options {
             netns: self.netns,
             ports,
             local: self.local,
+            wait: self.wait.unwrap_or(default.wait),
+            readopt: self.no_readopt.map_or(default.readopt, |no_readopt| !no_readopt),
             mode: self.mode.unwrap_or(default.mode),
             labels,
             counter_slots: self.counter_slots.unwrap_or(default.counter_slots),

@@ -207,6 +207,7 @@ fn link() -> Link {
         parent: Some("eth0".into()),
         vlan: Some(vec![vlan_tag()]),
         redirect_target: Some(true),
+        problem: Some("its interface is gone".into()),
     }
 }
 

@@ -7,6 +7,8 @@
 //! local = "mpls0"            # or true, which is the same
 //! instance = "pe1"
 //! netns = "r1"
+//! wait = false               # true: take interfaces that are not there when they come
+//! no-readopt = false         # true: an interface that goes and comes again is left alone
 //! mode = "native"            # or "generic"
 //! labels = 1048576
 //! counter-slots = 65536
@@ -45,7 +47,7 @@ use super::grammar::{self, Family};
 use crate::config::{self, ConfigError, Options, PlacedRoute};
 
 /// The keys, for whoever mistypes one.
-const KEYS: &str = "iface, tx-only, local, instance, netns, mode, labels, counter-slots, stacks, groups, \
+const KEYS: &str = "iface, tx-only, local, instance, netns, wait, no-readopt, mode, labels, counter-slots, stacks, groups, \
                     hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
                     log-exceptions, verbose, routes";
 
@@ -103,6 +105,8 @@ impl Reader<'_> {
             "local" => options.local = self.local(name, value),
             "instance" => options.instance = self.string(name, value).map(str::to_owned),
             "netns" => options.netns = self.string(name, value).map(str::to_owned),
+            "wait" => options.wait = self.boolean(name, value),
+            "no-readopt" => options.no_readopt = self.boolean(name, value),
             "mode" => options.mode = self.choice(name, value),
             "labels" => options.labels = self.number(name, value, config::LABELS),
             "counter-slots" => options.counter_slots = self.number(name, value, config::COUNTER_SLOTS),
@@ -325,6 +329,8 @@ mod tests {
             local = "own"
             instance = "pe1"
             netns = "r1"
+            wait = true
+            no-readopt = true
             mode = "generic"
             labels = 0x1000
             counter-slots = 100
@@ -354,7 +360,7 @@ mod tests {
             mpls: !tx_only,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place, "f.toml:27:17");
+        assert_eq!(file.routes[1].place, "f.toml:29:17");
         assert_eq!(
             file.clone().check().unwrap(),
             Config {
@@ -362,6 +368,8 @@ mod tests {
                 netns: Some("r1".into()),
                 ports: vec![port("eth1", false), port("eth2", false), port("eth3", true)],
                 local: Some("own".into()),
+                wait: true,
+                readopt: false,
                 mode: XdpMode::Generic,
                 labels: 4096,
                 counter_slots: 100,
@@ -470,8 +478,8 @@ routes = [
                 "f.toml:3:10: `stacks` has a value of type string; it must be a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl` is 256; it must be a number, 1 to 255",
                 "f.toml:5:8: `mode` is \"fast\"; it must be \"native\" or \"generic\"",
-                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, mode, labels, counter-slots, \
-                 stacks, groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
+                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, wait, no-readopt, mode, \
+                 labels, counter-slots, stacks, groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
                  icmp-source-rate, hold, punt-rate, log-exceptions, verbose, routes",
                 "f.toml:7:16: `tc-propagate` has a value of type integer; it must be true or false",
                 "f.toml:8:9: `local` has a value of type integer; it must be a string, true or false",

@@ -126,6 +126,8 @@ fn table(options: &Options) -> Table {
         ("local", options.local.clone().map(Value::from)),
         ("instance", options.instance.clone().map(Value::from)),
         ("netns", options.netns.clone().map(Value::from)),
+        ("wait", options.wait.map(Value::from)),
+        ("no-readopt", options.no_readopt.map(Value::from)),
         ("mode", options.mode.and_then(name)),
         ("labels", number(options.labels)),
         ("counter-slots", number(options.counter_slots)),

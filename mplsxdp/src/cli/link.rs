@@ -166,7 +166,7 @@ fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
     out.table(&rows, &[])
 }
 
-fn lines(link: &Link) -> [String; 2] {
+fn lines(link: &Link) -> Vec<String> {
     let Link {
         name,
         mac,
@@ -189,18 +189,24 @@ fn lines(link: &Link) -> [String; 2] {
         .unwrap_or_default();
     let tags = link.vlan.iter().flatten();
     let tags: String = tags.map(|tag| format!(" vlan {} {}", tag.protocol, tag.id)).collect();
-    [
+    let mut lines = vec![
         format!(
             "{ifindex}{name}{parent}: {} {} mtu {mtu} mode {mode}",
             up(link),
             mpls(link)
         ),
         format!("    link/ether {mac}{tags} bpf_link {link_id} prog {program_id}{redirect}"),
-    ]
+    ];
+    lines.extend(link.problem.as_ref().map(|problem| format!("    problem: {problem}")));
+    lines
 }
 
 fn up(link: &Link) -> &'static str {
-    if link.up { "UP" } else { "DOWN" }
+    match link.up {
+        true => "UP",
+        false if link.program_id == 0 => "WAITING",
+        false => "DOWN",
+    }
 }
 
 /// What kind of port it is, and whether it accepts labelled frames.

@@ -556,6 +556,9 @@ pub struct Link {
     /// Whether frames can be redirected to it; `None` where the kernel does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
+    /// What keeps it from working: it waits for its interface, say. Labelled frames that arrive are lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// `type Status`.

@@ -9,8 +9,9 @@ mod raw_ip;
 mod reachability;
 mod report;
 mod sub_interface;
+mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, burst};
+use crate::config::{Config, PortConfig, burst};
 use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, server};
 use crate::dataplane::kernel::KernelTables;
@@ -41,7 +42,8 @@ use crate::neighbour::{Event, RouteKind};
 use crate::slowpath::{Options, Rate};
 use exceptions::{Exceptions, View};
 use local::LocalPair;
-use ports::{Ports, Role};
+use ports::{Ports, Role, Wish};
+use preflight::PreflightError;
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
@@ -206,8 +208,18 @@ impl Controller {
 
     /// Checks every port before anything is attached, fills the tables, then attaches.
     async fn start(&mut self, config: &Config) -> anyhow::Result<()> {
+        let mut absent = HashSet::new();
         for port in &config.ports {
-            self.ports.check(&port.name, &self.netlink).await?;
+            match self.ports.check(&port.name, &self.netlink).await {
+                Ok(()) => {}
+                Err(error) if !is_absence(&error) => return Err(error),
+                Err(error) if !config.wait => {
+                    return Err(anyhow::anyhow!("{error}; `--wait` takes it when it comes"));
+                }
+                Err(_) => {
+                    absent.insert(&*port.name);
+                }
+            }
         }
         if let Some(name) = &config.local {
             LocalPair::make_room(name, &config.instance, &self.netlink).await?;
@@ -217,15 +229,29 @@ impl Controller {
             .change(ChangeMode::Add, Owner::Static, &config.routes)
             .map_err(|error| anyhow::anyhow!("{}: {error}", config_route(config, &error)))?;
         for port in &config.ports {
-            let role = if port.tx_only { Role::TxOnly } else { Role::Switching };
-            self.add_port(&port.name, role).await?;
+            let (name, wish) = (&*port.name, wish(port));
+            let reason = if absent.contains(name) {
+                "there is no such interface".to_owned()
+            } else {
+                match self.add_port(name, wish).await {
+                    Ok(()) => continue,
+                    Err(error) if self.is_down(name) => told(&error),
+                    Err(error) => return Err(error),
+                }
+            };
+            warn!(
+                port = name,
+                "waits: {reason}; it is taken when the interface comes or changes"
+            );
+            self.ports.wait_for(name, wish, reason)?;
         }
         if let Some(name) = &config.local {
             let pair = LocalPair::create(name, &config.instance, self.local_mtu(), &self.netlink).await?;
             let port = pair.port_name().to_owned();
             self.local = Some(pair);
-            self.add_port(&port, Role::Local).await?;
+            self.add_port(&port, Wish::new(Role::Local)).await?;
         }
+        self.ports.follow_waiting(self.resolver.links(), Instant::now());
         self.follow_sub_interfaces().await;
         self.follow_next_hops().await;
         self.waiting_routes(&config.routes).log();
@@ -334,16 +360,18 @@ impl Controller {
                     return Err(Refusal::LinkRefused { name, reason });
                 }
                 let role = if tx_only { Role::TxOnly } else { Role::Switching };
-                let added = self.add_port(&name, role).await;
+                let added = self.add_port(&name, Wish::new(role)).await;
                 added.map_err(|error| Refusal::LinkRefused {
                     name,
                     reason: told(&error),
                 })?;
-                self.follow_sub_interfaces().await;
-                self.republish_next_hops();
+                self.ports_changed().await;
                 Ok(Reply::Done)
             }
             Request::DeleteLink { name } => {
+                if self.ports.waiting_mut().remove(&name).is_some() {
+                    return Ok(Reply::Done);
+                }
                 let port = self.ports.number(&name).ok_or_else(|| self.no_such_link(&name))?;
                 if self.local.as_ref().is_some_and(|pair| pair.port_name() == name) {
                     let reason = format!("{name} is for this box's own packets; it goes when the instance is unloaded");
@@ -359,6 +387,12 @@ impl Controller {
                 Ok(Reply::Done)
             }
             Request::SetLink { name, mpls } => {
+                if let Some(waiting) = self.ports.waiting_mut().get_mut(&name)
+                    && waiting.wish.role == Role::Switching
+                {
+                    waiting.wish.mpls = mpls;
+                    return Ok(Reply::Done);
+                }
                 let port = self.ports.number(&name).ok_or_else(|| self.no_such_link(&name))?;
                 let set = self.ports.set_mpls(port, mpls, &mut self.lfib);
                 set.map_err(|reason| Refusal::LinkRefused { name, reason })?;
@@ -415,6 +449,7 @@ impl Controller {
             let mut actions = Vec::new();
             self.follow_ports(&names, now, &mut actions);
             others.extend(self.take_next_hop_changes(actions));
+            self.ports.follow_waiting(self.resolver.links(), now);
         }
         let claims = changed.into_iter().map(|prefix| (prefix, self.claim(prefix))).collect();
         if let Err(error) = self.lfib.set_claims(&claims) {
@@ -426,12 +461,7 @@ impl Controller {
         if ports_changed {
             self.exceptions.keep_ports(&self.ports);
             self.republish_next_hops();
-            let mtu = self.local_mtu();
-            if let Some(pair) = &self.local
-                && let Err(error) = pair.set_mtu(mtu, &self.netlink).await
-            {
-                warn!(%error, "cannot fit the local interface's MTU to that of the ports");
-            }
+            self.fit_local_mtu().await;
         }
     }
 
@@ -465,10 +495,51 @@ impl Controller {
     }
 
     /// Makes an interface a port.
-    async fn add_port(&mut self, name: &str, role: Role) -> anyhow::Result<()> {
+    async fn add_port(&mut self, name: &str, wish: Wish) -> anyhow::Result<()> {
         self.ports
-            .add(name, role, &self.netlink, &mut self.lfib, &mut self.exceptions)
+            .add(name, wish, &self.netlink, &mut self.lfib, &mut self.exceptions)
             .await
+    }
+
+    fn is_down(&self, name: &str) -> bool {
+        self.resolver.links().by_name(name).is_some_and(|link| !link.up)
+    }
+
+    /// Tries a port that waits for its interface. It is as it was, routes and all, or waits on.
+    async fn try_waiting(&mut self, name: &str) {
+        let Some(wish) = self.ports.waiting().get(name).map(|waiting| waiting.wish) else {
+            return;
+        };
+        match self.add_port(name, wish).await {
+            Ok(()) => {
+                info!(port = name, "taken, as it has its interface now");
+                self.ports_changed().await;
+            }
+            Err(error) => {
+                let reason = told(&error);
+                if self.ports.waiting_mut().failed(name, reason.clone(), Instant::now()) {
+                    warn!(port = name, "waits on: {reason}");
+                }
+                self.exceptions.keep_ports(&self.ports);
+            }
+        }
+    }
+
+    /// Ports have come or gone, by our own doing.
+    async fn ports_changed(&mut self) {
+        self.exceptions.keep_ports(&self.ports);
+        self.follow_sub_interfaces().await;
+        self.republish_next_hops();
+        self.fit_local_mtu().await;
+    }
+
+    async fn fit_local_mtu(&self) {
+        let mtu = self.local_mtu();
+        if let Some(pair) = &self.local
+            && let Err(error) = pair.set_mtu(mtu, &self.netlink).await
+        {
+            warn!(%error, "cannot fit the local interface's MTU to that of the ports");
+        }
     }
 
     /// Has the resolver know the ports that there are.
@@ -514,6 +585,7 @@ impl Controller {
             .into_iter()
             .chain(self.exceptions.next_deadline())
             .chain(self.ftn_retry)
+            .chain(self.ports.waiting().next_deadline())
             .min()
     }
 
@@ -523,6 +595,10 @@ impl Controller {
         self.resolver.poll(now, &mut actions);
         self.perform(actions).await;
         self.with_exceptions(|exceptions, view| exceptions.poll(view, now));
+        // One at a time: each takes as long as its program takes to verify.
+        if let Some(name) = self.ports.waiting().due(now) {
+            self.try_waiting(&name).await;
+        }
     }
 
     /// Writes again, from time to time, what could not be written to the FTN table.
@@ -752,6 +828,15 @@ impl Controller {
     fn next_hop_name(&self, id: NextHopId) -> String {
         self.resolver.next_hop(id).map(NextHop::to_string).unwrap_or_default()
     }
+}
+
+fn wish(port: &PortConfig) -> Wish {
+    Wish::new(if port.tx_only { Role::TxOnly } else { Role::Switching })
+}
+
+/// Whether an interface could not be taken because there is none of its name.
+fn is_absence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(PreflightError::NoSuchInterface { .. }))
 }
 
 fn slow_path_options(config: &Config) -> Options {

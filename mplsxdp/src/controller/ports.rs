@@ -1,8 +1,9 @@
 //! The ports: interfaces that carry the program, and their VLAN sub-interfaces, which stand behind it. A port has a number for as
 //! long as it is one; the tables know it by that.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings, VlanTags};
@@ -12,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::exceptions::Exceptions;
 use super::preflight::{self, Facts, ONE_BUFFER_MTU};
 use super::sub_interface::{self, Tags};
+use super::waiting::{Waiting, WaitingPorts};
 use crate::config::{Config, XdpMode};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
@@ -35,6 +37,23 @@ pub enum Role {
     Local,
     /// It has the program for its sub-interfaces only: frames without tags neither come in nor go out.
     Carrier,
+}
+
+/// What a port is to be, on whatever interface of its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish {
+    pub role: Role,
+    /// Labelled frames are accepted.
+    pub mpls: bool,
+}
+
+impl Wish {
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            mpls: role == Role::Switching,
+        }
+    }
 }
 
 /// One port.
@@ -113,6 +132,13 @@ impl Port {
         self.mpls
     }
 
+    pub fn wish(&self) -> Wish {
+        Wish {
+            role: self.role,
+            mpls: self.mpls,
+        }
+    }
+
     /// Of a sub-interface.
     pub fn tags(&self) -> Option<Tags> {
         match self.place {
@@ -169,6 +195,9 @@ pub struct Ports {
     /// Of port 0; each port's own have its number.
     settings: Settings,
     ports: Vec<Port>,
+    /// Ports whose interfaces go are taken back when these are made anew.
+    readopts: bool,
+    waiting: WaitingPorts,
 }
 
 impl Ports {
@@ -186,6 +215,8 @@ impl Ports {
             mode: config.mode,
             settings,
             ports: Vec::new(),
+            readopts: config.readopt,
+            waiting: WaitingPorts::default(),
         }
     }
 
@@ -288,6 +319,42 @@ impl Ports {
         }
     }
 
+    pub fn waiting(&self) -> &WaitingPorts {
+        &self.waiting
+    }
+
+    pub fn waiting_mut(&mut self) -> &mut WaitingPorts {
+        &mut self.waiting
+    }
+
+    /// Has a port wait for its interface.
+    pub fn wait_for(&mut self, name: &str, wish: Wish, reason: String) -> anyhow::Result<()> {
+        let number = self.number_for(name)?;
+        self.waiting.add(Waiting::new(name, number, wish, reason));
+        Ok(())
+    }
+
+    /// Interfaces have changed: ports that wait for them may be tried.
+    pub fn follow_waiting(&mut self, links: &Links, now: Instant) {
+        let Self { ports, waiting, .. } = self;
+        waiting.follow(
+            |name| {
+                let is_port = |port: &Port| port.role != Role::Carrier && *port.name == *name;
+                if ports.iter().any(is_port) {
+                    return Vec::new();
+                }
+                let indexes = match sub_interface::find(name, links) {
+                    Ok(Some(found)) => [Some(found.parent), found.device],
+                    Ok(None) => [links.by_name(name).map(|link| link.ifindex), None],
+                    Err(_) => [None, None],
+                };
+                let found = indexes.into_iter().flatten().filter_map(|ifindex| links.get(ifindex));
+                found.cloned().collect()
+            },
+            now,
+        );
+    }
+
     /// That `name` can become a port.
     pub async fn check(&self, name: &str, netlink: &Netlink) -> anyhow::Result<()> {
         self.candidate(name, netlink).await.map(drop)
@@ -330,13 +397,9 @@ impl Ports {
             }
         };
         let notes = preflight::check_tags(&facts)?;
+        let mut notes = notes;
         let device = found.device.and_then(|device| links.get(device));
-        if let Some(device) = device.filter(|device| !device.up) {
-            return Err(preflight::PreflightError::Down {
-                name: (*device.name).into(),
-            }
-            .into());
-        }
+        notes.extend(device.and_then(preflight::is_down));
         let mac = device.and_then(|device| device.mac).or(parent.mac);
         Ok(Candidate::SubInterface {
             mac: mac.context("the interface has no MAC address")?,
@@ -361,25 +424,33 @@ impl Ports {
         Ok(facts)
     }
 
-    /// Makes an interface or a sub-interface a port: its tables and sockets first, then the program.
+    /// Makes an interface or a sub-interface a port: its tables and sockets first, then the program. One that waited, waits no
+    /// more.
     pub async fn add(
         &mut self,
         name: &str,
-        role: Role,
+        wish: Wish,
+        netlink: &Netlink,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        self.try_add(name, wish, netlink, lfib, exceptions).await?;
+        self.waiting.remove(name);
+        Ok(())
+    }
+
+    async fn try_add(
+        &mut self,
+        name: &str,
+        wish: Wish,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
         exceptions: &mut Exceptions,
     ) -> anyhow::Result<()> {
         match self.candidate(name, netlink).await? {
             Candidate::Interface(facts) => match self.number(name) {
-                Some(carrier) => {
-                    if role == Role::Switching {
-                        self.listen_everywhere(carrier, lfib, exceptions).await?;
-                    }
-                    self.set_role(carrier, role, lfib);
-                    Ok(())
-                }
-                None => self.attach(&facts, role, netlink, lfib, exceptions).await.map(drop),
+                Some(carrier) => self.set_role(carrier, wish, lfib, exceptions).await,
+                None => self.attach(&facts, wish, netlink, lfib, exceptions).await.map(drop),
             },
             Candidate::SubInterface {
                 found,
@@ -393,7 +464,10 @@ impl Ports {
                     warn!(port = name, "{note}");
                 }
                 let parent = match parent {
-                    Some(facts) => self.attach(&facts, Role::Carrier, netlink, lfib, exceptions).await?,
+                    Some(facts) => {
+                        let carrier = Wish::new(Role::Carrier);
+                        self.attach(&facts, carrier, netlink, lfib, exceptions).await?
+                    }
                     None => self
                         .interface(found.parent)
                         .map(Port::number)
@@ -406,7 +480,7 @@ impl Ports {
                     named_by_device: *found.tags.name_on(&parent_name) != *name,
                 };
                 let added = self
-                    .add_sub_interface(name, role, (mac, mtu), sub_interface, lfib, exceptions)
+                    .add_sub_interface(name, wish, (mac, mtu), sub_interface, lfib, exceptions)
                     .await;
                 if added.is_err() {
                     self.drop_idle_carrier(parent, lfib);
@@ -420,20 +494,21 @@ impl Ports {
     async fn add_sub_interface(
         &mut self,
         name: &str,
-        role: Role,
+        wish: Wish,
         (mac, mtu): (Mac, u32),
         place: Place,
         lfib: &mut Lfib<KernelTables>,
         exceptions: &mut Exceptions,
     ) -> anyhow::Result<()> {
-        let number = self.free_number()?;
+        let number = self.number_for(name)?;
+        let Wish { role, mpls } = wish;
         let port = Port {
             number,
             name: name.into(),
             mac,
             mtu,
             role,
-            mpls: role == Role::Switching,
+            mpls,
             retired: false,
             place,
         };
@@ -445,8 +520,11 @@ impl Ports {
         if role == Role::Switching {
             self.listen_everywhere(parent, lfib, exceptions).await?;
         }
+        let goes_on = self.counts_on(name);
         let tables = lfib.tables_mut();
-        tables.clear_reason_counters(number)?;
+        if !goes_on {
+            tables.clear_reason_counters(number)?;
+        }
         tables.set_tx_port(number, ifindex)?;
         tables.store_port(number, port.word());
         if let Some(tags) = port.tags()
@@ -471,7 +549,7 @@ impl Ports {
     async fn attach(
         &mut self,
         facts: &Facts,
-        role: Role,
+        Wish { role, mpls }: Wish,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
         exceptions: &mut Exceptions,
@@ -479,7 +557,7 @@ impl Ports {
         let name = &*facts.name;
         let link = facts.link.clone().context("the interface has just gone")?;
         let mac = link.mac.context("the interface has no MAC address")?;
-        let number = self.free_number()?;
+        let number = self.number_for(name)?;
         let queues = match role {
             // Only to send by.
             Role::TxOnly => 1,
@@ -502,7 +580,7 @@ impl Ports {
             mac,
             mtu: link.mtu,
             role,
-            mpls: role == Role::Switching,
+            mpls,
             retired: false,
             place: Place::Interface {
                 ifindex: link.ifindex,
@@ -531,8 +609,11 @@ impl Ports {
             sends_fragments: false,
         };
         let program = self.loader.program(self.program_settings(number, mtu, traits))?;
+        let goes_on = self.counts_on(&facts.name);
         let tables = lfib.tables_mut();
-        tables.clear_reason_counters(number)?;
+        if !goes_on {
+            tables.clear_reason_counters(number)?;
+        }
         tables.set_tx_port(number, ifindex)?;
         let attachment = attach(program, ifindex, self.mode).map_err(|error| match error {
             AttachError::Kernel(error) => preflight::attach_error(facts, self.mode, error).into(),
@@ -591,10 +672,22 @@ impl Ports {
         Ok(())
     }
 
-    fn free_number(&self) -> anyhow::Result<u16> {
+    /// The number of a port that waits, or a free one.
+    fn number_for(&self, name: &str) -> anyhow::Result<u16> {
+        if let Some(waiting) = self.waiting.get(name) {
+            return Ok(waiting.number);
+        }
+        let taken = self.ports.iter().map(|port| port.number);
+        let taken = taken.chain(self.waiting.iter().map(|waiting| waiting.number));
+        let taken: HashSet<u16> = taken.collect();
         (0..MAX_PORTS as u16)
-            .find(|number| self.ports.iter().all(|port| port.number != *number))
+            .find(|number| !taken.contains(number))
             .with_context(|| format!("all {MAX_PORTS} ports are in use"))
+    }
+
+    /// Whether the counters of a port go on from where they were.
+    fn counts_on(&self, name: &str) -> bool {
+        self.waiting.get(name).is_some_and(|waiting| waiting.was_port)
     }
 
     /// That port `number` is one that can be taken away.
@@ -618,7 +711,7 @@ impl Ports {
     /// Takes the program off, or leaves it there for the sub-interfaces. Next hops must not point to the port any more.
     pub fn remove(&mut self, number: u16, lfib: &mut Lfib<KernelTables>) {
         if self.sub_interfaces(number).next().is_some() {
-            self.set_role(number, Role::Carrier, lfib);
+            self.store_role(number, Wish::new(Role::Carrier), lfib);
             return;
         }
         let parent = self.get(number).and_then(Port::parent);
@@ -660,9 +753,26 @@ impl Ports {
         }
     }
 
-    fn set_role(&mut self, number: u16, role: Role, lfib: &mut Lfib<KernelTables>) {
+    /// Makes a port that has its program another kind of port.
+    pub async fn set_role(
+        &mut self,
+        number: u16,
+        wish: Wish,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        if wish.role == Role::Switching
+            && let Some(carrier) = self.get(number).and_then(|port| self.carrier(port))
+        {
+            self.listen_everywhere(carrier.number, lfib, exceptions).await?;
+        }
+        self.store_role(number, wish, lfib);
+        Ok(())
+    }
+
+    fn store_role(&mut self, number: u16, Wish { role, mpls }: Wish, lfib: &mut Lfib<KernelTables>) {
         if let Some(port) = self.get_mut(number) {
-            (port.role, port.mpls, port.retired) = (role, role == Role::Switching, false);
+            (port.role, port.mpls, port.retired) = (role, mpls, false);
             info!(port = &*port.name, ?role, "changed");
             let word = port.word();
             lfib.tables_mut().store_port(number, word);
@@ -729,11 +839,10 @@ impl Ports {
             warn!(
                 port = &*link.name,
                 %error,
-                "the program that takes large frames did not go onto the interface, which is no port any more"
+                "cannot attach the program for large frames; the interface is no longer a port"
             );
-            let sub_interfaces = self.sub_interfaces(number).map(Port::number);
-            let gone: Vec<u16> = sub_interfaces.chain([number]).collect();
-            self.remove_at_once(&gone, lfib);
+            let reason = format!("the program for large frames cannot be attached: {error}");
+            self.give_up(number, &reason, lfib);
         }
         true
     }
@@ -875,17 +984,51 @@ impl Ports {
             return false;
         };
         let number = port.number;
-        let gone: Vec<u16> = self.sub_interfaces(number).map(Port::number).chain([number]).collect();
-        for &number in &gone {
-            if let Some(port) = self.get(number).filter(|port| port.role != Role::Carrier) {
-                warn!(
-                    port = &*port.name,
-                    "the interface is gone, and is no port any more; `mplsxdp link add` takes it when it is back"
-                );
+        for port in self.sub_interfaces(number).chain(self.get(number)) {
+            let name = &*port.name;
+            match port.role {
+                Role::Carrier => {}
+                Role::Local => warn!(
+                    port = name,
+                    "the interface for this box's own packets is gone; `mplsxdp unload` and a new load make it again"
+                ),
+                Role::Switching | Role::TxOnly if self.readopts => {
+                    warn!(
+                        port = name,
+                        "the interface is gone; it is taken again when it is made anew"
+                    );
+                }
+                Role::Switching | Role::TxOnly => warn!(
+                    port = name,
+                    "the interface is gone, and is no port any more; `mplsxdp link add {name}` takes it when it is back"
+                ),
             }
         }
-        self.remove_at_once(&gone, lfib);
+        self.give_up(number, "its interface is gone", lfib);
         true
+    }
+
+    /// Takes away an interface and its sub-interfaces, which wait for better times if they may.
+    fn give_up(&mut self, number: u16, reason: &str, lfib: &mut Lfib<KernelTables>) {
+        let lost: Vec<&Port> = self
+            .get(number)
+            .into_iter()
+            .chain(self.sub_interfaces(number))
+            .collect();
+        let gone: Vec<u16> = lost.iter().map(|port| port.number).collect();
+        if self.readopts {
+            let lost = lost
+                .into_iter()
+                .filter(|port| matches!(port.role, Role::Switching | Role::TxOnly));
+            let waiting: Vec<Waiting> = lost
+                .map(|port| {
+                    let waiting = Waiting::new(&port.name, port.number, port.wish(), reason.to_owned());
+                    waiting.after_port(port.mac, port.mtu)
+                })
+                .collect();
+            waiting.into_iter().for_each(|waiting| self.waiting.add(waiting));
+        }
+        self.remove_at_once(&gone, lfib);
     }
 
     /// After a resync: what is not among `links` is gone.

@@ -124,8 +124,6 @@ pub enum PreflightError {
         /// What it stands on, if that is in this namespace.
         lower: Option<Arc<str>>,
     },
-    #[error("{name} is down: `ip link set dev {name} up`")]
-    Down { name: Box<str> },
     #[error(
         "{name} has another XDP program already: id {}, {}: take it off by `ip link set dev {name} {} off`, or, if a bpf_link \
          holds it there (`bpftool link show`), end its owner or `bpftool link detach id ID`",
@@ -270,14 +268,11 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
         });
     }
     check_kind(facts, link, mode)?;
-    if !link.up {
-        return Err(PreflightError::Down { name: name() });
-    }
     if let Some(attached) = link.xdp {
         return Err(PreflightError::OtherProgram { name: name(), attached });
     }
-    let mut notes = Vec::new();
-    if !link.running {
+    let mut notes = Vec::from_iter(is_down(link));
+    if link.up && !link.running {
         notes.push(format!(
             "{} has no carrier: nothing goes in or out until it has",
             facts.name
@@ -314,6 +309,12 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
         }
     }
     Ok(notes)
+}
+
+/// What there is to say about an interface that is down.
+pub fn is_down(link: &LinkInfo) -> Option<String> {
+    let name = &link.name;
+    (!link.up).then(|| format!("{name} is down: nothing goes in or out until `ip link set dev {name} up`"))
 }
 
 /// That frames have their VLAN tags when the program sees them.
@@ -389,7 +390,8 @@ fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), Prefl
 
 /// After the program is attached, with facts gathered anew.
 pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
-    let mut notes = Vec::from_iter(facts.foreign_bridge_mac());
+    let mut notes = Vec::from_iter(facts.link.as_ref().and_then(is_down));
+    notes.extend(facts.foreign_bridge_mac());
     notes.extend(facts.merged_beneath(mode));
     // In generic mode the kernel's ordinary transmit path sends what is redirected.
     if let (XdpMode::Native, Some(features)) = (mode, facts.features)
@@ -789,9 +791,10 @@ mod tests {
             "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap in \
              place of a tun, or a vxlan over what has none"
         );
+        let down = with_link(|link| (link.up, link.running) = (false, false));
         assert_eq!(
-            refused(&with_link(|link| link.up = false), XdpMode::Generic),
-            "eth1 is down: `ip link set dev eth1 up`"
+            check(&down, XdpMode::Native).unwrap(),
+            ["eth1 is down: nothing goes in or out until `ip link set dev eth1 up`"]
         );
         assert_eq!(
             check(&with_link(|link| link.running = false), XdpMode::Native).unwrap(),

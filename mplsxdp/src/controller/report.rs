@@ -214,8 +214,27 @@ impl Controller {
                 parent: port.tags().and(carrier).map(|parent| parent.name().to_owned()),
                 vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
                 redirect_target,
+                problem: None,
             });
         }
+        links.extend(self.ports.waiting().iter().map(|waiting| api::Link {
+            name: waiting.name.as_ref().to_owned(),
+            ifindex: None,
+            mac: waiting.mac.to_string(),
+            mtu: waiting.mtu,
+            up: false,
+            mode: mode_name(self.config.mode).to_owned(),
+            link_id: 0,
+            program_id: 0,
+            mpls: waiting.wish.mpls,
+            tx_only: waiting.wish.role == Role::TxOnly,
+            local: false,
+            carrier: false,
+            parent: None,
+            vlan: None,
+            redirect_target: None,
+            problem: Some(waiting.reason.clone()),
+        }));
         links.sort_by(|one, other| one.name.cmp(&other.name));
         links
     }

@@ -356,6 +356,7 @@ fn links() -> Vec<Link> {
         parent: None,
         vlan: None,
         redirect_target: Some(true),
+        problem: None,
     };
     let local = Link {
         name: LOCAL_PORT.into(),

@@ -1,6 +1,8 @@
 //! Ports whose interfaces change under them: renamed, gone and made anew.
 
+use std::path::PathBuf;
 use std::time::Duration;
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -18,6 +20,14 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("ports::routes_follow_a_port_that_is_renamed", renamed),
         test("ports::routes_follow_ports_that_swap_their_names", swapped),
+        test("ports::an_interface_made_anew_is_the_port_that_it_was", made_anew),
+        test("ports::an_interface_made_anew_is_left_alone_if_told_so", left_alone),
+        test(
+            "ports::what_is_refused_when_it_is_made_anew_is_tried_again",
+            refused_at_first,
+        ),
+        test("ports::an_interface_that_is_down_is_taken_at_load", down_at_load),
+        test("ports::an_interface_that_is_not_there_is_waited_for", waited_for),
     ]
 }
 
@@ -83,10 +93,37 @@ impl Bench {
     }
 }
 
+/// A config file, which goes with its name.
+struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    fn new(netns: &Netns, text: &str) -> Result<Self> {
+        let file = Self(env::temp_dir().join(format!("{}.toml", netns.name())));
+        file.write(text)?;
+        Ok(file)
+    }
+
+    fn write(&self, text: &str) -> Result<()> {
+        fs::write(&self.0, text).context("cannot write a config file")
+    }
+
+    fn options(&self) -> String {
+        format!("--config {}", self.0.display())
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 fn wait_for_port(router: &Router, name: &str) -> Result<Link> {
     wait::until(&format!("port {name}"), LIMIT, || {
         let links: Vec<Link> = router.json("link show")?;
-        Ok(links.into_iter().find(|link| link.name == name))
+        Ok(links
+            .into_iter()
+            .find(|link| link.name == name && link.problem.is_none()))
     })
 }
 
@@ -177,5 +214,158 @@ fn swapped() -> Result<()> {
     router.run("route del 200")?;
     router.run("link add other")?;
     bench.expect_swap("other", "eth2", 110)?;
+    router.unload()
+}
+
+/// A cable goes, and another one comes under its name: a container that was started anew.
+fn remake(bench: &Bench) -> Result<()> {
+    bench.netns.ip("link del dev eth2")?;
+    bench.cable_right()
+}
+
+fn made_anew() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, "--iface eth1 --iface eth2 --tx-only eth2.8")?;
+    router.run("link add eth2.7")?;
+    router.run("link set eth2.7 mpls off")?;
+    router.add_routes(&[
+        "100 as 110 via inet 10.0.2.2 dev eth2",
+        "101 as 111 via link 02:00:00:00:22:02 dev eth2.7",
+    ])?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    // A count that goes on.
+    let right = Tap::open(&bench.right, "eth0")?;
+    let unknown = labelled(
+        bench.netns.mac("eth2")?,
+        right.mac(),
+        &[Entry::new(999, 64)],
+        b"unknown",
+    );
+    right.send(&unknown)?;
+    wait::until(
+        "a count",
+        LIMIT,
+        || Ok((router.dropped("no-route")? == 1).then_some(())),
+    )?;
+
+    bench.netns.ip("link del dev eth2")?;
+    let gone = wait::until("a port that waits", LIMIT, || {
+        let links: Vec<Link> = router.json("link show")?;
+        let link = links.into_iter().find(|link| link.name == "eth2");
+        Ok(link.filter(|link| link.problem.is_some()))
+    })?;
+    ensure!(
+        gone.problem.as_deref() == Some("its interface is gone") && !gone.up,
+        "{gone:?}"
+    );
+    ensure!(router.run("link show eth2")?.contains("WAITING"), "not shown");
+    // What is set meanwhile counts.
+    router.run("link set eth2 mpls off")?;
+    router.run("link set eth2 mpls on")?;
+    ensure!(routes(&router)?.len() == 2, "routes are lost");
+
+    bench.cable_right()?;
+    let back = wait_for_port(&router, "eth2")?;
+    ensure!(back.mpls && !back.tx_only, "{back:?}");
+    bench.expect_swap("eth1", "eth2", 110)?;
+    let parts: Vec<_> = ["eth2.7", "eth2.8"]
+        .map(|name| wait_for_port(&router, name).map(|link| (link.mpls, link.tx_only, link.parent)))
+        .into_iter()
+        .collect::<Result<_>>()?;
+    let on = Some("eth2".to_owned());
+    ensure!(parts == [(false, false, on.clone()), (false, true, on)], "{parts:?}");
+    ensure!(router.dropped("no-route")? == 1, "counters do not go on");
+    router.wait_resolved()?;
+
+    // Again and again, also as fast as it goes.
+    for _ in 0..5 {
+        remake(&bench)?;
+    }
+    wait_for_port(&router, "eth2")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    router.run("link del eth2")?;
+    router.unload()
+}
+
+fn left_alone() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, &format!("{PORTS} --no-readopt"))?;
+    router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
+    remake(&bench)?;
+    wait::until("the loss of the port", LIMIT, || {
+        Ok(router.said().contains("`mplsxdp link add eth2` takes it").then_some(()))
+    })?;
+    let links: Vec<Link> = router.json("link show")?;
+    ensure!(links.len() == 1, "{links:?}");
+    router.run("link add eth2")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    router.unload()
+}
+
+fn refused_at_first() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
+    bench.netns.ip("link del dev eth2")?;
+    bench.netns.ip("link add eth2 type bridge")?;
+    wait::until("the reason", LIMIT, || {
+        Ok(router.said().contains("waits on: eth2 is a bridge").then_some(()))
+    })?;
+    let shown = router.run("link show eth2")?;
+    ensure!(shown.contains("problem: eth2 is a bridge"), "{shown}");
+    remake(&bench)?;
+    wait_for_port(&router, "eth2")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+
+    // One that waits can be given up.
+    bench.netns.ip("link del dev eth2")?;
+    wait::until("a port that waits", LIMIT, || {
+        Ok(router.run("link show eth2")?.contains("WAITING").then_some(()))
+    })?;
+    router.run("link del eth2")?;
+    bench.cable_right()?;
+    router.run("link add eth2")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    router.unload()
+}
+
+fn down_at_load() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.netns.ip("link set dev eth2 down")?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    let said = router.said_at_load()?;
+    ensure!(
+        said.contains("WARN") && said.contains("`ip link set dev eth2 up`"),
+        "{said}"
+    );
+    let links: Vec<Link> = router.json("link show")?;
+    ensure!(links.len() == 2 && links.iter().any(|link| !link.up), "{links:?}");
+    bench.netns.ip("link set dev eth2 up")?;
+    router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    router.unload()
+}
+
+fn waited_for() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.netns.ip("link del dev eth2")?;
+    let file = ConfigFile::new(
+        &bench.netns,
+        r#"iface = ["eth1", "eth2", "eth2.7"]
+        wait = true
+        routes = ["100 as 110 via inet 10.0.2.2 dev eth2"]"#,
+    )?;
+    let router = Router::load(&bench.netns, &file.options())?;
+    let said = router.said_at_load()?;
+    ensure!(
+        said.contains("eth2") && said.contains("there is no such interface"),
+        "{said}"
+    );
+    let shown = router.run("-br link show")?;
+    ensure!(shown.matches("WAITING").count() == 2, "{shown}");
+    bench.cable_right()?;
+    wait_for_port(&router, "eth2.7")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
     router.unload()
 }

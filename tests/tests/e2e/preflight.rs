@@ -13,7 +13,6 @@ use crate::{test, test_with};
 pub fn tests() -> Vec<Trial> {
     vec![
         test("preflight::an_interface_that_does_not_exist", missing_interface),
-        test("preflight::an_interface_that_is_down", down),
         test("preflight::an_interface_with_a_program_of_others", program_attached),
         test("preflight::a_driver_without_native_xdp", no_native_xdp),
         test("preflight::a_namespace_that_does_not_exist", missing_netns),
@@ -56,17 +55,10 @@ fn missing_interface() -> Result<()> {
     expect_refusal(
         &netns,
         "--iface eth1 --iface eth9",
-        &["there is no interface eth9", "eth1"],
+        &["there is no interface eth9", "eth1", "--wait"],
     )?;
     // Nor is the other one taken.
     ensure_nothing_left(&netns, netns.name())
-}
-
-fn down() -> Result<()> {
-    let lab = Lab::new()?;
-    let (netns, _peer) = netns(&lab)?;
-    netns.ip("link set dev eth1 down")?;
-    expect_refusal(&netns, "--iface eth1", &["eth1", "ip link set", "up"])
 }
 
 fn program_attached() -> Result<()> {

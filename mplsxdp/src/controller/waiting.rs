@@ -1,0 +1,198 @@
+//! Ports that wait for their interfaces: which are gone, not there yet, or cannot be ports for some reason that may pass. Pure.
+//!
+//! A port that waits keeps its name, its number and its settings. It is tried when an interface of its name comes or changes,
+//! and, while that is there and refused, again and again, ever more seldom.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mplsxdp_common::wire::Mac;
+
+use super::ports::Wish;
+use crate::neighbour::LinkInfo;
+
+/// From a failed attempt to the next, the first time; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(16);
+
+/// A port that waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    pub name: Arc<str>,
+    pub number: u16,
+    pub wish: Wish,
+    /// As they were last.
+    pub mac: Mac,
+    pub mtu: u32,
+    /// It was a port before: its counters go on.
+    pub was_port: bool,
+    /// What it waits for.
+    pub reason: String,
+    /// The interfaces that it stands on, as they were at the last attempt.
+    seen: Vec<LinkInfo>,
+    failures: u32,
+    due: Option<Instant>,
+}
+
+/// All of them.
+#[derive(Default, Debug)]
+pub struct WaitingPorts(Vec<Waiting>);
+
+impl WaitingPorts {
+    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.0.iter()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Waiting> {
+        self.0.iter().find(|waiting| *waiting.name == *name)
+    }
+
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Waiting> {
+        self.0.iter_mut().find(|waiting| *waiting.name == *name)
+    }
+
+    pub fn remove(&mut self, name: &str) -> Option<Waiting> {
+        let index = self.0.iter().position(|waiting| *waiting.name == *name)?;
+        Some(self.0.remove(index))
+    }
+
+    pub fn add(&mut self, waiting: Waiting) {
+        self.remove(&waiting.name);
+        self.0.push(waiting);
+    }
+
+    /// Interfaces have changed. `standing_on` has the interfaces that a port of this name would stand on; none if it cannot be
+    /// one now.
+    pub fn follow(&mut self, standing_on: impl Fn(&str) -> Vec<LinkInfo>, now: Instant) {
+        for waiting in &mut self.0 {
+            let mut links = standing_on(&waiting.name);
+            // Programs that come and go may be those of failed attempts.
+            links.iter_mut().for_each(|link| link.xdp = None);
+            if links == waiting.seen {
+                continue;
+            }
+            waiting.failures = 0;
+            waiting.due = (!links.is_empty()).then_some(now);
+            waiting.seen = links;
+        }
+    }
+
+    /// The port whose turn it is to be tried.
+    pub fn due(&self, now: Instant) -> Option<Arc<str>> {
+        let due = self
+            .0
+            .iter()
+            .filter(|waiting| waiting.due.is_some_and(|due| due <= now));
+        due.min_by_key(|waiting| waiting.due)
+            .map(|waiting| waiting.name.clone())
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.0.iter().filter_map(|waiting| waiting.due).min()
+    }
+
+    /// An attempt failed. Returns whether the reason is news.
+    pub fn failed(&mut self, name: &str, reason: String, now: Instant) -> bool {
+        let Some(waiting) = self.get_mut(name) else {
+            return false;
+        };
+        let pause = FIRST_RETRY * (1 << waiting.failures.min(10));
+        waiting.due = Some(now + pause.min(LAST_RETRY));
+        waiting.failures += 1;
+        let is_news = waiting.reason != reason;
+        waiting.reason = reason;
+        is_news
+    }
+}
+
+impl Waiting {
+    pub fn new(name: &str, number: u16, wish: Wish, reason: String) -> Self {
+        Self {
+            name: name.into(),
+            number,
+            wish,
+            mac: Mac([0; 6]),
+            mtu: 0,
+            was_port: false,
+            reason,
+            seen: Vec::new(),
+            failures: 0,
+            due: None,
+        }
+    }
+
+    /// It was a port until now.
+    pub fn after_port(self, mac: Mac, mtu: u32) -> Self {
+        Self {
+            mac,
+            mtu,
+            was_port: true,
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ports::Role;
+    use super::*;
+
+    fn link(ifindex: u32, up: bool) -> LinkInfo {
+        LinkInfo {
+            ifindex,
+            name: "eth1".into(),
+            mac: None,
+            mtu: 1500,
+            up,
+            running: up,
+            loopback: false,
+            noarp: false,
+            master: None,
+            kind: None,
+            xdp: None,
+            peer: None,
+            vlan: None,
+            parent: None,
+        }
+    }
+
+    #[test]
+    fn a_port_is_tried_when_its_interface_comes_or_changes_and_ever_more_seldom_while_it_does_not() {
+        let mut ports = WaitingPorts::default();
+        let wish = Wish::new(Role::TxOnly);
+        ports.add(Waiting::new("eth1", 3, wish, "gone".into()));
+        let start = Instant::now();
+        ports.follow(|_| Vec::new(), start);
+        assert_eq!((ports.due(start), ports.next_deadline()), (None, None));
+
+        ports.follow(|_| vec![link(7, false)], start);
+        assert_eq!(ports.due(start).as_deref(), Some("eth1"));
+        assert!(ports.failed("eth1", "no".into(), start));
+        assert_eq!(ports.due(start), None);
+        // The same reason is no news.
+        let mut now = start;
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            let next = ports.next_deadline().unwrap();
+            pauses.push((next - now).as_secs());
+            now = next;
+            assert!(!ports.failed("eth1", "no".into(), now));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 16]);
+
+        // It is up now; and before long it is another one.
+        ports.follow(|_| vec![link(7, true)], now);
+        assert_eq!(ports.next_deadline(), Some(now));
+        ports.failed("eth1", "no".into(), now);
+        ports.follow(|_| vec![link(7, true)], now);
+        assert_eq!(ports.next_deadline(), Some(now + FIRST_RETRY));
+        ports.follow(|_| vec![link(8, true)], now);
+        assert_eq!(ports.next_deadline(), Some(now));
+        ports.follow(|_| Vec::new(), now);
+        assert_eq!(ports.next_deadline(), None);
+        assert_eq!(
+            ports.remove("eth1").map(|waiting| (waiting.number, waiting.wish)),
+            Some((3, wish))
+        );
+    }
+}

@@ -777,6 +777,8 @@ reasons! {
     NoPort = 13, "no-port", "Linux bpf_redirect_map";
     #[doc = "A labelled frame with VLAN tags of no sub-interface of this port."]
     UnknownVlan = 14, "unknown-vlan", "RFC 3032 section 5, RFC 5920 section 8.1";
+    #[doc = "A packet that the kernel sent into the local interface, and that no prefix route takes."]
+    NoFtn = 15, "no-ftn", "RFC 3031 section 3.12";
 }
 
 impl Reason {
@@ -796,7 +798,8 @@ impl Reason {
             | Self::SpecialLabel
             | Self::NoHeadroom
             | Self::NoPort
-            | Self::UnknownVlan => false,
+            | Self::UnknownVlan
+            | Self::NoFtn => false,
         }
     }
 

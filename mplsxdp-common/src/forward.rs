@@ -193,9 +193,11 @@ fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
         ETH_P_MPLS_UC => return Err(Reason::PortDisabled),
         ETH_P_IP | ETH_P_IPV6 if port.has(PortWord::IMPOSE) => {
             let family = Family::of(arrival.ethertype);
-            // Only the kernel can say what is wrong with a header that is not right.
-            let Ok(ip) = Ip::load(frame, l2_len, Some(family)) else {
-                return Ok(Verdict::Pass);
+            let ip = match Ip::load(frame, l2_len, Some(family)) {
+                Ok(ip) => ip,
+                // Only the kernel can say what is wrong with a header that is not right.
+                Err(_) if !port.has(PortWord::LOCAL) => return Ok(Verdict::Pass),
+                Err(reason) => return Err(reason),
             };
             ip.refuse_lsp_ping(frame)?;
             (ip, false)
@@ -204,6 +206,8 @@ fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
     };
     let entry = ip.ftn(frame, tables)?;
     match (entry.op(), popped) {
+        // The kernel sent it here to get labels: it would route what it got back into the pair again.
+        (Op::None | Op::Pass, false) if port.has(PortWord::LOCAL) => Err(Reason::NoFtn),
         (Op::None | Op::Pass, false) => Ok(Verdict::Pass),
         (Op::None | Op::Pass, true) => {
             // The tags stay on where the kernel has a device for them.

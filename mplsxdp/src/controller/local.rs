@@ -135,11 +135,13 @@ impl LocalPair {
         self.set_feature(Feature::Gro, true)
     }
 
-    /// No link-local address, and so no solicitations. What the XDP program passes at the far end has nowhere to go: IPv4
-    /// drops it for its source address, which is this box's own; IPv6 would route it back into the near end.
+    /// The near end has no link-local address, and so sends no solicitations. The kernel routes nothing that it receives at the
+    /// far end: that would go into the near end again. (The XDP program leaves no IP packet there either.)
     fn keep_quiet(&self) -> Result<(), LocalError> {
-        sysctl_ipv6(&self.near, "addr_gen_mode", "1")?;
-        sysctl_ipv6(&self.far, "disable_ipv6", "1")
+        sysctl("ipv6", &self.near, "addr_gen_mode", "1")?;
+        sysctl("ipv6", &self.far, "forwarding", "0")?;
+        sysctl("ipv6", &self.far, "disable_ipv6", "1")?;
+        sysctl("ipv4", &self.far, "forwarding", "0")
     }
 
     fn set_feature(&self, feature: Feature, on: bool) -> Result<(), LocalError> {
@@ -222,8 +224,8 @@ async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result
 
 /// In the network namespace of the calling thread. A kernel without IPv6 has nothing to set, nor has an interface whose MTU
 /// is too low for it.
-fn sysctl_ipv6(interface: &str, key: &str, value: &'static str) -> Result<(), LocalError> {
-    let settings = Path::new("/proc/sys/net/ipv6/conf").join(interface);
+fn sysctl(family: &str, interface: &str, key: &str, value: &'static str) -> Result<(), LocalError> {
+    let settings = Path::new("/proc/sys/net").join(family).join("conf").join(interface);
     if !settings.exists() {
         return Ok(());
     }

@@ -158,7 +158,8 @@ impl Answerer {
                 let frame = self.scratch.bytes();
                 sent(emit(Action::Transmit { port, frame }))
             }
-            Verdict::Pass => sent(emit(Action::SendByIp { packet: &self.packet })),
+            // The FTN has nothing for it.
+            Verdict::Pass | Verdict::Exception(Reason::NoFtn) => sent(emit(Action::SendByIp { packet: &self.packet })),
             Verdict::Exception(reason) => Err(Unsent::from(reason)),
         }
     }

@@ -287,6 +287,7 @@ impl SlowPath {
                 // An alert beneath an alert is malformed, which `ask` has said.
                 Reason::PortDisabled
                 | Reason::UnknownVlan
+                | Reason::NoFtn
                 | Reason::NoHeadroom
                 | Reason::NoPort
                 | Reason::RouterAlert => Outcome::NotHandled,

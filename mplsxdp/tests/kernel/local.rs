@@ -32,6 +32,9 @@ async fn create(name: &str, instance: &str) -> Result<LocalPair, LocalError> {
 #[test]
 fn both_ends_are_up_as_a_local_port_needs_them() {
     Lab::run(async |_| {
+        for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{family}"), "1").unwrap();
+        }
         let pair = create("mpls0", "default").await.unwrap();
         assert_eq!((pair.name(), pair.port_name()), ("mpls0", "mpls0-port"));
         let near = ip("-details -oneline link show dev mpls0");
@@ -49,9 +52,17 @@ fn both_ends_are_up_as_a_local_port_needs_them() {
         assert!(far.starts_with(&format!("{}: ", pair.port_ifindex())), "{far}");
         assert_eq!(ip("-6 address show dev mpls0"), "");
         assert_eq!(ip("-6 address show dev mpls0-port"), "");
-        let sysctl = |path: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{path}")).unwrap();
-        assert_eq!(sysctl("mpls0-port/disable_ipv6").trim(), "1");
-        assert_eq!(sysctl("mpls0/disable_ipv6").trim(), "0");
+        for (path, value) in [
+            ("ipv6/conf/mpls0-port/disable_ipv6", "1"),
+            ("ipv6/conf/mpls0-port/forwarding", "0"),
+            ("ipv4/conf/mpls0-port/forwarding", "0"),
+            ("ipv6/conf/mpls0/disable_ipv6", "0"),
+            ("ipv6/conf/mpls0/forwarding", "1"),
+            ("ipv4/conf/mpls0/forwarding", "1"),
+        ] {
+            let sysctl = std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap();
+            assert_eq!(sysctl.trim(), value, "{path}");
+        }
         let features = run("ethtool", "--show-features mpls0");
         for feature in [
             "tx-checksumming: off",

@@ -52,6 +52,11 @@ impl Mac {
     pub const fn is_zero(self) -> bool {
         matches!(self.0, [0, 0, 0, 0, 0, 0])
     }
+
+    /// Whether one interface can have it.
+    pub const fn is_unicast(self) -> bool {
+        !self.is_multicast() && !self.is_zero()
+    }
 }
 
 impl fmt::Display for Mac {

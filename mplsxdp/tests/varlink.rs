@@ -324,13 +324,14 @@ fn types() {
     use RouteAction::{Local, PenultimatePop, Pop, Push, Swap};
     agree_on_enum(&mut seen, "RouteAction", &[Swap, Pop, PenultimatePop, Local, Push]);
     use Resolution::{
-        Failed, Incomplete, LinkDown, Local as OwnAddress, NoArp, NoRoute, NoSuchDev, NotAPort, Resolved, Static,
+        BadMac, Failed, Incomplete, LinkDown, Local as OwnAddress, NoArp, NoRoute, NoSuchDev, NotAPort, Resolved,
+        Static,
     };
     agree_on_enum(
         &mut seen,
         "Resolution",
         &[
-            Resolved, Static, Incomplete, Failed, NoRoute, LinkDown, NotAPort, NoArp, NoSuchDev, OwnAddress,
+            Resolved, Static, Incomplete, Failed, BadMac, NoRoute, LinkDown, NotAPort, NoArp, NoSuchDev, OwnAddress,
         ],
     );
     seen.sort_unstable();

@@ -113,6 +113,7 @@ pub fn state(state: Resolution) -> &'static str {
         Resolution::Static => "static",
         Resolution::Incomplete => "incomplete",
         Resolution::Failed => "failed",
+        Resolution::BadMac => "bad_mac",
         Resolution::NoRoute => "no_route",
         Resolution::LinkDown => "link_down",
         Resolution::NotAPort => "not_a_port",

@@ -509,6 +509,7 @@ fn flag(next_hop: &NextHopState) -> Option<&'static str> {
     match next_hop.state {
         Resolution::Resolved | Resolution::Static => None,
         Resolution::LinkDown => Some("linkdown"),
+        Resolution::BadMac => Some("unresolved bad_mac"),
         Resolution::Incomplete
         | Resolution::Failed
         | Resolution::NoRoute

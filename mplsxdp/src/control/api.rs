@@ -470,7 +470,7 @@ pub struct NextHopState {
     /// The interface, given or found; `None` where the kernel has no route to the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
-    /// `None` while unresolved.
+    /// `None` while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     pub state: Resolution,
@@ -503,6 +503,8 @@ pub enum Resolution {
     Incomplete,
     /// Asked, no answer within the kernel's time; asked again.
     Failed,
+    /// The kernel has a MAC address for it that is not one neighbour's: broadcast, multicast or zero.
+    BadMac,
     /// The kernel has no route to the address.
     NoRoute,
     /// The interface is down or without carrier.

@@ -731,6 +731,14 @@ impl Controller {
         for change in changes {
             if let Action::Changed { id, state } = *change {
                 info!(next_hop = self.next_hop_name(id), ?state, "next hop");
+                if let HopState::BadMac { mac, .. } = state {
+                    warn!(
+                        next_hop = self.next_hop_name(id),
+                        "the kernel has {mac} for this neighbour, which is not the MAC address of one interface (RFC 1812 section \
+                         3.3.2): no frames are sent there until `ip neigh replace ADDRESS lladdr MAC dev IFACE` or the neighbour \
+                         tells another one"
+                    );
+                }
                 if let HopState::NoArp { ifindex } = state
                     && let Some(next_hop) = self.resolver.next_hop(id)
                     && let Some(reason) = self.ports.no_device(ifindex, next_hop)

@@ -820,7 +820,7 @@ impl Ports {
         if !has_namesake {
             port.name = link.name.clone();
         }
-        let (mac, mtu) = (link.mac.unwrap_or(port.mac), link.mtu);
+        let (mac, mtu) = (link.mac.filter(|mac| mac.is_unicast()).unwrap_or(port.mac), link.mtu);
         if (mac, mtu) == (port.mac, port.mtu) {
             return false;
         }
@@ -906,7 +906,8 @@ impl Ports {
                 port.name = adopted.name.clone();
             }
             let link = adopted.or_else(|| links.get(*ifindex));
-            port.mac = link.and_then(|link| link.mac).unwrap_or(port.mac);
+            let mac = link.and_then(|link| link.mac).filter(|mac| mac.is_unicast());
+            port.mac = mac.unwrap_or(port.mac);
             port.mtu = links
                 .get(*ifindex)
                 .map_or(port.mtu, |parent| mtu_of(*tags, parent, adopted));

@@ -4,6 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
+use mplsxdp_common::wire::Mac;
+
 use crate::config::XdpMode;
 use crate::dataplane::ethtool::{self, TagKinds, VlanOffloads};
 use crate::neighbour::netlink::{self, Netlink};
@@ -103,6 +105,11 @@ pub enum PreflightError {
          in place of a tun, or a vxlan over what has none", in_parentheses(.kind.as_deref())
     )]
     NotEthernet { name: Box<str>, kind: Option<String> },
+    #[error(
+        "{name}: its MAC address ({mac}) is not one that an interface can have in frames: `ip link set dev {name} address MAC` \
+         sets another"
+    )]
+    BadMac { name: Box<str>, mac: Mac },
     #[error(
         "{name} is a dummy interface: what is sent to it is thrown away, and nothing ever arrives: take an interface with a \
          link behind it; `dev lo` in a route ends an LSP in this box"
@@ -261,11 +268,15 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
     if link.loopback {
         return Err(PreflightError::Loopback { name: name() });
     }
-    if link.mac.is_none() {
-        return Err(PreflightError::NotEthernet {
-            name: name(),
-            kind: link.kind.clone(),
-        });
+    match link.mac {
+        None => {
+            return Err(PreflightError::NotEthernet {
+                name: name(),
+                kind: link.kind.clone(),
+            });
+        }
+        Some(mac) if !mac.is_unicast() => return Err(PreflightError::BadMac { name: name(), mac }),
+        Some(_) => {}
     }
     check_kind(facts, link, mode)?;
     if let Some(attached) = link.xdp {
@@ -663,8 +674,6 @@ fn mtu_too_large(name: &str, mtu: &Option<u32>, limit: &u32, peer: &Option<Optio
 
 #[cfg(test)]
 mod tests {
-    use mplsxdp_common::wire::Mac;
-
     use super::*;
     use crate::neighbour::Master;
 
@@ -791,6 +800,19 @@ mod tests {
             "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap in \
              place of a tun, or a vxlan over what has none"
         );
+        for (mac, shown) in [
+            (Mac::ZERO, "00:00:00:00:00:00"),
+            (Mac([0xff; 6]), "ff:ff:ff:ff:ff:ff"),
+            (Mac([1, 0, 0x5e, 0, 0, 1]), "01:00:5e:00:00:01"),
+        ] {
+            assert_eq!(
+                refused(&with_link(|link| link.mac = Some(mac)), XdpMode::Native),
+                format!(
+                    "eth1: its MAC address ({shown}) is not one that an interface can have in frames: `ip link set dev eth1 \
+                     address MAC` sets another"
+                )
+            );
+        }
         let down = with_link(|link| (link.up, link.running) = (false, false));
         assert_eq!(
             check(&down, XdpMode::Native).unwrap(),

@@ -363,6 +363,7 @@ impl Controller {
             Some(HopState::Static { .. }) => api::Resolution::Static,
             None | Some(HopState::Incomplete { .. }) => api::Resolution::Incomplete,
             Some(HopState::Failed { .. }) => api::Resolution::Failed,
+            Some(HopState::BadMac { .. }) => api::Resolution::BadMac,
             Some(HopState::NoArp { .. }) => api::Resolution::NoArp,
             Some(HopState::LinkDown { .. }) => api::Resolution::LinkDown,
             Some(HopState::NoSuchDev) => api::Resolution::NoSuchDev,
@@ -376,7 +377,7 @@ impl Controller {
                 .map(|port| port.name().into())
                 .or_else(|| found.map(|link| link.name.clone()))
                 .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone())),
-            mac: state.and_then(HopState::adjacency).map(|(_, mac)| mac.to_string()),
+            mac: state.and_then(HopState::mac).map(|mac| mac.to_string()),
             state: resolution,
         }
     }

@@ -525,7 +525,7 @@ fn check_next_hop(next_hop: &NextHop) -> Result<(), InvalidRoute> {
         None => Err(InvalidRoute(format!("{what} needs `dev IFACE`"))),
     };
     match next_hop.via {
-        Via::Link(mac) if mac.is_multicast() || mac.is_zero() => {
+        Via::Link(mac) if !mac.is_unicast() => {
             Err(InvalidRoute(format!("{mac} is not the MAC address of one neighbour")))
         }
         Via::Link(_) => needs_dev("`via link`".into()),

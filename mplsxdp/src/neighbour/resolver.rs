@@ -35,6 +35,9 @@ pub enum HopState {
     Static { ifindex: u32, mac: Mac },
     /// The neighbour has been asked and has not answered yet.
     Incomplete { ifindex: u32 },
+    /// The kernel has a MAC address for the neighbour that no single interface has: broadcast, multicast or zero (RFC 1812
+    /// section 3.3.2).
+    BadMac { ifindex: u32, mac: Mac },
     /// The neighbour does not answer. It is asked again all the time.
     Failed { ifindex: u32 },
     /// The interface has no MAC addresses to resolve (IFF_NOARP); only `via link` or a PERMANENT neighbour can be used.
@@ -55,6 +58,7 @@ impl HopState {
         match self {
             Self::Resolved { ifindex, mac } | Self::Static { ifindex, mac } => Some((ifindex, mac)),
             Self::Incomplete { .. }
+            | Self::BadMac { .. }
             | Self::Failed { .. }
             | Self::NoArp { .. }
             | Self::LinkDown { .. }
@@ -64,12 +68,21 @@ impl HopState {
         }
     }
 
+    /// The MAC address of the next hop, where one is known, be it one that frames cannot be sent to.
+    pub fn mac(self) -> Option<Mac> {
+        match self {
+            Self::BadMac { mac, .. } => Some(mac),
+            _ => self.adjacency().map(|(_, mac)| mac),
+        }
+    }
+
     /// The interface towards the next hop, where one is known.
     pub fn ifindex(self) -> Option<u32> {
         match self {
             Self::Resolved { ifindex, .. }
             | Self::Static { ifindex, .. }
             | Self::Incomplete { ifindex }
+            | Self::BadMac { ifindex, .. }
             | Self::Failed { ifindex }
             | Self::NoArp { ifindex }
             | Self::LinkDown { ifindex } => Some(ifindex),
@@ -384,12 +397,14 @@ impl Resolver {
             Via::Inet6(address) => address.into(),
         };
         let target = (link.ip_ifindex(), address);
+        let with = |mac: Mac| match mac.is_unicast() {
+            true => HopState::Resolved { ifindex, mac },
+            false => HopState::BadMac { ifindex, mac },
+        };
         let state = match self.neighbours.get(&target).map(|known| known.state) {
-            Some(NeighbourState::Permanent(mac)) => HopState::Resolved { ifindex, mac },
+            Some(NeighbourState::Permanent(mac)) => with(mac),
             _ if link.noarp => HopState::NoArp { ifindex },
-            Some(NeighbourState::Reachable(mac) | NeighbourState::Stale(mac) | NeighbourState::NoArp(mac)) => {
-                HopState::Resolved { ifindex, mac }
-            }
+            Some(NeighbourState::Reachable(mac) | NeighbourState::Stale(mac) | NeighbourState::NoArp(mac)) => with(mac),
             Some(NeighbourState::Failed) => HopState::Failed { ifindex },
             Some(NeighbourState::Incomplete) | None => HopState::Incomplete { ifindex },
         };

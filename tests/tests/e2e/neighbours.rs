@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{NextHopState, Resolution};
 use mplsxdp_common::wire::Mac;
@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         ),
         test("neighbours::an_ipv6_next_hop_is_resolved", ipv6),
         test("neighbours::an_interface_that_goes_down_and_comes_up", down_and_up),
+        test("neighbours::a_mac_address_of_no_single_neighbour_is_not_used", bad_mac),
         test("neighbours::a_next_hop_that_moves_to_another_interface", moved),
     ]
 }
@@ -116,6 +117,46 @@ fn down_and_up() -> Result<()> {
     netns.ip("link set dev eth2 up")?;
     bench.expect_state(Resolution::Resolved)?;
     bench.expect(&tap, source, bench.right.mac("eth0")?)
+}
+
+/// RFC 1812 section 3.3.2.
+fn bad_mac() -> Result<()> {
+    let bench = Bench::new()?;
+    let (tap, netns) = (Tap::open(&bench.right, "eth0")?, bench.router.netns().clone());
+    let (source, good) = (netns.mac("eth2")?, bench.right.mac("eth0")?);
+    bench.router.add_routes(&["100 as 110 via inet 10.0.2.2"])?;
+    for (bad, nud) in [
+        ("ff:ff:ff:ff:ff:ff", "permanent"),
+        ("01:00:5e:00:00:01", "noarp"),
+        ("00:00:00:00:00:00", "permanent"),
+        ("03:00:00:00:00:01", "reachable"),
+    ] {
+        bench.expect(&tap, source, good)?;
+        netns.ip(&format!("neigh replace 10.0.2.2 lladdr {bad} dev eth2 nud {nud}"))?;
+        bench.expect_state(Resolution::BadMac)?;
+        let shown = bench.router.run("neigh show")?;
+        ensure!(shown.contains(&format!("lladdr {bad} bad_mac")), "{shown}");
+        let shown = bench.router.run("route show")?;
+        ensure!(shown.contains(" unresolved bad_mac"), "{shown}");
+        let said = format!("the kernel has {bad} for this neighbour");
+        ensure!(bench.router.said().contains(&said), "{}", bench.router.said());
+        tap.drain()?;
+        let before = bench.router.dropped("unresolved")?;
+        bench.send()?;
+        wait::until("a count of unresolved", LIMIT, || {
+            Ok((bench.router.dropped("unresolved")? == before + 1).then_some(()))
+        })?;
+        let sent = tap.drain()?;
+        let labelled = sent.iter().filter(|frame| frame.get(12..14) == Some(&[0x88, 0x47]));
+        ensure!(labelled.count() == 0, "{sent:02x?}");
+        netns.ip(&format!("neigh replace 10.0.2.2 lladdr {good} dev eth2 nud reachable"))?;
+        let refused = bench
+            .router
+            .run(&format!("route add 101 as 111 via link {bad} dev eth2"));
+        let refused = format!("{:#}", refused.err().context("it was taken")?);
+        ensure!(refused.contains("is not the MAC address of one neighbour"), "{refused}");
+    }
+    bench.router.unload()
 }
 
 fn moved() -> Result<()> {

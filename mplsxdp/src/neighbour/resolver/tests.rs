@@ -285,6 +285,41 @@ fn permanent_and_noarp_neighbours_are_left_alone() {
     }
 }
 
+/// RFC 1812 section 3.3.2.
+#[test]
+fn a_mac_address_that_no_single_neighbour_has_is_not_taken() {
+    for bad in [
+        Mac([0xff; 6]),
+        Mac::ZERO,
+        Mac([1, 0, 0x5e, 0, 0, 1]),
+        Mac([0x33, 0x33, 0, 0, 0, 1]),
+        Mac([3, 0, 0, 0, 0, 1]),
+    ] {
+        for state in [
+            NeighbourState::Reachable,
+            NeighbourState::Stale,
+            NeighbourState::Permanent,
+            NeighbourState::NoArp,
+        ] {
+            let mut bench = Bench::new();
+            bench.add(ID, "10.0.0.2 dev eth1");
+            bench.take();
+            bench.tell(neighbour(ETH1, "10.0.0.2", state(bad)));
+            let told = HopState::BadMac {
+                ifindex: ETH1,
+                mac: bad,
+            };
+            assert_eq!(without_probes(bench.take()), [changed(ID, told)]);
+            assert_eq!((told.adjacency(), told.mac()), (None, Some(bad)));
+            bench.tell(neighbour(ETH1, "10.0.0.2", state(MAC1)));
+            assert_eq!(without_probes(bench.take()), [changed(ID, resolved(ETH1, MAC1))]);
+            // One that was good once.
+            bench.tell(neighbour(ETH1, "10.0.0.2", state(bad)));
+            assert_eq!(without_probes(bench.take()), [changed(ID, told)]);
+        }
+    }
+}
+
 #[test]
 fn a_static_adjacency_follows_its_interface() {
     let mut bench = Bench::new();

@@ -32,6 +32,7 @@ impl Addresses {
             | Event::NeighbourGone { .. }
             | Event::Route { .. }
             | Event::RouteGone(_)
+            | Event::NextHopObjectGone
             | Event::Rules => {}
         }
     }

@@ -34,13 +34,15 @@ pub enum Event {
         ifindex: u32,
         address: IpAddr,
     },
-    /// One path of a route. `replaces`: the first path of one that takes the place of those with its prefix, table and
-    /// metric.
+    /// One path of a route.
     Route {
         route: KernelRoute,
-        replaces: bool,
+        position: RoutePosition,
     },
+    /// A route is gone, with all its paths. One event for each path that it had last.
     RouteGone(KernelRoute),
+    /// A nexthop object (`ip nexthop`) is gone, and IPv4 routes that used it, without further report.
+    NextHopObjectGone,
     /// Some policy rule (`ip rule`) came or went: any address may now be routed differently.
     Rules,
 }
@@ -183,15 +185,33 @@ pub enum NeighbourState {
     Failed,
 }
 
-/// One path of a route of the kernel's. The order of the fields keeps together those that replace each other.
+/// One path of a route of the kernel's. The order of the fields keeps together those that replace each other, and the paths of
+/// one route.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KernelRoute {
     pub prefix: IpNet,
     pub table: u32,
     pub metric: u32,
+    /// Hash of what else selects it: TOS, source prefix.
+    pub selector: u64,
     pub kind: RouteKind,
+    /// It shares its packets with those that have the same prefix, table, metric and selector, and is replaced together with them:
+    /// an IPv6 route with a gateway.
+    pub shares: bool,
+    /// Hash of what else the kernel tells routes apart by. Of IPv6: this path. Of IPv4: all paths, weights, metrics, protocol,
+    /// preferred source. In place of paths, the nexthop object where there is one: it may change under the route.
+    pub entry: u64,
     /// `None` where nothing is sent anywhere.
     pub oif: Option<u32>,
+}
+
+/// Where a reported route is among those with its prefix, table, metric and selector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RoutePosition {
+    First,
+    Last,
+    /// In the place of the route that has the same `entry`; else of the first that shares as it does; else of the first.
+    Replaces,
 }
 
 /// What a route does (RTN_*).

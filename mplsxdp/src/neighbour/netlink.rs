@@ -2,6 +2,7 @@
 //! the [`resolver`](super::resolver) wants made.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -11,8 +12,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use mplsxdp_common::wire::{ETH_P_8021Q, Mac};
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+    Emitable, ErrorMessage, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL,
+    NLM_F_MULTIPART, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    Parseable,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -22,7 +24,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -33,7 +35,7 @@ use tokio::time::timeout;
 
 use super::{
     AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Master, Neighbour, NeighbourState,
-    ParentDevice, Peer, RouteKind, Vlan, XdpAttachment,
+    ParentDevice, Peer, RouteKind, RoutePosition, Vlan, XdpAttachment,
 };
 
 /// What the kernel may hold for us before it loses events: room for tens of thousands of them.
@@ -56,7 +58,7 @@ const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// hardly anything can be missing from the last one.
 const DUMP_ATTEMPTS: u32 = 5;
 
-const GROUPS: [MulticastGroup; 8] = [
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -65,6 +67,7 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
+    MulticastGroup::Nexthop,
 ];
 
 #[derive(Debug, thiserror::Error)]
@@ -422,6 +425,8 @@ struct Subscription {
     port: u32,
     sequence: u32,
     datagram: BytesMut,
+    /// What a dump told may be out of date: something happened meanwhile that is not reported in full.
+    stale: bool,
 }
 
 impl Subscription {
@@ -441,6 +446,7 @@ impl Subscription {
             port,
             sequence: 0,
             datagram: BytesMut::new(),
+            stale: false,
         })
     }
 
@@ -452,14 +458,20 @@ impl Subscription {
             self.dump_all(events).await?;
             events.send(Event::Synced).await?;
             let pause = (begin.elapsed() * (RESYNC_SHARE - 1)).max(RESYNC_INTERVAL_MIN);
-            self.follow(events, Instant::now() + pause).await?;
+            let not_before = Instant::now() + pause;
+            let resync = std::mem::take(&mut self.stale).then_some(not_before);
+            self.follow(events, resync, not_before).await?;
         }
     }
 
     /// Reports changes until something happened that the kernel does not report in full: IPv4 routes go without a word
-    /// when their interface goes down or their source address is removed.
-    async fn follow(&mut self, events: &mpsc::Sender<Event>, not_before: Instant) -> Result<(), Stop> {
-        let mut resync: Option<Instant> = None;
+    /// when their interface goes down, or their source address or nexthop object is removed. `resync`: when to stop in any case.
+    async fn follow(
+        &mut self,
+        events: &mpsc::Sender<Event>,
+        mut resync: Option<Instant>,
+        not_before: Instant,
+    ) -> Result<(), Stop> {
         loop {
             let message = match resync {
                 None => self.next().await?,
@@ -534,6 +546,15 @@ impl Subscription {
                 _ => {}
             }
             for event in events_of(message) {
+                // What was replaced may be in what is left of the dump.
+                let replaces = matches!(
+                    event,
+                    Event::Route {
+                        position: RoutePosition::Replaces,
+                        ..
+                    }
+                );
+                self.stale |= !is_answer && (replaces || takes_routes_along(&event));
                 match Subject::of(&event) {
                     Some(subject) if is_answer && changed.contains(&subject) => continue,
                     Some(subject) if !is_answer => changed.insert(subject),
@@ -566,6 +587,13 @@ pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Netlink
         Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
     };
     let bytes = datagram.split_to(length);
+    // The library knows no nexthop objects.
+    if let Ok(buffer) = NetlinkBuffer::new_checked(&bytes[..])
+        && [nexthop_message::NEW, nexthop_message::DEL].contains(&buffer.message_type())
+    {
+        let header = NetlinkHeader::parse(&buffer).map_err(|error| io::Error::other(error.to_string()))?;
+        return Ok(Some(NetlinkMessage::new(header, NetlinkPayload::Noop)));
+    }
     match NetlinkMessage::deserialize(&bytes) {
         Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
             Err(io::Error::from_raw_os_error(libc::ENOBUFS))
@@ -586,12 +614,19 @@ enum Dump {
     Interrupted,
 }
 
+/// Message types of nexthop objects (linux/rtnetlink.h).
+mod nexthop_message {
+    pub const NEW: u16 = 104;
+    pub const DEL: u16 = 105;
+}
+
 /// What an event is about.
 #[derive(PartialEq, Eq, Hash)]
 enum Subject {
     Link(u32),
     Address(InterfaceAddress),
     Neighbour(u32, IpAddr),
+    /// A route: one of its paths, with no interface.
     Route(KernelRoute),
 }
 
@@ -603,8 +638,10 @@ impl Subject {
             Event::Neighbour(Neighbour { ifindex, address, .. }) | Event::NeighbourGone { ifindex, address } => {
                 Some(Self::Neighbour(*ifindex, *address))
             }
-            Event::Route { route, .. } | Event::RouteGone(route) => Some(Self::Route(*route)),
-            Event::Reset | Event::Synced | Event::Rules => None,
+            Event::Route { route, .. } | Event::RouteGone(route) => {
+                Some(Self::Route(KernelRoute { oif: None, ..*route }))
+            }
+            Event::Reset | Event::Synced | Event::Rules | Event::NextHopObjectGone => None,
         }
     }
 }
@@ -612,13 +649,16 @@ impl Subject {
 fn takes_routes_along(event: &Event) -> bool {
     match event {
         Event::Link(link) => !link.up,
-        Event::LinkGone(_) | Event::AddressGone(_) => true,
+        Event::LinkGone(_) | Event::AddressGone(_) | Event::NextHopObjectGone => true,
         _ => false,
     }
 }
 
 pub(super) fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
-    let replaces = message.header.flags & NLM_F_REPLACE != 0;
+    let header = message.header;
+    if header.message_type == nexthop_message::DEL {
+        return vec![Event::NextHopObjectGone];
+    }
     let NetlinkPayload::InnerMessage(message) = message.payload else {
         return Vec::new();
     };
@@ -633,11 +673,19 @@ pub(super) fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Eve
         }
         RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Event::Rules),
         RouteNetlinkMessage::NewRoute(route) => {
-            let paths = kernel_routes(&route).into_iter().enumerate();
-            return Vec::from_iter(paths.map(|(index, route)| Event::Route {
-                route,
-                replaces: replaces && index == 0,
-            }));
+            // IPv6 puts what is new behind all others; a dump has them in order.
+            let last = route.header.address_family == AddressFamily::Inet6
+                || header.flags & (NLM_F_APPEND | NLM_F_MULTIPART) != 0;
+            let others = if last {
+                RoutePosition::Last
+            } else {
+                RoutePosition::First
+            };
+            let replaces = header.flags & NLM_F_REPLACE != 0 && header.flags & NLM_F_MULTIPART == 0;
+            let first = if replaces { RoutePosition::Replaces } else { others };
+            let positions = std::iter::once(first).chain(std::iter::repeat(others));
+            let paths = kernel_routes(&route).into_iter().zip(positions);
+            return Vec::from_iter(paths.map(|(route, position)| Event::Route { route, position }));
         }
         RouteNetlinkMessage::DelRoute(route) => {
             return Vec::from_iter(kernel_routes(&route).into_iter().map(Event::RouteGone));
@@ -812,20 +860,44 @@ fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
     let mut destination = unspecified;
     let mut table = header.table.into();
     let mut metric = 0;
-    let mut oifs = Vec::new();
+    let mut object = 0;
+    let mut selector = DefaultHasher::new();
+    (header.tos, header.source_prefix_length).hash(&mut selector);
+    // What is said once of all paths of an IPv4 route. IPv6 may change it under a route.
+    let mut common = DefaultHasher::new();
+    if header.address_family == AddressFamily::Inet {
+        (u8::from(header.protocol), u8::from(header.scope)).hash(&mut common);
+    }
+    let mut ways = Vec::new();
+    let mut only = Way::default();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = (*address).into(),
             RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = (*address).into(),
             RouteAttribute::Table(value) => table = *value,
             RouteAttribute::Priority(value) => metric = *value,
-            RouteAttribute::Oif(ifindex) => oifs.push(Some(*ifindex)),
-            RouteAttribute::MultiPath(paths) => oifs.extend(paths.iter().map(|path| Some(path.interface_index))),
-            _ => {}
+            RouteAttribute::NhId(id) => object = *id,
+            RouteAttribute::Oif(ifindex) => only.oif = Some(*ifindex),
+            RouteAttribute::MultiPath(paths) => ways.extend(paths.iter().map(|path| {
+                let mut way = Way {
+                    oif: Some(path.interface_index),
+                    weight: path.hops,
+                    ..Way::default()
+                };
+                path.attributes.iter().for_each(|attribute| way.take(attribute));
+                way
+            })),
+            RouteAttribute::Source(_) => hash_attribute(attribute, &mut selector),
+            RouteAttribute::PrefSource(_) | RouteAttribute::Metrics(_)
+                if header.address_family == AddressFamily::Inet =>
+            {
+                hash_attribute(attribute, &mut common);
+            }
+            other => only.take(other),
         }
     }
-    if oifs.is_empty() {
-        oifs.push(None);
+    if ways.is_empty() {
+        ways.push(only);
     }
     let Ok(prefix) = IpNet::new(destination, header.destination_prefix_length) else {
         return Vec::new();
@@ -842,12 +914,58 @@ fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
         RouteType::Throw => RouteKind::Throw,
         _ => RouteKind::Other,
     };
-    let route = |oif| KernelRoute {
+    let each_is_a_route = header.address_family == AddressFamily::Inet6 && object == 0;
+    object.hash(&mut common);
+    if object == 0 && !each_is_a_route {
+        ways.hash(&mut common);
+    }
+    // A router's advertisement makes routes that share with nobody.
+    let may_share = each_is_a_route && header.protocol != RouteProtocol::Ra;
+    let selector = selector.finish();
+    let route = |way: Way| KernelRoute {
         prefix,
         table,
         metric,
+        selector,
         kind,
-        oif,
+        shares: may_share && way.gateway,
+        entry: if each_is_a_route {
+            let mut entry = DefaultHasher::new();
+            (way.oif, &way.bytes).hash(&mut entry);
+            entry.finish()
+        } else {
+            common.finish()
+        },
+        oif: way.oif,
     };
-    Vec::from_iter(oifs.into_iter().map(route))
+    Vec::from_iter(ways.into_iter().map(route))
+}
+
+/// One of the ways that a route goes, as the kernel tells them apart.
+#[derive(Default, Hash)]
+struct Way {
+    oif: Option<u32>,
+    gateway: bool,
+    /// Gateway and encapsulation, as attributes.
+    bytes: Vec<u8>,
+    weight: u8,
+}
+
+impl Way {
+    fn take(&mut self, attribute: &RouteAttribute) {
+        match attribute {
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => self.gateway = true,
+            RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => {}
+            _ => return,
+        }
+        let start = self.bytes.len();
+        self.bytes.resize(start + attribute.buffer_len(), 0);
+        attribute.emit(self.bytes.get_mut(start..).unwrap_or_default());
+    }
+}
+
+fn hash_attribute(attribute: &RouteAttribute, hasher: &mut DefaultHasher) {
+    let mut bytes = vec![0; attribute.buffer_len()];
+    attribute.emit(&mut bytes);
+    bytes.hash(hasher);
 }

@@ -1,19 +1,31 @@
 //! The table of the kernel's routes, by prefix: what an imposed prefix must leave to the kernel.
+//! Each route that the kernel keeps is one here, so that a prefix is the kernel's until the last one goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::ops::RangeBounds;
+use std::ops::{RangeBounds, RangeInclusive};
 
 use ipnet::IpNet;
 
-use super::{Event, KernelRoute, RouteKind};
+use super::{Event, KernelRoute, RouteKind, RoutePosition};
 
 /// The routes that the kernel reported, of all tables.
 #[derive(Default, Debug)]
 pub struct KernelRoutes {
-    /// With the number of the resync that last reported it.
-    routes: BTreeMap<KernelRoute, u64>,
+    routes: BTreeMap<KernelRoute, Known>,
     round: u64,
+    /// The order of what is put first next: below all others.
+    first: i64,
+    /// The order of what is put last next: above all others.
+    last: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The number of the resync that last reported it.
+    round: u64,
+    /// Its place among those that it can replace.
+    order: i64,
 }
 
 impl KernelRoutes {
@@ -23,31 +35,63 @@ impl KernelRoutes {
             Event::Reset => self.round += 1,
             Event::Synced => {
                 let round = self.round;
-                self.remove(.., |_, seen| seen != round, changed);
+                self.remove(.., |_, known| known.round != round, changed);
             }
-            Event::Route { route, replaces } => {
-                if *replaces {
-                    let of_prefix = first_of(route.prefix)..=last_of(route.prefix);
-                    let place = |route: &KernelRoute| (route.table, route.metric);
-                    self.remove(of_prefix, |old, _| old != route && place(old) == place(route), changed);
-                }
-                if self.routes.insert(*route, self.round).is_none() {
+            Event::Route { route, position } => {
+                let order = match position {
+                    RoutePosition::First => {
+                        self.first -= 1;
+                        self.first
+                    }
+                    RoutePosition::Last => self.next_last(),
+                    RoutePosition::Replaces => self.replace(route, changed),
+                };
+                let round = self.round;
+                if self.routes.insert(*route, Known { round, order }).is_none() {
                     changed.insert(route.prefix);
                 }
             }
-            Event::RouteGone(route) => {
-                if self.routes.remove(route).is_some() {
-                    changed.insert(route.prefix);
-                }
-            }
+            Event::RouteGone(route) => self.remove(paths_of(route), |_, _| true, changed),
             Event::Link(_)
             | Event::LinkGone(_)
             | Event::Address(_)
             | Event::AddressGone(_)
             | Event::Neighbour(_)
             | Event::NeighbourGone { .. }
+            | Event::NextHopObjectGone
             | Event::Rules => {}
         }
+    }
+
+    fn next_last(&mut self) -> i64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Removes what `route` replaces. Returns the order of what that was.
+    fn replace(&mut self, route: &KernelRoute, changed: &mut BTreeSet<IpNet>) -> i64 {
+        let place = |route: &KernelRoute| (route.table, route.metric, route.selector);
+        let of_prefix = first_of(route.prefix)..=last_of(route.prefix);
+        let rank = |old: &KernelRoute, known: &Known| {
+            let same = !route.shares && (old.kind, old.entry) == (route.kind, route.entry);
+            (!same, old.shares != route.shares, known.order)
+        };
+        let replaced = self
+            .routes
+            .range(of_prefix.clone())
+            .filter(|(old, _)| place(old) == place(route))
+            .min_by_key(|(old, known)| rank(old, known))
+            .map(|(old, known)| (*old, known.order));
+        let Some((replaced, order)) = replaced else {
+            return self.next_last();
+        };
+        if replaced.shares {
+            let shares = |old: &KernelRoute, _| old.shares && place(old) == place(route);
+            self.remove(of_prefix, shares, changed);
+        } else {
+            self.remove(paths_of(&replaced), |_, _| true, changed);
+        }
+        order
     }
 
     /// The routes for exactly this prefix.
@@ -71,12 +115,18 @@ impl KernelRoutes {
     fn remove(
         &mut self,
         range: impl RangeBounds<KernelRoute>,
-        choose: impl Fn(&KernelRoute, u64) -> bool,
+        choose: impl Fn(&KernelRoute, Known) -> bool,
         changed: &mut BTreeSet<IpNet>,
     ) {
-        let gone = self.routes.extract_if(range, |route, seen| choose(route, *seen));
+        let gone = self.routes.extract_if(range, |route, known| choose(route, *known));
         changed.extend(gone.map(|(route, _)| route.prefix));
     }
+}
+
+/// All paths of the route that this is one of.
+fn paths_of(route: &KernelRoute) -> RangeInclusive<KernelRoute> {
+    let with = |oif| KernelRoute { oif, ..*route };
+    with(None)..=with(Some(u32::MAX))
 }
 
 /// What sorts before all routes for this prefix.
@@ -85,7 +135,10 @@ fn first_of(prefix: IpNet) -> KernelRoute {
         prefix,
         table: 0,
         metric: 0,
+        selector: 0,
         kind: RouteKind::Unicast,
+        shares: false,
+        entry: 0,
         oif: None,
     }
 }
@@ -96,7 +149,10 @@ fn last_of(prefix: IpNet) -> KernelRoute {
         prefix,
         table: u32::MAX,
         metric: u32::MAX,
+        selector: u64::MAX,
         kind: RouteKind::Other,
+        shares: true,
+        entry: u64::MAX,
         oif: Some(u32::MAX),
     }
 }
@@ -110,7 +166,10 @@ mod tests {
             prefix: prefix.parse().unwrap(),
             table: 254,
             metric,
+            selector: 0,
             kind: RouteKind::Unicast,
+            shares: false,
+            entry: oif.into(),
             oif: Some(oif),
         }
     }
@@ -122,7 +181,13 @@ mod tests {
     }
 
     fn add(routes: &mut KernelRoutes, route: KernelRoute) -> Vec<String> {
-        told(routes, Event::Route { route, replaces: false })
+        told(
+            routes,
+            Event::Route {
+                route,
+                position: RoutePosition::Last,
+            },
+        )
     }
 
     #[test]
@@ -173,11 +238,38 @@ mod tests {
             &mut routes,
             Event::Route {
                 route: replacing,
-                replaces: true,
+                position: RoutePosition::Replaces,
             },
         );
         let left = Vec::from_iter(routes.get(prefix).copied());
         assert_eq!(left, [replacing, route("10.0.0.0/8", 5, 2)]);
+    }
+
+    #[test]
+    fn what_replaces_takes_the_place_of_its_like() {
+        let mut routes = KernelRoutes::default();
+        let prefix: IpNet = "2001:db8::/32".parse().unwrap();
+        let by = |entry, shares| KernelRoute {
+            entry,
+            shares,
+            ..route("2001:db8::/32", 0, 1)
+        };
+        let mut step = |route, position| {
+            told(&mut routes, Event::Route { route, position });
+            Vec::from_iter(routes.get(prefix).map(|route| route.entry))
+        };
+        step(by(1, false), RoutePosition::Last);
+        step(by(2, false), RoutePosition::First);
+        step(by(3, true), RoutePosition::Last);
+        assert_eq!(step(by(4, true), RoutePosition::Last), [1, 2, 3, 4]);
+        // Those that share go together; of the others the first.
+        assert_eq!(step(by(5, true), RoutePosition::Replaces), [1, 2, 5]);
+        assert_eq!(step(by(6, false), RoutePosition::Replaces), [1, 6, 5]);
+        // It is where the replaced one was.
+        assert_eq!(step(by(7, false), RoutePosition::Replaces), [1, 7, 5]);
+        // A route whose nexthop object has changed.
+        assert_eq!(step(by(1, false), RoutePosition::Replaces), [1, 7, 5]);
+        assert_eq!(told(&mut routes, Event::RouteGone(by(5, true))), ["2001:db8::/32"]);
     }
 
     #[test]

@@ -661,3 +661,105 @@ fn interfaces_are_found_by_name() {
         }
     });
 }
+
+/// The routes of a prefix as changes have told of them are those that a dump lists, whatever the changes: no resync helps.
+#[test]
+fn routes_that_differ_by_their_gateways_are_told_apart() {
+    const V4: [&str; 17] = [
+        "route add P via 192.0.2.12 dev eth1",
+        "route append P via 192.0.2.13 dev eth1",
+        "route append P via 192.0.2.13 dev eth1 mtu 1300",
+        "route append P via 192.0.2.14 dev eth1 tos 0x10",
+        "route append P dev eth2",
+        "route del P via 192.0.2.13",
+        "route del P dev eth2",
+        // The first goes, be it put there or come there.
+        "route replace P via 192.0.2.15 dev eth1",
+        "route prepend P via 192.0.2.16 dev eth1",
+        "route replace P nexthop via 192.0.2.17 nexthop via 192.0.2.18 dev eth1",
+        "route append P nexthop via 192.0.2.17 nexthop via 192.0.2.19 dev eth1",
+        "route change P nexthop via 192.0.2.17 nexthop via 192.0.2.19 dev eth1 weight 3",
+        "route del P nexthop via 192.0.2.17 nexthop via 192.0.2.19 dev eth1",
+        "route del P",
+        "route del P",
+        "route del P",
+        "route del P tos 0x10",
+    ];
+    const V6: [&str; 17] = [
+        "-6 route add P nexthop via 2001:db8:1::12 dev eth1 nexthop via 2001:db8:1::13 dev eth1",
+        "-6 route del P via 2001:db8:1::13 dev eth1",
+        "-6 route append P via 2001:db8:1::14 dev eth1",
+        "-6 route replace P nexthop via 2001:db8:1::17 dev eth1 nexthop via 2001:db8:1::16 dev eth1",
+        // Those with gateways go together, the others one by one.
+        "-6 route append P dev eth1",
+        "-6 route append P dev eth2",
+        "-6 route replace P via 2001:db8:1::15 dev eth1",
+        "-6 route replace P dev eth1 metric 7",
+        "-6 route add blackhole P metric 8",
+        "-6 route del P dev eth2",
+        "-6 route replace P via 2001:db8:1::18 dev eth1",
+        "-6 route del P via 2001:db8:1::18",
+        "-6 route replace P via 2001:db8:1::19 dev eth1",
+        "-6 route append P via 2001:db8:1::20 dev eth1",
+        "-6 route del P nexthop via 2001:db8:1::19 dev eth1 nexthop via 2001:db8:1::20 dev eth1",
+        "-6 route del P metric 7",
+        "-6 route del P metric 8",
+    ];
+    Lab::run(async |_| {
+        let mut driver = Driver::new().await;
+        for (prefix, steps) in [("10.99.0.0/24", V4), ("2001:db8:99::/64", V6)] {
+            for step in steps {
+                let before = Vec::from_iter(driver.routes.get(prefix.parse().unwrap()).copied());
+                ip(&step.replace('P', prefix));
+                same_as_a_dump(&mut driver, prefix, step).await;
+                let after = Vec::from_iter(driver.routes.get(prefix.parse().unwrap()).copied());
+                assert!(before != after, "{step}: nothing changed");
+            }
+        }
+        assert_eq!(driver.resets, 1);
+    });
+}
+
+/// IPv4 routes go with their nexthop object without a word.
+#[test]
+fn routes_by_nexthop_objects_are_followed() {
+    Lab::run(async |_| {
+        let mut driver = Driver::new().await;
+        let (v4, v6) = ("10.98.0.0/24", "2001:db8:98::/64");
+        for step in [
+            "nexthop add id 5 via 192.0.2.12 dev eth1",
+            "nexthop add id 6 via 2001:db8:1::12 dev eth1",
+            "nexthop add id 7 via 2001:db8:1::13 dev eth1",
+            "nexthop add id 8 group 6/7",
+            "route add 10.98.0.0/24 nhid 5",
+            "route append 10.98.0.0/24 via 192.0.2.13 dev eth1",
+            "route prepend 10.98.0.0/24 via 192.0.2.14 dev eth1",
+            "-6 route add 2001:db8:98::/64 nhid 8",
+            "nexthop replace id 5 via 192.0.2.15 dev eth1",
+            "nexthop replace id 6 via 2001:db8:1::14 dev eth1",
+            "nexthop del id 7",
+            "nexthop del id 5",
+            "nexthop del id 8",
+            "route del 10.98.0.0/24 via 192.0.2.13",
+            "route del 10.98.0.0/24 via 192.0.2.14",
+        ] {
+            ip(step);
+            for prefix in [v4, v6] {
+                same_as_a_dump(&mut driver, prefix, step).await;
+            }
+        }
+        for prefix in [v4, v6] {
+            assert_eq!(driver.routes.get(prefix.parse().unwrap()).count(), 0);
+        }
+    });
+}
+
+async fn same_as_a_dump(driver: &mut Driver, prefix: &str, step: &str) {
+    let prefix = prefix.parse().unwrap();
+    let dumped = Driver::new().await.routes;
+    let dumped = Vec::from_iter(dumped.get(prefix).copied());
+    let what = format!("{dumped:?} after {step}");
+    driver
+        .until(&what, |driver| driver.routes.get(prefix).eq(dumped.iter()))
+        .await;
+}

@@ -18,6 +18,10 @@ pub fn tests() -> Vec<Trial> {
             change_together,
         ),
         test("kernel_routes::the_same_from_the_configuration", configured),
+        test(
+            "kernel_routes::ways_by_one_interface_go_one_by_one",
+            ways_by_one_interface,
+        ),
     ]
 }
 
@@ -124,5 +128,38 @@ fn configured() -> Result<()> {
     bench.router = loaded?;
     expect(&bench, "10.4.5.1", Some(300))?;
     expect(&bench, "10.4.6.1", Some(200))?;
+    bench.router.unload()
+}
+
+/// Ways by one interface come and go one by one.
+fn ways_by_one_interface() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    let netns = bench.router.netns();
+    for prefix in ["10.0.0.0/8", "2001:db8::/32"] {
+        bench.router.run(&format!("route add {}", line(prefix, 200).trim()))?;
+    }
+    netns.ip("addr add 203.0.113.1/24 dev eth2")?;
+    netns.ip("-6 addr add 2001:db9::1/64 dev eth2 nodad")?;
+    netns.ip("route add 10.4.5.0/24 via 203.0.113.2 dev eth2")?;
+    netns.ip("route append 10.4.5.0/24 via 203.0.113.3 dev eth2")?;
+    netns.ip("-6 route add 2001:db8:4:5::/64 nexthop via 2001:db9::2 dev eth2 nexthop via 2001:db9::3 dev eth2")?;
+    let both = |label| ["10.4.5.1", "2001:db8:4:5::1"].map(|address| expect(&bench, address, label).ok());
+    // What the kernel was told next of all: once this has its effect, so has what came before.
+    let told = |marker: &str| -> Result<()> {
+        netns.ip(&format!("route add {marker}.0/24 dev eth2"))?;
+        wait::until("the kernel's last route", std::time::Duration::from_secs(5), || {
+            Ok(expect(&bench, &format!("{marker}.1"), None).ok())
+        })
+    };
+    told("10.5.1")?;
+    ensure!(both(None) == [Some(()); 2], "claimed while both ways are there");
+    netns.ip("route del 10.4.5.0/24 via 203.0.113.3 dev eth2")?;
+    netns.ip("-6 route del 2001:db8:4:5::/64 via 2001:db9::3 dev eth2")?;
+    told("10.5.2")?;
+    ensure!(both(None) == [Some(()); 2], "claimed while one way is there");
+    netns.ip("route del 10.4.5.0/24 via 203.0.113.2 dev eth2")?;
+    netns.ip("-6 route del 2001:db8:4:5::/64 via 2001:db9::2 dev eth2")?;
+    told("10.5.3")?;
+    ensure!(both(Some(200)) == [Some(()); 2], "free once none is there");
     bench.router.unload()
 }

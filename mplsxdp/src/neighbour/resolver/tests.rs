@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::neighbour::{InterfaceAddress, KernelRoute, Master, RouteKind};
+use crate::neighbour::{InterfaceAddress, KernelRoute, Master, RouteKind, RoutePosition};
 
 const ETH1: u32 = 11;
 const ETH2: u32 = 12;
@@ -159,10 +159,16 @@ fn route(prefix: &str) -> Event {
         prefix,
         table: 254,
         metric: 0,
+        selector: 0,
         kind: RouteKind::Unicast,
+        shares: false,
+        entry: 0,
         oif: Some(ETH1),
     };
-    Event::Route { route, replaces: false }
+    Event::Route {
+        route,
+        position: RoutePosition::Last,
+    }
 }
 
 fn probe(ifindex: u32, address: &str) -> Action {
@@ -794,10 +800,16 @@ impl World {
                     prefix: address.into(),
                     table: 254,
                     metric: 0,
+                    selector: 0,
                     kind: RouteKind::Unicast,
+                    shares: false,
+                    entry: 0,
                     oif: None,
                 };
-                vec![Event::Route { route, replaces: true }]
+                vec![Event::Route {
+                    route,
+                    position: RoutePosition::Replaces,
+                }]
             }
             Change::Rules => vec![Event::Rules],
         }

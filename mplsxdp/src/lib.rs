@@ -6,6 +6,7 @@
 //!   controller               the one event loop that ties the wings together
 //!   lfib  neighbour  slowpath  routes -> table writes; next hops -> MAC addresses; exceptions -> answers (pure at heart)
 //!   dataplane                the tables, in memory or in the kernel; loading and attaching
+//!     log                    lines on standard error that hold up nobody
 //! ```
 
 pub mod cli;
@@ -16,5 +17,6 @@ pub mod dataplane;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod lfib;
+pub mod log;
 pub mod neighbour;
 pub mod slowpath;

@@ -249,6 +249,8 @@ fn status() -> Status {
         unresolved_next_hops: 1,
         tables: vec![table()],
         uncounted_routes: 1,
+        log_lines_lost: 1,
+        log_lines_left_out: 1,
     }
 }
 

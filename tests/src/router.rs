@@ -66,11 +66,13 @@ impl Router {
     }
 
     /// As a command that the caller made.
-    pub fn start(netns: &Netns, instance: &str, mut command: Command) -> Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+    pub fn start(netns: &Netns, instance: &str, command: Command) -> Result<Self> {
+        Self::start_with_stderr(netns, instance, command, Stdio::piped())
+    }
+
+    /// The same with a standard error of the caller's, where what it says goes.
+    pub fn start_with_stderr(netns: &Netns, instance: &str, mut command: Command, stderr: Stdio) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut process = spawn(&mut command)?;
         let output = Output::default();
         output.collect(process.child().stdout.take());
@@ -203,6 +205,10 @@ impl Router {
         })
     }
 
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Sends a signal and waits for the end.
     pub fn stop(mut self, signal: Signal) -> Result<ExitStatus> {
         self.process.signal(signal)?;
@@ -217,10 +223,17 @@ impl Router {
 
     /// SIGTERM, after which nothing may be left.
     pub fn unload(self) -> Result<()> {
+        self.unload_and_tell().map(drop)
+    }
+
+    /// The same; returns all that it has said.
+    pub fn unload_and_tell(self) -> Result<String> {
         let (netns, instance, output) = (self.netns.clone(), self.instance.clone(), self.output.clone());
         let status = self.stop(Signal::SIGTERM)?;
-        ensure!(status.success(), "mplsxdp ended with {status}: {}", output.whole_text());
-        ensure_nothing_left(&netns, &instance)
+        let said = output.whole_text();
+        ensure!(status.success(), "mplsxdp ended with {status}: {said}");
+        ensure_nothing_left(&netns, &instance)?;
+        Ok(said)
     }
 }
 

@@ -5,21 +5,29 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns};
-use tracing_subscriber::EnvFilter;
 
 use super::args::{Global, LoadArgs};
 use super::{Failure, config_file};
 use crate::config::{Config, Options};
 use crate::controller::{preflight, told};
+use crate::log::Log;
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let config = config(args, global)?;
-    log_to_stderr(config.verbose);
     preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()))?;
     // A thread that existed already would stay in the old namespace.
     if let Some(name) = &config.netns {
         enter_netns(name)?;
     }
+    let log = log_to_stderr(config.verbose)?;
+    // The last word, too, goes by the log: it must not wait for a reader for ever.
+    run(config).map_err(|failure| {
+        log.line(&format!("mplsxdp: {failure}"));
+        Failure::Told
+    })
+}
+
+fn run(config: Config) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -44,19 +52,14 @@ fn config(args: LoadArgs, global: Global) -> Result<Config, Failure> {
 }
 
 /// `RUST_LOG` has the last word.
-fn log_to_stderr(verbose: u8) {
+fn log_to_stderr(verbose: u8) -> Result<Log, Failure> {
     let level = match verbose {
         0 => "info",
         1 => "info,mplsxdp=debug",
         _ => "debug,mplsxdp=trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    Log::start(level, std::io::stderr().is_terminal())
+        .map_err(|error| Failure::Refused(format!("cannot start the log: {error}")))
 }
 
 /// Enters a network namespace: one that `ip netns` named, or any by the path of its file.

@@ -42,6 +42,8 @@ fn lines(status: &Status) -> Vec<String> {
         next_hops,
         unresolved_next_hops,
         uncounted_routes,
+        log_lines_lost,
+        log_lines_left_out,
         unknown,
         icmp_via,
         ..
@@ -66,6 +68,11 @@ fn lines(status: &Status) -> Vec<String> {
     if *uncounted_routes > 0 {
         lines.push(format!(
             "    uncounted routes {uncounted_routes}: raise --counter-slots"
+        ));
+    }
+    if *log_lines_lost > 0 || *log_lines_left_out > 0 {
+        lines.push(format!(
+            "    log lines lost {log_lines_lost} left out {log_lines_left_out}"
         ));
     }
     lines

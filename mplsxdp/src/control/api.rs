@@ -593,6 +593,10 @@ pub struct Status {
     pub tables: Vec<Table>,
     /// Routes that forward uncounted, because every counter slot is taken.
     pub uncounted_routes: u64,
+    /// Lines that could not be written.
+    pub log_lines_lost: u64,
+    /// Lines that were summed up in others.
+    pub log_lines_left_out: u64,
 }
 
 /// `type Table`: how full a table is.
@@ -993,7 +997,7 @@ pub enum Request {
 /// What the controller answers.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
-    Status(Status),
+    Status(Box<Status>),
     Routes(Vec<InstalledRoute>),
     Changed(Changes),
     Committed(Committed),

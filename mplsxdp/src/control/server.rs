@@ -586,7 +586,7 @@ fn unanswerable(method: &str) -> Failure {
 
 fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
     match reply {
-        Reply::Status(status) => answer(&api::StatusReply { status }),
+        Reply::Status(status) => answer(&api::StatusReply { status: *status }),
         Reply::Routes(routes) => answer(&api::RouteList { routes }),
         Reply::Changed(changes) => answer(&api::Changed { changes }),
         Reply::Committed(committed) => answer(&committed),

@@ -8,6 +8,7 @@ pub mod preflight;
 mod raw_ip;
 mod reachability;
 mod report;
+mod signals;
 mod sub_interface;
 mod waiting;
 
@@ -60,8 +61,8 @@ const FTN_RETRY: Duration = Duration::from_secs(1);
 /// Loads, serves until told to stop, and unloads.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     // First: from here on no signal ends this process before it has cleaned up.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ending = signals::Ending::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
     let (netlink, mut events) =
         Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
@@ -104,8 +105,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
             () = sleep_until(deadline) => controller.poll().await,
             () = controller.exceptions.readable() => controller.take_exceptions().await,
-            _ = terminate.recv() => stopping = true,
-            _ = interrupt.recv() => stopping = true,
+            () = ending.arrived() => stopping = true,
+            // The terminal is gone, and the log with it; traffic goes on.
+            _ = hangup.recv() => {}
         }
         controller.retry_held();
         controller.watch_ftn();
@@ -173,7 +175,7 @@ impl Controller {
         let hash_seed = config.hash_seed.unwrap_or_else(random_seed);
         let mut loader = Loader::new(sizes)?.with_police(police).with_hash_seed(hash_seed);
         if config.log_exceptions {
-            tokio::spawn(loader.follow_log()?);
+            loader.follow_log()?;
         }
         let tables = KernelTables::open(loader.pins(), hash_seed)?;
         let injector = loader.injector()?;
@@ -305,7 +307,7 @@ impl Controller {
 
     async fn carry_out(&mut self, request: Request) -> Result<Reply, Refusal> {
         match request {
-            Request::GetStatus => Ok(Reply::Status(self.status())),
+            Request::GetStatus => Ok(Reply::Status(Box::new(self.status()))),
             Request::ListRoutes {
                 filter,
                 after,

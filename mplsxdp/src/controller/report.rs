@@ -16,6 +16,7 @@ use crate::dataplane::Tables as _;
 use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{RouteKey, Via};
 use crate::lfib::{Candidate, Listed};
+use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::slowpath::outcome::Outcome;
@@ -91,6 +92,8 @@ impl Controller {
                 })
                 .collect(),
             uncounted_routes: self.lfib.uncounted_routes() as u64,
+            log_lines_lost: log::lost(),
+            log_lines_left_out: log::left_out(),
         }
     }
 

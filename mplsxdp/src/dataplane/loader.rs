@@ -3,17 +3,19 @@
 //! when the process is, however that ends.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::maps::{MapData, MapError};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use mplsxdp_common::abi::{HASH_SEED, PASS_PROGRAM, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tracing::{info, warn};
 
 use super::inject::Injector;
 use super::release::{OLDEST, Release};
@@ -146,18 +148,20 @@ impl Loader {
         Self { hash_seed, ..self }
     }
 
-    /// Hands the log records of all copies to the `log` crate, from now on. They come only from programs whose settings say so.
-    pub fn follow_log(&mut self) -> Result<impl Future<Output = ()> + use<>, LoadError> {
-        let logger = EbpfLogger::init(&mut self.first).map_err(|error| LoadError::Log(io::Error::other(error)))?;
-        // SAFETY: the logger owns the map whose descriptor it shows, and neither is replaced while it is registered.
-        let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
-            .map_err(|error| LoadError::Log(io::Error::other(error.to_string())))?;
-        Ok(async move {
-            while let Ok(mut ready) = logger.readable_mut().await {
-                ready.get_inner_mut().flush();
-                ready.clear_ready();
+    /// Logs the log records of all copies, from now on, on a thread of its own: a flood of them does not hold the event loop. They
+    /// come only from programs whose settings say so.
+    pub fn follow_log(&mut self) -> Result<(), LoadError> {
+        let mut logger = EbpfLogger::init_with_logger(&mut self.first, Records)
+            .map_err(|error| LoadError::Log(io::Error::other(error)))?;
+        let follow = move || loop {
+            let mut ready = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => logger.flush(),
+                Err(error) => return warn!(%error, "cannot wait for the program's log records any more"),
             }
-        })
+        };
+        let thread = std::thread::Builder::new().name("log-exceptions".into()).spawn(follow);
+        thread.map(drop).map_err(LoadError::Log)
     }
 
     pub fn pins(&self) -> &Pins {
@@ -182,6 +186,29 @@ impl Loader {
         verify(xdp_of(&mut object, PASS_PROGRAM)?).map_err(LoadError::on_this_kernel)?;
         Ok(Injector::new(object))
     }
+}
+
+/// Logs the program's records, `EXCEPTION, THE REST`, each exception as a subject of its own.
+struct Records;
+
+impl Records {
+    /// Between two records. In a flood, the ring is full meanwhile, and the program leaves records out: that costs less.
+    const PAUSE: Duration = Duration::from_micros(100);
+}
+
+impl log::Log for Records {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let text = record.args().to_string();
+        let (exception, frame) = text.split_once(", ").unwrap_or((&text, "exception"));
+        info!(exception, "{frame}");
+        std::thread::sleep(Self::PAUSE);
+    }
+
+    fn flush(&self) {}
 }
 
 /// Has the kernel verify and load a program. Its verifier leaves off with EAGAIN where a signal comes for this thread, and is to be

@@ -123,7 +123,7 @@ impl Kept {
             self.requests.push((request.clone(), peer));
         }
         match request {
-            Request::GetStatus => Ok(Reply::Status(self.status())),
+            Request::GetStatus => Ok(Reply::Status(Box::new(self.status()))),
             Request::ListRoutes {
                 filter,
                 after,
@@ -262,6 +262,8 @@ impl Kept {
                 memory_bytes: 8 << 20,
             }],
             uncounted_routes: 0,
+            log_lines_lost: 0,
+            log_lines_left_out: 0,
         }
     }
 }

@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Trial> {
             Some(Need::Kernel(5, 9, "bpf_link for XDP")),
             attached,
         ),
+        test("lifecycle::signals_end_it_cleanly_or_not_at_all", signals),
         test("lifecycle::a_killed_one_is_replaced_by_the_next_load", kill),
         test("lifecycle::a_second_instance_of_the_name_is_refused", second),
         test("lifecycle::a_port_of_another_instance_is_refused", port_in_use),
@@ -86,6 +87,39 @@ fn unload() -> Result<()> {
     let status = router.ended()?;
     ensure!(status.success(), "unload: {status}");
     ensure_nothing_left(&bench.netns, bench.netns.name())
+}
+
+fn signals() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, &format!("{PORTS} --local"))?;
+    for signal in [
+        Signal::SIGALRM,
+        Signal::SIGHUP,
+        Signal::SIGIO,
+        Signal::SIGPIPE,
+        Signal::SIGPROF,
+        Signal::SIGPWR,
+        Signal::SIGTTOU,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGVTALRM,
+        Signal::SIGXFSZ,
+    ] {
+        router.signal(signal)?;
+        router.run("status").with_context(|| format!("after {signal}"))?;
+    }
+    bench.expect_swap(&router)?;
+    let status = router.stop(Signal::SIGQUIT)?;
+    ensure!(status.success(), "{status}");
+    let expect_nothing_left = || {
+        let links = bench.netns.ip("link show")?;
+        ensure!(!links.contains("mpls0"), "the local pair is left: {links}");
+        ensure_nothing_left(&bench.netns, bench.netns.name())
+    };
+    expect_nothing_left()?;
+    let status = Router::load(&bench.netns, &format!("{PORTS} --local"))?.stop(Signal::SIGXCPU)?;
+    ensure!(status.success(), "{status}");
+    expect_nothing_left()
 }
 
 fn attached() -> Result<()> {

@@ -11,6 +11,7 @@ mod jumbo;
 mod kernel_routes;
 mod lifecycle;
 mod local;
+mod log;
 mod multipath;
 mod neighbours;
 mod ports;
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
         control::tests(),
         lifecycle::tests(),
         ports::tests(),
+        log::tests(),
         preflight::tests(),
         local::tests(),
         traceroute::tests(),

@@ -347,6 +347,7 @@ fn methods() {
     let routes = Routes { routes: vec![route()] };
     let prefix = key().prefix;
     let flush = FlushRoutes {
+        all: Some(true),
         family: Some(Family::Mpls),
         label: Some(100),
         prefix,
@@ -399,7 +400,10 @@ fn methods() {
         unreachable: vec![unreachable()],
         unreachable_total: 1,
     };
-    method!("Commit", Nothing {}, committed);
+    let commit = Commit {
+        allow_empty: Some(true),
+    };
+    method!("Commit", commit, committed);
     method!("Rollback", Nothing {}, Nothing {});
     method!("ListLinks", Nothing {}, LinkList { links: vec![link()] });
     method!("AddLink", add_link, Nothing {});

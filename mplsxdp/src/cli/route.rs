@@ -645,13 +645,13 @@ fn restore(input: impl BufRead, allow_empty: bool, client: &mut Client) -> Resul
     }
     if lines.is_empty() && !allow_empty {
         return Err(Failure::Refused(
-            "the input has no route, and a restore of it would delete all routes: if that is meant, say \
-             `route restore --allow-empty`"
+            "the input has no route, and a restore of it would delete all routes: if that is meant (`route save` of an \
+             instance without routes writes such a file), say `route restore --allow-empty`"
                 .into(),
         ));
     }
     transaction.stage(&routes).map_err(|error| by_line(error, &lines))?;
-    transaction.commit().map_err(|error| by_line(error, &lines))
+    transaction.commit(allow_empty).map_err(|error| by_line(error, &lines))
 }
 
 /// What a restore did, for programs.

@@ -722,10 +722,12 @@ pub struct Keys {
     pub keys: Vec<Key>,
 }
 
-/// Parameters of `FlushRoutes`: which routes, as in [`ListRoutes`].
+/// Parameters of `FlushRoutes`: which routes, as in [`ListRoutes`], or explicitly `all`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlushRoutes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -747,6 +749,7 @@ pub struct FlushRoutes {
 impl From<FlushRoutes> for ListRoutes {
     fn from(flush: FlushRoutes) -> Self {
         let FlushRoutes {
+            all: _,
             family,
             label,
             prefix,
@@ -792,6 +795,7 @@ impl From<&RouteFilter> for FlushRoutes {
             KeyFilter::Within(prefix) => chosen.within = Some(prefix),
             KeyFilter::Covering(prefix) => chosen.covering = Some(prefix),
         }
+        chosen.all = (chosen == Self::default()).then_some(true);
         chosen
     }
 }
@@ -831,6 +835,15 @@ fn is_zero(number: &u64) -> bool {
 #[serde(deny_unknown_fields)]
 pub struct Begin {
     pub replace_all: bool,
+}
+
+/// Parameters of `Commit`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commit {
+    /// A transaction that replaces all routes by none is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_empty: Option<bool>,
 }
 
 /// Reply of `Stage`.

@@ -34,7 +34,10 @@ pub enum Command {
     Stage {
         routes: Vec<Route>,
     },
-    Commit,
+    Commit {
+        /// To replace all routes by none is meant.
+        allow_empty: bool,
+    },
     Rollback,
 }
 
@@ -173,9 +176,19 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
         }
         "FlushRoutes" => {
             let flush: api::FlushRoutes = parameters(raw)?;
-            Ok(Command::Ask(Request::FlushRoutes {
-                filter: filter(flush.into())?,
-            }))
+            let all = flush.all.unwrap_or(false);
+            let filter = filter(flush.into())?;
+            let wrong = match (all, filter == RouteFilter::default()) {
+                (false, true) => {
+                    "without a filter all routes would be deleted: give a filter, or `all` true if that is meant"
+                }
+                (true, false) => "`all` true and a filter contradict each other: give one of them",
+                _ => return Ok(Command::Ask(Request::FlushRoutes { filter })),
+            };
+            Err(Error::InvalidParameter {
+                parameter: "parameters".into(),
+                reason: wrong.into(),
+            })
         }
         "Begin" => {
             let api::Begin { replace_all } = parameters(raw)?;
@@ -184,7 +197,12 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
         "Stage" => Ok(Command::Stage {
             routes: routes(raw, staged)?,
         }),
-        "Commit" => nothing(raw, Command::Commit),
+        "Commit" => {
+            let api::Commit { allow_empty } = parameters(raw)?;
+            Ok(Command::Commit {
+                allow_empty: allow_empty.unwrap_or(false),
+            })
+        }
         "Rollback" => nothing(raw, Command::Rollback),
         "ListLinks" => nothing(raw, Command::Ask(Request::ListLinks)),
         "AddLink" => {

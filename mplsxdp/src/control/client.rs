@@ -254,11 +254,13 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    pub fn commit(mut self) -> Result<api::Committed, ClientError> {
+    /// With `allow_empty`, a transaction without routes may delete all that there are.
+    pub fn commit(mut self, allow_empty: bool) -> Result<api::Committed, ClientError> {
         if std::mem::take(&mut self.awaits_reply) {
             self.client.receive::<api::Staged>()?;
         }
-        self.client.call("Commit", &Nothing {})
+        let allow_empty = allow_empty.then_some(true);
+        self.client.call("Commit", &api::Commit { allow_empty })
     }
 }
 

@@ -82,7 +82,7 @@ fn message_of(command: &Command, flags: Flags) -> Value {
         Command::ListRoutes { filter, counters } => (INTERFACE, "ListRoutes", list_of(filter, *counters)),
         Command::Begin { replace_all } => (INTERFACE, "Begin", json!({ "replace_all": replace_all })),
         Command::Stage { routes } => (INTERFACE, "Stage", routes_of(routes)),
-        Command::Commit => (INTERFACE, "Commit", json!({})),
+        Command::Commit { allow_empty } => (INTERFACE, "Commit", json!({ "allow_empty": allow_empty })),
         Command::Rollback => (INTERFACE, "Rollback", json!({})),
     };
     json!({

@@ -410,7 +410,7 @@ impl Connection {
                 let staged = self.stage(routes)?;
                 answer(&api::Staged { staged })
             }
-            Command::Commit => answer_of(self.commit().await?),
+            Command::Commit { allow_empty } => answer_of(self.commit(allow_empty).await?),
             Command::Rollback => {
                 self.transaction.take().ok_or(Error::NoTransaction {})?;
                 answer(&api::Nothing {})
@@ -473,7 +473,7 @@ impl Connection {
         Ok(transaction.routes.len() as u64)
     }
 
-    async fn commit(&mut self) -> Result<Reply, Error> {
+    async fn commit(&mut self, allow_empty: bool) -> Result<Reply, Error> {
         let Transaction {
             replace_all,
             routes,
@@ -482,6 +482,12 @@ impl Connection {
         match failed {
             Some(error) => Err(Error::TransactionFailed {
                 reason: error.to_string(),
+            }),
+            None if replace_all && routes.is_empty() && !allow_empty => Err(Error::InvalidParameter {
+                parameter: "parameters.allow_empty".into(),
+                reason: "no route was staged, and to replace all routes by none would delete them: commit with `allow_empty` \
+                         true if that is meant; nothing was changed, and the transaction is over"
+                    .into(),
             }),
             None => {
                 let mode = if replace_all {

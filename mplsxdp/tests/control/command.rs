@@ -667,8 +667,8 @@ fn a_restore_with_a_mistake_changes_nothing_and_names_the_line() {
 fn a_restore_of_nothing_or_of_half_a_file_is_refused() {
     let fake = Fake::start();
     done(&fake, "route add 50 dev lo");
-    let empty = "mplsxdp: the input has no route, and a restore of it would delete all routes: if that is meant, say \
-                 `route restore --allow-empty`\n";
+    let empty = "mplsxdp: the input has no route, and a restore of it would delete all routes: if that is meant \
+                 (`route save` of an instance without routes writes such a file), say `route restore --allow-empty`\n";
     for input in [
         "",
         "\n",

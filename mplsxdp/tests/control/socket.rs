@@ -322,7 +322,7 @@ fn errors_in_a_transaction_count_from_its_first_route() {
     };
     let refused = Route::new(route(101, 16).key(), Action::Pop, Some(nowhere), TtlPropagate::Default).unwrap();
     transaction.stage(&[refused]).unwrap();
-    match transaction.commit() {
+    match transaction.commit(false) {
         Err(ClientError::Refused(Error::Refused(Refusal::RouteRefused { index: 1, reason }))) => {
             assert_eq!(reason, "nowhere is not a port");
         }
@@ -582,8 +582,59 @@ fn changes_are_told() {
         ..api::FlushRoutes::default()
     };
     assert_eq!(client.flush_routes(&inet).unwrap(), changes(0, 0, 0));
-    let all = api::FlushRoutes::default();
+    let all = api::FlushRoutes {
+        all: Some(true),
+        ..api::FlushRoutes::default()
+    };
     assert_eq!(client.flush_routes(&all).unwrap(), changes(0, 0, 2));
+}
+
+#[test]
+fn all_routes_go_only_if_that_is_said() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    raw.call("AddRoutes", json!({ "routes": [json_route(100)] }));
+    let refused = |reply: Value, parameter: &str, reason: &str| {
+        assert_eq!(error(&reply), "org.varlink.service.InvalidParameter");
+        assert_eq!(reply["parameters"]["parameter"], parameter);
+        assert_eq!(reply["parameters"]["reason"], reason);
+        assert_eq!(fake.routes(), [line(100)]);
+    };
+    let unfiltered = "without a filter all routes would be deleted: give a filter, or `all` true if that is meant";
+    for none in [
+        json!({}),
+        Value::Null,
+        json!({ "all": false }),
+        json!({ "family": null }),
+    ] {
+        refused(raw.call("FlushRoutes", none), "parameters", unfiltered);
+    }
+    refused(
+        raw.call("FlushRoutes", json!({ "all": true, "dev": "eth1" })),
+        "parameters",
+        "`all` true and a filter contradict each other: give one of them",
+    );
+    for none in [json!({}), json!({ "allow_empty": false })] {
+        raw.call("Begin", json!({ "replace_all": true }));
+        refused(
+            raw.call("Commit", none),
+            "parameters.allow_empty",
+            "no route was staged, and to replace all routes by none would delete them: commit with `allow_empty` true if \
+             that is meant; nothing was changed, and the transaction is over",
+        );
+        assert_eq!(error(&raw.call("Commit", json!({}))), "io.mplsxdp.NoTransaction");
+    }
+    // What deletes nothing needs no word.
+    raw.call("Begin", json!({ "replace_all": false }));
+    let nothing = json!({ "added": 0, "replaced": 0, "deleted": 0 });
+    assert_eq!(raw.call("Commit", json!({}))["parameters"]["changes"], nothing);
+    let one = json!({ "added": 0, "replaced": 0, "deleted": 1 });
+    raw.call("Begin", json!({ "replace_all": true }));
+    let committed = raw.call("Commit", json!({ "allow_empty": true }));
+    assert_eq!(committed["parameters"]["changes"], one);
+    raw.call("AddRoutes", json!({ "routes": [json_route(100)] }));
+    let flushed = raw.call("FlushRoutes", json!({ "all": true }));
+    assert_eq!(flushed["parameters"]["changes"], one);
 }
 
 #[test]

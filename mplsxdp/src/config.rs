@@ -328,7 +328,7 @@ impl Options {
         let (icmp_source_v4, icmp_source_v6) = self.icmp_sources(&mut errors);
         let default = Config::default();
         let labels = self.labels.unwrap_or(default.labels);
-        check_routes(&self.routes, labels, &ports, &mut errors);
+        check_routes(&self.routes, labels, &mut errors);
         let instance = self.instance.unwrap_or(default.instance);
         if let Err(error) = Instance::new(&instance) {
             errors.push(error.to_string());
@@ -426,7 +426,7 @@ impl Options {
     }
 }
 
-fn check_routes(routes: &[PlacedRoute], labels: u32, ports: &[PortConfig], errors: &mut Vec<String>) {
+fn check_routes(routes: &[PlacedRoute], labels: u32, errors: &mut Vec<String>) {
     let mut places: HashMap<RouteKey, &str> = HashMap::with_capacity(routes.len());
     for PlacedRoute { route, place } in routes {
         let key = route.key();
@@ -437,12 +437,6 @@ fn check_routes(routes: &[PlacedRoute], labels: u32, ports: &[PortConfig], error
             && label.get() >= labels
         {
             errors.push(format!("{place}: label {label} is beyond `labels`, which is {labels}"));
-        }
-        let devs = route.next_hops().filter_map(|next_hop| next_hop.dev.as_deref());
-        for dev in devs.filter(|dev| !ports.iter().any(|port| port.name == *dev)) {
-            errors.push(format!(
-                "{place}: `dev {dev}` is not an interface that is loaded: add it to `iface` or `tx-only`"
-            ));
         }
     }
 }

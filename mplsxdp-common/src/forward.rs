@@ -6,9 +6,10 @@
 
 use crate::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, SubInterfaceKey, TtlMode};
 use crate::hash::{flow_hash, ip_flow_hash};
+use crate::ip::{self, Family, Header};
 use crate::wire::{
-    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPPROTO_UDP, IPV4_HLEN,
-    IPV6_HLEN, LSE_LEN, LSP_PING_PORT, Label, Lse, VLAN_HLEN, VLAN_VID_MASK, checksum_update,
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPPROTO_UDP, IPV6_HLEN,
+    LSE_LEN, LSP_PING_PORT, Label, Lse, VLAN_HLEN, VLAN_VID_MASK, checksum_update,
 };
 
 /// How many labels in one frame may be this box's own (`dev lo`, explicit null, entropy indicator) before another look-up.
@@ -44,6 +45,10 @@ pub trait Frame {
     /// Moves the start of the frame by `delta` bytes: forward cuts bytes off, backward puts undefined bytes in front. `None`
     /// where there is no room; the frame is then as it was.
     fn move_head(&mut self, delta: i32) -> Option<()>;
+
+    /// Cuts `bytes` bytes off the end, at most all behind an Ethernet header. `None` if there are not as many; the frame is then as it
+    /// was.
+    fn cut_tail(&mut self, bytes: usize) -> Option<()>;
 
     /// `value`, of which the verifier is to know nothing: it then follows the code behind once for all values, not once for
     /// each. Nothing to do elsewhere.
@@ -193,11 +198,11 @@ fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
         ETH_P_MPLS_UC => return Err(Reason::PortDisabled),
         ETH_P_IP | ETH_P_IPV6 if port.has(PortWord::IMPOSE) => {
             let family = Family::of(arrival.ethertype);
-            let ip = match Ip::load(frame, l2_len, Some(family)) {
-                Ok(ip) => ip,
+            let ip = match Header::at(frame, l2_len).filter(|header| header.family == family) {
+                Some(header) => Ip::new(frame, l2_len, header),
                 // Only the kernel can say what is wrong with a header that is not right.
-                Err(_) if !port.has(PortWord::LOCAL) => return Ok(Verdict::Pass),
-                Err(reason) => return Err(reason),
+                None if !port.has(PortWord::LOCAL) => return Ok(Verdict::Pass),
+                None => return Err(Reason::Malformed),
             };
             ip.refuse_lsp_ping(frame)?;
             (ip, false)
@@ -327,7 +332,10 @@ fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize) -> Check
         // The verifier is not to follow what comes once for each way to get here.
         offset = frame.opaque(offset) & OFFSET_MASK;
         if bottom {
-            let mut ip = Ip::load(frame, offset, family)?;
+            let mut ip = Ip::beneath_labels(frame, offset)?;
+            if family.is_some_and(|family| family != ip.family) {
+                return Err(Reason::Malformed);
+            }
             // This box is the egress: what is not for it may not go on.
             ip.refuse_lsp_ping(frame)?;
             ip.after_pop(tables.settings(), mode, label_ttl, lse.tc(), false)?;
@@ -432,14 +440,15 @@ fn label_operation<F: Frame, T: Tables>(
             egress
         }
         Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
-            let mut ip = Ip::load(frame, beneath, None)?;
+            let mut ip = Ip::beneath_labels(frame, beneath)?;
             let penultimate = entry.op() == Op::PenultimatePop;
             // RFC 8029 section 4.4: an MPLS echo request goes on like any other packet. The next hop is the egress, and takes one that
             // comes without a label for one whose label was popped here.
             ip.after_pop(tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
-            let egress = Egress::find(frame, tables, entry, unlabelled)?;
+            let egress = Egress::find(frame, tables, entry, ETH_HLEN + ip.kept_len)?;
             egress.begin(frame, beneath, 0, ip.family.ethertype())?;
             ip.store(frame, egress.l2_len())?;
+            ip.cut_trailer(frame);
             egress
         }
         Op::Pop | Op::PenultimatePop => {
@@ -508,7 +517,7 @@ fn impose<F: Frame, T: Tables>(
     let pipe = entry.ttl_propagate().mode(settings.ttl_mode()) == TtlMode::Pipe;
     let label_ttl = if pipe { settings.tunnel_ttl() } else { ttl };
     let tc = ip.precedence();
-    let unlabelled = received - (ip.offset - ETH_HLEN);
+    let unlabelled = ETH_HLEN + ip.kept_len;
     ip.set_ttl(ttl);
     let egress = match entry.op() {
         Op::Label => {
@@ -517,6 +526,7 @@ fn impose<F: Frame, T: Tables>(
             egress.begin(frame, ip.offset, LSE_LEN, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), lse.to_bytes())?;
             ip.store(frame, egress.l2_len() + LSE_LEN)?;
+            ip.cut_trailer(frame);
             egress
         }
         Op::Stack => {
@@ -526,6 +536,7 @@ fn impose<F: Frame, T: Tables>(
             egress.begin(frame, ip.offset, depth * LSE_LEN, ETH_P_MPLS_UC)?;
             store_labels(frame, egress.l2_len(), (stack, depth), tc, label_ttl, (true, label_ttl))?;
             ip.store(frame, egress.l2_len() + depth * LSE_LEN)?;
+            ip.cut_trailer(frame);
             egress
         }
         _ => return Err(Reason::NoRoute),
@@ -582,71 +593,44 @@ impl Egress {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    /// That of the EtherType of IPv4 or IPv6.
-    const fn of(ethertype: u16) -> Self {
-        match ethertype {
-            ETH_P_IP => Self::V4,
-            _ => Self::V6,
-        }
-    }
-
-    const fn ethertype(self) -> u16 {
-        match self {
-            Self::V4 => ETH_P_IP,
-            Self::V6 => ETH_P_IPV6,
-        }
-    }
-}
-
 /// The part of an IP header that label switching reads and rewrites: the first 12 bytes of IPv4 (up to the checksum), the
 /// first 8 of IPv6 (up to the hop limit).
 struct Ip {
     family: Family,
     offset: usize,
     start: [u8; 12],
+    /// Length of the packet in bytes, and of the padding of a short one.
+    kept_len: usize,
+    /// How many more bytes follow in the frame.
+    excess: usize,
 }
 
 impl Ip {
-    /// The header at `offset`. Malformed where it is not one of `family` (`None`: what its version says), or is longer than
-    /// itself or than the frame (RFC 1812 section 5.2.2).
     #[inline(always)]
-    fn load<F: Frame>(frame: &F, offset: usize, family: Option<Family>) -> Checked<Self> {
-        let start = frame.load::<12>(offset).ok_or(Reason::Malformed)?;
-        let version = match start[0] >> 4 {
-            4 => Family::V4,
-            6 => Family::V6,
-            _ => return Err(Reason::Malformed),
-        };
-        if family.is_some_and(|family| family != version) {
-            return Err(Reason::Malformed);
-        }
-        let (header, least, total) = match version {
-            Family::V4 => (
-                usize::from(start[0] & 0xf) * 4,
-                IPV4_HLEN,
-                usize::from(u16::from_be_bytes([start[2], start[3]])),
-            ),
-            Family::V6 => (
-                IPV6_HLEN,
-                IPV6_HLEN,
-                IPV6_HLEN + usize::from(u16::from_be_bytes([start[4], start[5]])),
-            ),
-        };
-        if header < least || total < header || offset + total > frame.len() {
-            return Err(Reason::Malformed);
-        }
-        Ok(Self {
-            family: version,
+    fn new<F: Frame>(frame: &F, offset: usize, header: Header) -> Self {
+        let available = frame.len() - offset;
+        let kept_len = ip::kept_len(header.total_len, available);
+        Self {
+            family: header.family,
             offset,
-            start,
-        })
+            start: header.start,
+            kept_len,
+            excess: available - kept_len,
+        }
+    }
+
+    /// What the last label was in front of.
+    #[inline(always)]
+    fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> Checked<Self> {
+        let header = Header::beneath_labels(frame, offset).ok_or(Reason::Malformed)?;
+        Ok(Self::new(frame, offset, header))
+    }
+
+    /// Takes off what follows the packet in the frame, as Linux does: what a link's MTU has to hold is the datagram (RFC 3032
+    /// section 3).
+    #[inline(always)]
+    fn cut_trailer<F: Frame>(&self, frame: &mut F) {
+        cut_tail(frame, self.excess);
     }
 
     #[inline(always)]
@@ -880,6 +864,15 @@ fn move_head<F: Frame>(frame: &mut F, delta: i32) -> Checked<()> {
         Ok(())
     } else {
         frame.move_head(delta).ok_or(Reason::NoHeadroom)
+    }
+}
+
+/// A call of its own: what the verifier learns of `bytes` ends with it.
+#[inline(never)]
+fn cut_tail<F: Frame>(frame: &mut F, bytes: usize) {
+    if bytes != 0 {
+        // There are as many, so it cannot fail.
+        let _ = frame.cut_tail(bytes);
     }
 }
 

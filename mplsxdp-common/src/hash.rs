@@ -2,10 +2,13 @@
 //! RFC 2992). Not a rule of forwarding, but of spreading: nothing here is ever wrong, only uneven.
 
 use crate::forward::{Frame, MAX_STACK_DEPTH};
+use crate::ip;
 use crate::wire::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse};
 
 /// A mask that holds every offset at which the bottom of a stack may stand.
 const OFFSET_MASK: usize = 511;
+/// Source and destination port.
+const PORTS_LEN: usize = 4;
 const _: () = assert!(64 + MAX_STACK_DEPTH * LSE_LEN <= OFFSET_MASK);
 
 /// The hash of a labelled frame whose stack is at `offset`: of all its labels but special-purpose ones, extended ones too, and of
@@ -31,14 +34,18 @@ pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
         if lse.bottom() {
             // The verifier is not to follow what comes once for each depth.
             let payload = frame.opaque(at + LSE_LEN) & OFFSET_MASK;
-            return ip_flow_hash(frame, payload, hash);
+            return if ip::is_flow(frame, payload) {
+                ip_flow_hash(frame, payload, hash)
+            } else {
+                finish(hash)
+            };
         }
     }
     finish(hash)
 }
 
-/// The hash of an IP packet: its addresses and protocol and, where it is no fragment, the ports of TCP, UDP and SCTP. Of
-/// anything else it is `hash`, with which it begins.
+/// The hash of an IP packet: its addresses and protocol and, if it is not a fragment, the ports of TCP, UDP and SCTP, which are within
+/// its length. It begins with `hash`. The caller knows that it is IP.
 #[inline(never)]
 pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
     let version = frame.load(offset).map_or(0, |[byte]: [u8; 1]| byte);
@@ -50,8 +57,9 @@ pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
             let hash = mix(mix(hash, word(&header, 12)), word(&header, 16));
             // More fragments, or an offset: later fragments have no ports, so the first one's do not count either.
             let is_fragment = header[6] & 0x3f | header[7] != 0;
-            let ports = (!is_fragment).then_some(offset + usize::from(version & 0xf) * 4);
-            (hash, header[9], ports)
+            let ports = usize::from(version & 0xf) * 4;
+            let has_ports = !is_fragment && (word(&header, 0) & 0xffff) as usize >= ports + PORTS_LEN;
+            (hash, header[9], has_ports.then_some(offset + ports))
         }
         6 => {
             let Some(header) = frame.load::<IPV6_HLEN>(offset) else {
@@ -59,7 +67,8 @@ pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
             };
             let addresses = (8..IPV6_HLEN).step_by(4);
             let hash = addresses.fold(hash, |hash, at| mix(hash, word(&header, at)));
-            (hash, header[6], Some(offset + IPV6_HLEN))
+            let has_ports = (word(&header, 4) >> 16) as usize >= PORTS_LEN;
+            (hash, header[6], has_ports.then_some(offset + IPV6_HLEN))
         }
         _ => return finish(hash),
     };

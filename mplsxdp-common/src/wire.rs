@@ -10,6 +10,16 @@ pub const ETH_P_MPLS_UC: u16 = 0x8847;
 pub const ETH_P_IP: u16 = 0x0800;
 /// EtherType of IPv6.
 pub const ETH_P_IPV6: u16 = 0x86dd;
+/// EtherType of ARP (RFC 826).
+pub const ETH_P_ARP: u16 = 0x0806;
+/// EtherType of MPLS with upstream-assigned labels (RFC 5332).
+pub const ETH_P_MPLS_MC: u16 = 0x8848;
+/// EtherType of PPPoE discovery (RFC 2516).
+pub const ETH_P_PPP_DISC: u16 = 0x8863;
+/// EtherType of PPPoE sessions.
+pub const ETH_P_PPP_SES: u16 = 0x8864;
+/// EtherType of MACsec (IEEE 802.1AE).
+pub const ETH_P_MACSEC: u16 = 0x88e5;
 /// EtherType (TPID) of an 802.1Q tag.
 pub const ETH_P_8021Q: u16 = 0x8100;
 /// EtherType (TPID) of an 802.1ad service tag.
@@ -20,6 +30,8 @@ pub const VLAN_HLEN: usize = 4;
 pub const VLAN_VID_MASK: u16 = 0xfff;
 /// Length of an untagged Ethernet header: destination, source, EtherType.
 pub const ETH_HLEN: usize = 14;
+/// The least length of a frame, without its checksum.
+pub const ETH_ZLEN: usize = 60;
 /// Length of one label stack entry (RFC 3032 section 2.1).
 pub const LSE_LEN: usize = 4;
 /// Length of an IPv4 header without options (RFC 791).

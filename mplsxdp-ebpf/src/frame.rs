@@ -4,7 +4,7 @@ use core::arch::asm;
 use core::ptr::{read_unaligned, read_volatile, write_unaligned, write_volatile};
 
 use aya_ebpf::{
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     macros::map,
     maps::PerCpuArray,
     programs::XdpContext,
@@ -99,6 +99,16 @@ impl Frame for XdpFrame<'_> {
     fn move_head(&mut self, delta: i32) -> Option<()> {
         // SAFETY: the helper takes this program's own context; all pointers into the frame are taken anew after it.
         if unsafe { bpf_xdp_adjust_head(self.ctx.ctx, delta) } == 0 {
+            Some(())
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn cut_tail(&mut self, bytes: usize) -> Option<()> {
+        // SAFETY: the helper takes this program's own context; all pointers into the frame are taken anew after it.
+        if unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, -(bytes as i32)) } == 0 {
             Some(())
         } else {
             None

@@ -32,9 +32,22 @@ fn v4(source: u8, protocol: u8, fragment: u16, ports: [u8; 4]) -> Vec<u8> {
     ];
     // An option, so that the ports are not where they are without.
     packet.extend([1, 1, 1, 1]);
+    right_checksum(&mut packet);
     packet.extend(ports);
     packet.extend([0; 4]);
     packet
+}
+
+/// Of a header without one.
+fn right_checksum(header: &mut [u8]) {
+    let sum: u32 = header
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&word| u32::from(u16::from_be_bytes(word)))
+        .sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    header[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
 }
 
 fn v6(source: u8, next_header: u8, ports: [u8; 4]) -> Vec<u8> {
@@ -106,8 +119,13 @@ fn ip_counts_with_addresses_protocol_and_ports() {
         // TTL, TOS and what follows the ports do not.
         let mut changed = packet.clone();
         *changed.last_mut().unwrap() ^= 0xff;
-        let ttl = if packet[0] >> 4 == 4 { 8 } else { 7 };
-        changed[ttl] ^= 0xff;
+        if packet[0] >> 4 == 4 {
+            changed[8] ^= 0xff;
+            changed[10..12].fill(0);
+            right_checksum(&mut changed[..24]);
+        } else {
+            changed[7] ^= 0xff;
+        }
         assert_eq!(of(&packet), of(&changed));
     }
 }
@@ -119,6 +137,98 @@ fn fragments_of_a_packet_stay_together() {
     assert_eq!(first, of(0x2010, [0xde, 0xad, 0xbe, 0xef]));
     assert_eq!(first, of(0x0020, [0, 0, 0, 0]));
     assert_ne!(first, of(0x4000, [1, 2, 3, 4]));
+}
+
+/// An Ethernet frame from one customer's host to another's, in a pseudowire without a control word.
+fn pseudowire(destination: [u8; 6], ethertype: u16, data: &[u8]) -> Vec<u8> {
+    let source = [0x02, 0x1b, 0x21, 0x0a, 0x0b, 0x0c];
+    let mut frame = [&destination[..], &source, &ethertype.to_be_bytes(), data].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+#[test]
+fn a_customers_flow_in_a_pseudowire_takes_one_path_whatever_its_mac_addresses() {
+    let labels = [100, 200];
+    let base = hash(&stack(&labels, b"\0pw"));
+    let mut macs = vec![
+        [0x4c, 0x5e, 0x0c, 0x11, 0x22, 0x33],
+        [0x64, 0xd1, 0x54, 0xaa, 0xbb, 0xcc],
+        [0x6c, 0x3b, 0x6b, 0x01, 0x02, 0x03],
+    ];
+    // Those whose last bytes may well be the length of a packet.
+    for last in [0, 1, 20, 46, 100, 1000] {
+        let [high, low] = u16::to_be_bytes(last);
+        macs.push([0x64, 0xd1, 0x54, 0, high, low]);
+        macs.push([0x46, 0, high, low, 0, 1]);
+        macs.push([0x4e, 0x5e, high, low, 0x0a, 1]);
+    }
+    for mac in macs {
+        for length in (0..1400).step_by(7) {
+            let data = |byte: u8| Vec::from_iter((0..length).map(|at: usize| (at as u8).wrapping_mul(31) ^ byte));
+            let ip4 = [v4(1, TCP, 0, [1, 2, 3, 4]), data(length as u8)].concat();
+            let mut ip6 = [v6(1, UDP, [1, 2, 3, 4]), data(length as u8)].concat();
+            ip6[4..6].copy_from_slice(&(8 + length as u16).to_be_bytes());
+            let tagged = [&[0x20, 100, 0x08, 0x00][..], &ip4].concat();
+            let arp = [0, 1, 8, 0, 6, 4, 0, length as u8].to_vec();
+            for (ethertype, packet) in [
+                (0x0800, ip4),
+                (0x86dd, ip6),
+                (0x8100, tagged.clone()),
+                (0x88a8, tagged),
+                (0x0806, arp),
+                (0x8864, [&[0x11, 0, 0, 1][..], &data(3)].concat()),
+                (0x8847, [&[0, 6, 0x41, 64][..], &data(4)].concat()),
+                // No packet at all.
+                (0x0800, data(5)),
+            ] {
+                let frame = pseudowire(mac, ethertype, &packet);
+                assert_eq!(
+                    hash(&stack(&labels, &frame)),
+                    base,
+                    "{mac:02x?} {ethertype:#06x}, {length} bytes"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_header_that_is_not_right_is_no_ip() {
+    let labels = [100];
+    let other = |packet: &[u8]| hash(&stack(&labels, packet));
+    let none = other(b"\0pw");
+    let packet = v4(1, UDP, 0, [1, 2, 3, 4]);
+    for at in 0..24 {
+        let mut wrong = packet.clone();
+        wrong[at] ^= 1;
+        assert_eq!(other(&wrong), none, "byte {at}");
+    }
+    assert_eq!(other(&packet[..31]), none, "longer than the frame");
+    assert_eq!(other(&v6(1, UDP, [1, 2, 3, 4])[..47]), none, "longer than the frame");
+}
+
+/// Padding, a kept checksum, a switch's trailer: not the flow's.
+#[test]
+fn what_follows_a_packet_does_not_count() {
+    let without_ports = |mut packet: Vec<u8>| {
+        let ip4 = packet[0] >> 4 == 4;
+        packet.truncate(if ip4 { 24 } else { 40 });
+        let length = if ip4 { 2 } else { 4 };
+        packet[length + 1] = if ip4 { 24 } else { 0 };
+        if ip4 {
+            packet[10..12].fill(0);
+            right_checksum(&mut packet);
+        }
+        packet
+    };
+    for packet in [v4(1, UDP, 0, [1, 2, 3, 4]), v6(1, UDP, [1, 2, 3, 4])] {
+        let of = |packet: &[u8], trailer: &[u8]| hash(&stack(&[100], &[packet, trailer].concat()));
+        assert_eq!(of(&packet, &[]), of(&packet, &[0xee; 97]));
+        let bare = without_ports(packet);
+        assert_eq!(of(&bare, &[]), of(&bare, &[0xee; 97]));
+        assert_eq!(of(&bare, &[1; 4]), of(&bare, &[2; 4]), "no ports behind the packet");
+    }
 }
 
 #[test]

@@ -109,7 +109,8 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
         let arrival = Arrival::of(&received, &self.host.as_mut().at_port(settings));
         assert_eq!(received.len(), frame.len());
         let mut host = lab::run_in(self.host.as_mut(), settings, received);
-        host.frame.extend(rest);
+        // What was cut off the end is gone.
+        host.frame.extend(&rest[..host.missing]);
         let program = self.programs.get_mut(&settings.port()).unwrap();
         let kernel = test_run_in_buffers(program, frame, 0, linear).unwrap();
 

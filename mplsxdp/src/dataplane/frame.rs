@@ -95,6 +95,18 @@ impl Frame for MemoryFrame {
         self.start = start;
         Some(())
     }
+
+    fn cut_tail(&mut self, bytes: usize) -> Option<()> {
+        // What is missing at the end goes first. The kernel leaves at least an Ethernet header (bpf_xdp_adjust_tail).
+        let missing = self.trimmed.min(bytes);
+        let end = self.buffer.len().checked_sub(bytes - missing)?;
+        if self.start + ETH_HLEN > end {
+            return None;
+        }
+        self.buffer.truncate(end);
+        self.trimmed -= missing;
+        Some(())
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +129,20 @@ mod tests {
         assert_eq!(frame.move_head(-257), None);
         assert_eq!((frame.move_head(-256), frame.len()), (Some(()), 276));
         assert_eq!((frame.move_head(262), frame.len()), (Some(()), 14));
+    }
+
+    #[test]
+    fn the_tail_is_cut_from_what_is_missing_first_and_leaves_an_ethernet_header() {
+        let mut frame = MemoryFrame::default();
+        frame.refill([&[1; 20]], 5);
+        assert_eq!((frame.cut_tail(12), frame.len(), frame.trimmed()), (None, 25, 5));
+        assert_eq!((frame.cut_tail(3), frame.len(), frame.trimmed()), (Some(()), 22, 2));
+        assert_eq!(
+            (frame.cut_tail(4), frame.bytes().len(), frame.trimmed()),
+            (Some(()), 18, 0)
+        );
+        assert_eq!((frame.cut_tail(4), frame.bytes()), (Some(()), &[1; 14][..]));
+        assert_eq!(frame.cut_tail(1), None);
     }
 
     #[test]

@@ -200,7 +200,12 @@ impl Run {
             rises.sum()
         };
         let answered = rise(&[Outcome::TimeExceeded, Outcome::HostUnreachable, Outcome::TooBigAnswered]);
-        let passed_on = rise(&[Outcome::Forwarded, Outcome::Released, Outcome::Delivered]);
+        let passed_on = rise(&[
+            Outcome::Forwarded,
+            Outcome::Released,
+            Outcome::Delivered,
+            Outcome::TrailerCut,
+        ]);
         let fragmented = rise(&[Outcome::Fragmented]);
         match (fragmented, answered + passed_on) {
             (0, others) => assert_eq!(sent.len() as u64, others),

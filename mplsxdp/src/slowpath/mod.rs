@@ -254,7 +254,7 @@ impl SlowPath {
         emit: &mut Emit<'_>,
     ) {
         let outcome = match answer.verdict {
-            Verdict::Forward { .. } | Verdict::Pass if received.trimmed > 0 => Outcome::Trimmed,
+            Verdict::Forward { .. } | Verdict::Pass if self.scratch.trimmed() > 0 => Outcome::Trimmed,
             Verdict::Forward { port } => {
                 let frame = self.scratch.bytes();
                 match emit(Action::Transmit { port, frame }) {
@@ -297,7 +297,7 @@ impl SlowPath {
     }
 
     /// Tells the source of a frame that is larger than the next hop's MTU, or forwards it in fragments, each under the
-    /// stack that the frame would have left with (RFC 3032 section 3).
+    /// stack that the frame would have left with (RFC 3032 section 3). Only what follows the packet in the frame may be too much.
     fn too_big<W: World>(&mut self, received: Received<'_>, world: &W, now: Instant, emit: &mut Emit<'_>) -> Outcome {
         let tables = world.tables_at(received.port);
         let (answer, mtu) = ask_of_any_length(&mut self.scratch, received, &tables);
@@ -309,6 +309,14 @@ impl SlowPath {
             Ok(Remedy::Tell(error)) => {
                 let answered = self.answerer.answer(error, received, world, now, emit);
                 answered.map_or_else(identity, |()| Outcome::TooBigAnswered)
+            }
+            Ok(Remedy::Cut(length)) => {
+                let end = parts.ethernet.len() + parts.stack.len() + length;
+                let frame = self.scratch.bytes().get(..end).unwrap_or_default();
+                match emit(Action::Transmit { port, frame }) {
+                    true => Outcome::TrailerCut,
+                    false => Outcome::NotSent,
+                }
             }
             Ok(Remedy::Fragment(mut fragments)) => {
                 self.fragment.clear();

@@ -43,6 +43,8 @@ outcomes! {
     TooBigAnswered, "too-big-answered";
     #[doc = "Forwarded in fragments that fit the next hop's MTU."]
     Fragmented, "fragmented";
+    #[doc = "Forwarded without the bytes behind the IP packet, with which the frame was larger than the next hop's MTU."]
+    TrailerCut, "trailer-cut";
     #[doc = "Dropped without an answer: the rate limit of ICMP errors."]
     AnswerLimited, "answer-limited";
     #[doc = "Dropped without an answer: it is no packet that gets an ICMP error."]

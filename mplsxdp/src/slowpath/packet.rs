@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mplsxdp_common::abi::MAX_PUSH;
-use mplsxdp_common::forward::MAX_STACK_DEPTH;
+use mplsxdp_common::forward::{Frame, MAX_STACK_DEPTH};
+use mplsxdp_common::ip::{Family, Header};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Lse};
 
 use super::icmp::{IPPROTO_ICMP, IPPROTO_ICMPV6, checksum};
@@ -39,16 +40,53 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Bytes of a frame, of which `trimmed` are missing at the end, for the forwarding core to read.
+struct Bytes<'a> {
+    bytes: &'a [u8],
+    trimmed: usize,
+}
+
+impl Frame for Bytes<'_> {
+    fn len(&self) -> usize {
+        self.bytes.len().saturating_add(self.trimmed)
+    }
+
+    fn is_split(&self) -> bool {
+        self.trimmed > 0
+    }
+
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.bytes.get(offset..)?.first_chunk().copied()
+    }
+
+    fn store<const N: usize>(&mut self, _offset: usize, _bytes: [u8; N]) -> Option<()> {
+        None
+    }
+
+    fn move_head(&mut self, _delta: i32) -> Option<()> {
+        None
+    }
+
+    fn cut_tail(&mut self, _bytes: usize) -> Option<()> {
+        None
+    }
+}
+
+/// The IP header that `payload` begins with, of which `trimmed` bytes are missing.
+fn header(payload: &[u8], trimmed: usize) -> Option<Header> {
+    let bytes = Bytes {
+        bytes: payload,
+        trimmed,
+    };
+    Header::beneath_labels(&bytes, 0)
+}
+
 /// How many bytes the IP packet in `frame` is longer than the frame: where frames come up trimmed, nothing else tells.
 pub fn missing_bytes(frame: &[u8]) -> usize {
     let Some(Parts { payload, .. }) = Parts::of(frame) else {
         return 0;
     };
-    let total_len = match *payload {
-        [first, _, l0, l1, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([l0, l1])),
-        [first, _, _, _, l0, l1, ..] if first >> 4 == 6 => IPV6_HLEN + usize::from(u16::from_be_bytes([l0, l1])),
-        _ => 0,
-    };
+    let total_len = header(payload, usize::MAX).map_or(0, |header| header.total_len);
     total_len.saturating_sub(payload.len())
 }
 
@@ -163,11 +201,10 @@ fn is_icmp_query(kind: u8) -> bool {
 }
 
 /// The IPv6 packet that `payload` begins with, of which `trimmed` bytes are missing: what there is of it, and how long it
-/// is. `None` where it is longer than the frame.
+/// is. `None` where it is longer than the frame, or no IPv6.
 pub fn ipv6_packet(payload: &[u8], trimmed: usize) -> Option<(&[u8], usize)> {
-    let &[first, _, _, _, l0, l1] = payload.first_chunk()?;
-    let total_len = IPV6_HLEN + usize::from(u16::from_be_bytes([l0, l1]));
-    let is_right = first >> 4 == 6 && payload.len() >= IPV6_HLEN && total_len <= payload.len() + trimmed;
+    let Header { family, total_len, .. } = header(payload, trimmed)?;
+    let is_right = family == Family::V6 && payload.len() >= IPV6_HLEN;
     is_right.then(|| (payload.get(..total_len).unwrap_or(payload), total_len))
 }
 

@@ -1,6 +1,7 @@
 //! What becomes of a packet that is larger than its way out: the next hop's MTU less the labels that it leaves under
 //! (RFC 3032 section 3). Its source is told, or it is fragmented (RFC 791 section 3.2). Pure.
 
+use mplsxdp_common::ip::kept_len;
 use mplsxdp_common::wire::IPV4_HLEN;
 
 use super::icmp::{Error, checksum};
@@ -21,6 +22,8 @@ const LONGEST_HEADER: usize = 60;
 
 /// What there is to do.
 pub enum Remedy<'a> {
+    /// The packet fits, what follows it in the frame does not: send as many bytes of the payload.
+    Cut(usize),
     Tell(Error),
     Fragment(Fragments<'a>),
 }
@@ -32,9 +35,8 @@ impl<'a> Remedy<'a> {
         match payload.first().map(|byte| byte >> 4) {
             Some(4) => {
                 let packet = Ipv4::read(payload, trimmed).ok_or(Outcome::TooBig)?;
-                // What follows the packet in the frame may be all that does not fit: no packet, then.
                 if packet.total_len <= mtu {
-                    Err(Outcome::TooBig)
+                    cut(payload, packet.total_len, mtu)
                 } else if flags_and_offset(packet.header) & DONT_FRAGMENT != 0 {
                     Ok(Self::Tell(Error::PacketTooBig { mtu: mtu as u32 }))
                 } else if trimmed > 0 {
@@ -45,16 +47,28 @@ impl<'a> Remedy<'a> {
             }
             Some(6) => {
                 let (_, total_len) = ipv6_packet(payload, trimmed).ok_or(Outcome::TooBig)?;
-                // To ask for less than the least MTU is of no use.
-                let mtu = mtu.max(LEAST_IPV6_MTU);
                 if total_len <= mtu {
+                    cut(payload, total_len, mtu)
+                } else if total_len <= LEAST_IPV6_MTU {
+                    // To ask for less than the least MTU is of no use.
                     Err(Outcome::TooBig)
                 } else {
-                    Ok(Self::Tell(Error::PacketTooBig { mtu: mtu as u32 }))
+                    let mtu = mtu.max(LEAST_IPV6_MTU) as u32;
+                    Ok(Self::Tell(Error::PacketTooBig { mtu }))
                 }
             }
             Some(_) | None => Err(Outcome::TooBig),
         }
+    }
+}
+
+/// A packet that fits, without what follows it (RFC 3032 section 3 counts the datagram). Part of it may be missing.
+fn cut<'a>(payload: &[u8], total_len: usize, mtu: usize) -> Result<Remedy<'a>, Outcome> {
+    let kept = kept_len(total_len, payload.len()).min(mtu);
+    if total_len <= payload.len() {
+        Ok(Remedy::Cut(kept))
+    } else {
+        Err(Outcome::Trimmed)
     }
 }
 
@@ -224,6 +238,7 @@ mod tests {
     fn fragments(packet: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>, Outcome> {
         match Remedy::find(packet, 0, mtu)? {
             Remedy::Tell(error) => panic!("{error:?}"),
+            Remedy::Cut(length) => panic!("cut to {length}"),
             Remedy::Fragment(mut fragments) => {
                 let mut all = Vec::new();
                 let mut fragment = b"labels".to_vec();
@@ -306,7 +321,6 @@ mod tests {
         let mut wrong = good.clone();
         wrong[8] = 1;
         for (what, packet, mtu) in [
-            ("fits without what follows it", [&good[..], &[0; 40]].concat(), 60),
             ("nothing fits", good.clone(), 27),
             ("wrong checksum", wrong, 40),
             ("an option beyond the header", v4(&[148, 5, 0, 0], 0, &[9; 40]), 40),
@@ -334,6 +348,34 @@ mod tests {
         assert_eq!(told(&packet, 0, 60), None);
         assert_eq!(told(&packet[..30], 30, 59), Some(59));
         assert_eq!(told(&packet[..30], 29, 59), None);
+    }
+
+    /// As many bytes as are left.
+    fn cut_to(packet: &[u8], trimmed: usize, mtu: usize) -> Result<usize, Outcome> {
+        match Remedy::find(packet, trimmed, mtu)? {
+            Remedy::Cut(length) => Ok(length),
+            Remedy::Tell(_) | Remedy::Fragment(_) => panic!("{mtu}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_a_packet_that_fits_is_cut_off() {
+        let longer = |packet: Vec<u8>| [packet, vec![0xee; 40]].concat();
+        for flags in [0, DONT_FRAGMENT] {
+            let packet = longer(v4(&[], flags, &[9; 40]));
+            assert_eq!([60, 61, 99].map(|mtu| cut_to(&packet, 0, mtu)), [Ok(60); 3]);
+            // What is missing is of no use, unless it is all of the packet that is there.
+            assert_eq!(cut_to(&packet[..60], 40, 60), Ok(60));
+            assert_eq!(cut_to(&packet[..59], 41, 60), Err(Outcome::Trimmed));
+        }
+        let packet = longer(v6(20));
+        assert_eq!([60, 99].map(|mtu| cut_to(&packet, 0, mtu)), [Ok(60); 2]);
+        // The padding of a short packet stays as far as it fits.
+        let short = longer(v4(&[], 0, &[9; 8]));
+        assert_eq!(
+            [28, 40, 46, 60].map(|mtu| cut_to(&short, 0, mtu).unwrap()),
+            [28, 40, 46, 46]
+        );
     }
 
     #[test]

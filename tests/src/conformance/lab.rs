@@ -171,6 +171,8 @@ pub fn store_port(tables: &mut impl Tables, settings: Settings, word: PortWord) 
 pub struct Outcome {
     pub verdict: Verdict,
     pub frame: Vec<u8>,
+    /// How many bytes of the frame are in other buffers, behind `frame`.
+    pub missing: usize,
     /// What it added to route counters, by slot; slot 0 is nobody's.
     pub counted: HashMap<u32, Counter>,
 }
@@ -189,6 +191,7 @@ pub fn run_in(tables: &MemoryTables, settings: Settings, mut frame: MemoryFrame)
     Outcome {
         verdict,
         frame: frame.bytes().to_vec(),
+        missing: frame.trimmed(),
         counted,
     }
 }

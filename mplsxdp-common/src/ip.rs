@@ -1,0 +1,217 @@
+//! What counts as an IP packet, and where it ends. An EtherType says it of a frame without labels. Beneath a label stack nothing says
+//! it: there may be the Ethernet frame of a pseudowire without a control word, which begins with any byte.
+
+use crate::forward::Frame;
+use crate::wire::{
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ETH_P_MACSEC, ETH_P_MPLS_MC, ETH_P_MPLS_UC,
+    ETH_P_PPP_DISC, ETH_P_PPP_SES, ETH_ZLEN, IPV4_HLEN, IPV6_HLEN, VLAN_HLEN,
+};
+
+/// The longest IPv4 header in 32-bit words.
+const MAX_IHL: usize = 15;
+/// Holds every offset at which what an Ethernet frame beneath a stack has in it may stand: behind this box's own labels.
+const OFFSET_MASK: usize = 127;
+/// An ARP header for Ethernet and IPv4 (RFC 826).
+const ARP_HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// That of the EtherType of IPv4 or IPv6.
+    pub const fn of(ethertype: u16) -> Self {
+        match ethertype {
+            ETH_P_IP => Self::V4,
+            _ => Self::V6,
+        }
+    }
+
+    pub const fn ethertype(self) -> u16 {
+        match self {
+            Self::V4 => ETH_P_IP,
+            Self::V6 => ETH_P_IPV6,
+        }
+    }
+}
+
+/// What an IP header says of its packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    pub family: Family,
+    /// The first 12 bytes: of IPv4 up to the checksum, of IPv6 up to the first 4 bytes of the source address.
+    pub start: [u8; 12],
+    /// Length of the whole packet in bytes.
+    pub total_len: usize,
+}
+
+impl Header {
+    /// The header at `offset`. `None` if its lengths contradict each other, or the packet is longer than the frame (RFC 1812
+    /// section 5.2.2).
+    #[inline(always)]
+    pub fn at<F: Frame>(frame: &F, offset: usize) -> Option<Self> {
+        let start = frame.load::<12>(offset)?;
+        let (family, header_len, total_len) = match start[0] >> 4 {
+            4 => (Family::V4, ihl(start[0]) * 4, length_at(&start, 2)),
+            6 => (Family::V6, IPV6_HLEN, IPV6_HLEN + length_at(&start, 4)),
+            _ => return None,
+        };
+        let is_whole = header_len >= IPV4_HLEN && total_len >= header_len && offset + total_len <= frame.len();
+        is_whole.then_some(Self {
+            family,
+            start,
+            total_len,
+        })
+    }
+
+    /// The header at `offset` that a last label was in front of: one that is not IP by chance. An IPv4 header has a right checksum. IPv6
+    /// has none, so there it must not be an Ethernet frame with a whole packet in it.
+    #[inline(always)]
+    pub fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> Option<Self> {
+        let header = Self::at(frame, offset)?;
+        let is_ip = match header.family {
+            Family::V4 => has_right_checksum(frame, offset, ihl(header.start[0])),
+            Family::V6 => !names_a_protocol(frame, offset) || !is_ethernet(frame, offset),
+        };
+        is_ip.then_some(header)
+    }
+}
+
+/// Whether a flow hash may take what is beneath a label stack for IP. As [`Header::beneath_labels`], but any EtherType at its place is
+/// enough to say that it is an Ethernet frame: a packet that is hashed by its labels loses nothing.
+#[inline(never)]
+pub fn is_flow<F: Frame>(frame: &F, offset: usize) -> bool {
+    match Header::at(frame, offset) {
+        Some(header) => match header.family {
+            Family::V4 => has_right_checksum(frame, offset, ihl(header.start[0])),
+            Family::V6 => !names_a_protocol(frame, offset),
+        },
+        None => false,
+    }
+}
+
+/// How many of the `available` bytes at which an IP packet of `total_len` begins stay with it when what follows it is cut off: the packet,
+/// and what fills a short frame up to Ethernet's least length, as not every driver pads what XDP sends.
+#[inline(always)]
+pub const fn kept_len(total_len: usize, available: usize) -> usize {
+    const LEAST: usize = ETH_ZLEN - ETH_HLEN;
+    if total_len >= LEAST {
+        total_len
+    } else if available < LEAST {
+        available
+    } else {
+        LEAST
+    }
+}
+
+const fn ihl(first: u8) -> usize {
+    (first & 0xf) as usize
+}
+
+fn length_at(start: &[u8; 12], at: usize) -> usize {
+    match start.get(at..) {
+        Some([high, low, ..]) => usize::from(u16::from_be_bytes([*high, *low])),
+        _ => 0,
+    }
+}
+
+/// Whether the IPv4 header at `offset`, of `words` 32-bit words, adds up to 0xffff (RFC 1071, RFC 1812 section 5.2.2). A call of its own,
+/// which keeps its registers off what it is inlined in.
+#[inline(never)]
+fn has_right_checksum<F: Frame>(frame: &F, offset: usize, words: usize) -> bool {
+    let Some(fixed) = frame.load::<IPV4_HLEN>(offset) else {
+        return false;
+    };
+    let mut sum = sum_of(fixed);
+    if words > IPV4_HLEN / 4 {
+        sum += sum_of_options(frame, offset, words);
+    }
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum & 0xffff) + (sum >> 16) == 0xffff
+}
+
+/// Of the 16-bit words, from bytes: the verifier may want words aligned.
+#[inline(always)]
+fn sum_of<const N: usize>(bytes: [u8; N]) -> u32 {
+    let (mut high, mut low) = (0, 0);
+    for &[even, odd] in bytes.as_chunks().0 {
+        high += u32::from(even);
+        low += u32::from(odd);
+    }
+    (high << 8) + low
+}
+
+/// Few packets have options. What is not within the frame does not count, which the lengths were checked for.
+#[inline(never)]
+fn sum_of_options<F: Frame>(frame: &F, offset: usize, words: usize) -> u32 {
+    let mut sum = 0;
+    for word in IPV4_HLEN / 4..MAX_IHL {
+        if word >= words {
+            break;
+        }
+        match frame.load::<4>(offset + word * 4) {
+            Some(bytes) => sum += sum_of(bytes),
+            None => break,
+        }
+    }
+    sum
+}
+
+/// Whether the bytes at which the EtherType of an Ethernet frame at `offset` would be are one that customers' frames have.
+#[inline(always)]
+fn names_a_protocol<F: Frame>(frame: &F, offset: usize) -> bool {
+    matches!(
+        load_u16(frame, offset + ETH_HLEN - 2),
+        Some(
+            ETH_P_IP
+                | ETH_P_IPV6
+                | ETH_P_ARP
+                | ETH_P_8021Q
+                | ETH_P_8021AD
+                | ETH_P_MPLS_UC
+                | ETH_P_MPLS_MC
+                | ETH_P_PPP_DISC
+                | ETH_P_PPP_SES
+                | ETH_P_MACSEC
+        )
+    )
+}
+
+/// Whether there is an Ethernet frame at `offset`, with up to two tags, and a whole IP or ARP packet in it. An IPv6 packet looks like
+/// that if its source address does: two of its bytes as an EtherType, and what follows as the header that goes with it.
+#[inline(never)]
+fn is_ethernet<F: Frame>(frame: &F, offset: usize) -> bool {
+    let mut at = offset + ETH_HLEN;
+    let mut ethertype = load_u16(frame, at - 2);
+    for _ in 0..2 {
+        if matches!(ethertype, Some(ETH_P_8021Q | ETH_P_8021AD)) {
+            at += VLAN_HLEN;
+            ethertype = load_u16(frame, at - 2);
+        }
+    }
+    // The verifier is not to follow what comes once for each number of tags.
+    let at = frame.opaque(at) & OFFSET_MASK;
+    let Some([first, second, high, low, v6_high, v6_low]) = frame.load(at) else {
+        return false;
+    };
+    let available = frame.len().saturating_sub(at);
+    match ethertype {
+        Some(ETH_P_IP) => {
+            let total_len = usize::from(u16::from_be_bytes([high, low]));
+            first >> 4 == 4 && total_len <= available && has_right_checksum(frame, at, ihl(first))
+        }
+        // It fills the frame: nothing else confirms it.
+        Some(ETH_P_IPV6) => {
+            first >> 4 == 6 && IPV6_HLEN + usize::from(u16::from_be_bytes([v6_high, v6_low])) == available
+        }
+        Some(ETH_P_ARP) => [first, second, high, low, v6_high, v6_low] == ARP_HEADER,
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn load_u16<F: Frame>(frame: &F, offset: usize) -> Option<u16> {
+    frame.load(offset).map(u16::from_be_bytes)
+}

@@ -443,7 +443,7 @@ fn errors() {
         Error::InvalidMessage { reason: text() },
         Error::MessageTooLarge { limit: 1 },
         Error::TooManyClients { limit: 1 },
-        Error::TooManyRoutes { limit: 1 },
+        Error::TooManyPaths { limit: 1 },
         Error::TransactionOpen {},
         Error::NoTransaction {},
         Error::TransactionFailed { reason: text() },

@@ -51,6 +51,13 @@ pub struct Route {
     pub metric: Option<u32>,
 }
 
+impl Route {
+    /// One for each of its next hops.
+    pub fn path_count(&self) -> usize {
+        self.nexthops.as_ref().map_or(1, Vec::len)
+    }
+}
+
 /// `type Path`: one of several ways on.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -968,7 +975,7 @@ impl From<KeyFilter> for RouteFilter {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     GetStatus,
-    /// Up to `limit` routes after `after`, in the order of keys, so that a long list does not hold the controller up.
+    /// Routes after `after`, in the order of keys, up to the one by which they come to `limit` paths, so that a long list does not hold the controller up.
     ListRoutes {
         filter: RouteFilter,
         after: Option<RouteKey>,
@@ -1101,9 +1108,9 @@ pub enum Error {
     #[error("{limit} clients are connected already")]
     #[serde(rename = "io.mplsxdp.TooManyClients")]
     TooManyClients { limit: usize },
-    #[error("a transaction has at most {limit} routes")]
-    #[serde(rename = "io.mplsxdp.TooManyRoutes")]
-    TooManyRoutes { limit: usize },
+    #[error("the open transactions have at most {limit} paths together; a route has one for each of its next hops")]
+    #[serde(rename = "io.mplsxdp.TooManyPaths")]
+    TooManyPaths { limit: usize },
     #[error("a transaction is open already; Commit or Rollback ends it")]
     #[serde(rename = "io.mplsxdp.TransactionOpen")]
     TransactionOpen {},

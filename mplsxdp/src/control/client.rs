@@ -5,6 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -179,18 +184,16 @@ impl Client {
     pub fn unload(mut self) -> Result<(), ClientError> {
         let Nothing {} = self.call("Unload", &Nothing {})?;
         let lock = self.instance.lock();
-        loop {
-            match std::fs::File::open(&lock) {
-                // The last thing that it removes; the lock goes with the process where it could not.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                opened => {
-                    if opened?.try_lock_shared().is_ok() {
-                        return Ok(());
-                    }
-                }
-            }
+        let pid = Pid::from_raw(
+            getsockopt(&self.writer, PeerCredentials)
+                .map_err(io::Error::from)?
+                .pid(),
+        );
+        // The lock file is the last thing that it removes; where it cannot, its end must do. (0 is a process that cannot be seen.)
+        while lock.try_exists()? && (pid.as_raw() == 0 || kill(pid, None) != Err(Errno::ESRCH)) {
             std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
     }
 
     /// Calls any method of the interface and takes its one reply.

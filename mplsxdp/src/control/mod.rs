@@ -7,6 +7,7 @@ mod codec;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod server;
+pub mod socket;
 
 use std::path::{Path, PathBuf};
 

@@ -1,18 +1,15 @@
 //! The server's side of the control socket. It frames, limits, checks and answers; what a call means is the controller's.
 //! Each connection is a task; a transaction lives in its connection and ends with it.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use nix::unistd::Group;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::codec::Decoder;
@@ -21,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use super::api::{self, ChangeMode, Error, Reply, Request, RouteFilter};
 use super::call::{self, Command, Flags};
 use super::codec::{Message, Messages};
-use super::{Call, GROUP, Instance, MAX_MESSAGE_BYTES, Peer};
+use super::{Call, MAX_MESSAGE_BYTES, Peer};
 use crate::lfib::route::{Route, RouteKey};
 
-/// How many routes one reply of `ListRoutes` has at most.
+/// A reply of `ListRoutes` ends with the route by which it comes to so many paths. One path takes 1 KiB at most (two next hops,
+/// each with its state, and eight labels), a route has 256 at most: so a reply is always much shorter than a message may be.
 const PAGE: usize = 2000;
 /// A message that is larger is read by another thread, so that the event loop goes on meanwhile.
 const LARGE_MESSAGE_BYTES: usize = 64 << 10;
@@ -39,11 +37,15 @@ pub struct Limits {
     pub message_time: Duration,
     /// Between the messages of a transaction.
     pub transaction_idle: Duration,
+    /// Between the messages of a client that has no transaction.
+    pub idle: Duration,
     /// For a client to take a reply.
     pub write_time: Duration,
     pub clients: usize,
-    /// Routes in one transaction.
-    pub staged_routes: usize,
+    /// Further clients, of user 0: nobody else can take all places.
+    pub root_clients: usize,
+    /// Paths (a route has one for each of its next hops) in the open transactions of user 0; and as many in those of all others.
+    pub staged_paths: usize,
 }
 
 impl Default for Limits {
@@ -52,154 +54,19 @@ impl Default for Limits {
             message_bytes: MAX_MESSAGE_BYTES,
             message_time: Duration::from_secs(30),
             transaction_idle: Duration::from_secs(300),
+            idle: Duration::from_secs(300),
             write_time: Duration::from_secs(30),
             clients: 64,
-            staged_routes: 4 << 20,
+            root_clients: 8,
+            staged_paths: 4 << 20,
         }
-    }
-}
-
-/// Takes the instance's name and opens its socket. What a killed process left behind is put away.
-pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindError> {
-    let lock = take_lock(instance)?;
-    let socket = instance.socket();
-    let guard = SocketGuard {
-        dir: instance.dir().to_owned(),
-        lock_path: instance.lock(),
-        _lock: lock,
-        socket: socket.clone(),
-    };
-    let at_socket = |what| BindError::io(what, &socket);
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at_socket("cannot remove")(error)),
-        _ => {}
-    }
-    // Whoever connects before the mode is right needs to be allowed to write, which a umask of 022 leaves to root.
-    let listener = UnixListener::bind(&socket).map_err(at_socket("cannot open the socket"))?;
-    let group = Group::from_name(GROUP).unwrap_or_else(|error| {
-        tracing::warn!("cannot look up the group {GROUP}: {error}; only root can use the control socket");
-        None
-    });
-    if let Some(group) = group {
-        std::os::unix::fs::chown(&socket, None, Some(group.gid.as_raw()))
-            .map_err(at_socket("cannot change the group of"))?;
-    }
-    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o660))
-        .map_err(at_socket("cannot change the mode of"))?;
-    Ok((listener, guard))
-}
-
-/// Holds an instance's name. Removes the socket, and the run directory after the last instance, when dropped.
-#[derive(Debug)]
-pub struct SocketGuard {
-    dir: PathBuf,
-    lock_path: PathBuf,
-    socket: PathBuf,
-    _lock: File,
-}
-
-impl Drop for SocketGuard {
-    fn drop(&mut self) {
-        for path in [&self.socket, &self.lock_path] {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!("cannot remove {}: {error}", path.display());
-                }
-                _ => {}
-            }
-        }
-        // Other instances keep it.
-        let _ = std::fs::remove_dir(&self.dir);
-    }
-}
-
-/// Why the socket cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    #[error(
-        "instance `{name}` runs already{pid}: end it with `mplsxdp --instance {name} unload`, or give this one another name \
-         with `--instance`"
-    )]
-    Running { name: String, pid: String },
-    #[error("{what} {}: {source}", path.display())]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
-}
-
-impl BindError {
-    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { what, path, source }
-    }
-}
-
-/// The lock file, locked, with this process's id in it.
-fn take_lock(instance: &Instance) -> Result<File, BindError> {
-    let path = instance.lock();
-    // An instance on its way out removes the file and perhaps the directory, and a client that waits for it holds the lock for
-    // an instant: only what stays is refused.
-    let mut refusal = None;
-    for attempt in 0..10 {
-        if attempt > 0 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(instance.dir())
-            .map_err(BindError::io("cannot create", instance.dir()))?;
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(&path);
-        let mut file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                refusal = Some(BindError::io("cannot open", &path)(error));
-                continue;
-            }
-            opened => opened.map_err(BindError::io("cannot open", &path))?,
-        };
-        match file.try_lock() {
-            Ok(()) if is_at(&file, &path) => {
-                let pid = std::process::id();
-                return file
-                    .set_len(0)
-                    .and_then(|()| write!(file, "{pid}"))
-                    .map(|()| file)
-                    .map_err(BindError::io("cannot write", &path));
-            }
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let known = file.read_to_string(&mut pid).is_ok() && !pid.is_empty();
-                refusal = Some(BindError::Running {
-                    name: instance.name().to_owned(),
-                    pid: if known { format!(" (pid {pid})") } else { pid },
-                });
-            }
-            Err(std::fs::TryLockError::Error(error)) => return Err(BindError::io("cannot lock", &path)(error)),
-        }
-    }
-    Err(refusal.unwrap_or_else(|| BindError::io("cannot keep", &path)(io::ErrorKind::NotFound.into())))
-}
-
-/// Whether the file is still the one at this path.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
-        _ => false,
     }
 }
 
 /// Answers clients until `shutdown`; calls that are at hand then are still answered.
 pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Limits, shutdown: CancellationToken) {
     let mut connections = JoinSet::new();
+    let room = Room::new(&limits);
     loop {
         let accepted = tokio::select! {
             // Who has gone makes room before the next is counted.
@@ -209,11 +76,19 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Li
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if connections.len() < limits.clients => {
-                let connection = Connection::new(stream, calls.clone(), limits, shutdown.clone());
-                connections.spawn(connection.run());
+            Ok((stream, _)) => {
+                let peer = peer_of(&stream);
+                match room.place(peer.uid) {
+                    Some(place) => {
+                        let connection = Connection::new(stream, calls.clone(), limits, &room, peer, shutdown.clone());
+                        connections.spawn(async move {
+                            connection.run().await;
+                            drop(place);
+                        });
+                    }
+                    None => turn_away(&stream, peer, limits.clients),
+                }
             }
-            Ok((stream, _)) => turn_away(&stream, limits.clients),
             Err(error) => {
                 tracing::warn!("control socket: cannot accept a client: {error}");
                 sleep(Duration::from_millis(100)).await;
@@ -227,8 +102,60 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Li
     }
 }
 
-fn turn_away(stream: &UnixStream, limit: usize) {
-    tracing::warn!("control socket: a client was turned away: {limit} are connected");
+/// What all clients share.
+struct Room {
+    places: Arc<Semaphore>,
+    root_places: Arc<Semaphore>,
+    staging: Arc<Semaphore>,
+    root_staging: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new(limits: &Limits) -> Self {
+        let of = |count| Arc::new(Semaphore::new(count));
+        Self {
+            places: of(limits.clients),
+            root_places: of(limits.root_clients),
+            staging: of(limits.staged_paths),
+            root_staging: of(limits.staged_paths),
+        }
+    }
+
+    /// A place for a client of this user, until it is dropped.
+    fn place(&self, uid: u32) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place
+            .or_else(|full| match uid {
+                0 => Arc::clone(&self.root_places).try_acquire_owned(),
+                _ => Err(full),
+            })
+            .ok()
+    }
+
+    /// Where the transactions of this user have their paths counted.
+    fn staging(&self, uid: u32) -> &Arc<Semaphore> {
+        match uid {
+            0 => &self.root_staging,
+            _ => &self.staging,
+        }
+    }
+}
+
+fn peer_of(stream: &UnixStream) -> Peer {
+    let credentials = stream.peer_cred().ok();
+    // -1 is nobody's: the kernel's own "invalid user".
+    Peer {
+        pid: credentials.and_then(|credentials| credentials.pid()).unwrap_or(0),
+        uid: credentials.map_or(u32::MAX, |credentials| credentials.uid()),
+    }
+}
+
+fn turn_away(stream: &UnixStream, Peer { pid, uid }: Peer, limit: usize) {
+    tracing::warn!(
+        uid,
+        pid,
+        "control socket: a client was turned away: {limit} are connected"
+    );
     // A new socket's buffer has room for this.
     if let Ok(reply) = encode(&Error::TooManyClients { limit }) {
         let _ = stream.try_write(&reply);
@@ -244,11 +171,14 @@ struct Connection {
     messages: Messages,
     buffer: BytesMut,
     transaction: Option<Transaction>,
+    staging: Arc<Semaphore>,
 }
 
 struct Transaction {
     replace_all: bool,
     routes: Vec<Route>,
+    /// The room that they take.
+    room: Option<OwnedSemaphorePermit>,
     /// The first call that failed since it was opened.
     failed: Option<Error>,
 }
@@ -276,13 +206,14 @@ struct Description {
 }
 
 impl Connection {
-    fn new(stream: UnixStream, calls: mpsc::Sender<Call>, limits: Limits, shutdown: CancellationToken) -> Self {
-        let credentials = stream.peer_cred().ok();
-        // -1 is nobody's: the kernel's own "invalid user".
-        let peer = Peer {
-            pid: credentials.and_then(|credentials| credentials.pid()).unwrap_or(0),
-            uid: credentials.map_or(u32::MAX, |credentials| credentials.uid()),
-        };
+    fn new(
+        stream: UnixStream,
+        calls: mpsc::Sender<Call>,
+        limits: Limits,
+        room: &Room,
+        peer: Peer,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             stream,
             peer,
@@ -292,6 +223,7 @@ impl Connection {
             messages: Messages::new(limits.message_bytes),
             buffer: BytesMut::new(),
             transaction: None,
+            staging: Arc::clone(room.staging(peer.uid)),
         }
     }
 
@@ -342,27 +274,24 @@ impl Connection {
             if let Some(message) = self.messages.decode(&mut self.buffer)? {
                 return Ok(Some(message));
             }
-            let wait = if self.messages.is_within_message(&self.buffer) {
+            let (time, what) = if self.messages.is_within_message(&self.buffer) {
                 let since: Instant = *within_since.get_or_insert_with(Instant::now);
-                Some((
+                (
                     self.limits.message_time.saturating_sub(since.elapsed()),
                     "a message did not end",
-                ))
+                )
             } else {
-                let idle = self.limits.transaction_idle;
-                self.transaction
-                    .as_ref()
-                    .map(|_| (idle, "an open transaction had no message"))
+                match &self.transaction {
+                    Some(_) => (self.limits.transaction_idle, "an open transaction had no message"),
+                    None => (self.limits.idle, "it had no call"),
+                }
             };
             self.buffer.reserve(LARGE_MESSAGE_BYTES);
             let read = self.stream.read_buf(&mut self.buffer);
             let read = async {
-                match wait {
-                    None => read.await,
-                    Some((time, what)) => timeout(time, read)
-                        .await
-                        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what} in time")))),
-                }
+                timeout(time, read)
+                    .await
+                    .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what} in time"))))
             };
             let length = tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(None),
@@ -431,8 +360,9 @@ impl Connection {
                 return Err(unanswerable("ListRoutes"));
             };
             let page = api::RouteList { routes };
+            let paths: usize = page.routes.iter().map(|listed| listed.route.path_count()).sum();
             let last = match page.routes.last() {
-                Some(last) if page.routes.len() >= PAGE => last,
+                Some(last) if paths >= PAGE => last,
                 _ => return answer(&page),
             };
             if !flags.more {
@@ -447,6 +377,8 @@ impl Connection {
                 parameters: &page,
                 continues: true,
             })?;
+            // The page's memory is not needed while the client takes its time.
+            drop(page);
             self.send(&reply, flags).await?;
         }
     }
@@ -458,6 +390,7 @@ impl Connection {
         self.transaction = Some(Transaction {
             replace_all,
             routes: Vec::new(),
+            room: None,
             failed: None,
         });
         Ok(())
@@ -465,9 +398,15 @@ impl Connection {
 
     fn stage(&mut self, routes: Vec<Route>) -> Result<u64, Error> {
         let transaction = self.transaction.as_mut().ok_or(Error::NoTransaction {})?;
-        let limit = self.limits.staged_routes;
-        if transaction.routes.len() + routes.len() > limit {
-            return Err(Error::TooManyRoutes { limit });
+        let limit = self.limits.staged_paths;
+        let paths: usize = routes.iter().map(|route| route.paths().len()).sum();
+        let room = u32::try_from(paths)
+            .ok()
+            .and_then(|paths| Arc::clone(&self.staging).try_acquire_many_owned(paths).ok())
+            .ok_or(Error::TooManyPaths { limit })?;
+        match &mut transaction.room {
+            Some(all) => all.merge(room),
+            none => *none = Some(room),
         }
         transaction.routes.extend(routes);
         Ok(transaction.routes.len() as u64)
@@ -477,6 +416,7 @@ impl Connection {
         let Transaction {
             replace_all,
             routes,
+            room: _room,
             failed,
         } = self.transaction.take().ok_or(Error::NoTransaction {})?;
         match failed {
@@ -616,4 +556,25 @@ fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(message)?;
     bytes.push(0);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_users_cannot_take_the_places_of_root() {
+        let room = Room::new(&Limits {
+            clients: 2,
+            root_clients: 1,
+            ..Limits::default()
+        });
+        let others = [room.place(1000), room.place(1001)];
+        assert!(others.iter().all(Option::is_some));
+        assert!(room.place(1000).is_none());
+        let root = room.place(0);
+        assert!(root.is_some() && room.place(0).is_none());
+        drop(others);
+        assert!(room.place(0).is_some() && room.place(1000).is_some());
+    }
 }

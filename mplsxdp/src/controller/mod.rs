@@ -28,7 +28,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, PortConfig, burst};
 use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request};
-use crate::control::{Call, Instance, server};
+use crate::control::{Call, Instance, server, socket};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
@@ -63,7 +63,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // First: from here on no signal ends this process before it has cleaned up.
     let mut ending = signals::Ending::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let (listener, _socket) = server::bind(&Instance::new(&config.instance)?)?;
+    let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?)?;
     let (netlink, mut events) =
         Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
     let mut controller = Controller::new(&config, netlink)?;

@@ -92,7 +92,9 @@ impl Capabilities {
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     #[error(
-        "this process lacks {}: run it as root, or `setcap {}+ep` its file",
+        "this process lacks {}: run it as root, or `setcap {}+ep` a copy of its file that root owns and only those may run who may \
+         administer this machine (`chown root:GROUP FILE && chmod 750 FILE` before `setcap`): whoever runs it has these \
+         capabilities",
         .missing.join(", "), .missing.join(",").to_lowercase()
     )]
     MissingCapabilities { missing: Vec<&'static str> },
@@ -767,12 +769,13 @@ mod tests {
         assert_eq!(
             missing(Capabilities(0)),
             "this process lacks CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN: run it as root, or \
-             `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` its file"
+             `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` a copy of its file that root owns and only those may run who \
+             may administer this machine (`chown root:GROUP FILE && chmod 750 FILE` before `setcap`): whoever runs it has \
+             these capabilities"
         );
-        assert_eq!(
-            missing(Capabilities(!(1 << 13))),
-            "this process lacks CAP_NET_RAW: run it as root, or `setcap cap_net_raw+ep` its file"
-        );
+        assert!(missing(Capabilities(!(1 << 13))).starts_with(
+            "this process lacks CAP_NET_RAW: run it as root, or `setcap cap_net_raw+ep` a copy of its file"
+        ));
         assert_eq!(Capabilities(1 << 12 | 1 << 13 | 1 << 21).missing(), Vec::<&str>::new());
     }
 

@@ -383,16 +383,21 @@ impl<T: Tables> Lfib<T> {
         selected.map(|(&key, _)| key).collect()
     }
 
-    /// Up to `limit` routes after `after` of which `select` is true, in the order of keys.
+    /// Routes after `after` of which `select` is true, in the order of keys, up to the one by which they come to `limit` paths.
     pub fn list(&self, after: Option<RouteKey>, limit: usize, select: impl Fn(&Candidate) -> bool) -> Vec<Listed> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let selected = self
             .routes
             .range((start, Bound::Unbounded))
             .filter(|entry| select(&Candidate::new(*entry)));
+        let mut paths = 0;
         selected
-            .take(limit)
             .filter_map(|(&key, installed)| self.listed(key, *installed))
+            .take_while(|listed| {
+                let is_wanted = paths < limit;
+                paths += listed.route.paths().len();
+                is_wanted
+            })
             .collect()
     }
 

@@ -14,6 +14,7 @@ use mplsxdp::control::api::{
     UnreachableRoute, ViaAddress, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
+use mplsxdp::control::socket;
 use mplsxdp::control::{Call, Instance, Peer};
 use mplsxdp::lfib::route::{NextHop, Path, Route, RouteKey};
 use serde_json::Value;
@@ -60,7 +61,7 @@ impl Fake {
                     .build()
                     .unwrap();
                 runtime.block_on(async {
-                    let (listener, _guard) = server::bind(&instance).unwrap();
+                    let (listener, _guard) = socket::bind(&instance).unwrap();
                     ready.send(()).unwrap();
                     let (sender, receiver) = mpsc::channel(16);
                     tokio::join!(
@@ -133,8 +134,12 @@ impl Kept {
                 self.routes
                     .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
                     .filter(|(_, route)| chosen(&filter, route))
-                    .take(limit)
-                    .map(|(_, route)| installed(route, counters))
+                    .scan(0, |paths, (_, route)| {
+                        let is_wanted = *paths < limit;
+                        *paths += route.paths().len();
+                        is_wanted.then_some(route)
+                    })
+                    .map(|route| installed(route, counters))
                     .collect(),
             )),
             Request::ChangeRoutes { mode, routes, wait } => {

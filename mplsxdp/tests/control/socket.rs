@@ -1,5 +1,6 @@
 //! What goes over the socket, byte by byte.
 
+use std::fs::Permissions;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
@@ -8,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use mplsxdp::control::api::{self, ChangeMode, Changes, Error, Refusal, Request};
 use mplsxdp::control::client::{Client, ClientError};
-use mplsxdp::control::server::{self, BindError, Limits};
+use mplsxdp::control::server::Limits;
+use mplsxdp::control::socket::{self, BindError};
 use mplsxdp::control::{Instance, Peer};
 use mplsxdp::lfib::route::{Action, NextHop, OutLabels, Route, RouteKey, Via};
 use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::Label;
+use nix::sys::stat::{Mode, umask};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -344,9 +347,9 @@ fn a_client_that_goes_away_rolls_back() {
 }
 
 #[test]
-fn staged_routes_are_bounded() {
+fn staged_paths_are_bounded_over_all_transactions() {
     let fake = Fake::with(Limits {
-        staged_routes: 2,
+        staged_paths: 2,
         ..Limits::default()
     });
     let mut raw = fake.raw();
@@ -354,8 +357,19 @@ fn staged_routes_are_bounded() {
     raw.call("Stage", json!({ "routes": [json_route(100), json_route(101)] }));
     assert_eq!(
         raw.call("Stage", json!({ "routes": [json_route(102)] })),
-        json!({ "error": "io.mplsxdp.TooManyRoutes", "parameters": { "limit": 2 } })
+        json!({ "error": "io.mplsxdp.TooManyPaths", "parameters": { "limit": 2 } })
     );
+    let mut other = fake.raw();
+    other.call("Begin", json!({ "replace_all": false }));
+    let several = json!({ "routes": [{ "label": 200, "nexthops": [
+        { "out": [201], "via": { "family": "inet", "address": "192.0.2.1" } },
+        { "out": [202], "via": { "family": "inet", "address": "192.0.2.2" } },
+    ] }] });
+    assert_eq!(error(&other.call("Stage", several.clone())), "io.mplsxdp.TooManyPaths");
+    other.call("Rollback", json!({}));
+    raw.call("Rollback", json!({}));
+    other.call("Begin", json!({ "replace_all": false }));
+    assert_eq!(other.call("Stage", several)["parameters"]["staged"], 1);
 }
 
 #[test]
@@ -447,6 +461,7 @@ fn who_does_not_take_its_replies_is_cut() {
 fn clients_are_bounded() {
     let fake = Fake::with(Limits {
         clients: 2,
+        root_clients: 0,
         ..Limits::default()
     });
     let mut first = fake.raw();
@@ -478,7 +493,7 @@ fn an_instance_runs_once() {
         .build()
         .unwrap();
     let _context = runtime.enter();
-    let error = server::bind(&fake.instance).unwrap_err();
+    let error = socket::bind(&fake.instance).unwrap_err();
     assert!(matches!(error, BindError::Running { .. }));
     assert_eq!(
         error.to_string(),
@@ -489,7 +504,7 @@ fn an_instance_runs_once() {
         )
     );
     let other = Instance::in_dir(fake.instance.dir(), "other").unwrap();
-    let (_listener, guard) = server::bind(&other).unwrap();
+    let (_listener, guard) = socket::bind(&other).unwrap();
     assert!(other.socket().exists());
     drop(guard);
     assert!(!other.socket().exists() && fake.instance.dir().exists());
@@ -515,6 +530,78 @@ fn the_socket_is_for_owner_and_group_and_goes_with_its_directory() {
 }
 
 #[test]
+fn nobody_else_can_hold_the_lock_and_the_umask_opens_nothing() {
+    let dir = TempDir::new().unwrap();
+    let instance = Instance::in_dir(dir.path().join("run"), "default").unwrap();
+    std::fs::create_dir(instance.dir()).unwrap();
+    std::fs::set_permissions(instance.dir(), Permissions::from_mode(0o755)).unwrap();
+    let lock = instance.dir().join("default.lock");
+    std::fs::write(&lock, "99999").unwrap();
+    std::fs::set_permissions(&lock, Permissions::from_mode(0o666)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _context = runtime.enter();
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    for mask in [0, 0o077, 0o022] {
+        umask(Mode::from_bits_truncate(mask));
+        let (_listener, _guard) = socket::bind(&instance).unwrap();
+        assert_eq!(
+            (mode(&lock), mode(&instance.socket())),
+            (0o600, 0o660),
+            "umask {mask:o}"
+        );
+        assert_eq!(mode(instance.dir()), 0o755, "umask {mask:o}");
+    }
+}
+
+#[test]
+fn a_directory_that_others_can_change_is_refused() {
+    let dir = TempDir::new().unwrap();
+    for mode in [0o775, 0o757, 0o1777] {
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+        let error = socket::bind(&Instance::in_dir(dir.path(), "default").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("chmod 755"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_client_that_rests_is_cut_off() {
+    let fake = Fake::with(Limits {
+        idle: Duration::from_millis(50),
+        ..Limits::default()
+    });
+    let mut raw = fake.raw();
+    raw.call("GetStatus", json!({}));
+    assert_eq!(raw.receive(), None);
+}
+
+#[test]
+fn a_page_of_routes_is_bounded_by_their_paths() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    let routes: Vec<Value> = (100..110)
+        .map(|label| {
+            let path = |out: u32| json!({ "out": [out], "via": { "family": "inet", "address": "192.0.2.1" } });
+            json!({ "label": label, "nexthops": (1000..1250).map(path).collect::<Vec<_>>() })
+        })
+        .collect();
+    raw.call("ReplaceRoutes", json!({ "routes": routes }));
+    let mut page = raw.ask(r#"{"method":"io.mplsxdp.ListRoutes","parameters":{},"more":true}"#);
+    let mut pages = Vec::new();
+    loop {
+        pages.push(page["parameters"]["routes"].as_array().unwrap().len());
+        if page["continues"] != true {
+            break;
+        }
+        page = raw.receive().unwrap();
+    }
+    assert_eq!(pages, [8, 2]);
+}
+
+#[test]
 fn what_a_killed_process_left_is_put_away() {
     let dir = TempDir::new().unwrap();
     let instance = Instance::in_dir(dir.path(), "default").unwrap();
@@ -526,7 +613,7 @@ fn what_a_killed_process_left_is_put_away() {
         .build()
         .unwrap();
     let _context = runtime.enter();
-    let (_listener, _guard) = server::bind(&instance).unwrap();
+    let (_listener, _guard) = socket::bind(&instance).unwrap();
     assert!(UnixStream::connect(instance.socket()).is_ok());
 }
 

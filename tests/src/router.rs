@@ -205,6 +205,7 @@ impl Router {
         })
     }
 
+    /// Sends a signal that does not end it.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }

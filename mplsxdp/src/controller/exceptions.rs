@@ -45,6 +45,15 @@ pub struct View<'a> {
     pub source_v6: Option<Ipv6Addr>,
 }
 
+impl View<'_> {
+    /// Whether frames can be sent out of the interface that is this port.
+    fn is_up(&self, port: u16) -> bool {
+        let ifindex = self.ports.addressed(port);
+        let link = ifindex.and_then(|ifindex| self.links.get(ifindex));
+        link.is_some_and(LinkInfo::is_up)
+    }
+}
+
 impl World for View<'_> {
     type Tables<'a>
         = AtPort<'a>
@@ -186,7 +195,7 @@ impl Exceptions {
                 slow_path.receive(received, view, now, &mut |action| outlet.carry_out(action, view));
             });
         }
-        self.outlet.flush(now);
+        self.outlet.flush(view, now);
         std::mem::take(&mut self.outlet.wanted)
     }
 
@@ -197,7 +206,7 @@ impl Exceptions {
         }
         let Self { slow_path, outlet, .. } = self;
         slow_path.retry_held(view, now, &mut |action| outlet.carry_out(action, view));
-        self.outlet.flush(now);
+        self.outlet.flush(view, now);
     }
 
     /// Call when flows have moved to other next hops.
@@ -207,14 +216,22 @@ impl Exceptions {
         }
         let Self { slow_path, outlet, .. } = self;
         slow_path.retry_all_held(view, now, &mut |action| outlet.carry_out(action, view));
-        self.outlet.flush(now);
+        self.outlet.flush(view, now);
+    }
+
+    /// Ports that are down and have frames queued, which would leave once they are up.
+    pub fn stale_ports(&mut self, view: &View<'_>) -> Vec<u16> {
+        let transmitters = self.outlet.transmitters.iter_mut();
+        let stale = transmitters
+            .filter_map(|(&port, transmitter)| (!view.is_up(port) && transmitter.queued() > 0).then_some(port));
+        stale.collect()
     }
 
     /// Call at [`Exceptions::next_deadline`].
     pub fn poll(&mut self, view: &View<'_>, now: Instant) {
         let Self { slow_path, outlet, .. } = self;
         slow_path.poll(view, now, &mut |action| outlet.carry_out(action, view));
-        self.outlet.flush(now);
+        self.outlet.flush(view, now);
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -279,6 +296,9 @@ impl Outlet {
     fn transmit(&mut self, port: u16, frame: &[u8], view: &View<'_>) -> io::Result<()> {
         let (parent, tags) = view.ports.way_out(port).ok_or(io::ErrorKind::NotFound)?;
         let transmitter = self.transmitters.get_mut(&parent).ok_or(io::ErrorKind::NotFound)?;
+        if !view.is_up(parent) {
+            return Err(io::ErrorKind::NetworkDown.into());
+        }
         let frame = tag(frame, tags, &mut self.tagged);
         match transmitter.transmit(frame) {
             // More at once than there is room for: what is queued goes first.
@@ -297,10 +317,13 @@ impl Outlet {
         self.injector.receive(ifindex, tag(frame, tags, &mut self.tagged))
     }
 
-    /// Has the kernel send what was queued.
-    fn flush(&mut self, now: Instant) {
+    /// Has the kernel send what was queued. It takes nothing for a port that is down.
+    fn flush(&mut self, view: &View<'_>, now: Instant) {
         let mut unsent = 0;
         for (port, transmitter) in &mut self.transmitters {
+            if !view.is_up(*port) {
+                continue;
+            }
             match transmitter.flush() {
                 Ok(left) => unsent += left,
                 Err(error) => debug!(port, %error, "cannot send the slow path's frames"),

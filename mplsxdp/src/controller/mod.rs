@@ -453,6 +453,9 @@ impl Controller {
             others.extend(self.take_next_hop_changes(actions));
             self.ports.follow_waiting(self.resolver.links(), now);
         }
+        if links_changed {
+            self.discard_unsent().await;
+        }
         let claims = changed.into_iter().map(|prefix| (prefix, self.claim(prefix))).collect();
         if let Err(error) = self.lfib.set_claims(&claims) {
             debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
@@ -464,6 +467,20 @@ impl Controller {
             self.exceptions.keep_ports(&self.ports);
             self.republish_next_hops();
             self.fit_local_mtu().await;
+        }
+    }
+
+    /// Opens the sockets anew of ports that went down with frames queued: those must not leave once the port is up.
+    async fn discard_unsent(&mut self) {
+        for port in self.with_exceptions(|exceptions, view| exceptions.stale_ports(view)) {
+            let opened = self.ports.listen_anew(port, &mut self.lfib, &mut self.exceptions).await;
+            if let Err(error) = opened {
+                warn!(
+                    port = self.ports.name(port),
+                    error = told(&error),
+                    "cannot open the sockets of a port anew"
+                );
+            }
         }
     }
 

@@ -652,6 +652,23 @@ impl Ports {
         Ok(())
     }
 
+    /// Closes a port's sockets, with all that is queued in them, and opens others.
+    pub async fn listen_anew(
+        &mut self,
+        number: u16,
+        lfib: &mut Lfib<KernelTables>,
+        exceptions: &mut Exceptions,
+    ) -> anyhow::Result<()> {
+        let port = self.get(number).context("the port has just gone")?;
+        let name = port.name.clone();
+        let queues = match port.role {
+            Role::TxOnly => 1,
+            Role::Switching | Role::Local | Role::Carrier => receive_queues(&name)?,
+        };
+        exceptions.remove_port(number);
+        self.listen(number, &name, queues, lfib, exceptions).await
+    }
+
     /// Has exceptions heard on all queues of a port, which may have been there only to send by. If that fails, they are heard
     /// where they were before.
     async fn listen_everywhere(

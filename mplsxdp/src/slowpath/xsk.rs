@@ -362,7 +362,8 @@ impl Transmitter {
         Ok(queued)
     }
 
-    fn queued(&mut self) -> usize {
+    /// How many chunks the kernel has not taken yet.
+    pub fn queued(&mut self) -> usize {
         (TRANSMIT_RING - self.ring.nb_free_exact()) as usize
     }
 

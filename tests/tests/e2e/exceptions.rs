@@ -27,6 +27,7 @@ const ABSENT: &str = "10.0.2.9";
 pub fn tests() -> Vec<Trial> {
     vec![
         test("exceptions::frames_wait_for_a_next_hop_and_leave_in_order", held),
+        test("exceptions::nothing_leaves_late_by_a_port_that_was_down", port_down),
         test("exceptions::no_more_frames_wait_than_may", hold_limit),
         test("exceptions::a_long_frame_waits_whole", held_whole),
         test("exceptions::as_many_frames_leave_at_once_as_may_wait", many_held),
@@ -127,6 +128,38 @@ fn held() -> Result<()> {
     )?;
     ensure!(bench.router.forwarded("500")? == 1, "counted for the route");
     Ok(())
+}
+
+/// What the slow path has for a port that is down is dropped, be it known to be down or not.
+fn port_down() -> Result<()> {
+    const FRAMES: usize = 20;
+    let bench = Bench::new(NATIVE)?;
+    bench.route("500 as 510")?;
+    let netns = bench.router.netns();
+    // For the slow path only.
+    let alert = |number| anyhow::Ok(bench.labelled(&[Entry::new(1, 64), Entry::new(500, 64)], &numbered(number)?));
+    let send = |numbers: std::ops::Range<usize>| {
+        numbers
+            .into_iter()
+            .try_for_each(|number| bench.left.send(&alert(number)?))
+    };
+    bench.router.signal(nix::sys::signal::Signal::SIGSTOP)?;
+    send(0..FRAMES)?;
+    netns.ip("link set eth2 down")?;
+    bench.router.signal(nix::sys::signal::Signal::SIGCONT)?;
+    until_outcome(&bench, "router-alert", FRAMES as u64)?;
+    netns.ip("link set eth2 up")?;
+    bench.router.wait_resolved()?;
+    bench.left.send(&alert(2 * FRAMES)?)?;
+    let ours = |frame: &[u8]| frame.starts_with(&bench.right.mac().0) && frame[12..].starts_with(&[0x88, 0x47]);
+    let frame = bench.right.receive("the frame sent after", ours)?;
+    let expected = bench.out_labelled(&[Entry::new(510, 63)], &numbered(2 * FRAMES)?);
+    ensure!(
+        frame.ends_with(&numbered(2 * FRAMES)?),
+        "a stale frame: {frame:02x?}, not {expected:02x?}"
+    );
+    ensure!(bench.forward(&alert(2 * FRAMES + 1)?)?.len() <= 1, "stale frames");
+    bench.router.unload()
 }
 
 fn hold_limit() -> Result<()> {

@@ -1,6 +1,6 @@
 //! Takes exceptions from the ports' sockets to the slow path, and what that wants sent to where it is to go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -92,6 +92,8 @@ pub struct Exceptions {
     slow_path: SlowPath,
     outlet: Outlet,
     receivers: BTreeMap<u16, Receiver>,
+    /// What sockets that are closed missed.
+    missed_before: u64,
     /// The frame that came with tags, without them.
     untagged: MemoryFrame,
 }
@@ -123,6 +125,7 @@ impl Exceptions {
             slow_path: SlowPath::new(options),
             outlet,
             receivers: BTreeMap::new(),
+            missed_before: 0,
             untagged: MemoryFrame::default(),
         })
     }
@@ -138,15 +141,20 @@ impl Exceptions {
     }
 
     pub fn remove_port(&mut self, port: u16) {
-        self.receivers.remove(&port);
+        if let Some(receiver) = self.receivers.remove(&port) {
+            self.missed_before += missed(&receiver);
+        }
         self.outlet.transmitters.remove(&port);
     }
 
     /// Closes the sockets of what is no port any more, and forgets what it was told of by its number.
     pub fn keep_ports(&mut self, ports: &Ports) {
         self.slow_path.keep_ports(|port| ports.name(port).is_some());
-        self.receivers.retain(|&port, _| ports.name(port).is_some());
-        self.outlet.transmitters.retain(|&port, _| ports.name(port).is_some());
+        let known = self.receivers.keys().chain(self.outlet.transmitters.keys()).copied();
+        let gone: BTreeSet<u16> = known.filter(|&port| ports.name(port).is_none()).collect();
+        for port in gone {
+            self.remove_port(port);
+        }
     }
 
     pub fn clear(&mut self) {
@@ -171,13 +179,14 @@ impl Exceptions {
         .await;
     }
 
-    /// Deals with the exceptions that have come up. Returns the adjacency slots whose next hops frames wait for.
-    pub fn receive(&mut self, view: &View<'_>, now: Instant) -> Vec<u16> {
+    /// Deals with the exceptions that have come up.
+    pub fn receive(&mut self, view: &View<'_>, now: Instant) {
         let Self {
             slow_path,
             outlet,
             receivers,
             untagged,
+            ..
         } = self;
         for (&port, receiver) in receivers {
             let trims = receiver.trims();
@@ -196,7 +205,6 @@ impl Exceptions {
             });
         }
         self.outlet.flush(view, now);
-        std::mem::take(&mut self.outlet.wanted)
     }
 
     /// Call when next hops have changed.
@@ -219,12 +227,24 @@ impl Exceptions {
         self.outlet.flush(view, now);
     }
 
-    /// Ports that are down and have frames queued, which would leave once they are up.
-    pub fn stale_ports(&mut self, view: &View<'_>) -> Vec<u16> {
+    /// Ports that are down, or whose interfaces are among those that were (`down`, by index), and that have frames queued.
+    pub fn stale_ports(&mut self, view: &View<'_>, down: &BTreeSet<u32>) -> Vec<u16> {
+        let was_down = |port| {
+            view.ports
+                .addressed(port)
+                .is_some_and(|ifindex| down.contains(&ifindex))
+        };
         let transmitters = self.outlet.transmitters.iter_mut();
-        let stale = transmitters
-            .filter_map(|(&port, transmitter)| (!view.is_up(port) && transmitter.queued() > 0).then_some(port));
+        let stale = transmitters.filter_map(|(&port, transmitter)| {
+            let is_stale = (was_down(port) || !view.is_up(port)) && transmitter.queued() > 0;
+            is_stale.then_some(port)
+        });
         stale.collect()
+    }
+
+    /// The adjacency slots whose next hops frames have begun to wait for.
+    pub fn take_wanted(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.outlet.wanted)
     }
 
     /// Call at [`Exceptions::next_deadline`].
@@ -248,11 +268,7 @@ impl Exceptions {
 
     /// Exceptions that came faster than the slow path took them: their socket's ring was full.
     pub fn missed(&self) -> u64 {
-        let queues = self.receivers.values().flat_map(Receiver::statistics);
-        queues
-            .filter_map(Result::ok)
-            .map(|queue| queue.ring_full + queue.dropped)
-            .sum()
+        self.missed_before + self.receivers.values().map(missed).sum::<u64>()
     }
 
     pub fn unknown_labels(&self, now: Instant) -> Vec<UnknownLabel> {
@@ -331,6 +347,12 @@ impl Outlet {
         }
         self.unsent_due = (unsent > 0).then(|| now + UNSENT_INTERVAL);
     }
+}
+
+/// Exceptions that came faster than they were taken.
+fn missed(receiver: &Receiver) -> u64 {
+    let queues = receiver.statistics().into_iter().filter_map(Result::ok);
+    queues.map(|queue| queue.ring_full + queue.dropped).sum()
 }
 
 /// Where a frame arrived that came up through a port's sockets.

@@ -104,12 +104,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 controller.handle_events(&batch).await;
             }
             () = sleep_until(deadline) => controller.poll().await,
-            () = controller.exceptions.readable() => controller.take_exceptions().await,
+            () = controller.exceptions.readable() => controller.take_exceptions(),
             () = ending.arrived() => stopping = true,
             // The terminal is gone, and the log with it; traffic goes on.
             _ = hangup.recv() => {}
         }
         controller.retry_held();
+        controller.resolve_wanted().await;
         controller.watch_ftn();
     }
     info!("unloading");
@@ -454,11 +455,18 @@ impl Controller {
             self.ports.follow_waiting(self.resolver.links(), now);
         }
         if links_changed {
-            self.discard_unsent().await;
+            let down = batch.iter().filter_map(|event| match event {
+                Event::Link(link) if !link.is_up() => Some(link.ifindex),
+                _ => None,
+            });
+            self.discard_unsent(&down.collect()).await;
         }
-        let claims = changed.into_iter().map(|prefix| (prefix, self.claim(prefix))).collect();
-        if let Err(error) = self.lfib.set_claims(&claims) {
-            debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
+        if !changed.is_empty() {
+            let claims = changed.into_iter().map(|prefix| (prefix, self.claim(prefix))).collect();
+            if let Err(error) = self.lfib.set_claims(&claims) {
+                debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
+            }
+            self.retry_all_held();
         }
         self.perform(others).await;
         // At the start, those that are foreign have been so all along.
@@ -470,9 +478,10 @@ impl Controller {
         }
     }
 
-    /// Opens the sockets anew of ports that went down with frames queued: those must not leave once the port is up.
-    async fn discard_unsent(&mut self) {
-        for port in self.with_exceptions(|exceptions, view| exceptions.stale_ports(view)) {
+    /// Opens the sockets anew of ports that went down with frames queued: those must not leave once the port is up, which it
+    /// may be again already.
+    async fn discard_unsent(&mut self, down: &BTreeSet<u32>) {
+        for port in self.with_exceptions(|exceptions, view| exceptions.stale_ports(view, down)) {
             let opened = self.ports.listen_anew(port, &mut self.lfib, &mut self.exceptions).await;
             if let Err(error) = opened {
                 warn!(
@@ -633,6 +642,7 @@ impl Controller {
             return;
         }
         let result = self.lfib.settle();
+        self.retry_all_held();
         if let (Err(error), None) = (result, self.ftn_retry) {
             error!(
                 prefixes = self.lfib.unsettled(),
@@ -644,10 +654,15 @@ impl Controller {
         self.ftn_retry = Some(now + FTN_RETRY);
     }
 
-    /// Has the slow path deal with the exceptions that have come up, and has the next hops resolved that frames wait for.
-    async fn take_exceptions(&mut self) {
+    /// Has the slow path deal with the exceptions that have come up.
+    fn take_exceptions(&mut self) {
         let now = Instant::now();
-        for slot in self.with_exceptions(|exceptions, view| exceptions.receive(view, now)) {
+        self.with_exceptions(|exceptions, view| exceptions.receive(view, now));
+    }
+
+    /// Has the next hops resolved that frames wait for.
+    async fn resolve_wanted(&mut self) {
+        for slot in self.exceptions.take_wanted() {
             let next_hops = self.lfib.next_hops();
             let Some((id, _)) = next_hops.at_slot(slot) else {
                 continue;
@@ -694,8 +709,9 @@ impl Controller {
     /// Has the next hops of the routes that came and went followed, and sends what waits and need not under the routes that there
     /// are now.
     async fn routes_changed(&mut self) {
-        self.follow_next_hops().await;
+        // First, or newer frames would leave before those that wait.
         self.retry_all_held();
+        self.follow_next_hops().await;
     }
 
     /// Has the resolver follow the next hops that came into use, and forget those that went out of it.

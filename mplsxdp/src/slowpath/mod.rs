@@ -165,7 +165,8 @@ impl SlowPath {
         });
     }
 
-    /// Call when flows have moved to other next hops: sends what need not wait any more, whatever it waited for.
+    /// Call when routes have changed, or flows have moved to other next hops: sends what need not wait any more, whatever it
+    /// waited for. What still waits does so for the next hop that it has now.
     pub fn retry_all_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         self.release(world, now, emit, |_| true);
     }
@@ -227,15 +228,21 @@ impl SlowPath {
     /// Sends those held frames that `choose` chooses and that need not wait any more, in order.
     fn release<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>, choose: impl Fn(&Held) -> bool) {
         for _ in 0..self.hold.len() {
-            let Some(held) = self.hold.pop() else { break };
+            let Some(mut held) = self.hold.pop() else { break };
             if !choose(&held) {
                 self.hold.put_back(held);
                 continue;
             }
             let received = of_held(&held);
             let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(held.port));
-            if answer.verdict == Verdict::Exception(Reason::Unresolved) {
+            if let (Verdict::Exception(Reason::Unresolved), Some(adjacency)) = (answer.verdict, answer.next_hop) {
+                // Its route may have another next hop than when it came.
+                let is_first = adjacency != held.adjacency && self.hold.waiting_for(adjacency) == 0;
+                held.adjacency = adjacency;
                 self.hold.put_back(held);
+                if is_first {
+                    emit(Action::Resolve { adjacency });
+                }
                 continue;
             }
             self.conclude(received, answer, Outcome::Released, world, now, emit);

@@ -645,6 +645,30 @@ fn a_frame_that_waits_leaves_at_once_when_its_label_has_another_next_hop() {
 }
 
 #[test]
+fn frames_that_wait_follow_their_route_to_a_next_hop_that_is_not_resolved_yet_either() {
+    const OTHER: u16 = 9;
+    let mut router = Router::default();
+    router.world.tables.store_ilm(label(501), entry(Op::Label, 511, OTHER));
+    let frame = |label: u32, length: usize| labelled(&[(label, 64)], &udp_v4(HOST_V4, 7, length));
+    assert_eq!(router.receive(&frame(500, 0)), [Taken::Resolve(UNRESOLVED)]);
+    router.receive(&frame(500, 1));
+    router.world.tables.store_ilm(label(500), entry(Op::Label, 520, OTHER));
+    assert_eq!(router.retry_all(), [Taken::Resolve(OTHER)]);
+    assert_eq!(router.receive(&frame(501, 2)), [], "its next hop is being resolved");
+    // The old next hop means nothing to them any more; its slot may be another's.
+    router.world.resolve();
+    assert_eq!(router.retry(), []);
+    let resolved = router.world.tables.adjacency(UNRESOLVED);
+    router.world.tables.store_adjacency(OTHER, resolved);
+    let taken = router.receive(&frame(500, 3));
+    let sent = Vec::from_iter(taken.chunks(1).map(labelled_frame));
+    let expected = [(520, 0), (520, 1), (511, 2), (520, 3)]
+        .map(|(label, length)| (vec![(label, 63, 0)], udp_v4(HOST_V4, 7, length)));
+    assert_eq!(sent, expected);
+    assert_eq!((router.slow_path.held(), router.slow_path.next_deadline()), (0, None));
+}
+
+#[test]
 fn what_could_not_be_sent_is_not_counted_as_forwarded() {
     let packet = udp_v4(HOST_V4, 64, 20);
     let large = fragmentable(udp_v4(HOST_V4, 64, 2000));

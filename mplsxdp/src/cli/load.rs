@@ -3,17 +3,23 @@
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 
 use super::args::{Global, LoadArgs};
 use super::{Failure, config_file};
-use crate::config::{Config, Options};
-use crate::controller::{preflight, told};
+use crate::config::{Config, ConfigError, Options};
+use crate::controller::{Reread, preflight, told};
 use crate::log::Log;
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
-    let config = config(args, global)?;
+    let refused = |error: ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));
+    let config = config(&args, &global).map_err(refused)?;
+    let reread = args
+        .config
+        .is_some()
+        .then(|| -> Reread { Arc::new(move || self::config(&args, &global)) });
     preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()))?;
     // A thread that existed already would stay in the old namespace.
     if let Some(name) = &config.netns {
@@ -21,34 +27,33 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     }
     let log = log_to_stderr(config.verbose)?;
     // The last word, too, goes by the log: it must not wait for a reader for ever.
-    run(config).map_err(|failure| {
+    run(config, reread).map_err(|failure| {
         log.line(&format!("mplsxdp: {failure}"));
         Failure::Told
     })
 }
 
-fn run(config: Config) -> Result<(), Failure> {
+fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
     runtime
-        .block_on(crate::controller::run(config))
+        .block_on(crate::controller::run(config, reread))
         .map_err(|error| Failure::Refused(told(&error)))
 }
 
-fn config(args: LoadArgs, global: Global) -> Result<Config, Failure> {
-    let refused = |error: crate::config::ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));
+fn config(args: &LoadArgs, global: &Global) -> Result<Config, ConfigError> {
     let file = match &args.config {
-        Some(path) => config_file::read(path).map_err(refused)?,
+        Some(path) => config_file::read(path)?,
         None => Options::default(),
     };
     let line = Options {
-        instance: global.instance,
-        netns: global.netns,
-        ..args.options
+        instance: global.instance.clone(),
+        netns: global.netns.clone(),
+        ..args.options.clone()
     };
-    line.or(file).check().map_err(refused)
+    line.or(file).check()
 }
 
 /// `RUST_LOG` has the last word.

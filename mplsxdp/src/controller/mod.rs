@@ -7,6 +7,7 @@ mod ports;
 pub mod preflight;
 mod raw_ip;
 mod reachability;
+mod reload;
 mod report;
 mod signals;
 mod sub_interface;
@@ -45,6 +46,8 @@ use exceptions::{Exceptions, View};
 use local::LocalPair;
 use ports::{Ports, Role, Wish};
 use preflight::PreflightError;
+use reload::Reading;
+pub use reload::Reread;
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
@@ -59,10 +62,11 @@ const EVENT_BATCH: usize = 4096;
 const FTN_RETRY: Duration = Duration::from_secs(1);
 
 /// Loads, serves until told to stop, and unloads.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     // First: from here on no signal ends this process before it has cleaned up.
     let mut ending = signals::Ending::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut reading = Reading::default();
     let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?)?;
     let (netlink, mut events) =
         Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
@@ -106,8 +110,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             () = sleep_until(deadline) => controller.poll().await,
             () = controller.exceptions.readable() => controller.take_exceptions(),
             () = ending.arrived() => stopping = true,
-            // The terminal is gone, and the log with it; traffic goes on.
-            _ = hangup.recv() => {}
+            _ = hangup.recv(), if reading.is_idle() => reading.begin(reread.as_ref()),
+            read = reading.done() => controller.reload(read).await,
         }
         controller.retry_held();
         controller.resolve_wanted().await;
@@ -229,24 +233,10 @@ impl Controller {
         }
         // A next hop of the configuration may not be reachable yet: its routes wait for it.
         self.lfib
-            .change(ChangeMode::Add, Owner::Static, &config.routes)
+            .change(ChangeMode::Add, Owner::Config, &config.routes)
             .map_err(|error| anyhow::anyhow!("{}: {error}", config_route(config, &error)))?;
         for port in &config.ports {
-            let (name, wish) = (&*port.name, wish(port));
-            let reason = if absent.contains(name) {
-                "there is no such interface".to_owned()
-            } else {
-                match self.add_port(name, wish).await {
-                    Ok(()) => continue,
-                    Err(error) if self.is_down(name) => told(&error),
-                    Err(error) => return Err(error),
-                }
-            };
-            warn!(
-                port = name,
-                "waits: {reason}; it is taken when the interface comes or changes"
-            );
-            self.ports.wait_for(name, wish, reason)?;
+            self.take_port(port, absent.contains(&*port.name)).await?;
         }
         if let Some(name) = &config.local {
             let pair = LocalPair::create(name, &config.instance, self.local_mtu(), &self.netlink).await?;
@@ -382,11 +372,7 @@ impl Controller {
                 }
                 let removal = self.ports.check_removal(port);
                 removal.map_err(|reason| Refusal::LinkRefused { name, reason })?;
-                self.ports.retire(port);
-                self.republish_next_hops();
-                self.ports.remove(port, &mut self.lfib);
-                self.exceptions.keep_ports(&self.ports);
-                self.follow_sub_interfaces().await;
+                self.remove_port(port).await;
                 Ok(Reply::Done)
             }
             Request::SetLink { name, mpls } => {
@@ -527,6 +513,34 @@ impl Controller {
         self.ports
             .add(name, wish, &self.netlink, &mut self.lfib, &mut self.exceptions)
             .await
+    }
+
+    /// Makes an interface of the configuration a port, or has it wait: for one that is `absent`, or as it is down.
+    async fn take_port(&mut self, port: &PortConfig, absent: bool) -> anyhow::Result<()> {
+        let (name, wish) = (&*port.name, wish(port));
+        let reason = if absent {
+            "there is no such interface".to_owned()
+        } else {
+            match self.add_port(name, wish).await {
+                Ok(()) => return Ok(()),
+                Err(error) if self.is_down(name) => told(&error),
+                Err(error) => return Err(error),
+            }
+        };
+        warn!(
+            port = name,
+            "waits: {reason}; it is taken when the interface comes or changes"
+        );
+        self.ports.wait_for(name, wish, reason)
+    }
+
+    /// Takes a port away, first of all as a way out.
+    async fn remove_port(&mut self, number: u16) {
+        self.ports.retire(number);
+        self.republish_next_hops();
+        self.ports.remove(number, &mut self.lfib);
+        self.exceptions.keep_ports(&self.ports);
+        self.follow_sub_interfaces().await;
     }
 
     fn is_down(&self, name: &str) -> bool {

@@ -319,6 +319,11 @@ impl Ports {
         }
     }
 
+    /// Whether ports whose interfaces go are taken back when these are made anew.
+    pub fn set_readopts(&mut self, readopts: bool) {
+        self.readopts = readopts;
+    }
+
     pub fn waiting(&self) -> &WaitingPorts {
         &self.waiting
     }
@@ -1068,7 +1073,7 @@ impl Ports {
         self.ports.clear();
     }
 
-    fn get(&self, number: u16) -> Option<&Port> {
+    pub fn get(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|port| port.number == number)
     }
 

@@ -60,7 +60,7 @@ pub enum Mode {
     Add,
     /// Each is added or takes another's place.
     Replace,
-    /// As `Replace`; what is not given goes. Mark and sweep: what stays is not touched.
+    /// As `Replace`; what is not given goes, if the owner sweeps it. Mark and sweep: what stays is not touched.
     ReplaceAll,
 }
 
@@ -333,7 +333,10 @@ impl<T: Tables> Lfib<T> {
         }
         let swept: Vec<RouteKey> = if mode == Mode::ReplaceAll {
             let stays = |key: &RouteKey| given.binary_search_by_key(key, |&(key, _)| key).is_ok();
-            let owned = self.routes.iter().filter(|(_, installed)| installed.owner == owner);
+            let owned = self
+                .routes
+                .iter()
+                .filter(|(_, installed)| owner.sweeps(installed.owner));
             owned.map(|(&key, _)| key).filter(|key| !stays(key)).collect()
         } else {
             Vec::new()

@@ -165,15 +165,26 @@ impl fmt::Display for NextHop {
 /// Who asked for a route.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Owner {
-    /// A person, the config file, or a program on the control socket.
+    /// A person or a program on the control socket.
     #[default]
     Static,
+    /// The configuration.
+    Config,
+}
+
+impl Owner {
+    /// Whether a change of `self` that replaces all takes a route of `other` away if it is not given. What the control socket
+    /// restores is all that there is to be; a configuration that is read again leaves alone what is not from it.
+    pub fn sweeps(self, other: Self) -> bool {
+        self == Self::Static || self == other
+    }
 }
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Static => "static",
+            Self::Config => "config",
         })
     }
 }

@@ -10,6 +10,7 @@ use mplsxdp::control::api::Link;
 use mplsxdp_common::wire::Mac;
 use mplsxdp_tests::frame::{Entry, labelled};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
+use nix::sys::signal::Signal;
 
 use crate::test;
 
@@ -28,6 +29,9 @@ pub fn tests() -> Vec<Trial> {
         ),
         test("ports::an_interface_that_is_down_is_taken_at_load", down_at_load),
         test("ports::an_interface_that_is_not_there_is_waited_for", waited_for),
+        test("ports::a_configuration_is_read_again", read_again),
+        test("ports::a_configuration_that_is_wrong_changes_nothing", wrong_config),
+        test("ports::without_a_config_file_nothing_is_read_again", nothing_to_read),
     ]
 }
 
@@ -366,6 +370,173 @@ fn waited_for() -> Result<()> {
     ensure!(shown.matches("WAITING").count() == 2, "{shown}");
     bench.cable_right()?;
     wait_for_port(&router, "eth2.7")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    router.unload()
+}
+
+/// Sends SIGHUP and waits for what the log says of it, the `count`th time.
+fn hang_up(router: &Router, said: &str, count: usize) -> Result<()> {
+    router.signal(Signal::SIGHUP)?;
+    wait::until(said, LIMIT, || {
+        Ok((router.said().matches(said).count() == count).then_some(()))
+    })
+}
+
+/// The labels that have routes, and what they are swapped to.
+fn swaps(router: &Router) -> Result<Vec<String>> {
+    let routes: Vec<serde_json::Value> = router.json("route show")?;
+    let swap = |route: &serde_json::Value| Some(format!("{} {}", route["dst"].as_str()?, route["to"].as_str()?));
+    routes
+        .iter()
+        .map(|route| swap(route).with_context(|| format!("not a swap: {route}")))
+        .collect()
+}
+
+const READ: &str = "the configuration was read again";
+const REFUSED: &str = "nothing was changed";
+
+fn read_again() -> Result<()> {
+    let bench = Bench::new()?;
+    let file = ConfigFile::new(
+        &bench.netns,
+        r#"iface = ["eth1", "eth2"]
+        routes = [
+            "100 as 110 via inet 10.0.2.2 dev eth2",
+            "101 as 111 via inet 10.0.2.2 dev eth2",
+            "102 as 112 via inet 10.0.2.2 dev eth2",
+            "103 as 113 via inet 10.0.2.2 dev eth2",
+        ]"#,
+    )?;
+    let router = Router::load(&bench.netns, &file.options())?;
+    router.add_routes(&["500 as 510 via inet 10.0.2.2 dev eth2"])?;
+    // From here on it is not the configuration's.
+    router.run("route replace 103 as 114 via inet 10.0.2.2 dev eth2")?;
+    router.run("link add eth2.9")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    let before = router.forwarded("100")?;
+    let links = |router: &Router| -> Result<Vec<(String, bool, u32)>> {
+        let links: Vec<Link> = router.json("link show")?;
+        Ok(links
+            .into_iter()
+            .map(|link| (link.name, link.tx_only, link.program_id))
+            .collect())
+    };
+    let programs = links(&router)?;
+
+    file.write(
+        r#"iface = ["eth1", "eth2", "eth1.5"]
+        tx-only = ["eth2.7"]
+        hold = 7
+        routes = [
+            "100 as 110 via inet 10.0.2.2 dev eth2",
+            "101 as 211 via inet 10.0.2.2 dev eth2",
+            "104 as 114 via link 02:00:00:00:22:02 dev eth2.7",
+        ]"#,
+    )?;
+    hang_up(&router, READ, 1)?;
+    let said = router.said();
+    for part in [
+        "routes_added=1 routes_replaced=1 routes_deleted=1",
+        r#"ports_added="eth1.5 eth2.7" ports_changed="" ports_removed="""#,
+        "WARN hold changed in the configuration",
+    ] {
+        ensure!(said.contains(part), "{part}: {said}");
+    }
+    let routes = swaps(&router)?;
+    ensure!(
+        routes == ["100 110", "101 211", "103 114", "104 114", "500 510"],
+        "{routes:?}"
+    );
+    bench.expect_swap("eth1", "eth2", 110)?;
+    ensure!(
+        router.forwarded("100")? > before,
+        "the count of an unchanged route begins anew"
+    );
+    let now = links(&router)?;
+    ensure!(
+        programs.iter().all(|port| now.contains(port)) && now.len() == 5,
+        "{programs:?} {now:?}"
+    );
+    ensure!(
+        now.iter().any(|(name, tx_only, _)| name == "eth2.7" && *tx_only),
+        "{now:?}"
+    );
+
+    // A port changes its kind, another one goes; that of a person stays.
+    file.write(
+        r#"iface = ["eth1", "eth2", "eth2.7"]
+        routes = ["100 as 110 via inet 10.0.2.2 dev eth2"]"#,
+    )?;
+    hang_up(&router, READ, 2)?;
+    let now = links(&router)?;
+    let names: Vec<_> = now.iter().map(|(name, ..)| &**name).collect();
+    ensure!(names == ["eth1", "eth2", "eth2.7", "eth2.9"], "{names:?}");
+    ensure!(now.iter().all(|(_, tx_only, _)| !tx_only), "{now:?}");
+    let routes = swaps(&router)?;
+    ensure!(routes == ["100 110", "103 114", "500 510"], "{routes:?}");
+    bench.expect_swap("eth1", "eth2", 110)?;
+
+    // A restore is all that there is, whoever asked for what.
+    router.run_with("route restore", "500 as 510 via inet 10.0.2.2 dev eth2\n")?;
+    let routes = swaps(&router)?;
+    ensure!(routes == ["500 510"], "{routes:?}");
+    router.unload()
+}
+
+fn wrong_config() -> Result<()> {
+    let bench = Bench::new()?;
+    let right = r#"iface = ["eth1", "eth2"]
+        routes = ["100 as 110 via inet 10.0.2.2 dev eth2"]"#;
+    let file = ConfigFile::new(&bench.netns, right)?;
+    let router = Router::load(&bench.netns, &file.options())?;
+    router.wait_resolved()?;
+    let wrong = [
+        ("iface = [", "TOML"),
+        (
+            r#"iface = ["eth1", "eth2", "eth1.5", "eth9"]
+            routes = ["101 as 111 via inet 10.0.2.2 dev eth2"]"#,
+            "there is no interface eth9",
+        ),
+        (
+            r#"iface = ["eth1", "eth2"]
+            routes = ["100 as 110 via inet 10.0.9.2 dev eth3"]"#,
+            "`dev eth3` is not an interface that is loaded",
+        ),
+        (
+            r#"iface = ["eth1", "eth2", "eth1.5"]
+            stacks = 1
+            routes = ["100 via inet 10.0.2.2 dev eth2", "nonsense"]"#,
+            "nonsense",
+        ),
+    ];
+    for (count, (text, reason)) in (1..).zip(wrong) {
+        file.write(text)?;
+        hang_up(&router, REFUSED, count)?;
+        let said = router.said();
+        ensure!(said.contains(reason) || reason == "TOML", "{reason}: {said}");
+        let links: Vec<Link> = router.json("link show")?;
+        ensure!(links.len() == 2, "{links:?}");
+        let routes = swaps(&router)?;
+        ensure!(routes == ["100 110"], "{routes:?}");
+        bench.expect_swap("eth1", "eth2", 110)?;
+    }
+    file.write(right)?;
+    hang_up(&router, READ, 1)?;
+    ensure!(
+        router
+            .said()
+            .contains("routes_added=0 routes_replaced=0 routes_deleted=0"),
+        "{}",
+        router.said()
+    );
+    router.unload()
+}
+
+fn nothing_to_read() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
+    hang_up(&router, "no config file to read again", 1)?;
     bench.expect_swap("eth1", "eth2", 110)?;
     router.unload()
 }

@@ -377,9 +377,10 @@ fn waited_for() -> Result<()> {
 /// Sends SIGHUP and waits for what the log says of it, the `count`th time.
 fn hang_up(router: &Router, said: &str, count: usize) -> Result<()> {
     router.signal(Signal::SIGHUP)?;
-    wait::until(said, LIMIT, || {
+    let waited = wait::until(said, LIMIT, || {
         Ok((router.said().matches(said).count() == count).then_some(()))
-    })
+    });
+    waited.with_context(|| router.said())
 }
 
 /// The labels that have routes, and what they are swapped to.
@@ -499,8 +500,9 @@ fn wrong_config() -> Result<()> {
         ),
         (
             r#"iface = ["eth1", "eth2"]
-            routes = ["100 as 110 via inet 10.0.9.2 dev eth3"]"#,
-            "`dev eth3` is not an interface that is loaded",
+            labels = 1000
+            routes = ["1000 as 110 via inet 10.0.2.2 dev eth2"]"#,
+            "label 1000 is beyond `labels`",
         ),
         (
             r#"iface = ["eth1", "eth2", "eth1.5"]

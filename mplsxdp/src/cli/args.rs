@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::grammar;
@@ -59,6 +60,45 @@ pub struct Global {
     /// With --batch: go on after a command that fails.
     #[arg(long)]
     pub force: bool,
+    /// Options of iproute2 that change nothing here.
+    #[arg(
+        short = 'd',
+        long = "details",
+        short_aliases = ['t', 'i', 'r', 'N'],
+        aliases = ["timestamp", "tshort", "iec", "human-readable", "resolve", "Numeric"],
+        global = true,
+        hide = true,
+        overrides_with = "ignored"
+    )]
+    ignored: bool,
+    /// Nothing is coloured.
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        global = true,
+        hide = true,
+        overrides_with = "color"
+    )]
+    color: Option<ColorName>,
+    /// iproute2's `-all`; it means something to `stats` only.
+    #[arg(
+        short = 'a',
+        long = "all-of-them",
+        global = true,
+        hide = true,
+        overrides_with = "all_of_them"
+    )]
+    all_of_them: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum ColorName {
+    Always,
+    Auto,
+    Never,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -125,34 +165,97 @@ pub struct LoadArgs {
 /// iproute2's long options in the order in which its abbreviations are resolved.
 const LONG: &[&str] = &[
     "family",
+    "human-readable",
+    "iec",
     "stats",
     "statistics",
+    "details",
+    "resolve",
     "oneline",
+    "timestamp",
+    "tshort",
     "force",
     "batch",
     "brief",
     "json",
     "pretty",
-    "netns",
+    "color",
     "help",
+    "netns",
+    "Numeric",
     "version",
 ];
 
+/// Reads a command line, the name of the command in front. The word `help` is `--help`.
+pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error> {
+    let mut args: Vec<String> = long_forms(args).collect();
+    let mut cli = match Cli::try_parse_from(&args) {
+        Err(error) if is_about_help(&error) => {
+            if let Some(word) = args.iter_mut().rfind(|word| *word == "help") {
+                *word = "--help".into();
+            }
+            return Cli::try_parse_from(args);
+        }
+        parsed => parsed?,
+    };
+    let asks = match &cli.command {
+        Some(Command::Route { words, .. }) => Some(("route", words)),
+        Some(Command::Link { words }) => Some(("link", words)),
+        Some(Command::Neigh { words }) => Some(("neigh", words)),
+        _ => None,
+    };
+    if let Some((command, words)) = asks
+        && ends_with_help(words)
+    {
+        return Cli::try_parse_from(["mplsxdp", command, "--help"]);
+    }
+    if let Some(Command::Stats { all, .. }) = &mut cli.command {
+        *all |= cli.global.all_of_them;
+    }
+    Ok(cli)
+}
+
+/// Whether the last word is `help`, and not the name of an interface.
+fn ends_with_help(words: &[String]) -> bool {
+    match words {
+        [.., before, last] => last == "help" && !matches!(before.as_str(), "dev" | "oif"),
+        [only] => only == "help",
+        [] => false,
+    }
+}
+
+/// Whether `help` stands where nothing is expected.
+fn is_about_help(error: &clap::Error) -> bool {
+    [ContextKind::InvalidArg, ContextKind::InvalidSubcommand]
+        .into_iter()
+        .any(|kind| matches!(error.get(kind), Some(ContextValue::String(word)) if word == "help"))
+}
+
 /// Writes iproute2's options as clap knows them.
-pub fn long_forms(args: impl IntoIterator<Item = String>) -> impl Iterator<Item = String> {
+fn long_forms(args: impl IntoIterator<Item = String>) -> impl Iterator<Item = String> {
     args.into_iter().map(|arg| match arg.as_str() {
         "-M" => "--family=mpls".into(),
         "-4" => "--family=inet".into(),
         "-6" => "--family=inet6".into(),
         "-Version" => "--version".into(),
-        _ => match arg.strip_prefix('-') {
-            Some(name) if name.len() > 1 && !name.starts_with('-') => LONG
-                .iter()
-                .find(|long| long.starts_with(name))
-                .map_or_else(|| arg.clone(), |long| format!("--{long}")),
-            _ => arg,
-        },
+        "-al" | "-all" => "-a".into(),
+        _ => long_form(&arg).unwrap_or(arg),
     })
+}
+
+/// `None`: not an option of iproute2 that has more than a letter after one dash. Only `-color` has a value behind it, as in
+/// `-c=auto`.
+fn long_form(arg: &str) -> Option<String> {
+    let option = arg.strip_prefix('-')?;
+    let (name, value) = match option.split_once('=') {
+        Some((name, value)) if !name.is_empty() && "color".starts_with(name) => (name, format!("={value}")),
+        _ => (option, String::new()),
+    };
+    if name.starts_with('-') || option.len() < 2 {
+        return None;
+    }
+    let long = LONG.iter().find(|long| long.starts_with(name))?;
+    Some(format!("--{long}{value}"))
 }
 
 #[cfg(test)]
@@ -167,7 +270,7 @@ mod tests {
         let words = std::iter::once("mplsxdp")
             .chain(line.split_whitespace())
             .map(str::to_owned);
-        Cli::try_parse_from(long_forms(words)).map_err(|error| error.kind())
+        super::parse(words).map_err(|error| error.kind())
     }
 
     #[test]
@@ -207,6 +310,163 @@ mod tests {
         assert_eq!(global.batch, Some("file".into()));
         assert!(parse("-s -s -j -j status").is_ok());
         assert_eq!(parse("-f bridge route").unwrap_err(), ErrorKind::InvalidValue);
+    }
+
+    /// An alias such as `mplsxdp -c` works, and a line that was written for `ip`.
+    #[test]
+    fn options_of_iproute2_that_change_nothing() {
+        let plain = format!("{:?}", parse("link show").unwrap().command);
+        for option in [
+            "-d",
+            "-de",
+            "-details",
+            "--details",
+            "-t",
+            "-ti",
+            "-timestamp",
+            "--timestamp",
+            "-ts",
+            "-tshort",
+            "--tshort",
+            "-i",
+            "-iec",
+            "--iec",
+            "-r",
+            "-res",
+            "-resolve",
+            "--resolve",
+            "-N",
+            "-Num",
+            "-Numeric",
+            "--Numeric",
+            "-a",
+            "-al",
+            "-all",
+            "-hu",
+            "-human",
+            "-human-readable",
+            "--human-readable",
+            "-c",
+            "-col",
+            "-color",
+            "--color",
+            "-c=auto",
+            "-c=always",
+            "-c=never",
+            "-co=auto",
+            "-color=auto",
+            "-color=always",
+            "-color=never",
+            "--color=auto",
+            "-d -d",
+            "-c -color=never",
+            "-dt",
+        ] {
+            let line = format!("{option} link show");
+            let cli = parse(&line).unwrap();
+            assert_eq!(format!("{:?}", cli.command), plain, "{line}");
+            assert_eq!(
+                (cli.global.json, cli.global.family, cli.global.netns),
+                (false, None, None)
+            );
+            assert!(parse(&format!("link show {option}")).is_ok(), "{option}");
+        }
+        let global = parse("-c -d -ts -j -br -s -n r1 route").unwrap().global;
+        assert_eq!(
+            (global.json, global.brief, global.stats, global.netns.as_deref()),
+            (true, true, true, Some("r1"))
+        );
+        for wrong in [
+            "-c=blue link",
+            "-c= link",
+            "-color=auto=never link",
+            "-d=1 link",
+            "-detailed link",
+            "-x link",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for line in ["stats -a", "-all stats", "stats --all"] {
+            assert!(
+                matches!(parse(line).unwrap().command, Some(Command::Stats { all: true, .. })),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_word_help_is_the_option() {
+        let help = |line: &str| {
+            let error = super::parse(
+                ["mplsxdp"]
+                    .into_iter()
+                    .chain(line.split_whitespace())
+                    .map(str::to_owned),
+            );
+            let error = error.err().unwrap_or_else(|| panic!("{line} is taken"));
+            assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{line}");
+            error.to_string()
+        };
+        for (lines, option) in [
+            (
+                &["help", "-j help", "-n r1 help", "help route", "--instance help help"][..],
+                "--help",
+            ),
+            (
+                &[
+                    "route help",
+                    "r help",
+                    "-M route help",
+                    "route add help",
+                    "route a help",
+                    "route save help",
+                    "route restore help",
+                    "route add 100 as 110 via inet 192.0.2.1 help",
+                    "route help -j",
+                ],
+                "route --help",
+            ),
+            (
+                &[
+                    "link help",
+                    "l help",
+                    "link add help",
+                    "link set eth1 mpls help",
+                    "link show help",
+                ],
+                "link --help",
+            ),
+            (
+                &["neigh help", "neighbour show help", "n show dev eth1 help"],
+                "neigh --help",
+            ),
+            (&["stats help", "-j stats --all help"], "stats --help"),
+            (&["status help"], "status --help"),
+            (&["unload help"], "unload --help"),
+            (
+                &[
+                    "load help",
+                    "load --iface eth1 help",
+                    "load --wait help",
+                    "load --iface help help",
+                ],
+                "load --help",
+            ),
+        ] {
+            for line in lines {
+                assert_eq!(help(line), help(option), "{line}");
+            }
+        }
+        // A name is a name.
+        for line in [
+            "load --iface help",
+            "link add dev help",
+            "route add 100 as 110 via inet 192.0.2.1 dev help",
+            "neigh show dev help",
+            "-n help status",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
     }
 
     #[test]

@@ -32,9 +32,6 @@ const VERBS: &[(&str, Verb)] = &[
 pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
     let mut words = words.iter().map(String::as_str);
     let word = words.next().unwrap_or("show");
-    if word == "help" {
-        return session.out.line(HELP);
-    }
     let Some(verb) = verb(word, VERBS) else {
         return Err(Failure::Usage(format!("`{word}` is not known here\n{HELP}")));
     };

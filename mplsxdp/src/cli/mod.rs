@@ -17,8 +17,6 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::control::client::{Client, ClientError};
 use crate::control::{DEFAULT_INSTANCE, Instance, InvalidInstance};
 use args::{Cli, Command, Global};
@@ -27,8 +25,7 @@ use output::{Output, Style};
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let args = args::long_forms(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
-    let failure = match Cli::try_parse_from(args) {
+    let failure = match args::parse(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())) {
         Ok(cli) => match run(cli) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(failure) => failure,
@@ -222,8 +219,10 @@ fn is_stdin(file: &Path) -> bool {
 /// One line of a batch. Its options are its own, beside those of the command line.
 fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
     let words = line.split_ascii_whitespace().map(str::to_owned);
-    let words = args::long_forms(std::iter::once("mplsxdp".to_owned()).chain(words));
-    let Cli { global, command } = Cli::try_parse_from(words)?;
+    let Cli { global, command } = match args::parse(std::iter::once("mplsxdp".to_owned()).chain(words)) {
+        Err(asked) if !asked.use_stderr() => return session.out.line(asked.to_string().trim_end()),
+        parsed => parsed?,
+    };
     if global.batch.is_some() || global.instance.is_some() || global.netns.is_some() {
         return Err(Failure::Usage(
             "`--batch`, `--instance` and `--netns` go on the command line, not into a batch".into(),

@@ -79,9 +79,6 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
     let (word, rest) = words
         .split_first()
         .map_or(("show", &[][..]), |(word, rest)| (word, rest));
-    if word == "help" {
-        return session.out.line(HELP);
-    }
     let Some(verb) = verb(word, VERBS) else {
         return Err(Failure::Usage(format!("`{word}` is not known here\n{HELP}")));
     };

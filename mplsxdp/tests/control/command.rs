@@ -567,6 +567,26 @@ fn tables() {
     );
 }
 
+/// On standard output, and also from a batch, which goes on after it.
+#[test]
+fn help_is_shown_without_an_instance() {
+    let fake = Fake::start();
+    for command in ["", "load", "route", "link", "neigh", "stats", "status", "unload"] {
+        let (code, help, err) = run(&fake, &format!("--instance gone {command} --help"));
+        assert_eq!((code, err.as_str()), (0, ""), "{command}");
+        assert_eq!(
+            done(&fake, &format!("--instance gone {command} help")),
+            help,
+            "{command}"
+        );
+    }
+    let verbs = done(&fake, "route add help");
+    assert!(verbs.contains("route get {LABEL|PREFIX|ADDRESS}"), "{verbs}");
+    let batch = done(&fake, "-c=auto -d neigh help") + "eth1  UP  02:00:00:00:00:01  native  mpls on\n";
+    let (code, out, err) = run_with(&fake, "-b -", "neigh show help\n-ts -c -br link show eth1\n");
+    assert_eq!((code, out, err.as_str()), (0, batch, ""));
+}
+
 #[test]
 fn links_are_changed() {
     let fake = Fake::start();

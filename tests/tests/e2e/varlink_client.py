@@ -35,6 +35,29 @@ with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
         refused(lambda: switch.AddRoutes(bad), "io.mplsxdp.RouteRefused", index=1)
         refused(lambda: switch.ListRoutes(label=100, prefix="10.0.0.0/8"), "org.varlink.service.InvalidParameter")
 
+
+        # What docs/control-socket.md says of this client: it drops the field `outs`, which `action` brings to light,
+        mistyped = {"label": 400, "outs": [410], "via": new["via"], "dev": "eth1"}
+        assert switch.AddRoutes([mistyped])["changes"]["added"] == 1
+        (page,) = switch.ListRoutes(label=400, _more=True)
+        assert page["routes"][0]["route"]["action"] == "pop", page
+        switch.DeleteRoutes([{"label": 400}])
+        refused(lambda: switch.AddRoutes([dict(mistyped, action="swap")]), "io.mplsxdp.RouteRefused", index=0)
+        # and it drops the reason of this error, until it is told to keep it.
+        hides = varlink.InvalidParameter.new
+        for new_error, parameters in [
+            (hides, {"parameter"}),
+            (varlink.VarlinkError, {"parameter", "reason"}),
+        ]:
+            varlink.InvalidParameter.new = new_error
+            try:
+                switch.ListRoutes(label=100, prefix="10.0.0.0/8")
+            except varlink.VarlinkError as answer:
+                assert set(answer.parameters()) == parameters, answer
+            else:
+                raise AssertionError("InvalidParameter was expected")
+        varlink.InvalidParameter.new = hides
+
         routes = [route for reply in switch.ListRoutes(counters=True, _more=True) for route in reply["routes"]]
         labels = [route["route"]["label"] for route in routes]
         assert labels == [100, 200], routes

@@ -18,8 +18,8 @@ pub const PACKET_TOO_BIG_V6: (u8, u8) = (2, 0);
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const ICMP_HLEN: usize = 8;
-/// What is quoted is at least as long where an extension follows.
-const LEAST_QUOTED: usize = 128;
+/// The length of what is quoted if an extension follows.
+const QUOTED: usize = 128;
 
 /// An ICMP error.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,10 +59,7 @@ impl IcmpError {
     /// That it is about `packet`, which is quoted from its first byte on, as far as there is room.
     pub fn ensure_quotes(&self, packet: &[u8]) -> Result<()> {
         let length = packet.len().min(self.quoted.len());
-        ensure!(
-            length >= packet.len().min(LEAST_QUOTED),
-            "only {length} bytes are quoted"
-        );
+        ensure!(length >= packet.len().min(QUOTED), "only {length} bytes are quoted");
         let (quoted, padding) = self.quoted.split_at(length);
         ensure!(
             quoted == &packet[..length] && padding.iter().all(|&byte| byte == 0),
@@ -115,7 +112,7 @@ impl IcmpError {
         let (quoted, stack) = match quoted {
             0 => (body, Vec::new()),
             _ => {
-                ensure!(quoted >= LEAST_QUOTED, "only {quoted} bytes are quoted");
+                ensure!(quoted == QUOTED, "{quoted} bytes are quoted, not {QUOTED}");
                 let split = body.split_at_checked(quoted);
                 let (quoted, extension) = split.with_context(|| format!("{quoted} bytes quoted, of {}", body.len()))?;
                 (quoted, label_stack(extension)?)
@@ -187,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_icmp_error_comes_apart() {
-        let quoted = [0x45; LEAST_QUOTED];
+        let quoted = [0x45; QUOTED];
         let mut extension = vec![0x20, 0, 0, 0, 0, 8, 1, 1, 0x00, 0x06, 0x4b, 1];
         let checksum = !sum(&extension);
         extension[2..4].copy_from_slice(&checksum.to_be_bytes());

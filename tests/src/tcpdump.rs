@@ -1,7 +1,7 @@
 //! tcpdump in a namespace.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -52,4 +52,26 @@ impl Tcpdump {
         stdout.read_to_end(&mut written)?;
         Ok(written)
     }
+}
+
+/// What `tcpdump -v` prints of an Ethernet frame.
+pub fn print(frame: &[u8]) -> Result<String> {
+    // The pcap format: version 2.4, no time zone, whole packets, LINKTYPE_ETHERNET; then one packet at time 0.
+    let length = (frame.len() as u32).to_ne_bytes();
+    let mut file = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 65535, 1, 0, 0]
+        .map(u32::to_ne_bytes)
+        .concat();
+    file.extend([length, length].concat());
+    file.extend(frame);
+    let mut command = Command::new("tcpdump");
+    command
+        .args(["-n", "-v", "-r", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut process = command.stderr(Stdio::null()).spawn().context("cannot run tcpdump")?;
+    // It reads all before it writes more than a pipe holds.
+    process.stdin.take().context("no pipe to tcpdump")?.write_all(&file)?;
+    let output = process.wait_with_output()?;
+    ensure!(output.status.success(), "tcpdump: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -8,7 +8,7 @@ use mplsxdp_common::forward::{Tables, Verdict};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, LSE_LEN, Label, Lse, Mac};
 
 use super::ask::{Received, ask, ask_at, ask_in_bucket};
-use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
+use super::icmp::{self, Addresses, Error, Message, QUOTED};
 use super::limit::Limiter;
 use super::outcome::Outcome;
 use super::packet::{Offender, Parts, entries};
@@ -95,7 +95,7 @@ impl Answerer {
         let by_ip_then = self.via == IcmpVia::Auto && parts.stack.len() == LSE_LEN;
         self.identification = self.identification.wrapping_add(1);
         // Where as much as is good to quote does not fit the link, the least may.
-        for quote in [usize::MAX, LEAST_QUOTED] {
+        for quote in [usize::MAX, QUOTED] {
             message.write(self.identification, quote, &mut self.packet);
             let sent = if on_lsp {
                 match self.send_on_lsp(parts, &tables, emit) {

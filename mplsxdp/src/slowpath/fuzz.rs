@@ -13,7 +13,7 @@ use super::fixture::{
     EGRESS, INGRESS, MTU, MemoryWorld, NARROW, NEIGHBOUR, OWN_V4, OWN_V6, UNRESOLVED, entry, label, port_mac,
     reassembled,
 };
-use super::icmp::{self, Addresses, Error, LEAST_QUOTED, Message};
+use super::icmp::{self, Addresses, Error, Message, QUOTED};
 use super::outcome::Outcome;
 use super::packet::{Parts, is_labelled};
 use super::{Action, Emit, IcmpVia, Options, Rate, Received, SlowPath};
@@ -311,7 +311,7 @@ pub fn icmp_codec(data: &[u8]) {
         quoted,
         stack,
     };
-    let quote = if what & 8 == 0 { usize::MAX } else { LEAST_QUOTED };
+    let quote = if what & 8 == 0 { usize::MAX } else { QUOTED };
     check_written(message, quote, &mut packet);
 }
 
@@ -320,11 +320,11 @@ fn check_written(message: Message<'_>, quote: usize, packet: &mut Vec<u8>) {
     message.write(7, quote, packet);
     let written = icmp::parse(packet).expect("what was written can be read").message;
     assert_eq!((written.error, written.addresses), (message.error, message.addresses));
-    let (longest, unit, has_stack) = match message.addresses {
-        Addresses::V4 { .. } => (576, 4, !message.stack.is_empty()),
+    let (longest, has_stack) = match message.addresses {
+        Addresses::V4 { .. } => (576, !message.stack.is_empty()),
         Addresses::V6 { .. } => {
             let has_room = !matches!(message.error, Error::PacketTooBig { .. });
-            (1280, 8, has_room && !message.stack.is_empty())
+            (1280, has_room && !message.stack.is_empty())
         }
     };
     assert!(packet.len() <= longest);
@@ -334,6 +334,6 @@ fn check_written(message: Message<'_>, quote: usize, packet: &mut Vec<u8>) {
     assert_eq!(written.quoted[..same], message.quoted[..same]);
     assert!(written.quoted[same..].iter().all(|&byte| byte == 0));
     if has_stack {
-        assert!(written.quoted.len() >= LEAST_QUOTED && written.quoted.len().is_multiple_of(unit));
+        assert_eq!(written.quoted.len(), QUOTED);
     }
 }

@@ -10,8 +10,9 @@ use mplsxdp_common::wire::{IPV4_HLEN, IPV6_HLEN, LSE_LEN};
 pub const TTL: u8 = 64;
 /// IP precedence of an answer, and TC of the labels that carry it: internetwork control (RFC 1812 section 4.3.2.5).
 pub const PRECEDENCE: u8 = 6;
-/// The least that is quoted of a packet where an extension follows (RFC 4884 section 3).
-pub const LEAST_QUOTED: usize = 128;
+/// How many bytes are quoted of a packet if an extension follows, with zeros behind a shorter one. RFC 4884 section 3 asks for
+/// this at least; many readers (traceroute, mtr, tcpdump) look for the extension here, whatever the length field says.
+pub const QUOTED: usize = 128;
 
 /// DS field: class selector 6, which is what became of the precedence (RFC 2474 section 4.2.2).
 const DS_FIELD: u8 = PRECEDENCE << 5;
@@ -31,8 +32,7 @@ const LABEL_STACK: [u8; 2] = [1, 1];
 
 /// The most entries that an extension holds: all that the forwarding core lets through.
 const MAX_STACK_LEN: usize = MAX_STACK_DEPTH * LSE_LEN;
-const _: () =
-    assert!(IPV4_HLEN + ICMP_HLEN + LEAST_QUOTED + EXTENSION_HLEN + OBJECT_HLEN + MAX_STACK_LEN <= LONGEST_V4);
+const _: () = assert!(IPV4_HLEN + ICMP_HLEN + QUOTED + EXTENSION_HLEN + OBJECT_HLEN + MAX_STACK_LEN <= LONGEST_V4);
 
 pub const IPPROTO_ICMP: u8 = 1;
 pub const IPPROTO_ICMPV6: u8 = 58;
@@ -118,12 +118,7 @@ impl Message<'_> {
         /// RFC 4884 section 4.1: the length is in 32-bit words.
         const UNIT: usize = 4;
         let stack = self.shown_stack();
-        let quoting = Quoting::new(
-            self.quoted.len().min(quote),
-            LONGEST_V4 - IPV4_HLEN - ICMP_HLEN,
-            UNIT,
-            stack,
-        );
+        let quoting = Quoting::new(self.quoted.len().min(quote), LONGEST_V4 - IPV4_HLEN - ICMP_HLEN, stack);
         let total = (IPV4_HLEN + ICMP_HLEN + quoting.padded + extension_len(stack)) as u16;
         packet.extend([0x45, DS_FIELD]);
         packet.extend(total.to_be_bytes());
@@ -154,12 +149,7 @@ impl Message<'_> {
             Error::PacketTooBig { .. } => &[],
             Error::TimeExceeded | Error::HostUnreachable => self.shown_stack(),
         };
-        let quoting = Quoting::new(
-            self.quoted.len().min(quote),
-            LONGEST_V6 - IPV6_HLEN - ICMP_HLEN,
-            UNIT,
-            stack,
-        );
+        let quoting = Quoting::new(self.quoted.len().min(quote), LONGEST_V6 - IPV6_HLEN - ICMP_HLEN, stack);
         let length = (ICMP_HLEN + quoting.padded + extension_len(stack)) as u16;
         packet.extend([0x60 | DS_FIELD >> 4, DS_FIELD << 4, 0, 0]);
         packet.extend(length.to_be_bytes());
@@ -210,18 +200,15 @@ struct Quoting {
 }
 
 impl Quoting {
-    /// At most `wanted` bytes, in `room` bytes that the extension shares. Where one follows, the length is a multiple
-    /// of `unit` and at least 128 bytes (RFC 4884 section 3).
-    fn new(wanted: usize, room: usize, unit: usize, stack: &[u8]) -> Self {
+    /// At most `wanted` bytes, and no more than `room` or, if an extension follows, [`QUOTED`].
+    fn new(wanted: usize, room: usize, stack: &[u8]) -> Self {
         if stack.is_empty() {
             let quoted = wanted.min(room);
             return Self { quoted, padded: quoted };
         }
-        let room = (room - extension_len(stack)) / unit * unit;
-        let quoted = wanted.min(room);
         Self {
-            quoted,
-            padded: quoted.next_multiple_of(unit).max(LEAST_QUOTED),
+            quoted: wanted.min(QUOTED),
+            padded: QUOTED,
         }
     }
 
@@ -381,7 +368,7 @@ fn parse_body(body: &[u8], quoted: usize) -> Result<(&[u8], &[u8]), ParseError> 
         return Ok((body, &[]));
     }
     let (quoted, extension) = body.split_at_checked(quoted).ok_or(ParseError::Truncated)?;
-    if quoted.len() < LEAST_QUOTED {
+    if quoted.len() < QUOTED {
         return Err(ParseError::Quoted(quoted.len()));
     }
     let (&[version, _, _, _], mut objects) = extension
@@ -611,24 +598,20 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_quoted_as_fits_in_whole_words() {
+    fn as_much_is_quoted_as_fits_and_128_bytes_before_an_extension() {
         let long = Vec::from_iter((0..1500).map(|index| index as u8));
         let (none, one, deep) = (vec![], vec![7; 4], vec![7; 256]);
-        for (stack, quoted_v4, quoted_v6) in [(&none, 548, 1232), (&one, 536, 1216), (&deep, 284, 968)] {
+        for (stack, quoted_v4, quoted_v6) in [(&none, 548, 1232), (&one, 128, 128), (&deep, 128, 128)] {
             for length in 0..long.len() {
-                for (message, most, unit) in [
-                    (v4(Error::TimeExceeded, &long[..length], stack), quoted_v4, 4),
-                    (v6(Error::TimeExceeded, &long[..length], stack), quoted_v6, 8),
+                for (message, most, longest) in [
+                    (v4(Error::TimeExceeded, &long[..length], stack), quoted_v4, 576),
+                    (v6(Error::TimeExceeded, &long[..length], stack), quoted_v6, 1280),
                 ] {
                     let packet = written(message);
-                    assert!(packet.len() <= if unit == 4 { 576 } else { 1280 });
+                    assert!(packet.len() <= longest);
                     let quoted = parse(&packet).unwrap().message.quoted;
                     let same = length.min(most);
-                    let padded = if stack.is_empty() {
-                        same
-                    } else {
-                        same.next_multiple_of(unit).max(128)
-                    };
+                    let padded = if stack.is_empty() { same } else { 128 };
                     assert_eq!((quoted.len(), &quoted[..same]), (padded, &long[..same]));
                     assert!(quoted[same..].iter().all(|&byte| byte == 0));
                 }
@@ -639,9 +622,9 @@ mod tests {
     #[test]
     fn the_least_that_is_quoted_on_demand_is_what_an_extension_needs() {
         let (long, mut packet) = (vec![1; 1500], Vec::new());
-        v4(Error::TimeExceeded, &long, &[7; 4]).write(1, LEAST_QUOTED, &mut packet);
+        v4(Error::TimeExceeded, &long, &[7; 4]).write(1, QUOTED, &mut packet);
         assert_eq!(packet.len(), 20 + 8 + 128 + 8 + 4);
-        v6(Error::TimeExceeded, &long, &[]).write(1, LEAST_QUOTED, &mut packet);
+        v6(Error::TimeExceeded, &long, &[]).write(1, QUOTED, &mut packet);
         assert_eq!(packet.len(), 40 + 8 + 128);
     }
 

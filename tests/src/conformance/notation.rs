@@ -153,11 +153,11 @@ impl Icmp {
             message.extend(&quotes[..wanted.min(longest - 8)]);
         } else {
             let extension = 8 + shows.len() * LSE_LEN;
-            let quoted = wanted.min((longest - 8 - extension) / unit * unit);
-            let padded = quoted.next_multiple_of(unit).max(128);
-            message[place] = (padded / unit) as u8;
-            message.extend(&quotes[..quoted]);
-            message.resize(8 + padded, 0);
+            // RFC 4884 section 3 asks for this at least, and readers look for the extension behind it.
+            const QUOTED: usize = 128;
+            message[place] = (QUOTED / unit) as u8;
+            message.extend(&quotes[..wanted.min(QUOTED)]);
+            message.resize(8 + QUOTED, 0);
             let mut structure = vec![0x20, 0, 0, 0, 0, (extension - 4) as u8, 1, 1];
             structure.extend(shows.iter().flat_map(|lse| lse.to_bytes()));
             let checksum = !ones_complement_sum(&structure);

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, LSE_LEN};
 use mplsxdp_tests::frame::{Entry, Parsed, ethernet, udp, with_ttl};
 use mplsxdp_tests::icmp::{IcmpError, TIME_EXCEEDED_V4, TIME_EXCEEDED_V6};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::three_routers::{HOST1, HOST1_V6, HOST2, HOST2_V6, ThreeRouters};
-use mplsxdp_tests::{Lab, Tap, wait};
+use mplsxdp_tests::{Lab, Tap, tcpdump, wait};
 
 use crate::bench::{Bench, NATIVE};
 use crate::{test, test_with};
@@ -28,10 +28,12 @@ const TARGET_V6: &str = "2001:db8:9::1";
 pub fn tests() -> Vec<Trial> {
     let traceroute = Some(Need::Program("traceroute", "traceroute"));
     let mtr = Some(Need::Program("mtr", "mtr-tiny"));
+    let tcpdump = Some(Need::Program("tcpdump", "tcpdump"));
     vec![
         test("traceroute::every_hop_of_an_lsp_answers_with_its_label", hops),
         test_with("traceroute::the_program_prints_the_labels", traceroute, program),
         test_with("traceroute::mtr_prints_the_labels", mtr, mtr_program),
+        test_with("traceroute::tcpdump_reads_the_labels", tcpdump, tcpdump_program),
         test("traceroute::the_label_stack_is_told_as_it_was_received", stacks),
         test(
             "traceroute::answers_go_by_ip_where_the_way_is_known_else_along_the_lsp",
@@ -143,6 +145,12 @@ fn program() -> Result<()> {
     ] {
         let shown = net.host1.run(&line)?;
         ensure!(!shown.contains('*'), "a hop does not answer:\n{shown}");
+        for size in SIZES {
+            let shown = net.host1.run(&format!("{line} {size} -q 1 -f 2 -m 3"))?;
+            for labels in ["<MPLS:L=100,E=0,S=1,T=1>", "<MPLS:L=110,E=0,S=1,T=1>"] {
+                ensure!(shown.contains(labels), "{size} bytes, no {labels}:\n{shown}");
+            }
+        }
         for (hop, text) in [
             (1, hops[0].to_owned()),
             (2, format!("{} <MPLS:L=100,E=0,S=1,T=1>", hops[1])),
@@ -161,6 +169,9 @@ fn program() -> Result<()> {
     }
     Ok(())
 }
+
+/// Lengths of IP packets around that at which the extension begins, and of long ones.
+const SIZES: [usize; 6] = [60, 128, 129, 200, 600, 1400];
 
 /// Reports of mtr leave out the labels of a hop that has one address; its raw output has them.
 fn mtr_program() -> Result<()> {
@@ -188,6 +199,35 @@ fn mtr_program() -> Result<()> {
         .filter(|line| line.starts_with('m'))
         .map(|line| &line[..3]);
     ensure!(hops.all(|hop| hop == "m 1" || hop == "m 2"), "{shown}");
+    for (size, host) in SIZES.into_iter().flat_map(|size| [(size, HOST2), (size, HOST2_V6)]) {
+        let shown = net
+            .host1
+            .run(&format!("mtr -n --raw -c 1 -G 0.5 -f 2 -m 3 -s {size} -e {host}"))?;
+        for line in ["m 1 100 0 1 1", "m 2 110 0 1 1"] {
+            ensure!(
+                shown.lines().any(|shown| shown == line),
+                "{size} bytes, no `{line}`:\n{shown}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What tcpdump prints of answers to packets of all sizes. It looks for labels in ICMP for IPv4 only.
+fn tcpdump_program() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    bench.route("100 as 110")?;
+    for size in SIZES {
+        let packet = packet(NEAR, 40, &vec![0x5a; size - 28])?;
+        bench.left.send(&bench.labelled(&[Entry::new(100, 1).tc(3)], &packet))?;
+        let answer = bench
+            .left
+            .receive("an answer", |frame| IcmpError::read(frame).is_some())?;
+        let shown = tcpdump::print(&answer)?;
+        for text in ["MPLS Stack Entry Object", "label 100, tc 3, [S], ttl 1"] {
+            ensure!(shown.contains(text), "{size} bytes, no \"{text}\":\n{shown}");
+        }
+    }
     Ok(())
 }
 
@@ -262,8 +302,8 @@ fn stacks() -> Result<()> {
         let under = [1001, 1002, 1003].map(answered);
         expect_answer(&bench, &bench.right, source, &[Entry::new(101, 1)], &under)?;
     }
-    // A packet of some length is quoted up to 576 bytes of answer, or 1280 (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4).
-    for (source, longest) in [(FAR, 576), (FAR_V6, 1280)] {
+    // Whatever the length of the packet, 128 bytes of it are quoted.
+    for (source, headers) in [(FAR, 20 + 8), (FAR_V6, 40 + 8)] {
         let packet = packet(source, 40, &[0x5a; 1400])?;
         bench.left.send(&bench.labelled(&[Entry::new(100, 1)], &packet))?;
         let frame = bench
@@ -272,11 +312,8 @@ fn stacks() -> Result<()> {
         let error = IcmpError::read(&frame).context("no ICMP error")??;
         error.ensure_quotes(&packet)?;
         let length = Parsed::new(&frame)?.payload.len();
-        ensure!(
-            length <= longest && length > longest - 16 && error.quoted.len() > 128,
-            "{length} bytes quote {}",
-            error.quoted.len()
-        );
+        let extension = 4 + 4 + LSE_LEN;
+        ensure!(length == headers + 128 + extension, "an answer of {length} bytes");
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::guest::Selection;
@@ -121,7 +121,7 @@ fn main() -> ExitCode {
                 None if short => Selection::Short,
                 None => Selection::Whole,
             };
-            guest::test(&kernels, selection, write).and_then(closing_line)
+            guest::test(&kernels, selection, write).and_then(|summary| closing_line(&summary, only.as_deref()))
         }
         Command::Conformance { name, write } => conformance(name.as_deref(), write),
         Command::Bench { arguments } => bench(&arguments),
@@ -142,7 +142,7 @@ fn main() -> ExitCode {
 
 /// The summary says how many.
 #[derive(Debug, thiserror::Error)]
-#[error("tests failed, or none ran")]
+#[error("tests failed")]
 struct TestsFailed;
 
 fn build(release: bool) -> Result<()> {
@@ -223,6 +223,9 @@ fn test(filter: Option<&str>, guest: bool) -> Result<()> {
         println!("\n{what} {} of {}", artifact.name, place.display());
         command.current_dir(directory).args(filter);
         for test in needs::lacking(&artifact.name, kernel) {
+            if !test.test.contains(filter.unwrap_or_default()) {
+                continue;
+            }
             println!("{} ... ignored, {test}", test.test);
             command.args(["--skip", test.test]);
             summary.skipped += 1;
@@ -236,13 +239,18 @@ fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     if guest {
         summary += guest::test_short()?;
     }
-    closing_line(summary)
+    closing_line(&summary, filter)
 }
 
-fn closing_line(summary: Summary) -> Result<()> {
+/// Says how the tests went. `name` is what was asked for; a misspelt one must not look like success.
+fn closing_line(summary: &Summary, name: Option<&str>) -> Result<()> {
     println!("\n{summary}");
-    if summary.failed > 0 || summary.passed == 0 {
+    if summary.failed > 0 {
         return Err(TestsFailed.into());
+    }
+    match name {
+        Some(name) if summary.is_empty() => bail!("no test has `{name}` in its name"),
+        _ => ensure!(summary.passed > 0, "no test ran"),
     }
     Ok(())
 }
@@ -264,4 +272,25 @@ fn lint() -> Result<()> {
         .current_dir(run::workspace())
         .args(["--", "-D", "warnings"]);
     run_tool(&mut command, "mend what clippy says")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Summary, TestsFailed, closing_line};
+
+    #[test]
+    fn a_name_that_no_test_has_is_an_error_and_so_are_failures() {
+        let summary = |passed, failed, skipped| Summary {
+            passed,
+            failed,
+            skipped,
+        };
+        let error = closing_line(&summary(0, 0, 0), Some("mispelt")).unwrap_err();
+        assert_eq!(error.to_string(), "no test has `mispelt` in its name");
+        let error = closing_line(&summary(0, 0, 1), Some("skipped")).unwrap_err();
+        assert_eq!(error.to_string(), "no test ran");
+        assert!(closing_line(&summary(0, 0, 0), None).is_err());
+        assert!(closing_line(&summary(3, 1, 0), None).unwrap_err().is::<TestsFailed>());
+        assert!(closing_line(&summary(3, 0, 1), Some("word")).is_ok());
+    }
 }

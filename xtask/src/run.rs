@@ -210,6 +210,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Whether no test was even left out.
+    pub fn is_empty(&self) -> bool {
+        self.passed + self.failed + self.skipped == 0
+    }
+
     /// Adds what a line of a test program's output counts: its closing line does.
     pub fn add_line(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {

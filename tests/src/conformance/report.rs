@@ -190,21 +190,39 @@ pub fn check_document(suite: &Suite) -> Result<(), String> {
     let path = source_tree().join(DOCUMENT);
     let committed = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {DOCUMENT}: {error}"))?;
     let made = markdown(suite);
+    compare(&committed, &made)
+}
+
+fn compare(committed: &str, made: &str) -> Result<(), String> {
+    if committed == made {
+        return Ok(());
+    }
+    let stale = "does not match the files in conformance/; run `cargo xtask conformance --write`";
     let mut lines = committed.lines().zip(made.lines()).zip(1..);
-    if let Some(((is, should_be), number)) = lines.find(|((is, should_be), _)| is != should_be) {
-        return Err(format!(
-            "{DOCUMENT}:{number} is not what the files make: `cargo xtask conformance --write`\n is     {is}\n should {should_be}"
-        ));
-    }
-    if committed != made {
-        return Err(format!(
-            "{DOCUMENT} is not as long as the files make it: `cargo xtask conformance --write`"
-        ));
-    }
-    Ok(())
+    Err(match lines.find(|((is, should_be), _)| is != should_be) {
+        Some(((is, should_be), number)) => format!("{DOCUMENT}:{number} {stale}\n is     {is}\n should {should_be}"),
+        None => format!("{DOCUMENT} {stale}: its length differs"),
+    })
 }
 
 /// Writes the page.
 pub fn write_document(suite: &Suite) -> std::io::Result<()> {
     std::fs::write(source_tree().join(DOCUMENT), markdown(suite))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compare;
+
+    #[test]
+    fn a_stale_page_is_an_error_with_its_first_line_that_differs() {
+        assert_eq!(compare("a\nb\n", "a\nb\n"), Ok(()));
+        let stale = "does not match the files in conformance/; run `cargo xtask conformance --write`";
+        let at_line = format!("docs/conformance.md:2 {stale}\n is     c\n should b");
+        assert_eq!(compare("a\nc\n", "a\nb\n"), Err(at_line));
+        let length = format!("docs/conformance.md {stale}: its length differs");
+        for committed in ["a\n", "a\nb\nc\n", "a\nb"] {
+            assert_eq!(compare(committed, "a\nb\n"), Err(length.clone()));
+        }
+    }
 }

@@ -351,7 +351,7 @@ impl Outlet {
 
 /// Exceptions that came faster than they were taken.
 fn missed(receiver: &Receiver) -> u64 {
-    let queues = receiver.statistics().into_iter().filter_map(Result::ok);
+    let queues = receiver.statistics().filter_map(Result::ok);
     queues.map(|queue| queue.ring_full + queue.dropped).sum()
 }
 

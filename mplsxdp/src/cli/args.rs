@@ -33,7 +33,7 @@ pub struct Global {
     /// Which instance: several run on one box, each by its name [default: default].
     #[arg(long, global = true, value_name = "NAME")]
     pub instance: Option<String>,
-    /// The network namespace that `load` enters; other commands find their instance by its name alone.
+    /// The network namespace that `load` enters; other commands are for the instance that runs there.
     #[arg(short, long, global = true, value_name = "NAME")]
     pub netns: Option<String>,
     /// What routes are about; -M, -4 and -6 are short for mpls, inet and inet6.

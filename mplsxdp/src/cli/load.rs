@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 
 use super::args::{Global, LoadArgs};
-use super::{Failure, config_file};
+use super::{Failure, config_file, netns};
 use crate::config::{Config, ConfigError, Options};
 use crate::controller::{Reread, preflight, told};
 use crate::log::Log;
@@ -67,19 +66,8 @@ fn log_to_stderr(verbose: u8) -> Result<Log, Failure> {
         .map_err(|error| Failure::Refused(format!("cannot start the log: {error}")))
 }
 
-/// Enters a network namespace: one that `ip netns` named, or any by the path of its file.
+/// Enters a network namespace.
 fn enter_netns(name: &str) -> Result<(), Failure> {
-    let path = if name.contains('/') {
-        PathBuf::from(name)
-    } else {
-        PathBuf::from("/run/netns").join(name)
-    };
-    let refused = |what: &str, error: &dyn std::fmt::Display| {
-        Failure::Refused(format!(
-            "cannot {what} the network namespace {}: {error}; `ip netns list` shows those that there are",
-            path.display()
-        ))
-    };
-    let file = File::open(&path).map_err(|error| refused("open", &error))?;
-    setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| refused("enter", &error))
+    let file = File::open(netns::path(name)).map_err(|error| netns::refused("open", name, &error))?;
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| netns::refused("enter", name, &error))
 }

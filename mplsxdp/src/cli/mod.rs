@@ -8,6 +8,7 @@ pub mod grammar;
 mod lines;
 mod link;
 mod load;
+mod netns;
 mod output;
 mod protocols;
 mod route;
@@ -102,6 +103,10 @@ impl From<InvalidInstance> for Failure {
 /// What one command needs of those around it.
 struct Session {
     instance: Instance,
+    /// The command line names the instance.
+    instance_is_named: bool,
+    /// The network namespace that the instance must run in.
+    netns: Option<String>,
     client: Option<Client>,
     /// The commands come from standard input: none of them can read it.
     stdin_is_taken: bool,
@@ -113,6 +118,8 @@ impl Session {
     fn new(global: &Global) -> Result<Self, Failure> {
         Ok(Self {
             instance: Instance::new(global.instance.as_deref().unwrap_or(DEFAULT_INSTANCE))?,
+            instance_is_named: global.instance.is_some(),
+            netns: global.netns.clone(),
             client: None,
             stdin_is_taken: global.batch.as_deref().is_some_and(is_stdin),
             family: global.family.map_or(grammar::Family::Any, Into::into),
@@ -130,9 +137,20 @@ impl Session {
     fn client(&mut self) -> Result<&mut Client, Failure> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => Client::connect(&self.instance)?,
+            None => self.connect()?,
         };
         Ok(self.client.insert(client))
+    }
+
+    /// A new connection.
+    fn connect(&self) -> Result<Client, Failure> {
+        match &self.netns {
+            None => Ok(Client::connect(&self.instance)?),
+            Some(name) => {
+                let named = self.instance_is_named.then_some(&self.instance);
+                netns::connect(name, named, self.instance.dir())
+            }
+        }
     }
 }
 

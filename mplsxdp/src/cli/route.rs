@@ -142,11 +142,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         )),
         Verb::Restore => {
             // A connection of its own: where the restore fails, its transaction goes with it.
-            let committed = restore(
-                io::stdin().lock(),
-                allow_empty,
-                &mut Client::connect(&session.instance)?,
-            )?;
+            let committed = restore(io::stdin().lock(), allow_empty, &mut session.connect()?)?;
             warn_of_unreachable(&committed);
             if session.out.style.json {
                 return session.out.json(&Restored::from(committed));

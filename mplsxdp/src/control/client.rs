@@ -1,14 +1,14 @@
 //! The client's side of the control socket, blocking.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,13 @@ use serde_json::value::RawValue;
 use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Nothing};
 use super::{GROUP, Instance, MAX_MESSAGE_BYTES};
 use crate::lfib::route::Route;
+
+/// How long a command waits for an instance that holds its name and does not listen yet.
+const START_WAIT: Duration = Duration::from_secs(3);
+/// How long a command waits if nothing is found: a shell goes on from `load &` before the process has taken its name. That takes
+/// some tens of milliseconds on an idle machine.
+const SIGN_WAIT: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(20);
 
 /// A connection to a running instance.
 #[derive(Debug)]
@@ -68,19 +75,52 @@ struct Answer<'a> {
 }
 
 impl Client {
+    /// Waits a moment for an instance that is starting.
     pub fn connect(instance: &Instance) -> Result<Self, ClientError> {
+        wait_for(|| is_starting(instance), || Self::try_connect(instance))?.ok_or_else(|| not_running(instance))
+    }
+
+    /// `None` if nobody listens.
+    pub fn try_connect(instance: &Instance) -> Result<Option<Self>, ClientError> {
         let socket = instance.socket();
-        let writer = UnixStream::connect(&socket).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => not_running(instance),
-            io::ErrorKind::PermissionDenied => ClientError::Denied(socket),
-            _ => error.into(),
-        })?;
+        let connected = match UnixStream::connect(&socket) {
+            // A socket that is just being made does not have its group yet.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                std::thread::sleep(RETRY);
+                UnixStream::connect(&socket)
+            }
+            connected => connected,
+        };
+        let writer = match connected {
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                    io::ErrorKind::PermissionDenied => Err(ClientError::Denied(socket)),
+                    _ => Err(error.into()),
+                };
+            }
+            Ok(writer) => writer,
+        };
         let reader = BufReader::new(writer.try_clone()?);
-        Ok(Self {
+        Ok(Some(Self {
             writer,
             reader,
             instance: instance.clone(),
-        })
+        }))
+    }
+
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// The process that listens, 0 if it is in another PID namespace.
+    pub fn pid(&self) -> io::Result<i32> {
+        Ok(getsockopt(&self.writer, sockopt::PeerCredentials)?.pid())
+    }
+
+    /// A reply that takes longer breaks the connection.
+    pub fn set_patience(&self, time: Duration) -> io::Result<()> {
+        self.writer.set_read_timeout(Some(time))
     }
 
     pub fn status(&mut self) -> Result<api::Status, ClientError> {
@@ -184,11 +224,7 @@ impl Client {
     pub fn unload(mut self) -> Result<(), ClientError> {
         let Nothing {} = self.call("Unload", &Nothing {})?;
         let lock = self.instance.lock();
-        let pid = Pid::from_raw(
-            getsockopt(&self.writer, PeerCredentials)
-                .map_err(io::Error::from)?
-                .pid(),
-        );
+        let pid = Pid::from_raw(self.pid()?);
         // The lock file is the last thing that it removes; where it cannot, its end must do. (0 is a process that cannot be seen.)
         while lock.try_exists()? && (pid.as_raw() == 0 || kill(pid, None) != Err(Errno::ESRCH)) {
             std::thread::sleep(Duration::from_millis(20));
@@ -291,18 +327,79 @@ fn not_running(instance: &Instance) -> ClientError {
     }
 }
 
-/// The instances of the same run directory that take connections.
+/// The names of the other instances in the run directory that take connections.
 fn running(instance: &Instance) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(instance.dir())
+    instances(instance.dir(), "sock")
+        .into_iter()
+        .filter(|other| other != instance && UnixStream::connect(other.socket()).is_ok())
+        .map(|other| other.name().to_owned())
+        .collect()
+}
+
+/// The instances that have a file with this extension in the run directory, by name; they may be gone.
+pub fn instances(dir: &Path, extension: &str) -> Vec<Instance> {
+    let mut instances: Vec<_> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
         .filter_map(|entry| {
-            let name = entry.ok()?.file_name().into_string().ok()?;
-            let name = name.strip_suffix(".sock")?;
-            let other = Instance::in_dir(instance.dir(), name).ok()?;
-            UnixStream::connect(other.socket()).ok().map(|_| name.to_owned())
+            let path = entry.ok()?.path();
+            let name = path.file_stem()?.to_str()?;
+            path.extension().is_some_and(|found| found == extension).then_some(())?;
+            Instance::in_dir(dir, name).ok()
         })
         .collect();
-    names.sort();
-    names
+    instances.sort_by(|one, other| one.name().cmp(other.name()));
+    instances
+}
+
+/// Whether a process holds the instance's name. Users who cannot open the lock file see it, too, and nobody has to take the lock.
+pub fn is_starting(instance: &Instance) -> bool {
+    let (Ok(lock), Ok(locks)) = (
+        std::fs::metadata(instance.lock()),
+        std::fs::read_to_string("/proc/locks"),
+    ) else {
+        return false;
+    };
+    is_locked(&locks, lock.dev(), lock.ino())
+}
+
+/// Whether `/proc/locks` lists a lock of the file: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF` (proc_locks(5)).
+fn is_locked(locks: &str, device: u64, inode: u64) -> bool {
+    let file = format!("{:02x}:{:02x}:{inode}", libc::major(device), libc::minor(device));
+    locks
+        .lines()
+        .any(|line| line.split_whitespace().any(|word| word == file))
+}
+
+/// Attempts it until it succeeds or it is no use: nothing is found, and nothing is starting.
+pub fn wait_for<T>(
+    is_starting: impl Fn() -> bool,
+    attempt: impl Fn() -> Result<Option<T>, ClientError>,
+) -> Result<Option<T>, ClientError> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = attempt()? {
+            return Ok(Some(found));
+        }
+        let patience = if is_starting() { START_WAIT } else { SIGN_WAIT };
+        if began.elapsed() >= patience {
+            return Ok(None);
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_found_by_device_and_inode() {
+        let locks = "1: POSIX  ADVISORY  WRITE 812 fe:00:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 15965 00:1a:2564113 0 EOF\n";
+        assert!(is_locked(locks, libc::makedev(0, 0x1a), 2_564_113));
+        assert!(!is_locked(locks, libc::makedev(0, 0x1b), 2_564_113));
+        assert!(!is_locked(locks, libc::makedev(0, 0x1a), 256_411));
+        assert!(!is_locked("", libc::makedev(0, 0x1a), 2_564_113));
+    }
 }

@@ -42,13 +42,14 @@ pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindErro
 
 /// Until it listens, which comes last, the kernel refuses whoever connects.
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    // This reads files: the socket must not wait for it once it is there.
     let group = Group::from_name(GROUP).unwrap_or_else(|error| {
         tracing::warn!("cannot look up the group {GROUP}: {error}; only root can use the control socket");
         None
     });
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     if let Some(group) = group {
         std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
     }

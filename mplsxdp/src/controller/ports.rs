@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings, VlanTags};
@@ -11,10 +11,12 @@ use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
 use super::exceptions::Exceptions;
-use super::preflight::{self, Facts, ONE_BUFFER_MTU};
+use super::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
 use super::sub_interface::{self, Tags};
 use super::waiting::{Waiting, WaitingPorts};
 use crate::config::{Config, XdpMode};
+use crate::control::client::{self, Client};
+use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, attach};
@@ -25,6 +27,9 @@ use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::neighbour::netlink::Netlink;
 use crate::slowpath::xsk::XskPort;
+
+/// How long another instance has to say which ports it has.
+const HOLDER_WAIT: Duration = Duration::from_secs(1);
 
 /// What a port is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -421,7 +426,18 @@ impl Ports {
         // What has the program already was checked before it got it.
         let is_carrier = self.number(name).is_some();
         if !is_carrier {
-            for note in preflight::check(&facts, self.mode)? {
+            let notes = match preflight::check(&facts, self.mode) {
+                Err(PreflightError::OtherProgram { name, attached }) => {
+                    let holder = tokio::task::spawn_blocking(move || holder(attached.program)).await;
+                    return Err(match holder.ok().flatten() {
+                        Some(instance) => PreflightError::OtherInstance { name, instance },
+                        None => PreflightError::OtherProgram { name, attached },
+                    }
+                    .into());
+                }
+                checked => checked?,
+            };
+            for note in notes {
                 // Told again, as a warning, where it still holds when the program is attached.
                 debug!(port = name, "{note}");
             }
@@ -1112,6 +1128,24 @@ impl Ports {
 
 fn receive_queues(name: &str) -> anyhow::Result<u32> {
     ethtool::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))
+}
+
+/// The name of another running instance whose program has this id.
+fn holder(program: u32) -> Option<String> {
+    let own = Instance::new(DEFAULT_INSTANCE).ok()?;
+    client::instances(own.dir(), "sock").into_iter().find_map(|instance| {
+        let mut client = Client::try_connect(&instance).ok()??;
+        let itself = client
+            .pid()
+            .is_ok_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
+        // One that is busy is not named.
+        if itself || client.set_patience(HOLDER_WAIT).is_err() {
+            return None;
+        }
+        let links = client.links().ok()?;
+        let holds = links.iter().any(|link| link.program_id == program);
+        holds.then(|| instance.name().to_owned())
+    })
 }
 
 /// The MTU of a sub-interface. A tag does not count against that of the parent; a second one does, for the kernel lets XDP

@@ -139,6 +139,11 @@ pub enum PreflightError {
         .attached.program, describe(.attached.mode), off_keyword(.attached.mode)
     )]
     OtherProgram { name: Box<str>, attached: XdpAttachment },
+    #[error(
+        "{name} is a port of the instance `{instance}`, which is running: give it up there with `mplsxdp --instance {instance} \
+         link delete {name}`, or end that instance with `mplsxdp --instance {instance} unload`"
+    )]
+    OtherInstance { name: Box<str>, instance: String },
     #[error("{}", no_native(.name, .driver.as_deref()))]
     NoNativeXdp { name: Box<str>, driver: Option<String> },
     #[error(

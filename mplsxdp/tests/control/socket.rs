@@ -634,6 +634,24 @@ fn the_client_says_what_runs() {
 }
 
 #[test]
+fn the_client_waits_for_an_instance_that_holds_its_name_and_does_not_listen_yet() {
+    let dir = TempDir::new().unwrap();
+    let instance = Instance::in_dir(dir.path(), "default").unwrap();
+    let lock = std::fs::File::create(dir.path().join("default.lock")).unwrap();
+    // A member of the socket's group cannot open it.
+    lock.set_permissions(Permissions::from_mode(0o000)).unwrap();
+    lock.lock().unwrap();
+    let waiting = std::thread::spawn({
+        let instance = instance.clone();
+        move || Client::connect(&instance).map(drop)
+    });
+    // Longer than it waits if nothing is starting.
+    std::thread::sleep(Duration::from_secs(1));
+    let _listener = std::os::unix::net::UnixListener::bind(instance.socket()).unwrap();
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
 fn unload_is_answered_and_waits_until_all_is_gone() {
     let fake = Fake::start();
     let mut bystander = fake.raw();

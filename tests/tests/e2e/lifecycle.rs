@@ -29,6 +29,8 @@ pub fn tests() -> Vec<Trial> {
         test("lifecycle::a_killed_one_is_replaced_by_the_next_load", kill),
         test("lifecycle::a_second_instance_of_the_name_is_refused", second),
         test("lifecycle::a_port_of_another_instance_is_refused", port_in_use),
+        test("lifecycle::a_command_waits_for_an_instance_that_starts", starting),
+        test("lifecycle::a_namespace_names_its_instance", by_namespace),
         test("lifecycle::the_service_manager_is_told_when_it_is_ready", notify),
         test("lifecycle::links_come_and_go_at_run_time", links),
     ]
@@ -179,8 +181,81 @@ fn port_in_use() -> Result<()> {
         .err()
         .context("eth1 was taken twice")?;
     let said = format!("{refused:#}");
-    ensure!(said.contains("eth1") && said.contains("XDP program"), "{said}");
+    let named = format!("eth1 is a port of the instance `{}`", router.instance());
+    ensure!(said.contains(&named), "{said}");
     bench.expect_swap(&router)?;
+    router.unload()
+}
+
+/// The CLI with these words. What it wrote, or its error.
+fn mplsxdp(words: &[&str]) -> Result<Result<String, String>> {
+    let output = Command::new(program()?).args(words).output()?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok(match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr)),
+    })
+}
+
+fn starting() -> Result<()> {
+    let bench = Bench::new()?;
+    let name = bench.netns.name();
+    let route = ["route", "add", "100", "dev", "lo"];
+    for which in [["--instance", name], ["--netns", name]] {
+        for _ in 0..5 {
+            let mut loading = Command::new(program()?)
+                .args(["load", "-n", name, "--instance", name, "--iface", "eth1"])
+                .stderr(std::process::Stdio::null())
+                .spawn()?;
+            let added = mplsxdp(&[&which[..], &route].concat())?;
+            let unloaded = mplsxdp(&[&which[..], &["unload"]].concat())?;
+            if unloaded.is_err() {
+                loading.kill()?;
+            }
+            loading.wait()?;
+            ensure!(added.is_ok() && unloaded.is_ok(), "{added:?}, {unloaded:?}");
+        }
+    }
+    Ok(())
+}
+
+fn by_namespace() -> Result<()> {
+    let bench = Bench::new()?;
+    let (here, there) = (bench.netns.name(), bench.right.name());
+    let refusal = |words: &[&str]| {
+        mplsxdp(words)?
+            .err()
+            .with_context(|| format!("{words:?} was not refused"))
+    };
+    let router = Router::load(&bench.netns, "--iface eth1")?;
+    router.run("route add 100 dev lo")?;
+    let shown = mplsxdp(&["-n", here, "route", "show"])?;
+    ensure!(shown.as_ref().is_ok_and(|shown| shown.contains("100")), "{shown:?}");
+    let shown = mplsxdp(&["-n", here, "--instance", here, "route", "show"])?;
+    ensure!(shown.is_ok(), "{shown:?}");
+
+    let said = refusal(&["-n", there, "route", "show"])?;
+    let none = format!("no mplsxdp runs in the network namespace {there}:");
+    ensure!(
+        said.contains(&none) && said.contains(&format!("{here} in {here}")),
+        "{said}"
+    );
+    let said = refusal(&["-n", there, "--instance", here, "route", "show"])?;
+    ensure!(
+        said.contains(&format!("does not run in the network namespace {there} but in {here}")),
+        "{said}"
+    );
+    let said = refusal(&["-n", "mx-nowhere", "route", "show"])?;
+    ensure!(said.contains("mx-nowhere") && said.contains("No such file"), "{said}");
+
+    let second = format!("{here}-second");
+    let other = Router::load_instance(&bench.netns, &second, "--iface eth2")?;
+    let said = refusal(&["-n", here, "route", "show"])?;
+    ensure!(
+        said.contains(&format!("{here}, {second}; name one with `--instance`")),
+        "{said}"
+    );
+    other.stop(Signal::SIGTERM)?;
     router.unload()
 }
 

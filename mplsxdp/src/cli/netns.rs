@@ -1,0 +1,133 @@
+//! Network namespaces by name, and the instances that run in them.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::control::Instance;
+use crate::control::client::{self, Client, ClientError};
+
+const NAMED: &str = "/run/netns";
+
+/// Device and inode: a namespace has the same under all its names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Id(u64, u64);
+
+impl From<Metadata> for Id {
+    fn from(metadata: Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
+    }
+}
+
+impl Id {
+    fn of(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(std::fs::metadata(path)?.into())
+    }
+
+    fn of_peer(client: &Client) -> io::Result<Self> {
+        Self::of(format!("/proc/{}/ns/net", client.pid()?))
+    }
+
+    /// As `ip netns` calls it.
+    fn name(self) -> Option<String> {
+        std::fs::read_dir(NAMED)
+            .ok()?
+            .filter_map(Result::ok)
+            .find(|entry| Self::of(entry.path()).is_ok_and(|id| id == self))
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+    }
+}
+
+/// The file of a namespace that `ip netns` named, or of any by its path.
+pub fn path(name: &str) -> PathBuf {
+    if name.contains('/') {
+        PathBuf::from(name)
+    } else {
+        Path::new(NAMED).join(name)
+    }
+}
+
+pub fn refused(what: &str, name: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Refused(format!(
+        "cannot {what} the network namespace {}: {error}; `ip netns list` shows those that there are",
+        path(name).display()
+    ))
+}
+
+/// Connects to the instance that runs in the namespace: to this one, or else to the only one there.
+pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Client, Failure> {
+    let wanted = Id::of(path(name)).map_err(|error| refused("open", name, &error))?;
+    if let Some(instance) = named {
+        let client = Client::connect(instance)?;
+        return match Id::of_peer(&client) {
+            Ok(id) if id == wanted => Ok(client),
+            _ => Err(Failure::Refused(format!(
+                "instance `{}` does not run in the network namespace {name} but {}: leave out `--netns` or `--instance`",
+                instance.name(),
+                place(&client)
+            ))),
+        };
+    }
+    let is_starting = || {
+        let locked = client::instances(dir, "lock");
+        locked
+            .iter()
+            .any(|instance| client::is_starting(instance) && matches!(Client::try_connect(instance), Ok(None)))
+    };
+    let found = client::wait_for(is_starting, || {
+        let clients = clients(dir)?;
+        let here: Vec<_> = clients
+            .into_iter()
+            .filter(|client| Id::of_peer(client).is_ok_and(|id| id == wanted))
+            .collect();
+        Ok(Some(here).filter(|here| !here.is_empty()))
+    })?;
+    let mut found = found.unwrap_or_default();
+    match (found.pop(), found.is_empty()) {
+        (Some(client), true) => Ok(client),
+        (Some(last), false) => {
+            found.push(last);
+            let names: Vec<_> = found.iter().map(|client| client.instance().name()).collect();
+            Err(Failure::Refused(format!(
+                "several instances run in the network namespace {name}: {}; name one with `--instance`",
+                names.join(", ")
+            )))
+        }
+        (None, _) => {
+            let others: Vec<_> = clients(dir)?
+                .iter()
+                .map(|client| format!("{} {}", client.instance().name(), place(client)))
+                .collect();
+            let others = match others.as_slice() {
+                [] => "none".to_owned(),
+                others => others.join(", "),
+            };
+            Err(Failure::Refused(format!(
+                "no mplsxdp runs in the network namespace {name}: start it with `mplsxdp load -n {name} --iface IFACE`; \
+                 running: {others}"
+            )))
+        }
+    }
+}
+
+/// Every instance that listens.
+fn clients(dir: &Path) -> Result<Vec<Client>, ClientError> {
+    client::instances(dir, "sock")
+        .iter()
+        .filter_map(|instance| Client::try_connect(instance).transpose())
+        .collect()
+}
+
+/// Where an instance runs, in words.
+fn place(client: &Client) -> String {
+    match Id::of_peer(client) {
+        Ok(id) => match id.name() {
+            Some(name) => format!("in {name}"),
+            None if Id::of("/proc/self/ns/net").is_ok_and(|own| own == id) => "in the namespace of this command".into(),
+            None => "in a namespace without a name".into(),
+        },
+        Err(error) => format!("in a namespace that cannot be read ({error})"),
+    }
+}

@@ -1021,9 +1021,9 @@ mod tests {
         assert_eq!(v4[14 + 20..][..8][4..], [0, 32, 0, 0]);
         assert_eq!(v4.len(), 14 + 20 + 8 + 128 + 12);
         let v6 = Frame::parse("icmp6 3/0 shows [100 1] [17 3] quotes ip6 size 133").to_bytes();
-        // 136 bytes are 17 words of 8 bytes.
-        assert_eq!(v6[14 + 40..][..8][4..], [17, 0, 0, 0]);
-        assert_eq!(v6.len(), 14 + 40 + 8 + 136 + 16);
+        // Longer packets are cut to 128 bytes, which are 16 words of 8 bytes.
+        assert_eq!(v6[14 + 40..][..8][4..], [16, 0, 0, 0]);
+        assert_eq!(v6.len(), 14 + 40 + 8 + 128 + 16);
         assert_eq!(v6[v6.len() - 8..], [0, 6, 0x40, 1, 0, 1, 0x11, 3]);
     }
 }

@@ -9,6 +9,7 @@ use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
 pub use crate::lfib::Mode as ChangeMode;
+use crate::lfib::next_hops::Position;
 pub use crate::lfib::route::Protocol;
 use crate::lfib::route::{self, Action, Attributes, InvalidRoute, NextHop, OutLabels, RouteKey, Via};
 use crate::lfib::spread::Spread;
@@ -975,7 +976,8 @@ impl From<KeyFilter> for RouteFilter {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     GetStatus,
-    /// Routes after `after`, in the order of keys, up to the one by which they come to `limit` paths, so that a long list does not hold the controller up.
+    /// Routes after `after`, in the order of keys, up to the one by which they come to `limit` paths, so that a long list does
+    /// not hold the controller up.
     ListRoutes {
         filter: RouteFilter,
         after: Option<RouteKey>,
@@ -1006,7 +1008,11 @@ pub enum Request {
         name: String,
         mpls: bool,
     },
-    ListNeighbors,
+    /// Up to `limit` next hops after `after`, in their order.
+    ListNeighbors {
+        after: Option<Position>,
+        limit: usize,
+    },
     GetStats {
         all: bool,
     },
@@ -1022,7 +1028,11 @@ pub enum Reply {
     Changed(Changes),
     Committed(Committed),
     Links(Vec<Link>),
-    Neighbors(Vec<NextHopState>),
+    Neighbors {
+        neighbors: Vec<NextHopState>,
+        /// The position of the last, if there are others after it.
+        last: Option<Position>,
+    },
     Stats(Stats),
     /// The most frequent first.
     UnknownLabels(Vec<UnknownLabel>),

@@ -8,6 +8,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Request, RouteFilter};
+use crate::lfib::next_hops::Position;
 use crate::lfib::route::{InvalidRoute, Route, RouteKey, Via};
 
 /// Every varlink service has this interface.
@@ -24,10 +25,8 @@ pub enum Command {
     },
     /// Anything that the controller answers as it is.
     Ask(Request),
-    ListRoutes {
-        filter: RouteFilter,
-        counters: bool,
-    },
+    /// What may take several replies.
+    List(List),
     Begin {
         replace_all: bool,
     },
@@ -39,6 +38,21 @@ pub enum Command {
         allow_empty: bool,
     },
     Rollback,
+}
+
+/// A list, or what is left of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum List {
+    Routes {
+        filter: RouteFilter,
+        after: Option<RouteKey>,
+        counters: bool,
+    },
+    Links,
+    Neighbors {
+        after: Option<Position>,
+    },
+    UnknownLabels,
 }
 
 /// How a call wants to be answered.
@@ -204,7 +218,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             })
         }
         "Rollback" => nothing(raw, Command::Rollback),
-        "ListLinks" => nothing(raw, Command::Ask(Request::ListLinks)),
+        "ListLinks" => nothing(raw, Command::List(List::Links)),
         "AddLink" => {
             let api::AddLink { name, tx_only } = parameters(raw)?;
             Ok(Command::Ask(Request::AddLink {
@@ -220,14 +234,14 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             let api::SetLink { name, mpls } = parameters(raw)?;
             Ok(Command::Ask(Request::SetLink { name, mpls }))
         }
-        "ListNeighbors" => nothing(raw, Command::Ask(Request::ListNeighbors)),
+        "ListNeighbors" => nothing(raw, Command::List(List::Neighbors { after: None })),
         "GetStats" => {
             let api::GetStats { all } = parameters(raw)?;
             Ok(Command::Ask(Request::GetStats {
                 all: all.unwrap_or(false),
             }))
         }
-        "GetUnknownLabels" => nothing(raw, Command::Ask(Request::GetUnknownLabels)),
+        "GetUnknownLabels" => nothing(raw, Command::List(List::UnknownLabels)),
         "Unload" => nothing(raw, Command::Ask(Request::Unload)),
         _ => Err(Error::MethodNotFound {
             method: format!("{INTERFACE}.{name}"),
@@ -236,10 +250,11 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
 }
 
 fn list_routes(list: api::ListRoutes) -> Result<Command, Error> {
-    Ok(Command::ListRoutes {
+    Ok(Command::List(List::Routes {
         counters: list.counters.unwrap_or(false),
+        after: None,
         filter: filter(list)?,
-    })
+    }))
 }
 
 /// Which routes are meant; `counters` says nothing about that.
@@ -574,10 +589,11 @@ mod tests {
         );
         assert_eq!(
             outcome,
-            Ok(Command::ListRoutes {
+            Ok(Command::List(List::Routes {
                 filter: RouteFilter::default(),
+                after: None,
                 counters: false
-            })
+            }))
         );
     }
 }

@@ -134,14 +134,40 @@ impl Client {
         list: &api::ListRoutes,
         mut each: impl FnMut(InstalledRoute) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.send("ListRoutes", list, true)?;
+        self.pages("ListRoutes", list, |api::RouteList { routes }| {
+            routes.into_iter().try_for_each(&mut each)
+        })
+    }
+
+    /// Hands over the replies of a list as they come.
+    fn pages<P: Serialize, R: DeserializeOwned, E: From<ClientError>>(
+        &mut self,
+        method: &str,
+        parameters: &P,
+        mut each: impl FnMut(R) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.send(method, parameters, true)?;
         loop {
-            let (api::RouteList { routes }, continues) = self.receive()?;
-            routes.into_iter().try_for_each(&mut each)?;
+            let (page, continues) = self.receive()?;
+            each(page)?;
             if !continues {
                 return Ok(());
             }
         }
+    }
+
+    /// All items of a list.
+    fn list<R: DeserializeOwned, T>(
+        &mut self,
+        method: &str,
+        items: impl Fn(R) -> Vec<T>,
+    ) -> Result<Vec<T>, ClientError> {
+        let mut all = Vec::new();
+        self.pages(method, &Nothing {}, |page| {
+            all.extend(items(page));
+            Ok::<_, ClientError>(())
+        })?;
+        Ok(all)
     }
 
     pub fn add_routes(&mut self, routes: &[Route]) -> Result<Changes, ClientError> {
@@ -174,8 +200,7 @@ impl Client {
     }
 
     pub fn links(&mut self) -> Result<Vec<api::Link>, ClientError> {
-        let api::LinkList { links } = self.call("ListLinks", &Nothing {})?;
-        Ok(links)
+        self.list("ListLinks", |api::LinkList { links }| links)
     }
 
     pub fn add_link(&mut self, name: &str, tx_only: bool) -> Result<(), ClientError> {
@@ -206,8 +231,7 @@ impl Client {
     }
 
     pub fn neighbors(&mut self) -> Result<Vec<api::NextHopState>, ClientError> {
-        let api::NeighborList { neighbors } = self.call("ListNeighbors", &Nothing {})?;
-        Ok(neighbors)
+        self.list("ListNeighbors", |api::NeighborList { neighbors }| neighbors)
     }
 
     pub fn stats(&mut self, all: bool) -> Result<api::Stats, ClientError> {
@@ -216,8 +240,7 @@ impl Client {
     }
 
     pub fn unknown_labels(&mut self) -> Result<Vec<api::UnknownLabel>, ClientError> {
-        let api::UnknownLabels { labels } = self.call("GetUnknownLabels", &Nothing {})?;
-        Ok(labels)
+        self.list("GetUnknownLabels", |api::UnknownLabels { labels }| labels)
     }
 
     /// Ends the instance, and waits until everything of it is gone.

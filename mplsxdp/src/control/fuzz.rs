@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio_util::codec::Decoder as _;
 
 use super::api::{self, ChangeMode, Error, INTERFACE, Key, Request, RouteFilter};
-use super::call::{self, Command, Flags, SERVICE_INTERFACE};
+use super::call::{self, Command, Flags, List, SERVICE_INTERFACE};
 use super::codec::{Message, Messages};
 use crate::lfib::route::Route;
 
@@ -79,7 +79,10 @@ fn message_of(command: &Command, flags: Flags) -> Value {
             let (method, parameters) = request_of(request);
             (INTERFACE, method, parameters)
         }
-        Command::ListRoutes { filter, counters } => (INTERFACE, "ListRoutes", list_of(filter, *counters)),
+        Command::List(List::Routes { filter, counters, .. }) => (INTERFACE, "ListRoutes", list_of(filter, *counters)),
+        Command::List(List::Links) => (INTERFACE, "ListLinks", json!({})),
+        Command::List(List::Neighbors { .. }) => (INTERFACE, "ListNeighbors", json!({})),
+        Command::List(List::UnknownLabels) => (INTERFACE, "GetUnknownLabels", json!({})),
         Command::Begin { replace_all } => (INTERFACE, "Begin", json!({ "replace_all": replace_all })),
         Command::Stage { routes } => (INTERFACE, "Stage", routes_of(routes)),
         Command::Commit { allow_empty } => (INTERFACE, "Commit", json!({ "allow_empty": allow_empty })),
@@ -96,7 +99,9 @@ fn message_of(command: &Command, flags: Flags) -> Value {
 fn request_of(request: &Request) -> (&'static str, Value) {
     match request {
         Request::GetStatus => ("GetStatus", json!({})),
-        Request::ListRoutes { filter, counters, .. } => ("ListRoutes", list_of(filter, *counters)),
+        Request::ListRoutes { .. } | Request::ListLinks | Request::ListNeighbors { .. } | Request::GetUnknownLabels => {
+            unreachable!("lists are read as lists")
+        }
         Request::ChangeRoutes { mode, routes, .. } => {
             let method = match mode {
                 ChangeMode::Add => "AddRoutes",
@@ -110,13 +115,10 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             ("DeleteRoutes", json!(api::Keys { keys }))
         }
         Request::FlushRoutes { filter } => ("FlushRoutes", json!(api::FlushRoutes::from(filter))),
-        Request::ListLinks => ("ListLinks", json!({})),
         Request::AddLink { name, tx_only } => ("AddLink", json!({ "name": name, "tx_only": tx_only })),
         Request::DeleteLink { name } => ("DeleteLink", json!({ "name": name })),
         Request::SetLink { name, mpls } => ("SetLink", json!({ "name": name, "mpls": mpls })),
-        Request::ListNeighbors => ("ListNeighbors", json!({})),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
-        Request::GetUnknownLabels => ("GetUnknownLabels", json!({})),
         Request::Unload => ("Unload", json!({})),
     }
 }

@@ -15,15 +15,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::codec::Decoder;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{self, ChangeMode, Error, Reply, Request, RouteFilter};
-use super::call::{self, Command, Flags};
+use super::api::{self, ChangeMode, Error, Reply, Request};
+use super::call::{self, Command, Flags, List};
 use super::codec::{Message, Messages};
 use super::{Call, MAX_MESSAGE_BYTES, Peer};
 use crate::lfib::route::{Route, RouteKey};
 
-/// A reply of `ListRoutes` ends with the route by which it comes to so many paths. One path takes 1 KiB at most (two next hops,
-/// each with its state, and eight labels), a route has 256 at most: so a reply is always much shorter than a message may be.
-const PAGE: usize = 2000;
+/// How much of a list the controller tells at once: paths of routes, or next hops. So a long list does not hold it up.
+const CHUNK: usize = 1000;
 /// A message that is larger is read by another thread, so that the event loop goes on meanwhile.
 const LARGE_MESSAGE_BYTES: usize = 64 << 10;
 /// How long connections may go on with the call at hand when the server stops.
@@ -33,6 +32,9 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub message_bytes: usize,
+    /// Of the items in one reply of a list; a longer list comes as several replies. The largest item is a route with 256 next
+    /// hops, and takes less.
+    pub list_bytes: usize,
     /// From the first byte of a message to its last.
     pub message_time: Duration,
     /// Between the messages of a transaction.
@@ -52,6 +54,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: MAX_MESSAGE_BYTES,
+            list_bytes: 1 << 20,
             message_time: Duration::from_secs(30),
             transaction_idle: Duration::from_secs(300),
             idle: Duration::from_secs(300),
@@ -183,12 +186,10 @@ struct Transaction {
     failed: Option<Error>,
 }
 
-/// The parameters of a reply, and whether others follow it.
+/// The parameters of the only reply.
 #[derive(Serialize)]
 struct Answer<'a, T> {
     parameters: &'a T,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    continues: bool,
 }
 
 #[derive(Serialize)]
@@ -330,7 +331,7 @@ impl Connection {
                 description: definition,
             }),
             Command::Ask(request) => answer_of(self.ask(request).await?),
-            Command::ListRoutes { filter, counters } => self.list_routes(filter, counters, flags).await,
+            Command::List(list) => self.list(list, flags).await,
             Command::Begin { replace_all } => {
                 self.begin(replace_all)?;
                 answer(&api::Nothing {})
@@ -347,40 +348,45 @@ impl Connection {
         }
     }
 
-    async fn list_routes(&mut self, filter: RouteFilter, counters: bool, flags: Flags) -> Result<Vec<u8>, Failure> {
-        let mut after = None;
-        loop {
-            let request = Request::ListRoutes {
-                filter: filter.clone(),
-                after,
-                limit: PAGE,
-                counters,
+    /// Sends all of a list but its last reply, and returns that one.
+    async fn list(&mut self, list: List, flags: Flags) -> Result<Vec<u8>, Failure> {
+        let mut pages = Pages::new(list.field(), self.limits.list_bytes);
+        let mut next = Some(list);
+        while let Some(list) = next {
+            next = match self.ask(list.request()).await? {
+                Reply::Routes(routes) => {
+                    self.add_to(&mut pages, &routes, flags).await?;
+                    list.after_routes(&routes)
+                }
+                Reply::Neighbors { neighbors, last } => {
+                    self.add_to(&mut pages, &neighbors, flags).await?;
+                    last.map(|last| List::Neighbors { after: Some(last) })
+                }
+                Reply::Links(links) => {
+                    self.add_to(&mut pages, &links, flags).await?;
+                    None
+                }
+                Reply::UnknownLabels(labels) => {
+                    self.add_to(&mut pages, &labels, flags).await?;
+                    None
+                }
+                _ => return Err(Error::ShuttingDown {}.into()),
             };
-            let Reply::Routes(routes) = self.ask(request).await? else {
-                return Err(unanswerable("ListRoutes"));
-            };
-            let page = api::RouteList { routes };
-            let paths: usize = page.routes.iter().map(|listed| listed.route.path_count()).sum();
-            let last = match page.routes.last() {
-                Some(last) if paths >= PAGE => last,
-                _ => return answer(&page),
-            };
-            if !flags.more {
-                return Err(Error::ExpectedMore {}.into());
-            }
-            let key = api::Key {
-                label: last.route.label,
-                prefix: last.route.prefix,
-            };
-            after = Some(RouteKey::try_from(key).map_err(|_| unanswerable("ListRoutes"))?);
-            let reply = encode(&Answer {
-                parameters: &page,
-                continues: true,
-            })?;
-            // The page's memory is not needed while the client takes its time.
-            drop(page);
-            self.send(&reply, flags).await?;
         }
+        Ok(pages.into_last())
+    }
+
+    /// Adds items to the reply at hand, and sends what is full.
+    async fn add_to<T: Serialize>(&mut self, pages: &mut Pages, items: &[T], flags: Flags) -> Result<(), Failure> {
+        for item in items {
+            if let Some(page) = pages.add(item)? {
+                if !flags.more {
+                    return Err(Error::ExpectedMore {}.into());
+                }
+                self.send(&page, flags).await?;
+            }
+        }
+        Ok(())
     }
 
     fn begin(&mut self, replace_all: bool) -> Result<(), Error> {
@@ -498,9 +504,102 @@ fn change(request: &Request) -> Option<String> {
         Request::GetStatus
         | Request::ListRoutes { .. }
         | Request::ListLinks
-        | Request::ListNeighbors
+        | Request::ListNeighbors { .. }
         | Request::GetStats { .. }
         | Request::GetUnknownLabels => None,
+    }
+}
+
+impl List {
+    /// What the definition calls the items.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Routes { .. } => "routes",
+            Self::Links => "links",
+            Self::Neighbors { .. } => "neighbors",
+            Self::UnknownLabels => "labels",
+        }
+    }
+
+    fn request(&self) -> Request {
+        match self {
+            Self::Routes {
+                filter,
+                after,
+                counters,
+            } => Request::ListRoutes {
+                filter: filter.clone(),
+                after: *after,
+                limit: CHUNK,
+                counters: *counters,
+            },
+            Self::Links => Request::ListLinks,
+            Self::Neighbors { after } => Request::ListNeighbors {
+                after: after.clone(),
+                limit: CHUNK,
+            },
+            Self::UnknownLabels => Request::GetUnknownLabels,
+        }
+    }
+
+    /// What is left of a list of routes after some of it; `None` at its end.
+    fn after_routes(self, routes: &[api::InstalledRoute]) -> Option<Self> {
+        let Self::Routes { filter, counters, .. } = self else {
+            return None;
+        };
+        let paths: usize = routes.iter().map(|listed| listed.route.path_count()).sum();
+        let last = &routes.last().filter(|_| paths >= CHUNK)?.route;
+        let key = api::Key {
+            label: last.label,
+            prefix: last.prefix,
+        };
+        Some(Self::Routes {
+            filter,
+            after: Some(RouteKey::try_from(key).ok()?),
+            counters,
+        })
+    }
+}
+
+/// The replies of a list, one after the other. Each has as many items as fit.
+struct Pages {
+    head: String,
+    limit: usize,
+    /// The reply at hand: `head` and items.
+    bytes: Vec<u8>,
+}
+
+impl Pages {
+    fn new(field: &str, limit: usize) -> Self {
+        let head = format!("{{\"parameters\":{{\"{field}\":[");
+        Self {
+            bytes: head.clone().into_bytes(),
+            head,
+            limit,
+        }
+    }
+
+    /// Adds an item. Returns the reply that has no room for it, if there is one.
+    fn add<T: Serialize>(&mut self, item: &T) -> io::Result<Option<Vec<u8>>> {
+        let before = self.bytes.len();
+        let is_first = before == self.head.len();
+        if !is_first {
+            self.bytes.push(b',');
+        }
+        serde_json::to_writer(&mut self.bytes, item)?;
+        if is_first || self.bytes.len() - self.head.len() <= self.limit {
+            return Ok(None);
+        }
+        let mut next = self.head.clone().into_bytes();
+        next.extend(self.bytes.drain(before..).skip(1));
+        let mut full = std::mem::replace(&mut self.bytes, next);
+        full.extend(b"]},\"continues\":true}\0");
+        Ok(Some(full))
+    }
+
+    fn into_last(mut self) -> Vec<u8> {
+        self.bytes.extend(b"]}}\0");
+        self.bytes
     }
 }
 
@@ -523,33 +622,21 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// The controller answered something else than it was asked.
-fn unanswerable(method: &str) -> Failure {
-    Failure::Call(Error::MethodNotImplemented {
-        method: format!("{}.{method}", api::INTERFACE),
-    })
-}
-
 fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
     match reply {
         Reply::Status(status) => answer(&api::StatusReply { status: *status }),
-        Reply::Routes(routes) => answer(&api::RouteList { routes }),
         Reply::Changed(changes) => answer(&api::Changed { changes }),
         Reply::Committed(committed) => answer(&committed),
-        Reply::Links(links) => answer(&api::LinkList { links }),
-        Reply::Neighbors(neighbors) => answer(&api::NeighborList { neighbors }),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
-        Reply::UnknownLabels(labels) => answer(&api::UnknownLabels { labels }),
-        Reply::Done => answer(&api::Nothing {}),
+        // `list` answers with these.
+        Reply::Routes(_) | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) | Reply::Done => {
+            answer(&api::Nothing {})
+        }
     }
 }
 
-/// The only reply, or the last.
 fn answer<T: Serialize>(parameters: &T) -> Result<Vec<u8>, Failure> {
-    Ok(encode(&Answer {
-        parameters,
-        continues: false,
-    })?)
+    Ok(encode(&Answer { parameters })?)
 }
 
 fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
@@ -560,7 +647,34 @@ fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever the lengths of the items, each reply is a message of its own, none is longer than it may be but for one
+        /// item, and all items come in their order.
+        #[test]
+        fn a_list_is_cut_by_bytes(lengths in prop::collection::vec(0_usize..60, 0..50)) {
+            let items: Vec<String> = lengths.into_iter().map(|length| "x".repeat(length)).collect();
+            let mut pages = Pages::new("items", 100);
+            let mut replies: Vec<Vec<u8>> = items.iter().filter_map(|item| pages.add(item).unwrap()).collect();
+            let full = replies.len();
+            replies.push(pages.into_last());
+            let mut listed = Vec::new();
+            for (index, reply) in replies.iter().enumerate() {
+                let (nul, message) = reply.split_last().unwrap();
+                prop_assert_eq!(*nul, 0);
+                let message: serde_json::Value = serde_json::from_slice(message).unwrap();
+                prop_assert_eq!(message["continues"] == true, index < full);
+                let some = message["parameters"]["items"].as_array().unwrap();
+                prop_assert!(serde_json::to_vec(some).unwrap().len() <= 100 + 2, "{} items", some.len());
+                prop_assert!(index == 0 || !some.is_empty());
+                listed.extend(some.iter().map(|item| item.as_str().unwrap().to_owned()));
+            }
+            prop_assert_eq!(listed, items);
+        }
+    }
 
     #[test]
     fn other_users_cannot_take_the_places_of_root() {

@@ -387,7 +387,7 @@ impl Controller {
                 set.map_err(|reason| Refusal::LinkRefused { name, reason })?;
                 Ok(Reply::Done)
             }
-            Request::ListNeighbors => Ok(Reply::Neighbors(self.list_next_hops())),
+            Request::ListNeighbors { after, limit } => Ok(self.list_next_hops(after.as_ref(), limit)),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
             // `answer` does what there is to do.
             Request::GetStats { .. } | Request::Unload => Ok(Reply::Done),

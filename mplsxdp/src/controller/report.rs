@@ -13,7 +13,7 @@ use super::{Controller, preflight, sub_interface};
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
-use crate::lfib::next_hops::NextHopId;
+use crate::lfib::next_hops::{NextHopId, Position};
 use crate::lfib::route::{RouteKey, Via};
 use crate::lfib::{Candidate, Listed};
 use crate::log;
@@ -185,9 +185,15 @@ impl Controller {
         })
     }
 
-    pub(super) fn list_next_hops(&self) -> Vec<api::NextHopState> {
-        let list = self.lfib.next_hops().list().into_iter();
-        list.map(|(id, _)| self.next_hop_state(id)).collect()
+    /// Up to `limit` next hops after `after`, and the position of the last if others follow.
+    pub(super) fn list_next_hops(&self, after: Option<&Position>, limit: usize) -> api::Reply {
+        let mut list = self.lfib.next_hops().list_after(after, limit.saturating_add(1));
+        let goes_on = list.len() > limit;
+        list.truncate(limit);
+        api::Reply::Neighbors {
+            neighbors: list.iter().map(|&(.., id)| self.next_hop_state(id)).collect(),
+            last: list.pop().filter(|_| goes_on),
+        }
     }
 
     pub(super) fn list_links(&self) -> Vec<api::Link> {

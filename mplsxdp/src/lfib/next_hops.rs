@@ -12,6 +12,9 @@ use super::route::NextHop;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NextHopId(pub u16);
 
+/// Where a next hop is in the order of all: by its name, then by that of its backup.
+pub type Position = (NextHop, Option<NextHop>, NextHopId);
+
 /// A next hop and its users.
 #[derive(Debug)]
 struct Entry {
@@ -235,6 +238,24 @@ impl NextHops {
         list
     }
 
+    /// Up to `limit` next hops after `after`, in their order.
+    pub fn list_after(&self, after: Option<&Position>, limit: usize) -> Vec<Position> {
+        let after = after.map(|(next_hop, backup, id)| (next_hop, backup.as_ref(), *id));
+        let all = self.entries.iter().map(|(&id, entry)| {
+            let backup = entry.backup.and_then(|backup| self.get(backup));
+            (&entry.next_hop, backup, id)
+        });
+        let mut list: Vec<_> = all.filter(|place| after.is_none_or(|after| *place > after)).collect();
+        if limit < list.len() {
+            list.select_nth_unstable(limit);
+            list.truncate(limit);
+        }
+        list.sort_unstable();
+        list.into_iter()
+            .map(|(next_hop, backup, id)| (next_hop.clone(), backup.cloned(), id))
+            .collect()
+    }
+
     /// All next hops in use; one with several backups as often.
     pub fn iter(&self) -> impl Iterator<Item = &NextHop> {
         self.entries.values().map(|entry| &entry.next_hop)
@@ -268,5 +289,38 @@ impl NextHops {
 
     pub fn release(&mut self) {
         self.slots.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::route::Via;
+    use super::*;
+
+    #[test]
+    fn next_hops_are_listed_bit_by_bit_as_at_once() {
+        let mut all = NextHops::new(100);
+        let hop = |last| NextHop {
+            via: Via::Inet([192, 0, 2, last].into()),
+            dev: None,
+        };
+        for last in [7, 3, 9, 1] {
+            all.take(&hop(last), None).unwrap();
+            all.take(&hop(last), Some(&hop(200 - last))).unwrap();
+        }
+        let whole: Vec<NextHopId> = all.list().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(whole.len(), 12);
+        for limit in 1..14 {
+            let mut listed: Vec<Position> = Vec::new();
+            loop {
+                let some = all.list_after(listed.last(), limit);
+                assert!(some.len() <= limit);
+                if some.is_empty() {
+                    break;
+                }
+                listed.extend(some);
+            }
+            assert!(listed.iter().map(|&(.., id)| id).eq(whole.iter().copied()), "{limit}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! An instance without a data plane.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::Bound;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -16,8 +16,9 @@ use mplsxdp::control::api::{
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
 use mplsxdp::control::{Call, Instance, Peer};
+use mplsxdp::lfib::next_hops::NextHopId;
 use mplsxdp::lfib::route::{NextHop, Path, Route, RouteKey};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -192,13 +193,19 @@ impl Kept {
             Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } | Request::Unload => {
                 Ok(Reply::Done)
             }
-            Request::ListNeighbors => Ok(Reply::Neighbors(
-                self.routes
-                    .values()
-                    .flat_map(Route::paths)
-                    .filter_map(next_hop)
-                    .collect(),
-            )),
+            Request::ListNeighbors { after, limit } => {
+                let paths = self.routes.values().flat_map(Route::paths);
+                let hops = (0..).map(NextHopId).zip(paths.filter(|path| path.next_hop.is_some()));
+                let mut rest = hops.filter(|&(id, _)| after.as_ref().is_none_or(|&(.., after)| id > after));
+                let some: Vec<_> = rest.by_ref().take(limit).collect();
+                Ok(Reply::Neighbors {
+                    neighbors: some.iter().filter_map(|(_, path)| next_hop(path)).collect(),
+                    last: some.last().filter(|_| rest.next().is_some()).and_then(|&(id, path)| {
+                        let next_hop = path.next_hop.clone()?;
+                        Some((next_hop, path.backup.clone(), id))
+                    }),
+                })
+            }
             Request::GetStats { all } => Ok(Reply::Stats(stats(all))),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),
         }
@@ -328,7 +335,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
         [path] => (next_hop(path), None),
         paths => {
             let spread = std::array::from_fn(|bucket| (bucket / 64 % paths.len()) as u8);
-            let paths = paths.iter().zip(0..).filter_map(|(path, index)| {
+            let paths = paths.iter().zip(0..=u8::MAX).filter_map(|(path, index)| {
                 Some(PathState {
                     next_hop: next_hop(path)?,
                     buckets: Some(BucketRange::of(&spread, index)),
@@ -466,6 +473,26 @@ impl Raw {
                 }
                 _ if byte == [0] => return Some(serde_json::from_slice(&message).unwrap()),
                 _ => message.extend(byte),
+            }
+        }
+    }
+
+    /// All replies to a call of a list with `more`, and how long each is.
+    pub fn pages(&mut self, method: &str, parameters: Value) -> Vec<(Value, usize)> {
+        let call = json!({ "method": format!("io.mplsxdp.{method}"), "parameters": parameters, "more": true });
+        self.send(&call.to_string());
+        let mut stream = BufReader::new(&self.0);
+        let mut pages = Vec::new();
+        loop {
+            let mut message = Vec::new();
+            stream.read_until(0, &mut message).unwrap();
+            let length = message.len();
+            assert_eq!(message.pop(), Some(0));
+            let page: Value = serde_json::from_slice(&message).unwrap();
+            let continues = page["continues"] == true;
+            pages.push((page, length));
+            if !continues {
+                return pages;
             }
         }
     }

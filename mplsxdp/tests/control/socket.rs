@@ -11,7 +11,7 @@ use mplsxdp::control::api::{self, ChangeMode, Changes, Error, Refusal, Request};
 use mplsxdp::control::client::{Client, ClientError};
 use mplsxdp::control::server::Limits;
 use mplsxdp::control::socket::{self, BindError};
-use mplsxdp::control::{Instance, Peer};
+use mplsxdp::control::{Instance, MAX_MESSAGE_BYTES, Peer};
 use mplsxdp::lfib::route::{Action, NextHop, OutLabels, Route, RouteKey, Via};
 use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::Label;
@@ -193,7 +193,7 @@ fn pipelined_calls_are_answered_in_order_and_oneway_calls_not_at_all() {
 fn a_long_list_needs_more_and_comes_in_pieces() {
     let fake = Fake::start();
     let mut client = Client::connect(&fake.instance).unwrap();
-    let routes: Vec<_> = (100..5100).map(|label| route(label, 16)).collect();
+    let routes: Vec<_> = (100..10_100).map(|label| route(label, 16)).collect();
     client.add_routes(&routes).unwrap();
     let mut raw = fake.raw();
     assert_eq!(
@@ -219,7 +219,7 @@ fn a_long_list_needs_more_and_comes_in_pieces() {
             break;
         }
     }
-    assert_eq!(labels, (100..5100).collect::<Vec<_>>());
+    assert_eq!(labels, (100..10_100).collect::<Vec<_>>());
     assert!(replies > 1);
     let mut listed = 0;
     client
@@ -228,7 +228,7 @@ fn a_long_list_needs_more_and_comes_in_pieces() {
             Ok::<_, ClientError>(())
         })
         .unwrap();
-    assert_eq!(listed, 5000);
+    assert_eq!(listed, 10_000);
 }
 
 #[test]
@@ -579,26 +579,101 @@ fn a_client_that_rests_is_cut_off() {
 }
 
 #[test]
-fn a_page_of_routes_is_bounded_by_their_paths() {
+fn a_list_of_the_largest_routes_comes_in_replies_that_are_no_longer_than_a_message() {
     let fake = Fake::start();
     let mut raw = fake.raw();
-    let routes: Vec<Value> = (100..110)
-        .map(|label| {
-            let path = |out: u32| json!({ "out": [out], "via": { "family": "inet", "address": "192.0.2.1" } });
-            json!({ "label": label, "nexthops": (1000..1250).map(path).collect::<Vec<_>>() })
+    let six =
+        |last: u32| json!({ "family": "inet6", "address": format!("2001:db8:1234:5678:9abc:def0:1234:{last:x}") });
+    let large = |label: u32| {
+        let path = |index: u32| {
+            let out: Vec<u32> = (0..8).map(|place| 1_000_000 + index + place).collect();
+            json!({ "out": out, "via": six(index), "dev": "eth1", "weight": 256, "backup": { "via": six(index), "dev": "eth2" } })
+        };
+        json!({ "label": label, "nexthops": (1000..1256).map(path).collect::<Vec<_>>() })
+    };
+    for first in (100..300).step_by(50) {
+        let routes: Vec<Value> = (first..first + 50).map(large).collect();
+        let reply = raw.call("AddRoutes", json!({ "routes": routes }));
+        assert_eq!(reply["parameters"]["changes"]["added"], 50, "{reply}");
+    }
+    assert_eq!(
+        error(&raw.call("ListRoutes", json!({}))),
+        "org.varlink.service.ExpectedMore"
+    );
+    let pages = raw.pages("ListRoutes", json!({ "counters": true }));
+    let lengths: Vec<usize> = pages.iter().map(|&(_, length)| length).collect();
+    assert!(lengths.iter().sum::<usize>() > MAX_MESSAGE_BYTES, "{lengths:?}");
+    assert!(
+        lengths
+            .iter()
+            .all(|&length| length < Limits::default().list_bytes + 100),
+        "{lengths:?}"
+    );
+    let routes = pages
+        .iter()
+        .flat_map(|(page, _)| page["parameters"]["routes"].as_array().unwrap());
+    let labels: Vec<u64> = routes
+        .map(|listed| {
+            assert_eq!(listed["paths"].as_array().unwrap().len(), 256);
+            listed["route"]["label"].as_u64().unwrap()
         })
         .collect();
-    raw.call("ReplaceRoutes", json!({ "routes": routes }));
-    let mut page = raw.ask(r#"{"method":"io.mplsxdp.ListRoutes","parameters":{},"more":true}"#);
-    let mut pages = Vec::new();
-    loop {
-        pages.push(page["parameters"]["routes"].as_array().unwrap().len());
-        if page["continues"] != true {
-            break;
-        }
-        page = raw.receive().unwrap();
+    assert_eq!(labels, (100..300).collect::<Vec<_>>());
+
+    let pages = raw.pages("ListNeighbors", json!({}));
+    assert!(
+        pages.len() > 1
+            && pages
+                .iter()
+                .all(|&(_, length)| length < Limits::default().list_bytes + 100)
+    );
+    let neighbors = pages
+        .iter()
+        .map(|(page, _)| page["parameters"]["neighbors"].as_array().unwrap().len());
+    assert_eq!(neighbors.sum::<usize>(), 200 * 256);
+}
+
+#[test]
+fn every_list_is_cut_and_one_that_needs_more_says_so() {
+    let whole = Fake::start();
+    let cut = Fake::with(Limits {
+        list_bytes: 500,
+        ..Limits::default()
+    });
+    for fake in [&whole, &cut] {
+        let routes: Vec<Value> = (100..110).map(json_route).collect();
+        fake.raw().call("AddRoutes", json!({ "routes": routes }));
     }
-    assert_eq!(pages, [8, 2]);
+    for (method, field) in [
+        ("ListRoutes", "routes"),
+        ("ListNeighbors", "neighbors"),
+        ("ListLinks", "links"),
+    ] {
+        let reply = whole.raw().call(method, json!({}));
+        let items = reply["parameters"][field].as_array().unwrap();
+        assert!(items.len() > 2, "{method}: {reply}");
+        let mut raw = cut.raw();
+        assert_eq!(
+            raw.call(method, json!({})),
+            json!({ "error": "org.varlink.service.ExpectedMore", "parameters": {} }),
+            "{method}"
+        );
+        let pages = raw.pages(method, json!({}));
+        assert!(pages.len() > 1, "{method}");
+        assert!(pages.iter().all(|&(_, length)| length < 600), "{method}: {pages:?}");
+        let listed: Vec<&Value> = pages
+            .iter()
+            .flat_map(|(page, _)| page["parameters"][field].as_array().unwrap())
+            .collect();
+        assert_eq!(listed, items.iter().collect::<Vec<_>>(), "{method}");
+    }
+    // One reply is enough: it needs no `more`.
+    let reply = cut.raw().call("GetUnknownLabels", json!({}));
+    assert_eq!(reply["parameters"]["labels"].as_array().unwrap().len(), 2);
+    let mut client = Client::connect(&cut.instance).unwrap();
+    assert_eq!(client.neighbors().unwrap().len(), 10);
+    assert_eq!(client.links().unwrap().len(), 4);
+    assert_eq!(client.unknown_labels().unwrap().len(), 2);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! The control socket, by a client that was not written here.
+//! The control socket, by clients that are not of this program.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp_tests::needs::{Need, python};
 use mplsxdp_tests::router::ensure_nothing_left;
@@ -8,23 +8,49 @@ use mplsxdp_tests::{End, Lab, Router, link};
 
 use crate::test_with;
 
-const CLIENT: &str = include_str!("varlink_client.py");
+/// Has examples, which these clients use.
+const DOCUMENT: &str = include_str!("../../../docs/control-socket.md");
+const PYPI_CLIENT: &str = include_str!("varlink_client.py");
+const PLAIN_CLIENT: &str = include_str!("plain_client.py");
 
 pub fn tests() -> Vec<Trial> {
-    vec![test_with(
-        "control::the_varlink_package_of_pypi_drives_it",
-        Some(Need::PythonModule("varlink")),
-        varlink,
-    )]
+    let client = |name, module, example, client| {
+        let drive = move || drive(&format!("{}\n{client}", example_of(example)?));
+        test_with(name, Some(Need::PythonModule(module)), drive)
+    };
+    vec![
+        client(
+            "control::the_varlink_package_of_pypi_drives_it",
+            "varlink",
+            "checked",
+            PYPI_CLIENT,
+        ),
+        client(
+            "control::a_client_without_a_package_drives_it",
+            "json",
+            "switch",
+            PLAIN_CLIENT,
+        ),
+    ]
 }
 
-fn varlink() -> Result<()> {
+/// The code that follows the mark of an example in the document.
+fn example_of(name: &str) -> Result<&'static str> {
+    let mark = format!("<!-- example: {name} -->\n```python\n");
+    let code = DOCUMENT
+        .split_once(&mark)
+        .and_then(|(_, code)| code.split_once("\n```\n"));
+    let (code, _) = code.with_context(|| format!("the document has no example {name}"))?;
+    Ok(code)
+}
+
+/// Runs a client, which unloads the instance in the end.
+fn drive(client: &str) -> Result<()> {
     let lab = Lab::new()?;
     let (netns, peer) = (lab.netns("router")?, lab.netns("peer")?);
     link(End::new(&netns, "eth1"), End::new(&peer, "eth0"))?;
     let mut router = Router::load(&netns, "--iface eth1")?;
-    router.run("route add 100 as 110 via link 02:00:00:00:00:01 dev eth1")?;
-    let output = python().args(["-c", CLIENT]).arg(router.socket()).output()?;
+    let output = python().args(["-c", client]).arg(router.socket()).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // It said so.
     let status = router.ended()?;

@@ -1,6 +1,7 @@
 """Drives an instance by the varlink package of PyPI, which knows nothing of mplsxdp but what the socket tells it.
+An example of docs/control-socket.md stands before this.
 
-Its argument is the path of the control socket. Label 100 has a route via a MAC address, and nothing else has one.
+Its argument is the path of the control socket. The instance has the port eth1.
 """
 
 import sys
@@ -23,6 +24,8 @@ def refused(call, error, **parameters):
 with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
     assert "io.mplsxdp" in client.get_interfaces()
     with client.open("io.mplsxdp") as switch:
+        first = {"label": 100, "out": [110], "via": {"family": "link", "address": "02:00:00:00:00:01"}, "dev": "eth1"}
+        switch.AddRoutes([first])
         status = switch.GetStatus()["status"]
         assert status["label_routes"] == 1 and status["mode"] == "native", status
 
@@ -35,7 +38,6 @@ with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
         refused(lambda: switch.AddRoutes(bad), "io.mplsxdp.RouteRefused", index=1)
         refused(lambda: switch.ListRoutes(label=100, prefix="10.0.0.0/8"), "org.varlink.service.InvalidParameter")
 
-
         # What docs/control-socket.md says of this client: it drops the field `outs`, which `action` brings to light,
         mistyped = {"label": 400, "outs": [410], "via": new["via"], "dev": "eth1"}
         assert switch.AddRoutes([mistyped])["changes"]["added"] == 1
@@ -43,6 +45,20 @@ with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
         assert page["routes"][0]["route"]["action"] == "pop", page
         switch.DeleteRoutes([{"label": 400}])
         refused(lambda: switch.AddRoutes([dict(mistyped, action="swap")]), "io.mplsxdp.RouteRefused", index=0)
+        several = [{"out": [1], "via": new["via"], "dev": "eth1", "weight": 2}, {"via": new["via"], "dev": "eth1"}]
+        right = [new, {"label": 400, "nexthops": several}]
+        assert checked(client, right) == right
+        for wrong in [
+            mistyped,
+            {"label": 400, "nexthops": [dict(several[0], weigt=2), several[1]]},
+            dict(new, backup={"via": new["via"], "devs": "eth1"}),
+        ]:
+            try:
+                checked(client, [new, wrong])
+            except ValueError:
+                pass
+            else:
+                raise AssertionError(f"{wrong} is taken")
         # and it drops the reason of this error, until it is told to keep it.
         hides = varlink.InvalidParameter.new
         for new_error, parameters in [

@@ -52,6 +52,8 @@ pub struct Config {
     pub wait: bool,
     /// A port whose interface goes is taken again when that is made anew.
     pub readopt: bool,
+    /// GRO is switched on at the other end of a veth that does not take redirected frames without.
+    pub fix_peers: bool,
     pub mode: XdpMode,
     /// Size of the ILM: labels 0 to this less one can have routes.
     pub labels: u32,
@@ -96,6 +98,7 @@ impl Default for Config {
             local: None,
             wait: false,
             readopt: true,
+            fix_peers: false,
             mode: XdpMode::Native,
             labels: MAX_LABELS,
             counter_slots: DEFAULT_COUNTER_SLOTS,
@@ -212,6 +215,9 @@ pub struct Options {
     /// Do not take an interface again that was deleted and is made anew under its name.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_readopt: Option<bool>,
+    /// Switch GRO on at the other ends of veths, in whatever network namespace, where redirected frames are lost without.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub fix_peers: Option<bool>,
     /// How the XDP program is attached [default: native].
     #[arg(long, value_name = "MODE")]
     pub mode: Option<XdpMode>,
@@ -297,6 +303,7 @@ impl Options {
             local: self.local.or(other.local),
             wait: self.wait.or(other.wait),
             no_readopt: self.no_readopt.or(other.no_readopt),
+            fix_peers: self.fix_peers.or(other.fix_peers),
             mode: self.mode.or(other.mode),
             labels: self.labels.or(other.labels),
             counter_slots: self.counter_slots.or(other.counter_slots),
@@ -343,6 +350,7 @@ impl Options {
             local: self.local,
             wait: self.wait.unwrap_or(default.wait),
             readopt: self.no_readopt.map_or(default.readopt, |no_readopt| !no_readopt),
+            fix_peers: self.fix_peers.unwrap_or(default.fix_peers),
             mode: self.mode.unwrap_or(default.mode),
             labels,
             counter_slots: self.counter_slots.unwrap_or(default.counter_slots),

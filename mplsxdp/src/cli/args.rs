@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn what_load_takes() {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
-                    --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --no-readopt \
+                    --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --no-readopt --fix-peers \
                     --local --unknown pass --icmp-via lsp --icmp-source 192.0.2.1 --icmp-source 2001:db8::1 \
                     --icmp-rate 0 --icmp-source-rate 7 --hold 1024 --punt-rate 1000000000 --config f.toml -vv";
         let cli = parse(line).unwrap();
@@ -499,6 +499,7 @@ mod tests {
                 tx_only: vec!["eth3".into()],
                 wait: Some(true),
                 no_readopt: Some(true),
+                fix_peers: Some(true),
                 mode: Some(XdpMode::Generic),
                 labels: Some(4096),
                 counter_slots: Some(1),

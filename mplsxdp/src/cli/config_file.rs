@@ -9,6 +9,7 @@
 //! netns = "r1"
 //! wait = false               # true: take interfaces that are not there when they come
 //! no-readopt = false         # true: an interface that goes and comes again is left alone
+//! fix-peers = false          # true: GRO is switched on at the other ends of veths that need it
 //! mode = "native"            # or "generic"
 //! labels = 1048576
 //! counter-slots = 65536
@@ -47,8 +48,8 @@ use super::grammar::{self, Family};
 use crate::config::{self, ConfigError, Options, PlacedRoute};
 
 /// The keys, for whoever mistypes one.
-const KEYS: &str = "iface, tx-only, local, instance, netns, wait, no-readopt, mode, labels, counter-slots, stacks, groups, \
-                    hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
+const KEYS: &str = "iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, mode, labels, counter-slots, stacks, \
+                    groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
                     log-exceptions, verbose, routes";
 
 /// Reads a file.
@@ -107,6 +108,7 @@ impl Reader<'_> {
             "netns" => options.netns = self.string(name, value).map(str::to_owned),
             "wait" => options.wait = self.boolean(name, value),
             "no-readopt" => options.no_readopt = self.boolean(name, value),
+            "fix-peers" => options.fix_peers = self.boolean(name, value),
             "mode" => options.mode = self.choice(name, value),
             "labels" => options.labels = self.number(name, value, config::LABELS),
             "counter-slots" => options.counter_slots = self.number(name, value, config::COUNTER_SLOTS),
@@ -335,6 +337,7 @@ mod tests {
             netns = "r1"
             wait = true
             no-readopt = true
+            fix-peers = true
             mode = "generic"
             labels = 0x1000
             counter-slots = 100
@@ -364,7 +367,7 @@ mod tests {
             mpls: !tx_only,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place, "f.toml:29:17");
+        assert_eq!(file.routes[1].place, "f.toml:30:17");
         assert_eq!(
             file.clone().check().unwrap(),
             Config {
@@ -374,6 +377,7 @@ mod tests {
                 local: Some("own".into()),
                 wait: true,
                 readopt: false,
+                fix_peers: true,
                 mode: XdpMode::Generic,
                 labels: 4096,
                 counter_slots: 100,
@@ -482,7 +486,7 @@ routes = [
                 "f.toml:3:10: `stacks` has a value of type string; it must be a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl` is 256; it must be a number, 1 to 255",
                 "f.toml:5:8: `mode` is \"fast\"; it must be \"native\" or \"generic\"",
-                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, wait, no-readopt, mode, \
+                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, mode, \
                  labels, counter-slots, stacks, groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
                  icmp-source-rate, hold, punt-rate, log-exceptions, verbose, routes",
                 "f.toml:7:16: `tc-propagate` has a value of type integer; it must be true or false",

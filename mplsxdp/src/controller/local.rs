@@ -194,7 +194,7 @@ fn far_name(near: &str) -> String {
 
 /// Removes what a process that is no more has left. A program on the far end tells that its process lives: it goes with it.
 async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
-    let peer = link.peer.filter(|peer| !peer.elsewhere).map(|peer| peer.ifindex);
+    let peer = link.peer.filter(|peer| peer.netns.is_none()).map(|peer| peer.ifindex);
     let mut owner = netlink.link_alias(link.ifindex).await?;
     if let (None, Some(peer)) = (&owner, peer) {
         owner = netlink.link_alias(peer).await?;

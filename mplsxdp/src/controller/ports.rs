@@ -202,6 +202,8 @@ pub struct Ports {
     ports: Vec<Port>,
     /// Ports whose interfaces go are taken back when these are made anew.
     readopts: bool,
+    /// GRO is switched on at the other end of a veth that does not take redirected frames without.
+    fixes_peers: bool,
     waiting: WaitingPorts,
 }
 
@@ -221,6 +223,7 @@ impl Ports {
             settings,
             ports: Vec::new(),
             readopts: config.readopt,
+            fixes_peers: config.fix_peers,
             waiting: WaitingPorts::default(),
         }
     }
@@ -327,6 +330,11 @@ impl Ports {
     /// Whether ports whose interfaces go are taken back when these are made anew.
     pub fn set_readopts(&mut self, readopts: bool) {
         self.readopts = readopts;
+    }
+
+    /// Whether GRO is switched on at the other ends of the veths that are taken from now on and need it.
+    pub fn set_fixes_peers(&mut self, fixes_peers: bool) {
+        self.fixes_peers = fixes_peers;
     }
 
     pub fn waiting(&self) -> &WaitingPorts {
@@ -641,7 +649,20 @@ impl Ports {
             other => anyhow::Error::from(other),
         })?;
         // Some drivers take redirected frames only once they have a program.
-        let facts = preflight::gather(&facts.name, netlink).await?;
+        let mut facts = preflight::gather(&facts.name, netlink).await?;
+        if self.fixes_peers
+            && let Some(peer) = facts.end_to_fix(self.mode)
+        {
+            match peer.switch_gro_on().await {
+                Ok(()) => info!(port = &*facts.name, "GRO is on at its veth peer: `{}`", peer.command()),
+                Err(error) => warn!(
+                    port = &*facts.name,
+                    "cannot switch GRO on at its veth peer, as `{}` does: {error}",
+                    peer.command()
+                ),
+            }
+            facts = preflight::gather(&facts.name, netlink).await?;
+        }
         let mut notes = preflight::check_attached(&facts, self.mode)?;
         if role == Role::Switching {
             notes.extend(facts.hides_tags());

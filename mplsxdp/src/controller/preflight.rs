@@ -14,6 +14,9 @@ use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 mod kernel;
+mod netns;
+
+use netns::FarEnd;
 
 /// Drivers keep frames of at most this MTU in one buffer.
 pub const ONE_BUFFER_MTU: u32 = 1500;
@@ -27,6 +30,8 @@ pub struct Facts {
     pub link: Option<LinkInfo>,
     /// The other end of a veth, or what a macvlan or VLAN stands on, where it is in this network namespace.
     pub peer: Option<LinkInfo>,
+    /// The other end of a veth; where it is in another network namespace, only while it must be known.
+    pub far_end: Option<FarEnd>,
     /// The bridge, bond or VRF that it is a member of.
     pub master: Option<LinkInfo>,
     /// The names of its own members.
@@ -213,7 +218,11 @@ pub fn redirect_target(ifindex: u32) -> Option<bool> {
 pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightError> {
     let link = netlink.link(name).await?;
     let links = netlink.links().await?;
-    let peer = link.as_ref().and_then(|link| link.peer).filter(|peer| !peer.elsewhere);
+    let tied = link.as_ref().and_then(|link| link.peer);
+    let peer = link
+        .as_ref()
+        .and_then(|link| link.peer)
+        .filter(|peer| peer.netns.is_none());
     let peer = peer.and_then(|peer| links.iter().find(|link| link.ifindex == peer.ifindex).cloned());
     let master = link.as_ref().and_then(|link| link.master.as_ref());
     let master = master.and_then(|master| links.iter().find(|link| link.ifindex == master.ifindex).cloned());
@@ -232,6 +241,16 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         })?,
         None => None,
     };
+    let is_veth = link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth");
+    let loses = features.is_some_and(|features| !features.contains(XdpFeatures::NDO_XMIT));
+    let far_end = match (&peer, tied) {
+        (Some(peer), _) => Some(FarEnd {
+            name: peer.name.clone(),
+            netns: None,
+        }),
+        (None, Some(tied)) if is_veth && loses => FarEnd::find(tied, netlink).await,
+        _ => None,
+    };
     let beneath = match link.as_ref().and_then(|link| link.kind.as_deref()) {
         Some("bridge" | "bond" | "team") => members.clone(),
         Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => peer.iter().map(|peer| peer.name.clone()).collect(),
@@ -246,6 +265,7 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         peer_vlan: peer.as_ref().and_then(|peer| ethtool::vlan_offloads(&peer.name).ok()),
         link,
         peer,
+        far_end: far_end.filter(|_| is_veth),
         master,
         members,
         available,
@@ -559,15 +579,29 @@ impl Facts {
     }
 
     fn veth_needs_napi(&self) -> String {
-        let (place, peer) = match &self.peer {
-            Some(peer) => ("", &*peer.name),
-            None => (", in the peer's network namespace", "PEER"),
-        };
-        format!(
-            "{name}: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
-             `ethtool -K {peer} gro off; ethtool -K {peer} gro on` while it is up{place}",
-            name = self.name
-        )
+        let lost = format!(
+            "{}: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program",
+            self.name
+        );
+        match &self.far_end {
+            Some(far_end) => format!(
+                "{lost}: `{}` while it is up, or `mplsxdp load --fix-peers`",
+                far_end.command()
+            ),
+            None => format!(
+                "{lost}: `ethtool -K PEER gro off; ethtool -K PEER gro on` while it is up, in the peer's network namespace"
+            ),
+        }
+    }
+
+    /// The end that must have GRO on so that frames can be redirected to this one.
+    pub fn end_to_fix(&self, mode: XdpMode) -> Option<&FarEnd> {
+        let loses = self
+            .features
+            .is_some_and(|features| !features.contains(XdpFeatures::NDO_XMIT));
+        self.far_end
+            .as_ref()
+            .filter(|_| mode == XdpMode::Native && self.is_veth() && loses)
     }
 
     /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, as veth reckons it: one
@@ -712,6 +746,7 @@ mod tests {
             name: "eth1".into(),
             link: Some(link("eth1")),
             peer: None,
+            far_end: None,
             master: None,
             members: Vec::new(),
             merging: Vec::new(),
@@ -722,6 +757,13 @@ mod tests {
             peer_vlan: None,
             capabilities: Capabilities(!0),
             page_size_bytes: 4096,
+        }
+    }
+
+    fn far_end(netns: Option<&str>) -> FarEnd {
+        FarEnd {
+            name: "host1".into(),
+            netns: netns.map(Into::into),
         }
     }
 
@@ -736,6 +778,7 @@ mod tests {
                 kind: Some("veth".into()),
                 ..link("host1")
             }),
+            far_end: Some(far_end(None)),
             driver: Some("veth".into()),
             ..nic()
         }
@@ -1175,10 +1218,35 @@ mod tests {
             ..veth()
         };
         let note = "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
-                    `ethtool -K host1 gro off; ethtool -K host1 gro on` while it is up";
+                    `ethtool -K host1 gro off; ethtool -K host1 gro on` while it is up, or `mplsxdp load --fix-peers`";
         assert_eq!(check(&facts, XdpMode::Native).unwrap(), [note]);
         assert_eq!(check_attached(&facts, XdpMode::Native).unwrap(), [note]);
-        let elsewhere = Facts { peer: None, ..facts };
+        for (netns, command) in [
+            ("/run/netns/h1", "ip netns exec h1"),
+            ("/proc/77/ns/net", "nsenter --net=/proc/77/ns/net"),
+        ] {
+            let elsewhere = Facts {
+                peer: None,
+                far_end: Some(far_end(Some(netns))),
+                ..facts.clone()
+            };
+            assert_eq!(
+                check_attached(&elsewhere, XdpMode::Native).unwrap(),
+                [format!(
+                    "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
+                     `{command} ethtool -K host1 gro off; {command} ethtool -K host1 gro on` while it is up, or \
+                     `mplsxdp load --fix-peers`"
+                )]
+            );
+        }
+        assert_eq!(facts.end_to_fix(XdpMode::Native), Some(&far_end(None)));
+        assert_eq!(facts.end_to_fix(XdpMode::Generic), None);
+        assert_eq!(veth().end_to_fix(XdpMode::Native), None);
+        let elsewhere = Facts {
+            peer: None,
+            far_end: None,
+            ..facts
+        };
         assert_eq!(
             check_attached(&elsewhere, XdpMode::Native).unwrap(),
             [

@@ -137,7 +137,9 @@ impl Controller {
             );
         }
         self.ports.set_readopts(config.readopt);
+        self.ports.set_fixes_peers(config.fix_peers);
         (self.config.wait, self.config.readopt) = (config.wait, config.readopt);
+        self.config.fix_peers = config.fix_peers;
         self.config.ports = config.ports;
         Ok((routes, ports))
     }
@@ -202,6 +204,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         local,
         wait: _,
         readopt: _,
+        fix_peers: _,
         mode,
         labels,
         counter_slots,
@@ -263,6 +266,7 @@ mod tests {
         let new = Config {
             wait: true,
             readopt: false,
+            fix_peers: true,
             hold: 7,
             labels: 4096,
             ..Config::default()

@@ -190,11 +190,11 @@ struct TooManyTags;
 /// or is on an interface of another network namespace.
 fn of_device(link: &LinkInfo, links: &Links) -> Option<Result<(u32, Tags), TooManyTags>> {
     let vlan = link.vlan?;
-    let below = links.get(link.peer.filter(|peer| !peer.elsewhere)?.ifindex)?;
+    let below = links.get(link.peer.filter(|peer| peer.netns.is_none())?.ifindex)?;
     let Some(outer) = below.vlan else {
         return Some(Ok((below.ifindex, Tags::one(vlan))));
     };
-    let lowest = links.get(below.peer.filter(|peer| !peer.elsewhere)?.ifindex)?;
+    let lowest = links.get(below.peer.filter(|peer| peer.netns.is_none())?.ifindex)?;
     Some(match lowest.vlan {
         None => Ok((
             lowest.ifindex,
@@ -262,7 +262,7 @@ mod tests {
             kind: Some("vlan".into()),
             peer: Some(Peer {
                 ifindex: on,
-                elsewhere: false,
+                netns: None,
             }),
             vlan: Some(Vlan { tpid, vid }),
             ..link(ifindex, name)
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn ordinary_interfaces_win() {
         let mut elsewhere = vlan_device(6, "moved", 2, Q, 7);
-        elsewhere.peer.as_mut().unwrap().elsewhere = true;
+        elsewhere.peer.as_mut().unwrap().netns = Some(0);
         let links = links([link(2, "eth1"), link(5, "eth1.100"), elsewhere]);
         assert_eq!(found("eth1.100", &links), None);
         assert_eq!(found("eth1.100.10", &links), Some((5, one(Q, 10), None)));

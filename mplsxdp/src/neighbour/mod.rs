@@ -113,8 +113,8 @@ impl Master {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub ifindex: u32,
-    /// Its ifindex is one of another network namespace (IFLA_LINK_NETNSID).
-    pub elsewhere: bool,
+    /// The network namespace that it is in, by the number that this one has for it (IFLA_LINK_NETNSID); `None`: in this one.
+    pub netns: Option<i32>,
 }
 
 /// A VLAN tag: tag protocol identifier (IFLA_VLAN_PROTOCOL) and VLAN identifier (IFLA_VLAN_ID).

@@ -2,9 +2,11 @@
 //! the [`resolver`](super::resolver) wants made.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -24,6 +26,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -293,6 +296,28 @@ impl Netlink {
             Err(error) if error.errno() != Some(libc::ENODEV) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// The number that this network namespace has for another one; `None` if it has none.
+    pub async fn netns_id(&self, netns: &File) -> Result<Option<i32>, Error> {
+        let mut message = NsidMessage::default();
+        let file = u32::try_from(netns.as_raw_fd()).map_err(|error| Error::Open(io::Error::other(error)))?;
+        message.attributes.push(NsidAttribute::Fd(file));
+        let answer = self
+            .request(
+                "number of a network namespace",
+                RouteNetlinkMessage::GetNsId(message),
+                NLM_F_REQUEST,
+            )
+            .await?;
+        let Some(RouteNetlinkMessage::NewNsId(answer)) = answer else {
+            return Ok(None);
+        };
+        Ok(answer.attributes.iter().find_map(|attribute| match attribute {
+            // NETNSA_NSID_NOT_ASSIGNED is -1.
+            NsidAttribute::Id(id) => Some(*id).filter(|&id| id >= 0),
+            _ => None,
+        }))
     }
 
     async fn set_link(&self, what: &str, ifindex: u32, mut message: LinkMessage) -> Result<(), Error> {
@@ -721,7 +746,7 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
     let mut peer = None;
     let (mut master, mut member_kind) = (None, None);
     let (mut bus, mut device) = (None, None);
-    let mut elsewhere = false;
+    let mut netns = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value),
@@ -743,7 +768,7 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
             }
             LinkAttribute::Xdp(attributes) => link.xdp = xdp_attachment(attributes),
             LinkAttribute::Link(ifindex) if *ifindex != 0 => peer = Some(*ifindex),
-            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkNetNsId(id) => netns = Some(*id),
             LinkAttribute::Controller(ifindex) if *ifindex != 0 => master = Some(*ifindex),
             LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),
             LinkAttribute::ParentDevName(name) => device = Some(name.clone()),
@@ -751,7 +776,7 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
         }
     }
     link.name = name?.as_str().into();
-    link.peer = peer.map(|ifindex| Peer { ifindex, elsewhere });
+    link.peer = peer.map(|ifindex| Peer { ifindex, netns });
     link.master = master.map(|ifindex| Master {
         ifindex,
         kind: member_kind,

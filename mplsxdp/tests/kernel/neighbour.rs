@@ -642,7 +642,7 @@ fn interfaces_are_found_by_name() {
         assert_eq!(eth1.mac, Some(Mac([0x52, 0x54, 0, 0, 1, 1])));
         assert_eq!((eth1.mtu, eth1.up, eth1.running, eth1.noarp), (1500, true, true, false));
         assert_eq!(eth1.kind.as_deref(), Some("veth"));
-        assert!(eth1.peer.unwrap().elsewhere);
+        assert!(eth1.peer.unwrap().netns.is_some());
         let lo = netlink.link("lo").await.unwrap().unwrap();
         assert!(lo.loopback && lo.peer.is_none());
         let mut names = Vec::from_iter(

@@ -98,7 +98,7 @@ fn a_peer_in_the_same_namespace_is_named() {
         let facts = gather("left", &netlink).await.unwrap();
         let notes = check(&facts, XdpMode::Native).unwrap();
         assert!(
-            notes[0].ends_with("`ethtool -K right gro off; ethtool -K right gro on` while it is up"),
+            notes[0].contains("`ethtool -K right gro off; ethtool -K right gro on` while it is up"),
             "{notes:?}"
         );
         run("ethtool", "-K right gro on");

@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn tests() -> Vec<Trial> {
     vec![
         test("devices::veth", veth),
+        test("devices::veths_whose_peers_must_have_gro", fix_peers),
         test("devices::tap_of_a_vm", tap),
         test_with(
             "devices::tap_of_a_vm_with_two_queues_and_virtio_headers",
@@ -184,6 +185,40 @@ impl Bed {
         }
         Ok(())
     }
+}
+
+/// Both peers are in other network namespaces.
+fn fix_peers() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    let wire = bed.left()?;
+    let peers = [("eth1", &bed.left), ("eth2", &bed.right)];
+    for (_, peer) in peers {
+        peer.run("ethtool -K eth0 gro off")?;
+    }
+    let hint = |peer: &Netns| {
+        let within = format!("ip netns exec {} ethtool -K eth0 gro", peer.name());
+        format!("`{within} off; {within} on`")
+    };
+    let targets = |router: &Router| -> Result<Vec<Option<bool>>> {
+        let links: Vec<Link> = router.json("link show")?;
+        Ok(links.iter().map(|link| link.redirect_target).collect())
+    };
+    let router = Router::load(&bed.netns, PORTS)?;
+    ensure!(targets(&router)? == [Some(false); 2], "{:?}", targets(&router)?);
+    for (name, peer) in peers {
+        let said = router.said();
+        let lost = format!("{name}: frames that are redirected to it are lost");
+        ensure!(said.contains(&lost) && said.contains(&hint(peer)), "{said}");
+    }
+    router.unload()?;
+    // Of one that is asked for later, too.
+    let router = Router::load(&bed.netns, "--iface eth2 --fix-peers")?;
+    router.run("link add eth1")?;
+    ensure!(targets(&router)? == [Some(true); 2], "{:?}", targets(&router)?);
+    let said = router.said();
+    ensure!(!said.contains("are lost") && said.contains(&hint(&bed.left)), "{said}");
+    bed.expect_switching(&router, &wire, "eth1")?;
+    router.unload()
 }
 
 /// A port, and its neighbour on the wire.

@@ -389,8 +389,12 @@ fn methods() {
     }
     method!("GetStatus", Nothing {}, StatusReply { status: status() });
     method!("ListRoutes", list, route_list);
-    method!("AddRoutes", routes, Changed::default());
-    method!("ReplaceRoutes", routes, Changed::default());
+    let changed = Changed {
+        warnings: vec![name()],
+        ..Changed::default()
+    };
+    method!("AddRoutes", routes, changed);
+    method!("ReplaceRoutes", routes, changed);
     method!("DeleteRoutes", keys, Changed::default());
     method!("FlushRoutes", flush, Changed::default());
     method!("Begin", Begin { replace_all: true }, Nothing {});
@@ -399,6 +403,7 @@ fn methods() {
         changes: Changes::default(),
         unreachable: vec![unreachable()],
         unreachable_total: 1,
+        warnings: vec![name()],
     };
     let commit = Commit {
         allow_empty: Some(true),

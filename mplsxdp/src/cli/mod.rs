@@ -14,6 +14,7 @@ mod protocols;
 mod route;
 mod status;
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -110,6 +111,8 @@ struct Session {
     client: Option<Client>,
     /// The commands come from standard input: none of them can read it.
     stdin_is_taken: bool,
+    /// Warnings that were printed: in a batch, many commands may get the same one.
+    warned: HashSet<String>,
     family: grammar::Family,
     out: Output,
 }
@@ -122,6 +125,7 @@ impl Session {
             netns: global.netns.clone(),
             client: None,
             stdin_is_taken: global.batch.as_deref().is_some_and(is_stdin),
+            warned: HashSet::new(),
             family: global.family.map_or(grammar::Family::Any, Into::into),
             out: Output::new(Style {
                 json: global.json,
@@ -140,6 +144,17 @@ impl Session {
             None => self.connect()?,
         };
         Ok(self.client.insert(client))
+    }
+
+    /// Prints what the instance warned of, each once.
+    fn warn(&mut self, warnings: Vec<String>) {
+        for warning in warnings {
+            if !self.warned.contains(&warning) {
+                // There is nowhere to tell that standard error is closed.
+                let _ = writeln!(io::stderr(), "mplsxdp: warning: {warning}");
+                self.warned.insert(warning);
+            }
+        }
     }
 
     /// A new connection.

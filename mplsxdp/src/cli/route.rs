@@ -97,19 +97,22 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         Verb::Get => get(grammar::key(&line, family).map_err(in_line)?, session),
         Verb::Add => {
             let route = grammar::route(&line, family).map_err(in_line)?;
-            session.client()?.add_routes(&[route])?;
+            let changed = session.client()?.add_routes(&[route])?;
+            session.warn(changed.warnings);
             Ok(())
         }
         Verb::Change => {
             let route = grammar::route(&line, family).map_err(in_line)?;
             let key = route.key();
             existing(key, session.client()?)?.ok_or_else(|| none(key))?;
-            session.client()?.replace_routes(&[route])?;
+            let changed = session.client()?.replace_routes(&[route])?;
+            session.warn(changed.warnings);
             Ok(())
         }
         Verb::Replace => {
             let route = grammar::route(&line, family).map_err(in_line)?;
-            session.client()?.replace_routes(&[route])?;
+            let changed = session.client()?.replace_routes(&[route])?;
+            session.warn(changed.warnings);
             Ok(())
         }
         Verb::Several => Err(Failure::Refused(format!(
@@ -144,6 +147,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
             // A connection of its own: where the restore fails, its transaction goes with it.
             let committed = restore(io::stdin().lock(), allow_empty, &mut session.connect()?)?;
             warn_of_unreachable(&committed);
+            session.warn(committed.warnings.clone());
             if session.out.style.json {
                 return session.out.json(&Restored::from(committed));
             }
@@ -654,6 +658,7 @@ struct Restored {
     changes: Changes,
     unreachable: Vec<Unreachable>,
     unreachable_total: u64,
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -674,6 +679,7 @@ impl From<api::Committed> for Restored {
                 })
                 .collect(),
             unreachable_total: committed.unreachable_total,
+            warnings: committed.warnings,
         }
     }
 }

@@ -809,9 +809,19 @@ impl From<&RouteFilter> for FlushRoutes {
 }
 
 /// Reply of every call that changes routes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Changed {
     pub changes: Changes,
+    /// What keeps the routes from doing what they are for, each with the command that helps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl From<Changes> for Changed {
+    fn from(changes: Changes) -> Self {
+        let warnings = Vec::new();
+        Self { changes, warnings }
+    }
 }
 
 /// `type UnreachableRoute`: a route that was installed and has no way to a next hop.
@@ -832,6 +842,9 @@ pub struct Committed {
     /// How many there are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unreachable_total: u64,
+    /// As in [`Changed`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -1025,7 +1038,7 @@ pub enum Request {
 pub enum Reply {
     Status(Box<Status>),
     Routes(Vec<InstalledRoute>),
-    Changed(Changes),
+    Changed(Changed),
     Committed(Committed),
     Links(Vec<Link>),
     Neighbors {

@@ -170,23 +170,21 @@ impl Client {
         Ok(all)
     }
 
-    pub fn add_routes(&mut self, routes: &[Route]) -> Result<Changes, ClientError> {
-        let api::Changed { changes } = self.call("AddRoutes", &wire(routes))?;
-        Ok(changes)
+    pub fn add_routes(&mut self, routes: &[Route]) -> Result<api::Changed, ClientError> {
+        self.call("AddRoutes", &wire(routes))
     }
 
-    pub fn replace_routes(&mut self, routes: &[Route]) -> Result<Changes, ClientError> {
-        let api::Changed { changes } = self.call("ReplaceRoutes", &wire(routes))?;
-        Ok(changes)
+    pub fn replace_routes(&mut self, routes: &[Route]) -> Result<api::Changed, ClientError> {
+        self.call("ReplaceRoutes", &wire(routes))
     }
 
     pub fn delete_routes(&mut self, keys: Vec<api::Key>) -> Result<Changes, ClientError> {
-        let api::Changed { changes } = self.call("DeleteRoutes", &api::Keys { keys })?;
+        let api::Changed { changes, .. } = self.call("DeleteRoutes", &api::Keys { keys })?;
         Ok(changes)
     }
 
     pub fn flush_routes(&mut self, chosen: &api::FlushRoutes) -> Result<Changes, ClientError> {
-        let api::Changed { changes } = self.call("FlushRoutes", chosen)?;
+        let api::Changed { changes, .. } = self.call("FlushRoutes", chosen)?;
         Ok(changes)
     }
 

@@ -461,7 +461,7 @@ impl Connection {
         let reply = answer.await.map_err(|_| Error::ShuttingDown {})?;
         if let Some(what) = change {
             match &reply {
-                Ok(Reply::Changed(changes) | Reply::Committed(api::Committed { changes, .. })) => {
+                Ok(Reply::Changed(api::Changed { changes, .. }) | Reply::Committed(api::Committed { changes, .. })) => {
                     let api::Changes {
                         added,
                         replaced,
@@ -625,7 +625,7 @@ impl From<io::Error> for Failure {
 fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
     match reply {
         Reply::Status(status) => answer(&api::StatusReply { status: *status }),
-        Reply::Changed(changes) => answer(&api::Changed { changes }),
+        Reply::Changed(changed) => answer(&changed),
         Reply::Committed(committed) => answer(&committed),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
         // `list` answers with these.

@@ -2,6 +2,7 @@
 //! come in; routes, next hops and ports change. What a change means is decided in the wings.
 
 mod exceptions;
+mod handover;
 pub mod local;
 mod ports;
 pub mod preflight;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, PortConfig, burst};
-use crate::control::api::{ChangeMode, Changes, Refusal, Reply, Request};
+use crate::control::api::{self, ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, server, socket};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
@@ -248,6 +249,7 @@ impl Controller {
         self.follow_sub_interfaces().await;
         self.follow_next_hops().await;
         self.waiting_routes(&config.routes).log();
+        self.log_handover(&config.routes);
         self.warn_of_foreign_sources(&[]);
         Ok(())
     }
@@ -316,8 +318,9 @@ impl Controller {
                 self.lfib.let_go(ahead);
                 self.routes_changed().await;
                 let changes = count(changes.map_err(|error| self.refusal(&error))?);
+                let warnings = self.handover_warnings(&routes);
                 if !wait {
-                    return Ok(Reply::Changed(changes));
+                    return Ok(Reply::Changed(api::Changed { changes, warnings }));
                 }
                 let waiting = self.waiting_routes(&routes);
                 if waiting.total > 0 {
@@ -326,19 +329,19 @@ impl Controller {
                         "routes were installed and wait for their next hops"
                     );
                 }
-                Ok(Reply::Committed(waiting.with(changes)))
+                Ok(Reply::Committed(waiting.with(changes, warnings)))
             }
             Request::DeleteRoutes { keys } => {
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
                 self.routes_changed().await;
-                Ok(Reply::Changed(count(changes)))
+                Ok(Reply::Changed(count(changes).into()))
             }
             Request::FlushRoutes { filter } => {
                 let select = self.selector(&filter)?;
                 let keys = self.lfib.keys(select);
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
                 self.routes_changed().await;
-                Ok(Reply::Changed(count(changes)))
+                Ok(Reply::Changed(count(changes).into()))
             }
             Request::ListLinks => Ok(Reply::Links(self.list_links())),
             Request::AddLink { name, tx_only } => {

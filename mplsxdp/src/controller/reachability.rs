@@ -26,7 +26,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub fn with(self, changes: Changes) -> api::Committed {
+    pub fn with(self, changes: Changes, warnings: Vec<String>) -> api::Committed {
         let named = self.named.into_iter();
         api::Committed {
             changes,
@@ -37,6 +37,7 @@ impl Waiting {
                 })
                 .collect(),
             unreachable_total: self.total as u64,
+            warnings,
         }
     }
 

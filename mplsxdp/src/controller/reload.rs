@@ -129,6 +129,7 @@ impl Controller {
             }
         }
         self.waiting_routes(&config.routes).log();
+        self.log_handover(&config.routes);
         let restart = needs_restart(&self.config, &config);
         if !restart.is_empty() {
             warn!(

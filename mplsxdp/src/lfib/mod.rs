@@ -386,6 +386,16 @@ impl<T: Tables> Lfib<T> {
         selected.map(|(&key, _)| key).collect()
     }
 
+    /// The prefixes, within this one, that have routes, in order.
+    pub fn prefixes_within(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
+        self.routes
+            .range(RouteKey::Prefix(prefix.trunc())..)
+            .map_while(move |(&key, _)| match key {
+                RouteKey::Prefix(found) if prefix.contains(&found) => Some(found),
+                _ => None,
+            })
+    }
+
     /// Routes after `after` of which `select` is true, in the order of keys, up to the one by which they come to `limit` paths.
     pub fn list(&self, after: Option<RouteKey>, limit: usize, select: impl Fn(&Candidate) -> bool) -> Vec<Listed> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);

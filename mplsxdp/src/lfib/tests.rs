@@ -292,6 +292,31 @@ fn a_change_of_a_prefix_and_of_one_that_covers_it_is_worked_out_from_what_will_b
 }
 
 #[test]
+fn prefixes_are_listed_by_what_they_are_in() {
+    let mut lfib = large();
+    let mut routes = vec![swap(100, &[110], 1)];
+    let prefixes = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.4.0.0/16",
+        "192.0.2.0/24",
+        "::/0",
+        "2001:db8::/32",
+    ];
+    routes.extend(prefixes.iter().map(|prefix| push(prefix, &[200], 1)));
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    for (within, expected) in [
+        ("0.0.0.0/0", &prefixes[..4]),
+        ("10.0.0.0/8", &prefixes[1..3]),
+        ("::/0", &prefixes[4..]),
+        ("172.16.0.0/12", &[]),
+    ] {
+        let listed: Vec<_> = lfib.prefixes_within(net(within)).map(|net| net.to_string()).collect();
+        assert_eq!(listed, expected, "{within}");
+    }
+}
+
+#[test]
 fn a_claim_that_cannot_be_written_is_not_imposed_and_is_written_when_that_is_possible() {
     let mut lfib = large();
     let routes = [push("10.0.0.0/8", &[200], 1), push("10.4.0.0/16", &[300], 1)];

@@ -112,6 +112,22 @@ impl KernelRoutes {
             })
     }
 
+    /// Whether this machine has addresses, or routes to other machines, in the family of `all`, the family's default prefix.
+    /// Loopback and link-local networks, and multicast, do not count: every machine has those.
+    pub fn has_family_of(&self, all: IpNet) -> bool {
+        let counts = |route: &KernelRoute| {
+            let ip = route.prefix.addr();
+            let is_everywhere =
+                ip.is_loopback() || ip.is_multicast() || matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+            !is_everywhere && matches!(route.kind, RouteKind::Unicast | RouteKind::Local)
+        };
+        self.routes
+            .range(first_of(all)..)
+            .map(|(route, _)| route)
+            .take_while(|route| all.contains(&route.prefix))
+            .any(counts)
+    }
+
     fn remove(
         &mut self,
         range: impl RangeBounds<KernelRoute>,
@@ -188,6 +204,37 @@ mod tests {
                 position: RoutePosition::Last,
             },
         )
+    }
+
+    #[test]
+    fn a_family_is_there_by_what_not_every_machine_has() {
+        let all = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().unwrap());
+        let families = |prefixes: &[(&str, RouteKind)]| {
+            let mut routes = KernelRoutes::default();
+            for &(prefix, kind) in prefixes {
+                add(
+                    &mut routes,
+                    KernelRoute {
+                        kind,
+                        ..route(prefix, 0, 1)
+                    },
+                );
+            }
+            all.map(|all| routes.has_family_of(all))
+        };
+        let everywhere = [
+            ("127.0.0.0/8", RouteKind::Local),
+            ("::1/128", RouteKind::Local),
+            ("fe80::/64", RouteKind::Unicast),
+            ("fe80::1/128", RouteKind::Local),
+            ("ff00::/8", RouteKind::Multicast),
+            ("::/0", RouteKind::Unreachable),
+        ];
+        assert_eq!(families(&everywhere), [false, false]);
+        assert_eq!(families(&[("192.0.2.1/32", RouteKind::Local)]), [true, false]);
+        assert_eq!(families(&[("0.0.0.0/0", RouteKind::Unicast)]), [true, false]);
+        assert_eq!(families(&[("2001:db8::/32", RouteKind::Unicast)]), [false, true]);
+        assert_eq!(families(&[("::/0", RouteKind::Unicast)]), [false, true]);
     }
 
     #[test]

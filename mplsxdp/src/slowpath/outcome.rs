@@ -51,7 +51,7 @@ outcomes! {
     NoAnswerDue, "no-answer-due";
     #[doc = "Dropped without an answer: this box has no address to answer from."]
     NoSource, "no-source";
-    #[doc = "Dropped without an answer: none could be sent towards the source."]
+    #[doc = "Dropped without an answer: this box has no route to the packet's source, or cannot send by the one that it has."]
     NoWayBack, "no-way-back";
     #[doc = "Dropped: no route for the label."]
     UnknownLabel, "unknown-label";

@@ -782,6 +782,25 @@ fn a_restore_names_routes_that_wait_for_a_next_hop() {
 }
 
 #[test]
+fn a_warning_is_printed_once_and_is_no_failure() {
+    let fake = Fake::start();
+    let warning = "mplsxdp: warning: proto 99 is odd\n";
+    for line in ["add 100", "replace 100", "change 100"] {
+        let (code, out, err) = run(&fake, &format!("route {line} dev lo proto 99"));
+        assert_eq!((code, out.as_str(), err.as_str()), (0, "", warning), "{line}");
+    }
+    let lines = "route add 200 dev lo proto 99\nroute add 201 dev lo proto 99\n";
+    let (code, out, err) = run_with(&fake, "-b -", lines);
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", warning));
+    let (code, out, err) = run_with(&fake, "-j route restore", "300 dev lo proto 99\n301 dev lo proto 99\n");
+    assert_eq!((code, err.as_str()), (0, warning));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["warnings"], json!(["proto 99 is odd"]));
+    let (code, _, err) = run(&fake, "route add 100 dev lo");
+    assert_eq!((code, err.as_str()), (0, ""));
+}
+
+#[test]
 fn many_routes_are_restored_and_listed() {
     let fake = Fake::start();
     let lines: String = (16..30_016)

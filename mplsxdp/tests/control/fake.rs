@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mplsxdp::control::api::{
-    BackupState, BucketRange, ChangeMode, Changes, Committed, Counter, InstalledRoute, Link, NextHopState, Outcome,
-    PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
-    UnreachableRoute, ViaAddress, VlanTag,
+    BackupState, BucketRange, ChangeMode, Changed, Changes, Committed, Counter, InstalledRoute, Link, NextHopState,
+    Outcome, PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table,
+    UnknownLabel, UnreachableRoute, ViaAddress, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
@@ -148,8 +148,9 @@ impl Kept {
                 let waiting = routes.iter().filter(|route| route.next_hops().any(waits));
                 let keys: Vec<RouteKey> = waiting.map(Route::key).collect();
                 match self.change(mode, routes)? {
-                    Reply::Changed(changes) if wait => Ok(Reply::Committed(Committed {
+                    Reply::Changed(Changed { changes, warnings }) if wait => Ok(Reply::Committed(Committed {
                         changes,
+                        warnings,
                         unreachable: keys
                             .iter()
                             .take(100)
@@ -218,6 +219,9 @@ impl Kept {
             self.routes.clone()
         };
         let mut changes = Changes::default();
+        let is_odd = |route: &Route| route.attributes().protocol == "99".parse().unwrap();
+        let odd = routes.iter().any(is_odd);
+        let warnings = odd.then(|| "proto 99 is odd".to_owned()).into_iter().collect();
         for (index, route) in routes.into_iter().enumerate() {
             let key = route.key();
             if route
@@ -244,7 +248,7 @@ impl Kept {
         }
         changes.deleted = self.routes.keys().filter(|key| !next.contains_key(key)).count() as u64;
         self.routes = next;
-        Ok(Reply::Changed(changes))
+        Ok(Reply::Changed(Changed { changes, warnings }))
     }
 
     fn status(&self) -> Status {
@@ -296,10 +300,11 @@ fn chosen(filter: &RouteFilter, route: &Route) -> bool {
 }
 
 fn deleted(count: usize) -> Reply {
-    Reply::Changed(Changes {
+    let changes = Changes {
         deleted: count as u64,
         ..Changes::default()
-    })
+    };
+    Reply::Changed(changes.into())
 }
 
 /// Addresses that end in .9 do not resolve; all others are behind eth1.

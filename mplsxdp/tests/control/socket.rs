@@ -746,11 +746,14 @@ fn changes_are_told() {
         deleted,
     };
     assert_eq!(
-        client.add_routes(&[route(100, 16), route(101, 16)]).unwrap(),
+        client.add_routes(&[route(100, 16), route(101, 16)]).unwrap().changes,
         changes(2, 0, 0)
     );
     assert_eq!(
-        client.replace_routes(&[route(100, 17), route(102, 17)]).unwrap(),
+        client
+            .replace_routes(&[route(100, 17), route(102, 17)])
+            .unwrap()
+            .changes,
         changes(1, 1, 0)
     );
     assert_eq!(

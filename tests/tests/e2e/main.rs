@@ -7,6 +7,7 @@ mod conformance;
 mod control;
 mod devices;
 mod exceptions;
+mod handover;
 mod jumbo;
 mod kernel_routes;
 mod lifecycle;
@@ -55,6 +56,7 @@ fn main() -> Result<()> {
         multipath::tests(),
         jumbo::tests(),
         kernel_routes::tests(),
+        handover::tests(),
         vlan::tests(),
         devices::tests(),
         capture::tests(),

@@ -1,0 +1,354 @@
+//! Whether the kernel takes what `dev lo` routes leave to it: packets from a port that are for other machines. The kernel's own
+//! settings decide (`ip_forward`, `rp_filter`); if they have it drop such packets, nothing else says so.
+
+use std::path::Path;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tracing::warn;
+
+use super::ports::Role;
+use super::{Controller, TABLE_LOCAL};
+use crate::lfib::route::{Action, Route};
+use crate::neighbour::RouteKind;
+
+/// How many prefixes are looked at to find one that the kernel has no route to.
+const EXAMINED: usize = 1000;
+const ALL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0));
+const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0));
+
+/// What decides, beside the settings, whether the kernel takes packets.
+#[derive(Default, Debug)]
+struct Situation {
+    /// The interfaces where the kernel receives what arrives at ports with labels, by name.
+    devices: Vec<String>,
+    /// Families that this machine has addresses or routes of.
+    v4: bool,
+    v6: bool,
+    /// IPv4 sources that the kernel may have no route to.
+    unknown_sources: Option<UnknownSources>,
+    /// What a command must begin with to run in the instance's network namespace.
+    prefix: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum UnknownSources {
+    /// There is no default route.
+    Any,
+    /// An LSP leads there, so packets may come from there.
+    Known(IpNet),
+}
+
+impl Controller {
+    /// What keeps packets from getting through that these routes leave to the kernel, with the commands that help. Each is there
+    /// once, however many the routes are.
+    pub(super) fn handover_warnings(&self, routes: &[Route]) -> Vec<String> {
+        let mut paths = routes.iter().flat_map(Route::paths);
+        if !paths.any(|path| path.action == Action::Local) {
+            return Vec::new();
+        }
+        self.situation().warnings(|key| {
+            let value = std::fs::read_to_string(Path::new("/proc/sys/net").join(key)).ok()?;
+            value.trim().parse().ok()
+        })
+    }
+
+    pub(super) fn log_handover(&self, routes: &[Route]) {
+        for warning in self.handover_warnings(routes) {
+            warn!("{warning}");
+        }
+    }
+
+    fn situation(&self) -> Situation {
+        let links = self.resolver.links();
+        let accepting = self
+            .ports
+            .iter()
+            .filter(|port| port.role() == Role::Switching && port.mpls());
+        let mut devices: Vec<String> = accepting
+            .filter_map(|port| links.get(self.ports.addressed(port.number())?))
+            .filter_map(|link| match &link.master {
+                Some(master) => links.get(master.ifindex),
+                None => Some(link),
+            })
+            .map(|link| link.name.to_string())
+            .collect();
+        devices.sort();
+        devices.dedup();
+        Situation {
+            devices,
+            v4: self.kernel_routes.has_family_of(ALL_V4),
+            v6: self.kernel_routes.has_family_of(ALL_V6),
+            unknown_sources: self.unknown_sources(),
+            prefix: match &self.config.netns {
+                None => String::new(),
+                Some(path) if path.contains('/') => format!("nsenter --net={path} "),
+                Some(name) => format!("ip netns exec {name} "),
+            },
+        }
+    }
+
+    fn unknown_sources(&self) -> Option<UnknownSources> {
+        let mut default = self.kernel_routes.get(ALL_V4);
+        if default.any(|route| route.kind == RouteKind::Unicast && route.table != TABLE_LOCAL) {
+            return None;
+        }
+        let mut far = self.lfib.prefixes_within(ALL_V4).take(EXAMINED).peekable();
+        if far.peek().is_none() {
+            return Some(UnknownSources::Any);
+        }
+        far.find(|prefix| !self.kernel_routes.has_specific(prefix.addr()))
+            .map(UnknownSources::Known)
+    }
+}
+
+impl Situation {
+    /// `read` has the value of a setting, by its path beneath `/proc/sys/net`.
+    fn warnings(&self, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
+        let checks = [self.forwarding_v4(&read), self.forwarding_v6(&read)];
+        checks.into_iter().flatten().chain(self.reverse_path(&read)).collect()
+    }
+
+    /// The kernel asks the interface that a packet came in by. The setting of the machine is only what all of them get when it
+    /// is written.
+    fn forwarding_v4(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
+        if !self.v4 && self.v6 {
+            return None;
+        }
+        let key = |device: &str| format!("ipv4/conf/{device}/forwarding");
+        let is_off = |device: &&String| read(&key(device)) == Some(0);
+        let off: Vec<&String> = self.devices.iter().filter(is_off).collect();
+        let all_are = off.len() == self.devices.len();
+        let keys = match read("ipv4/ip_forward") {
+            Some(0) if all_are => vec!["ipv4/ip_forward".to_owned()],
+            _ => off.into_iter().map(|device| key(device)).collect(),
+        };
+        self.not_forwarded("IPv4", &keys)
+    }
+
+    /// The kernel asks the machine, and since Linux 6.17 also the interface.
+    fn forwarding_v6(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
+        let forces = |device: &String| read(&format!("ipv6/conf/{device}/force_forwarding")) == Some(1);
+        let all = "ipv6/conf/all/forwarding".to_owned();
+        let is_off = read(&all) == Some(0) && (self.devices.is_empty() || !self.devices.iter().all(forces));
+        if self.v6 && is_off {
+            self.not_forwarded("IPv6", &[all])
+        } else {
+            None
+        }
+    }
+
+    fn not_forwarded(&self, family: &str, keys: &[String]) -> Option<String> {
+        let names: Vec<String> = keys.iter().map(|key| sysctl_name(key)).collect();
+        let is = if names.len() == 1 { "is" } else { "are" };
+        (!names.is_empty()).then(|| {
+            format!(
+                "the kernel drops {family} packets from `dev lo` routes that are not for this machine, because {} {is} 0: {}",
+                names.join(", "),
+                self.command(keys, 1)
+            )
+        })
+    }
+
+    /// The higher setting counts, of the machine's and the interface's: 1 drops packets from sources that are routed elsewhere,
+    /// 2 those from sources that are not routed at all.
+    fn reverse_path(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
+        if !self.v4 && self.v6 {
+            return None;
+        }
+        let all = "ipv4/conf/all/rp_filter";
+        let key = |device: &String| format!("ipv4/conf/{device}/rp_filter");
+        let value = |key: &str| read(key).unwrap_or(0);
+        let of = |device: &String| value(all).max(value(&key(device)));
+        let drops = |device: &&String| match of(device) {
+            0 => false,
+            1 => true,
+            _ => self.unknown_sources.is_some(),
+        };
+        let devices: Vec<&String> = self.devices.iter().filter(drops).collect();
+        if devices.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = devices.iter().map(|device| device.as_str()).collect();
+        let is_strict = devices.iter().any(|device| of(device) == 1);
+        let sources = match (is_strict, self.unknown_sources) {
+            (true, _) => "does not route back out of the interface where they arrive".to_owned(),
+            (false, Some(UnknownSources::Known(prefix))) => format!("has no route to, such as {prefix}"),
+            (false, _) => "has no route to".to_owned(),
+        };
+        let (keys, wanted): (Vec<String>, u32) = match self.unknown_sources {
+            None => (devices.iter().map(|device| key(device)).collect(), 2),
+            Some(_) => {
+                let keys = std::iter::once(all.to_owned()).chain(devices.iter().map(|device| key(device)));
+                (keys.filter(|key| value(key) != 0).collect(), 0)
+            }
+        };
+        Some(format!(
+            "rp_filter drops IPv4 packets from `dev lo` routes that arrive at {} from sources that the kernel {sources}: {}",
+            names.join(", "),
+            self.command(&keys, wanted)
+        ))
+    }
+
+    fn command(&self, keys: &[String], value: u32) -> String {
+        let settings = keys.iter().map(|key| format!(" {}={value}", sysctl_name(key)));
+        format!("`{}sysctl -w{}`", self.prefix, settings.collect::<String>())
+    }
+}
+
+/// As sysctl(8) takes it: dots and slashes change places, so that the name of an interface can have dots.
+fn sysctl_name(key: &str) -> String {
+    let swapped = key.chars().map(|char| match char {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    });
+    format!("net.{}", swapped.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn situation(devices: &[&str]) -> Situation {
+        Situation {
+            devices: devices.iter().map(|&device| device.to_owned()).collect(),
+            v4: true,
+            v6: true,
+            ..Situation::default()
+        }
+    }
+
+    fn warnings(situation: &Situation, settings: &[(&str, u32)]) -> Vec<String> {
+        let settings: HashMap<_, _> = settings.iter().copied().collect();
+        situation.warnings(|key| settings.get(key).copied())
+    }
+
+    #[test]
+    fn forwarding_that_is_off_is_named_by_family() {
+        let one = situation(&["eth1"]);
+        let off = [
+            ("ipv4/ip_forward", 0),
+            ("ipv4/conf/eth1/forwarding", 0),
+            ("ipv6/conf/all/forwarding", 0),
+        ];
+        let v4 = "the kernel drops IPv4 packets from `dev lo` routes that are not for this machine, because net.ipv4.ip_forward \
+                  is 0: `sysctl -w net.ipv4.ip_forward=1`";
+        let v6 = "the kernel drops IPv6 packets from `dev lo` routes that are not for this machine, because \
+                  net.ipv6.conf.all.forwarding is 0: `sysctl -w net.ipv6.conf.all.forwarding=1`";
+        assert_eq!(warnings(&one, &off), [v4, v6]);
+        let only = |v4, v6| Situation {
+            v4,
+            v6,
+            ..situation(&["eth1"])
+        };
+        assert_eq!(warnings(&only(true, false), &off), [v4]);
+        assert_eq!(warnings(&only(false, true), &off), [v6]);
+        // Without an address or a route, IPv4 is the likely one.
+        assert_eq!(warnings(&only(false, false), &off), [v4]);
+        assert!(warnings(&one, &off.map(|(key, _)| (key, 1))).is_empty());
+        // A kernel without either family.
+        assert!(warnings(&one, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_port_that_is_set_apart_is_named() {
+        let two = Situation {
+            v6: false,
+            prefix: "ip netns exec r1 ".into(),
+            ..situation(&["eth1", "eth2.100"])
+        };
+        let settings = [
+            ("ipv4/ip_forward", 1),
+            ("ipv4/conf/eth1/forwarding", 1),
+            ("ipv4/conf/eth2.100/forwarding", 0),
+        ];
+        assert_eq!(
+            warnings(&two, &settings),
+            [
+                "the kernel drops IPv4 packets from `dev lo` routes that are not for this machine, because \
+                 net.ipv4.conf.eth2/100.forwarding is 0: `ip netns exec r1 sysctl -w net.ipv4.conf.eth2/100.forwarding=1`"
+            ]
+        );
+    }
+
+    #[test]
+    fn rp_filter_is_named_where_it_drops() {
+        let with = |unknown_sources| Situation {
+            unknown_sources,
+            ..situation(&["eth1", "eth2"])
+        };
+        let strict = [("ipv4/conf/all/rp_filter", 0), ("ipv4/conf/eth2/rp_filter", 1)];
+        let loose = [("ipv4/conf/all/rp_filter", 2), ("ipv4/conf/eth1/rp_filter", 1)];
+        assert_eq!(
+            warnings(&with(None), &strict),
+            [
+                "rp_filter drops IPv4 packets from `dev lo` routes that arrive at eth2 from sources that the kernel does not route \
+                 back out of the interface where they arrive: `sysctl -w net.ipv4.conf.eth2.rp_filter=2`"
+            ]
+        );
+        assert!(warnings(&with(None), &loose).is_empty());
+        assert_eq!(
+            warnings(&with(Some(UnknownSources::Any)), &strict),
+            [
+                "rp_filter drops IPv4 packets from `dev lo` routes that arrive at eth2 from sources that the kernel does not route \
+                 back out of the interface where they arrive: `sysctl -w net.ipv4.conf.eth2.rp_filter=0`"
+            ]
+        );
+        let far = "10.3.3.0/24".parse().unwrap();
+        assert_eq!(
+            warnings(&with(Some(UnknownSources::Known(far))), &loose),
+            [
+                "rp_filter drops IPv4 packets from `dev lo` routes that arrive at eth1, eth2 from sources that the kernel has no \
+                 route to, such as 10.3.3.0/24: `sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0`"
+            ]
+        );
+    }
+
+    /// The settings that the commands in the warnings write, as the kernel takes them.
+    fn carry_out(warnings: &[String], settings: &mut HashMap<String, u32>, devices: &[&str]) {
+        let commands = warnings.iter().filter_map(|warning| warning.split('`').rev().nth(1));
+        for setting in commands.flat_map(|command| command.split(' ').skip(2)) {
+            let (name, value) = setting.split_once('=').unwrap();
+            let key = name.trim_start_matches("net.").replace('.', "/");
+            let value = value.parse().unwrap();
+            if key == "ipv4/ip_forward" {
+                for device in devices {
+                    settings.insert(format!("ipv4/conf/{device}/forwarding"), value);
+                }
+            }
+            assert!(settings.insert(key, value).is_some(), "{setting}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_commands_help(
+            forwards in prop::array::uniform4(0..2_u32),
+            filters in prop::array::uniform3(0..3_u32),
+            has_default in any::<bool>(),
+        ) {
+            let devices = ["eth1", "eth2"];
+            let situation = Situation {
+                unknown_sources: (!has_default).then_some(UnknownSources::Any),
+                ..situation(&devices)
+            };
+            let mut settings: HashMap<String, u32> = [
+                ("ipv4/ip_forward", forwards[0]),
+                ("ipv4/conf/eth1/forwarding", forwards[1]),
+                ("ipv4/conf/eth2/forwarding", forwards[2]),
+                ("ipv6/conf/all/forwarding", forwards[3]),
+                ("ipv4/conf/all/rp_filter", filters[0]),
+                ("ipv4/conf/eth1/rp_filter", filters[1]),
+                ("ipv4/conf/eth2/rp_filter", filters[2]),
+            ].map(|(key, value)| (key.to_owned(), value)).into();
+            let before = situation.warnings(|key| settings.get(key).copied());
+            carry_out(&before, &mut settings, &devices);
+            let after = situation.warnings(|key| settings.get(key).copied());
+            prop_assert!(after.is_empty(), "{before:?}, then {after:?}");
+        }
+    }
+}

@@ -49,7 +49,7 @@ pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
         (Verb::Delete, [name]) => Ok(session.client()?.delete_link(name)?),
         (Verb::Set, [name, "mpls", "on"]) => Ok(session.client()?.set_link(name, true)?),
         (Verb::Set, [name, "mpls", "off"]) => Ok(session.client()?.set_link(name, false)?),
-        _ => Err(Failure::Usage(format!("`link {word}` is not written so\n{HELP}"))),
+        _ => Err(Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}"))),
     }
 }
 

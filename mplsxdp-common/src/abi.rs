@@ -63,7 +63,7 @@ pub const MAX_PORTS: u32 = 256;
 pub const MAX_QUEUES: u32 = 128;
 /// Room for reasons of one port in `REASON_COUNTERS`, and after them for each [`Loss`] of the reasons that are punted.
 pub const REASON_SLOTS: u32 = 48;
-/// Reasons that are punted have numbers below this. Room for policers of one port in `POLICERS`.
+/// Reasons that are policed have numbers below this. Room for policers of one port in `POLICERS`.
 pub const PUNT_SLOTS: u32 = 8;
 /// The most labels that one route pushes.
 pub const MAX_PUSH: usize = 8;
@@ -570,6 +570,7 @@ pub struct Meta {
 /// | 50-51 | [`UnknownPolicy`] |
 /// | 52 | frames may be in several buffers |
 /// | 53 | and are, when they leave as they came: the driver's, not the kernel's generic XDP |
+/// | 54-55 | [`Checksum`] |
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings(u64);
@@ -596,6 +597,11 @@ impl Settings {
     /// any driver.
     pub const fn with_native_frags(self, native_frags: bool) -> Self {
         Self((self.0 & !(1 << 53)) | (native_frags as u64) << 53)
+    }
+
+    /// The same with another way to treat unfinished checksums; they are trusted unless told otherwise.
+    pub const fn with_checksum(self, checksum: Checksum) -> Self {
+        Self((self.0 & !(3 << 54)) | (checksum as u64) << 54)
     }
 
     /// The same for another port.
@@ -639,6 +645,22 @@ impl Settings {
         self.0 >> 53 & 1 != 0
     }
 
+    /// Whether frames of `reason` go to the slow path.
+    pub const fn punts(self, reason: Reason) -> bool {
+        match reason {
+            Reason::NoRoute => matches!(self.unknown(), UnknownPolicy::Punt),
+            reason => reason.is_punted(),
+        }
+    }
+
+    pub const fn checksum(self) -> Checksum {
+        match self.0 >> 54 & 3 {
+            1 => Checksum::Finish,
+            2 => Checksum::Punt,
+            _ => Checksum::Trust,
+        }
+    }
+
     pub const fn unknown(self) -> UnknownPolicy {
         match self.0 >> 50 & 3 {
             1 => UnknownPolicy::Drop,
@@ -659,6 +681,20 @@ pub enum UnknownPolicy {
     Drop = 1,
     /// The kernel's, untouched.
     Pass = 2,
+}
+
+/// What a port's program does about TCP and UDP checksums that the sender left to its NIC.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum Checksum {
+    /// Does not look: they do not arrive there.
+    #[default]
+    Trust = 0,
+    /// Finishes those of frames that are forwarded or punted.
+    Finish = 1,
+    /// Punts frames that would be forwarded, and finishes those that are punted: the slow path sends them. For frames that the
+    /// kernel has made a packet of already: it keeps a note that the checksum is unfinished, which XDP cannot take away.
+    Punt = 2,
 }
 
 /// How many exceptions of one reason and port the slow path gets: so many per second, and so many at once after a pause. Frozen
@@ -779,6 +815,8 @@ reasons! {
     UnknownVlan = 14, "unknown-vlan", "RFC 3032 section 5, RFC 5920 section 8.1";
     #[doc = "A packet that the kernel sent into the local interface, and that no prefix route takes."]
     NoFtn = 15, "no-ftn", "RFC 3031 section 3.12";
+    #[doc = "The sender left the TCP or UDP checksum to its NIC: it was computed here, and the frame went on."]
+    ChecksumFinished = 16, "checksum-finished", "Linux CHECKSUM_PARTIAL";
 }
 
 impl Reason {
@@ -791,7 +829,8 @@ impl Reason {
             | Self::TooBig
             | Self::RouterAlert
             | Self::Oam
-            | Self::LspPing => true,
+            | Self::LspPing
+            | Self::ChecksumFinished => true,
             Self::Malformed
             | Self::PortDisabled
             | Self::ImplicitNull
@@ -803,9 +842,23 @@ impl Reason {
         }
     }
 
+    /// Whether so many a second of frames of this reason go to the slow path ([`Police`]): not those that would be forwarded.
+    pub const fn is_policed(self) -> bool {
+        self.is_punted() && !matches!(self, Self::ChecksumFinished)
+    }
+
     /// Where this reason's counter stands among a port's in `REASON_COUNTERS`.
     pub const fn slot(self) -> u32 {
         self as u32
+    }
+
+    /// Where this reason, which is punted, stands among those that are: below [`PUNT_SLOTS`].
+    const fn punt_slot(self) -> u32 {
+        match self {
+            // No reason has this number.
+            Self::ChecksumFinished => 0,
+            reason => reason as u32,
+        }
     }
 }
 
@@ -838,7 +891,7 @@ impl Loss {
 
     /// Where the counter of such frames of `reason`, which is punted, stands among a port's in `REASON_COUNTERS`.
     pub const fn slot(self, reason: Reason) -> u32 {
-        LOSS_SLOTS + self as u32 * PUNT_SLOTS + reason as u32
+        LOSS_SLOTS + self as u32 * PUNT_SLOTS + reason.punt_slot()
     }
 }
 
@@ -861,7 +914,8 @@ const _: () = {
     let mut index = 0;
     while index < Reason::ALL.len() {
         let reason = Reason::ALL[index];
-        assert!(!reason.is_punted() || (reason as u32) < PUNT_SLOTS);
+        assert!(!reason.is_punted() || reason.punt_slot() < PUNT_SLOTS);
+        assert!(!reason.is_policed() || reason.punt_slot() == reason as u32);
         index += 1;
     }
     assert!(size_of::<VlanTags>() == 8 && size_of::<SubInterfaceKey>() == 8);

@@ -4,7 +4,10 @@
 //! All checks and look-ups come before the first write: a frame that is an exception, or the kernel's, is as it arrived. The
 //! one exception to that is [`Reason::NoHeadroom`], which can only be known by trying, before anything is written.
 
-use crate::abi::{Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, SubInterfaceKey, TtlMode};
+use crate::abi::{
+    Adjacency, Checksum, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, SubInterfaceKey, TtlMode,
+};
+use crate::checksum;
 use crate::hash::{flow_hash, ip_flow_hash};
 use crate::ip::{self, Family, Header};
 use crate::wire::{
@@ -41,6 +44,10 @@ pub trait Frame {
 
     /// Writes `bytes` at `offset`, or does nothing and returns `None` where they do not fit within the frame.
     fn store<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// The ones' complement sum of the 16-bit words (RFC 1071) in the `len` bytes at `offset`, in whichever buffers; an odd last
+    /// byte is followed by a zero. `None` if they are not all within the frame.
+    fn sum(&self, offset: usize, len: usize) -> Option<u16>;
 
     /// Moves the start of the frame by `delta` bytes: forward cuts bytes off, backward puts undefined bytes in front. `None`
     /// where there is no room; the frame is then as it was.
@@ -79,6 +86,9 @@ pub trait Tables {
     fn hash_seed(&self) -> u32;
     /// Counts a frame of `bytes` for the route that has counter slot `slot`.
     fn count(&self, slot: u32, bytes: usize);
+    /// Counts a frame of `bytes` that arrived at port `port` and whose checksum was finished. Not called for tables of
+    /// [`Checksum::Trust`].
+    fn count_finished(&self, port: u32, bytes: usize);
 }
 
 /// What becomes of a frame.
@@ -119,12 +129,16 @@ impl Verdict {
 /// Rules that end in an exception return it as an error.
 type Checked<T> = Result<T, Reason>;
 
-/// Decides on `frame` and, where it is to be forwarded, rewrites it.
+/// Decides on `frame` and, where it is to be forwarded, rewrites it, and finishes its checksum as the port's settings have it.
 ///
-/// The common case is all here, at offsets that the compiler knows: an untagged frame with a label that goes on to a next hop.
-/// Everything else is a call.
+/// The common case is all here, at offsets that the compiler knows: an untagged frame with a label that goes on to a next hop, at
+/// a port that trusts checksums. Everything else is a call.
 #[inline(always)]
 pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    // Frozen by the loader: the verifier takes out what a port does not do.
+    if tables.settings().checksum() != Checksum::Trust {
+        return Verdict::from_code(forward_and_finish(frame, tables));
+    }
     let (Some(start), Some(ethertype)) = (frame.load::<8>(0), frame.load::<2>(12)) else {
         return Verdict::Pass;
     };
@@ -138,7 +152,44 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             }
         }
     }
-    Verdict::from_code(forward_any(frame, tables))
+    Verdict::from_code(forward_any(frame, tables, 0))
+}
+
+/// [`forward`] at a port where checksums may be unfinished. A call of its own, as [`forward_any`].
+#[inline(never)]
+fn forward_and_finish<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
+    let mode = tables.settings().checksum();
+    // Whatever was found out so far, and whatever will be, the verifier is to follow what comes behind it once.
+    let port = frame.opaque(arrival_port(frame, tables) as usize) as u32;
+    let received = frame.opaque(frame.len());
+    let unfinished = match mode {
+        Checksum::Punt => frame.opaque(checksum::is_unfinished(frame).into()),
+        Checksum::Trust | Checksum::Finish => 0,
+    };
+    let code = forward_any(frame, tables, unfinished);
+    let code = frame.opaque(code as usize) as u32;
+    let finishes = match Verdict::from_code(code) {
+        // The kernel's note that the checksum is unfinished is still right.
+        Verdict::Pass => false,
+        Verdict::Forward { .. } => mode == Checksum::Finish,
+        Verdict::Exception(reason) => tables.settings().punts(reason),
+    };
+    if frame.opaque(finishes.into()) != 0
+        && checksum::finish(frame)
+        && code != Verdict::Exception(Reason::ChecksumFinished).to_code()
+    {
+        tables.count_finished(port, received);
+    }
+    code
+}
+
+/// The number of the port or sub-interface at which a frame arrived; that of the port if its tags are of none.
+#[inline(always)]
+pub fn arrival_port<F: Frame, T: Tables>(frame: &F, tables: &T) -> u32 {
+    let arrival = Arrival::of(frame, tables);
+    arrival
+        .and_then(|arrival| arrival.port)
+        .unwrap_or(tables.settings().port())
 }
 
 /// An untagged labelled frame for this box. `None` where its label is this box's own, or has several next hops: that is for
@@ -157,18 +208,21 @@ fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Option<Verd
         lse,
         ttl: lse.ttl(),
         offset: ETH_HLEN,
+        unfinished: 0,
     };
     label_operation(frame, tables, entry, entry.slot(), top).map(Some)
 }
 
 /// Any frame. A call of its own, which keeps its size and its registers off the common case.
 #[inline(never)]
-fn forward_any<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
-    decide(frame, tables).unwrap_or_else(Verdict::Exception).to_code()
+fn forward_any<F: Frame, T: Tables>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
+    decide(frame, tables, unfinished)
+        .unwrap_or_else(Verdict::Exception)
+        .to_code()
 }
 
 #[inline(always)]
-fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
+fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T, unfinished: usize) -> Checked<Verdict> {
     let (Some(start), Some(arrival)) = (frame.load::<8>(0), Arrival::of(frame, tables)) else {
         return Ok(Verdict::Pass);
     };
@@ -187,7 +241,7 @@ fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
     // The verifier is not to follow what comes once for each number of tags.
     let l2_len = frame.opaque(arrival.l2_len) & L2_LEN_MASK;
     let (ip, popped) = match arrival.ethertype {
-        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => match pop_local(frame, tables, l2_len)? {
+        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => match pop_local(frame, tables, l2_len, unfinished)? {
             Left::Label(entry, top) => {
                 let slot = entry.slot();
                 let entry = one_next_hop(tables, entry, || flow_hash(frame, top.offset, tables.hash_seed()));
@@ -223,7 +277,14 @@ fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Verdict> {
             };
             hand_up(frame, ip, l2_len)
         }
-        (_, popped) => impose(frame, tables, entry, ip, popped || !port.has(PortWord::LOCAL)),
+        (_, popped) => impose(
+            frame,
+            tables,
+            entry,
+            ip,
+            popped || !port.has(PortWord::LOCAL),
+            unfinished,
+        ),
     }
 }
 
@@ -279,13 +340,13 @@ impl Arrival {
     }
 }
 
-const fn is_tag(ethertype: u16) -> bool {
+pub(crate) const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD)
 }
 
 /// Pops what is this box's own, from the first label at `l2_len` on. Nothing is written yet.
 #[inline(always)]
-fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize) -> Checked<Left> {
+fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize, unfinished: usize) -> Checked<Left> {
     let mut offset = l2_len;
     // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
     let mut handed_down = NOT_HANDED_DOWN as u32;
@@ -301,7 +362,13 @@ fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize) -> Check
             return Err(Reason::TtlExpired);
         }
         if entry.op() != Op::Local {
-            return Ok(Left::Label(entry, Top { lse, ttl, offset }));
+            let top = Top {
+                lse,
+                ttl,
+                offset,
+                unfinished,
+            };
+            return Ok(Left::Label(entry, top));
         }
         if pops == MAX_LOCAL_POPS {
             return Err(Reason::Malformed);
@@ -386,6 +453,8 @@ struct Top {
     lse: Lse,
     ttl: u8,
     offset: usize,
+    /// Not 0: the frame is not to leave as it is. A number, which the verifier does not follow twice.
+    unfinished: usize,
 }
 
 /// What becomes of a special-purpose label other than the nulls and the entropy label indicator.
@@ -421,7 +490,7 @@ fn label_operation<F: Frame, T: Tables>(
     let unlabelled = received - (beneath - ETH_HLEN);
     let egress = match entry.op() {
         Op::Label => {
-            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN, top.unfinished)?;
             let out = top.lse.swapped(entry.out_label(), ttl);
             egress.begin(frame, beneath, LSE_LEN, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), out.to_bytes())?;
@@ -429,7 +498,7 @@ fn label_operation<F: Frame, T: Tables>(
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
-            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN, top.unfinished)?;
             let outer_ttl = match mode() {
                 TtlMode::Pipe => tables.settings().tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
@@ -445,7 +514,7 @@ fn label_operation<F: Frame, T: Tables>(
             // RFC 8029 section 4.4: an MPLS echo request goes on like any other packet. The next hop is the egress, and takes one that
             // comes without a label for one whose label was popped here.
             ip.after_pop(tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
-            let egress = Egress::find(frame, tables, entry, ETH_HLEN + ip.kept_len)?;
+            let egress = Egress::find(frame, tables, entry, ETH_HLEN + ip.kept_len, top.unfinished)?;
             egress.begin(frame, beneath, 0, ip.family.ethertype())?;
             ip.store(frame, egress.l2_len())?;
             ip.cut_trailer(frame);
@@ -459,7 +528,7 @@ fn label_operation<F: Frame, T: Tables>(
             } else {
                 exposed
             };
-            let egress = Egress::find(frame, tables, entry, unlabelled)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled, top.unfinished)?;
             egress.begin(frame, beneath, 0, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress
@@ -504,6 +573,7 @@ fn impose<F: Frame, T: Tables>(
     entry: IlmEntry,
     mut ip: Ip,
     forwarded: bool,
+    unfinished: usize,
 ) -> Checked<Verdict> {
     let settings = tables.settings();
     let slot = entry.slot();
@@ -521,7 +591,7 @@ fn impose<F: Frame, T: Tables>(
     ip.set_ttl(ttl);
     let egress = match entry.op() {
         Op::Label => {
-            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN, unfinished)?;
             let lse = Lse::new(entry.out_label(), tc, true, label_ttl);
             egress.begin(frame, ip.offset, LSE_LEN, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), lse.to_bytes())?;
@@ -531,7 +601,7 @@ fn impose<F: Frame, T: Tables>(
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
-            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN, unfinished)?;
             let label_ttl = if stack.ttl() != 0 { stack.ttl() } else { label_ttl };
             egress.begin(frame, ip.offset, depth * LSE_LEN, ETH_P_MPLS_UC)?;
             store_labels(frame, egress.l2_len(), (stack, depth), tc, label_ttl, (true, label_ttl))?;
@@ -551,7 +621,13 @@ struct Egress(Adjacency);
 impl Egress {
     /// `frame_len` is the length of the frame as it would leave, with an Ethernet header without tags.
     #[inline(always)]
-    fn find<F: Frame, T: Tables>(frame: &F, tables: &T, entry: IlmEntry, frame_len: usize) -> Checked<Self> {
+    fn find<F: Frame, T: Tables>(
+        frame: &F,
+        tables: &T,
+        entry: IlmEntry,
+        frame_len: usize,
+        unfinished: usize,
+    ) -> Checked<Self> {
         let mut adjacency = tables.adjacency(entry.next_hop()).ok_or(Reason::Unresolved)?;
         if !adjacency.is_resolved() {
             let backup = adjacency.backup().ok_or(Reason::Unresolved)?;
@@ -565,6 +641,9 @@ impl Egress {
         }
         if adjacency.takes_one_buffer() && tables.settings().native_frags() && frame.is_split() {
             return Err(Reason::TooBig);
+        }
+        if unfinished != 0 {
+            return Err(Reason::ChecksumFinished);
         }
         Ok(Self(adjacency))
     }
@@ -598,7 +677,9 @@ impl Egress {
 struct Ip {
     family: Family,
     offset: usize,
-    start: [u8; 12],
+    /// The first 8 bytes of the header, and the 4 after them.
+    first: u64,
+    second: u32,
     /// Length of the packet in bytes, and of the padding of a short one.
     kept_len: usize,
     /// How many more bytes follow in the frame.
@@ -613,7 +694,8 @@ impl Ip {
         Self {
             family: header.family,
             offset,
-            start: header.start,
+            first: header.first,
+            second: header.second,
             kept_len,
             excess: available - kept_len,
         }
@@ -636,8 +718,8 @@ impl Ip {
     #[inline(always)]
     fn ttl(&self) -> u8 {
         match self.family {
-            Family::V4 => self.start[8],
-            Family::V6 => self.start[7],
+            Family::V4 => (self.second >> 24) as u8,
+            Family::V6 => self.first as u8,
         }
     }
 
@@ -645,39 +727,44 @@ impl Ip {
     fn set_ttl(&mut self, ttl: u8) {
         match self.family {
             Family::V4 => {
-                let old = u16::from_be_bytes([self.start[8], self.start[9]]);
-                self.start[8] = ttl;
-                self.update_checksum(old, u16::from_be_bytes([ttl, self.start[9]]));
+                let old = (self.second >> 16) as u16;
+                let new = u16::from(ttl) << 8 | old & 0xff;
+                self.second = u32::from(new) << 16 | self.second & 0xffff;
+                self.update_checksum(old, new);
             }
-            Family::V6 => self.start[7] = ttl,
+            Family::V6 => self.first = self.first & !0xff | u64::from(ttl),
         }
     }
 
     /// The IP precedence: the top three bits of the DSCP, which the TC of imposed labels is.
     #[inline(always)]
     fn precedence(&self) -> u8 {
-        match self.family {
-            Family::V4 => self.start[1] >> 5,
-            Family::V6 => (self.start[0] & 0xf) >> 1,
-        }
+        (self.first >> self.precedence_at() & 7) as u8
     }
 
     #[inline(always)]
     fn set_precedence(&mut self, tc: u8) {
+        let old = self.first >> 48;
+        let at = self.precedence_at();
+        self.first = self.first & !(7 << at) | u64::from(tc) << at;
+        if self.family == Family::V4 {
+            self.update_checksum(old as u16, (self.first >> 48) as u16);
+        }
+    }
+
+    /// Where the IP precedence stands in the first 8 bytes.
+    #[inline(always)]
+    fn precedence_at(&self) -> u32 {
         match self.family {
-            Family::V4 => {
-                let old = u16::from_be_bytes([self.start[0], self.start[1]]);
-                self.start[1] = (self.start[1] & 0x1f) | tc << 5;
-                self.update_checksum(old, u16::from_be_bytes([self.start[0], self.start[1]]));
-            }
-            Family::V6 => self.start[0] = (self.start[0] & 0xf1) | tc << 1,
+            Family::V4 => 53,
+            Family::V6 => 57,
         }
     }
 
     #[inline(always)]
     fn update_checksum(&mut self, old: u16, new: u16) {
-        let checksum = u16::from_be_bytes([self.start[10], self.start[11]]);
-        [self.start[10], self.start[11]] = checksum_update(checksum, old, new).to_be_bytes();
+        let checksum = checksum_update(self.second as u16, old, new);
+        self.second = self.second & !0xffff | u32::from(checksum);
     }
 
     /// What the last pop does to the packet: `label_ttl` is the popped label's TTL less this hop.
@@ -709,18 +796,18 @@ impl Ip {
         let udp = match self.family {
             Family::V4 => {
                 let destination = frame.load::<4>(self.offset + 16).ok_or(Reason::Malformed)?;
-                let later_fragment = u16::from_be_bytes([self.start[6], self.start[7]]) & 0x1fff != 0;
-                if destination[0] != 127 || self.start[9] != IPPROTO_UDP || later_fragment {
+                let later_fragment = self.first & 0x1fff != 0;
+                if destination[0] != 127 || (self.second >> 16) as u8 != IPPROTO_UDP || later_fragment {
                     return Ok(());
                 }
-                usize::from(self.start[0] & 0xf) * 4
+                (self.first >> 56 & 0xf) as usize * 4
             }
             Family::V6 => {
                 let destination = frame.load::<16>(self.offset + 24).ok_or(Reason::Malformed)?;
                 if !is_v6_loopback(destination) {
                     return Ok(());
                 }
-                match self.start[6] {
+                match (self.first >> 8) as u8 {
                     IPPROTO_UDP => IPV6_HLEN,
                     // Where the Router Alert option stands that RFC 8029 section 4.3 asks for.
                     IPPROTO_HOPOPTS => match frame.load::<2>(self.offset + IPV6_HLEN) {
@@ -741,19 +828,21 @@ impl Ip {
     /// drops it.
     #[inline(always)]
     fn ftn<F: Frame, T: Tables>(&self, frame: &F, tables: &T) -> Checked<IlmEntry> {
+        // Bounded where it is used: verifiers before 6.10 do not see that what bounds one sum with it bounds others.
+        let offset = frame.opaque(self.offset) & OFFSET_MASK;
         match self.family {
             Family::V4 => {
-                let [first, ..] = frame.load::<4>(self.offset + 12).ok_or(Reason::Malformed)?;
+                let [first, ..] = frame.load::<4>(offset + 12).ok_or(Reason::Malformed)?;
                 // RFC 1812 section 5.3.7: this network, loopback, multicast, class E and broadcast.
                 if matches!(first, 0 | 127 | 224..) {
                     return Ok(IlmEntry::EMPTY);
                 }
                 frame
-                    .load::<4>(self.offset + 16)
+                    .load::<4>(offset + 16)
                     .map(|destination| tables.ftn_v4(destination))
             }
             Family::V6 => {
-                let (high, low) = (frame.load(self.offset + 8), frame.load(self.offset + 16));
+                let (high, low) = (frame.load(offset + 8), frame.load(offset + 16));
                 let high = u64::from_be_bytes(high.ok_or(Reason::Malformed)?);
                 let low = u64::from_be_bytes(low.ok_or(Reason::Malformed)?);
                 // RFC 4291 section 2.5.2, 2.5.3, 2.5.6, 2.7: unspecified, loopback, link-local and multicast addresses.
@@ -761,7 +850,7 @@ impl Ip {
                     return Ok(IlmEntry::EMPTY);
                 }
                 frame
-                    .load::<16>(self.offset + 24)
+                    .load::<16>(offset + 24)
                     .map(|destination| tables.ftn_v6(destination))
             }
         }
@@ -771,12 +860,10 @@ impl Ip {
     /// Writes the changed bytes where the header now begins.
     #[inline(always)]
     fn store<F: Frame>(&self, frame: &mut F, offset: usize) -> Checked<()> {
+        store(frame, offset, self.first.to_be_bytes())?;
         match self.family {
-            Family::V4 => store(frame, offset, self.start),
-            Family::V6 => {
-                let [a, b, c, d, e, f, g, h, ..] = self.start;
-                store(frame, offset, [a, b, c, d, e, f, g, h])
-            }
+            Family::V4 => store(frame, offset + 8, self.second.to_be_bytes()),
+            Family::V6 => Ok(()),
         }
     }
 }
@@ -788,7 +875,7 @@ fn is_v6_loopback(address: [u8; 16]) -> bool {
 }
 
 #[inline(always)]
-fn load_u16<F: Frame>(frame: &F, offset: usize) -> Option<u16> {
+pub(crate) fn load_u16<F: Frame>(frame: &F, offset: usize) -> Option<u16> {
     frame.load(offset).map(u16::from_be_bytes)
 }
 

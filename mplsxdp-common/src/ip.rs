@@ -41,8 +41,10 @@ impl Family {
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     pub family: Family,
-    /// The first 12 bytes: of IPv4 up to the checksum, of IPv6 up to the first 4 bytes of the source address.
-    pub start: [u8; 12],
+    /// The first 8 bytes, big-endian. A number, not bytes: the verifier wants what the compiler puts on the stack aligned.
+    pub first: u64,
+    /// The 4 bytes after them, big-endian: of IPv4 up to the checksum.
+    pub second: u32,
     /// Length of the whole packet in bytes.
     pub total_len: usize,
 }
@@ -52,16 +54,18 @@ impl Header {
     /// section 5.2.2).
     #[inline(always)]
     pub fn at<F: Frame>(frame: &F, offset: usize) -> Option<Self> {
-        let start = frame.load::<12>(offset)?;
-        let (family, header_len, total_len) = match start[0] >> 4 {
-            4 => (Family::V4, ihl(start[0]) * 4, length_at(&start, 2)),
-            6 => (Family::V6, IPV6_HLEN, IPV6_HLEN + length_at(&start, 4)),
+        let first = frame.load(offset).map(u64::from_be_bytes)?;
+        let second = frame.load(offset + 8).map(u32::from_be_bytes)?;
+        let (family, header_len, total_len) = match first >> 60 {
+            4 => (Family::V4, ihl(first) * 4, (first >> 32 & 0xffff) as usize),
+            6 => (Family::V6, IPV6_HLEN, IPV6_HLEN + (first >> 16 & 0xffff) as usize),
             _ => return None,
         };
         let is_whole = header_len >= IPV4_HLEN && total_len >= header_len && offset + total_len <= frame.len();
         is_whole.then_some(Self {
             family,
-            start,
+            first,
+            second,
             total_len,
         })
     }
@@ -72,7 +76,7 @@ impl Header {
     pub fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> Option<Self> {
         let header = Self::at(frame, offset)?;
         let is_ip = match header.family {
-            Family::V4 => has_right_checksum(frame, offset, ihl(header.start[0])),
+            Family::V4 => has_right_checksum(frame, offset, ihl(header.first)),
             Family::V6 => !names_a_protocol(frame, offset) || !is_ethernet(frame, offset),
         };
         is_ip.then_some(header)
@@ -85,7 +89,7 @@ impl Header {
 pub fn is_flow<F: Frame>(frame: &F, offset: usize) -> bool {
     match Header::at(frame, offset) {
         Some(header) => match header.family {
-            Family::V4 => has_right_checksum(frame, offset, ihl(header.start[0])),
+            Family::V4 => has_right_checksum(frame, offset, ihl(header.first)),
             Family::V6 => !names_a_protocol(frame, offset),
         },
         None => false,
@@ -106,15 +110,9 @@ pub const fn kept_len(total_len: usize, available: usize) -> usize {
     }
 }
 
-const fn ihl(first: u8) -> usize {
-    (first & 0xf) as usize
-}
-
-fn length_at(start: &[u8; 12], at: usize) -> usize {
-    match start.get(at..) {
-        Some([high, low, ..]) => usize::from(u16::from_be_bytes([*high, *low])),
-        _ => 0,
-    }
+/// Length of an IPv4 header in 32-bit words, from its first 8 bytes.
+const fn ihl(first: u64) -> usize {
+    (first >> 56 & 0xf) as usize
 }
 
 /// Whether the IPv4 header at `offset`, of `words` 32-bit words, adds up to 0xffff (RFC 1071, RFC 1812 section 5.2.2). A call of its own,
@@ -200,7 +198,7 @@ fn is_ethernet<F: Frame>(frame: &F, offset: usize) -> bool {
     match ethertype {
         Some(ETH_P_IP) => {
             let total_len = usize::from(u16::from_be_bytes([high, low]));
-            first >> 4 == 4 && total_len <= available && has_right_checksum(frame, at, ihl(first))
+            first >> 4 == 4 && total_len <= available && has_right_checksum(frame, at, (first & 0xf).into())
         }
         // It fills the frame: nothing else confirms it.
         Some(ETH_P_IPV6) => {

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod checksum;
 pub mod forward;
 pub mod hash;
 pub mod ip;

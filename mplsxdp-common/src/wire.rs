@@ -46,6 +46,10 @@ pub const IPPROTO_UDP: u8 = 17;
 pub const IPPROTO_SCTP: u8 = 132;
 /// Next Header value of IPv6 Hop-by-Hop Options.
 pub const IPPROTO_HOPOPTS: u8 = 0;
+/// Next Header value of the IPv6 Routing header.
+pub const IPPROTO_ROUTING: u8 = 43;
+/// Next Header value of IPv6 Destination Options.
+pub const IPPROTO_DSTOPTS: u8 = 60;
 /// UDP port of MPLS echo requests, "LSP ping" (RFC 8029 section 4.3).
 pub const LSP_PING_PORT: u16 = 3503;
 

@@ -1,10 +1,11 @@
 //! A frame in the driver's buffers: the first one can be read and written, the others only count in its length.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 use core::ptr::{read_unaligned, read_volatile, write_unaligned, write_volatile};
 
 use aya_ebpf::{
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     macros::map,
     maps::PerCpuArray,
     programs::XdpContext,
@@ -15,6 +16,13 @@ use crate::tables::XdpTables;
 
 /// No rule looks further into a frame than this; the verifier wants a bound on every offset.
 const MAX_OFFSET: usize = 4096;
+
+/// How many bytes are summed at a time. On the stack, which is 512 bytes for all calls together: what is in a map could be
+/// another program's before the sum is done, on a real-time kernel.
+const CHUNK: usize = 160;
+/// The most that is summed: more than the largest MTU of an Ethernet NIC. What is longer has no sum.
+const MAX_SUM: usize = 1 << 14;
+const MAX_CHUNKS: usize = MAX_SUM / CHUNK;
 
 #[map]
 static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -96,6 +104,11 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn sum(&self, offset: usize, len: usize) -> Option<u16> {
+        sum(self.ctx, offset as u32, len as u32)
+    }
+
+    #[inline(always)]
     fn move_head(&mut self, delta: i32) -> Option<()> {
         // SAFETY: the helper takes this program's own context; all pointers into the frame are taken anew after it.
         if unsafe { bpf_xdp_adjust_head(self.ctx.ctx, delta) } == 0 {
@@ -125,6 +138,68 @@ impl Frame for XdpFrame<'_> {
                 read_volatile(scratch) as usize
             },
             None => value,
+        }
+    }
+}
+
+/// [`Frame::sum`]. A call of its own, for its stack.
+#[inline(never)]
+fn sum_of(ctx: &XdpContext, offset: u32, len: u32) -> u64 {
+    let mut chunk = MaybeUninit::<[u64; CHUNK / 8]>::uninit();
+    let chunk = chunk.as_mut_ptr();
+    // The last chunk first, so that the rest of it is zero: the order does not matter to the sum.
+    for index in 0..CHUNK / 8 {
+        // SAFETY: within the chunk; volatile, as the compiler would call memset() otherwise.
+        unsafe { write_volatile((chunk as *mut u64).add(index), 0) };
+    }
+    let frame = XdpFrame::new(ctx);
+    if len as usize > MAX_SUM {
+        return NO_SUM;
+    }
+    let Some(last) = len.checked_sub(1) else { return 0 };
+    let mut rest = last as usize % CHUNK;
+    // Nothing, which the compiler knows nothing of: else it takes out the check that the verifier asks for.
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {} */", inout(reg) rest, options(nomem, nostack, pure)) };
+    if rest >= CHUNK {
+        return NO_SUM;
+    }
+    // By hand, or it makes one check of the sum: the verifier has to see that the last chunk is not empty.
+    // SAFETY: an addition.
+    unsafe { asm!("{} += 1", inout(reg) rest, options(nomem, nostack, pure)) };
+    let rest = rest as u32;
+    let whole = len.wrapping_sub(rest);
+    // SAFETY: the helpers take this program's own context, and write and read within the chunk.
+    let load = |offset, len| unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, chunk.cast(), len) } == 0;
+    let add = |sum: u32| unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, chunk.cast(), CHUNK as u32, sum) as u32 };
+    if !load(offset + whole, rest) {
+        return NO_SUM;
+    }
+    // The verifier is not to follow the loop once for each way to get here.
+    let mut sum = frame.opaque(add(0) as usize) as u32;
+    for index in 0..MAX_CHUNKS as u32 {
+        if index * CHUNK as u32 >= whole {
+            break;
+        }
+        if !load(offset + index * CHUNK as u32, CHUNK as u32) {
+            return NO_SUM;
+        }
+        sum = add(sum);
+    }
+    sum.into()
+}
+
+const NO_SUM: u64 = 1 << 32;
+
+#[inline(always)]
+fn sum(ctx: &XdpContext, offset: u32, len: u32) -> Option<u16> {
+    match sum_of(ctx, offset, len) {
+        NO_SUM => None,
+        sum => {
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            // The kernel sums words as they lie in memory.
+            Some(u16::from_be_bytes((sum as u16).to_ne_bytes()))
         }
     }
 }

@@ -10,7 +10,7 @@ mod tables;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
 use mplsxdp_common::abi::{Loss, MAX_QUEUES, Reason, UnknownPolicy};
-use mplsxdp_common::forward::{Arrival, Frame as _, Tables as _, Verdict, forward};
+use mplsxdp_common::forward::{Frame as _, Tables as _, Verdict, arrival_port, forward};
 
 use crate::frame::XdpFrame;
 use crate::tables::{TX_PORTS, XSKS, XdpTables, count_reason, is_admitted};
@@ -45,9 +45,7 @@ fn except(ctx: &XdpContext, reason: Reason) -> u32 {
     let port = match reason {
         // Found out when the frame had been rewritten.
         Reason::NoPort => settings.port(),
-        _ => Arrival::of(&frame, &XdpTables)
-            .and_then(|arrival| arrival.port)
-            .unwrap_or(settings.port()),
+        _ => arrival_port(&frame, &XdpTables),
     };
     count_reason(port, reason.slot(), &frame);
     // Frozen by the loader: where it is off, the verifier takes the code out.
@@ -71,7 +69,7 @@ fn except(ctx: &XdpContext, reason: Reason) -> u32 {
 /// Hands a frame to the slow path's socket on the queue that it came in on.
 #[inline(always)]
 fn punt(ctx: &XdpContext, frame: &XdpFrame<'_>, port: u32, reason: Reason) -> u32 {
-    if !is_admitted(port, reason) {
+    if reason.is_policed() && !is_admitted(port, reason) {
         count_reason(port, Loss::Policed.slot(reason), frame);
         return xdp_action::XDP_DROP;
     }

@@ -130,6 +130,12 @@ impl Tables for XdpTables {
         // Slot 0 is never read: counting into it is cheaper than asking.
         count(&ROUTE_COUNTERS, slot, bytes);
     }
+
+    #[inline(always)]
+    fn count_finished(&self, port: u32, bytes: usize) {
+        let slot = Reason::ChecksumFinished.slot();
+        count(&REASON_COUNTERS, port * REASON_SLOTS + slot, bytes);
+    }
 }
 
 /// Counts a frame in one of a port's slots.

@@ -11,6 +11,7 @@ use mplsxdp_common::abi::{
     self, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, MAX_PORTS, TtlMode,
 };
 
+use crate::control::api::Checksum;
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::lfib::route::{Route, RouteKey};
 
@@ -130,6 +131,8 @@ pub struct PortConfig {
     pub tx_only: bool,
     /// Accepts labelled frames.
     pub mpls: bool,
+    /// What is done about unfinished checksums; `None`: as the kind of interface needs it.
+    pub checksum: Option<Checksum>,
 }
 
 /// How the program is attached. There is no fallback from one to the other.
@@ -218,6 +221,10 @@ pub struct Options {
     /// Switch GRO on at the other ends of veths, in whatever network namespace, where redirected frames are lost without.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub fix_peers: Option<bool>,
+    /// What becomes of TCP and UDP checksums that senders left to their NICs: finish or trust, of all interfaces or of one
+    /// (repeatable) [default: finish on veth, tap and virtio_net, else trust].
+    #[arg(long = "checksum", value_name = "[IFACE=]MODE")]
+    pub checksums: Vec<String>,
     /// How the XDP program is attached [default: native].
     #[arg(long, value_name = "MODE")]
     pub mode: Option<XdpMode>,
@@ -304,6 +311,8 @@ impl Options {
             wait: self.wait.or(other.wait),
             no_readopt: self.no_readopt.or(other.no_readopt),
             fix_peers: self.fix_peers.or(other.fix_peers),
+            // The last one counts.
+            checksums: both(other.checksums, self.checksums),
             mode: self.mode.or(other.mode),
             labels: self.labels.or(other.labels),
             counter_slots: self.counter_slots.or(other.counter_slots),
@@ -389,11 +398,13 @@ impl Options {
                         name: name.clone(),
                         tx_only,
                         mpls: !tx_only,
+                        checksum: None,
                     }),
                     Err(reason) => errors.push(reason),
                 },
             }
         }
+        self.set_checksums(&mut ports, errors);
         if let Some(local) = &self.local {
             if let Err(reason) = check_new_interface(local) {
                 errors.push(reason);
@@ -411,6 +422,34 @@ impl Options {
             errors.push(format!("{count} interfaces; at most {MAX_PORTS} are supported"));
         }
         ports
+    }
+
+    /// What is said of one interface counts before what is said of all.
+    fn set_checksums(&self, ports: &mut [PortConfig], errors: &mut Vec<String>) {
+        let (mut all, mut ones) = (None, HashMap::new());
+        for text in &self.checksums {
+            let (name, mode) = match text.rsplit_once('=') {
+                Some((name, mode)) => (Some(name), mode),
+                None => (None, text.as_str()),
+            };
+            match (name, mode.parse::<Checksum>()) {
+                (_, Err(error)) => errors.push(error),
+                (None, Ok(mode)) => all = Some(mode),
+                (Some(name), Ok(mode)) => {
+                    ones.insert(name, mode);
+                }
+            }
+        }
+        for port in ports.iter_mut() {
+            port.checksum = ones.remove(&*port.name).or(all);
+        }
+        let mut strangers: Vec<_> = ones.into_keys().collect();
+        strangers.sort_unstable();
+        errors.extend(strangers.into_iter().map(|name| {
+            format!(
+                "`checksum` names `{name}`, which is not an interface that is loaded: add it to `iface` or `tx-only`"
+            )
+        }));
     }
 
     /// One address of each family, each of which a packet can come from.

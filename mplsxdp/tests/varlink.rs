@@ -208,6 +208,7 @@ fn link() -> Link {
         vlan: Some(vec![vlan_tag()]),
         redirect_target: Some(true),
         problem: Some("its interface is gone".into()),
+        checksum: Checksum::Finish,
     }
 }
 
@@ -317,6 +318,7 @@ fn types() {
     agree_on_type(&mut seen, "Stats", &stats());
     agree_on_type(&mut seen, "Changes", &Changes::default());
     agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
+    agree_on_enum(&mut seen, "Checksum", &[Checksum::Finish, Checksum::Trust]);
     agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
     agree_on_enum(
         &mut seen,
@@ -368,6 +370,7 @@ fn methods() {
     let add_link = AddLink {
         name: name(),
         tx_only: Some(true),
+        checksum: Some(Checksum::Trust),
     };
     let set_link = SetLink {
         name: name(),

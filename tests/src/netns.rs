@@ -163,9 +163,8 @@ impl<'a> End<'a> {
         }
         netns.ip(&format!("link set dev {interface} up"))?;
         // A veth takes redirected frames only with GRO, unless it has a program of its own; its peer learns of GRO only where
-        // it is switched on while the veth is up. And a frame that is redirected has the checksum that it had: no driver
-        // finishes it any more.
-        netns.run(&format!("ethtool --offload {interface} tx off gro on"))?;
+        // it is switched on while the veth is up. Other offloads are as the kernel has them: hosts leave checksums unfinished.
+        netns.run(&format!("ethtool --offload {interface} gro on"))?;
         Ok(())
     }
 }

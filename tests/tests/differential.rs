@@ -137,6 +137,12 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
                 add(self.routes.entry(slot).or_default(), *counted);
             }
         }
+        for (port, counted) in self.host.as_mut().finished.take() {
+            add(
+                self.reasons.entry((port, Reason::ChecksumFinished)).or_default(),
+                counted,
+            );
+        }
         if let Some(reason) = reason {
             let counted = Counter {
                 packets: 1,

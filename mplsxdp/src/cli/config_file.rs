@@ -48,7 +48,7 @@ use super::grammar::{self, Family};
 use crate::config::{self, ConfigError, Options, PlacedRoute};
 
 /// The keys, for whoever mistypes one.
-const KEYS: &str = "iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, mode, labels, counter-slots, stacks, \
+const KEYS: &str = "iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, checksum, mode, labels, counter-slots, stacks, \
                     groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
                     log-exceptions, verbose, routes";
 
@@ -109,6 +109,7 @@ impl Reader<'_> {
             "wait" => options.wait = self.boolean(name, value),
             "no-readopt" => options.no_readopt = self.boolean(name, value),
             "fix-peers" => options.fix_peers = self.boolean(name, value),
+            "checksum" => options.checksums = self.one_or_more(name, value),
             "mode" => options.mode = self.choice(name, value),
             "labels" => options.labels = self.number(name, value, config::LABELS),
             "counter-slots" => options.counter_slots = self.number(name, value, config::COUNTER_SLOTS),
@@ -146,6 +147,14 @@ impl Reader<'_> {
             self.wrong_type(key, value, "an array of strings");
         }
         array.into_iter().flatten()
+    }
+
+    /// A string, or an array of them.
+    fn one_or_more(&mut self, key: &str, value: &Value) -> Vec<String> {
+        match value.get_ref().as_str() {
+            Some(one) => vec![one.to_owned()],
+            None => self.strings(key, value),
+        }
     }
 
     fn strings(&mut self, key: &str, value: &Value) -> Vec<String> {
@@ -365,6 +374,7 @@ mod tests {
             name: name.into(),
             tx_only,
             mpls: !tx_only,
+            checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
         assert_eq!(file.routes[1].place, "f.toml:30:17");
@@ -486,7 +496,7 @@ routes = [
                 "f.toml:3:10: `stacks` has a value of type string; it must be a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl` is 256; it must be a number, 1 to 255",
                 "f.toml:5:8: `mode` is \"fast\"; it must be \"native\" or \"generic\"",
-                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, mode, \
+                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, checksum, mode, \
                  labels, counter-slots, stacks, groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
                  icmp-source-rate, hold, punt-rate, log-exceptions, verbose, routes",
                 "f.toml:7:16: `tc-propagate` has a value of type integer; it must be true or false",

@@ -129,6 +129,7 @@ fn table(options: &Options) -> Table {
         ("wait", options.wait.map(Value::from)),
         ("no-readopt", options.no_readopt.map(Value::from)),
         ("fix-peers", options.fix_peers.map(Value::from)),
+        ("checksum", strings(&options.checksums)),
         ("mode", options.mode.and_then(name)),
         ("labels", number(options.labels)),
         ("counter-slots", number(options.counter_slots)),

@@ -2,12 +2,13 @@
 
 use super::output::Output;
 use super::{Failure, Session, verb};
-use crate::control::api::{BackupState, Link, NextHopState, Resolution, ViaAddress, ViaFamily};
+use crate::control::api::{BackupState, Checksum, Link, NextHopState, Resolution, ViaAddress, ViaFamily};
 
 pub const HELP: &str = "\
 Verbs:
   link show [IFACE]
-  link add IFACE [tx-only]        take an interface, or a VLAN on it (eth1.100, eth1.100.10), as a port
+  link add IFACE [tx-only] [checksum {finish|trust}]
+                                  take an interface, or a VLAN on it (eth1.100, eth1.100.10), as a port
   link del IFACE                  give it back
   link set IFACE mpls {on|off}    accept labelled frames, or drop them";
 
@@ -44,12 +45,37 @@ pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
     match (verb, words.as_slice()) {
         (Verb::Show, []) => show(None, session),
         (Verb::Show, [name]) => show(Some(name), session),
-        (Verb::Add, [name]) => Ok(session.client()?.add_link(name, false)?),
-        (Verb::Add, [name, "tx-only"]) => Ok(session.client()?.add_link(name, true)?),
+        (Verb::Add, [name, options @ ..]) => {
+            let (tx_only, checksum) = add_options(options)
+                .ok_or_else(|| Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}")))??;
+            Ok(session.client()?.add_link(name, tx_only, checksum)?)
+        }
         (Verb::Delete, [name]) => Ok(session.client()?.delete_link(name)?),
         (Verb::Set, [name, "mpls", "on"]) => Ok(session.client()?.set_link(name, true)?),
         (Verb::Set, [name, "mpls", "off"]) => Ok(session.client()?.set_link(name, false)?),
         _ => Err(Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}"))),
+    }
+}
+
+/// What `link add` has behind the name, in any order; `None` if that is something else.
+fn add_options(mut words: &[&str]) -> Option<Result<(bool, Option<Checksum>), Failure>> {
+    let (mut tx_only, mut checksum) = (false, None);
+    loop {
+        words = match words {
+            [] => return Some(Ok((tx_only, checksum))),
+            ["tx-only", rest @ ..] if !tx_only => {
+                tx_only = true;
+                rest
+            }
+            ["checksum", value, rest @ ..] if checksum.is_none() => {
+                match value.parse() {
+                    Ok(value) => checksum = Some(value),
+                    Err(error) => return Some(Err(Failure::Usage(error))),
+                }
+                rest
+            }
+            _ => return None,
+        }
     }
 }
 
@@ -193,10 +219,25 @@ fn lines(link: &Link) -> Vec<String> {
             up(link),
             mpls(link)
         ),
-        format!("    link/ether {mac}{tags} bpf_link {link_id} prog {program_id}{redirect}"),
+        format!(
+            "    link/ether {mac}{tags} bpf_link {link_id} prog {program_id}{redirect} checksum {}",
+            link.checksum.name()
+        ),
     ];
     lines.extend(link.problem.as_ref().map(|problem| format!("    problem: {problem}")));
+    lines.extend(checksum_hint(link));
     lines
+}
+
+/// How a port that finishes checksums is made faster.
+fn checksum_hint(link: &Link) -> Option<String> {
+    let finishes = link.checksum == Checksum::Finish && !link.local && !link.tx_only && link.parent.is_none();
+    finishes.then(|| {
+        format!(
+            "    faster: `ethtool -K PEER tx off` on what sends to {name}, then `link del {name}` and `link add {name} checksum trust`",
+            name = link.name
+        )
+    })
 }
 
 fn up(link: &Link) -> &'static str {

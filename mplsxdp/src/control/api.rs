@@ -535,6 +535,38 @@ pub struct VlanTag {
     pub id: u16,
 }
 
+/// `type Checksum`: what a port does about TCP and UDP checksums that the sender left to its NIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksum {
+    /// Finishes them.
+    Finish,
+    /// Does not look for them.
+    Trust,
+}
+
+impl Checksum {
+    /// As people and the socket write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Finish => "finish",
+            Self::Trust => "trust",
+        }
+    }
+}
+
+impl std::str::FromStr for Checksum {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "finish" => Ok(Self::Finish),
+            "trust" => Ok(Self::Trust),
+            _ => Err(format!("`checksum` is `{text}`; it must be `finish` or `trust`")),
+        }
+    }
+}
+
 /// `type Link`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Link {
@@ -569,6 +601,8 @@ pub struct Link {
     /// What keeps it from working: it waits for its interface, say. Labelled frames that arrive are lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What is done about unfinished checksums of frames that arrive.
+    pub checksum: Checksum,
 }
 
 /// `type Status`.
@@ -880,6 +914,9 @@ pub struct AddLink {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_only: Option<bool>,
+    /// `None`: as the kind of interface needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
 }
 
 /// Parameters of `DeleteLink`.
@@ -1013,6 +1050,7 @@ pub enum Request {
     AddLink {
         name: String,
         tx_only: bool,
+        checksum: Option<Checksum>,
     },
     DeleteLink {
         name: String,

@@ -220,10 +220,15 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
         "Rollback" => nothing(raw, Command::Rollback),
         "ListLinks" => nothing(raw, Command::List(List::Links)),
         "AddLink" => {
-            let api::AddLink { name, tx_only } = parameters(raw)?;
+            let api::AddLink {
+                name,
+                tx_only,
+                checksum,
+            } = parameters(raw)?;
             Ok(Command::Ask(Request::AddLink {
                 name,
                 tx_only: tx_only.unwrap_or(false),
+                checksum,
             }))
         }
         "DeleteLink" => {

@@ -201,12 +201,13 @@ impl Client {
         self.list("ListLinks", |api::LinkList { links }| links)
     }
 
-    pub fn add_link(&mut self, name: &str, tx_only: bool) -> Result<(), ClientError> {
+    pub fn add_link(&mut self, name: &str, tx_only: bool, checksum: Option<api::Checksum>) -> Result<(), ClientError> {
         let Nothing {} = self.call(
             "AddLink",
             &api::AddLink {
                 name: name.into(),
                 tx_only: Some(tx_only),
+                checksum,
             },
         )?;
         Ok(())

@@ -115,7 +115,14 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             ("DeleteRoutes", json!(api::Keys { keys }))
         }
         Request::FlushRoutes { filter } => ("FlushRoutes", json!(api::FlushRoutes::from(filter))),
-        Request::AddLink { name, tx_only } => ("AddLink", json!({ "name": name, "tx_only": tx_only })),
+        Request::AddLink {
+            name,
+            tx_only,
+            checksum,
+        } => (
+            "AddLink",
+            json!({ "name": name, "tx_only": tx_only, "checksum": checksum }),
+        ),
         Request::DeleteLink { name } => ("DeleteLink", json!({ "name": name })),
         Request::SetLink { name, mpls } => ("SetLink", json!({ "name": name, "mpls": mpls })),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),

@@ -496,8 +496,15 @@ fn change(request: &Request) -> Option<String> {
         }),
         Request::DeleteRoutes { keys } => Some(format!("delete {} routes", keys.len())),
         Request::FlushRoutes { filter } => Some(format!("flush routes: {filter:?}")),
-        Request::AddLink { name, tx_only: false } => Some(format!("add link {name}")),
-        Request::AddLink { name, tx_only: true } => Some(format!("add link {name} tx-only")),
+        Request::AddLink {
+            name,
+            tx_only,
+            checksum,
+        } => {
+            let tx_only = if *tx_only { " tx-only" } else { "" };
+            let checksum = checksum.map(|checksum| format!(" checksum {}", checksum.name()));
+            Some(format!("add link {name}{tx_only}{}", checksum.unwrap_or_default()))
+        }
         Request::DeleteLink { name } => Some(format!("delete link {name}")),
         Request::SetLink { name, mpls } => Some(format!("set link {name} mpls {}", if *mpls { "on" } else { "off" })),
         Request::Unload => Some("unload".into()),

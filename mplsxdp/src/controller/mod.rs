@@ -243,7 +243,7 @@ impl Controller {
             let pair = LocalPair::create(name, &config.instance, self.local_mtu(), &self.netlink).await?;
             let port = pair.port_name().to_owned();
             self.local = Some(pair);
-            self.add_port(&port, Wish::new(Role::Local)).await?;
+            self.add_port(&port, Wish::new(Role::Local, None)).await?;
         }
         self.ports.follow_waiting(self.resolver.links(), Instant::now());
         self.follow_sub_interfaces().await;
@@ -344,7 +344,11 @@ impl Controller {
                 Ok(Reply::Changed(count(changes).into()))
             }
             Request::ListLinks => Ok(Reply::Links(self.list_links())),
-            Request::AddLink { name, tx_only } => {
+            Request::AddLink {
+                name,
+                tx_only,
+                checksum,
+            } => {
                 if self.local.as_ref().is_some_and(|pair| pair.name() == name) {
                     let reason =
                         format!("{name} is where this box's own packets go in; its other end is a port already");
@@ -356,7 +360,7 @@ impl Controller {
                     return Err(Refusal::LinkRefused { name, reason });
                 }
                 let role = if tx_only { Role::TxOnly } else { Role::Switching };
-                let added = self.add_port(&name, Wish::new(role)).await;
+                let added = self.add_port(&name, Wish::new(role, checksum)).await;
                 added.map_err(|error| Refusal::LinkRefused {
                     name,
                     reason: told(&error),
@@ -891,7 +895,8 @@ impl Controller {
 }
 
 fn wish(port: &PortConfig) -> Wish {
-    Wish::new(if port.tx_only { Role::TxOnly } else { Role::Switching })
+    let role = if port.tx_only { Role::TxOnly } else { Role::Switching };
+    Wish::new(role, port.checksum)
 }
 
 /// Whether an interface could not be taken because there is none of its name.

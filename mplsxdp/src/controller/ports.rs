@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mplsxdp_common::abi::{MAX_PORTS, PortWord, Settings, VlanTags};
+use mplsxdp_common::abi::{self, MAX_PORTS, PortWord, Settings, VlanTags};
 use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
@@ -15,6 +15,7 @@ use super::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
 use super::sub_interface::{self, Tags};
 use super::waiting::{Waiting, WaitingPorts};
 use crate::config::{Config, XdpMode};
+use crate::control::api::Checksum;
 use crate::control::client::{self, Client};
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::dataplane::kernel::KernelTables;
@@ -50,13 +51,16 @@ pub struct Wish {
     pub role: Role,
     /// Labelled frames are accepted.
     pub mpls: bool,
+    /// What is done about unfinished checksums; `None`: what the kind of interface needs.
+    pub checksum: Option<Checksum>,
 }
 
 impl Wish {
-    pub fn new(role: Role) -> Self {
+    pub fn new(role: Role, checksum: Option<Checksum>) -> Self {
         Self {
             role,
             mpls: role == Role::Switching,
+            checksum,
         }
     }
 }
@@ -69,6 +73,8 @@ pub struct Port {
     mtu: u32,
     role: Role,
     mpls: bool,
+    /// As it was asked for.
+    checksum: Option<Checksum>,
     /// On its way out: nothing is to be sent there any more.
     retired: bool,
     place: Place,
@@ -101,6 +107,8 @@ struct Traits {
     receives_fragments: bool,
     /// A frame that lies in several buffers leaves, too.
     sends_fragments: bool,
+    /// What the program does about unfinished checksums.
+    checksum: abi::Checksum,
 }
 
 impl Port {
@@ -141,6 +149,7 @@ impl Port {
         Wish {
             role: self.role,
             mpls: self.mpls,
+            checksum: self.checksum,
         }
     }
 
@@ -255,6 +264,7 @@ impl Ports {
         self.settings(number)
             .with_frags(frags)
             .with_native_frags(frags && traits.receives_fragments)
+            .with_checksum(traits.checksum)
     }
 
     /// Whether frames that lie in several buffers can be redirected to a port: what the program has run on in its driver, the
@@ -264,6 +274,14 @@ impl Ports {
         let carrier = self.get(number).and_then(|port| self.carrier(port));
         let carrier = carrier.map(|carrier| &carrier.place);
         matches!(carrier, Some(Place::Interface { traits, .. }) if traits.sends_fragments)
+    }
+
+    /// What is done about unfinished checksums of frames that arrive at a port.
+    pub fn checksum(&self, port: &Port) -> Checksum {
+        match self.carrier(port).map(|carrier| &carrier.place) {
+            Some(Place::Interface { traits, .. }) if traits.checksum != abi::Checksum::Trust => Checksum::Finish,
+            _ => Checksum::Trust,
+        }
     }
 
     /// The kernel's interface whose addresses are those of a port: of a sub-interface without a device of its own, the parent.
@@ -478,7 +496,10 @@ impl Ports {
     ) -> anyhow::Result<()> {
         match self.candidate(name, netlink).await? {
             Candidate::Interface(facts) => match self.number(name) {
-                Some(carrier) => self.set_role(carrier, wish, lfib, exceptions).await,
+                Some(carrier) => {
+                    self.check_checksum(carrier, wish.checksum)?;
+                    self.set_role(carrier, wish, lfib, exceptions).await
+                }
                 None => self.attach(&facts, wish, netlink, lfib, exceptions).await.map(drop),
             },
             Candidate::SubInterface {
@@ -494,13 +515,15 @@ impl Ports {
                 }
                 let parent = match parent {
                     Some(facts) => {
-                        let carrier = Wish::new(Role::Carrier);
+                        let carrier = Wish::new(Role::Carrier, wish.checksum);
                         self.attach(&facts, carrier, netlink, lfib, exceptions).await?
                     }
-                    None => self
-                        .interface(found.parent)
-                        .map(Port::number)
-                        .context("the parent interface has just gone")?,
+                    None => {
+                        let parent = self.interface(found.parent).map(Port::number);
+                        let parent = parent.context("the parent interface has just gone")?;
+                        self.check_checksum(parent, wish.checksum)?;
+                        parent
+                    }
                 };
                 let sub_interface = Place::SubInterface {
                     parent,
@@ -530,7 +553,7 @@ impl Ports {
         exceptions: &mut Exceptions,
     ) -> anyhow::Result<()> {
         let number = self.number_for(name)?;
-        let Wish { role, mpls } = wish;
+        let Wish { role, mpls, checksum } = wish;
         let port = Port {
             number,
             name: name.into(),
@@ -538,6 +561,7 @@ impl Ports {
             mtu,
             role,
             mpls,
+            checksum,
             retired: false,
             place,
         };
@@ -578,7 +602,7 @@ impl Ports {
     async fn attach(
         &mut self,
         facts: &Facts,
-        Wish { role, mpls }: Wish,
+        wish: Wish,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
         exceptions: &mut Exceptions,
@@ -587,13 +611,14 @@ impl Ports {
         let link = facts.link.clone().context("the interface has just gone")?;
         let mac = link.mac.context("the interface has no MAC address")?;
         let number = self.number_for(name)?;
+        let Wish { role, mpls, checksum } = wish;
         let queues = match role {
             // Only to send by.
             Role::TxOnly => 1,
             Role::Switching | Role::Local | Role::Carrier => receive_queues(name)?,
         };
         self.listen(number, name, queues, lfib, exceptions).await?;
-        let attached = self.try_attach(facts, link.ifindex, number, role, netlink, lfib).await;
+        let attached = self.try_attach(facts, link.ifindex, number, wish, netlink, lfib).await;
         let (attachment, traits) = match attached {
             Ok(attached) => attached,
             Err(error) => {
@@ -610,6 +635,7 @@ impl Ports {
             mtu: link.mtu,
             role,
             mpls,
+            checksum,
             retired: false,
             place: Place::Interface {
                 ifindex: link.ifindex,
@@ -627,7 +653,7 @@ impl Ports {
         facts: &Facts,
         ifindex: u32,
         number: u16,
-        role: Role,
+        Wish { role, checksum, .. }: Wish,
         netlink: &Netlink,
         lfib: &mut Lfib<KernelTables>,
     ) -> anyhow::Result<(Attachment, Traits)> {
@@ -636,6 +662,7 @@ impl Ports {
             exceeds_mtu: facts.exceeds_mtu(self.mode),
             receives_fragments: facts.receives_fragments(self.mode),
             sends_fragments: false,
+            checksum: facts.checksum(checksum, self.mode),
         };
         let program = self.loader.program(self.program_settings(number, mtu, traits))?;
         let goes_on = self.counts_on(&facts.name);
@@ -675,6 +702,21 @@ impl Ports {
             ..traits
         };
         Ok((attachment, traits))
+    }
+
+    /// That port `number`, which has its program already, does `wanted` about unfinished checksums.
+    fn check_checksum(&self, number: u16, wanted: Option<Checksum>) -> anyhow::Result<()> {
+        let Some(port) = self.get(number) else { return Ok(()) };
+        match wanted {
+            Some(wanted) if wanted != self.checksum(port) => anyhow::bail!(
+                "{name} has the program already, with checksum {}: take {name} and its sub-interfaces off by `mplsxdp link del`, \
+                 then `mplsxdp link add {name} checksum {}`",
+                self.checksum(port).name(),
+                wanted.name(),
+                name = port.name
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Opens sockets for the exceptions of an interface that is about to be port `number`.
@@ -770,7 +812,7 @@ impl Ports {
     /// Takes the program off, or leaves it there for the sub-interfaces. Next hops must not point to the port any more.
     pub fn remove(&mut self, number: u16, lfib: &mut Lfib<KernelTables>) {
         if self.sub_interfaces(number).next().is_some() {
-            self.store_role(number, Wish::new(Role::Carrier), lfib);
+            self.store_role(number, Wish::new(Role::Carrier, None), lfib);
             return;
         }
         let parent = self.get(number).and_then(Port::parent);
@@ -829,7 +871,7 @@ impl Ports {
         Ok(())
     }
 
-    fn store_role(&mut self, number: u16, Wish { role, mpls }: Wish, lfib: &mut Lfib<KernelTables>) {
+    fn store_role(&mut self, number: u16, Wish { role, mpls, .. }: Wish, lfib: &mut Lfib<KernelTables>) {
         if let Some(port) = self.get_mut(number) {
             (port.role, port.mpls, port.retired) = (role, mpls, false);
             info!(port = &*port.name, ?role, "changed");

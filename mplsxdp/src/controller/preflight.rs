@@ -4,9 +4,11 @@
 use std::io;
 use std::sync::Arc;
 
+use mplsxdp_common::abi;
 use mplsxdp_common::wire::Mac;
 
 use crate::config::XdpMode;
+use crate::control::api::Checksum;
 use crate::dataplane::ethtool::{self, TagKinds, VlanOffloads};
 use crate::neighbour::netlink::{self, Netlink};
 use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
@@ -44,6 +46,8 @@ pub struct Facts {
     pub features: Option<XdpFeatures>,
     /// `None` where the kernel does not tell.
     pub driver: Option<String>,
+    /// A virtio NIC whose host may leave checksums unfinished.
+    pub guest_checksum: bool,
     /// What becomes of VLAN tags on the way in; `None` where the kernel does not tell.
     pub vlan: Option<VlanOffloads>,
     /// The same of the peer.
@@ -261,6 +265,7 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         name: name.into(),
         merging: beneath.into_iter().filter(merges).collect(),
         driver: link.as_ref().and_then(kernel::driver),
+        guest_checksum: link.as_ref().is_some_and(kernel::guest_checksum),
         vlan: link.as_ref().and_then(|link| ethtool::vlan_offloads(&link.name).ok()),
         peer_vlan: peer.as_ref().and_then(|peer| ethtool::vlan_offloads(&peer.name).ok()),
         link,
@@ -498,6 +503,30 @@ impl Facts {
 
     fn is_veth(&self) -> bool {
         self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
+    }
+
+    /// What to do about unfinished checksums if nothing else is said: whether those who send to the interface leave them to it.
+    /// In generic mode the kernel may have got frames from any such sender, but from a wire.
+    pub fn default_checksum(&self, mode: XdpMode) -> Checksum {
+        let unfinished = match (self.driver.as_deref(), mode) {
+            (Some("virtio_net"), _) => self.guest_checksum,
+            (Some("veth" | "tun"), _) => true,
+            (_, XdpMode::Native) => false,
+            (_, XdpMode::Generic) => self.link.as_ref().is_some_and(|link| link.kind.is_some()),
+        };
+        if unfinished { Checksum::Finish } else { Checksum::Trust }
+    }
+
+    /// What a program does about unfinished checksums. Frames that the kernel has made packets of already, as in generic mode and
+    /// often at a tap, are the slow path's.
+    pub fn checksum(&self, wanted: Option<Checksum>, mode: XdpMode) -> abi::Checksum {
+        match wanted.unwrap_or_else(|| self.default_checksum(mode)) {
+            Checksum::Trust => abi::Checksum::Trust,
+            Checksum::Finish if mode == XdpMode::Generic || self.driver.as_deref() == Some("tun") => {
+                abi::Checksum::Punt
+            }
+            Checksum::Finish => abi::Checksum::Finish,
+        }
     }
 
     /// Whether frames may arrive that are longer than the MTU says: what was merged beneath, in generic mode, and what comes
@@ -753,6 +782,7 @@ mod tests {
             available: Vec::new(),
             features: Some(ALL),
             driver: Some("ixgbe".into()),
+            guest_checksum: false,
             vlan: Some(VlanOffloads::default()),
             peer_vlan: None,
             capabilities: Capabilities(!0),
@@ -782,6 +812,30 @@ mod tests {
             driver: Some("veth".into()),
             ..nic()
         }
+    }
+
+    #[test]
+    fn checksums_are_finished_where_senders_leave_them_to_the_port() {
+        let driven = |driver: &str, kind: Option<&str>, guest_checksum| Facts {
+            driver: Some(driver.into()),
+            guest_checksum,
+            ..with_link(|link| link.kind = kind.map(str::to_owned))
+        };
+        use abi::Checksum::{Finish, Punt, Trust};
+        for (facts, native, generic) in [
+            (nic(), Trust, Trust),
+            (veth(), Finish, Punt),
+            (driven("tun", Some("tun"), false), Punt, Punt),
+            (driven("virtio_net", None, true), Finish, Punt),
+            (driven("virtio_net", None, false), Trust, Trust),
+            (driven("bridge", Some("bridge"), false), Trust, Punt),
+        ] {
+            let driver = facts.driver.as_deref();
+            assert_eq!(facts.checksum(None, XdpMode::Native), native, "{driver:?}");
+            assert_eq!(facts.checksum(None, XdpMode::Generic), generic, "{driver:?}");
+            assert_eq!(facts.checksum(Some(Checksum::Trust), XdpMode::Native), Trust);
+        }
+        assert_eq!(nic().checksum(Some(Checksum::Finish), XdpMode::Native), Finish);
     }
 
     fn with_link(change: impl Fn(&mut LinkInfo)) -> Facts {

@@ -224,6 +224,7 @@ impl Controller {
                 vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
                 redirect_target,
                 problem: None,
+                checksum: self.ports.checksum(port),
             });
         }
         links.extend(self.ports.waiting().iter().map(|waiting| api::Link {
@@ -243,6 +244,7 @@ impl Controller {
             vlan: None,
             redirect_target: None,
             problem: Some(waiting.reason.clone()),
+            checksum: waiting.wish.checksum.unwrap_or(api::Checksum::Finish),
         }));
         links.sort_by(|one, other| one.name.cmp(&other.name));
         links

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_port_is_tried_when_its_interface_comes_or_changes_and_ever_more_seldom_while_it_does_not() {
         let mut ports = WaitingPorts::default();
-        let wish = Wish::new(Role::TxOnly);
+        let wish = Wish::new(Role::TxOnly, None);
         ports.add(Waiting::new("eth1", 3, wish, "gone".into()));
         let start = Instant::now();
         ports.follow(|_| Vec::new(), start);

@@ -86,6 +86,18 @@ impl Frame for MemoryFrame {
         Some(())
     }
 
+    fn sum(&self, offset: usize, len: usize) -> Option<u16> {
+        let bytes = self.bytes().get(offset..offset.checked_add(len)?)?;
+        let (words, rest) = bytes.as_chunks();
+        let words = words.iter().map(|word| u64::from(u16::from_be_bytes(*word)));
+        let rest = rest.iter().map(|byte| u64::from(*byte) << 8);
+        let mut sum: u64 = words.chain(rest).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        Some(sum as u16)
+    }
+
     fn move_head(&mut self, delta: i32) -> Option<()> {
         let start = self.start.checked_add_signed(delta.try_into().ok()?)?;
         // The kernel leaves at least an Ethernet header of a frame (bpf_xdp_adjust_head).

@@ -398,6 +398,8 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn count(&self, _slot: u32, _bytes: usize) {}
+
+    fn count_finished(&self, _port: u32, _bytes: usize) {}
 }
 
 /// An mmapable BPF array of 64-bit words in this process.

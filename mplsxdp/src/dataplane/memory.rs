@@ -27,6 +27,8 @@ pub struct MemoryTables {
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
     pub hash_seed: u32,
     pub route_counters: RefCell<HashMap<u32, Counter>>,
+    /// Frames whose checksums the core finished, by port.
+    pub finished: RefCell<HashMap<u32, Counter>>,
     /// How often a grace period was waited for.
     pub grace_periods: usize,
     /// How many more FTN inserts succeed.
@@ -63,6 +65,7 @@ impl MemoryTables {
             sub_interfaces: HashMap::new(),
             hash_seed: 0,
             route_counters: RefCell::default(),
+            finished: RefCell::default(),
             grace_periods: 0,
             ftn_inserts_left: usize::MAX,
             ftn_removals_left: usize::MAX,
@@ -260,9 +263,17 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn count(&self, slot: u32, bytes: usize) {
-        let mut counters = self.tables.route_counters.borrow_mut();
-        let counter = counters.entry(slot).or_default();
-        counter.packets += 1;
-        counter.bytes += bytes as u64;
+        count(&self.tables.route_counters, slot, bytes);
     }
+
+    fn count_finished(&self, port: u32, bytes: usize) {
+        count(&self.tables.finished, port, bytes);
+    }
+}
+
+fn count(counters: &RefCell<HashMap<u32, Counter>>, slot: u32, bytes: usize) {
+    let mut counters = counters.borrow_mut();
+    let counter = counters.entry(slot).or_default();
+    counter.packets += 1;
+    counter.bytes += bytes as u64;
 }

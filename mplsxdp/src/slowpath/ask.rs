@@ -234,6 +234,8 @@ impl<T: Tables> Tables for Noted<'_, T> {
     }
 
     fn count(&self, _slot: u32, _bytes: usize) {}
+
+    fn count_finished(&self, _port: u32, _bytes: usize) {}
 }
 
 /// Tables whose next hops take frames of any length; they note the MTU of the one that was looked up last.
@@ -286,4 +288,6 @@ impl<T: Tables> Tables for Unlimited<'_, T> {
     }
 
     fn count(&self, _slot: u32, _bytes: usize) {}
+
+    fn count_finished(&self, _port: u32, _bytes: usize) {}
 }

@@ -297,6 +297,8 @@ impl SlowPath {
                 | Reason::NoFtn
                 | Reason::NoHeadroom
                 | Reason::NoPort
+                // Not where a frame is asked about that has come up.
+                | Reason::ChecksumFinished
                 | Reason::RouterAlert => Outcome::NotHandled,
             },
         };

@@ -63,6 +63,11 @@ impl Frame for Bytes<'_> {
         None
     }
 
+    /// Nothing is summed: the header is all that is read.
+    fn sum(&self, _offset: usize, _len: usize) -> Option<u16> {
+        None
+    }
+
     fn move_head(&mut self, _delta: i32) -> Option<()> {
         None
     }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mplsxdp::control::RUN_DIR_VARIABLE;
-use mplsxdp::control::api::Request;
+use mplsxdp::control::api::{Checksum, Request};
 use serde_json::{Value, json};
 
 use crate::fake::Fake;
@@ -518,11 +518,13 @@ fn tables() {
     done(&fake, "route add 101 via link 02:00:00:00:00:02 dev eth1");
     assert_eq!(
         done(&fake, "link"),
-        "2: eth1: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes\n\
-         5: eth2: UP carrier mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes\n\
+        "2: eth1: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes checksum finish\n\
+         \x20   faster: `ethtool -K PEER tx off` on what sends to eth1, then `link del eth1` and `link add eth1 checksum trust`\n\
+         5: eth2: UP carrier mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes checksum finish\n\
+         \x20   faster: `ethtool -K PEER tx off` on what sends to eth2, then `link del eth2` and `link add eth2 checksum trust`\n\
          eth2.100.10@eth2: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 vlan 802.1ad 100 vlan 802.1Q 10 \
-         bpf_link 3 prog 4 redirect-target yes\n\
-         4: mpls0-port: UP mpls off local mtu 1468 mode native\n    link/ether 02:00:00:00:00:03 bpf_link 3 prog 4\n"
+         bpf_link 3 prog 4 redirect-target yes checksum finish\n\
+         4: mpls0-port: UP mpls off local mtu 1468 mode native\n    link/ether 02:00:00:00:00:03 bpf_link 3 prog 4 checksum finish\n"
     );
     assert_eq!(done(&fake, "-o link show dev eth1").lines().count(), 1);
     assert_eq!(
@@ -593,6 +595,7 @@ fn links_are_changed() {
     for line in [
         "link add eth2",
         "link add dev eth3 tx-only",
+        "link add eth5 checksum trust tx-only",
         "link set dev eth1 mpls off",
         "link set eth1 mpls on",
         "link del eth1",
@@ -610,6 +613,7 @@ fn links_are_changed() {
     let add = |name: &str, tx_only| Request::AddLink {
         name: name.into(),
         tx_only,
+        checksum: (name == "eth5").then_some(Checksum::Trust),
     };
     let set = |mpls| Request::SetLink {
         name: "eth1".into(),
@@ -620,6 +624,7 @@ fn links_are_changed() {
         [
             add("eth2", false),
             add("eth3", true),
+            add("eth5", true),
             set(false),
             set(true),
             Request::DeleteLink { name: "eth1".into() }

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mplsxdp::control::api::{
-    BackupState, BucketRange, ChangeMode, Changed, Changes, Committed, Counter, InstalledRoute, Link, NextHopState,
-    Outcome, PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table,
-    UnknownLabel, UnreachableRoute, ViaAddress, VlanTag,
+    BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute, Link,
+    NextHopState, Outcome, PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status,
+    Table, UnknownLabel, UnreachableRoute, ViaAddress, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
@@ -376,6 +376,7 @@ fn links() -> Vec<Link> {
         vlan: None,
         redirect_target: Some(true),
         problem: None,
+        checksum: Checksum::Finish,
     };
     let local = Link {
         name: LOCAL_PORT.into(),

@@ -12,7 +12,7 @@ use mplsxdp::lfib::pass::Claim;
 use mplsxdp::lfib::route::Owner;
 use mplsxdp::lfib::{Lfib, Mode};
 use mplsxdp_common::abi::{
-    Adjacency, Counter, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, SubInterfaceKey, TtlMode, VlanTags,
+    Adjacency, Checksum, Counter, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, SubInterfaceKey, TtlMode, VlanTags,
 };
 use mplsxdp_common::forward::{Verdict, forward};
 use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Mac};
@@ -130,12 +130,22 @@ pub fn install<T: Tables>(tables: T) -> Lfib<T> {
 }
 
 /// The settings that a program can be frozen with: every TTL mode, with TC propagation and without. Each is at a port of
-/// its own. Those with it take frames in several buffers.
+/// its own. Those with it take frames in several buffers; of the others each treats unfinished checksums in another way.
 pub fn settings() -> Vec<Settings> {
     let modes = [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux];
     let both = modes.into_iter().flat_map(|mode| [(mode, false), (mode, true)]);
     both.enumerate()
-        .map(|(port, (mode, tc))| Settings::new(port as u32, mode, TUNNEL_TTL, tc, false).with_frags(tc))
+        .map(|(port, (mode, tc))| {
+            let checksum = match mode {
+                TtlMode::Uniform => Checksum::Finish,
+                TtlMode::Pipe => Checksum::Punt,
+                TtlMode::Linux => Checksum::Trust,
+            };
+            Settings::new(port as u32, mode, TUNNEL_TTL, tc, false)
+                .with_frags(tc)
+                // The host's frames in several buffers have lost what would be summed.
+                .with_checksum(if tc { Checksum::Trust } else { checksum })
+        })
         .collect()
 }
 

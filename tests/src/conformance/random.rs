@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::lab;
-use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload, Tag};
+use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload, Tag, anatomy};
 
 pub const LABELS: u32 = 48;
 const ADJACENCIES: u8 = 8;
@@ -191,11 +191,56 @@ fn label() -> impl Strategy<Value = Label> {
 
 /// A frame as it arrives, whole or damaged.
 pub fn frame() -> impl Strategy<Value = Vec<u8>> {
-    damaged((whole_frame(), tags()).prop_map(|(frame, tags)| {
-        let mut bytes = frame.to_bytes();
-        bytes.splice(12..12, tags.into_iter().flatten().flat_map(u16::to_be_bytes));
-        bytes
-    }))
+    damaged(
+        (whole_frame(), tags(), weighted(0.5, Just(()))).prop_map(|(frame, tags, unfinished)| {
+            let mut bytes = frame.to_bytes();
+            bytes.splice(12..12, tags.into_iter().flatten().flat_map(u16::to_be_bytes));
+            if unfinished.is_some() {
+                leave_unfinished(&mut bytes);
+            }
+            bytes
+        }),
+    )
+}
+
+/// Puts the sum of the pseudo-header in the place of a TCP or UDP checksum, as a sender does that leaves the rest to its NIC.
+fn leave_unfinished(frame: &mut [u8]) {
+    let ip = frame.len() - anatomy(frame).payload.len();
+    let found = match frame.get(ip..) {
+        Some(packet @ [first, ..]) if first >> 4 == 4 && packet.len() >= 20 => {
+            let header = usize::from(first & 0xf) * 4;
+            let end = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+            Some((packet[9], &packet[12..20], header, end))
+        }
+        Some(packet @ [first, ..]) if first >> 4 == 6 && packet.len() >= 40 => {
+            let end = 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+            // Behind Hop-by-Hop Options, where they are.
+            let (protocol, header) = match (packet[6], packet.get(40..42)) {
+                (0, Some(&[next, words])) => (next, 48 + usize::from(words) * 8),
+                (protocol, _) => (protocol, 40),
+            };
+            Some((protocol, &packet[8..40], header, end))
+        }
+        _ => None,
+    };
+    let Some((protocol, addresses, header, end)) = found else {
+        return;
+    };
+    let at = match protocol {
+        IPPROTO_TCP => header + 16,
+        IPPROTO_UDP => header + 6,
+        _ => return,
+    };
+    let words = addresses
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let mut sum = words.sum::<u32>() + u32::from(protocol) + end.saturating_sub(header) as u32;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    if let Some(field) = frame.get_mut(ip + at..ip + at + 2) {
+        field.copy_from_slice(&(sum as u16).to_be_bytes());
+    }
 }
 
 /// Some of these with bytes changed, or their end missing.

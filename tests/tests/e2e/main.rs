@@ -3,6 +3,7 @@
 
 mod bench;
 mod capture;
+mod checksum;
 mod conformance;
 mod control;
 mod devices;
@@ -60,6 +61,7 @@ fn main() -> Result<()> {
         vlan::tests(),
         devices::tests(),
         capture::tests(),
+        checksum::tests(),
         virtio::tests(),
         conformance::tests(),
     ];

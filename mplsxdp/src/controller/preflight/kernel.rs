@@ -48,6 +48,17 @@ pub fn driver(link: &LinkInfo) -> Option<String> {
     link.kind.clone()
 }
 
+/// Whether a virtio NIC has negotiated that its host may leave checksums unfinished (VIRTIO_NET_F_GUEST_CSUM).
+pub fn guest_checksum(link: &LinkInfo) -> bool {
+    const GUEST_CSUM: usize = 1;
+    let Some(parent) = link.parent.as_ref().filter(|parent| &*parent.bus == "virtio") else {
+        return false;
+    };
+    // One digit for each feature, the first one first. If the file cannot be read, to look is what does no harm.
+    let features = std::fs::read_to_string(format!("/sys/bus/virtio/devices/{}/features", parent.device));
+    features.map_or(true, |features| features.as_bytes().get(GUEST_CSUM) == Some(&b'1'))
+}
+
 pub fn capabilities() -> io::Result<Capabilities> {
     let status = std::fs::read_to_string("/proc/thread-self/status")?;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

@@ -308,11 +308,13 @@ impl Controller {
                 counters,
             } => Ok(Reply::Routes(self.list_routes(&filter, after, limit, counters)?)),
             Request::ChangeRoutes { mode, routes, wait } => {
+                let new = self.lfib.new_next_hops(&routes);
+                let new = new.map_err(|error| self.refusal(&error))?;
                 if !wait {
-                    self.check_next_hops(&routes).await?;
+                    self.check_next_hops(&new).await?;
                 }
                 // What is known of the neighbours counts from the first frame on.
-                let ahead = self.lfib.take_ahead(&routes);
+                let ahead = self.lfib.take_ahead(&new);
                 self.follow_next_hops().await;
                 let changes = self.lfib.change(mode, Owner::Static, &routes);
                 self.lfib.let_go(ahead);

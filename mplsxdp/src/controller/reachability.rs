@@ -9,6 +9,7 @@ use tracing::warn;
 use super::ports::{Port, Role};
 use super::{Controller, sub_interface};
 use crate::control::api::{self, Changes, Refusal};
+use crate::lfib::NewNextHops;
 use crate::lfib::route::{NextHop, Route, RouteKey};
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
@@ -56,10 +57,9 @@ impl Waiting {
 
 impl Controller {
     /// That every next hop that is not in use yet leads out of a port.
-    pub(super) async fn check_next_hops(&self, routes: &[Route]) -> Result<(), Refusal> {
+    pub(super) async fn check_next_hops(&self, new: &NewNextHops<'_>) -> Result<(), Refusal> {
         let mut checked: HashSet<&NextHop> = self.lfib.next_hops().iter().collect();
-        let next_hops = routes.iter().enumerate();
-        for (index, next_hop) in next_hops.flat_map(|(index, route)| route.next_hops().map(move |hop| (index, hop))) {
+        for (index, next_hop) in new.iter() {
             if checked.insert(next_hop)
                 && let Some(reason) = self.obstacle(next_hop).await
             {

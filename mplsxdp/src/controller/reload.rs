@@ -103,11 +103,17 @@ impl Controller {
             self.ports.follow_waiting(self.resolver.links(), Instant::now());
             self.ports_changed().await;
         }
-        let ahead = self.lfib.take_ahead(&config.routes);
-        self.follow_next_hops().await;
-        let changes = self.lfib.change(ChangeMode::ReplaceAll, Owner::Config, &config.routes);
-        self.lfib.let_go(ahead);
-        self.routes_changed().await;
+        let changes = match self.lfib.new_next_hops(&config.routes) {
+            Err(error) => Err(error),
+            Ok(new) => {
+                let ahead = self.lfib.take_ahead(&new);
+                self.follow_next_hops().await;
+                let changes = self.lfib.change(ChangeMode::ReplaceAll, Owner::Config, &config.routes);
+                self.lfib.let_go(ahead);
+                self.routes_changed().await;
+                changes
+            }
+        };
         let routes = match changes {
             Ok(changes) => changes,
             Err(error) => {

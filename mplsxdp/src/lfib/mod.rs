@@ -26,7 +26,7 @@ use groups::{Before, Groups, Member};
 use next_hops::{NextHopChange, NextHopId, NextHops};
 use pass::{Claim, PassEntries, Wanted};
 use pool::Interner;
-use route::{Action, Attributes, OutLabels, Owner, Path, Route, RouteKey};
+use route::{Action, Attributes, NextHop, OutLabels, Owner, Path, Route, RouteKey};
 use spread::Spread;
 
 /// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
@@ -119,6 +119,22 @@ pub struct Listed {
     pub next_hops: Vec<NextHopId>,
     /// 0: not counted.
     pub counter_slot: u32,
+}
+
+/// Next hops that routes have and nobody uses yet: the first route of each, the next hop, its backup.
+#[derive(Default, Debug)]
+pub struct NewNextHops<'a>(Vec<(usize, &'a NextHop, Option<&'a NextHop>)>);
+
+impl<'a> NewNextHops<'a> {
+    /// Each with its route, and the backups as well.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &'a NextHop)> {
+        self.0.iter().flat_map(|&(index, next_hop, backup)| {
+            [Some(next_hop), backup]
+                .into_iter()
+                .flatten()
+                .map(move |hop| (index, hop))
+        })
+    }
 }
 
 /// A route that may be chosen: what is known of it at no cost.
@@ -282,18 +298,42 @@ impl<T: Tables> Lfib<T> {
         self.next_hops.take_changes()
     }
 
-    /// Takes those next hops that `routes` have and nobody uses yet, so that they can be resolved before the routes are there.
-    /// They go when [`Lfib::let_go`] is called, if no route uses them then.
-    pub fn take_ahead(&mut self, routes: &[Route]) -> Vec<NextHopId> {
+    /// The next hops of `routes` that nobody uses yet, each once; or that there is no room for them. Ends with the first that
+    /// has no room, however many routes there are.
+    pub fn new_next_hops<'a>(&mut self, routes: &'a [Route]) -> Result<NewNextHops<'a>, ChangeError> {
         self.reclaim();
-        let mut taken = Vec::new();
+        let room = self.next_hops.room();
+        let mut new = NewNextHops::default();
+        // What is to have a slot: a next hop with its backup, and the backup by itself.
+        let mut wanted: HashSet<(&NextHop, Option<&NextHop>)> = HashSet::new();
         let mut seen = HashSet::new();
-        for path in routes.iter().flat_map(Route::paths) {
-            let Some(next_hop) = &path.next_hop else { continue };
-            let backup = path.backup.as_ref();
-            if !seen.insert((next_hop, backup)) || self.next_hops.is_known(next_hop, backup) {
-                continue;
+        for (index, route) in routes.iter().enumerate() {
+            for path in route.paths() {
+                let Some(next_hop) = &path.next_hop else { continue };
+                let backup = path.backup.as_ref();
+                if !seen.insert((next_hop, backup)) || self.next_hops.is_known(next_hop, backup) {
+                    continue;
+                }
+                new.0.push((index, next_hop, backup));
+                wanted.insert((next_hop, backup));
+                wanted.extend(
+                    backup
+                        .filter(|backup| !self.next_hops.is_known(backup, None))
+                        .map(|backup| (backup, None)),
+                );
+                if wanted.len() > room {
+                    return Err(self.no_room_for_next_hop(index));
+                }
             }
+        }
+        Ok(new)
+    }
+
+    /// Takes next hops that nobody uses yet, so that they can be resolved before their routes are there. They go when
+    /// [`Lfib::let_go`] is called, if no route uses them then.
+    pub fn take_ahead(&mut self, new: &NewNextHops<'_>) -> Vec<NextHopId> {
+        let mut taken = Vec::with_capacity(new.0.len());
+        for &(_, next_hop, backup) in &new.0 {
             // Where there is no room, the change itself is refused.
             if let Some(slot) = self.next_hops.take(next_hop, backup) {
                 self.note_backup(slot);
@@ -725,12 +765,7 @@ impl<T: Tables> Lfib<T> {
             None => 0,
             Some(next_hop) => {
                 let slot = self.next_hops.take(next_hop, path.backup.as_ref());
-                let slot = slot.ok_or(ChangeError::Full {
-                    index,
-                    what: "next hop",
-                    capacity: capacity.adjacencies,
-                    remedy: "",
-                })?;
+                let slot = slot.ok_or_else(|| self.no_room_for_next_hop(index))?;
                 self.note_backup(slot);
                 slot
             }
@@ -748,6 +783,15 @@ impl<T: Tables> Lfib<T> {
                     remedy: ": start the switch with a larger `--stacks`",
                 })
             }
+        }
+    }
+
+    fn no_room_for_next_hop(&self, index: usize) -> ChangeError {
+        ChangeError::Full {
+            index,
+            what: "next hop",
+            capacity: self.tables.capacity().adjacencies,
+            remedy: "",
         }
     }
 
@@ -849,7 +893,8 @@ impl<T: Tables> Lfib<T> {
 
     /// Gives back what routes that will not be installed took.
     fn abandon(&mut self, prepared: &[Prepared]) {
-        for route in prepared {
+        // The latest first: so those go first that nobody was told of.
+        for route in prepared.iter().rev() {
             if route.before.is_none() && route.entry.slot() != 0 {
                 self.counters.hold_back(route.entry.slot());
             }

@@ -135,7 +135,7 @@ impl NextHops {
         match self
             .changes
             .iter()
-            .position(|change| matches!(change, NextHopChange::Added(added, _) if *added == id))
+            .rposition(|change| matches!(change, NextHopChange::Added(added, _) if *added == id))
         {
             // Nobody was told of it yet.
             Some(index) => drop(self.changes.remove(index)),
@@ -173,6 +173,11 @@ impl NextHops {
         self.by_slot.insert(new, id);
         self.slots.hold_back(old.into());
         Some((old, new))
+    }
+
+    /// How many more there is room for.
+    pub fn room(&self) -> usize {
+        self.slots.room()
     }
 
     fn take_slot(&mut self) -> Option<u16> {

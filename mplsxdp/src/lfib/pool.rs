@@ -35,6 +35,11 @@ impl SlotPool {
         Some((self.next - 1, false))
     }
 
+    /// How many can be taken.
+    pub fn room(&self) -> usize {
+        self.free.len() + (self.end - self.next) as usize
+    }
+
     /// Gives back a slot that no entry points to any more.
     pub fn hold_back(&mut self, slot: u32) {
         self.held_back.push(slot);

@@ -1042,6 +1042,63 @@ fn protected(key: u32, neighbour: u8, backup: u8) -> Route {
     Route::with_paths(label(key), vec![path], TtlPropagate::Default).unwrap()
 }
 
+/// Nobody is asked the way to any of them.
+#[test]
+fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
+        adjacencies: 100,
+        counter_slots: 1000,
+        ..small()
+    }));
+    lfib.change(Mode::Add, Owner::Static, &[swap(16, &[110], 250)]).unwrap();
+    lfib.take_next_hop_changes();
+    let routes: Vec<Route> = (0..200).map(|index| swap(100 + index, &[110], index as u8)).collect();
+    let error = lfib.new_next_hops(&routes).unwrap_err();
+    assert_eq!(error.index(), Some(99));
+    assert_eq!(
+        error.to_string(),
+        "no room for another next hop: all 100 are in use (what is replaced is there until the new is)"
+    );
+    assert_eq!(lfib.take_next_hop_changes(), []);
+
+    let fitting = &routes[..99];
+    let new = lfib.new_next_hops(fitting).unwrap();
+    assert!(new.iter().map(|(index, _)| index).eq(0..99));
+    let ahead = lfib.take_ahead(&new);
+    assert_eq!(lfib.take_next_hop_changes().len(), 99);
+    assert!(lfib.new_next_hops(&[swap(16, &[120], 0), protected(17, 1, 2)]).is_err());
+    lfib.change(Mode::Add, Owner::Static, fitting).unwrap();
+    lfib.let_go(ahead);
+    assert_eq!(lfib.take_next_hop_changes(), []);
+    let known = [swap(16, &[120], 5), swap(17, &[120], 250)];
+    assert_eq!(lfib.new_next_hops(&known).unwrap().iter().count(), 0);
+}
+
+proptest! {
+    /// What is counted ahead is what a change takes: it is refused for the same route, and otherwise has room.
+    #[test]
+    fn next_hops_are_counted_as_a_change_takes_them(
+        before in prop::collection::vec((1_u8..6, prop::option::of(1_u8..6)), 0..3),
+        after in prop::collection::vec((1_u8..6, prop::option::of(1_u8..6)), 0..6),
+        adjacencies in 6_u32..10,
+    ) {
+        let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity { adjacencies, counter_slots: 100, ..small() }));
+        let routes = |first: u32, hops: Vec<(u8, Option<u8>)>| {
+            let route = |(key, (hop, backup))| match backup {
+                Some(backup) if backup != hop => protected(key, hop, backup),
+                _ => swap(key, &[110], hop),
+            };
+            (first..).zip(hops).map(route).collect::<Vec<_>>()
+        };
+        lfib.change(Mode::Add, Owner::Static, &routes(100, before)).unwrap();
+        let routes = routes(200, after);
+        let counted = lfib.new_next_hops(&routes).map_err(|error| error.index());
+        let is_room = counted.as_ref().map(drop).map_err(|index| *index);
+        let taken = lfib.change(Mode::Add, Owner::Static, &routes).map(drop).map_err(|error| error.index());
+        prop_assert_eq!(is_room, taken);
+    }
+}
+
 #[test]
 fn a_backup_is_switched_to_by_one_store_for_all_its_labels() {
     let mut lfib = large();

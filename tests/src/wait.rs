@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use mplsxdp::slowpath::xsk::{XskError, XskPort};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -20,4 +21,16 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Op
         }
         thread::sleep(INTERVAL);
     }
+}
+
+/// Opens the AF_XDP sockets of an interface; if it had others a moment ago, as soon as the kernel has freed their queues.
+pub fn open_sockets(interface: &str, open: impl Fn() -> Result<XskPort, XskError>) -> Result<XskPort> {
+    until(
+        &format!("the queues of {interface} are free"),
+        Duration::from_secs(2),
+        || match open() {
+            Err(error) if error.is_busy() => Ok(None),
+            opened => Ok(Some(opened?)),
+        },
+    )
 }

@@ -25,6 +25,7 @@ use mplsxdp::slowpath::xsk::{Layout, TransmitError, XskPort};
 use mplsxdp_common::abi::{Counter, Loss, Police, Reason, Settings, TtlMode, UnknownPolicy};
 use mplsxdp_tests::conformance::lab;
 use mplsxdp_tests::conformance::notation::Frame;
+use mplsxdp_tests::wait::open_sockets;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::{Pid, geteuid};
@@ -134,15 +135,16 @@ impl Switch {
     }
 
     /// Opens the port's sockets, in the layout that this kernel has, and has exceptions punted to them.
-    async fn listen(&mut self) -> XskPort {
-        let port = XskPort::open("port", receive_queues("port").unwrap()).await.unwrap();
+    fn listen(&mut self) -> XskPort {
+        let queues = receive_queues("port").unwrap();
+        let port = open_sockets("port", || XskPort::open("port", queues)).unwrap();
         self.punt_to(port)
     }
 
     /// The same in a given layout.
-    async fn listen_as(&mut self, layout: Layout) -> XskPort {
+    fn listen_as(&mut self, layout: Layout) -> XskPort {
         let queues = receive_queues("port").unwrap();
-        let port = XskPort::open_as("port", queues, layout).await.unwrap();
+        let port = open_sockets("port", || XskPort::open_as("port", queues, layout)).unwrap();
         self.punt_to(port)
     }
 
@@ -202,7 +204,7 @@ async fn drain(port: &mut XskPort, mut each: impl FnMut(&[u8])) -> u64 {
 fn exceptions_come_up_untouched_each_on_its_queue() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
         assert_eq!(receive_queues("port").unwrap(), QUEUES);
-        let mut port = switch.listen().await;
+        let mut port = switch.listen();
         let mut sent = Vec::new();
         for (_, text) in PUNTED {
             sent.push(bytes(text));
@@ -253,7 +255,7 @@ fn exceptions_come_up_untouched_each_on_its_queue() {
 fn a_policer_admits_its_burst_for_each_reason_and_counts_the_rest() {
     // A second without a token, in which all frames come.
     Switch::run(Police::new(1, 50), async |mut switch| {
-        let mut port = switch.listen().await;
+        let mut port = switch.listen();
         let start = Instant::now();
         let offered = 300;
         for _ in 0..offered {
@@ -337,7 +339,7 @@ fn without_a_listener_exceptions_are_dropped_and_counted_so() {
         assert_eq!(switch.lost(Reason::NoRoute, Loss::NoListener), 10);
         assert_eq!(switch.lost(Reason::NoRoute, Loss::Policed), 0);
 
-        let mut port = switch.listen().await;
+        let mut port = switch.listen();
         switch.far.send(&frame);
         receive(&mut port, 1).await;
         // The entry goes with the socket.
@@ -395,7 +397,7 @@ fn unknown_labels_are_dropped_or_passed_where_the_settings_say_so() {
 #[test]
 fn what_is_transmitted_arrives_byte_for_byte() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
-        let mut port = switch.listen().await;
+        let mut port = switch.listen();
         // More frames than there is memory for: it comes back.
         for round in 0..100u8 {
             let frames: Vec<_> = (0..50u8)
@@ -427,7 +429,7 @@ fn what_is_transmitted_arrives_byte_for_byte() {
 #[test]
 fn what_is_not_flushed_fills_the_memory_and_nothing_is_lost() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
-        let mut port = switch.listen().await;
+        let mut port = switch.listen();
         let frame = bytes("[100 64] ip size 1000");
         let mut queued = 0;
         while port.transmitter.transmit(&frame) != Err(TransmitError::Full) {
@@ -446,7 +448,7 @@ fn what_is_not_flushed_fills_the_memory_and_nothing_is_lost() {
 fn a_flood_of_exceptions_takes_nothing_from_valid_frames_and_other_reasons() {
     // Hardly a token while the flood lasts, however long: what is admitted has room in the receive ring.
     Switch::run(Police::new(1, 200), async |mut switch| {
-        let mut port = switch.listen().await;
+        let mut port = switch.listen();
         let (unknown, valid) = (bytes("[999 64] ip"), bytes("[100 64] ip"));
         let expired = bytes("[100 1] ip");
         let arrived_before = received_packets("sink");
@@ -494,7 +496,7 @@ fn a_chunk_takes_the_largest_frame_where_a_frame_cannot_be_in_several() {
 
 fn large_frames_come_up_and_go_out_whole(layout: Layout) {
     Switch::run(Police::UNLIMITED, async move |mut switch| {
-        let mut port = switch.listen_as(layout).await;
+        let mut port = switch.listen_as(layout);
         // Around the borders of small chunks, one of which holds 1792 bytes, and between small frames.
         for size in [60, 1791, 1792, 1793, 46, MTU + 14] {
             let mut frame = bytes("[999 64] ip");
@@ -527,23 +529,26 @@ fn large_frames_come_up_and_go_out_whole(layout: Layout) {
 }
 
 #[test]
-fn sockets_are_bound_again_at_once_after_they_are_closed() {
+fn sockets_are_bound_again_soon_after_they_are_closed() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
         let frame = bytes("[999 64] ip");
         for _ in 0..5 {
-            let mut port = switch.listen().await;
+            let mut port = switch.listen();
             switch.far.send(&frame);
             assert_eq!(receive(&mut port, 1).await, std::slice::from_ref(&frame));
         }
         // Two at a time cannot be: an error that says where.
-        let port = switch.listen().await;
-        let Err(error) = XskPort::open("port", 1).await else {
+        let port = switch.listen();
+        let Err(error) = XskPort::open("port", 1) else {
             panic!("a queue was bound twice")
         };
-        assert!(error.to_string().contains("queue 0 of port"), "{error}");
+        assert!(
+            error.is_busy() && error.to_string().contains("queue 0 of port"),
+            "{error}"
+        );
         drop(port);
         // The program goes first, then the sockets.
-        let port = switch.listen().await;
+        let port = switch.listen();
         drop(switch.attachment);
         drop(port);
     });
@@ -552,7 +557,7 @@ fn sockets_are_bound_again_at_once_after_they_are_closed() {
 #[test]
 fn an_interface_that_is_not_there_is_an_error_that_says_so() {
     Switch::run(Police::UNLIMITED, async |_| {
-        let Err(error) = XskPort::open("nowhere", 1).await else {
+        let Err(error) = XskPort::open("nowhere", 1) else {
             panic!("there is no such interface")
         };
         assert!(error.to_string().contains("nowhere"), "{error}");
@@ -565,7 +570,7 @@ fn an_interface_that_is_not_there_is_an_error_that_says_so() {
 #[test]
 fn the_fill_ring_is_never_empty_however_slow_the_slow_path_is() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
-        let mut port = switch.listen().await;
+        let mut port = switch.listen();
         let frame = bytes("[999 64] ip");
         // Nobody reads for the first half, then in small bites.
         for _ in 0..50_000 {

@@ -5,6 +5,7 @@ mod exceptions;
 mod handover;
 pub mod local;
 mod ports;
+mod postponed;
 pub mod preflight;
 mod raw_ip;
 mod reachability;
@@ -24,13 +25,13 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, Police};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, PortConfig, burst};
 use crate::control::api::{self, ChangeMode, Changes, Refusal, Reply, Request};
-use crate::control::{Call, Instance, server, socket};
+use crate::control::{Call, Instance, Peer, server, socket};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
@@ -42,10 +43,12 @@ use crate::neighbour::netlink::Netlink;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{Event, RouteKind};
+use crate::slowpath::xsk::{Patience, XskError};
 use crate::slowpath::{Options, Rate};
 use exceptions::{Exceptions, View};
 use local::LocalPair;
 use ports::{Ports, Role, Wish};
+use postponed::{Postponed, Work};
 use preflight::PreflightError;
 use reload::Reading;
 pub use reload::Reread;
@@ -167,6 +170,7 @@ struct Controller {
     local: Option<LocalPair>,
     /// When to write again what could not be written to the FTN table.
     ftn_retry: Option<Instant>,
+    postponed: Postponed,
 }
 
 impl Controller {
@@ -198,6 +202,7 @@ impl Controller {
             addresses: Addresses::default(),
             local: None,
             ftn_retry: None,
+            postponed: Postponed::default(),
             exceptions: Exceptions::new(slow_path_options(config), injector)
                 .context("cannot open raw sockets, to send IP by")?,
             lfib: Lfib::new(tables),
@@ -237,7 +242,7 @@ impl Controller {
             .change(ChangeMode::Add, Owner::Config, &config.routes)
             .map_err(|error| anyhow::anyhow!("{}: {error}", config_route(config, &error)))?;
         for port in &config.ports {
-            self.take_port(port, absent.contains(&*port.name)).await?;
+            self.take_port_patiently(port, absent.contains(&*port.name)).await?;
         }
         if let Some(name) = &config.local {
             let pair = LocalPair::create(name, &config.instance, self.local_mtu(), &self.netlink).await?;
@@ -283,19 +288,64 @@ impl Controller {
     }
 
     /// Carries out a request and answers it. Returns whether it was the last one.
-    async fn answer(&mut self, Call { request, peer, reply }: Call) -> bool {
-        if let Request::GetStats { all } = request {
-            self.answer_stats(all, reply);
-            return false;
+    async fn answer(&mut self, call: Call) -> bool {
+        match call.request {
+            Request::GetStats { all } => {
+                self.answer_stats(all, call.reply);
+                false
+            }
+            Request::AddLink { .. } => {
+                self.answer_add_link(call, None).await;
+                false
+            }
+            request => {
+                let last = request == Request::Unload;
+                let result = self.carry_out(request).await;
+                reply_to(call.peer, call.reply, result);
+                last
+            }
         }
-        let last = request == Request::Unload;
-        let result = self.carry_out(request).await;
-        if let Err(refusal) = &result {
-            info!(pid = peer.pid, uid = peer.uid, %refusal, "refused");
+    }
+
+    /// Answers `AddLink`; if it finds a queue busy, later. Until then it is tried again, with `patience`.
+    async fn answer_add_link(&mut self, call: Call, patience: Option<Patience>) {
+        let Request::AddLink {
+            name,
+            tx_only,
+            checksum,
+        } = &call.request
+        else {
+            return;
+        };
+        let added = self.add_link(name, *tx_only, *checksum).await;
+        let (call, error) = match added {
+            Ok(()) => return reply_to(call.peer, call.reply, Ok(Reply::Done)),
+            Err(error) if is_busy(&error) => {
+                let postponed = self.postponed.add(Work::AddLink(call), patience, Instant::now());
+                let Err(Work::AddLink(call)) = postponed else { return };
+                (call, error)
+            }
+            Err(error) => (call, error),
+        };
+        if let Request::AddLink { name, .. } = call.request {
+            let reason = told(&error);
+            reply_to(call.peer, call.reply, Err(Refusal::LinkRefused { name, reason }));
         }
-        // The client may be gone; what it asked for is done all the same.
-        let _ = reply.send(result);
-        last
+    }
+
+    async fn add_link(&mut self, name: &str, tx_only: bool, checksum: Option<api::Checksum>) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.local.as_ref().is_none_or(|pair| pair.name() != name),
+            "{name} is where this box's own packets go in; its other end is a port already"
+        );
+        anyhow::ensure!(
+            !self.is_on_local_pair(name),
+            "it is on the interface for this box's own packets, which has no sub-interfaces"
+        );
+        let role = if tx_only { Role::TxOnly } else { Role::Switching };
+        self.add_port(name, Wish::new(role, checksum)).await?;
+        self.ports_changed().await;
+        Ok(())
     }
 
     async fn carry_out(&mut self, request: Request) -> Result<Reply, Refusal> {
@@ -346,30 +396,6 @@ impl Controller {
                 Ok(Reply::Changed(count(changes).into()))
             }
             Request::ListLinks => Ok(Reply::Links(self.list_links())),
-            Request::AddLink {
-                name,
-                tx_only,
-                checksum,
-            } => {
-                if self.local.as_ref().is_some_and(|pair| pair.name() == name) {
-                    let reason =
-                        format!("{name} is where this box's own packets go in; its other end is a port already");
-                    return Err(Refusal::LinkRefused { name, reason });
-                }
-                if self.is_on_local_pair(&name) {
-                    let reason =
-                        "it is on the interface for this box's own packets, which has no sub-interfaces".to_owned();
-                    return Err(Refusal::LinkRefused { name, reason });
-                }
-                let role = if tx_only { Role::TxOnly } else { Role::Switching };
-                let added = self.add_port(&name, Wish::new(role, checksum)).await;
-                added.map_err(|error| Refusal::LinkRefused {
-                    name,
-                    reason: told(&error),
-                })?;
-                self.ports_changed().await;
-                Ok(Reply::Done)
-            }
             Request::DeleteLink { name } => {
                 if self.ports.waiting_mut().remove(&name).is_some() {
                     return Ok(Reply::Done);
@@ -399,7 +425,7 @@ impl Controller {
             Request::ListNeighbors { after, limit } => Ok(self.list_next_hops(after.as_ref(), limit)),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
             // `answer` does what there is to do.
-            Request::GetStats { .. } | Request::Unload => Ok(Reply::Done),
+            Request::GetStats { .. } | Request::AddLink { .. } | Request::Unload => Ok(Reply::Done),
         }
     }
 
@@ -454,7 +480,7 @@ impl Controller {
                 Event::Link(link) if !link.is_up() => Some(link.ifindex),
                 _ => None,
             });
-            self.discard_unsent(&down.collect()).await;
+            self.discard_unsent(&down.collect());
         }
         if !changed.is_empty() {
             let claims = changed.into_iter().map(|prefix| (prefix, self.claim(prefix))).collect();
@@ -475,17 +501,30 @@ impl Controller {
 
     /// Opens the sockets anew of ports that went down with frames queued: those must not leave once the port is up, which it
     /// may be again already.
-    async fn discard_unsent(&mut self, down: &BTreeSet<u32>) {
+    fn discard_unsent(&mut self, down: &BTreeSet<u32>) {
         for port in self.with_exceptions(|exceptions, view| exceptions.stale_ports(view, down)) {
-            let opened = self.ports.listen_anew(port, &mut self.lfib, &mut self.exceptions).await;
-            if let Err(error) = opened {
-                warn!(
-                    port = self.ports.name(port),
-                    error = told(&error),
-                    "cannot open the sockets of a port anew"
-                );
-            }
+            self.exceptions.remove_port(port);
+            self.listen_anew(port, None);
         }
+    }
+
+    /// Opens the sockets of a port that has lost its own.
+    fn listen_anew(&mut self, port: u16, patience: Option<Patience>) {
+        if self.ports.name(port).is_none() || self.exceptions.receiver_mut(port).is_some() {
+            return;
+        }
+        let Err(error) = self.ports.listen_anew(port, &mut self.lfib, &mut self.exceptions) else {
+            return;
+        };
+        let work = Work::Listen(port);
+        if is_busy(&error) && self.postponed.add(work, patience, Instant::now()).is_ok() {
+            return;
+        }
+        warn!(
+            port = self.ports.name(port),
+            error = told(&error),
+            "cannot open the sockets of a port anew"
+        );
     }
 
     /// Carries out those actions that are changes of next hops, and returns the others.
@@ -536,6 +575,23 @@ impl Controller {
                 Err(error) => return Err(error),
             }
         };
+        self.have_wait(name, wish, reason)
+    }
+
+    /// [`Controller::take_port`], again while a queue is busy: an instance that ended a moment ago may have had it. Nothing else
+    /// is done meanwhile.
+    async fn take_port_patiently(&mut self, port: &PortConfig, absent: bool) -> anyhow::Result<()> {
+        let mut patience = Patience::new(Instant::now());
+        loop {
+            let taken = self.take_port(port, absent).await;
+            match (&taken, patience.next(Instant::now())) {
+                (Err(error), Some(due)) if is_busy(error) => tokio::time::sleep_until(due.into()).await,
+                _ => return taken,
+            }
+        }
+    }
+
+    fn have_wait(&mut self, name: &str, wish: Wish, reason: String) -> anyhow::Result<()> {
         warn!(
             port = name,
             "waits: {reason}; it is taken when the interface comes or changes"
@@ -637,6 +693,7 @@ impl Controller {
             .chain(self.exceptions.next_deadline())
             .chain(self.ftn_retry)
             .chain(self.ports.waiting().next_deadline())
+            .chain(self.postponed.next_deadline())
             .min()
     }
 
@@ -649,6 +706,12 @@ impl Controller {
         // One at a time: each takes as long as its program takes to verify.
         if let Some(name) = self.ports.waiting().due(now) {
             self.try_waiting(&name).await;
+        }
+        for (work, patience) in self.postponed.take_due(now) {
+            match work {
+                Work::AddLink(call) => self.answer_add_link(call, Some(patience)).await,
+                Work::Listen(port) => self.listen_anew(port, Some(patience)),
+            }
         }
     }
 
@@ -899,6 +962,19 @@ impl Controller {
 fn wish(port: &PortConfig) -> Wish {
     let role = if port.tx_only { Role::TxOnly } else { Role::Switching };
     Wish::new(role, port.checksum)
+}
+
+fn reply_to(peer: Peer, reply: oneshot::Sender<Result<Reply, Refusal>>, result: Result<Reply, Refusal>) {
+    if let Err(refusal) = &result {
+        info!(pid = peer.pid, uid = peer.uid, %refusal, "refused");
+    }
+    // The client may be gone; what it asked for is done all the same.
+    let _ = reply.send(result);
+}
+
+/// Whether an interface could not be taken because an AF_XDP queue of it is busy.
+fn is_busy(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<XskError>().is_some_and(XskError::is_busy)
 }
 
 /// Whether an interface could not be taken because there is none of its name.

@@ -498,7 +498,7 @@ impl Ports {
             Candidate::Interface(facts) => match self.number(name) {
                 Some(carrier) => {
                     self.check_checksum(carrier, wish.checksum)?;
-                    self.set_role(carrier, wish, lfib, exceptions).await
+                    self.set_role(carrier, wish, lfib, exceptions)
                 }
                 None => self.attach(&facts, wish, netlink, lfib, exceptions).await.map(drop),
             },
@@ -531,9 +531,7 @@ impl Ports {
                     device: found.device,
                     named_by_device: *found.tags.name_on(&parent_name) != *name,
                 };
-                let added = self
-                    .add_sub_interface(name, wish, (mac, mtu), sub_interface, lfib, exceptions)
-                    .await;
+                let added = self.add_sub_interface(name, wish, (mac, mtu), sub_interface, lfib, exceptions);
                 if added.is_err() {
                     self.drop_idle_carrier(parent, lfib);
                     exceptions.keep_ports(self);
@@ -543,7 +541,7 @@ impl Ports {
         }
     }
 
-    async fn add_sub_interface(
+    fn add_sub_interface(
         &mut self,
         name: &str,
         wish: Wish,
@@ -571,7 +569,7 @@ impl Ports {
         };
         let (parent, parent_name) = (parent.number, parent.name.clone());
         if role == Role::Switching {
-            self.listen_everywhere(parent, lfib, exceptions).await?;
+            self.listen_everywhere(parent, lfib, exceptions)?;
         }
         let goes_on = self.counts_on(name);
         let tables = lfib.tables_mut();
@@ -617,7 +615,7 @@ impl Ports {
             Role::TxOnly => 1,
             Role::Switching | Role::Local | Role::Carrier => receive_queues(name)?,
         };
-        self.listen(number, name, queues, lfib, exceptions).await?;
+        self.listen(number, name, queues, lfib, exceptions)?;
         let attached = self.try_attach(facts, link.ifindex, number, wish, netlink, lfib).await;
         let (attachment, traits) = match attached {
             Ok(attached) => attached,
@@ -720,7 +718,7 @@ impl Ports {
     }
 
     /// Opens sockets for the exceptions of an interface that is about to be port `number`.
-    async fn listen(
+    fn listen(
         &mut self,
         number: u16,
         name: &str,
@@ -728,7 +726,7 @@ impl Ports {
         lfib: &mut Lfib<KernelTables>,
         exceptions: &mut Exceptions,
     ) -> anyhow::Result<()> {
-        let sockets = XskPort::open(name, queues).await?;
+        let sockets = XskPort::open(name, queues)?;
         for (queue, socket) in sockets.receiver.sockets() {
             lfib.tables_mut().set_listener(number, queue, socket)?;
         }
@@ -736,8 +734,8 @@ impl Ports {
         Ok(())
     }
 
-    /// Closes a port's sockets, with all that is queued in them, and opens others.
-    pub async fn listen_anew(
+    /// Opens the sockets of a port that has none any more.
+    pub fn listen_anew(
         &mut self,
         number: u16,
         lfib: &mut Lfib<KernelTables>,
@@ -749,13 +747,12 @@ impl Ports {
             Role::TxOnly => 1,
             Role::Switching | Role::Local | Role::Carrier => receive_queues(&name)?,
         };
-        exceptions.remove_port(number);
-        self.listen(number, &name, queues, lfib, exceptions).await
+        self.listen(number, &name, queues, lfib, exceptions)
     }
 
     /// Has exceptions heard on all queues of a port, which may have been there only to send by. If that fails, they are heard
     /// where they were before.
-    async fn listen_everywhere(
+    fn listen_everywhere(
         &mut self,
         number: u16,
         lfib: &mut Lfib<KernelTables>,
@@ -766,7 +763,7 @@ impl Ports {
         let receiver = exceptions
             .receiver_mut(number)
             .with_context(|| format!("{} has no AF_XDP sockets", port.name))?;
-        receiver.extend(&port.name, queues).await?;
+        receiver.extend(&port.name, queues)?;
         for (queue, socket) in receiver.sockets() {
             lfib.tables_mut().set_listener(number, queue, socket)?;
         }
@@ -855,7 +852,7 @@ impl Ports {
     }
 
     /// Makes a port that has its program another kind of port.
-    pub async fn set_role(
+    pub fn set_role(
         &mut self,
         number: u16,
         wish: Wish,
@@ -865,7 +862,7 @@ impl Ports {
         if wish.role == Role::Switching
             && let Some(carrier) = self.get(number).and_then(|port| self.carrier(port))
         {
-            self.listen_everywhere(carrier.number, lfib, exceptions).await?;
+            self.listen_everywhere(carrier.number, lfib, exceptions)?;
         }
         self.store_role(number, wish, lfib);
         Ok(())

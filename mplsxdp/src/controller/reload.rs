@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::ports::{Role, Wish};
-use super::{Controller, config_route, is_absence, told, wish};
+use super::{Controller, config_route, is_absence, is_busy, told, wish};
 use crate::config::{Config, ConfigError, PortConfig};
 use crate::control::api::ChangeMode;
 use crate::lfib::Changes;
@@ -92,7 +92,11 @@ impl Controller {
         }
         // What is new is there before the routes that lead to it, and what goes stays until they do not.
         for port in new {
-            let taken = self.take_port(port, absent.contains(&&*port.name)).await;
+            let taken = match self.take_port(port, absent.contains(&&*port.name)).await {
+                // It may be free in a moment, for which nothing else waits.
+                Err(error) if is_busy(&error) => self.have_wait(&port.name, wish(port), told(&error)),
+                taken => taken,
+            };
             if let Err(error) = taken {
                 self.give_back(&ports.added).await;
                 return Err(error);
@@ -170,10 +174,7 @@ impl Controller {
         let Some(number) = self.ports.number(name) else {
             return false;
         };
-        let changed = self
-            .ports
-            .set_role(number, wish, &mut self.lfib, &mut self.exceptions)
-            .await;
+        let changed = self.ports.set_role(number, wish, &mut self.lfib, &mut self.exceptions);
         if let Err(error) = &changed {
             error!(port = name, "cannot make it another kind of port: {}", told(error));
         }

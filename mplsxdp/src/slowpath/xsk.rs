@@ -18,11 +18,10 @@ use std::io::{self, Write as _};
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep};
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -39,9 +38,34 @@ const MOST_CHUNKS: usize = 17;
 /// In all but the last descriptor of a frame (linux/if_xdp.h).
 const XDP_PKT_CONTD: u32 = 1;
 
-/// How long a queue whose last socket was just closed may be busy: the kernel frees it some time after close returns.
-const REBIND_TIMEOUT: Duration = Duration::from_secs(2);
-const REBIND_INTERVAL: Duration = Duration::from_millis(10);
+/// When to try again for a queue that is busy. The kernel frees a queue some time after the close of its last socket has
+/// returned; a queue that stays busy is another program's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    const LENGTH: Duration = Duration::from_secs(2);
+    const FIRST_PAUSE: Duration = Duration::from_millis(10);
+    const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+    /// Begins with the first attempt that has failed.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            until: now + Self::LENGTH,
+            pause: Self::FIRST_PAUSE,
+        }
+    }
+
+    /// When the next attempt is due; `None` after the last.
+    pub fn next(&mut self, now: Instant) -> Option<Instant> {
+        let due = now + self.pause;
+        self.pause = (self.pause * 2).min(Self::LONGEST_PAUSE);
+        (now < self.until).then_some(due)
+    }
+}
 
 /// How frames lie in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,9 +113,19 @@ pub enum XskError {
     Wait(#[source] io::Error),
 }
 
+impl XskError {
+    /// Whether another socket has the queue, or had it a moment ago: see [`Patience`].
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+    }
+}
+
 fn bind_hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => "; another program has an AF_XDP socket there (`ss --xdp` lists them)",
+        Some(libc::EBUSY) => {
+            "; another program has an AF_XDP socket there: end it (`ss --xdp --processes` names it on a kernel with \
+             CONFIG_XDP_SOCKETS_DIAG)"
+        }
         Some(libc::EPERM) => "; this needs CAP_NET_RAW",
         _ => "",
     }
@@ -104,23 +138,23 @@ pub struct XskPort {
 }
 
 impl XskPort {
-    /// Opens sockets on the first `queues` queues of an interface in this process's network namespace.
-    pub async fn open(interface: &str, queues: u32) -> Result<Self, XskError> {
-        match Self::open_as(interface, queues, Layout::ScatterGather).await {
+    /// Opens sockets on the first `queues` queues of an interface in this process's network namespace. Within a tokio runtime.
+    pub fn open(interface: &str, queues: u32) -> Result<Self, XskError> {
+        match Self::open_as(interface, queues, Layout::ScatterGather) {
             // What a kernel says to a flag that it does not know.
             Err(XskError::Bind { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-                Self::open_as(interface, queues, Layout::OneChunk).await
+                Self::open_as(interface, queues, Layout::OneChunk)
             }
             result => result,
         }
     }
 
     /// The same in a given layout.
-    pub async fn open_as(interface: &str, queues: u32, layout: Layout) -> Result<Self, XskError> {
-        let (first, transmitter) = open_queue(interface, 0, layout, TRANSMIT_RING).await?;
+    pub fn open_as(interface: &str, queues: u32, layout: Layout) -> Result<Self, XskError> {
+        let (first, transmitter) = open_queue(interface, 0, layout, TRANSMIT_RING)?;
         let mut receivers = vec![first];
         for queue in 1..queues {
-            let (receiver, _) = open_queue(interface, queue, layout, 0).await?;
+            let (receiver, _) = open_queue(interface, queue, layout, 0)?;
             receivers.push(receiver);
         }
         let receiver = Receiver {
@@ -142,10 +176,10 @@ pub struct Receiver {
 
 impl Receiver {
     /// Listens on further queues, so that there are `queues`. If that fails, all is as before.
-    pub async fn extend(&mut self, interface: &str, queues: u32) -> Result<(), XskError> {
+    pub fn extend(&mut self, interface: &str, queues: u32) -> Result<(), XskError> {
         let mut more = Vec::new();
         for queue in self.queues.len() as u32..queues {
-            let (receiver, _) = open_queue(interface, queue, self.layout, 0).await?;
+            let (receiver, _) = open_queue(interface, queue, self.layout, 0)?;
             more.push(register(receiver)?);
         }
         self.queues.append(&mut more);
@@ -410,7 +444,7 @@ fn register(queue: ReceiveQueue) -> Result<AsyncFd<ReceiveQueue>, XskError> {
 }
 
 /// A socket on one queue, which can have up to `sending` chunks on their way out.
-async fn open_queue(
+fn open_queue(
     interface: &str,
     queue: u32,
     layout: Layout,
@@ -441,7 +475,7 @@ async fn open_queue(
     let (umem, mut chunks) =
         Umem::new(umem_config, count, false).map_err(|error| memory_error(os_error(error.source())))?;
 
-    let (tx, rx, fill, completion) = bind(interface, &name, queue, socket_config, &umem).await?;
+    let (tx, rx, fill, completion) = bind(interface, &name, queue, socket_config, &umem)?;
     let mut receiver = ReceiveQueue {
         umem: umem.clone(),
         ring: rx,
@@ -473,34 +507,19 @@ async fn open_queue(
 
 type Rings = (TxQueue, RxQueue, FillQueue, CompQueue);
 
-/// Makes a socket and binds it, waiting for a queue that has just been left.
-async fn bind(
-    interface: &str,
-    name: &Interface,
-    queue: u32,
-    config: SocketConfig,
-    umem: &Umem,
-) -> Result<Rings, XskError> {
-    let error = |source| XskError::Bind {
+/// Makes a socket and binds it.
+fn bind(interface: &str, name: &Interface, queue: u32, config: SocketConfig, umem: &Umem) -> Result<Rings, XskError> {
+    // SAFETY: libxdp is told not to load a program, and the UMEM has no other socket.
+    let source = match unsafe { Socket::new(config, umem, name, queue) } {
+        Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
+        Ok((_, _, None)) => io::ErrorKind::AlreadyExists.into(),
+        Err(failed) => os_error(failed.source()),
+    };
+    Err(XskError::Bind {
         interface: interface.to_owned(),
         queue,
         source,
-    };
-    let deadline = Instant::now() + REBIND_TIMEOUT;
-    loop {
-        // SAFETY: libxdp is told not to load a program, and the UMEM has no other socket.
-        match unsafe { Socket::new(config, umem, name, queue) } {
-            Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
-            Ok((_, _, None)) => return Err(error(io::ErrorKind::AlreadyExists.into())),
-            Err(failed) => {
-                let source = os_error(failed.source());
-                if source.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
-                    return Err(error(source));
-                }
-            }
-        }
-        sleep(REBIND_INTERVAL).await;
-    }
+    })
 }
 
 /// What the system said, out of an error of xsk-rs.

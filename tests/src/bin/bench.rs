@@ -43,6 +43,7 @@ use mplsxdp_common::abi::{
 };
 use mplsxdp_common::wire::{Label, Mac};
 use mplsxdp_tests::rig::OBJECT as RIG;
+use mplsxdp_tests::wait::open_sockets;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 use tokio::runtime::Builder;
@@ -265,7 +266,7 @@ impl Rig {
         let attachment = attach(switch, self.a1.ifindex, XdpMode::Native)?;
         let tables = &mut self.unknowing_tables;
         let result = beside_slow_path(&mut self.generator, kiloframes, async |ready, done| {
-            let port = XskPort::open("a1", 1).await?;
+            let port = open_sockets("a1", || XskPort::open("a1", 1))?;
             listen(tables, &port.receiver)?;
             ready.send(())?;
             slow_path(port.receiver, port.transmitter, done, |frame, transmitter| {
@@ -285,8 +286,8 @@ impl Rig {
         let before = self.sunk()?;
         let lfib = &mut self.lfib;
         let result = beside_slow_path(&mut self.expiring, kiloframes, async |ready, done| {
-            let port = XskPort::open("a1", 1).await?;
-            let out = XskPort::open("b0", 1).await?;
+            let port = open_sockets("a1", || XskPort::open("a1", 1))?;
+            let out = open_sockets("b0", || XskPort::open("b0", 1))?;
             listen(lfib.tables_mut(), &port.receiver)?;
             let world = OneBox(lfib.tables());
             let mut answering = SlowPath::new(Options {

@@ -1,12 +1,14 @@
 //! Loading, unloading, being killed, and meeting oneself.
 
-use std::os::unix::net::UnixDatagram;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Status};
+use mplsxdp::slowpath::xsk::XskPort;
 use mplsxdp_tests::frame::{Entry, labelled};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::{ensure_nothing_left, program};
@@ -33,6 +35,10 @@ pub fn tests() -> Vec<Trial> {
         test("lifecycle::a_namespace_names_its_instance", by_namespace),
         test("lifecycle::the_service_manager_is_told_when_it_is_ready", notify),
         test("lifecycle::links_come_and_go_at_run_time", links),
+        test(
+            "lifecycle::others_are_answered_while_a_link_waits_for_its_queue",
+            busy_queue,
+        ),
     ]
 }
 
@@ -299,4 +305,47 @@ fn links() -> Result<()> {
     router.run("link add eth2")?;
     bench.expect_swap(&router)?;
     router.unload()
+}
+
+/// The event loop goes on while a queue is busy; the port comes when the queue is free, and if it is not, the client is told.
+fn busy_queue() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, "--iface eth1")?;
+    bench.netns.within(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _context = runtime.enter();
+        let holder = XskPort::open("eth2", 1)?;
+        let said = format!("{:#}", router.run("link add eth2").err().context("the queue is busy")?);
+        ensure!(said.contains("queue 0 of eth2") && said.contains("ss --xdp"), "{said}");
+
+        let call = |stream: &mut UnixStream, method: &str, parameters: &str| {
+            stream.write_all(format!("{{\"method\":\"io.mplsxdp.{method}\",\"parameters\":{parameters}}}\0").as_bytes())
+        };
+        let (mut waiting, mut other) = (
+            UnixStream::connect(router.socket())?,
+            UnixStream::connect(router.socket())?,
+        );
+        call(&mut waiting, "AddLink", "{\"name\":\"eth2\"}")?;
+        for _ in 0..5 {
+            call(&mut other, "GetStatus", "{}")?;
+            ensure!(reply(&mut other)?.contains("\"links\":1"), "eth2 is no port yet");
+        }
+        waiting.set_nonblocking(true)?;
+        let early = reply(&mut waiting);
+        ensure!(early.is_err(), "an answer before the queue was free: {early:?}");
+        waiting.set_nonblocking(false)?;
+        drop(holder);
+        let answer = reply(&mut waiting)?;
+        ensure!(answer == "{\"parameters\":{}}", "{answer}");
+        Ok(())
+    })?;
+    bench.expect_swap(&router)?;
+    router.unload()
+}
+
+fn reply(stream: &mut UnixStream) -> Result<String> {
+    let mut reply = Vec::new();
+    BufReader::new(stream).read_until(0, &mut reply)?;
+    ensure!(reply.pop() == Some(0), "the connection was closed");
+    Ok(String::from_utf8(reply)?)
 }

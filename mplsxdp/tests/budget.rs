@@ -77,8 +77,8 @@ fn most_instructions(loader: &Loader, mode: TtlMode, what: &str) -> u32 {
                     .with_unknown(unknown)
                     .with_frags(tc_propagate)
                     .with_checksum(checksum);
-                let mut program = loader.program(settings).unwrap();
-                let info = program.xdp().unwrap().info().unwrap();
+                let program = loader.program(settings).unwrap();
+                let info = program.xdp().info().unwrap();
                 let count = info
                     .verified_instruction_count()
                     .expect("a kernel of 5.16 or later tells");

@@ -200,6 +200,7 @@ fn link() -> Link {
         mode: "native".into(),
         link_id: 3,
         program_id: 4,
+        put_back: 0,
         mpls: true,
         tx_only: false,
         local: true,

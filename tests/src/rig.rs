@@ -1,4 +1,7 @@
-//! The programs of the test rig: `mplsxdp-ebpf/src/bin/rig.rs`.
+//! The programs of the test rig: `mplsxdp-ebpf/src/bin/rig.rs`; and what another process can do to the links of a switch.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use aya::programs::{Xdp, XdpMode};
@@ -23,4 +26,48 @@ pub fn attach(netns: &Netns, interface: &str, program: &str) -> Result<Ebpf> {
         xdp.attach(interface, XdpMode::Driver)?;
         Ok(object)
     })
+}
+
+/// Somebody else's bpf_link.
+pub struct ForeignLink(OwnedFd);
+
+impl ForeignLink {
+    pub fn open(id: u32) -> Result<Self> {
+        const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+        let link = bpf(BPF_LINK_GET_FD_BY_ID, [id, 0]).with_context(|| format!("no link {id}"))?;
+        // SAFETY: the kernel has just made this descriptor for its caller.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(link) }))
+    }
+
+    /// As `bpftool link detach`.
+    pub fn detach(&self) -> Result<()> {
+        const BPF_LINK_DETACH: libc::c_long = 34;
+        bpf(BPF_LINK_DETACH, [self.descriptor(), 0]).context("cannot detach a link")?;
+        Ok(())
+    }
+
+    /// Has it run one of the programs of the rig. Returns the id of that.
+    pub fn replace(&self, program: &str) -> Result<u32> {
+        const BPF_LINK_UPDATE: libc::c_long = 29;
+        let mut object = EbpfLoader::new().load(OBJECT)?;
+        let xdp: &mut Xdp = object.program_mut(program).context("no such program")?.try_into()?;
+        xdp.load()?;
+        let descriptor = xdp.fd()?.as_fd().as_raw_fd().cast_unsigned();
+        bpf(BPF_LINK_UPDATE, [self.descriptor(), descriptor, 0, 0]).context("cannot update a link")?;
+        Ok(xdp.info()?.id())
+    }
+
+    fn descriptor(&self) -> u32 {
+        self.0.as_raw_fd().cast_unsigned()
+    }
+}
+
+/// bpf(2) for commands whose attributes are words.
+fn bpf<const WORDS: usize>(command: libc::c_long, mut attributes: [u32; WORDS]) -> io::Result<i32> {
+    // SAFETY: the attributes have no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of_val(&attributes)) };
+    match i32::try_from(result) {
+        Ok(result @ 0..) => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

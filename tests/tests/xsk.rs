@@ -293,7 +293,7 @@ fn a_policer_is_exact_on_all_cpus_together() {
     let ready = Arc::new(Barrier::new(cpus));
     let threads: Vec<_> = (0..cpus)
         .map(|cpu| {
-            let mut program = loader.program(settings()).unwrap();
+            let program = loader.program(settings()).unwrap();
             let ready = ready.clone();
             std::thread::spawn(move || {
                 let mut set = CpuSet::new();
@@ -308,7 +308,7 @@ fn a_policer_is_exact_on_all_cpus_together() {
                 ready.wait();
                 let start = Instant::now();
                 // An exception leaves the frame as it was, so that it can be run on again.
-                program.xdp().unwrap().test_run(options).unwrap();
+                program.xdp().test_run(options).unwrap();
                 (start, Instant::now())
             })
         })
@@ -363,8 +363,8 @@ fn unknown_labels_are_dropped_or_passed_where_the_settings_say_so() {
         (UnknownPolicy::Pass, XDP_PASS, 1),
     ];
     for (count, (policy, action, without_listener)) in (1..).zip(policies) {
-        let mut program = loader.program(settings().with_unknown(policy)).unwrap();
-        let mut run = |text: &str| {
+        let program = loader.program(settings().with_unknown(policy)).unwrap();
+        let run = |text: &str| {
             let frame = bytes(text);
             let mut out = vec![0; frame.len()];
             let options = TestRunOptions {
@@ -372,7 +372,7 @@ fn unknown_labels_are_dropped_or_passed_where_the_settings_say_so() {
                 data_out: Some(&mut out),
                 ..TestRunOptions::new()
             };
-            let result = program.xdp().unwrap().test_run(options).unwrap();
+            let result = program.xdp().test_run(options).unwrap();
             assert_eq!(out, frame, "an exception leaves the frame as it was");
             result.return_value
         };

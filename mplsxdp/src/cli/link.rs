@@ -213,6 +213,10 @@ fn lines(link: &Link) -> Vec<String> {
         .unwrap_or_default();
     let tags = link.vlan.iter().flatten();
     let tags: String = tags.map(|tag| format!(" vlan {} {}", tag.protocol, tag.id)).collect();
+    let put_back = match link.put_back {
+        0 => String::new(),
+        times => format!(" put-back {times}"),
+    };
     let mut lines = vec![
         format!(
             "{ifindex}{name}{parent}: {} {} mtu {mtu} mode {mode}",
@@ -220,7 +224,7 @@ fn lines(link: &Link) -> Vec<String> {
             mpls(link)
         ),
         format!(
-            "    link/ether {mac}{tags} bpf_link {link_id} prog {program_id}{redirect} checksum {}",
+            "    link/ether {mac}{tags} bpf_link {link_id} prog {program_id}{put_back}{redirect} checksum {}",
             link.checksum.name()
         ),
     ];
@@ -241,10 +245,11 @@ fn checksum_hint(link: &Link) -> Option<String> {
 }
 
 fn up(link: &Link) -> &'static str {
-    match link.up {
-        true => "UP",
-        false if link.program_id == 0 => "WAITING",
-        false => "DOWN",
+    match (link.up, link.program_id) {
+        (true, 0) => "DETACHED",
+        (true, _) => "UP",
+        (false, 0) => "WAITING",
+        (false, _) => "DOWN",
     }
 }
 

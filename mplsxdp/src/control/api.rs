@@ -582,6 +582,8 @@ pub struct Link {
     /// How the program is attached: `bpf_link` with its id.
     pub link_id: u32,
     pub program_id: u32,
+    /// How often the program was put back after another process had taken it off, or replaced it.
+    pub put_back: u64,
     /// Labelled frames are accepted.
     pub mpls: bool,
     pub tx_only: bool,
@@ -598,7 +600,7 @@ pub struct Link {
     /// Whether frames can be redirected to it; `None` where the kernel does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
-    /// What keeps it from working: it waits for its interface, say. Labelled frames that arrive are lost.
+    /// What keeps it from working: it waits for its interface, or its program cannot be put back. Labelled frames that arrive are lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// What is done about unfinished checksums of frames that arrive.

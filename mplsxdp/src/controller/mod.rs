@@ -7,6 +7,7 @@ pub mod local;
 mod ports;
 mod postponed;
 pub mod preflight;
+mod programs;
 mod raw_ip;
 mod reachability;
 mod reload;
@@ -50,6 +51,7 @@ use local::LocalPair;
 use ports::{Ports, Role, Wish};
 use postponed::{Postponed, Work};
 use preflight::PreflightError;
+use programs::Finding;
 use reload::Reading;
 pub use reload::Reread;
 
@@ -116,6 +118,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
             () = ending.arrived() => stopping = true,
             _ = hangup.recv(), if reading.is_idle() => reading.begin(reread.as_ref()),
             read = reading.done() => controller.reload(read).await,
+            found = controller.ports.interference() => controller.put_back(found).await,
         }
         controller.retry_held();
         controller.resolve_wanted().await;
@@ -459,7 +462,10 @@ impl Controller {
         };
         for event in batch {
             ports_changed |= match event {
-                Event::Link(link) => self.ports.follow(link, &mut self.lfib),
+                Event::Link(link) => {
+                    self.ports.follow_program(link, now);
+                    self.ports.follow(link, &mut self.lfib)
+                }
                 Event::LinkGone(ifindex) => self.ports.lose(*ifindex, &mut self.lfib),
                 Event::Synced => self.ports.lose_all_but(self.resolver.links(), &mut self.lfib),
                 _ => false,
@@ -629,6 +635,14 @@ impl Controller {
                 }
                 self.exceptions.keep_ports(&self.ports);
             }
+        }
+    }
+
+    /// Puts back programs that another process has taken off the ports.
+    async fn put_back(&mut self, found: Vec<Finding>) {
+        let now = Instant::now();
+        for finding in found {
+            self.ports.put_back(finding, &self.netlink, now).await;
         }
     }
 

@@ -12,7 +12,9 @@ use tracing::{debug, info, warn};
 
 use super::exceptions::Exceptions;
 use super::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
+use super::programs::{self, Finding, ProgramState, Watch};
 use super::sub_interface::{self, Tags};
+use super::told;
 use super::waiting::{Waiting, WaitingPorts};
 use crate::config::{Config, XdpMode};
 use crate::control::api::Checksum;
@@ -20,7 +22,7 @@ use crate::control::client::{self, Client};
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
-use crate::dataplane::port::{AttachError, Attachment, attach};
+use crate::dataplane::port::{AttachError, Attachment, Interference, attach};
 use crate::dataplane::{Tables as _, ethtool};
 use crate::lfib::Lfib;
 use crate::lfib::route::{NextHop, Via};
@@ -84,7 +86,8 @@ pub struct Port {
 enum Place {
     Interface {
         ifindex: u32,
-        attachment: Attachment,
+        attachment: Box<Attachment>,
+        program: ProgramState,
         traits: Traits,
     },
     SubInterface {
@@ -214,6 +217,7 @@ pub struct Ports {
     /// GRO is switched on at the other end of a veth that does not take redirected frames without.
     fixes_peers: bool,
     waiting: WaitingPorts,
+    watch: Watch,
 }
 
 impl Ports {
@@ -234,6 +238,7 @@ impl Ports {
             readopts: config.readopt,
             fixes_peers: config.fix_peers,
             waiting: WaitingPorts::default(),
+            watch: Watch::new(Instant::now()),
         }
     }
 
@@ -306,11 +311,97 @@ impl Ports {
         port.parent().map_or(Some(port), |parent| self.get(parent))
     }
 
-    /// The program of a port.
-    pub fn attachment<'a>(&'a self, port: &'a Port) -> Option<&'a Attachment> {
+    /// The program of a port, and what is known of it.
+    pub fn program<'a>(&'a self, port: &'a Port) -> Option<(&'a Attachment, &'a ProgramState)> {
         match &self.carrier(port)?.place {
-            Place::Interface { attachment, .. } => Some(attachment),
+            Place::Interface {
+                attachment, program, ..
+            } => Some((attachment, program)),
             Place::SubInterface { .. } => None,
+        }
+    }
+
+    /// Waits until another process has taken programs off ports, or replaced them. May be dropped and called anew at any time.
+    pub async fn interference(&mut self) -> Vec<Finding> {
+        let Self { ports, watch, .. } = self;
+        let probes = || {
+            let probes = ports.iter().filter_map(|port| match &port.place {
+                Place::Interface { attachment, .. } => Some((port.number, attachment.probe())),
+                Place::SubInterface { .. } => None,
+            });
+            probes.collect()
+        };
+        watch.findings(probes).await
+    }
+
+    /// Puts back a program that another process has taken off, or replaced. If that fails, it is tried again, ever more seldom;
+    /// the port stays what it is meanwhile, for frames may still leave there.
+    pub async fn put_back(&mut self, found: Finding, netlink: &Netlink, now: Instant) {
+        let mode = self.mode;
+        let Some(port) = self.get_mut(found.number) else { return };
+        let (name, role) = (port.name.clone(), port.role);
+        let Place::Interface {
+            ifindex,
+            attachment,
+            program,
+            ..
+        } = &mut port.place
+        else {
+            return;
+        };
+        // What was found may be about a link, or a program, of before.
+        let outdated =
+            attachment.link_id != found.link_id || found.interference == Interference::Replaced(attachment.program_id);
+        if outdated || !program.is_due(now) {
+            return;
+        }
+        let what = match found.interference {
+            Interference::Detached => "detached the XDP program from this port".to_owned(),
+            Interference::Replaced(other) => {
+                format!(
+                    "replaced the XDP program of this port by program {}",
+                    programs::describe(other)
+                )
+            }
+        };
+        let Err(error) = attachment.put_back() else {
+            let link_id = attachment.link_id;
+            program.put_back += 1;
+            match program.lost.take() {
+                Some(_) => info!(port = &*name, link_id, "the XDP program is attached again"),
+                None => {
+                    let hint = match role {
+                        Role::Switching | Role::TxOnly => format!("; `mplsxdp link del {name}` takes it off for good"),
+                        Role::Local | Role::Carrier => String::new(),
+                    };
+                    warn!(
+                        port = &*name,
+                        link_id, "another process has {what}; it is attached again{hint}"
+                    );
+                }
+            }
+            return;
+        };
+        let error: anyhow::Error = match preflight::gather(&name, netlink).await {
+            // It is about to be reported that the interface is gone, or has another name.
+            Ok(facts) if facts.link.as_ref().map(|link| link.ifindex) != Some(*ifindex) => return,
+            Ok(facts) => match (facts.other_program(), error) {
+                (Some(other), _) => other.into(),
+                (None, AttachError::Kernel(error)) => preflight::attach_error(&facts, mode, error).into(),
+                (None, error) => error.into(),
+            },
+            Err(error) => error.into(),
+        };
+        let held = matches!(error.downcast_ref(), Some(PreflightError::OtherProgram { .. }));
+        let reason = format!(
+            "another process has {what}, and it cannot be put back yet: {}",
+            told(&error)
+        );
+        if program.failed(reason.clone(), held, now) {
+            warn!(
+                port = &*name,
+                "{reason}; labelled frames that arrive here are lost until then"
+            );
         }
     }
 
@@ -453,11 +544,19 @@ impl Ports {
         let is_carrier = self.number(name).is_some();
         if !is_carrier {
             let notes = match preflight::check(&facts, self.mode) {
-                Err(PreflightError::OtherProgram { name, attached }) => {
+                Err(PreflightError::OtherProgram {
+                    name,
+                    attached,
+                    program,
+                }) => {
                     let holder = tokio::task::spawn_blocking(move || holder(attached.program)).await;
                     return Err(match holder.ok().flatten() {
                         Some(instance) => PreflightError::OtherInstance { name, instance },
-                        None => PreflightError::OtherProgram { name, attached },
+                        None => PreflightError::OtherProgram {
+                            name,
+                            attached,
+                            program,
+                        },
                     }
                     .into());
                 }
@@ -637,7 +736,8 @@ impl Ports {
             retired: false,
             place: Place::Interface {
                 ifindex: link.ifindex,
-                attachment,
+                attachment: Box::new(attachment),
+                program: ProgramState::default(),
                 traits,
             },
         };
@@ -908,6 +1008,22 @@ impl Ports {
         Ok(())
     }
 
+    /// An interface changed: its program may have been taken off, or another one that held it off.
+    pub fn follow_program(&mut self, link: &LinkInfo, now: Instant) {
+        let Self { ports, watch, .. } = self;
+        let port = ports.iter_mut().find(|port| port.ifindex() == link.ifindex);
+        let Some(Place::Interface {
+            attachment, program, ..
+        }) = port.map(|port| &mut port.place)
+        else {
+            return;
+        };
+        program.follow(link, now);
+        if link.xdp.is_none_or(|xdp| xdp.program != attachment.program_id) && program.is_due(now) {
+            watch.hurry(now);
+        }
+    }
+
     /// An interface changed. Returns whether adjacencies depend on what did.
     pub fn follow(&mut self, link: &LinkInfo, lfib: &mut Lfib<KernelTables>) -> bool {
         let has_namesake = self.has_sub_interface_named(&link.name);
@@ -945,28 +1061,23 @@ impl Ports {
         true
     }
 
-    /// Gives a port the program for the MTU that it has now. If that fails, it has none.
+    /// Gives a port the program for the MTU that it has now.
     fn replace_program(&mut self, number: u16) -> Result<(), AttachError> {
         let Some(index) = self.ports.iter().position(|port| port.number == number) else {
             return Ok(());
         };
-        let &Port { mtu, ref place, .. } = &self.ports[index];
+        let Port { mtu, ref place, .. } = self.ports[index];
         let Place::Interface { traits, .. } = *place else {
             return Ok(());
         };
-        let program = self.loader.program(self.program_settings(number, mtu, traits))?;
-        let mut port = self.ports.swap_remove(index);
-        if let Place::Interface {
-            ifindex, attachment, ..
-        } = port.place
-        {
-            port.place = Place::Interface {
-                ifindex,
-                attachment: attachment.replace(program)?,
-                traits,
-            };
+        let new = self.loader.program(self.program_settings(number, mtu, traits))?;
+        match &mut self.ports[index].place {
+            Place::Interface {
+                attachment, program, ..
+            } if program.lost.is_some() => attachment.replace_later(new),
+            Place::Interface { attachment, .. } => attachment.replace(new)?,
+            Place::SubInterface { .. } => {}
         }
-        self.ports.push(port);
         Ok(())
     }
 

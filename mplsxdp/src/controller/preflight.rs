@@ -9,6 +9,7 @@ use mplsxdp_common::wire::Mac;
 
 use crate::config::XdpMode;
 use crate::control::api::Checksum;
+use crate::dataplane::bpf;
 use crate::dataplane::ethtool::{self, TagKinds, VlanOffloads};
 use crate::neighbour::netlink::{self, Netlink};
 use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
@@ -30,6 +31,8 @@ pub struct Facts {
     pub name: Box<str>,
     /// `None` where there is no such interface.
     pub link: Option<LinkInfo>,
+    /// The name of the XDP program on it, if it has one.
+    pub program_name: Option<String>,
     /// The other end of a veth, or what a macvlan or VLAN stands on, where it is in this network namespace.
     pub peer: Option<LinkInfo>,
     /// The other end of a veth; where it is in another network namespace, only while it must be known.
@@ -143,11 +146,16 @@ pub enum PreflightError {
         lower: Option<Arc<str>>,
     },
     #[error(
-        "{name} has another XDP program already: id {}, {}: take it off by `ip link set dev {name} {} off`, or, if a bpf_link \
+        "{name} has another XDP program already: id {}{}, {}: take it off by `ip link set dev {name} {} off`, or, if a bpf_link \
          holds it there (`bpftool link show`), end its owner or `bpftool link detach id ID`",
-        .attached.program, describe(.attached.mode), off_keyword(.attached.mode)
+        .attached.program, in_parentheses(.program.as_deref()), describe(.attached.mode), off_keyword(.attached.mode)
     )]
-    OtherProgram { name: Box<str>, attached: XdpAttachment },
+    OtherProgram {
+        name: Box<str>,
+        attached: XdpAttachment,
+        /// Its name, if it has one.
+        program: Option<String>,
+    },
     #[error(
         "{name} is a port of the instance `{instance}`, which is running: give it up there with `mplsxdp --instance {instance} \
          link delete {name}`, or end that instance with `mplsxdp --instance {instance} unload`"
@@ -261,8 +269,11 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         _ => Vec::new(),
     };
     let merges = |name: &Arc<str>| ethtool::merges(name).unwrap_or(false);
+    let program = link.as_ref().and_then(|link| link.xdp).map(|xdp| xdp.program);
+    let program_name = program.and_then(|id| bpf::program_name(id).ok());
     Ok(Facts {
         name: name.into(),
+        program_name: program_name.filter(|name| !name.is_empty()),
         merging: beneath.into_iter().filter(merges).collect(),
         driver: link.as_ref().and_then(kernel::driver),
         guest_checksum: link.as_ref().is_some_and(kernel::guest_checksum),
@@ -311,8 +322,8 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
         Some(_) => {}
     }
     check_kind(facts, link, mode)?;
-    if let Some(attached) = link.xdp {
-        return Err(PreflightError::OtherProgram { name: name(), attached });
+    if let Some(other) = facts.other_program() {
+        return Err(other);
     }
     let mut notes = Vec::from_iter(is_down(link));
     if link.up && !link.running {
@@ -481,6 +492,15 @@ pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> Prefligh
 const ENOTSUPP: i32 = 524;
 
 impl Facts {
+    /// The program that the interface has.
+    pub fn other_program(&self) -> Option<PreflightError> {
+        Some(PreflightError::OtherProgram {
+            name: self.name.clone(),
+            attached: self.link.as_ref()?.xdp?,
+            program: self.program_name.clone(),
+        })
+    }
+
     /// The MTU of what can arrive, as far as it is known: on a veth, the peer's.
     fn arriving_mtu(&self) -> Option<u32> {
         let sender = if self.is_veth() { &self.peer } else { &self.link };
@@ -774,6 +794,7 @@ mod tests {
         Facts {
             name: "eth1".into(),
             link: Some(link("eth1")),
+            program_name: None,
             peer: None,
             far_end: None,
             master: None,
@@ -1047,8 +1068,17 @@ mod tests {
             (AttachMode::Several, "and more, in several modes", "xdp"),
         ] {
             let attached = XdpAttachment { program: 42, mode };
+            let facts = with_link(|link| link.xdp = Some(attached));
+            let named = Facts {
+                program_name: Some("filter".into()),
+                ..facts.clone()
+            };
+            let message = refused(&named, XdpMode::Native);
+            assert!(message.starts_with(&format!(
+                "eth1 has another XDP program already: id 42 (filter), {where_}: "
+            )));
             assert_eq!(
-                refused(&with_link(|link| link.xdp = Some(attached)), XdpMode::Native),
+                refused(&facts, XdpMode::Native),
                 format!(
                     "eth1 has another XDP program already: id 42, {where_}: take it off by `ip link set dev eth1 {keyword} \
                      off`, or, if a bpf_link holds it there (`bpftool link show`), end its owner or `bpftool link detach id \

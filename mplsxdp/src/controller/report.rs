@@ -206,7 +206,9 @@ impl Controller {
                 .is_some_and(|link| link.is_up());
             let carrier = self.ports.carrier(port);
             let redirect_target = carrier.and_then(|carrier| preflight::redirect_target(carrier.ifindex()));
-            let program = self.ports.attachment(port);
+            let program = self.ports.program(port);
+            let lost = program.and_then(|(_, program)| program.lost.as_ref());
+            let attached = program.filter(|_| lost.is_none()).map(|(attachment, _)| attachment);
             links.push(api::Link {
                 name: port.name().to_owned(),
                 ifindex: Some(port.ifindex()).filter(|&ifindex| ifindex < LinkInfo::FIRST_VIRTUAL),
@@ -214,8 +216,9 @@ impl Controller {
                 mtu: port.mtu().into(),
                 up,
                 mode: mode_name(self.config.mode).to_owned(),
-                link_id: program.map_or(0, |program| program.link_id),
-                program_id: program.map_or(0, |program| program.program_id),
+                link_id: attached.map_or(0, |attachment| attachment.link_id),
+                program_id: attached.map_or(0, |attachment| attachment.program_id),
+                put_back: program.map_or(0, |(_, program)| program.put_back),
                 mpls: port.mpls(),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
@@ -223,7 +226,7 @@ impl Controller {
                 parent: port.tags().and(carrier).map(|parent| parent.name().to_owned()),
                 vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
                 redirect_target,
-                problem: None,
+                problem: lost.map(|lost| lost.reason.clone()),
                 checksum: self.ports.checksum(port),
             });
         }
@@ -236,6 +239,7 @@ impl Controller {
             mode: mode_name(self.config.mode).to_owned(),
             link_id: 0,
             program_id: 0,
+            put_back: 0,
             mpls: waiting.wish.mpls,
             tx_only: waiting.wish.role == Role::TxOnly,
             local: false,

@@ -30,8 +30,33 @@ pub struct Waiting {
     pub reason: String,
     /// The interfaces that it stands on, as they were at the last attempt.
     seen: Vec<LinkInfo>,
+    retry: Retry,
+}
+
+/// When to try again what failed: ever more seldom.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Retry {
     failures: u32,
     due: Option<Instant>,
+}
+
+impl Retry {
+    pub fn at_once(now: Instant) -> Self {
+        Self {
+            failures: 0,
+            due: Some(now),
+        }
+    }
+
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    pub fn failed(&mut self, now: Instant) {
+        let pause = FIRST_RETRY * (1 << self.failures.min(10));
+        self.due = Some(now + pause.min(LAST_RETRY));
+        self.failures += 1;
+    }
 }
 
 /// All of them.
@@ -71,24 +96,23 @@ impl WaitingPorts {
             if links == waiting.seen {
                 continue;
             }
-            waiting.failures = 0;
-            waiting.due = (!links.is_empty()).then_some(now);
+            waiting.retry = match links.is_empty() {
+                true => Retry::default(),
+                false => Retry::at_once(now),
+            };
             waiting.seen = links;
         }
     }
 
     /// The port whose turn it is to be tried.
     pub fn due(&self, now: Instant) -> Option<Arc<str>> {
-        let due = self
-            .0
-            .iter()
-            .filter(|waiting| waiting.due.is_some_and(|due| due <= now));
-        due.min_by_key(|waiting| waiting.due)
+        let due = self.0.iter().filter(|waiting| waiting.retry.is_due(now));
+        due.min_by_key(|waiting| waiting.retry.due)
             .map(|waiting| waiting.name.clone())
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.0.iter().filter_map(|waiting| waiting.due).min()
+        self.0.iter().filter_map(|waiting| waiting.retry.due).min()
     }
 
     /// An attempt failed. Returns whether the reason is news.
@@ -96,9 +120,7 @@ impl WaitingPorts {
         let Some(waiting) = self.get_mut(name) else {
             return false;
         };
-        let pause = FIRST_RETRY * (1 << waiting.failures.min(10));
-        waiting.due = Some(now + pause.min(LAST_RETRY));
-        waiting.failures += 1;
+        waiting.retry.failed(now);
         let is_news = waiting.reason != reason;
         waiting.reason = reason;
         is_news
@@ -116,8 +138,7 @@ impl Waiting {
             was_port: false,
             reason,
             seen: Vec::new(),
-            failures: 0,
-            due: None,
+            retry: Retry::default(),
         }
     }
 

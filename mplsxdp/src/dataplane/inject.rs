@@ -4,18 +4,16 @@
 
 use std::io;
 
-use aya::Ebpf;
 use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
-use mplsxdp_common::abi::PASS_PROGRAM;
 
 /// The program, loaded and attached nowhere.
 pub struct Injector {
-    object: Ebpf,
+    program: Xdp,
 }
 
 impl Injector {
-    pub(super) fn new(object: Ebpf) -> Self {
-        Self { object }
+    pub(super) fn new(program: Xdp) -> Self {
+        Self { program }
     }
 
     /// Has the kernel receive `frame`, from the destination MAC on, at the interface `ifindex` of this network namespace. It has
@@ -34,12 +32,7 @@ impl Injector {
             attrs: TestRunAttrs::new().xdp_live_frames(1),
             ..TestRunOptions::new()
         };
-        let run = || -> Result<(), ProgramError> {
-            let program = self.object.program(PASS_PROGRAM).ok_or(ProgramError::NotLoaded)?;
-            <&Xdp>::try_from(program)?.test_run(options)?;
-            Ok(())
-        };
-        run().map_err(|error| match error {
+        self.program.test_run(options).map(drop).map_err(|error| match error {
             ProgramError::SyscallError(error) => error.io_error,
             other => io::Error::other(other),
         })

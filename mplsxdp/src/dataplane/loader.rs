@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapError};
-use aya::programs::{ProgramError, Xdp};
+use aya::programs::{ProgramError, ProgramFd, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
+use aya_obj::programs::XdpAttachType;
 use mplsxdp_common::abi::{HASH_SEED, PASS_PROGRAM, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -118,8 +119,8 @@ pub struct Loader {
     sizes: Sizes,
     police: Police,
     hash_seed: u32,
-    /// What made the maps; it has aya-log's end of the ring buffer.
-    first: Ebpf,
+    /// The map of log records, as aya-log takes it.
+    log: Ebpf,
 }
 
 impl Loader {
@@ -128,13 +129,17 @@ impl Loader {
         let pins = Pins::new()?;
         let police = Police::UNLIMITED;
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let first = object(&pins, sizes, settings, police, 0).map_err(LoadError::on_this_kernel)?;
+        let mut first = object(&pins, sizes, settings, police, 0).map_err(LoadError::on_this_kernel)?;
+        // The maps are in the bpffs: no more descriptors of them are needed here.
+        for name in SHARED_MAPS.iter().filter(|&&name| name != map::LOG_RECORDS) {
+            drop(first.take_map(name));
+        }
         Ok(Self {
             pins,
             sizes,
             police,
             hash_seed: 0,
-            first,
+            log: first,
         })
     }
 
@@ -151,7 +156,7 @@ impl Loader {
     /// Logs the log records of all copies, from now on, on a thread of its own: a flood of them does not hold the event loop. They
     /// come only from programs whose settings say so.
     pub fn follow_log(&mut self) -> Result<(), LoadError> {
-        let mut logger = EbpfLogger::init_with_logger(&mut self.first, Records)
+        let mut logger = EbpfLogger::init_with_logger(&mut self.log, Records)
             .map_err(|error| LoadError::Log(io::Error::other(error)))?;
         let follow = move || loop {
             let mut ready = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];
@@ -174,17 +179,17 @@ impl Loader {
     }
 
     fn load(&self, settings: Settings) -> Result<Program, LoadError> {
-        let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
-        verify(xdp_of(&mut object, PROGRAM)?)?;
-        Ok(Program { object })
+        let object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
+        let xdp = load_one(object, PROGRAM)?;
+        Ok(Program { xdp })
     }
 
     /// The way into the kernel for frames that arrived at a port.
     pub fn injector(&self) -> Result<Injector, LoadError> {
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
-        verify(xdp_of(&mut object, PASS_PROGRAM)?).map_err(LoadError::on_this_kernel)?;
-        Ok(Injector::new(object))
+        let object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
+        let program = load_one(object, PASS_PROGRAM).map_err(LoadError::on_this_kernel)?;
+        Ok(Injector::new(program))
     }
 }
 
@@ -248,16 +253,27 @@ fn object(pins: &Pins, sizes: Sizes, settings: Settings, police: Police, hash_se
 
 /// A loaded copy of the program.
 pub struct Program {
-    object: Ebpf,
+    xdp: Xdp,
 }
 
 impl Program {
-    pub fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
-        xdp_of(&mut self.object, PROGRAM)
+    pub fn xdp(&self) -> &Xdp {
+        &self.xdp
+    }
+
+    pub(super) fn fd(&self) -> Result<&ProgramFd, Box<ProgramError>> {
+        self.xdp.fd().map_err(Box::new)
     }
 }
 
-fn xdp_of<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
+/// Has the kernel verify and load a program of `object`. Nothing else of `object` is kept: each map that a program uses would be
+/// one descriptor, and the kernel holds the maps by the program.
+fn load_one(mut object: Ebpf, name: &'static str) -> Result<Xdp, LoadError> {
     let program = object.program_mut(name).ok_or(LoadError::NoProgram(name))?;
-    Ok(program.try_into().map_err(|error: ProgramError| Box::new(error))?)
+    let program: &mut Xdp = program.try_into().map_err(|error: ProgramError| Box::new(error))?;
+    verify(program)?;
+    let alone = program
+        .info()
+        .and_then(|info| Xdp::from_program_info(info, name.into(), XdpAttachType::Interface));
+    Ok(alone.map_err(Box::new)?)
 }

@@ -1,18 +1,22 @@
 //! A port: an interface that has the program.
 
 use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
-use aya::programs::links::{FdLink, LinkInfo};
-use aya::programs::{ProgramError, XdpMode as AyaMode, xdp::XdpError, xdp::XdpLink};
+use aya::programs::ProgramError;
 
+use super::bpf::XdpLink;
 use super::loader::{LoadError, Program};
-use super::release::OLDEST;
 use crate::config::XdpMode;
 
 /// A program that is attached to an interface by a bpf_link. Dropping it detaches the program.
 pub struct Attachment {
-    link: FdLink,
-    _program: Program,
+    program: Program,
+    ifindex: u32,
+    mode: XdpMode,
+    /// Shared with a [`Probe`] that is at work.
+    link: Arc<XdpLink>,
     pub link_id: u32,
     pub program_id: u32,
 }
@@ -22,57 +26,96 @@ pub struct Attachment {
 pub enum AttachError {
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// What the driver or the kernel said to bpf_link_create.
+    /// The answer of the driver or the kernel.
     #[error("{0}")]
-    Kernel(io::Error),
-    #[error("the kernel has no bpf_link for XDP; mplsxdp needs Linux {OLDEST} or later")]
-    NoBpfLink,
+    Kernel(#[from] io::Error),
     #[error("{0}")]
     Other(#[from] Box<ProgramError>),
 }
 
+/// What another process has done to an attached program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interference {
+    /// The link is detached (BPF_LINK_DETACH).
+    Detached,
+    /// The link has the program with this id in place of ours (BPF_LINK_UPDATE).
+    Replaced(u32),
+}
+
 /// Attaches `program` to an interface.
-pub fn attach(mut program: Program, ifindex: u32, mode: XdpMode) -> Result<Attachment, AttachError> {
-    let mode = match mode {
-        XdpMode::Native => AyaMode::Driver,
-        XdpMode::Generic => AyaMode::Skb,
-    };
-    let xdp = program.xdp()?;
-    let id = xdp.attach_to_if_index(ifindex, mode).map_err(|error| match error {
-        ProgramError::SyscallError(error) => AttachError::Kernel(error.io_error),
-        ProgramError::XdpError(XdpError::NetlinkError(error)) => AttachError::Kernel(io::Error::other(error)),
-        other => AttachError::Other(Box::new(other)),
-    })?;
-    let link = xdp.take_link(id).map_err(Box::new)?;
-    Attachment::of(link, program)
+pub fn attach(program: Program, ifindex: u32, mode: XdpMode) -> Result<Attachment, AttachError> {
+    let (link, link_id, program_id) = link(&program, ifindex, mode)?;
+    Ok(Attachment {
+        program,
+        ifindex,
+        mode,
+        link,
+        link_id,
+        program_id,
+    })
+}
+
+fn link(program: &Program, ifindex: u32, mode: XdpMode) -> Result<(Arc<XdpLink>, u32, u32), AttachError> {
+    let link = XdpLink::create(program.fd()?.as_fd(), ifindex, mode)?;
+    let state = link.state()?;
+    Ok((Arc::new(link), state.link_id, state.program_id))
 }
 
 impl Attachment {
-    /// Puts `program` in the place of the one that is attached: every frame meets one of them. If that fails, neither is.
-    pub fn replace(self, mut program: Program) -> Result<Self, AttachError> {
-        let link = XdpLink::try_from(self.link).map_err(|error| AttachError::Kernel(io::Error::other(error)))?;
-        let xdp = program.xdp()?;
-        let id = xdp.attach_to_link(link).map_err(|error| match error {
-            ProgramError::SyscallError(error) => AttachError::Kernel(error.io_error),
-            other => AttachError::Other(Box::new(other)),
-        })?;
-        let link = xdp.take_link(id).map_err(Box::new)?;
-        Self::of(link, program)
+    /// Puts `program` in the place of the one that is attached: every frame meets one of them.
+    pub fn replace(&mut self, program: Program) -> Result<(), AttachError> {
+        self.program = program;
+        self.put_back()
     }
 
-    fn of(link: XdpLink, mut program: Program) -> Result<Self, AttachError> {
-        // aya falls back to netlink where the kernel refuses a link with EINVAL; what is attached so would outlive the process.
-        let link = FdLink::try_from(link).map_err(|_| AttachError::NoBpfLink)?;
-        let program_id = program.xdp()?.info().map_err(Box::new)?.id();
-        let link_id = link
-            .info()
-            .map(|info: LinkInfo| info.id())
-            .map_err(|error| AttachError::Kernel(io::Error::other(error)))?;
-        Ok(Self {
-            link,
-            _program: program,
-            link_id,
-            program_id,
+    /// The same, to be attached by [`Attachment::put_back`].
+    pub fn replace_later(&mut self, program: Program) {
+        self.program = program;
+    }
+
+    /// Has the interface run the program, whatever has become of the link. Does nothing if it does already.
+    pub fn put_back(&mut self) -> Result<(), AttachError> {
+        match self.link.update(self.program.fd()?.as_fd()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                (self.link, self.link_id, self.program_id) = link(&self.program, self.ifindex, self.mode)?;
+            }
+            Err(error) => return Err(error.into()),
+            Ok(()) => self.program_id = self.link.state()?.program_id,
+        }
+        Ok(())
+    }
+
+    pub fn probe(&self) -> Probe {
+        Probe {
+            link: Arc::clone(&self.link),
+            link_id: self.link_id,
+            program_id: self.program_id,
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // A process that has pinned the link, or a probe, would keep the program attached. What is detached already is no error.
+        let _ = self.link.detach();
+    }
+}
+
+/// Tells what has become of an [`Attachment`], also on another thread.
+pub struct Probe {
+    link: Arc<XdpLink>,
+    pub link_id: u32,
+    program_id: u32,
+}
+
+impl Probe {
+    /// May wait for the kernel's RTNL lock.
+    pub fn interference(&self) -> io::Result<Option<Interference>> {
+        let state = self.link.state()?;
+        Ok(match state.program_id {
+            _ if state.ifindex == 0 => Some(Interference::Detached),
+            own if own == self.program_id => None,
+            other => Some(Interference::Replaced(other)),
         })
     }
 }

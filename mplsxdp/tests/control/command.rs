@@ -520,7 +520,7 @@ fn tables() {
         done(&fake, "link"),
         "2: eth1: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes checksum finish\n\
          \x20   faster: `ethtool -K PEER tx off` on what sends to eth1, then `link del eth1` and `link add eth1 checksum trust`\n\
-         5: eth2: UP carrier mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes checksum finish\n\
+         5: eth2: UP carrier mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 put-back 2 redirect-target yes checksum finish\n\
          \x20   faster: `ethtool -K PEER tx off` on what sends to eth2, then `link del eth2` and `link add eth2 checksum trust`\n\
          eth2.100.10@eth2: UP mpls on mtu 1500 mode native\n    link/ether 02:00:00:00:00:01 vlan 802.1ad 100 vlan 802.1Q 10 \
          bpf_link 3 prog 4 redirect-target yes checksum finish\n\

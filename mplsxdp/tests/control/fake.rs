@@ -368,6 +368,7 @@ fn links() -> Vec<Link> {
         mode: "native".into(),
         link_id: 3,
         program_id: 4,
+        put_back: 0,
         mpls: true,
         tx_only: false,
         local: false,
@@ -395,6 +396,7 @@ fn links() -> Vec<Link> {
     let carrier = Link {
         name: "eth2".into(),
         ifindex: Some(5),
+        put_back: 2,
         mpls: false,
         carrier: true,
         ..eth1.clone()

@@ -52,7 +52,7 @@ pub fn test_run_in_buffers(program: &mut Program, data: &[u8], metadata: u32, li
         .flat_map(u32::to_ne_bytes)
         .collect();
     let mut out = vec![0; data.len() + ROOM];
-    let result = program.xdp()?.test_run(TestRunOptions {
+    let result = program.xdp().test_run(TestRunOptions {
         data_in: Some(data),
         data_out: Some(&mut out),
         ctx_in: Some(&context),

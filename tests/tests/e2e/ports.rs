@@ -1,4 +1,4 @@
-//! Ports whose interfaces change under them: renamed, gone and made anew.
+//! Ports whose interfaces change under them: renamed, gone and made anew, or robbed of their programs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use mplsxdp::control::api::Link;
 use mplsxdp_common::wire::Mac;
 use mplsxdp_tests::frame::{Entry, labelled};
+use mplsxdp_tests::rig::{self, ForeignLink};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 use nix::sys::signal::Signal;
 
@@ -29,6 +30,12 @@ pub fn tests() -> Vec<Trial> {
         ),
         test("ports::an_interface_that_is_down_is_taken_at_load", down_at_load),
         test("ports::an_interface_that_is_not_there_is_waited_for", waited_for),
+        test("ports::a_program_that_was_detached_is_put_back", detached),
+        test("ports::a_program_that_was_replaced_is_put_back", replaced),
+        test(
+            "ports::a_program_that_another_one_keeps_off_is_put_back_when_it_can_be",
+            kept_off,
+        ),
         test("ports::a_configuration_is_read_again", read_again),
         test("ports::a_configuration_that_is_wrong_changes_nothing", wrong_config),
         test("ports::without_a_config_file_nothing_is_read_again", nothing_to_read),
@@ -289,7 +296,9 @@ fn made_anew() -> Result<()> {
     wait_for_port(&router, "eth2")?;
     bench.expect_swap("eth1", "eth2", 110)?;
     router.run("link del eth2")?;
-    router.unload()
+    let said = router.unload_and_tell()?;
+    ensure!(!said.contains("another process"), "{said}");
+    Ok(())
 }
 
 fn left_alone() -> Result<()> {
@@ -331,6 +340,148 @@ fn refused_at_first() -> Result<()> {
     bench.cable_right()?;
     router.run("link add eth2")?;
     bench.expect_swap("eth1", "eth2", 110)?;
+    router.unload()
+}
+
+fn port(router: &Router, name: &str) -> Result<Link> {
+    let links: Vec<Link> = router.json("link show")?;
+    let link = links.into_iter().find(|link| link.name == name);
+    link.with_context(|| format!("{name} is not a port"))
+}
+
+/// Waits until the program of a port was put back so often.
+fn wait_put_back(router: &Router, name: &str, times: u64) -> Result<Link> {
+    let put_back = || {
+        let link = port(router, name)?;
+        Ok((link.put_back == times && link.problem.is_none()).then_some(link))
+    };
+    wait::until(&format!("the program of {name}"), LIMIT, put_back).with_context(|| router.said())
+}
+
+/// Waits until the log says so.
+fn expect_said(router: &Router, text: &str) -> Result<()> {
+    wait::until(text, LIMIT, || Ok(router.said().contains(text).then_some(()))).with_context(|| router.said())
+}
+
+fn detached() -> Result<()> {
+    for mode in ["native", "generic"] {
+        let bench = Bench::new()?;
+        let router = Router::load(&bench.netns, &format!("{PORTS} --local mpls0 --mode {mode}"))?;
+        let local = router
+            .json::<Vec<Link>>("link show")?
+            .into_iter()
+            .find(|link| link.local);
+        let local = local.context("no local port")?.name;
+        router.run("link add eth2.7")?;
+        router.add_routes(&[
+            "100 as 110 via inet 10.0.2.2 dev eth2",
+            "200 as 210 via inet 10.0.1.2 dev eth1",
+        ])?;
+        bench.expect_swap("eth1", "eth2", 110)?;
+        for name in ["eth1", "eth2", &local] {
+            let before = port(&router, name)?;
+            let link = ForeignLink::open(before.link_id)?;
+            for _ in 0..2 {
+                link.detach()?;
+            }
+            let after = wait_put_back(&router, name, 1)?;
+            ensure!(after.link_id != before.link_id && after.up, "{after:?}");
+            ensure!(after.program_id == before.program_id, "{before:?} {after:?}");
+            let what = "another process has detached the XDP program from this port; it is attached again";
+            let hint = format!("; `mplsxdp link del {name}` takes it off for good port=\"{name}\"");
+            expect_said(&router, &format!("{what}{}", if *name == local { "" } else { &hint }))?;
+            bench.expect_swap("eth1", "eth2", 110)?;
+            bench.expect_swap_back("eth2", "eth1", 210)?;
+        }
+        ensure!(router.run("link show eth1")?.contains(" put-back 1"), "not shown");
+        // A sub-interface has the program of its parent.
+        ensure!(wait_put_back(&router, "eth2.7", 1)?.parent.is_some(), "no parent");
+        // Exceptions are still heard.
+        let left = Tap::open(&bench.left, "eth0")?;
+        let unknown = labelled(bench.netns.mac("eth1")?, left.mac(), &[Entry::new(999, 64)], b"unknown");
+        left.send(&unknown)?;
+        wait::until("an unknown label", LIMIT, || {
+            Ok(router
+                .unknown_labels()?
+                .iter()
+                .any(|label| label.label == 999)
+                .then_some(()))
+        })?;
+        // As often as it is done; and who holds the link does not keep the program on the interface in the end.
+        let link = ForeignLink::open(port(&router, "eth1")?.link_id)?;
+        link.detach()?;
+        let held = ForeignLink::open(wait_put_back(&router, "eth1", 2)?.link_id)?;
+        bench.expect_swap("eth1", "eth2", 110)?;
+        router.unload()?;
+        drop(held);
+    }
+    Ok(())
+}
+
+fn replaced() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
+    let before = port(&router, "eth1")?;
+    let other = ForeignLink::open(before.link_id)?.replace("pass")?;
+    let after = wait_put_back(&router, "eth1", 1)?;
+    ensure!(
+        (after.link_id, after.program_id) == (before.link_id, before.program_id),
+        "{before:?} {after:?}"
+    );
+    expect_said(
+        &router,
+        &format!("another process has replaced the XDP program of this port by program {other}"),
+    )?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    router.unload()
+}
+
+fn kept_off() -> Result<()> {
+    let bench = Bench::new()?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    router.add_routes(&[
+        "100 as 110 via inet 10.0.2.2 dev eth2",
+        "200 as 210 via inet 10.0.1.2 dev eth1",
+    ])?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    // It may be put back before the other one comes.
+    let other = wait::until("another program on eth1", LIMIT, || {
+        ForeignLink::open(port(&router, "eth1")?.link_id)?.detach()?;
+        Ok(rig::attach(&bench.netns, "eth1", "pass").ok())
+    })?;
+    let lost = wait::until("a problem", LIMIT, || {
+        Ok(Some(port(&router, "eth1")?).filter(|link| link.problem.is_some()))
+    })?;
+    let problem = lost.problem.context("no problem")?;
+    for part in [
+        "another process has detached the XDP program from this port, and it cannot be put back yet: eth1 has another XDP \
+         program already: id ",
+        " (pass), native mode: ",
+    ] {
+        ensure!(problem.contains(part), "{part}: {problem}");
+    }
+    ensure!((lost.link_id, lost.program_id, lost.up) == (0, 0, true), "ids");
+    let shown = router.run("link show eth1")?;
+    ensure!(shown.contains("eth1: DETACHED") && shown.contains(&problem), "{shown}");
+    expect_said(&router, &problem)?;
+    // Frames still leave there.
+    bench.expect_swap_back("eth2", "eth1", 210)?;
+    // A larger MTU takes another program, in time.
+    for netns in [&bench.netns, &bench.left] {
+        let name = if netns.name() == bench.left.name() {
+            "eth0"
+        } else {
+            "eth1"
+        };
+        netns.ip(&format!("link set dev {name} mtu 1600"))?;
+    }
+    drop(other);
+    wait_for_port(&router, "eth1")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    expect_said(&router, "the XDP program is attached again")?;
+    let said = router.said();
+    ensure!(said.matches(&problem).count() == 1, "said again: {said}");
     router.unload()
 }
 

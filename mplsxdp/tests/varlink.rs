@@ -236,6 +236,7 @@ fn status() -> Status {
         instance: "default".into(),
         pid: 1,
         uptime_seconds: 1,
+        netns_inode: 1,
         mode: "native".into(),
         ttl_mode: "uniform".into(),
         tunnel_ttl: 255,

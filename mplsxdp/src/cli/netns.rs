@@ -1,33 +1,38 @@
 //! Network namespaces by name, and the instances that run in them.
 
-use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Failure;
 use crate::control::Instance;
 use crate::control::client::{self, Client, ClientError};
 
 const NAMED: &str = "/run/netns";
+/// How long an instance, which may be starting, has to say where it runs.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
-/// Device and inode: a namespace has the same under all its names.
+/// Its inode in nsfs: a namespace has the same under all its names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Id(u64, u64);
-
-impl From<Metadata> for Id {
-    fn from(metadata: Metadata) -> Self {
-        Self(metadata.dev(), metadata.ino())
-    }
-}
+struct Id(u64);
 
 impl Id {
     fn of(path: impl AsRef<Path>) -> io::Result<Self> {
-        Ok(std::fs::metadata(path)?.into())
+        Ok(Self(std::fs::metadata(path)?.ino()))
     }
 
-    fn of_peer(client: &Client) -> io::Result<Self> {
-        Self::of(format!("/proc/{}/ns/net", client.pid()?))
+    /// The instance is asked if the kernel does not let this user see, or the instance has another PID namespace.
+    fn of_peer(client: &mut Client) -> Result<Self, ClientError> {
+        match client.pid().and_then(|pid| Self::of(format!("/proc/{pid}/ns/net"))) {
+            Ok(id) => Ok(id),
+            Err(_) => {
+                client.set_patience(Some(ANSWER_WAIT))?;
+                let status = client.status()?;
+                client.set_patience(None)?;
+                Ok(Self(status.netns_inode))
+            }
+        }
     }
 
     /// As `ip netns` calls it.
@@ -60,15 +65,15 @@ pub fn refused(what: &str, name: &str, error: &dyn std::fmt::Display) -> Failure
 pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Client, Failure> {
     let wanted = Id::of(path(name)).map_err(|error| refused("open", name, &error))?;
     if let Some(instance) = named {
-        let client = Client::connect(instance)?;
-        return match Id::of_peer(&client) {
-            Ok(id) if id == wanted => Ok(client),
-            _ => Err(Failure::Refused(format!(
-                "instance `{}` does not run in the network namespace {name} but {}: leave out `--netns` or `--instance`",
-                instance.name(),
-                place(&client)
-            ))),
-        };
+        let mut client = Client::connect(instance)?;
+        if Id::of_peer(&mut client)? == wanted {
+            return Ok(client);
+        }
+        return Err(Failure::Refused(format!(
+            "instance `{}` does not run in the network namespace {name} but {}: leave out `--netns` or `--instance`",
+            instance.name(),
+            place(&mut client)
+        )));
     }
     let is_starting = || {
         let locked = client::instances(dir, "lock");
@@ -80,7 +85,7 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
         let clients = clients(dir)?;
         let here: Vec<_> = clients
             .into_iter()
-            .filter(|client| Id::of_peer(client).is_ok_and(|id| id == wanted))
+            .filter_map(|mut client| (Id::of_peer(&mut client).ok()? == wanted).then_some(client))
             .collect();
         Ok(Some(here).filter(|here| !here.is_empty()))
     })?;
@@ -97,8 +102,8 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
         }
         (None, _) => {
             let others: Vec<_> = clients(dir)?
-                .iter()
-                .map(|client| format!("{} {}", client.instance().name(), place(client)))
+                .iter_mut()
+                .map(|client| format!("{} {}", client.instance().name().to_owned(), place(client)))
                 .collect();
             let others = match others.as_slice() {
                 [] => "none".to_owned(),
@@ -121,7 +126,7 @@ fn clients(dir: &Path) -> Result<Vec<Client>, ClientError> {
 }
 
 /// Where an instance runs, in words.
-fn place(client: &Client) -> String {
+fn place(client: &mut Client) -> String {
     match Id::of_peer(client) {
         Ok(id) => match id.name() {
             Some(name) => format!("in {name}"),

@@ -615,6 +615,8 @@ pub struct Status {
     pub instance: String,
     pub pid: u32,
     pub uptime_seconds: u64,
+    /// Of its network namespace, in nsfs; 0 if it is not known.
+    pub netns_inode: u64,
     /// `native` or `generic`.
     pub mode: String,
     pub ttl_mode: String,

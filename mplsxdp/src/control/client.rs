@@ -118,9 +118,9 @@ impl Client {
         Ok(getsockopt(&self.writer, sockopt::PeerCredentials)?.pid())
     }
 
-    /// A reply that takes longer breaks the connection.
-    pub fn set_patience(&self, time: Duration) -> io::Result<()> {
-        self.writer.set_read_timeout(Some(time))
+    /// A reply that takes longer breaks the connection; without a time, none does.
+    pub fn set_patience(&self, time: Option<Duration>) -> io::Result<()> {
+        self.writer.set_read_timeout(time)
     }
 
     pub fn status(&mut self) -> Result<api::Status, ClientError> {
@@ -400,11 +400,13 @@ pub fn wait_for<T>(
 ) -> Result<Option<T>, ClientError> {
     let began = Instant::now();
     loop {
+        // An attempt may take long itself, and what comes meanwhile is for the next one.
+        let waited = began.elapsed();
         if let Some(found) = attempt()? {
             return Ok(Some(found));
         }
         let patience = if is_starting() { START_WAIT } else { SIGN_WAIT };
-        if began.elapsed() >= patience {
+        if waited >= patience {
             return Ok(None);
         }
         std::thread::sleep(RETRY);

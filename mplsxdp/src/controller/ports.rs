@@ -1310,7 +1310,7 @@ fn holder(program: u32) -> Option<String> {
             .pid()
             .is_ok_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
         // One that is busy is not named.
-        if itself || client.set_patience(HOLDER_WAIT).is_err() {
+        if itself || client.set_patience(Some(HOLDER_WAIT)).is_err() {
             return None;
         }
         let links = client.links().ok()?;

@@ -1,6 +1,7 @@
 //! What the controller tells of its state.
 
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
@@ -54,6 +55,7 @@ impl Controller {
             instance: self.config.instance.clone(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            netns_inode: std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |netns| netns.ino()),
             mode: mode_name(self.config.mode).to_owned(),
             ttl_mode: match self.config.ttl_mode {
                 TtlMode::Uniform => "uniform",

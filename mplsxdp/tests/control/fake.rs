@@ -258,6 +258,7 @@ impl Kept {
             instance: "default".into(),
             pid: 4711,
             uptime_seconds: 3725,
+            netns_inode: 4_026_531_840,
             mode: "native".into(),
             ttl_mode: "uniform".into(),
             tunnel_ttl: 255,

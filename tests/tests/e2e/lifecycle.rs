@@ -1,8 +1,10 @@
 //! Loading, unloading, being killed, and meeting oneself.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +16,7 @@ use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::{ensure_nothing_left, program};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link};
 use nix::sys::signal::Signal;
+use nix::unistd::Group;
 
 use crate::{test, test_with};
 
@@ -33,6 +36,11 @@ pub fn tests() -> Vec<Trial> {
         test("lifecycle::a_port_of_another_instance_is_refused", port_in_use),
         test("lifecycle::a_command_waits_for_an_instance_that_starts", starting),
         test("lifecycle::a_namespace_names_its_instance", by_namespace),
+        test_with(
+            "lifecycle::both_for_a_member_of_the_socket_s_group",
+            Some(Need::Program("setpriv", "util-linux")),
+            by_group_member,
+        ),
         test("lifecycle::the_service_manager_is_told_when_it_is_ready", notify),
         test("lifecycle::links_come_and_go_at_run_time", links),
         test(
@@ -263,6 +271,68 @@ fn by_namespace() -> Result<()> {
     );
     other.stop(Signal::SIGTERM)?;
     router.unload()
+}
+
+/// Such a user can neither open the lock file nor see the namespace of a process of root's.
+fn by_group_member() -> Result<()> {
+    const NOBODY: &str = "65534";
+
+    let bench = Bench::new()?;
+    let name = bench.netns.name();
+    // Where everybody may go.
+    let copy = std::env::temp_dir().join(format!("{name}.mplsxdp"));
+    std::fs::copy(program()?, &copy)?;
+    std::fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+    let group = Group::from_name("mplsxdp")?.map_or(0, |group| group.gid.as_raw());
+    let run = |words: &[&str]| -> Result<Output> {
+        let member = ["--reuid", NOBODY, "--regid", &group.to_string(), "--clear-groups"];
+        let mut command = Command::new("setpriv");
+        Ok(command.args(member).arg(&copy).args(words).output()?)
+    };
+    let test = || {
+        for which in [
+            &["--instance", name][..],
+            &["-n", name],
+            &["-n", name, "--instance", name],
+        ] {
+            let mut loading = Command::new(program()?)
+                .args(["load", "-n", name, "--instance", name, "--iface", "eth1"])
+                .stderr(std::process::Stdio::null())
+                .spawn()?;
+            let added = run(&[
+                which,
+                &[
+                    "route",
+                    "add",
+                    "100",
+                    "as",
+                    "101",
+                    "via",
+                    "link",
+                    "02:00:00:00:00:01",
+                    "dev",
+                    "eth1",
+                ],
+            ]
+            .concat())?;
+            let elsewhere = run(&["-n", bench.right.name(), "route", "show"])?;
+            let unloaded = run(&[which, &["unload"]].concat())?;
+            if !unloaded.status.success() {
+                loading.kill()?;
+            }
+            loading.wait()?;
+            ensure!(
+                added.status.success() && unloaded.status.success(),
+                "{added:?}, {unloaded:?}"
+            );
+            let said = String::from_utf8_lossy(&elsewhere.stderr);
+            ensure!(said.contains(&format!("{name} in {name}")), "{said}");
+        }
+        Ok(())
+    };
+    let tested = test();
+    std::fs::remove_file(&copy)?;
+    tested
 }
 
 fn notify() -> Result<()> {

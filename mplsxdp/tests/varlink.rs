@@ -157,6 +157,18 @@ fn next_hop() -> NextHopState {
         state: Resolution::Resolved,
         routes: 1,
         backup: Some(backup_state()),
+        kernel: Some(kernel_neighbor()),
+    }
+}
+
+fn kernel_neighbor() -> KernelNeighbor {
+    KernelNeighbor {
+        state: "REACHABLE".into(),
+        refcnt: 1,
+        used: 12,
+        confirmed: 3,
+        updated: 4,
+        probes: 1,
     }
 }
 
@@ -210,6 +222,14 @@ fn link() -> Link {
         redirect_target: Some(true),
         problem: Some("its interface is gone".into()),
         checksum: Checksum::Finish,
+        counters: Some(link_counters()),
+    }
+}
+
+fn link_counters() -> LinkCounters {
+    LinkCounters {
+        kernel: Some(KernelCounters::default()),
+        reasons: vec![reason()],
     }
 }
 
@@ -311,6 +331,9 @@ fn types() {
     agree_on_type(&mut seen, "InstalledRoute", &installed_route());
     agree_on_type(&mut seen, "Counter", &Counter::default());
     agree_on_type(&mut seen, "Link", &link());
+    agree_on_type(&mut seen, "LinkCounters", &link_counters());
+    agree_on_type(&mut seen, "KernelCounters", &KernelCounters::default());
+    agree_on_type(&mut seen, "KernelNeighbor", &kernel_neighbor());
     agree_on_type(&mut seen, "VlanTag", &vlan_tag());
     agree_on_type(&mut seen, "Table", &table());
     agree_on_type(&mut seen, "Status", &status());
@@ -415,11 +438,12 @@ fn methods() {
     };
     method!("Commit", commit, committed);
     method!("Rollback", Nothing {}, Nothing {});
-    method!("ListLinks", Nothing {}, LinkList { links: vec![link()] });
+    let with_counters = WithCounters { counters: Some(true) };
+    method!("ListLinks", with_counters, LinkList { links: vec![link()] });
     method!("AddLink", add_link, Nothing {});
     method!("DeleteLink", DeleteLink { name: name() }, Nothing {});
     method!("SetLink", set_link, Nothing {});
-    method!("ListNeighbors", Nothing {}, neighbors);
+    method!("ListNeighbors", with_counters, neighbors);
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
     method!("GetUnknownLabels", Nothing {}, unknown);
     method!("Unload", Nothing {}, Nothing {});

@@ -1,12 +1,18 @@
 //! `link` and `neigh`: ports, and the next hops behind them.
 
-use super::output::Output;
+use mplsxdp_common::abi::Reason;
+use serde::Serialize;
+
+use super::output::{Output, aligned};
 use super::{Failure, Session, verb};
-use crate::control::api::{BackupState, Checksum, Link, NextHopState, Resolution, ViaAddress, ViaFamily};
+use crate::control::api::{
+    BackupState, Checksum, KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, ReasonCounter, Resolution,
+    ViaAddress, ViaFamily,
+};
 
 pub const HELP: &str = "\
 Verbs:
-  link show [IFACE]
+  link show [IFACE]               -s: what the kernel counts, and exceptions by their reasons
   link add IFACE [tx-only] [checksum {finish|trust}]
                                   take an interface, or a VLAN on it (eth1.100, eth1.100.10), as a port
   link del IFACE                  give it back
@@ -87,19 +93,90 @@ pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
         [word, "dev", name] if verb(word, VERBS).is_some_and(|verb| matches!(verb, Verb::Show)) => Some(*name),
         _ => return Err(Failure::Usage("it is `neigh show [dev IFACE]`".into())),
     };
-    let mut neighbors = session.client()?.neighbors()?;
+    let style = session.out.style;
+    let mut neighbors = session.client()?.neighbors(style.stats)?;
     neighbors.retain(|neighbor| dev.is_none_or(|dev| neighbor.dev.as_deref() == Some(dev)));
-    if session.out.style.json {
-        return session.out.json(&neighbors);
+    let out = &mut session.out;
+    if style.json {
+        return out.json(&neighbors.into_iter().map(JsonNeighbor::from).collect::<Vec<_>>());
     }
     neighbors.iter().try_for_each(|neighbor| {
-        let routes = neighbor.routes;
-        session.out.line(&format!(
-            "{} {} routes {routes}",
-            via(&neighbor.via),
-            next_hop(neighbor)
-        ))
+        let kernel = neighbor.kernel.as_ref().map(kernel).unwrap_or_default();
+        let line = if style.brief {
+            brief_next_hop(neighbor)
+        } else {
+            let NextHopState { via: of, routes, .. } = neighbor;
+            format!("{} {} routes {routes}", via(of), next_hop(neighbor))
+        };
+        out.line(&format!("{line}{kernel}"))
     })
+}
+
+/// Address, interface, MAC address and state, in columns as wide as those of `ip -br neigh`; `-` for what is not known.
+fn brief_next_hop(neighbor: &NextHopState) -> String {
+    let known = |value: Option<&str>| value.unwrap_or("-").to_owned();
+    format!(
+        "{:<39} {:<16} {:<17} {}",
+        neighbor.via.address,
+        known(neighbor.dev.as_deref()),
+        known(neighbor.mac.as_deref()),
+        state(neighbor.state)
+    )
+}
+
+/// As `ip -s neigh` has it.
+fn kernel(entry: &KernelNeighbor) -> String {
+    let KernelNeighbor {
+        state,
+        refcnt,
+        used,
+        confirmed,
+        updated,
+        probes,
+    } = entry;
+    format!(" ref {refcnt} used {used}/{confirmed}/{updated} probes {probes} {state}")
+}
+
+/// A next hop as the control socket has it, and in the words of `ip -j -s neigh`.
+#[derive(Serialize)]
+struct JsonNeighbor {
+    dst: Box<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lladdr: Option<String>,
+    #[serde(flatten)]
+    state: NextHopState,
+    #[serde(flatten)]
+    kernel: Option<JsonKernelNeighbor>,
+}
+
+#[derive(Serialize)]
+struct JsonKernelNeighbor {
+    refcnt: u32,
+    used: u64,
+    confirmed: u64,
+    updated: u64,
+    probes: u32,
+    /// `state` of `ip`, which here is the next hop's.
+    nud: [String; 1],
+}
+
+impl From<NextHopState> for JsonNeighbor {
+    fn from(mut state: NextHopState) -> Self {
+        let kernel = state.kernel.take().map(|kernel| JsonKernelNeighbor {
+            refcnt: kernel.refcnt,
+            used: kernel.used,
+            confirmed: kernel.confirmed,
+            updated: kernel.updated,
+            probes: kernel.probes,
+            nud: [kernel.state],
+        });
+        Self {
+            dst: state.via.address.clone(),
+            lladdr: state.mac.clone(),
+            state,
+            kernel,
+        }
+    }
 }
 
 /// Where a next hop is and how it is doing, without its address.
@@ -155,7 +232,8 @@ fn via(via: &ViaAddress) -> String {
 }
 
 fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
-    let mut links = session.client()?.links()?;
+    let stats = session.out.style.stats;
+    let mut links = session.client()?.links(stats)?;
     if let Some(name) = name {
         links.retain(|link| link.name == name);
         if links.is_empty() {
@@ -166,7 +244,7 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
     }
     let out = &mut session.out;
     if out.style.json {
-        out.json(&links)
+        out.json(&links.into_iter().map(JsonLink::from).collect::<Vec<_>>())
     } else if out.style.brief {
         brief(&links, out)
     } else {
@@ -184,6 +262,7 @@ fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
                 link.mac.clone(),
                 link.mode.clone(),
                 mpls(link),
+                link.counters.as_ref().map(brief_counters).unwrap_or_default(),
             ]
         })
         .collect();
@@ -230,7 +309,162 @@ fn lines(link: &Link) -> Vec<String> {
     ];
     lines.extend(link.problem.as_ref().map(|problem| format!("    problem: {problem}")));
     lines.extend(checksum_hint(link));
+    lines.extend(link.counters.iter().flat_map(counters));
     lines
+}
+
+/// What the kernel counts, as `ip -s link` shows it, and below what was counted by its reason.
+fn counters(counters: &LinkCounters) -> Vec<String> {
+    let columns = |head: [&str; 7], values: [u64; 6]| {
+        let mut rows = [head.map(str::to_owned), head.map(|_| String::new())];
+        for (cell, value) in rows[1].iter_mut().skip(1).zip(values) {
+            *cell = value.to_string();
+        }
+        aligned(&rows, &[1, 2, 3, 4, 5, 6])
+    };
+    let mut lines = Vec::new();
+    if let Some(kernel) = counters.kernel {
+        lines.extend(columns(
+            ["RX:", "bytes", "packets", "errors", "dropped", "missed", "mcast"],
+            [
+                kernel.rx_bytes,
+                kernel.rx_packets,
+                kernel.rx_errors,
+                kernel.rx_dropped,
+                kernel.rx_missed,
+                kernel.multicast,
+            ],
+        ));
+        lines.extend(columns(
+            ["TX:", "bytes", "packets", "errors", "dropped", "carrier", "collsns"],
+            [
+                kernel.tx_bytes,
+                kernel.tx_packets,
+                kernel.tx_errors,
+                kernel.tx_dropped,
+                kernel.tx_carrier,
+                kernel.collisions,
+            ],
+        ));
+    }
+    let mut rows = vec![["MPLS:", "bytes", "packets", "policed", "unheard"].map(str::to_owned)];
+    let mut row = |name: &str, values: [u64; 4]| {
+        let [bytes, packets, policed, unheard] = values.map(|value| value.to_string());
+        rows.push([name.to_owned(), bytes, packets, policed, unheard]);
+    };
+    for reason in &counters.reasons {
+        row(&reason.reason, figures(reason));
+    }
+    row("not forwarded", not_forwarded(counters));
+    lines.extend(aligned(&rows, &[1, 2, 3, 4]));
+    lines.into_iter().map(|line| format!("    {line}")).collect()
+}
+
+/// Bytes, packets, and how many of these were policed and unheard.
+fn figures(reason: &ReasonCounter) -> [u64; 4] {
+    [reason.bytes, reason.packets, reason.policed, reason.unheard]
+}
+
+/// Of all reasons by which frames are not forwarded.
+fn not_forwarded(counters: &LinkCounters) -> [u64; 4] {
+    let mut total = [0; 4];
+    let reasons = counters.reasons.iter();
+    for reason in reasons.filter(|counter| counter.reason != Reason::ChecksumFinished.name()) {
+        for (sum, figure) in total.iter_mut().zip(figures(reason)) {
+            *sum += figure;
+        }
+    }
+    total
+}
+
+/// Packets only.
+fn brief_counters(counters: &LinkCounters) -> String {
+    let kernel = counters
+        .kernel
+        .map(|kernel| format!("rx {} tx {} ", kernel.rx_packets, kernel.tx_packets))
+        .unwrap_or_default();
+    let [_, packets, ..] = not_forwarded(counters);
+    format!("{kernel}not-forwarded {packets}")
+}
+
+/// A port as the control socket has it, and in the words of `ip -j -s link`.
+#[derive(Serialize)]
+struct JsonLink {
+    ifname: String,
+    address: String,
+    #[serde(flatten)]
+    link: Link,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats64: Option<JsonStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasons: Option<Vec<ReasonCounter>>,
+}
+
+#[derive(Serialize)]
+struct JsonStats {
+    rx: JsonReceived,
+    tx: JsonSent,
+}
+
+#[derive(Serialize)]
+struct JsonReceived {
+    bytes: u64,
+    packets: u64,
+    errors: u64,
+    dropped: u64,
+    over_errors: u64,
+    missed_errors: u64,
+    multicast: u64,
+}
+
+#[derive(Serialize)]
+struct JsonSent {
+    bytes: u64,
+    packets: u64,
+    errors: u64,
+    dropped: u64,
+    carrier_errors: u64,
+    collisions: u64,
+}
+
+impl From<KernelCounters> for JsonStats {
+    fn from(kernel: KernelCounters) -> Self {
+        Self {
+            rx: JsonReceived {
+                bytes: kernel.rx_bytes,
+                packets: kernel.rx_packets,
+                errors: kernel.rx_errors,
+                dropped: kernel.rx_dropped,
+                over_errors: kernel.rx_over,
+                missed_errors: kernel.rx_missed,
+                multicast: kernel.multicast,
+            },
+            tx: JsonSent {
+                bytes: kernel.tx_bytes,
+                packets: kernel.tx_packets,
+                errors: kernel.tx_errors,
+                dropped: kernel.tx_dropped,
+                carrier_errors: kernel.tx_carrier,
+                collisions: kernel.collisions,
+            },
+        }
+    }
+}
+
+impl From<Link> for JsonLink {
+    fn from(mut link: Link) -> Self {
+        let counters = link.counters.take();
+        Self {
+            ifname: link.name.clone(),
+            address: link.mac.clone(),
+            stats64: counters
+                .as_ref()
+                .and_then(|counters| counters.kernel)
+                .map(JsonStats::from),
+            reasons: counters.map(|counters| counters.reasons),
+            link,
+        }
+    }
 }
 
 /// How a port that finishes checksums is made faster.

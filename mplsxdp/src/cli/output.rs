@@ -41,28 +41,7 @@ impl Output {
 
     /// Rows in aligned columns; those that `right` names by their index are aligned to the right.
     pub fn table<const N: usize>(&mut self, rows: &[[String; N]], right: &[usize]) -> Result<(), Failure> {
-        let mut widths = [0; N];
-        for row in rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        for row in rows {
-            let cells: Vec<_> = row
-                .iter()
-                .zip(widths)
-                .enumerate()
-                .map(|(index, (cell, width))| {
-                    if right.contains(&index) {
-                        format!("{cell:>width$}")
-                    } else {
-                        format!("{cell:<width$}")
-                    }
-                })
-                .collect();
-            self.line(cells.join("  ").trim_end())?;
-        }
-        Ok(())
+        aligned(rows, right).iter().try_for_each(|row| self.line(row))
     }
 
     pub fn json<T: Serialize>(&mut self, value: &T) -> Result<(), Failure> {
@@ -77,4 +56,25 @@ impl Output {
     pub fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.writer.flush()?)
     }
+}
+
+/// Rows in aligned columns, as [`Output::table`] prints them.
+pub fn aligned<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Vec<String> {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).enumerate().map(|(index, (cell, width))| {
+            if right.contains(&index) {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }

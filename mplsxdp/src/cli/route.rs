@@ -284,6 +284,10 @@ fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
     };
     let style = out.style;
     match (style.json, style.pretty) {
+        (false, _) if style.brief => client.routes(&list, |route| {
+            let brief = brief(&route, style.stats)?;
+            brief.iter().try_for_each(|line| out.line(line))
+        }),
         (false, _) => client.routes(&list, |route| out.lines(&lines(&route, style.stats)?)),
         (true, false) => show_json(&list, client, serde_json::Serializer::new(&mut out.writer), style.stats),
         (true, true) => show_json(
@@ -480,6 +484,37 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         format!("\t{path}{flag}")
     });
     Ok(std::iter::once(line).chain(nexthops).collect())
+}
+
+/// A line for each next hop: label or prefix, what becomes of its labels, next hop, interface and state, in columns; `-` for
+/// what there is not. Counters are on the route's first line.
+fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
+    let route = desired(installed)?;
+    let key = route.key().to_string();
+    let counter = match installed.counter {
+        _ if !counters => String::new(),
+        Some(api::Counter { packets, bytes }) => format!(" packets {packets} bytes {bytes}"),
+        None => " uncounted".to_owned(),
+    };
+    let mut states = states(installed);
+    let paths = found_paths(&route, installed).into_iter().enumerate();
+    let lines = paths.map(|(index, path)| {
+        let out = match &path.action {
+            Action::Swap(labels) | Action::Push { labels, .. } => labels.to_string(),
+            Action::PenultimatePop => "implicit-null".to_owned(),
+            Action::Pop | Action::Local => "pop".to_owned(),
+        };
+        let found = states.next().map(|(found, _)| found);
+        let via = found.map_or("-", |found| &found.via.address);
+        let dev = match path.action {
+            Action::Local => "lo",
+            _ => found.and_then(|found| found.dev.as_deref()).unwrap_or("-"),
+        };
+        let state = found.map_or("-", |found| state(found.state));
+        let counter = if index == 0 { counter.as_str() } else { "" };
+        format!("{key:<20} {out:<15} {via:<25} {dev:<16} {state}{counter}")
+    });
+    Ok(lines.collect())
 }
 
 fn count(buckets: &[BucketRange]) -> usize {

@@ -486,6 +486,21 @@ pub struct NextHopState {
     pub routes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupState>,
+    /// `None` if it was not asked for, and if the kernel has no entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelNeighbor>,
+}
+
+/// `type KernelNeighbor`: the entry of the kernel's neighbour table. Times are in seconds, from then to now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KernelNeighbor {
+    /// As `ip neigh` names it, such as `REACHABLE`.
+    pub state: String,
+    pub refcnt: u32,
+    pub used: u64,
+    pub confirmed: u64,
+    pub updated: u64,
+    pub probes: u32,
 }
 
 /// `type BackupState`: what takes the place of a next hop that is not resolved.
@@ -605,6 +620,37 @@ pub struct Link {
     pub problem: Option<String>,
     /// What is done about unfinished checksums of frames that arrive.
     pub checksum: Checksum,
+    /// `None` if it was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<LinkCounters>,
+}
+
+/// `type LinkCounters`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LinkCounters {
+    /// `None` if the kernel has no such interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelCounters>,
+    /// What was counted at this port by its reason, of reasons that were seen.
+    pub reasons: Vec<ReasonCounter>,
+}
+
+/// `type KernelCounters`: those of IFLA_STATS64 that `ip -s link` shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KernelCounters {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub rx_missed: u64,
+    pub rx_over: u64,
+    pub multicast: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+    pub tx_carrier: u64,
+    pub collisions: u64,
 }
 
 /// `type Status`.
@@ -938,6 +984,14 @@ pub struct SetLink {
     pub mpls: bool,
 }
 
+/// Parameters of `ListLinks` and `ListNeighbors`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WithCounters {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<bool>,
+}
+
 /// Reply of `ListLinks`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LinkList {
@@ -1050,7 +1104,9 @@ pub enum Request {
     FlushRoutes {
         filter: RouteFilter,
     },
-    ListLinks,
+    ListLinks {
+        counters: bool,
+    },
     AddLink {
         name: String,
         tx_only: bool,
@@ -1067,6 +1123,7 @@ pub enum Request {
     ListNeighbors {
         after: Option<Position>,
         limit: usize,
+        counters: bool,
     },
     GetStats {
         all: bool,

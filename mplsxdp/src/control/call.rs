@@ -48,9 +48,12 @@ pub enum List {
         after: Option<RouteKey>,
         counters: bool,
     },
-    Links,
+    Links {
+        counters: bool,
+    },
     Neighbors {
         after: Option<Position>,
+        counters: bool,
     },
     UnknownLabels,
 }
@@ -218,7 +221,12 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             })
         }
         "Rollback" => nothing(raw, Command::Rollback),
-        "ListLinks" => nothing(raw, Command::List(List::Links)),
+        "ListLinks" => {
+            let api::WithCounters { counters } = parameters(raw)?;
+            Ok(Command::List(List::Links {
+                counters: counters.unwrap_or(false),
+            }))
+        }
         "AddLink" => {
             let api::AddLink {
                 name,
@@ -239,7 +247,13 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             let api::SetLink { name, mpls } = parameters(raw)?;
             Ok(Command::Ask(Request::SetLink { name, mpls }))
         }
-        "ListNeighbors" => nothing(raw, Command::List(List::Neighbors { after: None })),
+        "ListNeighbors" => {
+            let api::WithCounters { counters } = parameters(raw)?;
+            Ok(Command::List(List::Neighbors {
+                after: None,
+                counters: counters.unwrap_or(false),
+            }))
+        }
         "GetStats" => {
             let api::GetStats { all } = parameters(raw)?;
             Ok(Command::Ask(Request::GetStats {

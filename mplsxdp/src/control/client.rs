@@ -157,13 +157,14 @@ impl Client {
     }
 
     /// All items of a list.
-    fn list<R: DeserializeOwned, T>(
+    fn list<P: Serialize, R: DeserializeOwned, T>(
         &mut self,
         method: &str,
+        parameters: &P,
         items: impl Fn(R) -> Vec<T>,
     ) -> Result<Vec<T>, ClientError> {
         let mut all = Vec::new();
-        self.pages(method, &Nothing {}, |page| {
+        self.pages(method, parameters, |page| {
             all.extend(items(page));
             Ok::<_, ClientError>(())
         })?;
@@ -197,8 +198,8 @@ impl Client {
         })
     }
 
-    pub fn links(&mut self) -> Result<Vec<api::Link>, ClientError> {
-        self.list("ListLinks", |api::LinkList { links }| links)
+    pub fn links(&mut self, counters: bool) -> Result<Vec<api::Link>, ClientError> {
+        self.list("ListLinks", &with(counters), |api::LinkList { links }| links)
     }
 
     pub fn add_link(&mut self, name: &str, tx_only: bool, checksum: Option<api::Checksum>) -> Result<(), ClientError> {
@@ -229,8 +230,10 @@ impl Client {
         Ok(())
     }
 
-    pub fn neighbors(&mut self) -> Result<Vec<api::NextHopState>, ClientError> {
-        self.list("ListNeighbors", |api::NeighborList { neighbors }| neighbors)
+    pub fn neighbors(&mut self, counters: bool) -> Result<Vec<api::NextHopState>, ClientError> {
+        self.list("ListNeighbors", &with(counters), |api::NeighborList { neighbors }| {
+            neighbors
+        })
     }
 
     pub fn stats(&mut self, all: bool) -> Result<api::Stats, ClientError> {
@@ -239,7 +242,7 @@ impl Client {
     }
 
     pub fn unknown_labels(&mut self) -> Result<Vec<api::UnknownLabel>, ClientError> {
-        self.list("GetUnknownLabels", |api::UnknownLabels { labels }| labels)
+        self.list("GetUnknownLabels", &Nothing {}, |api::UnknownLabels { labels }| labels)
     }
 
     /// Ends the instance, and waits until everything of it is gone.
@@ -323,6 +326,11 @@ impl Transaction<'_> {
         let allow_empty = allow_empty.then_some(true);
         self.client.call("Commit", &api::Commit { allow_empty })
     }
+}
+
+fn with(counters: bool) -> api::WithCounters {
+    let counters = counters.then_some(true);
+    api::WithCounters { counters }
 }
 
 fn wire(routes: &[Route]) -> api::Routes {

@@ -80,8 +80,10 @@ fn message_of(command: &Command, flags: Flags) -> Value {
             (INTERFACE, method, parameters)
         }
         Command::List(List::Routes { filter, counters, .. }) => (INTERFACE, "ListRoutes", list_of(filter, *counters)),
-        Command::List(List::Links) => (INTERFACE, "ListLinks", json!({})),
-        Command::List(List::Neighbors { .. }) => (INTERFACE, "ListNeighbors", json!({})),
+        Command::List(List::Links { counters }) => (INTERFACE, "ListLinks", json!({ "counters": counters })),
+        Command::List(List::Neighbors { counters, .. }) => {
+            (INTERFACE, "ListNeighbors", json!({ "counters": counters }))
+        }
         Command::List(List::UnknownLabels) => (INTERFACE, "GetUnknownLabels", json!({})),
         Command::Begin { replace_all } => (INTERFACE, "Begin", json!({ "replace_all": replace_all })),
         Command::Stage { routes } => (INTERFACE, "Stage", routes_of(routes)),
@@ -99,7 +101,10 @@ fn message_of(command: &Command, flags: Flags) -> Value {
 fn request_of(request: &Request) -> (&'static str, Value) {
     match request {
         Request::GetStatus => ("GetStatus", json!({})),
-        Request::ListRoutes { .. } | Request::ListLinks | Request::ListNeighbors { .. } | Request::GetUnknownLabels => {
+        Request::ListRoutes { .. }
+        | Request::ListLinks { .. }
+        | Request::ListNeighbors { .. }
+        | Request::GetUnknownLabels => {
             unreachable!("lists are read as lists")
         }
         Request::ChangeRoutes { mode, routes, .. } => {

@@ -19,6 +19,7 @@ use super::api::{self, ChangeMode, Error, Reply, Request};
 use super::call::{self, Command, Flags, List};
 use super::codec::{Message, Messages};
 use super::{Call, MAX_MESSAGE_BYTES, Peer};
+use crate::lfib::next_hops::Position;
 use crate::lfib::route::{Route, RouteKey};
 
 /// How much of a list the controller tells at once: paths of routes, or next hops. So a long list does not hold it up.
@@ -360,7 +361,7 @@ impl Connection {
                 }
                 Reply::Neighbors { neighbors, last } => {
                     self.add_to(&mut pages, &neighbors, flags).await?;
-                    last.map(|last| List::Neighbors { after: Some(last) })
+                    list.after_neighbors(last)
                 }
                 Reply::Links(links) => {
                     self.add_to(&mut pages, &links, flags).await?;
@@ -510,7 +511,7 @@ fn change(request: &Request) -> Option<String> {
         Request::Unload => Some("unload".into()),
         Request::GetStatus
         | Request::ListRoutes { .. }
-        | Request::ListLinks
+        | Request::ListLinks { .. }
         | Request::ListNeighbors { .. }
         | Request::GetStats { .. }
         | Request::GetUnknownLabels => None,
@@ -522,7 +523,7 @@ impl List {
     fn field(&self) -> &'static str {
         match self {
             Self::Routes { .. } => "routes",
-            Self::Links => "links",
+            Self::Links { .. } => "links",
             Self::Neighbors { .. } => "neighbors",
             Self::UnknownLabels => "labels",
         }
@@ -540,13 +541,23 @@ impl List {
                 limit: CHUNK,
                 counters: *counters,
             },
-            Self::Links => Request::ListLinks,
-            Self::Neighbors { after } => Request::ListNeighbors {
+            Self::Links { counters } => Request::ListLinks { counters: *counters },
+            Self::Neighbors { after, counters } => Request::ListNeighbors {
                 after: after.clone(),
                 limit: CHUNK,
+                counters: *counters,
             },
             Self::UnknownLabels => Request::GetUnknownLabels,
         }
+    }
+
+    /// What is left of a list of next hops after `last`; `None` at its end.
+    fn after_neighbors(self, last: Option<Position>) -> Option<Self> {
+        let Self::Neighbors { counters, .. } = self else {
+            return None;
+        };
+        let after = Some(last?);
+        Some(Self::Neighbors { after, counters })
     }
 
     /// What is left of a list of routes after some of it; `None` at its end.

@@ -297,6 +297,18 @@ impl Controller {
                 self.answer_stats(all, call.reply);
                 false
             }
+            Request::ListLinks { counters: true } => {
+                self.answer_links(call.reply);
+                false
+            }
+            Request::ListNeighbors {
+                after,
+                limit,
+                counters: true,
+            } => {
+                self.answer_next_hops(after.as_ref(), limit, call.reply);
+                false
+            }
             Request::AddLink { .. } => {
                 self.answer_add_link(call, None).await;
                 false
@@ -398,7 +410,7 @@ impl Controller {
                 self.routes_changed().await;
                 Ok(Reply::Changed(count(changes).into()))
             }
-            Request::ListLinks => Ok(Reply::Links(self.list_links())),
+            Request::ListLinks { .. } => Ok(Reply::Links(self.list_links())),
             Request::DeleteLink { name } => {
                 if self.ports.waiting_mut().remove(&name).is_some() {
                     return Ok(Reply::Done);
@@ -425,7 +437,11 @@ impl Controller {
                 set.map_err(|reason| Refusal::LinkRefused { name, reason })?;
                 Ok(Reply::Done)
             }
-            Request::ListNeighbors { after, limit } => Ok(self.list_next_hops(after.as_ref(), limit)),
+            Request::ListNeighbors { after, limit, .. } => {
+                let (neighbors, last) = self.list_next_hops(after.as_ref(), limit);
+                let neighbors = neighbors.into_iter().map(|(_, state)| state).collect();
+                Ok(Reply::Neighbors { neighbors, last })
+            }
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
             // `answer` does what there is to do.
             Request::GetStats { .. } | Request::AddLink { .. } | Request::Unload => Ok(Reply::Done),

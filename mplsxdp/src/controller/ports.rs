@@ -1313,7 +1313,7 @@ fn holder(program: u32) -> Option<String> {
         if itself || client.set_patience(Some(HOLDER_WAIT)).is_err() {
             return None;
         }
-        let links = client.links().ok()?;
+        let links = client.links(false).ok()?;
         let holds = links.iter().any(|link| link.program_id == program);
         holds.then(|| instance.name().to_owned())
     })

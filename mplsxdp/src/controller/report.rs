@@ -1,11 +1,13 @@
 //! What the controller tells of its state.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
 use mplsxdp_common::wire::Mac;
+use netlink_packet_route::link::Stats64;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -18,9 +20,13 @@ use crate::lfib::next_hops::{NextHopId, Position};
 use crate::lfib::route::{RouteKey, Via};
 use crate::lfib::{Candidate, Listed};
 use crate::log;
+use crate::neighbour::netlink::NeighbourEntry;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::slowpath::outcome::Outcome;
+
+/// Where the answer to a request goes.
+type Answer = oneshot::Sender<Result<api::Reply, api::Refusal>>;
 
 impl Controller {
     pub(super) fn status(&self) -> api::Status {
@@ -188,14 +194,75 @@ impl Controller {
     }
 
     /// Up to `limit` next hops after `after`, and the position of the last if others follow.
-    pub(super) fn list_next_hops(&self, after: Option<&Position>, limit: usize) -> api::Reply {
+    pub(super) fn list_next_hops(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> (Vec<(NextHopId, api::NextHopState)>, Option<Position>) {
         let mut list = self.lfib.next_hops().list_after(after, limit.saturating_add(1));
         let goes_on = list.len() > limit;
         list.truncate(limit);
-        api::Reply::Neighbors {
-            neighbors: list.iter().map(|&(.., id)| self.next_hop_state(id)).collect(),
-            last: list.pop().filter(|_| goes_on),
+        let states = list.iter().map(|&(.., id)| (id, self.next_hop_state(id))).collect();
+        (states, list.pop().filter(|_| goes_on))
+    }
+
+    /// Answers `ListNeighbors` with what the kernel's neighbour table has, which another task reads.
+    pub(super) fn answer_next_hops(&self, after: Option<&Position>, limit: usize, reply: Answer) {
+        let (states, last) = self.list_next_hops(after, limit);
+        let states: Vec<_> = states
+            .into_iter()
+            .map(|(id, state)| (self.kernel_neighbour(id), state))
+            .collect();
+        let netlink = self.netlink.clone();
+        tokio::spawn(async move {
+            let entries = netlink.neighbours().await.unwrap_or_else(|error| {
+                warn!(%error, "next hops are listed without what the kernel has of them");
+                HashMap::new()
+            });
+            let neighbors = states
+                .into_iter()
+                .map(|(entry, state)| api::NextHopState {
+                    kernel: entry.and_then(|entry| entries.get(&entry)).map(kernel_neighbor),
+                    ..state
+                })
+                .collect();
+            // The client may be gone.
+            let _ = reply.send(Ok(api::Reply::Neighbors { neighbors, last }));
+        });
+    }
+
+    /// Where a next hop is in the kernel's neighbour table, if it is to be there.
+    fn kernel_neighbour(&self, id: NextHopId) -> Option<(u32, IpAddr)> {
+        let address = self.lfib.next_hops().get(id)?.via.address()?;
+        let ifindex = self.resolver.state(id).and_then(HopState::ifindex)?;
+        Some((self.resolver.links().get(ifindex)?.ip_ifindex(), address))
+    }
+
+    /// Answers `ListLinks` with counters. Another task reads those of the kernel.
+    pub(super) fn answer_links(&self, reply: Answer) {
+        let mut links = self.list_links();
+        for link in &mut links {
+            let number = self.ports.number(&link.name);
+            link.counters = Some(api::LinkCounters {
+                kernel: None,
+                reasons: number.map_or_else(Vec::new, |number| self.reasons(number, &link.name, false)),
+            });
         }
+        let netlink = self.netlink.clone();
+        tokio::spawn(async move {
+            for link in &mut links {
+                let Some(ifindex) = link.ifindex else { continue };
+                let read = netlink.link_counters(ifindex).await;
+                let kernel = read.unwrap_or_else(|error| {
+                    warn!(%error, "a port is listed without the kernel's counters");
+                    None
+                });
+                if let Some(counters) = &mut link.counters {
+                    counters.kernel = kernel.map(kernel_counters);
+                }
+            }
+            let _ = reply.send(Ok(api::Reply::Links(links)));
+        });
     }
 
     pub(super) fn list_links(&self) -> Vec<api::Link> {
@@ -230,6 +297,7 @@ impl Controller {
                 redirect_target,
                 problem: lost.map(|lost| lost.reason.clone()),
                 checksum: self.ports.checksum(port),
+                counters: None,
             });
         }
         links.extend(self.ports.waiting().iter().map(|waiting| api::Link {
@@ -251,13 +319,14 @@ impl Controller {
             redirect_target: None,
             problem: Some(waiting.reason.clone()),
             checksum: waiting.wish.checksum.unwrap_or(api::Checksum::Finish),
+            counters: None,
         }));
         links.sort_by(|one, other| one.name.cmp(&other.name));
         links
     }
 
     /// Answers `GetStats`. The counters of a million routes take a while to read, which another thread does.
-    pub(super) fn answer_stats(&mut self, all: bool, reply: oneshot::Sender<Result<api::Reply, api::Refusal>>) {
+    pub(super) fn answer_stats(&mut self, all: bool, reply: Answer) {
         let mut stats = self.stats(all);
         let total = self.lfib.forwarded();
         let reader = self.lfib.tables().route_counter_reader();
@@ -280,28 +349,7 @@ impl Controller {
             ..api::Stats::default()
         };
         for port in self.ports.iter() {
-            for &reason in Reason::ALL {
-                let counter = self
-                    .lfib
-                    .tables()
-                    .reason_counter(port.number(), reason)
-                    .unwrap_or_else(unreadable);
-                let lost = |loss| {
-                    let counter = self.lfib.tables().loss_counter(port.number(), reason, loss);
-                    counter.unwrap_or_else(unreadable).packets
-                };
-                if all || counter.packets > 0 {
-                    stats.reasons.push(api::ReasonCounter {
-                        port: port.name().to_owned(),
-                        reason: reason.name().to_owned(),
-                        description: reason.description().to_owned(),
-                        packets: counter.packets,
-                        bytes: counter.bytes,
-                        policed: lost(Loss::Policed),
-                        unheard: lost(Loss::NoListener),
-                    });
-                }
-            }
+            stats.reasons.extend(self.reasons(port.number(), port.name(), all));
         }
         let counters = self.exceptions.counters();
         let outcomes = Outcome::ALL
@@ -324,6 +372,33 @@ impl Controller {
             .collect();
         stats.reasons.sort_by(|one, other| one.port.cmp(&other.port));
         stats
+    }
+
+    /// What a port did not forward, by the reasons that were seen, or by all.
+    fn reasons(&self, port: u16, name: &str, all: bool) -> Vec<api::ReasonCounter> {
+        let tables = self.lfib.tables();
+        let counted = Reason::ALL.iter().map(|&reason| {
+            let counter = tables.reason_counter(port, reason).unwrap_or_else(unreadable);
+            (reason, counter)
+        });
+        counted
+            .filter(|(_, counter)| all || counter.packets > 0)
+            .map(|(reason, counter)| {
+                let lost = |loss| {
+                    let counter = tables.loss_counter(port, reason, loss);
+                    counter.unwrap_or_else(unreadable).packets
+                };
+                api::ReasonCounter {
+                    port: name.to_owned(),
+                    reason: reason.name().to_owned(),
+                    description: reason.description().to_owned(),
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                    policed: lost(Loss::Policed),
+                    unheard: lost(Loss::NoListener),
+                }
+            })
+            .collect()
     }
 
     pub(super) fn unknown_labels(&self) -> Vec<api::UnknownLabel> {
@@ -361,6 +436,7 @@ impl Controller {
             state,
             routes: hops.users(id) as u64,
             backup: hops.backup(id).map(|backup| self.resolution(backup)),
+            kernel: None,
         }
     }
 
@@ -397,6 +473,35 @@ impl Controller {
             mac: state.and_then(HopState::mac).map(|mac| mac.to_string()),
             state: resolution,
         }
+    }
+}
+
+fn kernel_neighbor(entry: &NeighbourEntry) -> api::KernelNeighbor {
+    api::KernelNeighbor {
+        state: entry.state.clone(),
+        refcnt: entry.refcnt,
+        used: entry.used,
+        confirmed: entry.confirmed,
+        updated: entry.updated,
+        probes: entry.probes,
+    }
+}
+
+fn kernel_counters(stats: Stats64) -> api::KernelCounters {
+    api::KernelCounters {
+        rx_bytes: stats.rx_bytes,
+        rx_packets: stats.rx_packets,
+        rx_errors: stats.rx_errors,
+        rx_dropped: stats.rx_dropped,
+        rx_missed: stats.rx_missed_errors,
+        rx_over: stats.rx_over_errors,
+        multicast: stats.multicast,
+        tx_bytes: stats.tx_bytes,
+        tx_packets: stats.tx_packets,
+        tx_errors: stats.tx_errors,
+        tx_dropped: stats.tx_dropped,
+        tx_carrier: stats.tx_carrier_errors,
+        collisions: stats.collisions,
     }
 }
 

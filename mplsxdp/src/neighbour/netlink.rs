@@ -1,7 +1,7 @@
 //! The kernel's side of the neighbours: a subscription that turns rtnetlink messages into [`Event`]s, and the requests that
 //! the [`resolver`](super::resolver) wants made.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -21,7 +21,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo as InfoAttribute,
-    LinkMessage, LinkXdp, XdpAttached,
+    LinkMessage, LinkXdp, Stats64, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
@@ -199,16 +199,35 @@ impl Netlink {
             .get()
             .execute()
             .try_filter_map(async |link| Ok(link_info(&link)));
-        let request = || "list of interfaces".to_owned();
-        match timeout(REQUEST_TIMEOUT, links.try_collect()).await {
-            Ok(Ok(links)) => Ok(links),
-            Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(Error::Refused {
-                request: request(),
-                source: error_of(&error),
-            }),
-            Ok(Err(_)) => Err(Error::Lost { request: request() }),
-            Err(_) => Err(Error::TimedOut { request: request() }),
+        listed("list of interfaces", links.try_collect()).await
+    }
+
+    /// The kernel's counters of an interface (IFLA_STATS64); `None` where it is gone.
+    pub async fn link_counters(&self, ifindex: u32) -> Result<Option<Stats64>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let request = format!("counters of interface {ifindex}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => {
+                Ok(link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::Stats64(stats) => Some(stats),
+                    _ => None,
+                }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// The kernel's neighbour table, by interface and address.
+    pub async fn neighbours(&self) -> Result<HashMap<(u32, IpAddr), NeighbourEntry>, Error> {
+        let entries = self.handle.neighbours().get().execute();
+        let entries = entries.try_filter_map(async |message| Ok(neighbour_entry(&message)));
+        listed("list of neighbours", entries.try_collect()).await
     }
 
     /// Makes a veth pair, down at both ends. Neither end asks for neighbours (NOARP); both have this MAC address and MTU.
@@ -360,6 +379,59 @@ impl Netlink {
             },
         }
     }
+}
+
+/// The outcome of a dump.
+async fn listed<T>(request: &str, list: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T, Error> {
+    let request = || request.to_owned();
+    match timeout(REQUEST_TIMEOUT, list).await {
+        Ok(Ok(list)) => Ok(list),
+        Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(Error::Refused {
+            request: request(),
+            source: error_of(&error),
+        }),
+        Ok(Err(_)) => Err(Error::Lost { request: request() }),
+        Err(_) => Err(Error::TimedOut { request: request() }),
+    }
+}
+
+/// An entry of the kernel's neighbour table, as `ip -s neigh` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NeighbourEntry {
+    /// Such as `REACHABLE`.
+    pub state: String,
+    pub refcnt: u32,
+    /// How many seconds ago it was used.
+    pub used: u64,
+    pub confirmed: u64,
+    pub updated: u64,
+    /// How often the kernel has asked since it last heard of the neighbour.
+    pub probes: u32,
+}
+
+fn neighbour_entry(message: &NeighbourMessage) -> Option<((u32, IpAddr), NeighbourEntry)> {
+    let Neighbour { ifindex, address, .. } = neighbour(message)?;
+    let mut probes = 0;
+    let mut cache = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::CacheInfo(info) => cache = Some(info),
+            NeighbourAttribute::Probes(count) => probes = *count,
+            _ => {}
+        }
+    }
+    let cache = cache?;
+    // Times come in ticks of USER_HZ.
+    let seconds = |ticks: u32| u64::from(ticks) / rustix::param::clock_ticks_per_second();
+    let entry = NeighbourEntry {
+        state: message.header.state.to_string().to_uppercase(),
+        refcnt: cache.refcnt,
+        used: seconds(cache.used),
+        confirmed: seconds(cache.confirmed),
+        updated: seconds(cache.updated),
+        probes,
+    };
+    Some(((ifindex, address), entry))
 }
 
 /// What the kernel says went wrong. Unlike [`ErrorMessage::to_io`] it takes every number.

@@ -569,6 +569,154 @@ fn tables() {
     );
 }
 
+#[test]
+fn counters_of_ports() {
+    let fake = Fake::start();
+    assert_eq!(
+        done(&fake, "-s link show eth1").lines().collect::<Vec<_>>(),
+        [
+            "2: eth1: UP mpls on mtu 1500 mode native",
+            "    link/ether 02:00:00:00:00:01 bpf_link 3 prog 4 redirect-target yes checksum finish",
+            "    faster: `ethtool -K PEER tx off` on what sends to eth1, then `link del eth1` and `link add eth1 checksum trust`",
+            "    RX:      bytes  packets  errors  dropped  missed  mcast",
+            "         123456789     1234       1        2       3      4",
+            "    TX:  bytes  packets  errors  dropped  carrier  collsns",
+            "          5678       56       5        6        7        8",
+            "    MPLS:               bytes  packets  policed  unheard",
+            "    no-route           123400     1234      123       12",
+            "    ttl-expired             0        0        0        0",
+            "    checksum-finished    7000       70        7        0",
+            "    not forwarded      123400     1234      123       12",
+        ]
+    );
+    // The kernel has no interface for it.
+    assert_eq!(
+        done(&fake, "-s link show eth2.100.10")
+            .lines()
+            .skip(2)
+            .collect::<Vec<_>>(),
+        [
+            "    MPLS:          bytes  packets  policed  unheard",
+            "    not forwarded      0        0        0        0",
+        ]
+    );
+    assert_eq!(done(&fake, "-s -o link show eth1").lines().count(), 1);
+    assert_eq!(
+        done(&fake, "-s -br link").lines().collect::<Vec<_>>()[..3],
+        [
+            "eth1         UP  02:00:00:00:00:01  native  mpls on         rx 1234 tx 56 not-forwarded 1234",
+            "eth2         UP  02:00:00:00:00:01  native  carrier         rx 1234 tx 56 not-forwarded 1234",
+            "eth2.100.10  UP  02:00:00:00:00:01  native  mpls on         not-forwarded 0",
+        ]
+    );
+    let links = json_of(&fake, "-j -s link");
+    assert_eq!(
+        (&links[0]["ifname"], &links[0]["name"], &links[0]["address"]),
+        (&json!("eth1"), &json!("eth1"), &json!("02:00:00:00:00:01"))
+    );
+    assert_eq!(
+        links[0]["stats64"],
+        json!({
+            "rx": {
+                "bytes": 123456789, "packets": 1234, "errors": 1, "dropped": 2, "over_errors": 9, "missed_errors": 3,
+                "multicast": 4
+            },
+            "tx": { "bytes": 5678, "packets": 56, "errors": 5, "dropped": 6, "carrier_errors": 7, "collisions": 8 },
+        })
+    );
+    assert_eq!(links[0]["reasons"][0]["reason"], "no-route");
+    assert_eq!((&links[2]["stats64"], &links[2]["reasons"]), (&json!(null), &json!([])));
+    let plain = json_of(&fake, "-j link");
+    assert_eq!(
+        (&plain[0]["stats64"], &plain[0]["reasons"]),
+        (&json!(null), &json!(null))
+    );
+}
+
+#[test]
+fn next_hops_as_ip_shows_neighbours() {
+    let fake = Fake::start();
+    done(&fake, "route add 100 as 110 via inet 192.0.2.1");
+    done(&fake, "route add 101 via inet 198.51.100.9");
+    done(&fake, "route add 102 via link 02:00:00:00:00:02 dev eth1");
+    assert_eq!(
+        done(&fake, "-s neigh"),
+        "192.0.2.1 dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1 ref 1 used 12/3/45 probes 6 REACHABLE\n\
+         198.51.100.9 dev eth1 failed routes 1 ref 1 used 12/3/45 probes 6 FAILED\n\
+         link 02:00:00:00:00:02 dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1\n"
+    );
+    assert_eq!(
+        done(&fake, "-br neigh"),
+        "192.0.2.1                               eth1             02:00:00:00:00:02 resolved\n\
+         198.51.100.9                            eth1             -                 failed\n\
+         02:00:00:00:00:02                       eth1             02:00:00:00:00:02 resolved\n"
+    );
+    assert!(
+        done(&fake, "-br -s neigh")
+            .lines()
+            .next()
+            .is_some_and(|line| line.ends_with(" resolved ref 1 used 12/3/45 probes 6 REACHABLE"))
+    );
+    let neighbors = json_of(&fake, "-j -s neigh");
+    assert_eq!(
+        neighbors[0],
+        json!({
+            "dst": "192.0.2.1", "dev": "eth1", "lladdr": "02:00:00:00:00:02", "refcnt": 1, "used": 12, "confirmed": 3,
+            "updated": 45, "probes": 6, "nud": ["REACHABLE"], "state": "resolved", "routes": 1,
+            "mac": "02:00:00:00:00:02", "via": { "family": "inet", "address": "192.0.2.1" },
+        })
+    );
+    assert_eq!(
+        (&neighbors[1]["lladdr"], &neighbors[2]["refcnt"]),
+        (&json!(null), &json!(null))
+    );
+    assert_eq!(json_of(&fake, "-j neigh")[0]["refcnt"], json!(null));
+}
+
+/// One line for each next hop, with the same columns in all.
+#[test]
+fn brief_routes() {
+    let fake = Fake::start();
+    for route in [
+        "100 as 110 via inet 192.0.2.1",
+        "101 as implicit-null via inet 192.0.2.9",
+        "102 via link 02:00:00:00:00:02 dev eth1",
+        "103 dev lo",
+        "104 nexthop as 1000 via inet 192.0.2.1 weight 2 nexthop via inet 192.0.2.2",
+        "10.0.0.0/8 encap mpls 200/300 via inet6 2001:db8::1 proto bgp metric 5",
+    ] {
+        done(&fake, &format!("route add {route}"));
+    }
+    let words = |line: &str| -> Vec<Vec<String>> {
+        let shown = done(&fake, line);
+        let columns = shown
+            .lines()
+            .map(|line| line.split_whitespace().map(str::to_owned).collect());
+        columns.collect()
+    };
+    let brief = [
+        "100 110 192.0.2.1 eth1 resolved",
+        "101 implicit-null 192.0.2.9 eth1 failed",
+        "102 pop 02:00:00:00:00:02 eth1 resolved",
+        "103 pop - lo -",
+        "104 1000 192.0.2.1 eth1 resolved",
+        "104 pop 192.0.2.2 eth1 resolved",
+        "10.0.0.0/8 200/300 2001:db8::1 eth1 resolved",
+    ];
+    let shown = words("-br route");
+    assert_eq!(shown.iter().map(|words| words.join(" ")).collect::<Vec<_>>(), brief);
+    assert!(shown.iter().all(|words| words.len() == 5));
+    assert_eq!(words("-o -br route show 104"), shown[4..6]);
+    let counted = words("-s -br route show 104");
+    assert_eq!(counted[0][5..], ["packets", "5", "bytes", "500"]);
+    assert_eq!(counted[1], shown[5]);
+    assert_eq!(json_of(&fake, "-br -j route"), json_of(&fake, "-j route"));
+    assert_eq!(
+        done(&fake, "-br route show 100"),
+        "100                  110             192.0.2.1                 eth1             resolved\n"
+    );
+}
+
 /// On standard output, and also from a batch, which goes on after it.
 #[test]
 fn help_is_shown_without_an_instance() {

@@ -9,9 +9,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mplsxdp::control::api::{
-    BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute, Link,
-    NextHopState, Outcome, PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status,
-    Table, UnknownLabel, UnreachableRoute, ViaAddress, VlanTag,
+    BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute,
+    KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, Outcome, PathState, ReasonCounter, Refusal,
+    Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel, UnreachableRoute, ViaAddress,
+    ViaFamily, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
@@ -176,7 +177,7 @@ impl Kept {
                 self.routes.retain(|_, route| !chosen(&filter, route));
                 Ok(deleted(before - self.routes.len()))
             }
-            Request::ListLinks => Ok(Reply::Links(links())),
+            Request::ListLinks { counters } => Ok(Reply::Links(links(counters))),
             Request::AddLink { name, .. } if name == "eth0" => Err(Refusal::LinkRefused {
                 reason: "eth0 is taken by another XDP program".into(),
                 name,
@@ -194,13 +195,20 @@ impl Kept {
             Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } | Request::Unload => {
                 Ok(Reply::Done)
             }
-            Request::ListNeighbors { after, limit } => {
+            Request::ListNeighbors { after, limit, counters } => {
                 let paths = self.routes.values().flat_map(Route::paths);
                 let hops = (0..).map(NextHopId).zip(paths.filter(|path| path.next_hop.is_some()));
                 let mut rest = hops.filter(|&(id, _)| after.as_ref().is_none_or(|&(.., after)| id > after));
                 let some: Vec<_> = rest.by_ref().take(limit).collect();
                 Ok(Reply::Neighbors {
-                    neighbors: some.iter().filter_map(|(_, path)| next_hop(path)).collect(),
+                    neighbors: some
+                        .iter()
+                        .filter_map(|(_, path)| next_hop(path))
+                        .map(|state| NextHopState {
+                            kernel: kernel_neighbor(&state).filter(|_| counters),
+                            ..state
+                        })
+                        .collect(),
                     last: some.last().filter(|_| rest.next().is_some()).and_then(|&(id, path)| {
                         let next_hop = path.next_hop.clone()?;
                         Some((next_hop, path.backup.clone(), id))
@@ -318,6 +326,19 @@ fn next_hop(path: &Path) -> Option<NextHopState> {
         state,
         routes: 1,
         backup: path.backup.as_ref().map(resolution),
+        kernel: None,
+    })
+}
+
+/// The kernel has an entry of each that is not named by its MAC address.
+fn kernel_neighbor(next_hop: &NextHopState) -> Option<KernelNeighbor> {
+    (next_hop.via.family != ViaFamily::Link).then(|| KernelNeighbor {
+        state: if next_hop.mac.is_some() { "REACHABLE" } else { "FAILED" }.into(),
+        refcnt: 1,
+        used: 12,
+        confirmed: 3,
+        updated: 45,
+        probes: 6,
     })
 }
 
@@ -359,7 +380,9 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
     }
 }
 
-fn links() -> Vec<Link> {
+fn links(counters: bool) -> Vec<Link> {
+    let mut seen = stats(true).reasons;
+    seen.push(reason("checksum-finished", 70));
     let eth1 = Link {
         name: "eth1".into(),
         ifindex: Some(2),
@@ -379,6 +402,24 @@ fn links() -> Vec<Link> {
         redirect_target: Some(true),
         problem: None,
         checksum: Checksum::Finish,
+        counters: counters.then_some(LinkCounters {
+            kernel: Some(KernelCounters {
+                rx_bytes: 123456789,
+                rx_packets: 1234,
+                rx_errors: 1,
+                rx_dropped: 2,
+                rx_missed: 3,
+                rx_over: 9,
+                multicast: 4,
+                tx_bytes: 5678,
+                tx_packets: 56,
+                tx_errors: 5,
+                tx_dropped: 6,
+                tx_carrier: 7,
+                collisions: 8,
+            }),
+            reasons: seen,
+        }),
     };
     let local = Link {
         name: LOCAL_PORT.into(),
@@ -407,6 +448,7 @@ fn links() -> Vec<Link> {
         ifindex: None,
         parent: Some("eth2".into()),
         vlan: Some(vec![vlan("802.1ad", 100), vlan("802.1Q", 10)]),
+        counters: counters.then(LinkCounters::default),
         ..eth1.clone()
     };
     vec![eth1, carrier, qinq, local]
@@ -423,8 +465,8 @@ fn unknown_labels() -> Vec<UnknownLabel> {
     vec![unknown(999, 1200, 99.96, 0.25), unknown(16, 34, 0.0, 754.5)]
 }
 
-fn stats(all: bool) -> Stats {
-    let reason = |name: &str, packets| ReasonCounter {
+fn reason(name: &str, packets: u64) -> ReasonCounter {
+    ReasonCounter {
         port: "eth1".into(),
         reason: name.into(),
         description: format!("About {name}."),
@@ -432,7 +474,10 @@ fn stats(all: bool) -> Stats {
         bytes: packets * 100,
         policed: packets / 10,
         unheard: packets / 100,
-    };
+    }
+}
+
+fn stats(all: bool) -> Stats {
     let outcome = |name: &str, packets| Outcome {
         name: name.into(),
         description: format!("{name}, in a sentence."),

@@ -671,8 +671,8 @@ fn every_list_is_cut_and_one_that_needs_more_says_so() {
     let reply = cut.raw().call("GetUnknownLabels", json!({}));
     assert_eq!(reply["parameters"]["labels"].as_array().unwrap().len(), 2);
     let mut client = Client::connect(&cut.instance).unwrap();
-    assert_eq!(client.neighbors().unwrap().len(), 10);
-    assert_eq!(client.links().unwrap().len(), 4);
+    assert_eq!(client.neighbors(false).unwrap().len(), 10);
+    assert_eq!(client.links(true).unwrap().len(), 4);
     assert_eq!(client.unknown_labels().unwrap().len(), 2);
 }
 

@@ -556,7 +556,7 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
     let routes: Vec<Route> = suite().routes.iter().filter(is_here).cloned().collect();
     client.add_routes(&routes)?;
     wait::until("MAC addresses of all next hops but one", PATIENCE, || {
-        let next_hops = client.neighbors()?;
+        let next_hops = client.neighbors(false)?;
         let waits = next_hops.iter().any(|next_hop| {
             next_hop.dev.as_deref() != Some("silent")
                 && !matches!(next_hop.state, Resolution::Resolved | Resolution::Static)

@@ -8,6 +8,7 @@ use mplsxdp::control::api::{NextHopState, Resolution};
 use mplsxdp_common::wire::Mac;
 use mplsxdp_tests::frame::{Entry, labelled};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
+use serde_json::{Value, json};
 
 use crate::test;
 
@@ -23,6 +24,10 @@ pub fn tests() -> Vec<Trial> {
         test("neighbours::an_interface_that_goes_down_and_comes_up", down_and_up),
         test("neighbours::a_mac_address_of_no_single_neighbour_is_not_used", bad_mac),
         test("neighbours::a_next_hop_that_moves_to_another_interface", moved),
+        test(
+            "neighbours::the_kernel_s_counters_are_shown_beside_ours",
+            counters_of_the_kernel,
+        ),
     ]
 }
 
@@ -179,5 +184,66 @@ fn moved() -> Result<()> {
         next_hops.len() == 1 && next_hops[0].dev.as_deref() == Some("eth3"),
         "{next_hops:?}"
     );
+    Ok(())
+}
+
+/// What `-s neigh` and `-s link` show is what `ip` shows in the namespace of the instance.
+fn counters_of_the_kernel() -> Result<()> {
+    let bench = Bench::new()?;
+    let tap = Tap::open(&bench.right, "eth0")?;
+    let (router, netns) = (&bench.router, bench.router.netns());
+    router.add_routes(&["100 as 110 via inet 10.0.2.2", "101 as 111 via inet6 fd00:2::2"])?;
+    router.run("route add 102 as 112 via inet 10.0.2.99 dev eth2")?;
+    router.run("route add 103 as 113 via link 02:00:00:00:00:09 dev eth2")?;
+    bench.expect(&tap, netns.mac("eth2")?, bench.right.mac("eth0")?)?;
+
+    // Both are read until nothing has happened between the two.
+    let entry = |neighbour: &Value, state: &str| {
+        [
+            "dst",
+            "dev",
+            "lladdr",
+            "refcnt",
+            "used",
+            "confirmed",
+            "updated",
+            "probes",
+            state,
+        ]
+        .map(|name| neighbour[name].clone())
+    };
+    wait::until("the same neighbours twice", LIMIT, || {
+        let kernel: Vec<Value> = serde_json::from_str(&netns.ip("-j -s neigh show dev eth2")?)?;
+        let shown: Vec<Value> = router.json("-s neigh show")?;
+        let (static_, shown): (Vec<_>, Vec<_>) = shown.into_iter().partition(|shown| shown["state"] == "static");
+        ensure!(static_.len() == 1 && static_[0].get("refcnt").is_none(), "{static_:?}");
+        ensure!(shown.len() == 3, "{shown:?}");
+        let is_the_kernel_s = |shown: &Value| {
+            let mut shown = entry(shown, "nud");
+            // `ip` was told the interface.
+            shown[1] = Value::Null;
+            kernel.iter().any(|kernel| entry(kernel, "state") == shown)
+        };
+        Ok(shown.iter().all(is_the_kernel_s).then_some(()))
+    })?;
+
+    let before: Vec<Value> = router.json("-s link show eth1")?;
+    for _ in 0..3 {
+        let frame = labelled(netns.mac("eth1")?, bench.left.mac(), &[Entry::new(999, 64)], b"payload");
+        bench.left.send(&frame)?;
+    }
+    let packets = |links: &[Value]| links[0]["stats64"]["rx"]["packets"].as_u64().context("no packets");
+    wait::until("three frames without a route, counted on both sides", LIMIT, || {
+        let kernel: Vec<Value> = serde_json::from_str(&netns.ip("-j -s link show dev eth1")?)?;
+        let shown: Vec<Value> = router.json("-s link show eth1")?;
+        let reasons = &shown[0]["reasons"][0];
+        Ok((kernel[0]["stats64"]["tx"] == shown[0]["stats64"]["tx"]
+            && packets(&kernel)? == packets(&shown)?
+            && packets(&shown)? >= packets(&before)? + 3
+            && (&reasons["reason"], &reasons["packets"]) == (&json!("no-route"), &json!(3)))
+            .then_some(()))
+    })?;
+    let shown = router.run("-s link show eth1")?;
+    ensure!(shown.contains("RX:") && shown.contains("not forwarded"), "{shown}");
     Ok(())
 }

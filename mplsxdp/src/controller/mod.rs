@@ -16,7 +16,7 @@ mod signals;
 mod sub_interface;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -114,6 +114,8 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
                 controller.handle_events(&batch).await;
             }
             () = sleep_until(deadline) => controller.poll().await,
+            // Clients and the kernel come first.
+            () = tokio::task::yield_now(), if controller.has_steps() => controller.take_step().await,
             () = controller.exceptions.readable() => controller.take_exceptions(),
             () = ending.arrived() => stopping = true,
             _ = hangup.recv(), if reading.is_idle() => reading.begin(reread.as_ref()),
@@ -174,6 +176,8 @@ struct Controller {
     /// When to write again what could not be written to the FTN table.
     ftn_retry: Option<Instant>,
     postponed: Postponed,
+    /// Calls of `ChangeRoutes` that are prepared step by step, and how many of their routes are.
+    preparing: VecDeque<(Call, usize)>,
 }
 
 impl Controller {
@@ -206,6 +210,7 @@ impl Controller {
             local: None,
             ftn_retry: None,
             postponed: Postponed::default(),
+            preparing: VecDeque::new(),
             exceptions: Exceptions::new(slow_path_options(config), injector)
                 .context("cannot open raw sockets, to send IP by")?,
             lfib: Lfib::new(tables),
@@ -313,12 +318,45 @@ impl Controller {
                 self.answer_add_link(call, None).await;
                 false
             }
+            Request::ChangeRoutes { .. } => {
+                self.prepare_change(call, 0).await;
+                false
+            }
             request => {
                 let last = request == Request::Unload;
                 let result = self.carry_out(request).await;
                 reply_to(call.peer, call.reply, result);
                 last
             }
+        }
+    }
+
+    /// Answers `ChangeRoutes`: at once, or after as many steps as its preparation takes. `done` is how many of its routes are
+    /// prepared.
+    async fn prepare_change(&mut self, call: Call, mut done: usize) {
+        let Request::ChangeRoutes { routes, .. } = &call.request else {
+            return;
+        };
+        if !self.lfib.prepare_step(routes, &mut done) {
+            self.preparing.push_back((call, done));
+            return;
+        }
+        let result = self.carry_out(call.request).await;
+        reply_to(call.peer, call.reply, result);
+        if self.preparing.is_empty() {
+            self.lfib.end_preparations();
+        }
+    }
+
+    /// Whether there is long work at hand, which is done in small steps.
+    fn has_steps(&self) -> bool {
+        !self.preparing.is_empty() || self.lfib.has_to_sweep()
+    }
+
+    async fn take_step(&mut self) {
+        match self.preparing.pop_front() {
+            Some((call, done)) => self.prepare_change(call, done).await,
+            None => self.lfib.sweep_step(),
         }
     }
 

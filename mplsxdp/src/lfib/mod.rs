@@ -24,7 +24,7 @@ use crate::dataplane::{TableError, Tables};
 use counters::{Counters, Total};
 use groups::{Before, Groups, Member};
 use next_hops::{NextHopChange, NextHopId, NextHops};
-use pass::{Claim, PassEntries, Wanted};
+use pass::{Claim, Laid, PassEntries, Wanted};
 use pool::Interner;
 use route::{Action, Attributes, NextHop, OutLabels, Owner, Path, Route, RouteKey};
 use spread::Spread;
@@ -51,7 +51,14 @@ pub struct Lfib<T> {
     pass: PassEntries,
     /// The prefixes at which the FTN table does not hold what is wanted, as a write has failed, and what it holds there.
     unsettled: BTreeMap<IpNet, Option<IlmEntry>>,
+    /// How many pass entries are written or removed in one step, where that can be done bit by bit.
+    step: usize,
 }
+
+/// How many pass entries one step takes: it holds the event loop for about a millisecond.
+const STEP: usize = 128;
+/// Routes that one step looks at.
+const STEP_ROUTES: usize = 16 << 10;
 
 /// How given routes meet those that are there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -234,6 +241,7 @@ impl<T: Tables> Lfib<T> {
             counters: Counters::new(capacity.counter_slots),
             pass: PassEntries::default(),
             unsettled: BTreeMap::new(),
+            step: STEP,
         }
     }
 
@@ -352,6 +360,75 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
+    /// Takes a step towards a change by `routes`: writes some of the pass entries that it needs, if it needs more than a step's.
+    /// They mean nothing before the change, so that other work can be done between the steps. `done` is how many of `routes` need
+    /// nothing any more. Returns whether that is all of them; it is also if a write fails, as the change will.
+    pub fn prepare_step(&mut self, routes: &[Route], done: &mut usize) -> bool {
+        for route in routes.iter().skip(*done).take(STEP_ROUTES) {
+            if let RouteKey::Prefix(prefix) = route.key()
+                && !self.pass.has_ftn(prefix)
+                && self.pass.holds_more_than(self.step, prefix)
+                && self.pass.laid(prefix).is_none_or(|laid| !laid.is_whole() || laid.going)
+            {
+                let (claims, laid) = self.pass.more(prefix, self.step);
+                let is_last = laid.is_whole();
+                let written = self.set_laid(prefix, claims, Some(laid));
+                *done += usize::from(is_last);
+                return written.is_err();
+            }
+            *done += 1;
+        }
+        *done == routes.len()
+    }
+
+    /// No change is being prepared any more: what was written for one that has not come can go.
+    pub fn end_preparations(&mut self) {
+        self.pass.set_all_going();
+    }
+
+    /// Whether there are pass entries to be removed by [`Lfib::sweep_step`].
+    pub fn has_to_sweep(&self) -> bool {
+        self.pass.going().is_some()
+    }
+
+    /// Removes some of the pass entries that nothing needs any more.
+    pub fn sweep_step(&mut self) {
+        if let Some(prefix) = self.pass.going() {
+            let (claims, laid) = self.pass.less(prefix, self.step);
+            // What cannot be removed is unsettled.
+            let _ = self.set_laid(prefix, claims, laid);
+        }
+    }
+
+    /// Has the FTN table hold what is wanted at `claims`, once `laid` is what is laid of `prefix`.
+    fn set_laid(&mut self, prefix: IpNet, claims: Vec<IpNet>, laid: Option<Laid>) -> Result<(), TableError> {
+        let held: Vec<_> = claims.iter().map(|&claim| self.held(claim)).collect();
+        self.pass.set_laid(prefix, laid);
+        let mut result = Ok(());
+        for (claim, held) in claims.into_iter().zip(held) {
+            let wanted = self.wanted(claim);
+            let write = Write {
+                prefix: claim,
+                held,
+                wanted,
+            };
+            if held == wanted {
+                continue;
+            }
+            // Where one insert fails, so do the others.
+            if result.is_err() && wanted.is_some() {
+                self.unsettled.insert(claim, held);
+            } else {
+                result = result.and(self.write_ftn(write));
+            }
+        }
+        if result.is_err() && laid.is_some_and(|laid| !laid.going) {
+            self.pass
+                .set_laid(prefix, laid.map(|laid| Laid { going: true, ..laid }));
+        }
+        result
+    }
+
     /// Installs `routes`.
     pub fn change(&mut self, mode: Mode, owner: Owner, routes: &[Route]) -> Result<Changes, ChangeError> {
         self.reclaim();
@@ -381,7 +458,15 @@ impl<T: Tables> Lfib<T> {
         } else {
             Vec::new()
         };
-        if let Err(error) = self.publish_prefixes(&prepared, &swept) {
+        let mut published = self.publish_prefixes(&prepared, &swept);
+        if published.is_err() && self.has_to_sweep() {
+            // There is more room in the table without what nothing needs any more.
+            while self.has_to_sweep() {
+                self.sweep_step();
+            }
+            published = self.publish_prefixes(&prepared, &swept);
+        }
+        if let Err(error) = published {
             self.abandon(&prepared);
             return Err(error.into());
         }
@@ -931,16 +1016,25 @@ impl<T: Tables> Lfib<T> {
             let unsettled = self.unsettled.range(prefix..).map(|(&prefix, _)| prefix);
             concerned.extend(unsettled.take_while(|within| prefix.contains(within)));
         }
-        for &(prefix, _) in &come_and_go {
+        let laid_before: Vec<Option<Laid>> = come_and_go.iter().map(|&(prefix, _)| self.pass.laid(prefix)).collect();
+        let laid_after: Vec<Option<Laid>> = come_and_go
+            .iter()
+            .map(|&(prefix, comes)| (!comes && self.pass.holds_more_than(self.step, prefix)).then_some(Laid::ALL_GOING))
+            .collect();
+        for ((&(prefix, _), before), after) in come_and_go.iter().zip(&laid_before).zip(&laid_after) {
             concerned.push(prefix);
-            concerned.extend(self.pass.claims_within(prefix));
+            // If all of its pass entries are there and stay, they are no part of the change.
+            if before.is_none_or(|laid| !laid.is_whole()) && after.is_none() {
+                concerned.extend(self.pass.claims_within(prefix));
+            }
         }
         concerned.sort_unstable();
         concerned.dedup();
 
         let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&prefix| self.held(prefix)).collect();
-        for &(prefix, comes) in &come_and_go {
+        for (&(prefix, comes), &laid) in come_and_go.iter().zip(&laid_after) {
             self.pass.set_ftn(prefix, comes);
+            self.pass.set_laid(prefix, laid);
         }
         let new_entry = |prefix| {
             news.binary_search_by_key(&prefix, |&(prefix, _)| prefix)
@@ -958,8 +1052,10 @@ impl<T: Tables> Lfib<T> {
         writes.sort_unstable_by_key(Write::order);
         for (index, &write) in writes.iter().enumerate() {
             let Err(error) = self.write_ftn(write) else { continue };
-            for &(prefix, came) in &come_and_go {
+            for (&(prefix, came), laid) in come_and_go.iter().zip(laid_before) {
                 self.pass.set_ftn(prefix, !came);
+                self.pass
+                    .set_laid(prefix, laid.map(|laid| Laid { going: true, ..laid }));
             }
             self.take_back(&writes[..=index]);
             return Err(error);

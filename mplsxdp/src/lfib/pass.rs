@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Bound;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -33,6 +34,31 @@ pub const NEVER: [IpNet; 9] = [
 pub struct PassEntries {
     claims: BTreeMap<IpNet, Claim>,
     ftn: BTreeSet<IpNet>,
+    /// Prefixes without a route, and the claims within them that have pass entries all the same. Those change nothing for any
+    /// packet, so that they can be written bit by bit before a route comes, and removed bit by bit after it has gone.
+    laid: BTreeMap<IpNet, Laid>,
+}
+
+/// The claims within a prefix that have pass entries though it has no route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Laid {
+    /// Those before this one, in their order; all if there is none.
+    pub end: Option<IpNet>,
+    /// They are to be removed.
+    pub going: bool,
+}
+
+impl Laid {
+    /// All of them, after their route has gone.
+    pub const ALL_GOING: Self = Self { end: None, going: true };
+
+    pub fn is_whole(self) -> bool {
+        self.end.is_none()
+    }
+
+    fn has(self, claim: IpNet) -> bool {
+        self.end.is_none_or(|end| claim < end)
+    }
 }
 
 /// What belongs at a prefix of the FTN table.
@@ -49,6 +75,7 @@ impl Default for PassEntries {
         Self {
             claims: NEVER.map(|prefix| (prefix, Claim::Never)).into(),
             ftn: BTreeSet::new(),
+            laid: BTreeMap::new(),
         }
     }
 }
@@ -80,6 +107,92 @@ impl PassEntries {
         claims.take_while(move |claim| prefix.contains(claim))
     }
 
+    /// Whether `prefix` holds more than `count` claims, itself aside.
+    pub fn holds_more_than(&self, count: usize, prefix: IpNet) -> bool {
+        self.claims_beneath(prefix, None).nth(count).is_some()
+    }
+
+    pub fn has_ftn(&self, prefix: IpNet) -> bool {
+        self.ftn.contains(&prefix)
+    }
+
+    pub fn laid(&self, prefix: IpNet) -> Option<Laid> {
+        self.laid.get(&prefix).copied()
+    }
+
+    /// What is wanted may change at the claims that this concerns: see [`PassEntries::more`] and [`PassEntries::less`].
+    pub fn set_laid(&mut self, prefix: IpNet, laid: Option<Laid>) {
+        match laid {
+            Some(laid) => self.laid.insert(prefix, laid),
+            None => self.laid.remove(&prefix),
+        };
+    }
+
+    /// A prefix whose pass entries are to be removed.
+    pub fn going(&self) -> Option<IpNet> {
+        let mut laid = self.laid.iter();
+        laid.find(|(_, laid)| laid.going).map(|(&prefix, _)| prefix)
+    }
+
+    /// Whether anything is laid.
+    #[cfg(test)]
+    pub fn has_laid(&self) -> bool {
+        !self.laid.is_empty()
+    }
+
+    /// Nothing is to come any more where no route has come.
+    pub fn set_all_going(&mut self) {
+        self.laid.values_mut().for_each(|laid| laid.going = true);
+    }
+
+    /// Up to `most` further claims within `prefix`, for which pass entries can be written, and what is laid then.
+    pub fn more(&self, prefix: IpNet, most: usize) -> (Vec<IpNet>, Laid) {
+        let first = match self.laid(prefix) {
+            Some(Laid { end: None, .. }) => {
+                return (
+                    Vec::new(),
+                    Laid {
+                        end: None,
+                        going: false,
+                    },
+                );
+            }
+            Some(Laid { end: Some(end), .. }) => end,
+            None => prefix,
+        };
+        let rest = self.claims.range(first..).map(|(&claim, _)| claim);
+        let mut rest = rest
+            .take_while(|claim| prefix.contains(claim))
+            .filter(|&claim| claim != prefix);
+        let claims = rest.by_ref().take(most).collect();
+        let end = rest.next();
+        (claims, Laid { end, going: false })
+    }
+
+    /// Up to `most` claims within `prefix`, the last ones, whose pass entries can be removed, and what is laid then.
+    pub fn less(&self, prefix: IpNet, most: usize) -> (Vec<IpNet>, Option<Laid>) {
+        let end = self.laid(prefix).and_then(|laid| laid.end);
+        let claims: Vec<IpNet> = self.claims_beneath(prefix, end).rev().take(most).collect();
+        let rest = claims.last().filter(|_| claims.len() == most);
+        let laid = rest.map(|&first| Laid {
+            end: Some(first),
+            going: true,
+        });
+        (claims, laid)
+    }
+
+    /// The claims within `prefix`, itself aside, before `end`.
+    fn claims_beneath(&self, prefix: IpNet, end: Option<IpNet>) -> impl DoubleEndedIterator<Item = IpNet> {
+        let last = IpNet::new(prefix.broadcast(), prefix.max_prefix_len()).unwrap_or(prefix);
+        let upper = match end {
+            Some(end) if end <= last => Bound::Excluded(end),
+            _ => Bound::Included(last),
+        };
+        // A prefix of one address holds nothing.
+        let range = (prefix < last).then(|| self.claims.range((Bound::Excluded(prefix), upper)));
+        range.into_iter().flatten().map(|(&claim, _)| claim)
+    }
+
     /// The FTN prefixes that hold `prefix`, itself included; the longest first.
     pub fn covering(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
         std::iter::successors(Some(prefix), IpNet::supernet).filter(|prefix| self.ftn.contains(prefix))
@@ -96,11 +209,14 @@ impl PassEntries {
         }
     }
 
-    /// Whether a shorter FTN prefix holds `prefix`.
+    /// Whether a shorter prefix holds `prefix` that has a route, or is laid so far.
     fn is_covered(&self, prefix: IpNet) -> bool {
-        prefix
-            .supernet()
-            .is_some_and(|shorter| self.covering(shorter).next().is_some())
+        let covers = |shorter: &IpNet| {
+            self.ftn.contains(shorter)
+                || !self.laid.is_empty() && self.laid.get(shorter).is_some_and(|laid| laid.has(prefix))
+        };
+        let mut shorter = std::iter::successors(prefix.supernet(), IpNet::supernet);
+        shorter.any(|shorter| covers(&shorter))
     }
 }
 

@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
             "kernel_routes::ways_by_one_interface_go_one_by_one",
             ways_by_one_interface,
         ),
+        test("kernel_routes::a_prefix_that_holds_many_comes_and_goes", many_within),
     ]
 }
 
@@ -161,5 +162,40 @@ fn ways_by_one_interface() -> Result<()> {
     netns.ip("-6 route del 2001:db8:4:5::/64 via 2001:db9::2 dev eth2")?;
     told("10.5.3")?;
     ensure!(both(Some(200)) == [Some(()); 2], "free once none is there");
+    bench.router.unload()
+}
+
+/// More than the controller deals with in one step, so others have their turn before the change is done.
+fn many_within() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    let netns = bench.router.netns();
+    let routes = (0..2000).map(|index| format!("route add 10.4.{}.{}/32 dev eth2\n", index / 250, index % 250));
+    let file = std::env::temp_dir().join(format!("{}.batch", netns.name()));
+    std::fs::write(&file, routes.collect::<String>())?;
+    let added = netns.ip(&format!("-batch {}", file.display()));
+    std::fs::remove_file(&file)?;
+    added?;
+    let expect_all = |label: Option<u32>| {
+        ["10.4.0.0", "10.4.1.1", "10.4.7.249"]
+            .iter()
+            .try_for_each(|address| expect(&bench, address, None))?;
+        ["10.3.0.1", "10.4.7.250", "10.9.0.1"]
+            .iter()
+            .try_for_each(|address| expect(&bench, address, label))
+    };
+    for label in [200, 201] {
+        bench
+            .router
+            .run(&format!("route add {}", line("10.0.0.0/8", label).trim()))?;
+        expect_all(Some(label))?;
+        // At once: what is left of the one is there when the next comes.
+        bench.router.run("route del 10.0.0.0/8")?;
+        if label == 201 {
+            expect_all(None)?;
+        }
+    }
+    let refused = bench.router.run("route add 10.0.0.0/8 encap mpls 300 via 203.0.113.1");
+    ensure!(refused.is_err(), "there is no way to this next hop");
+    expect_all(None)?;
     bench.router.unload()
 }

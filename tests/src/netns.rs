@@ -142,7 +142,7 @@ impl<'a> End<'a> {
         self
     }
 
-    pub(crate) fn netns(&self) -> &Netns {
+    pub fn netns(&self) -> &Netns {
         self.netns
     }
 

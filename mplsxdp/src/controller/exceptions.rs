@@ -17,10 +17,10 @@ use super::raw_ip::RawIp;
 use crate::dataplane::frame::MemoryFrame;
 use crate::dataplane::inject::Injector;
 use crate::dataplane::kernel::{AtPort, KernelTables};
-use crate::neighbour::LinkInfo;
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::links::Links;
 use crate::neighbour::routes::KernelRoutes;
+use crate::neighbour::{LinkInfo, Vrf};
 use crate::slowpath::outcome::Counters;
 use crate::slowpath::packet::missing_bytes;
 use crate::slowpath::unknown::UnknownLabel;
@@ -46,6 +46,11 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
+    /// The VRF that packets which arrive at this port are of.
+    fn vrf(&self, port: u16) -> Option<Vrf> {
+        self.links.vrf(self.ports.addressed(port)?)
+    }
+
     /// Whether frames can be sent out of the interface that is this port.
     fn is_up(&self, port: u16) -> bool {
         let ifindex = self.ports.addressed(port);
@@ -74,16 +79,24 @@ impl World for View<'_> {
             // The addresses of a bridge port are the bridge's, as its neighbours are.
             let link = self.links.get(ifindex);
             let ifindex = link.map_or(ifindex, LinkInfo::ip_ifindex);
-            self.addresses.source(ifindex, remote)
+            let vrf = self.vrf(port);
+            let beside = |other| self.links.vrf(other) == vrf;
+            self.addresses.source(ifindex, remote, beside)
         })
     }
 
-    fn is_broadcast(&self, address: IpAddr) -> bool {
-        self.addresses.is_broadcast(address)
+    fn is_broadcast(&self, port: u16, address: IpAddr) -> bool {
+        let vrf = self.vrf(port);
+        let beside = |ifindex| self.links.vrf(ifindex) == vrf;
+        self.addresses.is_broadcast(address, beside)
     }
 
-    fn has_specific_route(&self, destination: IpAddr) -> bool {
-        self.routes.has_specific(destination)
+    fn has_specific_route(&self, port: u16, destination: IpAddr) -> bool {
+        let vrf = self.vrf(port);
+        self.routes.has_specific(destination, |table| match vrf {
+            Some(vrf) => table == vrf.table,
+            None => !self.links.is_vrf_table(table),
+        })
     }
 }
 
@@ -285,8 +298,9 @@ impl Outlet {
                 sent.inspect_err(|error| debug!(port, %error, "the slow path's frame is lost"))
                     .is_ok()
             }
-            Action::SendByIp { packet } => {
-                let sent = self.raw_ip.send(packet);
+            Action::SendByIp { port, packet } => {
+                let vrf = view.vrf(port).map(|vrf| vrf.ifindex);
+                let sent = self.raw_ip.send(packet, vrf);
                 sent.inspect_err(|error| debug!(%error, "the kernel does not take the slow path's packet"))
                     .is_ok()
             }

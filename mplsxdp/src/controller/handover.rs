@@ -96,7 +96,7 @@ impl Controller {
         if far.peek().is_none() {
             return Some(UnknownSources::Any);
         }
-        far.find(|prefix| !self.kernel_routes.has_specific(prefix.addr()))
+        far.find(|prefix| !self.kernel_routes.has_specific(prefix.addr(), |_| true))
             .map(UnknownSources::Known)
     }
 }

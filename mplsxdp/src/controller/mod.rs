@@ -1,6 +1,7 @@
 //! The event loop that ties the wings together: requests from the control socket, events from the kernel, the clock and signals
 //! come in; routes, next hops and ports change. What a change means is decided in the wings.
 
+mod claims;
 mod exceptions;
 mod handover;
 pub mod local;
@@ -36,16 +37,16 @@ use crate::control::{Call, Instance, Peer, server, socket};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, Sizes};
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
-use crate::lfib::pass::Claim;
 use crate::lfib::route::{NextHop, Owner};
 use crate::lfib::{ChangeError, Lfib, Reach};
+use crate::neighbour::Event;
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::netlink::Netlink;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
-use crate::neighbour::{Event, RouteKind};
 use crate::slowpath::xsk::{Patience, XskError};
 use crate::slowpath::{Options, Rate};
+use claims::claim;
 use exceptions::{Exceptions, View};
 use local::LocalPair;
 use ports::{Ports, Role, Wish};
@@ -169,6 +170,8 @@ struct Controller {
     resolver: Resolver,
     kernel_routes: KernelRoutes,
     addresses: Addresses,
+    /// The routing tables of the VRFs that ports are in: their routes are claims, too.
+    vrf_tables: BTreeSet<u32>,
     lfib: Lfib<KernelTables>,
     ports: Ports,
     exceptions: Exceptions,
@@ -207,6 +210,7 @@ impl Controller {
             resolver: Resolver::default(),
             kernel_routes: KernelRoutes::default(),
             addresses: Addresses::default(),
+            vrf_tables: BTreeSet::new(),
             local: None,
             ftn_retry: None,
             postponed: Postponed::default(),
@@ -542,12 +546,11 @@ impl Controller {
             });
             self.discard_unsent(&down.collect());
         }
+        if links_changed && self.follow_vrfs(None) {
+            self.resolver.look_up_again(&mut others);
+        }
         if !changed.is_empty() {
-            let claims = changed.into_iter().map(|prefix| (prefix, self.claim(prefix))).collect();
-            if let Err(error) = self.lfib.set_claims(&claims) {
-                debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
-            }
-            self.retry_all_held();
+            self.claims_changed(changed);
         }
         self.perform(others).await;
         // At the start, those that are foreign have been so all along.
@@ -596,31 +599,49 @@ impl Controller {
         others
     }
 
-    /// What the kernel claims of `prefix`.
-    fn claim(&self, prefix: IpNet) -> Option<Claim> {
-        let never = self.kernel_routes.get(prefix).any(|route| {
-            let own = matches!(
-                route.kind,
-                RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast
-            );
-            own && route.table == TABLE_LOCAL
-        });
-        // What the kernel sends into the local pair is to get labels.
+    /// Has the LFIB know what the kernel claims of these prefixes.
+    fn claims_changed(&mut self, prefixes: BTreeSet<IpNet>) {
         let into_local = self.local.as_ref().map(LocalPair::ifindex);
-        let mut routes = self.kernel_routes.get(prefix);
-        let routed = routes.any(|route| route.table == TABLE_MAIN && (route.oif.is_none() || route.oif != into_local));
-        match (never, routed) {
-            (true, _) => Some(Claim::Never),
-            (false, true) => Some(Claim::Route),
-            (false, false) => None,
+        let claim_on = |prefix| claim(self.kernel_routes.get(prefix), &self.vrf_tables, into_local);
+        let claims = prefixes.into_iter().map(|prefix| (prefix, claim_on(prefix))).collect();
+        if let Err(error) = self.lfib.set_claims(&claims) {
+            debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
         }
+        self.retry_all_held();
     }
 
-    /// Makes an interface a port.
+    /// Has the routes of the VRFs be claims that ports are in, and of that of an interface which is about to become one. Returns
+    /// whether they are other VRFs now.
+    fn follow_vrfs(&mut self, coming: Option<&str>) -> bool {
+        let links = self.resolver.links();
+        let ports = self.ports.iter().filter_map(|port| self.ports.addressed(port.number()));
+        let coming = coming.and_then(|name| match links.by_name(name) {
+            Some(link) => Some(link.ifindex),
+            None => Some(sub_interface::find(name, links).ok()??.parent),
+        });
+        let vrfs = ports.chain(coming).filter_map(|ifindex| links.vrf(ifindex));
+        let tables: BTreeSet<u32> = vrfs.map(|vrf| vrf.table).collect();
+        let other: BTreeSet<u32> = tables.symmetric_difference(&self.vrf_tables).copied().collect();
+        if other.is_empty() {
+            return false;
+        }
+        self.vrf_tables = tables;
+        let prefixes = self.kernel_routes.prefixes_of(&other).collect();
+        self.claims_changed(prefixes);
+        true
+    }
+
+    /// Makes an interface a port. What its VRF claims is known before its first frame is looked at.
     async fn add_port(&mut self, name: &str, wish: Wish) -> anyhow::Result<()> {
-        self.ports
+        self.follow_vrfs(Some(name));
+        let added = self
+            .ports
             .add(name, wish, &self.netlink, &mut self.lfib, &mut self.exceptions)
-            .await
+            .await;
+        if added.is_err() {
+            self.follow_vrfs(None);
+        }
+        added
     }
 
     /// Makes an interface of the configuration a port, or has it wait: for one that is `absent`, or as it is down.
@@ -724,6 +745,10 @@ impl Controller {
         let names = self.ports.names();
         self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
         self.follow_ports(&names, now, &mut actions);
+        // Another port may be the way out of a VRF.
+        if self.follow_vrfs(None) || !self.vrf_tables.is_empty() {
+            self.resolver.look_up_again(&mut actions);
+        }
         self.perform(actions).await;
     }
 
@@ -891,7 +916,7 @@ impl Controller {
             for action in others {
                 match action {
                     Action::Lookup { address } => {
-                        let answer = self.netlink.route_lookup(address, None).await;
+                        let answer = self.lookup(address).await;
                         if let Err(error) = &answer {
                             warn!(%address, %error, "cannot look up the way to a next hop");
                         }

@@ -138,6 +138,8 @@ pub enum PreflightError {
     Bond { name: Box<str> },
     #[error("{}", bridge(.name, .members))]
     Bridge { name: Box<str>, members: Vec<Arc<str>> },
+    #[error("{}", vrf(.name, .members))]
+    Vrf { name: Box<str>, members: Vec<Arc<str>> },
     #[error("{}", upper(.name, .kind, .lower.as_deref()))]
     Upper {
         name: Box<str>,
@@ -430,6 +432,10 @@ fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), Prefl
             name: name(),
             members: facts.members.clone(),
         }),
+        (Some("vrf"), _) => Err(PreflightError::Vrf {
+            name: name(),
+            members: facts.members.clone(),
+        }),
         (Some("bond"), XdpMode::Native) => Err(PreflightError::Bond { name: name() }),
         (Some(kind @ ("macvlan" | "macvtap" | "ipvlan" | "ipvtap" | "vlan")), XdpMode::Native) => {
             Err(PreflightError::Upper {
@@ -696,6 +702,14 @@ fn bridge(name: &str, members: &[Arc<str>]) -> String {
     )
 }
 
+fn vrf(name: &str, members: &[Arc<str>]) -> String {
+    let members = match members {
+        [] => "it has none yet".to_owned(),
+        _ => members.join(", "),
+    };
+    format!("{name} is a VRF device, and no frame arrives at it: take its members as ports ({members}), in either mode")
+}
+
 fn upper(name: &str, kind: &str, lower: Option<&str>) -> String {
     let (place, lower) = match lower {
         Some(lower) => (format!("on {lower}"), lower),
@@ -785,6 +799,7 @@ mod tests {
             xdp: None,
             peer: None,
             vlan: None,
+            vrf_table: None,
             parent: None,
         }
     }
@@ -1035,6 +1050,27 @@ mod tests {
             "eth1 is a bond: in native mode its members would run the program, and their frames reach no AF_XDP socket of eth1: \
              use `--mode generic`, which works on eth1 itself, or take the members out of it"
         );
+    }
+
+    #[test]
+    fn a_vrf_device_is_refused_in_either_mode_with_the_names_of_its_members() {
+        let facts = |members: &[&str]| Facts {
+            members: members.iter().map(|name| Arc::from(*name)).collect(),
+            ..with_link(|link| {
+                link.kind = Some("vrf".into());
+                link.mtu = 65575;
+            })
+        };
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            assert_eq!(
+                refused(&facts(&["eth2", "eth3"]), mode),
+                "eth1 is a VRF device, and no frame arrives at it: take its members as ports (eth2, eth3), in either mode"
+            );
+            assert_eq!(
+                refused(&facts(&[]), mode),
+                "eth1 is a VRF device, and no frame arrives at it: take its members as ports (it has none yet), in either mode"
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whether there is a way to the next hops of routes, and what to do where there is none. A change of single routes is refused
 //! then, as a mistake of who typed it; the routes of a transaction and of the configuration are installed and wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use tracing::warn;
@@ -11,6 +11,7 @@ use super::{Controller, sub_interface};
 use crate::control::api::{self, Changes, Refusal};
 use crate::lfib::NewNextHops;
 use crate::lfib::route::{NextHop, Route, RouteKey};
+use crate::neighbour::netlink;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
 
@@ -95,6 +96,30 @@ impl Controller {
         waiting
     }
 
+    /// Which way the kernel would send to the next hop `address`. Outside of VRFs first, unless `address` is in the network of an
+    /// interface in one; then in the VRFs that ports are in. The first way out by a port counts.
+    pub(super) async fn lookup(&self, address: IpAddr) -> Result<Lookup, netlink::Error> {
+        let links = self.resolver.links();
+        let ports = self.ports.iter().filter_map(|port| self.ports.addressed(port.number()));
+        let vrfs: BTreeSet<u32> = ports.filter_map(|ifindex| Some(links.vrf(ifindex)?.ifindex)).collect();
+        let on_link: BTreeSet<Option<u32>> = self
+            .addresses
+            .on_link(address)
+            .map(|ifindex| links.vrf(ifindex).map(|vrf| vrf.ifindex))
+            .collect();
+        let mut scopes = Vec::from_iter(std::iter::once(None).chain(vrfs.into_iter().map(Some)));
+        scopes.sort_by_key(|scope| !on_link.contains(scope));
+        let mut first = None;
+        for scope in scopes {
+            let answer = self.netlink.route_lookup(address, scope).await?;
+            if matches!(answer, Lookup::Interface(ifindex) if self.ports.by_ifindex(ifindex).is_some()) {
+                return Ok(answer);
+            }
+            first.get_or_insert(answer);
+        }
+        Ok(first.unwrap_or(Lookup::NoRoute))
+    }
+
     /// What is in the way of a next hop that nobody follows yet.
     async fn obstacle(&self, next_hop: &NextHop) -> Option<String> {
         let links = self.resolver.links();
@@ -103,7 +128,7 @@ impl Controller {
                 Some(link) => link,
                 None => return Some(self.no_such_dev(dev)),
             },
-            (None, Some(address)) => match self.netlink.route_lookup(address, None).await {
+            (None, Some(address)) => match self.lookup(address).await {
                 Ok(Lookup::Interface(ifindex)) => match links.get(ifindex) {
                     Some(link) => link,
                     None => return Some(format!("the interface towards {address} has just gone")),

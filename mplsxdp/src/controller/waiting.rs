@@ -173,6 +173,7 @@ mod tests {
             xdp: None,
             peer: None,
             vlan: None,
+            vrf_table: None,
             parent: None,
         }
     }

@@ -48,16 +48,22 @@ impl Addresses {
         addresses.filter(move |own| is_reachable(*own) && own.is_ipv4() == address.is_ipv4())
     }
 
-    /// The address to answer `remote` from for a packet that came in by interface `ifindex`: one of the interface, else any of
-    /// this box that others can reach. Of several, the one whose network `remote` is in.
-    pub fn source(&self, ifindex: u32, remote: IpAddr) -> Option<IpAddr> {
+    /// The address to answer `remote` from for a packet that came in by interface `ifindex`: one of the interface, else of an
+    /// interface that is `beside` it (in the same VRF), else any of this box that others can reach. Of several, the one whose
+    /// network `remote` is in.
+    pub fn source(&self, ifindex: u32, remote: IpAddr, beside: impl Fn(u32) -> bool) -> Option<IpAddr> {
         let usable = |address: &&InterfaceAddress| {
             let ip = address.address.addr();
             is_reachable(ip) && ip.is_ipv4() == remote.is_ipv4()
         };
         let best = self.addresses.keys().filter(usable).min_by_key(|address| {
             let elsewhere = address.ifindex != ifindex;
-            (elsewhere, !address.address.contains(&remote), **address)
+            (
+                elsewhere,
+                elsewhere && !beside(address.ifindex),
+                !address.address.contains(&remote),
+                **address,
+            )
         });
         best.map(|address| address.address.addr())
     }
@@ -68,10 +74,11 @@ impl Addresses {
         networks.map(|own| own.ifindex)
     }
 
-    /// Whether `address` is the broadcast address of a network of this box. Those of one or two addresses have none (RFC 3021).
-    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+    /// Whether `address` is the broadcast address of a network of this box, on an interface that `choose` takes. Networks of one
+    /// or two addresses have none (RFC 3021).
+    pub fn is_broadcast(&self, address: IpAddr, choose: impl Fn(u32) -> bool) -> bool {
         self.addresses.keys().any(|own| match own.address {
-            IpNet::V4(own) => own.prefix_len() <= 30 && address == own.broadcast(),
+            IpNet::V4(net) => net.prefix_len() <= 30 && address == net.broadcast() && choose(own.ifindex),
             IpNet::V6(_) => false,
         })
     }
@@ -96,6 +103,10 @@ mod tests {
         }
     }
 
+    fn anywhere(_: u32) -> bool {
+        true
+    }
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
@@ -113,11 +124,26 @@ mod tests {
         ] {
             addresses.handle(&Event::Address(address(ifindex, text)));
         }
-        assert_eq!(addresses.source(2, ip("192.0.2.1")), Some(ip("10.0.0.1")));
-        assert_eq!(addresses.source(2, ip("10.9.0.7")), Some(ip("10.9.0.1")));
-        assert_eq!(addresses.source(3, ip("10.9.0.7")), Some(ip("10.0.1.1")));
-        assert_eq!(addresses.source(2, ip("2001:db8::9")), Some(ip("2001:db8::1")));
-        assert_eq!(addresses.source(4, ip("192.0.2.1")), Some(ip("10.0.0.1")));
+        assert_eq!(addresses.source(2, ip("192.0.2.1"), anywhere), Some(ip("10.0.0.1")));
+        assert_eq!(addresses.source(2, ip("10.9.0.7"), anywhere), Some(ip("10.9.0.1")));
+        assert_eq!(addresses.source(3, ip("10.9.0.7"), anywhere), Some(ip("10.0.1.1")));
+        assert_eq!(
+            addresses.source(2, ip("2001:db8::9"), anywhere),
+            Some(ip("2001:db8::1"))
+        );
+        assert_eq!(addresses.source(4, ip("192.0.2.1"), anywhere), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn an_address_of_the_same_vrf_comes_before_others() {
+        let mut addresses = Addresses::default();
+        for (ifindex, text) in [(2, "10.0.0.1/24"), (3, "10.1.0.1/24"), (4, "fe80::4/64")] {
+            addresses.handle(&Event::Address(address(ifindex, text)));
+        }
+        let beside = |ifindex| ifindex >= 3;
+        assert_eq!(addresses.source(4, ip("10.0.0.9"), beside), Some(ip("10.1.0.1")));
+        assert_eq!(addresses.source(4, ip("10.0.0.9"), anywhere), Some(ip("10.0.0.1")));
+        assert_eq!(addresses.source(2, ip("10.1.0.9"), beside), Some(ip("10.0.0.1")));
     }
 
     #[test]
@@ -160,9 +186,10 @@ mod tests {
         for text in ["10.0.0.1/24", "10.0.1.0/31", "10.0.2.1/32", "2001:db8::1/120"] {
             addresses.handle(&Event::Address(address(2, text)));
         }
-        assert!(addresses.is_broadcast(ip("10.0.0.255")));
+        assert!(addresses.is_broadcast(ip("10.0.0.255"), anywhere));
+        assert!(!addresses.is_broadcast(ip("10.0.0.255"), |ifindex| ifindex != 2));
         for other in ["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.0.3.255", "2001:db8::ff"] {
-            assert!(!addresses.is_broadcast(ip(other)), "{other}");
+            assert!(!addresses.is_broadcast(ip(other), anywhere), "{other}");
         }
     }
 
@@ -174,8 +201,8 @@ mod tests {
         for event in [Event::Reset, Event::Address(address(2, "10.0.0.2/24")), Event::Synced] {
             addresses.handle(&event);
         }
-        assert_eq!(addresses.source(2, ip("192.0.2.1")), Some(ip("10.0.0.2")));
+        assert_eq!(addresses.source(2, ip("192.0.2.1"), anywhere), Some(ip("10.0.0.2")));
         addresses.handle(&Event::AddressGone(address(2, "10.0.0.2/24")));
-        assert_eq!(addresses.source(2, ip("192.0.2.1")), None);
+        assert_eq!(addresses.source(2, ip("192.0.2.1"), anywhere), None);
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::LinkInfo;
+use super::{LinkInfo, Vrf};
+
+/// How deep interfaces can be nested (MAX_NEST_DEV of linux/netdevice.h).
+const MAX_NESTED: usize = 8;
 
 /// The interfaces that the kernel reported.
 #[derive(Default, Debug)]
@@ -49,6 +52,23 @@ impl Links {
 
     pub fn aliases(&self) -> &HashMap<Arc<str>, u32> {
         &self.aliases
+    }
+
+    /// The VRF that an interface belongs to: as a member, as a member of a bridge or bond that is one, or as the VRF device.
+    pub fn vrf(&self, ifindex: u32) -> Option<Vrf> {
+        let master = |link: &&LinkInfo| self.get(link.master.as_ref()?.ifindex);
+        let masters = std::iter::successors(self.get(ifindex), master);
+        masters.take(MAX_NESTED).find_map(|link| {
+            Some(Vrf {
+                ifindex: link.ifindex,
+                table: link.vrf_table?,
+            })
+        })
+    }
+
+    /// Whether this routing table is a VRF's.
+    pub fn is_vrf_table(&self, table: u32) -> bool {
+        self.iter().any(|link| link.vrf_table == Some(table))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &LinkInfo> {
@@ -119,6 +139,7 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::neighbour::Master;
 
     fn link(ifindex: u32, name: &str) -> LinkInfo {
         LinkInfo {
@@ -135,6 +156,7 @@ mod tests {
             xdp: None,
             peer: None,
             vlan: None,
+            vrf_table: None,
             parent: None,
         }
     }
@@ -192,5 +214,40 @@ mod tests {
         assert_eq!(index(&links, "eth1.100"), Some(6));
         links.remove(6);
         assert_eq!(index(&links, "eth1.100"), Some(5));
+    }
+
+    #[test]
+    fn an_interface_is_in_the_vrf_of_its_master_or_of_its_bridge() {
+        let mut links = Links::default();
+        let member = |ifindex, name, master| LinkInfo {
+            master: Some(Master {
+                ifindex: master,
+                kind: None,
+            }),
+            ..link(ifindex, name)
+        };
+        let red = Vrf { ifindex: 9, table: 10 };
+        links.insert(link(1, "eth1"));
+        links.insert(member(2, "eth2", 9));
+        links.insert(member(3, "br0", 9));
+        links.insert(member(4, "eth4", 3));
+        links.insert(member(5, "eth5", 6));
+        links.insert(link(6, "br1"));
+        // Its VRF has not been reported yet.
+        assert_eq!(links.vrf(2), None);
+        links.insert(LinkInfo {
+            vrf_table: Some(10),
+            ..link(9, "red")
+        });
+        let vrfs: Vec<_> = (1..=7).map(|ifindex| links.vrf(ifindex)).collect();
+        assert_eq!(vrfs, [None, Some(red), Some(red), Some(red), None, None, None]);
+        // What is sent from the VRF device itself is the VRF's.
+        assert_eq!(links.vrf(9), Some(red));
+        assert!(links.is_vrf_table(10) && !links.is_vrf_table(254));
+        // It leaves the VRF.
+        links.insert(link(2, "eth2"));
+        assert_eq!(links.vrf(2), None);
+        links.remove(9);
+        assert_eq!(links.vrf(4), None);
     }
 }

@@ -71,6 +71,8 @@ pub struct LinkInfo {
     pub peer: Option<Peer>,
     /// The tag of a VLAN device's frames.
     pub vlan: Option<Vlan>,
+    /// Of a VRF device: the routing table of its members (IFLA_VRF_TABLE).
+    pub vrf_table: Option<u32>,
     /// The device behind a physical interface (since Linux 5.14).
     pub parent: Option<ParentDevice>,
 }
@@ -107,6 +109,14 @@ impl Master {
     fn takes_frames(&self) -> bool {
         self.kind.as_deref() != Some("vrf")
     }
+}
+
+/// The VRF that an interface belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Vrf {
+    /// The VRF device.
+    pub ifindex: u32,
+    pub table: u32,
 }
 
 /// The interface that another one is tied to.

@@ -20,8 +20,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo as InfoAttribute,
-    LinkMessage, LinkXdp, Stats64, XdpAttached,
+    InfoData, InfoKind, InfoVeth, InfoVlan, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo as InfoAttribute, LinkMessage, LinkXdp, Stats64, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
@@ -124,7 +124,7 @@ impl Netlink {
         Ok(Self { handle })
     }
 
-    /// Which way the kernel would send to `address`; with `oif`, out of that interface.
+    /// Which way the kernel would send to `address`; with `oif`, out of that interface, or within that VRF.
     pub async fn route_lookup(&self, address: IpAddr, oif: Option<u32>) -> Result<Lookup, Error> {
         let mut message = RouteMessage::default();
         let (family, length) = family_of(address);
@@ -813,6 +813,7 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
         xdp: None,
         peer: None,
         vlan: None,
+        vrf_table: None,
         parent: None,
     };
     let mut peer = None;
@@ -831,6 +832,10 @@ fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
                 });
                 link.vlan = infos.iter().find_map(|info| match info {
                     InfoAttribute::Data(InfoData::Vlan(attributes)) => vlan(attributes),
+                    _ => None,
+                });
+                link.vrf_table = infos.iter().find_map(|info| match info {
+                    InfoAttribute::Data(InfoData::Vrf(attributes)) => vrf_table(attributes),
                     _ => None,
                 });
                 member_kind = infos.iter().find_map(|info| match info {
@@ -868,6 +873,13 @@ fn vlan(attributes: &[InfoVlan]) -> Option<Vlan> {
         }
     }
     Some(Vlan { tpid, vid: vid? })
+}
+
+fn vrf_table(attributes: &[InfoVrf]) -> Option<u32> {
+    attributes.iter().find_map(|attribute| match attribute {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    })
 }
 
 fn xdp_attachment(attributes: &[LinkXdp]) -> Option<XdpAttachment> {
@@ -1065,4 +1077,42 @@ fn hash_attribute(attribute: &RouteAttribute, hasher: &mut DefaultHasher) {
     let mut bytes = vec![0; attribute.buffer_len()];
     attribute.emit(&mut bytes);
     bytes.hash(hasher);
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::InfoPortKind;
+
+    use super::*;
+
+    #[test]
+    fn a_vrf_device_has_a_table_and_nothing_else_has() {
+        let info = |kind, data| {
+            let mut message = LinkMessage::default();
+            message.header.index = 9;
+            message.attributes = vec![
+                LinkAttribute::IfName("red".into()),
+                LinkAttribute::LinkInfo(vec![InfoAttribute::Kind(kind), InfoAttribute::Data(data)]),
+            ];
+            link_info(&message).unwrap()
+        };
+        let vrf = info(InfoKind::Vrf, InfoData::Vrf(vec![InfoVrf::TableId(1000)]));
+        assert_eq!((vrf.kind.as_deref(), vrf.vrf_table), (Some("vrf"), Some(1000)));
+        let vlan = info(InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(100)]));
+        assert_eq!((vlan.kind.as_deref(), vlan.vrf_table), (Some("vlan"), None));
+    }
+
+    #[test]
+    fn a_member_of_a_vrf_keeps_its_addresses() {
+        let mut message = LinkMessage::default();
+        message.header.index = 2;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth1".into()),
+            LinkAttribute::Controller(9),
+            LinkAttribute::LinkInfo(vec![InfoAttribute::PortKind(InfoPortKind::Vrf)]),
+        ];
+        let link = link_info(&message).unwrap();
+        assert_eq!(link.master.as_ref().map(|master| master.ifindex), Some(9));
+        assert_eq!((link.vrf_table, link.ip_ifindex()), (None, 2));
+    }
 }

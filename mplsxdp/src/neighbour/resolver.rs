@@ -329,6 +329,11 @@ impl Resolver {
         }
     }
 
+    /// Call when the answers to [`Action::Lookup`] may be others now, for a reason that the kernel does not report.
+    pub fn look_up_again(&mut self, actions: &mut Vec<Action>) {
+        self.ask_where(|_| true, actions);
+    }
+
     /// When [`Resolver::poll`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let probe = self.probes_due.first().map(|(due, _)| *due);
@@ -507,7 +512,11 @@ impl Resolver {
     ) {
         let matters =
             |link: Option<&LinkInfo>| link.map(|link| (link.name.clone(), link.is_up(), link.noarp, link.ip_ifindex()));
-        if matters(old) == matters(new) {
+        // The VRF that it is or that it may be in decides which routes lead to it.
+        let vrf = |link: Option<&LinkInfo>| {
+            link.map(|link| (link.master.as_ref().map(|master| master.ifindex), link.vrf_table))
+        };
+        if matters(old) == matters(new) && vrf(old) == vrf(new) {
             return;
         }
         let goes_by = |name: &str| old.into_iter().chain(new).any(|link| self.links.has_name(link, name));
@@ -529,7 +538,7 @@ impl Resolver {
             }
         }
         let is_up = |link: Option<&LinkInfo>| link.is_some_and(LinkInfo::is_up);
-        if is_up(old) != is_up(new) {
+        if is_up(old) != is_up(new) || vrf(old) != vrf(new) {
             self.ask_where(|_| true, actions);
         }
     }

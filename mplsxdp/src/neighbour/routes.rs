@@ -101,14 +101,20 @@ impl KernelRoutes {
             .map(|(route, _)| route)
     }
 
-    /// Whether a route other than a default route leads to `destination`.
-    pub fn has_specific(&self, destination: IpAddr) -> bool {
+    /// The prefixes of the routes in these tables.
+    pub fn prefixes_of(&self, tables: &BTreeSet<u32>) -> impl Iterator<Item = IpNet> {
+        let routes = self.routes.keys().filter(|route| tables.contains(&route.table));
+        routes.map(|route| route.prefix)
+    }
+
+    /// Whether a route other than a default route leads to `destination`, in one of the tables that `looked_up` chooses.
+    pub fn has_specific(&self, destination: IpAddr, looked_up: impl Fn(u32) -> bool) -> bool {
         let host = IpNet::from(destination);
         std::iter::successors(Some(host), IpNet::supernet)
             .take_while(|prefix| prefix.prefix_len() > 0)
             .any(|prefix| {
                 self.get(prefix)
-                    .any(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local))
+                    .any(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local) && looked_up(route.table))
             })
     }
 
@@ -257,9 +263,33 @@ mod tests {
             ("11.0.0.1", false),
             ("2001:db8::1", false),
         ] {
-            assert_eq!(routes.has_specific(address.parse().unwrap()), specific, "{address}");
+            let has_specific = |table| routes.has_specific(address.parse().unwrap(), |its| its == table);
+            assert_eq!(has_specific(254), specific, "{address}");
+            assert!(!has_specific(10), "{address}");
         }
         assert_eq!(routes.get("10.0.0.0/8".parse().unwrap()).count(), 1);
+    }
+
+    #[test]
+    fn the_routes_of_a_table_are_told_apart() {
+        let mut routes = KernelRoutes::default();
+        add(&mut routes, route("10.0.0.0/8", 0, 1));
+        for (table, prefix) in [(10, "10.0.0.0/8"), (10, "2001:db8::/32"), (11, "10.1.0.0/16")] {
+            let table = KernelRoute {
+                table,
+                ..route(prefix, 0, 2)
+            };
+            add(&mut routes, table);
+        }
+        let of = |tables: &[u32]| {
+            Vec::from_iter(
+                routes
+                    .prefixes_of(&tables.iter().copied().collect())
+                    .map(|net| net.to_string()),
+            )
+        };
+        assert_eq!(of(&[10]), ["10.0.0.0/8", "2001:db8::/32"]);
+        assert_eq!(of(&[11, 12]), ["10.1.0.0/16"]);
     }
 
     #[test]

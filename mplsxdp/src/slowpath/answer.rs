@@ -64,7 +64,7 @@ impl Answerer {
         let offender = Offender::read(parts.payload, received.trimmed).ok_or(Outcome::NoAnswerDue)?;
         // RFC 1122 section 3.2.2: not to what is no single host. Under more labels than one, the source may be in another
         // network that has the same addresses.
-        if parts.stack.len() <= LSE_LEN && world.is_broadcast(offender.source) {
+        if parts.stack.len() <= LSE_LEN && world.is_broadcast(received.port, offender.source) {
             return Err(Outcome::NoAnswerDue);
         }
         if !self.limiter.allow(offender.source, now) {
@@ -80,14 +80,16 @@ impl Answerer {
             quoted: offender.packet,
             stack: parts.stack,
         };
-        let tables = world.tables_at(received.port);
+        let port = received.port;
+        let tables = world.tables_at(port);
         let on_lsp = !parts.stack.is_empty()
             && match self.via {
                 IcmpVia::Lsp => true,
                 IcmpVia::Ip => false,
                 IcmpVia::Auto => {
                     parts.stack.len() > LSE_LEN
-                        || !(has_ftn_entry(&tables, offender.source) || world.has_specific_route(offender.source))
+                        || !(has_ftn_entry(&tables, offender.source)
+                            || world.has_specific_route(received.port, offender.source))
                 }
             };
         // An LSP whose next hop does not resolve carries no answer. Under one label, the source is of this box's own address
@@ -98,12 +100,12 @@ impl Answerer {
         for quote in [usize::MAX, QUOTED] {
             message.write(self.identification, quote, &mut self.packet);
             let sent = if on_lsp {
-                match self.send_on_lsp(parts, &tables, emit) {
-                    Err(Unsent::NoWay) if by_ip_then => self.send_by_ip(&tables, emit),
+                match self.send_on_lsp(parts, port, &tables, emit) {
+                    Err(Unsent::NoWay) if by_ip_then => self.send_by_ip(port, &tables, emit),
                     sent => sent,
                 }
             } else {
-                self.send_by_ip(&tables, emit)
+                self.send_by_ip(port, &tables, emit)
             };
             match sent {
                 Ok(()) => return Ok(()),
@@ -116,7 +118,13 @@ impl Answerer {
 
     /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes
     /// it for the packet, with TTLs that do not expire.
-    fn send_on_lsp<T: Tables>(&mut self, parts: Parts<'_>, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
+    fn send_on_lsp<T: Tables>(
+        &mut self,
+        parts: Parts<'_>,
+        arrived: u16,
+        tables: &T,
+        emit: &mut Emit<'_>,
+    ) -> Result<(), Unsent> {
         self.stack.clear();
         // An answer alerts no router.
         let stack = entries(parts.stack).filter(|lse| lse.label() != Label::ROUTER_ALERT || lse.bottom());
@@ -140,13 +148,13 @@ impl Answerer {
                 sent(emit(Action::Transmit { port, frame }))
             }
             // The LSP ends here.
-            Verdict::Pass => self.send_by_ip(tables, emit),
+            Verdict::Pass => self.send_by_ip(arrived, tables, emit),
             Verdict::Exception(reason) => Err(Unsent::from(reason)),
         }
     }
 
     /// Sends the answer as this box's own packet: as the FTN says, else as the kernel does.
-    fn send_by_ip<T: Tables>(&mut self, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
+    fn send_by_ip<T: Tables>(&mut self, arrived: u16, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
             Some(0x45) => ETH_P_IP,
             _ => ETH_P_IPV6,
@@ -159,7 +167,10 @@ impl Answerer {
                 sent(emit(Action::Transmit { port, frame }))
             }
             // The FTN has nothing for it.
-            Verdict::Pass | Verdict::Exception(Reason::NoFtn) => sent(emit(Action::SendByIp { packet: &self.packet })),
+            Verdict::Pass | Verdict::Exception(Reason::NoFtn) => {
+                let (port, packet) = (arrived, &*self.packet);
+                sent(emit(Action::SendByIp { port, packet }))
+            }
             Verdict::Exception(reason) => Err(Unsent::from(reason)),
         }
     }

@@ -51,11 +51,11 @@ impl World for MemoryWorld {
         }
     }
 
-    fn is_broadcast(&self, address: IpAddr) -> bool {
+    fn is_broadcast(&self, _port: u16, address: IpAddr) -> bool {
         address == OWN_BROADCAST
     }
 
-    fn has_specific_route(&self, destination: IpAddr) -> bool {
+    fn has_specific_route(&self, _port: u16, destination: IpAddr) -> bool {
         self.routes.iter().any(|route| route.contains(&destination))
     }
 }

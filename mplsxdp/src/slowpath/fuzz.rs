@@ -186,7 +186,7 @@ impl Run {
                     assert!(!is_labelled(frame), "the kernel's without labels");
                     &frame[ETH_HLEN..]
                 }
-                Action::SendByIp { packet } => packet,
+                Action::SendByIp { packet, .. } => packet,
                 Action::Resolve { .. } | Action::Report(_) => return !fails,
             };
             if !fails {

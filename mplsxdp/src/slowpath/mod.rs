@@ -55,11 +55,11 @@ pub trait World {
     /// of the interface or as configured. `None` where there is none.
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
 
-    /// Whether `address` is the broadcast address of a network that this box is in.
-    fn is_broadcast(&self, address: IpAddr) -> bool;
+    /// Whether `address` is the broadcast address of a network that this box is in, for a packet that arrived at `port`.
+    fn is_broadcast(&self, port: u16, address: IpAddr) -> bool;
 
-    /// Whether the kernel has a route to `destination` that is more than a default route.
-    fn has_specific_route(&self, destination: IpAddr) -> bool;
+    /// Whether the kernel has a route to `destination` that is more than a default route, for a packet that arrived at `port`.
+    fn has_specific_route(&self, port: u16, destination: IpAddr) -> bool;
 }
 
 /// Carries out an action. Returns whether that worked; what becomes of a packet beyond is not known here.
@@ -70,8 +70,9 @@ pub type Emit<'a> = dyn FnMut(Action<'_>) -> bool + 'a;
 pub enum Action<'a> {
     /// Send `frame`, Ethernet header and all, out of `port`.
     Transmit { port: u16, frame: &'a [u8] },
-    /// Send `packet`, an IP packet of this box, as the kernel routes it. The FTN has nothing for it.
-    SendByIp { packet: &'a [u8] },
+    /// Send `packet`, an IP packet of this box, as the kernel routes it, in the VRF of `port` if that is in one. The FTN has
+    /// nothing for it.
+    SendByIp { port: u16, packet: &'a [u8] },
     /// Have the kernel receive `frame`, Ethernet header and all, at `port`: an IP packet that came there with labels which ended
     /// here, for the kernel to deliver or to route.
     Deliver { port: u16, frame: &'a [u8] },

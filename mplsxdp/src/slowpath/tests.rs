@@ -86,7 +86,7 @@ impl Router {
             }
             taken.push(match action {
                 Action::Transmit { port, frame } => Taken::Transmit(port, frame.to_vec()),
-                Action::SendByIp { packet } => Taken::SendByIp(packet.to_vec()),
+                Action::SendByIp { packet, .. } => Taken::SendByIp(packet.to_vec()),
                 Action::Deliver { port, frame } => Taken::Deliver(port, frame.to_vec()),
                 Action::Resolve { adjacency } => Taken::Resolve(adjacency),
                 Action::Report(report) => Taken::Report(report),

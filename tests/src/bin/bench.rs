@@ -341,11 +341,11 @@ impl World for OneBox<'_> {
         Some([192, 0, 2, 254].into())
     }
 
-    fn is_broadcast(&self, _address: IpAddr) -> bool {
+    fn is_broadcast(&self, _port: u16, _address: IpAddr) -> bool {
         false
     }
 
-    fn has_specific_route(&self, _destination: IpAddr) -> bool {
+    fn has_specific_route(&self, _port: u16, _destination: IpAddr) -> bool {
         false
     }
 }

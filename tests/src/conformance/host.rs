@@ -115,7 +115,7 @@ impl Host {
         let mut emit = |action: Action<'_>| {
             match action {
                 Action::Transmit { port, frame } => got.push((Some(port), tag(frame, port))),
-                Action::SendByIp { packet } => got.push((None, packet.to_vec())),
+                Action::SendByIp { packet, .. } => got.push((None, packet.to_vec())),
                 Action::Deliver { frame, .. } => got.push((None, frame[ETH_HLEN..].to_vec())),
                 Action::Resolve { .. } | Action::Report(_) => {}
             }
@@ -210,11 +210,11 @@ impl World for Here<'_> {
         Some(if remote.is_ipv4() { OWN_V4.into() } else { OWN_V6.into() })
     }
 
-    fn is_broadcast(&self, address: IpAddr) -> bool {
+    fn is_broadcast(&self, _port: u16, address: IpAddr) -> bool {
         address == lab::OWN_BROADCAST
     }
 
-    fn has_specific_route(&self, destination: IpAddr) -> bool {
+    fn has_specific_route(&self, _port: u16, destination: IpAddr) -> bool {
         let routes = lab::KERNEL_ROUTES
             .iter()
             .filter_map(|route| route.parse::<IpNet>().ok());

@@ -26,6 +26,7 @@ mod traceroute;
 mod untouched;
 mod virtio;
 mod vlan;
+mod vrf;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -59,6 +60,7 @@ fn main() -> Result<()> {
         kernel_routes::tests(),
         handover::tests(),
         vlan::tests(),
+        vrf::tests(),
         devices::tests(),
         capture::tests(),
         checksum::tests(),

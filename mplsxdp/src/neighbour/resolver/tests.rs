@@ -112,6 +112,7 @@ fn link(ifindex: u32, name: &str) -> LinkInfo {
         xdp: None,
         peer: None,
         vlan: None,
+        vrf_table: None,
         parent: None,
     }
 }
@@ -530,6 +531,30 @@ fn links_and_addresses_make_look_ups_at_once_but_one_at_a_time() {
     assert_eq!(bench.take(), [lookup("10.0.0.2")], "it was out of date");
     bench.answer("10.0.0.2", Some(Lookup::NoRoute));
     assert_eq!(bench.take(), []);
+}
+
+#[test]
+fn an_interface_that_comes_into_a_vrf_or_leaves_it_makes_look_ups_at_once() {
+    let mut bench = Bench::new();
+    bench.add(ID, "10.0.0.2");
+    bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+    bench.take();
+    let member = |ifindex: Option<u32>| {
+        Event::Link(LinkInfo {
+            master: ifindex.map(|ifindex| Master {
+                ifindex,
+                kind: Some("vrf".into()),
+            }),
+            ..link(ETH1, "eth1")
+        })
+    };
+    for master in [Some(9), Some(10), None] {
+        bench.tell(member(master));
+        assert_eq!(bench.take(), [lookup("10.0.0.2")], "{master:?}");
+        bench.answer("10.0.0.2", Some(Lookup::NoRoute));
+        bench.tell(member(master));
+        assert_eq!(bench.take(), [], "{master:?} again");
+    }
 }
 
 #[test]

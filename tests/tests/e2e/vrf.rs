@@ -1,0 +1,366 @@
+//! Ports in a VRF: what its routing table has is the kernel's, next hops are looked up there, and ICMP errors leave by it. The
+//! port on the right is in no VRF.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
+use mplsxdp_tests::icmp::{IcmpError, TIME_EXCEEDED_V4, TIME_EXCEEDED_V6};
+use mplsxdp_tests::needs::Need;
+use mplsxdp_tests::{Netns, Router, wait};
+
+use crate::bench::{Bench, LEFT, NATIVE};
+use crate::test_with;
+
+const VRF: Option<Need> = Some(Need::LinkKind("vrf", "vrf"));
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The routing table of the VRF.
+const TABLE: u32 = 10;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test_with("vrf::what_the_vrf_routes_is_the_kernels", VRF, claims),
+        test_with("vrf::other_ports_leave_the_kernel_the_same_prefixes", VRF, other_ports),
+        test_with("vrf::a_port_moves_in_and_out", VRF, moves),
+        test_with("vrf::a_member_of_a_bridge_in_a_vrf", VRF, bridge),
+        test_with("vrf::icmp_errors_leave_by_the_vrf", VRF, icmp_errors),
+        test_with("vrf::next_hops_are_looked_up_in_the_vrf", VRF, next_hops),
+        test_with("vrf::a_vrf_is_not_a_port", VRF, not_a_port),
+    ]
+}
+
+fn add_vrf(netns: &Netns, name: &str, table: u32) -> Result<()> {
+    netns.ip(&format!("link add {name} type vrf table {table}"))?;
+    netns.ip(&format!("link set {name} up")).map(drop)
+}
+
+/// The kernel takes the interface down for a moment, which costs it IPv6 addresses.
+fn enslave(netns: &Netns, vrf: &str) -> Result<()> {
+    netns.ip(&format!("link set eth1 master {vrf}"))?;
+    netns.ip("-6 addr replace fd00:1::1/64 dev eth1 nodad").map(drop)
+}
+
+/// With the left port in the VRF red. Both families have prefixes that cover all addresses here, and are imposed to the right.
+fn bench() -> Result<Bench> {
+    let bench = Bench::cabled(NATIVE, 1500, 1500, |cable, left, right| {
+        let netns = right.netns().clone();
+        mplsxdp_tests::link(left, right)?;
+        if cable == 0 {
+            add_vrf(&netns, "red", TABLE)?;
+            enslave(&netns, "red")?;
+        }
+        Ok(())
+    })?;
+    for prefix in ["10.0.0.0/8", "fd00::/16", "2001:db8::/32"] {
+        bench.route(&format!("{prefix} encap mpls 200"))?;
+    }
+    Ok(bench)
+}
+
+/// A packet to `destination`, and its EtherType.
+fn packet(destination: &str, ttl: u8) -> Result<(u16, Vec<u8>)> {
+    let destination: IpAddr = destination.parse()?;
+    let (source, ethertype): (IpAddr, _) = match destination {
+        IpAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1).into(), ETH_P_IP),
+        IpAddr::V6(_) => ("2001:db8:ffff::1".parse()?, ETH_P_IPV6),
+    };
+    Ok((ethertype, udp(source, destination, ttl, b"whose?")?))
+}
+
+/// Whether this packet to `destination` leaves to the right under label 200 when it arrives on the left. Else it does not leave.
+fn is_imposed(bench: &Bench, destination: &str) -> Result<bool> {
+    let (ethertype, sent) = packet(destination, 64)?;
+    let received = bench.forward(&ethernet(bench.port1, bench.left.mac(), ethertype, &sent))?;
+    let imposed = bench.out_labelled(&[Entry::new(200, 63)], &packet(destination, 63)?.1);
+    ensure!(
+        received.is_empty() || received == [imposed],
+        "{destination}: received {received:02x?}"
+    );
+    Ok(!received.is_empty())
+}
+
+fn expect(bench: &Bench, destination: &str, imposed: bool) -> Result<()> {
+    ensure!(
+        is_imposed(bench, destination)? == imposed,
+        "{destination}: imposed: {}",
+        !imposed
+    );
+    Ok(())
+}
+
+/// The same once the kernel's last change has its effect.
+fn expect_soon(bench: &Bench, destination: &str, imposed: bool) -> Result<()> {
+    wait::until(&format!("imposed({destination}) to be {imposed}"), PATIENCE, || {
+        Ok((is_imposed(bench, destination)? == imposed).then_some(()))
+    })
+}
+
+fn claims() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns();
+    // The port's own addresses, its networks' broadcast and anycast addresses, and its connected networks.
+    for kernels in [
+        "10.0.1.1",
+        "10.0.1.255",
+        "10.0.1.77",
+        "fd00:1::1",
+        "fd00:1::",
+        "fd00:1::77",
+    ] {
+        expect_soon(&bench, kernels, false)?;
+    }
+    let specific = ["10.4.5.1", "2001:db8:4:5::1"];
+    for beyond in specific.into_iter().chain(["10.4.6.1", "2001:db8:4:6::1"]) {
+        expect(&bench, beyond, true)?;
+    }
+    // An address that only the prefix covers itself is never imposed if it is the VRF's own.
+    bench.route("10.0.1.1/32 encap mpls 200")?;
+    expect(&bench, "10.0.1.1", false)?;
+    // More specific routes come and go.
+    netns.ip("route add 10.4.5.0/24 via 10.0.1.2 vrf red")?;
+    netns.ip("-6 route add 2001:db8:4:5::/64 via fd00:1::2 vrf red")?;
+    for kernels in specific {
+        expect_soon(&bench, kernels, false)?;
+    }
+    expect(&bench, "10.4.6.1", true)?;
+    expect(&bench, "2001:db8:4:6::1", true)?;
+    netns.ip("route del 10.4.5.0/24 vrf red")?;
+    netns.ip("-6 route del 2001:db8:4:5::/64 vrf red")?;
+    for free in specific {
+        expect_soon(&bench, free, true)?;
+    }
+    // An address of the VRF device is one of the VRF.
+    netns.ip("addr add 10.9.9.9/32 dev red")?;
+    expect_soon(&bench, "10.9.9.9", false)?;
+    bench.router.unload()
+}
+
+fn moves() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    let netns = bench.router.netns();
+    bench.route("10.0.0.0/8 encap mpls 200")?;
+    for (vrf, table) in [("red", TABLE), ("blue", 11)] {
+        add_vrf(netns, vrf, table)?;
+        netns.ip(&format!("route add blackhole 10.4.{table}.0/24 table {table}"))?;
+    }
+    let of = |vrfs: [bool; 2]| -> Result<()> {
+        expect_soon(&bench, "10.4.10.1", !vrfs[0])?;
+        expect_soon(&bench, "10.4.11.1", !vrfs[1])?;
+        expect_soon(&bench, "10.0.1.1", false)?;
+        expect_soon(&bench, "10.0.1.255", false)?;
+        expect(&bench, "10.4.12.1", true)
+    };
+    of([false, false])?;
+    enslave(netns, "red")?;
+    of([true, false])?;
+    enslave(netns, "blue")?;
+    of([false, true])?;
+    netns.ip("link set eth1 nomaster")?;
+    of([false, false])?;
+    // It goes together with its VRF.
+    enslave(netns, "red")?;
+    of([true, false])?;
+    netns.ip("link del red")?;
+    of([false, false])?;
+    // A port that comes when it is in the VRF already.
+    bench.router.run("link del eth1")?;
+    enslave(netns, "blue")?;
+    bench.router.run("link add eth1")?;
+    of([false, true])?;
+    bench.router.unload()
+}
+
+fn bridge() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns();
+    netns.ip("link set eth1 nomaster")?;
+    netns.ip("addr flush dev eth1")?;
+    netns.ip("link add br0 type bridge")?;
+    netns.ip("link set eth1 master br0")?;
+    netns.ip("link set br0 up master red")?;
+    netns.ip("addr add 10.0.1.1/24 dev br0")?;
+    for kernels in ["10.0.1.1", "10.0.1.255", "10.0.1.77"] {
+        expect_soon(&bench, kernels, false)?;
+    }
+    expect(&bench, "10.4.5.1", true)?;
+    bench.router.unload()
+}
+
+/// The ICMP error about `sent`, an IP packet that comes from the left under these labels.
+fn answer(bench: &Bench, stack: &[Entry], sent: &[u8]) -> Result<IcmpError> {
+    let frame = if stack.is_empty() {
+        let ethertype = if sent[0] >> 4 == 4 { ETH_P_IP } else { ETH_P_IPV6 };
+        ethernet(bench.port1, bench.left.mac(), ethertype, sent)
+    } else {
+        bench.labelled(stack, sent)
+    };
+    bench.left.send(&frame)?;
+    // Hosts and the kernel tell each other other things.
+    let is_about = |error: &IcmpError| error.ensure_quotes(sent).is_ok();
+    let read = |frame: &[u8]| IcmpError::read(frame)?.ok().filter(is_about);
+    let frame = bench.left.receive("an ICMP error", |frame| read(frame).is_some())?;
+    ensure!(frame.starts_with(&bench.left.mac().0), "{frame:02x?}");
+    read(&frame).context("no ICMP error")
+}
+
+fn icmp_errors() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns();
+    bench.left_netns.ip("-6 addr replace fd00:1::2/64 dev eth0 nodad")?;
+    // Hosts beyond, whom the main table has elsewhere.
+    netns.ip("route add 192.0.2.0/24 via 10.0.1.2 vrf red")?;
+    netns.ip("-6 route add 2001:db8:ffff::/64 via fd00:1::2 vrf red")?;
+    netns.ip("route add 192.0.2.0/24 dev eth2")?;
+    netns.ip("-6 route add 2001:db8:ffff::/64 dev eth2")?;
+    bench.route("100 as 110")?;
+    let (four, six): (IpAddr, IpAddr) = ("10.0.1.1".parse()?, "fd00:1::1".parse()?);
+    let cases = [
+        ("10.0.1.2", "10.9.0.1", TIME_EXCEEDED_V4, four),
+        ("192.0.2.1", "10.9.0.1", TIME_EXCEEDED_V4, four),
+        ("fd00:1::2", "2001:db8:9::1", TIME_EXCEEDED_V6, six),
+        ("2001:db8:ffff::1", "2001:db8:9::1", TIME_EXCEEDED_V6, six),
+    ];
+    for (source, destination, kind, from) in cases {
+        let source: IpAddr = source.parse()?;
+        for (stack, ttl) in [(vec![Entry::new(100, 1)], 64), (Vec::new(), 1)] {
+            let error = answer(&bench, &stack, &udp(source, destination.parse()?, ttl, b"late")?)?;
+            ensure!(
+                (error.kind, error.source, error.destination) == (kind, from, source),
+                "{source}, {stack:?}: {error:?}"
+            );
+        }
+    }
+    ensure!(bench.router.outcome("no-way-back")? == 0, "no-way-back was counted");
+    // Without an address of the port's, one of the VRF answers; no other does.
+    netns.ip("addr add 10.7.7.7/32 dev red")?;
+    netns.ip("addr flush dev eth1 scope global")?;
+    netns.ip("route add 10.0.1.2 dev eth1 vrf red")?;
+    netns.ip("route add 192.0.2.0/24 via 10.0.1.2 dev eth1 onlink vrf red")?;
+    bench.left_netns.ip("route add 10.7.7.7 dev eth0")?;
+    let sent = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, b"late")?;
+    wait::until("an answer from the VRF's address", PATIENCE, || {
+        let error = answer(&bench, &[Entry::new(100, 1)], &sent)?;
+        Ok((error.source == IpAddr::from([10, 7, 7, 7])).then_some(()))
+    })?;
+    bench.router.unload()
+}
+
+fn next_hops() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns();
+    // Without `dev`, in either family; the kernel's default route leads elsewhere.
+    netns.ip("route add default dev eth2")?;
+    let set_neighbours = || -> Result<()> {
+        for address in ["10.0.1.2", "fd00:1::2"] {
+            netns.ip(&format!("neigh replace {address} lladdr {LEFT} dev eth1"))?;
+        }
+        Ok(())
+    };
+    let expect_back = |label, out| -> Result<()> {
+        bench.left.send(&bench.labelled(&[Entry::new(label, 64)], b"back"))?;
+        let expected = labelled(bench.left.mac(), bench.port1, &[Entry::new(out, 63)], b"back");
+        bench
+            .left
+            .receive("the frame back", |frame| frame == expected)
+            .map(drop)
+    };
+    let expect_both_back = || -> Result<()> {
+        bench.router.wait_resolved()?;
+        expect_back(300, 310)?;
+        expect_back(301, 311)
+    };
+    set_neighbours()?;
+    bench
+        .router
+        .add_routes(&["300 as 310 via inet 10.0.1.2", "301 as 311 via inet6 fd00:1::2"])?;
+    expect_both_back()?;
+    // Out of the VRF and back in, the next hop is followed; and when its interface becomes a port again.
+    netns.ip("link set eth1 nomaster")?;
+    enslave(netns, "red")?;
+    set_neighbours()?;
+    expect_both_back()?;
+    bench.router.run("link del eth1")?;
+    bench.router.run("link add eth1")?;
+    expect_both_back()?;
+    bench.router.unload()
+}
+
+fn not_a_port() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns().clone();
+    let refusal = |name: &str, options: &str| -> Result<String> {
+        let refused = Router::load_instance(&netns, &format!("{}-vrf", netns.name()), options).err();
+        Ok(format!(
+            "{:#}",
+            refused.with_context(|| format!("{name} was not refused"))?
+        ))
+    };
+    netns.ip("link add eth3 type dummy")?;
+    netns.ip("link set eth3 master red")?;
+    for mode in ["", " --mode generic"] {
+        let said = refusal("red", &format!("--iface red{mode}"))?;
+        ensure!(said.contains("red is a VRF") && said.contains("eth1, eth3"), "{said}");
+    }
+    let said = format!(
+        "{:#}",
+        bench.router.run("link add red").err().context("it was not refused")?
+    );
+    ensure!(said.contains("red is a VRF") && said.contains("eth1, eth3"), "{said}");
+    bench.router.unload()
+}
+
+fn other_ports() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns();
+    let is_imposed_on_the_right = |destination: &str| -> Result<bool> {
+        let (ethertype, sent) = packet(destination, 64)?;
+        let (from, to) = (bench.right.mac(), bench.port2);
+        bench.right.send(&ethernet(to, from, ethertype, &sent))?;
+        bench.right.send(&labelled(to, from, &[Entry::new(999, 64)], &[]))?;
+        let imposed = bench.out_labelled(&[Entry::new(200, 63)], &packet(destination, 63)?.1);
+        let marker = bench.out_labelled(&[Entry::new(998, 63)], &[]);
+        let mut found = false;
+        bench.right.receive("the marker", |frame| {
+            found |= frame == imposed;
+            frame == marker
+        })?;
+        Ok(found)
+    };
+    let expect_both = |destination: &str, imposed: bool| -> Result<()> {
+        expect_soon(&bench, destination, imposed)?;
+        ensure!(
+            is_imposed_on_the_right(destination)? == imposed,
+            "{destination}, on the right: imposed: {}",
+            !imposed
+        );
+        Ok(())
+    };
+    netns.ip("route add 10.4.5.0/24 via 10.0.1.2 vrf red")?;
+    netns.ip("route add 10.4.6.0/24 dev eth2")?;
+    for claimed in ["10.4.5.1", "10.4.6.1", "10.0.1.1", "10.0.2.1"] {
+        expect_both(claimed, false)?;
+    }
+    for free in ["10.4.7.1", "2001:db8:4:7::1"] {
+        expect_both(free, true)?;
+    }
+    // A route for exactly that prefix is imposed.
+    bench.route("10.4.5.0/24 encap mpls 200")?;
+    expect_both("10.4.5.1", true)?;
+    bench.router.run("route del 10.4.5.0/24")?;
+    expect_both("10.4.5.1", false)?;
+    // A VRF without a port claims nothing.
+    netns.ip("route add blackhole 10.4.8.0/24 vrf red")?;
+    expect_both("10.4.8.1", false)?;
+    bench.router.run("link del eth1")?;
+    wait::until("the VRF's claims to end", PATIENCE, || {
+        Ok(is_imposed_on_the_right("10.4.8.1")?.then_some(()))
+    })?;
+    ensure!(
+        !is_imposed_on_the_right("10.4.6.1")?,
+        "main's route is still the kernel's"
+    );
+    bench.router.unload()
+}

@@ -127,6 +127,7 @@ pub enum Command {
     /// Routes for labels and prefixes.
     #[command(after_help = route::HELP)]
     Route {
+        /// A verb and what it is about, as below; without a verb it is `show`.
         words: Vec<String>,
         /// With `restore`: an input without routes is meant, and deletes all that there are.
         #[arg(long)]
@@ -134,10 +135,16 @@ pub enum Command {
     },
     /// The interfaces that the switch took.
     #[command(alias = "l", after_help = link::HELP)]
-    Link { words: Vec<String> },
-    /// The next hops that routes use: `neigh show`.
-    #[command(visible_aliases = ["neighbour", "neighbor"])]
-    Neigh { words: Vec<String> },
+    Link {
+        /// A verb and what it is about, as below; without a verb it is `show`.
+        words: Vec<String>,
+    },
+    /// The next hops that routes use.
+    #[command(visible_aliases = ["neighbour", "neighbor"], after_help = link::NEIGH_HELP)]
+    Neigh {
+        /// As below.
+        words: Vec<String>,
+    },
     /// What was forwarded, and what was not and why.
     Stats {
         /// Also what has not been seen yet.

@@ -1,6 +1,9 @@
 //! `link` and `neigh`: ports, and the next hops behind them.
 
+use std::net::IpAddr;
+
 use mplsxdp_common::abi::Reason;
+use mplsxdp_common::wire::Mac;
 use serde::Serialize;
 
 use super::output::{Output, aligned};
@@ -16,7 +19,12 @@ Verbs:
   link add IFACE [tx-only] [checksum {finish|trust}]
                                   take an interface, or a VLAN on it (eth1.100, eth1.100.10), as a port
   link del IFACE                  give it back
-  link set IFACE mpls {on|off}    accept labelled frames, or drop them";
+  link set IFACE mpls {on|off}    accept labelled frames, or drop them; `ip link set` sets the rest";
+
+pub const NEIGH_HELP: &str = "\
+  neigh show [ADDRESS] [dev IFACE]    -s: with times and probes, as `ip -s neigh`
+
+They come and go with the routes that use them. `ip neigh` changes what the kernel knows of them.";
 
 #[derive(Clone, Copy)]
 enum Verb {
@@ -87,15 +95,23 @@ fn add_options(mut words: &[&str]) -> Option<Result<(bool, Option<Checksum>), Fa
 
 pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
-    let dev = match words.as_slice() {
-        [] => None,
-        [word] if verb(word, VERBS).is_some_and(|verb| matches!(verb, Verb::Show)) => None,
-        [word, "dev", name] if verb(word, VERBS).is_some_and(|verb| matches!(verb, Verb::Show)) => Some(*name),
-        _ => return Err(Failure::Usage("it is `neigh show [dev IFACE]`".into())),
+    let (address, dev) = match words.split_first() {
+        None => (None, None),
+        Some((&word, rest)) if matches!(verb(word, VERBS), Some(Verb::Show)) => chosen_neighbours(rest)
+            .ok_or_else(|| Failure::Usage(format!("invalid arguments for `neigh {word}`\n{NEIGH_HELP}")))?,
+        Some((word, _)) => {
+            return Err(Failure::Usage(format!("`{word}` is not known here\n{NEIGH_HELP}")));
+        }
     };
     let style = session.out.style;
     let mut neighbors = session.client()?.neighbors(style.stats)?;
-    neighbors.retain(|neighbor| dev.is_none_or(|dev| neighbor.dev.as_deref() == Some(dev)));
+    if let Some(dev) = dev {
+        neighbors.retain(|neighbor| neighbor.dev.as_deref() == Some(dev));
+        if neighbors.is_empty() {
+            port(session.client()?.links(false)?, dev)?;
+        }
+    }
+    neighbors.retain(|neighbor| address.is_none_or(|address| *neighbor.via.address == *address));
     let out = &mut session.out;
     if style.json {
         return out.json(&neighbors.into_iter().map(JsonNeighbor::from).collect::<Vec<_>>());
@@ -110,6 +126,29 @@ pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
         };
         out.line(&format!("{line}{kernel}"))
     })
+}
+
+/// The address and the interface that are meant, in any order; `None` if the words are something else.
+fn chosen_neighbours<'a>(mut words: &[&'a str]) -> Option<(Option<&'a str>, Option<&'a str>)> {
+    let (mut address, mut dev) = (None, None);
+    loop {
+        words = match *words {
+            [] => return Some((address, dev)),
+            ["dev", name, ref rest @ ..] if dev.is_none() => {
+                dev = Some(name);
+                rest
+            }
+            ["to", word, ref rest @ ..] | [word, ref rest @ ..] if address.is_none() && is_address(word) => {
+                address = Some(word);
+                rest
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn is_address(word: &str) -> bool {
+    word.parse::<IpAddr>().is_ok() || word.parse::<Mac>().is_ok()
 }
 
 /// Address, interface, MAC address and state, in columns as wide as those of `ip -br neigh`; `-` for what is not known.
@@ -235,12 +274,7 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
     let stats = session.out.style.stats;
     let mut links = session.client()?.links(stats)?;
     if let Some(name) = name {
-        links.retain(|link| link.name == name);
-        if links.is_empty() {
-            return Err(Failure::Refused(format!(
-                "{name} is not a port: `link add {name}` makes it one, or says why it can be none"
-            )));
-        }
+        links = vec![port(links, name)?];
     }
     let out = &mut session.out;
     if out.style.json {
@@ -250,6 +284,15 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
     } else {
         links.iter().try_for_each(|link| out.lines(&lines(link)))
     }
+}
+
+fn port(links: Vec<Link>, name: &str) -> Result<Link, Failure> {
+    let mut links = links.into_iter();
+    links.find(|link| link.name == name).ok_or_else(|| {
+        Failure::Refused(format!(
+            "{name} is not a port: `link add {name}` makes it one, or says why it can be none"
+        ))
+    })
 }
 
 fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {

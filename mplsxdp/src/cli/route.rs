@@ -84,7 +84,10 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
     };
     let family = session.family;
     let line = rest.join(" ");
-    let in_line = |error: GrammarError| Failure::Usage(format!("{error}\n{}", error.point_out(&line)));
+    let in_line = |error: GrammarError| match line.is_empty() {
+        true => Failure::Usage(format!("`route {word}`: {error}")),
+        false => Failure::Usage(format!("{error}\n{}", error.point_out(&line))),
+    };
     let only = |usage: &str| Failure::Usage(format!("`route {word}` takes nothing more: `{usage}`"));
     match verb {
         _ if allow_empty && !matches!(verb, Verb::Restore) => Err(Failure::Usage(

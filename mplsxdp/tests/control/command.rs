@@ -186,7 +186,16 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
             2,
             "mplsxdp: the instance name `a/b` has other characters than ",
         ),
-        ("neigh flush", 2, "mplsxdp: it is `neigh show [dev IFACE]`\n"),
+        (
+            "neigh show dev eth9",
+            1,
+            "mplsxdp: eth9 is not a port: `link add eth9` makes it one, or says why it can be none\n",
+        ),
+        (
+            "route get",
+            2,
+            "mplsxdp: `route get`: the line ends where a label, as 100, or a prefix, as 10.4.4.0/24 is expected\n",
+        ),
         ("-f mpls", 2, "mplsxdp: no command; `mplsxdp --help` lists them\n"),
         (
             "load",
@@ -651,6 +660,26 @@ fn next_hops_as_ip_shows_neighbours() {
          198.51.100.9                            eth1             -                 failed\n\
          02:00:00:00:00:02                       eth1             02:00:00:00:00:02 resolved\n"
     );
+    for (line, address) in [
+        ("neigh show 192.0.2.1", "192.0.2.1"),
+        ("neigh show dev eth1 to 198.51.100.9", "198.51.100.9"),
+        ("neigh list 02:00:00:00:00:02 dev eth1", "link"),
+    ] {
+        let shown = done(&fake, line);
+        assert_eq!(shown.lines().count(), 1, "{line}: {shown}");
+        assert!(shown.starts_with(&format!("{address} ")), "{line}: {shown}");
+    }
+    for line in [
+        "neigh flush",
+        "neigh show eth1",
+        "neigh show dev",
+        "neigh show dev eth1 dev eth1",
+        "neigh add 192.0.2.1",
+    ] {
+        let (code, out, err) = run(&fake, line);
+        assert_eq!((code, out.as_str()), (2, ""), "{line}");
+        assert!(err.contains("neigh show [ADDRESS] [dev IFACE]"), "{line}: {err}");
+    }
     assert!(
         done(&fake, "-br -s neigh")
             .lines()

@@ -22,6 +22,7 @@ pub mod map {
     pub const PORTS: &str = "PORTS";
     pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
     pub const TX_PORTS: &str = "TX_PORTS";
+    pub const INTERFACES: &str = "INTERFACES";
     pub const XSKS: &str = "XSKS";
     pub const POLICERS: &str = "POLICERS";
     pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
@@ -36,6 +37,11 @@ pub mod map {
 pub const PROGRAM: &str = "mplsxdp";
 /// Name of the program that leaves every frame to the kernel.
 pub const PASS_PROGRAM: &str = "pass";
+/// Names of the programs that count frames which are lost after they were redirected, each that of its tracepoint.
+pub const LOST_BEFORE_DRIVER: &str = "xdp_redirect_err";
+pub const LOST_BY_DRIVER: &str = "xdp_devmap_xmit";
+/// Name of the frozen [`Watch`] in the `.rodata` of these programs.
+pub const WATCH: &str = "WATCH";
 /// Name of the frozen [`Settings`] in the program's `.rodata`.
 pub const SETTINGS: &str = "SETTINGS";
 /// Name of the frozen [`Police`] in the program's `.rodata`.
@@ -57,7 +63,7 @@ pub const BUCKETS: usize = 256;
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 /// Size of `FTN_V4` and `FTN_V6` each.
 pub const MAX_FTN: u32 = 1 << 20;
-/// Size of `PORTS`, `TX_PORTS` and `SUB_INTERFACES`.
+/// Size of `PORTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;
 /// Receive queues of one port in `XSKS`: what arrives on a queue beyond finds no listener.
 pub const MAX_QUEUES: u32 = 128;
@@ -898,6 +904,48 @@ impl Loss {
 /// Where the first [`Loss`] begins.
 const LOSS_SLOTS: u32 = 32;
 
+/// Where frames are counted among a port's in `REASON_COUNTERS` that were redirected to the port, and that it did not send. They
+/// were forwarded: their routes have counted them. Their bytes are not known.
+pub const REDIRECT_LOST_SLOT: u32 = LOSS_SLOTS - 1;
+/// The name that the CLI and the control socket use for them.
+pub const REDIRECT_LOST: &str = "redirect-lost";
+/// One sentence for a person who reads that counter.
+pub const REDIRECT_LOST_DESCRIPTION: &str =
+    "Forwarded, then lost: this port's driver did not take the redirected frames.";
+
+/// What the programs must know that count lost frames: the kernel's tracepoints tell of all XDP programs on the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Watch {
+    /// The cookie of the network namespace (SO_NETNS_COOKIE).
+    pub netns_cookie: u64,
+    /// The number that the kernel has for the map `TX_PORTS`.
+    pub tx_ports_id: u32,
+    /// Offsets in the kernel's structures: `net_device.ifindex`, `net_device.nd_net`, `net.net_cookie`.
+    pub ifindex_offset: u32,
+    pub netns_offset: u32,
+    pub cookie_offset: u32,
+}
+
+impl Watch {
+    pub const fn words(self) -> [u64; 3] {
+        [
+            self.netns_cookie,
+            self.tx_ports_id as u64 | (self.ifindex_offset as u64) << 32,
+            self.netns_offset as u64 | (self.cookie_offset as u64) << 32,
+        ]
+    }
+
+    pub const fn from_words([netns_cookie, second, third]: [u64; 3]) -> Self {
+        Self {
+            netns_cookie,
+            tx_ports_id: second as u32,
+            ifindex_offset: (second >> 32) as u32,
+            netns_offset: third as u32,
+            cookie_offset: (third >> 32) as u32,
+        }
+    }
+}
+
 const _: () = {
     assert!(size_of::<IlmEntry>() == 8 && align_of::<IlmEntry>() == 8);
     assert!(size_of::<PortWord>() == 8);
@@ -908,7 +956,7 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);
     assert!(size_of::<Settings>() == 8);
-    assert!(Reason::ALL.len() < LOSS_SLOTS as usize);
+    assert!(Reason::ALL.len() < REDIRECT_LOST_SLOT as usize);
     assert!(LOSS_SLOTS + Loss::ALL.len() as u32 * PUNT_SLOTS == REASON_SLOTS);
     assert!(MAX_QUEUES.is_power_of_two());
     let mut index = 0;

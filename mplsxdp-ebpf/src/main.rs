@@ -5,6 +5,7 @@
 #![feature(asm_experimental_arch)]
 
 mod frame;
+mod lost;
 mod tables;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};

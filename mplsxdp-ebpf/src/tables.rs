@@ -11,7 +11,7 @@ use aya_ebpf::{
 use mplsxdp_common::abi::{
     Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry,
     LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord,
-    REASON_SLOTS, Reason, Settings, SubInterfaceKey, TtlMode,
+    REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, Tables};
 use mplsxdp_common::wire::Label;
@@ -37,6 +37,9 @@ static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 static SUB_INTERFACES: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 pub static TX_PORTS: DevMap = DevMap::with_max_entries(MAX_PORTS, 0);
+/// The port that stands on an interface, by the interface's index.
+#[map]
+static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 /// Sockets of the slow path.
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries(MAX_PORTS * MAX_QUEUES, 0);
@@ -60,6 +63,10 @@ static POLICE: u64 = Police::UNLIMITED.to_bits();
 /// Frozen likewise.
 #[unsafe(no_mangle)]
 static HASH_SEED: u32 = 0;
+
+/// Frozen likewise, for the programs that count lost frames.
+#[unsafe(no_mangle)]
+static WATCH: [u64; 3] = [0; 3];
 
 pub struct XdpTables;
 
@@ -142,6 +149,31 @@ impl Tables for XdpTables {
 #[inline(always)]
 pub fn count_reason(port: u32, slot: u32, frame: &impl Frame) {
     count(&REASON_COUNTERS, port * REASON_SLOTS + slot, frame.len());
+}
+
+/// Counts frames that were redirected to a port and that it did not send.
+#[inline(always)]
+pub fn count_redirect_lost(port: u32, frames: u64) {
+    if port >= MAX_PORTS {
+        return;
+    }
+    if let Some(counter) = REASON_COUNTERS.get_ptr_mut(port * REASON_SLOTS + REDIRECT_LOST_SLOT) {
+        // SAFETY: this CPU's own value. Tracepoints do not nest on one CPU here.
+        unsafe { (*counter).packets += frames };
+    }
+}
+
+/// The port on the interface that has this index.
+#[inline(always)]
+pub fn port_on(ifindex: u32) -> Option<u32> {
+    // SAFETY: the map's value; the controller replaces it as a whole.
+    unsafe { INTERFACES.get(ifindex) }.copied()
+}
+
+#[inline(always)]
+pub fn watch() -> Watch {
+    // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+    Watch::from_words([0, 1, 2].map(|index| unsafe { read_volatile((&raw const WATCH).cast::<u64>().add(index)) }))
 }
 
 /// Whether the policer of a port and reason lets a frame through now. CPUs share it, so that the rate is that of the port,

@@ -4,8 +4,8 @@ use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, FtnKeyV4,
     FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC,
-    Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, Reason, Settings, SubInterfaceKey, TtlMode, TtlPropagate,
-    UnknownPolicy, VlanTags, map,
+    Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, Settings,
+    SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
 };
 use mplsxdp_common::wire::{Label, Mac};
 
@@ -67,6 +67,12 @@ fn every_map_is_there_with_its_sizes() {
             map::TX_PORTS,
             "port number, u32".into(),
             "interface index, u32".into(),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::INTERFACES,
+            "interface index, u32".into(),
+            "port number, u32".into(),
             MAX_PORTS.to_string(),
         ),
         (
@@ -147,6 +153,11 @@ fn what_is_punted_and_what_becomes_of_it_are_there() {
     let first = Loss::ALL[0].slot(Reason::ALL[0]) - 1;
     let formula = format!("entry P x {REASON_SLOTS} + {first} + {PUNT_SLOTS} x L + R");
     assert!(DOCUMENT.contains(&formula), "no `{formula}`");
+    let lost = format!("Entry P x {REASON_SLOTS} + {REDIRECT_LOST_SLOT} counts");
+    assert!(
+        DOCUMENT.contains(&lost) && DOCUMENT.contains(&format!("`{REDIRECT_LOST}`")),
+        "no `{lost}`"
+    );
     for &loss in Loss::ALL {
         let row = format!("| {} | `{}` | {} |", loss as u8, loss.name(), loss.description());
         assert!(DOCUMENT.contains(&row), "no `{row}`");

@@ -155,6 +155,7 @@ fn next_hop() -> NextHopState {
         dev: Some("eth1".into()),
         mac: Some("02:00:00:00:00:01".into()),
         state: Resolution::Resolved,
+        redirect_lost: true,
         routes: 1,
         backup: Some(backup_state()),
         kernel: Some(kernel_neighbor()),
@@ -178,6 +179,7 @@ fn backup_state() -> BackupState {
         dev: Some("eth2".into()),
         mac: Some("02:00:00:00:00:02".into()),
         state: Resolution::Resolved,
+        redirect_lost: false,
     }
 }
 

@@ -270,8 +270,10 @@ impl<'a> Parser<'a> {
     fn said_beside(&mut self, word: &'a str) -> Result<(), GrammarError> {
         let (at, reason) = match word {
             // The kernel's state of a route, and ours.
-            "dead" | "linkdown" | "unresolved" | "bad_mac" | "uncounted" | "pervasive" | "notify" | "offload"
-            | "trap" | "offload_failed" | "rt_offload" | "rt_trap" | "rt_offload_failed" | "cache" => return Ok(()),
+            "dead" | "linkdown" | "unresolved" | "bad_mac" | "redirect-lost" | "uncounted" | "pervasive" | "notify"
+            | "offload" | "trap" | "offload_failed" | "rt_offload" | "rt_trap" | "rt_offload_failed" | "cache" => {
+                return Ok(());
+            }
             "packets" | "bytes" | "uid" | "error" | "users" | "age" | "used" | "mark" => {
                 return self.value(word, "a value").map(drop);
             }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mplsxdp_common::abi::Reason;
+use mplsxdp_common::abi::{REDIRECT_LOST, Reason};
 use mplsxdp_common::wire::Mac;
 use serde::Serialize;
 
@@ -231,18 +231,30 @@ pub fn next_hop(next_hop: &NextHopState) -> String {
         .map(|mac| format!("lladdr {mac} "))
         .unwrap_or_default();
     let backup = next_hop.backup.as_ref().map(backup).unwrap_or_default();
-    format!("{dev}{mac}{}{backup}", state(next_hop.state))
+    format!(
+        "{dev}{mac}{}{}{backup}",
+        state(next_hop.state),
+        lost(next_hop.redirect_lost)
+    )
 }
 
 fn backup(backup: &BackupState) -> String {
     let with = |name: &str, value: Option<&str>| value.map(|value| format!(" {name} {value}")).unwrap_or_default();
     format!(
-        " backup {}{}{} {}",
+        " backup {}{}{} {}{}",
         via(&backup.via),
         with("dev", backup.dev.as_deref()),
         with("lladdr", backup.mac.as_deref()),
-        state(backup.state)
+        state(backup.state),
+        lost(backup.redirect_lost)
     )
+}
+
+fn lost(is_lost: bool) -> String {
+    match is_lost {
+        true => format!(" {REDIRECT_LOST}"),
+        false => String::new(),
+    }
 }
 
 /// As the control socket names it.
@@ -412,7 +424,8 @@ fn figures(reason: &ReasonCounter) -> [u64; 4] {
 fn not_forwarded(counters: &LinkCounters) -> [u64; 4] {
     let mut total = [0; 4];
     let reasons = counters.reasons.iter();
-    for reason in reasons.filter(|counter| counter.reason != Reason::ChecksumFinished.name()) {
+    let forwarded = [Reason::ChecksumFinished.name(), REDIRECT_LOST];
+    for reason in reasons.filter(|counter| !forwarded.contains(&&*counter.reason)) {
         for (sum, figure) in total.iter_mut().zip(figures(reason)) {
             *sum += figure;
         }

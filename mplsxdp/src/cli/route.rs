@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::TtlPropagate;
+use mplsxdp_common::abi::{REDIRECT_LOST, TtlPropagate};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
@@ -539,10 +539,10 @@ fn buckets(buckets: &[BucketRange]) -> String {
     }
 }
 
-/// Why nothing goes out, in a word that iproute2 has too where it can.
+/// Why nothing arrives, in a word that iproute2 has too where it can.
 fn flag(next_hop: &NextHopState) -> Option<&'static str> {
     match next_hop.state {
-        Resolution::Resolved | Resolution::Static => None,
+        Resolution::Resolved | Resolution::Static => next_hop.redirect_lost.then_some(REDIRECT_LOST),
         Resolution::LinkDown => Some("linkdown"),
         Resolution::BadMac => Some("unresolved bad_mac"),
         Resolution::Incomplete

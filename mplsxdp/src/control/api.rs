@@ -482,6 +482,8 @@ pub struct NextHopState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     pub state: Resolution,
+    /// Its port takes no redirected frames: what is forwarded to it is lost.
+    pub redirect_lost: bool,
     /// How many routes use it, those of several paths once for each, and next hops that it is the backup of.
     pub routes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -512,6 +514,8 @@ pub struct BackupState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     pub state: Resolution,
+    /// Its port takes no redirected frames: what is forwarded to it is lost.
+    pub redirect_lost: bool,
 }
 
 /// `type Resolution`.

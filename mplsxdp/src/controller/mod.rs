@@ -35,7 +35,7 @@ use crate::config::{Config, PortConfig, burst};
 use crate::control::api::{self, ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, Peer, server, socket};
 use crate::dataplane::kernel::KernelTables;
-use crate::dataplane::loader::{Loader, Sizes};
+use crate::dataplane::loader::{Loader, LostFrames, Sizes};
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::route::{NextHop, Owner};
 use crate::lfib::{ChangeError, Lfib, Reach};
@@ -51,7 +51,7 @@ use exceptions::{Exceptions, View};
 use local::LocalPair;
 use ports::{Ports, Role, Wish};
 use postponed::{Postponed, Work};
-use preflight::PreflightError;
+use preflight::{FeatureChanges, PreflightError};
 use programs::Finding;
 use reload::Reading;
 pub use reload::Reread;
@@ -118,6 +118,9 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
             // Clients and the kernel come first.
             () = tokio::task::yield_now(), if controller.has_steps() => controller.take_step().await,
             () = controller.exceptions.readable() => controller.take_exceptions(),
+            changed = next_feature_change(&mut controller.feature_changes) => {
+                controller.ports.follow_features(changed, &controller.netlink).await;
+            }
             () = ending.arrived() => stopping = true,
             _ = hangup.recv(), if reading.is_idle() => reading.begin(reread.as_ref()),
             read = reading.done() => controller.reload(read).await,
@@ -162,6 +165,14 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
+/// Never where the kernel does not tell.
+async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// All state of a running switch.
 struct Controller {
     started: Instant,
@@ -176,6 +187,8 @@ struct Controller {
     ports: Ports,
     exceptions: Exceptions,
     local: Option<LocalPair>,
+    feature_changes: Option<FeatureChanges>,
+    _lost_frames: Option<LostFrames>,
     /// When to write again what could not be written to the FTN table.
     ftn_retry: Option<Instant>,
     postponed: Postponed,
@@ -199,6 +212,11 @@ impl Controller {
         }
         let tables = KernelTables::open(loader.pins(), hash_seed)?;
         let injector = loader.injector()?;
+        let lost_frames = loader.lost_frames();
+        let lost_frames = lost_frames.inspect_err(|error| warn!(%error, "`redirect-lost` is not counted"));
+        let feature_changes = FeatureChanges::follow();
+        let feature_changes = feature_changes
+            .inspect_err(|error| warn!(%error, "cannot tell whether ports go on to take redirected frames"));
         Ok(Self {
             started: Instant::now(),
             ports: Ports::new(loader, config),
@@ -212,6 +230,8 @@ impl Controller {
             addresses: Addresses::default(),
             vrf_tables: BTreeSet::new(),
             local: None,
+            feature_changes: feature_changes.unwrap_or_default(),
+            _lost_frames: lost_frames.ok(),
             ftn_retry: None,
             postponed: Postponed::default(),
             preparing: VecDeque::new(),

@@ -112,6 +112,8 @@ struct Traits {
     sends_fragments: bool,
     /// What the program does about unfinished checksums.
     checksum: abi::Checksum,
+    /// Frames that are redirected to it leave, and are not lost; `None` where the kernel does not tell.
+    takes_redirects: Option<bool>,
 }
 
 impl Port {
@@ -761,6 +763,7 @@ impl Ports {
             receives_fragments: facts.receives_fragments(self.mode),
             sends_fragments: false,
             checksum: facts.checksum(checksum, self.mode),
+            takes_redirects: None,
         };
         let program = self.loader.program(self.program_settings(number, mtu, traits))?;
         let goes_on = self.counts_on(&facts.name);
@@ -774,20 +777,7 @@ impl Ports {
             other => anyhow::Error::from(other),
         })?;
         // Some drivers take redirected frames only once they have a program.
-        let mut facts = preflight::gather(&facts.name, netlink).await?;
-        if self.fixes_peers
-            && let Some(peer) = facts.end_to_fix(self.mode)
-        {
-            match peer.switch_gro_on().await {
-                Ok(()) => info!(port = &*facts.name, "GRO is on at its veth peer: `{}`", peer.command()),
-                Err(error) => warn!(
-                    port = &*facts.name,
-                    "cannot switch GRO on at its veth peer, as `{}` does: {error}",
-                    peer.command()
-                ),
-            }
-            facts = preflight::gather(&facts.name, netlink).await?;
-        }
+        let facts = self.gather_fixed(&facts.name, netlink).await?;
         let mut notes = preflight::check_attached(&facts, self.mode)?;
         if role == Role::Switching {
             notes.extend(facts.hides_tags());
@@ -797,6 +787,7 @@ impl Ports {
         }
         let traits = Traits {
             sends_fragments: facts.sends_fragments(self.mode),
+            takes_redirects: facts.takes_redirects(self.mode),
             ..traits
         };
         Ok((attachment, traits))
@@ -814,6 +805,67 @@ impl Ports {
                 name = port.name
             ),
             _ => Ok(()),
+        }
+    }
+
+    /// Asks about an interface that carries the program, once its veth peer has GRO on if that is wanted.
+    async fn gather_fixed(&self, name: &str, netlink: &Netlink) -> Result<Facts, PreflightError> {
+        let facts = preflight::gather(name, netlink).await?;
+        let Some(peer) = facts.end_to_fix(self.mode).filter(|_| self.fixes_peers) else {
+            return Ok(facts);
+        };
+        match peer.switch_gro_on().await {
+            Ok(()) => info!(port = name, "GRO is on at its veth peer: `{}`", peer.command()),
+            Err(error) => warn!(
+                port = name,
+                "cannot switch GRO on at its veth peer, as `{}` does: {error}",
+                peer.command()
+            ),
+        }
+        preflight::gather(name, netlink).await
+    }
+
+    /// The XDP features of an interface may have changed, or those of any (`None`). Tells if frames that are redirected to a port
+    /// are lost from now on, or are no more.
+    pub async fn follow_features(&mut self, ifindex: Option<u32>, netlink: &Netlink) {
+        let concerned = self.ports.iter().filter_map(|port| match port.place {
+            Place::Interface {
+                ifindex: its, traits, ..
+            } if ifindex.is_none_or(|ifindex| ifindex == its) => Some((its, port.name.clone(), traits.takes_redirects)),
+            _ => None,
+        });
+        for (ifindex, name, before) in Vec::from_iter(concerned) {
+            let Ok(facts) = self.gather_fixed(&name, netlink).await else {
+                continue;
+            };
+            let now = facts.takes_redirects(self.mode);
+            if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) || now == before {
+                continue;
+            }
+            match now {
+                Some(false) if facts.is_veth() => warn!(port = &*name, "{}", facts.veth_needs_napi()),
+                Some(false) => warn!(
+                    port = &*name,
+                    "{name}: frames that are redirected to it are lost: its driver takes none any more"
+                ),
+                Some(true) => info!(port = &*name, "frames that are redirected to it are not lost any more"),
+                None => {}
+            }
+            if let Some(Port {
+                place: Place::Interface { traits, .. },
+                ..
+            }) = self.interface_mut(ifindex)
+            {
+                traits.takes_redirects = now;
+            }
+        }
+    }
+
+    /// Whether frames can be redirected to a port; `None` where the kernel does not tell.
+    pub fn takes_redirects(&self, port: &Port) -> Option<bool> {
+        match self.carrier(port)?.place {
+            Place::Interface { traits, .. } => traits.takes_redirects,
+            Place::SubInterface { .. } => None,
         }
     }
 

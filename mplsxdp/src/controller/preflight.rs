@@ -19,6 +19,7 @@ pub mod fuzz;
 mod kernel;
 mod netns;
 
+pub use kernel::FeatureChanges;
 use netns::FarEnd;
 
 /// Drivers keep frames of at most this MTU in one buffer.
@@ -220,12 +221,6 @@ pub fn check_capabilities() -> Result<(), PreflightError> {
     } else {
         Err(PreflightError::MissingCapabilities { missing })
     }
-}
-
-/// Whether frames can be redirected to the interface now; `None` where the kernel does not tell.
-pub fn redirect_target(ifindex: u32) -> Option<bool> {
-    let features = kernel::xdp_features(ifindex).ok()??;
-    Some(features.contains(XdpFeatures::NDO_XMIT))
 }
 
 /// Asks the kernel about the interface `name`.
@@ -527,7 +522,7 @@ impl Facts {
         }
     }
 
-    fn is_veth(&self) -> bool {
+    pub fn is_veth(&self) -> bool {
         self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
     }
 
@@ -633,7 +628,7 @@ impl Facts {
         })
     }
 
-    fn veth_needs_napi(&self) -> String {
+    pub fn veth_needs_napi(&self) -> String {
         let lost = format!(
             "{}: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program",
             self.name
@@ -649,14 +644,19 @@ impl Facts {
         }
     }
 
+    /// Whether frames can be redirected to the interface; `None` where the kernel does not tell. In generic mode the kernel's
+    /// ordinary transmit path sends them, which every driver has.
+    pub fn takes_redirects(&self, mode: XdpMode) -> Option<bool> {
+        match mode {
+            XdpMode::Generic => Some(true),
+            XdpMode::Native => self.features.map(|features| features.contains(XdpFeatures::NDO_XMIT)),
+        }
+    }
+
     /// The end that must have GRO on so that frames can be redirected to this one.
     pub fn end_to_fix(&self, mode: XdpMode) -> Option<&FarEnd> {
-        let loses = self
-            .features
-            .is_some_and(|features| !features.contains(XdpFeatures::NDO_XMIT));
-        self.far_end
-            .as_ref()
-            .filter(|_| mode == XdpMode::Native && self.is_veth() && loses)
+        let loses = self.takes_redirects(mode) == Some(false);
+        self.far_end.as_ref().filter(|_| self.is_veth() && loses)
     }
 
     /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, as veth reckons it: one

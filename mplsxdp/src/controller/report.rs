@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
-use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, Reason, TtlMode, map};
+use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, Reason, TtlMode, map};
 use mplsxdp_common::wire::Mac;
 use netlink_packet_route::link::Stats64;
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::ports::Role;
-use super::{Controller, preflight, sub_interface};
+use super::{Controller, sub_interface};
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
@@ -40,6 +40,7 @@ impl Controller {
             map::FTN_V4 => self.keys_of(api::KeyFilter::V4Prefixes).len(),
             map::FTN_V6 => self.keys_of(api::KeyFilter::V6Prefixes).len(),
             map::PORTS | map::TX_PORTS => self.ports.len(),
+            map::INTERFACES => self.ports.iter().filter(|port| port.tags().is_none()).count(),
             map::SUB_INTERFACES => self.ports.iter().filter(|port| port.tags().is_some()).count(),
             map::ROUTE_COUNTERS => self.counted_routes(),
             map::META => 1,
@@ -274,7 +275,6 @@ impl Controller {
                 .get(port.ifindex())
                 .is_some_and(|link| link.is_up());
             let carrier = self.ports.carrier(port);
-            let redirect_target = carrier.and_then(|carrier| preflight::redirect_target(carrier.ifindex()));
             let program = self.ports.program(port);
             let lost = program.and_then(|(_, program)| program.lost.as_ref());
             let attached = program.filter(|_| lost.is_none()).map(|(attachment, _)| attachment);
@@ -294,7 +294,7 @@ impl Controller {
                 carrier: port.role() == Role::Carrier,
                 parent: port.tags().and(carrier).map(|parent| parent.name().to_owned()),
                 vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
-                redirect_target,
+                redirect_target: self.ports.takes_redirects(port),
                 problem: lost.map(|lost| lost.reason.clone()),
                 checksum: self.ports.checksum(port),
                 counters: None,
@@ -381,7 +381,7 @@ impl Controller {
             let counter = tables.reason_counter(port, reason).unwrap_or_else(unreadable);
             (reason, counter)
         });
-        counted
+        let reasons = counted
             .filter(|(_, counter)| all || counter.packets > 0)
             .map(|(reason, counter)| {
                 let lost = |loss| {
@@ -397,8 +397,19 @@ impl Controller {
                     policed: lost(Loss::Policed),
                     unheard: lost(Loss::NoListener),
                 }
-            })
-            .collect()
+            });
+        let lost = tables.redirect_lost(port).unwrap_or_else(unreadable);
+        let lost = Some(lost).filter(|lost| all || lost.packets > 0);
+        let lost = lost.map(|lost| api::ReasonCounter {
+            port: name.to_owned(),
+            reason: REDIRECT_LOST.to_owned(),
+            description: REDIRECT_LOST_DESCRIPTION.to_owned(),
+            packets: lost.packets,
+            bytes: lost.bytes,
+            policed: 0,
+            unheard: 0,
+        });
+        reasons.chain(lost).collect()
     }
 
     pub(super) fn unknown_labels(&self) -> Vec<api::UnknownLabel> {
@@ -428,12 +439,19 @@ impl Controller {
 
     fn next_hop_state(&self, id: NextHopId) -> api::NextHopState {
         let hops = self.lfib.next_hops();
-        let api::BackupState { via, dev, mac, state } = self.resolution(id);
+        let api::BackupState {
+            via,
+            dev,
+            mac,
+            state,
+            redirect_lost,
+        } = self.resolution(id);
         api::NextHopState {
             via,
             dev,
             mac,
             state,
+            redirect_lost,
             routes: hops.users(id) as u64,
             backup: hops.backup(id).map(|backup| self.resolution(backup)),
             kernel: None,
@@ -472,6 +490,7 @@ impl Controller {
                 .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone())),
             mac: state.and_then(HopState::mac).map(|mac| mac.to_string()),
             state: resolution,
+            redirect_lost: port.is_some_and(|port| self.ports.takes_redirects(port) == Some(false)),
         }
     }
 }

@@ -12,7 +12,7 @@ use aya::util::nr_cpus;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, Counter, IlmEntry, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC,
-    PortWord, REASON_SLOTS, Reason, Settings, SubInterfaceKey, VlanTags, map,
+    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, VlanTags, map,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -40,6 +40,8 @@ pub struct KernelTables {
     tx_ports: DevMap<MapData>,
     /// `tx_ports` once more: aya's type has no way to delete.
     tx_ports_map: MapData,
+    /// The port on each interface.
+    interfaces: HashMap<MapData, u32, u32>,
     xsks: XskMap<MapData>,
     route_counters: PerCpuArray<MapData, CounterWords>,
     /// `route_counters` once more: aya's type reads one slot at a time.
@@ -100,6 +102,7 @@ impl KernelTables {
             sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
+            interfaces: typed(map::INTERFACES, Map::HashMap(open(map::INTERFACES)?))?,
             xsks: typed(map::XSKS, Map::XskMap(open(map::XSKS)?))?,
             route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
             route_counters_map: open(map::ROUTE_COUNTERS)?,
@@ -115,8 +118,13 @@ impl KernelTables {
         })
     }
 
-    /// Lets frames be redirected to `port`.
+    /// Lets frames be redirected to `port`. What the interface's driver refuses counts for the first of several ports on it.
     pub fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
+        const BPF_NOEXIST: u64 = 1;
+        match self.interfaces.insert(ifindex, u32::from(port), BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.map_err(|error| table_error(map::INTERFACES, "insert into", error))?,
+        }
         self.tx_ports
             .set(port.into(), ifindex, None, 0)
             .map_err(|source| TableError {
@@ -126,8 +134,23 @@ impl KernelTables {
             })
     }
 
+    /// Frames that were redirected to `port` and that it did not send.
+    pub fn redirect_lost(&self, port: u16) -> Result<Counter, TableError> {
+        self.reason_slot(port, REDIRECT_LOST_SLOT)
+    }
+
     /// Frames for `port` are dropped from here on. Clearing what is not there is no error.
     pub fn clear_tx_port(&mut self, port: u16) -> Result<(), TableError> {
+        let interfaces = self.interfaces.iter().filter_map(Result::ok);
+        let its: Vec<u32> = interfaces
+            .filter(|&(_, number)| number == u32::from(port))
+            .map(|(ifindex, _)| ifindex)
+            .collect();
+        for ifindex in its {
+            self.interfaces
+                .remove(&ifindex)
+                .map_err(|error| table_error(map::INTERFACES, "remove from", error))?;
+        }
         match bpf_map_delete(&self.tx_ports_map, u32::from(port)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TableError {
                 map: map::TX_PORTS,

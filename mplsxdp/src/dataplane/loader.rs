@@ -3,21 +3,26 @@
 //! when the process is, however that ends.
 
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapError};
-use aya::programs::{ProgramError, ProgramFd, Xdp};
+use aya::programs::{ProgramError, ProgramFd, RawTracePoint, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
-use mplsxdp_common::abi::{HASH_SEED, PASS_PROGRAM, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, map};
+use mplsxdp_common::abi::{
+    HASH_SEED, LOST_BEFORE_DRIVER, LOST_BY_DRIVER, PASS_PROGRAM, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode,
+    WATCH, Watch, map,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use tracing::{info, warn};
 
+use super::btf::Offsets;
 use super::inject::Injector;
 use super::release::{OLDEST, Release};
 
@@ -32,6 +37,7 @@ pub const SHARED_MAPS: &[&str] = &[
     map::PORTS,
     map::SUB_INTERFACES,
     map::TX_PORTS,
+    map::INTERFACES,
     map::XSKS,
     map::POLICERS,
     map::ROUTE_COUNTERS,
@@ -64,6 +70,8 @@ pub enum LoadError {
     NoProgram(&'static str),
     #[error("the kernel refuses the XDP program: {0}")]
     Program(#[from] Box<ProgramError>),
+    #[error("cannot watch for frames that are lost after a redirect: {0}")]
+    LostFrames(#[source] io::Error),
     #[error("cannot read the XDP program's log records: {0}")]
     Log(#[source] io::Error),
     #[error(
@@ -184,6 +192,38 @@ impl Loader {
         Ok(Program { xdp })
     }
 
+    /// Counts, for as long as it lives, the frames that are redirected to the ports of this network namespace and that these do
+    /// not send. What drivers refuse costs a little for each batch of frames; where `Offsets` cannot be had, it is not counted.
+    pub fn lost_frames(&self) -> Result<LostFrames, LoadError> {
+        let io_error = |error: MapError| LoadError::LostFrames(io::Error::other(error));
+        let tx_ports = self.pins.open(map::TX_PORTS).map_err(io_error)?;
+        let mut watch = Watch {
+            netns_cookie: netns_cookie().map_err(LoadError::LostFrames)?,
+            tx_ports_id: tx_ports.info().map_err(io_error)?.id(),
+            ..Watch::default()
+        };
+        let offsets = Offsets::of_running_kernel();
+        if let Ok(offsets) = &offsets {
+            watch.ifindex_offset = offsets.ifindex;
+            watch.netns_offset = offsets.netns;
+            watch.cookie_offset = offsets.netns_cookie;
+        }
+        let mut object = object_watching(&self.pins, self.sizes, watch)?;
+        let mut attach = |name: &'static str| -> Result<(), LoadError> {
+            let program = object.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+            let program: &mut RawTracePoint = program.try_into().map_err(|error: ProgramError| Box::new(error))?;
+            program.load().map_err(Box::new)?;
+            program.attach(name).map_err(Box::new)?;
+            Ok(())
+        };
+        attach(LOST_BEFORE_DRIVER)?;
+        match offsets {
+            Ok(_) => attach(LOST_BY_DRIVER)?,
+            Err(error) => warn!(%error, "cannot count the frames that drivers refuse: `redirect-lost` is without them"),
+        }
+        Ok(LostFrames { _object: object })
+    }
+
     /// The way into the kernel for frames that arrived at a port.
     pub fn injector(&self) -> Result<Injector, LoadError> {
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
@@ -235,20 +275,61 @@ fn verify(program: &mut Xdp) -> Result<(), LoadError> {
 
 fn object(pins: &Pins, sizes: Sizes, settings: Settings, police: Police, hash_seed: u32) -> Result<Ebpf, LoadError> {
     let (settings, police) = (settings.to_bits(), police.to_bits());
+    let mut loader = sharing(pins, sizes);
+    loader
+        .override_global(SETTINGS, &settings, true)
+        .override_global(POLICE, &police, true)
+        .override_global(HASH_SEED, &hash_seed, true);
+    Ok(loader.load(OBJECT).map_err(Box::new)?)
+}
+
+fn object_watching(pins: &Pins, sizes: Sizes, watch: Watch) -> Result<Ebpf, LoadError> {
+    let words = watch.words();
+    let mut loader = sharing(pins, sizes);
+    loader.override_global(WATCH, &words, true);
+    Ok(loader.load(OBJECT).map_err(Box::new)?)
+}
+
+/// Of objects that share their maps.
+fn sharing<'a>(pins: &Pins, sizes: Sizes) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_max_entries(map::ILM, sizes.labels)
         .map_max_entries(map::STACKS, sizes.stacks)
         .map_max_entries(map::GROUPS, sizes.groups)
-        .map_max_entries(map::ROUTE_COUNTERS, sizes.counter_slots)
-        .override_global(SETTINGS, &settings, true)
-        .override_global(POLICE, &police, true)
-        .override_global(HASH_SEED, &hash_seed, true);
+        .map_max_entries(map::ROUTE_COUNTERS, sizes.counter_slots);
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.path(name));
     }
-    Ok(loader.load(OBJECT).map_err(Box::new)?)
+    loader
+}
+
+/// The cookie of this thread's network namespace (SO_NETNS_COOKIE, Linux 5.14).
+fn netns_cookie() -> io::Result<u64> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which `cookie` has.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Counts lost frames while it lives.
+pub struct LostFrames {
+    _object: Ebpf,
 }
 
 /// A loaded copy of the program.

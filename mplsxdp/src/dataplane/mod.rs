@@ -1,8 +1,10 @@
 //! The tables of the data plane: [`Tables`] is what the LFIB writes to, [`memory`] has them for tests, [`kernel`] the BPF maps;
 //! [`frame`] is a frame that the forwarding core can work on in this process; [`loader`] brings the programs and the maps into the
-//! kernel, [`port`] attaches one, [`bpf`] is what that takes of bpf(2); [`inject`] has the kernel receive what the slow path hands up.
+//! kernel, [`port`] attaches one, [`bpf`] is what that takes of bpf(2); [`btf`] finds fields of the kernel's
+//! structures; [`inject`] has the kernel receive what the slow path hands up.
 
 pub mod bpf;
+mod btf;
 pub mod ethtool;
 pub mod frame;
 #[cfg(any(test, feature = "test-support"))]

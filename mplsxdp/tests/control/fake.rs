@@ -318,12 +318,19 @@ fn deleted(count: usize) -> Reply {
 
 /// Addresses that end in .9 do not resolve; all others are behind eth1.
 fn next_hop(path: &Path) -> Option<NextHopState> {
-    let BackupState { via, dev, mac, state } = resolution(path.next_hop.as_ref()?);
+    let BackupState {
+        via,
+        dev,
+        mac,
+        state,
+        redirect_lost,
+    } = resolution(path.next_hop.as_ref()?);
     Some(NextHopState {
         via,
         dev,
         mac,
         state,
+        redirect_lost,
         routes: 1,
         backup: path.backup.as_ref().map(resolution),
         kernel: None,
@@ -353,6 +360,7 @@ fn resolution(next_hop: &NextHop) -> BackupState {
         } else {
             Resolution::Failed
         },
+        redirect_lost: false,
     }
 }
 

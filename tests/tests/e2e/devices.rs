@@ -27,6 +27,8 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("devices::veth", veth),
         test("devices::veths_whose_peers_must_have_gro", fix_peers),
+        test("devices::frames_that_a_port_does_not_take_are_counted", redirect_lost),
+        test("devices::gro_that_is_switched_off_later", gro_later),
         test("devices::tap_of_a_vm", tap),
         test_with(
             "devices::tap_of_a_vm_with_two_queues_and_virtio_headers",
@@ -218,6 +220,137 @@ fn fix_peers() -> Result<()> {
     let said = router.said();
     ensure!(!said.contains("are lost") && said.contains(&hint(&bed.left)), "{said}");
     bed.expect_switching(&router, &wire, "eth1")?;
+    router.unload()
+}
+
+/// Frames that were redirected to a port and that it did not send, as `stats` has them.
+fn lost(router: &Router, port: &str) -> Result<u64> {
+    let stats: Stats = router.json("stats --all")?;
+    let counted = stats.reasons.iter().filter(|counter| counter.reason == "redirect-lost");
+    let its = counted.filter(|counter| counter.port == port);
+    let packets: Vec<u64> = its.map(|counter| counter.packets).collect();
+    ensure!(packets.len() == 1, "{stats:?}");
+    Ok(packets[0])
+}
+
+fn redirect_lost() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    bed.right.run("ethtool -K eth0 gro off")?;
+    let (left, right) = (bed.left()?, Tap::open(&bed.right, "eth0")?);
+    // Another instance, in another network namespace, whose interfaces have the same indexes.
+    let others = Bed::with_left_cable()?;
+    let other = Router::load(&others.netns, PORTS)?;
+    let router = Router::load(&bed.netns, PORTS)?;
+    let via = format!("via link {} dev eth2", right.mac());
+    router.run(&format!("route add 100 as 110 {via}"))?;
+    router.run(&format!(
+        "route add 101 nexthop as 111 {via} nexthop as 112 via link {} dev eth1",
+        left.mac()
+    ))?;
+    let (from, to) = (
+        Side::new(&bed.netns, &left, "eth1")?,
+        Side::new(&bed.netns, &right, "eth2")?,
+    );
+    let send = |payload: &[u8]| from.wire.send(&from.incoming(&[Entry::new(100, 64)], payload));
+    let counted = |expected: u64| {
+        wait::until(&format!("{expected} lost frames"), PATIENCE, || {
+            let lost = lost(&router, "eth2")?;
+            ensure!(lost <= expected, "{lost} lost");
+            Ok((lost == expected).then_some(()))
+        })
+    };
+    for _ in 0..10 {
+        send(&v4(64)?)?;
+    }
+    counted(10)?;
+    ensure!(router.forwarded("100")? == 10, "{}", router.forwarded("100")?);
+    ensure!(
+        lost(&router, "eth1")? == 0 && lost(&other, "eth2")? == 0,
+        "{}",
+        router.run("stats")?
+    );
+    // Marked, in a line that can be given back.
+    let shown = router.run("route show")?;
+    let marked: Vec<&str> = shown.lines().filter(|line| line.ends_with(" redirect-lost")).collect();
+    ensure!(
+        marked.len() == 2 && marked.iter().all(|line| line.contains("dev eth2")),
+        "{shown}"
+    );
+    ensure!(
+        router.run("neigh show")?.contains("static redirect-lost"),
+        "{}",
+        router.run("neigh show")?
+    );
+    let line = marked
+        .iter()
+        .find(|line| line.starts_with("100 "))
+        .context("no route")?;
+    router.run(&format!("route replace {line}"))?;
+
+    bed.right.run("ethtool -K eth0 gro on")?;
+    let after = wait::until("routes without a mark", PATIENCE, || {
+        let shown = router.run("route show")?;
+        Ok((!shown.contains("redirect-lost")).then_some(shown))
+    })?;
+    ensure!(after.contains("100 as"), "{after}");
+    let payload = v4(64)?;
+    send(&payload)?;
+    let expected = to.outgoing(&[Entry::new(110, 63)], &payload);
+    to.wire.receive("a frame that is not lost", |frame| frame == expected)?;
+    counted(10)?;
+
+    // What this driver refuses of what it is given: more than its peer receives.
+    bed.right.ip("link set dev eth0 mtu 1000")?;
+    for _ in 0..3 {
+        send(&[0x5a; 1400])?;
+    }
+    counted(13)?;
+    ensure!(
+        lost(&router, "eth1")? == 0 && lost(&other, "eth2")? == 0,
+        "{}",
+        router.run("stats")?
+    );
+    router.unload()?;
+    other.unload()
+}
+
+/// Said, and mended if that is wanted.
+fn gro_later() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    let heard = |router: &Router, times: usize, text: &str| {
+        wait::until(&format!("{text}, {times} times"), PATIENCE, || {
+            Ok((router.said().matches(text).count() == times).then_some(()))
+        })
+    };
+    let lose = || bed.right.run("ethtool -K eth0 gro off").map(drop);
+    let (is_lost, is_fine) = (
+        "eth2: frames that are redirected to it are lost",
+        "frames that are redirected to it are not lost any more",
+    );
+    bed.right.run("ethtool -K eth0 gro on")?;
+    let router = Router::load(&bed.netns, PORTS)?;
+    lose()?;
+    heard(&router, 1, is_lost)?;
+    ensure!(
+        router
+            .said()
+            .contains(&format!("ip netns exec {} ethtool", bed.right.name())),
+        "{}",
+        router.said()
+    );
+    bed.right.run("ethtool -K eth0 gro on")?;
+    heard(&router, 1, is_fine)?;
+    lose()?;
+    heard(&router, 2, is_lost)?;
+    router.unload()?;
+
+    let router = Router::load(&bed.netns, &format!("{PORTS} --fix-peers"))?;
+    heard(&router, 1, "GRO is on at its veth peer")?;
+    lose()?;
+    heard(&router, 2, "GRO is on at its veth peer")?;
+    ensure!(!router.said().contains(is_lost), "{}", router.said());
+    let links: Vec<Link> = router.json("link show")?;
+    ensure!(links.iter().all(|link| link.redirect_target == Some(true)), "{links:?}");
     router.unload()
 }
 

@@ -7,36 +7,89 @@ use netlink_packet_core::{
     NetlinkPayload, NetlinkSerializable, NlasIterator, Parseable,
 };
 use netlink_sys::protocols::NETLINK_GENERIC;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
 
 use super::{Capabilities, XdpFeatures};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::netlink::error_of;
 
-/// `None` on kernels that have no netdev family (before Linux 6.3).
-pub fn xdp_features(ifindex: u32) -> io::Result<Option<XdpFeatures>> {
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_MCAST_GROUPS: u16 = 7;
+const CTRL_ATTR_MCAST_GRP_NAME: u16 = 1;
+const CTRL_ATTR_MCAST_GRP_ID: u16 = 2;
+const NETDEV_A_DEV_IFINDEX: u16 = 1;
+
+/// A socket of its own, and what the kernel says of the netdev family; `None` on kernels that have none (before Linux 6.3).
+fn netdev_family() -> io::Result<Option<(Socket, Generic)>> {
     const CONTROLLER: u16 = 16;
     const CTRL_CMD_GETFAMILY: u8 = 3;
-    const CTRL_ATTR_FAMILY_ID: u16 = 1;
     const CTRL_ATTR_FAMILY_NAME: u16 = 2;
-    const NETDEV_CMD_DEV_GET: u8 = 1;
-    const NETDEV_A_DEV_IFINDEX: u16 = 1;
-    const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let name = DefaultNla::new(CTRL_ATTR_FAMILY_NAME, b"netdev\0".to_vec());
-    let family = match ask(&socket, CONTROLLER, CTRL_CMD_GETFAMILY, name) {
-        Ok(answer) => answer.number::<2>(CTRL_ATTR_FAMILY_ID).map(u16::from_ne_bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
+    match ask(&socket, CONTROLLER, CTRL_CMD_GETFAMILY, name) {
+        Ok(family) => Ok(Some((socket, family))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `None` on kernels that have no netdev family (before Linux 6.3).
+pub fn xdp_features(ifindex: u32) -> io::Result<Option<XdpFeatures>> {
+    const NETDEV_CMD_DEV_GET: u8 = 1;
+    const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+
+    let Some((socket, family)) = netdev_family()? else {
+        return Ok(None);
     };
-    let Some(family) = family else { return Ok(None) };
+    let Some(family) = family.number::<2>(CTRL_ATTR_FAMILY_ID).map(u16::from_ne_bytes) else {
+        return Ok(None);
+    };
     let ifindex = DefaultNla::new(NETDEV_A_DEV_IFINDEX, ifindex.to_ne_bytes().to_vec());
     let device = ask(&socket, family, NETDEV_CMD_DEV_GET, ifindex)?;
     let features = device.number::<8>(NETDEV_A_DEV_XDP_FEATURES).map(u64::from_ne_bytes);
     Ok(features.map(XdpFeatures))
+}
+
+/// Hears of interfaces whose XDP features change.
+pub struct FeatureChanges {
+    socket: TokioSocket,
+}
+
+impl FeatureChanges {
+    /// `None` on kernels that have no netdev family (before Linux 6.3). Must be called within a tokio runtime.
+    pub fn follow() -> io::Result<Option<Self>> {
+        const NAME: &[u8] = b"mgmt\0";
+        let Some((_, family)) = netdev_family()? else {
+            return Ok(None);
+        };
+        let groups = family.nested(CTRL_ATTR_MCAST_GROUPS);
+        let groups = groups.iter().map(|group| nested(group));
+        let group = groups.filter_map(|attributes| {
+            let of = |kind| {
+                attributes
+                    .iter()
+                    .find(|(found, _)| *found == kind)
+                    .map(|(_, value)| &value[..])
+            };
+            (of(CTRL_ATTR_MCAST_GRP_NAME)? == NAME).then_some(of(CTRL_ATTR_MCAST_GRP_ID)?.try_into().ok())?
+        });
+        let group = Vec::from_iter(group).first().copied().map(u32::from_ne_bytes);
+        let group = group.ok_or_else(|| io::Error::other("the netdev family has no group `mgmt`"))?;
+        let mut socket = TokioSocket::new(NETLINK_GENERIC)?;
+        socket.socket_mut().bind_auto()?;
+        socket.socket_mut().add_membership(group)?;
+        Ok(Some(Self { socket }))
+    }
+
+    /// The next interface that changed; `None`: it may be any. May be dropped and called anew at any time.
+    pub async fn next(&mut self) -> Option<u32> {
+        let (datagram, _) = self.socket.recv_from_full().await.ok()?;
+        let changed = read(&datagram).ok()?.number::<4>(NETDEV_A_DEV_IFINDEX)?;
+        Some(u32::from_ne_bytes(changed))
+    }
 }
 
 /// The driver of a device on a bus, or the kind of a virtual interface. /sys/bus is the same in all network namespaces.
@@ -117,7 +170,28 @@ pub(super) struct Generic {
 const GENL_HDRLEN: usize = 4;
 const GENL_VERSION: u8 = 1;
 
+/// The attributes within the value of another one, as kind and value.
+fn nested(value: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let attributes = NlasIterator::new(value).map_while(Result::ok);
+    attributes
+        .map(|attribute| (attribute.kind(), attribute.value().to_vec()))
+        .collect()
+}
+
 impl Generic {
+    /// The values of the attributes within an attribute.
+    fn nested(&self, kind: u16) -> Vec<Vec<u8>> {
+        use netlink_packet_core::Nla;
+        let attribute = self.attributes.iter().find(|attribute| attribute.kind() == kind);
+        let value = attribute.map(|attribute| {
+            let mut value = vec![0; attribute.value_len()];
+            attribute.emit_value(&mut value);
+            value
+        });
+        let inner = nested(&value.unwrap_or_default()).into_iter();
+        inner.map(|(_, value)| value).collect()
+    }
+
     pub(super) fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
         use netlink_packet_core::Nla;
         let attribute = self.attributes.iter().find(|attribute| attribute.kind() == kind)?;

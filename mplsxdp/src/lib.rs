@@ -6,7 +6,7 @@
 //!   controller               the one event loop that ties the wings together
 //!   lfib  neighbour  slowpath  routes -> table writes; next hops -> MAC addresses; exceptions -> answers (pure at heart)
 //!   dataplane                the tables, in memory or in the kernel; loading and attaching
-//!     log                    lines on standard error that hold up nobody
+//!     log  descriptors       lines on standard error that hold up nobody; the limit of file descriptors
 //! ```
 
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod controller;
 pub mod dataplane;
+pub mod descriptors;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod lfib;

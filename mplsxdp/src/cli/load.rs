@@ -10,6 +10,7 @@ use super::args::{Global, LoadArgs};
 use super::{Failure, config_file, netns};
 use crate::config::{Config, ConfigError, Options};
 use crate::controller::{Reread, preflight, told};
+use crate::descriptors;
 use crate::log::Log;
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
@@ -25,6 +26,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
         enter_netns(name)?;
     }
     let log = log_to_stderr(config.verbose)?;
+    descriptors::raise_limit();
     // The last word, too, goes by the log: it must not wait for a reader for ever.
     run(config, reread).map_err(|failure| {
         log.line(&format!("mplsxdp: {failure}"));
@@ -36,7 +38,7 @@ fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
+        .map_err(|error| Failure::Refused(told(&anyhow::Error::new(error).context("cannot start"))))?;
     runtime
         .block_on(crate::controller::run(config, reread))
         .map_err(|error| Failure::Refused(told(&error)))

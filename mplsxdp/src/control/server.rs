@@ -19,6 +19,7 @@ use super::api::{self, ChangeMode, Error, Reply, Request};
 use super::call::{self, Command, Flags, List};
 use super::codec::{Message, Messages};
 use super::{Call, MAX_MESSAGE_BYTES, Peer};
+use crate::descriptors::Shortage;
 use crate::lfib::next_hops::Position;
 use crate::lfib::route::{Route, RouteKey};
 
@@ -94,7 +95,11 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Li
                 }
             }
             Err(error) => {
-                tracing::warn!("control socket: cannot accept a client: {error}");
+                let hint = Shortage::of(&error).map(|shortage| format!(": {shortage}"));
+                tracing::warn!(
+                    "control socket: cannot accept a client: {error}{}",
+                    hint.unwrap_or_default()
+                );
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -36,6 +36,7 @@ use crate::control::api::{self, ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, Peer, server, socket};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, LostFrames, Sizes};
+use crate::descriptors::Shortage;
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::route::{NextHop, Owner};
 use crate::lfib::{ChangeError, Lfib, Reach};
@@ -140,16 +141,20 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     failure.map_or(Ok(()), Err)
 }
 
-/// An error with its causes, each said once: many say their cause themselves.
+/// An error with its causes, each said once: many say their cause themselves. And what to do if file descriptors ran out.
 pub fn told(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |told, cause| {
+    let told = error.chain().fold(String::new(), |told, cause| {
         let cause = cause.to_string();
         match told.is_empty() {
             true => cause,
             false if told.contains(&cause) => told,
             false => format!("{told}: {cause}"),
         }
-    })
+    });
+    match Shortage::of(error.as_ref()) {
+        Some(shortage) => format!("{told}: {shortage}"),
+        None => told,
+    }
 }
 
 /// A number that no other router is likely to have: all that the standard library's hashers are for.

@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use super::btf::Offsets;
 use super::inject::Injector;
 use super::release::{OLDEST, Release};
+use crate::descriptors::hint_unless_short;
 
 /// The maps that all copies of the program share.
 pub const SHARED_MAPS: &[&str] = &[
@@ -62,9 +63,12 @@ pub struct Sizes {
 /// Something did not go into the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("cannot make a bpffs for the maps: {0}; this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL")]
+    #[error(
+        "cannot make a bpffs for the maps: {0}{hint}",
+        hint = hint_unless_short(.0, "this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL")
+    )]
     Bpffs(#[source] io::Error),
-    #[error("cannot load the XDP object: {0}; this needs CAP_BPF and CAP_NET_ADMIN")]
+    #[error("cannot load the XDP object: {0}{hint}", hint = hint_unless_short(.0, "this needs CAP_BPF and CAP_NET_ADMIN"))]
     Object(#[from] Box<EbpfError>),
     #[error("the XDP object has no program {0}")]
     NoProgram(&'static str),
@@ -72,6 +76,8 @@ pub enum LoadError {
     Program(#[from] Box<ProgramError>),
     #[error("cannot watch for frames that are lost after a redirect: {0}")]
     LostFrames(#[source] io::Error),
+    #[error("cannot keep the XDP program: {0}")]
+    Keep(#[source] io::Error),
     #[error("cannot read the XDP program's log records: {0}")]
     Log(#[source] io::Error),
     #[error(
@@ -356,5 +362,8 @@ fn load_one(mut object: Ebpf, name: &'static str) -> Result<Xdp, LoadError> {
     let alone = program
         .info()
         .and_then(|info| Xdp::from_program_info(info, name.into(), XdpAttachType::Interface));
-    Ok(alone.map_err(Box::new)?)
+    alone.map_err(|error| match error {
+        ProgramError::IOError(error) => LoadError::Keep(error),
+        other => Box::new(other).into(),
+    })
 }

@@ -25,6 +25,8 @@ use tokio::io::unix::AsyncFd;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
+use crate::descriptors::hint_unless_short;
+
 /// Descriptors in the receive ring of a queue: what a burst may bring while this process is not running.
 const RECEIVE_RING: u32 = 1024;
 /// Chunks that stay in the fill ring when the receive ring is full: more than the largest frame takes.
@@ -100,7 +102,11 @@ pub enum XskError {
     #[error("{0:?} is no name of an interface")]
     Name(String),
     #[error(
-        "cannot have {bytes} bytes of memory for an AF_XDP socket: {source}; this needs a kernel with CONFIG_XDP_SOCKETS, CAP_NET_RAW, and CAP_IPC_LOCK or a larger memlock limit (`ulimit -l`)"
+        "cannot have {bytes} bytes of memory for an AF_XDP socket: {source}{}",
+        hint_unless_short(
+            .source,
+            "this needs a kernel with CONFIG_XDP_SOCKETS, CAP_NET_RAW, and CAP_IPC_LOCK or a larger memlock limit (`ulimit -l`)"
+        )
     )]
     Memory { bytes: u64, source: io::Error },
     #[error("cannot bind an AF_XDP socket to queue {queue} of {interface}: {source}{}", bind_hint(.source))]

@@ -1,11 +1,12 @@
 //! Loading, unloading, being killed, and meeting oneself.
 
-use std::fs::Permissions;
+use fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Output};
 use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -47,7 +48,116 @@ pub fn tests() -> Vec<Trial> {
             "lifecycle::others_are_answered_while_a_link_waits_for_its_queue",
             busy_queue,
         ),
+        test("lifecycle::a_port_takes_three_file_descriptors", descriptors),
+        test(
+            "lifecycle::the_limit_of_file_descriptors_is_raised_and_named",
+            few_descriptors,
+        ),
     ]
+}
+
+/// The file descriptors that `mplsxdp` has while nobody asks it anything.
+fn count_descriptors(router: &Router) -> Result<usize> {
+    let pid = router.json::<Status>("status")?.pid;
+    // The client of the last command may not have been seen off yet.
+    let mut fewest = usize::MAX;
+    for _ in 0..20 {
+        fewest = fewest.min(fs::read_dir(format!("/proc/{pid}/fd"))?.count());
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(fewest)
+}
+
+/// One veth after the other, `p0` and so on, in the router's namespace with their peers.
+fn add_veths(netns: &Netns, count: usize) -> Result<()> {
+    for number in 0..count {
+        netns.ip(&format!("link add p{number} type veth peer name q{number}"))?;
+        netns.ip(&format!("link set dev p{number} up"))?;
+        netns.ip(&format!("link set dev q{number} up"))?;
+    }
+    Ok(())
+}
+
+/// `mplsxdp load` under limits of file descriptors.
+fn load_limited(bench: &Bench, limits: &str, options: &str) -> Result<Router> {
+    let name = bench.netns.name();
+    let mut command = Command::new("sh");
+    let script = format!("{limits} && exec \"$0\" load -n {name} --instance {name} {options}");
+    command.args(["-c", &script]).arg(program()?);
+    Router::start(&bench.netns, name, command)
+}
+
+fn descriptors() -> Result<()> {
+    const MORE: usize = 6;
+    let bench = Bench::new()?;
+    add_veths(&bench.netns, MORE)?;
+    let router = Router::load(&bench.netns, PORTS)?;
+    let before = count_descriptors(&router)?;
+    for number in 0..MORE {
+        let kind = if number % 2 == 0 { "" } else { "tx-only" };
+        router.run(&format!("link add p{number} {kind}"))?;
+    }
+    // The program, its link, and an AF_XDP socket on the only queue.
+    let with_ports = count_descriptors(&router)?;
+    ensure!(with_ports - before == 3 * MORE, "{before} and {with_ports}");
+    // A sub-interface takes none.
+    router.run("link add p0.7")?;
+    ensure!(count_descriptors(&router)? == with_ports, "a sub-interface takes some");
+    router.run("link del p0.7")?;
+    for number in 0..MORE {
+        router.run(&format!("link del p{number}"))?;
+    }
+    ensure!(count_descriptors(&router)? == before, "not all are given back");
+    // 256 ports and 128 clients fit 1024.
+    ensure!(before - 2 * 3 + 256 * 3 + 128 <= 1024, "{before} with two ports");
+    router.unload()
+}
+
+fn few_descriptors() -> Result<()> {
+    const ADVICE: [&str; 2] = ["`ulimit -n 65536`", "`LimitNOFILE=65536`"];
+    let bench = Bench::new()?;
+    add_veths(&bench.netns, 12)?;
+    // The hard limit counts.
+    let router = load_limited(&bench, "ulimit -Sn 20", PORTS)?;
+    bench.expect_swap(&router)?;
+    router.unload()?;
+
+    let limit = 72;
+    let router = load_limited(&bench, &format!("ulimit -n {limit}"), PORTS)?;
+    let mut refusal = None;
+    let mut ports = 0;
+    while ports < 12 && refusal.is_none() {
+        match router.run(&format!("link add p{ports}")) {
+            Ok(_) => ports += 1,
+            Err(error) => refusal = Some(format!("{error:#}")),
+        }
+    }
+    let refusal = refusal.context("12 more ports within the limit")?;
+    for part in ADVICE.into_iter().chain(["its limit of 72 file descriptors"]) {
+        ensure!(refusal.contains(part), "{part}: {refusal}");
+    }
+    ensure!(!refusal.contains("CAP_") && !refusal.contains("memlock"), "{refusal}");
+    // What there was is there, and what is given back can be had again.
+    let links: Vec<Link> = router.json("link show")?;
+    ensure!(links.len() == ports + 2, "{links:?}");
+    bench.expect_swap(&router)?;
+    router.run("link del p0")?;
+    router.run("link add p0")?;
+    router.unload()?;
+
+    // At whatever point of the load they run out.
+    for limit in [24, 28, 32, 36, 40, 44, 48] {
+        match load_limited(&bench, &format!("ulimit -n {limit}"), PORTS) {
+            Ok(router) => router.unload()?,
+            Err(error) => {
+                let said = format!("{error:#}");
+                ensure!(ADVICE.iter().all(|part| said.contains(part)), "{limit}: {said}");
+                ensure!(!said.contains("CAP_") && !said.contains("memlock"), "{limit}: {said}");
+                ensure_nothing_left(&bench.netns, bench.netns.name())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Bench {
@@ -281,8 +391,8 @@ fn by_group_member() -> Result<()> {
     let name = bench.netns.name();
     // Where everybody may go.
     let copy = std::env::temp_dir().join(format!("{name}.mplsxdp"));
-    std::fs::copy(program()?, &copy)?;
-    std::fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+    fs::copy(program()?, &copy)?;
+    fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
     let group = Group::from_name("mplsxdp")?.map_or(0, |group| group.gid.as_raw());
     let run = |words: &[&str]| -> Result<Output> {
         let member = ["--reuid", NOBODY, "--regid", &group.to_string(), "--clear-groups"];
@@ -331,7 +441,7 @@ fn by_group_member() -> Result<()> {
         Ok(())
     };
     let tested = test();
-    std::fs::remove_file(&copy)?;
+    fs::remove_file(&copy)?;
     tested
 }
 
@@ -352,7 +462,7 @@ fn notify() -> Result<()> {
         .env("NOTIFY_SOCKET", &path);
     let router = Router::start(&bench.netns, name, command);
     let first = told();
-    std::fs::remove_file(&path)?;
+    fs::remove_file(&path)?;
     let first = first?;
     ensure!(first.lines().any(|line| line == "READY=1"), "{first}");
     router?.unload()

@@ -506,7 +506,7 @@ impl Ports {
         };
         let parent = links.get(found.parent).context("the parent interface has just gone")?;
         let port = self.interface(found.parent);
-        let (facts, parent) = match port {
+        let (mut facts, parent) = match port {
             None => (self.checked(&parent.name, netlink).await?, parent),
             Some(port) if port.role == Role::Local => {
                 anyhow::bail!(
@@ -525,8 +525,8 @@ impl Ports {
                 (preflight::gather(&parent.name, netlink).await?, parent)
             }
         };
-        let notes = preflight::check_tags(&facts)?;
-        let mut notes = notes;
+        facts.look_at_peer(netlink).await;
+        let mut notes = preflight::check_tags(&facts)?;
         let device = found.device.and_then(|device| links.get(device));
         notes.extend(device.and_then(preflight::is_down));
         let mac = device.and_then(|device| device.mac).or(parent.mac);
@@ -777,8 +777,12 @@ impl Ports {
             other => anyhow::Error::from(other),
         })?;
         // Some drivers take redirected frames only once they have a program.
-        let facts = self.gather_fixed(&facts.name, netlink).await?;
+        let mut facts = self.gather_fixed(&facts.name, netlink).await?;
         let mut notes = preflight::check_attached(&facts, self.mode)?;
+        if role != Role::TxOnly {
+            facts.look_at_peer(netlink).await;
+            notes.extend(facts.peer_sends_unsegmented(self.mode));
+        }
         if role == Role::Switching {
             notes.extend(facts.hides_tags());
         }

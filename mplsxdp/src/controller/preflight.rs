@@ -20,7 +20,7 @@ mod kernel;
 mod netns;
 
 pub use kernel::FeatureChanges;
-use netns::FarEnd;
+use netns::{FarEnd, Sending};
 
 /// Drivers keep frames of at most this MTU in one buffer.
 pub const ONE_BUFFER_MTU: u32 = 1500;
@@ -54,8 +54,8 @@ pub struct Facts {
     pub guest_checksum: bool,
     /// What becomes of VLAN tags on the way in; `None` where the kernel does not tell.
     pub vlan: Option<VlanOffloads>,
-    /// The same of the peer.
-    pub peer_vlan: Option<VlanOffloads>,
+    /// How the other end of a veth sends, once [`Facts::look_at_peer`] has seen it.
+    pub peer_sends: Option<Sending>,
     pub capabilities: Capabilities,
     pub page_size_bytes: u32,
 }
@@ -275,7 +275,7 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         driver: link.as_ref().and_then(kernel::driver),
         guest_checksum: link.as_ref().is_some_and(kernel::guest_checksum),
         vlan: link.as_ref().and_then(|link| ethtool::vlan_offloads(&link.name).ok()),
-        peer_vlan: peer.as_ref().and_then(|peer| ethtool::vlan_offloads(&peer.name).ok()),
+        peer_sends: None,
         link,
         peer,
         far_end: far_end.filter(|_| is_veth),
@@ -381,15 +381,12 @@ pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
     if facts.is_veth() {
         // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
         // beside it, if the peer says that it puts tags in.
-        let note = match (&facts.peer, facts.peer_vlan) {
-            (Some(peer), Some(VlanOffloads { transmit, .. })) if transmit.any() => Some(format!(
-                "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `ethtool -K {peer} {}`",
-                facts.name,
-                off(&transmit, ["txvlan", "tx-vlan-stag-hw-insert"]),
-                peer = peer.name,
-            )),
-            _ => None,
-        };
+        let note = facts.peer_puts_tags_beside().map(|(peer, command)| {
+            format!(
+                "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `{command}`",
+                facts.name
+            )
+        });
         return Ok(note.into_iter().collect());
     }
     match facts.vlan {
@@ -595,16 +592,69 @@ impl Facts {
         ))
     }
 
+    /// Looks at how the other end of a veth sends. What cannot be seen stays unknown.
+    pub async fn look_at_peer(&mut self, netlink: &Netlink) {
+        if self.far_end.is_none()
+            && self.is_veth()
+            && let Some(peer) = self.link.as_ref().and_then(|link| link.peer)
+        {
+            self.far_end = FarEnd::find(peer, netlink).await;
+        }
+        if let Some(far_end) = &self.far_end {
+            self.peer_sends = far_end.sending().await.ok();
+        }
+    }
+
+    /// The peer of a veth that leaves the tags of its VLAN devices beside the frames, and what ends that.
+    fn peer_puts_tags_beside(&self) -> Option<(&Arc<str>, String)> {
+        let tags = self.peer_sends.as_ref()?.vlan.transmit;
+        let far_end = self.far_end.as_ref().filter(|_| tags.any())?;
+        let command = format!(
+            "{}ethtool -K {} {}",
+            far_end.shell_prefix(),
+            far_end.name,
+            off(&tags, ["txvlan", "tx-vlan-stag-hw-insert"])
+        );
+        Some((&far_end.name, command))
+    }
+
     /// On an interface whose frames are switched as if they had no tags.
     pub fn hides_tags(&self) -> Option<String> {
+        if self.is_veth() {
+            let (peer, command) = self.peer_puts_tags_beside()?;
+            let devices = self.peer_sends.as_ref()?.vlan_devices.join(", ");
+            return (!devices.is_empty()).then(|| {
+                format!(
+                    "{}: its veth peer {peer} hides the VLAN tags of {devices} from XDP, which treats their frames as untagged: \
+                     `{command}`",
+                    self.name
+                )
+            });
+        }
         let tags = self.vlan?.receive_optional;
-        (tags.any() && !self.is_veth()).then(|| {
+        tags.any().then(|| {
             format!(
                 "{name}: its driver{driver} takes VLAN tags out of frames before XDP sees them, and those of every VLAN are taken for \
                  untagged ones: `ethtool -K {name} {off}`",
                 name = self.name,
                 driver = in_parentheses(self.driver.as_deref()),
                 off = off(&tags, ["rxvlan", "rx-vlan-stag-hw-parse"]),
+            )
+        })
+    }
+
+    /// In generic mode the program gets the packets of a veth's peer as that leaves them to be segmented; in native mode the kernel
+    /// has segmented them before.
+    pub fn peer_sends_unsegmented(&self, mode: XdpMode) -> Option<String> {
+        let far_end = self.far_end.as_ref()?;
+        let unsegmented = mode == XdpMode::Generic && self.peer_sends.as_ref()?.unsegmented;
+        unsegmented.then(|| {
+            format!(
+                "{name}: in generic mode TCP packets of its veth peer {peer} arrive unsegmented (TSO), too big for a label: \
+                 `{prefix}ethtool -K {peer} tso off`",
+                name = self.name,
+                peer = far_end.name,
+                prefix = far_end.shell_prefix(),
             )
         })
     }
@@ -820,7 +870,7 @@ mod tests {
             driver: Some("ixgbe".into()),
             guest_checksum: false,
             vlan: Some(VlanOffloads::default()),
-            peer_vlan: None,
+            peer_sends: None,
             capabilities: Capabilities(!0),
             page_size_bytes: 4096,
         }
@@ -1202,9 +1252,12 @@ mod tests {
             );
         }
         // A veth only says so.
-        let pair = |peer_vlan| Facts {
+        let pair = |vlan: Option<VlanOffloads>| Facts {
             vlan: offloads(kinds(true, true), none),
-            peer_vlan,
+            peer_sends: vlan.map(|vlan| Sending {
+                vlan,
+                ..Sending::default()
+            }),
             ..veth()
         };
         for peer_vlan in [None, offloads(kinds(true, true), none)] {
@@ -1218,6 +1271,42 @@ mod tests {
               tx-vlan-stag-hw-insert off`"
             ]
         );
+        // At load only if there are VLAN devices; in whichever network namespace.
+        let with_devices = |devices: &[&str]| Facts {
+            far_end: Some(far_end(Some("/run/netns/h1"))),
+            peer_sends: Some(Sending {
+                vlan: offloads(none, kinds(true, false)).unwrap(),
+                vlan_devices: devices.iter().map(|&device| device.to_owned()).collect(),
+                unsegmented: false,
+            }),
+            ..veth()
+        };
+        assert_eq!(with_devices(&[]).hides_tags(), None);
+        assert_eq!(
+            with_devices(&["host1.100", "v7"]).hides_tags().unwrap(),
+            "eth1: its veth peer host1 hides the VLAN tags of host1.100, v7 from XDP, which treats their frames as untagged: \
+             `ip netns exec h1 ethtool -K host1 txvlan off`"
+        );
+    }
+
+    #[test]
+    fn what_a_veth_peer_leaves_unsegmented_is_told_in_generic_mode() {
+        let sends = |unsegmented| Facts {
+            far_end: Some(far_end(Some("/run/netns/h1"))),
+            peer_sends: Some(Sending {
+                unsegmented,
+                ..Sending::default()
+            }),
+            ..veth()
+        };
+        assert_eq!(
+            sends(true).peer_sends_unsegmented(XdpMode::Generic).unwrap(),
+            "eth1: in generic mode TCP packets of its veth peer host1 arrive unsegmented (TSO), too big for a label: \
+             `ip netns exec h1 ethtool -K host1 tso off`"
+        );
+        assert_eq!(sends(true).peer_sends_unsegmented(XdpMode::Native), None);
+        assert_eq!(sends(false).peer_sends_unsegmented(XdpMode::Generic), None);
+        assert_eq!(nic().peer_sends_unsegmented(XdpMode::Generic), None);
     }
 
     #[test]

@@ -113,11 +113,18 @@ pub fn vlan_offloads(interface: &str) -> io::Result<VlanOffloads> {
 /// Whether the kernel merges the packets of a flow that arrive (GRO).
 pub fn merges(interface: &str) -> io::Result<bool> {
     const ETHTOOL_GGRO: u32 = 0x2b;
+    is_on(interface, ETHTOOL_GGRO)
+}
 
-    let mut value = EthtoolValue {
-        command: ETHTOOL_GGRO,
-        data: 0,
-    };
+/// Whether TCP packets are sent that are yet to be segmented (TSO).
+pub fn sends_unsegmented(interface: &str) -> io::Result<bool> {
+    const ETHTOOL_GTSO: u32 = 0x1e;
+    is_on(interface, ETHTOOL_GTSO)
+}
+
+/// What one of the commands that read a single setting answers.
+fn is_on(interface: &str, command: u32) -> io::Result<bool> {
+    let mut value = EthtoolValue { command, data: 0 };
     request(interface, &mut value)?;
     Ok(value.data != 0)
 }

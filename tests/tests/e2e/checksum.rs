@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         test("checksum::what_takes_the_slow_path_is_finished_too", slow_path),
         test("checksum::the_slow_path_finishes_what_xdp_cannot", generic),
         test("checksum::a_port_that_trusts_changes_nothing", trusting),
+        test("checksum::unsegmented_packets_of_a_peer_are_warned_of", unsegmented),
         test("checksum::the_mode_is_chosen_and_shown", shown),
     ]
 }
@@ -171,6 +172,16 @@ fn operations() -> Result<()> {
 fn generic() -> Result<()> {
     // Not held back by the limit of exceptions.
     finishes_all(&format!("{GENERIC} --punt-rate 1"), true)
+}
+
+/// In generic mode, what a veth's peer leaves to be segmented is too big for a label: said at load.
+fn unsegmented() -> Result<()> {
+    for (options, told) in [(GENERIC, true), (NATIVE, false)] {
+        let bench = Bench::new(options)?;
+        let said = bench.router.said();
+        ensure!(said.contains("arrive unsegmented (TSO)") == told, "{said}");
+    }
+    Ok(())
 }
 
 fn slow_path() -> Result<()> {

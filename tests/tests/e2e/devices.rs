@@ -29,6 +29,12 @@ pub fn tests() -> Vec<Trial> {
         test("devices::veths_whose_peers_must_have_gro", fix_peers),
         test("devices::frames_that_a_port_does_not_take_are_counted", redirect_lost),
         test("devices::gro_that_is_switched_off_later", gro_later),
+        test("devices::veth_peers_elsewhere_that_hide_tags", hidden_tags),
+        test_with(
+            "devices::veth_peers_elsewhere_with_vlan_devices",
+            Some(Need::LinkKind("vlan", "8021q")),
+            hidden_vlan_devices,
+        ),
         test("devices::tap_of_a_vm", tap),
         test_with(
             "devices::tap_of_a_vm_with_two_queues_and_virtio_headers",
@@ -351,6 +357,46 @@ fn gro_later() -> Result<()> {
     ensure!(!router.said().contains(is_lost), "{}", router.said());
     let links: Vec<Link> = router.json("link show")?;
     ensure!(links.iter().all(|link| link.redirect_target == Some(true)), "{links:?}");
+    router.unload()
+}
+
+/// A sub-interface does not see the tags of VLAN devices on its veth peer, which is in another network namespace.
+fn hidden_tags() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    let remedy = format!(
+        "`ip netns exec {} ethtool -K eth0 txvlan off tx-vlan-stag-hw-insert off`",
+        bed.left.name()
+    );
+    for (state, told) in [("on", true), ("off", false)] {
+        bed.left.run(&format!(
+            "ethtool -K eth0 txvlan {state} tx-vlan-stag-hw-insert {state}"
+        ))?;
+        let router = Router::load(&bed.netns, "--iface eth1.100 --iface eth2")?;
+        let said = router.said();
+        ensure!(
+            said.contains(&remedy) == told && !said.contains("treats their"),
+            "{said}"
+        );
+        router.unload()?;
+    }
+    Ok(())
+}
+
+/// A port without sub-interfaces takes their frames for untagged ones.
+fn hidden_vlan_devices() -> Result<()> {
+    let bed = Bed::with_left_cable()?;
+    bed.left.ip("link add link eth0 name customer type vlan id 100")?;
+    let router = Router::load(&bed.netns, PORTS)?;
+    let said = router.said();
+    let warning = format!(
+        "eth1: its veth peer eth0 hides the VLAN tags of customer from XDP, which treats their frames as untagged: \
+         `ip netns exec {} ethtool -K eth0 txvlan off",
+        bed.left.name()
+    );
+    ensure!(
+        said.contains(&warning) && !said.contains("eth2: its veth peer"),
+        "{said}"
+    );
     router.unload()
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::net::if_::if_nameindex;
 use nix::sched::{CloneFlags, setns};
 
-use crate::dataplane::ethtool::Feature;
+use crate::dataplane::ethtool::{self, Feature, VlanOffloads};
 use crate::neighbour::Peer;
 use crate::neighbour::netlink::Netlink;
 
@@ -22,6 +22,16 @@ pub struct FarEnd {
     pub name: Arc<str>,
     /// A file that stands for its network namespace; `None`: it is in this one.
     pub netns: Option<PathBuf>,
+}
+
+/// How the other end of a veth sends.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sending {
+    pub vlan: VlanOffloads,
+    /// The names of its VLAN devices.
+    pub vlan_devices: Vec<String>,
+    /// TCP packets are larger than the MTU (TSO).
+    pub unsegmented: bool,
 }
 
 impl FarEnd {
@@ -50,15 +60,37 @@ impl FarEnd {
 
     /// What makes a veth take the frames that are redirected to it, for a shell.
     pub fn command(&self) -> String {
-        let before = match &self.netns {
+        let (before, name) = (self.shell_prefix(), &self.name);
+        format!("{before}ethtool -K {name} gro off; {before}ethtool -K {name} gro on")
+    }
+
+    /// What a command begins with that is to run in its network namespace.
+    pub fn shell_prefix(&self) -> String {
+        match &self.netns {
             None => String::new(),
             Some(path) => match path.strip_prefix(NAMED) {
                 Ok(name) => format!("ip netns exec {} ", name.display()),
                 Err(_) => format!("nsenter --net={} ", path.display()),
             },
+        }
+    }
+
+    /// How it sends.
+    pub async fn sending(&self) -> io::Result<Sending> {
+        let name = self.name.clone();
+        let look = move || {
+            // The file is not there until the kernel has VLAN devices.
+            let config = std::fs::read_to_string("/proc/thread-self/net/vlan/config").unwrap_or_default();
+            Ok(Sending {
+                vlan: ethtool::vlan_offloads(&name)?,
+                vlan_devices: vlan_devices(&config, &name),
+                unsegmented: ethtool::sends_unsegmented(&name)?,
+            })
         };
-        let name = &self.name;
-        format!("{before}ethtool -K {name} gro off; {before}ethtool -K {name} gro on")
+        match &self.netns {
+            None => look(),
+            Some(path) => within(File::open(path)?, look).await,
+        }
     }
 
     /// The same as [`FarEnd::command`]. A veth looks only at changes, so that GRO that is on is switched off first.
@@ -73,6 +105,16 @@ impl FarEnd {
             Some(path) => within(File::open(path)?, switch).await,
         }
     }
+}
+
+/// The VLAN devices on `parent`, of those in the kernel's `/proc/net/vlan/config`: lines `NAME | VID | PARENT` behind two that say so.
+fn vlan_devices(config: &str, parent: &str) -> Vec<String> {
+    let devices = config.lines().filter_map(|line| {
+        let mut columns = line.split('|').map(str::trim);
+        let (name, _vid, on) = (columns.next()?, columns.next()?, columns.next()?);
+        (on == parent).then(|| name.to_owned())
+    });
+    devices.collect()
 }
 
 /// Files that stand for network namespaces: those with a name first, then one of a process for each other one.
@@ -108,4 +150,19 @@ async fn within<T: Send + 'static>(
         let _ = sender.send(result);
     })?;
     receiver.await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlan_devices_are_those_on_the_interface() {
+        let config = "VLAN Dev name\t | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n\
+                      eth0.100       | 100  | eth0\nvlan7          | 7  | eth0\neth1.100       | 100  | eth1\n\
+                      eth0.100.10    | 10  | eth0.100\n";
+        assert_eq!(vlan_devices(config, "eth0"), ["eth0.100", "vlan7"]);
+        assert_eq!(vlan_devices(config, "eth"), Vec::<String>::new());
+        assert_eq!(vlan_devices("", "eth0"), Vec::<String>::new());
+    }
 }

@@ -227,6 +227,10 @@ impl Loader {
             Ok(_) => attach(LOST_BY_DRIVER)?,
             Err(error) => warn!(%error, "cannot count the frames that drivers refuse: `redirect-lost` is without them"),
         }
+        // The kernel holds the maps through the programs.
+        for name in SHARED_MAPS {
+            drop(object.take_map(name));
+        }
         Ok(LostFrames { _object: object })
     }
 

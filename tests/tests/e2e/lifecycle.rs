@@ -122,7 +122,7 @@ fn few_descriptors() -> Result<()> {
     bench.expect_swap(&router)?;
     router.unload()?;
 
-    let limit = 72;
+    let limit = 90;
     let router = load_limited(&bench, &format!("ulimit -n {limit}"), PORTS)?;
     let mut refusal = None;
     let mut ports = 0;
@@ -133,7 +133,7 @@ fn few_descriptors() -> Result<()> {
         }
     }
     let refusal = refusal.context("12 more ports within the limit")?;
-    for part in ADVICE.into_iter().chain(["its limit of 72 file descriptors"]) {
+    for part in ADVICE.into_iter().chain(["its limit of 90 file descriptors"]) {
         ensure!(refusal.contains(part), "{part}: {refusal}");
     }
     ensure!(!refusal.contains("CAP_") && !refusal.contains("memlock"), "{refusal}");

@@ -30,7 +30,6 @@ pub mod map {
     pub const META: &str = "META";
     /// The ring buffer that aya-log's records come through.
     pub const LOG_RECORDS: &str = "AYA_LOGS";
-    pub const SCRATCH: &str = "SCRATCH";
 }
 
 /// Name of the XDP program in the object.

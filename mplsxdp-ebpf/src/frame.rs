@@ -2,12 +2,10 @@
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
-use core::ptr::{read_unaligned, read_volatile, write_unaligned, write_volatile};
+use core::ptr::{read_unaligned, write_unaligned, write_volatile};
 
 use aya_ebpf::{
     helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
-    macros::map,
-    maps::PerCpuArray,
     programs::XdpContext,
 };
 use mplsxdp_common::forward::{Frame, Tables as _};
@@ -23,9 +21,6 @@ const CHUNK: usize = 160;
 /// The most that is summed: more than the largest MTU of an Ethernet NIC. What is longer has no sum.
 const MAX_SUM: usize = 1 << 14;
 const MAX_CHUNKS: usize = MAX_SUM / CHUNK;
-
-#[map]
-static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 pub struct XdpFrame<'a> {
     ctx: &'a XdpContext,
@@ -130,15 +125,22 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
-        // Through a map: the verifier does not track what is in one.
-        match SCRATCH.get_ptr_mut(0) {
-            // SAFETY: this CPU's own value.
-            Some(scratch) => unsafe {
-                write_volatile(scratch, value as u64);
-                read_volatile(scratch) as usize
-            },
-            None => value,
+        // Taken off and on again is a number that the verifier does not know: it does not see that the outcome is the value. No
+        // memory is written: other programs may run on this CPU before this one goes on (PREEMPT_RT).
+        let mut hidden = value;
+        // SAFETY: reads `xdp_md.rx_queue_index`.
+        unsafe {
+            asm!(
+                "{queue} = *(u32 *)({ctx} + 16)",
+                "{value} ^= {queue}",
+                "{value} ^= {queue}",
+                queue = out(reg) _,
+                value = inout(reg) hidden,
+                ctx = in(reg) self.ctx.ctx,
+                options(nostack, nomem, pure)
+            );
         }
+        hidden
     }
 }
 

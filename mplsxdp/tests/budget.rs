@@ -117,7 +117,7 @@ fn the_maps_take_no_more_memory_than_they_may() {
 /// Of a per-CPU map, the part that two CPUs need.
 fn bytes_of_empty_table(table: &TableMemory) -> u64 {
     match table.name {
-        map::ROUTE_COUNTERS | map::REASON_COUNTERS | map::SCRATCH => {
+        map::ROUTE_COUNTERS | map::REASON_COUNTERS => {
             let possible = nr_cpus().unwrap() as u64;
             // The map itself is a pointer for each entry, whatever the number of CPUs.
             let pointers = u64::from(table.entries) * 8;

@@ -100,7 +100,6 @@ fn every_map_is_there_with_its_sizes() {
             (MAX_PORTS * REASON_SLOTS).to_string(),
         ),
         (map::META, "0".into(), value("meta", size_of::<Meta>()), "1".into()),
-        (map::SCRATCH, "0".into(), "u64, meaningless".into(), "1".into()),
         (
             map::LOG_RECORDS,
             "".into(),

@@ -36,6 +36,7 @@ use crate::control::api::{self, ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, Peer, server, socket};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, LostFrames, Sizes};
+use crate::dataplane::{GracePeriod, Tables as _};
 use crate::descriptors::Shortage;
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::route::{NextHop, Owner};
@@ -126,7 +127,9 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
             _ = hangup.recv(), if reading.is_idle() => reading.begin(reread.as_ref()),
             read = reading.done() => controller.reload(read).await,
             found = controller.ports.interference() => controller.put_back(found).await,
+            () = controller.lfib.tables().grace_period_ended() => {}
         }
+        controller.reclaim().await;
         controller.retry_held();
         controller.resolve_wanted().await;
         controller.watch_ftn();
@@ -199,6 +202,8 @@ struct Controller {
     postponed: Postponed,
     /// Calls of `ChangeRoutes` that are prepared step by step, and how many of their routes are.
     preparing: VecDeque<(Call, usize)>,
+    /// Changes of routes that find room, if any, once a grace period is over.
+    awaiting_room: Vec<(GracePeriod, Call)>,
 }
 
 impl Controller {
@@ -240,6 +245,7 @@ impl Controller {
             ftn_retry: None,
             postponed: Postponed::default(),
             preparing: VecDeque::new(),
+            awaiting_room: Vec::new(),
             exceptions: Exceptions::new(slow_path_options(config), injector)
                 .context("cannot open raw sockets, to send IP by")?,
             lfib: Lfib::new(tables),
@@ -370,8 +376,11 @@ impl Controller {
             self.preparing.push_back((call, done));
             return;
         }
-        let result = self.carry_out(call.request).await;
-        reply_to(call.peer, call.reply, result);
+        let reclaiming = self.lfib.reclaiming();
+        match (self.change_routes(&call.request).await, reclaiming) {
+            (Err(NotChanged::Full(_)), Some(period)) => self.awaiting_room.push((period, call)),
+            (result, _) => reply_to(call.peer, call.reply, result.map_err(NotChanged::into_refusal)),
+        }
         if self.preparing.is_empty() {
             self.lfib.end_preparations();
         }
@@ -430,6 +439,24 @@ impl Controller {
         Ok(())
     }
 
+    /// Carries out what has waited for the end of a grace period, and begins another if there is a need for one.
+    async fn reclaim(&mut self) {
+        if self.lfib.reclaim() {
+            // Frames that wait for a member of a group may be another's now.
+            self.retry_all_held();
+        }
+        self.ports.free_numbers(&mut self.lfib);
+        let tables = self.lfib.tables();
+        let due: Vec<_> = self
+            .awaiting_room
+            .extract_if(.., |(period, _)| tables.is_over(*period))
+            .collect();
+        for (_, call) in due {
+            let result = self.change_routes(&call.request).await;
+            reply_to(call.peer, call.reply, result.map_err(NotChanged::into_refusal));
+        }
+    }
+
     async fn carry_out(&mut self, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::GetStatus => Ok(Reply::Status(Box::new(self.status()))),
@@ -439,32 +466,6 @@ impl Controller {
                 limit,
                 counters,
             } => Ok(Reply::Routes(self.list_routes(&filter, after, limit, counters)?)),
-            Request::ChangeRoutes { mode, routes, wait } => {
-                let new = self.lfib.new_next_hops(&routes);
-                let new = new.map_err(|error| self.refusal(&error))?;
-                if !wait {
-                    self.check_next_hops(&new).await?;
-                }
-                // What is known of the neighbours counts from the first frame on.
-                let ahead = self.lfib.take_ahead(&new);
-                self.follow_next_hops().await;
-                let changes = self.lfib.change(mode, Owner::Static, &routes);
-                self.lfib.let_go(ahead);
-                self.routes_changed().await;
-                let changes = count(changes.map_err(|error| self.refusal(&error))?);
-                let warnings = self.handover_warnings(&routes);
-                if !wait {
-                    return Ok(Reply::Changed(api::Changed { changes, warnings }));
-                }
-                let waiting = self.waiting_routes(&routes);
-                if waiting.total > 0 {
-                    warn!(
-                        routes = waiting.total,
-                        "routes were installed and wait for their next hops"
-                    );
-                }
-                Ok(Reply::Committed(waiting.with(changes, warnings)))
-            }
             Request::DeleteRoutes { keys } => {
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
                 self.routes_changed().await;
@@ -511,8 +512,41 @@ impl Controller {
             }
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(self.unknown_labels())),
             // `answer` does what there is to do.
-            Request::GetStats { .. } | Request::AddLink { .. } | Request::Unload => Ok(Reply::Done),
+            Request::ChangeRoutes { .. } | Request::GetStats { .. } | Request::AddLink { .. } | Request::Unload => {
+                Ok(Reply::Done)
+            }
         }
+    }
+
+    async fn change_routes(&mut self, request: &Request) -> Result<Reply, NotChanged> {
+        let Request::ChangeRoutes { mode, routes, wait } = request else {
+            return Ok(Reply::Done);
+        };
+        let new = self.lfib.new_next_hops(routes);
+        let new = new.map_err(|error| self.not_changed(&error))?;
+        if !wait {
+            self.check_next_hops(&new).await?;
+        }
+        // What is known of the neighbours counts from the first frame on.
+        let ahead = self.lfib.take_ahead(&new);
+        self.follow_next_hops().await;
+        let changes = self.lfib.change(*mode, Owner::Static, routes);
+        self.lfib.let_go(ahead);
+        self.routes_changed().await;
+        let changes = changes.map_err(|error| self.not_changed(&error))?;
+        let changes = count(changes);
+        let warnings = self.handover_warnings(routes);
+        if !wait {
+            return Ok(Reply::Changed(api::Changed { changes, warnings }));
+        }
+        let waiting = self.waiting_routes(routes);
+        if waiting.total > 0 {
+            warn!(
+                routes = waiting.total,
+                "routes were installed and wait for their next hops"
+            );
+        }
+        Ok(Reply::Committed(waiting.with(changes, warnings)))
     }
 
     /// Whether `name` is that of a sub-interface of the near end of the local pair.
@@ -1059,6 +1093,14 @@ impl Controller {
         }
     }
 
+    fn not_changed(&self, error: &ChangeError) -> NotChanged {
+        let refusal = self.refusal(error);
+        match error {
+            ChangeError::Full { .. } => NotChanged::Full(refusal),
+            _ => NotChanged::Refused(refusal),
+        }
+    }
+
     fn no_such_link(&self, name: &str) -> Refusal {
         let links = self.resolver.links();
         let hint = match sub_interface::find(name, links) {
@@ -1074,6 +1116,27 @@ impl Controller {
 
     fn next_hop_name(&self, id: NextHopId) -> String {
         self.resolver.next_hop(id).map(NextHop::to_string).unwrap_or_default()
+    }
+}
+
+/// Why a change of routes was not made.
+enum NotChanged {
+    Refused(Refusal),
+    /// There may be room later.
+    Full(Refusal),
+}
+
+impl NotChanged {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) | Self::Full(refusal) => refusal,
+        }
+    }
+}
+
+impl From<Refusal> for NotChanged {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, Interference, attach};
-use crate::dataplane::{Tables as _, ethtool};
+use crate::dataplane::{GracePeriod, Tables as _, ethtool};
 use crate::lfib::Lfib;
 use crate::lfib::route::{NextHop, Via};
 use crate::neighbour::LinkInfo;
@@ -220,6 +220,8 @@ pub struct Ports {
     fixes_peers: bool,
     waiting: WaitingPorts,
     watch: Watch,
+    /// Numbers of ports that are gone, each until no frame is on its way to it.
+    leaving: Vec<(u16, GracePeriod)>,
 }
 
 impl Ports {
@@ -241,6 +243,7 @@ impl Ports {
             fixes_peers: config.fix_peers,
             waiting: WaitingPorts::default(),
             watch: Watch::new(Instant::now()),
+            leaving: Vec::new(),
         }
     }
 
@@ -927,12 +930,15 @@ impl Ports {
     }
 
     /// The number of a port that waits, or a free one.
-    fn number_for(&self, name: &str) -> anyhow::Result<u16> {
+    fn number_for(&mut self, name: &str) -> anyhow::Result<u16> {
         if let Some(waiting) = self.waiting.get(name) {
+            // Frames that are still on their way to it may leave by it.
+            self.leaving.retain(|&(number, _)| number != waiting.number);
             return Ok(waiting.number);
         }
         let taken = self.ports.iter().map(|port| port.number);
         let taken = taken.chain(self.waiting.iter().map(|waiting| waiting.number));
+        let taken = taken.chain(self.leaving.iter().map(|&(number, _)| number));
         let taken: HashSet<u16> = taken.collect();
         (0..MAX_PORTS as u16)
             .find(|number| !taken.contains(number))
@@ -989,9 +995,15 @@ impl Ports {
             }
             tables.store_port(port.number, PortWord::default());
         }
-        // No frame is on its way to the ports any more when their numbers are given to others.
-        tables.wait_for_readers();
-        for &number in numbers {
+        let period = tables.begin_grace_period();
+        self.leaving.extend(numbers.iter().map(|&number| (number, period)));
+    }
+
+    /// Frees the numbers of ports that are gone, once no frame is on its way to them.
+    pub fn free_numbers(&mut self, lfib: &mut Lfib<KernelTables>) {
+        let tables = lfib.tables_mut();
+        let free = self.leaving.extract_if(.., |(_, period)| tables.is_over(*period));
+        for (number, _) in free.collect::<Vec<_>>() {
             if let Err(error) = tables.clear_tx_port(number) {
                 warn!(%error, "cannot free a transmit port");
             }

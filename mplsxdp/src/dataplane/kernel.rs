@@ -18,8 +18,9 @@ use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::grace::GracePeriods;
 use super::loader::{Pins, SHARED_MAPS};
-use super::{Capacity, TableError, TableMemory, Tables};
+use super::{Capacity, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
 
 const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
 const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
@@ -47,6 +48,7 @@ pub struct KernelTables {
     /// `route_counters` once more: aya's type reads one slot at a time.
     route_counters_map: MapData,
     reason_counters: PerCpuArray<MapData, CounterWords>,
+    grace_periods: GracePeriods,
     hash_seed: u32,
     capacity: Capacity,
     possible_cpus: usize,
@@ -107,6 +109,7 @@ impl KernelTables {
             route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
             route_counters_map: open(map::ROUTE_COUNTERS)?,
             reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
+            grace_periods: GracePeriods::new()?,
             hash_seed,
             capacity,
             possible_cpus: nr_cpus().map_err(|(_, source)| TableError {
@@ -187,6 +190,11 @@ impl KernelTables {
             .map_err(|error| table_error(map::XSKS, "update", error))
     }
 
+    /// Returns when a grace period has come to its end since the last call.
+    pub async fn grace_period_ended(&self) {
+        self.grace_periods.ended().await;
+    }
+
     /// Reads route counters for as long as it lives, also on another thread.
     pub fn route_counter_reader(&self) -> Result<RouteCounterReader, TableError> {
         let map = self.route_counters_map.fd().as_fd().try_clone_to_owned();
@@ -233,10 +241,8 @@ impl Tables for KernelTables {
 
     fn store_adjacency(&mut self, index: u16, adjacency: Adjacency) {
         let first = usize::from(index) * ADJACENCY_WORDS;
-        for (offset, word) in adjacency.words().into_iter().enumerate().rev() {
-            if self.adjacencies.load(first + offset) != word {
-                self.adjacencies.store(first + offset, word);
-            }
+        for (offset, word) in adjacency_writes(Tables::adjacency(self, index), adjacency) {
+            self.adjacencies.store(first + offset, word);
         }
     }
 
@@ -312,16 +318,12 @@ impl Tables for KernelTables {
         }
     }
 
-    fn wait_for_readers(&mut self) {
-        /// Returns when every CPU has passed through the scheduler, thus out of any XDP program that ran (membarrier(2)).
-        const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-        // SAFETY: takes no pointers.
-        let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-        if result != 0 {
-            // Not compiled in, or nohz_full: an update of a trie's readers would be no better. A program runs for
-            // microseconds and is not preempted.
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+    fn begin_grace_period(&mut self) -> GracePeriod {
+        self.grace_periods.begin()
+    }
+
+    fn is_over(&self, period: GracePeriod) -> bool {
+        self.grace_periods.is_over(period)
     }
 
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError> {

@@ -44,7 +44,6 @@ pub const SHARED_MAPS: &[&str] = &[
     map::ROUTE_COUNTERS,
     map::REASON_COUNTERS,
     map::META,
-    map::SCRATCH,
     map::LOG_RECORDS,
 ];
 

@@ -12,7 +12,24 @@ use mplsxdp_common::abi::{
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 
-use super::{Capacity, TableError, TableMemory, Tables};
+use super::{Capacity, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
+
+/// A step in what readers of the adjacencies can see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AdjacencyEvent {
+    Stored {
+        index: u16,
+        word: usize,
+        value: u64,
+    },
+    /// Nobody reads it any more.
+    Emptied {
+        index: u16,
+    },
+    GraceBegun(GracePeriod),
+    /// This one and all before it.
+    GraceOver(GracePeriod),
+}
 
 /// All tables. What the trait's writers stored can be read back through the fields.
 #[derive(Debug)]
@@ -29,8 +46,12 @@ pub struct MemoryTables {
     pub route_counters: RefCell<HashMap<u32, Counter>>,
     /// Frames whose checksums the core finished, by port.
     pub finished: RefCell<HashMap<u32, Counter>>,
-    /// How often a grace period was waited for.
-    pub grace_periods: usize,
+    /// How many grace periods were begun.
+    pub grace_periods: u64,
+    /// How many of them are over; `None`: each is as soon as it begins.
+    pub grace_periods_over: Option<u64>,
+    /// What readers of the adjacencies may have seen, in order, if that is recorded.
+    pub adjacency_events: Option<Vec<AdjacencyEvent>>,
     /// How many more FTN inserts succeed.
     pub ftn_inserts_left: usize,
     /// How many more times an entry is removed from the FTN.
@@ -67,6 +88,8 @@ impl MemoryTables {
             route_counters: RefCell::default(),
             finished: RefCell::default(),
             grace_periods: 0,
+            grace_periods_over: None,
+            adjacency_events: None,
             ftn_inserts_left: usize::MAX,
             ftn_removals_left: usize::MAX,
             ftn_writes: Vec::new(),
@@ -81,6 +104,18 @@ impl MemoryTables {
             .filter_map(|length| IpNet::new(address, length).ok())
             .find_map(|prefix| self.ftn.get(&prefix.trunc()).copied())
             .unwrap_or_default()
+    }
+
+    /// The grace periods that were begun are over, and those that will be are not at once.
+    pub fn end_grace_periods(&mut self) {
+        self.grace_periods_over = Some(self.grace_periods);
+        self.record(AdjacencyEvent::GraceOver(GracePeriod(self.grace_periods)));
+    }
+
+    fn record(&mut self, event: AdjacencyEvent) {
+        if let Some(events) = &mut self.adjacency_events {
+            events.push(event);
+        }
     }
 
     /// The tables as the program of a port with these settings sees them.
@@ -112,6 +147,13 @@ impl Tables for MemoryTables {
     }
 
     fn store_adjacency(&mut self, index: u16, adjacency: Adjacency) {
+        if adjacency == Adjacency::default() {
+            self.record(AdjacencyEvent::Emptied { index });
+        } else {
+            for (word, value) in adjacency_writes(Tables::adjacency(self, index), adjacency) {
+                self.record(AdjacencyEvent::Stored { index, word, value });
+            }
+        }
         self.adjacencies.insert(index, adjacency);
     }
 
@@ -172,8 +214,15 @@ impl Tables for MemoryTables {
         Ok(())
     }
 
-    fn wait_for_readers(&mut self) {
+    fn begin_grace_period(&mut self) -> GracePeriod {
         self.grace_periods += 1;
+        let period = GracePeriod(self.grace_periods);
+        self.record(AdjacencyEvent::GraceBegun(period));
+        period
+    }
+
+    fn is_over(&self, period: GracePeriod) -> bool {
+        self.grace_periods_over.is_none_or(|over| period.0 <= over)
     }
 
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError> {

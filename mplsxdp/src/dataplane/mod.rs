@@ -9,6 +9,7 @@ pub mod ethtool;
 pub mod frame;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
+pub mod grace;
 pub mod inject;
 pub mod kernel;
 pub mod loader;
@@ -34,6 +35,17 @@ pub struct Capacity {
     pub prefixes: u32,
 }
 
+/// A grace period that was begun. A later one is over no earlier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct GracePeriod(pub u64);
+
+/// The stores that turn one adjacency into another: number and value of each word that differs, the first word last. A reader reads
+/// the first word first: one that finds it resolved finds the others as they were stored before.
+pub fn adjacency_writes(old: Adjacency, new: Adjacency) -> impl Iterator<Item = (usize, u64)> {
+    let words = old.words().into_iter().zip(new.words()).enumerate().rev();
+    words.filter_map(|(index, (old, new))| (old != new).then_some((index, new)))
+}
+
 /// What the controller writes and the forwarding core reads. A write that is published (everything but a stack) is one store
 /// that a reader sees whole.
 pub trait Tables {
@@ -41,7 +53,7 @@ pub trait Tables {
 
     fn store_ilm(&mut self, label: Label, entry: IlmEntry);
 
-    /// Writes the words that differ: the source and MTU first, the destination last.
+    /// Makes the [`adjacency_writes`].
     fn store_adjacency(&mut self, index: u16, adjacency: Adjacency);
 
     /// As it was last stored; all zero where it never was.
@@ -69,8 +81,10 @@ pub trait Tables {
     /// Removing what is not there is no error.
     fn remove_sub_interface(&mut self, key: SubInterfaceKey) -> Result<(), TableError>;
 
-    /// Returns when no reader is left that saw an entry before its last change.
-    fn wait_for_readers(&mut self);
+    /// Begins a grace period. It is over when no reader is left that may have seen an entry as it was before this call.
+    fn begin_grace_period(&mut self) -> GracePeriod;
+
+    fn is_over(&self, period: GracePeriod) -> bool;
 
     /// What a slot has counted since the table was made.
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError>;

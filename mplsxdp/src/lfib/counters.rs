@@ -126,8 +126,12 @@ impl Counters {
         self.slots.has_held_back()
     }
 
-    pub fn release(&mut self) {
-        self.slots.release();
+    pub fn take_held_back(&mut self) -> Vec<u32> {
+        self.slots.take_held_back()
+    }
+
+    pub fn release(&mut self, slots: &[u32]) {
+        self.slots.release(slots);
     }
 }
 

@@ -159,8 +159,12 @@ impl Groups {
         self.shared.has_held_back()
     }
 
-    pub fn release(&mut self) {
-        self.shared.release();
+    pub fn take_held_back(&mut self) -> Vec<u32> {
+        self.shared.take_held_back()
+    }
+
+    pub fn release(&mut self, slots: &[u32]) {
+        self.shared.release(slots);
     }
 
     /// The group of `members` that has most in common with `before`, and who gets the frames of its buckets while those are `out`.

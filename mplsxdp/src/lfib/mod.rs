@@ -11,7 +11,7 @@ pub mod spread;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::num::NonZeroU8;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Op, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
-use crate::dataplane::{TableError, Tables};
+use crate::dataplane::{GracePeriod, TableError, Tables};
 use counters::{Counters, Total};
 use groups::{Before, Groups, Member};
 use next_hops::{NextHopChange, NextHopId, NextHops};
@@ -53,6 +53,19 @@ pub struct Lfib<T> {
     unsettled: BTreeMap<IpNet, Option<IlmEntry>>,
     /// How many pass entries are written or removed in one step, where that can be done bit by bit.
     step: usize,
+    /// Slots that programs may still use, in the order of their grace periods.
+    freed: VecDeque<(GracePeriod, Freed)>,
+    /// Adjacencies that will be written in place of unresolved ones once no program can have seen those resolved.
+    resolving: HashMap<NextHopId, (GracePeriod, Adjacency)>,
+}
+
+/// Slots of each table that no entry points to any more.
+#[derive(Debug)]
+struct Freed {
+    counters: Vec<u32>,
+    stacks: Vec<u32>,
+    groups: Vec<u32>,
+    next_hops: Vec<u32>,
 }
 
 /// How many pass entries one step takes: it holds the event loop for about a millisecond.
@@ -242,6 +255,8 @@ impl<T: Tables> Lfib<T> {
             pass: PassEntries::default(),
             unsettled: BTreeMap::new(),
             step: STEP,
+            freed: VecDeque::new(),
+            resolving: HashMap::new(),
         }
     }
 
@@ -571,8 +586,9 @@ impl<T: Tables> Lfib<T> {
         self.set_next_hops([(id, reach)]);
     }
 
-    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them. Returns
-    /// whether buckets moved from one member of a group to another.
+    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them. One that has
+    /// to wait for a grace period is resolved by [`Lfib::reclaim`]. Returns whether buckets moved from one member of a group to
+    /// another.
     pub fn set_next_hops<R: Into<Reach>>(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, R)>) -> bool {
         let next_hops: Vec<(NextHopId, Reach)> = next_hops.into_iter().map(|(id, reach)| (id, reach.into())).collect();
         // Flows leave a member before its adjacency goes, and return after it is back.
@@ -581,10 +597,10 @@ impl<T: Tables> Lfib<T> {
         let mut moved_buckets = gone && self.move_buckets();
 
         let mut moved = HashMap::new();
-        let mut after_grace = Vec::new();
+        let mut later = Vec::new();
         for &(id, reach) in &next_hops {
             let Some(slot) = self.next_hops.slot(id) else { continue };
-            let backup = self.next_hops.backup(id).and_then(|backup| self.next_hops.slot(backup));
+            let backup = self.backup_slot(id);
             let old = self.tables.adjacency(slot);
             let unused = Adjacency::default().with_backup(backup);
             let unresolved = unresolved(old);
@@ -592,13 +608,17 @@ impl<T: Tables> Lfib<T> {
                 Reach::Resolved(adjacency) => adjacency.with_backup(backup),
                 Reach::Unresolved | Reach::Out => unresolved,
             };
+            match self.resolving.get(&id) {
+                Some((_, awaited)) if Reach::Resolved(*awaited) == reach => continue,
+                _ => self.resolving.remove(&id),
+            };
             let same_link = old.port() == new.port() && old.words()[1..] == new.words()[1..];
             // Nobody has seen more of a slot that is all zero: a new next hop has its frames at once.
             if !new.is_resolved() || same_link || old == unused {
                 self.tables.store_adjacency(slot, new);
             } else if !old.is_resolved() {
                 // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved.
-                after_grace.push((slot, new));
+                later.push((id, new));
             } else if let Some((old_slot, new_slot)) = self.next_hops.move_slot(id) {
                 // The frames change ports: written aside, then all entries turned to it, one store each.
                 self.tables.store_adjacency(new_slot, new);
@@ -606,26 +626,36 @@ impl<T: Tables> Lfib<T> {
             } else {
                 // No slot is left: unresolved for one grace period, then in place.
                 self.tables.store_adjacency(slot, unresolved);
-                after_grace.push((slot, new));
+                later.push((id, new));
             }
         }
-        if !after_grace.is_empty() {
-            self.tables.wait_for_readers();
-            for (slot, new) in after_grace {
-                self.tables.store_adjacency(slot, new);
-            }
+        if !later.is_empty() {
+            let period = self.tables.begin_grace_period();
+            let later = later.into_iter();
+            self.resolving
+                .extend(later.map(|(id, adjacency)| (id, (period, adjacency.with_backup(None)))));
         }
         if !moved.is_empty() {
             self.turn(&moved);
-            self.reclaim();
+            moved_buckets |= self.reclaim();
         }
-
         let back = next_hops
             .iter()
-            .filter(|(_, reach)| matches!(reach, Reach::Resolved(_)));
-        let back = back.fold(false, |news, &(id, _)| self.next_hops.set_out(id, false) | news);
-        moved_buckets |= back && self.move_buckets();
-        moved_buckets
+            .filter(|(id, reach)| matches!(reach, Reach::Resolved(_)) && !self.resolving.contains_key(id));
+        let back: Vec<NextHopId> = back.map(|&(id, _)| id).collect();
+        moved_buckets |= self.take_back_in(&back);
+        moved_buckets | self.finish_grace_periods()
+    }
+
+    /// The flows of these return, as their adjacencies are back. Returns whether buckets moved.
+    fn take_back_in(&mut self, next_hops: &[NextHopId]) -> bool {
+        let back = next_hops.iter();
+        let back = back.fold(false, |news, &id| self.next_hops.set_out(id, false) | news);
+        back && self.move_buckets()
+    }
+
+    fn backup_slot(&self, id: NextHopId) -> Option<u16> {
+        self.next_hops.backup(id).and_then(|backup| self.next_hops.slot(backup))
     }
 
     /// Brings the buckets of all groups to those members that can be reached. Each is one store. Returns whether any moved.
@@ -1198,9 +1228,11 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Makes slots that no entry points to any more free again, after one grace period for all of them. A change does so for the
-    /// one before it, not for itself: the frames of a next hop that came into use wait until [`Lfib::set_next_hop`] is called.
-    fn reclaim(&mut self) {
+    /// Carries out what has waited for grace periods that are over, and begins one for the slots that no entry points to any more.
+    /// To be called after changes, and when a grace period has ended. Returns whether buckets moved from one member of a group to
+    /// another.
+    pub fn reclaim(&mut self) -> bool {
+        let moved_buckets = self.finish_grace_periods();
         let held_back = self.counters.has_held_back()
             || self.stacks.has_held_back()
             || self.groups.has_held_back()
@@ -1208,16 +1240,55 @@ impl<T: Tables> Lfib<T> {
         // Any of them may be what an entry points to that could not be taken out of the FTN table.
         let pointed_to = self.unsettled.values().flatten().any(|&entry| entry != IlmEntry::PASS);
         if !held_back || pointed_to {
-            return;
+            return moved_buckets;
         }
-        self.tables.wait_for_readers();
-        for slot in self.next_hops.held_back() {
-            self.tables.store_adjacency(slot, Adjacency::default());
+        let freed = Freed {
+            counters: self.counters.take_held_back(),
+            stacks: self.stacks.take_held_back(),
+            groups: self.groups.take_held_back(),
+            next_hops: self.next_hops.take_held_back(),
+        };
+        self.freed.push_back((self.tables.begin_grace_period(), freed));
+        moved_buckets | self.finish_grace_periods()
+    }
+
+    /// The grace period after which slots are free again that no entry points to now; `None` if there are none.
+    pub fn reclaiming(&self) -> Option<GracePeriod> {
+        self.freed.back().map(|&(period, _)| period)
+    }
+
+    /// Makes slots free again, and resolves next hops, whose grace period is over.
+    fn finish_grace_periods(&mut self) -> bool {
+        while let Some((period, freed)) = self.freed.pop_front() {
+            if !self.tables.is_over(period) {
+                self.freed.push_front((period, freed));
+                break;
+            }
+            for slot in freed.next_hops.iter().filter_map(|&slot| slot.try_into().ok()) {
+                self.tables.store_adjacency(slot, Adjacency::default());
+            }
+            self.counters.release(&freed.counters);
+            self.stacks.release(&freed.stacks);
+            self.groups.release(&freed.groups);
+            self.next_hops.release(&freed.next_hops);
         }
-        self.counters.release();
-        self.stacks.release();
-        self.groups.release();
-        self.next_hops.release();
+        if self.resolving.is_empty() {
+            return false;
+        }
+        let resolving = std::mem::take(&mut self.resolving);
+        let (over, waiting): (HashMap<_, _>, _) = resolving
+            .into_iter()
+            .partition(|&(_, (period, _))| self.tables.is_over(period));
+        self.resolving = waiting;
+        let mut back = Vec::with_capacity(over.len());
+        for (id, (_, adjacency)) in over {
+            // Nobody may use it any more.
+            let Some(slot) = self.next_hops.slot(id) else { continue };
+            let adjacency = adjacency.with_backup(self.backup_slot(id));
+            self.tables.store_adjacency(slot, adjacency);
+            back.push(id);
+        }
+        self.take_back_in(&back)
     }
 
     fn listed(&self, key: RouteKey, installed: Installed) -> Option<Listed> {

@@ -283,17 +283,12 @@ impl NextHops {
         self.slots.has_held_back()
     }
 
-    /// The slots that no entry points to any more.
-    pub fn held_back(&self) -> Vec<u16> {
-        self.slots
-            .held_back()
-            .iter()
-            .filter_map(|&slot| slot.try_into().ok())
-            .collect()
+    pub fn take_held_back(&mut self) -> Vec<u32> {
+        self.slots.take_held_back()
     }
 
-    pub fn release(&mut self) {
-        self.slots.release();
+    pub fn release(&mut self, slots: &[u32]) {
+        self.slots.release(slots);
     }
 }
 

@@ -49,13 +49,14 @@ impl SlotPool {
         !self.held_back.is_empty()
     }
 
-    pub fn held_back(&self) -> &[u32] {
-        &self.held_back
+    /// What is held back, to be released once a grace period is over that begins now.
+    pub fn take_held_back(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.held_back)
     }
 
-    /// No reader is left: what was held back is free.
-    pub fn release(&mut self) {
-        self.free.append(&mut self.held_back);
+    /// No reader is left: these are free.
+    pub fn release(&mut self, slots: &[u32]) {
+        self.free.extend_from_slice(slots);
     }
 }
 
@@ -127,8 +128,12 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         self.slots.has_held_back()
     }
 
-    pub fn release(&mut self) {
-        self.slots.release();
+    pub fn take_held_back(&mut self) -> Vec<u32> {
+        self.slots.take_held_back()
+    }
+
+    pub fn release(&mut self, slots: &[u32]) {
+        self.slots.release(slots);
     }
 }
 
@@ -145,7 +150,9 @@ mod tests {
         );
         pool.hold_back(1);
         assert_eq!(pool.take(), None);
-        pool.release();
+        let slots = pool.take_held_back();
+        assert_eq!((&*slots, pool.take()), (&[1][..], None));
+        pool.release(&slots);
         assert_eq!((pool.take(), pool.take()), (Some((1, true)), None));
     }
 
@@ -161,7 +168,8 @@ mod tests {
         interner.drop_user(0);
         assert_eq!(interner.get(0), None);
         assert_eq!(interner.take(&"c"), None);
-        interner.release();
+        let slots = interner.take_held_back();
+        interner.release(&slots);
         assert_eq!(interner.take(&"c"), Some((0, true)));
     }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mplsxdp_common::abi::{Counter, TtlPropagate};
+use mplsxdp_common::abi::{Counter, TtlPropagate, VlanTags};
 use mplsxdp_common::wire::Mac;
 use proptest::prelude::*;
 
 use super::route::{NextHop, Protocol, Via};
 use super::*;
 use crate::dataplane::Capacity;
-use crate::dataplane::memory::MemoryTables;
+use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -664,6 +664,151 @@ fn frames_do_not_wait_for_a_grace_period_where_a_next_hop_is_new() {
     let third = lfib.next_hops().list()[0].0;
     lfib.set_next_hop(third, Some(resolved));
     assert_eq!(lfib.tables().grace_periods, 2);
+}
+
+#[test]
+fn slots_and_next_hops_wait_for_the_end_of_a_grace_period_and_no_change_does() {
+    let mut lfib = lfib();
+    lfib.tables_mut().end_grace_periods();
+    lfib.change(
+        Mode::Add,
+        Owner::Static,
+        &[swap(100, &[21, 22], 1), swap(101, &[23, 24], 1)],
+    )
+    .unwrap();
+    let id = only_next_hop(&mut lfib);
+    let slot = entry(&lfib, 100).next_hop();
+    let resolved = |port| Adjacency::new(R1, port, OWN, 1500);
+    lfib.set_next_hop(id, Some(resolved(1)));
+    assert_eq!(lfib.reclaiming(), None);
+    lfib.set_next_hop(id, None);
+    lfib.set_next_hop(id, Some(resolved(2)));
+    // Asked for again, it does not wait longer.
+    lfib.set_next_hop(id, Some(resolved(2)));
+    assert_eq!(lfib.tables().grace_periods, 1);
+    assert!(!lfib.tables().adjacencies[&slot].is_resolved());
+
+    lfib.delete(&[label(100)]).unwrap();
+    lfib.reclaim();
+    assert!(lfib.reclaiming().is_some());
+    let other = [swap(100, &[25, 26], 1)];
+    let refused = lfib.change(Mode::Add, Owner::Static, &other);
+    assert!(matches!(refused, Err(ChangeError::Full { .. })), "{refused:?}");
+
+    lfib.tables_mut().end_grace_periods();
+    lfib.reclaim();
+    assert_eq!(lfib.tables().adjacencies[&slot], resolved(2));
+    lfib.change(Mode::Add, Owner::Static, &other).unwrap();
+}
+
+#[test]
+fn a_next_hop_that_goes_while_it_waits_for_a_grace_period_is_not_resolved() {
+    let mut lfib = lfib();
+    lfib.tables_mut().end_grace_periods();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), swap(101, &[110], 2)])
+        .unwrap();
+    let (first, second) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
+    let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500));
+    for port in [1, 2] {
+        lfib.set_next_hops([(first, resolved(port)), (second, resolved(port))]);
+        if port == 1 {
+            lfib.set_next_hops([(first, None::<Adjacency>), (second, None)]);
+        }
+    }
+    let slot = entry(&lfib, 101).next_hop();
+    lfib.set_next_hop(second, Reach::Out);
+    lfib.delete(&[label(100)]).unwrap();
+    lfib.tables_mut().end_grace_periods();
+    lfib.reclaim();
+    assert!(!lfib.tables().adjacencies[&slot].is_resolved());
+    assert!(
+        lfib.tables()
+            .adjacencies
+            .values()
+            .all(|adjacency| !adjacency.is_resolved())
+    );
+}
+
+/// What readers of the adjacencies may see of one slot.
+#[derive(Clone, Copy, Default)]
+struct SeenSlot {
+    adjacency: Adjacency,
+    /// The first grace period after which nobody has seen it resolved that does not see it so now.
+    settled: u64,
+}
+
+/// Follows the stores to the adjacencies as readers may see them that read the first word of one before the others, the others in
+/// any order, and that are gone after the next grace period: what they find resolved is one of `given`, whole.
+fn check_readers(events: &[AdjacencyEvent], given: &HashSet<[u64; 4]>) {
+    let without_backup = |adjacency: Adjacency| adjacency.with_backup(None).words();
+    let mut slots: HashMap<u16, SeenSlot> = HashMap::new();
+    let (mut begun, mut over) = (0, 0);
+    for &event in events {
+        match event {
+            AdjacencyEvent::GraceBegun(period) => begun = period.0,
+            AdjacencyEvent::GraceOver(period) => over = period.0,
+            AdjacencyEvent::Emptied { index } => drop(slots.remove(&index)),
+            AdjacencyEvent::Stored { index, word, value } => {
+                let slot = slots.entry(index).or_default();
+                let old = slot.adjacency;
+                let mut words = old.words();
+                words[word] = value;
+                slot.adjacency = Adjacency::from_words(words);
+                if word == 0 {
+                    if old.is_resolved() {
+                        slot.settled = begun + 1;
+                    }
+                    let whole = without_backup(slot.adjacency);
+                    assert!(!slot.adjacency.is_resolved() || given.contains(&whole), "{whole:x?}");
+                } else if without_backup(old) != without_backup(slot.adjacency) {
+                    assert!(!old.is_resolved(), "word {word} of slot {index} changes in use");
+                    assert!(over >= slot.settled, "word {word} of slot {index} may be read");
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_reader_sees_a_part_of_an_adjacency(
+        steps in proptest::collection::vec(
+            (
+                proptest::option::of(proptest::collection::vec(route(), 0..3)),
+                proptest::collection::vec((1u8..5, proptest::option::of((1u16..3, any::<bool>(), any::<bool>()))), 0..3),
+                any::<bool>(),
+            ),
+            1..40,
+        ),
+        adjacencies in 3u32..9,
+    ) {
+        let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity { adjacencies, ..small() }));
+        lfib.tables_mut().adjacency_events = Some(Vec::new());
+        lfib.tables_mut().end_grace_periods();
+        let mut given = HashSet::new();
+        for (routes, reached, ends) in steps {
+            if let Some(routes) = routes {
+                let _ = lfib.change(Mode::ReplaceAll, Owner::Static, &routes);
+            }
+            for (neighbour, reach) in reached {
+                let reach = reach.map_or(Reach::Out, |(port, other_mac, tagged)| {
+                    let tags = if tagged { VlanTags::one(0x8100, 7) } else { VlanTags::NONE };
+                    let mac = if other_mac { R1 } else { R2 };
+                    let adjacency = Adjacency::new(mac, port, OWN, 1000 + port).with_tags(tags).with_one_buffer(tagged);
+                    given.insert(adjacency.words());
+                    Reach::Resolved(adjacency)
+                });
+                let list = lfib.next_hops().list();
+                let ids: Vec<_> = list.iter().filter(|(_, hop)| Some(*hop) == via(neighbour).as_ref()).map(|&(id, _)| id).collect();
+                lfib.set_next_hops(ids.into_iter().map(|id| (id, reach)));
+            }
+            if ends {
+                lfib.tables_mut().end_grace_periods();
+            }
+            lfib.reclaim();
+        }
+        check_readers(lfib.tables().adjacency_events.as_deref().unwrap(), &given);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What talks to the kernel, against the kernel: in network namespaces of its own. Needs root, and fails without.
 
+mod grace;
 mod lab;
 mod local;
 mod neighbour;

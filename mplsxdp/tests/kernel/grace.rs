@@ -149,6 +149,15 @@ fn run(program: &OwnedFd) -> u32 {
 /// On every kernel, whatever it says to membarrier(2): a program that runs much longer than any fixed wait is waited for.
 #[test]
 fn a_grace_period_ends_after_the_programs_that_began_before_it() {
+    /// On a busy machine, a program may have ended before this thread goes on.
+    const ATTEMPTS: usize = 100;
+
+    let mut periods = GracePeriods::new().unwrap();
+    assert!((0..ATTEMPTS).any(|_| is_waited_for(&mut periods)));
+}
+
+/// Runs the program and waits for a grace period that began meanwhile. `false`: it began too late to say anything.
+fn is_waited_for(periods: &mut GracePeriods) -> bool {
     let (marks, values) = (array(16, 1, BPF_F_MMAPABLE), array(BYTES, 2, 0));
     let program = slow_program(&marks, &values);
     let page = std::num::NonZeroUsize::new(4096).unwrap();
@@ -156,25 +165,21 @@ fn a_grace_period_ends_after_the_programs_that_began_before_it() {
     let marked = unsafe { mmap(None, page, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &marks, 0) }.unwrap();
     // SAFETY: within the mapping, which is never undone.
     let [begun, ended] = [0, 1].map(|index| unsafe { marked.cast::<AtomicU64>().add(index).as_ref() });
-    let mut periods = GracePeriods::new().unwrap();
     thread::scope(|scope| {
         let runs = scope.spawn(|| run(&program));
         while begun.load(Ordering::Acquire) == 0 {
-            assert!(!runs.is_finished());
+            thread::yield_now();
         }
         let first = periods.begin();
-        assert_eq!(
-            ended.load(Ordering::Acquire),
-            0,
-            "the program is too fast for this test"
-        );
+        let in_time = ended.load(Ordering::Acquire) == 0;
         let second = periods.begin();
-        assert!(first < second && !periods.is_over(first));
+        assert!(first < second);
         while !periods.is_over(second) {
             thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(ended.load(Ordering::Acquire), 1);
         assert!(periods.is_over(first));
+        assert_eq!(ended.load(Ordering::Acquire), 1);
         assert_eq!(runs.join().unwrap(), XDP_PASS);
-    });
+        in_time
+    })
 }

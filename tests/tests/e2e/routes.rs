@@ -21,6 +21,10 @@ pub fn tests() -> Vec<Trial> {
             "routes::a_restore_and_a_configuration_install_what_cannot_be_reached_yet_and_name_it",
             unreachable,
         ),
+        test(
+            "routes::a_full_table_takes_a_change_that_follows_a_deletion_at_once",
+            full_table,
+        ),
     ]
 }
 
@@ -33,6 +37,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Result<Self> {
+        Self::with_options("")
+    }
+
+    fn with_options(options: &str) -> Result<Self> {
         let lab = Lab::new()?;
         let (left, middle, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
         link(
@@ -44,7 +52,7 @@ impl Bench {
             End::new(&right, "eth0").address("10.0.2.2/24").address("fd00:2::2/64"),
         )?;
         Ok(Self {
-            router: Router::load(&middle, "--iface eth1 --iface eth2")?,
+            router: Router::load(&middle, &format!("--iface eth1 --iface eth2 {options}"))?,
             _ends: [left, right],
             _lab: lab,
         })
@@ -58,6 +66,28 @@ impl Bench {
             .map(|route| route["dst"].as_str().unwrap_or_default().to_owned());
         Ok(destinations.collect())
     }
+}
+
+/// The slot of a label stack is free again only after a grace period: a change that comes earlier waits for it, and is refused
+/// only if there is no room then.
+fn full_table() -> Result<()> {
+    let bench = Bench::with_options("--stacks 1")?;
+    let router = &bench.router;
+    let added = |label: u32| format!("route add {label} as {0}/{0} via inet 10.0.1.2 dev eth1", label + 100);
+    router.run(&added(100))?;
+    let changes: String = (100..150)
+        .map(|label| format!("route del {label}\n{}\n", added(label + 1)))
+        .collect();
+    router.run_with("--batch -", &changes)?;
+    match router.run(&added(151)) {
+        Ok(_) => bail!("there is a stack too many"),
+        Err(error) => ensure!(
+            format!("{error:#}").contains("no room for another label stack"),
+            "{error:#}"
+        ),
+    }
+    ensure!(bench.shown("")? == ["150"]);
+    Ok(())
 }
 
 fn pasted_and_chosen() -> Result<()> {

@@ -137,7 +137,7 @@ impl Frame for XdpFrame<'_> {
                 queue = out(reg) _,
                 value = inout(reg) hidden,
                 ctx = in(reg) self.ctx.ctx,
-                options(nostack, nomem, pure)
+                options(nostack, readonly, pure)
             );
         }
         hidden
@@ -173,6 +173,7 @@ fn sum_of(ctx: &XdpContext, offset: u32, len: u32) -> u64 {
     let whole = len.wrapping_sub(rest);
     // SAFETY: the helpers take this program's own context, and write and read within the chunk.
     let load = |offset, len| unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, chunk.cast(), len) } == 0;
+    // SAFETY: the helper reads the chunk, all of which is written.
     let add = |sum: u32| unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, chunk.cast(), CHUNK as u32, sum) as u32 };
     if !load(offset + whole, rest) {
         return NO_SUM;

@@ -253,7 +253,7 @@ fn read_after(value: u64, words: *const u64) -> *const u64 {
             "{after} += {value}",
             value = inout(reg) value => _,
             after = inout(reg) after,
-            options(nostack, nomem, pure)
+            options(nostack, pure, readonly)
         );
     }
     after

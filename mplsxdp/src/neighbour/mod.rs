@@ -176,8 +176,16 @@ pub struct Neighbour {
     pub ifindex: u32,
     pub address: IpAddr,
     pub state: NeighbourState,
-    /// NTF_EXT_MANAGED: the kernel keeps it resolved.
-    pub managed: bool,
+    /// NTF_EXT_MANAGED: the kernel keeps it resolved, and at whose request.
+    pub managed: Option<Manager>,
+}
+
+/// Who asked the kernel to keep a neighbour resolved (NDA_PROTOCOL).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manager {
+    /// An instance of this program, which may have been killed since.
+    Mplsxdp,
+    Other,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -37,7 +37,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{
-    AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Master, Neighbour, NeighbourState,
+    AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Manager, Master, Neighbour, NeighbourState,
     ParentDevice, Peer, RouteKind, RoutePosition, Vlan, XdpAttachment,
 };
 
@@ -52,6 +52,9 @@ const DATAGRAM_BYTES: usize = 1 << 17;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between a lost subscription and the next: lets the burst pass that overran it.
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+/// Marks the neighbours that [`Netlink::probe`] makes (NDA_PROTOCOL), as the protocol of a route marks routes. It is free in
+/// linux/rtnetlink.h and in iproute2's rt_protos.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
 /// Interfaces go down in groups: the routes that went with them are dumped once, after this time.
 const RESYNC_DELAY: Duration = Duration::from_millis(100);
 /// Resyncs take at most one part in this many of the time.
@@ -151,9 +154,15 @@ impl Netlink {
 
     /// Has the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; before, the
     /// attribute is ignored). Never for one that is PERMANENT or NOARP: the kernel would take that state away.
+    ///
+    /// NTF_EXT_LEARNED exempts the entry from `gc_thresh3`, which limits the neighbours of all network namespaces together to
+    /// 1024 by default: next hops beyond it would never be resolved, and neither would any other neighbour of the machine.
+    /// NDA_PROTOCOL says whose the entry is.
     pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
         let request = format!("probe of {address} on interface {ifindex}");
-        let message = neighbour_use(ifindex, address, NeighbourExtFlags::Managed);
+        let mut message = neighbour_use(ifindex, address, NeighbourExtFlags::Managed);
+        message.header.flags |= NeighbourFlags::ExtLearned;
+        message.attributes.push(NeighbourAttribute::Protocol(PROTOCOL));
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
         self.request(&request, RouteNetlinkMessage::NewNeighbour(message), flags)
             .await?;
@@ -930,12 +939,14 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     let mut address = None;
     let mut mac = None;
     let mut managed = false;
+    let mut marked = false;
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(value)) => address = Some(IpAddr::from(*value)),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(value)) => address = Some(IpAddr::from(*value)),
             NeighbourAttribute::LinkLayerAddress(value) => mac = value.as_slice().try_into().ok().map(Mac),
             NeighbourAttribute::ExtFlags(flags) => managed = flags.contains(NeighbourExtFlags::Managed),
+            NeighbourAttribute::Protocol(protocol) => marked = *protocol == PROTOCOL,
             _ => {}
         }
     }
@@ -951,7 +962,11 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         ifindex: message.header.ifindex,
         address: address?,
         state,
-        managed,
+        managed: match (managed, marked) {
+            (false, _) => None,
+            (true, true) => Some(Manager::Mplsxdp),
+            (true, false) => Some(Manager::Other),
+        },
     })
 }
 

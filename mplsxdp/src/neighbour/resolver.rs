@@ -3,7 +3,7 @@
 //! [`Resolver`] is told what the kernel reports and what time it is, and answers with [`Action`]s: what to ask of the
 //! kernel, and which next hops changed. Actions are to be carried out in the order in which they come.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 
 use super::links::Links;
-use super::{Event, LinkInfo, Lookup, Neighbour, NeighbourState};
+use super::{Event, LinkInfo, Lookup, Manager, Neighbour, NeighbourState};
 use crate::lfib::next_hops::NextHopId;
 use crate::lfib::route::{NextHop, Via};
 
@@ -141,7 +141,7 @@ struct Hop {
 #[derive(Debug)]
 struct Known {
     state: NeighbourState,
-    managed: bool,
+    managed: Option<Manager>,
     round: u64,
 }
 
@@ -307,6 +307,31 @@ impl Resolver {
         for id in Vec::from_iter(concerned.map(|(id, _)| *id)) {
             self.evaluate(id, now, actions);
         }
+        if self.synced {
+            self.release_leftovers(actions);
+        }
+    }
+
+    /// Releases the neighbours that a killed instance left managed: nobody else would, and the kernel would ask for them for ever.
+    /// They are its own if their interface is one of this instance's ports, or if no other instance can run in this network
+    /// namespace, as no interface but these ports has an XDP program.
+    fn release_leftovers(&self, actions: &mut Vec<Action>) {
+        let ports: HashSet<u32> = self.links.aliases().values().copied().collect();
+        let is_alone = self
+            .links
+            .iter()
+            .all(|link| link.xdp.is_none() || ports.contains(&link.ifindex));
+        let with_neighbours: HashSet<u32> = ports
+            .iter()
+            .filter_map(|&port| self.links.get(port))
+            .map(LinkInfo::ip_ifindex)
+            .collect();
+        let leftovers = self.neighbours.iter().filter(|(target, known)| {
+            known.managed == Some(Manager::Mplsxdp)
+                && !self.claims.contains_key(target)
+                && (is_alone || with_neighbours.contains(&target.0))
+        });
+        actions.extend(leftovers.map(|(&(ifindex, address), _)| Action::Release { ifindex, address }));
     }
 
     /// The answer to [`Action::Lookup`]; `None` where the kernel could not be asked.
@@ -474,7 +499,7 @@ impl Resolver {
             Some(NeighbourState::Reachable(_)) => Interval::Once,
             // What XDP sends is no use of the neighbour that the kernel knows of. A managed entry it verifies all the same;
             // others (kernels before 5.16 manage none) stay stale until they are probed.
-            Some(NeighbourState::Stale(_)) if known.is_some_and(|known| known.managed) => Interval::Once,
+            Some(NeighbourState::Stale(_)) if known.is_some_and(|known| known.managed.is_some()) => Interval::Once,
             Some(NeighbourState::Stale(_) | NeighbourState::Incomplete | NeighbourState::Failed) | None => {
                 Interval::Repeat
             }
@@ -558,6 +583,7 @@ impl Resolver {
             for id in Vec::from_iter(self.hops.keys().copied()) {
                 self.evaluate(id, now, actions);
             }
+            self.release_leftovers(actions);
         }
     }
 

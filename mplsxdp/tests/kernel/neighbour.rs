@@ -441,6 +441,48 @@ fn a_permanent_neighbour_is_left_as_it_was() {
 }
 
 #[test]
+fn next_hops_take_no_room_from_the_kernels_other_neighbours() {
+    Lab::run(async |_| {
+        ip("addr add 10.9.0.1/16 dev eth1");
+        let driver = Driver::new().await;
+        let ifindex = driver.ifindex("eth1");
+        // More than `gc_thresh3`, which all network namespaces share, is by default.
+        for number in 0..1100u16 {
+            let [high, low] = (number + 256).to_be_bytes();
+            let address = IpAddr::from([10, 9, high, low]);
+            driver.netlink.probe(ifindex, address).await.unwrap();
+        }
+        let shown = ip("neigh show dev eth1 proto 77");
+        assert_eq!(shown.lines().count(), 1100, "{shown}");
+        assert!(
+            shown
+                .lines()
+                .all(|line| line.contains("managed") && line.contains("extern_learn"))
+        );
+        // There is room for one that counts.
+        ip("neigh add 10.9.250.1 dev eth1 use");
+        assert!(entry("10.9.250.1").contains("eth1"));
+    });
+}
+
+#[test]
+fn what_a_killed_one_left_is_released_at_the_next_start() {
+    Lab::run(async |_| {
+        let mut killed = Driver::new().await;
+        killed.add(HOP, "192.0.2.2", None).await;
+        killed.add(NextHopId(2), "2001:db8:2::2", None).await;
+        killed.until_state(HOP, killed.resolved("eth1", PEER1)).await;
+        drop(killed);
+        ip("neigh add 192.0.2.9 dev eth1 use managed");
+        assert_eq!(ip("neigh show").matches("managed").count(), 3);
+        Driver::new().await;
+        let shown = ip("neigh show");
+        assert_eq!(shown.matches("managed").count(), 1, "{shown}");
+        assert!(entry("192.0.2.9").contains("managed"), "another program's: {shown}");
+    });
+}
+
+#[test]
 fn shutdown_leaves_no_trace() {
     Lab::run(async |_| {
         let mut driver = Driver::new().await;

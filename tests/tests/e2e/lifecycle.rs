@@ -15,7 +15,7 @@ use mplsxdp::slowpath::xsk::XskPort;
 use mplsxdp_tests::frame::{Entry, labelled};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::{ensure_nothing_left, program};
-use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link};
+use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 use nix::sys::signal::Signal;
 use nix::unistd::Group;
 
@@ -274,9 +274,20 @@ fn kill() -> Result<()> {
     let bench = Bench::new()?;
     let router = Router::load(&bench.netns, PORTS)?;
     bench.expect_swap(&router)?;
+    bench.right.ip("addr add 10.0.2.2/24 dev eth0")?;
+    router.run("route add 200 via inet 10.0.2.2")?;
+    let wait_managed = |wanted: bool| {
+        wait::until(&format!("managed: {wanted}"), Duration::from_secs(10), || {
+            let is_managed = bench.netns.ip("neigh show")?.contains("managed");
+            Ok((is_managed == wanted).then_some(()))
+        })
+    };
+    wait_managed(true)?;
     router.stop(Signal::SIGKILL)?;
     let router = Router::load(&bench.netns, PORTS)?;
     bench.expect_swap(&router)?;
+    // Only a killed instance leaves one.
+    wait_managed(false)?;
     router.unload()
 }
 

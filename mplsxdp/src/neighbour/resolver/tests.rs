@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::neighbour::{InterfaceAddress, KernelRoute, Master, RouteKind, RoutePosition};
+use crate::neighbour::{AttachMode, InterfaceAddress, KernelRoute, Master, RouteKind, RoutePosition, XdpAttachment};
 
 const ETH1: u32 = 11;
 const ETH2: u32 = 12;
@@ -134,7 +134,7 @@ fn neighbour(ifindex: u32, address: &str, state: NeighbourState) -> Event {
         ifindex,
         address: ip(address),
         state,
-        managed: true,
+        managed: Some(Manager::Mplsxdp),
     })
 }
 
@@ -143,7 +143,18 @@ fn unmanaged(ifindex: u32, address: &str, state: NeighbourState) -> Event {
         ifindex,
         address: ip(address),
         state,
-        managed: false,
+        managed: None,
+    })
+}
+
+/// With an XDP program.
+fn with_xdp(ifindex: u32, name: &str) -> Event {
+    Event::Link(LinkInfo {
+        xdp: Some(XdpAttachment {
+            program: 1,
+            mode: AttachMode::Native,
+        }),
+        ..link(ifindex, name)
     })
 }
 
@@ -196,6 +207,61 @@ fn changed(id: NextHopId, state: HopState) -> Action {
 
 fn resolved(ifindex: u32, mac: Mac) -> HopState {
     HopState::Resolved { ifindex, mac }
+}
+
+#[test]
+fn what_a_killed_instance_left_managed_is_released() {
+    let release = |ifindex, address| Action::Release {
+        ifindex,
+        address: ip(address),
+    };
+    let left = |bench: &mut Bench| {
+        bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Failed));
+        bench.tell(neighbour(ETH2, "10.0.1.2", NeighbourState::Reachable(MAC2)));
+        // Another program's, and one that was released.
+        bench.tell(Event::Neighbour(Neighbour {
+            ifindex: ETH1,
+            address: ip("10.0.0.3"),
+            state: NeighbourState::Failed,
+            managed: Some(Manager::Other),
+        }));
+        bench.tell(unmanaged(ETH1, "10.0.0.4", NeighbourState::Failed));
+    };
+    let ports = |bench: &mut Bench, names: &[(&str, u32)]| {
+        let aliases = names.iter().map(|&(name, ifindex)| (name.into(), ifindex)).collect();
+        let (now, actions) = (bench.now, &mut bench.actions);
+        bench.resolver.set_ports(&[], aliases, &HashMap::new(), now, actions);
+    };
+
+    // No other instance is there, as there is no other program. What is needed stays.
+    let mut bench = Bench::unsynced();
+    bench.add(ID, "10.0.1.2 dev eth2");
+    bench.tell(Event::Reset);
+    bench.tell(up(ETH1, "eth1"));
+    bench.tell(up(ETH2, "eth2"));
+    left(&mut bench);
+    bench.tell(Event::Synced);
+    let released = |actions: Vec<Action>| {
+        let released = actions
+            .into_iter()
+            .filter(|action| matches!(action, Action::Release { .. }));
+        released.collect::<Vec<_>>()
+    };
+    assert_eq!(released(bench.take()), [release(ETH1, "10.0.0.2")]);
+
+    // Another one is there: only the neighbours at this one's ports are nobody else's.
+    let mut bench = Bench::unsynced();
+    bench.tell(Event::Reset);
+    bench.tell(with_xdp(ETH1, "eth1"));
+    bench.tell(with_xdp(ETH2, "eth2"));
+    left(&mut bench);
+    bench.tell(Event::Synced);
+    assert_eq!(released(bench.take()), []);
+    ports(&mut bench, &[("eth2", ETH2)]);
+    assert_eq!(released(bench.take()), [release(ETH2, "10.0.1.2")]);
+    bench.tell(unmanaged(ETH2, "10.0.1.2", NeighbourState::Reachable(MAC2)));
+    ports(&mut bench, &[("eth2", ETH2), ("eth1", ETH1)]);
+    assert_eq!(released(bench.take()), [release(ETH1, "10.0.0.2")]);
 }
 
 #[test]
@@ -1012,7 +1078,7 @@ fn changes() -> impl Strategy<Value = Change> {
                 ifindex,
                 address,
                 state,
-                managed,
+                managed: managed.then_some(Manager::Other),
             })
         });
     let answers = prop_oneof![

@@ -43,7 +43,14 @@ assert switch.call("ListRoutes", label=100, counters=True) == {
         {
             "route": route,
             "owner": "static",
-            "next_hop": {"via": via, "dev": "eth1", "mac": via["address"], "state": "static", "routes": 1},
+            "next_hop": {
+                "via": via,
+                "dev": "eth1",
+                "mac": via["address"],
+                "state": "static",
+                "redirect_lost": False,
+                "routes": 1,
+            },
             "counter": {"packets": 0, "bytes": 0},
         }
     ]

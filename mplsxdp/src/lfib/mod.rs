@@ -612,7 +612,9 @@ impl<T: Tables> Lfib<T> {
                 Some((_, awaited)) if Reach::Resolved(*awaited) == reach => continue,
                 _ => self.resolving.remove(&id),
             };
-            let same_link = old.port() == new.port() && old.words()[1..] == new.words()[1..];
+            // An unresolved adjacency has no port; it comes with the MAC address.
+            let same_port = !old.is_resolved() || old.port() == new.port();
+            let same_link = same_port && old.words()[1..] == new.words()[1..];
             // Nobody has seen more of a slot that is all zero: a new next hop has its frames at once.
             if !new.is_resolved() || same_link || old == unused {
                 self.tables.store_adjacency(slot, new);

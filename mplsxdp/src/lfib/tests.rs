@@ -656,6 +656,9 @@ fn frames_do_not_wait_for_a_grace_period_where_a_next_hop_is_new() {
     // One that was resolved before may still be read.
     lfib.set_next_hop(second, None);
     lfib.set_next_hop(second, Some(Adjacency::new(R1, 2, OWN, 1500)));
+    assert_eq!(lfib.tables().grace_periods, 0, "one store: nothing else differs");
+    lfib.set_next_hop(second, None);
+    lfib.set_next_hop(second, Some(Adjacency::new(R1, 2, OWN, 1600)));
     assert_eq!(lfib.tables().grace_periods, 1);
     // So may a slot that another next hop had: it is emptied before it is given out again.
     lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[110], 3)])
@@ -678,7 +681,7 @@ fn slots_and_next_hops_wait_for_the_end_of_a_grace_period_and_no_change_does() {
     .unwrap();
     let id = only_next_hop(&mut lfib);
     let slot = entry(&lfib, 100).next_hop();
-    let resolved = |port| Adjacency::new(R1, port, OWN, 1500);
+    let resolved = |port| Adjacency::new(R1, port, OWN, 1500 + port);
     lfib.set_next_hop(id, Some(resolved(1)));
     assert_eq!(lfib.reclaiming(), None);
     lfib.set_next_hop(id, None);
@@ -708,7 +711,7 @@ fn a_next_hop_that_goes_while_it_waits_for_a_grace_period_is_not_resolved() {
     lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), swap(101, &[110], 2)])
         .unwrap();
     let (first, second) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
-    let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500));
+    let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500 + port));
     for port in [1, 2] {
         lfib.set_next_hops([(first, resolved(port)), (second, resolved(port))]);
         if port == 1 {

@@ -15,7 +15,7 @@ use mplsxdp_common::abi::{
 /// same source), so that a margin of a dozen is not much; and every port's program is verified anew when it is loaded.
 const VERIFIER_BUDGET: u32 = 100_000;
 /// The same for kernels whose verifier finds less to be the same, and so follows more.
-const OLD_VERIFIER_BUDGET: u32 = 200_000;
+const OLD_VERIFIER_BUDGET: u32 = 250_000;
 const PRUNES_LOOPS: Release = Release { major: 6, minor: 12 };
 
 /// The memory figures are for a machine of two CPUs.

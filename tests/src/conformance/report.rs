@@ -117,19 +117,23 @@ pub fn markdown(suite: &Suite) -> String {
     let mut text = format!(
         "# Conformance\n\n\
          <!-- Made by `cargo xtask conformance --write` of the files in conformance/: change those. -->\n\n\
-         What RFCs and [semantics.md](semantics.md) ask of a data plane, rule by rule, and the cases that show that it is so. `cargo xtask\n\
-         conformance` runs all of them and prints this table with what came out; `cargo xtask test` does too, and fails if this page is\n\
-         not what the files make. The files are in [conformance/](../conformance/README.md), to be read and added to without knowing Rust.\n\n\
-         Each case has one or more frames, and says what becomes of each, byte by byte. A frame is run with every TTL mode and option that\n\
-         its line is for:\n\n\
-         * *host*: by the forwarding core, and the slow path behind it, in ordinary memory;\n\
-         * *kernel*: by the XDP program, through `BPF_PROG_TEST_RUN`: verdict, bytes, counters of reasons and routes; what it hands to the\n  \
-         slow path ends there;\n\
-         * *veth*: by `mplsxdp load` between veth ports in network namespaces: the frames that come out of every port, the answers of the\n  \
-         slow path, the counters. Where a frame cannot be had there, [below](#not-on-real-ports) is why.\n\n\
-         {} rules: {} met, {} not met, {} for others than a data plane. {} cases, {} frames, {runs} runs of each kind.\n\n\
-         Levels: as the RFC has them; *states* where it says so without a keyword, *row* a row of semantics.md, *seen* a mistake that was\n\
-         seen in other implementations. The columns host, kernel and veth count frames.\n",
+         What the RFCs and [semantics.md](semantics.md) ask of a data plane, rule by rule, and the cases that\n\
+         show it. `cargo xtask conformance` runs all cases and prints this table with the results. `cargo\n\
+         xtask test` does the same, and fails if this page differs from it. The cases are text files in\n\
+         [conformance/](../conformance/README.md); reading and adding them takes no Rust.\n\n\
+         Each case has one or more frames, and says what happens to each, byte by byte. A frame runs with\n\
+         every TTL mode and option that its line is for:\n\n\
+         * *host*: through the forwarding core, and the slow path behind it, in ordinary memory;\n\
+         * *kernel*: through the XDP program, by `BPF_PROG_TEST_RUN`: verdict, bytes, and the counters of\n  \
+         reasons and routes; what the program hands to the slow path ends there;\n\
+         * *veth*: through `mplsxdp load` between veth ports in network namespaces: the frames that leave\n  \
+         every port, the answers of the slow path, and the counters. [Below](#not-on-real-ports) are the\n  \
+         frames that cannot be had there, and why.\n\n\
+         {} rules: {} met, {} not met, {} for others than a data plane.\n\
+         {} cases, {} frames, {runs} runs of each kind.\n\n\
+         Levels: as the RFC has them; *states* if the RFC states it without a keyword; *row* for a row of\n\
+         semantics.md; *seen* for a mistake seen in other implementations. The columns host, kernel and veth\n\
+         count frames.\n",
         rules().count(),
         standing(|standing| matches!(standing, Standing::ByCases | Standing::ByTests(_))),
         standing(|standing| matches!(standing, Standing::NotMet(_))),

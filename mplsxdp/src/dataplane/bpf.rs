@@ -1,5 +1,5 @@
-//! The commands of bpf(2) for XDP links and for programs of others, which aya does not offer: whether a link is still attached,
-//! detaching one that somebody else holds as well, and the name of a program by its id.
+//! The commands of bpf(2) that aya does not offer. For XDP links: whether one is still attached, and detaching one that
+//! somebody else holds as well. For programs of others: the name by the id. For maps: batches, deleting, and maps of maps.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -10,8 +10,12 @@ use crate::config::XdpMode;
 #[derive(Clone, Copy)]
 #[repr(i64)]
 enum Command {
+    MapCreate = 0,
+    MapUpdateElem = 2,
+    MapDeleteElem = 3,
     ProgGetFdById = 13,
     ObjGetInfoByFd = 15,
+    MapLookupBatch = 24,
     LinkCreate = 28,
     LinkUpdate = 29,
     LinkDetach = 34,
@@ -41,19 +45,19 @@ impl XdpLink {
             XdpMode::Native => XDP_FLAGS_DRV_MODE,
             XdpMode::Generic => XDP_FLAGS_SKB_MODE,
         };
-        let link = bpf(Command::LinkCreate, [descriptor(program), ifindex, BPF_XDP, flags])?;
+        let link = bpf(Command::LinkCreate, &mut [descriptor(program), ifindex, BPF_XDP, flags])?;
         // SAFETY: the kernel has just made this descriptor for its caller.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(link) }))
     }
 
     /// Puts `program` in the place of the one that is attached: every frame meets one of them. ENOLINK: the link is detached.
     pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
-        bpf(Command::LinkUpdate, [self.descriptor(), descriptor(program), 0, 0]).map(drop)
+        bpf(Command::LinkUpdate, &mut [self.descriptor(), descriptor(program), 0, 0]).map(drop)
     }
 
     /// Takes the program off the interface, whoever else has a descriptor of the link.
     pub fn detach(&self) -> io::Result<()> {
-        bpf(Command::LinkDetach, [self.descriptor()]).map(drop)
+        bpf(Command::LinkDetach, &mut [self.descriptor()]).map(drop)
     }
 
     /// May wait for the kernel's RTNL lock.
@@ -79,7 +83,7 @@ pub fn program_name(id: u32) -> io::Result<String> {
     /// Where `name` is in struct bpf_prog_info, in words.
     const NAME: usize = 16;
     const NAME_WORDS: usize = 4;
-    let program = bpf(Command::ProgGetFdById, [id, 0, 0])?;
+    let program = bpf(Command::ProgGetFdById, &mut [id, 0, 0])?;
     // SAFETY: the kernel has just made this descriptor for its caller.
     let program = unsafe { OwnedFd::from_raw_fd(program) };
     let mut info = [0_u32; NAME + NAME_WORDS];
@@ -93,7 +97,7 @@ pub fn program_name(id: u32) -> io::Result<String> {
 fn object_info<const WORDS: usize>(descriptor: u32, info: &mut [u32; WORDS]) -> io::Result<()> {
     let length = size_of_val(info) as u32;
     let [low, high] = halves((&raw mut *info).addr() as u64);
-    bpf(Command::ObjGetInfoByFd, [descriptor, length, low, high]).map(drop)
+    bpf(Command::ObjGetInfoByFd, &mut [descriptor, length, low, high]).map(drop)
 }
 
 /// A 64-bit field of `union bpf_attr`.
@@ -107,24 +111,88 @@ fn descriptor(descriptor: BorrowedFd<'_>) -> u32 {
     descriptor.as_raw_fd().cast_unsigned()
 }
 
-/// bpf(2) with the beginning of `union bpf_attr`; the rest is taken for zero. Returns the new descriptor, if the command makes one.
-fn bpf<const WORDS: usize>(command: Command, attributes: [u32; WORDS]) -> io::Result<i32> {
+/// BPF_MAP_CREATE: an array with one element of 32 bits; with `inner`, an array of one map that is made alike.
+pub fn create_array(name: &str, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+    const NAME_WORDS: usize = 4;
+    /// Of a key and of a value, in bytes.
+    const SIZE: u32 = 4;
+
+    let map_type = inner.map_or(BPF_MAP_TYPE_ARRAY, |_| BPF_MAP_TYPE_ARRAY_OF_MAPS);
+    let mut attributes = [0; 7 + NAME_WORDS];
+    // map_type, key_size, value_size, max_entries, map_flags, inner_map_fd, numa_node, map_name.
+    attributes[..6].copy_from_slice(&[map_type, SIZE, SIZE, 1, 0, inner.map_or(0, descriptor)]);
+    // The last byte stays zero.
+    for (index, &byte) in name.as_bytes().iter().take(4 * NAME_WORDS - 1).enumerate() {
+        attributes[7 + index / 4] |=
+            u32::from_ne_bytes(std::array::from_fn(|at| if at == index % 4 { byte } else { 0 }));
+    }
+    let map = bpf(Command::MapCreate, &mut attributes)?;
+    // SAFETY: the kernel has just made this descriptor for its caller.
+    Ok(unsafe { OwnedFd::from_raw_fd(map) })
+}
+
+/// BPF_MAP_UPDATE_ELEM of 32 bits.
+pub fn update_element(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<()> {
+    element(Command::MapUpdateElem, map, &key, Some(&value))
+}
+
+/// BPF_MAP_DELETE_ELEM of a 32-bit key.
+pub fn delete_element(map: BorrowedFd<'_>, key: u32) -> io::Result<()> {
+    element(Command::MapDeleteElem, map, &key, None)
+}
+
+fn element(command: Command, map: BorrowedFd<'_>, key: &u32, value: Option<&u32>) -> io::Result<()> {
+    let [key_low, key_high] = halves(std::ptr::from_ref(key).addr() as u64);
+    let [value_low, value_high] = halves(value.map_or(0, |value| std::ptr::from_ref(value).addr() as u64));
+    // map_fd, padding, key, value, flags.
+    let mut attributes = [descriptor(map), 0, key_low, key_high, value_low, value_high, 0, 0];
+    bpf(command, &mut attributes).map(drop)
+}
+
+/// BPF_MAP_LOOKUP_BATCH (Linux 5.13 for per-CPU arrays): the values of consecutive slots of a per-CPU array from `first` on, of
+/// each those of all possible CPUs, as two words. `values` has room for `keys.len()` slots. Returns how many slots there were.
+pub fn lookup_batch(map: BorrowedFd<'_>, first: u32, keys: &mut [u32], values: &mut [[u64; 2]]) -> io::Result<usize> {
+    /// Where `count` is in the attributes.
+    const COUNT: usize = 8;
+    // The kernel begins behind the key that it is given, and at the beginning if it gets none.
+    let before = first.checked_sub(1);
+    let mut last = 0_u32;
+    let pointers = [
+        before.as_ref().map_or(0, |before| std::ptr::from_ref(before).addr()),
+        (&raw mut last).addr(),
+        keys.as_mut_ptr().addr(),
+        values.as_mut_ptr().addr(),
+    ];
+    // in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags.
+    let mut attributes = [0; COUNT + 6];
+    for (words, pointer) in attributes.chunks_exact_mut(2).zip(pointers) {
+        words.copy_from_slice(&halves(pointer as u64));
+    }
+    attributes[COUNT] = keys.len() as u32;
+    attributes[COUNT + 1] = descriptor(map);
+    match bpf(Command::MapLookupBatch, &mut attributes) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // All, or the table ended before.
+        _ => Ok(attributes[COUNT] as usize),
+    }
+}
+
+/// bpf(2) with the beginning of `union bpf_attr`, into which the kernel may write; the rest is taken for zero. Returns the new
+/// descriptor, if the command makes one.
+fn bpf<const WORDS: usize>(command: Command, attributes: &mut [u32; WORDS]) -> io::Result<i32> {
     // Pointers in the attributes lie at multiples of 8.
     #[repr(C, align(8))]
     struct Aligned<const WORDS: usize>([u32; WORDS]);
-    let mut aligned = Aligned(attributes);
-    // SAFETY: what the attributes of these commands point to is `info` of `object_info`, which lives until the call returns and
-    // is as long as they say.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command as i64,
-            &raw mut aligned,
-            size_of_val(&attributes),
-        )
-    };
+    let mut aligned = Aligned(*attributes);
+    // SAFETY: what the attributes point to lives until the call returns, and is as long as they say: the callers, all of them in
+    // this file, hold references to it.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as i64, &raw mut aligned, size_of_val(attributes)) };
+    let error = io::Error::last_os_error();
+    *attributes = aligned.0;
     match i32::try_from(result) {
         Ok(result @ 0..) => Ok(result),
-        _ => Err(io::Error::last_os_error()),
+        _ => Err(error),
     }
 }

@@ -7,7 +7,7 @@
 //! its own waits.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::{GracePeriod, TableError};
+use super::{GracePeriod, TableError, bpf};
 
 /// What errors call the map of maps.
 const NAME: &str = "grace";
@@ -103,82 +103,13 @@ struct MapOfMaps {
 
 impl MapOfMaps {
     fn new() -> io::Result<Self> {
-        const BPF_MAP_TYPE_ARRAY: u32 = 2;
-        const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
-
-        let inner = create_map(BPF_MAP_TYPE_ARRAY, 0)?;
-        let outer = create_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner.as_raw_fd().cast_unsigned())?;
+        let inner = bpf::create_array(NAME, None)?;
+        let outer = bpf::create_array(NAME, Some(inner.as_fd()))?;
         Ok(Self { outer, inner })
     }
 
     /// Returns when no BPF program is left that ran before this call.
     fn wait_for_readers(&self) -> io::Result<()> {
-        const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-
-        /// The part of `union bpf_attr` for element commands.
-        #[repr(C)]
-        struct Attributes {
-            map_fd: u32,
-            pad: u32,
-            key: u64,
-            value: u64,
-            flags: u64,
-        }
-
-        let (key, value) = (0_u32, self.inner.as_raw_fd());
-        let attributes = Attributes {
-            map_fd: self.outer.as_raw_fd().cast_unsigned(),
-            pad: 0,
-            key: (&raw const key).addr() as u64,
-            value: (&raw const value).addr() as u64,
-            flags: 0,
-        };
-        bpf(BPF_MAP_UPDATE_ELEM, &attributes).map(drop)
-    }
-}
-
-/// A map with one element of 32 bits. `inner` is the descriptor of one of the maps in it, 0 if it is not a map of maps.
-fn create_map(map_type: u32, inner: u32) -> io::Result<OwnedFd> {
-    const BPF_MAP_CREATE: libc::c_long = 0;
-
-    /// The part of `union bpf_attr` for BPF_MAP_CREATE.
-    #[repr(C)]
-    struct Attributes {
-        map_type: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-        map_flags: u32,
-        inner_map_fd: u32,
-        numa_node: u32,
-        map_name: [u8; 16],
-    }
-
-    let mut map_name = [0; 16];
-    map_name[..NAME.len()].copy_from_slice(NAME.as_bytes());
-    let attributes = Attributes {
-        map_type,
-        key_size: 4,
-        value_size: 4,
-        max_entries: 1,
-        map_flags: 0,
-        inner_map_fd: inner,
-        numa_node: 0,
-        map_name,
-    };
-    let fd = bpf(BPF_MAP_CREATE, &attributes)?;
-    let fd = fd.try_into().map_err(io::Error::other)?;
-    // SAFETY: a new descriptor that nobody else has; the kernel marks it close-on-exec.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// bpf(2) with attributes that the kernel only reads, and whose pointers are good until it returns.
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the commands of this file write to no memory.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
+        bpf::update_element(self.outer.as_fd(), 0, self.inner.as_raw_fd().cast_unsigned())
     }
 }

@@ -20,7 +20,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::grace::GracePeriods;
 use super::loader::{Pins, SHARED_MAPS};
-use super::{Capacity, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
+use super::{Capacity, GracePeriod, TableError, TableMemory, Tables, adjacency_writes, bpf};
 
 const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
 const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
@@ -154,7 +154,7 @@ impl KernelTables {
                 .remove(&ifindex)
                 .map_err(|error| table_error(map::INTERFACES, "remove from", error))?;
         }
-        match bpf_map_delete(&self.tx_ports_map, u32::from(port)) {
+        match bpf::delete_element(self.tx_ports_map.fd().as_fd(), u32::from(port)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TableError {
                 map: map::TX_PORTS,
                 operation: "delete from",
@@ -561,7 +561,7 @@ impl RouteCounterReader {
     pub fn read(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
         let mut keys = vec![0; count as usize];
         let mut values: Vec<CounterWords> = vec![[0; 2]; count as usize * self.possible_cpus];
-        let read = bpf_map_lookup_batch(self.map.as_fd(), first, &mut keys, &mut values);
+        let read = bpf::lookup_batch(self.map.as_fd(), first, &mut keys, &mut values);
         let read = read.map_err(|source| TableError {
             map: map::ROUTE_COUNTERS,
             operation: "read",
@@ -569,97 +569,5 @@ impl RouteCounterReader {
         })?;
         let counters = values.chunks(self.possible_cpus).take(read);
         Ok(counters.map(total).collect())
-    }
-}
-
-/// BPF_MAP_LOOKUP_BATCH (Linux 5.13 for per-CPU arrays): the values of consecutive slots of a per-CPU array from `first` on, of
-/// each those of all possible CPUs. Returns how many slots there were.
-fn bpf_map_lookup_batch(
-    map: BorrowedFd<'_>,
-    first: u32,
-    keys: &mut [u32],
-    values: &mut [CounterWords],
-) -> io::Result<usize> {
-    const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
-
-    /// The part of `union bpf_attr` for batches.
-    #[repr(C)]
-    struct Attributes {
-        in_batch: u64,
-        out_batch: u64,
-        keys: u64,
-        values: u64,
-        count: u32,
-        map_fd: u32,
-        elem_flags: u64,
-        flags: u64,
-    }
-
-    // The kernel begins behind the key that it is given, and at the beginning if it gets none.
-    let before = first.checked_sub(1);
-    let mut last = 0_u32;
-    let mut attributes = Attributes {
-        in_batch: before
-            .as_ref()
-            .map_or(0, |before| std::ptr::from_ref(before).addr() as u64),
-        out_batch: (&raw mut last).addr() as u64,
-        keys: keys.as_mut_ptr().addr() as u64,
-        values: values.as_mut_ptr().addr() as u64,
-        count: keys.len() as u32,
-        map_fd: map.as_raw_fd().cast_unsigned(),
-        elem_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: all that the attributes point to lives until the call returns, and `keys` and `values` have room for `count` slots.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_LOOKUP_BATCH,
-            &raw mut attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    match io::Error::last_os_error() {
-        _ if result == 0 => Ok(attributes.count as usize),
-        // The table ended before `count` slots were read.
-        error if error.kind() == io::ErrorKind::NotFound => Ok(attributes.count as usize),
-        error => Err(error),
-    }
-}
-
-/// BPF_MAP_DELETE_ELEM of a 32-bit key.
-fn bpf_map_delete(map: &MapData, key: u32) -> io::Result<()> {
-    const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
-
-    /// The part of `union bpf_attr` for element commands.
-    #[repr(C)]
-    struct Attributes {
-        map_fd: u32,
-        pad: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-
-    let attributes = Attributes {
-        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
-        pad: 0,
-        key: (&raw const key).addr() as u64,
-        value: 0,
-        flags: 0,
-    };
-    // SAFETY: the attributes and the key that they point to live until the call returns; it writes to neither.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_DELETE_ELEM,
-            &raw const attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use mplsxdp::control::api::{Link, Status};
+use mplsxdp::control::api::{Link, Stats, Status};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp, with_ttl};
 
@@ -27,6 +27,10 @@ pub fn tests() -> Vec<Trial> {
         test("switching::ip_is_imposed_by_the_longest_prefix", imposition),
         test("switching::explicit_null_is_popped_here", explicit_null),
         test("switching::what_cannot_be_forwarded_is_counted_by_its_reason", drops),
+        test(
+            "switching::what_routes_have_forwarded_is_counted_when_they_are_gone",
+            total,
+        ),
         test("switching::in_and_out_by_the_same_port", one_armed),
         test("switching::a_port_without_mpls_takes_no_labels", port_disabled),
         test("switching::generic_mode_does_the_same_and_says_so", generic),
@@ -47,6 +51,38 @@ fn swap() -> Result<()> {
     bench.expect("two labels", &sent, &expected)?;
     let forwarded = bench.router.forwarded("100")?;
     ensure!(forwarded == 4, "counted {forwarded}");
+    bench.router.unload()
+}
+
+fn total() -> Result<()> {
+    let bench = Bench::new(NATIVE)?;
+    // Each frame is followed by the one that marks its end.
+    let expect_frames = |label: u32, frames: u64| {
+        for _ in 0..frames {
+            let sent = bench.labelled(&[Entry::new(label, 64)], &v4(64)?);
+            let expected = bench.out_labelled(&[Entry::new(label + 10, 63)], &v4(64)?);
+            bench.expect("a swap", &sent, &expected)?;
+        }
+        let counted = bench.router.forwarded(&label.to_string())?;
+        ensure!(counted == frames, "label {label}: counted {counted}");
+        anyhow::Ok(())
+    };
+    let expect_total = |frames: u64| {
+        let total = bench.router.json::<Stats>("stats")?.forwarded.packets;
+        ensure!(total == 2 * frames, "{total} in all after {frames} frames");
+        anyhow::Ok(())
+    };
+    expect_total(0)?;
+    bench.route("100 as 110")?;
+    expect_frames(100, 3)?;
+    expect_total(3)?;
+    bench.router.run("route del 100")?;
+    expect_total(3)?;
+    bench.route("200 as 210")?;
+    bench.route("300 as 310")?;
+    expect_frames(200, 2)?;
+    expect_frames(300, 1)?;
+    expect_total(6)?;
     bench.router.unload()
 }
 

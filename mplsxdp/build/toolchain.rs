@@ -216,7 +216,7 @@ impl fmt::Display for Missing {
                 "no linker ({reason}): `cargo install bpf-linker --version {major}.{minor}.{patch} --locked`; "
             )?;
         }
-        f.write_str("`cargo xtask install` does all of it")
+        f.write_str("`cargo xtask setup` does all of it")
     }
 }
 

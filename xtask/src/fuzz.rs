@@ -9,10 +9,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::install;
 use crate::run::{
     Interrupts, Kind, artifacts, cargo, is_installed, root_command, run_tests, run_tool, shown, workspace,
 };
+use crate::setup;
 
 /// Host and kernel on random frames, which is not a target of cargo-fuzz.
 const DIFFERENTIAL: &str = "differential";
@@ -64,7 +64,7 @@ pub fn fuzz(arguments: &Arguments) -> Result<()> {
         );
     }
     let is_chosen = |target: &str| arguments.targets.is_empty() || arguments.targets.iter().any(|one| one == target);
-    install::install()?;
+    setup::setup()?;
     let frames = match &arguments.seeds {
         Some(capture) => Some(make_seeds(capture)?),
         None => None,

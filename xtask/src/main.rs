@@ -2,9 +2,9 @@
 
 mod fuzz;
 mod guest;
-mod install;
 mod needs;
 mod run;
+mod setup;
 #[path = "../../mplsxdp/build/toolchain.rs"]
 mod toolchain;
 
@@ -32,8 +32,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Installs what building, demo and tests need and this machine lacks.
-    Install,
+    /// Installs the packages and tools that building, the demo and the tests need.
+    Setup,
     /// Builds everything.
     Build {
         /// Optimised, as for use.
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
     }
     run::search_system_directories();
     let done = match Arguments::parse().command {
-        Command::Install => install::install().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
+        Command::Setup => setup::setup().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Build { release } => build(release),
         Command::Demo { built } => demo(built.as_deref()),
         Command::Test { filter, guest } => test(filter.as_deref(), guest),
@@ -146,7 +146,7 @@ fn main() -> ExitCode {
 struct TestsFailed;
 
 fn build(release: bool) -> Result<()> {
-    let toolchain = install::find_toolchain().map_err(|missing| anyhow::anyhow!("{missing}"))?;
+    let toolchain = setup::find_toolchain().map_err(|missing| anyhow::anyhow!("{missing}"))?;
     eprintln!("eBPF programs: {toolchain}");
     let mut command = cargo("build");
     if release {
@@ -200,7 +200,7 @@ fn bench(arguments: &[OsString]) -> Result<()> {
 
 fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     let [mplsxdp] = build_programs(["mplsxdp"], &[])?;
-    let python = install::python();
+    let python = setup::python();
     let mut own = vec![(PROGRAM_VARIABLE, mplsxdp.as_path())];
     own.extend(python.as_deref().map(|python| (PYTHON_VARIABLE, python)));
     let mut command = cargo("test");
@@ -256,14 +256,14 @@ fn closing_line(summary: &Summary, name: Option<&str>) -> Result<()> {
 }
 
 fn lint() -> Result<()> {
-    let toolchain = install::install()?;
+    let toolchain = setup::setup()?;
     run_tool(cargo("fmt").args(["--all", "--check"]), "run `cargo fmt --all`")?;
     run_tool(
         cargo("clippy").args(["--all-targets", "--", "-D", "warnings"]),
         "mend what clippy says",
     )?;
     // Clippy is part of a compiler: for the eBPF crate that of its own, which cargo finds through PATH.
-    let directory = install::clippy_directory(&toolchain)?;
+    let directory = setup::clippy_directory(&toolchain)?;
     let search = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(directory).chain(std::env::split_paths(&search)))?;
     let mut command = toolchain.cargo("clippy");

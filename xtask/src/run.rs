@@ -98,7 +98,7 @@ pub fn artifacts(mut command: Command) -> Result<Vec<Artifact>> {
 
 /// Builds the workspace's programs and returns those of these names.
 pub fn build_programs<const N: usize>(names: [&str; N], options: &[&str]) -> Result<[PathBuf; N]> {
-    crate::install::install()?;
+    crate::setup::setup()?;
     let mut command = cargo("build");
     command.args(options);
     let artifacts = artifacts(command)?;

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::image::output;
 use super::kernels::{Kernel, PACKAGE};
-use crate::install::apt_update;
 use crate::run::is_installed;
+use crate::setup::apt_update;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What the parts of a kernel are called: some releases have it in one package, some in several.

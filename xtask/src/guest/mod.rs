@@ -21,9 +21,9 @@ use self::kernels::{Expected, KERNELS, Kernel, SHORT};
 use self::machine::Interrupted;
 use self::results::{Results, show};
 use self::wire::Run;
-use crate::install;
 use crate::needs::{Lacking, Version, lacking};
 use crate::run::{Artifact, Kind, Summary, artifacts, build_programs, cargo};
+use crate::setup;
 
 /// The end-to-end test for kernels that are too old.
 const REFUSAL: &str = "preflight::a_kernel_that_is_too_old";
@@ -112,7 +112,7 @@ struct Built {
 impl Built {
     fn new() -> Result<Self> {
         let [mplsxdp, xtask] = build_programs(["mplsxdp", "xtask"], &[])?;
-        install::guest()?;
+        setup::guest()?;
         // As `cargo xtask test` builds them: with other packages, other features would be built.
         let mut command = cargo("test");
         command.arg("--no-run");

@@ -42,7 +42,7 @@ const VARLINK: &str = "varlink";
 const VARLINK_VERSION: &str = "31.0.0";
 
 /// Installs what is missing.
-pub fn install() -> Result<Toolchain> {
+pub fn setup() -> Result<Toolchain> {
     let tools = TOOLS.into_iter().filter(|(program, _)| !is_installed(program));
     let headers = HEADERS
         .into_iter()
@@ -202,7 +202,7 @@ fn apt() -> Result<Command> {
     let mut command = if is_root()? {
         Command::new("env")
     } else if !is_installed("sudo") {
-        bail!("installing packages needs root, and there is no sudo: run `cargo xtask install` as root first");
+        bail!("installing packages needs root, and there is no sudo: run `cargo xtask setup` as root first");
     } else {
         println!("Installing packages needs root: running apt-get through sudo.");
         let mut command = Command::new("sudo");

@@ -17,7 +17,9 @@ pub mod dataplane;
 pub mod descriptors;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
+pub mod kernel;
 pub mod lfib;
 pub mod log;
 pub mod neighbour;
+pub mod ports;
 pub mod slowpath;

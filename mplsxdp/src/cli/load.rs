@@ -9,9 +9,10 @@ use nix::sched::{CloneFlags, setns};
 use super::args::{Global, LoadArgs};
 use super::{Failure, config_file, netns};
 use crate::config::{Config, ConfigError, Options};
-use crate::controller::{Reread, preflight, told};
+use crate::controller::{Reread, told};
 use crate::descriptors;
 use crate::log::Log;
+use crate::ports::preflight;
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let refused = |error: ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));

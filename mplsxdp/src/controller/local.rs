@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use mplsxdp_common::abi::MAX_PUSH;
 use mplsxdp_common::wire::{LSE_LEN, Mac};
 
-use crate::dataplane::ethtool::Feature;
+use crate::kernel::ethtool::Feature;
+use crate::kernel::netlink::{self, Netlink};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
-use crate::neighbour::netlink::{self, Netlink};
 
 /// Of both ends: locally administered, and "MPLS" in ASCII. Frames with it never leave the pair. It also marks a pair that was
 /// left behind before it had its alias.

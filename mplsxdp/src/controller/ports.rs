@@ -11,9 +11,7 @@ use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
 use super::exceptions::Exceptions;
-use super::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
 use super::programs::{self, Finding, ProgramState, Watch};
-use super::sub_interface::{self, Tags};
 use super::told;
 use super::waiting::{Waiting, WaitingPorts};
 use crate::config::{Config, XdpMode};
@@ -23,12 +21,15 @@ use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, Interference, attach};
-use crate::dataplane::{GracePeriod, Tables as _, ethtool};
+use crate::dataplane::{GracePeriod, Tables as _};
+use crate::kernel::ethtool;
+use crate::kernel::netlink::Netlink;
 use crate::lfib::Lfib;
 use crate::lfib::route::{NextHop, Via};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
-use crate::neighbour::netlink::Netlink;
+use crate::ports::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
+use crate::ports::sub_interface::{self, Tags};
 use crate::slowpath::xsk::XskPort;
 
 /// How long another instance has to say which ports it has.

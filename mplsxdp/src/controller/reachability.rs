@@ -6,14 +6,15 @@ use std::net::IpAddr;
 
 use tracing::warn;
 
+use super::Controller;
 use super::ports::{Port, Role};
-use super::{Controller, sub_interface};
 use crate::control::api::{self, Changes, Refusal};
+use crate::kernel::netlink;
 use crate::lfib::NewNextHops;
 use crate::lfib::route::{NextHop, Route, RouteKey};
-use crate::neighbour::netlink;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
+use crate::ports::sub_interface;
 
 /// How many routes are named of those that wait.
 const NAMED: usize = 100;

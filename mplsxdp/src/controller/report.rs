@@ -11,18 +11,19 @@ use netlink_packet_route::link::Stats64;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::Controller;
 use super::ports::Role;
-use super::{Controller, sub_interface};
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
+use crate::kernel::netlink::NeighbourEntry;
 use crate::lfib::next_hops::{NextHopId, Position};
 use crate::lfib::route::{RouteKey, Via};
 use crate::lfib::{Candidate, Listed};
 use crate::log;
-use crate::neighbour::netlink::NeighbourEntry;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
+use crate::ports::sub_interface;
 use crate::slowpath::outcome::Outcome;
 
 /// Where the answer to a request goes.

@@ -5,7 +5,6 @@
 
 pub mod bpf;
 mod btf;
-pub mod ethtool;
 pub mod frame;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;

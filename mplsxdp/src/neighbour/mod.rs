@@ -1,4 +1,4 @@
-//! From next hops to MAC addresses: what the kernel reports ([`Event`]), the socket that it is read from ([`netlink`]), and
+//! From next hops to MAC addresses: what the kernel reports ([`Event`]), read by [`netlink`](crate::kernel::netlink), and
 //! what is made of it, without a socket or a clock: the interfaces ([`links`]), the kernel's routes ([`routes`]), and the
 //! state of each next hop ([`resolver`]).
 
@@ -9,10 +9,7 @@ use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 
 pub mod addresses;
-#[cfg(any(test, feature = "test-support"))]
-pub mod fuzz;
 pub mod links;
-pub mod netlink;
 pub mod resolver;
 pub mod routes;
 

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 
 use mplsxdp::controller::local::{LocalError, LocalPair, MAC, mtu_beneath};
-use mplsxdp::neighbour::netlink::Netlink;
+use mplsxdp::kernel::netlink::Netlink;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, setsockopt,
     socket, sockopt,

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use mplsxdp::kernel::netlink::Netlink;
 use mplsxdp::lfib::next_hops::NextHopId;
 use mplsxdp::lfib::route::{NextHop, Via};
-use mplsxdp::neighbour::netlink::Netlink;
 use mplsxdp::neighbour::resolver::{Action, HopState, Resolver};
 use mplsxdp::neighbour::routes::KernelRoutes;
 use mplsxdp::neighbour::{Event, Lookup};

@@ -5,9 +5,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use mplsxdp::config::XdpMode;
-use mplsxdp::controller::preflight::{PreflightError, XdpFeatures, attach_error, check, check_attached, gather};
+use mplsxdp::kernel::netlink::Netlink;
 use mplsxdp::neighbour::AttachMode;
-use mplsxdp::neighbour::netlink::Netlink;
+use mplsxdp::ports::preflight::{PreflightError, XdpFeatures, attach_error, check, check_attached, gather};
 
 use crate::lab::{Lab, ip, run};
 

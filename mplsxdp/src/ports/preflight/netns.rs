@@ -10,9 +10,9 @@ use std::sync::Arc;
 use nix::net::if_::if_nameindex;
 use nix::sched::{CloneFlags, setns};
 
-use crate::dataplane::ethtool::{self, Feature, VlanOffloads};
+use crate::kernel::ethtool::{self, Feature, VlanOffloads};
+use crate::kernel::netlink::Netlink;
 use crate::neighbour::Peer;
-use crate::neighbour::netlink::Netlink;
 
 const NAMED: &str = "/run/netns";
 

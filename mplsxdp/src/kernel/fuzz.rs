@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::Event;
-use super::addresses::Addresses;
 use super::netlink::{events_of, take_message};
-use super::resolver::Resolver;
-use super::routes::KernelRoutes;
+use crate::neighbour::Event;
+use crate::neighbour::addresses::Addresses;
+use crate::neighbour::resolver::Resolver;
+use crate::neighbour::routes::KernelRoutes;
 
 /// `data` is a datagram. It is read to its end, message by message, or up to a length that cannot be; a prefix of it reads as the
 /// same as far as its messages are whole; and what it reports is taken by all who keep account of it.

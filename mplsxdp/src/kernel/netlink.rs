@@ -1,5 +1,5 @@
 //! The kernel's side of the neighbours: a subscription that turns rtnetlink messages into [`Event`]s, and the requests that
-//! the [`resolver`](super::resolver) wants made.
+//! the [`resolver`](crate::neighbour::resolver) wants made.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -36,7 +36,7 @@ use rtnetlink::MulticastGroup;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{
+use crate::neighbour::{
     AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Manager, Master, Neighbour, NeighbourState,
     ParentDevice, Peer, RouteKind, RoutePosition, Vlan, XdpAttachment,
 };

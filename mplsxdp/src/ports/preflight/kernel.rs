@@ -10,8 +10,8 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
 
 use super::{Capabilities, XdpFeatures};
+use crate::kernel::netlink::error_of;
 use crate::neighbour::LinkInfo;
-use crate::neighbour::netlink::error_of;
 
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_MCAST_GROUPS: u16 = 7;

@@ -10,8 +10,8 @@ use mplsxdp_common::wire::Mac;
 use crate::config::XdpMode;
 use crate::control::api::Checksum;
 use crate::dataplane::bpf;
-use crate::dataplane::ethtool::{self, TagKinds, VlanOffloads};
-use crate::neighbour::netlink::{self, Netlink};
+use crate::kernel::ethtool::{self, TagKinds, VlanOffloads};
+use crate::kernel::netlink::{self, Netlink};
 use crate::neighbour::{AttachMode, LinkInfo, XdpAttachment};
 
 #[cfg(any(test, feature = "test-support"))]

@@ -4,10 +4,10 @@
 use clap::ValueEnum;
 use toml::{Table, Value};
 
-use super::config_file;
 use super::grammar::{self, Family};
 use super::route::saved_routes;
 use crate::config::Options;
+use crate::config::file;
 use crate::control::api::{self, KeyFilter, RouteFilter};
 use crate::lfib::route::Route;
 
@@ -89,10 +89,10 @@ pub fn state(data: &[u8]) {
 /// does.
 pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    match config_file::parse("f", text) {
+    match file::parse("f", text) {
         Ok(options) => {
             let written = table(&options).to_string();
-            let again = config_file::parse("f", &written).unwrap_or_else(|error| panic!("{error}\n{written}"));
+            let again = file::parse("f", &written).unwrap_or_else(|error| panic!("{error}\n{written}"));
             assert_eq!(without_places(again), without_places(options.clone()), "{written}");
             if let Err(errors) = options.check() {
                 assert!(!errors.0.is_empty());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use nix::sched::{CloneFlags, setns};
 
 use super::args::{Global, LoadArgs};
-use super::{Failure, config_file, netns};
-use crate::config::{Config, ConfigError, Options};
+use super::{Failure, netns};
+use crate::config::{Config, ConfigError, Options, file};
 use crate::controller::{Reread, told};
 use crate::descriptors;
 use crate::log::Log;
@@ -47,7 +47,7 @@ fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
 
 fn config(args: &LoadArgs, global: &Global) -> Result<Config, ConfigError> {
     let file = match &args.config {
-        Some(path) => config_file::read(path)?,
+        Some(path) => file::read(path)?,
         None => Options::default(),
     };
     let line = Options {

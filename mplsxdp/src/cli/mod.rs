@@ -1,7 +1,6 @@
 //! What a person types and reads. Every command but `load` is a client of the control socket.
 
 mod args;
-mod config_file;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod grammar;

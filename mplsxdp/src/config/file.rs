@@ -44,7 +44,7 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::grammar::{self, Family};
+use crate::cli::grammar::{self, Family};
 use crate::config::{self, ConfigError, Options, PlacedRoute};
 
 /// The keys, for whoever mistypes one.

@@ -1,6 +1,8 @@
 //! What `load` loads: the options as the command line and the config file say them, the defaults of what neither says, and the
 //! checks that the whole has to pass before anything starts.
 
+pub mod file;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

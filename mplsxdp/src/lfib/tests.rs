@@ -1,17 +1,19 @@
 //! The LFIB against tables in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mplsxdp_common::abi::{Counter, TtlPropagate, VlanTags};
-use mplsxdp_common::wire::Mac;
+use mplsxdp_common::wire::{Label, Mac};
 use proptest::prelude::*;
 
-use super::route::{NextHop, Protocol, Via};
+use super::groups::Member;
+use super::pass::Claim;
+use super::route::{Action, NextHop, OutLabels, Path, Protocol, Route, Via};
 use super::*;
-use crate::dataplane::Capacity;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
+use crate::dataplane::{Capacity, TableError};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);

@@ -1,0 +1,356 @@
+//! The FTN table: routes of prefixes, and pass entries in front of them. A write can fail, and is then undone or tried again.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::IlmEntry;
+
+use super::Lfib;
+use super::change::Prepared;
+use super::pass::{Claim, Laid, Wanted};
+use super::route::{Route, RouteKey};
+use crate::dataplane::{TableError, Tables};
+
+/// How many pass entries one step takes: it holds the event loop for about a millisecond.
+pub(super) const STEP: usize = 128;
+
+/// Routes that one step looks at.
+const STEP_ROUTES: usize = 16 << 10;
+
+/// One prefix of the FTN table: what it holds, and what it is to hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Write {
+    pub(super) prefix: IpNet,
+    pub(super) held: Option<IlmEntry>,
+    pub(super) wanted: Option<IlmEntry>,
+}
+
+impl Write {
+    /// The order in which every address sees the change as one step: entries that are written go from long prefixes to short
+    /// ones, and then those that are removed from short to long. So an address has its old entry until it has its new one.
+    fn order(&self) -> (bool, u8) {
+        let length = self.prefix.prefix_len();
+        match self.wanted {
+            Some(_) => (false, u8::MAX - length),
+            None => (true, length),
+        }
+    }
+}
+
+impl<T: Tables> Lfib<T> {
+    /// Takes a step towards a change by `routes`: writes some of the pass entries that it needs, if it needs more than a step's.
+    /// They mean nothing before the change, so that other work can be done between the steps. `done` is how many of `routes` need
+    /// nothing any more. Returns whether that is all of them; it is also if a write fails, as the change will.
+    pub fn prepare_step(&mut self, routes: &[Route], done: &mut usize) -> bool {
+        for route in routes.iter().skip(*done).take(STEP_ROUTES) {
+            if let RouteKey::Prefix(prefix) = route.key()
+                && !self.pass.has_ftn(prefix)
+                && self.pass.holds_more_than(self.step, prefix)
+                && self.pass.laid(prefix).is_none_or(|laid| !laid.is_whole() || laid.going)
+            {
+                let (claims, laid) = self.pass.more(prefix, self.step);
+                let is_last = laid.is_whole();
+                let written = self.set_laid(prefix, claims, Some(laid));
+                *done += usize::from(is_last);
+                return written.is_err();
+            }
+            *done += 1;
+        }
+        *done == routes.len()
+    }
+
+    /// No change is being prepared any more: what was written for one that has not come can go.
+    pub fn end_preparations(&mut self) {
+        self.pass.set_all_going();
+    }
+
+    /// Whether there are pass entries to be removed by [`Lfib::sweep_step`].
+    pub fn has_to_sweep(&self) -> bool {
+        self.pass.going().is_some()
+    }
+
+    /// Removes some of the pass entries that nothing needs any more.
+    pub fn sweep_step(&mut self) {
+        if let Some(prefix) = self.pass.going() {
+            let (claims, laid) = self.pass.less(prefix, self.step);
+            // What cannot be removed is unsettled.
+            let _ = self.set_laid(prefix, claims, laid);
+        }
+    }
+
+    /// Has the FTN table hold what is wanted at `claims`, once `laid` is what is laid of `prefix`.
+    fn set_laid(&mut self, prefix: IpNet, claims: Vec<IpNet>, laid: Option<Laid>) -> Result<(), TableError> {
+        let held: Vec<_> = claims.iter().map(|&claim| self.held(claim)).collect();
+        self.pass.set_laid(prefix, laid);
+        let mut result = Ok(());
+        for (claim, held) in claims.into_iter().zip(held) {
+            let wanted = self.wanted(claim);
+            let write = Write {
+                prefix: claim,
+                held,
+                wanted,
+            };
+            if held == wanted {
+                continue;
+            }
+            // Where one insert fails, so do the others.
+            if result.is_err() && wanted.is_some() {
+                self.unsettled.insert(claim, held);
+            } else {
+                result = result.and(self.write_ftn(write));
+            }
+        }
+        if result.is_err() && laid.is_some_and(|laid| !laid.going) {
+            self.pass
+                .set_laid(prefix, laid.map(|laid| Laid { going: true, ..laid }));
+        }
+        result
+    }
+
+    /// What the kernel claims of each of these prefixes from now on: see [`PassEntries`]. An error says that the table could not
+    /// be written: see [`Lfib::settle`].
+    pub fn set_claims(&mut self, claims: &BTreeMap<IpNet, Option<Claim>>) -> Result<(), TableError> {
+        let held: Vec<_> = claims.keys().map(|&prefix| self.held(prefix)).collect();
+        for (&prefix, &claim) in claims {
+            self.pass.set_claim(prefix, claim);
+        }
+        let mut writes: Vec<Write> = claims
+            .keys()
+            .zip(held)
+            .map(|(&prefix, held)| Write {
+                prefix,
+                held,
+                wanted: self.wanted(prefix),
+            })
+            .filter(|write| write.held != write.wanted)
+            .collect();
+        writes.sort_unstable_by_key(Write::order);
+        for write in writes {
+            // What this leaves unsettled is tried again below.
+            let _ = self.write_safely(write);
+        }
+        self.settle()
+    }
+
+    /// How many prefixes there are at which the FTN table does not hold what is wanted, as a write has failed.
+    pub fn unsettled(&self) -> usize {
+        self.unsettled.len()
+    }
+
+    /// Writes once more what could not be written to the FTN table. Every change tries so, too; with no change to come, this is
+    /// to be called from time to time for as long as anything is unsettled.
+    pub fn settle(&mut self) -> Result<(), TableError> {
+        let mut writes: Vec<Write> = self
+            .unsettled
+            .iter()
+            .map(|(&prefix, &held)| Write {
+                prefix,
+                held,
+                wanted: self.wanted(prefix),
+            })
+            .collect();
+        writes.sort_unstable_by_key(Write::order);
+        let mut result = Ok(());
+        for write in writes {
+            let held = self.held(write.prefix);
+            let write = Write { held, ..write };
+            // Where one insert fails for want of memory or room, so do the others.
+            if result.is_err() && write.wanted.is_some() {
+                if write.wanted == Some(IlmEntry::PASS) {
+                    self.withhold(write.prefix);
+                }
+            } else {
+                result = result.and(self.write_safely(write));
+            }
+        }
+        result
+    }
+
+    /// [`Lfib::write_ftn`], but so that no packet is imposed that the kernel claims: where a pass entry cannot be written, the
+    /// routes that cover it do not stay in the table, and a route that covers such a claim is not written yet.
+    fn write_safely(&mut self, write: Write) -> Result<(), TableError> {
+        if self.would_impose_claimed(write) {
+            self.unsettled.insert(write.prefix, write.held);
+            return Ok(());
+        }
+        let written = self.write_ftn(write);
+        if written.is_err() && write.wanted == Some(IlmEntry::PASS) && self.withhold(write.prefix) {
+            // There is room now.
+            let held = self.held(write.prefix);
+            return self.write_ftn(Write { held, ..write });
+        }
+        written
+    }
+
+    /// Whether `write` is of a route that covers a claim whose pass entry could not be written.
+    fn would_impose_claimed(&self, write: Write) -> bool {
+        let within = self.unsettled.range(write.prefix..);
+        let mut within = within.take_while(|(prefix, _)| write.prefix.contains(*prefix));
+        write.wanted.is_some_and(|entry| entry != IlmEntry::PASS)
+            && within.any(|(&prefix, &held)| held != Some(IlmEntry::PASS) && self.pass.wanted(prefix) == Wanted::Pass)
+    }
+
+    /// Takes the routes out of the FTN table that cover `claimed`, whose pass entry could not be written: better the kernel's
+    /// routing for all of their packets than labels on the kernel's. Returns whether there were any.
+    fn withhold(&mut self, claimed: IpNet) -> bool {
+        let covering: Vec<IpNet> = self
+            .pass
+            .covering(claimed)
+            .filter(|&prefix| prefix != claimed)
+            .collect();
+        let mut any = false;
+        for prefix in std::iter::once(claimed).chain(covering) {
+            let held = self.held(prefix);
+            if held.is_some_and(|entry| entry != IlmEntry::PASS) {
+                let removed = self.tables.remove_ftn(prefix).is_ok();
+                self.unsettled.insert(prefix, held.filter(|_| !removed));
+                any |= removed;
+            }
+        }
+        any
+    }
+
+    /// Brings the FTN table to what is wanted once the routes of `prepared` are there and those of `deleted` are not; or back to
+    /// what it held. Each prefix that this concerns is written once.
+    pub(super) fn publish_prefixes(&mut self, prepared: &[Prepared], deleted: &[RouteKey]) -> Result<(), TableError> {
+        let mut news: Vec<(IpNet, IlmEntry)> = Vec::new();
+        let mut come_and_go: Vec<(IpNet, bool)> = Vec::new();
+        for route in prepared {
+            if let RouteKey::Prefix(prefix) = route.key
+                && route.before != Some(route.entry)
+            {
+                news.push((prefix, route.entry));
+                if route.before.is_none() {
+                    come_and_go.push((prefix, true));
+                }
+            }
+        }
+        for &key in deleted {
+            if let RouteKey::Prefix(prefix) = key {
+                come_and_go.push((prefix, false));
+            }
+        }
+        news.sort_unstable_by_key(|&(prefix, _)| prefix);
+
+        let mut concerned: Vec<IpNet> = Vec::with_capacity(news.len() + come_and_go.len());
+        for &(prefix, _) in &news {
+            concerned.push(prefix);
+            let unsettled = self.unsettled.range(prefix..).map(|(&prefix, _)| prefix);
+            concerned.extend(unsettled.take_while(|within| prefix.contains(within)));
+        }
+        let laid_before: Vec<Option<Laid>> = come_and_go.iter().map(|&(prefix, _)| self.pass.laid(prefix)).collect();
+        let laid_after: Vec<Option<Laid>> = come_and_go
+            .iter()
+            .map(|&(prefix, comes)| (!comes && self.pass.holds_more_than(self.step, prefix)).then_some(Laid::ALL_GOING))
+            .collect();
+        for ((&(prefix, _), before), after) in come_and_go.iter().zip(&laid_before).zip(&laid_after) {
+            concerned.push(prefix);
+            // If all of its pass entries are there and stay, they are no part of the change.
+            if before.is_none_or(|laid| !laid.is_whole()) && after.is_none() {
+                concerned.extend(self.pass.claims_within(prefix));
+            }
+        }
+        concerned.sort_unstable();
+        concerned.dedup();
+
+        let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&prefix| self.held(prefix)).collect();
+        for (&(prefix, comes), &laid) in come_and_go.iter().zip(&laid_after) {
+            self.pass.set_ftn(prefix, comes);
+            self.pass.set_laid(prefix, laid);
+        }
+        let new_entry = |prefix| {
+            news.binary_search_by_key(&prefix, |&(prefix, _)| prefix)
+                .map(|at| news[at].1)
+        };
+        let mut writes: Vec<Write> = concerned
+            .into_iter()
+            .zip(held)
+            .map(|(prefix, held)| Write {
+                prefix,
+                held,
+                wanted: self.wanted_with(prefix, new_entry(prefix).ok()),
+            })
+            .collect();
+        writes.sort_unstable_by_key(Write::order);
+        for (index, &write) in writes.iter().enumerate() {
+            let Err(error) = self.write_ftn(write) else { continue };
+            for (&(prefix, came), laid) in come_and_go.iter().zip(laid_before) {
+                self.pass.set_ftn(prefix, !came);
+                self.pass
+                    .set_laid(prefix, laid.map(|laid| Laid { going: true, ..laid }));
+            }
+            self.take_back(&writes[..=index]);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Undoes `writes`, the last of which has failed.
+    fn take_back(&mut self, writes: &[Write]) {
+        for done in writes.iter().rev() {
+            let prefix = done.prefix;
+            let back = Write {
+                prefix,
+                held: self.unsettled.get(&prefix).copied().unwrap_or(done.wanted),
+                wanted: done.held,
+            };
+            if self.write_ftn(back).is_ok() && done.held != self.wanted(prefix) {
+                self.unsettled.insert(prefix, done.held);
+            }
+        }
+        self.retry_unsettled();
+    }
+
+    /// [`Lfib::settle`] as a part of something else: who calls asks for [`Lfib::unsettled`].
+    pub(super) fn retry_unsettled(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::debug!(%error, "the FTN table cannot be written yet");
+        }
+    }
+
+    /// Has the FTN table hold what is wanted at one prefix, and notes what it holds where that fails.
+    pub(super) fn write_ftn(&mut self, write: Write) -> Result<(), TableError> {
+        let Write { prefix, held, wanted } = write;
+        let mut now = held;
+        let mut result = match wanted {
+            _ if held == wanted => Ok(()),
+            Some(entry) => self.tables.insert_ftn(prefix, entry),
+            None => self.tables.remove_ftn(prefix),
+        };
+        // Before Linux 6.13, a full table takes no other entry for a prefix that it has.
+        if let (Err(error), Some(entry), Some(_)) = (&result, wanted, held)
+            && error.source.kind() == std::io::ErrorKind::StorageFull
+            && self.tables.remove_ftn(prefix).is_ok()
+        {
+            now = None;
+            result = self.tables.insert_ftn(prefix, entry);
+        }
+        match result {
+            Ok(()) => self.unsettled.remove(&prefix),
+            Err(_) => self.unsettled.insert(prefix, now),
+        };
+        result
+    }
+
+    /// What the FTN table holds at `prefix`.
+    pub(super) fn held(&self, prefix: IpNet) -> Option<IlmEntry> {
+        match self.unsettled.get(&prefix) {
+            Some(&held) => held,
+            None => self.wanted(prefix),
+        }
+    }
+
+    /// What the FTN table is to hold at `prefix`.
+    pub(super) fn wanted(&self, prefix: IpNet) -> Option<IlmEntry> {
+        self.wanted_with(prefix, None)
+    }
+
+    /// The same where the route for `prefix` is about to have `entry`.
+    fn wanted_with(&self, prefix: IpNet, entry: Option<IlmEntry>) -> Option<IlmEntry> {
+        match self.pass.wanted(prefix) {
+            Wanted::Route => entry.or_else(|| Some(self.routes.get(&RouteKey::Prefix(prefix))?.entry)),
+            Wanted::Pass => Some(IlmEntry::PASS),
+            Wanted::Nothing => None,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Where the frames of next hops go: adjacencies, and the buckets of groups. All of it is stores.
+
+use std::collections::HashMap;
+
+use mplsxdp_common::abi::{Adjacency, IlmEntry};
+
+use super::ftn::Write;
+use super::next_hops::NextHopId;
+use super::pass::Wanted;
+use super::route::RouteKey;
+use super::{Lfib, uses_next_hop};
+use crate::dataplane::Tables;
+
+/// What is known of the way to a next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Frames go there.
+    Resolved(Adjacency),
+    /// Frames wait, or go to the backup. Whether a group sends flows there stays as it was: they do at first, and no more after
+    /// it was out.
+    Unresolved,
+    /// There is no way, or nobody there: as `Unresolved`, and groups send its flows to their other members.
+    Out,
+}
+
+impl From<Option<Adjacency>> for Reach {
+    fn from(adjacency: Option<Adjacency>) -> Self {
+        adjacency.map_or(Self::Unresolved, Self::Resolved)
+    }
+}
+
+impl<T: Tables> Lfib<T> {
+    /// Where the frames of a next hop go. Where only the neighbour's MAC is new this is one store, however many routes use it; so
+    /// it is where their frames are to go to its backup.
+    pub fn set_next_hop(&mut self, id: NextHopId, reach: impl Into<Reach>) {
+        self.set_next_hops([(id, reach)]);
+    }
+
+    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them. One that has
+    /// to wait for a grace period is resolved by [`Lfib::reclaim`]. Returns whether buckets moved from one member of a group to
+    /// another.
+    pub fn set_next_hops<R: Into<Reach>>(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, R)>) -> bool {
+        let next_hops: Vec<(NextHopId, Reach)> = next_hops.into_iter().map(|(id, reach)| (id, reach.into())).collect();
+        // Flows leave a member before its adjacency goes, and return after it is back.
+        let gone = next_hops.iter().filter(|(_, reach)| *reach == Reach::Out);
+        let gone = gone.fold(false, |news, &(id, _)| self.next_hops.set_out(id, true) | news);
+        let mut moved_buckets = gone && self.move_buckets();
+
+        let mut moved = HashMap::new();
+        let mut later = Vec::new();
+        for &(id, reach) in &next_hops {
+            let Some(slot) = self.next_hops.slot(id) else { continue };
+            let backup = self.backup_slot(id);
+            let old = self.tables.adjacency(slot);
+            let unused = Adjacency::default().with_backup(backup);
+            let unresolved = unresolved(old);
+            let new = match reach {
+                Reach::Resolved(adjacency) => adjacency.with_backup(backup),
+                Reach::Unresolved | Reach::Out => unresolved,
+            };
+            match self.resolving.get(&id) {
+                Some((_, awaited)) if Reach::Resolved(*awaited) == reach => continue,
+                _ => self.resolving.remove(&id),
+            };
+            // An unresolved adjacency has no port; it comes with the MAC address.
+            let same_port = !old.is_resolved() || old.port() == new.port();
+            let same_link = same_port && old.words()[1..] == new.words()[1..];
+            // Nobody has seen more of a slot that is all zero: a new next hop has its frames at once.
+            if !new.is_resolved() || same_link || old == unused {
+                self.tables.store_adjacency(slot, new);
+            } else if !old.is_resolved() {
+                // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved.
+                later.push((id, new));
+            } else if let Some((old_slot, new_slot)) = self.next_hops.move_slot(id) {
+                // The frames change ports: written aside, then all entries turned to it, one store each.
+                self.tables.store_adjacency(new_slot, new);
+                moved.insert(old_slot, new_slot);
+            } else {
+                // No slot is left: unresolved for one grace period, then in place.
+                self.tables.store_adjacency(slot, unresolved);
+                later.push((id, new));
+            }
+        }
+        if !later.is_empty() {
+            let period = self.tables.begin_grace_period();
+            let later = later.into_iter();
+            self.resolving
+                .extend(later.map(|(id, adjacency)| (id, (period, adjacency.with_backup(None)))));
+        }
+        if !moved.is_empty() {
+            self.turn(&moved);
+            moved_buckets |= self.reclaim();
+        }
+        let back = next_hops
+            .iter()
+            .filter(|(id, reach)| matches!(reach, Reach::Resolved(_)) && !self.resolving.contains_key(id));
+        let back: Vec<NextHopId> = back.map(|&(id, _)| id).collect();
+        moved_buckets |= self.take_back_in(&back);
+        moved_buckets | self.finish_grace_periods()
+    }
+
+    /// The flows of these return, as their adjacencies are back. Returns whether buckets moved.
+    pub(super) fn take_back_in(&mut self, next_hops: &[NextHopId]) -> bool {
+        let back = next_hops.iter();
+        let back = back.fold(false, |news, &id| self.next_hops.set_out(id, false) | news);
+        back && self.move_buckets()
+    }
+
+    pub(super) fn backup_slot(&self, id: NextHopId) -> Option<u16> {
+        self.next_hops.backup(id).and_then(|backup| self.next_hops.slot(backup))
+    }
+
+    /// Brings the buckets of all groups to those members that can be reached. Each is one store. Returns whether any moved.
+    fn move_buckets(&mut self) -> bool {
+        let next_hops = &self.next_hops;
+        let moved = self.groups.follow(|id| next_hops.is_out(id));
+        for &group in &moved {
+            self.write_buckets(group);
+        }
+        !moved.is_empty()
+    }
+
+    /// Writes those buckets of a group that are not as they should be.
+    pub(super) fn write_buckets(&mut self, group: u32) {
+        let (Some(members), Some(spread)) = (self.groups.members(group), self.groups.spread(group)) else {
+            return;
+        };
+        let entries: Vec<IlmEntry> = members
+            .iter()
+            .map(|member| match self.next_hops.slot(member.next_hop) {
+                Some(slot) => member.entry().with_next_hop(slot),
+                None => IlmEntry::EMPTY,
+            })
+            .collect();
+        for (bucket, &member) in (0..=u8::MAX).zip(spread) {
+            let entry = entries.get(usize::from(member)).copied().unwrap_or_default();
+            if self.tables.bucket(group, bucket) != entry {
+                self.tables.store_bucket(group, bucket, entry);
+            }
+        }
+    }
+
+    /// Points every entry, bucket and protected next hop that has an adjacency of `moved` to the one that took its place.
+    fn turn(&mut self, moved: &HashMap<u16, u16>) {
+        for slot in self.next_hops.protected().collect::<Vec<_>>() {
+            self.note_backup(slot);
+        }
+        for group in self.groups.slots() {
+            self.write_buckets(group);
+        }
+        let mut writes = Vec::new();
+        for (&key, installed) in &mut self.routes {
+            let Some(&new) = moved.get(&installed.entry.next_hop()) else {
+                continue;
+            };
+            if !uses_next_hop(installed.entry) {
+                continue;
+            }
+            let held = installed.entry;
+            installed.entry = held.with_next_hop(new);
+            match key {
+                RouteKey::Label(label) => self.tables.store_ilm(label, installed.entry),
+                RouteKey::Prefix(prefix)
+                    if self.pass.wanted(prefix) == Wanted::Route && !self.unsettled.contains_key(&prefix) =>
+                {
+                    writes.push(Write {
+                        prefix,
+                        held: Some(held),
+                        wanted: Some(installed.entry),
+                    });
+                }
+                RouteKey::Prefix(_) => {}
+            }
+        }
+        for write in writes {
+            if let Err(error) = self.write_ftn(write) {
+                tracing::error!(prefix = %write.prefix, %error, "cannot move a route to another port; its packets wait");
+            }
+        }
+        if !self.unsettled.is_empty() {
+            // What still points to the old slots must not go to the old port.
+            for &old in moved.keys() {
+                let adjacency = unresolved(self.tables.adjacency(old));
+                self.tables.store_adjacency(old, adjacency);
+            }
+        }
+    }
+
+    /// Has the adjacency in `slot` name its backup.
+    pub(super) fn note_backup(&mut self, slot: u16) {
+        let backup = self
+            .next_hops
+            .at_slot(slot)
+            .and_then(|(id, _)| self.next_hops.backup(id));
+        let noted = self.tables.adjacency(slot);
+        let named = noted.with_backup(backup.and_then(|backup| self.next_hops.slot(backup)));
+        if named != noted {
+            self.tables.store_adjacency(slot, named);
+        }
+    }
+}
+
+/// The same adjacency without a neighbour: one word differs.
+fn unresolved(adjacency: Adjacency) -> Adjacency {
+    let [_, link, tags, rest] = adjacency.words();
+    Adjacency::from_words([0, link, tags, rest])
+}

@@ -3,7 +3,8 @@
 //! ```text
 //! cli  config                what a person types and reads; what a file says
 //!   control                  the socket: types, server, client
-//!   controller               the one event loop that ties the wings together
+//!   switch  daemon           the one event loop; what it needs of the process
+//!   ports                    the interfaces that carry the program
 //!   lfib  neighbour  slowpath  routes -> table writes; next hops -> MAC addresses; exceptions -> answers (pure at heart)
 //!   dataplane                the tables, in memory or in the kernel; loading and attaching
 //!     log  descriptors       lines on standard error that hold up nobody; the limit of file descriptors
@@ -12,7 +13,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod controller;
+pub mod daemon;
 pub mod dataplane;
 pub mod descriptors;
 #[cfg(any(test, feature = "test-support"))]
@@ -23,3 +24,4 @@ pub mod log;
 pub mod neighbour;
 pub mod ports;
 pub mod slowpath;
+pub mod switch;

@@ -9,10 +9,10 @@ use nix::sched::{CloneFlags, setns};
 use super::args::{Global, LoadArgs};
 use super::{Failure, netns};
 use crate::config::{Config, ConfigError, Options, file};
-use crate::controller::{Reread, told};
 use crate::descriptors;
 use crate::log::Log;
 use crate::ports::preflight;
+use crate::switch::{Reread, told};
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let refused = |error: ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));
@@ -41,7 +41,7 @@ fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::Refused(told(&anyhow::Error::new(error).context("cannot start"))))?;
     runtime
-        .block_on(crate::controller::run(config, reread))
+        .block_on(crate::switch::run(config, reread))
         .map_err(|error| Failure::Refused(told(&error)))
 }
 

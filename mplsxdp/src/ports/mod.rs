@@ -1,4 +1,10 @@
-//! What can be a port, and what it stands for.
+//! Ports: what can be one, what it stands for, and the interfaces that are.
 
+mod inventory;
+pub mod local;
 pub mod preflight;
+pub mod programs;
 pub mod sub_interface;
+pub mod waiting;
+
+pub use inventory::{Port, Ports, Role, Wish};

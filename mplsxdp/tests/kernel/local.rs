@@ -3,8 +3,8 @@
 use std::net::UdpSocket;
 use std::process::Command;
 
-use mplsxdp::controller::local::{LocalError, LocalPair, MAC, mtu_beneath};
 use mplsxdp::kernel::netlink::Netlink;
+use mplsxdp::ports::local::{LocalError, LocalPair, MAC, mtu_beneath};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, setsockopt,
     socket, sockopt,

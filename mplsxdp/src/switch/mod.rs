@@ -2,18 +2,11 @@
 //! come in; routes, next hops and ports change. What a change means is decided in the wings.
 
 mod claims;
-mod exceptions;
 mod handover;
-pub mod local;
-mod ports;
 mod postponed;
-mod programs;
-mod raw_ip;
 mod reachability;
 mod reload;
 mod report;
-mod signals;
-mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher as _;
@@ -32,6 +25,8 @@ use tracing::{debug, error, info, warn};
 use crate::config::{Config, PortConfig, burst};
 use crate::control::api::{self, ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, Peer, server, socket};
+use crate::daemon::exceptions::{Exceptions, View};
+use crate::daemon::signals;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, LostFrames, Sizes};
 use crate::dataplane::{GracePeriod, Tables as _};
@@ -44,16 +39,15 @@ use crate::neighbour::Event;
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
+use crate::ports::local::{self, LocalPair};
 use crate::ports::preflight::{FeatureChanges, PreflightError};
+use crate::ports::programs::Finding;
 use crate::ports::sub_interface;
+use crate::ports::{Ports, Role, Wish};
 use crate::slowpath::xsk::{Patience, XskError};
 use crate::slowpath::{Options, Rate};
 use claims::claim;
-use exceptions::{Exceptions, View};
-use local::LocalPair;
-use ports::{Ports, Role, Wish};
 use postponed::{Postponed, Work};
-use programs::Finding;
 use reload::Reading;
 pub use reload::Reread;
 

@@ -10,14 +10,13 @@ use mplsxdp_common::abi::{self, MAX_PORTS, PortWord, Settings, VlanTags};
 use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
-use super::exceptions::Exceptions;
 use super::programs::{self, Finding, ProgramState, Watch};
-use super::told;
 use super::waiting::{Waiting, WaitingPorts};
 use crate::config::{Config, XdpMode};
 use crate::control::api::Checksum;
 use crate::control::client::{self, Client};
 use crate::control::{DEFAULT_INSTANCE, Instance};
+use crate::daemon::exceptions::Exceptions;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, Interference, attach};
@@ -31,6 +30,7 @@ use crate::neighbour::links::Links;
 use crate::ports::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
 use crate::ports::sub_interface::{self, Tags};
 use crate::slowpath::xsk::XskPort;
+use crate::switch::told;
 
 /// How long another instance has to say which ports it has.
 const HOLDER_WAIT: Duration = Duration::from_secs(1);
@@ -250,6 +250,10 @@ impl Ports {
 
     pub fn len(&self) -> usize {
         self.ports.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Port> {

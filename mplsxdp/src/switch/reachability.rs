@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use tracing::warn;
 
 use super::Controller;
-use super::ports::{Port, Role};
 use crate::control::api::{self, Changes, Refusal};
 use crate::kernel::netlink;
 use crate::lfib::NewNextHops;
@@ -15,6 +14,7 @@ use crate::lfib::route::{NextHop, Route, RouteKey};
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
 use crate::ports::sub_interface;
+use crate::ports::{Port, Role};
 
 /// How many routes are named of those that wait.
 const NAMED: usize = 100;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mplsxdp_common::wire::Mac;
 
-use super::ports::Wish;
+use super::Wish;
 use crate::neighbour::LinkInfo;
 
 /// From a failed attempt to the next, the first time; doubled each time.
@@ -155,7 +155,7 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ports::Role;
+    use super::super::Role;
     use super::*;
 
     fn link(ifindex: u32, up: bool) -> LinkInfo {

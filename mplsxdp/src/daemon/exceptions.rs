@@ -12,7 +12,6 @@ use mplsxdp_common::forward::Arrival;
 use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
 use tracing::{debug, warn};
 
-use super::ports::Ports;
 use super::raw_ip::RawIp;
 use crate::dataplane::frame::MemoryFrame;
 use crate::dataplane::inject::Injector;
@@ -21,6 +20,7 @@ use crate::neighbour::addresses::Addresses;
 use crate::neighbour::links::Links;
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{LinkInfo, Vrf};
+use crate::ports::Ports;
 use crate::slowpath::outcome::Counters;
 use crate::slowpath::packet::missing_bytes;
 use crate::slowpath::unknown::UnknownLabel;

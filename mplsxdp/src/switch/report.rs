@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::Controller;
-use super::ports::Role;
 use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
 use crate::control::api;
 use crate::dataplane::Tables as _;
@@ -23,6 +22,7 @@ use crate::lfib::{Candidate, Listed};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
+use crate::ports::Role;
 use crate::ports::sub_interface;
 use crate::slowpath::outcome::Outcome;
 

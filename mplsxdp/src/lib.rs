@@ -6,6 +6,7 @@
 //!   switch  daemon           the one event loop; what it needs of the process
 //!   ports                    the interfaces that carry the program
 //!   lfib  neighbour  slowpath  routes -> table writes; next hops -> MAC addresses; exceptions -> answers (pure at heart)
+//!   route                    what a route is; its line and its JSON
 //!   dataplane                the tables, in memory or in the kernel; loading and attaching
 //!     log  descriptors       lines on standard error that hold up nobody; the limit of file descriptors
 //! ```
@@ -23,5 +24,6 @@ pub mod lfib;
 pub mod log;
 pub mod neighbour;
 pub mod ports;
+pub mod route;
 pub mod slowpath;
 pub mod switch;

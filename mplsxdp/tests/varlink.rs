@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use mplsxdp::control::api::*;
-use mplsxdp::lfib::route::RouteKey;
+use mplsxdp::route::RouteKey;
 use mplsxdp_common::wire::Label;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -4,7 +4,7 @@ use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::lfib::Lfib;
-use mplsxdp::lfib::route::RouteKey;
+use mplsxdp::route::RouteKey;
 use mplsxdp_common::abi::{Counter, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::checksum;
 use mplsxdp_common::forward::Verdict;

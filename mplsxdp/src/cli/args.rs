@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::grammar;
 use super::{link, route};
 use crate::config::Options;
+use crate::route::line;
 
 /// An MPLS label switch for Linux.
 #[derive(Parser, Debug)]
@@ -108,7 +108,7 @@ pub enum FamilyName {
     Inet6,
 }
 
-impl From<FamilyName> for grammar::Family {
+impl From<FamilyName> for line::Family {
     fn from(name: FamilyName) -> Self {
         match name {
             FamilyName::Mpls => Self::Mpls,

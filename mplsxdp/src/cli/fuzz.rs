@@ -4,12 +4,12 @@
 use clap::ValueEnum;
 use toml::{Table, Value};
 
-use super::grammar::{self, Family};
 use super::route::saved_routes;
 use crate::config::Options;
 use crate::config::file;
 use crate::control::api::{self, KeyFilter, RouteFilter};
-use crate::lfib::route::Route;
+use crate::route::Route;
+use crate::route::line::{self, Family};
 
 /// A route displays as a line that reads as the same route, and goes over the control socket and back; an error points at a
 /// part of the line. The first byte is the family.
@@ -19,10 +19,10 @@ pub fn route_line(data: &[u8]) {
     };
     let Ok(line) = str::from_utf8(line) else { return };
     let family = [Family::Any, Family::Mpls, Family::Inet, Family::Inet6][usize::from(family & 3)];
-    let route = grammar::route(line, family);
-    let key = grammar::key(line, family);
-    let deletion = grammar::deletion(line, family);
-    let selection = grammar::selection(line, family);
+    let route = line::route(line, family);
+    let key = line::key(line, family);
+    let deletion = line::deletion(line, family);
+    let selection = line::selection(line, family);
     let errors = [
         route.as_ref().err(),
         key.as_ref().err(),
@@ -48,7 +48,7 @@ pub fn route_line(data: &[u8]) {
         );
     }
     if let Ok(key) = key {
-        assert_eq!(grammar::key(&key.to_string(), Family::Any), Ok(key));
+        assert_eq!(line::key(&key.to_string(), Family::Any), Ok(key));
         assert_eq!(deletion.map(|deletion| (deletion.key, deletion.route)), Ok((key, None)));
         if let Ok(selection) = selection {
             let one = RouteFilter::from(KeyFilter::One(key));
@@ -59,7 +59,7 @@ pub fn route_line(data: &[u8]) {
 
 fn check_route(route: &Route) {
     let shown = route.to_string();
-    assert_eq!(grammar::route(&shown, Family::Any).as_ref(), Ok(route), "{shown}");
+    assert_eq!(line::route(&shown, Family::Any).as_ref(), Ok(route), "{shown}");
     assert_eq!(Route::try_from(api::Route::from(route)).as_ref(), Ok(route), "{shown}");
 }
 

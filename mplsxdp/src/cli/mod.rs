@@ -3,13 +3,11 @@
 mod args;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
-pub mod grammar;
 mod lines;
 mod link;
 mod load;
 mod netns;
 mod output;
-mod protocols;
 mod route;
 mod status;
 
@@ -20,6 +18,7 @@ use std::process::ExitCode;
 
 use crate::control::client::{Client, ClientError};
 use crate::control::{DEFAULT_INSTANCE, Instance, InvalidInstance};
+use crate::route::line;
 use args::{Cli, Command, Global};
 use lines::{Kind, Lines, Unreadable};
 use output::{Output, Style};
@@ -112,7 +111,7 @@ struct Session {
     stdin_is_taken: bool,
     /// Warnings that were printed: in a batch, many commands may get the same one.
     warned: HashSet<String>,
-    family: grammar::Family,
+    family: line::Family,
     out: Output,
 }
 
@@ -125,7 +124,7 @@ impl Session {
             client: None,
             stdin_is_taken: global.batch.as_deref().is_some_and(is_stdin),
             warned: HashSet::new(),
-            family: global.family.map_or(grammar::Family::Any, Into::into),
+            family: global.family.map_or(line::Family::Any, Into::into),
             out: Output::new(Style {
                 json: global.json,
                 pretty: global.pretty,

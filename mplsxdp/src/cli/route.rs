@@ -8,17 +8,17 @@ use mplsxdp_common::abi::{REDIRECT_LOST, TtlPropagate};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
-use super::grammar::{self, Deletion, Family, GrammarError, SELECTORS};
 use super::lines::{Kind, Lines, Unreadable};
 use super::link::{next_hop, state};
 use super::output::Output;
-use super::protocols;
 use super::{Failure, Session, verb};
 use crate::control::api::{
     self, BucketRange, Changes, InstalledRoute, KeyFilter, NextHopState, Refusal, Resolution, RouteFilter,
 };
 use crate::control::client::{Client, ClientError};
-use crate::lfib::route::{Action, NextHop, Path, Route, RouteKey};
+use crate::route::line::{self, Deletion, Family, GrammarError, SELECTORS};
+use crate::route::protocols;
+use crate::route::{Action, NextHop, Path, Route, RouteKey};
 
 pub const HELP: &str = "\
 Verbs:
@@ -94,18 +94,18 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
             "`--allow-empty` is for `route restore`: it lets an input without routes delete all that there are".into(),
         )),
         Verb::Show => {
-            let chosen = grammar::selection(&line, family).map_err(in_line)?;
+            let chosen = line::selection(&line, family).map_err(in_line)?;
             show(&chosen.unwrap_or_else(|| of_family(family)), session)
         }
-        Verb::Get => get(grammar::key(&line, family).map_err(in_line)?, session),
+        Verb::Get => get(line::key(&line, family).map_err(in_line)?, session),
         Verb::Add => {
-            let route = grammar::route(&line, family).map_err(in_line)?;
+            let route = line::route(&line, family).map_err(in_line)?;
             let changed = session.client()?.add_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
         }
         Verb::Change => {
-            let route = grammar::route(&line, family).map_err(in_line)?;
+            let route = line::route(&line, family).map_err(in_line)?;
             let key = route.key();
             existing(key, session.client()?)?.ok_or_else(|| none(key))?;
             let changed = session.client()?.replace_routes(&[route])?;
@@ -113,7 +113,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
             Ok(())
         }
         Verb::Replace => {
-            let route = grammar::route(&line, family).map_err(in_line)?;
+            let route = line::route(&line, family).map_err(in_line)?;
             let changed = session.client()?.replace_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
@@ -122,10 +122,10 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
             "`{word}`: a label or prefix has one route; `add` and `replace` are for that"
         ))),
         Verb::Delete => {
-            let deletion = grammar::deletion(&line, family).map_err(in_line)?;
+            let deletion = line::deletion(&line, family).map_err(in_line)?;
             delete(deletion, session.client()?)
         }
-        Verb::Flush => match grammar::selection(&line, family).map_err(in_line)? {
+        Verb::Flush => match line::selection(&line, family).map_err(in_line)? {
             None => Err(Failure::Usage(format!(
                 "`route flush` needs arguments, as with `ip`: `route flush all` deletes all routes; {SELECTORS}"
             ))),
@@ -763,7 +763,7 @@ pub(super) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(
     std::iter::from_fn(next).map(|line| {
         let (number, text) =
             line.map_err(|Unreadable { line, reason }| Failure::Refused(format!("line {line}: {reason}")))?;
-        let route = grammar::route(&text, Family::Any).map_err(|error| {
+        let route = line::route(&text, Family::Any).map_err(|error| {
             Failure::Refused(format!(
                 "line {number}, column {}: {error}\n{}",
                 error.column(&text),

@@ -44,8 +44,8 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::cli::grammar::{self, Family};
 use crate::config::{self, ConfigError, Options, PlacedRoute};
+use crate::route::line::{self, Family};
 
 /// The keys, for whoever mistypes one.
 const KEYS: &str = "iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, checksum, mode, labels, counter-slots, stacks, \
@@ -245,7 +245,7 @@ impl Reader<'_> {
                 continue;
             };
             let span = element.span();
-            match grammar::route(line, Family::Any) {
+            match line::route(line, Family::Any) {
                 Ok(route) => routes.push(PlacedRoute {
                     route,
                     place: self.place(span.start),
@@ -411,7 +411,7 @@ mod tests {
                     "100 as 110 via inet 192.168.40.102 dev eth1",
                     "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102"
                 ]
-                .map(|line| grammar::route(line, Family::Any).unwrap())
+                .map(|line| line::route(line, Family::Any).unwrap())
                 .into(),
             }
         );

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Request, RouteFilter};
 use crate::lfib::next_hops::Position;
-use crate::lfib::route::{InvalidRoute, Route, RouteKey, Via};
+use crate::route::{InvalidRoute, Route, RouteKey, Via};
 
 /// Every varlink service has this interface.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Nothing};
 use super::{GROUP, Instance, MAX_MESSAGE_BYTES};
-use crate::lfib::route::Route;
+use crate::route::Route;
 
 /// How long a command waits for an instance that holds its name and does not listen yet.
 const START_WAIT: Duration = Duration::from_secs(3);

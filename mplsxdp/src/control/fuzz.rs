@@ -7,7 +7,7 @@ use tokio_util::codec::Decoder as _;
 use super::api::{self, ChangeMode, Error, INTERFACE, Key, Request, RouteFilter};
 use super::call::{self, Command, Flags, List, SERVICE_INTERFACE};
 use super::codec::{Message, Messages};
-use crate::lfib::route::Route;
+use crate::route::Route;
 
 /// `data` says how large a message may be and how many bytes arrive at once; the rest is what arrives. Messages are the same in
 /// whatever pieces they arrive, no more is kept than one message may have, and each is a call, which can be written and read

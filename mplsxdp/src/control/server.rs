@@ -21,7 +21,7 @@ use super::codec::{Message, Messages};
 use super::{Call, MAX_MESSAGE_BYTES, Peer};
 use crate::descriptors::Shortage;
 use crate::lfib::next_hops::Position;
-use crate::lfib::route::{Route, RouteKey};
+use crate::route::{Route, RouteKey};
 
 /// How much of a list the controller tells at once: paths of routes, or next hops. So a long list does not hold it up.
 const CHUNK: usize = 1000;

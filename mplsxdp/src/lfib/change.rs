@@ -7,9 +7,9 @@ use mplsxdp_common::wire::Label;
 
 use super::groups::{Before, Member};
 use super::next_hops::NextHopId;
-use super::route::{Action, Attributes, NextHop, Owner, Path, Route, RouteKey};
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
+use crate::route::{Action, Attributes, NextHop, Owner, Path, Route, RouteKey};
 
 /// How given routes meet those that are there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

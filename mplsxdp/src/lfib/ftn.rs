@@ -8,8 +8,8 @@ use mplsxdp_common::abi::IlmEntry;
 use super::Lfib;
 use super::change::Prepared;
 use super::pass::{Claim, Laid, Wanted};
-use super::route::{Route, RouteKey};
 use crate::dataplane::{TableError, Tables};
+use crate::route::{Route, RouteKey};
 
 /// How many pass entries one step takes: it holds the event loop for about a millisecond.
 pub(super) const STEP: usize = 128;

@@ -8,10 +8,10 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{Counter, IlmEntry, Op};
 
 use super::next_hops::NextHopId;
-use super::route::{Action, Attributes, OutLabels, Owner, Path, Route, RouteKey};
 use super::spread::Spread;
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
+use crate::route::{Action, Attributes, OutLabels, Owner, Path, Route, RouteKey};
 
 /// A route and what there is to tell about it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -11,7 +11,6 @@ pub mod pass;
 pub mod pool;
 mod reach;
 mod reclaim;
-pub mod route;
 pub mod spread;
 #[cfg(test)]
 mod tests;
@@ -23,6 +22,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op};
 
 use crate::dataplane::{GracePeriod, Tables};
+use crate::route::{Attributes, Owner, RouteKey};
 pub use change::{ChangeError, Changes, Mode, NewNextHops};
 use counters::{Counters, Total};
 use ftn::STEP;
@@ -33,7 +33,6 @@ use pass::PassEntries;
 use pool::Interner;
 pub use reach::Reach;
 use reclaim::Freed;
-use route::{Attributes, Owner, RouteKey};
 
 /// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pool::SlotPool;
-use super::route::NextHop;
+use crate::route::NextHop;
 
 /// A next hop, for as long as a route uses it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -294,8 +294,8 @@ impl NextHops {
 
 #[cfg(test)]
 mod tests {
-    use super::super::route::Via;
     use super::*;
+    use crate::route::Via;
 
     #[test]
     fn next_hops_are_listed_bit_by_bit_as_at_once() {

@@ -2,10 +2,11 @@
 //! forwarded as labelled packets, and kernel routes more specific than the FTN prefix, stay the kernel's. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
+
+use crate::route::NEVER;
 
 /// Why a prefix is the kernel's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -15,19 +16,6 @@ pub enum Claim {
     /// A kernel route: it wins where it is more specific than every FTN prefix.
     Route,
 }
-
-/// Addresses that no box imposes labels on.
-pub const NEVER: [IpNet; 9] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
-];
 
 /// The prefixes that the kernel claims, and the prefixes that have an FTN route.
 #[derive(Debug)]

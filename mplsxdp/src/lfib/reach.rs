@@ -7,9 +7,9 @@ use mplsxdp_common::abi::{Adjacency, IlmEntry};
 use super::ftn::Write;
 use super::next_hops::NextHopId;
 use super::pass::Wanted;
-use super::route::RouteKey;
 use super::{Lfib, uses_next_hop};
 use crate::dataplane::Tables;
+use crate::route::RouteKey;
 
 /// What is known of the way to a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,10 +10,10 @@ use proptest::prelude::*;
 
 use super::groups::Member;
 use super::pass::Claim;
-use super::route::{Action, NextHop, OutLabels, Path, Protocol, Route, Via};
 use super::*;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 use crate::dataplane::{Capacity, TableError};
+use crate::route::{Action, NextHop, OutLabels, Path, Protocol, Route, Via};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -933,7 +933,7 @@ fn expected_ftn(model: &Model, claims: &BTreeMap<IpNet, Claim>) -> BTreeMap<IpNe
         })
         .collect();
     let mut table: BTreeMap<IpNet, bool> = ftn.iter().map(|&prefix| (prefix, false)).collect();
-    let never = pass::NEVER.map(|prefix| (prefix, Claim::Never));
+    let never = crate::route::NEVER.map(|prefix| (prefix, Claim::Never));
     for (prefix, claim) in claims.clone().into_iter().chain(never) {
         let held = |other: &IpNet| other.contains(&prefix) && (claim == Claim::Never || *other != prefix);
         let own = claim == Claim::Route && ftn.contains(&prefix);
@@ -946,7 +946,7 @@ fn expected_ftn(model: &Model, claims: &BTreeMap<IpNet, Claim>) -> BTreeMap<IpNe
 
 /// Some of which are in several of [`NETS`].
 fn addresses() -> impl Iterator<Item = IpAddr> {
-    let nets = NETS.map(net).into_iter().chain(pass::NEVER);
+    let nets = NETS.map(net).into_iter().chain(crate::route::NEVER);
     nets.flat_map(|net| [net.network(), net.broadcast()])
 }
 

@@ -24,11 +24,11 @@ use crate::dataplane::{GracePeriod, Tables as _};
 use crate::kernel::ethtool;
 use crate::kernel::netlink::Netlink;
 use crate::lfib::Lfib;
-use crate::lfib::route::{NextHop, Via};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::ports::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
 use crate::ports::sub_interface::{self, Tags};
+use crate::route::{NextHop, Via};
 use crate::slowpath::xsk::XskPort;
 use crate::switch::told;
 

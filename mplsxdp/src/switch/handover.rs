@@ -7,9 +7,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tracing::warn;
 
 use super::{Controller, TABLE_LOCAL};
-use crate::lfib::route::{Action, Route};
 use crate::neighbour::RouteKind;
 use crate::ports::Role;
+use crate::route::{Action, Route};
 
 /// How many prefixes are looked at to find one that the kernel has no route to.
 const EXAMINED: usize = 1000;

@@ -10,11 +10,11 @@ use super::Controller;
 use crate::control::api::{self, Changes, Refusal};
 use crate::kernel::netlink;
 use crate::lfib::NewNextHops;
-use crate::lfib::route::{NextHop, Route, RouteKey};
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
 use crate::ports::sub_interface;
 use crate::ports::{Port, Role};
+use crate::route::{NextHop, Route, RouteKey};
 
 /// How many routes are named of those that wait.
 const NAMED: usize = 100;

@@ -11,8 +11,8 @@ use super::{Controller, config_route, is_absence, is_busy, told, wish};
 use crate::config::{Config, ConfigError, PortConfig};
 use crate::control::api::ChangeMode;
 use crate::lfib::Changes;
-use crate::lfib::route::Owner;
 use crate::ports::{Role, Wish};
+use crate::route::Owner;
 
 /// Reads the configuration again: the command line, and the config file as it is now.
 pub type Reread = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;

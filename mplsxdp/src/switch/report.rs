@@ -17,13 +17,13 @@ use crate::control::api;
 use crate::dataplane::Tables as _;
 use crate::kernel::netlink::NeighbourEntry;
 use crate::lfib::next_hops::{NextHopId, Position};
-use crate::lfib::route::{RouteKey, Via};
 use crate::lfib::{Candidate, Listed};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
+use crate::route::{RouteKey, Via};
 use crate::slowpath::outcome::Outcome;
 
 /// Where the answer to a request goes.

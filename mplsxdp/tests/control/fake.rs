@@ -18,7 +18,7 @@ use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
 use mplsxdp::control::{Call, Instance, Peer};
 use mplsxdp::lfib::next_hops::NextHopId;
-use mplsxdp::lfib::route::{NextHop, Path, Route, RouteKey};
+use mplsxdp::route::{NextHop, Path, Route, RouteKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;

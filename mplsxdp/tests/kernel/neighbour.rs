@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use mplsxdp::kernel::netlink::Netlink;
 use mplsxdp::lfib::next_hops::NextHopId;
-use mplsxdp::lfib::route::{NextHop, Via};
+
 use mplsxdp::neighbour::resolver::{Action, HopState, Resolver};
 use mplsxdp::neighbour::routes::KernelRoutes;
 use mplsxdp::neighbour::{Event, Lookup};
+use mplsxdp::route::{NextHop, Via};
 use mplsxdp_common::wire::Mac;
 use tokio::sync::mpsc;
 

@@ -33,8 +33,8 @@ use mplsxdp::dataplane::kernel::{AtPort, KernelTables};
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::port::attach;
 use mplsxdp::lfib::next_hops::NextHopChange;
-use mplsxdp::lfib::route::{Action, NextHop, OutLabels, Owner, Route, RouteKey, Via};
 use mplsxdp::lfib::{Lfib, Mode};
+use mplsxdp::route::{Action, NextHop, OutLabels, Owner, Route, RouteKey, Via};
 use mplsxdp::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
 use mplsxdp::slowpath::{self, Options, Rate, Received, SlowPath, World};
 use mplsxdp_common::abi::{

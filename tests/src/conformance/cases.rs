@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use mplsxdp::cli::grammar::{self, Family};
 use mplsxdp::config::IcmpVia;
-use mplsxdp::lfib::route::Route;
+use mplsxdp::route::Route;
+use mplsxdp::route::line::{self, Family};
 use mplsxdp::slowpath::outcome::Outcome;
 use mplsxdp_common::abi::{PortWord, Reason, Settings, TtlMode, UnknownPolicy};
 use mplsxdp_common::forward::Verdict;
@@ -226,8 +226,8 @@ impl Reader<'_> {
         self.above = Above::Nothing;
         match text.split_once(' ').unwrap_or((text, "")) {
             ("route", route) => {
-                let route = grammar::route(route, Family::Any)
-                    .map_err(|error| format!("{error}\n{}", error.point_out(route)))?;
+                let route =
+                    line::route(route, Family::Any).map_err(|error| format!("{error}\n{}", error.point_out(route)))?;
                 if let Some(other) = self.cases.routes.iter().find(|other| other.key() == route.key()) {
                     return Err(format!("there is a route `{other}` already"));
                 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::memory::{AtPort, MemoryTables};
 use mplsxdp::lfib::Lfib;
-use mplsxdp::lfib::route::RouteKey;
+use mplsxdp::route::RouteKey;
 use mplsxdp::slowpath::outcome::Outcome;
 use mplsxdp::slowpath::{self, Action, Rate, Received, SlowPath, World};
 use mplsxdp_common::abi::{Adjacency, Loss, Reason, Settings, UnknownPolicy, VlanTags};

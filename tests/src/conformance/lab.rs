@@ -9,8 +9,8 @@ use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::dataplane::{Capacity, Tables};
 use mplsxdp::lfib::next_hops::NextHopChange;
 use mplsxdp::lfib::pass::Claim;
-use mplsxdp::lfib::route::Owner;
 use mplsxdp::lfib::{Lfib, Mode};
+use mplsxdp::route::Owner;
 use mplsxdp_common::abi::{
     Adjacency, Checksum, Counter, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, SubInterfaceKey, TtlMode, VlanTags,
 };

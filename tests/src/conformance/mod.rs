@@ -20,7 +20,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use mplsxdp::lfib::route::Route;
+use mplsxdp::route::Route;
 
 pub use cases::{Case, Line};
 pub use problem::{Place, Problem};

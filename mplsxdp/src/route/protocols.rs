@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::lfib::route::{InvalidRoute, Protocol};
+use super::{InvalidRoute, Protocol};
 
 /// Where iproute2 keeps its tables, those that win last.
 const DIRECTORIES: [&str; 2] = ["/usr/share/iproute2", "/etc/iproute2"];

@@ -8,16 +8,27 @@ use std::num::NonZeroU8;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{BUCKETS, MAX_PUSH, TtlPropagate};
 use mplsxdp_common::wire::{Label, Mac};
-
-use super::pass::NEVER;
 
 /// The most paths that one route has: each can have a bucket.
 pub const MAX_PATHS: usize = BUCKETS;
 /// As with iproute2: the kernel has a byte for the weight less one.
 pub const MAX_WEIGHT: u16 = 256;
+
+/// Addresses that no box imposes labels on.
+pub const NEVER: [IpNet; 9] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
+];
 
 /// What a route is for: an incoming label (an ILM entry) or a FEC, here always an address prefix (an FTN entry).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

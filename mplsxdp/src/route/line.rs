@@ -10,10 +10,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::{Label, Mac};
 
+use super::filter::{KeyFilter, RouteFilter};
+use super::interface::check_interface;
 use super::protocols;
-use crate::config::check_interface;
-use crate::control::api::{KeyFilter, RouteFilter};
-use crate::lfib::route::{
+use super::{
     Action, Attributes, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Protocol, Route, RouteKey, Via,
     check_explicit_null, check_key,
 };

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use mplsxdp::config::IcmpVia;
+use mplsxdp::slowpath::IcmpVia;
 use mplsxdp::slowpath::fixture::{INGRESS, MemoryWorld, labelled};
 use mplsxdp::slowpath::{Action, Options, Rate, Received, SlowPath};
 

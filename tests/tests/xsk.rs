@@ -14,8 +14,8 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use aya::programs::{TestRun, TestRunOptions};
-use mplsxdp::config::XdpMode;
 use mplsxdp::dataplane::Tables;
+use mplsxdp::dataplane::XdpMode;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::port::{Attachment, attach};

@@ -271,7 +271,9 @@ mod tests {
     use clap::error::ErrorKind;
 
     use super::*;
-    use crate::config::{IcmpVia, TtlModeName, UnknownPolicy, XdpMode};
+    use crate::config::{TtlModeName, UnknownPolicy};
+    use crate::dataplane::XdpMode;
+    use crate::slowpath::IcmpVia;
 
     fn parse(line: &str) -> Result<Cli, ErrorKind> {
         let words = std::iter::once("mplsxdp")

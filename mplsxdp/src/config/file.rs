@@ -290,7 +290,9 @@ mod tests {
     use mplsxdp_common::abi::TtlMode;
 
     use super::*;
-    use crate::config::{Config, IcmpVia, PortConfig, UnknownPolicy, XdpMode};
+    use crate::config::{Config, PortConfig, UnknownPolicy};
+    use crate::dataplane::XdpMode;
+    use crate::slowpath::IcmpVia;
 
     fn errors(text: &str) -> Vec<String> {
         parse("f.toml", text)

@@ -15,8 +15,10 @@ use mplsxdp_common::abi::{
 
 use crate::control::api::Checksum;
 use crate::control::{DEFAULT_INSTANCE, Instance};
+use crate::dataplane::XdpMode;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
+use crate::slowpath::IcmpVia;
 
 /// What `labels` can be: at least one ordinary label has room.
 pub const LABELS: RangeInclusive<u32> = 17..=MAX_LABELS;
@@ -138,16 +140,6 @@ pub struct PortConfig {
     pub checksum: Option<Checksum>,
 }
 
-/// How the program is attached. There is no fallback from one to the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub enum XdpMode {
-    /// By the driver, before the kernel makes a packet of the frame.
-    #[default]
-    Native,
-    /// By the kernel, on any interface, slowly.
-    Generic,
-}
-
 /// How the command line and the file call a [`TtlMode`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum TtlModeName {
@@ -189,18 +181,6 @@ impl From<UnknownPolicy> for abi::UnknownPolicy {
             UnknownPolicy::Pass => Self::Pass,
         }
     }
-}
-
-/// Which way ICMP errors about labelled packets go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub enum IcmpVia {
-    /// Along the LSP where there were more labels than one or this box knows no way to the source, else by IP.
-    #[default]
-    Auto,
-    /// Along the LSP (RFC 3032 section 2.3.2).
-    Lsp,
-    /// By IP from this box.
-    Ip,
 }
 
 /// What was said, by the command line or by a file. Field by field what the options of `load` are.

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
-use crate::config::XdpMode;
+use crate::dataplane::XdpMode;
 
 /// From linux/bpf.h.
 #[derive(Clone, Copy)]

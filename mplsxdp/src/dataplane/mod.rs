@@ -16,9 +16,22 @@ pub mod memory;
 pub mod port;
 pub mod release;
 
+use clap::ValueEnum;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason, SubInterfaceKey};
 use mplsxdp_common::wire::Label;
+use serde::{Deserialize, Serialize};
+
+/// How the program is attached. There is no fallback from one to the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// By the driver, before the kernel makes a packet of the frame.
+    #[default]
+    Native,
+    /// By the kernel, on any interface, slowly.
+    Generic,
+}
 
 /// How much fits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

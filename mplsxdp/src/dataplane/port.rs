@@ -8,7 +8,7 @@ use aya::programs::ProgramError;
 
 use super::bpf::XdpLink;
 use super::loader::{LoadError, Program};
-use crate::config::XdpMode;
+use crate::dataplane::XdpMode;
 
 /// A program that is attached to an interface by a bpf_link. Dropping it detaches the program.
 pub struct Attachment {

@@ -12,11 +12,12 @@ use tracing::{debug, info, warn};
 
 use super::programs::{self, Finding, ProgramState, Watch};
 use super::waiting::{Waiting, WaitingPorts};
-use crate::config::{Config, XdpMode};
+use crate::config::Config;
 use crate::control::api::Checksum;
 use crate::control::client::{self, Client};
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::daemon::exceptions::Exceptions;
+use crate::dataplane::XdpMode;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::Loader;
 use crate::dataplane::port::{AttachError, Attachment, Interference, attach};

@@ -13,8 +13,8 @@ use super::limit::Limiter;
 use super::outcome::Outcome;
 use super::packet::{Offender, Parts, entries};
 use super::{Action, Emit, Options, World};
-use crate::config::IcmpVia;
 use crate::dataplane::frame::MemoryFrame;
+use crate::slowpath::IcmpVia;
 
 /// What the core takes for the destination of this box's own packets.
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 0]);

@@ -27,10 +27,11 @@ use std::convert::identity;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use mplsxdp_common::abi::Reason;
 use mplsxdp_common::forward::{self, Tables as _, Verdict};
+use serde::{Deserialize, Serialize};
 
-use crate::config::IcmpVia;
 use crate::dataplane::frame::MemoryFrame;
 use answer::Answerer;
 pub use ask::Received;
@@ -41,6 +42,19 @@ pub use limit::Rate;
 use outcome::{Counters, Outcome};
 use too_big::Remedy;
 use unknown::UnknownLabels;
+
+/// Which way ICMP errors about labelled packets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IcmpVia {
+    /// Along the LSP where there were more labels than one or this box knows no way to the source, else by IP.
+    #[default]
+    Auto,
+    /// Along the LSP (RFC 3032 section 2.3.2).
+    Lsp,
+    /// By IP from this box.
+    Ip,
+}
 
 /// What the slow path may know of the box.
 pub trait World {

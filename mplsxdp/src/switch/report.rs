@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::Controller;
-use crate::config::{IcmpVia, UnknownPolicy, XdpMode};
+use crate::config::UnknownPolicy;
 use crate::control::api;
-use crate::dataplane::Tables as _;
+use crate::dataplane::{Tables as _, XdpMode};
 use crate::kernel::netlink::NeighbourEntry;
 use crate::lfib::next_hops::{NextHopId, Position};
 use crate::lfib::{Candidate, Listed};
@@ -24,6 +24,7 @@ use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
 use crate::route::{RouteKey, Via};
+use crate::slowpath::IcmpVia;
 use crate::slowpath::outcome::Outcome;
 
 /// Where the answer to a request goes.

@@ -130,7 +130,7 @@ fn a_pair_of_an_instance_that_runs_is_refused() {
     Lab::run(async |_| {
         let pair = create("mpls0", "other").await.unwrap();
         let program = pass();
-        let link = attach(&program, pair.port_ifindex(), mplsxdp::config::XdpMode::Native).unwrap();
+        let link = attach(&program, pair.port_ifindex(), mplsxdp::dataplane::XdpMode::Native).unwrap();
         let before = names();
         for name in ["mpls0", "mpls0-port"] {
             assert_eq!(

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use mplsxdp::config::XdpMode;
+use mplsxdp::dataplane::XdpMode;
 use mplsxdp::kernel::netlink::Netlink;
 use mplsxdp::neighbour::AttachMode;
 use mplsxdp::ports::preflight::{PreflightError, XdpFeatures, attach_error, check, check_attached, gather};

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use mplsxdp::config::IcmpVia;
 use mplsxdp::route::Route;
 use mplsxdp::route::line::{self, Family};
+use mplsxdp::slowpath::IcmpVia;
 use mplsxdp::slowpath::outcome::Outcome;
 use mplsxdp_common::abi::{PortWord, Reason, Settings, TtlMode, UnknownPolicy};
 use mplsxdp_common::forward::Verdict;

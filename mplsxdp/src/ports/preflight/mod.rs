@@ -7,8 +7,8 @@ use std::sync::Arc;
 use mplsxdp_common::abi;
 use mplsxdp_common::wire::Mac;
 
-use crate::config::XdpMode;
 use crate::control::api::Checksum;
+use crate::dataplane::XdpMode;
 use crate::dataplane::bpf;
 use crate::kernel::ethtool::{self, TagKinds, VlanOffloads};
 use crate::kernel::netlink::{self, Netlink};

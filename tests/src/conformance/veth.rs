@@ -22,7 +22,6 @@ use mplsxdp::control::api::{self, ListRoutes, Resolution};
 use mplsxdp::control::client::{Client, ClientError};
 use mplsxdp::ports::local::MAC as LOCAL_MAC;
 use mplsxdp::route::{Route, Via};
-use mplsxdp::route::{Route, Via};
 use mplsxdp_common::abi::{Counter, Reason, TtlMode, UnknownPolicy};
 use mplsxdp_common::forward::Verdict;
 use mplsxdp_common::wire::{Mac, VLAN_VID_MASK};

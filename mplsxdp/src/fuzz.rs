@@ -5,8 +5,7 @@
 pub use crate::cli::fuzz::{config, route_line, state};
 pub use crate::control::fuzz::control;
 pub use crate::dataplane::fuzz::{core, core_seeds};
-pub use crate::kernel::fuzz::netlink;
-pub use crate::ports::preflight::fuzz::netdev;
+pub use crate::kernel::fuzz::{netdev, netlink};
 pub use crate::slowpath::fuzz::{icmp_codec, slow_path, slow_path_seed};
 
 /// What takes any bytes.

@@ -1,11 +1,12 @@
-//! What must hold of reading what the kernel reports, whatever it sends: [`netlink`] panics where something does not.
+//! What must hold of reading what the kernel sends, whatever that is: [`netlink`] and [`netdev`] panic if something does not.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::netlink::{events_of, take_message};
+use super::decoding::{events_of, take_message};
+use super::netdev::{Device, read as read_netdev};
 use crate::neighbour::Event;
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::resolver::Resolver;
@@ -48,4 +49,19 @@ fn read(datagram: &[u8]) -> (Vec<Event>, usize) {
         }
     }
     (events, datagram.len() - rest.len())
+}
+
+/// A device that is read from `data`, an answer of the netdev family, is one that was sent.
+pub fn netdev(data: &[u8]) {
+    let Ok(Device { ifindex, xdp_features }) = read_netdev(data) else {
+        return;
+    };
+    if let Some(ifindex) = ifindex {
+        let sent = ifindex.to_ne_bytes();
+        assert!(data.windows(sent.len()).any(|bytes| bytes == sent));
+    }
+    if let Some(features) = xdp_features {
+        let sent = features.0.to_ne_bytes();
+        assert!(data.windows(sent.len()).any(|bytes| bytes == sent));
+    }
 }

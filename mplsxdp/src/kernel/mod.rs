@@ -1,6 +1,15 @@
-//! The one door to the kernel's networking: netlink and ethtool.
+//! The one door to the kernel's networking: [`Netlink`] makes rtnetlink requests, [`subscription`] follows what changes,
+//! [`netdev`] asks what drivers can do with XDP (generic netlink), [`ethtool`] reads and sets what drivers do, [`sysctl`] the
+//! settings of the kernel's own IP, and [`netns`] does something in another network namespace.
 
+mod decoding;
 pub mod ethtool;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
-pub mod netlink;
+pub mod netdev;
+pub mod netns;
+mod requests;
+pub mod subscription;
+pub mod sysctl;
+
+pub use requests::{Error, NeighbourEntry, Netlink};

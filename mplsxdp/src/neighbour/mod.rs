@@ -1,4 +1,4 @@
-//! From next hops to MAC addresses: what the kernel reports ([`Event`]), read by [`netlink`](crate::kernel::netlink), and
+//! From next hops to MAC addresses: what the kernel reports ([`Event`]), read by [`kernel`](crate::kernel), and
 //! what is made of it, without a socket or a clock: the interfaces ([`links`]), the kernel's routes ([`routes`]), and the
 //! state of each next hop ([`resolver`]).
 

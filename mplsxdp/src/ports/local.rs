@@ -10,13 +10,12 @@
 //! has the same one: every frame is to the port.
 
 use std::io;
-use std::path::{Path, PathBuf};
 
 use mplsxdp_common::abi::MAX_PUSH;
 use mplsxdp_common::wire::{LSE_LEN, Mac};
 
 use crate::kernel::ethtool::Feature;
-use crate::kernel::netlink::{self, Netlink};
+use crate::kernel::{self, Netlink, sysctl};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 
@@ -138,10 +137,10 @@ impl LocalPair {
     /// The near end has no link-local address, and so sends no solicitations. The kernel routes nothing that it receives at the
     /// far end: that would go into the near end again. (The XDP program leaves no IP packet there either.)
     fn keep_quiet(&self) -> Result<(), LocalError> {
-        sysctl("ipv6", &self.near, "addr_gen_mode", "1")?;
-        sysctl("ipv6", &self.far, "forwarding", "0")?;
-        sysctl("ipv6", &self.far, "disable_ipv6", "1")?;
-        sysctl("ipv4", &self.far, "forwarding", "0")
+        sysctl::write_of_interface("ipv6", &self.near, "addr_gen_mode", "1")?;
+        sysctl::write_of_interface("ipv6", &self.far, "forwarding", "0")?;
+        sysctl::write_of_interface("ipv6", &self.far, "disable_ipv6", "1")?;
+        Ok(sysctl::write_of_interface("ipv4", &self.far, "forwarding", "0")?)
     }
 
     fn set_feature(&self, feature: Feature, on: bool) -> Result<(), LocalError> {
@@ -174,14 +173,10 @@ pub enum LocalError {
         name: Box<str>,
         source: io::Error,
     },
-    #[error("cannot write {value} to {}: {source}", .path.display())]
-    Sysctl {
-        value: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
     #[error(transparent)]
-    Netlink(#[from] netlink::Error),
+    Sysctl(#[from] sysctl::Error),
+    #[error(transparent)]
+    Netlink(#[from] kernel::Error),
 }
 
 fn far_name(near: &str) -> String {
@@ -220,17 +215,6 @@ async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result
     }
     tracing::info!(name = &*link.name, owner, "removing a local port that was left behind");
     Ok(netlink.remove_link(link.ifindex).await?)
-}
-
-/// In the network namespace of the calling thread. A kernel without IPv6 has nothing to set, nor has an interface whose MTU
-/// is too low for it.
-fn sysctl(family: &str, interface: &str, key: &str, value: &'static str) -> Result<(), LocalError> {
-    let settings = Path::new("/proc/sys/net").join(family).join("conf").join(interface);
-    if !settings.exists() {
-        return Ok(());
-    }
-    let path = settings.join(key);
-    std::fs::write(&path, value).map_err(|source| LocalError::Sysctl { value, path, source })
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! Whether the kernel takes what `dev lo` routes leave to it: packets from a port that are for other machines. The kernel's own
 //! settings decide (`ip_forward`, `rp_filter`); if they have it drop such packets, nothing else says so.
 
-use std::path::Path;
-
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tracing::warn;
 
 use super::{Controller, TABLE_LOCAL};
+use crate::kernel::sysctl;
 use crate::neighbour::RouteKind;
 use crate::ports::Role;
 use crate::route::{Action, Route};
@@ -46,10 +45,7 @@ impl Controller {
         if !paths.any(|path| path.action == Action::Local) {
             return Vec::new();
         }
-        self.situation().warnings(|key| {
-            let value = std::fs::read_to_string(Path::new("/proc/sys/net").join(key)).ok()?;
-            value.trim().parse().ok()
-        })
+        self.situation().warnings(sysctl::read)
     }
 
     pub(super) fn log_handover(&self, routes: &[Route]) {
@@ -138,7 +134,7 @@ impl Situation {
     }
 
     fn not_forwarded(&self, family: &str, keys: &[String]) -> Option<String> {
-        let names: Vec<String> = keys.iter().map(|key| sysctl_name(key)).collect();
+        let names: Vec<String> = keys.iter().map(|key| sysctl::name(key)).collect();
         let is = if names.len() == 1 { "is" } else { "are" };
         (!names.is_empty()).then(|| {
             format!(
@@ -190,19 +186,9 @@ impl Situation {
     }
 
     fn command(&self, keys: &[String], value: u32) -> String {
-        let settings = keys.iter().map(|key| format!(" {}={value}", sysctl_name(key)));
+        let settings = keys.iter().map(|key| format!(" {}={value}", sysctl::name(key)));
         format!("`{}sysctl -w{}`", self.prefix, settings.collect::<String>())
     }
-}
-
-/// As sysctl(8) takes it: dots and slashes change places, so that the name of an interface can have dots.
-fn sysctl_name(key: &str) -> String {
-    let swapped = key.chars().map(|char| match char {
-        '/' => '.',
-        '.' => '/',
-        other => other,
-    });
-    format!("net.{}", swapped.collect::<String>())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::Controller;
 use crate::control::api::{self, Changes, Refusal};
-use crate::kernel::netlink;
+use crate::kernel;
 use crate::lfib::NewNextHops;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
@@ -99,7 +99,7 @@ impl Controller {
 
     /// Which way the kernel would send to the next hop `address`. Outside of VRFs first, unless `address` is in the network of an
     /// interface in one; then in the VRFs that ports are in. The first way out by a port counts.
-    pub(super) async fn lookup(&self, address: IpAddr) -> Result<Lookup, netlink::Error> {
+    pub(super) async fn lookup(&self, address: IpAddr) -> Result<Lookup, kernel::Error> {
         let links = self.resolver.links();
         let ports = self.ports.iter().filter_map(|port| self.ports.addressed(port.number()));
         let vrfs: BTreeSet<u32> = ports.filter_map(|ifindex| Some(links.vrf(ifindex)?.ifindex)).collect();

@@ -15,7 +15,7 @@ use super::Controller;
 use crate::config::UnknownPolicy;
 use crate::control::api;
 use crate::dataplane::{Tables as _, XdpMode};
-use crate::kernel::netlink::NeighbourEntry;
+use crate::kernel::NeighbourEntry;
 use crate::lfib::next_hops::{NextHopId, Position};
 use crate::lfib::{Candidate, Listed};
 use crate::log;

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::process::Command;
 
-use mplsxdp::kernel::netlink::Netlink;
+use mplsxdp::kernel::Netlink;
 use mplsxdp::ports::local::{LocalError, LocalPair, MAC, mtu_beneath};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, setsockopt,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use mplsxdp::kernel::netlink::Netlink;
+use mplsxdp::kernel::Netlink;
 use mplsxdp::lfib::next_hops::NextHopId;
 
 use mplsxdp::neighbour::resolver::{Action, HopState, Resolver};

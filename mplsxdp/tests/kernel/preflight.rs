@@ -5,9 +5,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use mplsxdp::dataplane::XdpMode;
-use mplsxdp::kernel::netlink::Netlink;
+use mplsxdp::kernel::Netlink;
+use mplsxdp::kernel::netdev::XdpFeatures;
 use mplsxdp::neighbour::AttachMode;
-use mplsxdp::ports::preflight::{PreflightError, XdpFeatures, attach_error, check, check_attached, gather};
+use mplsxdp::ports::preflight::{PreflightError, attach_error, check, check_attached, gather};
 
 use crate::lab::{Lab, ip, run};
 

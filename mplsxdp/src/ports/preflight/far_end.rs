@@ -1,20 +1,16 @@
-//! The other end of a veth where that is in another network namespace: which one, and GRO there.
+//! The other end of a veth, which may be in another network namespace: its name, how it sends, and GRO there.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::net::if_::if_nameindex;
-use nix::sched::{CloneFlags, setns};
 
+use crate::kernel::Netlink;
 use crate::kernel::ethtool::{self, Feature, VlanOffloads};
-use crate::kernel::netlink::Netlink;
+use crate::kernel::netns::{self, within};
 use crate::neighbour::Peer;
-
-const NAMED: &str = "/run/netns";
 
 /// The other end of a veth.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,7 +35,7 @@ impl FarEnd {
     /// if this process must not enter it.
     pub async fn find(peer: Peer, netlink: &Netlink) -> Option<Self> {
         let id = peer.netns?;
-        for path in tokio::task::spawn_blocking(namespaces).await.ok()? {
+        for path in tokio::task::spawn_blocking(netns::all).await.ok()? {
             let Ok(file) = File::open(&path) else { continue };
             if netlink.netns_id(&file).await.ok().flatten() != Some(id) {
                 continue;
@@ -66,13 +62,7 @@ impl FarEnd {
 
     /// What a command begins with that is to run in its network namespace.
     pub fn shell_prefix(&self) -> String {
-        match &self.netns {
-            None => String::new(),
-            Some(path) => match path.strip_prefix(NAMED) {
-                Ok(name) => format!("ip netns exec {} ", name.display()),
-                Err(_) => format!("nsenter --net={} ", path.display()),
-            },
-        }
+        self.netns.as_deref().map_or_else(String::new, netns::shell_prefix)
     }
 
     /// How it sends.
@@ -115,41 +105,6 @@ fn vlan_devices(config: &str, parent: &str) -> Vec<String> {
         (on == parent).then(|| name.to_owned())
     });
     devices.collect()
-}
-
-/// Files that stand for network namespaces: those with a name first, then one of a process for each other one.
-fn namespaces() -> Vec<PathBuf> {
-    let entries = |folder: &str| {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-        paths.sort();
-        paths
-    };
-    let processes = entries("/proc").into_iter().filter(|path| {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        name.iter().all(u8::is_ascii_digit)
-    });
-    let processes = processes.map(|path| path.join("ns/net"));
-    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
-    let mut seen: HashSet<_> = identity(Path::new("/proc/thread-self/ns/net")).into_iter().collect();
-    let all = entries(NAMED).into_iter().chain(processes);
-    all.filter(|path| identity(path).is_some_and(|identity| seen.insert(identity)))
-        .collect()
-}
-
-/// Does something in a network namespace, on a thread that ends with it.
-async fn within<T: Send + 'static>(
-    netns: File,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("netns".into()).spawn(move || {
-        let result = setns(netns, CloneFlags::CLONE_NEWNET)
-            .map_err(io::Error::from)
-            .and_then(|()| work());
-        let _ = sender.send(result);
-    })?;
-    receiver.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

@@ -1,0 +1,55 @@
+//! Other network namespaces.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+
+/// Where `ip netns` names them.
+const NAMED: &str = "/run/netns";
+
+/// What a shell command begins with that is to run in the network namespace which a file stands for.
+pub fn shell_prefix(file: &Path) -> String {
+    match file.strip_prefix(NAMED) {
+        Ok(name) => format!("ip netns exec {} ", name.display()),
+        Err(_) => format!("nsenter --net={} ", file.display()),
+    }
+}
+
+/// Files that stand for the other network namespaces: those with a name first, then one of a process for each other one.
+pub fn all() -> Vec<PathBuf> {
+    let entries = |folder: &str| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    };
+    let processes = entries("/proc").into_iter().filter(|path| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        name.iter().all(u8::is_ascii_digit)
+    });
+    let processes = processes.map(|path| path.join("ns/net"));
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let mut seen: HashSet<_> = identity(Path::new("/proc/thread-self/ns/net")).into_iter().collect();
+    let all = entries(NAMED).into_iter().chain(processes);
+    all.filter(|path| identity(path).is_some_and(|identity| seen.insert(identity)))
+        .collect()
+}
+
+/// Does something in a network namespace, on a thread that ends with it.
+pub async fn within<T: Send + 'static>(
+    netns: File,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("netns".into()).spawn(move || {
+        let result = setns(netns, CloneFlags::CLONE_NEWNET)
+            .map_err(io::Error::from)
+            .and_then(|()| work());
+        let _ = sender.send(result);
+    })?;
+    receiver.await.map_err(io::Error::other)?
+}

@@ -1,0 +1,397 @@
+//! Requests to rtnetlink, each with its answer.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
+use mplsxdp_common::wire::Mac;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage, Stats64,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
+use super::subscription;
+use crate::neighbour::{Event, LinkInfo, Lookup};
+
+/// A request that the kernel does not answer within this time has been lost.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Marks the neighbours that [`Netlink::probe`] makes (NDA_PROTOCOL), as the protocol of a route marks routes. It is free in
+/// linux/rtnetlink.h and in iproute2's rt_protos.
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[source] io::Error),
+    #[error("{request}: the kernel says: {source}")]
+    Refused { request: String, source: io::Error },
+    #[error("{request}: the kernel has not answered within {} s", REQUEST_TIMEOUT.as_secs())]
+    TimedOut { request: String },
+    #[error("{request}: the netlink socket was lost")]
+    Lost { request: String },
+}
+
+impl Error {
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Open(source) | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::TimedOut { .. } | Self::Lost { .. } => None,
+        }
+    }
+}
+
+/// Requests to the kernel, in the network namespace of the thread that opened it. Those of one task are carried out in the
+/// order in which they are first polled.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+}
+
+impl Netlink {
+    /// With the kernel's reports, as [`subscription::events`].
+    pub fn open() -> Result<(Self, mpsc::Receiver<Event>), Error> {
+        Self::open_with(subscription::RECEIVE_BUFFER_BYTES)
+    }
+
+    /// With another size of the subscription's receive buffer.
+    pub fn open_with(receive_buffer_bytes: usize) -> Result<(Self, mpsc::Receiver<Event>), Error> {
+        let netlink = Self::open_requests()?;
+        let events = subscription::events(receive_buffer_bytes).map_err(Error::Open)?;
+        Ok((netlink, events))
+    }
+
+    /// Only for requests: no subscription.
+    pub fn open_requests() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Which way the kernel would send to `address`; with `oif`, out of that interface, or within that VRF.
+    pub async fn route_lookup(&self, address: IpAddr, oif: Option<u32>) -> Result<Lookup, Error> {
+        let mut message = RouteMessage::default();
+        let (family, length) = family_of(address);
+        message.header.address_family = family;
+        message.header.destination_prefix_length = length;
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        message.attributes.extend(oif.map(RouteAttribute::Oif));
+        let request = format!("route look-up of {address}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(lookup_of(&route)),
+            Ok(_) => Ok(Lookup::NoRoute),
+            // IPv4 says by errors what IPv6 says by routes: none or throw, unreachable, prohibit, blackhole.
+            Err(error) => match error.errno() {
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL | libc::ENETDOWN) => {
+                    Ok(Lookup::NoRoute)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Has the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; before, the
+    /// attribute is ignored). Never for one that is PERMANENT or NOARP: the kernel would take that state away.
+    ///
+    /// NTF_EXT_LEARNED exempts the entry from `gc_thresh3`, which limits the neighbours of all network namespaces together to
+    /// 1024 by default: next hops beyond it would never be resolved, and neither would any other neighbour of the machine.
+    /// NDA_PROTOCOL says whose the entry is.
+    pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        let request = format!("probe of {address} on interface {ifindex}");
+        let mut message = neighbour_use(ifindex, address, NeighbourExtFlags::Managed);
+        message.header.flags |= NeighbourFlags::ExtLearned;
+        message.attributes.push(NeighbourAttribute::Protocol(PROTOCOL));
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.request(&request, RouteNetlinkMessage::NewNeighbour(message), flags)
+            .await?;
+        Ok(())
+    }
+
+    /// Takes back what [`Netlink::probe`] asked for: the neighbour ages like any other. One that is gone is success.
+    pub async fn release(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        let request = format!("release of {address} on interface {ifindex}");
+        let message = neighbour_use(ifindex, address, NeighbourExtFlags::empty());
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+        match self
+            .request(&request, RouteNetlinkMessage::NewNeighbour(message), flags)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The interface of this name; `None` where there is none.
+    pub async fn link(&self, name: &str) -> Result<Option<LinkInfo>, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let request = format!("interface {name}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(link_info(&link)),
+            Ok(_) => Ok(None),
+            Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All interfaces.
+    pub async fn links(&self) -> Result<Vec<LinkInfo>, Error> {
+        let links = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_filter_map(async |link| Ok(link_info(&link)));
+        listed("list of interfaces", links.try_collect()).await
+    }
+
+    /// The kernel's counters of an interface (IFLA_STATS64); `None` where it is gone.
+    pub async fn link_counters(&self, ifindex: u32) -> Result<Option<Stats64>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let request = format!("counters of interface {ifindex}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => {
+                Ok(link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::Stats64(stats) => Some(stats),
+                    _ => None,
+                }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The kernel's neighbour table, by interface and address.
+    pub async fn neighbours(&self) -> Result<HashMap<(u32, IpAddr), NeighbourEntry>, Error> {
+        let entries = self.handle.neighbours().get().execute();
+        let entries = entries.try_filter_map(async |message| Ok(neighbour_entry(&message)));
+        listed("list of neighbours", entries.try_collect()).await
+    }
+
+    /// Makes a veth pair, down at both ends. Neither end asks for neighbours (NOARP); both have this MAC address and MTU.
+    pub async fn add_veth(&self, ends: [&str; 2], mac: Mac, mtu: u32) -> Result<(), Error> {
+        let end = |name: &str| {
+            let mut end = LinkMessage::default();
+            end.header.flags = LinkFlags::Noarp;
+            end.header.change_mask = LinkFlags::Noarp;
+            end.attributes = vec![
+                LinkAttribute::IfName(name.to_owned()),
+                LinkAttribute::Address(mac.0.to_vec()),
+                LinkAttribute::Mtu(mtu),
+                // Nothing is left to the other end to cut up, whatever features the kernel leaves on.
+                LinkAttribute::GsoMaxSegs(1),
+            ];
+            end
+        };
+        let [name, peer] = ends;
+        let mut message = end(name);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            InfoAttribute::Kind(InfoKind::Veth),
+            InfoAttribute::Data(InfoData::Veth(InfoVeth::Peer(end(peer)))),
+        ]));
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.request(
+            &format!("new veth pair {name} and {peer}"),
+            RouteNetlinkMessage::NewLink(message),
+            flags,
+        )
+        .await?;
+        Ok(())
+    }
+
+    pub async fn set_link_up(&self, ifindex: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.set_link("setting up", ifindex, message).await
+    }
+
+    pub async fn set_link_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.set_link(&format!("MTU {mtu} for"), ifindex, message).await
+    }
+
+    /// A text of at most 255 bytes that says what the interface is for.
+    pub async fn set_link_alias(&self, ifindex: u32, alias: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        self.set_link("alias of", ifindex, message).await
+    }
+
+    /// `None` where it has none, or is gone.
+    pub async fn link_alias(&self, ifindex: u32) -> Result<Option<String>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let request = format!("alias of interface {ifindex}");
+        match self
+            .request(&request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => {
+                Ok(link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfAlias(alias) => Some(alias),
+                    _ => None,
+                }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes an interface, and the other end with it where it is one of a pair. One that is gone is success.
+    pub async fn remove_link(&self, ifindex: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let request = format!("removal of interface {ifindex}");
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        match self
+            .request(&request, RouteNetlinkMessage::DelLink(message), flags)
+            .await
+        {
+            Err(error) if error.errno() != Some(libc::ENODEV) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The number that this network namespace has for another one; `None` if it has none.
+    pub async fn netns_id(&self, netns: &File) -> Result<Option<i32>, Error> {
+        let mut message = NsidMessage::default();
+        let file = u32::try_from(netns.as_raw_fd()).map_err(|error| Error::Open(io::Error::other(error)))?;
+        message.attributes.push(NsidAttribute::Fd(file));
+        let answer = self
+            .request(
+                "number of a network namespace",
+                RouteNetlinkMessage::GetNsId(message),
+                NLM_F_REQUEST,
+            )
+            .await?;
+        let Some(RouteNetlinkMessage::NewNsId(answer)) = answer else {
+            return Ok(None);
+        };
+        Ok(answer.attributes.iter().find_map(|attribute| match attribute {
+            // NETNSA_NSID_NOT_ASSIGNED is -1.
+            NsidAttribute::Id(id) => Some(*id).filter(|&id| id >= 0),
+            _ => None,
+        }))
+    }
+
+    async fn set_link(&self, what: &str, ifindex: u32, mut message: LinkMessage) -> Result<(), Error> {
+        message.header.index = ifindex;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        self.request(
+            &format!("{what} interface {ifindex}"),
+            RouteNetlinkMessage::SetLink(message),
+            flags,
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// The first answer, if there is more than an acknowledgement.
+    async fn request(
+        &self,
+        request: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Option<RouteNetlinkMessage>, Error> {
+        let request = || request.to_owned();
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = flags;
+        let mut answers = self
+            .handle
+            .clone()
+            .request(message)
+            .map_err(|_| Error::Lost { request: request() })?;
+        match timeout(REQUEST_TIMEOUT, answers.next()).await {
+            Err(_) => Err(Error::TimedOut { request: request() }),
+            Ok(None) => Ok(None),
+            Ok(Some(answer)) => match answer.payload {
+                NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+                NetlinkPayload::Error(error) if error.code.is_some() => Err(Error::Refused {
+                    request: request(),
+                    source: error_of(&error),
+                }),
+                _ => Ok(None),
+            },
+        }
+    }
+}
+
+/// The outcome of a dump.
+async fn listed<T>(request: &str, list: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T, Error> {
+    let request = || request.to_owned();
+    match timeout(REQUEST_TIMEOUT, list).await {
+        Ok(Ok(list)) => Ok(list),
+        Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(Error::Refused {
+            request: request(),
+            source: error_of(&error),
+        }),
+        Ok(Err(_)) => Err(Error::Lost { request: request() }),
+        Err(_) => Err(Error::TimedOut { request: request() }),
+    }
+}
+
+/// An entry of the kernel's neighbour table, as `ip -s neigh` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NeighbourEntry {
+    /// Such as `REACHABLE`.
+    pub state: String,
+    pub refcnt: u32,
+    /// How many seconds ago it was used.
+    pub used: u64,
+    pub confirmed: u64,
+    pub updated: u64,
+    /// How often the kernel has asked since it last heard of the neighbour.
+    pub probes: u32,
+}
+
+/// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.
+fn neighbour_use(ifindex: u32, address: IpAddr, flags: NeighbourExtFlags) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family_of(address).0;
+    message.header.ifindex = ifindex;
+    message.header.flags = NeighbourFlags::Use;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        }),
+        NeighbourAttribute::ExtFlags(flags),
+    ];
+    message
+}
+
+fn family_of(address: IpAddr) -> (AddressFamily, u8) {
+    match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    }
+}

@@ -1,0 +1,304 @@
+//! Everything that the kernel reports, as [`Event`]s: a dump, then the changes, and a dump again when some were lost.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::MulticastGroup;
+use tokio::sync::mpsc;
+
+use super::decoding::{error_of, events_of, take_message};
+use crate::neighbour::{Event, InterfaceAddress, KernelRoute, LinkInfo, Neighbour, RoutePosition};
+
+/// What the kernel may hold for us before it loses events: room for tens of thousands of them.
+pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
+
+/// Events under way to the controller.
+const EVENTS: usize = 1024;
+/// The kernel's largest dump datagram is 32 KiB.
+const DATAGRAM_BYTES: usize = 1 << 17;
+/// Between a lost subscription and the next: lets the burst pass that overran it.
+const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+/// Interfaces go down in groups: the routes that went with them are dumped once, after this time.
+const RESYNC_DELAY: Duration = Duration::from_millis(100);
+/// Resyncs take at most one part in this many of the time.
+const RESYNC_SHARE: u32 = 5;
+const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// How often a dump is made again that the kernel says was interrupted by changes. These are reported as well, so that
+/// hardly anything can be missing from the last one.
+const DUMP_ATTEMPTS: u32 = 5;
+
+const GROUPS: [MulticastGroup; 9] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Nexthop,
+];
+
+/// Follows the kernel until the receiver is dropped. Must be called within a tokio runtime whose threads stay in the present
+/// network namespace: a lost subscription is opened anew by them.
+pub fn events(receive_buffer_bytes: usize) -> io::Result<mpsc::Receiver<Event>> {
+    let subscription = Subscription::open(receive_buffer_bytes)?;
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    tokio::spawn(follow(subscription, receive_buffer_bytes, sender));
+    Ok(receiver)
+}
+
+/// Keeps a subscription going for as long as somebody listens.
+async fn follow(first: Subscription, receive_buffer_bytes: usize, events: mpsc::Sender<Event>) {
+    let mut subscription = Ok(first);
+    while !events.is_closed() {
+        let lost = match subscription {
+            Ok(mut subscription) => tokio::select! {
+                lost = subscription.run(&events) => lost,
+                () = events.closed() => return,
+            },
+            Err(error) => Err(Stop::Socket(error)),
+        };
+        match lost {
+            Ok(never) => match never {},
+            Err(Stop::NobodyListens) => return,
+            Err(Stop::Socket(error)) => {
+                tracing::warn!("netlink subscription lost ({error}): starting anew with a full dump");
+            }
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
+        subscription = Subscription::open(receive_buffer_bytes);
+    }
+}
+
+/// Why a subscription ended.
+enum Stop {
+    NobodyListens,
+    Socket(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
+impl From<mpsc::error::SendError<Event>> for Stop {
+    fn from(_: mpsc::error::SendError<Event>) -> Self {
+        Self::NobodyListens
+    }
+}
+
+/// One socket that hears of every change, and makes the dumps too: so dump and changes come in one sequence.
+struct Subscription {
+    socket: TokioSocket,
+    /// Netlink's name for this socket: answers to others have another.
+    port: u32,
+    sequence: u32,
+    datagram: BytesMut,
+    /// What a dump told may be out of date: something happened meanwhile that is not reported in full.
+    stale: bool,
+}
+
+impl Subscription {
+    fn open(receive_buffer_bytes: usize) -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        let inner = socket.socket_mut();
+        let port = inner.bind_auto()?.port_number();
+        // The limit of net.core.rmem_max holds for those without CAP_NET_ADMIN.
+        if setsockopt(inner, sockopt::RcvBufForce, &receive_buffer_bytes).is_err() {
+            setsockopt(inner, sockopt::RcvBuf, &receive_buffer_bytes)?;
+        }
+        for group in GROUPS {
+            inner.add_membership(group as u32)?;
+        }
+        Ok(Self {
+            socket,
+            port,
+            sequence: 0,
+            datagram: BytesMut::new(),
+            stale: false,
+        })
+    }
+
+    /// Reports everything, then the changes, and everything anew where the changes do not tell all.
+    async fn run(&mut self, events: &mpsc::Sender<Event>) -> Result<std::convert::Infallible, Stop> {
+        loop {
+            let begin = Instant::now();
+            events.send(Event::Reset).await?;
+            self.dump_all(events).await?;
+            events.send(Event::Synced).await?;
+            let pause = (begin.elapsed() * (RESYNC_SHARE - 1)).max(RESYNC_INTERVAL_MIN);
+            let not_before = Instant::now() + pause;
+            let resync = std::mem::take(&mut self.stale).then_some(not_before);
+            self.follow(events, resync, not_before).await?;
+        }
+    }
+
+    /// Reports changes until something happened that the kernel does not report in full: IPv4 routes go without a word
+    /// when their interface goes down, or their source address or nexthop object is removed. `resync`: when to stop in any case.
+    async fn follow(
+        &mut self,
+        events: &mpsc::Sender<Event>,
+        mut resync: Option<Instant>,
+        not_before: Instant,
+    ) -> Result<(), Stop> {
+        loop {
+            let message = match resync {
+                None => self.next().await?,
+                Some(due) => match tokio::time::timeout_at(due.into(), self.next()).await {
+                    Ok(message) => message?,
+                    Err(_) => return Ok(()),
+                },
+            };
+            for event in events_of(message) {
+                if takes_routes_along(&event) {
+                    resync.get_or_insert((Instant::now() + RESYNC_DELAY).max(not_before));
+                }
+                events.send(event).await?;
+            }
+        }
+    }
+
+    async fn dump_all(&mut self, events: &mpsc::Sender<Event>) -> Result<(), Stop> {
+        let mut links = LinkMessage::default();
+        links
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let routes = |family| {
+            let mut routes = RouteMessage::default();
+            routes.header.address_family = family;
+            RouteNetlinkMessage::GetRoute(routes)
+        };
+        // What a change has told of since is newer than what the dump says.
+        let mut changed = HashSet::new();
+        for request in [
+            RouteNetlinkMessage::GetLink(links),
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+            RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+            routes(AddressFamily::Inet),
+            routes(AddressFamily::Inet6),
+        ] {
+            let mut attempt = 1;
+            while self.dump(request.clone(), &mut changed, events).await? == Dump::Interrupted
+                && attempt < DUMP_ATTEMPTS
+            {
+                attempt += 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn dump(
+        &mut self,
+        request: RouteNetlinkMessage,
+        changed: &mut HashSet<Subject>,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Dump, Stop> {
+        self.sequence += 1;
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut buffer = vec![0; message.buffer_len()];
+        message.serialize(&mut buffer);
+        self.socket.send_to(&buffer, &SocketAddr::new(0, 0)).await?;
+        let mut outcome = Dump::Complete;
+        loop {
+            let message = self.next().await?;
+            let header = &message.header;
+            let is_answer = header.port_number == self.port && header.sequence_number == self.sequence;
+            if is_answer && header.flags & NLM_F_DUMP_INTR != 0 {
+                outcome = Dump::Interrupted;
+            }
+            match &message.payload {
+                NetlinkPayload::Done(_) if is_answer => return Ok(outcome),
+                NetlinkPayload::Error(error) if is_answer => return Err(Stop::Socket(error_of(error))),
+                _ => {}
+            }
+            for event in events_of(message) {
+                // What was replaced may be in what is left of the dump.
+                let replaces = matches!(
+                    event,
+                    Event::Route {
+                        position: RoutePosition::Replaces,
+                        ..
+                    }
+                );
+                self.stale |= !is_answer && (replaces || takes_routes_along(&event));
+                match Subject::of(&event) {
+                    Some(subject) if is_answer && changed.contains(&subject) => continue,
+                    Some(subject) if !is_answer => changed.insert(subject),
+                    _ => true,
+                };
+                events.send(event).await?;
+            }
+        }
+    }
+
+    /// The next message that can be read.
+    async fn next(&mut self) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+        loop {
+            if self.datagram.is_empty() {
+                self.datagram.reserve(DATAGRAM_BYTES);
+                self.socket.recv_from(&mut self.datagram).await?;
+            }
+            if let Some(message) = take_message(&mut self.datagram)? {
+                return Ok(message);
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Dump {
+    Complete,
+    /// The kernel's table changed meanwhile, and entries may have been left out (NLM_F_DUMP_INTR).
+    Interrupted,
+}
+
+/// What an event is about.
+#[derive(PartialEq, Eq, Hash)]
+enum Subject {
+    Link(u32),
+    Address(InterfaceAddress),
+    Neighbour(u32, IpAddr),
+    /// A route: one of its paths, with no interface.
+    Route(KernelRoute),
+}
+
+impl Subject {
+    fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::Link(LinkInfo { ifindex, .. }) | Event::LinkGone(ifindex) => Some(Self::Link(*ifindex)),
+            Event::Address(address) | Event::AddressGone(address) => Some(Self::Address(*address)),
+            Event::Neighbour(Neighbour { ifindex, address, .. }) | Event::NeighbourGone { ifindex, address } => {
+                Some(Self::Neighbour(*ifindex, *address))
+            }
+            Event::Route { route, .. } | Event::RouteGone(route) => {
+                Some(Self::Route(KernelRoute { oif: None, ..*route }))
+            }
+            Event::Reset | Event::Synced | Event::Rules | Event::NextHopObjectGone => None,
+        }
+    }
+}
+
+fn takes_routes_along(event: &Event) -> bool {
+    match event {
+        Event::Link(link) => !link.up,
+        Event::LinkGone(_) | Event::AddressGone(_) | Event::NextHopObjectGone => true,
+        _ => false,
+    }
+}

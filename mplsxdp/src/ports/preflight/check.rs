@@ -1,0 +1,438 @@
+//! The rules: whether an interface can become a port, from the [`Facts`] alone.
+
+use std::io;
+use std::sync::Arc;
+
+use mplsxdp_common::abi;
+
+use super::error::{PreflightError, in_parentheses, off};
+use super::facts::Facts;
+use super::far_end::FarEnd;
+use crate::control::api::Checksum;
+use crate::dataplane::XdpMode;
+use crate::kernel::ethtool::VlanOffloads;
+use crate::kernel::netdev::XdpFeatures;
+use crate::neighbour::LinkInfo;
+
+/// Drivers keep frames of at most this MTU in one buffer.
+pub const ONE_BUFFER_MTU: u32 = 1500;
+
+/// Before the program is attached. What is doubtful but may yet turn out well comes back as notes.
+pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
+    let name = || facts.name.clone();
+    let missing = facts.capabilities.missing();
+    if !missing.is_empty() {
+        return Err(PreflightError::MissingCapabilities { missing });
+    }
+    let Some(link) = &facts.link else {
+        let available = facts.available.clone();
+        return Err(PreflightError::NoSuchInterface {
+            name: name(),
+            available,
+        });
+    };
+    if link.loopback {
+        return Err(PreflightError::Loopback { name: name() });
+    }
+    match link.mac {
+        None => {
+            return Err(PreflightError::NotEthernet {
+                name: name(),
+                kind: link.kind.clone(),
+            });
+        }
+        Some(mac) if !mac.is_unicast() => return Err(PreflightError::BadMac { name: name(), mac }),
+        Some(_) => {}
+    }
+    check_kind(facts, link, mode)?;
+    if let Some(other) = facts.other_program() {
+        return Err(other);
+    }
+    let mut notes = Vec::from_iter(is_down(link));
+    if link.up && !link.running {
+        notes.push(format!(
+            "{} has no carrier: nothing goes in or out until it has",
+            facts.name
+        ));
+    }
+    notes.extend(facts.foreign_bridge_mac());
+    notes.extend(facts.merged_beneath(mode));
+    // A kernel that tells no features, as all before 6.3, loses frames in several buffers where they are redirected.
+    if facts.receives_fragments(mode) && facts.features.is_none() && facts.exceeds_one_buffer() {
+        return Err(facts.mtu_too_large());
+    }
+    if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
+        if !features.contains(XdpFeatures::BASIC) || !features.contains(XdpFeatures::REDIRECT) {
+            return Err(if facts.is_veth() {
+                PreflightError::VethQueues {
+                    name: name(),
+                    peer: facts.peer_name(),
+                }
+            } else {
+                PreflightError::NoNativeXdp {
+                    name: name(),
+                    driver: facts.driver.clone(),
+                }
+            });
+        }
+        if !features.contains(XdpFeatures::NDO_XMIT) {
+            notes.push(match facts.is_veth() {
+                true => facts.veth_needs_napi(),
+                false => format!(
+                    "{}: its driver does not transmit redirected frames now; many do once a program is attached",
+                    facts.name
+                ),
+            });
+        }
+    }
+    Ok(notes)
+}
+
+/// What there is to say about an interface that is down.
+pub fn is_down(link: &LinkInfo) -> Option<String> {
+    let name = &link.name;
+    (!link.up).then(|| format!("{name} is down: nothing goes in or out until `ip link set dev {name} up`"))
+}
+
+/// That frames have their VLAN tags when the program sees them.
+pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
+    let kind = facts.link.as_ref().and_then(|link| link.kind.as_deref());
+    if let Some(kind @ ("bridge" | "bond" | "team" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap")) = kind {
+        // They get their frames from another interface's receive path, which begins with that.
+        return Err(PreflightError::TagsHiddenBeneath {
+            name: facts.name.clone(),
+            kind: kind.to_owned(),
+        });
+    }
+    if facts.is_veth() {
+        // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
+        // beside it, if the peer says that it puts tags in.
+        let note = facts.peer_puts_tags_beside().map(|(peer, command)| {
+            format!(
+                "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `{command}`",
+                facts.name
+            )
+        });
+        return Ok(note.into_iter().collect());
+    }
+    match facts.vlan {
+        Some(VlanOffloads { receive, .. }) if receive.any() => Err(PreflightError::TagsHidden {
+            name: facts.name.clone(),
+            driver: facts.driver.clone(),
+            tags: receive,
+        }),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// That an interface is the one to take, of those that the same frames go through.
+fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), PreflightError> {
+    let name = || facts.name.clone();
+    if let Some(member) = &link.master
+        && matches!(member.kind.as_deref(), Some("bond" | "team"))
+    {
+        let master = facts.master.as_ref().map(|master| master.name.clone());
+        return Err(PreflightError::BondMember {
+            name: name(),
+            master: master.unwrap_or_else(|| "the bond".into()),
+        });
+    }
+    match (link.kind.as_deref(), mode) {
+        (Some("dummy"), _) => Err(PreflightError::Dummy { name: name() }),
+        (Some("bridge"), XdpMode::Native) => Err(PreflightError::Bridge {
+            name: name(),
+            members: facts.members.clone(),
+        }),
+        (Some("vrf"), _) => Err(PreflightError::Vrf {
+            name: name(),
+            members: facts.members.clone(),
+        }),
+        (Some("bond"), XdpMode::Native) => Err(PreflightError::Bond { name: name() }),
+        (Some(kind @ ("macvlan" | "macvtap" | "ipvlan" | "ipvtap" | "vlan")), XdpMode::Native) => {
+            Err(PreflightError::Upper {
+                name: name(),
+                kind: kind.to_owned(),
+                lower: facts.peer_name(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// After the program is attached, with facts gathered anew.
+pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
+    let mut notes = Vec::from_iter(facts.link.as_ref().and_then(is_down));
+    notes.extend(facts.foreign_bridge_mac());
+    notes.extend(facts.merged_beneath(mode));
+    // In generic mode the kernel's ordinary transmit path sends what is redirected.
+    if let (XdpMode::Native, Some(features)) = (mode, facts.features)
+        && !features.contains(XdpFeatures::NDO_XMIT)
+    {
+        if !facts.is_veth() {
+            return Err(PreflightError::NoRedirectTarget {
+                name: facts.name.clone(),
+                driver: facts.driver.clone(),
+            });
+        }
+        notes.push(facts.veth_needs_napi());
+        return Ok(notes);
+    }
+    if facts.link.as_ref().is_some_and(|link| link.mtu > ONE_BUFFER_MTU) && !facts.sends_fragments(mode) {
+        notes.push(delays_fragments(&facts.name));
+    }
+    Ok(notes)
+}
+
+/// What an attempt to attach says, from the facts gathered before it.
+pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> PreflightError {
+    let name = facts.name.clone();
+    match (source.raw_os_error(), mode) {
+        (Some(libc::ERANGE), XdpMode::Native) => facts.mtu_too_large(),
+        (Some(libc::EINVAL | libc::E2BIG), XdpMode::Native) if facts.exceeds_one_buffer() => facts.mtu_too_large(),
+        (Some(libc::ENOSPC), XdpMode::Native) if facts.is_veth() => PreflightError::VethQueues {
+            name,
+            peer: facts.peer_name(),
+        },
+        // A host that has VIRTIO_NET_F_CTRL_GUEST_OFFLOADS is told by the driver itself.
+        (Some(libc::EOPNOTSUPP), XdpMode::Native) if facts.driver.as_deref() == Some("virtio_net") => {
+            PreflightError::VirtioOffloads { name }
+        }
+        (Some(libc::EOPNOTSUPP | ENOTSUPP), XdpMode::Native) => PreflightError::NoNativeXdp {
+            name,
+            driver: facts.driver.clone(),
+        },
+        _ => PreflightError::Attach { name, source },
+    }
+}
+
+/// The kernel's own ENOTSUPP, which some drivers let out; it is no errno of libc's.
+const ENOTSUPP: i32 = 524;
+
+impl Facts {
+    /// The program that the interface has.
+    pub fn other_program(&self) -> Option<PreflightError> {
+        Some(PreflightError::OtherProgram {
+            name: self.name.clone(),
+            attached: self.link.as_ref()?.xdp?,
+            program: self.program_name.clone(),
+        })
+    }
+
+    /// The MTU of what can arrive, as far as it is known: on a veth, the peer's.
+    fn arriving_mtu(&self) -> Option<u32> {
+        let sender = if self.is_veth() { &self.peer } else { &self.link };
+        sender.as_ref().map(|link| link.mtu)
+    }
+
+    /// Whether frames that arrive may not fit one buffer.
+    fn exceeds_one_buffer(&self) -> bool {
+        self.arriving_mtu().is_some_and(|mtu| mtu > self.mtu_limit())
+    }
+
+    fn mtu_too_large(&self) -> PreflightError {
+        PreflightError::MtuTooLarge {
+            name: self.name.clone(),
+            mtu: self.arriving_mtu(),
+            limit: self.mtu_limit(),
+            peer: self.is_veth().then(|| self.peer_name()),
+        }
+    }
+
+    pub fn is_veth(&self) -> bool {
+        self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
+    }
+
+    /// What to do about unfinished checksums if nothing else is said: whether those who send to the interface leave them to it.
+    /// In generic mode the kernel may have got frames from any such sender, but from a wire.
+    pub fn default_checksum(&self, mode: XdpMode) -> Checksum {
+        let unfinished = match (self.driver.as_deref(), mode) {
+            (Some("virtio_net"), _) => self.guest_checksum,
+            (Some("veth" | "tun"), _) => true,
+            (_, XdpMode::Native) => false,
+            (_, XdpMode::Generic) => self.link.as_ref().is_some_and(|link| link.kind.is_some()),
+        };
+        if unfinished { Checksum::Finish } else { Checksum::Trust }
+    }
+
+    /// What a program does about unfinished checksums. Frames that the kernel has made packets of already, as in generic mode and
+    /// often at a tap, are the slow path's.
+    pub fn checksum(&self, wanted: Option<Checksum>, mode: XdpMode) -> abi::Checksum {
+        match wanted.unwrap_or_else(|| self.default_checksum(mode)) {
+            Checksum::Trust => abi::Checksum::Trust,
+            Checksum::Finish if mode == XdpMode::Generic || self.driver.as_deref() == Some("tun") => {
+                abi::Checksum::Punt
+            }
+            Checksum::Finish => abi::Checksum::Finish,
+        }
+    }
+
+    /// Whether frames may arrive that are longer than the MTU says: what was merged beneath, in generic mode, and what comes
+    /// from the other side of a driver that does not compare.
+    pub fn exceeds_mtu(&self, mode: XdpMode) -> bool {
+        mode == XdpMode::Generic || matches!(self.driver.as_deref(), Some("tun" | "virtio_net"))
+    }
+
+    /// Whether a frame that lies in several buffers leaves by the interface, once the program is attached: the kernel loses those
+    /// that cannot without a word. In generic mode, and wherever the program has run on an skb, what is redirected is an skb too,
+    /// which every driver takes. A kernel that tells no features redirects no such frames at all.
+    pub fn sends_fragments(&self, mode: XdpMode) -> bool {
+        let told = self
+            .features
+            .is_some_and(|features| features.contains(XdpFeatures::NDO_XMIT_SG));
+        mode == XdpMode::Generic || told
+    }
+
+    /// Whether frames that lie in several buffers are handed to the program by the driver itself. A tap leaves those to generic XDP.
+    pub fn receives_fragments(&self, mode: XdpMode) -> bool {
+        mode == XdpMode::Native && self.driver.as_deref() != Some("tun")
+    }
+
+    /// In generic mode the program runs once per interface, on what those beneath have made of the frames. (On the interface
+    /// itself the kernel leaves merging while it has the program.)
+    fn merged_beneath(&self, mode: XdpMode) -> Option<String> {
+        if mode == XdpMode::Native {
+            return None;
+        }
+        let kind = self.link.as_ref()?.kind.as_deref();
+        let (place, mend) = match (self.merging.as_slice(), kind) {
+            ([], Some("vxlan" | "geneve" | "gretap" | "ip6gretap")) => (
+                "the interface that its packets arrive at".to_owned(),
+                "`ethtool -K IFACE gro off` there".to_owned(),
+            ),
+            ([], _) => return None,
+            (names, _) => {
+                let commands: Vec<_> = names.iter().map(|name| format!("ethtool -K {name} gro off")).collect();
+                (names.join(", "), format!("`{}`", commands.join("; ")))
+            }
+        };
+        Some(format!(
+            "{}: IP packets that are merged beneath it (GRO), on {place}, are too big for a label: {mend}",
+            self.name
+        ))
+    }
+
+    /// The peer of a veth that leaves the tags of its VLAN devices beside the frames, and what ends that.
+    fn peer_puts_tags_beside(&self) -> Option<(&Arc<str>, String)> {
+        let tags = self.peer_sends.as_ref()?.vlan.transmit;
+        let far_end = self.far_end.as_ref().filter(|_| tags.any())?;
+        let command = format!(
+            "{}ethtool -K {} {}",
+            far_end.shell_prefix(),
+            far_end.name,
+            off(&tags, ["txvlan", "tx-vlan-stag-hw-insert"])
+        );
+        Some((&far_end.name, command))
+    }
+
+    /// On an interface whose frames are switched as if they had no tags.
+    pub fn hides_tags(&self) -> Option<String> {
+        if self.is_veth() {
+            let (peer, command) = self.peer_puts_tags_beside()?;
+            let devices = self.peer_sends.as_ref()?.vlan_devices.join(", ");
+            return (!devices.is_empty()).then(|| {
+                format!(
+                    "{}: its veth peer {peer} hides the VLAN tags of {devices} from XDP, which treats their frames as untagged: \
+                     `{command}`",
+                    self.name
+                )
+            });
+        }
+        let tags = self.vlan?.receive_optional;
+        tags.any().then(|| {
+            format!(
+                "{name}: its driver{driver} takes VLAN tags out of frames before XDP sees them, and those of every VLAN are taken for \
+                 untagged ones: `ethtool -K {name} {off}`",
+                name = self.name,
+                driver = in_parentheses(self.driver.as_deref()),
+                off = off(&tags, ["rxvlan", "rx-vlan-stag-hw-parse"]),
+            )
+        })
+    }
+
+    /// In generic mode the program gets the packets of a veth's peer as that leaves them to be segmented; in native mode the kernel
+    /// has segmented them before.
+    pub fn peer_sends_unsegmented(&self, mode: XdpMode) -> Option<String> {
+        let far_end = self.far_end.as_ref()?;
+        let unsegmented = mode == XdpMode::Generic && self.peer_sends.as_ref()?.unsegmented;
+        unsegmented.then(|| {
+            format!(
+                "{name}: in generic mode TCP packets of its veth peer {peer} arrive unsegmented (TSO), too big for a label: \
+                 `{prefix}ethtool -K {peer} tso off`",
+                name = self.name,
+                peer = far_end.name,
+                prefix = far_end.shell_prefix(),
+            )
+        })
+    }
+
+    fn peer_name(&self) -> Option<Arc<str>> {
+        self.peer.as_ref().map(|peer| peer.name.clone())
+    }
+
+    /// On a member of a bridge that has another MAC address: labels for that one are not this port's.
+    fn foreign_bridge_mac(&self) -> Option<String> {
+        let bridge = self.master.as_ref()?;
+        let own = self.link.as_ref()?.mac?;
+        let foreign = bridge.mac.filter(|&mac| mac != own)?;
+        (bridge.kind.as_deref() == Some("bridge")).then(|| {
+            format!(
+                "{name} is a port of the bridge {bridge}: labelled frames for {bridge}'s MAC address ({foreign}) are left to the \
+                 bridge: neighbours have to send to {name}'s ({own}), or `ip link set dev {bridge} address {own}` makes it both",
+                name = self.name,
+                bridge = bridge.name,
+            )
+        })
+    }
+
+    pub fn veth_needs_napi(&self) -> String {
+        let lost = format!(
+            "{}: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program",
+            self.name
+        );
+        match &self.far_end {
+            Some(far_end) => format!(
+                "{lost}: `{}` while it is up, or `mplsxdp load --fix-peers`",
+                far_end.command()
+            ),
+            None => format!(
+                "{lost}: `ethtool -K PEER gro off; ethtool -K PEER gro on` while it is up, in the peer's network namespace"
+            ),
+        }
+    }
+
+    /// Whether frames can be redirected to the interface; `None` where the kernel does not tell. In generic mode the kernel's
+    /// ordinary transmit path sends them, which every driver has.
+    pub fn takes_redirects(&self, mode: XdpMode) -> Option<bool> {
+        match mode {
+            XdpMode::Generic => Some(true),
+            XdpMode::Native => self.features.map(|features| features.contains(XdpFeatures::NDO_XMIT)),
+        }
+    }
+
+    /// The end that must have GRO on so that frames can be redirected to this one.
+    pub fn end_to_fix(&self, mode: XdpMode) -> Option<&FarEnd> {
+        let loses = self.takes_redirects(mode) == Some(false);
+        self.far_end.as_ref().filter(|_| self.is_veth() && loses)
+    }
+
+    /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, as veth reckons it: one
+    /// page less headroom, `struct skb_shared_info` (320 bytes) and the Ethernet header. Other drivers' limits are near it.
+    fn mtu_limit(&self) -> u32 {
+        const HEADROOM: u32 = 256;
+        const SHARED_INFO: u32 = 320;
+        const ETHERNET: u32 = 14;
+        self.page_size_bytes - HEADROOM - SHARED_INFO - ETHERNET
+    }
+}
+
+/// On an interface that does not send frames in several buffers, with an MTU that lets them come to it.
+pub fn delays_fragments(name: &str) -> String {
+    format!(
+        "{name}: its driver does not take frames in several buffers from XDP, as those of more than {ONE_BUFFER_MTU} bytes may be \
+         that other drivers receive: they go through the slow path, `--punt-rate` of them a second at most: `ip link set dev {name} \
+         mtu {ONE_BUFFER_MTU}`, or use `--mode generic`"
+    )
+}
+
+#[cfg(test)]
+mod tests;

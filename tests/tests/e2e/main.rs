@@ -8,6 +8,7 @@ mod conformance;
 mod control;
 mod devices;
 mod exceptions;
+mod first_lab;
 mod handover;
 mod jumbo;
 mod kernel_routes;
@@ -59,6 +60,7 @@ fn main() -> Result<()> {
         jumbo::tests(),
         kernel_routes::tests(),
         handover::tests(),
+        first_lab::tests(),
         vlan::tests(),
         vrf::tests(),
         devices::tests(),
@@ -72,8 +74,14 @@ fn main() -> Result<()> {
 
 /// A test that needs a lab, and this.
 fn test_with(name: &str, need: Option<Need>, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    test_with_all(name, need.as_slice(), test)
+}
+
+/// A test that needs a lab, and each of these.
+fn test_with_all(name: &str, needs: &[Need], test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    let needs = [&[Need::Lab], needs].concat();
     Trial::ignorable_test(name, move || {
-        if let Some(reason) = [Some(Need::Lab), need].into_iter().flatten().find_map(Need::missing) {
+        if let Some(reason) = needs.into_iter().find_map(Need::missing) {
             return Ok(Completion::ignored_with(reason));
         }
         test()

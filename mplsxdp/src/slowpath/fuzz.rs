@@ -239,7 +239,7 @@ impl Run {
 
     /// An answer goes to the source of a packet that came in, quotes it, and that packet was no ICMP error.
     fn check_answer(&self, packet: &[u8]) {
-        let parsed = icmp::parse(packet).expect("a right ICMP error");
+        let parsed = icmp::parse::parse(packet).expect("a right ICMP error");
         assert_eq!(parsed.ttl, icmp::TTL);
         let quoted = parsed.message.quoted;
         let quotes = |packet: &&Vec<u8>| {
@@ -282,7 +282,7 @@ impl Run {
 /// What can be taken apart can be built again, and what is built of any packet and any stack can be taken apart.
 pub fn icmp_codec(data: &[u8]) {
     let mut packet = Vec::new();
-    if let Ok(icmp::Parsed { message, .. }) = icmp::parse(data) {
+    if let Ok(icmp::parse::Parsed { message, .. }) = icmp::parse::parse(data) {
         check_written(message, usize::MAX, &mut packet);
     }
     let Some((&[what, depth], data)) = data.split_first_chunk() else {
@@ -318,7 +318,9 @@ pub fn icmp_codec(data: &[u8]) {
 /// Writes `message` and compares what can be read of it.
 fn check_written(message: Message<'_>, quote: usize, packet: &mut Vec<u8>) {
     message.write(7, quote, packet);
-    let written = icmp::parse(packet).expect("what was written can be read").message;
+    let written = icmp::parse::parse(packet)
+        .expect("what was written can be read")
+        .message;
     assert_eq!((written.error, written.addresses), (message.error, message.addresses));
     let (longest, has_stack) = match message.addresses {
         Addresses::V4 { .. } => (576, !message.stack.is_empty()),

@@ -150,7 +150,7 @@ fn udp_v6(source: &str, ttl: u8, length: usize) -> Vec<u8> {
 
 /// What an answer says, and to whom.
 fn check_answer(packet: &[u8], error: Error, quoted: &[u8], stack: &[(u32, u8)]) {
-    let parsed = icmp::parse(packet).unwrap();
+    let parsed = icmp::parse::parse(packet).unwrap();
     assert_eq!(parsed.ttl, 64);
     let Message {
         error: said,

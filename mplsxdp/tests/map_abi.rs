@@ -209,8 +209,8 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     ));
     let (mpls, impose, local, vlan) = (PortWord::MPLS, PortWord::IMPOSE, PortWord::LOCAL, PortWord::KERNEL_VLAN);
     has(format!(
-        "| 6-7 | flags, u16: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} what arrives is the \
-         box's own traffic, {vlan} the kernel"
+        "| 6-7 | flags, u16: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} arriving frames are \
+         this machine's own traffic, {vlan} the kernel"
     ));
 
     // One field at a time, all ones: the bits are those of the table.
@@ -288,13 +288,13 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         UnknownPolicy::Pass as u8,
     );
     has(format!(
-        "| 50-51 | a label without a route: {punt} punted, {drop} dropped, {pass} the kernel's |"
+        "| 50-51 | a label without a route: {punt} punted, {drop} dropped, {pass} left to the kernel |"
     ));
     let pass = settings.with_unknown(UnknownPolicy::Pass).to_bits();
     assert_eq!(pass ^ settings.to_bits(), 2 << 50);
-    has("| 52 | frames may be in several buffers |".into());
+    has("| 52 | 1: there may be multi-buffer frames |".into());
     assert_eq!(settings.with_frags(true).to_bits() ^ settings.to_bits(), 1 << 52);
-    has("| 53 | and are so by the driver".into());
+    has("| 53 | 1: the driver makes them".into());
     assert_eq!(settings.with_native_frags(true).to_bits() ^ settings.to_bits(), 1 << 53);
     let entropy = LabelStack::new(&[7, 500, 100].map(|label| Label::new(label).unwrap()), None).unwrap();
     let words: Vec<u8> = entropy.words().iter().flat_map(|word| word.to_le_bytes()).collect();

@@ -1,14 +1,18 @@
-//! The library behind the `mplsxdp` command. Imports go downward only:
+//! The library behind the `mplsxdp` command. A module imports only from lines below its own;
+//! `tests/layers.rs` reads this drawing and checks every file against it.
 //!
 //! ```text
-//! cli  config                what a person types and reads; what a file says
-//!   control                  the socket: types, server, client
-//!   switch  daemon           the one event loop; what it needs of the process
-//!   ports                    the interfaces that carry the program
-//!   lfib  neighbour  slowpath  routes -> table writes; next hops -> MAC addresses; exceptions -> answers (pure at heart)
-//!   route                    what a route is; its line and its JSON
-//!   dataplane                the tables, in memory or in the kernel; loading and attaching
-//!     log  descriptors       lines on standard error that hold up nobody; the limit of file descriptors
+//! fuzz                          what must hold of any bytes, for fuzzers and tests
+//! cli                           what a person types and reads
+//! daemon                        performs what the switch wants: requests, sockets, signals, clocks
+//! switch                        the core that ties all below together; it never waits
+//! config feeds observe ports    options, sources of routes, reports, interfaces
+//! control                       the socket: calls, server, client
+//! kernel lfib rib slowpath      netlink and ethtool, routes to writes, best routes, exceptions
+//! neighbour                     next hops to MAC addresses
+//! dataplane route               the tables and the programs; what a route is
+//! error log                     errors as people read them; lines on standard error that delay nobody
+//! descriptors                   the limit of file descriptors
 //! ```
 
 pub mod cli;

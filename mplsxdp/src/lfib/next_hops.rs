@@ -7,10 +7,7 @@ use std::sync::Arc;
 
 use super::pool::SlotPool;
 use crate::route::NextHop;
-
-/// A next hop, for as long as a route uses it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct NextHopId(pub u16);
+pub use crate::route::NextHopId;
 
 /// Where a next hop is in the order of all: by its name, then by that of its backup.
 pub type Position = (NextHop, Option<NextHop>, NextHopId);

@@ -14,8 +14,7 @@ use mplsxdp_common::wire::Mac;
 
 use super::links::Links;
 use super::{Event, LinkInfo, Lookup, Manager, Neighbour, NeighbourState};
-use crate::lfib::next_hops::NextHopId;
-use crate::route::{NextHop, Via};
+use crate::route::{NextHop, NextHopId, Via};
 
 /// How long an unresolved neighbour waits for its next probe.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);

@@ -15,6 +15,6 @@ pub mod protocols;
 pub mod wire;
 
 pub use model::{
-    Action, Attributes, InvalidRoute, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, Owner, Path, Protocol, Route,
-    RouteKey, Via, check_explicit_null, check_key,
+    Action, Attributes, InvalidRoute, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, NextHopId, OutLabels, Owner, Path,
+    Protocol, Route, RouteKey, Via, check_explicit_null, check_key,
 };

@@ -154,6 +154,10 @@ pub struct NextHop {
     pub dev: Option<Arc<str>>,
 }
 
+/// Number of a next hop for as long as a route uses it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NextHopId(pub u16);
+
 impl NextHop {
     /// Takes the new name of the interface, if `names` has one for its old name.
     pub fn rename_device(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {

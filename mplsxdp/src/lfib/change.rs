@@ -1,12 +1,16 @@
-//! Changes of routes. All or nothing: everything that can fail is done before the first label is published.
+//! What a change of routes is, and what one route takes of the tables and gives back. A [plan](super::plan) puts it in order.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::ops::{AddAssign as _, SubAssign as _};
+use std::sync::Arc;
 
 use mplsxdp_common::abi::{IlmEntry, LabelStack, Op, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
 use super::groups::{Before, Member};
 use super::next_hops::NextHopId;
+use super::plan::{Budget, Change, Progress};
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
 use crate::route::{Action, Attributes, NextHop, Owner, Path, Route, RouteKey};
@@ -30,6 +34,17 @@ pub struct Changes {
     pub deleted: usize,
 }
 
+impl Changes {
+    /// Counts a route that takes the place of `before`.
+    pub(super) fn count(&mut self, before: Option<Installed>, now: Installed) {
+        match before {
+            None => self.added += 1,
+            Some(before) if (before.entry, before.attributes) == (now.entry, now.attributes) => {}
+            Some(_) => self.replaced += 1,
+        }
+    }
+}
+
 /// Why a change was refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
@@ -50,6 +65,8 @@ pub enum ChangeError {
         capacity: u32,
         remedy: &'static str,
     },
+    #[error("another change is under way")]
+    Busy,
     #[error(transparent)]
     Table(#[from] TableError),
 }
@@ -63,168 +80,184 @@ impl ChangeError {
             | Self::Twice { index, .. }
             | Self::BeyondLabels { index, .. }
             | Self::Full { index, .. } => Some(*index),
-            Self::Table(_) => None,
+            Self::Busy | Self::Table(_) => None,
         }
     }
 }
 
-/// Next hops that routes have and nobody uses yet: the first route of each, the next hop, its backup.
+/// A search for the next hops of given routes that nobody uses yet.
 #[derive(Default, Debug)]
-pub struct NewNextHops<'a>(Vec<(usize, &'a NextHop, Option<&'a NextHop>)>);
+pub struct NextHopSearch {
+    /// How many routes are searched.
+    at: usize,
+    /// Those that were looked at, with their backups.
+    seen: HashMap<NextHop, Vec<Option<NextHop>>>,
+    /// What is to have a slot: a next hop with its backup, and the backup by itself.
+    wanted: HashSet<(NextHop, Option<NextHop>)>,
+    new: Vec<(usize, NextHop, Option<NextHop>)>,
+    /// Those of `new` that were taken ahead of their routes.
+    ahead: Vec<Option<NextHopId>>,
+    leads_here: bool,
+}
 
-impl<'a> NewNextHops<'a> {
-    /// Each with its route, and the backups as well.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &'a NextHop)> {
-        self.0.iter().flat_map(|&(index, next_hop, backup)| {
-            [Some(next_hop), backup]
+impl NextHopSearch {
+    /// Whether any of the routes is to `dev lo`.
+    pub fn leads_here(&self) -> bool {
+        self.leads_here
+    }
+
+    /// What was found, each once, with the first of the routes that has it; and the backups as well.
+    pub fn found(&self) -> impl Iterator<Item = (usize, &NextHop)> {
+        self.new.iter().flat_map(|(index, next_hop, backup)| {
+            [Some(next_hop), backup.as_ref()]
                 .into_iter()
                 .flatten()
-                .map(move |hop| (index, hop))
+                .map(move |hop| (*index, hop))
         })
     }
 }
 
 /// A route that is about to be installed. It holds its share of each table.
+#[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) key: RouteKey,
     pub(super) entry: IlmEntry,
-    pub(super) attributes: Attributes,
-    pub(super) before: Option<IlmEntry>,
+    attributes: Attributes,
+    /// There was none for the key.
+    pub(super) is_new: bool,
+}
+
+impl Prepared {
+    pub(super) fn installed(&self, owner: Owner) -> Installed {
+        Installed {
+            entry: self.entry,
+            owner,
+            attributes: self.attributes,
+        }
+    }
 }
 
 impl<T: Tables> Lfib<T> {
-    /// The next hops of `routes` that nobody uses yet, each once; or that there is no room for them. Ends with the first that
-    /// has no room, however many routes there are.
-    pub fn new_next_hops<'a>(&mut self, routes: &'a [Route]) -> Result<NewNextHops<'a>, ChangeError> {
-        self.reclaim();
+    /// Goes on with a search through `routes`. Returns whether it is done; an error says that there is no room for what was
+    /// found, and comes with the first route that has no room, however many there are.
+    pub fn search(
+        &mut self,
+        search: &mut NextHopSearch,
+        routes: &[Route],
+        budget: &mut Budget<'_>,
+    ) -> Result<bool, ChangeError> {
+        if search.at == 0 {
+            self.reclaim();
+        }
         let room = self.next_hops.room();
-        let mut new = NewNextHops::default();
-        // What is to have a slot: a next hop with its backup, and the backup by itself.
-        let mut wanted: HashSet<(&NextHop, Option<&NextHop>)> = HashSet::new();
-        let mut seen = HashSet::new();
-        for (index, route) in routes.iter().enumerate() {
+        while let Some(route) = routes.get(search.at) {
             for path in route.paths() {
+                search.leads_here |= path.action == Action::Local;
                 let Some(next_hop) = &path.next_hop else { continue };
-                let backup = path.backup.as_ref();
-                if !seen.insert((next_hop, backup)) || self.next_hops.is_known(next_hop, backup) {
+                let seen = search.seen.get(next_hop);
+                if seen.is_some_and(|backups| backups.contains(&path.backup)) {
                     continue;
                 }
-                new.0.push((index, next_hop, backup));
-                wanted.insert((next_hop, backup));
-                wanted.extend(
-                    backup
-                        .filter(|backup| !self.next_hops.is_known(backup, None))
-                        .map(|backup| (backup, None)),
-                );
-                if wanted.len() > room {
-                    return Err(self.no_room_for_next_hop(index));
+                let backup = path.backup.clone();
+                search.seen.entry(next_hop.clone()).or_default().push(backup.clone());
+                if self.next_hops.is_known(next_hop, backup.as_ref()) {
+                    continue;
+                }
+                let alone = backup.clone().filter(|backup| !self.next_hops.is_known(backup, None));
+                search.wanted.extend(alone.map(|backup| (backup, None)));
+                search.wanted.insert((next_hop.clone(), backup.clone()));
+                search.new.push((search.at, next_hop.clone(), backup));
+                if search.wanted.len() > room {
+                    return Err(self.no_room_for_next_hop(search.at));
                 }
             }
-        }
-        Ok(new)
-    }
-
-    /// Takes next hops that nobody uses yet, so that they can be resolved before their routes are there. They go when
-    /// [`Lfib::let_go`] is called, if no route uses them then.
-    pub fn take_ahead(&mut self, new: &NewNextHops<'_>) -> Vec<NextHopId> {
-        let mut taken = Vec::with_capacity(new.0.len());
-        for &(_, next_hop, backup) in &new.0 {
-            // Where there is no room, the change itself is refused.
-            if let Some(slot) = self.next_hops.take(next_hop, backup) {
-                self.note_backup(slot);
-                taken.extend(self.next_hops.at_slot(slot).map(|(id, _)| id));
+            search.at += 1;
+            if !budget.spend(route.paths().len()) {
+                return Ok(search.at == routes.len());
             }
         }
-        taken
+        Ok(true)
     }
 
-    /// One user less of each of these.
-    pub fn let_go(&mut self, next_hops: Vec<NextHopId>) {
-        for id in next_hops {
-            if let Some(slot) = self.next_hops.slot(id) {
+    /// Takes what was found, so that it can be resolved before its routes are there. It goes when [`Lfib::let_go`] is done, if
+    /// no route uses it then. Returns whether that is all.
+    pub fn take_ahead(&mut self, search: &mut NextHopSearch, budget: &mut Budget<'_>) -> bool {
+        while let Some((_, next_hop, backup)) = search.new.get(search.ahead.len()) {
+            // If there is no room any more, the change itself is refused.
+            let slot = self.next_hops.take(next_hop, backup.as_ref());
+            if let Some(slot) = slot {
+                self.note_backup(slot);
+            }
+            let id = slot.and_then(|slot| self.next_hops.at_slot(slot)).map(|(id, _)| id);
+            search.ahead.push(id);
+            if !budget.spend(1) {
+                break;
+            }
+        }
+        search.ahead.len() == search.new.len()
+    }
+
+    /// One user less of what was taken. Returns whether that is all.
+    pub fn let_go(&mut self, search: &mut NextHopSearch, budget: &mut Budget<'_>) -> bool {
+        // The latest first: so those go first that nobody follows yet.
+        while let Some(id) = search.ahead.pop() {
+            if let Some(slot) = id.and_then(|id| self.next_hops.slot(id)) {
                 self.next_hops.drop_user(slot);
             }
+            if !budget.spend(1) {
+                break;
+            }
         }
+        search.ahead.is_empty()
     }
 
-    /// Installs `routes`.
+    /// Installs `routes`, however long it takes.
     pub fn change(&mut self, mode: Mode, owner: Owner, routes: &[Route]) -> Result<Changes, ChangeError> {
-        self.reclaim();
-        let given = distinct_keys(routes.iter().map(Route::key))?;
-        if mode == Mode::Add
-            && let Some((index, key)) = first_in_order(&given, |key| self.routes.contains_key(key))
-        {
-            return Err(ChangeError::Exists { index, key });
-        }
-        let mut prepared = Vec::with_capacity(routes.len());
-        for (index, route) in routes.iter().enumerate() {
-            match self.prepare(index, route) {
-                Ok(route) => prepared.push(route),
-                Err(error) => {
-                    self.abandon(&prepared);
-                    return Err(error);
-                }
-            }
-        }
-        let swept: Vec<RouteKey> = if mode == Mode::ReplaceAll {
-            let stays = |key: &RouteKey| given.binary_search_by_key(key, |&(key, _)| key).is_ok();
-            let owned = self
-                .routes
-                .iter()
-                .filter(|(_, installed)| owner.sweeps(installed.owner));
-            owned.map(|(&key, _)| key).filter(|key| !stays(key)).collect()
-        } else {
-            Vec::new()
-        };
-        let mut published = self.publish_prefixes(&prepared, &swept);
-        if published.is_err() && self.has_to_sweep() {
-            // There is more room in the table without what nothing needs any more.
-            while self.has_to_sweep() {
-                self.sweep_step();
-            }
-            published = self.publish_prefixes(&prepared, &swept);
-        }
-        if let Err(error) = published {
-            self.abandon(&prepared);
-            return Err(error.into());
-        }
-        let mut changes = Changes::default();
-        for route in &prepared {
-            match self.routes.get(&route.key) {
-                None => changes.added += 1,
-                Some(before) if (before.entry, before.attributes) == (route.entry, route.attributes) => {}
-                Some(_) => changes.replaced += 1,
-            }
-            self.install(route, owner);
-        }
-        for &key in &swept {
-            self.uninstall(key);
-        }
-        changes.deleted = swept.len();
-        self.retry_unsettled();
-        Ok(changes)
+        let routes = Arc::new(routes.to_vec());
+        self.make(Change::Install { mode, owner, routes })
     }
 
-    /// Deletes the routes of `keys`.
+    /// Deletes the routes of `keys`, however long it takes.
     pub fn delete(&mut self, keys: &[RouteKey]) -> Result<Changes, ChangeError> {
-        self.reclaim();
-        let given = distinct_keys(keys.iter().copied())?;
-        if let Some((index, key)) = first_in_order(&given, |key| !self.routes.contains_key(key)) {
-            return Err(ChangeError::Missing { index, key });
+        self.make(Change::Delete(Arc::new(keys.to_vec())))
+    }
+
+    /// All next hops of `routes` that nobody uses yet, or that there is no room for them.
+    pub fn search_all(&mut self, routes: &[Route]) -> Result<NextHopSearch, ChangeError> {
+        let mut search = NextHopSearch::default();
+        while !self.search(&mut search, routes, &mut Budget::new(usize::MAX, &mut || false))? {}
+        Ok(search)
+    }
+
+    /// Takes all ahead that was found.
+    pub fn take_all_ahead(&mut self, search: &mut NextHopSearch) {
+        self.take_ahead(search, &mut Budget::new(usize::MAX, &mut || false));
+    }
+
+    /// Lets all go that was taken ahead.
+    pub fn let_all_go(&mut self, search: &mut NextHopSearch) {
+        self.let_go(search, &mut Budget::new(usize::MAX, &mut || false));
+    }
+
+    /// Makes a change in one go; it is called off if another is under way.
+    pub fn make(&mut self, change: Change) -> Result<Changes, ChangeError> {
+        if self.begin(change).is_err() {
+            return Err(ChangeError::Busy);
         }
-        self.publish_prefixes(&[], keys)?;
-        for &key in keys {
-            self.uninstall(key);
+        loop {
+            if let Progress::Finished(finished) = self.step(&mut Budget::new(usize::MAX, &mut || false)) {
+                return finished.result;
+            }
         }
-        self.retry_unsettled();
-        Ok(Changes {
-            deleted: keys.len(),
-            ..Changes::default()
-        })
     }
 
     /// Takes for `route` what it needs of the tables, and fills what no entry points to yet.
-    fn prepare(&mut self, index: usize, route: &Route) -> Result<Prepared, ChangeError> {
+    pub(super) fn prepare(
+        &mut self,
+        index: usize,
+        route: &Route,
+        renamed: &HashMap<Arc<str>, Arc<str>>,
+    ) -> Result<Prepared, ChangeError> {
         let capacity = self.tables.capacity();
         let key = route.key();
         if let RouteKey::Label(label) = key
@@ -239,9 +272,9 @@ impl<T: Tables> Lfib<T> {
         let before = self.routes.get(&key).map(|installed| installed.entry);
         let ttl = route.ttl_propagate();
         let entry = match route.paths() {
-            [path] => self.take_path(index, path, ttl)?,
+            [path] => self.take_path(index, path, ttl, renamed)?,
             paths => {
-                let group = self.take_group(index, paths, ttl, before)?;
+                let group = self.take_group(index, paths, ttl, before, renamed)?;
                 IlmEntry::new(Op::Group, ttl, group, 0, 0)
             }
         };
@@ -255,17 +288,25 @@ impl<T: Tables> Lfib<T> {
             key,
             entry,
             attributes: route.attributes(),
-            before,
+            is_new: before.is_none(),
         })
     }
 
     /// The entry of one path, without a counter.
-    fn take_path(&mut self, index: usize, path: &Path, ttl: TtlPropagate) -> Result<IlmEntry, ChangeError> {
+    fn take_path(
+        &mut self,
+        index: usize,
+        path: &Path,
+        ttl: TtlPropagate,
+        renamed: &HashMap<Arc<str>, Arc<str>>,
+    ) -> Result<IlmEntry, ChangeError> {
         let capacity = self.tables.capacity();
         let next_hop = match &path.next_hop {
             None => 0,
             Some(next_hop) => {
-                let slot = self.next_hops.take(next_hop, path.backup.as_ref());
+                let next_hop = with_new_name(next_hop, renamed);
+                let backup = path.backup.as_ref().map(|backup| with_new_name(backup, renamed));
+                let slot = self.next_hops.take(&next_hop, backup.as_deref());
                 let slot = slot.ok_or_else(|| self.no_room_for_next_hop(index))?;
                 self.note_backup(slot);
                 slot
@@ -287,7 +328,7 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    pub(super) fn no_room_for_next_hop(&self, index: usize) -> ChangeError {
+    fn no_room_for_next_hop(&self, index: usize) -> ChangeError {
         ChangeError::Full {
             index,
             what: "next hop",
@@ -304,11 +345,12 @@ impl<T: Tables> Lfib<T> {
         paths: &[Path],
         ttl: TtlPropagate,
         before: Option<IlmEntry>,
+        renamed: &HashMap<Arc<str>, Arc<str>>,
     ) -> Result<u32, ChangeError> {
         let mut entries: Vec<IlmEntry> = Vec::with_capacity(paths.len());
         let mut result = Ok(());
         for path in paths {
-            match self.take_path(index, path, ttl) {
+            match self.take_path(index, path, ttl, renamed) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => {
                     result = Err(error);
@@ -379,61 +421,38 @@ impl<T: Tables> Lfib<T> {
         Some((Op::Stack, slot))
     }
 
-    /// Gives back what routes that will not be installed took.
-    fn abandon(&mut self, prepared: &[Prepared]) {
-        // The latest first: so those go first that nobody was told of.
-        for route in prepared.iter().rev() {
-            if route.before.is_none() && route.entry.slot() != 0 {
-                self.counters.hold_back(route.entry.slot());
-            }
-            self.drop_shares(route.entry);
-        }
-        self.reclaim();
-    }
-
-    /// Publishes a label, and keeps the route.
-    fn install(&mut self, route: &Prepared, owner: Owner) {
-        let forwarding = route.entry.op() != Op::Local;
-        let is_new = route.before.is_none();
+    /// Has the counters know whether the packets of a route that is about to be published are forwarded ones.
+    pub(super) fn follow_forwarding(&mut self, key: RouteKey, entry: IlmEntry, is_new: bool) {
+        let forwarding = entry.op() != Op::Local;
         let counted = self
             .counters
-            .set_forwarding(route.entry.slot(), forwarding, is_new, &self.tables);
+            .set_forwarding(entry.slot(), forwarding, is_new, &self.tables);
         if let Err(error) = counted {
-            tracing::warn!(key = %route.key, %error, "the total of forwarded packets does not follow the new route");
-        }
-        if route.before != Some(route.entry)
-            && let RouteKey::Label(label) = route.key
-        {
-            self.tables.store_ilm(label, route.entry);
-        }
-        match self.routes.insert(
-            route.key,
-            Installed {
-                entry: route.entry,
-                owner,
-                attributes: route.attributes,
-            },
-        ) {
-            Some(before) => self.drop_shares(before.entry),
-            None => {
-                self.label_routes += usize::from(matches!(route.key, RouteKey::Label(_)));
-                self.uncounted += usize::from(route.entry.slot() == 0);
-            }
+            tracing::warn!(%key, %error, "the total of forwarded packets does not follow the new route");
         }
     }
 
-    /// Withdraws a label, and forgets the route. A prefix has been withdrawn before.
-    fn uninstall(&mut self, key: RouteKey) {
-        let Some(Installed { entry, .. }) = self.routes.remove(&key) else {
-            return;
+    /// Keeps a route, or forgets it, and returns the one that was there. No table is written.
+    pub(super) fn put(&mut self, key: RouteKey, route: Option<Installed>) -> Option<Installed> {
+        let old = match route {
+            Some(route) => self.routes.insert(key, route),
+            None => self.routes.remove(&key),
         };
-        if let RouteKey::Label(label) = key {
-            self.tables.store_ilm(label, IlmEntry::EMPTY);
-            self.label_routes -= 1;
+        if let Some(old) = old {
+            self.counts.of(key).sub_assign(1);
+            self.counts.uncounted -= usize::from(old.entry.slot() == 0);
         }
-        match entry.slot() {
-            0 => self.uncounted -= 1,
-            slot => self.counters.hold_back(slot),
+        if let Some(new) = route {
+            self.counts.of(key).add_assign(1);
+            self.counts.uncounted += usize::from(new.entry.slot() == 0);
+        }
+        old
+    }
+
+    /// Gives back what a route had that no entry is for any more. Its counter goes on if the route `was_replaced`.
+    pub(super) fn drop_route(&mut self, entry: IlmEntry, was_replaced: bool) {
+        if !was_replaced && entry.slot() != 0 {
+            self.counters.hold_back(entry.slot());
         }
         self.drop_shares(entry);
     }
@@ -458,25 +477,11 @@ impl<T: Tables> Lfib<T> {
     }
 }
 
-/// The keys in order, each with its place among those given.
-fn distinct_keys(keys: impl Iterator<Item = RouteKey>) -> Result<Vec<(RouteKey, usize)>, ChangeError> {
-    let mut given: Vec<_> = keys.enumerate().map(|(index, key)| (key, index)).collect();
-    given.sort_unstable();
-    match given.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(ChangeError::Twice {
-            index: pair[1].1,
-            first: pair[0].1,
-            key: pair[0].0,
-        }),
-        None => Ok(given),
+/// `next_hop` by the name that its interface has now.
+fn with_new_name<'a>(next_hop: &'a NextHop, renamed: &HashMap<Arc<str>, Arc<str>>) -> Cow<'a, NextHop> {
+    let mut next_hop = Cow::Borrowed(next_hop);
+    if !renamed.is_empty() {
+        next_hop.to_mut().rename_device(renamed);
     }
-}
-
-/// The first given key, in the order of giving, of which `wrong` is true.
-fn first_in_order(given: &[(RouteKey, usize)], wrong: impl Fn(&RouteKey) -> bool) -> Option<(usize, RouteKey)> {
-    given
-        .iter()
-        .filter(|(key, _)| wrong(key))
-        .map(|&(key, index)| (index, key))
-        .min_by_key(|&(index, _)| index)
+    next_hop
 }

@@ -5,17 +5,13 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use mplsxdp_common::abi::IlmEntry;
 
-use super::Lfib;
-use super::change::Prepared;
 use super::pass::{Claim, Laid, Wanted};
+use super::{Installed, Lfib};
 use crate::dataplane::{TableError, Tables};
-use crate::route::{Route, RouteKey};
+use crate::route::RouteKey;
 
 /// How many pass entries one step takes: it holds the event loop for about a millisecond.
 pub(super) const STEP: usize = 128;
-
-/// Routes that one step looks at.
-const STEP_ROUTES: usize = 16 << 10;
 
 /// One prefix of the FTN table: what it holds, and what it is to hold.
 #[derive(Clone, Copy, Debug)]
@@ -38,32 +34,6 @@ impl Write {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Takes a step towards a change by `routes`: writes some of the pass entries that it needs, if it needs more than a step's.
-    /// They mean nothing before the change, so that other work can be done between the steps. `done` is how many of `routes` need
-    /// nothing any more. Returns whether that is all of them; it is also if a write fails, as the change will.
-    pub fn prepare_step(&mut self, routes: &[Route], done: &mut usize) -> bool {
-        for route in routes.iter().skip(*done).take(STEP_ROUTES) {
-            if let RouteKey::Prefix(prefix) = route.key()
-                && !self.pass.has_ftn(prefix)
-                && self.pass.holds_more_than(self.step, prefix)
-                && self.pass.laid(prefix).is_none_or(|laid| !laid.is_whole() || laid.going)
-            {
-                let (claims, laid) = self.pass.more(prefix, self.step);
-                let is_last = laid.is_whole();
-                let written = self.set_laid(prefix, claims, Some(laid));
-                *done += usize::from(is_last);
-                return written.is_err();
-            }
-            *done += 1;
-        }
-        *done == routes.len()
-    }
-
-    /// No change is being prepared any more: what was written for one that has not come can go.
-    pub fn end_preparations(&mut self) {
-        self.pass.set_all_going();
-    }
-
     /// Whether there are pass entries to be removed by [`Lfib::sweep_step`].
     pub fn has_to_sweep(&self) -> bool {
         self.pass.going().is_some()
@@ -79,7 +49,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// Has the FTN table hold what is wanted at `claims`, once `laid` is what is laid of `prefix`.
-    fn set_laid(&mut self, prefix: IpNet, claims: Vec<IpNet>, laid: Option<Laid>) -> Result<(), TableError> {
+    pub(super) fn set_laid(&mut self, prefix: IpNet, claims: Vec<IpNet>, laid: Option<Laid>) -> Result<(), TableError> {
         let held: Vec<_> = claims.iter().map(|&claim| self.held(claim)).collect();
         self.pass.set_laid(prefix, laid);
         let mut result = Ok(());
@@ -210,79 +180,79 @@ impl<T: Tables> Lfib<T> {
         any
     }
 
-    /// Brings the FTN table to what is wanted once the routes of `prepared` are there and those of `deleted` are not; or back to
-    /// what it held. Each prefix that this concerns is written once.
-    pub(super) fn publish_prefixes(&mut self, prepared: &[Prepared], deleted: &[RouteKey]) -> Result<(), TableError> {
-        let mut news: Vec<(IpNet, IlmEntry)> = Vec::new();
-        let mut come_and_go: Vec<(IpNet, bool)> = Vec::new();
-        for route in prepared {
-            if let RouteKey::Prefix(prefix) = route.key
-                && route.before != Some(route.entry)
-            {
-                news.push((prefix, route.entry));
-                if route.before.is_none() {
-                    come_and_go.push((prefix, true));
-                }
-            }
-        }
-        for &key in deleted {
-            if let RouteKey::Prefix(prefix) = key {
-                come_and_go.push((prefix, false));
-            }
-        }
-        news.sort_unstable_by_key(|&(prefix, _)| prefix);
-
-        let mut concerned: Vec<IpNet> = Vec::with_capacity(news.len() + come_and_go.len());
-        for &(prefix, _) in &news {
-            concerned.push(prefix);
-            let unsettled = self.unsettled.range(prefix..).map(|(&prefix, _)| prefix);
-            concerned.extend(unsettled.take_while(|within| prefix.contains(within)));
-        }
-        let laid_before: Vec<Option<Laid>> = come_and_go.iter().map(|&(prefix, _)| self.pass.laid(prefix)).collect();
-        let laid_after: Vec<Option<Laid>> = come_and_go
-            .iter()
-            .map(|&(prefix, comes)| (!comes && self.pass.holds_more_than(self.step, prefix)).then_some(Laid::ALL_GOING))
-            .collect();
-        for ((&(prefix, _), before), after) in come_and_go.iter().zip(&laid_before).zip(&laid_after) {
-            concerned.push(prefix);
-            // If all of its pass entries are there and stay, they are no part of the change.
-            if before.is_none_or(|laid| !laid.is_whole()) && after.is_none() {
-                concerned.extend(self.pass.claims_within(prefix));
-            }
-        }
-        concerned.sort_unstable();
-        concerned.dedup();
-
-        let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&prefix| self.held(prefix)).collect();
-        for (&(prefix, comes), &laid) in come_and_go.iter().zip(&laid_after) {
-            self.pass.set_ftn(prefix, comes);
-            self.pass.set_laid(prefix, laid);
-        }
-        let new_entry = |prefix| {
-            news.binary_search_by_key(&prefix, |&(prefix, _)| prefix)
-                .map(|at| news[at].1)
-        };
-        let mut writes: Vec<Write> = concerned
-            .into_iter()
-            .zip(held)
-            .map(|(prefix, held)| Write {
-                prefix,
-                held,
-                wanted: self.wanted_with(prefix, new_entry(prefix).ok()),
-            })
-            .collect();
-        writes.sort_unstable_by_key(Write::order);
+    /// Gives a prefix another route, or none, and returns what it had. The FTN table is brought to what is wanted then; if that
+    /// fails, all is as it was.
+    pub(super) fn set_prefix(
+        &mut self,
+        prefix: IpNet,
+        route: Option<Installed>,
+    ) -> Result<Option<Installed>, TableError> {
+        let laid = self.pass.laid(prefix);
+        let (before, writes) = self.turn_prefix(prefix, route);
         for (index, &write) in writes.iter().enumerate() {
             let Err(error) = self.write_ftn(write) else { continue };
-            for (&(prefix, came), laid) in come_and_go.iter().zip(laid_before) {
-                self.pass.set_ftn(prefix, !came);
+            self.put(RouteKey::Prefix(prefix), before);
+            if before.is_some() != route.is_some() {
+                self.pass.set_ftn(prefix, before.is_some());
                 self.pass
                     .set_laid(prefix, laid.map(|laid| Laid { going: true, ..laid }));
             }
             self.take_back(&writes[..=index]);
             return Err(error);
         }
-        Ok(())
+        Ok(before)
+    }
+
+    /// [`Lfib::set_prefix`] for what a prefix had before. What cannot be written is unsettled.
+    pub(super) fn restore_prefix(&mut self, prefix: IpNet, before: Option<Installed>) {
+        let (_, writes) = self.turn_prefix(prefix, before);
+        for write in writes {
+            // What this leaves unsettled is tried again.
+            let _ = self.write_safely(write);
+        }
+    }
+
+    /// Has a prefix have this route, or none. Returns what it had, and what to write, in an order in which each address sees one
+    /// step.
+    fn turn_prefix(&mut self, prefix: IpNet, route: Option<Installed>) -> (Option<Installed>, Vec<Write>) {
+        let key = RouteKey::Prefix(prefix);
+        let before = self.routes.get(&key).copied();
+        if let Some(route) = route {
+            self.follow_forwarding(key, route.entry, before.is_none());
+        }
+        if before.map(|before| before.entry) == route.map(|route| route.entry) {
+            self.put(key, route);
+            return (before, Vec::new());
+        }
+        let mut concerned = vec![prefix];
+        if route.is_some() {
+            let unsettled = self.unsettled.range(prefix..).map(|(&prefix, _)| prefix);
+            concerned.extend(unsettled.take_while(|within| prefix.contains(within)));
+        }
+        let comes_or_goes = before.is_some() != route.is_some();
+        let goes_in_steps = route.is_none() && self.pass.holds_more_than(self.step, prefix);
+        let laid = goes_in_steps.then_some(Laid::ALL_GOING);
+        // If all of its pass entries are there and stay, they are no part of the change.
+        if comes_or_goes && laid.is_none() && self.pass.laid(prefix).is_none_or(|laid| !laid.is_whole()) {
+            concerned.extend(self.pass.claims_within(prefix));
+        }
+        concerned.sort_unstable();
+        concerned.dedup();
+        let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&prefix| self.held(prefix)).collect();
+        if comes_or_goes {
+            self.pass.set_ftn(prefix, route.is_some());
+            self.pass.set_laid(prefix, laid);
+        }
+        self.put(key, route);
+        let writes = concerned.into_iter().zip(held);
+        let writes = writes.map(|(prefix, held)| Write {
+            prefix,
+            held,
+            wanted: self.wanted(prefix),
+        });
+        let mut writes: Vec<Write> = writes.collect();
+        writes.sort_unstable_by_key(Write::order);
+        (before, writes)
     }
 
     /// Undoes `writes`, the last of which has failed.
@@ -341,14 +311,9 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// What the FTN table is to hold at `prefix`.
-    pub(super) fn wanted(&self, prefix: IpNet) -> Option<IlmEntry> {
-        self.wanted_with(prefix, None)
-    }
-
-    /// The same where the route for `prefix` is about to have `entry`.
-    fn wanted_with(&self, prefix: IpNet, entry: Option<IlmEntry>) -> Option<IlmEntry> {
+    fn wanted(&self, prefix: IpNet) -> Option<IlmEntry> {
         match self.pass.wanted(prefix) {
-            Wanted::Route => entry.or_else(|| Some(self.routes.get(&RouteKey::Prefix(prefix))?.entry)),
+            Wanted::Route => Some(self.routes.get(&RouteKey::Prefix(prefix))?.entry),
             Wanted::Pass => Some(IlmEntry::PASS),
             Wanted::Nothing => None,
         }

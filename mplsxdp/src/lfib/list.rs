@@ -7,6 +7,7 @@ use std::ops::Bound;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{Counter, IlmEntry, Op};
 
+use super::groups::Member;
 use super::next_hops::NextHopId;
 use super::spread::Spread;
 use super::{Installed, Lfib, uses_next_hop};
@@ -26,39 +27,45 @@ pub struct Listed {
 
 /// A route that may be chosen: what is known of it at no cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Candidate {
+pub struct Candidate<'a> {
     pub key: RouteKey,
     pub attributes: Attributes,
-    entry: IlmEntry,
+    way: Way<'a>,
 }
 
-impl Candidate {
-    fn new((&key, installed): (&RouteKey, &Installed)) -> Self {
-        Self {
-            key,
-            attributes: installed.attributes,
-            entry: installed.entry,
-        }
-    }
+/// Where the frames of a route go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way<'a> {
+    Local,
+    NextHop(Option<NextHopId>),
+    Group(&'a [Member]),
 }
 
-/// The entries that lead to certain next hops, backups aside: see [`Lfib::ways`].
+/// Next hops, backups aside, that routes are chosen by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ways {
-    slots: HashSet<u16>,
-    groups: HashSet<u32>,
-    local: bool,
+    pub next_hops: HashSet<NextHopId>,
+    /// And this machine.
+    pub local: bool,
 }
 
 impl Ways {
     /// Whether any path of the route leads there.
-    pub fn include(&self, route: &Candidate) -> bool {
-        match route.entry.op() {
-            Op::Group => self.groups.contains(&route.entry.operand()),
-            Op::Local => self.local,
-            _ => uses_next_hop(route.entry) && self.slots.contains(&route.entry.next_hop()),
+    pub fn include(&self, route: &Candidate<'_>) -> bool {
+        match route.way {
+            Way::Local => self.local,
+            Way::NextHop(id) => id.is_some_and(|id| self.next_hops.contains(&id)),
+            Way::Group(members) => members.iter().any(|member| self.next_hops.contains(&member.next_hop)),
         }
     }
+}
+
+/// A part of a list of routes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Page {
+    pub routes: Vec<Listed>,
+    /// The list goes on after this key; `None` at its end.
+    pub after: Option<RouteKey>,
 }
 
 impl<T: Tables> Lfib<T> {
@@ -79,12 +86,6 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// The keys of all routes of which `select` is true, in order.
-    pub fn keys(&self, select: impl Fn(&Candidate) -> bool) -> Vec<RouteKey> {
-        let selected = self.routes.iter().filter(|entry| select(&Candidate::new(*entry)));
-        selected.map(|(&key, _)| key).collect()
-    }
-
     /// The prefixes, within this one, that have routes, in order.
     pub fn prefixes_within(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
         self.routes
@@ -95,39 +96,58 @@ impl<T: Tables> Lfib<T> {
             })
     }
 
-    /// Routes after `after` of which `select` is true, in the order of keys, up to the one by which they come to `limit` paths.
-    pub fn list(&self, after: Option<RouteKey>, limit: usize, select: impl Fn(&Candidate) -> bool) -> Vec<Listed> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let selected = self
-            .routes
-            .range((start, Bound::Unbounded))
-            .filter(|entry| select(&Candidate::new(*entry)));
+    /// Routes after `after` of which `select` is true, in the order of keys: up to the one by which they come to `limit` paths,
+    /// and of no more than `examined` routes.
+    pub fn page(
+        &self,
+        after: Option<RouteKey>,
+        limit: usize,
+        examined: usize,
+        select: impl Fn(&Candidate<'_>) -> bool,
+    ) -> Page {
+        let mut page = Page::default();
         let mut paths = 0;
-        selected
-            .filter_map(|(&key, installed)| self.listed(key, *installed))
-            .take_while(|listed| {
-                let is_wanted = paths < limit;
+        let mut rest = self.rest(after);
+        for (&key, installed) in rest.by_ref().take(examined) {
+            page.after = Some(key);
+            if select(&self.candidate_of(key, installed))
+                && let Some(listed) = self.listed(key, *installed)
+            {
                 paths += listed.route.paths().len();
-                is_wanted
-            })
-            .collect()
-    }
-
-    /// What tells the routes that lead to one of `next_hops`, or with `local` to this box, from the others.
-    pub fn ways(&self, next_hops: &HashSet<NextHopId>, local: bool) -> Ways {
-        let is_one = |group: &u32| {
-            let members = self.groups.members(*group).unwrap_or_default();
-            members.iter().any(|member| next_hops.contains(&member.next_hop))
-        };
-        Ways {
-            slots: next_hops.iter().filter_map(|&id| self.next_hops.slot(id)).collect(),
-            groups: self.groups.slots().into_iter().filter(is_one).collect(),
-            local,
+                page.routes.push(listed);
+            }
+            if paths >= limit {
+                break;
+            }
         }
+        if rest.next().is_none() {
+            page.after = None;
+        }
+        page
     }
 
-    pub fn candidate(&self, key: RouteKey) -> Option<Candidate> {
-        self.routes.get_key_value(&key).map(Candidate::new)
+    /// The routes after the one of this key, in the order of keys.
+    pub(super) fn rest(&self, after: Option<RouteKey>) -> impl Iterator<Item = (&RouteKey, &Installed)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.routes.range((start, Bound::Unbounded))
+    }
+
+    pub fn candidate(&self, key: RouteKey) -> Option<Candidate<'_>> {
+        Some(self.candidate_of(key, self.routes.get(&key)?))
+    }
+
+    pub(super) fn candidate_of(&self, key: RouteKey, installed: &Installed) -> Candidate<'_> {
+        let entry = installed.entry;
+        Candidate {
+            key,
+            attributes: installed.attributes,
+            way: match entry.op() {
+                Op::Local => Way::Local,
+                Op::Group => Way::Group(self.groups.members(entry.operand()).unwrap_or_default()),
+                _ if uses_next_hop(entry) => Way::NextHop(self.next_hops.at_slot(entry.next_hop()).map(|(id, _)| id)),
+                _ => Way::NextHop(None),
+            },
+        }
     }
 
     pub fn get(&self, key: RouteKey) -> Option<Listed> {

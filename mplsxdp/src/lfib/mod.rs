@@ -8,6 +8,7 @@ pub mod groups;
 mod list;
 pub mod next_hops;
 pub mod pass;
+mod plan;
 pub mod pool;
 mod reach;
 mod reclaim;
@@ -23,13 +24,15 @@ use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op};
 
 use crate::dataplane::{GracePeriod, Tables};
 use crate::route::{Attributes, Owner, RouteKey};
-pub use change::{ChangeError, Changes, Mode, NewNextHops};
+pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
 use ftn::STEP;
 use groups::Groups;
-pub use list::{Candidate, Listed, Ways};
+pub use list::{Candidate, Listed, Page, Ways};
 use next_hops::{NextHopChange, NextHopId, NextHops};
 use pass::PassEntries;
+use plan::Plan;
+pub use plan::{Budget, Change, Finished, Progress, Remains, Select};
 use pool::Interner;
 pub use reach::Reach;
 use reclaim::Freed;
@@ -42,13 +45,35 @@ struct Installed {
     attributes: Attributes,
 }
 
+/// How many routes there are.
+#[derive(Default, Debug)]
+struct Counts {
+    labels: usize,
+    v4_prefixes: usize,
+    v6_prefixes: usize,
+    /// Those without a counter slot.
+    uncounted: usize,
+}
+
+impl Counts {
+    /// How many there are of this kind.
+    fn of(&mut self, key: RouteKey) -> &mut usize {
+        match key {
+            RouteKey::Label(_) => &mut self.labels,
+            RouteKey::Prefix(IpNet::V4(_)) => &mut self.v4_prefixes,
+            RouteKey::Prefix(IpNet::V6(_)) => &mut self.v6_prefixes,
+        }
+    }
+}
+
 /// Every route, and the tables that carry them out.
 #[derive(Debug)]
 pub struct Lfib<T> {
     tables: T,
     routes: BTreeMap<RouteKey, Installed>,
-    label_routes: usize,
-    uncounted: usize,
+    counts: Counts,
+    /// The change that is under way.
+    plan: Option<Box<Plan>>,
     next_hops: NextHops,
     stacks: Interner<LabelStack>,
     groups: Groups,
@@ -70,8 +95,8 @@ impl<T: Tables> Lfib<T> {
         Self {
             tables,
             routes: BTreeMap::new(),
-            label_routes: 0,
-            uncounted: 0,
+            counts: Counts::default(),
+            plan: None,
             next_hops: NextHops::new(capacity.adjacencies),
             stacks: Interner::new(capacity.stacks),
             groups: Groups::new(capacity.groups),
@@ -93,16 +118,24 @@ impl<T: Tables> Lfib<T> {
     }
 
     pub fn label_routes(&self) -> usize {
-        self.label_routes
+        self.counts.labels
     }
 
     pub fn prefix_routes(&self) -> usize {
-        self.routes.len() - self.label_routes
+        self.routes.len() - self.counts.labels
+    }
+
+    pub fn v4_prefix_routes(&self) -> usize {
+        self.counts.v4_prefixes
+    }
+
+    pub fn v6_prefix_routes(&self) -> usize {
+        self.counts.v6_prefixes
     }
 
     /// Routes that found no counter slot.
     pub fn uncounted_routes(&self) -> usize {
-        self.uncounted
+        self.counts.uncounted
     }
 
     pub fn stacks_in_use(&self) -> usize {
@@ -125,12 +158,20 @@ impl<T: Tables> Lfib<T> {
 
     /// Next hops that came into use or went out of it since the last call.
     pub fn take_next_hop_changes(&mut self) -> Vec<NextHopChange> {
-        self.next_hops.take_changes()
+        self.next_hops.take_changes(usize::MAX)
+    }
+
+    /// Up to `limit` of them; the others are left for later.
+    pub fn take_some_next_hop_changes(&mut self, limit: usize) -> Vec<NextHopChange> {
+        self.next_hops.take_changes(limit)
     }
 
     /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow. No table is written.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         self.next_hops.rename_devices(names);
+        if let Some(plan) = &mut self.plan {
+            plan.rename_devices(names);
+        }
     }
 }
 

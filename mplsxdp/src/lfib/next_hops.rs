@@ -21,6 +21,10 @@ struct Entry {
     users: usize,
     /// It cannot be reached, and is not about to be.
     out: bool,
+    /// Its neighbour's MAC address is known.
+    resolved: bool,
+    /// That it came into use is among the changes that nobody has taken yet.
+    is_news: bool,
 }
 
 /// What became of the set of next hops.
@@ -34,9 +38,10 @@ pub enum NextHopChange {
 #[derive(Debug)]
 pub struct NextHops {
     entries: HashMap<NextHopId, Entry>,
-    /// One id of each. There are several entries alike if a port was renamed to what others waited for.
-    by_next_hop: HashMap<(NextHop, Option<NextHopId>), NextHopId>,
-    by_slot: HashMap<u16, NextHopId>,
+    /// With each backup that it has, one id. There are several entries alike if a port was renamed to what others waited for.
+    by_next_hop: HashMap<NextHop, HashMap<Option<NextHopId>, NextHopId>>,
+    by_slot: Vec<Option<NextHopId>>,
+    resolved: usize,
     /// An id is not given again before the table is exhausted, so that a late answer does not meet another next hop.
     next_id: u16,
     slots: SlotPool,
@@ -48,7 +53,8 @@ impl NextHops {
         Self {
             entries: HashMap::new(),
             by_next_hop: HashMap::new(),
-            by_slot: HashMap::new(),
+            by_slot: Vec::new(),
+            resolved: 0,
             next_id: 0,
             slots: SlotPool::new(0, capacity),
             changes: Vec::new(),
@@ -57,12 +63,20 @@ impl NextHops {
 
     /// Whether `next_hop` with this backup is in use.
     pub fn is_known(&self, next_hop: &NextHop, backup: Option<&NextHop>) -> bool {
-        let find = |next_hop: &NextHop, backup| self.by_next_hop.get(&(next_hop.clone(), backup)).copied();
-        match backup.map(|backup| find(backup, None)) {
-            None => find(next_hop, None).is_some(),
+        match backup.map(|backup| self.find(backup, None)) {
+            None => self.find(next_hop, None).is_some(),
             Some(None) => false,
-            Some(backup) => find(next_hop, backup).is_some(),
+            Some(backup) => self.find(next_hop, backup).is_some(),
         }
+    }
+
+    /// Whether `next_hop` is in use, with any backup or none.
+    pub fn is_in_use(&self, next_hop: &NextHop) -> bool {
+        self.by_next_hop.contains_key(next_hop)
+    }
+
+    fn find(&self, next_hop: &NextHop, backup: Option<NextHopId>) -> Option<NextHopId> {
+        self.by_next_hop.get(next_hop)?.get(&backup).copied()
     }
 
     /// The slot of `next_hop` with this backup, with one more user. `None` where all slots are taken.
@@ -71,11 +85,12 @@ impl NextHops {
             None => None,
             Some(backup) => {
                 let slot = self.take(backup, None)?;
-                Some((*self.by_slot.get(&slot)?, slot))
+                Some((self.id_at(slot)?, slot))
             }
         };
-        let key = (next_hop.clone(), backup.map(|(id, _)| id));
-        if let Some(entry) = self.by_next_hop.get(&key).and_then(|id| self.entries.get_mut(id)) {
+        let backup_id = backup.map(|(id, _)| id);
+        let found = self.find(next_hop, backup_id);
+        if let Some(entry) = found.and_then(|id| self.entries.get_mut(&id)) {
             entry.users += 1;
             let slot = entry.slot;
             // The entry is one user of its backup, however many it has itself.
@@ -95,21 +110,24 @@ impl NextHops {
             id,
             Entry {
                 next_hop: next_hop.clone(),
-                backup: key.1,
+                backup: backup_id,
                 slot,
                 users: 1,
                 out: false,
+                resolved: false,
+                is_news: true,
             },
         );
-        self.by_next_hop.insert(key, id);
-        self.by_slot.insert(slot, id);
+        let named = self.by_next_hop.entry(next_hop.clone()).or_default();
+        named.insert(backup_id, id);
+        self.set_id_at(slot, Some(id));
         self.changes.push(NextHopChange::Added(id, next_hop.clone()));
         Some(slot)
     }
 
     /// One user less of the next hop that has `slot`. Returns whether it was the last one: the slot is then held back.
     pub fn drop_user(&mut self, slot: u16) -> bool {
-        let Some(&id) = self.by_slot.get(&slot) else {
+        let Some(id) = self.id_at(slot) else {
             return false;
         };
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -121,20 +139,24 @@ impl NextHops {
         }
         let removed = self.entries.remove(&id);
         let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
+        let mut is_news = false;
         if let Some(entry) = removed {
-            let key = (entry.next_hop, entry.backup);
-            if self.by_next_hop.get(&key) == Some(&id) {
-                self.by_next_hop.remove(&key);
+            self.resolved -= usize::from(entry.resolved);
+            is_news = entry.is_news;
+            if let Some(named) = self.by_next_hop.get_mut(&entry.next_hop) {
+                if named.get(&entry.backup) == Some(&id) {
+                    named.remove(&entry.backup);
+                }
+                if named.is_empty() {
+                    self.by_next_hop.remove(&entry.next_hop);
+                }
             }
         }
-        self.by_slot.remove(&slot);
+        self.set_id_at(slot, None);
         self.slots.hold_back(slot.into());
-        match self
-            .changes
-            .iter()
-            .rposition(|change| matches!(change, NextHopChange::Added(added, _) if *added == id))
-        {
-            // Nobody was told of it yet.
+        let is_it = |change: &NextHopChange| matches!(change, NextHopChange::Added(added, _) if *added == id);
+        match is_news.then(|| self.changes.iter().rposition(is_it)).flatten() {
+            // Nobody knows of it yet.
             Some(index) => drop(self.changes.remove(index)),
             None => self.changes.push(NextHopChange::Removed(id)),
         }
@@ -154,11 +176,11 @@ impl NextHops {
         for next_hop in next_hops.chain(waiting) {
             next_hop.rename_device(names);
         }
-        let keys = self.entries.iter().map(|(&id, entry)| {
-            let key = (entry.next_hop.clone(), entry.backup);
-            (key, id)
-        });
-        self.by_next_hop = keys.collect();
+        self.by_next_hop.clear();
+        for (&id, entry) in &self.entries {
+            let named = self.by_next_hop.entry(entry.next_hop.clone()).or_default();
+            named.insert(entry.backup, id);
+        }
     }
 
     /// Gives the next hop a new slot; the old one, which is returned with it, is held back.
@@ -166,8 +188,8 @@ impl NextHops {
         let new = self.take_slot()?;
         let entry = self.entries.get_mut(&id)?;
         let old = std::mem::replace(&mut entry.slot, new);
-        self.by_slot.remove(&old);
-        self.by_slot.insert(new, id);
+        self.set_id_at(old, None);
+        self.set_id_at(new, Some(id));
         self.slots.hold_back(old.into());
         Some((old, new))
     }
@@ -175,6 +197,32 @@ impl NextHops {
     /// How many more there is room for.
     pub fn room(&self) -> usize {
         self.slots.room()
+    }
+
+    fn id_at(&self, slot: u16) -> Option<NextHopId> {
+        *self.by_slot.get(usize::from(slot))?
+    }
+
+    fn set_id_at(&mut self, slot: u16, id: Option<NextHopId>) {
+        let slot = usize::from(slot);
+        if self.by_slot.len() <= slot {
+            self.by_slot.resize(slot + 1, None);
+        }
+        self.by_slot[slot] = id;
+    }
+
+    /// Notes whether the MAC address of its neighbour is known.
+    pub fn set_resolved(&mut self, id: NextHopId, resolved: bool) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.resolved -= usize::from(entry.resolved);
+            self.resolved += usize::from(resolved);
+            entry.resolved = resolved;
+        }
+    }
+
+    /// How many wait for the MAC address of their neighbour.
+    pub fn unresolved(&self) -> usize {
+        self.len() - self.resolved
     }
 
     fn take_slot(&mut self) -> Option<u16> {
@@ -229,7 +277,7 @@ impl NextHops {
 
     /// The next hop that has `slot`, and its id.
     pub fn at_slot(&self, slot: u16) -> Option<(NextHopId, &NextHop)> {
-        let id = *self.by_slot.get(&slot)?;
+        let id = self.id_at(slot)?;
         Some((id, &self.entries.get(&id)?.next_hop))
     }
 
@@ -271,9 +319,22 @@ impl NextHops {
         self.entries.is_empty()
     }
 
-    /// What changed since the last call.
-    pub fn take_changes(&mut self) -> Vec<NextHopChange> {
-        std::mem::take(&mut self.changes)
+    /// What changed and was not taken yet.
+    pub fn changes(&self) -> &[NextHopChange] {
+        &self.changes
+    }
+
+    /// Up to `limit` changes that were not taken yet, in their order.
+    pub fn take_changes(&mut self, limit: usize) -> Vec<NextHopChange> {
+        let taken: Vec<NextHopChange> = self.changes.drain(..limit.min(self.changes.len())).collect();
+        for change in &taken {
+            if let NextHopChange::Added(id, _) = change
+                && let Some(entry) = self.entries.get_mut(id)
+            {
+                entry.is_news = false;
+            }
+        }
+        taken
     }
 
     pub fn has_held_back(&self) -> bool {

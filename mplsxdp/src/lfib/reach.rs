@@ -50,6 +50,7 @@ impl<T: Tables> Lfib<T> {
         let mut later = Vec::new();
         for &(id, reach) in &next_hops {
             let Some(slot) = self.next_hops.slot(id) else { continue };
+            self.next_hops.set_resolved(id, matches!(reach, Reach::Resolved(_)));
             let backup = self.backup_slot(id);
             let old = self.tables.adjacency(slot);
             let unused = Adjacency::default().with_backup(backup);
@@ -171,6 +172,9 @@ impl<T: Tables> Lfib<T> {
                 }
                 RouteKey::Prefix(_) => {}
             }
+        }
+        if let Some(plan) = &mut self.plan {
+            plan.follow_slots(moved);
         }
         for write in writes {
             if let Err(error) = self.write_ftn(write) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mplsxdp_common::abi::{Counter, TtlPropagate, VlanTags};
 use mplsxdp_common::wire::{Label, Mac};
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 
 use super::groups::Member;
 use super::pass::Claim;
@@ -81,6 +82,15 @@ fn entry(lfib: &Lfib<MemoryTables>, value: u32) -> IlmEntry {
         .unwrap_or_default()
 }
 
+fn list(lfib: &Lfib<MemoryTables>) -> Vec<Listed> {
+    lfib.page(None, usize::MAX, usize::MAX, |_| true).routes
+}
+
+fn keys(lfib: &Lfib<MemoryTables>, select: impl Fn(&Candidate<'_>) -> bool) -> Vec<RouteKey> {
+    let page = lfib.page(None, usize::MAX, usize::MAX, select);
+    page.routes.iter().map(|listed| listed.route.key()).collect()
+}
+
 fn only_next_hop(lfib: &mut Lfib<MemoryTables>) -> NextHopId {
     match lfib.take_next_hop_changes().as_slice() {
         [NextHopChange::Added(id, _)] => *id,
@@ -103,7 +113,7 @@ fn a_protocol_and_a_metric_are_kept_with_the_route() {
     lfib.change(Mode::Add, Owner::Static, &[with(186, 20), swap(100, &[110], 1)])
         .unwrap();
     assert_eq!(lfib.get(key).unwrap().route, with(186, 20));
-    let of = |protocol| lfib.keys(|route| route.attributes.protocol == Protocol(protocol));
+    let of = |protocol| keys(&lfib, |route| route.attributes.protocol == Protocol(protocol));
     assert_eq!((of(186), of(4).len()), (vec![key], 1));
     for (route, replaced) in [
         (with(186, 20), 0),
@@ -141,8 +151,8 @@ fn routes_are_chosen_by_their_next_hops() {
         let is_one = |hop: &NextHop| neighbour.is_some_and(|neighbour| via(neighbour).as_ref() == Some(hop));
         let next_hops = lfib.next_hops().list().into_iter();
         let ids = next_hops.filter(|(_, hop)| is_one(hop)).map(|(id, _)| id).collect();
-        let ways = lfib.ways(&ids, local);
-        let keys = lfib.keys(|route| ways.include(route));
+        let ways = Ways { next_hops: ids, local };
+        let keys = keys(&lfib, |route| ways.include(route));
         keys.into_iter().map(|key| key.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(chosen(Some(1), false), ["100", "102"]);
@@ -179,13 +189,9 @@ fn a_route_is_published_as_one_word_and_listed_as_it_was_given() {
         .map(Label::get)
         .collect();
     assert_eq!(stack, [200, 300]);
-    let listed: Vec<Route> = lfib
-        .list(None, 10, |_| true)
-        .into_iter()
-        .map(|listed| listed.route)
-        .collect();
+    let listed: Vec<Route> = list(&lfib).into_iter().map(|listed| listed.route).collect();
     assert_eq!(listed, routes);
-    assert_eq!(lfib.list(Some(label(100)), 1, |_| true)[0].route, routes[1]);
+    assert_eq!(lfib.page(Some(label(100)), 1, 10, |_| true).routes[0].route, routes[1]);
     assert_eq!((lfib.label_routes(), lfib.prefix_routes()), (2, 1));
 }
 
@@ -259,7 +265,7 @@ fn a_table_that_fails_half_way_is_put_back() {
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.settle().unwrap();
     assert_eq!((&lfib.tables().ftn, lfib.unsettled()), (&before, 0));
-    assert_eq!(lfib.list(None, 10, |_| true).len(), 1);
+    assert_eq!(list(&lfib).len(), 1);
 }
 
 #[test]
@@ -828,23 +834,38 @@ fn deleting_what_is_not_there_is_refused_whole() {
     assert_ne!(entry(&lfib, 100), IlmEntry::EMPTY);
 }
 
-/// Some change to make.
+/// Something that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    Change(Mode, Vec<Route>),
+    /// A change that is made in steps of so many operations, between which other things happen.
+    Make(Asked, usize, Vec<Meanwhile>),
+    Meanwhile(Meanwhile),
+    /// All FTN inserts succeed from now on.
+    Heal,
+    /// So many steps of tidying up.
+    Sweep(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Asked {
+    Install(Mode, Vec<Route>),
     Delete(Vec<RouteKey>),
+    /// All routes of labels, or of prefixes.
+    Flush(bool),
+}
+
+/// What may happen in the middle of a change.
+#[derive(Clone, Debug)]
+enum Meanwhile {
+    Nothing,
     /// The neighbour with this last byte can be reached by this port, or is out.
     Reach(u8, Option<u16>),
     /// The kernel claims these prefixes from now on, or no longer.
     Claim(BTreeMap<IpNet, Option<Claim>>),
     /// Only so many FTN inserts succeed from now on.
     Fail(usize),
-    /// All do.
-    Heal,
-    /// So many steps towards a change by these routes, which may or may not come.
-    Prepare(Vec<Route>, usize),
-    /// None is to come. So many steps of tidying up.
-    Sweep(usize),
+    /// Slots come back that no entry points to.
+    Reclaim,
 }
 
 /// Prefixes that hold one another, in both families; some of them hold addresses that are never imposed.
@@ -904,15 +925,28 @@ fn route() -> impl Strategy<Value = Route> {
 
 fn step() -> impl Strategy<Value = Step> {
     let mode = prop_oneof![Just(Mode::Add), Just(Mode::Replace), Just(Mode::ReplaceAll)];
+    let asked = prop_oneof![
+        5 => (mode, proptest::collection::vec(route(), 0..5)).prop_map(|(mode, routes)| Asked::Install(mode, routes)),
+        1 => proptest::collection::vec(route().prop_map(|route| route.key()), 0..3).prop_map(Asked::Delete),
+        1 => any::<bool>().prop_map(Asked::Flush),
+    ];
+    let others = prop_oneof![Just(Vec::new()), proptest::collection::vec(meanwhile(), 1..24)];
     prop_oneof![
-        3 => (mode, proptest::collection::vec(route(), 0..5)).prop_map(|(mode, routes)| Step::Change(mode, routes)),
-        1 => proptest::collection::vec(route().prop_map(|route| route.key()), 0..3).prop_map(Step::Delete),
-        1 => (1u8..5, proptest::option::of(1u16..3)).prop_map(|(last, port)| Step::Reach(last, port)),
-        2 => claims().prop_map(Step::Claim),
-        1 => (0usize..4).prop_map(Step::Fail),
+        5 => (asked, prop_oneof![Just(usize::MAX), 1_usize..8], others)
+            .prop_map(|(asked, operations, others)| Step::Make(asked, operations, others)),
+        4 => meanwhile().prop_map(Step::Meanwhile),
         1 => Just(Step::Heal),
-        2 => (proptest::collection::vec(route(), 0..4), 1usize..8).prop_map(|(routes, steps)| Step::Prepare(routes, steps)),
         1 => (0usize..4).prop_map(Step::Sweep),
+    ]
+}
+
+fn meanwhile() -> impl Strategy<Value = Meanwhile> {
+    prop_oneof![
+        4 => Just(Meanwhile::Nothing),
+        2 => (1u8..5, proptest::option::of(1u16..3)).prop_map(|(last, port)| Meanwhile::Reach(last, port)),
+        2 => claims().prop_map(Meanwhile::Claim),
+        1 => (0usize..4).prop_map(Meanwhile::Fail),
+        1 => Just(Meanwhile::Reclaim),
     ]
 }
 
@@ -965,6 +999,127 @@ fn seen(ftn: &BTreeMap<IpNet, IlmEntry>) -> Vec<IlmEntry> {
         .collect()
 }
 
+impl Asked {
+    /// The change, and the routes that there are after it.
+    fn change(self, model: &Model) -> (Change, Model) {
+        let mut wanted = model.clone();
+        let change = match self {
+            Self::Install(mode, routes) => {
+                if mode == Mode::ReplaceAll {
+                    wanted.clear();
+                }
+                wanted.extend(routes.iter().map(|route| (route.key(), route.clone())));
+                install(mode, &routes)
+            }
+            Self::Delete(keys) => {
+                wanted.retain(|key, _| !keys.contains(key));
+                Change::Delete(Arc::new(keys))
+            }
+            Self::Flush(labels) => {
+                wanted.retain(|key, _| matches!(key, RouteKey::Label(_)) != labels);
+                let select: Select = Box::new(move |route| matches!(route.key, RouteKey::Label(_)) == labels);
+                Change::Flush(Arc::new(select))
+            }
+        };
+        (change, wanted)
+    }
+}
+
+impl Meanwhile {
+    fn happens(self, lfib: &mut Lfib<MemoryTables>, claims: &mut BTreeMap<IpNet, Claim>) -> Result<(), TestCaseError> {
+        match self {
+            Self::Nothing => {}
+            Self::Reach(last, port) => {
+                let list = lfib.next_hops().list().into_iter();
+                let ids = list.filter(|&(_, next_hop)| Some(next_hop) == via(last).as_ref());
+                let ids: Vec<NextHopId> = ids.map(|(id, _)| id).collect();
+                let reach = port.map_or(Reach::Out, |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500)));
+                lfib.set_next_hops(ids.into_iter().map(|id| (id, reach)));
+                let unresolved = lfib.next_hops().list().into_iter().filter(|&(id, _)| {
+                    let slot = lfib.next_hops().slot(id).unwrap();
+                    !lfib.tables().adjacency(slot).is_resolved()
+                });
+                prop_assert_eq!(lfib.next_hops().unresolved(), unresolved.count());
+            }
+            Self::Claim(changes) => {
+                let result = lfib.set_claims(&changes);
+                prop_assert_eq!(result.is_ok(), lfib.unsettled() == 0);
+                for (prefix, claim) in changes {
+                    match claim {
+                        Some(claim) => claims.insert(prefix, claim),
+                        None => claims.remove(&prefix),
+                    };
+                }
+            }
+            Self::Fail(left) => lfib.tables_mut().ftn_inserts_left = left,
+            Self::Reclaim => drop(lfib.reclaim()),
+        }
+        Ok(())
+    }
+}
+
+/// The routes are those of `model`, and the tables say what these and the claims do.
+fn check_tables(
+    lfib: &Lfib<MemoryTables>,
+    model: &Model,
+    claims: &BTreeMap<IpNet, Claim>,
+) -> Result<(), TestCaseError> {
+    check_groups(lfib);
+    let listed: Vec<Route> = list(lfib).into_iter().map(|listed| listed.route).collect();
+    prop_assert_eq!(&listed, &model.values().cloned().collect::<Vec<_>>());
+    for value in 16..24 {
+        prop_assert_eq!(
+            entry(lfib, value) == IlmEntry::EMPTY,
+            !model.contains_key(&label(value))
+        );
+    }
+    let prefixes = model.keys().filter(|key| matches!(key, RouteKey::Prefix(_))).count();
+    prop_assert_eq!(lfib.prefix_routes(), prefixes);
+    prop_assert_eq!(lfib.v4_prefix_routes() + lfib.v6_prefix_routes(), prefixes);
+    prop_assert_eq!(lfib.label_routes() + prefixes, model.len());
+
+    // The table holds what the routes and claims say; if a write has failed, some route is not in it.
+    let entries = expected_ftn(model, claims)
+        .into_iter()
+        .map(|(prefix, pass)| match pass {
+            true => (prefix, IlmEntry::PASS),
+            false => (prefix, lfib.routes[&RouteKey::Prefix(prefix)].entry),
+        });
+    let expected: BTreeMap<IpNet, IlmEntry> = entries.collect();
+    if lfib.unsettled() == 0 {
+        let held = lfib.tables().ftn.iter();
+        let needless = |(prefix, entry): &(&IpNet, &IlmEntry)| {
+            lfib.pass.has_laid() && **entry == IlmEntry::PASS && !expected.contains_key(*prefix)
+        };
+        let held = held.filter(|entry| !needless(entry));
+        let held: BTreeMap<_, _> = held.map(|(&prefix, &entry)| (prefix, entry)).collect();
+        prop_assert_eq!(&held, &expected);
+        prop_assert_eq!(seen(&lfib.tables().ftn), seen(&expected));
+    }
+    for (wanted, held) in seen(&expected).into_iter().zip(seen(&lfib.tables().ftn)) {
+        prop_assert!(
+            wanted != IlmEntry::EMPTY || held == IlmEntry::EMPTY,
+            "{:?} is imposed",
+            held
+        );
+    }
+    Ok(())
+}
+
+/// No slot that the table points to has become another's.
+fn check_meanings(lfib: &Lfib<MemoryTables>, meanings: &mut BTreeMap<IpNet, Meaning>) -> Result<(), TestCaseError> {
+    for (&prefix, &entry) in &lfib.tables().ftn {
+        let meaning = Meaning::of(lfib, entry);
+        if let Some(before) = meanings.get(&prefix).filter(|before: &&Meaning| before.entry == entry) {
+            prop_assert!(meaning.is_left_of(before), "{:?} {:?}", before, meaning);
+        } else {
+            meanings.insert(prefix, meaning);
+        }
+    }
+    meanings.retain(|prefix, meaning| lfib.tables().ftn.get(prefix) == Some(&meaning.entry));
+    Ok(())
+}
+
 /// What an entry of the table points to.
 #[derive(Clone, PartialEq, Debug)]
 struct Meaning {
@@ -998,7 +1153,7 @@ impl Meaning {
 /// there is any. Every protected next hop names its backup's slot.
 fn check_groups(lfib: &Lfib<MemoryTables>) {
     let hops = lfib.next_hops();
-    for listed in lfib.list(None, usize::MAX, |_| true) {
+    for listed in list(lfib) {
         let paths = listed.route.paths();
         for (path, &id) in paths.iter().zip(&listed.next_hops) {
             assert_eq!(
@@ -1209,7 +1364,7 @@ fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
     lfib.change(Mode::Add, Owner::Static, &[swap(16, &[110], 250)]).unwrap();
     lfib.take_next_hop_changes();
     let routes: Vec<Route> = (0..200).map(|index| swap(100 + index, &[110], index as u8)).collect();
-    let error = lfib.new_next_hops(&routes).unwrap_err();
+    let error = lfib.search_all(&routes).unwrap_err();
     assert_eq!(error.index(), Some(99));
     assert_eq!(
         error.to_string(),
@@ -1218,16 +1373,17 @@ fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
     assert_eq!(lfib.take_next_hop_changes(), []);
 
     let fitting = &routes[..99];
-    let new = lfib.new_next_hops(fitting).unwrap();
-    assert!(new.iter().map(|(index, _)| index).eq(0..99));
-    let ahead = lfib.take_ahead(&new);
-    assert_eq!(lfib.take_next_hop_changes().len(), 99);
-    assert!(lfib.new_next_hops(&[swap(16, &[120], 0), protected(17, 1, 2)]).is_err());
+    let mut new = lfib.search_all(fitting).unwrap();
+    assert!(new.found().map(|(index, _)| index).eq(0..99));
+    lfib.take_all_ahead(&mut new);
+    assert_eq!(lfib.take_some_next_hop_changes(60).len(), 60);
+    assert_eq!(lfib.take_next_hop_changes().len(), 39);
+    assert!(lfib.search_all(&[swap(16, &[120], 0), protected(17, 1, 2)]).is_err());
     lfib.change(Mode::Add, Owner::Static, fitting).unwrap();
-    lfib.let_go(ahead);
+    lfib.let_all_go(&mut new);
     assert_eq!(lfib.take_next_hop_changes(), []);
     let known = [swap(16, &[120], 5), swap(17, &[120], 250)];
-    assert_eq!(lfib.new_next_hops(&known).unwrap().iter().count(), 0);
+    assert_eq!(lfib.search_all(&known).unwrap().found().count(), 0);
 }
 
 proptest! {
@@ -1248,7 +1404,7 @@ proptest! {
         };
         lfib.change(Mode::Add, Owner::Static, &routes(100, before)).unwrap();
         let routes = routes(200, after);
-        let counted = lfib.new_next_hops(&routes).map_err(|error| error.index());
+        let counted = lfib.search_all(&routes).map_err(|error| error.index());
         let is_room = counted.as_ref().map(drop).map_err(|index| *index);
         let taken = lfib.change(Mode::Add, Owner::Static, &routes).map(drop).map_err(|error| error.index());
         prop_assert_eq!(is_room, taken);
@@ -1347,15 +1503,30 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
     assert_eq!((lfib.next_hops().len(), lfib.groups_in_use()), (2, 1));
 }
 
-/// Ends all preparations, and has all gone that nothing needs. Returns how many steps that took.
+/// Has all gone that nothing needs. Returns how many steps that took.
 fn sweep(lfib: &mut Lfib<MemoryTables>) -> usize {
-    lfib.end_preparations();
     let mut steps = 0;
     while lfib.has_to_sweep() {
         lfib.sweep_step();
         steps += 1;
     }
     steps
+}
+
+/// One step of at most so many operations.
+fn step_of(lfib: &mut Lfib<MemoryTables>, operations: usize) -> Option<Result<Changes, ChangeError>> {
+    match lfib.step(&mut Budget::new(operations, &mut || false)) {
+        Progress::More => None,
+        Progress::Finished(finished) => Some(finished.result),
+    }
+}
+
+fn install(mode: Mode, routes: &[Route]) -> Change {
+    Change::Install {
+        mode,
+        owner: Owner::Static,
+        routes: Arc::new(routes.to_vec()),
+    }
 }
 
 /// However many routes of the kernel's a prefix holds, no step writes more than its share, and no packet sees any but the last.
@@ -1370,18 +1541,19 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
         .collect();
     lfib.set_claims(&claims).unwrap();
     let routes = [push("10.0.0.0/8", &[100], 1)];
-    let mut done = 0;
+    lfib.begin(install(Mode::Add, &routes)).unwrap();
     let mut steps = 0;
     lfib.tables_mut().ftn_writes.clear();
-    while !lfib.prepare_step(&routes, &mut done) {
+    while lfib.tables().ftn.len() < 1000 {
+        assert!(step_of(&mut lfib, 1).is_none());
         steps += 1;
         assert!(lfib.tables().ftn_writes.len() <= STEP);
         lfib.tables_mut().ftn_writes.clear();
         assert_eq!(imposed(&lfib, "10.9.0.1"), None);
     }
-    assert_eq!((steps, done), (8, 1));
-    assert_eq!(lfib.tables().ftn.len(), 1000);
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    // The first looks at the keys.
+    assert_eq!(steps, 9);
+    while step_of(&mut lfib, 1).is_none() {}
     assert_eq!(lfib.tables().ftn_writes.len(), 1);
     assert!(imposed(&lfib, "10.9.0.1").is_some() && imposed(&lfib, "10.4.3.1").is_none());
 
@@ -1391,13 +1563,12 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
     assert_eq!((imposed(&lfib, "10.9.0.1"), lfib.tables().ftn.len()), (None, 1000));
     assert_eq!((sweep(&mut lfib), lfib.tables().ftn.len()), (8, 0));
 
-    // A change that was prepared and does not come leaves nothing.
-    done = 0;
-    assert!(!lfib.prepare_step(&routes, &mut done));
-    assert_eq!((lfib.has_to_sweep(), lfib.tables().ftn.len()), (false, STEP));
+    // A change that is refused leaves nothing.
+    lfib.tables_mut().ftn_inserts_left = 2 * STEP;
+    assert!(lfib.change(Mode::Add, Owner::Static, &routes).is_err());
     sweep(&mut lfib);
     assert!(lfib.tables().ftn.is_empty());
-    // Unprepared, it comes at once.
+    lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
     assert_eq!(lfib.tables().ftn.len(), 1001);
 }
@@ -1418,60 +1589,56 @@ proptest! {
             let (before, was_settled) = (lfib.tables().ftn.clone(), lfib.unsettled() == 0);
             lfib.tables_mut().ftn_writes.clear();
             let mut refused = false;
+            let mut is_alone = true;
             match step {
-                Step::Change(mode, routes) => {
-                    refused = lfib.change(mode, Owner::Static, &routes).is_err();
-                    if !refused {
-                        if mode == Mode::ReplaceAll {
-                            model.clear();
+                Step::Make(asked, operations, others) => {
+                    is_alone = others.is_empty();
+                    let (change, wanted) = asked.change(&model);
+                    prop_assert!(lfib.begin(change.clone()).is_ok());
+                    prop_assert!(lfib.begin(change).is_err());
+                    let mut others = others.into_iter();
+                    let result = loop {
+                        let writes = lfib.tables().ftn_writes.len();
+                        let result = step_of(&mut lfib, operations);
+                        let claims_of_one = if at_once == STEP { 32 } else { at_once + 32 };
+                        let written = lfib.tables().ftn_writes.len() - writes;
+                        prop_assert!(written <= operations.saturating_mul(claims_of_one), "{} in one step", written);
+                        if let Some(result) = result {
+                            break result;
                         }
-                        model.extend(routes.into_iter().map(|route| (route.key(), route)));
+                        // Each key has what it had, or what it is to have.
+                        let listed: Model = list(&lfib).into_iter().map(|listed| (listed.route.key(), listed.route)).collect();
+                        for key in model.keys().chain(wanted.keys()).chain(listed.keys()) {
+                            let now = listed.get(key);
+                            prop_assert!(now == model.get(key) || now == wanted.get(key), "{} has {:?}", key, now);
+                        }
+                        check_tables(&lfib, &listed, &claims)?;
+                        check_meanings(&lfib, &mut meanings)?;
+                        if let Some(other) = others.next() {
+                            other.happens(&mut lfib, &mut claims)?;
+                            check_tables(&lfib, &listed, &claims)?;
+                            check_meanings(&lfib, &mut meanings)?;
+                        }
+                    };
+                    prop_assert!(!lfib.is_changing());
+                    refused = result.is_err();
+                    if let Ok(changes) = result {
+                        let new = wanted.keys().filter(|key| !model.contains_key(key)).count();
+                        let gone = model.keys().filter(|key| !wanted.contains_key(key)).count();
+                        let other = wanted.iter().filter(|(key, route)| model.get(key).is_some_and(|before| before != *route)).count();
+                        prop_assert_eq!((changes.added, changes.deleted), (new, gone));
+                        // An equal group may have another number.
+                        prop_assert!(changes.replaced >= other);
+                        model = wanted;
                     }
                 }
-                Step::Delete(keys) => {
-                    refused = lfib.delete(&keys).is_err();
-                    if !refused {
-                        keys.iter().for_each(|key| drop(model.remove(key)));
-                    }
-                }
-                Step::Reach(last, port) => {
-                    let ids: Vec<NextHopId> = lfib.next_hops().list().into_iter()
-                        .filter(|&(_, next_hop)| Some(next_hop) == via(last).as_ref())
-                        .map(|(id, _)| id)
-                        .collect();
-                    let reach = port.map_or(Reach::Out, |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500)));
-                    lfib.set_next_hops(ids.into_iter().map(|id| (id, reach)));
-                }
-                Step::Claim(changes) => {
-                    let result = lfib.set_claims(&changes);
-                    prop_assert_eq!(result.is_ok(), lfib.unsettled() == 0);
-                    for (prefix, claim) in changes {
-                        match claim {
-                            Some(claim) => claims.insert(prefix, claim),
-                            None => claims.remove(&prefix),
-                        };
-                    }
-                }
-                Step::Fail(left) => lfib.tables_mut().ftn_inserts_left = left,
+                Step::Meanwhile(other) => other.happens(&mut lfib, &mut claims)?,
                 Step::Heal => {
                     lfib.tables_mut().ftn_inserts_left = usize::MAX;
                     prop_assert!(lfib.settle().is_ok());
                     prop_assert_eq!(lfib.unsettled(), 0);
                 }
-                Step::Prepare(routes, steps) => {
-                    let mut done = 0;
-                    for _ in 0..steps {
-                        let (before, writes) = (done, lfib.tables().ftn_writes.len());
-                        let is_last = lfib.prepare_step(&routes, &mut done);
-                        prop_assert!(before <= done && done <= routes.len());
-                        prop_assert!(lfib.tables().ftn_writes.len() - writes <= at_once);
-                        if is_last {
-                            break;
-                        }
-                    }
-                }
                 Step::Sweep(steps) => {
-                    lfib.end_preparations();
                     for _ in 0..steps {
                         let writes = lfib.tables().ftn_writes.len();
                         lfib.sweep_step();
@@ -1479,33 +1646,7 @@ proptest! {
                     }
                 }
             }
-            check_groups(&lfib);
-            let listed: Vec<Route> = lfib.list(None, usize::MAX, |_| true).into_iter().map(|listed| listed.route).collect();
-            prop_assert_eq!(&listed, &model.values().cloned().collect::<Vec<_>>());
-            for value in 16..24 {
-                prop_assert_eq!(entry(&lfib, value) == IlmEntry::EMPTY, !model.contains_key(&label(value)));
-            }
-            let prefixes = model.keys().filter(|key| matches!(key, RouteKey::Prefix(_))).count();
-            prop_assert_eq!(lfib.prefix_routes(), prefixes);
-
-            // The table holds what the routes and claims say; where a write has failed, some route is not in it.
-            let entries = expected_ftn(&model, &claims).into_iter().map(|(prefix, pass)| match pass {
-                true => (prefix, IlmEntry::PASS),
-                false => (prefix, lfib.routes[&RouteKey::Prefix(prefix)].entry),
-            });
-            let expected: BTreeMap<IpNet, IlmEntry> = entries.collect();
-            if lfib.unsettled() == 0 {
-                let held = lfib.tables().ftn.iter();
-                let needless = |(prefix, entry): &(&IpNet, &IlmEntry)| {
-                    lfib.pass.has_laid() && **entry == IlmEntry::PASS && !expected.contains_key(*prefix)
-                };
-                let held: BTreeMap<_, _> = held.filter(|entry| !needless(entry)).map(|(&prefix, &entry)| (prefix, entry)).collect();
-                prop_assert_eq!(&held, &expected);
-                prop_assert_eq!(seen(&lfib.tables().ftn), seen(&expected));
-            }
-            for (wanted, held) in seen(&expected).into_iter().zip(seen(&lfib.tables().ftn)) {
-                prop_assert!(wanted != IlmEntry::EMPTY || held == IlmEntry::EMPTY, "{:?} is imposed", held);
-            }
+            check_tables(&lfib, &model, &claims)?;
             // Each address sees one step, from what was to what is.
             let (mut ftn, first, last) = (before.clone(), seen(&before), seen(&lfib.tables().ftn));
             let in_nets = |address| NETS.map(net).into_iter().filter(move |net| net.contains(&address)).max_by_key(IpNet::prefix_len);
@@ -1521,23 +1662,14 @@ proptest! {
                 for (index, now) in seen(&ftn).into_iter().enumerate() {
                     let (first, last) = (first[index], last[index]);
                     let kernels = first == IlmEntry::EMPTY && last == IlmEntry::EMPTY && (!refused || never[index]);
-                    prop_assert!(!kernels || now == IlmEntry::EMPTY);
-                    if was_settled && lfib.unsettled() == 0 && lfib.tables().ftn_inserts_left > 16 {
+                    prop_assert!(!kernels || !is_alone || now == IlmEntry::EMPTY);
+                    if is_alone && was_settled && lfib.unsettled() == 0 && lfib.tables().ftn_inserts_left > 16 {
                         prop_assert!(now == last || (now == first && !stepped[index]), "{:?} {:?} {:?}", first, now, last);
                         stepped[index] |= now == last && first != last;
                     }
                 }
             }
-            // No slot that the table points to has become another's.
-            for (&prefix, &entry) in &lfib.tables().ftn {
-                let meaning = Meaning::of(&lfib, entry);
-                if let Some(before) = meanings.get(&prefix).filter(|before: &&Meaning| before.entry == entry) {
-                    prop_assert!(meaning.is_left_of(before), "{:?} {:?}", before, meaning);
-                } else {
-                    meanings.insert(prefix, meaning);
-                }
-            }
-            meanings.retain(|prefix, meaning| lfib.tables().ftn.get(prefix) == Some(&meaning.entry));
+            check_meanings(&lfib, &mut meanings)?;
         }
         // Nothing leaked: all slots can be taken again.
         lfib.tables_mut().ftn_inserts_left = usize::MAX;

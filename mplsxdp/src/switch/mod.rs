@@ -362,21 +362,11 @@ impl Controller {
 
     /// Answers `ChangeRoutes`: at once, or after as many steps as its preparation takes. `done` is how many of its routes are
     /// prepared.
-    async fn prepare_change(&mut self, call: Call, mut done: usize) {
-        let Request::ChangeRoutes { routes, .. } = &call.request else {
-            return;
-        };
-        if !self.lfib.prepare_step(routes, &mut done) {
-            self.preparing.push_back((call, done));
-            return;
-        }
+    async fn prepare_change(&mut self, call: Call, _done: usize) {
         let reclaiming = self.lfib.reclaiming();
         match (self.change_routes(&call.request).await, reclaiming) {
             (Err(NotChanged::Full(_)), Some(period)) => self.awaiting_room.push((period, call)),
             (result, _) => reply_to(call.peer, call.reply, result.map_err(NotChanged::into_refusal)),
-        }
-        if self.preparing.is_empty() {
-            self.lfib.end_preparations();
         }
     }
 
@@ -467,8 +457,8 @@ impl Controller {
             }
             Request::FlushRoutes { filter } => {
                 let select = self.selector(&filter)?;
-                let keys = self.lfib.keys(select);
-                let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
+                let flush = crate::lfib::Change::Flush(Arc::new(Box::new(select)));
+                let changes = self.lfib.make(flush).map_err(|error| self.refusal(&error))?;
                 self.routes_changed().await;
                 Ok(Reply::Changed(count(changes).into()))
             }
@@ -516,16 +506,16 @@ impl Controller {
         let Request::ChangeRoutes { mode, routes, wait } = request else {
             return Ok(Reply::Done);
         };
-        let new = self.lfib.new_next_hops(routes);
-        let new = new.map_err(|error| self.not_changed(&error))?;
+        let new = self.lfib.search_all(routes);
+        let mut new = new.map_err(|error| self.not_changed(&error))?;
         if !wait {
             self.check_next_hops(&new).await?;
         }
         // What is known of the neighbours counts from the first frame on.
-        let ahead = self.lfib.take_ahead(&new);
+        self.lfib.take_all_ahead(&mut new);
         self.follow_next_hops().await;
         let changes = self.lfib.change(*mode, Owner::Static, routes);
-        self.lfib.let_go(ahead);
+        self.lfib.let_all_go(&mut new);
         self.routes_changed().await;
         let changes = changes.map_err(|error| self.not_changed(&error))?;
         let changes = count(changes);

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::Controller;
 use crate::control::api::{self, Changes, Refusal};
 use crate::kernel;
-use crate::lfib::NewNextHops;
+use crate::lfib::NextHopSearch;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
 use crate::ports::sub_interface;
@@ -59,10 +59,11 @@ impl Waiting {
 
 impl Controller {
     /// That every next hop that is not in use yet leads out of a port.
-    pub(super) async fn check_next_hops(&self, new: &NewNextHops<'_>) -> Result<(), Refusal> {
-        let mut checked: HashSet<&NextHop> = self.lfib.next_hops().iter().collect();
-        for (index, next_hop) in new.iter() {
-            if checked.insert(next_hop)
+    pub(super) async fn check_next_hops(&self, new: &NextHopSearch) -> Result<(), Refusal> {
+        let mut checked: HashSet<&NextHop> = HashSet::new();
+        for (index, next_hop) in new.found() {
+            if !self.lfib.next_hops().is_in_use(next_hop)
+                && checked.insert(next_hop)
                 && let Some(reason) = self.obstacle(next_hop).await
             {
                 return Err(Refusal::RouteRefused { index, reason });

@@ -107,13 +107,13 @@ impl Controller {
             self.ports.follow_waiting(self.resolver.links(), Instant::now());
             self.ports_changed().await;
         }
-        let changes = match self.lfib.new_next_hops(&config.routes) {
+        let changes = match self.lfib.search_all(&config.routes) {
             Err(error) => Err(error),
-            Ok(new) => {
-                let ahead = self.lfib.take_ahead(&new);
+            Ok(mut new) => {
+                self.lfib.take_all_ahead(&mut new);
                 self.follow_next_hops().await;
                 let changes = self.lfib.change(ChangeMode::ReplaceAll, Owner::Config, &config.routes);
-                self.lfib.let_go(ahead);
+                self.lfib.let_all_go(&mut new);
                 self.routes_changed().await;
                 changes
             }

@@ -17,7 +17,7 @@ use crate::control::api;
 use crate::dataplane::{Tables as _, XdpMode};
 use crate::kernel::NeighbourEntry;
 use crate::lfib::next_hops::{NextHopId, Position};
-use crate::lfib::{Candidate, Listed};
+use crate::lfib::{Candidate, Listed, Ways};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
@@ -39,8 +39,8 @@ impl Controller {
             map::ADJACENCIES => self.lfib.next_hops().len(),
             map::STACKS => self.lfib.stacks_in_use(),
             map::GROUPS => self.lfib.groups_in_use(),
-            map::FTN_V4 => self.keys_of(api::KeyFilter::V4Prefixes).len(),
-            map::FTN_V6 => self.keys_of(api::KeyFilter::V6Prefixes).len(),
+            map::FTN_V4 => self.lfib.v4_prefix_routes(),
+            map::FTN_V6 => self.lfib.v6_prefix_routes(),
             map::PORTS | map::TX_PORTS => self.ports.len(),
             map::INTERFACES => self.ports.iter().filter(|port| port.tags().is_none()).count(),
             map::SUB_INTERFACES => self.ports.iter().filter(|port| port.tags().is_some()).count(),
@@ -123,7 +123,7 @@ impl Controller {
                 self.lfib.get(key).into_iter().collect()
             }
             api::KeyFilter::One(_) => Vec::new(),
-            _ => self.lfib.list(after, limit, select),
+            _ => self.lfib.page(after, limit, usize::MAX, select).routes,
         };
         // Many routes share a next hop.
         let mut known: HashMap<NextHopId, api::NextHopState> = HashMap::new();
@@ -157,12 +157,11 @@ impl Controller {
         Ok(installed)
     }
 
-    fn keys_of(&self, keys: api::KeyFilter) -> Vec<RouteKey> {
-        self.lfib.keys(|route| keys.selects(route.key))
-    }
-
     /// What is true of the routes that `filter` means. An interface that nobody has heard of is refused.
-    pub(super) fn selector(&self, filter: &api::RouteFilter) -> Result<impl Fn(&Candidate) -> bool, api::Refusal> {
+    pub(super) fn selector(
+        &self,
+        filter: &api::RouteFilter,
+    ) -> Result<impl Fn(&Candidate<'_>) -> bool + use<>, api::Refusal> {
         let api::RouteFilter {
             keys,
             protocol,
@@ -188,8 +187,8 @@ impl Controller {
         {
             return Err(self.no_such_link(dev));
         }
-        let ways = ways.map(|(next_hops, local)| self.lfib.ways(&next_hops, local));
-        Ok(move |route: &Candidate| {
+        let ways = ways.map(|(next_hops, local)| Ways { next_hops, local });
+        Ok(move |route: &Candidate<'_>| {
             keys.selects(route.key)
                 && protocol.is_none_or(|protocol| protocol == route.attributes.protocol)
                 && ways.as_ref().is_none_or(|ways| ways.include(route))

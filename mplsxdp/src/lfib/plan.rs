@@ -1,0 +1,663 @@
+//! Changes of routes, worked off in bounded steps so that nothing else waits for a large one. A change is all or nothing:
+//! everything that can fail is done before the first label is published, and undone if it fails.
+//!
+//! 1. The given keys are checked, and pass entries are written that the routes need in front of them.
+//! 2. Every route reserves its share of each table. No packet and no reader sees anything of this.
+//! 3. FTN entries are written, prefix by prefix, in an order in which each address sees one step. A write can fail.
+//! 4. Labels are published and withdrawn one by one. Nothing of this can fail.
+//!
+//! Between steps, next hops may fail, move and resolve, and the kernel may claim other prefixes: the plan is kept here, so that
+//! what it has reserved follows.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::IlmEntry;
+
+use super::change::{ChangeError, Changes, Mode, Prepared};
+use super::list::Candidate;
+use super::{Installed, Lfib};
+use crate::dataplane::Tables;
+use crate::route::{Owner, Route, RouteKey};
+
+/// How many operations are done before the clock is read again.
+const CHECK_EVERY: usize = 32;
+
+/// How much one step may do.
+pub struct Budget<'a> {
+    operations: usize,
+    until_check: usize,
+    is_over: &'a mut dyn FnMut() -> bool,
+}
+
+impl<'a> Budget<'a> {
+    /// `operations` at most, each about a microsecond or less, and none after `is_over` has returned true. A step does at least
+    /// one.
+    pub fn new(operations: usize, is_over: &'a mut dyn FnMut() -> bool) -> Self {
+        Self {
+            operations,
+            until_check: CHECK_EVERY,
+            is_over,
+        }
+    }
+
+    /// Takes `operations` off. Returns whether any are left.
+    pub(super) fn spend(&mut self, operations: usize) -> bool {
+        self.operations = self.operations.saturating_sub(operations);
+        self.until_check = self.until_check.saturating_sub(operations);
+        if self.operations > 0 && self.until_check == 0 {
+            self.until_check = CHECK_EVERY;
+            if (self.is_over)() {
+                self.operations = 0;
+            }
+        }
+        self.operations > 0
+    }
+
+    fn is_left(&self) -> bool {
+        self.operations > 0
+    }
+}
+
+/// Tells the routes that are meant from the others.
+pub type Select = Box<dyn Fn(&Candidate<'_>) -> bool + Send + Sync>;
+
+/// A change of routes.
+#[derive(Clone)]
+pub enum Change {
+    /// Installs routes.
+    Install {
+        mode: Mode,
+        owner: Owner,
+        routes: Arc<Vec<Route>>,
+    },
+    /// Deletes the routes of these keys; each must have one.
+    Delete(Arc<Vec<RouteKey>>),
+    /// Deletes those routes of which it is true.
+    Flush(Arc<Select>),
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Install { mode, owner, routes } => write!(f, "{mode:?} {} routes of {owner}", routes.len()),
+            Self::Delete(keys) => write!(f, "delete {} routes", keys.len()),
+            Self::Flush(_) => f.write_str("flush"),
+        }
+    }
+}
+
+/// How far a change is.
+#[derive(Debug)]
+pub enum Progress {
+    /// It needs more steps.
+    More,
+    /// It is made, or refused.
+    Finished(Finished),
+}
+
+/// A change that is made, or was refused and has changed nothing.
+#[derive(Debug)]
+pub struct Finished {
+    pub result: Result<Changes, ChangeError>,
+    /// What is left of the plan: nobody needs it, and to drop that of a million routes takes milliseconds.
+    pub remains: Remains,
+}
+
+/// What a plan leaves.
+#[derive(Debug)]
+pub struct Remains(#[expect(dead_code, reason = "it is only dropped")] Box<Plan>);
+
+/// A change that is under way.
+#[derive(Debug)]
+pub(super) struct Plan {
+    change: Change,
+    stage: Stage,
+    /// Progress within the stage.
+    at: usize,
+    given: Keys,
+    /// The first given key that makes the change impossible, if no other error comes before it.
+    impossible: Option<(usize, RouteKey)>,
+    /// The route at which a walk through all routes goes on.
+    after: Option<RouteKey>,
+    prepared: Vec<Prepared>,
+    deleted: Vec<RouteKey>,
+    /// Interfaces that were renamed since the change began, by their old names.
+    renamed: HashMap<Arc<str>, Arc<str>>,
+    /// The prefixes whose FTN entries change, in the order of writing.
+    prefixes: BTreeMap<WriteOrder, Vec<Prefix>>,
+    /// How many of the lists in `prefixes` are written.
+    lists: usize,
+    /// What the prefixes that are written had before.
+    before: Vec<(IpNet, Option<Installed>)>,
+    changes: Changes,
+    error: Option<ChangeError>,
+    /// All is reserved, and the prefixes are in order.
+    is_reserved: bool,
+    /// The FTN table had no room, and was tidied up.
+    is_tidied: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The given keys are looked at.
+    Check,
+    /// The first of two given keys that are the same is looked for.
+    FindFirst,
+    /// Routes to be flushed are looked for.
+    Select,
+    /// Pass entries are written in front of prefixes that need many of them.
+    Lay,
+    Reserve,
+    /// Routes that are not given are looked for, which go.
+    Sweep,
+    /// The prefixes are put in order.
+    Order,
+    WritePrefixes,
+    PublishLabels,
+    /// What the written prefixes had before is let go.
+    DropReplaced,
+    Withdraw,
+    /// Prefixes get back what they had.
+    UndoPrefixes,
+    /// Pass entries are removed that nothing needs, to make room in the FTN table.
+    Tidy,
+    /// What is reserved is given back.
+    Abandon,
+    Done,
+}
+
+/// The order in which every address sees a change as one step: routes are written from long prefixes to short ones, and then
+/// those are removed that go, from short to long. So an address has its old route until it has its new one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum WriteOrder {
+    Install(Reverse<u8>),
+    Remove(u8),
+}
+
+/// A prefix whose FTN entry changes, by its place in what is prepared or deleted.
+#[derive(Clone, Copy, Debug)]
+enum Prefix {
+    Prepared(usize),
+    Deleted(usize),
+}
+
+/// A set of keys, of which no operation takes long, however many there are.
+#[derive(Default, Debug)]
+struct Keys {
+    labels: Vec<u64>,
+    prefixes: BTreeSet<IpNet>,
+}
+
+impl Keys {
+    const BITS: usize = u64::BITS as usize;
+
+    /// Returns whether it is new.
+    fn insert(&mut self, key: RouteKey) -> bool {
+        match key {
+            RouteKey::Label(label) => {
+                let label = label.get() as usize;
+                let (word, bit) = (label / Self::BITS, 1 << (label % Self::BITS));
+                if self.labels.len() <= word {
+                    self.labels.resize(word + 1, 0);
+                }
+                let is_new = self.labels[word] & bit == 0;
+                self.labels[word] |= bit;
+                is_new
+            }
+            RouteKey::Prefix(prefix) => self.prefixes.insert(prefix),
+        }
+    }
+
+    fn contains(&self, key: RouteKey) -> bool {
+        match key {
+            RouteKey::Label(label) => {
+                let label = label.get() as usize;
+                let word = self.labels.get(label / Self::BITS);
+                word.is_some_and(|word| word & 1 << (label % Self::BITS) != 0)
+            }
+            RouteKey::Prefix(prefix) => self.prefixes.contains(&prefix),
+        }
+    }
+}
+
+impl Plan {
+    fn new(change: Change) -> Self {
+        let stage = match change {
+            Change::Flush(_) => Stage::Select,
+            Change::Install { .. } | Change::Delete(_) => Stage::Check,
+        };
+        Self {
+            prepared: match &change {
+                Change::Install { routes, .. } => Vec::with_capacity(routes.len()),
+                Change::Delete(_) | Change::Flush(_) => Vec::new(),
+            },
+            change,
+            stage,
+            at: 0,
+            given: Keys::default(),
+            impossible: None,
+            after: None,
+            deleted: Vec::new(),
+            renamed: HashMap::new(),
+            prefixes: BTreeMap::new(),
+            lists: 0,
+            before: Vec::new(),
+            changes: Changes::default(),
+            error: None,
+            is_reserved: false,
+            is_tidied: false,
+        }
+    }
+
+    fn go_to(&mut self, stage: Stage) {
+        (self.stage, self.at) = (stage, 0);
+    }
+
+    /// The key of that number, if it is given.
+    fn given_key(&self, index: usize) -> Option<RouteKey> {
+        match &self.change {
+            Change::Install { routes, .. } => routes.get(index).map(Route::key),
+            Change::Delete(keys) => keys.get(index).copied(),
+            Change::Flush(_) => None,
+        }
+    }
+
+    fn owner(&self) -> Owner {
+        match self.change {
+            Change::Install { owner, .. } => owner,
+            Change::Delete(_) | Change::Flush(_) => Owner::default(),
+        }
+    }
+
+    /// Next hops have moved to other slots.
+    pub(super) fn follow_slots(&mut self, moved: &HashMap<u16, u16>) {
+        let prepared = self.prepared.iter_mut().map(|route| &mut route.entry);
+        let before = self.before.iter_mut();
+        let before = before.filter_map(|(_, before)| Some(&mut before.as_mut()?.entry));
+        for entry in prepared.chain(before) {
+            if let Some(&slot) = moved.get(&entry.next_hop())
+                && super::uses_next_hop(*entry)
+            {
+                *entry = entry.with_next_hop(slot);
+            }
+        }
+    }
+
+    pub(super) fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        for name in self.renamed.values_mut() {
+            if let Some(new) = names.get(name) {
+                *name = Arc::clone(new);
+            }
+        }
+        for (old, new) in names {
+            self.renamed.entry(Arc::clone(old)).or_insert_with(|| Arc::clone(new));
+        }
+    }
+}
+
+impl<T: Tables> Lfib<T> {
+    /// Begins a change, which [`Lfib::step`] makes. Gives it back if another one is under way.
+    pub fn begin(&mut self, change: Change) -> Result<(), Change> {
+        if self.plan.is_some() {
+            return Err(change);
+        }
+        self.reclaim();
+        self.plan = Some(Box::new(Plan::new(change)));
+        Ok(())
+    }
+
+    /// Goes on with the change that is under way.
+    pub fn step(&mut self, budget: &mut Budget<'_>) -> Progress {
+        let Some(mut plan) = self.plan.take() else {
+            return Progress::Finished(Finished {
+                result: Ok(Changes::default()),
+                remains: Remains(Box::new(Plan::new(Change::Delete(Arc::default())))),
+            });
+        };
+        loop {
+            self.work(&mut plan, budget);
+            if plan.stage == Stage::Done {
+                self.pass.set_all_going();
+                self.retry_unsettled();
+                let result = match plan.error.take() {
+                    Some(error) => Err(error),
+                    None => Ok(plan.changes),
+                };
+                if result.is_err() {
+                    self.reclaim();
+                }
+                let remains = Remains(plan);
+                return Progress::Finished(Finished { result, remains });
+            }
+            if !budget.is_left() {
+                self.plan = Some(plan);
+                return Progress::More;
+            }
+        }
+    }
+
+    /// Whether a change is under way.
+    pub fn is_changing(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    /// Works on one stage until it is done or the budget is spent.
+    fn work(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        match plan.stage {
+            Stage::Check => self.check(plan, budget),
+            Stage::FindFirst => self.find_first(plan, budget),
+            Stage::Select => self.select(plan, budget),
+            Stage::Lay => self.lay(plan, budget),
+            Stage::Reserve => self.reserve(plan, budget),
+            Stage::Sweep => self.sweep(plan, budget),
+            Stage::Order => self.order(plan, budget),
+            Stage::WritePrefixes => self.write_prefixes(plan, budget),
+            Stage::PublishLabels => self.publish_labels(plan, budget),
+            Stage::DropReplaced => self.drop_replaced(plan, budget),
+            Stage::Withdraw => self.withdraw(plan, budget),
+            Stage::UndoPrefixes => self.undo_prefixes(plan, budget),
+            Stage::Tidy => self.tidy(plan, budget),
+            Stage::Abandon => self.abandon(plan, budget),
+            Stage::Done => {}
+        }
+    }
+
+    fn check(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        while let Some(key) = plan.given_key(plan.at) {
+            if !plan.given.insert(key) {
+                let (index, first) = (plan.at, 0);
+                plan.error = Some(ChangeError::Twice { index, first, key });
+                return plan.go_to(Stage::FindFirst);
+            }
+            let is_possible = match plan.change {
+                Change::Install { mode: Mode::Add, .. } => !self.routes.contains_key(&key),
+                Change::Install { .. } | Change::Flush(_) => true,
+                Change::Delete(_) => {
+                    plan.deleted.push(key);
+                    self.routes.contains_key(&key)
+                }
+            };
+            if !is_possible {
+                plan.impossible.get_or_insert((plan.at, key));
+            }
+            plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        let error = |(index, key)| match plan.change {
+            Change::Install { .. } => ChangeError::Exists { index, key },
+            Change::Delete(_) | Change::Flush(_) => ChangeError::Missing { index, key },
+        };
+        plan.error = plan.impossible.map(error);
+        plan.go_to(match (&plan.error, &plan.change) {
+            (Some(_), _) => Stage::Done,
+            (None, Change::Install { .. }) => Stage::Lay,
+            (None, Change::Delete(_) | Change::Flush(_)) => Stage::Order,
+        });
+    }
+
+    fn find_first(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        let wanted = plan.given_key(match plan.error {
+            Some(ChangeError::Twice { index, .. }) => index,
+            _ => plan.at,
+        });
+        while plan.given_key(plan.at) != wanted {
+            plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        if let Some(ChangeError::Twice { first, .. }) = &mut plan.error {
+            *first = plan.at;
+        }
+        plan.go_to(Stage::Done);
+    }
+
+    fn select(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        let Change::Flush(select) = &plan.change else {
+            return plan.go_to(Stage::Order);
+        };
+        for (&key, installed) in self.rest(plan.after) {
+            plan.after = Some(key);
+            if select(&self.candidate_of(key, installed)) {
+                plan.deleted.push(key);
+            }
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.go_to(Stage::Order);
+    }
+
+    /// Pass entries that a route needs mean nothing before it comes, so that they can be written bit by bit.
+    fn lay(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        while let Some(key) = plan.given_key(plan.at) {
+            if let RouteKey::Prefix(prefix) = key
+                && !self.pass.has_ftn(prefix)
+                && self.pass.holds_more_than(self.step, prefix)
+                && self.pass.laid(prefix).is_none_or(|laid| !laid.is_whole() || laid.going)
+            {
+                let (claims, laid) = self.pass.more(prefix, self.step);
+                let written = claims.len();
+                if let Err(error) = self.set_laid(prefix, claims, Some(laid)) {
+                    return self.fail(plan, error.into());
+                }
+                plan.at += usize::from(laid.is_whole());
+                if !budget.spend(written.max(1)) {
+                    return;
+                }
+                continue;
+            }
+            plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.go_to(match plan.is_reserved {
+            true => Stage::WritePrefixes,
+            false => Stage::Reserve,
+        });
+    }
+
+    fn reserve(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        let Change::Install { mode, routes, .. } = &plan.change else {
+            return plan.go_to(Stage::Order);
+        };
+        let (mode, routes) = (*mode, Arc::clone(routes));
+        while let Some(route) = routes.get(plan.at) {
+            match self.prepare(plan.at, route, &plan.renamed) {
+                Ok(route) => plan.prepared.push(route),
+                Err(error) => return self.fail(plan, error),
+            }
+            plan.at += 1;
+            if !budget.spend(route.paths().len()) {
+                return;
+            }
+        }
+        plan.go_to(if mode == Mode::ReplaceAll {
+            Stage::Sweep
+        } else {
+            Stage::Order
+        });
+    }
+
+    fn sweep(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        let owner = plan.owner();
+        for (&key, installed) in self.rest(plan.after) {
+            plan.after = Some(key);
+            if owner.sweeps(installed.owner) && !plan.given.contains(key) {
+                plan.deleted.push(key);
+            }
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.go_to(Stage::Order);
+    }
+
+    fn order(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        let installed = plan.prepared.len();
+        loop {
+            let (key, which) = match plan.prepared.get(plan.at) {
+                Some(route) => (Some(route.key), Prefix::Prepared(plan.at)),
+                None => {
+                    let index = plan.at - installed;
+                    (plan.deleted.get(index).copied(), Prefix::Deleted(index))
+                }
+            };
+            let Some(key) = key else { break };
+            if let RouteKey::Prefix(prefix) = key {
+                let order = match which {
+                    Prefix::Prepared(_) => WriteOrder::Install(Reverse(prefix.prefix_len())),
+                    Prefix::Deleted(_) => WriteOrder::Remove(prefix.prefix_len()),
+                };
+                plan.prefixes.entry(order).or_default().push(which);
+            }
+            plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.is_reserved = true;
+        plan.go_to(Stage::WritePrefixes);
+    }
+
+    fn write_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        let owner = plan.owner();
+        while let Some(list) = plan.prefixes.values().nth(plan.lists) {
+            let Some(&which) = list.get(plan.at) else {
+                plan.lists += 1;
+                plan.at = 0;
+                continue;
+            };
+            let (key, new) = match which {
+                Prefix::Prepared(index) => {
+                    let route = &plan.prepared[index];
+                    (route.key, Some(route.installed(owner)))
+                }
+                Prefix::Deleted(index) => (plan.deleted[index], None),
+            };
+            if let RouteKey::Prefix(prefix) = key {
+                match self.set_prefix(prefix, new) {
+                    Ok(old) => plan.before.push((prefix, old)),
+                    Err(error) => return self.fail(plan, error.into()),
+                }
+            }
+            plan.at += 1;
+            if !budget.spend(2) {
+                return;
+            }
+        }
+        plan.go_to(Stage::PublishLabels);
+    }
+
+    /// Undoes what was done, after an error: the change is refused, or tried once more with more room in the FTN table.
+    fn fail(&mut self, plan: &mut Plan, error: ChangeError) {
+        plan.error = Some(error);
+        plan.lists = 0;
+        plan.go_to(Stage::UndoPrefixes);
+    }
+
+    fn undo_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        while let Some((prefix, before)) = plan.before.pop() {
+            self.restore_prefix(prefix, before);
+            if !budget.spend(2) {
+                return;
+            }
+        }
+        self.retry_unsettled();
+        let is_table_error = matches!(plan.error, Some(ChangeError::Table(_)));
+        if is_table_error {
+            self.pass.set_all_going();
+        }
+        // There is more room in the table without what nothing needs any more.
+        let tidies = is_table_error && !plan.is_tidied && self.has_to_sweep();
+        plan.go_to(if tidies { Stage::Tidy } else { Stage::Abandon });
+    }
+
+    fn tidy(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        while self.has_to_sweep() {
+            self.sweep_step();
+            if !budget.spend(self.step) {
+                return;
+            }
+        }
+        plan.is_tidied = true;
+        plan.error = None;
+        plan.go_to(Stage::Lay);
+    }
+
+    fn abandon(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        // The latest first: so those next hops go first that nobody follows yet.
+        while let Some(route) = plan.prepared.pop() {
+            self.drop_route(route.entry, !route.is_new);
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.go_to(Stage::Done);
+    }
+
+    fn publish_labels(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        let owner = plan.owner();
+        while let Some(route) = plan.prepared.get(plan.at) {
+            // A prefix has been counted when it was written.
+            if let RouteKey::Label(label) = route.key {
+                let installed = route.installed(owner);
+                let old = self.routes.get(&route.key).copied();
+                plan.changes.count(old, installed);
+                self.follow_forwarding(route.key, route.entry, old.is_none());
+                if old.map(|old| old.entry) != Some(route.entry) {
+                    self.tables.store_ilm(label, route.entry);
+                }
+                if let Some(old) = self.put(route.key, Some(installed)) {
+                    self.drop_route(old.entry, true);
+                }
+            }
+            plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.go_to(Stage::DropReplaced);
+    }
+
+    fn drop_replaced(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        while let Some(&(prefix, before)) = plan.before.get(plan.at) {
+            let now = self.routes.get(&RouteKey::Prefix(prefix)).copied();
+            if let Some(now) = now {
+                plan.changes.count(before, now);
+            }
+            if let Some(before) = before {
+                self.drop_route(before.entry, now.is_some());
+            }
+            plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.go_to(Stage::Withdraw);
+    }
+
+    fn withdraw(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        while let Some(&key) = plan.deleted.get(plan.at) {
+            if let RouteKey::Label(label) = key
+                && let Some(old) = self.put(key, None)
+            {
+                self.tables.store_ilm(label, IlmEntry::EMPTY);
+                self.drop_route(old.entry, false);
+            }
+            plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        plan.changes.deleted = plan.deleted.len();
+        plan.go_to(Stage::Done);
+    }
+}

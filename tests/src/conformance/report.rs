@@ -117,18 +117,18 @@ pub fn markdown(suite: &Suite) -> String {
     let mut text = format!(
         "# Conformance\n\n\
          <!-- Made by `cargo xtask conformance --write` of the files in conformance/: change those. -->\n\n\
-         What the RFCs and [semantics.md](semantics.md) ask of a data plane, rule by rule, and the cases that\n\
-         show it. `cargo xtask conformance` runs all cases and prints this table with the results. `cargo\n\
-         xtask test` does the same, and fails if this page differs from it. The cases are text files in\n\
-         [conformance/](../conformance/README.md); reading and adding them takes no Rust.\n\n\
+         This page lists what the RFCs and [semantics.md](semantics.md) ask of a data plane, rule by rule,\n\
+         and the cases that show it. `cargo xtask conformance` runs all cases and prints this table with the\n\
+         results. `cargo xtask test` does the same, and fails if this page differs from it. The cases are\n\
+         text files in [conformance/](../conformance/README.md); reading and adding them takes no Rust.\n\n\
          Each case has one or more frames, and says what happens to each, byte by byte. A frame runs with\n\
          every TTL mode and option that its line is for:\n\n\
          * *host*: through the forwarding core, and the slow path behind it, in ordinary memory;\n\
          * *kernel*: through the XDP program, by `BPF_PROG_TEST_RUN`: verdict, bytes, and the counters of\n  \
-         reasons and routes; what the program hands to the slow path ends there;\n\
+         reasons and routes; the run ends where the program hands the frame to the slow path;\n\
          * *veth*: through `mplsxdp load` between veth ports in network namespaces: the frames that leave\n  \
          every port, the answers of the slow path, and the counters. [Below](#not-on-real-ports) are the\n  \
-         frames that cannot be had there, and why.\n\n\
+         frames that cannot be run there, with the reason.\n\n\
          {} rules: {} met, {} not met, {} for others than a data plane.\n\
          {} cases, {} frames, {runs} runs of each kind.\n\n\
          Levels: as the RFC has them; *states* if the RFC states it without a keyword; *row* for a row of\n\

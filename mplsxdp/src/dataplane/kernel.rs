@@ -330,6 +330,16 @@ impl Tables for KernelTables {
         sum(map::ROUTE_COUNTERS, self.route_counters.get(&slot, 0))
     }
 
+    fn route_counters(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
+        read_slots(
+            map::ROUTE_COUNTERS,
+            self.route_counters_map.fd().as_fd(),
+            first,
+            count,
+            self.possible_cpus,
+        )
+    }
+
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError> {
         self.reason_slot(port, reason.slot())
     }
@@ -559,15 +569,24 @@ pub struct RouteCounterReader {
 impl RouteCounterReader {
     /// The counters of `count` slots from `first` on, fewer at the end of the table.
     pub fn read(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
-        let mut keys = vec![0; count as usize];
-        let mut values: Vec<CounterWords> = vec![[0; 2]; count as usize * self.possible_cpus];
-        let read = bpf::lookup_batch(self.map.as_fd(), first, &mut keys, &mut values);
-        let read = read.map_err(|source| TableError {
-            map: map::ROUTE_COUNTERS,
-            operation: "read",
-            source,
-        })?;
-        let counters = values.chunks(self.possible_cpus).take(read);
-        Ok(counters.map(total).collect())
+        read_slots(map::ROUTE_COUNTERS, self.map.as_fd(), first, count, self.possible_cpus)
     }
+}
+
+/// The counters of `count` slots of a per-CPU array from `first` on, fewer at its end.
+fn read_slots(
+    name: &'static str,
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: u32,
+    possible_cpus: usize,
+) -> Result<Vec<Counter>, TableError> {
+    let mut keys = vec![0; count as usize];
+    let mut values: Vec<CounterWords> = vec![[0; 2]; count as usize * possible_cpus];
+    let read = bpf::lookup_batch(map, first, &mut keys, &mut values).map_err(|source| TableError {
+        map: name,
+        operation: "read",
+        source,
+    })?;
+    Ok(values.chunks(possible_cpus).take(read).map(total).collect())
 }

@@ -229,6 +229,11 @@ impl Tables for MemoryTables {
         Ok(self.route_counters.borrow().get(&slot).copied().unwrap_or_default())
     }
 
+    fn route_counters(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
+        let end = self.capacity.counter_slots.min(first.saturating_add(count));
+        (first..end).map(|slot| self.route_counter(slot)).collect()
+    }
+
     fn reason_counter(&self, _port: u16, _reason: Reason) -> Result<Counter, TableError> {
         Ok(Counter::default())
     }

@@ -101,6 +101,9 @@ pub trait Tables {
     /// What a slot has counted since the table was made.
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError>;
 
+    /// The same of `count` slots from `first` on; fewer at the end of the table.
+    fn route_counters(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError>;
+
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError>;
 
     /// Frames of `reason`, which is punted, that the slow path did not get.

@@ -6,17 +6,24 @@ use std::sync::{Arc, Weak};
 
 use mplsxdp_common::abi::Counter;
 
-use super::pool::SlotPool;
 use crate::dataplane::{TableError, Tables};
 
 const WORD: usize = u64::BITS as usize;
+/// How many slots are read at a time before they are taken.
+const AHEAD: usize = 1024;
 
 /// Who has which slot of the counter table, and since which figure.
 #[derive(Debug)]
 pub struct Counters {
-    slots: SlotPool,
-    /// By slot, its figure when the route that has it got it; zero beyond the end.
-    baselines: Vec<Counter>,
+    /// The first slot that was never taken, and the end of the table.
+    never_taken: std::ops::Range<u32>,
+    free: FreeSlots,
+    held_back: Vec<u32>,
+    /// The figures of slots from one on, as they were read when all that are free among them were free already. Nobody counts
+    /// in a free slot.
+    ahead: (u32, Vec<Counter>),
+    /// By slot, packets and bytes when the route that has it got it; empty while all are zero.
+    baselines: Vec<[u64; 2]>,
     /// By slot, one bit each: its frames are forwarded frames. A slot that was given back keeps its bit until it is taken anew.
     forwarding: Vec<u64>,
     /// What to add to the figures of those slots: what was counted in slots that count as forwarded no more, less what slots
@@ -29,7 +36,10 @@ impl Counters {
     /// For a table with this many slots, of which slot 0 counts for nobody.
     pub fn new(end: u32) -> Self {
         Self {
-            slots: SlotPool::new(1, end),
+            never_taken: 1..end,
+            free: FreeSlots::default(),
+            held_back: Vec::new(),
+            ahead: (0, Vec::new()),
             baselines: Vec::new(),
             forwarding: Vec::new(),
             correction: Counter::default(),
@@ -39,31 +49,43 @@ impl Counters {
 
     /// A slot that counts from now on, or 0 if none is left.
     pub fn take(&mut self, tables: &impl Tables) -> u32 {
-        match self.slots.take() {
-            Some((slot, true)) => {
-                match tables.route_counter(slot) {
-                    Ok(raw) => self.set_baseline(slot, raw),
-                    Err(error) => tracing::warn!(slot, %error, "a counter goes on from an older route's count"),
-                }
-                slot
-            }
-            Some((slot, false)) => slot,
-            None => 0,
+        let Some(slot) = self.free.first() else {
+            return self.never_taken.next().unwrap_or(0);
+        };
+        match self.figure(slot, tables) {
+            Ok(raw) => self.set_baseline(slot, raw),
+            Err(error) => tracing::warn!(slot, %error, "a counter goes on from an older route's count"),
         }
+        self.free.remove(slot);
+        slot
+    }
+
+    /// What a free slot says. Those behind it are read with it, as they are likely to be taken next.
+    fn figure(&mut self, slot: u32, tables: &impl Tables) -> Result<Counter, TableError> {
+        let known = |(first, figures): &(u32, Vec<Counter>)| {
+            let index = slot.checked_sub(*first)?;
+            figures.get(index as usize).copied()
+        };
+        if let Some(figure) = known(&self.ahead) {
+            return Ok(figure);
+        }
+        let count = self.free.dense(slot, AHEAD);
+        self.ahead = (slot, tables.route_counters(slot, count as u32)?);
+        Ok(known(&self.ahead).unwrap_or_default())
     }
 
     fn set_baseline(&mut self, slot: u32, raw: Counter) {
-        let index = slot as usize;
-        if self.baselines.len() <= index && raw != Counter::default() {
-            self.baselines.resize(index + 1, Counter::default());
+        if self.baselines.is_empty() && raw != Counter::default() {
+            self.baselines = vec![[0; 2]; self.never_taken.end as usize];
         }
-        if let Some(baseline) = self.baselines.get_mut(index) {
-            *baseline = raw;
+        if let Some(baseline) = self.baselines.get_mut(slot as usize) {
+            *baseline = [raw.packets, raw.bytes];
         }
     }
 
     fn baseline(&self, slot: u32) -> Counter {
-        self.baselines.get(slot as usize).copied().unwrap_or_default()
+        let [packets, bytes] = self.baselines.get(slot as usize).copied().unwrap_or_default();
+        Counter { packets, bytes }
     }
 
     /// What the route that has `slot` has counted, if the table says `raw`.
@@ -119,19 +141,71 @@ impl Counters {
 
     /// Gives back a slot that no entry points to any more.
     pub fn hold_back(&mut self, slot: u32) {
-        self.slots.hold_back(slot);
+        self.held_back.push(slot);
     }
 
     pub fn has_held_back(&self) -> bool {
-        self.slots.has_held_back()
+        !self.held_back.is_empty()
     }
 
+    /// What is held back, to be released once a grace period is over that begins now.
     pub fn take_held_back(&mut self) -> Vec<u32> {
-        self.slots.take_held_back()
+        std::mem::take(&mut self.held_back)
     }
 
+    /// No reader is left: these are free.
     pub fn release(&mut self, slots: &[u32]) {
-        self.slots.release(slots);
+        for &slot in slots {
+            self.free.insert(slot);
+        }
+        // Some of them may have counted since.
+        self.ahead.1.clear();
+    }
+}
+
+/// A set of slots, of which the first is taken first: so neighbours are, which can be read at once.
+#[derive(Default, Debug)]
+struct FreeSlots {
+    bits: Vec<u64>,
+    /// No word before this one has any.
+    first_word: usize,
+}
+
+impl FreeSlots {
+    /// A word with fewer free slots is not worth reading whole.
+    const DENSE: u32 = u64::BITS / 4;
+
+    fn insert(&mut self, slot: u32) {
+        let (word, bit) = place(slot);
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= bit;
+        self.first_word = self.first_word.min(word);
+    }
+
+    fn remove(&mut self, slot: u32) {
+        let (word, bit) = place(slot);
+        if let Some(bits) = self.bits.get_mut(word) {
+            *bits &= !bit;
+        }
+    }
+
+    fn first(&mut self) -> Option<u32> {
+        let rest = self.bits.iter().skip(self.first_word);
+        let empty = rest.take_while(|&&bits| bits == 0).count();
+        self.first_word += empty;
+        let bits = self.bits.get(self.first_word)?;
+        Some(self.first_word as u32 * u64::BITS + bits.trailing_zeros())
+    }
+
+    /// How many slots from `slot` on are worth reading at once: to the end of the last of the words with many free ones that
+    /// follow each other, at most about `most`.
+    fn dense(&self, slot: u32, most: usize) -> usize {
+        let (word, _) = place(slot);
+        let words = self.bits.iter().skip(word).take(most / WORD);
+        let dense = words.take_while(|bits| bits.count_ones() >= Self::DENSE).count();
+        ((word + dense) * WORD).saturating_sub(slot as usize).max(1)
     }
 }
 
@@ -195,5 +269,65 @@ fn minus(one: Counter, other: Counter) -> Counter {
     Counter {
         packets: one.packets.wrapping_sub(other.packets),
         bytes: one.bytes.wrapping_sub(other.bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dataplane::memory::MemoryTables;
+
+    proptest! {
+        /// Whatever was counted in a slot before, its next user counts from there; and no slot is given out twice.
+        #[test]
+        fn a_slot_that_is_taken_anew_counts_from_zero(
+            steps in prop::collection::vec((any::<bool>(), 1_usize..300, 1_usize..4), 1..12),
+        ) {
+            let tables = MemoryTables::default();
+            let mut counters = Counters::new(1024);
+            let mut taken = BTreeSet::new();
+            for (takes, count, every) in steps {
+                if takes {
+                    for _ in 0..count {
+                        let slot = counters.take(&tables);
+                        prop_assert!(slot == 0 || taken.insert(slot));
+                        let raw = tables.route_counter(slot).unwrap();
+                        prop_assert_eq!(counters.since_taken(slot, raw), Counter::default());
+                    }
+                } else {
+                    let given: Vec<u32> = taken.iter().copied().step_by(every).take(count).collect();
+                    for &slot in &given {
+                        taken.remove(&slot);
+                        counters.hold_back(slot);
+                        // A program that still runs may count.
+                        let mut all = tables.route_counters.borrow_mut();
+                        all.entry(slot).or_default().packets += u64::from(slot);
+                    }
+                    let held_back = counters.take_held_back();
+                    counters.release(&held_back);
+                }
+                for &slot in &taken {
+                    tables.route_counters.borrow_mut().entry(slot).or_default().packets += 1;
+                }
+            }
+        }
+    }
+
+    /// Slots that follow each other are read at once, and single ones alone.
+    #[test]
+    fn free_slots_are_read_ahead_where_many_are_free() {
+        let mut free = FreeSlots::default();
+        (64..64 + 256).for_each(|slot| free.insert(slot));
+        free.insert(1000);
+        assert_eq!((free.first(), free.dense(64, AHEAD)), (Some(64), 256));
+        assert_eq!((free.dense(100, AHEAD), free.dense(64, 128)), (220, 128));
+        (64..64 + 256).for_each(|slot| free.remove(slot));
+        assert_eq!((free.first(), free.dense(1000, AHEAD)), (Some(1000), 1));
+        free.insert(3);
+        assert_eq!(free.first(), Some(3));
     }
 }

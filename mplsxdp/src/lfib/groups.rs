@@ -75,7 +75,7 @@ impl Groups {
     pub fn new(capacity: u32) -> Self {
         Self {
             shared: Interner::new(capacity),
-            present: HashMap::new(),
+            present: HashMap::with_capacity(capacity as usize),
         }
     }
 

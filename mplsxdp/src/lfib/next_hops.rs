@@ -51,8 +51,8 @@ pub struct NextHops {
 impl NextHops {
     pub fn new(capacity: u32) -> Self {
         Self {
-            entries: HashMap::new(),
-            by_next_hop: HashMap::new(),
+            entries: HashMap::with_capacity(capacity as usize),
+            by_next_hop: HashMap::with_capacity(capacity as usize),
             by_slot: Vec::new(),
             resolved: 0,
             next_id: 0,

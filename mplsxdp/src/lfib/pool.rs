@@ -60,7 +60,8 @@ impl SlotPool {
     }
 }
 
-/// Values that share slots: equal values have one.
+/// Values that share slots: equal values have one. No operation takes long: the maps have room for all from the beginning,
+/// memory that is touched when it is used.
 #[derive(Debug)]
 pub struct Interner<T> {
     slots: SlotPool,
@@ -73,8 +74,8 @@ impl<T: Clone + Eq + Hash> Interner<T> {
     pub fn new(end: u32) -> Self {
         Self {
             slots: SlotPool::new(0, end),
-            by_value: HashMap::new(),
-            users: HashMap::new(),
+            by_value: HashMap::with_capacity(end as usize),
+            users: HashMap::with_capacity(end as usize),
         }
     }
 

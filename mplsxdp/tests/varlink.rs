@@ -463,6 +463,7 @@ fn errors() {
         Refusal::NoSuchRoute { key }.into(),
         Refusal::RouteRefused {
             index: 0,
+            parameter: Some(text()),
             reason: text(),
         }
         .into(),

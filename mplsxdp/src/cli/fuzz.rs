@@ -37,19 +37,19 @@ pub fn route_line(data: &[u8]) {
             error.at
         );
         assert!(error.column(line) <= line.chars().count() + 1);
-        assert!(error.point_out(line).contains(line) && !error.reason.is_empty());
+        assert!(error.point_out(line).contains(line) && !error.to_string().is_empty());
     }
     if let Ok(route) = &route {
         check_route(route);
         let deletion = deletion.as_ref();
         assert_eq!(
-            deletion.map(|deletion| (deletion.key, deletion.route.as_ref())),
+            deletion.map(|deletion| (deletion.key, deletion.route())),
             Ok((route.key(), Some(route)))
         );
     }
     if let Ok(key) = key {
         assert_eq!(line::key(&key.to_string(), Family::Any), Ok(key));
-        assert_eq!(deletion.map(|deletion| (deletion.key, deletion.route)), Ok((key, None)));
+        assert_eq!(deletion, Ok(key.into()));
         if let Ok(selection) = selection {
             let one = RouteFilter::from(KeyFilter::One(key));
             assert!(line.contains("all") || selection == Some(one), "{line}");
@@ -60,7 +60,7 @@ pub fn route_line(data: &[u8]) {
 fn check_route(route: &Route) {
     let shown = route.to_string();
     assert_eq!(line::route(&shown, Family::Any).as_ref(), Ok(route), "{shown}");
-    assert_eq!(Route::try_from(api::Route::from(route)).as_ref(), Ok(route), "{shown}");
+    assert_eq!(api::Route::from(route).check().as_ref(), Ok(route), "{shown}");
 }
 
 /// What `route restore` reads is what `route save` wrote; an error names its line.

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{REDIRECT_LOST, TtlPropagate};
+use mplsxdp_common::abi::REDIRECT_LOST;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
@@ -16,9 +16,9 @@ use crate::control::api::{
     self, BucketRange, Changes, InstalledRoute, KeyFilter, NextHopState, Refusal, Resolution, RouteFilter,
 };
 use crate::control::client::{Client, ClientError};
-use crate::route::line::{self, Deletion, Family, GrammarError, SELECTORS};
+use crate::route::line::{self, Family, GrammarError, SELECTORS};
 use crate::route::protocols;
-use crate::route::{Action, NextHop, Path, Route, RouteKey};
+use crate::route::{Action, Description, NextHop, Path, Route, RouteKey};
 
 pub const HELP: &str = "\
 Verbs:
@@ -122,8 +122,8 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
             "`{word}`: a label or prefix has one route; `add` and `replace` are for that"
         ))),
         Verb::Delete => {
-            let deletion = line::deletion(&line, family).map_err(in_line)?;
-            delete(deletion, session.client()?)
+            let described = line::deletion(&line, family).map_err(in_line)?;
+            delete(&described, session.client()?)
         }
         Verb::Flush => match line::selection(&line, family).map_err(in_line)? {
             None => Err(Failure::Usage(format!(
@@ -220,21 +220,12 @@ fn existing(key: RouteKey, client: &mut Client) -> Result<Option<InstalledRoute>
 }
 
 /// With more than the key given, only a route of which that is true is deleted.
-fn delete(deletion: Deletion, client: &mut Client) -> Result<(), Failure> {
-    let Deletion {
-        key,
-        route,
-        protocol,
-        metric,
-    } = deletion;
-    if route.is_some() || protocol.is_some() || metric.is_some() {
+fn delete(described: &Description, client: &mut Client) -> Result<(), Failure> {
+    let key = described.key;
+    if !described.is_key() {
         let installed = existing(key, client)?.ok_or_else(|| none(key))?;
         let found = with_dev_found(&installed)?;
-        let attributes = found.attributes();
-        if protocol.is_some_and(|protocol| protocol != attributes.protocol)
-            || metric.is_some_and(|metric| metric != attributes.metric)
-            || route.is_some_and(|route| contradicts(&route, &found))
-        {
+        if !described.fits(&found) {
             return Err(Failure::Refused(format!(
                 "the route of {key} is another one: `{found}`"
             )));
@@ -242,32 +233,6 @@ fn delete(deletion: Deletion, client: &mut Client) -> Result<(), Failure> {
     }
     client.delete_routes(vec![key.into()])?;
     Ok(())
-}
-
-/// Whether what is said of a route to delete is not so: each path that is said is another one of those that are there.
-fn contradicts(said: &Route, found: &Route) -> bool {
-    let ttl = said.ttl_propagate() != TtlPropagate::Default && said.ttl_propagate() != found.ttl_propagate();
-    let mut left: Vec<&Path> = found.paths().iter().collect();
-    let only = left.len() == 1;
-    let mut paths: Vec<&Path> = said.paths().iter().collect();
-    // Those that say most find theirs first.
-    paths.sort_by_key(|path| path.next_hops().filter(|next_hop| next_hop.dev.is_none()).count());
-    let mut is_there = |said: &Path| {
-        let place = left.iter().position(|path| agrees(said, path, only));
-        place.map(|place| left.swap_remove(place)).is_some()
-    };
-    ttl || said.paths().len() != found.paths().len() || !paths.into_iter().all(&mut is_there)
-}
-
-/// Whether `found` may be meant. What is not said is not asked: no `dev`, and of an only path no `as`.
-fn agrees(said: &Path, found: &Path, only: bool) -> bool {
-    let action = said.action == found.action || (only && said.action == Action::Pop);
-    let is = |said: &Option<NextHop>, found: &Option<NextHop>| match (said, found) {
-        (Some(said), Some(found)) => said.via == found.via && (said.dev.is_none() || said.dev == found.dev),
-        (Some(_), None) => false,
-        (None, _) => true,
-    };
-    action && said.weight == found.weight && is(&said.next_hop, &found.next_hop) && is(&said.backup, &found.backup)
 }
 
 fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
@@ -557,7 +522,7 @@ fn flag(next_hop: &NextHopState) -> Option<&'static str> {
 
 /// The route as it was asked for.
 fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
-    Route::try_from(installed.route.clone()).map_err(|error| {
+    installed.route.clone().check().map_err(|error| {
         Failure::Refused(format!(
             "the instance has a route that this version does not know: {error}"
         ))
@@ -776,10 +741,12 @@ pub(super) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(
 
 fn by_line(error: ClientError, lines: &[u32]) -> Failure {
     match &error {
-        ClientError::Refused(api::Error::Refused(Refusal::RouteRefused { index, reason })) => match lines.get(*index) {
-            Some(number) => Failure::Refused(format!("line {number}: {reason}")),
-            None => error.into(),
-        },
+        ClientError::Refused(api::Error::Refused(Refusal::RouteRefused { index, reason, .. })) => {
+            match lines.get(*index) {
+                Some(number) => Failure::Refused(format!("line {number}: {reason}")),
+                None => error.into(),
+            }
+        }
         _ => error.into(),
     }
 }

@@ -509,7 +509,7 @@ routes = [
                 "f.toml:11:31: `icmp-source` has a value of type integer; it must be a string",
                 "f.toml:12:13: `icmp-rate` is -1; it must be a number, 0 to 1000000000",
                 "f.toml:13:8: `hold` is 1025; it must be a number, 0 to 1024",
-                "f.toml:16:26: `routes`: `192.168.40.1022` is not an IPv4 address, as 192.0.2.1: \
+                "f.toml:16:17: `routes`: `192.168.40.1022` is not an IPv4 address, such as 192.0.2.1: \
                  `101 as 111 via inet 192.168.40.1022`",
                 "f.toml:17:5: `routes` has a value of type integer; it must be a string",
             ]

@@ -383,14 +383,14 @@ impl Options {
                         mpls: !tx_only,
                         checksum: None,
                     }),
-                    Err(reason) => errors.push(reason),
+                    Err(error) => errors.push(error.to_string()),
                 },
             }
         }
         self.set_checksums(&mut ports, errors);
         if let Some(local) = &self.local {
-            if let Err(reason) = check_new_interface(local) {
-                errors.push(reason);
+            if let Err(error) = check_new_interface(local) {
+                errors.push(error.to_string());
             } else if self.ifaces.iter().chain(&self.tx_only).any(|name| name == local) {
                 errors.push(format!(
                     "`{local}` is given by `local`, which makes it, and by `iface` or `tx-only`, which take what is there"

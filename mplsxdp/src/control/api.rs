@@ -731,10 +731,15 @@ pub enum Refusal {
         #[serde(with = "route_key")]
         key: RouteKey,
     },
-    /// One of the routes given cannot be; `index` counts from 0.
+    /// One of the routes given cannot be; `index` counts from 0. `parameter` is there if a field is wrong, and says which one.
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.RouteRefused")]
-    RouteRefused { index: usize, reason: String },
+    RouteRefused {
+        index: usize,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parameter: Option<String>,
+        reason: String,
+    },
     #[error("{name} is not a port{hint}")]
     #[serde(rename = "io.mplsxdp.NoSuchLink")]
     NoSuchLink { name: String, hint: String },

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 
 use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Request, RouteFilter};
 use crate::lfib::next_hops::Position;
-use crate::route::{InvalidRoute, Route, RouteKey, Via};
+use crate::route::check::address;
+use crate::route::{InvalidRoute, Route, RouteKey};
 
 /// Every varlink service has this interface.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";
@@ -187,7 +188,11 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             let keys = keys
                 .into_iter()
                 .enumerate()
-                .map(|(index, key)| RouteKey::try_from(key).map_err(invalid_at(&format!("keys[{index}]"))))
+                .map(|(index, key)| {
+                    let place = format!("parameters.keys[{index}]");
+                    RouteKey::try_from(key)
+                        .map_err(|InvalidRoute { place: within, rule }| invalid(within.within(&place), rule))
+                })
                 .collect::<Result<_, _>>()?;
             Ok(Command::Ask(Request::DeleteRoutes { keys }))
         }
@@ -283,15 +288,12 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
         Family::Inet => KeyFilter::V4Prefixes,
         Family::Inet6 => KeyFilter::V6Prefixes,
     });
-    let one = |label, prefix, place| {
-        let key = RouteKey::try_from(Key { label, prefix });
-        key.map(KeyFilter::One).map_err(invalid_at(place))
+    let one = |label, prefix| {
+        let key = RouteKey::try_from(Key { label, prefix }).map(KeyFilter::One);
+        key.map_err(|InvalidRoute { place, rule }| invalid(place.within("parameters"), rule))
     };
-    let label = list.label.map(|label| one(Some(label), None, "label")).transpose()?;
-    let prefix = list
-        .prefix
-        .map(|prefix| one(None, Some(prefix), "prefix"))
-        .transpose()?;
+    let label = list.label.map(|label| one(Some(label), None)).transpose()?;
+    let prefix = list.prefix.map(|prefix| one(None, Some(prefix))).transpose()?;
     let within = list.within.map(|prefix| KeyFilter::Within(prefix.trunc()));
     let covering = list.covering.map(|prefix| KeyFilter::Covering(prefix.trunc()));
     let mut keys = [family, label, prefix, within, covering].into_iter().flatten();
@@ -305,7 +307,11 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
     Ok(RouteFilter {
         keys: chosen,
         protocol: list.protocol,
-        via: list.via.map(Via::try_from).transpose().map_err(invalid_at("via"))?,
+        via: list
+            .via
+            .map(address)
+            .transpose()
+            .map_err(|rule| invalid("parameters.via", rule))?,
         dev: list.dev,
     })
 }
@@ -324,10 +330,11 @@ fn routes(raw: Option<&RawValue>, base: usize) -> Result<Vec<Route>, Error> {
         .enumerate()
         .map(|(index, mut route)| {
             route.dev.as_mut().map(&mut share);
-            Route::try_from(route).map_err(|InvalidRoute(reason)| {
+            route.check().map_err(|InvalidRoute { place, rule }| {
                 Error::Refused(api::Refusal::RouteRefused {
                     index: base + index,
-                    reason,
+                    parameter: Some(place.within(&format!("parameters.routes[{index}]"))),
+                    reason: rule.to_string(),
                 })
             })
         })
@@ -338,21 +345,23 @@ fn nothing(raw: Option<&RawValue>, command: Command) -> Result<Command, Error> {
     parameters(raw).map(|api::Nothing {}| command)
 }
 
-fn invalid_at(place: &str) -> impl Fn(InvalidRoute) -> Error {
-    move |InvalidRoute(reason)| Error::InvalidParameter {
-        parameter: format!("parameters.{place}"),
-        reason,
+fn invalid(parameter: impl Into<String>, reason: impl ToString) -> Error {
+    Error::InvalidParameter {
+        parameter: parameter.into(),
+        reason: reason.to_string(),
     }
 }
 
 /// Parameters are read once, straight into their type; only where that fails are they read again to find the place.
 fn parameters<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Result<T, Error> {
     let text = raw.map_or("{}", RawValue::get);
-    let invalid = |(parameter, reason)| Error::InvalidParameter { parameter, reason };
     if !text.starts_with('{') {
-        return Err(invalid(("parameters".into(), "not a JSON object".into())));
+        return Err(invalid("parameters", "not a JSON object"));
     }
-    serde_json::from_str(text).map_err(|_| invalid(explain::<T>(text, "parameters")))
+    serde_json::from_str(text).map_err(|_| {
+        let (place, reason) = explain::<T>(text, "parameters");
+        invalid(place, reason)
+    })
 }
 
 /// Where a value that cannot be read is wrong, below `root`, and what is wrong there.
@@ -502,7 +511,7 @@ mod tests {
                 "ListRoutes",
                 "{\"label\":1048576}",
                 "parameters.label",
-                "1048576 is not a label: labels are 0 to 1048575",
+                "`1048576` is not a label: labels are 0 to 1048575",
             ),
             (
                 "ListRoutes",
@@ -566,7 +575,8 @@ mod tests {
             outcome,
             Err(Error::Refused(api::Refusal::RouteRefused {
                 index: 1001,
-                reason: "\"192.0.2.256\" is not an IPv4 address, as 192.0.2.1".into(),
+                parameter: Some("parameters.routes[1].via".into()),
+                reason: "`192.0.2.256` is not an IPv4 address, such as 192.0.2.1".into(),
             }))
         );
     }

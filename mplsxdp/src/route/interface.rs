@@ -1,8 +1,17 @@
 //! Names of interfaces, as Linux takes them.
 
+/// Why a text is not the name of an interface.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidInterface {
+    #[error("`{0}` is not the name of an interface: 1 to {most} bytes without `/`, `:` and spaces", most = libc::IFNAMSIZ - 1)]
+    NotAName(Box<str>),
+    #[error("`{0}` is not the name of a new interface: it has a `%`")]
+    NotNew(Box<str>),
+}
+
 /// What Linux takes as the name of an interface (dev_valid_name), or that with one or two VLAN identifiers: the error says why it
 /// is none.
-pub fn check_interface(name: &str) -> Result<(), String> {
+pub fn check_interface(name: &str) -> Result<(), InvalidInterface> {
     let without_vid = |name| str::rsplit_once(name, '.').filter(|(_, vid)| vid.parse::<u16>().is_ok());
     let parent = without_vid(name).map(|(parent, _)| parent);
     let grandparent = parent.and_then(without_vid).map(|(parent, _)| parent);
@@ -13,15 +22,8 @@ pub fn check_interface(name: &str) -> Result<(), String> {
     {
         Ok(())
     } else {
-        Err(no_interface(name))
+        Err(InvalidInterface::NotAName(name.into()))
     }
-}
-
-fn no_interface(name: &str) -> String {
-    format!(
-        "`{name}` is not the name of an interface: 1 to {} bytes without `/`, `:` and spaces",
-        libc::IFNAMSIZ - 1
-    )
 }
 
 fn is_interface(name: &str) -> bool {
@@ -35,12 +37,12 @@ fn is_interface(name: &str) -> bool {
 }
 
 /// What Linux takes as the name of a new interface (dev_alloc_name): it would fill in a number for `%d`.
-pub fn check_new_interface(name: &str) -> Result<(), String> {
+pub fn check_new_interface(name: &str) -> Result<(), InvalidInterface> {
     if !is_interface(name) {
-        return Err(no_interface(name));
+        return Err(InvalidInterface::NotAName(name.into()));
     }
     if name.contains('%') {
-        return Err(format!("`{name}` is not the name of a new interface: it has a `%`"));
+        return Err(InvalidInterface::NotNew(name.into()));
     }
     Ok(())
 }

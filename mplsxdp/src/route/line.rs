@@ -1,21 +1,18 @@
 //! Route lines: iproute2's grammar, as people type it and as `ip -M route` and `ip route` print it. A line in, a route or an
-//! error that points at a word out; only the names of routing protocols come from elsewhere.
+//! error that points at words out. What the words may say is checked where all routes are ([`check`]); this knows the words.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroU8;
 use std::ops::Range;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use mplsxdp_common::abi::TtlPropagate;
-use mplsxdp_common::wire::{Label, Mac};
+use mplsxdp_common::wire::Label;
 
 use super::filter::{KeyFilter, RouteFilter};
-use super::interface::check_interface;
-use super::protocols;
+use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
-    Action, Attributes, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Protocol, Route, RouteKey, Via,
-    check_explicit_null, check_key,
+    Description, Field, InvalidRoute, MAX_WEIGHT, Place, Protocol, Route, RouteKey, Rule, UnknownProtocol, Via, check,
+    interface, protocols,
 };
 
 /// What a line is about where it does not say so itself (`-f`, `-M`, `-4`, `-6`).
@@ -34,7 +31,34 @@ pub enum Family {
 #[error("{reason}")]
 pub struct GrammarError {
     pub at: Range<usize>,
-    pub reason: String,
+    pub reason: Reason,
+}
+
+/// Why a line is refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Reason {
+    /// What it says breaks a rule of routes.
+    #[error(transparent)]
+    Rule(#[from] Rule),
+    #[error(transparent)]
+    Interface(#[from] interface::InvalidInterface),
+    #[error(transparent)]
+    Protocol(#[from] UnknownProtocol),
+    /// Its words are not those of a route: a sentence that says what would be.
+    #[error("{0}")]
+    Words(String),
+}
+
+impl From<String> for Reason {
+    fn from(words: String) -> Self {
+        Self::Words(words)
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(words: &str) -> Self {
+        Self::Words(words.to_owned())
+    }
 }
 
 impl GrammarError {
@@ -58,7 +82,9 @@ impl GrammarError {
 pub fn route(line: &str, family: Family) -> Result<Route, GrammarError> {
     let mut parser = Parser::new(line, family);
     let line = parser.line()?;
-    parser.route(line)
+    parser.check_words(&line)?;
+    let checked = line.given.clone().check();
+    checked.map_err(|error| parser.locate(&line, error))
 }
 
 /// What `route show` and `route flush` choose by.
@@ -67,8 +93,9 @@ pub const SELECTORS: &str = "the selectors are `all`, LABEL, PREFIX, `root PREFI
 /// Only what a route is for, as `route get` takes it.
 pub fn key(line: &str, family: Family) -> Result<RouteKey, GrammarError> {
     let mut parser = Parser::new(line, family);
-    let (key, _) = parser.key()?;
-    match parser.words.next() {
+    let (key, word) = parser.key()?;
+    let key = parser.key_of(key, word)?;
+    match parser.next() {
         None => Ok(key),
         Some(word) => Err(parser.error(
             word,
@@ -77,28 +104,15 @@ pub fn key(line: &str, family: Family) -> Result<RouteKey, GrammarError> {
     }
 }
 
-/// What is to be deleted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Deletion {
-    pub key: RouteKey,
-    /// The whole route, if the line says what it does.
-    pub route: Option<Route>,
-    pub protocol: Option<Protocol>,
-    pub metric: Option<u32>,
-}
-
-/// What a route to delete is for; what the line says beyond that.
-pub fn deletion(line: &str, family: Family) -> Result<Deletion, GrammarError> {
+/// What is to be deleted, and what the line says of it beyond its label or prefix.
+pub fn deletion(line: &str, family: Family) -> Result<Description, GrammarError> {
     let mut parser = Parser::new(line, family);
     let line = parser.line()?;
-    let says_what_it_does =
-        line.by_itself.first_word().is_some() || !line.several.is_empty() || line.ttl_propagate.is_some();
-    Ok(Deletion {
-        key: line.key,
-        protocol: line.protocol.map(|(protocol, _)| protocol),
-        metric: line.metric.map(|(metric, _)| metric),
-        route: says_what_it_does.then(|| parser.route(line)).transpose()?,
-    })
+    if line.says_what_it_does() {
+        parser.check_words(&line)?;
+    }
+    let described = line.given.clone().describe();
+    described.map_err(|error| parser.locate(&line, error))
 }
 
 /// Which routes are meant, as `route show` and `route flush` take it; `None` if the line says nothing.
@@ -109,6 +123,8 @@ pub fn selection(line: &str, family: Family) -> Result<Option<RouteFilter>, Gram
 struct Parser<'a> {
     line: &'a str,
     words: Words<'a>,
+    /// The word that was read last.
+    last: &'a str,
     family: Family,
 }
 
@@ -128,18 +144,48 @@ impl<'a> Iterator for Words<'a> {
 /// A value, and the word that it came from.
 type Given<'a, T> = Option<(T, &'a str)>;
 
-/// What a whole line says.
+/// What a whole line says, unchecked, and where it says it.
 struct Line<'a> {
-    key: RouteKey,
     key_word: &'a str,
-    /// What is said before the first `nexthop` is of the route itself.
-    by_itself: Said<'a>,
-    several: Vec<Said<'a>>,
-    ttl_propagate: Given<'a, TtlPropagate>,
-    protocol: Given<'a, Protocol>,
-    metric: Given<'a, u32>,
+    /// Its `nexthops` are filled in at the end of the line.
+    given: wire::Route,
+    /// Of the route as a whole, and of its next hop if that does not stand after a `nexthop`.
+    spans: Spans,
+    several: Vec<NextHopWords<'a>>,
+    onlink: Option<&'a str>,
     /// The kernel's next-hop object that the line names.
     nhid: Given<'a, &'a str>,
+}
+
+/// One `nexthop` of a line.
+struct NextHopWords<'a> {
+    nexthop: &'a str,
+    given: wire::Path,
+    spans: Spans,
+    onlink: Option<&'a str>,
+}
+
+/// Where fields stand: from their keyword to the end of their value.
+#[derive(Default)]
+struct Spans(Vec<(Field, Range<usize>)>);
+
+impl Spans {
+    fn get(&self, field: Field) -> Option<Range<usize>> {
+        let mut spans = self.0.iter();
+        spans.find(|(found, _)| *found == field).map(|(_, span)| span.clone())
+    }
+
+    fn has(&self, field: Field) -> bool {
+        self.get(field).is_some()
+    }
+}
+
+impl Line<'_> {
+    /// Whether it says more than which label or prefix, protocol and metric.
+    fn says_what_it_does(&self) -> bool {
+        let beside = |field: &Field| !matches!(field, Field::Protocol | Field::Metric);
+        !self.several.is_empty() || self.onlink.is_some() || self.spans.0.iter().any(|(field, _)| beside(field))
+    }
 }
 
 impl<'a> Parser<'a> {
@@ -147,115 +193,143 @@ impl<'a> Parser<'a> {
         Self {
             line,
             words: Words(line.split_ascii_whitespace()),
+            last: "",
             family,
         }
+    }
+
+    fn next(&mut self) -> Option<&'a str> {
+        let word = self.words.next()?;
+        self.last = word;
+        Some(word)
     }
 
     fn line(&mut self) -> Result<Line<'a>, GrammarError> {
         let (key, key_word) = self.key()?;
         let mut line = Line {
-            key,
             key_word,
-            by_itself: Said::default(),
+            given: wire::Route {
+                label: key.label,
+                prefix: key.prefix,
+                ..wire::Route::default()
+            },
+            spans: Spans::default(),
             several: Vec::new(),
-            ttl_propagate: None,
-            protocol: None,
-            metric: None,
+            onlink: None,
             nhid: None,
         };
-        while let Some(word) = self.words.next() {
-            let said = line.several.last_mut().unwrap_or(&mut line.by_itself);
-            if self.said_of_path(word, said)? || self.said_of_route(word, &mut line)? {
+        // What is said before the first `nexthop` is of the route itself.
+        let mut by_itself = wire::Path::default();
+        while let Some(word) = self.next() {
+            let (given, spans, onlink) = match line.several.last_mut() {
+                Some(last) => (&mut last.given, &mut last.spans, &mut last.onlink),
+                None => (&mut by_itself, &mut line.spans, &mut line.onlink),
+            };
+            if self.said_of_path(word, given, spans, onlink)? || self.said_of_route(word, &mut line)? {
                 continue;
             }
             self.said_beside(word)?;
         }
         // As with `ip`, what the default is of is that of its next hop, if nobody says.
-        let first = line.several.first().unwrap_or(&line.by_itself);
-        if self.family == Family::Any
-            && is_default(key_word)
-            && let Some((Via::Inet6(_), _)) = first.via
-        {
-            line.key = RouteKey::Prefix(IpNet::V6(Ipv6Net::default()));
+        let first = line.several.first().map_or(&by_itself, |first| &first.given);
+        let family = first.via.as_ref().map(|via| via.family);
+        if self.family == Family::Any && is_default(key_word) && family == Some(ViaFamily::Inet6) {
+            line.given.prefix = Some(IpNet::V6(Ipv6Net::default()));
         }
+        let wire::Path {
+            action,
+            out,
+            ttl,
+            via,
+            dev,
+            backup,
+            weight,
+        } = by_itself;
+        if weight.is_some() {
+            let reason = "`weight` is for one of several: `nexthop via inet ADDRESS weight N`";
+            return Err(self.error_in(&line.spans, Field::Weight, reason));
+        }
+        line.given = wire::Route {
+            action,
+            out,
+            ttl,
+            via,
+            dev,
+            backup,
+            nexthops: (!line.several.is_empty()).then(|| line.several.iter().map(|one| one.given.clone()).collect()),
+            ..line.given
+        };
         Ok(line)
     }
 
-    fn route(self, line: Line<'a>) -> Result<Route, GrammarError> {
-        let Line {
-            key,
-            key_word,
-            by_itself,
-            several,
-            ttl_propagate,
-            protocol,
-            metric,
-            nhid,
-        } = line;
-        check_key(key).map_err(|InvalidRoute(reason)| self.error(key_word, reason))?;
-        if let Some((id, word)) = nhid
-            && several.is_empty()
-            && by_itself.via.is_none()
+    /// Checks those words of a route that only a line has.
+    fn check_words(&self, line: &Line<'a>) -> Result<(), GrammarError> {
+        if let Some((id, word)) = line.nhid
+            && line.several.is_empty()
+            && line.given.via.is_none()
         {
             return Err(self.error(
                 word,
                 format!("`nhid {id}` is a next hop that only the kernel knows: say which one, by `via inet ADDRESS`"),
             ));
         }
-        let paths = if several.is_empty() {
-            if let Some((_, word)) = by_itself.weight {
+        if let (Some(word), false) = (line.onlink, line.several.is_empty()) {
+            return Err(self.error(word, Rule::BesideSeveral));
+        }
+        let several = line.several.iter().map(|one| (one.onlink, one.given.dev.is_none()));
+        let onlink = std::iter::once((line.onlink, line.given.dev.is_none())).chain(several);
+        for (word, has_no_dev) in onlink {
+            if let (Some(word), true) = (word, has_no_dev) {
                 return Err(self.error(
                     word,
-                    "`weight` is for one of several: `nexthop via inet ADDRESS weight N`",
+                    "`onlink` says that the neighbour is on the link of `dev IFACE`; say which interface that is",
                 ));
             }
-            vec![self.path(key, by_itself)?]
-        } else {
-            if let Some(word) = by_itself.first_word() {
-                return Err(self.error(
-                    word,
-                    format!("`{word}` before `nexthop`: each of several next hops has its own, after its `nexthop`"),
-                ));
-            }
-            let only = several.len() == 1;
-            let mut paths = Vec::with_capacity(several.len());
-            for said in several {
-                paths.push(self.path(key, Said { only, ..said })?);
-            }
-            paths
+        }
+        Ok(())
+    }
+
+    /// Where the line says what an error is about. Missing is what it says nowhere: after its `nexthop`, or at the end.
+    fn locate(&self, line: &Line<'a>, error: InvalidRoute) -> GrammarError {
+        let InvalidRoute { place, rule } = error;
+        let Place { next_hop, field } = place;
+        let several = next_hop.and_then(|index| line.several.get(index));
+        let spans = several.map_or(&line.spans, |one| &one.spans);
+        let found = spans.get(field).or_else(|| match field {
+            Field::BackupVia | Field::BackupDev => spans.get(Field::Backup),
+            _ => None,
+        });
+        let at = match (found, several, field) {
+            (Some(span), _, _) => span,
+            (None, Some(one), _) => self.span(one.nexthop),
+            (None, None, Field::Route | Field::Label | Field::Prefix | Field::NextHops) => self.span(line.key_word),
+            (None, None, _) => return self.error_at_end(rule),
         };
-        let ttl_propagate = ttl_propagate.map_or(TtlPropagate::Default, |(value, _)| value);
-        let attributes = Attributes {
-            protocol: protocol.map_or(Protocol::STATIC, |(protocol, _)| protocol),
-            metric: metric.map_or(0, |(metric, _)| metric),
-        };
-        let route = Route::with_paths(key, paths, ttl_propagate)
-            .map_err(|InvalidRoute(reason)| self.error(key_word, reason))?;
-        let metric_word = metric.map_or(key_word, |(_, word)| word);
-        route
-            .with_attributes(attributes)
-            .map_err(|InvalidRoute(reason)| self.error(metric_word, reason))
+        let reason = rule.into();
+        GrammarError { at, reason }
     }
 
     /// Takes in `word`, and what belongs to it, if it is about the route as a whole.
     fn said_of_route(&mut self, word: &'a str, line: &mut Line<'a>) -> Result<bool, GrammarError> {
         match word {
-            "nexthop" => line.several.push(Said {
-                nexthop: Some(word),
-                ..Said::default()
+            "nexthop" => line.several.push(NextHopWords {
+                nexthop: word,
+                given: wire::Path::default(),
+                spans: Spans::default(),
+                onlink: None,
             }),
             // `ip route` prints it misspelt.
             "ttl-propagate" | "ttl-propogate" => {
-                let value = self.ttl_propagate()?;
-                self.once(&mut line.ttl_propagate, word, value)?;
+                line.given.ttl_propagate = Some(self.ttl_propagate()?);
+                self.note(&mut line.spans, Field::TtlPropagate, word)?;
             }
             "proto" | "protocol" => {
-                let value = self.protocol(word)?;
-                self.once(&mut line.protocol, word, value)?;
+                line.given.protocol = Some(self.protocol(word)?);
+                self.note(&mut line.spans, Field::Protocol, word)?;
             }
             "metric" | "priority" | "preference" => {
-                let value = self.number(word)?;
-                self.once(&mut line.metric, word, value)?;
+                line.given.metric = Some(self.number(word)?);
+                self.note(&mut line.spans, Field::Metric, word)?;
             }
             "nhid" => {
                 let value = self.value(word, "a number")?;
@@ -268,7 +342,7 @@ impl<'a> Parser<'a> {
 
     /// Passes over a word that `ip route` prints and that changes nothing here. Any other word is refused.
     fn said_beside(&mut self, word: &'a str) -> Result<(), GrammarError> {
-        let (at, reason) = match word {
+        let (at, reason): (&str, String) = match word {
             // The kernel's state of a route, and ours.
             "dead" | "linkdown" | "unresolved" | "bad_mac" | "redirect-lost" | "uncounted" | "pervasive" | "notify"
             | "offload" | "trap" | "offload_failed" | "rt_offload" | "rt_trap" | "rt_offload_failed" | "cache" => {
@@ -349,9 +423,9 @@ impl<'a> Parser<'a> {
         let mut keys: Given<KeyFilter> = None;
         let mut protocol: Given<Protocol> = None;
         let mut via: Given<Via> = None;
-        let mut dev: Given<&str> = None;
+        let mut dev: Given<Arc<str>> = None;
         let mut said = false;
-        while let Some(word) = self.words.next() {
+        while let Some(word) = self.next() {
             said = true;
             match word {
                 "all" => self.only_key(&mut keys, word, of_family)?,
@@ -368,11 +442,14 @@ impl<'a> Parser<'a> {
                     self.once(&mut protocol, word, value)?;
                 }
                 "via" => {
-                    let (value, _) = self.via()?;
+                    let value = self.via()?;
+                    let value_word = self.last;
+                    let value = check::address(value).map_err(|rule| self.error(value_word, rule))?;
                     self.once(&mut via, word, value)?;
                 }
                 "dev" | "oif" => {
                     let value = self.dev(word)?;
+                    interface::check_interface(&value).map_err(|error| self.error(self.last, error))?;
                     self.once(&mut dev, word, value)?;
                 }
                 "table" => match self.value(word, "the table's name")? {
@@ -383,13 +460,15 @@ impl<'a> Parser<'a> {
                     return Err(self.error(word, format!("routes are not chosen by `{word}`; {SELECTORS}")));
                 }
                 "exact" => {
-                    let key = self.key()?.0;
+                    let (key, key_word) = self.key()?;
+                    let key = self.key_of(key, key_word)?;
                     self.only_key(&mut keys, word, KeyFilter::One(key))?;
                 }
                 // `to` may be in front of each of these.
                 "to" if matches!(self.words.clone().next(), Some("root" | "match" | "exact")) => {}
                 _ => {
-                    let key = self.key_at(word)?.0;
+                    let (key, key_word) = self.key_at(word)?;
+                    let key = self.key_of(key, key_word)?;
                     self.only_key(&mut keys, word, KeyFilter::One(key))?;
                 }
             }
@@ -398,7 +477,7 @@ impl<'a> Parser<'a> {
             keys: keys.map_or(of_family, |(keys, _)| keys),
             protocol: protocol.map(|(protocol, _)| protocol),
             via: via.map(|(via, _)| via),
-            dev: dev.map(|(dev, _)| Arc::from(dev)),
+            dev: dev.map(|(dev, _)| dev),
         }))
     }
 
@@ -413,9 +492,10 @@ impl<'a> Parser<'a> {
     }
 
     fn prefix_after(&mut self, keyword: &str) -> Result<IpNet, GrammarError> {
-        match self.key()? {
-            (RouteKey::Prefix(prefix), _) => Ok(prefix.trunc()),
-            (RouteKey::Label(_), word) => Err(self.error(
+        let (key, word) = self.key()?;
+        match self.key_of(key, word)? {
+            RouteKey::Prefix(prefix) => Ok(prefix.trunc()),
+            RouteKey::Label(_) => Err(self.error(
                 word,
                 format!("`{keyword}` takes a prefix, such as 10.0.0.0/8; `{word}` is a label"),
             )),
@@ -424,7 +504,7 @@ impl<'a> Parser<'a> {
 
     fn protocol(&mut self, keyword: &str) -> Result<Protocol, GrammarError> {
         let word = self.value(keyword, "the name or number of a routing protocol")?;
-        protocols::parse(word).map_err(|InvalidRoute(reason)| self.error(word, reason))
+        protocols::parse(word).map_err(|error| self.error(word, error))
     }
 
     fn number(&mut self, keyword: &str) -> Result<u32, GrammarError> {
@@ -437,189 +517,89 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Takes in `word`, and what belongs to it, where it is about one way on.
-    fn said_of_path(&mut self, word: &'a str, said: &mut Said<'a>) -> Result<bool, GrammarError> {
+    /// Takes in `word`, and what belongs to it, if it is about one next hop.
+    fn said_of_path(
+        &mut self,
+        word: &'a str,
+        given: &mut wire::Path,
+        spans: &mut Spans,
+        onlink: &mut Option<&'a str>,
+    ) -> Result<bool, GrammarError> {
         match word {
-            "as" => {
-                let value = self.out_labels()?;
-                self.once(&mut said.out, word, value)?;
-            }
-            "encap" => {
-                let value = self.encap()?;
-                self.once(&mut said.encap, word, value)?;
+            "as" | "encap" => {
+                let (action, out) = if word == "as" {
+                    self.out_labels()?
+                } else {
+                    self.encap()?
+                };
+                let other = given
+                    .action
+                    .is_some_and(|given| (given == RouteAction::Push) != (action == RouteAction::Push));
+                if other {
+                    return Err(self.error(
+                        word,
+                        "`as` and `encap` exclude each other: `as` is for a label, `encap` for a prefix",
+                    ));
+                }
+                (given.action, given.out) = (Some(action), out);
+                self.note(spans, Field::Action, word)?;
+                self.note(spans, Field::Out, word)?;
             }
             "ttl" => {
-                let value = self.ttl()?;
-                self.once(&mut said.ttl, word, value)?;
+                given.ttl = Some(self.ttl()?);
+                self.note(spans, Field::Ttl, word)?;
             }
             "via" => {
-                let (value, value_word) = self.via()?;
-                self.once(&mut said.via, word, value)?;
-                said.via = Some((value, value_word));
+                given.via = Some(self.via()?);
+                self.note(spans, Field::Via, word)?;
             }
             "dev" | "oif" => {
-                let value = self.dev(word)?;
-                self.once(&mut said.dev, word, value)?;
+                given.dev = Some(self.dev(word)?);
+                self.note(spans, Field::Dev, word)?;
             }
             "backup" => {
-                let (value, value_word) = self.backup()?;
-                self.once(&mut said.backup, word, value)?;
-                said.backup = said.backup.take().map(|(value, _)| (value, value_word));
+                given.backup = Some(self.backup()?);
+                self.note(spans, Field::Backup, word)?;
             }
             "weight" => {
-                let value = self.weight()?;
-                self.once(&mut said.weight, word, value)?;
+                given.weight = Some(self.weight()?);
+                self.note(spans, Field::Weight, word)?;
             }
-            "onlink" => said.onlink = Some(word),
+            "onlink" => *onlink = Some(word),
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    /// One way on of a route for `key`, made of what was said of it.
-    fn path(&self, key: RouteKey, said: Said<'a>) -> Result<Path, GrammarError> {
-        let Said {
-            nexthop,
-            out,
-            encap,
-            ttl,
-            via,
-            dev,
-            backup,
-            weight,
-            onlink,
-            only,
-        } = said;
-        let missing = |reason: String| match nexthop {
-            Some(word) => self.error(word, reason),
-            None => self.error_at_end(reason),
-        };
-        let action = match (key, out, encap) {
-            (_, Some(_), Some((_, encap))) => {
-                return Err(self.error(
-                    encap,
-                    "`as` and `encap` exclude each other: `as` is for a label, `encap` for a prefix",
-                ));
-            }
-            (RouteKey::Label(_), None, Some((_, encap))) => {
-                return Err(self.error(encap, "`encap mpls` is for a prefix; a label takes `as`"));
-            }
-            (RouteKey::Prefix(_), Some((_, out)), None) => {
-                return Err(self.error(
-                    out,
-                    format!("`as` is for a label; a prefix takes `{key} encap mpls LABEL`"),
-                ));
-            }
-            (RouteKey::Prefix(_), None, None) => {
-                return Err(missing(format!(
-                    "a route for a prefix pushes labels: `{key} encap mpls LABEL`"
-                )));
-            }
-            (RouteKey::Prefix(prefix), None, Some((labels, encap))) => {
-                check_explicit_null(prefix, &labels).map_err(|InvalidRoute(reason)| self.error(encap, reason))?;
-                Action::Push {
-                    labels,
-                    ttl: ttl.map(|(ttl, _)| ttl),
-                }
-            }
-            (RouteKey::Label(_), Some((Out::Labels(labels), _)), None) => Action::Swap(labels),
-            (RouteKey::Label(_), Some((Out::ImplicitNull, _)), None) => Action::PenultimatePop,
-            (RouteKey::Label(_), None, None) => match (&via, dev) {
-                (None, Some(("lo", word))) if nexthop.is_some() && !only => {
-                    return Err(self.error(
-                        word,
-                        "`dev lo` keeps the packet on this box; it is not one of several next hops",
-                    ));
-                }
-                (None, Some(("lo", _))) => Action::Local,
-                _ => Action::Pop,
-            },
-        };
-        if let (RouteKey::Label(_), Some((_, ttl))) = (key, ttl) {
-            return Err(self.error(
-                ttl,
-                "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`",
-            ));
-        }
-        if let (Some(word), None) = (onlink, dev) {
-            return Err(self.error(
-                word,
-                "`onlink` says that the neighbour is on the link of `dev IFACE`; say which interface that is",
-            ));
-        }
-        let next_hop = match (via, dev) {
-            (Some(_), Some(("lo", dev))) => {
-                return Err(self.error(
-                    dev,
-                    "`dev lo` keeps the packet on this box; it takes no `via` and no `as`",
-                ));
-            }
-            (Some((via, _)), dev) => Some(NextHop {
-                via,
-                dev: dev.map(|(dev, _)| Arc::from(dev)),
-            }),
-            (None, Some((_, word))) if action != Action::Local => {
-                return Err(self.error(
-                    word,
-                    "`dev` without `via`: say which neighbour, by `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
-                ));
-            }
-            (None, _) => None,
-        };
-        let path = Path {
-            action,
-            next_hop,
-            backup: backup.as_ref().map(|(backup, _)| backup.clone()),
-            weight: weight.map_or(1, |(weight, _)| weight),
-        };
-        // What is wrong with the next hop alone is wrong without the backup too.
-        let alone = Path {
-            backup: None,
-            ..path.clone()
-        };
-        alone.check(key).map_err(|InvalidRoute(reason)| match via {
-            Some((_, word)) => self.error(word, reason),
-            None => missing(reason),
-        })?;
-        path.check(key).map_err(|InvalidRoute(reason)| match backup {
-            Some((_, word)) => self.error(word, reason),
-            None => missing(reason),
-        })?;
-        Ok(path)
-    }
-
     /// The other neighbour after `backup`, with the interface that directly follows it.
-    fn backup(&mut self) -> Result<(NextHop, &'a str), GrammarError> {
-        let expected = "`via` after `backup`, as `backup via inet 192.0.2.1`";
+    fn backup(&mut self) -> Result<wire::Backup, GrammarError> {
+        let expected = "`via` after `backup`, such as `backup via inet 192.0.2.1`";
         let word = self.word(expected)?;
         if word != "via" {
             return Err(self.error(word, format!("`{word}` is not {expected}")));
         }
-        let (via, via_word) = self.via()?;
+        let via = self.via()?;
         let mut after = self.words.clone();
         let dev = match after.next() {
             Some(word @ ("dev" | "oif")) => {
                 self.words = after;
-                Some(Arc::from(self.dev(word)?))
+                Some(self.dev(word)?)
             }
             _ => None,
         };
         if let Some(word @ "backup") = self.words.clone().next() {
             return Err(self.error(word, "a backup has no backup: one neighbour stands in for one next hop"));
         }
-        if let Some("lo") = dev.as_deref() {
-            return Err(self.error(via_word, "`dev lo` keeps the packet on this box; it is no backup"));
-        }
-        Ok((NextHop { via, dev }, via_word))
+        Ok(wire::Backup { via, dev })
     }
 
     fn weight(&mut self) -> Result<u16, GrammarError> {
         let word = self.word("a weight after `weight`, 1 to 256")?;
-        let weight = word.parse().ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
-        weight.ok_or_else(|| self.error(word, format!("`{word}` is not a weight: it is 1 to {MAX_WEIGHT}")))
+        word.parse()
+            .map_err(|_| self.error(word, format!("`{word}` is not a weight: it is 1 to {MAX_WEIGHT}")))
     }
 
-    fn key(&mut self) -> Result<(RouteKey, &'a str), GrammarError> {
+    fn key(&mut self) -> Result<(wire::Key, &'a str), GrammarError> {
         let word = self.word(self.key_expected())?;
         self.key_at(word)
     }
@@ -633,8 +613,13 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// `key`, which came from `word`, checked.
+    fn key_of(&self, key: wire::Key, word: &'a str) -> Result<RouteKey, GrammarError> {
+        check::key(key.label, key.prefix).map_err(|InvalidRoute { rule, .. }| self.error(word, rule))
+    }
+
     /// The label or prefix that begins at `word`.
-    fn key_at(&mut self, mut word: &'a str) -> Result<(RouteKey, &'a str), GrammarError> {
+    fn key_at(&mut self, mut word: &'a str) -> Result<(wire::Key, &'a str), GrammarError> {
         let expected = self.key_expected();
         if matches!(word, "to" | "unicast") {
             word = self.word(expected)?;
@@ -660,117 +645,102 @@ impl<'a> Parser<'a> {
         // A number alone is a label, and never the beginning of an address.
         let is_number = word.starts_with(|first: char| first.is_ascii_digit()) && !word.contains(['.', ':', '/']);
         let key = match self.family {
-            Family::Any | Family::Mpls if is_number => RouteKey::Label(self.label(word, word)?),
+            Family::Any | Family::Mpls if is_number => wire::Key {
+                label: Some(self.label(word, word)?),
+                prefix: None,
+            },
             Family::Mpls => return Err(unexpected()),
             Family::Inet | Family::Inet6 if is_number => return Err(unexpected()),
-            Family::Any | Family::Inet | Family::Inet6 => {
-                RouteKey::Prefix(prefix(word, self.family).ok_or_else(unexpected)?)
-            }
+            Family::Any | Family::Inet | Family::Inet6 => wire::Key {
+                label: None,
+                prefix: Some(prefix(word, self.family).ok_or_else(unexpected)?),
+            },
         };
         Ok((key, word))
     }
 
-    fn out_labels(&mut self) -> Result<Out, GrammarError> {
-        let expected = "outgoing labels after `as`, as 110 or 200/300";
+    /// What `as` does, and the labels that it names.
+    fn out_labels(&mut self) -> Result<(RouteAction, Option<Vec<u32>>), GrammarError> {
+        let expected = "outgoing labels after `as`, such as 110 or 200/300";
         let mut word = self.word(expected)?;
         if word == "to" {
             word = self.word(expected)?;
         }
         match word {
-            "implicit-null" | "3" => Ok(Out::ImplicitNull),
-            _ => Ok(Out::Labels(self.labels(word)?)),
+            "implicit-null" | "3" => Ok((RouteAction::PenultimatePop, None)),
+            _ => Ok((RouteAction::Swap, Some(self.labels(word)?))),
         }
     }
 
-    fn encap(&mut self) -> Result<OutLabels, GrammarError> {
+    /// The same of `encap`.
+    fn encap(&mut self) -> Result<(RouteAction, Option<Vec<u32>>), GrammarError> {
         match self.word("`mpls` after `encap`")? {
             "mpls" => {}
             other => return Err(self.error(other, format!("`encap {other}` is not supported, only `encap mpls`"))),
         }
-        let word = self.word("the labels to push after `encap mpls`, as 100 or 100/200")?;
-        self.labels(word)
+        let word = self.word("the labels to push after `encap mpls`, such as 100 or 100/200")?;
+        Ok((RouteAction::Push, Some(self.labels(word)?)))
     }
 
-    fn ttl(&mut self) -> Result<NonZeroU8, GrammarError> {
+    fn ttl(&mut self) -> Result<u8, GrammarError> {
         let word = self.word("a TTL after `ttl`, 1 to 255")?;
         word.parse()
             .map_err(|_| self.error(word, format!("`{word}` is not a TTL: it is 1 to 255")))
     }
 
-    fn ttl_propagate(&mut self) -> Result<TtlPropagate, GrammarError> {
+    fn ttl_propagate(&mut self) -> Result<bool, GrammarError> {
         match self.word("`enabled` or `disabled` after `ttl-propagate`")? {
-            word if "enabled".starts_with(word) => Ok(TtlPropagate::Enabled),
-            word if "disabled".starts_with(word) => Ok(TtlPropagate::Disabled),
+            word if "enabled".starts_with(word) => Ok(true),
+            word if "disabled".starts_with(word) => Ok(false),
             other => Err(self.error(other, format!("`{other}`: `ttl-propagate` is `enabled` or `disabled`"))),
         }
     }
 
     /// The address with its family, or by itself.
-    fn via(&mut self) -> Result<(Via, &'a str), GrammarError> {
-        let family = self.word("a next hop after `via`: `inet ADDRESS`, `inet6 ADDRESS` or `link MAC`")?;
-        let (via, word) = match family {
+    fn via(&mut self) -> Result<ViaAddress, GrammarError> {
+        let word = self.word("a next hop after `via`: `inet ADDRESS`, `inet6 ADDRESS` or `link MAC`")?;
+        let (family, address) = match word {
             "inet" => {
-                let word = self.word("an IPv4 address after `via inet`, as 192.0.2.1")?;
-                (
-                    word.parse().map(Via::Inet).map_err(|_| "an IPv4 address, as 192.0.2.1"),
-                    word,
-                )
+                let address = self.word("an IPv4 address after `via inet`, such as 192.0.2.1")?;
+                (ViaFamily::Inet, address)
             }
             "inet6" => {
-                let word = self.word("an IPv6 address after `via inet6`, as 2001:db8::1")?;
-                (
-                    word.parse()
-                        .map(Via::Inet6)
-                        .map_err(|_| "an IPv6 address, as 2001:db8::1"),
-                    word,
-                )
+                let address = self.word("an IPv6 address after `via inet6`, such as 2001:db8::1")?;
+                (ViaFamily::Inet6, address)
             }
             "link" => {
-                let word = self.word("a MAC address after `via link`, as 52:54:00:12:34:56")?;
-                (
-                    word.parse::<Mac>()
-                        .map(Via::Link)
-                        .map_err(|_| "a MAC address, as 52:54:00:12:34:56"),
-                    word,
-                )
+                let address = self.word("a MAC address after `via link`, such as 52:54:00:12:34:56")?;
+                (ViaFamily::Link, address)
             }
-            word => {
-                let via = match word.parse() {
-                    Ok(IpAddr::V4(address)) => Ok(Via::Inet(address)),
-                    Ok(IpAddr::V6(address)) => Ok(Via::Inet6(address)),
-                    Err(_) => Err("`inet ADDRESS`, `inet6 ADDRESS`, `link MAC` or an IP address"),
-                };
-                (via, word)
-            }
+            _ => match word.parse() {
+                Ok(IpAddr::V4(_)) => (ViaFamily::Inet, word),
+                Ok(IpAddr::V6(_)) => (ViaFamily::Inet6, word),
+                Err(_) => {
+                    let reason =
+                        format!("`{word}` is not `inet ADDRESS`, `inet6 ADDRESS`, `link MAC` or an IP address");
+                    return Err(self.error(word, reason));
+                }
+            },
         };
-        match via {
-            Ok(via) => Ok((via, word)),
-            Err(right) => Err(self.error(word, format!("`{word}` is not {right}"))),
-        }
+        let address = address.into();
+        Ok(ViaAddress { family, address })
     }
 
-    fn dev(&mut self, keyword: &'a str) -> Result<&'a str, GrammarError> {
+    fn dev(&mut self, keyword: &'a str) -> Result<Arc<str>, GrammarError> {
         let word = self.value(keyword, "an interface")?;
-        match check_interface(word) {
-            Ok(()) => Ok(word),
-            Err(reason) => Err(self.error(word, reason)),
-        }
+        Ok(Arc::from(word))
     }
 
-    fn labels(&self, word: &'a str) -> Result<OutLabels, GrammarError> {
-        let labels = word
-            .split('/')
-            .map(|part| self.label(part, word))
-            .collect::<Result<_, _>>()?;
-        OutLabels::new(labels).map_err(|InvalidRoute(reason)| self.error(word, reason))
+    fn labels(&self, word: &'a str) -> Result<Vec<u32>, GrammarError> {
+        word.split('/').map(|part| self.label(part, word)).collect()
     }
 
     /// One label, by number or, where it has one, by name.
-    fn label(&self, text: &str, word: &'a str) -> Result<Label, GrammarError> {
+    fn label(&self, text: &str, word: &'a str) -> Result<u32, GrammarError> {
         match text {
-            "explicit-null" | "ipv4-explicit-null" => return Ok(Label::IPV4_EXPLICIT_NULL),
-            "ipv6-explicit-null" => return Ok(Label::IPV6_EXPLICIT_NULL),
-            "implicit-null" => return Ok(Label::IMPLICIT_NULL),
+            "explicit-null" | "ipv4-explicit-null" => return Ok(Label::IPV4_EXPLICIT_NULL.get()),
+            "ipv6-explicit-null" => return Ok(Label::IPV6_EXPLICIT_NULL.get()),
+            "implicit-null" => return Ok(Label::IMPLICIT_NULL.get()),
             _ => {}
         }
         if text.len() > 1 && text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -779,19 +749,16 @@ impl<'a> Parser<'a> {
             return Err(self.error(word, reason));
         }
         unsigned(text)
-            .and_then(Label::new)
             .ok_or_else(|| self.error(word, format!("`{text}` is not a label: labels are 0 to {}", Label::MAX)))
     }
 
     fn word(&mut self, expected: &str) -> Result<&'a str, GrammarError> {
-        self.words
-            .next()
+        self.next()
             .ok_or_else(|| self.error_at_end(format!("the line ends where {expected} is expected")))
     }
 
     fn value(&mut self, keyword: &str, expected: &str) -> Result<&'a str, GrammarError> {
-        self.words
-            .next()
+        self.next()
             .ok_or_else(|| self.error_at_end(format!("the line ends where {expected} is expected after `{keyword}`")))
     }
 
@@ -802,61 +769,43 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `word` is a part of the line.
-    fn error(&self, word: &str, reason: impl Into<String>) -> GrammarError {
+    /// Notes that `field` stands from `word` to the word that was read last, if it did not stand anywhere before.
+    fn note(&self, spans: &mut Spans, field: Field, word: &'a str) -> Result<(), GrammarError> {
+        if spans.has(field) {
+            return Err(self.error(word, format!("`{word}` is given twice")));
+        }
+        spans.0.push((field, self.span(word).start..self.span(self.last).end));
+        Ok(())
+    }
+
+    /// Where `word`, a part of the line, stands.
+    fn span(&self, word: &str) -> Range<usize> {
         let start = (word.as_ptr() as usize).saturating_sub(self.line.as_ptr() as usize);
+        start..start + word.len()
+    }
+
+    /// `word` is a part of the line.
+    fn error(&self, word: &str, reason: impl Into<Reason>) -> GrammarError {
         GrammarError {
-            at: start..start + word.len(),
+            at: self.span(word),
             reason: reason.into(),
         }
     }
 
-    fn error_at_end(&self, reason: impl Into<String>) -> GrammarError {
+    fn error_in(&self, spans: &Spans, field: Field, reason: impl Into<Reason>) -> GrammarError {
+        GrammarError {
+            at: spans.get(field).unwrap_or_default(),
+            reason: reason.into(),
+        }
+    }
+
+    fn error_at_end(&self, reason: impl Into<Reason>) -> GrammarError {
         let end = self.line.trim_ascii_end().len();
         GrammarError {
             at: end..end,
             reason: reason.into(),
         }
     }
-}
-
-/// What a line says of one way on.
-#[derive(Default)]
-struct Said<'a> {
-    /// The word that it begins with, where it is one of several.
-    nexthop: Option<&'a str>,
-    out: Given<'a, Out>,
-    encap: Given<'a, OutLabels>,
-    ttl: Given<'a, NonZeroU8>,
-    via: Given<'a, Via>,
-    dev: Given<'a, &'a str>,
-    backup: Given<'a, NextHop>,
-    weight: Given<'a, u16>,
-    onlink: Option<&'a str>,
-    /// It is the only one behind `nexthop`, which is as good as none.
-    only: bool,
-}
-
-impl<'a> Said<'a> {
-    /// Some word of it, where there is one.
-    fn first_word(&self) -> Option<&'a str> {
-        fn word<'a, T>(given: &Given<'a, T>) -> Option<&'a str> {
-            given.as_ref().map(|&(_, word)| word)
-        }
-        word(&self.out)
-            .or(word(&self.encap))
-            .or(word(&self.ttl))
-            .or(word(&self.via))
-            .or(word(&self.dev))
-            .or(word(&self.backup))
-            .or(word(&self.weight))
-            .or(self.onlink)
-    }
-}
-
-enum Out {
-    Labels(OutLabels),
-    ImplicitNull,
 }
 
 /// A number without a sign, decimal or, behind 0x, hexadecimal.
@@ -920,8 +869,13 @@ mod tests {
     use mplsxdp_common::abi::MAX_PUSH;
     use proptest::prelude::*;
 
+    use std::num::NonZeroU8;
+
+    use mplsxdp_common::abi::TtlPropagate;
+    use mplsxdp_common::wire::Mac;
+
     use super::*;
-    use crate::control::api;
+    use crate::route::{Action, Attributes, NextHop, OutLabels, Path};
 
     fn read(line: &str, family: Family) -> Result<String, String> {
         route(line, family)
@@ -1145,7 +1099,7 @@ mod tests {
             (
                 "100 as",
                 "",
-                "the line ends where outgoing labels after `as`, as 110 or 200/300 is expected",
+                "the line ends where outgoing labels after `as`, such as 110 or 200/300 is expected",
             ),
             (
                 "100 as foo via inet 192.0.2.1",
@@ -1154,7 +1108,7 @@ mod tests {
             ),
             (
                 "100 as 1048576 via inet 192.0.2.1",
-                "1048576",
+                "as 1048576",
                 "`1048576` is not a label: labels are 0 to 1048575",
             ),
             (
@@ -1169,40 +1123,40 @@ mod tests {
             ),
             (
                 "100 as 3/200 via inet 192.0.2.1",
-                "3/200",
+                "as 3/200",
                 "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, and \
                  only for an incoming label",
             ),
             (
                 "100 as 200/1 via inet 192.0.2.1",
-                "200/1",
-                "router alert (1) is never the last label (RFC 3032 section 2.1): another one follows it, as in `1/200`",
+                "as 200/1",
+                "router alert (1) is never the last label (RFC 3032 section 2.1): another one follows it, such as in `1/200`",
             ),
             (
                 "10.4.4.0/24 encap mpls 200/7/15 via inet 192.0.2.1",
-                "200/7/15",
-                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), as in `200/7/5000`",
+                "encap mpls 200/7/15",
+                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), such as in `200/7/5000`",
             ),
             (
                 "100 as 7 via inet 192.0.2.1",
-                "7",
-                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), as in `200/7/5000`",
+                "as 7",
+                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), such as in `200/7/5000`",
             ),
             (
                 "10.4.4.0/24 encap mpls 200/2 via inet 192.0.2.1",
-                "encap",
+                "encap mpls 200/2",
                 "label 2 as the last one says that it is not IPv4 beneath (RFC 3032 section 2.1); the explicit null of IPv4 \
                  is 0",
             ),
             (
                 "2001:db8::/32 encap mpls 0 via inet 192.0.2.1",
-                "encap",
+                "encap mpls 0",
                 "label 0 as the last one says that it is not IPv6 beneath (RFC 3032 section 2.1); the explicit null of IPv6 \
                  is 2",
             ),
             (
                 "100 as 16/17/18/19/20/21/22/23/24 via inet 192.0.2.1",
-                "16/17/18/19/20/21/22/23/24",
+                "as 16/17/18/19/20/21/22/23/24",
                 "9 labels to push; at most 8 are supported",
             ),
             ("100 as 110 as 111 via inet 192.0.2.1", "as", "`as` is given twice"),
@@ -1214,22 +1168,22 @@ mod tests {
             (
                 "100 via inet",
                 "",
-                "the line ends where an IPv4 address after `via inet`, as 192.0.2.1 is expected",
+                "the line ends where an IPv4 address after `via inet`, such as 192.0.2.1 is expected",
             ),
             (
                 "100 via inet fe80::1",
-                "fe80::1",
-                "`fe80::1` is not an IPv4 address, as 192.0.2.1",
+                "via inet fe80::1",
+                "`fe80::1` is not an IPv4 address, such as 192.0.2.1",
             ),
             (
                 "100 via inet6 192.0.2.1",
-                "192.0.2.1",
-                "`192.0.2.1` is not an IPv6 address, as 2001:db8::1",
+                "via inet6 192.0.2.1",
+                "`192.0.2.1` is not an IPv6 address, such as 2001:db8::1",
             ),
             (
                 "100 via link 02:00",
-                "02:00",
-                "`02:00` is not a MAC address, as 52:54:00:12:34:56",
+                "via link 02:00",
+                "`02:00` is not a MAC address, such as 52:54:00:12:34:56",
             ),
             (
                 "100 via mpls 100",
@@ -1238,32 +1192,32 @@ mod tests {
             ),
             (
                 "100 via link 02:00:00:00:00:01",
-                "02:00:00:00:00:01",
+                "via link 02:00:00:00:00:01",
                 "`via link` needs `dev IFACE`",
             ),
             (
                 "100 via inet6 fe80::1",
-                "fe80::1",
+                "via inet6 fe80::1",
                 "link-local fe80::1 needs `dev IFACE`",
             ),
             (
                 "100 via inet 224.0.0.1",
-                "224.0.0.1",
+                "via inet 224.0.0.1",
                 "224.0.0.1 is not the address of one neighbour",
             ),
             (
                 "100 dev eth1",
-                "dev",
+                "dev eth1",
                 "`dev` without `via`: say which neighbour, by `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
             ),
             (
                 "100 via inet 192.0.2.1 dev lo",
-                "dev",
-                "`dev lo` keeps the packet on this box; it takes no `via` and no `as`",
+                "dev lo",
+                "`dev lo` keeps the packet on this box; it takes no `via`, no `backup`, no `as` and no other `dev`",
             ),
             (
                 "100 via inet 192.0.2.1 dev an-interface-of-16",
-                "an-interface-of-16",
+                "dev an-interface-of-16",
                 "`an-interface-of-16` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
             ),
             (
@@ -1273,18 +1227,18 @@ mod tests {
             ),
             (
                 "100 encap mpls 110 via inet 192.0.2.1",
-                "encap",
-                "`encap mpls` is for a prefix; a label takes `as`",
+                "encap mpls 110",
+                "`encap mpls` (`push`) is for a prefix; a label takes `as` (`swap`)",
             ),
             (
                 "100 ttl 5 via inet 192.0.2.1",
-                "ttl",
+                "ttl 5",
                 "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`",
             ),
             (
                 "10.0.0.0/8 as 100 via inet 192.0.2.1",
-                "as",
-                "`as` is for a label; a prefix takes `10.0.0.0/8 encap mpls LABEL`",
+                "as 100",
+                "a route for a prefix pushes labels: `10.0.0.0/8 encap mpls LABEL`",
             ),
             (
                 "10.0.0.0/8 via inet 192.0.2.1",
@@ -1313,7 +1267,7 @@ mod tests {
             ),
             (
                 "10.0.0.0/8 encap mpls 100 ttl 0 via 192.0.2.1",
-                "0",
+                "ttl 0",
                 "`0` is not a TTL: it is 1 to 255",
             ),
             (
@@ -1333,38 +1287,38 @@ mod tests {
             ),
             (
                 "100 as 110 nexthop via inet 192.0.2.1 nexthop via inet 192.0.2.2",
-                "as",
-                "`as` before `nexthop`: each of several next hops has its own, after its `nexthop`",
+                "as 110",
+                "each of several next hops has its own: give it there, after its `nexthop`",
             ),
             (
                 "100 nexthop as 110 via inet 192.0.2.1 weight 2 nexthop via inet 192.0.2.1 as 110",
-                "100",
+                "nexthop",
                 "`nexthop as to 110 via inet 192.0.2.1 weight 2` is given twice: give it once, with a larger `weight`",
             ),
             (
                 "100 nexthop via inet 192.0.2.1 weight 0",
-                "0",
+                "weight 0",
                 "`0` is not a weight: it is 1 to 256",
             ),
             (
                 "100 nexthop via inet 192.0.2.1 weight 257",
-                "257",
+                "weight 257",
                 "`257` is not a weight: it is 1 to 256",
             ),
             (
                 "100 via inet 192.0.2.1 weight 2",
-                "weight",
+                "weight 2",
                 "`weight` is for one of several: `nexthop via inet ADDRESS weight N`",
             ),
             (
                 "100 nexthop via inet 192.0.2.1 nexthop dev lo",
-                "dev",
+                "dev lo",
                 "`dev lo` keeps the packet on this box; it is not one of several next hops",
             ),
             (
                 "10.0.0.0/8 encap mpls 100 nexthop via 192.0.2.1",
-                "encap",
-                "`encap` before `nexthop`: each of several next hops has its own, after its `nexthop`",
+                "encap mpls 100",
+                "each of several next hops has its own: give it there, after its `nexthop`",
             ),
             (
                 "10.0.0.0/8 nexthop via 192.0.2.1",
@@ -1384,16 +1338,16 @@ mod tests {
             (
                 "100 via inet 192.0.2.1 backup inet 192.0.2.2",
                 "inet",
-                "`inet` is not `via` after `backup`, as `backup via inet 192.0.2.1`",
+                "`inet` is not `via` after `backup`, such as `backup via inet 192.0.2.1`",
             ),
             (
                 "100 via inet 192.0.2.1 backup via link 02:00:00:00:00:01",
-                "02:00:00:00:00:01",
+                "backup via link 02:00:00:00:00:01",
                 "`via link` needs `dev IFACE`",
             ),
             (
                 "100 via inet 192.0.2.1 backup via inet 192.0.2.1",
-                "192.0.2.1",
+                "backup via inet 192.0.2.1",
                 "`backup via inet 192.0.2.1` is the next hop itself; a backup is another neighbour",
             ),
             (
@@ -1403,8 +1357,8 @@ mod tests {
             ),
             (
                 "100 dev lo backup via inet 192.0.2.1",
-                "192.0.2.1",
-                "`dev lo` keeps the packet on this box; it takes no `via` and no `as`",
+                "backup via inet 192.0.2.1",
+                "`dev lo` keeps the packet on this box; it takes no `via`, no `backup`, no `as` and no other `dev`",
             ),
             (
                 "100 as 110 via inet 192.0.2.1 mut 1500",
@@ -1425,7 +1379,7 @@ mod tests {
         ] {
             let error = route(line, Family::Any).unwrap_err();
             assert_eq!(
-                (&line[error.at.clone()], error.reason.as_str()),
+                (&line[error.at.clone()], error.to_string().as_str()),
                 (words, reason),
                 "{line}"
             );
@@ -1483,9 +1437,9 @@ mod tests {
         ] {
             let found = deletion(line, Family::Any).unwrap();
             assert_eq!(found.key.to_string(), key, "{line}");
-            assert_eq!(found.route.map(|route| route.to_string()).as_deref(), whole, "{line}");
-            let protocol = found.protocol.map(|Protocol(number)| number);
-            assert_eq!((protocol, found.metric), attributes, "{line}");
+            assert_eq!(found.route().map(|route| route.to_string()).as_deref(), whole, "{line}");
+            let protocol = found.protocol().map(|Protocol(number)| number);
+            assert_eq!((protocol, found.metric()), attributes, "{line}");
         }
         assert!(deletion("100 mtu 5", Family::Any).is_err());
         assert!(deletion("", Family::Any).is_err());
@@ -1571,7 +1525,7 @@ mod tests {
         ] {
             let error = selection(line, Family::Any).unwrap_err();
             assert_eq!(
-                (&line[error.at.clone()], error.reason.as_str()),
+                (&line[error.at.clone()], error.to_string().as_str()),
                 (words, reason),
                 "{line}"
             );
@@ -1691,7 +1645,7 @@ mod tests {
         for (words, at, reason) in [
             (
                 "metric 3",
-                "metric",
+                "metric 3",
                 "`metric` is for a prefix; a label has one route, and nothing to prefer it to",
             ),
             (
@@ -1757,7 +1711,11 @@ mod tests {
         ] {
             let line = format!("100 as 110 via inet 192.0.2.1 {words}");
             let error = route(&line, Family::Any).unwrap_err();
-            assert_eq!((&line[error.at.clone()], error.reason.as_str()), (at, reason), "{line}");
+            assert_eq!(
+                (&line[error.at.clone()], error.to_string().as_str()),
+                (at, reason),
+                "{line}"
+            );
         }
         for (line, at, reason) in [
             (
@@ -1778,11 +1736,15 @@ mod tests {
             (
                 "100 onlink nexthop via 192.0.2.1 nexthop via 192.0.2.2",
                 "onlink",
-                "`onlink` before `nexthop`: each of several next hops has its own, after its `nexthop`",
+                "each of several next hops has its own: give it there, after its `nexthop`",
             ),
         ] {
             let error = route(line, Family::Any).unwrap_err();
-            assert_eq!((&line[error.at.clone()], error.reason.as_str()), (at, reason), "{line}");
+            assert_eq!(
+                (&line[error.at.clone()], error.to_string().as_str()),
+                (at, reason),
+                "{line}"
+            );
         }
     }
 
@@ -1887,9 +1849,9 @@ mod tests {
 
         #[test]
         fn a_route_crosses_the_control_socket(given in any_route()) {
-            let json = serde_json::to_string(&api::Route::from(&given)).unwrap();
-            let api: api::Route = serde_json::from_str(&json).unwrap();
-            prop_assert_eq!(Route::try_from(api), Ok(given));
+            let json = serde_json::to_string(&wire::Route::from(&given)).unwrap();
+            let read: wire::Route = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read.check(), Ok(given));
         }
 
         #[test]

@@ -9,8 +9,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use mplsxdp_common::abi::{BUCKETS, MAX_PUSH, TtlPropagate};
+use mplsxdp_common::abi::{BUCKETS, TtlPropagate};
 use mplsxdp_common::wire::{Label, Mac};
+
+use super::check::{self, InvalidRoute, Rule};
 
 /// The most paths that one route has: each can have a bucket.
 pub const MAX_PATHS: usize = BUCKETS;
@@ -51,37 +53,9 @@ impl fmt::Display for RouteKey {
 pub struct OutLabels(Box<[Label]>);
 
 impl OutLabels {
-    pub fn new(labels: Vec<Label>) -> Result<Self, InvalidRoute> {
-        if labels.is_empty() {
-            return Err(InvalidRoute("a push needs at least one label".into()));
-        }
-        if labels.len() > MAX_PUSH {
-            return Err(InvalidRoute(format!(
-                "{} labels to push; at most {MAX_PUSH} are supported",
-                labels.len()
-            )));
-        }
-        if labels.last() == Some(&Label::ROUTER_ALERT) {
-            return Err(InvalidRoute(
-                "router alert (1) is never the last label (RFC 3032 section 2.1): another one follows it, as in `1/200`".into(),
-            ));
-        }
-        let is_alone = |(index, &label): (usize, &Label)| {
-            label == Label::ENTROPY_INDICATOR && labels.get(index + 1).is_none_or(|entropy| entropy.is_special())
-        };
-        if labels.iter().enumerate().any(is_alone) {
-            return Err(InvalidRoute(
-                "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), as in `200/7/5000`"
-                    .into(),
-            ));
-        }
-        if labels.contains(&Label::IMPLICIT_NULL) {
-            return Err(InvalidRoute(
-                "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, \
-                 and only for an incoming label"
-                    .into(),
-            ));
-        }
+    /// `labels` are outermost first. The error is a rule of label stacks that they break.
+    pub fn new(labels: Vec<Label>) -> Result<Self, Rule> {
+        check::check_labels(&labels)?;
         Ok(Self(labels.into()))
     }
 
@@ -127,6 +101,23 @@ pub enum Via {
 }
 
 impl Via {
+    /// The address alone, whatever its family.
+    pub fn bare(self) -> String {
+        match self {
+            Self::Inet(address) => address.to_string(),
+            Self::Inet6(address) => address.to_string(),
+            Self::Link(mac) => mac.to_string(),
+        }
+    }
+
+    /// What its address is called.
+    pub(super) const fn kind(self) -> &'static str {
+        match self {
+            Self::Inet(_) | Self::Inet6(_) => "address",
+            Self::Link(_) => "MAC address",
+        }
+    }
+
     /// The address to resolve, if there is one.
     pub fn address(self) -> Option<IpAddr> {
         match self {
@@ -266,10 +257,10 @@ impl fmt::Display for Protocol {
 }
 
 impl FromStr for Protocol {
-    type Err = InvalidRoute;
+    type Err = UnknownProtocol;
 
     /// Reads a name of iproute2's, or a number (0x for hexadecimal).
-    fn from_str(text: &str) -> Result<Self, InvalidRoute> {
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
         let named = Self::NAMES
             .iter()
             .find(|(_, name)| *name == text)
@@ -278,13 +269,14 @@ impl FromStr for Protocol {
             Some(hexadecimal) => u8::from_str_radix(hexadecimal, 16).ok(),
             None => text.parse().ok(),
         });
-        number.map(Self).ok_or_else(|| {
-            InvalidRoute(format!(
-                "`{text}` is not a routing protocol: it is a name such as static, bgp, ospf or isis, or a number, 0 to 255"
-            ))
-        })
+        number.map(Self).ok_or_else(|| UnknownProtocol(text.to_owned()))
     }
 }
+
+/// A text that names no routing protocol.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is not a routing protocol: it is a name such as static, bgp, ospf or isis, or a number, 0 to 255")]
+pub struct UnknownProtocol(pub String);
 
 /// What is kept of a route for others to see; forwarding does not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -320,46 +312,6 @@ impl Path {
     /// The next hop and its backup, as far as there are any.
     pub fn next_hops(&self) -> impl Iterator<Item = &NextHop> {
         self.next_hop.iter().chain(&self.backup)
-    }
-
-    /// That the parts go together, in a route for `key`.
-    pub fn check(&self, key: RouteKey) -> Result<(), InvalidRoute> {
-        match (key, &self.action) {
-            (RouteKey::Label(_), Action::Push { .. }) => {
-                return Err(InvalidRoute("`encap mpls` is for a prefix; a label takes `as`".into()));
-            }
-            (RouteKey::Prefix(prefix), Action::Push { labels, .. }) => check_explicit_null(prefix, labels)?,
-            (RouteKey::Label(_), _) => {}
-            (RouteKey::Prefix(_), _) => {
-                return Err(InvalidRoute(format!(
-                    "a route for a prefix pushes labels: `{key} encap mpls LABEL`"
-                )));
-            }
-        }
-        match (&self.action, &self.next_hop, &self.backup) {
-            (Action::Local, None, None) => {}
-            (Action::Local, ..) => {
-                return Err(InvalidRoute(
-                    "`dev lo` keeps the packet on this box; it takes no `via` and no `as`".into(),
-                ));
-            }
-            (_, None, _) => {
-                return Err(InvalidRoute(
-                    "no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`".into(),
-                ));
-            }
-            (_, Some(next_hop), Some(backup)) if next_hop == backup => {
-                return Err(InvalidRoute(format!(
-                    "`backup {backup}` is the next hop itself; a backup is another neighbour"
-                )));
-            }
-            (_, Some(_), _) => self.next_hops().try_for_each(check_next_hop)?,
-        }
-        if (1..=MAX_WEIGHT).contains(&self.weight) {
-            Ok(())
-        } else {
-            Err(InvalidRoute(format!("weight {}: it is 1 to {MAX_WEIGHT}", self.weight)))
-        }
     }
 
     fn fmt_action(&self, f: &mut impl fmt::Write) -> fmt::Result {
@@ -415,15 +367,9 @@ impl Route {
     }
 
     /// With paths that share its flows by their weights. Their order says nothing: they are kept in an order of their own. Of a
-    /// single one, the weight says nothing.
+    /// single one, the weight says nothing. The error names a path by its place among those given.
     pub fn with_paths(key: RouteKey, mut paths: Vec<Path>, ttl_propagate: TtlPropagate) -> Result<Self, InvalidRoute> {
-        check_key(key)?;
-        paths.iter().try_for_each(|path| path.check(key))?;
-        match paths.as_mut_slice() {
-            [] => return Err(InvalidRoute("no next hop; a route has at least one".into())),
-            [path] => path.weight = 1,
-            paths => check_several(paths)?,
-        }
+        check::check_paths(key, &mut paths)?;
         Ok(Self {
             key,
             paths: paths.into(),
@@ -434,11 +380,7 @@ impl Route {
 
     /// The same with these attributes.
     pub fn with_attributes(self, attributes: Attributes) -> Result<Self, InvalidRoute> {
-        if matches!(self.key, RouteKey::Label(_)) && attributes.metric != 0 {
-            return Err(InvalidRoute(
-                "`metric` is for a prefix; a label has one route, and nothing to prefer it to".into(),
-            ));
-        }
+        check::check_attributes(self.key, attributes)?;
         Ok(Self { attributes, ..self })
     }
 
@@ -486,86 +428,6 @@ impl Route {
     }
 }
 
-/// That a route can be for `key`.
-pub fn check_key(key: RouteKey) -> Result<(), InvalidRoute> {
-    match key {
-        RouteKey::Label(label) if label.is_special() => Err(InvalidRoute(format!(
-            "label {label} is special-purpose (0 to 15, RFC 7274) and takes no route; 0 and 2 are built in"
-        ))),
-        RouteKey::Prefix(prefix) if prefix != prefix.trunc() => Err(InvalidRoute(format!(
-            "{prefix} has bits set beyond its length; it would be {}",
-            prefix.trunc()
-        ))),
-        RouteKey::Prefix(prefix) if NEVER.iter().any(|never| never.contains(&prefix)) => Err(InvalidRoute(format!(
-            "{prefix} is never imposed: loopback, link-local and multicast addresses stay the kernel's"
-        ))),
-        RouteKey::Label(_) | RouteKey::Prefix(_) => Ok(()),
-    }
-}
-
-/// Puts paths, each of them checked, in order, and checks that they can be one route's.
-fn check_several(paths: &mut [Path]) -> Result<(), InvalidRoute> {
-    if paths.len() > MAX_PATHS {
-        return Err(InvalidRoute(format!(
-            "{} next hops for one route; at most {MAX_PATHS} are supported",
-            paths.len()
-        )));
-    }
-    if paths.iter().any(|path| path.action == Action::Local) {
-        return Err(InvalidRoute(
-            "`dev lo` keeps the packet on this box; it is not one of several next hops".into(),
-        ));
-    }
-    paths.sort_unstable();
-    let same = |pair: &&[Path]| {
-        let way = |path: &Path| (path.action.clone(), path.next_hop.clone(), path.backup.clone());
-        way(&pair[0]) == way(&pair[1])
-    };
-    match paths.windows(2).find(same) {
-        Some(pair) => Err(InvalidRoute(format!(
-            "`{}` is given twice: give it once, with a larger `weight`",
-            pair[1]
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// That an explicit null that is pushed on packets to `prefix` says what they are (RFC 3032 section 2.1).
-pub fn check_explicit_null(prefix: IpNet, labels: &OutLabels) -> Result<(), InvalidRoute> {
-    let (family, null, other) = match prefix {
-        IpNet::V4(_) => ("IPv4", Label::IPV4_EXPLICIT_NULL, Label::IPV6_EXPLICIT_NULL),
-        IpNet::V6(_) => ("IPv6", Label::IPV6_EXPLICIT_NULL, Label::IPV4_EXPLICIT_NULL),
-    };
-    if labels.as_slice().last() == Some(&other) {
-        return Err(InvalidRoute(format!(
-            "label {other} as the last one says that it is not {family} beneath (RFC 3032 section 2.1); the explicit null of \
-             {family} is {null}"
-        )));
-    }
-    Ok(())
-}
-
-fn check_next_hop(next_hop: &NextHop) -> Result<(), InvalidRoute> {
-    let needs_dev = |what: String| match next_hop.dev {
-        Some(_) => Ok(()),
-        None => Err(InvalidRoute(format!("{what} needs `dev IFACE`"))),
-    };
-    match next_hop.via {
-        Via::Link(mac) if !mac.is_unicast() => {
-            Err(InvalidRoute(format!("{mac} is not the MAC address of one neighbour")))
-        }
-        Via::Link(_) => needs_dev("`via link`".into()),
-        Via::Inet(address) if address.is_unspecified() || address.is_multicast() || address.is_broadcast() => {
-            Err(InvalidRoute(format!("{address} is not the address of one neighbour")))
-        }
-        Via::Inet6(address) if address.is_unspecified() || address.is_multicast() => {
-            Err(InvalidRoute(format!("{address} is not the address of one neighbour")))
-        }
-        Via::Inet6(address) if address.is_unicast_link_local() => needs_dev(format!("link-local {address}")),
-        Via::Inet(_) | Via::Inet6(_) => Ok(()),
-    }
-}
-
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocol = self.attributes.protocol;
@@ -577,8 +439,3 @@ impl fmt::Display for Route {
         Ok(())
     }
 }
-
-/// Why something is not a route: one sentence, with what would be right.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidRoute(pub String);

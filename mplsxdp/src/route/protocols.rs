@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::{InvalidRoute, Protocol};
+use super::{Protocol, UnknownProtocol};
 
 /// Where iproute2 keeps its tables, those that win last.
 const DIRECTORIES: [&str; 2] = ["/usr/share/iproute2", "/etc/iproute2"];
 
 /// The protocol of this name or number.
-pub fn parse(text: &str) -> Result<Protocol, InvalidRoute> {
+pub fn parse(text: &str) -> Result<Protocol, UnknownProtocol> {
     text.parse().or_else(|error| named(local(), text).ok_or(error))
 }
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::TtlPropagate;
-use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Attributes, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Via};
+use super::{Action, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Via, check};
 use crate::route;
 
 /// `type Route`. Of `label` and `prefix` exactly one is given; a route for a label with neither `out` nor `action` pops. What it
@@ -120,22 +119,11 @@ pub struct Key {
     pub prefix: Option<IpNet>,
 }
 
-fn label(value: u32) -> Result<Label, InvalidRoute> {
-    Label::new(value).ok_or_else(|| InvalidRoute(format!("{value} is not a label: labels are 0 to {}", Label::MAX)))
-}
-
 impl TryFrom<Key> for RouteKey {
     type Error = InvalidRoute;
 
-    fn try_from(key: Key) -> Result<Self, InvalidRoute> {
-        match (key.label, key.prefix) {
-            (Some(value), None) => Ok(Self::Label(label(value)?)),
-            (None, Some(prefix)) => Ok(Self::Prefix(prefix)),
-            (None, None) => Err(InvalidRoute("neither a label nor a prefix".into())),
-            (Some(_), Some(_)) => Err(InvalidRoute(
-                "both a label and a prefix; a route has one of them".into(),
-            )),
-        }
+    fn try_from(given: Key) -> Result<Self, InvalidRoute> {
+        check::key(given.label, given.prefix)
     }
 }
 
@@ -154,29 +142,6 @@ impl From<RouteKey> for Key {
     }
 }
 
-impl TryFrom<ViaAddress> for Via {
-    type Error = InvalidRoute;
-
-    fn try_from(via: ViaAddress) -> Result<Self, InvalidRoute> {
-        let ViaAddress { family, address } = via;
-        match family {
-            ViaFamily::Inet => address
-                .parse()
-                .map(Self::Inet)
-                .map_err(|_| "an IPv4 address, as 192.0.2.1"),
-            ViaFamily::Inet6 => address
-                .parse()
-                .map(Self::Inet6)
-                .map_err(|_| "an IPv6 address, as 2001:db8::1"),
-            ViaFamily::Link => address
-                .parse()
-                .map(Self::Link)
-                .map_err(|_| "a MAC address, as 52:54:00:12:34:56"),
-        }
-        .map_err(|right| InvalidRoute(format!("\"{address}\" is not {right}")))
-    }
-}
-
 impl From<Via> for ViaAddress {
     fn from(via: Via) -> Self {
         let (family, address) = match via {
@@ -191,49 +156,6 @@ impl From<Via> for ViaAddress {
     }
 }
 
-impl TryFrom<Route> for route::Route {
-    type Error = InvalidRoute;
-
-    fn try_from(api: Route) -> Result<Self, InvalidRoute> {
-        let key = RouteKey::try_from(Key {
-            label: api.label,
-            prefix: api.prefix,
-        })?;
-        route::check_key(key)?;
-        let ttl_propagate = match api.ttl_propagate {
-            None => TtlPropagate::Default,
-            Some(true) => TtlPropagate::Enabled,
-            Some(false) => TtlPropagate::Disabled,
-        };
-        let by_itself = Path {
-            action: api.action,
-            out: api.out,
-            ttl: api.ttl,
-            via: api.via,
-            dev: api.dev,
-            backup: api.backup,
-            weight: None,
-        };
-        let paths = match api.nexthops {
-            None => vec![by_itself.checked(key)?],
-            Some(_) if by_itself != Path::default() => {
-                return Err(InvalidRoute(
-                    "`nexthops` and a next hop or labels of the route itself: each of `nexthops` has its own".into(),
-                ));
-            }
-            Some(paths) => paths
-                .into_iter()
-                .map(|path| path.checked(key))
-                .collect::<Result<_, _>>()?,
-        };
-        let attributes = Attributes {
-            protocol: api.protocol.unwrap_or_default(),
-            metric: api.metric.unwrap_or_default(),
-        };
-        Self::with_paths(key, paths, ttl_propagate)?.with_attributes(attributes)
-    }
-}
-
 /// By its name or number, as a string.
 impl Serialize for Protocol {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -244,101 +166,7 @@ impl Serialize for Protocol {
 impl<'de> Deserialize<'de> for Protocol {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse()
-            .map_err(|InvalidRoute(reason)| serde::de::Error::custom(reason))
-    }
-}
-
-impl Path {
-    fn checked(self, key: RouteKey) -> Result<route::Path, InvalidRoute> {
-        let out = self
-            .out
-            .map(|out| out.into_iter().map(label).collect::<Result<Vec<_>, _>>())
-            .transpose()?;
-        let action = match (key, self.action, out) {
-            // What iproute2 users write: `as 3`, and no `as` at all.
-            (RouteKey::Label(_), None | Some(RouteAction::Swap | RouteAction::PenultimatePop), Some(out))
-                if out == [Label::IMPLICIT_NULL] =>
-            {
-                Action::PenultimatePop
-            }
-            (RouteKey::Label(_), None | Some(RouteAction::Swap), Some(out)) => Action::Swap(OutLabels::new(out)?),
-            (RouteKey::Label(_), None, None) if self.via.is_none() && self.dev.as_deref() == Some("lo") => {
-                Action::Local
-            }
-            (RouteKey::Label(_), None | Some(RouteAction::Pop), None) => Action::Pop,
-            (RouteKey::Label(_), Some(RouteAction::PenultimatePop), None) => Action::PenultimatePop,
-            (RouteKey::Label(_), Some(RouteAction::Local), None) => Action::Local,
-            (RouteKey::Label(_), Some(RouteAction::Swap), None) => {
-                return Err(InvalidRoute("a swap needs `out`, the outgoing labels".into()));
-            }
-            (RouteKey::Label(_), Some(RouteAction::Push), _) => {
-                return Err(InvalidRoute(
-                    "`push` is for a prefix; a label takes `swap` with several labels".into(),
-                ));
-            }
-            (RouteKey::Label(_), Some(_), Some(_)) => {
-                return Err(InvalidRoute("`out` goes with the action `swap` only".into()));
-            }
-            (RouteKey::Prefix(_), None | Some(RouteAction::Push), Some(out)) => {
-                let ttl = match self.ttl {
-                    Some(ttl) => Some(
-                        ttl.try_into()
-                            .map_err(|_| InvalidRoute("ttl 0; it is 1 to 255".into()))?,
-                    ),
-                    None => None,
-                };
-                Action::Push {
-                    labels: OutLabels::new(out)?,
-                    ttl,
-                }
-            }
-            (RouteKey::Prefix(prefix), _, _) => {
-                return Err(InvalidRoute(format!(
-                    "a route for a prefix pushes labels: `{prefix} encap mpls LABEL`"
-                )));
-            }
-        };
-        if self.ttl.is_some() && !matches!(action, Action::Push { .. }) {
-            return Err(InvalidRoute(
-                "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`".into(),
-            ));
-        }
-        let via = self.via.map(Via::try_from).transpose()?;
-        let next_hop = match (&action, via, self.dev) {
-            (Action::Local, None, dev) if dev.as_deref().is_none_or(|dev| dev == "lo") => None,
-            (Action::Local, _, _) => {
-                return Err(InvalidRoute(
-                    "`dev lo` keeps the packet on this box; it takes no `via` and no other `dev`".into(),
-                ));
-            }
-            (_, Some(via), dev) => Some(NextHop { via, dev }),
-            (_, None, Some(dev)) => {
-                return Err(InvalidRoute(format!(
-                    "dev {dev} without `via`: say which neighbour, by `via inet`, `inet6` or `link`"
-                )));
-            }
-            (_, None, None) => None,
-        };
-        let path = route::Path {
-            action,
-            next_hop,
-            backup: self.backup.map(NextHop::try_from).transpose()?,
-            weight: self.weight.unwrap_or(1),
-        };
-        path.check(key)?;
-        Ok(path)
-    }
-}
-
-impl TryFrom<Backup> for NextHop {
-    type Error = InvalidRoute;
-
-    fn try_from(backup: Backup) -> Result<Self, InvalidRoute> {
-        Ok(Self {
-            via: backup.via.try_into()?,
-            dev: backup.dev,
-        })
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

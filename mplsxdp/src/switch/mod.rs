@@ -1072,6 +1072,7 @@ impl Controller {
             ChangeError::Missing { key, .. } => Refusal::NoSuchRoute { key: *key },
             other => Refusal::RouteRefused {
                 index: other.index().unwrap_or(0),
+                parameter: None,
                 reason: other.to_string(),
             },
         }

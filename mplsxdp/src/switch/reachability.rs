@@ -66,7 +66,11 @@ impl Controller {
                 && checked.insert(next_hop)
                 && let Some(reason) = self.obstacle(next_hop).await
             {
-                return Err(Refusal::RouteRefused { index, reason });
+                return Err(Refusal::RouteRefused {
+                    index,
+                    parameter: None,
+                    reason,
+                });
             }
         }
         Ok(())

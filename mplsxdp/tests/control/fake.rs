@@ -238,6 +238,7 @@ impl Kept {
             {
                 return Err(Refusal::RouteRefused {
                     index,
+                    parameter: None,
                     reason: "nowhere is not a port".into(),
                 });
             }

@@ -326,7 +326,7 @@ fn errors_in_a_transaction_count_from_its_first_route() {
     let refused = Route::new(route(101, 16).key(), Action::Pop, Some(nowhere), TtlPropagate::Default).unwrap();
     transaction.stage(&[refused]).unwrap();
     match transaction.commit(false) {
-        Err(ClientError::Refused(Error::Refused(Refusal::RouteRefused { index: 1, reason }))) => {
+        Err(ClientError::Refused(Error::Refused(Refusal::RouteRefused { index: 1, reason, .. }))) => {
             assert_eq!(reason, "nowhere is not a port");
         }
         other => panic!("{other:?}"),
@@ -849,15 +849,15 @@ fn several_next_hops_cross_the_socket_and_mistakes_in_them_are_told() {
         (json!({ "nexthops": [] }), "no next hop; a route has at least one"),
         (
             json!({ "out": [5], "nexthops": [{ "via": via(1) }] }),
-            "`nexthops` and a next hop or labels of the route itself: each of `nexthops` has its own",
+            "each of several next hops has its own: give it there, after its `nexthop`",
         ),
         (
             json!({ "nexthops": [{ "via": via(1), "weight": 0 }] }),
-            "weight 0: it is 1 to 256",
+            "`0` is not a weight: it is 1 to 256",
         ),
         (
             json!({ "nexthops": [{ "via": via(1), "weight": 257 }] }),
-            "weight 257: it is 1 to 256",
+            "`257` is not a weight: it is 1 to 256",
         ),
         (
             json!({ "nexthops": [{ "via": via(1) }, { "via": via(1), "weight": 2 }] }),

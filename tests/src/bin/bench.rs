@@ -442,14 +442,14 @@ fn full_table() -> Result<Vec<Route>> {
     let routes = (Label::FIRST_ORDINARY.get()..MAX_LABELS).map(|value| {
         let label = Label::from_low_bits(value);
         let out = OutLabels::new(vec![Label::from_low_bits(MAX_LABELS + 15 - value)])?;
-        Route::new(
+        Ok(Route::new(
             RouteKey::Label(label),
             Action::Swap(out),
             Some(next_hop.clone()),
             TtlPropagate::Default,
-        )
+        )?)
     });
-    Ok(routes.collect::<Result<_, _>>()?)
+    routes.collect()
 }
 
 fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

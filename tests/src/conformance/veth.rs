@@ -463,7 +463,7 @@ impl Running {
             Ok::<_, ClientError>(())
         })?;
         for api::InstalledRoute { route, counter, .. } in routes {
-            let route = Route::try_from(route)?;
+            let route = route.check()?;
             let slot = self.host.slot(route.key()).unwrap_or_default();
             let expected = self.routes.get(&slot).copied().unwrap_or_default();
             let counted = counter.map_or((0, 0), |counter| (counter.packets, counter.bytes));

@@ -1,0 +1,638 @@
+//! The rules of a route, all of them: whatever a route is read from goes through here. An error names the rule that is broken and
+//! the field that breaks it; who reads a line or a message knows where that field stands.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::{MAX_PUSH, TtlPropagate};
+use mplsxdp_common::wire::Label;
+
+use super::interface::{InvalidInterface, check_interface};
+use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
+use super::{
+    Action, Attributes, Description, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, Path, Route, RouteKey, Via,
+};
+
+/// A part of a route, by its name in JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Field {
+    /// The route as a whole.
+    Route,
+    Label,
+    Prefix,
+    Action,
+    /// The outgoing labels.
+    Out,
+    Ttl,
+    TtlPropagate,
+    Via,
+    Dev,
+    Backup,
+    BackupVia,
+    BackupDev,
+    Weight,
+    NextHops,
+    Protocol,
+    Metric,
+}
+
+impl Field {
+    /// Its name in JSON, empty for the whole route.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Route => "",
+            Self::Label => "label",
+            Self::Prefix => "prefix",
+            Self::Action => "action",
+            Self::Out => "out",
+            Self::Ttl => "ttl",
+            Self::TtlPropagate => "ttl_propagate",
+            Self::Via => "via",
+            Self::Dev => "dev",
+            Self::Backup => "backup",
+            Self::BackupVia => "backup.via",
+            Self::BackupDev => "backup.dev",
+            Self::Weight => "weight",
+            Self::NextHops => "nexthops",
+            Self::Protocol => "protocol",
+            Self::Metric => "metric",
+        }
+    }
+}
+
+/// A field of a route, or of one of its next hops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Which of several next hops, from 0, in the order in which they were given; `None`: the route itself.
+    pub next_hop: Option<usize>,
+    pub field: Field,
+}
+
+impl From<Field> for Place {
+    fn from(field: Field) -> Self {
+        Self { next_hop: None, field }
+    }
+}
+
+impl Place {
+    /// As a JSON path, for a route that stands at `root`: `routes[3].nexthops[1].via`.
+    pub fn within(self, root: &str) -> String {
+        let place = self.to_string();
+        let dot = if root.is_empty() || place.is_empty() { "" } else { "." };
+        format!("{root}{dot}{place}")
+    }
+}
+
+/// As a JSON path within the route: `nexthops[1].via`; empty for the whole route.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.field.name();
+        match self.next_hop {
+            None => f.write_str(name),
+            Some(index) if name.is_empty() => write!(f, "nexthops[{index}]"),
+            Some(index) => write!(f, "nexthops[{index}].{name}"),
+        }
+    }
+}
+
+/// Why something is not a route: the rule, and the field that breaks it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{rule}")]
+pub struct InvalidRoute {
+    pub place: Place,
+    pub rule: Rule,
+}
+
+impl InvalidRoute {
+    fn new(place: impl Into<Place>, rule: Rule) -> Self {
+        let place = place.into();
+        Self { place, rule }
+    }
+}
+
+/// A rule of routes that is broken. Displays as a sentence that says what would be right.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Rule {
+    #[error("neither a label nor a prefix")]
+    NoKey,
+    #[error("both a label and a prefix; a route has one of them")]
+    TwoKeys,
+    #[error("`{0}` is not a label: labels are 0 to {max}", max = Label::MAX)]
+    NotALabel(u32),
+    #[error("label {0} is special-purpose (0 to 15, RFC 7274) and takes no route; 0 and 2 are built in")]
+    SpecialLabel(Label),
+    #[error("{0} has bits set beyond its length; it would be {net}", net = .0.trunc())]
+    HostBits(IpNet),
+    #[error("{0} is never imposed: loopback, link-local and multicast addresses stay the kernel's")]
+    NeverImposed(IpNet),
+
+    #[error("a push needs at least one label")]
+    NoLabels,
+    #[error("{0} labels to push; at most {MAX_PUSH} are supported")]
+    TooManyLabels(usize),
+    /// RFC 3032 section 2.1.
+    #[error(
+        "router alert (1) is never the last label (RFC 3032 section 2.1): another one follows it, such as in `1/200`"
+    )]
+    RouterAlertLast,
+    /// RFC 6790 section 3.
+    #[error(
+        "an entropy label of 16 or more follows its indicator (7) at once (RFC 6790 section 3), such as in `200/7/5000`"
+    )]
+    NoEntropyLabel,
+    /// RFC 3032 section 2.1.
+    #[error(
+        "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, and only for \
+         an incoming label"
+    )]
+    ImplicitNullPushed,
+    /// RFC 3032 section 2.1.
+    #[error(
+        "label {given} as the last one says that it is not {family} beneath (RFC 3032 section 2.1); the explicit null of \
+         {family} is {right}"
+    )]
+    ExplicitNullOfOther {
+        given: Label,
+        family: &'static str,
+        right: Label,
+    },
+
+    #[error("`encap mpls` (`push`) is for a prefix; a label takes `as` (`swap`)")]
+    PushForLabel,
+    #[error("a route for a prefix pushes labels: `{0} encap mpls LABEL`")]
+    PrefixPushes(IpNet),
+    #[error("a swap needs `out`, the outgoing labels")]
+    SwapWithoutLabels,
+    #[error("outgoing labels go with the action `swap` only")]
+    LabelsWithoutSwap,
+    #[error("`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`")]
+    TtlForLabel,
+    #[error("`0` is not a TTL: it is 1 to 255")]
+    TtlZero,
+    #[error("`dev lo` keeps the packet on this box; it takes no `via`, no `backup`, no `as` and no other `dev`")]
+    LocalAlone,
+    #[error("`dev lo` keeps the packet on this box; it is not one of several next hops")]
+    LocalAmongSeveral,
+    #[error("`dev lo` keeps the packet on this box; it is not a backup")]
+    LocalBackup,
+
+    #[error("no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`")]
+    NoNextHop,
+    #[error("`dev` without `via`: say which neighbour, by `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`")]
+    DevWithoutVia,
+    #[error("`{address}` is not {}", .family.expected())]
+    NotAnAddress { family: ViaFamily, address: Box<str> },
+    #[error("{address} is not the {kind} of one neighbour", address = .0.bare(), kind = .0.kind())]
+    NotOneNeighbour(Via),
+    #[error("`via link` needs `dev IFACE`")]
+    LinkWithoutDev,
+    #[error("link-local {address} needs `dev IFACE`", address = .0.bare())]
+    LinkLocalWithoutDev(Via),
+    #[error(transparent)]
+    Interface(#[from] InvalidInterface),
+    #[error("`backup {0}` is the next hop itself; a backup is another neighbour")]
+    BackupIsNextHop(NextHop),
+
+    #[error("`{0}` is not a weight: it is 1 to {MAX_WEIGHT}")]
+    Weight(u16),
+    #[error("no next hop; a route has at least one")]
+    NoPaths,
+    #[error("{0} next hops for one route; at most {MAX_PATHS} are supported")]
+    TooManyPaths(usize),
+    #[error("`{0}` is given twice: give it once, with a larger `weight`")]
+    PathTwice(Box<Path>),
+    #[error("each of several next hops has its own: give it there, after its `nexthop`")]
+    BesideSeveral,
+    #[error("`metric` is for a prefix; a label has one route, and nothing to prefer it to")]
+    MetricForLabel,
+}
+
+/// What one next hop breaks.
+type Broken = (Field, Rule);
+
+impl wire::Route {
+    /// Makes a route of what was given, if it keeps all rules.
+    pub fn check(self) -> Result<Route, InvalidRoute> {
+        let key = key(self.label, self.prefix)?;
+        check_key(key)?;
+        let ttl_propagate = match self.ttl_propagate {
+            None => TtlPropagate::Default,
+            Some(true) => TtlPropagate::Enabled,
+            Some(false) => TtlPropagate::Disabled,
+        };
+        let by_itself = wire::Path {
+            action: self.action,
+            out: self.out,
+            ttl: self.ttl,
+            via: self.via,
+            dev: self.dev,
+            backup: self.backup,
+            weight: None,
+        };
+        let paths = match self.nexthops {
+            None => vec![path(key, by_itself).map_err(|(field, rule)| InvalidRoute::new(field, rule))?],
+            Some(several) => {
+                if let Some(field) = by_itself.first_field() {
+                    return Err(InvalidRoute::new(field, Rule::BesideSeveral));
+                }
+                let mut paths = Vec::with_capacity(several.len());
+                for (index, given) in several.into_iter().enumerate() {
+                    paths.push(path(key, given).map_err(|broken| at_next_hop(index, broken))?);
+                }
+                paths
+            }
+        };
+        let attributes = Attributes {
+            protocol: self.protocol.unwrap_or_default(),
+            metric: self.metric.unwrap_or_default(),
+        };
+        Route::with_paths(key, paths, ttl_propagate)?.with_attributes(attributes)
+    }
+
+    /// What was given, as a description of a route that may be there: see [`Description`].
+    pub fn describe(self) -> Result<Description, InvalidRoute> {
+        let key = key(self.label, self.prefix)?;
+        let (protocol, metric) = (self.protocol, self.metric);
+        let bare = Self {
+            label: self.label,
+            prefix: self.prefix,
+            protocol,
+            metric,
+            ..Self::default()
+        };
+        let route = (self != bare).then(|| self.check()).transpose()?;
+        Ok(Description::new(key, route, protocol, metric))
+    }
+}
+
+fn at_next_hop(index: usize, (field, rule): Broken) -> InvalidRoute {
+    let next_hop = Some(index);
+    InvalidRoute::new(Place { next_hop, field }, rule)
+}
+
+/// What a route is for.
+pub fn key(label: Option<u32>, prefix: Option<IpNet>) -> Result<RouteKey, InvalidRoute> {
+    match (label, prefix) {
+        (Some(value), None) => match Label::new(value) {
+            Some(label) => Ok(RouteKey::Label(label)),
+            None => Err(InvalidRoute::new(Field::Label, Rule::NotALabel(value))),
+        },
+        (None, Some(prefix)) => Ok(RouteKey::Prefix(prefix)),
+        (None, None) => Err(InvalidRoute::new(Field::Route, Rule::NoKey)),
+        (Some(_), Some(_)) => Err(InvalidRoute::new(Field::Route, Rule::TwoKeys)),
+    }
+}
+
+/// That a route can be for `key`.
+pub fn check_key(key: RouteKey) -> Result<(), InvalidRoute> {
+    match key {
+        RouteKey::Label(label) if label.is_special() => Err(InvalidRoute::new(Field::Label, Rule::SpecialLabel(label))),
+        RouteKey::Prefix(prefix) if prefix != prefix.trunc() => {
+            Err(InvalidRoute::new(Field::Prefix, Rule::HostBits(prefix)))
+        }
+        RouteKey::Prefix(prefix) if NEVER.iter().any(|never| never.contains(&prefix)) => {
+            Err(InvalidRoute::new(Field::Prefix, Rule::NeverImposed(prefix)))
+        }
+        RouteKey::Label(_) | RouteKey::Prefix(_) => Ok(()),
+    }
+}
+
+/// That labels can be pushed in this order, outermost first, whatever is beneath.
+pub(super) fn check_labels(labels: &[Label]) -> Result<(), Rule> {
+    let is_alone = |(index, &label): (usize, &Label)| {
+        label == Label::ENTROPY_INDICATOR && labels.get(index + 1).is_none_or(|entropy| entropy.is_special())
+    };
+    match labels {
+        [] => Err(Rule::NoLabels),
+        _ if labels.len() > MAX_PUSH => Err(Rule::TooManyLabels(labels.len())),
+        [.., Label::ROUTER_ALERT] => Err(Rule::RouterAlertLast),
+        _ if labels.iter().enumerate().any(is_alone) => Err(Rule::NoEntropyLabel),
+        _ if labels.contains(&Label::IMPLICIT_NULL) => Err(Rule::ImplicitNullPushed),
+        _ => Ok(()),
+    }
+}
+
+/// One next hop of a route for `key`, from what was given of it.
+fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
+    let wire::Path {
+        action,
+        out,
+        ttl,
+        via,
+        dev,
+        backup,
+        weight,
+    } = given;
+    let to_lo = dev.as_deref() == Some("lo");
+    let label = |value| Label::new(value).ok_or((Field::Out, Rule::NotALabel(value)));
+    let out = out.map(|out| out.into_iter().map(label).collect::<Result<Vec<_>, _>>());
+    let pushed = |labels| OutLabels::new(labels).map_err(|rule| (Field::Out, rule));
+    let action = match (key, action, out.transpose()?) {
+        // What users of iproute2 write: `as 3`, and no `as` at all.
+        (RouteKey::Label(_), None | Some(RouteAction::Swap | RouteAction::PenultimatePop), Some(out))
+            if out == [Label::IMPLICIT_NULL] =>
+        {
+            Action::PenultimatePop
+        }
+        (RouteKey::Label(_), None | Some(RouteAction::Swap), Some(out)) => Action::Swap(pushed(out)?),
+        (RouteKey::Label(_), None, None) if via.is_none() && to_lo => Action::Local,
+        (RouteKey::Label(_), None | Some(RouteAction::Pop), None) => Action::Pop,
+        (RouteKey::Label(_), Some(RouteAction::PenultimatePop), None) => Action::PenultimatePop,
+        (RouteKey::Label(_), Some(RouteAction::Local), None) => Action::Local,
+        (RouteKey::Label(_), Some(RouteAction::Swap), None) => return Err((Field::Out, Rule::SwapWithoutLabels)),
+        (RouteKey::Label(_), Some(RouteAction::Push), _) => return Err((Field::Action, Rule::PushForLabel)),
+        (RouteKey::Label(_), Some(_), Some(_)) => return Err((Field::Out, Rule::LabelsWithoutSwap)),
+        (RouteKey::Prefix(_), None | Some(RouteAction::Push), Some(out)) => Action::Push {
+            labels: pushed(out)?,
+            ttl: match ttl {
+                Some(ttl) => Some(ttl.try_into().map_err(|_| (Field::Ttl, Rule::TtlZero))?),
+                None => None,
+            },
+        },
+        (RouteKey::Prefix(prefix), _, _) => return Err((Field::Action, Rule::PrefixPushes(prefix))),
+    };
+    if ttl.is_some() && !matches!(action, Action::Push { .. }) {
+        return Err((Field::Ttl, Rule::TtlForLabel));
+    }
+    let is_local = action == Action::Local;
+    let via = via.map(|via| address(via).map_err(|rule| (Field::Via, rule)));
+    let next_hop = match (via.transpose()?, dev) {
+        (None, None) => None,
+        (None, Some(_)) if is_local && to_lo => None,
+        (Some(_), _) if is_local => return Err((Field::Via, Rule::LocalAlone)),
+        (_, Some(_)) if is_local || to_lo => return Err((Field::Dev, Rule::LocalAlone)),
+        (Some(via), dev) => Some(NextHop { via, dev }),
+        (None, Some(_)) => return Err((Field::Dev, Rule::DevWithoutVia)),
+    };
+    let backup = match backup {
+        Some(wire::Backup { via, dev }) => Some(NextHop {
+            via: address(via).map_err(|rule| (Field::BackupVia, rule))?,
+            dev,
+        }),
+        None => None,
+    };
+    let path = Path {
+        action,
+        next_hop,
+        backup,
+        weight: weight.unwrap_or(1),
+    };
+    check_path(key, &path)?;
+    Ok(path)
+}
+
+/// The neighbour that `via` names.
+pub fn address(via: ViaAddress) -> Result<Via, Rule> {
+    let ViaAddress { family, address } = via;
+    let read = match family {
+        ViaFamily::Inet => address.parse().map(Via::Inet).ok(),
+        ViaFamily::Inet6 => address.parse().map(Via::Inet6).ok(),
+        ViaFamily::Link => address.parse().map(Via::Link).ok(),
+    };
+    read.ok_or(Rule::NotAnAddress { family, address })
+}
+
+/// That the parts of a next hop go together, in a route for `key`.
+fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
+    match (key, &path.action) {
+        (RouteKey::Label(_), Action::Push { .. }) => return Err((Field::Action, Rule::PushForLabel)),
+        (RouteKey::Prefix(prefix), Action::Push { labels, .. }) => check_explicit_null(prefix, labels)?,
+        (RouteKey::Label(_), _) => {}
+        (RouteKey::Prefix(prefix), _) => return Err((Field::Action, Rule::PrefixPushes(prefix))),
+    }
+    match (&path.action, &path.next_hop, &path.backup) {
+        (Action::Local, None, None) => {}
+        (Action::Local, Some(_), _) => return Err((Field::Via, Rule::LocalAlone)),
+        (Action::Local, None, Some(_)) => return Err((Field::Backup, Rule::LocalAlone)),
+        (_, None, _) => return Err((Field::Via, Rule::NoNextHop)),
+        (_, Some(next_hop), backup) => {
+            check_next_hop(next_hop, Field::Via, Field::Dev, Rule::LocalAlone)?;
+            if let Some(backup) = backup {
+                check_next_hop(backup, Field::BackupVia, Field::BackupDev, Rule::LocalBackup)?;
+                if backup == next_hop {
+                    return Err((Field::Backup, Rule::BackupIsNextHop(backup.clone())));
+                }
+            }
+        }
+    }
+    if (1..=MAX_WEIGHT).contains(&path.weight) {
+        Ok(())
+    } else {
+        Err((Field::Weight, Rule::Weight(path.weight)))
+    }
+}
+
+/// That an explicit null that is pushed on packets to `prefix` says what they are (RFC 3032 section 2.1).
+fn check_explicit_null(prefix: IpNet, labels: &OutLabels) -> Result<(), Broken> {
+    let (family, right, other) = match prefix {
+        IpNet::V4(_) => ("IPv4", Label::IPV4_EXPLICIT_NULL, Label::IPV6_EXPLICIT_NULL),
+        IpNet::V6(_) => ("IPv6", Label::IPV6_EXPLICIT_NULL, Label::IPV4_EXPLICIT_NULL),
+    };
+    if labels.as_slice().last() == Some(&other) {
+        let given = other;
+        return Err((Field::Out, Rule::ExplicitNullOfOther { given, family, right }));
+    }
+    Ok(())
+}
+
+/// That a neighbour can be named so. `lo` is the rule that a `dev` of `lo` breaks.
+fn check_next_hop(next_hop: &NextHop, via: Field, dev: Field, lo: Rule) -> Result<(), Broken> {
+    match &next_hop.dev {
+        Some(name) if &**name == "lo" => return Err((dev, lo)),
+        Some(name) => check_interface(name).map_err(|error| (dev, error.into()))?,
+        None => {}
+    }
+    let is_one = match next_hop.via {
+        Via::Link(mac) => mac.is_unicast(),
+        Via::Inet(address) => !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast(),
+        Via::Inet6(address) => !address.is_unspecified() && !address.is_multicast(),
+    };
+    match next_hop.via {
+        _ if !is_one => Err((via, Rule::NotOneNeighbour(next_hop.via))),
+        Via::Link(_) if next_hop.dev.is_none() => Err((via, Rule::LinkWithoutDev)),
+        Via::Inet6(address) if address.is_unicast_link_local() && next_hop.dev.is_none() => {
+            Err((via, Rule::LinkLocalWithoutDev(next_hop.via)))
+        }
+        Via::Inet(_) | Via::Inet6(_) | Via::Link(_) => Ok(()),
+    }
+}
+
+/// That these paths can be those of a route for `key`; puts them in the order in which a route keeps them.
+pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), InvalidRoute> {
+    check_key(key)?;
+    let is_only = paths.len() == 1;
+    for (index, path) in paths.iter().enumerate() {
+        check_path(key, path).map_err(|broken| match is_only {
+            true => InvalidRoute::new(broken.0, broken.1),
+            false => at_next_hop(index, broken),
+        })?;
+    }
+    match paths.len() {
+        0 => return Err(InvalidRoute::new(Field::NextHops, Rule::NoPaths)),
+        1 => {
+            paths.iter_mut().for_each(|path| path.weight = 1);
+            return Ok(());
+        }
+        2..=MAX_PATHS => {}
+        count => return Err(InvalidRoute::new(Field::NextHops, Rule::TooManyPaths(count))),
+    }
+    if let Some(index) = paths.iter().position(|path| path.action == Action::Local) {
+        return Err(at_next_hop(index, (Field::Dev, Rule::LocalAmongSeveral)));
+    }
+    let mut numbered: Vec<(Path, usize)> = std::mem::take(paths).into_iter().zip(0..).collect();
+    numbered.sort_unstable();
+    let way = |path: &Path| (path.action.clone(), path.next_hop.clone(), path.backup.clone());
+    let twice = numbered.windows(2).find(|pair| way(&pair[0].0) == way(&pair[1].0));
+    if let Some([(_, first), (path, second)]) = twice {
+        let rule = Rule::PathTwice(Box::new(path.clone()));
+        return Err(at_next_hop(*first.max(second), (Field::Route, rule)));
+    }
+    paths.extend(numbered.into_iter().map(|(path, _)| path));
+    Ok(())
+}
+
+/// That a route for `key` can have these attributes.
+pub(super) fn check_attributes(key: RouteKey, attributes: Attributes) -> Result<(), InvalidRoute> {
+    if matches!(key, RouteKey::Label(_)) && attributes.metric != 0 {
+        return Err(InvalidRoute::new(Field::Metric, Rule::MetricForLabel));
+    }
+    Ok(())
+}
+
+impl wire::Path {
+    /// The first of its fields that is given.
+    fn first_field(&self) -> Option<Field> {
+        let given = [
+            (Field::Action, self.action.is_some()),
+            (Field::Out, self.out.is_some()),
+            (Field::Ttl, self.ttl.is_some()),
+            (Field::Via, self.via.is_some()),
+            (Field::Dev, self.dev.is_some()),
+            (Field::Backup, self.backup.is_some()),
+            (Field::Weight, self.weight.is_some()),
+        ];
+        given.into_iter().find(|&(_, given)| given).map(|(field, _)| field)
+    }
+}
+
+impl ViaFamily {
+    /// What its addresses look like.
+    const fn expected(self) -> &'static str {
+        match self {
+            Self::Inet => "an IPv4 address, such as 192.0.2.1",
+            Self::Inet6 => "an IPv6 address, such as 2001:db8::1",
+            Self::Link => "a MAC address, such as 52:54:00:12:34:56",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::route::line::{self, Family};
+
+    /// Each broken rule has the same sentence wherever the route comes from, and each reader points at the field that breaks it.
+    #[test]
+    fn a_line_and_a_message_break_the_same_rules_in_their_own_places() {
+        let via = |address: &str| json!({ "family": "inet", "address": address });
+        for (line, words, message, place) in [
+            (
+                "100 nexthop via inet 192.0.2.1 nexthop as 110 via inet 224.0.0.1",
+                "via inet 224.0.0.1",
+                json!({ "label": 100, "nexthops": [{ "via": via("192.0.2.1") }, { "out": [110], "via": via("224.0.0.1") }] }),
+                "nexthops[1].via",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.1 nexthop as 200/1 via inet 192.0.2.2",
+                "as 200/1",
+                json!({ "label": 100, "nexthops": [{ "via": via("192.0.2.1") }, { "out": [200, 1], "via": via("192.0.2.2") }] }),
+                "nexthops[1].out",
+            ),
+            (
+                "100 nexthop as 110 via inet 192.0.2.2 nexthop via inet 192.0.2.1 nexthop as 110 via inet 192.0.2.2 weight 9",
+                "nexthop",
+                json!({ "label": 100, "nexthops": [
+                    { "out": [110], "via": via("192.0.2.2") },
+                    { "via": via("192.0.2.1") },
+                    { "out": [110], "via": via("192.0.2.2"), "weight": 9 },
+                ] }),
+                "nexthops[2]",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.1 weight 300 nexthop via inet 192.0.2.2",
+                "weight 300",
+                json!({ "label": 100, "nexthops": [{ "via": via("192.0.2.1"), "weight": 300 }, { "via": via("192.0.2.2") }] }),
+                "nexthops[0].weight",
+            ),
+            (
+                "100 as 110 nexthop via inet 192.0.2.1 nexthop via inet 192.0.2.2",
+                "as 110",
+                json!({ "label": 100, "action": "swap", "out": [110], "nexthops": [{ "via": via("192.0.2.1") }, { "via": via("192.0.2.2") }] }),
+                "action",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup via inet 192.0.2.2 dev a/b",
+                "backup via inet 192.0.2.2 dev a/b",
+                json!({ "label": 100, "via": via("192.0.2.1"), "backup": { "via": via("192.0.2.2"), "dev": "a/b" } }),
+                "backup.dev",
+            ),
+            (
+                "100 via inet 192.0.2.1 dev lo",
+                "dev lo",
+                json!({ "label": 100, "via": via("192.0.2.1"), "dev": "lo" }),
+                "dev",
+            ),
+            (
+                "100 via inet 192.0.2.1 backup via inet 192.0.2.2 dev lo",
+                "backup via inet 192.0.2.2 dev lo",
+                json!({ "label": 100, "via": via("192.0.2.1"), "backup": { "via": via("192.0.2.2"), "dev": "lo" } }),
+                "backup.dev",
+            ),
+            (
+                "100 via inet 192.0.2.1 metric 5",
+                "metric 5",
+                json!({ "label": 100, "via": via("192.0.2.1"), "metric": 5 }),
+                "metric",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 ttl 0 via inet 192.0.2.1",
+                "ttl 0",
+                json!({ "prefix": "10.0.0.0/8", "out": [100], "ttl": 0, "via": via("192.0.2.1") }),
+                "ttl",
+            ),
+            (
+                "10.0.0.1/8 encap mpls 100 via inet 192.0.2.1",
+                "10.0.0.1/8",
+                json!({ "prefix": "10.0.0.1/8", "out": [100], "via": via("192.0.2.1") }),
+                "prefix",
+            ),
+            (
+                "15 via inet 192.0.2.1",
+                "15",
+                json!({ "label": 15, "via": via("192.0.2.1") }),
+                "label",
+            ),
+            ("100 as 110", "", json!({ "label": 100, "out": [110] }), "via"),
+        ] {
+            let from_line = line::route(line, Family::Any).unwrap_err();
+            let read: wire::Route = serde_json::from_value(message).unwrap();
+            let from_message = read.check().unwrap_err();
+            assert_eq!(from_line.to_string(), from_message.to_string(), "{line}");
+            assert_eq!(&line[from_line.at], words, "{line}");
+            assert_eq!(from_message.place.to_string(), place, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_a_json_path() {
+        let place = Place {
+            next_hop: Some(1),
+            field: Field::BackupVia,
+        };
+        assert_eq!(place.within("routes[3]"), "routes[3].nexthops[1].backup.via");
+        assert_eq!(Place::from(Field::Route).within("routes[3]"), "routes[3]");
+        assert_eq!(Place::from(Field::Label).within(""), "label");
+    }
+}

@@ -1,0 +1,93 @@
+//! A route as somebody describes it who wants it deleted.
+
+use mplsxdp_common::abi::TtlPropagate;
+
+use super::{Action, NextHop, Path, Protocol, Route, RouteKey};
+
+/// A label or prefix, and what must be true of its route. What is not said is not asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Description {
+    pub key: RouteKey,
+    /// `None`: whatever the route is. Boxed, as a million keys may be given.
+    more: Option<Box<More>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct More {
+    route: Option<Route>,
+    protocol: Option<Protocol>,
+    metric: Option<u32>,
+}
+
+impl From<RouteKey> for Description {
+    fn from(key: RouteKey) -> Self {
+        Self { key, more: None }
+    }
+}
+
+impl Description {
+    /// `route` is what the route does; the protocol and the metric count apart from it.
+    pub fn new(key: RouteKey, route: Option<Route>, protocol: Option<Protocol>, metric: Option<u32>) -> Self {
+        let says_more = route.is_some() || protocol.is_some() || metric.is_some();
+        let more = says_more.then(|| {
+            Box::new(More {
+                route,
+                protocol,
+                metric,
+            })
+        });
+        Self { key, more }
+    }
+
+    /// Whether it says no more than the key.
+    pub fn is_key(&self) -> bool {
+        self.more.is_none()
+    }
+
+    /// The whole route, if the description says what it does.
+    pub fn route(&self) -> Option<&Route> {
+        self.more.as_ref()?.route.as_ref()
+    }
+
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.more.as_ref()?.protocol
+    }
+
+    pub fn metric(&self) -> Option<u32> {
+        self.more.as_ref()?.metric
+    }
+
+    /// Whether `found` may be meant: the route of the same key, with the interfaces that were found for its next hops.
+    pub fn fits(&self, found: &Route) -> bool {
+        let attributes = found.attributes();
+        self.protocol().is_none_or(|protocol| protocol == attributes.protocol)
+            && self.metric().is_none_or(|metric| metric == attributes.metric)
+            && self.route().is_none_or(|said| agrees(said, found))
+    }
+}
+
+/// Whether each path that is said is another one of those that are there.
+fn agrees(said: &Route, found: &Route) -> bool {
+    let ttl = said.ttl_propagate() == TtlPropagate::Default || said.ttl_propagate() == found.ttl_propagate();
+    let mut left: Vec<&Path> = found.paths().iter().collect();
+    let only = left.len() == 1;
+    let mut paths: Vec<&Path> = said.paths().iter().collect();
+    // Those that say most find theirs first.
+    paths.sort_by_key(|path| path.next_hops().filter(|next_hop| next_hop.dev.is_none()).count());
+    let mut is_there = |said: &Path| {
+        let place = left.iter().position(|path| path_agrees(said, path, only));
+        place.map(|place| left.swap_remove(place)).is_some()
+    };
+    ttl && said.paths().len() == found.paths().len() && paths.into_iter().all(&mut is_there)
+}
+
+/// No `dev` is any `dev`, and of an only path no `as` is any.
+fn path_agrees(said: &Path, found: &Path, only: bool) -> bool {
+    let action = said.action == found.action || (only && said.action == Action::Pop);
+    let is = |said: &Option<NextHop>, found: &Option<NextHop>| match (said, found) {
+        (Some(said), Some(found)) => said.via == found.via && (said.dev.is_none() || said.dev == found.dev),
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    action && said.weight == found.weight && is(&said.next_hop, &found.next_hop) && is(&said.backup, &found.backup)
+}

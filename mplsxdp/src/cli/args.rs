@@ -1,9 +1,11 @@
 //! The command line's options. iproute2's long options with one dash are taken too, and shortened as iproute2 shortens them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 
 use super::{link, route};
 use crate::config::Options;
@@ -160,13 +162,62 @@ pub enum Command {
     Unload,
 }
 
-#[derive(Args, Debug)]
+/// What stands behind `load`: [`Options`], which go over those of the config file, and these.
+#[derive(Debug)]
 pub struct LoadArgs {
-    #[command(flatten)]
-    pub options: Options,
-    /// Take from this TOML file what the command line does not say.
+    pub own: LoadOwn,
+    /// Those of the options that the command line gives.
+    pub options: ArgMatches,
+}
+
+/// What only the command line has.
+#[derive(Args, Debug)]
+pub struct LoadOwn {
+    /// Take from this TOML file what the command line does not give.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+impl Args for LoadArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let defaults = Options::default().values();
+        let command = Options::augment_args(command).mut_args(|arg| with_default(arg.required(false), &defaults));
+        LoadOwn::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for LoadArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self {
+            own: LoadOwn::from_arg_matches(matches)?,
+            options: matches.clone(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Has the help of an option end with its default, if it has one that is worth a word.
+fn with_default(arg: clap::Arg, defaults: &BTreeMap<String, Value>) -> clap::Arg {
+    let default = match (defaults.get(&arg.get_id().as_str().replace('_', "-")), arg.get_action()) {
+        (Some(Value::String(word)), _) => word.clone(),
+        (Some(Value::Number(number)), ArgAction::Set) => number.to_string(),
+        _ => return arg,
+    };
+    match arg.get_help() {
+        Some(help) => {
+            let help = format!("{help} [default: {default}]");
+            arg.help(help)
+        }
+        None => arg,
+    }
 }
 
 /// iproute2's long options in the order in which its abbreviations are resolved.
@@ -271,7 +322,7 @@ mod tests {
     use clap::error::ErrorKind;
 
     use super::*;
-    use crate::config::{TtlModeName, UnknownPolicy};
+    use crate::config::{Given, Number, TtlPropagation, UnknownPolicy};
     use crate::dataplane::XdpMode;
     use crate::slowpath::IcmpVia;
 
@@ -490,6 +541,22 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_load_has_the_defaults() {
+        let help = super::parse(["mplsxdp", "load", "--help"].map(str::to_owned))
+            .expect_err("help")
+            .to_string();
+        for part in [
+            "17 to 1048576 [default: 1048576]",
+            "[default: uniform]",
+            "0: no limit [default: 20000]",
+            "[default: native]",
+        ] {
+            assert!(help.contains(part), "{part}: {help}");
+        }
+        assert_eq!(help.matches("[default: 0]").count(), 0, "{help}");
+    }
+
+    #[test]
     fn what_load_takes() {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
                     --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --no-readopt --fix-peers \
@@ -499,34 +566,35 @@ mod tests {
         let Some(Command::Load(args)) = cli.command else {
             panic!("not load")
         };
-        let LoadArgs { options, config } = *args;
-        assert_eq!(config, Some("f.toml".into()));
+        let LoadArgs { own, options } = *args;
+        assert_eq!(own.config, Some("f.toml".into()));
+        let given = Given::default().with_command_line(&options).unwrap().options;
         assert_eq!(
-            options,
+            given,
             Options {
-                ifaces: vec!["eth1".into(), "eth2".into()],
+                iface: vec!["eth1".into(), "eth2".into()],
                 tx_only: vec!["eth3".into()],
-                wait: Some(true),
-                no_readopt: Some(true),
-                fix_peers: Some(true),
-                mode: Some(XdpMode::Generic),
-                labels: Some(4096),
-                counter_slots: Some(1),
-                stacks: Some(5),
-                groups: Some(6),
-                hash_seed: Some(0),
-                ttl_mode: Some(TtlModeName::Linux),
-                tunnel_ttl: Some(9),
-                tc_propagate: Some(true),
+                wait: true,
+                no_readopt: true,
+                fix_peers: true,
+                mode: XdpMode::Generic,
+                labels: Number::new(4096).unwrap(),
+                counter_slots: Number::new(1).unwrap(),
+                stacks: Number::new(5).unwrap(),
+                groups: Number::new(6).unwrap(),
+                hash_seed: Number::new(0),
+                ttl_propagate: TtlPropagation::Linux,
+                tunnel_ttl: Number::new(9).unwrap(),
+                tc_propagate: true,
                 local: Some("mpls0".into()),
-                unknown: Some(UnknownPolicy::Pass),
-                icmp_via: Some(IcmpVia::Lsp),
+                unknown: UnknownPolicy::Pass,
+                icmp_via: IcmpVia::Lsp,
                 icmp_source: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-                icmp_rate: Some(0),
-                icmp_source_rate: Some(7),
-                hold: Some(1024),
-                punt_rate: Some(1_000_000_000),
-                log_exceptions: Some(false),
+                icmp_rate: Number::new(0).unwrap(),
+                icmp_source_rate: Number::new(7).unwrap(),
+                hold: Number::new(1024).unwrap(),
+                punt_rate: Number::new(1_000_000_000).unwrap(),
+                log_exceptions: false,
                 verbose: 2,
                 ..Options::default()
             }

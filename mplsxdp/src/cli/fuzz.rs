@@ -1,11 +1,7 @@
 //! What must hold of what people and files say: route lines, saved routes, the config file. The functions panic where something
 //! does not hold.
 
-use clap::ValueEnum;
-use toml::{Table, Value};
-
 use super::route::saved_routes;
-use crate::config::Options;
 use crate::config::file;
 use crate::control::api::{self, KeyFilter, RouteFilter};
 use crate::route::Route;
@@ -90,11 +86,11 @@ pub fn state(data: &[u8]) {
 pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     match file::parse("f", text) {
-        Ok(options) => {
-            let written = table(&options).to_string();
+        Ok(given) => {
+            let written = toml::to_string(&given.options).expect("options can be written");
             let again = file::parse("f", &written).unwrap_or_else(|error| panic!("{error}\n{written}"));
-            assert_eq!(without_places(again), without_places(options.clone()), "{written}");
-            if let Err(errors) = options.check() {
+            assert_eq!(again.options, given.options, "{written}");
+            if let Err(errors) = given.check() {
                 assert!(!errors.0.is_empty());
             }
         }
@@ -109,58 +105,4 @@ pub fn config(data: &[u8]) {
             }
         }
     }
-}
-
-fn without_places(mut options: Options) -> Options {
-    options.routes.iter_mut().for_each(|placed| placed.place.clear());
-    options
-}
-
-/// The options as a file has them.
-fn table(options: &Options) -> Table {
-    let strings = |strings: &[String]| Some(Value::from(strings.to_vec()));
-    let number = |number: Option<u32>| number.map(Value::from);
-    let values = [
-        ("iface", strings(&options.ifaces)),
-        ("tx-only", strings(&options.tx_only)),
-        ("local", options.local.clone().map(Value::from)),
-        ("instance", options.instance.clone().map(Value::from)),
-        ("netns", options.netns.clone().map(Value::from)),
-        ("wait", options.wait.map(Value::from)),
-        ("no-readopt", options.no_readopt.map(Value::from)),
-        ("fix-peers", options.fix_peers.map(Value::from)),
-        ("checksum", strings(&options.checksums)),
-        ("mode", options.mode.and_then(name)),
-        ("labels", number(options.labels)),
-        ("counter-slots", number(options.counter_slots)),
-        ("stacks", number(options.stacks)),
-        ("ttl-propagate", options.ttl_mode.and_then(name)),
-        ("tunnel-ttl", number(options.tunnel_ttl.map(u32::from))),
-        ("tc-propagate", options.tc_propagate.map(Value::from)),
-        ("unknown", options.unknown.and_then(name)),
-        ("icmp-via", options.icmp_via.and_then(name)),
-        ("icmp-source", strings(&shown(&options.icmp_source))),
-        ("icmp-rate", number(options.icmp_rate)),
-        ("icmp-source-rate", number(options.icmp_source_rate)),
-        ("hold", number(options.hold.map(u32::from))),
-        ("punt-rate", number(options.punt_rate)),
-        ("log-exceptions", options.log_exceptions.map(Value::from)),
-        ("verbose", number(Some(options.verbose.into()))),
-        (
-            "routes",
-            strings(&shown(options.routes.iter().map(|placed| &placed.route))),
-        ),
-    ];
-    let said = values
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    said.collect()
-}
-
-fn shown(values: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
-    values.into_iter().map(|value| value.to_string()).collect()
-}
-
-fn name(choice: impl ValueEnum) -> Option<Value> {
-    Some(Value::from(choice.to_possible_value()?.get_name()))
 }

@@ -1,14 +1,16 @@
 //! `load`: gathers the configuration, prepares the process, and hands over to the controller.
 
 use std::fs::File;
-use std::io::IsTerminal;
+use std::io::{BufReader, IsTerminal};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 
 use super::args::{Global, LoadArgs};
+use super::route::saved_routes;
 use super::{Failure, netns};
-use crate::config::{Config, ConfigError, Options, file};
+use crate::config::{Config, ConfigError, Given, Place, PlacedRoute, file};
 use crate::descriptors;
 use crate::log::Log;
 use crate::ports::preflight;
@@ -18,6 +20,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let refused = |error: ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));
     let config = config(&args, &global).map_err(refused)?;
     let reread = args
+        .own
         .config
         .is_some()
         .then(|| -> Reread { Arc::new(move || self::config(&args, &global)) });
@@ -46,16 +49,45 @@ fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
 }
 
 fn config(args: &LoadArgs, global: &Global) -> Result<Config, ConfigError> {
-    let file = match &args.config {
+    let file = match &args.own.config {
         Some(path) => file::read(path)?,
-        None => Options::default(),
+        None => Given::default(),
     };
-    let line = Options {
-        instance: global.instance.clone(),
-        netns: global.netns.clone(),
-        ..args.options.clone()
+    let mut given = file
+        .with_command_line(&args.options)
+        .map_err(|error| ConfigError(vec![error.to_string()]))?;
+    if let Some(instance) = &global.instance {
+        given.options.instance.clone_from(instance);
+    }
+    if let Some(netns) = &global.netns {
+        given.options.netns = Some(netns.clone());
+    }
+    if let Some(path) = given.options.routes_file.clone() {
+        add_routes(&mut given, &path);
+    }
+    given.check()
+}
+
+/// Adds the routes of a file that `route save` wrote.
+fn add_routes(given: &mut Given, path: &Path) {
+    let name: Arc<str> = path.display().to_string().into();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) => return given.refuse(format!("{name}: {error}")),
     };
-    line.or(file).check()
+    for saved in saved_routes(BufReader::new(file)) {
+        match saved {
+            Ok((line, route)) => given.routes.push(PlacedRoute {
+                route,
+                place: Place {
+                    file: Arc::clone(&name),
+                    line: line as usize,
+                    column: None,
+                },
+            }),
+            Err(error) => given.refuse(format!("{name}: {error}")),
+        }
+    }
 }
 
 /// `RUST_LOG` has the last word.

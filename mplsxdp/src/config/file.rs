@@ -3,94 +3,74 @@
 //!
 //! ```toml
 //! iface = ["eth1", "eth2"]
-//! tx-only = ["eth3"]
-//! local = "mpls0"            # or true, which is the same
-//! instance = "pe1"
-//! netns = "r1"
-//! wait = false               # true: take interfaces that are not there when they come
-//! no-readopt = false         # true: an interface that goes and comes again is left alone
-//! fix-peers = false          # true: GRO is switched on at the other ends of veths that need it
-//! mode = "native"            # or "generic"
-//! labels = 1048576
-//! counter-slots = 65536
-//! stacks = 32768
-//! groups = 1024
-//! hash-seed = 7              # random at each load where there is none
-//! ttl-propagate = "uniform"  # or "pipe", "linux"
-//! tunnel-ttl = 255
-//! tc-propagate = false
-//! unknown = "punt"           # or "drop", "pass"
-//! icmp-via = "auto"          # or "lsp", "ip"
-//! icmp-source = ["10.0.0.1", "2001:db8::1"]
-//! icmp-rate = 1000           # per second, 0: no limit
-//! icmp-source-rate = 100
+//! local = true               # or "mpls0", which is the same
 //! hold = 64
-//! punt-rate = 20000
-//! log-exceptions = false
-//! verbose = 0
+//! kernel-route = ["10.4.4.0/24 src 10.0.0.1"]
 //! routes = [
 //!     "100 as 110 via inet 192.168.40.102",
 //!     "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
 //! ]
+//! routes-file = "pe1.routes" # beside this file
 //! ```
 //!
-//! Everything that is wrong is told at once.
+//! Everything that is wrong is reported at once.
 
-use std::net::IpAddr;
-use std::ops::{Range, RangeInclusive};
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use clap::ValueEnum;
+use serde::Deserialize as _;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
-use crate::config::{self, ConfigError, Options, PlacedRoute};
+use crate::config::{ConfigError, Given, Options, Place, PlacedRoute};
 use crate::route::line::{self, Family};
 
-/// The keys, for whoever mistypes one.
-const KEYS: &str = "iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, checksum, mode, labels, counter-slots, stacks, \
-                    groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, icmp-source-rate, hold, punt-rate, \
-                    log-exceptions, verbose, routes";
+/// The key that is not an option: its values are routes.
+const ROUTES: &str = "routes";
 
-/// Reads a file.
-pub fn read(path: &Path) -> Result<Options, ConfigError> {
+/// Reads a file. Values that are wrong are left for [`Given::check`] to report.
+pub fn read(path: &Path) -> Result<Given, ConfigError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError(vec![format!("{name}: {error}")]))?;
-    parse(&name, &text)
+    let mut given = parse(&name, &text)?;
+    given.file = Some(path.to_owned());
+    if let (Some(routes), Some(folder)) = (&mut given.options.routes_file, path.parent()) {
+        *routes = folder.join(&*routes);
+    }
+    Ok(given)
 }
 
 /// Reads the text of a file of this name.
-pub fn parse(name: &str, text: &str) -> Result<Options, ConfigError> {
+pub fn parse(name: &str, text: &str) -> Result<Given, ConfigError> {
     let mut reader = Reader {
-        name,
+        name: name.into(),
         text,
         line_starts: std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect(),
+        given: Given::default(),
         errors: Vec::new(),
     };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         reader.refuse(error.span().unwrap_or(0..0), error.message());
     }
-    let mut options = Options::default();
-    if errors.is_empty() {
-        for (key, value) in table.get_ref() {
-            reader.read(key, value, &mut options);
-        }
+    if !errors.is_empty() {
+        return Err(ConfigError(reader.into_errors()));
     }
-    if reader.errors.is_empty() {
-        Ok(options)
-    } else {
-        reader.errors.sort_by_key(|(at, _)| *at);
-        Err(ConfigError(reader.errors.into_iter().map(|(_, error)| error).collect()))
-    }
+    reader.read(table);
+    let mut given = std::mem::take(&mut reader.given);
+    given.errors = reader.into_errors();
+    Ok(given)
 }
 
 struct Reader<'a> {
-    name: &'a str,
+    name: Arc<str>,
     text: &'a str,
     line_starts: Vec<usize>,
+    given: Given,
     /// By their place in the text.
     errors: Vec<(usize, String)>,
 }
@@ -98,175 +78,92 @@ struct Reader<'a> {
 type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Reader<'_> {
-    fn read(&mut self, key: &Spanned<impl AsRef<str>>, value: &Value, options: &mut Options) {
-        let name = key.get_ref().as_ref();
-        match name {
-            "iface" => options.ifaces = self.strings(name, value),
-            "tx-only" => options.tx_only = self.strings(name, value),
-            "local" => options.local = self.local(name, value),
-            "instance" => options.instance = self.string(name, value).map(str::to_owned),
-            "netns" => options.netns = self.string(name, value).map(str::to_owned),
-            "wait" => options.wait = self.boolean(name, value),
-            "no-readopt" => options.no_readopt = self.boolean(name, value),
-            "fix-peers" => options.fix_peers = self.boolean(name, value),
-            "checksum" => options.checksums = self.one_or_more(name, value),
-            "mode" => options.mode = self.choice(name, value),
-            "labels" => options.labels = self.number(name, value, config::LABELS),
-            "counter-slots" => options.counter_slots = self.number(name, value, config::COUNTER_SLOTS),
-            "stacks" => options.stacks = self.number(name, value, config::STACKS),
-            "groups" => options.groups = self.number(name, value, config::GROUPS),
-            "hash-seed" => options.hash_seed = self.number(name, value, config::HASH_SEED),
-            "ttl-propagate" => options.ttl_mode = self.choice(name, value),
-            "tunnel-ttl" => options.tunnel_ttl = self.number(name, value, config::TUNNEL_TTL),
-            "tc-propagate" => options.tc_propagate = self.boolean(name, value),
-            "unknown" => options.unknown = self.choice(name, value),
-            "icmp-via" => options.icmp_via = self.choice(name, value),
-            "icmp-source" => options.icmp_source = self.addresses(name, value),
-            "icmp-rate" => options.icmp_rate = self.number(name, value, config::RATE),
-            "icmp-source-rate" => options.icmp_source_rate = self.number(name, value, config::RATE),
-            "hold" => options.hold = self.number(name, value, config::HOLD),
-            "punt-rate" => options.punt_rate = self.number(name, value, config::RATE),
-            "log-exceptions" => options.log_exceptions = self.boolean(name, value),
-            "verbose" => options.verbose = self.number(name, value, 0..=2).unwrap_or(0),
-            "routes" => options.routes = self.routes(name, value),
-            _ => self.refuse(key.span(), &format!("unknown key `{name}`; the keys are {KEYS}")),
-        }
-    }
-
-    fn string<'v>(&mut self, key: &str, value: &'v Value) -> Option<&'v str> {
-        let string = value.get_ref().as_str();
-        if string.is_none() {
-            self.wrong_type(key, value, "a string");
-        }
-        string
-    }
-
-    fn array<'v>(&mut self, key: &str, value: &'v Value) -> impl Iterator<Item = &'v Value<'v>> + use<'v> {
-        let array = value.get_ref().as_array();
-        if array.is_none() {
-            self.wrong_type(key, value, "an array of strings");
-        }
-        array.into_iter().flatten()
-    }
-
-    /// A string, or an array of them.
-    fn one_or_more(&mut self, key: &str, value: &Value) -> Vec<String> {
-        match value.get_ref().as_str() {
-            Some(one) => vec![one.to_owned()],
-            None => self.strings(key, value),
-        }
-    }
-
-    fn strings(&mut self, key: &str, value: &Value) -> Vec<String> {
-        self.array(key, value)
-            .filter_map(|element| self.string(key, element).map(str::to_owned))
-            .collect()
-    }
-
-    /// A name, or whether there is to be one by the usual name.
-    fn local(&mut self, key: &str, value: &Value) -> Option<String> {
-        match value.get_ref() {
-            DeValue::String(name) => Some(name.as_ref().to_owned()),
-            DeValue::Boolean(wanted) => wanted.then(|| config::DEFAULT_LOCAL.to_owned()),
-            _ => {
-                self.wrong_type(key, value, "a string, true or false");
-                None
-            }
-        }
-    }
-
-    fn addresses(&mut self, key: &str, value: &Value) -> Vec<IpAddr> {
-        let mut addresses = Vec::new();
-        for element in self.array(key, value) {
-            let Some(text) = self.string(key, element) else {
+    /// Tries each value, and each element of an array, by itself, so that all that are wrong are found.
+    fn read<'v>(&mut self, table: Spanned<DeTable<'v>>) {
+        let names = Options::names();
+        let whole = table.span();
+        let mut right = DeTable::new();
+        for (key, value) in table.into_inner() {
+            let name = key.get_ref().to_string();
+            if name == ROUTES {
+                self.routes(&value);
                 continue;
-            };
-            match text.parse() {
-                Ok(address) => addresses.push(address),
-                Err(_) => self.refuse(
-                    element.span(),
-                    &format!("`{key}` has \"{text}\"; it must be an address, as \"192.0.2.1\" or \"2001:db8::1\""),
-                ),
+            }
+            if !names.contains(&name) {
+                let reason = format!("unknown key `{name}`; the keys are {}, {ROUTES}", names.join(", "));
+                self.refuse(key.span(), &reason);
+                continue;
+            }
+            let span = value.span();
+            let mut places = Vec::new();
+            let mut value = value.into_inner();
+            if let DeValue::Array(elements) = &mut value {
+                let mut taken = DeArray::new();
+                for element in std::mem::replace(elements, DeArray::new()) {
+                    let at = element.span();
+                    let mut alone = DeArray::new();
+                    alone.push(element.clone());
+                    if self.is_right(&key, Spanned::new(at.clone(), DeValue::Array(alone))) {
+                        places.push(self.place(at.start).to_string());
+                        taken.push(element);
+                    }
+                }
+                *elements = taken;
+            }
+            let value = Spanned::new(span.clone(), value);
+            if !self.given.unread.contains(&name) && self.is_right(&key, value.clone()) {
+                if places.is_empty() {
+                    places.push(self.place(span.start).to_string());
+                }
+                self.given.places.insert(name, places);
+                right.insert(key, value);
             }
         }
-        addresses
-    }
-
-    fn boolean(&mut self, key: &str, value: &Value) -> Option<bool> {
-        let boolean = value.get_ref().as_bool();
-        if boolean.is_none() {
-            self.wrong_type(key, value, "true or false");
+        match options(Spanned::new(whole, right)) {
+            Ok(options) => self.given.options = options,
+            Err(error) => self.refuse(error.span().unwrap_or(0..0), error.message()),
         }
-        boolean
     }
 
-    fn number<N: TryFrom<i64> + PartialOrd + std::fmt::Display>(
-        &mut self,
-        key: &str,
-        value: &Value,
-        range: RangeInclusive<N>,
-    ) -> Option<N> {
-        let right = format!("a number, {} to {}", range.start(), range.end());
-        let Some(integer) = value.get_ref().as_integer() else {
-            self.wrong_type(key, value, &right);
-            return None;
+    /// Whether a value is one of this option; else the error is noted.
+    fn is_right<'v>(&mut self, key: &Spanned<Cow<'v, str>>, value: Value<'v>) -> bool {
+        let span = value.span();
+        let alone = std::iter::once((key.clone(), value)).collect();
+        let Err(error) = options(Spanned::new(span.clone(), alone)) else {
+            return true;
         };
-        let number = i64::from_str_radix(integer.as_str(), integer.radix())
-            .ok()
-            .and_then(|number| N::try_from(number).ok())
-            .filter(|number| range.contains(number));
-        if number.is_none() {
-            self.refuse(
-                value.span(),
-                &format!("`{key}` is {}; it must be {right}", integer.as_str()),
-            );
-        }
-        number
+        let name = key.get_ref().to_string();
+        let reason = in_words_of_toml(error.message());
+        self.refuse(error.span().unwrap_or(span), &format!("`{name}`: {reason}"));
+        self.given.unread.insert(name);
+        false
     }
 
-    fn choice<E: ValueEnum>(&mut self, key: &str, value: &Value) -> Option<E> {
-        let name = self.string(key, value)?;
-        let choice = E::from_str(name, false).ok();
-        if choice.is_none() {
-            let names: Vec<_> = E::value_variants()
-                .iter()
-                .filter_map(|variant| Some(format!("\"{}\"", variant.to_possible_value()?.get_name())))
-                .collect();
-            let right = names.join(" or ");
-            self.refuse(value.span(), &format!("`{key}` is \"{name}\"; it must be {right}"));
-        }
-        choice
-    }
-
-    fn routes(&mut self, key: &str, value: &Value) -> Vec<PlacedRoute> {
-        let mut routes = Vec::new();
-        for element in self.array(key, value) {
-            let Some(line) = self.string(key, element) else {
+    fn routes(&mut self, value: &Value) {
+        const RIGHT: &str = "it must be an array of strings";
+        let Some(array) = value.get_ref().as_array() else {
+            self.refuse(value.span(), &format!("`{ROUTES}`: {RIGHT}"));
+            return;
+        };
+        for element in array {
+            let span = element.span();
+            let Some(text) = element.get_ref().as_str() else {
+                self.refuse(span, &format!("`{ROUTES}`: {RIGHT}"));
                 continue;
             };
-            let span = element.span();
-            match line::route(line, Family::Any) {
-                Ok(route) => routes.push(PlacedRoute {
-                    route,
-                    place: self.place(span.start),
-                }),
+            match line::route(text, Family::Any) {
+                Ok(route) => {
+                    let place = self.place(span.start);
+                    self.given.routes.push(PlacedRoute { route, place });
+                }
                 Err(error) => {
-                    // Without escapes, the text in the file is the line, and the place within it can be told.
-                    let literal = self.text.get(span.clone()).and_then(|text| text.find(line));
+                    // Without escapes, the text in the file is the line, and the place within it is known.
+                    let literal = self.text.get(span.clone()).and_then(|found| found.find(text));
                     let start = span.start + literal.map_or(0, |quote| quote + error.at.start);
-                    self.refuse(start..span.end, &format!("`{key}`: {error}: `{line}`"));
+                    self.refuse(start..span.end, &format!("`{ROUTES}`: {error}: `{text}`"));
                 }
             }
         }
-        routes
-    }
-
-    fn wrong_type(&mut self, key: &str, value: &Value, right: &str) {
-        let given = value.get_ref().type_str();
-        self.refuse(
-            value.span(),
-            &format!("`{key}` has a value of type {given}; it must be {right}"),
-        );
     }
 
     fn refuse(&mut self, at: Range<usize>, reason: &str) {
@@ -274,29 +171,51 @@ impl Reader<'_> {
         self.errors.push((at.start, format!("{place}: {reason}")));
     }
 
+    fn into_errors(mut self) -> Vec<String> {
+        self.errors.sort_by_key(|(at, _)| *at);
+        self.errors.into_iter().map(|(_, error)| error).collect()
+    }
+
     /// File, line and column, as compilers print them.
-    fn place(&self, offset: usize) -> String {
+    fn place(&self, offset: usize) -> Place {
         let line = self.line_starts.partition_point(|&start| start <= offset);
         let start = self.line_starts.get(line - 1).copied().unwrap_or_default();
         let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
-        format!("{}:{line}:{column}", self.name)
+        Place {
+            file: Arc::clone(&self.name),
+            line,
+            column: Some(column),
+        }
     }
+}
+
+/// serde's message with the words that TOML has for its types.
+fn in_words_of_toml(message: &str) -> String {
+    message
+        .replace("a sequence", "an array")
+        .replace("wanted string or table", "invalid type: expected a string")
+}
+
+fn options(table: Spanned<DeTable<'_>>) -> Result<Options, toml::de::Error> {
+    let span = table.span();
+    Options::deserialize(ValueDeserializer::from(Spanned::new(
+        span,
+        DeValue::Table(table.into_inner()),
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
-    use mplsxdp_common::abi::TtlMode;
-
     use super::*;
-    use crate::config::{Config, PortConfig, UnknownPolicy};
+    use crate::config::{self, Number, PortConfig, TtlPropagation, UnknownPolicy};
     use crate::dataplane::XdpMode;
     use crate::slowpath::IcmpVia;
 
     fn errors(text: &str) -> Vec<String> {
         parse("f.toml", text)
-            .and_then(Options::check)
+            .and_then(Given::check)
             .map_or_else(|error| error.0, |config| panic!("{config:?}"))
     }
 
@@ -314,7 +233,7 @@ mod tests {
             ]
         "#;
         let lines: Vec<String> = parse("f.toml", text)
-            .and_then(Options::check)
+            .and_then(Given::check)
             .map(|config| config.routes.iter().map(ToString::to_string).collect())
             .unwrap_or_else(|error| panic!("{error:?}"));
         assert_eq!(
@@ -328,7 +247,7 @@ mod tests {
         );
         // An interface that is not loaded may be added later: the route waits for it, as after `restore`.
         let elsewhere = text.replace("10.0.2.2 dev eth2", "10.0.2.2 dev eth3");
-        assert!(parse("f.toml", &elsewhere).and_then(Options::check).is_ok());
+        assert!(parse("f.toml", &elsewhere).and_then(Given::check).is_ok());
         // A name that no interface can have is a mistake.
         let impossible = text.replace("10.0.2.2 dev eth2", "10.0.2.2 dev eth/3");
         let found = errors(&impossible);
@@ -344,6 +263,8 @@ mod tests {
             iface = ["eth1", "eth2"]
             tx-only = ["eth3"]
             local = "own"
+            mpls-off = ["eth2"]
+            kernel-route = ["10.4.4.0/24 src 10.0.0.1"]
             instance = "pe1"
             netns = "r1"
             wait = true
@@ -379,60 +300,67 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place, "f.toml:30:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:32:17");
+        let config = file.clone().check().unwrap();
         assert_eq!(
-            file.clone().check().unwrap(),
-            Config {
+            config.options,
+            Options {
+                iface: vec!["eth1".into(), "eth2".into()],
+                tx_only: vec!["eth3".into()],
+                mpls_off: vec!["eth2".into()],
+                local: Some("own".into()),
+                kernel_route: vec!["10.4.4.0/24 src 10.0.0.1".parse().unwrap()],
                 instance: "pe1".into(),
                 netns: Some("r1".into()),
-                ports: vec![port("eth1", false), port("eth2", false), port("eth3", true)],
-                local: Some("own".into()),
                 wait: true,
-                readopt: false,
+                no_readopt: true,
                 fix_peers: true,
+                checksum: Vec::new(),
                 mode: XdpMode::Generic,
-                labels: 4096,
-                counter_slots: 100,
-                stacks: 200,
-                groups: 300,
-                hash_seed: Some(u32::MAX),
-                ttl_mode: TtlMode::Pipe,
-                tunnel_ttl: 64,
+                labels: Number::new(4096).unwrap(),
+                counter_slots: Number::new(100).unwrap(),
+                stacks: Number::new(200).unwrap(),
+                groups: Number::new(300).unwrap(),
+                hash_seed: Number::new(u32::MAX.into()),
+                ttl_propagate: TtlPropagation::Pipe,
+                tunnel_ttl: Number::new(64).unwrap(),
                 tc_propagate: true,
                 unknown: UnknownPolicy::Drop,
                 icmp_via: IcmpVia::Ip,
-                icmp_source_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
-                icmp_source_v6: Some("2001:db8::1".parse().unwrap()),
-                icmp_rate: 0,
-                icmp_source_rate: 1,
-                hold: 0,
-                punt_rate: 3,
+                icmp_source: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                icmp_rate: Number::new(0).unwrap(),
+                icmp_source_rate: Number::new(1).unwrap(),
+                hold: Number::new(0).unwrap(),
+                punt_rate: Number::new(3).unwrap(),
                 log_exceptions: true,
                 verbose: 1,
-                routes: [
-                    "100 as 110 via inet 192.168.40.102 dev eth1",
-                    "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102"
-                ]
-                .map(|line| line::route(line, Family::Any).unwrap())
-                .into(),
+                routes_file: None,
             }
         );
-        let line = Options {
-            ifaces: vec!["eth4".into(), "eth1".into()],
-            labels: Some(8192),
-            tc_propagate: Some(false),
-            instance: Some("pe2".into()),
-            local: Some("mpls0".into()),
-            unknown: Some(UnknownPolicy::Pass),
-            icmp_source: vec!["192.0.2.2".parse().unwrap()],
-            hold: Some(5),
-            ..Options::default()
+        let off = PortConfig {
+            mpls: false,
+            ..port("eth2", false)
         };
-        let both = line.or(file).check().unwrap();
-        assert_eq!((both.labels, both.tc_propagate, both.counter_slots), (8192, false, 100));
-        assert_eq!((both.instance.as_str(), both.local.as_deref()), ("pe2", Some("mpls0")));
+        assert_eq!(config.ports, [port("eth1", false), off, port("eth3", true)]);
+        assert_eq!(config.icmp_source_v4, Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(config.icmp_source_v6, Some("2001:db8::1".parse().unwrap()));
+        let lines = [
+            "100 as 110 via inet 192.168.40.102 dev eth1",
+            "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
+        ];
+        assert_eq!(config.routes, lines.map(|line| line::route(line, Family::Any).unwrap()));
+
+        let line = load(
+            "--iface eth4 --iface eth1 --labels 8192 --tc-propagate=false --local --unknown pass --icmp-source 192.0.2.2 --hold 5",
+        );
+        let both = file.with_command_line(&line).unwrap().check().unwrap();
+        assert_eq!(
+            (both.labels.get(), both.tc_propagate, both.counter_slots.get()),
+            (8192, false, 100)
+        );
+        assert_eq!((both.instance.as_str(), both.local.as_deref()), ("pe1", Some("mpls0")));
         assert_eq!((both.unknown, both.icmp_via), (UnknownPolicy::Pass, IcmpVia::Ip));
-        assert_eq!((both.hold, both.punt_rate), (5, 3));
+        assert_eq!((both.hold.get(), both.punt_rate.get(), both.verbose), (5, 3, 1));
         // Each family by itself.
         assert_eq!(both.icmp_source_v4, Some(Ipv4Addr::new(192, 0, 2, 2)));
         assert_eq!(both.icmp_source_v6, Some("2001:db8::1".parse().unwrap()));
@@ -440,22 +368,54 @@ mod tests {
         assert_eq!(names, ["eth4", "eth1", "eth2", "eth3"]);
     }
 
+    /// What clap makes of a command line of options.
+    fn load(line: &str) -> clap::ArgMatches {
+        let command = <Options as clap::Args>::augment_args(clap::Command::new("load").no_binary_name(true));
+        command
+            .mut_args(|arg| arg.required(false))
+            .get_matches_from(line.split(' '))
+    }
+
+    #[test]
+    fn an_error_names_the_option_or_the_place_in_the_file() {
+        let file = parse(
+            "f.toml",
+            "iface = [\"eth1\"]\ntx-only = [\"eth2\"]\nchecksum = [\"eth9=trust\"]\n",
+        )
+        .unwrap();
+        let line = load("--iface eth/1 --tx-only eth1 --mpls-off eth2 --kernel-route 10.0.0.0/8");
+        let errors = file.with_command_line(&line).unwrap().check().unwrap_err();
+        assert_eq!(
+            errors.0,
+            [
+                "--iface: `eth/1` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
+                "--tx-only: `eth1` is in `iface` and in `tx-only`; it can be in one of them",
+                "--mpls-off: `mpls-off` names `eth2`, which is not in `iface`: add it there",
+                "f.toml:3:13: `checksum` names `eth9`, which is not an interface that is loaded: add it to `iface` or `tx-only`",
+                "--kernel-route: `kernel-route` leads into the interface of `local`, and there is none: add `local = true`",
+            ]
+        );
+    }
+
     #[test]
     fn defaults() {
-        let config = parse("f.toml", "iface = [\"eth1\"]").and_then(Options::check).unwrap();
+        let config = parse("f.toml", "iface = [\"eth1\"]").and_then(Given::check).unwrap();
+        let default = Options {
+            iface: vec!["eth1".into()],
+            ..Options::default()
+        };
+        assert_eq!(config.options, default);
         assert_eq!(
-            config,
-            Config {
-                ports: config.ports.clone(),
-                ..Config::default()
-            }
-        );
-        assert_eq!(
-            (config.labels, config.counter_slots, config.tunnel_ttl),
+            (config.labels.get(), config.counter_slots.get(), config.tunnel_ttl.get()),
             (1_048_576, 65_536, 255)
         );
         assert_eq!(
-            (config.icmp_rate, config.icmp_source_rate, config.hold, config.punt_rate),
+            (
+                config.icmp_rate.get(),
+                config.icmp_source_rate.get(),
+                config.hold.get(),
+                config.punt_rate.get()
+            ),
             (1000, 100, 64, 20_000)
         );
         assert_eq!([1000, 100, 20_000].map(config::burst), [50, 50, 1000]);
@@ -463,14 +423,14 @@ mod tests {
 
     #[test]
     fn a_local_interface_has_the_usual_name_unless_it_is_given_one() {
-        let local = |text: &str| parse("f.toml", text).unwrap().local;
+        let local = |text: &str| parse("f.toml", text).unwrap().options.local;
         assert_eq!(local("local = true").as_deref(), Some("mpls0"));
         assert_eq!(local("local = \"own\"").as_deref(), Some("own"));
         assert_eq!(local("local = false"), None);
     }
 
     #[test]
-    fn all_that_is_wrong_is_told_at_once_with_its_place() {
+    fn all_errors_are_reported_at_once_with_their_places() {
         let text = r#"iface = "eth1"
 labels = 16
 stacks = "many"
@@ -489,35 +449,39 @@ routes = [
     "101 as 111 via inet 192.168.40.1022",
     7,
 ]
+instance = "../up"
 "#;
         assert_eq!(
             errors(text),
             [
-                "f.toml:1:9: `iface` has a value of type string; it must be an array of strings",
-                "f.toml:2:10: `labels` is 16; it must be a number, 17 to 1048576",
-                "f.toml:3:10: `stacks` has a value of type string; it must be a number, 1 to 1048576",
-                "f.toml:4:14: `tunnel-ttl` is 256; it must be a number, 1 to 255",
-                "f.toml:5:8: `mode` is \"fast\"; it must be \"native\" or \"generic\"",
-                "f.toml:6:1: unknown key `mtu`; the keys are iface, tx-only, local, instance, netns, wait, no-readopt, fix-peers, checksum, mode, \
-                 labels, counter-slots, stacks, groups, hash-seed, ttl-propagate, tunnel-ttl, tc-propagate, unknown, icmp-via, icmp-source, icmp-rate, \
-                 icmp-source-rate, hold, punt-rate, log-exceptions, verbose, routes",
-                "f.toml:7:16: `tc-propagate` has a value of type integer; it must be true or false",
-                "f.toml:8:9: `local` has a value of type integer; it must be a string, true or false",
-                "f.toml:9:11: `unknown` is \"ignore\"; it must be \"punt\" or \"drop\" or \"pass\"",
-                "f.toml:10:12: `icmp-via` has a value of type boolean; it must be a string",
-                "f.toml:11:16: `icmp-source` has \"192.0.2.256\"; it must be an address, as \"192.0.2.1\" or \"2001:db8::1\"",
-                "f.toml:11:31: `icmp-source` has a value of type integer; it must be a string",
-                "f.toml:12:13: `icmp-rate` is -1; it must be a number, 0 to 1000000000",
-                "f.toml:13:8: `hold` is 1025; it must be a number, 0 to 1024",
+                "f.toml:1:9: `iface`: invalid type: string \"eth1\", expected an array",
+                "f.toml:2:10: `labels`: invalid value: integer `16`, expected a number, 17 to 1048576",
+                "f.toml:3:10: `stacks`: invalid type: string \"many\", expected a number, 1 to 1048576",
+                "f.toml:4:14: `tunnel-ttl`: invalid value: integer `256`, expected a number, 1 to 255",
+                "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
+                "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, hash-seed, hold, \
+                 icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
+                 log-exceptions, mode, mpls-off, netns, no-readopt, punt-rate, routes-file, stacks, tc-propagate, \
+                 ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",
+                "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
+                "f.toml:8:9: `local`: expected a string, true or false",
+                "f.toml:9:11: `unknown`: unknown variant `ignore`, expected one of `punt`, `drop`, `pass`",
+                "f.toml:10:12: `icmp-via`: invalid type: expected a string",
+                "f.toml:11:16: `icmp-source`: invalid IP address syntax",
+                "f.toml:11:31: `icmp-source`: invalid type: integer `5`, expected IP address",
+                "f.toml:12:13: `icmp-rate`: invalid value: integer `-1`, expected a number, 0 to 1000000000",
+                "f.toml:13:8: `hold`: invalid value: integer `1025`, expected a number, 0 to 1024",
                 "f.toml:16:17: `routes`: `192.168.40.1022` is not an IPv4 address, such as 192.0.2.1: \
                  `101 as 111 via inet 192.168.40.1022`",
-                "f.toml:17:5: `routes` has a value of type integer; it must be a string",
+                "f.toml:17:5: `routes`: it must be an array of strings",
+                // Values that can be read are checked against each other all the same.
+                "f.toml:19:12: the instance name `../up` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
             ]
         );
     }
 
     #[test]
-    fn what_is_not_toml_is_told_with_its_place() {
+    fn an_error_of_toml_has_its_place() {
         assert_eq!(
             errors("iface = [\"eth1\"]\nlabels 5\n"),
             ["f.toml:2:8: key with no value, expected `=`"]
@@ -541,14 +505,16 @@ routes = ["100 as 110 via link 02:00:00:00:00:01 dev eth2.200"]
             assert_eq!(
                 errors(&format!("iface = [\"{name}\"]")),
                 [format!(
-                    "`{name}` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces"
+                    "f.toml:1:10: `{name}` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces"
                 )]
             );
         }
         // It is made, not found.
         assert_eq!(
             errors("iface = [\"eth1\"]\nlocal = \"interface-of-15.100\""),
-            ["`interface-of-15.100` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces"]
+            [
+                "f.toml:2:9: `interface-of-15.100` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces"
+            ]
         );
     }
 
@@ -567,29 +533,30 @@ routes = [
         assert_eq!(
             errors(text),
             [
-                "`eth/2` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
-                "`eth1` is given by `iface` and by `tx-only`; it can be one of them",
+                "f.toml:1:18: `eth/2` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
+                "f.toml:2:12: `eth1` is in `iface` and in `tx-only`; it can be in one of them",
                 "f.toml:7:5: label 200 is beyond `labels`, which is 200",
                 "f.toml:8:5: 100 has a route already, at f.toml:6:5",
-                "the instance name `../up` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
+                "f.toml:4:12: the instance name `../up` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
             ]
         );
         for (line, reason) in [
             (
                 "local = \"eth1\"",
-                "`eth1` is given by `local`, which makes it, and by `iface` or `tx-only`, which take what is there",
+                "f.toml:2:9: `eth1` is named by `local`, which creates an interface, and by `iface` or `tx-only`, which need an \
+                 existing one",
             ),
             (
                 "local = \"sixteen-is-a-lot\"",
-                "`sixteen-is-a-lot` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
+                "f.toml:2:9: `sixteen-is-a-lot` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
             ),
             (
                 "local = \"mpls%d\"",
-                "`mpls%d` is not the name of a new interface: it has a `%`",
+                "f.toml:2:9: `mpls%d` is not the name of a new interface: it has a `%`",
             ),
             (
                 "icmp-source = [\"192.0.2.1\", \"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]",
-                "`icmp-source` is 192.0.2.1 and 192.0.2.2; it can be one address of each family",
+                "f.toml:2:42: `icmp-source` is 192.0.2.1 and 192.0.2.2; it can be one address of each family",
             ),
         ] {
             assert_eq!(errors(&format!("iface = [\"eth1\"]\n{line}")), [reason]);
@@ -609,8 +576,8 @@ routes = [
             assert_eq!(
                 errors(&format!("iface = [\"eth1\"]\nicmp-source = [\"{address}\"]")),
                 [format!(
-                    "`icmp-source` is {address}; it must be a unicast address of this box that others know, as 192.0.2.1 or \
-                     2001:db8::1"
+                    "f.toml:2:16: `icmp-source` is {address}; it must be a routable unicast address of this machine, such as \
+                     192.0.2.1 or 2001:db8::1"
                 )]
             );
         }
@@ -621,7 +588,7 @@ routes = [
         );
         assert_eq!(
             errors("labels = 20"),
-            ["no interface: name at least one, by `--iface IFACE` or by `iface` in the config file"]
+            ["no interface: name at least one with `--iface IFACE`, or with `iface` in the config file"]
         );
     }
 

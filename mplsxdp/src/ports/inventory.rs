@@ -230,8 +230,8 @@ impl Ports {
     pub fn new(loader: Loader, config: &Config) -> Self {
         let settings = Settings::new(
             0,
-            config.ttl_mode,
-            config.tunnel_ttl,
+            config.ttl_propagate.into(),
+            config.tunnel_ttl.get(),
             config.tc_propagate,
             config.log_exceptions,
         )
@@ -241,7 +241,7 @@ impl Ports {
             mode: config.mode,
             settings,
             ports: Vec::new(),
-            readopts: config.readopt,
+            readopts: !config.no_readopt,
             fixes_peers: config.fix_peers,
             waiting: WaitingPorts::default(),
             watch: Watch::new(Instant::now()),

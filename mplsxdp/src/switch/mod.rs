@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, PortConfig, burst};
+use crate::config::{Config, Number, PortConfig, burst};
 use crate::control::api::{self, ChangeMode, Changes, Refusal, Reply, Request};
 use crate::control::{Call, Instance, Peer, server, socket};
 use crate::daemon::exceptions::{Exceptions, View};
@@ -203,13 +203,13 @@ struct Controller {
 impl Controller {
     fn new(config: &Config, netlink: Netlink) -> anyhow::Result<Self> {
         let sizes = Sizes {
-            labels: config.labels,
-            stacks: config.stacks,
-            groups: config.groups,
-            counter_slots: config.counter_slots,
+            labels: config.labels.get(),
+            stacks: config.stacks.get(),
+            groups: config.groups.get(),
+            counter_slots: config.counter_slots.get(),
         };
-        let police = Police::new(config.punt_rate, burst(config.punt_rate));
-        let hash_seed = config.hash_seed.unwrap_or_else(random_seed);
+        let police = Police::new(config.punt_rate.get(), burst(config.punt_rate.get()));
+        let hash_seed = config.hash_seed.map_or_else(random_seed, Number::get);
         let mut loader = Loader::new(sizes)?.with_police(police).with_hash_seed(hash_seed);
         if config.log_exceptions {
             loader.follow_log()?;
@@ -224,10 +224,7 @@ impl Controller {
         Ok(Self {
             started: Instant::now(),
             ports: Ports::new(loader, config),
-            config: Config {
-                routes: Vec::new(),
-                ..config.clone()
-            },
+            config: config.without_routes(),
             netlink,
             resolver: Resolver::default(),
             kernel_routes: KernelRoutes::default(),
@@ -1127,7 +1124,10 @@ impl From<Refusal> for NotChanged {
 
 fn wish(port: &PortConfig) -> Wish {
     let role = if port.tx_only { Role::TxOnly } else { Role::Switching };
-    Wish::new(role, port.checksum)
+    Wish {
+        mpls: port.mpls,
+        ..Wish::new(role, port.checksum)
+    }
 }
 
 fn reply_to(peer: Peer, reply: oneshot::Sender<Result<Reply, Refusal>>, result: Result<Reply, Refusal>) {
@@ -1155,9 +1155,9 @@ fn slow_path_options(config: &Config) -> Options {
     };
     Options {
         icmp_via: config.icmp_via,
-        icmp_rate: rate(config.icmp_rate),
-        icmp_source_rate: rate(config.icmp_source_rate),
-        hold_frames: config.hold.into(),
+        icmp_rate: rate(config.icmp_rate.get()),
+        icmp_source_rate: rate(config.icmp_source_rate.get()),
+        hold_frames: config.hold.get().into(),
     }
 }
 

@@ -126,7 +126,9 @@ impl Controller {
             }
         };
         for port in old {
-            if self.change_port(&port.name, wish(port)).await {
+            let before = self.config.ports.iter().find(|before| before.name == port.name);
+            let sets_mpls = before.is_some_and(|before| before.mpls != port.mpls);
+            if self.change_port(&port.name, wish(port)).await || (sets_mpls && self.set_mpls(&port.name, port.mpls)) {
                 ports.changed.push(port.name.clone());
             }
         }
@@ -140,18 +142,15 @@ impl Controller {
         }
         self.waiting_routes(&config.routes).log();
         self.log_handover(&config.routes);
-        let restart = needs_restart(&self.config, &config);
+        self.ports.set_readopts(!config.no_readopt);
+        self.ports.set_fixes_peers(config.fix_peers);
+        let restart = self.config.reload(config);
         if !restart.is_empty() {
             warn!(
                 "{} changed in the configuration: that takes effect when the instance is loaded anew",
                 restart.join(", ")
             );
         }
-        self.ports.set_readopts(config.readopt);
-        self.ports.set_fixes_peers(config.fix_peers);
-        (self.config.wait, self.config.readopt) = (config.wait, config.readopt);
-        self.config.fix_peers = config.fix_peers;
-        self.config.ports = config.ports;
         Ok((routes, ports))
     }
 
@@ -181,6 +180,16 @@ impl Controller {
         changed.is_ok()
     }
 
+    /// Returns whether there is such a port that can accept labels, or not.
+    fn set_mpls(&mut self, name: &str, mpls: bool) -> bool {
+        if let Some(waiting) = self.ports.waiting_mut().get_mut(name) {
+            waiting.wish.mpls = mpls;
+            return true;
+        }
+        let port = self.ports.number(name);
+        port.is_some_and(|port| self.ports.set_mpls(port, mpls, &mut self.lfib).is_ok())
+    }
+
     async fn give_back(&mut self, names: &[String]) {
         for name in names {
             self.drop_port(name).await;
@@ -200,86 +209,5 @@ impl Controller {
             self.remove_port(number).await;
         }
         port.is_some()
-    }
-}
-
-/// The options that differ and count only when an instance is loaded.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let Config {
-        instance,
-        netns,
-        ports: _,
-        local,
-        wait: _,
-        readopt: _,
-        fix_peers: _,
-        mode,
-        labels,
-        counter_slots,
-        stacks,
-        groups,
-        hash_seed,
-        ttl_mode,
-        tunnel_ttl,
-        tc_propagate,
-        unknown,
-        icmp_via,
-        icmp_source_v4,
-        icmp_source_v6,
-        icmp_rate,
-        icmp_source_rate,
-        hold,
-        punt_rate,
-        log_exceptions,
-        verbose,
-        routes: _,
-    } = new;
-    let options = [
-        ("instance", *instance == old.instance),
-        ("netns", *netns == old.netns),
-        ("local", *local == old.local),
-        ("mode", *mode == old.mode),
-        ("labels", *labels == old.labels),
-        ("counter-slots", *counter_slots == old.counter_slots),
-        ("stacks", *stacks == old.stacks),
-        ("groups", *groups == old.groups),
-        ("hash-seed", *hash_seed == old.hash_seed),
-        ("ttl-propagate", *ttl_mode == old.ttl_mode),
-        ("tunnel-ttl", *tunnel_ttl == old.tunnel_ttl),
-        ("tc-propagate", *tc_propagate == old.tc_propagate),
-        ("unknown", *unknown == old.unknown),
-        ("icmp-via", *icmp_via == old.icmp_via),
-        (
-            "icmp-source",
-            (icmp_source_v4, icmp_source_v6) == (&old.icmp_source_v4, &old.icmp_source_v6),
-        ),
-        ("icmp-rate", *icmp_rate == old.icmp_rate),
-        ("icmp-source-rate", *icmp_source_rate == old.icmp_source_rate),
-        ("hold", *hold == old.hold),
-        ("punt-rate", *punt_rate == old.punt_rate),
-        ("log-exceptions", *log_exceptions == old.log_exceptions),
-        ("verbose", *verbose == old.verbose),
-    ];
-    let changed = options.into_iter().filter(|(_, same)| !same);
-    changed.map(|(name, _)| name).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_that_need_a_restart_are_named() {
-        let old = Config::default();
-        let new = Config {
-            wait: true,
-            readopt: false,
-            fix_peers: true,
-            hold: 7,
-            labels: 4096,
-            ..Config::default()
-        };
-        assert_eq!(needs_restart(&old, &new), ["labels", "hold"]);
-        assert!(needs_restart(&old, &old).is_empty());
     }
 }

@@ -5,16 +5,16 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
-use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, Reason, TtlMode, map};
+use clap::ValueEnum;
+use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, Reason, map};
 use mplsxdp_common::wire::Mac;
 use netlink_packet_route::link::Stats64;
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::Controller;
-use crate::config::UnknownPolicy;
 use crate::control::api;
-use crate::dataplane::{Tables as _, XdpMode};
+use crate::dataplane::Tables as _;
 use crate::kernel::NeighbourEntry;
 use crate::lfib::next_hops::{NextHopId, Position};
 use crate::lfib::{Candidate, Listed, Ways};
@@ -24,7 +24,6 @@ use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
 use crate::route::{RouteKey, Via};
-use crate::slowpath::IcmpVia;
 use crate::slowpath::outcome::Outcome;
 
 /// Where the answer to a request goes.
@@ -65,27 +64,12 @@ impl Controller {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             netns_inode: std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |netns| netns.ino()),
-            mode: mode_name(self.config.mode).to_owned(),
-            ttl_mode: match self.config.ttl_mode {
-                TtlMode::Uniform => "uniform",
-                TtlMode::Pipe => "pipe",
-                TtlMode::Linux => "linux",
-            }
-            .to_owned(),
-            tunnel_ttl: self.config.tunnel_ttl,
+            mode: word(self.config.mode),
+            ttl_mode: word(self.config.ttl_propagate),
+            tunnel_ttl: self.config.tunnel_ttl.get(),
             tc_propagate: self.config.tc_propagate,
-            unknown: match self.config.unknown {
-                UnknownPolicy::Punt => "punt",
-                UnknownPolicy::Drop => "drop",
-                UnknownPolicy::Pass => "pass",
-            }
-            .to_owned(),
-            icmp_via: match self.config.icmp_via {
-                IcmpVia::Auto => "auto",
-                IcmpVia::Lsp => "lsp",
-                IcmpVia::Ip => "ip",
-            }
-            .to_owned(),
+            unknown: word(self.config.unknown),
+            icmp_via: word(self.config.icmp_via),
             local: self.local.as_ref().map(|pair| pair.name().to_owned()),
             links: self.ports.len() as u64,
             labels: capacity.labels,
@@ -285,7 +269,7 @@ impl Controller {
                 mac: port.mac().to_string(),
                 mtu: port.mtu().into(),
                 up,
-                mode: mode_name(self.config.mode).to_owned(),
+                mode: word(self.config.mode),
                 link_id: attached.map_or(0, |attachment| attachment.link_id),
                 program_id: attached.map_or(0, |attachment| attachment.program_id),
                 put_back: program.map_or(0, |(_, program)| program.put_back),
@@ -307,7 +291,7 @@ impl Controller {
             mac: waiting.mac.to_string(),
             mtu: waiting.mtu,
             up: false,
-            mode: mode_name(self.config.mode).to_owned(),
+            mode: word(self.config.mode),
             link_id: 0,
             program_id: 0,
             put_back: 0,
@@ -532,11 +516,10 @@ fn vlan_tag(vlan: Vlan) -> api::VlanTag {
     }
 }
 
-fn mode_name(mode: XdpMode) -> &'static str {
-    match mode {
-        XdpMode::Native => "native",
-        XdpMode::Generic => "generic",
-    }
+/// A value of an option, as the command line calls it.
+fn word(value: impl ValueEnum) -> String {
+    let word = value.to_possible_value();
+    word.map(|word| word.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Counters are read through the kernel; where that fails the rest is still worth telling.

@@ -1,0 +1,556 @@
+//! The options of `load`. Each stands here once: its name, type, bounds, help and default. clap reads them from a command line,
+//! serde from a config file and into one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use mplsxdp_common::abi::{self, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, TtlMode};
+use serde::de::{Error as _, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::control::DEFAULT_INSTANCE;
+use crate::control::api::Checksum;
+use crate::dataplane::XdpMode;
+use crate::slowpath::IcmpVia;
+
+/// The name of `local` if none is given.
+pub const DEFAULT_LOCAL: &str = "mpls0";
+
+/// An ILM, FTN or bucket entry has 20 bits for a counter slot, a stack or a group.
+const MAX_INDEX: u32 = 1 << 20;
+/// Token buckets count nanoseconds.
+const MAX_RATE: u32 = 1_000_000_000;
+
+/// Per second; 0: no limit.
+pub type Rate = Number<u32, 0, MAX_RATE>;
+
+/// The options of `load`. A key of the config file is an option's name without its dashes.
+#[derive(Clone, PartialEq, Debug, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// An interface, or a VLAN on it (eth1.100, eth1.100.10), to switch labelled frames on (repeatable).
+    #[arg(long, value_name = "IFACE")]
+    pub iface: Vec<String>,
+    /// An interface to send frames to only: labels that arrive there are dropped (repeatable).
+    #[arg(long, value_name = "IFACE")]
+    pub tx_only: Vec<String>,
+    /// One of --iface that accepts no labelled frames until `link set IFACE mpls on` (repeatable).
+    #[arg(long, value_name = "IFACE")]
+    pub mpls_off: Vec<String>,
+    /// Make an interface for this machine's own packets: routes for prefixes impose labels on what is sent into it
+    /// [NAME: mpls0].
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
+    #[serde(deserialize_with = "local")]
+    pub local: Option<String>,
+    /// A kernel route into the interface of --local, which lasts as long as the instance (repeatable).
+    #[arg(long, value_name = "PREFIX [src ADDRESS]")]
+    pub kernel_route: Vec<KernelRoute>,
+    /// Which instance: several run on one machine, each by its name.
+    #[arg(skip)]
+    pub instance: String,
+    /// The network namespace to enter, by name or path.
+    #[arg(skip)]
+    pub netns: Option<String>,
+    /// Wait for interfaces that do not exist yet, and take each when it comes.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub wait: bool,
+    /// Do not take an interface again that was deleted and is made anew under its name.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_readopt: bool,
+    /// Switch GRO on at the other ends of veths that need it to take redirected frames, in any network namespace.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub fix_peers: bool,
+    /// How TCP and UDP checksums that senders left to their NICs are treated, on all interfaces or on one: finish or trust
+    /// (repeatable) [default: finish on veth, tap and virtio_net, else trust].
+    #[arg(long, value_name = "[IFACE=]MODE")]
+    #[serde(deserialize_with = "one_or_more")]
+    pub checksum: Vec<ChecksumMode>,
+    /// How the XDP program is attached.
+    #[arg(long, value_name = "MODE")]
+    pub mode: XdpMode,
+    /// Labels below this number can have routes: 17 to 1048576.
+    #[arg(long, value_name = "N")]
+    pub labels: Number<u32, 17, MAX_LABELS>,
+    /// How many routes can have counters, plus one.
+    #[arg(long, value_name = "N")]
+    pub counter_slots: Number<u32, 1, MAX_INDEX>,
+    /// How many different stacks of two or more labels routes can push.
+    #[arg(long, value_name = "N")]
+    pub stacks: Number<u32, 1, MAX_INDEX>,
+    /// How many different groups of next hops routes can have; each takes 2 KiB.
+    #[arg(long, value_name = "N")]
+    pub groups: Number<u32, 1, MAX_INDEX>,
+    /// The number that the hash begins with which spreads flows over next hops [default: random at each load].
+    #[arg(long, value_name = "N")]
+    pub hash_seed: Option<Number<u32, 0, { u32::MAX }>>,
+    /// How the TTL crosses a push or a pop.
+    #[arg(long, value_name = "MODE")]
+    pub ttl_propagate: TtlPropagation,
+    /// TTL of labels pushed in pipe mode: 1 to 255.
+    #[arg(long, value_name = "N")]
+    pub tunnel_ttl: Number<u8, 1, 255>,
+    /// The last pop writes the traffic class into the IP precedence.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tc_propagate: bool,
+    /// What becomes of a label that has no route.
+    #[arg(long, value_name = "POLICY")]
+    pub unknown: UnknownPolicy,
+    /// Which way ICMP errors about labelled packets go.
+    #[arg(long, value_name = "WAY")]
+    pub icmp_via: IcmpVia,
+    /// Send ICMP errors from this address of this machine, not from one of the interface that the packet arrived on (once for
+    /// IPv4, once for IPv6).
+    #[arg(long, value_name = "ADDRESS")]
+    pub icmp_source: Vec<IpAddr>,
+    /// ICMP errors per second, in total; 0: no limit.
+    #[arg(long, value_name = "N")]
+    pub icmp_rate: Rate,
+    /// ICMP errors per second to one source; 0: no limit.
+    #[arg(long, value_name = "N")]
+    pub icmp_source_rate: Rate,
+    /// How many frames wait for a next hop whose MAC address is not known yet: 0 to 1024.
+    #[arg(long, value_name = "N")]
+    pub hold: Number<u16, 0, 1024>,
+    /// Exceptions per second, for each reason and port, that reach the slow path; 0: no limit.
+    #[arg(long, value_name = "N")]
+    pub punt_rate: Rate,
+    /// Log each frame that is not forwarded, and why (slow).
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log_exceptions: bool,
+    /// More logging (-v debug, -vv trace).
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[serde(deserialize_with = "verbosity")]
+    pub verbose: u8,
+    /// Add the routes of this file, which `route save` wrote.
+    #[arg(long, value_name = "FILE")]
+    pub routes_file: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            iface: Vec::new(),
+            tx_only: Vec::new(),
+            mpls_off: Vec::new(),
+            local: None,
+            kernel_route: Vec::new(),
+            instance: DEFAULT_INSTANCE.into(),
+            netns: None,
+            wait: false,
+            no_readopt: false,
+            fix_peers: false,
+            checksum: Vec::new(),
+            mode: XdpMode::Native,
+            labels: Number(MAX_LABELS),
+            counter_slots: Number(DEFAULT_COUNTER_SLOTS),
+            stacks: Number(DEFAULT_STACKS),
+            groups: Number(DEFAULT_GROUPS),
+            hash_seed: None,
+            ttl_propagate: TtlPropagation::Uniform,
+            tunnel_ttl: Number(255),
+            tc_propagate: false,
+            unknown: UnknownPolicy::Punt,
+            icmp_via: IcmpVia::Auto,
+            icmp_source: Vec::new(),
+            icmp_rate: Number(1000),
+            icmp_source_rate: Number(100),
+            hold: Number(64),
+            punt_rate: Number(20_000),
+            log_exceptions: false,
+            verbose: 0,
+            routes_file: None,
+        }
+    }
+}
+
+/// Options that a reload applies to the running instance.
+const RELOADED: [&str; 9] = [
+    "iface",
+    "tx-only",
+    "mpls-off",
+    "checksum",
+    "kernel-route",
+    "wait",
+    "no-readopt",
+    "fix-peers",
+    "routes-file",
+];
+
+impl Options {
+    /// Their values by their names, without those that have none.
+    pub fn values(&self) -> BTreeMap<String, Value> {
+        let Ok(Value::Object(values)) = serde_json::to_value(self) else {
+            return BTreeMap::new();
+        };
+        values.into_iter().filter(|(_, value)| !value.is_null()).collect()
+    }
+
+    /// Those values that are not defaults.
+    pub fn differing(&self) -> BTreeMap<String, Value> {
+        let defaults = Self::default().values();
+        let values = self.values().into_iter();
+        values
+            .filter(|(name, value)| defaults.get(name) != Some(value))
+            .collect()
+    }
+
+    /// The names of all of them.
+    pub fn names() -> Vec<String> {
+        match serde_json::to_value(Self::default()) {
+            Ok(Value::Object(values)) => values.into_iter().map(|(name, _)| name).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The names of options that differ from those of `new`, and that only a new load would apply.
+    pub fn needing_restart(&self, new: &Self) -> Vec<String> {
+        let (old, new) = (self.values(), new.values());
+        Self::names()
+            .into_iter()
+            .filter(|name| !RELOADED.contains(&name.as_str()) && old.get(name) != new.get(name))
+            .collect()
+    }
+}
+
+/// A whole number within bounds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Number<T, const MIN: u32, const MAX: u32>(T);
+
+impl<T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Number<T, MIN, MAX> {
+    pub fn new(number: i64) -> Option<Self> {
+        let within = (i64::from(MIN)..=i64::from(MAX)).contains(&number);
+        within.then(|| T::try_from(number).ok().map(Self)).flatten()
+    }
+
+    pub fn get(self) -> T {
+        self.0
+    }
+}
+
+impl<T, const MIN: u32, const MAX: u32> Number<T, MIN, MAX> {
+    fn bounds() -> String {
+        format!("a number, {MIN} to {MAX}")
+    }
+}
+
+impl<T: fmt::Display, const MIN: u32, const MAX: u32> fmt::Display for Number<T, MIN, MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> FromStr for Number<T, MIN, MAX> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().and_then(Self::new);
+        number.ok_or_else(|| format!("it must be {}", Self::bounds()))
+    }
+}
+
+impl<'de, T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Deserialize<'de> for Number<T, MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounds<T, const MIN: u32, const MAX: u32>(std::marker::PhantomData<T>);
+
+        impl<T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Visitor<'_> for Bounds<T, MIN, MAX> {
+            type Value = Number<T, MIN, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&Number::<T, MIN, MAX>::bounds())
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
+                Number::new(number).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                let within = i64::try_from(number).ok().and_then(Number::new);
+                within.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+        }
+
+        deserializer.deserialize_i64(Bounds(std::marker::PhantomData))
+    }
+}
+
+/// How command line and file call a [`TtlMode`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TtlPropagation {
+    /// Every pushed label carries the TTL, a pop hands it down (RFC 3443).
+    Uniform,
+    /// A tunnel is one hop to what it carries (RFC 3443).
+    Pipe,
+    /// Like the Linux kernel: uniform between label and IP, label TTLs beneath a popped one untouched.
+    Linux,
+}
+
+impl From<TtlPropagation> for TtlMode {
+    fn from(name: TtlPropagation) -> Self {
+        match name {
+            TtlPropagation::Uniform => Self::Uniform,
+            TtlPropagation::Pipe => Self::Pipe,
+            TtlPropagation::Linux => Self::Linux,
+        }
+    }
+}
+
+/// What becomes of a frame whose label has no route. It is counted whatever becomes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownPolicy {
+    /// The slow path counts it by its label and drops it.
+    #[default]
+    Punt,
+    /// Dropped at once.
+    Drop,
+    /// The kernel's, untouched.
+    Pass,
+}
+
+impl From<UnknownPolicy> for abi::UnknownPolicy {
+    fn from(policy: UnknownPolicy) -> Self {
+        match policy {
+            UnknownPolicy::Punt => Self::Punt,
+            UnknownPolicy::Drop => Self::Drop,
+            UnknownPolicy::Pass => Self::Pass,
+        }
+    }
+}
+
+/// `trust`, or `eth1=trust`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ChecksumMode {
+    /// `None`: of all interfaces that have no mode of their own.
+    pub iface: Option<String>,
+    pub mode: Checksum,
+}
+
+impl FromStr for ChecksumMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (iface, mode) = match text.rsplit_once('=') {
+            Some((iface, mode)) => (Some(iface.to_owned()), mode),
+            None => (None, text),
+        };
+        let mode = mode.parse()?;
+        Ok(Self { iface, mode })
+    }
+}
+
+impl fmt::Display for ChecksumMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.iface {
+            Some(iface) => write!(f, "{iface}={}", self.mode.name()),
+            None => f.write_str(self.mode.name()),
+        }
+    }
+}
+
+/// A route of the kernel's into the local interface, as `ip route` writes it: `10.4.4.0/24`, `10.4.4.0/24 src 10.0.0.1`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KernelRoute {
+    pub prefix: IpNet,
+    /// What the machine's own packets come from that take it.
+    pub src: Option<IpAddr>,
+}
+
+impl FromStr for KernelRoute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words: Vec<_> = text.split_ascii_whitespace().collect();
+        let (prefix, src) = match words.as_slice() {
+            [prefix] => (prefix, None),
+            [prefix, "src", src] => (prefix, Some(src)),
+            _ => return Err(format!("`{text}` is not `PREFIX` or `PREFIX src ADDRESS`")),
+        };
+        let host = || prefix.parse::<IpAddr>().map(IpNet::from);
+        let prefix: IpNet = prefix
+            .parse()
+            .or_else(|_| host())
+            .map_err(|_| format!("`{prefix}` is not a prefix, such as 10.4.4.0/24 or 2001:db8::/32"))?;
+        if prefix.trunc() != prefix {
+            return Err(format!(
+                "{prefix} has bits set beyond its length: write {}",
+                prefix.trunc()
+            ));
+        }
+        let src = src.map(|src| {
+            let address: Result<IpAddr, _> = src.parse();
+            address.map_err(|_| format!("`{src}` is not an address"))
+        });
+        let src = src.transpose()?;
+        match src {
+            Some(src) if src.is_ipv4() != prefix.addr().is_ipv4() => {
+                Err(format!("{prefix} and src {src} are of different families"))
+            }
+            _ => Ok(Self { prefix, src }),
+        }
+    }
+}
+
+impl fmt::Display for KernelRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.src {
+            Some(src) => write!(f, "{} src {src}", self.prefix),
+            None => self.prefix.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for ChecksumMode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ChecksumMode> for String {
+    fn from(mode: ChecksumMode) -> Self {
+        mode.to_string()
+    }
+}
+
+impl TryFrom<String> for KernelRoute {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<KernelRoute> for String {
+    fn from(route: KernelRoute) -> Self {
+        route.to_string()
+    }
+}
+
+/// A name, or whether there is to be one by the usual name.
+fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Local {
+        Wanted(bool),
+        Name(String),
+    }
+
+    let local = Local::deserialize(deserializer).map_err(|_| D::Error::custom("expected a string, true or false"))?;
+    Ok(match local {
+        Local::Wanted(wanted) => wanted.then(|| DEFAULT_LOCAL.to_owned()),
+        Local::Name(name) => Some(name),
+    })
+}
+
+/// One, or an array of them.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ChecksumMode>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+
+    let texts = match OneOrMore::deserialize(deserializer) {
+        Ok(OneOrMore::One(text)) => vec![text],
+        Ok(OneOrMore::More(texts)) => texts,
+        Err(_) => return Err(D::Error::custom("expected a string, or an array of strings")),
+    };
+    let modes = texts.iter().map(|text| text.parse());
+    modes.collect::<Result<_, String>>().map_err(D::Error::custom)
+}
+
+fn verbosity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    Number::<u8, 0, 2>::deserialize(deserializer).map(Number::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_needed_for_what_a_reload_does_not_apply() {
+        let old = Options::default();
+        let new = Options {
+            wait: true,
+            no_readopt: true,
+            fix_peers: true,
+            hold: Number(7),
+            labels: Number(4096),
+            iface: vec!["eth1".into()],
+            ..Options::default()
+        };
+        assert_eq!(old.needing_restart(&new), ["hold", "labels"]);
+        assert!(old.needing_restart(&old).is_empty());
+        for name in RELOADED {
+            assert!(Options::names().iter().any(|known| known == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_not_a_default_differs() {
+        assert!(Options::default().differing().is_empty());
+        let options = Options {
+            hold: Number(7),
+            local: Some("own".into()),
+            ..Options::default()
+        };
+        let differing = options.differing();
+        assert_eq!(
+            serde_json::to_string(&differing).unwrap(),
+            r#"{"hold":7,"local":"own"}"#
+        );
+    }
+
+    #[test]
+    fn kernel_routes_are_lines() {
+        for line in [
+            "10.4.4.0/24",
+            "10.4.4.0/24 src 10.0.0.1",
+            "2001:db8::/32 src 2001:db8::1",
+            "0.0.0.0/0",
+        ] {
+            assert_eq!(
+                line.parse::<KernelRoute>().map(|route| route.to_string()),
+                Ok(line.into())
+            );
+        }
+        assert_eq!(
+            "10.4.4.1".parse::<KernelRoute>().map(|route| route.to_string()),
+            Ok("10.4.4.1/32".into())
+        );
+        for (line, reason) in [
+            ("", "`` is not `PREFIX` or `PREFIX src ADDRESS`"),
+            (
+                "10.4.4.0/24 via 10.0.0.1",
+                "`10.4.4.0/24 via 10.0.0.1` is not `PREFIX` or `PREFIX src ADDRESS`",
+            ),
+            (
+                "10.4.4.0/33",
+                "`10.4.4.0/33` is not a prefix, such as 10.4.4.0/24 or 2001:db8::/32",
+            ),
+            (
+                "10.4.4.1/24",
+                "10.4.4.1/24 has bits set beyond its length: write 10.4.4.0/24",
+            ),
+            ("10.4.4.0/24 src x", "`x` is not an address"),
+            (
+                "10.4.4.0/24 src ::1",
+                "10.4.4.0/24 and src ::1 are of different families",
+            ),
+        ] {
+            assert_eq!(line.parse::<KernelRoute>(), Err(reason.to_owned()));
+        }
+    }
+}

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::IlmEntry;
 
 use super::pass::{Claim, Laid, Wanted};
+use super::plan::Budget;
 use super::{Installed, Lfib};
 use crate::dataplane::{TableError, Tables};
 use crate::route::RouteKey;
@@ -34,13 +35,28 @@ impl Write {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Whether there are pass entries to be removed by [`Lfib::sweep_step`].
-    pub fn has_to_sweep(&self) -> bool {
+    /// Whether there is work for [`Lfib::tidy_step`].
+    pub fn has_to_tidy(&self) -> bool {
+        self.has_to_sweep() || self.has_to_turn()
+    }
+
+    /// Does a part of what has time: entries leave the slots that their next hops have left, and pass entries go that nothing
+    /// needs any more.
+    pub fn tidy_step(&mut self, budget: &mut Budget<'_>) {
+        self.turn_step(budget);
+        while self.has_to_sweep() && budget.is_left() {
+            self.sweep_pass_entries();
+            budget.spend(self.step);
+        }
+    }
+
+    /// Whether there are pass entries that nothing needs any more.
+    pub(super) fn has_to_sweep(&self) -> bool {
         self.pass.going().is_some()
     }
 
-    /// Removes some of the pass entries that nothing needs any more.
-    pub fn sweep_step(&mut self) {
+    /// Removes some of them.
+    pub(super) fn sweep_pass_entries(&mut self) {
         if let Some(prefix) = self.pass.going() {
             let (claims, laid) = self.pass.less(prefix, self.step);
             // What cannot be removed is unsettled.
@@ -216,6 +232,7 @@ impl<T: Tables> Lfib<T> {
     /// step.
     fn turn_prefix(&mut self, prefix: IpNet, route: Option<Installed>) -> (Option<Installed>, Vec<Write>) {
         let key = RouteKey::Prefix(prefix);
+        let route = route.map(|route| self.with_turned(route));
         let before = self.routes.get(&key).copied();
         if let Some(route) = route {
             self.follow_forwarding(key, route.entry, before.is_none());

@@ -35,6 +35,7 @@ use plan::Plan;
 pub use plan::{Budget, Change, Finished, Progress, Remains, Select};
 use pool::Interner;
 pub use reach::Reach;
+use reach::{Leaving, TURNED_AT_ONCE};
 use reclaim::Freed;
 
 /// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
@@ -83,6 +84,9 @@ pub struct Lfib<T> {
     unsettled: BTreeMap<IpNet, Option<IlmEntry>>,
     /// How many pass entries are written or removed in one step, where that can be done bit by bit.
     step: usize,
+    leaving: Leaving,
+    /// How many entries are turned to another adjacency at once; more are in steps.
+    turned_at_once: usize,
     /// Slots that programs may still use, in the order of their grace periods.
     freed: VecDeque<(GracePeriod, Freed)>,
     /// Adjacencies that will be written in place of unresolved ones once no program can have seen those resolved.
@@ -104,6 +108,8 @@ impl<T: Tables> Lfib<T> {
             pass: PassEntries::default(),
             unsettled: BTreeMap::new(),
             step: STEP,
+            leaving: Leaving::default(),
+            turned_at_once: TURNED_AT_ONCE,
             freed: VecDeque::new(),
             resolving: HashMap::new(),
         }

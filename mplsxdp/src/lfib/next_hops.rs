@@ -139,6 +139,8 @@ impl NextHops {
         }
         let removed = self.entries.remove(&id);
         let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
+        // It may be another one than `slot`, which it has left.
+        let freed = removed.as_ref().map(|entry| entry.slot);
         let mut is_news = false;
         if let Some(entry) = removed {
             self.resolved -= usize::from(entry.resolved);
@@ -152,8 +154,9 @@ impl NextHops {
                 }
             }
         }
-        self.set_id_at(slot, None);
-        self.slots.hold_back(slot.into());
+        if let Some(slot) = freed {
+            self.give_back(slot);
+        }
         let is_it = |change: &NextHopChange| matches!(change, NextHopChange::Added(added, _) if *added == id);
         match is_news.then(|| self.changes.iter().rposition(is_it)).flatten() {
             // Nobody knows of it yet.
@@ -183,15 +186,20 @@ impl NextHops {
         }
     }
 
-    /// Gives the next hop a new slot; the old one, which is returned with it, is held back.
+    /// Gives the next hop a new slot, and returns the old one and the new one. The old one is still the next hop's until it is
+    /// [given back](Self::give_back).
     pub fn move_slot(&mut self, id: NextHopId) -> Option<(u16, u16)> {
         let new = self.take_slot()?;
         let entry = self.entries.get_mut(&id)?;
         let old = std::mem::replace(&mut entry.slot, new);
-        self.set_id_at(old, None);
         self.set_id_at(new, Some(id));
-        self.slots.hold_back(old.into());
         Some((old, new))
+    }
+
+    /// No entry points to this slot any more: it is held back.
+    pub fn give_back(&mut self, slot: u16) {
+        self.set_id_at(slot, None);
+        self.slots.hold_back(slot.into());
     }
 
     /// How many more there is room for.
@@ -218,6 +226,11 @@ impl NextHops {
             self.resolved += usize::from(resolved);
             entry.resolved = resolved;
         }
+    }
+
+    #[cfg(test)]
+    pub fn is_resolved(&self, id: NextHopId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.resolved)
     }
 
     /// How many wait for the MAC address of their neighbour.

@@ -45,7 +45,7 @@ impl<'a> Budget<'a> {
     }
 
     /// Takes `operations` off. Returns whether any are left.
-    pub(super) fn spend(&mut self, operations: usize) -> bool {
+    pub fn spend(&mut self, operations: usize) -> bool {
         self.operations = self.operations.saturating_sub(operations);
         self.until_check = self.until_check.saturating_sub(operations);
         if self.operations > 0 && self.until_check == 0 {
@@ -57,7 +57,7 @@ impl<'a> Budget<'a> {
         self.operations > 0
     }
 
-    fn is_left(&self) -> bool {
+    pub fn is_left(&self) -> bool {
         self.operations > 0
     }
 }
@@ -273,18 +273,13 @@ impl Plan {
         }
     }
 
-    /// Next hops have moved to other slots.
-    pub(super) fn follow_slots(&mut self, moved: &HashMap<u16, u16>) {
-        let prepared = self.prepared.iter_mut().map(|route| &mut route.entry);
-        let before = self.before.iter_mut();
-        let before = before.filter_map(|(_, before)| Some(&mut before.as_mut()?.entry));
-        for entry in prepared.chain(before) {
-            if let Some(&slot) = moved.get(&entry.next_hop())
-                && super::uses_next_hop(*entry)
-            {
-                *entry = entry.with_next_hop(slot);
-            }
-        }
+    /// The entries that are reserved, and those that are kept until the change is made, but for the first so many of them.
+    pub(super) fn entries_mut(&mut self, skipped: usize) -> impl Iterator<Item = Option<&mut IlmEntry>> {
+        let kept = skipped.saturating_sub(self.prepared.len());
+        let prepared = self.prepared.iter_mut().skip(skipped);
+        let before = self.before.iter_mut().skip(kept);
+        let before = before.map(|(_, before)| before.as_mut().map(|before| &mut before.entry));
+        prepared.map(|route| Some(&mut route.entry)).chain(before)
     }
 
     pub(super) fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
@@ -312,6 +307,7 @@ impl<T: Tables> Lfib<T> {
 
     /// Goes on with the change that is under way.
     pub fn step(&mut self, budget: &mut Budget<'_>) -> Progress {
+        self.turn_step(budget);
         let Some(mut plan) = self.plan.take() else {
             return Progress::Finished(Finished {
                 result: Ok(Changes::default()),
@@ -582,7 +578,7 @@ impl<T: Tables> Lfib<T> {
 
     fn tidy(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while self.has_to_sweep() {
-            self.sweep_step();
+            self.sweep_pass_entries();
             if !budget.spend(self.step) {
                 return;
             }
@@ -608,13 +604,11 @@ impl<T: Tables> Lfib<T> {
         while let Some(route) = plan.prepared.get(plan.at) {
             // A prefix has been counted when it was written.
             if let RouteKey::Label(label) = route.key {
-                let installed = route.installed(owner);
-                let old = self.routes.get(&route.key).copied();
+                let installed = self.with_turned(route.installed(owner));
+                let old = self.routes.get(&route.key).map(|&old| self.with_turned(old));
                 plan.changes.count(old, installed);
-                self.follow_forwarding(route.key, route.entry, old.is_none());
-                if old.map(|old| old.entry) != Some(route.entry) {
-                    self.tables.store_ilm(label, route.entry);
-                }
+                self.follow_forwarding(route.key, installed.entry, old.is_none());
+                self.tables.store_ilm(label, installed.entry);
                 if let Some(old) = self.put(route.key, Some(installed)) {
                     self.drop_route(old.entry, true);
                 }
@@ -631,7 +625,8 @@ impl<T: Tables> Lfib<T> {
         while let Some(&(prefix, before)) = plan.before.get(plan.at) {
             let now = self.routes.get(&RouteKey::Prefix(prefix)).copied();
             if let Some(now) = now {
-                plan.changes.count(before, now);
+                let before = before.map(|before| self.with_turned(before));
+                plan.changes.count(before, self.with_turned(now));
             }
             if let Some(before) = before {
                 self.drop_route(before.entry, now.is_some());

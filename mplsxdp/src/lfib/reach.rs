@@ -1,13 +1,14 @@
 //! Where the frames of next hops go: adjacencies, and the buckets of groups. All of it is stores.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use mplsxdp_common::abi::{Adjacency, IlmEntry};
 
 use super::ftn::Write;
 use super::next_hops::NextHopId;
 use super::pass::Wanted;
-use super::{Lfib, uses_next_hop};
+use super::plan::Budget;
+use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::Tables;
 use crate::route::RouteKey;
 
@@ -22,6 +23,30 @@ pub enum Reach {
     /// There is no way, or nobody there: as `Unresolved`, and groups send its flows to their other members.
     Out,
 }
+
+/// Adjacency slots that next hops have left, and how far a walk is that turns the entries which point to them.
+#[derive(Default, Debug)]
+pub(super) struct Leaving {
+    slots: HashSet<u16>,
+    /// Those that were left since the walk began: there is another one for them.
+    since: HashSet<u16>,
+    /// The route where the walk has got to, and how much of a change that is under way.
+    after: Option<RouteKey>,
+    planned: usize,
+}
+
+impl Leaving {
+    fn has(&self, slot: u16) -> bool {
+        self.slots.contains(&slot) || self.since.contains(&slot)
+    }
+
+    fn all(&self) -> impl Iterator<Item = u16> {
+        self.slots.iter().chain(&self.since).copied()
+    }
+}
+
+/// How many routes are turned to another slot at once, without steps.
+pub(super) const TURNED_AT_ONCE: usize = 16 << 10;
 
 impl From<Option<Adjacency>> for Reach {
     fn from(adjacency: Option<Adjacency>) -> Self {
@@ -46,10 +71,13 @@ impl<T: Tables> Lfib<T> {
         let gone = gone.fold(false, |news, &(id, _)| self.next_hops.set_out(id, true) | news);
         let mut moved_buckets = gone && self.move_buckets();
 
-        let mut moved = HashMap::new();
+        let mut moved = Vec::new();
         let mut later = Vec::new();
         for &(id, reach) in &next_hops {
             let Some(slot) = self.next_hops.slot(id) else { continue };
+            if !matches!(reach, Reach::Resolved(_)) {
+                self.unresolve_left(id);
+            }
             self.next_hops.set_resolved(id, matches!(reach, Reach::Resolved(_)));
             let backup = self.backup_slot(id);
             let old = self.tables.adjacency(slot);
@@ -75,7 +103,7 @@ impl<T: Tables> Lfib<T> {
             } else if let Some((old_slot, new_slot)) = self.next_hops.move_slot(id) {
                 // The frames change ports: written aside, then all entries turned to it, one store each.
                 self.tables.store_adjacency(new_slot, new);
-                moved.insert(old_slot, new_slot);
+                moved.push(old_slot);
             } else {
                 // No slot is left: unresolved for one grace period, then in place.
                 self.tables.store_adjacency(slot, unresolved);
@@ -89,7 +117,7 @@ impl<T: Tables> Lfib<T> {
                 .extend(later.map(|(id, adjacency)| (id, (period, adjacency.with_backup(None)))));
         }
         if !moved.is_empty() {
-            self.turn(&moved);
+            self.leave(moved);
             moved_buckets |= self.reclaim();
         }
         let back = next_hops
@@ -141,53 +169,133 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Points every entry, bucket and protected next hop that has an adjacency of `moved` to the one that took its place.
-    fn turn(&mut self, moved: &HashMap<u16, u16>) {
-        for slot in self.next_hops.protected().collect::<Vec<_>>() {
+    /// What still points to a slot that the next hop has left must not go the old way any more.
+    fn unresolve_left(&mut self, id: NextHopId) {
+        let left = self.leaving.all();
+        let of_it = left.filter(|&slot| self.next_hops.at_slot(slot).is_some_and(|(at, _)| at == id));
+        for slot in of_it.collect::<Vec<_>>() {
+            let adjacency = unresolved(self.tables.adjacency(slot));
+            self.tables.store_adjacency(slot, adjacency);
+        }
+    }
+
+    /// Has everything that points to one of these slots, which next hops have left, point to the one that they have now: buckets
+    /// and protected next hops at once, entries in steps. Those that are not turned yet go the old way meanwhile.
+    fn leave(&mut self, slots: impl IntoIterator<Item = u16>) {
+        match self.leaving.slots.is_empty() {
+            true => self.leaving.slots.extend(slots),
+            false => self.leaving.since.extend(slots),
+        }
+        let left: Vec<u16> = self.leaving.all().collect();
+        for slot in self.next_hops.protected().chain(left).collect::<Vec<_>>() {
             self.note_backup(slot);
         }
         for group in self.groups.slots() {
             self.write_buckets(group);
         }
-        let mut writes = Vec::new();
-        for (&key, installed) in &mut self.routes {
-            let Some(&new) = moved.get(&installed.entry.next_hop()) else {
+        self.turn_step(&mut Budget::new(self.turned_at_once, &mut || false));
+    }
+
+    /// Whether entries point to slots that their next hops have left.
+    pub(super) fn has_to_turn(&self) -> bool {
+        !self.leaving.slots.is_empty()
+    }
+
+    /// `entry` with the slot that its next hop has now.
+    pub(super) fn turned(&self, entry: IlmEntry) -> IlmEntry {
+        if !uses_next_hop(entry) || !self.leaving.has(entry.next_hop()) {
+            return entry;
+        }
+        let id = self.next_hops.at_slot(entry.next_hop()).map(|(id, _)| id);
+        match id.and_then(|id| self.next_hops.slot(id)) {
+            Some(slot) => entry.with_next_hop(slot),
+            None => entry,
+        }
+    }
+
+    pub(super) fn with_turned(&self, route: Installed) -> Installed {
+        let entry = self.turned(route.entry);
+        Installed { entry, ..route }
+    }
+
+    /// Turns some of the entries that point to slots that their next hops have left.
+    pub(super) fn turn_step(&mut self, budget: &mut Budget<'_>) {
+        while self.has_to_turn() && self.turn_routes(budget) && self.turn_plan(budget) {
+            if !self.unsettled.is_empty() {
+                // What still points to the old slots must not go to the old port.
+                for &old in &self.leaving.slots {
+                    let adjacency = unresolved(self.tables.adjacency(old));
+                    self.tables.store_adjacency(old, adjacency);
+                }
+            }
+            let left = std::mem::take(&mut self.leaving.since);
+            for slot in std::mem::replace(&mut self.leaving.slots, left) {
+                self.next_hops.give_back(slot);
+            }
+            (self.leaving.after, self.leaving.planned) = (None, 0);
+        }
+    }
+
+    /// Returns whether that is all of them.
+    fn turn_routes(&mut self, budget: &mut Budget<'_>) -> bool {
+        let mut turned = Vec::new();
+        let mut is_all = true;
+        let mut after = self.leaving.after;
+        for (&key, installed) in self.rest(after) {
+            if !budget.is_left() {
+                is_all = false;
+                break;
+            }
+            after = Some(key);
+            let entry = self.turned(installed.entry);
+            let mut cost = 1;
+            if entry != installed.entry {
+                turned.push((key, entry));
+                cost = if matches!(key, RouteKey::Prefix(_)) { 4 } else { 1 };
+            }
+            budget.spend(cost);
+        }
+        self.leaving.after = after;
+        for (key, entry) in turned {
+            let Some(installed) = self.routes.get_mut(&key) else {
                 continue;
             };
-            if !uses_next_hop(installed.entry) {
-                continue;
-            }
-            let held = installed.entry;
-            installed.entry = held.with_next_hop(new);
+            let held = std::mem::replace(&mut installed.entry, entry);
             match key {
-                RouteKey::Label(label) => self.tables.store_ilm(label, installed.entry),
+                RouteKey::Label(label) => self.tables.store_ilm(label, entry),
                 RouteKey::Prefix(prefix)
                     if self.pass.wanted(prefix) == Wanted::Route && !self.unsettled.contains_key(&prefix) =>
                 {
-                    writes.push(Write {
-                        prefix,
-                        held: Some(held),
-                        wanted: Some(installed.entry),
-                    });
+                    let (held, wanted) = (Some(held), Some(entry));
+                    if let Err(error) = self.write_ftn(Write { prefix, held, wanted }) {
+                        tracing::error!(%prefix, %error, "cannot move a route to another port; its packets wait");
+                    }
                 }
                 RouteKey::Prefix(_) => {}
             }
         }
-        if let Some(plan) = &mut self.plan {
-            plan.follow_slots(moved);
-        }
-        for write in writes {
-            if let Err(error) = self.write_ftn(write) {
-                tracing::error!(prefix = %write.prefix, %error, "cannot move a route to another port; its packets wait");
+        is_all
+    }
+
+    /// The same for what a change that is under way has reserved.
+    fn turn_plan(&mut self, budget: &mut Budget<'_>) -> bool {
+        let Some(mut plan) = self.plan.take() else { return true };
+        let mut is_all = true;
+        let mut planned = self.leaving.planned;
+        for entry in plan.entries_mut(planned) {
+            if !budget.is_left() {
+                is_all = false;
+                break;
             }
-        }
-        if !self.unsettled.is_empty() {
-            // What still points to the old slots must not go to the old port.
-            for &old in moved.keys() {
-                let adjacency = unresolved(self.tables.adjacency(old));
-                self.tables.store_adjacency(old, adjacency);
+            if let Some(entry) = entry {
+                *entry = self.turned(*entry);
             }
+            planned += 1;
+            budget.spend(1);
         }
+        self.leaving.planned = planned;
+        self.plan = Some(plan);
+        is_all
     }
 
     /// Has the adjacency in `slot` name its backup.

@@ -596,6 +596,48 @@ fn a_new_mac_is_one_store_and_a_new_port_a_new_adjacency() {
     );
 }
 
+/// However many entries a next hop has that goes to another port, no step turns more than its share; and if the next hop fails
+/// meanwhile, those fail that are not turned yet as well.
+#[test]
+fn many_entries_are_turned_to_another_port_in_small_steps() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
+        labels: 2000,
+        counter_slots: 2000,
+        ..small()
+    }));
+    lfib.turned_at_once = 100;
+    let routes: Vec<Route> = (16..1016).map(|key| swap(key, &[110], 1)).collect();
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    let id = only_next_hop(&mut lfib);
+    let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500));
+    lfib.set_next_hop(id, resolved(1));
+    let old = entry(&lfib, 16).next_hop();
+    let turned = |lfib: &Lfib<MemoryTables>| (16..1016).filter(|&key| entry(lfib, key).next_hop() != old).count();
+    // A change that is under way has taken the slot that is left.
+    lfib.begin(install(Mode::Add, &[swap(1016, &[120], 1)])).unwrap();
+    assert!(step_of(&mut lfib, 3).is_none());
+    lfib.set_next_hop(id, resolved(2));
+    assert_eq!(turned(&lfib), 100);
+    assert_eq!(entry(&lfib, 1016), IlmEntry::EMPTY);
+    assert!(lfib.tables().adjacency(old).is_resolved());
+    assert!(list(&lfib).iter().all(|listed| listed.next_hops == [id]));
+
+    lfib.set_next_hop(id, Reach::Out);
+    assert!(!lfib.tables().adjacency(old).is_resolved());
+    assert!(!lfib.tables().adjacency(entry(&lfib, 16).next_hop()).is_resolved());
+    lfib.set_next_hop(id, resolved(2));
+    assert_eq!(turned(&lfib), 100);
+    lfib.tidy_step(&mut Budget::new(500, &mut || false));
+    assert_eq!(turned(&lfib), 600);
+    let mut steps = 0;
+    while step_of(&mut lfib, 100).is_none() {
+        steps += 1;
+    }
+    assert_eq!((steps, turned(&lfib), lfib.has_to_tidy()), (4, 1000, false));
+    assert_ne!(entry(&lfib, 1016).next_hop(), old);
+    assert_eq!(lfib.next_hops().at_slot(old), None);
+}
+
 #[test]
 fn next_hops_that_change_together_share_their_grace_periods() {
     let routes: Vec<Route> = (1..=8).map(|n| swap(99 + u32::from(n), &[110], n)).collect();
@@ -1073,6 +1115,14 @@ fn check_tables(
             !model.contains_key(&label(value))
         );
     }
+    // Frames go to the next hop of their route, and to none that cannot be reached.
+    let entries = lfib.tables().ilm.values().chain(lfib.tables().ftn.values());
+    for &entry in entries.filter(|entry| uses_next_hop(**entry)) {
+        let at_slot = lfib.next_hops().at_slot(entry.next_hop()).map(|(id, _)| id);
+        let is_resolved = lfib.tables().adjacency(entry.next_hop()).is_resolved();
+        prop_assert!(lfib.unsettled() > 0 || at_slot.is_some());
+        prop_assert!(!is_resolved || at_slot.is_some_and(|id| lfib.next_hops().is_resolved(id)));
+    }
     let prefixes = model.keys().filter(|key| matches!(key, RouteKey::Prefix(_))).count();
     prop_assert_eq!(lfib.prefix_routes(), prefixes);
     prop_assert_eq!(lfib.v4_prefix_routes() + lfib.v6_prefix_routes(), prefixes);
@@ -1507,7 +1557,7 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
 fn sweep(lfib: &mut Lfib<MemoryTables>) -> usize {
     let mut steps = 0;
     while lfib.has_to_sweep() {
-        lfib.sweep_step();
+        lfib.sweep_pass_entries();
         steps += 1;
     }
     steps
@@ -1581,7 +1631,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..16),
     ) {
         let mut lfib = if roomy { large() } else { lfib() };
-        lfib.step = at_once;
+        (lfib.step, lfib.turned_at_once) = (at_once, at_once.min(3));
         let mut model = Model::new();
         let mut claims: BTreeMap<IpNet, Claim> = BTreeMap::new();
         let mut meanings = BTreeMap::new();
@@ -1641,7 +1691,7 @@ proptest! {
                 Step::Sweep(steps) => {
                     for _ in 0..steps {
                         let writes = lfib.tables().ftn_writes.len();
-                        lfib.sweep_step();
+                        lfib.tidy_step(&mut Budget::new(1, &mut || false));
                         prop_assert!(lfib.tables().ftn_writes.len() - writes <= at_once);
                     }
                 }
@@ -1673,6 +1723,9 @@ proptest! {
         }
         // Nothing leaked: all slots can be taken again.
         lfib.tables_mut().ftn_inserts_left = usize::MAX;
+        while lfib.has_to_turn() {
+            lfib.tidy_step(&mut Budget::new(1, &mut || false));
+        }
         lfib.change(Mode::ReplaceAll, Owner::Static, &[]).unwrap();
         sweep(&mut lfib);
         prop_assert_eq!((lfib.unsettled(), lfib.tables().ftn.len()), (0, 0));

@@ -369,13 +369,18 @@ impl Controller {
 
     /// Whether there is long work at hand, which is done in small steps.
     fn has_steps(&self) -> bool {
-        !self.preparing.is_empty() || self.lfib.has_to_sweep()
+        !self.preparing.is_empty() || self.lfib.has_to_tidy()
     }
 
     async fn take_step(&mut self) {
         match self.preparing.pop_front() {
             Some((call, done)) => self.prepare_change(call, done).await,
-            None => self.lfib.sweep_step(),
+            None => {
+                let until = Instant::now() + Duration::from_millis(1);
+                let mut is_over = || Instant::now() >= until;
+                self.lfib
+                    .tidy_step(&mut crate::lfib::Budget::new(usize::MAX, &mut is_over));
+            }
         }
     }
 

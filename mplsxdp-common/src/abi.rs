@@ -790,37 +790,37 @@ macro_rules! reasons {
 }
 
 reasons! {
-    #[doc = "The TTL ran out here."]
+    #[doc = "The TTL expired here."]
     TtlExpired = 1, "ttl-expired", "RFC 3032 section 2.4, RFC 3443";
     #[doc = "No route for the incoming label."]
     NoRoute = 2, "no-route", "RFC 3031 section 3.18";
     #[doc = "The next hop's MAC address is not known, or its interface is down."]
     Unresolved = 3, "unresolved", "RFC 3031 section 3.10";
-    #[doc = "The packet with its labels is larger than the next hop's MTU, or in several buffers, which its port does not take."]
+    #[doc = "The packet with its labels is larger than the next hop's MTU, or is a multi-buffer frame that its port cannot send."]
     TooBig = 4, "too-big", "RFC 3032 section 3";
     #[doc = "Router Alert label on top."]
     RouterAlert = 5, "router-alert", "RFC 3032 section 2.1";
     #[doc = "G-ACh or OAM Alert label on top."]
     Oam = 6, "oam", "RFC 5586, RFC 3429";
-    #[doc = "MPLS echo request for this box, never forwarded as IP."]
+    #[doc = "MPLS echo request for this machine; never forwarded as IP."]
     LspPing = 7, "lsp-ping", "RFC 8029 section 4.3, RFC 9570";
     #[doc = "The stack has no bottom within the frame, or the payload is not the IP packet that the operation needs."]
     Malformed = 8, "malformed", "RFC 3032 section 2.1";
-    #[doc = "A labelled frame on a port where labels are not accepted."]
+    #[doc = "A labelled frame on a port that does not accept labels."]
     PortDisabled = 9, "port-disabled", "RFC 5920 section 8.1";
     #[doc = "Implicit NULL received; it is never on the wire."]
     ImplicitNull = 10, "implicit-null", "RFC 3032 section 2.1";
-    #[doc = "A special-purpose label without a meaning here."]
+    #[doc = "A special-purpose label that is not supported."]
     SpecialLabel = 11, "special-label", "RFC 7274 section 3";
-    #[doc = "The driver leaves too little headroom for the labels to push."]
+    #[doc = "The driver leaves too little headroom to push the labels."]
     NoHeadroom = 12, "no-headroom", "Linux bpf_xdp_adjust_head";
-    #[doc = "The outgoing port is gone."]
+    #[doc = "The outgoing port was removed."]
     NoPort = 13, "no-port", "Linux bpf_redirect_map";
-    #[doc = "A labelled frame with VLAN tags of no sub-interface of this port."]
+    #[doc = "A labelled frame whose VLAN tags belong to no sub-interface of this port."]
     UnknownVlan = 14, "unknown-vlan", "RFC 3032 section 5, RFC 5920 section 8.1";
-    #[doc = "A packet that the kernel sent into the local interface, and that no prefix route takes."]
+    #[doc = "A packet that the kernel sent into the local interface and that matches no prefix route."]
     NoFtn = 15, "no-ftn", "RFC 3031 section 3.12";
-    #[doc = "The sender left the TCP or UDP checksum to its NIC: it was computed here, and the frame went on."]
+    #[doc = "The sender left the TCP or UDP checksum to its NIC; it was computed here and the frame forwarded."]
     ChecksumFinished = 16, "checksum-finished", "Linux CHECKSUM_PARTIAL";
 }
 
@@ -889,8 +889,8 @@ impl Loss {
     /// One sentence for a person who reads the counter.
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Policed => "Exceptions of this reason came faster than the slow path is to get them.",
-            Self::NoListener => "The slow path does not listen on the queue that the frame came in on.",
+            Self::Policed => "Rate limit for this reason exceeded (--punt-rate).",
+            Self::NoListener => "The slow path does not listen on the queue where the frame arrived.",
         }
     }
 

@@ -25,15 +25,15 @@ macro_rules! outcomes {
 }
 
 outcomes! {
-    #[doc = "Forwarded: what stood in the way was gone, or it had a Router Alert label."]
+    #[doc = "Forwarded: the obstacle was gone, or it had a Router Alert label."]
     Forwarded, "forwarded";
-    #[doc = "Forwarded after it had waited for the next hop's MAC address."]
+    #[doc = "Forwarded after waiting for the next hop's MAC address."]
     Released, "released";
-    #[doc = "Handed to the kernel: its last label was popped for this box."]
+    #[doc = "Handed to the kernel: its last label was popped for this machine."]
     Delivered, "delivered";
-    #[doc = "Dropped: it could not be sent, as the port is gone, or its queue is full."]
+    #[doc = "Dropped: it could not be sent, because the port was removed or its queue is full."]
     NotSent, "not-sent";
-    #[doc = "Dropped: the kernel could not be given it, as the port is gone, or the frame is longer than about 3400 bytes."]
+    #[doc = "Dropped: it could not be handed to the kernel, because the port was removed or the frame is longer than about 3400 bytes."]
     NotDelivered, "not-delivered";
     #[doc = "Answered by ICMP Time Exceeded."]
     TimeExceeded, "time-exceeded";
@@ -43,35 +43,35 @@ outcomes! {
     TooBigAnswered, "too-big-answered";
     #[doc = "Forwarded in fragments that fit the next hop's MTU."]
     Fragmented, "fragmented";
-    #[doc = "Forwarded without the bytes behind the IP packet, with which the frame was larger than the next hop's MTU."]
+    #[doc = "Forwarded without the bytes behind the IP packet, which made the frame larger than the next hop's MTU."]
     TrailerCut, "trailer-cut";
     #[doc = "Dropped without an answer: the rate limit of ICMP errors."]
     AnswerLimited, "answer-limited";
-    #[doc = "Dropped without an answer: it is no packet that gets an ICMP error."]
+    #[doc = "Dropped without an answer: ICMP errors are not sent about such packets."]
     NoAnswerDue, "no-answer-due";
-    #[doc = "Dropped without an answer: this box has no address to answer from."]
+    #[doc = "Dropped without an answer: this machine has no address to answer from."]
     NoSource, "no-source";
-    #[doc = "Dropped without an answer: this box has no route to the packet's source, or cannot send by the one that it has."]
+    #[doc = "Dropped without an answer: this machine has no route to the packet's source, or cannot send by it."]
     NoWayBack, "no-way-back";
     #[doc = "Dropped: no route for the label."]
     UnknownLabel, "unknown-label";
-    #[doc = "Held until the next hop's MAC address is known (counted besides)."]
+    #[doc = "Held until the next hop's MAC address is known (counted in addition)."]
     Held, "held";
-    #[doc = "Dropped: as many frames as may wait for the next hop did so already."]
+    #[doc = "Dropped: --hold frames were already waiting for the next hop."]
     HoldFull, "hold-full";
-    #[doc = "The next hop's MAC address was not found in time (counted besides)."]
+    #[doc = "The next hop's MAC address was not found in time (counted in addition)."]
     HoldExpired, "hold-expired";
-    #[doc = "Dropped: larger than the next hop's MTU, and no IP packet whose source could mend it."]
+    #[doc = "Dropped: larger than the next hop's MTU, and not an IP packet whose sender can be informed."]
     TooBig, "too-big";
-    #[doc = "It had a Router Alert label (counted besides)."]
+    #[doc = "It had a Router Alert label (counted in addition)."]
     RouterAlert, "router-alert";
-    #[doc = "Dropped: an OAM or G-ACh label, which nobody here handles."]
+    #[doc = "Dropped: OAM and G-ACh labels are not supported."]
     Oam, "oam";
-    #[doc = "Dropped: an MPLS echo request, which nobody here answers."]
+    #[doc = "Dropped: MPLS echo requests are not answered."]
     LspPing, "lsp-ping";
-    #[doc = "Dropped: only part of the frame came up, so it cannot be forwarded."]
+    #[doc = "Dropped: the slow path got only part of the frame."]
     Trimmed, "trimmed";
-    #[doc = "Dropped: no label stack or IP packet as it should be."]
+    #[doc = "Dropped: the label stack or IP packet is malformed."]
     Malformed, "malformed";
     #[doc = "Dropped: nothing for the slow path to do."]
     NotHandled, "not-handled";

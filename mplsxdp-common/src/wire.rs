@@ -116,7 +116,7 @@ pub struct NotAMac;
 
 impl fmt::Display for NotAMac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a MAC address (six hexadecimal octets, as 52:54:00:12:34:56)")
+        f.write_str("not a MAC address (six hexadecimal octets, such as 52:54:00:12:34:56)")
     }
 }
 

@@ -19,7 +19,7 @@ use crate::route::line;
     infer_subcommands = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    after_help = "Commands and verbs can be shortened, and options written as iproute2 has them, as in \
+    after_help = "Commands and verbs can be shortened, and options can be written as for iproute2, such as \
                   `mplsxdp -f mpls r a 100 as 110 via inet 192.0.2.1`."
 )]
 pub struct Cli {
@@ -32,10 +32,10 @@ pub struct Cli {
 /// What goes with every command.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
-    /// Which instance: several run on one box, each by its name [default: default].
+    /// The instance; several can run on one machine, each with its own name [default: default].
     #[arg(long, global = true, value_name = "NAME")]
     pub instance: Option<String>,
-    /// The network namespace that `load` enters; other commands are for the instance that runs there.
+    /// The network namespace that `load` enters; other commands talk to the instance that runs there.
     #[arg(short, long, global = true, value_name = "NAME")]
     pub netns: Option<String>,
     /// What routes are about; -M, -4 and -6 are short for mpls, inet and inet6.
@@ -53,13 +53,13 @@ pub struct Global {
     /// Print each item on one line.
     #[arg(short, long, global = true, overrides_with = "oneline")]
     pub oneline: bool,
-    /// Print only the most important of each item; -br for short.
+    /// Print only the most important fields, in columns; -br for short.
     #[arg(long, global = true, overrides_with = "brief")]
     pub brief: bool,
-    /// Run the commands of a file, one a line; `-` is the standard input.
+    /// Run the commands in a file, one per line; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub batch: Option<PathBuf>,
-    /// With --batch: go on after a command that fails.
+    /// With --batch: continue after a command that fails.
     #[arg(long)]
     pub force: bool,
     /// Options of iproute2 that change nothing here.
@@ -122,43 +122,43 @@ impl From<FamilyName> for line::Family {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Load the switch and run it until it is told to stop.
+    /// Load the switch and run it in the foreground.
     // So that a number below its range is told the range.
     #[command(allow_negative_numbers = true)]
     Load(Box<LoadArgs>),
     /// Routes for labels and prefixes.
     #[command(after_help = route::HELP)]
     Route {
-        /// A verb and what it is about, as below; without a verb it is `show`.
+        /// A verb and its arguments, as below; the default is `show`.
         words: Vec<String>,
-        /// With `restore`: an input without routes is meant, and deletes all that there are.
+        /// With `restore`: accept an input without routes, which deletes all routes.
         #[arg(long)]
         allow_empty: bool,
     },
-    /// The interfaces that the switch took.
+    /// The ports: interfaces that the switch uses.
     #[command(alias = "l", after_help = link::HELP)]
     Link {
-        /// A verb and what it is about, as below; without a verb it is `show`.
+        /// A verb and its arguments, as below; the default is `show`.
         words: Vec<String>,
     },
     /// The next hops that routes use.
     #[command(visible_aliases = ["neighbour", "neighbor"], after_help = link::NEIGH_HELP)]
     Neigh {
-        /// As below.
+        /// A verb and its arguments, as below; the default is `show`.
         words: Vec<String>,
     },
-    /// What was forwarded, and what was not and why.
+    /// How much was forwarded; what was not forwarded, and why.
     Stats {
-        /// Also what has not been seen yet.
+        /// Also the reasons that have not been seen yet.
         #[arg(long)]
         all: bool,
         /// The labels that arrive and have no route, the most frequent first.
         #[arg(long, conflicts_with = "all")]
         unknown: bool,
     },
-    /// The instance, its tables and how full they are.
+    /// The instance, its configuration and how full its tables are.
     Status,
-    /// Stop an instance, and wait until everything of it is gone.
+    /// Stop an instance, and wait until everything that it made is removed.
     Unload,
 }
 
@@ -173,7 +173,7 @@ pub struct LoadArgs {
 /// What only the command line has.
 #[derive(Args, Debug)]
 pub struct LoadOwn {
-    /// Take from this TOML file what the command line does not give.
+    /// Read the options that the command line does not give from this TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -15,16 +15,17 @@ use crate::control::api::{
 
 pub const HELP: &str = "\
 Verbs:
-  link show [IFACE]               -s: what the kernel counts, and exceptions by their reasons
+  link show [IFACE]               -s: the kernel's counters, and exceptions by reason
   link add IFACE [tx-only] [checksum {finish|trust}]
-                                  take an interface, or a VLAN on it (eth1.100, eth1.100.10), as a port
-  link del IFACE                  give it back
-  link set IFACE mpls {on|off}    accept labelled frames, or drop them; `ip link set` sets the rest";
+                                  make an interface, or a VLAN on it (eth1.100, eth1.100.10), a port
+  link del IFACE                  remove the port; the interface stays
+  link set IFACE mpls {on|off}    accept labelled frames, or drop them; use `ip link set` for the rest";
 
 pub const NEIGH_HELP: &str = "\
-  neigh show [ADDRESS] [dev IFACE]    -s: with times and probes, as `ip -s neigh`
+Verbs:
+  neigh show [ADDRESS] [dev IFACE]    -s: with times and probes, like `ip -s neigh`
 
-They come and go with the routes that use them. `ip neigh` changes what the kernel knows of them.";
+Next hops come and go with the routes that use them. Use `ip neigh` to change the kernel's entries.";
 
 #[derive(Clone, Copy)]
 enum Verb {
@@ -48,7 +49,7 @@ pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
     let mut words = words.iter().map(String::as_str);
     let word = words.next().unwrap_or("show");
     let Some(verb) = verb(word, VERBS) else {
-        return Err(Failure::Usage(format!("`{word}` is not known here\n{HELP}")));
+        return Err(Failure::Usage(format!("`{word}` is not a verb of `link`\n{HELP}")));
     };
     // iproute2 has `dev` in front of the name, or not.
     let words: Vec<_> = words
@@ -100,7 +101,9 @@ pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
         Some((&word, rest)) if matches!(verb(word, VERBS), Some(Verb::Show)) => chosen_neighbours(rest)
             .ok_or_else(|| Failure::Usage(format!("invalid arguments for `neigh {word}`\n{NEIGH_HELP}")))?,
         Some((word, _)) => {
-            return Err(Failure::Usage(format!("`{word}` is not known here\n{NEIGH_HELP}")));
+            return Err(Failure::Usage(format!(
+                "`{word}` is not a verb of `neigh`\n{NEIGH_HELP}"
+            )));
         }
     };
     let style = session.out.style;

@@ -25,17 +25,17 @@ Verbs:
   route {add|replace|change} LABEL [as OUT[/OUT...]] via {inet A|inet6 A|link MAC} [dev IFACE] [ttl-propagate {enabled|disabled}]
   route {add|replace|change} LABEL dev lo
   route {add|replace|change} PREFIX encap mpls OUT[/OUT...] [ttl N] via {inet A|inet6 A|link MAC} [dev IFACE]
-  ... via A [dev IFACE] backup via {inet B|inet6 B|link MAC} [dev IFACE]     B while A cannot be reached
-  ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     several that share the flows
-  route del {LABEL|PREFIX}        or the whole route: deleted only if it is the one
-  ... [proto {NAME|NUMBER}] [metric N]     kept and shown; nothing else depends on them
-  route show [SELECTOR]           all that there are; counters with -s
-  route get {LABEL|PREFIX|ADDRESS}   with the state of next hops, and the buckets of several
-  route flush SELECTOR            deletes those that it chooses
-  route save > FILE               all routes, one a line
-  route restore < FILE            makes these all that there are, at once or not at all; none only with --allow-empty
-Selectors, of which all must be true: all, LABEL, PREFIX, root PREFIX (it and what it has within), match PREFIX (it and what
-covers it), proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
+  ... via A [dev IFACE] backup via {inet B|inet6 B|link MAC} [dev IFACE]     B is used while A cannot be reached
+  ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     next hops that share the flows
+  route del {LABEL|PREFIX} [...]  with more of the route: deleted only if all of it matches
+  ... [proto {NAME|NUMBER}] [metric N]     kept and shown; they do not affect forwarding
+  route show [SELECTOR]           all routes, or those chosen; counters with -s
+  route get {LABEL|PREFIX|ADDRESS}   with the state of its next hops, and their buckets
+  route flush SELECTOR            delete the chosen routes
+  route save > FILE               all routes, one per line
+  route restore < FILE            make the routes equal to the file's, as a whole or not at all; --allow-empty: delete all
+Selectors; a route must match all of them: all, LABEL, PREFIX, root PREFIX (it and those inside it), match PREFIX (it and
+those around it), proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
 
 /// Routes in one message of a restore: about a megabyte.
 const BATCH: usize = 8192;
@@ -80,7 +80,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         .split_first()
         .map_or(("show", &[][..]), |(word, rest)| (word, rest));
     let Some(verb) = verb(word, VERBS) else {
-        return Err(Failure::Usage(format!("`{word}` is not known here\n{HELP}")));
+        return Err(Failure::Usage(format!("`{word}` is not a verb of `route`\n{HELP}")));
     };
     let family = session.family;
     let line = rest.join(" ");
@@ -91,7 +91,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
     let only = |usage: &str| Failure::Usage(format!("`route {word}` takes nothing more: `{usage}`"));
     match verb {
         _ if allow_empty && !matches!(verb, Verb::Restore) => Err(Failure::Usage(
-            "`--allow-empty` is for `route restore`: it lets an input without routes delete all that there are".into(),
+            "`--allow-empty` is for `route restore`: it lets an input without routes delete all routes".into(),
         )),
         Verb::Show => {
             let chosen = line::selection(&line, family).map_err(in_line)?;
@@ -159,7 +159,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
     }
 }
 
-/// Whether a command installs a route, and names no next hop yet: those may stand on the lines below it, as `ip route` prints them.
+/// Whether a command installs a route but names no next hop: the lines below may name them, as `ip route` prints them.
 pub(super) fn takes_next_hops(command: &str) -> bool {
     let mut words = command.split_ascii_whitespace();
     let is_route = words.any(|word| "route".starts_with(word));

@@ -606,10 +606,10 @@ impl<'a> Parser<'a> {
 
     fn key_expected(&self) -> &'static str {
         match self.family {
-            Family::Any => "a label, as 100, or a prefix, as 10.4.4.0/24",
-            Family::Mpls => "a label, as 100",
-            Family::Inet => "an IPv4 prefix, as 10.4.4.0/24",
-            Family::Inet6 => "an IPv6 prefix, as 2001:db8::/32",
+            Family::Any => "a label, such as 100, or a prefix, such as 10.4.4.0/24",
+            Family::Mpls => "a label, such as 100",
+            Family::Inet => "an IPv4 prefix, such as 10.4.4.0/24",
+            Family::Inet6 => "an IPv6 prefix, such as 2001:db8::/32",
         }
     }
 
@@ -1041,15 +1041,15 @@ mod tests {
         assert!(read(prefix, Family::Inet).is_ok());
         assert_eq!(
             read(prefix, Family::Mpls),
-            Err("`10.0.0.0/8` is not a label, as 100".into())
+            Err("`10.0.0.0/8` is not a label, such as 100".into())
         );
         assert_eq!(
             read(prefix, Family::Inet6),
-            Err("`10.0.0.0/8` is not an IPv6 prefix, as 2001:db8::/32".into())
+            Err("`10.0.0.0/8` is not an IPv6 prefix, such as 2001:db8::/32".into())
         );
         assert_eq!(
             read("100 via inet 192.0.2.1", Family::Inet),
-            Err("`100` is not an IPv4 prefix, as 10.4.4.0/24".into())
+            Err("`100` is not an IPv4 prefix, such as 10.4.4.0/24".into())
         );
         assert_eq!(
             read("default encap mpls 100 via 2001:db8::1", Family::Inet6),
@@ -1064,17 +1064,17 @@ mod tests {
             (
                 "",
                 "",
-                "the line ends where a label, as 100, or a prefix, as 10.4.4.0/24 is expected",
+                "the line ends where a label, such as 100, or a prefix, such as 10.4.4.0/24 is expected",
             ),
             (
                 "foo",
                 "foo",
-                "`foo` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+                "`foo` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
             ),
             (
                 "-1 via inet 192.0.2.1",
                 "-1",
-                "`-1` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+                "`-1` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
             ),
             (
                 "1048576 via inet 192.0.2.1",
@@ -1253,7 +1253,7 @@ mod tests {
             (
                 "10.0.0.0/33 encap mpls 100",
                 "10.0.0.0/33",
-                "`10.0.0.0/33` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+                "`10.0.0.0/33` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
             ),
             (
                 "127.0.0.0/8 encap mpls 100 via inet 192.0.2.1",
@@ -1374,7 +1374,7 @@ mod tests {
             (
                 "blackhole 10.0.0.0/8",
                 "blackhole",
-                "`blackhole` routes are not supported; a label, as 100, or a prefix, as 10.4.4.0/24 is expected",
+                "`blackhole` routes are not supported; a label, such as 100, or a prefix, such as 10.4.4.0/24 is expected",
             ),
         ] {
             let error = route(line, Family::Any).unwrap_err();
@@ -1631,7 +1631,7 @@ mod tests {
         }
         assert_eq!(
             read("10 encap mpls 100 via 192.0.2.1", Family::Inet),
-            Err("`10` is not an IPv4 prefix, as 10.4.4.0/24".into())
+            Err("`10` is not an IPv4 prefix, such as 10.4.4.0/24".into())
         );
         assert_eq!(
             read("default encap mpls 100 via inet6 2001:db8::1", Family::Inet),
@@ -1731,7 +1731,7 @@ mod tests {
             (
                 "010.1/16 encap mpls 100 via 192.0.2.1",
                 "010.1/16",
-                "`010.1/16` is not a label, as 100, or a prefix, as 10.4.4.0/24",
+                "`010.1/16` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
             ),
             (
                 "100 onlink nexthop via 192.0.2.1 nexthop via 192.0.2.2",

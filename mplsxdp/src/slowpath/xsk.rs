@@ -99,7 +99,7 @@ impl Layout {
 /// A socket could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum XskError {
-    #[error("{0:?} is no name of an interface")]
+    #[error("{0:?} is not a valid interface name")]
     Name(String),
     #[error(
         "cannot have {bytes} bytes of memory for an AF_XDP socket: {source}{}",

@@ -194,13 +194,13 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route get",
             2,
-            "mplsxdp: `route get`: the line ends where a label, as 100, or a prefix, as 10.4.4.0/24 is expected\n",
+            "mplsxdp: `route get`: the line ends where a label, such as 100, or a prefix, such as 10.4.4.0/24 is expected\n",
         ),
         ("-f mpls", 2, "mplsxdp: no command; `mplsxdp --help` lists them\n"),
         (
             "load",
             1,
-            "mplsxdp: no interface: name at least one, by `--iface IFACE` or by `iface` in the config file\n",
+            "mplsxdp: no interface: name at least one with `--iface IFACE`, or with `iface` in the config file\n",
         ),
         (
             "load --iface eth1 --netns no/such/netns",

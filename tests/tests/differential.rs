@@ -106,7 +106,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
         let mut received = MemoryFrame::default();
         received.refill([first], rest.len());
         // Frames belong to the sub-interface that their tags are of; what the redirect finds out is the program's own port's.
-        let arrival = Arrival::of(&received, &self.host.as_mut().at_port(settings));
+        let arrival = Arrival::of(&received, &self.host.as_mut().at_wire(settings));
         assert_eq!(received.len(), frame.len());
         let mut host = lab::run_in(self.host.as_mut(), settings, received);
         // What was cut off the end is gone.
@@ -179,7 +179,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
             "host and kernel differ, {:?}, {linear} bytes in the first buffer, TC propagation {}, port {:?}\n in     {}\n{differences}{}",
             settings.ttl_mode(),
             settings.tc_propagate(),
-            self.host.as_mut().at_port(settings).port(settings.port()),
+            self.host.as_mut().at_wire(settings).port(settings.port()),
             show(frame),
             describe(self.host.as_mut(), settings, frame)
         ))
@@ -293,7 +293,7 @@ const KINDS: [&str; 8] = [
 
 /// Those of [`KINDS`] that were done to a frame.
 fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome) -> Vec<&'static str> {
-    let tables = tables.at_port(settings);
+    let tables = tables.at_wire(settings);
     let (received, sent) = (anatomy(frame), anatomy(&host.frame));
     let is_done = match host.verdict {
         Verdict::Pass => [false, false, false, host.frame != frame, false, false, false, false],
@@ -323,7 +323,7 @@ fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome
 
 /// What the tables say of the labels and the destination of a frame.
 fn describe(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> String {
-    let tables = tables.at_port(settings);
+    let tables = tables.at_wire(settings);
     let mut text = String::new();
     let stack = anatomy(frame).stack;
     let labels = stack

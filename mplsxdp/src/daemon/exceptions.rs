@@ -66,7 +66,7 @@ impl World for View<'_> {
         Self: 'a;
 
     fn tables_at(&self, port: u16) -> AtPort<'_> {
-        self.tables.at_port(self.ports.settings(port))
+        self.tables.without_tags(self.ports.settings(port))
     }
 
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr> {

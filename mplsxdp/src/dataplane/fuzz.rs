@@ -93,7 +93,7 @@ pub fn core(data: &[u8]) {
         }
         tables.hash_seed = u32::from(vlan_and_seed >> 2).wrapping_mul(0x9e37_79b1);
         let mut out = MemoryFrame::with_headroom(frame, headroom);
-        let verdict = forward(&mut out, &tables.at_port(settings));
+        let verdict = forward(&mut out, &tables.at_wire(settings));
         (verdict, out.bytes().to_vec(), tables)
     };
     let (verdict, out, tables) = run(&frame);

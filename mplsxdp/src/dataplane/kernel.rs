@@ -164,21 +164,20 @@ impl KernelTables {
         }
     }
 
-    /// The tables as the program of a port with these settings sees them, but that frames have no VLAN tags: those of the slow
-    /// path lose them where they come in, and get them where they go out. Nothing is counted.
-    pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
+    /// The tables as the program of a port with these settings sees them, for frames as they are on the wire. Nothing is counted.
+    pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tables: self,
             settings,
-            tagged: false,
+            tagged: true,
         }
     }
 
-    /// The same for frames as they arrive, which may have tags.
-    pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
+    /// The same for frames without VLAN tags: the slow path's lose them when they come in, and get them when they go out.
+    pub fn without_tags(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
-            tagged: true,
-            ..self.at_port(settings)
+            tagged: false,
+            ..self.at_wire(settings)
         }
     }
 
@@ -369,7 +368,7 @@ impl Tables for KernelTables {
     }
 }
 
-/// [`KernelTables`] as the slow path sees them at one port.
+/// [`KernelTables`] as seen at one port.
 #[derive(Clone, Copy)]
 pub struct AtPort<'a> {
     tables: &'a KernelTables,

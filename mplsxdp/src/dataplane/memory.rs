@@ -118,20 +118,21 @@ impl MemoryTables {
         }
     }
 
-    /// The tables as the program of a port with these settings sees them.
-    pub fn at_port(&self, settings: Settings) -> AtPort<'_> {
+    /// The tables as the program of a port with these settings sees them, for frames as they are on the wire.
+    pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tables: self,
             settings,
-            has_tags: true,
+            tagged: true,
         }
     }
 
-    /// The same as the slow path sees them: its frames have no VLAN tags, neither those that come nor those that go.
+    /// The same for frames without VLAN tags: the slow path's lose them when they come in, and get them when they go out. Nothing
+    /// is counted.
     pub fn without_tags(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
-            has_tags: false,
-            ..self.at_port(settings)
+            tagged: false,
+            ..self.at_wire(settings)
         }
     }
 }
@@ -259,12 +260,13 @@ fn ftn_error(operation: &'static str, kind: std::io::ErrorKind) -> TableError {
     }
 }
 
-/// [`MemoryTables`] as one port's program sees them.
+/// [`MemoryTables`] as seen at one port.
 #[derive(Clone, Copy, Debug)]
 pub struct AtPort<'a> {
     tables: &'a MemoryTables,
     settings: Settings,
-    has_tags: bool,
+    /// Frames may have VLAN tags.
+    tagged: bool,
 }
 
 impl forward::Tables for AtPort<'_> {
@@ -278,7 +280,8 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
-        self.tables.sub_interfaces.get(&key).copied().map(u32::from)
+        let found = self.tagged.then(|| self.tables.sub_interfaces.get(&key));
+        found?.copied().map(u32::from)
     }
 
     fn ilm(&self, label: Label) -> IlmEntry {
@@ -297,7 +300,7 @@ impl forward::Tables for AtPort<'_> {
         // A slot of the kernel's array that was never written is zero, too.
         let adjacency = (u32::from(index) < self.tables.capacity.adjacencies)
             .then(|| self.tables.adjacencies.get(&index).copied().unwrap_or_default())?;
-        Some(match self.has_tags {
+        Some(match self.tagged {
             true => adjacency,
             false => adjacency.with_tags(VlanTags::NONE),
         })
@@ -317,11 +320,15 @@ impl forward::Tables for AtPort<'_> {
     }
 
     fn count(&self, slot: u32, bytes: usize) {
-        count(&self.tables.route_counters, slot, bytes);
+        if self.tagged {
+            count(&self.tables.route_counters, slot, bytes);
+        }
     }
 
     fn count_finished(&self, port: u32, bytes: usize) {
-        count(&self.tables.finished, port, bytes);
+        if self.tagged {
+            count(&self.tables.finished, port, bytes);
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl World for MemoryWorld {
     type Tables<'a> = AtPort<'a>;
 
     fn tables_at(&self, port: u16) -> AtPort<'_> {
-        self.tables.at_port(self.settings.with_port(port.into()))
+        self.tables.without_tags(self.settings.with_port(port.into()))
     }
 
     fn source_address(&self, _port: u16, remote: IpAddr) -> Option<IpAddr> {

@@ -5,3 +5,4 @@ mod lab;
 mod local;
 mod neighbour;
 mod preflight;
+mod views;

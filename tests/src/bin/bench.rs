@@ -334,7 +334,7 @@ impl World for OneBox<'_> {
         Self: 'a;
 
     fn tables_at(&self, _port: u16) -> AtPort<'_> {
-        self.0.at_port(SETTINGS)
+        self.0.without_tags(SETTINGS)
     }
 
     fn source_address(&self, _port: u16, _remote: IpAddr) -> Option<IpAddr> {

@@ -62,7 +62,7 @@ impl Host {
         match counted_reason(line.verdict) {
             // Found out when the frame had been rewritten.
             Some(Reason::NoPort) => settings.port() as u16,
-            _ => untag(&line.frame, &self.lfib.tables().at_port(settings)).0,
+            _ => untag(&line.frame, &self.lfib.tables().at_wire(settings)).0,
         }
     }
 
@@ -105,7 +105,7 @@ impl Host {
             tables: self.lfib.tables(),
             settings: options.settings(),
         };
-        let (port, untagged) = untag(&line.frame, &world.tables.at_port(world.settings));
+        let (port, untagged) = untag(&line.frame, &world.tables.at_wire(world.settings));
         let received = Received {
             port,
             frame: &untagged,

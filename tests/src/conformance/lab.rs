@@ -195,7 +195,7 @@ pub fn run(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> Outcome {
 /// As [`run`], in a given buffer.
 pub fn run_in(tables: &MemoryTables, settings: Settings, mut frame: MemoryFrame) -> Outcome {
     tables.route_counters.take();
-    let verdict = forward(&mut frame, &tables.at_port(settings));
+    let verdict = forward(&mut frame, &tables.at_wire(settings));
     let mut counted = tables.route_counters.take();
     counted.remove(&0);
     Outcome {

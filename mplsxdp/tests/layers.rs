@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 const ROOTS: [&str; 2] = ["lib", "main"];
 
 /// Importing and imported modules that are not yet one above the other.
-const UPWARD: [(&str, &str); 5] = [
+const UPWARD: [(&str, &str); 4] = [
     ("ports", "config"),
     ("ports", "daemon"),
     ("ports", "switch"),
-    ("route", "control"),
     ("switch", "daemon"),
 ];
 

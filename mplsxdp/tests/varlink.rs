@@ -393,7 +393,7 @@ fn methods() {
     let route_list = RouteList {
         routes: vec![installed_route()],
     };
-    let keys = Keys { keys: vec![key()] };
+    let keys = Keys { keys: vec![route()] };
     let add_link = AddLink {
         name: name(),
         tx_only: Some(true),
@@ -424,7 +424,17 @@ fn methods() {
         ..Changed::default()
     };
     method!("AddRoutes", routes, changed);
+    method!("ChangeRoutes", routes, changed);
     method!("ReplaceRoutes", routes, changed);
+    let get = GetRoute {
+        label: Some(100),
+        prefix,
+        address: Some([192, 0, 2, 1].into()),
+    };
+    let route_reply = RouteReply {
+        route: installed_route(),
+    };
+    method!("GetRoute", get, route_reply);
     method!("DeleteRoutes", keys, Changed::default());
     method!("FlushRoutes", flush, Changed::default());
     method!("Begin", Begin { replace_all: true }, Nothing {});
@@ -458,9 +468,10 @@ fn errors() {
     let idl = definition();
     let key = RouteKey::Label(Label::from_low_bits(100));
     let text = String::new;
-    let errors: [Error; 13] = [
+    let errors: [Error; 14] = [
         Refusal::RouteExists { key, route: text() }.into(),
         Refusal::NoSuchRoute { key }.into(),
+        Refusal::RouteDiffers { key, route: text() }.into(),
         Refusal::RouteRefused {
             index: 0,
             parameter: Some(text()),

@@ -3,7 +3,6 @@
 use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use mplsxdp_common::abi::REDIRECT_LOST;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
@@ -13,12 +12,12 @@ use super::link::{next_hop, state};
 use super::output::Output;
 use super::{Failure, Session, verb};
 use crate::control::api::{
-    self, BucketRange, Changes, InstalledRoute, KeyFilter, NextHopState, Refusal, Resolution, RouteFilter,
+    self, BucketRange, Changes, InstalledRoute, KeyFilter, Lookup, NextHopState, Refusal, Resolution, RouteFilter,
 };
 use crate::control::client::{Client, ClientError};
 use crate::route::line::{self, Family, GrammarError, SELECTORS};
 use crate::route::protocols;
-use crate::route::{Action, Description, NextHop, Path, Route, RouteKey};
+use crate::route::{Action, NextHop, Path, Route, RouteKey};
 
 pub const HELP: &str = "\
 Verbs:
@@ -106,9 +105,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         }
         Verb::Change => {
             let route = line::route(&line, family).map_err(in_line)?;
-            let key = route.key();
-            existing(key, session.client()?)?.ok_or_else(|| none(key))?;
-            let changed = session.client()?.replace_routes(&[route])?;
+            let changed = session.client()?.change_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
         }
@@ -123,7 +120,8 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         ))),
         Verb::Delete => {
             let described = line::deletion(&line, family).map_err(in_line)?;
-            delete(&described, session.client()?)
+            session.client()?.delete_routes([&described])?;
+            Ok(())
         }
         Verb::Flush => match line::selection(&line, family).map_err(in_line)? {
             None => Err(Failure::Usage(format!(
@@ -180,10 +178,6 @@ fn of_family(family: Family) -> RouteFilter {
     })
 }
 
-fn none(key: RouteKey) -> Failure {
-    ClientError::from(api::Error::from(Refusal::NoSuchRoute { key })).into()
-}
-
 /// Numbers, for those who ask.
 fn report(changes: Changes, out: &mut Output) -> Result<(), Failure> {
     let Changes {
@@ -198,41 +192,6 @@ fn report(changes: Changes, out: &mut Output) -> Result<(), Failure> {
     } else {
         Ok(())
     }
-}
-
-fn one(key: RouteKey) -> api::ListRoutes {
-    let api::Key { label, prefix } = key.into();
-    api::ListRoutes {
-        label,
-        prefix,
-        counters: Some(true),
-        ..api::ListRoutes::default()
-    }
-}
-
-fn existing(key: RouteKey, client: &mut Client) -> Result<Option<InstalledRoute>, Failure> {
-    let mut found = None;
-    client.routes(&one(key), |route| {
-        found = Some(route);
-        Ok::<_, Failure>(())
-    })?;
-    Ok(found)
-}
-
-/// With more than the key given, only a route of which that is true is deleted.
-fn delete(described: &Description, client: &mut Client) -> Result<(), Failure> {
-    let key = described.key;
-    if !described.is_key() {
-        let installed = existing(key, client)?.ok_or_else(|| none(key))?;
-        let found = with_dev_found(&installed)?;
-        if !described.fits(&found) {
-            return Err(Failure::Refused(format!(
-                "the route of {key} is another one: `{found}`"
-            )));
-        }
-    }
-    client.delete_routes(vec![key.into()])?;
-    Ok(())
 }
 
 fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
@@ -573,12 +532,11 @@ fn states(installed: &InstalledRoute) -> impl Iterator<Item = (&NextHopState, Op
 }
 
 fn get(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
-    let client = session.client()?;
-    let found = match key {
-        RouteKey::Prefix(host) if host.prefix_len() == host.max_prefix_len() => longest_match(host, client)?,
-        _ => existing(key, client)?,
+    let lookup = match key {
+        RouteKey::Prefix(host) if host.prefix_len() == host.max_prefix_len() => Lookup::Address(host.addr()),
+        _ => Lookup::Key(key),
     };
-    let installed = found.ok_or_else(|| none(key))?;
+    let installed = session.client()?.route(lookup)?;
     if session.out.style.json {
         return session.out.json(&[JsonRoute::new(&installed, true)?]);
     }
@@ -598,18 +556,6 @@ fn get(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
         }
     }
     session.out.lines(&shown)
-}
-
-/// The route that a packet to this address takes.
-fn longest_match(host: IpNet, client: &mut Client) -> Result<Option<InstalledRoute>, Failure> {
-    let mut next = Some(host);
-    while let Some(prefix) = next {
-        if let Some(found) = existing(RouteKey::Prefix(prefix), client)? {
-            return Ok(Some(found));
-        }
-        next = prefix.supernet();
-    }
-    Ok(None)
 }
 
 fn save(session: &mut Session) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! The types of the control socket, as `io.mplsxdp.varlink` describes them: what goes over the wire as JSON, and the
 //! [`Request`]s and [`Reply`]s that the socket's server exchanges with the controller.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,9 +11,9 @@ pub use crate::lfib::Mode as ChangeMode;
 use crate::lfib::next_hops::Position;
 use crate::lfib::spread::Spread;
 pub use crate::route::Protocol;
-use crate::route::RouteKey;
 pub use crate::route::filter::{KeyFilter, RouteFilter};
 pub use crate::route::wire::{Backup, Key, Path, Route, RouteAction, ViaAddress, ViaFamily};
+use crate::route::{Description, RouteKey};
 
 /// The interface's name.
 pub const INTERFACE: &str = "io.mplsxdp";
@@ -420,11 +421,48 @@ pub struct RouteList {
     pub routes: Vec<InstalledRoute>,
 }
 
-/// Parameters of `DeleteRoutes`.
+/// Parameters of `GetRoute`: exactly one of the three.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetRoute {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+impl From<Lookup> for GetRoute {
+    fn from(lookup: Lookup) -> Self {
+        match lookup {
+            Lookup::Key(key) => {
+                let Key { label, prefix } = key.into();
+                Self {
+                    label,
+                    prefix,
+                    address: None,
+                }
+            }
+            Lookup::Address(address) => Self {
+                address: Some(address),
+                ..Self::default()
+            },
+        }
+    }
+}
+
+/// Reply of `GetRoute`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RouteReply {
+    pub route: InstalledRoute,
+}
+
+/// Parameters of `DeleteRoutes`: labels and prefixes, and what must be true of their routes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {
-    pub keys: Vec<Key>,
+    pub keys: Vec<Route>,
 }
 
 /// Parameters of `FlushRoutes`: which routes, as in [`ListRoutes`], or explicitly `all`.
@@ -661,8 +699,13 @@ pub enum Request {
         routes: Vec<crate::route::Route>,
         wait: bool,
     },
+    /// The one route of a key, or the one that packets to an address take.
+    GetRoute {
+        lookup: Lookup,
+    },
+    /// Each must be there, and as it is described.
     DeleteRoutes {
-        keys: Vec<RouteKey>,
+        routes: Vec<Description>,
     },
     FlushRoutes {
         filter: RouteFilter,
@@ -695,11 +738,20 @@ pub enum Request {
     Unload,
 }
 
+/// Which route is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    Key(RouteKey),
+    /// By the longest match.
+    Address(IpAddr),
+}
+
 /// What the controller answers.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     Status(Box<Status>),
     Routes(Vec<InstalledRoute>),
+    Route(Box<InstalledRoute>),
     Changed(Changed),
     Committed(Committed),
     Links(Vec<Link>),
@@ -730,6 +782,13 @@ pub enum Refusal {
     NoSuchRoute {
         #[serde(with = "route_key")]
         key: RouteKey,
+    },
+    #[error("the route of {key} is another one: `{route}`")]
+    #[serde(rename = "io.mplsxdp.RouteDiffers")]
+    RouteDiffers {
+        #[serde(with = "route_key")]
+        key: RouteKey,
+        route: String,
     },
     /// One of the routes given cannot be; `index` counts from 0. `parameter` is there if a field is wrong, and says which one.
     #[error("{reason}")]

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Request, RouteFilter};
+use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Request, RouteFilter};
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
-use crate::route::{InvalidRoute, Route, RouteKey};
+use crate::route::{Field, InvalidRoute, Route, RouteKey};
 
 /// Every varlink service has this interface.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";
@@ -180,21 +180,39 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
     };
     match name {
         "GetStatus" => nothing(raw, Command::Ask(Request::GetStatus)),
+        "GetRoute" => {
+            let api::GetRoute { label, prefix, address } = parameters(raw)?;
+            let lookup = match (RouteKey::try_from(Key { label, prefix }), address) {
+                (Ok(key), None) => Lookup::Key(key),
+                (Err(InvalidRoute { place, .. }), Some(address))
+                    if place == Field::Route.into() && prefix.is_none() =>
+                {
+                    Lookup::Address(address)
+                }
+                (Err(InvalidRoute { place, rule }), None) => return Err(invalid(place.within("parameters"), rule)),
+                (_, Some(_)) => {
+                    let reason = "only one of `label`, `prefix` and `address` can be given";
+                    return Err(invalid("parameters", reason));
+                }
+            };
+            Ok(Command::Ask(Request::GetRoute { lookup }))
+        }
         "ListRoutes" => list_routes(parameters(raw)?),
         "AddRoutes" => change(ChangeMode::Add),
+        "ChangeRoutes" => change(ChangeMode::Change),
         "ReplaceRoutes" => change(ChangeMode::Replace),
         "DeleteRoutes" => {
             let api::Keys { keys } = parameters(raw)?;
-            let keys = keys
+            let routes = keys
                 .into_iter()
                 .enumerate()
-                .map(|(index, key)| {
-                    let place = format!("parameters.keys[{index}]");
-                    RouteKey::try_from(key)
-                        .map_err(|InvalidRoute { place: within, rule }| invalid(within.within(&place), rule))
+                .map(|(index, described)| {
+                    described.describe().map_err(|InvalidRoute { place, rule }| {
+                        invalid(place.within(&format!("parameters.keys[{index}]")), rule)
+                    })
                 })
                 .collect::<Result<_, _>>()?;
-            Ok(Command::Ask(Request::DeleteRoutes { keys }))
+            Ok(Command::Ask(Request::DeleteRoutes { routes }))
         }
         "FlushRoutes" => {
             let flush: api::FlushRoutes = parameters(raw)?;

@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Nothing};
+use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Lookup, Nothing};
 use super::{GROUP, Instance, MAX_MESSAGE_BYTES};
-use crate::route::Route;
+use crate::route::{Description, Route};
 
 /// How long a command waits for an instance that holds its name and does not listen yet.
 const START_WAIT: Duration = Duration::from_secs(3);
@@ -179,7 +179,23 @@ impl Client {
         self.call("ReplaceRoutes", &wire(routes))
     }
 
-    pub fn delete_routes(&mut self, keys: Vec<api::Key>) -> Result<Changes, ClientError> {
+    /// Puts routes in the place of those with the same keys, of which each must be there.
+    pub fn change_routes(&mut self, routes: &[Route]) -> Result<api::Changed, ClientError> {
+        self.call("ChangeRoutes", &wire(routes))
+    }
+
+    /// The route that is looked for, with its counter.
+    pub fn route(&mut self, lookup: Lookup) -> Result<InstalledRoute, ClientError> {
+        let api::RouteReply { route } = self.call("GetRoute", &api::GetRoute::from(lookup))?;
+        Ok(route)
+    }
+
+    /// Deletes routes, each of which must be there and as it is described.
+    pub fn delete_routes<'a>(
+        &mut self,
+        routes: impl IntoIterator<Item = &'a Description>,
+    ) -> Result<Changes, ClientError> {
+        let keys = routes.into_iter().map(api::Route::from).collect();
         let api::Changed { changes, .. } = self.call("DeleteRoutes", &api::Keys { keys })?;
         Ok(changes)
     }

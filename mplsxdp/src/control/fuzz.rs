@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use serde_json::{Value, json};
 use tokio_util::codec::Decoder as _;
 
-use super::api::{self, ChangeMode, Error, INTERFACE, Key, Request, RouteFilter};
+use super::api::{self, ChangeMode, Error, INTERFACE, Request, RouteFilter};
 use super::call::{self, Command, Flags, List, SERVICE_INTERFACE};
 use super::codec::{Message, Messages};
 use crate::route::Route;
@@ -110,13 +110,15 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         Request::ChangeRoutes { mode, routes, .. } => {
             let method = match mode {
                 ChangeMode::Add => "AddRoutes",
+                ChangeMode::Change => "ChangeRoutes",
                 ChangeMode::Replace => "ReplaceRoutes",
                 ChangeMode::ReplaceAll => unreachable!("only a transaction replaces all"),
             };
             (method, routes_of(routes))
         }
-        Request::DeleteRoutes { keys } => {
-            let keys = keys.iter().map(|&key| Key::from(key)).collect();
+        Request::GetRoute { lookup } => ("GetRoute", json!(api::GetRoute::from(*lookup))),
+        Request::DeleteRoutes { routes } => {
+            let keys = routes.iter().map(api::Route::from).collect();
             ("DeleteRoutes", json!(api::Keys { keys }))
         }
         Request::FlushRoutes { filter } => ("FlushRoutes", json!(api::FlushRoutes::from(filter))),

@@ -20,6 +20,8 @@ use crate::route::{Action, Attributes, NextHop, Owner, Path, Route, RouteKey};
 pub enum Mode {
     /// Each must be new.
     Add,
+    /// Each takes another's place.
+    Change,
     /// Each is added or takes another's place.
     Replace,
     /// As `Replace`; what is not given goes, if the owner sweeps it. Mark and sweep: what stays is not touched.

@@ -1,6 +1,7 @@
 //! Reading routes back.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Bound;
 
@@ -84,6 +85,19 @@ impl<T: Tables> Lfib<T> {
         } else {
             None
         }
+    }
+
+    /// The prefix of the route that packets to `address` take: the longest that has one.
+    pub fn longest_match(&self, address: IpAddr) -> Option<RouteKey> {
+        let mut next = Some(IpNet::from(address));
+        while let Some(prefix) = next {
+            let key = RouteKey::Prefix(prefix);
+            if self.routes.contains_key(&key) {
+                return Some(key);
+            }
+            next = prefix.supernet();
+        }
+        None
     }
 
     /// The prefixes, within this one, that have routes, in order.

@@ -371,6 +371,7 @@ impl<T: Tables> Lfib<T> {
             }
             let is_possible = match plan.change {
                 Change::Install { mode: Mode::Add, .. } => !self.routes.contains_key(&key),
+                Change::Install { mode: Mode::Change, .. } => self.routes.contains_key(&key),
                 Change::Install { .. } | Change::Flush(_) => true,
                 Change::Delete(_) => {
                     plan.deleted.push(key);
@@ -386,8 +387,8 @@ impl<T: Tables> Lfib<T> {
             }
         }
         let error = |(index, key)| match plan.change {
-            Change::Install { .. } => ChangeError::Exists { index, key },
-            Change::Delete(_) | Change::Flush(_) => ChangeError::Missing { index, key },
+            Change::Install { mode: Mode::Add, .. } => ChangeError::Exists { index, key },
+            Change::Install { .. } | Change::Delete(_) | Change::Flush(_) => ChangeError::Missing { index, key },
         };
         plan.error = plan.impossible.map(error);
         plan.go_to(match (&plan.error, &plan.change) {

@@ -865,6 +865,42 @@ proptest! {
 }
 
 #[test]
+fn a_change_needs_a_route_in_whose_place_it_comes() {
+    let mut lfib = lfib();
+    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    let refused = lfib.change(
+        Mode::Change,
+        Owner::Static,
+        &[swap(100, &[120], 1), swap(101, &[121], 1)],
+    );
+    assert!(matches!(refused, Err(ChangeError::Missing { index: 1, key }) if key == label(101)));
+    assert_eq!(lfib.get(label(100)).unwrap().route, swap(100, &[110], 1));
+    let changes = lfib
+        .change(Mode::Change, Owner::Static, &[swap(100, &[120], 1)])
+        .unwrap();
+    assert_eq!((changes.added, changes.replaced), (0, 1));
+}
+
+#[test]
+fn packets_take_the_route_of_the_longest_prefix() {
+    let mut lfib = lfib();
+    let prefixes = ["0.0.0.0/0", "10.0.0.0/8", "10.4.0.0/16", "10.4.4.4/32", "2001:db8::/32"];
+    let routes = prefixes.map(|prefix| push(prefix, &[400], 1));
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    for (address, prefix) in [
+        ("10.4.4.4", Some("10.4.4.4/32")),
+        ("10.4.4.5", Some("10.4.0.0/16")),
+        ("10.5.0.1", Some("10.0.0.0/8")),
+        ("192.0.2.1", Some("0.0.0.0/0")),
+        ("2001:db8::1", Some("2001:db8::/32")),
+        ("2001:db9::1", None),
+    ] {
+        let found = lfib.longest_match(address.parse().unwrap());
+        assert_eq!(found, prefix.map(|prefix| RouteKey::Prefix(net(prefix))), "{address}");
+    }
+}
+
+#[test]
 fn deleting_what_is_not_there_is_refused_whole() {
     let mut lfib = lfib();
     lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();

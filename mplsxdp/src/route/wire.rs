@@ -208,6 +208,20 @@ impl From<&route::Route> for Route {
     }
 }
 
+/// No more than it says.
+impl From<&route::Description> for Route {
+    fn from(described: &route::Description) -> Self {
+        let Key { label, prefix } = described.key.into();
+        Self {
+            label,
+            prefix,
+            protocol: described.protocol(),
+            metric: described.metric(),
+            ..described.route().map(Self::from).unwrap_or_default()
+        }
+    }
+}
+
 impl From<&route::Path> for Path {
     fn from(path: &route::Path) -> Self {
         let values = |labels: &OutLabels| Some(labels.as_slice().iter().map(|label| label.get()).collect());

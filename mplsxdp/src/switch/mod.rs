@@ -452,7 +452,10 @@ impl Controller {
                 limit,
                 counters,
             } => Ok(Reply::Routes(self.list_routes(&filter, after, limit, counters)?)),
-            Request::DeleteRoutes { keys } => {
+            Request::GetRoute { lookup } => self.look_up(lookup).map(|route| Reply::Route(Box::new(route))),
+            Request::DeleteRoutes { routes } => {
+                self.check_described(&routes)?;
+                let keys: Vec<_> = routes.iter().map(|described| described.key).collect();
                 let changes = self.lfib.delete(&keys).map_err(|error| self.refusal(&error))?;
                 self.routes_changed().await;
                 Ok(Reply::Changed(count(changes).into()))

@@ -23,7 +23,7 @@ use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
-use crate::route::{RouteKey, Via};
+use crate::route::{Description, NextHop, Path, Route, RouteKey, Via};
 use crate::slowpath::outcome::Outcome;
 
 /// Where the answer to a request goes.
@@ -109,10 +109,69 @@ impl Controller {
             api::KeyFilter::One(_) => Vec::new(),
             _ => self.lfib.page(after, limit, usize::MAX, select).routes,
         };
+        Ok(self.installed(routes, counters, one))
+    }
+
+    /// The route that is looked for, with its counter and buckets.
+    pub(super) fn look_up(&self, lookup: api::Lookup) -> Result<api::InstalledRoute, api::Refusal> {
+        let (key, found) = match lookup {
+            api::Lookup::Key(key) => (key, Some(key)),
+            api::Lookup::Address(address) => (RouteKey::Prefix(address.into()), self.lfib.longest_match(address)),
+        };
+        let listed = found.and_then(|key| self.lfib.get(key));
+        let installed = self.installed(listed, true, true);
+        installed.into_iter().next().ok_or(api::Refusal::NoSuchRoute { key })
+    }
+
+    /// That each route is there, and as it is described.
+    pub(super) fn check_described(&self, routes: &[Description]) -> Result<(), api::Refusal> {
+        for described in routes.iter().filter(|described| !described.is_key()) {
+            let key = described.key;
+            let listed = self.lfib.get(key).ok_or(api::Refusal::NoSuchRoute { key })?;
+            let found = self.with_devices(listed);
+            if !described.fits(&found) {
+                let route = found.to_string();
+                return Err(api::Refusal::RouteDiffers { key, route });
+            }
+        }
+        Ok(())
+    }
+
+    /// The route with the interfaces that were found for its next hops; as it was asked for if two of them lead to the same
+    /// neighbour now.
+    fn with_devices(&self, listed: Listed) -> Route {
+        let Listed { route, next_hops, .. } = listed;
+        let found = |next_hop: &Option<NextHop>, id: Option<NextHopId>| {
+            next_hop.as_ref().map(|next_hop| NextHop {
+                via: next_hop.via,
+                dev: next_hop.dev.clone().or_else(|| self.resolution(id?).dev),
+            })
+        };
+        let mut ids = next_hops.into_iter();
+        let paths = route.paths().iter().map(|path| {
+            let id = ids.next();
+            Path {
+                next_hop: found(&path.next_hop, id),
+                backup: found(&path.backup, id.and_then(|id| self.lfib.next_hops().backup(id))),
+                ..path.clone()
+            }
+        });
+        let with_devices = Route::with_paths(route.key(), paths.collect(), route.ttl_propagate());
+        let with_devices = with_devices.and_then(|found| found.with_attributes(route.attributes()));
+        with_devices.unwrap_or(route)
+    }
+
+    /// Routes as clients see them; with their `buckets`, if they have several next hops.
+    fn installed(
+        &self,
+        routes: impl IntoIterator<Item = Listed>,
+        counters: bool,
+        buckets: bool,
+    ) -> Vec<api::InstalledRoute> {
         // Many routes share a next hop.
         let mut known: HashMap<NextHopId, api::NextHopState> = HashMap::new();
         let mut state = |id| known.entry(id).or_insert_with(|| self.next_hop_state(id)).clone();
-        let installed = routes
+        routes
             .into_iter()
             .map(|listed| {
                 let (next_hop, paths) = match listed.next_hops.as_slice() {
@@ -120,7 +179,7 @@ impl Controller {
                     [id] => (Some(state(*id)), None),
                     several => {
                         let key = listed.route.key();
-                        let spread = one.then(|| self.lfib.spread(key));
+                        let spread = buckets.then(|| self.lfib.spread(key));
                         let spread = spread.flatten();
                         let paths = several.iter().zip(0..=u8::MAX).map(|(&id, path)| api::PathState {
                             next_hop: state(id),
@@ -137,8 +196,7 @@ impl Controller {
                     counter: if counters { self.route_counter(&listed) } else { None },
                 }
             })
-            .collect();
-        Ok(installed)
+            .collect()
     }
 
     /// What is true of the routes that `filter` means. An interface that nobody has heard of is refused.

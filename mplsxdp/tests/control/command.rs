@@ -104,6 +104,35 @@ fn lines_of_ip_work_with_mplsxdp_in_the_place_of_ip() {
     );
 }
 
+/// Nobody can come between what a command looks at and what it does.
+#[test]
+fn change_delete_and_get_are_one_call_each() {
+    let fake = Fake::start();
+    done(&fake, "route add 100 as 110 via inet 192.0.2.1");
+    done(&fake, "route add 10/8 encap mpls 100 via 192.0.2.1");
+    let calls = |line: &str, code: i32| {
+        fake.kept.lock().unwrap().requests.clear();
+        let (exit, _, err) = run(&fake, line);
+        assert_eq!(exit, code, "{line}: {err}");
+        fake.kept.lock().unwrap().requests.len()
+    };
+    for (line, code) in [
+        ("route change 100 as 120 via inet 192.0.2.1", 0),
+        ("route change 101 as 120 via inet 192.0.2.1", 1),
+        ("route get 10.1.2.3", 0),
+        ("route get 11.1.2.3", 1),
+        ("route get 100", 0),
+        ("route del 100 as 110 via inet 192.0.2.1", 1),
+        ("route del 100 as 120 via inet 192.0.2.1 dev eth2", 1),
+        ("route del 100 as 120 via inet 192.0.2.1 dev eth1", 0),
+        ("route del 10/8 proto bgp", 1),
+        ("route del 10/8 metric 0 proto static", 0),
+    ] {
+        assert_eq!(calls(line, code), 1, "{line}");
+    }
+    assert!(fake.routes().is_empty());
+}
+
 #[test]
 fn refusals_and_mistakes_have_their_reason_and_exit_code() {
     let fake = Fake::start();

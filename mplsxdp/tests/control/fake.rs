@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mplsxdp::control::api::{
     BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute,
-    KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, Outcome, PathState, ReasonCounter, Refusal,
-    Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel, UnreachableRoute, ViaAddress,
-    ViaFamily, VlanTag,
+    KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome, PathState,
+    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
+    UnreachableRoute, ViaAddress, ViaFamily, VlanTag,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
@@ -165,12 +166,34 @@ impl Kept {
                     reply => Ok(reply),
                 }
             }
-            Request::DeleteRoutes { keys } => {
-                if let Some(&key) = keys.iter().find(|key| !self.routes.contains_key(key)) {
-                    return Err(Refusal::NoSuchRoute { key });
+            Request::GetRoute { lookup } => {
+                let (key, found) = match lookup {
+                    Lookup::Key(key) => (key, Some(key)),
+                    Lookup::Address(address) => {
+                        let host = IpNet::from(address);
+                        let covering = KeyFilter::Covering(host);
+                        let covering = self.routes.keys().filter(|&&key| covering.selects(key));
+                        (RouteKey::Prefix(host), covering.max_by_key(length).copied())
+                    }
+                };
+                let route = found.and_then(|key| self.routes.get(&key));
+                let route = route.ok_or(Refusal::NoSuchRoute { key })?;
+                Ok(Reply::Route(Box::new(installed(route, true))))
+            }
+            Request::DeleteRoutes { routes } => {
+                for described in &routes {
+                    let key = described.key;
+                    let found = self.routes.get(&key).ok_or(Refusal::NoSuchRoute { key })?;
+                    let found = on_eth1(found);
+                    if !described.fits(&found) {
+                        let route = found.to_string();
+                        return Err(Refusal::RouteDiffers { key, route });
+                    }
                 }
-                self.routes.retain(|key, _| !keys.contains(key));
-                Ok(deleted(keys.len()))
+                for described in &routes {
+                    self.routes.remove(&described.key);
+                }
+                Ok(deleted(routes.len()))
             }
             Request::FlushRoutes { filter } => {
                 let before = self.routes.len();
@@ -249,6 +272,7 @@ impl Kept {
                         route: there.to_string(),
                     });
                 }
+                None if mode == ChangeMode::Change => return Err(Refusal::NoSuchRoute { key }),
                 Some(there) if *there == route => {}
                 Some(_) => changes.replaced += 1,
                 None => changes.added += 1,
@@ -307,6 +331,31 @@ fn chosen(filter: &RouteFilter, route: &Route) -> bool {
             .protocol
             .is_none_or(|protocol| protocol == route.attributes().protocol)
         && route.paths().iter().any(is_one)
+}
+
+fn length(key: &&RouteKey) -> u8 {
+    match key {
+        RouteKey::Label(_) => 0,
+        RouteKey::Prefix(prefix) => prefix.prefix_len(),
+    }
+}
+
+/// The route with the interface that is found for its next hops, unless that makes two of them the same.
+fn on_eth1(route: &Route) -> Route {
+    let found = |next_hop: &Option<NextHop>| {
+        next_hop.as_ref().map(|next_hop| NextHop {
+            dev: next_hop.dev.clone().or(Some("eth1".into())),
+            ..next_hop.clone()
+        })
+    };
+    let paths = route.paths().iter().map(|path| Path {
+        next_hop: found(&path.next_hop),
+        backup: found(&path.backup),
+        ..path.clone()
+    });
+    let found = Route::with_paths(route.key(), paths.collect(), route.ttl_propagate());
+    let found = found.and_then(|found| found.with_attributes(route.attributes()));
+    found.unwrap_or_else(|_| route.clone())
 }
 
 fn deleted(count: usize) -> Reply {

@@ -757,7 +757,7 @@ fn changes_are_told() {
         changes(1, 1, 0)
     );
     assert_eq!(
-        client.delete_routes(vec![route(100, 16).key().into()]).unwrap(),
+        client.delete_routes([&route(100, 16).key().into()]).unwrap(),
         changes(0, 0, 1)
     );
     let inet = api::FlushRoutes {
@@ -818,6 +818,59 @@ fn all_routes_go_only_if_that_is_said() {
     raw.call("AddRoutes", json!({ "routes": [json_route(100)] }));
     let flushed = raw.call("FlushRoutes", json!({ "all": true }));
     assert_eq!(flushed["parameters"]["changes"], one);
+}
+
+#[test]
+fn routes_are_changed_deleted_and_got_by_one_call() {
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    let via = json!({ "family": "inet", "address": "192.0.2.1" });
+    let label = |out: u32| json!({ "label": 100, "action": "swap", "out": [out], "via": via });
+    let reply = raw.call("ChangeRoutes", json!({ "routes": [label(110)] }));
+    assert_eq!(error(&reply), "io.mplsxdp.NoSuchRoute", "{reply}");
+    let prefix = |prefix: &str| json!({ "prefix": prefix, "out": [100], "via": via, "protocol": "bgp" });
+    let routes = json!([label(110), prefix("10.0.0.0/8"), prefix("10.1.0.0/16")]);
+    raw.call("AddRoutes", json!({ "routes": routes }));
+    let reply = raw.call("ChangeRoutes", json!({ "routes": [label(111)] }));
+    assert_eq!(reply["parameters"]["changes"]["replaced"], 1, "{reply}");
+    for (parameters, found) in [
+        (json!({ "address": "10.1.2.3" }), json!({ "prefix": "10.1.0.0/16" })),
+        (json!({ "address": "10.2.2.3" }), json!({ "prefix": "10.0.0.0/8" })),
+        (json!({ "prefix": "10.0.0.0/8" }), json!({ "prefix": "10.0.0.0/8" })),
+        (json!({ "label": 100 }), json!({ "label": 100 })),
+    ] {
+        let reply = raw.call("GetRoute", parameters);
+        let route = &reply["parameters"]["route"]["route"];
+        assert_eq!(
+            (&route["prefix"], &route["label"]),
+            (&found["prefix"], &found["label"]),
+            "{reply}"
+        );
+    }
+    let reply = raw.call("GetRoute", json!({ "address": "11.0.0.1" }));
+    assert_eq!(reply["parameters"]["key"]["prefix"], "11.0.0.1/32", "{reply}");
+    for parameters in [json!({}), json!({ "label": 100, "address": "10.1.2.3" })] {
+        let reply = raw.call("GetRoute", parameters);
+        assert_eq!(error(&reply), "org.varlink.service.InvalidParameter", "{reply}");
+    }
+
+    // One that is not as described keeps all.
+    let keys = json!([{ "prefix": "10.0.0.0/8" }, label(110)]);
+    let reply = raw.call("DeleteRoutes", json!({ "keys": keys }));
+    assert_eq!(error(&reply), "io.mplsxdp.RouteDiffers", "{reply}");
+    assert_eq!(
+        reply["parameters"]["route"],
+        "100 as to 111 via inet 192.0.2.1 dev eth1"
+    );
+    assert_eq!(fake.routes().len(), 3);
+    let reply = raw.call(
+        "DeleteRoutes",
+        json!({ "keys": [{ "label": 100, "out": [110, 3], "via": via }] }),
+    );
+    assert_eq!(reply["parameters"]["parameter"], "parameters.keys[0].out", "{reply}");
+    let keys = json!([{ "prefix": "10.0.0.0/8", "protocol": "bgp" }, label(111), { "prefix": "10.1.0.0/16" }]);
+    let reply = raw.call("DeleteRoutes", json!({ "keys": keys }));
+    assert_eq!(reply["parameters"]["changes"]["deleted"], 3, "{reply}");
 }
 
 #[test]

@@ -353,10 +353,11 @@ fn change(request: &Request) -> Option<String> {
     match request {
         Request::ChangeRoutes { mode, routes, .. } => Some(match mode {
             ChangeMode::Add => format!("add {} routes", routes.len()),
+            ChangeMode::Change => format!("change {} routes", routes.len()),
             ChangeMode::Replace => format!("add or replace {} routes", routes.len()),
             ChangeMode::ReplaceAll => format!("replace all routes by {}", routes.len()),
         }),
-        Request::DeleteRoutes { keys } => Some(format!("delete {} routes", keys.len())),
+        Request::DeleteRoutes { routes } => Some(format!("delete {} routes", routes.len())),
         Request::FlushRoutes { filter } => Some(format!("flush routes: {filter:?}")),
         Request::AddLink {
             name,
@@ -372,6 +373,7 @@ fn change(request: &Request) -> Option<String> {
         Request::Unload => Some("unload".into()),
         Request::GetStatus
         | Request::ListRoutes { .. }
+        | Request::GetRoute { .. }
         | Request::ListLinks { .. }
         | Request::ListNeighbors { .. }
         | Request::GetStats { .. }
@@ -462,6 +464,7 @@ impl From<io::Error> for Failure {
 fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
     match reply {
         Reply::Status(status) => answer(&api::StatusReply { status: *status }),
+        Reply::Route(route) => answer(&api::RouteReply { route: *route }),
         Reply::Changed(changed) => answer(&changed),
         Reply::Committed(committed) => answer(&committed),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),

@@ -27,6 +27,7 @@ pub mod map {
     pub const POLICERS: &str = "POLICERS";
     pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
+    pub const DELIVERY: &str = "DELIVERY";
     pub const META: &str = "META";
     /// The ring buffer that aya-log's records come through.
     pub const LOG_RECORDS: &str = "AYA_LOGS";
@@ -34,8 +35,8 @@ pub mod map {
 
 /// Name of the XDP program in the object.
 pub const PROGRAM: &str = "mplsxdp";
-/// Name of the program that leaves every frame to the kernel.
-pub const PASS_PROGRAM: &str = "pass";
+/// Name of the program that has the kernel receive the frame in [`Delivery`].
+pub const DELIVER_PROGRAM: &str = "deliver";
 /// Names of the programs that count frames which are lost after they were redirected, each that of its tracepoint.
 pub const LOST_BEFORE_DRIVER: &str = "xdp_redirect_err";
 pub const LOST_BY_DRIVER: &str = "xdp_devmap_xmit";
@@ -563,6 +564,23 @@ pub struct Meta {
     pub abi_version: u32,
 }
 
+/// The one entry of `DELIVERY`: a frame that the kernel is to receive, and where.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Delivery {
+    /// Index of the interface in the controller's network namespace.
+    pub ifindex: u32,
+    /// Of the frame, in bytes.
+    pub length: u32,
+    /// The frame, from the destination MAC address on.
+    pub frame: [u8; Delivery::ROOM],
+}
+
+impl Delivery {
+    /// Room for a frame: a little more than the kernel makes an skb of at once (`SKB_MAX_ALLOC`, about 16,000 bytes).
+    pub const ROOM: usize = (1 << 14) - 2 * size_of::<u32>();
+}
+
 /// What is frozen into a port's copy of the program when it is loaded, in one 64-bit word.
 ///
 /// | bits | field |
@@ -954,6 +972,7 @@ const _: () = {
     assert!(core::mem::offset_of!(LabelStack, labels) == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);
+    assert!(size_of::<Delivery>() == 1 << 14 && core::mem::offset_of!(Delivery, frame) == 8);
     assert!(size_of::<Settings>() == 8);
     assert!(Reason::ALL.len() < REDIRECT_LOST_SLOT as usize);
     assert!(LOSS_SLOTS + Loss::ALL.len() as u32 * PUNT_SLOTS == REASON_SLOTS);

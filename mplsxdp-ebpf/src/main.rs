@@ -4,6 +4,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod deliver;
 mod frame;
 mod lost;
 mod tables;
@@ -27,12 +28,6 @@ pub fn mplsxdp(ctx: XdpContext) -> u32 {
         },
         Verdict::Exception(reason) => except(&ctx, reason),
     }
-}
-
-/// Leaves every frame to the kernel. The controller runs it on frames that the slow path hands up.
-#[xdp]
-pub fn pass(_: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
 }
 
 /// Counts a frame that is not forwarded, and punts or drops it. A call of its own, which keeps its registers off the frames that

@@ -9,9 +9,9 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, XskMap, lpm_trie::Key},
 };
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, FtnKeyV4, FtnKeyV6, IlmEntry,
-    LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord,
-    REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, TtlMode, Watch,
+    Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, FtnKeyV4, FtnKeyV6,
+    IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police,
+    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, Tables};
 use mplsxdp_common::wire::Label;
@@ -50,6 +50,9 @@ static POLICERS: Array<u64> = Array::with_max_entries(MAX_PORTS * PUNT_SLOTS, 0)
 static ROUTE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(DEFAULT_COUNTER_SLOTS, 0);
 #[map]
 static REASON_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_PORTS * REASON_SLOTS, 0);
+/// What [`crate::deliver`] is run on.
+#[map]
+pub static DELIVERY: Array<Delivery> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Read by the controller only.
 #[map]
 static META: Array<Meta> = Array::with_max_entries(1, 0);

@@ -2,10 +2,10 @@
 
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, FtnKeyV4,
-    FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC,
-    Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, Settings,
-    SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery,
+    FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES,
+    META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason,
+    Settings, SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
 };
 use mplsxdp_common::wire::{Label, Mac};
 
@@ -98,6 +98,12 @@ fn every_map_is_there_with_its_sizes() {
             format!("port number x {REASON_SLOTS} + reason, u32"),
             counter,
             (MAX_PORTS * REASON_SLOTS).to_string(),
+        ),
+        (
+            map::DELIVERY,
+            "0".into(),
+            value("delivery", size_of::<Delivery>()),
+            "1".into(),
         ),
         (map::META, "0".into(), value("meta", size_of::<Meta>()), "1".into()),
         (

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use aya::programs::{Xdp, XdpMode};
+use aya::maps::HashMap;
+use aya::programs::{RawTracePoint, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
 use crate::netns::Netns;
@@ -26,6 +27,27 @@ pub fn attach(netns: &Netns, interface: &str, program: &str) -> Result<Ebpf> {
         xdp.attach(interface, XdpMode::Driver)?;
         Ok(object)
     })
+}
+
+/// Notes page pools while it lives.
+pub struct PagePools(Ebpf);
+
+impl PagePools {
+    /// Of those that get pages while `process` runs: its own, and some of interrupts.
+    pub fn of(process: u32) -> Result<Self> {
+        const TRACEPOINT: &str = "page_pool_state_hold";
+        let mut loader = EbpfLoader::new();
+        let mut object = loader.override_global("PROCESS", &process, true).load(OBJECT)?;
+        let program: &mut RawTracePoint = object.program_mut(TRACEPOINT).context("no such program")?.try_into()?;
+        program.load()?;
+        program.attach(TRACEPOINT)?;
+        Ok(Self(object))
+    }
+
+    pub fn count(&self) -> Result<usize> {
+        let pools: HashMap<_, u64, u8> = self.0.map("PAGE_POOLS").context("no such map")?.try_into()?;
+        Ok(pools.keys().count())
+    }
 }
 
 /// Somebody else's bpf_link.

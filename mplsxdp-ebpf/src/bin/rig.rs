@@ -1,5 +1,5 @@
-//! Programs of the test and measuring rig: a generator that is run on live frames, a bare redirect to measure against, and
-//! ends of the line that take whatever arrives.
+//! Programs of the test and measuring rig: a generator that is run on live frames, a bare redirect to measure against, ends
+//! of the line that take whatever arrives, and a counter of page pools.
 #![no_std]
 #![no_main]
 
@@ -7,10 +7,10 @@ use core::ptr::{read_volatile, write_unaligned};
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::bpf_get_prandom_u32,
-    macros::{map, xdp},
-    maps::{DevMap, PerCpuArray},
-    programs::XdpContext,
+    helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32},
+    macros::{map, raw_tracepoint, xdp},
+    maps::{DevMap, HashMap, PerCpuArray},
+    programs::{RawTracePointContext, XdpContext},
 };
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, Label, Lse};
 
@@ -26,12 +26,19 @@ static LABEL_STEP: u32 = 1;
 #[unsafe(no_mangle)]
 static LABEL_TTL: u8 = 64;
 
+/// The process whose page pools are noted.
+#[unsafe(no_mangle)]
+static PROCESS: u32 = 0;
+
 /// Where `generate` and `redirect` send everything: slot 0.
 #[map]
 static RIG_TX: DevMap = DevMap::with_max_entries(1, 0);
 /// What `sink` took, per CPU.
 #[map]
 static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// Page pools that got pages while `PROCESS` was running, by their address.
+#[map]
+static PAGE_POOLS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
 /// Makes the frame it is run on a labelled one, with a random label, and sends it on. Frames of a live run come back
 /// with what was last written, so the header is written anew each time.
@@ -85,6 +92,18 @@ pub fn sink(_: XdpContext) -> u32 {
 #[xdp]
 pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Notes the page pools that get pages while a process runs. Arguments of the tracepoint: pool, page, number of pages.
+#[raw_tracepoint]
+pub fn page_pool_state_hold(ctx: RawTracePointContext) -> i32 {
+    // SAFETY: a frozen value; volatile so that the compiler does not take the one above for granted.
+    let process = unsafe { read_volatile(&raw const PROCESS) };
+    if (bpf_get_current_pid_tgid() >> 32) as u32 == process {
+        // What does not fit any more makes no difference.
+        let _ = PAGE_POOLS.insert(ctx.arg::<u64>(0), 1, 0);
+    }
+    0
 }
 
 #[inline(always)]

@@ -1,40 +1,85 @@
-//! Has the kernel receive frames at an interface, as if the XDP program there had passed them: a program that passes every frame
-//! is run on them as live frames (BPF_PROG_TEST_RUN, Linux 5.18). So what comes off an LSP meets the checks of received packets:
-//! martian addresses, `rp_filter`, checksums, `ip_forward`, TTL, netfilter. It takes the capabilities that loading a program takes.
+//! Has the kernel receive frames at an interface, as if the XDP program there had passed them. So what comes off an LSP meets the
+//! checks of received packets: martian addresses, `rp_filter`, checksums, `ip_forward`, TTL, netfilter.
+//!
+//! A program for traffic control is run once for each frame (BPF_PROG_TEST_RUN), and gives the interface a packet in the kernel's
+//! own memory (`bpf_clone_redirect`). A test run of an XDP program on live frames would do the same, but makes a page pool each
+//! time, which stays for as long as a socket has the packet unread.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::maps::MapData;
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use mplsxdp_common::abi::{Delivery, map};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket};
+
+use super::kernel::MappedWords;
 
 /// The program, loaded and attached nowhere.
 pub struct Injector {
-    program: Xdp,
+    program: SchedClassifier,
+    /// A [`Delivery`], the program's input.
+    delivery: MappedWords,
+    /// Nothing arrives here: see [`Injector::finish`].
+    socket: OwnedFd,
 }
 
 impl Injector {
-    pub(super) fn new(program: Xdp) -> Self {
-        Self { program }
+    /// Runs the program once, without a frame: an error says that this kernel does not.
+    pub(super) fn new(program: SchedClassifier, map: &MapData) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let injector = Self {
+            program,
+            delivery: MappedWords::new(map::DELIVERY, map, size_of::<Delivery>() / size_of::<u64>())
+                .map_err(|error| error.source)?,
+            socket: socket(AddressFamily::Inet, SockType::Datagram, flags, None)?,
+        };
+        injector.run()?;
+        Ok(injector)
     }
 
     /// Has the kernel receive `frame`, from the destination MAC on, at the interface `ifindex` of this network namespace. It has
     /// gone through the kernel's network stack on return.
     ///
-    /// ENODEV: there is no such interface. EINVAL: the frame is shorter than an Ethernet header, or longer than what a page
-    /// has room for beside the kernel's own data: about 3400 bytes.
-    pub fn receive(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, length, 0, ifindex, 0, 0].map(u32::to_ne_bytes);
+    /// EINVAL: there is no such interface, or the frame is longer than the kernel makes a packet of at once, which is about
+    /// 16,000 bytes. ENOBUFS: the interface is down, or the kernel's queue for received packets is full.
+    pub fn receive(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+        if frame.len() > Delivery::ROOM {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let head = [ifindex, frame.len() as u32].map(u32::to_ne_bytes);
+        self.delivery.copy_from(0, head.as_flattened());
+        self.delivery.copy_from(1, frame);
+        let result = self.run()?;
+        self.finish();
+        match result {
+            0 => Ok(()),
+            error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
+            // NET_RX_DROP.
+            1.. => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+        }
+    }
+
+    /// Returns what the program does.
+    fn run(&self) -> io::Result<i32> {
+        /// A packet for the program to fill; of no protocol, so that the kernel does not look into it.
+        const PACKET: [u8; 64] = [0; 64];
         let options = TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(context.as_flattened()),
-            repeat: 1,
-            attrs: TestRunAttrs::new().xdp_live_frames(1),
+            data_in: Some(&PACKET),
             ..TestRunOptions::new()
         };
-        self.program.test_run(options).map(drop).map_err(|error| match error {
-            ProgramError::SyscallError(error) => error.io_error,
-            other => io::Error::other(other),
-        })
+        match self.program.test_run(options) {
+            Ok(result) => Ok(result.return_value.cast_signed()),
+            Err(ProgramError::SyscallError(error)) => Err(error.io_error),
+            Err(other) => Err(io::Error::other(other)),
+        }
+    }
+
+    /// Has the kernel work on what it has received. Linux 6.11 and later does so at the end of the test run. Before, the packet waits
+    /// in this CPU's queue until the next interrupt, or until bottom halves are allowed again, which is when this has looked at a
+    /// socket's queue. Without it, a CPU that falls idle complains ("local softirq work is pending").
+    fn finish(&self) {
+        // EAGAIN: the socket has no address.
+        let _ = recv(self.socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, copy_nonoverlapping};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie::Key};
@@ -437,7 +437,7 @@ impl forward::Tables for AtPort<'_> {
 }
 
 /// An mmapable BPF array of 64-bit words in this process.
-struct MappedWords {
+pub(super) struct MappedWords {
     words: NonNull<AtomicU64>,
     len: usize,
 }
@@ -446,7 +446,7 @@ struct MappedWords {
 unsafe impl Send for MappedWords {}
 
 impl MappedWords {
-    fn new(name: &'static str, map: &MapData, len: usize) -> Result<Self, TableError> {
+    pub(super) fn new(name: &'static str, map: &MapData, len: usize) -> Result<Self, TableError> {
         let error = |source| TableError {
             map: name,
             operation: "map",
@@ -491,6 +491,19 @@ impl MappedWords {
     fn slice(&self, index: usize, count: usize) -> Option<NonNull<AtomicU64>> {
         // SAFETY: within the mapping.
         (index + count <= self.len).then(|| unsafe { self.words.add(index) })
+    }
+
+    /// Copies bytes to where word `index` begins. No program must read them meanwhile.
+    pub(super) fn copy_from(&mut self, index: usize, bytes: &[u8]) {
+        let room = self.len.saturating_sub(index) * size_of::<u64>();
+        assert!(
+            bytes.len() <= room,
+            "{} bytes at word {index} of a map of {}",
+            bytes.len(),
+            self.len
+        );
+        // SAFETY: within the mapping, which this process writes to by `self` alone.
+        unsafe { copy_nonoverlapping(bytes.as_ptr(), self.words.add(index).cast().as_ptr(), bytes.len()) };
     }
 
     /// What was stored before is seen by who sees this.

@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapError};
-use aya::programs::{ProgramError, ProgramFd, RawTracePoint, Xdp};
+use aya::programs::{ProgramError, ProgramFd, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
 use mplsxdp_common::abi::{
-    HASH_SEED, LOST_BEFORE_DRIVER, LOST_BY_DRIVER, PASS_PROGRAM, POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode,
-    WATCH, Watch, map,
+    DELIVER_PROGRAM, HASH_SEED, LOST_BEFORE_DRIVER, LOST_BY_DRIVER, POLICE, PROGRAM, Police, SETTINGS, Settings,
+    TtlMode, WATCH, Watch, map,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -43,6 +43,7 @@ pub const SHARED_MAPS: &[&str] = &[
     map::POLICERS,
     map::ROUTE_COUNTERS,
     map::REASON_COUNTERS,
+    map::DELIVERY,
     map::META,
     map::LOG_RECORDS,
 ];
@@ -77,6 +78,8 @@ pub enum LoadError {
     LostFrames(#[source] io::Error),
     #[error("cannot keep the XDP program: {0}")]
     Keep(#[source] io::Error),
+    #[error("cannot hand frames to the kernel, by test runs of a program (BPF_PROG_TEST_RUN): {0}")]
+    Deliver(#[source] io::Error),
     #[error("cannot read the XDP program's log records: {0}")]
     Log(#[source] io::Error),
     #[error(
@@ -236,9 +239,18 @@ impl Loader {
     /// The way into the kernel for frames that arrived at a port.
     pub fn injector(&self) -> Result<Injector, LoadError> {
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
-        let program = load_one(object, PASS_PROGRAM).map_err(LoadError::on_this_kernel)?;
-        Ok(Injector::new(program))
+        let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
+        let program = object
+            .program_mut(DELIVER_PROGRAM)
+            .ok_or(LoadError::NoProgram(DELIVER_PROGRAM))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|error: ProgramError| Box::new(error))?;
+        verify(|| program.load()).map_err(LoadError::on_this_kernel)?;
+        let alone = program
+            .info()
+            .and_then(|info| SchedClassifier::from_program_info(info, DELIVER_PROGRAM.into()));
+        let map = self.pins.open(map::DELIVERY);
+        let map = map.map_err(|error| LoadError::Deliver(io::Error::other(error)))?;
+        Injector::new(alone.map_err(keep_error)?, &map).map_err(LoadError::Deliver)
     }
 }
 
@@ -267,11 +279,11 @@ impl log::Log for Records {
 
 /// Has the kernel verify and load a program. Its verifier leaves off with EAGAIN where a signal comes for this thread, and is to be
 /// asked again; libbpf does so as often.
-fn verify(program: &mut Xdp) -> Result<(), LoadError> {
+fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
     const ATTEMPTS: usize = 5;
     let mut attempts = 1;
     loop {
-        match program.load() {
+        match load() {
             Err(ProgramError::LoadError { io_error, .. })
                 if io_error.raw_os_error() == Some(libc::EAGAIN) && attempts < ATTEMPTS =>
             {
@@ -361,12 +373,17 @@ impl Program {
 fn load_one(mut object: Ebpf, name: &'static str) -> Result<Xdp, LoadError> {
     let program = object.program_mut(name).ok_or(LoadError::NoProgram(name))?;
     let program: &mut Xdp = program.try_into().map_err(|error: ProgramError| Box::new(error))?;
-    verify(program)?;
+    verify(|| program.load())?;
     let alone = program
         .info()
         .and_then(|info| Xdp::from_program_info(info, name.into(), XdpAttachType::Interface));
-    alone.map_err(|error| match error {
+    alone.map_err(keep_error)
+}
+
+/// A program is in the kernel, and cannot be kept there.
+fn keep_error(error: ProgramError) -> LoadError {
+    match error {
         ProgramError::IOError(error) => LoadError::Keep(error),
         other => Box::new(other).into(),
-    })
+    }
 }

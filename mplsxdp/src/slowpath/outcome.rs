@@ -33,7 +33,7 @@ outcomes! {
     Delivered, "delivered";
     #[doc = "Dropped: it could not be sent, because the port was removed or its queue is full."]
     NotSent, "not-sent";
-    #[doc = "Dropped: it could not be handed to the kernel, because the port was removed or the frame is longer than about 3400 bytes."]
+    #[doc = "Dropped: the kernel did not take it, because the port was removed or is down, or the frame is longer than about 16,000 bytes."]
     NotDelivered, "not-delivered";
     #[doc = "Answered by ICMP Time Exceeded."]
     TimeExceeded, "time-exceeded";

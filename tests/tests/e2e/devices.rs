@@ -1,7 +1,7 @@
 //! Ports on the devices that people have: labelled frames in and out of them, and everything else as if mplsxdp were not there.
 //! docs/devices.md says what was tried where.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
@@ -959,6 +959,19 @@ fn bridge_port() -> Result<()> {
             let error = IcmpError::read(frame).and_then(Result::ok);
             error.is_some_and(|error| error.kind == TIME_EXCEEDED_V4 && error.source == IpAddr::from([10, 0, 1, 1]))
         })?;
+        // What ends here is the bridge's to receive, by way of the slow path, too.
+        router.run("route add 106 dev lo")?;
+        let socket = bed
+            .netns
+            .within(|| UdpSocket::bind("10.0.1.1:5000").context("no socket in the router"))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        for stack in [&[Entry::new(106, 64)][..], &[Entry::new(1, 64), Entry::new(106, 64)]] {
+            let packet = udp("10.0.1.2".parse()?, "10.0.1.1".parse()?, 64, b"to the bridge")?;
+            wire.send(&side.incoming(stack, &packet))?;
+            let length = socket.recv(&mut [0; 100]).with_context(|| format!("{stack:?}"))?;
+            ensure!(length == b"to the bridge".len(), "{length} bytes");
+        }
+        router.run("route del 106")?;
         // Labels for the bridge's own MAC address are the bridge's, and somebody is told.
         let (bridge, mac) = (Tap::open(&bed.netns, "br0")?, bed.netns.mac("eth1")?);
         let foreign = labelled(bridge.mac(), wire.mac(), &[Entry::new(100, 64)], &v4(64)?);

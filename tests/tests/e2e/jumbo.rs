@@ -1,5 +1,6 @@
 //! Frames that do not fit one buffer of the driver: an MTU of 9000.
 
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,6 +28,7 @@ pub fn tests() -> Vec<Trial> {
         test_with("jumbo::frames_of_9000_bytes_are_switched_whole", redirect, switched),
         test_with("jumbo::an_mtu_that_grows_while_frames_flow", redirect, grown),
         test_with("jumbo::exceptions_are_answered", punt, answered),
+        test_with("jumbo::the_kernel_receives_them", punt, received),
         test_with("jumbo::fragments_for_a_link_that_takes_less", punt, in_fragments),
         test_with(
             "jumbo::a_port_that_takes_one_buffer_gets_them_from_the_slow_path",
@@ -157,6 +159,42 @@ fn answered() -> Result<()> {
         error.ensure_quotes(&packet)?;
     }
     until_outcome(&bench, "time-exceeded", 2)
+}
+
+/// What ends here beneath a router alert, as long as the port takes, and longer than the kernel makes a packet of.
+fn received() -> Result<()> {
+    const LARGER_MTU: u32 = 20_000;
+    for options in [NATIVE, "--iface eth1 --iface eth2 --mode generic"] {
+        let bench = Bench::with_mtus(options, LARGER_MTU, MTU)?;
+        bench.router.run("route add 106 dev lo")?;
+        let stack = [Entry::new(1, 64), Entry::new(106, 64)];
+        let lengths = [1000, 3440, 4096, MTU as usize - 8, MTU as usize, 15_000];
+        for (any, own, neighbour) in [("0.0.0.0", "10.0.1.1", "10.0.1.2"), ("::", "fd00:1::1", "fd00:1::2")] {
+            let socket = bench
+                .router
+                .netns()
+                .within(|| UdpSocket::bind((any.parse::<IpAddr>()?, 5000)).context("no socket in the router"))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            for length in lengths {
+                let data: Vec<u8> = (0..251).cycle().take(length).collect();
+                let packet = udp(neighbour.parse()?, own.parse()?, 64, &data)?;
+                bench.left.send(&bench.labelled(&stack, &packet))?;
+                let mut buffer = vec![0; usize::from(u16::MAX)];
+                let (received, from) = socket
+                    .recv_from(&mut buffer)
+                    .with_context(|| format!("{length} bytes to {own}, {options}"))?;
+                ensure!(
+                    buffer[..received] == data && from.ip() == neighbour.parse::<IpAddr>()?,
+                    "{length} bytes: received {received} from {from}"
+                );
+            }
+        }
+        until_outcome(&bench, "delivered", 2 * lengths.len() as u64)?;
+        let packet = udp("10.0.1.2".parse()?, "10.0.1.1".parse()?, 64, &[0; 17_000])?;
+        bench.left.send(&bench.labelled(&stack, &packet))?;
+        until_outcome(&bench, "not-delivered", 1)?;
+    }
+    Ok(())
 }
 
 fn in_fragments() -> Result<()> {

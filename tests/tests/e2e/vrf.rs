@@ -1,7 +1,8 @@
 //! Ports in a VRF: what its routing table has is the kernel's, next hops are looked up there, and ICMP errors leave by it. The
 //! port on the right is in no VRF.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +12,7 @@ use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
 use mplsxdp_tests::icmp::{IcmpError, TIME_EXCEEDED_V4, TIME_EXCEEDED_V6};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::{Netns, Router, wait};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, setsockopt, socket, sockopt};
 
 use crate::bench::{Bench, LEFT, NATIVE};
 use crate::test_with;
@@ -27,6 +29,11 @@ pub fn tests() -> Vec<Trial> {
         test_with("vrf::a_port_moves_in_and_out", VRF, moves),
         test_with("vrf::a_member_of_a_bridge_in_a_vrf", VRF, bridge),
         test_with("vrf::icmp_errors_leave_by_the_vrf", VRF, icmp_errors),
+        test_with(
+            "vrf::what_is_handed_to_the_kernel_is_received_in_the_vrf",
+            VRF,
+            handed_up,
+        ),
         test_with("vrf::next_hops_are_looked_up_in_the_vrf", VRF, next_hops),
         test_with("vrf::a_vrf_is_not_a_port", VRF, not_a_port),
     ]
@@ -245,6 +252,38 @@ fn icmp_errors() -> Result<()> {
         let error = answer(&bench, &[Entry::new(100, 1)], &sent)?;
         Ok((error.source == IpAddr::from([10, 7, 7, 7])).then_some(()))
     })?;
+    bench.router.unload()
+}
+
+fn handed_up() -> Result<()> {
+    const PORT: u16 = 5000;
+    let bench = bench()?;
+    bench.router.run("route add 106 dev lo")?;
+    let open = |device: &str| {
+        bench.router.netns().within(|| {
+            let socket = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&socket, sockopt::BindToDevice, &device.into())?;
+            let address = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT, 0, 0));
+            bind(socket.as_raw_fd(), &address)?;
+            Ok(UdpSocket::from(socket))
+        })
+    };
+    // What has arrived outside the VRF is for the other one.
+    let (inside, outside) = (open("red")?, open("eth2")?);
+    inside.set_read_timeout(Some(PATIENCE))?;
+    outside.set_nonblocking(true)?;
+    for (source, own) in [("10.0.1.2", "10.0.1.1"), ("fd00:1::2", "fd00:1::1")] {
+        for stack in [&[Entry::new(106, 64)][..], &[Entry::new(1, 64), Entry::new(106, 64)]] {
+            let data = format!("{stack:?} from {source}");
+            let packet = udp(source.parse()?, own.parse()?, 64, data.as_bytes())?;
+            bench.left.send(&bench.labelled(stack, &packet))?;
+            let mut buffer = [0; 200];
+            let length = inside.recv(&mut buffer).with_context(|| data.clone())?;
+            ensure!(buffer[..length] == *data.as_bytes(), "not {data}");
+        }
+    }
+    ensure!(outside.recv(&mut [0]).is_err(), "received outside the VRF");
+    ensure!(bench.router.outcome("delivered")? == 2, "not by way of the slow path");
     bench.router.unload()
 }
 

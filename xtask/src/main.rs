@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod guest;
+mod install;
 mod needs;
 mod run;
 mod setup;
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Builds and installs the program, its manual pages, shell completions and systemd unit.
+    Install(install::Arguments),
     /// Shows in network namespaces: labels through three routers, hosts that push labels, traceroute along an LSP.
     Demo {
         /// Run the programs `mplsxdp` and `demo` of this directory, such as target/debug, instead of building them.
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
     run::search_system_directories();
     let done = match Arguments::parse().command {
         Command::Setup => setup::setup().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
+        Command::Install(arguments) => install::install(&arguments),
         Command::Build { release } => build(release),
         Command::Demo { built } => demo(built.as_deref()),
         Command::Test { filter, guest } => test(filter.as_deref(), guest),

@@ -160,6 +160,9 @@ pub enum Command {
     Status,
     /// Stop an instance, and wait until everything that it made is removed.
     Unload,
+    /// Write the manual pages and shell completions beneath a folder, as they belong beneath a prefix such as /usr.
+    #[command(hide = true)]
+    Generate { folder: PathBuf },
 }
 
 /// What stands behind `load`: [`Options`], which go over those of the config file, and these.

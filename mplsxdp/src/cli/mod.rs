@@ -3,6 +3,7 @@
 mod args;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
+mod generate;
 mod lines;
 mod link;
 mod load;
@@ -176,6 +177,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         )),
         (None, None) => Err(Failure::Usage("no command; `mplsxdp --help` lists them".into())),
         (Some(Command::Load(args)), None) => load::load(*args, global),
+        (Some(Command::Generate { folder }), None) => generate::generate(&folder),
         (Some(command), None) => {
             let mut session = Session::new(&global)?;
             command_of(command, &mut session)?;
@@ -186,7 +188,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
     match command {
-        Command::Load(_) => Err(Failure::Usage("`load` is not for a batch".into())),
+        Command::Load(_) | Command::Generate { .. } => {
+            Err(Failure::Usage("`load` and `generate` are not for a batch".into()))
+        }
         Command::Route { words, allow_empty } => route::route(&words, allow_empty, session),
         Command::Link { words } => link::link(&words, session),
         Command::Neigh { words } => link::neigh(&words, session),

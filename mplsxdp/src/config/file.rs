@@ -592,6 +592,22 @@ routes = [
         );
     }
 
+    /// The first example of docs/usage.md.
+    #[test]
+    fn the_example_in_the_documentation_has_every_option() {
+        let page = include_str!("../../../docs/usage.md");
+        let (_, example) = page.split_once("```toml\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let config = parse("usage.md", example).and_then(Given::check);
+        assert!(config.is_ok(), "{config:?}");
+        for name in Options::names() {
+            assert!(
+                example.contains(&format!("\n{name} =")) || example.starts_with(&name),
+                "{name}"
+            );
+        }
+    }
+
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
         let error = read(Path::new("/nonexistent/mplsxdp.toml")).unwrap_err();

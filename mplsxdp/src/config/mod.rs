@@ -19,7 +19,7 @@ use crate::control::Instance;
 use crate::control::api::Checksum;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
-pub use options::{ChecksumMode, DEFAULT_LOCAL, KernelRoute, Number, Options, Rate, TtlPropagation, UnknownPolicy};
+pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Rate, TtlPropagation, UnknownPolicy};
 
 /// How many may come at once if there is a limit of so many per second: what comes in 50 ms, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {

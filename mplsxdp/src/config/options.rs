@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use ipnet::IpNet;
 use mplsxdp_common::abi::{self, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, TtlMode};
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -17,6 +16,7 @@ use serde_json::Value;
 use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::Checksum;
 use crate::dataplane::XdpMode;
+use crate::ports::local_routes::LocalRoute;
 use crate::slowpath::IcmpVia;
 
 /// The name of `local` if none is given.
@@ -50,7 +50,7 @@ pub struct Options {
     pub local: Option<String>,
     /// A kernel route into the interface of --local, which lasts as long as the instance (repeatable).
     #[arg(long, value_name = "PREFIX [src ADDRESS]")]
-    pub kernel_route: Vec<KernelRoute>,
+    pub kernel_route: Vec<LocalRoute>,
     /// Which instance: several run on one machine, each by its name.
     #[arg(skip)]
     pub instance: String,
@@ -356,59 +356,6 @@ impl fmt::Display for ChecksumMode {
     }
 }
 
-/// A route of the kernel's into the local interface, as `ip route` writes it: `10.4.4.0/24`, `10.4.4.0/24 src 10.0.0.1`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct KernelRoute {
-    pub prefix: IpNet,
-    /// What the machine's own packets come from that take it.
-    pub src: Option<IpAddr>,
-}
-
-impl FromStr for KernelRoute {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let words: Vec<_> = text.split_ascii_whitespace().collect();
-        let (prefix, src) = match words.as_slice() {
-            [prefix] => (prefix, None),
-            [prefix, "src", src] => (prefix, Some(src)),
-            _ => return Err(format!("`{text}` is not `PREFIX` or `PREFIX src ADDRESS`")),
-        };
-        let host = || prefix.parse::<IpAddr>().map(IpNet::from);
-        let prefix: IpNet = prefix
-            .parse()
-            .or_else(|_| host())
-            .map_err(|_| format!("`{prefix}` is not a prefix, such as 10.4.4.0/24 or 2001:db8::/32"))?;
-        if prefix.trunc() != prefix {
-            return Err(format!(
-                "{prefix} has bits set beyond its length: write {}",
-                prefix.trunc()
-            ));
-        }
-        let src = src.map(|src| {
-            let address: Result<IpAddr, _> = src.parse();
-            address.map_err(|_| format!("`{src}` is not an address"))
-        });
-        let src = src.transpose()?;
-        match src {
-            Some(src) if src.is_ipv4() != prefix.addr().is_ipv4() => {
-                Err(format!("{prefix} and src {src} are of different families"))
-            }
-            _ => Ok(Self { prefix, src }),
-        }
-    }
-}
-
-impl fmt::Display for KernelRoute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.src {
-            Some(src) => write!(f, "{} src {src}", self.prefix),
-            None => self.prefix.fmt(f),
-        }
-    }
-}
-
 impl TryFrom<String> for ChecksumMode {
     type Error = String;
 
@@ -420,20 +367,6 @@ impl TryFrom<String> for ChecksumMode {
 impl From<ChecksumMode> for String {
     fn from(mode: ChecksumMode) -> Self {
         mode.to_string()
-    }
-}
-
-impl TryFrom<String> for KernelRoute {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<KernelRoute> for String {
-    fn from(route: KernelRoute) -> Self {
-        route.to_string()
     }
 }
 
@@ -511,46 +444,5 @@ mod tests {
             serde_json::to_string(&differing).unwrap(),
             r#"{"hold":7,"local":"own"}"#
         );
-    }
-
-    #[test]
-    fn kernel_routes_are_lines() {
-        for line in [
-            "10.4.4.0/24",
-            "10.4.4.0/24 src 10.0.0.1",
-            "2001:db8::/32 src 2001:db8::1",
-            "0.0.0.0/0",
-        ] {
-            assert_eq!(
-                line.parse::<KernelRoute>().map(|route| route.to_string()),
-                Ok(line.into())
-            );
-        }
-        assert_eq!(
-            "10.4.4.1".parse::<KernelRoute>().map(|route| route.to_string()),
-            Ok("10.4.4.1/32".into())
-        );
-        for (line, reason) in [
-            ("", "`` is not `PREFIX` or `PREFIX src ADDRESS`"),
-            (
-                "10.4.4.0/24 via 10.0.0.1",
-                "`10.4.4.0/24 via 10.0.0.1` is not `PREFIX` or `PREFIX src ADDRESS`",
-            ),
-            (
-                "10.4.4.0/33",
-                "`10.4.4.0/33` is not a prefix, such as 10.4.4.0/24 or 2001:db8::/32",
-            ),
-            (
-                "10.4.4.1/24",
-                "10.4.4.1/24 has bits set beyond its length: write 10.4.4.0/24",
-            ),
-            ("10.4.4.0/24 src x", "`x` is not an address"),
-            (
-                "10.4.4.0/24 src ::1",
-                "10.4.4.0/24 and src ::1 are of different families",
-            ),
-        ] {
-            assert_eq!(line.parse::<KernelRoute>(), Err(reason.to_owned()));
-        }
     }
 }

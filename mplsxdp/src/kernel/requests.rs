@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -19,7 +20,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -281,6 +282,24 @@ impl Netlink {
         }
     }
 
+    /// Adds a route to the main table, out of an interface and without a next hop, which [`PROTOCOL`] marks as ours.
+    pub async fn add_route(&self, prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> Result<(), Error> {
+        let request = format!("new route {prefix}");
+        let message = RouteNetlinkMessage::NewRoute(device_route(prefix, src, ifindex));
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.request(&request, message, flags).await.map(drop)
+    }
+
+    /// Removes what [`Netlink::add_route`] added. One that is gone is success.
+    pub async fn remove_route(&self, prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> Result<(), Error> {
+        let request = format!("removal of route {prefix}");
+        let message = RouteNetlinkMessage::DelRoute(device_route(prefix, src, ifindex));
+        match self.request(&request, message, NLM_F_REQUEST | NLM_F_ACK).await {
+            Err(error) if error.errno() != Some(libc::ESRCH) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The number that this network namespace has for another one; `None` if it has none.
     pub async fn netns_id(&self, netns: &File) -> Result<Option<i32>, Error> {
         let mut message = NsidMessage::default();
@@ -374,6 +393,32 @@ pub struct NeighbourEntry {
 }
 
 /// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.
+fn device_route(prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> RouteMessage {
+    let (address_family, scope) = match prefix {
+        IpNet::V4(_) => (AddressFamily::Inet, RouteScope::Link),
+        // IPv6 knows no other.
+        IpNet::V6(_) => (AddressFamily::Inet6, RouteScope::Universe),
+    };
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family,
+        destination_prefix_length: prefix.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: PROTOCOL,
+        scope,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(prefix.addr().into()),
+        RouteAttribute::Oif(ifindex),
+    ];
+    message
+        .attributes
+        .extend(src.map(|src| RouteAttribute::PrefSource(src.into())));
+    message
+}
+
 fn neighbour_use(ifindex: u32, address: IpAddr, flags: NeighbourExtFlags) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family_of(address).0;

@@ -2,6 +2,7 @@
 
 mod inventory;
 pub mod local;
+pub mod local_routes;
 pub mod preflight;
 pub mod programs;
 pub mod sub_interface;

@@ -40,6 +40,7 @@ use crate::neighbour::addresses::Addresses;
 use crate::neighbour::resolver::{Action, HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
 use crate::ports::local::{self, LocalPair};
+use crate::ports::local_routes::LocalRoutes;
 use crate::ports::preflight::PreflightError;
 use crate::ports::programs::Finding;
 use crate::ports::sub_interface;
@@ -189,6 +190,7 @@ struct Controller {
     ports: Ports,
     exceptions: Exceptions,
     local: Option<LocalPair>,
+    local_routes: Option<LocalRoutes>,
     feature_changes: Option<FeatureChanges>,
     _lost_frames: Option<LostFrames>,
     /// When to write again what could not be written to the FTN table.
@@ -231,6 +233,7 @@ impl Controller {
             addresses: Addresses::default(),
             vrf_tables: BTreeSet::new(),
             local: None,
+            local_routes: None,
             feature_changes: feature_changes.unwrap_or_default(),
             _lost_frames: lost_frames.ok(),
             ftn_retry: None,
@@ -281,6 +284,7 @@ impl Controller {
         if let Some(name) = &config.local {
             let pair = LocalPair::create(name, &config.instance, self.local_mtu(), &self.netlink).await?;
             let port = pair.port_name().to_owned();
+            self.local_routes = Some(LocalRoutes::install(&config.kernel_route, pair.ifindex(), &self.netlink).await);
             self.local = Some(pair);
             self.add_port(&port, Wish::new(Role::Local, None)).await?;
         }

@@ -144,6 +144,9 @@ impl Controller {
         self.log_handover(&config.routes);
         self.ports.set_readopts(!config.no_readopt);
         self.ports.set_fixes_peers(config.fix_peers);
+        if let Some(routes) = &self.local_routes {
+            routes.set(&config.kernel_route);
+        }
         let restart = self.config.reload(config);
         if !restart.is_empty() {
             warn!(

@@ -7,7 +7,7 @@
 use crate::wire::{Label, Mac, VLAN_VID_MASK};
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -400,24 +400,31 @@ impl SubInterfaceKey {
     }
 }
 
-/// One entry of `PORTS`, in one word: the port's MAC (bytes 0-5) and its flags (bytes 6-7). All zero: no port.
+/// One entry of `PORTS`, in one word: the port's MAC (bytes 0-5), its flags (byte 6) and its [`Domain`] (byte 7). All zero: no
+/// port.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortWord(u64);
 
 impl PortWord {
     /// Labelled frames are accepted (RFC 5920 section 8.1: only where they are expected).
-    pub const MPLS: u16 = 1;
+    pub const MPLS: u8 = 1;
     /// IP packets to the port's MAC are looked up in the FTN.
-    pub const IMPOSE: u16 = 2;
+    pub const IMPOSE: u8 = 2;
     /// What arrives is this box's own traffic: imposition takes nothing off the IP TTL.
-    pub const LOCAL: u16 = 4;
+    pub const LOCAL: u8 = 4;
     /// A sub-interface that the kernel has a VLAN device for: a frame that is handed to the kernel with its labels popped keeps
     /// its tags, and so gets there. Without that device it would be dropped, so it loses them.
-    pub const KERNEL_VLAN: u16 = 8;
+    pub const KERNEL_VLAN: u8 = 8;
 
-    pub const fn new(mac: Mac, flags: u16) -> Self {
-        Self(mac_word(mac, flags))
+    /// A port outside of VRFs.
+    pub const fn new(mac: Mac, flags: u8) -> Self {
+        Self(mac_word(mac, flags as u16))
+    }
+
+    /// The same port with another domain.
+    pub const fn with_domain(self, domain: Domain) -> Self {
+        Self((self.0 & !(0xff << 56)) | (domain.0 as u64) << 56)
     }
 
     pub const fn from_bits(bits: u64) -> Self {
@@ -432,13 +439,18 @@ impl PortWord {
         word_mac(self.0)
     }
 
+    /// Where in the FTN the port's packets are looked up.
+    pub const fn domain(self) -> Domain {
+        Domain((self.0 >> 56) as u8)
+    }
+
     /// Whether the first eight bytes of a frame begin with this port's MAC.
     pub const fn is_destination(self, frame_start: [u8; 8]) -> bool {
         (u64::from_le_bytes(frame_start) ^ self.0) << 16 == 0
     }
 
-    pub const fn has(self, flag: u16) -> bool {
-        word_rest(self.0) & flag != 0
+    pub const fn has(self, flag: u8) -> bool {
+        (self.0 >> 48) as u8 & flag != 0
     }
 }
 
@@ -768,10 +780,45 @@ impl Police {
     }
 }
 
-/// Key of `FTN_V4`: prefix length in bits, then the address in network byte order.
-pub type FtnKeyV4 = [u8; 4];
-/// Key of `FTN_V6`, likewise.
-pub type FtnKeyV6 = [u8; 16];
+/// A part of the FTN. Each has all prefix routes, and the pass entries for what one routing table of the kernel claims: that of
+/// the VRF of the ports that look there.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Domain(pub u8);
+
+impl Domain {
+    /// Ports that are in no VRF: the tables local and main.
+    pub const NO_VRF: Self = Self(0);
+    /// There are no entries here, ever: a port in a VRF whose domain has not been filled yet imposes nothing.
+    pub const EMPTY: Self = Self(255);
+    /// How many bits of a key are the domain's. A prefix is longer by as much.
+    pub const BITS: u32 = 32;
+
+    /// The data of a key for an address, or for the first address of a prefix.
+    #[inline(always)]
+    pub const fn key_v4(self, address: [u8; 4]) -> FtnKeyV4 {
+        [self.0 as u32, u32::from_ne_bytes(address)]
+    }
+
+    /// Likewise.
+    #[inline(always)]
+    pub const fn key_v6(self, address: [u8; 16]) -> FtnKeyV6 {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+        [
+            self.0 as u32,
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ]
+    }
+}
+
+/// Data of a key of `FTN_V4`: the [`Domain`], and the bytes of the address in network byte order. The kernel compares eight bytes
+/// at once, where there are as many.
+pub type FtnKeyV4 = [u32; 2];
+/// Data of a key of `FTN_V6`, likewise.
+pub type FtnKeyV6 = [u32; 5];
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal, $rfc:literal;)+) => {

@@ -5,7 +5,8 @@
 //! one exception to that is [`Reason::NoHeadroom`], which can only be known by trying, before anything is written.
 
 use crate::abi::{
-    Adjacency, Checksum, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, SubInterfaceKey, TtlMode,
+    Adjacency, Checksum, Domain, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Reason, Settings, SubInterfaceKey,
+    TtlMode,
 };
 use crate::checksum;
 use crate::hash::{flow_hash, ip_flow_hash};
@@ -73,10 +74,10 @@ pub trait Tables {
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
     /// [`IlmEntry::EMPTY`] where there is none.
     fn ilm(&self, label: Label) -> IlmEntry;
-    /// Longest match, [`IlmEntry::EMPTY`] where there is none.
-    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry;
-    /// Longest match, [`IlmEntry::EMPTY`] where there is none.
-    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry;
+    /// Longest match in a domain, [`IlmEntry::EMPTY`] where there is none.
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry;
+    /// Likewise.
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry;
     fn adjacency(&self, index: u16) -> Option<Adjacency>;
     fn label_stack(&self, index: u32) -> Option<&LabelStack>;
     /// What a group does with the flows of a bucket. [`IlmEntry::EMPTY`] where there is no such group.
@@ -263,7 +264,7 @@ fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T, unfinished: usize) -> 
         }
         _ => return Ok(Verdict::Pass),
     };
-    let entry = ip.ftn(frame, tables)?;
+    let entry = ip.ftn(frame, tables, port.domain())?;
     match (entry.op(), popped) {
         // The kernel sent it here to get labels: it would route what it got back into the pair again.
         (Op::None | Op::Pass, false) if port.has(PortWord::LOCAL) => Err(Reason::NoFtn),
@@ -824,10 +825,10 @@ impl Ip {
         }
     }
 
-    /// What the FTN has for the packet. Nothing for one from an address that no packet may be forwarded from: the kernel
+    /// What a domain of the FTN has for the packet. Nothing for one from an address that no packet may be forwarded from: the kernel
     /// drops it.
     #[inline(always)]
-    fn ftn<F: Frame, T: Tables>(&self, frame: &F, tables: &T) -> Checked<IlmEntry> {
+    fn ftn<F: Frame, T: Tables>(&self, frame: &F, tables: &T, domain: Domain) -> Checked<IlmEntry> {
         // Bounded where it is used: verifiers before 6.10 do not see that what bounds one sum with it bounds others.
         let offset = frame.opaque(self.offset) & OFFSET_MASK;
         match self.family {
@@ -839,7 +840,7 @@ impl Ip {
                 }
                 frame
                     .load::<4>(offset + 16)
-                    .map(|destination| tables.ftn_v4(destination))
+                    .map(|destination| tables.ftn_v4(domain, destination))
             }
             Family::V6 => {
                 let (high, low) = (frame.load(offset + 8), frame.load(offset + 16));
@@ -851,7 +852,7 @@ impl Ip {
                 }
                 frame
                     .load::<16>(offset + 24)
-                    .map(|destination| tables.ftn_v6(destination))
+                    .map(|destination| tables.ftn_v6(domain, destination))
             }
         }
         .ok_or(Reason::Malformed)

@@ -1,6 +1,7 @@
 //! The BPF maps. `docs/map-abi.md` describes each; sizes that `load` can change are set by the loader.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
 use aya_ebpf::{
@@ -9,9 +10,9 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, XskMap, lpm_trie::Key},
 };
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, FtnKeyV4, FtnKeyV6,
-    IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police,
-    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, TtlMode, Watch,
+    Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FtnKeyV4,
+    FtnKeyV6, IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS,
+    Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, Tables};
 use mplsxdp_common::wire::Label;
@@ -97,13 +98,15 @@ impl Tables for XdpTables {
     }
 
     #[inline(always)]
-    fn ftn_v4(&self, destination: FtnKeyV4) -> IlmEntry {
-        IlmEntry::from_bits(FTN_V4.get(Key::new(32, destination)).copied().unwrap_or(0))
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+        let [domain, address] = domain.key_v4(destination);
+        longest_match(&FTN_V4, [Domain::BITS + 32, domain, address])
     }
 
     #[inline(always)]
-    fn ftn_v6(&self, destination: FtnKeyV6) -> IlmEntry {
-        IlmEntry::from_bits(FTN_V6.get(Key::new(128, destination)).copied().unwrap_or(0))
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+        let [domain, a, b, c, d] = domain.key_v6(destination);
+        longest_match(&FTN_V6, [Domain::BITS + 128, domain, a, b, c, d])
     }
 
     #[inline(always)]
@@ -148,6 +151,21 @@ impl Tables for XdpTables {
         let slot = Reason::ChecksumFinished.slot();
         count(&REASON_COUNTERS, port * REASON_SLOTS + slot, bytes);
     }
+}
+
+/// The entry of the longest prefix that a key matches. The words are the key's: its prefix length, and its data.
+#[inline(always)]
+fn longest_match<K, const N: usize>(ftn: &LpmTrie<K, u64>, words: [u32; N]) -> IlmEntry {
+    const { assert!(size_of::<Key<K>>() == size_of::<[u32; N]>()) };
+    let mut key = MaybeUninit::<[u32; N]>::uninit();
+    for (index, word) in words.into_iter().enumerate() {
+        // SAFETY: within the array. Volatile so that the compiler does not make pairs of words one store: at such an address, the
+        // verifier refuses it.
+        unsafe { key.as_mut_ptr().cast::<u32>().add(index).write_volatile(word) };
+    }
+    // SAFETY: all of it was written; any words are a key, which is packed, and as long.
+    let key = unsafe { &*key.as_ptr().cast::<Key<K>>() };
+    IlmEntry::from_bits(ftn.get(key).copied().unwrap_or(0))
 }
 
 /// Counts a frame in one of a port's slots.

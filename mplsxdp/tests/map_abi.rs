@@ -2,7 +2,7 @@
 
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain,
     FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES,
     META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason,
     Settings, SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
@@ -28,7 +28,7 @@ fn every_map_is_there_with_its_sizes() {
     let counter = value("counter", size_of::<Counter>());
     let at_most = format!("at most {MAX_FTN}");
     let or = |default: u32, option: &str| format!("{default}, or `{option}`");
-    let trie = |size: usize| format!("prefix length u32, address {size} bytes");
+    let trie = |size: usize| format!("prefix length u32, [FTN key](#ftn-key) {size} bytes");
     let expected = [
         (map::ILM, "label, u32".into(), entry.clone(), or(MAX_LABELS, "--labels")),
         (
@@ -215,7 +215,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     ));
     let (mpls, impose, local, vlan) = (PortWord::MPLS, PortWord::IMPOSE, PortWord::LOCAL, PortWord::KERNEL_VLAN);
     has(format!(
-        "| 6-7 | flags, u16: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} arriving frames are \
+        "| 6 | flags, u8: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} arriving frames are \
          this machine's own traffic, {vlan} the kernel"
     ));
 
@@ -283,9 +283,28 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         row("number of the port at")
     );
     assert_eq!(
-        PortWord::new(mac(1), 0x0807).to_bits().to_le_bytes(),
+        PortWord::new(mac(1), 7)
+            .with_domain(Domain(9))
+            .with_domain(Domain(8))
+            .to_bits()
+            .to_le_bytes(),
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
+    has("| 7 | [domain](#ftn-key) of the FTN, u8 |".into());
+    has(format!("| {} | in no VRF |", Domain::NO_VRF.0));
+    has(format!(
+        "| {} | in a VRF whose domain is not filled yet |",
+        Domain::EMPTY.0
+    ));
+    let bytes = |key: &[u32]| Vec::from_iter(key.iter().flat_map(|word| word.to_ne_bytes()));
+    assert_eq!(bytes(&Domain(9).key_v4([1, 2, 3, 4])), [9, 0, 0, 0, 1, 2, 3, 4]);
+    let address: [u8; 16] = std::array::from_fn(|index| index as u8 + 1);
+    let key = bytes(&Domain(9).key_v6(address));
+    assert_eq!((&key[..4], &key[4..]), (&[9, 0, 0, 0][..], &address[..]));
+    has(format!(
+        "The prefix length counts the bits of bytes 0-3, too: {} is",
+        Domain::BITS + 24
+    ));
     let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true);
     assert_eq!(settings.to_bits().to_le_bytes(), [1, 2, 3, 4, 2, 77, 3, 0]);
     let (punt, drop, pass) = (

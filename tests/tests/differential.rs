@@ -331,14 +331,15 @@ fn describe(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> String {
         .take(6)
         .map(|lse| (lse.label().to_string(), tables.ilm(lse.label())));
     let payload = anatomy(frame).payload;
+    let domain = tables.port(settings.port()).domain();
     let v4 = payload
         .get(16..20)
         .and_then(|bytes| bytes.try_into().ok())
-        .map(|key| tables.ftn_v4(key));
+        .map(|key| tables.ftn_v4(domain, key));
     let v6 = payload
         .get(24..40)
         .and_then(|bytes| bytes.try_into().ok())
-        .map(|key| tables.ftn_v6(key));
+        .map(|key| tables.ftn_v6(domain, key));
     let prefixes = [("as IPv4", v4), ("as IPv6", v6)];
     let prefixes = prefixes
         .into_iter()

@@ -4,14 +4,16 @@ use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::lfib::Lfib;
+use mplsxdp::lfib::pass::Claim;
 use mplsxdp::route::RouteKey;
-use mplsxdp_common::abi::{Counter, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::abi::{Counter, Domain, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::checksum;
 use mplsxdp_common::forward::Verdict;
-use mplsxdp_common::wire::{ETH_HLEN, ETH_ZLEN, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_ZLEN, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse};
 use mplsxdp_tests::conformance::lab::{self, Outcome};
-use mplsxdp_tests::conformance::notation::{Anatomy, Frame, anatomy, ones_complement_sum, show};
+use mplsxdp_tests::conformance::notation::{Anatomy, Frame, OWN_MAC, PEER_MAC, anatomy, ones_complement_sum, show};
 use mplsxdp_tests::conformance::{random, suite};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -84,6 +86,48 @@ fn a_route_counts_frames_as_they_were_received() {
         let counted = lab::run(lfib.tables(), uniform(), &frame).counted;
         let expected = slots.into_iter().map(|slot| (slot, Counter { packets: 1, bytes }));
         assert_eq!(counted, expected.collect(), "{text}");
+    }
+}
+
+/// With labels or without, on the port or on a sub-interface of it: what the kernel claims is asked of the port's VRF.
+#[test]
+fn a_port_looks_in_the_domain_of_its_vrf_only() {
+    let mut lfib = lab_tables();
+    let claims = [("10.1.7.0/24".parse().unwrap(), Claim::Route)];
+    assert!(lfib.use_vrf(10, || claims.into()));
+    while lfib.has_domain_steps() {
+        lfib.domain_step().unwrap();
+    }
+    let domains = [None, Some(10), Some(20)].map(|table| lfib.domain(table));
+    assert_eq!(domains, [Domain::NO_VRF, Domain(1), Domain::EMPTY]);
+    // The first is a kernel route of the lab, which is in no VRF.
+    for (destination, expected) in [
+        ("10.1.9.1", [false, true, false]),
+        ("10.1.7.1", [true, false, false]),
+        ("10.1.8.1", [true, true, false]),
+    ] {
+        let packet = udp(
+            "192.0.2.1".parse().unwrap(),
+            destination.parse().unwrap(),
+            64,
+            b"whose?",
+        )
+        .unwrap();
+        let unlabelled = ethernet(OWN_MAC, PEER_MAC, ETH_P_IP, &packet);
+        let labelled = labelled(OWN_MAC, PEER_MAC, &[Entry::new(160, 64)], &packet);
+        for (domain, expected) in domains.into_iter().zip(expected) {
+            let word = lab::port_word("core").with_domain(domain);
+            lab::store_port(lfib.tables_mut(), uniform(), word);
+            for frame in [&unlabelled, &labelled] {
+                for tags in [&[][..], &[0x81, 0, 0, 100]] {
+                    let mut frame = frame.clone();
+                    frame.splice(12..12, tags.iter().copied());
+                    let verdict = lab::run(lfib.tables(), uniform(), &frame).verdict;
+                    let imposed = verdict != Verdict::Pass;
+                    assert_eq!(imposed, expected, "{destination} {domain:?} {tags:?}: {verdict:?}");
+                }
+            }
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub struct View<'a> {
 impl View<'_> {
     /// The VRF that packets which arrive at this port are of.
     fn vrf(&self, port: u16) -> Option<Vrf> {
-        self.links.vrf(self.ports.addressed(port)?)
+        self.ports.vrf(port, self.links)
     }
 
     /// Whether frames can be sent out of the interface that is this port.

@@ -5,8 +5,8 @@ use std::num::NonZeroU8;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlMode, TtlPropagate,
-    VlanTags,
+    Adjacency, BUCKETS, Domain, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlMode,
+    TtlPropagate, VlanTags,
 };
 use mplsxdp_common::forward::{Verdict, forward};
 use mplsxdp_common::wire::{
@@ -14,9 +14,9 @@ use mplsxdp_common::wire::{
     Label, Lse, Mac, VLAN_HLEN, VLAN_VID_MASK,
 };
 
-use super::Tables as _;
 use super::frame::MemoryFrame;
 use super::memory::MemoryTables;
+use super::{FtnKey, Tables as _};
 
 const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 /// VLAN tags, which stand before the EtherType that counts.
@@ -80,7 +80,7 @@ pub fn core(data: &[u8]) {
     let flags = if setup & 8 == 0 {
         PortWord::MPLS | PortWord::IMPOSE
     } else {
-        u16::from(setup >> 4 & 7)
+        setup >> 4 & 7
     };
     let kernel_vlan = vlan_and_seed & 2 != 0;
     let word = PortWord::new(OWN_MAC, flags | if kernel_vlan { PortWord::KERNEL_VLAN } else { 0 });
@@ -190,7 +190,8 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
     let v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
     let v6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
     for (prefix, entry) in [v4, v6].into_iter().zip(&mut entries) {
-        tables.insert_ftn(prefix, entry).expect("room for two prefixes");
+        let key = FtnKey::new(Domain::NO_VRF, prefix);
+        tables.insert_ftn(key, entry).expect("room for two prefixes");
     }
     let labels = frame.get(l2_len(frame)..).unwrap_or_default().as_chunks().0.iter();
     for (lse, entry) in labels.zip(entries) {

@@ -2,6 +2,7 @@
 //! bpf system call.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{NonNull, copy_nonoverlapping};
@@ -9,10 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie::Key};
 use aya::util::nr_cpus;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, IlmEntry, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC,
-    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, VlanTags, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_FTN,
+    MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey,
+    VlanTags, map,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -20,7 +22,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::grace::GracePeriods;
 use super::loader::{Pins, SHARED_MAPS};
-use super::{Capacity, GracePeriod, TableError, TableMemory, Tables, adjacency_writes, bpf};
+use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adjacency_writes, bpf};
 
 const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
 const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
@@ -35,8 +37,8 @@ pub struct KernelTables {
     stacks: MappedWords,
     groups: MappedWords,
     ports: MappedWords,
-    ftn_v4: LpmTrie<MapData, [u8; 4], u64>,
-    ftn_v6: LpmTrie<MapData, [u8; 16], u64>,
+    ftn_v4: LpmTrie<MapData, FtnKeyV4, u64>,
+    ftn_v6: LpmTrie<MapData, FtnKeyV6, u64>,
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` once more: aya's type has no way to delete.
@@ -266,31 +268,23 @@ impl Tables for KernelTables {
         IlmEntry::from_bits(self.groups.get(index).unwrap_or(0))
     }
 
-    fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
-        let length = u32::from(prefix.prefix_len());
-        match prefix {
+    fn insert_ftn(&mut self, key: FtnKey, entry: IlmEntry) -> Result<(), TableError> {
+        match key.prefix {
             IpNet::V4(prefix) => self
                 .ftn_v4
-                .insert(&Key::new(length, prefix.network().octets()), entry.to_bits(), 0)
+                .insert(&key_v4(key.domain, prefix), entry.to_bits(), 0)
                 .map_err(|error| table_error(map::FTN_V4, "insert into", error)),
             IpNet::V6(prefix) => self
                 .ftn_v6
-                .insert(&Key::new(length, prefix.network().octets()), entry.to_bits(), 0)
+                .insert(&key_v6(key.domain, prefix), entry.to_bits(), 0)
                 .map_err(|error| table_error(map::FTN_V6, "insert into", error)),
         }
     }
 
-    fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError> {
-        let length = u32::from(prefix.prefix_len());
-        let (name, result) = match prefix {
-            IpNet::V4(prefix) => (
-                map::FTN_V4,
-                self.ftn_v4.remove(&Key::new(length, prefix.network().octets())),
-            ),
-            IpNet::V6(prefix) => (
-                map::FTN_V6,
-                self.ftn_v6.remove(&Key::new(length, prefix.network().octets())),
-            ),
+    fn remove_ftn(&mut self, key: FtnKey) -> Result<(), TableError> {
+        let (name, result) = match key.prefix {
+            IpNet::V4(prefix) => (map::FTN_V4, self.ftn_v4.remove(&key_v4(key.domain, prefix))),
+            IpNet::V6(prefix) => (map::FTN_V6, self.ftn_v6.remove(&key_v6(key.domain, prefix))),
         };
         match result {
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -368,6 +362,16 @@ impl Tables for KernelTables {
     }
 }
 
+fn key_v4(domain: Domain, prefix: Ipv4Net) -> Key<FtnKeyV4> {
+    let length = Domain::BITS + u32::from(prefix.prefix_len());
+    Key::new(length, domain.key_v4(prefix.network().octets()))
+}
+
+fn key_v6(domain: Domain, prefix: Ipv6Net) -> Key<FtnKeyV6> {
+    let length = Domain::BITS + u32::from(prefix.prefix_len());
+    Key::new(length, domain.key_v6(prefix.network().octets()))
+}
+
 /// [`KernelTables`] as seen at one port.
 #[derive(Clone, Copy)]
 pub struct AtPort<'a> {
@@ -395,12 +399,14 @@ impl forward::Tables for AtPort<'_> {
         IlmEntry::from_bits(self.tables.ilm.get(label.get() as usize).unwrap_or(0))
     }
 
-    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
-        IlmEntry::from_bits(self.tables.ftn_v4.get(&Key::new(32, destination), 0).unwrap_or(0))
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+        let key = key_v4(domain, Ipv4Addr::from(destination).into());
+        IlmEntry::from_bits(self.tables.ftn_v4.get(&key, 0).unwrap_or(0))
     }
 
-    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
-        IlmEntry::from_bits(self.tables.ftn_v6.get(&Key::new(128, destination), 0).unwrap_or(0))
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+        let key = key_v6(domain, Ipv6Addr::from(destination).into());
+        IlmEntry::from_bits(self.tables.ftn_v6.get(&key, 0).unwrap_or(0))
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {

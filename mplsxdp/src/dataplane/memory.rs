@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_GROUPS, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord,
-    Reason, Settings, SubInterfaceKey, VlanTags,
+    Adjacency, Counter, DEFAULT_GROUPS, Domain, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS,
+    PortWord, Reason, Settings, SubInterfaceKey, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 
-use super::{Capacity, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
+use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
 
 /// A step in what readers of the adjacencies can see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ pub struct MemoryTables {
     pub adjacencies: HashMap<u16, Adjacency>,
     pub stacks: HashMap<u32, LabelStack>,
     pub buckets: HashMap<(u32, u8), IlmEntry>,
-    pub ftn: BTreeMap<IpNet, IlmEntry>,
+    pub ftn: BTreeMap<FtnKey, IlmEntry>,
     pub ports: HashMap<u16, PortWord>,
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
     pub hash_seed: u32,
@@ -57,7 +57,7 @@ pub struct MemoryTables {
     /// How many more times an entry is removed from the FTN.
     pub ftn_removals_left: usize,
     /// What was written to the FTN, in order: entries inserted, and removed.
-    pub ftn_writes: Vec<(IpNet, Option<IlmEntry>)>,
+    pub ftn_writes: Vec<(FtnKey, Option<IlmEntry>)>,
 }
 
 impl Default for MemoryTables {
@@ -96,13 +96,13 @@ impl MemoryTables {
         }
     }
 
-    /// The FTN entry for `address`.
-    pub fn longest_match(&self, address: IpAddr) -> IlmEntry {
+    /// The FTN entry for `address` in a domain.
+    pub fn longest_match(&self, domain: Domain, address: IpAddr) -> IlmEntry {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (0..=bits)
             .rev()
             .filter_map(|length| IpNet::new(address, length).ok())
-            .find_map(|prefix| self.ftn.get(&prefix.trunc()).copied())
+            .find_map(|prefix| self.ftn.get(&FtnKey::new(domain, prefix.trunc())).copied())
             .unwrap_or_default()
     }
 
@@ -176,7 +176,7 @@ impl Tables for MemoryTables {
         self.buckets.get(&(group, bucket)).copied().unwrap_or_default()
     }
 
-    fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError> {
+    fn insert_ftn(&mut self, key: FtnKey, entry: IlmEntry) -> Result<(), TableError> {
         if self.ftn_inserts_left == 0 {
             return Err(ftn_error("insert", std::io::ErrorKind::OutOfMemory));
         }
@@ -185,18 +185,20 @@ impl Tables for MemoryTables {
             return Err(ftn_error("insert", std::io::ErrorKind::StorageFull));
         }
         self.ftn_inserts_left -= 1;
-        self.ftn.insert(prefix.trunc(), entry);
-        self.ftn_writes.push((prefix.trunc(), Some(entry)));
+        let key = FtnKey::new(key.domain, key.prefix.trunc());
+        self.ftn.insert(key, entry);
+        self.ftn_writes.push((key, Some(entry)));
         Ok(())
     }
 
-    fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError> {
+    fn remove_ftn(&mut self, key: FtnKey) -> Result<(), TableError> {
         if self.ftn_removals_left == 0 {
             return Err(ftn_error("remove", std::io::ErrorKind::ResourceBusy));
         }
-        if self.ftn.remove(&prefix.trunc()).is_some() {
+        let key = FtnKey::new(key.domain, key.prefix.trunc());
+        if self.ftn.remove(&key).is_some() {
             self.ftn_removals_left -= 1;
-            self.ftn_writes.push((prefix.trunc(), None));
+            self.ftn_writes.push((key, None));
         }
         Ok(())
     }
@@ -288,12 +290,12 @@ impl forward::Tables for AtPort<'_> {
         self.tables.ilm.get(&label).copied().unwrap_or_default()
     }
 
-    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
-        self.tables.longest_match(destination.into())
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+        self.tables.longest_match(domain, destination.into())
     }
 
-    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
-        self.tables.longest_match(destination.into())
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+        self.tables.longest_match(domain, destination.into())
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {

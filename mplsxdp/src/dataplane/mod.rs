@@ -18,7 +18,7 @@ pub mod release;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Counter, IlmEntry, LabelStack, Loss, PortWord, Reason, SubInterfaceKey};
+use mplsxdp_common::abi::{Adjacency, Counter, Domain, IlmEntry, LabelStack, Loss, PortWord, Reason, SubInterfaceKey};
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub struct Capacity {
     pub groups: u32,
     /// Slot 0 among them, which counts for nobody.
     pub counter_slots: u32,
-    /// Prefixes of each family.
+    /// Prefixes of each family, those of all domains together.
     pub prefixes: u32,
 }
 
@@ -56,6 +56,19 @@ pub struct GracePeriod(pub u64);
 pub fn adjacency_writes(old: Adjacency, new: Adjacency) -> impl Iterator<Item = (usize, u64)> {
     let words = old.words().into_iter().zip(new.words()).enumerate().rev();
     words.filter_map(|(index, (old, new))| (old != new).then_some((index, new)))
+}
+
+/// One entry of the FTN: a prefix in a domain. Those of a domain sort together, each prefix before those within it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FtnKey {
+    pub domain: Domain,
+    pub prefix: IpNet,
+}
+
+impl FtnKey {
+    pub fn new(domain: Domain, prefix: IpNet) -> Self {
+        Self { domain, prefix }
+    }
 }
 
 /// What the controller writes and the forwarding core reads. A write that is published (everything but a stack) is one store
@@ -80,10 +93,10 @@ pub trait Tables {
     /// As it was last stored; all zero where it never was.
     fn bucket(&self, group: u32, bucket: u8) -> IlmEntry;
 
-    fn insert_ftn(&mut self, prefix: IpNet, entry: IlmEntry) -> Result<(), TableError>;
+    fn insert_ftn(&mut self, key: FtnKey, entry: IlmEntry) -> Result<(), TableError>;
 
     /// Removing what is not there is no error.
-    fn remove_ftn(&mut self, prefix: IpNet) -> Result<(), TableError>;
+    fn remove_ftn(&mut self, key: FtnKey) -> Result<(), TableError>;
 
     fn store_port(&mut self, port: u16, word: PortWord);
 

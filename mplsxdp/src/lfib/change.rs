@@ -11,7 +11,7 @@ use mplsxdp_common::wire::Label;
 use super::groups::{Before, Member};
 use super::next_hops::NextHopId;
 use super::plan::{Budget, Change, Progress};
-use super::{Installed, Lfib, uses_next_hop};
+use super::{Counts, Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
 use crate::route::{Action, Attributes, NextHop, Owner, Path, Route, RouteKey};
 
@@ -67,6 +67,16 @@ pub enum ChangeError {
         capacity: u32,
         remedy: &'static str,
     },
+    #[error(
+        "no room for a route of {key}: there are {capacity} entries for prefixes of its family, and each route takes {}, one for \
+         ports outside of VRFs and one for each VRF that ports are in ({vrfs})", vrfs + 1
+    )]
+    FullOfVrfs {
+        index: usize,
+        key: RouteKey,
+        capacity: u32,
+        vrfs: usize,
+    },
     #[error("another change is under way")]
     Busy,
     #[error(transparent)]
@@ -81,7 +91,8 @@ impl ChangeError {
             | Self::Missing { index, .. }
             | Self::Twice { index, .. }
             | Self::BeyondLabels { index, .. }
-            | Self::Full { index, .. } => Some(*index),
+            | Self::Full { index, .. }
+            | Self::FullOfVrfs { index, .. } => Some(*index),
             Self::Busy | Self::Table(_) => None,
         }
     }
@@ -250,6 +261,34 @@ impl<T: Tables> Lfib<T> {
             if let Progress::Finished(finished) = self.step(&mut Budget::new(usize::MAX, &mut || false)) {
                 return finished.result;
             }
+        }
+    }
+
+    /// That the FTN has no entry for another new prefix in each domain. `new` are those before it that are new.
+    pub(super) fn no_room(&self, index: usize, key: RouteKey, new: &mut Counts) -> Option<ChangeError> {
+        let installed = match key {
+            RouteKey::Prefix(prefix) if !self.pass.has_ftn(prefix) => self.counts.get(key),
+            _ => return None,
+        };
+        let count = new.of(key);
+        *count += 1;
+        let capacity = self.tables.capacity().prefixes;
+        let domains = self.pass.domains_begun();
+        let is_room = (installed + *count).saturating_mul(domains) <= capacity as usize;
+        match domains {
+            _ if is_room => None,
+            ..=1 => Some(ChangeError::Full {
+                index,
+                what: "prefix of this family",
+                capacity,
+                remedy: "",
+            }),
+            _ => Some(ChangeError::FullOfVrfs {
+                index,
+                key,
+                capacity,
+                vrfs: domains - 1,
+            }),
         }
     }
 

@@ -8,16 +8,16 @@ use mplsxdp_common::abi::IlmEntry;
 use super::pass::{Claim, Laid, Wanted};
 use super::plan::Budget;
 use super::{Installed, Lfib};
-use crate::dataplane::{TableError, Tables};
+use crate::dataplane::{FtnKey, TableError, Tables};
 use crate::route::RouteKey;
 
 /// How many pass entries one step takes: it holds the event loop for about a millisecond.
 pub(super) const STEP: usize = 128;
 
-/// One prefix of the FTN table: what it holds, and what it is to hold.
+/// One place of the FTN table: what it holds, and what it is to hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Write {
-    pub(super) prefix: IpNet,
+    pub(super) key: FtnKey,
     pub(super) held: Option<IlmEntry>,
     pub(super) wanted: Option<IlmEntry>,
 }
@@ -26,7 +26,7 @@ impl Write {
     /// The order in which every address sees the change as one step: entries that are written go from long prefixes to short
     /// ones, and then those that are removed from short to long. So an address has its old entry until it has its new one.
     fn order(&self) -> (bool, u8) {
-        let length = self.prefix.prefix_len();
+        let length = self.key.prefix.prefix_len();
         match self.wanted {
             Some(_) => (false, u8::MAX - length),
             None => (true, length),
@@ -57,22 +57,33 @@ impl<T: Tables> Lfib<T> {
 
     /// Removes some of them.
     pub(super) fn sweep_pass_entries(&mut self) {
-        if let Some(prefix) = self.pass.going() {
-            let (claims, laid) = self.pass.less(prefix, self.step);
+        if let Some(key) = self.pass.going() {
+            let (claims, laid) = self.pass.less(key, self.step);
             // What cannot be removed is unsettled.
-            let _ = self.set_laid(prefix, claims, laid);
+            let _ = self.set_laid(key, claims, laid);
         }
     }
 
-    /// Has the FTN table hold what is wanted at `claims`, once `laid` is what is laid of `prefix`.
-    pub(super) fn set_laid(&mut self, prefix: IpNet, claims: Vec<IpNet>, laid: Option<Laid>) -> Result<(), TableError> {
-        let held: Vec<_> = claims.iter().map(|&claim| self.held(claim)).collect();
-        self.pass.set_laid(prefix, laid);
+    /// The first domain in which `prefix` needs more pass entries than a step's for a route, and does not have all of them.
+    pub(super) fn to_be_laid(&self, prefix: IpNet) -> Option<FtnKey> {
+        let mut keys = self.pass.domains().map(|domain| FtnKey::new(domain, prefix));
+        keys.find(|&key| {
+            !self.pass.is_beyond_end(key)
+                && self.pass.holds_more_than(self.step, key)
+                && self.pass.laid(key).is_none_or(|laid| !laid.is_whole() || laid.going)
+        })
+    }
+
+    /// Has the FTN table hold what is wanted at `claims`, once `laid` is what is laid of `key`.
+    pub(super) fn set_laid(&mut self, key: FtnKey, claims: Vec<IpNet>, laid: Option<Laid>) -> Result<(), TableError> {
+        let claims = claims.into_iter().map(|claim| FtnKey::new(key.domain, claim));
+        let held: Vec<_> = claims.map(|claim| (claim, self.held(claim))).collect();
+        self.pass.set_laid(key, laid);
         let mut result = Ok(());
-        for (claim, held) in claims.into_iter().zip(held) {
+        for (claim, held) in held {
             let wanted = self.wanted(claim);
             let write = Write {
-                prefix: claim,
+                key: claim,
                 held,
                 wanted,
             };
@@ -87,26 +98,25 @@ impl<T: Tables> Lfib<T> {
             }
         }
         if result.is_err() && laid.is_some_and(|laid| !laid.going) {
-            self.pass
-                .set_laid(prefix, laid.map(|laid| Laid { going: true, ..laid }));
+            self.pass.set_laid(key, laid.map(|laid| Laid { going: true, ..laid }));
         }
         result
     }
 
-    /// What the kernel claims of each of these prefixes from now on: see [`PassEntries`]. An error says that the table could not
+    /// What the kernel claims of each of these places from now on: see [`PassEntries`]. An error says that the table could not
     /// be written: see [`Lfib::settle`].
-    pub fn set_claims(&mut self, claims: &BTreeMap<IpNet, Option<Claim>>) -> Result<(), TableError> {
-        let held: Vec<_> = claims.keys().map(|&prefix| self.held(prefix)).collect();
-        for (&prefix, &claim) in claims {
-            self.pass.set_claim(prefix, claim);
+    pub fn set_claims(&mut self, claims: &BTreeMap<FtnKey, Option<Claim>>) -> Result<(), TableError> {
+        let news = claims.iter().filter(|&(&key, &claim)| self.pass.claim(key) != claim);
+        let news: Vec<_> = news.map(|(&key, &claim)| (key, claim, self.held(key))).collect();
+        for &(key, claim, _) in &news {
+            self.pass.set_claim(key, claim);
         }
-        let mut writes: Vec<Write> = claims
-            .keys()
-            .zip(held)
-            .map(|(&prefix, held)| Write {
-                prefix,
+        let mut writes: Vec<Write> = news
+            .into_iter()
+            .map(|(key, _, held)| Write {
+                key,
                 held,
-                wanted: self.wanted(prefix),
+                wanted: self.wanted(key),
             })
             .filter(|write| write.held != write.wanted)
             .collect();
@@ -118,7 +128,7 @@ impl<T: Tables> Lfib<T> {
         self.settle()
     }
 
-    /// How many prefixes there are at which the FTN table does not hold what is wanted, as a write has failed.
+    /// How many places there are at which the FTN table does not hold what is wanted, as a write has failed.
     pub fn unsettled(&self) -> usize {
         self.unsettled.len()
     }
@@ -129,21 +139,21 @@ impl<T: Tables> Lfib<T> {
         let mut writes: Vec<Write> = self
             .unsettled
             .iter()
-            .map(|(&prefix, &held)| Write {
-                prefix,
+            .map(|(&key, &held)| Write {
+                key,
                 held,
-                wanted: self.wanted(prefix),
+                wanted: self.wanted(key),
             })
             .collect();
         writes.sort_unstable_by_key(Write::order);
         let mut result = Ok(());
         for write in writes {
-            let held = self.held(write.prefix);
+            let held = self.held(write.key);
             let write = Write { held, ..write };
             // Where one insert fails for want of memory or room, so do the others.
             if result.is_err() && write.wanted.is_some() {
                 if write.wanted == Some(IlmEntry::PASS) {
-                    self.withhold(write.prefix);
+                    self.withhold(write.key);
                 }
             } else {
                 result = result.and(self.write_safely(write));
@@ -156,13 +166,13 @@ impl<T: Tables> Lfib<T> {
     /// routes that cover it do not stay in the table, and a route that covers such a claim is not written yet.
     fn write_safely(&mut self, write: Write) -> Result<(), TableError> {
         if self.would_impose_claimed(write) {
-            self.unsettled.insert(write.prefix, write.held);
+            self.unsettled.insert(write.key, write.held);
             return Ok(());
         }
         let written = self.write_ftn(write);
-        if written.is_err() && write.wanted == Some(IlmEntry::PASS) && self.withhold(write.prefix) {
+        if written.is_err() && write.wanted == Some(IlmEntry::PASS) && self.withhold(write.key) {
             // There is room now.
-            let held = self.held(write.prefix);
+            let held = self.held(write.key);
             return self.write_ftn(Write { held, ..write });
         }
         written
@@ -170,26 +180,23 @@ impl<T: Tables> Lfib<T> {
 
     /// Whether `write` is of a route that covers a claim whose pass entry could not be written.
     fn would_impose_claimed(&self, write: Write) -> bool {
-        let within = self.unsettled.range(write.prefix..);
-        let mut within = within.take_while(|(prefix, _)| write.prefix.contains(*prefix));
+        let mut within = self.unsettled_within(write.key);
         write.wanted.is_some_and(|entry| entry != IlmEntry::PASS)
-            && within.any(|(&prefix, &held)| held != Some(IlmEntry::PASS) && self.pass.wanted(prefix) == Wanted::Pass)
+            && within.any(|(key, held)| held != Some(IlmEntry::PASS) && self.pass.wanted(key) == Wanted::Pass)
     }
 
     /// Takes the routes out of the FTN table that cover `claimed`, whose pass entry could not be written: better the kernel's
     /// routing for all of their packets than labels on the kernel's. Returns whether there were any.
-    fn withhold(&mut self, claimed: IpNet) -> bool {
-        let covering: Vec<IpNet> = self
-            .pass
-            .covering(claimed)
-            .filter(|&prefix| prefix != claimed)
-            .collect();
+    fn withhold(&mut self, claimed: FtnKey) -> bool {
+        let covering = self.pass.covering(claimed.prefix);
+        let covering: Vec<IpNet> = covering.filter(|&prefix| prefix != claimed.prefix).collect();
         let mut any = false;
-        for prefix in std::iter::once(claimed).chain(covering) {
-            let held = self.held(prefix);
+        for prefix in std::iter::once(claimed.prefix).chain(covering) {
+            let key = FtnKey::new(claimed.domain, prefix);
+            let held = self.held(key);
             if held.is_some_and(|entry| entry != IlmEntry::PASS) {
-                let removed = self.tables.remove_ftn(prefix).is_ok();
-                self.unsettled.insert(prefix, held.filter(|_| !removed));
+                let removed = self.tables.remove_ftn(key).is_ok();
+                self.unsettled.insert(key, held.filter(|_| !removed));
                 any |= removed;
             }
         }
@@ -203,15 +210,17 @@ impl<T: Tables> Lfib<T> {
         prefix: IpNet,
         route: Option<Installed>,
     ) -> Result<Option<Installed>, TableError> {
-        let laid = self.pass.laid(prefix);
+        let keys = self.pass.domains().map(|domain| FtnKey::new(domain, prefix));
+        let laid: Vec<(FtnKey, Option<Laid>)> = keys.map(|key| (key, self.pass.laid(key))).collect();
         let (before, writes) = self.turn_prefix(prefix, route);
         for (index, &write) in writes.iter().enumerate() {
             let Err(error) = self.write_ftn(write) else { continue };
             self.put(RouteKey::Prefix(prefix), before);
             if before.is_some() != route.is_some() {
                 self.pass.set_ftn(prefix, before.is_some());
-                self.pass
-                    .set_laid(prefix, laid.map(|laid| Laid { going: true, ..laid }));
+                for (key, laid) in laid {
+                    self.pass.set_laid(key, laid.map(|laid| Laid { going: true, ..laid }));
+                }
             }
             self.take_back(&writes[..=index]);
             return Err(error);
@@ -241,31 +250,38 @@ impl<T: Tables> Lfib<T> {
             self.put(key, route);
             return (before, Vec::new());
         }
-        let mut concerned = vec![prefix];
-        if route.is_some() {
-            let unsettled = self.unsettled.range(prefix..).map(|(&prefix, _)| prefix);
-            concerned.extend(unsettled.take_while(|within| prefix.contains(within)));
-        }
         let comes_or_goes = before.is_some() != route.is_some();
-        let goes_in_steps = route.is_none() && self.pass.holds_more_than(self.step, prefix);
-        let laid = goes_in_steps.then_some(Laid::ALL_GOING);
-        // If all of its pass entries are there and stay, they are no part of the change.
-        if comes_or_goes && laid.is_none() && self.pass.laid(prefix).is_none_or(|laid| !laid.is_whole()) {
-            concerned.extend(self.pass.claims_within(prefix));
+        let mut concerned = Vec::new();
+        let mut laid = Vec::new();
+        for key in self.pass.domains().map(|domain| FtnKey::new(domain, prefix)) {
+            concerned.push(key);
+            if route.is_some() {
+                concerned.extend(self.unsettled_within(key).map(|(key, _)| key));
+            }
+            let goes_in_steps = route.is_none() && self.pass.holds_more_than(self.step, key);
+            let after = goes_in_steps.then_some(Laid::ALL_GOING);
+            // If all of its pass entries are there and stay, they are no part of the change.
+            let is_small = after.is_none() && !self.pass.is_beyond_end(key);
+            if comes_or_goes && is_small && self.pass.laid(key).is_none_or(|laid| !laid.is_whole()) {
+                concerned.extend(self.pass.claims_within(key));
+            }
+            laid.push((key, after));
         }
         concerned.sort_unstable();
         concerned.dedup();
-        let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&prefix| self.held(prefix)).collect();
+        let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&key| self.held(key)).collect();
         if comes_or_goes {
             self.pass.set_ftn(prefix, route.is_some());
-            self.pass.set_laid(prefix, laid);
+            for (key, laid) in laid {
+                self.pass.set_laid(key, laid);
+            }
         }
         self.put(key, route);
         let writes = concerned.into_iter().zip(held);
-        let writes = writes.map(|(prefix, held)| Write {
-            prefix,
+        let writes = writes.map(|(key, held)| Write {
+            key,
             held,
-            wanted: self.wanted(prefix),
+            wanted: self.wanted(key),
         });
         let mut writes: Vec<Write> = writes.collect();
         writes.sort_unstable_by_key(Write::order);
@@ -275,14 +291,14 @@ impl<T: Tables> Lfib<T> {
     /// Undoes `writes`, the last of which has failed.
     fn take_back(&mut self, writes: &[Write]) {
         for done in writes.iter().rev() {
-            let prefix = done.prefix;
+            let key = done.key;
             let back = Write {
-                prefix,
-                held: self.unsettled.get(&prefix).copied().unwrap_or(done.wanted),
+                key,
+                held: self.unsettled.get(&key).copied().unwrap_or(done.wanted),
                 wanted: done.held,
             };
-            if self.write_ftn(back).is_ok() && done.held != self.wanted(prefix) {
-                self.unsettled.insert(prefix, done.held);
+            if self.write_ftn(back).is_ok() && done.held != self.wanted(key) {
+                self.unsettled.insert(key, done.held);
             }
         }
         self.retry_unsettled();
@@ -295,42 +311,48 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Has the FTN table hold what is wanted at one prefix, and notes what it holds where that fails.
+    /// Has the FTN table hold what is wanted at one place, and notes what it holds where that fails.
     pub(super) fn write_ftn(&mut self, write: Write) -> Result<(), TableError> {
-        let Write { prefix, held, wanted } = write;
+        let Write { key, held, wanted } = write;
         let mut now = held;
         let mut result = match wanted {
             _ if held == wanted => Ok(()),
-            Some(entry) => self.tables.insert_ftn(prefix, entry),
-            None => self.tables.remove_ftn(prefix),
+            Some(entry) => self.tables.insert_ftn(key, entry),
+            None => self.tables.remove_ftn(key),
         };
         // Before Linux 6.13, a full table takes no other entry for a prefix that it has.
         if let (Err(error), Some(entry), Some(_)) = (&result, wanted, held)
             && error.source.kind() == std::io::ErrorKind::StorageFull
-            && self.tables.remove_ftn(prefix).is_ok()
+            && self.tables.remove_ftn(key).is_ok()
         {
             now = None;
-            result = self.tables.insert_ftn(prefix, entry);
+            result = self.tables.insert_ftn(key, entry);
         }
         match result {
-            Ok(()) => self.unsettled.remove(&prefix),
-            Err(_) => self.unsettled.insert(prefix, now),
+            Ok(()) => self.unsettled.remove(&key),
+            Err(_) => self.unsettled.insert(key, now),
         };
         result
     }
 
-    /// What the FTN table holds at `prefix`.
-    pub(super) fn held(&self, prefix: IpNet) -> Option<IlmEntry> {
-        match self.unsettled.get(&prefix) {
+    /// The places within `key`, itself included, where a write has failed, and what they hold.
+    fn unsettled_within(&self, key: FtnKey) -> impl Iterator<Item = (FtnKey, Option<IlmEntry>)> {
+        let unsettled = self.unsettled.range(key..).map(|(&key, &held)| (key, held));
+        unsettled.take_while(move |(within, _)| within.domain == key.domain && key.prefix.contains(&within.prefix))
+    }
+
+    /// What the FTN table holds at `key`.
+    pub(super) fn held(&self, key: FtnKey) -> Option<IlmEntry> {
+        match self.unsettled.get(&key) {
             Some(&held) => held,
-            None => self.wanted(prefix),
+            None => self.wanted(key),
         }
     }
 
-    /// What the FTN table is to hold at `prefix`.
-    fn wanted(&self, prefix: IpNet) -> Option<IlmEntry> {
-        match self.pass.wanted(prefix) {
-            Wanted::Route => Some(self.routes.get(&RouteKey::Prefix(prefix))?.entry),
+    /// What the FTN table is to hold at `key`.
+    pub(super) fn wanted(&self, key: FtnKey) -> Option<IlmEntry> {
+        match self.pass.wanted(key) {
+            Wanted::Route => Some(self.routes.get(&RouteKey::Prefix(key.prefix))?.entry),
             Wanted::Pass => Some(IlmEntry::PASS),
             Wanted::Nothing => None,
         }

@@ -3,6 +3,7 @@
 
 mod change;
 pub mod counters;
+mod domains;
 mod ftn;
 pub mod groups;
 mod list;
@@ -22,10 +23,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op};
 
-use crate::dataplane::{GracePeriod, Tables};
+use crate::dataplane::{FtnKey, GracePeriod, Tables};
 use crate::route::{Attributes, Owner, RouteKey};
 pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
+pub use domains::FillError;
+use domains::Vrfs;
 use ftn::STEP;
 use groups::Groups;
 pub use list::{Candidate, Listed, Page, Ways};
@@ -65,6 +68,14 @@ impl Counts {
             RouteKey::Prefix(IpNet::V6(_)) => &mut self.v6_prefixes,
         }
     }
+
+    fn get(&self, key: RouteKey) -> usize {
+        match key {
+            RouteKey::Label(_) => self.labels,
+            RouteKey::Prefix(IpNet::V4(_)) => self.v4_prefixes,
+            RouteKey::Prefix(IpNet::V6(_)) => self.v6_prefixes,
+        }
+    }
 }
 
 /// Every route, and the tables that carry them out.
@@ -80,8 +91,9 @@ pub struct Lfib<T> {
     groups: Groups,
     counters: Counters,
     pass: PassEntries,
-    /// The prefixes at which the FTN table does not hold what is wanted, as a write has failed, and what it holds there.
-    unsettled: BTreeMap<IpNet, Option<IlmEntry>>,
+    vrfs: Vrfs,
+    /// Where the FTN table does not hold what is wanted, as a write has failed, and what it holds there.
+    unsettled: BTreeMap<FtnKey, Option<IlmEntry>>,
     /// How many pass entries are written or removed in one step, where that can be done bit by bit.
     step: usize,
     leaving: Leaving,
@@ -106,6 +118,7 @@ impl<T: Tables> Lfib<T> {
             groups: Groups::new(capacity.groups),
             counters: Counters::new(capacity.counter_slots),
             pass: PassEntries::default(),
+            vrfs: Vrfs::default(),
             unsettled: BTreeMap::new(),
             step: STEP,
             leaving: Leaving::default(),

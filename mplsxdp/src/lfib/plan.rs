@@ -19,7 +19,7 @@ use mplsxdp_common::abi::IlmEntry;
 
 use super::change::{ChangeError, Changes, Mode, Prepared};
 use super::list::Candidate;
-use super::{Installed, Lfib};
+use super::{Counts, Installed, Lfib};
 use crate::dataplane::Tables;
 use crate::route::{Owner, Route, RouteKey};
 
@@ -121,6 +121,10 @@ pub(super) struct Plan {
     given: Keys,
     /// The first given key that makes the change impossible, if no other error comes before it.
     impossible: Option<(usize, RouteKey)>,
+    /// The first given prefix that there is no room for in the FTN, likewise.
+    no_room: Option<ChangeError>,
+    /// How many prefixes are new of those that were checked.
+    new_prefixes: Counts,
     /// The route at which a walk through all routes goes on.
     after: Option<RouteKey>,
     prepared: Vec<Prepared>,
@@ -240,6 +244,8 @@ impl Plan {
             at: 0,
             given: Keys::default(),
             impossible: None,
+            no_room: None,
+            new_prefixes: Counts::default(),
             after: None,
             deleted: Vec::new(),
             renamed: HashMap::new(),
@@ -381,6 +387,9 @@ impl<T: Tables> Lfib<T> {
             if !is_possible {
                 plan.impossible.get_or_insert((plan.at, key));
             }
+            if plan.no_room.is_none() && matches!(plan.change, Change::Install { .. }) {
+                plan.no_room = self.no_room(plan.at, key, &mut plan.new_prefixes);
+            }
             plan.at += 1;
             if !budget.spend(1) {
                 return;
@@ -390,7 +399,7 @@ impl<T: Tables> Lfib<T> {
             Change::Install { mode: Mode::Add, .. } => ChangeError::Exists { index, key },
             Change::Install { .. } | Change::Delete(_) | Change::Flush(_) => ChangeError::Missing { index, key },
         };
-        plan.error = plan.impossible.map(error);
+        plan.error = plan.impossible.map(error).or(plan.no_room.take());
         plan.go_to(match (&plan.error, &plan.change) {
             (Some(_), _) => Stage::Done,
             (None, Change::Install { .. }) => Stage::Lay,
@@ -436,15 +445,14 @@ impl<T: Tables> Lfib<T> {
         while let Some(key) = plan.given_key(plan.at) {
             if let RouteKey::Prefix(prefix) = key
                 && !self.pass.has_ftn(prefix)
-                && self.pass.holds_more_than(self.step, prefix)
-                && self.pass.laid(prefix).is_none_or(|laid| !laid.is_whole() || laid.going)
+                && let Some(key) = self.to_be_laid(prefix)
             {
-                let (claims, laid) = self.pass.more(prefix, self.step);
+                let (claims, laid) = self.pass.more(key, self.step);
                 let written = claims.len();
-                if let Err(error) = self.set_laid(prefix, claims, Some(laid)) {
+                if let Err(error) = self.set_laid(key, claims, Some(laid)) {
                     return self.fail(plan, error.into());
                 }
-                plan.at += usize::from(laid.is_whole());
+                plan.at += usize::from(self.to_be_laid(prefix).is_none());
                 if !budget.spend(written.max(1)) {
                     return;
                 }
@@ -573,13 +581,17 @@ impl<T: Tables> Lfib<T> {
             self.pass.set_all_going();
         }
         // There is more room in the table without what nothing needs any more.
-        let tidies = is_table_error && !plan.is_tidied && self.has_to_sweep();
+        let tidies = is_table_error && !plan.is_tidied && (self.has_to_sweep() || self.has_to_empty());
         plan.go_to(if tidies { Stage::Tidy } else { Stage::Abandon });
     }
 
     fn tidy(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        while self.has_to_sweep() {
-            self.sweep_pass_entries();
+        loop {
+            if self.has_to_sweep() {
+                self.sweep_pass_entries();
+            } else if !self.empty_step() {
+                break;
+            }
             if !budget.spend(self.step) {
                 return;
             }

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use mplsxdp_common::abi::{Adjacency, IlmEntry};
+use mplsxdp_common::abi::{Adjacency, Domain, IlmEntry};
 
 use super::ftn::Write;
 use super::next_hops::NextHopId;
 use super::pass::Wanted;
 use super::plan::Budget;
 use super::{Installed, Lfib, uses_next_hop};
-use crate::dataplane::Tables;
+use crate::dataplane::{FtnKey, Tables};
 use crate::route::RouteKey;
 
 /// What is known of the way to a next hop.
@@ -238,6 +238,7 @@ impl<T: Tables> Lfib<T> {
 
     /// Returns whether that is all of them.
     fn turn_routes(&mut self, budget: &mut Budget<'_>) -> bool {
+        let domains: Vec<Domain> = self.pass.domains().collect();
         let mut turned = Vec::new();
         let mut is_all = true;
         let mut after = self.leaving.after;
@@ -251,7 +252,11 @@ impl<T: Tables> Lfib<T> {
             let mut cost = 1;
             if entry != installed.entry {
                 turned.push((key, entry));
-                cost = if matches!(key, RouteKey::Prefix(_)) { 4 } else { 1 };
+                cost = if matches!(key, RouteKey::Prefix(_)) {
+                    4 * domains.len()
+                } else {
+                    1
+                };
             }
             budget.spend(cost);
         }
@@ -263,15 +268,17 @@ impl<T: Tables> Lfib<T> {
             let held = std::mem::replace(&mut installed.entry, entry);
             match key {
                 RouteKey::Label(label) => self.tables.store_ilm(label, entry),
-                RouteKey::Prefix(prefix)
-                    if self.pass.wanted(prefix) == Wanted::Route && !self.unsettled.contains_key(&prefix) =>
-                {
-                    let (held, wanted) = (Some(held), Some(entry));
-                    if let Err(error) = self.write_ftn(Write { prefix, held, wanted }) {
-                        tracing::error!(%prefix, %error, "cannot move a route to another port; its packets wait");
+                RouteKey::Prefix(prefix) => {
+                    for key in domains.iter().map(|&domain| FtnKey::new(domain, prefix)) {
+                        if self.pass.wanted(key) != Wanted::Route || self.unsettled.contains_key(&key) {
+                            continue;
+                        }
+                        let (held, wanted) = (Some(held), Some(entry));
+                        if let Err(error) = self.write_ftn(Write { key, held, wanted }) {
+                            tracing::error!(%prefix, %error, "cannot move a route to another port; its packets wait");
+                        }
                     }
                 }
-                RouteKey::Prefix(_) => {}
             }
         }
         is_all

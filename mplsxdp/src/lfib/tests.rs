@@ -1,10 +1,11 @@
 //! The LFIB against tables in memory.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mplsxdp_common::abi::{Counter, TtlPropagate, VlanTags};
+use ipnet::IpNet;
+use mplsxdp_common::abi::{Counter, Domain, TtlPropagate, VlanTags};
 use mplsxdp_common::wire::{Label, Mac};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -233,13 +234,22 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn claim(lfib: &mut Lfib<MemoryTables>, prefix: &str, claim: Claim) {
-    lfib.set_claims(&[(net(prefix), Some(claim))].into()).unwrap();
+/// The place of a prefix in the domain of ports outside of VRFs.
+fn place(prefix: &str) -> FtnKey {
+    FtnKey::new(Domain::NO_VRF, net(prefix))
 }
 
-/// The label that packets to `address` get, `None` where they are the kernel's.
+fn claim(lfib: &mut Lfib<MemoryTables>, prefix: &str, claim: Claim) {
+    lfib.set_claims(&[(place(prefix), Some(claim))].into()).unwrap();
+}
+
+/// The label that packets to `address` get outside of VRFs, `None` where they are the kernel's.
 fn imposed(lfib: &Lfib<MemoryTables>, address: &str) -> Option<u32> {
-    let entry = lfib.tables().longest_match(address.parse().unwrap());
+    imposed_in(lfib, Domain::NO_VRF, address)
+}
+
+fn imposed_in(lfib: &Lfib<MemoryTables>, domain: Domain, address: &str) -> Option<u32> {
+    let entry = lfib.tables().longest_match(domain, address.parse().unwrap());
     (!matches!(entry.op(), Op::None | Op::Pass)).then(|| entry.out_label().get())
 }
 
@@ -260,7 +270,7 @@ fn a_table_that_fails_half_way_is_put_back() {
     let error = lfib.change(Mode::Replace, Owner::Static, &routes).unwrap_err();
     assert!(matches!(error, ChangeError::Table(_)));
     // The fake stays out of memory: what could be taken back without an insert was.
-    assert!(!lfib.tables().ftn.contains_key(&net("10.2.0.0/16")));
+    assert!(!lfib.tables().ftn.contains_key(&place("10.2.0.0/16")));
     assert_eq!(lfib.unsettled(), 1);
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.settle().unwrap();
@@ -331,8 +341,8 @@ fn a_claim_that_cannot_be_written_is_not_imposed_and_is_written_when_that_is_pos
     lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
     lfib.tables_mut().ftn_inserts_left = 0;
     let claims = [
-        (net("10.4.5.0/24"), Some(Claim::Route)),
-        (net("10.0.0.1/32"), Some(Claim::Never)),
+        (place("10.4.5.0/24"), Some(Claim::Route)),
+        (place("10.0.0.1/32"), Some(Claim::Never)),
     ];
     lfib.set_claims(&claims.into()).unwrap_err();
     for address in ["10.4.5.1", "10.0.0.1", "10.9.9.9"] {
@@ -360,8 +370,8 @@ fn a_full_table_leaves_room_for_the_kernel_s_claims() {
         .to_vec();
     lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
     let claims = [
-        (net("10.1.1.0/24"), Some(Claim::Route)),
-        (net("10.2.0.0/16"), Some(Claim::Never)),
+        (place("10.1.1.0/24"), Some(Claim::Route)),
+        (place("10.2.0.0/16"), Some(Claim::Never)),
     ];
     lfib.set_claims(&claims.into()).unwrap_err();
     let imposed_of = |lfib: &Lfib<MemoryTables>| {
@@ -379,12 +389,12 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     let claimed = "10.1.0.0/16";
     lfib.change(Mode::Add, Owner::Static, &[push(claimed, &[100, 101], 1)])
         .unwrap();
-    let entry = lfib.tables().ftn[&net(claimed)];
+    let entry = lfib.tables().ftn[&place(claimed)];
     // The kernel's claim cannot be written, and what is there cannot be removed; then the route goes.
     (lfib.tables_mut().ftn_inserts_left, lfib.tables_mut().ftn_removals_left) = (0, 0);
-    lfib.set_claims(&[(net(claimed), Some(Claim::Never))].into())
+    lfib.set_claims(&[(place(claimed), Some(Claim::Never))].into())
         .unwrap_err();
-    assert_eq!(lfib.tables().ftn[&net(claimed)], entry);
+    assert_eq!(lfib.tables().ftn[&place(claimed)], entry);
     lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap_err();
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.settle().unwrap();
@@ -399,16 +409,16 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     let id = lfib.next_hops().list()[0].0;
     let resolved = |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500));
     lfib.set_next_hop(id, resolved(1));
-    let old = lfib.tables().ftn[&net("10.2.0.0/16")];
+    let old = lfib.tables().ftn[&place("10.2.0.0/16")];
     (lfib.tables_mut().ftn_inserts_left, lfib.tables_mut().ftn_removals_left) = (0, 0);
     lfib.set_next_hop(id, resolved(2));
-    assert_eq!((lfib.tables().ftn[&net("10.2.0.0/16")], lfib.unsettled()), (old, 1));
+    assert_eq!((lfib.tables().ftn[&place("10.2.0.0/16")], lfib.unsettled()), (old, 1));
     assert!(!lfib.tables().adjacency(old.next_hop()).is_resolved());
     lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 2)]).unwrap();
     assert_ne!(self::entry(&lfib, 100).next_hop(), old.next_hop());
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.settle().unwrap();
-    let slot = lfib.tables().ftn[&net("10.2.0.0/16")].next_hop();
+    let slot = lfib.tables().ftn[&place("10.2.0.0/16")].next_hop();
     assert_eq!(Some(slot), lfib.next_hops().slot(id));
 }
 
@@ -583,7 +593,7 @@ fn a_new_mac_is_one_store_and_a_new_port_a_new_adjacency() {
     let moved = entry(&lfib, 100).next_hop();
     assert_ne!(moved, slot);
     assert_eq!(lfib.tables().adjacencies[&moved], resolved(R2, 2, 1600).unwrap());
-    assert_eq!(lfib.tables().ftn[&"10.1.0.0/16".parse().unwrap()].next_hop(), moved);
+    assert_eq!(lfib.tables().ftn[&place("10.1.0.0/16")].next_hop(), moved);
     assert_eq!(lfib.tables().adjacencies[&slot], Adjacency::default());
     assert!(lfib.tables().grace_periods > waited);
 
@@ -938,8 +948,12 @@ enum Meanwhile {
     Nothing,
     /// The neighbour with this last byte can be reached by this port, or is out.
     Reach(u8, Option<u16>),
-    /// The kernel claims these prefixes from now on, or no longer.
-    Claim(BTreeMap<IpNet, Option<Claim>>),
+    /// The kernel claims these prefixes in these tables from now on, or no longer.
+    Claim(BTreeMap<(Option<u32>, IpNet), Option<Claim>>),
+    /// The VRFs that ports are in, by their tables.
+    Vrfs(BTreeSet<u32>),
+    /// So many steps of filling and emptying their domains.
+    Domains(usize),
     /// Only so many FTN inserts succeed from now on.
     Fail(usize),
     /// Slots come back that no entry points to.
@@ -1023,14 +1037,49 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
         4 => Just(Meanwhile::Nothing),
         2 => (1u8..5, proptest::option::of(1u16..3)).prop_map(|(last, port)| Meanwhile::Reach(last, port)),
         2 => claims().prop_map(Meanwhile::Claim),
+        2 => proptest::collection::btree_set(proptest::sample::select(VRFS.to_vec()), 0..3).prop_map(Meanwhile::Vrfs),
+        3 => prop_oneof![0usize..4, Just(100)].prop_map(Meanwhile::Domains),
         1 => (0usize..4).prop_map(Meanwhile::Fail),
         1 => Just(Meanwhile::Reclaim),
     ]
 }
 
-fn claims() -> impl Strategy<Value = BTreeMap<IpNet, Option<Claim>>> {
+/// Tables of VRFs.
+const VRFS: [u32; 3] = [10, 20, 30];
+
+fn claims() -> impl Strategy<Value = BTreeMap<(Option<u32>, IpNet), Option<Claim>>> {
     let claim = prop_oneof![Just(Some(Claim::Route)), Just(Some(Claim::Never)), Just(None)];
-    proptest::collection::btree_map(proptest::sample::select(NETS.to_vec()).prop_map(net), claim, 1..4)
+    let table = proptest::option::of(proptest::sample::select(VRFS.to_vec()));
+    let net = proptest::sample::select(NETS.to_vec()).prop_map(net);
+    proptest::collection::btree_map((table, net), claim, 1..6)
+}
+
+/// What the kernel has.
+#[derive(Default, Debug)]
+struct Kernel {
+    claims: BTreeMap<(Option<u32>, IpNet), Claim>,
+    /// The VRFs that ports are in.
+    vrfs: BTreeSet<u32>,
+}
+
+impl Kernel {
+    fn claims_in(&self, table: Option<u32>) -> BTreeMap<IpNet, Claim> {
+        let claims = self.claims.iter().filter(|((of, _), _)| *of == table);
+        claims.map(|(&(_, net), &claim)| (net, claim)).collect()
+    }
+
+    /// The domains where ports look, and what the kernel claims there.
+    fn domains(&self, lfib: &Lfib<MemoryTables>) -> BTreeMap<Domain, BTreeMap<IpNet, Claim>> {
+        let tables = std::iter::once(None).chain(self.vrfs.iter().copied().map(Some));
+        let domains = tables.map(|table| (lfib.domain(table), self.claims_in(table)));
+        domains.filter(|(domain, _)| *domain != Domain::EMPTY).collect()
+    }
+}
+
+/// The entries of one domain.
+fn entries_in(domain: Domain, ftn: &BTreeMap<FtnKey, IlmEntry>) -> BTreeMap<IpNet, IlmEntry> {
+    let entries = ftn.iter().filter(|(key, _)| key.domain == domain);
+    entries.map(|(key, &entry)| (key.prefix, entry)).collect()
 }
 
 type Model = BTreeMap<RouteKey, Route>;
@@ -1104,7 +1153,7 @@ impl Asked {
 }
 
 impl Meanwhile {
-    fn happens(self, lfib: &mut Lfib<MemoryTables>, claims: &mut BTreeMap<IpNet, Claim>) -> Result<(), TestCaseError> {
+    fn happens(self, lfib: &mut Lfib<MemoryTables>, kernel: &mut Kernel) -> Result<(), TestCaseError> {
         match self {
             Self::Nothing => {}
             Self::Reach(last, port) => {
@@ -1120,14 +1169,43 @@ impl Meanwhile {
                 prop_assert_eq!(lfib.next_hops().unresolved(), unresolved.count());
             }
             Self::Claim(changes) => {
-                let result = lfib.set_claims(&changes);
+                let domains = lfib.domains().map(|(domain, table)| (table, domain));
+                let domains: BTreeMap<Option<u32>, Domain> = domains.collect();
+                let places = changes.iter().filter_map(|(&(table, net), &claim)| {
+                    let domain = *domains.get(&table)?;
+                    Some((FtnKey::new(domain, net), claim))
+                });
+                let result = lfib.set_claims(&places.collect());
                 prop_assert_eq!(result.is_ok(), lfib.unsettled() == 0);
-                for (prefix, claim) in changes {
+                for (place, claim) in changes {
                     match claim {
-                        Some(claim) => claims.insert(prefix, claim),
-                        None => claims.remove(&prefix),
+                        Some(claim) => kernel.claims.insert(place, claim),
+                        None => kernel.claims.remove(&place),
                     };
                 }
+            }
+            Self::Vrfs(tables) => {
+                for &table in &tables {
+                    prop_assert!(lfib.use_vrf(table, || kernel.claims_in(Some(table))));
+                }
+                lfib.leave_vrfs(&tables);
+                kernel.vrfs = tables;
+            }
+            Self::Domains(steps) => {
+                for _ in 0..steps {
+                    let writes = lfib.tables().ftn_writes.len();
+                    let result = lfib.domain_step();
+                    prop_assert!(lfib.tables().ftn_writes.len() - writes <= lfib.step);
+                    prop_assert!(result.is_ok() || lfib.is_filling_stalled());
+                    if !lfib.has_domain_steps() {
+                        break;
+                    }
+                }
+                let are_filled = kernel
+                    .vrfs
+                    .iter()
+                    .all(|&table| lfib.domain(Some(table)) != Domain::EMPTY);
+                prop_assert!(lfib.has_domain_steps() || lfib.is_filling_stalled() || are_filled);
             }
             Self::Fail(left) => lfib.tables_mut().ftn_inserts_left = left,
             Self::Reclaim => drop(lfib.reclaim()),
@@ -1137,11 +1215,7 @@ impl Meanwhile {
 }
 
 /// The routes are those of `model`, and the tables say what these and the claims do.
-fn check_tables(
-    lfib: &Lfib<MemoryTables>,
-    model: &Model,
-    claims: &BTreeMap<IpNet, Claim>,
-) -> Result<(), TestCaseError> {
+fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Result<(), TestCaseError> {
     check_groups(lfib);
     let listed: Vec<Route> = list(lfib).into_iter().map(|listed| listed.route).collect();
     prop_assert_eq!(&listed, &model.values().cloned().collect::<Vec<_>>());
@@ -1164,45 +1238,49 @@ fn check_tables(
     prop_assert_eq!(lfib.v4_prefix_routes() + lfib.v6_prefix_routes(), prefixes);
     prop_assert_eq!(lfib.label_routes() + prefixes, model.len());
 
-    // The table holds what the routes and claims say; if a write has failed, some route is not in it.
-    let entries = expected_ftn(model, claims)
-        .into_iter()
-        .map(|(prefix, pass)| match pass {
-            true => (prefix, IlmEntry::PASS),
-            false => (prefix, lfib.routes[&RouteKey::Prefix(prefix)].entry),
-        });
-    let expected: BTreeMap<IpNet, IlmEntry> = entries.collect();
-    if lfib.unsettled() == 0 {
-        let held = lfib.tables().ftn.iter();
-        let needless = |(prefix, entry): &(&IpNet, &IlmEntry)| {
-            lfib.pass.has_laid() && **entry == IlmEntry::PASS && !expected.contains_key(*prefix)
-        };
-        let held = held.filter(|entry| !needless(entry));
-        let held: BTreeMap<_, _> = held.map(|(&prefix, &entry)| (prefix, entry)).collect();
-        prop_assert_eq!(&held, &expected);
-        prop_assert_eq!(seen(&lfib.tables().ftn), seen(&expected));
-    }
-    for (wanted, held) in seen(&expected).into_iter().zip(seen(&lfib.tables().ftn)) {
-        prop_assert!(
-            wanted != IlmEntry::EMPTY || held == IlmEntry::EMPTY,
-            "{:?} is imposed",
-            held
-        );
+    let all: BTreeSet<Domain> = lfib.domains().map(|(domain, _)| domain).collect();
+    prop_assert!(lfib.tables().ftn.keys().all(|key| all.contains(&key.domain)));
+    for (domain, claims) in kernel.domains(lfib) {
+        // The table holds what the routes and claims say; if a write has failed, some route is not in it.
+        let entries = expected_ftn(model, &claims)
+            .into_iter()
+            .map(|(prefix, pass)| match pass {
+                true => (prefix, IlmEntry::PASS),
+                false => (prefix, lfib.routes[&RouteKey::Prefix(prefix)].entry),
+            });
+        let expected: BTreeMap<IpNet, IlmEntry> = entries.collect();
+        let all_held = entries_in(domain, &lfib.tables().ftn);
+        if lfib.unsettled() == 0 {
+            let needless = |(prefix, entry): &(&IpNet, &IlmEntry)| {
+                lfib.pass.has_laid() && **entry == IlmEntry::PASS && !expected.contains_key(*prefix)
+            };
+            let held = all_held.iter().filter(|entry| !needless(entry));
+            let held: BTreeMap<_, _> = held.map(|(&prefix, &entry)| (prefix, entry)).collect();
+            prop_assert_eq!(&held, &expected);
+            prop_assert_eq!(seen(&all_held), seen(&expected));
+        }
+        for (wanted, held) in seen(&expected).into_iter().zip(seen(&all_held)) {
+            prop_assert!(
+                wanted != IlmEntry::EMPTY || held == IlmEntry::EMPTY,
+                "{:?} is imposed",
+                held
+            );
+        }
     }
     Ok(())
 }
 
 /// No slot that the table points to has become another's.
-fn check_meanings(lfib: &Lfib<MemoryTables>, meanings: &mut BTreeMap<IpNet, Meaning>) -> Result<(), TestCaseError> {
-    for (&prefix, &entry) in &lfib.tables().ftn {
+fn check_meanings(lfib: &Lfib<MemoryTables>, meanings: &mut BTreeMap<FtnKey, Meaning>) -> Result<(), TestCaseError> {
+    for (&key, &entry) in &lfib.tables().ftn {
         let meaning = Meaning::of(lfib, entry);
-        if let Some(before) = meanings.get(&prefix).filter(|before: &&Meaning| before.entry == entry) {
+        if let Some(before) = meanings.get(&key).filter(|before: &&Meaning| before.entry == entry) {
             prop_assert!(meaning.is_left_of(before), "{:?} {:?}", before, meaning);
         } else {
-            meanings.insert(prefix, meaning);
+            meanings.insert(key, meaning);
         }
     }
-    meanings.retain(|prefix, meaning| lfib.tables().ftn.get(prefix) == Some(&meaning.entry));
+    meanings.retain(|key, meaning| lfib.tables().ftn.get(key) == Some(&meaning.entry));
     Ok(())
 }
 
@@ -1619,10 +1697,11 @@ fn install(mode: Mode, routes: &[Route]) -> Change {
 #[test]
 fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps() {
     let mut lfib = large();
-    let claims: BTreeMap<IpNet, Option<Claim>> = (0..1000_u32)
+    let claims: BTreeMap<FtnKey, Option<Claim>> = (0..1000_u32)
         .map(|index| {
             let address = std::net::Ipv4Addr::from(0x0a04_0000 + index);
-            (IpNet::from(IpAddr::from(address)), Some(Claim::Route))
+            let key = FtnKey::new(Domain::NO_VRF, IpAddr::from(address).into());
+            (key, Some(Claim::Route))
         })
         .collect();
     lfib.set_claims(&claims).unwrap();
@@ -1659,6 +1738,180 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
     assert_eq!(lfib.tables().ftn.len(), 1001);
 }
 
+/// Fills and empties domains for as long as there is something to do. Returns how many steps that took.
+fn fill(lfib: &mut Lfib<MemoryTables>) -> usize {
+    let mut steps = 0;
+    while lfib.has_domain_steps() {
+        let _ = lfib.domain_step();
+        steps += 1;
+    }
+    steps
+}
+
+#[test]
+fn a_domain_has_all_routes_and_the_claims_of_its_vrf_only() {
+    let mut lfib = large();
+    let routes = [push("10.0.0.0/8", &[100], 1), push("2001:db8::/32", &[101], 1)];
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    claim(&mut lfib, "10.4.0.0/16", Claim::Route);
+    let red = [(net("10.5.0.0/16"), Claim::Route), (net("10.0.0.1/32"), Claim::Never)];
+    assert!(lfib.use_vrf(10, || red.into()));
+    // The same addresses in two VRFs.
+    assert!(lfib.use_vrf(20, || [(net("10.0.0.2/32"), Claim::Never)].into()));
+    assert_eq!(
+        (lfib.domain(Some(10)), lfib.domain(Some(20))),
+        (Domain::EMPTY, Domain::EMPTY)
+    );
+    fill(&mut lfib);
+    let domains = [None, Some(10), Some(20), Some(30)].map(|table| lfib.domain(table));
+    assert_eq!(domains, [Domain::NO_VRF, Domain(1), Domain(2), Domain::EMPTY]);
+    let seen = |lfib: &Lfib<MemoryTables>, address| domains.map(|domain| imposed_in(lfib, domain, address).is_some());
+    for (address, expected) in [
+        ("10.4.0.1", [false, true, true, false]),
+        ("10.5.0.1", [true, false, true, false]),
+        ("10.0.0.1", [true, false, true, false]),
+        ("10.0.0.2", [true, true, false, false]),
+        ("10.6.0.1", [true, true, true, false]),
+        ("2001:db8::1", [true, true, true, false]),
+        ("224.0.0.1", [false; 4]),
+    ] {
+        assert_eq!(seen(&lfib, address), expected, "{address}");
+    }
+    // Changes of routes and claims reach the domains that they concern.
+    lfib.change(
+        Mode::Replace,
+        Owner::Static,
+        &[push("10.5.0.0/16", &[102], 1), push("0.0.0.0/0", &[103], 1)],
+    )
+    .unwrap();
+    let claims = [
+        (FtnKey::new(Domain(1), net("10.0.0.1/32")), None),
+        (FtnKey::new(Domain(2), net("10.6.0.0/16")), Some(Claim::Route)),
+    ];
+    lfib.set_claims(&claims.into()).unwrap();
+    let labels = |address| domains.map(|domain| imposed_in(&lfib, domain, address));
+    assert_eq!(labels("10.5.0.1"), [Some(102), Some(102), Some(102), None]);
+    assert_eq!(labels("10.0.0.1"), [Some(100), Some(100), Some(100), None]);
+    assert_eq!(labels("10.6.0.1"), [Some(100), Some(100), None, None]);
+    assert_eq!(labels("192.0.2.1"), [Some(103), Some(103), Some(103), None]);
+    assert_eq!(labels("224.0.0.1"), [None; 4]);
+}
+
+/// However many routes there are, no step writes more than its share; and a domain is no port's before it is whole.
+#[test]
+fn a_domain_is_filled_and_emptied_in_small_steps() {
+    let mut lfib = large();
+    let prefixes = (0..600_u32).map(|index| format!("{}/32", std::net::Ipv4Addr::from(0x0a04_0000 + index)));
+    let routes: Vec<Route> = prefixes.map(|prefix| push(&prefix, &[100], 1)).collect();
+    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.use_vrf(10, || [(net("10.4.0.1/32"), Claim::Never)].into());
+    let mut steps = 0;
+    while lfib.domain(Some(10)) == Domain::EMPTY {
+        lfib.tables_mut().ftn_writes.clear();
+        lfib.domain_step().unwrap();
+        assert!(lfib.tables().ftn_writes.len() <= STEP);
+        steps += 1;
+    }
+    // 600 routes, and 9 prefixes that are never imposed.
+    assert_eq!((steps, lfib.has_domain_steps()), (5, false));
+    assert_eq!(entries_in(Domain(1), &lfib.tables().ftn).len(), 600);
+    // It is emptied once no program looks there any more.
+    lfib.tables_mut().grace_periods_over = Some(lfib.tables().grace_periods);
+    lfib.leave_vrfs(&BTreeSet::new());
+    assert_eq!((lfib.domain(Some(10)), lfib.has_domain_steps()), (Domain::EMPTY, false));
+    assert_eq!(entries_in(Domain(1), &lfib.tables().ftn).len(), 600);
+    // A port that comes back before that finds all.
+    lfib.use_vrf(10, || panic!("they are known"));
+    assert_eq!(lfib.domain(Some(10)), Domain(1));
+    lfib.leave_vrfs(&BTreeSet::new());
+    lfib.tables_mut().end_grace_periods();
+    lfib.tables_mut().ftn_writes.clear();
+    lfib.domain_step().unwrap();
+    let removed = lfib.tables().ftn_writes.len();
+    assert!((1..=STEP).contains(&removed), "{removed}");
+    // Its number is free only when it is empty.
+    lfib.use_vrf(20, BTreeMap::new);
+    assert!(
+        lfib.domains()
+            .any(|(domain, table)| (domain, table) == (Domain(2), Some(20)))
+    );
+    // One that comes back now has the rest of its steps to go.
+    lfib.use_vrf(10, || panic!("they are known"));
+    assert_eq!((fill(&mut lfib), lfib.domain(Some(10))), (1 + 5, Domain(1)));
+    lfib.leave_vrfs(&BTreeSet::new());
+    lfib.tables_mut().end_grace_periods();
+    fill(&mut lfib);
+    assert_eq!((lfib.domains().count(), lfib.tables().ftn.len()), (1, 600));
+    lfib.use_vrf(30, BTreeMap::new);
+    assert!(
+        lfib.domains()
+            .any(|(domain, table)| (domain, table) == (Domain(1), Some(30)))
+    );
+}
+
+#[test]
+fn a_domain_that_cannot_be_written_is_no_port_s_and_is_filled_when_that_is_possible() {
+    let mut lfib = large();
+    lfib.change(
+        Mode::Add,
+        Owner::Static,
+        &[push("10.0.0.0/8", &[100], 1), push("10.1.0.0/16", &[101], 1)],
+    )
+    .unwrap();
+    lfib.tables_mut().ftn_inserts_left = 1;
+    lfib.use_vrf(10, BTreeMap::new);
+    assert!(lfib.domain_step().is_err() && lfib.is_filling_stalled());
+    // It is not tried again at once, and changes are made all the same.
+    assert!(!lfib.has_domain_steps());
+    assert_eq!((lfib.domain(Some(10)), lfib.unsettled()), (Domain::EMPTY, 0));
+    lfib.retry_filling();
+    assert!(lfib.domain_step().is_err() && !lfib.has_domain_steps());
+    lfib.tables_mut().ftn_inserts_left = usize::MAX;
+    lfib.change(Mode::Replace, Owner::Static, &[push("10.0.0.0/8", &[102], 1)])
+        .unwrap();
+    lfib.retry_filling();
+    fill(&mut lfib);
+    let domain = lfib.domain(Some(10));
+    assert_eq!((domain, lfib.is_filling_stalled()), (Domain(1), false));
+    let labels = ["10.9.0.1", "10.1.0.1"].map(|address| imposed_in(&lfib, domain, address));
+    assert_eq!(labels, [Some(102), Some(101)]);
+}
+
+#[test]
+fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity { prefixes: 7, ..small() }));
+    let routes = ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"].map(|prefix| push(prefix, &[100], 1));
+    lfib.change(Mode::Add, Owner::Static, &routes[..2]).unwrap();
+    for table in [10, 20] {
+        lfib.use_vrf(table, BTreeMap::new);
+    }
+    fill(&mut lfib);
+    lfib.tables_mut().ftn_writes.clear();
+    let more = [push("2001:db8::/32", &[100], 1), routes[2].clone()];
+    let error = lfib.change(Mode::Add, Owner::Static, &more).unwrap_err();
+    assert_eq!(error.index(), Some(1));
+    assert_eq!(
+        error.to_string(),
+        "no room for a route of 10.2.0.0/16: there are 7 entries for prefixes of its family, and each route takes 3, one for \
+         ports outside of VRFs and one for each VRF that ports are in (2)"
+    );
+    assert!(lfib.tables().ftn_writes.is_empty());
+    // Nor is a domain begun that they do not fit into.
+    lfib.use_vrf(30, BTreeMap::new);
+    let error = lfib.domain_step().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "each of the 2 IPv4 prefix routes takes an entry for each VRF that ports are in and one for the other ports, 8 in all, \
+         and there are 7"
+    );
+    assert!(lfib.tables().ftn_writes.is_empty());
+    // Without it, and with one VRF less, there is room.
+    lfib.leave_vrfs(&[10].into());
+    fill(&mut lfib);
+    lfib.change(Mode::Add, Owner::Static, &routes[2..]).unwrap();
+    assert_eq!(lfib.tables().ftn.len(), 6);
+}
+
 proptest! {
     #[test]
     fn any_sequence_of_changes_leaves_the_tables_as_the_routes_say(
@@ -1669,13 +1922,14 @@ proptest! {
         let mut lfib = if roomy { large() } else { lfib() };
         (lfib.step, lfib.turned_at_once) = (at_once, at_once.min(3));
         let mut model = Model::new();
-        let mut claims: BTreeMap<IpNet, Claim> = BTreeMap::new();
+        let mut kernel = Kernel::default();
         let mut meanings = BTreeMap::new();
         for step in steps {
             let (before, was_settled) = (lfib.tables().ftn.clone(), lfib.unsettled() == 0);
             lfib.tables_mut().ftn_writes.clear();
             let mut refused = false;
             let mut is_alone = true;
+            let domains_before = kernel.domains(&lfib);
             match step {
                 Step::Make(asked, operations, others) => {
                     is_alone = others.is_empty();
@@ -1686,7 +1940,7 @@ proptest! {
                     let result = loop {
                         let writes = lfib.tables().ftn_writes.len();
                         let result = step_of(&mut lfib, operations);
-                        let claims_of_one = if at_once == STEP { 32 } else { at_once + 32 };
+                        let claims_of_one = 4 * if at_once == STEP { 32 } else { at_once + 32 };
                         let written = lfib.tables().ftn_writes.len() - writes;
                         prop_assert!(written <= operations.saturating_mul(claims_of_one), "{} in one step", written);
                         if let Some(result) = result {
@@ -1698,11 +1952,11 @@ proptest! {
                             let now = listed.get(key);
                             prop_assert!(now == model.get(key) || now == wanted.get(key), "{} has {:?}", key, now);
                         }
-                        check_tables(&lfib, &listed, &claims)?;
+                        check_tables(&lfib, &listed, &kernel)?;
                         check_meanings(&lfib, &mut meanings)?;
                         if let Some(other) = others.next() {
-                            other.happens(&mut lfib, &mut claims)?;
-                            check_tables(&lfib, &listed, &claims)?;
+                            other.happens(&mut lfib, &mut kernel)?;
+                            check_tables(&lfib, &listed, &kernel)?;
                             check_meanings(&lfib, &mut meanings)?;
                         }
                     };
@@ -1718,9 +1972,10 @@ proptest! {
                         model = wanted;
                     }
                 }
-                Step::Meanwhile(other) => other.happens(&mut lfib, &mut claims)?,
+                Step::Meanwhile(other) => other.happens(&mut lfib, &mut kernel)?,
                 Step::Heal => {
                     lfib.tables_mut().ftn_inserts_left = usize::MAX;
+                    lfib.retry_filling();
                     prop_assert!(lfib.settle().is_ok());
                     prop_assert_eq!(lfib.unsettled(), 0);
                 }
@@ -1732,26 +1987,33 @@ proptest! {
                     }
                 }
             }
-            check_tables(&lfib, &model, &claims)?;
-            // Each address sees one step, from what was to what is.
-            let (mut ftn, first, last) = (before.clone(), seen(&before), seen(&lfib.tables().ftn));
-            let in_nets = |address| NETS.map(net).into_iter().filter(move |net| net.contains(&address)).max_by_key(IpNet::prefix_len);
-            let never: Vec<bool> = addresses()
-                .map(|address| in_nets(address).is_some_and(|net| claims.get(&net) == Some(&Claim::Never)))
-                .collect();
-            let mut stepped = vec![false; first.len()];
-            for &(prefix, entry) in &lfib.tables().ftn_writes {
-                match entry {
-                    Some(entry) => ftn.insert(prefix, entry),
-                    None => ftn.remove(&prefix),
-                };
-                for (index, now) in seen(&ftn).into_iter().enumerate() {
-                    let (first, last) = (first[index], last[index]);
-                    let kernels = first == IlmEntry::EMPTY && last == IlmEntry::EMPTY && (!refused || never[index]);
-                    prop_assert!(!kernels || !is_alone || now == IlmEntry::EMPTY);
-                    if is_alone && was_settled && lfib.unsettled() == 0 && lfib.tables().ftn_inserts_left > 16 {
-                        prop_assert!(now == last || (now == first && !stepped[index]), "{:?} {:?} {:?}", first, now, last);
-                        stepped[index] |= now == last && first != last;
+            check_tables(&lfib, &model, &kernel)?;
+            for (domain, claims) in kernel.domains(&lfib) {
+                if !domains_before.contains_key(&domain) {
+                    continue;
+                }
+                // Each address sees one step, from what was to what is.
+                let (mut ftn, after) = (entries_in(domain, &before), entries_in(domain, &lfib.tables().ftn));
+                let (first, last) = (seen(&ftn), seen(&after));
+                let in_nets = |address| NETS.map(net).into_iter().filter(move |net| net.contains(&address)).max_by_key(IpNet::prefix_len);
+                let never: Vec<bool> = addresses()
+                    .map(|address| in_nets(address).is_some_and(|net| claims.get(&net) == Some(&Claim::Never)))
+                    .collect();
+                let mut stepped = vec![false; first.len()];
+                let writes = lfib.tables().ftn_writes.iter().filter(|(key, _)| key.domain == domain);
+                for &(key, entry) in writes {
+                    match entry {
+                        Some(entry) => ftn.insert(key.prefix, entry),
+                        None => ftn.remove(&key.prefix),
+                    };
+                    for (index, now) in seen(&ftn).into_iter().enumerate() {
+                        let (first, last) = (first[index], last[index]);
+                        let kernels = first == IlmEntry::EMPTY && last == IlmEntry::EMPTY && (!refused || never[index]);
+                        prop_assert!(!kernels || !is_alone || now == IlmEntry::EMPTY);
+                        if is_alone && was_settled && lfib.unsettled() == 0 && lfib.tables().ftn_inserts_left > 64 {
+                            prop_assert!(now == last || (now == first && !stepped[index]), "{:?} {:?} {:?}", first, now, last);
+                            stepped[index] |= now == last && first != last;
+                        }
                     }
                 }
             }
@@ -1762,6 +2024,12 @@ proptest! {
         while lfib.has_to_turn() {
             lfib.tidy_step(&mut Budget::new(1, &mut || false));
         }
+        lfib.retry_filling();
+        fill(&mut lfib);
+        prop_assert!(kernel.vrfs.iter().all(|&table| lfib.domain(Some(table)) != Domain::EMPTY));
+        lfib.leave_vrfs(&BTreeSet::new());
+        fill(&mut lfib);
+        prop_assert_eq!(lfib.domains().count(), 1);
         lfib.change(Mode::ReplaceAll, Owner::Static, &[]).unwrap();
         sweep(&mut lfib);
         prop_assert_eq!((lfib.unsettled(), lfib.tables().ftn.len()), (0, 0));

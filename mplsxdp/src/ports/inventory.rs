@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mplsxdp_common::abi::{self, MAX_PORTS, PortWord, Settings, VlanTags};
+use mplsxdp_common::abi::{self, Domain, MAX_PORTS, PortWord, Settings, VlanTags};
 use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{debug, info, warn};
 
@@ -25,8 +25,8 @@ use crate::dataplane::{GracePeriod, Tables as _};
 use crate::kernel::Netlink;
 use crate::kernel::ethtool;
 use crate::lfib::Lfib;
-use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
+use crate::neighbour::{LinkInfo, Vrf};
 use crate::ports::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
 use crate::ports::sub_interface::{self, Tags};
 use crate::route::{NextHop, Via};
@@ -81,6 +81,8 @@ pub struct Port {
     checksum: Option<Checksum>,
     /// On its way out: nothing is to be sent there any more.
     retired: bool,
+    /// Where in the FTN its packets are looked up.
+    domain: Domain,
     place: Place,
 }
 
@@ -191,7 +193,7 @@ impl Port {
             Place::SubInterface { device: Some(_), .. } => PortWord::KERNEL_VLAN,
             Place::SubInterface { device: None, .. } | Place::Interface { .. } => 0,
         };
-        PortWord::new(self.mac, flags | kernel_vlan)
+        PortWord::new(self.mac, flags | kernel_vlan).with_domain(self.domain)
     }
 }
 
@@ -307,6 +309,25 @@ impl Ports {
             Place::SubInterface { device: None, .. } => self.carrier(port).map(Port::ifindex),
             _ => Some(port.ifindex()),
         }
+    }
+
+    /// The VRF that packets which arrive at a port are of. The far end of the local pair is in that of the near end.
+    pub fn vrf(&self, number: u16, links: &Links) -> Option<Vrf> {
+        let ifindex = self.addressed(number)?;
+        let is_far_end = self.get(number).is_some_and(|port| port.role == Role::Local);
+        let near_end = links.get(ifindex).filter(|_| is_far_end).and_then(|link| link.peer);
+        links.vrf(near_end.map_or(ifindex, |peer| peer.ifindex))
+    }
+
+    /// Has a port's packets looked up in this domain of the FTN. Returns whether they were looked up in another one before.
+    pub fn set_domain(&mut self, number: u16, domain: Domain, lfib: &mut Lfib<KernelTables>) -> bool {
+        let Some(port) = self.get_mut(number).filter(|port| port.domain != domain) else {
+            return false;
+        };
+        port.domain = domain;
+        let word = port.word();
+        lfib.tables_mut().store_port(number, word);
+        true
     }
 
     pub fn name(&self, number: u16) -> Option<&str> {
@@ -671,6 +692,7 @@ impl Ports {
             mpls,
             checksum,
             retired: false,
+            domain: Domain::EMPTY,
             place,
         };
         let parent = self.carrier(&port).context("the parent interface has just gone")?;
@@ -745,6 +767,7 @@ impl Ports {
             mpls,
             checksum,
             retired: false,
+            domain: Domain::EMPTY,
             place: Place::Interface {
                 ifindex: link.ifindex,
                 attachment: Box::new(attachment),

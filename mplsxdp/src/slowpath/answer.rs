@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use mplsxdp_common::abi::{Op, PortWord, Reason};
+use mplsxdp_common::abi::{Domain, Op, PortWord, Reason};
 use mplsxdp_common::forward::{Tables, Verdict};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, LSE_LEN, Label, Lse, Mac};
 
@@ -161,7 +161,8 @@ impl Answerer {
         };
         self.scratch
             .refill([&OWN.0, &Mac::ZERO.0, &ethertype.to_be_bytes(), &self.packet], 0);
-        match ask_at(&mut self.scratch, tables, OWN_PORT).verdict {
+        let own = OWN_PORT.with_domain(domain(tables));
+        match ask_at(&mut self.scratch, tables, own).verdict {
             Verdict::Forward { port } => {
                 let frame = self.scratch.bytes();
                 sent(emit(Action::Transmit { port, frame }))
@@ -190,11 +191,16 @@ fn sent(worked: bool) -> Result<(), Unsent> {
     if worked { Ok(()) } else { Err(Unsent::NoWay) }
 }
 
+/// The domain of the port that `tables` are of.
+fn domain<T: Tables>(tables: &T) -> Domain {
+    tables.port(tables.settings().port()).domain()
+}
+
 /// Whether packets to `destination` get labels here.
 fn has_ftn_entry<T: Tables>(tables: &T, destination: IpAddr) -> bool {
     let entry = match destination {
-        IpAddr::V4(address) => tables.ftn_v4(address.octets()),
-        IpAddr::V6(address) => tables.ftn_v6(address.octets()),
+        IpAddr::V4(address) => tables.ftn_v4(domain(tables), address.octets()),
+        IpAddr::V6(address) => tables.ftn_v6(domain(tables), address.octets()),
     };
     !matches!(entry.op(), Op::None | Op::Pass)
 }

@@ -3,7 +3,9 @@
 
 use std::cell::Cell;
 
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, PortWord, Reason, Settings, SubInterfaceKey, TtlMode};
+use mplsxdp_common::abi::{
+    Adjacency, Domain, IlmEntry, LabelStack, PortWord, Reason, Settings, SubInterfaceKey, TtlMode,
+};
 use mplsxdp_common::forward::{Frame as _, Tables, Verdict, forward};
 use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
 
@@ -205,12 +207,12 @@ impl<T: Tables> Tables for Noted<'_, T> {
         self.tables.ilm(label)
     }
 
-    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
-        self.tables.ftn_v4(destination)
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+        self.tables.ftn_v4(domain, destination)
     }
 
-    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
-        self.tables.ftn_v6(destination)
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+        self.tables.ftn_v6(domain, destination)
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
@@ -261,12 +263,12 @@ impl<T: Tables> Tables for Unlimited<'_, T> {
         self.tables.ilm(label)
     }
 
-    fn ftn_v4(&self, destination: [u8; 4]) -> IlmEntry {
-        self.tables.ftn_v4(destination)
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+        self.tables.ftn_v4(domain, destination)
     }
 
-    fn ftn_v6(&self, destination: [u8; 16]) -> IlmEntry {
-        self.tables.ftn_v6(destination)
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+        self.tables.ftn_v6(domain, destination)
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {

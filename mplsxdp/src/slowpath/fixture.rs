@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op, PortWord, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::abi::{Adjacency, Domain, IlmEntry, LabelStack, Op, PortWord, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::wire::{ETH_P_MPLS_UC, Label, Lse, Mac};
 
 use super::World;
 use super::icmp::checksum;
-use crate::dataplane::Tables as _;
 use crate::dataplane::memory::{AtPort, MemoryTables};
+use crate::dataplane::{FtnKey, Tables as _};
 
 /// Frames arrive here.
 pub const INGRESS: u16 = 0;
@@ -116,8 +116,12 @@ impl MemoryWorld {
     }
 
     pub fn add_ftn(&mut self, prefix: &str, entry: IlmEntry) {
+        self.add_ftn_in(Domain::NO_VRF, prefix, entry);
+    }
+
+    pub fn add_ftn_in(&mut self, domain: Domain, prefix: &str, entry: IlmEntry) {
         if let Ok(prefix) = prefix.parse() {
-            self.tables.ftn.insert(prefix, entry);
+            self.tables.ftn.insert(FtnKey::new(domain, prefix), entry);
         }
     }
 

@@ -1,39 +1,56 @@
 //! Which of the kernel's routes an imposed prefix must leave to the kernel. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
 
 use super::{TABLE_LOCAL, TABLE_MAIN};
 use crate::lfib::pass::Claim;
+use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{KernelRoute, RouteKind};
 
-/// What the kernel claims of a prefix that it has these `routes` for. `vrf_tables` are the tables of the VRFs that ports are
-/// in: one has what is in the tables local and main of other ports. `into_local` is where the kernel sends packets that are to
-/// get labels.
+/// What the kernel claims, of a prefix that it has these `routes` for, at ports that are in the VRF with this table, or in none.
+/// A VRF's table has what is in the tables local and main of other ports, and those count for nothing in it. `into_local` is where
+/// the kernel sends packets that are to get labels.
 pub fn claim<'a>(
     routes: impl Iterator<Item = &'a KernelRoute>,
-    vrf_tables: &BTreeSet<u32>,
+    vrf_table: Option<u32>,
     into_local: Option<u32>,
 ) -> Option<Claim> {
     let claims = routes.filter_map(|route| {
-        let of_vrf = vrf_tables.contains(&route.table);
+        let (in_local, in_main) = match vrf_table {
+            None => (route.table == TABLE_LOCAL, route.table == TABLE_MAIN),
+            Some(table) => (route.table == table, route.table == table),
+        };
         let is_own = matches!(
             route.kind,
             RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast
         );
-        if is_own && (of_vrf || route.table == TABLE_LOCAL) {
+        if is_own && in_local {
             return Some(Claim::Never);
         }
         let is_elsewhere = route.oif.is_none() || route.oif != into_local;
-        ((of_vrf || route.table == TABLE_MAIN) && is_elsewhere).then_some(Claim::Route)
+        (in_main && is_elsewhere).then_some(Claim::Route)
     });
     claims.min()
+}
+
+/// All that the kernel claims at ports in the VRF with this table.
+pub fn claims_in(vrf_table: u32, routes: &KernelRoutes, into_local: Option<u32>) -> BTreeMap<IpNet, Claim> {
+    let claims = routes.prefixes_of(vrf_table).filter_map(|prefix| {
+        let claim = claim(routes.get(prefix), Some(vrf_table), into_local)?;
+        Some((prefix, claim))
+    });
+    claims.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::neighbour::{Event, RoutePosition};
 
     const VRF: u32 = 10;
+    const OTHER: u32 = 11;
     const ETH1: u32 = 2;
     const LOCAL_PAIR: u32 = 7;
 
@@ -50,12 +67,12 @@ mod tests {
         }
     }
 
-    fn claim_in(vrf_tables: &[u32], routes: &[KernelRoute]) -> Option<Claim> {
-        claim(routes.iter(), &vrf_tables.iter().copied().collect(), Some(LOCAL_PAIR))
+    fn claim_in(vrf_table: Option<u32>, routes: &[KernelRoute]) -> Option<Claim> {
+        claim(routes.iter(), vrf_table, Some(LOCAL_PAIR))
     }
 
     #[test]
-    fn outside_of_vrfs_the_tables_local_and_main_count() {
+    fn outside_of_vrfs_the_tables_local_and_main_count_and_no_others() {
         for (table, kind, expected) in [
             (TABLE_LOCAL, RouteKind::Local, Some(Claim::Never)),
             (TABLE_LOCAL, RouteKind::Broadcast, Some(Claim::Never)),
@@ -65,16 +82,16 @@ mod tests {
             (VRF, RouteKind::Unicast, None),
         ] {
             assert_eq!(
-                claim_in(&[], &[route(table, kind, Some(ETH1))]),
+                claim_in(None, &[route(table, kind, Some(ETH1))]),
                 expected,
                 "{table} {kind:?}"
             );
         }
-        assert_eq!(claim_in(&[], &[]), None);
+        assert_eq!(claim_in(None, &[]), None);
     }
 
     #[test]
-    fn the_table_of_a_port_s_vrf_is_both() {
+    fn in_a_vrf_its_table_is_both_and_no_other_counts() {
         for kind in [
             RouteKind::Local,
             RouteKind::Broadcast,
@@ -82,29 +99,58 @@ mod tests {
             RouteKind::Multicast,
         ] {
             let routes = [route(VRF, kind, Some(ETH1))];
-            assert_eq!(claim_in(&[VRF], &routes), Some(Claim::Never), "{kind:?}");
-            assert_eq!(claim_in(&[VRF + 1], &routes), None, "{kind:?}");
+            assert_eq!(claim_in(Some(VRF), &routes), Some(Claim::Never), "{kind:?}");
+            assert_eq!(claim_in(Some(OTHER), &routes), None, "{kind:?}");
         }
         for kind in [RouteKind::Unicast, RouteKind::Blackhole, RouteKind::Unreachable] {
             let routes = [route(VRF, kind, None)];
-            assert_eq!(claim_in(&[VRF - 1, VRF], &routes), Some(Claim::Route), "{kind:?}");
+            assert_eq!(claim_in(Some(VRF), &routes), Some(Claim::Route), "{kind:?}");
+            assert_eq!(claim_in(Some(OTHER), &routes), None, "{kind:?}");
         }
-        // The stronger claim counts, in whichever table it is.
-        let both = [
+        let several = [
+            route(TABLE_LOCAL, RouteKind::Local, Some(ETH1)),
             route(TABLE_MAIN, RouteKind::Unicast, Some(ETH1)),
-            route(VRF, RouteKind::Local, Some(ETH1)),
+            route(VRF, RouteKind::Unicast, Some(ETH1)),
         ];
-        assert_eq!(claim_in(&[VRF], &both), Some(Claim::Never));
-        assert_eq!(claim_in(&[], &both), Some(Claim::Route));
+        assert_eq!(claim_in(None, &several), Some(Claim::Never));
+        assert_eq!(claim_in(Some(VRF), &several), Some(Claim::Route));
+        assert_eq!(claim_in(Some(OTHER), &several), None);
     }
 
     #[test]
     fn a_route_into_the_local_pair_is_no_claim() {
-        for table in [TABLE_MAIN, VRF] {
-            assert_eq!(
-                claim_in(&[VRF], &[route(table, RouteKind::Unicast, Some(LOCAL_PAIR))]),
-                None
-            );
+        for (vrf_table, table) in [(None, TABLE_MAIN), (Some(VRF), VRF)] {
+            let routes = [route(table, RouteKind::Unicast, Some(LOCAL_PAIR))];
+            assert_eq!(claim_in(vrf_table, &routes), None);
         }
+    }
+
+    #[test]
+    fn all_claims_of_a_vrf_are_those_of_its_table() {
+        let mut routes = KernelRoutes::default();
+        for (table, prefix, kind, oif) in [
+            (VRF, "10.0.0.0/8", RouteKind::Unicast, ETH1),
+            (VRF, "10.0.0.1/32", RouteKind::Local, ETH1),
+            (VRF, "10.1.0.0/16", RouteKind::Unicast, LOCAL_PAIR),
+            (OTHER, "10.2.0.0/16", RouteKind::Unicast, ETH1),
+            (TABLE_MAIN, "10.0.0.1/32", RouteKind::Unicast, ETH1),
+            (TABLE_MAIN, "10.3.0.0/16", RouteKind::Unicast, ETH1),
+        ] {
+            let route = KernelRoute {
+                prefix: prefix.parse().unwrap(),
+                ..route(table, kind, Some(oif))
+            };
+            let position = RoutePosition::Last;
+            routes.handle(&Event::Route { route, position }, &mut Default::default());
+        }
+        let claims = claims_in(VRF, &routes, Some(LOCAL_PAIR));
+        let claims: Vec<_> = claims.iter().map(|(net, claim)| (net.to_string(), *claim)).collect();
+        assert_eq!(
+            claims,
+            [
+                ("10.0.0.0/8".to_owned(), Claim::Route),
+                ("10.0.0.1/32".to_owned(), Claim::Never)
+            ]
+        );
     }
 }

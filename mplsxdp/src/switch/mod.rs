@@ -29,7 +29,7 @@ use crate::daemon::exceptions::{Exceptions, View};
 use crate::daemon::signals;
 use crate::dataplane::kernel::KernelTables;
 use crate::dataplane::loader::{Loader, LostFrames, Sizes};
-use crate::dataplane::{GracePeriod, Tables as _};
+use crate::dataplane::{FtnKey, GracePeriod, Tables as _};
 use crate::descriptors::Shortage;
 use crate::kernel::Netlink;
 use crate::kernel::netdev::FeatureChanges;
@@ -48,7 +48,7 @@ use crate::ports::{Ports, Role, Wish};
 use crate::route::{NextHop, Owner};
 use crate::slowpath::xsk::{Patience, XskError};
 use crate::slowpath::{Options, Rate};
-use claims::claim;
+use claims::{claim, claims_in};
 use postponed::{Postponed, Work};
 use reload::Reading;
 pub use reload::Reread;
@@ -184,7 +184,7 @@ struct Controller {
     resolver: Resolver,
     kernel_routes: KernelRoutes,
     addresses: Addresses,
-    /// The routing tables of the VRFs that ports are in: their routes are claims, too.
+    /// The routing tables of the VRFs that ports are in.
     vrf_tables: BTreeSet<u32>,
     lfib: Lfib<KernelTables>,
     ports: Ports,
@@ -278,6 +278,11 @@ impl Controller {
         self.lfib
             .change(ChangeMode::Add, Owner::Config, &config.routes)
             .map_err(|error| anyhow::anyhow!("{}: {error}", config_route(config, &error)))?;
+        let names: Vec<&str> = config.ports.iter().map(|port| &*port.name).collect();
+        self.follow_vrfs(&names);
+        while self.lfib.has_domain_steps() {
+            self.domain_step();
+        }
         for port in &config.ports {
             self.take_port_patiently(port, absent.contains(&*port.name)).await?;
         }
@@ -373,18 +378,36 @@ impl Controller {
 
     /// Whether there is long work at hand, which is done in small steps.
     fn has_steps(&self) -> bool {
-        !self.preparing.is_empty() || self.lfib.has_to_tidy()
+        !self.preparing.is_empty() || self.lfib.has_to_tidy() || self.lfib.has_domain_steps()
     }
 
     async fn take_step(&mut self) {
         match self.preparing.pop_front() {
             Some((call, done)) => self.prepare_change(call, done).await,
-            None => {
+            None if self.lfib.has_to_tidy() => {
                 let until = Instant::now() + Duration::from_millis(1);
                 let mut is_over = || Instant::now() >= until;
                 self.lfib
                     .tidy_step(&mut crate::lfib::Budget::new(usize::MAX, &mut is_over));
             }
+            None => {
+                self.domain_step();
+                self.enter_domains();
+            }
+        }
+    }
+
+    /// Fills or empties the domain of a VRF by a step.
+    fn domain_step(&mut self) {
+        // Told once, and tried again from time to time.
+        if let Err(error) = self.lfib.domain_step()
+            && self.ftn_retry.is_none()
+        {
+            error!(
+                %error,
+                "cannot write the prefix routes for the VRF of a port: packets without a label that arrive there are left to the \
+                 kernel until they can be written; `mplsxdp route del` of prefix routes makes room"
+            );
         }
     }
 
@@ -598,7 +621,7 @@ impl Controller {
             });
             self.discard_unsent(&down.collect());
         }
-        if links_changed && self.follow_vrfs(None) {
+        if links_changed && self.follow_vrfs(&[]) {
             self.resolver.look_up_again(&mut others);
         }
         if !changed.is_empty() {
@@ -654,45 +677,81 @@ impl Controller {
     /// Has the LFIB know what the kernel claims of these prefixes.
     fn claims_changed(&mut self, prefixes: BTreeSet<IpNet>) {
         let into_local = self.local.as_ref().map(LocalPair::ifindex);
-        let claim_on = |prefix| claim(self.kernel_routes.get(prefix), &self.vrf_tables, into_local);
-        let claims = prefixes.into_iter().map(|prefix| (prefix, claim_on(prefix))).collect();
+        let claims = prefixes.into_iter().flat_map(|prefix| {
+            let domains = self.lfib.domains();
+            domains.map(move |(domain, vrf_table)| (FtnKey::new(domain, prefix), vrf_table))
+        });
+        let claims = claims.map(|(key, vrf_table)| {
+            let routes = self.kernel_routes.get(key.prefix);
+            (key, claim(routes, vrf_table, into_local))
+        });
+        let claims = claims.collect();
         if let Err(error) = self.lfib.set_claims(&claims) {
             debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
         }
         self.retry_all_held();
     }
 
-    /// Has the routes of the VRFs be claims that ports are in, and of that of an interface which is about to become one. Returns
-    /// whether they are other VRFs now.
-    fn follow_vrfs(&mut self, coming: Option<&str>) -> bool {
+    /// Has each port look in the domain of the VRF that it is in, and begins to fill those of VRFs that ports have come into, and of
+    /// the interfaces that are about to become ports. Returns whether ports are in other VRFs now.
+    fn follow_vrfs(&mut self, coming: &[&str]) -> bool {
         let links = self.resolver.links();
-        let ports = self.ports.iter().filter_map(|port| self.ports.addressed(port.number()));
-        let coming = coming.and_then(|name| match links.by_name(name) {
+        let coming = coming.iter().filter_map(|name| match links.by_name(name) {
             Some(link) => Some(link.ifindex),
             None => Some(sub_interface::find(name, links).ok()??.parent),
         });
-        let vrfs = ports.chain(coming).filter_map(|ifindex| links.vrf(ifindex));
-        let tables: BTreeSet<u32> = vrfs.map(|vrf| vrf.table).collect();
-        let other: BTreeSet<u32> = tables.symmetric_difference(&self.vrf_tables).copied().collect();
-        if other.is_empty() {
-            return false;
+        let coming = coming.filter_map(|ifindex| Some(links.vrf(ifindex)?.table));
+        let used: BTreeSet<u32> = self
+            .port_tables()
+            .filter_map(|(_, table)| table)
+            .chain(coming)
+            .collect();
+        let into_local = self.local.as_ref().map(LocalPair::ifindex);
+        for &table in &used {
+            let claims = || claims_in(table, &self.kernel_routes, into_local);
+            if !self.lfib.use_vrf(table, claims) && !self.vrf_tables.contains(&table) {
+                warn!(
+                    table,
+                    "ports are in too many VRFs: packets without a label are left to the kernel in this one"
+                );
+            }
         }
-        self.vrf_tables = tables;
-        let prefixes = self.kernel_routes.prefixes_of(&other).collect();
-        self.claims_changed(prefixes);
-        true
+        self.enter_domains();
+        self.lfib.leave_vrfs(&used);
+        let are_others = used != self.vrf_tables;
+        self.vrf_tables = used;
+        are_others
     }
 
-    /// Makes an interface a port. What its VRF claims is known before its first frame is looked at.
+    /// The routing table of the VRF that each port is in.
+    fn port_tables(&self) -> impl Iterator<Item = (u16, Option<u32>)> {
+        let links = self.resolver.links();
+        self.ports.iter().map(|port| {
+            let vrf = self.ports.vrf(port.number(), links);
+            (port.number(), vrf.map(|vrf| vrf.table))
+        })
+    }
+
+    /// Has each port look in the domain of its VRF, or in none until that is filled.
+    fn enter_domains(&mut self) {
+        let mut changed = false;
+        for (port, table) in Vec::from_iter(self.port_tables()) {
+            let domain = self.lfib.domain(table);
+            changed |= self.ports.set_domain(port, domain, &mut self.lfib);
+        }
+        if changed {
+            self.retry_all_held();
+        }
+    }
+
+    /// Makes an interface a port. Until the domain of its VRF is filled, packets without a label are left to the kernel there.
     async fn add_port(&mut self, name: &str, wish: Wish) -> anyhow::Result<()> {
-        self.follow_vrfs(Some(name));
+        self.follow_vrfs(&[name]);
         let added = self
             .ports
             .add(name, wish, &self.netlink, &mut self.lfib, &mut self.exceptions)
             .await;
-        if added.is_err() {
-            self.follow_vrfs(None);
-        }
+        self.follow_vrfs(&[]);
         added
     }
 
@@ -798,7 +857,7 @@ impl Controller {
         self.ports.follow_sub_interfaces(self.resolver.links(), &mut self.lfib);
         self.follow_ports(&names, now, &mut actions);
         // Another port may be the way out of a VRF.
-        if self.follow_vrfs(None) || !self.vrf_tables.is_empty() {
+        if self.follow_vrfs(&[]) || !self.vrf_tables.is_empty() {
             self.resolver.look_up_again(&mut actions);
         }
         self.perform(actions).await;
@@ -863,7 +922,7 @@ impl Controller {
     /// Writes again, from time to time, what could not be written to the FTN table.
     fn watch_ftn(&mut self) {
         let now = Instant::now();
-        if self.lfib.unsettled() == 0 {
+        if self.lfib.unsettled() == 0 && !self.lfib.is_filling_stalled() {
             if self.ftn_retry.take().is_some() {
                 info!("the FTN table is complete again");
             }
@@ -873,6 +932,7 @@ impl Controller {
             return;
         }
         let result = self.lfib.settle();
+        self.lfib.retry_filling();
         self.retry_all_held();
         if let (Err(error), None) = (result, self.ftn_retry) {
             error!(

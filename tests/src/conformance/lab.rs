@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::memory::MemoryTables;
-use mplsxdp::dataplane::{Capacity, Tables};
+use mplsxdp::dataplane::{Capacity, FtnKey, Tables};
 use mplsxdp::lfib::next_hops::NextHopChange;
 use mplsxdp::lfib::pass::Claim;
 use mplsxdp::lfib::{Lfib, Mode};
 use mplsxdp::route::Owner;
 use mplsxdp_common::abi::{
-    Adjacency, Checksum, Counter, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, SubInterfaceKey, TtlMode, VlanTags,
+    Adjacency, Checksum, Counter, Domain, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, SubInterfaceKey, TtlMode,
+    VlanTags,
 };
 use mplsxdp_common::forward::{Verdict, forward};
 use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Mac};
@@ -114,9 +115,10 @@ pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 pub fn install<T: Tables>(tables: T) -> Lfib<T> {
     let mut lfib = Lfib::new(tables);
     lfib.change(Mode::Add, Owner::Static, &super::suite().routes).unwrap();
-    let routes = KERNEL_ROUTES.map(|prefix| (prefix.parse().unwrap(), Some(Claim::Route)));
+    let place = |prefix| FtnKey::new(Domain::NO_VRF, prefix);
+    let routes = KERNEL_ROUTES.map(|prefix| (place(prefix.parse().unwrap()), Some(Claim::Route)));
     let own = [IpAddr::from(OWN_V4), OWN_V6.into(), OWN_BROADCAST.into()];
-    let own = own.map(|address| (address.into(), Some(Claim::Never)));
+    let own = own.map(|address| (place(address.into()), Some(Claim::Never)));
     lfib.set_claims(&routes.into_iter().chain(own).collect()).unwrap();
     for change in lfib.take_next_hop_changes() {
         let NextHopChange::Added(id, next_hop) = change else {

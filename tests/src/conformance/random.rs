@@ -4,10 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
 
-use ipnet::IpNet;
-use mplsxdp::dataplane::Tables;
+use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlPropagate, VlanTags,
+    Adjacency, Domain, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::wire::{
     ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
@@ -26,6 +25,7 @@ const SLOTS: u32 = 32;
 const GROUPS: u32 = 4;
 /// VIDs of each port's sub-interfaces; [`lab::sub_interface`] are their numbers.
 const SUB_INTERFACES: [(u16, u16); lab::SUB_INTERFACES] = [(5, 0), (6, 0), (6, 7)];
+const DOMAINS: [Domain; 3] = [Domain::NO_VRF, Domain(1), Domain(7)];
 const PREFIXES: [&str; 12] = [
     "0.0.0.0/0",
     "10.0.0.0/8",
@@ -47,11 +47,12 @@ pub struct World {
     ilm: Vec<IlmEntry>,
     adjacencies: Vec<Adjacency>,
     stacks: Vec<LabelStack>,
-    ftn: Vec<Option<IlmEntry>>,
+    /// Of each of [`DOMAINS`], the entry of each prefix.
+    ftn: Vec<Vec<Option<IlmEntry>>>,
     /// Of each group, entries that take turns in its buckets.
     groups: Vec<Vec<IlmEntry>>,
-    /// Flags of each port of [`lab::settings`], and of its sub-interfaces, where it has them.
-    ports: Vec<(u16, [Option<u16>; lab::SUB_INTERFACES])>,
+    /// Each port of [`lab::settings`], and its sub-interfaces, where it has them.
+    ports: Vec<(PortWord, [Option<PortWord>; lab::SUB_INTERFACES])>,
 }
 
 impl World {
@@ -66,11 +67,13 @@ impl World {
         for (index, &stack) in (0..).zip(&self.stacks) {
             tables.store_stack(index, stack);
         }
-        for (prefix, &entry) in PREFIXES.into_iter().zip(&self.ftn) {
-            let prefix: IpNet = prefix.parse().unwrap();
-            match entry {
-                Some(entry) => tables.insert_ftn(prefix, entry).unwrap(),
-                None => tables.remove_ftn(prefix).unwrap(),
+        for (domain, entries) in DOMAINS.into_iter().zip(&self.ftn) {
+            for (prefix, &entry) in PREFIXES.into_iter().zip(entries) {
+                let key = FtnKey::new(domain, prefix.parse().unwrap());
+                match entry {
+                    Some(entry) => tables.insert_ftn(key, entry).unwrap(),
+                    None => tables.remove_ftn(key).unwrap(),
+                }
             }
         }
         for (group, entries) in (0..).zip(&self.groups) {
@@ -78,14 +81,14 @@ impl World {
                 tables.store_bucket(group, bucket, entry);
             }
         }
-        for (settings, (flags, sub_interfaces)) in lab::settings().iter().zip(&self.ports) {
-            tables.store_port(settings.port() as u16, PortWord::new(OWN_MAC, *flags));
-            for (index, ((outer, inner), flags)) in SUB_INTERFACES.into_iter().zip(sub_interfaces).enumerate() {
+        for (settings, (port, sub_interfaces)) in lab::settings().iter().zip(&self.ports) {
+            tables.store_port(settings.port() as u16, *port);
+            for (index, ((outer, inner), word)) in SUB_INTERFACES.into_iter().zip(sub_interfaces).enumerate() {
                 let key = SubInterfaceKey::new(settings.port(), outer, inner);
                 let number = lab::sub_interface(*settings, index);
-                match flags {
-                    Some(flags) => {
-                        tables.store_port(number, PortWord::new(OWN_MAC, *flags));
+                match word {
+                    Some(word) => {
+                        tables.store_port(number, *word);
                         tables.insert_sub_interface(key, number).unwrap();
                     }
                     None => tables.remove_sub_interface(key).unwrap(),
@@ -101,10 +104,13 @@ pub fn world() -> impl Strategy<Value = World> {
     let adjacencies: Vec<_> = (0..ADJACENCIES).map(adjacency).collect();
     let stacks = prop::collection::vec(label_stack(), STACKS as usize);
     let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
+    let ftn = prop::collection::vec(ftn, DOMAINS.len());
     let groups = prop::collection::vec(prop::collection::vec(ilm_entry(), 1..5), GROUPS as usize);
-    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u16..16];
-    let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, flags()));
-    let ports = prop::collection::vec((flags(), sub_interfaces), lab::settings().len());
+    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u8..16];
+    let domain = || prop_oneof![6 => select(DOMAINS.to_vec()), 1 => Just(Domain::EMPTY)];
+    let port = || (flags(), domain()).prop_map(|(flags, domain)| PortWord::new(OWN_MAC, flags).with_domain(domain));
+    let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, port()));
+    let ports = prop::collection::vec((port(), sub_interfaces), lab::settings().len());
     (ilm, adjacencies, stacks, ftn, groups, ports).prop_map(|(ilm, adjacencies, stacks, ftn, groups, ports)| World {
         ilm,
         adjacencies,

@@ -25,7 +25,13 @@ const TABLE: u32 = 10;
 pub fn tests() -> Vec<Trial> {
     vec![
         test_with("vrf::what_the_vrf_routes_is_the_kernels", VRF, claims),
-        test_with("vrf::other_ports_leave_the_kernel_the_same_prefixes", VRF, other_ports),
+        test_with("vrf::each_port_goes_by_the_table_of_its_vrf_only", VRF, other_ports),
+        test_with("vrf::two_vrfs_may_have_the_same_addresses", VRF, overlapping),
+        test_with(
+            "vrf::own_traffic_goes_by_the_vrf_of_the_local_interface",
+            VRF,
+            own_traffic,
+        ),
         test_with("vrf::a_port_moves_in_and_out", VRF, moves),
         test_with("vrf::a_member_of_a_bridge_in_a_vrf", VRF, bridge),
         test_with("vrf::icmp_errors_leave_by_the_vrf", VRF, icmp_errors),
@@ -153,9 +159,12 @@ fn moves() -> Result<()> {
         add_vrf(netns, vrf, table)?;
         netns.ip(&format!("route add blackhole 10.4.{table}.0/24 table {table}"))?;
     }
+    netns.ip("route add blackhole 10.4.13.0/24")?;
     let of = |vrfs: [bool; 2]| -> Result<()> {
         expect_soon(&bench, "10.4.10.1", !vrfs[0])?;
         expect_soon(&bench, "10.4.11.1", !vrfs[1])?;
+        // The table `main` counts outside of VRFs.
+        expect_soon(&bench, "10.4.13.1", vrfs[0] || vrfs[1])?;
         expect_soon(&bench, "10.0.1.1", false)?;
         expect_soon(&bench, "10.0.1.255", false)?;
         expect(&bench, "10.4.12.1", true)
@@ -351,55 +360,130 @@ fn not_a_port() -> Result<()> {
     bench.router.unload()
 }
 
+/// Whether this packet to `destination` leaves to the right under label 200 when it arrives on the right. Else it does not leave.
+fn is_imposed_on_the_right(bench: &Bench, destination: &str) -> Result<bool> {
+    let (ethertype, sent) = packet(destination, 64)?;
+    let (from, to) = (bench.right.mac(), bench.port2);
+    bench.right.send(&ethernet(to, from, ethertype, &sent))?;
+    bench.right.send(&labelled(to, from, &[Entry::new(999, 64)], &[]))?;
+    let imposed = bench.out_labelled(&[Entry::new(200, 63)], &packet(destination, 63)?.1);
+    let marker = bench.out_labelled(&[Entry::new(998, 63)], &[]);
+    let mut found = false;
+    bench.right.receive("the marker", |frame| {
+        found |= frame == imposed;
+        frame == marker
+    })?;
+    Ok(found)
+}
+
+/// The same on the left and on the right, once the kernel's last change has its effect.
+fn expect_both(bench: &Bench, destination: &str, expected: [bool; 2]) -> Result<()> {
+    wait::until(&format!("imposed({destination}) to be {expected:?}"), PATIENCE, || {
+        let imposed = [
+            is_imposed(bench, destination)?,
+            is_imposed_on_the_right(bench, destination)?,
+        ];
+        Ok((imposed == expected).then_some(()))
+    })
+}
+
 fn other_ports() -> Result<()> {
     let bench = bench()?;
     let netns = bench.router.netns();
-    let is_imposed_on_the_right = |destination: &str| -> Result<bool> {
-        let (ethertype, sent) = packet(destination, 64)?;
-        let (from, to) = (bench.right.mac(), bench.port2);
-        bench.right.send(&ethernet(to, from, ethertype, &sent))?;
-        bench.right.send(&labelled(to, from, &[Entry::new(999, 64)], &[]))?;
-        let imposed = bench.out_labelled(&[Entry::new(200, 63)], &packet(destination, 63)?.1);
-        let marker = bench.out_labelled(&[Entry::new(998, 63)], &[]);
-        let mut found = false;
-        bench.right.receive("the marker", |frame| {
-            found |= frame == imposed;
-            frame == marker
-        })?;
-        Ok(found)
-    };
-    let expect_both = |destination: &str, imposed: bool| -> Result<()> {
-        expect_soon(&bench, destination, imposed)?;
-        ensure!(
-            is_imposed_on_the_right(destination)? == imposed,
-            "{destination}, on the right: imposed: {}",
-            !imposed
-        );
-        Ok(())
-    };
     netns.ip("route add 10.4.5.0/24 via 10.0.1.2 vrf red")?;
     netns.ip("route add 10.4.6.0/24 dev eth2")?;
-    for claimed in ["10.4.5.1", "10.4.6.1", "10.0.1.1", "10.0.2.1"] {
-        expect_both(claimed, false)?;
+    for (destination, expected) in [
+        ("10.4.5.1", [false, true]),
+        ("10.4.6.1", [true, false]),
+        // Own addresses, and connected networks.
+        ("10.0.1.1", [false, true]),
+        ("10.0.1.77", [false, true]),
+        ("10.0.2.1", [true, false]),
+        ("10.0.2.77", [true, false]),
+        ("fd00:1::1", [false, true]),
+        ("fd00:2::1", [true, false]),
+        ("10.4.7.1", [true, true]),
+        ("2001:db8:4:7::1", [true, true]),
+    ] {
+        expect_both(&bench, destination, expected)?;
     }
-    for free in ["10.4.7.1", "2001:db8:4:7::1"] {
-        expect_both(free, true)?;
-    }
-    // A route for exactly that prefix is imposed.
+    // A route for exactly that prefix is imposed everywhere.
     bench.route("10.4.5.0/24 encap mpls 200")?;
-    expect_both("10.4.5.1", true)?;
+    expect_both(&bench, "10.4.5.1", [true, true])?;
     bench.router.run("route del 10.4.5.0/24")?;
-    expect_both("10.4.5.1", false)?;
-    // A VRF without a port claims nothing.
-    netns.ip("route add blackhole 10.4.8.0/24 vrf red")?;
-    expect_both("10.4.8.1", false)?;
+    expect_both(&bench, "10.4.5.1", [false, true])?;
+    // With the last port of the VRF, its domain goes; it comes again with the next.
     bench.router.run("link del eth1")?;
-    wait::until("the VRF's claims to end", PATIENCE, || {
-        Ok(is_imposed_on_the_right("10.4.8.1")?.then_some(()))
+    for destination in ["10.4.5.1", "10.4.7.1"] {
+        ensure!(is_imposed_on_the_right(&bench, destination)?, "{destination}");
+    }
+    ensure!(!is_imposed_on_the_right(&bench, "10.4.6.1")?, "10.4.6.1 is main's");
+    bench.router.run("link add eth1")?;
+    expect_both(&bench, "10.4.5.1", [false, true])?;
+    expect_both(&bench, "10.4.6.1", [true, false])?;
+    bench.router.unload()
+}
+
+fn overlapping() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns();
+    add_vrf(netns, "blue", 11)?;
+    netns.ip("link set eth2 master blue")?;
+    netns.ip("addr add 10.0.1.1/24 dev eth2")?;
+    netns.ip("addr add 10.0.1.8/24 dev eth2")?;
+    netns.ip("route add 10.4.5.0/24 via 10.0.1.2 vrf red")?;
+    netns.ip("route add 10.4.5.128/25 via 10.0.1.2 vrf blue")?;
+    netns.ip("route add 10.4.6.0/24 dev lo")?;
+    let expect_all = || -> Result<()> {
+        for (destination, expected) in [
+            ("10.0.1.1", [false, false]),
+            ("10.0.1.77", [false, false]),
+            ("10.4.5.1", [false, true]),
+            ("10.4.5.129", [false, false]),
+            ("10.4.6.1", [true, true]),
+            ("10.0.2.77", [true, false]),
+        ] {
+            expect_both(&bench, destination, expected)?;
+        }
+        Ok(())
+    };
+    expect_all()?;
+    // What is changed in one is not in the other.
+    netns.ip("route del 10.4.5.128/25 vrf blue")?;
+    expect_both(&bench, "10.4.5.129", [false, true])?;
+    netns.ip("route del 10.4.5.0/24 vrf red")?;
+    netns.ip("route add 10.4.5.128/25 via 10.0.1.2 vrf blue")?;
+    expect_both(&bench, "10.4.5.129", [true, false])?;
+    netns.ip("route add 10.4.5.0/24 via 10.0.1.2 vrf red")?;
+    // Both in the same VRF, and back.
+    netns.ip("link set eth2 master red")?;
+    expect_both(&bench, "10.4.5.1", [false, false])?;
+    expect_both(&bench, "10.0.1.8", [false, false])?;
+    netns.ip("link set eth2 master blue")?;
+    netns.ip("route replace 10.4.5.128/25 via 10.0.1.2 dev eth2 onlink vrf blue")?;
+    expect_all()?;
+    bench.router.unload()
+}
+
+fn own_traffic() -> Result<()> {
+    let bench = Bench::new("--iface eth1 --iface eth2 --local mpls0")?;
+    let netns = bench.router.netns();
+    bench.route("10.0.0.0/8 encap mpls 200")?;
+    add_vrf(netns, "red", TABLE)?;
+    netns.ip("link set mpls0 master red")?;
+    netns.ip("addr add 10.9.9.9/32 dev red")?;
+    netns.ip("route add 10.4.0.0/16 dev mpls0 src 10.9.9.9 vrf red")?;
+    // Outside of the VRF they are the kernel's.
+    netns.ip("route add 10.4.5.0/24 via 10.0.1.2")?;
+    expect_soon(&bench, "10.4.5.1", false)?;
+    wait::until("a packet from the VRF under a label", PATIENCE, || {
+        // Nobody answers.
+        let _ = netns.run("ping -n -c 1 -W 1 -I red 10.4.5.1");
+        let imposed = bench.right.drain()?.into_iter().any(|frame| {
+            frame.starts_with(&bench.right.mac().0) && frame[12..14] == [0x88, 0x47] && frame[34..38] == [10, 4, 5, 1]
+        });
+        Ok(imposed.then_some(()))
     })?;
-    ensure!(
-        !is_imposed_on_the_right("10.4.6.1")?,
-        "main's route is still the kernel's"
-    );
+    ensure!(bench.router.dropped("no-ftn")? == 0, "no-ftn was counted");
     bench.router.unload()
 }

@@ -1,0 +1,205 @@
+//! The domains of the FTN: one for ports outside of VRFs, and one for each routing table of a VRF that ports are in. A domain is
+//! filled step by step before any port looks there, and emptied step by step when none does any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use mplsxdp_common::abi::{Domain, IlmEntry};
+
+use super::Lfib;
+use super::ftn::Write;
+use super::pass::Claim;
+use crate::dataplane::{FtnKey, GracePeriod, TableError, Tables};
+
+/// The VRFs that have a domain, by their routing tables.
+#[derive(Default, Debug)]
+pub(super) struct Vrfs {
+    by_table: BTreeMap<u32, Vrf>,
+    /// A domain could not be filled the last time.
+    stalled: bool,
+    /// It is tried again all the same.
+    retry: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Vrf {
+    domain: Domain,
+    /// No port looks there: no program does, either, once this is over.
+    left: Option<GracePeriod>,
+}
+
+/// Why a domain is not filled yet.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    #[error(
+        "each of the {routes} {family} prefix routes takes an entry for each VRF that ports are in and one for the other ports, \
+         {wanted} in all, and there are {capacity}"
+    )]
+    NoRoom {
+        family: &'static str,
+        routes: usize,
+        wanted: usize,
+        capacity: u32,
+    },
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+impl<T: Tables> Lfib<T> {
+    /// The domains that there are, each with the routing table of its VRF.
+    pub fn domains(&self) -> impl Iterator<Item = (Domain, Option<u32>)> {
+        let vrfs = self.vrfs.by_table.iter().map(|(&table, vrf)| (vrf.domain, Some(table)));
+        std::iter::once((Domain::NO_VRF, None)).chain(vrfs)
+    }
+
+    /// Where a port looks that is in the VRF with this table, or in none.
+    pub fn domain(&self, table: Option<u32>) -> Domain {
+        match table {
+            None => Domain::NO_VRF,
+            Some(table) => match self.vrfs.by_table.get(&table) {
+                Some(vrf) if vrf.left.is_none() && self.pass.is_whole(vrf.domain) => vrf.domain,
+                _ => Domain::EMPTY,
+            },
+        }
+    }
+
+    /// Ports are in the VRF with this table, of which the kernel claims `claims`. Its domain is filled by [`Lfib::domain_step`].
+    /// Returns whether there is a number for it.
+    pub fn use_vrf(&mut self, table: u32, claims: impl FnOnce() -> BTreeMap<IpNet, Claim>) -> bool {
+        if let Some(vrf) = self.vrfs.by_table.get_mut(&table) {
+            vrf.left = None;
+            return true;
+        }
+        let taken: BTreeSet<Domain> = self.pass.domains().collect();
+        let mut numbers = (0..Domain::EMPTY.0).map(Domain);
+        let Some(domain) = numbers.find(|domain| !taken.contains(domain)) else {
+            return false;
+        };
+        self.pass.add_domain(domain, claims());
+        self.vrfs.by_table.insert(table, Vrf { domain, left: None });
+        true
+    }
+
+    /// No port looks in the domains of other VRFs than `used`, by their tables: [`Lfib::domain_step`] empties them.
+    pub fn leave_vrfs(&mut self, used: &BTreeSet<u32>) {
+        let left = self.vrfs.by_table.iter_mut().filter(|(table, _)| !used.contains(table));
+        let mut left = left.filter(|(_, vrf)| vrf.left.is_none()).peekable();
+        if left.peek().is_some() {
+            let period = self.tables.begin_grace_period();
+            left.for_each(|(_, vrf)| vrf.left = Some(period));
+        }
+    }
+
+    /// Whether [`Lfib::domain_step`] has something to do.
+    pub fn has_domain_steps(&self) -> bool {
+        self.has_to_empty() || self.to_be_filled().is_some()
+    }
+
+    /// Fills or empties a domain by a number of entries.
+    pub fn domain_step(&mut self) -> Result<(), FillError> {
+        if self.empty_step() {
+            return Ok(());
+        }
+        let Some(domain) = self.to_be_filled() else {
+            return Ok(());
+        };
+        let filled = self.fill_step(domain);
+        (self.vrfs.stalled, self.vrfs.retry) = (filled.is_err(), false);
+        filled
+    }
+
+    /// Whether a domain could not be filled. Ports in its VRF impose nothing.
+    pub fn is_filling_stalled(&self) -> bool {
+        self.vrfs.stalled
+    }
+
+    /// There may be room or memory again: the next step tries.
+    pub fn retry_filling(&mut self) {
+        self.vrfs.retry = true;
+    }
+
+    fn to_be_emptied(&self) -> Option<(u32, Domain)> {
+        let vrfs = self.vrfs.by_table.iter().map(|(&table, &vrf)| (table, vrf));
+        let left = vrfs.filter(|(_, vrf)| vrf.left.is_some_and(|period| self.tables.is_over(period)));
+        let mut left = left.map(|(table, vrf)| (table, vrf.domain));
+        // What could not be removed is tried again with everything else that is unsettled.
+        left.find(|&(_, domain)| !self.pass.has_not_begun(domain) || !self.is_unsettled(domain))
+    }
+
+    fn to_be_filled(&self) -> Option<Domain> {
+        let used = self.vrfs.by_table.values().filter(|vrf| vrf.left.is_none());
+        let may_fill = !self.vrfs.stalled || self.vrfs.retry;
+        let mut domains = used.map(|vrf| vrf.domain).filter(|_| may_fill);
+        domains.find(|&domain| !self.pass.is_whole(domain))
+    }
+
+    fn is_unsettled(&self, domain: Domain) -> bool {
+        let mut others = self.unsettled.keys().filter(|key| key.domain == domain);
+        others.next().is_some()
+    }
+
+    fn fill_step(&mut self, domain: Domain) -> Result<(), FillError> {
+        let begun = self.pass.domains_begun() + usize::from(self.pass.has_not_begun(domain));
+        let capacity = self.tables.capacity().prefixes;
+        let counts = [("IPv4", self.counts.v4_prefixes), ("IPv6", self.counts.v6_prefixes)];
+        for (family, routes) in counts {
+            let wanted = routes.saturating_mul(begun);
+            if wanted > capacity as usize {
+                return Err(FillError::NoRoom {
+                    family,
+                    routes,
+                    wanted,
+                    capacity,
+                });
+            }
+        }
+        let (places, end) = self.pass.next_places(domain, self.step);
+        self.pass.set_end(domain, end);
+        for prefix in places {
+            let key = FtnKey::new(domain, prefix);
+            let write = Write {
+                key,
+                // Nothing, but what could not be removed before.
+                held: self.unsettled.get(&key).copied().flatten(),
+                wanted: self.wanted(key),
+            };
+            if let Err(error) = self.write_ftn(write) {
+                self.pass.set_end(domain, Some(prefix));
+                if self.unsettled.get(&key) == Some(&None) {
+                    self.unsettled.remove(&key);
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`Lfib::empty_step`] has something to do.
+    pub(super) fn has_to_empty(&self) -> bool {
+        self.to_be_emptied().is_some()
+    }
+
+    /// Removes entries of a domain where no program looks any more. Returns whether there was one.
+    pub(super) fn empty_step(&mut self) -> bool {
+        let Some((table, domain)) = self.to_be_emptied() else {
+            return false;
+        };
+        let (places, end) = self.pass.last_places(domain, self.step);
+        let keys = places.into_iter().map(|prefix| FtnKey::new(domain, prefix));
+        let held: Vec<(FtnKey, Option<IlmEntry>)> = keys.map(|key| (key, self.held(key))).collect();
+        self.pass.set_end(domain, Some(end));
+        for (key, held) in held {
+            // What cannot be removed is unsettled.
+            let _ = self.write_ftn(Write {
+                key,
+                held,
+                wanted: None,
+            });
+        }
+        if self.pass.has_not_begun(domain) && !self.is_unsettled(domain) {
+            self.pass.remove_domain(domain);
+            self.vrfs.by_table.remove(&table);
+        }
+        true
+    }
+}

@@ -1,4 +1,6 @@
-//! The forwarding rate of the fast path, against a bare redirect on the same rig in the same run.
+//! What the switch can do: its forwarding rate here, and how long a failover takes in [`failover`].
+//!
+//! The forwarding rate of the fast path is measured against a bare redirect on the same rig in the same run.
 //!
 //! All of it is in a network namespace of its own:
 //!
@@ -14,6 +16,8 @@
 //! or sent back to `a0`. Or their TTL is 1, and they are answered by ICMP Time Exceeded, each along the LSP of its label, limits
 //! off: what counts is what arrives at the sink. The slow path is on the same CPU, and comes first as soon as there is a frame.
 
+mod failover;
+
 use std::io;
 use std::net::IpAddr;
 use std::process::Command;
@@ -26,7 +30,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::{DevMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mplsxdp::dataplane::Tables as _;
 use mplsxdp::dataplane::XdpMode;
 use mplsxdp::dataplane::kernel::{AtPort, KernelTables};
@@ -64,9 +68,12 @@ const IP_HEADER: [u8; 20] = [
 const BUDGET: usize = 256;
 const SETTINGS: Settings = Settings::new(0, TtlMode::Uniform, 255, false, false);
 
-/// Measures the forwarding rate.
+/// Measures the forwarding rate, or what a subcommand names.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    section: Option<Section>,
     /// Rounds, of every program in turn.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
@@ -78,8 +85,17 @@ struct Arguments {
     cpu: usize,
 }
 
+#[derive(Subcommand)]
+enum Section {
+    /// Measures how long a failover takes, and how long each request holds up the others.
+    Failover(failover::Arguments),
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(Section::Failover(arguments)) = &arguments.section {
+        return failover::run(arguments);
+    }
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace; this needs root")?;
     let mut cpus = CpuSet::new();
     cpus.set(arguments.cpu)?;

@@ -1,5 +1,7 @@
 //! What the data plane costs the kernel: verifier work for each variant of the program, memory of the maps. Needs root.
 
+use std::collections::BTreeMap;
+
 use aya::util::nr_cpus;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, SHARED_MAPS, Sizes};
@@ -10,13 +12,12 @@ use mplsxdp_common::abi::{
     UnknownPolicy, map,
 };
 
-/// Instructions that the verifier may follow in one variant. The kernel gives up at a million. What it prunes differs
-/// from release to release and turns on small things in the compiler's output (25,000 and 42,000 were seen for nearly the
-/// same source), so that a margin of a dozen is not much; and every port's program is verified anew when it is loaded.
-const VERIFIER_BUDGET: u32 = 100_000;
-/// The same for kernels whose verifier finds less to be the same, and so follows more.
-const OLD_VERIFIER_BUDGET: u32 = 250_000;
-const PRUNES_LOOPS: Release = Release { major: 6, minor: 12 };
+/// Instructions that the verifier followed, by release of the kernel and variant of the program: `cargo xtask guest test --only
+/// verifier --write` writes it.
+const COUNTS: &str = include_str!("verifier.json");
+/// How much more the verifier may follow. Small changes of the compiler's output move the counts; more than this is a change
+/// of the program that must be looked at. The kernel itself gives up at a million.
+const MARGIN_PERCENT: u32 = 10;
 
 /// The memory figures are for a machine of two CPUs.
 const CPUS: u64 = 2;
@@ -57,14 +58,50 @@ fn within_budget(mode: TtlMode) {
     let loader = loader(DEFAULT);
     let unlimited = most_instructions(&loader, mode, "not policed");
     let policed = most_instructions(&loader.with_police(Police::new(1000, 100)), mode, "policed");
-    let budget = match Release::running() {
-        Some(release) if release < PRUNES_LOOPS => OLD_VERIFIER_BUDGET,
-        _ => VERIFIER_BUDGET,
-    };
-    assert!(
-        unlimited.max(policed) <= budget,
-        "{unlimited} and {policed} instructions, at most {budget}"
-    );
+    let counted = [("not policed", unlimited), ("policed", policed)];
+    let running = Release::running().expect("a kernel's name begins with its version");
+    for (what, count) in counted {
+        let variant = format!("{mode:?}, {what}");
+        let (release, committed) = committed(running, &variant);
+        let most = committed + committed * MARGIN_PERCENT / 100;
+        assert!(
+            count <= most,
+            "{variant}: {count} instructions on {running}; at most {most}, {MARGIN_PERCENT} % above the {committed} of {release}"
+        );
+    }
+}
+
+/// The count of a variant on the kernel that is most like this one: the newest that is no newer, and the oldest of all for one
+/// that is older.
+fn committed(running: Release, variant: &str) -> (String, u32) {
+    let counts: BTreeMap<String, BTreeMap<String, u32>> = serde_json::from_str(COUNTS).unwrap();
+    let mut releases: Vec<_> = counts
+        .into_iter()
+        .map(|(release, counts)| (Release::parse(&release).unwrap(), release, counts[variant]))
+        .collect();
+    releases.sort();
+    let newer = releases.partition_point(|(measured, ..)| *measured <= running);
+    let (_, release, count) = releases.swap_remove(newer.saturating_sub(1));
+    (release, count)
+}
+
+#[test]
+fn counts_are_compared_with_those_of_the_nearest_older_kernel() {
+    let release = |text| Release::parse(text).unwrap();
+    let nearest = |text| committed(release(text), "Pipe, policed").0;
+    for (running, measured) in [
+        ("5.18", "6.1."),
+        ("6.1.200", "6.1."),
+        ("6.11", "6.1."),
+        ("6.12", "6.12."),
+        ("6.17", "6.12."),
+    ] {
+        assert!(
+            nearest(running).starts_with(measured),
+            "{running}: {}",
+            nearest(running)
+        );
+    }
 }
 
 /// The most that any variant in this mode takes. Printed, too: `cargo xtask guest test` reads it.

@@ -19,7 +19,8 @@ impl Release {
         Self::parse(name.release().to_str()?)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Of a release, such as `6.1.0-50-cloud-amd64`.
+    pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(['.', '-', '+']).map(str::parse);
         match (numbers.next()?, numbers.next()?) {
             (Ok(major), Ok(minor)) => Some(Self { major, minor }),

@@ -1,0 +1,18 @@
+//! `DELIVERY`: a frame for the kernel.
+
+/// The one entry of `DELIVERY`: a frame that the kernel is to receive, and where.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Delivery {
+    /// Index of the interface in the controller's network namespace.
+    pub ifindex: u32,
+    /// Of the frame, in bytes.
+    pub length: u32,
+    /// The frame, from the destination MAC address on.
+    pub frame: [u8; Delivery::ROOM],
+}
+
+impl Delivery {
+    /// Room for a frame: a little more than the kernel makes an skb of at once (`SKB_MAX_ALLOC`, about 16,000 bytes).
+    pub const ROOM: usize = (1 << 14) - 2 * size_of::<u32>();
+}

@@ -1,0 +1,117 @@
+//! Bytes in the BPF maps: names, keys and values, as the XDP program reads and the controller writes them. `docs/map-abi.md`
+//! has the same as a table. Everything is in host byte order unless it says otherwise.
+//!
+//! Values that are published by one store are 64-bit words ([`IlmEntry`], [`PortWord`], the two words of [`Adjacency`]):
+//! a reader sees the old word or the new one, never half of each.
+
+mod adjacency;
+mod delivery;
+mod ftn;
+mod police;
+mod port;
+mod reason;
+mod route_entry;
+mod settings;
+mod stack;
+mod watch;
+mod word;
+
+pub use adjacency::{Adjacency, VlanTags};
+pub use delivery::Delivery;
+pub use ftn::{Domain, FtnKeyV4, FtnKeyV6};
+pub use police::Police;
+pub use port::{PortWord, SubInterfaceKey};
+pub use reason::{Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, REDIRECT_LOST_SLOT, Reason};
+pub use route_entry::{IlmEntry, Op, TtlPropagate};
+pub use settings::{Checksum, Settings, TtlMode, UnknownPolicy};
+pub use stack::LabelStack;
+pub use watch::Watch;
+
+/// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
+pub const ABI_VERSION: u32 = 6;
+/// First word of [`Meta`]: "MPLS" in ASCII.
+pub const META_MAGIC: u32 = 0x4d50_4c53;
+
+/// Names of the maps, as `bpftool map show` lists them.
+pub mod map {
+    pub const ILM: &str = "ILM";
+    pub const ADJACENCIES: &str = "ADJACENCIES";
+    pub const STACKS: &str = "STACKS";
+    pub const GROUPS: &str = "GROUPS";
+    pub const FTN_V4: &str = "FTN_V4";
+    pub const FTN_V6: &str = "FTN_V6";
+    pub const PORTS: &str = "PORTS";
+    pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
+    pub const TX_PORTS: &str = "TX_PORTS";
+    pub const INTERFACES: &str = "INTERFACES";
+    pub const XSKS: &str = "XSKS";
+    pub const POLICERS: &str = "POLICERS";
+    pub const ROUTE_COUNTERS: &str = "ROUTE_COUNTERS";
+    pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
+    pub const DELIVERY: &str = "DELIVERY";
+    pub const META: &str = "META";
+    /// The ring buffer that aya-log's records come through.
+    pub const LOG_RECORDS: &str = "AYA_LOGS";
+}
+
+/// Name of the XDP program in the object.
+pub const PROGRAM: &str = "mplsxdp";
+/// Name of the program that has the kernel receive the frame in [`Delivery`].
+pub const DELIVER_PROGRAM: &str = "deliver";
+/// Names of the programs that count frames which are lost after they were redirected, each that of its tracepoint.
+pub const LOST_BEFORE_DRIVER: &str = "xdp_redirect_err";
+pub const LOST_BY_DRIVER: &str = "xdp_devmap_xmit";
+/// Name of the frozen [`Watch`] in the `.rodata` of these programs.
+pub const WATCH: &str = "WATCH";
+/// Name of the frozen [`Settings`] in the program's `.rodata`.
+pub const SETTINGS: &str = "SETTINGS";
+/// Name of the frozen [`Police`] in the program's `.rodata`.
+pub const POLICE: &str = "POLICE";
+/// Name of the frozen seed of the multipath hash, a u32, in the program's `.rodata`.
+pub const HASH_SEED: &str = "HASH_SEED";
+/// Default and largest size of `ILM`: one entry for every label.
+pub const MAX_LABELS: u32 = 1 << 20;
+/// Size of `ADJACENCIES`: what the 16-bit index of an entry could address is four times this.
+pub const MAX_ADJACENCIES: u32 = 1 << 14;
+/// Default size of `STACKS`.
+pub const DEFAULT_STACKS: u32 = 1 << 15;
+/// Default size of `GROUPS`.
+pub const DEFAULT_GROUPS: u32 = 1 << 10;
+/// Buckets of a group: flows are spread over as many.
+pub const BUCKETS: usize = 256;
+/// Default size of `ROUTE_COUNTERS`; slot 0 means "not counted".
+pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
+/// Size of `FTN_V4` and `FTN_V6` each.
+pub const MAX_FTN: u32 = 1 << 20;
+/// Size of `PORTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
+pub const MAX_PORTS: u32 = 256;
+/// Receive queues of one port in `XSKS`: what arrives on a queue beyond finds no listener.
+pub const MAX_QUEUES: u32 = 128;
+/// Room for reasons of one port in `REASON_COUNTERS`, and after them for each [`Loss`] of the reasons that are punted.
+pub const REASON_SLOTS: u32 = 48;
+/// Reasons that are policed have numbers below this. Room for policers of one port in `POLICERS`.
+pub const PUNT_SLOTS: u32 = 8;
+/// The most labels that one route pushes.
+pub const MAX_PUSH: usize = 8;
+
+/// The one entry of `META`. All zero: not configured.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Meta {
+    pub magic: u32,
+    pub abi_version: u32,
+}
+
+const _: () = {
+    assert!(size_of::<IlmEntry>() == 8 && align_of::<IlmEntry>() == 8);
+    assert!(size_of::<PortWord>() == 8);
+    assert!(size_of::<Adjacency>() == 32 && align_of::<Adjacency>() == 8);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Meta>() == 8);
+    assert!(size_of::<Delivery>() == 1 << 14 && core::mem::offset_of!(Delivery, frame) == 8);
+    assert!(size_of::<Settings>() == 8);
+    assert!(MAX_QUEUES.is_power_of_two());
+    assert!(size_of::<VlanTags>() == 8 && size_of::<SubInterfaceKey>() == 8);
+    assert!(BUCKETS == 1 << u8::BITS);
+    assert!(MAX_ADJACENCIES < 1 << 16 && MAX_LABELS <= 1 << 20 && MAX_PORTS <= 1 << 16);
+};

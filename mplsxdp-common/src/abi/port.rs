@@ -1,0 +1,88 @@
+//! `PORTS` and `SUB_INTERFACES`.
+
+use super::Domain;
+use super::word::{mac_word, word_mac};
+use crate::wire::Mac;
+
+/// Key of `SUB_INTERFACES`: the port at which a frame arrived and the VLAN identifiers in its tags, in one 64-bit word: bits
+/// 0-15 the inner VID (0: no second tag), 16-31 the outer, 32-63 the port's number.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct SubInterfaceKey(u64);
+
+impl SubInterfaceKey {
+    pub const fn new(port: u32, outer_vid: u16, inner_vid: u16) -> Self {
+        Self((port as u64) << 32 | (outer_vid as u64) << 16 | inner_vid as u64)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// One entry of `PORTS`, in one word: the port's MAC (bytes 0-5), its flags (byte 6) and its [`Domain`] (byte 7). All zero: no
+/// port.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortWord(u64);
+
+impl PortWord {
+    /// Labelled frames are accepted (RFC 5920 section 8.1: only where they are expected).
+    pub const MPLS: u8 = 1;
+    /// IP packets to the port's MAC are looked up in the FTN.
+    pub const IMPOSE: u8 = 2;
+    /// What arrives is this box's own traffic: imposition takes nothing off the IP TTL.
+    pub const LOCAL: u8 = 4;
+    /// A sub-interface that the kernel has a VLAN device for: a frame that is handed to the kernel with its labels popped keeps
+    /// its tags, and so gets there. Without that device it would be dropped, so it loses them.
+    pub const KERNEL_VLAN: u8 = 8;
+
+    /// A port outside of VRFs.
+    pub const fn new(mac: Mac, flags: u8) -> Self {
+        Self(mac_word(mac, flags as u16))
+    }
+
+    /// The same port with another domain.
+    pub const fn with_domain(self, domain: Domain) -> Self {
+        Self((self.0 & !(0xff << 56)) | (domain.0 as u64) << 56)
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub const fn mac(self) -> Mac {
+        word_mac(self.0)
+    }
+
+    /// Where in the FTN the port's packets are looked up.
+    pub const fn domain(self) -> Domain {
+        Domain((self.0 >> 56) as u8)
+    }
+
+    /// Whether the first eight bytes of a frame begin with this port's MAC.
+    pub const fn is_destination(self, frame_start: [u8; 8]) -> bool {
+        (u64::from_le_bytes(frame_start) ^ self.0) << 16 == 0
+    }
+
+    pub const fn has(self, flag: u8) -> bool {
+        (self.0 >> 48) as u8 & flag != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_word_compares_only_the_mac() {
+        let port = PortWord::new(Mac([2, 0, 0, 0, 0, 9]), PortWord::MPLS);
+        assert!(port.is_destination([2, 0, 0, 0, 0, 9, 0xaa, 0xbb]));
+        assert!(!port.is_destination([2, 0, 0, 0, 0, 8, 0xaa, 0xbb]));
+        assert!(port.has(PortWord::MPLS) && !port.has(PortWord::LOCAL));
+    }
+}

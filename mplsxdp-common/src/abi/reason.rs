@@ -1,0 +1,208 @@
+//! `ROUTE_COUNTERS` and `REASON_COUNTERS`: what is counted, and why frames are not forwarded.
+
+use super::{PUNT_SLOTS, REASON_SLOTS};
+
+/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received
+/// (of [`Reason::NoPort`]: as it would have left).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal, $rfc:literal;)+) => {
+        /// Why a frame was not forwarded: each has a counter per port.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name = $number,)+ }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The reason of a number, as it stands in `REASON_COUNTERS`.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)+ _ => None }
+            }
+
+            /// The name that the CLI and the control socket use.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// One sentence for a person who reads the counter.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+
+            /// Where the rule stands.
+            pub const fn source(self) -> &'static str {
+                match self { $(Self::$name => $rfc,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    #[doc = "The TTL expired here."]
+    TtlExpired = 1, "ttl-expired", "RFC 3032 section 2.4, RFC 3443";
+    #[doc = "No route for the incoming label."]
+    NoRoute = 2, "no-route", "RFC 3031 section 3.18";
+    #[doc = "The next hop's MAC address is not known, or its interface is down."]
+    Unresolved = 3, "unresolved", "RFC 3031 section 3.10";
+    #[doc = "The packet with its labels is larger than the next hop's MTU, or is a multi-buffer frame that its port cannot send."]
+    TooBig = 4, "too-big", "RFC 3032 section 3";
+    #[doc = "Router Alert label on top."]
+    RouterAlert = 5, "router-alert", "RFC 3032 section 2.1";
+    #[doc = "G-ACh or OAM Alert label on top."]
+    Oam = 6, "oam", "RFC 5586, RFC 3429";
+    #[doc = "MPLS echo request for this machine; never forwarded as IP."]
+    LspPing = 7, "lsp-ping", "RFC 8029 section 4.3, RFC 9570";
+    #[doc = "The stack has no bottom within the frame, or the payload is not the IP packet that the operation needs."]
+    Malformed = 8, "malformed", "RFC 3032 section 2.1";
+    #[doc = "A labelled frame on a port that does not accept labels."]
+    PortDisabled = 9, "port-disabled", "RFC 5920 section 8.1";
+    #[doc = "Implicit NULL received; it is never on the wire."]
+    ImplicitNull = 10, "implicit-null", "RFC 3032 section 2.1";
+    #[doc = "A special-purpose label that is not supported."]
+    SpecialLabel = 11, "special-label", "RFC 7274 section 3";
+    #[doc = "The driver leaves too little headroom to push the labels."]
+    NoHeadroom = 12, "no-headroom", "Linux bpf_xdp_adjust_head";
+    #[doc = "The outgoing port was removed."]
+    NoPort = 13, "no-port", "Linux bpf_redirect_map";
+    #[doc = "A labelled frame whose VLAN tags belong to no sub-interface of this port."]
+    UnknownVlan = 14, "unknown-vlan", "RFC 3032 section 5, RFC 5920 section 8.1";
+    #[doc = "A packet that the kernel sent into the local interface and that matches no prefix route."]
+    NoFtn = 15, "no-ftn", "RFC 3031 section 3.12";
+    #[doc = "The sender left the TCP or UDP checksum to its NIC; it was computed here and the frame forwarded."]
+    ChecksumFinished = 16, "checksum-finished", "Linux CHECKSUM_PARTIAL";
+}
+
+impl Reason {
+    /// Whether the slow path gets frames of this reason; others are dropped.
+    pub const fn is_punted(self) -> bool {
+        match self {
+            Self::TtlExpired
+            | Self::NoRoute
+            | Self::Unresolved
+            | Self::TooBig
+            | Self::RouterAlert
+            | Self::Oam
+            | Self::LspPing
+            | Self::ChecksumFinished => true,
+            Self::Malformed
+            | Self::PortDisabled
+            | Self::ImplicitNull
+            | Self::SpecialLabel
+            | Self::NoHeadroom
+            | Self::NoPort
+            | Self::UnknownVlan
+            | Self::NoFtn => false,
+        }
+    }
+
+    /// Whether so many a second of frames of this reason go to the slow path ([`Police`]): not those that would be forwarded.
+    pub const fn is_policed(self) -> bool {
+        self.is_punted() && !matches!(self, Self::ChecksumFinished)
+    }
+
+    /// Where this reason's counter stands among a port's in `REASON_COUNTERS`.
+    pub const fn slot(self) -> u32 {
+        self as u32
+    }
+
+    /// Where this reason, which is punted, stands among those that are: below [`PUNT_SLOTS`].
+    const fn punt_slot(self) -> u32 {
+        match self {
+            // No reason has this number.
+            Self::ChecksumFinished => 0,
+            reason => reason as u32,
+        }
+    }
+}
+
+/// Why the slow path did not get a frame that was to be punted. Such a frame counts for its reason, too.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Loss {
+    Policed = 0,
+    NoListener = 1,
+}
+
+impl Loss {
+    pub const ALL: &[Self] = &[Self::Policed, Self::NoListener];
+
+    /// The name that the CLI and the control socket use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policed => "policed",
+            Self::NoListener => "no-listener",
+        }
+    }
+
+    /// One sentence for a person who reads the counter.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Policed => "Rate limit for this reason exceeded (--punt-rate).",
+            Self::NoListener => "The slow path does not listen on the queue where the frame arrived.",
+        }
+    }
+
+    /// Where the counter of such frames of `reason`, which is punted, stands among a port's in `REASON_COUNTERS`.
+    pub const fn slot(self, reason: Reason) -> u32 {
+        LOSS_SLOTS + self as u32 * PUNT_SLOTS + reason.punt_slot()
+    }
+}
+
+/// Where the first [`Loss`] begins.
+const LOSS_SLOTS: u32 = 32;
+
+/// Where frames are counted among a port's in `REASON_COUNTERS` that were redirected to the port, and that it did not send. They
+/// were forwarded: their routes have counted them. Their bytes are not known.
+pub const REDIRECT_LOST_SLOT: u32 = LOSS_SLOTS - 1;
+
+/// The name that the CLI and the control socket use for them.
+pub const REDIRECT_LOST: &str = "redirect-lost";
+
+/// One sentence for a person who reads that counter.
+pub const REDIRECT_LOST_DESCRIPTION: &str =
+    "Forwarded, then lost: this port's driver did not take the redirected frames.";
+
+const _: () = {
+    assert!(Reason::ALL.len() < REDIRECT_LOST_SLOT as usize);
+    assert!(LOSS_SLOTS + Loss::ALL.len() as u32 * PUNT_SLOTS == REASON_SLOTS);
+    let mut index = 0;
+    while index < Reason::ALL.len() {
+        let reason = Reason::ALL[index];
+        assert!(!reason.is_punted() || reason.punt_slot() < PUNT_SLOTS);
+        assert!(!reason.is_policed() || reason.punt_slot() == reason as u32);
+        index += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_without_gaps_and_explained() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index + 1);
+            assert!(reason.description().ends_with('.') && !reason.source().is_empty() && !reason.name().is_empty());
+        }
+    }
+
+    #[test]
+    fn every_loss_has_a_slot_of_its_own() {
+        let punted = Reason::ALL.iter().filter(|reason| reason.is_punted());
+        let losses = punted.flat_map(|&reason| Loss::ALL.iter().map(move |loss| loss.slot(reason)));
+        let mut slots: Vec<u32> = losses.chain(Reason::ALL.iter().map(|reason| reason.slot())).collect();
+        let all = slots.len();
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), all);
+        assert!(slots.iter().all(|&slot| slot < REASON_SLOTS));
+    }
+}

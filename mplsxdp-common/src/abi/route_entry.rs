@@ -1,0 +1,170 @@
+//! Route entries: what a label or a prefix maps to, in `ILM`, `FTN_V4`, `FTN_V6` and the buckets of `GROUPS`.
+
+use super::TtlMode;
+use crate::wire::Label;
+
+/// What an ILM or FTN entry does. Zero is "no entry", so that a zeroed map forwards nothing.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// No route.
+    None = 0,
+    /// One outgoing label: replaces the top label (ILM) or is imposed (FTN). Operand: the label.
+    Label = 1,
+    /// Two or more outgoing labels, or one with a TTL of its own. Operand: index into `STACKS`.
+    Stack = 2,
+    /// Pop and send the payload on, as the egress of the LSP. Operand: none.
+    Pop = 3,
+    /// Pop and send the payload on, as the penultimate hop (`as implicit-null`). Operand: none.
+    PenultimatePop = 4,
+    /// Pop; the payload is this box's to forward (`dev lo`). Operand: none.
+    Local = 5,
+    /// FTN only: never imposed, the kernel's. Operand: none.
+    Pass = 6,
+    /// Several next hops: what is done stands in a bucket of the group, an entry with one of the operations 1 to 4.
+    /// Operand: index into `GROUPS`.
+    Group = 7,
+}
+
+/// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode. On a box that does as the
+/// Linux kernel, `enabled` means what it means there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum TtlPropagate {
+    #[default]
+    Default,
+    Enabled,
+    Disabled,
+}
+
+impl TtlPropagate {
+    /// The mode in force on a box of mode `default`.
+    pub const fn mode(self, default: TtlMode) -> TtlMode {
+        match self {
+            Self::Default => default,
+            Self::Enabled => match default {
+                TtlMode::Linux => TtlMode::Linux,
+                TtlMode::Uniform | TtlMode::Pipe => TtlMode::Uniform,
+            },
+            Self::Disabled => TtlMode::Pipe,
+        }
+    }
+}
+
+/// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A bucket of
+/// `GROUPS` is such an entry too; there the counter slot is 0, as frames count for the entry that led to the group.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0-3 | [`Op`] |
+/// | 4-5 | [`TtlPropagate`]: 0 default, 1 enabled, 2 disabled |
+/// | 6-7 | reserved |
+/// | 8-27 | operand: outgoing label, or index into `STACKS` or `GROUPS` |
+/// | 28-43 | next-hop index into `ADJACENCIES` |
+/// | 44-63 | counter slot in `ROUTE_COUNTERS`, 0: not counted |
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct IlmEntry(u64);
+
+impl IlmEntry {
+    /// No route.
+    pub const EMPTY: Self = Self(0);
+    /// FTN: the kernel's.
+    pub const PASS: Self = Self(Op::Pass as u64);
+
+    /// Fields beyond their bits are cut: `operand` to 20, `slot` to 20.
+    pub const fn new(op: Op, ttl: TtlPropagate, operand: u32, next_hop: u16, slot: u32) -> Self {
+        let ttl = match ttl {
+            TtlPropagate::Default => 0,
+            TtlPropagate::Enabled => 1,
+            TtlPropagate::Disabled => 2,
+        };
+        Self(
+            op as u64
+                | ttl << 4
+                | ((operand & 0xf_ffff) as u64) << 8
+                | (next_hop as u64) << 28
+                | ((slot & 0xf_ffff) as u64) << 44,
+        )
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub const fn op(self) -> Op {
+        match self.0 & 0xf {
+            1 => Op::Label,
+            2 => Op::Stack,
+            3 => Op::Pop,
+            4 => Op::PenultimatePop,
+            5 => Op::Local,
+            6 => Op::Pass,
+            7 => Op::Group,
+            // Also what a later version may mean by another number: this one does not know it, so it has no route.
+            _ => Op::None,
+        }
+    }
+
+    pub const fn ttl_propagate(self) -> TtlPropagate {
+        match (self.0 >> 4) & 3 {
+            1 => TtlPropagate::Enabled,
+            2 => TtlPropagate::Disabled,
+            _ => TtlPropagate::Default,
+        }
+    }
+
+    pub const fn operand(self) -> u32 {
+        (self.0 >> 8) as u32 & 0xf_ffff
+    }
+
+    /// The operand as the outgoing label of [`Op::Label`].
+    pub const fn out_label(self) -> Label {
+        Label::from_low_bits(self.operand())
+    }
+
+    pub const fn next_hop(self) -> u16 {
+        (self.0 >> 28) as u16
+    }
+
+    pub const fn slot(self) -> u32 {
+        (self.0 >> 44) as u32
+    }
+
+    /// The same entry through another next hop.
+    pub const fn with_next_hop(self, next_hop: u16) -> Self {
+        Self((self.0 & !(0xffff << 28)) | (next_hop as u64) << 28)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ilm_entry_keeps_its_fields_apart() {
+        let entry = IlmEntry::new(Op::PenultimatePop, TtlPropagate::Disabled, 0xf_ffff, 0xffff, 0xf_ffff);
+        assert_eq!(entry.to_bits(), 0xffff_ffff_ffff_ff24);
+        assert_eq!(
+            (
+                entry.op(),
+                entry.ttl_propagate(),
+                entry.operand(),
+                entry.next_hop(),
+                entry.slot()
+            ),
+            (Op::PenultimatePop, TtlPropagate::Disabled, 0xf_ffff, 0xffff, 0xf_ffff)
+        );
+        let moved = entry.with_next_hop(7);
+        assert_eq!(
+            (moved.next_hop(), moved.operand(), moved.slot()),
+            (7, 0xf_ffff, 0xf_ffff)
+        );
+        assert_eq!(IlmEntry::EMPTY.op(), Op::None);
+        assert_eq!(IlmEntry::PASS.op(), Op::Pass);
+        assert_eq!(IlmEntry::from_bits(0xf).op(), Op::None);
+    }
+}

@@ -1,0 +1,71 @@
+//! Where a frame arrived.
+
+use super::frame::{Frame, load_u16};
+use super::{MAX_L2_LEN, Tables};
+use crate::abi::SubInterfaceKey;
+use crate::wire::{ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN, VLAN_VID_MASK};
+
+/// The number of the port or sub-interface at which a frame arrived; that of the port if its tags are of none.
+#[inline(always)]
+pub fn arrival_port<F: Frame, T: Tables>(frame: &F, tables: &T) -> u32 {
+    let arrival = Arrival::of(frame, tables);
+    arrival
+        .and_then(|arrival| arrival.port)
+        .unwrap_or(tables.settings().port())
+}
+
+/// Where a frame arrived, and what its Ethernet header says.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    /// The number of the port, or of its sub-interface that the frame's tags are of. `None` where they are of none.
+    pub port: Option<u32>,
+    /// What is behind the tags.
+    pub ethertype: u16,
+    /// Length of the Ethernet header with its tags.
+    pub l2_len: usize,
+}
+
+impl Arrival {
+    /// Of a frame as it arrived: up to two tags (RFC 3032 section 5). `None` where it is shorter than its Ethernet header.
+    #[inline(always)]
+    pub fn of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Option<Self> {
+        let port = tables.settings().port();
+        let untagged = |ethertype| Self {
+            port: Some(port),
+            ethertype,
+            l2_len: ETH_HLEN,
+        };
+        let outer = load_u16(frame, ETH_HLEN - 2)?;
+        if !is_tag(outer) {
+            return Some(untagged(outer));
+        }
+        let outer_vid = load_u16(frame, ETH_HLEN)? & VLAN_VID_MASK;
+        let inner = load_u16(frame, ETH_HLEN + 2)?;
+        let (inner_vid, ethertype, l2_len) = if is_tag(inner) {
+            let inner_vid = load_u16(frame, ETH_HLEN + VLAN_HLEN)? & VLAN_VID_MASK;
+            (inner_vid, load_u16(frame, ETH_HLEN + VLAN_HLEN + 2)?, MAX_L2_LEN)
+        } else {
+            (0, inner, ETH_HLEN + VLAN_HLEN)
+        };
+        // IEEE 802.1Q section 6.9: VID 0 carries a priority and no VLAN.
+        let (outer_vid, inner_vid) = if outer_vid == 0 {
+            (inner_vid, 0)
+        } else {
+            (outer_vid, inner_vid)
+        };
+        let port = if outer_vid == 0 {
+            Some(port)
+        } else {
+            tables.sub_interface(SubInterfaceKey::new(port, outer_vid, inner_vid))
+        };
+        Some(Self {
+            port,
+            ethertype,
+            l2_len,
+        })
+    }
+}
+
+pub(crate) const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD)
+}

@@ -1,0 +1,69 @@
+//! The way out of the box.
+
+use super::frame::{Frame, move_head, store};
+use super::{Checked, Tables, Verdict};
+use crate::abi::{Adjacency, IlmEntry, Reason};
+use crate::wire::ETH_HLEN;
+
+/// The way out: a resolved neighbour whose link takes the packet.
+pub(super) struct Egress(Adjacency);
+
+impl Egress {
+    /// `frame_len` is the length of the frame as it would leave, with an Ethernet header without tags.
+    #[inline(always)]
+    pub(super) fn find<F: Frame, T: Tables>(
+        frame: &F,
+        tables: &T,
+        entry: IlmEntry,
+        frame_len: usize,
+        unfinished: usize,
+    ) -> Checked<Self> {
+        let mut adjacency = tables.adjacency(entry.next_hop()).ok_or(Reason::Unresolved)?;
+        if !adjacency.is_resolved() {
+            let backup = adjacency.backup().ok_or(Reason::Unresolved)?;
+            adjacency = tables.adjacency(backup).ok_or(Reason::Unresolved)?;
+            if !adjacency.is_resolved() {
+                return Err(Reason::Unresolved);
+            }
+        }
+        if frame_len > ETH_HLEN + usize::from(adjacency.mtu()) {
+            return Err(Reason::TooBig);
+        }
+        if adjacency.takes_one_buffer() && tables.settings().native_frags() && frame.is_split() {
+            return Err(Reason::TooBig);
+        }
+        if unfinished != 0 {
+            return Err(Reason::ChecksumFinished);
+        }
+        Ok(Self(adjacency))
+    }
+
+    /// Length of the Ethernet header, tags included.
+    #[inline(always)]
+    pub(super) fn l2_len(&self) -> usize {
+        ETH_HLEN + self.0.tags_len_bytes()
+    }
+
+    /// Makes room for `labels_len` bytes of labels in front of what is at `payload`, and writes the Ethernet header before them.
+    #[inline(always)]
+    pub(super) fn begin<F: Frame>(
+        &self,
+        frame: &mut F,
+        payload: usize,
+        labels_len: usize,
+        ethertype: u16,
+    ) -> Checked<()> {
+        move_head(frame, payload as i32 - (self.l2_len() + labels_len) as i32)?;
+        store(frame, 0, self.0.macs())?;
+        if self.0.tags_len_bytes() != 0 {
+            // Of one tag, what follows it is written over.
+            store(frame, ETH_HLEN - 2, self.0.tags().to_bytes())?;
+        }
+        store(frame, self.l2_len() - 2, ethertype.to_be_bytes())
+    }
+
+    #[inline(always)]
+    pub(super) fn verdict(&self) -> Verdict {
+        Verdict::Forward { port: self.0.port() }
+    }
+}

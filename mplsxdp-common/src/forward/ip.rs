@@ -1,0 +1,281 @@
+//! The IP packet beneath the labels: what a pop does to it, and imposition.
+
+use super::egress::Egress;
+use super::frame::{Frame, cut_tail, move_head, store};
+use super::label::{label_stack, one_next_hop, store_labels};
+use super::{Checked, OFFSET_MASK, Tables, Verdict};
+use crate::abi::{Domain, IlmEntry, Op, Reason, Settings, TtlMode};
+use crate::hash::ip_flow_hash;
+use crate::ip::{self, Family, Header};
+use crate::wire::{
+    ETH_HLEN, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPPROTO_UDP, IPV6_HLEN, LSE_LEN, LSP_PING_PORT, Lse, VLAN_HLEN,
+    checksum_update,
+};
+
+/// Leaves a packet whose labels are off to the kernel, behind the first `l2_len` bytes of its Ethernet header.
+#[inline(always)]
+pub(super) fn hand_up<F: Frame>(frame: &mut F, ip: Ip, l2_len: usize) -> Checked<Verdict> {
+    // Addresses and first tag, and second tag: of an untagged frame, what is behind them is written over.
+    let (macs, tag) = (
+        frame.load::<{ ETH_HLEN + 2 }>(0).ok_or(Reason::Malformed)?,
+        frame.load::<VLAN_HLEN>(ETH_HLEN + 2).ok_or(Reason::Malformed)?,
+    );
+    move_head(frame, ip.offset as i32 - l2_len as i32)?;
+    store(frame, 0, macs)?;
+    store(frame, ETH_HLEN + 2, tag)?;
+    store(frame, l2_len - 2, ip.family.ethertype().to_be_bytes())?;
+    ip.store(frame, l2_len)?;
+    Ok(Verdict::Pass)
+}
+
+/// Pushes the labels of an FTN entry on `ip`. `forwarded`: the packet is not this box's own, so this hop counts.
+#[inline(always)]
+pub(super) fn impose<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    entry: IlmEntry,
+    mut ip: Ip,
+    forwarded: bool,
+    unfinished: usize,
+) -> Checked<Verdict> {
+    let settings = tables.settings();
+    let slot = entry.slot();
+    let at = ip.offset;
+    let entry = one_next_hop(tables, entry, || ip_flow_hash(frame, at, tables.hash_seed()));
+    let (received, ttl) = (frame.len(), ip.ttl());
+    if ttl <= forwarded as u8 {
+        return Err(Reason::TtlExpired);
+    }
+    let ttl = ttl - forwarded as u8;
+    let pipe = entry.ttl_propagate().mode(settings.ttl_mode()) == TtlMode::Pipe;
+    let label_ttl = if pipe { settings.tunnel_ttl() } else { ttl };
+    let tc = ip.precedence();
+    let unlabelled = ETH_HLEN + ip.kept_len;
+    ip.set_ttl(ttl);
+    let egress = match entry.op() {
+        Op::Label => {
+            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN, unfinished)?;
+            let lse = Lse::new(entry.out_label(), tc, true, label_ttl);
+            egress.begin(frame, ip.offset, LSE_LEN, ETH_P_MPLS_UC)?;
+            store(frame, egress.l2_len(), lse.to_bytes())?;
+            ip.store(frame, egress.l2_len() + LSE_LEN)?;
+            ip.cut_trailer(frame);
+            egress
+        }
+        Op::Stack => {
+            let (stack, depth) = label_stack(tables, entry)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN, unfinished)?;
+            let label_ttl = if stack.ttl() != 0 { stack.ttl() } else { label_ttl };
+            egress.begin(frame, ip.offset, depth * LSE_LEN, ETH_P_MPLS_UC)?;
+            store_labels(frame, egress.l2_len(), (stack, depth), tc, label_ttl, (true, label_ttl))?;
+            ip.store(frame, egress.l2_len() + depth * LSE_LEN)?;
+            ip.cut_trailer(frame);
+            egress
+        }
+        _ => return Err(Reason::NoRoute),
+    };
+    tables.count(slot, received);
+    Ok(egress.verdict())
+}
+
+/// The part of an IP header that label switching reads and rewrites: the first 12 bytes of IPv4 (up to the checksum), the
+/// first 8 of IPv6 (up to the hop limit).
+pub(super) struct Ip {
+    pub(super) family: Family,
+    pub(super) offset: usize,
+    /// The first 8 bytes of the header, and the 4 after them.
+    pub(super) first: u64,
+    pub(super) second: u32,
+    /// Length of the packet in bytes, and of the padding of a short one.
+    pub(super) kept_len: usize,
+    /// How many more bytes follow in the frame.
+    pub(super) excess: usize,
+}
+
+impl Ip {
+    #[inline(always)]
+    pub(super) fn new<F: Frame>(frame: &F, offset: usize, header: Header) -> Self {
+        let available = frame.len() - offset;
+        let kept_len = ip::kept_len(header.total_len, available);
+        Self {
+            family: header.family,
+            offset,
+            first: header.first,
+            second: header.second,
+            kept_len,
+            excess: available - kept_len,
+        }
+    }
+
+    /// What the last label was in front of.
+    #[inline(always)]
+    pub(super) fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> Checked<Self> {
+        let header = Header::beneath_labels(frame, offset).ok_or(Reason::Malformed)?;
+        Ok(Self::new(frame, offset, header))
+    }
+
+    /// Takes off what follows the packet in the frame, as Linux does: what a link's MTU has to hold is the datagram (RFC 3032
+    /// section 3).
+    #[inline(always)]
+    pub(super) fn cut_trailer<F: Frame>(&self, frame: &mut F) {
+        cut_tail(frame, self.excess);
+    }
+
+    #[inline(always)]
+    pub(super) fn ttl(&self) -> u8 {
+        match self.family {
+            Family::V4 => (self.second >> 24) as u8,
+            Family::V6 => self.first as u8,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn set_ttl(&mut self, ttl: u8) {
+        match self.family {
+            Family::V4 => {
+                let old = (self.second >> 16) as u16;
+                let new = u16::from(ttl) << 8 | old & 0xff;
+                self.second = u32::from(new) << 16 | self.second & 0xffff;
+                self.update_checksum(old, new);
+            }
+            Family::V6 => self.first = self.first & !0xff | u64::from(ttl),
+        }
+    }
+
+    /// The IP precedence: the top three bits of the DSCP, which the TC of imposed labels is.
+    #[inline(always)]
+    pub(super) fn precedence(&self) -> u8 {
+        (self.first >> self.precedence_at() & 7) as u8
+    }
+
+    #[inline(always)]
+    pub(super) fn set_precedence(&mut self, tc: u8) {
+        let old = self.first >> 48;
+        let at = self.precedence_at();
+        self.first = self.first & !(7 << at) | u64::from(tc) << at;
+        if self.family == Family::V4 {
+            self.update_checksum(old as u16, (self.first >> 48) as u16);
+        }
+    }
+
+    /// Where the IP precedence stands in the first 8 bytes.
+    #[inline(always)]
+    pub(super) fn precedence_at(&self) -> u32 {
+        match self.family {
+            Family::V4 => 53,
+            Family::V6 => 57,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn update_checksum(&mut self, old: u16, new: u16) {
+        let checksum = checksum_update(self.second as u16, old, new);
+        self.second = self.second & !0xffff | u32::from(checksum);
+    }
+
+    /// What the last pop does to the packet: `label_ttl` is the popped label's TTL less this hop.
+    #[inline(always)]
+    pub(super) fn after_pop(
+        &mut self,
+        settings: Settings,
+        mode: TtlMode,
+        label_ttl: u8,
+        tc: u8,
+        penultimate: bool,
+    ) -> Checked<()> {
+        match mode {
+            TtlMode::Uniform | TtlMode::Linux => self.set_ttl(label_ttl),
+            TtlMode::Pipe if penultimate => {}
+            TtlMode::Pipe if self.ttl() <= 1 => return Err(Reason::TtlExpired),
+            TtlMode::Pipe => self.set_ttl(self.ttl() - 1),
+        }
+        if settings.tc_propagate() {
+            self.set_precedence(tc);
+        }
+        Ok(())
+    }
+
+    /// RFC 8029 section 4.3: an MPLS echo request goes to 127/8 so that it is never forwarded as IP; a pop for this box that copies
+    /// the TTL would undo the TTL of 1 that protects it too.
+    #[inline(always)]
+    pub(super) fn refuse_lsp_ping<F: Frame>(&self, frame: &F) -> Checked<()> {
+        let udp = match self.family {
+            Family::V4 => {
+                let destination = frame.load::<4>(self.offset + 16).ok_or(Reason::Malformed)?;
+                let later_fragment = self.first & 0x1fff != 0;
+                if destination[0] != 127 || (self.second >> 16) as u8 != IPPROTO_UDP || later_fragment {
+                    return Ok(());
+                }
+                (self.first >> 56 & 0xf) as usize * 4
+            }
+            Family::V6 => {
+                let destination = frame.load::<16>(self.offset + 24).ok_or(Reason::Malformed)?;
+                if !is_v6_loopback(destination) {
+                    return Ok(());
+                }
+                match (self.first >> 8) as u8 {
+                    IPPROTO_UDP => IPV6_HLEN,
+                    // Where the Router Alert option stands that RFC 8029 section 4.3 asks for.
+                    IPPROTO_HOPOPTS => match frame.load::<2>(self.offset + IPV6_HLEN) {
+                        Some([IPPROTO_UDP, words]) => IPV6_HLEN + 8 + usize::from(words) * 8,
+                        _ => return Ok(()),
+                    },
+                    _ => return Ok(()),
+                }
+            }
+        };
+        match frame.load::<2>(self.offset + udp + 2) {
+            Some(port) if u16::from_be_bytes(port) == LSP_PING_PORT => Err(Reason::LspPing),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a domain of the FTN has for the packet. Nothing for one from an address that no packet may be forwarded from: the kernel
+    /// drops it.
+    #[inline(always)]
+    pub(super) fn ftn<F: Frame, T: Tables>(&self, frame: &F, tables: &T, domain: Domain) -> Checked<IlmEntry> {
+        // Bounded where it is used: verifiers before 6.10 do not see that what bounds one sum with it bounds others.
+        let offset = frame.opaque(self.offset) & OFFSET_MASK;
+        match self.family {
+            Family::V4 => {
+                let [first, ..] = frame.load::<4>(offset + 12).ok_or(Reason::Malformed)?;
+                // RFC 1812 section 5.3.7: this network, loopback, multicast, class E and broadcast.
+                if matches!(first, 0 | 127 | 224..) {
+                    return Ok(IlmEntry::EMPTY);
+                }
+                frame
+                    .load::<4>(offset + 16)
+                    .map(|destination| tables.ftn_v4(domain, destination))
+            }
+            Family::V6 => {
+                let (high, low) = (frame.load(offset + 8), frame.load(offset + 16));
+                let high = u64::from_be_bytes(high.ok_or(Reason::Malformed)?);
+                let low = u64::from_be_bytes(low.ok_or(Reason::Malformed)?);
+                // RFC 4291 section 2.5.2, 2.5.3, 2.5.6, 2.7: unspecified, loopback, link-local and multicast addresses.
+                if high == 0 && low <= 1 || high >> 54 == 0xfe80 >> 6 || high >> 56 == 0xff {
+                    return Ok(IlmEntry::EMPTY);
+                }
+                frame
+                    .load::<16>(offset + 24)
+                    .map(|destination| tables.ftn_v6(domain, destination))
+            }
+        }
+        .ok_or(Reason::Malformed)
+    }
+
+    /// Writes the changed bytes where the header now begins.
+    #[inline(always)]
+    pub(super) fn store<F: Frame>(&self, frame: &mut F, offset: usize) -> Checked<()> {
+        store(frame, offset, self.first.to_be_bytes())?;
+        match self.family {
+            Family::V4 => store(frame, offset + 8, self.second.to_be_bytes()),
+            Family::V6 => Ok(()),
+        }
+    }
+}
+
+/// `::1`, or IPv4 loopback mapped (RFC 8029 section 4.3).
+fn is_v6_loopback(address: [u8; 16]) -> bool {
+    let value = u128::from_be_bytes(address);
+    value == 1 || value >> 24 == 0x00ff_ff7f
+}

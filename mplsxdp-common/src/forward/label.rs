@@ -1,0 +1,280 @@
+//! What labels do: local pops, swap, push, pop.
+
+use super::egress::Egress;
+use super::frame::{Frame, store};
+use super::ip::Ip;
+use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, Tables, Verdict};
+use crate::abi::{IlmEntry, LabelStack, MAX_PUSH, Op, Reason, TtlMode, TtlPropagate};
+use crate::ip::Family;
+use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
+
+/// Pops what is this box's own, from the first label at `l2_len` on. Nothing is written yet.
+#[inline(always)]
+pub(super) fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize, unfinished: usize) -> Checked<Left> {
+    let mut offset = l2_len;
+    // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
+    let mut handed_down = NOT_HANDED_DOWN as u32;
+    for pops in 0..=MAX_LOCAL_POPS {
+        let lse = load_lse(frame, offset)?;
+        let ttl = if handed_down == NOT_HANDED_DOWN as u32 {
+            lse.ttl()
+        } else {
+            handed_down as u8
+        };
+        let (entry, family) = ilm(tables, lse)?;
+        if ttl <= 1 {
+            return Err(Reason::TtlExpired);
+        }
+        if entry.op() != Op::Local {
+            let top = Top {
+                lse,
+                ttl,
+                offset,
+                unfinished,
+            };
+            return Ok(Left::Label(entry, top));
+        }
+        if pops == MAX_LOCAL_POPS {
+            return Err(Reason::Malformed);
+        }
+
+        let mode = entry.ttl_propagate().mode(tables.settings().ttl_mode());
+        let mut bottom = lse.bottom();
+        let mut label_ttl = ttl - 1;
+        offset += LSE_LEN;
+        if lse.label() == Label::ENTROPY_INDICATOR {
+            // RFC 6790 section 4.2: the entropy label follows its indicator and goes with it.
+            // Its TTL and TC mean nothing: the indicator's stand for the pair.
+            if bottom {
+                return Err(Reason::Malformed);
+            }
+            let entropy = load_lse(frame, offset)?;
+            if entropy.label().is_special() {
+                return Err(Reason::Malformed);
+            }
+            offset += LSE_LEN;
+            bottom = entropy.bottom();
+            if !bottom {
+                // The pair stands for no hop of its own: the label beneath takes off what this hop takes off.
+                label_ttl = ttl;
+            }
+        }
+        tables.count(entry.slot(), frame.len());
+        // The verifier is not to follow what comes once for each way to get here.
+        offset = frame.opaque(offset) & OFFSET_MASK;
+        if bottom {
+            let mut ip = Ip::beneath_labels(frame, offset)?;
+            if family.is_some_and(|family| family != ip.family) {
+                return Err(Reason::Malformed);
+            }
+            // This box is the egress: what is not for it may not go on.
+            ip.refuse_lsp_ping(frame)?;
+            ip.after_pop(tables.settings(), mode, label_ttl, lse.tc(), false)?;
+            return Ok(Left::Ip(ip));
+        }
+        handed_down = frame.opaque(match mode {
+            TtlMode::Uniform => label_ttl.into(),
+            TtlMode::Pipe | TtlMode::Linux => NOT_HANDED_DOWN,
+        }) as u32;
+    }
+    Err(Reason::Malformed)
+}
+
+/// No TTL of a popped label: the one beneath has its own.
+pub(super) const NOT_HANDED_DOWN: usize = 256;
+
+/// What is left of a frame when this box's own labels are off.
+pub(super) enum Left {
+    Label(IlmEntry, Top),
+    /// As it is once they are off.
+    Ip(Ip),
+}
+
+/// What the label of `lse` maps to, and the only family that an explicit null may have beneath it.
+#[inline(always)]
+pub(super) fn ilm<T: Tables>(tables: &T, lse: Lse) -> Checked<(IlmEntry, Option<Family>)> {
+    if lse.label().is_special() {
+        return match lse.label() {
+            Label::IPV4_EXPLICIT_NULL => Ok((EXPLICIT_NULL, Some(Family::V4))),
+            Label::IPV6_EXPLICIT_NULL => Ok((EXPLICIT_NULL, Some(Family::V6))),
+            Label::ENTROPY_INDICATOR => Ok((EXPLICIT_NULL, None)),
+            special => Err(special_label(special, lse.bottom())),
+        };
+    }
+    let entry = tables.ilm(lse.label());
+    match entry.op() {
+        Op::None | Op::Pass => Err(Reason::NoRoute),
+        _ => Ok((entry, None)),
+    }
+}
+
+/// What an explicit null or an entropy label indicator on top does: as `dev lo`, without a route.
+const EXPLICIT_NULL: IlmEntry = IlmEntry::new(Op::Local, TtlPropagate::Default, 0, 0, 0);
+
+/// The label on top, the TTL that counts as its, and where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Top {
+    pub(super) lse: Lse,
+    pub(super) ttl: u8,
+    pub(super) offset: usize,
+    /// Not 0: the frame is not to leave as it is. A number, which the verifier does not follow twice.
+    pub(super) unfinished: usize,
+}
+
+/// What becomes of a special-purpose label other than the nulls and the entropy label indicator.
+#[inline(always)]
+fn special_label(label: Label, bottom: bool) -> Reason {
+    match label {
+        // RFC 3032 section 2.1: legal anywhere in the stack except at the bottom.
+        Label::ROUTER_ALERT if bottom => Reason::Malformed,
+        Label::ROUTER_ALERT => Reason::RouterAlert,
+        Label::IMPLICIT_NULL => Reason::ImplicitNull,
+        Label::GAL | Label::OAM_ALERT => Reason::Oam,
+        _ => Reason::SpecialLabel,
+    }
+}
+
+/// Swap, swap and push, or pop towards a next hop, counted in `slot`. The TTL has been found to be at least 2.
+#[inline(always)]
+pub(super) fn label_operation<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    entry: IlmEntry,
+    slot: u32,
+    top: Top,
+) -> Checked<Verdict> {
+    // Only where it is asked for: a swap knows no modes.
+    let mode = || entry.ttl_propagate().mode(tables.settings().ttl_mode());
+    let ttl = top.ttl - 1;
+    let beneath = top.offset + LSE_LEN;
+    if !top.lse.bottom() {
+        find_bottom(frame, beneath)?;
+    }
+    let received = frame.len();
+    let unlabelled = received - (beneath - ETH_HLEN);
+    let egress = match entry.op() {
+        Op::Label => {
+            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN, top.unfinished)?;
+            let out = top.lse.swapped(entry.out_label(), ttl);
+            egress.begin(frame, beneath, LSE_LEN, ETH_P_MPLS_UC)?;
+            store(frame, egress.l2_len(), out.to_bytes())?;
+            egress
+        }
+        Op::Stack => {
+            let (stack, depth) = label_stack(tables, entry)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN, top.unfinished)?;
+            let outer_ttl = match mode() {
+                TtlMode::Pipe => tables.settings().tunnel_ttl(),
+                TtlMode::Uniform | TtlMode::Linux => ttl,
+            };
+            egress.begin(frame, beneath, depth * LSE_LEN, ETH_P_MPLS_UC)?;
+            let bottom = (top.lse.bottom(), ttl);
+            store_labels(frame, egress.l2_len(), (stack, depth), top.lse.tc(), outer_ttl, bottom)?;
+            egress
+        }
+        Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
+            let mut ip = Ip::beneath_labels(frame, beneath)?;
+            let penultimate = entry.op() == Op::PenultimatePop;
+            // RFC 8029 section 4.4: an MPLS echo request goes on like any other packet. The next hop is the egress, and takes one that
+            // comes without a label for one whose label was popped here.
+            ip.after_pop(tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
+            let egress = Egress::find(frame, tables, entry, ETH_HLEN + ip.kept_len, top.unfinished)?;
+            egress.begin(frame, beneath, 0, ip.family.ethertype())?;
+            ip.store(frame, egress.l2_len())?;
+            ip.cut_trailer(frame);
+            egress
+        }
+        Op::Pop | Op::PenultimatePop => {
+            let exposed = load_lse(frame, beneath)?;
+            // RFC 3443 section 3.1: uniform hands the TTL down. RFC 3032 section 2.4.2 has it no other way for a pop.
+            let exposed = if mode() == TtlMode::Uniform {
+                exposed.with_ttl(ttl)
+            } else {
+                exposed
+            };
+            let egress = Egress::find(frame, tables, entry, unlabelled, top.unfinished)?;
+            egress.begin(frame, beneath, 0, ETH_P_MPLS_UC)?;
+            store(frame, egress.l2_len(), exposed.to_bytes())?;
+            egress
+        }
+        Op::None | Op::Local | Op::Pass | Op::Group => return Err(Reason::NoRoute),
+    };
+    tables.count(slot, received);
+    Ok(egress.verdict())
+}
+
+/// `entry`, or what its group does with the flow of this hash.
+#[inline(always)]
+pub(super) fn one_next_hop<T: Tables>(tables: &T, entry: IlmEntry, hash: impl FnOnce() -> u32) -> IlmEntry {
+    if entry.op() == Op::Group {
+        tables.bucket(entry.operand(), (hash() >> 24) as u8)
+    } else {
+        entry
+    }
+}
+
+#[inline(always)]
+pub(super) fn load_lse<F: Frame>(frame: &F, offset: usize) -> Checked<Lse> {
+    frame.load(offset).map(Lse::from_bytes).ok_or(Reason::Malformed)
+}
+
+/// That a label stack entry at or after `offset`, where the second one stands, has the S bit.
+#[inline(always)]
+fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
+    if has_bottom(frame, offset) {
+        Ok(())
+    } else {
+        Err(Reason::Malformed)
+    }
+}
+
+/// [`find_bottom`]'s loop. Not inlined: what the verifier learns in each turn of the loop
+/// ends with the call, so it follows what comes after it once, not once for each turn.
+#[inline(never)]
+fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
+    for index in 0..MAX_STACK_DEPTH - 1 {
+        match frame.load(offset + index * LSE_LEN) {
+            Some(lse) if Lse::from_bytes(lse).bottom() => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The labels that `entry` pushes and how many they are, within bounds that the verifier sees. An empty slot is no route.
+#[inline(always)]
+pub(super) fn label_stack<T: Tables>(tables: &T, entry: IlmEntry) -> Checked<(&LabelStack, usize)> {
+    let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
+    match stack.depth() {
+        depth @ 1..=MAX_PUSH => Ok((stack, depth)),
+        _ => Err(Reason::NoRoute),
+    }
+}
+
+/// Writes the labels of a stack of known depth at `offset`. `bottom` is the S bit and the TTL of the innermost.
+#[inline(always)]
+pub(super) fn store_labels<F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    (stack, depth): (&LabelStack, usize),
+    tc: u8,
+    outer_ttl: u8,
+    bottom: (bool, u8),
+) -> Checked<()> {
+    let last = depth - 1;
+    for index in 0..MAX_PUSH {
+        if index > last {
+            break;
+        }
+        let Some(label) = stack.label(index) else { break };
+        let (bottom, ttl) = if index == last { bottom } else { (false, outer_ttl) };
+        let ttl = ttl & stack.ttl_mask(index);
+        store(
+            frame,
+            offset + index * LSE_LEN,
+            Lse::new(label, tc, bottom, ttl).to_bytes(),
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! The forwarding core: one frame and the tables in, a [`Verdict`] out. Every MPLS rule of the data plane is here, once. The
+//! XDP program and the host run this same code; they differ only in what a [`Frame`] and the [`Tables`] are.
+//!
+//! All checks and look-ups come before the first write: a frame that is an exception, or the kernel's, is as it arrived. The
+//! one exception to that is [`Reason::NoHeadroom`], which can only be known by trying, before anything is written.
+
+mod arrival;
+mod egress;
+mod frame;
+mod ip;
+mod label;
+
+use crate::abi::{Adjacency, Checksum, Domain, IlmEntry, LabelStack, Op, PortWord, Reason, Settings, SubInterfaceKey};
+use crate::checksum;
+use crate::hash::flow_hash;
+use crate::ip::{Family, Header};
+use crate::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, VLAN_HLEN};
+pub(crate) use arrival::is_tag;
+pub use arrival::{Arrival, arrival_port};
+pub use frame::Frame;
+pub(crate) use frame::load_u16;
+use ip::{Ip, hand_up, impose};
+use label::{Left, Top, ilm, label_operation, load_lse, one_next_hop, pop_local};
+
+/// How many labels in one frame may be this box's own (`dev lo`, explicit null, entropy indicator) before another look-up.
+pub const MAX_LOCAL_POPS: usize = 4;
+/// The longest Ethernet header: two VLAN tags.
+const MAX_L2_LEN: usize = ETH_HLEN + 2 * VLAN_HLEN;
+/// Masks that hold every length of an Ethernet header, and every offset at which what is left after local pops may stand.
+const L2_LEN_MASK: usize = 31;
+const OFFSET_MASK: usize = 63;
+const _: () = assert!(MAX_L2_LEN <= L2_LEN_MASK && MAX_L2_LEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= OFFSET_MASK);
+/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is
+/// malformed.
+pub const MAX_STACK_DEPTH: usize = 64;
+
+/// What the controller wrote, and the port at which the frame arrived.
+pub trait Tables {
+    fn settings(&self) -> Settings;
+    /// Zero where there is none of this number.
+    fn port(&self, number: u32) -> PortWord;
+    /// The number of a sub-interface.
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
+    /// [`IlmEntry::EMPTY`] where there is none.
+    fn ilm(&self, label: Label) -> IlmEntry;
+    /// Longest match in a domain, [`IlmEntry::EMPTY`] where there is none.
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry;
+    /// Likewise.
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry;
+    fn adjacency(&self, index: u16) -> Option<Adjacency>;
+    fn label_stack(&self, index: u32) -> Option<&LabelStack>;
+    /// What a group does with the flows of a bucket. [`IlmEntry::EMPTY`] where there is no such group.
+    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry;
+    /// What the flow hash begins with. Routers in a row have different ones, else the second would find all flows of a next hop
+    /// in the same buckets.
+    fn hash_seed(&self) -> u32;
+    /// Counts a frame of `bytes` for the route that has counter slot `slot`.
+    fn count(&self, slot: u32, bytes: usize);
+    /// Counts a frame of `bytes` that arrived at port `port` and whose checksum was finished. Not called for tables of
+    /// [`Checksum::Trust`].
+    fn count_finished(&self, port: u32, bytes: usize);
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The kernel's: untouched, or with its last label popped for this box.
+    Pass,
+    /// Rewritten, to be sent out of this port.
+    Forward { port: u16 },
+    /// Not forwarded; the frame is as it arrived.
+    Exception(Reason),
+}
+
+impl Verdict {
+    const FORWARD: u32 = 1 << 16;
+
+    /// The verdict as one number, for a function that is a call of its own in the XDP program: an enum leaves bytes undefined,
+    /// and the verifier does not let those leave a register.
+    #[inline(always)]
+    const fn to_code(self) -> u32 {
+        match self {
+            Self::Pass => 0,
+            Self::Forward { port } => Self::FORWARD | port as u32,
+            Self::Exception(reason) => reason as u32,
+        }
+    }
+
+    #[inline(always)]
+    fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Pass,
+            code if code & Self::FORWARD != 0 => Self::Forward { port: code as u16 },
+            code => Self::Exception(Reason::from_number(code as u8).unwrap_or(Reason::Malformed)),
+        }
+    }
+}
+
+/// Rules that end in an exception return it as an error.
+type Checked<T> = Result<T, Reason>;
+
+/// Decides on `frame` and, where it is to be forwarded, rewrites it, and finishes its checksum as the port's settings have it.
+///
+/// The common case is all here, at offsets that the compiler knows: an untagged frame with a label that goes on to a next hop, at
+/// a port that trusts checksums. Everything else is a call.
+#[inline(always)]
+pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    // Frozen by the loader: the verifier takes out what a port does not do.
+    if tables.settings().checksum() != Checksum::Trust {
+        return Verdict::from_code(forward_and_finish(frame, tables));
+    }
+    let (Some(start), Some(ethertype)) = (frame.load::<8>(0), frame.load::<2>(12)) else {
+        return Verdict::Pass;
+    };
+    if u16::from_be_bytes(ethertype) == ETH_P_MPLS_UC {
+        let port = tables.port(tables.settings().port());
+        if port.is_destination(start) && port.has(PortWord::MPLS) {
+            match switch(frame, tables) {
+                Ok(Some(verdict)) => return verdict,
+                Ok(None) => {}
+                Err(reason) => return Verdict::Exception(reason),
+            }
+        }
+    }
+    Verdict::from_code(forward_any(frame, tables, 0))
+}
+
+/// [`forward`] at a port where checksums may be unfinished. A call of its own, as [`forward_any`].
+#[inline(never)]
+fn forward_and_finish<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
+    let mode = tables.settings().checksum();
+    // Whatever was found out so far, and whatever will be, the verifier is to follow what comes behind it once.
+    let port = frame.opaque(arrival_port(frame, tables) as usize) as u32;
+    let received = frame.opaque(frame.len());
+    let unfinished = match mode {
+        Checksum::Punt => frame.opaque(checksum::is_unfinished(frame).into()),
+        Checksum::Trust | Checksum::Finish => 0,
+    };
+    let code = forward_any(frame, tables, unfinished);
+    let code = frame.opaque(code as usize) as u32;
+    let finishes = match Verdict::from_code(code) {
+        // The kernel's note that the checksum is unfinished is still right.
+        Verdict::Pass => false,
+        Verdict::Forward { .. } => mode == Checksum::Finish,
+        Verdict::Exception(reason) => tables.settings().punts(reason),
+    };
+    if frame.opaque(finishes.into()) != 0
+        && checksum::finish(frame)
+        && code != Verdict::Exception(Reason::ChecksumFinished).to_code()
+    {
+        tables.count_finished(port, received);
+    }
+    code
+}
+
+/// An untagged labelled frame for this box. `None` where its label is this box's own, or has several next hops: that is for
+/// [`forward_any`].
+#[inline(always)]
+fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
+    let lse = load_lse(frame, ETH_HLEN)?;
+    let (entry, _) = ilm(tables, lse)?;
+    if matches!(entry.op(), Op::Local | Op::Group) {
+        return Ok(None);
+    }
+    if lse.ttl() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    let top = Top {
+        lse,
+        ttl: lse.ttl(),
+        offset: ETH_HLEN,
+        unfinished: 0,
+    };
+    label_operation(frame, tables, entry, entry.slot(), top).map(Some)
+}
+
+/// Any frame. A call of its own, which keeps its size and its registers off the common case.
+#[inline(never)]
+fn forward_any<F: Frame, T: Tables>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
+    decide(frame, tables, unfinished)
+        .unwrap_or_else(Verdict::Exception)
+        .to_code()
+}
+
+#[inline(always)]
+fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T, unfinished: usize) -> Checked<Verdict> {
+    let (Some(start), Some(arrival)) = (frame.load::<8>(0), Arrival::of(frame, tables)) else {
+        return Ok(Verdict::Pass);
+    };
+    let Some(number) = arrival.port else {
+        let parent = tables.port(tables.settings().port());
+        return if arrival.ethertype == ETH_P_MPLS_UC && parent.is_destination(start) {
+            Err(Reason::UnknownVlan)
+        } else {
+            Ok(Verdict::Pass)
+        };
+    };
+    let port = tables.port(number);
+    if !port.is_destination(start) {
+        return Ok(Verdict::Pass);
+    }
+    // The verifier is not to follow what comes once for each number of tags.
+    let l2_len = frame.opaque(arrival.l2_len) & L2_LEN_MASK;
+    let (ip, popped) = match arrival.ethertype {
+        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => match pop_local(frame, tables, l2_len, unfinished)? {
+            Left::Label(entry, top) => {
+                let slot = entry.slot();
+                let entry = one_next_hop(tables, entry, || flow_hash(frame, top.offset, tables.hash_seed()));
+                return label_operation(frame, tables, entry, slot, top);
+            }
+            Left::Ip(ip) => (ip, true),
+        },
+        ETH_P_MPLS_UC => return Err(Reason::PortDisabled),
+        ETH_P_IP | ETH_P_IPV6 if port.has(PortWord::IMPOSE) => {
+            let family = Family::of(arrival.ethertype);
+            let ip = match Header::at(frame, l2_len).filter(|header| header.family == family) {
+                Some(header) => Ip::new(frame, l2_len, header),
+                // Only the kernel can say what is wrong with a header that is not right.
+                None if !port.has(PortWord::LOCAL) => return Ok(Verdict::Pass),
+                None => return Err(Reason::Malformed),
+            };
+            ip.refuse_lsp_ping(frame)?;
+            (ip, false)
+        }
+        _ => return Ok(Verdict::Pass),
+    };
+    let entry = ip.ftn(frame, tables, port.domain())?;
+    match (entry.op(), popped) {
+        // The kernel sent it here to get labels: it would route what it got back into the pair again.
+        (Op::None | Op::Pass, false) if port.has(PortWord::LOCAL) => Err(Reason::NoFtn),
+        (Op::None | Op::Pass, false) => Ok(Verdict::Pass),
+        (Op::None | Op::Pass, true) => {
+            // The tags stay on where the kernel has a device for them.
+            let l2_len = if port.has(PortWord::KERNEL_VLAN) {
+                l2_len
+            } else {
+                ETH_HLEN
+            };
+            hand_up(frame, ip, l2_len)
+        }
+        (_, popped) => impose(
+            frame,
+            tables,
+            entry,
+            ip,
+            popped || !port.has(PortWord::LOCAL),
+            unfinished,
+        ),
+    }
+}

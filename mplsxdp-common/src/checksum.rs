@@ -99,7 +99,7 @@ fn find_ip<F: Frame>(frame: &F) -> Option<usize> {
         ethertype = load_u16(frame, l2_len + 2)?;
         l2_len += 4;
     }
-    // The verifier is not to follow what comes once for each number of tags.
+    // Keeps the verifier from processing what follows once for each number of tags.
     let l2_len = frame.opaque(l2_len) & IP_OFFSET_MASK;
     let offset = match ethertype {
         ETH_P_IP | ETH_P_IPV6 => l2_len,
@@ -176,7 +176,7 @@ fn find_segment<F: Frame>(frame: &F, ip: usize) -> Option<Segment> {
     if load_u16(frame, segment.checksum_at())? != pseudo_header {
         return None;
     }
-    // What begins like an IPv4 packet beneath a label may be something else: its header has to be right, too.
+    // What begins like an IPv4 packet beneath a label may be something else: its header must be right too.
     if version == 4 && !is_right_header(frame, ip, header) {
         return None;
     }
@@ -204,7 +204,7 @@ fn behind_extensions<F: Frame>(frame: &F, ip: usize, next: u8, destination: u32)
             destination = words(frame, ip + offset + 8)? + words(frame, ip + offset + 16)?;
         }
         next = following;
-        // The verifier is not to follow what comes once for each header.
+        // Keeps the verifier from processing what follows once for each header.
         offset = frame.opaque(offset + 8 + usize::from(octets) * 8) & L4_OFFSET_MASK;
     }
     Some((next, offset, destination))

@@ -1,5 +1,5 @@
-//! Which bucket of a group a frame's flow falls into: frames of one flow are to take one path (RFC 3031 section 3.12,
-//! RFC 2992). Not a rule of forwarding, but of spreading: nothing here is ever wrong, only uneven.
+//! Picks the bucket of a group for a frame's flow: frames of one flow take one path (RFC 3031 section 3.12, RFC 2992). Any
+//! result forwards correctly; a bad one only spreads flows unevenly.
 
 use crate::forward::{Frame, MAX_STACK_DEPTH};
 use crate::ip;
@@ -32,7 +32,7 @@ pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
         }
         is_extended = !is_extended && lse.label() == Label::EXTENSION;
         if lse.bottom() {
-            // The verifier is not to follow what comes once for each depth.
+            // Keeps the verifier from processing what follows once for each depth.
             let payload = frame.opaque(at + LSE_LEN) & OFFSET_MASK;
             return if ip::is_flow(frame, payload) {
                 ip_flow_hash(frame, payload, hash)
@@ -95,7 +95,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     }
 }
 
-/// Takes a word in: a multiplication by an odd number near the golden ratio, as Fibonacci hashing does it.
+/// Adds a word to the hash: a multiplication by an odd number near the golden ratio, as in Fibonacci hashing.
 #[inline(always)]
 const fn mix(hash: u32, word: u32) -> u32 {
     let product = (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b1);

@@ -1,5 +1,6 @@
-//! What counts as an IP packet, and where it ends. An EtherType says it of a frame without labels. Beneath a label stack nothing says
-//! it: there may be the Ethernet frame of a pseudowire without a control word, which begins with any byte.
+//! Decides what counts as an IP packet, and where it ends. In a frame without labels the EtherType says so. Beneath a label
+//! stack nothing does: there may be the Ethernet frame of a pseudowire without a control word, which can begin with any
+//! byte.
 
 use crate::forward::Frame;
 use crate::wire::{
@@ -9,7 +10,7 @@ use crate::wire::{
 
 /// The longest IPv4 header in 32-bit words.
 const MAX_IHL: usize = 15;
-/// Holds every offset at which what an Ethernet frame beneath a stack has in it may stand: behind this box's own labels.
+/// Holds every offset at which what an Ethernet frame beneath a stack has in it may stand: behind this machine's own labels.
 const OFFSET_MASK: usize = 127;
 /// An ARP header for Ethernet and IPv4 (RFC 826).
 const ARP_HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
@@ -37,7 +38,7 @@ impl Family {
     }
 }
 
-/// What an IP header says of its packet.
+/// What an IP header says about its packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     pub family: Family,
@@ -189,7 +190,7 @@ fn is_ethernet<F: Frame>(frame: &F, offset: usize) -> bool {
             ethertype = load_u16(frame, at - 2);
         }
     }
-    // The verifier is not to follow what comes once for each number of tags.
+    // Keeps the verifier from processing what follows once for each number of tags.
     let at = frame.opaque(at) & OFFSET_MASK;
     let Some([first, second, high, low, v6_high, v6_low]) = frame.load(at) else {
         return false;

@@ -69,7 +69,7 @@ impl Mac {
         matches!(self.0, [0, 0, 0, 0, 0, 0])
     }
 
-    /// Whether one interface can have it.
+    /// Whether a single interface can have it.
     pub const fn is_unicast(self) -> bool {
         !self.is_multicast() && !self.is_zero()
     }
@@ -148,7 +148,7 @@ impl Label {
     /// The largest label.
     pub const MAX: Self = Self(0xf_ffff);
 
-    /// `None` where the value does not fit 20 bits.
+    /// `None` if the value does not fit in 20 bits.
     pub const fn new(value: u32) -> Option<Self> {
         if value <= Self::MAX.0 { Some(Self(value)) } else { None }
     }

@@ -1,4 +1,4 @@
-//! Answers a frame with an ICMP error: whether, with what, and on which way.
+//! Answers a frame with an ICMP error: decides whether, with what, and by which way.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -16,10 +16,10 @@ use super::{Action, Emit, Options, World};
 use crate::dataplane::frame::MemoryFrame;
 use crate::slowpath::IcmpVia;
 
-/// What the core takes for the destination of this box's own packets.
+/// The destination MAC address of this machine's own packets, for the core.
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 0]);
 const OWN_PORT: PortWord = PortWord::new(OWN, PortWord::IMPOSE | PortWord::LOCAL);
-/// A TTL that no hop at this box uses up.
+/// A TTL that the hops at this machine cannot use up.
 const UNEXPIRED: u8 = 255;
 
 /// An answer could not be sent.
@@ -62,7 +62,7 @@ impl Answerer {
     ) -> Result<(), Outcome> {
         let parts = Parts::of(received.frame).ok_or(Outcome::Malformed)?;
         let offender = Offender::read(parts.payload, received.trimmed).ok_or(Outcome::NoAnswerDue)?;
-        // RFC 1122 section 3.2.2: not to what is no single host. Under more labels than one, the source may be in another
+        // RFC 1122 section 3.2.2: only to a single host. Under more than one label, the source may be in another
         // network that has the same addresses.
         if parts.stack.len() <= LSE_LEN && world.is_broadcast(received.port, offender.source) {
             return Err(Outcome::NoAnswerDue);
@@ -92,11 +92,11 @@ impl Answerer {
                             || world.has_specific_route(received.port, offender.source))
                 }
             };
-        // An LSP whose next hop does not resolve carries no answer. Under one label, the source is of this box's own address
-        // space, where a default route may know it.
+        // An LSP whose next hop does not resolve carries no answer. Under one label, the source is in this machine's
+        // own address space, and the default route may lead to it.
         let by_ip_then = self.via == IcmpVia::Auto && parts.stack.len() == LSE_LEN;
         self.identification = self.identification.wrapping_add(1);
-        // Where as much as is good to quote does not fit the link, the least may.
+        // If the preferred length of the quote does not fit the link, the minimum may.
         for quote in [usize::MAX, QUOTED] {
             message.write(self.identification, quote, &mut self.packet);
             let sent = if on_lsp {
@@ -135,7 +135,7 @@ impl Answerer {
         self.scratch.refill([parts.ethernet, &self.stack, &self.packet], 0);
         let mut answer = ask(&mut self.scratch, tables);
         if answer.bucket.is_some() {
-            // Of several next hops the packet's own, whatever flow the answer is of.
+            // Of several next hops the packet's own, whatever the flow of the answer is.
             self.scratch.refill([parts.ethernet, &self.stack, parts.payload], 0);
             let packet = ask(&mut self.scratch, tables);
             self.scratch.refill([parts.ethernet, &self.stack, &self.packet], 0);
@@ -153,7 +153,7 @@ impl Answerer {
         }
     }
 
-    /// Sends the answer as this box's own packet: as the FTN says, else as the kernel does.
+    /// Sends the answer as this machine's own packet: by the FTN, else as the kernel routes.
     fn send_by_ip<T: Tables>(&mut self, arrived: u16, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
             Some(0x45) => ETH_P_IP,

@@ -1,5 +1,5 @@
-//! Asking the forwarding core what becomes of a frame now, and what it looked at to say so. The frame is a scratch
-//! copy, which the core rewrites where the frame is to be forwarded.
+//! Asks the forwarding core what to do with a frame now, and notes which entries it looked at. The frame is a scratch copy,
+//! which the core rewrites if the frame is to be forwarded.
 
 use std::cell::Cell;
 
@@ -33,13 +33,13 @@ pub struct Answer {
     pub adjacency: Option<u16>,
     /// The adjacency that the route or bucket names: the same, or the one that it is the backup of.
     pub next_hop: Option<u16>,
-    /// The bucket that the frame's flow fell into, where its route has several next hops.
+    /// The bucket of the frame's flow, if its route has several next hops.
     pub bucket: Option<u8>,
-    /// The frame had a Router Alert label on top, and was forwarded by what is beneath.
+    /// The frame had a Router Alert label on top, and was forwarded by the label beneath.
     pub router_alert: bool,
 }
 
-/// What becomes of `frame` at a port with `tables`.
+/// What the core decides for `frame` at a port with `tables`.
 pub fn ask<T: Tables>(frame: &mut MemoryFrame, tables: &T) -> Answer {
     ask_at(frame, tables, tables.port(tables.settings().port()))
 }
@@ -70,8 +70,8 @@ fn ask_noted<T: Tables>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answer
     }
 }
 
-/// What becomes of a frame that arrived. A Router Alert label on top is left to the label beneath it. The frame as it
-/// is to leave is in `scratch` then.
+/// What the core decides for a frame that arrived. Below a Router Alert label, the label beneath decides. Afterwards
+/// `scratch` has the frame as it is to leave.
 pub fn ask_of_received<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     scratch.refill([received.frame], received.trimmed);
     let answer = ask(scratch, tables);
@@ -93,7 +93,7 @@ pub fn ask_of_any_length<T: Tables>(scratch: &mut MemoryFrame, received: Receive
 
 /// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed
 /// back on top of it. The alert is no hop of its own: in uniform mode its TTL is handed to the label beneath, and is
-/// what that leaves with. Where no label is left, neither is the alert: it may not be the last one.
+/// what that leaves with. If no label is left, the alert is dropped too: it must not be the last label.
 fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     let found = Parts::of(received.frame).and_then(|parts| {
         let mut stack = entries(parts.stack);
@@ -116,7 +116,7 @@ fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_
         return answer;
     };
     scratch.refill([before, after], received.trimmed);
-    // Beneath a label of this box, the TTL is what that one hands down.
+    // Beneath a label for this machine, the TTL is the one that the label hands down.
     if offset == ETH_HLEN {
         if alert.ttl() <= 1 {
             answer.verdict = Verdict::Exception(Reason::TtlExpired);

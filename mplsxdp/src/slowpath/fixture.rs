@@ -22,7 +22,7 @@ pub const NARROW: u16 = 3;
 /// MTU of [`NEIGHBOUR`] and of [`NARROW`].
 pub const MTU: u16 = 1500;
 pub const NARROW_MTU: u16 = 400;
-/// Addresses of this box.
+/// Addresses of this machine.
 pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);

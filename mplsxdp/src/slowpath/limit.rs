@@ -1,4 +1,4 @@
-//! How many ICMP errors leave: so many a second in total, and so many to each source (RFC 1812 section 4.3.2.8, RFC
+//! Limits ICMP errors: a rate in total, and a rate to each source (RFC 1812 section 4.3.2.8, RFC
 //! 4443 section 2.4 (f)). Pure: the time is an argument.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-/// How many sources are told apart; of more, the ones longest unheard of are forgotten.
+/// How many sources are kept apart. If there are more, the least recently seen are forgotten.
 const SOURCES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// So many a second, and so many at once after a pause.
+/// A rate per second, and a burst after a pause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
     /// 0: no limit.
     pub per_second: u32,
-    /// 0 is as 1.
+    /// 0 means 1.
     pub burst: u32,
 }
 
@@ -25,7 +25,7 @@ impl Rate {
         burst: 0,
     };
 
-    /// The time that one takes; `None` where there is no limit.
+    /// The time that one takes; `None` if there is no limit.
     fn interval(self) -> Option<Duration> {
         Duration::from_secs(1).checked_div(self.per_second)
     }
@@ -38,7 +38,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// The bucket with one token less, `None` where there is none.
+    /// The bucket with one token less; `None` if it has none.
     fn taken(self, rate: Rate, now: Instant) -> Option<Self> {
         let Some(interval) = rate.interval() else {
             return Some(self);
@@ -68,7 +68,7 @@ impl Limiter {
         }
     }
 
-    /// Whether one more may go to `source`: if so, it counts. One that a source may not have costs the others nothing.
+    /// Whether one more may go to `source`; if so, it is counted. One that is refused for its source does not count in the total.
     pub fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
         let full = Bucket { full_at: now };
         let Some(total) = self.bucket.unwrap_or(full).taken(self.total, now) else {
@@ -86,7 +86,7 @@ impl Limiter {
     }
 }
 
-/// Whoever has an IPv6 address has its /64.
+/// An IPv6 source is its /64: whoever has one address of it has them all.
 fn subscriber(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,

@@ -1,5 +1,5 @@
-//! The slow path: what becomes of frames that the fast path could not forward. A frame comes in as it arrived, actions
-//! come out; nothing here but [`xsk`], which brings them, knows a socket, a map or a clock.
+//! The slow path handles frames that the fast path could not forward. A frame comes in as it arrived, and actions come out.
+//! Only [`xsk`], which receives the frames, knows a socket, a map or a clock.
 //!
 //! Why a frame came up is not guessed: `ask` runs the forwarding core on a copy of it, so that what has changed
 //! meanwhile (a next hop's MAC address is known now) counts too. `answer` sends ICMP errors, which [`icmp`] builds
@@ -47,16 +47,16 @@ use unknown::UnknownLabels;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IcmpVia {
-    /// Along the LSP where there were more labels than one or this box knows no way to the source, else by IP.
+    /// Along the LSP if there was more than one label or this machine has no route to the source, else by IP.
     #[default]
     Auto,
     /// Along the LSP (RFC 3032 section 2.3.2).
     Lsp,
-    /// By IP from this box.
+    /// By IP from this machine.
     Ip,
 }
 
-/// What the slow path may know of the box.
+/// What the slow path may know of this machine.
 pub trait World {
     type Tables<'a>: forward::Tables
     where
@@ -69,14 +69,14 @@ pub trait World {
     /// of the interface or as configured. `None` where there is none.
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
 
-    /// Whether `address` is the broadcast address of a network that this box is in, for a packet that arrived at `port`.
+    /// Whether `address` is the broadcast address of a network of this machine, for a packet that arrived at `port`.
     fn is_broadcast(&self, port: u16, address: IpAddr) -> bool;
 
     /// Whether the kernel has a route to `destination` that is more than a default route, for a packet that arrived at `port`.
     fn has_specific_route(&self, port: u16, destination: IpAddr) -> bool;
 }
 
-/// Carries out an action. Returns whether that worked; what becomes of a packet beyond is not known here.
+/// Carries out an action. Returns whether that worked; what happens to the packet afterwards is not known.
 pub type Emit<'a> = dyn FnMut(Action<'_>) -> bool + 'a;
 
 /// What is to be done.
@@ -84,8 +84,8 @@ pub type Emit<'a> = dyn FnMut(Action<'_>) -> bool + 'a;
 pub enum Action<'a> {
     /// Send `frame`, Ethernet header and all, out of `port`.
     Transmit { port: u16, frame: &'a [u8] },
-    /// Send `packet`, an IP packet of this box, as the kernel routes it, in the VRF of `port` if that is in one. The FTN has
-    /// nothing for it.
+    /// Send `packet`, an IP packet of this machine, as the kernel routes it, in the VRF of `port` if it is in one. The
+    /// FTN has no entry for it.
     SendByIp { port: u16, packet: &'a [u8] },
     /// Have the kernel receive `frame`, Ethernet header and all, at `port`: an IP packet that came there with labels which ended
     /// here, for the kernel to deliver or to route.
@@ -104,7 +104,7 @@ pub struct Options {
     pub icmp_rate: Rate,
     /// ICMP errors to one source.
     pub icmp_source_rate: Rate,
-    /// How many frames wait for one next hop.
+    /// How many frames may wait for one next hop.
     pub hold_frames: usize,
 }
 
@@ -361,8 +361,8 @@ impl SlowPath {
         }
     }
 
-    /// The kernel's: a labelled frame has become an IP packet for this box. The kernel has what was not labelled
-    /// already, or it is not for this box.
+    /// The kernel's: a labelled frame has become an IP packet for this machine. The kernel has what was not labelled
+    /// already, or it is not for this machine.
     fn deliver(&self, received: Received<'_>, emit: &mut Emit<'_>) -> Outcome {
         let frame = self.scratch.bytes();
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {

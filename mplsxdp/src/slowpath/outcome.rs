@@ -1,9 +1,9 @@
-//! What became of the frames that came up, counted.
+//! Counts what happened to the frames that the slow path got.
 
 macro_rules! outcomes {
     ($($(#[doc = $doc:literal])+ $name:ident, $text:literal;)+) => {
-        /// What became of a frame. Each frame has one of these in the end, and while it is held, none;
-        /// [`Outcome::RouterAlert`], [`Outcome::Held`] and [`Outcome::HoldExpired`] are counted besides.
+        /// What happened to a frame. Each frame ends with one of these, and has none while it is held.
+        /// [`Outcome::RouterAlert`], [`Outcome::Held`] and [`Outcome::HoldExpired`] are counted in addition.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Outcome { $($(#[doc = $doc])+ $name,)+ }
 

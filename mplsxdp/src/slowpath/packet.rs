@@ -23,7 +23,7 @@ pub struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// `None` where the frame ends before its label stack does, or has more entries than any that is forwarded.
+    /// `None` if the frame ends before its label stack does, or has more entries than any frame that is forwarded.
     pub fn of(frame: &'a [u8]) -> Option<Self> {
         let (ethernet, rest) = frame.split_at_checked(ETH_HLEN)?;
         let depth = if is_labelled(frame) {
@@ -86,7 +86,7 @@ fn header(payload: &[u8], trimmed: usize) -> Option<Header> {
     Header::beneath_labels(&bytes, 0)
 }
 
-/// How many bytes the IP packet in `frame` is longer than the frame: where frames come up trimmed, nothing else tells.
+/// By how many bytes the IP packet in `frame` is longer than the frame. Nothing else shows that a frame was trimmed.
 pub fn missing_bytes(frame: &[u8]) -> usize {
     let Some(Parts { payload, .. }) = Parts::of(frame) else {
         return 0;
@@ -194,13 +194,13 @@ fn read_v4(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
 }
 
 /// Whether the address can be that of one host: not of this network (0/8), loopback, multicast, class E or broadcast.
-/// Of the broadcast addresses of far networks nobody here knows.
+/// Broadcast addresses of remote networks cannot be known here.
 fn is_one_host_v4(address: Ipv4Addr) -> bool {
     !matches!(address.octets(), [0 | 127 | 224..=255, ..])
 }
 
 /// ICMPv4 messages that are certainly no errors: echo, router discovery, timestamp, information and address mask
-/// (RFC 792, 950, 1256), extended echo (RFC 8335). Of a type that is not known, nobody can tell.
+/// (RFC 792, 950, 1256), extended echo (RFC 8335). An unknown type may be an error.
 fn is_icmp_query(kind: u8) -> bool {
     matches!(kind, 0 | 8..=10 | 13..=18 | 42 | 43)
 }

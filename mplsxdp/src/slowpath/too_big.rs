@@ -1,5 +1,5 @@
-//! What becomes of a packet that is larger than its way out: the next hop's MTU less the labels that it leaves under
-//! (RFC 3032 section 3). Its source is told, or it is fragmented (RFC 791 section 3.2). Pure.
+//! Handles a packet that is larger than the next hop's MTU less the labels that it leaves under (RFC 3032 section 3): its
+//! source gets an ICMP error, or it is fragmented (RFC 791 section 3.2). Pure.
 
 use mplsxdp_common::ip::kept_len;
 use mplsxdp_common::wire::IPV4_HLEN;
@@ -62,7 +62,7 @@ impl<'a> Remedy<'a> {
     }
 }
 
-/// A packet that fits, without what follows it (RFC 3032 section 3 counts the datagram). Part of it may be missing.
+/// A packet that fits without the bytes behind it (RFC 3032 section 3 counts the datagram). Part of it may be missing.
 fn cut<'a>(payload: &[u8], total_len: usize, mtu: usize) -> Result<Remedy<'a>, Outcome> {
     let kept = kept_len(total_len, payload.len()).min(mtu);
     if total_len <= payload.len() {

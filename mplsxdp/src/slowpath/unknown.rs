@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use mplsxdp_common::wire::Label;
 
-/// How many labels are told apart; of more, the ones longest unseen are forgotten.
+/// How many labels are kept apart. If there are more, the least recently seen are forgotten.
 const LABELS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How far back a rate remembers: a step in it is two thirds through after this.
 const MEMORY: Duration = Duration::from_secs(5);

@@ -303,11 +303,9 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
 
 fn port(links: Vec<Link>, name: &str) -> Result<Link, Failure> {
     let mut links = links.into_iter();
-    links.find(|link| link.name == name).ok_or_else(|| {
-        Failure::Refused(format!(
-            "{name} is not a port: `link add {name}` makes it one, or says why it can be none"
-        ))
-    })
+    links
+        .find(|link| link.name == name)
+        .ok_or_else(|| Failure::Refused(format!("{name} is not a port: add it with `link add {name}`")))
 }
 
 fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {

@@ -202,7 +202,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "link show eth7",
             1,
-            "mplsxdp: eth7 is not a port: `link add eth7` makes it one, or says why it can be none\n",
+            "mplsxdp: eth7 is not a port: add it with `link add eth7`\n",
         ),
         (
             "--instance pe1 status",
@@ -218,7 +218,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "neigh show dev eth9",
             1,
-            "mplsxdp: eth9 is not a port: `link add eth9` makes it one, or says why it can be none\n",
+            "mplsxdp: eth9 is not a port: add it with `link add eth9`\n",
         ),
         (
             "route get",

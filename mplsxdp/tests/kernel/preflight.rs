@@ -142,8 +142,8 @@ fn interfaces_that_will_not_do_are_refused() {
         ip("link set dev eth2 master bridge0");
         assert_eq!(
             refused("bridge0").await,
-            "bridge0 is a bridge, and native XDP runs on its ports: take those (eth2), or use `--mode generic`, which works on \
-             bridge0 itself and is slower"
+            "bridge0 is a bridge, and native XDP runs on its ports: use those (eth2), or use `--mode generic`, which works \
+             on bridge0 itself and is slower"
         );
         ip("link set dev bridge0 address 02:00:00:00:00:99");
         let facts = gather("eth2", &netlink).await.unwrap();
@@ -158,8 +158,8 @@ fn interfaces_that_will_not_do_are_refused() {
         ip("link set dev mv0 up");
         assert_eq!(
             refused("mv0").await,
-            "mv0 is a macvlan on eth1, and has no native XDP: take eth1, or use `--mode generic`, which works on mv0 itself and \
-             is slower"
+            "mv0 is a macvlan on eth1, and has no native XDP: use eth1, or use `--mode generic`, which works on mv0 itself \
+             and is slower"
         );
     });
 }

@@ -674,7 +674,7 @@ fn jumbo_taps() -> Result<()> {
     let (one, other) = (nic.plug(&bed.netns, "tap0")?, nic.plug(&bed.netns, "tap1")?);
     let router = Router::load(&bed.netns, "--iface tap0 --iface tap1")?;
     let said = router.said_at_load()?;
-    let warnings = said.matches("its driver does not take frames in several buffers from XDP");
+    let warnings = said.matches("its driver cannot send redirected multi-buffer frames");
     ensure!(warnings.count() == 2, "{said}");
     let sides = [
         Side::new(&bed.netns, &one, "tap0")?,
@@ -908,7 +908,7 @@ fn macvlan() -> Result<()> {
             .ip(&format!("link add link eth1 name {name} type {kind} mode bridge"))?;
         bed.netns.ip(&format!("link set dev {name} up"))?;
         let options = format!("--iface {name} --iface eth2");
-        bed.expect_refusal(&options, &[kind, "take eth1", "--mode generic"])?;
+        bed.expect_refusal(&options, &[kind, "use eth1", "--mode generic"])?;
         bed.load_and_unload(name, &format!("{options} --mode generic"), |router| {
             bed.expect_switching(router, &bed.left()?, name)?;
             bed.expect_untouched(router, &bed.left()?, name)
@@ -1156,7 +1156,7 @@ fn tun() -> Result<()> {
     bed.netns.ip("link set dev tun0 up")?;
     bed.expect_refusal(
         "--iface tun0",
-        &["tun0 (tun)", "no MAC address", "a tap in place of a tun"],
+        &["tun0 (tun)", "no MAC address", "a tap instead of a tun"],
     )
 }
 

@@ -51,7 +51,7 @@ fn packet(family: u16, length: usize, ttl: u8) -> Result<Vec<u8>> {
 fn switched() -> Result<()> {
     let bench = Bench::with_mtus(NATIVE, MTU, MTU)?;
     let said = bench.router.said_at_load()?;
-    ensure!(!said.contains("several buffers"), "{said}");
+    ensure!(!said.contains("multi-buffer"), "{said}");
     for route in [
         "100 as 110",
         "101 as 1001/1002/1003/1004/1005/1006/1007/1008",

@@ -734,7 +734,7 @@ fn refused() -> Result<()> {
             "link set eth1.4095 mpls off",
             "4095 is no VLAN identifier: these are 1 to 4094",
         ),
-        ("link show eth1.101", "`link add eth1.101` makes it one"),
+        ("link show eth1.101", "add it with `link add eth1.101`"),
         ("link add eth1.4095", "4095 is no VLAN identifier: these are 1 to 4094"),
         ("link add eth1.100.10.5", "eth1.100.10.5 has more than two VLAN tags"),
         (

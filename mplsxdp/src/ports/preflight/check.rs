@@ -331,8 +331,8 @@ impl Facts {
             let devices = self.peer_sends.as_ref()?.vlan_devices.join(", ");
             return (!devices.is_empty()).then(|| {
                 format!(
-                    "{}: its veth peer {peer} hides the VLAN tags of {devices} from XDP, which treats their frames as untagged: \
-                     `{command}`",
+                    "{}: its veth peer {peer} hides the VLAN tags of {devices} from XDP, which treats their frames as \
+                     untagged: `{command}`",
                     self.name
                 )
             });
@@ -340,8 +340,8 @@ impl Facts {
         let tags = self.vlan?.receive_optional;
         tags.any().then(|| {
             format!(
-                "{name}: its driver{driver} takes VLAN tags out of frames before XDP sees them, and those of every VLAN are taken for \
-                 untagged ones: `ethtool -K {name} {off}`",
+                "{name}: its driver{driver} strips VLAN tags before XDP sees the frame, so frames from every VLAN are \
+                 treated as untagged: `ethtool -K {name} {off}`",
                 name = self.name,
                 driver = in_parentheses(self.driver.as_deref()),
                 off = off(&tags, ["rxvlan", "rx-vlan-stag-hw-parse"]),
@@ -376,8 +376,9 @@ impl Facts {
         let foreign = bridge.mac.filter(|&mac| mac != own)?;
         (bridge.kind.as_deref() == Some("bridge")).then(|| {
             format!(
-                "{name} is a port of the bridge {bridge}: labelled frames for {bridge}'s MAC address ({foreign}) are left to the \
-                 bridge: neighbours have to send to {name}'s ({own}), or `ip link set dev {bridge} address {own}` makes it both",
+                "{name} is a port of the bridge {bridge}: labelled frames for {bridge}'s MAC address ({foreign}) are left \
+                 to the bridge: neighbours must send to {name}'s ({own}), or `ip link set dev {bridge} address {own}` \
+                 makes the two the same",
                 name = self.name,
                 bridge = bridge.name,
             )
@@ -428,9 +429,9 @@ impl Facts {
 /// On an interface that does not send frames in several buffers, with an MTU that lets them come to it.
 pub fn delays_fragments(name: &str) -> String {
     format!(
-        "{name}: its driver does not take frames in several buffers from XDP, as those of more than {ONE_BUFFER_MTU} bytes may be \
-         that other drivers receive: they go through the slow path, `--punt-rate` of them a second at most: `ip link set dev {name} \
-         mtu {ONE_BUFFER_MTU}`, or use `--mode generic`"
+        "{name}: its driver cannot send redirected multi-buffer frames (which frames over {ONE_BUFFER_MTU} bytes may be): \
+         they take the slow path, at most `--punt-rate` per second: `ip link set dev {name} mtu {ONE_BUFFER_MTU}`, or use \
+         `--mode generic`"
     )
 }
 

@@ -13,9 +13,9 @@ use crate::neighbour::{AttachMode, XdpAttachment};
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     #[error(
-        "this process lacks {}: run it as root, or `setcap {}+ep` a copy of its file that root owns and only those may run who may \
-         administer this machine (`chown root:GROUP FILE && chmod 750 FILE` before `setcap`): whoever runs it has these \
-         capabilities",
+        "this process lacks {}: run it as root, or `setcap {}+ep` a copy of its file that root owns and that only \
+         administrators of this machine may run (`chown root:GROUP FILE && chmod 750 FILE` before `setcap`): everyone who \
+         runs it has these capabilities",
         .missing.join(", "), .missing.join(",").to_lowercase()
     )]
     MissingCapabilities { missing: Vec<&'static str> },
@@ -24,18 +24,18 @@ pub enum PreflightError {
     #[error("{name} is a loopback interface: no labelled frame ever arrives on it; `dev lo` in a route needs no port")]
     Loopback { name: Box<str> },
     #[error(
-        "{name}{} is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap \
-         in place of a tun, or a vxlan over what has none", in_parentheses(.kind.as_deref())
+        "{name}{} is not an Ethernet interface: it has no MAC address, which MPLS frames need: use a tap instead of a tun, \
+         or a vxlan on top of this interface", in_parentheses(.kind.as_deref())
     )]
     NotEthernet { name: Box<str>, kind: Option<String> },
     #[error(
-        "{name}: its MAC address ({mac}) is not one that an interface can have in frames: `ip link set dev {name} address MAC` \
+        "{name}: its MAC address ({mac}) is not valid for frames: `ip link set dev {name} address MAC` \
          sets another"
     )]
     BadMac { name: Box<str>, mac: Mac },
     #[error(
-        "{name} is a dummy interface: what is sent to it is thrown away, and nothing ever arrives: take an interface with a \
-         link behind it; `dev lo` in a route ends an LSP in this box"
+        "{name} is a dummy interface: it discards what is sent to it, and nothing ever arrives: use an interface with a \
+         link; `dev lo` in a route ends an LSP on this machine"
     )]
     Dummy { name: Box<str> },
     #[error("{}", bond_member(.name, .master))]
@@ -57,8 +57,8 @@ pub enum PreflightError {
         lower: Option<Arc<str>>,
     },
     #[error(
-        "{name} has another XDP program already: id {}{}, {}: take it off by `ip link set dev {name} {} off`, or, if a bpf_link \
-         holds it there (`bpftool link show`), end its owner or `bpftool link detach id ID`",
+        "{name} has another XDP program already: id {}{}, {}: detach it with `ip link set dev {name} {} off`, or, if a \
+         bpf_link holds it (`bpftool link show`), end its owner or `bpftool link detach id ID`",
         .attached.program, in_parentheses(.program.as_deref()), describe(.attached.mode), off_keyword(.attached.mode)
     )]
     OtherProgram {
@@ -68,23 +68,24 @@ pub enum PreflightError {
         program: Option<String>,
     },
     #[error(
-        "{name} is a port of the instance `{instance}`, which is running: give it up there with `mplsxdp --instance {instance} \
-         link delete {name}`, or end that instance with `mplsxdp --instance {instance} unload`"
+        "{name} is a port of the instance `{instance}`, which is running: remove it there with `mplsxdp --instance \
+         {instance} link delete {name}`, or end that instance with `mplsxdp --instance {instance} unload`"
     )]
     OtherInstance { name: Box<str>, instance: String },
     #[error("{}", no_native(.name, .driver.as_deref()))]
     NoNativeXdp { name: Box<str>, driver: Option<String> },
     #[error(
-        "{name}: virtio_net has no native XDP while the VM's host merges packets and leaves checksums unfinished, and this host \
-         cannot be told not to: give the VM a NIC without (qemu: \
-         `guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off`), or use `--mode generic`, which is slower"
+        "{name}: virtio_net cannot run native XDP while guest offloads (GRO, partial checksums) are on, and this \
+         hypervisor does not let the guest turn them off: start the VM with them disabled (qemu: \
+         `guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off`), or use `--mode generic`, which is \
+         slower"
     )]
     VirtioOffloads { name: Box<str> },
     #[error("{}", veth_queues(.name, .peer.as_deref()))]
     VethQueues { name: Box<str>, peer: Option<Arc<str>> },
     #[error(
-        "{name}: its driver{} does not transmit frames that XDP redirects to it, so that no label could be switched out of \
-         it: use `--mode generic`", in_parentheses(.driver.as_deref())
+        "{name}: its driver{} does not transmit frames that XDP redirects to it, so no labelled frame could leave by it: \
+         use `--mode generic`", in_parentheses(.driver.as_deref())
     )]
     NoRedirectTarget { name: Box<str>, driver: Option<String> },
     #[error("{}", mtu_too_large(.name, .mtu, .limit, .peer))]
@@ -96,7 +97,7 @@ pub enum PreflightError {
         peer: Option<Option<Arc<str>>>,
     },
     #[error(
-        "{name}: its driver{} takes VLAN tags out of frames before XDP sees them: `ethtool -K {name} {}`",
+        "{name}: its driver{} strips VLAN tags before XDP sees the frame: `ethtool -K {name} {}`",
         in_parentheses(.driver.as_deref()), off(.tags, ["rxvlan", "rx-vlan-stag-hw-parse"])
     )]
     TagsHidden {
@@ -105,8 +106,8 @@ pub enum PreflightError {
         tags: TagKinds,
     },
     #[error(
-        "{name} is a {kind}, and the kernel takes VLAN tags out of frames before XDP sees them there: no VLAN on it can be a port; \
-         one on what is beneath it can, in native mode"
+        "{name} is a {kind}, and the kernel strips VLAN tags before XDP sees the frame there: no VLAN on it can be a port; \
+         one on the interface beneath it can, in native mode"
     )]
     TagsHiddenBeneath { name: Box<str>, kind: String },
     #[error("the XDP program cannot be attached to {name}: {source}")]
@@ -126,8 +127,8 @@ pub(super) fn off(tags: &TagKinds, [customer, service]: [&str; 2]) -> String {
 
 fn bond_member(name: &str, master: &str) -> String {
     format!(
-        "{name} is a member of {master}, which decides the member that a frame leaves by: take {master} itself with \
-         `--mode generic`, or take {name} out of it by `ip link set dev {name} nomaster`"
+        "{name} is a member of {master}, which decides by which member a frame leaves: use {master} itself with \
+         `--mode generic`, or take {name} out of it with `ip link set dev {name} nomaster`"
     )
 }
 
@@ -137,7 +138,7 @@ fn bridge(name: &str, members: &[Arc<str>]) -> String {
         _ => members.join(", "),
     };
     format!(
-        "{name} is a bridge, and native XDP runs on its ports: take those ({ports}), or use `--mode generic`, which works on \
+        "{name} is a bridge, and native XDP runs on its ports: use those ({ports}), or use `--mode generic`, which works on \
          {name} itself and is slower"
     )
 }
@@ -147,7 +148,7 @@ fn vrf(name: &str, members: &[Arc<str>]) -> String {
         [] => "it has none yet".to_owned(),
         _ => members.join(", "),
     };
-    format!("{name} is a VRF device, and no frame arrives at it: take its members as ports ({members}), in either mode")
+    format!("{name} is a VRF device, and no frame arrives at it: make its members ports ({members}), in either mode")
 }
 
 fn upper(name: &str, kind: &str, lower: Option<&str>) -> String {
@@ -155,12 +156,12 @@ fn upper(name: &str, kind: &str, lower: Option<&str>) -> String {
         Some(lower) => (format!("on {lower}"), lower),
         None => (
             "on an interface of another network namespace".to_owned(),
-            "that one, there",
+            "that interface, in its namespace",
         ),
     };
     format!(
-        "{name} is a {kind} {place}, and has no native XDP: take {lower}, or use `--mode generic`, which works on {name} itself \
-         and is slower"
+        "{name} is a {kind} {place}, and has no native XDP: use {lower}, or use `--mode generic`, which works on {name} \
+         itself and is slower"
     )
 }
 
@@ -196,7 +197,7 @@ fn no_native(name: &str, driver: Option<&str>) -> String {
 fn veth_queues(name: &str, peer: Option<&str>) -> String {
     format!(
         "{name} cannot run XDP: its veth peer{} has more transmit queues than {name} has receive queues: \
-         `ethtool -L {} tx 1`, or make the pair anew with as many of both",
+         `ethtool -L {} tx 1`, or recreate the pair with equal numbers",
         in_parentheses(peer),
         peer.unwrap_or("PEER")
     )
@@ -210,8 +211,8 @@ fn mtu_too_large(name: &str, mtu: &Option<u32>, limit: &u32, peer: &Option<Optio
             "{name}: the MTU of its veth peer {peer}{mtu} is too large for native XDP: `ip link set dev {peer} mtu {limit}`"
         ),
         Some(None) => format!(
-            "{name}: the MTU of its veth peer is too large for native XDP: `ip link set dev PEER mtu {limit}`, in the peer's \
-             network namespace"
+            "{name}: the MTU of its veth peer is too large for native XDP: `ip link set dev PEER mtu {limit}`, in the \
+             peer's network namespace"
         ),
     }
 }

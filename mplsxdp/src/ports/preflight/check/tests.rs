@@ -132,9 +132,9 @@ fn missing_capabilities_are_named() {
     assert_eq!(
         missing(Capabilities(0)),
         "this process lacks CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN: run it as root, or \
-         `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` a copy of its file that root owns and only those may run who \
-         may administer this machine (`chown root:GROUP FILE && chmod 750 FILE` before `setcap`): whoever runs it has \
-         these capabilities"
+         `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` a copy of its file that root owns and that only \
+         administrators of this machine may run (`chown root:GROUP FILE && chmod 750 FILE` before `setcap`): everyone who \
+         runs it has these capabilities"
     );
     assert!(
         missing(Capabilities(!(1 << 13))).starts_with(
@@ -165,8 +165,8 @@ fn interfaces_that_cannot_carry_labels_are_refused() {
     );
     assert_eq!(
         refused(&with_link(|link| link.mac = None), XdpMode::Generic),
-        "eth1 is not an Ethernet interface: it has no MAC address, and MPLS frames need one: take one that has, as a tap in \
-         place of a tun, or a vxlan over what has none"
+        "eth1 is not an Ethernet interface: it has no MAC address, which MPLS frames need: use a tap instead of a tun, or \
+         a vxlan on top of this interface"
     );
     for (mac, shown) in [
         (Mac::ZERO, "00:00:00:00:00:00"),
@@ -176,7 +176,7 @@ fn interfaces_that_cannot_carry_labels_are_refused() {
         assert_eq!(
             refused(&with_link(|link| link.mac = Some(mac)), XdpMode::Native),
             format!(
-                "eth1: its MAC address ({shown}) is not one that an interface can have in frames: `ip link set dev eth1 \
+                "eth1: its MAC address ({shown}) is not valid for frames: `ip link set dev eth1 \
                  address MAC` sets another"
             )
         );
@@ -198,22 +198,22 @@ fn of_interfaces_on_top_of_each_other_the_right_one_is_named() {
     for mode in [XdpMode::Native, XdpMode::Generic] {
         assert_eq!(
             refused(&of_kind("dummy"), mode),
-            "eth1 is a dummy interface: what is sent to it is thrown away, and nothing ever arrives: take an interface \
-             with a link behind it; `dev lo` in a route ends an LSP in this box"
+            "eth1 is a dummy interface: it discards what is sent to it, and nothing ever arrives: use an interface with a \
+             link; `dev lo` in a route ends an LSP on this machine"
         );
     }
     let tun = with_link(|link| (link.kind, link.mac) = (Some("tun".into()), None));
     assert!(refused(&tun, XdpMode::Native).starts_with("eth1 (tun) is not an Ethernet interface"));
     assert_eq!(
         refused(&of_kind("bridge"), XdpMode::Native),
-        "eth1 is a bridge, and native XDP runs on its ports: take those (it has none yet), or use `--mode generic`, which \
+        "eth1 is a bridge, and native XDP runs on its ports: use those (it has none yet), or use `--mode generic`, which \
          works on eth1 itself and is slower"
     );
     let with_ports = Facts {
         members: vec!["tap0".into(), "tap1".into()],
         ..of_kind("bridge")
     };
-    assert!(refused(&with_ports, XdpMode::Native).contains("take those (tap0, tap1), or"));
+    assert!(refused(&with_ports, XdpMode::Native).contains("use those (tap0, tap1), or"));
     for kind in ["macvlan", "macvtap", "vlan"] {
         let on_eth0 = Facts {
             peer: Some(link("eth0")),
@@ -222,15 +222,15 @@ fn of_interfaces_on_top_of_each_other_the_right_one_is_named() {
         assert_eq!(
             refused(&on_eth0, XdpMode::Native),
             format!(
-                "eth1 is a {kind} on eth0, and has no native XDP: take eth0, or use `--mode generic`, which works on eth1 \
+                "eth1 is a {kind} on eth0, and has no native XDP: use eth0, or use `--mode generic`, which works on eth1 \
                  itself and is slower"
             )
         );
         assert_eq!(
             refused(&of_kind(kind), XdpMode::Native),
             format!(
-                "eth1 is a {kind} on an interface of another network namespace, and has no native XDP: take that one, \
-                 there, or use `--mode generic`, which works on eth1 itself and is slower"
+                "eth1 is a {kind} on an interface of another network namespace, and has no native XDP: use that interface, \
+                 in its namespace, or use `--mode generic`, which works on eth1 itself and is slower"
             )
         );
     }
@@ -268,8 +268,8 @@ fn a_bond_is_taken_as_a_whole_and_in_generic_mode() {
     ] {
         assert_eq!(
             refused(&member(kind, "bond0"), mode),
-            "eth1 is a member of bond0, which decides the member that a frame leaves by: take bond0 itself with `--mode \
-             generic`, or take eth1 out of it by `ip link set dev eth1 nomaster`"
+            "eth1 is a member of bond0, which decides by which member a frame leaves: use bond0 itself with `--mode \
+             generic`, or take eth1 out of it with `ip link set dev eth1 nomaster`"
         );
     }
     assert_eq!(
@@ -291,11 +291,11 @@ fn a_vrf_device_is_refused_in_either_mode_with_the_names_of_its_members() {
     for mode in [XdpMode::Native, XdpMode::Generic] {
         assert_eq!(
             refused(&facts(&["eth2", "eth3"]), mode),
-            "eth1 is a VRF device, and no frame arrives at it: take its members as ports (eth2, eth3), in either mode"
+            "eth1 is a VRF device, and no frame arrives at it: make its members ports (eth2, eth3), in either mode"
         );
         assert_eq!(
             refused(&facts(&[]), mode),
-            "eth1 is a VRF device, and no frame arrives at it: take its members as ports (it has none yet), in either mode"
+            "eth1 is a VRF device, and no frame arrives at it: make its members ports (it has none yet), in either mode"
         );
     }
 }
@@ -312,8 +312,8 @@ fn a_bridge_port_is_told_of_the_bridge_s_own_mac_address() {
     let mut facts = member("bridge", "br0");
     facts.master.as_mut().unwrap().mac = Some(Mac([0x52, 0x54, 0, 0, 0, 9]));
     let note = "eth1 is a port of the bridge br0: labelled frames for br0's MAC address (52:54:00:00:00:09) are left to the \
-                bridge: neighbours have to send to eth1's (52:54:00:00:00:01), or `ip link set dev br0 address \
-                52:54:00:00:00:01` makes it both";
+                bridge: neighbours must send to eth1's (52:54:00:00:00:01), or `ip link set dev br0 address \
+                52:54:00:00:00:01` makes the two the same";
     for mode in [XdpMode::Native, XdpMode::Generic] {
         assert_eq!(check(&facts, mode).unwrap(), [note]);
         assert_eq!(check_attached(&facts, mode).unwrap(), [note]);
@@ -343,8 +343,8 @@ fn another_program_is_named_with_the_way_to_take_it_off() {
         assert_eq!(
             refused(&facts, XdpMode::Native),
             format!(
-                "eth1 has another XDP program already: id 42, {where_}: take it off by `ip link set dev eth1 {keyword} \
-                 off`, or, if a bpf_link holds it there (`bpftool link show`), end its owner or `bpftool link detach id \
+                "eth1 has another XDP program already: id 42, {where_}: detach it with `ip link set dev eth1 {keyword} \
+                 off`, or, if a bpf_link holds it (`bpftool link show`), end its owner or `bpftool link detach id \
                  ID`"
             )
         );
@@ -372,7 +372,7 @@ fn native_mode_needs_a_driver_that_has_it() {
     assert_eq!(
         refused(&queues, XdpMode::Native),
         "eth1 cannot run XDP: its veth peer (host1) has more transmit queues than eth1 has receive queues: \
-         `ethtool -L host1 tx 1`, or make the pair anew with as many of both"
+         `ethtool -L host1 tx 1`, or recreate the pair with equal numbers"
     );
 }
 
@@ -401,16 +401,14 @@ fn a_nic_that_hides_tags_is_told_to_leave_them() {
         };
         assert_eq!(
             check_tags(&hides).unwrap_err().to_string(),
-            format!(
-                "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them: `ethtool -K eth1 {command}`"
-            )
+            format!("eth1: its driver (ixgbe) strips VLAN tags before XDP sees the frame: `ethtool -K eth1 {command}`")
         );
         // Where no tags are asked for, it may be meant so.
         assert_eq!(
             hides.hides_tags(),
             Some(format!(
-                "eth1: its driver (ixgbe) takes VLAN tags out of frames before XDP sees them, and those of every VLAN are taken \
-                 for untagged ones: `ethtool -K eth1 {command}`"
+                "eth1: its driver (ixgbe) strips VLAN tags before XDP sees the frame, so frames from every VLAN are \
+                 treated as untagged: `ethtool -K eth1 {command}`"
             ))
         );
         let mut fixed = hides;
@@ -423,8 +421,8 @@ fn a_nic_that_hides_tags_is_told_to_leave_them() {
         assert_eq!(
             check_tags(&upper).unwrap_err().to_string(),
             format!(
-                "eth1 is a {kind}, and the kernel takes VLAN tags out of frames before XDP sees them there: no VLAN on it can \
-                 be a port; one on what is beneath it can, in native mode"
+                "eth1 is a {kind}, and the kernel strips VLAN tags before XDP sees the frame there: no VLAN on it can be a \
+                 port; one on the interface beneath it can, in native mode"
             )
         );
     }
@@ -559,9 +557,8 @@ fn a_driver_that_does_not_send_frames_in_several_buffers_is_known() {
     assert_eq!(
         check_attached(&jumbo(without), XdpMode::Native).unwrap(),
         [
-            "eth1: its driver does not take frames in several buffers from XDP, as those of more than 1500 bytes may be that \
-             other drivers receive: they go through the slow path, `--punt-rate` of them a second at most: `ip link set dev \
-             eth1 mtu 1500`, or use `--mode generic`"
+            "eth1: its driver cannot send redirected multi-buffer frames (which frames over 1500 bytes may be): they take the \
+             slow path, at most `--punt-rate` per second: `ip link set dev eth1 mtu 1500`, or use `--mode generic`"
         ]
     );
     // Kernels before 6.3 tell nothing, and lose them.
@@ -593,8 +590,8 @@ fn a_redirect_target_is_a_note_before_and_an_error_after() {
     );
     assert_eq!(
         check_attached(&facts, XdpMode::Native).unwrap_err().to_string(),
-        "eth1: its driver (ixgbe) does not transmit frames that XDP redirects to it, so that no label could be switched \
-         out of it: use `--mode generic`"
+        "eth1: its driver (ixgbe) does not transmit frames that XDP redirects to it, so no labelled frame could leave by \
+         it: use `--mode generic`"
     );
     assert_eq!(check_attached(&facts, XdpMode::Generic).unwrap(), Vec::<String>::new());
 
@@ -663,7 +660,7 @@ fn the_errno_of_an_attach_tells_the_cause() {
     };
     let offloads = message(&guest, XdpMode::Native, libc::EOPNOTSUPP);
     assert!(
-        offloads.starts_with("eth1: virtio_net has no native XDP while the VM's host merges packets")
+        offloads.starts_with("eth1: virtio_net cannot run native XDP while guest offloads")
             && offloads.contains("guest_csum=off"),
         "{offloads}"
     );

@@ -475,7 +475,7 @@ instance = "../up"
                  `101 as 111 via inet 192.168.40.1022`",
                 "f.toml:17:5: `routes`: it must be an array of strings",
                 // Values that can be read are checked against each other all the same.
-                "f.toml:19:12: the instance name `../up` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
+                "f.toml:19:12: the instance name `../up` may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`",
             ]
         );
     }
@@ -537,7 +537,7 @@ routes = [
                 "f.toml:2:12: `eth1` is in `iface` and in `tx-only`; it can be in one of them",
                 "f.toml:7:5: label 200 is beyond `labels`, which is 200",
                 "f.toml:8:5: 100 has a route already, at f.toml:6:5",
-                "f.toml:4:12: the instance name `../up` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
+                "f.toml:4:12: the instance name `../up` may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`",
             ]
         );
         for (line, reason) in [

@@ -44,7 +44,7 @@ pub enum ClientError {
         option: String,
         running: String,
     },
-    #[error("no permission for {}: run as root, or as a member of the group {GROUP} where there is one", .0.display())]
+    #[error("no permission for {}: run as root, or as a member of the group {GROUP} if there is one", .0.display())]
     Denied(PathBuf),
     /// The instance answered by an error; nothing was changed.
     #[error(transparent)]

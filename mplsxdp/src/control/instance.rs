@@ -42,7 +42,7 @@ impl Instance {
         }
         let ordinary = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         if name.starts_with('.') || !name.bytes().all(ordinary) {
-            return refuse("has other characters than letters, digits, `_`, `-` and, not in front, `.`".into());
+            return refuse("may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`".into());
         }
         let length = instance.socket().as_os_str().len();
         match length.checked_sub(Self::MAX_SOCKET_PATH) {
@@ -91,15 +91,15 @@ mod tests {
             ("", "the instance name `` is empty"),
             (
                 "../x",
-                "the instance name `../x` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
+                "the instance name `../x` may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`",
             ),
             (
                 ".x",
-                "the instance name `.x` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
+                "the instance name `.x` may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`",
             ),
             (
                 "a b",
-                "the instance name `a b` has other characters than letters, digits, `_`, `-` and, not in front, `.`",
+                "the instance name `a b` may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`",
             ),
         ] {
             assert_eq!(path(name).map_err(|error| error.to_string()), Err(error.to_owned()));

@@ -84,7 +84,7 @@ pub enum LoadError {
     Log(#[source] io::Error),
     #[error(
         "the kernel does not take the XDP program: this is Linux {running}, and mplsxdp needs {OLDEST} or later, which has BPF \
-         atomic operations and XDP frames in several buffers"
+         atomic operations and multi-buffer XDP frames"
     )]
     KernelTooOld { running: Release, source: Box<LoadError> },
 }

@@ -59,7 +59,8 @@ pub enum ChangeError {
     #[error("label {label} is beyond this switch's labels, 16 to {}: start it with a larger `--labels`", capacity - 1)]
     BeyondLabels { index: usize, label: Label, capacity: u32 },
     #[error(
-        "no room for another {what}: all {capacity} are in use (what is replaced is there until the new is){remedy}"
+        "no room for another {what}: all {capacity} are in use (a replaced route keeps its entries until the new one is \
+         in place){remedy}"
     )]
     Full {
         index: usize,

@@ -1532,7 +1532,7 @@ fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
     assert_eq!(error.index(), Some(99));
     assert_eq!(
         error.to_string(),
-        "no room for another next hop: all 100 are in use (what is replaced is there until the new is)"
+        "no room for another next hop: all 100 are in use (a replaced route keeps its entries until the new one is in place)"
     );
     assert_eq!(lfib.take_next_hop_changes(), []);
 
@@ -1661,7 +1661,8 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no room for another group of next hops: all 1 are in use (what is replaced is there until the new is): start the \
+        "no room for another group of next hops: all 1 are in use (a replaced route keeps its entries until the new \
+         one is in place): start the \
          switch with a larger `--groups`"
     );
     assert_eq!((lfib.next_hops().len(), lfib.groups_in_use()), (2, 1));

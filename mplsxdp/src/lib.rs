@@ -21,6 +21,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod descriptors;
+pub mod error;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod kernel;

@@ -11,10 +11,10 @@ use super::args::{Global, LoadArgs};
 use super::route::saved_routes;
 use super::{Failure, netns};
 use crate::config::{Config, ConfigError, Given, Place, PlacedRoute, file};
-use crate::descriptors;
+use crate::daemon::{self, Reread};
 use crate::log::Log;
 use crate::ports::preflight;
-use crate::switch::{Reread, told};
+use crate::{descriptors, error};
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let refused = |error: ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));
@@ -42,10 +42,10 @@ fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Refused(told(&anyhow::Error::new(error).context("cannot start"))))?;
+        .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
     runtime
-        .block_on(crate::switch::run(config, reread))
-        .map_err(|error| Failure::Refused(told(&error)))
+        .block_on(daemon::run(config, reread))
+        .map_err(|error| Failure::Refused(error::report(error.as_ref())))
 }
 
 fn config(args: &LoadArgs, global: &Global) -> Result<Config, ConfigError> {

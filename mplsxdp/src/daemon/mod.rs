@@ -1,5 +1,689 @@
-//! What the switch needs of the process around it: the slow path's sockets, raw sockets and signals.
+//! The process around the switch: it waits for whatever may happen, has [`Switch`] handle it, and performs the effects. What takes
+//! long is a future or a thread, whose result is an input of the switch.
 
 pub mod exceptions;
 mod raw_ip;
-pub mod signals;
+mod reading;
+mod reports;
+mod requests;
+mod signals;
+mod watch;
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::{Future, pending};
+use std::hash::BuildHasher as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use mplsxdp_common::abi::{Police, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, Number, burst};
+use crate::control::api::{Refusal, Reply};
+use crate::control::{Instance, server, socket};
+use crate::dataplane::kernel::KernelTables;
+use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
+use crate::dataplane::port::Attachment;
+use crate::error;
+use crate::kernel::netdev::FeatureChanges;
+use crate::kernel::{Netlink, sysctl};
+use crate::neighbour::Event;
+use crate::ports::PortError;
+use crate::ports::attach::{self, Attached, Attacher, Order, Parts};
+use crate::ports::local::LocalPair;
+use crate::ports::local_routes::LocalRoutes;
+use crate::ports::preflight::PreflightError;
+use crate::ports::programs::Finding;
+use crate::slowpath::xsk::XskPort;
+use crate::slowpath::{Options, Rate};
+use crate::switch::{Call, Effect, Identity, Input, NotPutBack, PortEvent, ProgramIds, Situation, Switch, Token};
+use crate::{control, ports};
+use exceptions::{Exceptions, View};
+use reading::Reading;
+pub use reading::Reread;
+use requests::Requests;
+use watch::Watch;
+
+/// Requests that wait for the switch.
+const CALL_BACKLOG: usize = 64;
+/// Kernel events that are taken in before what they mean for the tables is worked out.
+const EVENT_BATCH: usize = 4096;
+
+/// How long a step of long work may take: nothing else is done meanwhile.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Where the answer to a request goes.
+type Answer = oneshot::Sender<Result<Reply, Refusal>>;
+type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome>>>>;
+
+/// Loads, serves until told to stop, and unloads.
+pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
+    // First: from here on no signal ends this process before it has cleaned up.
+    let mut ending = signals::Ending::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut reading = Reading::default();
+    let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?)?;
+    let (netlink, mut events) =
+        Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
+    let mut daemon = Daemon::new(config, netlink)?;
+    daemon.follow_until_synced(&mut events).await?;
+    daemon.handle(Input::Start);
+
+    let (calls_in, mut calls) = mpsc::channel(CALL_BACKLOG);
+    let mut listener = Some((listener, calls_in));
+    let stop_serving = CancellationToken::new();
+    let mut serving = None;
+    let mut failure = None;
+    while !daemon.stopping {
+        if daemon.is_ready
+            && let Some((listener, calls_in)) = listener.take()
+        {
+            let server = server::serve(listener, calls_in, server::Limits::default(), stop_serving.clone());
+            serving = Some(tokio::spawn(server));
+            info!(
+                instance = daemon.switch.config().instance,
+                ports = daemon.switch.ports().len(),
+                "ready"
+            );
+            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+                warn!(%error, "cannot tell the service manager");
+            }
+        }
+        let happened = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => Happened::Event(event),
+                None => {
+                    failure = Some(anyhow::anyhow!("the netlink reader has ended"));
+                    break;
+                }
+            },
+            Some(call) = calls.recv() => Happened::Call(call),
+            () = ending.arrived() => break,
+            _ = hangup.recv(), if reading.is_idle() => {
+                reading.begin(reread.as_ref());
+                continue;
+            }
+            read = reading.done() => Happened::Outcome(Box::new(Outcome::Input(Input::Reread(read)))),
+            happened = daemon.next() => happened,
+        };
+        daemon.take_events(&mut events, &happened);
+        daemon.take(happened);
+    }
+    info!("unloading");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let failed = daemon.failure.take();
+    daemon.shut_down().await;
+    // Who still waits for an answer learns that there is none.
+    drop((calls, listener, daemon));
+    stop_serving.cancel();
+    if let Some(serving) = serving {
+        serving.await.context("the control socket's server has failed")?;
+    }
+    match failed {
+        Some(error) => Err(error.into()),
+        None => failure.map_or(Ok(()), Err),
+    }
+}
+
+/// What woke the event loop.
+enum Happened {
+    Event(Event),
+    Call(control::Call),
+    Outcome(Box<Outcome>),
+    Deadline,
+    /// Long work is at hand, and nothing else.
+    Idle,
+    Exceptions,
+    FeaturesChanged(Option<u32>),
+    Interference(Vec<Finding>),
+    GracePeriod,
+}
+
+/// What comes of an effect.
+enum Outcome {
+    Input(Input),
+    Attached(Box<Order>, Box<Result<(Parts, Attached), PortError>>),
+    /// Sockets for a port that has lost its own.
+    Sockets(u16, Result<XskPort, PortError>),
+    LocalCreated(Result<LocalPair, PortError>),
+    LocalRoutes(LocalRoutes),
+    /// A program for a port whose frames have become larger.
+    Program(u16, Result<Program, PortError>),
+    Nothing,
+}
+
+/// All that the switch acts on, beside the tables.
+struct Daemon {
+    switch: Switch<KernelTables>,
+    netlink: Netlink,
+    requests: Requests,
+    /// Futures whose results the switch waits for.
+    running: Running,
+    attacher: Attacher,
+    attachments: HashMap<u16, Attachment>,
+    exceptions: Exceptions,
+    watch: Watch,
+    feature_changes: Option<FeatureChanges>,
+    local_routes: Option<LocalRoutes>,
+    _lost_frames: Option<LostFrames>,
+    answers: HashMap<Token, Answer>,
+    next_token: Token,
+    is_ready: bool,
+    stopping: bool,
+    failure: Option<crate::switch::ConfigurationError>,
+}
+
+impl Daemon {
+    fn new(config: Config, netlink: Netlink) -> anyhow::Result<Self> {
+        let sizes = Sizes {
+            labels: config.labels.get(),
+            stacks: config.stacks.get(),
+            groups: config.groups.get(),
+            counter_slots: config.counter_slots.get(),
+        };
+        let police = Police::new(config.punt_rate.get(), burst(config.punt_rate.get()));
+        let hash_seed = config.hash_seed.map_or_else(random_seed, Number::get);
+        let mut loader = Loader::new(sizes)?.with_police(police).with_hash_seed(hash_seed);
+        if config.log_exceptions {
+            loader.follow_log()?;
+        }
+        let tables = KernelTables::open(loader.pins(), hash_seed)?;
+        let injector = loader.injector()?;
+        let lost_frames = loader.lost_frames();
+        let lost_frames = lost_frames.inspect_err(|error| warn!(%error, "`redirect-lost` is not counted"));
+        let feature_changes = FeatureChanges::follow();
+        let feature_changes = feature_changes
+            .inspect_err(|error| warn!(%error, "cannot tell whether ports go on to take redirected frames"));
+        let settings = Settings::new(
+            0,
+            config.ttl_propagate.into(),
+            config.tunnel_ttl.get(),
+            config.tc_propagate,
+            config.log_exceptions,
+        )
+        .with_unknown(config.unknown.into());
+        let identity = Identity {
+            pid: std::process::id(),
+            netns_inode: std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |netns| netns.ino()),
+        };
+        let now = Instant::now();
+        Ok(Self {
+            requests: Requests::new(netlink.clone()),
+            running: Running::new(),
+            attacher: Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers),
+            attachments: HashMap::new(),
+            exceptions: Exceptions::new(slow_path_options(&config), injector)
+                .context("cannot open raw sockets, to send IP by")?,
+            watch: Watch::new(now),
+            feature_changes: feature_changes.unwrap_or_default(),
+            local_routes: None,
+            _lost_frames: lost_frames.ok(),
+            answers: HashMap::new(),
+            next_token: Token(0),
+            is_ready: false,
+            stopping: false,
+            failure: None,
+            switch: Switch::new(config, identity, settings, tables, now),
+            netlink,
+        })
+    }
+
+    /// Takes in what the kernel has at the start.
+    async fn follow_until_synced(&mut self, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        let mut batch = Vec::new();
+        while batch.last() != Some(&Event::Synced) {
+            batch.push(events.recv().await.context("the netlink reader has ended")?);
+        }
+        self.handle(Input::Kernel(batch));
+        Ok(())
+    }
+
+    /// Waits for what happens next. May be dropped and called anew at any time.
+    async fn next(&mut self) -> Happened {
+        let Self {
+            switch,
+            requests,
+            running,
+            attachments,
+            exceptions,
+            watch,
+            feature_changes,
+            ..
+        } = self;
+        let deadline = switch
+            .next_deadline()
+            .into_iter()
+            .chain(exceptions.next_deadline())
+            .min();
+        let probes = || {
+            let probes = attachments.iter();
+            probes
+                .map(|(&number, attachment)| (number, attachment.probe()))
+                .collect()
+        };
+        tokio::select! {
+            Some(outcome) = running.next(), if !running.is_empty() => Happened::Outcome(Box::new(outcome)),
+            outcome = requests.next() => Happened::Outcome(Box::new(outcome)),
+            () = sleep_until(deadline) => Happened::Deadline,
+            () = tokio::task::yield_now(), if switch.has_steps() => Happened::Idle,
+            () = exceptions.readable() => Happened::Exceptions,
+            changed = next_feature_change(feature_changes) => Happened::FeaturesChanged(changed),
+            found = watch.findings(probes) => Happened::Interference(found),
+            () = switch.tables().grace_period_ended() => Happened::GracePeriod,
+        }
+    }
+
+    /// Whatever has happened, what the kernel has reported comes first: a link may be down.
+    fn take_events(&mut self, events: &mut mpsc::Receiver<Event>, happened: &Happened) {
+        let mut batch = Vec::new();
+        if let Happened::Event(event) = happened {
+            batch.push(event.clone());
+        }
+        while batch.len() < EVENT_BATCH
+            && let Ok(event) = events.try_recv()
+        {
+            batch.push(event);
+        }
+        if !batch.is_empty() {
+            self.handle(Input::Kernel(batch));
+        }
+    }
+
+    fn take(&mut self, happened: Happened) {
+        let now = Instant::now();
+        match happened {
+            Happened::Event(_) => {}
+            Happened::Call(control::Call { request, peer, reply }) => {
+                let token = self.next_token;
+                self.next_token = Token(token.0 + 1);
+                self.answers.insert(token, reply);
+                self.handle(Input::Call(Call { token, peer, request }));
+            }
+            Happened::Outcome(outcome) => self.take_outcome(*outcome),
+            Happened::Deadline => {
+                self.with_exceptions(|exceptions, view| exceptions.poll(view, now));
+                self.handle(Input::Tick);
+            }
+            Happened::Idle => {
+                self.switch.step(now, &mut || now.elapsed() >= STEP);
+                self.perform_all();
+            }
+            Happened::Exceptions => {
+                self.with_exceptions(|exceptions, view| exceptions.receive(view, now));
+                self.perform_all();
+            }
+            Happened::FeaturesChanged(ifindex) => self.handle(Input::FeaturesChanged(ifindex)),
+            Happened::Interference(found) => self.handle(Input::Interference(found)),
+            Happened::GracePeriod => self.handle(Input::Tick),
+        }
+    }
+
+    fn take_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Input(input) => self.handle(input),
+            Outcome::Attached(order, result) => {
+                let result = result.and_then(|(parts, attached)| {
+                    self.listen(order.number, parts.sockets)?;
+                    self.attachments.insert(order.number, parts.attachment);
+                    Ok(attached)
+                });
+                self.handle(Input::Port(PortEvent::Attached(order, result)));
+            }
+            Outcome::Sockets(number, sockets) => {
+                if self.switch.ports().name(number).is_none() || self.exceptions.receiver_mut(number).is_some() {
+                    return;
+                }
+                if let Err(error) = sockets.and_then(|sockets| self.listen(number, sockets)) {
+                    warn!(
+                        port = self.switch.ports().name(number),
+                        error = error::report(&error),
+                        "cannot open the sockets of a port anew"
+                    );
+                }
+            }
+            Outcome::Program(number, program) => {
+                let is_lost = self.switch.ports().is_program_lost(number);
+                let Some(attachment) = self.attachments.get_mut(&number) else {
+                    return;
+                };
+                let replaced = program.and_then(|program| match is_lost {
+                    true => {
+                        attachment.replace_later(program);
+                        Ok(())
+                    }
+                    false => Ok(attachment.replace(program)?),
+                });
+                let ids = program_ids(attachment);
+                let result = replaced.map(|()| ids).map_err(|error| error::report(&error));
+                self.handle(Input::Replaced { number, result });
+            }
+            Outcome::LocalCreated(created) => {
+                let ifindex = created.as_ref().map(LocalPair::ifindex).ok();
+                // First, or the routes into the pair would be taken for others.
+                self.handle(Input::Port(PortEvent::LocalCreated(created)));
+                if let Some(ifindex) = ifindex {
+                    let (routes, netlink) = (self.switch.config().kernel_route.clone(), self.netlink.clone());
+                    self.requests.push(async move {
+                        Outcome::LocalRoutes(LocalRoutes::install(&routes, ifindex, &netlink).await)
+                    });
+                }
+            }
+            Outcome::LocalRoutes(routes) => self.local_routes = Some(routes),
+            Outcome::Nothing => {}
+        }
+    }
+
+    /// Has exceptions of a port come up through these sockets.
+    fn listen(&mut self, number: u16, sockets: XskPort) -> Result<(), PortError> {
+        for (queue, socket) in sockets.receiver.sockets() {
+            self.switch.tables_mut().set_listener(number, queue, socket)?;
+        }
+        self.exceptions.add_port(number, sockets);
+        Ok(())
+    }
+
+    /// Has the switch handle something, and does what it wants.
+    fn handle(&mut self, input: Input) {
+        self.switch.handle(input, Instant::now());
+        self.perform_all();
+    }
+
+    fn perform_all(&mut self) {
+        loop {
+            while let Some(effect) = self.switch.take_effect() {
+                self.perform(effect);
+            }
+            let now = Instant::now();
+            self.with_exceptions(|exceptions, view| exceptions.retry_held(view, now));
+            let wanted = self.exceptions.take_wanted();
+            if wanted.is_empty() {
+                return;
+            }
+            self.switch.handle(Input::Wanted(wanted), now);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reply { token, result } => self.reply(token, result),
+            Effect::ReplyAfterHandover {
+                token,
+                reply,
+                situation,
+            } => self.reply(token, Ok(with_warnings(reply, &situation))),
+            Effect::LogHandover(situation) => {
+                for warning in situation.warnings(sysctl::read) {
+                    warn!("{warning}");
+                }
+            }
+            Effect::ReplyStats {
+                token,
+                all,
+                mut stats,
+                total,
+            } => {
+                stats.slow_path = reports::outcomes(&self.exceptions, all);
+                if let Some(answer) = self.answers.remove(&token) {
+                    reports::stats(answer, stats, total, self.switch.tables());
+                }
+            }
+            Effect::ReplyLinks { token, links } => {
+                if let Some(answer) = self.answers.remove(&token) {
+                    tokio::spawn(reports::links(answer, links, self.netlink.clone()));
+                }
+            }
+            Effect::ReplyNeighbors { token, neighbors, last } => {
+                if let Some(answer) = self.answers.remove(&token) {
+                    tokio::spawn(reports::neighbors(answer, neighbors, last, self.netlink.clone()));
+                }
+            }
+            Effect::ReplyUnknownLabels { token } => {
+                let labels = reports::unknown_labels(&self.exceptions, self.switch.ports(), Instant::now());
+                self.reply(token, Ok(Reply::UnknownLabels(labels)));
+            }
+            Effect::LookUp { address, scopes } => self.requests.look_up(address, scopes),
+            Effect::Probe { ifindex, address } => self.requests.probe(ifindex, address),
+            Effect::Release { ifindex, address } => self.requests.release(ifindex, address),
+            Effect::Survey { name, own } => {
+                let survey = self.attacher.clone().survey(name, own);
+                self.run(async move { port_event(PortEvent::Surveyed(survey.await)) });
+            }
+            Effect::Attach(order) => {
+                let attacher = self.attacher.clone();
+                self.run(async move {
+                    let result = attacher.attach((*order).clone()).await;
+                    Outcome::Attached(order, Box::new(result))
+                });
+            }
+            Effect::ListenEverywhere { number, name } => {
+                let result = self.listen_everywhere(number, &name);
+                self.run(async move { port_event(PortEvent::Listening(result)) });
+            }
+            Effect::KeepPorts => {
+                let ports = self.switch.ports();
+                let has_program = |number| ports.get(number).is_some_and(|port| port.tags().is_none());
+                self.attachments.retain(|&number, _| has_program(number));
+                self.exceptions.keep_ports(ports);
+            }
+            Effect::LinksDown(down) => self.discard_unsent(&down),
+            Effect::MakeRoomForLocal { name } => {
+                let (netlink, instance) = (self.netlink.clone(), self.switch.config().instance.clone());
+                self.requests.push(async move {
+                    let room = LocalPair::make_room(&name, &instance, &netlink).await;
+                    port_event(PortEvent::RoomForLocal(room.map_err(PortError::from)))
+                });
+            }
+            Effect::CreateLocal { name, mtu } => {
+                let (netlink, instance) = (self.netlink.clone(), self.switch.config().instance.clone());
+                self.requests.push(async move {
+                    let pair = LocalPair::create(&name, &instance, mtu, &netlink).await;
+                    Outcome::LocalCreated(pair.map_err(PortError::from))
+                });
+            }
+            Effect::SetLocalRoutes(routes) => {
+                if let Some(local_routes) = &self.local_routes {
+                    local_routes.set(&routes);
+                }
+            }
+            Effect::SetLocalMtu { pair, mtu } => {
+                let netlink = self.netlink.clone();
+                self.requests.push(async move {
+                    if let Err(error) = pair.set_mtu(mtu, &netlink).await {
+                        warn!(%error, "cannot fit the local interface's MTU to that of the ports");
+                    }
+                    Outcome::Nothing
+                });
+            }
+            Effect::RemoveLocal(pair) => {
+                let netlink = self.netlink.clone();
+                self.requests.push(async move {
+                    remove_local(pair, &netlink).await;
+                    Outcome::Nothing
+                });
+            }
+            Effect::WatchSoon => self.watch.hurry(Instant::now()),
+            Effect::PutBack { number, ifindex, name } => self.put_back(number, ifindex, name),
+            Effect::ReplaceProgram { number, settings } => {
+                let program = self.attacher.clone().program(settings);
+                self.run(async move { Outcome::Program(number, program.await) });
+            }
+            Effect::LookAtFeatures { ifindex, name } => {
+                let attacher = self.attacher.clone();
+                self.run(async move {
+                    match attacher.gather_fixed(&name).await {
+                        Ok(facts) => Outcome::Input(Input::Features {
+                            ifindex,
+                            facts: Box::new(facts),
+                        }),
+                        Err(_) => Outcome::Nothing,
+                    }
+                });
+            }
+            Effect::SetFixesPeers(fixes_peers) => self.attacher.set_fixes_peers(fixes_peers),
+            Effect::Drop(remains) => drop(tokio::task::spawn_blocking(move || drop(remains))),
+            Effect::RetryHeld => {
+                let now = Instant::now();
+                self.with_exceptions(|exceptions, view| exceptions.retry_all_held(view, now));
+            }
+            Effect::Ready => self.is_ready = true,
+            Effect::Failed(error) => {
+                self.failure = Some(error);
+                self.stopping = true;
+            }
+            Effect::Stop => self.stopping = true,
+        }
+    }
+
+    fn run(&mut self, future: impl Future<Output = Outcome> + 'static) {
+        self.running.push(Box::pin(future));
+    }
+
+    fn reply(&mut self, token: Token, result: Result<Reply, Refusal>) {
+        if let Some(answer) = self.answers.remove(&token) {
+            // The client may be gone; what it asked for is done all the same.
+            let _ = answer.send(result);
+        }
+    }
+
+    fn listen_everywhere(&mut self, number: u16, name: &str) -> Result<(), PortError> {
+        let queues = attach::queues(name, ports::Role::Switching)?;
+        let receiver = self.exceptions.receiver_mut(number);
+        let receiver = receiver.ok_or_else(|| PortError::NoSockets { name: name.into() })?;
+        receiver.extend(name, queues)?;
+        for (queue, socket) in receiver.sockets() {
+            self.switch.tables_mut().set_listener(number, queue, socket)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the sockets anew of ports that went down with frames queued: those must not leave once the port is up, which it
+    /// may be again already.
+    fn discard_unsent(&mut self, down: &BTreeSet<u32>) {
+        for number in self.with_exceptions(|exceptions, view| exceptions.stale_ports(view, down)) {
+            self.exceptions.remove_port(number);
+            if let Some(port) = self.switch.ports().get(number) {
+                let (name, role) = (port.name().to_owned(), port.role());
+                self.run(async move { Outcome::Sockets(number, attach::open_sockets(&name, role).await) });
+            }
+        }
+    }
+
+    fn put_back(&mut self, number: u16, ifindex: u32, name: std::sync::Arc<str>) {
+        let Some(attachment) = self.attachments.get_mut(&number) else {
+            return;
+        };
+        let Err(error) = attachment.put_back() else {
+            let result = Ok(program_ids(attachment));
+            return self.run(async move { Outcome::Input(Input::PutBack { number, result }) });
+        };
+        let obstacle = self.attacher.clone().obstacle(name, ifindex, error);
+        self.run(async move {
+            let result = Err(match obstacle.await {
+                None => NotPutBack::Gone,
+                Some(error) => NotPutBack::Refused {
+                    held: matches!(error, PortError::Preflight(PreflightError::OtherProgram { .. })),
+                    reason: error::report(&error),
+                },
+            });
+            Outcome::Input(Input::PutBack { number, result })
+        });
+    }
+
+    /// Lets the slow path see what it may know.
+    fn with_exceptions<R>(&mut self, work: impl FnOnce(&mut Exceptions, &View<'_>) -> R) -> R {
+        let config = self.switch.config();
+        let view = View {
+            tables: self.switch.tables(),
+            ports: self.switch.ports(),
+            links: self.switch.links(),
+            addresses: self.switch.addresses(),
+            routes: self.switch.kernel_routes(),
+            source_v4: config.icmp_source_v4,
+            source_v6: config.icmp_source_v6,
+        };
+        work(&mut self.exceptions, &view)
+    }
+
+    /// Detaches, then leaves the kernel's neighbours to themselves. Maps and programs go with this process.
+    async fn shut_down(&mut self) {
+        // A local pair that is being made is made first, to be removed.
+        let unfinished = self.requests.finish().await;
+        for outcome in unfinished {
+            if let Outcome::LocalCreated(Ok(pair)) = outcome {
+                remove_local(pair, &self.netlink).await;
+            }
+        }
+        self.handle(Input::ShutDown);
+        self.exceptions.clear();
+        self.requests.finish().await;
+    }
+}
+
+async fn remove_local(pair: LocalPair, netlink: &Netlink) {
+    if let Err(error) = pair.remove(netlink).await {
+        warn!(%error, "cannot remove the local interface");
+    }
+}
+
+fn port_event(event: PortEvent) -> Outcome {
+    Outcome::Input(Input::Port(event))
+}
+
+fn program_ids(attachment: &Attachment) -> ProgramIds {
+    ProgramIds {
+        link_id: attachment.link_id,
+        program_id: attachment.program_id,
+    }
+}
+
+/// With what keeps packets from getting through that are left to the kernel.
+fn with_warnings(mut reply: Reply, situation: &Situation) -> Reply {
+    let warnings = situation.warnings(sysctl::read);
+    match &mut reply {
+        Reply::Changed(changed) => changed.warnings = warnings,
+        Reply::Committed(committed) => committed.warnings = warnings,
+        _ => {}
+    }
+    reply
+}
+
+/// A number that no other router is likely to have: all that the standard library's hashers are for.
+fn random_seed() -> u32 {
+    std::hash::RandomState::new().hash_one(()) as u32
+}
+
+/// For ever if there is no deadline.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Never if the kernel does not tell.
+async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => pending().await,
+    }
+}
+
+fn slow_path_options(config: &Config) -> Options {
+    let rate = |per_second| Rate {
+        per_second,
+        burst: burst(per_second),
+    };
+    Options {
+        icmp_via: config.icmp_via,
+        icmp_rate: rate(config.icmp_rate.get()),
+        icmp_source_rate: rate(config.icmp_source_rate.get()),
+        hold_frames: config.hold.get().into(),
+    }
+}

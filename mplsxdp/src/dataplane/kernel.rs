@@ -123,49 +123,6 @@ impl KernelTables {
         })
     }
 
-    /// Lets frames be redirected to `port`. What the interface's driver refuses counts for the first of several ports on it.
-    pub fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
-        const BPF_NOEXIST: u64 = 1;
-        match self.interfaces.insert(ifindex, u32::from(port), BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.map_err(|error| table_error(map::INTERFACES, "insert into", error))?,
-        }
-        self.tx_ports
-            .set(port.into(), ifindex, None, 0)
-            .map_err(|source| TableError {
-                map: map::TX_PORTS,
-                operation: "update",
-                source: io::Error::other(source),
-            })
-    }
-
-    /// Frames that were redirected to `port` and that it did not send.
-    pub fn redirect_lost(&self, port: u16) -> Result<Counter, TableError> {
-        self.reason_slot(port, REDIRECT_LOST_SLOT)
-    }
-
-    /// Frames for `port` are dropped from here on. Clearing what is not there is no error.
-    pub fn clear_tx_port(&mut self, port: u16) -> Result<(), TableError> {
-        let interfaces = self.interfaces.iter().filter_map(Result::ok);
-        let its: Vec<u32> = interfaces
-            .filter(|&(_, number)| number == u32::from(port))
-            .map(|(ifindex, _)| ifindex)
-            .collect();
-        for ifindex in its {
-            self.interfaces
-                .remove(&ifindex)
-                .map_err(|error| table_error(map::INTERFACES, "remove from", error))?;
-        }
-        match bpf::delete_element(self.tx_ports_map.fd().as_fd(), u32::from(port)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TableError {
-                map: map::TX_PORTS,
-                operation: "delete from",
-                source: error,
-            }),
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
-
     /// The tables as the program of a port with these settings sees them, for frames as they are on the wire. Nothing is counted.
     pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
@@ -297,6 +254,42 @@ impl Tables for KernelTables {
         self.ports.store(port.into(), word.to_bits());
     }
 
+    fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
+        const BPF_NOEXIST: u64 = 1;
+        match self.interfaces.insert(ifindex, u32::from(port), BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.map_err(|error| table_error(map::INTERFACES, "insert into", error))?,
+        }
+        self.tx_ports
+            .set(port.into(), ifindex, None, 0)
+            .map_err(|source| TableError {
+                map: map::TX_PORTS,
+                operation: "update",
+                source: io::Error::other(source),
+            })
+    }
+
+    fn clear_tx_port(&mut self, port: u16) -> Result<(), TableError> {
+        let interfaces = self.interfaces.iter().filter_map(Result::ok);
+        let redirected: Vec<u32> = interfaces
+            .filter(|&(_, number)| number == u32::from(port))
+            .map(|(ifindex, _)| ifindex)
+            .collect();
+        for ifindex in redirected {
+            self.interfaces
+                .remove(&ifindex)
+                .map_err(|error| table_error(map::INTERFACES, "remove from", error))?;
+        }
+        match bpf::delete_element(self.tx_ports_map.fd().as_fd(), u32::from(port)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TableError {
+                map: map::TX_PORTS,
+                operation: "delete from",
+                source: error,
+            }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     fn insert_sub_interface(&mut self, key: SubInterfaceKey, port: u16) -> Result<(), TableError> {
         self.sub_interfaces
             .insert(key.to_bits(), u32::from(port), 0)
@@ -344,6 +337,10 @@ impl Tables for KernelTables {
         } else {
             Ok(Counter::default())
         }
+    }
+
+    fn redirect_lost(&self, port: u16) -> Result<Counter, TableError> {
+        self.reason_slot(port, REDIRECT_LOST_SLOT)
     }
 
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError> {

@@ -41,6 +41,8 @@ pub struct MemoryTables {
     pub buckets: HashMap<(u32, u8), IlmEntry>,
     pub ftn: BTreeMap<FtnKey, IlmEntry>,
     pub ports: HashMap<u16, PortWord>,
+    /// The interfaces that frames are redirected to, by port.
+    pub tx_ports: HashMap<u16, u32>,
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
     pub hash_seed: u32,
     pub route_counters: RefCell<HashMap<u32, Counter>>,
@@ -83,6 +85,7 @@ impl MemoryTables {
             buckets: HashMap::new(),
             ftn: BTreeMap::new(),
             ports: HashMap::new(),
+            tx_ports: HashMap::new(),
             sub_interfaces: HashMap::new(),
             hash_seed: 0,
             route_counters: RefCell::default(),
@@ -207,6 +210,16 @@ impl Tables for MemoryTables {
         self.ports.insert(port, word);
     }
 
+    fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
+        self.tx_ports.insert(port, ifindex);
+        Ok(())
+    }
+
+    fn clear_tx_port(&mut self, port: u16) -> Result<(), TableError> {
+        self.tx_ports.remove(&port);
+        Ok(())
+    }
+
     fn insert_sub_interface(&mut self, key: SubInterfaceKey, port: u16) -> Result<(), TableError> {
         self.sub_interfaces.insert(key, port);
         Ok(())
@@ -242,6 +255,10 @@ impl Tables for MemoryTables {
     }
 
     fn loss_counter(&self, _port: u16, _reason: Reason, _loss: Loss) -> Result<Counter, TableError> {
+        Ok(Counter::default())
+    }
+
+    fn redirect_lost(&self, _port: u16) -> Result<Counter, TableError> {
         Ok(Counter::default())
     }
 

@@ -100,6 +100,12 @@ pub trait Tables {
 
     fn store_port(&mut self, port: u16, word: PortWord);
 
+    /// Lets frames be redirected to `port`. What the interface's driver refuses counts for the first of several ports on it.
+    fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError>;
+
+    /// Frames for `port` are dropped from here on. Clearing what is not there is no error.
+    fn clear_tx_port(&mut self, port: u16) -> Result<(), TableError>;
+
     /// Frames with the tags of `key` belong to the sub-interface that has number `port`.
     fn insert_sub_interface(&mut self, key: SubInterfaceKey, port: u16) -> Result<(), TableError>;
 
@@ -121,6 +127,9 @@ pub trait Tables {
 
     /// Frames of `reason`, which is punted, that the slow path did not get.
     fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError>;
+
+    /// Frames that were redirected to `port` and that it did not send.
+    fn redirect_lost(&self, port: u16) -> Result<Counter, TableError>;
 
     /// All reasons and losses of a port.
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError>;

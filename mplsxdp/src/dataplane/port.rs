@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aya::programs::ProgramError;
 
-use super::bpf::XdpLink;
+use super::bpf::{self, XdpLink};
 use super::loader::{LoadError, Program};
 use crate::dataplane::XdpMode;
 
@@ -34,12 +34,12 @@ pub enum AttachError {
 }
 
 /// What another process has done to an attached program.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Interference {
     /// The link is detached (BPF_LINK_DETACH).
     Detached,
-    /// The link has the program with this id in place of ours (BPF_LINK_UPDATE).
-    Replaced(u32),
+    /// The link has the program with this id in place of ours (BPF_LINK_UPDATE); its name, if it has one.
+    Replaced { other: u32, name: Option<String> },
 }
 
 /// Attaches `program` to an interface.
@@ -115,7 +115,10 @@ impl Probe {
         Ok(match state.program_id {
             _ if state.ifindex == 0 => Some(Interference::Detached),
             own if own == self.program_id => None,
-            other => Some(Interference::Replaced(other)),
+            other => Some(Interference::Replaced {
+                other,
+                name: bpf::program_name(other).ok().filter(|name| !name.is_empty()),
+            }),
         })
     }
 }

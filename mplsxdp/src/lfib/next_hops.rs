@@ -75,6 +75,11 @@ impl NextHops {
         self.by_next_hop.contains_key(next_hop)
     }
 
+    /// `next_hop`, with whatever backup it is in use.
+    pub fn any_of(&self, next_hop: &NextHop) -> Option<NextHopId> {
+        self.by_next_hop.get(next_hop)?.values().next().copied()
+    }
+
     fn find(&self, next_hop: &NextHop, backup: Option<NextHopId>) -> Option<NextHopId> {
         self.by_next_hop.get(next_hop)?.get(&backup).copied()
     }

@@ -353,6 +353,19 @@ impl Resolver {
         }
     }
 
+    /// Whether an answer to [`Action::Lookup`] of this address is still to come.
+    pub fn is_asking(&self, address: IpAddr) -> bool {
+        self.routed.get(&address).is_some_and(|routed| routed.asking)
+    }
+
+    /// The addresses of which an answer is still to come.
+    pub fn asked(&self) -> impl Iterator<Item = IpAddr> {
+        self.routed
+            .iter()
+            .filter(|(_, routed)| routed.asking)
+            .map(|(&address, _)| address)
+    }
+
     /// Call when the answers to [`Action::Lookup`] may be others now, for a reason that the kernel does not report.
     pub fn look_up_again(&mut self, actions: &mut Vec<Action>) {
         self.ask_where(|_| true, actions);

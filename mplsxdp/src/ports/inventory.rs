@@ -2,39 +2,25 @@
 //! long as it is one; the tables know it by that.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::Context as _;
 use mplsxdp_common::abi::{self, Domain, MAX_PORTS, PortWord, Settings, VlanTags};
 use mplsxdp_common::wire::{Mac, VLAN_HLEN};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::programs::{self, Finding, ProgramState, Watch};
+use super::attach::{Attached, Order, Survey};
+use super::error::PortError;
+use super::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
+use super::programs::ProgramState;
+use super::sub_interface::{self, SubInterface, Tags};
 use super::waiting::{Waiting, WaitingPorts};
-use crate::config::Config;
 use crate::control::api::Checksum;
-use crate::control::client::{self, Client};
-use crate::control::{DEFAULT_INSTANCE, Instance};
-use crate::daemon::exceptions::Exceptions;
-use crate::dataplane::XdpMode;
-use crate::dataplane::kernel::KernelTables;
-use crate::dataplane::loader::Loader;
-use crate::dataplane::port::{AttachError, Attachment, Interference, attach};
-use crate::dataplane::{GracePeriod, Tables as _};
-use crate::kernel::Netlink;
-use crate::kernel::ethtool;
-use crate::lfib::Lfib;
+use crate::dataplane::{GracePeriod, Tables, XdpMode};
 use crate::neighbour::links::Links;
 use crate::neighbour::{LinkInfo, Vrf};
-use crate::ports::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
-use crate::ports::sub_interface::{self, Tags};
 use crate::route::{NextHop, Via};
-use crate::slowpath::xsk::XskPort;
-use crate::switch::told;
-
-/// How long another instance has to say which ports it has.
-const HOLDER_WAIT: Duration = Duration::from_secs(1);
 
 /// What a port is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +32,18 @@ pub enum Role {
     /// The far end of the veth pair that this box's own packets are sent into.
     Local,
     /// It has the program for its sub-interfaces only: frames without tags neither come in nor go out.
-    Carrier,
+    ParentOnly,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Switching => "switching",
+            Self::TxOnly => "tx-only",
+            Self::Local => "local",
+            Self::ParentOnly => "parent-only",
+        })
+    }
 }
 
 /// What a port is to be, on whatever interface of its name.
@@ -70,6 +67,7 @@ impl Wish {
 }
 
 /// One port.
+#[derive(Debug)]
 pub struct Port {
     number: u16,
     name: Arc<str>,
@@ -87,10 +85,10 @@ pub struct Port {
 }
 
 /// Where a port is.
+#[derive(Debug)]
 enum Place {
     Interface {
         ifindex: u32,
-        attachment: Box<Attachment>,
         program: ProgramState,
         traits: Traits,
     },
@@ -106,18 +104,31 @@ enum Place {
 }
 
 /// What the driver of an interface is like.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Traits {
     /// Frames may arrive that are longer than the MTU says.
     exceeds_mtu: bool,
     /// Frames in several buffers come from the driver, not from generic XDP.
-    receives_fragments: bool,
+    receives_multi_buffer: bool,
     /// A frame that lies in several buffers leaves, too.
-    sends_fragments: bool,
+    sends_multi_buffer: bool,
     /// What the program does about unfinished checksums.
     checksum: abi::Checksum,
     /// Frames that are redirected to it leave, and are not lost; `None` where the kernel does not tell.
     takes_redirects: Option<bool>,
+}
+
+impl Traits {
+    /// As they are known before the program is attached.
+    fn before(facts: &Facts, checksum: Option<Checksum>, mode: XdpMode) -> Self {
+        Self {
+            exceeds_mtu: facts.exceeds_mtu(mode),
+            receives_multi_buffer: facts.receives_fragments(mode),
+            sends_multi_buffer: false,
+            checksum: facts.checksum(checksum, mode),
+            takes_redirects: None,
+        }
+    }
 }
 
 impl Port {
@@ -184,7 +195,7 @@ impl Port {
 
     fn word(&self) -> PortWord {
         let flags = match (self.role, self.mpls) {
-            (Role::TxOnly | Role::Carrier, _) => 0,
+            (Role::TxOnly | Role::ParentOnly, _) => 0,
             (Role::Local, _) => PortWord::IMPOSE | PortWord::LOCAL,
             (Role::Switching, true) => PortWord::IMPOSE | PortWord::MPLS,
             (Role::Switching, false) => PortWord::IMPOSE,
@@ -197,56 +208,50 @@ impl Port {
     }
 }
 
-/// What an interface has to be to become a port, checked.
-enum Candidate {
-    Interface(Facts),
-    SubInterface {
-        found: sub_interface::SubInterface,
-        /// The parent, where that has no program yet.
-        parent: Option<Facts>,
-        parent_name: Arc<str>,
-        mac: Mac,
-        mtu: u32,
-        notes: Vec<String>,
-    },
+/// What is to be done to make an interface a port, which nothing speaks against.
+#[derive(Debug)]
+pub enum Plan {
+    /// The program is attached to this interface.
+    Attach(Box<Facts>),
+    /// The interface has the program already, for its sub-interfaces only.
+    Promote(u16),
+    SubInterface(Box<SubInterfacePlan>),
 }
 
-/// All ports, and the program that goes onto them.
+/// What a sub-interface will be.
+#[derive(Clone, Debug)]
+pub struct SubInterfacePlan {
+    found: SubInterface,
+    pub parent_name: Arc<str>,
+    /// The parent, if that has no program yet.
+    pub parent: Option<Box<Facts>>,
+    mac: Mac,
+    mtu: u32,
+    pub notes: Vec<String>,
+}
+
+/// All ports.
+#[derive(Debug)]
 pub struct Ports {
-    loader: Loader,
     mode: XdpMode,
-    /// Of port 0; each port's own have its number.
+    /// Settings that all ports share; [`Settings::with_port`] fills in the number.
     settings: Settings,
     ports: Vec<Port>,
     /// Ports whose interfaces go are taken back when these are made anew.
     readopts: bool,
-    /// GRO is switched on at the other end of a veth that does not take redirected frames without.
-    fixes_peers: bool,
     waiting: WaitingPorts,
-    watch: Watch,
     /// Numbers of ports that are gone, each until no frame is on its way to it.
     leaving: Vec<(u16, GracePeriod)>,
 }
 
 impl Ports {
-    pub fn new(loader: Loader, config: &Config) -> Self {
-        let settings = Settings::new(
-            0,
-            config.ttl_propagate.into(),
-            config.tunnel_ttl.get(),
-            config.tc_propagate,
-            config.log_exceptions,
-        )
-        .with_unknown(config.unknown.into());
+    pub fn new(mode: XdpMode, settings: Settings, readopts: bool) -> Self {
         Self {
-            loader,
-            mode: config.mode,
+            mode,
             settings,
             ports: Vec::new(),
-            readopts: !config.no_readopt,
-            fixes_peers: config.fix_peers,
+            readopts,
             waiting: WaitingPorts::default(),
-            watch: Watch::new(Instant::now()),
             leaving: Vec::new(),
         }
     }
@@ -267,7 +272,7 @@ impl Ports {
     pub fn by_ifindex(&self, ifindex: u32) -> Option<&Port> {
         self.ports
             .iter()
-            .find(|port| port.ifindex() == ifindex && !port.retired && port.role != Role::Carrier)
+            .find(|port| port.ifindex() == ifindex && !port.retired && port.role != Role::ParentOnly)
     }
 
     /// What is frozen into the program of port `number`.
@@ -281,22 +286,21 @@ impl Ports {
         let frags = traits.exceeds_mtu || mtu > ONE_BUFFER_MTU;
         self.settings(number)
             .with_frags(frags)
-            .with_native_frags(frags && traits.receives_fragments)
+            .with_native_frags(frags && traits.receives_multi_buffer)
             .with_checksum(traits.checksum)
     }
 
     /// Whether frames that lie in several buffers can be redirected to a port: what the program has run on in its driver, the
     /// kernel would lose without a word otherwise. (What it has run on as an skb can be redirected anywhere: everything in generic
     /// mode, and from a tap whatever does not fit one buffer.)
-    pub fn sends_fragments(&self, number: u16) -> bool {
-        let carrier = self.get(number).and_then(|port| self.carrier(port));
-        let carrier = carrier.map(|carrier| &carrier.place);
-        matches!(carrier, Some(Place::Interface { traits, .. }) if traits.sends_fragments)
+    pub fn sends_multi_buffer(&self, number: u16) -> bool {
+        let port = self.get(number).and_then(|port| self.program_port(port));
+        matches!(port.map(|port| &port.place), Some(Place::Interface { traits, .. }) if traits.sends_multi_buffer)
     }
 
     /// What is done about unfinished checksums of frames that arrive at a port.
     pub fn checksum(&self, port: &Port) -> Checksum {
-        match self.carrier(port).map(|carrier| &carrier.place) {
+        match self.program_port(port).map(|port| &port.place) {
             Some(Place::Interface { traits, .. }) if traits.checksum != abi::Checksum::Trust => Checksum::Finish,
             _ => Checksum::Trust,
         }
@@ -306,7 +310,7 @@ impl Ports {
     pub fn addressed(&self, number: u16) -> Option<u32> {
         let port = self.get(number)?;
         match port.place {
-            Place::SubInterface { device: None, .. } => self.carrier(port).map(Port::ifindex),
+            Place::SubInterface { device: None, .. } => self.program_port(port).map(Port::ifindex),
             _ => Some(port.ifindex()),
         }
     }
@@ -320,13 +324,13 @@ impl Ports {
     }
 
     /// Has a port's packets looked up in this domain of the FTN. Returns whether they were looked up in another one before.
-    pub fn set_domain(&mut self, number: u16, domain: Domain, lfib: &mut Lfib<KernelTables>) -> bool {
+    pub fn set_domain(&mut self, number: u16, domain: Domain, tables: &mut impl Tables) -> bool {
         let Some(port) = self.get_mut(number).filter(|port| port.domain != domain) else {
             return false;
         };
         port.domain = domain;
         let word = port.word();
-        lfib.tables_mut().store_port(number, word);
+        tables.store_port(number, word);
         true
     }
 
@@ -338,102 +342,30 @@ impl Ports {
         self.ports.iter().find(|port| &*port.name == name).map(Port::number)
     }
 
-    /// The port that has the program which `port` stands behind: its parent, or itself.
-    pub fn carrier<'a>(&'a self, port: &'a Port) -> Option<&'a Port> {
+    /// The port whose program handles the frames of `port`: its parent, or itself.
+    pub fn program_port<'a>(&'a self, port: &'a Port) -> Option<&'a Port> {
         port.parent().map_or(Some(port), |parent| self.get(parent))
     }
 
-    /// The program of a port, and what is known of it.
-    pub fn program<'a>(&'a self, port: &'a Port) -> Option<(&'a Attachment, &'a ProgramState)> {
-        match &self.carrier(port)?.place {
-            Place::Interface {
-                attachment, program, ..
-            } => Some((attachment, program)),
+    /// The state of the program that handles the frames of a port.
+    pub fn program<'a>(&'a self, port: &'a Port) -> Option<&'a ProgramState> {
+        match &self.program_port(port)?.place {
+            Place::Interface { program, .. } => Some(program),
             Place::SubInterface { .. } => None,
         }
     }
 
-    /// Waits until another process has taken programs off ports, or replaced them. May be dropped and called anew at any time.
-    pub async fn interference(&mut self) -> Vec<Finding> {
-        let Self { ports, watch, .. } = self;
-        let probes = || {
-            let probes = ports.iter().filter_map(|port| match &port.place {
-                Place::Interface { attachment, .. } => Some((port.number, attachment.probe())),
-                Place::SubInterface { .. } => None,
-            });
-            probes.collect()
-        };
-        watch.findings(probes).await
+    /// Whether the program of port `number` is off its interface.
+    pub fn is_program_lost(&self, number: u16) -> bool {
+        let program = self.get(number).and_then(|port| self.program(port));
+        program.is_some_and(|program| program.lost.is_some())
     }
 
-    /// Puts back a program that another process has taken off, or replaced. If that fails, it is tried again, ever more seldom;
-    /// the port stays what it is meanwhile, for frames may still leave there.
-    pub async fn put_back(&mut self, found: Finding, netlink: &Netlink, now: Instant) {
-        let mode = self.mode;
-        let Some(port) = self.get_mut(found.number) else { return };
-        let (name, role) = (port.name.clone(), port.role);
-        let Place::Interface {
-            ifindex,
-            attachment,
-            program,
-            ..
-        } = &mut port.place
-        else {
-            return;
-        };
-        // What was found may be about a link, or a program, of before.
-        let outdated =
-            attachment.link_id != found.link_id || found.interference == Interference::Replaced(attachment.program_id);
-        if outdated || !program.is_due(now) {
-            return;
-        }
-        let what = match found.interference {
-            Interference::Detached => "detached the XDP program from this port".to_owned(),
-            Interference::Replaced(other) => {
-                format!(
-                    "replaced the XDP program of this port by program {}",
-                    programs::describe(other)
-                )
-            }
-        };
-        let Err(error) = attachment.put_back() else {
-            let link_id = attachment.link_id;
-            program.put_back += 1;
-            match program.lost.take() {
-                Some(_) => info!(port = &*name, link_id, "the XDP program is attached again"),
-                None => {
-                    let hint = match role {
-                        Role::Switching | Role::TxOnly => format!("; `mplsxdp link del {name}` takes it off for good"),
-                        Role::Local | Role::Carrier => String::new(),
-                    };
-                    warn!(
-                        port = &*name,
-                        link_id, "another process has {what}; it is attached again{hint}"
-                    );
-                }
-            }
-            return;
-        };
-        let error: anyhow::Error = match preflight::gather(&name, netlink).await {
-            // It is about to be reported that the interface is gone, or has another name.
-            Ok(facts) if facts.link.as_ref().map(|link| link.ifindex) != Some(*ifindex) => return,
-            Ok(facts) => match (facts.other_program(), error) {
-                (Some(other), _) => other.into(),
-                (None, AttachError::Kernel(error)) => preflight::attach_error(&facts, mode, error).into(),
-                (None, error) => error.into(),
-            },
-            Err(error) => error.into(),
-        };
-        let held = matches!(error.downcast_ref(), Some(PreflightError::OtherProgram { .. }));
-        let reason = format!(
-            "another process has {what}, and it cannot be put back yet: {}",
-            told(&error)
-        );
-        if program.failed(reason.clone(), held, now) {
-            warn!(
-                port = &*name,
-                "{reason}; labelled frames that arrive here are lost until then"
-            );
+    /// The program of port `number` and the interface that it is on.
+    pub fn program_mut(&mut self, number: u16) -> Option<(u32, &mut ProgramState)> {
+        match &mut self.get_mut(number)?.place {
+            Place::Interface { ifindex, program, .. } => Some((*ifindex, program)),
+            Place::SubInterface { .. } => None,
         }
     }
 
@@ -451,7 +383,7 @@ impl Ports {
             Place::SubInterface { device: Some(_), .. } => port.vlan_tags(),
             Place::SubInterface { device: None, .. } | Place::Interface { .. } => VlanTags::NONE,
         };
-        Some((self.carrier(port)?.ifindex(), tags))
+        Some((self.program_port(port)?.ifindex(), tags))
     }
 
     /// Why the kernel cannot resolve `next_hop` at a sub-interface that it has no device for.
@@ -462,7 +394,7 @@ impl Ports {
                 "the kernel has no VLAN device for {name}, and resolves no addresses there: make one (`{commands}`), or name \
                  the next hop by its MAC address (`via link MAC dev {name}`)",
                 name = port.name,
-                commands = tags.commands(&self.carrier(port)?.name, &port.name),
+                commands = tags.commands(&self.program_port(port)?.name, &port.name),
             )),
             _ => None,
         }
@@ -471,11 +403,6 @@ impl Ports {
     /// Whether ports whose interfaces go are taken back when these are made anew.
     pub fn set_readopts(&mut self, readopts: bool) {
         self.readopts = readopts;
-    }
-
-    /// Whether GRO is switched on at the other ends of the veths that are taken from now on and need it.
-    pub fn set_fixes_peers(&mut self, fixes_peers: bool) {
-        self.fixes_peers = fixes_peers;
     }
 
     pub fn waiting(&self) -> &WaitingPorts {
@@ -487,7 +414,7 @@ impl Ports {
     }
 
     /// Has a port wait for its interface.
-    pub fn wait_for(&mut self, name: &str, wish: Wish, reason: String) -> anyhow::Result<()> {
+    pub fn wait_for(&mut self, name: &str, wish: Wish, reason: String) -> Result<(), PortError> {
         let number = self.number_for(name)?;
         self.waiting.add(Waiting::new(name, number, wish, reason));
         Ok(())
@@ -498,7 +425,7 @@ impl Ports {
         let Self { ports, waiting, .. } = self;
         waiting.follow(
             |name| {
-                let is_port = |port: &Port| port.role != Role::Carrier && *port.name == *name;
+                let is_port = |port: &Port| port.role != Role::ParentOnly && *port.name == *name;
                 if ports.iter().any(is_port) {
                     return Vec::new();
                 }
@@ -514,198 +441,150 @@ impl Ports {
         );
     }
 
-    /// That `name` can become a port.
-    pub async fn check(&self, name: &str, netlink: &Netlink) -> anyhow::Result<()> {
-        self.candidate(name, netlink).await.map(drop)
-    }
-
-    async fn candidate(&self, name: &str, netlink: &Netlink) -> anyhow::Result<Candidate> {
-        if self
-            .ports
-            .iter()
-            .any(|port| &*port.name == name && port.role != Role::Carrier)
-        {
-            anyhow::bail!("{name} is a port already");
+    /// Whether the interface that was surveyed can become a port called `name`, and how.
+    pub fn plan(&self, name: &str, survey: Survey) -> Result<Plan, PortError> {
+        let is_port = |port: &&Port| *port.name == *name && port.role != Role::ParentOnly;
+        if self.ports.iter().any(|port| is_port(&port)) {
+            return Err(PortError::Exists { name: name.into() });
         }
-        let mut links = Links::default();
-        for link in netlink.links().await? {
-            links.insert(link);
-        }
-        let Some(found) = sub_interface::find(name, &links).map_err(anyhow::Error::msg)? else {
-            return Ok(Candidate::Interface(self.checked(name, netlink).await?));
+        let Some(found) = survey.sub_interface? else {
+            return Ok(match self.number(name) {
+                Some(parent_only) => Plan::Promote(parent_only),
+                None => {
+                    self.check(&survey.facts, survey.holder)?;
+                    Plan::Attach(survey.facts)
+                }
+            });
         };
-        let parent = links.get(found.parent).context("the parent interface has just gone")?;
+        let facts = survey.facts;
+        let parent = facts.link.clone().ok_or_else(|| PortError::gone(&facts.name))?;
         let port = self.interface(found.parent);
-        let (mut facts, parent) = match port {
-            None => (self.checked(&parent.name, netlink).await?, parent),
-            Some(port) if port.role == Role::Local => {
-                anyhow::bail!(
-                    "{} is for this box's own packets, and has no sub-interfaces",
-                    parent.name
-                )
-            }
+        match port {
+            None => self.check(&facts, survey.holder)?,
+            Some(port) if port.role == Role::Local => return Err(PortError::LocalParent { name: parent.name }),
             Some(port) => {
                 if let Some(other) = self.sub_interface(port.number, found.tags) {
-                    anyhow::bail!(
-                        "{} is a port already, with the same tags on {}",
-                        other.name,
-                        parent.name
-                    );
+                    return Err(PortError::SameTags {
+                        name: other.name.clone(),
+                        parent: parent.name,
+                    });
                 }
-                (preflight::gather(&parent.name, netlink).await?, parent)
             }
-        };
-        facts.look_at_peer(netlink).await;
+        }
         let mut notes = preflight::check_tags(&facts)?;
-        let device = found.device.and_then(|device| links.get(device));
-        notes.extend(device.and_then(preflight::is_down));
-        let mac = device.and_then(|device| device.mac).or(parent.mac);
-        Ok(Candidate::SubInterface {
-            mac: mac.context("the interface has no MAC address")?,
-            mtu: mtu_of(found.tags, parent, device),
-            parent_name: parent.name.clone(),
+        notes.extend(survey.device.as_deref().and_then(preflight::is_down));
+        let mac = survey.device.as_ref().and_then(|device| device.mac).or(parent.mac);
+        Ok(Plan::SubInterface(Box::new(SubInterfacePlan {
+            mac: mac.ok_or_else(|| PortError::NoMac { name: name.into() })?,
+            mtu: mtu_of(found.tags, &parent, survey.device.as_deref()),
+            parent_name: parent.name,
             parent: port.is_none().then_some(facts),
             found,
             notes,
+        })))
+    }
+
+    /// Notes of the preflight are left out here: those that still hold when the program is attached are logged then.
+    fn check(&self, facts: &Facts, holder: Option<String>) -> Result<(), PortError> {
+        match (preflight::check(facts, self.mode), holder) {
+            (Ok(_), _) => Ok(()),
+            (Err(PreflightError::OtherProgram { name, .. }), Some(instance)) => {
+                Err(PreflightError::OtherInstance { name, instance }.into())
+            }
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// How the program is brought onto an interface that is to become a port.
+    pub fn order(&mut self, facts: Box<Facts>, wish: Wish) -> Result<Order, PortError> {
+        let link = facts.link.as_ref().ok_or_else(|| PortError::gone(&facts.name))?;
+        let number = self.number_for(&facts.name)?;
+        let traits = Traits::before(&facts, wish.checksum, self.mode);
+        Ok(Order {
+            number,
+            ifindex: link.ifindex,
+            mode: self.mode,
+            settings: self.program_settings(number, link.mtu, traits),
+            wish,
+            facts,
         })
     }
 
-    async fn checked(&self, name: &str, netlink: &Netlink) -> anyhow::Result<Facts> {
-        let facts = preflight::gather(name, netlink).await?;
-        // What has the program already was checked before it got it.
-        let is_carrier = self.number(name).is_some();
-        if !is_carrier {
-            let notes = match preflight::check(&facts, self.mode) {
-                Err(PreflightError::OtherProgram {
-                    name,
-                    attached,
-                    program,
-                }) => {
-                    let holder = tokio::task::spawn_blocking(move || holder(attached.program)).await;
-                    return Err(match holder.ok().flatten() {
-                        Some(instance) => PreflightError::OtherInstance { name, instance },
-                        None => PreflightError::OtherProgram {
-                            name,
-                            attached,
-                            program,
-                        },
-                    }
-                    .into());
-                }
-                checked => checked?,
-            };
-            for note in notes {
-                // Told again, as a warning, where it still holds when the program is attached.
-                debug!(port = name, "{note}");
-            }
-        }
-        Ok(facts)
-    }
-
-    /// Makes an interface or a sub-interface a port: its tables and sockets first, then the program. One that waited, waits no
-    /// more.
-    pub async fn add(
+    /// The program is on the interface: from here on it is a port. `links` are the interfaces as they are known now.
+    pub fn attached(
         &mut self,
-        name: &str,
-        wish: Wish,
-        netlink: &Netlink,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<()> {
-        self.try_add(name, wish, netlink, lfib, exceptions).await?;
-        self.waiting.remove(name);
+        order: &Order,
+        attached: &Attached,
+        links: &Links,
+        tables: &mut impl Tables,
+    ) -> Result<(), PortError> {
+        let Order {
+            number, ifindex, wish, ..
+        } = *order;
+        let name = &order.facts.name;
+        let link = attached.facts.link.as_ref().filter(|link| link.ifindex == ifindex);
+        let link = links.get(ifindex).or(link).ok_or_else(|| PortError::gone(name))?;
+        let mac = link.mac.ok_or_else(|| PortError::NoMac { name: name.clone() })?;
+        if !self.counts_on(name) {
+            tables.clear_reason_counters(number)?;
+        }
+        tables.set_tx_port(number, ifindex)?;
+        let port = Port {
+            number,
+            name: link.name.clone(),
+            mac,
+            mtu: link.mtu,
+            role: wish.role,
+            mpls: wish.mpls,
+            checksum: wish.checksum,
+            retired: false,
+            domain: Domain::EMPTY,
+            place: Place::Interface {
+                ifindex,
+                program: ProgramState::attached(attached.link_id, attached.program_id),
+                traits: Traits {
+                    sends_multi_buffer: attached.facts.sends_fragments(self.mode),
+                    takes_redirects: attached.facts.takes_redirects(self.mode),
+                    ..Traits::before(&order.facts, wish.checksum, self.mode)
+                },
+            },
+        };
+        info!(port = &*port.name, number, link_id = attached.link_id, "attached");
+        tables.store_port(number, port.word());
+        self.ports.push(port);
         Ok(())
     }
 
-    async fn try_add(
+    /// Makes a sub-interface a port, whose parent has the program.
+    pub fn add_sub_interface(
         &mut self,
         name: &str,
-        wish: Wish,
-        netlink: &Netlink,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<()> {
-        match self.candidate(name, netlink).await? {
-            Candidate::Interface(facts) => match self.number(name) {
-                Some(carrier) => {
-                    self.check_checksum(carrier, wish.checksum)?;
-                    self.set_role(carrier, wish, lfib, exceptions)
-                }
-                None => self.attach(&facts, wish, netlink, lfib, exceptions).await.map(drop),
-            },
-            Candidate::SubInterface {
-                found,
-                parent,
-                parent_name,
-                mac,
-                mtu,
-                notes,
-            } => {
-                for note in notes {
-                    warn!(port = name, "{note}");
-                }
-                let parent = match parent {
-                    Some(facts) => {
-                        let carrier = Wish::new(Role::Carrier, wish.checksum);
-                        self.attach(&facts, carrier, netlink, lfib, exceptions).await?
-                    }
-                    None => {
-                        let parent = self.interface(found.parent).map(Port::number);
-                        let parent = parent.context("the parent interface has just gone")?;
-                        self.check_checksum(parent, wish.checksum)?;
-                        parent
-                    }
-                };
-                let sub_interface = Place::SubInterface {
-                    parent,
-                    tags: found.tags,
-                    device: found.device,
-                    named_by_device: *found.tags.name_on(&parent_name) != *name,
-                };
-                let added = self.add_sub_interface(name, wish, (mac, mtu), sub_interface, lfib, exceptions);
-                if added.is_err() {
-                    self.drop_idle_carrier(parent, lfib);
-                    exceptions.keep_ports(self);
-                }
-                added
-            }
-        }
-    }
-
-    fn add_sub_interface(
-        &mut self,
-        name: &str,
-        wish: Wish,
-        (mac, mtu): (Mac, u32),
-        place: Place,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<()> {
+        Wish { role, mpls, checksum }: Wish,
+        plan: &SubInterfacePlan,
+        tables: &mut impl Tables,
+    ) -> Result<(), PortError> {
         let number = self.number_for(name)?;
-        let Wish { role, mpls, checksum } = wish;
+        let parent = self.interface(plan.found.parent);
+        let parent = parent.ok_or_else(|| PortError::gone(&plan.parent_name))?;
+        let (ifindex, parent, parent_name) = (parent.ifindex(), parent.number, parent.name.clone());
         let port = Port {
             number,
             name: name.into(),
-            mac,
-            mtu,
+            mac: plan.mac,
+            mtu: plan.mtu,
             role,
             mpls,
             checksum,
             retired: false,
             domain: Domain::EMPTY,
-            place,
+            place: Place::SubInterface {
+                parent,
+                tags: plan.found.tags,
+                device: plan.found.device,
+                named_by_device: *plan.found.tags.name_on(&plan.parent_name) != *name,
+            },
         };
-        let parent = self.carrier(&port).context("the parent interface has just gone")?;
-        let Place::Interface { ifindex, .. } = parent.place else {
-            anyhow::bail!("{} is a sub-interface itself", parent.name);
-        };
-        let (parent, parent_name) = (parent.number, parent.name.clone());
-        if role == Role::Switching {
-            self.listen_everywhere(parent, lfib, exceptions)?;
-        }
-        let goes_on = self.counts_on(name);
-        let tables = lfib.tables_mut();
-        if !goes_on {
+        if !self.counts_on(name) {
             tables.clear_reason_counters(number)?;
         }
         tables.set_tx_port(number, ifindex)?;
@@ -728,238 +607,69 @@ impl Ports {
         Ok(())
     }
 
-    /// Brings the program onto an interface. Returns the port's number.
-    async fn attach(
-        &mut self,
-        facts: &Facts,
-        wish: Wish,
-        netlink: &Netlink,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<u16> {
-        let name = &*facts.name;
-        let link = facts.link.clone().context("the interface has just gone")?;
-        let mac = link.mac.context("the interface has no MAC address")?;
-        let number = self.number_for(name)?;
-        let Wish { role, mpls, checksum } = wish;
-        let queues = match role {
-            // Only to send by.
-            Role::TxOnly => 1,
-            Role::Switching | Role::Local | Role::Carrier => receive_queues(name)?,
-        };
-        self.listen(number, name, queues, lfib, exceptions)?;
-        let attached = self.try_attach(facts, link.ifindex, number, wish, netlink, lfib).await;
-        let (attachment, traits) = match attached {
-            Ok(attached) => attached,
-            Err(error) => {
-                exceptions.remove_port(number);
-                lfib.tables_mut().clear_tx_port(number)?;
-                return Err(error);
-            }
-        };
-        info!(port = name, number, link_id = attachment.link_id, "attached");
-        let port = Port {
-            number,
-            name: link.name.clone(),
-            mac,
-            mtu: link.mtu,
-            role,
-            mpls,
-            checksum,
-            retired: false,
-            domain: Domain::EMPTY,
-            place: Place::Interface {
-                ifindex: link.ifindex,
-                attachment: Box::new(attachment),
-                program: ProgramState::default(),
-                traits,
-            },
-        };
-        lfib.tables_mut().store_port(number, port.word());
-        self.ports.push(port);
-        Ok(number)
-    }
-
-    async fn try_attach(
-        &mut self,
-        facts: &Facts,
-        ifindex: u32,
-        number: u16,
-        Wish { role, checksum, .. }: Wish,
-        netlink: &Netlink,
-        lfib: &mut Lfib<KernelTables>,
-    ) -> anyhow::Result<(Attachment, Traits)> {
-        let mtu = facts.link.as_ref().map_or(0, |link| link.mtu);
-        let traits = Traits {
-            exceeds_mtu: facts.exceeds_mtu(self.mode),
-            receives_fragments: facts.receives_fragments(self.mode),
-            sends_fragments: false,
-            checksum: facts.checksum(checksum, self.mode),
-            takes_redirects: None,
-        };
-        let program = self.loader.program(self.program_settings(number, mtu, traits))?;
-        let goes_on = self.counts_on(&facts.name);
-        let tables = lfib.tables_mut();
-        if !goes_on {
-            tables.clear_reason_counters(number)?;
-        }
-        tables.set_tx_port(number, ifindex)?;
-        let attachment = attach(program, ifindex, self.mode).map_err(|error| match error {
-            AttachError::Kernel(error) => preflight::attach_error(facts, self.mode, error).into(),
-            other => anyhow::Error::from(other),
-        })?;
-        // Some drivers take redirected frames only once they have a program.
-        let mut facts = self.gather_fixed(&facts.name, netlink).await?;
-        let mut notes = preflight::check_attached(&facts, self.mode)?;
-        if role != Role::TxOnly {
-            facts.look_at_peer(netlink).await;
-            notes.extend(facts.peer_sends_unsegmented(self.mode));
-        }
-        if role == Role::Switching {
-            notes.extend(facts.hides_tags());
-        }
-        for note in notes {
-            warn!(port = &*facts.name, "{note}");
-        }
-        let traits = Traits {
-            sends_fragments: facts.sends_fragments(self.mode),
-            takes_redirects: facts.takes_redirects(self.mode),
-            ..traits
-        };
-        Ok((attachment, traits))
+    /// The port that has its program on the parent of a sub-interface.
+    pub fn parent_of(&self, plan: &SubInterfacePlan) -> Option<u16> {
+        self.interface(plan.found.parent).map(Port::number)
     }
 
     /// That port `number`, which has its program already, does `wanted` about unfinished checksums.
-    fn check_checksum(&self, number: u16, wanted: Option<Checksum>) -> anyhow::Result<()> {
+    pub fn check_checksum(&self, number: u16, wanted: Option<Checksum>) -> Result<(), PortError> {
         let Some(port) = self.get(number) else { return Ok(()) };
         match wanted {
-            Some(wanted) if wanted != self.checksum(port) => anyhow::bail!(
-                "{name} has the program already, with checksum {}: take {name} and its sub-interfaces off by `mplsxdp link del`, \
-                 then `mplsxdp link add {name} checksum {}`",
-                self.checksum(port).name(),
-                wanted.name(),
-                name = port.name
-            ),
+            Some(wanted) if wanted != self.checksum(port) => Err(PortError::OtherChecksum {
+                name: port.name.clone(),
+                is: self.checksum(port),
+                wanted,
+            }),
             _ => Ok(()),
         }
     }
 
-    /// Asks about an interface that carries the program, once its veth peer has GRO on if that is wanted.
-    async fn gather_fixed(&self, name: &str, netlink: &Netlink) -> Result<Facts, PreflightError> {
-        let facts = preflight::gather(name, netlink).await?;
-        let Some(peer) = facts.end_to_fix(self.mode).filter(|_| self.fixes_peers) else {
-            return Ok(facts);
-        };
-        match peer.switch_gro_on().await {
-            Ok(()) => info!(port = name, "GRO is on at its veth peer: `{}`", peer.command()),
-            Err(error) => warn!(
-                port = name,
-                "cannot switch GRO on at its veth peer, as `{}` does: {error}",
-                peer.command()
-            ),
-        }
-        preflight::gather(name, netlink).await
+    /// The interfaces whose XDP features may have changed: that of this index, or any (`None`).
+    pub fn interfaces(&self, ifindex: Option<u32>) -> Vec<(u32, Arc<str>)> {
+        let attached = self.ports.iter().filter(|port| port.parent().is_none());
+        attached
+            .map(|port| (port.ifindex(), port.name.clone()))
+            .filter(|&(port, _)| ifindex.is_none_or(|ifindex| ifindex == port))
+            .collect()
     }
 
-    /// The XDP features of an interface may have changed, or those of any (`None`). Tells if frames that are redirected to a port
-    /// are lost from now on, or are no more.
-    pub async fn follow_features(&mut self, ifindex: Option<u32>, netlink: &Netlink) {
-        let concerned = self.ports.iter().filter_map(|port| match port.place {
-            Place::Interface {
-                ifindex: its, traits, ..
-            } if ifindex.is_none_or(|ifindex| ifindex == its) => Some((its, port.name.clone(), traits.takes_redirects)),
-            _ => None,
-        });
-        for (ifindex, name, before) in Vec::from_iter(concerned) {
-            let Ok(facts) = self.gather_fixed(&name, netlink).await else {
-                continue;
-            };
-            let now = facts.takes_redirects(self.mode);
-            if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) || now == before {
-                continue;
-            }
-            match now {
-                Some(false) if facts.is_veth() => warn!(port = &*name, "{}", facts.veth_needs_napi()),
-                Some(false) => warn!(
-                    port = &*name,
-                    "{name}: frames that are redirected to it are lost: its driver takes none any more"
-                ),
-                Some(true) => info!(port = &*name, "frames that are redirected to it are not lost any more"),
-                None => {}
-            }
-            if let Some(Port {
-                place: Place::Interface { traits, .. },
-                ..
-            }) = self.interface_mut(ifindex)
-            {
-                traits.takes_redirects = now;
-            }
+    /// Reports if frames that are redirected to a port are lost from now on, or are no longer.
+    pub fn follow_features(&mut self, ifindex: u32, facts: &Facts) {
+        let now = facts.takes_redirects(self.mode);
+        let Some(Port {
+            name,
+            place: Place::Interface { traits, .. },
+            ..
+        }) = self.interface_mut(ifindex)
+        else {
+            return;
+        };
+        if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) || now == traits.takes_redirects {
+            return;
+        }
+        traits.takes_redirects = now;
+        match now {
+            Some(false) if facts.is_veth() => warn!(port = &**name, "{}", facts.veth_needs_napi()),
+            Some(false) => warn!(
+                port = &**name,
+                "{name}: frames that are redirected to it are lost: its driver no longer takes any"
+            ),
+            Some(true) => info!(port = &**name, "frames that are redirected to it are no longer lost"),
+            None => {}
         }
     }
 
     /// Whether frames can be redirected to a port; `None` where the kernel does not tell.
     pub fn takes_redirects(&self, port: &Port) -> Option<bool> {
-        match self.carrier(port)?.place {
+        match self.program_port(port)?.place {
             Place::Interface { traits, .. } => traits.takes_redirects,
             Place::SubInterface { .. } => None,
         }
     }
 
-    /// Opens sockets for the exceptions of an interface that is about to be port `number`.
-    fn listen(
-        &mut self,
-        number: u16,
-        name: &str,
-        queues: u32,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<()> {
-        let sockets = XskPort::open(name, queues)?;
-        for (queue, socket) in sockets.receiver.sockets() {
-            lfib.tables_mut().set_listener(number, queue, socket)?;
-        }
-        exceptions.add_port(number, sockets);
-        Ok(())
-    }
-
-    /// Opens the sockets of a port that has none any more.
-    pub fn listen_anew(
-        &mut self,
-        number: u16,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<()> {
-        let port = self.get(number).context("the port has just gone")?;
-        let name = port.name.clone();
-        let queues = match port.role {
-            Role::TxOnly => 1,
-            Role::Switching | Role::Local | Role::Carrier => receive_queues(&name)?,
-        };
-        self.listen(number, &name, queues, lfib, exceptions)
-    }
-
-    /// Has exceptions heard on all queues of a port, which may have been there only to send by. If that fails, they are heard
-    /// where they were before.
-    fn listen_everywhere(
-        &mut self,
-        number: u16,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<()> {
-        let Some(port) = self.get(number) else { return Ok(()) };
-        let queues = receive_queues(&port.name)?;
-        let receiver = exceptions
-            .receiver_mut(number)
-            .with_context(|| format!("{} has no AF_XDP sockets", port.name))?;
-        receiver.extend(&port.name, queues)?;
-        for (queue, socket) in receiver.sockets() {
-            lfib.tables_mut().set_listener(number, queue, socket)?;
-        }
-        Ok(())
-    }
-
     /// The number of a port that waits, or a free one.
-    fn number_for(&mut self, name: &str) -> anyhow::Result<u16> {
+    fn number_for(&mut self, name: &str) -> Result<u16, PortError> {
         if let Some(waiting) = self.waiting.get(name) {
             // Frames that are still on their way to it may leave by it.
             self.leaving.retain(|&(number, _)| number != waiting.number);
@@ -971,7 +681,7 @@ impl Ports {
         let taken: HashSet<u16> = taken.collect();
         (0..MAX_PORTS as u16)
             .find(|number| !taken.contains(number))
-            .with_context(|| format!("all {MAX_PORTS} ports are in use"))
+            .ok_or(PortError::Full)
     }
 
     /// Whether the counters of a port go on from where they were.
@@ -980,12 +690,12 @@ impl Ports {
     }
 
     /// That port `number` is one that can be taken away.
-    pub fn check_removal(&self, number: u16) -> Result<(), String> {
+    pub fn check_removal(&self, number: u16) -> Result<(), PortError> {
         match self.get(number) {
-            Some(port) if port.role == Role::Carrier => {
-                let names: Vec<_> = self.sub_interfaces(number).map(Port::name).collect();
-                Err(format!("{} has the program only for {}", port.name, names.join(", ")))
-            }
+            Some(port) if port.role == Role::ParentOnly => Err(PortError::ParentOnly {
+                name: port.name.clone(),
+                sub_interfaces: self.sub_interfaces(number).map(|port| port.name.clone()).collect(),
+            }),
             _ => Ok(()),
         }
     }
@@ -997,21 +707,20 @@ impl Ports {
         }
     }
 
-    /// Takes the program off, or leaves it there for the sub-interfaces. Next hops must not point to the port any more.
-    pub fn remove(&mut self, number: u16, lfib: &mut Lfib<KernelTables>) {
+    /// Takes a port away, or leaves its program there for the sub-interfaces. Next hops must not point to the port any more.
+    pub fn remove(&mut self, number: u16, tables: &mut impl Tables) {
         if self.sub_interfaces(number).next().is_some() {
-            self.store_role(number, Wish::new(Role::Carrier, None), lfib);
+            self.set_role(number, Wish::new(Role::ParentOnly, None), tables);
             return;
         }
         let parent = self.get(number).and_then(Port::parent);
-        self.remove_at_once(&[number], lfib);
+        self.remove_at_once(&[number], tables);
         if let Some(parent) = parent {
-            self.drop_idle_carrier(parent, lfib);
+            self.drop_idle_parent(parent, tables);
         }
     }
 
-    fn remove_at_once(&mut self, numbers: &[u16], lfib: &mut Lfib<KernelTables>) {
-        let tables = lfib.tables_mut();
+    fn remove_at_once(&mut self, numbers: &[u16], tables: &mut impl Tables) {
         for port in self.ports.extract_if(.., |port| numbers.contains(&port.number)) {
             match port.tags().zip(port.parent()) {
                 None => info!(port = &*port.name, "detached"),
@@ -1029,8 +738,7 @@ impl Ports {
     }
 
     /// Frees the numbers of ports that are gone, once no frame is on its way to them.
-    pub fn free_numbers(&mut self, lfib: &mut Lfib<KernelTables>) {
-        let tables = lfib.tables_mut();
+    pub fn free_numbers(&mut self, tables: &mut impl Tables) {
         let free = self.leaving.extract_if(.., |(_, period)| tables.is_over(*period));
         for (number, _) in free.collect::<Vec<_>>() {
             if let Err(error) = tables.clear_tx_port(number) {
@@ -1039,93 +747,61 @@ impl Ports {
         }
     }
 
-    /// Takes the program off an interface that has it for sub-interfaces that are gone.
-    fn drop_idle_carrier(&mut self, number: u16, lfib: &mut Lfib<KernelTables>) {
-        let is_idle = self.get(number).is_some_and(|port| port.role == Role::Carrier)
+    /// Takes away a port that has the program only for sub-interfaces that are gone.
+    pub fn drop_idle_parent(&mut self, number: u16, tables: &mut impl Tables) {
+        let is_idle = self.get(number).is_some_and(|port| port.role == Role::ParentOnly)
             && self.sub_interfaces(number).next().is_none();
         if is_idle {
-            self.remove_at_once(&[number], lfib);
+            self.remove_at_once(&[number], tables);
         }
     }
 
     /// Makes a port that has its program another kind of port.
-    pub fn set_role(
-        &mut self,
-        number: u16,
-        wish: Wish,
-        lfib: &mut Lfib<KernelTables>,
-        exceptions: &mut Exceptions,
-    ) -> anyhow::Result<()> {
-        if wish.role == Role::Switching
-            && let Some(carrier) = self.get(number).and_then(|port| self.carrier(port))
-        {
-            self.listen_everywhere(carrier.number, lfib, exceptions)?;
-        }
-        self.store_role(number, wish, lfib);
-        Ok(())
-    }
-
-    fn store_role(&mut self, number: u16, Wish { role, mpls, .. }: Wish, lfib: &mut Lfib<KernelTables>) {
+    pub fn set_role(&mut self, number: u16, Wish { role, mpls, .. }: Wish, tables: &mut impl Tables) {
         if let Some(port) = self.get_mut(number) {
             (port.role, port.mpls, port.retired) = (role, mpls, false);
-            info!(port = &*port.name, ?role, "changed");
+            info!(port = &*port.name, %role, "changed");
             let word = port.word();
-            lfib.tables_mut().store_port(number, word);
+            tables.store_port(number, word);
         }
     }
 
-    pub fn set_mpls(&mut self, number: u16, mpls: bool, lfib: &mut Lfib<KernelTables>) -> Result<(), String> {
+    pub fn set_mpls(&mut self, number: u16, mpls: bool, tables: &mut impl Tables) -> Result<(), PortError> {
         let Some(port) = self.get_mut(number) else {
             return Ok(());
         };
-        match port.role {
-            Role::TxOnly if mpls => {
-                return Err(format!(
-                    "{0} is only transmitted to: `mplsxdp link del {0}`, then `mplsxdp link add {0}` has it accept labels",
-                    port.name
-                ));
-            }
-            Role::Carrier if mpls => {
-                return Err(format!(
-                    "{0} has the program only for its sub-interfaces: `mplsxdp link add {0}` has it accept labels",
-                    port.name
-                ));
-            }
-            Role::Local if mpls => {
-                return Err(format!(
-                    "{} is for this box's own packets, which have no labels",
-                    port.name
-                ));
-            }
-            Role::Switching | Role::TxOnly | Role::Local | Role::Carrier => {}
+        if mpls && port.role != Role::Switching {
+            return Err(PortError::NoLabels {
+                name: port.name.clone(),
+                role: port.role,
+            });
         }
         port.mpls = mpls;
         let word = port.word();
-        lfib.tables_mut().store_port(number, word);
+        tables.store_port(number, word);
         Ok(())
     }
 
-    /// An interface changed: its program may have been taken off, or another one that held it off.
-    pub fn follow_program(&mut self, link: &LinkInfo, now: Instant) {
-        let Self { ports, watch, .. } = self;
-        let port = ports.iter_mut().find(|port| port.ifindex() == link.ifindex);
-        let Some(Place::Interface {
-            attachment, program, ..
-        }) = port.map(|port| &mut port.place)
+    /// An interface changed: its program may have been taken off, or another one that held it off. Returns whether it is worth
+    /// looking at the program at once.
+    pub fn follow_program(&mut self, link: &LinkInfo, now: Instant) -> bool {
+        let Some(Port {
+            place: Place::Interface { program, .. },
+            ..
+        }) = self.interface_mut(link.ifindex)
         else {
-            return;
+            return false;
         };
         program.follow(link, now);
-        if link.xdp.is_none_or(|xdp| xdp.program != attachment.program_id) && program.is_due(now) {
-            watch.hurry(now);
-        }
+        link.xdp.is_none_or(|xdp| xdp.program != program.program_id) && program.is_due(now)
     }
 
-    /// An interface changed. Returns whether adjacencies depend on what did.
-    pub fn follow(&mut self, link: &LinkInfo, lfib: &mut Lfib<KernelTables>) -> bool {
+    /// An interface changed. Returns whether adjacencies depend on what did, and the port that needs the program for large frames
+    /// from now on.
+    pub fn follow(&mut self, link: &LinkInfo, tables: &mut impl Tables) -> (bool, Option<u16>) {
         let has_namesake = self.has_sub_interface_named(&link.name);
         let Some(port) = self.interface_mut(link.ifindex) else {
-            return false;
+            return (false, None);
         };
         // A name belongs to one port; a sub-interface that the kernel has no device for keeps its own.
         if !has_namesake {
@@ -1133,54 +809,42 @@ impl Ports {
         }
         let (mac, mtu) = (link.mac.filter(|mac| mac.is_unicast()).unwrap_or(port.mac), link.mtu);
         if (mac, mtu) == (port.mac, port.mtu) {
-            return false;
+            return (false, None);
         }
         let outgrown = port.mtu <= ONE_BUFFER_MTU && mtu > ONE_BUFFER_MTU;
         let is_prepared = matches!(port.place, Place::Interface { traits, .. } if traits.exceeds_mtu);
         (port.mac, port.mtu) = (mac, mtu);
         let number = port.number;
-        lfib.tables_mut().store_port(number, port.word());
-        if outgrown && !self.sends_fragments(number) {
+        tables.store_port(number, port.word());
+        if outgrown && !self.sends_multi_buffer(number) {
             warn!(port = &*link.name, "{}", preflight::delays_fragments(&link.name));
         }
-        if outgrown
-            && !is_prepared
-            && let Err(error) = self.replace_program(number)
-        {
-            warn!(
-                port = &*link.name,
-                %error,
-                "cannot attach the program for large frames; the interface is no longer a port"
-            );
-            let reason = format!("the program for large frames cannot be attached: {error}");
-            self.give_up(number, &reason, lfib);
-        }
-        true
+        (true, (outgrown && !is_prepared).then_some(number))
     }
 
-    /// Gives a port the program for the MTU that it has now.
-    fn replace_program(&mut self, number: u16) -> Result<(), AttachError> {
-        let Some(index) = self.ports.iter().position(|port| port.number == number) else {
-            return Ok(());
-        };
-        let Port { mtu, ref place, .. } = self.ports[index];
-        let Place::Interface { traits, .. } = *place else {
-            return Ok(());
-        };
-        let new = self.loader.program(self.program_settings(number, mtu, traits))?;
-        match &mut self.ports[index].place {
-            Place::Interface {
-                attachment, program, ..
-            } if program.lost.is_some() => attachment.replace_later(new),
-            Place::Interface { attachment, .. } => attachment.replace(new)?,
-            Place::SubInterface { .. } => {}
+    /// The settings of the program that a port needs with the MTU that it has now.
+    pub fn settings_now(&self, number: u16) -> Option<Settings> {
+        let port = self.get(number)?;
+        match port.place {
+            Place::Interface { traits, .. } => Some(self.program_settings(number, port.mtu, traits)),
+            Place::SubInterface { .. } => None,
         }
-        Ok(())
+    }
+
+    /// The program for large frames could not be attached: the interface is a port no longer.
+    pub fn not_replaced(&mut self, number: u16, error: &str, tables: &mut impl Tables) {
+        let name = self.name(number).unwrap_or_default();
+        warn!(
+            port = name,
+            error, "cannot attach the program for large frames; the interface is no longer a port"
+        );
+        let reason = format!("the program for large frames cannot be attached: {error}");
+        self.give_up(number, &reason, tables);
     }
 
     /// Interfaces have changed: sub-interfaces take over what their parents and the kernel's VLAN devices have now. Returns
     /// whether adjacencies depend on what changed.
-    pub fn follow_sub_interfaces(&mut self, links: &Links, lfib: &mut Lfib<KernelTables>) -> bool {
+    pub fn follow_sub_interfaces(&mut self, links: &Links, tables: &mut impl Tables) -> bool {
         let parents: HashMap<u16, (u32, Arc<str>)> = self
             .ports
             .iter()
@@ -1229,7 +893,7 @@ impl Ports {
                 }
             }
             if after.0 != before.0 {
-                lfib.tables_mut().store_port(port.number, after.0);
+                tables.store_port(port.number, after.0);
             }
             changed |= after != before;
         }
@@ -1260,7 +924,7 @@ impl Ports {
                 interfaces.insert(port.name.clone(), port.ifindex());
                 continue;
             };
-            let parent = self.carrier(port).and_then(|parent| links.get(parent.ifindex()));
+            let parent = self.program_port(port).and_then(|parent| links.get(parent.ifindex()));
             match (device.and_then(|device| links.get(device)), parent) {
                 (Some(device), _) => {
                     interfaces.insert(port.name.clone(), device.ifindex);
@@ -1286,7 +950,7 @@ impl Ports {
     }
 
     /// An interface is gone, and the program and its sub-interfaces with it.
-    pub fn lose(&mut self, ifindex: u32, lfib: &mut Lfib<KernelTables>) -> bool {
+    pub fn lose(&mut self, ifindex: u32, tables: &mut impl Tables) -> bool {
         let Some(port) = self.interface(ifindex) else {
             return false;
         };
@@ -1294,7 +958,7 @@ impl Ports {
         for port in self.sub_interfaces(number).chain(self.get(number)) {
             let name = &*port.name;
             match port.role {
-                Role::Carrier => {}
+                Role::ParentOnly => {}
                 Role::Local => warn!(
                     port = name,
                     "the interface for this box's own packets is gone; `mplsxdp unload` and a new load make it again"
@@ -1311,12 +975,12 @@ impl Ports {
                 ),
             }
         }
-        self.give_up(number, "its interface is gone", lfib);
+        self.give_up(number, "its interface is gone", tables);
         true
     }
 
     /// Takes away an interface and its sub-interfaces, which wait for better times if they may.
-    fn give_up(&mut self, number: u16, reason: &str, lfib: &mut Lfib<KernelTables>) {
+    fn give_up(&mut self, number: u16, reason: &str, tables: &mut impl Tables) {
         let lost: Vec<&Port> = self
             .get(number)
             .into_iter()
@@ -1335,11 +999,11 @@ impl Ports {
                 .collect();
             waiting.into_iter().for_each(|waiting| self.waiting.add(waiting));
         }
-        self.remove_at_once(&gone, lfib);
+        self.remove_at_once(&gone, tables);
     }
 
     /// After a resync: what is not among `links` is gone.
-    pub fn lose_all_but(&mut self, links: &Links, lfib: &mut Lfib<KernelTables>) -> bool {
+    pub fn lose_all_but(&mut self, links: &Links, tables: &mut impl Tables) -> bool {
         let gone: Vec<u32> = self
             .ports
             .iter()
@@ -1348,12 +1012,12 @@ impl Ports {
             .filter(|&ifindex| links.get(ifindex).is_none())
             .collect();
         for &ifindex in &gone {
-            self.lose(ifindex, lfib);
+            self.lose(ifindex, tables);
         }
         !gone.is_empty()
     }
 
-    pub fn detach_all(&mut self) {
+    pub fn clear(&mut self) {
         self.ports.clear();
     }
 
@@ -1390,30 +1054,8 @@ impl Ports {
     /// The sub-interface of `parent` that frames with the identifiers of `tags` belong to.
     fn sub_interface(&self, parent: u16, tags: Tags) -> Option<&Port> {
         self.sub_interfaces(parent)
-            .find(|port| port.tags().is_some_and(|its| its.key(parent) == tags.key(parent)))
+            .find(|port| port.tags().is_some_and(|other| other.key(parent) == tags.key(parent)))
     }
-}
-
-fn receive_queues(name: &str) -> anyhow::Result<u32> {
-    ethtool::receive_queues(name).with_context(|| format!("cannot tell how many receive queues {name} has"))
-}
-
-/// The name of another running instance whose program has this id.
-fn holder(program: u32) -> Option<String> {
-    let own = Instance::new(DEFAULT_INSTANCE).ok()?;
-    client::instances(own.dir(), "sock").into_iter().find_map(|instance| {
-        let mut client = Client::try_connect(&instance).ok()??;
-        let itself = client
-            .pid()
-            .is_ok_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
-        // One that is busy is not named.
-        if itself || client.set_patience(Some(HOLDER_WAIT)).is_err() {
-            return None;
-        }
-        let links = client.links(false).ok()?;
-        let holds = links.iter().any(|link| link.program_id == program);
-        holds.then(|| instance.name().to_owned())
-    })
 }
 
 /// The MTU of a sub-interface. A tag does not count against that of the parent; a second one does, for the kernel lets XDP

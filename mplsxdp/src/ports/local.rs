@@ -37,7 +37,7 @@ pub const fn mtu_beneath(lowest_port_mtu: u32) -> u32 {
 
 /// The pair, up. It stays until [`LocalPair::remove`]; what a killed process leaves is replaced by the next
 /// [`LocalPair::create`].
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalPair {
     near: Box<str>,
     far: Box<str>,

@@ -1,5 +1,7 @@
 //! Ports: what can be one, what it stands for, and the interfaces that are.
 
+pub mod attach;
+pub mod error;
 mod inventory;
 pub mod local;
 pub mod local_routes;
@@ -8,4 +10,5 @@ pub mod programs;
 pub mod sub_interface;
 pub mod waiting;
 
-pub use inventory::{Port, Ports, Role, Wish};
+pub use error::PortError;
+pub use inventory::{Plan, Port, Ports, Role, SubInterfacePlan, Wish};

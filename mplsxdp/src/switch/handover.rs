@@ -2,13 +2,13 @@
 //! settings decide (`ip_forward`, `rp_filter`); if they have it drop such packets, nothing else says so.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use tracing::warn;
 
-use super::{Controller, TABLE_LOCAL};
+use super::{Switch, TABLE_LOCAL};
+use crate::dataplane::Tables;
 use crate::kernel::sysctl;
-use crate::neighbour::RouteKind;
+use crate::neighbour::links::Links;
+use crate::neighbour::{LinkInfo, RouteKind};
 use crate::ports::Role;
-use crate::route::{Action, Route};
 
 /// How many prefixes are looked at to find one that the kernel has no route to.
 const EXAMINED: usize = 1000;
@@ -17,7 +17,7 @@ const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIF
 
 /// What decides, beside the settings, whether the kernel takes packets.
 #[derive(Default, Debug)]
-struct Situation {
+pub struct Situation {
     /// The interfaces where the kernel receives what arrives at ports with labels, by name.
     devices: Vec<String>,
     /// Families that this machine has addresses or routes of.
@@ -37,24 +37,9 @@ enum UnknownSources {
     Known(IpNet),
 }
 
-impl Controller {
-    /// What keeps packets from getting through that these routes leave to the kernel, with the commands that help. Each is there
-    /// once, however many the routes are.
-    pub(super) fn handover_warnings(&self, routes: &[Route]) -> Vec<String> {
-        let mut paths = routes.iter().flat_map(Route::paths);
-        if !paths.any(|path| path.action == Action::Local) {
-            return Vec::new();
-        }
-        self.situation().warnings(sysctl::read)
-    }
-
-    pub(super) fn log_handover(&self, routes: &[Route]) {
-        for warning in self.handover_warnings(routes) {
-            warn!("{warning}");
-        }
-    }
-
-    fn situation(&self) -> Situation {
+impl<T: Tables> Switch<T> {
+    /// What decides whether the kernel takes the packets that routes leave to it.
+    pub(super) fn situation(&self) -> Situation {
         let links = self.resolver.links();
         let accepting = self
             .ports
@@ -62,11 +47,7 @@ impl Controller {
             .filter(|port| port.role() == Role::Switching && port.mpls());
         let mut devices: Vec<String> = accepting
             .filter_map(|port| links.get(self.ports.addressed(port.number())?))
-            .filter_map(|link| match &link.master {
-                Some(master) => links.get(master.ifindex),
-                None => Some(link),
-            })
-            .map(|link| link.name.to_string())
+            .map(|link| uppermost(link, links).name.to_string())
             .collect();
         devices.sort();
         devices.dedup();
@@ -97,9 +78,18 @@ impl Controller {
     }
 }
 
+/// The interface that the kernel takes packets of a port to have come in by: what the port is a member of, such as a bridge, and
+/// what that is a member of, such as a VRF.
+fn uppermost<'a>(mut link: &'a LinkInfo, links: &'a Links) -> &'a LinkInfo {
+    while let Some(master) = link.master.as_ref().and_then(|master| links.get(master.ifindex)) {
+        link = master;
+    }
+    link
+}
+
 impl Situation {
-    /// `read` has the value of a setting, by its path beneath `/proc/sys/net`.
-    fn warnings(&self, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
+    /// What keeps packets from getting through, with the commands that help. `read` has the value of a setting, by its path beneath `/proc/sys/net`.
+    pub fn warnings(&self, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
         let checks = [self.forwarding_v4(&read), self.forwarding_v6(&read)];
         checks.into_iter().flatten().chain(self.reverse_path(&read)).collect()
     }

@@ -1,15 +1,15 @@
 //! Whether there is a way to the next hops of routes, and what to do where there is none. A change of single routes is refused
 //! then, as a mistake of who typed it; the routes of a transaction and of the configuration are installed and wait.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use tracing::warn;
 
-use super::Controller;
+use super::Switch;
 use crate::control::api::{self, Changes, Refusal};
+use crate::dataplane::Tables;
 use crate::kernel;
-use crate::lfib::NextHopSearch;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
 use crate::ports::sub_interface;
@@ -22,6 +22,7 @@ const NAMED: usize = 100;
 const LOGGED: usize = 10;
 
 /// Routes that were installed and have no way to their next hop.
+#[derive(Default, Debug)]
 pub(super) struct Waiting {
     pub total: usize,
     /// The first of them, and what is in the way.
@@ -29,7 +30,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub fn with(self, changes: Changes, warnings: Vec<String>) -> api::Committed {
+    pub fn into_committed(self, changes: Changes) -> api::Committed {
         let named = self.named.into_iter();
         api::Committed {
             changes,
@@ -40,7 +41,7 @@ impl Waiting {
                 })
                 .collect(),
             unreachable_total: self.total as u64,
-            warnings,
+            warnings: Vec::new(),
         }
     }
 
@@ -57,54 +58,110 @@ impl Waiting {
     }
 }
 
-impl Controller {
-    /// That every next hop that is not in use yet leads out of a port.
-    pub(super) async fn check_next_hops(&self, new: &NextHopSearch) -> Result<(), Refusal> {
-        let mut checked: HashSet<&NextHop> = HashSet::new();
-        for (index, next_hop) in new.found() {
-            if !self.lfib.next_hops().is_in_use(next_hop)
-                && checked.insert(next_hop)
-                && let Some(reason) = self.obstacle(next_hop).await
-            {
-                return Err(Refusal::RouteRefused {
-                    index,
-                    parameter: None,
-                    reason,
-                });
-            }
-        }
-        Ok(())
-    }
+/// Looks for routes that wait.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// What is in the way of next hops.
+    obstacles: HashMap<NextHop, String>,
+    /// How many routes were looked at.
+    at: usize,
+    pub waiting: Waiting,
+}
 
-    /// Those of `routes`, which are installed, that have no way to a next hop.
-    pub(super) fn waiting_routes(&self, routes: &[Route]) -> Waiting {
-        let next_hops = self.resolver.next_hops();
-        let obstacles: HashMap<&NextHop, String> = next_hops
-            .filter_map(|(_, next_hop, state)| Some((next_hop, self.known_obstacle(next_hop, state?)?)))
-            .collect();
-        let mut waiting = Waiting {
-            total: 0,
-            named: Vec::new(),
-        };
-        if obstacles.is_empty() {
-            return waiting;
+impl Survey {
+    /// Looks at up to `count` more of these routes, which are installed. Returns whether that is all.
+    pub fn look_at(&mut self, routes: &[Route], count: usize) -> bool {
+        if self.obstacles.is_empty() {
+            return true;
         }
-        for route in routes {
-            let mut found = route.next_hops().filter_map(|hop| obstacles.get_key_value(hop));
+        for route in routes.iter().skip(self.at).take(count) {
+            self.at += 1;
+            let mut found = route.next_hops().filter_map(|hop| self.obstacles.get_key_value(hop));
             let Some((next_hop, reason)) = found.next() else {
                 continue;
             };
-            waiting.total += 1;
-            if waiting.named.len() < NAMED {
-                waiting.named.push((route.key(), format!("{next_hop}: {reason}")));
+            self.waiting.total += 1;
+            if self.waiting.named.len() < NAMED {
+                self.waiting.named.push((route.key(), format!("{next_hop}: {reason}")));
             }
         }
-        waiting
+        self.at >= routes.len()
+    }
+}
+
+impl<T: Tables> Switch<T> {
+    /// That those of these next hops that name their interface lead out of a port. Each comes with the index of its route.
+    pub(super) fn check_devices(&self, next_hops: &[(usize, NextHop)]) -> Result<(), Refusal> {
+        self.refuse_first(next_hops, |next_hop| match (&next_hop.dev, next_hop.via.address()) {
+            (Some(dev), _) => match self.resolver.links().by_name(dev) {
+                Some(link) => self.not_usable(link, next_hop),
+                None => Some(self.no_such_dev(dev)),
+            },
+            (None, None) => Some("`via link` needs `dev IFACE`".into()),
+            (None, Some(_)) => None,
+        })
     }
 
-    /// Which way the kernel would send to the next hop `address`. Outside of VRFs first, unless `address` is in the network of an
-    /// interface in one; then in the VRFs that ports are in. The first way out by a port counts.
-    pub(super) async fn lookup(&self, address: IpAddr) -> Result<Lookup, kernel::Error> {
+    /// The same for the others, which the kernel was asked about; `failed` are those that it could not be asked about.
+    pub(super) fn check_ways(
+        &self,
+        next_hops: &[(usize, NextHop)],
+        failed: &HashMap<IpAddr, String>,
+    ) -> Result<(), Refusal> {
+        self.refuse_first(next_hops, |next_hop| {
+            let address = next_hop.via.address().filter(|_| next_hop.dev.is_none())?;
+            if let Some(error) = failed.get(&address) {
+                return Some(format!("cannot look up {address}: {error}"));
+            }
+            match self.resolver.state(self.lfib.next_hops().any_of(next_hop)?)? {
+                HopState::NoRoute => Some(self.no_route(address)),
+                HopState::Local => Some(own_address(address)),
+                HopState::NoSuchDev => Some(format!("the interface towards {address} has just gone")),
+                state => self.not_usable(self.resolver.links().get(state.ifindex()?)?, next_hop),
+            }
+        })
+    }
+
+    fn refuse_first(
+        &self,
+        next_hops: &[(usize, NextHop)],
+        obstacle: impl Fn(&NextHop) -> Option<String>,
+    ) -> Result<(), Refusal> {
+        let refused = next_hops
+            .iter()
+            .find_map(|(index, next_hop)| Some((*index, obstacle(next_hop)?)));
+        match refused {
+            Some((index, reason)) => Err(Refusal::RouteRefused {
+                index,
+                parameter: None,
+                reason,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn not_usable(&self, link: &LinkInfo, next_hop: &NextHop) -> Option<String> {
+        self.not_a_port(link, next_hop)
+            .or_else(|| self.ports.no_device(link.ifindex, next_hop))
+    }
+
+    /// Begins to look for routes that have no way to a next hop.
+    pub(super) fn survey_of_obstacles(&self) -> Survey {
+        let next_hops = self.resolver.next_hops();
+        let obstacles = next_hops.filter_map(|(_, next_hop, state)| {
+            let obstacle = self.known_obstacle(next_hop, state?)?;
+            Some((next_hop.clone(), obstacle))
+        });
+        Survey {
+            obstacles: obstacles.collect(),
+            at: 0,
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// Where the kernel is to look up the next hop `address`: outside of VRFs first, unless `address` is in the network of an
+    /// interface in one; then in the VRFs that ports are in.
+    pub(super) fn scopes(&self, address: IpAddr) -> Vec<Option<u32>> {
         let links = self.resolver.links();
         let ports = self.ports.iter().filter_map(|port| self.ports.addressed(port.number()));
         let vrfs: BTreeSet<u32> = ports.filter_map(|ifindex| Some(links.vrf(ifindex)?.ifindex)).collect();
@@ -115,38 +172,18 @@ impl Controller {
             .collect();
         let mut scopes = Vec::from_iter(std::iter::once(None).chain(vrfs.into_iter().map(Some)));
         scopes.sort_by_key(|scope| !on_link.contains(scope));
-        let mut first = None;
-        for scope in scopes {
-            let answer = self.netlink.route_lookup(address, scope).await?;
-            if matches!(answer, Lookup::Interface(ifindex) if self.ports.by_ifindex(ifindex).is_some()) {
-                return Ok(answer);
-            }
-            first.get_or_insert(answer);
-        }
-        Ok(first.unwrap_or(Lookup::NoRoute))
+        scopes
     }
 
-    /// What is in the way of a next hop that nobody follows yet.
-    async fn obstacle(&self, next_hop: &NextHop) -> Option<String> {
-        let links = self.resolver.links();
-        let link = match (&next_hop.dev, next_hop.via.address()) {
-            (Some(dev), _) => match links.by_name(dev) {
-                Some(link) => link,
-                None => return Some(self.no_such_dev(dev)),
-            },
-            (None, Some(address)) => match self.lookup(address).await {
-                Ok(Lookup::Interface(ifindex)) => match links.get(ifindex) {
-                    Some(link) => link,
-                    None => return Some(format!("the interface towards {address} has just gone")),
-                },
-                Ok(Lookup::Local) => return Some(own_address(address)),
-                Ok(Lookup::NoRoute) => return Some(self.no_route(address)),
-                Err(error) => return Some(format!("cannot look up {address}: {error}")),
-            },
-            (None, None) => return Some("`via link` needs `dev IFACE`".into()),
+    /// Which of the kernel's answers counts, in the order of [`Switch::scopes`]: the first way out by a port.
+    pub(super) fn choose(&self, answers: Vec<Result<Lookup, kernel::Error>>) -> Result<Lookup, kernel::Error> {
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let by_port = |answer: &Lookup| match *answer {
+            Lookup::Interface(ifindex) => self.ports.by_ifindex(ifindex).is_some(),
+            Lookup::Local | Lookup::NoRoute => false,
         };
-        self.not_a_port(link, next_hop)
-            .or_else(|| self.ports.no_device(link.ifindex, next_hop))
+        let chosen = answers.iter().find(|answer| by_port(answer)).or(answers.first());
+        Ok(chosen.copied().unwrap_or(Lookup::NoRoute))
     }
 
     /// What is in the way of a next hop in `state`. A neighbour that does not answer is not: it may do so at any time.

@@ -1,36 +1,28 @@
-//! What the controller tells of its state.
+//! What the switch reports of its state.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
 use clap::ValueEnum;
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, Reason, map};
 use mplsxdp_common::wire::Mac;
-use netlink_packet_route::link::Stats64;
-use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::Controller;
+use super::Switch;
 use crate::control::api;
-use crate::dataplane::Tables as _;
-use crate::kernel::NeighbourEntry;
+use crate::dataplane::Tables;
 use crate::lfib::next_hops::{NextHopId, Position};
-use crate::lfib::{Candidate, Listed, Ways};
+use crate::lfib::{Candidate, Listed, Select, Ways};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
 use crate::route::{Description, NextHop, Path, Route, RouteKey, Via};
-use crate::slowpath::outcome::Outcome;
 
-/// Where the answer to a request goes.
-type Answer = oneshot::Sender<Result<api::Reply, api::Refusal>>;
-
-impl Controller {
-    pub(super) fn status(&self) -> api::Status {
+impl<T: Tables> Switch<T> {
+    pub(super) fn status(&self, now: Instant) -> api::Status {
         let tables = self.lfib.tables();
         let capacity = tables.capacity();
         let used = |name| match name {
@@ -61,9 +53,9 @@ impl Controller {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             instance: self.config.instance.clone(),
-            pid: std::process::id(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            netns_inode: std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |netns| netns.ino()),
+            pid: self.identity.pid,
+            uptime_seconds: now.duration_since(self.started).as_secs(),
+            netns_inode: self.identity.netns_inode,
             mode: word(self.config.mode),
             ttl_mode: word(self.config.ttl_propagate),
             tunnel_ttl: self.config.tunnel_ttl.get(),
@@ -200,10 +192,7 @@ impl Controller {
     }
 
     /// What is true of the routes that `filter` means. An interface that nobody has heard of is refused.
-    pub(super) fn selector(
-        &self,
-        filter: &api::RouteFilter,
-    ) -> Result<impl Fn(&Candidate<'_>) -> bool + use<>, api::Refusal> {
+    pub(super) fn selector(&self, filter: &api::RouteFilter) -> Result<Select, api::Refusal> {
         let api::RouteFilter {
             keys,
             protocol,
@@ -230,11 +219,11 @@ impl Controller {
             return Err(self.no_such_link(dev));
         }
         let ways = ways.map(|(next_hops, local)| Ways { next_hops, local });
-        Ok(move |route: &Candidate<'_>| {
+        Ok(Box::new(move |route: &Candidate<'_>| {
             keys.selects(route.key)
                 && protocol.is_none_or(|protocol| protocol == route.attributes.protocol)
                 && ways.as_ref().is_none_or(|ways| ways.include(route))
-        })
+        }))
     }
 
     /// Up to `limit` next hops after `after`, and the position of the last if others follow.
@@ -250,40 +239,15 @@ impl Controller {
         (states, list.pop().filter(|_| goes_on))
     }
 
-    /// Answers `ListNeighbors` with what the kernel's neighbour table has, which another task reads.
-    pub(super) fn answer_next_hops(&self, after: Option<&Position>, limit: usize, reply: Answer) {
-        let (states, last) = self.list_next_hops(after, limit);
-        let states: Vec<_> = states
-            .into_iter()
-            .map(|(id, state)| (self.kernel_neighbour(id), state))
-            .collect();
-        let netlink = self.netlink.clone();
-        tokio::spawn(async move {
-            let entries = netlink.neighbours().await.unwrap_or_else(|error| {
-                warn!(%error, "next hops are listed without what the kernel has of them");
-                HashMap::new()
-            });
-            let neighbors = states
-                .into_iter()
-                .map(|(entry, state)| api::NextHopState {
-                    kernel: entry.and_then(|entry| entries.get(&entry)).map(kernel_neighbor),
-                    ..state
-                })
-                .collect();
-            // The client may be gone.
-            let _ = reply.send(Ok(api::Reply::Neighbors { neighbors, last }));
-        });
-    }
-
     /// Where a next hop is in the kernel's neighbour table, if it is to be there.
-    fn kernel_neighbour(&self, id: NextHopId) -> Option<(u32, IpAddr)> {
+    pub(super) fn kernel_neighbour(&self, id: NextHopId) -> Option<(u32, IpAddr)> {
         let address = self.lfib.next_hops().get(id)?.via.address()?;
         let ifindex = self.resolver.state(id).and_then(HopState::ifindex)?;
         Some((self.resolver.links().get(ifindex)?.ip_ifindex(), address))
     }
 
-    /// Answers `ListLinks` with counters. Another task reads those of the kernel.
-    pub(super) fn answer_links(&self, reply: Answer) {
+    /// With our own counters; those of the kernel are added to them.
+    pub(super) fn list_links_with_counters(&self) -> Vec<api::Link> {
         let mut links = self.list_links();
         for link in &mut links {
             let number = self.ports.number(&link.name);
@@ -292,21 +256,7 @@ impl Controller {
                 reasons: number.map_or_else(Vec::new, |number| self.reasons(number, &link.name, false)),
             });
         }
-        let netlink = self.netlink.clone();
-        tokio::spawn(async move {
-            for link in &mut links {
-                let Some(ifindex) = link.ifindex else { continue };
-                let read = netlink.link_counters(ifindex).await;
-                let kernel = read.unwrap_or_else(|error| {
-                    warn!(%error, "a port is listed without the kernel's counters");
-                    None
-                });
-                if let Some(counters) = &mut link.counters {
-                    counters.kernel = kernel.map(kernel_counters);
-                }
-            }
-            let _ = reply.send(Ok(api::Reply::Links(links)));
-        });
+        links
     }
 
     pub(super) fn list_links(&self) -> Vec<api::Link> {
@@ -317,10 +267,10 @@ impl Controller {
                 .links()
                 .get(port.ifindex())
                 .is_some_and(|link| link.is_up());
-            let carrier = self.ports.carrier(port);
+            let parent = port.tags().and(self.ports.program_port(port));
             let program = self.ports.program(port);
-            let lost = program.and_then(|(_, program)| program.lost.as_ref());
-            let attached = program.filter(|_| lost.is_none()).map(|(attachment, _)| attachment);
+            let lost = program.and_then(|program| program.lost.as_ref());
+            let attached = program.filter(|_| lost.is_none());
             links.push(api::Link {
                 name: port.name().to_owned(),
                 ifindex: Some(port.ifindex()).filter(|&ifindex| ifindex < LinkInfo::FIRST_VIRTUAL),
@@ -328,14 +278,14 @@ impl Controller {
                 mtu: port.mtu().into(),
                 up,
                 mode: word(self.config.mode),
-                link_id: attached.map_or(0, |attachment| attachment.link_id),
-                program_id: attached.map_or(0, |attachment| attachment.program_id),
-                put_back: program.map_or(0, |(_, program)| program.put_back),
+                link_id: attached.map_or(0, |program| program.link_id),
+                program_id: attached.map_or(0, |program| program.program_id),
+                put_back: program.map_or(0, |program| program.put_back),
                 mpls: port.mpls(),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
-                carrier: port.role() == Role::Carrier,
-                parent: port.tags().and(carrier).map(|parent| parent.name().to_owned()),
+                carrier: port.role() == Role::ParentOnly,
+                parent: parent.map(|parent| parent.name().to_owned()),
                 vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
                 redirect_target: self.ports.takes_redirects(port),
                 problem: lost.map(|lost| lost.reason.clone()),
@@ -368,25 +318,8 @@ impl Controller {
         links
     }
 
-    /// Answers `GetStats`. The counters of a million routes take a while to read, which another thread does.
-    pub(super) fn answer_stats(&mut self, all: bool, reply: Answer) {
-        let mut stats = self.stats(all);
-        let total = self.lfib.forwarded();
-        let reader = self.lfib.tables().route_counter_reader();
-        tokio::task::spawn_blocking(move || {
-            let read = reader.and_then(|reader| total.finish(|first, count| reader.read(first, count)));
-            let forwarded = read.unwrap_or_else(unreadable);
-            stats.forwarded = api::Counter {
-                packets: forwarded.packets,
-                bytes: forwarded.bytes,
-            };
-            // The client may be gone.
-            let _ = reply.send(Ok(api::Reply::Stats(stats)));
-        });
-    }
-
-    /// All but what was forwarded.
-    fn stats(&self, all: bool) -> api::Stats {
+    /// All but what was forwarded, and what the slow path did.
+    pub(super) fn stats(&self, all: bool) -> api::Stats {
         let mut stats = api::Stats {
             uncounted_routes: self.lfib.uncounted_routes() as u64,
             ..api::Stats::default()
@@ -394,25 +327,6 @@ impl Controller {
         for port in self.ports.iter() {
             stats.reasons.extend(self.reasons(port.number(), port.name(), all));
         }
-        let counters = self.exceptions.counters();
-        let outcomes = Outcome::ALL
-            .iter()
-            .map(|&outcome| (outcome.name(), outcome.description(), counters.get(outcome)));
-        // What its sockets lost the slow path has not seen.
-        let missed = (
-            "missed",
-            "Dropped: it came faster than the slow path took it.",
-            self.exceptions.missed(),
-        );
-        stats.slow_path = outcomes
-            .chain([missed])
-            .filter(|&(.., packets)| all || packets > 0)
-            .map(|(name, description, packets)| api::Outcome {
-                name: name.to_owned(),
-                description: description.to_owned(),
-                packets,
-            })
-            .collect();
         stats.reasons.sort_by(|one, other| one.port.cmp(&other.port));
         stats
     }
@@ -453,19 +367,6 @@ impl Controller {
             unheard: 0,
         });
         reasons.chain(lost).collect()
-    }
-
-    pub(super) fn unknown_labels(&self) -> Vec<api::UnknownLabel> {
-        let labels = self.exceptions.unknown_labels(Instant::now()).into_iter();
-        labels
-            .map(|seen| api::UnknownLabel {
-                port: self.ports.name(seen.port).unwrap_or("(gone)").to_owned(),
-                label: seen.label.get(),
-                packets: seen.frames,
-                rate_pps: seen.frames_per_second,
-                idle_seconds: seen.idle.as_secs_f64(),
-            })
-            .collect()
     }
 
     fn counted_routes(&self) -> usize {
@@ -538,35 +439,6 @@ impl Controller {
     }
 }
 
-fn kernel_neighbor(entry: &NeighbourEntry) -> api::KernelNeighbor {
-    api::KernelNeighbor {
-        state: entry.state.clone(),
-        refcnt: entry.refcnt,
-        used: entry.used,
-        confirmed: entry.confirmed,
-        updated: entry.updated,
-        probes: entry.probes,
-    }
-}
-
-fn kernel_counters(stats: Stats64) -> api::KernelCounters {
-    api::KernelCounters {
-        rx_bytes: stats.rx_bytes,
-        rx_packets: stats.rx_packets,
-        rx_errors: stats.rx_errors,
-        rx_dropped: stats.rx_dropped,
-        rx_missed: stats.rx_missed_errors,
-        rx_over: stats.rx_over_errors,
-        multicast: stats.multicast,
-        tx_bytes: stats.tx_bytes,
-        tx_packets: stats.tx_packets,
-        tx_errors: stats.tx_errors,
-        tx_dropped: stats.tx_dropped,
-        tx_carrier: stats.tx_carrier_errors,
-        collisions: stats.collisions,
-    }
-}
-
 fn vlan_tag(vlan: Vlan) -> api::VlanTag {
     api::VlanTag {
         protocol: sub_interface::protocol(vlan).to_owned(),
@@ -580,8 +452,8 @@ fn word(value: impl ValueEnum) -> String {
     word.map(|word| word.get_name().to_owned()).unwrap_or_default()
 }
 
-/// Counters are read through the kernel; where that fails the rest is still worth telling.
-fn unreadable(error: impl std::fmt::Display) -> Counter {
+/// Counters are read through the kernel; if that fails, the rest is still worth telling.
+pub fn unreadable(error: impl std::fmt::Display) -> Counter {
     warn!(%error, "a counter reads as zero");
     Counter::default()
 }

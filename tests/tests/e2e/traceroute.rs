@@ -384,7 +384,7 @@ fn foreign_source() -> Result<()> {
     bench.router.said_at_load()?;
     let warned = |address: &str| {
         let said = bench.router.said();
-        let what = format!("--icmp-source {address} is no address of this box");
+        let what = format!("--icmp-source {address} is not an address of this machine");
         let warning = said.lines().find(|line| line.contains("WARN") && line.contains(&what));
         warning.map(str::to_owned)
     };

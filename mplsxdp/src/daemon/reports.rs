@@ -1,0 +1,138 @@
+//! What the switch reports, with what only the process around it knows. None of it holds the event loop: the kernel is asked by
+//! tasks, and the counters of a million routes are read by a thread.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use netlink_packet_route::link::Stats64;
+use tracing::warn;
+
+use super::Answer;
+use super::exceptions::Exceptions;
+use crate::control::api;
+use crate::dataplane::kernel::KernelTables;
+use crate::kernel::{NeighbourEntry, Netlink};
+use crate::lfib::counters::Total;
+use crate::lfib::next_hops::Position;
+use crate::ports::Ports;
+use crate::slowpath::outcome::Outcome;
+use crate::switch::unreadable;
+
+/// Replies with next hops as the kernel's neighbour table has them.
+pub async fn neighbors(
+    answer: Answer,
+    states: Vec<(Option<(u32, IpAddr)>, api::NextHopState)>,
+    last: Option<Position>,
+    netlink: Netlink,
+) {
+    let entries = netlink.neighbours().await.unwrap_or_else(|error| {
+        warn!(%error, "next hops are listed without what the kernel has of them");
+        HashMap::new()
+    });
+    let neighbors = states
+        .into_iter()
+        .map(|(entry, state)| api::NextHopState {
+            kernel: entry.and_then(|entry| entries.get(&entry)).map(kernel_neighbor),
+            ..state
+        })
+        .collect();
+    // The client may be gone.
+    let _ = answer.send(Ok(api::Reply::Neighbors { neighbors, last }));
+}
+
+/// Replies with ports and the kernel's counters of them.
+pub async fn links(answer: Answer, mut links: Vec<api::Link>, netlink: Netlink) {
+    for link in &mut links {
+        let Some(ifindex) = link.ifindex else { continue };
+        let read = netlink.link_counters(ifindex).await;
+        let kernel = read.unwrap_or_else(|error| {
+            warn!(%error, "a port is listed without the kernel's counters");
+            None
+        });
+        if let Some(counters) = &mut link.counters {
+            counters.kernel = kernel.map(kernel_counters);
+        }
+    }
+    let _ = answer.send(Ok(api::Reply::Links(links)));
+}
+
+/// Replies with what was forwarded, which takes a while to add up.
+pub fn stats(answer: Answer, mut stats: api::Stats, total: Arc<Total>, tables: &KernelTables) {
+    let reader = tables.route_counter_reader();
+    tokio::task::spawn_blocking(move || {
+        let read = reader.and_then(|reader| total.finish(|first, count| reader.read(first, count)));
+        let forwarded = read.unwrap_or_else(unreadable);
+        stats.forwarded = api::Counter {
+            packets: forwarded.packets,
+            bytes: forwarded.bytes,
+        };
+        let _ = answer.send(Ok(api::Reply::Stats(stats)));
+    });
+}
+
+/// What became of the frames that the slow path got: what was seen, or `all`.
+pub fn outcomes(exceptions: &Exceptions, all: bool) -> Vec<api::Outcome> {
+    let counters = exceptions.counters();
+    let outcomes = Outcome::ALL
+        .iter()
+        .map(|&outcome| (outcome.name(), outcome.description(), counters.get(outcome)));
+    // What its sockets lost the slow path has not seen.
+    let missed = (
+        "missed",
+        "Dropped: it came faster than the slow path took it.",
+        exceptions.missed(),
+    );
+    outcomes
+        .chain([missed])
+        .filter(|&(.., packets)| all || packets > 0)
+        .map(|(name, description, packets)| api::Outcome {
+            name: name.to_owned(),
+            description: description.to_owned(),
+            packets,
+        })
+        .collect()
+}
+
+pub fn unknown_labels(exceptions: &Exceptions, ports: &Ports, now: Instant) -> Vec<api::UnknownLabel> {
+    let labels = exceptions.unknown_labels(now).into_iter();
+    labels
+        .map(|seen| api::UnknownLabel {
+            port: ports.name(seen.port).unwrap_or("(gone)").to_owned(),
+            label: seen.label.get(),
+            packets: seen.frames,
+            rate_pps: seen.frames_per_second,
+            idle_seconds: seen.idle.as_secs_f64(),
+        })
+        .collect()
+}
+
+fn kernel_neighbor(entry: &NeighbourEntry) -> api::KernelNeighbor {
+    api::KernelNeighbor {
+        state: entry.state.clone(),
+        refcnt: entry.refcnt,
+        used: entry.used,
+        confirmed: entry.confirmed,
+        updated: entry.updated,
+        probes: entry.probes,
+    }
+}
+
+fn kernel_counters(stats: Stats64) -> api::KernelCounters {
+    api::KernelCounters {
+        rx_bytes: stats.rx_bytes,
+        rx_packets: stats.rx_packets,
+        rx_errors: stats.rx_errors,
+        rx_dropped: stats.rx_dropped,
+        rx_missed: stats.rx_missed_errors,
+        rx_over: stats.rx_over_errors,
+        multicast: stats.multicast,
+        tx_bytes: stats.tx_bytes,
+        tx_packets: stats.tx_packets,
+        tx_errors: stats.tx_errors,
+        tx_dropped: stats.tx_dropped,
+        tx_carrier: stats.tx_carrier_errors,
+        collisions: stats.collisions,
+    }
+}

@@ -1,0 +1,102 @@
+//! Requests to the kernel that the switch wants made, many of them at a time: begun in order, a bounded number under way.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::net::IpAddr;
+use std::pin::Pin;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tracing::debug;
+
+use super::Outcome;
+use crate::kernel::Netlink;
+use crate::switch::Input;
+
+/// The answers of so many fit the receive buffer of the socket, whatever they are.
+const UNDER_WAY: usize = 64;
+
+type Request = Pin<Box<dyn Future<Output = Outcome>>>;
+
+pub struct Requests {
+    netlink: Netlink,
+    queued: VecDeque<Request>,
+    under_way: FuturesUnordered<Request>,
+}
+
+impl Requests {
+    pub fn new(netlink: Netlink) -> Self {
+        Self {
+            netlink,
+            queued: VecDeque::new(),
+            under_way: FuturesUnordered::new(),
+        }
+    }
+
+    pub fn push(&mut self, request: impl Future<Output = Outcome> + 'static) {
+        self.queued.push_back(Box::pin(request));
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        while self.under_way.len() < UNDER_WAY
+            && let Some(request) = self.queued.pop_front()
+        {
+            self.under_way.push(request);
+        }
+    }
+
+    /// The kernel is asked in each of these scopes, up to the first that it cannot be asked about.
+    pub fn look_up(&mut self, address: IpAddr, scopes: Vec<Option<u32>>) {
+        let netlink = self.netlink.clone();
+        self.push(async move {
+            let mut answers = Vec::with_capacity(scopes.len());
+            for scope in scopes {
+                answers.push(netlink.route_lookup(address, scope).await);
+                if answers.last().is_some_and(Result::is_err) {
+                    break;
+                }
+            }
+            Outcome::Input(Input::LookedUp { address, answers })
+        });
+    }
+
+    pub fn probe(&mut self, ifindex: u32, address: IpAddr) {
+        let netlink = self.netlink.clone();
+        self.push(async move {
+            if let Err(error) = netlink.probe(ifindex, address).await {
+                debug!(ifindex, %address, %error, "cannot have a neighbour resolved");
+            }
+            Outcome::Nothing
+        });
+    }
+
+    pub fn release(&mut self, ifindex: u32, address: IpAddr) {
+        let netlink = self.netlink.clone();
+        self.push(async move {
+            if let Err(error) = netlink.release(ifindex, address).await {
+                debug!(ifindex, %address, %error, "cannot release a neighbour");
+            }
+            Outcome::Nothing
+        });
+    }
+
+    /// The next result; never while nothing is under way. May be dropped and called anew at any time.
+    pub async fn next(&mut self) -> Outcome {
+        let Some(outcome) = self.under_way.next().await else {
+            return pending().await;
+        };
+        self.begin();
+        outcome
+    }
+
+    /// Waits for all of them.
+    pub async fn finish(&mut self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        while let Some(outcome) = self.under_way.next().await {
+            self.begin();
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+}

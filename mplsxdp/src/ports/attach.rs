@@ -1,0 +1,262 @@
+//! Brings the program onto interfaces: asks the kernel about them, opens their sockets, has the program verified and attached.
+//! All of it may take long, and none of it holds the event loop: requests to the kernel are awaited, and the verifier runs on a
+//! thread of its own.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mplsxdp_common::abi::Settings;
+use tracing::{info, warn};
+
+use super::error::PortError;
+use super::preflight::{self, Facts, PreflightError};
+use super::sub_interface::{self, SubInterface};
+use super::{Role, Wish};
+use crate::control::client::{self, Client};
+use crate::control::{DEFAULT_INSTANCE, Instance};
+use crate::dataplane::XdpMode;
+use crate::dataplane::loader::{Loader, Program};
+use crate::dataplane::port::{AttachError, Attachment, attach};
+use crate::kernel::{Netlink, ethtool};
+use crate::neighbour::LinkInfo;
+use crate::neighbour::links::Links;
+use crate::slowpath::xsk::{Patience, XskError, XskPort};
+
+/// How long another instance has to say which ports it has.
+const HOLDER_WAIT: Duration = Duration::from_secs(1);
+
+/// What there is under the name of an interface that is to become a port.
+#[derive(Debug)]
+pub struct Survey {
+    /// What the name stands for, if for a sub-interface.
+    pub sub_interface: Result<Option<SubInterface>, PortError>,
+    /// The interface of that name; if it is a sub-interface, its parent.
+    pub facts: Box<Facts>,
+    /// The kernel's VLAN device of a sub-interface.
+    pub device: Option<Box<LinkInfo>>,
+    /// The other running instance that has its program on the interface.
+    pub holder: Option<String>,
+}
+
+/// How the program is to be brought onto an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Order {
+    pub number: u16,
+    pub ifindex: u32,
+    pub mode: XdpMode,
+    pub settings: Settings,
+    pub wish: Wish,
+    /// As they were before.
+    pub facts: Box<Facts>,
+}
+
+/// The program is on an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    pub link_id: u32,
+    pub program_id: u32,
+    /// As they are since.
+    pub facts: Box<Facts>,
+}
+
+/// What becomes of an [`Order`]: the program on its interface, and sockets for its exceptions.
+pub struct Parts {
+    pub attachment: Attachment,
+    pub sockets: XskPort,
+}
+
+/// Does it.
+#[derive(Clone)]
+pub struct Attacher {
+    loader: Arc<Loader>,
+    netlink: Netlink,
+    mode: XdpMode,
+    /// GRO is switched on at the other end of a veth that does not take redirected frames without.
+    fixes_peers: Arc<AtomicBool>,
+}
+
+impl Attacher {
+    pub fn new(loader: Loader, netlink: Netlink, mode: XdpMode, fixes_peers: bool) -> Self {
+        Self {
+            loader: Arc::new(loader),
+            netlink,
+            mode,
+            fixes_peers: Arc::new(fixes_peers.into()),
+        }
+    }
+
+    /// Whether the other ends of the veths that are attached from now on are set right.
+    pub fn set_fixes_peers(&self, fixes_peers: bool) {
+        self.fixes_peers.store(fixes_peers, Ordering::Relaxed);
+    }
+
+    /// Looks at what is to become a port, and changes nothing. `own` are the interfaces that have the program.
+    pub async fn survey(self, name: String, own: Vec<u32>) -> Result<Survey, PortError> {
+        let mut links = Links::default();
+        for link in self.netlink.links().await? {
+            links.insert(link);
+        }
+        let sub_interface = sub_interface::find(&name, &links).map_err(PortError::SubInterface);
+        let found = sub_interface.as_ref().ok().copied().flatten();
+        let interface = match found {
+            Some(found) => links.get(found.parent).map(|parent| parent.name.to_string()),
+            None => Some(name.clone()),
+        };
+        let interface = interface.ok_or_else(|| PortError::gone(&name))?;
+        let mut facts = preflight::gather(&interface, &self.netlink).await?;
+        if found.is_some() {
+            facts.look_at_peer(&self.netlink).await;
+        }
+        let other = facts.link.as_ref().filter(|link| !own.contains(&link.ifindex));
+        let holder = match other.and_then(|link| link.xdp) {
+            Some(xdp) => tokio::task::spawn_blocking(move || holder(xdp.program))
+                .await
+                .ok()
+                .flatten(),
+            None => None,
+        };
+        let device = found.and_then(|found| links.get(found.device?).cloned()).map(Box::new);
+        Ok(Survey {
+            sub_interface,
+            facts: Box::new(facts),
+            device,
+            holder,
+        })
+    }
+
+    /// Carries out an order. If it fails, nothing is left of it.
+    pub async fn attach(self, order: Order) -> Result<(Parts, Attached), PortError> {
+        let Order {
+            ifindex,
+            mode,
+            settings,
+            wish: Wish { role, .. },
+            ref facts,
+            ..
+        } = order;
+        let sockets = open_sockets(&facts.name, role).await?;
+        let loader = Arc::clone(&self.loader);
+        let attached = blocking(move || attach(loader.program(settings)?, ifindex, mode)).await;
+        let attachment = attached.map_err(|error| match error {
+            AttachError::Kernel(error) => preflight::attach_error(facts, mode, error).into(),
+            other => PortError::from(other),
+        })?;
+        // Some drivers take redirected frames only once they have a program.
+        let mut facts = self.gather_fixed(&facts.name).await?;
+        let mut notes = preflight::check_attached(&facts, mode)?;
+        if role != Role::TxOnly {
+            facts.look_at_peer(&self.netlink).await;
+            notes.extend(facts.peer_sends_unsegmented(mode));
+        }
+        if role == Role::Switching {
+            notes.extend(facts.hides_tags());
+        }
+        for note in notes {
+            warn!(port = &*facts.name, "{note}");
+        }
+        let attached = Attached {
+            link_id: attachment.link_id,
+            program_id: attachment.program_id,
+            facts: Box::new(facts),
+        };
+        Ok((Parts { attachment, sockets }, attached))
+    }
+
+    /// A copy of the program with other settings.
+    pub async fn program(self, settings: Settings) -> Result<Program, PortError> {
+        Ok(blocking(move || Ok(self.loader.program(settings)?)).await?)
+    }
+
+    /// Asks about an interface that carries the program, once its veth peer has GRO on if that is wanted.
+    pub async fn gather_fixed(&self, name: &str) -> Result<Facts, PreflightError> {
+        let facts = preflight::gather(name, &self.netlink).await?;
+        let fixes_peers = self.fixes_peers.load(Ordering::Relaxed);
+        let Some(peer) = facts.end_to_fix(self.mode).filter(|_| fixes_peers) else {
+            return Ok(facts);
+        };
+        match peer.switch_gro_on().await {
+            Ok(()) => info!(port = name, "GRO is on at its veth peer: `{}`", peer.command()),
+            Err(error) => warn!(
+                port = name,
+                "cannot switch GRO on at its veth peer, as `{}` does: {error}",
+                peer.command()
+            ),
+        }
+        preflight::gather(name, &self.netlink).await
+    }
+
+    /// Why a program could not be put back onto an interface. `None` if it has gone or is another one: that is about to be
+    /// reported.
+    pub async fn obstacle(self, name: Arc<str>, ifindex: u32, error: AttachError) -> Option<PortError> {
+        match preflight::gather(&name, &self.netlink).await {
+            Ok(facts) if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) => None,
+            Ok(facts) => Some(match (facts.other_program(), error) {
+                (Some(other), _) => other.into(),
+                (None, AttachError::Kernel(error)) => preflight::attach_error(&facts, self.mode, error).into(),
+                (None, error) => error.into(),
+            }),
+            Err(error) => Some(error.into()),
+        }
+    }
+}
+
+/// Opens the sockets of a port. A queue that is busy is tried for a while: the kernel frees it some time after its last socket
+/// was closed.
+pub async fn open_sockets(name: &str, role: Role) -> Result<XskPort, PortError> {
+    let queues = queues(name, role)?;
+    let mut patience: Option<Patience> = None;
+    loop {
+        let error = match XskPort::open(name, queues) {
+            Ok(sockets) => return Ok(sockets),
+            Err(error) => error,
+        };
+        let now = Instant::now();
+        let due = patience.get_or_insert_with(|| Patience::new(now)).next(now);
+        match due.filter(|_| XskError::is_busy(&error)) {
+            Some(due) => tokio::time::sleep_until(due.into()).await,
+            None => return Err(error.into()),
+        }
+    }
+}
+
+/// How many queues exceptions of a port come up on.
+pub fn queues(name: &str, role: Role) -> Result<u32, PortError> {
+    match role {
+        // Only to send by.
+        Role::TxOnly => Ok(1),
+        Role::Switching | Role::Local | Role::ParentOnly => {
+            ethtool::receive_queues(name).map_err(|source| PortError::Queues {
+                name: name.into(),
+                source,
+            })
+        }
+    }
+}
+
+/// On a thread that may wait.
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, AttachError> + Send + 'static,
+) -> Result<R, AttachError> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| Err(AttachError::Kernel(io::Error::other(error))))
+}
+
+/// The name of another running instance whose program has this id.
+fn holder(program: u32) -> Option<String> {
+    let own = Instance::new(DEFAULT_INSTANCE).ok()?;
+    client::instances(own.dir(), "sock").into_iter().find_map(|instance| {
+        let mut client = Client::try_connect(&instance).ok()??;
+        let itself = client
+            .pid()
+            .is_ok_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
+        // One that is busy is not named.
+        if itself || client.set_patience(Some(HOLDER_WAIT)).is_err() {
+            return None;
+        }
+        let links = client.links(false).ok()?;
+        let holds = links.iter().any(|link| link.program_id == program);
+        holds.then(|| instance.name().to_owned())
+    })
+}

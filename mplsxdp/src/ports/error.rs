@@ -1,0 +1,105 @@
+//! Why an interface cannot become a port, or a port cannot change.
+
+use std::io;
+use std::sync::Arc;
+
+use mplsxdp_common::abi::MAX_PORTS;
+
+use super::Role;
+use super::local::LocalError;
+use super::preflight::PreflightError;
+use crate::control::api::Checksum;
+use crate::dataplane::TableError;
+use crate::dataplane::loader::LoadError;
+use crate::dataplane::port::AttachError;
+use crate::kernel;
+use crate::slowpath::xsk::XskError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    #[error("{name} is a port already")]
+    Exists { name: Box<str> },
+    #[error("{name} is a port already, with the same tags on {parent}")]
+    SameTags { name: Arc<str>, parent: Arc<str> },
+    #[error("{name} is for this box's own packets, and has no sub-interfaces")]
+    LocalParent { name: Arc<str> },
+    #[error("{name} is where this box's own packets go in; its other end is a port already")]
+    LocalNear { name: Box<str> },
+    #[error("it is on the interface for this box's own packets, which has no sub-interfaces")]
+    OnLocalNear,
+    #[error("{name} is for this box's own packets; it goes when the instance is unloaded")]
+    Local { name: Arc<str> },
+    #[error("{name} has the program only for {}", .sub_interfaces.join(", "))]
+    ParentOnly {
+        name: Arc<str>,
+        sub_interfaces: Vec<Arc<str>>,
+    },
+    #[error("{}", no_labels(.name, *.role))]
+    NoLabels { name: Arc<str>, role: Role },
+    #[error(
+        "{name} has the program already, with checksum {}: take {name} and its sub-interfaces off by `mplsxdp link del`, then \
+         `mplsxdp link add {name} checksum {}`",
+        .is.name(), .wanted.name()
+    )]
+    OtherChecksum {
+        name: Arc<str>,
+        is: Checksum,
+        wanted: Checksum,
+    },
+    #[error("all {MAX_PORTS} ports are in use")]
+    Full,
+    #[error("the interface {name} has just gone")]
+    Gone { name: Box<str> },
+    #[error("the interface {name} has no MAC address")]
+    NoMac { name: Box<str> },
+    #[error("{name} has no AF_XDP sockets")]
+    NoSockets { name: Box<str> },
+    #[error("{0}")]
+    SubInterface(String),
+    #[error("cannot tell how many receive queues {name} has: {source}")]
+    Queues { name: Box<str>, source: io::Error },
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(transparent)]
+    LocalPair(#[from] LocalError),
+    #[error(transparent)]
+    Sockets(#[from] XskError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error(transparent)]
+    Netlink(#[from] kernel::Error),
+    #[error("{0}; `--wait` takes it when it comes")]
+    NotThere(Box<PortError>),
+}
+
+impl PortError {
+    pub fn gone(name: &str) -> Self {
+        Self::Gone { name: name.into() }
+    }
+
+    /// There is no interface of the name.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Preflight(PreflightError::NoSuchInterface { .. }))
+    }
+
+    /// An AF_XDP queue of the interface is busy.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Sockets(error) if error.is_busy())
+    }
+}
+
+fn no_labels(name: &str, role: Role) -> String {
+    match role {
+        Role::TxOnly => format!(
+            "{name} is only transmitted to: `mplsxdp link del {name}`, then `mplsxdp link add {name}` has it accept labels"
+        ),
+        Role::ParentOnly => format!(
+            "{name} has the program only for its sub-interfaces: `mplsxdp link add {name}` has it accept labels"
+        ),
+        Role::Local | Role::Switching => format!("{name} is for this box's own packets, which have no labels"),
+    }
+}

@@ -1,0 +1,99 @@
+//! What an imposed prefix must leave to the kernel, by the routing table of each port's VRF: the domains of the FTN.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use tracing::{debug, error, warn};
+
+use super::claims::{claim, claims_in};
+use super::{Effect, Switch};
+use crate::dataplane::{FtnKey, Tables};
+use crate::ports::local::LocalPair;
+use crate::ports::sub_interface;
+
+impl<T: Tables> Switch<T> {
+    /// Has the LFIB know what the kernel claims of these prefixes.
+    pub(super) fn claims_changed(&mut self, prefixes: BTreeSet<IpNet>) {
+        let into_local = self.local.as_ref().map(LocalPair::ifindex);
+        let claims = prefixes.into_iter().flat_map(|prefix| {
+            let domains = self.lfib.domains();
+            domains.map(move |(domain, vrf_table)| (FtnKey::new(domain, prefix), vrf_table))
+        });
+        let claims = claims.map(|(key, vrf_table)| {
+            let routes = self.kernel_routes.get(key.prefix);
+            (key, claim(routes, vrf_table, into_local))
+        });
+        let claims = claims.collect();
+        if let Err(error) = self.lfib.set_claims(&claims) {
+            debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
+        }
+        self.effects.push_back(Effect::RetryHeld);
+    }
+
+    /// Has each port look in the domain of the VRF that it is in, and begins to fill those of VRFs that ports have come into, and of
+    /// the interfaces that are about to become ports. Returns whether ports are in other VRFs now.
+    pub(super) fn follow_vrfs(&mut self, coming: &[&str]) -> bool {
+        let links = self.resolver.links();
+        let coming = coming.iter().filter_map(|name| match links.by_name(name) {
+            Some(link) => Some(link.ifindex),
+            None => Some(sub_interface::find(name, links).ok()??.parent),
+        });
+        let coming = coming.filter_map(|ifindex| Some(links.vrf(ifindex)?.table));
+        let used: BTreeSet<u32> = self
+            .port_tables()
+            .filter_map(|(_, table)| table)
+            .chain(coming)
+            .collect();
+        let into_local = self.local.as_ref().map(LocalPair::ifindex);
+        for &table in &used {
+            let claims = || claims_in(table, &self.kernel_routes, into_local);
+            if !self.lfib.use_vrf(table, claims) && !self.vrf_tables.contains(&table) {
+                warn!(
+                    table,
+                    "ports are in too many VRFs: packets without a label are left to the kernel in this one"
+                );
+            }
+        }
+        self.enter_domains();
+        self.lfib.leave_vrfs(&used);
+        let are_others = used != self.vrf_tables;
+        self.vrf_tables = used;
+        are_others
+    }
+
+    /// The routing table of the VRF that each port is in.
+    fn port_tables(&self) -> impl Iterator<Item = (u16, Option<u32>)> {
+        let links = self.resolver.links();
+        self.ports.iter().map(|port| {
+            let vrf = self.ports.vrf(port.number(), links);
+            (port.number(), vrf.map(|vrf| vrf.table))
+        })
+    }
+
+    /// Has each port look in the domain of its VRF, or in none until that is filled.
+    fn enter_domains(&mut self) {
+        let mut changed = false;
+        for (port, table) in Vec::from_iter(self.port_tables()) {
+            let domain = self.lfib.domain(table);
+            changed |= self.ports.set_domain(port, domain, self.lfib.tables_mut());
+        }
+        if changed {
+            self.effects.push_back(Effect::RetryHeld);
+        }
+    }
+
+    /// Fills or empties the domain of a VRF by a step.
+    pub(super) fn domain_step(&mut self) {
+        // Reported once, and tried again from time to time.
+        if let Err(error) = self.lfib.domain_step()
+            && self.ftn_retry.is_none()
+        {
+            error!(
+                %error,
+                "cannot write the prefix routes for the VRF of a port: packets without a label that arrive there are left to the \
+                 kernel until they can be written; `mplsxdp route del` of prefix routes makes room"
+            );
+        }
+        self.enter_domains();
+    }
+}

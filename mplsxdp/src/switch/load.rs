@@ -1,0 +1,521 @@
+//! Takes over a configuration: at the start, and when it was read again (SIGHUP). Whole, or not at all.
+
+use std::collections::{HashSet, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{error, info, warn};
+
+use super::ports::{Adding, Operation, Progress};
+use super::routes::{Origin, Reported, RouteChange};
+use super::{Effect, PortEvent, Switch};
+use crate::config::{Config, PortConfig};
+use crate::control::api::Changes;
+use crate::dataplane::Tables;
+use crate::error;
+use crate::lfib::{Change, ChangeError, Mode};
+use crate::ports::{Plan, PortError, Role, Wish};
+use crate::route::{Owner, Route};
+
+/// Why a configuration cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    #[error(transparent)]
+    Port(#[from] PortError),
+    #[error("{route}: {source}")]
+    Route { route: String, source: ChangeError },
+}
+
+/// A configuration that is taken over.
+#[derive(Debug)]
+pub(super) struct Load {
+    config: Config,
+    /// The switch starts with it; else it takes the place of another one.
+    is_start: bool,
+    stage: Stage,
+    /// Ports that are there already.
+    old: Vec<PortConfig>,
+    /// The others.
+    new: Vec<PortConfig>,
+    /// Those whose interfaces are not there yet.
+    absent: HashSet<String>,
+    added: Vec<String>,
+    changed: Vec<String>,
+    removed: Vec<String>,
+    routes: Arc<Vec<Route>>,
+    changes: Changes,
+    reported: Reported,
+}
+
+/// What comes next, or is awaited. New ports are there before the routes that lead to them, and old ones go after their routes;
+/// at the start, the tables are full before the first frame comes.
+#[derive(Debug)]
+enum Stage {
+    Beginning,
+    /// Whether each of these can be a port.
+    Checking(VecDeque<PortConfig>),
+    MakingRoom,
+    Routes,
+    ChangingRoutes,
+    /// At the start, the next hops are followed once the ports are there.
+    Following,
+    LookingUp,
+    Taking(VecDeque<PortConfig>, Option<Adding>),
+    CreatingLocal,
+    AddingLocal(Adding),
+    /// Ports become those of another kind.
+    Changing(VecDeque<PortConfig>),
+    Finishing,
+}
+
+impl<T: Tables> Switch<T> {
+    pub(super) fn start(&mut self, now: Instant) {
+        let routes = mem::take(&mut self.config.routes);
+        let mut config = self.config.clone();
+        config.routes = routes;
+        let load = Load::new(config, true);
+        self.enqueue(Operation::Load(Box::new(load)), now);
+    }
+
+    /// Takes over a configuration that was read again. If it cannot be, all stays as it was.
+    pub(super) fn reread(&mut self, read: Result<Box<Config>, String>, now: Instant) {
+        match read {
+            Ok(config) => {
+                let load = Load::new(*config, false);
+                self.enqueue(Operation::Load(Box::new(load)), now);
+            }
+            Err(error) => not_taken_over(&error),
+        }
+    }
+
+    /// Goes on until something has to be awaited. `None` at the end.
+    pub(super) fn load_next(&mut self, mut load: Box<Load>, now: Instant) -> Option<Box<Load>> {
+        loop {
+            match &mut load.stage {
+                Stage::Beginning => {
+                    let ports = load.config.ports.iter().cloned();
+                    let (old, new): (Vec<_>, Vec<_>) = ports.partition(|port| self.wish_of(&port.name).is_some());
+                    load.stage = Stage::Checking(new.clone().into());
+                    (load.old, load.new) = (old, new);
+                }
+                Stage::Checking(ports) => {
+                    if let Some(port) = ports.front() {
+                        self.survey(&port.name);
+                        return Some(load);
+                    }
+                    load.stage = match (&load.config.local, load.is_start) {
+                        (Some(name), true) => {
+                            let name = name.clone();
+                            self.effects.push_back(Effect::MakeRoomForLocal { name });
+                            load.stage = Stage::MakingRoom;
+                            return Some(load);
+                        }
+                        (None, true) => Stage::Routes,
+                        (_, false) => load.taking(),
+                    };
+                }
+                Stage::Routes => {
+                    let (mode, origin) = match load.is_start {
+                        true => (Mode::Add, Origin::Start),
+                        false => (Mode::ReplaceAll, Origin::Reread),
+                    };
+                    let (owner, routes) = (Owner::Config, Arc::clone(&load.routes));
+                    let change = RouteChange::new(origin, Change::Install { mode, owner, routes });
+                    load.stage = Stage::ChangingRoutes;
+                    self.work.route_change = Some(change);
+                    return Some(load);
+                }
+                Stage::Taking(ports, None) => {
+                    if let Some(port) = ports.front() {
+                        if load.absent.contains(&port.name) {
+                            let port = port.clone();
+                            load = match self.take_later(load, &port, "there is no such interface".to_owned(), now) {
+                                Ok(load) => load,
+                                Err(failed) => return failed,
+                            };
+                            continue;
+                        }
+                        let adding = self.begin_adding(port.name.clone(), wish(port));
+                        load.stage = Stage::Taking(mem::take(ports), Some(adding));
+                        return Some(load);
+                    }
+                    if !load.is_start {
+                        if !load.added.is_empty() {
+                            self.ports.follow_waiting(self.resolver.links(), now);
+                            self.ports_changed(now);
+                        }
+                        load.stage = Stage::Routes;
+                        continue;
+                    }
+                    load.stage = match &load.config.local {
+                        Some(name) => {
+                            let (name, mtu) = (name.clone(), self.local_mtu());
+                            self.effects.push_back(Effect::CreateLocal { name, mtu });
+                            load.stage = Stage::CreatingLocal;
+                            return Some(load);
+                        }
+                        None => Stage::Following,
+                    };
+                }
+                Stage::Changing(ports) => {
+                    let Some(port) = ports.front() else {
+                        load.stage = Stage::Finishing;
+                        continue;
+                    };
+                    let (name, wish) = (port.name.clone(), wish(port));
+                    let before = self.config.ports.iter().find(|before| before.name == name);
+                    let sets_mpls = before.is_some_and(|before| before.mpls != port.mpls);
+                    match self.change_port(&name, wish) {
+                        RoleChange::None if sets_mpls => {
+                            ports.pop_front();
+                            let is_set = self.set_link(&name, wish.mpls).is_some_and(|set| set.is_ok());
+                            load.changed.extend(is_set.then_some(name));
+                        }
+                        // Exceptions must be heard everywhere first.
+                        RoleChange::Awaits => return Some(load),
+                        change => {
+                            ports.pop_front();
+                            load.changed.extend((change == RoleChange::Done).then_some(name));
+                        }
+                    }
+                }
+                Stage::Following => {
+                    self.ports.follow_waiting(self.resolver.links(), now);
+                    self.follow_sub_interfaces(now);
+                    self.work.route_change = Some(RouteChange::started(Arc::clone(&load.routes)));
+                    load.stage = Stage::LookingUp;
+                    return Some(load);
+                }
+                Stage::Finishing => {
+                    self.finish_load(*load, now);
+                    return None;
+                }
+                Stage::MakingRoom
+                | Stage::ChangingRoutes
+                | Stage::LookingUp
+                | Stage::Taking(_, Some(_))
+                | Stage::CreatingLocal
+                | Stage::AddingLocal(_) => return Some(load),
+            }
+        }
+    }
+
+    /// An effect was performed.
+    pub(super) fn load_event(&mut self, mut load: Box<Load>, event: PortEvent, now: Instant) -> Option<Box<Load>> {
+        let stage = mem::replace(&mut load.stage, Stage::Finishing);
+        match (stage, event) {
+            (Stage::Checking(mut ports), PortEvent::Surveyed(survey)) => {
+                let port = ports.pop_front()?;
+                let plan = survey.and_then(|survey| self.ports.plan(&port.name, survey));
+                match plan {
+                    Ok(Plan::Attach(_) | Plan::Promote(_) | Plan::SubInterface(_)) => {}
+                    Err(error) if error.is_absence() && load.config.wait => {
+                        load.absent.insert(port.name);
+                    }
+                    Err(error) if error.is_absence() && load.is_start => {
+                        let error = PortError::NotThere(Box::new(error));
+                        return self.load_failed(*load, error.into(), now);
+                    }
+                    Err(error) => return self.load_failed(*load, error.into(), now),
+                }
+                load.stage = Stage::Checking(ports);
+            }
+            (Stage::MakingRoom, PortEvent::RoomForLocal(room)) => match room {
+                Ok(()) => load.stage = Stage::Routes,
+                Err(error) => return self.load_failed(*load, error.into(), now),
+            },
+            (Stage::Taking(ports, Some(adding)), event) => match self.add_next(adding, event) {
+                Progress::Waiting(adding) => load.stage = Stage::Taking(ports, Some(adding)),
+                Progress::Done(taken) => {
+                    load.stage = Stage::Taking(ports, None);
+                    load = match self.taken(load, taken, now) {
+                        Ok(load) => load,
+                        Err(failed) => return failed,
+                    };
+                }
+            },
+            (Stage::CreatingLocal, PortEvent::LocalCreated(created)) => match created {
+                Ok(pair) => {
+                    let adding = self.begin_adding(pair.port_name().to_owned(), Wish::new(Role::Local, None));
+                    self.local = Some(pair);
+                    load.stage = Stage::AddingLocal(adding);
+                }
+                Err(error) => return self.load_failed(*load, error.into(), now),
+            },
+            (Stage::AddingLocal(adding), event) => match self.add_next(adding, event) {
+                Progress::Waiting(adding) => load.stage = Stage::AddingLocal(adding),
+                Progress::Done(Ok(())) => load.stage = Stage::Following,
+                Progress::Done(Err(error)) => return self.load_failed(*load, error.into(), now),
+            },
+            (Stage::Changing(mut ports), PortEvent::Listening(heard)) => {
+                if let Some(port) = ports.pop_front() {
+                    match (heard, self.ports.number(&port.name)) {
+                        (Ok(()), Some(number)) => {
+                            self.ports.set_role(number, wish(&port), self.lfib.tables_mut());
+                            load.changed.push(port.name);
+                        }
+                        (Ok(()), None) => {}
+                        (Err(error), _) => error!(
+                            port = port.name,
+                            "cannot make it another kind of port: {}",
+                            error::report(&error)
+                        ),
+                    }
+                }
+                load.stage = Stage::Changing(ports);
+            }
+            (stage, _) => load.stage = stage,
+        }
+        self.load_next(load, now)
+    }
+
+    /// A port was taken, or not. The result is an error with what is left of the operation if the configuration cannot be taken
+    /// over.
+    fn taken(
+        &mut self,
+        mut load: Box<Load>,
+        taken: Result<(), PortError>,
+        now: Instant,
+    ) -> Result<Box<Load>, Option<Box<Load>>> {
+        let Stage::Taking(ports, None) = &mut load.stage else {
+            return Ok(load);
+        };
+        let Some(port) = ports.front().cloned() else {
+            return Ok(load);
+        };
+        match taken {
+            Ok(()) => {
+                ports.pop_front();
+                load.added.push(port.name);
+                Ok(load)
+            }
+            // A queue may be free in a moment, for which nothing else waits.
+            Err(error) if self.is_down(&port.name) || (!load.is_start && error.is_busy()) => {
+                self.take_later(load, &port, error::report(&error), now)
+            }
+            Err(error) => Err(self.load_failed(*load, error.into(), now)),
+        }
+    }
+
+    /// The first of the ports to be taken waits for its interface.
+    fn take_later(
+        &mut self,
+        mut load: Box<Load>,
+        port: &PortConfig,
+        reason: String,
+        now: Instant,
+    ) -> Result<Box<Load>, Option<Box<Load>>> {
+        warn!(
+            port = port.name,
+            "waits: {reason}; it is taken when the interface comes or changes"
+        );
+        if let Err(error) = self.ports.wait_for(&port.name, wish(port), reason) {
+            return Err(self.load_failed(*load, error.into(), now));
+        }
+        if let Stage::Taking(ports, _) = &mut load.stage {
+            ports.pop_front();
+        }
+        load.added.push(port.name.clone());
+        Ok(load)
+    }
+
+    /// The routes are there, or were refused.
+    pub(super) fn load_routes(
+        &mut self,
+        mut load: Box<Load>,
+        result: Result<Changes, ChangeError>,
+        reported: Reported,
+        now: Instant,
+    ) -> Option<Box<Load>> {
+        match result {
+            Ok(changes) => load.changes = changes,
+            Err(error) => {
+                let error = load.route_error(error);
+                return self.load_failed(*load, error, now);
+            }
+        }
+        load.reported = reported;
+        load.stage = match (&load.stage, load.is_start) {
+            (Stage::LookingUp, _) => Stage::Finishing,
+            (_, true) => {
+                let names: Vec<&str> = load.new.iter().map(|port| &*port.name).collect();
+                self.follow_vrfs(&names);
+                while self.lfib.has_domain_steps() {
+                    self.domain_step();
+                }
+                load.taking()
+            }
+            (_, false) => Stage::Changing(mem::take(&mut load.old).into()),
+        };
+        self.load_next(load, now)
+    }
+
+    fn load_failed(&mut self, load: Load, error: ConfigurationError, now: Instant) -> Option<Box<Load>> {
+        if load.is_start {
+            self.effects.push_back(Effect::Failed(error));
+            return None;
+        }
+        for name in &load.added {
+            self.drop_port(name, now);
+        }
+        not_taken_over(&error::report(&error));
+        None
+    }
+
+    fn finish_load(&mut self, load: Load, now: Instant) {
+        let Load {
+            config,
+            is_start,
+            added,
+            changed,
+            mut removed,
+            changes,
+            reported,
+            ..
+        } = load;
+        if !is_start {
+            let stays = |name: &str| config.ports.iter().any(|port| port.name == name);
+            let gone = self.config.ports.iter().map(|port| port.name.clone());
+            let gone: Vec<String> = gone.filter(|name| !stays(name)).collect();
+            removed.extend(gone.into_iter().filter(|name| self.drop_port(name, now)));
+        }
+        if let Some(waiting) = reported.waiting {
+            waiting.log();
+        }
+        if reported.leads_here {
+            let situation = self.situation();
+            self.effects.push_back(Effect::LogHandover(situation));
+        }
+        if is_start {
+            self.warn_of_foreign_sources(&[]);
+            self.effects.push_back(Effect::Ready);
+            return;
+        }
+        self.ports.set_readopts(!config.no_readopt);
+        self.effects.push_back(Effect::SetFixesPeers(config.fix_peers));
+        self.effects
+            .push_back(Effect::SetLocalRoutes(config.kernel_route.clone()));
+        let restart = self.config.reload(config);
+        if !restart.is_empty() {
+            warn!(
+                "{} changed in the configuration: that takes effect when the instance is loaded anew",
+                restart.join(", ")
+            );
+        }
+        info!(
+            routes_added = changes.added,
+            routes_replaced = changes.replaced,
+            routes_deleted = changes.deleted,
+            ports_added = added.join(" "),
+            ports_changed = changed.join(" "),
+            ports_removed = removed.join(" "),
+            "the configuration was read again"
+        );
+    }
+
+    /// What a port is, or is to be when its interface comes.
+    fn wish_of(&self, name: &str) -> Option<Wish> {
+        let port = self.ports.number(name).and_then(|number| self.ports.get(number));
+        let port = port
+            .map(|port| port.wish())
+            .filter(|wish| wish.role != Role::ParentOnly);
+        port.or_else(|| Some(self.ports.waiting().get(name)?.wish))
+    }
+
+    /// Makes a port one that switches, or one that is only transmitted to.
+    fn change_port(&mut self, name: &str, wish: Wish) -> RoleChange {
+        if self.wish_of(name).is_none_or(|before| before.role == wish.role) {
+            return RoleChange::None;
+        }
+        if let Some(waiting) = self.ports.waiting_mut().get_mut(name) {
+            waiting.wish = wish;
+            return RoleChange::Done;
+        }
+        let Some(port) = self.ports.number(name).and_then(|number| self.ports.get(number)) else {
+            return RoleChange::None;
+        };
+        let number = port.number();
+        if wish.role == Role::Switching
+            && let Some(program_port) = self.ports.program_port(port)
+        {
+            self.listen_everywhere(program_port.number());
+            return RoleChange::Awaits;
+        }
+        self.ports.set_role(number, wish, self.lfib.tables_mut());
+        RoleChange::Done
+    }
+
+    /// Returns whether there was such a port.
+    fn drop_port(&mut self, name: &str, now: Instant) -> bool {
+        if self.ports.waiting_mut().remove(name).is_some() {
+            return true;
+        }
+        let port = self.ports.number(name).filter(|&number| {
+            let port = self.ports.get(number);
+            port.is_some_and(|port| port.wish().role != Role::ParentOnly)
+        });
+        if let Some(number) = port {
+            self.remove_port(number, now);
+        }
+        port.is_some()
+    }
+
+    fn is_down(&self, name: &str) -> bool {
+        self.resolver.links().by_name(name).is_some_and(|link| !link.up)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RoleChange {
+    None,
+    Awaits,
+    Done,
+}
+
+impl Load {
+    fn new(mut config: Config, is_start: bool) -> Self {
+        Self {
+            stage: Stage::Beginning,
+            is_start,
+            old: Vec::new(),
+            new: Vec::new(),
+            absent: HashSet::new(),
+            added: Vec::new(),
+            changed: Vec::new(),
+            removed: Vec::new(),
+            routes: Arc::new(mem::take(&mut config.routes)),
+            changes: Changes::default(),
+            reported: Reported::default(),
+            config,
+        }
+    }
+
+    fn taking(&mut self) -> Stage {
+        Stage::Taking(mem::take(&mut self.new).into(), None)
+    }
+
+    /// Names the route that a change was refused for.
+    fn route_error(&self, source: ChangeError) -> ConfigurationError {
+        let route = source.index().and_then(|index| self.routes.get(index));
+        let route = route.map_or_else(
+            || "the configured routes".to_owned(),
+            |route| format!("the configured route `{route}`"),
+        );
+        ConfigurationError::Route { route, source }
+    }
+}
+
+fn not_taken_over(reason: &str) {
+    error!(
+        "the configuration cannot be taken over, and nothing was changed: {reason}; correct it and send SIGHUP again"
+    );
+}
+
+fn wish(port: &PortConfig) -> Wish {
+    let role = if port.tx_only { Role::TxOnly } else { Role::Switching };
+    Wish {
+        mpls: port.mpls,
+        ..Wish::new(role, port.checksum)
+    }
+}

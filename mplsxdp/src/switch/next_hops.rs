@@ -1,0 +1,273 @@
+//! Events of the kernel, and what they mean for next hops, claims and ports.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mplsxdp_common::abi::Adjacency;
+use tracing::{debug, info, warn};
+
+use super::{DEFAULT_MTU, Effect, Switch};
+use crate::dataplane::Tables;
+use crate::lfib::Reach;
+use crate::lfib::next_hops::{NextHopChange, NextHopId};
+use crate::neighbour::Event;
+use crate::neighbour::resolver::{Action, HopState};
+use crate::ports::Role;
+use crate::ports::local::{self};
+use crate::route::NextHop;
+
+impl<T: Tables> Switch<T> {
+    pub(super) fn handle_events(&mut self, batch: &[Event], now: Instant) {
+        let mut actions = Vec::new();
+        let mut changed = BTreeSet::new();
+        let mut ports_changed = false;
+        let mut links_changed = false;
+        let foreign_sources = self.foreign_sources();
+        for event in batch {
+            debug!(?event, "kernel");
+            self.resolver.handle(event, now, &mut actions);
+            self.kernel_routes.handle(event, &mut changed);
+            self.addresses.handle(event);
+            links_changed |= matches!(event, Event::Link(_) | Event::LinkGone(_) | Event::Synced);
+        }
+        // First of all: frames are lost for as long as they go to a link that is down.
+        let mut others = self.take_next_hop_changes(actions);
+        let names = if links_changed {
+            self.ports.names()
+        } else {
+            HashMap::new()
+        };
+        for event in batch {
+            ports_changed |= match event {
+                Event::Link(link) => self.link_changed(link, now),
+                Event::LinkGone(ifindex) => self.ports.lose(*ifindex, self.lfib.tables_mut()),
+                Event::Synced => self.ports.lose_all_but(self.resolver.links(), self.lfib.tables_mut()),
+                _ => false,
+            };
+        }
+        if links_changed {
+            ports_changed |= self
+                .ports
+                .follow_sub_interfaces(self.resolver.links(), self.lfib.tables_mut());
+            if let Some(pair) = &mut self.local {
+                pair.follow_names(self.resolver.links());
+            }
+            let mut actions = Vec::new();
+            self.follow_ports(&names, now, &mut actions);
+            others.extend(self.take_next_hop_changes(actions));
+            self.ports.follow_waiting(self.resolver.links(), now);
+            let down = batch.iter().filter_map(|event| match event {
+                Event::Link(link) if !link.is_up() => Some(link.ifindex),
+                _ => None,
+            });
+            self.effects.push_back(Effect::LinksDown(down.collect()));
+            if self.follow_vrfs(&[]) {
+                self.resolver.look_up_again(&mut others);
+            }
+        }
+        if !changed.is_empty() {
+            self.claims_changed(changed);
+        }
+        self.perform(others);
+        // At the start, those that are foreign have been so all along.
+        self.warn_of_foreign_sources(&foreign_sources);
+        if ports_changed {
+            self.effects.push_back(Effect::KeepPorts);
+            self.republish_next_hops();
+            self.fit_local_mtu();
+        }
+    }
+
+    /// Returns whether adjacencies depend on what changed.
+    fn link_changed(&mut self, link: &crate::neighbour::LinkInfo, now: Instant) -> bool {
+        if self.ports.follow_program(link, now) {
+            self.effects.push_back(Effect::WatchSoon);
+        }
+        let (changed, outgrown) = self.ports.follow(link, self.lfib.tables_mut());
+        if let Some(number) = outgrown
+            && let Some(settings) = self.ports.settings_now(number)
+        {
+            self.effects.push_back(Effect::ReplaceProgram { number, settings });
+        }
+        changed
+    }
+
+    /// Carries out those actions that are changes of next hops, and returns the others.
+    fn take_next_hop_changes(&mut self, actions: Vec<Action>) -> Vec<Action> {
+        let (changes, others): (Vec<_>, Vec<_>) = actions
+            .into_iter()
+            .partition(|action| matches!(action, Action::Changed { .. }));
+        self.next_hops_changed(&changes);
+        others
+    }
+
+    /// Carries out what the resolver wants: changes of next hops before anything else.
+    pub(super) fn perform(&mut self, actions: Vec<Action>) {
+        for action in self.take_next_hop_changes(actions) {
+            let effect = match action {
+                Action::Lookup { address } => Effect::LookUp {
+                    address,
+                    scopes: self.scopes(address),
+                },
+                Action::Probe { ifindex, address } => Effect::Probe { ifindex, address },
+                Action::Release { ifindex, address } => Effect::Release { ifindex, address },
+                Action::Changed { .. } => continue,
+            };
+            self.effects.push_back(effect);
+        }
+    }
+
+    /// Has the next hops resolved that frames wait for.
+    pub(super) fn resolve_wanted(&mut self, slots: &[u16]) {
+        for &slot in slots {
+            let next_hops = self.lfib.next_hops();
+            let Some((id, _)) = next_hops.at_slot(slot) else {
+                continue;
+            };
+            let wanted = [Some(id), next_hops.backup(id)].into_iter().flatten();
+            let probes = wanted.filter_map(|id| {
+                let (HopState::Incomplete { ifindex } | HopState::Failed { ifindex }) = self.resolver.state(id)? else {
+                    return None;
+                };
+                let address = self.resolver.next_hop(id)?.via.address()?;
+                Some(Effect::Probe { ifindex, address })
+            });
+            self.effects.extend(probes);
+        }
+    }
+
+    /// Has the resolver follow the next hops that came into use, and forget those that went out of it.
+    pub(super) fn follow_next_hop_changes(&mut self, changes: Vec<NextHopChange>, now: Instant) {
+        let mut actions = Vec::new();
+        for change in changes {
+            match change {
+                NextHopChange::Added(id, next_hop) => self.resolver.add(id, next_hop, now, &mut actions),
+                NextHopChange::Removed(id) => self.resolver.remove(id, now, &mut actions),
+            }
+        }
+        self.perform(actions);
+    }
+
+    /// Tells the LFIB of all of them at once: each may need a grace period, which they share.
+    fn next_hops_changed(&mut self, changes: &[Action]) {
+        let mut reached = BTreeMap::new();
+        for change in changes {
+            if let Action::Changed { id, state } = *change {
+                info!(next_hop = self.next_hop_name(id), ?state, "next hop");
+                if let HopState::BadMac { mac, .. } = state {
+                    warn!(
+                        next_hop = self.next_hop_name(id),
+                        "the kernel has {mac} for this neighbour, which is not the MAC address of one interface (RFC 1812 section \
+                         3.3.2): no frames are sent there until `ip neigh replace ADDRESS lladdr MAC dev IFACE` or the neighbour \
+                         tells another one"
+                    );
+                }
+                if let HopState::NoArp { ifindex } = state
+                    && let Some(next_hop) = self.resolver.next_hop(id)
+                    && let Some(reason) = self.ports.no_device(ifindex, next_hop)
+                {
+                    warn!(%next_hop, "{reason}");
+                }
+                reached.insert(id, self.reach(Some(state)));
+            }
+        }
+        self.set_next_hops(reached);
+    }
+
+    fn set_next_hops(&mut self, reached: impl IntoIterator<Item = (NextHopId, Reach)>) {
+        if self.lfib.set_next_hops(reached) {
+            // Frames that wait for a member of a group may be another's now.
+            self.effects.push_back(Effect::RetryHeld);
+        }
+    }
+
+    /// What a next hop in `state` is to the routes.
+    fn reach(&self, state: Option<HopState>) -> Reach {
+        let Some(state) = state else { return Reach::Unresolved };
+        match (self.adjacency(state), state) {
+            (Some(adjacency), _) => Reach::Resolved(adjacency),
+            (None, HopState::Incomplete { ifindex }) if self.ports.by_ifindex(ifindex).is_some() => Reach::Unresolved,
+            // Nobody there, or no way there, be it that the interface is not a port.
+            (None, _) => Reach::Out,
+        }
+    }
+
+    /// The adjacency of a next hop in `state`, if its interface is a port.
+    pub(super) fn adjacency(&self, state: HopState) -> Option<Adjacency> {
+        let (ifindex, mac) = state.adjacency()?;
+        let port = self.ports.by_ifindex(ifindex)?;
+        let adjacency = Adjacency::new(mac, port.number(), port.mac(), port.mtu()).with_tags(port.vlan_tags());
+        Some(adjacency.with_one_buffer(!self.ports.sends_multi_buffer(port.number())))
+    }
+
+    /// Writes every adjacency anew, after ports came, went or changed.
+    pub(super) fn republish_next_hops(&mut self) {
+        let reached: Vec<_> = self
+            .resolver
+            .next_hops()
+            .map(|(id, _, state)| (id, self.reach(state)))
+            .collect();
+        self.set_next_hops(reached);
+    }
+
+    fn next_hop_name(&self, id: NextHopId) -> String {
+        self.resolver.next_hop(id).map(NextHop::to_string).unwrap_or_default()
+    }
+
+    /// Ports have come or gone, by our own doing.
+    pub(super) fn ports_changed(&mut self, now: Instant) {
+        self.effects.push_back(Effect::KeepPorts);
+        self.follow_sub_interfaces(now);
+        self.republish_next_hops();
+        self.fit_local_mtu();
+    }
+
+    /// The largest packet that this box may send itself, so that it fits every port with the most labels on it.
+    pub(super) fn local_mtu(&self) -> u32 {
+        let ports = self
+            .ports
+            .iter()
+            .filter(|port| !matches!(port.role(), Role::Local | Role::ParentOnly));
+        local::mtu_beneath(ports.map(|port| port.mtu().into()).min().unwrap_or(DEFAULT_MTU))
+    }
+
+    fn fit_local_mtu(&mut self) {
+        let mtu = self.local_mtu();
+        if let Some(pair) = self.local.clone() {
+            self.effects.push_back(Effect::SetLocalMtu { pair, mtu });
+        }
+    }
+
+    /// Has the resolver know the ports that there are.
+    pub(super) fn follow_sub_interfaces(&mut self, now: Instant) {
+        let mut actions = Vec::new();
+        let names = self.ports.names();
+        self.ports
+            .follow_sub_interfaces(self.resolver.links(), self.lfib.tables_mut());
+        self.follow_ports(&names, now, &mut actions);
+        // Another port may be the way out of a VRF.
+        if self.follow_vrfs(&[]) || !self.vrf_tables.is_empty() {
+            self.resolver.look_up_again(&mut actions);
+        }
+        self.perform(actions);
+    }
+
+    /// Has routes and resolver know the ports by their names. `names` are those that they are known by.
+    fn follow_ports(&mut self, names: &HashMap<u16, Arc<str>>, now: Instant, actions: &mut Vec<Action>) {
+        let renamed = self.ports.renamed_since(names);
+        for (old, new) in &renamed {
+            info!(
+                port = &**new,
+                was = &**old,
+                "renamed; routes with the old name have the new one"
+            );
+        }
+        if !renamed.is_empty() {
+            self.lfib.rename_devices(&renamed);
+        }
+        let (without_device, interfaces) = self.ports.links_of_ports(self.resolver.links());
+        self.resolver
+            .set_ports(&without_device, interfaces, &renamed, now, actions);
+    }
+}

@@ -1,0 +1,504 @@
+//! Ports that come, go and change. To make an interface a port takes several effects, each of which is awaited: what is there is
+//! surveyed, the program is attached, and exceptions are listened for. There is one such operation at a time; the others queue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::load::Load;
+use super::routes::{Reported, RouteChange};
+use super::{Call, Effect, NotPutBack, PortEvent, ProgramIds, Switch};
+use crate::control::api::{Changes, Refusal, Reply, Request};
+use crate::dataplane::Tables;
+use crate::dataplane::port::Interference;
+use crate::error;
+use crate::lfib::ChangeError;
+use crate::ports::attach::{Attached, Order, Survey};
+use crate::ports::preflight::Facts;
+use crate::ports::programs::Finding;
+use crate::ports::{Plan, PortError, Role, SubInterfacePlan, Wish, sub_interface};
+
+/// What is to be done to ports.
+#[derive(Default, Debug)]
+pub(super) struct Work {
+    current: Option<Operation>,
+    queue: VecDeque<Operation>,
+    /// What the current operation waits for, if that is for routes.
+    pub route_change: Option<RouteChange>,
+}
+
+impl Work {
+    pub fn is_idle(&self) -> bool {
+        self.current.is_none() && self.queue.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Operation {
+    /// Answers a request.
+    Call(Call, Option<Adding>),
+    /// Tries a port that waits.
+    Try(Adding),
+    /// Takes over a configuration.
+    Load(Box<Load>),
+}
+
+/// An interface that becomes a port.
+#[derive(Debug)]
+pub(super) struct Adding {
+    name: String,
+    wish: Wish,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Surveying,
+    /// The program goes onto the interface, or onto the parent of this sub-interface.
+    Attaching(Option<Box<SubInterfacePlan>>),
+    /// Exceptions of this port are heard everywhere from now on; then it, or this sub-interface of it, is one that switches.
+    Listening(u16, Option<Box<SubInterfacePlan>>),
+}
+
+/// What comes of a step.
+pub(super) enum Progress {
+    /// An effect was asked for, whose result brings the next step.
+    Waiting(Adding),
+    Done(Result<(), PortError>),
+}
+
+impl Progress {
+    fn of(result: Result<Adding, PortError>) -> Self {
+        match result {
+            Ok(adding) => Self::Waiting(adding),
+            Err(error) => Self::Done(Err(error)),
+        }
+    }
+}
+
+impl<T: Tables> Switch<T> {
+    /// Answers a request about ports, when its turn comes.
+    pub(super) fn port_request(&mut self, call: Call, now: Instant) {
+        self.enqueue(Operation::Call(call, None), now);
+    }
+
+    pub(super) fn try_waiting(&mut self, name: &str, now: Instant) {
+        if let Some(waiting) = self.ports.waiting().get(name) {
+            let adding = Adding {
+                name: name.to_owned(),
+                wish: waiting.wish,
+                stage: Stage::Surveying,
+            };
+            self.enqueue(Operation::Try(adding), now);
+        }
+    }
+
+    pub(super) fn enqueue(&mut self, operation: Operation, now: Instant) {
+        self.work.queue.push_back(operation);
+        self.go_on_with_ports(now);
+    }
+
+    /// Begins what is next in the queue, until something has to be awaited.
+    fn go_on_with_ports(&mut self, now: Instant) {
+        if let Some(change) = self.work.route_change.take() {
+            return self.change_routes(change, now);
+        }
+        while self.work.current.is_none()
+            && let Some(operation) = self.work.queue.pop_front()
+        {
+            self.work.current = match operation {
+                Operation::Call(call, _) => self.begin_call(call, now),
+                Operation::Try(adding) => {
+                    let Adding { name, wish, .. } = adding;
+                    Some(Operation::Try(self.begin_adding(name, wish)))
+                }
+                Operation::Load(load) => self.load_next(load, now).map(Operation::Load),
+            };
+            if let Some(change) = self.work.route_change.take() {
+                self.change_routes(change, now);
+            }
+        }
+    }
+
+    /// An effect of the current operation was performed.
+    pub(super) fn port_event(&mut self, event: PortEvent, now: Instant) {
+        self.work.current = match self.work.current.take() {
+            Some(Operation::Call(call, Some(adding))) => match self.add_next(adding, event) {
+                Progress::Waiting(adding) => Some(Operation::Call(call, Some(adding))),
+                Progress::Done(result) => {
+                    if result.is_ok() {
+                        self.ports_changed(now);
+                    }
+                    self.answer_port(call, result);
+                    None
+                }
+            },
+            Some(Operation::Try(adding)) => {
+                let name = adding.name.clone();
+                match self.add_next(adding, event) {
+                    Progress::Waiting(adding) => Some(Operation::Try(adding)),
+                    Progress::Done(result) => {
+                        self.tried(&name, result, now);
+                        None
+                    }
+                }
+            }
+            Some(Operation::Load(load)) => self.load_event(load, event, now).map(Operation::Load),
+            other => other,
+        };
+        self.go_on_with_ports(now);
+    }
+
+    /// The routes of the configuration that is taken over are there, or were refused.
+    pub(super) fn resume_load(&mut self, result: Result<Changes, ChangeError>, reported: Reported, now: Instant) {
+        self.work.current = match self.work.current.take() {
+            Some(Operation::Load(load)) => self.load_routes(load, result, reported, now).map(Operation::Load),
+            other => other,
+        };
+        self.go_on_with_ports(now);
+    }
+
+    fn begin_call(&mut self, call: Call, now: Instant) -> Option<Operation> {
+        let result = match &call.request {
+            Request::AddLink {
+                name,
+                tx_only,
+                checksum,
+            } => match self.check_name(name) {
+                Ok(()) => {
+                    let role = if *tx_only { Role::TxOnly } else { Role::Switching };
+                    let adding = self.begin_adding(name.clone(), Wish::new(role, *checksum));
+                    return Some(Operation::Call(call, Some(adding)));
+                }
+                Err(error) => Err(error),
+            },
+            Request::DeleteLink { name } => match self.delete_link(name, now) {
+                Some(result) => result,
+                None => return self.refuse_unknown(call),
+            },
+            Request::SetLink { name, mpls } => match self.set_link(name, *mpls) {
+                Some(result) => result,
+                None => return self.refuse_unknown(call),
+            },
+            _ => Ok(()),
+        };
+        self.answer_port(call, result);
+        None
+    }
+
+    fn answer_port(&mut self, call: Call, result: Result<(), PortError>) {
+        let (Request::AddLink { name, .. } | Request::DeleteLink { name } | Request::SetLink { name, .. }) =
+            call.request
+        else {
+            return;
+        };
+        let result = match result {
+            Ok(()) => Ok(Reply::Done),
+            Err(error) => Err(Refusal::LinkRefused {
+                name,
+                reason: error::report(&error),
+            }),
+        };
+        self.reply(call.token, call.peer, result);
+    }
+
+    fn refuse_unknown(&mut self, call: Call) -> Option<Operation> {
+        if let Request::DeleteLink { name } | Request::SetLink { name, .. } = &call.request {
+            let refusal = self.no_such_link(name);
+            self.reply(call.token, call.peer, Err(refusal));
+        }
+        None
+    }
+
+    /// `None` if there is no such port.
+    fn delete_link(&mut self, name: &str, now: Instant) -> Option<Result<(), PortError>> {
+        if self.ports.waiting_mut().remove(name).is_some() {
+            return Some(Ok(()));
+        }
+        let number = self.ports.number(name)?;
+        if self.local.as_ref().is_some_and(|pair| pair.port_name() == name) {
+            return Some(Err(PortError::Local { name: name.into() }));
+        }
+        let removal = self.ports.check_removal(number);
+        if removal.is_ok() {
+            self.remove_port(number, now);
+        }
+        Some(removal)
+    }
+
+    /// `None` if there is no such port.
+    pub(super) fn set_link(&mut self, name: &str, mpls: bool) -> Option<Result<(), PortError>> {
+        if let Some(waiting) = self.ports.waiting_mut().get_mut(name)
+            && waiting.wish.role == Role::Switching
+        {
+            waiting.wish.mpls = mpls;
+            return Some(Ok(()));
+        }
+        let number = self.ports.number(name)?;
+        Some(self.ports.set_mpls(number, mpls, self.lfib.tables_mut()))
+    }
+
+    /// That an interface of this name is not part of the local pair.
+    fn check_name(&self, name: &str) -> Result<(), PortError> {
+        let Some(pair) = &self.local else { return Ok(()) };
+        if pair.name() == name {
+            return Err(PortError::LocalNear { name: name.into() });
+        }
+        let found = sub_interface::find(name, self.resolver.links()).ok().flatten();
+        match found.is_some_and(|found| found.parent == pair.ifindex()) {
+            true => Err(PortError::OnLocalNear),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes a port away, first of all as a way out.
+    pub(super) fn remove_port(&mut self, number: u16, now: Instant) {
+        self.ports.retire(number);
+        self.republish_next_hops();
+        self.ports.remove(number, self.lfib.tables_mut());
+        self.effects.push_back(Effect::KeepPorts);
+        self.follow_sub_interfaces(now);
+    }
+
+    /// A port that was tried is as it was, routes and all, or waits on.
+    fn tried(&mut self, name: &str, result: Result<(), PortError>, now: Instant) {
+        match result {
+            Ok(()) => {
+                info!(port = name, "taken, as it has its interface now");
+                self.ports_changed(now);
+            }
+            Err(error) => {
+                let reason = error::report(&error);
+                if self.ports.waiting_mut().failed(name, reason.clone(), now) {
+                    warn!(port = name, "waits on: {reason}");
+                }
+            }
+        }
+    }
+
+    /// Begins to make an interface a port.
+    pub(super) fn begin_adding(&mut self, name: String, wish: Wish) -> Adding {
+        self.survey(&name);
+        Adding {
+            name,
+            wish,
+            stage: Stage::Surveying,
+        }
+    }
+
+    pub(super) fn survey(&mut self, name: &str) {
+        let own = self.ports.interfaces(None).into_iter().map(|(ifindex, _)| ifindex);
+        self.effects.push_back(Effect::Survey {
+            name: name.to_owned(),
+            own: own.collect(),
+        });
+    }
+
+    /// Takes the next step to make an interface a port. One that waited, waits no more at the end.
+    pub(super) fn add_next(&mut self, adding: Adding, event: PortEvent) -> Progress {
+        let name = adding.name.clone();
+        let progress = match (adding.stage, event) {
+            (Stage::Surveying, PortEvent::Surveyed(survey)) => self.surveyed(adding.name, adding.wish, survey),
+            (Stage::Attaching(plan), PortEvent::Attached(order, result)) => {
+                self.attached(adding.name, adding.wish, plan, &order, result)
+            }
+            (Stage::Listening(number, plan), PortEvent::Listening(result)) => match (result, plan) {
+                (Err(error), _) => Progress::Done(Err(error)),
+                (Ok(()), None) => self.promote(number, adding.wish),
+                (Ok(()), Some(plan)) => self.add_sub_interface(&adding.name, adding.wish, &plan),
+            },
+            (stage, _) => Progress::Waiting(Adding { stage, ..adding }),
+        };
+        match &progress {
+            Progress::Waiting(_) => {}
+            Progress::Done(Ok(())) => {
+                self.ports.waiting_mut().remove(&name);
+                self.follow_vrfs(&[]);
+            }
+            Progress::Done(Err(_)) => {
+                self.follow_vrfs(&[]);
+                self.effects.push_back(Effect::KeepPorts);
+            }
+        }
+        progress
+    }
+
+    fn surveyed(&mut self, name: String, wish: Wish, survey: Result<Survey, PortError>) -> Progress {
+        let plan = survey.and_then(|survey| self.ports.plan(&name, survey));
+        // Until the domain of its VRF is filled, packets without a label are left to the kernel there.
+        self.follow_vrfs(&[&name]);
+        Progress::of(match plan {
+            Err(error) => Err(error),
+            Ok(Plan::Attach(facts)) => self.attach(name, wish, facts, None),
+            Ok(Plan::Promote(number)) => match self.ports.check_checksum(number, wish.checksum) {
+                Err(error) => Err(error),
+                Ok(()) if wish.role == Role::Switching => Ok(self.listen(name, wish, number, None)),
+                Ok(()) => return self.promote(number, wish),
+            },
+            Ok(Plan::SubInterface(mut plan)) => {
+                for note in &plan.notes {
+                    warn!(port = name, "{note}");
+                }
+                match plan.parent.take() {
+                    Some(facts) => self.attach(name, wish, facts, Some(plan)),
+                    None => return self.stand_on_parent(name, wish, plan),
+                }
+            }
+        })
+    }
+
+    fn attach(
+        &mut self,
+        name: String,
+        wish: Wish,
+        facts: Box<Facts>,
+        plan: Option<Box<SubInterfacePlan>>,
+    ) -> Result<Adding, PortError> {
+        let role = match plan {
+            Some(_) => Wish::new(Role::ParentOnly, wish.checksum),
+            None => wish,
+        };
+        let order = self.ports.order(facts, role)?;
+        self.effects.push_back(Effect::Attach(Box::new(order)));
+        let stage = Stage::Attaching(plan);
+        Ok(Adding { name, wish, stage })
+    }
+
+    fn attached(
+        &mut self,
+        name: String,
+        wish: Wish,
+        plan: Option<Box<SubInterfacePlan>>,
+        order: &Order,
+        result: Result<Attached, PortError>,
+    ) -> Progress {
+        let links = self.resolver.links();
+        let tables = self.lfib.tables_mut();
+        let added = result.and_then(|attached| self.ports.attached(order, &attached, links, tables));
+        match (added, plan) {
+            (Err(error), _) => Progress::Done(Err(error)),
+            (Ok(()), None) => Progress::Done(Ok(())),
+            (Ok(()), Some(plan)) => self.stand_on_parent(name, wish, plan),
+        }
+    }
+
+    /// The parent of a sub-interface has its program.
+    fn stand_on_parent(&mut self, name: String, wish: Wish, plan: Box<SubInterfacePlan>) -> Progress {
+        let parent = self.ports.parent_of(&plan);
+        let parent = parent.ok_or_else(|| PortError::gone(&plan.parent_name));
+        let parent = parent.and_then(|parent| self.ports.check_checksum(parent, wish.checksum).map(|()| parent));
+        match parent {
+            Err(error) => Progress::Done(Err(error)),
+            Ok(parent) if wish.role == Role::Switching => {
+                Progress::Waiting(self.listen(name, wish, parent, Some(plan)))
+            }
+            Ok(_) => self.add_sub_interface(&name, wish, &plan),
+        }
+    }
+
+    fn add_sub_interface(&mut self, name: &str, wish: Wish, plan: &SubInterfacePlan) -> Progress {
+        let added = self.ports.add_sub_interface(name, wish, plan, self.lfib.tables_mut());
+        if added.is_err()
+            && let Some(parent) = self.ports.parent_of(plan)
+        {
+            self.ports.drop_idle_parent(parent, self.lfib.tables_mut());
+        }
+        Progress::Done(added)
+    }
+
+    fn listen(&mut self, name: String, wish: Wish, number: u16, plan: Option<Box<SubInterfacePlan>>) -> Adding {
+        self.listen_everywhere(number);
+        let stage = Stage::Listening(number, plan);
+        Adding { name, wish, stage }
+    }
+
+    /// Has exceptions heard on all queues of a port, which may have been there only to send by.
+    pub(super) fn listen_everywhere(&mut self, number: u16) {
+        let name: Arc<str> = self.ports.name(number).unwrap_or_default().into();
+        self.effects.push_back(Effect::ListenEverywhere { number, name });
+    }
+
+    fn promote(&mut self, number: u16, wish: Wish) -> Progress {
+        self.ports.set_role(number, wish, self.lfib.tables_mut());
+        Progress::Done(Ok(()))
+    }
+
+    /// Programs of ports are not where they were put: they are put back. If that fails, it is tried again, ever more seldom; the
+    /// port stays what it is meanwhile, for frames may still leave there.
+    pub(super) fn put_back(&mut self, found: &[Finding], now: Instant) {
+        for finding in found {
+            let number = finding.number;
+            let Some(name) = self.ports.name(number).map(Arc::from) else {
+                continue;
+            };
+            let Some((ifindex, program)) = self.ports.program_mut(number) else {
+                continue;
+            };
+            if program.is_outdated(finding) || !program.is_due(now) {
+                continue;
+            }
+            program.found = Some(finding.interference.clone());
+            self.effects.push_back(Effect::PutBack { number, ifindex, name });
+        }
+    }
+
+    pub(super) fn was_put_back(&mut self, number: u16, result: Result<ProgramIds, NotPutBack>, now: Instant) {
+        let Some(port) = self.ports.get(number) else { return };
+        let (name, role) = (port.name().to_owned(), port.role());
+        let Some((_, program)) = self.ports.program_mut(number) else {
+            return;
+        };
+        let what = match program.found.take() {
+            Some(Interference::Replaced { other, name }) => {
+                let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+                format!("replaced the XDP program of this port by program {other}{name}")
+            }
+            Some(Interference::Detached) | None => "detached the XDP program from this port".to_owned(),
+        };
+        match result {
+            Ok(ProgramIds { link_id, program_id }) => {
+                (program.link_id, program.program_id) = (link_id, program_id);
+                program.put_back += 1;
+                if program.lost.take().is_some() {
+                    return info!(port = name, link_id, "the XDP program is attached again");
+                }
+                let hint = match role {
+                    Role::Switching | Role::TxOnly => format!("; `mplsxdp link del {name}` takes it off for good"),
+                    Role::Local | Role::ParentOnly => String::new(),
+                };
+                warn!(
+                    port = name,
+                    link_id, "another process has {what}; it is attached again{hint}"
+                );
+            }
+            Err(NotPutBack::Gone) => {}
+            Err(NotPutBack::Refused { reason, held }) => {
+                let reason = format!("another process has {what}, and it cannot be put back yet: {reason}");
+                if program.failed(reason.clone(), held, now) {
+                    warn!(
+                        port = name,
+                        "{reason}; labelled frames that arrive here are lost until then"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The program for large frames is on a port, or it is a port no longer.
+    pub(super) fn replaced(&mut self, number: u16, result: Result<ProgramIds, String>) {
+        match result {
+            Ok(ProgramIds { link_id, program_id }) => {
+                if let Some((_, program)) = self.ports.program_mut(number) {
+                    (program.link_id, program.program_id) = (link_id, program_id);
+                }
+            }
+            Err(error) => {
+                self.ports.not_replaced(number, &error, self.lfib.tables_mut());
+                self.effects.push_back(Effect::KeepPorts);
+                self.republish_next_hops();
+            }
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Changes of routes. They are made one after the other, each in bounded steps, and are all or nothing.
+//!
+//! One that brings new next hops waits, and lets others pass, until the kernel was asked for the way to them: what is known of
+//! the neighbours counts from the first frame on.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::mem;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::warn;
+
+use super::reachability::{Survey, Waiting};
+use super::{Effect, Switch, Token};
+use crate::control::Peer;
+use crate::control::api::{Changed, Changes, Refusal, Reply};
+use crate::dataplane::{GracePeriod, Tables};
+use crate::kernel;
+use crate::lfib::{Budget, Change, ChangeError, Mode, NextHopSearch, Progress};
+use crate::neighbour::Lookup;
+use crate::route::{Description, NextHop, Owner, Route};
+
+/// What one input may do to the tables; what is left is done in steps, of which the caller says how long they may take.
+const AT_ONCE: usize = 256;
+/// How many next hops are followed, and how many routes looked at, in one step.
+const FOLLOWED: usize = 64;
+const LOOKED_AT: usize = 512;
+
+/// A change of routes that is under way, or is going to be.
+#[derive(Debug)]
+pub(super) struct RouteChange {
+    origin: Origin,
+    change: Change,
+    stage: Stage,
+    /// What must be true of the routes that it deletes.
+    described: Vec<Description>,
+    /// It waits for no more grace periods: if there is no room, it is refused.
+    is_last: bool,
+}
+
+/// Who wants it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    Call {
+        token: Token,
+        peer: Peer,
+        /// Routes without a way to their next hops are installed and wait for it; else they are refused.
+        waits: bool,
+    },
+    /// The configuration at the start: its next hops are followed when all is there.
+    Start,
+    /// The same, once all is there: nothing is changed any more.
+    Started,
+    /// The configuration that was read again.
+    Reread,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// New next hops are looked for among the routes.
+    Search(NextHopSearch),
+    /// They are taken ahead of their routes.
+    Take(Ahead),
+    /// They are followed, and the kernel is asked.
+    Follow(Ahead),
+    LookUp(Ahead, LookUps),
+    Begin(Ahead),
+    Make(Ahead),
+    /// The next hops that were taken ahead are let go.
+    LetGo(Ahead, Result<Changes, NotChanged>),
+    /// The next hops that came into use and went out of it are followed.
+    FollowAll(Ahead, Result<Changes, NotChanged>),
+    /// Routes are named that wait.
+    Survey(Ahead, Changes, Survey),
+}
+
+/// New next hops that are there ahead of their routes.
+#[derive(Default, Debug)]
+struct Ahead {
+    search: NextHopSearch,
+    /// Those that nobody followed before, each with the index of its first route.
+    fresh: Vec<(usize, NextHop)>,
+}
+
+/// What the kernel is asked.
+#[derive(Default, Debug)]
+struct LookUps {
+    outstanding: HashSet<IpAddr>,
+    /// The addresses that it could not be asked about.
+    failed: HashMap<IpAddr, String>,
+}
+
+/// Why a change was not made.
+#[derive(Debug)]
+enum NotChanged {
+    Refused(Refusal),
+    Change(ChangeError),
+}
+
+/// All changes of routes.
+#[derive(Default, Debug)]
+pub(super) struct RouteChanges {
+    /// The first is worked on.
+    queue: VecDeque<RouteChange>,
+    looking_up: Vec<RouteChange>,
+    /// Those that find room, if any, once a grace period is over.
+    awaiting_room: Vec<(GracePeriod, RouteChange)>,
+}
+
+impl RouteChanges {
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl RouteChange {
+    pub fn new(origin: Origin, change: Change) -> Self {
+        let stage = match (&change, origin) {
+            (Change::Install { .. }, Origin::Call { .. } | Origin::Started | Origin::Reread) => {
+                Stage::Search(NextHopSearch::default())
+            }
+            _ => Stage::Begin(Ahead::default()),
+        };
+        Self {
+            origin,
+            change,
+            stage,
+            described: Vec::new(),
+            is_last: false,
+        }
+    }
+
+    /// Deletes routes that are there, and as they are described.
+    pub fn delete(origin: Origin, mut described: Vec<Description>) -> Self {
+        let keys = described.iter().map(|described| described.key).collect();
+        described.retain(|described| !described.is_key());
+        Self {
+            described,
+            ..Self::new(origin, Change::Delete(Arc::new(keys)))
+        }
+    }
+
+    /// Has the next hops followed of the routes that the switch started with.
+    pub fn started(routes: Arc<Vec<Route>>) -> Self {
+        let (mode, owner) = (Mode::Replace, Owner::Config);
+        Self::new(Origin::Started, Change::Install { mode, owner, routes })
+    }
+
+    fn routes(&self) -> Arc<Vec<Route>> {
+        match &self.change {
+            Change::Install { routes, .. } => Arc::clone(routes),
+            Change::Delete(_) | Change::Flush(_) => Arc::default(),
+        }
+    }
+
+    fn waits(&self) -> bool {
+        !matches!(self.origin, Origin::Call { waits: false, .. })
+    }
+}
+
+impl<T: Tables> Switch<T> {
+    /// Makes a change when its turn comes. A small one is made at once.
+    pub(super) fn change_routes(&mut self, change: RouteChange, now: Instant) {
+        self.changes.queue.push_back(change);
+        self.work_on_routes(&mut Budget::new(AT_ONCE, &mut || false), now);
+    }
+
+    /// Works on changes of routes until there is nothing to do or the budget is spent.
+    pub(super) fn work_on_routes(&mut self, budget: &mut Budget<'_>, now: Instant) {
+        while budget.is_left()
+            && let Some(mut change) = self.changes.queue.pop_front()
+        {
+            let stage = mem::replace(&mut change.stage, Stage::Begin(Ahead::default()));
+            match self.next_stage(&change, stage, budget, now) {
+                Next::Stage(Stage::LookUp(ahead, look_ups)) => {
+                    change.stage = Stage::LookUp(ahead, look_ups);
+                    self.changes.looking_up.push(change);
+                }
+                Next::Stage(stage) => {
+                    change.stage = stage;
+                    self.changes.queue.push_front(change);
+                }
+                Next::Again => {
+                    let period = self.lfib.reclaiming();
+                    let again = RouteChange {
+                        is_last: true,
+                        ..RouteChange::new(change.origin, change.change)
+                    };
+                    match period {
+                        Some(period) => self.changes.awaiting_room.push((period, again)),
+                        None => self.changes.queue.push_front(again),
+                    }
+                }
+                Next::Done(result, reported) => self.route_change_done(&change, result, reported, now),
+            }
+        }
+    }
+
+    /// Works on one stage.
+    fn next_stage(&mut self, change: &RouteChange, stage: Stage, budget: &mut Budget<'_>, now: Instant) -> Next {
+        Next::Stage(match stage {
+            Stage::Search(mut search) => match self.lfib.search(&mut search, &change.routes(), budget) {
+                Ok(false) => Stage::Search(search),
+                Ok(true) => {
+                    let ahead = Ahead {
+                        fresh: self.fresh(&search),
+                        search,
+                    };
+                    match self.check_devices(&ahead.fresh) {
+                        Err(refusal) if !change.waits() => {
+                            return Next::Done(Err(NotChanged::Refused(refusal)), Reported::default());
+                        }
+                        Ok(()) | Err(_) => Stage::Take(ahead),
+                    }
+                }
+                Err(error) => return self.refused(change, error),
+            },
+            Stage::Take(mut ahead) => match self.lfib.take_ahead(&mut ahead.search, budget) {
+                true => Stage::Follow(ahead),
+                false => Stage::Take(ahead),
+            },
+            Stage::Follow(ahead) => {
+                if !self.follow_some_next_hops(budget, now) {
+                    return Next::Stage(Stage::Follow(ahead));
+                }
+                let outstanding: HashSet<IpAddr> = if change.origin == Origin::Started {
+                    self.resolver.asked().collect()
+                } else {
+                    let found = ahead.search.found();
+                    let addresses: HashSet<IpAddr> = found.filter_map(|(_, hop)| hop.via.address()).collect();
+                    addresses
+                        .into_iter()
+                        .filter(|&address| self.resolver.is_asking(address))
+                        .collect()
+                };
+                match outstanding.is_empty() {
+                    true => self.after_look_up(change, ahead, &HashMap::new()),
+                    false => Stage::LookUp(
+                        ahead,
+                        LookUps {
+                            outstanding,
+                            failed: HashMap::new(),
+                        },
+                    ),
+                }
+            }
+            Stage::LookUp(ahead, look_ups) => self.after_look_up(change, ahead, &look_ups.failed),
+            Stage::Begin(ahead) if let Err(refusal) = self.check_described(&change.described) => {
+                return Next::done(ahead, Err(NotChanged::Refused(refusal)));
+            }
+            Stage::Begin(ahead) => match self.lfib.begin(change.change.clone()) {
+                Ok(()) => Stage::Make(ahead),
+                // Changes come here one after the other.
+                Err(_) => Stage::LetGo(ahead, Err(NotChanged::Change(ChangeError::Busy))),
+            },
+            Stage::Make(ahead) => match self.lfib.step(budget) {
+                Progress::More => Stage::Make(ahead),
+                Progress::Finished(finished) => {
+                    self.effects.push_back(Effect::Drop(finished.remains));
+                    // First, or newer frames would leave before those that wait.
+                    self.effects.push_back(Effect::RetryHeld);
+                    Stage::LetGo(ahead, finished.result.map(count).map_err(NotChanged::Change))
+                }
+            },
+            Stage::LetGo(mut ahead, result) => match self.lfib.let_go(&mut ahead.search, budget) {
+                true if change.origin == Origin::Start => return Next::done(ahead, result),
+                true => Stage::FollowAll(ahead, result),
+                false => Stage::LetGo(ahead, result),
+            },
+            Stage::FollowAll(ahead, result) => {
+                if !self.follow_some_next_hops(budget, now) {
+                    return Next::Stage(Stage::FollowAll(ahead, result));
+                }
+                match result {
+                    Ok(changes) if change.waits() && matches!(change.change, Change::Install { .. }) => {
+                        Stage::Survey(ahead, changes, self.survey_of_obstacles())
+                    }
+                    Err(NotChanged::Change(error)) => return self.refused(change, error),
+                    result => return Next::done(ahead, result),
+                }
+            }
+            Stage::Survey(ahead, changes, mut survey) => {
+                budget.spend(LOOKED_AT / 2);
+                match survey.look_at(&change.routes(), LOOKED_AT) {
+                    true => return Next::surveyed(ahead, changes, survey),
+                    false => Stage::Survey(ahead, changes, survey),
+                }
+            }
+        })
+    }
+
+    /// The next hops of a search that nobody follows yet.
+    fn fresh(&self, search: &NextHopSearch) -> Vec<(usize, NextHop)> {
+        let mut seen = HashSet::new();
+        let fresh = search
+            .found()
+            .filter(|(_, next_hop)| !self.lfib.next_hops().is_in_use(next_hop) && seen.insert(*next_hop));
+        fresh.map(|(index, next_hop)| (index, next_hop.clone())).collect()
+    }
+
+    /// Has some of the next hops followed that came into use, and those forgotten that went out of it. Returns whether that is
+    /// all.
+    fn follow_some_next_hops(&mut self, budget: &mut Budget<'_>, now: Instant) -> bool {
+        let some = self.lfib.take_some_next_hop_changes(FOLLOWED);
+        let all = some.len() < FOLLOWED;
+        budget.spend(4 * some.len());
+        self.follow_next_hop_changes(some, now);
+        all
+    }
+
+    fn after_look_up(&mut self, change: &RouteChange, ahead: Ahead, failed: &HashMap<IpAddr, String>) -> Stage {
+        if change.origin == Origin::Started {
+            return Stage::Survey(ahead, Changes::default(), self.survey_of_obstacles());
+        }
+        match self.check_ways(&ahead.fresh, failed) {
+            Err(refusal) if !change.waits() => Stage::LetGo(ahead, Err(NotChanged::Refused(refusal))),
+            Ok(()) | Err(_) => Stage::Begin(ahead),
+        }
+    }
+
+    /// There may be room later.
+    fn refused(&self, change: &RouteChange, error: ChangeError) -> Next {
+        match error {
+            ChangeError::Full { .. } if !change.is_last && self.lfib.reclaiming().is_some() => Next::Again,
+            error => Next::Done(Err(NotChanged::Change(error)), Reported::default()),
+        }
+    }
+
+    pub(super) fn looked_up(&mut self, address: IpAddr, answers: Vec<Result<Lookup, kernel::Error>>, now: Instant) {
+        let answer = self.choose(answers);
+        if let Err(error) = &answer {
+            warn!(%address, %error, "cannot look up the way to a next hop");
+        }
+        let failure = answer.as_ref().err().map(ToString::to_string);
+        let mut actions = Vec::new();
+        self.resolver.lookup_done(address, answer.ok(), now, &mut actions);
+        self.perform(actions);
+        if self.resolver.is_asking(address) {
+            return;
+        }
+        let mut done = Vec::new();
+        for change in mem::take(&mut self.changes.looking_up) {
+            let mut change = change;
+            if let Stage::LookUp(_, look_ups) = &mut change.stage {
+                if look_ups.outstanding.remove(&address) {
+                    look_ups
+                        .failed
+                        .extend(failure.clone().map(|failure| (address, failure)));
+                }
+                match look_ups.outstanding.is_empty() {
+                    true => done.push(change),
+                    false => self.changes.looking_up.push(change),
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.changes.queue.extend(done);
+            self.work_on_routes(&mut Budget::new(AT_ONCE, &mut || false), now);
+        }
+    }
+
+    /// Goes on with changes for which there may be room now.
+    pub(super) fn retry_for_room(&mut self, now: Instant) {
+        let tables = self.lfib.tables();
+        let due = self
+            .changes
+            .awaiting_room
+            .extract_if(.., |(period, _)| tables.is_over(*period));
+        let due: Vec<_> = due.map(|(_, change)| change).collect();
+        if !due.is_empty() {
+            self.changes.queue.extend(due);
+            self.work_on_routes(&mut Budget::new(AT_ONCE, &mut || false), now);
+        }
+    }
+
+    fn route_change_done(
+        &mut self,
+        change: &RouteChange,
+        result: Result<Changes, NotChanged>,
+        reported: Reported,
+        now: Instant,
+    ) {
+        let (token, peer, waits) = match change.origin {
+            Origin::Call { token, peer, waits } => (token, peer, waits),
+            Origin::Start | Origin::Started | Origin::Reread => {
+                let result = match result {
+                    Ok(changes) => Ok(changes),
+                    Err(NotChanged::Change(error)) => Err(error),
+                    // Only those are refused that do not wait.
+                    Err(NotChanged::Refused(_)) => Ok(Changes::default()),
+                };
+                return self.resume_load(result, reported, now);
+            }
+        };
+        let changes = match result {
+            Ok(changes) => changes,
+            Err(NotChanged::Refused(refusal)) => return self.reply(token, peer, Err(refusal)),
+            Err(NotChanged::Change(error)) => {
+                let refusal = self.refusal(&error);
+                return self.reply(token, peer, Err(refusal));
+            }
+        };
+        let reply = match reported.waiting {
+            Some(waiting) if waits => {
+                if waiting.total > 0 {
+                    warn!(
+                        routes = waiting.total,
+                        "routes were installed and wait for their next hops"
+                    );
+                }
+                Reply::Committed(waiting.into_committed(changes))
+            }
+            _ => Reply::Changed(Changed::from(changes)),
+        };
+        match reported.leads_here {
+            true => {
+                let situation = self.situation();
+                self.effects.push_back(Effect::ReplyAfterHandover {
+                    token,
+                    reply,
+                    situation,
+                });
+            }
+            false => self.reply(token, peer, Ok(reply)),
+        }
+    }
+
+    /// What a change that the LFIB refused is to its client.
+    fn refusal(&self, error: &ChangeError) -> Refusal {
+        match error {
+            ChangeError::Exists { key, .. } => Refusal::RouteExists {
+                key: *key,
+                route: self
+                    .lfib
+                    .get(*key)
+                    .map(|listed| listed.route.to_string())
+                    .unwrap_or_default(),
+            },
+            ChangeError::Missing { key, .. } => Refusal::NoSuchRoute { key: *key },
+            other => Refusal::RouteRefused {
+                index: other.index().unwrap_or(0),
+                parameter: None,
+                reason: other.to_string(),
+            },
+        }
+    }
+}
+
+/// What a change that is done has to say beside its result.
+#[derive(Default, Debug)]
+pub(super) struct Reported {
+    pub waiting: Option<Waiting>,
+    /// A route leads to this machine.
+    pub leads_here: bool,
+}
+
+enum Next {
+    Stage(Stage),
+    /// Once there is room.
+    Again,
+    Done(Result<Changes, NotChanged>, Reported),
+}
+
+impl Next {
+    fn done(ahead: Ahead, result: Result<Changes, NotChanged>) -> Self {
+        let leads_here = ahead.search.leads_here();
+        Self::Done(
+            result,
+            Reported {
+                waiting: None,
+                leads_here,
+            },
+        )
+    }
+
+    fn surveyed(ahead: Ahead, changes: Changes, survey: Survey) -> Self {
+        let leads_here = ahead.search.leads_here();
+        Self::Done(
+            Ok(changes),
+            Reported {
+                waiting: Some(survey.waiting),
+                leads_here,
+            },
+        )
+    }
+}
+
+pub(super) fn count(changes: crate::lfib::Changes) -> Changes {
+    let crate::lfib::Changes {
+        added,
+        replaced,
+        deleted,
+    } = changes;
+    Changes {
+        added: added as u64,
+        replaced: replaced as u64,
+        deleted: deleted as u64,
+    }
+}

@@ -6,7 +6,8 @@
 //! cli                           what a person types and reads
 //! daemon                        performs what the switch wants: requests, sockets, signals, clocks
 //! switch                        the core that ties all below together; it never waits
-//! config feeds observe ports    options, sources of routes, reports, interfaces
+//! config                        the options, from the command line and the config file
+//! feeds observe ports           sources of routes, reports, interfaces
 //! control                       the socket: calls, server, client
 //! kernel lfib rib slowpath      netlink and ethtool, routes to writes, best routes, exceptions
 //! neighbour                     next hops to MAC addresses

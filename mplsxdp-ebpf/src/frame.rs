@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
-use mplsxdp_common::forward::{Frame, Tables as _};
+use mplsxdp_common::forward::{Frame, PortView as _};
 
 use crate::tables::XdpTables;
 

@@ -12,7 +12,7 @@ mod tables;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
 use mplsxdp_common::abi::{Loss, MAX_QUEUES, Reason, UnknownPolicy};
-use mplsxdp_common::forward::{Frame as _, Tables as _, Verdict, arrival_port, forward};
+use mplsxdp_common::forward::{Frame as _, PortView as _, Verdict, arrival_port, forward};
 
 use crate::frame::XdpFrame;
 use crate::tables::{TX_PORTS, XSKS, XdpTables, count_reason, is_admitted};

@@ -14,7 +14,7 @@ use mplsxdp_common::abi::{
     FtnKeyV6, IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS,
     Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, TtlMode, Watch,
 };
-use mplsxdp_common::forward::{Frame, Tables};
+use mplsxdp_common::forward::{Frame, PortView};
 use mplsxdp_common::wire::Label;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -74,7 +74,7 @@ static WATCH: [u64; 3] = [0; 3];
 
 pub struct XdpTables;
 
-impl Tables for XdpTables {
+impl PortView for XdpTables {
     #[inline(always)]
     fn settings(&self) -> Settings {
         // SAFETY: a static; volatile so that the compiler does not take the value above for granted.

@@ -15,7 +15,7 @@ use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Program};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp_common::abi::{Counter, Loss, MAX_ADJACENCIES, Op, Reason, Settings};
-use mplsxdp_common::forward::{Arrival, Frame as _, Tables as _, Verdict};
+use mplsxdp_common::forward::{Arrival, Frame as _, PortView as _, Verdict};
 use mplsxdp_common::wire::{ETH_HLEN, Label, Lse};
 use mplsxdp_tests::conformance::host::{counted_reason, loss};
 use mplsxdp_tests::conformance::kernel::{LOOPBACK, Ran, SIZES, XDP_DROP, XDP_PASS, XDP_REDIRECT, test_run_in_buffers};

@@ -1,13 +1,13 @@
 //! Where a frame arrived.
 
 use super::frame::{Frame, load_u16};
-use super::{MAX_L2_LEN, Tables};
+use super::{MAX_L2_LEN, PortView};
 use crate::abi::SubInterfaceKey;
 use crate::wire::{ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN, VLAN_VID_MASK};
 
 /// The number of the port or sub-interface at which a frame arrived; that of the port if its tags are of none.
 #[inline(always)]
-pub fn arrival_port<F: Frame, T: Tables>(frame: &F, tables: &T) -> u32 {
+pub fn arrival_port<F: Frame, T: PortView>(frame: &F, tables: &T) -> u32 {
     let arrival = Arrival::of(frame, tables);
     arrival
         .and_then(|arrival| arrival.port)
@@ -28,7 +28,7 @@ pub struct Arrival {
 impl Arrival {
     /// Of a frame as it arrived: up to two tags (RFC 3032 section 5). `None` where it is shorter than its Ethernet header.
     #[inline(always)]
-    pub fn of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Option<Self> {
+    pub fn of<F: Frame, T: PortView>(frame: &F, tables: &T) -> Option<Self> {
         let port = tables.settings().port();
         let untagged = |ethertype| Self {
             port: Some(port),

@@ -1,7 +1,7 @@
 //! The way out of the box.
 
 use super::frame::{Frame, move_head, store};
-use super::{Checked, Tables, Verdict};
+use super::{Checked, PortView, Verdict};
 use crate::abi::{Adjacency, IlmEntry, Reason};
 use crate::wire::ETH_HLEN;
 
@@ -11,7 +11,7 @@ pub(super) struct Egress(Adjacency);
 impl Egress {
     /// `frame_len` is the length of the frame as it would leave, with an Ethernet header without tags.
     #[inline(always)]
-    pub(super) fn find<F: Frame, T: Tables>(
+    pub(super) fn find<F: Frame, T: PortView>(
         frame: &F,
         tables: &T,
         entry: IlmEntry,

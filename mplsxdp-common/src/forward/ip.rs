@@ -3,7 +3,7 @@
 use super::egress::Egress;
 use super::frame::{Frame, cut_tail, move_head, store};
 use super::label::{label_stack, one_next_hop, store_labels};
-use super::{Checked, OFFSET_MASK, Tables, Verdict};
+use super::{Checked, OFFSET_MASK, PortView, Verdict};
 use crate::abi::{Domain, IlmEntry, Op, Reason, Settings, TtlMode};
 use crate::hash::ip_flow_hash;
 use crate::ip::{self, Family, Header};
@@ -30,7 +30,7 @@ pub(super) fn hand_up<F: Frame>(frame: &mut F, ip: Ip, l2_len: usize) -> Checked
 
 /// Pushes the labels of an FTN entry on `ip`. `forwarded`: the packet is not this box's own, so this hop counts.
 #[inline(always)]
-pub(super) fn impose<F: Frame, T: Tables>(
+pub(super) fn impose<F: Frame, T: PortView>(
     frame: &mut F,
     tables: &T,
     entry: IlmEntry,
@@ -233,7 +233,7 @@ impl Ip {
     /// What a domain of the FTN has for the packet. Nothing for one from an address that no packet may be forwarded from: the kernel
     /// drops it.
     #[inline(always)]
-    pub(super) fn ftn<F: Frame, T: Tables>(&self, frame: &F, tables: &T, domain: Domain) -> Checked<IlmEntry> {
+    pub(super) fn ftn<F: Frame, T: PortView>(&self, frame: &F, tables: &T, domain: Domain) -> Checked<IlmEntry> {
         // Bounded where it is used: verifiers before 6.10 do not see that what bounds one sum with it bounds others.
         let offset = frame.opaque(self.offset) & OFFSET_MASK;
         match self.family {

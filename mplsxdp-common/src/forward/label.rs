@@ -3,14 +3,19 @@
 use super::egress::Egress;
 use super::frame::{Frame, store};
 use super::ip::Ip;
-use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, Tables, Verdict};
+use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict};
 use crate::abi::{IlmEntry, LabelStack, MAX_PUSH, Op, Reason, TtlMode, TtlPropagate};
 use crate::ip::Family;
 use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
 
 /// Pops what is this box's own, from the first label at `l2_len` on. Nothing is written yet.
 #[inline(always)]
-pub(super) fn pop_local<F: Frame, T: Tables>(frame: &F, tables: &T, l2_len: usize, unfinished: usize) -> Checked<Left> {
+pub(super) fn pop_local<F: Frame, T: PortView>(
+    frame: &F,
+    tables: &T,
+    l2_len: usize,
+    unfinished: usize,
+) -> Checked<Left> {
     let mut offset = l2_len;
     // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
     let mut handed_down = NOT_HANDED_DOWN as u32;
@@ -92,7 +97,7 @@ pub(super) enum Left {
 
 /// What the label of `lse` maps to, and the only family that an explicit null may have beneath it.
 #[inline(always)]
-pub(super) fn ilm<T: Tables>(tables: &T, lse: Lse) -> Checked<(IlmEntry, Option<Family>)> {
+pub(super) fn ilm<T: PortView>(tables: &T, lse: Lse) -> Checked<(IlmEntry, Option<Family>)> {
     if lse.label().is_special() {
         return match lse.label() {
             Label::IPV4_EXPLICIT_NULL => Ok((EXPLICIT_NULL, Some(Family::V4))),
@@ -136,7 +141,7 @@ fn special_label(label: Label, bottom: bool) -> Reason {
 
 /// Swap, swap and push, or pop towards a next hop, counted in `slot`. The TTL has been found to be at least 2.
 #[inline(always)]
-pub(super) fn label_operation<F: Frame, T: Tables>(
+pub(super) fn label_operation<F: Frame, T: PortView>(
     frame: &mut F,
     tables: &T,
     entry: IlmEntry,
@@ -205,7 +210,7 @@ pub(super) fn label_operation<F: Frame, T: Tables>(
 
 /// `entry`, or what its group does with the flow of this hash.
 #[inline(always)]
-pub(super) fn one_next_hop<T: Tables>(tables: &T, entry: IlmEntry, hash: impl FnOnce() -> u32) -> IlmEntry {
+pub(super) fn one_next_hop<T: PortView>(tables: &T, entry: IlmEntry, hash: impl FnOnce() -> u32) -> IlmEntry {
     if entry.op() == Op::Group {
         tables.bucket(entry.operand(), (hash() >> 24) as u8)
     } else {
@@ -244,7 +249,7 @@ fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
 
 /// The labels that `entry` pushes and how many they are, within bounds that the verifier sees. An empty slot is no route.
 #[inline(always)]
-pub(super) fn label_stack<T: Tables>(tables: &T, entry: IlmEntry) -> Checked<(&LabelStack, usize)> {
+pub(super) fn label_stack<T: PortView>(tables: &T, entry: IlmEntry) -> Checked<(&LabelStack, usize)> {
     let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
     match stack.depth() {
         depth @ 1..=MAX_PUSH => Ok((stack, depth)),

@@ -1,5 +1,5 @@
 //! The forwarding core: one frame and the tables in, a [`Verdict`] out. Every MPLS rule of the data plane is here, once. The
-//! XDP program and the host run this same code; they differ only in what a [`Frame`] and the [`Tables`] are.
+//! XDP program and the host run this same code; they differ only in what a [`Frame`] and the [`PortView`] are.
 //!
 //! All checks and look-ups come before the first write: a frame that is an exception, or the kernel's, is as it arrived. The
 //! one exception to that is [`Reason::NoHeadroom`], which can only be known by trying, before anything is written.
@@ -34,8 +34,9 @@ const _: () = assert!(MAX_L2_LEN <= L2_LEN_MASK && MAX_L2_LEN + MAX_LOCAL_POPS *
 /// malformed.
 pub const MAX_STACK_DEPTH: usize = 64;
 
-/// What the controller wrote, and the port at which the frame arrived.
-pub trait Tables {
+/// What the controller wrote, as it is seen at the port where a frame arrived, and what is counted there. The tables of XDP
+/// programs and of the host have it; `mplsxdp::dataplane::Tables` is what writes them.
+pub trait PortView {
     fn settings(&self) -> Settings;
     /// Zero where there is none of this number.
     fn port(&self, number: u32) -> PortWord;
@@ -104,7 +105,7 @@ type Checked<T> = Result<T, Reason>;
 /// The common case is all here, at offsets that the compiler knows: an untagged frame with a label that goes on to a next hop, at
 /// a port that trusts checksums. Everything else is a call.
 #[inline(always)]
-pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
     // Frozen by the loader: the verifier takes out what a port does not do.
     if tables.settings().checksum() != Checksum::Trust {
         return Verdict::from_code(forward_and_finish(frame, tables));
@@ -127,7 +128,7 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
 
 /// [`forward`] at a port where checksums may be unfinished. A call of its own, as [`forward_any`].
 #[inline(never)]
-fn forward_and_finish<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
+fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
     let mode = tables.settings().checksum();
     // Whatever was found out so far, and whatever will be, the verifier is to follow what comes behind it once.
     let port = frame.opaque(arrival_port(frame, tables) as usize) as u32;
@@ -156,7 +157,7 @@ fn forward_and_finish<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> u32 {
 /// An untagged labelled frame for this box. `None` where its label is this box's own, or has several next hops: that is for
 /// [`forward_any`].
 #[inline(always)]
-fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
+fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
     let lse = load_lse(frame, ETH_HLEN)?;
     let (entry, _) = ilm(tables, lse)?;
     if matches!(entry.op(), Op::Local | Op::Group) {
@@ -176,14 +177,14 @@ fn switch<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Checked<Option<Verd
 
 /// Any frame. A call of its own, which keeps its size and its registers off the common case.
 #[inline(never)]
-fn forward_any<F: Frame, T: Tables>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
+fn forward_any<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
     decide(frame, tables, unfinished)
         .unwrap_or_else(Verdict::Exception)
         .to_code()
 }
 
 #[inline(always)]
-fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T, unfinished: usize) -> Checked<Verdict> {
+fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> Checked<Verdict> {
     let (Some(start), Some(arrival)) = (frame.load::<8>(0), Arrival::of(frame, tables)) else {
         return Ok(Verdict::Pass);
     };

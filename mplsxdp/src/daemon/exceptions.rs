@@ -60,7 +60,7 @@ impl View<'_> {
 }
 
 impl World for View<'_> {
-    type Tables<'a>
+    type View<'a>
         = AtPort<'a>
     where
         Self: 'a;

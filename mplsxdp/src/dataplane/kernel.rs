@@ -378,7 +378,7 @@ pub struct AtPort<'a> {
     tagged: bool,
 }
 
-impl forward::Tables for AtPort<'_> {
+impl forward::PortView for AtPort<'_> {
     fn settings(&self) -> Settings {
         self.settings
     }

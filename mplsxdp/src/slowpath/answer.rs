@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use mplsxdp_common::abi::{Domain, Op, PortWord, Reason};
-use mplsxdp_common::forward::{Tables, Verdict};
+use mplsxdp_common::forward::{PortView, Verdict};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, LSE_LEN, Label, Lse, Mac};
 
 use super::ask::{Received, ask, ask_at, ask_in_bucket};
@@ -118,7 +118,7 @@ impl Answerer {
 
     /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes
     /// it for the packet, with TTLs that do not expire.
-    fn send_on_lsp<T: Tables>(
+    fn send_on_lsp<T: PortView>(
         &mut self,
         parts: Parts<'_>,
         arrived: u16,
@@ -154,7 +154,7 @@ impl Answerer {
     }
 
     /// Sends the answer as this machine's own packet: by the FTN, else as the kernel routes.
-    fn send_by_ip<T: Tables>(&mut self, arrived: u16, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
+    fn send_by_ip<T: PortView>(&mut self, arrived: u16, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
             Some(0x45) => ETH_P_IP,
             _ => ETH_P_IPV6,
@@ -192,12 +192,12 @@ fn sent(worked: bool) -> Result<(), Unsent> {
 }
 
 /// The domain of the port that `tables` are of.
-fn domain<T: Tables>(tables: &T) -> Domain {
+fn domain<T: PortView>(tables: &T) -> Domain {
     tables.port(tables.settings().port()).domain()
 }
 
 /// Whether packets to `destination` get labels here.
-fn has_ftn_entry<T: Tables>(tables: &T, destination: IpAddr) -> bool {
+fn has_ftn_entry<T: PortView>(tables: &T, destination: IpAddr) -> bool {
     let entry = match destination {
         IpAddr::V4(address) => tables.ftn_v4(domain(tables), address.octets()),
         IpAddr::V6(address) => tables.ftn_v6(domain(tables), address.octets()),

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use mplsxdp_common::abi::{
     Adjacency, Domain, IlmEntry, LabelStack, PortWord, Reason, Settings, SubInterfaceKey, TtlMode,
 };
-use mplsxdp_common::forward::{Frame as _, Tables, Verdict, forward};
+use mplsxdp_common::forward::{Frame as _, PortView, Verdict, forward};
 use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
 
 use super::packet::{Parts, entries, is_labelled};
@@ -40,17 +40,17 @@ pub struct Answer {
 }
 
 /// What the core decides for `frame` at a port with `tables`.
-pub fn ask<T: Tables>(frame: &mut MemoryFrame, tables: &T) -> Answer {
+pub fn ask<T: PortView>(frame: &mut MemoryFrame, tables: &T) -> Answer {
     ask_at(frame, tables, tables.port(tables.settings().port()))
 }
 
 /// The same at a port that `tables` are not of.
-pub fn ask_at<T: Tables>(frame: &mut MemoryFrame, tables: &T, port: PortWord) -> Answer {
+pub fn ask_at<T: PortView>(frame: &mut MemoryFrame, tables: &T, port: PortWord) -> Answer {
     ask_noted(frame, &Noted::new(tables, port))
 }
 
 /// The same as [`ask`], if the frame's flow fell into `bucket`, where one is given.
-pub fn ask_in_bucket<T: Tables>(frame: &mut MemoryFrame, tables: &T, bucket: Option<u8>) -> Answer {
+pub fn ask_in_bucket<T: PortView>(frame: &mut MemoryFrame, tables: &T, bucket: Option<u8>) -> Answer {
     let port = tables.port(tables.settings().port());
     let noted = Noted {
         given: bucket,
@@ -59,7 +59,7 @@ pub fn ask_in_bucket<T: Tables>(frame: &mut MemoryFrame, tables: &T, bucket: Opt
     ask_noted(frame, &noted)
 }
 
-fn ask_noted<T: Tables>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answer {
+fn ask_noted<T: PortView>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answer {
     Answer {
         verdict: forward(frame, noted),
         label: noted.label.get(),
@@ -72,7 +72,7 @@ fn ask_noted<T: Tables>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answer
 
 /// What the core decides for a frame that arrived. Below a Router Alert label, the label beneath decides. Afterwards
 /// `scratch` has the frame as it is to leave.
-pub fn ask_of_received<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
+pub fn ask_of_received<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     scratch.refill([received.frame], received.trimmed);
     let answer = ask(scratch, tables);
     if answer.verdict == Verdict::Exception(Reason::RouterAlert) {
@@ -83,7 +83,7 @@ pub fn ask_of_received<T: Tables>(scratch: &mut MemoryFrame, received: Received<
 }
 
 /// The same, if the next hop took frames of any length; and the MTU that it has.
-pub fn ask_of_any_length<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> (Answer, u16) {
+pub fn ask_of_any_length<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> (Answer, u16) {
     let unlimited = Unlimited {
         tables,
         mtu: Cell::new(0),
@@ -94,7 +94,7 @@ pub fn ask_of_any_length<T: Tables>(scratch: &mut MemoryFrame, received: Receive
 /// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed
 /// back on top of it. The alert is no hop of its own: in uniform mode its TTL is handed to the label beneath, and is
 /// what that leaves with. If no label is left, the alert is dropped too: it must not be the last label.
-fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
+fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     let found = Parts::of(received.frame).and_then(|parts| {
         let mut stack = entries(parts.stack);
         let depth = stack.position(|lse| lse.label() == Label::ROUTER_ALERT)?;
@@ -143,7 +143,12 @@ fn ask_beneath_alert<T: Tables>(scratch: &mut MemoryFrame, received: Received<'_
 }
 
 /// Puts `alert` on top of the stack of a frame that is to leave, with the TTL of what it goes on top of.
-fn push_back<T: Tables>(frame: &mut MemoryFrame, alert: Lse, adjacency: Option<u16>, tables: &T) -> Result<(), Reason> {
+fn push_back<T: PortView>(
+    frame: &mut MemoryFrame,
+    alert: Lse,
+    adjacency: Option<u16>,
+    tables: &T,
+) -> Result<(), Reason> {
     let adjacency = adjacency
         .and_then(|index| tables.adjacency(index))
         .ok_or(Reason::Unresolved)?;
@@ -160,7 +165,7 @@ fn push_back<T: Tables>(frame: &mut MemoryFrame, alert: Lse, adjacency: Option<u
     pushed(frame).ok_or(Reason::NoHeadroom)
 }
 
-/// Tables that note what the core asks for. Frames of the slow path are not counted for their routes: those counters
+/// PortView that note what the core asks for. Frames of the slow path are not counted for their routes: those counters
 /// are the fast path's.
 struct Noted<'a, T> {
     tables: &'a T,
@@ -189,7 +194,7 @@ impl<'a, T> Noted<'a, T> {
     }
 }
 
-impl<T: Tables> Tables for Noted<'_, T> {
+impl<T: PortView> PortView for Noted<'_, T> {
     fn settings(&self) -> Settings {
         self.tables.settings()
     }
@@ -240,13 +245,13 @@ impl<T: Tables> Tables for Noted<'_, T> {
     fn count_finished(&self, _port: u32, _bytes: usize) {}
 }
 
-/// Tables whose next hops take frames of any length; they note the MTU of the one that was looked up last.
+/// PortView whose next hops take frames of any length; they note the MTU of the one that was looked up last.
 struct Unlimited<'a, T> {
     tables: &'a T,
     mtu: Cell<u16>,
 }
 
-impl<T: Tables> Tables for Unlimited<'_, T> {
+impl<T: PortView> PortView for Unlimited<'_, T> {
     fn settings(&self) -> Settings {
         self.tables.settings()
     }

@@ -38,7 +38,7 @@ pub struct MemoryWorld {
 }
 
 impl World for MemoryWorld {
-    type Tables<'a> = AtPort<'a>;
+    type View<'a> = AtPort<'a>;
 
     fn tables_at(&self, port: u16) -> AtPort<'_> {
         self.tables.without_tags(self.settings.with_port(port.into()))

@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use mplsxdp_common::abi::Reason;
-use mplsxdp_common::forward::{self, Tables as _, Verdict};
+use mplsxdp_common::forward::{self, PortView as _, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::dataplane::frame::MemoryFrame;
@@ -58,12 +58,12 @@ pub enum IcmpVia {
 
 /// What the slow path may know of this machine.
 pub trait World {
-    type Tables<'a>: forward::Tables
+    type View<'a>: forward::PortView
     where
         Self: 'a;
 
     /// The tables as the program of `port` sees them. What is counted in them is never called for.
-    fn tables_at(&self, port: u16) -> Self::Tables<'_>;
+    fn tables_at(&self, port: u16) -> Self::View<'_>;
 
     /// This box's address to answer `remote` from for a packet that arrived at `port`: an address of the same family,
     /// of the interface or as configured. `None` where there is none.

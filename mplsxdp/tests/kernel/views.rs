@@ -36,7 +36,7 @@ fn fill(tables: &mut impl Tables) {
 }
 
 /// What must be seen at port 3.
-fn check(tables: &impl forward::Tables, tagged: bool) {
+fn check(tables: &impl forward::PortView, tagged: bool) {
     let label = |label| Label::new(label).unwrap();
     assert_eq!(tables.settings().port(), 3);
     assert!(tables.port(3).has(PortWord::MPLS) && !tables.port(4).has(PortWord::MPLS));

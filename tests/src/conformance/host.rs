@@ -11,7 +11,7 @@ use mplsxdp::route::RouteKey;
 use mplsxdp::slowpath::outcome::Outcome;
 use mplsxdp::slowpath::{self, Action, Rate, Received, SlowPath, World};
 use mplsxdp_common::abi::{Adjacency, Loss, Reason, Settings, UnknownPolicy, VlanTags};
-use mplsxdp_common::forward::{Arrival, Tables as _, Verdict};
+use mplsxdp_common::forward::{Arrival, PortView as _, Verdict};
 use mplsxdp_common::wire::ETH_HLEN;
 
 use super::cases::{After, Case, Line, Options, Sent};
@@ -197,7 +197,7 @@ struct Here<'a> {
 }
 
 impl World for Here<'_> {
-    type Tables<'b>
+    type View<'b>
         = AtPort<'b>
     where
         Self: 'b;

@@ -344,7 +344,7 @@ impl Rig {
 struct OneBox<'a>(&'a KernelTables);
 
 impl World for OneBox<'_> {
-    type Tables<'a>
+    type View<'a>
         = AtPort<'a>
     where
         Self: 'a;

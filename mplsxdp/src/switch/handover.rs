@@ -1,6 +1,8 @@
 //! Whether the kernel takes what `dev lo` routes leave to it: packets from a port that are for other machines. The kernel's own
 //! settings decide (`ip_forward`, `rp_filter`); if they have it drop such packets, nothing else says so.
 
+use std::collections::BTreeMap;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Switch, TABLE_LOCAL};
@@ -18,18 +20,23 @@ const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIF
 /// What decides, beside the settings, whether the kernel takes packets.
 #[derive(Default, Debug)]
 pub struct Situation {
-    /// The interfaces where the kernel receives what arrives at ports with labels, by name.
-    devices: Vec<String>,
+    /// The interfaces where the kernel receives what arrives at ports with labels.
+    devices: Vec<Device>,
     /// Families that this machine has addresses or routes of.
     v4: bool,
     v6: bool,
-    /// IPv4 sources that the kernel may have no route to.
-    unknown_sources: Option<UnknownSources>,
     /// What a command must begin with to run in the instance's network namespace.
     prefix: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Device {
+    name: String,
+    /// IPv4 sources that the kernel may have no route to, in the VRF that the interface is in.
+    unknown_sources: Option<UnknownSources>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum UnknownSources {
     /// There is no default route.
     Any,
@@ -45,9 +52,17 @@ impl<T: Tables> Switch<T> {
             .ports
             .iter()
             .filter(|port| port.role() == Role::Switching && port.mpls());
-        let mut devices: Vec<String> = accepting
+        let mut by_table: BTreeMap<Option<u32>, Option<UnknownSources>> = BTreeMap::new();
+        let mut devices: Vec<Device> = accepting
             .filter_map(|port| links.get(self.ports.addressed(port.number())?))
-            .map(|link| uppermost(link, links).name.to_string())
+            .map(|link| {
+                let table = links.vrf(link.ifindex).map(|vrf| vrf.table);
+                let unknown_sources = by_table.entry(table).or_insert_with(|| self.unknown_sources(table));
+                Device {
+                    name: uppermost(link, links).name.to_string(),
+                    unknown_sources: *unknown_sources,
+                }
+            })
             .collect();
         devices.sort();
         devices.dedup();
@@ -55,7 +70,6 @@ impl<T: Tables> Switch<T> {
             devices,
             v4: self.kernel_routes.has_family_of(ALL_V4),
             v6: self.kernel_routes.has_family_of(ALL_V6),
-            unknown_sources: self.unknown_sources(),
             prefix: match &self.config.netns {
                 None => String::new(),
                 Some(path) if path.contains('/') => format!("nsenter --net={path} "),
@@ -64,8 +78,14 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    fn unknown_sources(&self) -> Option<UnknownSources> {
-        let mut default = self.kernel_routes.get(ALL_V4);
+    /// In the VRF with this table, or outside of VRFs.
+    fn unknown_sources(&self, vrf_table: Option<u32>) -> Option<UnknownSources> {
+        let links = self.resolver.links();
+        let is_asked = |table| match vrf_table {
+            Some(vrf_table) => table == vrf_table,
+            None => !links.is_vrf_table(table),
+        };
+        let mut default = self.kernel_routes.get(ALL_V4).filter(|route| is_asked(route.table));
         if default.any(|route| route.kind == RouteKind::Unicast && route.table != TABLE_LOCAL) {
             return None;
         }
@@ -73,7 +93,7 @@ impl<T: Tables> Switch<T> {
         if far.peek().is_none() {
             return Some(UnknownSources::Any);
         }
-        far.find(|prefix| !self.kernel_routes.has_specific(prefix.addr(), |_| true))
+        far.find(|prefix| !self.kernel_routes.has_specific(prefix.addr(), is_asked))
             .map(UnknownSources::Known)
     }
 }
@@ -91,7 +111,19 @@ impl Situation {
     /// What keeps packets from getting through, with the commands that help. `read` has the value of a setting, by its path beneath `/proc/sys/net`.
     pub fn warnings(&self, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
         let checks = [self.forwarding_v4(&read), self.forwarding_v6(&read)];
-        checks.into_iter().flatten().chain(self.reverse_path(&read)).collect()
+        let mut by_sources: BTreeMap<Option<UnknownSources>, Vec<&str>> = BTreeMap::new();
+        for Device { name, unknown_sources } in &self.devices {
+            by_sources.entry(*unknown_sources).or_default().push(name);
+        }
+        let mut warnings: Vec<String> = checks.into_iter().flatten().collect();
+        let mut all_is_cleared = false;
+        // Those with unknown sources first: their command clears the setting of all interfaces.
+        for (unknown_sources, devices) in by_sources.into_iter().rev() {
+            let warning = self.reverse_path(&devices, unknown_sources, all_is_cleared, &read);
+            all_is_cleared |= warning.is_some();
+            warnings.extend(warning);
+        }
+        warnings
     }
 
     /// The kernel asks the interface that a packet came in by. The setting of the machine is only what all of them get when it
@@ -101,19 +133,20 @@ impl Situation {
             return None;
         }
         let key = |device: &str| format!("ipv4/conf/{device}/forwarding");
-        let is_off = |device: &&String| read(&key(device)) == Some(0);
-        let off: Vec<&String> = self.devices.iter().filter(is_off).collect();
+        let is_off = |device: &&str| read(&key(device)) == Some(0);
+        let devices = self.devices.iter().map(|device| device.name.as_str());
+        let off: Vec<&str> = devices.filter(is_off).collect();
         let all_are = off.len() == self.devices.len();
         let keys = match read("ipv4/ip_forward") {
             Some(0) if all_are => vec!["ipv4/ip_forward".to_owned()],
-            _ => off.into_iter().map(|device| key(device)).collect(),
+            _ => off.into_iter().map(key).collect(),
         };
         self.not_forwarded("IPv4", &keys)
     }
 
     /// The kernel asks the machine, and since Linux 6.17 also the interface.
     fn forwarding_v6(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
-        let forces = |device: &String| read(&format!("ipv6/conf/{device}/force_forwarding")) == Some(1);
+        let forces = |device: &Device| read(&format!("ipv6/conf/{}/force_forwarding", device.name)) == Some(1);
         let all = "ipv6/conf/all/forwarding".to_owned();
         let is_off = read(&all) == Some(0) && (self.devices.is_empty() || !self.devices.iter().all(forces));
         if self.v6 && is_off {
@@ -137,31 +170,37 @@ impl Situation {
 
     /// The higher setting counts, of the machine's and the interface's: 1 drops packets from sources that are routed elsewhere,
     /// 2 those from sources that are not routed at all.
-    fn reverse_path(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
+    fn reverse_path(
+        &self,
+        devices: &[&str],
+        unknown_sources: Option<UnknownSources>,
+        all_is_cleared: bool,
+        read: impl Fn(&str) -> Option<u32>,
+    ) -> Option<String> {
         if !self.v4 && self.v6 {
             return None;
         }
         let all = "ipv4/conf/all/rp_filter";
-        let key = |device: &String| format!("ipv4/conf/{device}/rp_filter");
+        let key = |device: &str| format!("ipv4/conf/{device}/rp_filter");
         let value = |key: &str| read(key).unwrap_or(0);
-        let of = |device: &String| value(all).max(value(&key(device)));
-        let drops = |device: &&String| match of(device) {
+        let of_all = if all_is_cleared { 0 } else { value(all) };
+        let of = |device: &str| of_all.max(value(&key(device)));
+        let drops = |device: &&str| match of(device) {
             0 => false,
             1 => true,
-            _ => self.unknown_sources.is_some(),
+            _ => unknown_sources.is_some(),
         };
-        let devices: Vec<&String> = self.devices.iter().filter(drops).collect();
+        let devices: Vec<&str> = devices.iter().copied().filter(drops).collect();
         if devices.is_empty() {
             return None;
         }
-        let names: Vec<&str> = devices.iter().map(|device| device.as_str()).collect();
         let is_strict = devices.iter().any(|device| of(device) == 1);
-        let sources = match (is_strict, self.unknown_sources) {
+        let sources = match (is_strict, unknown_sources) {
             (true, _) => "does not route back out of the interface where they arrive".to_owned(),
             (false, Some(UnknownSources::Known(prefix))) => format!("has no route to, such as {prefix}"),
             (false, _) => "has no route to".to_owned(),
         };
-        let (keys, wanted): (Vec<String>, u32) = match self.unknown_sources {
+        let (keys, wanted): (Vec<String>, u32) = match unknown_sources {
             None => (devices.iter().map(|device| key(device)).collect(), 2),
             Some(_) => {
                 let keys = std::iter::once(all.to_owned()).chain(devices.iter().map(|device| key(device)));
@@ -170,7 +209,7 @@ impl Situation {
         };
         Some(format!(
             "rp_filter drops IPv4 packets from `dev lo` routes that arrive at {} from sources that the kernel {sources}: {}",
-            names.join(", "),
+            devices.join(", "),
             self.command(&keys, wanted)
         ))
     }
@@ -189,9 +228,17 @@ mod tests {
 
     use super::*;
 
-    fn situation(devices: &[&str]) -> Situation {
+    fn devices(names: &[&str], unknown_sources: Option<UnknownSources>) -> Vec<Device> {
+        let device = |name: &&str| Device {
+            name: (*name).to_owned(),
+            unknown_sources,
+        };
+        names.iter().map(device).collect()
+    }
+
+    fn situation(names: &[&str]) -> Situation {
         Situation {
-            devices: devices.iter().map(|&device| device.to_owned()).collect(),
+            devices: devices(names, None),
             v4: true,
             v6: true,
             ..Situation::default()
@@ -254,8 +301,8 @@ mod tests {
     #[test]
     fn rp_filter_is_named_where_it_drops() {
         let with = |unknown_sources| Situation {
-            unknown_sources,
-            ..situation(&["eth1", "eth2"])
+            devices: devices(&["eth1", "eth2"], unknown_sources),
+            ..situation(&[])
         };
         let strict = [("ipv4/conf/all/rp_filter", 0), ("ipv4/conf/eth2/rp_filter", 1)];
         let loose = [("ipv4/conf/all/rp_filter", 2), ("ipv4/conf/eth1/rp_filter", 1)];
@@ -284,6 +331,23 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_the_kernel_has_no_route_to_is_a_matter_of_the_vrf() {
+        let far = UnknownSources::Known("10.3.3.0/24".parse().unwrap());
+        let two = Situation {
+            devices: [devices(&["eth1"], None), devices(&["red"], Some(far))].concat(),
+            ..situation(&[])
+        };
+        let settings = [("ipv4/conf/eth1/rp_filter", 2), ("ipv4/conf/red/rp_filter", 2)];
+        assert_eq!(
+            warnings(&two, &settings),
+            [
+                "rp_filter drops IPv4 packets from `dev lo` routes that arrive at red from sources that the kernel has no route to, \
+                 such as 10.3.3.0/24: `sysctl -w net.ipv4.conf.red.rp_filter=0`"
+            ]
+        );
+    }
+
     /// The settings that the commands in the warnings write, as the kernel takes them.
     fn carry_out(warnings: &[String], settings: &mut HashMap<String, u32>, devices: &[&str]) {
         let commands = warnings.iter().filter_map(|warning| warning.split('`').rev().nth(1));
@@ -305,12 +369,15 @@ mod tests {
         fn the_commands_help(
             forwards in prop::array::uniform4(0..2_u32),
             filters in prop::array::uniform3(0..3_u32),
-            has_default in any::<bool>(),
+            have_default in any::<[bool; 2]>(),
         ) {
-            let devices = ["eth1", "eth2"];
+            let names = ["eth1", "eth2"];
+            let device = |(name, has_default): (&&str, bool)| {
+                devices(&[*name], (!has_default).then_some(UnknownSources::Any))
+            };
             let situation = Situation {
-                unknown_sources: (!has_default).then_some(UnknownSources::Any),
-                ..situation(&devices)
+                devices: names.iter().zip(have_default).flat_map(device).collect(),
+                ..situation(&[])
             };
             let mut settings: HashMap<String, u32> = [
                 ("ipv4/ip_forward", forwards[0]),
@@ -322,7 +389,7 @@ mod tests {
                 ("ipv4/conf/eth2/rp_filter", filters[2]),
             ].map(|(key, value)| (key.to_owned(), value)).into();
             let before = situation.warnings(|key| settings.get(key).copied());
-            carry_out(&before, &mut settings, &devices);
+            carry_out(&before, &mut settings, &names);
             let after = situation.warnings(|key| settings.get(key).copied());
             prop_assert!(after.is_empty(), "{before:?}, then {after:?}");
         }

@@ -87,6 +87,17 @@ impl Config {
         others
     }
 
+    /// Of what was not checked.
+    #[cfg(test)]
+    pub(crate) fn unchecked(options: Options, ports: Vec<PortConfig>, routes: Vec<Route>) -> Self {
+        Self {
+            options,
+            ports,
+            routes,
+            ..Self::default()
+        }
+    }
+
     /// The same without routes, which may be many.
     pub fn without_routes(&self) -> Self {
         Self {

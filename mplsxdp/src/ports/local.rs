@@ -79,6 +79,17 @@ impl LocalPair {
         Ok(())
     }
 
+    /// One that is nowhere. The indexes are those of the near end and the far end.
+    #[cfg(test)]
+    pub(crate) fn for_test(near: &str, far: &str, [near_ifindex, far_ifindex]: [u32; 2]) -> Self {
+        Self {
+            near: near.into(),
+            far: far.into(),
+            near_ifindex,
+            far_ifindex,
+        }
+    }
+
     /// The near end, for kernel routes.
     pub fn name(&self) -> &str {
         &self.near

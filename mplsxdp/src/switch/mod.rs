@@ -18,6 +18,8 @@ mod ports;
 mod reachability;
 mod report;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;

@@ -1,0 +1,966 @@
+//! The switch against tables in memory and a kernel that does what the test says: what comes in, and the effects that come out.
+
+use std::collections::HashMap;
+use std::io;
+
+use mplsxdp_common::abi::{Op, PortWord, TtlMode};
+use mplsxdp_common::wire::{Label, Mac};
+
+use super::*;
+use crate::config::{Options, PortConfig};
+use crate::control::api::ChangeMode;
+use crate::dataplane::memory::MemoryTables;
+use crate::dataplane::port::Interference;
+use crate::kernel::ethtool::VlanOffloads;
+use crate::kernel::netdev::XdpFeatures;
+use crate::neighbour::{LinkInfo, Neighbour, NeighbourState};
+use crate::ports::preflight::{Capabilities, Facts, PreflightError};
+use crate::route::filter::RouteFilter;
+use crate::route::line::{self, Family};
+use crate::route::{Description, Route, RouteKey};
+
+const PEER: Peer = Peer { pid: 7, uid: 0 };
+/// NETDEV_XDP_ACT_BASIC, REDIRECT, NDO_XMIT and NDO_XMIT_SG.
+const ALL: XdpFeatures = XdpFeatures(0x47);
+const NO_XMIT: XdpFeatures = XdpFeatures(0x3);
+
+fn link(ifindex: u32, name: &str) -> LinkInfo {
+    LinkInfo {
+        ifindex,
+        name: name.into(),
+        mac: Some(Mac([2, 0, 0, 0, 0, ifindex as u8])),
+        mtu: 1500,
+        up: true,
+        running: true,
+        loopback: false,
+        noarp: false,
+        kind: None,
+        master: None,
+        xdp: None,
+        peer: None,
+        vlan: None,
+        vrf_table: None,
+        parent: None,
+    }
+}
+
+fn down(link: LinkInfo) -> LinkInfo {
+    LinkInfo {
+        up: false,
+        running: false,
+        ..link
+    }
+}
+
+fn facts(name: &str, link: Option<LinkInfo>) -> Facts {
+    Facts {
+        name: name.into(),
+        available: Vec::new(),
+        link,
+        program_name: None,
+        peer: None,
+        far_end: None,
+        master: None,
+        members: Vec::new(),
+        merging: Vec::new(),
+        features: Some(ALL),
+        driver: Some("ixgbe".into()),
+        guest_checksum: false,
+        vlan: Some(VlanOffloads::default()),
+        peer_sends: None,
+        capabilities: Capabilities(!0),
+        page_size_bytes: 4096,
+    }
+}
+
+fn route(text: &str) -> Route {
+    line::route(text, Family::Any).unwrap()
+}
+
+fn port(name: &str) -> PortConfig {
+    PortConfig {
+        name: name.into(),
+        tx_only: false,
+        mpls: true,
+        checksum: None,
+    }
+}
+
+fn config(ports: &[&str], routes: &[&str]) -> Config {
+    let ports = ports.iter().map(|name| port(name)).collect();
+    let routes = routes.iter().map(|text| route(text)).collect();
+    Config::unchecked(Options::default(), ports, routes)
+}
+
+/// A switch and the kernel that it runs on. Effects are answered by [`Rig::settle`], unless they are held.
+struct Rig {
+    switch: Switch<MemoryTables>,
+    now: Instant,
+    links: Vec<LinkInfo>,
+    lookups: HashMap<IpAddr, Lookup>,
+    /// The effects that were not answered.
+    seen: Vec<Effect>,
+    /// Why programs cannot be attached, once.
+    refuses: Option<io::ErrorKind>,
+    /// Look-ups and attachments are not answered.
+    holds: bool,
+    tokens: u64,
+}
+
+impl Rig {
+    /// Not started yet. The kernel has reported these links.
+    fn new(config: Config, links: Vec<LinkInfo>) -> Self {
+        let settings = Settings::new(0, TtlMode::Uniform, 255, false, false);
+        let identity = Identity { pid: 1, netns_inode: 2 };
+        let now = Instant::now();
+        let mut rig = Self {
+            switch: Switch::new(config, identity, settings, MemoryTables::default(), now),
+            now,
+            lookups: HashMap::new(),
+            seen: Vec::new(),
+            refuses: None,
+            holds: false,
+            tokens: 0,
+            links: links.clone(),
+        };
+        let events = links.into_iter().map(Event::Link).chain([Event::Synced]);
+        rig.handle(Input::Kernel(events.collect()));
+        rig
+    }
+
+    /// Up, with ports on eth1 to eth3.
+    fn up() -> Self {
+        Self::up_with(config(&["eth1", "eth2", "eth3"], &[]))
+    }
+
+    fn up_with(config: Config) -> Self {
+        let links = (1..=3).map(|number| link(number, &format!("eth{number}")));
+        let mut rig = Self::new(config, links.collect());
+        rig.handle(Input::Start);
+        assert!(rig.saw(|effect| matches!(effect, Effect::Ready)), "{:?}", rig.seen);
+        rig.seen.clear();
+        rig
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.switch.handle(input, self.now);
+        self.settle();
+    }
+
+    /// Answers effects as a kernel does in which nothing fails but what the test wants to.
+    fn settle(&mut self) {
+        loop {
+            while let Some(effect) = self.switch.take_effect() {
+                if let Some(answer) = self.perform(effect) {
+                    self.switch.handle(answer, self.now);
+                }
+            }
+            if !self.switch.has_steps() || self.holds {
+                return;
+            }
+            self.switch.step(self.now, &mut || false);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Survey { name, .. } => {
+                let links = self.links.iter();
+                let mut found = facts(&name, links.clone().find(|link| *link.name == *name).cloned());
+                found.available = links.map(|link| link.name.clone()).collect();
+                Some(Input::Port(PortEvent::Surveyed(Ok(Survey {
+                    sub_interface: sub_interface::find(&name, self.switch.links()).map_err(PortError::SubInterface),
+                    facts: Box::new(found),
+                    device: None,
+                    holder: None,
+                }))))
+            }
+            Effect::Attach(order) if !self.holds => {
+                let result = match self.refuses.take() {
+                    Some(kind) => Err(PreflightError::Attach {
+                        name: order.facts.name.clone(),
+                        source: kind.into(),
+                    }
+                    .into()),
+                    None => Ok(Attached {
+                        link_id: 100 + u32::from(order.number),
+                        program_id: 200 + u32::from(order.number),
+                        facts: order.facts.clone(),
+                    }),
+                };
+                Some(Input::Port(PortEvent::Attached(order, result)))
+            }
+            Effect::LookUp { address, scopes } if !self.holds => {
+                let answer = self.lookups.get(&address).copied().unwrap_or(Lookup::NoRoute);
+                let answers = scopes.iter().map(|_| Ok(answer)).collect();
+                Some(Input::LookedUp { address, answers })
+            }
+            Effect::ListenEverywhere { .. } => Some(Input::Port(PortEvent::Listening(Ok(())))),
+            Effect::MakeRoomForLocal { .. } => Some(Input::Port(PortEvent::RoomForLocal(Ok(())))),
+            effect => {
+                self.seen.push(effect);
+                None
+            }
+        }
+    }
+
+    fn saw(&self, is_it: impl Fn(&Effect) -> bool) -> bool {
+        self.seen.iter().any(is_it)
+    }
+
+    /// Makes a request.
+    fn ask(&mut self, request: Request) -> Token {
+        self.tokens += 1;
+        let token = Token(self.tokens);
+        let peer = PEER;
+        self.handle(Input::Call(Call { token, peer, request }));
+        token
+    }
+
+    /// What was replied to a request, if anything.
+    fn reply(&mut self, asked: Token) -> Option<Result<Reply, Refusal>> {
+        let is_reply = |effect: &Effect| match effect {
+            Effect::Reply { token, .. } | Effect::ReplyAfterHandover { token, .. } => *token == asked,
+            _ => false,
+        };
+        let index = self.seen.iter().position(is_reply)?;
+        match self.seen.remove(index) {
+            Effect::Reply { result, .. } => Some(result),
+            Effect::ReplyAfterHandover { reply, .. } => Some(Ok(reply)),
+            _ => None,
+        }
+    }
+
+    fn request(&mut self, request: Request) -> Result<Reply, Refusal> {
+        let token = self.ask(request);
+        self.reply(token).expect("no reply")
+    }
+
+    fn change(&mut self, mode: ChangeMode, routes: &[&str], wait: bool) -> Result<Reply, Refusal> {
+        let routes = routes.iter().map(|text| route(text)).collect();
+        self.request(Request::ChangeRoutes { mode, routes, wait })
+    }
+
+    fn neighbour(&mut self, ifindex: u32, address: &str, state: NeighbourState) {
+        let address = address.parse().unwrap();
+        self.handle(Input::Kernel(vec![Event::Neighbour(Neighbour {
+            ifindex,
+            address,
+            state,
+            managed: None,
+        })]));
+    }
+
+    fn link(&mut self, link: LinkInfo) {
+        self.links.retain(|other| other.ifindex != link.ifindex);
+        self.links.push(link.clone());
+        self.handle(Input::Kernel(vec![Event::Link(link)]));
+    }
+
+    fn gone(&mut self, ifindex: u32) {
+        self.links.retain(|other| other.ifindex != ifindex);
+        self.handle(Input::Kernel(vec![Event::LinkGone(ifindex)]));
+    }
+
+    fn later(&mut self, time: Duration) {
+        self.now += time;
+        self.handle(Input::Tick);
+    }
+
+    /// The MAC address that frames with a label leave to; `None` if it is not resolved, `Err` if there is no route.
+    fn destination(&self, label: u32) -> Result<Option<Mac>, ()> {
+        let tables = self.switch.tables();
+        let entry = tables.ilm.get(&Label::new(label).unwrap()).copied().unwrap_or_default();
+        if entry.op() == Op::None {
+            return Err(());
+        }
+        let adjacency = tables.adjacencies.get(&entry.next_hop()).copied().unwrap_or_default();
+        Ok(adjacency.is_resolved().then(|| adjacency.destination()))
+    }
+
+    fn links_of_reply(&mut self) -> Vec<api::Link> {
+        match self.request(Request::ListLinks { counters: false }) {
+            Ok(Reply::Links(links)) => links,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        self.links_of_reply().into_iter().map(|link| link.name).collect()
+    }
+
+    fn problem(&mut self, name: &str) -> Option<String> {
+        let links = self.links_of_reply();
+        links.into_iter().find(|link| link.name == name).unwrap().problem
+    }
+
+    fn add_link(&mut self, name: &str) -> Token {
+        self.ask(Request::AddLink {
+            name: name.into(),
+            tx_only: false,
+            checksum: None,
+        })
+    }
+}
+
+const R1: Mac = Mac([2, 0, 0, 0, 1, 1]);
+const R2: Mac = Mac([2, 0, 0, 0, 1, 2]);
+
+fn refusal(result: Result<Reply, Refusal>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn the_tables_are_full_before_the_first_program_is_attached() {
+    let mut rig = Rig::new(
+        config(&["eth1"], &["100 as 200 via link 02:00:00:00:01:01 dev eth1"]),
+        vec![link(1, "eth1")],
+    );
+    rig.holds = true;
+    rig.handle(Input::Start);
+    while rig.switch.has_steps() {
+        rig.switch.step(rig.now, &mut || true);
+        rig.settle();
+    }
+    let attach = rig.seen.iter().position(|effect| matches!(effect, Effect::Attach(_)));
+    assert_eq!(rig.destination(100), Ok(None));
+    assert!(!rig.saw(|effect| matches!(effect, Effect::Ready)));
+    let Effect::Attach(order) = rig.seen.remove(attach.unwrap()) else {
+        unreachable!()
+    };
+    rig.holds = false;
+    let answer = rig.perform(Effect::Attach(order)).unwrap();
+    rig.handle(answer);
+    assert!(rig.saw(|effect| matches!(effect, Effect::Ready)));
+    assert_eq!(rig.destination(100), Ok(Some(R1)));
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    for (ports, kind, expected) in [
+        (&["eth1", "eth7"][..], None, "there is no interface eth7"),
+        (
+            &["eth1"],
+            Some(io::ErrorKind::PermissionDenied),
+            "cannot be attached to eth1",
+        ),
+    ] {
+        let mut rig = Rig::new(config(ports, &[]), vec![link(1, "eth1")]);
+        rig.refuses = kind;
+        rig.handle(Input::Start);
+        let failed = rig.seen.iter().find_map(|effect| match effect {
+            Effect::Failed(error) => Some(error.to_string()),
+            _ => None,
+        });
+        assert!(
+            failed.as_ref().is_some_and(|failed| failed.contains(expected)),
+            "{failed:?}"
+        );
+        assert!(!rig.saw(|effect| matches!(effect, Effect::Ready)));
+    }
+}
+
+#[test]
+fn a_port_that_is_down_or_not_there_waits_for_its_interface() {
+    let options = Options {
+        wait: true,
+        ..Options::default()
+    };
+    let mut rig = Rig::new(
+        Config::unchecked(options, vec![port("eth1"), port("eth2")], Vec::new()),
+        vec![link(1, "eth1")],
+    );
+    rig.handle(Input::Start);
+    assert!(rig.saw(|effect| matches!(effect, Effect::Ready)));
+    assert!(rig.problem("eth2").unwrap().contains("no such interface"));
+    rig.refuses = Some(io::ErrorKind::OutOfMemory);
+    rig.link(link(2, "eth2"));
+    rig.handle(Input::Tick);
+    assert!(rig.problem("eth2").unwrap().contains("cannot be attached"));
+    rig.later(Duration::from_secs(1));
+    assert_eq!(rig.problem("eth2"), None);
+    assert_eq!(
+        rig.switch
+            .ports()
+            .number("eth2")
+            .map(|number| rig.switch.tables().tx_ports[&number]),
+        Some(2)
+    );
+}
+
+#[test]
+fn routes_are_added_changed_looked_up_deleted_and_flushed() {
+    let mut rig = Rig::up();
+    let via = |label, out, last| format!("{label} as {out} via inet 10.0.0.{last} dev eth1");
+    let one = via(100, 200, 1);
+    let changed = rig.change(ChangeMode::Add, &[&one, &via(101, 201, 2)], false).unwrap();
+    let Reply::Changed(api::Changed { changes, .. }) = changed else {
+        panic!("{changed:?}")
+    };
+    assert_eq!((changes.added, changes.replaced, changes.deleted), (2, 0, 0));
+    let exists = refusal(rig.change(ChangeMode::Add, &[&via(102, 202, 1), &one], false));
+    assert!(exists.contains("100 has a route already"), "{exists}");
+    // Nothing of a change that was refused is there.
+    assert_eq!(rig.destination(102), Err(()));
+    let missing = refusal(rig.change(ChangeMode::Change, &[&via(102, 202, 1)], false));
+    assert!(missing.contains("102 has no route"), "{missing}");
+    rig.change(ChangeMode::Replace, &[&via(100, 300, 2)], false).unwrap();
+
+    let key = |label| RouteKey::Label(Label::new(label).unwrap());
+    let lookup = api::Lookup::Key(key(100));
+    let found = rig.request(Request::GetRoute { lookup }).unwrap();
+    assert!(matches!(found, Reply::Route(route) if route.owner == "static"));
+    let list = Request::ListRoutes {
+        filter: RouteFilter::default(),
+        after: None,
+        limit: 10,
+        counters: true,
+    };
+    let listed = |rig: &mut Rig| match rig.request(list.clone()).unwrap() {
+        Reply::Routes(routes) => routes.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(listed(&mut rig), 2);
+
+    // A route is deleted if it is the one that is described.
+    let delete = |text: &str| Request::DeleteRoutes {
+        routes: vec![line::deletion(text, Family::Any).unwrap()],
+    };
+    let differs = refusal(rig.request(delete("100 as 200 via inet 10.0.0.1 dev eth1")));
+    assert!(differs.contains("the route of 100 is another one"), "{differs}");
+    rig.request(delete("100 as 300 via inet 10.0.0.2 dev eth1")).unwrap();
+    let none = refusal(rig.request(Request::DeleteRoutes {
+        routes: vec![Description::from(key(100))],
+    }));
+    assert!(none.contains("100 has no route"), "{none}");
+    let dev = |name: &str| Request::FlushRoutes {
+        filter: RouteFilter {
+            dev: Some(name.into()),
+            ..RouteFilter::default()
+        },
+    };
+    rig.request(dev("eth2")).unwrap();
+    assert_eq!(listed(&mut rig), 1);
+    let unknown = refusal(rig.request(dev("eth9")));
+    assert!(unknown.contains("eth9 is not a port"), "{unknown}");
+    rig.request(dev("eth1")).unwrap();
+    assert_eq!(listed(&mut rig), 0);
+    // The next hops are nobody's any more.
+    assert!(rig.saw(|effect| matches!(effect, Effect::Release { ifindex: 1, .. })));
+}
+
+#[test]
+fn a_next_hop_must_lead_out_of_a_port_unless_its_route_may_wait() {
+    let mut rig = Rig::up();
+    rig.link(link(4, "eth4"));
+    rig.lookups.insert([10, 0, 0, 4].into(), Lookup::Interface(4));
+    rig.lookups.insert([10, 0, 0, 5].into(), Lookup::Local);
+    for (next_hop, expected) in [
+        ("via inet 10.0.0.1 dev eth4", "eth4 is not a port of this switch"),
+        ("via inet 10.0.0.1 dev eth9", "there is no interface eth9"),
+        ("via inet 10.0.0.4", "eth4 is not a port of this switch"),
+        ("via inet 10.0.0.5", "10.0.0.5 is an address of this box"),
+        ("via inet 10.0.0.6", "the kernel has no route to 10.0.0.6"),
+    ] {
+        let text = format!("100 as 200 {next_hop}");
+        let refused = refusal(rig.change(ChangeMode::Add, &[&text], false));
+        assert!(refused.contains(expected), "{refused}");
+        assert_eq!(rig.destination(100), Err(()));
+        let waits = rig.change(ChangeMode::Replace, &[&text], true).unwrap();
+        let Reply::Committed(committed) = waits else {
+            panic!("{waits:?}")
+        };
+        assert_eq!(committed.unreachable_total, 1);
+        assert!(committed.unreachable[0].reason.contains(expected), "{committed:?}");
+        rig.request(Request::FlushRoutes {
+            filter: RouteFilter::default(),
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_look_up_that_is_not_answered_delays_only_who_asked() {
+    let mut rig = Rig::up();
+    rig.holds = true;
+    let change = |label: u32| Request::ChangeRoutes {
+        mode: ChangeMode::Add,
+        routes: vec![route(&format!("{label} as 200 via inet 10.0.0.{label}"))],
+        wait: false,
+    };
+    let (waiting, failing) = (rig.ask(change(100)), rig.ask(change(101)));
+    assert!(rig.saw(|effect| matches!(effect, Effect::LookUp { .. })));
+    assert_eq!((rig.reply(waiting), rig.destination(100)), (None, Err(())));
+    // Others are answered, and change routes.
+    assert!(rig.request(Request::GetStatus).is_ok());
+    rig.change(ChangeMode::Add, &["200 as 300 via inet 10.0.0.1 dev eth1"], false)
+        .unwrap();
+    let address = |last| IpAddr::from([10, 0, 0, last]);
+    rig.handle(Input::LookedUp {
+        address: address(100),
+        answers: vec![Ok(Lookup::Interface(1))],
+    });
+    assert!(matches!(rig.reply(waiting), Some(Ok(Reply::Changed(_)))));
+    assert_eq!(rig.destination(100), Ok(None));
+    rig.handle(Input::LookedUp {
+        address: address(101),
+        answers: vec![Err(kernel::Error::TimedOut {
+            request: "route look-up of 10.0.0.101".into(),
+        })],
+    });
+    let refused = refusal(rig.reply(failing).unwrap());
+    assert!(refused.contains("cannot look up 10.0.0.101"), "{refused}");
+    assert_eq!(rig.destination(101), Err(()));
+}
+
+#[test]
+fn neighbours_are_probed_resolved_and_lost() {
+    let mut rig = Rig::up();
+    rig.change(ChangeMode::Add, &["100 as 200 via inet 10.0.0.1 dev eth1"], false)
+        .unwrap();
+    assert!(rig.saw(|effect| matches!(effect, Effect::Probe { ifindex: 1, .. })));
+    assert_eq!(rig.destination(100), Ok(None));
+    rig.neighbour(1, "10.0.0.1", NeighbourState::Reachable(R1));
+    assert_eq!(rig.destination(100), Ok(Some(R1)));
+    rig.neighbour(1, "10.0.0.1", NeighbourState::Reachable(R2));
+    assert_eq!(rig.destination(100), Ok(Some(R2)));
+    rig.neighbour(1, "10.0.0.1", NeighbourState::Failed);
+    assert_eq!(rig.destination(100), Ok(None));
+    rig.neighbour(1, "10.0.0.1", NeighbourState::Reachable(Mac([0xff; 6])));
+    assert_eq!(rig.destination(100), Ok(None));
+    // Frames that wait have their neighbour asked for.
+    rig.neighbour(1, "10.0.0.1", NeighbourState::Failed);
+    rig.seen.clear();
+    let entry = rig.switch.tables().ilm[&Label::new(100).unwrap()];
+    rig.handle(Input::Wanted(vec![entry.next_hop()]));
+    assert!(rig.saw(|effect| matches!(effect, Effect::Probe { ifindex: 1, .. })));
+    // One that is not asked again by frames is by time.
+    rig.seen.clear();
+    rig.later(Duration::from_secs(2));
+    assert!(rig.saw(|effect| matches!(effect, Effect::Probe { ifindex: 1, .. })));
+}
+
+#[test]
+fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
+    let mut rig = Rig::up();
+    let multipath =
+        "16 nexthop as 200 via link 02:00:00:00:01:01 dev eth1 nexthop as 201 via link 02:00:00:00:01:02 dev eth2";
+    rig.change(
+        ChangeMode::Add,
+        &[multipath, "17 as 200 via link 02:00:00:00:01:01 dev eth1"],
+        false,
+    )
+    .unwrap();
+    assert_eq!(rig.destination(17), Ok(Some(R1)));
+    rig.holds = true;
+    let many = 1000..100_000;
+    let routes = many.map(|label| route(&format!("{label} as 300 via link 02:00:00:00:01:01 dev eth1")));
+    let token = rig.ask(Request::ChangeRoutes {
+        mode: ChangeMode::Add,
+        routes: routes.collect(),
+        wait: false,
+    });
+    let mut steps = 0;
+    let bucket_to = |rig: &Rig| {
+        let tables = rig.switch.tables();
+        let group = tables.ilm[&Label::new(16).unwrap()].operand();
+        let mut next_hops: Vec<u16> = (0..=255)
+            .filter_map(|bucket| tables.buckets.get(&(group, bucket)))
+            .map(|entry| entry.next_hop())
+            .collect();
+        next_hops.sort();
+        next_hops.dedup();
+        next_hops.len()
+    };
+    assert_eq!(bucket_to(&rig), 2);
+    while rig.switch.has_steps() {
+        rig.switch.step(rig.now, &mut || true);
+        steps += 1;
+        if steps == 50 {
+            assert!(rig.switch.has_steps());
+            rig.switch
+                .handle(Input::Kernel(vec![Event::Link(down(link(1, "eth1")))]), rig.now);
+            assert_eq!((bucket_to(&rig), rig.destination(17)), (1, Ok(None)));
+        }
+    }
+    assert!(steps > 1000, "{steps} steps");
+    rig.settle();
+    assert!(matches!(rig.reply(token), Some(Ok(Reply::Changed(_)))));
+    // What was under way when the link failed has gone on with what is true now.
+    assert_eq!(rig.destination(99_999), Ok(None));
+    rig.link(link(1, "eth1"));
+    assert_eq!(
+        (rig.destination(99_999), rig.destination(17)),
+        (Ok(Some(R1)), Ok(Some(R1)))
+    );
+}
+
+#[test]
+fn changes_of_routes_are_made_one_after_the_other() {
+    let mut rig = Rig::up();
+    rig.holds = true;
+    let routes = (1000..5000).map(|label| route(&format!("{label} as 300 via link 02:00:00:00:01:01 dev eth1")));
+    let first = rig.ask(Request::ChangeRoutes {
+        mode: ChangeMode::Add,
+        routes: routes.collect(),
+        wait: false,
+    });
+    let second = rig.ask(Request::FlushRoutes {
+        filter: RouteFilter::default(),
+    });
+    assert_eq!((rig.reply(first), rig.reply(second)), (None, None));
+    rig.holds = false;
+    rig.settle();
+    let deleted = rig.reply(second).unwrap().unwrap();
+    assert!(rig.reply(first).unwrap().is_ok());
+    assert!(
+        matches!(deleted, Reply::Changed(changed) if changed.changes.deleted == 4000),
+        "{second:?}"
+    );
+}
+
+#[test]
+fn links_are_added_set_listed_and_deleted() {
+    let mut rig = Rig::up();
+    rig.link(link(4, "eth4"));
+    let added = rig.add_link("eth4");
+    assert_eq!(rig.reply(added), Some(Ok(Reply::Done)));
+    assert_eq!(rig.names(), ["eth1", "eth2", "eth3", "eth4"]);
+    let again = rig.add_link("eth4");
+    assert!(refusal(rig.reply(again).unwrap()).contains("eth4 is a port already"));
+    let none = rig.add_link("eth9");
+    assert!(refusal(rig.reply(none).unwrap()).contains("there is no interface eth9"));
+    rig.refuses = Some(io::ErrorKind::PermissionDenied);
+    rig.link(link(5, "eth5"));
+    let failed = rig.add_link("eth5");
+    assert!(refusal(rig.reply(failed).unwrap()).contains("cannot be attached to eth5"));
+    assert!(rig.saw(|effect| matches!(effect, Effect::KeepPorts)));
+
+    let set = |name: &str, mpls| Request::SetLink {
+        name: name.into(),
+        mpls,
+    };
+    rig.request(set("eth4", false)).unwrap();
+    let number = rig.switch.ports().number("eth4").unwrap();
+    assert!(!rig.switch.tables().ports[&number].has(PortWord::MPLS));
+    assert!(refusal(rig.request(set("eth9", true))).contains("eth9 is not a port"));
+    rig.ask(Request::ListLinks { counters: true });
+    assert!(rig.saw(|effect| matches!(effect, Effect::ReplyLinks { links, .. } if links.len() == 4)));
+
+    let delete = |name: &str| Request::DeleteLink { name: name.into() };
+    rig.request(delete("eth4")).unwrap();
+    assert!(refusal(rig.request(delete("eth4"))).contains("eth4 is not a port"));
+    assert_eq!(rig.names(), ["eth1", "eth2", "eth3"]);
+}
+
+#[test]
+fn requests_about_links_wait_for_the_one_before_and_others_do_not() {
+    let mut rig = Rig::up();
+    rig.link(link(4, "eth4"));
+    rig.holds = true;
+    let added = rig.add_link("eth4");
+    let deleted = rig.ask(Request::DeleteLink { name: "eth4".into() });
+    assert_eq!((rig.reply(added), rig.reply(deleted)), (None, None));
+    assert!(rig.request(Request::GetStatus).is_ok());
+    rig.change(ChangeMode::Add, &["100 as 200 via inet 10.0.0.1 dev eth1"], false)
+        .unwrap();
+    rig.holds = false;
+    let attach = rig.seen.iter().position(|effect| matches!(effect, Effect::Attach(_)));
+    let attach = rig.seen.remove(attach.unwrap());
+    let answer = rig.perform(attach).unwrap();
+    rig.handle(answer);
+    assert_eq!(rig.reply(added), Some(Ok(Reply::Done)));
+    assert_eq!(rig.reply(deleted), Some(Ok(Reply::Done)));
+    assert_eq!(rig.names(), ["eth1", "eth2", "eth3"]);
+}
+
+#[test]
+fn an_interface_that_goes_while_it_is_attached_is_no_port() {
+    let mut rig = Rig::up();
+    rig.link(link(4, "eth4"));
+    rig.holds = true;
+    let added = rig.add_link("eth4");
+    rig.gone(4);
+    rig.holds = false;
+    let attach = rig.seen.iter().position(|effect| matches!(effect, Effect::Attach(_)));
+    let Effect::Attach(order) = rig.seen.remove(attach.unwrap()) else {
+        unreachable!()
+    };
+    let attached = Attached {
+        link_id: 1,
+        program_id: 2,
+        facts: Box::new(facts("eth4", None)),
+    };
+    rig.seen.clear();
+    rig.handle(Input::Port(PortEvent::Attached(order, Ok(attached))));
+    assert!(refusal(rig.reply(added).unwrap()).contains("has just gone"));
+    assert!(rig.saw(|effect| matches!(effect, Effect::KeepPorts)));
+    assert_eq!(rig.names(), ["eth1", "eth2", "eth3"]);
+}
+
+#[test]
+fn a_port_that_goes_waits_and_is_itself_again_when_it_is_made_anew() {
+    let mut rig = Rig::up();
+    rig.change(
+        ChangeMode::Add,
+        &["100 as 200 via link 02:00:00:00:01:01 dev eth1"],
+        false,
+    )
+    .unwrap();
+    let number = rig.switch.ports().number("eth1").unwrap();
+    rig.gone(1);
+    assert!(rig.problem("eth1").is_some());
+    assert_eq!(rig.destination(100), Ok(None));
+    rig.link(link(11, "eth1"));
+    rig.handle(Input::Tick);
+    assert_eq!(rig.problem("eth1"), None);
+    assert_eq!(rig.switch.ports().number("eth1"), Some(number));
+    assert_eq!(rig.switch.tables().tx_ports[&number], 11);
+    assert_eq!(rig.destination(100), Ok(Some(R1)));
+    // The kernel's view was lost and is whole again, without eth2.
+    let rest = [link(11, "eth1"), link(3, "eth3")].map(Event::Link);
+    let events = [Event::Reset].into_iter().chain(rest).chain([Event::Synced]);
+    rig.handle(Input::Kernel(events.collect()));
+    assert!(rig.problem("eth2").is_some());
+}
+
+#[test]
+fn what_changes_about_a_port_is_followed() {
+    let mut rig = Rig::up();
+    rig.change(
+        ChangeMode::Add,
+        &["100 as 200 via link 02:00:00:00:01:01 dev eth1"],
+        false,
+    )
+    .unwrap();
+    let number = rig.switch.ports().number("eth1").unwrap();
+    let mac = Mac([2, 0, 0, 0, 9, 9]);
+    rig.link(LinkInfo {
+        mac: Some(mac),
+        name: "core0".into(),
+        ..link(1, "eth1")
+    });
+    assert_eq!(rig.switch.tables().ports[&number].mac(), mac);
+    assert_eq!(rig.destination(100), Ok(Some(R1)));
+    let lookup = api::Lookup::Key(RouteKey::Label(Label::new(100).unwrap()));
+    let Ok(Reply::Route(found)) = rig.request(Request::GetRoute { lookup }) else {
+        panic!("no route")
+    };
+    assert_eq!(found.next_hop.unwrap().dev.as_deref(), Some("core0"));
+
+    // Larger frames take another program.
+    let jumbo = LinkInfo {
+        mtu: 9000,
+        ..link(2, "eth2")
+    };
+    rig.link(jumbo);
+    let number = rig.switch.ports().number("eth2").unwrap();
+    assert!(rig.saw(|effect| matches!(effect, Effect::ReplaceProgram { number: n, .. } if *n == number)));
+    let ids = ProgramIds {
+        link_id: 7,
+        program_id: 8,
+    };
+    rig.handle(Input::Replaced {
+        number,
+        result: Ok(ids),
+    });
+    let links = rig.links_of_reply();
+    let eth2 = links.iter().find(|link| link.name == "eth2").unwrap();
+    assert_eq!((eth2.link_id, eth2.program_id, eth2.mtu), (7, 8, 9000));
+    rig.handle(Input::Replaced {
+        number,
+        result: Err("no memory".into()),
+    });
+    assert!(rig.problem("eth2").unwrap().contains("no memory"));
+}
+
+#[test]
+fn a_program_that_is_taken_off_is_put_back() {
+    let mut rig = Rig::up();
+    let number = rig.switch.ports().number("eth1").unwrap();
+    let found = |interference| {
+        Input::Interference(vec![Finding {
+            number,
+            link_id: 100 + u32::from(number),
+            interference,
+        }])
+    };
+    let put_back = |effect: &Effect| matches!(effect, Effect::PutBack { .. });
+    // It is our own program that was found.
+    rig.handle(found(Interference::Replaced {
+        other: 200 + u32::from(number),
+        name: None,
+    }));
+    assert!(!rig.saw(put_back));
+    rig.handle(found(Interference::Detached));
+    assert!(rig.saw(put_back));
+    let refused = NotPutBack::Refused {
+        reason: "eth1 has another XDP program already".into(),
+        held: true,
+    };
+    rig.handle(Input::PutBack {
+        number,
+        result: Err(refused),
+    });
+    assert!(rig.problem("eth1").unwrap().contains("another XDP program"));
+    // Not again at once, but when the other program goes.
+    rig.seen.clear();
+    rig.handle(found(Interference::Detached));
+    assert!(!rig.saw(put_back));
+    rig.link(link(1, "eth1"));
+    assert!(rig.saw(|effect| matches!(effect, Effect::WatchSoon)));
+    rig.handle(found(Interference::Detached));
+    assert!(rig.saw(put_back));
+    rig.handle(Input::PutBack {
+        number,
+        result: Err(NotPutBack::Gone),
+    });
+    rig.handle(Input::PutBack {
+        number,
+        result: Ok(ProgramIds {
+            link_id: 70,
+            program_id: 80,
+        }),
+    });
+    let links = rig.links_of_reply();
+    let eth1 = links.iter().find(|link| link.name == "eth1").unwrap();
+    assert_eq!((eth1.link_id, eth1.put_back, &eth1.problem), (70, 1, &None));
+}
+
+#[test]
+fn a_driver_that_takes_no_redirected_frames_any_more_is_marked() {
+    let mut rig = Rig::up();
+    let takes = |rig: &mut Rig| rig.links_of_reply()[0].redirect_target;
+    assert_eq!(takes(&mut rig), Some(true));
+    rig.handle(Input::FeaturesChanged(Some(1)));
+    assert!(rig.saw(|effect| matches!(effect, Effect::LookAtFeatures { ifindex: 1, .. })));
+    let mut facts = facts("eth1", Some(link(1, "eth1")));
+    facts.features = Some(NO_XMIT);
+    rig.handle(Input::Features {
+        ifindex: 1,
+        facts: Box::new(facts),
+    });
+    assert_eq!(takes(&mut rig), Some(false));
+    rig.seen.clear();
+    rig.handle(Input::FeaturesChanged(None));
+    assert_eq!(rig.seen.len(), 3);
+}
+
+#[test]
+fn a_configuration_that_is_read_again_is_taken_over_whole_or_not_at_all() {
+    let routes = [
+        "100 as 200 via link 02:00:00:00:01:01 dev eth1",
+        "101 as 201 via link 02:00:00:00:01:01 dev eth1",
+    ];
+    let mut rig = Rig::up_with(config(&["eth1", "eth2"], &routes));
+    let reread = |rig: &mut Rig, config| rig.handle(Input::Reread(Ok(Box::new(config))));
+    // eth9 is not there; a route is refused; eth3 cannot be attached; the file cannot be read.
+    reread(&mut rig, config(&["eth1", "eth9"], &[]));
+    reread(
+        &mut rig,
+        config(
+            &["eth1", "eth3"],
+            &["2000000 as 200 via link 02:00:00:00:01:01 dev eth1"; 0],
+        ),
+    );
+    rig.request(Request::DeleteLink { name: "eth3".into() }).unwrap();
+    reread(&mut rig, config(&["eth1", "eth2"], &routes));
+    rig.refuses = Some(io::ErrorKind::OutOfMemory);
+    reread(&mut rig, config(&["eth1", "eth2", "eth3"], &[]));
+    rig.handle(Input::Reread(Err("no such file".into())));
+    assert_eq!(rig.names(), ["eth1", "eth2"]);
+    assert_eq!(
+        (rig.destination(100), rig.destination(101)),
+        (Ok(Some(R1)), Ok(Some(R1)))
+    );
+
+    let mut new = config(&["eth1", "eth3"], &["100 as 300 via link 02:00:00:00:01:02 dev eth3"]);
+    new.ports[0].tx_only = true;
+    reread(&mut rig, new.clone());
+    assert_eq!(rig.names(), ["eth1", "eth3"]);
+    assert_eq!((rig.destination(100), rig.destination(101)), (Ok(Some(R2)), Err(())));
+    assert!(rig.links_of_reply()[0].tx_only);
+    // Back to one that switches: exceptions are heard everywhere first.
+    new.ports[0].tx_only = false;
+    reread(&mut rig, new);
+    assert!(!rig.links_of_reply()[0].tx_only);
+    assert_eq!(rig.destination(100), Ok(Some(R2)));
+}
+
+#[test]
+fn the_local_pair_is_made_and_removed() {
+    let options = || Options {
+        local: Some("mpls0".into()),
+        ..Options::default()
+    };
+    let mut rig = Rig::new(Config::unchecked(options(), Vec::new(), Vec::new()), Vec::new());
+    rig.handle(Input::Start);
+    assert!(rig.saw(|effect| matches!(effect, Effect::CreateLocal { .. })));
+    let failed = || PortError::gone("mpls0");
+    rig.handle(Input::Port(PortEvent::LocalCreated(Err(failed()))));
+    assert!(rig.saw(|effect| matches!(effect, Effect::Failed(_))));
+
+    let mut rig = Rig::new(Config::unchecked(options(), Vec::new(), Vec::new()), Vec::new());
+    rig.handle(Input::Start);
+    let (near, far) = (link(8, "mpls0"), link(9, "mpls0-port"));
+    rig.links.extend([near.clone(), far.clone()]);
+    rig.handle(Input::Kernel(vec![Event::Link(near), Event::Link(far)]));
+    let pair = LocalPair::for_test("mpls0", "mpls0-port", [8, 9]);
+    rig.handle(Input::Port(PortEvent::LocalCreated(Ok(pair))));
+    assert!(rig.saw(|effect| matches!(effect, Effect::Ready)));
+    assert_eq!(rig.names(), ["mpls0-port"]);
+    let near = rig.add_link("mpls0");
+    assert!(refusal(rig.reply(near).unwrap()).contains("its other end is a port already"));
+    let kept = refusal(rig.request(Request::DeleteLink {
+        name: "mpls0-port".into(),
+    }));
+    assert!(kept.contains("goes when the instance is unloaded"), "{kept}");
+    rig.handle(Input::ShutDown);
+    assert!(rig.saw(|effect| matches!(effect, Effect::RemoveLocal(_))));
+}
+
+#[test]
+fn reports_are_answered() {
+    let mut rig = Rig::up();
+    rig.change(ChangeMode::Add, &["100 as 200 via inet 10.0.0.1 dev eth1"], false)
+        .unwrap();
+    let Ok(Reply::Status(status)) = rig.request(Request::GetStatus) else {
+        panic!("no status")
+    };
+    assert_eq!((status.pid, status.netns_inode), (1, 2));
+    assert_eq!(
+        (status.links, status.label_routes, status.unresolved_next_hops),
+        (3, 1, 1)
+    );
+    let neighbors = |counters| Request::ListNeighbors {
+        after: None,
+        limit: 10,
+        counters,
+    };
+    let Ok(Reply::Neighbors { neighbors: listed, .. }) = rig.request(neighbors(false)) else {
+        panic!("no neighbors")
+    };
+    assert_eq!(listed.len(), 1);
+    rig.ask(neighbors(true));
+    rig.ask(Request::GetStats { all: true });
+    rig.ask(Request::GetUnknownLabels);
+    for expected in ["ReplyNeighbors", "ReplyStats", "ReplyUnknownLabels"] {
+        assert!(
+            rig.saw(|effect| format!("{effect:?}").starts_with(expected)),
+            "{expected}"
+        );
+    }
+}
+
+#[test]
+fn at_the_end_ports_are_detached_and_neighbours_released() {
+    let mut rig = Rig::up();
+    rig.change(ChangeMode::Add, &["100 as 200 via inet 10.0.0.1 dev eth1"], false)
+        .unwrap();
+    assert_eq!(rig.request(Request::Unload), Ok(Reply::Done));
+    assert!(rig.saw(|effect| matches!(effect, Effect::Stop)));
+    rig.handle(Input::ShutDown);
+    assert!(rig.switch.ports().is_empty());
+    assert!(rig.saw(|effect| matches!(effect, Effect::KeepPorts)));
+    assert!(rig.saw(|effect| matches!(effect, Effect::Release { ifindex: 1, .. })));
+}

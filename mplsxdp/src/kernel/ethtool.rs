@@ -1,4 +1,4 @@
-//! What a driver is asked and told by the ethtool ioctl, in the network namespace of the calling thread.
+//! Settings of drivers, read and set by the ethtool ioctl, in the network namespace of the calling thread.
 
 use std::io;
 use std::os::fd::AsRawFd as _;

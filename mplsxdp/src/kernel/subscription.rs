@@ -108,7 +108,7 @@ struct Subscription {
     port: u32,
     sequence: u32,
     datagram: BytesMut,
-    /// What a dump told may be out of date: something happened meanwhile that is not reported in full.
+    /// The last dump may be out of date: something happened meanwhile that the kernel does not report in full.
     stale: bool,
 }
 
@@ -182,7 +182,7 @@ impl Subscription {
             routes.header.address_family = family;
             RouteNetlinkMessage::GetRoute(routes)
         };
-        // What a change has told of since is newer than what the dump says.
+        // Changes that were reported since are newer than what the dump says.
         let mut changed = HashSet::new();
         for request in [
             RouteNetlinkMessage::GetLink(links),

@@ -123,7 +123,7 @@ impl Traits {
     fn before(facts: &Facts, checksum: Option<Checksum>, mode: XdpMode) -> Self {
         Self {
             exceeds_mtu: facts.exceeds_mtu(mode),
-            receives_multi_buffer: facts.receives_fragments(mode),
+            receives_multi_buffer: facts.receives_multi_buffer(mode),
             sends_multi_buffer: false,
             checksum: facts.checksum(checksum, mode),
             takes_redirects: None,
@@ -543,7 +543,7 @@ impl Ports {
                 ifindex,
                 program: ProgramState::attached(attached.link_id, attached.program_id),
                 traits: Traits {
-                    sends_multi_buffer: attached.facts.sends_fragments(self.mode),
+                    sends_multi_buffer: attached.facts.sends_multi_buffer(self.mode),
                     takes_redirects: attached.facts.takes_redirects(self.mode),
                     ..Traits::before(&order.facts, wish.checksum, self.mode)
                 },
@@ -817,7 +817,7 @@ impl Ports {
         let number = port.number;
         tables.store_port(number, port.word());
         if outgrown && !self.sends_multi_buffer(number) {
-            warn!(port = &*link.name, "{}", preflight::delays_fragments(&link.name));
+            warn!(port = &*link.name, "{}", preflight::delays_multi_buffer(&link.name));
         }
         (true, (outgrown && !is_prepared).then_some(number))
     }

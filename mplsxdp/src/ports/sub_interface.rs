@@ -178,10 +178,10 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
 /// sends these.
 pub fn device(parent: u32, tags: Tags, links: &Links) -> Option<(u32, Tags)> {
     let devices = links.iter().filter_map(|link| match of_device(link, links) {
-        Some(Ok((on, its))) if on == parent && its.vids() == tags.vids() => Some((link.ifindex, its)),
+        Some(Ok((on, found))) if on == parent && found.vids() == tags.vids() => Some((link.ifindex, found)),
         _ => None,
     });
-    devices.min_by_key(|&(ifindex, its)| (its != tags, ifindex))
+    devices.min_by_key(|&(ifindex, found)| (found != tags, ifindex))
 }
 
 struct TooManyTags;

@@ -58,7 +58,7 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
     notes.extend(facts.foreign_bridge_mac());
     notes.extend(facts.merged_beneath(mode));
     // A kernel that tells no features, as all before 6.3, loses frames in several buffers where they are redirected.
-    if facts.receives_fragments(mode) && facts.features.is_none() && facts.exceeds_one_buffer() {
+    if facts.receives_multi_buffer(mode) && facts.features.is_none() && facts.exceeds_one_buffer() {
         return Err(facts.mtu_too_large());
     }
     if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
@@ -177,8 +177,8 @@ pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, Prefl
         notes.push(facts.veth_needs_napi());
         return Ok(notes);
     }
-    if facts.link.as_ref().is_some_and(|link| link.mtu > ONE_BUFFER_MTU) && !facts.sends_fragments(mode) {
-        notes.push(delays_fragments(&facts.name));
+    if facts.link.as_ref().is_some_and(|link| link.mtu > ONE_BUFFER_MTU) && !facts.sends_multi_buffer(mode) {
+        notes.push(delays_multi_buffer(&facts.name));
     }
     Ok(notes)
 }
@@ -275,15 +275,15 @@ impl Facts {
     /// Whether a frame that lies in several buffers leaves by the interface, once the program is attached: the kernel loses those
     /// that cannot without a word. In generic mode, and wherever the program has run on an skb, what is redirected is an skb too,
     /// which every driver takes. A kernel that tells no features redirects no such frames at all.
-    pub fn sends_fragments(&self, mode: XdpMode) -> bool {
-        let told = self
+    pub fn sends_multi_buffer(&self, mode: XdpMode) -> bool {
+        let driver_sends = self
             .features
             .is_some_and(|features| features.contains(XdpFeatures::NDO_XMIT_SG));
-        mode == XdpMode::Generic || told
+        mode == XdpMode::Generic || driver_sends
     }
 
     /// Whether frames that lie in several buffers are handed to the program by the driver itself. A tap leaves those to generic XDP.
-    pub fn receives_fragments(&self, mode: XdpMode) -> bool {
+    pub fn receives_multi_buffer(&self, mode: XdpMode) -> bool {
         mode == XdpMode::Native && self.driver.as_deref() != Some("tun")
     }
 
@@ -427,7 +427,7 @@ impl Facts {
 }
 
 /// On an interface that does not send frames in several buffers, with an MTU that lets them come to it.
-pub fn delays_fragments(name: &str) -> String {
+pub fn delays_multi_buffer(name: &str) -> String {
     format!(
         "{name}: its driver cannot send redirected multi-buffer frames (which frames over {ONE_BUFFER_MTU} bytes may be): \
          they take the slow path, at most `--punt-rate` per second: `ip link set dev {name} mtu {ONE_BUFFER_MTU}`, or use \

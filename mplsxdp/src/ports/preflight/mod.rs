@@ -6,6 +6,6 @@ mod error;
 mod facts;
 mod far_end;
 
-pub use check::{ONE_BUFFER_MTU, attach_error, check, check_attached, check_tags, delays_fragments, is_down};
+pub use check::{ONE_BUFFER_MTU, attach_error, check, check_attached, check_tags, delays_multi_buffer, is_down};
 pub use error::PreflightError;
 pub use facts::{Capabilities, Facts, check_capabilities, gather};

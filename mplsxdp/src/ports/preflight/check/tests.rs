@@ -533,7 +533,7 @@ fn frames_above_the_mtu_are_expected_where_they_can_come() {
 
 #[test]
 fn a_driver_that_does_not_send_frames_in_several_buffers_is_known() {
-    let sends = |features, mode| Facts { features, ..nic() }.sends_fragments(mode);
+    let sends = |features, mode| Facts { features, ..nic() }.sends_multi_buffer(mode);
     let without = Some(XdpFeatures(0x7));
     assert!(sends(Some(ALL), XdpMode::Native) && sends(without, XdpMode::Generic));
     assert!(!sends(without, XdpMode::Native) && !sends(None, XdpMode::Native));

@@ -8,13 +8,31 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
+/// What a process takes before it has a port: with fewer, not even what reports a shortage can be set up.
+const LEAST: u64 = 24;
+
+/// A limit with which nothing can be loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the hard limit of file descriptors is {limit}; mplsxdp needs at least {LEAST}, and 3 more for each port: raise the limit \
+     with `ulimit -n 65536` before `mplsxdp load`, or with `LimitNOFILE=65536` in the service's unit"
+)]
+pub struct TooFew {
+    limit: u64,
+}
+
 /// Raises this process's soft limit to its hard limit.
-pub fn raise_limit() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+pub fn raise_limit() -> Result<(), TooFew> {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    match limits {
+        Ok((_, limit)) if limit < LEAST => return Err(TooFew { limit }),
+        _ => {}
+    }
+    let raised = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit of file descriptors");
     }
+    Ok(())
 }
 
 /// What to do if descriptors ran out; nothing to say of other errors.

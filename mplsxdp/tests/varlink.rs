@@ -27,6 +27,7 @@ fn check(idl: &IDL, vtype: &VTypeExt, value: &Value) -> Result<(), String> {
         VTypeExt::Plain(VType::Int) if value.is_i64() || value.is_u64() => Ok(()),
         VTypeExt::Plain(VType::Float) if value.is_number() => Ok(()),
         VTypeExt::Plain(VType::String) if value.is_string() => Ok(()),
+        VTypeExt::Plain(VType::Object) if value.is_object() => Ok(()),
         VTypeExt::Plain(VType::Typename(name)) => match &idl.typedefs[name].elt {
             VStructOrEnum::VStruct(fields) => {
                 check_struct(idl, fields, value).map_err(|error| format!("{name}: {error}"))
@@ -276,6 +277,10 @@ fn status() -> Status {
         uncounted_routes: 1,
         log_lines_lost: 1,
         log_lines_left_out: 1,
+        since: Some("2026-11-29T12:30:00Z".into()),
+        netns: Some("r1".into()),
+        config_file: Some("/etc/mplsxdp/pe1.toml".into()),
+        ports: Some(vec!["eth1".into()]),
     }
 }
 
@@ -417,7 +422,11 @@ fn methods() {
             seen.push($name);
         };
     }
+    let config = ConfigReply {
+        config: [("hold".to_owned(), json!(7))].into(),
+    };
     method!("GetStatus", Nothing {}, StatusReply { status: status() });
+    method!("GetConfig", Nothing {}, config);
     method!("ListRoutes", list, route_list);
     let changed = Changed {
         warnings: vec![name()],

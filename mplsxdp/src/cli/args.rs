@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::{link, route};
+use super::{config, link, route};
 use crate::config::Options;
 use crate::route::line;
 
@@ -160,6 +160,14 @@ pub enum Command {
     Status,
     /// Stop an instance, and wait until everything that it made is removed.
     Unload,
+    /// The configuration of a running instance.
+    #[command(after_help = config::HELP)]
+    Config {
+        /// `show`, which may be left out.
+        words: Vec<String>,
+    },
+    /// All running instances.
+    Instances,
     /// Write the manual pages and shell completions beneath a folder, as they belong beneath a prefix such as /usr.
     #[command(hide = true)]
     Generate { folder: PathBuf },
@@ -179,6 +187,9 @@ pub struct LoadOwn {
     /// Read the options that the command line does not give from this TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Check everything that can be checked without changing anything, report all errors, and load nothing.
+    #[arg(long)]
+    pub check: bool,
 }
 
 impl Args for LoadArgs {
@@ -263,6 +274,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error>
         Some(Command::Route { words, .. }) => Some(("route", words)),
         Some(Command::Link { words }) => Some(("link", words)),
         Some(Command::Neigh { words }) => Some(("neigh", words)),
+        Some(Command::Config { words }) => Some(("config", words)),
         _ => None,
     };
     if let Some((command, words)) = asks
@@ -505,6 +517,8 @@ mod tests {
             ),
             (&["stats help", "-j stats --all help"], "stats --help"),
             (&["status help"], "status --help"),
+            (&["config help", "config show help"], "config --help"),
+            (&["instances help"], "instances --help"),
             (&["unload help"], "unload --help"),
             (
                 &[

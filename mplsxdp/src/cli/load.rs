@@ -1,7 +1,7 @@
 //! `load`: gathers the configuration, prepares the process, and hands over to the controller.
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal};
+use std::io::{self, BufReader, IsTerminal, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::args::{Global, LoadArgs};
 use super::route::saved_routes;
-use super::{Failure, netns};
+use super::{Failure, check, netns};
 use crate::config::{Config, ConfigError, Given, Place, PlacedRoute, file};
 use crate::daemon::{self, Reread};
 use crate::log::Log;
@@ -17,7 +17,9 @@ use crate::ports::preflight;
 use crate::{descriptors, error};
 
 pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
-    let refused = |error: ConfigError| Failure::Refused(error.0.join("\nmplsxdp: "));
+    if args.own.check {
+        return check(&args, &global);
+    }
     let config = config(&args, &global).map_err(refused)?;
     let reread = args
         .own
@@ -30,7 +32,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
         enter_netns(name)?;
     }
     let log = log_to_stderr(config.verbose)?;
-    descriptors::raise_limit();
+    descriptors::raise_limit().map_err(|error| Failure::Refused(error.to_string()))?;
     // The last word, too, goes by the log: it must not wait for a reader for ever.
     run(config, reread).map_err(|failure| {
         log.line(&format!("mplsxdp: {failure}"));
@@ -39,16 +41,60 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
 }
 
 fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
+    block_on(daemon::run(config, reread))?.map_err(|error| Failure::Refused(error::report(error.as_ref())))
+}
+
+/// Reports all that would keep the configuration from being loaded.
+fn check(args: &LoadArgs, global: &Global) -> Result<(), Failure> {
+    let given = given(args, global).map_err(refused)?;
+    let options = given.options.clone();
+    let config = given.check();
+    let mut errors = match &config {
+        Ok(config) => check::routes(config).into_iter().collect(),
+        Err(error) => error.0.clone(),
+    };
+    let capable = preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()));
+    let entered = match &options.netns {
+        Some(name) => capable.and_then(|()| enter_netns(name)),
+        None => capable,
+    };
+    match entered {
+        Ok(()) => errors.extend(block_on(check::system(&options))?),
+        Err(error) => errors.push(error.to_string()),
+    }
+    let Ok(config) = config else {
+        return Err(refused(ConfigError(errors)));
+    };
+    if !errors.is_empty() {
+        return Err(refused(ConfigError(errors)));
+    }
+    let (ports, routes) = (config.ports.len(), config.routes.len());
+    writeln!(
+        io::stdout(),
+        "instance {}: ports {ports} routes {routes}: nothing is wrong",
+        config.instance
+    )?;
+    Ok(())
+}
+
+fn refused(error: ConfigError) -> Failure {
+    Failure::Refused(error.0.join("\nmplsxdp: "))
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
-    runtime
-        .block_on(daemon::run(config, reread))
-        .map_err(|error| Failure::Refused(error::report(error.as_ref())))
+    Ok(runtime.block_on(work))
 }
 
 fn config(args: &LoadArgs, global: &Global) -> Result<Config, ConfigError> {
+    given(args, global)?.check()
+}
+
+/// The options of the config file, of the command line, and the routes.
+fn given(args: &LoadArgs, global: &Global) -> Result<Given, ConfigError> {
     let file = match &args.own.config {
         Some(path) => file::read(path)?,
         None => Given::default(),
@@ -65,7 +111,7 @@ fn config(args: &LoadArgs, global: &Global) -> Result<Config, ConfigError> {
     if let Some(path) = given.options.routes_file.clone() {
         add_routes(&mut given, &path);
     }
-    given.check()
+    Ok(given)
 }
 
 /// Adds the routes of a file that `route save` wrote.
@@ -97,7 +143,7 @@ fn log_to_stderr(verbose: u8) -> Result<Log, Failure> {
         1 => "info,mplsxdp=debug",
         _ => "debug,mplsxdp=trace",
     };
-    Log::start(level, std::io::stderr().is_terminal())
+    Log::start(level, io::stderr().is_terminal())
         .map_err(|error| Failure::Refused(format!("cannot start the log: {error}")))
 }
 

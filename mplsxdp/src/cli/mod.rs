@@ -1,9 +1,12 @@
 //! What a person types and reads. Every command but `load` is a client of the control socket.
 
 mod args;
+mod check;
+mod config;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 mod generate;
+mod instances;
 mod lines;
 mod link;
 mod load;
@@ -197,6 +200,8 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Stats { unknown: true, .. } => status::unknown_labels(session),
         Command::Stats { all, unknown: false } => status::stats(all, session),
         Command::Status => status::status(session),
+        Command::Config { words } => config::config(&words, session),
+        Command::Instances => instances::instances(session),
         Command::Unload => {
             session.client()?;
             match session.client.take() {

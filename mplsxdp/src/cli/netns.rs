@@ -1,13 +1,13 @@
 //! Network namespaces by name, and the instances that run in them.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Failure;
-use crate::control::Instance;
 use crate::control::client::{self, Client, ClientError};
+use crate::control::{GROUP, Instance};
+use crate::kernel::netns;
 
 const NAMED: &str = "/run/netns";
 /// How long an instance, which may be starting, has to say where it runs.
@@ -19,7 +19,7 @@ struct Id(u64);
 
 impl Id {
     fn of(path: impl AsRef<Path>) -> io::Result<Self> {
-        Ok(Self(std::fs::metadata(path)?.ino()))
+        netns::inode(path).map(Self)
     }
 
     /// The instance is asked if the kernel does not let this user see, or the instance has another PID namespace.
@@ -33,15 +33,6 @@ impl Id {
                 Ok(Self(status.netns_inode))
             }
         }
-    }
-
-    /// As `ip netns` calls it.
-    fn name(self) -> Option<String> {
-        std::fs::read_dir(NAMED)
-            .ok()?
-            .filter_map(Result::ok)
-            .find(|entry| Self::of(entry.path()).is_ok_and(|id| id == self))
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
     }
 }
 
@@ -82,8 +73,9 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
             .any(|instance| client::is_starting(instance) && matches!(Client::try_connect(instance), Ok(None)))
     };
     let found = client::wait_for(is_starting, || {
-        let clients = clients(dir)?;
-        let here: Vec<_> = clients
+        let listening = Listening::look(dir)?;
+        let here: Vec<_> = listening
+            .clients
             .into_iter()
             .filter_map(|mut client| (Id::of_peer(&mut client).ok()? == wanted).then_some(client))
             .collect();
@@ -101,7 +93,16 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
             )))
         }
         (None, _) => {
-            let others: Vec<_> = clients(dir)?
+            let Listening { mut clients, denied } = Listening::look(dir)?;
+            // It may be one of those that this user must not ask.
+            if !denied.is_empty() {
+                return Err(Failure::Refused(format!(
+                    "cannot tell which instance runs in the network namespace {name}: no permission for {}; run as root, or as a \
+                     member of the group {GROUP} if there is one",
+                    denied.join(", ")
+                )));
+            }
+            let others: Vec<_> = clients
                 .iter_mut()
                 .map(|client| format!("{} {}", client.instance().name().to_owned(), place(client)))
                 .collect();
@@ -117,18 +118,31 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
     }
 }
 
-/// Every instance that listens.
-fn clients(dir: &Path) -> Result<Vec<Client>, ClientError> {
-    client::instances(dir, "sock")
-        .iter()
-        .filter_map(|instance| Client::try_connect(instance).transpose())
-        .collect()
+/// The instances that listen.
+pub struct Listening {
+    pub clients: Vec<Client>,
+    /// The sockets of those that this user must not connect to.
+    pub denied: Vec<String>,
+}
+
+impl Listening {
+    pub fn look(dir: &Path) -> Result<Self, ClientError> {
+        let (mut clients, mut denied) = (Vec::new(), Vec::new());
+        for instance in client::instances(dir, "sock") {
+            match Client::try_connect(&instance) {
+                Ok(client) => clients.extend(client),
+                Err(ClientError::Denied(socket)) => denied.push(socket.display().to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { clients, denied })
+    }
 }
 
 /// Where an instance runs, in words.
 fn place(client: &mut Client) -> String {
     match Id::of_peer(client) {
-        Ok(id) => match id.name() {
+        Ok(id) => match netns::name(id.0) {
             Some(name) => format!("in {name}"),
             None if Id::of("/proc/self/ns/net").is_ok_and(|own| own == id) => "in the namespace of this command".into(),
             None => "in a namespace without a name".into(),

@@ -480,7 +480,7 @@ fn flag(next_hop: &NextHopState) -> Option<&'static str> {
 }
 
 /// The route as it was asked for.
-fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
+pub(super) fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
     installed.route.clone().check().map_err(|error| {
         Failure::Refused(format!(
             "the instance has a route that this version does not know: {error}"

@@ -46,6 +46,9 @@ fn lines(status: &Status) -> Vec<String> {
         log_lines_left_out,
         unknown,
         icmp_via,
+        netns,
+        config_file,
+        ports,
         ..
     } = status;
     let (minutes, seconds) = (status.uptime_seconds / 60, status.uptime_seconds % 60);
@@ -65,6 +68,22 @@ fn lines(status: &Status) -> Vec<String> {
         format!("    links {links} label routes {label_routes} prefix routes {prefix_routes}"),
         format!("    next hops {next_hops} unresolved {unresolved_next_hops}"),
     ];
+    if let Some(ports) = ports {
+        lines.push(format!(
+            "    ports {}",
+            if ports.is_empty() {
+                "none".into()
+            } else {
+                ports.join(" ")
+            }
+        ));
+    }
+    let netns = netns.as_ref().map(|name| format!("netns {name}"));
+    let config = config_file.as_ref().map(|file| format!("config {file}"));
+    let place: Vec<_> = netns.into_iter().chain(config).collect();
+    if !place.is_empty() {
+        lines.push(format!("    {}", place.join(" ")));
+    }
     if *uncounted_routes > 0 {
         lines.push(format!(
             "    uncounted routes {uncounted_routes}: raise --counter-slots"

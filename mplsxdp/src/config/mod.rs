@@ -14,6 +14,7 @@ use std::sync::Arc;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
 use mplsxdp_common::abi::MAX_PORTS;
+use serde_json::Value;
 
 use crate::control::Instance;
 use crate::control::api::Checksum;
@@ -96,6 +97,33 @@ impl Config {
             routes,
             ..Self::default()
         }
+    }
+
+    /// The options by which an instance with these ports would be loaded, as far as they are not defaults. `waits`: a port
+    /// waits for its interface.
+    pub fn running(&self, ports: Vec<PortConfig>, local: Option<String>, waits: bool) -> BTreeMap<String, Value> {
+        let names = |chosen: fn(&PortConfig) -> bool| {
+            let chosen = ports.iter().filter(|port| chosen(port));
+            chosen.map(|port| port.name.clone()).collect::<Vec<_>>()
+        };
+        let checksum = |port: &PortConfig| {
+            Some(ChecksumMode {
+                iface: Some(port.name.clone()),
+                mode: port.checksum?,
+            })
+        };
+        let options = Options {
+            iface: names(|port| !port.tx_only),
+            tx_only: names(|port| port.tx_only),
+            mpls_off: names(|port| !port.tx_only && !port.mpls),
+            checksum: ports.iter().filter_map(checksum).collect(),
+            local,
+            wait: self.options.wait || waits,
+            // Its routes are among those of the instance.
+            routes_file: None,
+            ..self.options.clone()
+        };
+        options.differing()
     }
 
     /// The same without routes, which may be many.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::Checksum;
 use crate::dataplane::XdpMode;
-use crate::ports::local_routes::LocalRoute;
+use crate::kernel::LocalRoute;
 use crate::slowpath::IcmpVia;
 
 /// The name of `local` if none is given.

@@ -1,6 +1,7 @@
 //! The types of the control socket, as `io.mplsxdp.varlink` describes them: what goes over the wire as JSON, and the
 //! [`Request`]s and [`Reply`]s that the socket's server exchanges with the controller.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -303,6 +304,18 @@ pub struct Status {
     pub log_lines_lost: u64,
     /// Lines that were summed up in others.
     pub log_lines_left_out: u64,
+    /// When it was started, in UTC (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The name or path of its network namespace, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// The config file that it was loaded from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<String>,
+    /// The names of the ports, those that wait for their interfaces included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<String>>,
 }
 
 /// `type Table`: how full a table is.
@@ -681,10 +694,18 @@ pub struct StatusReply {
     pub status: Status,
 }
 
+/// Reply of `GetConfig`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigReply {
+    /// Values by the keys of the config file.
+    pub config: BTreeMap<String, serde_json::Value>,
+}
+
 /// What the server asks of the controller. Each is all or nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     GetStatus,
+    GetConfig,
     /// Routes after `after`, in the order of keys, up to the one by which they come to `limit` paths, so that a long list does
     /// not hold the controller up.
     ListRoutes {
@@ -750,6 +771,7 @@ pub enum Lookup {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     Status(Box<Status>),
+    Config(BTreeMap<String, serde_json::Value>),
     Routes(Vec<InstalledRoute>),
     Route(Box<InstalledRoute>),
     Changed(Changed),

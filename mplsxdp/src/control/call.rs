@@ -180,6 +180,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
     };
     match name {
         "GetStatus" => nothing(raw, Command::Ask(Request::GetStatus)),
+        "GetConfig" => nothing(raw, Command::Ask(Request::GetConfig)),
         "GetRoute" => {
             let api::GetRoute { label, prefix, address } = parameters(raw)?;
             let lookup = match (RouteKey::try_from(Key { label, prefix }), address) {

@@ -1,5 +1,6 @@
 //! The client's side of the control socket, blocking.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -53,6 +54,16 @@ pub enum ClientError {
     Broken(#[from] io::Error),
     #[error("the instance answered what this version does not understand: {0}")]
     Garbled(#[from] serde_json::Error),
+    #[error(
+        "instance `{instance}` is of mplsxdp {theirs}, and this command of {}: {problem}; use the command of that version, or end \
+         the instance with `mplsxdp --instance {instance} unload` and load it again with this one",
+        env!("CARGO_PKG_VERSION")
+    )]
+    OtherVersion {
+        instance: String,
+        theirs: String,
+        problem: String,
+    },
 }
 
 #[derive(Serialize)]
@@ -126,6 +137,12 @@ impl Client {
     pub fn status(&mut self) -> Result<api::Status, ClientError> {
         let api::StatusReply { status } = self.call("GetStatus", &Nothing {})?;
         Ok(status)
+    }
+
+    /// The instance as a config file describes it, without its routes.
+    pub fn config(&mut self) -> Result<BTreeMap<String, serde_json::Value>, ClientError> {
+        let api::ConfigReply { config } = self.call("GetConfig", &Nothing {})?;
+        Ok(config)
     }
 
     /// Hands over the routes of a list as they come.
@@ -309,10 +326,28 @@ impl Client {
         }
         let answer: Answer = serde_json::from_slice(&message)?;
         if answer.error.is_some() {
-            return Err(serde_json::from_slice::<Error>(&message)?.into());
+            let error = match serde_json::from_slice::<Error>(&message) {
+                Ok(error @ Error::MethodNotFound { .. }) => self.otherwise(error.to_string(), error),
+                Ok(error) => error.into(),
+                Err(error) => self.otherwise(error.to_string(), error),
+            };
+            return Err(error);
         }
-        let parameters = serde_json::from_str(answer.parameters.map_or("{}", RawValue::get))?;
+        let parameters = serde_json::from_str(answer.parameters.map_or("{}", RawValue::get));
+        let parameters = parameters.map_err(|error| self.otherwise(format!("its answer has a {error}"), error))?;
         Ok((parameters, answer.continues))
+    }
+
+    /// The error, or that it comes from the instance's version, if that is another one.
+    fn otherwise(&self, problem: String, error: impl Into<ClientError>) -> ClientError {
+        match version_of(&self.instance) {
+            Some(theirs) if theirs != env!("CARGO_PKG_VERSION") => ClientError::OtherVersion {
+                instance: self.instance.name().to_owned(),
+                theirs,
+                problem,
+            },
+            _ => error.into(),
+        }
     }
 }
 
@@ -353,6 +388,27 @@ fn wire(routes: &[Route]) -> api::Routes {
     api::Routes {
         routes: routes.iter().map(api::Route::from).collect(),
     }
+}
+
+/// What an instance says of its version, over a connection of its own: replies may be on their way over others.
+fn version_of(instance: &Instance) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Info {
+        version: String,
+    }
+
+    let mut client = Client::try_connect(instance).ok()??;
+    client.set_patience(Some(START_WAIT)).ok()?;
+    client
+        .writer
+        .write_all(b"{\"method\":\"org.varlink.service.GetInfo\"}\0")
+        .ok()?;
+    let mut message = Vec::new();
+    client.reader.read_until(0, &mut message).ok()?;
+    message.pop();
+    let answer: Answer = serde_json::from_slice(&message).ok()?;
+    let info: Info = serde_json::from_str(answer.parameters?.get()).ok()?;
+    Some(info.version)
 }
 
 fn not_running(instance: &Instance) -> ClientError {

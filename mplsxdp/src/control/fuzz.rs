@@ -101,6 +101,7 @@ fn message_of(command: &Command, flags: Flags) -> Value {
 fn request_of(request: &Request) -> (&'static str, Value) {
     match request {
         Request::GetStatus => ("GetStatus", json!({})),
+        Request::GetConfig => ("GetConfig", json!({})),
         Request::ListRoutes { .. }
         | Request::ListLinks { .. }
         | Request::ListNeighbors { .. }

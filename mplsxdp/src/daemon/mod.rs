@@ -12,9 +12,8 @@ mod watch;
 use std::collections::{BTreeSet, HashMap};
 use std::future::{Future, pending};
 use std::hash::BuildHasher as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -33,7 +32,7 @@ use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
 use crate::dataplane::port::Attachment;
 use crate::error;
 use crate::kernel::netdev::FeatureChanges;
-use crate::kernel::{Netlink, sysctl};
+use crate::kernel::{Netlink, netns, sysctl};
 use crate::neighbour::Event;
 use crate::ports::PortError;
 use crate::ports::attach::{self, Attached, Attacher, Order, Parts};
@@ -209,9 +208,12 @@ impl Daemon {
             config.log_exceptions,
         )
         .with_unknown(config.unknown.into());
+        let netns_inode = netns::inode("/proc/thread-self/ns/net").unwrap_or_default();
         let identity = Identity {
             pid: std::process::id(),
-            netns_inode: std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |netns| netns.ino()),
+            netns_inode,
+            netns_name: netns::name(netns_inode),
+            since: SystemTime::now(),
         };
         let now = Instant::now();
         Ok(Self {

@@ -6,10 +6,12 @@ mod decoding;
 pub mod ethtool;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
+mod local_route;
 pub mod netdev;
 pub mod netns;
 mod requests;
 pub mod subscription;
 pub mod sysctl;
 
+pub use local_route::LocalRoute;
 pub use requests::{Error, NeighbourEntry, Netlink};

@@ -11,6 +11,20 @@ use nix::sched::{CloneFlags, setns};
 /// Where `ip netns` names them.
 const NAMED: &str = "/run/netns";
 
+/// The inode in nsfs of the network namespace that a file stands for: it is the same under all names of one.
+pub fn inode(file: impl AsRef<Path>) -> io::Result<u64> {
+    Ok(std::fs::metadata(file)?.ino())
+}
+
+/// What `ip netns` calls the network namespace with this inode.
+pub fn name(wanted: u64) -> Option<String> {
+    let entries = std::fs::read_dir(NAMED).ok()?;
+    let found = entries
+        .filter_map(Result::ok)
+        .find(|entry| inode(entry.path()).is_ok_and(|inode| inode == wanted))?;
+    Some(found.file_name().to_string_lossy().into_owned())
+}
+
 /// What a shell command begins with that is to run in the network namespace which a file stands for.
 pub fn shell_prefix(file: &Path) -> String {
     match file.strip_prefix(NAMED) {

@@ -94,36 +94,7 @@ impl Attacher {
 
     /// Looks at what is to become a port, and changes nothing. `own` are the interfaces that have the program.
     pub async fn survey(self, name: String, own: Vec<u32>) -> Result<Survey, PortError> {
-        let mut links = Links::default();
-        for link in self.netlink.links().await? {
-            links.insert(link);
-        }
-        let sub_interface = sub_interface::find(&name, &links).map_err(PortError::SubInterface);
-        let found = sub_interface.as_ref().ok().copied().flatten();
-        let interface = match found {
-            Some(found) => links.get(found.parent).map(|parent| parent.name.to_string()),
-            None => Some(name.clone()),
-        };
-        let interface = interface.ok_or_else(|| PortError::gone(&name))?;
-        let mut facts = preflight::gather(&interface, &self.netlink).await?;
-        if found.is_some() {
-            facts.look_at_peer(&self.netlink).await;
-        }
-        let other = facts.link.as_ref().filter(|link| !own.contains(&link.ifindex));
-        let holder = match other.and_then(|link| link.xdp) {
-            Some(xdp) => tokio::task::spawn_blocking(move || holder(xdp.program))
-                .await
-                .ok()
-                .flatten(),
-            None => None,
-        };
-        let device = found.and_then(|found| links.get(found.device?).cloned()).map(Box::new);
-        Ok(Survey {
-            sub_interface,
-            facts: Box::new(facts),
-            device,
-            holder,
-        })
+        survey(&self.netlink, name, &own).await
     }
 
     /// Carries out an order. If it fails, nothing is left of it.
@@ -241,6 +212,67 @@ async fn blocking<R: Send + 'static>(
 ) -> Result<R, AttachError> {
     let result = tokio::task::spawn_blocking(work).await;
     result.unwrap_or_else(|error| Err(AttachError::Kernel(io::Error::other(error))))
+}
+
+/// Looks at what is to become a port, and changes nothing. `own` are the interfaces that have the program.
+pub async fn survey(netlink: &Netlink, name: String, own: &[u32]) -> Result<Survey, PortError> {
+    let mut links = Links::default();
+    for link in netlink.links().await? {
+        links.insert(link);
+    }
+    let sub_interface = sub_interface::find(&name, &links).map_err(PortError::SubInterface);
+    let found = sub_interface.as_ref().ok().copied().flatten();
+    let interface = match found {
+        Some(found) => links.get(found.parent).map(|parent| parent.name.to_string()),
+        None => Some(name.clone()),
+    };
+    let interface = interface.ok_or_else(|| PortError::gone(&name))?;
+    let mut facts = preflight::gather(&interface, netlink).await?;
+    if found.is_some() {
+        facts.look_at_peer(netlink).await;
+    }
+    let other = facts.link.as_ref().filter(|link| !own.contains(&link.ifindex));
+    let holder = match other.and_then(|link| link.xdp) {
+        Some(xdp) => tokio::task::spawn_blocking(move || holder(xdp.program))
+            .await
+            .ok()
+            .flatten(),
+        None => None,
+    };
+    let device = found.and_then(|found| links.get(found.device?).cloned()).map(Box::new);
+    Ok(Survey {
+        sub_interface,
+        facts: Box::new(facts),
+        device,
+        holder,
+    })
+}
+
+/// That an interface, or a VLAN on one, can become a port of an instance that has no port yet. Nothing is changed.
+pub async fn check(name: &str, mode: XdpMode, netlink: &Netlink) -> Result<(), PortError> {
+    let Survey {
+        sub_interface,
+        facts,
+        holder,
+        ..
+    } = survey(netlink, name.to_owned(), &[]).await?;
+    let is_sub_interface = sub_interface?.is_some();
+    check_facts(&facts, mode, holder)?;
+    if is_sub_interface {
+        preflight::check_tags(&facts)?;
+    }
+    Ok(())
+}
+
+/// Notes of the preflight are left out here: those that still hold when the program is attached are logged then.
+pub fn check_facts(facts: &Facts, mode: XdpMode, holder: Option<String>) -> Result<(), PortError> {
+    match (preflight::check(facts, mode), holder) {
+        (Ok(_), _) => Ok(()),
+        (Err(PreflightError::OtherProgram { name, .. }), Some(instance)) => {
+            Err(PreflightError::OtherInstance { name, instance }.into())
+        }
+        (Err(error), _) => Err(error.into()),
+    }
 }
 
 /// The name of another running instance whose program has this id.

@@ -10,9 +10,9 @@ use mplsxdp_common::abi::{self, Domain, MAX_PORTS, PortWord, Settings, VlanTags}
 use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{info, warn};
 
-use super::attach::{Attached, Order, Survey};
+use super::attach::{self, Attached, Order, Survey};
 use super::error::PortError;
-use super::preflight::{self, Facts, ONE_BUFFER_MTU, PreflightError};
+use super::preflight::{self, Facts, ONE_BUFFER_MTU};
 use super::programs::ProgramState;
 use super::sub_interface::{self, SubInterface, Tags};
 use super::waiting::{Waiting, WaitingPorts};
@@ -451,7 +451,7 @@ impl Ports {
             return Ok(match self.number(name) {
                 Some(parent_only) => Plan::Promote(parent_only),
                 None => {
-                    self.check(&survey.facts, survey.holder)?;
+                    attach::check_facts(&survey.facts, self.mode, survey.holder)?;
                     Plan::Attach(survey.facts)
                 }
             });
@@ -460,7 +460,7 @@ impl Ports {
         let parent = facts.link.clone().ok_or_else(|| PortError::gone(&facts.name))?;
         let port = self.interface(found.parent);
         match port {
-            None => self.check(&facts, survey.holder)?,
+            None => attach::check_facts(&facts, self.mode, survey.holder)?,
             Some(port) if port.role == Role::Local => return Err(PortError::LocalParent { name: parent.name }),
             Some(port) => {
                 if let Some(other) = self.sub_interface(port.number, found.tags) {
@@ -482,17 +482,6 @@ impl Ports {
             found,
             notes,
         })))
-    }
-
-    /// Notes of the preflight are left out here: those that still hold when the program is attached are logged then.
-    fn check(&self, facts: &Facts, holder: Option<String>) -> Result<(), PortError> {
-        match (preflight::check(facts, self.mode), holder) {
-            (Ok(_), _) => Ok(()),
-            (Err(PreflightError::OtherProgram { name, .. }), Some(instance)) => {
-                Err(PreflightError::OtherInstance { name, instance }.into())
-            }
-            (Err(error), _) => Err(error.into()),
-        }
     }
 
     /// How the program is brought onto an interface that is to become a port.

@@ -90,6 +90,16 @@ impl LocalPair {
         }
     }
 
+    /// Whether [`LocalPair::create`] would find room. Nothing is changed.
+    pub async fn check(name: &str, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
+        for end in [name, &far_name(name)] {
+            if let Some(link) = netlink.link(end).await? {
+                left_by(&link, instance, netlink).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The near end, for kernel routes.
     pub fn name(&self) -> &str {
         &self.near
@@ -198,8 +208,9 @@ fn far_name(near: &str) -> String {
     name + FAR_SUFFIX
 }
 
-/// Removes what a process that is no more has left. A program on the far end tells that its process lives: it goes with it.
-async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
+/// Whose pair an interface is an end of, if a process that is no more has left it. A program on the far end tells that its process
+/// lives: it goes with it.
+async fn left_by(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<Option<String>, LocalError> {
     let peer = link.peer.filter(|peer| peer.netns.is_none()).map(|peer| peer.ifindex);
     let mut owner = netlink.link_alias(link.ifindex).await?;
     if let (None, Some(peer)) = (&owner, peer) {
@@ -224,6 +235,12 @@ async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result
             });
         }
     }
+    Ok(owner.map(str::to_owned))
+}
+
+/// Removes what a process that is no more has left.
+async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
+    let owner = left_by(link, instance, netlink).await?;
     tracing::info!(name = &*link.name, owner, "removing a local port that was left behind");
     Ok(netlink.remove_link(link.ifindex).await?)
 }

@@ -10,5 +10,6 @@ pub mod programs;
 pub mod sub_interface;
 pub mod waiting;
 
+pub use attach::check;
 pub use error::PortError;
 pub use inventory::{Plan, Port, Ports, Role, SubInterfacePlan, Wish};

@@ -24,7 +24,7 @@ mod tests;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mplsxdp_common::abi::Settings;
 use tracing::{error, info, warn};
@@ -33,7 +33,7 @@ use crate::config::Config;
 use crate::control::Peer;
 use crate::control::api::{self, Refusal, Reply, Request};
 use crate::dataplane::Tables;
-use crate::kernel;
+use crate::kernel::{self, LocalRoute};
 use crate::lfib::counters::Total;
 use crate::lfib::next_hops::Position;
 use crate::lfib::{Budget, Change, Lfib, Remains};
@@ -44,7 +44,6 @@ use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{Event, Lookup};
 use crate::ports::attach::{Attached, Order, Survey};
 use crate::ports::local::LocalPair;
-use crate::ports::local_routes::LocalRoute;
 use crate::ports::preflight::Facts;
 use crate::ports::programs::Finding;
 use crate::ports::{PortError, Ports, sub_interface};
@@ -252,10 +251,14 @@ pub enum Effect {
 }
 
 /// What the process around a switch is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub pid: u32,
     pub netns_inode: u64,
+    /// Of the network namespace, if it has one.
+    pub netns_name: Option<String>,
+    /// When it was started.
+    pub since: SystemTime,
 }
 
 /// All state of a running switch.
@@ -403,6 +406,7 @@ impl<T: Tables> Switch<T> {
         } = call;
         let result = match request {
             Request::GetStatus => Ok(Reply::Status(Box::new(self.status(now)))),
+            Request::GetConfig => Ok(Reply::Config(self.running_config())),
             Request::ListRoutes {
                 filter,
                 after,

@@ -1,15 +1,17 @@
 //! What the switch reports of its state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
 use clap::ValueEnum;
 use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, Reason, map};
 use mplsxdp_common::wire::Mac;
+use serde_json::Value;
 use tracing::warn;
 
 use super::Switch;
+use crate::config::PortConfig;
 use crate::control::api;
 use crate::dataplane::Tables;
 use crate::lfib::next_hops::{NextHopId, Position};
@@ -22,6 +24,31 @@ use crate::ports::sub_interface;
 use crate::route::{Description, NextHop, Path, Route, RouteKey, Via};
 
 impl<T: Tables> Switch<T> {
+    /// What a config file would have to say for an instance to be loaded as this one is now, routes aside.
+    pub(super) fn running_config(&self) -> BTreeMap<String, Value> {
+        let mut ports: Vec<_> = self.ports.iter().collect();
+        ports.sort_by_key(|port| port.number());
+        let ports = ports.into_iter().map(|port| (port.name(), port.wish()));
+        let waiting = self.ports.waiting().iter();
+        let waiting: Vec<_> = waiting.map(|waiting| (&*waiting.name, waiting.wish)).collect();
+        let waits = !waiting.is_empty();
+        let ports = ports.chain(waiting).filter_map(|(name, wish)| {
+            let tx_only = match wish.role {
+                Role::Switching => false,
+                Role::TxOnly => true,
+                Role::Local | Role::ParentOnly => return None,
+            };
+            Some(PortConfig {
+                name: name.to_owned(),
+                tx_only,
+                mpls: wish.mpls,
+                checksum: wish.checksum,
+            })
+        });
+        let local = self.local.as_ref().map(|pair| pair.name().to_owned());
+        self.config.running(ports.collect(), local, waits)
+    }
+
     pub(super) fn status(&self, now: Instant) -> api::Status {
         let tables = self.lfib.tables();
         let capacity = tables.capacity();
@@ -49,6 +76,9 @@ impl<T: Tables> Switch<T> {
                 .is_some_and(|state| self.adjacency(state).is_some())
         };
         let next_hops = self.lfib.next_hops().list();
+        let ports = self.ports.iter().filter(|port| port.role() != Role::ParentOnly);
+        let ports = ports.map(|port| port.name().to_owned());
+        let waiting = self.ports.waiting().iter().map(|waiting| waiting.name.to_string());
         api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
@@ -81,6 +111,10 @@ impl<T: Tables> Switch<T> {
             uncounted_routes: self.lfib.uncounted_routes() as u64,
             log_lines_lost: log::lost(),
             log_lines_left_out: log::left_out(),
+            since: Some(humantime::format_rfc3339_seconds(self.identity.since).to_string()),
+            netns: self.config.netns.clone().or_else(|| self.identity.netns_name.clone()),
+            config_file: self.config.file.as_ref().map(|file| file.display().to_string()),
+            ports: Some(ports.chain(waiting).collect()),
         }
     }
 

@@ -111,7 +111,12 @@ impl Rig {
     /// Not started yet. The kernel has reported these links.
     fn new(config: Config, links: Vec<LinkInfo>) -> Self {
         let settings = Settings::new(0, TtlMode::Uniform, 255, false, false);
-        let identity = Identity { pid: 1, netns_inode: 2 };
+        let identity = Identity {
+            pid: 1,
+            netns_inode: 2,
+            netns_name: Some("r1".into()),
+            since: SystemTime::UNIX_EPOCH,
+        };
         let now = Instant::now();
         let mut rig = Self {
             switch: Switch::new(config, identity, settings, MemoryTables::default(), now),

@@ -1,11 +1,11 @@
 //! The command, as a person or a script runs it.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mplsxdp::control::RUN_DIR_VARIABLE;
 use mplsxdp::control::api::{Checksum, Request};
+use mplsxdp::control::{Instance, RUN_DIR_VARIABLE};
 use serde_json::{Value, json};
 
 use crate::fake::Fake;
@@ -601,7 +601,9 @@ fn tables() {
          mode native ttl-propagate uniform tunnel-ttl 255\n    \
          unknown punt icmp-via auto local mpls0\n    \
          links 2 label routes 2 prefix routes 0\n    \
-         next hops 1 unresolved 0\n\
+         next hops 1 unresolved 0\n    \
+         ports eth1 mpls0-port\n    \
+         netns r1 config /etc/mplsxdp/default.toml\n\
          TABLE  USED  CAPACITY    MEMORY\n\
          ILM       2   1048576  8192 KiB\n"
     );
@@ -779,7 +781,18 @@ fn brief_routes() {
 #[test]
 fn help_is_shown_without_an_instance() {
     let fake = Fake::start();
-    for command in ["", "load", "route", "link", "neigh", "stats", "status", "unload"] {
+    for command in [
+        "",
+        "load",
+        "route",
+        "link",
+        "neigh",
+        "stats",
+        "status",
+        "config",
+        "instances",
+        "unload",
+    ] {
         let (code, help, err) = run(&fake, &format!("--instance gone {command} --help"));
         assert_eq!((code, err.as_str()), (0, ""), "{command}");
         assert_eq!(
@@ -793,6 +806,125 @@ fn help_is_shown_without_an_instance() {
     let batch = done(&fake, "-c=auto -d neigh help") + "eth1  UP  02:00:00:00:00:01  native  mpls on\n";
     let (code, out, err) = run_with(&fake, "-b -", "neigh show help\n-ts -c -br link show eth1\n");
     assert_eq!((code, out, err.as_str()), (0, batch, ""));
+}
+
+#[test]
+fn the_configuration_is_shown_as_a_file_that_can_be_read() {
+    let fake = Fake::start();
+    let without_routes = "hold = 7\niface = [\"eth1\"]\nnetns = 'a \"name\"'\n";
+    assert_eq!(done(&fake, "config show"), without_routes);
+    assert_eq!(done(&fake, "config"), without_routes);
+    done(&fake, "route add 100 as 110 via inet 192.0.2.1");
+    done(&fake, "route add 10.0.0.0/8 encap mpls 100 via inet 192.0.2.9");
+    let shown = done(&fake, "config show");
+    let routes = "routes = [\n    \"100 as to 110 via inet 192.0.2.1\",\n    \"10.0.0.0/8 encap mpls 100 via inet 192.0.2.9\",\n]\n";
+    assert_eq!(shown, format!("{without_routes}{routes}"));
+    let given = mplsxdp::config::file::parse("shown", &shown).unwrap();
+    let config = given.check().unwrap();
+    assert_eq!(
+        (config.hold.get(), config.netns.as_deref(), config.routes.len()),
+        (7, Some("a \"name\""), 2)
+    );
+    assert_eq!(
+        json_of(&fake, "-j config show"),
+        json!({
+            "hold": 7,
+            "iface": ["eth1"],
+            "netns": "a \"name\"",
+            "routes": ["100 as to 110 via inet 192.0.2.1", "10.0.0.0/8 encap mpls 100 via inet 192.0.2.9"],
+        })
+    );
+    let (code, _, err) = run(&fake, "config set hold 8");
+    assert_eq!(
+        (code, err.as_str()),
+        (2, "mplsxdp: `config set hold 8` is not a command; `config show` is\n")
+    );
+}
+
+#[test]
+fn all_instances_are_listed() {
+    let fake = Fake::start();
+    assert_eq!(
+        done(&fake, "instances"),
+        "INSTANCE  NETNS   PID  SINCE                 PORTS            CONFIG\n\
+         default   r1     4711  2026-11-29T12:30:00Z  eth1,mpls0-port  /etc/mplsxdp/default.toml\n"
+    );
+    assert_eq!(
+        json_of(&fake, "-j instances"),
+        json!([{
+            "name": "default",
+            "netns": "r1",
+            "pid": 4711,
+            "ports": ["eth1", "mpls0-port"],
+            "since": "2026-11-29T12:30:00Z",
+            "config_file": "/etc/mplsxdp/default.toml",
+            "version": "0.1.0",
+        }])
+    );
+    // One that has ended is not there, whatever it has left.
+    let left = Instance::in_dir(fake.instance.dir(), "left").unwrap();
+    std::fs::write(left.socket(), "").unwrap();
+    assert_eq!(done(&fake, "instances").lines().count(), 2);
+}
+
+/// An instance of version 0.0.9, which answers every call of its interface by `reply`.
+fn old_instance(dir: &std::path::Path, reply: &'static str) -> Instance {
+    let instance = Instance::in_dir(dir, "old").unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(instance.socket()).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut calls = std::io::BufReader::new(stream.try_clone().unwrap()).split(0);
+                while let Some(Ok(call)) = calls.next() {
+                    let reply = match String::from_utf8(call).unwrap().contains("org.varlink.service.GetInfo") {
+                        true => {
+                            r#"{"parameters":{"vendor":"mplsxdp","product":"mplsxdp","version":"0.0.9","url":"","interfaces":[]}}"#
+                        }
+                        false => reply,
+                    };
+                    stream.write_all(reply.as_bytes()).unwrap();
+                    stream.write_all(&[0]).unwrap();
+                }
+            });
+        }
+    });
+    instance
+}
+
+#[test]
+fn an_instance_of_another_version_is_named_as_such() {
+    let fake = Fake::start();
+    let advice = "use the command of that version, or end the instance with `mplsxdp --instance old unload` and load it again \
+                  with this one\n";
+    let _old = old_instance(fake.instance.dir(), r#"{"parameters":{"links":[{"name":"eth1"}]}}"#);
+    let (code, out, err) = run(&fake, "--instance old link");
+    assert_eq!((code, out.as_str()), (1, ""));
+    let begin =
+        "mplsxdp: instance `old` is of mplsxdp 0.0.9, and this command of 0.1.0: its answer has a missing field `";
+    assert!(err.starts_with(begin) && err.ends_with(advice), "{err}");
+
+    let fake = Fake::start();
+    let _old = old_instance(
+        fake.instance.dir(),
+        r#"{"error":"org.varlink.service.MethodNotFound","parameters":{"method":"io.mplsxdp.GetConfig"}}"#,
+    );
+    let (code, out, err) = run(&fake, "--instance old config show");
+    assert_eq!((code, out.as_str()), (1, ""));
+    let begin = "mplsxdp: instance `old` is of mplsxdp 0.0.9, and this command of 0.1.0: there is no method io.mplsxdp.GetConfig; ";
+    assert!(err.starts_with(begin) && err.ends_with(advice), "{err}");
+}
+
+/// `status` of an instance that knows nothing of fields that came later.
+#[test]
+fn fields_that_an_older_instance_does_not_have_are_left_out() {
+    let fake = Fake::start();
+    let mut status = json_of(&fake, "-j status");
+    for field in ["since", "netns", "config_file", "ports"] {
+        assert!(status.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+    }
+    let status: mplsxdp::control::api::Status = serde_json::from_value(status).unwrap();
+    assert_eq!((status.pid, status.ports, status.since), (4711, None, None));
 }
 
 #[test]

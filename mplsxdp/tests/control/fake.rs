@@ -128,6 +128,14 @@ impl Kept {
         }
         match request {
             Request::GetStatus => Ok(Reply::Status(Box::new(self.status()))),
+            Request::GetConfig => Ok(Reply::Config(
+                [
+                    ("iface".to_owned(), json!(["eth1"])),
+                    ("hold".to_owned(), json!(7)),
+                    ("netns".to_owned(), json!("a \"name\"")),
+                ]
+                .into(),
+            )),
             Request::ListRoutes {
                 filter,
                 after,
@@ -314,6 +322,10 @@ impl Kept {
             uncounted_routes: 0,
             log_lines_lost: 0,
             log_lines_left_out: 0,
+            since: Some("2026-11-29T12:30:00Z".into()),
+            netns: Some("r1".into()),
+            config_file: Some("/etc/mplsxdp/default.toml".into()),
+            ports: Some(vec!["eth1".into(), LOCAL_PORT.into()]),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod capture;
 mod checksum;
+mod config;
 mod conformance;
 mod control;
 mod devices;
@@ -49,6 +50,7 @@ fn main() -> Result<()> {
         neighbours::tests(),
         control::tests(),
         lifecycle::tests(),
+        config::tests(),
         ports::tests(),
         log::tests(),
         preflight::tests(),

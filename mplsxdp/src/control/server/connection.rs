@@ -372,6 +372,7 @@ fn change(request: &Request) -> Option<String> {
         Request::SetLink { name, mpls } => Some(format!("set link {name} mpls {}", if *mpls { "on" } else { "off" })),
         Request::Unload => Some("unload".into()),
         Request::GetStatus
+        | Request::GetConfig
         | Request::ListRoutes { .. }
         | Request::GetRoute { .. }
         | Request::ListLinks { .. }
@@ -464,6 +465,7 @@ impl From<io::Error> for Failure {
 fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
     match reply {
         Reply::Status(status) => answer(&api::StatusReply { status: *status }),
+        Reply::Config(config) => answer(&api::ConfigReply { config }),
         Reply::Route(route) => answer(&api::RouteReply { route: *route }),
         Reply::Changed(changed) => answer(&changed),
         Reply::Committed(committed) => answer(&committed),

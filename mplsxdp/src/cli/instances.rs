@@ -1,0 +1,100 @@
+//! `instances`: all that run on this machine.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::netns::Listening;
+use super::{Failure, Session};
+use crate::control::api::Status;
+use crate::control::client::Client;
+
+/// How long an instance has to answer. One that does not is listed without what it would have said.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Serialize)]
+struct Instance {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<String>,
+    pid: u32,
+    ports: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_file: Option<String>,
+    version: String,
+}
+
+pub fn instances(session: &mut Session) -> Result<(), Failure> {
+    let Listening { clients, denied } = Listening::look(session.instance.dir())?;
+    let mut instances = Vec::new();
+    let mut silent = Vec::new();
+    for mut client in clients {
+        match ask(&mut client) {
+            Ok(instance) => instances.push(instance),
+            Err(Failure::NobodyReads) => return Err(Failure::NobodyReads),
+            Err(error) => silent.push(format!("instance `{}`: {error}", client.instance().name())),
+        }
+    }
+    print(instances, session)?;
+    session.out.flush()?;
+    if denied.is_empty() && silent.is_empty() {
+        return Ok(());
+    }
+    silent.extend(denied.iter().map(|socket| format!("{socket}: no permission")));
+    for reason in silent {
+        // Nothing is left to report that standard error is closed.
+        let _ = writeln!(io::stderr(), "mplsxdp: {reason}");
+    }
+    Err(Failure::Told)
+}
+
+fn ask(client: &mut Client) -> Result<Instance, Failure> {
+    client.set_patience(Some(PATIENCE))?;
+    let Status {
+        version,
+        instance,
+        pid,
+        since,
+        netns,
+        config_file,
+        ports,
+        ..
+    } = client.status()?;
+    Ok(Instance {
+        name: instance,
+        netns,
+        pid,
+        ports: ports.unwrap_or_default(),
+        since,
+        config_file,
+        version,
+    })
+}
+
+fn print(instances: Vec<Instance>, session: &mut Session) -> Result<(), Failure> {
+    let out = &mut session.out;
+    if out.style.json {
+        return out.json(&instances);
+    }
+    if instances.is_empty() {
+        return Ok(());
+    }
+    let head = ["INSTANCE", "NETNS", "PID", "SINCE", "PORTS", "CONFIG"].map(str::to_owned);
+    let known = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let rows: Vec<_> = std::iter::once(head)
+        .chain(instances.into_iter().map(|instance| {
+            [
+                instance.name,
+                known(instance.netns),
+                instance.pid.to_string(),
+                known(instance.since),
+                known(Some(instance.ports.join(",")).filter(|ports| !ports.is_empty())),
+                known(instance.config_file),
+            ]
+        }))
+        .collect();
+    out.table(&rows, &[2])
+}

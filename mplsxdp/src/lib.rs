@@ -30,6 +30,7 @@ pub mod lfib;
 pub mod log;
 pub mod neighbour;
 pub mod ports;
+pub mod rib;
 pub mod route;
 pub mod slowpath;
 pub mod switch;

@@ -13,20 +13,8 @@ use super::next_hops::NextHopId;
 use super::plan::{Budget, Change, Progress};
 use super::{Counts, Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
+pub use crate::route::Mode;
 use crate::route::{Action, Attributes, NextHop, Owner, Path, Route, RouteKey};
-
-/// How given routes meet those that are there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// Each must be new.
-    Add,
-    /// Each takes another's place.
-    Change,
-    /// Each is added or takes another's place.
-    Replace,
-    /// As `Replace`; what is not given goes, if the owner sweeps it. Mark and sweep: what stays is not touched.
-    ReplaceAll,
-}
 
 /// What a change did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -136,16 +124,17 @@ impl NextHopSearch {
 pub(super) struct Prepared {
     pub(super) key: RouteKey,
     pub(super) entry: IlmEntry,
+    owner: Owner,
     attributes: Attributes,
     /// There was none for the key.
     pub(super) is_new: bool,
 }
 
 impl Prepared {
-    pub(super) fn installed(&self, owner: Owner) -> Installed {
+    pub(super) fn installed(&self) -> Installed {
         Installed {
             entry: self.entry,
-            owner,
+            owner: self.owner,
             attributes: self.attributes,
         }
     }
@@ -297,6 +286,7 @@ impl<T: Tables> Lfib<T> {
     pub(super) fn prepare(
         &mut self,
         index: usize,
+        owner: Owner,
         route: &Route,
         renamed: &HashMap<Arc<str>, Arc<str>>,
     ) -> Result<Prepared, ChangeError> {
@@ -329,6 +319,7 @@ impl<T: Tables> Lfib<T> {
         Ok(Prepared {
             key,
             entry,
+            owner,
             attributes: route.attributes(),
             is_new: before.is_none(),
         })
@@ -483,10 +474,12 @@ impl<T: Tables> Lfib<T> {
         if let Some(old) = old {
             self.counts.of(key).sub_assign(1);
             self.counts.uncounted -= usize::from(old.entry.slot() == 0);
+            self.counts.by_source[old.owner.source() as usize] -= 1;
         }
         if let Some(new) = route {
             self.counts.of(key).add_assign(1);
             self.counts.uncounted += usize::from(new.entry.slot() == 0);
+            self.counts.by_source[new.owner.source() as usize] += 1;
         }
         old
     }

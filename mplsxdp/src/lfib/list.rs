@@ -30,6 +30,7 @@ pub struct Listed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate<'a> {
     pub key: RouteKey,
+    pub owner: Owner,
     pub attributes: Attributes,
     way: Way<'a>,
 }
@@ -154,6 +155,7 @@ impl<T: Tables> Lfib<T> {
         let entry = installed.entry;
         Candidate {
             key,
+            owner: installed.owner,
             attributes: installed.attributes,
             way: match entry.op() {
                 Op::Local => Way::Local,
@@ -162,6 +164,16 @@ impl<T: Tables> Lfib<T> {
                 _ => Way::NextHop(None),
             },
         }
+    }
+
+    /// Who owns the route of this key.
+    pub fn owner(&self, key: RouteKey) -> Option<Owner> {
+        self.routes.get(&key).map(|installed| installed.owner)
+    }
+
+    /// The next key after this one, or the first, and who owns its route.
+    pub fn next_key(&self, after: Option<RouteKey>) -> Option<(RouteKey, Owner)> {
+        self.rest(after).next().map(|(&key, installed)| (key, installed.owner))
     }
 
     pub fn get(&self, key: RouteKey) -> Option<Listed> {

@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
-use crate::route::{Attributes, Owner, RouteKey};
+use crate::route::{Attributes, Owner, RouteKey, Source};
 pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
 pub use domains::FillError;
@@ -57,6 +57,8 @@ struct Counts {
     v6_prefixes: usize,
     /// Those without a counter slot.
     uncounted: usize,
+    /// Of each of the sources.
+    by_source: [usize; Source::ALL.len()],
 }
 
 impl Counts {
@@ -142,6 +144,11 @@ impl<T: Tables> Lfib<T> {
 
     pub fn prefix_routes(&self) -> usize {
         self.routes.len() - self.counts.labels
+    }
+
+    /// Whether all routes are of this source.
+    pub fn has_only(&self, source: Source) -> bool {
+        self.counts.by_source[source as usize] == self.routes.len()
     }
 
     pub fn v4_prefix_routes(&self) -> usize {

@@ -74,16 +74,65 @@ pub enum Change {
         owner: Owner,
         routes: Arc<Vec<Route>>,
     },
+    /// Installs routes of any owners, each added or in another's place, and deletes the routes of these keys, which must have one.
+    Settle {
+        routes: Arc<Vec<(Owner, Route)>>,
+        deleted: Arc<Vec<RouteKey>>,
+    },
     /// Deletes the routes of these keys; each must have one.
     Delete(Arc<Vec<RouteKey>>),
     /// Deletes those routes of which it is true.
     Flush(Arc<Select>),
 }
 
+impl Change {
+    /// The route to install of that number, if there is one.
+    fn route(&self, index: usize) -> Option<(Owner, &Route)> {
+        match self {
+            Self::Install { owner, routes, .. } => routes.get(index).map(|route| (*owner, route)),
+            Self::Settle { routes, .. } => routes.get(index).map(|(owner, route)| (*owner, route)),
+            Self::Delete(_) | Self::Flush(_) => None,
+        }
+    }
+
+    fn routes(&self) -> usize {
+        match self {
+            Self::Install { routes, .. } => routes.len(),
+            Self::Settle { routes, .. } => routes.len(),
+            Self::Delete(_) | Self::Flush(_) => 0,
+        }
+    }
+
+    /// The key that is given by that number, if there is one.
+    fn key(&self, index: usize) -> Option<RouteKey> {
+        match self {
+            Self::Install { .. } => self.route(index).map(|(_, route)| route.key()),
+            Self::Settle { routes, deleted } => match index.checked_sub(routes.len()) {
+                None => self.route(index).map(|(_, route)| route.key()),
+                Some(index) => deleted.get(index).copied(),
+            },
+            Self::Delete(keys) => keys.get(index).copied(),
+            Self::Flush(_) => None,
+        }
+    }
+
+    /// Whether the key of that number is one whose route is to go.
+    fn deletes(&self, index: usize) -> bool {
+        match self {
+            Self::Delete(_) => true,
+            Self::Settle { routes, .. } => index >= routes.len(),
+            Self::Install { .. } | Self::Flush(_) => false,
+        }
+    }
+}
+
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Install { mode, owner, routes } => write!(f, "{mode:?} {} routes of {owner}", routes.len()),
+            Self::Settle { routes, deleted } => {
+                write!(f, "settle {} and delete {} routes", routes.len(), deleted.len())
+            }
             Self::Delete(keys) => write!(f, "delete {} routes", keys.len()),
             Self::Flush(_) => f.write_str("flush"),
         }
@@ -232,13 +281,10 @@ impl Plan {
     fn new(change: Change) -> Self {
         let stage = match change {
             Change::Flush(_) => Stage::Select,
-            Change::Install { .. } | Change::Delete(_) => Stage::Check,
+            Change::Install { .. } | Change::Settle { .. } | Change::Delete(_) => Stage::Check,
         };
         Self {
-            prepared: match &change {
-                Change::Install { routes, .. } => Vec::with_capacity(routes.len()),
-                Change::Delete(_) | Change::Flush(_) => Vec::new(),
-            },
+            prepared: Vec::with_capacity(change.routes()),
             change,
             stage,
             at: 0,
@@ -265,18 +311,7 @@ impl Plan {
 
     /// The key of that number, if it is given.
     fn given_key(&self, index: usize) -> Option<RouteKey> {
-        match &self.change {
-            Change::Install { routes, .. } => routes.get(index).map(Route::key),
-            Change::Delete(keys) => keys.get(index).copied(),
-            Change::Flush(_) => None,
-        }
-    }
-
-    fn owner(&self) -> Owner {
-        match self.change {
-            Change::Install { owner, .. } => owner,
-            Change::Delete(_) | Change::Flush(_) => Owner::default(),
-        }
+        self.change.key(index)
     }
 
     /// The entries that are reserved, and those that are kept until the change is made, but for the first so many of them.
@@ -378,11 +413,11 @@ impl<T: Tables> Lfib<T> {
             let is_possible = match plan.change {
                 Change::Install { mode: Mode::Add, .. } => !self.routes.contains_key(&key),
                 Change::Install { mode: Mode::Change, .. } => self.routes.contains_key(&key),
-                Change::Install { .. } | Change::Flush(_) => true,
-                Change::Delete(_) => {
+                _ if plan.change.deletes(plan.at) => {
                     plan.deleted.push(key);
                     self.routes.contains_key(&key)
                 }
+                _ => true,
             };
             if !is_possible {
                 plan.impossible.get_or_insert((plan.at, key));
@@ -397,12 +432,12 @@ impl<T: Tables> Lfib<T> {
         }
         let error = |(index, key)| match plan.change {
             Change::Install { mode: Mode::Add, .. } => ChangeError::Exists { index, key },
-            Change::Install { .. } | Change::Delete(_) | Change::Flush(_) => ChangeError::Missing { index, key },
+            _ => ChangeError::Missing { index, key },
         };
         plan.error = plan.impossible.map(error).or(plan.no_room.take());
         plan.go_to(match (&plan.error, &plan.change) {
             (Some(_), _) => Stage::Done,
-            (None, Change::Install { .. }) => Stage::Lay,
+            (None, Change::Install { .. } | Change::Settle { .. }) => Stage::Lay,
             (None, Change::Delete(_) | Change::Flush(_)) => Stage::Order,
         });
     }
@@ -470,12 +505,9 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn reserve(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        let Change::Install { mode, routes, .. } = &plan.change else {
-            return plan.go_to(Stage::Order);
-        };
-        let (mode, routes) = (*mode, Arc::clone(routes));
-        while let Some(route) = routes.get(plan.at) {
-            match self.prepare(plan.at, route, &plan.renamed) {
+        let change = plan.change.clone();
+        while let Some((owner, route)) = change.route(plan.at) {
+            match self.prepare(plan.at, owner, route, &plan.renamed) {
                 Ok(route) => plan.prepared.push(route),
                 Err(error) => return self.fail(plan, error),
             }
@@ -484,15 +516,18 @@ impl<T: Tables> Lfib<T> {
                 return;
             }
         }
-        plan.go_to(if mode == Mode::ReplaceAll {
-            Stage::Sweep
-        } else {
-            Stage::Order
+        plan.go_to(match change {
+            Change::Install {
+                mode: Mode::ReplaceAll, ..
+            } => Stage::Sweep,
+            _ => Stage::Order,
         });
     }
 
     fn sweep(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        let owner = plan.owner();
+        let Change::Install { owner, .. } = plan.change else {
+            return plan.go_to(Stage::Order);
+        };
         for (&key, installed) in self.rest(plan.after) {
             plan.after = Some(key);
             if owner.sweeps(installed.owner) && !plan.given.contains(key) {
@@ -533,7 +568,6 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn write_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        let owner = plan.owner();
         while let Some(list) = plan.prefixes.values().nth(plan.lists) {
             let Some(&which) = list.get(plan.at) else {
                 plan.lists += 1;
@@ -543,7 +577,7 @@ impl<T: Tables> Lfib<T> {
             let (key, new) = match which {
                 Prefix::Prepared(index) => {
                     let route = &plan.prepared[index];
-                    (route.key, Some(route.installed(owner)))
+                    (route.key, Some(route.installed()))
                 }
                 Prefix::Deleted(index) => (plan.deleted[index], None),
             };
@@ -613,11 +647,10 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn publish_labels(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        let owner = plan.owner();
         while let Some(route) = plan.prepared.get(plan.at) {
             // A prefix has been counted when it was written.
             if let RouteKey::Label(label) = route.key {
-                let installed = self.with_turned(route.installed(owner));
+                let installed = self.with_turned(route.installed());
                 let old = self.routes.get(&route.key).map(|&old| self.with_turned(old));
                 plan.changes.count(old, installed);
                 self.follow_forwarding(route.key, installed.entry, old.is_none());

@@ -111,7 +111,7 @@ fn a_protocol_and_a_metric_are_kept_with_the_route() {
         push("10.4.0.0/16", &[400], 2).with_attributes(attributes).unwrap()
     };
     let key = with(186, 20).key();
-    lfib.change(Mode::Add, Owner::Static, &[with(186, 20), swap(100, &[110], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[with(186, 20), swap(100, &[110], 1)])
         .unwrap();
     assert_eq!(lfib.get(key).unwrap().route, with(186, 20));
     let of = |protocol| keys(&lfib, |route| route.attributes.protocol == Protocol(protocol));
@@ -123,7 +123,7 @@ fn a_protocol_and_a_metric_are_kept_with_the_route() {
         (with(188, 30), 0),
     ] {
         let changes = lfib
-            .change(Mode::Replace, Owner::Static, std::slice::from_ref(&route))
+            .change(Mode::Replace, Owner::STATIC, std::slice::from_ref(&route))
             .unwrap();
         assert_eq!((changes.replaced, lfib.get(key).unwrap().route), (replaced, route));
     }
@@ -147,7 +147,7 @@ fn routes_are_chosen_by_their_next_hops() {
         )
         .unwrap(),
     ];
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     let chosen = |neighbour: Option<u8>, local| {
         let is_one = |hop: &NextHop| neighbour.is_some_and(|neighbour| via(neighbour).as_ref() == Some(hop));
         let next_hops = lfib.next_hops().list().into_iter();
@@ -170,7 +170,7 @@ fn a_route_is_published_as_one_word_and_listed_as_it_was_given() {
         swap(101, &[200, 300], 1),
         push("10.4.0.0/16", &[400], 2),
     ];
-    let changes = lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    let changes = lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     assert_eq!(
         changes,
         Changes {
@@ -199,7 +199,7 @@ fn a_route_is_published_as_one_word_and_listed_as_it_was_given() {
 #[test]
 fn a_refused_change_changes_nothing() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1)]).unwrap();
     lfib.take_next_hop_changes();
     let before = (lfib.tables().ilm.clone(), lfib.tables().ftn.clone());
     let cases: Vec<(Vec<Route>, usize)> = vec![
@@ -216,7 +216,7 @@ fn a_refused_change_changes_nothing() {
         ((1..=3).map(|last| swap(300 + last, &[29 + last, 20], 1)).collect(), 2),
     ];
     for (routes, wrong) in cases {
-        let error = lfib.change(Mode::Add, Owner::Static, &routes).unwrap_err();
+        let error = lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap_err();
         assert_eq!(error.index(), Some(wrong), "{error}");
         assert_eq!((lfib.tables().ilm.clone(), lfib.tables().ftn.clone()), before);
         assert_eq!(lfib.take_next_hop_changes(), []);
@@ -224,7 +224,7 @@ fn a_refused_change_changes_nothing() {
     // What the refused ones took is free again.
     lfib.change(
         Mode::Add,
-        Owner::Static,
+        Owner::STATIC,
         &[swap(400, &[1, 2], 2), swap(401, &[30, 40], 3)],
     )
     .unwrap();
@@ -256,7 +256,7 @@ fn imposed_in(lfib: &Lfib<MemoryTables>, domain: Domain, address: &str) -> Optio
 #[test]
 fn a_table_that_fails_half_way_is_put_back() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[push("10.1.0.0/16", &[100], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[push("10.1.0.0/16", &[100], 1)])
         .unwrap();
     claim(&mut lfib, "10.1.2.0/24", Claim::Route);
     let before = lfib.tables().ftn.clone();
@@ -267,7 +267,7 @@ fn a_table_that_fails_half_way_is_put_back() {
         push("10.2.0.0/16", &[102], 1),
         push("10.3.0.0/16", &[103], 1),
     ];
-    let error = lfib.change(Mode::Replace, Owner::Static, &routes).unwrap_err();
+    let error = lfib.change(Mode::Replace, Owner::STATIC, &routes).unwrap_err();
     assert!(matches!(error, ChangeError::Table(_)));
     // The fake stays out of memory: what could be taken back without an insert was.
     assert!(!lfib.tables().ftn.contains_key(&place("10.2.0.0/16")));
@@ -291,17 +291,17 @@ fn a_change_of_a_prefix_and_of_one_that_covers_it_is_worked_out_from_what_will_b
             (vec![specific(300), covering.clone()], (Some(300), Some(200))),
             (vec![covering.clone(), specific(301)], (Some(301), Some(200))),
         ] {
-            lfib.change(mode, Owner::Static, &routes).unwrap();
+            lfib.change(mode, Owner::STATIC, &routes).unwrap();
             let seen = (imposed(&lfib, "10.4.5.1"), imposed(&lfib, "10.4.6.1"));
             assert_eq!(seen, expected, "{routes:?}");
         }
-        lfib.change(Mode::ReplaceAll, Owner::Static, std::slice::from_ref(&covering))
+        lfib.change(Mode::ReplaceAll, Owner::STATIC, std::slice::from_ref(&covering))
             .unwrap();
         assert_eq!(
             (imposed(&lfib, "10.4.5.1"), imposed(&lfib, "10.4.6.1")),
             (None, Some(200))
         );
-        lfib.change(Mode::ReplaceAll, Owner::Static, &[specific(302)]).unwrap();
+        lfib.change(Mode::ReplaceAll, Owner::STATIC, &[specific(302)]).unwrap();
         assert_eq!(
             (imposed(&lfib, "10.4.5.1"), imposed(&lfib, "10.4.6.1")),
             (Some(302), None)
@@ -322,7 +322,7 @@ fn prefixes_are_listed_by_what_they_are_in() {
         "2001:db8::/32",
     ];
     routes.extend(prefixes.iter().map(|prefix| push(prefix, &[200], 1)));
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     for (within, expected) in [
         ("0.0.0.0/0", &prefixes[..4]),
         ("10.0.0.0/8", &prefixes[1..3]),
@@ -338,7 +338,7 @@ fn prefixes_are_listed_by_what_they_are_in() {
 fn a_claim_that_cannot_be_written_is_not_imposed_and_is_written_when_that_is_possible() {
     let mut lfib = large();
     let routes = [push("10.0.0.0/8", &[200], 1), push("10.4.0.0/16", &[300], 1)];
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     lfib.tables_mut().ftn_inserts_left = 0;
     let claims = [
         (place("10.4.5.0/24"), Some(Claim::Route)),
@@ -351,12 +351,12 @@ fn a_claim_that_cannot_be_written_is_not_imposed_and_is_written_when_that_is_pos
     // No other way: not by a route that covers them anew, nor by another one in its place.
     for routes in [[push("0.0.0.0/0", &[400], 1)], [push("10.0.0.0/8", &[500], 1)]] {
         lfib.tables_mut().ftn_inserts_left = 0;
-        lfib.change(Mode::Replace, Owner::Static, &routes).unwrap_err();
+        lfib.change(Mode::Replace, Owner::STATIC, &routes).unwrap_err();
         assert_eq!(imposed(&lfib, "10.4.5.1"), None);
     }
     // The next change of anything finds room again.
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1)]).unwrap();
     assert_eq!(lfib.unsettled(), 0);
     let labels = ["10.4.5.1", "10.0.0.1", "10.4.6.1", "10.9.9.9"].map(|address| imposed(&lfib, address));
     assert_eq!(labels, [None, None, Some(300), Some(200)]);
@@ -368,7 +368,7 @@ fn a_full_table_leaves_room_for_the_kernel_s_claims() {
     let routes: Vec<Route> = ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]
         .map(|prefix| push(prefix, &[100], 1))
         .to_vec();
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     let claims = [
         (place("10.1.1.0/24"), Some(Claim::Route)),
         (place("10.2.0.0/16"), Some(Claim::Never)),
@@ -387,7 +387,7 @@ fn a_full_table_leaves_room_for_the_kernel_s_claims() {
 fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     let mut lfib = lfib();
     let claimed = "10.1.0.0/16";
-    lfib.change(Mode::Add, Owner::Static, &[push(claimed, &[100, 101], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[push(claimed, &[100, 101], 1)])
         .unwrap();
     let entry = lfib.tables().ftn[&place(claimed)];
     // The kernel's claim cannot be written, and what is there cannot be removed; then the route goes.
@@ -404,7 +404,7 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     // A next hop moves to another port, and the entry cannot be turned to its new slot.
     lfib.tables_mut().ftn_removals_left = usize::MAX;
     lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap();
-    lfib.change(Mode::Add, Owner::Static, &[push("10.2.0.0/16", &[100], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[push("10.2.0.0/16", &[100], 1)])
         .unwrap();
     let id = lfib.next_hops().list()[0].0;
     let resolved = |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500));
@@ -414,7 +414,7 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     lfib.set_next_hop(id, resolved(2));
     assert_eq!((lfib.tables().ftn[&place("10.2.0.0/16")], lfib.unsettled()), (old, 1));
     assert!(!lfib.tables().adjacency(old.next_hop()).is_resolved());
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 2)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 2)]).unwrap();
     assert_ne!(self::entry(&lfib, 100).next_hop(), old.next_hop());
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.settle().unwrap();
@@ -425,7 +425,7 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
 #[test]
 fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), swap(101, &[111], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1), swap(101, &[111], 1)])
         .unwrap();
     let slot = entry(&lfib, 100).slot();
     lfib.tables()
@@ -435,7 +435,7 @@ fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
     let changes = lfib
         .change(
             Mode::ReplaceAll,
-            Owner::Static,
+            Owner::STATIC,
             &[swap(100, &[120], 1), swap(102, &[112], 1)],
         )
         .unwrap();
@@ -458,7 +458,7 @@ fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
     let mut again = || {
         lfib.change(
             Mode::ReplaceAll,
-            Owner::Static,
+            Owner::STATIC,
             &[swap(100, &[120], 1), swap(102, &[112], 1)],
         )
         .unwrap()
@@ -471,7 +471,7 @@ fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
 fn routes_beyond_the_counter_slots_are_uncounted_and_a_reused_slot_counts_from_where_it_is() {
     let mut lfib = lfib();
     let routes: Vec<Route> = (100..104).map(|key| swap(key, &[110], 1)).collect();
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     assert_eq!((lfib.uncounted_routes(), entry(&lfib, 103).slot()), (1, 0));
     let slot = entry(&lfib, 100).slot();
     lfib.tables()
@@ -480,7 +480,7 @@ fn routes_beyond_the_counter_slots_are_uncounted_and_a_reused_slot_counts_from_w
         .insert(slot, Counter { packets: 7, bytes: 700 });
     lfib.delete(&[label(100), label(103)]).unwrap();
     assert_eq!(lfib.uncounted_routes(), 0);
-    lfib.change(Mode::Add, Owner::Static, &[swap(105, &[110], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(105, &[110], 1)]).unwrap();
     assert_eq!(entry(&lfib, 105).slot(), slot);
     assert_eq!(counted(&lfib, 105), 0);
     count(&lfib, 105, 2);
@@ -520,13 +520,13 @@ fn for_this_box(key: u32) -> Route {
 #[test]
 fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), for_this_box(101)])
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1), for_this_box(101)])
         .unwrap();
     count(&lfib, 100, 7);
     count(&lfib, 101, 1000);
     assert_eq!(forwarded(&mut lfib), 7);
     // The same slot, for another purpose: the route's own counter goes on.
-    lfib.change(Mode::Replace, Owner::Static, &[for_this_box(100), swap(101, &[111], 1)])
+    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_box(100), swap(101, &[111], 1)])
         .unwrap();
     assert_eq!((forwarded(&mut lfib), counted(&lfib, 100)), (7, 7));
     count(&lfib, 100, 500);
@@ -534,7 +534,7 @@ fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
     assert_eq!((forwarded(&mut lfib), counted(&lfib, 101)), (10, 1003));
     lfib.delete(&[label(100), label(101)]).unwrap();
     assert_eq!(forwarded(&mut lfib), 10);
-    lfib.change(Mode::Add, Owner::Static, &[for_this_box(102), swap(103, &[111], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[for_this_box(102), swap(103, &[111], 1)])
         .unwrap();
     assert_eq!((counted(&lfib, 102), counted(&lfib, 103)), (0, 0));
     count(&lfib, 102, 500);
@@ -546,7 +546,7 @@ fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
 #[test]
 fn a_slot_that_becomes_another_routes_while_a_total_is_read_counts_once_and_as_it_was() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), swap(101, &[111], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1), swap(101, &[111], 1)])
         .unwrap();
     count(&lfib, 100, 7);
     count(&lfib, 101, 5);
@@ -554,14 +554,14 @@ fn a_slot_that_becomes_another_routes_while_a_total_is_read_counts_once_and_as_i
     let mut after = None;
     let total = before.finish(|first, slots| {
         let figures = read(&lfib, first, slots);
-        lfib.change(Mode::Replace, Owner::Static, &[for_this_box(100)]).unwrap();
+        lfib.change(Mode::Replace, Owner::STATIC, &[for_this_box(100)]).unwrap();
         count(&lfib, 100, 1000);
         after = Some(lfib.forwarded());
         figures
     });
     assert_eq!(total.unwrap().packets, 12);
     let late = lfib.forwarded();
-    lfib.change(Mode::Replace, Owner::Static, &[for_this_box(101)]).unwrap();
+    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_box(101)]).unwrap();
     count(&lfib, 101, 1000);
     for total in [after.unwrap(), late] {
         let total = total.finish(|first, slots| read(&lfib, first, slots)).unwrap();
@@ -574,7 +574,7 @@ fn a_new_mac_is_one_store_and_a_new_port_a_new_adjacency() {
     let mut lfib = lfib();
     lfib.change(
         Mode::Add,
-        Owner::Static,
+        Owner::STATIC,
         &[swap(100, &[110], 1), push("10.1.0.0/16", &[100], 1)],
     )
     .unwrap();
@@ -617,7 +617,7 @@ fn many_entries_are_turned_to_another_port_in_small_steps() {
     }));
     lfib.turned_at_once = 100;
     let routes: Vec<Route> = (16..1016).map(|key| swap(key, &[110], 1)).collect();
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     let id = only_next_hop(&mut lfib);
     let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500));
     lfib.set_next_hop(id, resolved(1));
@@ -659,7 +659,7 @@ fn next_hops_that_change_together_share_their_grace_periods() {
             counter_slots: 100,
             ..small()
         }));
-        lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+        lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
         let ids: Vec<NextHopId> = lfib.next_hops().list().iter().map(|&(id, _)| id).collect();
         lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(1))));
         assert_eq!(lfib.tables().grace_periods, 0);
@@ -683,15 +683,15 @@ fn next_hops_that_change_together_share_their_grace_periods() {
 #[test]
 fn a_slot_is_reused_only_after_a_grace_period() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[1, 2], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[1, 2], 1)]).unwrap();
     let (slot, waited) = (entry(&lfib, 100).next_hop(), lfib.tables().grace_periods);
-    lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[30, 40], 2)])
+    lfib.change(Mode::Replace, Owner::STATIC, &[swap(100, &[30, 40], 2)])
         .unwrap();
     assert_eq!(lfib.tables().grace_periods, waited);
     assert_ne!(entry(&lfib, 100).next_hop(), slot);
     lfib.delete(&[label(100)]).unwrap();
     assert_eq!(lfib.tables().grace_periods, waited + 1);
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 3)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 3)]).unwrap();
     assert_eq!(lfib.tables().grace_periods, waited + 2);
     assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len()), (0, 1));
 }
@@ -699,11 +699,11 @@ fn a_slot_is_reused_only_after_a_grace_period() {
 #[test]
 fn frames_do_not_wait_for_a_grace_period_where_a_next_hop_is_new() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1)]).unwrap();
     let first = only_next_hop(&mut lfib);
     let resolved = Adjacency::new(R1, 1, OWN, 1500);
     lfib.set_next_hop(first, Some(resolved));
-    lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[110], 2)])
+    lfib.change(Mode::Replace, Owner::STATIC, &[swap(100, &[110], 2)])
         .unwrap();
     let second = lfib.next_hops().list()[0].0;
     assert_ne!(second, first);
@@ -721,7 +721,7 @@ fn frames_do_not_wait_for_a_grace_period_where_a_next_hop_is_new() {
     lfib.set_next_hop(second, Some(Adjacency::new(R1, 2, OWN, 1600)));
     assert_eq!(lfib.tables().grace_periods, 1);
     // So may a slot that another next hop had: it is emptied before it is given out again.
-    lfib.change(Mode::Replace, Owner::Static, &[swap(100, &[110], 3)])
+    lfib.change(Mode::Replace, Owner::STATIC, &[swap(100, &[110], 3)])
         .unwrap();
     assert_eq!(lfib.tables().grace_periods, 2);
     let third = lfib.next_hops().list()[0].0;
@@ -735,7 +735,7 @@ fn slots_and_next_hops_wait_for_the_end_of_a_grace_period_and_no_change_does() {
     lfib.tables_mut().end_grace_periods();
     lfib.change(
         Mode::Add,
-        Owner::Static,
+        Owner::STATIC,
         &[swap(100, &[21, 22], 1), swap(101, &[23, 24], 1)],
     )
     .unwrap();
@@ -755,20 +755,20 @@ fn slots_and_next_hops_wait_for_the_end_of_a_grace_period_and_no_change_does() {
     lfib.reclaim();
     assert!(lfib.reclaiming().is_some());
     let other = [swap(100, &[25, 26], 1)];
-    let refused = lfib.change(Mode::Add, Owner::Static, &other);
+    let refused = lfib.change(Mode::Add, Owner::STATIC, &other);
     assert!(matches!(refused, Err(ChangeError::Full { .. })), "{refused:?}");
 
     lfib.tables_mut().end_grace_periods();
     lfib.reclaim();
     assert_eq!(lfib.tables().adjacencies[&slot], resolved(2));
-    lfib.change(Mode::Add, Owner::Static, &other).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &other).unwrap();
 }
 
 #[test]
 fn a_next_hop_that_goes_while_it_waits_for_a_grace_period_is_not_resolved() {
     let mut lfib = lfib();
     lfib.tables_mut().end_grace_periods();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1), swap(101, &[110], 2)])
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1), swap(101, &[110], 2)])
         .unwrap();
     let (first, second) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
     let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500 + port));
@@ -851,7 +851,7 @@ proptest! {
         let mut given = HashSet::new();
         for (routes, reached, ends) in steps {
             if let Some(routes) = routes {
-                let _ = lfib.change(Mode::ReplaceAll, Owner::Static, &routes);
+                let _ = lfib.change(Mode::ReplaceAll, Owner::STATIC, &routes);
             }
             for (neighbour, reach) in reached {
                 let reach = reach.map_or(Reach::Out, |(port, other_mac, tagged)| {
@@ -877,16 +877,16 @@ proptest! {
 #[test]
 fn a_change_needs_a_route_in_whose_place_it_comes() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1)]).unwrap();
     let refused = lfib.change(
         Mode::Change,
-        Owner::Static,
+        Owner::STATIC,
         &[swap(100, &[120], 1), swap(101, &[121], 1)],
     );
     assert!(matches!(refused, Err(ChangeError::Missing { index: 1, key }) if key == label(101)));
     assert_eq!(lfib.get(label(100)).unwrap().route, swap(100, &[110], 1));
     let changes = lfib
-        .change(Mode::Change, Owner::Static, &[swap(100, &[120], 1)])
+        .change(Mode::Change, Owner::STATIC, &[swap(100, &[120], 1)])
         .unwrap();
     assert_eq!((changes.added, changes.replaced), (0, 1));
 }
@@ -896,7 +896,7 @@ fn packets_take_the_route_of_the_longest_prefix() {
     let mut lfib = lfib();
     let prefixes = ["0.0.0.0/0", "10.0.0.0/8", "10.4.0.0/16", "10.4.4.4/32", "2001:db8::/32"];
     let routes = prefixes.map(|prefix| push(prefix, &[400], 1));
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     for (address, prefix) in [
         ("10.4.4.4", Some("10.4.4.4/32")),
         ("10.4.4.5", Some("10.4.0.0/16")),
@@ -913,7 +913,7 @@ fn packets_take_the_route_of_the_longest_prefix() {
 #[test]
 fn deleting_what_is_not_there_is_refused_whole() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[110], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1)]).unwrap();
     let error = lfib.delete(&[label(100), label(101)]).unwrap_err();
     assert_eq!(
         (error.index(), error.to_string().as_str()),
@@ -1383,7 +1383,7 @@ fn routes_with_the_same_members_share_a_group() {
     let mut lfib = large();
     lfib.change(
         Mode::Add,
-        Owner::Static,
+        Owner::STATIC,
         &[group(100, &[(1, 1), (2, 1)]), group(101, &[(2, 1), (1, 1)])],
     )
     .unwrap();
@@ -1401,10 +1401,10 @@ fn routes_with_the_same_members_share_a_group() {
 #[test]
 fn a_group_is_written_before_its_entry_and_replaced_by_one_store() {
     let mut lfib = large();
-    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+    lfib.change(Mode::Add, Owner::STATIC, &[group(100, &[(1, 1), (2, 1)])])
         .unwrap();
     let (first, before) = (entry(&lfib, 100).operand(), lfib.tables().buckets.clone());
-    lfib.change(Mode::Replace, Owner::Static, &[group(100, &[(1, 1), (2, 1), (3, 1)])])
+    lfib.change(Mode::Replace, Owner::STATIC, &[group(100, &[(1, 1), (2, 1), (3, 1)])])
         .unwrap();
     let second = entry(&lfib, 100).operand();
     assert_ne!(first, second);
@@ -1416,7 +1416,7 @@ fn a_group_is_written_before_its_entry_and_replaced_by_one_store() {
     );
     assert_eq!(lfib.tables().buckets.len(), 512);
     // The same again: nothing is written anywhere.
-    lfib.change(Mode::Replace, Owner::Static, &[group(100, &[(3, 1), (2, 1), (1, 1)])])
+    lfib.change(Mode::Replace, Owner::STATIC, &[group(100, &[(3, 1), (2, 1), (1, 1)])])
         .unwrap();
     assert_eq!(entry(&lfib, 100).operand(), second);
 }
@@ -1429,12 +1429,12 @@ fn a_replaced_route_moves_only_the_flows_that_must() {
         moved.map(|(&before, &after)| (before, after)).collect::<Vec<_>>()
     };
     let change = |lfib: &mut Lfib<MemoryTables>, members: &[(u8, u16)]| {
-        lfib.change(Mode::Replace, Owner::Static, &[group(100, members)])
+        lfib.change(Mode::Replace, Owner::STATIC, &[group(100, members)])
             .unwrap();
         neighbours(lfib, 100)
     };
     // From one next hop to two: the first keeps its half.
-    lfib.change(Mode::Add, Owner::Static, &[swap(100, &[101], 1)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[101], 1)]).unwrap();
     let two = change(&mut lfib, &[(1, 1), (2, 1)]);
     assert_eq!(two.iter().filter(|&&neighbour| neighbour == 2).count(), 128);
     // A third takes its share from both.
@@ -1458,7 +1458,7 @@ fn a_replaced_route_moves_only_the_flows_that_must() {
 #[test]
 fn a_member_that_is_out_leaves_its_buckets_to_the_others_until_it_is_back() {
     let mut lfib = large();
-    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1), (3, 2)])])
+    lfib.change(Mode::Add, Owner::STATIC, &[group(100, &[(1, 1), (2, 1), (3, 2)])])
         .unwrap();
     let resolved = |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500));
     let ids: Vec<NextHopId> = [1, 2, 3].map(|neighbour| hop_of(&lfib, neighbour)).to_vec();
@@ -1488,7 +1488,7 @@ fn a_member_that_is_out_leaves_its_buckets_to_the_others_until_it_is_back() {
 #[test]
 fn a_member_that_is_new_is_waited_for() {
     let mut lfib = large();
-    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+    lfib.change(Mode::Add, Owner::STATIC, &[group(100, &[(1, 1), (2, 1)])])
         .unwrap();
     let (first, second) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
     assert!(!lfib.set_next_hops([(first, Reach::Unresolved), (second, Reach::Unresolved)]));
@@ -1498,7 +1498,7 @@ fn a_member_that_is_new_is_waited_for() {
 #[test]
 fn a_group_turns_with_a_next_hop_that_moves_to_another_port() {
     let mut lfib = large();
-    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+    lfib.change(Mode::Add, Owner::STATIC, &[group(100, &[(1, 1), (2, 1)])])
         .unwrap();
     let id = hop_of(&lfib, 1);
     let resolved = |port| Reach::Resolved(Adjacency::new(R1, port, OWN, 1500));
@@ -1525,7 +1525,7 @@ fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
         counter_slots: 1000,
         ..small()
     }));
-    lfib.change(Mode::Add, Owner::Static, &[swap(16, &[110], 250)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(16, &[110], 250)]).unwrap();
     lfib.take_next_hop_changes();
     let routes: Vec<Route> = (0..200).map(|index| swap(100 + index, &[110], index as u8)).collect();
     let error = lfib.search_all(&routes).unwrap_err();
@@ -1543,7 +1543,7 @@ fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
     assert_eq!(lfib.take_some_next_hop_changes(60).len(), 60);
     assert_eq!(lfib.take_next_hop_changes().len(), 39);
     assert!(lfib.search_all(&[swap(16, &[120], 0), protected(17, 1, 2)]).is_err());
-    lfib.change(Mode::Add, Owner::Static, fitting).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, fitting).unwrap();
     lfib.let_all_go(&mut new);
     assert_eq!(lfib.take_next_hop_changes(), []);
     let known = [swap(16, &[120], 5), swap(17, &[120], 250)];
@@ -1566,11 +1566,11 @@ proptest! {
             };
             (first..).zip(hops).map(route).collect::<Vec<_>>()
         };
-        lfib.change(Mode::Add, Owner::Static, &routes(100, before)).unwrap();
+        lfib.change(Mode::Add, Owner::STATIC, &routes(100, before)).unwrap();
         let routes = routes(200, after);
         let counted = lfib.search_all(&routes).map_err(|error| error.index());
         let is_room = counted.as_ref().map(drop).map_err(|index| *index);
-        let taken = lfib.change(Mode::Add, Owner::Static, &routes).map(drop).map_err(|error| error.index());
+        let taken = lfib.change(Mode::Add, Owner::STATIC, &routes).map(drop).map_err(|error| error.index());
         prop_assert_eq!(is_room, taken);
     }
 }
@@ -1579,7 +1579,7 @@ proptest! {
 fn a_backup_is_switched_to_by_one_store_for_all_its_labels() {
     let mut lfib = large();
     let routes: Vec<Route> = (100..200).map(|key| protected(key, 1, 2)).collect();
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     // The backup is a next hop by itself, with one user.
     let (primary, backup) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
     assert_eq!(
@@ -1617,14 +1617,14 @@ fn the_same_next_hop_with_and_without_a_backup_are_two() {
     let mut lfib = large();
     lfib.change(
         Mode::Add,
-        Owner::Static,
+        Owner::STATIC,
         &[swap(100, &[110], 1), protected(101, 1, 2), protected(102, 1, 3)],
     )
     .unwrap();
     // 1, 1 with 2, 1 with 3, 2, 3.
     assert_eq!(lfib.next_hops().len(), 5);
     assert_ne!(entry(&lfib, 100).next_hop(), entry(&lfib, 101).next_hop());
-    lfib.change(Mode::Replace, Owner::Static, &[protected(102, 1, 2)])
+    lfib.change(Mode::Replace, Owner::STATIC, &[protected(102, 1, 2)])
         .unwrap();
     assert_eq!(lfib.next_hops().len(), 3);
 }
@@ -1637,7 +1637,7 @@ fn a_member_with_a_backup_stays_for_as_long_as_either_is_there() {
         ..Path::new(Action::Pop, via(neighbour))
     });
     let route = Route::with_paths(label(100), paths.to_vec(), TtlPropagate::Default).unwrap();
-    lfib.change(Mode::Add, Owner::Static, &[route]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[route]).unwrap();
     let (primary, backup) = (hop_of(&lfib, 1), hop_of(&lfib, 3));
     let before = neighbours(&lfib, 100);
     assert!(!lfib.set_next_hops([(primary, Reach::Out)]));
@@ -1654,10 +1654,10 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
         groups: 1,
         ..small()
     }));
-    lfib.change(Mode::Add, Owner::Static, &[group(100, &[(1, 1), (2, 1)])])
+    lfib.change(Mode::Add, Owner::STATIC, &[group(100, &[(1, 1), (2, 1)])])
         .unwrap();
     let error = lfib
-        .change(Mode::Add, Owner::Static, &[group(101, &[(3, 1), (4, 1)])])
+        .change(Mode::Add, Owner::STATIC, &[group(101, &[(3, 1), (4, 1)])])
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -1689,7 +1689,7 @@ fn step_of(lfib: &mut Lfib<MemoryTables>, operations: usize) -> Option<Result<Ch
 fn install(mode: Mode, routes: &[Route]) -> Change {
     Change::Install {
         mode,
-        owner: Owner::Static,
+        owner: Owner::STATIC,
         routes: Arc::new(routes.to_vec()),
     }
 }
@@ -1731,11 +1731,11 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
 
     // A change that is refused leaves nothing.
     lfib.tables_mut().ftn_inserts_left = 2 * STEP;
-    assert!(lfib.change(Mode::Add, Owner::Static, &routes).is_err());
+    assert!(lfib.change(Mode::Add, Owner::STATIC, &routes).is_err());
     sweep(&mut lfib);
     assert!(lfib.tables().ftn.is_empty());
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     assert_eq!(lfib.tables().ftn.len(), 1001);
 }
 
@@ -1753,7 +1753,7 @@ fn fill(lfib: &mut Lfib<MemoryTables>) -> usize {
 fn a_domain_has_all_routes_and_the_claims_of_its_vrf_only() {
     let mut lfib = large();
     let routes = [push("10.0.0.0/8", &[100], 1), push("2001:db8::/32", &[101], 1)];
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     claim(&mut lfib, "10.4.0.0/16", Claim::Route);
     let red = [(net("10.5.0.0/16"), Claim::Route), (net("10.0.0.1/32"), Claim::Never)];
     assert!(lfib.use_vrf(10, || red.into()));
@@ -1781,7 +1781,7 @@ fn a_domain_has_all_routes_and_the_claims_of_its_vrf_only() {
     // Changes of routes and claims reach the domains that they concern.
     lfib.change(
         Mode::Replace,
-        Owner::Static,
+        Owner::STATIC,
         &[push("10.5.0.0/16", &[102], 1), push("0.0.0.0/0", &[103], 1)],
     )
     .unwrap();
@@ -1804,7 +1804,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     let mut lfib = large();
     let prefixes = (0..600_u32).map(|index| format!("{}/32", std::net::Ipv4Addr::from(0x0a04_0000 + index)));
     let routes: Vec<Route> = prefixes.map(|prefix| push(&prefix, &[100], 1)).collect();
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     lfib.use_vrf(10, || [(net("10.4.0.1/32"), Claim::Never)].into());
     let mut steps = 0;
     while lfib.domain(Some(10)) == Domain::EMPTY {
@@ -1855,7 +1855,7 @@ fn a_domain_that_cannot_be_written_is_no_port_s_and_is_filled_when_that_is_possi
     let mut lfib = large();
     lfib.change(
         Mode::Add,
-        Owner::Static,
+        Owner::STATIC,
         &[push("10.0.0.0/8", &[100], 1), push("10.1.0.0/16", &[101], 1)],
     )
     .unwrap();
@@ -1868,7 +1868,7 @@ fn a_domain_that_cannot_be_written_is_no_port_s_and_is_filled_when_that_is_possi
     lfib.retry_filling();
     assert!(lfib.domain_step().is_err() && !lfib.has_domain_steps());
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
-    lfib.change(Mode::Replace, Owner::Static, &[push("10.0.0.0/8", &[102], 1)])
+    lfib.change(Mode::Replace, Owner::STATIC, &[push("10.0.0.0/8", &[102], 1)])
         .unwrap();
     lfib.retry_filling();
     fill(&mut lfib);
@@ -1882,14 +1882,14 @@ fn a_domain_that_cannot_be_written_is_no_port_s_and_is_filled_when_that_is_possi
 fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written() {
     let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity { prefixes: 7, ..small() }));
     let routes = ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"].map(|prefix| push(prefix, &[100], 1));
-    lfib.change(Mode::Add, Owner::Static, &routes[..2]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes[..2]).unwrap();
     for table in [10, 20] {
         lfib.use_vrf(table, BTreeMap::new);
     }
     fill(&mut lfib);
     lfib.tables_mut().ftn_writes.clear();
     let more = [push("2001:db8::/32", &[100], 1), routes[2].clone()];
-    let error = lfib.change(Mode::Add, Owner::Static, &more).unwrap_err();
+    let error = lfib.change(Mode::Add, Owner::STATIC, &more).unwrap_err();
     assert_eq!(error.index(), Some(1));
     assert_eq!(
         error.to_string(),
@@ -1909,7 +1909,7 @@ fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written
     // Without it, and with one VRF less, there is room.
     lfib.leave_vrfs(&[10].into());
     fill(&mut lfib);
-    lfib.change(Mode::Add, Owner::Static, &routes[2..]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes[2..]).unwrap();
     assert_eq!(lfib.tables().ftn.len(), 6);
 }
 
@@ -2031,13 +2031,13 @@ proptest! {
         lfib.leave_vrfs(&BTreeSet::new());
         fill(&mut lfib);
         prop_assert_eq!(lfib.domains().count(), 1);
-        lfib.change(Mode::ReplaceAll, Owner::Static, &[]).unwrap();
+        lfib.change(Mode::ReplaceAll, Owner::STATIC, &[]).unwrap();
         sweep(&mut lfib);
         prop_assert_eq!((lfib.unsettled(), lfib.tables().ftn.len()), (0, 0));
         prop_assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len(), lfib.uncounted_routes()), (0, 0, 0));
         prop_assert_eq!(lfib.groups_in_use(), 0);
         let all: Vec<Route> = (1u8..=3).map(|last| swap(99 + u32::from(last), &[u32::from(last.min(2)), 20], last)).collect();
-        prop_assert!(lfib.change(Mode::Add, Owner::Static, &all).is_ok());
+        prop_assert!(lfib.change(Mode::Add, Owner::STATIC, &all).is_ok());
         prop_assert_eq!(lfib.uncounted_routes(), 0);
     }
 }
@@ -2058,7 +2058,7 @@ fn routes_follow_a_renamed_port_and_no_table_is_written() {
         lfib.rename_devices(&names);
     };
     let routes = [by(100, "eth1"), by(101, "eth2"), by(102, "core0")];
-    lfib.change(Mode::Add, Owner::Static, &routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     let entries = |lfib: &Lfib<MemoryTables>| [100, 101, 102].map(|key| entry(lfib, key));
     let before = entries(&lfib);
 
@@ -2074,6 +2074,6 @@ fn routes_follow_a_renamed_port_and_no_table_is_written() {
     lfib.delete(&[label(100)]).unwrap();
     assert_eq!(listed(&lfib, 102), by(102, "core0"));
     lfib.delete(&[label(101), label(102)]).unwrap();
-    lfib.change(Mode::Add, Owner::Static, &[by(100, "core0")]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[by(100, "core0")]).unwrap();
     assert_eq!(lfib.next_hops().len(), 1);
 }

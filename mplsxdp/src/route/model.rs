@@ -168,31 +168,116 @@ impl fmt::Display for NextHop {
     }
 }
 
-/// Who asked for a route.
+/// Where routes come from. Each source has at most one route for a key; of several, the best is installed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Owner {
-    /// A person or a program on the control socket.
+pub enum Source {
+    /// The control socket and the configuration.
     #[default]
     Static,
-    /// The configuration.
+    /// A routing daemon that speaks the FPM protocol.
+    Fpm,
+    /// The kernel's MPLS routes.
+    Kernel,
+}
+
+impl Source {
+    pub const ALL: [Self; 3] = [Self::Static, Self::Fpm, Self::Kernel];
+
+    /// As people and the socket write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Fpm => "fpm",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    /// The preference if nobody says otherwise; the lowest wins, as Linux has its metrics and FRR its distances.
+    pub const fn preference(self) -> u32 {
+        match self {
+            Self::Static => 1,
+            Self::Fpm => 10,
+            Self::Kernel => 20,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Source {
+    type Err = UnknownSource;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSource> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|source| source.name() == text)
+            .ok_or_else(|| UnknownSource(text.to_owned()))
+    }
+}
+
+/// A text that names no source of routes.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is not an owner of routes: `static`, `fpm` or `kernel`")]
+pub struct UnknownSource(pub String);
+
+/// Who asked for a route.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Owner {
+    /// The configuration. Its routes are static: a client of the control socket can replace and delete them.
     Config,
+    /// Whoever speaks for the source: for static routes a person or a program on the control socket.
+    Of(Source),
 }
 
 impl Owner {
+    pub const STATIC: Self = Self::Of(Source::Static);
+
+    pub const fn source(self) -> Source {
+        match self {
+            Self::Config => Source::Static,
+            Self::Of(source) => source,
+        }
+    }
+
     /// Whether a change of `self` that replaces all takes a route of `other` away if it is not given. What the control socket
-    /// restores is all that there is to be; a configuration that is read again leaves alone what is not from it.
+    /// restores is all that there is to be of its source; a configuration that is read again leaves alone what is not from it.
     pub fn sweeps(self, other: Self) -> bool {
-        self == Self::Static || self == other
+        match self {
+            Self::Config => other == Self::Config,
+            Self::Of(source) => other.source() == source,
+        }
+    }
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self::STATIC
     }
 }
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Static => "static",
             Self::Config => "config",
+            Self::Of(source) => source.name(),
         })
     }
+}
+
+/// How given routes meet those of their source that are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Each must be new.
+    Add,
+    /// Each takes another's place.
+    Change,
+    /// Each is added or takes another's place.
+    Replace,
+    /// As `Replace`; what is not given goes, if the owner sweeps it. Mark and sweep: what stays is not touched.
+    ReplaceAll,
 }
 
 /// Which routing protocol a route is from: a number of `rtm_protocol` in rtnetlink(7), which iproute2 calls `proto`. It labels the

@@ -473,7 +473,7 @@ impl<T: Tables> Switch<T> {
         let origin = |waits| Origin::Call { token, peer, waits };
         let change = match request {
             Request::ChangeRoutes { mode, routes, wait } => {
-                let (owner, routes) = (Owner::Static, Arc::new(routes));
+                let (owner, routes) = (Owner::STATIC, Arc::new(routes));
                 RouteChange::new(origin(wait), Change::Install { mode, owner, routes })
             }
             Request::DeleteRoutes { routes } => RouteChange::delete(origin(false), routes),

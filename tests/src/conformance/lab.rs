@@ -114,7 +114,7 @@ pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 /// Installs the standing routes, claims and neighbours.
 pub fn install<T: Tables>(tables: T) -> Lfib<T> {
     let mut lfib = Lfib::new(tables);
-    lfib.change(Mode::Add, Owner::Static, &super::suite().routes).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &super::suite().routes).unwrap();
     let place = |prefix| FtnKey::new(Domain::NO_VRF, prefix);
     let routes = KERNEL_ROUTES.map(|prefix| (place(prefix.parse().unwrap()), Some(Claim::Route)));
     let own = [IpAddr::from(OWN_V4), OWN_V6.into(), OWN_BROADCAST.into()];

@@ -214,7 +214,7 @@ impl Rig {
         tables.store_port(0, port);
         tables.set_tx_port(1, b0.ifindex)?;
         let mut lfib = Lfib::new(tables);
-        lfib.change(Mode::Add, Owner::Static, &full_table()?)?;
+        lfib.change(Mode::Add, Owner::STATIC, &full_table()?)?;
         for change in lfib.take_next_hop_changes() {
             if let NextHopChange::Added(id, _) = change {
                 lfib.set_next_hop(id, Some(Adjacency::new(b1.mac, 1, b0.mac, 1500)));

@@ -199,6 +199,7 @@ fn installed_route() -> InstalledRoute {
     InstalledRoute {
         route: route(),
         owner: "static".into(),
+        standby: true,
         next_hop: Some(next_hop()),
         paths: Some(vec![path_state()]),
         counter: Some(Counter::default()),
@@ -351,6 +352,7 @@ fn types() {
     agree_on_type(&mut seen, "Changes", &Changes::default());
     agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
     agree_on_enum(&mut seen, "Checksum", &[Checksum::Finish, Checksum::Trust]);
+    agree_on_enum(&mut seen, "Source", &Source::ALL);
     agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
     agree_on_enum(
         &mut seen,
@@ -390,15 +392,25 @@ fn methods() {
         protocol: Some(Protocol(186)),
         via: Some(via()),
         dev: Some("eth1".into()),
+        owner: Some(Source::Static),
     };
     let list = ListRoutes {
         counters: Some(true),
+        standby: Some(true),
         ..flush.clone().into()
     };
     let route_list = RouteList {
         routes: vec![installed_route()],
     };
-    let keys = Keys { keys: vec![route()] };
+    let owner = Some(Source::Static);
+    let keys = Keys {
+        keys: vec![route()],
+        owner,
+    };
+    let owned = OwnedRoutes {
+        routes: vec![route()],
+        owner,
+    };
     let add_link = AddLink {
         name: name(),
         tx_only: Some(true),
@@ -432,9 +444,9 @@ fn methods() {
         warnings: vec![name()],
         ..Changed::default()
     };
-    method!("AddRoutes", routes, changed);
-    method!("ChangeRoutes", routes, changed);
-    method!("ReplaceRoutes", routes, changed);
+    method!("AddRoutes", owned, changed);
+    method!("ChangeRoutes", owned, changed);
+    method!("ReplaceRoutes", owned, changed);
     let get = GetRoute {
         label: Some(100),
         prefix,
@@ -446,7 +458,14 @@ fn methods() {
     method!("GetRoute", get, route_reply);
     method!("DeleteRoutes", keys, Changed::default());
     method!("FlushRoutes", flush, Changed::default());
-    method!("Begin", Begin { replace_all: true }, Nothing {});
+    method!(
+        "Begin",
+        Begin {
+            replace_all: true,
+            owner
+        },
+        Nothing {}
+    );
     method!("Stage", routes, Staged { staged: 1 });
     let committed = Committed {
         changes: Changes::default(),
@@ -477,9 +496,10 @@ fn errors() {
     let idl = definition();
     let key = RouteKey::Label(Label::from_low_bits(100));
     let text = String::new;
-    let errors: [Error; 14] = [
+    let errors: [Error; 15] = [
         Refusal::RouteExists { key, route: text() }.into(),
         Refusal::NoSuchRoute { key }.into(),
+        Refusal::RouteForeign { key, owner: text() }.into(),
         Refusal::RouteDiffers { key, route: text() }.into(),
         Refusal::RouteRefused {
             index: 0,

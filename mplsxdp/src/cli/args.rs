@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{config, link, route};
 use crate::config::Options;
-use crate::route::line;
+use crate::route::{Source, line};
 
 /// An MPLS label switch for Linux.
 #[derive(Parser, Debug)]
@@ -134,6 +134,9 @@ pub enum Command {
         /// With `restore`: accept an input without routes, which deletes all routes.
         #[arg(long)]
         allow_empty: bool,
+        /// Whose routes to add, change, delete, flush, save and restore; the default is static. With `show`: list only these.
+        #[arg(long, value_name = "static|fpm|kernel")]
+        owner: Option<Source>,
     },
     /// The ports: interfaces that the switch uses.
     #[command(alias = "l", after_help = link::HELP)]

@@ -194,7 +194,11 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Load(_) | Command::Generate { .. } => {
             Err(Failure::Usage("`load` and `generate` are not for a batch".into()))
         }
-        Command::Route { words, allow_empty } => route::route(&words, allow_empty, session),
+        Command::Route {
+            words,
+            allow_empty,
+            owner,
+        } => route::route(&words, route::Choices { allow_empty, owner }, session),
         Command::Link { words } => link::link(&words, session),
         Command::Neigh { words } => link::neigh(&words, session),
         Command::Stats { unknown: true, .. } => status::unknown_labels(session),

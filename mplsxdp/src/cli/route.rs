@@ -17,7 +17,7 @@ use crate::control::api::{
 use crate::control::client::{Client, ClientError};
 use crate::route::line::{self, Family, GrammarError, SELECTORS};
 use crate::route::protocols;
-use crate::route::{Action, NextHop, Path, Route, RouteKey};
+use crate::route::{Action, NextHop, Path, Route, RouteKey, Source};
 
 pub const HELP: &str = "\
 Verbs:
@@ -28,7 +28,8 @@ Verbs:
   ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     next hops that share the flows
   route del {LABEL|PREFIX} [...]  with more of the route: deleted only if all of it matches
   ... [proto {NAME|NUMBER}] [metric N]     kept and shown; they do not affect forwarding
-  route show [SELECTOR]           all routes, or those chosen; counters with -s
+  route show [SELECTOR]           the installed routes, or those chosen; counters with -s
+  route show all                  also routes on standby: another owner's route for the label or prefix is preferred
   route get {LABEL|PREFIX|ADDRESS}   with the state of its next hops, and their buckets
   route flush SELECTOR            delete the chosen routes
   route save > FILE               all routes, one per line
@@ -74,7 +75,19 @@ const VERBS: &[(&str, Verb)] = &[
     ("restore", Verb::Restore),
 ];
 
-pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Result<(), Failure> {
+/// The options of `route`.
+#[derive(Clone, Copy, Debug)]
+pub struct Choices {
+    pub allow_empty: bool,
+    pub owner: Option<Source>,
+}
+
+pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Result<(), Failure> {
+    let Choices { allow_empty, owner } = choices;
+    let changes = |session: &mut Session| -> Result<(), Failure> {
+        session.client()?.set_owner(owner);
+        Ok(())
+    };
     let (word, rest) = words
         .split_first()
         .map_or(("show", &[][..]), |(word, rest)| (word, rest));
@@ -94,23 +107,27 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         )),
         Verb::Show => {
             let chosen = line::selection(&line, family).map_err(in_line)?;
-            show(&chosen.unwrap_or_else(|| of_family(family)), session)
+            let chosen = chosen.unwrap_or_else(|| of_family(family));
+            show(&RouteFilter { owner, ..chosen }, session)
         }
         Verb::Get => get(line::key(&line, family).map_err(in_line)?, session),
         Verb::Add => {
             let route = line::route(&line, family).map_err(in_line)?;
+            changes(session)?;
             let changed = session.client()?.add_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
         }
         Verb::Change => {
             let route = line::route(&line, family).map_err(in_line)?;
+            changes(session)?;
             let changed = session.client()?.change_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
         }
         Verb::Replace => {
             let route = line::route(&line, family).map_err(in_line)?;
+            changes(session)?;
             let changed = session.client()?.replace_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
@@ -120,6 +137,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         ))),
         Verb::Delete => {
             let described = line::deletion(&line, family).map_err(in_line)?;
+            changes(session)?;
             session.client()?.delete_routes([&described])?;
             Ok(())
         }
@@ -128,8 +146,9 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
                 "`route flush` needs arguments, as with `ip`: `route flush all` deletes all routes; {SELECTORS}"
             ))),
             Some(chosen) => {
-                let changes = session.client()?.flush_routes(&(&chosen).into())?;
-                report(changes, &mut session.out)
+                changes(session)?;
+                let deleted = session.client()?.flush_routes(&(&chosen).into())?;
+                report(deleted, &mut session.out)
             }
         },
         Verb::Save if !rest.is_empty() => Err(only("route save > FILE")),
@@ -137,7 +156,7 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         Verb::Save | Verb::Restore if family != Family::Any => Err(Failure::Usage(format!(
             "`route {word}` is about all routes: no `-f`, `-M`, `-4` or `-6`"
         ))),
-        Verb::Save => save(session),
+        Verb::Save => save(owner.unwrap_or_default(), session),
         Verb::Restore if session.stdin_is_taken => Err(Failure::Usage(
             "`route restore` reads its standard input, and the batch comes from there".into(),
         )),
@@ -146,7 +165,9 @@ pub fn route(words: &[String], allow_empty: bool, session: &mut Session) -> Resu
         )),
         Verb::Restore => {
             // A connection of its own: where the restore fails, its transaction goes with it.
-            let committed = restore(io::stdin().lock(), allow_empty, &mut session.connect()?)?;
+            let mut client = session.connect()?;
+            client.set_owner(owner);
+            let committed = restore(io::stdin().lock(), allow_empty, &mut client)?;
             warn_of_unreachable(&committed);
             session.warn(committed.warnings.clone());
             if session.out.style.json {
@@ -198,6 +219,7 @@ fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
     let one = matches!(chosen.keys, KeyFilter::One(_));
     let list = api::ListRoutes {
         counters: Some(one || session.out.style.stats),
+        standby: chosen.standby.then_some(true),
         ..api::FlushRoutes::from(chosen).into()
     };
     session.client()?;
@@ -253,6 +275,9 @@ struct JsonRoute {
     protocol: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     metric: Option<u32>,
+    owner: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    standby: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     nexthops: Option<Vec<JsonPath>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -316,20 +341,21 @@ impl From<api::ViaAddress> for JsonVia {
 impl JsonRoute {
     fn new(installed: &InstalledRoute, counters: bool) -> Result<Self, Failure> {
         let route = desired(installed)?;
+        let several = route.paths().len() > 1;
         let mut states = states(installed);
         let mut paths = found_paths(&route, installed).into_iter().map(|path| {
             let (state, buckets) = states.next().unzip();
             let buckets = buckets.flatten();
             JsonPath {
-                weight: installed.paths.is_some().then_some(path.weight),
+                weight: several.then_some(path.weight),
                 buckets: buckets.map(count),
                 bucket_ranges: buckets.map(<[_]>::to_vec),
                 ..JsonPath::new(&route, &path, state)
             }
         });
-        let (by_itself, nexthops) = match installed.paths {
-            None => (paths.next(), None),
-            Some(_) => (None, Some(paths.collect())),
+        let (by_itself, nexthops) = match several {
+            false => (paths.next(), None),
+            true => (None, Some(paths.collect())),
         };
         let api::Route {
             ttl_propagate, metric, ..
@@ -340,6 +366,8 @@ impl JsonRoute {
             ttl_propagate,
             protocol: protocols::name(route.attributes().protocol),
             metric,
+            owner: installed.owner.clone(),
+            standby: installed.standby,
             nexthops,
             stats: installed.counter.filter(|_| counters),
         })
@@ -393,21 +421,32 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         None => with_dev_found(installed)?.fmt_head(&mut line, Some(&protocol)),
         Some(_) => route.fmt_head(&mut line, Some(&protocol)),
     };
+    // Most routes are static, as they are with `ip`.
+    if installed.owner != Source::Static.name() {
+        line.push_str(&format!(" owner {}", installed.owner));
+    }
+    if installed.standby {
+        line.push_str(" standby");
+    }
     if let Some(flag) = installed.next_hop.as_ref().and_then(flag) {
         line.push(' ');
         line.push_str(flag);
     }
     match installed.counter {
+        _ if installed.standby => {}
         Some(api::Counter { packets, bytes }) if counters => {
             line.push_str(&format!(" packets {packets} bytes {bytes}"))
         }
         None if counters => line.push_str(" uncounted"),
         _ => {}
     }
-    let several = installed.paths.iter().flatten();
-    let nexthops = found_paths(&route, installed).into_iter().zip(several);
-    let nexthops = nexthops.map(|(path, state)| {
-        let flag = flag(&state.next_hop).map(|flag| format!(" {flag}")).unwrap_or_default();
+    if let [_] = route.paths() {
+        return Ok(vec![line]);
+    }
+    let mut states = states(installed);
+    let nexthops = found_paths(&route, installed).into_iter().map(|path| {
+        let flag = states.next().and_then(|(state, _)| flag(state));
+        let flag = flag.map(|flag| format!(" {flag}")).unwrap_or_default();
         format!("\t{path}{flag}")
     });
     Ok(std::iter::once(line).chain(nexthops).collect())
@@ -421,6 +460,7 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
     let counter = match installed.counter {
         _ if !counters => String::new(),
         Some(api::Counter { packets, bytes }) => format!(" packets {packets} bytes {bytes}"),
+        None if installed.standby => String::new(),
         None => " uncounted".to_owned(),
     };
     let mut states = states(installed);
@@ -432,12 +472,17 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
             Action::Pop | Action::Local => "pop".to_owned(),
         };
         let found = states.next().map(|(found, _)| found);
-        let via = found.map_or("-", |found| &found.via.address);
+        let given = path.next_hop.as_ref().map(|next_hop| next_hop.via.bare());
+        let via = found.map(|found| found.via.address.to_string()).or(given);
+        let via = via.as_deref().unwrap_or("-");
         let dev = match path.action {
             Action::Local => "lo",
             _ => found.and_then(|found| found.dev.as_deref()).unwrap_or("-"),
         };
-        let state = found.map_or("-", |found| state(found.state));
+        let state = match installed.standby {
+            true => "standby",
+            false => found.map_or("-", |found| state(found.state)),
+        };
         let counter = if index == 0 { counter.as_str() } else { "" };
         format!("{key:<20} {out:<15} {via:<25} {dev:<16} {state}{counter}")
     });
@@ -558,7 +603,8 @@ fn get(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
     session.out.lines(&shown)
 }
 
-fn save(session: &mut Session) -> Result<(), Failure> {
+/// The routes of one owner: `restore` makes these all that it has.
+fn save(owner: Source, session: &mut Session) -> Result<(), Failure> {
     session.client()?;
     let Session {
         client: Some(client),
@@ -569,9 +615,12 @@ fn save(session: &mut Session) -> Result<(), Failure> {
         return Ok(());
     };
     out.line("# Routes of mplsxdp, for `mplsxdp route restore`.")?;
-    client.routes(&api::ListRoutes::default(), |route| {
-        out.line(&desired(&route)?.to_string())
-    })
+    let list = api::ListRoutes {
+        owner: Some(owner),
+        standby: Some(true),
+        ..api::ListRoutes::default()
+    };
+    client.routes(&list, |route| out.line(&desired(&route)?.to_string()))
 }
 
 /// Reads, checks and sends in one go; only the last word makes it happen.

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use crate::lfib::Mode as ChangeMode;
 use crate::lfib::next_hops::Position;
 use crate::lfib::spread::Spread;
-pub use crate::route::Protocol;
+pub use crate::route::Mode as ChangeMode;
 pub use crate::route::filter::{KeyFilter, RouteFilter};
 pub use crate::route::wire::{Backup, Key, Path, Route, RouteAction, ViaAddress, ViaFamily};
 use crate::route::{Description, RouteKey};
+pub use crate::route::{Protocol, Source};
 
 /// The interface's name.
 pub const INTERFACE: &str = "io.mplsxdp";
@@ -25,7 +25,11 @@ pub const DEFINITION: &str = include_str!("io.mplsxdp.varlink");
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct InstalledRoute {
     pub route: Route,
+    /// `static`, `config` (static, too, and from the config file), or another source's name.
     pub owner: String,
+    /// It is not installed, as another owner's route is preferred.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// The next hop's state, `None` for `dev lo` and where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHopState>,
@@ -397,11 +401,21 @@ pub enum Family {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-/// Parameters of `AddRoutes`, `ReplaceRoutes` and `Stage`.
+/// Parameters of `Stage`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Routes {
     pub routes: Vec<Route>,
+}
+
+/// Parameters of `AddRoutes`, `ChangeRoutes` and `ReplaceRoutes`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnedRoutes {
+    pub routes: Vec<Route>,
+    /// `static` if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Source>,
 }
 
 /// Parameters of `ListRoutes`.
@@ -424,6 +438,12 @@ pub struct ListRoutes {
     pub via: Option<ViaAddress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
+    /// Whose routes are meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Source>,
+    /// Those that stand by, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<bool>,
 }
@@ -476,6 +496,9 @@ pub struct RouteReply {
 #[serde(deny_unknown_fields)]
 pub struct Keys {
     pub keys: Vec<Route>,
+    /// `static` if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Source>,
 }
 
 /// Parameters of `FlushRoutes`: which routes, as in [`ListRoutes`], or explicitly `all`.
@@ -500,6 +523,9 @@ pub struct FlushRoutes {
     pub via: Option<ViaAddress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
+    /// Whose routes are deleted: `static` if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Source>,
 }
 
 impl From<FlushRoutes> for ListRoutes {
@@ -514,6 +540,7 @@ impl From<FlushRoutes> for ListRoutes {
             protocol,
             via,
             dev,
+            owner,
         } = flush;
         Self {
             family,
@@ -524,6 +551,8 @@ impl From<FlushRoutes> for ListRoutes {
             protocol,
             via,
             dev,
+            owner,
+            standby: None,
             counters: None,
         }
     }
@@ -552,6 +581,7 @@ impl From<&RouteFilter> for FlushRoutes {
             KeyFilter::Covering(prefix) => chosen.covering = Some(prefix),
         }
         chosen.all = (chosen == Self::default()).then_some(true);
+        chosen.owner = filter.owner;
         chosen
     }
 }
@@ -604,6 +634,9 @@ fn is_zero(number: &u64) -> bool {
 #[serde(deny_unknown_fields)]
 pub struct Begin {
     pub replace_all: bool,
+    /// `static` if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Source>,
 }
 
 /// Parameters of `Commit`.
@@ -717,6 +750,7 @@ pub enum Request {
     /// With `wait`, routes without a way to their next hops are installed and wait for it; else they are refused.
     ChangeRoutes {
         mode: ChangeMode,
+        owner: Source,
         routes: Vec<crate::route::Route>,
         wait: bool,
     },
@@ -726,9 +760,12 @@ pub enum Request {
     },
     /// Each must be there, and as it is described.
     DeleteRoutes {
+        owner: Source,
         routes: Vec<Description>,
     },
+    /// Those of the owner that `filter` chooses.
     FlushRoutes {
+        owner: Source,
         filter: RouteFilter,
     },
     ListLinks {
@@ -811,6 +848,15 @@ pub enum Refusal {
         #[serde(with = "route_key")]
         key: RouteKey,
         route: String,
+    },
+    #[error(
+        "the route of {key} belongs to `{owner}`: name the owner if you mean it, `mplsxdp route --owner {owner} ...`"
+    )]
+    #[serde(rename = "io.mplsxdp.RouteForeign")]
+    RouteForeign {
+        #[serde(with = "route_key")]
+        key: RouteKey,
+        owner: String,
     },
     /// One of the routes given cannot be; `index` counts from 0. `parameter` is there if a field is wrong, and says which one.
     #[error("{reason}")]

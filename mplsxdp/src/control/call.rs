@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Request, RouteFilter};
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
-use crate::route::{Field, InvalidRoute, Route, RouteKey};
+use crate::route::{Field, InvalidRoute, Route, RouteKey, Source};
 
 /// Every varlink service has this interface.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";
@@ -30,6 +30,7 @@ pub enum Command {
     List(List),
     Begin {
         replace_all: bool,
+        owner: Source,
     },
     Stage {
         routes: Vec<Route>,
@@ -172,9 +173,11 @@ fn service_command(name: &str, raw: Option<&RawValue>) -> Result<Command, Error>
 
 fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Command, Error> {
     let change = |mode| {
+        let api::OwnedRoutes { routes, owner } = parameters(raw)?;
         Ok(Command::Ask(Request::ChangeRoutes {
             mode,
-            routes: routes(raw, 0)?,
+            owner: owner.unwrap_or_default(),
+            routes: checked(routes, 0)?,
             wait: false,
         }))
     };
@@ -203,7 +206,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
         "ChangeRoutes" => change(ChangeMode::Change),
         "ReplaceRoutes" => change(ChangeMode::Replace),
         "DeleteRoutes" => {
-            let api::Keys { keys } = parameters(raw)?;
+            let api::Keys { keys, owner } = parameters(raw)?;
             let routes = keys
                 .into_iter()
                 .enumerate()
@@ -213,18 +216,20 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
                     })
                 })
                 .collect::<Result<_, _>>()?;
-            Ok(Command::Ask(Request::DeleteRoutes { routes }))
+            let owner = owner.unwrap_or_default();
+            Ok(Command::Ask(Request::DeleteRoutes { owner, routes }))
         }
         "FlushRoutes" => {
             let flush: api::FlushRoutes = parameters(raw)?;
             let all = flush.all.unwrap_or(false);
-            let filter = filter(flush.into())?;
+            let owner = flush.owner.unwrap_or_default();
+            let filter = filter(api::FlushRoutes { owner: None, ..flush }.into())?;
             let wrong = match (all, filter == RouteFilter::default()) {
                 (false, true) => {
                     "without a filter all routes would be deleted: give a filter, or `all` true if that is meant"
                 }
                 (true, false) => "`all` true and a filter contradict each other: give one of them",
-                _ => return Ok(Command::Ask(Request::FlushRoutes { filter })),
+                _ => return Ok(Command::Ask(Request::FlushRoutes { owner, filter })),
             };
             Err(Error::InvalidParameter {
                 parameter: "parameters".into(),
@@ -232,11 +237,12 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             })
         }
         "Begin" => {
-            let api::Begin { replace_all } = parameters(raw)?;
-            Ok(Command::Begin { replace_all })
+            let api::Begin { replace_all, owner } = parameters(raw)?;
+            let owner = owner.unwrap_or_default();
+            Ok(Command::Begin { replace_all, owner })
         }
         "Stage" => Ok(Command::Stage {
-            routes: routes(raw, staged)?,
+            routes: checked(parameters::<api::Routes>(raw)?.routes, staged)?,
         }),
         "Commit" => {
             let api::Commit { allow_empty } = parameters(raw)?;
@@ -332,12 +338,13 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
             .transpose()
             .map_err(|rule| invalid("parameters.via", rule))?,
         dev: list.dev,
+        owner: list.owner,
+        standby: list.standby.unwrap_or(false),
     })
 }
 
 /// The routes of a call, each checked. `base` is what the first one counts as in an error.
-fn routes(raw: Option<&RawValue>, base: usize) -> Result<Vec<Route>, Error> {
-    let api::Routes { routes } = parameters(raw)?;
+fn checked(routes: Vec<api::Route>, base: usize) -> Result<Vec<Route>, Error> {
     // Most neighbours in a list have the same interface: its name is kept once.
     let mut last: Option<Arc<str>> = None;
     let mut share = |dev: &mut Arc<str>| match &last {

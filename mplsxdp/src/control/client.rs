@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Lookup, Nothing};
 use super::{GROUP, Instance, MAX_MESSAGE_BYTES};
-use crate::route::{Description, Route};
+use crate::route::{Description, Route, Source};
 
 /// How long a command waits for an instance that holds its name and does not listen yet.
 const START_WAIT: Duration = Duration::from_secs(3);
@@ -32,6 +32,7 @@ pub struct Client {
     writer: UnixStream,
     reader: BufReader<UnixStream>,
     instance: Instance,
+    owner: Option<Source>,
 }
 
 /// Why a call was not done.
@@ -117,7 +118,13 @@ impl Client {
             writer,
             reader,
             instance: instance.clone(),
+            owner: None,
         }))
+    }
+
+    /// Whose routes the calls that change some are about from now on; `None`: static ones.
+    pub fn set_owner(&mut self, owner: Option<Source>) {
+        self.owner = owner;
     }
 
     pub fn instance(&self) -> &Instance {
@@ -189,16 +196,16 @@ impl Client {
     }
 
     pub fn add_routes(&mut self, routes: &[Route]) -> Result<api::Changed, ClientError> {
-        self.call("AddRoutes", &wire(routes))
+        self.call("AddRoutes", &self.owned(routes))
     }
 
     pub fn replace_routes(&mut self, routes: &[Route]) -> Result<api::Changed, ClientError> {
-        self.call("ReplaceRoutes", &wire(routes))
+        self.call("ReplaceRoutes", &self.owned(routes))
     }
 
     /// Puts routes in the place of those with the same keys, of which each must be there.
     pub fn change_routes(&mut self, routes: &[Route]) -> Result<api::Changed, ClientError> {
-        self.call("ChangeRoutes", &wire(routes))
+        self.call("ChangeRoutes", &self.owned(routes))
     }
 
     /// The route that is looked for, with its counter.
@@ -213,18 +220,32 @@ impl Client {
         routes: impl IntoIterator<Item = &'a Description>,
     ) -> Result<Changes, ClientError> {
         let keys = routes.into_iter().map(api::Route::from).collect();
-        let api::Changed { changes, .. } = self.call("DeleteRoutes", &api::Keys { keys })?;
+        let owner = self.owner;
+        let api::Changed { changes, .. } = self.call("DeleteRoutes", &api::Keys { keys, owner })?;
         Ok(changes)
     }
 
     pub fn flush_routes(&mut self, chosen: &api::FlushRoutes) -> Result<Changes, ClientError> {
-        let api::Changed { changes, .. } = self.call("FlushRoutes", chosen)?;
+        let owner = chosen.owner.or(self.owner);
+        let chosen = api::FlushRoutes {
+            owner,
+            ..chosen.clone()
+        };
+        let api::Changed { changes, .. } = self.call("FlushRoutes", &chosen)?;
         Ok(changes)
+    }
+
+    fn owned(&self, routes: &[Route]) -> api::OwnedRoutes {
+        api::OwnedRoutes {
+            routes: routes.iter().map(api::Route::from).collect(),
+            owner: self.owner,
+        }
     }
 
     /// Opens a transaction. Dropping the client rolls it back.
     pub fn begin(&mut self, replace_all: bool) -> Result<Transaction<'_>, ClientError> {
-        let Nothing {} = self.call("Begin", &api::Begin { replace_all })?;
+        let owner = self.owner;
+        let Nothing {} = self.call("Begin", &api::Begin { replace_all, owner })?;
         Ok(Transaction {
             client: self,
             awaits_reply: false,

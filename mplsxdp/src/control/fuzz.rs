@@ -85,7 +85,11 @@ fn message_of(command: &Command, flags: Flags) -> Value {
             (INTERFACE, "ListNeighbors", json!({ "counters": counters }))
         }
         Command::List(List::UnknownLabels) => (INTERFACE, "GetUnknownLabels", json!({})),
-        Command::Begin { replace_all } => (INTERFACE, "Begin", json!({ "replace_all": replace_all })),
+        Command::Begin { replace_all, owner } => (
+            INTERFACE,
+            "Begin",
+            json!({ "replace_all": replace_all, "owner": owner }),
+        ),
         Command::Stage { routes } => (INTERFACE, "Stage", routes_of(routes)),
         Command::Commit { allow_empty } => (INTERFACE, "Commit", json!({ "allow_empty": allow_empty })),
         Command::Rollback => (INTERFACE, "Rollback", json!({})),
@@ -108,21 +112,30 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         | Request::GetUnknownLabels => {
             unreachable!("lists are read as lists")
         }
-        Request::ChangeRoutes { mode, routes, .. } => {
+        Request::ChangeRoutes {
+            mode, owner, routes, ..
+        } => {
             let method = match mode {
                 ChangeMode::Add => "AddRoutes",
                 ChangeMode::Change => "ChangeRoutes",
                 ChangeMode::Replace => "ReplaceRoutes",
                 ChangeMode::ReplaceAll => unreachable!("only a transaction replaces all"),
             };
-            (method, routes_of(routes))
+            let mut parameters = routes_of(routes);
+            parameters["owner"] = json!(owner);
+            (method, parameters)
         }
         Request::GetRoute { lookup } => ("GetRoute", json!(api::GetRoute::from(*lookup))),
-        Request::DeleteRoutes { routes } => {
+        Request::DeleteRoutes { owner, routes } => {
             let keys = routes.iter().map(api::Route::from).collect();
-            ("DeleteRoutes", json!(api::Keys { keys }))
+            let owner = Some(*owner);
+            ("DeleteRoutes", json!(api::Keys { keys, owner }))
         }
-        Request::FlushRoutes { filter } => ("FlushRoutes", json!(api::FlushRoutes::from(filter))),
+        Request::FlushRoutes { owner, filter } => {
+            let owner = Some(*owner);
+            let flush = api::FlushRoutes { owner, ..filter.into() };
+            ("FlushRoutes", json!(flush))
+        }
         Request::AddLink {
             name,
             tx_only,
@@ -146,6 +159,7 @@ fn routes_of(routes: &[Route]) -> Value {
 fn list_of(filter: &RouteFilter, counters: bool) -> Value {
     json!(api::ListRoutes {
         counters: Some(counters),
+        standby: Some(filter.standby),
         ..api::FlushRoutes::from(filter).into()
     })
 }

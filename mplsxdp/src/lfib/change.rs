@@ -42,6 +42,8 @@ pub enum ChangeError {
     Exists { index: usize, key: RouteKey },
     #[error("{key} has no route")]
     Missing { index: usize, key: RouteKey },
+    #[error("the route of {key} belongs to `{owner}`")]
+    Foreign { index: usize, key: RouteKey, owner: Owner },
     #[error("{key} is given twice, first as number {}", first + 1)]
     Twice { index: usize, first: usize, key: RouteKey },
     #[error("label {label} is beyond this switch's labels, 16 to {}: start it with a larger `--labels`", capacity - 1)]
@@ -73,11 +75,27 @@ pub enum ChangeError {
 }
 
 impl ChangeError {
+    /// The same about what a client gave, for routes that were worked out from that: `given` is which of it each comes from.
+    pub fn about(mut self, given: impl Fn(usize) -> Option<usize>) -> Self {
+        match &mut self {
+            Self::Exists { index, .. }
+            | Self::Missing { index, .. }
+            | Self::Foreign { index, .. }
+            | Self::Twice { index, .. }
+            | Self::BeyondLabels { index, .. }
+            | Self::Full { index, .. }
+            | Self::FullOfVrfs { index, .. } => *index = given(*index).unwrap_or_default(),
+            Self::Busy | Self::Table(_) => {}
+        }
+        self
+    }
+
     /// Which of the given routes or keys it was.
     pub fn index(&self) -> Option<usize> {
         match self {
             Self::Exists { index, .. }
             | Self::Missing { index, .. }
+            | Self::Foreign { index, .. }
             | Self::Twice { index, .. }
             | Self::BeyondLabels { index, .. }
             | Self::Full { index, .. }

@@ -5,6 +5,7 @@
 //! installed, so this keeps only the others: as long as there is one source, it keeps nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::route::{Mode, Owner, Route, RouteKey, Source};
 
@@ -202,6 +203,12 @@ impl Rib {
                 self.standby.insert(key, standby);
             }
         }
+    }
+
+    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow.
+    pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        let standby = self.standby.values_mut().flatten();
+        standby.for_each(|(_, route)| route.rename_devices(names));
     }
 
     /// Who owns the route of this source that stands by.

@@ -1,10 +1,11 @@
 //! Which routes are meant, by a client that lists or deletes some.
 
+use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Protocol, RouteKey, Via};
+use super::{Protocol, RouteKey, Source, Via};
 
 /// Which routes are meant: those of which all of it is true.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -15,6 +16,26 @@ pub struct RouteFilter {
     pub via: Option<Via>,
     /// One of the next hops is reached by this interface, backups aside; `lo`: it pops to this box.
     pub dev: Option<Arc<str>>,
+    pub owner: Option<Source>,
+    /// Those that stand by, too, as another source's route for their key is preferred.
+    pub standby: bool,
+}
+
+/// As a selector of `route show`.
+impl fmt::Display for RouteFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.keys.fmt(f)?;
+        if let Some(protocol) = self.protocol {
+            write!(f, " proto {protocol}")?;
+        }
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        match &self.dev {
+            Some(dev) => write!(f, " dev {dev}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Which labels and prefixes are meant.
@@ -30,6 +51,20 @@ pub enum KeyFilter {
     Within(IpNet),
     /// This prefix, and those that it is a part of.
     Covering(IpNet),
+}
+
+impl fmt::Display for KeyFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Labels => f.write_str("labels"),
+            Self::V4Prefixes => f.write_str("IPv4 prefixes"),
+            Self::V6Prefixes => f.write_str("IPv6 prefixes"),
+            Self::One(key) => key.fmt(f),
+            Self::Within(prefix) => write!(f, "root {prefix}"),
+            Self::Covering(prefix) => write!(f, "match {prefix}"),
+        }
+    }
 }
 
 impl KeyFilter {

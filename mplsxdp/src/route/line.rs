@@ -344,11 +344,12 @@ impl<'a> Parser<'a> {
     fn said_beside(&mut self, word: &'a str) -> Result<(), GrammarError> {
         let (at, reason): (&str, String) = match word {
             // The kernel's state of a route, and ours.
-            "dead" | "linkdown" | "unresolved" | "bad_mac" | "redirect-lost" | "uncounted" | "pervasive" | "notify"
-            | "offload" | "trap" | "offload_failed" | "rt_offload" | "rt_trap" | "rt_offload_failed" | "cache" => {
+            "dead" | "linkdown" | "unresolved" | "bad_mac" | "redirect-lost" | "standby" | "uncounted"
+            | "pervasive" | "notify" | "offload" | "trap" | "offload_failed" | "rt_offload" | "rt_trap"
+            | "rt_offload_failed" | "cache" => {
                 return Ok(());
             }
-            "packets" | "bytes" | "uid" | "error" | "users" | "age" | "used" | "mark" => {
+            "owner" | "packets" | "bytes" | "uid" | "error" | "users" | "age" | "used" | "mark" => {
                 return self.value(word, "a value").map(drop);
             }
             "expires" => match self.value(word, "a time")?.strip_suffix("sec") {
@@ -424,11 +425,14 @@ impl<'a> Parser<'a> {
         let mut protocol: Given<Protocol> = None;
         let mut via: Given<Via> = None;
         let mut dev: Given<Arc<str>> = None;
-        let mut said = false;
+        let (mut said, mut standby) = (false, false);
         while let Some(word) = self.next() {
             said = true;
             match word {
-                "all" => self.only_key(&mut keys, word, of_family)?,
+                "all" => {
+                    standby = true;
+                    self.only_key(&mut keys, word, of_family)?;
+                }
                 "root" => {
                     let prefix = self.prefix_after(word)?;
                     self.only_key(&mut keys, word, KeyFilter::Within(prefix))?;
@@ -478,6 +482,8 @@ impl<'a> Parser<'a> {
             protocol: protocol.map(|(protocol, _)| protocol),
             via: via.map(|(via, _)| via),
             dev: dev.map(|(dev, _)| dev),
+            owner: None,
+            standby,
         }))
     }
 
@@ -1487,9 +1493,14 @@ mod tests {
                     protocol: Some(Protocol(7)),
                     via: Some(Via::Inet6("fe80::1".parse().unwrap())),
                     dev: Some("eth1".into()),
+                    owner: None,
+                    standby: false,
                 }),
             ),
         ] {
+            // `all` is also about the routes that stand by.
+            let standby = line.split(' ').any(|word| word == "all");
+            let means = means.map(|means| RouteFilter { standby, ..means });
             assert_eq!(selection(line, family), Ok(means), "{line}");
         }
         for (line, words, reason) in [

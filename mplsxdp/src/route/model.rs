@@ -469,6 +469,15 @@ impl Route {
         Ok(Self { attributes, ..self })
     }
 
+    /// Interfaces have new names, by their old ones.
+    pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        for path in &mut self.paths {
+            let next_hops = path.next_hop.iter_mut().chain(&mut path.backup);
+            next_hops.for_each(|next_hop| next_hop.rename_device(names));
+        }
+        self.paths.sort_unstable();
+    }
+
     pub fn key(&self) -> RouteKey {
         self.key
     }

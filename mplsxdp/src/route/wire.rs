@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::TtlPropagate;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Via, check};
+use super::{Action, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Source, Via, check};
 use crate::route;
 
 /// `type Route`. Of `label` and `prefix` exactly one is given; a route for a label with neither `out` nor `action` pops. What it
@@ -160,6 +160,20 @@ impl From<Via> for ViaAddress {
 impl Serialize for Protocol {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// By its name.
+impl Serialize for Source {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -14,6 +14,7 @@ mod domains;
 mod handover;
 mod load;
 mod next_hops;
+mod owners;
 mod ports;
 mod reachability;
 mod report;
@@ -47,7 +48,9 @@ use crate::ports::local::LocalPair;
 use crate::ports::preflight::Facts;
 use crate::ports::programs::Finding;
 use crate::ports::{PortError, Ports, sub_interface};
+use crate::rib::Rib;
 use crate::route::Owner;
+use crate::route::filter::RouteFilter;
 pub use handover::Situation;
 pub use load::ConfigurationError;
 use ports::Work;
@@ -271,6 +274,7 @@ pub struct Switch<T> {
     addresses: Addresses,
     /// The routing tables of the VRFs that ports are in.
     vrf_tables: BTreeSet<u32>,
+    rib: Rib,
     lfib: Lfib<T>,
     ports: Ports,
     local: Option<LocalPair>,
@@ -297,6 +301,7 @@ impl<T: Tables> Switch<T> {
             ftn_retry: None,
             changes: RouteChanges::default(),
             work: Work::default(),
+            rib: Rib::default(),
             lfib: Lfib::new(tables),
             effects: VecDeque::new(),
         }
@@ -415,15 +420,18 @@ impl<T: Tables> Switch<T> {
             } => self.list_routes(filter, *after, *limit, *counters).map(Reply::Routes),
             Request::GetRoute { lookup } => self.look_up(*lookup).map(|route| Reply::Route(Box::new(route))),
             Request::ChangeRoutes { .. } | Request::DeleteRoutes { .. } => return self.route_request(call, now),
-            Request::FlushRoutes { filter } => match self.selector(filter) {
+            Request::FlushRoutes { owner, filter } => match self.selector(&RouteFilter {
+                owner: Some(*owner),
+                ..filter.clone()
+            }) {
                 Ok(select) => {
                     let origin = Origin::Call {
                         token,
                         peer,
                         waits: false,
                     };
-                    let flush = Change::Flush(Arc::new(select));
-                    return self.change_routes(RouteChange::new(origin, flush), now);
+                    let change = RouteChange::flush(origin, *owner, filter.clone(), select);
+                    return self.change_routes(change, now);
                 }
                 Err(refusal) => Err(refusal),
             },
@@ -472,11 +480,16 @@ impl<T: Tables> Switch<T> {
         let Call { token, peer, request } = call;
         let origin = |waits| Origin::Call { token, peer, waits };
         let change = match request {
-            Request::ChangeRoutes { mode, routes, wait } => {
-                let (owner, routes) = (Owner::STATIC, Arc::new(routes));
+            Request::ChangeRoutes {
+                mode,
+                owner,
+                routes,
+                wait,
+            } => {
+                let (owner, routes) = (Owner::Of(owner), Arc::new(routes));
                 RouteChange::new(origin(wait), Change::Install { mode, owner, routes })
             }
-            Request::DeleteRoutes { routes } => RouteChange::delete(origin(false), routes),
+            Request::DeleteRoutes { owner, routes } => RouteChange::delete(origin(false), owner, routes),
             _ => return,
         };
         self.change_routes(change, now);

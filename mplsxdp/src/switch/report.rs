@@ -21,7 +21,7 @@ use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
-use crate::route::{Description, NextHop, Path, Route, RouteKey, Via};
+use crate::route::{Description, NextHop, Path, Route, RouteKey, Source, Via};
 
 impl<T: Tables> Switch<T> {
     /// What a config file would have to say for an instance to be loaded as this one is now, routes aside.
@@ -133,9 +133,48 @@ impl<T: Tables> Switch<T> {
                 self.lfib.get(key).into_iter().collect()
             }
             api::KeyFilter::One(_) => Vec::new(),
-            _ => self.lfib.page(after, limit, usize::MAX, select).routes,
+            _ => return Ok(self.list_page(filter, after, limit, counters, select)),
         };
-        Ok(self.installed(routes, counters, one))
+        let mut listed = self.installed(routes, counters, one);
+        if let (api::KeyFilter::One(key), true, None) = (filter.keys, filter.standby, after) {
+            listed.extend(self.standby(key, filter));
+        }
+        Ok(listed)
+    }
+
+    /// Routes after `after`, up to the one by which they come to `limit` paths; each followed by those that stand by for it, if
+    /// they are asked for.
+    fn list_page(
+        &self,
+        filter: &api::RouteFilter,
+        after: Option<RouteKey>,
+        limit: usize,
+        counters: bool,
+        select: impl Fn(&Candidate<'_>) -> bool,
+    ) -> Vec<api::InstalledRoute> {
+        if !filter.standby || self.rib.is_empty() {
+            let page = self.lfib.page(after, limit, usize::MAX, select);
+            return self.installed(page.routes, counters, false);
+        }
+        let mut list = Vec::new();
+        let (mut paths, mut next) = (0, Some(after));
+        while let (Some(after), true) = (next, paths < limit) {
+            let has_standby = |key| !self.rib.standby(key).is_empty();
+            let is_wanted = |route: &Candidate<'_>| select(route) || has_standby(route.key);
+            let page = self.lfib.page(after, limit - paths, usize::MAX, is_wanted);
+            next = page.after.map(Some);
+            for listed in page.routes {
+                let key = listed.route.key();
+                let is_meant = self.lfib.candidate(key).is_some_and(|route| select(&route));
+                let installed = is_meant.then_some(listed);
+                let first = list.len();
+                list.extend(self.installed(installed, counters, false));
+                list.extend(self.standby(key, filter));
+                let added: usize = list[first..].iter().map(|listed| listed.route.path_count()).sum();
+                paths += added;
+            }
+        }
+        list
     }
 
     /// The route that is looked for, with its counter and buckets.
@@ -149,12 +188,17 @@ impl<T: Tables> Switch<T> {
         installed.into_iter().next().ok_or(api::Refusal::NoSuchRoute { key })
     }
 
-    /// That each route is there, and as it is described.
-    pub(super) fn check_described(&self, routes: &[Description]) -> Result<(), api::Refusal> {
+    /// That the routes of this source are as they are described. Whether they are there is not looked at.
+    pub(super) fn check_described(&self, source: Source, routes: &[Description]) -> Result<(), api::Refusal> {
         for described in routes.iter().filter(|described| !described.is_key()) {
             let key = described.key;
-            let listed = self.lfib.get(key).ok_or(api::Refusal::NoSuchRoute { key })?;
-            let found = self.with_devices(listed);
+            let mut standby = self.rib.standby(key).iter();
+            let standby = standby.find(|(owner, _)| owner.source() == source);
+            let found = match (self.lfib.get(key), standby) {
+                (Some(listed), _) if listed.owner.source() == source => self.with_devices(listed),
+                (_, Some((_, route))) => route.clone(),
+                _ => continue,
+            };
             if !described.fits(&found) {
                 let route = found.to_string();
                 return Err(api::Refusal::RouteDiffers { key, route });
@@ -217,6 +261,7 @@ impl<T: Tables> Switch<T> {
                 api::InstalledRoute {
                     route: (&listed.route).into(),
                     owner: listed.owner.to_string(),
+                    standby: false,
                     next_hop,
                     paths,
                     counter: if counters { self.route_counter(&listed) } else { None },
@@ -232,6 +277,8 @@ impl<T: Tables> Switch<T> {
             protocol,
             via,
             ref dev,
+            owner,
+            standby: _,
         } = *filter;
         let ways = (via.is_some() || dev.is_some()).then(|| {
             let is_one = |id: &NextHopId| {
@@ -255,6 +302,7 @@ impl<T: Tables> Switch<T> {
         let ways = ways.map(|(next_hops, local)| Ways { next_hops, local });
         Ok(Box::new(move |route: &Candidate<'_>| {
             keys.selects(route.key)
+                && owner.is_none_or(|source| source == route.owner.source())
                 && protocol.is_none_or(|protocol| protocol == route.attributes.protocol)
                 && ways.as_ref().is_none_or(|ways| ways.include(route))
         }))

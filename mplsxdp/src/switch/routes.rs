@@ -11,15 +11,18 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use super::owners::{Settled, made, settle};
 use super::reachability::{Survey, Waiting};
 use super::{Effect, Switch, Token};
 use crate::control::Peer;
 use crate::control::api::{Changed, Changes, Refusal, Reply};
 use crate::dataplane::{GracePeriod, Tables};
 use crate::kernel;
-use crate::lfib::{Budget, Change, ChangeError, Mode, NextHopSearch, Progress};
+use crate::lfib::{Budget, Change, ChangeError, Mode, NextHopSearch, Progress, Select};
 use crate::neighbour::Lookup;
-use crate::route::{Description, NextHop, Owner, Route};
+use crate::rib::Planned;
+use crate::route::filter::RouteFilter;
+use crate::route::{Description, NextHop, Owner, Route, Source};
 
 /// What one input may do to the tables; what is left is done in steps, of which the caller says how long they may take.
 const AT_ONCE: usize = 256;
@@ -33,8 +36,12 @@ pub(super) struct RouteChange {
     origin: Origin,
     change: Change,
     stage: Stage,
+    /// Whose routes it is about.
+    source: Source,
     /// What must be true of the routes that it deletes.
     described: Vec<Description>,
+    /// What routes are flushed by.
+    filter: RouteFilter,
     /// It waits for no more grace periods: if there is no room, it is refused.
     is_last: bool,
 }
@@ -66,13 +73,25 @@ enum Stage {
     Follow(Ahead),
     LookUp(Ahead, LookUps),
     Begin(Ahead),
-    Make(Ahead),
+    /// The RIB follows once the LFIB has made it.
+    Make(Ahead, Option<Box<Planned>>),
     /// The next hops that were taken ahead are let go.
     LetGo(Ahead, Result<Changes, NotChanged>),
     /// The next hops that came into use and went out of it are followed.
     FollowAll(Ahead, Result<Changes, NotChanged>),
     /// Routes are named that wait.
     Survey(Ahead, Changes, Survey),
+}
+
+impl Stage {
+    fn first(change: &Change, origin: Origin) -> Self {
+        match (change, origin) {
+            (Change::Install { .. }, Origin::Call { .. } | Origin::Started | Origin::Reread) => {
+                Self::Search(NextHopSearch::default())
+            }
+            _ => Self::Begin(Ahead::default()),
+        }
+    }
 }
 
 /// New next hops that are there ahead of their routes.
@@ -116,26 +135,35 @@ impl RouteChanges {
 
 impl RouteChange {
     pub fn new(origin: Origin, change: Change) -> Self {
-        let stage = match (&change, origin) {
-            (Change::Install { .. }, Origin::Call { .. } | Origin::Started | Origin::Reread) => {
-                Stage::Search(NextHopSearch::default())
-            }
-            _ => Stage::Begin(Ahead::default()),
-        };
         Self {
+            stage: Stage::first(&change, origin),
+            source: match &change {
+                Change::Install { owner, .. } => owner.source(),
+                _ => Source::default(),
+            },
             origin,
             change,
-            stage,
+            filter: RouteFilter::default(),
             described: Vec::new(),
             is_last: false,
         }
     }
 
-    /// Deletes routes that are there, and as they are described.
-    pub fn delete(origin: Origin, mut described: Vec<Description>) -> Self {
+    /// Deletes the routes of a source that `select` is true of, which is `filter` for those that are installed.
+    pub fn flush(origin: Origin, source: Source, filter: RouteFilter, select: Select) -> Self {
+        Self {
+            source,
+            filter,
+            ..Self::new(origin, Change::Flush(Arc::new(select)))
+        }
+    }
+
+    /// Deletes routes of a source that are there, and as they are described.
+    pub fn delete(origin: Origin, source: Source, mut described: Vec<Description>) -> Self {
         let keys = described.iter().map(|described| described.key).collect();
         described.retain(|described| !described.is_key());
         Self {
+            source,
             described,
             ..Self::new(origin, Change::Delete(Arc::new(keys)))
         }
@@ -150,7 +178,7 @@ impl RouteChange {
     fn routes(&self) -> Arc<Vec<Route>> {
         match &self.change {
             Change::Install { routes, .. } => Arc::clone(routes),
-            Change::Delete(_) | Change::Flush(_) => Arc::default(),
+            Change::Settle { .. } | Change::Delete(_) | Change::Flush(_) => Arc::default(),
         }
     }
 
@@ -185,7 +213,8 @@ impl<T: Tables> Switch<T> {
                     let period = self.lfib.reclaiming();
                     let again = RouteChange {
                         is_last: true,
-                        ..RouteChange::new(change.origin, change.change)
+                        stage: Stage::first(&change.change, change.origin),
+                        ..change
                     };
                     match period {
                         Some(period) => self.changes.awaiting_room.push((period, again)),
@@ -246,21 +275,28 @@ impl<T: Tables> Switch<T> {
                 }
             }
             Stage::LookUp(ahead, look_ups) => self.after_look_up(change, ahead, &look_ups.failed),
-            Stage::Begin(ahead) if let Err(refusal) = self.check_described(&change.described) => {
+            Stage::Begin(ahead) if let Err(refusal) = self.check_described(change.source, &change.described) => {
                 return Next::done(ahead, Err(NotChanged::Refused(refusal)));
             }
-            Stage::Begin(ahead) => match self.lfib.begin(change.change.clone()) {
-                Ok(()) => Stage::Make(ahead),
-                // Changes come here one after the other.
-                Err(_) => Stage::LetGo(ahead, Err(NotChanged::Change(ChangeError::Busy))),
-            },
-            Stage::Make(ahead) => match self.lfib.step(budget) {
-                Progress::More => Stage::Make(ahead),
+            Stage::Begin(ahead) => {
+                let settled = settle(&self.rib, &self.lfib, change.source, &change.change, &change.filter);
+                match settled {
+                    Ok(Settled { change, planned }) => match self.lfib.begin(change) {
+                        Ok(()) => Stage::Make(ahead, planned),
+                        // Changes come here one after the other.
+                        Err(_) => Stage::LetGo(ahead, Err(NotChanged::Change(ChangeError::Busy))),
+                    },
+                    Err(error) => Stage::LetGo(ahead, Err(NotChanged::Change(error))),
+                }
+            }
+            Stage::Make(ahead, planned) => match self.lfib.step(budget) {
+                Progress::More => Stage::Make(ahead, planned),
                 Progress::Finished(finished) => {
                     self.effects.push_back(Effect::Drop(finished.remains));
                     // First, or newer frames would leave before those that wait.
                     self.effects.push_back(Effect::RetryHeld);
-                    Stage::LetGo(ahead, finished.result.map(count).map_err(NotChanged::Change))
+                    let result = made(&mut self.rib, planned, finished.result);
+                    Stage::LetGo(ahead, result.map(count).map_err(NotChanged::Change))
                 }
             },
             Stage::LetGo(mut ahead, result) => match self.lfib.let_go(&mut ahead.search, budget) {
@@ -438,6 +474,10 @@ impl<T: Tables> Switch<T> {
                     .unwrap_or_default(),
             },
             ChangeError::Missing { key, .. } => Refusal::NoSuchRoute { key: *key },
+            ChangeError::Foreign { key, owner, .. } => Refusal::RouteForeign {
+                key: *key,
+                owner: owner.to_string(),
+            },
             other => Refusal::RouteRefused {
                 index: other.index().unwrap_or(0),
                 parameter: None,

@@ -17,7 +17,7 @@ use crate::neighbour::{LinkInfo, Neighbour, NeighbourState};
 use crate::ports::preflight::{Capabilities, Facts, PreflightError};
 use crate::route::filter::RouteFilter;
 use crate::route::line::{self, Family};
-use crate::route::{Description, Route, RouteKey};
+use crate::route::{Description, Route, RouteKey, Source};
 
 const PEER: Peer = Peer { pid: 7, uid: 0 };
 /// NETDEV_XDP_ACT_BASIC, REDIRECT, NDO_XMIT and NDO_XMIT_SG.
@@ -243,7 +243,12 @@ impl Rig {
 
     fn change(&mut self, mode: ChangeMode, routes: &[&str], wait: bool) -> Result<Reply, Refusal> {
         let routes = routes.iter().map(|text| route(text)).collect();
-        self.request(Request::ChangeRoutes { mode, routes, wait })
+        self.request(Request::ChangeRoutes {
+            mode,
+            owner: Source::Static,
+            routes,
+            wait,
+        })
     }
 
     fn neighbour(&mut self, ifindex: u32, address: &str, state: NeighbourState) {
@@ -429,16 +434,19 @@ fn routes_are_added_changed_looked_up_deleted_and_flushed() {
 
     // A route is deleted if it is the one that is described.
     let delete = |text: &str| Request::DeleteRoutes {
+        owner: Source::Static,
         routes: vec![line::deletion(text, Family::Any).unwrap()],
     };
     let differs = refusal(rig.request(delete("100 as 200 via inet 10.0.0.1 dev eth1")));
     assert!(differs.contains("the route of 100 is another one"), "{differs}");
     rig.request(delete("100 as 300 via inet 10.0.0.2 dev eth1")).unwrap();
     let none = refusal(rig.request(Request::DeleteRoutes {
+        owner: Source::Static,
         routes: vec![Description::from(key(100))],
     }));
     assert!(none.contains("100 has no route"), "{none}");
     let dev = |name: &str| Request::FlushRoutes {
+        owner: Source::Static,
         filter: RouteFilter {
             dev: Some(name.into()),
             ..RouteFilter::default()
@@ -478,6 +486,7 @@ fn a_next_hop_must_lead_out_of_a_port_unless_its_route_may_wait() {
         assert_eq!(committed.unreachable_total, 1);
         assert!(committed.unreachable[0].reason.contains(expected), "{committed:?}");
         rig.request(Request::FlushRoutes {
+            owner: Source::Static,
             filter: RouteFilter::default(),
         })
         .unwrap();
@@ -489,6 +498,7 @@ fn a_look_up_that_is_not_answered_delays_only_who_asked() {
     let mut rig = Rig::up();
     rig.holds = true;
     let change = |label: u32| Request::ChangeRoutes {
+        owner: Source::Static,
         mode: ChangeMode::Add,
         routes: vec![route(&format!("{label} as 200 via inet 10.0.0.{label}"))],
         wait: false,
@@ -561,6 +571,7 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     let many = 1000..100_000;
     let routes = many.map(|label| route(&format!("{label} as 300 via link 02:00:00:00:01:01 dev eth1")));
     let token = rig.ask(Request::ChangeRoutes {
+        owner: Source::Static,
         mode: ChangeMode::Add,
         routes: routes.collect(),
         wait: false,
@@ -606,11 +617,13 @@ fn changes_of_routes_are_made_one_after_the_other() {
     rig.holds = true;
     let routes = (1000..5000).map(|label| route(&format!("{label} as 300 via link 02:00:00:00:01:01 dev eth1")));
     let first = rig.ask(Request::ChangeRoutes {
+        owner: Source::Static,
         mode: ChangeMode::Add,
         routes: routes.collect(),
         wait: false,
     });
     let second = rig.ask(Request::FlushRoutes {
+        owner: Source::Static,
         filter: RouteFilter::default(),
     });
     assert_eq!((rig.reply(first), rig.reply(second)), (None, None));

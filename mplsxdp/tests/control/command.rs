@@ -274,6 +274,7 @@ fn json() {
         "via": { "family": "inet", "host": "192.0.2.1" },
         "dev": "eth1",
         "protocol": "static",
+        "owner": "static",
         "flags": [],
         "lladdr": "02:00:00:00:00:02",
         "state": "resolved",
@@ -287,6 +288,7 @@ fn json() {
         "via": { "family": "inet", "host": "192.0.2.9" },
         "dev": "eth1",
         "protocol": "static",
+        "owner": "static",
         "flags": ["unresolved"],
         "state": "failed",
     });
@@ -408,6 +410,7 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
         json!([{
             "dst": "100",
             "protocol": "static",
+            "owner": "static",
             "nexthops": [
                 {
                     "to": "200",

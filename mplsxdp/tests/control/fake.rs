@@ -153,7 +153,7 @@ impl Kept {
                     .map(|route| installed(route, counters))
                     .collect(),
             )),
-            Request::ChangeRoutes { mode, routes, wait } => {
+            Request::ChangeRoutes { mode, routes, wait, .. } => {
                 let waits = |hop: &NextHop| hop.dev.as_deref() == Some("later");
                 let waiting = routes.iter().filter(|route| route.next_hops().any(waits));
                 let keys: Vec<RouteKey> = waiting.map(Route::key).collect();
@@ -188,7 +188,7 @@ impl Kept {
                 let route = route.ok_or(Refusal::NoSuchRoute { key })?;
                 Ok(Reply::Route(Box::new(installed(route, true))))
             }
-            Request::DeleteRoutes { routes } => {
+            Request::DeleteRoutes { routes, .. } => {
                 for described in &routes {
                     let key = described.key;
                     let found = self.routes.get(&key).ok_or(Refusal::NoSuchRoute { key })?;
@@ -203,7 +203,7 @@ impl Kept {
                 }
                 Ok(deleted(routes.len()))
             }
-            Request::FlushRoutes { filter } => {
+            Request::FlushRoutes { filter, .. } => {
                 let before = self.routes.len();
                 self.routes.retain(|_, route| !chosen(&filter, route));
                 Ok(deleted(before - self.routes.len()))
@@ -444,6 +444,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
     InstalledRoute {
         route: route.into(),
         owner: "static".into(),
+        standby: false,
         next_hop,
         paths,
         counter: counters.then_some(Counter { packets: 5, bytes: 500 }),

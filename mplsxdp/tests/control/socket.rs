@@ -12,7 +12,7 @@ use mplsxdp::control::client::{Client, ClientError};
 use mplsxdp::control::server::Limits;
 use mplsxdp::control::socket::{self, BindError};
 use mplsxdp::control::{Instance, MAX_MESSAGE_BYTES, Peer};
-use mplsxdp::route::{Action, NextHop, OutLabels, Route, RouteKey, Via};
+use mplsxdp::route::{Action, NextHop, OutLabels, Route, RouteKey, Source, Via};
 use mplsxdp_common::abi::TtlPropagate;
 use mplsxdp_common::wire::Label;
 use nix::sys::stat::{Mode, umask};
@@ -267,6 +267,7 @@ fn a_transaction_is_one_request() {
         request,
         Request::ChangeRoutes {
             mode: ChangeMode::Replace,
+            owner: Source::Static,
             routes: vec![route(200, 201)],
             wait: true,
         }

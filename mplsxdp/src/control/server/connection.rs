@@ -20,7 +20,7 @@ use crate::control::call::{self, Command, Flags, List};
 use crate::control::codec::{Message, Messages};
 use crate::control::{Call, Peer};
 use crate::lfib::next_hops::Position;
-use crate::route::{Route, RouteKey};
+use crate::route::{Route, RouteKey, Source};
 
 /// How much of a list the controller tells at once: paths of routes, or next hops. So a long list does not hold it up.
 const CHUNK: usize = 1000;
@@ -41,6 +41,7 @@ pub struct Connection {
 
 struct Transaction {
     replace_all: bool,
+    owner: Source,
     routes: Vec<Route>,
     /// The room that they take.
     room: Option<OwnedSemaphorePermit>,
@@ -194,8 +195,8 @@ impl Connection {
             }),
             Command::Ask(request) => answer_of(self.ask(request).await?),
             Command::List(list) => self.list(list, flags).await,
-            Command::Begin { replace_all } => {
-                self.begin(replace_all)?;
+            Command::Begin { replace_all, owner } => {
+                self.begin(replace_all, owner)?;
                 answer(&api::Nothing {})
             }
             Command::Stage { routes } => {
@@ -251,12 +252,13 @@ impl Connection {
         Ok(())
     }
 
-    fn begin(&mut self, replace_all: bool) -> Result<(), Error> {
+    fn begin(&mut self, replace_all: bool, owner: Source) -> Result<(), Error> {
         if self.transaction.is_some() {
             return Err(Error::TransactionOpen {});
         }
         self.transaction = Some(Transaction {
             replace_all,
+            owner,
             routes: Vec::new(),
             room: None,
             failed: None,
@@ -283,6 +285,7 @@ impl Connection {
     async fn commit(&mut self, allow_empty: bool) -> Result<Reply, Error> {
         let Transaction {
             replace_all,
+            owner,
             routes,
             room: _room,
             failed,
@@ -304,7 +307,13 @@ impl Connection {
                     ChangeMode::Replace
                 };
                 let wait = true;
-                self.ask(Request::ChangeRoutes { mode, routes, wait }).await
+                self.ask(Request::ChangeRoutes {
+                    mode,
+                    owner,
+                    routes,
+                    wait,
+                })
+                .await
             }
         }
     }
@@ -357,8 +366,8 @@ fn change(request: &Request) -> Option<String> {
             ChangeMode::Replace => format!("add or replace {} routes", routes.len()),
             ChangeMode::ReplaceAll => format!("replace all routes by {}", routes.len()),
         }),
-        Request::DeleteRoutes { routes } => Some(format!("delete {} routes", routes.len())),
-        Request::FlushRoutes { filter } => Some(format!("flush routes: {filter:?}")),
+        Request::DeleteRoutes { routes, .. } => Some(format!("delete {} routes", routes.len())),
+        Request::FlushRoutes { filter, .. } => Some(format!("flush routes: {filter}")),
         Request::AddLink {
             name,
             tx_only,

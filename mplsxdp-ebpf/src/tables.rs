@@ -68,6 +68,11 @@ static POLICE: u64 = Police::UNLIMITED.to_bits();
 #[unsafe(no_mangle)]
 static HASH_SEED: u32 = 0;
 
+/// Frozen likewise. Not 0: one program may begin on this CPU while another has not ended (PREEMPT_RT), so counters are added to
+/// by atomic instructions.
+#[unsafe(no_mangle)]
+static ATOMIC_COUNTERS: u32 = 0;
+
 /// Frozen likewise, for the programs that count lost frames.
 #[unsafe(no_mangle)]
 static WATCH: [u64; 3] = [0; 3];
@@ -181,8 +186,8 @@ pub fn count_redirect_lost(port: u32, frames: u64) {
         return;
     }
     if let Some(counter) = REASON_COUNTERS.get_ptr_mut(port * REASON_SLOTS + REDIRECT_LOST_SLOT) {
-        // SAFETY: this CPU's own value. Tracepoints do not nest on one CPU here.
-        unsafe { (*counter).packets += frames };
+        // SAFETY: this CPU's own value.
+        unsafe { add(counts_atomically(), &raw mut (*counter).packets, frames) };
     }
 }
 
@@ -254,10 +259,33 @@ unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> bool {
 #[inline(always)]
 fn count(counters: &PerCpuArray<Counter>, index: u32, bytes: usize) {
     if let Some(counter) = counters.get_ptr_mut(index) {
-        // SAFETY: this CPU's own value, and XDP programs do not nest on one CPU.
+        let atomically = counts_atomically();
+        // SAFETY: this CPU's own value.
         unsafe {
-            (*counter).packets += 1;
-            (*counter).bytes += bytes as u64;
+            add(atomically, &raw mut (*counter).packets, 1);
+            add(atomically, &raw mut (*counter).bytes, bytes as u64);
+        }
+    }
+}
+
+#[inline(always)]
+fn counts_atomically() -> bool {
+    // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+    unsafe { read_volatile(&raw const ATOMIC_COUNTERS) != 0 }
+}
+
+/// Adds to a word that only programs on this CPU write to. What decides on the way is frozen: the verifier leaves only one.
+///
+/// # Safety
+/// `word` must be good to read and write, and aligned.
+#[inline(always)]
+unsafe fn add(atomically: bool, word: *mut u64, value: u64) {
+    // SAFETY: as the caller says. By hand, for `core` has no such operation for this target.
+    unsafe {
+        if atomically {
+            asm!("lock *(u64 *)({} + 0) += {}", in(reg) word, in(reg) value, options(nostack));
+        } else {
+            *word += value;
         }
     }
 }

@@ -59,11 +59,15 @@ fn needs_root() {
 /// Loads the program in every variant, with `host` and `kernel` doing the same to both sides' tables.
 fn twins<H, K>(
     hash_seed: u32,
+    atomic_counters: bool,
     host: impl FnOnce(MemoryTables) -> H,
     kernel: impl FnOnce(KernelTables) -> K,
 ) -> Twins<H, K> {
     needs_root();
-    let loader = Loader::new(SIZES).unwrap().with_hash_seed(hash_seed);
+    let loader = Loader::new(SIZES)
+        .unwrap()
+        .with_hash_seed(hash_seed)
+        .with_atomic_counters(atomic_counters);
     let programs = lab::settings()
         .into_iter()
         .map(|settings| (settings.port(), loader.program(settings).unwrap()))
@@ -385,9 +389,11 @@ impl<T> AsMut<T> for Bare<T> {
     }
 }
 
+/// They count as on a real-time kernel; those of random frames as on others.
 fn lab_twins() -> Twins<Through<MemoryTables>, Through<KernelTables>> {
     twins(
         0,
+        true,
         |tables| Through(lab::install(tables)),
         |tables| Through(lab::install(tables)),
     )
@@ -507,7 +513,7 @@ fn what_is_beyond_the_first_buffer_is_not_misread() {
 #[test]
 fn random_frames_beyond_the_first_buffer_agree() {
     let seed = from_environment("MPLSXDP_SEED", DEFAULT_SEED);
-    let mut twins = twins(seed as u32, Bare, Bare);
+    let mut twins = twins(seed as u32, false, Bare, Bare);
     let with_frags: Vec<_> = lab::settings()
         .into_iter()
         .filter(|settings| settings.frags())
@@ -544,7 +550,7 @@ fn random_frames_over_random_tables_agree() {
         "MPLSXDP_SEED={seed} MPLSXDP_FRAMES={frames}, captured frames: {}",
         captured.len()
     );
-    let twins = RefCell::new(twins(seed as u32, Bare, Bare));
+    let twins = RefCell::new(twins(seed as u32, false, Bare, Bare));
     let mut worlds = runner(seed, 0, 1);
     let last = only.map_or(frames.div_ceil(FRAMES_PER_WORLD), |only| only + 1);
     for number in 0..last {

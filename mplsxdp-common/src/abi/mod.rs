@@ -69,6 +69,8 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const POLICE: &str = "POLICE";
 /// Name of the frozen seed of the multipath hash, a u32, in the program's `.rodata`.
 pub const HASH_SEED: &str = "HASH_SEED";
+/// Name of the frozen switch, a u32, that has counters added to by atomic instructions, in the programs' `.rodata`.
+pub const ATOMIC_COUNTERS: &str = "ATOMIC_COUNTERS";
 /// Default and largest size of `ILM`: one entry for every label.
 pub const MAX_LABELS: u32 = 1 << 20;
 /// Size of `ADJACENCIES`: what the 16-bit index of an entry could address is four times this.

@@ -14,8 +14,8 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
 use mplsxdp_common::abi::{
-    DELIVER_PROGRAM, HASH_SEED, LOST_BEFORE_DRIVER, LOST_BY_DRIVER, POLICE, PROGRAM, Police, SETTINGS, Settings,
-    TtlMode, WATCH, Watch, map,
+    ATOMIC_COUNTERS, DELIVER_PROGRAM, HASH_SEED, LOST_BEFORE_DRIVER, LOST_BY_DRIVER, POLICE, PROGRAM, Police, SETTINGS,
+    Settings, TtlMode, WATCH, Watch, map,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::btf::Offsets;
 use super::inject::Injector;
-use super::release::{OLDEST, Release};
+use super::release::{OLDEST, Release, is_preempt_rt};
 use crate::descriptors::hint_unless_short;
 
 /// The maps that all copies of the program share.
@@ -133,8 +133,7 @@ impl Pins {
 pub struct Loader {
     pins: Pins,
     sizes: Sizes,
-    police: Police,
-    hash_seed: u32,
+    frozen: Frozen,
     /// The map of log records, as aya-log takes it.
     log: Ebpf,
 }
@@ -143,9 +142,13 @@ impl Loader {
     /// Makes the maps.
     pub fn new(sizes: Sizes) -> Result<Self, LoadError> {
         let pins = Pins::new()?;
-        let police = Police::UNLIMITED;
+        let frozen = Frozen {
+            police: Police::UNLIMITED,
+            hash_seed: 0,
+            atomic_counters: is_preempt_rt(),
+        };
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let mut first = object(&pins, sizes, settings, police, 0).map_err(LoadError::on_this_kernel)?;
+        let mut first = object(&pins, sizes, settings, frozen).map_err(LoadError::on_this_kernel)?;
         // The maps are in the bpffs: no more descriptors of them are needed here.
         for name in SHARED_MAPS.iter().filter(|&&name| name != map::LOG_RECORDS) {
             drop(first.take_map(name));
@@ -153,20 +156,39 @@ impl Loader {
         Ok(Self {
             pins,
             sizes,
-            police,
-            hash_seed: 0,
+            frozen,
             log: first,
         })
     }
 
     /// Copies of the program police their exceptions so; not at all unless told.
     pub fn with_police(self, police: Police) -> Self {
-        Self { police, ..self }
+        Self {
+            frozen: Frozen { police, ..self.frozen },
+            ..self
+        }
     }
 
     /// Copies of the program begin their flow hashes with this; with 0 unless told.
     pub fn with_hash_seed(self, hash_seed: u32) -> Self {
-        Self { hash_seed, ..self }
+        Self {
+            frozen: Frozen {
+                hash_seed,
+                ..self.frozen
+            },
+            ..self
+        }
+    }
+
+    /// Copies of the program add to their counters by atomic instructions, or not; as this kernel needs it unless told.
+    pub fn with_atomic_counters(self, atomic_counters: bool) -> Self {
+        Self {
+            frozen: Frozen {
+                atomic_counters,
+                ..self.frozen
+            },
+            ..self
+        }
     }
 
     /// Logs the log records of all copies, from now on, on a thread of its own: a flood of them does not hold the event loop. They
@@ -195,7 +217,7 @@ impl Loader {
     }
 
     fn load(&self, settings: Settings) -> Result<Program, LoadError> {
-        let object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
+        let object = object(&self.pins, self.sizes, settings, self.frozen)?;
         let xdp = load_one(object, PROGRAM)?;
         Ok(Program { xdp })
     }
@@ -216,7 +238,7 @@ impl Loader {
             watch.netns_offset = offsets.netns;
             watch.cookie_offset = offsets.netns_cookie;
         }
-        let mut object = object_watching(&self.pins, self.sizes, watch)?;
+        let mut object = object_watching(&self.pins, self.sizes, watch, self.frozen.atomic_counters)?;
         let mut attach = |name: &'static str| -> Result<(), LoadError> {
             let program = object.program_mut(name).ok_or(LoadError::NoProgram(name))?;
             let program: &mut RawTracePoint = program.try_into().map_err(|error: ProgramError| Box::new(error))?;
@@ -239,7 +261,7 @@ impl Loader {
     /// The way into the kernel for frames that arrived at a port.
     pub fn injector(&self) -> Result<Injector, LoadError> {
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let mut object = object(&self.pins, self.sizes, settings, self.police, self.hash_seed)?;
+        let mut object = object(&self.pins, self.sizes, settings, self.frozen)?;
         let program = object
             .program_mut(DELIVER_PROGRAM)
             .ok_or(LoadError::NoProgram(DELIVER_PROGRAM))?;
@@ -294,20 +316,33 @@ fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Load
     }
 }
 
-fn object(pins: &Pins, sizes: Sizes, settings: Settings, police: Police, hash_seed: u32) -> Result<Ebpf, LoadError> {
-    let (settings, police) = (settings.to_bits(), police.to_bits());
+/// What all copies of the program have frozen in alike.
+#[derive(Clone, Copy)]
+struct Frozen {
+    police: Police,
+    hash_seed: u32,
+    atomic_counters: bool,
+}
+
+fn object(pins: &Pins, sizes: Sizes, settings: Settings, frozen: Frozen) -> Result<Ebpf, LoadError> {
+    let (settings, police) = (settings.to_bits(), frozen.police.to_bits());
+    let atomic_counters = u32::from(frozen.atomic_counters);
     let mut loader = sharing(pins, sizes);
     loader
         .override_global(SETTINGS, &settings, true)
         .override_global(POLICE, &police, true)
-        .override_global(HASH_SEED, &hash_seed, true);
+        .override_global(HASH_SEED, &frozen.hash_seed, true)
+        .override_global(ATOMIC_COUNTERS, &atomic_counters, true);
     Ok(loader.load(OBJECT).map_err(Box::new)?)
 }
 
-fn object_watching(pins: &Pins, sizes: Sizes, watch: Watch) -> Result<Ebpf, LoadError> {
+fn object_watching(pins: &Pins, sizes: Sizes, watch: Watch, atomic_counters: bool) -> Result<Ebpf, LoadError> {
     let words = watch.words();
+    let atomic_counters = u32::from(atomic_counters);
     let mut loader = sharing(pins, sizes);
-    loader.override_global(WATCH, &words, true);
+    loader
+        .override_global(WATCH, &words, true)
+        .override_global(ATOMIC_COUNTERS, &atomic_counters, true);
     Ok(loader.load(OBJECT).map_err(Box::new)?)
 }
 

@@ -29,6 +29,16 @@ impl Release {
     }
 }
 
+/// Whether programs can preempt one another on a CPU: the kernel says how it was configured in its version (`uname -v`).
+pub fn is_preempt_rt() -> bool {
+    let name = nix::sys::utsname::uname().ok();
+    name.is_some_and(|name| names_preempt_rt(&name.version().to_string_lossy()))
+}
+
+fn names_preempt_rt(version: &str) -> bool {
+    version.split_whitespace().any(|word| word == "PREEMPT_RT")
+}
+
 impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
@@ -37,7 +47,15 @@ impl fmt::Display for Release {
 
 #[cfg(test)]
 mod tests {
-    use super::{OLDEST, Release};
+    use super::{OLDEST, Release, names_preempt_rt};
+
+    #[test]
+    fn a_real_time_kernel_says_so() {
+        assert!(names_preempt_rt("#1 SMP PREEMPT_RT Debian 6.12.115-1 (2025-11-07)"));
+        assert!(!names_preempt_rt(
+            "#1 SMP PREEMPT_DYNAMIC Debian 6.12.115-1 (2025-11-07)"
+        ));
+    }
 
     #[test]
     fn releases_are_compared_by_their_numbers() {

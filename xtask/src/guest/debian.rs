@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::image::output;
-use super::kernels::{Kernel, PACKAGE};
+use super::kernels::Kernel;
 use crate::run::is_installed;
 use crate::setup::apt_update;
 
@@ -49,7 +49,7 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
             fs::remove_dir_all(&fresh)?;
         }
         fs::create_dir_all(&fresh)?;
-        for package in apt.parts(PACKAGE)? {
+        for package in apt.parts(kernel.package)? {
             let archive = apt.download(&package)?;
             let mut unpack = Command::new("dpkg-deb");
             unpack.arg("--extract").arg(&archive).arg(&fresh);

@@ -6,6 +6,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The suite of Debian that has it.
     pub suite: &'static str,
+    /// The package that depends on the newest kernel of this kind in the suite.
+    pub package: &'static str,
     pub expected: Expected,
 }
 
@@ -17,29 +19,39 @@ pub enum Expected {
     Refusal,
 }
 
-/// The package that depends on the newest kernel of a suite for virtual machines.
-pub const PACKAGE: &str = "linux-image-cloud-amd64";
+/// For virtual machines.
+const CLOUD: &str = "linux-image-cloud-amd64";
 
-pub const KERNELS: [Kernel; 4] = [
+pub const KERNELS: [Kernel; 5] = [
     Kernel {
         name: "5.10",
         suite: "bullseye",
+        package: CLOUD,
         expected: Expected::Refusal,
     },
     Kernel {
         name: "6.1",
         suite: "bookworm",
+        package: CLOUD,
         expected: Expected::Everything,
     },
     Kernel {
         name: "6.12",
         suite: "trixie",
+        package: CLOUD,
         expected: Expected::Everything,
     },
     Kernel {
         // Whatever is the newest: its version is that of the package.
         name: "newest",
         suite: "trixie-backports",
+        package: CLOUD,
+        expected: Expected::Everything,
+    },
+    Kernel {
+        name: "real-time",
+        suite: "trixie-backports",
+        package: "linux-image-rt-amd64",
         expected: Expected::Everything,
     },
 ];

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::output::{Output, aligned};
 use super::{Failure, Session, verb};
 use crate::control::api::{
-    BackupState, Checksum, KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, ReasonCounter, Resolution,
-    ViaAddress, ViaFamily,
+    BackupState, Checksum, KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, ReasonCounter, ViaAddress,
+    ViaFamily,
 };
 
 pub const HELP: &str = "\
@@ -162,7 +162,7 @@ fn brief_next_hop(neighbor: &NextHopState) -> String {
         neighbor.via.address,
         known(neighbor.dev.as_deref()),
         known(neighbor.mac.as_deref()),
-        state(neighbor.state)
+        neighbor.state
     )
 }
 
@@ -234,11 +234,7 @@ pub fn next_hop(next_hop: &NextHopState) -> String {
         .map(|mac| format!("lladdr {mac} "))
         .unwrap_or_default();
     let backup = next_hop.backup.as_ref().map(backup).unwrap_or_default();
-    format!(
-        "{dev}{mac}{}{}{backup}",
-        state(next_hop.state),
-        lost(next_hop.redirect_lost)
-    )
+    format!("{dev}{mac}{}{}{backup}", next_hop.state, lost(next_hop.redirect_lost))
 }
 
 fn backup(backup: &BackupState) -> String {
@@ -248,7 +244,7 @@ fn backup(backup: &BackupState) -> String {
         via(&backup.via),
         with("dev", backup.dev.as_deref()),
         with("lladdr", backup.mac.as_deref()),
-        state(backup.state),
+        backup.state,
         lost(backup.redirect_lost)
     )
 }
@@ -257,23 +253,6 @@ fn lost(is_lost: bool) -> String {
     match is_lost {
         true => format!(" {REDIRECT_LOST}"),
         false => String::new(),
-    }
-}
-
-/// As the control socket names it.
-pub fn state(state: Resolution) -> &'static str {
-    match state {
-        Resolution::Resolved => "resolved",
-        Resolution::Static => "static",
-        Resolution::Incomplete => "incomplete",
-        Resolution::Failed => "failed",
-        Resolution::BadMac => "bad_mac",
-        Resolution::NoRoute => "no_route",
-        Resolution::LinkDown => "link_down",
-        Resolution::NotAPort => "not_a_port",
-        Resolution::NoArp => "no_arp",
-        Resolution::NoSuchDev => "no_such_dev",
-        Resolution::Local => "local",
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
 use super::lines::{Kind, Lines, Unreadable};
-use super::link::{next_hop, state};
+use super::link::next_hop;
 use super::output::Output;
 use super::{Failure, Session, verb};
 use crate::control::api::{
@@ -303,7 +303,7 @@ struct JsonPath {
     #[serde(skip_serializing_if = "Option::is_none")]
     lladdr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'static str>,
+    state: Option<Resolution>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backup: Option<JsonBackup>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -326,7 +326,7 @@ struct JsonBackup {
     #[serde(skip_serializing_if = "Option::is_none")]
     lladdr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'static str>,
+    state: Option<Resolution>,
 }
 
 impl From<api::ViaAddress> for JsonVia {
@@ -398,12 +398,12 @@ impl JsonPath {
             weight: None,
             flags: found.and_then(flag).into_iter().collect(),
             lladdr: found.and_then(|found| found.mac.clone()),
-            state: found.map(|found| state(found.state)),
+            state: found.map(|found| found.state),
             backup: backup.map(|backup| JsonBackup {
                 via: backup.via.into(),
                 dev: backup.dev,
                 lladdr: backup_found.and_then(|found| found.mac.clone()),
-                state: backup_found.map(|found| state(found.state)),
+                state: backup_found.map(|found| found.state),
             }),
             buckets: None,
             bucket_ranges: None,
@@ -428,10 +428,7 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
     if installed.standby {
         line.push_str(" standby");
     }
-    if let Some(flag) = installed.next_hop.as_ref().and_then(flag) {
-        line.push(' ');
-        line.push_str(flag);
-    }
+    line.push_str(&installed.next_hop.as_ref().map(mark).unwrap_or_default());
     match installed.counter {
         _ if installed.standby => {}
         Some(api::Counter { packets, bytes }) if counters => {
@@ -445,9 +442,8 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
     }
     let mut states = states(installed);
     let nexthops = found_paths(&route, installed).into_iter().map(|path| {
-        let flag = states.next().and_then(|(state, _)| flag(state));
-        let flag = flag.map(|flag| format!(" {flag}")).unwrap_or_default();
-        format!("\t{path}{flag}")
+        let mark = states.next().map(|(state, _)| mark(state)).unwrap_or_default();
+        format!("\t{path}{mark}")
     });
     Ok(std::iter::once(line).chain(nexthops).collect())
 }
@@ -480,8 +476,8 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
             _ => found.and_then(|found| found.dev.as_deref()).unwrap_or("-"),
         };
         let state = match installed.standby {
-            true => "standby",
-            false => found.map_or("-", |found| state(found.state)),
+            true => "standby".to_owned(),
+            false => found.map_or_else(|| "-".to_owned(), |found| found.state.to_string()),
         };
         let counter = if index == 0 { counter.as_str() } else { "" };
         format!("{key:<20} {out:<15} {via:<25} {dev:<16} {state}{counter}")
@@ -508,19 +504,31 @@ fn buckets(buckets: &[BucketRange]) -> String {
     }
 }
 
+/// The state of the next hop follows, in text.
+const UNRESOLVED: &str = "unresolved";
+
+/// The same as text, with a space in front: `unresolved` is followed by the state.
+fn mark(next_hop: &NextHopState) -> String {
+    match flag(next_hop) {
+        Some(flag @ UNRESOLVED) => format!(" {flag} {}", next_hop.state),
+        Some(flag) => format!(" {flag}"),
+        None => String::new(),
+    }
+}
+
 /// Why nothing arrives, in a word that iproute2 has too where it can.
 fn flag(next_hop: &NextHopState) -> Option<&'static str> {
     match next_hop.state {
         Resolution::Resolved | Resolution::Static => next_hop.redirect_lost.then_some(REDIRECT_LOST),
         Resolution::LinkDown => Some("linkdown"),
-        Resolution::BadMac => Some("unresolved bad_mac"),
-        Resolution::Incomplete
+        Resolution::BadMac
+        | Resolution::Incomplete
         | Resolution::Failed
         | Resolution::NoRoute
         | Resolution::NotAPort
         | Resolution::NoArp
         | Resolution::NoSuchDev
-        | Resolution::Local => Some("unresolved"),
+        | Resolution::Local => Some(UNRESOLVED),
     }
 }
 

@@ -2,6 +2,7 @@
 //! [`Request`]s and [`Reply`]s that the socket's server exchanges with the controller.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -150,6 +151,7 @@ pub enum Resolution {
     /// The kernel has no route to the address.
     NoRoute,
     /// The interface is down or without carrier.
+    #[serde(rename = "linkdown")]
     LinkDown,
     /// The interface is not a port.
     NotAPort,
@@ -159,6 +161,24 @@ pub enum Resolution {
     NoSuchDev,
     /// The address is this box's own.
     Local,
+}
+
+impl fmt::Display for Resolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolved => "resolved",
+            Self::Static => "static",
+            Self::Incomplete => "incomplete",
+            Self::Failed => "failed",
+            Self::BadMac => "bad_mac",
+            Self::NoRoute => "no_route",
+            Self::LinkDown => "linkdown",
+            Self::NotAPort => "not_a_port",
+            Self::NoArp => "no_arp",
+            Self::NoSuchDev => "no_such_dev",
+            Self::Local => "local",
+        })
+    }
 }
 
 /// `type VlanTag`.

@@ -344,9 +344,10 @@ impl<'a> Parser<'a> {
     fn said_beside(&mut self, word: &'a str) -> Result<(), GrammarError> {
         let (at, reason): (&str, String) = match word {
             // The kernel's state of a route, and ours.
-            "dead" | "linkdown" | "unresolved" | "bad_mac" | "redirect-lost" | "standby" | "uncounted"
-            | "pervasive" | "notify" | "offload" | "trap" | "offload_failed" | "rt_offload" | "rt_trap"
-            | "rt_offload_failed" | "cache" => {
+            "dead" | "linkdown" | "unresolved" | "incomplete" | "failed" | "bad_mac" | "no_route" | "not_a_port"
+            | "no_arp" | "no_such_dev" | "local" | "redirect-lost" | "standby" | "uncounted" | "pervasive"
+            | "notify" | "offload" | "trap" | "offload_failed" | "rt_offload" | "rt_trap" | "rt_offload_failed"
+            | "cache" => {
                 return Ok(());
             }
             "owner" | "packets" | "bytes" | "uid" | "error" | "users" | "age" | "used" | "mark" => {

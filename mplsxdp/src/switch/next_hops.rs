@@ -154,7 +154,8 @@ impl<T: Tables> Switch<T> {
         let mut reached = BTreeMap::new();
         for change in changes {
             if let Action::Changed { id, state } = *change {
-                info!(next_hop = self.next_hop_name(id), ?state, "next hop");
+                let word = self.state_of(Some(state));
+                info!(next_hop = self.next_hop_name(id), state = %word, "next hop");
                 if let HopState::BadMac { mac, .. } = state {
                     warn!(
                         next_hop = self.next_hop_name(id),

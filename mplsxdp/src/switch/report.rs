@@ -484,18 +484,11 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Where a next hop stands, its backup aside.
-    fn resolution(&self, id: NextHopId) -> api::BackupState {
-        let next_hop = self.lfib.next_hops().get(id);
-        let state = self.resolver.state(id);
-        let port = state
-            .and_then(HopState::ifindex)
-            .and_then(|ifindex| self.ports.by_ifindex(ifindex));
-        let found = state
-            .and_then(HopState::ifindex)
-            .and_then(|ifindex| self.resolver.links().get(ifindex));
-        let resolution = match state {
-            Some(state) if state.ifindex().is_some() && port.is_none() => api::Resolution::NotAPort,
+    /// The state of a next hop as people and the control socket call it.
+    pub(super) fn state_of(&self, state: Option<HopState>) -> api::Resolution {
+        let is_port = |ifindex| self.ports.by_ifindex(ifindex).is_some();
+        match state {
+            Some(state) if state.ifindex().is_some_and(|ifindex| !is_port(ifindex)) => api::Resolution::NotAPort,
             Some(HopState::Resolved { .. }) => api::Resolution::Resolved,
             Some(HopState::Static { .. }) => api::Resolution::Static,
             None | Some(HopState::Incomplete { .. }) => api::Resolution::Incomplete,
@@ -506,7 +499,20 @@ impl<T: Tables> Switch<T> {
             Some(HopState::NoSuchDev) => api::Resolution::NoSuchDev,
             Some(HopState::NoRoute) => api::Resolution::NoRoute,
             Some(HopState::Local) => api::Resolution::Local,
-        };
+        }
+    }
+
+    /// Where a next hop stands, its backup aside.
+    fn resolution(&self, id: NextHopId) -> api::BackupState {
+        let next_hop = self.lfib.next_hops().get(id);
+        let state = self.resolver.state(id);
+        let port = state
+            .and_then(HopState::ifindex)
+            .and_then(|ifindex| self.ports.by_ifindex(ifindex));
+        let found = state
+            .and_then(HopState::ifindex)
+            .and_then(|ifindex| self.resolver.links().get(ifindex));
+        let resolution = self.state_of(state);
         api::BackupState {
             via: next_hop.map_or(Via::Link(Mac::ZERO), |next_hop| next_hop.via).into(),
             // A sub-interface's own name, not that of the kernel's device for it.

@@ -67,7 +67,7 @@ fn lines_of_ip_work_with_mplsxdp_in_the_place_of_ip() {
         done(&fake, "route show"),
         "100 as to 110 via inet 192.168.40.102 dev eth1 proto static\n\
          101 as to 111 via inet 20.0.0.2 dev eth1 proto static\n\
-         102 as to 112 via inet 192.168.40.9 dev eth1 proto static unresolved\n\
+         102 as to 112 via inet 192.168.40.9 dev eth1 proto static unresolved failed\n\
          110 dev lo proto static\n\
          10.4.4.0/24 encap mpls 100 via inet 192.168.30.102 dev eth1 proto static\n"
     );
@@ -213,7 +213,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "--instance a/b status",
             2,
-            "mplsxdp: the instance name `a/b` has other characters than ",
+            "mplsxdp: the instance name `a/b` may contain only ",
         ),
         (
             "neigh show dev eth9",
@@ -381,7 +381,7 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
     );
     let group = "100 proto static\n\
                  \tnexthop as to 200 via inet 192.0.2.1 dev eth1 weight 3\n\
-                 \tnexthop as to 300/301 via inet 192.0.2.9 dev eth1 weight 1 unresolved\n";
+                 \tnexthop as to 300/301 via inet 192.0.2.9 dev eth1 weight 1 unresolved failed\n";
     let protected = "101 as to 111 via inet 192.0.2.1 dev eth1 backup via inet 192.0.2.2 dev eth2 proto static\n";
     assert_eq!(done(&fake, "route show"), format!("{group}{protected}"));
     assert_eq!(
@@ -397,7 +397,7 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
         "100 proto static packets 5 bytes 500\n\
          \tnexthop as to 200 via inet 192.0.2.1 dev eth1 weight 3\n    \
          dev eth1 lladdr 02:00:00:00:00:02 resolved routes 1 buckets 128 (0-63, 128-191)\n\
-         \tnexthop as to 300/301 via inet 192.0.2.9 dev eth1 weight 1 unresolved\n    \
+         \tnexthop as to 300/301 via inet 192.0.2.9 dev eth1 weight 1 unresolved failed\n    \
          dev eth1 failed routes 1 buckets 128 (64-127, 192-255)\n"
     );
     assert_eq!(

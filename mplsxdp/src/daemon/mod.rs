@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::{Future, pending};
 use std::hash::BuildHasher as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -40,7 +41,7 @@ use crate::ports::local::LocalPair;
 use crate::ports::local_routes::LocalRoutes;
 use crate::ports::preflight::PreflightError;
 use crate::ports::programs::Finding;
-use crate::slowpath::xsk::XskPort;
+use crate::slowpath::xsk::{Patience, XskPort};
 use crate::slowpath::{Options, Rate};
 use crate::switch::{Call, Effect, Identity, Input, NotPutBack, PortEvent, ProgramIds, Situation, Switch, Token};
 use crate::{control, ports};
@@ -151,6 +152,8 @@ enum Outcome {
     Attached(Box<Order>, Box<Result<(Parts, Attached), PortError>>),
     /// Sockets for a port that has lost its own.
     Sockets(u16, Result<XskPort, PortError>),
+    /// A queue of a port was busy.
+    ListenAgain(u16, Arc<str>, Patience),
     LocalCreated(Result<LocalPair, PortError>),
     LocalRoutes(LocalRoutes),
     /// A program for a port whose frames have become larger.
@@ -366,6 +369,7 @@ impl Daemon {
                 let result = replaced.map(|()| ids).map_err(|error| error::report(&error));
                 self.handle(Input::Replaced { number, result });
             }
+            Outcome::ListenAgain(number, name, patience) => self.try_to_listen(number, name, patience),
             Outcome::LocalCreated(created) => {
                 let ifindex = created.as_ref().map(LocalPair::ifindex).ok();
                 // First, or the routes into the pair would be taken for others.
@@ -465,8 +469,7 @@ impl Daemon {
                 });
             }
             Effect::ListenEverywhere { number, name } => {
-                let result = self.listen_everywhere(number, &name);
-                self.run(async move { port_event(PortEvent::Listening(result)) });
+                self.try_to_listen(number, name, Patience::new(Instant::now()));
             }
             Effect::KeepPorts => {
                 let ports = self.switch.ports();
@@ -554,6 +557,22 @@ impl Daemon {
         }
     }
 
+    /// Has exceptions of a port heard on all queues. A queue that is busy is tried again for a while.
+    fn try_to_listen(&mut self, number: u16, name: Arc<str>, mut patience: Patience) {
+        let result = self.listen_everywhere(number, &name);
+        let is_busy = result.as_ref().is_err_and(PortError::is_busy);
+        let due = patience.next(Instant::now()).filter(|_| is_busy);
+        self.run(async move {
+            match due {
+                Some(due) => {
+                    tokio::time::sleep_until(due.into()).await;
+                    Outcome::ListenAgain(number, name, patience)
+                }
+                None => port_event(PortEvent::Listening(result)),
+            }
+        });
+    }
+
     fn listen_everywhere(&mut self, number: u16, name: &str) -> Result<(), PortError> {
         let queues = attach::queues(name, ports::Role::Switching)?;
         let receiver = self.exceptions.receiver_mut(number);
@@ -577,7 +596,7 @@ impl Daemon {
         }
     }
 
-    fn put_back(&mut self, number: u16, ifindex: u32, name: std::sync::Arc<str>) {
+    fn put_back(&mut self, number: u16, ifindex: u32, name: Arc<str>) {
         let Some(attachment) = self.attachments.get_mut(&number) else {
             return;
         };

@@ -331,7 +331,7 @@ fn gro_later() -> Result<()> {
     let lose = || bed.right.run("ethtool -K eth0 gro off").map(drop);
     let (is_lost, is_fine) = (
         "eth2: frames that are redirected to it are lost",
-        "frames that are redirected to it are not lost any more",
+        "frames that are redirected to it are no longer lost",
     );
     bed.right.run("ethtool -K eth0 gro on")?;
     let router = Router::load(&bed.netns, PORTS)?;

@@ -108,6 +108,11 @@ fn grown() -> Result<()> {
     let bench = Bench::with_mtus(NATIVE, 1500, 1500)?;
     bench.route("100 as 110")?;
     let router = bench.router.netns();
+    let programs = || -> Result<Vec<u32>> {
+        let links: Vec<Link> = bench.router.json("link show")?;
+        Ok(links.iter().map(|link| link.program_id).collect())
+    };
+    let small_programs = programs()?;
     for (netns, interface) in [
         (&bench.left_netns, "eth0"),
         (router, "eth1"),
@@ -125,6 +130,13 @@ fn grown() -> Result<()> {
     wait::until("the switch to know its interfaces' MTUs", PATIENCE, || {
         let links: Vec<Link> = bench.router.json("link show")?;
         Ok(links.iter().all(|link| link.mtu == MTU).then_some(()))
+    })?;
+    wait::until("the programs for large frames", PATIENCE, || {
+        let changed = programs()?
+            .iter()
+            .zip(&small_programs)
+            .all(|(now, before)| now != before);
+        Ok(changed.then_some(()))
     })?;
     let before = bytes_forwarded(&bench)?;
     bench.expect("a large frame", &sent, &expected)?;
@@ -228,7 +240,7 @@ fn to_tap() -> Result<()> {
     let vm = nic.plug(netns, "tap0")?;
     bench.router.run("link add tap0")?;
     let said = bench.router.said();
-    ensure!(said.contains("go through the slow path"), "{said}");
+    ensure!(said.contains("take the slow path"), "{said}");
     let (neighbour, port) = (vm.mac(), netns.mac("tap0")?);
     for route in [
         "100 as 200/110",

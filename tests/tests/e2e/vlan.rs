@@ -822,7 +822,7 @@ fn namesake() -> Result<()> {
     wait::until("the switch to know the interface", PATIENCE, || {
         Ok(router.run("link del other").err().filter(|error| {
             let error = error.to_string();
-            error.contains("`mplsxdp link add other` makes it one")
+            error.contains("add it with `mplsxdp link add other`")
         }))
     })?;
     pair.expect_swap(&[], VLAN200)?;

@@ -1,15 +1,19 @@
 //! Checksums that senders left to their NICs: finished on the way, and by whom; what is finished already stays.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use libtest_mimic::Trial;
-use mplsxdp::control::api::{Checksum, Link};
+use mplsxdp::control::api::{Checksum, Link, Stats};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
-use mplsxdp_tests::frame::{Entry, ethernet, udp, with_ttl};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp, with_ttl};
+use mplsxdp_tests::icmp::IcmpError;
 use mplsxdp_tests::router::Router;
 use mplsxdp_tests::three_routers::{HOST1, HOST1_V6, HOST2, HOST2_V6, ThreeRouters, transfer};
-use mplsxdp_tests::{Lab, wait};
+use mplsxdp_tests::{End, Lab, Tap, link, wait};
+use nix::errno::Errno;
 
 use crate::bench::{Bench, NATIVE};
 use crate::test;
@@ -25,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
         test("checksum::each_operation_finishes_it", operations),
         test("checksum::what_takes_the_slow_path_is_finished_too", slow_path),
         test("checksum::the_slow_path_finishes_what_xdp_cannot", generic),
+        test("checksum::a_flood_of_them_holds_back_no_other_exceptions", flood),
         test("checksum::a_port_that_trusts_changes_nothing", trusting),
         test("checksum::unsegmented_packets_of_a_peer_are_warned_of", unsegmented),
         test("checksum::the_mode_is_chosen_and_shown", shown),
@@ -172,6 +177,71 @@ fn operations() -> Result<()> {
 fn generic() -> Result<()> {
     // Not held back by the limit of exceptions.
     finishes_all(&format!("{GENERIC} --punt-rate 1"), true)
+}
+
+/// Packets for the slow path to finish come as fast as the slow path can take them, on another port and on the same one. TTLs
+/// that run out meanwhile are answered, each at its rate.
+fn flood() -> Result<()> {
+    const ROUNDS: usize = 40;
+    /// Fewer than the queue of a veth (256) and the receive ring (1024) have room for.
+    const FRAMES: usize = 200;
+    let bench = Bench::new(&format!("{GENERIC} --punt-rate 100"))?;
+    bench.route("100 as 110")?;
+    let flooder = bench.lab.netns("flooder")?;
+    link(End::new(&flooder, "eth0"), End::new(bench.router.netns(), "eth3"))?;
+    bench.router.run("link add eth3")?;
+    let other = Tap::open(&flooder, "eth0")?;
+    let packet = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, &[7; 1400])?;
+    let expired = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, b"expires")?;
+    let stack = [Entry::new(100, 64)];
+    let same_port = bench.labelled(&stack, &unfinished(&packet));
+    let other_port = labelled(
+        bench.router.netns().mac("eth3")?,
+        other.mac(),
+        &stack,
+        &unfinished(&packet),
+    );
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                match other.send(&other_port) {
+                    // Kernels differ in whether they say that a veth had no room.
+                    Err(error) if error.downcast_ref() == Some(&Errno::ENOBUFS) => {}
+                    result => result?,
+                }
+            }
+            Ok(())
+        });
+        let answered = (0..ROUNDS).try_for_each(|round| {
+            for _ in 0..FRAMES {
+                bench.left.send(&same_port)?;
+            }
+            bench.left.send(&bench.labelled(&[Entry::new(100, 1)], &expired))?;
+            let is_answer = |frame: &[u8]| matches!(IcmpError::read(frame), Some(Ok(error)) if error.ensure_quotes(&expired).is_ok());
+            bench.right.receive(&format!("an answer in round {round}"), is_answer)?;
+            Ok(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        flood.join().map_err(|_| anyhow!("the flood panicked"))?.and(answered)
+    })?;
+    let stats: Stats = bench.router.json("stats")?;
+    let counter = |port: &str, reason: &str| {
+        let mut reasons = stats.reasons.iter();
+        reasons
+            .find(|counter| (&*counter.port, &*counter.reason) == (port, reason))
+            .with_context(|| format!("no {reason} at {port}"))
+    };
+    let late = counter("eth1", "ttl-expired")?;
+    ensure!((late.packets, late.policed) == (ROUNDS as u64, 0), "{late:?}");
+    let same = counter("eth1", "checksum-finished")?;
+    ensure!(
+        (same.packets, same.policed) == ((ROUNDS * FRAMES) as u64, 0),
+        "{same:?}"
+    );
+    let other = counter("eth3", "checksum-finished")?;
+    ensure!(other.policed == 0 && other.packets > same.packets, "{other:?}");
+    Ok(())
 }
 
 /// In generic mode, what a veth's peer leaves to be segmented is too big for a label: said at load.

@@ -29,6 +29,7 @@ pub mod kernel;
 pub mod lfib;
 pub mod log;
 pub mod neighbour;
+pub mod observe;
 pub mod ports;
 pub mod rib;
 pub mod route;

@@ -201,7 +201,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
     /// From the beginning, and across the end of the table.
     fn compare_route_counters_that_are_read_together(&mut self) -> String {
         let tables = self.kernel.as_mut();
-        let reader = tables.route_counter_reader().unwrap();
+        let reader = tables.counter_readers().unwrap().routes;
         let end = lab::CAPACITY.counter_slots;
         let mut differences = String::new();
         for (first, count) in [(0, end), (1, 3), (end - 2, 7)] {

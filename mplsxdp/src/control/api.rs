@@ -23,7 +23,7 @@ pub const INTERFACE: &str = "io.mplsxdp";
 pub const DEFINITION: &str = include_str!("io.mplsxdp.varlink");
 
 /// `type InstalledRoute`: a route, and what became of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct InstalledRoute {
     pub route: Route,
     /// `static`, `config` (static, too, and from the config file), or another source's name.
@@ -759,8 +759,8 @@ pub struct ConfigReply {
 pub enum Request {
     GetStatus,
     GetConfig,
-    /// Routes after `after`, in the order of keys, up to the one by which they come to `limit` paths, so that a long list does
-    /// not hold the controller up.
+    /// Routes after `after`, in the order of keys, up to the one by which they come to `limit` paths, or fewer: a long list, or
+    /// a long search, does not hold the switch up.
     ListRoutes {
         filter: RouteFilter,
         after: Option<RouteKey>,
@@ -829,7 +829,11 @@ pub enum Lookup {
 pub enum Reply {
     Status(Box<Status>),
     Config(BTreeMap<String, serde_json::Value>),
-    Routes(Vec<InstalledRoute>),
+    Routes {
+        routes: Vec<InstalledRoute>,
+        /// The list goes on after this key; `None` at its end.
+        after: Option<RouteKey>,
+    },
     Route(Box<InstalledRoute>),
     Changed(Changed),
     Committed(Committed),

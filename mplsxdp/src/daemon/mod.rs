@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Number, burst};
 use crate::control::api::{Refusal, Reply};
 use crate::control::{Instance, server, socket};
-use crate::dataplane::kernel::KernelTables;
+use crate::dataplane::kernel::{CounterReaders, KernelTables};
 use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
 use crate::dataplane::port::Attachment;
 use crate::error;
@@ -54,7 +54,7 @@ use watch::Watch;
 /// Requests that wait for the switch.
 const CALL_BACKLOG: usize = 64;
 /// Kernel events that are taken in before what they mean for the tables is worked out.
-const EVENT_BATCH: usize = 4096;
+const EVENT_BATCH: usize = 256;
 
 /// How long a step of long work may take: nothing else is done meanwhile.
 const STEP: Duration = Duration::from_millis(1);
@@ -175,6 +175,7 @@ struct Daemon {
     feature_changes: Option<FeatureChanges>,
     local_routes: Option<LocalRoutes>,
     _lost_frames: Option<LostFrames>,
+    counters: Arc<CounterReaders>,
     answers: HashMap<Token, Answer>,
     next_token: Token,
     is_ready: bool,
@@ -230,6 +231,7 @@ impl Daemon {
             feature_changes: feature_changes.unwrap_or_default(),
             local_routes: None,
             _lost_frames: lost_frames.ok(),
+            counters: Arc::new(tables.counter_readers()?),
             answers: HashMap::new(),
             next_token: Token(0),
             is_ready: false,
@@ -433,16 +435,27 @@ impl Daemon {
                 token,
                 all,
                 mut stats,
+                ports,
                 total,
             } => {
                 stats.slow_path = reports::outcomes(&self.exceptions, all);
                 if let Some(answer) = self.answers.remove(&token) {
-                    reports::stats(answer, stats, total, self.switch.tables());
+                    reports::stats(answer, stats, ports, all, total, Arc::clone(&self.counters));
                 }
             }
-            Effect::ReplyLinks { token, links } => {
+            Effect::ReplyCounted {
+                token,
+                reply,
+                counted_at,
+            } => {
                 if let Some(answer) = self.answers.remove(&token) {
-                    tokio::spawn(reports::links(answer, links, self.netlink.clone()));
+                    reports::routes(answer, reply, counted_at, Arc::clone(&self.counters));
+                }
+            }
+            Effect::ReplyLinks { token, links, numbers } => {
+                if let Some(answer) = self.answers.remove(&token) {
+                    let (counters, netlink) = (Arc::clone(&self.counters), self.netlink.clone());
+                    tokio::spawn(reports::links(answer, links, numbers, counters, netlink));
                 }
             }
             Effect::ReplyNeighbors { token, neighbors, last } => {

@@ -12,13 +12,14 @@ use tracing::warn;
 use super::Answer;
 use super::exceptions::Exceptions;
 use crate::control::api;
-use crate::dataplane::kernel::KernelTables;
+use crate::dataplane::kernel::CounterReaders;
 use crate::kernel::{NeighbourEntry, Netlink};
-use crate::lfib::counters::Total;
+use crate::lfib::counters::{CountedAt, Total};
 use crate::lfib::next_hops::Position;
+use crate::observe::routes::add_counters;
+use crate::observe::{reasons, stats};
 use crate::ports::Ports;
 use crate::slowpath::outcome::Outcome;
-use crate::switch::unreadable;
 
 /// Replies with next hops as the kernel's neighbour table has them.
 pub async fn neighbors(
@@ -42,8 +43,29 @@ pub async fn neighbors(
     let _ = answer.send(Ok(api::Reply::Neighbors { neighbors, last }));
 }
 
-/// Replies with ports and the kernel's counters of them.
-pub async fn links(answer: Answer, mut links: Vec<api::Link>, netlink: Netlink) {
+/// Replies with ports, our own counters of them (by their numbers) and the kernel's.
+pub async fn links(
+    answer: Answer,
+    mut links: Vec<api::Link>,
+    numbers: Vec<Option<u16>>,
+    readers: Arc<CounterReaders>,
+    netlink: Netlink,
+) {
+    let read = tokio::task::spawn_blocking(move || {
+        for (link, number) in links.iter_mut().zip(numbers) {
+            let of_port = |number| {
+                reasons::of_port(number, &link.name, false, |first, count| {
+                    readers.reasons.read(first, count)
+                })
+            };
+            link.counters = Some(api::LinkCounters {
+                kernel: None,
+                reasons: number.map_or_else(Vec::new, of_port),
+            });
+        }
+        links
+    });
+    let Ok(mut links) = read.await else { return };
     for link in &mut links {
         let Some(ifindex) = link.ifindex else { continue };
         let read = netlink.link_counters(ifindex).await;
@@ -58,15 +80,33 @@ pub async fn links(answer: Answer, mut links: Vec<api::Link>, netlink: Netlink) 
     let _ = answer.send(Ok(api::Reply::Links(links)));
 }
 
-/// Replies with what was forwarded, which takes a while to add up.
-pub fn stats(answer: Answer, mut stats: api::Stats, total: Arc<Total>, tables: &KernelTables) {
-    let reader = tables.route_counter_reader();
+/// Replies with routes and what they have counted.
+pub fn routes(answer: Answer, mut reply: api::Reply, counted_at: Vec<Option<CountedAt>>, readers: Arc<CounterReaders>) {
     tokio::task::spawn_blocking(move || {
-        let read = reader.and_then(|reader| total.finish(|first, count| reader.read(first, count)));
-        let forwarded = read.unwrap_or_else(unreadable);
-        stats.forwarded = api::Counter {
-            packets: forwarded.packets,
-            bytes: forwarded.bytes,
+        let routes = match &mut reply {
+            api::Reply::Routes { routes, .. } => routes.as_mut_slice(),
+            api::Reply::Route(route) => std::slice::from_mut(route.as_mut()),
+            _ => &mut [],
+        };
+        add_counters(routes, &counted_at, |first, count| readers.routes.read(first, count));
+        let _ = answer.send(Ok(reply));
+    });
+}
+
+/// Replies with what ports did not forward, and what routes did.
+pub fn stats(
+    answer: Answer,
+    stats: api::Stats,
+    ports: Vec<(u16, String)>,
+    all: bool,
+    total: Arc<Total>,
+    readers: Arc<CounterReaders>,
+) {
+    tokio::task::spawn_blocking(move || {
+        let stats = api::Stats {
+            reasons: stats::reasons(&ports, all, |first, count| readers.reasons.read(first, count)),
+            forwarded: stats::forwarded(&total, |first, count| readers.routes.read(first, count)),
+            ..stats
         };
         let _ = answer.send(Ok(api::Reply::Stats(stats)));
     });

@@ -50,6 +50,8 @@ pub struct KernelTables {
     /// `route_counters` once more: aya's type reads one slot at a time.
     route_counters_map: MapData,
     reason_counters: PerCpuArray<MapData, CounterWords>,
+    /// `reason_counters` once more, for the same reason.
+    reason_counters_map: MapData,
     grace_periods: GracePeriods,
     hash_seed: u32,
     capacity: Capacity,
@@ -111,6 +113,7 @@ impl KernelTables {
             route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
             route_counters_map: open(map::ROUTE_COUNTERS)?,
             reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
+            reason_counters_map: open(map::REASON_COUNTERS)?,
             grace_periods: GracePeriods::new()?,
             hash_seed,
             capacity,
@@ -153,16 +156,23 @@ impl KernelTables {
         self.grace_periods.ended().await;
     }
 
-    /// Reads route counters for as long as it lives, also on another thread.
-    pub fn route_counter_reader(&self) -> Result<RouteCounterReader, TableError> {
-        let map = self.route_counters_map.fd().as_fd().try_clone_to_owned();
-        Ok(RouteCounterReader {
-            map: map.map_err(|source| TableError {
-                map: map::ROUTE_COUNTERS,
+    /// Handles of their own on all counters: they read for as long as they live, also on another thread.
+    pub fn counter_readers(&self) -> Result<CounterReaders, TableError> {
+        let reader = |name, map: &MapData| {
+            let map = map.fd().as_fd().try_clone_to_owned().map_err(|source| TableError {
+                map: name,
                 operation: "keep the descriptor",
                 source,
-            })?,
-            possible_cpus: self.possible_cpus,
+            })?;
+            Ok(CounterReader {
+                name,
+                map,
+                possible_cpus: self.possible_cpus,
+            })
+        };
+        Ok(CounterReaders {
+            routes: reader(map::ROUTE_COUNTERS, &self.route_counters_map)?,
+            reasons: reader(map::REASON_COUNTERS, &self.reason_counters_map)?,
         })
     }
 
@@ -575,16 +585,25 @@ fn memory_of(name: &'static str, map: &MapData) -> Result<TableMemory, TableErro
     })
 }
 
-/// Reads the counters of many routes at a time.
-pub struct RouteCounterReader {
+/// Handles on all counters.
+pub struct CounterReaders {
+    /// By counter slots of routes.
+    pub routes: CounterReader,
+    /// By ports, then reasons.
+    pub reasons: CounterReader,
+}
+
+/// Reads many counters at a time.
+pub struct CounterReader {
+    name: &'static str,
     map: OwnedFd,
     possible_cpus: usize,
 }
 
-impl RouteCounterReader {
+impl CounterReader {
     /// The counters of `count` slots from `first` on, fewer at the end of the table.
     pub fn read(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
-        read_slots(map::ROUTE_COUNTERS, self.map.as_fd(), first, count, self.possible_cpus)
+        read_slots(self.name, self.map.as_fd(), first, count, self.possible_cpus)
     }
 }
 

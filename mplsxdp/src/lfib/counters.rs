@@ -88,9 +88,12 @@ impl Counters {
         Counter { packets, bytes }
     }
 
-    /// What the route that has `slot` has counted, if the table says `raw`.
-    pub fn since_taken(&self, slot: u32, raw: Counter) -> Counter {
-        minus(raw, self.baseline(slot))
+    /// Where the route is counted that has `slot`.
+    pub fn place(&self, slot: u32) -> CountedAt {
+        CountedAt {
+            slot,
+            since: self.baseline(slot),
+        }
     }
 
     /// Whether the frames of `slot` are forwarded frames from now on. `is_new`: its route is about to be published, and the slot
@@ -209,6 +212,25 @@ impl FreeSlots {
     }
 }
 
+/// Where a route is counted: its slot, and what that said when the route got it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CountedAt {
+    pub slot: u32,
+    since: Counter,
+}
+
+impl CountedAt {
+    #[cfg(test)]
+    pub fn new(slot: u32, since: Counter) -> Self {
+        Self { slot, since }
+    }
+
+    /// What the route has counted, if the table says `raw`.
+    pub fn counted(self, raw: Counter) -> Counter {
+        minus(raw, self.since)
+    }
+}
+
 /// A sum over slots that another thread reads while routes come and go: each slot goes into it once, as it was at some moment
 /// between the beginning and the end. So one total that begins after another has ended is never less.
 #[derive(Debug)]
@@ -296,7 +318,7 @@ mod tests {
                         let slot = counters.take(&tables);
                         prop_assert!(slot == 0 || taken.insert(slot));
                         let raw = tables.route_counter(slot).unwrap();
-                        prop_assert_eq!(counters.since_taken(slot, raw), Counter::default());
+                        prop_assert_eq!(counters.place(slot).counted(raw), Counter::default());
                     }
                 } else {
                     let given: Vec<u32> = taken.iter().copied().step_by(every).take(count).collect();

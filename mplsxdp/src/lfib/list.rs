@@ -6,13 +6,14 @@ use std::num::NonZeroU8;
 use std::ops::Bound;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Counter, IlmEntry, Op};
+use mplsxdp_common::abi::{IlmEntry, Op};
 
+use super::counters::CountedAt;
 use super::groups::Member;
 use super::next_hops::NextHopId;
 use super::spread::Spread;
 use super::{Installed, Lfib, uses_next_hop};
-use crate::dataplane::{TableError, Tables};
+use crate::dataplane::Tables;
 use crate::route::{Action, Attributes, OutLabels, Owner, Path, Route, RouteKey};
 
 /// A route and what there is to tell about it.
@@ -71,11 +72,9 @@ pub struct Page {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// What a route has counted, `None` if it has no counter slot.
-    pub fn counter(&self, route: &Listed) -> Option<Result<Counter, TableError>> {
-        let slot = route.counter_slot;
-        let raw = (slot != 0).then(|| self.tables.route_counter(slot))?;
-        Some(raw.map(|raw| self.counters.since_taken(slot, raw)))
+    /// Where a route is counted, `None` if it has no counter slot.
+    pub fn counted_at(&self, route: &Listed) -> Option<CountedAt> {
+        (route.counter_slot != 0).then(|| self.counters.place(route.counter_slot))
     }
 
     /// For a route with several paths, which of them, by their order, gets the frames of each bucket now.

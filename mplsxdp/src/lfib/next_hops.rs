@@ -299,6 +299,11 @@ impl NextHops {
         Some((id, &self.entries.get(&id)?.next_hop))
     }
 
+    /// All next hops, in no order.
+    pub fn all(&self) -> impl Iterator<Item = (NextHopId, &NextHop)> {
+        self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop))
+    }
+
     /// All next hops, in their order.
     pub fn list(&self) -> Vec<(NextHopId, &NextHop)> {
         let mut list: Vec<_> = self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop)).collect();

@@ -1,5 +1,6 @@
 //! The LFIB against tables in memory.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -96,6 +97,39 @@ fn only_next_hop(lfib: &mut Lfib<MemoryTables>) -> NextHopId {
     match lfib.take_next_hop_changes().as_slice() {
         [NextHopChange::Added(id, _)] => *id,
         other => panic!("{other:?}"),
+    }
+}
+
+/// No part of a list takes long, however few routes are chosen from however many.
+#[test]
+fn a_list_comes_in_parts_that_are_chosen_from_a_bounded_number_of_routes() {
+    let mut lfib = Lfib::new(MemoryTables::default());
+    let routes: Vec<Route> = (16..516).map(|key| swap(key, &[110], 1)).collect();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    for (wanted, limit, examined, expected_parts) in [(400, 100, 50, 10), (0, 10, 100, 50), (999, 10, 499, 2)] {
+        let examining = Cell::new(0);
+        let is_wanted = |route: &Candidate<'_>| {
+            examining.set(examining.get() + 1);
+            wanted == 0 || route.key == label(wanted)
+        };
+        let (mut listed, mut after, mut parts) = (Vec::new(), None, 0);
+        loop {
+            examining.set(0);
+            let page = lfib.page(after, limit, examined, is_wanted);
+            assert!(examining.get() <= examined && page.routes.len() <= limit);
+            listed.extend(page.routes.into_iter().map(|listed| listed.route));
+            parts += 1;
+            after = page.after;
+            if after.is_none() {
+                break;
+            }
+        }
+        let expected: Vec<_> = routes
+            .iter()
+            .filter(|route| wanted == 0 || route.key() == label(wanted))
+            .cloned()
+            .collect();
+        assert_eq!((listed, parts), (expected, expected_parts), "{wanted}");
     }
 }
 
@@ -496,7 +530,8 @@ fn count(lfib: &Lfib<MemoryTables>, key: u32, packets: u64) {
 }
 
 fn counted(lfib: &Lfib<MemoryTables>, key: u32) -> u64 {
-    lfib.counter(&lfib.get(label(key)).unwrap()).unwrap().unwrap().packets
+    let place = lfib.counted_at(&lfib.get(label(key)).unwrap()).unwrap();
+    place.counted(lfib.tables().route_counter(place.slot).unwrap()).packets
 }
 
 fn read(lfib: &Lfib<MemoryTables>, first: u32, slots: u32) -> Result<Vec<Counter>, TableError> {

@@ -35,7 +35,7 @@ use crate::control::Peer;
 use crate::control::api::{self, Refusal, Reply, Request};
 use crate::dataplane::Tables;
 use crate::kernel::{self, LocalRoute};
-use crate::lfib::counters::Total;
+use crate::lfib::counters::{CountedAt, Total};
 use crate::lfib::next_hops::Position;
 use crate::lfib::{Budget, Change, Lfib, Remains};
 use crate::neighbour::addresses::Addresses;
@@ -54,7 +54,7 @@ use crate::route::filter::RouteFilter;
 pub use handover::Situation;
 pub use load::ConfigurationError;
 use ports::Work;
-pub use report::unreadable;
+use report::RouteList;
 use routes::{Origin, RouteChange, RouteChanges};
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
@@ -165,12 +165,22 @@ pub enum Effect {
         token: Token,
         all: bool,
         stats: api::Stats,
+        /// Those that have counters, by their numbers.
+        ports: Vec<(u16, String)>,
         total: Arc<Total>,
     },
-    /// Replies with the kernel's counters of these.
+    /// The same for routes: their counters are added.
+    ReplyCounted {
+        token: Token,
+        reply: Reply,
+        counted_at: Vec<Option<CountedAt>>,
+    },
+    /// Replies with our own counters and those of the kernel of these.
     ReplyLinks {
         token: Token,
         links: Vec<api::Link>,
+        /// The numbers of those that are ports.
+        numbers: Vec<Option<u16>>,
     },
     /// Replies with what the kernel's neighbour table has of these.
     ReplyNeighbors {
@@ -417,8 +427,24 @@ impl<T: Tables> Switch<T> {
                 after,
                 limit,
                 counters,
-            } => self.list_routes(filter, *after, *limit, *counters).map(Reply::Routes),
-            Request::GetRoute { lookup } => self.look_up(*lookup).map(|route| Reply::Route(Box::new(route))),
+            } => match self.list_routes(filter, *after, *limit, *counters) {
+                Ok(RouteList {
+                    routes,
+                    after,
+                    counted_at,
+                }) => {
+                    let reply = Reply::Routes { routes, after };
+                    return self.reply_counted(token, reply, counted_at);
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Request::GetRoute { lookup } => match self.look_up(*lookup) {
+                Ok((route, counted_at)) => {
+                    let reply = Reply::Route(Box::new(route));
+                    return self.reply_counted(token, reply, vec![counted_at]);
+                }
+                Err(refusal) => Err(refusal),
+            },
             Request::ChangeRoutes { .. } | Request::DeleteRoutes { .. } => return self.route_request(call, now),
             Request::FlushRoutes { owner, filter } => match self.selector(&RouteFilter {
                 owner: Some(*owner),
@@ -437,8 +463,9 @@ impl<T: Tables> Switch<T> {
             },
             Request::ListLinks { counters: false } => Ok(Reply::Links(self.list_links())),
             Request::ListLinks { counters: true } => {
-                let links = self.list_links_with_counters();
-                return self.effects.push_back(Effect::ReplyLinks { token, links });
+                let links = self.list_links();
+                let numbers = links.iter().map(|link| self.ports.number(&link.name)).collect();
+                return self.effects.push_back(Effect::ReplyLinks { token, links, numbers });
             }
             Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } => {
                 return self.port_request(call, now);
@@ -458,13 +485,14 @@ impl<T: Tables> Switch<T> {
                 Ok(Reply::Neighbors { neighbors, last })
             }
             Request::GetStats { all } => {
-                let (all, stats, total) = (*all, self.stats(*all), self.lfib.forwarded());
-                return self.effects.push_back(Effect::ReplyStats {
+                let stats = Effect::ReplyStats {
                     token,
-                    all,
-                    stats,
-                    total,
-                });
+                    all: *all,
+                    stats: self.stats(),
+                    ports: self.counted_ports(),
+                    total: self.lfib.forwarded(),
+                };
+                return self.effects.push_back(stats);
             }
             Request::GetUnknownLabels => return self.effects.push_back(Effect::ReplyUnknownLabels { token }),
             Request::Unload => Ok(Reply::Done),
@@ -493,6 +521,21 @@ impl<T: Tables> Switch<T> {
             _ => return,
         };
         self.change_routes(change, now);
+    }
+
+    /// Replies with the counters of routes, if any are wanted.
+    fn reply_counted(&mut self, token: Token, reply: Reply, counted_at: Vec<Option<CountedAt>>) {
+        self.effects.push_back(match counted_at.iter().any(Option::is_some) {
+            true => Effect::ReplyCounted {
+                token,
+                reply,
+                counted_at,
+            },
+            false => Effect::Reply {
+                token,
+                result: Ok(reply),
+            },
+        });
     }
 
     fn reply(&mut self, token: Token, peer: Peer, result: Result<Reply, Refusal>) {

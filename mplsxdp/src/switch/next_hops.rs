@@ -151,29 +151,34 @@ impl<T: Tables> Switch<T> {
 
     /// Tells the LFIB of all of them at once: each may need a grace period, which they share.
     fn next_hops_changed(&mut self, changes: &[Action]) {
-        let mut reached = BTreeMap::new();
-        for change in changes {
-            if let Action::Changed { id, state } = *change {
-                let word = self.state_of(Some(state));
-                info!(next_hop = self.next_hop_name(id), state = %word, "next hop");
-                if let HopState::BadMac { mac, .. } = state {
-                    warn!(
-                        next_hop = self.next_hop_name(id),
-                        "the kernel has {mac} for this neighbour, which is not the MAC address of one interface (RFC 1812 section \
-                         3.3.2): no frames are sent there until `ip neigh replace ADDRESS lladdr MAC dev IFACE` or the neighbour \
-                         tells another one"
-                    );
-                }
-                if let HopState::NoArp { ifindex } = state
-                    && let Some(next_hop) = self.resolver.next_hop(id)
-                    && let Some(reason) = self.ports.no_device(ifindex, next_hop)
-                {
-                    warn!(%next_hop, "{reason}");
-                }
-                reached.insert(id, self.reach(Some(state)));
+        let changed = changes.iter().filter_map(|change| match *change {
+            Action::Changed { id, state } => Some((id, state)),
+            _ => None,
+        });
+        // The stores come first: to write a thousand lines takes longer.
+        let reached: BTreeMap<NextHopId, Reach> = changed
+            .clone()
+            .map(|(id, state)| (id, self.reach(Some(state))))
+            .collect();
+        self.set_next_hops(reached);
+        for (id, state) in changed {
+            let word = self.state_of(Some(state));
+            info!(next_hop = self.next_hop_name(id), state = %word, "next hop");
+            if let HopState::BadMac { mac, .. } = state {
+                warn!(
+                    next_hop = self.next_hop_name(id),
+                    "the kernel has {mac} for this neighbour, which is not the MAC address of one interface (RFC 1812 section \
+                     3.3.2): no frames are sent there until `ip neigh replace ADDRESS lladdr MAC dev IFACE` or the neighbour \
+                     tells another one"
+                );
+            }
+            if let HopState::NoArp { ifindex } = state
+                && let Some(next_hop) = self.resolver.next_hop(id)
+                && let Some(reason) = self.ports.no_device(ifindex, next_hop)
+            {
+                warn!(%next_hop, "{reason}");
             }
         }
-        self.set_next_hops(reached);
     }
 
     fn set_next_hops(&mut self, reached: impl IntoIterator<Item = (NextHopId, Reach)>) {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use mplsxdp_common::abi::{ABI_VERSION, Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, Reason, map};
+use mplsxdp_common::abi::{ABI_VERSION, map};
 use mplsxdp_common::wire::Mac;
 use serde_json::Value;
 use tracing::warn;
@@ -14,14 +15,27 @@ use super::Switch;
 use crate::config::PortConfig;
 use crate::control::api;
 use crate::dataplane::Tables;
+use crate::lfib::counters::CountedAt;
 use crate::lfib::next_hops::{NextHopId, Position};
-use crate::lfib::{Candidate, Listed, Select, Ways};
+use crate::lfib::{Candidate, Listed, Page, Select, Ways};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
 use crate::route::{Description, NextHop, Path, Route, RouteKey, Source, Via};
+
+/// How many routes one part of a list is chosen from at most: a filter may match none of a million.
+const EXAMINED: usize = 8 << 10;
+
+/// A part of a list of routes. Their counters are read elsewhere.
+#[derive(Default)]
+pub(super) struct RouteList {
+    pub routes: Vec<api::InstalledRoute>,
+    pub after: Option<RouteKey>,
+    /// Where each route is counted, if its counter is wanted.
+    pub counted_at: Vec<Option<CountedAt>>,
+}
 
 impl<T: Tables> Switch<T> {
     /// What a config file would have to say for an instance to be loaded as this one is now, routes aside.
@@ -70,12 +84,6 @@ impl<T: Tables> Switch<T> {
             warn!(%error, "cannot tell the tables' memory");
             Vec::new()
         });
-        let resolved = |id| {
-            self.resolver
-                .state(id)
-                .is_some_and(|state| self.adjacency(state).is_some())
-        };
-        let next_hops = self.lfib.next_hops().list();
         let ports = self.ports.iter().filter(|port| port.role() != Role::ParentOnly);
         let ports = ports.map(|port| port.name().to_owned());
         let waiting = self.ports.waiting().iter().map(|waiting| waiting.name.to_string());
@@ -97,8 +105,8 @@ impl<T: Tables> Switch<T> {
             labels: capacity.labels,
             label_routes: self.lfib.label_routes() as u64,
             prefix_routes: self.lfib.prefix_routes() as u64,
-            next_hops: next_hops.len() as u64,
-            unresolved_next_hops: next_hops.iter().filter(|&&(id, _)| !resolved(id)).count() as u64,
+            next_hops: self.lfib.next_hops().len() as u64,
+            unresolved_next_hops: self.lfib.next_hops().unresolved() as u64,
             tables: memory
                 .into_iter()
                 .map(|table| api::Table {
@@ -124,68 +132,68 @@ impl<T: Tables> Switch<T> {
         after: Option<RouteKey>,
         limit: usize,
         counters: bool,
-    ) -> Result<Vec<api::InstalledRoute>, api::Refusal> {
+    ) -> Result<RouteList, api::Refusal> {
         let select = self.selector(filter)?;
         let one = matches!(filter.keys, api::KeyFilter::One(_));
-        let routes = match filter.keys {
-            api::KeyFilter::One(_) if after.is_some() => Vec::new(),
-            api::KeyFilter::One(key) if self.lfib.candidate(key).is_some_and(|route| select(&route)) => {
-                self.lfib.get(key).into_iter().collect()
-            }
-            api::KeyFilter::One(_) => Vec::new(),
-            _ => return Ok(self.list_page(filter, after, limit, counters, select)),
+        let standby = |key| match filter.standby {
+            true => self.standby(key, filter),
+            false => Vec::new(),
         };
-        let mut listed = self.installed(routes, counters, one);
-        if let (api::KeyFilter::One(key), true, None) = (filter.keys, filter.standby, after) {
-            listed.extend(self.standby(key, filter));
+        let page = match filter.keys {
+            api::KeyFilter::One(_) if after.is_some() => Page::default(),
+            api::KeyFilter::One(key) => Page {
+                routes: self.lfib.get(key).into_iter().collect(),
+                after: None,
+            },
+            _ => {
+                let has_standby = |key| filter.standby && !self.rib.standby(key).is_empty();
+                let is_wanted = |route: &Candidate<'_>| select(route) || has_standby(route.key);
+                self.lfib.page(after, limit, EXAMINED, is_wanted)
+            }
+        };
+        let mut list = RouteList {
+            after: page.after,
+            ..RouteList::default()
+        };
+        let add_standby = |list: &mut RouteList, key| {
+            list.routes.extend(standby(key));
+            list.counted_at.resize(list.routes.len(), None);
+        };
+        if let (api::KeyFilter::One(key), None, true) = (filter.keys, after, page.routes.is_empty()) {
+            add_standby(&mut list, key);
         }
-        Ok(listed)
-    }
-
-    /// Routes after `after`, up to the one by which they come to `limit` paths; each followed by those that stand by for it, if
-    /// they are asked for.
-    fn list_page(
-        &self,
-        filter: &api::RouteFilter,
-        after: Option<RouteKey>,
-        limit: usize,
-        counters: bool,
-        select: impl Fn(&Candidate<'_>) -> bool,
-    ) -> Vec<api::InstalledRoute> {
-        if !filter.standby || self.rib.is_empty() {
-            let page = self.lfib.page(after, limit, usize::MAX, select);
-            return self.installed(page.routes, counters, false);
-        }
-        let mut list = Vec::new();
-        let (mut paths, mut next) = (0, Some(after));
-        while let (Some(after), true) = (next, paths < limit) {
-            let has_standby = |key| !self.rib.standby(key).is_empty();
-            let is_wanted = |route: &Candidate<'_>| select(route) || has_standby(route.key);
-            let page = self.lfib.page(after, limit - paths, usize::MAX, is_wanted);
-            next = page.after.map(Some);
-            for listed in page.routes {
-                let key = listed.route.key();
-                let is_meant = self.lfib.candidate(key).is_some_and(|route| select(&route));
-                let installed = is_meant.then_some(listed);
-                let first = list.len();
-                list.extend(self.installed(installed, counters, false));
-                list.extend(self.standby(key, filter));
-                let added: usize = list[first..].iter().map(|listed| listed.route.path_count()).sum();
-                paths += added;
+        // Many routes share a next hop: those without others that stand by are looked at together.
+        let mut together = Vec::new();
+        for listed in page.routes {
+            let key = listed.route.key();
+            if self.lfib.candidate(key).is_some_and(|route| select(&route)) {
+                let counted_at = counters.then(|| self.lfib.counted_at(&listed));
+                list.counted_at.push(counted_at.flatten());
+                together.push(listed);
+            }
+            if filter.standby {
+                list.routes.extend(self.installed(std::mem::take(&mut together), one));
+                add_standby(&mut list, key);
             }
         }
-        list
+        list.routes.extend(self.installed(together, one));
+        Ok(list)
     }
 
     /// The route that is looked for, with its counter and buckets.
-    pub(super) fn look_up(&self, lookup: api::Lookup) -> Result<api::InstalledRoute, api::Refusal> {
+    pub(super) fn look_up(
+        &self,
+        lookup: api::Lookup,
+    ) -> Result<(api::InstalledRoute, Option<CountedAt>), api::Refusal> {
         let (key, found) = match lookup {
             api::Lookup::Key(key) => (key, Some(key)),
             api::Lookup::Address(address) => (RouteKey::Prefix(address.into()), self.lfib.longest_match(address)),
         };
         let listed = found.and_then(|key| self.lfib.get(key));
-        let installed = self.installed(listed, true, true);
-        installed.into_iter().next().ok_or(api::Refusal::NoSuchRoute { key })
+        let counted_at = listed.as_ref().and_then(|listed| self.lfib.counted_at(listed));
+        let route = self.installed(listed, true).into_iter().next();
+        let route = route.ok_or(api::Refusal::NoSuchRoute { key })?;
+        Ok((route, counted_at))
     }
 
     /// That the routes of this source are as they are described. Whether they are there is not looked at.
@@ -232,12 +240,7 @@ impl<T: Tables> Switch<T> {
     }
 
     /// Routes as clients see them; with their `buckets`, if they have several next hops.
-    fn installed(
-        &self,
-        routes: impl IntoIterator<Item = Listed>,
-        counters: bool,
-        buckets: bool,
-    ) -> Vec<api::InstalledRoute> {
+    fn installed(&self, routes: impl IntoIterator<Item = Listed>, buckets: bool) -> Vec<api::InstalledRoute> {
         // Many routes share a next hop.
         let mut known: HashMap<NextHopId, api::NextHopState> = HashMap::new();
         let mut state = |id| known.entry(id).or_insert_with(|| self.next_hop_state(id)).clone();
@@ -264,7 +267,7 @@ impl<T: Tables> Switch<T> {
                     standby: false,
                     next_hop,
                     paths,
-                    counter: if counters { self.route_counter(&listed) } else { None },
+                    counter: None,
                 }
             })
             .collect()
@@ -283,13 +286,10 @@ impl<T: Tables> Switch<T> {
         let ways = (via.is_some() || dev.is_some()).then(|| {
             let is_one = |id: &NextHopId| {
                 let is_via = via.is_none_or(|via| self.lfib.next_hops().get(*id).is_some_and(|hop| hop.via == via));
-                is_via
-                    && dev
-                        .as_ref()
-                        .is_none_or(|dev| self.resolution(*id).dev.as_ref() == Some(dev))
+                is_via && dev.as_ref().is_none_or(|dev| self.device(*id).as_ref() == Some(dev))
             };
-            let list = self.lfib.next_hops().list().into_iter();
-            let next_hops: HashSet<NextHopId> = list.map(|(id, _)| id).filter(is_one).collect();
+            let all = self.lfib.next_hops().all();
+            let next_hops: HashSet<NextHopId> = all.map(|(id, _)| id).filter(is_one).collect();
             (next_hops, via.is_none() && dev.as_deref() == Some("lo"))
         });
         if let (Some((next_hops, false)), Some(dev)) = (&ways, dev)
@@ -326,19 +326,6 @@ impl<T: Tables> Switch<T> {
         let address = self.lfib.next_hops().get(id)?.via.address()?;
         let ifindex = self.resolver.state(id).and_then(HopState::ifindex)?;
         Some((self.resolver.links().get(ifindex)?.ip_ifindex(), address))
-    }
-
-    /// With our own counters; those of the kernel are added to them.
-    pub(super) fn list_links_with_counters(&self) -> Vec<api::Link> {
-        let mut links = self.list_links();
-        for link in &mut links {
-            let number = self.ports.number(&link.name);
-            link.counters = Some(api::LinkCounters {
-                kernel: None,
-                reasons: number.map_or_else(Vec::new, |number| self.reasons(number, &link.name, false)),
-            });
-        }
-        links
     }
 
     pub(super) fn list_links(&self) -> Vec<api::Link> {
@@ -400,67 +387,22 @@ impl<T: Tables> Switch<T> {
         links
     }
 
-    /// All but what was forwarded, and what the slow path did.
-    pub(super) fn stats(&self, all: bool) -> api::Stats {
-        let mut stats = api::Stats {
+    /// All that was not counted.
+    pub(super) fn stats(&self) -> api::Stats {
+        api::Stats {
             uncounted_routes: self.lfib.uncounted_routes() as u64,
             ..api::Stats::default()
-        };
-        for port in self.ports.iter() {
-            stats.reasons.extend(self.reasons(port.number(), port.name(), all));
         }
-        stats.reasons.sort_by(|one, other| one.port.cmp(&other.port));
-        stats
     }
 
-    /// What a port did not forward, by the reasons that were seen, or by all.
-    fn reasons(&self, port: u16, name: &str, all: bool) -> Vec<api::ReasonCounter> {
-        let tables = self.lfib.tables();
-        let counted = Reason::ALL.iter().map(|&reason| {
-            let counter = tables.reason_counter(port, reason).unwrap_or_else(unreadable);
-            (reason, counter)
-        });
-        let reasons = counted
-            .filter(|(_, counter)| all || counter.packets > 0)
-            .map(|(reason, counter)| {
-                let lost = |loss| {
-                    let counter = tables.loss_counter(port, reason, loss);
-                    counter.unwrap_or_else(unreadable).packets
-                };
-                api::ReasonCounter {
-                    port: name.to_owned(),
-                    reason: reason.name().to_owned(),
-                    description: reason.description().to_owned(),
-                    packets: counter.packets,
-                    bytes: counter.bytes,
-                    policed: lost(Loss::Policed),
-                    unheard: lost(Loss::NoListener),
-                }
-            });
-        let lost = tables.redirect_lost(port).unwrap_or_else(unreadable);
-        let lost = Some(lost).filter(|lost| all || lost.packets > 0);
-        let lost = lost.map(|lost| api::ReasonCounter {
-            port: name.to_owned(),
-            reason: REDIRECT_LOST.to_owned(),
-            description: REDIRECT_LOST_DESCRIPTION.to_owned(),
-            packets: lost.packets,
-            bytes: lost.bytes,
-            policed: 0,
-            unheard: 0,
-        });
-        reasons.chain(lost).collect()
+    /// The ports that have counters, by their numbers.
+    pub(super) fn counted_ports(&self) -> Vec<(u16, String)> {
+        let ports = self.ports.iter();
+        ports.map(|port| (port.number(), port.name().to_owned())).collect()
     }
 
     fn counted_routes(&self) -> usize {
         self.lfib.label_routes() + self.lfib.prefix_routes() - self.lfib.uncounted_routes()
-    }
-
-    fn route_counter(&self, listed: &Listed) -> Option<api::Counter> {
-        let counter = self.lfib.counter(listed)?.unwrap_or_else(unreadable);
-        Some(api::Counter {
-            packets: counter.packets,
-            bytes: counter.bytes,
-        })
     }
 
     fn next_hop_state(&self, id: NextHopId) -> api::NextHopState {
@@ -482,6 +424,17 @@ impl<T: Tables> Switch<T> {
             backup: hops.backup(id).map(|backup| self.resolution(backup)),
             kernel: None,
         }
+    }
+
+    /// The interface of a next hop: that of a sub-interface is its own name, not that of the kernel's device for it.
+    fn device(&self, id: NextHopId) -> Option<Arc<str>> {
+        let ifindex = self.resolver.state(id).and_then(HopState::ifindex);
+        let port = ifindex.and_then(|ifindex| self.ports.by_ifindex(ifindex));
+        let found = ifindex.and_then(|ifindex| self.resolver.links().get(ifindex));
+        let next_hop = self.lfib.next_hops().get(id);
+        port.map(|port| port.name().into())
+            .or_else(|| found.map(|link| link.name.clone()))
+            .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone()))
     }
 
     /// The state of a next hop as people and the control socket call it.
@@ -509,17 +462,10 @@ impl<T: Tables> Switch<T> {
         let port = state
             .and_then(HopState::ifindex)
             .and_then(|ifindex| self.ports.by_ifindex(ifindex));
-        let found = state
-            .and_then(HopState::ifindex)
-            .and_then(|ifindex| self.resolver.links().get(ifindex));
         let resolution = self.state_of(state);
         api::BackupState {
             via: next_hop.map_or(Via::Link(Mac::ZERO), |next_hop| next_hop.via).into(),
-            // A sub-interface's own name, not that of the kernel's device for it.
-            dev: port
-                .map(|port| port.name().into())
-                .or_else(|| found.map(|link| link.name.clone()))
-                .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone())),
+            dev: self.device(id),
             mac: state.and_then(HopState::mac).map(|mac| mac.to_string()),
             state: resolution,
             redirect_lost: port.is_some_and(|port| self.ports.takes_redirects(port) == Some(false)),
@@ -538,10 +484,4 @@ fn vlan_tag(vlan: Vlan) -> api::VlanTag {
 fn word(value: impl ValueEnum) -> String {
     let word = value.to_possible_value();
     word.map(|word| word.get_name().to_owned()).unwrap_or_default()
-}
-
-/// Counters are read through the kernel; if that fails, the rest is still worth telling.
-pub fn unreadable(error: impl std::fmt::Display) -> Counter {
-    warn!(%error, "a counter reads as zero");
-    Counter::default()
 }

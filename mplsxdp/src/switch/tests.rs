@@ -225,13 +225,15 @@ impl Rig {
     /// What was replied to a request, if anything.
     fn reply(&mut self, asked: Token) -> Option<Result<Reply, Refusal>> {
         let is_reply = |effect: &Effect| match effect {
-            Effect::Reply { token, .. } | Effect::ReplyAfterHandover { token, .. } => *token == asked,
+            Effect::Reply { token, .. }
+            | Effect::ReplyAfterHandover { token, .. }
+            | Effect::ReplyCounted { token, .. } => *token == asked,
             _ => false,
         };
         let index = self.seen.iter().position(is_reply)?;
         match self.seen.remove(index) {
             Effect::Reply { result, .. } => Some(result),
-            Effect::ReplyAfterHandover { reply, .. } => Some(Ok(reply)),
+            Effect::ReplyAfterHandover { reply, .. } | Effect::ReplyCounted { reply, .. } => Some(Ok(reply)),
             _ => None,
         }
     }
@@ -427,7 +429,7 @@ fn routes_are_added_changed_looked_up_deleted_and_flushed() {
         counters: true,
     };
     let listed = |rig: &mut Rig| match rig.request(list.clone()).unwrap() {
-        Reply::Routes(routes) => routes.len(),
+        Reply::Routes { routes, .. } => routes.len(),
         other => panic!("{other:?}"),
     };
     assert_eq!(listed(&mut rig), 2);

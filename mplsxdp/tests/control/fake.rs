@@ -121,6 +121,9 @@ async fn control(mut calls: mpsc::Receiver<Call>, kept: Arc<Mutex<Kept>>, shutdo
     }
 }
 
+/// A list comes in parts, each of which is chosen from so many routes at most: some parts are empty.
+const EXAMINED: usize = 300;
+
 impl Kept {
     fn answer(&mut self, request: Request, peer: Peer) -> Result<Reply, Refusal> {
         if !matches!(request, Request::ListRoutes { .. }) {
@@ -141,18 +144,25 @@ impl Kept {
                 after,
                 limit,
                 counters,
-            } => Ok(Reply::Routes(
-                self.routes
-                    .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
-                    .filter(|(_, route)| chosen(&filter, route))
-                    .scan(0, |paths, (_, route)| {
-                        let is_wanted = *paths < limit;
-                        *paths += route.paths().len();
-                        is_wanted.then_some(route)
-                    })
-                    .map(|route| installed(route, counters))
-                    .collect(),
-            )),
+            } => {
+                let rest = |after: Option<RouteKey>| {
+                    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+                    self.routes.range((start, Bound::Unbounded))
+                };
+                let (mut routes, mut paths, mut last) = (Vec::new(), 0, after);
+                for (&key, route) in rest(after).take(EXAMINED) {
+                    last = Some(key);
+                    if chosen(&filter, route) {
+                        paths += route.paths().len();
+                        routes.push(installed(route, counters));
+                    }
+                    if paths >= limit {
+                        break;
+                    }
+                }
+                let after = last.filter(|&last| rest(Some(last)).next().is_some());
+                Ok(Reply::Routes { routes, after })
+            }
             Request::ChangeRoutes { mode, routes, wait, .. } => {
                 let waits = |hop: &NextHop| hop.dev.as_deref() == Some("later");
                 let waiting = routes.iter().filter(|route| route.next_hops().any(waits));

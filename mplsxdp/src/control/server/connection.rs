@@ -217,9 +217,9 @@ impl Connection {
         let mut next = Some(list);
         while let Some(list) = next {
             next = match self.ask(list.request()).await? {
-                Reply::Routes(routes) => {
+                Reply::Routes { routes, after } => {
                     self.add_to(&mut pages, &routes, flags).await?;
-                    list.after_routes(&routes)
+                    list.after_routes(after)
                 }
                 Reply::Neighbors { neighbors, last } => {
                     self.add_to(&mut pages, &neighbors, flags).await?;
@@ -433,20 +433,15 @@ impl List {
         Some(Self::Neighbors { after, counters })
     }
 
-    /// What is left of a list of routes after some of it; `None` at its end.
-    fn after_routes(self, routes: &[api::InstalledRoute]) -> Option<Self> {
+    /// What is left of a list of routes after `last`; `None` at its end.
+    fn after_routes(self, last: Option<RouteKey>) -> Option<Self> {
         let Self::Routes { filter, counters, .. } = self else {
             return None;
         };
-        let paths: usize = routes.iter().map(|listed| listed.route.path_count()).sum();
-        let last = &routes.last().filter(|_| paths >= CHUNK)?.route;
-        let key = api::Key {
-            label: last.label,
-            prefix: last.prefix,
-        };
+        let after = Some(last?);
         Some(Self::Routes {
             filter,
-            after: Some(RouteKey::try_from(key).ok()?),
+            after,
             counters,
         })
     }
@@ -480,7 +475,7 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Committed(committed) => answer(&committed),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
         // `list` answers with these.
-        Reply::Routes(_) | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) | Reply::Done => {
+        Reply::Routes { .. } | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) | Reply::Done => {
             answer(&api::Nothing {})
         }
     }

@@ -1,0 +1,15 @@
+//! What a switch reports of its counters. They are read by handles of their own, on another thread than the one that repairs
+//! links: the switch says which counters it means, and what they were when they began to count.
+
+pub mod reasons;
+pub mod routes;
+pub mod stats;
+
+use mplsxdp_common::abi::Counter;
+use tracing::warn;
+
+/// A counter that cannot be read is shown as zero; the rest is still worth showing.
+pub(crate) fn unreadable(error: impl std::fmt::Display) -> Counter {
+    warn!(%error, "a counter reads as zero");
+    Counter::default()
+}

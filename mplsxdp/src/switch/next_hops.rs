@@ -163,7 +163,8 @@ impl<T: Tables> Switch<T> {
         self.set_next_hops(reached);
         for (id, state) in changed {
             let word = self.state_of(Some(state));
-            info!(next_hop = self.next_hop_name(id), state = %word, "next hop");
+            let lladdr = state.mac().map(tracing::field::display);
+            info!(next_hop = self.next_hop_name(id), state = %word, lladdr, "next hop");
             if let HopState::BadMac { mac, .. } = state {
                 warn!(
                     next_hop = self.next_hop_name(id),

@@ -7,10 +7,11 @@ use serde_json::Value;
 use super::route::desired;
 use super::{Failure, Session, verb};
 use crate::control::api;
+use crate::route::Source;
 
 pub const HELP: &str = "Verbs:
   config show    The running instance as a config file that loads to the same state: every value that is not a default, ports
-                 that were added at run time, and all routes. With -j as JSON.";
+                 that were added at run time, and all static routes. With -j as JSON.";
 
 /// The key of a config file that has the routes.
 const ROUTES: &str = "routes";
@@ -42,7 +43,12 @@ fn show(session: &mut Session) -> Result<(), Failure> {
     else {
         return Ok(());
     };
-    let list = api::ListRoutes::default();
+    // Those of other owners come from elsewhere again.
+    let list = api::ListRoutes {
+        owner: Some(Source::Static),
+        standby: Some(true),
+        ..api::ListRoutes::default()
+    };
     if out.style.json {
         let mut routes = Vec::new();
         client.routes(&list, |route| {

@@ -244,6 +244,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// All next hops of `routes` that nobody uses yet, or that there is no room for them.
+    #[cfg(test)]
     pub fn search_all(&mut self, routes: &[Route]) -> Result<NextHopSearch, ChangeError> {
         let mut search = NextHopSearch::default();
         while !self.search(&mut search, routes, &mut Budget::new(usize::MAX, &mut || false))? {}
@@ -251,11 +252,13 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// Takes all ahead that was found.
+    #[cfg(test)]
     pub fn take_all_ahead(&mut self, search: &mut NextHopSearch) {
         self.take_ahead(search, &mut Budget::new(usize::MAX, &mut || false));
     }
 
     /// Lets all go that was taken ahead.
+    #[cfg(test)]
     pub fn let_all_go(&mut self, search: &mut NextHopSearch) {
         self.let_go(search, &mut Budget::new(usize::MAX, &mut || false));
     }

@@ -11,6 +11,7 @@
 //! control                       the socket: calls, server, client
 //! kernel lfib rib slowpath      netlink and ethtool, routes to writes, best routes, exceptions
 //! neighbour                     next hops to MAC addresses
+//! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
 //! error log                     errors as people read them; lines on standard error that delay nobody
 //! descriptors                   the limit of file descriptors
@@ -33,5 +34,6 @@ pub mod observe;
 pub mod ports;
 pub mod rib;
 pub mod route;
+pub mod rtnl;
 pub mod slowpath;
 pub mod switch;

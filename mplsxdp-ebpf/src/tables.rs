@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use mplsxdp_common::abi::{
     Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FtnKeyV4,
-    FtnKeyV6, IlmEntry, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS,
-    Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey, TtlMode, Watch,
+    FtnKeyV6, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police,
+    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
 use mplsxdp_common::wire::Label;
@@ -98,18 +98,18 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
-    fn ilm(&self, label: Label) -> IlmEntry {
-        IlmEntry::from_bits(read_word(&ILM, label.get()))
+    fn ilm(&self, label: Label) -> RouteEntry {
+        RouteEntry::from_bits(read_word(&ILM, label.get()))
     }
 
     #[inline(always)]
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
         let [domain, address] = domain.key_v4(destination);
         longest_match(&FTN_V4, [Domain::BITS + 32, domain, address])
     }
 
     #[inline(always)]
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
         let [domain, a, b, c, d] = domain.key_v6(destination);
         longest_match(&FTN_V6, [Domain::BITS + 128, domain, a, b, c, d])
     }
@@ -131,10 +131,10 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         let buckets = GROUPS.get_ptr(group);
         // SAFETY: the map's value, and within it; read once, as the controller writes it.
-        IlmEntry::from_bits(buckets.map_or(0, |buckets| unsafe {
+        RouteEntry::from_bits(buckets.map_or(0, |buckets| unsafe {
             read_volatile((buckets as *const u64).add(bucket.into()))
         }))
     }
@@ -160,7 +160,7 @@ impl PortView for XdpTables {
 
 /// The entry of the longest prefix that a key matches. The words are the key's: its prefix length, and its data.
 #[inline(always)]
-fn longest_match<K, const N: usize>(ftn: &LpmTrie<K, u64>, words: [u32; N]) -> IlmEntry {
+fn longest_match<K, const N: usize>(ftn: &LpmTrie<K, u64>, words: [u32; N]) -> RouteEntry {
     const { assert!(size_of::<Key<K>>() == size_of::<[u32; N]>()) };
     let mut key = MaybeUninit::<[u32; N]>::uninit();
     for (index, word) in words.into_iter().enumerate() {
@@ -170,7 +170,7 @@ fn longest_match<K, const N: usize>(ftn: &LpmTrie<K, u64>, words: [u32; N]) -> I
     }
     // SAFETY: all of it was written; any words are a key, which is packed, and as long.
     let key = unsafe { &*key.as_ptr().cast::<Key<K>>() };
-    IlmEntry::from_bits(ftn.get(key).copied().unwrap_or(0))
+    RouteEntry::from_bits(ftn.get(key).copied().unwrap_or(0))
 }
 
 /// Counts a frame in one of a port's slots.

@@ -3,8 +3,8 @@
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain,
-    FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES,
-    META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason,
+    FtnKeyV4, FtnKeyV6, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC,
+    Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry,
     Settings, SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
 };
 use mplsxdp_common::wire::{Label, Mac};
@@ -24,7 +24,7 @@ fn rows() -> Vec<Vec<&'static str>> {
 #[test]
 fn every_map_is_there_with_its_sizes() {
     let value = |text: &str, size: usize| format!("[{text}](#{}), {size} bytes", text.replace(' ', "-"));
-    let entry = value("route entry", size_of::<IlmEntry>());
+    let entry = value("route entry", size_of::<RouteEntry>());
     let counter = value("counter", size_of::<Counter>());
     let at_most = format!("at most {MAX_FTN}");
     let or = |default: u32, option: &str| format!("{default}, or `{option}`");
@@ -46,7 +46,7 @@ fn every_map_is_there_with_its_sizes() {
         (
             map::GROUPS,
             "group index, u32".into(),
-            value("group", BUCKETS * size_of::<IlmEntry>()),
+            value("group", BUCKETS * size_of::<RouteEntry>()),
             or(DEFAULT_GROUPS, "--groups"),
         ),
         (map::FTN_V4, trie(size_of::<FtnKeyV4>()), entry.clone(), at_most.clone()),
@@ -233,21 +233,21 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     };
     let default = TtlPropagate::Default;
     assert_eq!(
-        IlmEntry::new(Op::None, default, u32::MAX, 0, 0).to_bits(),
+        RouteEntry::new(Op::None, default, u32::MAX, 0, 0).to_bits(),
         row("operand")
     );
     assert_eq!(
-        IlmEntry::new(Op::None, default, 0, u16::MAX, 0).to_bits(),
+        RouteEntry::new(Op::None, default, 0, u16::MAX, 0).to_bits(),
         row("next-hop index into")
     );
     assert_eq!(
-        IlmEntry::new(Op::None, default, 0, 0, u32::MAX).to_bits(),
+        RouteEntry::new(Op::None, default, 0, 0, u32::MAX).to_bits(),
         row("counter slot")
     );
     assert_eq!(row("operation"), 0xf);
     for (propagate, number) in [(default, 0), (TtlPropagate::Enabled, 1), (TtlPropagate::Disabled, 2)] {
         assert_eq!(
-            IlmEntry::new(Op::None, propagate, 0, 0, 0).to_bits(),
+            RouteEntry::new(Op::None, propagate, 0, 0, 0).to_bits(),
             number << row("TTL propagation").trailing_zeros()
         );
     }

@@ -6,7 +6,7 @@ use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::lfib::Lfib;
 use mplsxdp::lfib::pass::Claim;
 use mplsxdp::route::RouteKey;
-use mplsxdp_common::abi::{Counter, Domain, IlmEntry, Op, Reason, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::abi::{Counter, Domain, Op, Reason, RouteEntry, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::checksum;
 use mplsxdp_common::forward::Verdict;
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_ZLEN, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse};
@@ -167,18 +167,18 @@ fn labels_that_the_headroom_does_not_take_leave_the_frame_as_it_was() {
 fn an_entry_that_points_nowhere_forwards_nothing() {
     let mut lfib = lab_tables();
     core_port(&mut lfib);
-    let unused_stack = IlmEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks - 1, 0, 0);
-    let no_such_stack = IlmEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks, 0, 0);
-    let unused_next_hop = IlmEntry::new(Op::Label, TtlPropagate::Default, 110, 9999, 0);
-    let no_such_next_hop = IlmEntry::new(Op::Label, TtlPropagate::Default, 110, u16::MAX, 0);
+    let unused_stack = RouteEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks - 1, 0, 0);
+    let no_such_stack = RouteEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks, 0, 0);
+    let unused_next_hop = RouteEntry::new(Op::Label, TtlPropagate::Default, 110, 9999, 0);
+    let no_such_next_hop = RouteEntry::new(Op::Label, TtlPropagate::Default, 110, u16::MAX, 0);
     for (entry, frame, reason) in [
         (unused_stack, "[16 64] ip", Reason::NoRoute),
         (no_such_stack, "[16 64] ip", Reason::NoRoute),
         (unused_next_hop, "[16 64] ip", Reason::Unresolved),
         (no_such_next_hop, "[16 64] ip", Reason::Unresolved),
         // No route, so that nobody asks for the TTL.
-        (IlmEntry::PASS, "[16 1] ip", Reason::NoRoute),
-        (IlmEntry::from_bits(0xf), "[16 1] ip", Reason::NoRoute),
+        (RouteEntry::PASS, "[16 1] ip", Reason::NoRoute),
+        (RouteEntry::from_bits(0xf), "[16 1] ip", Reason::NoRoute),
     ] {
         let frame = Frame::parse(frame).to_bytes();
         lfib.tables_mut().store_ilm(Label::FIRST_ORDINARY, entry);

@@ -1,7 +1,7 @@
 //! Bytes in the BPF maps: names, keys and values, as the XDP program reads and the controller writes them. `docs/map-abi.md`
 //! has the same as a table. Everything is in host byte order unless it says otherwise.
 //!
-//! Values that are published by one store are 64-bit words ([`IlmEntry`], [`PortWord`], the two words of [`Adjacency`]):
+//! Values that are published by one store are 64-bit words ([`RouteEntry`], [`PortWord`], the two words of [`Adjacency`]):
 //! a reader sees the old word or the new one, never half of each.
 
 mod adjacency;
@@ -22,7 +22,7 @@ pub use ftn::{Domain, FtnKeyV4, FtnKeyV6};
 pub use police::Police;
 pub use port::{PortWord, SubInterfaceKey};
 pub use reason::{Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, REDIRECT_LOST_SLOT, Reason};
-pub use route_entry::{IlmEntry, Op, TtlPropagate};
+pub use route_entry::{Op, RouteEntry, TtlPropagate};
 pub use settings::{Checksum, Settings, TtlMode, UnknownPolicy};
 pub use stack::LabelStack;
 pub use watch::Watch;
@@ -105,7 +105,7 @@ pub struct Meta {
 }
 
 const _: () = {
-    assert!(size_of::<IlmEntry>() == 8 && align_of::<IlmEntry>() == 8);
+    assert!(size_of::<RouteEntry>() == 8 && align_of::<RouteEntry>() == 8);
     assert!(size_of::<PortWord>() == 8);
     assert!(size_of::<Adjacency>() == 32 && align_of::<Adjacency>() == 8);
     assert!(size_of::<Counter>() == 16);

@@ -3,7 +3,7 @@
 use super::TtlMode;
 use crate::wire::Label;
 
-/// What an ILM or FTN entry does. Zero is "no entry", so that a zeroed map forwards nothing.
+/// What a route entry does. Zero is "no entry", so that a zeroed map forwards nothing.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
@@ -63,9 +63,9 @@ impl TtlPropagate {
 /// | 44-63 | counter slot in `ROUTE_COUNTERS`, 0: not counted |
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct IlmEntry(u64);
+pub struct RouteEntry(u64);
 
-impl IlmEntry {
+impl RouteEntry {
     /// No route.
     pub const EMPTY: Self = Self(0);
     /// FTN: the kernel's.
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ilm_entry_keeps_its_fields_apart() {
-        let entry = IlmEntry::new(Op::PenultimatePop, TtlPropagate::Disabled, 0xf_ffff, 0xffff, 0xf_ffff);
+    fn a_route_entry_keeps_its_fields_apart() {
+        let entry = RouteEntry::new(Op::PenultimatePop, TtlPropagate::Disabled, 0xf_ffff, 0xffff, 0xf_ffff);
         assert_eq!(entry.to_bits(), 0xffff_ffff_ffff_ff24);
         assert_eq!(
             (
@@ -163,8 +163,8 @@ mod tests {
             (moved.next_hop(), moved.operand(), moved.slot()),
             (7, 0xf_ffff, 0xf_ffff)
         );
-        assert_eq!(IlmEntry::EMPTY.op(), Op::None);
-        assert_eq!(IlmEntry::PASS.op(), Op::Pass);
-        assert_eq!(IlmEntry::from_bits(0xf).op(), Op::None);
+        assert_eq!(RouteEntry::EMPTY.op(), Op::None);
+        assert_eq!(RouteEntry::PASS.op(), Op::Pass);
+        assert_eq!(RouteEntry::from_bits(0xf).op(), Op::None);
     }
 }

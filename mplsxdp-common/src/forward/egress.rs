@@ -2,7 +2,7 @@
 
 use super::frame::{Frame, move_head, store};
 use super::{Checked, PortView, Verdict};
-use crate::abi::{Adjacency, IlmEntry, Reason};
+use crate::abi::{Adjacency, Reason, RouteEntry};
 use crate::wire::ETH_HLEN;
 
 /// The way out: a resolved neighbour whose link takes the packet.
@@ -14,7 +14,7 @@ impl Egress {
     pub(super) fn find<F: Frame, T: PortView>(
         frame: &F,
         tables: &T,
-        entry: IlmEntry,
+        entry: RouteEntry,
         frame_len: usize,
         unfinished: usize,
     ) -> Checked<Self> {

@@ -4,7 +4,7 @@ use super::egress::Egress;
 use super::frame::{Frame, cut_tail, move_head, store};
 use super::label::{label_stack, one_next_hop, store_labels};
 use super::{Checked, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{Domain, IlmEntry, Op, Reason, Settings, TtlMode};
+use crate::abi::{Domain, Op, Reason, RouteEntry, Settings, TtlMode};
 use crate::hash::ip_flow_hash;
 use crate::ip::{self, Family, Header};
 use crate::wire::{
@@ -33,7 +33,7 @@ pub(super) fn hand_up<F: Frame>(frame: &mut F, ip: Ip, l2_len: usize) -> Checked
 pub(super) fn impose<F: Frame, T: PortView>(
     frame: &mut F,
     tables: &T,
-    entry: IlmEntry,
+    entry: RouteEntry,
     mut ip: Ip,
     forwarded: bool,
     unfinished: usize,
@@ -233,7 +233,7 @@ impl Ip {
     /// What a domain of the FTN has for the packet. Nothing for one from an address that no packet may be forwarded from: the kernel
     /// drops it.
     #[inline(always)]
-    pub(super) fn ftn<F: Frame, T: PortView>(&self, frame: &F, tables: &T, domain: Domain) -> Checked<IlmEntry> {
+    pub(super) fn ftn<F: Frame, T: PortView>(&self, frame: &F, tables: &T, domain: Domain) -> Checked<RouteEntry> {
         // Bounded where it is used: verifiers before 6.10 do not see that what bounds one sum with it bounds others.
         let offset = frame.opaque(self.offset) & OFFSET_MASK;
         match self.family {
@@ -241,7 +241,7 @@ impl Ip {
                 let [first, ..] = frame.load::<4>(offset + 12).ok_or(Reason::Malformed)?;
                 // RFC 1812 section 5.3.7: this network, loopback, multicast, class E and broadcast.
                 if matches!(first, 0 | 127 | 224..) {
-                    return Ok(IlmEntry::EMPTY);
+                    return Ok(RouteEntry::EMPTY);
                 }
                 frame
                     .load::<4>(offset + 16)
@@ -253,7 +253,7 @@ impl Ip {
                 let low = u64::from_be_bytes(low.ok_or(Reason::Malformed)?);
                 // RFC 4291 section 2.5.2, 2.5.3, 2.5.6, 2.7: unspecified, loopback, link-local and multicast addresses.
                 if high == 0 && low <= 1 || high >> 54 == 0xfe80 >> 6 || high >> 56 == 0xff {
-                    return Ok(IlmEntry::EMPTY);
+                    return Ok(RouteEntry::EMPTY);
                 }
                 frame
                     .load::<16>(offset + 24)

@@ -4,7 +4,7 @@ use super::egress::Egress;
 use super::frame::{Frame, store};
 use super::ip::Ip;
 use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{IlmEntry, LabelStack, MAX_PUSH, Op, Reason, TtlMode, TtlPropagate};
+use crate::abi::{LabelStack, MAX_PUSH, Op, Reason, RouteEntry, TtlMode, TtlPropagate};
 use crate::ip::Family;
 use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
 
@@ -90,14 +90,14 @@ pub(super) const NOT_HANDED_DOWN: usize = 256;
 
 /// What is left of a frame when this box's own labels are off.
 pub(super) enum Left {
-    Label(IlmEntry, Top),
+    Label(RouteEntry, Top),
     /// As it is once they are off.
     Ip(Ip),
 }
 
 /// What the label of `lse` maps to, and the only family that an explicit null may have beneath it.
 #[inline(always)]
-pub(super) fn ilm<T: PortView>(tables: &T, lse: Lse) -> Checked<(IlmEntry, Option<Family>)> {
+pub(super) fn ilm<T: PortView>(tables: &T, lse: Lse) -> Checked<(RouteEntry, Option<Family>)> {
     if lse.label().is_special() {
         return match lse.label() {
             Label::IPV4_EXPLICIT_NULL => Ok((EXPLICIT_NULL, Some(Family::V4))),
@@ -114,7 +114,7 @@ pub(super) fn ilm<T: PortView>(tables: &T, lse: Lse) -> Checked<(IlmEntry, Optio
 }
 
 /// What an explicit null or an entropy label indicator on top does: as `dev lo`, without a route.
-const EXPLICIT_NULL: IlmEntry = IlmEntry::new(Op::Local, TtlPropagate::Default, 0, 0, 0);
+const EXPLICIT_NULL: RouteEntry = RouteEntry::new(Op::Local, TtlPropagate::Default, 0, 0, 0);
 
 /// The label on top, the TTL that counts as its, and where it stands.
 #[derive(Clone, Copy)]
@@ -144,7 +144,7 @@ fn special_label(label: Label, bottom: bool) -> Reason {
 pub(super) fn label_operation<F: Frame, T: PortView>(
     frame: &mut F,
     tables: &T,
-    entry: IlmEntry,
+    entry: RouteEntry,
     slot: u32,
     top: Top,
 ) -> Checked<Verdict> {
@@ -210,7 +210,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
 
 /// `entry`, or what its group does with the flow of this hash.
 #[inline(always)]
-pub(super) fn one_next_hop<T: PortView>(tables: &T, entry: IlmEntry, hash: impl FnOnce() -> u32) -> IlmEntry {
+pub(super) fn one_next_hop<T: PortView>(tables: &T, entry: RouteEntry, hash: impl FnOnce() -> u32) -> RouteEntry {
     if entry.op() == Op::Group {
         tables.bucket(entry.operand(), (hash() >> 24) as u8)
     } else {
@@ -249,7 +249,7 @@ fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
 
 /// The labels that `entry` pushes and how many they are, within bounds that the verifier sees. An empty slot is no route.
 #[inline(always)]
-pub(super) fn label_stack<T: PortView>(tables: &T, entry: IlmEntry) -> Checked<(&LabelStack, usize)> {
+pub(super) fn label_stack<T: PortView>(tables: &T, entry: RouteEntry) -> Checked<(&LabelStack, usize)> {
     let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
     match stack.depth() {
         depth @ 1..=MAX_PUSH => Ok((stack, depth)),

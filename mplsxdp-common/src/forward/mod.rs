@@ -10,7 +10,9 @@ mod frame;
 mod ip;
 mod label;
 
-use crate::abi::{Adjacency, Checksum, Domain, IlmEntry, LabelStack, Op, PortWord, Reason, Settings, SubInterfaceKey};
+use crate::abi::{
+    Adjacency, Checksum, Domain, LabelStack, Op, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
+};
 use crate::checksum;
 use crate::hash::flow_hash;
 use crate::ip::{Family, Header};
@@ -42,16 +44,16 @@ pub trait PortView {
     fn port(&self, number: u32) -> PortWord;
     /// The number of a sub-interface.
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
-    /// [`IlmEntry::EMPTY`] where there is none.
-    fn ilm(&self, label: Label) -> IlmEntry;
-    /// Longest match in a domain, [`IlmEntry::EMPTY`] where there is none.
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry;
+    /// [`RouteEntry::EMPTY`] where there is none.
+    fn ilm(&self, label: Label) -> RouteEntry;
+    /// Longest match in a domain, [`RouteEntry::EMPTY`] where there is none.
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry;
     /// Likewise.
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry;
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry;
     fn adjacency(&self, index: u16) -> Option<Adjacency>;
     fn label_stack(&self, index: u32) -> Option<&LabelStack>;
-    /// What a group does with the flows of a bucket. [`IlmEntry::EMPTY`] where there is no such group.
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry;
+    /// What a group does with the flows of a bucket. [`RouteEntry::EMPTY`] where there is no such group.
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry;
     /// What the flow hash begins with. Routers in a row have different ones, else the second would find all flows of a next hop
     /// in the same buckets.
     fn hash_seed(&self) -> u32;

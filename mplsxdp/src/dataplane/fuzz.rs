@@ -5,7 +5,7 @@ use std::num::NonZeroU8;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, Domain, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlMode,
+    Adjacency, BUCKETS, Domain, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings, SubInterfaceKey, TtlMode,
     TtlPropagate, VlanTags,
 };
 use mplsxdp_common::forward::{Verdict, forward};
@@ -177,7 +177,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
                 Op::Group => operand % (GROUPS + 1),
                 _ => operand,
             };
-            IlmEntry::new(op, ttl, operand.into(), (hop % HOPS).into(), slot.into())
+            RouteEntry::new(op, ttl, operand.into(), (hop % HOPS).into(), slot.into())
         })
         .collect::<Vec<_>>()
         .into_iter();

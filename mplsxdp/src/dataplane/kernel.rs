@@ -12,8 +12,8 @@ use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, P
 use aya::util::nr_cpus;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FtnKeyV4, FtnKeyV6, IlmEntry, LabelStack, Loss, MAX_FTN,
-    MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, Settings, SubInterfaceKey,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FtnKeyV4, FtnKeyV6, LabelStack, Loss, MAX_FTN, MAX_PORTS,
+    MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey,
     VlanTags, map,
 };
 use mplsxdp_common::forward;
@@ -203,7 +203,7 @@ impl Tables for KernelTables {
         self.capacity
     }
 
-    fn store_ilm(&mut self, label: Label, entry: IlmEntry) {
+    fn store_ilm(&mut self, label: Label, entry: RouteEntry) {
         self.ilm.store(label.get() as usize, entry.to_bits());
     }
 
@@ -225,17 +225,17 @@ impl Tables for KernelTables {
         }
     }
 
-    fn store_bucket(&mut self, group: u32, bucket: u8, entry: IlmEntry) {
+    fn store_bucket(&mut self, group: u32, bucket: u8, entry: RouteEntry) {
         self.groups
             .store(group as usize * BUCKETS + usize::from(bucket), entry.to_bits());
     }
 
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         let index = group as usize * BUCKETS + usize::from(bucket);
-        IlmEntry::from_bits(self.groups.get(index).unwrap_or(0))
+        RouteEntry::from_bits(self.groups.get(index).unwrap_or(0))
     }
 
-    fn insert_ftn(&mut self, key: FtnKey, entry: IlmEntry) -> Result<(), TableError> {
+    fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError> {
         match key.prefix {
             IpNet::V4(prefix) => self
                 .ftn_v4
@@ -402,18 +402,18 @@ impl forward::PortView for AtPort<'_> {
         found?.ok()
     }
 
-    fn ilm(&self, label: Label) -> IlmEntry {
-        IlmEntry::from_bits(self.tables.ilm.get(label.get() as usize).unwrap_or(0))
+    fn ilm(&self, label: Label) -> RouteEntry {
+        RouteEntry::from_bits(self.tables.ilm.get(label.get() as usize).unwrap_or(0))
     }
 
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
         let key = key_v4(domain, Ipv4Addr::from(destination).into());
-        IlmEntry::from_bits(self.tables.ftn_v4.get(&key, 0).unwrap_or(0))
+        RouteEntry::from_bits(self.tables.ftn_v4.get(&key, 0).unwrap_or(0))
     }
 
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
         let key = key_v6(domain, Ipv6Addr::from(destination).into());
-        IlmEntry::from_bits(self.tables.ftn_v6.get(&key, 0).unwrap_or(0))
+        RouteEntry::from_bits(self.tables.ftn_v6.get(&key, 0).unwrap_or(0))
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
@@ -436,7 +436,7 @@ impl forward::PortView for AtPort<'_> {
             })
     }
 
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.tables.bucket(group, bucket)
     }
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_GROUPS, Domain, IlmEntry, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS,
-    PortWord, Reason, Settings, SubInterfaceKey, VlanTags,
+    Adjacency, Counter, DEFAULT_GROUPS, Domain, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord,
+    Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -35,11 +35,11 @@ pub enum AdjacencyEvent {
 #[derive(Debug)]
 pub struct MemoryTables {
     capacity: Capacity,
-    pub ilm: HashMap<Label, IlmEntry>,
+    pub ilm: HashMap<Label, RouteEntry>,
     pub adjacencies: HashMap<u16, Adjacency>,
     pub stacks: HashMap<u32, LabelStack>,
-    pub buckets: HashMap<(u32, u8), IlmEntry>,
-    pub ftn: BTreeMap<FtnKey, IlmEntry>,
+    pub buckets: HashMap<(u32, u8), RouteEntry>,
+    pub ftn: BTreeMap<FtnKey, RouteEntry>,
     pub ports: HashMap<u16, PortWord>,
     /// The interfaces that frames are redirected to, by port.
     pub tx_ports: HashMap<u16, u32>,
@@ -59,7 +59,7 @@ pub struct MemoryTables {
     /// How many more times an entry is removed from the FTN.
     pub ftn_removals_left: usize,
     /// What was written to the FTN, in order: entries inserted, and removed.
-    pub ftn_writes: Vec<(FtnKey, Option<IlmEntry>)>,
+    pub ftn_writes: Vec<(FtnKey, Option<RouteEntry>)>,
 }
 
 impl Default for MemoryTables {
@@ -100,7 +100,7 @@ impl MemoryTables {
     }
 
     /// The FTN entry for `address` in a domain.
-    pub fn longest_match(&self, domain: Domain, address: IpAddr) -> IlmEntry {
+    pub fn longest_match(&self, domain: Domain, address: IpAddr) -> RouteEntry {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (0..=bits)
             .rev()
@@ -145,7 +145,7 @@ impl Tables for MemoryTables {
         self.capacity
     }
 
-    fn store_ilm(&mut self, label: Label, entry: IlmEntry) {
+    fn store_ilm(&mut self, label: Label, entry: RouteEntry) {
         assert!(label.get() < self.capacity.labels, "label {label} is beyond the table");
         self.ilm.insert(label, entry);
     }
@@ -170,16 +170,16 @@ impl Tables for MemoryTables {
         self.stacks.insert(index, stack);
     }
 
-    fn store_bucket(&mut self, group: u32, bucket: u8, entry: IlmEntry) {
+    fn store_bucket(&mut self, group: u32, bucket: u8, entry: RouteEntry) {
         assert!(group < self.capacity.groups, "group {group} is beyond the table");
         self.buckets.insert((group, bucket), entry);
     }
 
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.buckets.get(&(group, bucket)).copied().unwrap_or_default()
     }
 
-    fn insert_ftn(&mut self, key: FtnKey, entry: IlmEntry) -> Result<(), TableError> {
+    fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError> {
         if self.ftn_inserts_left == 0 {
             return Err(ftn_error("insert", std::io::ErrorKind::OutOfMemory));
         }
@@ -303,15 +303,15 @@ impl forward::PortView for AtPort<'_> {
         found?.copied().map(u32::from)
     }
 
-    fn ilm(&self, label: Label) -> IlmEntry {
+    fn ilm(&self, label: Label) -> RouteEntry {
         self.tables.ilm.get(&label).copied().unwrap_or_default()
     }
 
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
         self.tables.longest_match(domain, destination.into())
     }
 
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
         self.tables.longest_match(domain, destination.into())
     }
 
@@ -330,7 +330,7 @@ impl forward::PortView for AtPort<'_> {
         (index < self.tables.capacity.stacks).then(|| self.tables.stacks.get(&index).unwrap_or(&LabelStack::EMPTY))
     }
 
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.tables.bucket(group, bucket)
     }
 

@@ -18,7 +18,9 @@ pub mod release;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Counter, Domain, IlmEntry, LabelStack, Loss, PortWord, Reason, SubInterfaceKey};
+use mplsxdp_common::abi::{
+    Adjacency, Counter, Domain, LabelStack, Loss, PortWord, Reason, RouteEntry, SubInterfaceKey,
+};
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +78,7 @@ impl FtnKey {
 pub trait Tables {
     fn capacity(&self) -> Capacity;
 
-    fn store_ilm(&mut self, label: Label, entry: IlmEntry);
+    fn store_ilm(&mut self, label: Label, entry: RouteEntry);
 
     /// Makes the [`adjacency_writes`].
     fn store_adjacency(&mut self, index: u16, adjacency: Adjacency);
@@ -88,12 +90,12 @@ pub trait Tables {
     fn store_stack(&mut self, index: u32, stack: LabelStack);
 
     /// What a group does with the flows of a bucket.
-    fn store_bucket(&mut self, group: u32, bucket: u8, entry: IlmEntry);
+    fn store_bucket(&mut self, group: u32, bucket: u8, entry: RouteEntry);
 
     /// As it was last stored; all zero where it never was.
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry;
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry;
 
-    fn insert_ftn(&mut self, key: FtnKey, entry: IlmEntry) -> Result<(), TableError>;
+    fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError>;
 
     /// Removing what is not there is no error.
     fn remove_ftn(&mut self, key: FtnKey) -> Result<(), TableError>;

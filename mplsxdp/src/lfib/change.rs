@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::{AddAssign as _, SubAssign as _};
 use std::sync::Arc;
 
-use mplsxdp_common::abi::{IlmEntry, LabelStack, Op, TtlPropagate};
+use mplsxdp_common::abi::{LabelStack, Op, RouteEntry, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
 use super::groups::{Before, Member};
@@ -141,7 +141,7 @@ impl NextHopSearch {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) key: RouteKey,
-    pub(super) entry: IlmEntry,
+    pub(super) entry: RouteEntry,
     owner: Owner,
     attributes: Attributes,
     /// There was none for the key.
@@ -328,7 +328,7 @@ impl<T: Tables> Lfib<T> {
             [path] => self.take_path(index, path, ttl, renamed)?,
             paths => {
                 let group = self.take_group(index, paths, ttl, before, renamed)?;
-                IlmEntry::new(Op::Group, ttl, group, 0, 0)
+                RouteEntry::new(Op::Group, ttl, group, 0, 0)
             }
         };
         // A route that takes another's place goes on with its counter.
@@ -336,7 +336,7 @@ impl<T: Tables> Lfib<T> {
             Some(before) => before.slot(),
             None => self.counters.take(&self.tables),
         };
-        let entry = IlmEntry::new(entry.op(), ttl, entry.operand(), entry.next_hop(), slot);
+        let entry = RouteEntry::new(entry.op(), ttl, entry.operand(), entry.next_hop(), slot);
         Ok(Prepared {
             key,
             entry,
@@ -353,7 +353,7 @@ impl<T: Tables> Lfib<T> {
         path: &Path,
         ttl: TtlPropagate,
         renamed: &HashMap<Arc<str>, Arc<str>>,
-    ) -> Result<IlmEntry, ChangeError> {
+    ) -> Result<RouteEntry, ChangeError> {
         let capacity = self.tables.capacity();
         let next_hop = match &path.next_hop {
             None => 0,
@@ -367,7 +367,7 @@ impl<T: Tables> Lfib<T> {
             }
         };
         match self.operation(&path.action) {
-            Some((op, operand)) => Ok(IlmEntry::new(op, ttl, operand, next_hop, 0)),
+            Some((op, operand)) => Ok(RouteEntry::new(op, ttl, operand, next_hop, 0)),
             None => {
                 if path.next_hop.is_some() {
                     self.next_hops.drop_user(next_hop);
@@ -398,10 +398,10 @@ impl<T: Tables> Lfib<T> {
         index: usize,
         paths: &[Path],
         ttl: TtlPropagate,
-        before: Option<IlmEntry>,
+        before: Option<RouteEntry>,
         renamed: &HashMap<Arc<str>, Arc<str>>,
     ) -> Result<u32, ChangeError> {
-        let mut entries: Vec<IlmEntry> = Vec::with_capacity(paths.len());
+        let mut entries: Vec<RouteEntry> = Vec::with_capacity(paths.len());
         let mut result = Ok(());
         for path in paths {
             match self.take_path(index, path, ttl, renamed) {
@@ -450,7 +450,7 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    fn member(&self, entry: IlmEntry, weight: u16) -> Option<Member> {
+    fn member(&self, entry: RouteEntry, weight: u16) -> Option<Member> {
         let (next_hop, _) = uses_next_hop(entry).then(|| self.next_hops.at_slot(entry.next_hop()))??;
         Some(Member::new(entry, next_hop, weight))
     }
@@ -476,7 +476,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// Has the counters know whether the packets of a route that is about to be published are forwarded ones.
-    pub(super) fn follow_forwarding(&mut self, key: RouteKey, entry: IlmEntry, is_new: bool) {
+    pub(super) fn follow_forwarding(&mut self, key: RouteKey, entry: RouteEntry, is_new: bool) {
         let forwarding = entry.op() != Op::Local;
         let counted = self
             .counters
@@ -506,7 +506,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// Gives back what a route had that no entry is for any more. Its counter goes on if the route `was_replaced`.
-    pub(super) fn drop_route(&mut self, entry: IlmEntry, was_replaced: bool) {
+    pub(super) fn drop_route(&mut self, entry: RouteEntry, was_replaced: bool) {
         if !was_replaced && entry.slot() != 0 {
             self.counters.hold_back(entry.slot());
         }
@@ -514,7 +514,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// One user less of the stack and the next hop of `entry`, or of its group and all that its members have.
-    pub(super) fn drop_shares(&mut self, entry: IlmEntry) {
+    pub(super) fn drop_shares(&mut self, entry: RouteEntry) {
         if entry.op() == Op::Group {
             let members = self.groups.members(entry.operand()).unwrap_or_default().to_vec();
             self.groups.drop_user(entry.operand());

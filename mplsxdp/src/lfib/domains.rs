@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Domain, IlmEntry};
+use mplsxdp_common::abi::{Domain, RouteEntry};
 
 use super::Lfib;
 use super::ftn::Write;
@@ -186,7 +186,7 @@ impl<T: Tables> Lfib<T> {
         };
         let (places, end) = self.pass.last_places(domain, self.step);
         let keys = places.into_iter().map(|prefix| FtnKey::new(domain, prefix));
-        let held: Vec<(FtnKey, Option<IlmEntry>)> = keys.map(|key| (key, self.held(key))).collect();
+        let held: Vec<(FtnKey, Option<RouteEntry>)> = keys.map(|key| (key, self.held(key))).collect();
         self.pass.set_end(domain, Some(end));
         for (key, held) in held {
             // What cannot be removed is unsettled.

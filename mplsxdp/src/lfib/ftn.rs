@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::IlmEntry;
+use mplsxdp_common::abi::RouteEntry;
 
 use super::pass::{Claim, Laid, Wanted};
 use super::plan::Budget;
@@ -18,8 +18,8 @@ pub(super) const STEP: usize = 128;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Write {
     pub(super) key: FtnKey,
-    pub(super) held: Option<IlmEntry>,
-    pub(super) wanted: Option<IlmEntry>,
+    pub(super) held: Option<RouteEntry>,
+    pub(super) wanted: Option<RouteEntry>,
 }
 
 impl Write {
@@ -152,7 +152,7 @@ impl<T: Tables> Lfib<T> {
             let write = Write { held, ..write };
             // Where one insert fails for want of memory or room, so do the others.
             if result.is_err() && write.wanted.is_some() {
-                if write.wanted == Some(IlmEntry::PASS) {
+                if write.wanted == Some(RouteEntry::PASS) {
                     self.withhold(write.key);
                 }
             } else {
@@ -170,7 +170,7 @@ impl<T: Tables> Lfib<T> {
             return Ok(());
         }
         let written = self.write_ftn(write);
-        if written.is_err() && write.wanted == Some(IlmEntry::PASS) && self.withhold(write.key) {
+        if written.is_err() && write.wanted == Some(RouteEntry::PASS) && self.withhold(write.key) {
             // There is room now.
             let held = self.held(write.key);
             return self.write_ftn(Write { held, ..write });
@@ -181,8 +181,8 @@ impl<T: Tables> Lfib<T> {
     /// Whether `write` is of a route that covers a claim whose pass entry could not be written.
     fn would_impose_claimed(&self, write: Write) -> bool {
         let mut within = self.unsettled_within(write.key);
-        write.wanted.is_some_and(|entry| entry != IlmEntry::PASS)
-            && within.any(|(key, held)| held != Some(IlmEntry::PASS) && self.pass.wanted(key) == Wanted::Pass)
+        write.wanted.is_some_and(|entry| entry != RouteEntry::PASS)
+            && within.any(|(key, held)| held != Some(RouteEntry::PASS) && self.pass.wanted(key) == Wanted::Pass)
     }
 
     /// Takes the routes out of the FTN table that cover `claimed`, whose pass entry could not be written: better the kernel's
@@ -194,7 +194,7 @@ impl<T: Tables> Lfib<T> {
         for prefix in std::iter::once(claimed.prefix).chain(covering) {
             let key = FtnKey::new(claimed.domain, prefix);
             let held = self.held(key);
-            if held.is_some_and(|entry| entry != IlmEntry::PASS) {
+            if held.is_some_and(|entry| entry != RouteEntry::PASS) {
                 let removed = self.tables.remove_ftn(key).is_ok();
                 self.unsettled.insert(key, held.filter(|_| !removed));
                 any |= removed;
@@ -269,7 +269,7 @@ impl<T: Tables> Lfib<T> {
         }
         concerned.sort_unstable();
         concerned.dedup();
-        let held: Vec<Option<IlmEntry>> = concerned.iter().map(|&key| self.held(key)).collect();
+        let held: Vec<Option<RouteEntry>> = concerned.iter().map(|&key| self.held(key)).collect();
         if comes_or_goes {
             self.pass.set_ftn(prefix, route.is_some());
             for (key, laid) in laid {
@@ -336,13 +336,13 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// The places within `key`, itself included, where a write has failed, and what they hold.
-    fn unsettled_within(&self, key: FtnKey) -> impl Iterator<Item = (FtnKey, Option<IlmEntry>)> {
+    fn unsettled_within(&self, key: FtnKey) -> impl Iterator<Item = (FtnKey, Option<RouteEntry>)> {
         let unsettled = self.unsettled.range(key..).map(|(&key, &held)| (key, held));
         unsettled.take_while(move |(within, _)| within.domain == key.domain && key.prefix.contains(&within.prefix))
     }
 
     /// What the FTN table holds at `key`.
-    pub(super) fn held(&self, key: FtnKey) -> Option<IlmEntry> {
+    pub(super) fn held(&self, key: FtnKey) -> Option<RouteEntry> {
         match self.unsettled.get(&key) {
             Some(&held) => held,
             None => self.wanted(key),
@@ -350,10 +350,10 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// What the FTN table is to hold at `key`.
-    pub(super) fn wanted(&self, key: FtnKey) -> Option<IlmEntry> {
+    pub(super) fn wanted(&self, key: FtnKey) -> Option<RouteEntry> {
         match self.pass.wanted(key) {
             Wanted::Route => Some(self.routes.get(&RouteKey::Prefix(key.prefix))?.entry),
-            Wanted::Pass => Some(IlmEntry::PASS),
+            Wanted::Pass => Some(RouteEntry::PASS),
             Wanted::Nothing => None,
         }
     }

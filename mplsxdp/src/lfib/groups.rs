@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use mplsxdp_common::abi::{BUCKETS, IlmEntry};
+use mplsxdp_common::abi::{BUCKETS, RouteEntry};
 
 use super::next_hops::NextHopId;
 use super::pool::Interner;
@@ -12,7 +12,7 @@ use super::spread::{Former, Spread, assign, lend};
 /// One way on, as a bucket has it but for the next hop's index, which may change.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Member {
-    /// Bits of an [`IlmEntry`] without next hop and counter.
+    /// Bits of a [`RouteEntry`] without next hop and counter.
     operation: u64,
     pub next_hop: NextHopId,
     pub weight: u16,
@@ -20,8 +20,8 @@ pub struct Member {
 
 impl Member {
     /// Of `entry`, the next hop's index and the counter do not matter.
-    pub fn new(entry: IlmEntry, next_hop: NextHopId, weight: u16) -> Self {
-        let operation = IlmEntry::new(entry.op(), entry.ttl_propagate(), entry.operand(), 0, 0).to_bits();
+    pub fn new(entry: RouteEntry, next_hop: NextHopId, weight: u16) -> Self {
+        let operation = RouteEntry::new(entry.op(), entry.ttl_propagate(), entry.operand(), 0, 0).to_bits();
         Self {
             operation,
             next_hop,
@@ -30,8 +30,8 @@ impl Member {
     }
 
     /// What a bucket of the member holds, without the next hop's index.
-    pub fn entry(&self) -> IlmEntry {
-        IlmEntry::from_bits(self.operation)
+    pub fn entry(&self) -> RouteEntry {
+        RouteEntry::from_bits(self.operation)
     }
 
     /// The same labels, whatever is said of the TTL.
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     fn member(label: u32, next_hop: u16) -> Member {
-        let entry = IlmEntry::new(Op::Label, TtlPropagate::Default, label, 0, 0);
+        let entry = RouteEntry::new(Op::Label, TtlPropagate::Default, label, 0, 0);
         Member::new(entry, NextHopId(next_hop), 1)
     }
 
@@ -328,7 +328,7 @@ mod tests {
         let relabelled: Vec<Member> = three
             .iter()
             .map(|member| {
-                let entry = IlmEntry::new(Op::Label, TtlPropagate::Disabled, 100, 0, 0);
+                let entry = RouteEntry::new(Op::Label, TtlPropagate::Disabled, 100, 0, 0);
                 Member::new(entry, member.next_hop, 1)
             })
             .collect();

@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::ops::Bound;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{IlmEntry, Op};
+use mplsxdp_common::abi::{Op, RouteEntry};
 
 use super::counters::CountedAt;
 use super::groups::Member;
@@ -185,7 +185,7 @@ impl<T: Tables> Lfib<T> {
             owner,
             attributes,
         } = installed;
-        let members: Vec<(IlmEntry, Option<NextHopId>, u16)> = match entry.op() {
+        let members: Vec<(RouteEntry, Option<NextHopId>, u16)> = match entry.op() {
             Op::Group => {
                 let members = self.groups.members(entry.operand())?.iter();
                 members
@@ -216,7 +216,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// What an entry for `key`, or a bucket of it, does to the stack.
-    pub(super) fn action(&self, key: RouteKey, entry: IlmEntry) -> Option<Action> {
+    pub(super) fn action(&self, key: RouteKey, entry: RouteEntry) -> Option<Action> {
         let (labels, ttl) = match entry.op() {
             Op::Pop => return Some(Action::Pop),
             Op::PenultimatePop => return Some(Action::PenultimatePop),

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, IlmEntry, LabelStack, Op};
+use mplsxdp_common::abi::{Adjacency, LabelStack, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
 use crate::route::{Attributes, Owner, RouteKey, Source};
@@ -44,7 +44,7 @@ use reclaim::Freed;
 /// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Installed {
-    entry: IlmEntry,
+    entry: RouteEntry,
     owner: Owner,
     attributes: Attributes,
 }
@@ -95,7 +95,7 @@ pub struct Lfib<T> {
     pass: PassEntries,
     vrfs: Vrfs,
     /// Where the FTN table does not hold what is wanted, as a write has failed, and what it holds there.
-    unsettled: BTreeMap<FtnKey, Option<IlmEntry>>,
+    unsettled: BTreeMap<FtnKey, Option<RouteEntry>>,
     /// How many pass entries are written or removed in one step, where that can be done bit by bit.
     step: usize,
     leaving: Leaving,
@@ -202,6 +202,6 @@ impl<T: Tables> Lfib<T> {
 }
 
 /// Whether the next-hop index of `entry` means something.
-fn uses_next_hop(entry: IlmEntry) -> bool {
+fn uses_next_hop(entry: RouteEntry) -> bool {
     matches!(entry.op(), Op::Label | Op::Stack | Op::Pop | Op::PenultimatePop)
 }

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::IlmEntry;
+use mplsxdp_common::abi::RouteEntry;
 
 use super::change::{ChangeError, Changes, Mode, Prepared};
 use super::list::Candidate;
@@ -315,7 +315,7 @@ impl Plan {
     }
 
     /// The entries that are reserved, and those that are kept until the change is made, but for the first so many of them.
-    pub(super) fn entries_mut(&mut self, skipped: usize) -> impl Iterator<Item = Option<&mut IlmEntry>> {
+    pub(super) fn entries_mut(&mut self, skipped: usize) -> impl Iterator<Item = Option<&mut RouteEntry>> {
         let kept = skipped.saturating_sub(self.prepared.len());
         let prepared = self.prepared.iter_mut().skip(skipped);
         let before = self.before.iter_mut().skip(kept);
@@ -690,7 +690,7 @@ impl<T: Tables> Lfib<T> {
             if let RouteKey::Label(label) = key
                 && let Some(old) = self.put(key, None)
             {
-                self.tables.store_ilm(label, IlmEntry::EMPTY);
+                self.tables.store_ilm(label, RouteEntry::EMPTY);
                 self.drop_route(old.entry, false);
             }
             plan.at += 1;

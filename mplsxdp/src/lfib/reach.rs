@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mplsxdp_common::abi::{Adjacency, Domain, IlmEntry};
+use mplsxdp_common::abi::{Adjacency, Domain, RouteEntry};
 
 use super::ftn::Write;
 use super::next_hops::NextHopId;
@@ -154,11 +154,11 @@ impl<T: Tables> Lfib<T> {
         let (Some(members), Some(spread)) = (self.groups.members(group), self.groups.spread(group)) else {
             return;
         };
-        let entries: Vec<IlmEntry> = members
+        let entries: Vec<RouteEntry> = members
             .iter()
             .map(|member| match self.next_hops.slot(member.next_hop) {
                 Some(slot) => member.entry().with_next_hop(slot),
-                None => IlmEntry::EMPTY,
+                None => RouteEntry::EMPTY,
             })
             .collect();
         for (bucket, &member) in (0..=u8::MAX).zip(spread) {
@@ -202,7 +202,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// `entry` with the slot that its next hop has now.
-    pub(super) fn turned(&self, entry: IlmEntry) -> IlmEntry {
+    pub(super) fn turned(&self, entry: RouteEntry) -> RouteEntry {
         if !uses_next_hop(entry) || !self.leaving.has(entry.next_hop()) {
             return entry;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mplsxdp_common::abi::{Adjacency, IlmEntry};
+use mplsxdp_common::abi::{Adjacency, RouteEntry};
 
 use super::Lfib;
 use crate::dataplane::{GracePeriod, Tables};
@@ -27,7 +27,11 @@ impl<T: Tables> Lfib<T> {
             || self.groups.has_held_back()
             || self.next_hops.has_held_back();
         // Any of them may be what an entry points to that could not be taken out of the FTN table.
-        let pointed_to = self.unsettled.values().flatten().any(|&entry| entry != IlmEntry::PASS);
+        let pointed_to = self
+            .unsettled
+            .values()
+            .flatten()
+            .any(|&entry| entry != RouteEntry::PASS);
         if !held_back || pointed_to {
             return moved_buckets;
         }

@@ -76,7 +76,7 @@ fn push(prefix: &str, out: &[u32], neighbour: u8) -> Route {
     .unwrap()
 }
 
-fn entry(lfib: &Lfib<MemoryTables>, value: u32) -> IlmEntry {
+fn entry(lfib: &Lfib<MemoryTables>, value: u32) -> RouteEntry {
     lfib.tables()
         .ilm
         .get(&Label::new(value).unwrap())
@@ -486,7 +486,7 @@ fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
         (120, slot)
     );
     assert_eq!(lfib.tables().route_counter(slot).unwrap().packets, 7);
-    assert_eq!(entry(&lfib, 101), IlmEntry::EMPTY);
+    assert_eq!(entry(&lfib, 101), RouteEntry::EMPTY);
     // The same again: nothing changes, and nobody waits but for what the change before has freed.
     let waited = lfib.tables().grace_periods + 1;
     let mut again = || {
@@ -663,7 +663,7 @@ fn many_entries_are_turned_to_another_port_in_small_steps() {
     assert!(step_of(&mut lfib, 3).is_none());
     lfib.set_next_hop(id, resolved(2));
     assert_eq!(turned(&lfib), 100);
-    assert_eq!(entry(&lfib, 1016), IlmEntry::EMPTY);
+    assert_eq!(entry(&lfib, 1016), RouteEntry::EMPTY);
     assert!(lfib.tables().adjacency(old).is_resolved());
     assert!(list(&lfib).iter().all(|listed| listed.next_hops == [id]));
 
@@ -954,7 +954,7 @@ fn deleting_what_is_not_there_is_refused_whole() {
         (error.index(), error.to_string().as_str()),
         (Some(1), "101 has no route")
     );
-    assert_ne!(entry(&lfib, 100), IlmEntry::EMPTY);
+    assert_ne!(entry(&lfib, 100), RouteEntry::EMPTY);
 }
 
 /// Something that happens.
@@ -1112,7 +1112,7 @@ impl Kernel {
 }
 
 /// The entries of one domain.
-fn entries_in(domain: Domain, ftn: &BTreeMap<FtnKey, IlmEntry>) -> BTreeMap<IpNet, IlmEntry> {
+fn entries_in(domain: Domain, ftn: &BTreeMap<FtnKey, RouteEntry>) -> BTreeMap<IpNet, RouteEntry> {
     let entries = ftn.iter().filter(|(key, _)| key.domain == domain);
     entries.map(|(key, &entry)| (key.prefix, entry)).collect()
 }
@@ -1147,13 +1147,13 @@ fn addresses() -> impl Iterator<Item = IpAddr> {
 }
 
 /// What the FTN table holds for each of [`addresses`]: no entry and a pass entry are the same.
-fn seen(ftn: &BTreeMap<IpNet, IlmEntry>) -> Vec<IlmEntry> {
+fn seen(ftn: &BTreeMap<IpNet, RouteEntry>) -> Vec<RouteEntry> {
     let find = |address: IpAddr| ftn.iter().rfind(|(prefix, _)| prefix.contains(&address));
     addresses()
-        .map(|address| find(address).map_or(IlmEntry::EMPTY, |(_, &entry)| entry))
+        .map(|address| find(address).map_or(RouteEntry::EMPTY, |(_, &entry)| entry))
         .map(|entry| {
-            if entry == IlmEntry::PASS {
-                IlmEntry::EMPTY
+            if entry == RouteEntry::PASS {
+                RouteEntry::EMPTY
             } else {
                 entry
             }
@@ -1256,7 +1256,7 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
     prop_assert_eq!(&listed, &model.values().cloned().collect::<Vec<_>>());
     for value in 16..24 {
         prop_assert_eq!(
-            entry(lfib, value) == IlmEntry::EMPTY,
+            entry(lfib, value) == RouteEntry::EMPTY,
             !model.contains_key(&label(value))
         );
     }
@@ -1280,14 +1280,14 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
         let entries = expected_ftn(model, &claims)
             .into_iter()
             .map(|(prefix, pass)| match pass {
-                true => (prefix, IlmEntry::PASS),
+                true => (prefix, RouteEntry::PASS),
                 false => (prefix, lfib.routes[&RouteKey::Prefix(prefix)].entry),
             });
-        let expected: BTreeMap<IpNet, IlmEntry> = entries.collect();
+        let expected: BTreeMap<IpNet, RouteEntry> = entries.collect();
         let all_held = entries_in(domain, &lfib.tables().ftn);
         if lfib.unsettled() == 0 {
-            let needless = |(prefix, entry): &(&IpNet, &IlmEntry)| {
-                lfib.pass.has_laid() && **entry == IlmEntry::PASS && !expected.contains_key(*prefix)
+            let needless = |(prefix, entry): &(&IpNet, &RouteEntry)| {
+                lfib.pass.has_laid() && **entry == RouteEntry::PASS && !expected.contains_key(*prefix)
             };
             let held = all_held.iter().filter(|entry| !needless(entry));
             let held: BTreeMap<_, _> = held.map(|(&prefix, &entry)| (prefix, entry)).collect();
@@ -1296,7 +1296,7 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
         }
         for (wanted, held) in seen(&expected).into_iter().zip(seen(&all_held)) {
             prop_assert!(
-                wanted != IlmEntry::EMPTY || held == IlmEntry::EMPTY,
+                wanted != RouteEntry::EMPTY || held == RouteEntry::EMPTY,
                 "{:?} is imposed",
                 held
             );
@@ -1322,14 +1322,14 @@ fn check_meanings(lfib: &Lfib<MemoryTables>, meanings: &mut BTreeMap<FtnKey, Mea
 /// What an entry of the table points to.
 #[derive(Clone, PartialEq, Debug)]
 struct Meaning {
-    entry: IlmEntry,
+    entry: RouteEntry,
     stack: Option<LabelStack>,
     next_hop: Option<NextHop>,
     members: Option<Vec<Member>>,
 }
 
 impl Meaning {
-    fn of(lfib: &Lfib<MemoryTables>, entry: IlmEntry) -> Self {
+    fn of(lfib: &Lfib<MemoryTables>, entry: RouteEntry) -> Self {
         let next_hop = uses_next_hop(entry).then(|| lfib.next_hops().at_slot(entry.next_hop()));
         let members = (entry.op() == Op::Group).then(|| lfib.groups.members(entry.operand()));
         Self {
@@ -2044,8 +2044,8 @@ proptest! {
                     };
                     for (index, now) in seen(&ftn).into_iter().enumerate() {
                         let (first, last) = (first[index], last[index]);
-                        let kernels = first == IlmEntry::EMPTY && last == IlmEntry::EMPTY && (!refused || never[index]);
-                        prop_assert!(!kernels || !is_alone || now == IlmEntry::EMPTY);
+                        let kernels = first == RouteEntry::EMPTY && last == RouteEntry::EMPTY && (!refused || never[index]);
+                        prop_assert!(!kernels || !is_alone || now == RouteEntry::EMPTY);
                         if is_alone && was_settled && lfib.unsettled() == 0 && lfib.tables().ftn_inserts_left > 64 {
                             prop_assert!(now == last || (now == first && !stepped[index]), "{:?} {:?} {:?}", first, now, last);
                             stepped[index] |= now == last && first != last;

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use mplsxdp_common::abi::{
-    Adjacency, Domain, IlmEntry, LabelStack, PortWord, Reason, Settings, SubInterfaceKey, TtlMode,
+    Adjacency, Domain, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
 };
 use mplsxdp_common::forward::{Frame as _, PortView, Verdict, forward};
 use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
@@ -207,16 +207,16 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.tables.sub_interface(key)
     }
 
-    fn ilm(&self, label: Label) -> IlmEntry {
+    fn ilm(&self, label: Label) -> RouteEntry {
         self.label.set(Some(label));
         self.tables.ilm(label)
     }
 
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
         self.tables.ftn_v4(domain, destination)
     }
 
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
         self.tables.ftn_v6(domain, destination)
     }
 
@@ -230,7 +230,7 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.tables.label_stack(index)
     }
 
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         let bucket = self.given.unwrap_or(bucket);
         self.bucket.set(Some(bucket));
         self.tables.bucket(group, bucket)
@@ -264,15 +264,15 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
         self.tables.sub_interface(key)
     }
 
-    fn ilm(&self, label: Label) -> IlmEntry {
+    fn ilm(&self, label: Label) -> RouteEntry {
         self.tables.ilm(label)
     }
 
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> IlmEntry {
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
         self.tables.ftn_v4(domain, destination)
     }
 
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> IlmEntry {
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
         self.tables.ftn_v6(domain, destination)
     }
 
@@ -286,7 +286,7 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
         self.tables.label_stack(index)
     }
 
-    fn bucket(&self, group: u32, bucket: u8) -> IlmEntry {
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.tables.bucket(group, bucket)
     }
 

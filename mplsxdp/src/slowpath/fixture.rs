@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Domain, IlmEntry, LabelStack, Op, PortWord, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::abi::{Adjacency, Domain, LabelStack, Op, PortWord, RouteEntry, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::wire::{ETH_P_MPLS_UC, Label, Lse, Mac};
 
 use super::World;
@@ -115,11 +115,11 @@ impl MemoryWorld {
         world
     }
 
-    pub fn add_ftn(&mut self, prefix: &str, entry: IlmEntry) {
+    pub fn add_ftn(&mut self, prefix: &str, entry: RouteEntry) {
         self.add_ftn_in(Domain::NO_VRF, prefix, entry);
     }
 
-    pub fn add_ftn_in(&mut self, domain: Domain, prefix: &str, entry: IlmEntry) {
+    pub fn add_ftn_in(&mut self, domain: Domain, prefix: &str, entry: RouteEntry) {
         if let Ok(prefix) = prefix.parse() {
             self.tables.ftn.insert(FtnKey::new(domain, prefix), entry);
         }
@@ -131,8 +131,8 @@ impl MemoryWorld {
     }
 }
 
-pub const fn entry(op: Op, operand: u32, next_hop: u16) -> IlmEntry {
-    IlmEntry::new(op, TtlPropagate::Default, operand, next_hop, 0)
+pub const fn entry(op: Op, operand: u32, next_hop: u16) -> RouteEntry {
+    RouteEntry::new(op, TtlPropagate::Default, operand, next_hop, 0)
 }
 
 pub const fn label(value: u32) -> Label {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, PacketBuilder};
-use mplsxdp_common::abi::{Adjacency, Domain, IlmEntry, Op, PortWord, Settings, TtlMode};
+use mplsxdp_common::abi::{Adjacency, Domain, Op, PortWord, RouteEntry, Settings, TtlMode};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, Mac};
 use proptest::prelude::*;
 
@@ -316,7 +316,7 @@ fn by_ip_means_by_the_ftn_first_as_this_boxs_own_packet() {
 #[test]
 fn a_pass_entry_is_no_way_to_the_source() {
     let mut router = Router::default();
-    router.world.add_ftn("10.4.4.7/32", IlmEntry::PASS);
+    router.world.add_ftn("10.4.4.7/32", RouteEntry::PASS);
     let (stack, _) = labelled_frame(&router.receive(&labelled(&[(122, 1)], &udp_v4(FTN_HOST, 7, 20))));
     assert_eq!(stack, [(22, 64, 6)]);
 }
@@ -335,9 +335,9 @@ fn an_answer_is_looked_up_in_the_domain_of_the_port() {
         .world
         .add_ftn_in(vrf, "10.4.0.0/16", entry(Op::Label, 1003, NEIGHBOUR));
     assert_eq!(stack(&mut router), [(1003, 64, 6)]);
-    router.world.add_ftn("10.4.4.7/32", IlmEntry::PASS);
+    router.world.add_ftn("10.4.4.7/32", RouteEntry::PASS);
     assert_eq!(stack(&mut router), [(1003, 64, 6)]);
-    router.world.add_ftn_in(vrf, "10.4.4.7/32", IlmEntry::PASS);
+    router.world.add_ftn_in(vrf, "10.4.4.7/32", RouteEntry::PASS);
     assert_eq!(stack(&mut router), [(22, 64, 6)]);
 }
 
@@ -835,7 +835,7 @@ fn a_route_that_changed_while_a_frame_waited_counts() {
     );
 
     router.receive(&labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 20)));
-    router.world.tables.store_ilm(label(500), IlmEntry::EMPTY);
+    router.world.tables.store_ilm(label(500), RouteEntry::EMPTY);
     router
         .world
         .tables

@@ -5,7 +5,7 @@ use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp_common::abi::{
-    Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, IlmEntry, LabelStack, MAX_LABELS, Op, PortWord,
+    Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, LabelStack, MAX_LABELS, Op, PortWord, RouteEntry,
     Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::forward;
@@ -27,7 +27,7 @@ fn fill(tables: &mut impl Tables) {
     tables.store_adjacency(5, adjacency().with_tags(VlanTags::one(ETH_P_8021Q, VLAN)));
     tables.store_ilm(
         label(100),
-        IlmEntry::new(Op::Label, TtlPropagate::Default, 110, 5, SLOT),
+        RouteEntry::new(Op::Label, TtlPropagate::Default, 110, 5, SLOT),
     );
     tables.store_stack(1, LabelStack::new(&[label(200), label(201)], None).unwrap());
     tables

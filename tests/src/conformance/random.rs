@@ -6,7 +6,8 @@ use std::num::NonZeroU8;
 
 use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, Domain, IlmEntry, LabelStack, MAX_PUSH, Op, PortWord, Settings, SubInterfaceKey, TtlPropagate, VlanTags,
+    Adjacency, Domain, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings, SubInterfaceKey, TtlPropagate,
+    VlanTags,
 };
 use mplsxdp_common::wire::{
     ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
@@ -44,13 +45,13 @@ const PREFIXES: [&str; 12] = [
 /// Everything that the program reads, but for its settings.
 #[derive(Clone, Debug)]
 pub struct World {
-    ilm: Vec<IlmEntry>,
+    ilm: Vec<RouteEntry>,
     adjacencies: Vec<Adjacency>,
     stacks: Vec<LabelStack>,
     /// Of each of [`DOMAINS`], the entry of each prefix.
-    ftn: Vec<Vec<Option<IlmEntry>>>,
+    ftn: Vec<Vec<Option<RouteEntry>>>,
     /// Of each group, entries that take turns in its buckets.
-    groups: Vec<Vec<IlmEntry>>,
+    groups: Vec<Vec<RouteEntry>>,
     /// Each port of [`lab::settings`], and its sub-interfaces, where it has them.
     ports: Vec<(PortWord, [Option<PortWord>; lab::SUB_INTERFACES])>,
 }
@@ -100,12 +101,12 @@ impl World {
 
 pub fn world() -> impl Strategy<Value = World> {
     // An entry for each label, special ones among them: those must not be looked at.
-    let ilm = prop::collection::vec(ilm_entry(), LABELS as usize);
+    let ilm = prop::collection::vec(route_entry(), LABELS as usize);
     let adjacencies: Vec<_> = (0..ADJACENCIES).map(adjacency).collect();
     let stacks = prop::collection::vec(label_stack(), STACKS as usize);
     let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
     let ftn = prop::collection::vec(ftn, DOMAINS.len());
-    let groups = prop::collection::vec(prop::collection::vec(ilm_entry(), 1..5), GROUPS as usize);
+    let groups = prop::collection::vec(prop::collection::vec(route_entry(), 1..5), GROUPS as usize);
     let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u8..16];
     let domain = || prop_oneof![6 => select(DOMAINS.to_vec()), 1 => Just(Domain::EMPTY)];
     let port = || (flags(), domain()).prop_map(|(flags, domain)| PortWord::new(OWN_MAC, flags).with_domain(domain));
@@ -121,7 +122,7 @@ pub fn world() -> impl Strategy<Value = World> {
     })
 }
 
-fn ilm_entry() -> impl Strategy<Value = IlmEntry> {
+fn route_entry() -> impl Strategy<Value = RouteEntry> {
     entry(prop_oneof![
         1 => Just(Op::None),
         4 => Just(Op::Label),
@@ -134,7 +135,7 @@ fn ilm_entry() -> impl Strategy<Value = IlmEntry> {
     ])
 }
 
-fn ftn_entry() -> impl Strategy<Value = IlmEntry> {
+fn ftn_entry() -> impl Strategy<Value = RouteEntry> {
     entry(prop_oneof![
         4 => Just(Op::Label),
         4 => Just(Op::Stack),
@@ -144,7 +145,7 @@ fn ftn_entry() -> impl Strategy<Value = IlmEntry> {
     ])
 }
 
-fn entry(op: impl Strategy<Value = Op>) -> impl Strategy<Value = IlmEntry> {
+fn entry(op: impl Strategy<Value = Op>) -> impl Strategy<Value = RouteEntry> {
     let ttl = select(vec![
         TtlPropagate::Default,
         TtlPropagate::Default,
@@ -155,8 +156,8 @@ fn entry(op: impl Strategy<Value = Op>) -> impl Strategy<Value = IlmEntry> {
     let next_hop = prop_oneof![12 => 0..u16::from(ADJACENCIES), 1 => any::<u16>()];
     let slot = prop_oneof![8 => 0..SLOTS, 1 => any::<u32>()];
     let sensible = (op, ttl, operand, next_hop, slot)
-        .prop_map(|(op, ttl, operand, next_hop, slot)| IlmEntry::new(op, ttl, operand, next_hop, slot));
-    prop_oneof![30 => sensible, 1 => any::<u64>().prop_map(IlmEntry::from_bits)]
+        .prop_map(|(op, ttl, operand, next_hop, slot)| RouteEntry::new(op, ttl, operand, next_hop, slot));
+    prop_oneof![30 => sensible, 1 => any::<u64>().prop_map(RouteEntry::from_bits)]
 }
 
 /// Every one has its own MAC addresses, so that a frame shows where it was sent.

@@ -1573,7 +1573,7 @@ mod tests {
             ),
             (
                 "16 nhid 9 via inet6 fe80::2 dev b0 proto 193 rt_offload rt_trap offload trap ",
-                "16 via inet6 fe80::2 dev b0 proto 193",
+                "16 via inet6 fe80::2 dev b0 proto ldp",
             ),
             (
                 "100 as to 110 via inet 10.2.0.2 dev b0 proto static ttl-propogate disabled",

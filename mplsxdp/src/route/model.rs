@@ -289,7 +289,9 @@ impl Protocol {
     /// The protocol of a route that names none.
     pub const STATIC: Self = Self(4);
 
-    /// The names that iproute2 comes with (rt_protos).
+    /// The names that iproute2 comes with (rt_protos), and those of FRR's daemons, which FRR installs as a file of iproute2's
+    /// (rt_protos.d/frr.conf). FRR calls 196 `static`, too; here that name is the kernel's 4 alone, so that it always means the
+    /// same routes.
     const NAMES: &[(u8, &str)] = &[
         (0, "unspec"),
         (1, "redirect"),
@@ -313,7 +315,15 @@ impl Protocol {
         (187, "isis"),
         (188, "ospf"),
         (189, "rip"),
+        (190, "ripng"),
+        (191, "nhrp"),
         (192, "eigrp"),
+        (193, "ldp"),
+        (194, "sharp"),
+        (195, "pbr"),
+        (196, "frr-static"),
+        (197, "openfabric"),
+        (198, "srte"),
     ];
 
     /// The name that everybody knows, if there is one.

@@ -82,6 +82,41 @@ mod tests {
         }
     }
 
+    /// As FRR's package installs them (rt_protos.d/frr.conf), but for its second `static`.
+    #[test]
+    fn names_of_frr_are_known_without_its_package() {
+        let names = [
+            (186, "bgp"),
+            (187, "isis"),
+            (188, "ospf"),
+            (189, "rip"),
+            (190, "ripng"),
+            (191, "nhrp"),
+            (192, "eigrp"),
+            (193, "ldp"),
+            (194, "sharp"),
+            (195, "pbr"),
+            (196, "frr-static"),
+            (197, "openfabric"),
+            (198, "srte"),
+        ];
+        for (number, text) in names {
+            assert_eq!(name(Protocol(number)), text);
+            assert_eq!(parse(text), Ok(Protocol(number)));
+        }
+        assert_eq!(parse("static"), Ok(Protocol::STATIC));
+        assert_eq!(parse("196"), Ok(Protocol(196)));
+    }
+
+    /// As on a machine with FRR's file, which calls 196 `static`.
+    #[test]
+    fn a_name_in_two_places_is_the_one_that_everybody_knows() {
+        let frr = table("196  static\n");
+        assert_eq!(named(&frr, "static"), Some(Protocol(196)));
+        assert_eq!("static".parse(), Ok(Protocol::STATIC));
+        assert_eq!(Protocol(196).to_string(), "frr-static");
+    }
+
     #[test]
     fn a_table_of_iproute2_adds_names() {
         let text = "#\n# of FRR\n193\tldp\n 194  sharp # a comment\n0xc3 pbr\n197\nmany words\n999 large\n193 ldp2\n";

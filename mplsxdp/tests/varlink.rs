@@ -96,7 +96,7 @@ fn agree_on_enum<T: Serialize>(seen: &mut Vec<&'static str>, name: &'static str,
 fn via() -> ViaAddress {
     ViaAddress {
         family: ViaFamily::Inet,
-        address: "192.0.2.1".into(),
+        host: "192.0.2.1".into(),
     }
 }
 
@@ -154,7 +154,7 @@ fn next_hop() -> NextHopState {
     NextHopState {
         via: via(),
         dev: Some("eth1".into()),
-        mac: Some("02:00:00:00:00:01".into()),
+        lladdr: Some("02:00:00:00:00:01".into()),
         state: Resolution::Resolved,
         redirect_lost: true,
         routes: 1,
@@ -178,7 +178,7 @@ fn backup_state() -> BackupState {
     BackupState {
         via: via(),
         dev: Some("eth2".into()),
-        mac: Some("02:00:00:00:00:02".into()),
+        lladdr: Some("02:00:00:00:00:02".into()),
         state: Resolution::Resolved,
         redirect_lost: false,
     }
@@ -208,9 +208,9 @@ fn installed_route() -> InstalledRoute {
 
 fn link() -> Link {
     Link {
-        name: "eth1".into(),
+        ifname: "eth1".into(),
         ifindex: Some(2),
-        mac: "02:00:00:00:00:01".into(),
+        address: "02:00:00:00:00:01".into(),
         mtu: 1500,
         up: true,
         mode: "native".into(),
@@ -220,9 +220,11 @@ fn link() -> Link {
         mpls: true,
         tx_only: false,
         local: true,
-        carrier: false,
+        parent_only: false,
         parent: Some("eth0".into()),
         vlan: Some(vec![vlan_tag()]),
+        peer: Some("eth0".into()),
+        peer_netns: Some("/run/netns/r2".into()),
         redirect_target: Some(true),
         problem: Some("its interface is gone".into()),
         checksum: Checksum::Finish,
@@ -412,12 +414,12 @@ fn methods() {
         owner,
     };
     let add_link = AddLink {
-        name: name(),
+        ifname: name(),
         tx_only: Some(true),
         checksum: Some(Checksum::Trust),
     };
     let set_link = SetLink {
-        name: name(),
+        ifname: name(),
         mpls: true,
     };
     let neighbors = NeighborList {
@@ -481,7 +483,7 @@ fn methods() {
     let with_counters = WithCounters { counters: Some(true) };
     method!("ListLinks", with_counters, LinkList { links: vec![link()] });
     method!("AddLink", add_link, Nothing {});
-    method!("DeleteLink", DeleteLink { name: name() }, Nothing {});
+    method!("DeleteLink", DeleteLink { ifname: name() }, Nothing {});
     method!("SetLink", set_link, Nothing {});
     method!("ListNeighbors", with_counters, neighbors);
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
@@ -508,12 +510,12 @@ fn errors() {
         }
         .into(),
         Refusal::NoSuchLink {
-            name: text(),
+            ifname: text(),
             hint: text(),
         }
         .into(),
         Refusal::LinkRefused {
-            name: text(),
+            ifname: text(),
             reason: text(),
         }
         .into(),

@@ -1,6 +1,7 @@
 //! `link` and `neigh`: ports, and the next hops behind them.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use mplsxdp_common::abi::{REDIRECT_LOST, Reason};
 use mplsxdp_common::wire::Mac;
@@ -12,6 +13,7 @@ use crate::control::api::{
     BackupState, Checksum, KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, ReasonCounter, ViaAddress,
     ViaFamily,
 };
+use crate::kernel::netns::shell_prefix;
 
 pub const HELP: &str = "\
 Verbs:
@@ -114,7 +116,7 @@ pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
             port(session.client()?.links(false)?, dev)?;
         }
     }
-    neighbors.retain(|neighbor| address.is_none_or(|address| *neighbor.via.address == *address));
+    neighbors.retain(|neighbor| address.is_none_or(|address| *neighbor.via.host == *address));
     let out = &mut session.out;
     if style.json {
         return out.json(&neighbors.into_iter().map(JsonNeighbor::from).collect::<Vec<_>>());
@@ -159,9 +161,9 @@ fn brief_next_hop(neighbor: &NextHopState) -> String {
     let known = |value: Option<&str>| value.unwrap_or("-").to_owned();
     format!(
         "{:<39} {:<16} {:<17} {}",
-        neighbor.via.address,
+        neighbor.via.host,
         known(neighbor.dev.as_deref()),
-        known(neighbor.mac.as_deref()),
+        known(neighbor.lladdr.as_deref()),
         neighbor.state
     )
 }
@@ -179,12 +181,11 @@ fn kernel(entry: &KernelNeighbor) -> String {
     format!(" ref {refcnt} used {used}/{confirmed}/{updated} probes {probes} {state}")
 }
 
-/// A next hop as the control socket has it, and in the words of `ip -j -s neigh`.
+/// A next hop as the control socket has it, with `dst` and the counters of `ip -j -s neigh`.
 #[derive(Serialize)]
 struct JsonNeighbor {
+    /// The host of `via`.
     dst: Box<str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lladdr: Option<String>,
     #[serde(flatten)]
     state: NextHopState,
     #[serde(flatten)]
@@ -213,8 +214,7 @@ impl From<NextHopState> for JsonNeighbor {
             nud: [kernel.state],
         });
         Self {
-            dst: state.via.address.clone(),
-            lladdr: state.mac.clone(),
+            dst: state.via.host.clone(),
             state,
             kernel,
         }
@@ -228,13 +228,17 @@ pub fn next_hop(next_hop: &NextHopState) -> String {
         .as_deref()
         .map(|dev| format!("dev {dev} "))
         .unwrap_or_default();
-    let mac = next_hop
-        .mac
+    let lladdr = next_hop
+        .lladdr
         .as_deref()
-        .map(|mac| format!("lladdr {mac} "))
+        .map(|lladdr| format!("lladdr {lladdr} "))
         .unwrap_or_default();
     let backup = next_hop.backup.as_ref().map(backup).unwrap_or_default();
-    format!("{dev}{mac}{}{}{backup}", next_hop.state, lost(next_hop.redirect_lost))
+    format!(
+        "{dev}{lladdr}{}{}{backup}",
+        next_hop.state,
+        lost(next_hop.redirect_lost)
+    )
 }
 
 fn backup(backup: &BackupState) -> String {
@@ -243,7 +247,7 @@ fn backup(backup: &BackupState) -> String {
         " backup {}{}{} {}{}",
         via(&backup.via),
         with("dev", backup.dev.as_deref()),
-        with("lladdr", backup.mac.as_deref()),
+        with("lladdr", backup.lladdr.as_deref()),
         backup.state,
         lost(backup.redirect_lost)
     )
@@ -257,10 +261,10 @@ fn lost(is_lost: bool) -> String {
 }
 
 fn via(via: &ViaAddress) -> String {
-    let address = &via.address;
+    let host = &via.host;
     match via.family {
-        ViaFamily::Inet | ViaFamily::Inet6 => address.to_string(),
-        ViaFamily::Link => format!("link {address}"),
+        ViaFamily::Inet | ViaFamily::Inet6 => host.to_string(),
+        ViaFamily::Link => format!("link {host}"),
     }
 }
 
@@ -283,7 +287,7 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
 fn port(links: Vec<Link>, name: &str) -> Result<Link, Failure> {
     let mut links = links.into_iter();
     links
-        .find(|link| link.name == name)
+        .find(|link| link.ifname == name)
         .ok_or_else(|| Failure::Refused(format!("{name} is not a port: add it with `link add {name}`")))
 }
 
@@ -292,9 +296,9 @@ fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
         .iter()
         .map(|link| {
             [
-                link.name.clone(),
+                link.ifname.clone(),
                 up(link).into(),
-                link.mac.clone(),
+                link.address.clone(),
                 link.mode.clone(),
                 mpls(link),
                 link.counters.as_ref().map(brief_counters).unwrap_or_default(),
@@ -306,8 +310,8 @@ fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
 
 fn lines(link: &Link) -> Vec<String> {
     let Link {
-        name,
-        mac,
+        ifname,
+        address,
         mtu,
         mode,
         link_id,
@@ -333,12 +337,12 @@ fn lines(link: &Link) -> Vec<String> {
     };
     let mut lines = vec![
         format!(
-            "{ifindex}{name}{parent}: {} {} mtu {mtu} mode {mode}",
+            "{ifindex}{ifname}{parent}: {} {} mtu {mtu} mode {mode}",
             up(link),
             mpls(link)
         ),
         format!(
-            "    link/ether {mac}{tags} bpf_link {link_id} prog {program_id}{put_back}{redirect} checksum {}",
+            "    link/ether {address}{tags} bpf_link {link_id} prog {program_id}{put_back}{redirect} checksum {}",
             link.checksum.name()
         ),
     ];
@@ -423,11 +427,9 @@ fn brief_counters(counters: &LinkCounters) -> String {
     format!("{kernel}not-forwarded {packets}")
 }
 
-/// A port as the control socket has it, and in the words of `ip -j -s link`.
+/// A port as the control socket has it, with the counters of `ip -j -s link`.
 #[derive(Serialize)]
 struct JsonLink {
-    ifname: String,
-    address: String,
     #[serde(flatten)]
     link: Link,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -491,8 +493,6 @@ impl From<Link> for JsonLink {
     fn from(mut link: Link) -> Self {
         let counters = link.counters.take();
         Self {
-            ifname: link.name.clone(),
-            address: link.mac.clone(),
             stats64: counters
                 .as_ref()
                 .and_then(|counters| counters.kernel)
@@ -506,12 +506,16 @@ impl From<Link> for JsonLink {
 /// How a port that finishes checksums is made faster.
 fn checksum_hint(link: &Link) -> Option<String> {
     let finishes = link.checksum == Checksum::Finish && !link.local && !link.tx_only && link.parent.is_none();
-    finishes.then(|| {
-        format!(
-            "    faster: `ethtool -K PEER tx off` on what sends to {name}, then `link del {name}` and `link add {name} checksum trust`",
-            name = link.name
-        )
-    })
+    let name = &link.ifname;
+    let sender = match &link.peer {
+        Some(peer) => {
+            let netns = link.peer_netns.as_deref().map(Path::new);
+            let prefix = netns.map(shell_prefix).unwrap_or_default();
+            format!("`{prefix}ethtool -K {peer} tx off`")
+        }
+        None => format!("`ethtool -K PEER tx off` on what sends to {name}"),
+    };
+    finishes.then(|| format!("    faster: {sender}, then `link del {name}` and `link add {name} checksum trust`"))
 }
 
 fn up(link: &Link) -> &'static str {
@@ -525,8 +529,8 @@ fn up(link: &Link) -> &'static str {
 
 /// What kind of port it is, and whether it accepts labelled frames.
 fn mpls(link: &Link) -> String {
-    let mpls = match (link.carrier, link.tx_only, link.mpls) {
-        (true, ..) => "carrier",
+    let mpls = match (link.parent_only, link.tx_only, link.mpls) {
+        (true, ..) => "parent-only",
         (_, true, _) => "tx-only",
         (_, _, true) => "mpls on",
         (_, _, false) => "mpls off",

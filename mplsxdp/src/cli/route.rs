@@ -294,7 +294,7 @@ struct JsonPath {
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    via: Option<JsonVia>,
+    via: Option<api::ViaAddress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dev: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,29 +313,14 @@ struct JsonPath {
 }
 
 #[derive(Serialize)]
-struct JsonVia {
-    family: api::ViaFamily,
-    host: Box<str>,
-}
-
-#[derive(Serialize)]
 struct JsonBackup {
-    via: JsonVia,
+    via: api::ViaAddress,
     #[serde(skip_serializing_if = "Option::is_none")]
     dev: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lladdr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<Resolution>,
-}
-
-impl From<api::ViaAddress> for JsonVia {
-    fn from(via: api::ViaAddress) -> Self {
-        Self {
-            family: via.family,
-            host: via.address,
-        }
-    }
 }
 
 impl JsonRoute {
@@ -361,7 +346,7 @@ impl JsonRoute {
             ttl_propagate, metric, ..
         } = api::Route::from(&route);
         Ok(Self {
-            dst: route.key().to_string(),
+            dst: route.destination(),
             by_itself,
             ttl_propagate,
             protocol: protocols::name(route.attributes().protocol),
@@ -393,16 +378,16 @@ impl JsonPath {
             encap: matches!(route.key(), RouteKey::Prefix(_)).then_some("mpls"),
             to,
             ttl,
-            via: via.map(JsonVia::from),
+            via,
             dev,
             weight: None,
             flags: found.and_then(flag).into_iter().collect(),
-            lladdr: found.and_then(|found| found.mac.clone()),
+            lladdr: found.and_then(|found| found.lladdr.clone()),
             state: found.map(|found| found.state),
             backup: backup.map(|backup| JsonBackup {
-                via: backup.via.into(),
+                via: backup.via,
                 dev: backup.dev,
-                lladdr: backup_found.and_then(|found| found.mac.clone()),
+                lladdr: backup_found.and_then(|found| found.lladdr.clone()),
                 state: backup_found.map(|found| found.state),
             }),
             buckets: None,
@@ -452,7 +437,7 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
 /// what there is not. Counters are on the route's first line.
 fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
-    let key = route.key().to_string();
+    let key = route.destination();
     let counter = match installed.counter {
         _ if !counters => String::new(),
         Some(api::Counter { packets, bytes }) => format!(" packets {packets} bytes {bytes}"),
@@ -469,7 +454,7 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         };
         let found = states.next().map(|(found, _)| found);
         let given = path.next_hop.as_ref().map(|next_hop| next_hop.via.bare());
-        let via = found.map(|found| found.via.address.to_string()).or(given);
+        let via = found.map(|found| found.via.host.to_string()).or(given);
         let via = via.as_deref().unwrap_or("-");
         let dev = match path.action {
             Action::Local => "lo",

@@ -96,7 +96,7 @@ pub struct NextHopState {
     pub dev: Option<Arc<str>>,
     /// `None` while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
+    pub lladdr: Option<String>,
     pub state: Resolution,
     /// Its port takes no redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
@@ -128,7 +128,7 @@ pub struct BackupState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
+    pub lladdr: Option<String>,
     pub state: Resolution,
     /// Its port takes no redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
@@ -224,11 +224,12 @@ impl std::str::FromStr for Checksum {
 /// `type Link`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Link {
-    pub name: String,
+    pub ifname: String,
     /// `None` for a sub-interface that the kernel has no VLAN device for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ifindex: Option<u32>,
-    pub mac: String,
+    /// Its MAC address.
+    pub address: String,
     pub mtu: u32,
     pub up: bool,
     /// `native` or `generic`.
@@ -244,13 +245,19 @@ pub struct Link {
     /// The far end of the veth pair that this box's own packets are sent into.
     pub local: bool,
     /// It has the program for its sub-interfaces only.
-    pub carrier: bool,
+    pub parent_only: bool,
     /// Of a sub-interface: the interface that has the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// Of a sub-interface: the tags of its frames, outermost first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vec<VlanTag>>,
+    /// Of a veth: the name of its other end, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// A file that stands for the network namespace of `peer`; `None` if it is the instance's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_netns: Option<String>,
     /// Whether frames can be redirected to it; `None` where the kernel does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
@@ -678,7 +685,7 @@ pub struct Staged {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddLink {
-    pub name: String,
+    pub ifname: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_only: Option<bool>,
     /// `None`: as the kind of interface needs it.
@@ -690,14 +697,14 @@ pub struct AddLink {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteLink {
-    pub name: String,
+    pub ifname: String,
 }
 
 /// Parameters of `SetLink`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetLink {
-    pub name: String,
+    pub ifname: String,
     pub mpls: bool,
 }
 
@@ -891,12 +898,12 @@ pub enum Refusal {
         parameter: Option<String>,
         reason: String,
     },
-    #[error("{name} is not a port{hint}")]
+    #[error("{ifname} is not a port{hint}")]
     #[serde(rename = "io.mplsxdp.NoSuchLink")]
-    NoSuchLink { name: String, hint: String },
+    NoSuchLink { ifname: String, hint: String },
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.LinkRefused")]
-    LinkRefused { name: String, reason: String },
+    LinkRefused { ifname: String, reason: String },
 }
 
 /// A [`RouteKey`] goes over the wire as `type RouteKey`.

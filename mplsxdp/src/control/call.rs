@@ -259,7 +259,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
         }
         "AddLink" => {
             let api::AddLink {
-                name,
+                ifname: name,
                 tx_only,
                 checksum,
             } = parameters(raw)?;
@@ -270,11 +270,11 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             }))
         }
         "DeleteLink" => {
-            let api::DeleteLink { name } = parameters(raw)?;
+            let api::DeleteLink { ifname: name } = parameters(raw)?;
             Ok(Command::Ask(Request::DeleteLink { name }))
         }
         "SetLink" => {
-            let api::SetLink { name, mpls } = parameters(raw)?;
+            let api::SetLink { ifname: name, mpls } = parameters(raw)?;
             Ok(Command::Ask(Request::SetLink { name, mpls }))
         }
         "ListNeighbors" => {
@@ -493,8 +493,8 @@ mod tests {
             ),
             (
                 "AddRoutes",
-                "{\"routes\":[{\"label\":100},{\"label\":101,\"via\":{\"family\":\"inet\",\"address\":7}}]}",
-                "parameters.routes[1].via.address",
+                "{\"routes\":[{\"label\":100},{\"label\":101,\"via\":{\"family\":\"inet\",\"host\":7}}]}",
+                "parameters.routes[1].via.host",
                 "invalid type: integer `7`, expected a string",
             ),
             (
@@ -548,7 +548,7 @@ mod tests {
             ("Begin", "{}", "parameters", "missing field `replace_all`"),
             (
                 "SetLink",
-                "{\"name\":\"eth1\",\"mpls\":\"on\"}",
+                "{\"ifname\":\"eth1\",\"mpls\":\"on\"}",
                 "parameters.mpls",
                 "invalid type: string \"on\", expected a boolean",
             ),
@@ -594,8 +594,8 @@ mod tests {
     #[test]
     fn a_route_that_cannot_be_is_named_by_its_index() {
         let text = "{\"method\":\"io.mplsxdp.Stage\",\"parameters\":{\"routes\":[\
-                    {\"label\":100,\"out\":[110],\"via\":{\"family\":\"inet\",\"address\":\"192.0.2.1\"}},\
-                    {\"label\":101,\"via\":{\"family\":\"inet\",\"address\":\"192.0.2.256\"}}]}}";
+                    {\"label\":100,\"out\":[110],\"via\":{\"family\":\"inet\",\"host\":\"192.0.2.1\"}},\
+                    {\"label\":101,\"via\":{\"family\":\"inet\",\"host\":\"192.0.2.256\"}}]}}";
         let (_, outcome) = read(text.as_bytes(), 1000);
         assert_eq!(
             outcome,
@@ -615,8 +615,8 @@ mod tests {
             length in any::<prop::sample::Index>(),
         ) {
             let mut message = br#"{"method":"io.mplsxdp.Stage","more":true,"parameters":{"routes":[{"label":100,"action":"swap",
-                "out":[110,120],"ttl_propagate":false,"via":{"family":"inet","address":"192.0.2.1"},"dev":"eth1"},
-                {"prefix":"10.0.0.0/8","out":[16],"ttl":5,"via":{"family":"link","address":"02:00:00:00:00:01"},"dev":"e"}]}}"#
+                "out":[110,120],"ttl_propagate":false,"via":{"family":"inet","host":"192.0.2.1"},"dev":"eth1"},
+                {"prefix":"10.0.0.0/8","out":[16],"ttl":5,"via":{"family":"link","host":"02:00:00:00:00:01"},"dev":"e"}]}}"#
                 .to_vec();
             let whole = changes.is_empty();
             for (at, byte) in changes {

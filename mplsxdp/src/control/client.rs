@@ -260,7 +260,7 @@ impl Client {
         let Nothing {} = self.call(
             "AddLink",
             &api::AddLink {
-                name: name.into(),
+                ifname: name.into(),
                 tx_only: Some(tx_only),
                 checksum,
             },
@@ -269,7 +269,7 @@ impl Client {
     }
 
     pub fn delete_link(&mut self, name: &str) -> Result<(), ClientError> {
-        let Nothing {} = self.call("DeleteLink", &api::DeleteLink { name: name.into() })?;
+        let Nothing {} = self.call("DeleteLink", &api::DeleteLink { ifname: name.into() })?;
         Ok(())
     }
 
@@ -277,7 +277,7 @@ impl Client {
         let Nothing {} = self.call(
             "SetLink",
             &api::SetLink {
-                name: name.into(),
+                ifname: name.into(),
                 mpls,
             },
         )?;

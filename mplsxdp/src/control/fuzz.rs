@@ -142,10 +142,10 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             checksum,
         } => (
             "AddLink",
-            json!({ "name": name, "tx_only": tx_only, "checksum": checksum }),
+            json!({ "ifname": name, "tx_only": tx_only, "checksum": checksum }),
         ),
-        Request::DeleteLink { name } => ("DeleteLink", json!({ "name": name })),
-        Request::SetLink { name, mpls } => ("SetLink", json!({ "name": name, "mpls": mpls })),
+        Request::DeleteLink { name } => ("DeleteLink", json!({ "ifname": name })),
+        Request::SetLink { name, mpls } => ("SetLink", json!({ "ifname": name, "mpls": mpls })),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
         Request::Unload => ("Unload", json!({})),
     }

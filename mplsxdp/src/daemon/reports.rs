@@ -54,7 +54,7 @@ pub async fn links(
     let read = tokio::task::spawn_blocking(move || {
         for (link, number) in links.iter_mut().zip(numbers) {
             let of_port = |number| {
-                reasons::of_port(number, &link.name, false, |first, count| {
+                reasons::of_port(number, &link.ifname, false, |first, count| {
                     readers.reasons.read(first, count)
                 })
             };

@@ -12,14 +12,14 @@ use tracing::{info, warn};
 
 use super::attach::{self, Attached, Order, Survey};
 use super::error::PortError;
-use super::preflight::{self, Facts, ONE_BUFFER_MTU};
+use super::preflight::{self, Facts, FarEnd, ONE_BUFFER_MTU};
 use super::programs::ProgramState;
 use super::sub_interface::{self, SubInterface, Tags};
 use super::waiting::{Waiting, WaitingPorts};
 use crate::control::api::Checksum;
 use crate::dataplane::{GracePeriod, Tables, XdpMode};
 use crate::neighbour::links::Links;
-use crate::neighbour::{LinkInfo, Vrf};
+use crate::neighbour::{LinkInfo, Peer, Vrf};
 use crate::route::{NextHop, Via};
 
 /// What a port is for.
@@ -91,6 +91,8 @@ enum Place {
         ifindex: u32,
         program: ProgramState,
         traits: Traits,
+        /// The other end of a veth, as it was found when the program was attached.
+        far_end: Option<(Peer, FarEnd)>,
     },
     SubInterface {
         /// The port that has the program.
@@ -303,6 +305,28 @@ impl Ports {
         match self.program_port(port).map(|port| &port.place) {
             Some(Place::Interface { traits, .. }) if traits.checksum != abi::Checksum::Trust => Checksum::Finish,
             _ => Checksum::Trust,
+        }
+    }
+
+    /// The other end of a veth, and the network namespace that it is in; `None` if that is not known. `links` are the interfaces as
+    /// they are known now.
+    pub fn far_end(&self, port: &Port, links: &Links) -> Option<FarEnd> {
+        let Place::Interface { ifindex, far_end, .. } = &port.place else {
+            return None;
+        };
+        let link = links
+            .get(*ifindex)
+            .filter(|link| link.kind.as_deref() == Some("veth"))?;
+        let peer = link.peer?;
+        match peer.netns {
+            None => links.get(peer.ifindex).map(|link| FarEnd {
+                name: link.name.clone(),
+                netns: None,
+            }),
+            Some(_) => {
+                let found = far_end.as_ref().filter(|(known, _)| *known == peer);
+                found.map(|(_, far_end)| far_end.clone())
+            }
         }
     }
 
@@ -536,6 +560,7 @@ impl Ports {
                     takes_redirects: attached.facts.takes_redirects(self.mode),
                     ..Traits::before(&order.facts, wish.checksum, self.mode)
                 },
+                far_end: link.peer.zip(attached.facts.far_end.clone()),
             },
         };
         info!(port = &*port.name, number, link_id = attached.link_id, "attached");

@@ -383,13 +383,13 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
 
 /// The neighbour that `via` names.
 pub fn address(via: ViaAddress) -> Result<Via, Rule> {
-    let ViaAddress { family, address } = via;
+    let ViaAddress { family, host } = via;
     let read = match family {
-        ViaFamily::Inet => address.parse().map(Via::Inet).ok(),
-        ViaFamily::Inet6 => address.parse().map(Via::Inet6).ok(),
-        ViaFamily::Link => address.parse().map(Via::Link).ok(),
+        ViaFamily::Inet => host.parse().map(Via::Inet).ok(),
+        ViaFamily::Inet6 => host.parse().map(Via::Inet6).ok(),
+        ViaFamily::Link => host.parse().map(Via::Link).ok(),
     };
-    read.ok_or(Rule::NotAnAddress { family, address })
+    read.ok_or(Rule::NotAnAddress { family, address: host })
 }
 
 /// That the parts of a next hop go together, in a route for `key`.
@@ -536,7 +536,7 @@ mod tests {
     /// Each broken rule has the same sentence wherever the route comes from, and each reader points at the field that breaks it.
     #[test]
     fn a_line_and_a_message_break_the_same_rules_in_their_own_places() {
-        let via = |address: &str| json!({ "family": "inet", "address": address });
+        let via = |address: &str| json!({ "family": "inet", "host": address });
         for (line, words, message, place) in [
             (
                 "100 nexthop via inet 192.0.2.1 nexthop as 110 via inet 224.0.0.1",

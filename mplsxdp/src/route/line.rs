@@ -729,8 +729,8 @@ impl<'a> Parser<'a> {
                 }
             },
         };
-        let address = address.into();
-        Ok(ViaAddress { family, address })
+        let host = address.into();
+        Ok(ViaAddress { family, host })
     }
 
     fn dev(&mut self, keyword: &'a str) -> Result<Arc<str>, GrammarError> {
@@ -952,7 +952,7 @@ mod tests {
             ),
             (
                 "default encap mpls 100 via 192.0.2.1",
-                "0.0.0.0/0 encap mpls 100 via inet 192.0.2.1",
+                "default encap mpls 100 via inet 192.0.2.1",
             ),
             ("to 100 via inet 192.0.2.1", "100 via inet 192.0.2.1"),
             // As `ip -M route` and `ip route` print them.
@@ -1060,7 +1060,7 @@ mod tests {
         );
         assert_eq!(
             read("default encap mpls 100 via 2001:db8::1", Family::Inet6),
-            Ok("::/0 encap mpls 100 via inet6 2001:db8::1".into())
+            Ok("default encap mpls 100 via inet6 2001:db8::1".into())
         );
     }
 
@@ -1609,19 +1609,19 @@ mod tests {
             ),
             (
                 "all encap mpls 100 via 192.0.2.1",
-                "0.0.0.0/0 encap mpls 100 via inet 192.0.2.1",
+                "default encap mpls 100 via inet 192.0.2.1",
             ),
             (
                 "default encap mpls 100 via 2001:db8::1",
-                "::/0 encap mpls 100 via inet6 2001:db8::1",
+                "default encap mpls 100 via inet6 2001:db8::1",
             ),
             (
                 "default nexthop encap mpls 100 via inet6 2001:db8::1 nexthop encap mpls 101 via 192.0.2.1",
-                "::/0 nexthop encap mpls 100 via inet6 2001:db8::1 weight 1 nexthop encap mpls 101 via inet 192.0.2.1 weight 1",
+                "default nexthop encap mpls 100 via inet6 2001:db8::1 weight 1 nexthop encap mpls 101 via inet 192.0.2.1 weight 1",
             ),
             (
                 "default encap mpls 100 via link 02:00:00:00:00:01 dev eth1",
-                "0.0.0.0/0 encap mpls 100 via link 02:00:00:00:00:01 dev eth1",
+                "default encap mpls 100 via link 02:00:00:00:00:01 dev eth1",
             ),
             (
                 "10.0.0.0/8 encap mpls 100 via 192.0.2.1 dev eth1 table main scope global onlink expires 86sec error -101 uid 0",
@@ -1648,6 +1648,13 @@ mod tests {
         assert_eq!(
             read("default encap mpls 100 via inet6 2001:db8::1", Family::Inet),
             Ok("0.0.0.0/0 encap mpls 100 via inet6 2001:db8::1".into())
+        );
+        assert_eq!(
+            read(
+                "default encap mpls 100 via link 02:00:00:00:00:01 dev eth1",
+                Family::Inet6
+            ),
+            Ok("::/0 encap mpls 100 via link 02:00:00:00:00:01 dev eth1".into())
         );
     }
 

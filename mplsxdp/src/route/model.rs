@@ -510,10 +510,23 @@ impl Route {
         self.attributes
     }
 
+    /// Its label or prefix as `ip` shows it: `default` for 0.0.0.0/0 and ::/0. A line that begins with `default` is read as one of
+    /// the IP version of its first next hop, IPv4 for a MAC address: where that is wrong, the prefix stands as it is.
+    pub fn destination(&self) -> String {
+        let first = self.paths.first().and_then(|path| path.next_hop.as_ref());
+        let is_v6 = first.is_some_and(|next_hop| matches!(next_hop.via, Via::Inet6(_)));
+        match self.key {
+            RouteKey::Prefix(prefix) if prefix.prefix_len() == 0 && prefix.addr().is_ipv6() == is_v6 => {
+                "default".to_owned()
+            }
+            key => key.to_string(),
+        }
+    }
+
     /// All of the route but its next hops if they are several, as one line. `protocol` is what to call its protocol, if that is to
     /// be said.
     pub fn fmt_head(&self, f: &mut impl fmt::Write, protocol: Option<&dyn fmt::Display>) -> fmt::Result {
-        write!(f, "{}", self.key)?;
+        f.write_str(&self.destination())?;
         if let [path] = &*self.paths {
             path.fmt_action(f)?;
         }

@@ -92,12 +92,12 @@ pub enum RouteAction {
     Push,
 }
 
-/// `type Via`: family and address, as `via inet 192.0.2.1`.
+/// `type Via`: a family and an address in it, such as `via inet 192.0.2.1`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ViaAddress {
     pub family: ViaFamily,
-    pub address: Box<str>,
+    pub host: Box<str>,
 }
 
 /// `type ViaFamily`.
@@ -144,14 +144,14 @@ impl From<RouteKey> for Key {
 
 impl From<Via> for ViaAddress {
     fn from(via: Via) -> Self {
-        let (family, address) = match via {
+        let (family, host) = match via {
             Via::Inet(address) => (ViaFamily::Inet, address.to_string()),
             Via::Inet6(address) => (ViaFamily::Inet6, address.to_string()),
             Via::Link(mac) => (ViaFamily::Link, mac.to_string()),
         };
         Self {
             family,
-            address: address.into(),
+            host: host.into(),
         }
     }
 }

@@ -464,7 +464,7 @@ impl<T: Tables> Switch<T> {
             Request::ListLinks { counters: false } => Ok(Reply::Links(self.list_links())),
             Request::ListLinks { counters: true } => {
                 let links = self.list_links();
-                let numbers = links.iter().map(|link| self.ports.number(&link.name)).collect();
+                let numbers = links.iter().map(|link| self.ports.number(&link.ifname)).collect();
                 return self.effects.push_back(Effect::ReplyLinks { token, links, numbers });
             }
             Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } => {
@@ -625,7 +625,7 @@ impl<T: Tables> Switch<T> {
             Ok(_) => format!("; add it with `mplsxdp link add {name}`"),
         };
         Refusal::NoSuchLink {
-            name: name.to_owned(),
+            ifname: name.to_owned(),
             hint,
         }
     }

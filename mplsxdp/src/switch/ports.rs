@@ -197,7 +197,7 @@ impl<T: Tables> Switch<T> {
         let result = match result {
             Ok(()) => Ok(Reply::Done),
             Err(error) => Err(Refusal::LinkRefused {
-                name,
+                ifname: name,
                 reason: error::report(&error),
             }),
         };

@@ -340,10 +340,11 @@ impl<T: Tables> Switch<T> {
             let program = self.ports.program(port);
             let lost = program.and_then(|program| program.lost.as_ref());
             let attached = program.filter(|_| lost.is_none());
+            let far_end = self.ports.far_end(port, self.resolver.links());
             links.push(api::Link {
-                name: port.name().to_owned(),
+                ifname: port.name().to_owned(),
                 ifindex: Some(port.ifindex()).filter(|&ifindex| ifindex < LinkInfo::FIRST_VIRTUAL),
-                mac: port.mac().to_string(),
+                address: port.mac().to_string(),
                 mtu: port.mtu().into(),
                 up,
                 mode: word(self.config.mode),
@@ -353,9 +354,11 @@ impl<T: Tables> Switch<T> {
                 mpls: port.mpls(),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
-                carrier: port.role() == Role::ParentOnly,
+                parent_only: port.role() == Role::ParentOnly,
                 parent: parent.map(|parent| parent.name().to_owned()),
                 vlan: port.tags().map(|tags| tags.iter().map(vlan_tag).collect()),
+                peer: far_end.as_ref().map(|far_end| far_end.name.to_string()),
+                peer_netns: far_end.and_then(|far_end| Some(far_end.netns?.display().to_string())),
                 redirect_target: self.ports.takes_redirects(port),
                 problem: lost.map(|lost| lost.reason.clone()),
                 checksum: self.ports.checksum(port),
@@ -363,9 +366,9 @@ impl<T: Tables> Switch<T> {
             });
         }
         links.extend(self.ports.waiting().iter().map(|waiting| api::Link {
-            name: waiting.name.as_ref().to_owned(),
+            ifname: waiting.name.as_ref().to_owned(),
             ifindex: None,
-            mac: waiting.mac.to_string(),
+            address: waiting.mac.to_string(),
             mtu: waiting.mtu,
             up: false,
             mode: word(self.config.mode),
@@ -375,15 +378,17 @@ impl<T: Tables> Switch<T> {
             mpls: waiting.wish.mpls,
             tx_only: waiting.wish.role == Role::TxOnly,
             local: false,
-            carrier: false,
+            parent_only: false,
             parent: None,
             vlan: None,
+            peer: None,
+            peer_netns: None,
             redirect_target: None,
             problem: Some(waiting.reason.clone()),
             checksum: waiting.wish.checksum.unwrap_or(api::Checksum::Finish),
             counters: None,
         }));
-        links.sort_by(|one, other| one.name.cmp(&other.name));
+        links.sort_by(|one, other| one.ifname.cmp(&other.ifname));
         links
     }
 
@@ -410,14 +415,14 @@ impl<T: Tables> Switch<T> {
         let api::BackupState {
             via,
             dev,
-            mac,
+            lladdr,
             state,
             redirect_lost,
         } = self.resolution(id);
         api::NextHopState {
             via,
             dev,
-            mac,
+            lladdr,
             state,
             redirect_lost,
             routes: hops.users(id) as u64,
@@ -466,7 +471,7 @@ impl<T: Tables> Switch<T> {
         api::BackupState {
             via: next_hop.map_or(Via::Link(Mac::ZERO), |next_hop| next_hop.via).into(),
             dev: self.device(id),
-            mac: state.and_then(HopState::mac).map(|mac| mac.to_string()),
+            lladdr: state.and_then(HopState::mac).map(|mac| mac.to_string()),
             state: resolution,
             redirect_lost: port.is_some_and(|port| self.ports.takes_redirects(port) == Some(false)),
         }

@@ -298,12 +298,12 @@ impl Rig {
     }
 
     fn names(&mut self) -> Vec<String> {
-        self.links_of_reply().into_iter().map(|link| link.name).collect()
+        self.links_of_reply().into_iter().map(|link| link.ifname).collect()
     }
 
     fn problem(&mut self, name: &str) -> Option<String> {
         let links = self.links_of_reply();
-        links.into_iter().find(|link| link.name == name).unwrap().problem
+        links.into_iter().find(|link| link.ifname == name).unwrap().problem
     }
 
     fn add_link(&mut self, name: &str) -> Token {
@@ -785,7 +785,7 @@ fn what_changes_about_a_port_is_followed() {
         result: Ok(ids),
     });
     let links = rig.links_of_reply();
-    let eth2 = links.iter().find(|link| link.name == "eth2").unwrap();
+    let eth2 = links.iter().find(|link| link.ifname == "eth2").unwrap();
     assert_eq!((eth2.link_id, eth2.program_id, eth2.mtu), (7, 8, 9000));
     rig.handle(Input::Replaced {
         number,
@@ -843,7 +843,7 @@ fn a_program_that_is_taken_off_is_put_back() {
         }),
     });
     let links = rig.links_of_reply();
-    let eth1 = links.iter().find(|link| link.name == "eth1").unwrap();
+    let eth1 = links.iter().find(|link| link.ifname == "eth1").unwrap();
     assert_eq!((eth1.link_id, eth1.put_back, &eth1.problem), (70, 1, &None));
 }
 

@@ -221,16 +221,16 @@ impl Kept {
             Request::ListLinks { counters } => Ok(Reply::Links(links(counters))),
             Request::AddLink { name, .. } if name == "eth0" => Err(Refusal::LinkRefused {
                 reason: "eth0 is taken by another XDP program".into(),
-                name,
+                ifname: name,
             }),
             Request::DeleteLink { name } if name == LOCAL_PORT => Err(Refusal::LinkRefused {
                 reason: format!("{name} is the far end of mpls0, and is there as long as the instance runs"),
-                name,
+                ifname: name,
             }),
             Request::DeleteLink { name } | Request::SetLink { name, .. } if name != "eth1" && name != LOCAL_PORT => {
                 Err(Refusal::NoSuchLink {
                     hint: format!(": `mplsxdp link add {name}` makes it one"),
-                    name,
+                    ifname: name,
                 })
             }
             Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } | Request::Unload => {
@@ -393,14 +393,14 @@ fn next_hop(path: &Path) -> Option<NextHopState> {
     let BackupState {
         via,
         dev,
-        mac,
+        lladdr,
         state,
         redirect_lost,
     } = resolution(path.next_hop.as_ref()?);
     Some(NextHopState {
         via,
         dev,
-        mac,
+        lladdr,
         state,
         redirect_lost,
         routes: 1,
@@ -412,7 +412,12 @@ fn next_hop(path: &Path) -> Option<NextHopState> {
 /// The kernel has an entry of each that is not named by its MAC address.
 fn kernel_neighbor(next_hop: &NextHopState) -> Option<KernelNeighbor> {
     (next_hop.via.family != ViaFamily::Link).then(|| KernelNeighbor {
-        state: if next_hop.mac.is_some() { "REACHABLE" } else { "FAILED" }.into(),
+        state: if next_hop.lladdr.is_some() {
+            "REACHABLE"
+        } else {
+            "FAILED"
+        }
+        .into(),
         refcnt: 1,
         used: 12,
         confirmed: 3,
@@ -426,7 +431,7 @@ fn resolution(next_hop: &NextHop) -> BackupState {
     BackupState {
         via: next_hop.via.into(),
         dev: Some("eth1".into()),
-        mac: resolved.then(|| "02:00:00:00:00:02".into()),
+        lladdr: resolved.then(|| "02:00:00:00:00:02".into()),
         state: if resolved {
             Resolution::Resolved
         } else {
@@ -465,9 +470,9 @@ fn links(counters: bool) -> Vec<Link> {
     let mut seen = stats(true).reasons;
     seen.push(reason("checksum-finished", 70));
     let eth1 = Link {
-        name: "eth1".into(),
+        ifname: "eth1".into(),
         ifindex: Some(2),
-        mac: "02:00:00:00:00:01".into(),
+        address: "02:00:00:00:00:01".into(),
         mtu: 1500,
         up: true,
         mode: "native".into(),
@@ -477,9 +482,11 @@ fn links(counters: bool) -> Vec<Link> {
         mpls: true,
         tx_only: false,
         local: false,
-        carrier: false,
+        parent_only: false,
         parent: None,
         vlan: None,
+        peer: Some("eth0".into()),
+        peer_netns: Some("/run/netns/left".into()),
         redirect_target: Some(true),
         problem: None,
         checksum: Checksum::Finish,
@@ -503,9 +510,9 @@ fn links(counters: bool) -> Vec<Link> {
         }),
     };
     let local = Link {
-        name: LOCAL_PORT.into(),
+        ifname: LOCAL_PORT.into(),
         ifindex: Some(4),
-        mac: "02:00:00:00:00:03".into(),
+        address: "02:00:00:00:00:03".into(),
         mtu: 1468,
         mpls: false,
         local: true,
@@ -516,23 +523,25 @@ fn links(counters: bool) -> Vec<Link> {
         protocol: protocol.into(),
         id,
     };
-    let carrier = Link {
-        name: "eth2".into(),
+    let parent_only = Link {
+        ifname: "eth2".into(),
+        peer: None,
+        peer_netns: None,
         ifindex: Some(5),
         put_back: 2,
         mpls: false,
-        carrier: true,
+        parent_only: true,
         ..eth1.clone()
     };
     let qinq = Link {
-        name: "eth2.100.10".into(),
+        ifname: "eth2.100.10".into(),
         ifindex: None,
         parent: Some("eth2".into()),
         vlan: Some(vec![vlan("802.1ad", 100), vlan("802.1Q", 10)]),
         counters: counters.then(LinkCounters::default),
         ..eth1.clone()
     };
-    vec![eth1, carrier, qinq, local]
+    vec![eth1, parent_only, qinq, local]
 }
 
 fn unknown_labels() -> Vec<UnknownLabel> {

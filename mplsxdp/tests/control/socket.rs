@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::fake::Fake;
 
 fn json_route(label: u32) -> Value {
-    json!({ "label": label, "out": [label + 1], "via": { "family": "inet", "address": "192.0.2.1" } })
+    json!({ "label": label, "out": [label + 1], "via": { "family": "inet", "host": "192.0.2.1" } })
 }
 
 fn route(label: u32, out: u32) -> Route {
@@ -153,10 +153,10 @@ fn the_controllers_refusals_are_errors_with_their_parameters() {
         json!({ "error": "io.mplsxdp.NoSuchRoute", "parameters": { "key": { "prefix": "10.0.0.0/8" } } })
     );
     assert_eq!(
-        raw.call("AddLink", json!({ "name": "eth0" })),
+        raw.call("AddLink", json!({ "ifname": "eth0" })),
         json!({
             "error": "io.mplsxdp.LinkRefused",
-            "parameters": { "name": "eth0", "reason": "eth0 is taken by another XDP program" },
+            "parameters": { "ifname": "eth0", "reason": "eth0 is taken by another XDP program" },
         })
     );
 }
@@ -363,8 +363,8 @@ fn staged_paths_are_bounded_over_all_transactions() {
     let mut other = fake.raw();
     other.call("Begin", json!({ "replace_all": false }));
     let several = json!({ "routes": [{ "label": 200, "nexthops": [
-        { "out": [201], "via": { "family": "inet", "address": "192.0.2.1" } },
-        { "out": [202], "via": { "family": "inet", "address": "192.0.2.2" } },
+        { "out": [201], "via": { "family": "inet", "host": "192.0.2.1" } },
+        { "out": [202], "via": { "family": "inet", "host": "192.0.2.2" } },
     ] }] });
     assert_eq!(error(&other.call("Stage", several.clone())), "io.mplsxdp.TooManyPaths");
     other.call("Rollback", json!({}));
@@ -583,8 +583,7 @@ fn a_client_that_rests_is_cut_off() {
 fn a_list_of_the_largest_routes_comes_in_replies_that_are_no_longer_than_a_message() {
     let fake = Fake::start();
     let mut raw = fake.raw();
-    let six =
-        |last: u32| json!({ "family": "inet6", "address": format!("2001:db8:1234:5678:9abc:def0:1234:{last:x}") });
+    let six = |last: u32| json!({ "family": "inet6", "host": format!("2001:db8:1234:5678:9abc:def0:1234:{last:x}") });
     let large = |label: u32| {
         let path = |index: u32| {
             let out: Vec<u32> = (0..8).map(|place| 1_000_000 + index + place).collect();
@@ -825,7 +824,7 @@ fn all_routes_go_only_if_that_is_said() {
 fn routes_are_changed_deleted_and_got_by_one_call() {
     let fake = Fake::start();
     let mut raw = fake.raw();
-    let via = json!({ "family": "inet", "address": "192.0.2.1" });
+    let via = json!({ "family": "inet", "host": "192.0.2.1" });
     let label = |out: u32| json!({ "label": 100, "action": "swap", "out": [out], "via": via });
     let reply = raw.call("ChangeRoutes", json!({ "routes": [label(110)] }));
     assert_eq!(error(&reply), "io.mplsxdp.NoSuchRoute", "{reply}");
@@ -878,7 +877,7 @@ fn routes_are_changed_deleted_and_got_by_one_call() {
 fn several_next_hops_cross_the_socket_and_mistakes_in_them_are_told() {
     let fake = Fake::start();
     let mut raw = fake.raw();
-    let via = |last: u8| json!({ "family": "inet", "address": format!("192.0.2.{last}") });
+    let via = |last: u8| json!({ "family": "inet", "host": format!("192.0.2.{last}") });
     let reply = raw.call(
         "AddRoutes",
         json!({ "routes": [{ "label": 100, "ttl_propagate": true, "nexthops": [

@@ -291,7 +291,7 @@ fn shown() -> Result<()> {
     let bench = Bench::new(&format!("{NATIVE} --checksum eth2=trust"))?;
     let modes = |bench: &Bench| -> Result<Vec<(String, Checksum)>> {
         let links: Vec<Link> = bench.router.json("link show")?;
-        Ok(links.into_iter().map(|link| (link.name, link.checksum)).collect())
+        Ok(links.into_iter().map(|link| (link.ifname, link.checksum)).collect())
     };
     let (eth1, eth2) = ("eth1".to_owned(), "eth2".to_owned());
     ensure!(
@@ -300,10 +300,8 @@ fn shown() -> Result<()> {
         modes(&bench)?
     );
     let text = bench.router.run("link show eth1")?;
-    ensure!(
-        text.contains("checksum finish") && text.contains("ethtool -K PEER tx off"),
-        "{text}"
-    );
+    let sender = format!("`ip netns exec {} ethtool -K eth0 tx off`", bench.left_netns.name());
+    ensure!(text.contains("checksum finish") && text.contains(&sender), "{text}");
     bench.router.run("link del eth1")?;
     bench.router.run("link add eth1 checksum trust")?;
     let refused = bench.router.run("link add eth1.100 checksum finish");

@@ -159,7 +159,7 @@ fn round_trip() -> Result<()> {
 /// Name, whether it accepts labels, whether it is only sent to, and how it treats checksums, of each port.
 fn state_of_links(router: &Router) -> Result<Vec<(String, bool, bool, String)>> {
     let links: Vec<Link> = router.json("link show")?;
-    let state = |link: Link| (link.name, link.mpls, link.tx_only, format!("{:?}", link.checksum));
+    let state = |link: Link| (link.ifname, link.mpls, link.tx_only, format!("{:?}", link.checksum));
     Ok(links.into_iter().map(state).collect())
 }
 

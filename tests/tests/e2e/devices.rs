@@ -734,7 +734,7 @@ fn late_queues() -> Result<()> {
     TWO_QUEUES.make_tap(&bed.netns, "tap0")?;
     let wire = TWO_QUEUES.plug(&bed.netns, "tap0")?;
     let router = Router::load(&bed.netns, "--tx-only tap0 --iface eth2")?;
-    // It becomes the carrier of its sub-interface, then a port that switches.
+    // It only holds the program for its sub-interface, then a port that switches.
     router.run("link add tap0.100 tx-only")?;
     router.run("link del tap0")?;
     router.run("link add tap0")?;

@@ -519,7 +519,7 @@ fn busy_queue() -> Result<()> {
                 UnixStream::connect(router.socket())?,
                 UnixStream::connect(router.socket())?,
             );
-            call(&mut waiting, "AddLink", "{\"name\":\"eth2\"}")?;
+            call(&mut waiting, "AddLink", "{\"ifname\":\"eth2\"}")?;
             call(&mut other, "ListLinks", "{}")?;
             let links = reply(&mut other)?;
             ensure!(!links.contains("eth2"), "eth2 is no port yet: {links}");

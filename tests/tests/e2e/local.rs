@@ -298,7 +298,7 @@ fn lifecycle() -> Result<()> {
     let status: Status = router.json("status")?;
     ensure!(status.local.as_deref() == Some("pe1"), "{status:?}");
     let links: Vec<Link> = router.json("link show")?;
-    let local = links.iter().filter(|link| link.local).map(|link| link.name.as_str());
+    let local = links.iter().filter(|link| link.local).map(|link| link.ifname.as_str());
     ensure!(local.collect::<Vec<_>>() == ["pe1-port"], "{links:?}");
     let error = router
         .run("link del pe1-port")

@@ -158,7 +158,7 @@ fn changing_neighbour() -> Result<()> {
     let last = mac(CHANGES - 1);
     wait::until("the last MAC address", Duration::from_secs(20), || {
         let next_hops: Vec<NextHopState> = router.json("neigh show")?;
-        let is_last = next_hops.iter().any(|hop| hop.mac == Some(last.to_string()));
+        let is_last = next_hops.iter().any(|hop| hop.lladdr == Some(last.to_string()));
         Ok(is_last.then_some(()))
     })?;
     bench.expect_swap(last)?;

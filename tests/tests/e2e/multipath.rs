@@ -206,7 +206,7 @@ impl Bench {
         let address = format!("10.0.{number}.2");
         wait::until(&format!("another state of {address}"), LIMIT, || {
             let next_hops: Vec<NextHopState> = self.router.json("neigh show")?;
-            let mut concerned = next_hops.iter().filter(|next_hop| *next_hop.via.address == *address);
+            let mut concerned = next_hops.iter().filter(|next_hop| *next_hop.via.host == *address);
             Ok(concerned.all(|next_hop| wanted(next_hop.state)).then_some(()))
         })
     }
@@ -739,7 +739,7 @@ fn ipv6() -> Result<()> {
             let next_hops: Vec<NextHopState> = bench.router.json("neigh show")?;
             let mut there = next_hops
                 .iter()
-                .filter(|next_hop| host.contains(&next_hop.via.address.to_string()));
+                .filter(|next_hop| host.contains(&next_hop.via.host.to_string()));
             let mut down = there
                 .clone()
                 .filter(|next_hop| next_hop.dev.as_deref() == Some(&*format!("e{number}")));

@@ -19,11 +19,11 @@ def refused(call, error, **parameters):
 
 
 switch = Switch(sys.argv[1])
-via = {"family": "link", "address": "02:00:00:00:00:09"}
+via = {"family": "link", "host": "02:00:00:00:00:09"}
 invalid = "org.varlink.service.InvalidParameter"
 for field, route in [
     ("outs", {"label": 100, "outs": [110], "via": via, "dev": "eth1"}),
-    ("via.addres", {"label": 100, "via": {"family": "link", "addres": "02:00:00:00:00:09"}, "dev": "eth1"}),
+    ("via.hots", {"label": 100, "via": {"family": "link", "hots": "02:00:00:00:00:09"}, "dev": "eth1"}),
     ("backup.devs", {"label": 100, "via": via, "dev": "eth1", "backup": {"via": via, "devs": "eth1"}}),
     ("nexthops[1].weigt", {"label": 100, "nexthops": [{"via": via}, {"via": via, "weigt": 2}]}),
 ]:
@@ -46,7 +46,7 @@ assert switch.call("ListRoutes", label=100, counters=True) == {
             "next_hop": {
                 "via": via,
                 "dev": "eth1",
-                "mac": via["address"],
+                "lladdr": via["host"],
                 "state": "static",
                 "redirect_lost": False,
                 "routes": 1,

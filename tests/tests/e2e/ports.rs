@@ -134,7 +134,7 @@ fn wait_for_port(router: &Router, name: &str) -> Result<Link> {
         let links: Vec<Link> = router.json("link show")?;
         Ok(links
             .into_iter()
-            .find(|link| link.name == name && link.problem.is_none()))
+            .find(|link| link.ifname == name && link.problem.is_none()))
     })
 }
 
@@ -263,7 +263,7 @@ fn made_anew() -> Result<()> {
     bench.netns.ip("link del dev eth2")?;
     let gone = wait::until("a port that waits", LIMIT, || {
         let links: Vec<Link> = router.json("link show")?;
-        let link = links.into_iter().find(|link| link.name == "eth2");
+        let link = links.into_iter().find(|link| link.ifname == "eth2");
         Ok(link.filter(|link| link.problem.is_some()))
     })?;
     ensure!(
@@ -345,7 +345,7 @@ fn refused_at_first() -> Result<()> {
 
 fn port(router: &Router, name: &str) -> Result<Link> {
     let links: Vec<Link> = router.json("link show")?;
-    let link = links.into_iter().find(|link| link.name == name);
+    let link = links.into_iter().find(|link| link.ifname == name);
     link.with_context(|| format!("{name} is not a port"))
 }
 
@@ -371,7 +371,7 @@ fn detached() -> Result<()> {
             .json::<Vec<Link>>("link show")?
             .into_iter()
             .find(|link| link.local);
-        let local = local.context("no local port")?.name;
+        let local = local.context("no local port")?.ifname;
         router.run("link add eth2.7")?;
         router.add_routes(&[
             "100 as 110 via inet 10.0.2.2 dev eth2",
@@ -570,7 +570,7 @@ fn read_again() -> Result<()> {
         let links: Vec<Link> = router.json("link show")?;
         Ok(links
             .into_iter()
-            .map(|link| (link.name, link.tx_only, link.program_id))
+            .map(|link| (link.ifname, link.tx_only, link.program_id))
             .collect())
     };
     let programs = links(&router)?;

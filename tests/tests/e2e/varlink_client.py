@@ -24,12 +24,12 @@ def refused(call, error, **parameters):
 with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
     assert "io.mplsxdp" in client.get_interfaces()
     with client.open("io.mplsxdp") as switch:
-        first = {"label": 100, "out": [110], "via": {"family": "link", "address": "02:00:00:00:00:01"}, "dev": "eth1"}
+        first = {"label": 100, "out": [110], "via": {"family": "link", "host": "02:00:00:00:00:01"}, "dev": "eth1"}
         switch.AddRoutes([first])
         status = switch.GetStatus()["status"]
         assert status["label_routes"] == 1 and status["mode"] == "native", status
 
-        new = {"label": 200, "out": [210], "via": {"family": "link", "address": "02:00:00:00:00:09"}, "dev": "eth1"}
+        new = {"label": 200, "out": [210], "via": {"family": "link", "host": "02:00:00:00:00:09"}, "dev": "eth1"}
         changes = switch.AddRoutes([new])["changes"]
         assert changes == {"added": 1, "replaced": 0, "deleted": 0}, changes
         refused(lambda: switch.AddRoutes([new]), "io.mplsxdp.RouteExists", key={"label": 200})

@@ -43,7 +43,10 @@ pub fn tests() -> Vec<Trial> {
         test("vlan::a_tag_does_not_count_against_the_mtu", too_big),
         test("vlan::unknown_labels_are_those_of_the_sub_interface", unknown_label),
         test("vlan::sub_interfaces_come_and_go_while_the_parent_forwards", run_time),
-        test("vlan::the_parent_carries_the_program_as_long_as_it_is_needed", carrier),
+        test(
+            "vlan::the_parent_carries_the_program_as_long_as_it_is_needed",
+            parent_only,
+        ),
         test("vlan::a_port_that_is_sent_by_only_can_have_sub_interfaces", tx_only),
         test("vlan::next_hops_follow_the_parent", parent_down),
         test("vlan::what_cannot_be_is_refused_with_what_to_do", refused),
@@ -80,7 +83,7 @@ fn dropped_at(router: &Router, port: &str, reason: &str) -> Result<u64> {
 
 fn shown(router: &Router, name: &str) -> Result<Link> {
     let links: Vec<Link> = router.json("link show")?;
-    let found = links.into_iter().find(|link| link.name == name);
+    let found = links.into_iter().find(|link| link.ifname == name);
     found.with_context(|| format!("{name} is not shown"))
 }
 
@@ -575,24 +578,27 @@ impl Pair {
     }
 }
 
-fn carrier() -> Result<()> {
+fn parent_only() -> Result<()> {
     let pair = Pair::new()?;
     let router = Router::load(&pair.netns, "--iface eth1.100 --tx-only eth2.200")?;
     router.run(&format!("route add 100 as 110 via link {RIGHT} dev eth2.200"))?;
     pair.expect_swap(VLAN100, VLAN200)?;
     let parent = shown(&router, "eth1")?;
     let sub_interface = shown(&router, "eth1.100")?;
-    ensure!(parent.carrier && !parent.mpls && parent.vlan.is_none(), "{parent:?}");
     ensure!(
-        !sub_interface.carrier && sub_interface.mpls && sub_interface.up && sub_interface.ifindex.is_none(),
+        parent.parent_only && !parent.mpls && parent.vlan.is_none(),
+        "{parent:?}"
+    );
+    ensure!(
+        !sub_interface.parent_only && sub_interface.mpls && sub_interface.up && sub_interface.ifindex.is_none(),
         "{sub_interface:?}"
     );
     ensure!(
         (
             sub_interface.parent.as_deref(),
             sub_interface.link_id,
-            &sub_interface.mac
-        ) == (Some("eth1"), parent.link_id, &parent.mac),
+            &sub_interface.address
+        ) == (Some("eth1"), parent.link_id, &parent.address),
         "{sub_interface:?}"
     );
     let tags: Vec<_> = sub_interface
@@ -650,7 +656,10 @@ fn carrier() -> Result<()> {
     pair.expect_swap(&[], VLAN200)?;
     router.run("link add eth1.100")?;
     router.run("link del eth1")?;
-    ensure!(shown(&router, "eth1")?.carrier, "eth1 is the carrier of eth1.100");
+    ensure!(
+        shown(&router, "eth1")?.parent_only,
+        "eth1 only holds the program for eth1.100"
+    );
     pair.expect_swap(VLAN100, VLAN200)?;
     router.unload()
 }
@@ -689,7 +698,7 @@ fn parent_down() -> Result<()> {
     netns.ip("link set dev eth2 address 02:00:00:00:77:01 mtu 1400")?;
     wait::until("the MAC address and MTU", PATIENCE, || {
         let link = shown(&bench.router, "eth2.200")?;
-        Ok(((&*link.mac, link.mtu) == ("02:00:00:00:77:01", 1400)).then_some(()))
+        Ok(((&*link.address, link.mtu) == ("02:00:00:00:77:01", 1400)).then_some(()))
     })?;
     let sent = tagged(VLAN100, &bench.labelled(&[Entry::new(100, 64)], &v4(64)?));
     let port2 = Mac([2, 0, 0, 0, 0x77, 1]);
@@ -800,7 +809,7 @@ fn parent_gone() -> Result<()> {
     wait::until("the end of eth2 and eth2.200", PATIENCE, || {
         let links: Vec<Link> = router.json("link show")?;
         let (waiting, ports): (Vec<_>, Vec<_>) = links.iter().partition(|link| link.problem.is_some());
-        let names = |links: &[&Link]| links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
+        let names = |links: &[&Link]| links.iter().map(|link| link.ifname.clone()).collect::<Vec<_>>();
         let gone = names(&ports) == ["eth1", "eth1.100"] && names(&waiting) == ["eth2", "eth2.200"];
         Ok(gone.then_some(()))
     })?;

@@ -9,3 +9,4 @@ mod far_end;
 pub use check::{ONE_BUFFER_MTU, attach_error, check, check_attached, check_tags, delays_multi_buffer, is_down};
 pub use error::PreflightError;
 pub use facts::{Capabilities, Facts, check_capabilities, gather};
+pub use far_end::FarEnd;

@@ -6,6 +6,7 @@ pub use crate::cli::fuzz::{config, route_line, state};
 pub use crate::control::fuzz::control;
 pub use crate::dataplane::fuzz::{core, core_seeds};
 pub use crate::kernel::fuzz::{netdev, netlink};
+pub use crate::rtnl::fuzz::rtnl;
 pub use crate::slowpath::fuzz::{icmp_codec, slow_path, slow_path_seed};
 
 /// What takes any bytes.
@@ -19,6 +20,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("netdev", netdev),
     ("netlink", netlink),
     ("route_line", route_line),
+    ("rtnl", rtnl),
     ("slow_path", slow_path),
     ("state", state),
 ];

@@ -3,9 +3,20 @@
 //!
 //! Names and numbers are those of linux/rtnetlink.h, nexthop.h, netconf.h and mpls_iptunnel.h.
 
+pub mod decode;
+pub mod encode;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fuzz;
+mod numbers;
+#[cfg(test)]
+mod tests;
+
 use ipnet::IpNet;
 use mplsxdp_common::wire::Label;
 use smallvec::SmallVec;
+
+pub use decode::{DecodeError, decode, split};
+pub use encode::encode;
 
 use crate::route::{Protocol, Via};
 

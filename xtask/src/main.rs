@@ -98,6 +98,12 @@ enum GuestCommand {
         #[arg(long)]
         write: bool,
     },
+    /// Shows and checks mplsxdp among routers that run FRR or only Linux, in a guest whose kernel has MPLS (labs/README.md).
+    Lab {
+        /// Names of labs, or `all`.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -127,6 +133,9 @@ fn main() -> ExitCode {
             };
             guest::test(&kernels, selection, write).and_then(|summary| closing_line(&summary, only.as_deref()))
         }
+        Command::Guest {
+            command: GuestCommand::Lab { names },
+        } => guest::lab::labs(&names).and_then(|summary| closing_line(&summary, None)),
         Command::Conformance { name, write } => conformance(name.as_deref(), write),
         Command::Bench { arguments } => bench(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),

@@ -16,6 +16,16 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What the parts of a kernel are called: some releases have it in one package, some in several.
 const PARTS: [&str; 4] = ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"];
 
+/// Parts of packages that nothing in a guest reads.
+const UNUSED: [&str; 6] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/perl",
+    "usr/lib/x86_64-linux-gnu/perl",
+    "usr/lib/x86_64-linux-gnu/gconv",
+];
+
 /// A kernel, unpacked.
 pub struct Unpacked {
     pub image: PathBuf,
@@ -74,6 +84,39 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
         modules,
         release,
     })
+}
+
+/// Packages with everything that they depend on, unpacked into one tree, from the cache or from the mirror. None of their
+/// scripts run, so this needs no root. The cache is kept until the suite or the names change.
+pub fn packages(suite: &str, names: &[&str], directory: &Path) -> Result<PathBuf> {
+    let root = directory.join("root");
+    let inputs = format!("{suite}: {}\n", names.join(" "));
+    let record = directory.join("inputs");
+    if root.exists() && fs::read_to_string(&record).is_ok_and(|cached| cached == inputs) {
+        return Ok(root);
+    }
+    for old in [directory.join("fresh"), root.clone()] {
+        if old.exists() {
+            fs::remove_dir_all(&old)?;
+        }
+    }
+    let fresh = directory.join("fresh");
+    fs::create_dir_all(&fresh)?;
+    let apt = Apt::new(suite, &directory.join("apt"))?;
+    for archive in apt.download_all(names)? {
+        let mut unpack = Command::new("dpkg-deb");
+        output(unpack.arg("--extract").arg(&archive).arg(&fresh))?;
+    }
+    for part in UNUSED {
+        let part = fresh.join(part);
+        if part.exists() {
+            fs::remove_dir_all(part)?;
+        }
+    }
+    fs::remove_dir_all(directory.join("apt"))?;
+    fs::write(record, inputs)?;
+    fs::rename(fresh, &root)?;
+    Ok(root)
 }
 
 /// Of the one kernel that is unpacked there.
@@ -149,6 +192,33 @@ impl Apt {
         }
         ensure!(!found.is_empty(), "{package} depends on no kernel");
         Ok(found)
+    }
+
+    /// The archives of these packages and of all that they depend on.
+    fn download_all(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        eprintln!(
+            "> apt-get install --download-only {} (nothing is installed)",
+            names.join(" ")
+        );
+        let mut command = self.command("apt-get");
+        let options = [
+            "--quiet",
+            "--yes",
+            "--no-install-recommends",
+            "--download-only",
+            "install",
+        ];
+        output(command.args(options).args(names))?;
+        let mut archives = Vec::new();
+        for entry in fs::read_dir(self.directory.join("cache/archives"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                archives.push(path);
+            }
+        }
+        ensure!(!archives.is_empty(), "apt-get downloaded nothing");
+        archives.sort();
+        Ok(archives)
     }
 
     fn download(&self, package: &str) -> Result<PathBuf> {

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -83,6 +85,26 @@ impl Image {
                 self.tree(&entry.path(), &to)?;
             } else {
                 self.put(&to, FILE, &fs::read(entry.path())?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A system's files of a directory and those below it: programs stay programs, and symbolic links links.
+    pub fn system(&mut self, from: &Path, to: &Path) -> Result<()> {
+        for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+            let entry = entry?;
+            let (path, to) = (entry.path(), to.join(entry.file_name()));
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                self.directory(&to)?;
+                self.system(&path, &to)?;
+            } else if kind.is_symlink() {
+                self.put(&to, SYMLINK, fs::read_link(&path)?.as_os_str().as_bytes())?;
+            } else if kind.is_file() {
+                let executable = entry.metadata()?.permissions().mode() & 0o111 != 0;
+                let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                self.put(&to, if executable { PROGRAM } else { FILE }, &content)?;
             }
         }
         Ok(())

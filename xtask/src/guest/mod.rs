@@ -5,6 +5,7 @@ mod debian;
 mod image;
 pub mod init;
 mod kernels;
+pub mod lab;
 mod machine;
 mod results;
 mod system;
@@ -12,14 +13,16 @@ mod wire;
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
 use self::counts::Measured;
+use self::debian::Unpacked;
 use self::kernels::{Expected, KERNELS, Kernel, SHORT};
 use self::machine::Interrupted;
 use self::results::{Results, show};
+use self::system::Extras;
 use self::wire::Run;
 use crate::needs::{Lacking, Version, lacking};
 use crate::run::{Artifact, Kind, Summary, artifacts, build_programs, cargo};
@@ -109,6 +112,7 @@ struct Built {
     mplsxdp: PathBuf,
     /// This program, as it is now: the build may have replaced the file that runs.
     xtask: PathBuf,
+    /// Test programs, or the labs.
     tests: Vec<Artifact>,
 }
 
@@ -186,28 +190,10 @@ fn run(
     }
     skipped.dedup_by(|a, b| a.0 == b.0 && a.1.test == b.1.test);
     let initramfs = directory.join("initramfs");
-    system::make(&initramfs, &unpacked, built, &runs)?;
+    system::make(&initramfs, &unpacked, built, &runs, &Extras::default())?;
 
-    let messages = directory.join("messages.log");
-    let mut again = true;
-    let (mut results, came_to_its_end) = loop {
-        println!("\nguest with kernel {}", unpacked.release);
-        let mut results = Results::new(&runs, !matches!(selection, Selection::Named(_)));
-        let booted = machine::boot(&unpacked.image, &initramfs, &messages, |line| {
-            show(&line, &runs);
-            results.hear(line);
-        });
-        match booted {
-            Ok(()) => break (results, true),
-            Err(error) if error.is::<Interrupted>() => return Err(error),
-            Err(error) => println!("guest with kernel {}: {error:#}", kernel.name),
-        }
-        if !again || !machine::died_of_stale_code(&messages) {
-            break (results, false);
-        }
-        println!("guest with kernel {}: that is qemu's mistake: once more", kernel.name);
-        again = false;
-    };
+    let all_run = !matches!(selection, Selection::Named(_));
+    let (mut results, came_to_its_end) = boot(&unpacked, &initramfs, &directory, &runs, all_run)?;
     let mut summary = results.summary(came_to_its_end);
     for (program, test) in skipped {
         println!("{program} {} ... ignored, {test}", test.test);
@@ -218,6 +204,40 @@ fn run(
         counts: results.counts,
     });
     Ok((summary, measured))
+}
+
+/// Boots a kernel that does `runs`, and shows what the guest says. Returns what it has said, and whether it came to its end.
+/// A guest that dies of a mistake of qemu's gets a second try.
+fn boot<'a>(
+    kernel: &Unpacked,
+    initramfs: &Path,
+    directory: &Path,
+    runs: &'a [Run],
+    all_run: bool,
+) -> Result<(Results<'a>, bool)> {
+    let messages = directory.join("messages.log");
+    let mut again = true;
+    loop {
+        println!("\nguest with kernel {}", kernel.release);
+        let mut results = Results::new(runs, all_run);
+        let booted = machine::boot(&kernel.image, initramfs, &messages, |line| {
+            show(&line, runs);
+            results.hear(line);
+        });
+        match booted {
+            Ok(()) => return Ok((results, true)),
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => println!("guest with kernel {}: {error:#}", kernel.release),
+        }
+        if !again || !machine::died_of_stale_code(&messages) {
+            return Ok((results, false));
+        }
+        println!(
+            "guest with kernel {}: that is qemu's mistake: once more",
+            kernel.release
+        );
+        again = false;
+    }
 }
 
 /// The target directory that this program was built in.

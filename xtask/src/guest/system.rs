@@ -35,15 +35,29 @@ const TOOLS: [&str; 12] = [
 ];
 /// Where the source tree is in the guest; tests are told by a variable, as other places are compiled into them.
 const SOURCE_TREE: (&str, &str) = ("MPLSXDP_SOURCE", "/source");
-/// Parts of it that the conformance suite reads: its files, and the tests that they name.
-const SOURCES: [&str; 5] = ["conformance", "docs", "tests", "mplsxdp", "mplsxdp-common"];
+/// Parts of it that the conformance suite reads: its files, and the tests that they name; and those that the labs read.
+const SOURCES: [&str; 6] = ["conformance", "docs", "labs", "tests", "mplsxdp", "mplsxdp-common"];
 /// The parts of the kernel's modules that the guest has.
 const MODULES: [&str; 5] = ["net", "lib", "crypto", "drivers/net", "drivers/virtio"];
 /// Those that nothing loads by itself: of the machine's devices, and of /dev/net/tun.
 const LOADED: [&str; 3] = ["virtio_pci", "virtio_net", "tun"];
 
+/// What a guest has beside the tests' system.
+#[derive(Default)]
+pub struct Extras<'a> {
+    /// Kernel modules to load.
+    pub modules: &'a [&'a str],
+    /// A tree of Debian packages, which the guest has as [`DEBIAN`].
+    pub debian: Option<&'a Path>,
+    /// Further programs of this machine.
+    pub tools: &'a [&'a str],
+}
+
+/// Where the tree of Debian packages is; the labs run its programs by `chroot`, so that they have their own libraries.
+const DEBIAN: &str = "debian";
+
 /// Writes the initramfs of a guest that does `runs`.
-pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Result<()> {
+pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run], extras: &Extras<'_>) -> Result<()> {
     let mut image = Image::create(path)?;
     image.program(&built.xtask, INIT.trim_start_matches('/'))?;
     let tests = TESTS.trim_start_matches('/');
@@ -61,8 +75,11 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Resu
             &Path::new(SOURCE_TREE.1.trim_start_matches('/')).join(part),
         )?;
     }
-    for tool in TOOLS {
+    for tool in TOOLS.iter().chain(extras.tools) {
         image.tool(tool)?;
+    }
+    if let Some(tree) = extras.debian {
+        image.system(tree, Path::new(DEBIAN))?;
     }
     // What tools look themselves up in.
     image.text("etc/passwd", b"root:x:0:0::/root:/bin/sh\ntcpdump:x:1:1::/:/bin/sh\n")?;
@@ -93,7 +110,11 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run]) -> Resu
         FRAMES,
     ];
     let plan = Plan {
-        modules: LOADED.map(str::to_owned).to_vec(),
+        modules: LOADED
+            .iter()
+            .chain(extras.modules)
+            .map(|&name| name.to_owned())
+            .collect(),
         environment: environment
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec(),

@@ -1,0 +1,141 @@
+//! The labs: routers that run FRR, or only Linux, in network namespaces of a guest whose kernel has MPLS. The program `labs` of
+//! the tests crate carries them out; see labs/README.md.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::image::output;
+use super::kernels::{Kernel, SHORT};
+use super::system::{self, Extras};
+use super::wire::Run;
+use super::{Built, boot, debian, kernel, target};
+use crate::run::{Artifact, Kind, Summary, build_programs, workspace};
+use crate::setup;
+
+/// The program that carries out labs, and lists them.
+const PROGRAM: &str = "labs";
+/// Packages that the guest has besides the programs of this machine, and the suite of Debian that they are from: that of FRR 8.4.
+const PACKAGES: (&str, [&str; 1]) = ("bookworm", ["frr"]);
+/// What FRR and the labs need of the kernel.
+const MODULES: [&str; 3] = ["vrf", "8021q", "dummy"];
+/// Without them the kernel has no MPLS.
+const MPLS_MODULES: [&str; 2] = ["mpls_router", "mpls_iptunnel"];
+/// Programs of this machine that tests need not have.
+const TOOLS: [&str; 1] = ["chroot"];
+
+/// `all` is every lab.
+pub const ALL: &str = "all";
+
+/// A line of `labs --list`: name, whether its kernel has MPLS, and what it shows; separated by tabs.
+struct Lab {
+    name: String,
+    mpls: bool,
+    shows: String,
+}
+
+impl Lab {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split('\t');
+        Some(Self {
+            name: fields.next()?.to_owned(),
+            mpls: fields.next()? == "mpls",
+            shows: fields.next()?.to_owned(),
+        })
+    }
+}
+
+/// `cargo xtask guest lab NAME...`: each in a guest of its own.
+pub fn labs(names: &[String]) -> Result<Summary> {
+    if let Some(reason) = debian::missing() {
+        bail!("{reason}: the labs need a machine with a Debian mirror in apt's sources");
+    }
+    let [mplsxdp, xtask, labs] = build_programs(["mplsxdp", "xtask", PROGRAM], &[])?;
+    setup::guest()?;
+    let listed = output(Command::new(&labs).arg("--list"))?;
+    let known: Vec<_> = listed.lines().filter_map(Lab::parse).collect();
+    ensure!(!known.is_empty(), "{} lists no labs", labs.display());
+    let is_known = |name: &&String| *name != ALL && !known.iter().any(|lab| lab.name == **name);
+    if let Some(unknown) = names.iter().find(is_known) {
+        let lines = known.iter().map(|lab| format!("  {:<12} {}", lab.name, lab.shows));
+        bail!(
+            "there is no lab {unknown}; there are:\n{}",
+            lines.collect::<Vec<_>>().join("\n")
+        );
+    }
+    let built = Built {
+        mplsxdp,
+        xtask,
+        tests: vec![Artifact {
+            name: PROGRAM.into(),
+            package_directory: workspace().into(),
+            executable: labs,
+            kind: Kind::Program,
+        }],
+    };
+    let kernel = kernel(SHORT).context("the kernel of the labs is not in the table")?;
+    let mut summary = Summary::default();
+    for lab in &known {
+        if names.iter().any(|name| *name == lab.name || name == ALL) {
+            let begin = Instant::now();
+            let ran = run(kernel, &built, lab)?;
+            println!("\nlab {}: {ran}, in {} s", lab.name, begin.elapsed().as_secs());
+            summary += ran;
+        }
+    }
+    Ok(summary)
+}
+
+fn run(kernel: &Kernel, built: &Built, lab: &Lab) -> Result<Summary> {
+    let cache = target().join("guest");
+    let place = cache.join(kernel.name);
+    fs::create_dir_all(&place)?;
+    let unpacked = debian::fetch(kernel, &place).with_context(|| format!("cannot get kernel {}", kernel.name))?;
+    let (suite, packages) = PACKAGES;
+    let tree = debian::packages(suite, &packages, &made(&cache.join("packages"))?)
+        .with_context(|| format!("cannot get {}", packages.join(", ")))?;
+    let directory = made(&cache.join("labs").join(&lab.name))?;
+    let initramfs = directory.join("initramfs");
+    let runs = [Run {
+        program: PROGRAM.into(),
+        arguments: vec![lab.name.clone()],
+    }];
+    let modules = if lab.mpls {
+        [&MODULES[..], &MPLS_MODULES].concat()
+    } else {
+        MODULES.to_vec()
+    };
+    let extras = Extras {
+        modules: &modules,
+        debian: Some(&tree),
+        tools: &TOOLS,
+    };
+    system::make(&initramfs, &unpacked, built, &runs, &extras)?;
+    let (mut results, came_to_its_end) = boot(&unpacked, &initramfs, &directory, &runs, true)?;
+    fs::remove_file(initramfs)?;
+    Ok(results.summary(came_to_its_end))
+}
+
+fn made(directory: &Path) -> Result<std::path::PathBuf> {
+    fs::create_dir_all(directory)?;
+    Ok(directory.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lab;
+
+    #[test]
+    fn the_list_of_labs_is_read() {
+        let lab = Lab::parse("bgp-lu\tplain\tlabels by BGP").unwrap();
+        assert_eq!(
+            (lab.name.as_str(), lab.mpls, lab.shows.as_str()),
+            ("bgp-lu", false, "labels by BGP")
+        );
+        assert!(Lab::parse("l3vpn\tmpls\tan MPLS VPN").unwrap().mpls);
+        assert!(Lab::parse("l3vpn").is_none());
+    }
+}

@@ -164,6 +164,8 @@ fn receive(socket: &OwnedFd) -> io::Result<Vec<u8>> {
         return Ok(frame);
     };
     frame.truncate(length);
+    // Many may be kept.
+    frame.shrink_to_fit();
     // SAFETY: the kernel has filled in the control buffer as far as `msg_controllen` says.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
     let Some(header) =

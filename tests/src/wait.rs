@@ -25,9 +25,11 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Op
 
 /// Opens the AF_XDP sockets of an interface; if it had others a moment ago, as soon as the kernel has freed their queues.
 pub fn open_sockets(interface: &str, open: impl Fn() -> Result<XskPort, XskError>) -> Result<XskPort> {
+    /// The kernel does that when it is through with the interfaces that others are adding and removing.
+    const PATIENCE: Duration = Duration::from_secs(20);
     until(
         &format!("the queues of {interface} are free"),
-        Duration::from_secs(2),
+        PATIENCE,
         || match open() {
             Err(error) if error.is_busy() => Ok(None),
             opened => Ok(Some(opened?)),

@@ -41,7 +41,8 @@ const MOST_CHUNKS: usize = 17;
 const XDP_PKT_CONTD: u32 = 1;
 
 /// When to try again for a queue that is busy. The kernel frees a queue some time after the close of its last socket has
-/// returned; a queue that stays busy is another program's.
+/// returned: it needs the lock under which all interfaces are added and removed, which takes seconds on a busy machine. A
+/// queue that stays busy is another program's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
     until: Instant,
@@ -49,7 +50,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    const LENGTH: Duration = Duration::from_secs(2);
+    const LENGTH: Duration = Duration::from_secs(5);
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 

@@ -11,6 +11,7 @@ use mplsxdp_common::abi::{Op, RouteEntry};
 use super::counters::CountedAt;
 use super::groups::Member;
 use super::next_hops::NextHopId;
+use super::plan::Budget;
 use super::spread::Spread;
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::Tables;
@@ -138,6 +139,27 @@ impl<T: Tables> Lfib<T> {
             page.after = None;
         }
         page
+    }
+
+    /// Goes on after `after` with a walk through all routes, and adds the keys of those of which `select` is true to `found`.
+    /// Returns whether that is all.
+    pub fn select_step(
+        &self,
+        after: &mut Option<RouteKey>,
+        select: impl Fn(&Candidate<'_>) -> bool,
+        found: &mut Vec<RouteKey>,
+        budget: &mut Budget<'_>,
+    ) -> bool {
+        for (&key, installed) in self.rest(*after) {
+            *after = Some(key);
+            if select(&self.candidate_of(key, installed)) {
+                found.push(key);
+            }
+            if !budget.spend(1) {
+                return false;
+            }
+        }
+        true
     }
 
     /// The routes after the one of this key, in the order of keys.

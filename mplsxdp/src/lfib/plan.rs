@@ -157,8 +157,7 @@ pub struct Finished {
 }
 
 /// What a plan leaves.
-#[derive(Debug)]
-pub struct Remains(#[expect(dead_code, reason = "it is only dropped")] Box<Plan>);
+pub type Remains = Box<dyn fmt::Debug + Send>;
 
 /// A change that is under way.
 #[derive(Debug)]
@@ -352,7 +351,7 @@ impl<T: Tables> Lfib<T> {
         let Some(mut plan) = self.plan.take() else {
             return Progress::Finished(Finished {
                 result: Ok(Changes::default()),
-                remains: Remains(Box::new(Plan::new(Change::Delete(Arc::default())))),
+                remains: Box::new(Plan::new(Change::Delete(Arc::default()))),
             });
         };
         loop {
@@ -367,8 +366,7 @@ impl<T: Tables> Lfib<T> {
                 if result.is_err() {
                     self.reclaim();
                 }
-                let remains = Remains(plan);
-                return Progress::Finished(Finished { result, remains });
+                return Progress::Finished(Finished { result, remains: plan });
             }
             if !budget.is_left() {
                 self.plan = Some(plan);
@@ -463,14 +461,8 @@ impl<T: Tables> Lfib<T> {
         let Change::Flush(select) = &plan.change else {
             return plan.go_to(Stage::Order);
         };
-        for (&key, installed) in self.rest(plan.after) {
-            plan.after = Some(key);
-            if select(&self.candidate_of(key, installed)) {
-                plan.deleted.push(key);
-            }
-            if !budget.spend(1) {
-                return;
-            }
+        if !self.select_step(&mut plan.after, &***select, &mut plan.deleted, budget) {
+            return;
         }
         plan.go_to(Stage::Order);
     }

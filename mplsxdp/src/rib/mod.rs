@@ -5,6 +5,7 @@
 //! installed, so this keeps only the others: as long as there is one source, it keeps nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::route::{Mode, Owner, Route, RouteKey, Source};
@@ -52,6 +53,36 @@ pub enum Update<'a> {
     Withdraw { source: Source, keys: &'a [RouteKey] },
 }
 
+impl Update<'_> {
+    fn source(&self) -> Source {
+        match self {
+            Self::Install { owner, .. } => owner.source(),
+            Self::Withdraw { source, .. } => *source,
+        }
+    }
+
+    /// How many routes or keys are given.
+    fn count(&self) -> usize {
+        match self {
+            Self::Install { routes, .. } => routes.len(),
+            Self::Withdraw { keys, .. } => keys.len(),
+        }
+    }
+
+    fn key(&self, index: usize) -> RouteKey {
+        match self {
+            Self::Install { routes, .. } => routes[index].key(),
+            Self::Withdraw { keys, .. } => keys[index],
+        }
+    }
+}
+
+/// Takes a number of operations, each about a microsecond or less, off what a step may do. Returns whether any are left.
+pub type Spend<'a> = &'a mut dyn FnMut(usize) -> bool;
+
+/// What it takes to settle one key.
+const SETTLED: usize = 3;
+
 /// Why an update is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UpdateError {
@@ -86,8 +117,9 @@ pub struct Planned {
     pub install: Vec<(Owner, Route)>,
     pub delete: Vec<RouteKey>,
     pub changes: Changes,
-    /// Which of the given routes or keys each of `install`, then of `delete`, comes from; `None`: from a sweep.
-    given: Vec<Option<usize>>,
+    /// Which of the given routes or keys each of `install`, and each of `delete`, comes from; `None`: from a sweep.
+    installed_for: Vec<Option<usize>>,
+    deleted_for: Vec<Option<usize>>,
     /// What stands by for each key that the update is about.
     standby: Vec<(RouteKey, Vec<(Owner, Route)>)>,
 }
@@ -95,8 +127,41 @@ pub struct Planned {
 impl Planned {
     /// Which of the given routes or keys the `index`th of what is installed, then of what is deleted, comes from.
     pub fn given(&self, index: usize) -> Option<usize> {
-        self.given.get(index).copied().flatten()
+        let mut all = self.installed_for.iter().chain(&self.deleted_for);
+        all.nth(index).copied().flatten()
     }
+
+    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow.
+    pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        let standby = self.standby.iter_mut().flat_map(|(_, routes)| routes);
+        let routes = self.install.iter_mut().chain(standby);
+        routes.for_each(|(_, route)| route.rename_devices(names));
+    }
+}
+
+/// A plan that is being worked out, by [`Rib::plan_step`].
+#[derive(Debug, Default)]
+pub struct Planning {
+    stage: Stage,
+    /// Progress within the stage.
+    at: usize,
+    after: Option<RouteKey>,
+    /// The keys that are given, with their numbers.
+    given: HashMap<RouteKey, usize>,
+    /// So far.
+    pub planned: Planned,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Stage {
+    /// That no key is given twice.
+    #[default]
+    Check,
+    /// What becomes of the given keys.
+    Settle,
+    /// And of those that are not given.
+    Sweep,
+    Done,
 }
 
 /// The routes that are not installed, as another source's is preferred.
@@ -118,32 +183,71 @@ impl Rib {
         self.standby.get(&key).map_or(&[], Vec::as_slice)
     }
 
-    /// All routes that stand by.
-    pub fn iter(&self) -> impl Iterator<Item = (Owner, &Route)> {
-        self.standby.values().flatten().map(|(owner, route)| (*owner, route))
+    /// The next key after this one for which routes stand by, or the first.
+    pub fn next(&self, after: Option<RouteKey>) -> Option<(RouteKey, &[(Owner, Route)])> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.standby.range((start, Bound::Unbounded));
+        rest.next().map(|(&key, routes)| (key, routes.as_slice()))
     }
 
-    /// Works out what an update means. Nothing changes before [`Rib::commit`], which comes once the LFIB has taken the plan.
+    /// Works out what an update means, however long it takes.
     pub fn plan(&self, update: Update<'_>, best: &impl Best) -> Result<Planned, UpdateError> {
-        let mut planned = Planned::default();
-        let (source, count) = match update {
-            Update::Install { owner, routes, .. } => (owner.source(), routes.len()),
-            Update::Withdraw { source, keys } => (source, keys.len()),
-        };
-        let key_of = |index: usize| match update {
-            Update::Install { routes, .. } => routes[index].key(),
-            Update::Withdraw { keys, .. } => keys[index],
-        };
-        let mut given: HashMap<RouteKey, usize> = HashMap::with_capacity(count);
-        for index in 0..count {
-            let key = key_of(index);
-            if let Some(first) = given.insert(key, index) {
+        let mut planning = Planning::default();
+        while !self.plan_step(&mut planning, update, best, &mut |_| true)? {}
+        Ok(planning.planned)
+    }
+
+    /// Goes on to work out what an update means, which must be the same until this returns that it is done. Neither this nor the
+    /// LFIB may be changed meanwhile. Nothing changes before [`Rib::commit_step`], which comes once the LFIB has taken the plan.
+    pub fn plan_step(
+        &self,
+        planning: &mut Planning,
+        update: Update<'_>,
+        best: &impl Best,
+        spend: Spend<'_>,
+    ) -> Result<bool, UpdateError> {
+        let mut is_left = true;
+        while is_left && planning.stage != Stage::Done {
+            is_left = match planning.stage {
+                Stage::Check => self.check(planning, update, spend)?,
+                Stage::Settle => self.settle_given(planning, update, best, spend)?,
+                Stage::Sweep => self.sweep(planning, update, best, spend),
+                Stage::Done => true,
+            };
+        }
+        Ok(planning.stage == Stage::Done)
+    }
+
+    fn check(&self, planning: &mut Planning, update: Update<'_>, spend: Spend<'_>) -> Result<bool, UpdateError> {
+        let count = update.count();
+        if planning.at == 0 {
+            // It never has to be made anew for more of them.
+            planning.given.reserve(count);
+        }
+        while planning.at < count {
+            let (index, key) = (planning.at, update.key(planning.at));
+            if let Some(first) = planning.given.insert(key, index) {
                 return Err(UpdateError::Twice { index, first, key });
             }
+            planning.at += 1;
+            if !spend(1) {
+                return Ok(false);
+            }
         }
-        let mut deletes: Vec<(RouteKey, Option<usize>)> = Vec::new();
-        for index in 0..count {
-            let key = key_of(index);
+        (planning.stage, planning.at) = (Stage::Settle, 0);
+        Ok(true)
+    }
+
+    fn settle_given(
+        &self,
+        planning: &mut Planning,
+        update: Update<'_>,
+        best: &impl Best,
+        spend: Spend<'_>,
+    ) -> Result<bool, UpdateError> {
+        let source = update.source();
+        while planning.at < update.count() {
+            let (index, key) = (planning.at, update.key(planning.at));
             let owner = best.owner(key);
             let is_there = owner.is_some_and(|owner| owner.source() == source) || self.own(key, source).is_some();
             let foreign = |owner| UpdateError::Foreign {
@@ -165,44 +269,59 @@ impl Rib {
                 Update::Withdraw { .. } if !is_there => return Err(missing()),
                 Update::Withdraw { .. } => None,
             };
-            self.settle(&mut planned, &mut deletes, key, source, new, Some(index), best);
-        }
-        if let Update::Install {
-            mode: Mode::ReplaceAll,
-            owner,
-            ..
-        } = update
-        {
-            let mut swept: Vec<RouteKey> = Vec::new();
-            let mut next = best.next(None);
-            while let Some((key, found)) = next {
-                let stands_by = self.own(key, source);
-                let own = Some(found).filter(|found| found.source() == source).or(stands_by);
-                if own.is_some_and(|own| owner.sweeps(own)) && !given.contains_key(&key) {
-                    swept.push(key);
-                }
-                next = best.next(Some(key));
-            }
-            for key in swept {
-                self.settle(&mut planned, &mut deletes, key, source, None, None, best);
+            self.settle(&mut planning.planned, key, source, new, Some(index), best);
+            planning.at += 1;
+            if !spend(SETTLED) {
+                return Ok(false);
             }
         }
-        for (key, index) in deletes {
-            planned.delete.push(key);
-            planned.given.push(index);
-        }
-        Ok(planned)
+        planning.stage = match update {
+            Update::Install {
+                mode: Mode::ReplaceAll, ..
+            } => Stage::Sweep,
+            _ => Stage::Done,
+        };
+        Ok(true)
     }
 
-    /// The LFIB has taken a plan.
-    pub fn commit(&mut self, planned: Planned) {
-        for (key, standby) in planned.standby {
+    fn sweep(&self, planning: &mut Planning, update: Update<'_>, best: &impl Best, spend: Spend<'_>) -> bool {
+        let source = update.source();
+        while let Update::Install { owner, .. } = update
+            && let Some((key, found)) = best.next(planning.after)
+        {
+            planning.after = Some(key);
+            let own = Some(found).filter(|found| found.source() == source);
+            let own = own.or_else(|| self.own(key, source));
+            let is_swept = own.is_some_and(|own| owner.sweeps(own)) && !planning.given.contains_key(&key);
+            if is_swept {
+                self.settle(&mut planning.planned, key, source, None, None, best);
+            }
+            if !spend(if is_swept { SETTLED } else { 1 }) {
+                return false;
+            }
+        }
+        planning.stage = Stage::Done;
+        true
+    }
+
+    /// The LFIB has taken a plan: this follows, however long it takes.
+    pub fn commit(&mut self, mut planned: Planned) {
+        self.commit_step(&mut planned, &mut |_| true);
+    }
+
+    /// Goes on to follow a plan that the LFIB has taken. Returns whether that is done.
+    pub fn commit_step(&mut self, planned: &mut Planned, spend: Spend<'_>) -> bool {
+        while let Some((key, standby)) = planned.standby.pop() {
             if standby.is_empty() {
                 self.standby.remove(&key);
             } else {
                 self.standby.insert(key, standby);
             }
+            if !spend(1) {
+                return planned.standby.is_empty();
+            }
         }
+        true
     }
 
     /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow.
@@ -218,11 +337,9 @@ impl Rib {
     }
 
     /// Works out what becomes of `key` if `new` takes the place of what `source` has for it.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one plan")]
     fn settle(
         &self,
         planned: &mut Planned,
-        deletes: &mut Vec<(RouteKey, Option<usize>)>,
         key: RouteKey,
         source: Source,
         new: Option<(Owner, &Route)>,
@@ -254,17 +371,18 @@ impl Rib {
             (Some(winner), Some((owner, route))) => {
                 standby.extend(best.route(key).map(|route| (winner, route)));
                 planned.install.push((owner, route.clone()));
-                planned.given.push(index);
+                planned.installed_for.push(index);
             }
             // The source's own was installed, or none was.
             (None, new) => {
                 standby.extend(new.map(|(owner, route)| (owner, route.clone())));
                 standby.sort_by_key(|&(owner, _)| rank(owner));
                 if standby.is_empty() {
-                    deletes.push((key, index));
+                    planned.delete.push(key);
+                    planned.deleted_for.push(index);
                 } else {
                     planned.install.push(standby.remove(0));
-                    planned.given.push(index);
+                    planned.installed_for.push(index);
                 }
             }
         }

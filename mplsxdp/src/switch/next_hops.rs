@@ -271,8 +271,7 @@ impl<T: Tables> Switch<T> {
             );
         }
         if !renamed.is_empty() {
-            self.lfib.rename_devices(&renamed);
-            self.rib.rename_devices(&renamed);
+            self.rename_devices(&renamed);
         }
         let (without_device, interfaces) = self.ports.links_of_ports(self.resolver.links());
         self.resolver

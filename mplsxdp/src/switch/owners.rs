@@ -1,12 +1,13 @@
 //! Owners of routes: what one wants goes through the RIB, and what is best into the LFIB. Both change, or neither.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Switch;
 use crate::control::api::{self, RouteFilter};
 use crate::dataplane::Tables;
-use crate::lfib::{Change, ChangeError, Changes, Lfib};
-use crate::rib::{self, Best, Planned, Rib, Update, UpdateError};
+use crate::lfib::{Budget, Change, ChangeError, Changes, Lfib, Remains, Select};
+use crate::rib::{self, Best, Planned, Planning, Rib, Update, UpdateError};
 use crate::route::{Owner, Path, Route, RouteKey, Source};
 
 /// What is installed, as the RIB sees it.
@@ -29,69 +30,129 @@ impl<T: Tables> Best for Installed<'_, T> {
 /// A change for the LFIB, and what becomes of the RIB once that has made it.
 pub(super) struct Settled {
     pub change: Change,
-    /// `None`: nothing.
-    pub planned: Option<Box<Planned>>,
+    pub planned: Box<Planned>,
+    /// What it took to work that out.
+    pub remains: Remains,
 }
 
-/// Works out what `change` by `source` means. `filter` is what a flush chooses by.
-pub(super) fn settle<T: Tables>(
-    rib: &Rib,
-    lfib: &Lfib<T>,
-    source: Source,
-    change: &Change,
-    filter: &RouteFilter,
-) -> Result<Settled, ChangeError> {
-    let nothing_stands_by = rib.is_empty();
-    let flushed: Vec<RouteKey>;
-    let update = match change {
+/// What a change by a source means is being worked out, in bounded steps.
+#[derive(Default, Debug)]
+pub(super) struct Settling {
+    /// The routes that a flush chooses.
+    flushed: Flushed,
+    planning: Planning,
+}
+
+#[derive(Default, Debug)]
+struct Flushed {
+    keys: Vec<RouteKey>,
+    /// Progress among those that are installed, and then those that stand by.
+    installed: Option<RouteKey>,
+    has_all_installed: bool,
+    standby: Option<RouteKey>,
+    is_whole: bool,
+}
+
+/// Whether `change` by `source` is one for the LFIB as it is: no route of another source gives way or comes back.
+pub(super) fn concerns_no_other<T: Tables>(rib: &Rib, lfib: &Lfib<T>, source: Source, change: &Change) -> bool {
+    match change {
         // No route comes in the place of one that goes.
-        Change::Flush(_) if nothing_stands_by => None,
-        Change::Flush(select) => {
-            let page = lfib.page(None, usize::MAX, usize::MAX, &**select);
-            let installed = page.routes.iter().map(|listed| listed.route.key());
-            let standby = rib.iter().filter(|(owner, _)| owner.source() == source);
-            let standby = standby.filter(|(_, route)| chooses(filter, route));
-            flushed = installed.chain(standby.map(|(_, route)| route.key())).collect();
-            let keys = &flushed;
-            Some(Update::Withdraw { source, keys })
-        }
-        // Nothing is preferred to anything.
-        _ if nothing_stands_by && lfib.has_only(source) => None,
-        Change::Install { mode, owner, routes } => Some(Update::Install {
-            mode: *mode,
-            owner: *owner,
-            routes,
-        }),
-        Change::Delete(keys) => Some(Update::Withdraw { source, keys }),
-        Change::Settle { .. } => None,
-    };
-    let Some(update) = update else {
-        let change = change.clone();
-        return Ok(Settled { change, planned: None });
-    };
-    let mut planned = rib.plan(update, &Installed(lfib))?;
-    let change = Change::Settle {
-        routes: Arc::new(std::mem::take(&mut planned.install)),
-        deleted: Arc::new(std::mem::take(&mut planned.delete)),
-    };
-    let planned = Some(Box::new(planned));
-    Ok(Settled { change, planned })
+        Change::Flush(_) => rib.is_empty(),
+        Change::Install { .. } | Change::Delete(_) => rib.is_empty() && lfib.has_only(source),
+        Change::Settle { .. } => true,
+    }
 }
 
-/// What the LFIB has made of a settled change: the RIB follows, and an error is about what was given.
-pub(super) fn made(
-    rib: &mut Rib,
-    planned: Option<Box<Planned>>,
-    result: Result<Changes, ChangeError>,
-) -> Result<Changes, ChangeError> {
-    let Some(planned) = planned else { return result };
+impl Settling {
+    /// Goes on to work out what `change` by `source` means. `filter` is what a flush chooses by. Returns whether that is done;
+    /// until then, neither RIB nor LFIB may be changed.
+    pub fn step<T: Tables>(
+        &mut self,
+        rib: &Rib,
+        lfib: &Lfib<T>,
+        source: Source,
+        change: &Change,
+        filter: &RouteFilter,
+        budget: &mut Budget<'_>,
+    ) -> Result<bool, ChangeError> {
+        let update = match change {
+            Change::Flush(select) => {
+                if !self.flushed.step(rib, lfib, source, select, filter, budget) {
+                    return Ok(false);
+                }
+                let keys = &self.flushed.keys;
+                Update::Withdraw { source, keys }
+            }
+            Change::Install { mode, owner, routes } => Update::Install {
+                mode: *mode,
+                owner: *owner,
+                routes,
+            },
+            Change::Delete(keys) => Update::Withdraw { source, keys },
+            Change::Settle { .. } => return Ok(true),
+        };
+        let spend = &mut |operations| budget.spend(operations);
+        Ok(rib.plan_step(&mut self.planning, update, &Installed(lfib), spend)?)
+    }
+
+    /// What was worked out.
+    pub fn settled(mut self) -> Settled {
+        let mut planned = Box::new(std::mem::take(&mut self.planning.planned));
+        let change = Change::Settle {
+            routes: Arc::new(std::mem::take(&mut planned.install)),
+            deleted: Arc::new(std::mem::take(&mut planned.delete)),
+        };
+        Settled {
+            change,
+            planned,
+            remains: Box::new(self),
+        }
+    }
+
+    /// Interfaces have new names, by their old ones.
+    pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        self.planning.planned.rename_devices(names);
+    }
+}
+
+impl Flushed {
+    /// Goes on to choose. Returns whether that is done.
+    fn step<T: Tables>(
+        &mut self,
+        rib: &Rib,
+        lfib: &Lfib<T>,
+        source: Source,
+        select: &Select,
+        filter: &RouteFilter,
+        budget: &mut Budget<'_>,
+    ) -> bool {
+        if !self.has_all_installed {
+            self.has_all_installed = lfib.select_step(&mut self.installed, &**select, &mut self.keys, budget);
+        }
+        while self.has_all_installed && !self.is_whole && budget.is_left() {
+            let Some((key, routes)) = rib.next(self.standby) else {
+                self.is_whole = true;
+                break;
+            };
+            self.standby = Some(key);
+            let mut own = routes.iter().filter(|(owner, _)| owner.source() == source);
+            if own.any(|(_, route)| chooses(filter, route)) {
+                self.keys.push(key);
+            }
+            budget.spend(1);
+        }
+        self.is_whole
+    }
+}
+
+/// What the LFIB has made of a settled change: an error is about what was given, and the counts are of the source's routes.
+pub(super) fn about_given(planned: &Planned, result: Result<Changes, ChangeError>) -> Result<Changes, ChangeError> {
     result.map_err(|error| error.about(|index| planned.given(index)))?;
     let rib::Changes {
         added,
         replaced,
         deleted,
     } = planned.changes;
-    rib.commit(*planned);
     Ok(Changes {
         added,
         replaced,
@@ -151,7 +212,6 @@ mod tests {
     use super::*;
     use crate::dataplane::Capacity;
     use crate::dataplane::memory::MemoryTables;
-    use crate::lfib::Select;
     use crate::route::{Action, Mode, NextHop, OutLabels, Via};
 
     const KERNEL: Owner = Owner::Of(Source::Kernel);
@@ -189,9 +249,18 @@ mod tests {
         change: &Change,
         filter: &RouteFilter,
     ) -> Result<Changes, ChangeError> {
-        let Settled { change, planned } = settle(rib, lfib, source, change, filter)?;
-        let result = lfib.make(change);
-        made(rib, planned, result)
+        if concerns_no_other(rib, lfib, source, change) {
+            return lfib.make(change.clone());
+        }
+        let mut settling = Settling::default();
+        // The smallest steps that there are.
+        while !settling.step(rib, lfib, source, change, filter, &mut Budget::new(1, &mut || false))? {}
+        let Settled {
+            change, mut planned, ..
+        } = settling.settled();
+        let changes = about_given(&planned, lfib.make(change))?;
+        while !rib.commit_step(&mut planned, &mut |_| false) {}
+        Ok(changes)
     }
 
     fn install(

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::owners::{Settled, made, settle};
+use super::owners::{Settled, Settling, about_given, concerns_no_other};
 use super::reachability::{Survey, Waiting};
 use super::{Effect, Switch, Token};
 use crate::control::Peer;
@@ -73,8 +73,12 @@ enum Stage {
     Follow(Ahead),
     LookUp(Ahead, LookUps),
     Begin(Ahead),
-    /// The RIB follows once the LFIB has made it.
+    /// What it means for other owners is worked out.
+    Settle(Ahead, Box<Settling>),
+    /// The LFIB makes it.
     Make(Ahead, Option<Box<Planned>>),
+    /// The LFIB has made it, and the RIB follows.
+    Commit(Ahead, Box<Planned>, Changes),
     /// The next hops that were taken ahead are let go.
     LetGo(Ahead, Result<Changes, NotChanged>),
     /// The next hops that came into use and went out of it are followed.
@@ -278,15 +282,27 @@ impl<T: Tables> Switch<T> {
             Stage::Begin(ahead) if let Err(refusal) = self.check_described(change.source, &change.described) => {
                 return Next::done(ahead, Err(NotChanged::Refused(refusal)));
             }
-            Stage::Begin(ahead) => {
-                let settled = settle(&self.rib, &self.lfib, change.source, &change.change, &change.filter);
-                match settled {
-                    Ok(Settled { change, planned }) => match self.lfib.begin(change) {
-                        Ok(()) => Stage::Make(ahead, planned),
-                        // Changes come here one after the other.
-                        Err(_) => Stage::LetGo(ahead, Err(NotChanged::Change(ChangeError::Busy))),
-                    },
-                    Err(error) => Stage::LetGo(ahead, Err(NotChanged::Change(error))),
+            Stage::Begin(ahead) if concerns_no_other(&self.rib, &self.lfib, change.source, &change.change) => {
+                self.make(ahead, change.change.clone(), None)
+            }
+            Stage::Begin(ahead) => Stage::Settle(ahead, Box::default()),
+            Stage::Settle(ahead, mut settling) => {
+                let (rib, lfib) = (&self.rib, &self.lfib);
+                match settling.step(rib, lfib, change.source, &change.change, &change.filter, budget) {
+                    Ok(false) => Stage::Settle(ahead, settling),
+                    Ok(true) => {
+                        let Settled {
+                            change,
+                            planned,
+                            remains,
+                        } = settling.settled();
+                        self.effects.push_back(Effect::Drop(remains));
+                        self.make(ahead, change, Some(planned))
+                    }
+                    Err(error) => {
+                        self.effects.push_back(Effect::Drop(settling));
+                        Stage::LetGo(ahead, Err(NotChanged::Change(error)))
+                    }
                 }
             }
             Stage::Make(ahead, planned) => match self.lfib.step(budget) {
@@ -295,10 +311,30 @@ impl<T: Tables> Switch<T> {
                     self.effects.push_back(Effect::Drop(finished.remains));
                     // First, or newer frames would leave before those that wait.
                     self.effects.push_back(Effect::RetryHeld);
-                    let result = made(&mut self.rib, planned, finished.result);
-                    Stage::LetGo(ahead, result.map(count).map_err(NotChanged::Change))
+                    match planned {
+                        None => Stage::LetGo(ahead, finished.result.map(count).map_err(NotChanged::Change)),
+                        Some(planned) => match about_given(&planned, finished.result) {
+                            Ok(changes) => Stage::Commit(ahead, planned, count(changes)),
+                            Err(error) => {
+                                self.effects.push_back(Effect::Drop(planned));
+                                Stage::LetGo(ahead, Err(NotChanged::Change(error)))
+                            }
+                        },
+                    }
                 }
             },
+            Stage::Commit(ahead, mut planned, changes) => {
+                match self
+                    .rib
+                    .commit_step(&mut planned, &mut |operations| budget.spend(operations))
+                {
+                    false => Stage::Commit(ahead, planned, changes),
+                    true => {
+                        self.effects.push_back(Effect::Drop(planned));
+                        Stage::LetGo(ahead, Ok(changes))
+                    }
+                }
+            }
             Stage::LetGo(mut ahead, result) => match self.lfib.let_go(&mut ahead.search, budget) {
                 true if change.origin == Origin::Start => return Next::done(ahead, result),
                 true => Stage::FollowAll(ahead, result),
@@ -324,6 +360,28 @@ impl<T: Tables> Switch<T> {
                 }
             }
         })
+    }
+
+    /// Has the LFIB begin a change. `planned` is what becomes of the RIB then.
+    fn make(&mut self, ahead: Ahead, change: Change, planned: Option<Box<Planned>>) -> Stage {
+        match self.lfib.begin(change) {
+            Ok(()) => Stage::Make(ahead, planned),
+            // Changes come here one after the other.
+            Err(_) => Stage::LetGo(ahead, Err(NotChanged::Change(ChangeError::Busy))),
+        }
+    }
+
+    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow.
+    pub(super) fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        self.lfib.rename_devices(names);
+        self.rib.rename_devices(names);
+        for change in &mut self.changes.queue {
+            match &mut change.stage {
+                Stage::Settle(_, settling) => settling.rename_devices(names),
+                Stage::Make(_, Some(planned)) | Stage::Commit(_, planned, _) => planned.rename_devices(names),
+                _ => {}
+            }
+        }
     }
 
     /// The next hops of a search that nobody follows yet.

@@ -639,6 +639,74 @@ fn changes_of_routes_are_made_one_after_the_other() {
     );
 }
 
+/// However far a change is that has another owner's routes give way.
+#[test]
+fn a_change_with_several_owners_is_made_in_steps_and_follows_a_renamed_port() {
+    const LABELS: std::ops::Range<u32> = 1000..2000;
+    let mut is_over = false;
+    let mut renamed_at = 0;
+    while !is_over {
+        let mut rig = Rig::up();
+        let install = |rig: &mut Rig, owner, dev: &str| {
+            let route = |label| route(&format!("{label} as 300 via link 02:00:00:00:01:01 dev {dev}"));
+            rig.ask(Request::ChangeRoutes {
+                owner,
+                mode: ChangeMode::ReplaceAll,
+                routes: LABELS.map(route).collect(),
+                wait: false,
+            })
+        };
+        let kernel = install(&mut rig, Source::Kernel, "eth1");
+        assert!(rig.reply(kernel).unwrap().is_ok());
+        rig.holds = true;
+        let token = install(&mut rig, Source::Static, "eth2");
+        let mut steps = 0;
+        while rig.switch.has_steps() {
+            if steps == renamed_at {
+                let renamed = LinkInfo {
+                    name: "core0".into(),
+                    ..link(1, "eth1")
+                };
+                rig.switch.handle(Input::Kernel(vec![Event::Link(renamed)]), rig.now);
+            }
+            rig.switch.step(rig.now, &mut || true);
+            steps += 1;
+        }
+        // A step does 32 operations, and each route takes a few.
+        assert!(steps > 200, "{steps} steps");
+        is_over = steps <= renamed_at;
+        renamed_at += 23;
+        rig.holds = false;
+        rig.settle();
+        assert!(rig.reply(token).unwrap().is_ok());
+        let expected = if is_over { "eth1" } else { "core0" };
+        for label in LABELS {
+            let key = RouteKey::Label(Label::new(label).unwrap());
+            let [(_, route)] = rig.switch.rib.standby(key) else {
+                panic!("{key}: the kernel's route does not stand by")
+            };
+            let dev = route.paths()[0].next_hop.as_ref().and_then(|hop| hop.dev.as_deref());
+            assert_eq!(dev, Some(expected), "{key}, renamed at step {}", renamed_at - 23);
+        }
+        // The kernel's come back, also in steps.
+        let (owner, filter) = (Source::Static, RouteFilter::default());
+        rig.holds = true;
+        let token = rig.ask(Request::FlushRoutes { owner, filter });
+        assert!(rig.switch.has_steps());
+        rig.holds = false;
+        rig.settle();
+        let flushed = rig.reply(token).unwrap().unwrap();
+        let count = LABELS.len() as u64;
+        assert!(matches!(flushed, Reply::Changed(changed) if changed.changes.deleted == count));
+        assert!(rig.switch.rib.is_empty());
+        let lookup = api::Lookup::Key(RouteKey::Label(Label::new(1500).unwrap()));
+        let Ok(Reply::Route(found)) = rig.request(Request::GetRoute { lookup }) else {
+            panic!("no route")
+        };
+        assert_eq!(found.next_hop.unwrap().dev.as_deref(), Some(expected));
+    }
+}
+
 #[test]
 fn links_are_added_set_listed_and_deleted() {
     let mut rig = Rig::up();

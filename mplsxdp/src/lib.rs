@@ -24,6 +24,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod descriptors;
 pub mod error;
+pub mod feeds;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod kernel;

@@ -276,6 +276,9 @@ mod tests {
             stacks = 200
             groups = 300
             hash-seed = 4294967295
+            sync = ["kernel", "fpm:2621"]
+            sync-table = ["main", "1000", "red"]
+            sync-quiet = "500ms"
             ttl-propagate = "pipe"
             tunnel-ttl = 64
             tc-propagate = true
@@ -300,7 +303,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:32:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:35:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -322,6 +325,9 @@ mod tests {
                 stacks: Number::new(200).unwrap(),
                 groups: Number::new(300).unwrap(),
                 hash_seed: Number::new(u32::MAX.into()),
+                sync: vec!["kernel".parse().unwrap(), "fpm:127.0.0.1:2621".parse().unwrap()],
+                sync_table: ["main", "1000", "red"].map(|table| table.parse().unwrap()).to_vec(),
+                sync_quiet: "500ms".parse().unwrap(),
                 ttl_propagate: TtlPropagation::Pipe,
                 tunnel_ttl: Number::new(64).unwrap(),
                 tc_propagate: true,
@@ -366,6 +372,37 @@ mod tests {
         assert_eq!(both.icmp_source_v6, Some("2001:db8::1".parse().unwrap()));
         let names: Vec<_> = both.ports.iter().map(|port| port.name.as_str()).collect();
         assert_eq!(names, ["eth4", "eth1", "eth2", "eth3"]);
+    }
+
+    #[test]
+    fn a_source_of_routes_brings_the_behaviour_of_the_kernel() {
+        let check = |text: &str, line: &str| {
+            let file = parse("f.toml", text).unwrap();
+            let line = load(line);
+            let config = file.with_command_line(&line).unwrap().check()?;
+            Ok::<_, ConfigError>((config.ttl_propagate, config.unknown))
+        };
+        let config = |text, line| check(text, line).unwrap();
+        let linux = (TtlPropagation::Linux, UnknownPolicy::Pass);
+        assert_eq!(config("sync = [\"kernel\"]", "--iface eth1"), linux);
+        assert_eq!(config("", "--iface eth1 --sync fpm"), linux);
+        assert_eq!(
+            config("ttl-propagate = \"uniform\"", "--iface eth1 --sync fpm --unknown punt"),
+            (TtlPropagation::Uniform, UnknownPolicy::Punt)
+        );
+        assert_eq!(
+            config("", "--iface eth1"),
+            (TtlPropagation::Uniform, UnknownPolicy::Punt)
+        );
+        let errors = |text, line| check(text, line).unwrap_err().0;
+        assert_eq!(
+            errors("sync = [\"fpm\"]", "--iface eth1 --sync fpm:1"),
+            ["f.toml:1:9: `fpm` is given twice"]
+        );
+        assert_eq!(
+            errors("", "--iface eth1 --sync-table red"),
+            ["--sync-table: it needs `sync`, which names the source of the routes"]
+        );
     }
 
     /// What clap makes of a command line of options.

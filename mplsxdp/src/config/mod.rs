@@ -3,6 +3,7 @@
 
 pub mod file;
 mod options;
+mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -21,6 +22,7 @@ use crate::control::api::Checksum;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
 pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Rate, TtlPropagation, UnknownPolicy};
+pub use sync::{Span, SyncSource, SyncTable};
 
 /// How many may come at once if there is a limit of so many per second: what comes in 50 ms, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
@@ -211,12 +213,16 @@ impl Given {
         options.mpls_off = [line.mpls_off, file.mpls_off].concat();
         options.kernel_route = [line.kernel_route, file.kernel_route].concat();
         options.icmp_source = [line.icmp_source, kept].concat();
+        options.sync = [line.sync, file.sync].concat();
+        options.sync_table = [line.sync_table, file.sync_table].concat();
         // The last one counts.
         options.checksum = [file.checksum, line.checksum].concat();
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
-                "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" => [of_line, of_file].concat(),
+                "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "sync" | "sync-table" => {
+                    [of_line, of_file].concat()
+                }
                 "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
             };
@@ -235,6 +241,7 @@ impl Given {
         let ports = self.ports();
         let (icmp_source_v4, icmp_source_v6) = self.icmp_sources();
         self.check_kernel_routes();
+        self.check_sync();
         self.check_routes();
         if let Err(error) = Instance::new(&self.options.instance) {
             self.refuse_option("instance", 0, &error.to_string());
@@ -313,6 +320,29 @@ impl Given {
             self.refuse(format!("{count} interfaces; at most {MAX_PORTS} are supported"));
         }
         ports
+    }
+
+    /// Each kind of source once. The kernel has the same routes, so frames are treated as it treats them, unless others say
+    /// otherwise.
+    fn check_sync(&mut self) {
+        for (index, source) in self.options.sync.clone().into_iter().enumerate() {
+            let mut before = self.options.sync.iter().take(index);
+            if before.any(|other| other.name() == source.name()) {
+                self.refuse_option("sync", index, &format!("`{}` is given twice", source.name()));
+            }
+        }
+        if self.options.sync.is_empty() {
+            if !self.options.sync_table.is_empty() {
+                self.refuse_option("sync-table", 0, "it needs `sync`, which names the source of the routes");
+            }
+            return;
+        }
+        if !self.places.contains_key("ttl-propagate") {
+            self.options.ttl_propagate = TtlPropagation::Linux;
+        }
+        if !self.places.contains_key("unknown") {
+            self.options.unknown = UnknownPolicy::Pass;
+        }
     }
 
     /// Whether every interface that was given is known.

@@ -13,6 +13,7 @@ use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::sync::{Span, SyncSource, SyncTable};
 use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::Checksum;
 use crate::dataplane::XdpMode;
@@ -89,7 +90,16 @@ pub struct Options {
     /// The number that the hash begins with which spreads flows over next hops [default: random at each load].
     #[arg(long, value_name = "N")]
     pub hash_seed: Option<Number<u32, 0, { u32::MAX }>>,
-    /// How the TTL crosses a push or a pop.
+    /// Follow a source of routes: `kernel` (its MPLS routes) or `fpm[:ADDRESS][:PORT]` (FRR; 127.0.0.1:2620) (repeatable).
+    #[arg(long, value_name = "SOURCE")]
+    pub sync: Vec<SyncSource>,
+    /// A routing table whose IP routes impose labels: a number, a VRF, or `main` (repeatable) [default: main].
+    #[arg(long, value_name = "TABLE")]
+    pub sync_table: Vec<SyncTable>,
+    /// How long a routing daemon that has connected is silent before the routes go that it did not send again.
+    #[arg(long, value_name = "TIME")]
+    pub sync_quiet: Span,
+    /// How the TTL crosses a push or a pop [with --sync: linux].
     #[arg(long, value_name = "MODE")]
     pub ttl_propagate: TtlPropagation,
     /// TTL of labels pushed in pipe mode: 1 to 255.
@@ -98,7 +108,7 @@ pub struct Options {
     /// The last pop writes the traffic class into the IP precedence.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tc_propagate: bool,
-    /// What becomes of a label that has no route.
+    /// What becomes of a label that has no route [with --sync: pass].
     #[arg(long, value_name = "POLICY")]
     pub unknown: UnknownPolicy,
     /// Which way ICMP errors about labelled packets go.
@@ -152,6 +162,9 @@ impl Default for Options {
             stacks: Number(DEFAULT_STACKS),
             groups: Number(DEFAULT_GROUPS),
             hash_seed: None,
+            sync: Vec::new(),
+            sync_table: Vec::new(),
+            sync_quiet: Span::from_secs(2),
             ttl_propagate: TtlPropagation::Uniform,
             tunnel_ttl: Number(255),
             tc_propagate: false,

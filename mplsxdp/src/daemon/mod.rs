@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, Number, burst};
+use crate::config::{Config, Number, SyncSource, burst};
 use crate::control::api::{Refusal, Reply};
 use crate::control::{Instance, server, socket};
 use crate::dataplane::kernel::{CounterReaders, KernelTables};
@@ -33,7 +33,7 @@ use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
 use crate::dataplane::port::Attachment;
 use crate::error;
 use crate::kernel::netdev::FeatureChanges;
-use crate::kernel::{Netlink, netns, sysctl};
+use crate::kernel::{Interests, Netlink, netns, sysctl};
 use crate::neighbour::Event;
 use crate::ports::PortError;
 use crate::ports::attach::{self, Attached, Attacher, Order, Parts};
@@ -70,8 +70,12 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut reading = Reading::default();
     let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?)?;
+    let interests = Interests {
+        routing: config.sync.contains(&SyncSource::Kernel),
+        ..Interests::default()
+    };
     let (netlink, mut events) =
-        Netlink::open().context("cannot read the kernel's interfaces, routes and neighbours")?;
+        Netlink::open_with(interests).context("cannot read the kernel's interfaces, routes and neighbours")?;
     let mut daemon = Daemon::new(config, netlink)?;
     daemon.follow_until_synced(&mut events).await?;
     daemon.handle(Input::Start);

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::IpAddr;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 use mplsxdp_common::wire::{ETH_P_8021Q, Mac};
 use netlink_packet_core::{
@@ -22,38 +22,54 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use smallvec::SmallVec;
+
 use super::requests::{NeighbourEntry, PROTOCOL};
 use crate::neighbour::{
     AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Manager, Master, Neighbour, NeighbourState,
     ParentDevice, Peer, RouteKind, RoutePosition, Vlan, XdpAttachment,
 };
+use crate::route::Protocol;
+use crate::rtnl;
 
-/// Message types of nexthop objects (linux/rtnetlink.h).
-mod nexthop_message {
-    pub const NEW: u16 = 104;
-    pub const DEL: u16 = 105;
+/// Message types (linux/rtnetlink.h) that netlink-packet-route does not know.
+pub(super) mod message_type {
+    pub const NEW_NETCONF: u16 = 80;
+    pub const DEL_NETCONF: u16 = 81;
+    pub const GET_NETCONF: u16 = 82;
+    pub const NEW_NEXTHOP: u16 = 104;
+    pub const DEL_NEXTHOP: u16 = 105;
+    pub const GET_NEXTHOP: u16 = 106;
+}
+
+use message_type::{DEL_NETCONF, DEL_NEXTHOP, NEW_NETCONF, NEW_NEXTHOP};
+
+/// A netlink message, and its bytes for other readers.
+pub(super) struct Received {
+    pub message: NetlinkMessage<RouteNetlinkMessage>,
+    pub bytes: Bytes,
 }
 
 /// Takes the next message off a datagram; `None` where it is one that this version cannot read. An error where what follows is no
 /// message, or the kernel says that some were lost.
-pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<RouteNetlinkMessage>>> {
+pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Received>> {
     let length = match NetlinkBuffer::new_checked(&datagram[..]) {
         Ok(message) => (message.length() as usize).next_multiple_of(4).min(datagram.len()),
         Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
     };
-    let bytes = datagram.split_to(length);
-    // The library knows no nexthop objects.
+    let bytes = datagram.split_to(length).freeze();
     if let Ok(buffer) = NetlinkBuffer::new_checked(&bytes[..])
-        && [nexthop_message::NEW, nexthop_message::DEL].contains(&buffer.message_type())
+        && [NEW_NETCONF, DEL_NETCONF, NEW_NEXTHOP, DEL_NEXTHOP].contains(&buffer.message_type())
     {
         let header = NetlinkHeader::parse(&buffer).map_err(|error| io::Error::other(error.to_string()))?;
-        return Ok(Some(NetlinkMessage::new(header, NetlinkPayload::Noop)));
+        let message = NetlinkMessage::new(header, NetlinkPayload::Noop);
+        return Ok(Some(Received { message, bytes }));
     }
     match NetlinkMessage::deserialize(&bytes) {
         Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
             Err(io::Error::from_raw_os_error(libc::ENOBUFS))
         }
-        Ok(message) => Ok(Some(message)),
+        Ok(message) => Ok(Some(Received { message, bytes })),
         Err(error) => {
             // One message says nothing about the others.
             tracing::warn!("cannot read a netlink message: {error}");
@@ -62,9 +78,41 @@ pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Netlink
     }
 }
 
-pub(super) fn events_of(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
+/// `routing`: also as [`Event::Routing`].
+pub(super) fn events_of(received: Received, routing: bool) -> Vec<Event> {
+    let Received { message, bytes } = received;
+    let mut events = events_of_message(message);
+    if routing {
+        match rtnl::decode(&bytes) {
+            Ok(message) => events.extend(message.map(|message| Event::Routing(Box::new(message)))),
+            Err(error) => {
+                tracing::warn!("cannot read a netlink message about routes: {error}");
+                // It has taken the place of what was known of the destination.
+                let unknown = error.destination.map(unreadable_route);
+                events.extend(unknown.map(|route| {
+                    let position = rtnl::Position::Replaces;
+                    Event::Routing(Box::new(rtnl::Message::Route { route, position }))
+                }));
+            }
+        }
+    }
+    events
+}
+
+/// A route of which only the destination could be read.
+fn unreadable_route(destination: rtnl::Destination) -> rtnl::Route {
+    rtnl::Route {
+        destination,
+        protocol: Protocol(0),
+        unicast: true,
+        to: rtnl::To::Paths(SmallVec::new()),
+        ttl_propagate: None,
+    }
+}
+
+fn events_of_message(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {
     let header = message.header;
-    if header.message_type == nexthop_message::DEL {
+    if header.message_type == DEL_NEXTHOP {
         return vec![Event::NextHopObjectGone];
     }
     let NetlinkPayload::InnerMessage(message) = message.payload else {

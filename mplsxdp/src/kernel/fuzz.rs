@@ -43,7 +43,7 @@ fn read(datagram: &[u8]) -> (Vec<Event>, usize) {
         match take_message(&mut rest) {
             Ok(message) => {
                 assert!(rest.len() < before, "nothing was taken");
-                events.extend(message.into_iter().flat_map(events_of));
+                events.extend(message.into_iter().flat_map(|received| events_of(received, true)));
             }
             Err(_) => break,
         }

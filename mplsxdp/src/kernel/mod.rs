@@ -15,3 +15,4 @@ pub mod sysctl;
 
 pub use local_route::LocalRoute;
 pub use requests::{Error, NeighbourEntry, Netlink};
+pub use subscription::Interests;

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
-use super::subscription;
+use super::subscription::{self, Interests};
 use crate::neighbour::{Event, LinkInfo, Lookup};
 
 /// A request that the kernel does not answer within this time has been lost.
@@ -66,13 +66,13 @@ pub struct Netlink {
 impl Netlink {
     /// With the kernel's reports, as [`subscription::events`].
     pub fn open() -> Result<(Self, mpsc::Receiver<Event>), Error> {
-        Self::open_with(subscription::RECEIVE_BUFFER_BYTES)
+        Self::open_with(Interests::default())
     }
 
-    /// With another size of the subscription's receive buffer.
-    pub fn open_with(receive_buffer_bytes: usize) -> Result<(Self, mpsc::Receiver<Event>), Error> {
+    /// With reports of what is of interest.
+    pub fn open_with(interests: Interests) -> Result<(Self, mpsc::Receiver<Event>), Error> {
         let netlink = Self::open_requests()?;
-        let events = subscription::events(receive_buffer_bytes).map_err(Error::Open)?;
+        let events = subscription::events(interests).map_err(Error::Open)?;
         Ok((netlink, events))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -18,8 +19,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
 use tokio::sync::mpsc;
 
-use super::decoding::{error_of, events_of, take_message};
+use super::decoding::message_type::{GET_NETCONF, GET_NEXTHOP};
+use super::decoding::{Received, error_of, events_of, take_message};
 use crate::neighbour::{Event, InterfaceAddress, KernelRoute, LinkInfo, Neighbour, RoutePosition};
+use crate::rtnl::{Destination, Message, Object};
 
 /// What the kernel may hold for us before it loses events: room for tens of thousands of them.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
@@ -27,6 +30,7 @@ pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 /// Events under way to the controller.
 const EVENTS: usize = 1024;
 /// The kernel's largest dump datagram is 32 KiB.
+const NETLINK_HEADER_LEN: usize = 16;
 const DATAGRAM_BYTES: usize = 1 << 17;
 /// Between a lost subscription and the next: lets the burst pass that overran it.
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
@@ -51,17 +55,42 @@ const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Nexthop,
 ];
 
+/// What is also subscribed to if routes are followed (linux/rtnetlink.h).
+const MPLS_ROUTE: u32 = 27;
+const MPLS_NETCONF: u32 = 29;
+
+/// It exists if the kernel has MPLS.
+const MPLS_SYSCTLS: &str = "/proc/sys/net/mpls";
+
+/// What to follow of the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Interests {
+    /// What the kernel may hold before it loses events.
+    pub receive_buffer_bytes: usize,
+    /// Report [`Event::Routing`] as well.
+    pub routing: bool,
+}
+
+impl Default for Interests {
+    fn default() -> Self {
+        Self {
+            receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            routing: false,
+        }
+    }
+}
+
 /// Follows the kernel until the receiver is dropped. Must be called within a tokio runtime whose threads stay in the present
 /// network namespace: a lost subscription is opened anew by them.
-pub fn events(receive_buffer_bytes: usize) -> io::Result<mpsc::Receiver<Event>> {
-    let subscription = Subscription::open(receive_buffer_bytes)?;
+pub fn events(interests: Interests) -> io::Result<mpsc::Receiver<Event>> {
+    let subscription = Subscription::open(interests)?;
     let (sender, receiver) = mpsc::channel(EVENTS);
-    tokio::spawn(follow(subscription, receive_buffer_bytes, sender));
+    tokio::spawn(follow(subscription, interests, sender));
     Ok(receiver)
 }
 
 /// Keeps a subscription going for as long as somebody listens.
-async fn follow(first: Subscription, receive_buffer_bytes: usize, events: mpsc::Sender<Event>) {
+async fn follow(first: Subscription, interests: Interests, events: mpsc::Sender<Event>) {
     let mut subscription = Ok(first);
     while !events.is_closed() {
         let lost = match subscription {
@@ -79,7 +108,7 @@ async fn follow(first: Subscription, receive_buffer_bytes: usize, events: mpsc::
             }
         }
         tokio::time::sleep(REOPEN_PAUSE).await;
-        subscription = Subscription::open(receive_buffer_bytes);
+        subscription = Subscription::open(interests);
     }
 }
 
@@ -108,27 +137,36 @@ struct Subscription {
     port: u32,
     sequence: u32,
     datagram: BytesMut,
+    routing: bool,
+    /// The last dump had the label routes: the kernel has MPLS.
+    has_mpls: bool,
     /// The last dump may be out of date: something happened meanwhile that the kernel does not report in full.
     stale: bool,
 }
 
 impl Subscription {
-    fn open(receive_buffer_bytes: usize) -> io::Result<Self> {
+    fn open(interests: Interests) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         let inner = socket.socket_mut();
         let port = inner.bind_auto()?.port_number();
         // The limit of net.core.rmem_max holds for those without CAP_NET_ADMIN.
-        if setsockopt(inner, sockopt::RcvBufForce, &receive_buffer_bytes).is_err() {
-            setsockopt(inner, sockopt::RcvBuf, &receive_buffer_bytes)?;
+        let bytes = interests.receive_buffer_bytes;
+        if setsockopt(inner, sockopt::RcvBufForce, &bytes).is_err() {
+            setsockopt(inner, sockopt::RcvBuf, &bytes)?;
         }
         for group in GROUPS {
             inner.add_membership(group as u32)?;
+        }
+        for group in [MPLS_ROUTE, MPLS_NETCONF].into_iter().filter(|_| interests.routing) {
+            inner.add_membership(group)?;
         }
         Ok(Self {
             socket,
             port,
             sequence: 0,
             datagram: BytesMut::new(),
+            routing: interests.routing,
+            has_mpls: true,
             stale: false,
         })
     }
@@ -163,8 +201,8 @@ impl Subscription {
                     Err(_) => return Ok(()),
                 },
             };
-            for event in events_of(message) {
-                if takes_routes_along(&event) {
+            for event in events_of(message, self.routing) {
+                if self.takes_routes_along(&event) {
                     resync.get_or_insert((Instant::now() + RESYNC_DELAY).max(not_before));
                 }
                 events.send(event).await?;
@@ -173,6 +211,13 @@ impl Subscription {
     }
 
     async fn dump_all(&mut self, events: &mpsc::Sender<Event>) -> Result<(), Stop> {
+        let has_mpls = !self.routing || Path::new(MPLS_SYSCTLS).exists();
+        if self.has_mpls && !has_mpls {
+            tracing::warn!(
+                "the kernel has no MPLS, so that there are no label routes to follow: `modprobe mpls_router mpls_iptunnel`"
+            );
+        }
+        self.has_mpls = has_mpls;
         let mut links = LinkMessage::default();
         links
             .attributes
@@ -184,17 +229,30 @@ impl Subscription {
         };
         // Changes that were reported since are newer than what the dump says.
         let mut changed = HashSet::new();
-        for request in [
-            RouteNetlinkMessage::GetLink(links),
-            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-            RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
-            routes(AddressFamily::Inet),
-            routes(AddressFamily::Inet6),
-        ] {
+        let family_header = |family: AddressFamily, length: usize| {
+            let mut header = vec![0; length];
+            header[0] = family.into();
+            header
+        };
+        let mut requests = vec![
+            Request::from(RouteNetlinkMessage::GetLink(links)),
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()).into(),
+            RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()).into(),
+        ];
+        if self.routing {
+            // struct nhmsg
+            requests.push(Request::new(GET_NEXTHOP, &family_header(AddressFamily::Unspec, 8)));
+        }
+        requests.push(routes(AddressFamily::Inet).into());
+        requests.push(routes(AddressFamily::Inet6).into());
+        if self.routing && has_mpls {
+            requests.push(routes(AddressFamily::Mpls).into());
+            // struct netconfmsg
+            requests.push(Request::new(GET_NETCONF, &family_header(AddressFamily::Mpls, 4)));
+        }
+        for request in requests {
             let mut attempt = 1;
-            while self.dump(request.clone(), &mut changed, events).await? == Dump::Interrupted
-                && attempt < DUMP_ATTEMPTS
-            {
+            while self.dump(&request, &mut changed, events).await? == Dump::Interrupted && attempt < DUMP_ATTEMPTS {
                 attempt += 1;
             }
         }
@@ -203,21 +261,17 @@ impl Subscription {
 
     async fn dump(
         &mut self,
-        request: RouteNetlinkMessage,
+        request: &Request,
         changed: &mut HashSet<Subject>,
         events: &mpsc::Sender<Event>,
     ) -> Result<Dump, Stop> {
         self.sequence += 1;
-        let mut message = NetlinkMessage::from(request);
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut buffer = vec![0; message.buffer_len()];
-        message.serialize(&mut buffer);
-        self.socket.send_to(&buffer, &SocketAddr::new(0, 0)).await?;
+        let message = request.with_sequence(self.sequence);
+        self.socket.send_to(&message, &SocketAddr::new(0, 0)).await?;
         let mut outcome = Dump::Complete;
         loop {
-            let message = self.next().await?;
+            let received = self.next().await?;
+            let message = &received.message;
             let header = &message.header;
             let is_answer = header.port_number == self.port && header.sequence_number == self.sequence;
             if is_answer && header.flags & NLM_F_DUMP_INTR != 0 {
@@ -228,7 +282,7 @@ impl Subscription {
                 NetlinkPayload::Error(error) if is_answer => return Err(Stop::Socket(error_of(error))),
                 _ => {}
             }
-            for event in events_of(message) {
+            for event in events_of(received, self.routing) {
                 // What was replaced may be in what is left of the dump.
                 let replaces = matches!(
                     event,
@@ -237,7 +291,7 @@ impl Subscription {
                         ..
                     }
                 );
-                self.stale |= !is_answer && (replaces || takes_routes_along(&event));
+                self.stale |= !is_answer && (replaces || self.takes_routes_along(&event) || takes_a_path(&event));
                 match Subject::of(&event) {
                     Some(subject) if is_answer && changed.contains(&subject) => continue,
                     Some(subject) if !is_answer => changed.insert(subject),
@@ -248,8 +302,18 @@ impl Subscription {
         }
     }
 
+    /// Whether routes may have gone without a report of their own, or label routes are to be had that were not.
+    fn takes_routes_along(&self, event: &Event) -> bool {
+        match event {
+            Event::Link(link) => !link.up,
+            Event::LinkGone(_) | Event::AddressGone(_) | Event::NextHopObjectGone => true,
+            Event::Routing(message) => !self.has_mpls && matches!(**message, Message::Input { .. }),
+            _ => false,
+        }
+    }
+
     /// The next message that can be read.
-    async fn next(&mut self) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+    async fn next(&mut self) -> io::Result<Received> {
         loop {
             if self.datagram.is_empty() {
                 self.datagram.reserve(DATAGRAM_BYTES);
@@ -277,6 +341,9 @@ enum Subject {
     Neighbour(u32, IpAddr),
     /// A route: one of its paths, with no interface.
     Route(KernelRoute),
+    Destination(Destination),
+    Object(u32),
+    Input(u32),
 }
 
 impl Subject {
@@ -290,15 +357,48 @@ impl Subject {
             Event::Route { route, .. } | Event::RouteGone(route) => {
                 Some(Self::Route(KernelRoute { oif: None, ..*route }))
             }
+            Event::Routing(message) => Some(match &**message {
+                Message::Route { route, .. } | Message::RouteGone(route) => Self::Destination(route.destination),
+                Message::Object(Object { id, .. }) | Message::ObjectGone(id) => Self::Object(*id),
+                Message::Input { ifindex, .. } | Message::InputGone { ifindex } => Self::Input(*ifindex),
+            }),
             Event::Reset | Event::Synced | Event::Rules | Event::NextHopObjectGone => None,
         }
     }
 }
 
-fn takes_routes_along(event: &Event) -> bool {
-    match event {
-        Event::Link(link) => !link.up,
-        Event::LinkGone(_) | Event::AddressGone(_) | Event::NextHopObjectGone => true,
-        _ => false,
+/// A path may have been taken out of a route, of which a dump would tell the rest.
+fn takes_a_path(event: &Event) -> bool {
+    matches!(event, Event::Routing(message) if matches!(&**message, Message::RouteGone(_)))
+}
+
+/// A request for a dump, without flags and sequence number.
+struct Request(Vec<u8>);
+
+impl Request {
+    /// Of this type, with this after the netlink header.
+    fn new(message_type: u16, body: &[u8]) -> Self {
+        let length = NETLINK_HEADER_LEN + body.len();
+        let mut header = vec![0; NETLINK_HEADER_LEN];
+        header[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+        header[4..6].copy_from_slice(&message_type.to_ne_bytes());
+        Self([&header, body].concat())
+    }
+
+    fn with_sequence(&self, sequence: u32) -> Vec<u8> {
+        let mut message = self.0.clone();
+        message[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        message
+    }
+}
+
+impl From<RouteNetlinkMessage> for Request {
+    fn from(request: RouteNetlinkMessage) -> Self {
+        let mut message = NetlinkMessage::from(request);
+        message.finalize();
+        let mut buffer = vec![0; message.buffer_len()];
+        message.serialize(&mut buffer);
+        Self(buffer)
     }
 }

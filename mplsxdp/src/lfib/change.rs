@@ -159,19 +159,19 @@ impl Prepared {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Goes on with a search through `routes`. Returns whether it is done; an error says that there is no room for what was
+    /// Goes on with a search through the routes of a change. Returns whether it is done; an error says that there is no room for what was
     /// found, and comes with the first route that has no room, however many there are.
     pub fn search(
         &mut self,
         search: &mut NextHopSearch,
-        routes: &[Route],
+        change: &Change,
         budget: &mut Budget<'_>,
     ) -> Result<bool, ChangeError> {
         if search.at == 0 {
             self.reclaim();
         }
         let room = self.next_hops.room();
-        while let Some(route) = routes.get(search.at) {
+        while let Some((_, route)) = change.route(search.at) {
             for path in route.paths() {
                 search.leads_here |= path.action == Action::Local;
                 let Some(next_hop) = &path.next_hop else { continue };
@@ -194,7 +194,7 @@ impl<T: Tables> Lfib<T> {
             }
             search.at += 1;
             if !budget.spend(route.paths().len()) {
-                return Ok(search.at == routes.len());
+                return Ok(search.at == change.routes());
             }
         }
         Ok(true)
@@ -247,7 +247,12 @@ impl<T: Tables> Lfib<T> {
     #[cfg(test)]
     pub fn search_all(&mut self, routes: &[Route]) -> Result<NextHopSearch, ChangeError> {
         let mut search = NextHopSearch::default();
-        while !self.search(&mut search, routes, &mut Budget::new(usize::MAX, &mut || false))? {}
+        let change = Change::Install {
+            mode: Mode::Replace,
+            owner: Owner::STATIC,
+            routes: Arc::new(routes.to_vec()),
+        };
+        while !self.search(&mut search, &change, &mut Budget::new(usize::MAX, &mut || false))? {}
         Ok(search)
     }
 

@@ -87,7 +87,7 @@ pub enum Change {
 
 impl Change {
     /// The route to install of that number, if there is one.
-    fn route(&self, index: usize) -> Option<(Owner, &Route)> {
+    pub(super) fn route(&self, index: usize) -> Option<(Owner, &Route)> {
         match self {
             Self::Install { owner, routes, .. } => routes.get(index).map(|route| (*owner, route)),
             Self::Settle { routes, .. } => routes.get(index).map(|(owner, route)| (*owner, route)),
@@ -95,7 +95,7 @@ impl Change {
         }
     }
 
-    fn routes(&self) -> usize {
+    pub(super) fn routes(&self) -> usize {
         match self {
             Self::Install { routes, .. } => routes.len(),
             Self::Settle { routes, .. } => routes.len(),

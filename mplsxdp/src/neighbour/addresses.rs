@@ -33,6 +33,7 @@ impl Addresses {
             | Event::Route { .. }
             | Event::RouteGone(_)
             | Event::NextHopObjectGone
+            | Event::Routing(_)
             | Event::Rules => {}
         }
     }

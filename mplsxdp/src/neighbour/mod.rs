@@ -8,6 +8,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 
+use crate::rtnl::Message;
+
 pub mod addresses;
 pub mod links;
 pub mod resolver;
@@ -40,6 +42,9 @@ pub enum Event {
     RouteGone(KernelRoute),
     /// A nexthop object (`ip nexthop`) is gone, and IPv4 routes that used it, without further report.
     NextHopObjectGone,
+    /// A label route, a route that may have labels, a nexthop object, or whether labels are accepted. Only reported if the
+    /// subscription is asked to.
+    Routing(Box<Message>),
     /// Some policy rule (`ip rule`) came or went: any address may now be routed differently.
     Rules,
 }

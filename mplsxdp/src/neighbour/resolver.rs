@@ -257,7 +257,7 @@ impl Resolver {
             Event::Route { route, .. } | Event::RouteGone(route) => {
                 self.mark(route.prefix.network(), route.prefix.broadcast(), now);
             }
-            Event::NextHopObjectGone => {}
+            Event::NextHopObjectGone | Event::Routing(_) => {}
             Event::Rules => self.mark(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::from_bits(u128::MAX).into(), now),
         }
     }

@@ -59,6 +59,7 @@ impl KernelRoutes {
             | Event::Neighbour(_)
             | Event::NeighbourGone { .. }
             | Event::NextHopObjectGone
+            | Event::Routing(_)
             | Event::Rules => {}
         }
     }

@@ -75,6 +75,8 @@ pub struct Port {
     mtu: u32,
     role: Role,
     mpls: bool,
+    /// The kernel accepts labels there, or nobody follows its settings.
+    kernel_input: bool,
     /// As it was asked for.
     checksum: Option<Checksum>,
     /// On its way out: nothing is to be sent there any more.
@@ -167,6 +169,11 @@ impl Port {
         self.mpls
     }
 
+    /// Whether labelled frames are taken that arrive here.
+    pub fn accepts_labels(&self) -> bool {
+        self.mpls && self.kernel_input
+    }
+
     pub fn wish(&self) -> Wish {
         Wish {
             role: self.role,
@@ -196,7 +203,7 @@ impl Port {
     }
 
     fn word(&self) -> PortWord {
-        let flags = match (self.role, self.mpls) {
+        let flags = match (self.role, self.accepts_labels()) {
             (Role::TxOnly | Role::ParentOnly, _) => 0,
             (Role::Local, _) => PortWord::IMPOSE | PortWord::LOCAL,
             (Role::Switching, true) => PortWord::IMPOSE | PortWord::MPLS,
@@ -549,6 +556,7 @@ impl Ports {
             mtu: link.mtu,
             role: wish.role,
             mpls: wish.mpls,
+            kernel_input: true,
             checksum: wish.checksum,
             retired: false,
             domain: Domain::EMPTY,
@@ -588,6 +596,7 @@ impl Ports {
             mtu: plan.mtu,
             role,
             mpls,
+            kernel_input: true,
             checksum,
             retired: false,
             domain: Domain::EMPTY,
@@ -768,6 +777,21 @@ impl Ports {
         if is_idle {
             self.remove_at_once(&[number], tables);
         }
+    }
+
+    /// The kernel accepts labels on this interface, or does not (`net.mpls.conf.IFACE.input`). Returns the port, if that changes
+    /// what it does.
+    pub fn set_kernel_input(&mut self, ifindex: u32, accepted: bool, tables: &mut impl Tables) -> Option<&Port> {
+        let number = self.by_ifindex(ifindex)?.number();
+        let port = self.get_mut(number)?;
+        let before = port.accepts_labels();
+        port.kernel_input = accepted;
+        if port.accepts_labels() == before {
+            return None;
+        }
+        let word = port.word();
+        tables.store_port(number, word);
+        self.get(number)
     }
 
     /// Makes a port that has its program another kind of port.

@@ -51,13 +51,19 @@ pub enum Update<'a> {
     },
     /// Each of the keys must have a route of the source.
     Withdraw { source: Source, keys: &'a [RouteKey] },
+    /// Routes of a source, each added or in the place of its own, and keys that have none of its any more.
+    Follow {
+        source: Source,
+        routes: &'a [(Owner, Route)],
+        gone: &'a [RouteKey],
+    },
 }
 
 impl Update<'_> {
     fn source(&self) -> Source {
         match self {
             Self::Install { owner, .. } => owner.source(),
-            Self::Withdraw { source, .. } => *source,
+            Self::Withdraw { source, .. } | Self::Follow { source, .. } => *source,
         }
     }
 
@@ -66,6 +72,7 @@ impl Update<'_> {
         match self {
             Self::Install { routes, .. } => routes.len(),
             Self::Withdraw { keys, .. } => keys.len(),
+            Self::Follow { routes, gone, .. } => routes.len() + gone.len(),
         }
     }
 
@@ -73,6 +80,10 @@ impl Update<'_> {
         match self {
             Self::Install { routes, .. } => routes[index].key(),
             Self::Withdraw { keys, .. } => keys[index],
+            Self::Follow { routes, gone, .. } => match routes.get(index) {
+                Some((_, route)) => route.key(),
+                None => gone[index - routes.len()],
+            },
         }
     }
 }
@@ -268,6 +279,14 @@ impl Rib {
                 }
                 Update::Withdraw { .. } if !is_there => return Err(missing()),
                 Update::Withdraw { .. } => None,
+                Update::Follow { routes, .. } => match routes.get(index) {
+                    Some((owner, route)) => Some((*owner, route)),
+                    None if !is_there => {
+                        planning.at += 1;
+                        continue;
+                    }
+                    None => None,
+                },
             };
             self.settle(&mut planning.planned, key, source, new, Some(index), best);
             planning.at += 1;

@@ -389,6 +389,7 @@ impl<T: Tables> Switch<T> {
         }
         if is_start {
             self.warn_of_foreign_sources(&[]);
+            self.feeds.start();
             self.effects.push_back(Effect::Ready);
             return;
         }

@@ -11,6 +11,7 @@
 
 mod claims;
 mod domains;
+mod feeds;
 mod handover;
 mod load;
 mod next_hops;
@@ -51,6 +52,8 @@ use crate::ports::{PortError, Ports, sub_interface};
 use crate::rib::Rib;
 use crate::route::Owner;
 use crate::route::filter::RouteFilter;
+pub use feeds::FeedEvent;
+use feeds::Feeds;
 pub use handover::Situation;
 pub use load::ConfigurationError;
 use ports::Work;
@@ -95,6 +98,8 @@ pub enum Input {
     /// The configuration was read again.
     Reread(Result<Box<Config>, String>),
     Port(PortEvent),
+    /// A routing daemon has said something.
+    Feed(FeedEvent),
     /// Programs of ports are not where they were put.
     Interference(Vec<Finding>),
     /// The result of [`Effect::PutBack`].
@@ -291,6 +296,7 @@ pub struct Switch<T> {
     /// When to write again what could not be written to the FTN table.
     ftn_retry: Option<Instant>,
     changes: RouteChanges,
+    feeds: Feeds,
     work: Work,
     effects: VecDeque<Effect>,
 }
@@ -301,6 +307,7 @@ impl<T: Tables> Switch<T> {
         Self {
             started: now,
             identity,
+            feeds: Feeds::new(&config.sync, &config.sync_table),
             ports: Ports::new(config.mode, settings, !config.no_readopt),
             config,
             resolver: Resolver::default(),
@@ -350,11 +357,15 @@ impl<T: Tables> Switch<T> {
         match input {
             Input::Start => self.start(now),
             Input::Call(call) => self.answer(call, now),
-            Input::Kernel(events) => self.handle_events(&events, now),
+            Input::Kernel(events) => {
+                self.handle_events(&events, now);
+                self.feed_kernel(events);
+            }
             Input::LookedUp { address, answers } => self.looked_up(address, answers, now),
             Input::Wanted(slots) => self.resolve_wanted(&slots),
             Input::Reread(read) => self.reread(read, now),
             Input::Port(event) => self.port_event(event, now),
+            Input::Feed(event) => self.feed_event(event),
             Input::Interference(found) => self.put_back(&found, now),
             Input::PutBack { number, result } => self.was_put_back(number, result, now),
             Input::Replaced { number, result } => self.replaced(number, result),
@@ -378,7 +389,7 @@ impl<T: Tables> Switch<T> {
 
     /// Whether there is long work at hand, which is done in small steps.
     pub fn has_steps(&self) -> bool {
-        !self.changes.is_idle() || self.lfib.has_to_tidy() || self.lfib.has_domain_steps()
+        !self.changes.is_idle() || self.lfib.has_to_tidy() || self.lfib.has_domain_steps() || self.feeds.has_work()
     }
 
     /// Takes one such step, which ends soon after `is_over` returns true.
@@ -387,8 +398,10 @@ impl<T: Tables> Switch<T> {
             self.work_on_routes(&mut Budget::new(usize::MAX, is_over), now);
         } else if self.lfib.has_to_tidy() {
             self.lfib.tidy_step(&mut Budget::new(usize::MAX, is_over));
-        } else {
+        } else if self.lfib.has_domain_steps() {
             self.domain_step();
+        } else {
+            self.feed_step(&mut Budget::new(usize::MAX, is_over), now);
         }
         self.reclaim(now);
         self.watch_ftn(now);

@@ -46,6 +46,9 @@ impl<T: Tables> Switch<T> {
                 _ => false,
             };
         }
+        if links_changed || ports_changed {
+            self.feeds.interfaces_may_have_changed();
+        }
         if links_changed {
             ports_changed |= self
                 .ports
@@ -224,6 +227,7 @@ impl<T: Tables> Switch<T> {
 
     /// Ports have come or gone, by our own doing.
     pub(super) fn ports_changed(&mut self, now: Instant) {
+        self.feeds.interfaces_may_have_changed();
         self.effects.push_back(Effect::KeepPorts);
         self.follow_sub_interfaces(now);
         self.republish_next_hops();

@@ -59,7 +59,11 @@ pub(super) fn concerns_no_other<T: Tables>(rib: &Rib, lfib: &Lfib<T>, source: So
         // No route comes in the place of one that goes.
         Change::Flush(_) => rib.is_empty(),
         Change::Install { .. } | Change::Delete(_) => rib.is_empty() && lfib.has_only(source),
-        Change::Settle { .. } => true,
+        // A source that is followed may withdraw what is not there.
+        Change::Settle { deleted, .. } => {
+            let is_there = |key: &RouteKey| lfib.owner(*key).is_some();
+            rib.is_empty() && lfib.has_only(source) && deleted.iter().all(is_there)
+        }
     }
 }
 
@@ -89,7 +93,11 @@ impl Settling {
                 routes,
             },
             Change::Delete(keys) => Update::Withdraw { source, keys },
-            Change::Settle { .. } => return Ok(true),
+            Change::Settle { routes, deleted } => Update::Follow {
+                source,
+                routes,
+                gone: deleted,
+            },
         };
         let spend = &mut |operations| budget.spend(operations);
         Ok(rib.plan_step(&mut self.planning, update, &Installed(lfib), spend)?)

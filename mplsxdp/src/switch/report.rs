@@ -351,7 +351,7 @@ impl<T: Tables> Switch<T> {
                 link_id: attached.map_or(0, |program| program.link_id),
                 program_id: attached.map_or(0, |program| program.program_id),
                 put_back: program.map_or(0, |program| program.put_back),
-                mpls: port.mpls(),
+                mpls: port.accepts_labels(),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
                 parent_only: port.role() == Role::ParentOnly,

@@ -22,7 +22,7 @@ use crate::lfib::{Budget, Change, ChangeError, Mode, NextHopSearch, Progress, Se
 use crate::neighbour::Lookup;
 use crate::rib::Planned;
 use crate::route::filter::RouteFilter;
-use crate::route::{Description, NextHop, Owner, Route, Source};
+use crate::route::{Description, NextHop, Owner, Route, RouteKey, Source};
 
 /// What one input may do to the tables; what is left is done in steps, of which the caller says how long they may take.
 const AT_ONCE: usize = 256;
@@ -61,6 +61,8 @@ pub(super) enum Origin {
     Started,
     /// The configuration that was read again.
     Reread,
+    /// A source that the switch follows.
+    Feed(Source),
 }
 
 #[derive(Debug)]
@@ -90,9 +92,8 @@ enum Stage {
 impl Stage {
     fn first(change: &Change, origin: Origin) -> Self {
         match (change, origin) {
-            (Change::Install { .. }, Origin::Call { .. } | Origin::Started | Origin::Reread) => {
-                Self::Search(NextHopSearch::default())
-            }
+            (Change::Install { .. }, Origin::Call { .. } | Origin::Started | Origin::Reread)
+            | (Change::Settle { .. }, Origin::Feed(_)) => Self::Search(NextHopSearch::default()),
             _ => Self::Begin(Ahead::default()),
         }
     }
@@ -116,7 +117,7 @@ struct LookUps {
 
 /// Why a change was not made.
 #[derive(Debug)]
-enum NotChanged {
+pub(super) enum NotChanged {
     Refused(Refusal),
     Change(ChangeError),
 }
@@ -170,6 +171,15 @@ impl RouteChange {
             source,
             described,
             ..Self::new(origin, Change::Delete(Arc::new(keys)))
+        }
+    }
+
+    /// What a source that the switch follows has, and has no more.
+    pub fn follow(source: Source, routes: Vec<(Owner, Route)>, gone: Vec<RouteKey>) -> Self {
+        let (routes, deleted) = (Arc::new(routes), Arc::new(gone));
+        Self {
+            source,
+            ..Self::new(Origin::Feed(source), Change::Settle { routes, deleted })
         }
     }
 
@@ -233,7 +243,7 @@ impl<T: Tables> Switch<T> {
     /// Works on one stage.
     fn next_stage(&mut self, change: &RouteChange, stage: Stage, budget: &mut Budget<'_>, now: Instant) -> Next {
         Next::Stage(match stage {
-            Stage::Search(mut search) => match self.lfib.search(&mut search, &change.routes(), budget) {
+            Stage::Search(mut search) => match self.lfib.search(&mut search, &change.change, budget) {
                 Ok(false) => Stage::Search(search),
                 Ok(true) => {
                     let ahead = Ahead {
@@ -477,6 +487,7 @@ impl<T: Tables> Switch<T> {
     ) {
         let (token, peer, waits) = match change.origin {
             Origin::Call { token, peer, waits } => (token, peer, waits),
+            Origin::Feed(source) => return self.fed(source, result.as_ref().map(|_| ()), &change.change),
             Origin::Start | Origin::Started | Origin::Reread => {
                 let result = match result {
                     Ok(changes) => Ok(changes),

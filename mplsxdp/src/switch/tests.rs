@@ -19,6 +19,8 @@ use crate::route::filter::RouteFilter;
 use crate::route::line::{self, Family};
 use crate::route::{Description, Route, RouteKey, Source};
 
+mod feeds;
+
 const PEER: Peer = Peer { pid: 7, uid: 0 };
 /// NETDEV_XDP_ACT_BASIC, REDIRECT, NDO_XMIT and NDO_XMIT_SG.
 const ALL: XdpFeatures = XdpFeatures(0x47);

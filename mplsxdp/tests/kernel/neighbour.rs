@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use mplsxdp::kernel::Netlink;
+use mplsxdp::kernel::{Interests, Netlink};
 use mplsxdp::lfib::next_hops::NextHopId;
 
 use mplsxdp::neighbour::resolver::{Action, HopState, Resolver};
@@ -521,7 +521,14 @@ fn shutdown_leaves_no_trace() {
 #[test]
 fn what_an_overrun_hid_is_found_by_a_resync() {
     Lab::run(async |lab| {
-        let mut driver = Driver::open(Netlink::open_with(4096).unwrap()).await;
+        let mut driver = Driver::open(
+            Netlink::open_with(Interests {
+                receive_buffer_bytes: 4096,
+                ..Interests::default()
+            })
+            .unwrap(),
+        )
+        .await;
         let moving = NextHopId(2);
         for dev in ["eth1", "eth2"] {
             lab.peer_ip(&format!("addr add 203.0.113.7/32 dev {dev}"));

@@ -1,0 +1,235 @@
+//! Sources of routes to follow (`--sync`), and the routing tables whose IP routes count (`--sync-table`).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::route::interface::check_interface;
+
+/// Where zebra's `fpm address` points if it names no port.
+const FPM_PORT: u16 = 2620;
+const FPM_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// `kernel`, `fpm`, `fpm:ADDRESS`, `fpm:PORT` or `fpm:ADDRESS:PORT`; an IPv6 address with a port stands in brackets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SyncSource {
+    /// The kernel's MPLS routes.
+    Kernel,
+    /// A server for FRR's `dplane_fpm_nl`.
+    Fpm(SocketAddr),
+}
+
+impl SyncSource {
+    /// The word that it begins with.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Fpm(_) => "fpm",
+        }
+    }
+}
+
+impl FromStr for SyncSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let address = match text.split_once(':') {
+            None if text == "kernel" => return Ok(Self::Kernel),
+            None if text == "fpm" => return Ok(Self::Fpm(SocketAddr::new(FPM_ADDRESS, FPM_PORT))),
+            Some(("fpm", address)) => address,
+            _ => {
+                return Err(format!(
+                    "`{text}` is not a source of routes: it is `kernel` or `fpm[:ADDRESS][:PORT]`"
+                ));
+            }
+        };
+        let bare = address
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(address);
+        if let Ok(port) = address.parse() {
+            Ok(Self::Fpm(SocketAddr::new(FPM_ADDRESS, port)))
+        } else if let Ok(address) = bare.parse() {
+            Ok(Self::Fpm(SocketAddr::new(address, FPM_PORT)))
+        } else if let Ok(address) = address.parse() {
+            Ok(Self::Fpm(address))
+        } else {
+            Err(format!(
+                "`{address}` is not an address and a port, such as 127.0.0.1:2620 or [::1]:2620"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for SyncSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel => f.write_str("kernel"),
+            Self::Fpm(address) => write!(f, "fpm:{address}"),
+        }
+    }
+}
+
+impl TryFrom<String> for SyncSource {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<SyncSource> for String {
+    fn from(source: SyncSource) -> Self {
+        source.to_string()
+    }
+}
+
+/// A routing table: its number, `main`, or the VRF that has it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SyncTable {
+    Number(u32),
+    Vrf(String),
+}
+
+impl SyncTable {
+    /// RT_TABLE_MAIN.
+    pub const MAIN: Self = Self::Number(254);
+}
+
+impl FromStr for SyncTable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(0) => Err("there is no table 0".into()),
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if text == "main" => Ok(Self::MAIN),
+            Err(_) => match check_interface(text) {
+                Ok(()) => Ok(Self::Vrf(text.into())),
+                Err(_) => Err(format!(
+                    "`{text}` is not a routing table: it is a number, `main` or the name of a VRF"
+                )),
+            },
+        }
+    }
+}
+
+impl fmt::Display for SyncTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(254) => f.write_str("main"),
+            Self::Number(number) => number.fmt(f),
+            Self::Vrf(name) => f.write_str(name),
+        }
+    }
+}
+
+impl TryFrom<String> for SyncTable {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<SyncTable> for String {
+    fn from(table: SyncTable) -> Self {
+        table.to_string()
+    }
+}
+
+/// A time span of 1 ms to 1 hour, such as `2s` or `500ms`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Span(Duration);
+
+impl Span {
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let limits = Duration::from_millis(1)..=Duration::from_secs(3600);
+        match humantime::parse_duration(text) {
+            Ok(span) if limits.contains(&span) => Ok(Self(span)),
+            _ => Err("it must be a time of 1ms to 1h, such as 2s or 500ms".into()),
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> Self {
+        span.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_read_as_they_are_written() {
+        for (text, shown) in [
+            ("kernel", "kernel"),
+            ("fpm", "fpm:127.0.0.1:2620"),
+            ("fpm:2621", "fpm:127.0.0.1:2621"),
+            ("fpm:10.0.0.1", "fpm:10.0.0.1:2620"),
+            ("fpm:10.0.0.1:1", "fpm:10.0.0.1:1"),
+            ("fpm:::1", "fpm:[::1]:2620"),
+            ("fpm:[::1]", "fpm:[::1]:2620"),
+            ("fpm:[::1]:2620", "fpm:[::1]:2620"),
+        ] {
+            let source: SyncSource = text.parse().unwrap();
+            assert_eq!(source.to_string(), shown, "{text}");
+            assert_eq!(shown.parse(), Ok(source));
+        }
+        for text in [
+            "",
+            "frr",
+            "fpm:",
+            "fpm:host:2620",
+            "fpm:127.0.0.1:",
+            "fpm:65536",
+            "kernel:1",
+        ] {
+            assert!(text.parse::<SyncSource>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tables_are_numbers_or_vrfs() {
+        assert_eq!("main".parse(), Ok(SyncTable::Number(254)));
+        assert_eq!("1000".parse(), Ok(SyncTable::Number(1000)));
+        assert_eq!("red".parse(), Ok(SyncTable::Vrf("red".into())));
+        for text in ["", "0", "-1", "a name", "0123456789abcdef"] {
+            assert!(text.parse::<SyncTable>().is_err(), "{text}");
+        }
+    }
+}

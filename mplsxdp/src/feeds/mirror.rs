@@ -1,0 +1,532 @@
+//! What a source has said so far: its routes and nexthop objects, and which keys need another look.
+//!
+//! The source may say things in any order. A route may come before the nexthop object that it uses;
+//! a change of an object changes all routes that use it, without a message for them. After a
+//! [`Mirror::begin`] the source says everything again; what it has not said by [`Mirror::end`] is
+//! gone. Until then all of it stays, so that a source that restarts interrupts nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::ops::Bound;
+
+use ipnet::IpNet;
+use mplsxdp_common::wire::Label;
+
+use crate::lfib::Budget;
+use crate::route::Source;
+use crate::rtnl::{Destination, Message, Object, ObjectTo, Path, Position, Prefix, Route, To};
+
+/// What one route is wanted for, at most.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Key {
+    Label(Label),
+    /// In the routing table of this number.
+    Prefix(u32, IpNet),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(label) => label.fmt(f),
+            Self::Prefix(table, prefix) => write!(f, "{prefix} table {table}"),
+        }
+    }
+}
+
+impl From<Destination> for Key {
+    fn from(destination: Destination) -> Self {
+        match destination {
+            Destination::Label(label) => Self::Label(label),
+            Destination::Prefix(Prefix { table, prefix, .. }) => Self::Prefix(table, prefix),
+        }
+    }
+}
+
+/// Something that the source said, and in which round last.
+#[derive(Clone, Debug)]
+struct Held<V> {
+    round: u32,
+    value: V,
+}
+
+/// How much is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    pub labels: usize,
+    pub prefixes: usize,
+    pub objects: usize,
+}
+
+#[derive(Debug)]
+pub struct Mirror {
+    source: Source,
+    /// The routing tables whose IP routes count.
+    tables: BTreeSet<u32>,
+    round: u32,
+    labels: BTreeMap<Label, Held<Route>>,
+    /// Those of one prefix in the order in which the kernel would try them.
+    prefixes: BTreeMap<(u32, IpNet), Vec<Held<Route>>>,
+    objects: HashMap<u32, Held<ObjectTo>>,
+    /// The keys whose routes use an object, which need not be there.
+    users: HashMap<u32, BTreeSet<Key>>,
+    /// The groups that have an object as a member.
+    groups: HashMap<u32, BTreeSet<u32>>,
+    /// What each key's route should be has to be worked out again.
+    dirty: BTreeSet<Key>,
+    /// Walks that are under way, each of which makes keys dirty.
+    walks: VecDeque<Walk>,
+}
+
+/// A walk through keys. It goes on behind `after`.
+#[derive(Debug)]
+struct Walk {
+    after: Option<Key>,
+    through: Through,
+}
+
+#[derive(Debug)]
+enum Through {
+    /// The routes that use an object.
+    Users(u32),
+    /// All routes: those that were not said since a round go.
+    Sweep(u32),
+    /// The routes that send to these interfaces.
+    Interfaces(HashSet<u32>),
+    All,
+}
+
+impl Mirror {
+    /// Of nothing yet. `tables`: the routing tables whose IP routes are to be imposed on.
+    pub fn new(source: Source, tables: BTreeSet<u32>) -> Self {
+        Self {
+            source,
+            tables,
+            round: 0,
+            labels: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
+            objects: HashMap::new(),
+            users: HashMap::new(),
+            groups: HashMap::new(),
+            dirty: BTreeSet::new(),
+            walks: VecDeque::new(),
+        }
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            labels: self.labels.len(),
+            prefixes: self.prefixes.len(),
+            objects: self.objects.len(),
+        }
+    }
+
+    /// The source says everything anew.
+    pub fn begin(&mut self) {
+        self.round += 1;
+        // What the last round left is not known to be gone.
+        self.walks.retain(|walk| !matches!(walk.through, Through::Sweep(_)));
+    }
+
+    /// The source has said everything: what it has not said since [`Mirror::begin`] goes.
+    pub fn end(&mut self) {
+        let round = self.round;
+        let gone = self.objects.extract_if(|_, held| held.round != round);
+        let gone: Vec<(u32, ObjectTo)> = gone.map(|(id, held)| (id, held.value)).collect();
+        for (id, to) in gone {
+            self.leave_groups(id, &to);
+            self.object_changed(id);
+        }
+        self.walk(Through::Sweep(round));
+    }
+
+    /// Takes in what the source says.
+    pub fn take(&mut self, message: Message) {
+        match message {
+            Message::Route { route, position } => self.insert(route, position),
+            Message::RouteGone(route) => self.remove(&route),
+            Message::Object(Object { id, to }) => self.insert_object(id, to),
+            Message::ObjectGone(id) => {
+                if let Some(held) = self.objects.remove(&id) {
+                    self.leave_groups(id, &held.value);
+                    self.object_changed(id);
+                }
+            }
+            Message::Input { .. } | Message::InputGone { .. } => {}
+        }
+    }
+
+    /// Interfaces came, went, or serve for something else now.
+    pub fn interfaces_changed(&mut self, ifindexes: HashSet<u32>) {
+        if !ifindexes.is_empty() {
+            self.walk(Through::Interfaces(ifindexes));
+        }
+    }
+
+    /// All routes need another look.
+    pub fn look_again(&mut self) {
+        self.walk(Through::All);
+    }
+
+    /// These keys need another look.
+    pub fn look_again_at(&mut self, keys: impl IntoIterator<Item = Key>) {
+        self.dirty.extend(keys);
+    }
+
+    /// Whether there is something to do.
+    pub fn has_work(&self) -> bool {
+        !self.dirty.is_empty() || !self.walks.is_empty()
+    }
+
+    /// Goes on until `count` keys need another look, or the budget is spent.
+    pub fn step(&mut self, count: usize, budget: &mut Budget<'_>) {
+        while self.dirty.len() < count
+            && let Some(mut walk) = self.walks.pop_front()
+        {
+            let Some(key) = self.next_of(&walk) else { continue };
+            walk.after = Some(key);
+            self.visit(key, &walk.through);
+            self.walks.push_front(walk);
+            if !budget.spend(1) {
+                break;
+            }
+        }
+    }
+
+    /// Takes the first of the keys that need another look, at most `count`.
+    pub fn take_some(&mut self, count: usize) -> Vec<Key> {
+        let mut some = Vec::with_capacity(count.min(self.dirty.len()));
+        while some.len() < count
+            && let Some(key) = self.dirty.pop_first()
+        {
+            some.push(key);
+        }
+        some
+    }
+
+    /// All keys that have routes, from behind `after` on.
+    pub fn keys_after(&self, after: Option<Key>) -> impl Iterator<Item = Key> + '_ {
+        let labels = match after {
+            None => Some(Bound::Unbounded),
+            Some(Key::Label(label)) => Some(Bound::Excluded(label)),
+            Some(Key::Prefix(..)) => None,
+        };
+        let prefixes = match after {
+            Some(Key::Prefix(table, prefix)) => Bound::Excluded((table, prefix)),
+            _ => Bound::Unbounded,
+        };
+        let labels = labels
+            .into_iter()
+            .flat_map(|from| self.labels.range((from, Bound::Unbounded)));
+        let prefixes = self.prefixes.range((prefixes, Bound::Unbounded));
+        labels
+            .map(|(&label, _)| Key::Label(label))
+            .chain(prefixes.map(|(&(table, prefix), _)| Key::Prefix(table, prefix)))
+    }
+
+    /// The route that counts of `key`: of a prefix, the first with the lowest metric. Whether others are only for some of its
+    /// packets.
+    pub fn route(&self, key: Key) -> Option<(&Route, bool)> {
+        match key {
+            Key::Label(label) => self.labels.get(&label).map(|held| (&held.value, false)),
+            Key::Prefix(table, prefix) => {
+                let routes = self.prefixes.get(&(table, prefix))?;
+                let selective = routes.iter().any(|held| is_selective(&held.value));
+                routes.first().map(|held| (&held.value, selective))
+            }
+        }
+    }
+
+    /// What a nexthop object is.
+    pub fn object(&self, id: u32) -> Option<&ObjectTo> {
+        self.objects.get(&id).map(|held| &held.value)
+    }
+
+    fn insert(&mut self, route: Route, position: Position) {
+        let round = self.round;
+        let key = Key::from(route.destination);
+        match route.destination {
+            Destination::Label(label) => {
+                let before = self.labels.get(&label).map(|held| held.value.clone());
+                if before.as_ref() != Some(&route) {
+                    self.dirty.insert(key);
+                }
+                let object = object_of(&route);
+                let before = before.as_ref().and_then(object_of);
+                self.labels.insert(label, Held { round, value: route });
+                self.follow_users(key, before, object);
+            }
+            Destination::Prefix(prefix) => {
+                if !self.tables.contains(&prefix.table) {
+                    return;
+                }
+                let routes = self.prefixes.entry((prefix.table, prefix.prefix)).or_default();
+                let before: Vec<u32> = routes.iter().filter_map(|held| object_of(&held.value)).collect();
+                let order = |route: &Route| match route.destination {
+                    Destination::Prefix(prefix) => (prefix.metric, !prefix.selective),
+                    Destination::Label(_) => (0, false),
+                };
+                let first = routes.partition_point(|held| order(&held.value) < order(&route));
+                let end = routes.partition_point(|held| order(&held.value) <= order(&route));
+                let held = routes.get(first..end).unwrap_or_default();
+                // IPv6 routes of one metric are one route with several paths. What is said again stays in its place.
+                let same = held.iter().position(|held| held.value == route);
+                let replaced = match position {
+                    _ if matches!(prefix.prefix, IpNet::V6(_)) && first < end => Some(first),
+                    _ if same.is_some() => same.map(|index| first + index),
+                    Position::Replaces if first < end => Some(first),
+                    _ => None,
+                };
+                let held = Held { round, value: route };
+                match (replaced.and_then(|index| routes.get_mut(index)), position) {
+                    (Some(place), _) if place.value == held.value => place.round = round,
+                    (Some(place), _) => {
+                        *place = held;
+                        self.dirty.insert(key);
+                    }
+                    (None, Position::Last) => {
+                        routes.insert(end, held);
+                        self.dirty.insert(key);
+                    }
+                    (None, _) => {
+                        routes.insert(first, held);
+                        self.dirty.insert(key);
+                    }
+                }
+                self.follow_prefix_users(key, &before);
+            }
+        }
+    }
+
+    fn remove(&mut self, gone: &Route) {
+        let key = Key::from(gone.destination);
+        match gone.destination {
+            Destination::Label(label) => {
+                if let Some(held) = self.labels.remove(&label) {
+                    self.dirty.insert(key);
+                    self.follow_users(key, object_of(&held.value), None);
+                }
+            }
+            Destination::Prefix(prefix) => {
+                let round = self.round;
+                let place = (prefix.table, prefix.prefix);
+                let Some(routes) = self.prefixes.get_mut(&place) else {
+                    return;
+                };
+                let before: Vec<u32> = routes.iter().filter_map(|held| object_of(&held.value)).collect();
+                let candidates = || {
+                    let all = routes.iter().enumerate();
+                    all.filter(|(_, held)| held.value.destination == gone.destination)
+                };
+                let exact = candidates().find(|(_, held)| held.value.to == gone.to);
+                let Some(index) = exact.or_else(|| candidates().next()).map(|(index, _)| index) else {
+                    return;
+                };
+                // The kernel takes single paths out of IPv6 routes. Zebra names a route, whatever paths it adds.
+                let is_partial = self.source == Source::Kernel && matches!(prefix.prefix, IpNet::V6(_));
+                let left = routes.get_mut(index).filter(|_| is_partial).and_then(|held| {
+                    let left = without_paths(&held.value, gone)?;
+                    *held = Held { round, value: left };
+                    Some(())
+                });
+                if left.is_none() {
+                    routes.remove(index);
+                }
+                if routes.is_empty() {
+                    self.prefixes.remove(&place);
+                }
+                self.dirty.insert(key);
+                self.follow_prefix_users(key, &before);
+            }
+        }
+    }
+
+    fn insert_object(&mut self, id: u32, to: ObjectTo) {
+        let round = self.round;
+        if let Some(held) = self.objects.get_mut(&id) {
+            held.round = round;
+            if held.value == to {
+                return;
+            }
+        }
+        if let ObjectTo::Group(members) = &to {
+            for (member, _) in members {
+                self.groups.entry(*member).or_default().insert(id);
+            }
+        }
+        let before = self.objects.insert(id, Held { round, value: to });
+        if let Some(before) = before {
+            self.leave_groups(id, &before.value);
+        }
+        self.object_changed(id);
+    }
+
+    /// A former version of the object `id` was a group of these members, and need not be any more.
+    fn leave_groups(&mut self, id: u32, before: &ObjectTo) {
+        let ObjectTo::Group(members) = before else { return };
+        let still = |member: &u32| match self.objects.get(&id).map(|held| &held.value) {
+            Some(ObjectTo::Group(members)) => members.iter().any(|(other, _)| other == member),
+            _ => false,
+        };
+        let left: Vec<u32> = members
+            .iter()
+            .map(|&(member, _)| member)
+            .filter(|member| !still(member))
+            .collect();
+        for member in left {
+            if let Some(groups) = self.groups.get_mut(&member) {
+                groups.remove(&id);
+                if groups.is_empty() {
+                    self.groups.remove(&member);
+                }
+            }
+        }
+    }
+
+    /// The routes that use the object need another look, also through groups.
+    fn object_changed(&mut self, id: u32) {
+        let groups: Vec<u32> = self.groups.get(&id).into_iter().flatten().copied().collect();
+        for id in std::iter::once(id).chain(groups) {
+            if self.users.contains_key(&id) {
+                self.walk(Through::Users(id));
+            }
+        }
+    }
+
+    fn follow_prefix_users(&mut self, key: Key, before: &[u32]) {
+        let routes = match key {
+            Key::Prefix(table, prefix) => self.prefixes.get(&(table, prefix)),
+            Key::Label(_) => None,
+        };
+        let now: Vec<u32> = routes
+            .into_iter()
+            .flatten()
+            .filter_map(|held| object_of(&held.value))
+            .collect();
+        for &id in before.iter().filter(|id| !now.contains(id)) {
+            self.follow_users(key, Some(id), None);
+        }
+        for id in now {
+            self.follow_users(key, None, Some(id));
+        }
+    }
+
+    /// The route of `key` uses the object `now`, and not `before`.
+    fn follow_users(&mut self, key: Key, before: Option<u32>, now: Option<u32>) {
+        if before == now {
+            return;
+        }
+        if let Some(id) = before
+            && let Some(users) = self.users.get_mut(&id)
+        {
+            users.remove(&key);
+            if users.is_empty() {
+                self.users.remove(&id);
+            }
+        }
+        if let Some(id) = now {
+            self.users.entry(id).or_default().insert(key);
+        }
+    }
+
+    fn walk(&mut self, through: Through) {
+        self.walks.push_back(Walk { after: None, through });
+    }
+
+    fn next_of(&self, walk: &Walk) -> Option<Key> {
+        match walk.through {
+            Through::Users(id) => {
+                let from = walk.after.map_or(Bound::Unbounded, Bound::Excluded);
+                self.users.get(&id)?.range((from, Bound::Unbounded)).next().copied()
+            }
+            Through::Sweep(_) | Through::Interfaces(_) | Through::All => self.keys_after(walk.after).next(),
+        }
+    }
+
+    fn visit(&mut self, key: Key, through: &Through) {
+        match through {
+            Through::Users(_) | Through::All => {
+                self.dirty.insert(key);
+            }
+            Through::Interfaces(ifindexes) => {
+                if self.sends_to(key, ifindexes) {
+                    self.dirty.insert(key);
+                }
+            }
+            Through::Sweep(round) => self.sweep(key, *round),
+        }
+    }
+
+    fn sweep(&mut self, key: Key, round: u32) {
+        match key {
+            Key::Label(label) => {
+                let gone = self.labels.get(&label).filter(|held| held.round < round);
+                if let Some(route) = gone.map(|held| held.value.clone()) {
+                    self.remove(&route);
+                }
+            }
+            Key::Prefix(table, prefix) => {
+                let Some(routes) = self.prefixes.get_mut(&(table, prefix)) else {
+                    return;
+                };
+                let gone: Vec<Held<Route>> = routes.extract_if(.., |held| held.round < round).collect();
+                if gone.is_empty() {
+                    return;
+                }
+                if routes.is_empty() {
+                    self.prefixes.remove(&(table, prefix));
+                }
+                self.dirty.insert(key);
+                let before: Vec<u32> = gone.iter().filter_map(|held| object_of(&held.value)).collect();
+                self.follow_prefix_users(key, &before);
+            }
+        }
+    }
+
+    fn sends_to(&self, key: Key, ifindexes: &HashSet<u32>) -> bool {
+        let Some((route, _)) = self.route(key) else {
+            return false;
+        };
+        match &route.to {
+            To::Paths(paths) => paths.iter().any(|path| ifindexes.contains(&path.ifindex)),
+            To::Object(id) => match self.object(*id) {
+                Some(ObjectTo::Path(path)) => ifindexes.contains(&path.ifindex),
+                Some(ObjectTo::Group(members)) => members.iter().any(|(id, _)| match self.object(*id) {
+                    Some(ObjectTo::Path(path)) => ifindexes.contains(&path.ifindex),
+                    _ => false,
+                }),
+                Some(ObjectTo::Blackhole) | None => false,
+            },
+        }
+    }
+}
+
+fn object_of(route: &Route) -> Option<u32> {
+    match route.to {
+        To::Object(id) => Some(id),
+        To::Paths(_) => None,
+    }
+}
+
+fn is_selective(route: &Route) -> bool {
+    matches!(route.destination, Destination::Prefix(prefix) if prefix.selective)
+}
+
+/// What is left of `route` once the paths of `gone` are taken out; `None`: nothing.
+fn without_paths(route: &Route, gone: &Route) -> Option<Route> {
+    let (To::Paths(held), To::Paths(gone)) = (&route.to, &gone.to) else {
+        return None;
+    };
+    let is_gone = |path: &Path| {
+        let mut gone = gone.iter();
+        gone.any(|gone| (gone.ifindex, gone.via) == (path.ifindex, path.via))
+    };
+    let left = held.iter().filter(|path| !is_gone(path)).cloned().collect();
+    let left = Route {
+        to: To::Paths(left),
+        ..route.clone()
+    };
+    match &left.to {
+        To::Paths(paths) if gone.is_empty() || paths.is_empty() => None,
+        _ => Some(left),
+    }
+}

@@ -1,0 +1,8 @@
+//! Sources of routes beside the control socket: each sends netlink messages, and a [`Mirror`] makes
+//! routes of them. Pure.
+
+pub mod mirror;
+mod translate;
+
+pub use mirror::{Key, Mirror};
+pub use translate::{Interface, InterfaceKind, Interfaces, Wanted};

@@ -1,0 +1,249 @@
+//! The route that the switch installs for what a source has said.
+//!
+//! What XDP cannot do is left to the kernel, which has the same routes: for a label that is a
+//! [`Wanted::Pass`] with the reason; an IP route without labels is the kernel's anyway.
+
+use std::num::NonZeroU8;
+use std::sync::Arc;
+
+use mplsxdp_common::abi::TtlPropagate;
+use smallvec::SmallVec;
+
+use super::{Key, Mirror};
+use crate::route::{
+    Action, Attributes, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Route, RouteKey, Rule, Via,
+};
+use crate::rtnl::{self, Labels, ObjectTo, Stack, To};
+
+/// Finds interfaces by their indexes.
+pub trait Interfaces {
+    fn find(&self, ifindex: u32) -> Option<Interface>;
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    pub name: Arc<str>,
+    pub kind: InterfaceKind,
+}
+
+/// What an interface is to a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InterfaceKind {
+    Port,
+    Loopback,
+    Vrf,
+    Other,
+}
+
+/// What is to be installed for a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    Nothing,
+    Route(Route),
+    /// The kernel forwards what this route is for.
+    Pass(Reason, Attributes),
+}
+
+/// Why a route is left to the kernel. Displays as a few words for people.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Reason {
+    #[error("delivery to VRF {0}")]
+    Vrf(Arc<str>),
+    #[error("{0} is not a port")]
+    NotAPort(Arc<str>),
+    #[error("interface {0} does not exist")]
+    NoInterface(u32),
+    #[error("no next hop")]
+    NoNextHop,
+    #[error("some paths impose no labels")]
+    Mixed,
+    #[error("encapsulation {0}")]
+    Encapsulation(u16),
+    #[error("other routes for it depend on TOS or source")]
+    Selective,
+    #[error("{0}")]
+    Rule(Rule),
+    #[error("nexthop object {0} is missing")]
+    NoObject(u32),
+}
+
+impl From<InvalidRoute> for Reason {
+    fn from(error: InvalidRoute) -> Self {
+        Self::Rule(error.rule)
+    }
+}
+
+impl From<Rule> for Reason {
+    fn from(rule: Rule) -> Self {
+        Self::Rule(rule)
+    }
+}
+
+impl Mirror {
+    /// The route for `key`, whose name in the RIB is `route_key`.
+    pub fn wanted(&self, key: Key, route_key: RouteKey, interfaces: &impl Interfaces) -> Wanted {
+        let Some((route, is_selective)) = self.route(key) else {
+            return Wanted::Nothing;
+        };
+        let attributes = Attributes {
+            protocol: route.protocol,
+            metric: match route.destination {
+                rtnl::Destination::Prefix(prefix) => prefix.metric,
+                rtnl::Destination::Label(_) => 0,
+            },
+        };
+        if !route.unicast {
+            return Wanted::Nothing;
+        }
+        let paths = match self.paths(&route.to) {
+            Ok(paths) => paths,
+            // The object may come; until then the kernel does what it can.
+            Err(reason) => return pass(key, reason, attributes),
+        };
+        let made = match key {
+            Key::Label(_) => label_route(route, &paths, route_key, interfaces),
+            // The kernel's own, as it is without labels.
+            Key::Prefix(..) if paths.iter().all(|path| !imposes(path)) => return Wanted::Nothing,
+            Key::Prefix(..) if is_selective => Err(Reason::Selective),
+            Key::Prefix(..) => prefix_route(&paths, route_key, interfaces),
+        };
+        let made = made.and_then(|route| Ok(route.with_attributes(attributes)?));
+        match made {
+            Ok(route) => Wanted::Route(route),
+            Err(reason) => Wanted::Pass(reason, attributes),
+        }
+    }
+
+    /// The paths of a route, with the weights of its group.
+    fn paths(&self, to: &To) -> Result<SmallVec<[rtnl::Path; 1]>, Reason> {
+        let id = match to {
+            To::Paths(paths) => return Ok(paths.clone()),
+            To::Object(id) => *id,
+        };
+        match self.object(id).ok_or(Reason::NoObject(id))? {
+            ObjectTo::Path(path) => Ok([path.clone()].into_iter().collect()),
+            ObjectTo::Blackhole => Ok(SmallVec::new()),
+            ObjectTo::Group(members) => {
+                let member = |&(id, weight): &(u32, u32)| match self.object(id) {
+                    Some(ObjectTo::Path(path)) => Ok(rtnl::Path { weight, ..path.clone() }),
+                    Some(_) => Err(Reason::NoNextHop),
+                    None => Err(Reason::NoObject(id)),
+                };
+                members.iter().map(member).collect()
+            }
+        }
+    }
+}
+
+/// A missing object says nothing about labels: of a prefix, nothing is claimed.
+fn pass(key: Key, reason: Reason, attributes: Attributes) -> Wanted {
+    match key {
+        Key::Label(_) => Wanted::Pass(reason, attributes),
+        Key::Prefix(..) => Wanted::Nothing,
+    }
+}
+
+fn imposes(path: &rtnl::Path) -> bool {
+    matches!(path.labels, Labels::Imposed { .. })
+}
+
+fn label_route(
+    route: &rtnl::Route,
+    paths: &[rtnl::Path],
+    key: RouteKey,
+    interfaces: &impl Interfaces,
+) -> Result<Route, Reason> {
+    let ttl = match route.ttl_propagate {
+        None => TtlPropagate::Default,
+        Some(true) => TtlPropagate::Enabled,
+        Some(false) => TtlPropagate::Disabled,
+    };
+    if let [path] = paths
+        && path.via.is_none()
+        && matches!(&path.labels, Labels::Out(stack) if stack.is_empty())
+    {
+        let interface = interfaces.find(path.ifindex).ok_or(Reason::NoInterface(path.ifindex))?;
+        match interface.kind {
+            // The kernel looks at what is below the label as what arrived there.
+            InterfaceKind::Loopback => return Ok(Route::new(key, Action::Local, None, ttl)?),
+            InterfaceKind::Vrf => return Err(Reason::Vrf(interface.name)),
+            InterfaceKind::Port | InterfaceKind::Other => return Err(Reason::NoNextHop),
+        }
+    }
+    let made = paths.iter().map(|path| {
+        let action = match &path.labels {
+            Labels::Out(stack) if stack.is_empty() => Action::PenultimatePop,
+            Labels::Out(stack) => Action::Swap(out_labels(stack)?),
+            Labels::Imposed { .. } => return Err(Reason::Encapsulation(1)),
+            Labels::Other(kind) => return Err(Reason::Encapsulation(*kind)),
+        };
+        Ok(Path::new(action, Some(next_hop(path, interfaces)?)))
+    });
+    Ok(Route::with_paths(key, weighed(made, paths)?, ttl)?)
+}
+
+fn prefix_route(paths: &[rtnl::Path], key: RouteKey, interfaces: &impl Interfaces) -> Result<Route, Reason> {
+    let mut propagates = paths
+        .iter()
+        .map(|path| matches!(path.labels, Labels::Imposed { ttl: Some(0), .. }));
+    let ttl_propagate = match propagates.next() {
+        Some(first) if propagates.any(|other| other != first) => return Err(Reason::Mixed),
+        Some(true) => TtlPropagate::Enabled,
+        _ => TtlPropagate::Default,
+    };
+    let made = paths.iter().map(|path| {
+        let action = match &path.labels {
+            Labels::Imposed { stack, ttl } => Action::Push {
+                labels: out_labels(stack)?,
+                ttl: ttl.and_then(NonZeroU8::new),
+            },
+            Labels::Out(_) => return Err(Reason::Mixed),
+            Labels::Other(kind) => return Err(Reason::Encapsulation(*kind)),
+        };
+        Ok(Path::new(action, Some(next_hop(path, interfaces)?)))
+    });
+    Ok(Route::with_paths(key, weighed(made, paths)?, ttl_propagate)?)
+}
+
+/// The paths with weights of at most [`MAX_WEIGHT`], in the same proportions. Paths that are the same are one.
+fn weighed(made: impl Iterator<Item = Result<Path, Reason>>, said: &[rtnl::Path]) -> Result<Vec<Path>, Reason> {
+    let mut paths: Vec<(Path, u64)> = Vec::with_capacity(said.len());
+    for (path, said) in made.zip(said) {
+        let path = path?;
+        let weight = u64::from(said.weight);
+        match paths.iter_mut().find(|(other, _)| *other == path) {
+            Some((_, sum)) => *sum += weight,
+            None => paths.push((path, weight)),
+        }
+    }
+    if paths.is_empty() {
+        return Err(Reason::NoNextHop);
+    }
+    let largest = paths.iter().map(|(_, weight)| *weight).max().unwrap_or(1);
+    let limit = u64::from(MAX_WEIGHT);
+    let scaled = |weight: u64| match largest <= limit {
+        true => weight,
+        false => (weight * limit / largest).max(1),
+    };
+    let weighed = paths.into_iter().map(|(path, weight)| Path {
+        weight: u16::try_from(scaled(weight)).unwrap_or(MAX_WEIGHT),
+        ..path
+    });
+    Ok(weighed.collect())
+}
+
+fn out_labels(stack: &Stack) -> Result<OutLabels, Reason> {
+    Ok(OutLabels::new(stack.to_vec())?)
+}
+
+fn next_hop(path: &rtnl::Path, interfaces: &impl Interfaces) -> Result<NextHop, Reason> {
+    let interface = interfaces.find(path.ifindex).ok_or(Reason::NoInterface(path.ifindex))?;
+    if interface.kind != InterfaceKind::Port {
+        return Err(Reason::NotAPort(interface.name));
+    }
+    let via: Via = path.via.ok_or(Reason::NoNextHop)?;
+    Ok(NextHop {
+        via,
+        dev: Some(interface.name),
+    })
+}

@@ -1,0 +1,319 @@
+//! Routes that the kernel and a routing daemon feed.
+
+use smallvec::SmallVec;
+
+use super::*;
+use crate::config::SyncSource;
+use crate::route::Via;
+use crate::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, Position, To};
+
+const FPM: SyncSource = SyncSource::Fpm(std::net::SocketAddr::new(
+    IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    2620,
+));
+
+fn synced(sources: &[SyncSource]) -> Rig {
+    let options = Options {
+        sync: sources.to_vec(),
+        ..Options::default()
+    };
+    let ports = ["eth1", "eth2"].map(port).to_vec();
+    Rig::up_with(Config::unchecked(options, ports, Vec::new()))
+}
+
+fn label(value: u32) -> Label {
+    Label::new(value).unwrap()
+}
+
+/// A path to this address, the last byte of which is given, by the interface of this index.
+fn path(ifindex: u32, last: u8, labels: Labels) -> rtnl::Path {
+    rtnl::Path {
+        ifindex,
+        via: Some(Via::Inet([10, 0, 0, last].into())),
+        labels,
+        weight: 1,
+    }
+}
+
+fn out(labels: &[u32]) -> Labels {
+    Labels::Out(labels.iter().map(|&value| label(value)).collect())
+}
+
+fn imposed(labels: &[u32]) -> Labels {
+    Labels::Imposed {
+        stack: labels.iter().map(|&value| label(value)).collect(),
+        ttl: None,
+    }
+}
+
+fn said(destination: Destination, to: To) -> Message {
+    Message::Route {
+        route: route_to(destination, to),
+        position: Position::Replaces,
+    }
+}
+
+fn route_to(destination: Destination, to: To) -> rtnl::Route {
+    rtnl::Route {
+        destination,
+        protocol: crate::route::Protocol(186),
+        unicast: true,
+        to,
+        ttl_propagate: None,
+    }
+}
+
+fn paths(paths: &[rtnl::Path]) -> To {
+    To::Paths(paths.iter().cloned().collect())
+}
+
+fn swap(value: u32, new: u32, ifindex: u32) -> Message {
+    said(
+        Destination::Label(label(value)),
+        paths(&[path(ifindex, 1, out(&[new]))]),
+    )
+}
+
+fn gone(value: u32) -> Message {
+    Message::RouteGone(route_to(Destination::Label(label(value)), To::Paths(SmallVec::new())))
+}
+
+fn prefix(text: &str, metric: u32) -> Destination {
+    Destination::Prefix(rtnl::Prefix {
+        table: TABLE_MAIN,
+        prefix: text.parse().unwrap(),
+        metric,
+        selective: false,
+    })
+}
+
+impl Rig {
+    fn kernel(&mut self, messages: Vec<Message>) {
+        let events = messages.into_iter().map(|message| Event::Routing(Box::new(message)));
+        self.handle(Input::Kernel(events.collect()));
+    }
+
+    fn daemon(&mut self, messages: Vec<Message>) {
+        self.handle(Input::Feed(FeedEvent::Messages(messages)));
+    }
+
+    /// The kernel reports everything anew: its interfaces, and this.
+    fn resync(&mut self, messages: Vec<Message>) {
+        let links = self.links.iter().cloned().map(Event::Link);
+        let messages = messages.into_iter().map(|message| Event::Routing(Box::new(message)));
+        let events = [Event::Reset]
+            .into_iter()
+            .chain(links)
+            .chain(messages)
+            .chain([Event::Synced]);
+        self.handle(Input::Kernel(events.collect()));
+    }
+
+    /// All routes, as they are shown.
+    fn shown(&mut self) -> Vec<String> {
+        let request = Request::ListRoutes {
+            filter: RouteFilter::default(),
+            after: None,
+            limit: 100,
+            counters: false,
+        };
+        match self.request(request) {
+            Ok(Reply::Routes { routes, .. }) => routes
+                .into_iter()
+                .map(|installed| format!("{} {}", installed.owner, installed.route.check().unwrap()))
+                .collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn routes_of_the_kernel_are_followed() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    rig.kernel(vec![swap(100, 200, 1), swap(101, 201, 2)]);
+    assert_eq!(
+        rig.shown(),
+        [
+            "kernel 100 as to 200 via inet 10.0.0.1 dev eth1 proto bgp",
+            "kernel 101 as to 201 via inet 10.0.0.1 dev eth2 proto bgp"
+        ]
+    );
+    rig.kernel(vec![gone(101), swap(100, 300, 2)]);
+    assert_eq!(
+        rig.shown(),
+        ["kernel 100 as to 300 via inet 10.0.0.1 dev eth2 proto bgp"]
+    );
+    // What the kernel reports no more is gone, and nothing else is touched.
+    rig.kernel(vec![swap(102, 202, 1)]);
+    rig.resync(vec![swap(102, 202, 1), swap(103, 203, 1)]);
+    assert_eq!(
+        rig.shown(),
+        [
+            "kernel 102 as to 202 via inet 10.0.0.1 dev eth1 proto bgp",
+            "kernel 103 as to 203 via inet 10.0.0.1 dev eth1 proto bgp"
+        ]
+    );
+}
+
+#[test]
+fn each_form_of_a_label_route() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let both = [path(1, 1, out(&[200])), path(2, 2, out(&[]))];
+    rig.kernel(vec![
+        said(
+            Destination::Label(label(100)),
+            paths(&[path(1, 1, out(&[200, 201, 202]))]),
+        ),
+        said(Destination::Label(label(101)), paths(&[path(1, 1, out(&[]))])),
+        said(Destination::Label(label(102)), paths(&both)),
+    ]);
+    assert_eq!(
+        rig.shown(),
+        [
+            "kernel 100 as to 200/201/202 via inet 10.0.0.1 dev eth1 proto bgp",
+            "kernel 101 as implicit-null via inet 10.0.0.1 dev eth1 proto bgp",
+            "kernel 102 proto bgp nexthop as to 200 via inet 10.0.0.1 dev eth1 weight 1 \
+             nexthop as implicit-null via inet 10.0.0.2 dev eth2 weight 1"
+        ]
+    );
+}
+
+#[test]
+fn ip_routes_follow_their_nexthop_objects() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let group = |ids: &[u32]| ObjectTo::Group(ids.iter().map(|&id| (id, 1)).collect());
+    let object = |id, to| Message::Object(Object { id, to });
+    // The routes come before what they use.
+    rig.kernel(vec![
+        said(prefix("10.1.0.0/16", 0), To::Object(7)),
+        said(prefix("10.2.0.0/16", 0), To::Object(9)),
+        object(9, group(&[7, 8])),
+        object(7, ObjectTo::Path(path(1, 1, imposed(&[100])))),
+    ]);
+    let first = "kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 proto bgp";
+    assert_eq!(rig.shown(), [first]);
+    rig.kernel(vec![object(8, ObjectTo::Path(path(2, 2, imposed(&[101, 102]))))]);
+    let second = "kernel 10.2.0.0/16 proto bgp nexthop encap mpls 100 via inet 10.0.0.1 dev eth1 weight 1 \
+                  nexthop encap mpls 101/102 via inet 10.0.0.2 dev eth2 weight 1";
+    assert_eq!(rig.shown(), [first, second]);
+    // One change of an object, and both follow.
+    rig.kernel(vec![object(7, ObjectTo::Path(path(2, 2, imposed(&[101, 102]))))]);
+    assert_eq!(
+        rig.shown(),
+        [
+            "kernel 10.1.0.0/16 encap mpls 101/102 via inet 10.0.0.2 dev eth2 proto bgp",
+            "kernel 10.2.0.0/16 encap mpls 101/102 via inet 10.0.0.2 dev eth2 proto bgp"
+        ]
+    );
+    // Without labels, packets are the kernel's.
+    rig.kernel(vec![object(7, ObjectTo::Path(path(2, 2, out(&[]))))]);
+    assert_eq!(rig.shown().len(), 0);
+    rig.kernel(vec![Message::ObjectGone(7)]);
+    assert_eq!(rig.shown().len(), 0);
+}
+
+#[test]
+fn the_lowest_metric_of_a_prefix_counts() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let labelled = |metric, last| said(prefix("10.1.0.0/16", metric), paths(&[path(1, last, imposed(&[100]))]));
+    rig.kernel(vec![labelled(20, 1), labelled(10, 2)]);
+    assert_eq!(
+        rig.shown(),
+        ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.2 dev eth1 proto bgp metric 10"]
+    );
+    // One without labels is preferred, so packets are the kernel's.
+    let plain = said(prefix("10.1.0.0/16", 5), paths(&[path(1, 3, out(&[]))]));
+    rig.kernel(vec![plain]);
+    assert_eq!(rig.shown().len(), 0);
+    let gone = |metric| Message::RouteGone(route_to(prefix("10.1.0.0/16", metric), To::Paths(SmallVec::new())));
+    rig.kernel(vec![gone(5), gone(10)]);
+    assert_eq!(
+        rig.shown(),
+        ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 proto bgp metric 20"]
+    );
+}
+
+#[test]
+fn a_routing_daemon_that_restarts_interrupts_nothing() {
+    let mut rig = synced(&[FPM]);
+    let event = |rig: &mut Rig, event| rig.handle(Input::Feed(event));
+    let connected = || FeedEvent::Connected {
+        peer: "127.0.0.1:1".into(),
+    };
+    let disconnected = || FeedEvent::Disconnected {
+        reason: "closed".into(),
+    };
+    event(&mut rig, connected());
+    rig.daemon(vec![swap(100, 200, 1), swap(101, 201, 1)]);
+    event(&mut rig, FeedEvent::Synced);
+    assert_eq!(rig.shown().len(), 2);
+    event(&mut rig, disconnected());
+    event(&mut rig, connected());
+    rig.daemon(vec![swap(100, 200, 1)]);
+    // It breaks off before it has said everything.
+    event(&mut rig, disconnected());
+    assert_eq!(rig.shown().len(), 2);
+    event(&mut rig, connected());
+    rig.daemon(vec![swap(101, 301, 1)]);
+    assert_eq!(rig.shown().len(), 2);
+    event(&mut rig, FeedEvent::Synced);
+    assert_eq!(rig.shown(), ["fpm 101 as to 301 via inet 10.0.0.1 dev eth1 proto bgp"]);
+}
+
+#[test]
+fn the_most_preferred_source_wins_whatever_comes_first() {
+    let mut rig = synced(&[SyncSource::Kernel, FPM]);
+    rig.kernel(vec![swap(100, 200, 1)]);
+    rig.daemon(vec![swap(100, 201, 1)]);
+    assert_eq!(rig.shown(), ["fpm 100 as to 201 via inet 10.0.0.1 dev eth1 proto bgp"]);
+    rig.change(ChangeMode::Add, &["100 as 202 via inet 10.0.0.1 dev eth1"], true)
+        .unwrap();
+    rig.kernel(vec![swap(100, 300, 1)]);
+    assert_eq!(rig.shown(), ["static 100 as to 202 via inet 10.0.0.1 dev eth1"]);
+    rig.daemon(vec![gone(100)]);
+    let delete = Request::DeleteRoutes {
+        owner: Source::Static,
+        routes: vec![Description::from(RouteKey::Label(label(100)))],
+    };
+    rig.request(delete).unwrap();
+    assert_eq!(
+        rig.shown(),
+        ["kernel 100 as to 300 via inet 10.0.0.1 dev eth1 proto bgp"]
+    );
+}
+
+#[test]
+fn an_interface_that_becomes_a_port_gets_its_routes() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    rig.kernel(vec![swap(100, 200, 3)]);
+    assert_eq!(rig.destination(100), Err(()));
+    rig.add_link("eth3");
+    assert_eq!(
+        rig.shown(),
+        ["kernel 100 as to 200 via inet 10.0.0.1 dev eth3 proto bgp"]
+    );
+    rig.link(link(3, "core0"));
+    assert_eq!(
+        rig.shown(),
+        ["kernel 100 as to 200 via inet 10.0.0.1 dev core0 proto bgp"]
+    );
+}
+
+#[test]
+fn labels_are_accepted_where_the_kernel_accepts_them() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let accepts = |rig: &mut Rig| {
+        let links = rig.links_of_reply();
+        links.iter().map(|link| link.mpls).collect::<Vec<_>>()
+    };
+    // A kernel without MPLS says nothing about it.
+    assert_eq!(accepts(&mut rig), [true, true]);
+    let input = |ifindex, accepted| Message::Input { ifindex, accepted };
+    rig.kernel(vec![input(1, true), input(2, false)]);
+    assert_eq!(accepts(&mut rig), [true, false]);
+    rig.kernel(vec![input(2, true), Message::InputGone { ifindex: 1 }]);
+    assert_eq!(accepts(&mut rig), [false, true]);
+    let word = |number| rig.switch.tables().ports[&number];
+    let number = rig.switch.ports().number("eth2").unwrap();
+    assert!(word(number).has(PortWord::MPLS));
+}

@@ -498,7 +498,7 @@ instance = "../up"
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
                 "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-off, netns, no-readopt, punt-rate, routes-file, stacks, tc-propagate, \
+                 log-exceptions, mode, mpls-off, netns, no-readopt, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",

@@ -113,7 +113,7 @@ impl<R: BufRead> Lines<R> {
                         continued: false,
                     };
                     if let Some(whole) = pending.replace(next) {
-                        return Ok(Some(whole.told()));
+                        return Ok(Some(whole.numbered()));
                     }
                 }
             }
@@ -129,12 +129,12 @@ impl<R: BufRead> Lines<R> {
     }
 
     fn take(&mut self) -> Option<(u32, String)> {
-        self.pending.take().map(Pending::told)
+        self.pending.take().map(Pending::numbered)
     }
 }
 
 impl Pending {
-    fn told(self) -> (u32, String) {
+    fn numbered(self) -> (u32, String) {
         (self.number, self.text)
     }
 }

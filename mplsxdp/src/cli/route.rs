@@ -554,8 +554,8 @@ fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
         }
     });
     let paths: Vec<Path> = paths.collect();
-    let one_s = |paths| Route::with_paths(route.key(), paths, route.ttl_propagate()).is_ok();
-    if paths.len() == 1 || one_s(paths.clone()) {
+    let is_valid = |paths| Route::with_paths(route.key(), paths, route.ttl_propagate()).is_ok();
+    if paths.len() == 1 || is_valid(paths.clone()) {
         paths
     } else {
         route.paths().to_vec()

@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_call_is_told_what_and_where() {
+    fn a_bad_call_gets_an_error_that_says_what_and_where() {
         for (text, reason) in [
             ("", "not JSON: EOF while parsing a value at line 1 column 0"),
             ("hello", "not JSON: expected value at line 1 column 1"),
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_parameters_are_told_what_and_where() {
+    fn bad_parameters_get_an_error_that_says_what_and_where() {
         for (method, parameters, at, reason) in [
             ("GetStatus", "[]", "parameters", "not a JSON object"),
             ("GetStatus", "5", "parameters", "not a JSON object"),

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_is_told_once_and_the_next_message_is_whole() {
+    fn too_large_is_reported_once_and_the_next_message_is_whole() {
         let whole = |text: &str| Message::Whole(text.as_bytes().into());
         for sizes in [&[1][..], &[3], &[100]] {
             assert_eq!(

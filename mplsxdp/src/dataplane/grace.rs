@@ -53,9 +53,9 @@ impl GracePeriods {
             while let Ok(first) = receiver.recv() {
                 // Those that began meanwhile are over with this one.
                 let latest = receiver.try_iter().last().unwrap_or(first);
-                let mut told = false;
+                let mut reported = false;
                 while let Err(error) = maps.wait_for_readers() {
-                    if !std::mem::replace(&mut told, true) {
+                    if !std::mem::replace(&mut reported, true) {
                         error!(%error, "cannot wait for a grace period yet; table entries that are not used any more stay taken");
                     }
                     thread::sleep(RETRY);

@@ -197,14 +197,14 @@ mod tests {
         }
     }
 
-    fn told(routes: &mut KernelRoutes, event: Event) -> Vec<String> {
+    fn changed_by(routes: &mut KernelRoutes, event: Event) -> Vec<String> {
         let mut changed = BTreeSet::new();
         routes.handle(&event, &mut changed);
         changed.iter().map(IpNet::to_string).collect()
     }
 
     fn add(routes: &mut KernelRoutes, route: KernelRoute) -> Vec<String> {
-        told(
+        changed_by(
             routes,
             Event::Route {
                 route,
@@ -264,7 +264,7 @@ mod tests {
             ("11.0.0.1", false),
             ("2001:db8::1", false),
         ] {
-            let has_specific = |table| routes.has_specific(address.parse().unwrap(), |its| its == table);
+            let has_specific = |table| routes.has_specific(address.parse().unwrap(), |found| found == table);
             assert_eq!(has_specific(254), specific, "{address}");
             assert!(!has_specific(10), "{address}");
         }
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_routes_of_a_table_are_told_apart() {
+    fn the_routes_of_tables_are_kept_apart() {
         let mut routes = KernelRoutes::default();
         add(&mut routes, route("10.0.0.0/8", 0, 1));
         for (table, prefix) in [(10, "10.0.0.0/8"), (10, "2001:db8::/32"), (11, "10.1.0.0/16")] {
@@ -297,17 +297,17 @@ mod tests {
         add(&mut routes, route("10.0.0.0/8", 0, 2));
         add(&mut routes, route("10.0.0.0/8", 5, 2));
         assert_eq!(
-            told(&mut routes, Event::RouteGone(route("10.0.0.0/8", 0, 1))),
+            changed_by(&mut routes, Event::RouteGone(route("10.0.0.0/8", 0, 1))),
             ["10.0.0.0/8"]
         );
         assert_eq!(
-            told(&mut routes, Event::RouteGone(route("10.0.0.0/8", 0, 1))),
+            changed_by(&mut routes, Event::RouteGone(route("10.0.0.0/8", 0, 1))),
             Vec::<String>::new()
         );
         assert_eq!(routes.get(prefix).count(), 2);
 
         let replacing = route("10.0.0.0/8", 0, 3);
-        told(
+        changed_by(
             &mut routes,
             Event::Route {
                 route: replacing,
@@ -328,7 +328,7 @@ mod tests {
             ..route("2001:db8::/32", 0, 1)
         };
         let mut step = |route, position| {
-            told(&mut routes, Event::Route { route, position });
+            changed_by(&mut routes, Event::Route { route, position });
             Vec::from_iter(routes.get(prefix).map(|route| route.entry))
         };
         step(by(1, false), RoutePosition::Last);
@@ -342,7 +342,10 @@ mod tests {
         assert_eq!(step(by(7, false), RoutePosition::Replaces), [1, 7, 5]);
         // A route whose nexthop object has changed.
         assert_eq!(step(by(1, false), RoutePosition::Replaces), [1, 7, 5]);
-        assert_eq!(told(&mut routes, Event::RouteGone(by(5, true))), ["2001:db8::/32"]);
+        assert_eq!(
+            changed_by(&mut routes, Event::RouteGone(by(5, true))),
+            ["2001:db8::/32"]
+        );
     }
 
     #[test]
@@ -351,10 +354,10 @@ mod tests {
         for prefix in ["0.0.0.0/0", "10.0.0.0/8", "::/0"] {
             add(&mut routes, route(prefix, 0, 1));
         }
-        assert_eq!(told(&mut routes, Event::Reset), Vec::<String>::new());
+        assert_eq!(changed_by(&mut routes, Event::Reset), Vec::<String>::new());
         assert_eq!(add(&mut routes, route("10.0.0.0/8", 0, 1)), Vec::<String>::new());
-        assert_eq!(told(&mut routes, Event::Synced), ["0.0.0.0/0", "::/0"]);
-        assert_eq!(told(&mut routes, Event::Reset), Vec::<String>::new());
-        assert_eq!(told(&mut routes, Event::Synced), ["10.0.0.0/8"]);
+        assert_eq!(changed_by(&mut routes, Event::Synced), ["0.0.0.0/0", "::/0"]);
+        assert_eq!(changed_by(&mut routes, Event::Reset), Vec::<String>::new());
+        assert_eq!(changed_by(&mut routes, Event::Synced), ["10.0.0.0/8"]);
     }
 }

@@ -626,7 +626,7 @@ fn frames_for_a_next_hop_with_a_backup_leave_by_whichever_resolves_first() {
 }
 
 #[test]
-fn frames_that_wait_for_a_member_of_a_group_leave_by_another_once_their_bucket_is_its() {
+fn held_frames_leave_by_the_member_that_takes_over_their_bucket() {
     let mut router = Router::default();
     let member = |next_hop| entry(Op::Label, 700 + u32::from(next_hop), next_hop);
     router.world.tables.store_ilm(label(700), entry(Op::Group, 0, 0));
@@ -948,7 +948,7 @@ fn to(destination: Ipv4Addr, mut packet: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn who_sends_too_much_is_told_along_the_lsp_what_fits_beneath_the_labels() {
+fn the_sender_of_a_packet_that_is_too_big_gets_the_mtu_beneath_the_labels_along_the_lsp() {
     for (received, leaving, mtu) in [
         (&[(122, 64)][..], &[22][..], 1496),
         (&[(100, 64), (146, 63)], &[110, 146], 1492),
@@ -1006,7 +1006,7 @@ fn the_bytes_of_fragmentation_needed_and_packet_too_big() {
 }
 
 #[test]
-fn at_imposition_and_where_it_is_known_the_source_is_told_by_ip() {
+fn at_imposition_and_if_it_is_known_the_source_gets_its_error_by_ip() {
     for (packet, error) in [
         (
             to(FTN_HOST, udp_v4(HOST_V4, 64, 1472)),
@@ -1144,7 +1144,7 @@ fn other_exceptions_are_dropped_and_counted() {
 }
 
 #[test]
-fn of_a_trimmed_frame_the_source_is_told_but_it_goes_nowhere() {
+fn a_trimmed_frame_is_reported_to_its_source_and_not_forwarded() {
     let packet = udp_v4(HOST_V4, 7, 1000);
     let mut router = Router::default();
     let frame = labelled(&[(122, 1)], &packet);

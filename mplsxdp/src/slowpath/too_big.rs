@@ -252,7 +252,7 @@ mod tests {
         }
     }
 
-    fn told(packet: &[u8], trimmed: usize, mtu: usize) -> Option<u32> {
+    fn reported_mtu(packet: &[u8], trimmed: usize, mtu: usize) -> Option<u32> {
         match Remedy::find(packet, trimmed, mtu) {
             Ok(Remedy::Tell(Error::PacketTooBig { mtu })) => Some(mtu),
             _ => None,
@@ -339,15 +339,15 @@ mod tests {
     }
 
     #[test]
-    fn who_forbids_fragments_is_told_what_fits() {
+    fn a_source_that_forbids_fragments_gets_the_mtu() {
         let packet = v4(&[], DONT_FRAGMENT, &[9; 40]);
         assert_eq!(
-            [59, 28, 0].map(|mtu| told(&packet, 0, mtu)),
+            [59, 28, 0].map(|mtu| reported_mtu(&packet, 0, mtu)),
             [Some(59), Some(28), Some(0)]
         );
-        assert_eq!(told(&packet, 0, 60), None);
-        assert_eq!(told(&packet[..30], 30, 59), Some(59));
-        assert_eq!(told(&packet[..30], 29, 59), None);
+        assert_eq!(reported_mtu(&packet, 0, 60), None);
+        assert_eq!(reported_mtu(&packet[..30], 30, 59), Some(59));
+        assert_eq!(reported_mtu(&packet[..30], 29, 59), None);
     }
 
     /// As many bytes as are left.
@@ -379,13 +379,16 @@ mod tests {
     }
 
     #[test]
-    fn no_ipv6_source_is_told_of_less_than_1280_bytes() {
-        assert_eq!(told(&v6(1460), 0, 1492), Some(1492));
-        assert_eq!(told(&v6(1460), 0, 1500), None);
-        assert_eq!(told(&v6(1460), 0, 1272), Some(1280));
-        assert_eq!([1240, 1241].map(|body| told(&v6(body), 0, 1272)), [None, Some(1280)]);
-        assert_eq!(told(&v6(1460)[..100], 1400, 1492), Some(1492));
-        assert_eq!(told(&v6(1460)[..100], 1399, 1492), None);
+    fn no_ipv6_source_gets_an_mtu_below_1280_bytes() {
+        assert_eq!(reported_mtu(&v6(1460), 0, 1492), Some(1492));
+        assert_eq!(reported_mtu(&v6(1460), 0, 1500), None);
+        assert_eq!(reported_mtu(&v6(1460), 0, 1272), Some(1280));
+        assert_eq!(
+            [1240, 1241].map(|body| reported_mtu(&v6(body), 0, 1272)),
+            [None, Some(1280)]
+        );
+        assert_eq!(reported_mtu(&v6(1460)[..100], 1400, 1492), Some(1492));
+        assert_eq!(reported_mtu(&v6(1460)[..100], 1399, 1492), None);
     }
 
     /// Options of random kinds that fill whole words.

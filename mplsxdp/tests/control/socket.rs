@@ -737,7 +737,7 @@ fn unload_is_answered_and_waits_until_all_is_gone() {
 }
 
 #[test]
-fn changes_are_told() {
+fn changes_are_logged() {
     let fake = Fake::start();
     let mut client = Client::connect(&fake.instance).unwrap();
     let changes = |added, replaced, deleted| Changes {
@@ -874,7 +874,7 @@ fn routes_are_changed_deleted_and_got_by_one_call() {
 }
 
 #[test]
-fn several_next_hops_cross_the_socket_and_mistakes_in_them_are_told() {
+fn several_next_hops_cross_the_socket_and_mistakes_in_them_are_reported() {
     let fake = Fake::start();
     let mut raw = fake.raw();
     let via = |last: u8| json!({ "family": "inet", "host": format!("192.0.2.{last}") });

@@ -714,7 +714,7 @@ fn interfaces_are_found_by_name() {
 
 /// The routes of a prefix as changes have told of them are those that a dump lists, whatever the changes: no resync helps.
 #[test]
-fn routes_that_differ_by_their_gateways_are_told_apart() {
+fn routes_that_differ_by_their_gateways_are_distinct() {
     const V4: [&str; 17] = [
         "route add P via 192.0.2.12 dev eth1",
         "route append P via 192.0.2.13 dev eth1",

@@ -378,17 +378,17 @@ fn a_mac_address_that_no_single_neighbour_has_is_not_taken() {
             bench.add(ID, "10.0.0.2 dev eth1");
             bench.take();
             bench.tell(neighbour(ETH1, "10.0.0.2", state(bad)));
-            let told = HopState::BadMac {
+            let reported = HopState::BadMac {
                 ifindex: ETH1,
                 mac: bad,
             };
-            assert_eq!(without_probes(bench.take()), [changed(ID, told)]);
-            assert_eq!((told.adjacency(), told.mac()), (None, Some(bad)));
+            assert_eq!(without_probes(bench.take()), [changed(ID, reported)]);
+            assert_eq!((reported.adjacency(), reported.mac()), (None, Some(bad)));
             bench.tell(neighbour(ETH1, "10.0.0.2", state(MAC1)));
             assert_eq!(without_probes(bench.take()), [changed(ID, resolved(ETH1, MAC1))]);
             // One that was good once.
             bench.tell(neighbour(ETH1, "10.0.0.2", state(bad)));
-            assert_eq!(without_probes(bench.take()), [changed(ID, told)]);
+            assert_eq!(without_probes(bench.take()), [changed(ID, reported)]);
         }
     }
 }
@@ -451,7 +451,7 @@ fn what_does_not_matter_about_an_interface_changes_nothing() {
 }
 
 #[test]
-fn a_link_that_is_down_is_told_at_once_also_where_no_interface_was_given() {
+fn a_link_that_is_down_is_reported_at_once_even_if_no_interface_was_given() {
     let mut bench = Bench::new();
     bench.add(ID, "10.0.0.2");
     bench.answer("10.0.0.2", Some(Lookup::Interface(ETH1)));
@@ -677,7 +677,7 @@ fn an_id_that_is_added_again_is_another_next_hop() {
 }
 
 #[test]
-fn link_local_addresses_are_told_apart_by_interface() {
+fn link_local_addresses_are_distinguished_by_interface() {
     let mut bench = Bench::new();
     let other = NextHopId(8);
     bench.add(ID, "fe80::2 dev eth1");
@@ -931,7 +931,7 @@ struct Run {
     /// Neighbours that it was told not to touch.
     fixed: BTreeSet<Target>,
     asked: Vec<IpAddr>,
-    told: BTreeMap<NextHopId, HopState>,
+    reported: BTreeMap<NextHopId, HopState>,
 }
 
 impl Run {
@@ -985,7 +985,7 @@ impl Run {
                     assert!(self.held.remove(&(ifindex, address)), "a release of what is not held");
                 }
                 Action::Changed { id, state } => {
-                    assert_ne!(self.told.insert(id, state), Some(state), "a change that is none");
+                    assert_ne!(self.reported.insert(id, state), Some(state), "a change that is none");
                 }
             }
         }
@@ -1001,7 +1001,7 @@ impl Run {
     }
 
     fn remove(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
-        self.told.remove(&id);
+        self.reported.remove(&id);
         self.resolver.remove(id, now, actions);
         self.asked.retain(|address| self.resolver.routed.contains_key(address));
     }
@@ -1009,9 +1009,9 @@ impl Run {
     fn take(&mut self, step: Step, world: &mut World, now: &mut Instant) {
         let mut actions = Vec::new();
         match step {
-            Step::Happen(change, told) => {
+            Step::Happen(change, reported) => {
                 let events = world.make(change);
-                if told {
+                if reported {
                     self.tell(events, *now);
                 }
             }
@@ -1037,7 +1037,11 @@ impl Run {
         }
         self.heed(&actions);
         for (id, _, state) in self.resolver.next_hops() {
-            assert_eq!(self.told.get(&id).copied(), state, "what was told is what is so");
+            assert_eq!(
+                self.reported.get(&id).copied(),
+                state,
+                "what was reported is what is so"
+            );
         }
     }
 }
@@ -1115,7 +1119,7 @@ fn next_hops() -> impl Strategy<Value = NextHop> {
 
 fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (changes(), prop::bool::weighted(0.8)).prop_map(|(change, told)| Step::Happen(change, told)),
+        8 => (changes(), prop::bool::weighted(0.8)).prop_map(|(change, reported)| Step::Happen(change, reported)),
         3 => (0..6u16, next_hops()).prop_map(|(id, next_hop)| Step::Add(id, next_hop)),
         1 => (0..6u16).prop_map(Step::Remove),
         4 => prop::bool::weighted(0.9).prop_map(Step::Answer),
@@ -1127,7 +1131,7 @@ fn steps() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// Whatever happened, and whatever of it was told: after a resync the state is that of a fresh start.
+    /// Whatever happened, and whatever of it was reported: after a resync the state is that of a fresh start.
     #[test]
     fn a_resync_is_as_good_as_a_fresh_start(steps in prop::collection::vec(steps(), 0..60)) {
         let mut now = Instant::now();
@@ -1147,7 +1151,7 @@ proptest! {
             fresh.heed(&actions);
         }
         fresh.answer_all(&world, now);
-        prop_assert_eq!(&run.told, &fresh.told);
+        prop_assert_eq!(&run.reported, &fresh.reported);
         prop_assert_eq!(&run.held, &fresh.held);
         let mut links = Vec::from_iter(run.resolver.links().iter());
         links.sort_by_key(|link| link.ifindex);

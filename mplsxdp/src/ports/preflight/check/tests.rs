@@ -145,7 +145,7 @@ fn missing_capabilities_are_named() {
 }
 
 #[test]
-fn a_missing_interface_is_told_from_those_that_are_there() {
+fn a_missing_interface_is_answered_by_those_that_exist() {
     let facts = Facts {
         link: None,
         available: vec!["lo".into(), "eth0".into()],
@@ -301,7 +301,7 @@ fn a_vrf_device_is_refused_in_either_mode_with_the_names_of_its_members() {
 }
 
 #[test]
-fn a_bridge_port_is_told_of_the_bridge_s_own_mac_address() {
+fn a_bridge_port_warns_of_the_bridge_s_own_mac_address() {
     for kind in ["bridge", "vrf"] {
         // The same address.
         assert_eq!(
@@ -377,7 +377,7 @@ fn native_mode_needs_a_driver_that_has_it() {
 }
 
 #[test]
-fn a_nic_that_hides_tags_is_told_to_leave_them() {
+fn a_nic_that_hides_tags_must_leave_them() {
     let kinds = |customer, service| TagKinds { customer, service };
     let offloads = |receive, transmit| {
         Some(VlanOffloads {
@@ -465,7 +465,7 @@ fn a_nic_that_hides_tags_is_told_to_leave_them() {
 }
 
 #[test]
-fn what_a_veth_peer_leaves_unsegmented_is_told_in_generic_mode() {
+fn unsegmented_packets_of_a_veth_peer_are_warned_of_in_generic_mode() {
     let sends = |unsegmented| Facts {
         far_end: Some(far_end(Some("/run/netns/h1"))),
         peer_sends: Some(Sending {
@@ -485,7 +485,7 @@ fn what_a_veth_peer_leaves_unsegmented_is_told_in_generic_mode() {
 }
 
 #[test]
-fn what_is_merged_beneath_is_told_in_generic_mode() {
+fn packets_merged_beneath_are_warned_of_in_generic_mode() {
     let on = |kind: &str, merging: &[&str]| Facts {
         merging: merging.iter().map(|&name| name.into()).collect(),
         ..with_link(|link| link.kind = Some(kind.into()))

@@ -56,7 +56,7 @@ fn except(ctx: &XdpContext, reason: Reason) -> u32 {
     }
     match (reason, settings.unknown()) {
         (Reason::NoRoute, UnknownPolicy::Drop) => xdp_action::XDP_DROP,
-        (Reason::NoRoute, UnknownPolicy::Pass) => xdp_action::XDP_PASS,
+        (Reason::NoRoute, UnknownPolicy::Pass) | (Reason::PassRoute, _) => xdp_action::XDP_PASS,
         _ if reason.is_punted() => punt(ctx, &frame, port, reason),
         _ => xdp_action::XDP_DROP,
     }

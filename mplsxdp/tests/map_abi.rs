@@ -195,6 +195,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         Op::Local,
         Op::Pass,
         Op::Group,
+        Op::LocalPass,
     ];
     let names = [
         "none",
@@ -205,6 +206,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         "local",
         "pass",
         "group",
+        "local or pass",
     ];
     for (op, name) in ops.into_iter().zip(names) {
         has(format!("| {} {name} |", op as u8));

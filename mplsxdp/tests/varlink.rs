@@ -114,6 +114,7 @@ fn route() -> Route {
         nexthops: Some(vec![path()]),
         protocol: Some(Protocol(186)),
         metric: Some(20),
+        reason: Some("a form that is not known".into()),
     }
 }
 

@@ -121,6 +121,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
         let reason = counted_reason(host.verdict);
         let expected = Ran {
             action: match (host.verdict, reason) {
+                (Verdict::Exception(Reason::PassRoute), _) => XDP_PASS,
                 (_, Some(_)) => XDP_DROP,
                 (Verdict::Pass, None) => XDP_PASS,
                 (_, None) => XDP_REDIRECT,

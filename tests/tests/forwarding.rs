@@ -177,7 +177,7 @@ fn an_entry_that_points_nowhere_forwards_nothing() {
         (unused_next_hop, "[16 64] ip", Reason::Unresolved),
         (no_such_next_hop, "[16 64] ip", Reason::Unresolved),
         // No route, so that nobody asks for the TTL.
-        (RouteEntry::PASS, "[16 1] ip", Reason::NoRoute),
+        (RouteEntry::PASS, "[16 1] ip", Reason::PassRoute),
         (RouteEntry::from_bits(0xf), "[16 1] ip", Reason::NoRoute),
     ] {
         let frame = Frame::parse(frame).to_bytes();

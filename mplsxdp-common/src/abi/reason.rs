@@ -78,6 +78,8 @@ reasons! {
     NoFtn = 15, "no-ftn", "RFC 3031 section 3.12";
     #[doc = "The sender left the TCP or UDP checksum to its NIC; it was computed here and the frame forwarded."]
     ChecksumFinished = 16, "checksum-finished", "Linux CHECKSUM_PARTIAL";
+    #[doc = "Left to the kernel untouched, as the label's route says (`pass`, `dev lo pass`)."]
+    PassRoute = 17, "pass-route", "Linux mpls_router";
 }
 
 impl Reason {
@@ -99,7 +101,8 @@ impl Reason {
             | Self::NoHeadroom
             | Self::NoPort
             | Self::UnknownVlan
-            | Self::NoFtn => false,
+            | Self::NoFtn
+            | Self::PassRoute => false,
         }
     }
 

@@ -19,11 +19,14 @@ pub enum Op {
     PenultimatePop = 4,
     /// Pop; the payload is this box's to forward (`dev lo`). Operand: none.
     Local = 5,
-    /// FTN only: never imposed, the kernel's. Operand: none.
+    /// The kernel's: the frame is left to it untouched. Operand: not read; the controller has a number of its own there.
     Pass = 6,
     /// Several next hops: what is done stands in a bucket of the group, an entry with one of the operations 1 to 4.
     /// Operand: index into `GROUPS`.
     Group = 7,
+    /// ILM only: as [`Op::Local`] if a label is beneath; else the frame is left to the kernel untouched, which has the same label
+    /// (`dev lo pass`). Operand: none.
+    LocalPass = 8,
 }
 
 /// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode. On a box that does as the
@@ -68,7 +71,7 @@ pub struct RouteEntry(u64);
 impl RouteEntry {
     /// No route.
     pub const EMPTY: Self = Self(0);
-    /// FTN: the kernel's.
+    /// The kernel's, by no route: what the FTN has for the kernel's own addresses.
     pub const PASS: Self = Self(Op::Pass as u64);
 
     /// Fields beyond their bits are cut: `operand` to 20, `slot` to 20.
@@ -104,6 +107,7 @@ impl RouteEntry {
             5 => Op::Local,
             6 => Op::Pass,
             7 => Op::Group,
+            8 => Op::LocalPass,
             // Also what a later version may mean by another number: this one does not know it, so it has no route.
             _ => Op::None,
         }

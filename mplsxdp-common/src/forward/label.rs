@@ -19,6 +19,8 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
     let mut offset = l2_len;
     // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
     let mut handed_down = NOT_HANDED_DOWN as u32;
+    // What the labels that are off say of IP beneath them.
+    let mut payload_is = 0;
     for pops in 0..=MAX_LOCAL_POPS {
         let lse = load_lse(frame, offset)?;
         let ttl = if handed_down == NOT_HANDED_DOWN as u32 {
@@ -26,11 +28,11 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
         } else {
             handed_down as u8
         };
-        let (entry, family) = ilm(tables, lse)?;
+        let (entry, family) = ilm(frame, tables, lse)?;
         if ttl <= 1 {
             return Err(Reason::TtlExpired);
         }
-        if entry.op() != Op::Local {
+        if !matches!(entry.op(), Op::Local | Op::LocalPass) {
             let top = Top {
                 lse,
                 ttl,
@@ -64,10 +66,20 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
                 label_ttl = ttl;
             }
         }
+        payload_is |= match (entry.op(), lse.label()) {
+            (Op::LocalPass, _) => THE_KERNELS,
+            // The kernel has these built in, too.
+            (_, Label::IPV4_EXPLICIT_NULL | Label::IPV6_EXPLICIT_NULL) => 0,
+            _ => OURS,
+        };
         tables.count(entry.slot(), frame.len());
         // The verifier is not to follow what comes once for each way to get here.
         offset = frame.opaque(offset) & OFFSET_MASK;
+        payload_is = frame.opaque(payload_is);
         if bottom {
+            if payload_is == THE_KERNELS {
+                return Err(Reason::PassRoute);
+            }
             let mut ip = Ip::beneath_labels(frame, offset)?;
             if family.is_some_and(|family| family != ip.family) {
                 return Err(Reason::Malformed);
@@ -85,6 +97,11 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
     Err(Reason::Malformed)
 }
 
+/// Some popped labels are the kernel's as well, and none is this box's alone.
+const THE_KERNELS: usize = 1;
+/// A popped label is unknown to the kernel.
+const OURS: usize = 2;
+
 /// No TTL of a popped label: the one beneath has its own.
 pub(super) const NOT_HANDED_DOWN: usize = 256;
 
@@ -95,9 +112,10 @@ pub(super) enum Left {
     Ip(Ip),
 }
 
-/// What the label of `lse` maps to, and the only family that an explicit null may have beneath it.
+/// What the label of `lse` maps to, and the only family that an explicit null may have beneath it. A frame for a `pass` route is
+/// counted here.
 #[inline(always)]
-pub(super) fn ilm<T: PortView>(tables: &T, lse: Lse) -> Checked<(RouteEntry, Option<Family>)> {
+pub(super) fn ilm<F: Frame, T: PortView>(frame: &F, tables: &T, lse: Lse) -> Checked<(RouteEntry, Option<Family>)> {
     if lse.label().is_special() {
         return match lse.label() {
             Label::IPV4_EXPLICIT_NULL => Ok((EXPLICIT_NULL, Some(Family::V4))),
@@ -108,7 +126,11 @@ pub(super) fn ilm<T: PortView>(tables: &T, lse: Lse) -> Checked<(RouteEntry, Opt
     }
     let entry = tables.ilm(lse.label());
     match entry.op() {
-        Op::None | Op::Pass => Err(Reason::NoRoute),
+        Op::None => Err(Reason::NoRoute),
+        Op::Pass => {
+            tables.count(entry.slot(), frame.len());
+            Err(Reason::PassRoute)
+        }
         _ => Ok((entry, None)),
     }
 }
@@ -202,7 +224,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
             store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress
         }
-        Op::None | Op::Local | Op::Pass | Op::Group => return Err(Reason::NoRoute),
+        Op::None | Op::Local | Op::LocalPass | Op::Pass | Op::Group => return Err(Reason::NoRoute),
     };
     tables.count(slot, received);
     Ok(egress.verdict())

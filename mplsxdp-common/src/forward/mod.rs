@@ -71,7 +71,7 @@ pub enum Verdict {
     Pass,
     /// Rewritten, to be sent out of this port.
     Forward { port: u16 },
-    /// Not forwarded; the frame is as it arrived.
+    /// Not forwarded; the frame is as it arrived. The kernel gets it if it is for a `pass` route ([`Reason::PassRoute`]).
     Exception(Reason),
 }
 
@@ -161,8 +161,8 @@ fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
 #[inline(always)]
 fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
     let lse = load_lse(frame, ETH_HLEN)?;
-    let (entry, _) = ilm(tables, lse)?;
-    if matches!(entry.op(), Op::Local | Op::Group) {
+    let (entry, _) = ilm(frame, tables, lse)?;
+    if matches!(entry.op(), Op::Local | Op::LocalPass | Op::Group) {
         return Ok(None);
     }
     if lse.ttl() <= 1 {
@@ -231,8 +231,17 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
     match (entry.op(), popped) {
         // The kernel sent it here to get labels: it would route what it got back into the pair again.
         (Op::None | Op::Pass, false) if port.has(PortWord::LOCAL) => Err(Reason::NoFtn),
-        (Op::None | Op::Pass, false) => Ok(Verdict::Pass),
+        (Op::None | Op::Pass, false) => {
+            // A route, not one of the many entries for what is the kernel's own.
+            if entry.slot() != 0 {
+                tables.count(entry.slot(), frame.len());
+            }
+            Ok(Verdict::Pass)
+        }
         (Op::None | Op::Pass, true) => {
+            if entry.slot() != 0 {
+                tables.count(entry.slot(), frame.len());
+            }
             // The tags stay on where the kernel has a device for them.
             let l2_len = if port.has(PortWord::KERNEL_VLAN) {
                 l2_len

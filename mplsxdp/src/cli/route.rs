@@ -22,7 +22,8 @@ use crate::route::{Action, NextHop, Path, Route, RouteKey, Source};
 pub const HELP: &str = "\
 Verbs:
   route {add|replace|change} LABEL [as OUT[/OUT...]] via {inet A|inet6 A|link MAC} [dev IFACE] [ttl-propagate {enabled|disabled}]
-  route {add|replace|change} LABEL dev lo
+  route {add|replace|change} LABEL dev lo [pass]      pass: to the kernel, untouched, if no label is left
+  route {add|replace|change} {LABEL|PREFIX} pass      left to the kernel, untouched
   route {add|replace|change} PREFIX encap mpls OUT[/OUT...] [ttl N] via {inet A|inet6 A|link MAC} [dev IFACE]
   ... via A [dev IFACE] backup via {inet B|inet6 B|link MAC} [dev IFACE]     B is used while A cannot be reached
   ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     next hops that share the flows
@@ -186,7 +187,7 @@ pub(super) fn takes_next_hops(command: &str) -> bool {
     is_route
         && matches!(verb, Some(Verb::Add | Verb::Change | Verb::Replace))
         && words.next().is_some()
-        && !words.any(|word| matches!(word, "via" | "dev" | "oif"))
+        && !words.any(|word| matches!(word, "via" | "dev" | "oif" | "pass"))
 }
 
 /// What an empty selection means.
@@ -275,6 +276,8 @@ struct JsonRoute {
     protocol: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     metric: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     owner: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     standby: bool,
@@ -297,6 +300,8 @@ struct JsonPath {
     via: Option<api::ViaAddress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dev: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pass: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
     flags: Vec<&'static str>,
@@ -351,6 +356,7 @@ impl JsonRoute {
             ttl_propagate,
             protocol: protocols::name(route.attributes().protocol),
             metric,
+            reason: route.pass_reason().map(ToString::to_string),
             owner: installed.owner.clone(),
             standby: installed.standby,
             nexthops,
@@ -364,13 +370,13 @@ impl JsonPath {
         let to = match &path.action {
             Action::Swap(labels) | Action::Push { labels, .. } => Some(labels.to_string()),
             Action::PenultimatePop => Some("implicit-null".into()),
-            Action::Pop | Action::Local => None,
+            Action::Pop | Action::Local | Action::LocalPass | Action::Pass(_) => None,
         };
         let api::Path {
             ttl, via, dev, backup, ..
         } = path.into();
         let dev = match path.action {
-            Action::Local => Some("lo".into()),
+            Action::Local | Action::LocalPass => Some("lo".into()),
             _ => dev.as_deref().map(str::to_owned),
         };
         let backup_found = found.and_then(|found| found.backup.as_ref());
@@ -380,6 +386,7 @@ impl JsonPath {
             ttl,
             via,
             dev,
+            pass: matches!(path.action, Action::LocalPass | Action::Pass(_)),
             weight: None,
             flags: found.and_then(flag).into_iter().collect(),
             lladdr: found.and_then(|found| found.lladdr.clone()),
@@ -422,6 +429,9 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         None if counters => line.push_str(" uncounted"),
         _ => {}
     }
+    if let Some(reason) = route.pass_reason() {
+        line.push_str(&format!("  # {reason}"));
+    }
     if let [_] = route.paths() {
         return Ok(vec![line]);
     }
@@ -450,18 +460,20 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         let out = match &path.action {
             Action::Swap(labels) | Action::Push { labels, .. } => labels.to_string(),
             Action::PenultimatePop => "implicit-null".to_owned(),
-            Action::Pop | Action::Local => "pop".to_owned(),
+            Action::Pop | Action::Local | Action::LocalPass => "pop".to_owned(),
+            Action::Pass(_) => "pass".to_owned(),
         };
         let found = states.next().map(|(found, _)| found);
         let given = path.next_hop.as_ref().map(|next_hop| next_hop.via.bare());
         let via = found.map(|found| found.via.host.to_string()).or(given);
         let via = via.as_deref().unwrap_or("-");
         let dev = match path.action {
-            Action::Local => "lo",
+            Action::Local | Action::LocalPass => "lo",
             _ => found.and_then(|found| found.dev.as_deref()).unwrap_or("-"),
         };
         let state = match installed.standby {
             true => "standby".to_owned(),
+            false if path.action == Action::LocalPass => "pass".to_owned(),
             false => found.map_or_else(|| "-".to_owned(), |found| found.state.to_string()),
         };
         let counter = if index == 0 { counter.as_str() } else { "" };

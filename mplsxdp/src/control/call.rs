@@ -513,13 +513,13 @@ mod tests {
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"lable\":100}]}",
                 "parameters.routes[0].lable",
-                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`, `protocol`, `metric`",
+                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`, `protocol`, `metric`, `reason`",
             ),
             (
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"action\":\"drop\"}]}",
                 "parameters.routes[0].action",
-                "unknown variant `drop`, expected one of `swap`, `pop`, `penultimate_pop`, `local`, `push`",
+                "unknown variant `drop`, expected one of `swap`, `pop`, `penultimate_pop`, `local`, `local_pass`, `push`, `pass`",
             ),
             (
                 "AddRoutes",

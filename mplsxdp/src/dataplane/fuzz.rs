@@ -32,7 +32,7 @@ const BACKUPS: [(usize, u16); 2] = [(8, 2), (9, 7)];
 /// Next hops that routes name: some are not there.
 const HOPS: u8 = MTUS.len() as u8 + 2;
 const GROUPS: u8 = 4;
-const OPS: [Op; 8] = [
+const OPS: [Op; 9] = [
     Op::Label,
     Op::Stack,
     Op::Pop,
@@ -41,6 +41,7 @@ const OPS: [Op; 8] = [
     Op::Pass,
     Op::None,
     Op::Group,
+    Op::LocalPass,
 ];
 /// Where [`Op::Pass`] stands.
 const PASS: usize = 5;
@@ -138,7 +139,7 @@ pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
             // The first two are for addresses: packets that are popped for this box are left to the kernel. Beneath the first
             // label something else is to be done: a frame of nothing but local labels is malformed.
             let op = match number {
-                0 | 1 if matches!(OPS[op], Op::Pop | Op::PenultimatePop | Op::Local) => PASS,
+                0 | 1 if matches!(OPS[op], Op::Pop | Op::PenultimatePop | Op::Local | Op::LocalPass) => PASS,
                 0..=2 => op,
                 _ => op & !4,
             };

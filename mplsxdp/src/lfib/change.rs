@@ -14,7 +14,7 @@ use super::plan::{Budget, Change, Progress};
 use super::{Counts, Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
 pub use crate::route::Mode;
-use crate::route::{Action, Attributes, NextHop, Owner, Path, Route, RouteKey};
+use crate::route::{Action, Attributes, NextHop, Owner, PassReason, Path, Route, RouteKey};
 
 /// What a change did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -466,6 +466,8 @@ impl<T: Tables> Lfib<T> {
             Action::Pop => return Some((Op::Pop, 0)),
             Action::PenultimatePop => return Some((Op::PenultimatePop, 0)),
             Action::Local => return Some((Op::Local, 0)),
+            Action::LocalPass => return Some((Op::LocalPass, 0)),
+            Action::Pass(reason) => return Some((Op::Pass, self.take_reason(reason.as_ref()))),
             Action::Swap(labels) => (labels.as_slice(), None),
             Action::Push { labels, ttl } => (labels.as_slice(), *ttl),
         };
@@ -480,9 +482,15 @@ impl<T: Tables> Lfib<T> {
         Some((Op::Stack, slot))
     }
 
+    /// The number of a reason, with one more user; 0 if there is none, or no room for another one: then the route goes without.
+    fn take_reason(&mut self, reason: Option<&PassReason>) -> u32 {
+        let taken = reason.and_then(|reason| self.pass_reasons.take(reason));
+        taken.map_or(0, |(number, _)| number + 1)
+    }
+
     /// Has the counters know whether the packets of a route that is about to be published are forwarded ones.
     pub(super) fn follow_forwarding(&mut self, key: RouteKey, entry: RouteEntry, is_new: bool) {
-        let forwarding = entry.op() != Op::Local;
+        let forwarding = !matches!(entry.op(), Op::Local | Op::LocalPass | Op::Pass);
         let counted = self
             .counters
             .set_forwarding(entry.slot(), forwarding, is_new, &self.tables);
@@ -531,6 +539,14 @@ impl<T: Tables> Lfib<T> {
         }
         if entry.op() == Op::Stack {
             self.stacks.drop_user(entry.operand());
+        }
+        if entry.op() == Op::Pass
+            && let Some(number) = entry.operand().checked_sub(1)
+        {
+            self.pass_reasons.drop_user(number);
+            // The program does not read it: it is free at once.
+            let free = self.pass_reasons.take_held_back();
+            self.pass_reasons.release(&free);
         }
         if uses_next_hop(entry) {
             self.next_hops.drop_user(entry.next_hop());

@@ -179,7 +179,7 @@ impl<T: Tables> Lfib<T> {
             owner: installed.owner,
             attributes: installed.attributes,
             way: match entry.op() {
-                Op::Local => Way::Local,
+                Op::Local | Op::LocalPass => Way::Local,
                 Op::Group => Way::Group(self.groups.members(entry.operand()).unwrap_or_default()),
                 _ if uses_next_hop(entry) => Way::NextHop(self.next_hops.at_slot(entry.next_hop()).map(|(id, _)| id)),
                 _ => Way::NextHop(None),
@@ -243,7 +243,12 @@ impl<T: Tables> Lfib<T> {
             Op::Pop => return Some(Action::Pop),
             Op::PenultimatePop => return Some(Action::PenultimatePop),
             Op::Local => return Some(Action::Local),
-            Op::None | Op::Pass | Op::Group => return None,
+            Op::LocalPass => return Some(Action::LocalPass),
+            Op::Pass => {
+                let slot = entry.operand().checked_sub(1);
+                return Some(Action::Pass(slot.and_then(|slot| self.pass_reasons.get(slot)).cloned()));
+            }
+            Op::None | Op::Group => return None,
             Op::Label => (vec![entry.out_label()], None),
             Op::Stack => {
                 let stack = self.stacks.get(entry.operand())?;

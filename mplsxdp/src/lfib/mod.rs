@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, LabelStack, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
-use crate::route::{Attributes, Owner, RouteKey, Source};
+use crate::route::{Attributes, Owner, PassReason, RouteKey, Source};
 pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
 pub use domains::FillError;
@@ -40,6 +40,9 @@ use pool::Interner;
 pub use reach::Reach;
 use reach::{Leaving, TURNED_AT_ONCE};
 use reclaim::Freed;
+
+/// How many different reasons are kept of routes that leave frames to the kernel.
+const MAX_PASS_REASONS: u32 = 1 << 12;
 
 /// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +93,8 @@ pub struct Lfib<T> {
     plan: Option<Box<Plan>>,
     next_hops: NextHops,
     stacks: Interner<LabelStack>,
+    /// Why routes leave frames to the kernel. The operand of such an entry is the slot plus 1.
+    pass_reasons: Interner<PassReason>,
     groups: Groups,
     counters: Counters,
     pass: PassEntries,
@@ -117,6 +122,7 @@ impl<T: Tables> Lfib<T> {
             plan: None,
             next_hops: NextHops::new(capacity.adjacencies),
             stacks: Interner::new(capacity.stacks),
+            pass_reasons: Interner::new(MAX_PASS_REASONS),
             groups: Groups::new(capacity.groups),
             counters: Counters::new(capacity.counter_slots),
             pass: PassEntries::default(),

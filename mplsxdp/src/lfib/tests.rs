@@ -16,7 +16,7 @@ use super::pass::Claim;
 use super::*;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 use crate::dataplane::{Capacity, TableError};
-use crate::route::{Action, NextHop, OutLabels, Path, Protocol, Route, Via};
+use crate::route::{Action, NextHop, OutLabels, PassReason, Path, Protocol, Route, Via};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -577,6 +577,51 @@ fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
     assert_eq!(forwarded(&mut lfib), 12);
 }
 
+#[test]
+fn pass_routes_take_no_slot_but_a_counter_and_keep_their_reason() {
+    let mut lfib = large();
+    let pass = |key, reason: &str| {
+        let action = Action::Pass(PassReason::new(reason));
+        Route::new(key, action, None, TtlPropagate::Default).unwrap()
+    };
+    let prefix = RouteKey::Prefix("10.1.0.0/16".parse().unwrap());
+    let routes = [
+        pass(label(100), "20 labels:  more than 16"),
+        pass(label(101), "20 labels: more than 16"),
+        pass(label(102), ""),
+        pass(prefix, "a form that is not known"),
+        Route::new(label(103), Action::LocalPass, None, TtlPropagate::Default).unwrap(),
+    ];
+    lfib.change(Mode::Add, Owner::Of(Source::Kernel), &routes).unwrap();
+    for route in &routes {
+        assert_eq!(lfib.get(route.key()).unwrap().route, *route);
+    }
+    assert_eq!(
+        (entry(&lfib, 100).op(), entry(&lfib, 103).op()),
+        (Op::Pass, Op::LocalPass)
+    );
+    assert_eq!(lfib.stacks_in_use(), 0);
+    assert_eq!(lfib.next_hops().all().count(), 0);
+    // Equal reasons are one.
+    assert_eq!(lfib.pass_reasons.len(), 2);
+
+    let again = lfib.change(Mode::Replace, Owner::Of(Source::Kernel), &routes).unwrap();
+    assert_eq!(again, Changes::default());
+    let other = [pass(label(100), "delivery to VRF red"), swap(101, &[110], 1)];
+    let changes = lfib.change(Mode::Replace, Owner::Of(Source::Kernel), &other).unwrap();
+    assert_eq!(changes.replaced, 2);
+    assert_eq!(lfib.get(label(100)).unwrap().route, other[0]);
+    assert_eq!(lfib.pass_reasons.len(), 2);
+
+    count(&lfib, 100, 5);
+    count(&lfib, 101, 3);
+    count(&lfib, 103, 7);
+    assert_eq!((counted(&lfib, 100), counted(&lfib, 103)), (5, 7));
+    assert_eq!(forwarded(&mut lfib), 3);
+    lfib.delete(&[label(100), prefix]).unwrap();
+    assert!(lfib.pass_reasons.is_empty());
+}
+
 /// A total is read by another thread while routes change.
 #[test]
 fn a_slot_that_becomes_another_routes_while_a_total_is_read_counts_once_and_as_it_was() {
@@ -1019,7 +1064,14 @@ fn route() -> impl Strategy<Value = Route> {
     let for_label = (16u32..24, action, 1u8..5).prop_map(|(key, action, neighbour)| {
         Route::new(label(key), action, via(neighbour), TtlPropagate::Default).unwrap()
     });
-    let own = (16u32..24).prop_map(|key| Route::new(label(key), Action::Local, None, TtlPropagate::Enabled).unwrap());
+    let own = (16u32..24, 0..3).prop_map(|(key, action)| {
+        let (action, ttl) = match action {
+            0 => (Action::Local, TtlPropagate::Enabled),
+            1 => (Action::LocalPass, TtlPropagate::Enabled),
+            _ => (Action::Pass(PassReason::new("a reason")), TtlPropagate::Default),
+        };
+        Route::new(label(key), action, None, ttl).unwrap()
+    });
     // Multicast gets no labels.
     let prefix = || proptest::sample::select(NETS.to_vec()).prop_filter("unicast", |net| !net.starts_with("224"));
     let for_prefix = (prefix(), proptest::collection::vec(16u32..20, 1..3), 1u8..5)

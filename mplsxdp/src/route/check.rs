@@ -10,7 +10,8 @@ use mplsxdp_common::wire::Label;
 use super::interface::{InvalidInterface, check_interface};
 use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
-    Action, Attributes, Description, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, Path, Route, RouteKey, Via,
+    Action, Attributes, Description, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, PassReason, Path, Route,
+    RouteKey, Via,
 };
 
 /// A part of a route, by its name in JSON.
@@ -34,6 +35,7 @@ pub enum Field {
     NextHops,
     Protocol,
     Metric,
+    Reason,
 }
 
 impl Field {
@@ -56,6 +58,7 @@ impl Field {
             Self::NextHops => "nexthops",
             Self::Protocol => "protocol",
             Self::Metric => "metric",
+            Self::Reason => "reason",
         }
     }
 }
@@ -175,6 +178,16 @@ pub enum Rule {
     LocalAmongSeveral,
     #[error("`dev lo` keeps the packet on this box; it is not a backup")]
     LocalBackup,
+    #[error(
+        "`pass` leaves frames to the kernel as they are; it takes no `via`, `backup`, `as`, `encap` or `ttl-propagate`, and no `dev` but `lo`"
+    )]
+    PassAlone,
+    #[error("`pass` leaves frames to the kernel; it is not one of several next hops")]
+    PassAmongSeveral,
+    #[error("`pass` with `dev lo` (`local_pass`) is for a label; for a prefix, `pass` stands alone")]
+    LocalPassForPrefix,
+    #[error("a reason goes with `pass` only")]
+    ReasonWithoutPass,
 
     #[error("no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`")]
     NoNextHop,
@@ -229,7 +242,7 @@ impl wire::Route {
             backup: self.backup,
             weight: None,
         };
-        let paths = match self.nexthops {
+        let mut paths = match self.nexthops {
             None => vec![path(key, by_itself).map_err(|(field, rule)| InvalidRoute::new(field, rule))?],
             Some(several) => {
                 if let Some(field) = by_itself.first_field() {
@@ -242,6 +255,19 @@ impl wire::Route {
                 paths
             }
         };
+        match (paths.as_mut_slice(), self.reason) {
+            (_, None) => {}
+            (
+                [
+                    Path {
+                        action: Action::Pass(reason),
+                        ..
+                    },
+                ],
+                Some(text),
+            ) => *reason = PassReason::new(&text),
+            (_, Some(_)) => return Err(InvalidRoute::new(Field::Reason, Rule::ReasonWithoutPass)),
+        }
         let attributes = Attributes {
             protocol: self.protocol.unwrap_or_default(),
             metric: self.metric.unwrap_or_default(),
@@ -336,6 +362,16 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
         }
         (RouteKey::Label(_), None | Some(RouteAction::Swap), Some(out)) => Action::Swap(pushed(out)?),
         (RouteKey::Label(_), None, None) if via.is_none() && to_lo => Action::Local,
+        (RouteKey::Label(_), Some(RouteAction::Pass), None) if to_lo => Action::LocalPass,
+        (RouteKey::Label(_), Some(RouteAction::LocalPass), None) => Action::LocalPass,
+        (RouteKey::Prefix(_), Some(RouteAction::Pass), None) if to_lo => {
+            return Err((Field::Dev, Rule::LocalPassForPrefix));
+        }
+        (RouteKey::Prefix(_), Some(RouteAction::LocalPass), _) => {
+            return Err((Field::Action, Rule::LocalPassForPrefix));
+        }
+        (_, Some(RouteAction::Pass), None) => Action::Pass(None),
+        (_, Some(RouteAction::Pass | RouteAction::LocalPass), Some(_)) => return Err((Field::Out, Rule::PassAlone)),
         (RouteKey::Label(_), None | Some(RouteAction::Pop), None) => Action::Pop,
         (RouteKey::Label(_), Some(RouteAction::PenultimatePop), None) => Action::PenultimatePop,
         (RouteKey::Label(_), Some(RouteAction::Local), None) => Action::Local,
@@ -352,15 +388,26 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
         (RouteKey::Prefix(prefix), _, _) => return Err((Field::Action, Rule::PrefixPushes(prefix))),
     };
     if ttl.is_some() && !matches!(action, Action::Push { .. }) {
-        return Err((Field::Ttl, Rule::TtlForLabel));
+        let rule = if matches!(action, Action::Pass(_)) {
+            Rule::PassAlone
+        } else {
+            Rule::TtlForLabel
+        };
+        return Err((Field::Ttl, rule));
     }
-    let is_local = action == Action::Local;
+    let (is_local, alone) = match action {
+        Action::Local => (true, Rule::LocalAlone),
+        Action::LocalPass => (true, Rule::PassAlone),
+        Action::Pass(_) => (false, Rule::PassAlone),
+        _ => (false, Rule::LocalAlone),
+    };
+    let is_pass = matches!(action, Action::Pass(_));
     let via = via.map(|via| address(via).map_err(|rule| (Field::Via, rule)));
     let next_hop = match (via.transpose()?, dev) {
         (None, None) => None,
         (None, Some(_)) if is_local && to_lo => None,
-        (Some(_), _) if is_local => return Err((Field::Via, Rule::LocalAlone)),
-        (_, Some(_)) if is_local || to_lo => return Err((Field::Dev, Rule::LocalAlone)),
+        (Some(_), _) if is_local || is_pass => return Err((Field::Via, alone)),
+        (_, Some(_)) if is_local || is_pass || to_lo => return Err((Field::Dev, alone)),
         (Some(via), dev) => Some(NextHop { via, dev }),
         (None, Some(_)) => return Err((Field::Dev, Rule::DevWithoutVia)),
     };
@@ -397,13 +444,16 @@ fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
     match (key, &path.action) {
         (RouteKey::Label(_), Action::Push { .. }) => return Err((Field::Action, Rule::PushForLabel)),
         (RouteKey::Prefix(prefix), Action::Push { labels, .. }) => check_explicit_null(prefix, labels)?,
-        (RouteKey::Label(_), _) => {}
+        (_, Action::Pass(_)) | (RouteKey::Label(_), _) => {}
+        (RouteKey::Prefix(_), Action::LocalPass) => return Err((Field::Action, Rule::LocalPassForPrefix)),
         (RouteKey::Prefix(prefix), _) => return Err((Field::Action, Rule::PrefixPushes(prefix))),
     }
     match (&path.action, &path.next_hop, &path.backup) {
-        (Action::Local, None, None) => {}
+        (Action::Local | Action::LocalPass | Action::Pass(_), None, None) => {}
         (Action::Local, Some(_), _) => return Err((Field::Via, Rule::LocalAlone)),
         (Action::Local, None, Some(_)) => return Err((Field::Backup, Rule::LocalAlone)),
+        (Action::LocalPass | Action::Pass(_), Some(_), _) => return Err((Field::Via, Rule::PassAlone)),
+        (Action::LocalPass | Action::Pass(_), None, Some(_)) => return Err((Field::Backup, Rule::PassAlone)),
         (_, None, _) => return Err((Field::Via, Rule::NoNextHop)),
         (_, Some(next_hop), backup) => {
             check_next_hop(next_hop, Field::Via, Field::Dev, Rule::LocalAlone)?;
@@ -476,8 +526,14 @@ pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), In
         2..=MAX_PATHS => {}
         count => return Err(InvalidRoute::new(Field::NextHops, Rule::TooManyPaths(count))),
     }
-    if let Some(index) = paths.iter().position(|path| path.action == Action::Local) {
-        return Err(at_next_hop(index, (Field::Dev, Rule::LocalAmongSeveral)));
+    if let Some(index) = paths.iter().position(|path| path.action.stays_here()) {
+        return Err(at_next_hop(
+            index,
+            match paths[index].action {
+                Action::Local => (Field::Dev, Rule::LocalAmongSeveral),
+                _ => (Field::Action, Rule::PassAmongSeveral),
+            },
+        ));
     }
     let mut numbered: Vec<(Path, usize)> = std::mem::take(paths).into_iter().zip(0..).collect();
     numbered.sort_unstable();
@@ -488,6 +544,15 @@ pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), In
         return Err(at_next_hop(*first.max(second), (Field::Route, rule)));
     }
     paths.extend(numbered.into_iter().map(|(path, _)| path));
+    Ok(())
+}
+
+/// That something is done to labels to which the TTL can be propagated.
+pub(super) fn check_ttl_propagate(paths: &[Path], ttl_propagate: TtlPropagate) -> Result<(), InvalidRoute> {
+    let is_pass = paths.iter().any(|path| matches!(path.action, Action::Pass(_)));
+    if is_pass && ttl_propagate != TtlPropagate::Default {
+        return Err(InvalidRoute::new(Field::TtlPropagate, Rule::PassAlone));
+    }
     Ok(())
 }
 
@@ -607,6 +672,48 @@ mod tests {
                 "10.0.0.1/8",
                 json!({ "prefix": "10.0.0.1/8", "out": [100], "via": via("192.0.2.1") }),
                 "prefix",
+            ),
+            (
+                "100 pass dev eth1",
+                "dev eth1",
+                json!({ "label": 100, "action": "pass", "dev": "eth1" }),
+                "dev",
+            ),
+            (
+                "100 pass via inet 192.0.2.1",
+                "via inet 192.0.2.1",
+                json!({ "label": 100, "action": "pass", "via": via("192.0.2.1") }),
+                "via",
+            ),
+            (
+                "100 dev lo pass backup via inet 192.0.2.1",
+                "backup via inet 192.0.2.1",
+                json!({ "label": 100, "action": "local_pass", "backup": { "via": via("192.0.2.1") } }),
+                "backup",
+            ),
+            (
+                "100 pass ttl-propagate disabled",
+                "ttl-propagate disabled",
+                json!({ "label": 100, "action": "pass", "ttl_propagate": false }),
+                "ttl_propagate",
+            ),
+            (
+                "10.0.0.0/8 pass ttl 5",
+                "ttl 5",
+                json!({ "prefix": "10.0.0.0/8", "action": "pass", "ttl": 5 }),
+                "ttl",
+            ),
+            (
+                "10.0.0.0/8 dev lo pass",
+                "dev lo",
+                json!({ "prefix": "10.0.0.0/8", "action": "pass", "dev": "lo" }),
+                "dev",
+            ),
+            (
+                "100 nexthop via inet 192.0.2.1 nexthop pass",
+                "pass",
+                json!({ "label": 100, "nexthops": [{ "via": via("192.0.2.1") }, { "action": "pass" }] }),
+                "nexthops[1].action",
             ),
             (
                 "15 via inet 192.0.2.1",

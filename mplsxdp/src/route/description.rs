@@ -83,7 +83,10 @@ fn agrees(said: &Route, found: &Route) -> bool {
 
 /// No `dev` is any `dev`, and of an only path no `as` is any.
 fn path_agrees(said: &Path, found: &Path, only: bool) -> bool {
-    let action = said.action == found.action || (only && said.action == Action::Pop);
+    let action = match (&said.action, &found.action) {
+        (Action::Pass(_), Action::Pass(_)) => true,
+        (said, found) => said == found || (only && *said == Action::Pop),
+    };
     let is = |said: &Option<NextHop>, found: &Option<NextHop>| match (said, found) {
         (Some(said), Some(found)) => said.via == found.via && (said.dev.is_none() || said.dev == found.dev),
         (Some(_), None) => false,

@@ -221,6 +221,11 @@ impl<'a> Parser<'a> {
         // What is said before the first `nexthop` is of the route itself.
         let mut by_itself = wire::Path::default();
         while let Some(word) = self.next() {
+            if word.starts_with('#') && by_itself.action == Some(RouteAction::Pass) && line.several.is_empty() {
+                line.given.reason = Some(self.comment(word));
+                self.note(&mut line.spans, Field::Reason, word)?;
+                continue;
+            }
             let (given, spans, onlink) = match line.several.last_mut() {
                 Some(last) => (&mut last.given, &mut last.spans, &mut last.onlink),
                 None => (&mut by_itself, &mut line.spans, &mut line.onlink),
@@ -407,8 +412,8 @@ impl<'a> Parser<'a> {
             _ => (
                 word,
                 format!(
-                    "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, \
-                     `backup`, `nexthop`, `proto` and `metric`"
+                    "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, \
+                     `ttl-propagate`, `backup`, `nexthop`, `proto` and `metric`"
                 ),
             ),
         };
@@ -534,6 +539,9 @@ impl<'a> Parser<'a> {
     ) -> Result<bool, GrammarError> {
         match word {
             "as" | "encap" => {
+                if given.action == Some(RouteAction::Pass) {
+                    return Err(self.error(word, Rule::PassAlone));
+                }
                 let (action, out) = if word == "as" {
                     self.out_labels()?
                 } else {
@@ -551,6 +559,13 @@ impl<'a> Parser<'a> {
                 (given.action, given.out) = (Some(action), out);
                 self.note(spans, Field::Action, word)?;
                 self.note(spans, Field::Out, word)?;
+            }
+            "pass" => {
+                if given.action.is_some_and(|given| given != RouteAction::Pass) {
+                    return Err(self.error(word, Rule::PassAlone));
+                }
+                given.action = Some(RouteAction::Pass);
+                self.note(spans, Field::Action, word)?;
             }
             "ttl" => {
                 given.ttl = Some(self.ttl()?);
@@ -687,6 +702,16 @@ impl<'a> Parser<'a> {
         }
         let word = self.word("the labels to push after `encap mpls`, such as 100 or 100/200")?;
         Ok((RouteAction::Push, Some(self.labels(word)?)))
+    }
+
+    /// The rest of the line, from `word` on, without the `#` that it begins with: for people.
+    fn comment(&mut self, word: &'a str) -> Box<str> {
+        let start = self.span(word).start;
+        for word in self.words.by_ref() {
+            self.last = word;
+        }
+        let rest = self.line.get(start..self.span(self.last).end).unwrap_or_default();
+        rest.trim_start_matches('#').trim().into()
     }
 
     fn ttl(&mut self) -> Result<u8, GrammarError> {
@@ -882,7 +907,7 @@ mod tests {
     use mplsxdp_common::wire::Mac;
 
     use super::*;
-    use crate::route::{Action, Attributes, NextHop, OutLabels, Path};
+    use crate::route::{Action, Attributes, NextHop, OutLabels, PassReason, Path};
 
     fn read(line: &str, family: Family) -> Result<String, String> {
         route(line, family)
@@ -930,6 +955,16 @@ mod tests {
                 "100 as to 200/0 via inet 192.0.2.1",
             ),
             ("100 dev lo", "100 dev lo"),
+            ("100 dev lo pass", "100 dev lo pass"),
+            ("100 pass dev lo", "100 dev lo pass"),
+            ("100 pass", "100 pass"),
+            ("10.4.4.0/24 pass metric 20", "10.4.4.0/24 pass metric 20"),
+            (
+                "100 pass proto ldp packets 5 bytes 500  #  20 labels:\tmore than 16 ",
+                "100 pass proto ldp # 20 labels: more than 16",
+            ),
+            ("100 pass #", "100 pass"),
+            ("100 pass ##1 # 2", "100 pass # 1 # 2"),
             (
                 "100 ttl-propagate disabled as 110 via inet 192.0.2.1",
                 "100 as to 110 via inet 192.0.2.1 ttl-propagate disabled",
@@ -1370,7 +1405,7 @@ mod tests {
             (
                 "100 as 110 via inet 192.0.2.1 mut 1500",
                 "mut",
-                "`mut` is not known here; a route has `as`, `via`, `dev`, `encap`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
+                "`mut` is not known here; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
                  `proto` and `metric`",
             ),
             (
@@ -1785,8 +1820,15 @@ mod tests {
             out_labels().prop_map(Action::Swap),
             Just(Action::Pop),
             Just(Action::PenultimatePop),
-            Just(Action::Local)
+            Just(Action::Local),
+            Just(Action::LocalPass),
+            pass()
         ]
+    }
+
+    fn pass() -> impl Strategy<Value = Action> {
+        let reason = prop::option::of("\\PC{0,12}");
+        reason.prop_map(|text| Action::Pass(text.and_then(|text| PassReason::new(&text))))
     }
 
     fn prefix() -> impl Strategy<Value = IpNet> {
@@ -1820,8 +1862,8 @@ mod tests {
             1..=MAX_WEIGHT,
         );
         let path = path.prop_map(|(action, next_hop, backup, weight)| Path {
-            next_hop: (action != Action::Local).then_some(next_hop),
-            backup: backup.filter(|_| action != Action::Local),
+            next_hop: (!action.stays_here()).then_some(next_hop),
+            backup: backup.filter(|_| !action.stays_here()),
             action,
             weight,
         });
@@ -1840,7 +1882,10 @@ mod tests {
         });
         let what = prop_oneof![
             (label().prop_map(RouteKey::Label), paths(label_action())),
-            (prefix().prop_map(RouteKey::Prefix), paths(push)),
+            (
+                prefix().prop_map(RouteKey::Prefix),
+                paths(prop_oneof![4 => push, 1 => pass()])
+            ),
         ];
         let propagate = prop_oneof![
             Just(TtlPropagate::Default),

@@ -21,6 +21,6 @@ pub mod wire;
 pub use check::{Field, InvalidRoute, Place, Rule};
 pub use description::Description;
 pub use model::{
-    Action, Attributes, MAX_PATHS, MAX_WEIGHT, Mode, NEVER, NextHop, NextHopId, OutLabels, Owner, Path, Protocol,
-    Route, RouteKey, Source, UnknownProtocol, UnknownSource, Via,
+    Action, Attributes, MAX_PATHS, MAX_WEIGHT, Mode, NEVER, NextHop, NextHopId, OutLabels, Owner, PassReason, Path,
+    Protocol, Route, RouteKey, Source, UnknownProtocol, UnknownSource, Via,
 };

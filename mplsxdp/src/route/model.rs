@@ -87,8 +87,49 @@ pub enum Action {
     PenultimatePop,
     /// Label routes: pop; the payload is this box's own (`dev lo`).
     Local,
+    /// Label routes: pop and look at the next label, as [`Action::Local`]. If there is none, the whole frame is left to the
+    /// kernel untouched, which has the same route (`dev lo pass`).
+    LocalPass,
     /// Prefix routes: impose these labels. `ttl` is theirs, `None` what the TTL mode says.
     Push { labels: OutLabels, ttl: Option<NonZeroU8> },
+    /// Frames are left to the kernel untouched, and packets get no labels (`pass`); `None`: nobody says why.
+    Pass(Option<PassReason>),
+}
+
+impl Action {
+    /// Whether frames stay on this box, so that there is no next hop.
+    pub const fn stays_here(&self) -> bool {
+        matches!(self, Self::Local | Self::LocalPass | Self::Pass(_))
+    }
+}
+
+/// Why a route leaves frames to the kernel, for people: one line, such as `20 labels: more than 16`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PassReason(Arc<str>);
+
+impl PassReason {
+    /// In characters; what is longer is cut.
+    pub const MAX: usize = 100;
+
+    /// Takes `text` with single spaces between its words, and without control characters. `None` if nothing is left.
+    pub fn new(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let text: String = words.join(" ").chars().take(Self::MAX).collect();
+        // A backslash at the end of a line would join it to the next.
+        let text = text.trim_end_matches(['\\', ' ']);
+        (!text.is_empty()).then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PassReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// How a next hop is named.
@@ -385,7 +426,7 @@ pub struct Attributes {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Path {
     pub action: Action,
-    /// `None` only for `dev lo`.
+    /// `None` only for `dev lo` and `pass`.
     pub next_hop: Option<NextHop>,
     /// Takes the place of `next_hop`, with the same labels, while that cannot be reached.
     pub backup: Option<NextHop>,
@@ -415,6 +456,8 @@ impl Path {
             Action::Pop => {}
             Action::PenultimatePop => f.write_str(" as implicit-null")?,
             Action::Local => f.write_str(" dev lo")?,
+            Action::LocalPass => f.write_str(" dev lo pass")?,
+            Action::Pass(_) => f.write_str(" pass")?,
             Action::Push { labels, ttl } => {
                 write!(f, " encap mpls {labels}")?;
                 if let Some(ttl) = ttl {
@@ -465,6 +508,7 @@ impl Route {
     /// single one, the weight says nothing. The error names a path by its place among those given.
     pub fn with_paths(key: RouteKey, mut paths: Vec<Path>, ttl_propagate: TtlPropagate) -> Result<Self, InvalidRoute> {
         check::check_paths(key, &mut paths)?;
+        check::check_ttl_propagate(&paths, ttl_propagate)?;
         Ok(Self {
             key,
             paths: paths.into(),
@@ -523,6 +567,19 @@ impl Route {
         }
     }
 
+    /// Why it leaves frames to the kernel, if it does and somebody has said so. A line has it at its end, behind a `#`.
+    pub fn pass_reason(&self) -> Option<&PassReason> {
+        match &*self.paths {
+            [
+                Path {
+                    action: Action::Pass(reason),
+                    ..
+                },
+            ] => reason.as_ref(),
+            _ => None,
+        }
+    }
+
     /// All of the route but its next hops if they are several, as one line. `protocol` is what to call its protocol, if that is to
     /// be said.
     pub fn fmt_head(&self, f: &mut impl fmt::Write, protocol: Option<&dyn fmt::Display>) -> fmt::Result {
@@ -553,6 +610,9 @@ impl fmt::Display for Route {
         if let paths @ [_, _, ..] = &*self.paths {
             paths.iter().try_for_each(|path| write!(f, " {path}"))?;
         }
-        Ok(())
+        match self.pass_reason() {
+            Some(reason) => write!(f, " # {reason}"),
+            None => Ok(()),
+        }
     }
 }

@@ -41,6 +41,9 @@ pub struct Route {
     pub protocol: Option<Protocol>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
+    /// Why frames are left to the kernel, of `pass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Box<str>>,
 }
 
 impl Route {
@@ -89,7 +92,9 @@ pub enum RouteAction {
     Pop,
     PenultimatePop,
     Local,
+    LocalPass,
     Push,
+    Pass,
 }
 
 /// `type Via`: a family and an address in it, such as `via inet 192.0.2.1`.
@@ -218,6 +223,7 @@ impl From<&route::Route> for Route {
             nexthops,
             protocol: Some(route.attributes().protocol),
             metric: Some(route.attributes().metric).filter(|&metric| metric != 0),
+            reason: route.pass_reason().map(|reason| reason.as_str().into()),
         }
     }
 }
@@ -244,6 +250,8 @@ impl From<&route::Path> for Path {
             Action::Pop => (RouteAction::Pop, None, None),
             Action::PenultimatePop => (RouteAction::PenultimatePop, None, None),
             Action::Local => (RouteAction::Local, None, None),
+            Action::LocalPass => (RouteAction::LocalPass, None, None),
+            Action::Pass(_) => (RouteAction::Pass, None, None),
             Action::Push { labels, ttl } => (RouteAction::Push, values(labels), ttl.map(|ttl| ttl.get())),
         };
         Self {

@@ -147,8 +147,8 @@ impl Answerer {
                 let frame = self.scratch.bytes();
                 sent(emit(Action::Transmit { port, frame }))
             }
-            // The LSP ends here.
-            Verdict::Pass => self.send_by_ip(arrived, tables, emit),
+            // The LSP ends here, or the kernel has it.
+            Verdict::Pass | Verdict::Exception(Reason::PassRoute) => self.send_by_ip(arrived, tables, emit),
             Verdict::Exception(reason) => Err(Unsent::from(reason)),
         }
     }

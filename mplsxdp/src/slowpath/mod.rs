@@ -88,7 +88,7 @@ pub enum Action<'a> {
     /// FTN has no entry for it.
     SendByIp { port: u16, packet: &'a [u8] },
     /// Have the kernel receive `frame`, Ethernet header and all, at `port`: an IP packet that came there with labels which ended
-    /// here, for the kernel to deliver or to route.
+    /// here, for the kernel to deliver or to route; or a labelled frame for a `pass` route.
     Deliver { port: u16, frame: &'a [u8] },
     /// Have the next hop in this slot of the adjacency table resolved: frames wait for it.
     Resolve { adjacency: u16 },
@@ -303,6 +303,9 @@ impl SlowPath {
                     Outcome::UnknownLabel
                 }
                 Reason::TooBig => self.too_big(received, world, now, emit),
+                // The route has come since; what the kernel can do with the frame, it does.
+                Reason::PassRoute if self.scratch.trimmed() > 0 => Outcome::Trimmed,
+                Reason::PassRoute => self.pass(received, emit),
                 Reason::Oam => Outcome::Oam,
                 Reason::LspPing => Outcome::LspPing,
                 Reason::Malformed | Reason::ImplicitNull | Reason::SpecialLabel => Outcome::Malformed,
@@ -368,7 +371,12 @@ impl SlowPath {
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {
             return Outcome::NotHandled;
         }
-        let port = received.port;
+        self.pass(received, emit)
+    }
+
+    /// The kernel's, as it is in the scratch copy.
+    fn pass(&self, received: Received<'_>, emit: &mut Emit<'_>) -> Outcome {
+        let (port, frame) = (received.port, self.scratch.bytes());
         match emit(Action::Deliver { port, frame }) {
             true => Outcome::Delivered,
             false => Outcome::NotDelivered,

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, PacketBuilder};
-use mplsxdp_common::abi::{Adjacency, Domain, Op, PortWord, RouteEntry, Settings, TtlMode};
-use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, Mac};
+use mplsxdp_common::abi::{Adjacency, Domain, Op, PortWord, RouteEntry, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, Label, Mac};
 use proptest::prelude::*;
 
 use super::fixture::*;
@@ -546,6 +546,29 @@ fn a_frame_that_can_be_forwarded_now_is() {
     let (stack, payload) = labelled_frame(&router.receive(&labelled(&[(100, 64)], &packet)));
     assert_eq!((stack, payload), (vec![(110, 63, 0)], packet));
     assert_eq!(router.count(Outcome::Forwarded), 1);
+}
+
+/// A frame of a label that had no route when it came up.
+#[test]
+fn a_frame_whose_route_is_to_pass_now_is_left_to_the_kernel_with_its_labels() {
+    let packet = udp_v4(HOST_V4, 7, 20);
+    for (stack, left) in [
+        (&[(700, 64)][..], &[(700, 64)][..]),
+        (&[(120, 64), (700, 1), (17, 3)], &[(120, 64), (700, 1), (17, 3)]),
+        (&[(701, 64)], &[(701, 64)]),
+        (&[(701, 64), (700, 64)], &[(701, 64), (700, 64)]),
+        // The kernel has no router alert.
+        (&[(1, 64), (700, 64)], &[(700, 64)]),
+    ] {
+        let mut router = Router::default();
+        for (incoming, op) in [(700, Op::Pass), (701, Op::LocalPass)] {
+            let entry = RouteEntry::new(op, TtlPropagate::Default, 0, 0, 0);
+            router.world.tables.store_ilm(Label::from_low_bits(incoming), entry);
+        }
+        let taken = router.receive(&labelled(stack, &packet));
+        assert_eq!(taken, [Taken::Deliver(INGRESS, labelled(left, &packet))], "{stack:?}");
+        assert_eq!(router.count(Outcome::Delivered), 1);
+    }
 }
 
 #[test]

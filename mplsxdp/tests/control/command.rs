@@ -104,6 +104,46 @@ fn lines_of_ip_work_with_mplsxdp_in_the_place_of_ip() {
     );
 }
 
+#[test]
+fn pass_routes_are_added_shown_with_their_reason_and_deleted() {
+    let fake = Fake::start();
+    done(&fake, "route add 100 pass proto ldp # 20 labels: more than 16");
+    done(&fake, "route add 101 dev lo pass");
+    done(&fake, "route add 10.4.4.0/24 pass");
+    assert_eq!(
+        done(&fake, "route show"),
+        "100 pass proto ldp  # 20 labels: more than 16\n\
+         101 dev lo pass proto static\n\
+         10.4.4.0/24 pass proto static\n"
+    );
+    assert_eq!(
+        done(&fake, "-s route show 100"),
+        "100 pass proto ldp packets 5 bytes 500  # 20 labels: more than 16\n"
+    );
+    assert_eq!(
+        done(&fake, "-br route show"),
+        "100                  pass            -                         -                -\n\
+         101                  pop             -                         lo               pass\n\
+         10.4.4.0/24          pass            -                         -                -\n"
+    );
+    let json = json_of(&fake, "-j route show");
+    assert_eq!(
+        (&json[0]["pass"], &json[0]["reason"]),
+        (&json!(true), &json!("20 labels: more than 16"))
+    );
+    assert_eq!((&json[1]["pass"], &json[1]["dev"]), (&json!(true), &json!("lo")));
+    assert_eq!(json[2].get("reason"), None);
+    let saved = done(&fake, "route save");
+    let (code, _, err) = run_with(&fake, "route restore", &saved);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(done(&fake, "route save"), saved);
+    done(&fake, "route del 100 pass");
+    let (code, _, _) = run(&fake, "route del 101 pass");
+    assert_eq!(code, 1);
+    done(&fake, "route del 101 dev lo pass");
+    assert_eq!(fake.routes(), ["10.4.4.0/24 pass"]);
+}
+
 /// Nobody can come between what a command looks at and what it does.
 #[test]
 fn change_delete_and_get_are_one_call_each() {

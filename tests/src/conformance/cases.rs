@@ -420,6 +420,7 @@ fn after_exception(reason: Reason, outcome: Option<&str>, unknown: UnknownPolicy
             names()
         )),
         None if reason == Reason::NoRoute && unknown == UnknownPolicy::Pass => Ok(After::Passed),
+        None if reason == Reason::PassRoute => Ok(After::Passed),
         None => Ok(After::Nothing),
         Some(outcome) if !goes_up => Err(format!(
             "`{outcome}`: the slow path gets no frames of the reason {name} here"

@@ -130,6 +130,7 @@ fn route_entry() -> impl Strategy<Value = RouteEntry> {
         3 => Just(Op::Pop),
         3 => Just(Op::PenultimatePop),
         4 => Just(Op::Local),
+        2 => Just(Op::LocalPass),
         4 => Just(Op::Group),
         1 => Just(Op::Pass),
     ])

@@ -104,6 +104,7 @@ fn route() -> Route {
     Route {
         label: Some(100),
         prefix: Some("10.0.0.0/8".parse().unwrap()),
+        table: Some(1000),
         action: Some(RouteAction::Swap),
         out: Some(vec![110]),
         ttl: Some(5),
@@ -148,6 +149,7 @@ fn key() -> Key {
     Key {
         label: Some(100),
         prefix: Some("10.0.0.0/8".parse().unwrap()),
+        table: Some(1000),
     }
 }
 
@@ -390,6 +392,7 @@ fn methods() {
         family: Some(Family::Mpls),
         label: Some(100),
         prefix,
+        table: Some(1000),
         within: prefix,
         covering: prefix,
         protocol: Some(Protocol(186)),
@@ -454,11 +457,13 @@ fn methods() {
         label: Some(100),
         prefix,
         address: Some([192, 0, 2, 1].into()),
+        table: Some(1000),
     };
     let route_reply = RouteReply {
         route: installed_route(),
     };
     method!("GetRoute", get, route_reply);
+    method!("GetVrf", GetVrf { name: name() }, Vrf { table: 1000 });
     method!("DeleteRoutes", keys, Changed::default());
     method!("FlushRoutes", flush, Changed::default());
     method!(
@@ -499,9 +504,14 @@ fn errors() {
     let idl = definition();
     let key = RouteKey::Label(Label::from_low_bits(100));
     let text = String::new;
-    let errors: [Error; 15] = [
+    let errors: [Error; 16] = [
         Refusal::RouteExists { key, route: text() }.into(),
         Refusal::NoSuchRoute { key }.into(),
+        Refusal::NoSuchVrf {
+            name: text(),
+            reason: text(),
+        }
+        .into(),
         Refusal::RouteForeign { key, owner: text() }.into(),
         Refusal::RouteDiffers { key, route: text() }.into(),
         Refusal::RouteRefused {

@@ -1,5 +1,6 @@
 //! The forwarding core on the host: what holds for every frame.
 
+use ipnet::IpNet;
 use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::memory::MemoryTables;
@@ -59,7 +60,7 @@ fn a_route_counts_frames_as_they_were_received() {
     core_port(&mut lfib);
     let slot = |key: RouteKey| lfib.get(key).unwrap().counter_slot;
     let label = |value: u32| slot(RouteKey::Label(Label::new(value).unwrap()));
-    let prefix = |text: &str| slot(RouteKey::Prefix(text.parse().unwrap()));
+    let prefix = |text: &str| slot(RouteKey::Prefix(text.parse::<IpNet>().unwrap().into()));
     let cases = [
         ("[100 64] ip trailer 3", vec![label(100)]),
         ("[122 64] ip", vec![label(122)]),

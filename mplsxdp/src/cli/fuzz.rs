@@ -47,7 +47,10 @@ pub fn route_line(data: &[u8]) {
         assert_eq!(line::key(&key.to_string(), Family::Any), Ok(key));
         assert_eq!(deletion, Ok(key.into()));
         if let Ok(selection) = selection {
-            let one = RouteFilter::from(KeyFilter::One(key));
+            let one = RouteFilter {
+                table: key.table(),
+                ..RouteFilter::from(KeyFilter::from(key))
+            };
             assert!(line.contains("all") || selection == Some(one), "{line}");
         }
     }

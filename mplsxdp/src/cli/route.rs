@@ -1,5 +1,6 @@
 //! `route`: verbs and output as iproute2 has them.
 
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::sync::Arc;
 
@@ -15,9 +16,9 @@ use crate::control::api::{
     self, BucketRange, Changes, InstalledRoute, KeyFilter, Lookup, NextHopState, Refusal, Resolution, RouteFilter,
 };
 use crate::control::client::{Client, ClientError};
-use crate::route::line::{self, Family, GrammarError, SELECTORS};
-use crate::route::protocols;
-use crate::route::{Action, NextHop, Path, Route, RouteKey, Source};
+use crate::route::line::{self, Context, Family, GrammarError, SELECTORS};
+use crate::route::{Action, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source};
+use crate::route::{protocols, tables};
 
 pub const HELP: &str = "\
 Verbs:
@@ -25,18 +26,19 @@ Verbs:
   route {add|replace|change} LABEL dev lo [pass]      pass: to the kernel, untouched, if no label is left
   route {add|replace|change} {LABEL|PREFIX} pass      left to the kernel, untouched
   route {add|replace|change} PREFIX encap mpls OUT[/OUT...] [ttl N] via {inet A|inet6 A|link MAC} [dev IFACE]
+  ... PREFIX [table T|vrf VRF]     only for packets from ports in the VRF with this routing table; `main`: outside of VRFs
   ... via A [dev IFACE] backup via {inet B|inet6 B|link MAC} [dev IFACE]     B is used while A cannot be reached
   ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     next hops that share the flows
   route del {LABEL|PREFIX} [...]  with more of the route: deleted only if all of it matches
   ... [proto {NAME|NUMBER}] [metric N]     kept and shown; they do not affect forwarding
   route show [SELECTOR]           the installed routes, or those chosen; counters with -s
   route show all                  also routes on standby: another owner's route for the label or prefix is preferred
-  route get {LABEL|PREFIX|ADDRESS}   with the state of its next hops, and their buckets
+  route get {LABEL|PREFIX|ADDRESS} [table T|vrf VRF]   with the state of its next hops, and their buckets
   route flush SELECTOR            delete the chosen routes
   route save > FILE               all routes, one per line
   route restore < FILE            make the routes equal to the file's, as a whole or not at all; --allow-empty: delete all
 Selectors; a route must match all of them: all, LABEL, PREFIX, root PREFIX (it and those inside it), match PREFIX (it and
-those around it), proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
+those around it), table T, vrf VRF, proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
 
 /// Routes in one message of a restore: about a megabyte.
 const BATCH: usize = 8192;
@@ -101,33 +103,39 @@ pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Resul
         true => Failure::Usage(format!("`route {word}`: {error}")),
         false => Failure::Usage(format!("{error}\n{}", error.point_out(&line))),
     };
+    let read_route = |session: &mut Session| read(session, |context| line::route(&line, context).map_err(in_line));
+    let read_selection =
+        |session: &mut Session| read(session, |context| line::selection(&line, context).map_err(in_line));
     let only = |usage: &str| Failure::Usage(format!("`route {word}` takes nothing more: `{usage}`"));
     match verb {
         _ if allow_empty && !matches!(verb, Verb::Restore) => Err(Failure::Usage(
             "`--allow-empty` is for `route restore`: it lets an input without routes delete all routes".into(),
         )),
         Verb::Show => {
-            let chosen = line::selection(&line, family).map_err(in_line)?;
+            let chosen = read_selection(session)?;
             let chosen = chosen.unwrap_or_else(|| of_family(family));
             show(&RouteFilter { owner, ..chosen }, session)
         }
-        Verb::Get => get(line::key(&line, family).map_err(in_line)?, session),
+        Verb::Get => {
+            let key = read(session, |context| line::key(&line, context).map_err(in_line))?;
+            get(key, session)
+        }
         Verb::Add => {
-            let route = line::route(&line, family).map_err(in_line)?;
+            let route = read_route(session)?;
             changes(session)?;
             let changed = session.client()?.add_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
         }
         Verb::Change => {
-            let route = line::route(&line, family).map_err(in_line)?;
+            let route = read_route(session)?;
             changes(session)?;
             let changed = session.client()?.change_routes(&[route])?;
             session.warn(changed.warnings);
             Ok(())
         }
         Verb::Replace => {
-            let route = line::route(&line, family).map_err(in_line)?;
+            let route = read_route(session)?;
             changes(session)?;
             let changed = session.client()?.replace_routes(&[route])?;
             session.warn(changed.warnings);
@@ -137,12 +145,12 @@ pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Resul
             "`{word}`: a label or prefix has one route; `add` and `replace` are for that"
         ))),
         Verb::Delete => {
-            let described = line::deletion(&line, family).map_err(in_line)?;
+            let described = read(session, |context| line::deletion(&line, context).map_err(in_line))?;
             changes(session)?;
             session.client()?.delete_routes([&described])?;
             Ok(())
         }
-        Verb::Flush => match line::selection(&line, family).map_err(in_line)? {
+        Verb::Flush => match read_selection(session)? {
             None => Err(Failure::Usage(format!(
                 "`route flush` needs arguments, as with `ip`: `route flush all` deletes all routes; {SELECTORS}"
             ))),
@@ -176,6 +184,28 @@ pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Resul
             }
             report(committed.changes, &mut session.out)
         }
+    }
+}
+
+/// Reads a line that may name VRFs, which the instance is asked about.
+fn read<T>(session: &mut Session, parse: impl FnOnce(Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+    let family = session.family;
+    let mut failed = None;
+    let mut find_vrf = |name: &str| {
+        let found = session.client().and_then(|client| Ok(client.vrf_table(name)?));
+        found.map_err(|failure| {
+            let reason = failure.to_string();
+            failed = Some(failure);
+            reason
+        })
+    };
+    let read = parse(Context {
+        family,
+        find_vrf: Some(&mut find_vrf),
+    });
+    match failed {
+        Some(failure) => Err(failure),
+        None => read,
     }
 }
 
@@ -217,7 +247,7 @@ fn report(changes: Changes, out: &mut Output) -> Result<(), Failure> {
 }
 
 fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
-    let one = matches!(chosen.keys, KeyFilter::One(_));
+    let one = chosen.is_narrow();
     let list = api::ListRoutes {
         counters: Some(one || session.out.style.stats),
         standby: chosen.standby.then_some(true),
@@ -269,6 +299,8 @@ fn show_json<W: io::Write, F: serde_json::ser::Formatter>(
 #[derive(Serialize)]
 struct JsonRoute {
     dst: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
     #[serde(flatten)]
     by_itself: Option<JsonPath>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -352,6 +384,7 @@ impl JsonRoute {
         } = api::Route::from(&route);
         Ok(Self {
             dst: route.destination(),
+            table: route.key().table().map(tables::name),
             by_itself,
             ttl_propagate,
             protocol: protocols::name(route.attributes().protocol),
@@ -407,12 +440,15 @@ impl JsonPath {
 fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
     let protocol = protocols::name(route.attributes().protocol);
+    let table = route.key().table().map(tables::name);
+    let table = table.as_ref().map(|table| table as &dyn fmt::Display);
     let mut line = String::new();
-    // A string takes all that is written to it.
-    let _ = match installed.paths {
-        None => with_dev_found(installed)?.fmt_head(&mut line, Some(&protocol)),
-        Some(_) => route.fmt_head(&mut line, Some(&protocol)),
+    let head = match installed.paths {
+        None => &with_dev_found(installed)?,
+        Some(_) => &route,
     };
+    // A string takes all that is written to it.
+    let _ = head.fmt_head(&mut line, table, Some(&protocol));
     // Most routes are static, as they are with `ip`.
     if installed.owner != Source::Static.name() {
         line.push_str(&format!(" owner {}", installed.owner));
@@ -444,10 +480,15 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
 }
 
 /// A line for each next hop: label or prefix, what becomes of its labels, next hop, interface and state, in columns; `-` for
-/// what there is not. Counters are on the route's first line.
+/// what there is not. The route's table follows, if it is of one. Counters are on the route's first line.
 fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
     let key = route.destination();
+    let table = route
+        .key()
+        .table()
+        .map(|table| format!(" table {}", tables::name(table)));
+    let table = table.unwrap_or_default();
     let counter = match installed.counter {
         _ if !counters => String::new(),
         Some(api::Counter { packets, bytes }) => format!(" packets {packets} bytes {bytes}"),
@@ -477,7 +518,7 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
             false => found.map_or_else(|| "-".to_owned(), |found| found.state.to_string()),
         };
         let counter = if index == 0 { counter.as_str() } else { "" };
-        format!("{key:<20} {out:<15} {via:<25} {dev:<16} {state}{counter}")
+        format!("{key:<20} {out:<15} {via:<25} {dev:<16} {state}{table}{counter}")
     });
     Ok(lines.collect())
 }
@@ -583,7 +624,9 @@ fn states(installed: &InstalledRoute) -> impl Iterator<Item = (&NextHopState, Op
 
 fn get(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
     let lookup = match key {
-        RouteKey::Prefix(host) if host.prefix_len() == host.max_prefix_len() => Lookup::Address(host.addr()),
+        RouteKey::Prefix(Fec { prefix, table }) if prefix.prefix_len() == prefix.max_prefix_len() => {
+            Lookup::Address(prefix.addr(), table.unwrap_or(RoutingTable::MAIN))
+        }
         _ => Lookup::Key(key),
     };
     let installed = session.client()?.route(lookup)?;

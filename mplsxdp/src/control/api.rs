@@ -14,7 +14,7 @@ use crate::lfib::spread::Spread;
 pub use crate::route::Mode as ChangeMode;
 pub use crate::route::filter::{KeyFilter, RouteFilter};
 pub use crate::route::wire::{Backup, Key, Path, Route, RouteAction, ViaAddress, ViaFamily};
-use crate::route::{Description, RouteKey};
+use crate::route::{Description, RouteKey, RoutingTable};
 pub use crate::route::{Protocol, Source};
 
 /// The interface's name.
@@ -456,6 +456,8 @@ pub struct ListRoutes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covering: Option<IpNet>,
@@ -481,7 +483,7 @@ pub struct RouteList {
     pub routes: Vec<InstalledRoute>,
 }
 
-/// Parameters of `GetRoute`: exactly one of the three.
+/// Parameters of `GetRoute`: exactly one of label, prefix and address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GetRoute {
@@ -491,21 +493,25 @@ pub struct GetRoute {
     pub prefix: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
 }
 
 impl From<Lookup> for GetRoute {
     fn from(lookup: Lookup) -> Self {
         match lookup {
             Lookup::Key(key) => {
-                let Key { label, prefix } = key.into();
+                let Key { label, prefix, table } = key.into();
                 Self {
                     label,
                     prefix,
                     address: None,
+                    table,
                 }
             }
-            Lookup::Address(address) => Self {
+            Lookup::Address(address, table) => Self {
                 address: Some(address),
+                table: Some(table.0).filter(|_| table != RoutingTable::MAIN),
                 ..Self::default()
             },
         }
@@ -516,6 +522,19 @@ impl From<Lookup> for GetRoute {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RouteReply {
     pub route: InstalledRoute,
+}
+
+/// Parameters of `GetVrf`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetVrf {
+    pub name: String,
+}
+
+/// Reply of `GetVrf`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Vrf {
+    pub table: u32,
 }
 
 /// Parameters of `DeleteRoutes`: labels and prefixes, and what must be true of their routes.
@@ -541,6 +560,8 @@ pub struct FlushRoutes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covering: Option<IpNet>,
@@ -562,6 +583,7 @@ impl From<FlushRoutes> for ListRoutes {
             family,
             label,
             prefix,
+            table,
             within,
             covering,
             protocol,
@@ -573,6 +595,7 @@ impl From<FlushRoutes> for ListRoutes {
             family,
             label,
             prefix,
+            table,
             within,
             covering,
             protocol,
@@ -588,6 +611,7 @@ impl From<FlushRoutes> for ListRoutes {
 impl From<&RouteFilter> for FlushRoutes {
     fn from(filter: &RouteFilter) -> Self {
         let mut chosen = Self {
+            table: filter.table.map(|table| table.0),
             protocol: filter.protocol,
             via: filter.via.map(ViaAddress::from),
             dev: filter.dev.clone(),
@@ -598,12 +622,8 @@ impl From<&RouteFilter> for FlushRoutes {
             KeyFilter::Labels => chosen.family = Some(Family::Mpls),
             KeyFilter::V4Prefixes => chosen.family = Some(Family::Inet),
             KeyFilter::V6Prefixes => chosen.family = Some(Family::Inet6),
-            KeyFilter::One(key) => {
-                Key {
-                    label: chosen.label,
-                    prefix: chosen.prefix,
-                } = key.into();
-            }
+            KeyFilter::Label(label) => chosen.label = Some(label.get()),
+            KeyFilter::Prefix(prefix) => chosen.prefix = Some(prefix),
             KeyFilter::Within(prefix) => chosen.within = Some(prefix),
             KeyFilter::Covering(prefix) => chosen.covering = Some(prefix),
         }
@@ -785,6 +805,10 @@ pub enum Request {
     GetRoute {
         lookup: Lookup,
     },
+    /// The routing table of a VRF.
+    GetVrf {
+        name: String,
+    },
     /// Each must be there, and as it is described.
     DeleteRoutes {
         owner: Source,
@@ -827,8 +851,8 @@ pub enum Request {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lookup {
     Key(RouteKey),
-    /// By the longest match.
-    Address(IpAddr),
+    /// By the longest match, at ports of this table.
+    Address(IpAddr, RoutingTable),
 }
 
 /// What the controller answers.
@@ -842,6 +866,7 @@ pub enum Reply {
         after: Option<RouteKey>,
     },
     Route(Box<InstalledRoute>),
+    Vrf(Vrf),
     Changed(Changed),
     Committed(Committed),
     Links(Vec<Link>),
@@ -873,6 +898,9 @@ pub enum Refusal {
         #[serde(with = "route_key")]
         key: RouteKey,
     },
+    #[error("{reason}")]
+    #[serde(rename = "io.mplsxdp.NoSuchVrf")]
+    NoSuchVrf { name: String, reason: String },
     #[error("the route of {key} is another one: `{route}`")]
     #[serde(rename = "io.mplsxdp.RouteDiffers")]
     RouteDiffers {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use mplsxdp_common::wire::Label;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -10,7 +11,7 @@ use serde_json::value::RawValue;
 use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Request, RouteFilter};
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
-use crate::route::{Field, InvalidRoute, Route, RouteKey, Source};
+use crate::route::{InvalidRoute, Route, RouteKey, RoutingTable, Rule, Source};
 
 /// Every varlink service has this interface.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";
@@ -185,21 +186,25 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
         "GetStatus" => nothing(raw, Command::Ask(Request::GetStatus)),
         "GetConfig" => nothing(raw, Command::Ask(Request::GetConfig)),
         "GetRoute" => {
-            let api::GetRoute { label, prefix, address } = parameters(raw)?;
-            let lookup = match (RouteKey::try_from(Key { label, prefix }), address) {
-                (Ok(key), None) => Lookup::Key(key),
-                (Err(InvalidRoute { place, .. }), Some(address))
-                    if place == Field::Route.into() && prefix.is_none() =>
-                {
-                    Lookup::Address(address)
-                }
-                (Err(InvalidRoute { place, rule }), None) => return Err(invalid(place.within("parameters"), rule)),
-                (_, Some(_)) => {
+            let api::GetRoute {
+                label,
+                prefix,
+                address,
+                table,
+            } = parameters(raw)?;
+            let lookup = match (address, label.is_none() && prefix.is_none()) {
+                (None, _) => Lookup::Key(key(Key { label, prefix, table })?),
+                (Some(address), true) => Lookup::Address(address, routing_table(table)?.unwrap_or(RoutingTable::MAIN)),
+                (Some(_), false) => {
                     let reason = "only one of `label`, `prefix` and `address` can be given";
                     return Err(invalid("parameters", reason));
                 }
             };
             Ok(Command::Ask(Request::GetRoute { lookup }))
+        }
+        "GetVrf" => {
+            let api::GetVrf { name } = parameters(raw)?;
+            Ok(Command::Ask(Request::GetVrf { name }))
         }
         "ListRoutes" => list_routes(parameters(raw)?),
         "AddRoutes" => change(ChangeMode::Add),
@@ -306,6 +311,18 @@ fn list_routes(list: api::ListRoutes) -> Result<Command, Error> {
     }))
 }
 
+fn key(given: Key) -> Result<RouteKey, Error> {
+    let key = RouteKey::try_from(given);
+    key.map_err(|InvalidRoute { place, rule }| invalid(place.within("parameters"), rule))
+}
+
+fn routing_table(given: Option<u32>) -> Result<Option<RoutingTable>, Error> {
+    match given {
+        Some(0) => Err(invalid("parameters.table", Rule::NotATable)),
+        table => Ok(table.map(RoutingTable)),
+    }
+}
+
 /// Which routes are meant; `counters` says nothing about that.
 fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
     let family = list.family.map(|family| match family {
@@ -313,12 +330,12 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
         Family::Inet => KeyFilter::V4Prefixes,
         Family::Inet6 => KeyFilter::V6Prefixes,
     });
-    let one = |label, prefix| {
-        let key = RouteKey::try_from(Key { label, prefix }).map(KeyFilter::One);
-        key.map_err(|InvalidRoute { place, rule }| invalid(place.within("parameters"), rule))
-    };
-    let label = list.label.map(|label| one(Some(label), None)).transpose()?;
-    let prefix = list.prefix.map(|prefix| one(None, Some(prefix))).transpose()?;
+    let label = list.label.map(|value| match Label::new(value) {
+        Some(label) => Ok(KeyFilter::Label(label)),
+        None => Err(invalid("parameters.label", Rule::NotALabel(value))),
+    });
+    let label = label.transpose()?;
+    let prefix = list.prefix.map(KeyFilter::Prefix);
     let within = list.within.map(|prefix| KeyFilter::Within(prefix.trunc()));
     let covering = list.covering.map(|prefix| KeyFilter::Covering(prefix.trunc()));
     let mut keys = [family, label, prefix, within, covering].into_iter().flatten();
@@ -331,6 +348,7 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
     }
     Ok(RouteFilter {
         keys: chosen,
+        table: routing_table(list.table)?,
         protocol: list.protocol,
         via: list
             .via
@@ -513,7 +531,7 @@ mod tests {
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"lable\":100}]}",
                 "parameters.routes[0].lable",
-                "unknown field `lable`, expected one of `label`, `prefix`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`, `protocol`, `metric`, `reason`",
+                "unknown field `lable`, expected one of `label`, `prefix`, `table`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`, `protocol`, `metric`, `reason`",
             ),
             (
                 "AddRoutes",

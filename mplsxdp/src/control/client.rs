@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Lookup, Nothing};
 use super::{GROUP, Instance, MAX_MESSAGE_BYTES};
-use crate::route::{Description, Route, Source};
+use crate::route::{Description, Route, RoutingTable, Source};
 
 /// How long a command waits for an instance that holds its name and does not listen yet.
 const START_WAIT: Duration = Duration::from_secs(3);
@@ -212,6 +212,13 @@ impl Client {
     pub fn route(&mut self, lookup: Lookup) -> Result<InstalledRoute, ClientError> {
         let api::RouteReply { route } = self.call("GetRoute", &api::GetRoute::from(lookup))?;
         Ok(route)
+    }
+
+    /// The routing table of a VRF.
+    pub fn vrf_table(&mut self, name: &str) -> Result<RoutingTable, ClientError> {
+        let name = name.to_owned();
+        let api::Vrf { table } = self.call("GetVrf", &api::GetVrf { name })?;
+        Ok(RoutingTable(table))
     }
 
     /// Deletes routes, each of which must be there and as it is described.

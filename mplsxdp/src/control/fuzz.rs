@@ -126,6 +126,7 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             (method, parameters)
         }
         Request::GetRoute { lookup } => ("GetRoute", json!(api::GetRoute::from(*lookup))),
+        Request::GetVrf { name } => ("GetVrf", json!(api::GetVrf { name: name.clone() })),
         Request::DeleteRoutes { owner, routes } => {
             let keys = routes.iter().map(api::Route::from).collect();
             let owner = Some(*owner);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use mplsxdp_common::abi::{LabelStack, Op, RouteEntry, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
+use super::fecs::Families;
 use super::groups::{Before, Member};
 use super::next_hops::NextHopId;
-use super::plan::{Budget, Change, Progress};
-use super::{Counts, Installed, Lfib, uses_next_hop};
+use super::plan::{Budget, Change, Keys, Progress};
+use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
 pub use crate::route::Mode;
 use crate::route::{Action, Attributes, NextHop, Owner, PassReason, Path, Route, RouteKey};
@@ -59,8 +60,8 @@ pub enum ChangeError {
         remedy: &'static str,
     },
     #[error(
-        "no room for a route of {key}: there are {capacity} entries for prefixes of its family, and each route takes {}, one for \
-         ports outside of VRFs and one for each VRF that ports are in ({vrfs})", vrfs + 1
+        "no room for a route of {key}: there are {capacity} entries for prefixes of its family, and each route without `table` \
+         takes {}, one for ports outside of VRFs and one for each VRF that ports are in ({vrfs})", vrfs + 1
     )]
     FullOfVrfs {
         index: usize,
@@ -280,18 +281,18 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// That the FTN has no entry for another new prefix in each domain. `new` are those before it that are new.
-    pub(super) fn no_room(&self, index: usize, key: RouteKey, new: &mut Counts) -> Option<ChangeError> {
-        let installed = match key {
-            RouteKey::Prefix(prefix) if !self.pass.has_ftn(prefix) => self.counts.get(key),
-            _ => return None,
-        };
-        let count = new.of(key);
-        *count += 1;
+    /// That the FTN has no entries for another new route. `given` are those before it, and `new` is how many entries the new ones
+    /// of these take.
+    pub(super) fn no_room(&self, index: usize, key: RouteKey, given: &Keys, new: &mut Families) -> Option<ChangeError> {
+        let RouteKey::Prefix(fec) = key else { return None };
+        let new = new.of(fec.prefix);
+        *new += self
+            .pass
+            .new_entries(fec, |other| given.contains(RouteKey::Prefix(other)));
+        let taken = *self.pass.route_entries(None).of(fec.prefix);
         let capacity = self.tables.capacity().prefixes;
-        let domains = self.pass.domains_begun();
-        let is_room = (installed + *count).saturating_mul(domains) <= capacity as usize;
-        match domains {
+        let is_room = taken + *new <= capacity as usize;
+        match self.pass.domains_begun() {
             _ if is_room => None,
             ..=1 => Some(ChangeError::Full {
                 index,
@@ -299,7 +300,7 @@ impl<T: Tables> Lfib<T> {
                 capacity,
                 remedy: "",
             }),
-            _ => Some(ChangeError::FullOfVrfs {
+            domains => Some(ChangeError::FullOfVrfs {
                 index,
                 key,
                 capacity,

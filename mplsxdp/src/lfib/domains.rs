@@ -7,9 +7,11 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{Domain, RouteEntry};
 
 use super::Lfib;
+use super::fecs::Families;
 use super::ftn::Write;
 use super::pass::Claim;
 use crate::dataplane::{FtnKey, GracePeriod, TableError, Tables};
+use crate::route::RoutingTable;
 
 /// The VRFs that have a domain, by their routing tables.
 #[derive(Default, Debug)]
@@ -32,12 +34,11 @@ struct Vrf {
 #[derive(Debug, thiserror::Error)]
 pub enum FillError {
     #[error(
-        "each of the {routes} {family} prefix routes takes an entry for each VRF that ports are in and one for the other ports, \
-         {wanted} in all, and there are {capacity}"
+        "the {family} prefix routes take {wanted} entries in all, and there are {capacity}: a route without `table` takes one for \
+         each VRF that ports are in and one for the other ports"
     )]
     NoRoom {
         family: &'static str,
-        routes: usize,
         wanted: usize,
         capacity: u32,
     },
@@ -75,7 +76,7 @@ impl<T: Tables> Lfib<T> {
         let Some(domain) = numbers.find(|domain| !taken.contains(domain)) else {
             return false;
         };
-        self.pass.add_domain(domain, claims());
+        self.pass.add_domain(domain, RoutingTable(table), claims());
         self.vrfs.by_table.insert(table, Vrf { domain, left: None });
         true
     }
@@ -139,15 +140,12 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn fill_step(&mut self, domain: Domain) -> Result<(), FillError> {
-        let begun = self.pass.domains_begun() + usize::from(self.pass.has_not_begun(domain));
         let capacity = self.tables.capacity().prefixes;
-        let counts = [("IPv4", self.counts.v4_prefixes), ("IPv6", self.counts.v6_prefixes)];
-        for (family, routes) in counts {
-            let wanted = routes.saturating_mul(begun);
+        let Families { v4, v6 } = self.pass.route_entries(Some(domain));
+        for (family, wanted) in [("IPv4", v4), ("IPv6", v6)] {
             if wanted > capacity as usize {
                 return Err(FillError::NoRoom {
                     family,
-                    routes,
                     wanted,
                     capacity,
                 });

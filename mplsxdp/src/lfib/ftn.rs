@@ -9,7 +9,7 @@ use super::pass::{Claim, Laid, Wanted};
 use super::plan::Budget;
 use super::{Installed, Lfib};
 use crate::dataplane::{FtnKey, TableError, Tables};
-use crate::route::RouteKey;
+use crate::route::{Fec, RouteKey};
 
 /// How many pass entries one step takes: it holds the event loop for about a millisecond.
 pub(super) const STEP: usize = 128;
@@ -64,11 +64,11 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// The first domain in which `prefix` needs more pass entries than a step's for a route, and does not have all of them.
-    pub(super) fn to_be_laid(&self, prefix: IpNet) -> Option<FtnKey> {
-        let mut keys = self.pass.domains().map(|domain| FtnKey::new(domain, prefix));
-        keys.find(|&key| {
-            !self.pass.is_beyond_end(key)
+    /// The first place where a route of `fec` needs more pass entries than a step's, and does not have all of them.
+    pub(super) fn to_be_laid(&self, fec: Fec) -> Option<FtnKey> {
+        self.pass.places(fec).find(|&key| {
+            self.pass.find(key).is_none()
+                && !self.pass.is_beyond_end(key)
                 && self.pass.holds_more_than(self.step, key)
                 && self.pass.laid(key).is_none_or(|laid| !laid.is_whole() || laid.going)
         })
@@ -188,11 +188,9 @@ impl<T: Tables> Lfib<T> {
     /// Takes the routes out of the FTN table that cover `claimed`, whose pass entry could not be written: better the kernel's
     /// routing for all of their packets than labels on the kernel's. Returns whether there were any.
     fn withhold(&mut self, claimed: FtnKey) -> bool {
-        let covering = self.pass.covering(claimed.prefix);
-        let covering: Vec<IpNet> = covering.filter(|&prefix| prefix != claimed.prefix).collect();
+        let covering: Vec<FtnKey> = self.pass.covering(claimed).filter(|&key| key != claimed).collect();
         let mut any = false;
-        for prefix in std::iter::once(claimed.prefix).chain(covering) {
-            let key = FtnKey::new(claimed.domain, prefix);
+        for key in std::iter::once(claimed).chain(covering) {
             let held = self.held(key);
             if held.is_some_and(|entry| entry != RouteEntry::PASS) {
                 let removed = self.tables.remove_ftn(key).is_ok();
@@ -203,21 +201,17 @@ impl<T: Tables> Lfib<T> {
         any
     }
 
-    /// Gives a prefix another route, or none, and returns what it had. The FTN table is brought to what is wanted then; if that
+    /// Gives a FEC another route, or none, and returns what it had. The FTN table is brought to what is wanted then; if that
     /// fails, all is as it was.
-    pub(super) fn set_prefix(
-        &mut self,
-        prefix: IpNet,
-        route: Option<Installed>,
-    ) -> Result<Option<Installed>, TableError> {
-        let keys = self.pass.domains().map(|domain| FtnKey::new(domain, prefix));
-        let laid: Vec<(FtnKey, Option<Laid>)> = keys.map(|key| (key, self.pass.laid(key))).collect();
-        let (before, writes) = self.turn_prefix(prefix, route);
+    pub(super) fn set_fec(&mut self, fec: Fec, route: Option<Installed>) -> Result<Option<Installed>, TableError> {
+        let laid = self.pass.places(fec).map(|key| (key, self.pass.laid(key)));
+        let laid: Vec<(FtnKey, Option<Laid>)> = laid.collect();
+        let (before, writes) = self.turn_fec(fec, route);
         for (index, &write) in writes.iter().enumerate() {
             let Err(error) = self.write_ftn(write) else { continue };
-            self.put(RouteKey::Prefix(prefix), before);
+            self.put(RouteKey::Prefix(fec), before);
             if before.is_some() != route.is_some() {
-                self.pass.set_ftn(prefix, before.is_some());
+                self.pass.set_route(fec, before.is_some());
                 for (key, laid) in laid {
                     self.pass.set_laid(key, laid.map(|laid| Laid { going: true, ..laid }));
                 }
@@ -228,19 +222,19 @@ impl<T: Tables> Lfib<T> {
         Ok(before)
     }
 
-    /// [`Lfib::set_prefix`] for what a prefix had before. What cannot be written is unsettled.
-    pub(super) fn restore_prefix(&mut self, prefix: IpNet, before: Option<Installed>) {
-        let (_, writes) = self.turn_prefix(prefix, before);
+    /// [`Lfib::set_fec`] for what a FEC had before. What cannot be written is unsettled.
+    pub(super) fn restore_fec(&mut self, fec: Fec, before: Option<Installed>) {
+        let (_, writes) = self.turn_fec(fec, before);
         for write in writes {
             // What this leaves unsettled is tried again.
             let _ = self.write_safely(write);
         }
     }
 
-    /// Has a prefix have this route, or none. Returns what it had, and what to write, in an order in which each address sees one
+    /// Has a FEC have this route, or none. Returns what it had, and what to write, in an order in which each address sees one
     /// step.
-    fn turn_prefix(&mut self, prefix: IpNet, route: Option<Installed>) -> (Option<Installed>, Vec<Write>) {
-        let key = RouteKey::Prefix(prefix);
+    fn turn_fec(&mut self, fec: Fec, route: Option<Installed>) -> (Option<Installed>, Vec<Write>) {
+        let key = RouteKey::Prefix(fec);
         let route = route.map(|route| self.with_turned(route));
         let before = self.routes.get(&key).copied();
         if let Some(route) = route {
@@ -251,18 +245,23 @@ impl<T: Tables> Lfib<T> {
             return (before, Vec::new());
         }
         let comes_or_goes = before.is_some() != route.is_some();
+        // With another route for the prefix, no claim becomes or ceases to be covered.
+        let has_fallback = self.pass.has_fallback(fec);
         let mut concerned = Vec::new();
         let mut laid = Vec::new();
-        for key in self.pass.domains().map(|domain| FtnKey::new(domain, prefix)) {
+        for key in self.pass.places(fec) {
             concerned.push(key);
-            if route.is_some() {
+            if route.is_some() || has_fallback {
                 concerned.extend(self.unsettled_within(key).map(|(key, _)| key));
+            }
+            if !comes_or_goes || has_fallback {
+                continue;
             }
             let goes_in_steps = route.is_none() && self.pass.holds_more_than(self.step, key);
             let after = goes_in_steps.then_some(Laid::ALL_GOING);
             // If all of its pass entries are there and stay, they are no part of the change.
             let is_small = after.is_none() && !self.pass.is_beyond_end(key);
-            if comes_or_goes && is_small && self.pass.laid(key).is_none_or(|laid| !laid.is_whole()) {
+            if is_small && self.pass.laid(key).is_none_or(|laid| !laid.is_whole()) {
                 concerned.extend(self.pass.claims_within(key));
             }
             laid.push((key, after));
@@ -271,10 +270,10 @@ impl<T: Tables> Lfib<T> {
         concerned.dedup();
         let held: Vec<Option<RouteEntry>> = concerned.iter().map(|&key| self.held(key)).collect();
         if comes_or_goes {
-            self.pass.set_ftn(prefix, route.is_some());
-            for (key, laid) in laid {
-                self.pass.set_laid(key, laid);
-            }
+            self.pass.set_route(fec, route.is_some());
+        }
+        for (key, laid) in laid {
+            self.pass.set_laid(key, laid);
         }
         self.put(key, route);
         let writes = concerned.into_iter().zip(held);
@@ -352,7 +351,7 @@ impl<T: Tables> Lfib<T> {
     /// What the FTN table is to hold at `key`.
     pub(super) fn wanted(&self, key: FtnKey) -> Option<RouteEntry> {
         match self.pass.wanted(key) {
-            Wanted::Route => Some(self.routes.get(&RouteKey::Prefix(key.prefix))?.entry),
+            Wanted::Route(fec) => Some(self.routes.get(&RouteKey::Prefix(fec))?.entry),
             Wanted::Pass => Some(RouteEntry::PASS),
             Wanted::Nothing => None,
         }

@@ -15,7 +15,8 @@ use super::plan::Budget;
 use super::spread::Spread;
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::Tables;
-use crate::route::{Action, Attributes, OutLabels, Owner, Path, Route, RouteKey};
+use crate::route::filter::KeyFilter;
+use crate::route::{Action, Attributes, Fec, OutLabels, Owner, Path, Route, RouteKey, RoutingTable};
 
 /// A route and what there is to tell about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,33 +89,27 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// The prefix of the route that packets to `address` take: the longest that has one.
-    pub fn longest_match(&self, address: IpAddr) -> Option<RouteKey> {
-        let mut next = Some(IpNet::from(address));
-        while let Some(prefix) = next {
-            let key = RouteKey::Prefix(prefix);
-            if self.routes.contains_key(&key) {
-                return Some(key);
-            }
-            next = prefix.supernet();
-        }
-        None
+    /// The route that packets to `address` take at a port of this table: that of the longest prefix.
+    pub fn longest_match(&self, address: IpAddr, table: RoutingTable) -> Option<RouteKey> {
+        let mut prefixes = std::iter::successors(Some(IpNet::from(address)), IpNet::supernet);
+        prefixes.find_map(|prefix| self.pass.find_in(table, prefix).map(RouteKey::Prefix))
     }
 
-    /// The prefixes, within this one, that have routes, in order.
-    pub fn prefixes_within(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
+    /// The FECs whose prefixes are within this one and that have routes, in order.
+    pub fn fecs_within(&self, prefix: IpNet) -> impl Iterator<Item = Fec> {
         self.routes
-            .range(RouteKey::Prefix(prefix.trunc())..)
+            .range(RouteKey::Prefix(prefix.trunc().into())..)
             .map_while(move |(&key, _)| match key {
-                RouteKey::Prefix(found) if prefix.contains(&found) => Some(found),
+                RouteKey::Prefix(found) if prefix.contains(&found.prefix) => Some(found),
                 _ => None,
             })
     }
 
-    /// Routes after `after` of which `select` is true, in the order of keys: up to the one by which they come to `limit` paths,
-    /// and of no more than `examined` routes.
+    /// Routes of `keys`, after `after`, of which `select` is true, in the order of keys: up to the one by which they come to `limit`
+    /// paths, and of no more than `examined` routes.
     pub fn page(
         &self,
+        keys: KeyFilter,
         after: Option<RouteKey>,
         limit: usize,
         examined: usize,
@@ -122,7 +117,9 @@ impl<T: Tables> Lfib<T> {
     ) -> Page {
         let mut page = Page::default();
         let mut paths = 0;
-        let mut rest = self.rest(after);
+        let (first, last) = keys.range();
+        let start = after.map_or(first, Bound::Excluded);
+        let mut rest = self.routes.range((start, last));
         for (&key, installed) in rest.by_ref().take(examined) {
             page.after = Some(key);
             if select(&self.candidate_of(key, installed))

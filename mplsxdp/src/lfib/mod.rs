@@ -4,6 +4,7 @@
 mod change;
 pub mod counters;
 mod domains;
+mod fecs;
 mod ftn;
 pub mod groups;
 mod list;
@@ -24,7 +25,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, LabelStack, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
-use crate::route::{Attributes, Owner, PassReason, RouteKey, Source};
+use crate::route::{Attributes, Fec, Owner, PassReason, RouteKey, Source};
 pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
 pub use domains::FillError;
@@ -69,16 +70,12 @@ impl Counts {
     fn of(&mut self, key: RouteKey) -> &mut usize {
         match key {
             RouteKey::Label(_) => &mut self.labels,
-            RouteKey::Prefix(IpNet::V4(_)) => &mut self.v4_prefixes,
-            RouteKey::Prefix(IpNet::V6(_)) => &mut self.v6_prefixes,
-        }
-    }
-
-    fn get(&self, key: RouteKey) -> usize {
-        match key {
-            RouteKey::Label(_) => self.labels,
-            RouteKey::Prefix(IpNet::V4(_)) => self.v4_prefixes,
-            RouteKey::Prefix(IpNet::V6(_)) => self.v6_prefixes,
+            RouteKey::Prefix(Fec {
+                prefix: IpNet::V4(_), ..
+            }) => &mut self.v4_prefixes,
+            RouteKey::Prefix(Fec {
+                prefix: IpNet::V6(_), ..
+            }) => &mut self.v6_prefixes,
         }
     }
 }

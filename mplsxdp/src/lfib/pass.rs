@@ -9,8 +9,9 @@ use std::ops::Bound;
 use ipnet::{IpNet, Ipv4Net};
 use mplsxdp_common::abi::Domain;
 
+use super::fecs::{Families, Fecs};
 use crate::dataplane::FtnKey;
-use crate::route::NEVER;
+use crate::route::{Fec, NEVER, RoutingTable};
 
 /// Why a prefix is the kernel's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -21,16 +22,18 @@ pub enum Claim {
     Route,
 }
 
-/// The prefixes that have an FTN route, and for each domain the prefixes that the kernel claims.
+/// The FECs that have a route, and for each domain the prefixes that the kernel claims.
 #[derive(Debug)]
 pub struct PassEntries {
-    ftn: BTreeSet<IpNet>,
+    fecs: Fecs,
     domains: BTreeMap<Domain, Entries>,
 }
 
 /// One domain.
 #[derive(Debug)]
 struct Entries {
+    /// The routing table of the ports that look there.
+    table: RoutingTable,
     claims: BTreeMap<IpNet, Claim>,
     /// Prefixes without a route, and the claims within them that have pass entries all the same. Those change nothing for any
     /// packet, so that they can be written bit by bit before a route comes, and removed bit by bit after it has gone.
@@ -64,8 +67,8 @@ impl Laid {
 /// What belongs at a prefix of the FTN table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wanted {
-    /// The route for this prefix.
-    Route,
+    /// The route of this FEC.
+    Route(Fec),
     Pass,
     Nothing,
 }
@@ -77,10 +80,10 @@ impl Default for PassEntries {
     /// With the domain of ports outside of VRFs.
     fn default() -> Self {
         let mut entries = Self {
-            ftn: BTreeSet::new(),
+            fecs: Fecs::default(),
             domains: BTreeMap::new(),
         };
-        entries.add_domain(Domain::NO_VRF, BTreeMap::new());
+        entries.add_domain(Domain::NO_VRF, RoutingTable::MAIN, BTreeMap::new());
         entries.set_end(Domain::NO_VRF, None);
         entries
     }
@@ -93,14 +96,40 @@ impl PassEntries {
 
     /// How many domains have entries in the table, or may have.
     pub fn domains_begun(&self) -> usize {
-        let begun = self.domains.values().filter(|entries| entries.end != Some(FIRST));
+        let begun = self.domains.values().filter(|entries| entries.has_begun());
         begun.count()
     }
 
+    /// How many entries routes have in the domains that have begun, and in `other`.
+    pub fn route_entries(&self, other: Option<Domain>) -> Families {
+        let domains = self.domains.iter();
+        let begun = domains.filter(|&(&domain, entries)| entries.has_begun() || Some(domain) == other);
+        begun.fold(Families::default(), |mut count, (_, entries)| {
+            count += self.fecs.count(entries.table);
+            count
+        })
+    }
+
+    /// How many entries a route of `fec` takes in the domains that have begun, if `others` are FECs that have a route, too.
+    pub fn new_entries(&self, fec: Fec, others: impl Fn(Fec) -> bool) -> usize {
+        let places = self.places(fec).filter(|key| self.find(*key).is_none());
+        let new = places.filter(|key| {
+            self.domains.get(&key.domain).is_some_and(|entries| {
+                let other = match fec.table {
+                    Some(_) => None,
+                    None => Some(entries.table),
+                };
+                entries.has_begun() && !others(Fec::new(fec.prefix, other))
+            })
+        });
+        new.count()
+    }
+
     /// Nothing of a new domain is in the table yet: see [`PassEntries::next_places`].
-    pub fn add_domain(&mut self, domain: Domain, mut claims: BTreeMap<IpNet, Claim>) {
+    pub fn add_domain(&mut self, domain: Domain, table: RoutingTable, mut claims: BTreeMap<IpNet, Claim>) {
         claims.extend(NEVER.map(|prefix| (prefix, Claim::Never)));
         let entries = Entries {
+            table,
             claims,
             laid: BTreeMap::new(),
             end: Some(FIRST),
@@ -119,9 +148,7 @@ impl PassEntries {
 
     /// Whether none is.
     pub fn has_not_begun(&self, domain: Domain) -> bool {
-        self.domains
-            .get(&domain)
-            .is_none_or(|entries| entries.end == Some(FIRST))
+        self.domains.get(&domain).is_none_or(|entries| !entries.has_begun())
     }
 
     /// Whether the domain is not filled as far as `key`: nothing is wanted at it, and at what it holds.
@@ -146,7 +173,7 @@ impl PassEntries {
             return (Vec::new(), None);
         };
         let claims = entries.claims.range(end..).take(most + 1).map(|(&prefix, _)| prefix);
-        let routes = self.ftn.range(end..).take(most + 1).copied();
+        let routes = self.fecs.first(entries.table, end, most + 1);
         let mut places: Vec<IpNet> = BTreeSet::from_iter(claims.chain(routes)).into_iter().collect();
         let end = places.get(most).copied();
         places.truncate(most);
@@ -158,9 +185,10 @@ impl PassEntries {
         let Some(entries) = self.domains.get(&domain) else {
             return (Vec::new(), FIRST);
         };
-        let before = (Bound::Unbounded, entries.end.map_or(Bound::Unbounded, Bound::Excluded));
-        let claims = entries.claims.range(before).rev().take(most).map(|(&prefix, _)| prefix);
-        let routes = self.ftn.range(before).rev().take(most).copied();
+        let before = entries.end.map_or(Bound::Unbounded, Bound::Excluded);
+        let claims = entries.claims.range((Bound::Unbounded, before)).rev();
+        let claims = claims.take(most).map(|(&prefix, _)| prefix);
+        let routes = self.fecs.last(entries.table, before, most);
         let places: Vec<IpNet> = BTreeSet::from_iter(claims.chain(routes))
             .into_iter()
             .rev()
@@ -170,13 +198,28 @@ impl PassEntries {
         (places, end.unwrap_or(FIRST))
     }
 
-    /// The FTN has, or no longer has, a route for `prefix`. What is wanted may change at it and at the claims within it.
-    pub fn set_ftn(&mut self, prefix: IpNet, present: bool) {
+    /// There is, or no longer is, a route for `fec`. What is wanted may change at its [places](Self::places) and at the claims
+    /// within them.
+    pub fn set_route(&mut self, fec: Fec, present: bool) {
         if present {
-            self.ftn.insert(prefix);
+            self.fecs.insert(fec);
         } else {
-            self.ftn.remove(&prefix);
+            self.fecs.remove(fec);
         }
+    }
+
+    /// Where the route of `fec` counts, or would if there were one.
+    pub fn places(&self, fec: Fec) -> impl Iterator<Item = FtnKey> {
+        let domains = self.domains.iter().filter(move |(_, entries)| match fec.table {
+            Some(table) => table == entries.table,
+            None => !self.fecs.contains(Fec::new(fec.prefix, Some(entries.table))),
+        });
+        domains.map(move |(&domain, _)| FtnKey::new(domain, fec.prefix))
+    }
+
+    /// Whether there is a route that counts at the [places](Self::places) of `fec` while `fec` itself has none.
+    pub fn has_fallback(&self, fec: Fec) -> bool {
+        fec.table.is_some() && self.fecs.contains(fec.prefix.into())
     }
 
     /// The claim on `key` is `claim` from now on. What is wanted may change at `key`, and nowhere else.
@@ -215,8 +258,14 @@ impl PassEntries {
         entries.is_some_and(|entries| entries.claims_beneath(key.prefix, None).nth(count).is_some())
     }
 
-    pub fn has_ftn(&self, prefix: IpNet) -> bool {
-        self.ftn.contains(&prefix)
+    /// The FEC whose route counts at `key`.
+    pub fn find(&self, key: FtnKey) -> Option<Fec> {
+        self.fecs.find(self.domains.get(&key.domain)?.table, key.prefix)
+    }
+
+    /// The FEC whose route counts for `prefix` at ports of `table`.
+    pub fn find_in(&self, table: RoutingTable, prefix: IpNet) -> Option<Fec> {
+        self.fecs.find(table, prefix)
     }
 
     pub fn laid(&self, key: FtnKey) -> Option<Laid> {
@@ -283,9 +332,11 @@ impl PassEntries {
         (claims, laid)
     }
 
-    /// The FTN prefixes that hold `prefix`, itself included; the longest first.
-    pub fn covering(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
-        std::iter::successors(Some(prefix), IpNet::supernet).filter(|prefix| self.ftn.contains(prefix))
+    /// Where routes count whose prefixes hold that of `key`, itself included; the longest first.
+    pub fn covering(&self, key: FtnKey) -> impl Iterator<Item = FtnKey> {
+        let prefixes = std::iter::successors(Some(key.prefix), IpNet::supernet);
+        let keys = prefixes.map(move |prefix| FtnKey::new(key.domain, prefix));
+        keys.filter(|&key| self.find(key).is_some())
     }
 
     /// What belongs at `key`.
@@ -297,26 +348,30 @@ impl PassEntries {
         if entries.is_beyond_end(prefix) {
             return Wanted::Nothing;
         }
-        let in_ftn = self.ftn.contains(&prefix);
-        match entries.claims.get(&prefix) {
-            Some(Claim::Never) if in_ftn || self.is_covered(entries, prefix) => Wanted::Pass,
-            Some(Claim::Route) if !in_ftn && self.is_covered(entries, prefix) => Wanted::Pass,
-            _ if in_ftn => Wanted::Route,
-            _ => Wanted::Nothing,
+        match (entries.claims.get(&prefix), self.fecs.find(entries.table, prefix)) {
+            (Some(Claim::Never), Some(_)) => Wanted::Pass,
+            (_, Some(fec)) => Wanted::Route(fec),
+            (Some(_), None) if self.is_covered(entries, prefix) => Wanted::Pass,
+            (_, None) => Wanted::Nothing,
         }
     }
 
     /// Whether a shorter prefix holds `prefix` that has a route, or is laid so far.
-    fn is_covered(&self, Entries { laid, .. }: &Entries, prefix: IpNet) -> bool {
-        let covers = |shorter: &IpNet| {
-            self.ftn.contains(shorter) || !laid.is_empty() && laid.get(shorter).is_some_and(|laid| laid.has(prefix))
+    fn is_covered(&self, Entries { table, laid, .. }: &Entries, prefix: IpNet) -> bool {
+        let covers = |shorter: IpNet| {
+            self.fecs.find(*table, shorter).is_some()
+                || !laid.is_empty() && laid.get(&shorter).is_some_and(|laid| laid.has(prefix))
         };
         let mut shorter = std::iter::successors(prefix.supernet(), IpNet::supernet);
-        shorter.any(|shorter| covers(&shorter))
+        shorter.any(covers)
     }
 }
 
 impl Entries {
+    fn has_begun(&self) -> bool {
+        self.end != Some(FIRST)
+    }
+
     fn is_beyond_end(&self, prefix: IpNet) -> bool {
         self.end.is_some_and(|end| prefix >= end)
     }
@@ -350,6 +405,10 @@ mod tests {
         entries.set_claim(own(prefix), claim);
     }
 
+    fn set_route(entries: &mut PassEntries, prefix: IpNet, present: bool) {
+        entries.set_route(prefix.into(), present);
+    }
+
     fn wanted(entries: &PassEntries, prefix: IpNet) -> Wanted {
         entries.wanted(own(prefix))
     }
@@ -361,23 +420,23 @@ mod tests {
         set_claim(&mut entries, sixteen, Some(Claim::Route));
         set_claim(&mut entries, default, Some(Claim::Route));
         assert_eq!(wanted(&entries, sixteen), Wanted::Nothing);
-        entries.set_ftn(eight, true);
+        set_route(&mut entries, eight, true);
         assert_eq!(
             (wanted(&entries, eight), wanted(&entries, sixteen)),
-            (Wanted::Route, Wanted::Pass)
+            (Wanted::Route(eight.into()), Wanted::Pass)
         );
         assert_eq!(wanted(&entries, default), Wanted::Nothing);
         let specific = net("10.4.5.0/24");
         set_claim(&mut entries, specific, Some(Claim::Route));
         assert_eq!(wanted(&entries, specific), Wanted::Pass);
         assert!(entries.claims_within(own(eight)).eq([own(sixteen), own(specific)]));
-        entries.set_ftn(sixteen, true);
-        assert_eq!(wanted(&entries, sixteen), Wanted::Route);
-        assert!(entries.covering(specific).eq([sixteen, eight]));
+        set_route(&mut entries, sixteen, true);
+        assert_eq!(wanted(&entries, sixteen), Wanted::Route(sixteen.into()));
+        assert!(entries.covering(own(specific)).eq([own(sixteen), own(eight)]));
         set_claim(&mut entries, specific, None);
         assert_eq!(wanted(&entries, specific), Wanted::Nothing);
-        entries.set_ftn(sixteen, false);
-        entries.set_ftn(eight, false);
+        set_route(&mut entries, sixteen, false);
+        set_route(&mut entries, eight, false);
         assert_eq!(wanted(&entries, sixteen), Wanted::Nothing);
     }
 
@@ -385,11 +444,11 @@ mod tests {
     fn this_box_s_addresses_are_never_imposed_even_where_the_ftn_has_them() {
         let mut entries = PassEntries::default();
         let own = net("10.0.0.1/32");
-        entries.set_ftn(own, true);
+        set_route(&mut entries, own, true);
         for (claim, expected) in [
             (Some(Claim::Never), Wanted::Pass),
-            (Some(Claim::Route), Wanted::Route),
-            (None, Wanted::Route),
+            (Some(Claim::Route), Wanted::Route(own.into())),
+            (None, Wanted::Route(own.into())),
         ] {
             set_claim(&mut entries, own, claim);
             assert_eq!(wanted(&entries, own), expected, "{claim:?}");
@@ -399,8 +458,8 @@ mod tests {
     #[test]
     fn a_default_route_in_the_ftn_leaves_multicast_and_loopback_alone() {
         let mut entries = PassEntries::default();
-        entries.set_ftn(net("0.0.0.0/0"), true);
-        entries.set_ftn(net("::/0"), true);
+        set_route(&mut entries, net("0.0.0.0/0"), true);
+        set_route(&mut entries, net("::/0"), true);
         assert!(NEVER.iter().all(|&prefix| wanted(&entries, prefix) == Wanted::Pass));
     }
 }

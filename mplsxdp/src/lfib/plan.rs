@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use mplsxdp_common::abi::RouteEntry;
 
 use super::change::{ChangeError, Changes, Mode, Prepared};
+use super::fecs::Families;
 use super::list::Candidate;
-use super::{Counts, Installed, Lfib};
+use super::{Installed, Lfib};
 use crate::dataplane::Tables;
-use crate::route::{Owner, Route, RouteKey};
+use crate::route::{Fec, Owner, Route, RouteKey};
 
 /// How many operations are done before the clock is read again.
 const CHECK_EVERY: usize = 32;
@@ -171,8 +171,8 @@ pub(super) struct Plan {
     impossible: Option<(usize, RouteKey)>,
     /// The first given prefix that there is no room for in the FTN, likewise.
     no_room: Option<ChangeError>,
-    /// How many prefixes are new of those that were checked.
-    new_prefixes: Counts,
+    /// How many entries of the FTN the new ones take of those that were checked.
+    new_entries: Families,
     /// The route at which a walk through all routes goes on.
     after: Option<RouteKey>,
     prepared: Vec<Prepared>,
@@ -184,7 +184,7 @@ pub(super) struct Plan {
     /// How many of the lists in `prefixes` are written.
     lists: usize,
     /// What the prefixes that are written had before.
-    before: Vec<(IpNet, Option<Installed>)>,
+    before: Vec<(Fec, Option<Installed>)>,
     changes: Changes,
     error: Option<ChangeError>,
     /// All is reserved, and the prefixes are in order.
@@ -223,11 +223,12 @@ enum Stage {
 }
 
 /// The order in which every address sees a change as one step: routes are written from long prefixes to short ones, and then
-/// those are removed that go, from short to long. So an address has its old route until it has its new one.
+/// those are removed that go, from short to long. So an address has its old route until it has its new one. Of the routes of one
+/// prefix, the one without a table is written after those that hide it, and removed before them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum WriteOrder {
-    Install(Reverse<u8>),
-    Remove(u8),
+    Install(Reverse<u8>, Reverse<bool>),
+    Remove(u8, bool),
 }
 
 /// A prefix whose FTN entry changes, by its place in what is prepared or deleted.
@@ -239,9 +240,9 @@ enum Prefix {
 
 /// A set of keys, of which no operation takes long, however many there are.
 #[derive(Default, Debug)]
-struct Keys {
+pub(super) struct Keys {
     labels: Vec<u64>,
-    prefixes: BTreeSet<IpNet>,
+    fecs: BTreeSet<Fec>,
 }
 
 impl Keys {
@@ -260,18 +261,18 @@ impl Keys {
                 self.labels[word] |= bit;
                 is_new
             }
-            RouteKey::Prefix(prefix) => self.prefixes.insert(prefix),
+            RouteKey::Prefix(fec) => self.fecs.insert(fec),
         }
     }
 
-    fn contains(&self, key: RouteKey) -> bool {
+    pub(super) fn contains(&self, key: RouteKey) -> bool {
         match key {
             RouteKey::Label(label) => {
                 let label = label.get() as usize;
                 let word = self.labels.get(label / Self::BITS);
                 word.is_some_and(|word| word & 1 << (label % Self::BITS) != 0)
             }
-            RouteKey::Prefix(prefix) => self.prefixes.contains(&prefix),
+            RouteKey::Prefix(fec) => self.fecs.contains(&fec),
         }
     }
 }
@@ -290,7 +291,7 @@ impl Plan {
             given: Keys::default(),
             impossible: None,
             no_room: None,
-            new_prefixes: Counts::default(),
+            new_entries: Families::default(),
             after: None,
             deleted: Vec::new(),
             renamed: HashMap::new(),
@@ -421,7 +422,7 @@ impl<T: Tables> Lfib<T> {
                 plan.impossible.get_or_insert((plan.at, key));
             }
             if plan.no_room.is_none() && matches!(plan.change, Change::Install { .. }) {
-                plan.no_room = self.no_room(plan.at, key, &mut plan.new_prefixes);
+                plan.no_room = self.no_room(plan.at, key, &plan.given, &mut plan.new_entries);
             }
             plan.at += 1;
             if !budget.spend(1) {
@@ -470,16 +471,15 @@ impl<T: Tables> Lfib<T> {
     /// Pass entries that a route needs mean nothing before it comes, so that they can be written bit by bit.
     fn lay(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while let Some(key) = plan.given_key(plan.at) {
-            if let RouteKey::Prefix(prefix) = key
-                && !self.pass.has_ftn(prefix)
-                && let Some(key) = self.to_be_laid(prefix)
+            if let RouteKey::Prefix(fec) = key
+                && let Some(key) = self.to_be_laid(fec)
             {
                 let (claims, laid) = self.pass.more(key, self.step);
                 let written = claims.len();
                 if let Err(error) = self.set_laid(key, claims, Some(laid)) {
                     return self.fail(plan, error.into());
                 }
-                plan.at += usize::from(self.to_be_laid(prefix).is_none());
+                plan.at += usize::from(self.to_be_laid(fec).is_none());
                 if !budget.spend(written.max(1)) {
                     return;
                 }
@@ -543,10 +543,11 @@ impl<T: Tables> Lfib<T> {
                 }
             };
             let Some(key) = key else { break };
-            if let RouteKey::Prefix(prefix) = key {
+            if let RouteKey::Prefix(Fec { prefix, table }) = key {
+                let (length, has_table) = (prefix.prefix_len(), table.is_some());
                 let order = match which {
-                    Prefix::Prepared(_) => WriteOrder::Install(Reverse(prefix.prefix_len())),
-                    Prefix::Deleted(_) => WriteOrder::Remove(prefix.prefix_len()),
+                    Prefix::Prepared(_) => WriteOrder::Install(Reverse(length), Reverse(has_table)),
+                    Prefix::Deleted(_) => WriteOrder::Remove(length, has_table),
                 };
                 plan.prefixes.entry(order).or_default().push(which);
             }
@@ -573,9 +574,9 @@ impl<T: Tables> Lfib<T> {
                 }
                 Prefix::Deleted(index) => (plan.deleted[index], None),
             };
-            if let RouteKey::Prefix(prefix) = key {
-                match self.set_prefix(prefix, new) {
-                    Ok(old) => plan.before.push((prefix, old)),
+            if let RouteKey::Prefix(fec) = key {
+                match self.set_fec(fec, new) {
+                    Ok(old) => plan.before.push((fec, old)),
                     Err(error) => return self.fail(plan, error.into()),
                 }
             }
@@ -595,8 +596,8 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn undo_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        while let Some((prefix, before)) = plan.before.pop() {
-            self.restore_prefix(prefix, before);
+        while let Some((fec, before)) = plan.before.pop() {
+            self.restore_fec(fec, before);
             if !budget.spend(2) {
                 return;
             }
@@ -660,8 +661,8 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn drop_replaced(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        while let Some(&(prefix, before)) = plan.before.get(plan.at) {
-            let now = self.routes.get(&RouteKey::Prefix(prefix)).copied();
+        while let Some(&(fec, before)) = plan.before.get(plan.at) {
+            let now = self.routes.get(&RouteKey::Prefix(fec)).copied();
             if let Some(now) = now {
                 let before = before.map(|before| self.with_turned(before));
                 plan.changes.count(before, self.with_turned(now));

@@ -268,14 +268,14 @@ impl<T: Tables> Lfib<T> {
             let held = std::mem::replace(&mut installed.entry, entry);
             match key {
                 RouteKey::Label(label) => self.tables.store_ilm(label, entry),
-                RouteKey::Prefix(prefix) => {
-                    for key in domains.iter().map(|&domain| FtnKey::new(domain, prefix)) {
-                        if self.pass.wanted(key) != Wanted::Route || self.unsettled.contains_key(&key) {
+                RouteKey::Prefix(fec) => {
+                    for key in domains.iter().map(|&domain| FtnKey::new(domain, fec.prefix)) {
+                        if self.pass.wanted(key) != Wanted::Route(fec) || self.unsettled.contains_key(&key) {
                             continue;
                         }
                         let (held, wanted) = (Some(held), Some(entry));
                         if let Err(error) = self.write_ftn(Write { key, held, wanted }) {
-                            tracing::error!(%prefix, %error, "cannot move a route to another port; its packets wait");
+                            tracing::error!(%fec, %error, "cannot move a route to another port; its packets wait");
                         }
                     }
                 }

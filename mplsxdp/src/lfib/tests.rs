@@ -16,7 +16,8 @@ use super::pass::Claim;
 use super::*;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 use crate::dataplane::{Capacity, TableError};
-use crate::route::{Action, NextHop, OutLabels, PassReason, Path, Protocol, Route, Via};
+use crate::route::filter::KeyFilter;
+use crate::route::{Action, NextHop, OutLabels, PassReason, Path, Protocol, Route, RoutingTable, Via};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -63,9 +64,16 @@ fn swap(key: u32, out: &[u32], neighbour: u8) -> Route {
 }
 
 fn push(prefix: &str, out: &[u32], neighbour: u8) -> Route {
-    let key = RouteKey::Prefix(prefix.parse().unwrap());
+    push_in(None, prefix, out, neighbour)
+}
+
+fn fec(table: Option<u32>, prefix: &str) -> Fec {
+    Fec::new(net(prefix), table.map(RoutingTable))
+}
+
+fn push_in(table: Option<u32>, prefix: &str, out: &[u32], neighbour: u8) -> Route {
     Route::new(
-        key,
+        RouteKey::Prefix(fec(table, prefix)),
         Action::Push {
             labels: labels(out),
             ttl: None,
@@ -85,11 +93,11 @@ fn entry(lfib: &Lfib<MemoryTables>, value: u32) -> RouteEntry {
 }
 
 fn list(lfib: &Lfib<MemoryTables>) -> Vec<Listed> {
-    lfib.page(None, usize::MAX, usize::MAX, |_| true).routes
+    lfib.page(KeyFilter::All, None, usize::MAX, usize::MAX, |_| true).routes
 }
 
 fn keys(lfib: &Lfib<MemoryTables>, select: impl Fn(&Candidate<'_>) -> bool) -> Vec<RouteKey> {
-    let page = lfib.page(None, usize::MAX, usize::MAX, select);
+    let page = lfib.page(KeyFilter::All, None, usize::MAX, usize::MAX, select);
     page.routes.iter().map(|listed| listed.route.key()).collect()
 }
 
@@ -115,7 +123,7 @@ fn a_list_comes_in_parts_that_are_chosen_from_a_bounded_number_of_routes() {
         let (mut listed, mut after, mut parts) = (Vec::new(), None, 0);
         loop {
             examining.set(0);
-            let page = lfib.page(after, limit, examined, is_wanted);
+            let page = lfib.page(KeyFilter::All, after, limit, examined, is_wanted);
             assert!(examining.get() <= examined && page.routes.len() <= limit);
             listed.extend(page.routes.into_iter().map(|listed| listed.route));
             parts += 1;
@@ -226,7 +234,10 @@ fn a_route_is_published_as_one_word_and_listed_as_it_was_given() {
     assert_eq!(stack, [200, 300]);
     let listed: Vec<Route> = list(&lfib).into_iter().map(|listed| listed.route).collect();
     assert_eq!(listed, routes);
-    assert_eq!(lfib.page(Some(label(100)), 1, 10, |_| true).routes[0].route, routes[1]);
+    assert_eq!(
+        lfib.page(KeyFilter::All, Some(label(100)), 1, 10, |_| true).routes[0].route,
+        routes[1]
+    );
     assert_eq!((lfib.label_routes(), lfib.prefix_routes()), (2, 1));
 }
 
@@ -363,7 +374,7 @@ fn prefixes_are_listed_by_what_they_are_in() {
         ("::/0", &prefixes[4..]),
         ("172.16.0.0/12", &[]),
     ] {
-        let listed: Vec<_> = lfib.prefixes_within(net(within)).map(|net| net.to_string()).collect();
+        let listed: Vec<_> = lfib.fecs_within(net(within)).map(|fec| fec.to_string()).collect();
         assert_eq!(listed, expected, "{within}");
     }
 }
@@ -412,7 +423,7 @@ fn a_full_table_leaves_room_for_the_kernel_s_claims() {
         ["10.1.1.1", "10.2.0.1", "10.1.0.1", "10.3.0.1", "10.9.0.1"].map(|address| imposed(lfib, address).is_some())
     };
     assert!(!imposed_of(&lfib)[0] && !imposed_of(&lfib)[1]);
-    lfib.delete(&[RouteKey::Prefix(net("10.3.0.0/16"))]).unwrap();
+    lfib.delete(&[RouteKey::Prefix(net("10.3.0.0/16").into())]).unwrap();
     assert_eq!(lfib.unsettled(), 0);
     assert_eq!(imposed_of(&lfib), [false, false, true, true, true]);
 }
@@ -429,15 +440,15 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     lfib.set_claims(&[(place(claimed), Some(Claim::Never))].into())
         .unwrap_err();
     assert_eq!(lfib.tables().ftn[&place(claimed)], entry);
-    lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap_err();
+    lfib.delete(&[RouteKey::Prefix(net(claimed).into())]).unwrap_err();
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.settle().unwrap();
-    lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap_err();
+    lfib.delete(&[RouteKey::Prefix(net(claimed).into())]).unwrap_err();
     assert_eq!(imposed(&lfib, "10.1.0.1"), None);
 
     // A next hop moves to another port, and the entry cannot be turned to its new slot.
     lfib.tables_mut().ftn_removals_left = usize::MAX;
-    lfib.delete(&[RouteKey::Prefix(net(claimed))]).unwrap();
+    lfib.delete(&[RouteKey::Prefix(net(claimed).into())]).unwrap();
     lfib.change(Mode::Add, Owner::STATIC, &[push("10.2.0.0/16", &[100], 1)])
         .unwrap();
     let id = lfib.next_hops().list()[0].0;
@@ -584,7 +595,7 @@ fn pass_routes_take_no_slot_but_a_counter_and_keep_their_reason() {
         let action = Action::Pass(PassReason::new(reason));
         Route::new(key, action, None, TtlPropagate::Default).unwrap()
     };
-    let prefix = RouteKey::Prefix("10.1.0.0/16".parse().unwrap());
+    let prefix = RouteKey::Prefix(net("10.1.0.0/16").into());
     let routes = [
         pass(label(100), "20 labels:  more than 16"),
         pass(label(101), "20 labels: more than 16"),
@@ -985,8 +996,12 @@ fn packets_take_the_route_of_the_longest_prefix() {
         ("2001:db8::1", Some("2001:db8::/32")),
         ("2001:db9::1", None),
     ] {
-        let found = lfib.longest_match(address.parse().unwrap());
-        assert_eq!(found, prefix.map(|prefix| RouteKey::Prefix(net(prefix))), "{address}");
+        let found = lfib.longest_match(address.parse().unwrap(), RoutingTable::MAIN);
+        assert_eq!(
+            found,
+            prefix.map(|prefix| RouteKey::Prefix(net(prefix).into())),
+            "{address}"
+        );
     }
 }
 
@@ -1074,12 +1089,13 @@ fn route() -> impl Strategy<Value = Route> {
     });
     // Multicast gets no labels.
     let prefix = || proptest::sample::select(NETS.to_vec()).prop_filter("unicast", |net| !net.starts_with("224"));
-    let for_prefix = (prefix(), proptest::collection::vec(16u32..20, 1..3), 1u8..5)
-        .prop_map(|(net, out, neighbour)| push(net, &out, neighbour));
+    let table = || proptest::option::of(proptest::sample::select(TABLES.to_vec()));
+    let for_prefix = (table(), prefix(), proptest::collection::vec(16u32..20, 1..3), 1u8..5)
+        .prop_map(|(table, net, out, neighbour)| push_in(table, net, &out, neighbour));
     let several = (
         prop_oneof![
             (20u32..24).prop_map(label),
-            prefix().prop_map(|prefix| RouteKey::Prefix(net(prefix)))
+            (table(), prefix()).prop_map(|(table, prefix)| RouteKey::Prefix(fec(table, prefix)))
         ],
         proptest::collection::btree_map(1u8..4, (16u32..20, 1u16..4), 2..4),
         any::<bool>(),
@@ -1133,6 +1149,8 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
 
 /// Tables of VRFs.
 const VRFS: [u32; 3] = [10, 20, 30];
+/// Tables that routes are of. There is no VRF with the last.
+const TABLES: [u32; 5] = [10, 20, 30, 254, 40];
 
 fn claims() -> impl Strategy<Value = BTreeMap<(Option<u32>, IpNet), Option<Claim>>> {
     let claim = prop_oneof![Just(Some(Claim::Route)), Just(Some(Claim::Never)), Just(None)];
@@ -1155,10 +1173,13 @@ impl Kernel {
         claims.map(|(&(_, net), &claim)| (net, claim)).collect()
     }
 
-    /// The domains where ports look, and what the kernel claims there.
-    fn domains(&self, lfib: &Lfib<MemoryTables>) -> BTreeMap<Domain, BTreeMap<IpNet, Claim>> {
+    /// The domains where ports look, by their tables, and what the kernel claims there.
+    fn domains(&self, lfib: &Lfib<MemoryTables>) -> BTreeMap<Domain, (RoutingTable, BTreeMap<IpNet, Claim>)> {
         let tables = std::iter::once(None).chain(self.vrfs.iter().copied().map(Some));
-        let domains = tables.map(|table| (lfib.domain(table), self.claims_in(table)));
+        let domains = tables.map(|vrf| {
+            let table = vrf.map_or(RoutingTable::MAIN, RoutingTable);
+            (lfib.domain(vrf), (table, self.claims_in(vrf)))
+        });
         domains.filter(|(domain, _)| *domain != Domain::EMPTY).collect()
     }
 }
@@ -1171,25 +1192,25 @@ fn entries_in(domain: Domain, ftn: &BTreeMap<FtnKey, RouteEntry>) -> BTreeMap<Ip
 
 type Model = BTreeMap<RouteKey, Route>;
 
-/// What the FTN table has to hold, worked out from nothing: the pass entries, and the prefixes whose routes are in it.
-fn expected_ftn(model: &Model, claims: &BTreeMap<IpNet, Claim>) -> BTreeMap<IpNet, bool> {
-    let ftn: Vec<IpNet> = model
-        .keys()
-        .filter_map(|key| match key {
-            RouteKey::Prefix(prefix) => Some(*prefix),
-            RouteKey::Label(_) => None,
-        })
-        .collect();
-    let mut table: BTreeMap<IpNet, bool> = ftn.iter().map(|&prefix| (prefix, false)).collect();
+/// What the FTN table has to hold for ports of a table, worked out from nothing: the FECs whose routes are in it, and the pass
+/// entries.
+fn expected_ftn(model: &Model, table: RoutingTable, claims: &BTreeMap<IpNet, Claim>) -> BTreeMap<IpNet, Option<Fec>> {
+    // In the order of keys, a table's own route for a prefix comes after the one without a table, and takes its place.
+    let fecs = model.keys().filter_map(|key| match key {
+        RouteKey::Prefix(fec) if fec.table.is_none_or(|of| of == table) => Some((fec.prefix, Some(*fec))),
+        RouteKey::Prefix(_) | RouteKey::Label(_) => None,
+    });
+    let mut entries: BTreeMap<IpNet, Option<Fec>> = fecs.collect();
+    let ftn: Vec<IpNet> = entries.keys().copied().collect();
     let never = crate::route::NEVER.map(|prefix| (prefix, Claim::Never));
     for (prefix, claim) in claims.clone().into_iter().chain(never) {
         let held = |other: &IpNet| other.contains(&prefix) && (claim == Claim::Never || *other != prefix);
         let own = claim == Claim::Route && ftn.contains(&prefix);
         if !own && ftn.iter().any(held) {
-            table.insert(prefix, true);
+            entries.insert(prefix, None);
         }
     }
-    table
+    entries
 }
 
 /// Some of which are in several of [`NETS`].
@@ -1327,14 +1348,13 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
 
     let all: BTreeSet<Domain> = lfib.domains().map(|(domain, _)| domain).collect();
     prop_assert!(lfib.tables().ftn.keys().all(|key| all.contains(&key.domain)));
-    for (domain, claims) in kernel.domains(lfib) {
+    for (domain, (table, claims)) in kernel.domains(lfib) {
         // The table holds what the routes and claims say; if a write has failed, some route is not in it.
-        let entries = expected_ftn(model, &claims)
-            .into_iter()
-            .map(|(prefix, pass)| match pass {
-                true => (prefix, RouteEntry::PASS),
-                false => (prefix, lfib.routes[&RouteKey::Prefix(prefix)].entry),
-            });
+        let entries = expected_ftn(model, table, &claims).into_iter();
+        let entries = entries.map(|(prefix, fec)| {
+            let entry = fec.map(|fec| lfib.routes[&RouteKey::Prefix(fec)].entry);
+            (prefix, entry.unwrap_or(RouteEntry::PASS))
+        });
         let expected: BTreeMap<IpNet, RouteEntry> = entries.collect();
         let all_held = entries_in(domain, &lfib.tables().ftn);
         if lfib.unsettled() == 0 {
@@ -1811,7 +1831,7 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
     assert!(imposed(&lfib, "10.9.0.1").is_some() && imposed(&lfib, "10.4.3.1").is_none());
 
     lfib.tables_mut().ftn_writes.clear();
-    lfib.delete(&[RouteKey::Prefix(net("10.0.0.0/8"))]).unwrap();
+    lfib.delete(&[RouteKey::Prefix(net("10.0.0.0/8").into())]).unwrap();
     assert_eq!(lfib.tables().ftn_writes.len(), 1);
     assert_eq!((imposed(&lfib, "10.9.0.1"), lfib.tables().ftn.len()), (None, 1000));
     assert_eq!((sweep(&mut lfib), lfib.tables().ftn.len()), (8, 0));
@@ -1980,8 +2000,8 @@ fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written
     assert_eq!(error.index(), Some(1));
     assert_eq!(
         error.to_string(),
-        "no room for a route of 10.2.0.0/16: there are 7 entries for prefixes of its family, and each route takes 3, one for \
-         ports outside of VRFs and one for each VRF that ports are in (2)"
+        "no room for a route of 10.2.0.0/16: there are 7 entries for prefixes of its family, and each route without `table` \
+         takes 3, one for ports outside of VRFs and one for each VRF that ports are in (2)"
     );
     assert!(lfib.tables().ftn_writes.is_empty());
     // Nor is a domain begun that they do not fit into.
@@ -1989,8 +2009,8 @@ fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written
     let error = lfib.domain_step().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "each of the 2 IPv4 prefix routes takes an entry for each VRF that ports are in and one for the other ports, 8 in all, \
-         and there are 7"
+        "the IPv4 prefix routes take 8 entries in all, and there are 7: a route without `table` takes one for each VRF that \
+         ports are in and one for the other ports"
     );
     assert!(lfib.tables().ftn_writes.is_empty());
     // Without it, and with one VRF less, there is room.
@@ -2076,7 +2096,7 @@ proptest! {
                 }
             }
             check_tables(&lfib, &model, &kernel)?;
-            for (domain, claims) in kernel.domains(&lfib) {
+            for (domain, (_, claims)) in kernel.domains(&lfib) {
                 if !domains_before.contains_key(&domain) {
                     continue;
                 }

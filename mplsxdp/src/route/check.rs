@@ -10,8 +10,8 @@ use mplsxdp_common::wire::Label;
 use super::interface::{InvalidInterface, check_interface};
 use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
-    Action, Attributes, Description, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, PassReason, Path, Route,
-    RouteKey, Via,
+    Action, Attributes, Description, Fec, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, PassReason, Path, Route,
+    RouteKey, RoutingTable, Via,
 };
 
 /// A part of a route, by its name in JSON.
@@ -21,6 +21,7 @@ pub enum Field {
     Route,
     Label,
     Prefix,
+    Table,
     Action,
     /// The outgoing labels.
     Out,
@@ -45,6 +46,7 @@ impl Field {
             Self::Route => "",
             Self::Label => "label",
             Self::Prefix => "prefix",
+            Self::Table => "table",
             Self::Action => "action",
             Self::Out => "out",
             Self::Ttl => "ttl",
@@ -126,6 +128,13 @@ pub enum Rule {
     SpecialLabel(Label),
     #[error("{0} has bits set beyond its length; it would be {net}", net = .0.trunc())]
     HostBits(IpNet),
+    #[error("`table` is for a prefix: a label means the same at all ports")]
+    TableForLabel,
+    #[error(
+        "0 is not a routing table: a table is a number from 1 to {}, or a name of /etc/iproute2/rt_tables",
+        u32::MAX
+    )]
+    NotATable,
     #[error("{0} is never imposed: loopback, link-local and multicast addresses stay the kernel's")]
     NeverImposed(IpNet),
 
@@ -226,7 +235,7 @@ type Broken = (Field, Rule);
 impl wire::Route {
     /// Makes a route of what was given, if it keeps all rules.
     pub fn check(self) -> Result<Route, InvalidRoute> {
-        let key = key(self.label, self.prefix)?;
+        let key = key(self.key())?;
         check_key(key)?;
         let ttl_propagate = match self.ttl_propagate {
             None => TtlPropagate::Default,
@@ -277,11 +286,12 @@ impl wire::Route {
 
     /// What was given, as a description of a route that may be there: see [`Description`].
     pub fn describe(self) -> Result<Description, InvalidRoute> {
-        let key = key(self.label, self.prefix)?;
+        let key = key(self.key())?;
         let (protocol, metric) = (self.protocol, self.metric);
         let bare = Self {
             label: self.label,
             prefix: self.prefix,
+            table: self.table,
             protocol,
             metric,
             ..Self::default()
@@ -297,13 +307,16 @@ fn at_next_hop(index: usize, (field, rule): Broken) -> InvalidRoute {
 }
 
 /// What a route is for.
-pub fn key(label: Option<u32>, prefix: Option<IpNet>) -> Result<RouteKey, InvalidRoute> {
+pub fn key(given: wire::Key) -> Result<RouteKey, InvalidRoute> {
+    let wire::Key { label, prefix, table } = given;
     match (label, prefix) {
+        (Some(_), None) if table.is_some() => Err(InvalidRoute::new(Field::Table, Rule::TableForLabel)),
         (Some(value), None) => match Label::new(value) {
             Some(label) => Ok(RouteKey::Label(label)),
             None => Err(InvalidRoute::new(Field::Label, Rule::NotALabel(value))),
         },
-        (None, Some(prefix)) => Ok(RouteKey::Prefix(prefix)),
+        (None, Some(_)) if table == Some(0) => Err(InvalidRoute::new(Field::Table, Rule::NotATable)),
+        (None, Some(prefix)) => Ok(RouteKey::Prefix(Fec::new(prefix, table.map(RoutingTable)))),
         (None, None) => Err(InvalidRoute::new(Field::Route, Rule::NoKey)),
         (Some(_), Some(_)) => Err(InvalidRoute::new(Field::Route, Rule::TwoKeys)),
     }
@@ -313,12 +326,16 @@ pub fn key(label: Option<u32>, prefix: Option<IpNet>) -> Result<RouteKey, Invali
 pub fn check_key(key: RouteKey) -> Result<(), InvalidRoute> {
     match key {
         RouteKey::Label(label) if label.is_special() => Err(InvalidRoute::new(Field::Label, Rule::SpecialLabel(label))),
-        RouteKey::Prefix(prefix) if prefix != prefix.trunc() => {
+        RouteKey::Prefix(Fec { prefix, .. }) if prefix != prefix.trunc() => {
             Err(InvalidRoute::new(Field::Prefix, Rule::HostBits(prefix)))
         }
-        RouteKey::Prefix(prefix) if NEVER.iter().any(|never| never.contains(&prefix)) => {
+        RouteKey::Prefix(Fec { prefix, .. }) if NEVER.iter().any(|never| never.contains(&prefix)) => {
             Err(InvalidRoute::new(Field::Prefix, Rule::NeverImposed(prefix)))
         }
+        RouteKey::Prefix(Fec {
+            table: Some(RoutingTable(0)),
+            ..
+        }) => Err(InvalidRoute::new(Field::Table, Rule::NotATable)),
         RouteKey::Label(_) | RouteKey::Prefix(_) => Ok(()),
     }
 }
@@ -385,7 +402,7 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
                 None => None,
             },
         },
-        (RouteKey::Prefix(prefix), _, _) => return Err((Field::Action, Rule::PrefixPushes(prefix))),
+        (RouteKey::Prefix(fec), _, _) => return Err((Field::Action, Rule::PrefixPushes(fec.prefix))),
     };
     if ttl.is_some() && !matches!(action, Action::Push { .. }) {
         let rule = if matches!(action, Action::Pass(_)) {
@@ -443,10 +460,10 @@ pub fn address(via: ViaAddress) -> Result<Via, Rule> {
 fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
     match (key, &path.action) {
         (RouteKey::Label(_), Action::Push { .. }) => return Err((Field::Action, Rule::PushForLabel)),
-        (RouteKey::Prefix(prefix), Action::Push { labels, .. }) => check_explicit_null(prefix, labels)?,
+        (RouteKey::Prefix(fec), Action::Push { labels, .. }) => check_explicit_null(fec.prefix, labels)?,
         (_, Action::Pass(_)) | (RouteKey::Label(_), _) => {}
         (RouteKey::Prefix(_), Action::LocalPass) => return Err((Field::Action, Rule::LocalPassForPrefix)),
-        (RouteKey::Prefix(prefix), _) => return Err((Field::Action, Rule::PrefixPushes(prefix))),
+        (RouteKey::Prefix(fec), _) => return Err((Field::Action, Rule::PrefixPushes(fec.prefix))),
     }
     match (&path.action, &path.next_hop, &path.backup) {
         (Action::Local | Action::LocalPass | Action::Pass(_), None, None) => {}

@@ -1,16 +1,20 @@
 //! Which routes are meant, by a client that lists or deletes some.
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mplsxdp_common::wire::Label;
 
-use super::{Protocol, RouteKey, Source, Via};
+use super::{Fec, Protocol, RouteKey, RoutingTable, Source, Via};
 
 /// Which routes are meant: those of which all of it is true.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RouteFilter {
     pub keys: KeyFilter,
+    /// Prefixes of this table alone.
+    pub table: Option<RoutingTable>,
     pub protocol: Option<Protocol>,
     /// One of the next hops is this one, backups aside.
     pub via: Option<Via>,
@@ -25,6 +29,9 @@ pub struct RouteFilter {
 impl fmt::Display for RouteFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.keys.fmt(f)?;
+        if let Some(table) = self.table {
+            write!(f, " table {table}")?;
+        }
         if let Some(protocol) = self.protocol {
             write!(f, " proto {protocol}")?;
         }
@@ -46,7 +53,9 @@ pub enum KeyFilter {
     Labels,
     V4Prefixes,
     V6Prefixes,
-    One(RouteKey),
+    Label(Label),
+    /// This prefix, in whatever table.
+    Prefix(IpNet),
     /// This prefix, and those that are parts of it.
     Within(IpNet),
     /// This prefix, and those that it is a part of.
@@ -60,7 +69,8 @@ impl fmt::Display for KeyFilter {
             Self::Labels => f.write_str("labels"),
             Self::V4Prefixes => f.write_str("IPv4 prefixes"),
             Self::V6Prefixes => f.write_str("IPv6 prefixes"),
-            Self::One(key) => key.fmt(f),
+            Self::Label(label) => label.fmt(f),
+            Self::Prefix(prefix) => prefix.fmt(f),
             Self::Within(prefix) => write!(f, "root {prefix}"),
             Self::Covering(prefix) => write!(f, "match {prefix}"),
         }
@@ -68,16 +78,62 @@ impl fmt::Display for KeyFilter {
 }
 
 impl KeyFilter {
+    /// The first and the last of the keys to look through.
+    pub fn range(self) -> (Bound<RouteKey>, Bound<RouteKey>) {
+        let (first, last) = match self {
+            Self::Label(label) => (RouteKey::Label(label), RouteKey::Label(label)),
+            Self::Prefix(prefix) => {
+                let last = Fec::new(prefix, Some(RoutingTable(u32::MAX)));
+                (RouteKey::Prefix(prefix.into()), RouteKey::Prefix(last))
+            }
+            _ => return (Bound::Unbounded, Bound::Unbounded),
+        };
+        (Bound::Included(first), Bound::Included(last))
+    }
+
     pub fn selects(self, key: RouteKey) -> bool {
         match (self, key) {
             (Self::All, _)
             | (Self::Labels, RouteKey::Label(_))
-            | (Self::V4Prefixes, RouteKey::Prefix(IpNet::V4(_)))
-            | (Self::V6Prefixes, RouteKey::Prefix(IpNet::V6(_))) => true,
-            (Self::One(one), _) => key == one,
-            (Self::Within(whole), RouteKey::Prefix(prefix)) => whole.contains(&prefix),
-            (Self::Covering(part), RouteKey::Prefix(prefix)) => prefix.contains(&part),
+            | (
+                Self::V4Prefixes,
+                RouteKey::Prefix(Fec {
+                    prefix: IpNet::V4(_), ..
+                }),
+            )
+            | (
+                Self::V6Prefixes,
+                RouteKey::Prefix(Fec {
+                    prefix: IpNet::V6(_), ..
+                }),
+            ) => true,
+            (Self::Label(one), RouteKey::Label(label)) => label == one,
+            (Self::Prefix(one), RouteKey::Prefix(fec)) => fec.prefix == one,
+            (Self::Within(whole), RouteKey::Prefix(fec)) => whole.contains(&fec.prefix),
+            (Self::Covering(part), RouteKey::Prefix(fec)) => fec.prefix.contains(&part),
             _ => false,
+        }
+    }
+}
+
+impl RouteFilter {
+    /// Whether it is one label or prefix, of any table.
+    pub fn is_narrow(&self) -> bool {
+        matches!(self.keys, KeyFilter::Label(_) | KeyFilter::Prefix(_))
+    }
+
+    /// Whether a route of this key may be meant.
+    pub fn selects(&self, key: RouteKey) -> bool {
+        self.keys.selects(key) && (self.table.is_none() || self.table == key.table())
+    }
+}
+
+/// This label, or this prefix in whatever table.
+impl From<RouteKey> for KeyFilter {
+    fn from(key: RouteKey) -> Self {
+        match key {
+            RouteKey::Label(label) => Self::Label(label),
+            RouteKey::Prefix(fec) => Self::Prefix(fec.prefix),
         }
     }
 }

@@ -11,8 +11,8 @@ use mplsxdp_common::wire::Label;
 use super::filter::{KeyFilter, RouteFilter};
 use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
-    Description, Field, InvalidRoute, MAX_WEIGHT, Place, Protocol, Route, RouteKey, Rule, UnknownProtocol, Via, check,
-    interface, protocols,
+    Description, Field, InvalidRoute, MAX_WEIGHT, Place, Protocol, Route, RouteKey, RoutingTable, Rule,
+    UnknownProtocol, Via, check, interface, protocols, tables,
 };
 
 /// What a line is about where it does not say so itself (`-f`, `-M`, `-4`, `-6`).
@@ -24,6 +24,24 @@ pub enum Family {
     Mpls,
     Inet,
     Inet6,
+}
+
+/// The routing table of the VRF with this name, or why there is none.
+pub type FindVrf<'a> = &'a mut dyn FnMut(&str) -> Result<RoutingTable, String>;
+
+/// How a line is to be read.
+#[derive(Default)]
+pub struct Context<'a> {
+    pub family: Family,
+    /// `None` where nobody can be asked about VRFs.
+    pub find_vrf: Option<FindVrf<'a>>,
+}
+
+impl From<Family> for Context<'_> {
+    fn from(family: Family) -> Self {
+        let find_vrf = None;
+        Self { family, find_vrf }
+    }
 }
 
 /// What is wrong with a line, and where: a range of bytes, empty at the end of a line that ends too early.
@@ -79,8 +97,8 @@ impl GrammarError {
 }
 
 /// A whole route.
-pub fn route(line: &str, family: Family) -> Result<Route, GrammarError> {
-    let mut parser = Parser::new(line, family);
+pub fn route<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Route, GrammarError> {
+    let mut parser = Parser::new(line, context.into());
     let line = parser.line()?;
     parser.check_words(&line)?;
     let checked = line.given.clone().check();
@@ -88,25 +106,34 @@ pub fn route(line: &str, family: Family) -> Result<Route, GrammarError> {
 }
 
 /// What `route show` and `route flush` choose by.
-pub const SELECTORS: &str = "the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `proto PROTO`, `via ADDRESS` and `dev IFACE`";
+pub const SELECTORS: &str = "the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `table TABLE`, `vrf VRF`, `proto PROTO`, \
+     `via ADDRESS` and `dev IFACE`";
 
 /// Only what a route is for, as `route get` takes it.
-pub fn key(line: &str, family: Family) -> Result<RouteKey, GrammarError> {
-    let mut parser = Parser::new(line, family);
-    let (key, word) = parser.key()?;
-    let key = parser.key_of(key, word)?;
-    match parser.next() {
-        None => Ok(key),
-        Some(word) => Err(parser.error(
-            word,
-            format!("`{word}` is too much: only the label or prefix is expected"),
-        )),
+pub fn key<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<RouteKey, GrammarError> {
+    let mut parser = Parser::new(line, context.into());
+    let (mut key, key_word) = parser.key()?;
+    let mut table: Given<RoutingTable> = None;
+    while let Some(word) = parser.next() {
+        if !matches!(word, "table" | "vrf") {
+            return Err(parser.error(
+                word,
+                format!("`{word}` is too much: only the label or prefix, and its `table` or `vrf`, is expected"),
+            ));
+        }
+        let value = parser.table(word)?;
+        parser.once(&mut table, word, value)?;
     }
+    key.table = table.map(|(table, _)| table.0);
+    check::key(without_main(key)).map_err(|InvalidRoute { place, rule }| {
+        let table = table.filter(|_| place.field == Field::Table);
+        parser.error(table.map_or(key_word, |(_, word)| word), rule)
+    })
 }
 
 /// What is to be deleted, and what the line says of it beyond its label or prefix.
-pub fn deletion(line: &str, family: Family) -> Result<Description, GrammarError> {
-    let mut parser = Parser::new(line, family);
+pub fn deletion<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Description, GrammarError> {
+    let mut parser = Parser::new(line, context.into());
     let line = parser.line()?;
     if line.says_what_it_does() {
         parser.check_words(&line)?;
@@ -116,16 +143,17 @@ pub fn deletion(line: &str, family: Family) -> Result<Description, GrammarError>
 }
 
 /// Which routes are meant, as `route show` and `route flush` take it; `None` if the line says nothing.
-pub fn selection(line: &str, family: Family) -> Result<Option<RouteFilter>, GrammarError> {
-    Parser::new(line, family).selection()
+pub fn selection<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Option<RouteFilter>, GrammarError> {
+    Parser::new(line, context.into()).selection()
 }
 
-struct Parser<'a> {
+struct Parser<'a, 'c> {
     line: &'a str,
     words: Words<'a>,
     /// The word that was read last.
     last: &'a str,
     family: Family,
+    find_vrf: Option<FindVrf<'c>>,
 }
 
 /// The words of a line. Those that `ip -oneline` has joined to one have a backslash where a line ended, behind a word or by itself.
@@ -181,20 +209,22 @@ impl Spans {
 }
 
 impl Line<'_> {
-    /// Whether it says more than which label or prefix, protocol and metric.
+    /// Whether it says more than which label or prefix, table, protocol and metric.
     fn says_what_it_does(&self) -> bool {
-        let beside = |field: &Field| !matches!(field, Field::Protocol | Field::Metric);
+        let beside = |field: &Field| !matches!(field, Field::Table | Field::Protocol | Field::Metric);
         !self.several.is_empty() || self.onlink.is_some() || self.spans.0.iter().any(|(field, _)| beside(field))
     }
 }
 
-impl<'a> Parser<'a> {
-    fn new(line: &'a str, family: Family) -> Self {
+impl<'a, 'c> Parser<'a, 'c> {
+    fn new(line: &'a str, context: Context<'c>) -> Self {
+        let Context { family, find_vrf } = context;
         Self {
             line,
             words: Words(line.split_ascii_whitespace()),
             last: "",
             family,
+            find_vrf,
         }
     }
 
@@ -262,6 +292,7 @@ impl<'a> Parser<'a> {
             dev,
             backup,
             nexthops: (!line.several.is_empty()).then(|| line.several.iter().map(|one| one.given.clone()).collect()),
+            table: without_main(line.given.key()).table,
             ..line.given
         };
         Ok(line)
@@ -336,6 +367,10 @@ impl<'a> Parser<'a> {
                 line.given.metric = Some(self.number(word)?);
                 self.note(&mut line.spans, Field::Metric, word)?;
             }
+            "table" | "vrf" => {
+                line.given.table = Some(self.table(word)?.0);
+                self.note(&mut line.spans, Field::Table, word)?;
+            }
             "nhid" => {
                 let value = self.value(word, "a number")?;
                 self.once(&mut line.nhid, word, value)?;
@@ -365,11 +400,6 @@ impl<'a> Parser<'a> {
                     "`expires`: a route here stays until it is deleted; leave it out".into(),
                 ),
             },
-            "table" => match self.value(word, "the table's name")? {
-                "main" | "254" | "0xfe" => return Ok(()),
-                table => (table, format!("table `{table}`: there is only one table, `main`")),
-            },
-            "vrf" => (word, "`vrf`: there is only one table, `main`; leave it out".into()),
             "scope" => match self.value(word, "a scope")? {
                 "global" | "universe" | "0" => return Ok(()),
                 scope => (
@@ -413,7 +443,7 @@ impl<'a> Parser<'a> {
                 word,
                 format!(
                     "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, \
-                     `ttl-propagate`, `backup`, `nexthop`, `proto` and `metric`"
+                     `ttl-propagate`, `backup`, `nexthop`, `table`, `vrf`, `proto` and `metric`"
                 ),
             ),
         };
@@ -428,6 +458,7 @@ impl<'a> Parser<'a> {
             Family::Inet6 => KeyFilter::V6Prefixes,
         };
         let mut keys: Given<KeyFilter> = None;
+        let mut table: Given<Option<RoutingTable>> = None;
         let mut protocol: Given<Protocol> = None;
         let mut via: Given<Via> = None;
         let mut dev: Given<Arc<str>> = None;
@@ -462,29 +493,41 @@ impl<'a> Parser<'a> {
                     interface::check_interface(&value).map_err(|error| self.error(self.last, error))?;
                     self.once(&mut dev, word, value)?;
                 }
-                "table" => match self.value(word, "the table's name")? {
-                    "main" | "254" | "all" => {}
-                    table => return Err(self.error(table, format!("table `{table}`: there is only one table, `main`"))),
-                },
-                "scope" | "metric" | "type" | "src" | "from" | "vrf" | "tos" | "iif" => {
+                "table" if self.words.clone().next() == Some("all") => {
+                    self.next();
+                    self.once(&mut table, word, None)?;
+                }
+                "table" | "vrf" => {
+                    let value = self.table(word)?;
+                    self.once(&mut table, word, Some(value))?;
+                }
+                "scope" | "metric" | "type" | "src" | "from" | "tos" | "iif" => {
                     return Err(self.error(word, format!("routes are not chosen by `{word}`; {SELECTORS}")));
                 }
                 "exact" => {
                     let (key, key_word) = self.key()?;
                     let key = self.key_of(key, key_word)?;
-                    self.only_key(&mut keys, word, KeyFilter::One(key))?;
+                    self.only_key(&mut keys, word, key.into())?;
                 }
                 // `to` may be in front of each of these.
                 "to" if matches!(self.words.clone().next(), Some("root" | "match" | "exact")) => {}
                 _ => {
                     let (key, key_word) = self.key_at(word)?;
                     let key = self.key_of(key, key_word)?;
-                    self.only_key(&mut keys, word, KeyFilter::One(key))?;
+                    self.only_key(&mut keys, word, key.into())?;
                 }
             }
         }
-        Ok(said.then(|| RouteFilter {
-            keys: keys.map_or(of_family, |(keys, _)| keys),
+        let keys = keys.map_or(of_family, |(keys, _)| keys);
+        let is_of_labels = matches!(keys, KeyFilter::Labels | KeyFilter::Label(_));
+        let table = match table.and_then(|(table, word)| Some((table?, word))) {
+            Some((RoutingTable::MAIN, _)) if is_of_labels => None,
+            Some((_, word)) if is_of_labels => return Err(self.error(word, Rule::TableForLabel)),
+            table => table.map(|(table, _)| table),
+        };
+        Ok(said.then_some(RouteFilter {
+            keys,
+            table,
             protocol: protocol.map(|(protocol, _)| protocol),
             via: via.map(|(via, _)| via),
             dev: dev.map(|(dev, _)| dev),
@@ -506,7 +549,7 @@ impl<'a> Parser<'a> {
     fn prefix_after(&mut self, keyword: &str) -> Result<IpNet, GrammarError> {
         let (key, word) = self.key()?;
         match self.key_of(key, word)? {
-            RouteKey::Prefix(prefix) => Ok(prefix.trunc()),
+            RouteKey::Prefix(fec) => Ok(fec.prefix.trunc()),
             RouteKey::Label(_) => Err(self.error(
                 word,
                 format!("`{keyword}` takes a prefix, such as 10.0.0.0/8; `{word}` is a label"),
@@ -517,6 +560,33 @@ impl<'a> Parser<'a> {
     fn protocol(&mut self, keyword: &str) -> Result<Protocol, GrammarError> {
         let word = self.value(keyword, "the name or number of a routing protocol")?;
         protocols::parse(word).map_err(|error| self.error(word, error))
+    }
+
+    /// The routing table after `table`, or that of the VRF after `vrf`.
+    fn table(&mut self, keyword: &str) -> Result<RoutingTable, GrammarError> {
+        if keyword == "vrf" {
+            let word = self.value(keyword, "the name of a VRF")?;
+            let found = match &mut self.find_vrf {
+                Some(find) => find(word),
+                None => Err(format!(
+                    "`vrf {word}`: only a command can ask which table that is; write `table N`, as `ip -d link show {word}` \
+                     has it"
+                )),
+            };
+            return found.map_err(|reason| self.error(word, reason));
+        }
+        let word = self.value(keyword, "the name or number of a routing table")?;
+        match tables::parse(word) {
+            Some(RoutingTable(0)) => Err(self.error(word, Rule::NotATable)),
+            Some(table) => Ok(table),
+            None => Err(self.error(
+                word,
+                format!(
+                    "`{word}` is not a routing table: it is a number, 1 to {}, `main`, or a name of /etc/iproute2/rt_tables",
+                    u32::MAX
+                ),
+            )),
+        }
     }
 
     fn number(&mut self, keyword: &str) -> Result<u32, GrammarError> {
@@ -637,7 +707,7 @@ impl<'a> Parser<'a> {
 
     /// `key`, which came from `word`, checked.
     fn key_of(&self, key: wire::Key, word: &'a str) -> Result<RouteKey, GrammarError> {
-        check::key(key.label, key.prefix).map_err(|InvalidRoute { rule, .. }| self.error(word, rule))
+        check::key(key).map_err(|InvalidRoute { rule, .. }| self.error(word, rule))
     }
 
     /// The label or prefix that begins at `word`.
@@ -669,13 +739,13 @@ impl<'a> Parser<'a> {
         let key = match self.family {
             Family::Any | Family::Mpls if is_number => wire::Key {
                 label: Some(self.label(word, word)?),
-                prefix: None,
+                ..wire::Key::default()
             },
             Family::Mpls => return Err(unexpected()),
             Family::Inet | Family::Inet6 if is_number => return Err(unexpected()),
             Family::Any | Family::Inet | Family::Inet6 => wire::Key {
-                label: None,
                 prefix: Some(prefix(word, self.family).ok_or_else(unexpected)?),
+                ..wire::Key::default()
             },
         };
         Ok((key, word))
@@ -840,8 +910,16 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// What is meant by a key that `ip` has printed: it says of all labels that they are in the table main.
+fn without_main(key: wire::Key) -> wire::Key {
+    let table = key
+        .table
+        .filter(|&table| key.label.is_none() || table != RoutingTable::MAIN.0);
+    wire::Key { table, ..key }
+}
+
 /// A number without a sign, decimal or, behind 0x, hexadecimal.
-fn unsigned(text: &str) -> Option<u32> {
+pub(super) fn unsigned(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
         None => (text, 10),
@@ -907,7 +985,7 @@ mod tests {
     use mplsxdp_common::wire::Mac;
 
     use super::*;
-    use crate::route::{Action, Attributes, NextHop, OutLabels, PassReason, Path};
+    use crate::route::{Action, Attributes, Fec, NextHop, OutLabels, PassReason, Path};
 
     fn read(line: &str, family: Family) -> Result<String, String> {
         route(line, family)
@@ -1406,12 +1484,32 @@ mod tests {
                 "100 as 110 via inet 192.0.2.1 mut 1500",
                 "mut",
                 "`mut` is not known here; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
-                 `proto` and `metric`",
+                 `table`, `vrf`, `proto` and `metric`",
             ),
             (
                 "100 as 110 via inet 192.0.2.1 table 10",
-                "10",
-                "table `10`: there is only one table, `main`",
+                "table 10",
+                "`table` is for a prefix: a label means the same at all ports",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 table nonesuch",
+                "nonesuch",
+                "`nonesuch` is not a routing table: it is a number, 1 to 4294967295, `main`, or a name of /etc/iproute2/rt_tables",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 table 0",
+                "0",
+                "0 is not a routing table: a table is a number from 1 to 4294967295, or a name of /etc/iproute2/rt_tables",
+            ),
+            (
+                "10.0.0.0/8 table 10 encap mpls 100 via inet 192.0.2.1 table 20",
+                "table",
+                "`table` is given twice",
+            ),
+            (
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 vrf red",
+                "red",
+                "`vrf red`: only a command can ask which table that is; write `table N`, as `ip -d link show red` has it",
             ),
             (
                 "blackhole 10.0.0.0/8",
@@ -1453,7 +1551,77 @@ mod tests {
         );
         assert_eq!(
             key("100 via", Family::Any).map_err(|error| error.to_string()),
-            Err("`via` is too much: only the label or prefix is expected".into())
+            Err("`via` is too much: only the label or prefix, and its `table` or `vrf`, is expected".into())
+        );
+        for (line, means) in [
+            ("10/8 table 0x3e8", Ok("10.0.0.0/8 table 1000")),
+            ("10/8 table main", Ok("10.0.0.0/8 table main")),
+            ("100 table main", Ok("100")),
+            (
+                "100 table 10",
+                Err(("table", "`table` is for a prefix: a label means the same at all ports")),
+            ),
+            ("10/8 table 10 vrf red", Err(("vrf", "`vrf` is given twice"))),
+        ] {
+            let read = read_with_vrfs(line, |line, context| key(line, context));
+            let read = read.map(|key| key.to_string());
+            let expected = means.map(str::to_owned);
+            let shown = |error: GrammarError| (&line[error.at.clone()], error.to_string());
+            assert_eq!(
+                read.map_err(shown),
+                expected.map_err(|(at, text)| (at, text.to_owned())),
+                "{line}"
+            );
+        }
+    }
+
+    /// With a VRF `red` of table 1000.
+    fn read_with_vrfs<T>(line: &str, read: impl FnOnce(&str, Context<'_>) -> T) -> T {
+        let mut find = |name: &str| match name {
+            "red" => Ok(RoutingTable(1000)),
+            _ => Err(format!("there is no VRF `{name}`")),
+        };
+        let find_vrf: FindVrf<'_> = &mut find;
+        read(
+            line,
+            Context {
+                family: Family::Any,
+                find_vrf: Some(find_vrf),
+            },
+        )
+    }
+
+    /// As with iproute2, `vrf NAME` is the table of that VRF.
+    #[test]
+    fn a_vrf_is_its_table() {
+        let as_route = |line: &str| {
+            read_with_vrfs(line, |line, context| route(line, context))
+                .unwrap()
+                .to_string()
+        };
+        let shown = "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 table 1000 metric 5";
+        for line in [
+            "10/8 vrf red encap mpls 100 via 192.0.2.1 metric 5",
+            "10/8 encap mpls 100 via 192.0.2.1 metric 5 table 1000",
+        ] {
+            assert_eq!(as_route(line), shown);
+        }
+        let whole = read_with_vrfs("10/8 vrf red", |line, context| deletion(line, context)).unwrap();
+        let of_red = RouteKey::Prefix(Fec::new("10.0.0.0/8".parse().unwrap(), Some(RoutingTable(1000))));
+        assert_eq!((whole.key, whole.is_key()), (of_red, true));
+        assert_eq!(
+            read_with_vrfs("10/8 vrf red", |line, context| key(line, context)),
+            Ok(of_red)
+        );
+        let filter = read_with_vrfs("root 10/8 vrf red", |line, context| selection(line, context));
+        let filter = filter.unwrap().unwrap();
+        assert_eq!(filter.table, Some(RoutingTable(1000)));
+        assert!(filter.selects(of_red));
+        assert!(!filter.selects(RouteKey::Prefix(Fec::from("10.0.0.0/8".parse::<IpNet>().unwrap()))));
+        let error = read_with_vrfs("10/8 vrf blue", |line, context| key(line, context)).unwrap_err();
+        assert_eq!(
+            (error.at, error.reason.to_string().as_str()),
+            (9..13, "there is no VRF `blue`")
         );
     }
 
@@ -1469,7 +1637,13 @@ mod tests {
                 (None, None),
             ),
             ("10.1/16 proto bgp", "10.1.0.0/16", None, (Some(186), None)),
-            ("10.1/16 metric 20 table main", "10.1.0.0/16", None, (None, Some(20))),
+            (
+                "10.1/16 metric 20 table main",
+                "10.1.0.0/16 table main",
+                None,
+                (None, Some(20)),
+            ),
+            ("100 table main", "100", None, (None, None)),
             (
                 "10.1/16 proto 7 encap mpls 100 via 192.0.2.1 metric 5",
                 "10.1.0.0/16",
@@ -1490,14 +1664,25 @@ mod tests {
     #[test]
     fn selections() {
         let filter = |keys| RouteFilter::from(keys);
+        let of_main = |keys| RouteFilter {
+            table: Some(RoutingTable::MAIN),
+            ..filter(keys)
+        };
         let prefix = |text: &str| text.parse::<IpNet>().unwrap();
-        let one = |text: &str| filter(KeyFilter::One(key(text, Family::Any).unwrap()));
+        let one = |text: &str| filter(key(text, Family::Any).unwrap().into());
         for (line, family, means) in [
             ("", Family::Any, None),
             (" ", Family::Inet, None),
             ("all", Family::Any, Some(filter(KeyFilter::All))),
             ("all", Family::Mpls, Some(filter(KeyFilter::Labels))),
-            ("table main", Family::Inet6, Some(filter(KeyFilter::V6Prefixes))),
+            ("table main", Family::Inet6, Some(of_main(KeyFilter::V6Prefixes))),
+            ("table main", Family::Mpls, Some(filter(KeyFilter::Labels))),
+            ("100 table main", Family::Any, Some(one("100"))),
+            (
+                "10/8 table main",
+                Family::Any,
+                Some(of_main(KeyFilter::Prefix(prefix("10.0.0.0/8")))),
+            ),
             ("100", Family::Any, Some(one("100"))),
             ("0x64", Family::Mpls, Some(one("100"))),
             ("10/8", Family::Inet, Some(one("10.0.0.0/8"))),
@@ -1526,6 +1711,7 @@ mod tests {
                 Family::Any,
                 Some(RouteFilter {
                     keys: KeyFilter::All,
+                    table: None,
                     protocol: Some(Protocol(7)),
                     via: Some(Via::Inet6("fe80::1".parse().unwrap())),
                     dev: Some("eth1".into()),
@@ -1539,6 +1725,8 @@ mod tests {
             let means = means.map(|means| RouteFilter { standby, ..means });
             assert_eq!(selection(line, family), Ok(means), "{line}");
         }
+        let everything = Some(filter(KeyFilter::All));
+        assert_eq!(selection("table all", Family::Any), Ok(everything));
         for (line, words, reason) in [
             (
                 "all 100",
@@ -1562,12 +1750,17 @@ mod tests {
             ),
             ("proto bgp proto bgp", "proto", "`proto` is given twice"),
             ("dev", "", "the line ends where an interface is expected after `dev`"),
-            ("table 10", "10", "table `10`: there is only one table, `main`"),
+            (
+                "100 table 10",
+                "table",
+                "`table` is for a prefix: a label means the same at all ports",
+            ),
+            ("table 10 table all", "table", "`table` is given twice"),
             (
                 "scope link",
                 "scope",
                 "routes are not chosen by `scope`; the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, \
-                 `proto PROTO`, `via ADDRESS` and `dev IFACE`",
+                 `table TABLE`, `vrf VRF`, `proto PROTO`, `via ADDRESS` and `dev IFACE`",
             ),
         ] {
             let error = selection(line, Family::Any).unwrap_err();
@@ -1660,7 +1853,7 @@ mod tests {
             ),
             (
                 "10.0.0.0/8 encap mpls 100 via 192.0.2.1 dev eth1 table main scope global onlink expires 86sec error -101 uid 0",
-                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 dev eth1",
+                "10.0.0.0/8 encap mpls 100 via inet 192.0.2.1 dev eth1 table main",
             ),
             (
                 "10.0.0.0/8 encap mpls 100 via 192.0.2.1 metric 0 proto 4",
@@ -1723,8 +1916,11 @@ mod tests {
                 "onlink",
                 "`onlink` says that the neighbour is on the link of `dev IFACE`; say which interface that is",
             ),
-            ("table 10", "10", "table `10`: there is only one table, `main`"),
-            ("vrf red", "vrf", "`vrf`: there is only one table, `main`; leave it out"),
+            (
+                "table 10",
+                "table 10",
+                "`table` is for a prefix: a label means the same at all ports",
+            ),
             (
                 "pref high",
                 "high",
@@ -1880,10 +2076,12 @@ mod tests {
             let ttl = NonZeroU8::new(ttl);
             Action::Push { labels, ttl }
         });
+        let table = prop_oneof![Just(None), Just(Some(254)), (1..=u32::MAX).prop_map(Some)];
+        let fec = (prefix(), table).prop_map(|(prefix, table)| Fec::new(prefix, table.map(RoutingTable)));
         let what = prop_oneof![
             (label().prop_map(RouteKey::Label), paths(label_action())),
             (
-                prefix().prop_map(RouteKey::Prefix),
+                fec.prop_map(RouteKey::Prefix),
                 paths(prop_oneof![4 => push, 1 => pass()])
             ),
         ];

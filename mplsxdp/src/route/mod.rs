@@ -4,22 +4,27 @@
 //! * [`check`]: the rules of a route, for whatever one is read from
 //! * [`line`]: the grammar of iproute2, both ways
 //! * [`wire`]: the JSON form of the control socket, both ways
+//! * [`fec`]: what a prefix route is for
 //! * [`filter`]: which routes are meant
 //! * [`description`]: what must be true of a route for it to be deleted
 //! * [`interface`]: names of interfaces
-//! * [`protocols`]: the names of routing protocols on this machine
+//! * [`protocols`] and [`tables`]: the names of routing protocols and tables on this machine, which [`iproute2`] gives them
 
 pub mod check;
 pub mod description;
+pub mod fec;
 pub mod filter;
 pub mod interface;
+mod iproute2;
 pub mod line;
 pub mod model;
 pub mod protocols;
+pub mod tables;
 pub mod wire;
 
 pub use check::{Field, InvalidRoute, Place, Rule};
 pub use description::Description;
+pub use fec::{Fec, RoutingTable};
 pub use model::{
     Action, Attributes, MAX_PATHS, MAX_WEIGHT, Mode, NEVER, NextHop, NextHopId, OutLabels, Owner, PassReason, Path,
     Protocol, Route, RouteKey, Source, UnknownProtocol, UnknownSource, Via,

@@ -13,6 +13,7 @@ use mplsxdp_common::abi::{BUCKETS, TtlPropagate};
 use mplsxdp_common::wire::{Label, Mac};
 
 use super::check::{self, InvalidRoute, Rule};
+use super::fec::{Fec, RoutingTable};
 
 /// The most paths that one route has: each can have a bucket.
 pub const MAX_PATHS: usize = BUCKETS;
@@ -36,14 +37,24 @@ pub const NEVER: [IpNet; 9] = [
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RouteKey {
     Label(Label),
-    Prefix(IpNet),
+    Prefix(Fec),
+}
+
+impl RouteKey {
+    /// The table of a prefix route, if it is of one.
+    pub fn table(self) -> Option<RoutingTable> {
+        match self {
+            Self::Label(_) => None,
+            Self::Prefix(fec) => fec.table,
+        }
+    }
 }
 
 impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Label(label) => label.fmt(f),
-            Self::Prefix(prefix) => prefix.fmt(f),
+            Self::Prefix(fec) => fec.fmt(f),
         }
     }
 }
@@ -560,10 +571,11 @@ impl Route {
         let first = self.paths.first().and_then(|path| path.next_hop.as_ref());
         let is_v6 = first.is_some_and(|next_hop| matches!(next_hop.via, Via::Inet6(_)));
         match self.key {
-            RouteKey::Prefix(prefix) if prefix.prefix_len() == 0 && prefix.addr().is_ipv6() == is_v6 => {
+            RouteKey::Prefix(Fec { prefix, .. }) if prefix.prefix_len() == 0 && prefix.addr().is_ipv6() == is_v6 => {
                 "default".to_owned()
             }
-            key => key.to_string(),
+            RouteKey::Prefix(Fec { prefix, .. }) => prefix.to_string(),
+            RouteKey::Label(label) => label.to_string(),
         }
     }
 
@@ -580,12 +592,20 @@ impl Route {
         }
     }
 
-    /// All of the route but its next hops if they are several, as one line. `protocol` is what to call its protocol, if that is to
-    /// be said.
-    pub fn fmt_head(&self, f: &mut impl fmt::Write, protocol: Option<&dyn fmt::Display>) -> fmt::Result {
+    /// All of the route but its next hops if they are several, as one line. `table` is what to call its table, if it is of one, and
+    /// `protocol` what to call its protocol, if that is to be said.
+    pub fn fmt_head(
+        &self,
+        f: &mut impl fmt::Write,
+        table: Option<&dyn fmt::Display>,
+        protocol: Option<&dyn fmt::Display>,
+    ) -> fmt::Result {
         f.write_str(&self.destination())?;
         if let [path] = &*self.paths {
             path.fmt_action(f)?;
+        }
+        if let Some(table) = table {
+            write!(f, " table {table}")?;
         }
         match self.ttl_propagate {
             TtlPropagate::Default => {}
@@ -606,7 +626,9 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocol = self.attributes.protocol;
         let said: Option<&dyn fmt::Display> = (protocol != Protocol::STATIC).then_some(&protocol);
-        self.fmt_head(f, said)?;
+        let table = self.key.table();
+        let table = table.as_ref().map(|table| table as &dyn fmt::Display);
+        self.fmt_head(f, table, said)?;
         if let paths @ [_, _, ..] = &*self.paths {
             paths.iter().try_for_each(|path| write!(f, " {path}"))?;
         }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::TtlPropagate;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Source, Via, check};
+use super::{Action, Fec, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Source, Via, check};
 use crate::route;
 
 /// `type Route`. Of `label` and `prefix` exactly one is given; a route for a label with neither `out` nor `action` pops. What it
@@ -19,6 +19,9 @@ pub struct Route {
     pub label: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
+    /// Of a prefix: the routing table that it is of; all of them if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<RouteAction>,
     /// Outgoing labels, outermost first.
@@ -47,6 +50,14 @@ pub struct Route {
 }
 
 impl Route {
+    pub fn key(&self) -> Key {
+        Key {
+            label: self.label,
+            prefix: self.prefix,
+            table: self.table,
+        }
+    }
+
     /// One for each of its next hops.
     pub fn path_count(&self) -> usize {
         self.nexthops.as_ref().map_or(1, Vec::len)
@@ -114,7 +125,7 @@ pub enum ViaFamily {
     Link,
 }
 
-/// `type RouteKey`: exactly one of the two.
+/// `type RouteKey`: a label, or a prefix with or without a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
@@ -122,13 +133,15 @@ pub struct Key {
     pub label: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
 }
 
 impl TryFrom<Key> for RouteKey {
     type Error = InvalidRoute;
 
     fn try_from(given: Key) -> Result<Self, InvalidRoute> {
-        check::key(given.label, given.prefix)
+        check::key(given)
     }
 }
 
@@ -137,11 +150,12 @@ impl From<RouteKey> for Key {
         match key {
             RouteKey::Label(label) => Self {
                 label: Some(label.get()),
-                prefix: None,
+                ..Self::default()
             },
-            RouteKey::Prefix(prefix) => Self {
+            RouteKey::Prefix(Fec { prefix, table }) => Self {
                 label: None,
                 prefix: Some(prefix),
+                table: table.map(|table| table.0),
             },
         }
     }
@@ -200,7 +214,7 @@ impl From<&NextHop> for Backup {
 
 impl From<&route::Route> for Route {
     fn from(route: &route::Route) -> Self {
-        let Key { label, prefix } = route.key().into();
+        let Key { label, prefix, table } = route.key().into();
         let ttl_propagate = match route.ttl_propagate() {
             TtlPropagate::Default => None,
             TtlPropagate::Enabled => Some(true),
@@ -213,6 +227,7 @@ impl From<&route::Route> for Route {
         Self {
             label,
             prefix,
+            table,
             action: by_itself.action,
             out: by_itself.out,
             ttl: by_itself.ttl,
@@ -231,10 +246,11 @@ impl From<&route::Route> for Route {
 /// No more than it says.
 impl From<&route::Description> for Route {
     fn from(described: &route::Description) -> Self {
-        let Key { label, prefix } = described.key.into();
+        let Key { label, prefix, table } = described.key.into();
         Self {
             label,
             prefix,
+            table,
             protocol: described.protocol(),
             metric: described.metric(),
             ..described.route().map(Self::from).unwrap_or_default()

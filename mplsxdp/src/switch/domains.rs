@@ -1,12 +1,13 @@
 //! What an imposed prefix must leave to the kernel, by the routing table of each port's VRF: the domains of the FTN.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use tracing::{debug, error, warn};
 
 use super::claims::{claim, claims_in};
 use super::{Effect, Switch};
+use crate::control::api::Refusal;
 use crate::dataplane::{FtnKey, Tables};
 use crate::ports::local::LocalPair;
 use crate::ports::sub_interface;
@@ -59,6 +60,29 @@ impl<T: Tables> Switch<T> {
         let are_others = used != self.vrf_tables;
         self.vrf_tables = used;
         are_others
+    }
+
+    /// The routing table of the VRF device with this name.
+    pub(super) fn vrf_table(&self, name: &str) -> Result<u32, Refusal> {
+        let links = self.resolver.links();
+        let vrfs = links.iter().filter_map(|link| Some((&*link.name, link.vrf_table?)));
+        let vrfs: BTreeMap<&str, u32> = vrfs.collect();
+        if let Some(&table) = vrfs.get(name) {
+            return Ok(table);
+        }
+        let what = match links.by_name(name) {
+            Some(_) => format!("`{name}` is not a VRF"),
+            None => format!("there is no VRF `{name}`"),
+        };
+        let names: Vec<&str> = vrfs.into_keys().collect();
+        let help = match names.as_slice() {
+            [] => "; `ip link add NAME type vrf table N` makes one".to_owned(),
+            names => format!("; there are: {}", names.join(", ")),
+        };
+        Err(Refusal::NoSuchVrf {
+            name: name.to_owned(),
+            reason: format!("{what}{help}"),
+        })
     }
 
     /// The routing table of the VRF that each port is in.

@@ -19,7 +19,7 @@ use crate::neighbour::Event;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::ports::{Port, Ports, Role};
-use crate::route::{Owner, Route, RouteKey, Source};
+use crate::route::{Fec, Owner, Route, RouteKey, RoutingTable, Source};
 use crate::rtnl::Message;
 
 /// How many keys one change is about.
@@ -343,6 +343,6 @@ impl Feed {
 fn route_key(key: Key) -> RouteKey {
     match key {
         Key::Label(label) => RouteKey::Label(label),
-        Key::Prefix(_, prefix) => RouteKey::Prefix(prefix),
+        Key::Prefix(table, prefix) => RouteKey::Prefix(Fec::new(prefix, Some(RoutingTable(table)))),
     }
 }

@@ -11,6 +11,7 @@ use crate::kernel::sysctl;
 use crate::neighbour::links::Links;
 use crate::neighbour::{LinkInfo, RouteKind};
 use crate::ports::Role;
+use crate::route::{Fec, RoutingTable};
 
 /// How many prefixes are looked at to find one that the kernel has no route to.
 const EXAMINED: usize = 1000;
@@ -89,7 +90,10 @@ impl<T: Tables> Switch<T> {
         if default.any(|route| route.kind == RouteKind::Unicast && route.table != TABLE_LOCAL) {
             return None;
         }
-        let mut far = self.lfib.prefixes_within(ALL_V4).take(EXAMINED).peekable();
+        let own_table = vrf_table.map_or(RoutingTable::MAIN, RoutingTable);
+        let counts = |fec: &Fec| fec.table.is_none_or(|table| table == own_table);
+        let far = self.lfib.fecs_within(ALL_V4).take(EXAMINED).filter(counts);
+        let mut far = far.map(|fec| fec.prefix).peekable();
         if far.peek().is_none() {
             return Some(UnknownSources::Any);
         }

@@ -458,6 +458,7 @@ impl<T: Tables> Switch<T> {
                 }
                 Err(refusal) => Err(refusal),
             },
+            Request::GetVrf { name } => self.vrf_table(name).map(|table| Reply::Vrf(api::Vrf { table })),
             Request::ChangeRoutes { .. } | Request::DeleteRoutes { .. } => return self.route_request(call, now),
             Request::FlushRoutes { owner, filter } => match self.selector(&RouteFilter {
                 owner: Some(*owner),

@@ -174,7 +174,7 @@ fn chooses(filter: &RouteFilter, route: &Route) -> bool {
         Some(hop) => filter.via.is_none_or(|via| via == hop.via) && (filter.dev.is_none() || filter.dev == hop.dev),
         None => filter.via.is_none() && filter.dev.as_deref().is_none_or(|dev| dev == "lo"),
     };
-    filter.keys.selects(route.key())
+    filter.selects(route.key())
         && filter
             .protocol
             .is_none_or(|protocol| protocol == route.attributes().protocol)

@@ -17,13 +17,13 @@ use crate::control::api;
 use crate::dataplane::Tables;
 use crate::lfib::counters::CountedAt;
 use crate::lfib::next_hops::{NextHopId, Position};
-use crate::lfib::{Candidate, Listed, Page, Select, Ways};
+use crate::lfib::{Candidate, Listed, Select, Ways};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
-use crate::route::{Description, NextHop, Path, Route, RouteKey, Source, Via};
+use crate::route::{Description, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, Via};
 
 /// How many routes one part of a list is chosen from at most: a filter may match none of a million.
 const EXAMINED: usize = 8 << 10;
@@ -134,23 +134,14 @@ impl<T: Tables> Switch<T> {
         counters: bool,
     ) -> Result<RouteList, api::Refusal> {
         let select = self.selector(filter)?;
-        let one = matches!(filter.keys, api::KeyFilter::One(_));
+        let buckets = filter.is_narrow();
         let standby = |key| match filter.standby {
             true => self.standby(key, filter),
             false => Vec::new(),
         };
-        let page = match filter.keys {
-            api::KeyFilter::One(_) if after.is_some() => Page::default(),
-            api::KeyFilter::One(key) => Page {
-                routes: self.lfib.get(key).into_iter().collect(),
-                after: None,
-            },
-            _ => {
-                let has_standby = |key| filter.standby && !self.rib.standby(key).is_empty();
-                let is_wanted = |route: &Candidate<'_>| select(route) || has_standby(route.key);
-                self.lfib.page(after, limit, EXAMINED, is_wanted)
-            }
-        };
+        let has_standby = |key| filter.standby && !self.rib.standby(key).is_empty();
+        let is_wanted = |route: &Candidate<'_>| select(route) || has_standby(route.key);
+        let page = self.lfib.page(filter.keys, after, limit, EXAMINED, is_wanted);
         let mut list = RouteList {
             after: page.after,
             ..RouteList::default()
@@ -159,9 +150,6 @@ impl<T: Tables> Switch<T> {
             list.routes.extend(standby(key));
             list.counted_at.resize(list.routes.len(), None);
         };
-        if let (api::KeyFilter::One(key), None, true) = (filter.keys, after, page.routes.is_empty()) {
-            add_standby(&mut list, key);
-        }
         // Many routes share a next hop: those without others that stand by are looked at together.
         let mut together = Vec::new();
         for listed in page.routes {
@@ -172,11 +160,12 @@ impl<T: Tables> Switch<T> {
                 together.push(listed);
             }
             if filter.standby {
-                list.routes.extend(self.installed(std::mem::take(&mut together), one));
+                list.routes
+                    .extend(self.installed(std::mem::take(&mut together), buckets));
                 add_standby(&mut list, key);
             }
         }
-        list.routes.extend(self.installed(together, one));
+        list.routes.extend(self.installed(together, buckets));
         Ok(list)
     }
 
@@ -187,7 +176,10 @@ impl<T: Tables> Switch<T> {
     ) -> Result<(api::InstalledRoute, Option<CountedAt>), api::Refusal> {
         let (key, found) = match lookup {
             api::Lookup::Key(key) => (key, Some(key)),
-            api::Lookup::Address(address) => (RouteKey::Prefix(address.into()), self.lfib.longest_match(address)),
+            api::Lookup::Address(address, table) => {
+                let host = Fec::new(address.into(), Some(table).filter(|&table| table != RoutingTable::MAIN));
+                (RouteKey::Prefix(host), self.lfib.longest_match(address, table))
+            }
         };
         let listed = found.and_then(|key| self.lfib.get(key));
         let counted_at = listed.as_ref().and_then(|listed| self.lfib.counted_at(listed));
@@ -276,12 +268,11 @@ impl<T: Tables> Switch<T> {
     /// What is true of the routes that `filter` means. An interface that nobody has heard of is refused.
     pub(super) fn selector(&self, filter: &api::RouteFilter) -> Result<Select, api::Refusal> {
         let api::RouteFilter {
-            keys,
             protocol,
             via,
             ref dev,
             owner,
-            standby: _,
+            ..
         } = *filter;
         let ways = (via.is_some() || dev.is_some()).then(|| {
             let is_one = |id: &NextHopId| {
@@ -300,8 +291,9 @@ impl<T: Tables> Switch<T> {
             return Err(self.no_such_link(dev));
         }
         let ways = ways.map(|(next_hops, local)| Ways { next_hops, local });
+        let filter = filter.clone();
         Ok(Box::new(move |route: &Candidate<'_>| {
-            keys.selects(route.key)
+            filter.selects(route.key)
                 && owner.is_none_or(|source| source == route.owner.source())
                 && protocol.is_none_or(|protocol| protocol == route.attributes.protocol)
                 && ways.as_ref().is_none_or(|ways| ways.include(route))

@@ -13,7 +13,7 @@ use mplsxdp::control::api::{
     BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute,
     KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome, PathState,
     ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
-    UnreachableRoute, ViaAddress, ViaFamily, VlanTag,
+    UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
@@ -187,17 +187,26 @@ impl Kept {
             Request::GetRoute { lookup } => {
                 let (key, found) = match lookup {
                     Lookup::Key(key) => (key, Some(key)),
-                    Lookup::Address(address) => {
+                    Lookup::Address(address, table) => {
                         let host = IpNet::from(address);
                         let covering = KeyFilter::Covering(host);
-                        let covering = self.routes.keys().filter(|&&key| covering.selects(key));
-                        (RouteKey::Prefix(host), covering.max_by_key(length).copied())
+                        let counts = |key: &RouteKey| {
+                            let RouteKey::Prefix(fec) = key else { return false };
+                            covering.selects(*key) && fec.table.is_none_or(|other| other == table)
+                        };
+                        let covering = self.routes.keys().filter(|key| counts(key));
+                        (RouteKey::Prefix(host.into()), covering.max_by_key(length).copied())
                     }
                 };
                 let route = found.and_then(|key| self.routes.get(&key));
                 let route = route.ok_or(Refusal::NoSuchRoute { key })?;
                 Ok(Reply::Route(Box::new(installed(route, true))))
             }
+            Request::GetVrf { name } if name == "red" => Ok(Reply::Vrf(Vrf { table: 1000 })),
+            Request::GetVrf { name } => Err(Refusal::NoSuchVrf {
+                reason: format!("there is no VRF `{name}`"),
+                name,
+            }),
             Request::DeleteRoutes { routes, .. } => {
                 for described in &routes {
                     let key = described.key;
@@ -348,17 +357,17 @@ fn chosen(filter: &RouteFilter, route: &Route) -> bool {
         }
         None => filter.via.is_none() && filter.dev.as_deref().is_none_or(|dev| dev == "lo"),
     };
-    filter.keys.selects(route.key())
+    filter.selects(route.key())
         && filter
             .protocol
             .is_none_or(|protocol| protocol == route.attributes().protocol)
         && route.paths().iter().any(is_one)
 }
 
-fn length(key: &&RouteKey) -> u8 {
+fn length(key: &&RouteKey) -> (u8, bool) {
     match key {
-        RouteKey::Label(_) => 0,
-        RouteKey::Prefix(prefix) => prefix.prefix_len(),
+        RouteKey::Label(_) => (0, false),
+        RouteKey::Prefix(fec) => (fec.prefix.prefix_len(), fec.table.is_some()),
     }
 }
 

@@ -384,6 +384,7 @@ fn change(request: &Request) -> Option<String> {
         | Request::GetConfig
         | Request::ListRoutes { .. }
         | Request::GetRoute { .. }
+        | Request::GetVrf { .. }
         | Request::ListLinks { .. }
         | Request::ListNeighbors { .. }
         | Request::GetStats { .. }
@@ -471,6 +472,7 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Status(status) => answer(&api::StatusReply { status: *status }),
         Reply::Config(config) => answer(&api::ConfigReply { config }),
         Reply::Route(route) => answer(&api::RouteReply { route: *route }),
+        Reply::Vrf(vrf) => answer(&vrf),
         Reply::Changed(changed) => answer(&changed),
         Reply::Committed(committed) => answer(&committed),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),

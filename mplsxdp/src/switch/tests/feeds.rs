@@ -190,10 +190,10 @@ fn ip_routes_follow_their_nexthop_objects() {
         object(9, group(&[7, 8])),
         object(7, ObjectTo::Path(path(1, 1, imposed(&[100])))),
     ]);
-    let first = "kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 proto bgp";
+    let first = "kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 table main proto bgp";
     assert_eq!(rig.shown(), [first]);
     rig.kernel(vec![object(8, ObjectTo::Path(path(2, 2, imposed(&[101, 102]))))]);
-    let second = "kernel 10.2.0.0/16 proto bgp nexthop encap mpls 100 via inet 10.0.0.1 dev eth1 weight 1 \
+    let second = "kernel 10.2.0.0/16 table main proto bgp nexthop encap mpls 100 via inet 10.0.0.1 dev eth1 weight 1 \
                   nexthop encap mpls 101/102 via inet 10.0.0.2 dev eth2 weight 1";
     assert_eq!(rig.shown(), [first, second]);
     // One change of an object, and both follow.
@@ -201,8 +201,8 @@ fn ip_routes_follow_their_nexthop_objects() {
     assert_eq!(
         rig.shown(),
         [
-            "kernel 10.1.0.0/16 encap mpls 101/102 via inet 10.0.0.2 dev eth2 proto bgp",
-            "kernel 10.2.0.0/16 encap mpls 101/102 via inet 10.0.0.2 dev eth2 proto bgp"
+            "kernel 10.1.0.0/16 encap mpls 101/102 via inet 10.0.0.2 dev eth2 table main proto bgp",
+            "kernel 10.2.0.0/16 encap mpls 101/102 via inet 10.0.0.2 dev eth2 table main proto bgp"
         ]
     );
     // Without labels, packets are the kernel's.
@@ -219,7 +219,7 @@ fn the_lowest_metric_of_a_prefix_counts() {
     rig.kernel(vec![labelled(20, 1), labelled(10, 2)]);
     assert_eq!(
         rig.shown(),
-        ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.2 dev eth1 proto bgp metric 10"]
+        ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.2 dev eth1 table main proto bgp metric 10"]
     );
     // One without labels is preferred, so packets are the kernel's.
     let plain = said(prefix("10.1.0.0/16", 5), paths(&[path(1, 3, out(&[]))]));
@@ -229,7 +229,7 @@ fn the_lowest_metric_of_a_prefix_counts() {
     rig.kernel(vec![gone(5), gone(10)]);
     assert_eq!(
         rig.shown(),
-        ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 proto bgp metric 20"]
+        ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 table main proto bgp metric 20"]
     );
 }
 

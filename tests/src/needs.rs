@@ -54,7 +54,7 @@ impl Need {
             Self::PythonModule(module) => match python().args(["-c", &format!("import {module}")]).output() {
                 Ok(output) if output.status.success() => None,
                 Ok(_) => Some(format!(
-                    "no Python module {module}; `cargo xtask test` installs it where it can"
+                    "no Python module {module}; `cargo xtask test` installs it if it can"
                 )),
                 Err(error) => Some(format!("no Python: {error}")),
             },

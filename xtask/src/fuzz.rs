@@ -193,7 +193,7 @@ impl std::fmt::Display for Fuzzer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.nightly {
             Some(name) => write!(f, "toolchain {name}")?,
-            None => f.write_str("the stable toolchain with RUSTC_BOOTSTRAP=1, as there is no nightly one")?,
+            None => f.write_str("the stable toolchain with RUSTC_BOOTSTRAP=1, because there is no nightly one")?,
         }
         match self.sanitizer {
             "none" => f.write_str(", without a sanitizer, as it has none"),

@@ -220,7 +220,7 @@ fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     command.arg("--no-run");
     let mut summary = Summary::default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let kernel = needs::Version::of(&release).with_context(|| format!("{release} is no version of a kernel"))?;
+    let kernel = needs::Version::of(&release).with_context(|| format!("{release} is not a kernel version"))?;
     for artifact in artifacts(command)? {
         let executable = &artifact.executable;
         let (what, mut command) = match artifact.kind {
@@ -273,7 +273,7 @@ fn lint() -> Result<()> {
     run_tool(cargo("fmt").args(["--all", "--check"]), "run `cargo fmt --all`")?;
     run_tool(
         cargo("clippy").args(["--all-targets", "--", "-D", "warnings"]),
-        "mend what clippy says",
+        "fix what clippy reports",
     )?;
     // Clippy is part of a compiler: for the eBPF crate that of its own, which cargo finds through PATH.
     let directory = setup::clippy_directory(&toolchain)?;
@@ -284,7 +284,7 @@ fn lint() -> Result<()> {
         .env("PATH", path)
         .current_dir(run::workspace())
         .args(["--", "-D", "warnings"]);
-    run_tool(&mut command, "mend what clippy says")
+    run_tool(&mut command, "fix what clippy reports")
 }
 
 #[cfg(test)]

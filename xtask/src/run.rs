@@ -123,7 +123,7 @@ pub fn root_command(program: &Path, reason: &str, own: &[(&'static str, &Path)])
     let is_root = is_root()?;
     if is_root || !is_installed("sudo") {
         if !is_root {
-            println!("{reason}, which needs root, and there is no sudo to become it by.");
+            println!("{reason}, which needs root, and there is no sudo.");
         }
         let mut command = Command::new(program);
         command.envs(variables);

@@ -29,7 +29,7 @@ pub async fn system(options: &Options) -> Vec<String> {
             PortError::Preflight(PreflightError::OtherInstance { instance, .. }) if *instance == options.instance => {}
             PortError::Preflight(PreflightError::NoSuchInterface { .. }) if options.wait => {}
             PortError::Preflight(PreflightError::NoSuchInterface { .. }) => {
-                errors.push(format!("{error}; `--wait` takes it when it comes"));
+                errors.push(format!("{error}; with `--wait` it becomes a port when it appears"));
             }
             _ => errors.push(error::report(&error)),
         }

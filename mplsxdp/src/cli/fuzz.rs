@@ -29,7 +29,7 @@ pub fn route_line(data: &[u8]) {
         let Some(error) = error else { continue };
         assert!(
             line.get(error.at.clone()).is_some(),
-            "{:?} is no part of the line",
+            "{:?} is not part of the line",
             error.at
         );
         assert!(error.column(line) <= line.chars().count() + 1);

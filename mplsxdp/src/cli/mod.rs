@@ -176,7 +176,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match (command, &global.batch) {
         (None, Some(file)) => batch(&global, file),
         (Some(_), Some(_)) => Err(Failure::Usage(
-            "`--batch` takes its commands from the file; none goes on the command line".into(),
+            "`--batch` reads its commands from the file; the command line cannot have another".into(),
         )),
         (None, None) => Err(Failure::Usage("no command; `mplsxdp --help` lists them".into())),
         (Some(Command::Load(args)), None) => load::load(*args, global),

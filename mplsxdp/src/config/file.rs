@@ -573,7 +573,7 @@ routes = [
                 "f.toml:1:18: `eth/2` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
                 "f.toml:2:12: `eth1` is in `iface` and in `tx-only`; it can be in one of them",
                 "f.toml:7:5: label 200 is beyond `labels`, which is 200",
-                "f.toml:8:5: 100 has a route already, at f.toml:6:5",
+                "f.toml:8:5: 100 already has a route, at f.toml:6:5",
                 "f.toml:4:12: the instance name `../up` may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`",
             ]
         );

@@ -429,7 +429,7 @@ impl Given {
             let key = route.key();
             if let Some(first) = places.insert(key, place) {
                 self.errors
-                    .push(format!("{place}: {key} has a route already, at {first}"));
+                    .push(format!("{place}: {key} already has a route, at {first}"));
             }
             if let RouteKey::Label(label) = key
                 && label.get() >= labels

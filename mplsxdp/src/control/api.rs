@@ -885,7 +885,7 @@ pub enum Reply {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "error", content = "parameters")]
 pub enum Refusal {
-    #[error("{key} has a route already: `{route}`; `replace` takes its place")]
+    #[error("{key} already has a route: `{route}`; `replace` replaces it")]
     #[serde(rename = "io.mplsxdp.RouteExists")]
     RouteExists {
         #[serde(with = "route_key")]
@@ -901,16 +901,14 @@ pub enum Refusal {
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.NoSuchVrf")]
     NoSuchVrf { name: String, reason: String },
-    #[error("the route of {key} is another one: `{route}`")]
+    #[error("the route of {key} is different: `{route}`")]
     #[serde(rename = "io.mplsxdp.RouteDiffers")]
     RouteDiffers {
         #[serde(with = "route_key")]
         key: RouteKey,
         route: String,
     },
-    #[error(
-        "the route of {key} belongs to `{owner}`: name the owner if you mean it, `mplsxdp route --owner {owner} ...`"
-    )]
+    #[error("the route of {key} belongs to `{owner}`: to change it, use `mplsxdp route --owner {owner} ...`")]
     #[serde(rename = "io.mplsxdp.RouteForeign")]
     RouteForeign {
         #[serde(with = "route_key")]

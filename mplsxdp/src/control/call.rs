@@ -139,7 +139,7 @@ fn command(envelope: &Envelope, staged: usize) -> Result<Command, Error> {
     let Some((interface, name)) = method.rsplit_once('.') else {
         return Err(Error::InvalidParameter {
             parameter: "method".into(),
-            reason: format!("\"{method}\" is not an interface, a dot and a method, as {INTERFACE}.GetStatus"),
+            reason: format!("\"{method}\" is not an interface, a dot and a method, such as {INTERFACE}.GetStatus"),
         });
     };
     match interface {
@@ -582,7 +582,7 @@ mod tests {
             error("{\"method\":\"GetStatus\"}"),
             parameter(
                 "method",
-                "\"GetStatus\" is not an interface, a dot and a method, as io.mplsxdp.GetStatus"
+                "\"GetStatus\" is not an interface, a dot and a method, such as io.mplsxdp.GetStatus"
             )
         );
     }

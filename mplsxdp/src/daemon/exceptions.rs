@@ -301,7 +301,7 @@ impl Outlet {
             Action::SendByIp { port, packet } => {
                 let vrf = view.vrf(port).map(|vrf| vrf.ifindex);
                 let sent = self.raw_ip.send(packet, vrf);
-                sent.inspect_err(|error| debug!(%error, "the kernel does not take the slow path's packet"))
+                sent.inspect_err(|error| debug!(%error, "the kernel refused the slow path's packet"))
                     .is_ok()
             }
             Action::Deliver { port, frame } => {

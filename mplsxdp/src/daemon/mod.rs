@@ -206,8 +206,8 @@ impl Daemon {
         let lost_frames = loader.lost_frames();
         let lost_frames = lost_frames.inspect_err(|error| warn!(%error, "`redirect-lost` is not counted"));
         let feature_changes = FeatureChanges::follow();
-        let feature_changes = feature_changes
-            .inspect_err(|error| warn!(%error, "cannot tell whether ports go on to take redirected frames"));
+        let feature_changes =
+            feature_changes.inspect_err(|error| warn!(%error, "cannot follow whether ports accept redirected frames"));
         let settings = Settings::new(
             0,
             config.ttl_propagate.into(),

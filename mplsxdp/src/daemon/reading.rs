@@ -22,7 +22,9 @@ impl Reading {
 
     pub fn begin(&mut self, reread: Option<&Reread>) {
         let Some(reread) = reread.cloned() else {
-            info!("SIGHUP: there is no config file to read again, so nothing changes; `load --config FILE` names one");
+            info!(
+                "SIGHUP: this instance has no config file to read again, so nothing changes; name one with `load --config FILE`"
+            );
             return;
         };
         info!("SIGHUP: reading the configuration again");

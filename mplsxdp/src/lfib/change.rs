@@ -1,4 +1,5 @@
-//! What a change of routes is, and what one route takes of the tables and gives back. A [plan](super::plan) puts it in order.
+//! The parts of a change of routes: the requests, and what one route takes from the tables and gives back. A
+//! [plan](super::plan) runs the change.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -39,7 +40,7 @@ impl Changes {
 /// Why a change was refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    #[error("{key} has a route already")]
+    #[error("{key} already has a route")]
     Exists { index: usize, key: RouteKey },
     #[error("{key} has no route")]
     Missing { index: usize, key: RouteKey },
@@ -76,7 +77,8 @@ pub enum ChangeError {
 }
 
 impl ChangeError {
-    /// The same about what a client gave, for routes that were worked out from that: `given` is which of it each comes from.
+    /// The same error about what a client gave, for routes that were derived from that: `given[i]` is the index that route `i`
+    /// came from.
     pub fn about(mut self, given: impl Fn(usize) -> Option<usize>) -> Self {
         match &mut self {
             Self::Exists { index, .. }
@@ -91,7 +93,7 @@ impl ChangeError {
         self
     }
 
-    /// Which of the given routes or keys it was.
+    /// The index among the given routes or keys.
     pub fn index(&self) -> Option<usize> {
         match self {
             Self::Exists { index, .. }
@@ -106,17 +108,17 @@ impl ChangeError {
     }
 }
 
-/// A search for the next hops of given routes that nobody uses yet.
+/// A search for the next hops of given routes that are not in use yet.
 #[derive(Default, Debug)]
 pub struct NextHopSearch {
-    /// How many routes are searched.
+    /// How many routes have been searched.
     at: usize,
-    /// Those that were looked at, with their backups.
+    /// The next hops that were looked at, with their backups.
     seen: HashMap<NextHop, Vec<Option<NextHop>>>,
-    /// What is to have a slot: a next hop with its backup, and the backup by itself.
+    /// What needs a slot: a next hop with its backup, and the backup on its own.
     wanted: HashSet<(NextHop, Option<NextHop>)>,
     new: Vec<(usize, NextHop, Option<NextHop>)>,
-    /// Those of `new` that were taken ahead of their routes.
+    /// The part of `new` that was taken ahead of its routes.
     ahead: Vec<Option<NextHopId>>,
     leads_here: bool,
 }
@@ -127,7 +129,7 @@ impl NextHopSearch {
         self.leads_here
     }
 
-    /// What was found, each once, with the first of the routes that has it; and the backups as well.
+    /// The next hops that were found, backups included, each once, with the index of the first route that has it.
     pub fn found(&self) -> impl Iterator<Item = (usize, &NextHop)> {
         self.new.iter().flat_map(|(index, next_hop, backup)| {
             [Some(next_hop), backup.as_ref()]
@@ -145,7 +147,7 @@ pub(super) struct Prepared {
     pub(super) entry: RouteEntry,
     owner: Owner,
     attributes: Attributes,
-    /// There was none for the key.
+    /// The key had no route.
     pub(super) is_new: bool,
 }
 
@@ -201,11 +203,11 @@ impl<T: Tables> Lfib<T> {
         Ok(true)
     }
 
-    /// Takes what was found, so that it can be resolved before its routes are there. It goes when [`Lfib::let_go`] is done, if
-    /// no route uses it then. Returns whether that is all.
+    /// Takes the next hops that were found, so that they can be resolved before their routes are installed. [`Lfib::let_go`]
+    /// releases those that no route uses. Returns whether all are taken.
     pub fn take_ahead(&mut self, search: &mut NextHopSearch, budget: &mut Budget<'_>) -> bool {
         while let Some((_, next_hop, backup)) = search.new.get(search.ahead.len()) {
-            // If there is no room any more, the change itself is refused.
+            // If there is no room any more, the change itself will be refused.
             let slot = self.next_hops.take(next_hop, backup.as_ref());
             if let Some(slot) = slot {
                 self.note_backup(slot);
@@ -219,9 +221,9 @@ impl<T: Tables> Lfib<T> {
         search.ahead.len() == search.new.len()
     }
 
-    /// One user less of what was taken. Returns whether that is all.
+    /// Releases what was taken ahead. Returns whether all is released.
     pub fn let_go(&mut self, search: &mut NextHopSearch, budget: &mut Budget<'_>) -> bool {
-        // The latest first: so those go first that nobody follows yet.
+        // Latest first: nobody follows those yet.
         while let Some(id) = search.ahead.pop() {
             if let Some(slot) = id.and_then(|id| self.next_hops.slot(id)) {
                 self.next_hops.drop_user(slot);
@@ -244,7 +246,7 @@ impl<T: Tables> Lfib<T> {
         self.make(Change::Delete(Arc::new(keys.to_vec())))
     }
 
-    /// All next hops of `routes` that nobody uses yet, or that there is no room for them.
+    /// Finds all next hops of `routes` that are not in use yet, or reports that there is no room for them.
     #[cfg(test)]
     pub fn search_all(&mut self, routes: &[Route]) -> Result<NextHopSearch, ChangeError> {
         let mut search = NextHopSearch::default();
@@ -257,19 +259,19 @@ impl<T: Tables> Lfib<T> {
         Ok(search)
     }
 
-    /// Takes all ahead that was found.
+    /// Takes ahead everything that was found.
     #[cfg(test)]
     pub fn take_all_ahead(&mut self, search: &mut NextHopSearch) {
         self.take_ahead(search, &mut Budget::new(usize::MAX, &mut || false));
     }
 
-    /// Lets all go that was taken ahead.
+    /// Releases everything that was taken ahead.
     #[cfg(test)]
     pub fn let_all_go(&mut self, search: &mut NextHopSearch) {
         self.let_go(search, &mut Budget::new(usize::MAX, &mut || false));
     }
 
-    /// Makes a change in one go; it is called off if another is under way.
+    /// Makes a change in one go. It is refused if another is under way.
     pub fn make(&mut self, change: Change) -> Result<Changes, ChangeError> {
         if self.begin(change).is_err() {
             return Err(ChangeError::Busy);
@@ -309,7 +311,7 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Takes for `route` what it needs of the tables, and fills what no entry points to yet.
+    /// Takes what `route` needs from the tables, and fills the slots that no entry points to yet.
     pub(super) fn prepare(
         &mut self,
         index: usize,
@@ -337,7 +339,7 @@ impl<T: Tables> Lfib<T> {
                 RouteEntry::new(Op::Group, ttl, group, 0, 0)
             }
         };
-        // A route that takes another's place goes on with its counter.
+        // A route that replaces another keeps its counter.
         let slot = match before {
             Some(before) => before.slot(),
             None => self.counters.take(&self.tables),
@@ -397,8 +399,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// The group of several paths, for a route that had `before`. The group's members are each path's in turn. A user of a group
-    /// is one of all that its members use.
+    /// The group of several paths, for a route that had `before`. Members are in the order of the paths. A user of a group is
+    /// also a user of everything that its members use.
     fn take_group(
         &mut self,
         index: usize,
@@ -461,7 +463,7 @@ impl<T: Tables> Lfib<T> {
         Some(Member::new(entry, next_hop, weight))
     }
 
-    /// Op and operand of `action`, `None` where no slot for its stack is left.
+    /// Op and operand of `action`; `None` if no slot is left for its stack.
     fn operation(&mut self, action: &Action) -> Option<(Op, u32)> {
         let (labels, ttl) = match action {
             Action::Pop => return Some((Op::Pop, 0)),
@@ -489,7 +491,7 @@ impl<T: Tables> Lfib<T> {
         taken.map_or(0, |(number, _)| number + 1)
     }
 
-    /// Has the counters know whether the packets of a route that is about to be published are forwarded ones.
+    /// Tells the counters whether the packets of a route that is about to be published count as forwarded.
     pub(super) fn follow_forwarding(&mut self, key: RouteKey, entry: RouteEntry, is_new: bool) {
         let forwarding = !matches!(entry.op(), Op::Local | Op::LocalPass | Op::Pass);
         let counted = self
@@ -500,7 +502,7 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Keeps a route, or forgets it, and returns the one that was there. No table is written.
+    /// Keeps a route, or forgets it, and returns the previous one. No table is written.
     pub(super) fn put(&mut self, key: RouteKey, route: Option<Installed>) -> Option<Installed> {
         let old = match route {
             Some(route) => self.routes.insert(key, route),
@@ -519,7 +521,7 @@ impl<T: Tables> Lfib<T> {
         old
     }
 
-    /// Gives back what a route had that no entry is for any more. Its counter goes on if the route `was_replaced`.
+    /// Gives back what a route had that no entry points to any more. The counter is kept if the route `was_replaced`.
     pub(super) fn drop_route(&mut self, entry: RouteEntry, was_replaced: bool) {
         if !was_replaced && entry.slot() != 0 {
             self.counters.hold_back(entry.slot());
@@ -527,7 +529,7 @@ impl<T: Tables> Lfib<T> {
         self.drop_shares(entry);
     }
 
-    /// One user less of the stack and the next hop of `entry`, or of its group and all that its members have.
+    /// Removes one user from the stack and the next hop of `entry`, or from its group and everything that its members have.
     pub(super) fn drop_shares(&mut self, entry: RouteEntry) {
         if entry.op() == Op::Group {
             let members = self.groups.members(entry.operand()).unwrap_or_default().to_vec();
@@ -555,7 +557,7 @@ impl<T: Tables> Lfib<T> {
     }
 }
 
-/// `next_hop` by the name that its interface has now.
+/// `next_hop` with the current name of its interface.
 fn with_new_name<'a>(next_hop: &'a NextHop, renamed: &HashMap<Arc<str>, Arc<str>>) -> Cow<'a, NextHop> {
     let mut next_hop = Cow::Borrowed(next_hop);
     if !renamed.is_empty() {

@@ -1,5 +1,5 @@
-//! The counters of routes. The XDP program only adds to a slot, and nobody ever sets one to zero, so that the total of all slots
-//! never goes backwards: a route counts from the figure at which it got its slot.
+//! The counters of routes. The XDP program only adds to a slot and nobody sets one to zero, so the total of all slots never
+//! goes backwards. A route counts from the value that its slot had when the route got it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,31 +9,31 @@ use mplsxdp_common::abi::Counter;
 use crate::dataplane::{TableError, Tables};
 
 const WORD: usize = u64::BITS as usize;
-/// How many slots are read at a time before they are taken.
+/// How many slots are read at a time before they are handed out.
 const AHEAD: usize = 1024;
 
-/// Who has which slot of the counter table, and since which figure.
+/// Which slots of the counter table are in use, and the value from which each counts.
 #[derive(Debug)]
 pub struct Counters {
-    /// The first slot that was never taken, and the end of the table.
+    /// The first slot that was never handed out, and the end of the table.
     never_taken: std::ops::Range<u32>,
     free: FreeSlots,
     held_back: Vec<u32>,
-    /// The figures of slots from one on, as they were read when all that are free among them were free already. Nobody counts
-    /// in a free slot.
+    /// The values of a range of slots, read when all free slots in it were already free. Nothing counts in a free slot.
     ahead: (u32, Vec<Counter>),
-    /// By slot, packets and bytes when the route that has it got it; empty while all are zero.
+    /// By slot: packets and bytes at the time its route got it; empty while all are zero.
     baselines: Vec<[u64; 2]>,
-    /// By slot, one bit each: its frames are forwarded frames. A slot that was given back keeps its bit until it is taken anew.
+    /// By slot, one bit: its frames count as forwarded. A released slot keeps its bit until it is handed out again.
     forwarding: Vec<u64>,
-    /// What to add to the figures of those slots: what was counted in slots that count as forwarded no more, less what slots
+    /// A correction to the sum of those slots: adds what was counted in slots that no longer count as forwarded, and subtracts
+    /// what slots had counted before they did. Modulo 2^64.
     /// had counted before they did. Modulo 2^64.
     correction: Counter,
     totals: Vec<Weak<Total>>,
 }
 
 impl Counters {
-    /// For a table with this many slots, of which slot 0 counts for nobody.
+    /// For a table with this many slots; slot 0 is used by no route.
     pub fn new(end: u32) -> Self {
         Self {
             never_taken: 1..end,
@@ -60,7 +60,7 @@ impl Counters {
         slot
     }
 
-    /// What a free slot says. Those behind it are read with it, as they are likely to be taken next.
+    /// The value of a free slot. The slots after it are read with it, because they are likely to be handed out next.
     fn figure(&mut self, slot: u32, tables: &impl Tables) -> Result<Counter, TableError> {
         let known = |(first, figures): &(u32, Vec<Counter>)| {
             let index = slot.checked_sub(*first)?;
@@ -88,7 +88,7 @@ impl Counters {
         Counter { packets, bytes }
     }
 
-    /// Where the route is counted that has `slot`.
+    /// Where the route that has `slot` is counted.
     pub fn place(&self, slot: u32) -> CountedAt {
         CountedAt {
             slot,
@@ -96,8 +96,8 @@ impl Counters {
         }
     }
 
-    /// Whether the frames of `slot` are forwarded frames from now on. `is_new`: its route is about to be published, and the slot
-    /// has not changed since it was taken.
+    /// Sets whether the frames of `slot` count as forwarded from now on. `is_new`: its route is about to be published, and the
+    /// slot has not changed since it was handed out.
     pub fn set_forwarding(
         &mut self,
         slot: u32,
@@ -130,7 +130,7 @@ impl Counters {
         Ok(())
     }
 
-    /// Begins to add up what all slots have forwarded.
+    /// Starts a sum of what all slots have forwarded.
     pub fn total(&mut self) -> Arc<Total> {
         let total = Arc::new(Total {
             pending: self.forwarding.iter().copied().map(AtomicU64::new).collect(),
@@ -151,31 +151,31 @@ impl Counters {
         !self.held_back.is_empty()
     }
 
-    /// What is held back, to be released once a grace period is over that begins now.
+    /// Takes the slots that are held back, to be released after a grace period that begins now.
     pub fn take_held_back(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.held_back)
     }
 
-    /// No reader is left: these are free.
+    /// Releases slots: no reader is left.
     pub fn release(&mut self, slots: &[u32]) {
         for &slot in slots {
             self.free.insert(slot);
         }
-        // Some of them may have counted since.
+        // Some of them may have counted in the meantime.
         self.ahead.1.clear();
     }
 }
 
-/// A set of slots, of which the first is taken first: so neighbours are, which can be read at once.
+/// A set of slots that hands out the lowest one first, so that slots in use are neighbours and can be read at once.
 #[derive(Default, Debug)]
 struct FreeSlots {
     bits: Vec<u64>,
-    /// No word before this one has any.
+    /// No word before this one has a free slot.
     first_word: usize,
 }
 
 impl FreeSlots {
-    /// A word with fewer free slots is not worth reading whole.
+    /// The least number of free slots for which a word is worth reading whole.
     const DENSE: u32 = u64::BITS / 4;
 
     fn insert(&mut self, slot: u32) {
@@ -202,8 +202,8 @@ impl FreeSlots {
         Some(self.first_word as u32 * u64::BITS + bits.trailing_zeros())
     }
 
-    /// How many slots from `slot` on are worth reading at once: to the end of the last of the words with many free ones that
-    /// follow each other, at most about `most`.
+    /// How many slots from `slot` on are worth reading at once: up to the end of the last of the consecutive words with many
+    /// free ones, about `most` at most.
     fn dense(&self, slot: u32, most: usize) -> usize {
         let (word, _) = place(slot);
         let words = self.bits.iter().skip(word).take(most / WORD);
@@ -212,7 +212,7 @@ impl FreeSlots {
     }
 }
 
-/// Where a route is counted: its slot, and what that said when the route got it.
+/// Where a route is counted: its slot, and the slot's value when the route got it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CountedAt {
     pub slot: u32,
@@ -225,14 +225,14 @@ impl CountedAt {
         Self { slot, since }
     }
 
-    /// What the route has counted, if the table says `raw`.
+    /// What the route has counted, if the table has the value `raw`.
     pub fn counted(self, raw: Counter) -> Counter {
         minus(raw, self.since)
     }
 }
 
-/// A sum over slots that another thread reads while routes come and go: each slot goes into it once, as it was at some moment
-/// between the beginning and the end. So one total that begins after another has ended is never less.
+/// A sum over slots that another thread reads while routes come and go. Each slot enters it once, with its value at some moment
+/// between the beginning and the end. So a total that begins after another has ended is never less.
 #[derive(Debug)]
 pub struct Total {
     /// The slots that are not in the sum yet.
@@ -245,7 +245,7 @@ impl Total {
     /// How many slots are read at a time.
     pub const BATCH: u32 = 4096;
 
-    /// Reads all slots that are not in the sum yet, with `read`, which tells the figures of so many slots from one on.
+    /// Reads all slots that are not in the sum yet. `read` returns the values of a number of slots from one on.
     pub fn finish<E>(&self, mut read: impl FnMut(u32, u32) -> Result<Vec<Counter>, E>) -> Result<Counter, E> {
         let words = Self::BATCH as usize / WORD;
         for (index, pending) in self.pending.chunks(words).enumerate() {
@@ -254,7 +254,7 @@ impl Total {
             }
             let first = index as u32 * Self::BATCH;
             let raw = read(first, (pending.len() * WORD) as u32)?;
-            // A slot that has stopped counting meanwhile, and may be another route's, is in the sum already.
+            // A slot that has stopped counting in the meantime, and may belong to another route, is already in the sum.
             for (slot, raw) in (first..).zip(raw) {
                 self.add(slot, raw);
             }
@@ -265,7 +265,7 @@ impl Total {
         })
     }
 
-    /// Takes a slot into the sum, unless it is in it. Its figure must have been read before the call.
+    /// Adds a slot to the sum, unless it is in it. Its value must have been read before the call.
     fn add(&self, slot: u32, raw: Counter) {
         let (word, bit) = place(slot);
         let Some(pending) = self.pending.get(word) else { return };

@@ -1,5 +1,4 @@
-//! The groups that routes with several next hops use: equal ones share one. Pure bookkeeping; what a bucket holds is written by
-//! the LFIB.
+//! The groups of routes with several next hops; equal groups are shared. This is bookkeeping only: the LFIB writes the buckets.
 
 use std::collections::HashMap;
 
@@ -9,7 +8,7 @@ use super::next_hops::NextHopId;
 use super::pool::Interner;
 use super::spread::{Former, Spread, assign, lend};
 
-/// One way on, as a bucket has it but for the next hop's index, which may change.
+/// One path as its bucket has it, without the next hop's index, which may change.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Member {
     /// Bits of a [`RouteEntry`] without next hop and counter.
@@ -19,7 +18,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Of `entry`, the next hop's index and the counter do not matter.
+    /// From `entry`, without the next hop's index and the counter.
     pub fn new(entry: RouteEntry, next_hop: NextHopId, weight: u16) -> Self {
         let operation = RouteEntry::new(entry.op(), entry.ttl_propagate(), entry.operand(), 0, 0).to_bits();
         Self {
@@ -29,26 +28,26 @@ impl Member {
         }
     }
 
-    /// What a bucket of the member holds, without the next hop's index.
+    /// The bucket of this member, without the next hop's index.
     pub fn entry(&self) -> RouteEntry {
         RouteEntry::from_bits(self.operation)
     }
 
-    /// The same labels, whatever is said of the TTL.
+    /// Whether both have the same labels, whatever their TTL mode.
     fn does_as(&self, other: &Self) -> bool {
         let (one, other) = (self.entry(), other.entry());
         (one.op(), one.operand()) == (other.op(), other.operand())
     }
 }
 
-/// Members, and the buckets that are theirs while all of them can be reached.
+/// The members, and the buckets that each has while all of them can be reached.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Group {
     members: Box<[Member]>,
     base: Spread,
 }
 
-/// Who gets the frames of each bucket now.
+/// The member that gets the frames of each bucket now.
 #[derive(Clone, Debug)]
 struct Present {
     out: Vec<bool>,
@@ -66,7 +65,7 @@ pub struct Groups {
 #[derive(Clone, Copy, Debug)]
 pub enum Before {
     Nothing,
-    /// A next hop for itself: a group of one.
+    /// A next hop on its own: a group of one.
     One(Member),
     Group(u32),
 }
@@ -79,9 +78,9 @@ impl Groups {
         }
     }
 
-    /// A group of `members`, with one more user; and whether it is new, so that its buckets have to be written. It is the one
-    /// that moves the fewest flows of a route that had `before`; where there is no room for that one, one of the same members.
-    /// `None` where there is none. `is_same` tells whether two next hops are one neighbour.
+    /// A group of `members` with one more user, and whether it is new, so that its buckets must be written. It is the one that
+    /// moves the fewest flows of a route that had `before`; if there is no room for that one, another with the same members;
+    /// `None` if there is none. `is_same` says whether two next hops are the same neighbour.
     pub fn take(
         &mut self,
         members: Vec<Member>,
@@ -101,7 +100,7 @@ impl Groups {
         self.shared.take(&alike)
     }
 
-    /// One user less.
+    /// Removes one user.
     pub fn drop_user(&mut self, slot: u32) {
         self.shared.drop_user(slot);
         if self.shared.get(slot).is_none() {
@@ -123,7 +122,7 @@ impl Groups {
         self.present.keys().copied().collect()
     }
 
-    /// Takes in which next hops cannot be reached. Returns the groups whose buckets moved.
+    /// Notes which next hops cannot be reached. Returns the groups whose buckets moved.
     pub fn follow(&mut self, is_out: impl Fn(NextHopId) -> bool) -> Vec<u32> {
         let mut moved = Vec::new();
         for (&slot, present) in &mut self.present {
@@ -167,7 +166,8 @@ impl Groups {
         self.shared.release(slots);
     }
 
-    /// The group of `members` that has most in common with `before`, and who gets the frames of its buckets while those are `out`.
+    /// The group of `members` that has the most in common with `before`, and who gets the frames of its buckets while those in
+    /// `out` cannot be reached.
     fn derive(
         &self,
         members: Vec<Member>,
@@ -192,7 +192,7 @@ impl Groups {
             now: &now,
         });
         let base = assign(&weights_now, former);
-        // Who has borrowed a bucket keeps it.
+        // A member that has borrowed a bucket keeps it.
         let mut lent = base;
         for (lent, member) in lent.iter_mut().zip(spread) {
             if let Some(&Some(member)) = now.get(usize::from(member)) {
@@ -209,8 +209,9 @@ fn weights(members: &[Member]) -> Vec<u16> {
     members.iter().map(|member| member.weight).collect()
 }
 
-/// Which of `members` each of the `former` ones is: the one that does the same by the same next hop; else by the same neighbour,
-/// with another backup or with its interface said or not; else one that does something else there, such as with another label.
+/// Which of `members` each of the `former` ones is: the one that does the same through the same next hop; else through the same
+/// neighbour, with another backup or with its interface given or not; else one that does something else there, such as use
+/// another label.
 fn successors(
     former: &[Member],
     members: &[Member],

@@ -18,18 +18,18 @@ use crate::dataplane::Tables;
 use crate::route::filter::KeyFilter;
 use crate::route::{Action, Attributes, Fec, OutLabels, Owner, Path, Route, RouteKey, RoutingTable};
 
-/// A route and what there is to tell about it.
+/// A route and its state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
     pub route: Route,
     pub owner: Owner,
-    /// Of each path of the route, in their order; none for `dev lo`.
+    /// One for each path of the route, in their order; none for `dev lo`.
     pub next_hops: Vec<NextHopId>,
     /// 0: not counted.
     pub counter_slot: u32,
 }
 
-/// A route that may be chosen: what is known of it at no cost.
+/// A route as a filter sees it: what can be read without extra cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate<'a> {
     pub key: RouteKey,
@@ -46,11 +46,11 @@ enum Way<'a> {
     Group(&'a [Member]),
 }
 
-/// Next hops, backups aside, that routes are chosen by.
+/// Next hops by which routes are chosen. Backups do not count.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ways {
     pub next_hops: HashSet<NextHopId>,
-    /// And this machine.
+    /// Also this machine (`dev lo`).
     pub local: bool,
 }
 
@@ -69,17 +69,17 @@ impl Ways {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Page {
     pub routes: Vec<Listed>,
-    /// The list goes on after this key; `None` at its end.
+    /// The list continues after this key; `None` at its end.
     pub after: Option<RouteKey>,
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Where a route is counted, `None` if it has no counter slot.
+    /// Where a route is counted; `None` if it has no counter slot.
     pub fn counted_at(&self, route: &Listed) -> Option<CountedAt> {
         (route.counter_slot != 0).then(|| self.counters.place(route.counter_slot))
     }
 
-    /// For a route with several paths, which of them, by their order, gets the frames of each bucket now.
+    /// For a route with several paths: the index of the path that gets the frames of each bucket now.
     pub fn spread(&self, key: RouteKey) -> Option<&Spread> {
         let entry = self.routes.get(&key)?.entry;
         if entry.op() == Op::Group {
@@ -184,12 +184,12 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Who owns the route of this key.
+    /// The owner of the route with this key.
     pub fn owner(&self, key: RouteKey) -> Option<Owner> {
         self.routes.get(&key).map(|installed| installed.owner)
     }
 
-    /// The next key after this one, or the first, and who owns its route.
+    /// The next key after this one, or the first, and the owner of its route.
     pub fn next_key(&self, after: Option<RouteKey>) -> Option<(RouteKey, Owner)> {
         self.rest(after).next().map(|(&key, installed)| (key, installed.owner))
     }

@@ -1,5 +1,5 @@
-//! The label forwarding information base: the routes as they are wanted, and the table writes that make them so. A change is
-//! all or nothing: everything that can fail is done before the first label is published. Pure: what it writes to is a trait.
+//! The label forwarding information base: the wanted routes, and the table writes that install them. A change is all or
+//! nothing: everything that can fail is done before the first label is published. Tables are behind a trait.
 
 mod change;
 pub mod counters;
@@ -45,7 +45,7 @@ use reclaim::Freed;
 /// How many different reasons are kept of routes that leave frames to the kernel.
 const MAX_PASS_REASONS: u32 = 1 << 12;
 
-/// A route as it is kept: the entry in the table says all of it, with the shared tables that it points into.
+/// A route as it is kept: its table entry, with the shared tables that it points into, says all of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Installed {
     entry: RouteEntry,
@@ -61,7 +61,7 @@ struct Counts {
     v6_prefixes: usize,
     /// Those without a counter slot.
     uncounted: usize,
-    /// Of each of the sources.
+    /// By source.
     by_source: [usize; Source::ALL.len()],
 }
 
@@ -80,7 +80,7 @@ impl Counts {
     }
 }
 
-/// Every route, and the tables that carry them out.
+/// Every route, and the tables that hold them.
 #[derive(Debug)]
 pub struct Lfib<T> {
     tables: T,
@@ -96,16 +96,16 @@ pub struct Lfib<T> {
     counters: Counters,
     pass: PassEntries,
     vrfs: Vrfs,
-    /// Where the FTN table does not hold what is wanted, as a write has failed, and what it holds there.
+    /// Where the FTN table differs from what is wanted because a write has failed, and what it holds there.
     unsettled: BTreeMap<FtnKey, Option<RouteEntry>>,
-    /// How many pass entries are written or removed in one step, where that can be done bit by bit.
+    /// How many pass entries are written or removed in one step.
     step: usize,
     leaving: Leaving,
-    /// How many entries are turned to another adjacency at once; more are in steps.
+    /// How many entries are moved to another adjacency at once; more are moved in steps.
     turned_at_once: usize,
-    /// Slots that programs may still use, in the order of their grace periods.
+    /// Slots that programs may still read, in the order of their grace periods.
     freed: VecDeque<(GracePeriod, Freed)>,
-    /// Adjacencies that will be written in place of unresolved ones once no program can have seen those resolved.
+    /// Adjacencies that will replace unresolved ones once no program can still see their old contents.
     resolving: HashMap<NextHopId, (GracePeriod, Adjacency)>,
 }
 
@@ -162,7 +162,7 @@ impl<T: Tables> Lfib<T> {
         self.counts.v6_prefixes
     }
 
-    /// Routes that found no counter slot.
+    /// The number of routes without a counter slot.
     pub fn uncounted_routes(&self) -> usize {
         self.counts.uncounted
     }
@@ -175,8 +175,8 @@ impl<T: Tables> Lfib<T> {
         self.groups.len()
     }
 
-    /// Begins to add up what all routes have forwarded, those that are gone included. What was popped for this box counts for
-    /// the route that it leaves by, if there is one.
+    /// Starts a sum of what all routes have forwarded, including routes that have been deleted. What was popped for this
+    /// machine counts for the route that it leaves by, if there is one.
     pub fn forwarded(&mut self) -> Arc<Total> {
         self.counters.total()
     }
@@ -185,17 +185,17 @@ impl<T: Tables> Lfib<T> {
         &self.next_hops
     }
 
-    /// Next hops that came into use or went out of it since the last call.
+    /// The next hops that came into use or went out of use since the last call.
     pub fn take_next_hop_changes(&mut self) -> Vec<NextHopChange> {
         self.next_hops.take_changes(usize::MAX)
     }
 
-    /// Up to `limit` of them; the others are left for later.
+    /// Up to `limit` of them; the rest stay for a later call.
     pub fn take_some_next_hop_changes(&mut self, limit: usize) -> Vec<NextHopChange> {
         self.next_hops.take_changes(limit)
     }
 
-    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow. No table is written.
+    /// Applies new interface names, by the old ones, to the routes whose `dev` they are. No table is written.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         self.next_hops.rename_devices(names);
         if let Some(plan) = &mut self.plan {
@@ -204,7 +204,7 @@ impl<T: Tables> Lfib<T> {
     }
 }
 
-/// Whether the next-hop index of `entry` means something.
+/// Whether `entry` has a next-hop index.
 fn uses_next_hop(entry: RouteEntry) -> bool {
     matches!(entry.op(), Op::Label | Op::Stack | Op::Pop | Op::PenultimatePop)
 }

@@ -1,6 +1,6 @@
-//! The next hops that routes use: each has one slot in the adjacency table, shared by all its routes. One with a backup is
-//! another next hop than the same without, as its adjacency says so; the backup is one by itself, of which it is a user. Pure
-//! bookkeeping.
+//! The next hops that routes use. Each has one slot in the adjacency table, which all its routes share. A next hop with a
+//! backup is a different one from the same without, because its adjacency names the backup. The backup is a next hop of its
+//! own, and has the other as a user. This is bookkeeping only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::pool::SlotPool;
 use crate::route::NextHop;
 pub use crate::route::NextHopId;
 
-/// Where a next hop is in the order of all: by its name, then by that of its backup.
+/// The position of a next hop in the list: by its name, then by that of its backup.
 pub type Position = (NextHop, Option<NextHop>, NextHopId);
 
 /// A next hop and its users.
@@ -19,15 +19,15 @@ struct Entry {
     backup: Option<NextHopId>,
     slot: u16,
     users: usize,
-    /// It cannot be reached, and is not about to be.
+    /// It cannot be reached, and is not being resolved.
     out: bool,
     /// Its neighbour's MAC address is known.
     resolved: bool,
-    /// That it came into use is among the changes that nobody has taken yet.
+    /// It came into use, and that change has not been taken yet.
     is_news: bool,
 }
 
-/// What became of the set of next hops.
+/// A change in the set of next hops.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NextHopChange {
     Added(NextHopId, NextHop),
@@ -38,11 +38,11 @@ pub enum NextHopChange {
 #[derive(Debug)]
 pub struct NextHops {
     entries: HashMap<NextHopId, Entry>,
-    /// With each backup that it has, one id. There are several entries alike if a port was renamed to what others waited for.
+    /// One id for each backup that it has. There are equal entries if a port was renamed to what others waited for.
     by_next_hop: HashMap<NextHop, HashMap<Option<NextHopId>, NextHopId>>,
     by_slot: Vec<Option<NextHopId>>,
     resolved: usize,
-    /// An id is not given again before the table is exhausted, so that a late answer does not meet another next hop.
+    /// An id is not reused before all have been used, so that a late answer does not reach another next hop.
     next_id: u16,
     slots: SlotPool,
     changes: Vec<NextHopChange>,
@@ -75,7 +75,7 @@ impl NextHops {
         self.by_next_hop.contains_key(next_hop)
     }
 
-    /// `next_hop`, with whatever backup it is in use.
+    /// `next_hop`, with any backup that it is in use with.
     pub fn any_of(&self, next_hop: &NextHop) -> Option<NextHopId> {
         self.by_next_hop.get(next_hop)?.values().next().copied()
     }
@@ -84,7 +84,7 @@ impl NextHops {
         self.by_next_hop.get(next_hop)?.get(&backup).copied()
     }
 
-    /// The slot of `next_hop` with this backup, with one more user. `None` where all slots are taken.
+    /// The slot of `next_hop` with this backup, with one more user; `None` if all slots are taken.
     pub fn take(&mut self, next_hop: &NextHop, backup: Option<&NextHop>) -> Option<u16> {
         let backup = match backup {
             None => None,
@@ -98,7 +98,7 @@ impl NextHops {
         if let Some(entry) = found.and_then(|id| self.entries.get_mut(&id)) {
             entry.users += 1;
             let slot = entry.slot;
-            // The entry is one user of its backup, however many it has itself.
+            // The entry counts as one user of its backup, however many users it has itself.
             backup.map(|(_, slot)| self.drop_user(slot));
             return Some(slot);
         }
@@ -130,7 +130,7 @@ impl NextHops {
         Some(slot)
     }
 
-    /// One user less of the next hop that has `slot`. Returns whether it was the last one: the slot is then held back.
+    /// Removes one user of the next hop that has `slot`. Returns whether it was the last one; the slot is then held back.
     pub fn drop_user(&mut self, slot: u16) -> bool {
         let Some(id) = self.id_at(slot) else {
             return false;
@@ -144,7 +144,7 @@ impl NextHops {
         }
         let removed = self.entries.remove(&id);
         let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
-        // It may be another one than `slot`, which it has left.
+        // It may not be `slot`, if the next hop has left that.
         let freed = removed.as_ref().map(|entry| entry.slot);
         let mut is_news = false;
         if let Some(entry) = removed {
@@ -164,7 +164,7 @@ impl NextHops {
         }
         let is_it = |change: &NextHopChange| matches!(change, NextHopChange::Added(added, _) if *added == id);
         match is_news.then(|| self.changes.iter().rposition(is_it)).flatten() {
-            // Nobody knows of it yet.
+            // Nobody has been informed of it yet.
             Some(index) => drop(self.changes.remove(index)),
             None => self.changes.push(NextHopChange::Removed(id)),
         }
@@ -174,7 +174,7 @@ impl NextHops {
         true
     }
 
-    /// Interfaces have new names, by their old ones: the next hops that are named after them follow. Slots and users stay.
+    /// Applies new interface names, by the old ones, to the next hops that have them as `dev`. Slots and users stay.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         let waiting = self.changes.iter_mut().filter_map(|change| match change {
             NextHopChange::Added(_, next_hop) => Some(next_hop),
@@ -191,8 +191,8 @@ impl NextHops {
         }
     }
 
-    /// Gives the next hop a new slot, and returns the old one and the new one. The old one is still the next hop's until it is
-    /// [given back](Self::give_back).
+    /// Gives the next hop a new slot, and returns the old and the new one. The old slot is reserved until it is [given
+    /// back](Self::give_back).
     pub fn move_slot(&mut self, id: NextHopId) -> Option<(u16, u16)> {
         let new = self.take_slot()?;
         let entry = self.entries.get_mut(&id)?;
@@ -201,13 +201,13 @@ impl NextHops {
         Some((old, new))
     }
 
-    /// No entry points to this slot any more: it is held back.
+    /// Gives back a slot that no entry points to any more; it is held back.
     pub fn give_back(&mut self, slot: u16) {
         self.set_id_at(slot, None);
         self.slots.hold_back(slot.into());
     }
 
-    /// How many more there is room for.
+    /// How many more fit.
     pub fn room(&self) -> usize {
         self.slots.room()
     }
@@ -224,7 +224,7 @@ impl NextHops {
         self.by_slot[slot] = id;
     }
 
-    /// Notes whether the MAC address of its neighbour is known.
+    /// Notes whether the MAC address of the neighbour is known.
     pub fn set_resolved(&mut self, id: NextHopId, resolved: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
             self.resolved -= usize::from(entry.resolved);
@@ -251,20 +251,19 @@ impl NextHops {
         self.entries.get(&id).map(|entry| entry.slot)
     }
 
-    /// Notes whether the next hop can be reached. Returns whether that is news.
+    /// Notes whether the next hop can be reached. Returns whether that has changed.
     pub fn set_out(&mut self, id: NextHopId, out: bool) -> bool {
         let entry = self.entries.get_mut(&id);
         entry.is_some_and(|entry| std::mem::replace(&mut entry.out, out) != out)
     }
 
-    /// Whether frames for the next hop get nowhere: neither it nor its backup can be reached.
+    /// Whether neither the next hop nor its backup can be reached.
     pub fn is_out(&self, id: NextHopId) -> bool {
         let out = |id: NextHopId| self.entries.get(&id).is_none_or(|entry| entry.out);
         out(id) && self.backup(id).is_none_or(out)
     }
 
-    /// Whether both are the same neighbour as far as their names say: the backup does not matter, and an interface only where both
-    /// have one.
+    /// Whether both name the same neighbour. Backups do not matter, and interfaces only if both have one.
     pub fn is_same_neighbour(&self, id: NextHopId, other: NextHopId) -> bool {
         match (self.get(id), self.get(other)) {
             (Some(one), Some(other)) => {
@@ -288,7 +287,7 @@ impl NextHops {
         self.entries.get(&id).map(|entry| &entry.next_hop)
     }
 
-    /// How many use the next hop: routes, once for each of their paths, and next hops that it is the backup of.
+    /// How many users the next hop has: routes, once for each of their paths, and next hops that it is the backup of.
     pub fn users(&self, id: NextHopId) -> usize {
         self.entries.get(&id).map_or(0, |entry| entry.users)
     }
@@ -299,7 +298,7 @@ impl NextHops {
         Some((id, &self.entries.get(&id)?.next_hop))
     }
 
-    /// All next hops, in no order.
+    /// All next hops, in no particular order.
     pub fn all(&self) -> impl Iterator<Item = (NextHopId, &NextHop)> {
         self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop))
     }
@@ -329,7 +328,7 @@ impl NextHops {
             .collect()
     }
 
-    /// All next hops in use; one with several backups as often.
+    /// All next hops in use; one with several backups appears once for each.
     pub fn iter(&self) -> impl Iterator<Item = &NextHop> {
         self.entries.values().map(|entry| &entry.next_hop)
     }
@@ -342,7 +341,7 @@ impl NextHops {
         self.entries.is_empty()
     }
 
-    /// What changed and was not taken yet.
+    /// What has changed and was not taken yet.
     pub fn changes(&self) -> &[NextHopChange] {
         &self.changes
     }

@@ -6,8 +6,8 @@
 //! 3. FTN entries are written, prefix by prefix, in an order in which each address sees one step. A write can fail.
 //! 4. Labels are published and withdrawn one by one. Nothing of this can fail.
 //!
-//! Between steps, next hops may fail, move and resolve, and the kernel may claim other prefixes: the plan is kept here, so that
-//! what it has reserved follows.
+//! Between steps, next hops may fail, move and resolve, and the kernel may claim other prefixes. The plan is kept in the LFIB,
+//! so that what it has reserved follows these events.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -62,7 +62,7 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// Tells the routes that are meant from the others.
+/// Selects the routes that are meant.
 pub type Select = Box<dyn Fn(&Candidate<'_>) -> bool + Send + Sync>;
 
 /// A change of routes.
@@ -74,14 +74,15 @@ pub enum Change {
         owner: Owner,
         routes: Arc<Vec<Route>>,
     },
-    /// Installs routes of any owners, each added or in another's place, and deletes the routes of these keys, which must have one.
+    /// Installs routes of any owners, each new or in place of another, and deletes the routes of these keys, which must have
+    /// one.
     Settle {
         routes: Arc<Vec<(Owner, Route)>>,
         deleted: Arc<Vec<RouteKey>>,
     },
     /// Deletes the routes of these keys; each must have one.
     Delete(Arc<Vec<RouteKey>>),
-    /// Deletes those routes of which it is true.
+    /// Deletes the routes for which it returns true.
     Flush(Arc<Select>),
 }
 
@@ -103,7 +104,7 @@ impl Change {
         }
     }
 
-    /// The key that is given by that number, if there is one.
+    /// The given key with this index, if there is one.
     fn key(&self, index: usize) -> Option<RouteKey> {
         match self {
             Self::Install { .. } => self.route(index).map(|(_, route)| route.key()),
@@ -116,7 +117,7 @@ impl Change {
         }
     }
 
-    /// Whether the key of that number is one whose route is to go.
+    /// Whether the key with this index is one whose route is deleted.
     fn deletes(&self, index: usize) -> bool {
         match self {
             Self::Delete(_) => true,
@@ -139,20 +140,20 @@ impl fmt::Debug for Change {
     }
 }
 
-/// How far a change is.
+/// The progress of a change.
 #[derive(Debug)]
 pub enum Progress {
     /// It needs more steps.
     More,
-    /// It is made, or refused.
+    /// It is done, or refused.
     Finished(Finished),
 }
 
-/// A change that is made, or was refused and has changed nothing.
+/// A change that is done, or that was refused and has changed nothing.
 #[derive(Debug)]
 pub struct Finished {
     pub result: Result<Changes, ChangeError>,
-    /// What is left of the plan: nobody needs it, and to drop that of a million routes takes milliseconds.
+    /// The remains of the plan. Nothing needs them, but dropping those of a million routes takes milliseconds.
     pub remains: Remains,
 }
 
@@ -167,9 +168,9 @@ pub(super) struct Plan {
     /// Progress within the stage.
     at: usize,
     given: Keys,
-    /// The first given key that makes the change impossible, if no other error comes before it.
+    /// The first given key that makes the change impossible, unless another error comes before it.
     impossible: Option<(usize, RouteKey)>,
-    /// The first given prefix that there is no room for in the FTN, likewise.
+    /// Likewise, the first given prefix for which the FTN has no room.
     no_room: Option<ChangeError>,
     /// How many entries of the FTN the new ones take of those that were checked.
     new_entries: Families,
@@ -177,7 +178,7 @@ pub(super) struct Plan {
     after: Option<RouteKey>,
     prepared: Vec<Prepared>,
     deleted: Vec<RouteKey>,
-    /// Interfaces that were renamed since the change began, by their old names.
+    /// Interfaces renamed since the change began, by their old names.
     renamed: HashMap<Arc<str>, Arc<str>>,
     /// The prefixes whose FTN entries change, in the order of writing.
     prefixes: BTreeMap<WriteOrder, Vec<Prefix>>,
@@ -189,35 +190,35 @@ pub(super) struct Plan {
     error: Option<ChangeError>,
     /// All is reserved, and the prefixes are in order.
     is_reserved: bool,
-    /// The FTN table had no room, and was tidied up.
+    /// The FTN table was full, and has been tidied up.
     is_tidied: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
-    /// The given keys are looked at.
+    /// Look at the given keys.
     Check,
-    /// The first of two given keys that are the same is looked for.
+    /// Find the first of two given keys that are the same.
     FindFirst,
-    /// Routes to be flushed are looked for.
+    /// Find the routes to flush.
     Select,
-    /// Pass entries are written in front of prefixes that need many of them.
+    /// Write pass entries in front of prefixes that need many of them.
     Lay,
     Reserve,
-    /// Routes that are not given are looked for, which go.
+    /// Find the routes to delete because they were not given.
     Sweep,
-    /// The prefixes are put in order.
+    /// Sort the prefixes.
     Order,
     WritePrefixes,
     PublishLabels,
-    /// What the written prefixes had before is let go.
+    /// Release what the written prefixes had before.
     DropReplaced,
     Withdraw,
-    /// Prefixes get back what they had.
+    /// Give prefixes back what they had.
     UndoPrefixes,
-    /// Pass entries are removed that nothing needs, to make room in the FTN table.
+    /// Remove pass entries that are not needed, to make room in the FTN table.
     Tidy,
-    /// What is reserved is given back.
+    /// Give back what is reserved.
     Abandon,
     Done,
 }
@@ -231,14 +232,14 @@ enum WriteOrder {
     Remove(u8, bool),
 }
 
-/// A prefix whose FTN entry changes, by its place in what is prepared or deleted.
+/// A prefix whose FTN entry changes, by its index in what is prepared or deleted.
 #[derive(Clone, Copy, Debug)]
 enum Prefix {
     Prepared(usize),
     Deleted(usize),
 }
 
-/// A set of keys, of which no operation takes long, however many there are.
+/// A set of keys in which no operation takes long, however many keys it has.
 #[derive(Default, Debug)]
 pub(super) struct Keys {
     labels: Vec<u64>,
@@ -248,7 +249,7 @@ pub(super) struct Keys {
 impl Keys {
     const BITS: usize = u64::BITS as usize;
 
-    /// Returns whether it is new.
+    /// Returns whether the key is new.
     fn insert(&mut self, key: RouteKey) -> bool {
         match key {
             RouteKey::Label(label) => {
@@ -309,12 +310,12 @@ impl Plan {
         (self.stage, self.at) = (stage, 0);
     }
 
-    /// The key of that number, if it is given.
+    /// The given key with this index.
     fn given_key(&self, index: usize) -> Option<RouteKey> {
         self.change.key(index)
     }
 
-    /// The entries that are reserved, and those that are kept until the change is made, but for the first so many of them.
+    /// The entries that are reserved, and those kept until the change is done, without the first `skipped` of them.
     pub(super) fn entries_mut(&mut self, skipped: usize) -> impl Iterator<Item = Option<&mut RouteEntry>> {
         let kept = skipped.saturating_sub(self.prepared.len());
         let prepared = self.prepared.iter_mut().skip(skipped);
@@ -336,7 +337,7 @@ impl Plan {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Begins a change, which [`Lfib::step`] makes. Gives it back if another one is under way.
+    /// Begins a change, which [`Lfib::step`] carries out. Returns it if another one is under way.
     pub fn begin(&mut self, change: Change) -> Result<(), Change> {
         if self.plan.is_some() {
             return Err(change);
@@ -346,7 +347,7 @@ impl<T: Tables> Lfib<T> {
         Ok(())
     }
 
-    /// Goes on with the change that is under way.
+    /// Continues the change that is under way.
     pub fn step(&mut self, budget: &mut Budget<'_>) -> Progress {
         self.turn_step(budget);
         let Some(mut plan) = self.plan.take() else {
@@ -468,7 +469,7 @@ impl<T: Tables> Lfib<T> {
         plan.go_to(Stage::Order);
     }
 
-    /// Pass entries that a route needs mean nothing before it comes, so that they can be written bit by bit.
+    /// The pass entries that a route needs have no effect before it is written, so they can be written in steps.
     fn lay(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while let Some(key) = plan.given_key(plan.at) {
             if let RouteKey::Prefix(fec) = key
@@ -588,7 +589,7 @@ impl<T: Tables> Lfib<T> {
         plan.go_to(Stage::PublishLabels);
     }
 
-    /// Undoes what was done, after an error: the change is refused, or tried once more with more room in the FTN table.
+    /// Undoes what was done, after an error. The change is refused, or tried once more with more room in the FTN table.
     fn fail(&mut self, plan: &mut Plan, error: ChangeError) {
         plan.error = Some(error);
         plan.lists = 0;
@@ -607,7 +608,7 @@ impl<T: Tables> Lfib<T> {
         if is_table_error {
             self.pass.set_all_going();
         }
-        // There is more room in the table without what nothing needs any more.
+        // Removing unneeded pass entries makes room in the table.
         let tidies = is_table_error && !plan.is_tidied && (self.has_to_sweep() || self.has_to_empty());
         plan.go_to(if tidies { Stage::Tidy } else { Stage::Abandon });
     }
@@ -629,7 +630,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn abandon(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        // The latest first: so those next hops go first that nobody follows yet.
+        // Latest first: nobody follows those next hops yet.
         while let Some(route) = plan.prepared.pop() {
             self.drop_route(route.entry, !route.is_new);
             if !budget.spend(1) {
@@ -641,7 +642,7 @@ impl<T: Tables> Lfib<T> {
 
     fn publish_labels(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while let Some(route) = plan.prepared.get(plan.at) {
-            // A prefix has been counted when it was written.
+            // A prefix is counted when it is written.
             if let RouteKey::Label(label) = route.key {
                 let installed = self.with_turned(route.installed());
                 let old = self.routes.get(&route.key).map(|&old| self.with_turned(old));

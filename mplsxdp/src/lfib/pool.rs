@@ -1,4 +1,4 @@
-//! Slots of a table. What is freed may still be read by a program that runs; it is held back until a grace period has passed.
+//! Slots of a table. A running program may still read a freed slot, so it is held back until a grace period has passed.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -23,7 +23,7 @@ impl SlotPool {
         }
     }
 
-    /// A slot, and whether it was in use before. `None` where all are taken.
+    /// A slot, and whether it was in use before; `None` if all are taken.
     pub fn take(&mut self) -> Option<(u32, bool)> {
         if let Some(slot) = self.free.pop() {
             return Some((slot, true));
@@ -49,19 +49,19 @@ impl SlotPool {
         !self.held_back.is_empty()
     }
 
-    /// What is held back, to be released once a grace period is over that begins now.
+    /// Takes the slots that are held back, to be released after a grace period that begins now.
     pub fn take_held_back(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.held_back)
     }
 
-    /// No reader is left: these are free.
+    /// Releases slots: no reader is left.
     pub fn release(&mut self, slots: &[u32]) {
         self.free.extend_from_slice(slots);
     }
 }
 
-/// Values that share slots: equal values have one. No operation takes long: the maps have room for all from the beginning,
-/// memory that is touched when it is used.
+/// Values that share slots: equal values have one slot. No operation takes long: the maps are allocated at full size from the
+/// beginning; their memory is touched as it is used.
 #[derive(Debug)]
 pub struct Interner<T> {
     slots: SlotPool,
@@ -79,8 +79,8 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         }
     }
 
-    /// The slot of `value`, with one more user; and whether it is new, so that it has to be written. `None` where all slots
-    /// are taken.
+    /// The slot of `value` with one more user, and whether it is new, so that it must be written; `None` if all slots are
+    /// taken.
     pub fn take(&mut self, value: &T) -> Option<(u32, bool)> {
         if let Some(&slot) = self.by_value.get(value) {
             if let Some((_, users)) = self.users.get_mut(&slot) {
@@ -94,7 +94,7 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         Some((slot, true))
     }
 
-    /// One user less of `slot`.
+    /// Removes one user of `slot`.
     pub fn drop_user(&mut self, slot: u32) {
         let Some((value, users)) = self.users.get_mut(&slot) else {
             return;
@@ -111,7 +111,7 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         self.users.get(&slot).map(|(value, _)| value)
     }
 
-    /// The value of which `wanted` is true that has the first slot.
+    /// The value with the lowest slot for which `wanted` is true.
     pub fn find(&self, wanted: impl Fn(&T) -> bool) -> Option<&T> {
         let slots = self.users.iter().filter(|(_, (value, _))| wanted(value));
         slots.min_by_key(|(slot, _)| **slot).map(|(_, (value, _))| value)

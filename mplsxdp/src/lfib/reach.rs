@@ -1,4 +1,4 @@
-//! Where the frames of next hops go: adjacencies, and the buckets of groups. All of it is stores.
+//! Where the frames of next hops go: adjacencies, and the buckets of groups. All changes are plain stores.
 
 use std::collections::HashSet;
 
@@ -12,25 +12,25 @@ use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{FtnKey, Tables};
 use crate::route::RouteKey;
 
-/// What is known of the way to a next hop.
+/// What is known about reaching a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {
     /// Frames go there.
     Resolved(Adjacency),
-    /// Frames wait, or go to the backup. Whether a group sends flows there stays as it was: they do at first, and no more after
-    /// it was out.
+    /// Frames wait, or go to the backup. Groups keep what they did: they send flows there at first, and no longer once it was
+    /// out.
     Unresolved,
-    /// There is no way, or nobody there: as `Unresolved`, and groups send its flows to their other members.
+    /// There is no route, or no neighbour: as `Unresolved`, and groups send its flows to their other members.
     Out,
 }
 
-/// Adjacency slots that next hops have left, and how far a walk is that turns the entries which point to them.
+/// Adjacency slots that next hops have left, and the progress of the walk that moves the entries which point to them.
 #[derive(Default, Debug)]
 pub(super) struct Leaving {
     slots: HashSet<u16>,
-    /// Those that were left since the walk began: there is another one for them.
+    /// Slots that were left since the walk began; they need another walk.
     since: HashSet<u16>,
-    /// The route where the walk has got to, and how much of a change that is under way.
+    /// The route that the walk has reached, and how much it has done of a change that is under way.
     after: Option<RouteKey>,
     planned: usize,
 }
@@ -45,7 +45,7 @@ impl Leaving {
     }
 }
 
-/// How many routes are turned to another slot at once, without steps.
+/// How many routes are moved to another slot at once, without steps.
 pub(super) const TURNED_AT_ONCE: usize = 16 << 10;
 
 impl From<Option<Adjacency>> for Reach {
@@ -55,18 +55,18 @@ impl From<Option<Adjacency>> for Reach {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Where the frames of a next hop go. Where only the neighbour's MAC is new this is one store, however many routes use it; so
-    /// it is where their frames are to go to its backup.
+    /// Sets where the frames of a next hop go. If only the neighbour's MAC address changes, or its frames go to its backup,
+    /// this is one store, however many routes use it.
     pub fn set_next_hop(&mut self, id: NextHopId, reach: impl Into<Reach>) {
         self.set_next_hops([(id, reach)]);
     }
 
-    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them. One that has
-    /// to wait for a grace period is resolved by [`Lfib::reclaim`]. Returns whether buckets moved from one member of a group to
-    /// another.
+    /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them.
+    /// [`Lfib::reclaim`] resolves those that must wait for a grace period. Returns whether buckets moved from one member of a
+    /// group to another.
     pub fn set_next_hops<R: Into<Reach>>(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, R)>) -> bool {
         let next_hops: Vec<(NextHopId, Reach)> = next_hops.into_iter().map(|(id, reach)| (id, reach.into())).collect();
-        // Flows leave a member before its adjacency goes, and return after it is back.
+        // Flows leave a member before its adjacency is removed, and return after it is back.
         let gone = next_hops.iter().filter(|(_, reach)| *reach == Reach::Out);
         let gone = gone.fold(false, |news, &(id, _)| self.next_hops.set_out(id, true) | news);
         let mut moved_buckets = gone && self.move_buckets();
@@ -91,21 +91,21 @@ impl<T: Tables> Lfib<T> {
                 Some((_, awaited)) if Reach::Resolved(*awaited) == reach => continue,
                 _ => self.resolving.remove(&id),
             };
-            // An unresolved adjacency has no port; it comes with the MAC address.
+            // An unresolved adjacency has no port; the port comes with the MAC address.
             let same_port = !old.is_resolved() || old.port() == new.port();
             let same_link = same_port && old.words()[1..] == new.words()[1..];
-            // Nobody has seen more of a slot that is all zero: a new next hop has its frames at once.
+            // Nobody has read more of an all-zero slot: a new next hop gets its frames at once.
             if !new.is_resolved() || same_link || old == unused {
                 self.tables.store_adjacency(slot, new);
             } else if !old.is_resolved() {
-                // Nobody uses the rest of an unresolved adjacency, once those are through that saw it resolved.
+                // The rest of an unresolved adjacency is not read once the programs that saw it resolved have finished.
                 later.push((id, new));
             } else if let Some((old_slot, new_slot)) = self.next_hops.move_slot(id) {
-                // The frames change ports: written aside, then all entries turned to it, one store each.
+                // The port changes: write a new slot, then move all entries to it, one store each.
                 self.tables.store_adjacency(new_slot, new);
                 moved.push(old_slot);
             } else {
-                // No slot is left: unresolved for one grace period, then in place.
+                // No slot is left: unresolved for one grace period, then rewritten in place.
                 self.tables.store_adjacency(slot, unresolved);
                 later.push((id, new));
             }
@@ -128,7 +128,7 @@ impl<T: Tables> Lfib<T> {
         moved_buckets | self.finish_grace_periods()
     }
 
-    /// The flows of these return, as their adjacencies are back. Returns whether buckets moved.
+    /// Flows return to these, whose adjacencies are back. Returns whether buckets moved.
     pub(super) fn take_back_in(&mut self, next_hops: &[NextHopId]) -> bool {
         let back = next_hops.iter();
         let back = back.fold(false, |news, &id| self.next_hops.set_out(id, false) | news);
@@ -139,7 +139,7 @@ impl<T: Tables> Lfib<T> {
         self.next_hops.backup(id).and_then(|backup| self.next_hops.slot(backup))
     }
 
-    /// Brings the buckets of all groups to those members that can be reached. Each is one store. Returns whether any moved.
+    /// Moves the buckets of all groups to members that can be reached, one store each. Returns whether any moved.
     fn move_buckets(&mut self) -> bool {
         let next_hops = &self.next_hops;
         let moved = self.groups.follow(|id| next_hops.is_out(id));
@@ -149,7 +149,7 @@ impl<T: Tables> Lfib<T> {
         !moved.is_empty()
     }
 
-    /// Writes those buckets of a group that are not as they should be.
+    /// Writes the buckets of a group that are not up to date.
     pub(super) fn write_buckets(&mut self, group: u32) {
         let (Some(members), Some(spread)) = (self.groups.members(group), self.groups.spread(group)) else {
             return;
@@ -169,7 +169,7 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// What still points to a slot that the next hop has left must not go the old way any more.
+    /// What still points to a slot that the next hop has left must no longer use the old port.
     fn unresolve_left(&mut self, id: NextHopId) {
         let left = self.leaving.all();
         let of_it = left.filter(|&slot| self.next_hops.at_slot(slot).is_some_and(|(at, _)| at == id));
@@ -179,8 +179,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Has everything that points to one of these slots, which next hops have left, point to the one that they have now: buckets
-    /// and protected next hops at once, entries in steps. Those that are not turned yet go the old way meanwhile.
+    /// Moves everything that points to one of these slots, which next hops have left, to their new slots: buckets and protected
+    /// next hops at once, entries in steps. Entries that have not been moved use the old slot until then.
     fn leave(&mut self, slots: impl IntoIterator<Item = u16>) {
         match self.leaving.slots.is_empty() {
             true => self.leaving.slots.extend(slots),
@@ -201,7 +201,7 @@ impl<T: Tables> Lfib<T> {
         !self.leaving.slots.is_empty()
     }
 
-    /// `entry` with the slot that its next hop has now.
+    /// `entry` with the current slot of its next hop.
     pub(super) fn turned(&self, entry: RouteEntry) -> RouteEntry {
         if !uses_next_hop(entry) || !self.leaving.has(entry.next_hop()) {
             return entry;
@@ -218,11 +218,11 @@ impl<T: Tables> Lfib<T> {
         Installed { entry, ..route }
     }
 
-    /// Turns some of the entries that point to slots that their next hops have left.
+    /// Moves some of the entries that point to slots that their next hops have left.
     pub(super) fn turn_step(&mut self, budget: &mut Budget<'_>) {
         while self.has_to_turn() && self.turn_routes(budget) && self.turn_plan(budget) {
             if !self.unsettled.is_empty() {
-                // What still points to the old slots must not go to the old port.
+                // What still points to the old slots must not use the old port.
                 for &old in &self.leaving.slots {
                     let adjacency = unresolved(self.tables.adjacency(old));
                     self.tables.store_adjacency(old, adjacency);
@@ -236,7 +236,7 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Returns whether that is all of them.
+    /// Returns whether all are done.
     fn turn_routes(&mut self, budget: &mut Budget<'_>) -> bool {
         let domains: Vec<Domain> = self.pass.domains().collect();
         let mut turned = Vec::new();
@@ -305,7 +305,7 @@ impl<T: Tables> Lfib<T> {
         is_all
     }
 
-    /// Has the adjacency in `slot` name its backup.
+    /// Sets the backup in the adjacency in `slot`.
     pub(super) fn note_backup(&mut self, slot: u16) {
         let backup = self
             .next_hops
@@ -319,7 +319,7 @@ impl<T: Tables> Lfib<T> {
     }
 }
 
-/// The same adjacency without a neighbour: one word differs.
+/// The same adjacency without a neighbour; one word differs.
 fn unresolved(adjacency: Adjacency) -> Adjacency {
     let [_, link, tags, rest] = adjacency.words();
     Adjacency::from_words([0, link, tags, rest])

@@ -1,4 +1,4 @@
-//! Slots that no entry points to any more are used again once no program can have seen one that did.
+//! Slots that no entry points to any more are reused when no program can still read an entry that did.
 
 use std::collections::HashMap;
 
@@ -17,8 +17,8 @@ pub(super) struct Freed {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Carries out what has waited for grace periods that are over, and begins one for the slots that no entry points to any more.
-    /// To be called after changes, and when a grace period has ended. Returns whether buckets moved from one member of a group to
+    /// Carries out what waited for grace periods that are over, and begins one for the slots that no entry points to any more.
+    /// Call it after changes and when a grace period has ended. Returns whether buckets moved from one member of a group to
     /// another.
     pub fn reclaim(&mut self) -> bool {
         let moved_buckets = self.finish_grace_periods();
@@ -26,7 +26,7 @@ impl<T: Tables> Lfib<T> {
             || self.stacks.has_held_back()
             || self.groups.has_held_back()
             || self.next_hops.has_held_back();
-        // Any of them may be what an entry points to that could not be taken out of the FTN table.
+        // An entry that could not be removed from the FTN table may point to any of them.
         let pointed_to = self
             .unsettled
             .values()
@@ -45,12 +45,12 @@ impl<T: Tables> Lfib<T> {
         moved_buckets | self.finish_grace_periods()
     }
 
-    /// The grace period after which slots are free again that no entry points to now; `None` if there are none.
+    /// The grace period after which slots become free that no entry points to now; `None` if there are none.
     pub fn reclaiming(&self) -> Option<GracePeriod> {
         self.freed.back().map(|&(period, _)| period)
     }
 
-    /// Makes slots free again, and resolves next hops, whose grace period is over.
+    /// Frees slots and resolves next hops whose grace period is over.
     pub(super) fn finish_grace_periods(&mut self) -> bool {
         while let Some((period, freed)) = self.freed.pop_front() {
             if !self.tables.is_over(period) {
@@ -75,7 +75,7 @@ impl<T: Tables> Lfib<T> {
         self.resolving = waiting;
         let mut back = Vec::with_capacity(over.len());
         for (id, (_, adjacency)) in over {
-            // Nobody may use it any more.
+            // Nobody may use it now.
             let Some(slot) = self.next_hops.slot(id) else { continue };
             let adjacency = adjacency.with_backup(self.backup_slot(id));
             self.tables.store_adjacency(slot, adjacency);

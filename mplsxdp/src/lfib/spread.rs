@@ -1,23 +1,22 @@
-//! Which member of a group each of its buckets belongs to. Flows are to stay where they are whenever that is possible: a member
-//! whose share grows gives no bucket away, one whose share shrinks gets none, so that buckets move only to where they have to.
-//! Pure arithmetic.
+//! The member of a group that each bucket belongs to. Flows stay where they are if possible: a member whose share grows gives
+//! no bucket away, and one whose share shrinks gets none, so that buckets move only as far as they must. Pure arithmetic.
 
 use mplsxdp_common::abi::BUCKETS;
 
 /// The member, by its index, that each bucket belongs to.
 pub type Spread = [u8; BUCKETS];
 
-/// What a group was before its members changed.
+/// A group before its members changed.
 #[derive(Clone, Copy, Debug)]
 pub struct Former<'a> {
     pub spread: &'a Spread,
     pub weights: &'a [u16],
-    /// Which of the new members each of the former ones is; `None` for one that left.
+    /// The index of each former member among the new ones; `None` for one that left.
     pub now: &'a [Option<u8>],
 }
 
-/// The buckets of members of these weights: in proportion, by the largest remainder; and of a group that was another one
-/// before, so that the fewest buckets move.
+/// The buckets of members with these weights: in proportion, by the largest remainder. If the group replaces another, as few
+/// buckets as possible move.
 pub fn assign(weights: &[u16], former: Option<Former<'_>>) -> Spread {
     let owners: [Option<u8>; BUCKETS] = match former {
         None => [None; BUCKETS],
@@ -50,16 +49,16 @@ pub fn assign(weights: &[u16], former: Option<Former<'_>>) -> Spread {
     hand_out(owners, &claims)
 }
 
-/// Who gets the frames of each bucket while the members that `out` names cannot be reached: buckets of theirs are lent to the
-/// others, in proportion to their weights. `lent` is who got them so far, when those were out that `were_out` names. Where all
-/// are out, it is as if none was.
+/// The member that gets the frames of each bucket while the members in `out` cannot be reached: their buckets are lent to the
+/// others, in proportion to the weights. `lent` is who got them so far, while those in `were_out` were out. If all are out, the
+/// buckets are as if none was.
 pub fn lend(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], lent: &Spread) -> Spread {
     let is = |flags: &[bool], member: usize| flags.get(member).copied().unwrap_or(false);
     let none_left = |flags: &[bool]| (0..weights.len()).all(|member| is(flags, member));
     if none_left(out) || !(0..weights.len()).any(|member| is(out, member)) {
         return *base;
     }
-    // First without those that have just gone, then with those that are back.
+    // First without those that have just failed, then with those that are back.
     let either: Vec<bool> = (0..weights.len())
         .map(|member| is(were_out, member) || is(out, member))
         .collect();
@@ -82,7 +81,7 @@ pub fn lend(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], len
     })
 }
 
-/// Lends the buckets of those that are `out`. `bound` is told of each member, in order, what it was lent already and may keep.
+/// Lends the buckets of those that are `out`. `bound` gets, for each member in order, what it was lent already and may keep.
 fn lend_to(
     base: &Spread,
     out: &[bool],
@@ -118,7 +117,7 @@ fn lend_to(
     spread
 }
 
-/// What a member has of some buckets, and is to have.
+/// How many of some buckets a member has, and how many it is to have.
 #[derive(Debug)]
 struct Claim {
     weight: i64,
@@ -144,8 +143,8 @@ fn sum(weights: &[u16]) -> i64 {
     weights.iter().copied().map(i64::from).sum()
 }
 
-/// Shares out `buckets`: each gets what it has, or else the next whole number to its exact share; then, where that is too much or
-/// too little in all, who is furthest above or below its share makes up for it.
+/// Shares out `buckets`. Each member gets what it has, or else the next whole number to its exact share. If that is too many or
+/// too few in all, the members furthest above or below their shares make up for it.
 fn apportion(buckets: i64, claims: &mut [Claim]) {
     let total: i64 = claims.iter().map(|claim| claim.weight).sum::<i64>().max(1);
     for claim in claims.iter_mut() {
@@ -178,8 +177,8 @@ fn hand_out(owners: [Option<u8>; BUCKETS], claims: &[Claim]) -> Spread {
     spread
 }
 
-/// Leaves the buckets of which `concerned` is true with those that have them, as many as each gets, and gives the others to who is
-/// to get more, in runs.
+/// Leaves the buckets for which `concerned` is true with their members, as many as each gets, and gives the rest to the members
+/// that get more, in runs.
 fn hand_out_where(
     owners: [Option<u8>; BUCKETS],
     claims: &[Claim],
@@ -215,7 +214,7 @@ mod tests {
         counts
     }
 
-    /// How far, at most, any member is from its exact share.
+    /// The largest distance of any member from its exact share.
     fn farthest(spread: &Spread, weights: &[u16]) -> f64 {
         let counts = counts(spread, weights.len());
         let share = |weight: u16| BUCKETS as f64 * f64::from(weight) / sum(weights) as f64;

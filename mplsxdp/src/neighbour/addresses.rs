@@ -1,4 +1,4 @@
-//! The table of this box's addresses, by interface.
+//! The table of this machine's addresses, by interface.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,13 +10,13 @@ use super::{Event, InterfaceAddress};
 /// The addresses that the kernel reported.
 #[derive(Default, Debug)]
 pub struct Addresses {
-    /// With the number of the resync that last reported it.
+    /// With the number of the resync that last reported each.
     addresses: BTreeMap<InterfaceAddress, u64>,
     round: u64,
 }
 
 impl Addresses {
-    /// While a resync goes on, addresses that were not reported yet stay.
+    /// During a resync, addresses that have not been reported yet stay.
     pub fn handle(&mut self, event: &Event) {
         match event {
             Event::Reset => self.round += 1,
@@ -38,20 +38,20 @@ impl Addresses {
         }
     }
 
-    /// Whether `address` is one of this box.
+    /// Whether `address` belongs to this machine.
     pub fn has(&self, address: IpAddr) -> bool {
         self.addresses.keys().any(|own| own.address.addr() == address)
     }
 
-    /// Those that others can reach, of the same family as `address`.
+    /// The addresses, in the family of `address`, that others can reach.
     pub fn reachable_as(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
         let addresses = self.addresses.keys().map(|own| own.address.addr());
         addresses.filter(move |own| is_reachable(*own) && own.is_ipv4() == address.is_ipv4())
     }
 
-    /// The address to answer `remote` from for a packet that came in by interface `ifindex`: one of the interface, else of an
-    /// interface that is `beside` it (in the same VRF), else any of this box that others can reach. Of several, the one whose
-    /// network `remote` is in.
+    /// The address to answer `remote` from, for a packet that arrived on interface `ifindex`: one of the interface, else of an
+    /// interface that is `beside` it (in the same VRF), else any address of this machine that others can reach. If there are
+    /// several, the one whose network contains `remote`.
     pub fn source(&self, ifindex: u32, remote: IpAddr, beside: impl Fn(u32) -> bool) -> Option<IpAddr> {
         let usable = |address: &&InterfaceAddress| {
             let ip = address.address.addr();
@@ -75,8 +75,8 @@ impl Addresses {
         networks.map(|own| own.ifindex)
     }
 
-    /// Whether `address` is the broadcast address of a network of this box, on an interface that `choose` takes. Networks of one
-    /// or two addresses have none (RFC 3021).
+    /// Whether `address` is the broadcast address of one of this machine's networks, on an interface for which `choose` is
+    /// true. Networks of one or two addresses have none (RFC 3021).
     pub fn is_broadcast(&self, address: IpAddr, choose: impl Fn(u32) -> bool) -> bool {
         self.addresses.keys().any(|own| match own.address {
             IpNet::V4(net) => net.prefix_len() <= 30 && address == net.broadcast() && choose(own.ifindex),
@@ -85,7 +85,7 @@ impl Addresses {
     }
 }
 
-/// Whether others can send to this address of ours.
+/// Whether others can send to this address of this machine.
 fn is_reachable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),

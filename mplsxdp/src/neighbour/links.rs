@@ -13,12 +13,12 @@ const MAX_NESTED: usize = 8;
 pub struct Links {
     by_index: HashMap<u32, Link>,
     by_name: HashMap<Arc<str>, u32>,
-    /// The names of virtual ones. They are ports, and have the first right to their names: what is called so in the kernel may
-    /// come and go.
+    /// The names of virtual interfaces. These are ports and take precedence: kernel interfaces with the same names may come and
+    /// go.
     virtual_by_name: HashMap<Arc<str>, u32>,
-    /// Further names that ports go by, before the interfaces' own.
+    /// Additional names of ports, which are looked up before the interfaces' own names.
     aliases: HashMap<Arc<str>, u32>,
-    /// Counts the resyncs: an entry of an older one was not reported in this one.
+    /// Counts the resyncs. An entry with an older count was not reported in this one.
     round: u64,
 }
 
@@ -40,12 +40,12 @@ impl Links {
             .find_map(|names| names.get(name).and_then(|&ifindex| self.get(ifindex)))
     }
 
-    /// Whether an interface goes by this name.
+    /// Whether an interface has this name.
     pub fn has_name(&self, link: &LinkInfo, name: &str) -> bool {
         *link.name == *name || self.aliases.get(name) == Some(&link.ifindex)
     }
 
-    /// Takes the place of those that were set before, which are returned.
+    /// Replaces the ones set before, and returns those.
     pub fn set_aliases(&mut self, aliases: HashMap<Arc<str>, u32>) -> HashMap<Arc<str>, u32> {
         std::mem::replace(&mut self.aliases, aliases)
     }
@@ -89,7 +89,7 @@ impl Links {
         {
             self.forget_name(&old.name, ifindex);
         }
-        // A name belongs to who was last reported with it: its former bearer was renamed, nobody knows to what, or is gone.
+        // A name belongs to the interface last reported with it. The previous one was renamed to something unknown, or is gone.
         if let Some(former) = self.names_of(ifindex).insert(name, ifindex)
             && former != ifindex
             && let Some(link) = self.by_index.get_mut(&former)
@@ -110,7 +110,7 @@ impl Links {
         self.round += 1;
     }
 
-    /// Those that were not reported since [`Links::mark`]; the kernel reports no virtual ones.
+    /// The interfaces not reported since [`Links::mark`]. The kernel does not report virtual ones.
     pub fn unmarked(&self) -> Vec<u32> {
         let kernels = self
             .by_index
@@ -167,7 +167,7 @@ mod tests {
         let index = |links: &Links, name| links.by_name(name).map(|link| link.ifindex);
         assert_eq!(links.insert(link(1, "a")), None);
         links.insert(link(2, "b"));
-        // They swap their names by way of a third.
+        // They swap their names through a third one.
         assert_eq!(links.insert(link(1, "tmp")), Some(link(1, "a")));
         assert_eq!(index(&links, "a"), None);
         links.insert(link(2, "a"));

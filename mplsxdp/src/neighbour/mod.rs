@@ -1,6 +1,6 @@
-//! From next hops to MAC addresses: what the kernel reports ([`Event`]), read by [`kernel`](crate::kernel), and
-//! what is made of it, without a socket or a clock: the interfaces ([`links`]), the kernel's routes ([`routes`]), and the
-//! state of each next hop ([`resolver`]).
+//! From next hops to MAC addresses. [`kernel`](crate::kernel) reads what the kernel reports ([`Event`]); the modules here work
+//! with it, without sockets or clocks: interfaces ([`links`]), the kernel's routes ([`routes`]), and the state of each next hop
+//! ([`resolver`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ pub mod routes;
 
 /// What the kernel reports.
 ///
-/// Everything that exists is reported between [`Event::Reset`] and [`Event::Synced`]; afterwards come the changes. Reports
-/// may have been lost before a `Reset`: what is not reported again until `Synced` is gone.
+/// Everything that exists is reported between [`Event::Reset`] and [`Event::Synced`]; changes follow. Reports may have been
+/// lost before a `Reset`: what is not reported again before `Synced` no longer exists.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     Reset,
@@ -38,14 +38,14 @@ pub enum Event {
         route: KernelRoute,
         position: RoutePosition,
     },
-    /// A route is gone, with all its paths. One event for each path that it had last.
+    /// A route is gone, with all its paths. There is one event for each path that it had.
     RouteGone(KernelRoute),
-    /// A nexthop object (`ip nexthop`) is gone, and IPv4 routes that used it, without further report.
+    /// A nexthop object (`ip nexthop`) is gone. IPv4 routes that used it are gone too, without a report of their own.
     NextHopObjectGone,
-    /// A label route, a route that may have labels, a nexthop object, or whether labels are accepted. Only reported if the
-    /// subscription is asked to.
+    /// A label route, a route that may have labels, a nexthop object, or whether labels are accepted. Reported only if the
+    /// subscription asks for it.
     Routing(Box<Message>),
-    /// Some policy rule (`ip rule`) came or went: any address may now be routed differently.
+    /// A policy rule (`ip rule`) was added or removed: any address may now be routed differently.
     Rules,
 }
 
@@ -57,19 +57,19 @@ pub struct LinkInfo {
     /// Of an interface that has a MAC address.
     pub mac: Option<Mac>,
     pub mtu: u32,
-    /// IFF_UP: somebody set it up.
+    /// IFF_UP: set up by the administrator.
     pub up: bool,
     /// IFF_LOWER_UP: it has a carrier.
     pub running: bool,
     pub loopback: bool,
     /// IFF_NOARP: neighbours on it are not asked for their MAC addresses.
     pub noarp: bool,
-    /// IFLA_INFO_KIND, as "veth"; physical interfaces have none.
+    /// IFLA_INFO_KIND, such as "veth"; physical interfaces have none.
     pub kind: Option<String>,
     /// The interface that it is a member of.
     pub master: Option<Master>,
     pub xdp: Option<XdpAttachment>,
-    /// IFLA_LINK: the other end of a veth, what a VLAN or macvlan stands on.
+    /// IFLA_LINK: the other end of a veth, or the interface beneath a VLAN or macvlan.
     pub peer: Option<Peer>,
     /// The tag of a VLAN device's frames.
     pub vlan: Option<Vlan>,
@@ -80,7 +80,7 @@ pub struct LinkInfo {
 }
 
 impl LinkInfo {
-    /// Sub-interfaces that the kernel has no device for have indexes from here on; those of the kernel are below.
+    /// Sub-interfaces that the kernel has no device for have indexes from here up; the kernel's are below.
     pub const FIRST_VIRTUAL: u32 = 1 << 31;
 
     /// Whether frames can be sent on it.
@@ -88,8 +88,8 @@ impl LinkInfo {
         self.up && self.running
     }
 
-    /// The interface that has its neighbours, and mostly its addresses. What arrives on a member of a bridge or a bond goes to
-    /// the master before ARP, ND and IP see it; a VRF leaves its members their own.
+    /// The interface that has its neighbours, and usually its addresses. Frames that arrive on a member of a bridge or bond go
+    /// to the master before ARP, ND and IP see them. Members of a VRF keep their own.
     pub fn ip_ifindex(&self) -> u32 {
         match &self.master {
             Some(master) if master.takes_frames() => master.ifindex,
@@ -103,7 +103,7 @@ impl LinkInfo {
 pub struct Master {
     /// IFLA_MASTER
     pub ifindex: u32,
-    /// IFLA_INFO_SLAVE_KIND, as "bridge".
+    /// IFLA_INFO_SLAVE_KIND, such as "bridge".
     pub kind: Option<String>,
 }
 
@@ -125,7 +125,7 @@ pub struct Vrf {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub ifindex: u32,
-    /// The network namespace that it is in, by the number that this one has for it (IFLA_LINK_NETNSID); `None`: in this one.
+    /// The network namespace that it is in, by this namespace's number for it (IFLA_LINK_NETNSID); `None`: this one.
     pub netns: Option<i32>,
 }
 
@@ -146,7 +146,7 @@ pub struct ParentDevice {
 /// The XDP program on an interface (IFLA_XDP).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct XdpAttachment {
-    /// Of one of them, where there are several.
+    /// If there is one program; `None` if there are several.
     pub program: u32,
     pub mode: AttachMode,
 }
@@ -164,7 +164,7 @@ pub enum AttachMode {
     Several,
 }
 
-/// An address of this box.
+/// An address of this machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct InterfaceAddress {
     pub ifindex: u32,
@@ -178,7 +178,7 @@ pub struct Neighbour {
     pub ifindex: u32,
     pub address: IpAddr,
     pub state: NeighbourState,
-    /// NTF_EXT_MANAGED: the kernel keeps it resolved, and at whose request.
+    /// NTF_EXT_MANAGED: the kernel keeps it resolved, and who asked for it.
     pub managed: Option<Manager>,
 }
 
@@ -194,9 +194,9 @@ pub enum Manager {
 pub enum NeighbourState {
     /// REACHABLE, DELAY or PROBE: the MAC address is good.
     Reachable(Mac),
-    /// STALE: the MAC address is good for as long as it lasts: nobody asks the neighbour about it until it is used.
+    /// STALE: the MAC address is still used. The kernel asks the neighbour again when it next sends to it.
     Stale(Mac),
-    /// PERMANENT: set by hand.
+    /// PERMANENT: set by the administrator.
     Permanent(Mac),
     /// NOARP: needs no resolving.
     NoArp(Mac),
@@ -205,32 +205,31 @@ pub enum NeighbourState {
     Failed,
 }
 
-/// One path of a route of the kernel's. The order of the fields keeps together those that replace each other, and the paths of
-/// one route.
+/// One path of a kernel route. The field order keeps together the routes that replace each other, and the paths of one route.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KernelRoute {
     pub prefix: IpNet,
     pub table: u32,
     pub metric: u32,
-    /// Hash of what else selects it: TOS, source prefix.
+    /// Hash of everything else that selects it: TOS, source prefix.
     pub selector: u64,
     pub kind: RouteKind,
-    /// It shares its packets with those that have the same prefix, table, metric and selector, and is replaced together with them:
-    /// an IPv6 route with a gateway.
+    /// It shares its packets with routes that have the same prefix, table, metric and selector, and is replaced together with
+    /// them: an IPv6 route with a gateway.
     pub shares: bool,
-    /// Hash of what else the kernel tells routes apart by. Of IPv6: this path. Of IPv4: all paths, weights, metrics, protocol,
-    /// preferred source. In place of paths, the nexthop object where there is one: it may change under the route.
+    /// Hash of what else distinguishes routes in the kernel. IPv6: this path. IPv4: all paths, weights, metrics, protocol and
+    /// preferred source. A nexthop object, if there is one, stands for the paths: it may change without the route.
     pub entry: u64,
-    /// `None` where nothing is sent anywhere.
+    /// `None` if it sends nothing anywhere.
     pub oif: Option<u32>,
 }
 
-/// Where a reported route is among those with its prefix, table, metric and selector.
+/// The position of a reported route among those with its prefix, table, metric and selector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RoutePosition {
     First,
     Last,
-    /// In the place of the route that has the same `entry`; else of the first that shares as it does; else of the first.
+    /// It replaces the route that has the same `entry`; else the first that shares as it does; else the first.
     Replaces,
 }
 
@@ -254,8 +253,8 @@ pub enum RouteKind {
 pub enum Lookup {
     /// Out of this interface.
     Interface(u32),
-    /// Nowhere: the address is this box's own.
+    /// To no interface: the address belongs to this machine.
     Local,
-    /// Nowhere: no route, or one that sends to no neighbour.
+    /// To no interface: there is no route, or only one that sends to no neighbour.
     NoRoute,
 }

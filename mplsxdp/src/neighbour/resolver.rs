@@ -1,7 +1,7 @@
 //! The state of each next hop: its interface, and the MAC address to put on its frames.
 //!
-//! [`Resolver`] is told what the kernel reports and what time it is, and answers with [`Action`]s: what to ask of the
-//! kernel, and which next hops changed. Actions are to be carried out in the order in which they come.
+//! [`Resolver`] gets what the kernel reports, and the time, and returns [`Action`]s: what to ask the kernel, and which next
+//! hops have changed. Carry out the actions in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,26 +18,26 @@ use crate::route::{NextHop, NextHopId, Via};
 
 /// How long an unresolved neighbour waits for its next probe.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a look-up that could not be made waits for the next attempt.
+/// How long a look-up that failed waits for the next attempt.
 pub const LOOKUP_RETRY: Duration = Duration::from_secs(1);
-/// Routes come in bursts: addresses are looked up again once no route has changed for this long,
+/// Routes change in bursts: addresses are looked up again when no route has changed for this long,
 pub const ROUTES_QUIET: Duration = Duration::from_millis(20);
-/// or this long after the first change, if they never rest.
+/// or this long after the first change, if changes never stop.
 pub const ROUTES_BOUND: Duration = Duration::from_millis(200);
 
-/// What is known of a next hop.
+/// The state of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HopState {
-    /// The neighbour has told its MAC address, or somebody has set it by hand.
+    /// The neighbour has sent its MAC address, or the administrator has set it.
     Resolved { ifindex: u32, mac: Mac },
     /// `via link`: the MAC address was given.
     Static { ifindex: u32, mac: Mac },
     /// The neighbour has been asked and has not answered yet.
     Incomplete { ifindex: u32 },
-    /// The kernel has a MAC address for the neighbour that no single interface has: broadcast, multicast or zero (RFC 1812
-    /// section 3.3.2).
+    /// The kernel has a MAC address for the neighbour that cannot be a single interface's: broadcast, multicast or zero (RFC
+    /// 1812 section 3.3.2).
     BadMac { ifindex: u32, mac: Mac },
-    /// The neighbour does not answer. It is asked again all the time.
+    /// The neighbour does not answer. It is asked again periodically.
     Failed { ifindex: u32 },
     /// The interface has no MAC addresses to resolve (IFF_NOARP); only `via link` or a PERMANENT neighbour can be used.
     NoArp { ifindex: u32 },
@@ -47,7 +47,7 @@ pub enum HopState {
     NoSuchDev,
     /// The kernel has no route to the address.
     NoRoute,
-    /// The address is this box's own.
+    /// The address belongs to this machine.
     Local,
 }
 
@@ -67,7 +67,7 @@ impl HopState {
         }
     }
 
-    /// The MAC address of the next hop, where one is known, be it one that frames cannot be sent to.
+    /// The MAC address of the next hop if it is known, even if frames cannot be sent to it.
     pub fn mac(self) -> Option<Mac> {
         match self {
             Self::BadMac { mac, .. } => Some(mac),
@@ -75,7 +75,7 @@ impl HopState {
         }
     }
 
-    /// The interface towards the next hop, where one is known.
+    /// The interface towards the next hop, if it is known.
     pub fn ifindex(self) -> Option<u32> {
         match self {
             Self::Resolved { ifindex, .. }
@@ -93,14 +93,13 @@ impl HopState {
 /// What the [`Resolver`] wants done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Ask the kernel which way it would send to this address, and answer with [`Resolver::lookup_done`], whatever comes
-    /// of it.
+    /// Ask the kernel how it would send to this address, and always answer with [`Resolver::lookup_done`].
     Lookup { address: IpAddr },
     /// Have the kernel resolve the neighbour, and keep it resolved.
     Probe { ifindex: u32, address: IpAddr },
-    /// The neighbour need not be kept resolved any longer.
+    /// The neighbour no longer needs to be kept resolved.
     Release { ifindex: u32, address: IpAddr },
-    /// The next hop's state is another one now.
+    /// The next hop's state has changed.
     Changed { id: NextHopId, state: HopState },
 }
 
@@ -111,14 +110,14 @@ pub struct Resolver {
     neighbours: HashMap<Target, Known>,
     /// Counts the resyncs, as in [`Links`].
     round: u64,
-    /// Everything was reported at least once. Before, what is missing may only not have been reported yet.
+    /// Everything was reported at least once. Before that, what is missing may not have been reported yet.
     synced: bool,
     hops: BTreeMap<NextHopId, Hop>,
     claims: BTreeMap<Target, Claim>,
     routed: BTreeMap<IpAddr, Routed>,
-    /// When to probe which neighbour, earliest first.
+    /// When to probe each neighbour, earliest first.
     probes_due: BTreeSet<(Instant, Target)>,
-    /// When to look up the addresses that are marked for it.
+    /// When to look up the marked addresses.
     lookups_due: Option<Instant>,
     /// The first of the route changes that those look-ups wait for.
     routes_since: Option<Instant>,
@@ -130,9 +129,9 @@ type Target = (u32, IpAddr);
 #[derive(Debug)]
 struct Hop {
     next_hop: NextHop,
-    /// The neighbour that it stands for at present.
+    /// The neighbour that it currently resolves to.
     target: Option<Target>,
-    /// The state as it was last told.
+    /// The last reported state.
     state: Option<HopState>,
 }
 
@@ -159,9 +158,9 @@ struct Claim {
 struct Routed {
     users: BTreeSet<NextHopId>,
     answer: Option<Lookup>,
-    /// An answer is on its way,
+    /// A look-up is under way,
     asking: bool,
-    /// and will be out of date.
+    /// and its answer will be out of date.
     ask_again: bool,
     /// To be looked up when `lookups_due`.
     marked: bool,
@@ -172,7 +171,7 @@ impl Resolver {
         &self.links
     }
 
-    /// The state that was last told; `None` as long as the kernel has not told enough.
+    /// The last reported state; `None` as long as the kernel has not reported enough.
     pub fn state(&self, id: NextHopId) -> Option<HopState> {
         self.hops.get(&id)?.state
     }
@@ -185,7 +184,7 @@ impl Resolver {
         self.hops.iter().map(|(id, hop)| (*id, &hop.next_hop, hop.state))
     }
 
-    /// Takes the place of a next hop that had the same `id`.
+    /// Replaces a next hop that had the same `id`.
     pub fn add(&mut self, id: NextHopId, next_hop: NextHop, now: Instant, actions: &mut Vec<Action>) {
         self.remove(id, now, actions);
         let routed = routed_address(&next_hop);
@@ -262,9 +261,9 @@ impl Resolver {
         }
     }
 
-    /// Tells of all ports: the sub-interfaces that the kernel has no device for, with indexes of their own; the name and the
-    /// interface of each other port; and the new names of ports that had other names, by these. Next hops that are named after
-    /// a port follow it to its new name.
+    /// Sets all ports: the sub-interfaces that the kernel has no device for, with indexes of their own; the name and the
+    /// interface of each other port; and the new names of renamed ports, by the old ones. Next hops that name a port follow it
+    /// to its new name.
     pub fn set_ports(
         &mut self,
         without_device: &[LinkInfo],
@@ -311,9 +310,9 @@ impl Resolver {
         }
     }
 
-    /// Releases the neighbours that a killed instance left managed: nobody else would, and the kernel would ask for them for ever.
-    /// They are its own if their interface is one of this instance's ports, or if no other instance can run in this network
-    /// namespace, as no interface but these ports has an XDP program.
+    /// Releases the neighbours that a killed instance left managed: nobody else would, and the kernel would ask for them for
+    /// ever. They are the killed instance's if their interface is one of this instance's ports, or if no other instance can run
+    /// in this network namespace because only these ports have an XDP program.
     fn release_leftovers(&self, actions: &mut Vec<Action>) {
         let ports: HashSet<u32> = self.links.aliases().values().copied().collect();
         let is_alone = self
@@ -333,7 +332,7 @@ impl Resolver {
         actions.extend(leftovers.map(|(&(ifindex, address), _)| Action::Release { ifindex, address }));
     }
 
-    /// The answer to [`Action::Lookup`]; `None` where the kernel could not be asked.
+    /// The answer to [`Action::Lookup`]; `None` if the kernel could not be asked.
     pub fn lookup_done(&mut self, address: IpAddr, answer: Option<Lookup>, now: Instant, actions: &mut Vec<Action>) {
         let Some(routed) = self.routed.get_mut(&address) else {
             return;
@@ -353,12 +352,12 @@ impl Resolver {
         }
     }
 
-    /// Whether an answer to [`Action::Lookup`] of this address is still to come.
+    /// Whether an answer to [`Action::Lookup`] for this address is outstanding.
     pub fn is_asking(&self, address: IpAddr) -> bool {
         self.routed.get(&address).is_some_and(|routed| routed.asking)
     }
 
-    /// The addresses of which an answer is still to come.
+    /// The addresses for which an answer is outstanding.
     pub fn asked(&self) -> impl Iterator<Item = IpAddr> {
         self.routed
             .iter()
@@ -366,7 +365,7 @@ impl Resolver {
             .map(|(&address, _)| address)
     }
 
-    /// Call when the answers to [`Action::Lookup`] may be others now, for a reason that the kernel does not report.
+    /// Call when answers to [`Action::Lookup`] may have changed for a reason that the kernel does not report.
     pub fn look_up_again(&mut self, actions: &mut Vec<Action>) {
         self.ask_where(|_| true, actions);
     }
@@ -392,14 +391,14 @@ impl Resolver {
         }
     }
 
-    /// Forgets all next hops, and leaves no trace of them in the kernel.
+    /// Forgets all next hops, and releases their neighbours in the kernel.
     pub fn shutdown(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for id in Vec::from_iter(self.hops.keys().copied()) {
             self.remove(id, now, actions);
         }
     }
 
-    /// Finds out where a next hop stands, and tells if that is news.
+    /// Finds the state of a next hop, and reports it if it has changed.
     fn evaluate(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
         let Some(hop) = self.hops.get(&id).filter(|_| self.synced) else {
             return;
@@ -454,7 +453,7 @@ impl Resolver {
         (Some(state), Some(target))
     }
 
-    /// Lets a next hop stand for another neighbour.
+    /// Makes a next hop use another neighbour.
     fn aim(&mut self, id: NextHopId, target: Option<Target>, now: Instant, actions: &mut Vec<Action>) {
         let Some(hop) = self.hops.get_mut(&id) else { return };
         if hop.target == target {
@@ -497,7 +496,7 @@ impl Resolver {
             return;
         };
         let interval = match known.map(|known| known.state) {
-            // A probe would take PERMANENT away from the entry, and so would a release.
+            // A probe, or a release, would make the entry lose PERMANENT.
             Some(NeighbourState::Permanent(_) | NeighbourState::NoArp(_)) => {
                 claim.probed = None;
                 Interval::Never
@@ -509,8 +508,8 @@ impl Resolver {
                 Interval::Never
             }
             Some(NeighbourState::Reachable(_)) => Interval::Once,
-            // What XDP sends is no use of the neighbour that the kernel knows of. A managed entry it verifies all the same;
-            // others (kernels before 5.16 manage none) stay stale until they are probed.
+            // The kernel does not see that XDP uses the neighbour. It verifies a managed entry anyway; other entries (kernels
+            // before 5.16 manage none) stay stale until they are probed.
             Some(NeighbourState::Stale(_)) if known.is_some_and(|known| known.managed.is_some()) => Interval::Once,
             Some(NeighbourState::Stale(_) | NeighbourState::Incomplete | NeighbourState::Failed) | None => {
                 Interval::Repeat
@@ -549,7 +548,7 @@ impl Resolver {
     ) {
         let matters =
             |link: Option<&LinkInfo>| link.map(|link| (link.name.clone(), link.is_up(), link.noarp, link.ip_ifindex()));
-        // The VRF that it is or that it may be in decides which routes lead to it.
+        // The VRF that it is in, or may be in, decides which routes lead to it.
         let vrf = |link: Option<&LinkInfo>| {
             link.map(|link| (link.master.as_ref().map(|master| master.ifindex), link.vrf_table))
         };
@@ -580,7 +579,7 @@ impl Resolver {
         }
     }
 
-    /// The end of a resync: what was not reported is gone.
+    /// The end of a resync: what was not reported no longer exists.
     fn sweep(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for ifindex in self.links.unmarked() {
             self.handle(&Event::LinkGone(ifindex), now, actions);
@@ -608,7 +607,7 @@ impl Resolver {
         }
     }
 
-    /// The routes to the addresses from `first` to `last` changed: they are looked up once the routes have come to rest.
+    /// The routes to the addresses from `first` to `last` have changed: look them up when routes stop changing.
     fn mark(&mut self, first: IpAddr, last: IpAddr, now: Instant) {
         if !self.synced {
             return;
@@ -655,7 +654,7 @@ impl Interval {
     }
 }
 
-/// The address that the kernel's routes are asked about, where no interface was given.
+/// The address to ask the kernel's routes about, if no interface was given.
 fn routed_address(next_hop: &NextHop) -> Option<IpAddr> {
     next_hop.via.address().filter(|_| next_hop.dev.is_none())
 }

@@ -1,5 +1,5 @@
-//! The table of the kernel's routes, by prefix: what an imposed prefix must leave to the kernel.
-//! Each route that the kernel keeps is one here, so that a prefix is the kernel's until the last one goes.
+//! The kernel's routes, by prefix: what an imposed prefix must leave to the kernel. Each route of the kernel counts once, so a
+//! prefix stays the kernel's until its last route is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,9 +14,9 @@ use super::{Event, KernelRoute, RouteKind, RoutePosition};
 pub struct KernelRoutes {
     routes: BTreeMap<KernelRoute, Known>,
     round: u64,
-    /// The order of what is put first next: below all others.
+    /// The order of the next route that is put first: below all others.
     first: i64,
-    /// The order of what is put last next: above all others.
+    /// The order of the next route that is put last: above all others.
     last: i64,
 }
 
@@ -24,12 +24,12 @@ pub struct KernelRoutes {
 struct Known {
     /// The number of the resync that last reported it.
     round: u64,
-    /// Its place among those that it can replace.
+    /// Its position among those that it can replace.
     order: i64,
 }
 
 impl KernelRoutes {
-    /// Adds the prefixes whose routes changed to `changed`. While a resync goes on, routes that were not reported yet stay.
+    /// Adds the prefixes whose routes have changed to `changed`. During a resync, routes that have not been reported yet stay.
     pub fn handle(&mut self, event: &Event, changed: &mut BTreeSet<IpNet>) {
         match event {
             Event::Reset => self.round += 1,
@@ -69,7 +69,7 @@ impl KernelRoutes {
         self.last
     }
 
-    /// Removes what `route` replaces. Returns the order of what that was.
+    /// Removes what `route` replaces. Returns its order.
     fn replace(&mut self, route: &KernelRoute, changed: &mut BTreeSet<IpNet>) -> i64 {
         let place = |route: &KernelRoute| (route.table, route.metric, route.selector);
         let of_prefix = first_of(route.prefix)..=last_of(route.prefix);
@@ -102,13 +102,13 @@ impl KernelRoutes {
             .map(|(route, _)| route)
     }
 
-    /// The prefixes of the routes in this table, each as often as it has a route there.
+    /// The prefixes of the routes in this table, once for each route.
     pub fn prefixes_of(&self, table: u32) -> impl Iterator<Item = IpNet> {
         let routes = self.routes.keys().filter(move |route| route.table == table);
         routes.map(|route| route.prefix)
     }
 
-    /// Whether a route other than a default route leads to `destination`, in one of the tables that `looked_up` chooses.
+    /// Whether a route other than a default route leads to `destination`, in one of the tables for which `looked_up` is true.
     pub fn has_specific(&self, destination: IpAddr, looked_up: impl Fn(u32) -> bool) -> bool {
         let host = IpNet::from(destination);
         std::iter::successors(Some(host), IpNet::supernet)
@@ -119,8 +119,8 @@ impl KernelRoutes {
             })
     }
 
-    /// Whether this machine has addresses, or routes to other machines, in the family of `all`, the family's default prefix.
-    /// Loopback and link-local networks, and multicast, do not count: every machine has those.
+    /// Whether this machine has addresses, or routes to other machines, in the family whose default prefix is `all`. Loopback
+    /// and link-local networks and multicast do not count, because every machine has them.
     pub fn has_family_of(&self, all: IpNet) -> bool {
         let counts = |route: &KernelRoute| {
             let ip = route.prefix.addr();
@@ -146,13 +146,13 @@ impl KernelRoutes {
     }
 }
 
-/// All paths of the route that this is one of.
+/// All paths of the route that this one belongs to.
 fn paths_of(route: &KernelRoute) -> RangeInclusive<KernelRoute> {
     let with = |oif| KernelRoute { oif, ..*route };
     with(None)..=with(Some(u32::MAX))
 }
 
-/// What sorts before all routes for this prefix.
+/// A key that sorts before all routes for this prefix.
 fn first_of(prefix: IpNet) -> KernelRoute {
     KernelRoute {
         prefix,
@@ -166,7 +166,7 @@ fn first_of(prefix: IpNet) -> KernelRoute {
     }
 }
 
-/// What sorts after all routes for this prefix.
+/// A key that sorts after all routes for this prefix.
 fn last_of(prefix: IpNet) -> KernelRoute {
     KernelRoute {
         prefix,

@@ -1,5 +1,5 @@
-//! Brings the program onto interfaces: asks the kernel about them, opens their sockets, has the program verified and attached.
-//! All of it may take long, and none of it holds the event loop: requests to the kernel are awaited, and the verifier runs on a
+//! Puts the program onto interfaces: asks the kernel about them, opens their sockets, has the program verified and attached.
+//! All of this may take long, but does not hold the event loop: requests to the kernel are awaited, and the verifier runs on a
 //! thread of its own.
 
 use std::io;
@@ -24,23 +24,23 @@ use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::slowpath::xsk::{Patience, XskError, XskPort};
 
-/// How long another instance has to say which ports it has.
+/// How long another instance may take to report its ports.
 const HOLDER_WAIT: Duration = Duration::from_secs(1);
 
-/// What there is under the name of an interface that is to become a port.
+/// What a name that is to become a port stands for.
 #[derive(Debug)]
 pub struct Survey {
-    /// What the name stands for, if for a sub-interface.
+    /// The sub-interface, if the name is one.
     pub sub_interface: Result<Option<SubInterface>, PortError>,
-    /// The interface of that name; if it is a sub-interface, its parent.
+    /// The interface with that name; for a sub-interface, its parent.
     pub facts: Box<Facts>,
     /// The kernel's VLAN device of a sub-interface.
     pub device: Option<Box<LinkInfo>>,
-    /// The other running instance that has its program on the interface.
+    /// Another running instance that has its program on the interface.
     pub holder: Option<String>,
 }
 
-/// How the program is to be brought onto an interface.
+/// How to put the program onto an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Order {
     pub number: u16,
@@ -48,7 +48,7 @@ pub struct Order {
     pub mode: XdpMode,
     pub settings: Settings,
     pub wish: Wish,
-    /// As they were before.
+    /// The facts before.
     pub facts: Box<Facts>,
 }
 
@@ -57,23 +57,23 @@ pub struct Order {
 pub struct Attached {
     pub link_id: u32,
     pub program_id: u32,
-    /// As they are since.
+    /// The facts after.
     pub facts: Box<Facts>,
 }
 
-/// What becomes of an [`Order`]: the program on its interface, and sockets for its exceptions.
+/// The result of an [`Order`]: the program on its interface, and sockets for its exceptions.
 pub struct Parts {
     pub attachment: Attachment,
     pub sockets: XskPort,
 }
 
-/// Does it.
+/// Carries out orders.
 #[derive(Clone)]
 pub struct Attacher {
     loader: Arc<Loader>,
     netlink: Netlink,
     mode: XdpMode,
-    /// GRO is switched on at the other end of a veth that does not take redirected frames without.
+    /// Whether to switch on GRO at the other end of a veth that otherwise does not take redirected frames.
     fixes_peers: Arc<AtomicBool>,
 }
 
@@ -87,17 +87,17 @@ impl Attacher {
         }
     }
 
-    /// Whether the other ends of the veths that are attached from now on are set right.
+    /// Sets whether to fix the other ends of veths that are attached from now on.
     pub fn set_fixes_peers(&self, fixes_peers: bool) {
         self.fixes_peers.store(fixes_peers, Ordering::Relaxed);
     }
 
-    /// Looks at what is to become a port, and changes nothing. `own` are the interfaces that have the program.
+    /// Looks at what is to become a port without changing anything. `own` are the interfaces that have the program.
     pub async fn survey(self, name: String, own: Vec<u32>) -> Result<Survey, PortError> {
         survey(&self.netlink, name, &own).await
     }
 
-    /// Carries out an order. If it fails, nothing is left of it.
+    /// Carries out an order. If it fails, it leaves nothing behind.
     pub async fn attach(self, order: Order) -> Result<(Parts, Attached), PortError> {
         let Order {
             ifindex,
@@ -114,7 +114,7 @@ impl Attacher {
             AttachError::Kernel(error) => preflight::attach_error(facts, mode, error).into(),
             other => PortError::from(other),
         })?;
-        // Some drivers take redirected frames only once they have a program.
+        // Some drivers take redirected frames only when they have a program.
         let mut facts = self.gather_fixed(&facts.name).await?;
         let mut notes = preflight::check_attached(&facts, mode)?;
         if role != Role::TxOnly {
@@ -140,7 +140,7 @@ impl Attacher {
         Ok(blocking(move || Ok(self.loader.program(settings)?)).await?)
     }
 
-    /// Asks about an interface that carries the program, once its veth peer has GRO on if that is wanted.
+    /// Gathers facts about an interface that has the program, after switching on GRO at its veth peer if that is wanted.
     pub async fn gather_fixed(&self, name: &str) -> Result<Facts, PreflightError> {
         let facts = preflight::gather(name, &self.netlink).await?;
         let fixes_peers = self.fixes_peers.load(Ordering::Relaxed);
@@ -158,8 +158,8 @@ impl Attacher {
         preflight::gather(name, &self.netlink).await
     }
 
-    /// Why a program could not be put back onto an interface. `None` if it has gone or is another one: that is about to be
-    /// reported.
+    /// Finds out why a program could not be put back onto an interface. `None` if the interface is gone or another one: that
+    /// will be reported soon.
     pub async fn obstacle(self, name: Arc<str>, ifindex: u32, error: AttachError) -> Option<PortError> {
         match preflight::gather(&name, &self.netlink).await {
             Ok(facts) if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) => None,
@@ -173,8 +173,8 @@ impl Attacher {
     }
 }
 
-/// Opens the sockets of a port. A queue that is busy is tried for a while: the kernel frees it some time after its last socket
-/// was closed.
+/// Opens the sockets of a port. If a queue is busy, it retries for a while: the kernel frees a queue some time after its last
+/// socket was closed.
 pub async fn open_sockets(name: &str, role: Role) -> Result<XskPort, PortError> {
     let queues = queues(name, role)?;
     let mut patience: Option<Patience> = None;
@@ -192,10 +192,10 @@ pub async fn open_sockets(name: &str, role: Role) -> Result<XskPort, PortError> 
     }
 }
 
-/// How many queues exceptions of a port come up on.
+/// The number of queues on which a port's exceptions arrive.
 pub fn queues(name: &str, role: Role) -> Result<u32, PortError> {
     match role {
-        // Only to send by.
+        // Only for sending.
         Role::TxOnly => Ok(1),
         Role::Switching | Role::Local | Role::ParentOnly => {
             ethtool::receive_queues(name).map_err(|source| PortError::Queues {
@@ -206,7 +206,7 @@ pub fn queues(name: &str, role: Role) -> Result<u32, PortError> {
     }
 }
 
-/// On a thread that may wait.
+/// Runs on a thread that may block.
 async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, AttachError> + Send + 'static,
 ) -> Result<R, AttachError> {
@@ -214,7 +214,7 @@ async fn blocking<R: Send + 'static>(
     result.unwrap_or_else(|error| Err(AttachError::Kernel(io::Error::other(error))))
 }
 
-/// Looks at what is to become a port, and changes nothing. `own` are the interfaces that have the program.
+/// Looks at what is to become a port without changing anything. `own` are the interfaces that have the program.
 pub async fn survey(netlink: &Netlink, name: String, own: &[u32]) -> Result<Survey, PortError> {
     let mut links = Links::default();
     for link in netlink.links().await? {
@@ -248,7 +248,7 @@ pub async fn survey(netlink: &Netlink, name: String, own: &[u32]) -> Result<Surv
     })
 }
 
-/// That an interface, or a VLAN on one, can become a port of an instance that has no port yet. Nothing is changed.
+/// Checks that an interface, or a VLAN on one, can become a port of an instance that has no port yet. Changes nothing.
 pub async fn check(name: &str, mode: XdpMode, netlink: &Netlink) -> Result<(), PortError> {
     let Survey {
         sub_interface,
@@ -283,7 +283,7 @@ fn holder(program: u32) -> Option<String> {
         let itself = client
             .pid()
             .is_ok_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
-        // One that is busy is not named.
+        // An instance that is busy is not named.
         if itself || client.set_patience(Some(HOLDER_WAIT)).is_err() {
             return None;
         }

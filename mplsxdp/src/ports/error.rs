@@ -27,7 +27,7 @@ pub enum PortError {
     LocalNear { name: Box<str> },
     #[error("it is on the interface for this box's own packets, which has no sub-interfaces")]
     OnLocalNear,
-    #[error("{name} is for this box's own packets; it goes when the instance is unloaded")]
+    #[error("{name} is for this machine's own packets; it is removed when the instance is unloaded")]
     Local { name: Arc<str> },
     #[error("{name} has the program only for {}", .sub_interfaces.join(", "))]
     ParentOnly {
@@ -72,7 +72,7 @@ pub enum PortError {
     Table(#[from] TableError),
     #[error(transparent)]
     Netlink(#[from] kernel::Error),
-    #[error("{0}; `--wait` takes it when it comes")]
+    #[error("{0}; with `--wait` it becomes a port when it appears")]
     NotThere(Box<PortError>),
 }
 

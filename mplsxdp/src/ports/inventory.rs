@@ -1,5 +1,5 @@
-//! The ports: interfaces that carry the program, and their VLAN sub-interfaces, which stand behind it. A port has a number for as
-//! long as it is one; the tables know it by that.
+//! The ports: interfaces with the program, and their VLAN sub-interfaces. Each port has a number, by which the tables know it,
+//! as long as it is a port.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -22,16 +22,16 @@ use crate::neighbour::links::Links;
 use crate::neighbour::{LinkInfo, Peer, Vrf};
 use crate::route::{NextHop, Via};
 
-/// What a port is for.
+/// The role of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// Labelled frames and IP packets come in and go out.
+    /// Receives and sends labelled frames and IP packets.
     Switching,
-    /// Frames only go out.
+    /// Sends frames only.
     TxOnly,
-    /// The far end of the veth pair that this box's own packets are sent into.
+    /// The far end of the veth pair that this machine's own packets are sent into.
     Local,
-    /// It has the program for its sub-interfaces only: frames without tags neither come in nor go out.
+    /// Holds the program for its sub-interfaces only: it neither receives nor sends frames without tags.
     ParentOnly,
 }
 
@@ -46,13 +46,13 @@ impl fmt::Display for Role {
     }
 }
 
-/// What a port is to be, on whatever interface of its name.
+/// How a port is configured, whatever interface has its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wish {
     pub role: Role,
     /// Labelled frames are accepted.
     pub mpls: bool,
-    /// What is done about unfinished checksums; `None`: what the kind of interface needs.
+    /// What to do about unfinished checksums; `None`: what the kind of interface needs.
     pub checksum: Option<Checksum>,
 }
 
@@ -75,18 +75,18 @@ pub struct Port {
     mtu: u32,
     role: Role,
     mpls: bool,
-    /// The kernel accepts labels there, or nobody follows its settings.
+    /// The kernel accepts labels there, or its settings are not followed.
     kernel_input: bool,
-    /// As it was asked for.
+    /// As configured.
     checksum: Option<Checksum>,
-    /// On its way out: nothing is to be sent there any more.
+    /// It is being removed: nothing may be sent there any more.
     retired: bool,
-    /// Where in the FTN its packets are looked up.
+    /// The FTN domain in which its packets are looked up.
     domain: Domain,
     place: Place,
 }
 
-/// Where a port is.
+/// The interface behind a port.
 #[derive(Debug)]
 enum Place {
     Interface {
@@ -102,28 +102,28 @@ enum Place {
         tags: Tags,
         /// The kernel's VLAN device.
         device: Option<u32>,
-        /// Called after the device, not after the parent.
+        /// It has the device's name, not one made from the parent's.
         named_by_device: bool,
     },
 }
 
-/// What the driver of an interface is like.
+/// Properties of an interface's driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Traits {
     /// Frames may arrive that are longer than the MTU says.
     exceeds_mtu: bool,
     /// Frames in several buffers come from the driver, not from generic XDP.
     receives_multi_buffer: bool,
-    /// A frame that lies in several buffers leaves, too.
+    /// It sends multi-buffer frames.
     sends_multi_buffer: bool,
     /// What the program does about unfinished checksums.
     checksum: abi::Checksum,
-    /// Frames that are redirected to it leave, and are not lost; `None` where the kernel does not tell.
+    /// It sends the frames that are redirected to it, instead of losing them; `None` if the kernel does not say.
     takes_redirects: Option<bool>,
 }
 
 impl Traits {
-    /// As they are known before the program is attached.
+    /// As known before the program is attached.
     fn before(facts: &Facts, checksum: Option<Checksum>, mode: XdpMode) -> Self {
         Self {
             exceeds_mtu: facts.exceeds_mtu(mode),
@@ -144,7 +144,7 @@ impl Port {
         &self.name
     }
 
-    /// A virtual one where it is a sub-interface that the kernel has no device for.
+    /// A virtual index for a sub-interface that the kernel has no device for.
     pub fn ifindex(&self) -> u32 {
         match self.place {
             Place::Interface { ifindex, .. } => ifindex,
@@ -156,7 +156,7 @@ impl Port {
         self.mac
     }
 
-    /// As the adjacency table has it.
+    /// As in the adjacency table.
     pub fn mtu(&self) -> u16 {
         self.mtu.try_into().unwrap_or(u16::MAX)
     }
@@ -169,7 +169,7 @@ impl Port {
         self.mpls
     }
 
-    /// Whether labelled frames are taken that arrive here.
+    /// Whether labelled frames that arrive here are accepted.
     pub fn accepts_labels(&self) -> bool {
         self.mpls && self.kernel_input
     }
@@ -182,7 +182,7 @@ impl Port {
         }
     }
 
-    /// Of a sub-interface.
+    /// For a sub-interface.
     pub fn tags(&self) -> Option<Tags> {
         match self.place {
             Place::Interface { .. } => None,
@@ -190,7 +190,7 @@ impl Port {
         }
     }
 
-    /// What frames that leave here have in front of their EtherType.
+    /// The tags that frames which leave here have before their EtherType.
     pub fn vlan_tags(&self) -> VlanTags {
         self.tags().map_or(VlanTags::NONE, Tags::to_wire)
     }
@@ -217,22 +217,22 @@ impl Port {
     }
 }
 
-/// What is to be done to make an interface a port, which nothing speaks against.
+/// What must be done to make an interface a port. All checks have passed.
 #[derive(Debug)]
 pub enum Plan {
-    /// The program is attached to this interface.
+    /// Attach the program to this interface.
     Attach(Box<Facts>),
-    /// The interface has the program already, for its sub-interfaces only.
+    /// Nothing to attach: the interface already has the program for its sub-interfaces.
     Promote(u16),
     SubInterface(Box<SubInterfacePlan>),
 }
 
-/// What a sub-interface will be.
+/// A sub-interface that is to become a port.
 #[derive(Clone, Debug)]
 pub struct SubInterfacePlan {
     found: SubInterface,
     pub parent_name: Arc<str>,
-    /// The parent, if that has no program yet.
+    /// The parent, if it has no program yet.
     pub parent: Option<Box<Facts>>,
     mac: Mac,
     mtu: u32,
@@ -246,10 +246,10 @@ pub struct Ports {
     /// Settings that all ports share; [`Settings::with_port`] fills in the number.
     settings: Settings,
     ports: Vec<Port>,
-    /// Ports whose interfaces go are taken back when these are made anew.
+    /// Whether ports whose interfaces disappear become ports again when the interfaces are recreated.
     readopts: bool,
     waiting: WaitingPorts,
-    /// Numbers of ports that are gone, each until no frame is on its way to it.
+    /// Numbers of removed ports, each kept until no frame is on its way to it.
     leaving: Vec<(u16, GracePeriod)>,
 }
 
@@ -277,20 +277,20 @@ impl Ports {
         self.ports.iter()
     }
 
-    /// The port of an interface, unless it is retired or there for its sub-interfaces only.
+    /// The port of an interface, unless it is retired or parent-only.
     pub fn by_ifindex(&self, ifindex: u32) -> Option<&Port> {
         self.ports
             .iter()
             .find(|port| port.ifindex() == ifindex && !port.retired && port.role != Role::ParentOnly)
     }
 
-    /// What is frozen into the program of port `number`.
+    /// The settings that are frozen into the program of port `number`.
     pub fn settings(&self, number: u16) -> Settings {
         self.settings.with_port(number.into())
     }
 
-    /// The same with what only the program needs to know. To ask for a frame's whole length takes time: it is done where one may
-    /// lie in several buffers.
+    /// The same with what only the program needs. Asking for a frame's whole length takes time, so the program does it only if
+    /// frames may be multi-buffer.
     fn program_settings(&self, number: u16, mtu: u32, traits: Traits) -> Settings {
         let frags = traits.exceeds_mtu || mtu > ONE_BUFFER_MTU;
         self.settings(number)
@@ -299,9 +299,9 @@ impl Ports {
             .with_checksum(traits.checksum)
     }
 
-    /// Whether frames that lie in several buffers can be redirected to a port: what the program has run on in its driver, the
-    /// kernel would lose without a word otherwise. (What it has run on as an skb can be redirected anywhere: everything in generic
-    /// mode, and from a tap whatever does not fit one buffer.)
+    /// Whether multi-buffer frames can be redirected to a port. If not, the kernel silently loses those on which the program
+    /// has run in the driver. (Those on which it has run as an skb can be redirected anywhere: all frames in generic mode, and
+    /// frames from a tap that do not fit one buffer.)
     pub fn sends_multi_buffer(&self, number: u16) -> bool {
         let port = self.get(number).and_then(|port| self.program_port(port));
         matches!(port.map(|port| &port.place), Some(Place::Interface { traits, .. }) if traits.sends_multi_buffer)
@@ -337,7 +337,7 @@ impl Ports {
         }
     }
 
-    /// The kernel's interface whose addresses are those of a port: of a sub-interface without a device of its own, the parent.
+    /// The kernel's interface whose addresses are the port's: for a sub-interface without a device of its own, the parent.
     pub fn addressed(&self, number: u16) -> Option<u32> {
         let port = self.get(number)?;
         match port.place {
@@ -346,7 +346,7 @@ impl Ports {
         }
     }
 
-    /// The VRF that packets which arrive at a port are of. The far end of the local pair is in that of the near end.
+    /// The VRF of packets that arrive at a port. The far end of the local pair is in the VRF of the near end.
     pub fn vrf(&self, number: u16, links: &Links) -> Option<Vrf> {
         let ifindex = self.addressed(number)?;
         let is_far_end = self.get(number).is_some_and(|port| port.role == Role::Local);
@@ -354,7 +354,7 @@ impl Ports {
         links.vrf(near_end.map_or(ifindex, |peer| peer.ifindex))
     }
 
-    /// Has a port's packets looked up in this domain of the FTN. Returns whether they were looked up in another one before.
+    /// Sets the FTN domain of a port's packets. Returns whether it has changed.
     pub fn set_domain(&mut self, number: u16, domain: Domain, tables: &mut impl Tables) -> bool {
         let Some(port) = self.get_mut(number).filter(|port| port.domain != domain) else {
             return false;
@@ -386,7 +386,7 @@ impl Ports {
         }
     }
 
-    /// Whether the program of port `number` is off its interface.
+    /// Whether the program of port `number` has been taken off its interface.
     pub fn is_program_lost(&self, number: u16) -> bool {
         let program = self.get(number).and_then(|port| self.program(port));
         program.is_some_and(|program| program.lost.is_some())
@@ -400,14 +400,14 @@ impl Ports {
         }
     }
 
-    /// The port that frames for port `number` are handed to, and the tags that they have there.
+    /// The port to which frames for port `number` are handed, and the tags that they have there.
     pub fn way_out(&self, number: u16) -> Option<(u16, VlanTags)> {
         let port = self.get(number)?;
         Some((port.parent().unwrap_or(number), port.vlan_tags()))
     }
 
-    /// The interface where the kernel receives a frame that arrived at port `number`, and the tags that it has there: none, unless
-    /// the kernel has a device for them.
+    /// The interface where the kernel receives a frame that arrived at port `number`, and the frame's tags there: none if the
+    /// kernel has a device for them.
     pub fn way_up(&self, number: u16) -> Option<(u32, VlanTags)> {
         let port = self.get(number)?;
         let tags = match port.place {
@@ -431,7 +431,7 @@ impl Ports {
         }
     }
 
-    /// Whether ports whose interfaces go are taken back when these are made anew.
+    /// Sets whether ports whose interfaces disappear become ports again when the interfaces are recreated.
     pub fn set_readopts(&mut self, readopts: bool) {
         self.readopts = readopts;
     }
@@ -444,14 +444,14 @@ impl Ports {
         &mut self.waiting
     }
 
-    /// Has a port wait for its interface.
+    /// Makes a port wait for its interface.
     pub fn wait_for(&mut self, name: &str, wish: Wish, reason: String) -> Result<(), PortError> {
         let number = self.number_for(name)?;
         self.waiting.add(Waiting::new(name, number, wish, reason));
         Ok(())
     }
 
-    /// Interfaces have changed: ports that wait for them may be tried.
+    /// Interfaces have changed: try the ports that wait for them.
     pub fn follow_waiting(&mut self, links: &Links, now: Instant) {
         let Self { ports, waiting, .. } = self;
         waiting.follow(
@@ -515,7 +515,7 @@ impl Ports {
         })))
     }
 
-    /// How the program is brought onto an interface that is to become a port.
+    /// How to put the program onto an interface that is to become a port.
     pub fn order(&mut self, facts: Box<Facts>, wish: Wish) -> Result<Order, PortError> {
         let link = facts.link.as_ref().ok_or_else(|| PortError::gone(&facts.name))?;
         let number = self.number_for(&facts.name)?;
@@ -530,7 +530,7 @@ impl Ports {
         })
     }
 
-    /// The program is on the interface: from here on it is a port. `links` are the interfaces as they are known now.
+    /// Adds the port of an interface that has the program now. `links` are the interfaces as they are known now.
     pub fn attached(
         &mut self,
         order: &Order,
@@ -577,7 +577,7 @@ impl Ports {
         Ok(())
     }
 
-    /// Makes a sub-interface a port, whose parent has the program.
+    /// Adds a sub-interface, whose parent has the program, as a port.
     pub fn add_sub_interface(
         &mut self,
         name: &str,
@@ -635,7 +635,7 @@ impl Ports {
         self.interface(plan.found.parent).map(Port::number)
     }
 
-    /// That port `number`, which has its program already, does `wanted` about unfinished checksums.
+    /// Checks that port `number`, which already has its program, does `wanted` about unfinished checksums.
     pub fn check_checksum(&self, number: u16, wanted: Option<Checksum>) -> Result<(), PortError> {
         let Some(port) = self.get(number) else { return Ok(()) };
         match wanted {
@@ -648,7 +648,7 @@ impl Ports {
         }
     }
 
-    /// The interfaces whose XDP features may have changed: that of this index, or any (`None`).
+    /// The interfaces whose XDP features may have changed: the one with this index, or any (`None`).
     pub fn interfaces(&self, ifindex: Option<u32>) -> Vec<(u32, Arc<str>)> {
         let attached = self.ports.iter().filter(|port| port.parent().is_none());
         attached
@@ -657,7 +657,7 @@ impl Ports {
             .collect()
     }
 
-    /// Reports if frames that are redirected to a port are lost from now on, or are no longer.
+    /// Reports if frames redirected to a port are lost from now on, or no longer.
     pub fn follow_features(&mut self, ifindex: u32, facts: &Facts) {
         let now = facts.takes_redirects(self.mode);
         let Some(Port {
@@ -683,7 +683,7 @@ impl Ports {
         }
     }
 
-    /// Whether frames can be redirected to a port; `None` where the kernel does not tell.
+    /// Whether frames can be redirected to a port; `None` if the kernel does not say.
     pub fn takes_redirects(&self, port: &Port) -> Option<bool> {
         match self.program_port(port)?.place {
             Place::Interface { traits, .. } => traits.takes_redirects,
@@ -694,7 +694,7 @@ impl Ports {
     /// The number of a port that waits, or a free one.
     fn number_for(&mut self, name: &str) -> Result<u16, PortError> {
         if let Some(waiting) = self.waiting.get(name) {
-            // Frames that are still on their way to it may leave by it.
+            // Frames that are still on their way may leave by it.
             self.leaving.retain(|&(number, _)| number != waiting.number);
             return Ok(waiting.number);
         }
@@ -707,12 +707,12 @@ impl Ports {
             .ok_or(PortError::Full)
     }
 
-    /// Whether the counters of a port go on from where they were.
+    /// Whether the counters of a port continue from where they were.
     fn counts_on(&self, name: &str) -> bool {
         self.waiting.get(name).is_some_and(|waiting| waiting.was_port)
     }
 
-    /// That port `number` is one that can be taken away.
+    /// Checks that port `number` can be removed.
     pub fn check_removal(&self, number: u16) -> Result<(), PortError> {
         match self.get(number) {
             Some(port) if port.role == Role::ParentOnly => Err(PortError::ParentOnly {
@@ -723,14 +723,14 @@ impl Ports {
         }
     }
 
-    /// From here on the port is nobody's way out.
+    /// From here on nothing is sent out of the port.
     pub fn retire(&mut self, number: u16) {
         if let Some(port) = self.get_mut(number) {
             port.retired = true;
         }
     }
 
-    /// Takes a port away, or leaves its program there for the sub-interfaces. Next hops must not point to the port any more.
+    /// Removes a port, or leaves its program there for the sub-interfaces. Next hops must not use the port any more.
     pub fn remove(&mut self, number: u16, tables: &mut impl Tables) {
         if self.sub_interfaces(number).next().is_some() {
             self.set_role(number, Wish::new(Role::ParentOnly, None), tables);
@@ -760,7 +760,7 @@ impl Ports {
         self.leaving.extend(numbers.iter().map(|&number| (number, period)));
     }
 
-    /// Frees the numbers of ports that are gone, once no frame is on its way to them.
+    /// Frees the numbers of removed ports when no frame is on its way to them.
     pub fn free_numbers(&mut self, tables: &mut impl Tables) {
         let free = self.leaving.extract_if(.., |(_, period)| tables.is_over(*period));
         for (number, _) in free.collect::<Vec<_>>() {
@@ -770,7 +770,7 @@ impl Ports {
         }
     }
 
-    /// Takes away a port that has the program only for sub-interfaces that are gone.
+    /// Removes a port that has the program only for sub-interfaces that are gone.
     pub fn drop_idle_parent(&mut self, number: u16, tables: &mut impl Tables) {
         let is_idle = self.get(number).is_some_and(|port| port.role == Role::ParentOnly)
             && self.sub_interfaces(number).next().is_none();
@@ -794,7 +794,7 @@ impl Ports {
         self.get(number)
     }
 
-    /// Makes a port that has its program another kind of port.
+    /// Changes the role of a port that has its program.
     pub fn set_role(&mut self, number: u16, Wish { role, mpls, .. }: Wish, tables: &mut impl Tables) {
         if let Some(port) = self.get_mut(number) {
             (port.role, port.mpls, port.retired) = (role, mpls, false);
@@ -820,8 +820,8 @@ impl Ports {
         Ok(())
     }
 
-    /// An interface changed: its program may have been taken off, or another one that held it off. Returns whether it is worth
-    /// looking at the program at once.
+    /// An interface has changed: its program may have been taken off, or another program that blocked it. Returns whether to
+    /// look at the program at once.
     pub fn follow_program(&mut self, link: &LinkInfo, now: Instant) -> bool {
         let Some(Port {
             place: Place::Interface { program, .. },
@@ -834,8 +834,8 @@ impl Ports {
         link.xdp.is_none_or(|xdp| xdp.program != program.program_id) && program.is_due(now)
     }
 
-    /// An interface changed. Returns whether adjacencies depend on what did, and the port that needs the program for large frames
-    /// from now on.
+    /// An interface has changed. Returns whether adjacencies depend on the change, and the port that needs the program for
+    /// large frames from now on.
     pub fn follow(&mut self, link: &LinkInfo, tables: &mut impl Tables) -> (bool, Option<u16>) {
         let has_namesake = self.has_sub_interface_named(&link.name);
         let Some(port) = self.interface_mut(link.ifindex) else {
@@ -860,7 +860,7 @@ impl Ports {
         (true, (outgrown && !is_prepared).then_some(number))
     }
 
-    /// The settings of the program that a port needs with the MTU that it has now.
+    /// The program settings that a port needs with its current MTU.
     pub fn settings_now(&self, number: u16) -> Option<Settings> {
         let port = self.get(number)?;
         match port.place {
@@ -869,7 +869,7 @@ impl Ports {
         }
     }
 
-    /// The program for large frames could not be attached: the interface is a port no longer.
+    /// The program for large frames could not be attached: the interface is no longer a port.
     pub fn not_replaced(&mut self, number: u16, error: &str, tables: &mut impl Tables) {
         let name = self.name(number).unwrap_or_default();
         warn!(
@@ -880,8 +880,8 @@ impl Ports {
         self.give_up(number, &reason, tables);
     }
 
-    /// Interfaces have changed: sub-interfaces take over what their parents and the kernel's VLAN devices have now. Returns
-    /// whether adjacencies depend on what changed.
+    /// Interfaces have changed: updates sub-interfaces from their parents and the kernel's VLAN devices. Returns whether
+    /// adjacencies depend on what changed.
     pub fn follow_sub_interfaces(&mut self, links: &Links, tables: &mut impl Tables) -> bool {
         let parents: HashMap<u16, (u32, Arc<str>)> = self
             .ports
@@ -943,7 +943,7 @@ impl Ports {
         self.ports.iter().map(|port| (port.number, port.name.clone())).collect()
     }
 
-    /// The ports that have other names than in `before`: their new names by the old ones.
+    /// The renamed ports since `before`: their new names by the old ones.
     pub fn renamed_since(&self, before: &HashMap<u16, Arc<str>>) -> HashMap<Arc<str>, Arc<str>> {
         let renamed = self.ports.iter().filter_map(|port| {
             let old = before.get(&port.number).filter(|old| **old != port.name)?;
@@ -952,8 +952,8 @@ impl Ports {
         renamed.collect()
     }
 
-    /// Ports as the resolver is to know them: sub-interfaces without a device of the kernel as links of their own, and the
-    /// interfaces of all others, by the ports' names.
+    /// The ports for the resolver: sub-interfaces that the kernel has no device for as links of their own, and the interfaces
+    /// of all others, by the ports' names.
     pub fn links_of_ports(&self, links: &Links) -> (Vec<LinkInfo>, HashMap<Arc<str>, u32>) {
         let mut without_device = Vec::new();
         let mut interfaces = HashMap::new();
@@ -1009,7 +1009,7 @@ impl Ports {
                 }
                 Role::Switching | Role::TxOnly => warn!(
                     port = name,
-                    "the interface is gone, and is no port any more; `mplsxdp link add {name}` takes it when it is back"
+                    "the interface is gone and is no longer a port; when it is back, add it with `mplsxdp link add {name}`"
                 ),
             }
         }
@@ -1017,7 +1017,7 @@ impl Ports {
         true
     }
 
-    /// Takes away an interface and its sub-interfaces, which wait for better times if they may.
+    /// Removes an interface and its sub-interfaces. They wait to be added again if they may.
     fn give_up(&mut self, number: u16, reason: &str, tables: &mut impl Tables) {
         let lost: Vec<&Port> = self
             .get(number)
@@ -1040,7 +1040,7 @@ impl Ports {
         self.remove_at_once(&gone, tables);
     }
 
-    /// After a resync: what is not among `links` is gone.
+    /// After a resync: what is not in `links` is gone.
     pub fn lose_all_but(&mut self, links: &Links, tables: &mut impl Tables) -> bool {
         let gone: Vec<u32> = self
             .ports
@@ -1089,15 +1089,15 @@ impl Ports {
         self.ports.iter().filter(move |port| port.parent() == Some(parent))
     }
 
-    /// The sub-interface of `parent` that frames with the identifiers of `tags` belong to.
+    /// The sub-interface of `parent` for frames with the identifiers of `tags`.
     fn sub_interface(&self, parent: u16, tags: Tags) -> Option<&Port> {
         self.sub_interfaces(parent)
             .find(|port| port.tags().is_some_and(|other| other.key(parent) == tags.key(parent)))
     }
 }
 
-/// The MTU of a sub-interface. A tag does not count against that of the parent; a second one does, for the kernel lets XDP
-/// redirect frames that are longer by one.
+/// The MTU of a sub-interface. One tag does not count against the parent's MTU. A second one does, because the kernel lets XDP
+/// redirect frames that are longer by only one tag.
 fn mtu_of(tags: Tags, parent: &LinkInfo, device: Option<&LinkInfo>) -> u32 {
     let most = match tags.inner {
         None => parent.mtu,

@@ -1,4 +1,4 @@
-//! The local port: a veth pair for the packets that this box sends itself, which XDP never sees on their way out of a NIC.
+//! The local port: a veth pair for the packets that this machine sends itself. XDP never sees those on their way out of a NIC.
 //!
 //! ```text
 //!   ip route add 2.2.2.2/32 dev mpls0 src 1.1.1.1
@@ -6,8 +6,8 @@
 //!   kernel ---- mpls0 (near end) ======== mpls0-port (far end, a port) ---- XDP: imposition, redirect to a NIC
 //! ```
 //!
-//! The near end does not ask for neighbours, so the kernel addresses frames to the interface's own MAC address. The far end
-//! has the same one: every frame is to the port.
+//! The near end does not ask for neighbours, so the kernel addresses frames to the interface's own MAC address. The far end has
+//! the same address, so every frame is for the port.
 
 use std::io;
 
@@ -19,8 +19,8 @@ use crate::kernel::{self, Netlink, sysctl};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 
-/// Of both ends: locally administered, and "MPLS" in ASCII. Frames with it never leave the pair. It also marks a pair that was
-/// left behind before it had its alias.
+/// The MAC address of both ends: locally administered, and "MPLS" in ASCII. Frames with it never leave the pair. It also
+/// identifies a pair that was left behind before it had its alias.
 pub const MAC: Mac = Mac([0x02, 0x4d, 0x50, 0x4c, 0x53, 0x00]);
 
 /// The alias of the near end is this and the instance's name.
@@ -29,14 +29,13 @@ const FAR_SUFFIX: &str = "-port";
 /// IFNAMSIZ less the NUL.
 const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 
-/// The MTU of the near end, so that a packet still fits the ports (of which this is the lowest MTU) with the most labels
-/// that a route pushes.
+/// The MTU of the near end: a packet with the most labels that a route pushes must still fit the ports, the lowest of whose
+/// MTUs is `lowest_port_mtu`.
 pub const fn mtu_beneath(lowest_port_mtu: u32) -> u32 {
     lowest_port_mtu.saturating_sub((LSE_LEN * MAX_PUSH) as u32)
 }
 
-/// The pair, up. It stays until [`LocalPair::remove`]; what a killed process leaves is replaced by the next
-/// [`LocalPair::create`].
+/// The pair, set up. It stays until [`LocalPair::remove`]; the next [`LocalPair::create`] replaces what a killed process left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalPair {
     near: Box<str>,
@@ -68,10 +67,10 @@ impl LocalPair {
         }
     }
 
-    /// Removes what a process that is no more has left under the names of the pair, so that [`LocalPair::create`] finds room.
+    /// Removes what a process that has ended left under the names of the pair, so that [`LocalPair::create`] can use them.
     pub async fn make_room(name: &str, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
         for end in [name, &far_name(name)] {
-            // The first one takes the other along.
+            // Removing one removes the other.
             if let Some(link) = netlink.link(end).await? {
                 take_over(&link, instance, netlink).await?;
             }
@@ -79,7 +78,7 @@ impl LocalPair {
         Ok(())
     }
 
-    /// One that is nowhere. The indexes are those of the near end and the far end.
+    /// A pair that does not exist, for tests. The indexes are those of the near end and the far end.
     #[cfg(test)]
     pub(crate) fn for_test(near: &str, far: &str, [near_ifindex, far_ifindex]: [u32; 2]) -> Self {
         Self {
@@ -90,7 +89,7 @@ impl LocalPair {
         }
     }
 
-    /// Whether [`LocalPair::create`] would find room. Nothing is changed.
+    /// Checks whether [`LocalPair::create`] can use the names. Changes nothing.
     pub async fn check(name: &str, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
         for end in [name, &far_name(name)] {
             if let Some(link) = netlink.link(end).await? {
@@ -105,7 +104,7 @@ impl LocalPair {
         &self.near
     }
 
-    /// The far end, which is to be a local port.
+    /// The far end, which becomes a local port.
     pub fn port_name(&self) -> &str {
         &self.far
     }
@@ -118,7 +117,7 @@ impl LocalPair {
         self.far_ifindex
     }
 
-    /// When interfaces have been renamed.
+    /// Call when interfaces have been renamed.
     pub fn follow_names(&mut self, links: &Links) {
         for (name, ifindex) in [(&mut self.near, self.near_ifindex), (&mut self.far, self.far_ifindex)] {
             if let Some(link) = links.get(ifindex).filter(|link| *link.name != **name) {
@@ -127,12 +126,12 @@ impl LocalPair {
         }
     }
 
-    /// When the ports' MTUs have changed.
+    /// Call when the ports' MTUs have changed.
     pub async fn set_mtu(&self, mtu: u32, netlink: &Netlink) -> Result<(), LocalError> {
         for ifindex in [self.far_ifindex, self.near_ifindex] {
             netlink.set_link_mtu(ifindex, mtu).await?;
         }
-        // IPv6 goes with an MTU below its least one, and comes back with one above, without its settings.
+        // The kernel disables IPv6 below its minimum MTU, and enables it again above it, without its settings.
         self.keep_quiet()
     }
 
@@ -145,18 +144,18 @@ impl LocalPair {
             .set_link_alias(self.near_ifindex, &format!("{ALIAS}{instance}"))
             .await?;
         self.keep_quiet()?;
-        // XDP needs whole frames with finished checksums. TCP segmentation goes with the checksums.
+        // XDP needs whole frames with finished checksums. Switching checksums off also switches off TCP segmentation.
         for feature in [Feature::TxChecksum, Feature::Gso] {
             self.set_feature(feature, false)?;
         }
         netlink.set_link_up(self.far_ifindex).await?;
         netlink.set_link_up(self.near_ifindex).await?;
-        // Without GRO a veth loses what is redirected to its peer. The peer learns of it only while the veth is up.
+        // Without GRO a veth loses what is redirected to its peer. The peer notices a change of GRO only while the veth is up.
         self.set_feature(Feature::Gro, true)
     }
 
-    /// The near end has no link-local address, and so sends no solicitations. The kernel routes nothing that it receives at the
-    /// far end: that would go into the near end again. (The XDP program leaves no IP packet there either.)
+    /// Without a link-local address the near end sends no solicitations. The kernel must not route what it receives at the far
+    /// end: it would go into the near end again. (The XDP program leaves no IP packets there either.)
     fn keep_quiet(&self) -> Result<(), LocalError> {
         sysctl::write_of_interface("ipv6", &self.near, "addr_gen_mode", "1")?;
         sysctl::write_of_interface("ipv6", &self.far, "forwarding", "0")?;
@@ -208,8 +207,8 @@ fn far_name(near: &str) -> String {
     name + FAR_SUFFIX
 }
 
-/// Whose pair an interface is an end of, if a process that is no more has left it. A program on the far end tells that its process
-/// lives: it goes with it.
+/// The instance that left the pair of which an interface is an end, if that process has ended. A program on the far end shows
+/// that the process lives, because it is detached when the process ends.
 async fn left_by(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<Option<String>, LocalError> {
     let peer = link.peer.filter(|peer| peer.netns.is_none()).map(|peer| peer.ifindex);
     let mut owner = netlink.link_alias(link.ifindex).await?;
@@ -238,7 +237,7 @@ async fn left_by(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<O
     Ok(owner.map(str::to_owned))
 }
 
-/// Removes what a process that is no more has left.
+/// Removes what a process that has ended left behind.
 async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
     let owner = left_by(link, instance, netlink).await?;
     tracing::info!(name = &*link.name, owner, "removing a local port that was left behind");

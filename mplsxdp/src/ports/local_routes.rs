@@ -1,6 +1,6 @@
-//! Routes of the kernel into the local interface, which the configuration has: they come when the interface is made and go with
-//! it. A task of its own installs them, so that nothing waits for the kernel. A route that the kernel does not take, because its
-//! source is not an address of this machine yet, is tried again until it does.
+//! Kernel routes into the local interface, from the configuration. They are added when the interface is created, and disappear
+//! with it. A task of its own installs them, so nothing waits for the kernel. A route that the kernel refuses, because its
+//! source is not an address of this machine yet, is retried until it succeeds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tracing::{info, warn};
 
 use crate::kernel::{LocalRoute, Netlink};
 
-/// How long to wait before the kernel is asked again for a route that it has refused.
+/// How long to wait before retrying a route that the kernel has refused.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Those of the running instance. The task ends when this is dropped; the routes go with the interface.
+/// The routes of the running instance. The task ends when this is dropped; the routes disappear with the interface.
 #[derive(Debug)]
 pub struct LocalRoutes {
     wanted: watch::Sender<BTreeSet<LocalRoute>>,
@@ -34,7 +34,7 @@ impl LocalRoutes {
         Self { wanted }
     }
 
-    /// Has the routes be these from now on.
+    /// Replaces the routes.
     pub fn set(&self, routes: &[LocalRoute]) {
         self.wanted.send_replace(routes.iter().copied().collect());
     }
@@ -44,7 +44,7 @@ struct Keeper {
     ifindex: u32,
     netlink: Netlink,
     installed: BTreeSet<LocalRoute>,
-    /// Those of which a warning was logged.
+    /// Routes about which a warning was logged.
     refused: BTreeSet<LocalRoute>,
 }
 

@@ -1,4 +1,4 @@
-//! Ports: what can be one, what it stands for, and the interfaces that are.
+//! Ports: what can become one, what a name stands for, and the interfaces that are ports.
 
 pub mod attach;
 pub mod error;

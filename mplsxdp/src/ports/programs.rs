@@ -1,4 +1,4 @@
-//! XDP programs that another process takes off the ports, or replaces. Pure: the daemon looks at the links.
+//! XDP programs that another process takes off the ports or replaces. The daemon looks at the links; this only decides.
 
 use std::time::Instant;
 
@@ -6,26 +6,26 @@ use super::waiting::Retry;
 use crate::dataplane::port::Interference;
 use crate::neighbour::LinkInfo;
 
-/// A port whose program is not where it was put.
+/// A port whose program is not in place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     pub number: u16,
-    /// The link that was looked at.
+    /// The link that was checked.
     pub link_id: u32,
     pub interference: Interference,
 }
 
-/// What is known of the program of a port.
+/// The state of a port's program.
 #[derive(Debug)]
 pub struct ProgramState {
-    /// Of the bpf_link, and of the program on it.
+    /// The ids of the bpf_link and of its program.
     pub link_id: u32,
     pub program_id: u32,
-    /// What another process has done, while it is undone.
+    /// What another process has done, until it is undone.
     pub found: Option<Interference>,
     /// How often it was put back.
     pub put_back: u64,
-    /// It is off, and could not be put back so far.
+    /// It is off, and could not be put back yet.
     pub lost: Option<Lost>,
 }
 
@@ -49,7 +49,7 @@ impl ProgramState {
         }
     }
 
-    /// Whether a finding is about a link, or a program, of before.
+    /// Whether a finding is about an earlier link or program.
     pub fn is_outdated(&self, found: &Finding) -> bool {
         let is_own = matches!(found.interference, Interference::Replaced { other, .. } if other == self.program_id);
         self.link_id != found.link_id || is_own
@@ -66,12 +66,12 @@ impl ProgramState {
         }
     }
 
-    /// Whether it is time to put the program back, or to try again.
+    /// Whether to put the program back now, or to try again.
     pub fn is_due(&self, now: Instant) -> bool {
         self.lost.as_ref().is_none_or(|lost| lost.retry.is_due(now))
     }
 
-    /// An attempt to put the program back failed. Returns whether the reason is news.
+    /// An attempt to put the program back has failed. Returns whether the reason is new.
     pub fn failed(&mut self, reason: String, held: bool, now: Instant) -> bool {
         let (is_news, mut retry) = match self.lost.take() {
             Some(lost) => (lost.reason != reason, lost.retry),

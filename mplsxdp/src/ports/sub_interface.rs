@@ -1,7 +1,8 @@
-//! VLAN sub-interfaces: which tags on which interface a name stands for, and the kernel's VLAN device for them. Pure.
+//! VLAN sub-interfaces: the tags and the interface that a name stands for, and the kernel's VLAN device for them.
 //!
-//! `eth1.100` is VLAN 100 (802.1Q) on eth1, `eth1.100.10` VLAN 10 within service VLAN 100 (802.1ad). A VLAN device of the kernel
-//! is what it is, whatever its name; an interface of such a name that is no VLAN device is an ordinary one.
+//! `eth1.100` is VLAN 100 (802.1Q) on eth1, `eth1.100.10` VLAN 10 within service VLAN 100 (802.1ad). A VLAN device of the
+//! kernel is recognised by its tags, whatever its name. An interface with such a name that is not a VLAN device is an ordinary
+//! interface.
 
 use std::fmt;
 
@@ -33,7 +34,7 @@ impl Tags {
         std::iter::once(self.outer).chain(self.inner)
     }
 
-    /// What tells frames of a sub-interface from others: both kinds of tags are accepted.
+    /// What distinguishes frames of sub-interfaces: the identifiers alone, because both kinds of tags are accepted.
     fn vids(self) -> (u16, u16) {
         (self.outer.vid, self.inner.map_or(0, |inner| inner.vid))
     }
@@ -50,13 +51,13 @@ impl Tags {
         }
     }
 
-    /// As the name of a sub-interface of `parent`.
+    /// The name of the sub-interface of `parent` with these tags.
     pub fn name_on(self, parent: &str) -> String {
         self.iter()
             .fold(parent.to_owned(), |name, vlan| format!("{name}.{}", vlan.vid))
     }
 
-    /// The commands that make the kernel's VLAN device `name` on `parent`, under other names where these are too long for one.
+    /// The commands that create the kernel's VLAN device `name` on `parent`, under shorter names if these are too long.
     pub fn commands(self, parent: &str, name: &str) -> String {
         let fits = |name: String, tags: Self| match name.len() {
             ..=MAX_NAME => name,
@@ -94,7 +95,7 @@ impl fmt::Display for Tags {
     }
 }
 
-/// As iproute2 calls the TPID.
+/// iproute2's name for the TPID.
 pub fn protocol(vlan: Vlan) -> &'static str {
     match vlan.tpid {
         ETH_P_8021AD => "802.1ad",
@@ -105,22 +106,22 @@ pub fn protocol(vlan: Vlan) -> &'static str {
 /// What a name stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SubInterface {
-    /// The interface that the tagged frames come in by and go out of.
+    /// The interface that receives and sends the tagged frames.
     pub parent: u32,
     pub tags: Tags,
-    /// The kernel's VLAN device, where there is one.
+    /// The kernel's VLAN device, if there is one.
     pub device: Option<u32>,
 }
 
-/// The sub-interface of this name. `None` where the name is that of an ordinary interface, or of none; an error says why it can
-/// be no sub-interface.
+/// The sub-interface with this name. `None` if it is the name of an ordinary interface, or of none; an error says why it cannot
+/// be a sub-interface.
 pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
     let by_device = |link: &LinkInfo| match of_device(link, links) {
         Some(Ok(found)) => Ok(Some(found)),
         Some(Err(TooManyTags)) => Err(too_many_tags(name)),
         None => Ok(None),
     };
-    // Sub-interfaces that are there already are none to stand on.
+    // A sub-interface cannot be the parent of another.
     let by_name = |name| {
         links
             .by_name(name)
@@ -174,8 +175,8 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
     }))
 }
 
-/// The kernel's VLAN device on `parent` with the VLAN identifiers of `tags`, and the tags that it sends. Of several, the one that
-/// sends these.
+/// The kernel's VLAN device on `parent` with the VLAN identifiers of `tags`, and the tags that it sends. If there are several,
+/// the one that sends `tags`.
 pub fn device(parent: u32, tags: Tags, links: &Links) -> Option<(u32, Tags)> {
     let devices = links.iter().filter_map(|link| match of_device(link, links) {
         Some(Ok((on, found))) if on == parent && found.vids() == tags.vids() => Some((link.ifindex, found)),
@@ -186,8 +187,8 @@ pub fn device(parent: u32, tags: Tags, links: &Links) -> Option<(u32, Tags)> {
 
 struct TooManyTags;
 
-/// What a VLAN device stands on in the end, and its tags with those of the devices between. `None` for what is no VLAN device,
-/// or is on an interface of another network namespace.
+/// The interface at the bottom of a VLAN device, and its tags with those of the devices between. `None` for what is not a VLAN
+/// device or is on an interface in another network namespace.
 fn of_device(link: &LinkInfo, links: &Links) -> Option<Result<(u32, Tags), TooManyTags>> {
     let vlan = link.vlan?;
     let below = links.get(link.peer.filter(|peer| peer.netns.is_none())?.ifindex)?;
@@ -207,7 +208,7 @@ fn of_device(link: &LinkInfo, links: &Links) -> Option<Result<(u32, Tags), TooMa
     })
 }
 
-/// A name without its last part, and that, where it is a number.
+/// A name without its last part, and that part, if it is a number.
 fn split(name: &str) -> Option<(&str, &str)> {
     name.rsplit_once('.')
         .filter(|(rest, vid)| !rest.is_empty() && !vid.is_empty() && vid.bytes().all(|byte| byte.is_ascii_digit()))
@@ -219,11 +220,11 @@ fn too_many_tags(name: &str) -> String {
 
 fn vlan(name: &str, tpid: u16, vid: &str) -> Result<Vlan, String> {
     let number = vid.parse().ok().filter(|number| VIDS.contains(number));
-    // One way to write each, so that no two names are the same sub-interface.
+    // Each number can be written in one way only, so that no two names are the same sub-interface.
     match number.filter(|_| !vid.starts_with('0')) {
         Some(vid) => Ok(Vlan { tpid, vid }),
         None => Err(format!(
-            "{name}: {vid} is no VLAN identifier: these are {} to {}",
+            "{name}: {vid} is not a VLAN identifier: these are {} to {}",
             VIDS.start(),
             VIDS.end()
         )),
@@ -330,7 +331,7 @@ mod tests {
         ] {
             assert_eq!(
                 find(name, &links).unwrap_err(),
-                format!("{name}: {vid} is no VLAN identifier: these are 1 to 4094")
+                format!("{name}: {vid} is not a VLAN identifier: these are 1 to 4094")
             );
         }
         for name in ["eth1.100.10.5", "eth1.1.2.3.4"] {

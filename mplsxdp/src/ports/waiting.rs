@@ -1,7 +1,7 @@
-//! Ports that wait for their interfaces: which are gone, not there yet, or cannot be ports for some reason that may pass. Pure.
+//! Ports that wait for their interfaces, which are gone, not there yet, or cannot be ports for a reason that may pass.
 //!
-//! A port that waits keeps its name, its number and its settings. It is tried when an interface of its name comes or changes,
-//! and, while that is there and refused, again and again, ever more seldom.
+//! A waiting port keeps its name, number and settings. It is tried when an interface with its name appears or changes. If the
+//! interface exists but is refused, it is tried again at growing intervals.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use mplsxdp_common::wire::Mac;
 use super::Wish;
 use crate::neighbour::LinkInfo;
 
-/// From a failed attempt to the next, the first time; doubled each time.
+/// The time between a failed attempt and the next, initially; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(16);
 
@@ -21,19 +21,19 @@ pub struct Waiting {
     pub name: Arc<str>,
     pub number: u16,
     pub wish: Wish,
-    /// As they were last.
+    /// The last known values.
     pub mac: Mac,
     pub mtu: u32,
-    /// It was a port before: its counters go on.
+    /// It was a port before: its counters continue.
     pub was_port: bool,
     /// What it waits for.
     pub reason: String,
-    /// The interfaces that it stands on, as they were at the last attempt.
+    /// The interfaces that it depends on, as of the last attempt.
     seen: Vec<LinkInfo>,
     retry: Retry,
 }
 
-/// When to try again what failed: ever more seldom.
+/// When to try again, at growing intervals.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Retry {
     failures: u32,
@@ -86,8 +86,8 @@ impl WaitingPorts {
         self.0.push(waiting);
     }
 
-    /// Interfaces have changed. `standing_on` has the interfaces that a port of this name would stand on; none if it cannot be
-    /// one now.
+    /// Interfaces have changed. `standing_on` returns the interfaces that a port with this name would depend on; none if it
+    /// cannot be a port now.
     pub fn follow(&mut self, standing_on: impl Fn(&str) -> Vec<LinkInfo>, now: Instant) {
         for waiting in &mut self.0 {
             let mut links = standing_on(&waiting.name);
@@ -104,7 +104,7 @@ impl WaitingPorts {
         }
     }
 
-    /// The port whose turn it is to be tried.
+    /// The port to try next.
     pub fn due(&self, now: Instant) -> Option<Arc<str>> {
         let due = self.0.iter().filter(|waiting| waiting.retry.is_due(now));
         due.min_by_key(|waiting| waiting.retry.due)
@@ -115,7 +115,7 @@ impl WaitingPorts {
         self.0.iter().filter_map(|waiting| waiting.retry.due).min()
     }
 
-    /// An attempt failed. Returns whether the reason is news.
+    /// An attempt has failed. Returns whether the reason is new.
     pub fn failed(&mut self, name: &str, reason: String, now: Instant) -> bool {
         let Some(waiting) = self.get_mut(name) else {
             return false;

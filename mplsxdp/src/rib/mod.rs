@@ -97,7 +97,7 @@ const SETTLED: usize = 3;
 /// Why an update is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UpdateError {
-    #[error("{key} has a route already")]
+    #[error("{key} already has a route")]
     Exists { index: usize, key: RouteKey },
     #[error("{key} has no route")]
     Missing { index: usize, key: RouteKey },

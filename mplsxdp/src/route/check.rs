@@ -177,7 +177,7 @@ pub enum Rule {
     SwapWithoutLabels,
     #[error("outgoing labels go with the action `swap` only")]
     LabelsWithoutSwap,
-    #[error("`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`")]
+    #[error("`ttl` is only for `encap mpls`; a label has `ttl-propagate`")]
     TtlForLabel,
     #[error("`0` is not a TTL: it is 1 to 255")]
     TtlZero,
@@ -200,7 +200,7 @@ pub enum Rule {
 
     #[error("no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`")]
     NoNextHop,
-    #[error("`dev` without `via`: say which neighbour, by `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`")]
+    #[error("`dev` without `via`: name the neighbour with `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`")]
     DevWithoutVia,
     #[error("`{address}` is not {}", .family.expected())]
     NotAnAddress { family: ViaFamily, address: Box<str> },

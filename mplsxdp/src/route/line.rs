@@ -306,7 +306,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         {
             return Err(self.error(
                 word,
-                format!("`nhid {id}` is a next hop that only the kernel knows: say which one, by `via inet ADDRESS`"),
+                format!("`nhid {id}` is a next hop that only the kernel knows: name it with `via inet ADDRESS`"),
             ));
         }
         if let (Some(word), false) = (line.onlink, line.several.is_empty()) {
@@ -318,7 +318,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             if let (Some(word), true) = (word, has_no_dev) {
                 return Err(self.error(
                     word,
-                    "`onlink` says that the neighbour is on the link of `dev IFACE`; say which interface that is",
+                    "`onlink` needs `dev IFACE`, the interface that the neighbour is on",
                 ));
             }
         }
@@ -442,7 +442,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             _ => (
                 word,
                 format!(
-                    "`{word}` is not known here; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, \
+                    "`{word}` is not known; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, \
                      `ttl-propagate`, `backup`, `nexthop`, `table`, `vrf`, `proto` and `metric`"
                 ),
             ),
@@ -680,7 +680,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             _ => None,
         };
         if let Some(word @ "backup") = self.words.clone().next() {
-            return Err(self.error(word, "a backup has no backup: one neighbour stands in for one next hop"));
+            return Err(self.error(word, "a backup cannot have a backup of its own"));
         }
         Ok(wire::Backup { via, dev })
     }
@@ -856,12 +856,12 @@ impl<'a, 'c> Parser<'a, 'c> {
 
     fn word(&mut self, expected: &str) -> Result<&'a str, GrammarError> {
         self.next()
-            .ok_or_else(|| self.error_at_end(format!("the line ends where {expected} is expected")))
+            .ok_or_else(|| self.error_at_end(format!("the line is incomplete: expected {expected}")))
     }
 
     fn value(&mut self, keyword: &str, expected: &str) -> Result<&'a str, GrammarError> {
         self.next()
-            .ok_or_else(|| self.error_at_end(format!("the line ends where {expected} is expected after `{keyword}`")))
+            .ok_or_else(|| self.error_at_end(format!("the line is incomplete: expected {expected} after `{keyword}`")))
     }
 
     fn once<T>(&self, slot: &mut Given<'a, T>, word: &'a str, value: T) -> Result<(), GrammarError> {
@@ -1184,7 +1184,7 @@ mod tests {
             (
                 "",
                 "",
-                "the line ends where a label, such as 100, or a prefix, such as 10.4.4.0/24 is expected",
+                "the line is incomplete: expected a label, such as 100, or a prefix, such as 10.4.4.0/24",
             ),
             (
                 "foo",
@@ -1219,7 +1219,7 @@ mod tests {
             (
                 "100 as",
                 "",
-                "the line ends where outgoing labels after `as`, such as 110 or 200/300 is expected",
+                "the line is incomplete: expected outgoing labels after `as`, such as 110 or 200/300",
             ),
             (
                 "100 as foo via inet 192.0.2.1",
@@ -1283,12 +1283,12 @@ mod tests {
             (
                 "100 via",
                 "",
-                "the line ends where a next hop after `via`: `inet ADDRESS`, `inet6 ADDRESS` or `link MAC` is expected",
+                "the line is incomplete: expected a next hop after `via`: `inet ADDRESS`, `inet6 ADDRESS` or `link MAC`",
             ),
             (
                 "100 via inet",
                 "",
-                "the line ends where an IPv4 address after `via inet`, such as 192.0.2.1 is expected",
+                "the line is incomplete: expected an IPv4 address after `via inet`, such as 192.0.2.1",
             ),
             (
                 "100 via inet fe80::1",
@@ -1328,7 +1328,7 @@ mod tests {
             (
                 "100 dev eth1",
                 "dev eth1",
-                "`dev` without `via`: say which neighbour, by `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
+                "`dev` without `via`: name the neighbour with `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`",
             ),
             (
                 "100 via inet 192.0.2.1 dev lo",
@@ -1343,7 +1343,7 @@ mod tests {
             (
                 "100 via inet 192.0.2.1 dev",
                 "",
-                "the line ends where an interface is expected after `dev`",
+                "the line is incomplete: expected an interface after `dev`",
             ),
             (
                 "100 encap mpls 110 via inet 192.0.2.1",
@@ -1353,7 +1353,7 @@ mod tests {
             (
                 "100 ttl 5 via inet 192.0.2.1",
                 "ttl 5",
-                "`ttl` goes with `encap mpls`; for a label there is `ttl-propagate`",
+                "`ttl` is only for `encap mpls`; a label has `ttl-propagate`",
             ),
             (
                 "10.0.0.0/8 as 100 via inet 192.0.2.1",
@@ -1448,12 +1448,12 @@ mod tests {
             (
                 "100 via inet 192.0.2.1 backup via inet 192.0.2.2 backup via inet 192.0.2.3",
                 "backup",
-                "a backup has no backup: one neighbour stands in for one next hop",
+                "a backup cannot have a backup of its own",
             ),
             (
                 "100 via inet 192.0.2.1 backup via inet 192.0.2.2 dev eth2 backup via inet 192.0.2.3",
                 "backup",
-                "a backup has no backup: one neighbour stands in for one next hop",
+                "a backup cannot have a backup of its own",
             ),
             (
                 "100 via inet 192.0.2.1 backup inet 192.0.2.2",
@@ -1483,7 +1483,7 @@ mod tests {
             (
                 "100 as 110 via inet 192.0.2.1 mut 1500",
                 "mut",
-                "`mut` is not known here; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
+                "`mut` is not known; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
                  `table`, `vrf`, `proto` and `metric`",
             ),
             (
@@ -1749,7 +1749,7 @@ mod tests {
                 "`bgpp` is not a routing protocol: it is a name such as static, bgp, ospf or isis, or a number, 0 to 255",
             ),
             ("proto bgp proto bgp", "proto", "`proto` is given twice"),
-            ("dev", "", "the line ends where an interface is expected after `dev`"),
+            ("dev", "", "the line is incomplete: expected an interface after `dev`"),
             (
                 "100 table 10",
                 "table",
@@ -1914,7 +1914,7 @@ mod tests {
             (
                 "onlink",
                 "onlink",
-                "`onlink` says that the neighbour is on the link of `dev IFACE`; say which interface that is",
+                "`onlink` needs `dev IFACE`, the interface that the neighbour is on",
             ),
             (
                 "table 10",
@@ -1971,7 +1971,7 @@ mod tests {
             (
                 "100 nhid 25 proto ospf",
                 "nhid",
-                "`nhid 25` is a next hop that only the kernel knows: say which one, by `via inet ADDRESS`",
+                "`nhid 25` is a next hop that only the kernel knows: name it with `via inet ADDRESS`",
             ),
             (
                 "0100 via inet 192.0.2.1",

@@ -308,7 +308,7 @@ impl<T: Tables> Switch<T> {
     ) -> Result<Box<Load>, Option<Box<Load>>> {
         warn!(
             port = port.name,
-            "waits: {reason}; it is taken when the interface comes or changes"
+            "waits: {reason}; it becomes a port when the interface appears or changes"
         );
         if let Err(error) = self.ports.wait_for(&port.name, wish(port), reason) {
             return Err(self.load_failed(*load, error.into(), now));
@@ -400,7 +400,7 @@ impl<T: Tables> Switch<T> {
         let restart = self.config.reload(config);
         if !restart.is_empty() {
             warn!(
-                "{} changed in the configuration: that takes effect when the instance is loaded anew",
+                "{} changed in the configuration: this takes effect only when the instance is loaded again",
                 restart.join(", ")
             );
         }
@@ -508,9 +508,7 @@ impl Load {
 }
 
 fn not_taken_over(reason: &str) {
-    error!(
-        "the configuration cannot be taken over, and nothing was changed: {reason}; correct it and send SIGHUP again"
-    );
+    error!("the new configuration is refused, and nothing was changed: {reason}; correct it and send SIGHUP again");
 }
 
 fn wish(port: &PortConfig) -> Wish {

@@ -266,7 +266,7 @@ impl<T: Tables> Switch<T> {
     fn tried(&mut self, name: &str, result: Result<(), PortError>, now: Instant) {
         match result {
             Ok(()) => {
-                info!(port = name, "taken, as it has its interface now");
+                info!(port = name, "its interface has appeared: it is a port now");
                 self.ports_changed(now);
             }
             Err(error) => {
@@ -465,7 +465,7 @@ impl<T: Tables> Switch<T> {
                     return info!(port = name, link_id, "the XDP program is attached again");
                 }
                 let hint = match role {
-                    Role::Switching | Role::TxOnly => format!("; `mplsxdp link del {name}` takes it off for good"),
+                    Role::Switching | Role::TxOnly => format!("; `mplsxdp link del {name}` removes it for good"),
                     Role::Local | Role::ParentOnly => String::new(),
                 };
                 warn!(

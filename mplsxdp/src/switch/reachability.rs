@@ -196,7 +196,7 @@ impl<T: Tables> Switch<T> {
                 HopState::LinkDown { .. } => Some(down(link)),
                 HopState::NoArp { .. } => Some(self.ports.no_device(ifindex, next_hop).unwrap_or_else(|| {
                     format!(
-                        "{} has no MAC addresses to ask for: say `via link MAC dev {}`",
+                        "{} has no MAC addresses to ask for: use `via link MAC dev {}`",
                         link.name, link.name
                     )
                 })),
@@ -213,7 +213,7 @@ impl<T: Tables> Switch<T> {
 
     fn no_such_dev(&self, dev: &str) -> String {
         match sub_interface::find(dev, self.resolver.links()) {
-            Ok(Some(_)) => format!("{dev} is not a port of this switch: `mplsxdp link add {dev}` makes it one"),
+            Ok(Some(_)) => format!("{dev} is not a port of this switch: add it with `mplsxdp link add {dev}`"),
             Ok(None) => format!("there is no interface {dev}; `ip link show` lists them"),
             Err(reason) => reason,
         }
@@ -229,7 +229,7 @@ impl<T: Tables> Switch<T> {
         let down_port = ports
             .filter_map(|port| links.get(port.ifindex()))
             .find(|link| !link.is_up());
-        let remedy = "give an interface an address in its network (`ip address add`), or say `dev IFACE`";
+        let remedy = "give an interface an address in its network (`ip address add`), or add `dev IFACE`";
         match down_port {
             Some(link) => format!("the kernel has no route to {address}, and {}; or {remedy}", down(link)),
             None => format!("the kernel has no route to {address}: {remedy}"),
@@ -261,16 +261,16 @@ impl<T: Tables> Switch<T> {
         }
         Some(match self.port_beneath(link.ifindex) {
             Some(port) => format!(
-                "{} is not a port of this switch, but its member {port} is: say `dev {port}`",
+                "{} is not a port of this switch, but its member {port} is: use `dev {port}`",
                 link.name
             ),
             None if self.has_namesake(link) => format!(
-                "the way there is by the kernel's interface {0}, and the port {0} is another one: give the interface another \
-                 name, or say `dev IFACE`",
+                "the kernel routes to it through its interface {0}, which is not the port {0}: rename the interface, or add \
+                 `dev IFACE`",
                 link.name
             ),
             None => format!(
-                "{} is not a port of this switch: `mplsxdp link add {}` makes it one",
+                "{} is not a port of this switch: add it with `mplsxdp link add {}`",
                 link.name, link.name
             ),
         })

@@ -81,7 +81,7 @@ impl<T: Tables> Switch<T> {
             _ => 0,
         };
         let memory = tables.memory().unwrap_or_else(|error| {
-            warn!(%error, "cannot tell the tables' memory");
+            warn!(%error, "cannot read the memory of the tables");
             Vec::new()
         });
         let ports = self.ports.iter().filter(|port| port.role() != Role::ParentOnly);

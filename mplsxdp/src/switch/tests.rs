@@ -413,7 +413,7 @@ fn routes_are_added_changed_looked_up_deleted_and_flushed() {
     };
     assert_eq!((changes.added, changes.replaced, changes.deleted), (2, 0, 0));
     let exists = refusal(rig.change(ChangeMode::Add, &[&via(102, 202, 1), &one], false));
-    assert!(exists.contains("100 has a route already"), "{exists}");
+    assert!(exists.contains("100 already has a route"), "{exists}");
     // Nothing of a change that was refused is there.
     assert_eq!(rig.destination(102), Err(()));
     let missing = refusal(rig.change(ChangeMode::Change, &[&via(102, 202, 1)], false));
@@ -442,7 +442,7 @@ fn routes_are_added_changed_looked_up_deleted_and_flushed() {
         routes: vec![line::deletion(text, Family::Any).unwrap()],
     };
     let differs = refusal(rig.request(delete("100 as 200 via inet 10.0.0.1 dev eth1")));
-    assert!(differs.contains("the route of 100 is another one"), "{differs}");
+    assert!(differs.contains("the route of 100 is different"), "{differs}");
     rig.request(delete("100 as 300 via inet 10.0.0.2 dev eth1")).unwrap();
     let none = refusal(rig.request(Request::DeleteRoutes {
         owner: Source::Static,
@@ -1004,7 +1004,7 @@ fn the_local_pair_is_made_and_removed() {
     let kept = refusal(rig.request(Request::DeleteLink {
         name: "mpls0-port".into(),
     }));
-    assert!(kept.contains("goes when the instance is unloaded"), "{kept}");
+    assert!(kept.contains("is removed when the instance is unloaded"), "{kept}");
     rig.handle(Input::ShutDown);
     assert!(rig.saw(|effect| matches!(effect, Effect::RemoveLocal(_))));
 }

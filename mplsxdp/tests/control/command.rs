@@ -181,7 +181,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route add 100 as 111 via inet 192.0.2.1",
             1,
-            "mplsxdp: 100 has a route already: `100 as to 110 via inet 192.0.2.1`; `replace` takes its place\n",
+            "mplsxdp: 100 already has a route: `100 as to 110 via inet 192.0.2.1`; `replace` replaces it\n",
         ),
         ("route del 101", 1, "mplsxdp: 101 has no route\n"),
         ("route change 101 via inet 192.0.2.1", 1, "mplsxdp: 101 has no route\n"),
@@ -189,7 +189,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route del 100 as 111 via inet 192.0.2.1",
             1,
-            "mplsxdp: the route of 100 is another one: `100 as to 110 via inet 192.0.2.1 dev eth1`\n",
+            "mplsxdp: the route of 100 is different: `100 as to 110 via inet 192.0.2.1 dev eth1`\n",
         ),
         (
             "route append 100 via inet 192.0.2.1",
@@ -221,7 +221,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route del 100 proto bgp",
             1,
-            "mplsxdp: the route of 100 is another one: `100 as to 110 via inet 192.0.2.1 dev eth1`\n",
+            "mplsxdp: the route of 100 is different: `100 as to 110 via inet 192.0.2.1 dev eth1`\n",
         ),
         (
             "-M route save",
@@ -232,7 +232,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "link del eth7",
             1,
-            "mplsxdp: eth7 is not a port: `mplsxdp link add eth7` makes it one\n",
+            "mplsxdp: eth7 is not a port: add it with `mplsxdp link add eth7`\n",
         ),
         (
             "link del mpls0-port",
@@ -263,7 +263,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route get",
             2,
-            "mplsxdp: `route get`: the line ends where a label, such as 100, or a prefix, such as 10.4.4.0/24 is expected\n",
+            "mplsxdp: `route get`: the line is incomplete: expected a label, such as 100, or a prefix, such as 10.4.4.0/24\n",
         ),
         ("-f mpls", 2, "mplsxdp: no command; `mplsxdp --help` lists them\n"),
         (
@@ -401,7 +401,7 @@ fn ways_that_lead_to_the_same_neighbour_now_are_shown_and_deleted_one_by_one() {
     let twice = "nexthop as 200 via inet 192.0.2.1";
     let (code, _, reason) = run(&fake, &format!("route del 102 {twice} {twice} dev eth1"));
     assert_eq!(code, 1);
-    assert!(reason.contains("the route of 102 is another one"), "{reason}");
+    assert!(reason.contains("the route of 102 is different"), "{reason}");
     done(
         &fake,
         "route del 102 nexthop as 201 via inet 192.0.2.2 dev eth1 nexthop as 200 via inet 192.0.2.1",
@@ -1231,7 +1231,7 @@ fn a_batch_stops_at_the_first_failure_unless_forced() {
                  fly\n";
     std::fs::write(fake.dir.path().join("batch"), batch).unwrap();
     let refused =
-        "mplsxdp: batch:3: 100 has a route already: `100 as to 110 via inet 192.0.2.1`; `replace` takes its place\n";
+        "mplsxdp: batch:3: 100 already has a route: `100 as to 110 via inet 192.0.2.1`; `replace` replaces it\n";
     assert_eq!(run(&fake, "-b batch"), (1, String::new(), refused.into()));
     assert_eq!(fake.routes(), ["100 as to 110 via inet 192.0.2.1"]);
     done(&fake, "route flush all");

@@ -238,7 +238,7 @@ impl Kept {
             }),
             Request::DeleteLink { name } | Request::SetLink { name, .. } if name != "eth1" && name != LOCAL_PORT => {
                 Err(Refusal::NoSuchLink {
-                    hint: format!(": `mplsxdp link add {name}` makes it one"),
+                    hint: format!(": add it with `mplsxdp link add {name}`"),
                     ifname: name,
                 })
             }

@@ -249,7 +249,9 @@ impl Reader<'_> {
                 });
                 self.in_case = true;
                 if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-                    return Err(format!("`{name}` is no name of a case: letters, digits and hyphens"));
+                    return Err(format!(
+                        "`{name}` is not a name for a case: letters, digits and hyphens"
+                    ));
                 }
                 Ok(())
             }
@@ -364,7 +366,7 @@ fn modes(word: &str) -> Result<Vec<TtlMode>, String> {
         "pipe" => Ok(TtlMode::Pipe),
         "linux" => Ok(TtlMode::Linux),
         _ => Err(format!(
-            "`{word}` is no TTL mode: uniform, pipe, linux, several with commas, or any"
+            "`{word}` is not a TTL mode: uniform, pipe, linux, several with commas, or any"
         )),
     };
     if word == "any" {
@@ -374,7 +376,7 @@ fn modes(word: &str) -> Result<Vec<TtlMode>, String> {
     for name in word.split(',') {
         let mode = one(name)?;
         if modes.contains(&mode) {
-            return Err(format!("`{word}`: {name} stands there twice"));
+            return Err(format!("`{word}`: {name} is given twice"));
         }
         modes.push(mode);
     }

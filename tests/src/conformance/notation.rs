@@ -615,7 +615,7 @@ fn once(seen: &mut BTreeSet<String>, word: &str) -> Result<(), String> {
     if seen.insert(word.to_owned()) {
         Ok(())
     } else {
-        Err(format!("`{word}` stands there twice"))
+        Err(format!("`{word}` is given twice"))
     }
 }
 

@@ -121,7 +121,7 @@ fn read_line(source: &mut Source, place: &Place, line: &str) -> Result<(), Strin
         return Err(format!("`{line}` is not `ID | SECTION | LEVEL | SENTENCE`"));
     };
     if !LEVELS.contains(&level) {
-        return Err(format!("`{level}` is no level: {}", LEVELS.join(", ")));
+        return Err(format!("`{level}` is not a level: {}", LEVELS.join(", ")));
     }
     source.rules.push(Rule {
         id: id.to_owned(),

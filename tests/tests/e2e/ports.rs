@@ -388,7 +388,7 @@ fn detached() -> Result<()> {
             ensure!(after.link_id != before.link_id && after.up, "{after:?}");
             ensure!(after.program_id == before.program_id, "{before:?} {after:?}");
             let what = "another process has detached the XDP program from this port; it is attached again";
-            let hint = format!("; `mplsxdp link del {name}` takes it off for good port=\"{name}\"");
+            let hint = format!("; `mplsxdp link del {name}` removes it for good port=\"{name}\"");
             expect_said(&router, &format!("{what}{}", if *name == local { "" } else { &hint }))?;
             bench.expect_swap("eth1", "eth2", 110)?;
             bench.expect_swap_back("eth2", "eth1", 210)?;

@@ -222,7 +222,7 @@ fn unreachable() -> Result<()> {
                  103 as 113 via inet 192.0.2.1\n\
                  104 as 114 via link 02:00:00:00:00:01 dev eth9\n";
     let reasons = [
-        "102 waits: via inet 10.0.3.2: eth3 is not a port of this switch: `mplsxdp link add eth3` makes it one",
+        "102 waits: via inet 10.0.3.2: eth3 is not a port of this switch: add it with `mplsxdp link add eth3`",
         "104 waits: via link 02:00:00:00:00:01 dev eth9: there is no interface eth9; `ip link show` lists them",
     ];
     let down = "via inet 10.0.2.2: 10.0.2.2 is in the network of eth2, but eth2 is down: `ip link set eth2 up`";
@@ -242,7 +242,7 @@ fn unreachable() -> Result<()> {
         (
             "103 as 113 via inet 192.0.2.1",
             "the kernel has no route to 192.0.2.1, and eth2 is down: `ip link set eth2 up`; or give an interface an address in \
-             its network (`ip address add`), or say `dev IFACE`",
+             its network (`ip address add`), or add `dev IFACE`",
         ),
     ] {
         let said = refusal(&router, &format!("route add {route}"))?;

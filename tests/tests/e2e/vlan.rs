@@ -731,24 +731,27 @@ fn refused() -> Result<()> {
         ("link add eth1.100", "eth1.100 is a port already"),
         (
             "link add eth1.0",
-            "eth1.0: 0 is no VLAN identifier: these are 1 to 4094",
+            "eth1.0: 0 is not a VLAN identifier: these are 1 to 4094",
         ),
         ("link add eth1.4095", "4095 is no VLAN identifier"),
         ("link add eth1.1.2.3", "eth1.1.2.3 has more than two VLAN tags"),
         ("link add eth9.100", "there is no interface eth9.100"),
         ("link del eth1.101", "`mplsxdp link add eth1.101`"),
         ("link del eth9.101", "there is no such interface"),
-        ("link del eth1.0", "0 is no VLAN identifier: these are 1 to 4094"),
+        ("link del eth1.0", "0 is not a VLAN identifier: these are 1 to 4094"),
         (
             "link set eth1.4095 mpls off",
-            "4095 is no VLAN identifier: these are 1 to 4094",
+            "4095 is not a VLAN identifier: these are 1 to 4094",
         ),
         ("link show eth1.101", "add it with `link add eth1.101`"),
-        ("link add eth1.4095", "4095 is no VLAN identifier: these are 1 to 4094"),
+        (
+            "link add eth1.4095",
+            "4095 is not a VLAN identifier: these are 1 to 4094",
+        ),
         ("link add eth1.100.10.5", "eth1.100.10.5 has more than two VLAN tags"),
         (
             "route add 100 as 110 via link 02:00:00:00:00:09 dev eth2.4095",
-            "4095 is no VLAN identifier: these are 1 to 4094",
+            "4095 is not a VLAN identifier: these are 1 to 4094",
         ),
         (
             "route add 100 as 110 via link 02:00:00:00:00:09 dev eth1.100.10.5",
@@ -766,7 +769,7 @@ fn refused() -> Result<()> {
         ),
         (
             "route add 100 as 110 via link 02:00:00:00:00:09 dev eth1.101",
-            "eth1.101 is not a port of this switch: `mplsxdp link add eth1.101` makes it one",
+            "eth1.101 is not a port of this switch: add it with `mplsxdp link add eth1.101`",
         ),
     ] {
         let error = refusal(command)?;
@@ -848,7 +851,7 @@ fn namesake() -> Result<()> {
     pair.netns.ip("address add 10.0.99.1/24 dev eth2.200")?;
     let refused = router.run("route add 102 as 112 via inet 10.0.99.2").err();
     let said = refused.context("the interface is no port")?.to_string();
-    ensure!(said.contains("the port eth2.200 is another one"), "{said}");
+    ensure!(said.contains("which is not the port eth2.200"), "{said}");
     pair.netns.ip("link del dev eth2.200")?;
     pair.expect_swap(&[], VLAN200)?;
     router.unload()

@@ -176,7 +176,7 @@ fn run(
     let directory = target().join("guest").join(kernel.name);
     fs::create_dir_all(&directory)?;
     let unpacked = debian::fetch(kernel, &directory).with_context(|| format!("cannot get kernel {}", kernel.name))?;
-    let version = Version::of(&unpacked.release).with_context(|| format!("{} is no version", unpacked.release))?;
+    let version = Version::of(&unpacked.release).with_context(|| format!("{} is not a version", unpacked.release))?;
     let mut skipped: Vec<(String, Lacking)> = Vec::new();
     for run in &mut runs {
         let wanted = |test: &Lacking| match selection {

@@ -353,7 +353,7 @@ impl Connection {
         }
         timeout(self.limits.write_time, self.stream.write_all(reply))
             .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not take its replies")))
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read its replies")))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::neighbour::LinkInfo;
 /// Drivers keep frames of at most this MTU in one buffer.
 pub const ONE_BUFFER_MTU: u32 = 1500;
 
-/// Before the program is attached. What is doubtful but may yet turn out well comes back as notes.
+/// Checks before the program is attached. Problems that may still resolve themselves are returned as notes.
 pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
     let name = || facts.name.clone();
     let missing = facts.capabilities.missing();
@@ -51,13 +51,13 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
     let mut notes = Vec::from_iter(is_down(link));
     if link.up && !link.running {
         notes.push(format!(
-            "{} has no carrier: nothing goes in or out until it has",
+            "{} has no carrier: it cannot send or receive until it has one",
             facts.name
         ));
     }
     notes.extend(facts.foreign_bridge_mac());
     notes.extend(facts.merged_beneath(mode));
-    // A kernel that tells no features, as all before 6.3, loses frames in several buffers where they are redirected.
+    // Before Linux 6.3 the kernel does not report features, and loses multi-buffer frames that are redirected.
     if facts.receives_multi_buffer(mode) && facts.features.is_none() && facts.exceeds_one_buffer() {
         return Err(facts.mtu_too_large());
     }
@@ -88,25 +88,25 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
     Ok(notes)
 }
 
-/// What there is to say about an interface that is down.
+/// The message about an interface that is down.
 pub fn is_down(link: &LinkInfo) -> Option<String> {
     let name = &link.name;
-    (!link.up).then(|| format!("{name} is down: nothing goes in or out until `ip link set dev {name} up`"))
+    (!link.up).then(|| format!("{name} is down: it cannot send or receive until `ip link set dev {name} up`"))
 }
 
-/// That frames have their VLAN tags when the program sees them.
+/// Checks that frames still have their VLAN tags when the program sees them.
 pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
     let kind = facts.link.as_ref().and_then(|link| link.kind.as_deref());
     if let Some(kind @ ("bridge" | "bond" | "team" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap")) = kind {
-        // They get their frames from another interface's receive path, which begins with that.
+        // They get their frames from another interface's receive path, which begins by removing tags.
         return Err(PreflightError::TagsHiddenBeneath {
             name: facts.name.clone(),
             kind: kind.to_owned(),
         });
     }
     if facts.is_veth() {
-        // A veth says that it takes tags out, and leaves frames as its peer sent them. What the kernel tags there has its tag
-        // beside it, if the peer says that it puts tags in.
+        // A veth says that it strips tags, but leaves frames as its peer sent them. The kernel keeps the tag of what it tags
+        // there beside the frame, if the peer says that it inserts tags.
         let note = facts.peer_puts_tags_beside().map(|(peer, command)| {
             format!(
                 "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `{command}`",
@@ -125,7 +125,7 @@ pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
     }
 }
 
-/// That an interface is the one to take, of those that the same frames go through.
+/// Checks that an interface is the right one among those that the same frames go through.
 fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), PreflightError> {
     let name = || facts.name.clone();
     if let Some(member) = &link.master
@@ -159,7 +159,7 @@ fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), Prefl
     }
 }
 
-/// After the program is attached, with facts gathered anew.
+/// Checks after the program is attached, with facts gathered anew.
 pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
     let mut notes = Vec::from_iter(facts.link.as_ref().and_then(is_down));
     notes.extend(facts.foreign_bridge_mac());
@@ -183,7 +183,7 @@ pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, Prefl
     Ok(notes)
 }
 
-/// What an attempt to attach says, from the facts gathered before it.
+/// The meaning of a failed attempt to attach, from the facts gathered before it.
 pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> PreflightError {
     let name = facts.name.clone();
     match (source.raw_os_error(), mode) {
@@ -193,7 +193,7 @@ pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> Prefligh
             name,
             peer: facts.peer_name(),
         },
-        // A host that has VIRTIO_NET_F_CTRL_GUEST_OFFLOADS is told by the driver itself.
+        // If the host has VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, the driver itself tells it.
         (Some(libc::EOPNOTSUPP), XdpMode::Native) if facts.driver.as_deref() == Some("virtio_net") => {
             PreflightError::VirtioOffloads { name }
         }
@@ -205,11 +205,11 @@ pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> Prefligh
     }
 }
 
-/// The kernel's own ENOTSUPP, which some drivers let out; it is no errno of libc's.
+/// The kernel's internal ENOTSUPP, which some drivers return; libc does not have it.
 const ENOTSUPP: i32 = 524;
 
 impl Facts {
-    /// The program that the interface has.
+    /// Another program on the interface.
     pub fn other_program(&self) -> Option<PreflightError> {
         Some(PreflightError::OtherProgram {
             name: self.name.clone(),
@@ -218,13 +218,13 @@ impl Facts {
         })
     }
 
-    /// The MTU of what can arrive, as far as it is known: on a veth, the peer's.
+    /// The MTU of arriving frames, if known: on a veth, the peer's.
     fn arriving_mtu(&self) -> Option<u32> {
         let sender = if self.is_veth() { &self.peer } else { &self.link };
         sender.as_ref().map(|link| link.mtu)
     }
 
-    /// Whether frames that arrive may not fit one buffer.
+    /// Whether arriving frames may not fit one buffer.
     fn exceeds_one_buffer(&self) -> bool {
         self.arriving_mtu().is_some_and(|mtu| mtu > self.mtu_limit())
     }
@@ -242,8 +242,8 @@ impl Facts {
         self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
     }
 
-    /// What to do about unfinished checksums if nothing else is said: whether those who send to the interface leave them to it.
-    /// In generic mode the kernel may have got frames from any such sender, but from a wire.
+    /// The default for unfinished checksums: depends on whether senders leave checksums to the interface. In generic mode the
+    /// kernel may have got frames from any sender that does, except on a NIC.
     pub fn default_checksum(&self, mode: XdpMode) -> Checksum {
         let unfinished = match (self.driver.as_deref(), mode) {
             (Some("virtio_net"), _) => self.guest_checksum,
@@ -254,8 +254,8 @@ impl Facts {
         if unfinished { Checksum::Finish } else { Checksum::Trust }
     }
 
-    /// What a program does about unfinished checksums. Frames that the kernel has made packets of already, as in generic mode and
-    /// often at a tap, are the slow path's.
+    /// What a program does about unfinished checksums. Frames that already are packets of the kernel, such as in generic mode
+    /// and often at a tap, go to the slow path.
     pub fn checksum(&self, wanted: Option<Checksum>, mode: XdpMode) -> abi::Checksum {
         match wanted.unwrap_or_else(|| self.default_checksum(mode)) {
             Checksum::Trust => abi::Checksum::Trust,
@@ -266,15 +266,15 @@ impl Facts {
         }
     }
 
-    /// Whether frames may arrive that are longer than the MTU says: what was merged beneath, in generic mode, and what comes
-    /// from the other side of a driver that does not compare.
+    /// Whether frames may arrive that are longer than the MTU: those merged beneath it in generic mode, and those that a driver
+    /// takes from its other side without a check.
     pub fn exceeds_mtu(&self, mode: XdpMode) -> bool {
         mode == XdpMode::Generic || matches!(self.driver.as_deref(), Some("tun" | "virtio_net"))
     }
 
-    /// Whether a frame that lies in several buffers leaves by the interface, once the program is attached: the kernel loses those
-    /// that cannot without a word. In generic mode, and wherever the program has run on an skb, what is redirected is an skb too,
-    /// which every driver takes. A kernel that tells no features redirects no such frames at all.
+    /// Whether the interface can send multi-buffer frames once the program is attached; if not, the kernel loses them silently.
+    /// In generic mode, and wherever the program has run on an skb, a redirected frame is an skb too, which every driver can
+    /// send. A kernel that does not report features redirects no such frames at all.
     pub fn sends_multi_buffer(&self, mode: XdpMode) -> bool {
         let driver_sends = self
             .features
@@ -282,13 +282,13 @@ impl Facts {
         mode == XdpMode::Generic || driver_sends
     }
 
-    /// Whether frames that lie in several buffers are handed to the program by the driver itself. A tap leaves those to generic XDP.
+    /// Whether the driver itself hands multi-buffer frames to the program. A tap leaves those to generic XDP.
     pub fn receives_multi_buffer(&self, mode: XdpMode) -> bool {
         mode == XdpMode::Native && self.driver.as_deref() != Some("tun")
     }
 
-    /// In generic mode the program runs once per interface, on what those beneath have made of the frames. (On the interface
-    /// itself the kernel leaves merging while it has the program.)
+    /// In generic mode the program runs once per interface, on frames as the interfaces beneath have merged them. (On the
+    /// interface itself the kernel stops merging while it has the program.)
     fn merged_beneath(&self, mode: XdpMode) -> Option<String> {
         if mode == XdpMode::Native {
             return None;
@@ -311,7 +311,7 @@ impl Facts {
         ))
     }
 
-    /// The peer of a veth that leaves the tags of its VLAN devices beside the frames, and what ends that.
+    /// A veth peer that keeps the tags of its VLAN devices beside the frames, and the command that ends that.
     fn peer_puts_tags_beside(&self) -> Option<(&Arc<str>, String)> {
         let tags = self.peer_sends.as_ref()?.vlan.transmit;
         let far_end = self.far_end.as_ref().filter(|_| tags.any())?;
@@ -324,7 +324,7 @@ impl Facts {
         Some((&far_end.name, command))
     }
 
-    /// On an interface whose frames are switched as if they had no tags.
+    /// The warning about an interface whose tagged frames are treated as untagged.
     pub fn hides_tags(&self) -> Option<String> {
         if self.is_veth() {
             let (peer, command) = self.peer_puts_tags_beside()?;
@@ -349,8 +349,8 @@ impl Facts {
         })
     }
 
-    /// In generic mode the program gets the packets of a veth's peer as that leaves them to be segmented; in native mode the kernel
-    /// has segmented them before.
+    /// In generic mode the program gets the packets of a veth's peer before they are segmented; in native mode the kernel has
+    /// segmented them.
     pub fn peer_sends_unsegmented(&self, mode: XdpMode) -> Option<String> {
         let far_end = self.far_end.as_ref()?;
         let unsegmented = mode == XdpMode::Generic && self.peer_sends.as_ref()?.unsegmented;
@@ -369,7 +369,8 @@ impl Facts {
         self.peer.as_ref().map(|peer| peer.name.clone())
     }
 
-    /// On a member of a bridge that has another MAC address: labels for that one are not this port's.
+    /// The warning about a member of a bridge that has another MAC address: labelled frames for the bridge's address are not
+    /// the port's.
     fn foreign_bridge_mac(&self) -> Option<String> {
         let bridge = self.master.as_ref()?;
         let own = self.link.as_ref()?.mac?;
@@ -401,8 +402,8 @@ impl Facts {
         }
     }
 
-    /// Whether frames can be redirected to the interface; `None` where the kernel does not tell. In generic mode the kernel's
-    /// ordinary transmit path sends them, which every driver has.
+    /// Whether frames can be redirected to the interface; `None` if the kernel does not say. In generic mode they leave by the
+    /// kernel's ordinary transmit path, which every driver has.
     pub fn takes_redirects(&self, mode: XdpMode) -> Option<bool> {
         match mode {
             XdpMode::Generic => Some(true),
@@ -410,14 +411,14 @@ impl Facts {
         }
     }
 
-    /// The end that must have GRO on so that frames can be redirected to this one.
+    /// The end that needs GRO so that frames can be redirected to this one.
     pub fn end_to_fix(&self, mode: XdpMode) -> Option<&FarEnd> {
         let loses = self.takes_redirects(mode) == Some(false);
         self.far_end.as_ref().filter(|_| self.is_veth() && loses)
     }
 
-    /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, as veth reckons it: one
-    /// page less headroom, `struct skb_shared_info` (320 bytes) and the Ethernet header. Other drivers' limits are near it.
+    /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, computed as veth does: one
+    /// page less the headroom, `struct skb_shared_info` (320 bytes) and the Ethernet header. Other drivers' limits are similar.
     fn mtu_limit(&self) -> u32 {
         const HEADROOM: u32 = 256;
         const SHARED_INFO: u32 = 320;
@@ -426,7 +427,7 @@ impl Facts {
     }
 }
 
-/// On an interface that does not send frames in several buffers, with an MTU that lets them come to it.
+/// The warning about an interface that does not send multi-buffer frames but has an MTU that lets them arrive for it.
 pub fn delays_multi_buffer(name: &str) -> String {
     format!(
         "{name}: its driver cannot send redirected multi-buffer frames (which frames over {ONE_BUFFER_MTU} bytes may be): \

@@ -1,4 +1,4 @@
-//! Why an interface cannot become a port: the cause, and the command that mends it.
+//! Why an interface cannot become a port: the cause, and the command that fixes it.
 
 use std::io;
 use std::sync::Arc;
@@ -93,7 +93,7 @@ pub enum PreflightError {
         name: Box<str>,
         mtu: Option<u32>,
         limit: u32,
-        /// The MTU that is too large is that of the other end of the veth; its name, if it is in this namespace.
+        /// If the MTU that is too large is that of a veth's other end: its name, if it is in this namespace.
         peer: Option<Option<Arc<str>>>,
     },
     #[error(
@@ -118,7 +118,7 @@ pub enum PreflightError {
     Unknown { what: &'static str, source: io::Error },
 }
 
-/// As ethtool switches it off, by its names for the two kinds of tags.
+/// The arguments with which ethtool switches tags off, by its names for the two kinds.
 pub(super) fn off(tags: &TagKinds, [customer, service]: [&str; 2]) -> String {
     let on = [(customer, tags.customer), (service, tags.service)];
     let off = on.iter().filter(|(_, on)| *on).map(|(name, _)| format!("{name} off"));

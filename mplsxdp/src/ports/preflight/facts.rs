@@ -1,4 +1,4 @@
-//! What the kernel says of an interface, and of this process: gathered from netlink, ethtool, sysfs and /proc.
+//! What the kernel reports about an interface and this process, gathered from netlink, ethtool, sysfs and /proc.
 
 use std::io;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use crate::kernel::ethtool::{self, VlanOffloads};
 use crate::kernel::netdev::{self, XdpFeatures};
 use crate::neighbour::LinkInfo;
 
-/// What the kernel says of an interface, and of this process.
+/// What the kernel reports about an interface and this process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
     /// The name that was asked for.
     pub name: Box<str>,
-    /// `None` where there is no such interface.
+    /// `None` if there is no such interface.
     pub link: Option<LinkInfo>,
     /// The name of the XDP program on it, if it has one.
     pub program_name: Option<String>,
-    /// The other end of a veth, or what a macvlan or VLAN stands on, where it is in this network namespace.
+    /// The other end of a veth, or the interface beneath a macvlan or VLAN, if it is in this network namespace.
     pub peer: Option<LinkInfo>,
-    /// The other end of a veth; where it is in another network namespace, only while it must be known.
+    /// The other end of a veth. If it is in another network namespace, only when it is needed.
     pub far_end: Option<FarEnd>,
     /// The bridge, bond or VRF that it is a member of.
     pub master: Option<LinkInfo>,
@@ -30,17 +30,17 @@ pub struct Facts {
     pub members: Vec<Arc<str>>,
     /// The names of those interfaces beneath it that merge the packets of a flow (GRO) before it gets them.
     pub merging: Vec<Arc<str>>,
-    /// The names of all interfaces, where there is none of the name asked for.
+    /// The names of all interfaces, if none has the name asked for.
     pub available: Vec<Arc<str>>,
-    /// `None` where the kernel does not tell (before Linux 6.3).
+    /// `None` if the kernel does not say (before Linux 6.3).
     pub features: Option<XdpFeatures>,
-    /// `None` where the kernel does not tell.
+    /// `None` if the kernel does not say.
     pub driver: Option<String>,
     /// A virtio NIC whose host may leave checksums unfinished.
     pub guest_checksum: bool,
-    /// What becomes of VLAN tags on the way in; `None` where the kernel does not tell.
+    /// What happens to VLAN tags on receive; `None` if the kernel does not say.
     pub vlan: Option<VlanOffloads>,
-    /// How the other end of a veth sends, once [`Facts::look_at_peer`] has seen it.
+    /// How the other end of a veth sends, after [`Facts::look_at_peer`].
     pub peer_sends: Option<Sending>,
     pub capabilities: Capabilities,
     pub page_size_bytes: u32,
@@ -56,7 +56,7 @@ impl Capabilities {
     /// For the bpffs and network namespaces; on kernels that know CAP_BPF it includes that.
     const CAP_SYS_ADMIN: Self = Self(1 << 21);
 
-    /// The names of those that are needed and not there.
+    /// The names of the needed capabilities that are missing.
     pub fn missing(self) -> Vec<&'static str> {
         let needed = [
             (Self::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
@@ -169,7 +169,7 @@ fn guest_checksum(link: &LinkInfo) -> bool {
     let Some(parent) = link.parent.as_ref().filter(|parent| &*parent.bus == "virtio") else {
         return false;
     };
-    // One digit for each feature, the first one first. If the file cannot be read, to look is what does no harm.
+    // One digit for each feature, the first one first. If the file cannot be read, assume yes: looking for them does no harm.
     let features = std::fs::read_to_string(format!("/sys/bus/virtio/devices/{}/features", parent.device));
     features.map_or(true, |features| features.as_bytes().get(GUEST_CSUM) == Some(&b'1'))
 }
@@ -192,7 +192,7 @@ fn page_size_bytes() -> u32 {
     size.and_then(|size| size.try_into().ok()).unwrap_or(4096)
 }
 
-/// That this process may do what a switch does.
+/// Checks that this process has the capabilities that a switch needs.
 pub fn check_capabilities() -> Result<(), PreflightError> {
     let missing = capabilities()?.missing();
     if missing.is_empty() {

@@ -31,8 +31,7 @@ pub struct Sending {
 }
 
 impl FarEnd {
-    /// An interface that is in another network namespace. `None` if nothing names that namespace that this process can see, or
-    /// if this process must not enter it.
+    /// Finds an interface in another network namespace. `None` if this process cannot see or enter that namespace.
     pub async fn find(peer: Peer, netlink: &Netlink) -> Option<Self> {
         let id = peer.netns?;
         for path in tokio::task::spawn_blocking(netns::all).await.ok()? {
@@ -54,22 +53,22 @@ impl FarEnd {
         None
     }
 
-    /// What makes a veth take the frames that are redirected to it, for a shell.
+    /// The shell command after which a veth takes the frames that are redirected to it.
     pub fn command(&self) -> String {
         let (before, name) = (self.shell_prefix(), &self.name);
         format!("{before}ethtool -K {name} gro off; {before}ethtool -K {name} gro on")
     }
 
-    /// What a command begins with that is to run in its network namespace.
+    /// The beginning of a shell command that runs in its network namespace.
     pub fn shell_prefix(&self) -> String {
         self.netns.as_deref().map_or_else(String::new, netns::shell_prefix)
     }
 
-    /// How it sends.
+    /// Looks at how it sends.
     pub async fn sending(&self) -> io::Result<Sending> {
         let name = self.name.clone();
         let look = move || {
-            // The file is not there until the kernel has VLAN devices.
+            // The file does not exist until the kernel has VLAN devices.
             let config = std::fs::read_to_string("/proc/thread-self/net/vlan/config").unwrap_or_default();
             Ok(Sending {
                 vlan: ethtool::vlan_offloads(&name)?,
@@ -83,7 +82,7 @@ impl FarEnd {
         }
     }
 
-    /// The same as [`FarEnd::command`]. A veth looks only at changes, so that GRO that is on is switched off first.
+    /// Does the same as [`FarEnd::command`]. A veth reacts only to changes, so GRO is switched off first.
     pub async fn switch_gro_on(&self) -> io::Result<()> {
         let name = self.name.clone();
         let switch = move || {
@@ -97,7 +96,8 @@ impl FarEnd {
     }
 }
 
-/// The VLAN devices on `parent`, of those in the kernel's `/proc/net/vlan/config`: lines `NAME | VID | PARENT` behind two that say so.
+/// The VLAN devices on `parent` in the kernel's `/proc/net/vlan/config`, whose lines are `NAME | VID | PARENT` after two header
+/// lines.
 fn vlan_devices(config: &str, parent: &str) -> Vec<String> {
     let devices = config.lines().filter_map(|line| {
         let mut columns = line.split('|').map(str::trim);

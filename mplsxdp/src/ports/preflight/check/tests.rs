@@ -184,11 +184,11 @@ fn interfaces_that_cannot_carry_labels_are_refused() {
     let down = with_link(|link| (link.up, link.running) = (false, false));
     assert_eq!(
         check(&down, XdpMode::Native).unwrap(),
-        ["eth1 is down: nothing goes in or out until `ip link set dev eth1 up`"]
+        ["eth1 is down: it cannot send or receive until `ip link set dev eth1 up`"]
     );
     assert_eq!(
         check(&with_link(|link| link.running = false), XdpMode::Native).unwrap(),
-        ["eth1 has no carrier: nothing goes in or out until it has"]
+        ["eth1 has no carrier: it cannot send or receive until it has one"]
     );
 }
 

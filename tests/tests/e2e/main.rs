@@ -18,6 +18,7 @@ mod local;
 mod log;
 mod multipath;
 mod neighbours;
+mod owners;
 mod ports;
 mod preflight;
 mod routes;
@@ -44,6 +45,7 @@ fn main() -> Result<()> {
     arguments.test_threads.get_or_insert(THREADS);
     let tests = [
         routes::tests(),
+        owners::tests(),
         routing::tests(),
         switching::tests(),
         untouched::tests(),

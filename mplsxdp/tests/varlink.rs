@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use mplsxdp::control::api::*;
-use mplsxdp::route::{RouteKey, Source};
+use mplsxdp::route::RouteKey;
 use mplsxdp_common::wire::Label;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,10 +22,6 @@ fn check(idl: &IDL, vtype: &VTypeExt, value: &Value) -> Result<(), String> {
         VTypeExt::Array(inner) => match value.as_array() {
             Some(values) => values.iter().try_for_each(|value| check(idl, inner, value)),
             None => wrong("an array"),
-        },
-        VTypeExt::Dict(inner) => match value.as_object() {
-            Some(values) => values.values().try_for_each(|value| check(idl, inner, value)),
-            None => wrong("a dictionary"),
         },
         VTypeExt::Plain(VType::Bool) if value.is_boolean() => Ok(()),
         VTypeExt::Plain(VType::Int) if value.is_i64() || value.is_u64() => Ok(()),
@@ -291,7 +287,6 @@ fn status() -> Status {
         netns: Some("r1".into()),
         config_file: Some("/etc/mplsxdp/pe1.toml".into()),
         ports: Some(vec!["eth1".into()]),
-        preferences: Some([(Source::Fpm, 10)].into()),
     }
 }
 
@@ -369,8 +364,12 @@ fn types() {
         "ViaFamily",
         &[ViaFamily::Inet, ViaFamily::Inet6, ViaFamily::Link],
     );
-    use RouteAction::{Local, PenultimatePop, Pop, Push, Swap};
-    agree_on_enum(&mut seen, "RouteAction", &[Swap, Pop, PenultimatePop, Local, Push]);
+    use RouteAction::{Local, LocalPass, Pass, PenultimatePop, Pop, Push, Swap};
+    agree_on_enum(
+        &mut seen,
+        "RouteAction",
+        &[Swap, Pop, PenultimatePop, Local, LocalPass, Push, Pass],
+    );
     use Resolution::{
         BadMac, Failed, Incomplete, LinkDown, Local as OwnAddress, NoArp, NoRoute, NoSuchDev, NotAPort, Resolved,
         Static,
@@ -554,9 +553,10 @@ fn errors() {
             .strip_prefix("io.mplsxdp.")
             .unwrap()
             .to_owned();
-        // A key has one of its two fields.
+        // No key has all of its fields.
         if let Some(key) = value["parameters"].get_mut("key") {
             key["prefix"] = json!("10.0.0.0/8");
+            key["table"] = json!(1000);
         }
         check_struct(&idl, &idl.errors[name.as_str()].parm, &value["parameters"])
             .unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -1,5 +1,5 @@
-//! The config file of `load`: TOML. Each key is the name of an option without its dashes; `routes` has static routes, each a
-//! line for `route add`:
+//! The config file of `load`: TOML. Each key is the name of an option without its dashes; `routes` has static routes, one line
+//! each, as `route add` takes them:
 //!
 //! ```toml
 //! iface = ["eth1", "eth2"]
@@ -30,7 +30,7 @@ use crate::route::line::{self, Family};
 /// The key that is not an option: its values are routes.
 const ROUTES: &str = "routes";
 
-/// Reads a file. [`Given::check`] reports values that are wrong.
+/// Reads a file. Values that are wrong are left for [`Given::check`] to report.
 pub fn read(path: &Path) -> Result<Given, ConfigError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError(vec![format!("{name}: {error}")]))?;
@@ -42,7 +42,7 @@ pub fn read(path: &Path) -> Result<Given, ConfigError> {
     Ok(given)
 }
 
-/// Reads the text of a file with this name.
+/// Reads the text of a file of this name.
 pub fn parse(name: &str, text: &str) -> Result<Given, ConfigError> {
     let mut reader = Reader {
         name: name.into(),
@@ -71,14 +71,14 @@ struct Reader<'a> {
     text: &'a str,
     line_starts: Vec<usize>,
     given: Given,
-    /// By their position in the text.
+    /// By their place in the text.
     errors: Vec<(usize, String)>,
 }
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Reader<'_> {
-    /// Tries each value, and each element of an array, separately, so that all wrong ones are found.
+    /// Tries each value, and each element of an array, by itself, so that all that are wrong are found.
     fn read<'v>(&mut self, table: Spanned<DeTable<'v>>) {
         let names = Options::names();
         let whole = table.span();
@@ -125,7 +125,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether an option accepts a value; if not, the error is noted.
+    /// Whether a value is one of this option; else the error is noted.
     fn is_right<'v>(&mut self, key: &Spanned<Cow<'v, str>>, value: Value<'v>) -> bool {
         let span = value.span();
         let alone = std::iter::once((key.clone(), value)).collect();
@@ -157,7 +157,7 @@ impl Reader<'_> {
                     self.given.routes.push(PlacedRoute { route, place });
                 }
                 Err(error) => {
-                    // Without escapes, the text in the file is the line, so the position within it is known.
+                    // Without escapes, the text in the file is the line, and the place within it is known.
                     let literal = self.text.get(span.clone()).and_then(|found| found.find(text));
                     let start = span.start + literal.map_or(0, |quote| quote + error.at.start);
                     self.refuse(start..span.end, &format!("`{ROUTES}`: {error}: `{text}`"));
@@ -176,7 +176,7 @@ impl Reader<'_> {
         self.errors.into_iter().map(|(_, error)| error).collect()
     }
 
-    /// File, line and column, in the format of compilers.
+    /// File, line and column, as compilers print them.
     fn place(&self, offset: usize) -> Place {
         let line = self.line_starts.partition_point(|&start| start <= offset);
         let start = self.line_starts.get(line - 1).copied().unwrap_or_default();
@@ -189,7 +189,7 @@ impl Reader<'_> {
     }
 }
 
-/// serde's message with TOML's words for types.
+/// serde's message with the words that TOML has for its types.
 fn in_words_of_toml(message: &str) -> String {
     message
         .replace("a sequence", "an array")
@@ -211,7 +211,6 @@ mod tests {
     use super::*;
     use crate::config::{self, Number, PortConfig, TtlPropagation, UnknownPolicy};
     use crate::dataplane::XdpMode;
-    use crate::route::Source;
     use crate::slowpath::IcmpVia;
 
     fn errors(text: &str) -> Vec<String> {
@@ -249,7 +248,7 @@ mod tests {
         // An interface that is not loaded may be added later: the route waits for it, as after `restore`.
         let elsewhere = text.replace("10.0.2.2 dev eth2", "10.0.2.2 dev eth3");
         assert!(parse("f.toml", &elsewhere).and_then(Given::check).is_ok());
-        // A name that is not valid for an interface is a mistake.
+        // A name that no interface can have is a mistake.
         let impossible = text.replace("10.0.2.2 dev eth2", "10.0.2.2 dev eth/3");
         let found = errors(&impossible);
         assert!(
@@ -291,7 +290,6 @@ mod tests {
             hold = 0
             punt-rate = 3
             log-exceptions = true
-            prefer = ["kernel=5", "fpm=30"]
             verbose = 1
             routes = [
                 "100 as 110 via inet 192.168.40.102 dev eth1",
@@ -305,7 +303,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:36:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:35:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -341,7 +339,6 @@ mod tests {
                 hold: Number::new(0).unwrap(),
                 punt_rate: Number::new(3).unwrap(),
                 log_exceptions: true,
-                prefer: ["kernel=5", "fpm=30"].map(|text| text.parse().unwrap()).into(),
                 verbose: 1,
                 routes_file: None,
             }
@@ -360,7 +357,7 @@ mod tests {
         assert_eq!(config.routes, lines.map(|line| line::route(line, Family::Any).unwrap()));
 
         let line = load(
-            "--iface eth4 --iface eth1 --labels 8192 --tc-propagate=false --local --unknown pass --icmp-source 192.0.2.2 --hold 5 --prefer kernel=40",
+            "--iface eth4 --iface eth1 --labels 8192 --tc-propagate=false --local --unknown pass --icmp-source 192.0.2.2 --hold 5",
         );
         let both = file.with_command_line(&line).unwrap().check().unwrap();
         assert_eq!(
@@ -370,9 +367,6 @@ mod tests {
         assert_eq!((both.instance.as_str(), both.local.as_deref()), ("pe1", Some("mpls0")));
         assert_eq!((both.unknown, both.icmp_via), (UnknownPolicy::Pass, IcmpVia::Ip));
         assert_eq!((both.hold.get(), both.punt_rate.get(), both.verbose), (5, 3, 1));
-        // The command line wins for its owners.
-        let preferences = [(Source::Static, 1), (Source::Fpm, 30), (Source::Kernel, 40)];
-        assert!(both.preferences().iter().eq(preferences));
         // Each family by itself.
         assert_eq!(both.icmp_source_v4, Some(Ipv4Addr::new(192, 0, 2, 2)));
         assert_eq!(both.icmp_source_v6, Some("2001:db8::1".parse().unwrap()));
@@ -504,7 +498,7 @@ instance = "../up"
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
                 "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-off, netns, no-readopt, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
+                 log-exceptions, mode, mpls-off, netns, no-readopt, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",
@@ -596,14 +590,6 @@ routes = [
             (
                 "local = \"mpls%d\"",
                 "f.toml:2:9: `mpls%d` is not the name of a new interface: it has a `%`",
-            ),
-            (
-                "prefer = [\"kernel=5\", \"fpm=1\", \"kernel=6\"]",
-                "f.toml:2:32: `prefer` gives kernel=5 and kernel=6; each owner has one preference",
-            ),
-            (
-                "prefer = [\"bgp=5\"]",
-                "f.toml:2:11: `prefer`: `bgp` is not an owner of routes: `static`, `fpm` or `kernel`",
             ),
             (
                 "icmp-source = [\"192.0.2.1\", \"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]",

@@ -1,5 +1,5 @@
-//! What `load` loads: the options of the command line and the config file, and the checks that they must pass together before
-//! anything starts.
+//! What `load` loads: the options of the command line and of the config file, and the checks that they have to pass together
+//! before anything starts.
 
 pub mod file;
 mod options;
@@ -19,26 +19,25 @@ use serde_json::Value;
 
 use crate::control::Instance;
 use crate::control::api::Checksum;
-use crate::rib::Preferences;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
-pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Preference, Rate, TtlPropagation, UnknownPolicy};
+pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Rate, TtlPropagation, UnknownPolicy};
 pub use sync::{Span, SyncSource, SyncTable};
 
-/// The burst that a limit of so many per second allows: 50 ms of it, and at least 50.
+/// How many may come at once if there is a limit of so many per second: what comes in 50 ms, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
     let burst = per_second / 20;
     if burst < 50 { 50 } else { burst }
 }
 
-/// What to load, checked. Options can be read as its fields.
+/// What to load, checked. An option is read as a field of it.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Config {
     options: Options,
-    /// The config file.
+    /// The file that it comes from.
     pub file: Option<PathBuf>,
     pub ports: Vec<PortConfig>,
-    /// The source of ICMP errors, if it is not an address of the interface on which the packet arrived.
+    /// The source of ICMP errors, if it is not an address of the interface that the packet arrived on.
     pub icmp_source_v4: Option<Ipv4Addr>,
     pub icmp_source_v6: Option<Ipv6Addr>,
     pub routes: Vec<Route>,
@@ -55,17 +54,17 @@ impl Deref for Config {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortConfig {
     pub name: String,
-    /// For sending only.
+    /// Only to be transmitted to.
     pub tx_only: bool,
     /// Accepts labelled frames.
     pub mpls: bool,
-    /// How unfinished checksums are treated; `None`: the default for the kind of interface.
+    /// How unfinished checksums are treated; `None`: as the kind of interface needs it.
     pub checksum: Option<Checksum>,
 }
 
 impl Config {
-    /// Applies those options of `new`, apart from ports, that a reload changes in a running instance. Returns the names of the
-    /// other options that differ.
+    /// Takes over those options of `new` that a reload applies to a running instance, ports aside. Returns the names of the
+    /// others that differ.
     pub fn reload(&mut self, new: Self) -> Vec<String> {
         let mut others = self.options.needing_restart(&new.options);
         let checksum_of = |name: &str| {
@@ -91,7 +90,7 @@ impl Config {
         others
     }
 
-    /// From options that were not checked.
+    /// Of what was not checked.
     #[cfg(test)]
     pub(crate) fn unchecked(options: Options, ports: Vec<PortConfig>, routes: Vec<Route>) -> Self {
         Self {
@@ -102,8 +101,8 @@ impl Config {
         }
     }
 
-    /// The options, without defaults, with which an instance with these ports would be loaded. `waits`: a port waits for its
-    /// interface.
+    /// The options by which an instance with these ports would be loaded, as far as they are not defaults. `waits`: a port
+    /// waits for its interface.
     pub fn running(&self, ports: Vec<PortConfig>, local: Option<String>, waits: bool) -> BTreeMap<String, Value> {
         let names = |chosen: fn(&PortConfig) -> bool| {
             let chosen = ports.iter().filter(|port| chosen(port));
@@ -129,20 +128,7 @@ impl Config {
         options.differing()
     }
 
-    /// Which owner's routes are preferred to which.
-    pub fn preferences(&self) -> Preferences {
-        let given = self.options.prefer.iter();
-        Preferences::default().with(given.map(|preference| (preference.source, u32::from(preference.number.get()))))
-    }
-
-    /// The same without the interface for this machine's own packets.
-    pub fn without_local(mut self) -> Self {
-        self.options.local = None;
-        self.options.kernel_route.clear();
-        self
-    }
-
-    /// A copy without the routes, which may be many.
+    /// The same without routes, which may be many.
     pub fn without_routes(&self) -> Self {
         Self {
             options: self.options.clone(),
@@ -154,7 +140,7 @@ impl Config {
     }
 }
 
-/// A position in a file.
+/// Where something stands in a file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Place {
     pub file: Arc<str>,
@@ -171,29 +157,29 @@ impl fmt::Display for Place {
     }
 }
 
-/// A static route, and its position.
+/// A static route, and where it stands.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlacedRoute {
     pub route: Route,
     pub place: Place,
 }
 
-/// Options from a command line and a file, not yet checked against each other.
+/// Options as a command line and a file give them, not yet checked against each other.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Given {
     pub options: Options,
     pub file: Option<PathBuf>,
     pub routes: Vec<PlacedRoute>,
-    /// Where each option was given, for a list once for each element: `--labels`, or a position in a file.
+    /// Where each option was given, a list once for each element: `--labels`, or a place in a file.
     places: BTreeMap<String, Vec<String>>,
-    /// Options whose values are not valid.
+    /// Options whose values could not be read.
     unread: BTreeSet<String>,
-    /// The errors found so far.
+    /// What is wrong so far.
     errors: Vec<String>,
 }
 
 impl Given {
-    /// Puts the command line of `load` over a file. Lists have the values of both.
+    /// Puts the command line of `load` over a file. Lists have what both give.
     pub fn with_command_line(mut self, matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut line = Options::default();
         line.update_from_arg_matches(matches)?;
@@ -221,15 +207,7 @@ impl Given {
         let (kept, places) = kept.filter(|(address, _)| !is_replaced(address)).unzip();
         self.places.insert("icmp-source".into(), places);
 
-        // Each owner by itself.
-        let is_replaced = |preference: &Preference| line.prefer.iter().any(|other| other.source == preference.source);
-        let preferences = self.places.remove("prefer").unwrap_or_default();
-        let preferences = file.prefer.iter().zip(preferences);
-        let (preferred, places) = preferences.filter(|(preference, _)| !is_replaced(preference)).unzip();
-        self.places.insert("prefer".into(), places);
-
         let options = &mut self.options;
-        options.prefer = [line.prefer, preferred].concat();
         options.iface = [line.iface, file.iface].concat();
         options.tx_only = [line.tx_only, file.tx_only].concat();
         options.mpls_off = [line.mpls_off, file.mpls_off].concat();
@@ -237,13 +215,14 @@ impl Given {
         options.icmp_source = [line.icmp_source, kept].concat();
         options.sync = [line.sync, file.sync].concat();
         options.sync_table = [line.sync_table, file.sync_table].concat();
-        // The last one wins.
+        // The last one counts.
         options.checksum = [file.checksum, line.checksum].concat();
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
-                "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "prefer" | "sync"
-                | "sync-table" => [of_line, of_file].concat(),
+                "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "sync" | "sync-table" => {
+                    [of_line, of_file].concat()
+                }
                 "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
             };
@@ -252,16 +231,15 @@ impl Given {
         Ok(self)
     }
 
-    /// Adds an error, for [`Given::check`] to report with the rest.
+    /// Adds something that is wrong, for [`Given::check`] to report with the rest.
     pub fn refuse(&mut self, error: String) {
         self.errors.push(error);
     }
 
-    /// Checks that everything fits together. The error names all problems.
+    /// Checks that it all goes together. The error names all that is wrong.
     pub fn check(mut self) -> Result<Config, ConfigError> {
         let ports = self.ports();
         let (icmp_source_v4, icmp_source_v6) = self.icmp_sources();
-        self.check_preferences();
         self.check_kernel_routes();
         self.check_sync();
         self.check_routes();
@@ -281,7 +259,7 @@ impl Given {
         })
     }
 
-    /// `index`: the element of a list.
+    /// `index`: which element of a list.
     fn refuse_option(&mut self, option: &str, index: usize, reason: &str) {
         let places = self.places.get(option);
         let error = match places.and_then(|places| places.get(index).or(places.last())) {
@@ -344,7 +322,8 @@ impl Given {
         ports
     }
 
-    /// Each kind of source once. The kernel has the same routes, so frames are treated as it treats them by default.
+    /// Each kind of source once. The kernel has the same routes, so frames are treated as it treats them, unless others say
+    /// otherwise.
     fn check_sync(&mut self) {
         for (index, source) in self.options.sync.clone().into_iter().enumerate() {
             let mut before = self.options.sync.iter().take(index);
@@ -384,7 +363,7 @@ impl Given {
         }
     }
 
-    /// The mode of one interface overrides the mode of all.
+    /// A mode of one interface overrides one of all.
     fn set_checksums(&mut self, ports: &mut [PortConfig]) {
         let (mut all, mut each) = (None, BTreeMap::new());
         for (index, ChecksumMode { iface, mode }) in self.options.checksum.clone().into_iter().enumerate() {
@@ -409,7 +388,7 @@ impl Given {
         }
     }
 
-    /// At most one address of each family, each of which can be the source of a packet.
+    /// One address of each family, each of which a packet can come from.
     fn icmp_sources(&mut self) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
         let (mut v4, mut v6) = (None, None);
         for (index, address) in self.options.icmp_source.clone().into_iter().enumerate() {
@@ -426,16 +405,6 @@ impl Given {
             }
         }
         (v4, v6)
-    }
-
-    fn check_preferences(&mut self) {
-        let mut seen = BTreeMap::new();
-        for (index, preference) in self.options.prefer.clone().into_iter().enumerate() {
-            if let Some(first) = seen.insert(preference.source, preference) {
-                let reason = format!("`prefer` gives {first} and {preference}; each owner has one preference");
-                self.refuse_option("prefer", index, &reason);
-            }
-        }
     }
 
     fn check_kernel_routes(&mut self) {
@@ -472,7 +441,7 @@ impl Given {
     }
 }
 
-/// Whether an ICMP error from `address` can pass through routers (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
+/// Whether an ICMP error can come from `address` and go through routers (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
 fn check_source(address: IpAddr) -> Result<(), String> {
     let unicast = match address {
         IpAddr::V4(v4) => !(v4.octets()[0] == 0 || v4.is_loopback() || v4.octets()[0] >= 224),
@@ -490,7 +459,7 @@ fn check_source(address: IpAddr) -> Result<(), String> {
     }
 }
 
-/// All errors, one line each.
+/// All that is wrong, one line each.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError(pub Vec<String>);
 

@@ -1,5 +1,5 @@
-//! The options of `load`. Each is defined here once: name, type, bounds, help and default. clap reads them from a command line,
-//! serde from and into a config file.
+//! The options of `load`. Each stands here once: its name, type, bounds, help and default. clap reads them from a command line,
+//! serde from a config file and into one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,6 @@ use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::Checksum;
 use crate::dataplane::XdpMode;
 use crate::kernel::LocalRoute;
-use crate::route::{Source, UnknownSource};
 use crate::slowpath::IcmpVia;
 
 /// The name of `local` if none is given.
@@ -53,16 +52,16 @@ pub struct Options {
     /// A kernel route into the interface of --local, which lasts as long as the instance (repeatable).
     #[arg(long, value_name = "PREFIX [src ADDRESS]")]
     pub kernel_route: Vec<LocalRoute>,
-    /// The instance; several can run on one machine, each under its own name.
+    /// Which instance: several run on one machine, each by its name.
     #[arg(skip)]
     pub instance: String,
     /// The network namespace to enter, by name or path.
     #[arg(skip)]
     pub netns: Option<String>,
-    /// Wait for interfaces that do not exist yet, and make each a port when it appears.
+    /// Wait for interfaces that do not exist yet, and take each when it comes.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub wait: bool,
-    /// Do not make an interface a port again if it was deleted and then recreated under its name.
+    /// Do not take an interface again that was deleted and is made anew under its name.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_readopt: bool,
     /// Switch GRO on at the other ends of veths that need it to take redirected frames, in any network namespace.
@@ -97,7 +96,7 @@ pub struct Options {
     /// A routing table whose IP routes impose labels: a number, a VRF, or `main` (repeatable) [default: main].
     #[arg(long, value_name = "TABLE")]
     pub sync_table: Vec<SyncTable>,
-    /// How long after it has connected a routing daemon may be silent before the routes that it did not send again are deleted.
+    /// How long a routing daemon that has connected is silent before the routes go that it did not send again.
     #[arg(long, value_name = "TIME")]
     pub sync_quiet: Span,
     /// How the TTL crosses a push or a pop [with --sync: linux].
@@ -109,7 +108,7 @@ pub struct Options {
     /// The last pop writes the traffic class into the IP precedence.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tc_propagate: bool,
-    /// What happens to a label that has no route [with --sync: pass].
+    /// What becomes of a label that has no route [with --sync: pass].
     #[arg(long, value_name = "POLICY")]
     pub unknown: UnknownPolicy,
     /// Which way ICMP errors about labelled packets go.
@@ -134,10 +133,6 @@ pub struct Options {
     /// Log each frame that is not forwarded, and why (slow).
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_exceptions: bool,
-    /// How much an owner's routes are preferred to those of others for the same label or prefix: the lowest number wins, 1 to
-    /// 255 (repeatable) [default: static=1, fpm=10, kernel=20].
-    #[arg(long, value_name = "OWNER=N")]
-    pub prefer: Vec<Preference>,
     /// More logging (-v debug, -vv trace).
     #[arg(short, long, action = clap::ArgAction::Count)]
     #[serde(deserialize_with = "verbosity")]
@@ -181,7 +176,6 @@ impl Default for Options {
             hold: Number(64),
             punt_rate: Number(20_000),
             log_exceptions: false,
-            prefer: Vec::new(),
             verbose: 0,
             routes_file: None,
         }
@@ -202,7 +196,7 @@ const RELOADED: [&str; 9] = [
 ];
 
 impl Options {
-    /// The values of the options by name, without those that have none.
+    /// Their values by their names, without those that have none.
     pub fn values(&self) -> BTreeMap<String, Value> {
         let Ok(Value::Object(values)) = serde_json::to_value(self) else {
             return BTreeMap::new();
@@ -210,7 +204,7 @@ impl Options {
         values.into_iter().filter(|(_, value)| !value.is_null()).collect()
     }
 
-    /// The values that are not defaults.
+    /// Those values that are not defaults.
     pub fn differing(&self) -> BTreeMap<String, Value> {
         let defaults = Self::default().values();
         let values = self.values().into_iter();
@@ -219,7 +213,7 @@ impl Options {
             .collect()
     }
 
-    /// The names of all options.
+    /// The names of all of them.
     pub fn names() -> Vec<String> {
         match serde_json::to_value(Self::default()) {
             Ok(Value::Object(values)) => values.into_iter().map(|(name, _)| name).collect(),
@@ -227,7 +221,7 @@ impl Options {
         }
     }
 
-    /// The names of options that differ from those of `new` and that only a new load would apply.
+    /// The names of options that differ from those of `new`, and that only a new load would apply.
     pub fn needing_restart(&self, new: &Self) -> Vec<String> {
         let (old, new) = (self.values(), new.values());
         Self::names()
@@ -299,7 +293,7 @@ impl<'de, T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Deserialize<'d
     }
 }
 
-/// The names of a [`TtlMode`] on the command line and in the file.
+/// How command line and file call a [`TtlMode`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TtlPropagation {
@@ -321,7 +315,7 @@ impl From<TtlPropagation> for TtlMode {
     }
 }
 
-/// What happens to a frame whose label has no route. It is counted in any case.
+/// What becomes of a frame whose label has no route. It is counted whatever becomes of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownPolicy {
@@ -330,7 +324,7 @@ pub enum UnknownPolicy {
     Punt,
     /// Dropped at once.
     Drop,
-    /// Left to the kernel unchanged.
+    /// The kernel's, untouched.
     Pass,
 }
 
@@ -348,7 +342,7 @@ impl From<UnknownPolicy> for abi::UnknownPolicy {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ChecksumMode {
-    /// `None`: for all interfaces that have no mode of their own.
+    /// `None`: of all interfaces that have no mode of their own.
     pub iface: Option<String>,
     pub mode: Checksum,
 }
@@ -389,50 +383,7 @@ impl From<ChecksumMode> for String {
     }
 }
 
-/// `kernel=5`: how much routes of an owner are preferred to those of others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Preference {
-    pub source: Source,
-    pub number: Number<u8, 1, 255>,
-}
-
-impl FromStr for Preference {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let Some((source, number)) = text.split_once('=') else {
-            return Err(format!("`{text}` is not OWNER=N, such as kernel=5"));
-        };
-        let source = source.parse().map_err(|error: UnknownSource| error.to_string())?;
-        let number = number
-            .parse()
-            .map_err(|error| format!("the preference of `{source}`: {error}"))?;
-        Ok(Self { source, number })
-    }
-}
-
-impl fmt::Display for Preference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.source, self.number)
-    }
-}
-
-impl TryFrom<String> for Preference {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Preference> for String {
-    fn from(preference: Preference) -> Self {
-        preference.to_string()
-    }
-}
-
-/// A name, or whether to use the default name.
+/// A name, or whether there is to be one by the usual name.
 fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -491,31 +442,6 @@ mod tests {
         for name in RELOADED {
             assert!(Options::names().iter().any(|known| known == name), "{name}");
         }
-    }
-
-    #[test]
-    fn a_preference_names_an_owner_and_a_number() {
-        for text in ["static=1", "fpm=255", "kernel=5"] {
-            assert_eq!(text.parse::<Preference>().unwrap().to_string(), text);
-        }
-        for (text, reason) in [
-            ("kernel", "`kernel` is not OWNER=N, such as kernel=5"),
-            ("bgp=5", "`bgp` is not an owner of routes: `static`, `fpm` or `kernel`"),
-            ("fpm=0", "the preference of `fpm`: it must be a number, 1 to 255"),
-            ("fpm=256", "the preference of `fpm`: it must be a number, 1 to 255"),
-            ("fpm=", "the preference of `fpm`: it must be a number, 1 to 255"),
-        ] {
-            assert_eq!(text.parse::<Preference>().unwrap_err(), reason);
-        }
-        let new = Options {
-            prefer: vec!["kernel=1".parse().unwrap()],
-            ..Options::default()
-        };
-        assert_eq!(Options::default().needing_restart(&new), ["prefer"]);
-        assert_eq!(
-            serde_json::to_string(&new.differing()).unwrap(),
-            r#"{"prefer":["kernel=1"]}"#
-        );
     }
 
     #[test]

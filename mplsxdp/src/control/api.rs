@@ -1,5 +1,5 @@
-//! The types of the control socket, as `io.mplsxdp.varlink` describes them: the JSON on the wire, and the [`Request`]s and
-//! [`Reply`]s that the socket's server exchanges with the switch.
+//! The types of the control socket, as `io.mplsxdp.varlink` describes them: what goes over the wire as JSON, and the
+//! [`Request`]s and [`Reply`]s that the socket's server exchanges with the controller.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,22 +22,22 @@ pub const INTERFACE: &str = "io.mplsxdp";
 /// The interface's definition.
 pub const DEFINITION: &str = include_str!("io.mplsxdp.varlink");
 
-/// `type InstalledRoute`: a route, and its state.
+/// `type InstalledRoute`: a route, and what became of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct InstalledRoute {
     pub route: Route,
-    /// `static`, `config` (also static, from the config file), or the name of another source.
+    /// `static`, `config` (static, too, and from the config file), or another source's name.
     pub owner: String,
-    /// It is not installed because another owner's route is preferred.
+    /// It is not installed, as another owner's route is preferred.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub standby: bool,
-    /// The next hop's state; `None` for `dev lo` and for several next hops.
+    /// The next hop's state, `None` for `dev lo` and where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHopState>,
     /// The state of each of the route's `nexthops`, in their order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<PathState>>,
-    /// `None` if the route has no counter slot.
+    /// `None` where the route has no counter slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<Counter>,
 }
@@ -46,7 +46,7 @@ pub struct InstalledRoute {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PathState {
     pub next_hop: NextHopState,
-    /// The buckets whose flows take this path now; only if the call was for one route.
+    /// The buckets whose flows take this path now; only where one route was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buckets: Option<Vec<BucketRange>>,
 }
@@ -59,7 +59,7 @@ pub struct BucketRange {
 }
 
 impl BucketRange {
-    /// The buckets of `path`, in order.
+    /// The buckets that are `path`'s, in order.
     pub fn of(spread: &Spread, path: u8) -> Vec<Self> {
         let mut ranges: Vec<Self> = Vec::new();
         for (bucket, _) in (0..=u8::MAX).zip(spread).filter(|&(_, &owner)| owner == path) {
@@ -74,7 +74,7 @@ impl BucketRange {
         ranges
     }
 
-    /// The number of buckets.
+    /// How many it has.
     pub fn count(self) -> usize {
         usize::from(self.last - self.first) + 1
     }
@@ -91,25 +91,25 @@ pub struct Counter {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NextHopState {
     pub via: ViaAddress,
-    /// The interface, given or found; `None` if the kernel has no route to the address.
+    /// The interface, given or found; `None` where the kernel has no route to the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
     /// `None` while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
     pub state: Resolution,
-    /// Its port does not send redirected frames: what is forwarded to it is lost.
+    /// Its port takes no redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
-    /// How many users it has: routes, once for each of their paths, and next hops that it is the backup of.
+    /// How many routes use it, those of several paths once for each, and next hops that it is the backup of.
     pub routes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupState>,
-    /// `None` if the call did not ask for it, or if the kernel has no entry.
+    /// `None` if it was not asked for, and if the kernel has no entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelNeighbor>,
 }
 
-/// `type KernelNeighbor`: the entry of the kernel's neighbour table. Times are in seconds before now.
+/// `type KernelNeighbor`: the entry of the kernel's neighbour table. Times are in seconds, from then to now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KernelNeighbor {
     /// As `ip neigh` names it, such as `REACHABLE`.
@@ -121,7 +121,7 @@ pub struct KernelNeighbor {
     pub probes: u32,
 }
 
-/// `type BackupState`: the backup of a next hop, used while that is not resolved.
+/// `type BackupState`: what takes the place of a next hop that is not resolved.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BackupState {
     pub via: ViaAddress,
@@ -130,7 +130,7 @@ pub struct BackupState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
     pub state: Resolution,
-    /// Its port does not send redirected frames: what is forwarded to it is lost.
+    /// Its port takes no redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
 }
 
@@ -138,15 +138,15 @@ pub struct BackupState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
-    /// The MAC address is known: frames are sent.
+    /// The MAC is known: frames go out.
     Resolved,
     /// `via link`: nothing to resolve.
     Static,
-    /// The neighbour has not answered yet.
+    /// Asked, no answer yet.
     Incomplete,
-    /// The neighbour did not answer within the kernel's time; it is asked again.
+    /// Asked, no answer within the kernel's time; asked again.
     Failed,
-    /// The kernel has a MAC address for it that cannot be one neighbour's: broadcast, multicast or zero.
+    /// The kernel has a MAC address for it that is not one neighbour's: broadcast, multicast or zero.
     BadMac,
     /// The kernel has no route to the address.
     NoRoute,
@@ -157,9 +157,9 @@ pub enum Resolution {
     NotAPort,
     /// The interface has no MAC addresses to resolve (IFF_NOARP).
     NoArp,
-    /// There is no interface with the given name.
+    /// There is no interface of the name given.
     NoSuchDev,
-    /// The address belongs to this machine.
+    /// The address is this box's own.
     Local,
 }
 
@@ -195,12 +195,12 @@ pub struct VlanTag {
 pub enum Checksum {
     /// Finishes them.
     Finish,
-    /// Trusts that there are none.
+    /// Does not look for them.
     Trust,
 }
 
 impl Checksum {
-    /// Its name on the command line and the socket.
+    /// As people and the socket write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Finish => "finish",
@@ -234,40 +234,39 @@ pub struct Link {
     pub up: bool,
     /// `native` or `generic`.
     pub mode: String,
-    /// The attachment: the id of its `bpf_link`.
+    /// How the program is attached: `bpf_link` with its id.
     pub link_id: u32,
     pub program_id: u32,
-    /// How often the program was put back after another process had removed or replaced it.
+    /// How often the program was put back after another process had taken it off, or replaced it.
     pub put_back: u64,
-    /// Whether labelled frames are accepted.
+    /// Labelled frames are accepted.
     pub mpls: bool,
     pub tx_only: bool,
-    /// The far end of the veth pair for this machine's own packets.
+    /// The far end of the veth pair that this box's own packets are sent into.
     pub local: bool,
-    /// It only holds the program for its sub-interfaces.
+    /// It has the program for its sub-interfaces only.
     pub parent_only: bool,
-    /// For a sub-interface: the interface that has the program.
+    /// Of a sub-interface: the interface that has the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// For a sub-interface: the tags of its frames, outermost first.
+    /// Of a sub-interface: the tags of its frames, outermost first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vec<VlanTag>>,
-    /// For a veth: the name of its other end, if known.
+    /// Of a veth: the name of its other end, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// A file for the network namespace of `peer`; `None` if it is the instance's own.
+    /// A file that stands for the network namespace of `peer`; `None` if it is the instance's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_netns: Option<String>,
-    /// Whether frames can be redirected to it; `None` if the kernel does not say.
+    /// Whether frames can be redirected to it; `None` where the kernel does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
-    /// Why it does not work: it waits for its interface, or its program cannot be put back. Labelled frames that arrive are
-    /// lost.
+    /// What keeps it from working: it waits for its interface, or its program cannot be put back. Labelled frames that arrive are lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// What it does about unfinished checksums of arriving frames.
+    /// What is done about unfinished checksums of frames that arrive.
     pub checksum: Checksum,
-    /// `None` if the call did not ask for them.
+    /// `None` if it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<LinkCounters>,
 }
@@ -278,7 +277,7 @@ pub struct LinkCounters {
     /// `None` if the kernel has no such interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelCounters>,
-    /// The counters of this port by reason, for reasons that were seen.
+    /// What was counted at this port by its reason, of reasons that were seen.
     pub reasons: Vec<ReasonCounter>,
 }
 
@@ -308,7 +307,7 @@ pub struct Status {
     pub instance: String,
     pub pid: u32,
     pub uptime_seconds: u64,
-    /// The inode of its network namespace in nsfs; 0 if unknown.
+    /// Of its network namespace, in nsfs; 0 if it is not known.
     pub netns_inode: u64,
     /// `native` or `generic`.
     pub mode: String,
@@ -319,18 +318,18 @@ pub struct Status {
     pub unknown: String,
     /// `auto`, `lsp` or `ip`.
     pub icmp_via: String,
-    /// The interface for this machine's own packets.
+    /// The interface for this box's own packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<String>,
     pub links: u64,
-    /// Labels from 16 up to, but not including, this number can have routes.
+    /// Labels 16 to this less one can have routes.
     pub labels: u32,
     pub label_routes: u64,
     pub prefix_routes: u64,
     pub next_hops: u64,
     pub unresolved_next_hops: u64,
     pub tables: Vec<Table>,
-    /// Routes that are not counted because all counter slots are taken.
+    /// Routes that forward uncounted, because every counter slot is taken.
     pub uncounted_routes: u64,
     /// Lines that could not be written.
     pub log_lines_lost: u64,
@@ -345,12 +344,9 @@ pub struct Status {
     /// The config file that it was loaded from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_file: Option<String>,
-    /// The names of the ports, including those that wait for their interfaces.
+    /// The names of the ports, those that wait for their interfaces included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<String>>,
-    /// How much the routes of each owner are preferred to those of others: the lowest number wins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preferences: Option<BTreeMap<Source, u32>>,
 }
 
 /// `type Table`: how full a table is.
@@ -359,7 +355,7 @@ pub struct Table {
     pub name: String,
     pub used: u64,
     pub capacity: u64,
-    /// How much kernel memory the map uses.
+    /// What the map takes of the kernel's memory.
     pub memory_bytes: u64,
 }
 
@@ -371,13 +367,13 @@ pub struct ReasonCounter {
     pub description: String,
     pub packets: u64,
     pub bytes: u64,
-    /// How many of them did not reach the slow path because there were too many at once.
+    /// Of these, how many the slow path did not get because there were too many at once.
     pub policed: u64,
-    /// How many of them did not reach it because it does not listen on their receive queue.
+    /// Of these, how many it did not get because it does not listen on the queue that they came in on.
     pub unheard: u64,
 }
 
-/// `type Outcome`: what happened to frames that the slow path got.
+/// `type Outcome`: what became of frames that the slow path got.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     pub name: String,
@@ -392,7 +388,7 @@ pub struct UnknownLabel {
     pub label: u32,
     /// Since it was first seen.
     pub packets: u64,
-    /// Recently.
+    /// Of late.
     pub rate_pps: f64,
     /// Since it was last seen.
     pub idle_seconds: f64,
@@ -401,11 +397,11 @@ pub struct UnknownLabel {
 /// `type Stats`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
-    /// Only those that are not zero, unless the call asked for all.
+    /// Only those that are not zero, unless all were asked for.
     pub reasons: Vec<ReasonCounter>,
     /// Likewise.
     pub slow_path: Vec<Outcome>,
-    /// What routes with a counter slot have forwarded since the start, including deleted routes.
+    /// What routes with a counter slot have forwarded since the start, those that are gone included.
     pub forwarded: Counter,
     pub uncounted_routes: u64,
 }
@@ -854,6 +850,7 @@ pub enum Request {
 /// Which route is looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lookup {
+    /// Of a prefix, the one that counts at ports of the table; [`RoutingTable::MAIN`] if there is none.
     Key(RouteKey),
     /// By the longest match, at ports of this table.
     Address(IpAddr, RoutingTable),

@@ -17,9 +17,9 @@ pub use instance::{DEFAULT_INSTANCE, Instance, InvalidInstance, RUN_DIR, RUN_DIR
 
 /// Users of this group may use the sockets.
 pub const GROUP: &str = "mplsxdp";
-/// The maximum length of a message in either direction.
+/// One message, from either side, is at most as long.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
-/// A request on its way to the switch.
+/// One request on its way to the controller.
 #[derive(Debug)]
 pub struct Call {
     pub request: Request,

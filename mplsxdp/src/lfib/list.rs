@@ -92,7 +92,12 @@ impl<T: Tables> Lfib<T> {
     /// The route that packets to `address` take at a port of this table: that of the longest prefix.
     pub fn longest_match(&self, address: IpAddr, table: RoutingTable) -> Option<RouteKey> {
         let mut prefixes = std::iter::successors(Some(IpNet::from(address)), IpNet::supernet);
-        prefixes.find_map(|prefix| self.pass.find_in(table, prefix).map(RouteKey::Prefix))
+        prefixes.find_map(|prefix| self.exact_match(prefix, table))
+    }
+
+    /// The route that counts for exactly this prefix at a port of this table.
+    pub fn exact_match(&self, prefix: IpNet, table: RoutingTable) -> Option<RouteKey> {
+        self.pass.find_in(table, prefix).map(RouteKey::Prefix)
     }
 
     /// The FECs whose prefixes are within this one and that have routes, in order.

@@ -1006,6 +1006,69 @@ fn packets_take_the_route_of_the_longest_prefix() {
 }
 
 #[test]
+fn packets_take_the_route_of_their_table_before_the_one_without() {
+    let mut lfib = lfib();
+    let routes = [
+        push("10.0.0.0/8", &[400], 1),
+        push_in(Some(10), "10.0.0.0/8", &[401], 1),
+        push_in(Some(10), "10.4.0.0/16", &[402], 1),
+        push_in(Some(254), "10.5.0.0/16", &[403], 1),
+    ];
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    for (table, address, expected) in [
+        (254, "10.4.0.1", fec(None, "10.0.0.0/8")),
+        (254, "10.5.0.1", fec(Some(254), "10.5.0.0/16")),
+        (10, "10.4.0.1", fec(Some(10), "10.4.0.0/16")),
+        (10, "10.5.0.1", fec(Some(10), "10.0.0.0/8")),
+        (20, "10.4.0.1", fec(None, "10.0.0.0/8")),
+    ] {
+        let found = lfib.longest_match(address.parse().unwrap(), RoutingTable(table));
+        assert_eq!(found, Some(RouteKey::Prefix(expected)), "{table} {address}");
+    }
+    let exact = |table| lfib.exact_match(net("10.4.0.0/16"), RoutingTable(table));
+    assert_eq!((exact(10), exact(254)), (Some(routes[2].key()), None));
+}
+
+/// What no port uses takes no room; what hides another route takes none beside it.
+#[test]
+fn routes_of_a_table_take_room_only_where_it_is_used() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity { prefixes: 3, ..small() }));
+    let unused: Vec<Route> = (0..10)
+        .map(|index| push_in(Some(10), &format!("10.{index}.0.0/16"), &[100], 1))
+        .collect();
+    lfib.change(Mode::Add, Owner::STATIC, &unused).unwrap();
+    assert!(lfib.tables().ftn.is_empty());
+    let both = [
+        push("172.16.0.0/12", &[101], 1),
+        push_in(Some(254), "172.16.0.0/12", &[102], 1),
+        push_in(Some(20), "172.16.0.0/12", &[103], 1),
+    ];
+    lfib.change(Mode::Add, Owner::STATIC, &both).unwrap();
+    assert_eq!((lfib.tables().ftn.len(), imposed(&lfib, "172.16.0.1")), (1, Some(102)));
+    lfib.use_vrf(10, BTreeMap::new);
+    let error = lfib.domain_step().unwrap_err().to_string();
+    assert!(
+        error.starts_with("the IPv4 prefix routes take 12 entries in all, and there are 3"),
+        "{error}"
+    );
+    lfib.leave_vrfs(&BTreeSet::new());
+    lfib.use_vrf(20, BTreeMap::new);
+    lfib.retry_filling();
+    fill(&mut lfib);
+    assert_eq!(imposed_in(&lfib, lfib.domain(Some(20)), "172.16.0.1"), Some(103));
+    // One more for the table main, and none for the other.
+    let more = ["10.0.0.0/8", "11.0.0.0/8"].map(|prefix| push_in(Some(254), prefix, &[104], 1));
+    let error = lfib.change(Mode::Add, Owner::STATIC, &more).unwrap_err();
+    assert_eq!((error.index(), lfib.tables().ftn.len()), (Some(1), 2));
+    lfib.change(Mode::Add, Owner::STATIC, &more[..1]).unwrap();
+    assert_eq!(imposed(&lfib, "10.1.0.1"), Some(104));
+    // What is hidden is used again.
+    lfib.delete(&[both[1].key(), both[2].key()]).unwrap();
+    assert_eq!(imposed(&lfib, "172.16.0.1"), Some(101));
+    assert_eq!(imposed_in(&lfib, lfib.domain(Some(20)), "172.16.0.1"), Some(101));
+}
+
+#[test]
 fn deleting_what_is_not_there_is_refused_whole() {
     let mut lfib = lfib();
     lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1)]).unwrap();

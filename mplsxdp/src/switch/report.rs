@@ -123,7 +123,6 @@ impl<T: Tables> Switch<T> {
             netns: self.config.netns.clone().or_else(|| self.identity.netns_name.clone()),
             config_file: self.config.file.as_ref().map(|file| file.display().to_string()),
             ports: Some(ports.chain(waiting).collect()),
-            preferences: Some(self.rib.preferences().iter().collect()),
         }
     }
 
@@ -176,6 +175,10 @@ impl<T: Tables> Switch<T> {
         lookup: api::Lookup,
     ) -> Result<(api::InstalledRoute, Option<CountedAt>), api::Refusal> {
         let (key, found) = match lookup {
+            api::Lookup::Key(key @ RouteKey::Prefix(Fec { prefix, table })) => {
+                let table = table.unwrap_or(RoutingTable::MAIN);
+                (key, self.lfib.exact_match(prefix, table))
+            }
             api::Lookup::Key(key) => (key, Some(key)),
             api::Lookup::Address(address, table) => {
                 let host = Fec::new(address.into(), Some(table).filter(|&table| table != RoutingTable::MAIN));

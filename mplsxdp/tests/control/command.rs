@@ -144,6 +144,72 @@ fn pass_routes_are_added_shown_with_their_reason_and_deleted() {
     assert_eq!(fake.routes(), ["10.4.4.0/24 pass"]);
 }
 
+/// The instance says which table a VRF has: the command may run in another network namespace.
+#[test]
+fn routes_of_a_table_are_chosen_by_it_or_by_its_vrf() {
+    let fake = Fake::start();
+    done(&fake, "route add 10.4.4.0/24 encap mpls 100 via inet 192.168.30.102");
+    done(
+        &fake,
+        "route add 10.4.4.0/24 vrf red encap mpls 101 via inet 192.168.30.102",
+    );
+    done(
+        &fake,
+        "route add 10.4.4.0/24 encap mpls 102 via inet 192.168.30.102 dev eth1 table main scope global",
+    );
+    let lines = [
+        "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102 dev eth1 proto static\n",
+        "10.4.4.0/24 encap mpls 102 via inet 192.168.30.102 dev eth1 table main proto static\n",
+        "10.4.4.0/24 encap mpls 101 via inet 192.168.30.102 dev eth1 table 1000 proto static\n",
+    ];
+    for (line, shown) in [
+        ("route show", lines.concat()),
+        ("route show table all", lines.concat()),
+        ("route show 10.4.4.0/24", lines.concat()),
+        ("route show table main", lines[1].to_owned()),
+        ("route show vrf red", lines[2].to_owned()),
+        ("-4 route show root 10/8 table 0x3e8", lines[2].to_owned()),
+        ("route show 100 table main", String::new()),
+    ] {
+        let shown_once = done(&fake, line).replace(" packets 5 bytes 500", "");
+        assert_eq!(shown_once, shown, "{line}");
+    }
+    assert!(done(&fake, "-br route show vrf red").ends_with(" resolved table 1000\n"));
+    let json = json_of(&fake, "-j route show");
+    assert_eq!(json[0].get("table"), None);
+    assert_eq!((&json[1]["table"], &json[2]["table"]), (&json!("main"), &json!("1000")));
+    assert!(done(&fake, "route get 10.4.4.9 vrf red").starts_with("10.4.4.0/24 encap mpls 101 "));
+    assert!(done(&fake, "route get 10.4.4.9").starts_with("10.4.4.0/24 encap mpls 102 "));
+    assert!(done(&fake, "route get 10.4.4.9 table 7").starts_with("10.4.4.0/24 encap mpls 100 "));
+    let saved = done(&fake, "route save");
+    assert!(
+        saved.contains(" table main\n") && saved.contains(" table 1000\n"),
+        "{saved}"
+    );
+    let (code, _, err) = run_with(&fake, "route restore", &saved);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(done(&fake, "route save"), saved);
+
+    for line in [
+        "route add 10.5.0.0/16 vrf blue encap mpls 101 via inet 192.168.30.102",
+        "route flush vrf blue",
+    ] {
+        let (code, _, err) = run(&fake, line);
+        assert_eq!((code, err.contains("there is no VRF `blue`")), (1, true), "{err}");
+    }
+    let (code, _, err) = run(&fake, "route add 100 as 110 via inet 192.168.30.102 vrf red");
+    assert_eq!((code, err.contains("`table` is for a prefix")), (2, true), "{err}");
+    done(&fake, "route del 10.4.4.0/24 vrf red");
+    let (code, _, err) = run(&fake, "route del 10.4.4.0/24 table 1000");
+    assert_eq!(
+        (code, err.contains("10.4.4.0/24 table 1000 has no route")),
+        (1, true),
+        "{err}"
+    );
+    done(&fake, "route flush table main");
+    assert_eq!(fake.routes(), ["10.4.4.0/24 encap mpls 100 via inet 192.168.30.102"]);
+}
+
 /// Nobody can come between what a command looks at and what it does.
 #[test]
 fn change_delete_and_get_are_one_call_each() {
@@ -210,7 +276,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
             "route flush",
             2,
             "mplsxdp: `route flush` needs arguments, as with `ip`: `route flush all` deletes all routes; the selectors are \
-             `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `proto PROTO`, `via ADDRESS` and `dev IFACE`\n",
+             `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `table TABLE`, `vrf VRF`, `proto PROTO`, `via ADDRESS` and `dev IFACE`\n",
         ),
         ("r f", 2, "mplsxdp: `route flush` needs arguments, as with `ip`: "),
         (
@@ -647,7 +713,6 @@ fn tables() {
          links 2 label routes 2 prefix routes 0\n    \
          next hops 1 unresolved 0\n    \
          ports eth1 mpls0-port\n    \
-         prefer static=1 kernel=5 fpm=10\n    \
          netns r1 config /etc/mplsxdp/default.toml\n\
          TABLE  USED  CAPACITY    MEMORY\n\
          ILM       2   1048576  8192 KiB\n"
@@ -965,7 +1030,7 @@ fn an_instance_of_another_version_is_named_as_such() {
 fn fields_that_an_older_instance_does_not_have_are_left_out() {
     let fake = Fake::start();
     let mut status = json_of(&fake, "-j status");
-    for field in ["since", "netns", "config_file", "ports", "preferences"] {
+    for field in ["since", "netns", "config_file", "ports"] {
         assert!(status.as_object_mut().unwrap().remove(field).is_some(), "{field}");
     }
     let status: mplsxdp::control::api::Status = serde_json::from_value(status).unwrap();

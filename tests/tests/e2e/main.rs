@@ -18,7 +18,6 @@ mod local;
 mod log;
 mod multipath;
 mod neighbours;
-mod owners;
 mod ports;
 mod preflight;
 mod routes;
@@ -45,7 +44,6 @@ fn main() -> Result<()> {
     arguments.test_threads.get_or_insert(THREADS);
     let tests = [
         routes::tests(),
-        owners::tests(),
         routing::tests(),
         switching::tests(),
         untouched::tests(),

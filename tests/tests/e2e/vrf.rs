@@ -11,7 +11,7 @@ use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
 use mplsxdp_tests::icmp::{IcmpError, TIME_EXCEEDED_V4, TIME_EXCEEDED_V6};
 use mplsxdp_tests::needs::Need;
-use mplsxdp_tests::{Netns, Router, wait};
+use mplsxdp_tests::{Netns, Router, Tap, wait};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, setsockopt, socket, sockopt};
 
 use crate::bench::{Bench, LEFT, NATIVE};
@@ -32,6 +32,7 @@ pub fn tests() -> Vec<Trial> {
             VRF,
             own_traffic,
         ),
+        test_with("vrf::routes_of_a_table_count_at_its_ports_only", VRF, own_routes),
         test_with("vrf::a_port_moves_in_and_out", VRF, moves),
         test_with("vrf::a_member_of_a_bridge_in_a_vrf", VRF, bridge),
         test_with("vrf::icmp_errors_leave_by_the_vrf", VRF, icmp_errors),
@@ -462,6 +463,113 @@ fn overlapping() -> Result<()> {
     netns.ip("link set eth2 master blue")?;
     netns.ip("route replace 10.4.5.128/25 via 10.0.1.2 dev eth2 onlink vrf blue")?;
     expect_all()?;
+    bench.router.unload()
+}
+
+/// The label under which a packet to `destination` leaves to the right when it arrives on the left, and on the right.
+fn labels_of(bench: &Bench, destination: &str) -> Result<[Option<u32>; 2]> {
+    let (ethertype, sent) = packet(destination, 64)?;
+    let forwarded = packet(destination, 63)?.1;
+    let marker = bench.out_labelled(&[Entry::new(998, 63)], &[]);
+    let label_of = |tap: &Tap, port| -> Result<Option<u32>> {
+        tap.send(&ethernet(port, tap.mac(), ethertype, &sent))?;
+        tap.send(&labelled(port, tap.mac(), &[Entry::new(999, 64)], &[]))?;
+        let mut found = None;
+        bench.right.receive("the marker", |frame| {
+            let mut all = 200..=204;
+            let label = all.find(|&out| frame == bench.out_labelled(&[Entry::new(out, 63)], &forwarded));
+            found = label.or(found);
+            frame == marker
+        })?;
+        Ok(found)
+    };
+    Ok([
+        label_of(&bench.left, bench.port1)?,
+        label_of(&bench.right, bench.port2)?,
+    ])
+}
+
+fn own_routes() -> Result<()> {
+    let bench = bench()?;
+    let netns = bench.router.netns();
+    add_vrf(netns, "blue", 11)?;
+    netns.ip("link set eth2 master blue")?;
+    let (four, six) = ("10.4.7.1", "2001:db8:4::7");
+    let expect_all = |expected: [u32; 2]| -> Result<()> {
+        let expected = expected.map(Some);
+        for destination in [four, six] {
+            wait::until(&format!("{destination} to get {expected:?}"), PATIENCE, || {
+                Ok((labels_of(&bench, destination)? == expected).then_some(()))
+            })?;
+        }
+        // What no table has a route of its own for.
+        let others = labels_of(&bench, "10.9.1.1")?;
+        ensure!(others == [Some(200); 2], "10.9.1.1 gets {others:?}");
+        Ok(())
+    };
+    let prefixes = ["10.4.0.0/16", "2001:db8:4::/48"];
+    let add = |what: &str| -> Result<()> {
+        prefixes
+            .iter()
+            .try_for_each(|prefix| bench.route(&format!("{prefix} {what}")))
+    };
+    let delete = |what: &str| -> Result<()> {
+        prefixes
+            .iter()
+            .try_for_each(|prefix| bench.router.run(&format!("route del {prefix} {what}")).map(drop))
+    };
+    expect_all([200, 200])?;
+    add("encap mpls 201 vrf red")?;
+    expect_all([201, 200])?;
+    add("encap mpls 202 table 11")?;
+    expect_all([201, 202])?;
+    // A route without a table counts where the table has none of its own.
+    add("encap mpls 203")?;
+    expect_all([201, 202])?;
+    add("encap mpls 204 table main")?;
+    expect_all([201, 202])?;
+    netns.ip("link set eth2 nomaster")?;
+    expect_all([201, 204])?;
+    delete("table main")?;
+    expect_all([201, 203])?;
+    netns.ip("link set eth2 master red")?;
+    expect_all([201, 201])?;
+    netns.ip("link set eth2 master blue")?;
+    expect_all([201, 202])?;
+    // What the kernel claims in one VRF is still its own there.
+    netns.ip("route add 10.4.7.0/24 via 10.0.1.2 vrf red")?;
+    wait::until("10.4.7.1 to be the kernel's on the left", PATIENCE, || {
+        Ok((labels_of(&bench, four)? == [None, Some(202)]).then_some(()))
+    })?;
+    netns.ip("route del 10.4.7.0/24 vrf red")?;
+    expect_all([201, 202])?;
+
+    let found = bench.router.run("route get 10.4.7.1 vrf red")?;
+    ensure!(
+        found.contains("encap mpls 201") && found.contains("table 10"),
+        "{found}"
+    );
+    let found = bench.router.run("route get 10.4.7.1")?;
+    ensure!(found.contains("encap mpls 203") && !found.contains("table"), "{found}");
+    let shown = bench.router.run("route show vrf blue")?;
+    ensure!(
+        shown.lines().count() == 2 && shown.lines().all(|line| line.contains(" table 11 ")),
+        "{shown}"
+    );
+    let shown = bench.router.run("route show 10.4.0.0/16")?;
+    ensure!(shown.lines().count() == 3, "{shown}");
+    let refused = bench
+        .router
+        .run("route add 10.6.0.0/16 vrf green encap mpls 201 via inet 10.0.1.2");
+    let refused = format!("{:#}", refused.err().context("it was not refused")?);
+    ensure!(
+        refused.contains("there is no VRF `green`; there are: blue, red"),
+        "{refused}"
+    );
+    delete("vrf red")?;
+    expect_all([203, 202])?;
+    bench.router.run("route flush vrf blue")?;
+    expect_all([203, 203])?;
     bench.router.unload()
 }
 

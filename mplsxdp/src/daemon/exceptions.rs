@@ -1,4 +1,4 @@
-//! Takes exceptions from the ports' sockets to the slow path, and what that wants sent to where it is to go.
+//! Passes exceptions from the ports' sockets to the slow path, and carries out its actions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -27,14 +27,14 @@ use crate::slowpath::unknown::UnknownLabel;
 use crate::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
 use crate::slowpath::{Action, Options, Received, SlowPath, World};
 
-/// Frames of one port that are looked at before other work has its turn.
+/// Frames of one port that are handled before other work gets its turn.
 const BUDGET: usize = 256;
-/// No driver's first buffer is smaller: a shorter frame that claims more than it has is not trimmed, but lies.
+/// No driver's first buffer is smaller: a shorter frame that claims more than it has was not trimmed, but is malformed.
 const LEAST_TRIMMED: usize = 1024;
-/// How long the kernel has to make room where it did not take all frames to send.
+/// How long to wait for room if the kernel did not take all frames to send.
 const UNSENT_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What the slow path may know of the box.
+/// What the slow path may know about this machine.
 pub struct View<'a> {
     pub tables: &'a KernelTables,
     pub ports: &'a Ports,
@@ -46,12 +46,12 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// The VRF that packets which arrive at this port are of.
+    /// The VRF of packets that arrive at this port.
     fn vrf(&self, port: u16) -> Option<Vrf> {
         self.ports.vrf(port, self.links)
     }
 
-    /// Whether frames can be sent out of the interface that is this port.
+    /// Whether frames can be sent out of this port's interface.
     fn is_up(&self, port: u16) -> bool {
         let ifindex = self.ports.addressed(port);
         let link = ifindex.and_then(|ifindex| self.links.get(ifindex));
@@ -76,7 +76,7 @@ impl World for View<'_> {
         };
         configured.or_else(|| {
             let ifindex = self.ports.addressed(port)?;
-            // The addresses of a bridge port are the bridge's, as its neighbours are.
+            // The addresses and neighbours of a bridge port are the bridge's.
             let link = self.links.get(ifindex);
             let ifindex = link.map_or(ifindex, LinkInfo::ip_ifindex);
             let vrf = self.vrf(port);
@@ -105,22 +105,22 @@ pub struct Exceptions {
     slow_path: SlowPath,
     outlet: Outlet,
     receivers: BTreeMap<u16, Receiver>,
-    /// What sockets that are closed missed.
+    /// Exceptions missed by sockets that are closed now.
     missed_before: u64,
-    /// The frame that came with tags, without them.
+    /// A frame that arrived with tags, without them.
     untagged: MemoryFrame,
 }
 
-/// Where the slow path's actions go.
+/// Carries out the slow path's actions.
 struct Outlet {
     transmitters: BTreeMap<u16, Transmitter>,
     raw_ip: RawIp,
     injector: Injector,
-    /// The frame that leaves with tags.
+    /// A frame with the tags that it leaves with.
     tagged: Vec<u8>,
     /// Adjacency slots whose next hops frames wait for.
     wanted: Vec<u16>,
-    /// When to go on sending what the kernel did not take at once.
+    /// When to send more of what the kernel did not take at once.
     unsent_due: Option<Instant>,
 }
 
@@ -148,7 +148,7 @@ impl Exceptions {
         self.outlet.transmitters.insert(port, sockets.transmitter);
     }
 
-    /// What listens at a port.
+    /// The sockets of a port.
     pub fn receiver_mut(&mut self, port: u16) -> Option<&mut Receiver> {
         self.receivers.get_mut(&port)
     }
@@ -160,7 +160,7 @@ impl Exceptions {
         self.outlet.transmitters.remove(&port);
     }
 
-    /// Closes the sockets of what is no port any more, and forgets what it was told of by its number.
+    /// Closes the sockets of removed ports, and forgets what was stored under their numbers.
     pub fn keep_ports(&mut self, ports: &Ports) {
         self.slow_path.keep_ports(|port| ports.name(port).is_some());
         let known = self.receivers.keys().chain(self.outlet.transmitters.keys()).copied();
@@ -175,11 +175,11 @@ impl Exceptions {
         self.outlet.transmitters.clear();
     }
 
-    /// Waits until an exception has come up at some port. May be dropped and called anew at any time.
+    /// Waits until an exception arrives at some port. Can be dropped and called again at any time.
     pub async fn readable(&mut self) {
         poll_fn(|context| {
             let mut result = Poll::Pending;
-            // All of them, for each is to wake the task.
+            // Poll all of them, so that each wakes the task.
             for (port, receiver) in &mut self.receivers {
                 match receiver.poll_readable(context) {
                     Poll::Pending => {}
@@ -192,7 +192,7 @@ impl Exceptions {
         .await;
     }
 
-    /// Deals with the exceptions that have come up.
+    /// Handles the exceptions that have arrived.
     pub fn receive(&mut self, view: &View<'_>, now: Instant) {
         let Self {
             slow_path,
@@ -240,7 +240,7 @@ impl Exceptions {
         self.outlet.flush(view, now);
     }
 
-    /// Ports that are down, or whose interfaces are among those that were (`down`, by index), and that have frames queued.
+    /// Ports that are down, or whose interfaces have been down (`down`, by index), and that have frames queued.
     pub fn stale_ports(&mut self, view: &View<'_>, down: &BTreeSet<u32>) -> Vec<u16> {
         let was_down = |port| {
             view.ports
@@ -279,7 +279,7 @@ impl Exceptions {
         self.slow_path.counters()
     }
 
-    /// Exceptions that came faster than the slow path took them: their socket's ring was full.
+    /// Exceptions that arrived faster than the slow path took them: their socket's ring was full.
     pub fn missed(&self) -> u64 {
         self.missed_before + self.receivers.values().map(missed).sum::<u64>()
     }
@@ -322,7 +322,7 @@ impl Outlet {
         }
     }
 
-    /// Queues a frame at the port that it is to leave by.
+    /// Queues a frame at its outgoing port.
     fn transmit(&mut self, port: u16, frame: &[u8], view: &View<'_>) -> io::Result<()> {
         let (parent, tags) = view.ports.way_out(port).ok_or(io::ErrorKind::NotFound)?;
         let transmitter = self.transmitters.get_mut(&parent).ok_or(io::ErrorKind::NotFound)?;
@@ -331,7 +331,7 @@ impl Outlet {
         }
         let frame = tag(frame, tags, &mut self.tagged);
         match transmitter.transmit(frame) {
-            // More at once than there is room for: what is queued goes first.
+            // If there is no room, send what is queued first.
             Err(TransmitError::Full) => {
                 transmitter.flush()?;
                 transmitter.transmit(frame)
@@ -341,13 +341,13 @@ impl Outlet {
         .map_err(io::Error::other)
     }
 
-    /// Has the kernel receive a frame at the port where it arrived.
+    /// Makes the kernel receive a frame at the port where it arrived.
     fn deliver(&mut self, port: u16, frame: &[u8], view: &View<'_>) -> io::Result<()> {
         let (ifindex, tags) = view.ports.way_up(port).ok_or(io::ErrorKind::NotFound)?;
         self.injector.receive(ifindex, tag(frame, tags, &mut self.tagged))
     }
 
-    /// Has the kernel send what was queued. It takes nothing for a port that is down.
+    /// Makes the kernel send what was queued. It takes nothing for a port that is down.
     fn flush(&mut self, view: &View<'_>, now: Instant) {
         let mut unsent = 0;
         for (port, transmitter) in &mut self.transmitters {
@@ -363,21 +363,21 @@ impl Outlet {
     }
 }
 
-/// Exceptions that came faster than they were taken.
+/// Exceptions that arrived faster than they were taken.
 fn missed(receiver: &Receiver) -> u64 {
     let queues = receiver.statistics().filter_map(Result::ok);
     queues.map(|queue| queue.ring_full + queue.dropped).sum()
 }
 
-/// Where a frame arrived that came up through a port's sockets.
+/// Where a frame from a port's sockets arrived.
 enum Untagged {
-    /// At the port: it has no tags, or those of a sub-interface that has just gone.
+    /// At the port: it has no tags, or those of a sub-interface that was just removed.
     AsReceived,
-    /// At this sub-interface, or at the port if its tags carry a priority only. It has lost them.
+    /// At this sub-interface, or at the port if its tags only carry a priority. The tags have been removed.
     At(u16),
 }
 
-/// Takes the VLAN tags off a frame, into `untagged`: the slow path knows none.
+/// Removes the VLAN tags of a frame, into `untagged`: the slow path does not handle tags.
 fn untag(frame: &[u8], port: u16, view: &View<'_>, untagged: &mut MemoryFrame) -> Untagged {
     untagged.refill([frame.get(..LONGEST).unwrap_or(frame)], 0);
     let Some(arrival) = Arrival::of(untagged, &view.tables.at_wire(view.ports.settings(port))) else {
@@ -397,7 +397,7 @@ fn untag(frame: &[u8], port: u16, view: &View<'_>, untagged: &mut MemoryFrame) -
     Untagged::At(port)
 }
 
-/// Puts VLAN tags into a frame, in `tagged`.
+/// Inserts VLAN tags into a frame, in `tagged`.
 fn tag<'a>(frame: &'a [u8], tags: VlanTags, tagged: &'a mut Vec<u8>) -> &'a [u8] {
     let bytes = tags.to_bytes();
     let Some((macs, rest)) = frame.split_at_checked(ETHERTYPE).filter(|_| tags != VlanTags::NONE) else {

@@ -1,5 +1,5 @@
-//! The process around the switch: it waits for whatever may happen, has [`Switch`] handle it, and performs the effects. What takes
-//! long is a future or a thread, whose result is an input of the switch.
+//! The process around the switch: it waits for events, has [`Switch`] handle them, and performs the effects. Anything that
+//! takes long is a future or a thread, whose result is an input of the switch.
 
 pub mod exceptions;
 mod raw_ip;
@@ -53,13 +53,13 @@ use watch::Watch;
 
 /// Requests that wait for the switch.
 const CALL_BACKLOG: usize = 64;
-/// Kernel events that are taken in before what they mean for the tables is worked out.
+/// Kernel events that are read before their effect on the tables is worked out.
 const EVENT_BATCH: usize = 256;
 
-/// How long a step of long work may take: nothing else is done meanwhile.
+/// How long one step of long work may take; nothing else is done meanwhile.
 const STEP: Duration = Duration::from_millis(1);
 
-/// Where the answer to a request goes.
+/// Takes the answer to a request.
 type Answer = oneshot::Sender<Result<Reply, Refusal>>;
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome>>>>;
 
@@ -124,7 +124,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let failed = daemon.failure.take();
     daemon.shut_down().await;
-    // Who still waits for an answer learns that there is none.
+    // Those who still wait for an answer learn that there is none.
     drop((calls, listener, daemon));
     stop_serving.cancel();
     if let Some(serving) = serving {
@@ -142,7 +142,7 @@ enum Happened {
     Call(control::Call),
     Outcome(Box<Outcome>),
     Deadline,
-    /// Long work is at hand, and nothing else.
+    /// There is long work to do, and no event.
     Idle,
     Exceptions,
     FeaturesChanged(Option<u32>),
@@ -150,7 +150,7 @@ enum Happened {
     GracePeriod,
 }
 
-/// What comes of an effect.
+/// The result of an effect.
 enum Outcome {
     Input(Input),
     Attached(Box<Order>, Box<Result<(Parts, Attached), PortError>>),
@@ -165,7 +165,7 @@ enum Outcome {
     Nothing,
 }
 
-/// All that the switch acts on, beside the tables.
+/// Everything that the switch acts on, except the tables.
 struct Daemon {
     switch: Switch<KernelTables>,
     netlink: Netlink,
@@ -246,7 +246,7 @@ impl Daemon {
         })
     }
 
-    /// Takes in what the kernel has at the start.
+    /// Reads the kernel's state at the start.
     async fn follow_until_synced(&mut self, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
         let mut batch = Vec::new();
         while batch.last() != Some(&Event::Synced) {
@@ -256,7 +256,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Waits for what happens next. May be dropped and called anew at any time.
+    /// Waits for the next event. Can be dropped and called again at any time.
     async fn next(&mut self) -> Happened {
         let Self {
             switch,
@@ -291,7 +291,7 @@ impl Daemon {
         }
     }
 
-    /// Whatever has happened, what the kernel has reported comes first: a link may be down.
+    /// Kernel reports come before any other event: a link may be down.
     fn take_events(&mut self, events: &mut mpsc::Receiver<Event>, happened: &Happened) {
         let mut batch = Vec::new();
         if let Happened::Event(event) = happened {
@@ -378,7 +378,7 @@ impl Daemon {
             Outcome::ListenAgain(number, name, patience) => self.try_to_listen(number, name, patience),
             Outcome::LocalCreated(created) => {
                 let ifindex = created.as_ref().map(LocalPair::ifindex).ok();
-                // First, or the routes into the pair would be taken for others.
+                // First; otherwise the routes into the pair would look like other routes.
                 self.handle(Input::Port(PortEvent::LocalCreated(created)));
                 if let Some(ifindex) = ifindex {
                     let (routes, netlink) = (self.switch.config().kernel_route.clone(), self.netlink.clone());
@@ -392,7 +392,7 @@ impl Daemon {
         }
     }
 
-    /// Has exceptions of a port come up through these sockets.
+    /// Receives exceptions of a port through these sockets.
     fn listen(&mut self, number: u16, sockets: XskPort) -> Result<(), PortError> {
         for (queue, socket) in sockets.receiver.sockets() {
             self.switch.tables_mut().set_listener(number, queue, socket)?;
@@ -401,7 +401,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has the switch handle something, and does what it wants.
+    /// Has the switch handle an input, and performs its effects.
     fn handle(&mut self, input: Input) {
         self.switch.handle(input, Instant::now());
         self.perform_all();
@@ -569,12 +569,12 @@ impl Daemon {
 
     fn reply(&mut self, token: Token, result: Result<Reply, Refusal>) {
         if let Some(answer) = self.answers.remove(&token) {
-            // The client may be gone; what it asked for is done all the same.
+            // The client may be gone; its request is carried out anyway.
             let _ = answer.send(result);
         }
     }
 
-    /// Has exceptions of a port heard on all queues. A queue that is busy is tried again for a while.
+    /// Opens sockets for a port's exceptions on all queues. A busy queue is tried again for a while.
     fn try_to_listen(&mut self, number: u16, name: Arc<str>, mut patience: Patience) {
         let result = self.listen_everywhere(number, &name);
         let is_busy = result.as_ref().is_err_and(PortError::is_busy);
@@ -634,7 +634,7 @@ impl Daemon {
         });
     }
 
-    /// Lets the slow path see what it may know.
+    /// Shows the slow path what it may know.
     fn with_exceptions<R>(&mut self, work: impl FnOnce(&mut Exceptions, &View<'_>) -> R) -> R {
         let config = self.switch.config();
         let view = View {
@@ -649,9 +649,9 @@ impl Daemon {
         work(&mut self.exceptions, &view)
     }
 
-    /// Detaches, then leaves the kernel's neighbours to themselves. Maps and programs go with this process.
+    /// Detaches, then releases the kernel's neighbours. Maps and programs disappear with this process.
     async fn shut_down(&mut self) {
-        // A local pair that is being made is made first, to be removed.
+        // A local pair that is being created is finished first, so that it can be removed.
         let unfinished = self.requests.finish().await;
         for outcome in unfinished {
             if let Outcome::LocalCreated(Ok(pair)) = outcome {
@@ -681,7 +681,7 @@ fn program_ids(attachment: &Attachment) -> ProgramIds {
     }
 }
 
-/// With what keeps packets from getting through that are left to the kernel.
+/// Adds the settings that keep packets left to the kernel from getting through.
 fn with_warnings(mut reply: Reply, situation: &Situation) -> Reply {
     let warnings = situation.warnings(sysctl::read);
     match &mut reply {
@@ -692,12 +692,12 @@ fn with_warnings(mut reply: Reply, situation: &Situation) -> Reply {
     reply
 }
 
-/// A number that no other router is likely to have: all that the standard library's hashers are for.
+/// A number that other routers are unlikely to have, from the standard library's hashers.
 fn random_seed() -> u32 {
     std::hash::RandomState::new().hash_one(()) as u32
 }
 
-/// For ever if there is no deadline.
+/// Waits for ever if there is no deadline.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -705,7 +705,7 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Never if the kernel does not tell.
+/// Never returns if the kernel does not report it.
 async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32> {
     match changes {
         Some(changes) => changes.next().await,

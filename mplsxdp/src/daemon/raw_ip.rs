@@ -1,4 +1,4 @@
-//! Sends IP packets of this box that are complete, header and all, as the kernel routes them (raw(7), ipv6(7)).
+//! Sends complete IP packets of this machine, header included, as the kernel routes them (raw(7), ipv6(7)).
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};

@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again. A long one takes a while, and does so on a thread of its own.
+//! SIGHUP: the configuration is read again, on a thread of its own because a long one takes a while.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What the switch reports, with what only the process around it knows. None of it holds the event loop: the kernel is asked by
-//! tasks, and the counters of a million routes are read by a thread.
+//! Reports of the switch together with what only the process knows. None of it holds the event loop: tasks ask the kernel, and
+//! a thread reads the counters of a million routes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use crate::observe::{reasons, stats};
 use crate::ports::Ports;
 use crate::slowpath::outcome::Outcome;
 
-/// Replies with next hops as the kernel's neighbour table has them.
+/// Replies with next hops and their entries in the kernel's neighbour table.
 pub async fn neighbors(
     answer: Answer,
     states: Vec<(Option<(u32, IpAddr)>, api::NextHopState)>,
@@ -43,7 +43,7 @@ pub async fn neighbors(
     let _ = answer.send(Ok(api::Reply::Neighbors { neighbors, last }));
 }
 
-/// Replies with ports, our own counters of them (by their numbers) and the kernel's.
+/// Replies with ports, their counters (by port number) and the kernel's.
 pub async fn links(
     answer: Answer,
     mut links: Vec<api::Link>,
@@ -80,7 +80,7 @@ pub async fn links(
     let _ = answer.send(Ok(api::Reply::Links(links)));
 }
 
-/// Replies with routes and what they have counted.
+/// Replies with routes and their counters.
 pub fn routes(answer: Answer, mut reply: api::Reply, counted_at: Vec<Option<CountedAt>>, readers: Arc<CounterReaders>) {
     tokio::task::spawn_blocking(move || {
         let routes = match &mut reply {
@@ -93,7 +93,7 @@ pub fn routes(answer: Answer, mut reply: api::Reply, counted_at: Vec<Option<Coun
     });
 }
 
-/// Replies with what ports did not forward, and what routes did.
+/// Replies with what ports did not forward and what routes forwarded.
 pub fn stats(
     answer: Answer,
     stats: api::Stats,
@@ -112,13 +112,13 @@ pub fn stats(
     });
 }
 
-/// What became of the frames that the slow path got: what was seen, or `all`.
+/// What happened to the frames that the slow path got: outcomes that were seen, or `all`.
 pub fn outcomes(exceptions: &Exceptions, all: bool) -> Vec<api::Outcome> {
     let counters = exceptions.counters();
     let outcomes = Outcome::ALL
         .iter()
         .map(|&outcome| (outcome.name(), outcome.description(), counters.get(outcome)));
-    // What its sockets lost the slow path has not seen.
+    // The slow path does not see what its sockets lost.
     let missed = (
         "missed",
         "Dropped: it came faster than the slow path took it.",

@@ -1,4 +1,4 @@
-//! Requests to the kernel that the switch wants made, many of them at a time: begun in order, a bounded number under way.
+//! Requests to the kernel for the switch: begun in order, with a bounded number under way.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -13,7 +13,7 @@ use super::Outcome;
 use crate::kernel::Netlink;
 use crate::switch::Input;
 
-/// The answers of so many fit the receive buffer of the socket, whatever they are.
+/// The answers to this many fit the receive buffer of the socket in any case.
 const UNDER_WAY: usize = 64;
 
 type Request = Pin<Box<dyn Future<Output = Outcome>>>;
@@ -46,7 +46,7 @@ impl Requests {
         }
     }
 
-    /// The kernel is asked in each of these scopes, up to the first that it cannot be asked about.
+    /// Asks the kernel in each of these scopes, until one fails.
     pub fn look_up(&mut self, address: IpAddr, scopes: Vec<Option<u32>>) {
         let netlink = self.netlink.clone();
         self.push(async move {
@@ -81,7 +81,7 @@ impl Requests {
         });
     }
 
-    /// The next result; never while nothing is under way. May be dropped and called anew at any time.
+    /// The next result; waits for ever while nothing is under way. Can be dropped and called again at any time.
     pub async fn next(&mut self) -> Outcome {
         let Some(outcome) = self.under_way.next().await else {
             return pending().await;

@@ -1,5 +1,6 @@
-//! Signals: those that end the switch do so after it has cleaned up, and no other that a terminal, a service manager or a limit
-//! may send ends it. What nobody can catch (SIGKILL), or what tells of a mistake in this program, is not dealt with here.
+//! Signals: those that end the switch do so after it has cleaned up, and no other signal that a terminal, a service manager or
+//! a limit may send ends it. Signals that cannot be caught (SIGKILL), or that report an error of this program, are not handled
+//! here.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,8 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind};
 /// time left.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGXCPU];
 
-/// These mean nothing here, and would end or stop the process if they were left alone. SIGXFSZ and SIGPIPE come of writing, as to
-/// a log that has reached its limit or is read no more; SIGTTOU, of writing to a terminal from the background.
+/// These have no meaning here, but would end or stop the process by default. SIGXFSZ and SIGPIPE come from writing to a log
+/// that has reached its limit or has no reader; SIGTTOU from writing to a terminal in the background.
 const MEANINGLESS: [signal::Signal; 11] = [
     signal::Signal::SIGALRM,
     signal::Signal::SIGIO,
@@ -32,7 +33,7 @@ const MEANINGLESS: [signal::Signal; 11] = [
 pub struct Ending(Vec<Signal>);
 
 impl Ending {
-    /// From here on no signal ends this process by itself.
+    /// From here on no signal ends this process directly.
     pub fn new() -> io::Result<Self> {
         for meaningless in MEANINGLESS {
             // SAFETY: no handler is installed, the kernel drops the signal.
@@ -45,11 +46,11 @@ impl Ending {
             .map(Self)
     }
 
-    /// Waits for one of them. May be dropped and called anew at any time.
+    /// Waits for one of them. Can be dropped and called again at any time.
     pub async fn arrived(&mut self) {
         poll_fn(|context| {
             let arrived = self.0.iter_mut().map(|signal| signal.poll_recv(context).is_ready());
-            // All of them, for each is to wake the task.
+            // Poll all of them, so that each wakes the task.
             match arrived.fold(false, |any, one| any | one) {
                 true => Poll::Ready(()),
                 false => Poll::Pending,

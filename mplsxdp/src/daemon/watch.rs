@@ -1,5 +1,5 @@
-//! Looks again and again whether the programs are where they were put: the kernel does not report that a bpf_link is detached.
-//! A thread does so, for the kernel answers under its RTNL lock, for which it may have to wait.
+//! Checks periodically that the programs are in place: the kernel does not report that a bpf_link is detached. A thread does
+//! so, because the kernel answers under its RTNL lock, for which it may have to wait.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use tracing::debug;
 use crate::dataplane::port::Probe;
 use crate::ports::programs::Finding;
 
-/// From one look at the links to the next.
+/// The time between two checks of the links.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Looks at the links again and again.
+/// Checks the links periodically.
 pub struct Watch {
     due: Instant,
-    /// A look that is under way.
+    /// A check that is under way.
     looking: Option<JoinHandle<Vec<Finding>>>,
 }
 
@@ -27,18 +27,18 @@ impl Watch {
         }
     }
 
-    /// The links are looked at next at `now`.
+    /// Check the links next at `now`.
     pub fn hurry(&mut self, now: Instant) {
         self.due = self.due.min(now);
     }
 
-    /// Waits until some program is not where it was put, at each look anew. May be dropped and called anew at any time.
+    /// Waits until a check finds a program that is not in place. Can be dropped and called again at any time.
     pub async fn findings(&mut self, probes: impl Fn() -> Vec<(u16, Probe)>) -> Vec<Finding> {
         loop {
             if let Some(looking) = &mut self.looking {
                 let found = looking.await;
                 self.looking = None;
-                // What failed is looked at again.
+                // After a failure, check again.
                 let found = found.unwrap_or_default();
                 if !found.is_empty() {
                     return found;

@@ -1,4 +1,4 @@
-//! Answers a frame with an ICMP error: decides whether, with what, and by which way.
+//! Answers a frame with an ICMP error: decides whether, with which error, and by which path.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -51,7 +51,7 @@ impl Answerer {
         }
     }
 
-    /// Tells the source of the IP packet in the frame of `error`, or says why not.
+    /// Sends an error to the source of the IP packet in the frame of `error`, or says why not.
     pub fn answer<W: World>(
         &mut self,
         error: Error,
@@ -135,7 +135,7 @@ impl Answerer {
         self.scratch.refill([parts.ethernet, &self.stack, &self.packet], 0);
         let mut answer = ask(&mut self.scratch, tables);
         if answer.bucket.is_some() {
-            // Of several next hops the packet's own, whatever the flow of the answer is.
+            // With several next hops it takes the packet's own, whatever the flow of the answer is.
             self.scratch.refill([parts.ethernet, &self.stack, parts.payload], 0);
             let packet = ask(&mut self.scratch, tables);
             self.scratch.refill([parts.ethernet, &self.stack, &self.packet], 0);
@@ -147,7 +147,7 @@ impl Answerer {
                 let frame = self.scratch.bytes();
                 sent(emit(Action::Transmit { port, frame }))
             }
-            // The LSP ends here, or the kernel has it.
+            // The LSP ends here, or the packet belongs to the kernel.
             Verdict::Pass | Verdict::Exception(Reason::PassRoute) => self.send_by_ip(arrived, tables, emit),
             Verdict::Exception(reason) => Err(Unsent::from(reason)),
         }
@@ -191,7 +191,7 @@ fn sent(worked: bool) -> Result<(), Unsent> {
     if worked { Ok(()) } else { Err(Unsent::NoWay) }
 }
 
-/// The domain of the port that `tables` are of.
+/// The FTN domain of the port that `tables` are for.
 fn domain<T: PortView>(tables: &T) -> Domain {
     tables.port(tables.settings().port()).domain()
 }
@@ -205,7 +205,7 @@ fn has_ftn_entry<T: PortView>(tables: &T, destination: IpAddr) -> bool {
     !matches!(entry.op(), Op::None | Op::Pass)
 }
 
-/// Changes each entry of a stack but entropy labels, whose TTL must stay zero (RFC 6790 section 4.2).
+/// Changes each entry of a stack except entropy labels, whose TTL must stay zero (RFC 6790 section 4.2).
 fn set_entries(stack: &mut [u8], change: impl Fn(Lse) -> Lse) {
     let mut is_entropy = false;
     for bytes in stack.as_chunks_mut().0 {
@@ -217,7 +217,7 @@ fn set_entries(stack: &mut [u8], change: impl Fn(Lse) -> Lse) {
     }
 }
 
-/// Sets the TTL of an answer, and of the labels on it, to what it began with.
+/// Sets the TTL of an answer, and of its labels, back to the initial value.
 fn set_ttls(frame: &mut [u8]) {
     let Some(stack_len) = Parts::of(frame).map(|parts| parts.stack.len()) else {
         return;

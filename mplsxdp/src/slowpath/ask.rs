@@ -1,5 +1,5 @@
-//! Asks the forwarding core what to do with a frame now, and notes which entries it looked at. The frame is a scratch copy,
-//! which the core rewrites if the frame is to be forwarded.
+//! Asks the forwarding core what to do with a frame now, and notes which entries it used. The frame is a scratch copy, which
+//! the core rewrites if the frame is to be forwarded.
 
 use std::cell::Cell;
 
@@ -17,13 +17,14 @@ use crate::dataplane::frame::MemoryFrame;
 pub struct Received<'a> {
     /// Where it arrived.
     pub port: u16,
-    /// From the destination MAC on.
+    /// From the destination MAC address on.
     pub frame: &'a [u8],
-    /// How many bytes are missing at the end: kernels before 6.6 hand up what fits one chunk of the socket's memory.
+    /// How many bytes are missing at the end: before Linux 6.6 the kernel hands up only what fits one chunk of the socket's
+    /// memory.
     pub trimmed: usize,
 }
 
-/// What the forwarding core said, and why.
+/// The forwarding core's decision, and the reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
     pub verdict: Verdict,
@@ -31,7 +32,7 @@ pub struct Answer {
     pub label: Option<Label>,
     /// The adjacency that was looked up last: the one in use.
     pub adjacency: Option<u16>,
-    /// The adjacency that the route or bucket names: the same, or the one that it is the backup of.
+    /// The adjacency that the route or bucket names: the same one, or the one that it is the backup of.
     pub next_hop: Option<u16>,
     /// The bucket of the frame's flow, if its route has several next hops.
     pub bucket: Option<u8>,
@@ -44,12 +45,12 @@ pub fn ask<T: PortView>(frame: &mut MemoryFrame, tables: &T) -> Answer {
     ask_at(frame, tables, tables.port(tables.settings().port()))
 }
 
-/// The same at a port that `tables` are not of.
+/// The same for another port than that of `tables`.
 pub fn ask_at<T: PortView>(frame: &mut MemoryFrame, tables: &T, port: PortWord) -> Answer {
     ask_noted(frame, &Noted::new(tables, port))
 }
 
-/// The same as [`ask`], if the frame's flow fell into `bucket`, where one is given.
+/// The same as [`ask`], as if the frame's flow fell into `bucket`, if that is given.
 pub fn ask_in_bucket<T: PortView>(frame: &mut MemoryFrame, tables: &T, bucket: Option<u8>) -> Answer {
     let port = tables.port(tables.settings().port());
     let noted = Noted {
@@ -82,7 +83,7 @@ pub fn ask_of_received<T: PortView>(scratch: &mut MemoryFrame, received: Receive
     }
 }
 
-/// The same, if the next hop took frames of any length; and the MTU that it has.
+/// The same, ignoring the next hop's MTU; also returns that MTU.
 pub fn ask_of_any_length<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> (Answer, u16) {
     let unlimited = Unlimited {
         tables,
@@ -165,18 +166,18 @@ fn push_back<T: PortView>(
     pushed(frame).ok_or(Reason::NoHeadroom)
 }
 
-/// PortView that note what the core asks for. Frames of the slow path are not counted for their routes: those counters
-/// are the fast path's.
+/// A PortView that notes what the core asks for. Frames of the slow path do not count for their routes: those counters belong
+/// to the fast path.
 struct Noted<'a, T> {
     tables: &'a T,
     port: PortWord,
     label: Cell<Option<Label>>,
     adjacency: Cell<Option<u16>>,
-    /// A frame has one next hop: what is looked up after it is its backup.
+    /// A frame has one next hop: the one looked up after it is its backup.
     next_hop: Cell<Option<u16>>,
     /// A frame has one group, too.
     bucket: Cell<Option<u8>>,
-    /// The bucket to take, whatever the flow is.
+    /// The bucket to use, whatever the flow is.
     given: Option<u8>,
 }
 
@@ -245,7 +246,7 @@ impl<T: PortView> PortView for Noted<'_, T> {
     fn count_finished(&self, _port: u32, _bytes: usize) {}
 }
 
-/// PortView whose next hops take frames of any length; they note the MTU of the one that was looked up last.
+/// A PortView whose next hops take frames of any length; it notes the MTU of the one that was looked up last.
 struct Unlimited<'a, T> {
     tables: &'a T,
     mtu: Cell<u16>,

@@ -1,4 +1,4 @@
-//! A box in memory for tests and fuzzing: its tables, ports and routes.
+//! A machine in memory for tests and fuzzing: its tables, ports and routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,7 +27,7 @@ pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 
-/// What the slow path knows of the box.
+/// What the slow path knows about the machine.
 #[derive(Debug)]
 pub struct MemoryWorld {
     pub tables: MemoryTables,

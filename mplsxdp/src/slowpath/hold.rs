@@ -1,18 +1,17 @@
-//! Frames that wait for the MAC address of their next hop: a few for each, for a few seconds. Pure: the time is an
-//! argument.
+//! Frames that wait for the MAC address of their next hop: a few for each, for a few seconds. The time is an argument.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How long a frame waits.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-/// How many frames wait at most, for all next hops together.
+/// The maximum number of waiting frames, for all next hops together.
 pub const MAX_FRAMES: usize = 4096;
 
 /// A frame that waits.
 #[derive(Debug)]
 pub struct Held {
-    /// What it waits for: an index into the adjacency table.
+    /// The next hop that it waits for: an index into the adjacency table.
     pub adjacency: u16,
     /// Where it arrived.
     pub port: u16,
@@ -20,8 +19,8 @@ pub struct Held {
     deadline: Instant,
 }
 
-/// All waiting frames, in the order in which they arrived. Buffers are reused, so only a longer frame than before, or more
-/// frames than before, allocate.
+/// All waiting frames, in the order in which they arrived. Buffers are reused: only a longer frame, or more frames than before,
+/// allocate.
 #[derive(Debug)]
 pub struct Hold {
     per_next_hop: usize,
@@ -78,7 +77,7 @@ impl Hold {
         Some(held)
     }
 
-    /// Takes the frame that has waited longest, if it has waited too long.
+    /// Takes the frame that has waited longest, if that is too long.
     pub fn pop_expired(&mut self, now: Instant) -> Option<Held> {
         if self.next_deadline()? <= now { self.pop() } else { None }
     }
@@ -89,7 +88,7 @@ impl Hold {
         self.frames.push_back(held);
     }
 
-    /// Keeps the buffer of a frame that is done with.
+    /// Keeps the buffer of a frame for reuse.
     pub fn recycle(&mut self, held: Held) {
         self.spare.push(held.frame);
     }

@@ -1,5 +1,5 @@
-//! Limits ICMP errors: a rate in total, and a rate to each source (RFC 1812 section 4.3.2.8, RFC
-//! 4443 section 2.4 (f)). Pure: the time is an argument.
+//! Limits ICMP errors: a rate in total, and a rate to each source (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)). The
+//! time is an argument.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroUsize;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-/// How many sources are kept apart. If there are more, the least recently seen are forgotten.
+/// How many sources are tracked separately. If there are more, the least recently seen are forgotten.
 const SOURCES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// A rate per second, and a burst after a pause.
@@ -25,7 +25,7 @@ impl Rate {
         burst: 0,
     };
 
-    /// The time that one takes; `None` if there is no limit.
+    /// The time per token; `None` if there is no limit.
     fn interval(self) -> Option<Duration> {
         Duration::from_secs(1).checked_div(self.per_second)
     }
@@ -49,7 +49,7 @@ impl Bucket {
     }
 }
 
-/// The buckets of all and of each source.
+/// The bucket for all, and one for each source.
 #[derive(Debug)]
 pub struct Limiter {
     total: Rate,
@@ -68,7 +68,8 @@ impl Limiter {
         }
     }
 
-    /// Whether one more may go to `source`; if so, it is counted. One that is refused for its source does not count in the total.
+    /// Whether one more may go to `source`; if so, it is counted. One refused because of its source does not count in the
+    /// total.
     pub fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
         let full = Bucket { full_at: now };
         let Some(total) = self.bucket.unwrap_or(full).taken(self.total, now) else {
@@ -86,7 +87,7 @@ impl Limiter {
     }
 }
 
-/// An IPv6 source is its /64: whoever has one address of it has them all.
+/// An IPv6 source is its /64: a host with one address in it can use them all.
 fn subscriber(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,

@@ -1,10 +1,10 @@
-//! The slow path handles frames that the fast path could not forward. A frame comes in as it arrived, and actions come out.
-//! Only [`xsk`], which receives the frames, knows a socket, a map or a clock.
+//! The slow path handles frames that the fast path could not forward. Its input is a frame as it arrived; its output is
+//! actions. Only [`xsk`], which receives the frames, uses sockets or clocks.
 //!
-//! Why a frame came up is not guessed: `ask` runs the forwarding core on a copy of it, so that what has changed
-//! meanwhile (a next hop's MAC address is known now) counts too. `answer` sends ICMP errors, which [`icmp`] builds
-//! where `packet` finds them due and `limit` allows them; `too_big` fragments; `hold` keeps frames for next hops;
-//! [`unknown`] knows the labels without a route; [`outcome`] counts.
+//! It does not trust the reason for which a frame came up: `ask` runs the forwarding core on a copy of it, so that changes in
+//! the meantime (a next hop's MAC address is known now) count. `answer` sends ICMP errors, which [`icmp`] builds if `packet`
+//! allows them and `limit` has room; `too_big` fragments; `hold` keeps frames for next hops; [`unknown`] tracks the labels
+//! without a route; [`outcome`] counts.
 
 mod answer;
 mod ask;
@@ -43,7 +43,7 @@ use outcome::{Counters, Outcome};
 use too_big::Remedy;
 use unknown::UnknownLabels;
 
-/// Which way ICMP errors about labelled packets go.
+/// The path of ICMP errors about labelled packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IcmpVia {
@@ -56,43 +56,43 @@ pub enum IcmpVia {
     Ip,
 }
 
-/// What the slow path may know of this machine.
+/// What the slow path may know about this machine.
 pub trait World {
     type View<'a>: forward::PortView
     where
         Self: 'a;
 
-    /// The tables as the program of `port` sees them. What is counted in them is never called for.
+    /// The tables as the program of `port` sees them. Nothing is counted in them.
     fn tables_at(&self, port: u16) -> Self::View<'_>;
 
-    /// This box's address to answer `remote` from for a packet that arrived at `port`: an address of the same family,
-    /// of the interface or as configured. `None` where there is none.
+    /// The address of this machine to answer `remote` from, for a packet that arrived at `port`: an address of the same family,
+    /// of the interface or as configured. `None` if there is none.
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
 
     /// Whether `address` is the broadcast address of a network of this machine, for a packet that arrived at `port`.
     fn is_broadcast(&self, port: u16, address: IpAddr) -> bool;
 
-    /// Whether the kernel has a route to `destination` that is more than a default route, for a packet that arrived at `port`.
+    /// Whether the kernel has a route to `destination`, other than a default route, for a packet that arrived at `port`.
     fn has_specific_route(&self, port: u16, destination: IpAddr) -> bool;
 }
 
-/// Carries out an action. Returns whether that worked; what happens to the packet afterwards is not known.
+/// Carries out an action. Returns whether that worked; what happens to the packet later is not known.
 pub type Emit<'a> = dyn FnMut(Action<'_>) -> bool + 'a;
 
-/// What is to be done.
+/// Something that must be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action<'a> {
-    /// Send `frame`, Ethernet header and all, out of `port`.
+    /// Send `frame`, including its Ethernet header, out of `port`.
     Transmit { port: u16, frame: &'a [u8] },
     /// Send `packet`, an IP packet of this machine, as the kernel routes it, in the VRF of `port` if it is in one. The
     /// FTN has no entry for it.
     SendByIp { port: u16, packet: &'a [u8] },
-    /// Have the kernel receive `frame`, Ethernet header and all, at `port`: an IP packet that came there with labels which ended
-    /// here, for the kernel to deliver or to route; or a labelled frame for a `pass` route.
+    /// Make the kernel receive `frame`, including its Ethernet header, at `port`: an IP packet that arrived with labels which
+    /// ended here, for the kernel to deliver or route; or a labelled frame for a `pass` route.
     Deliver { port: u16, frame: &'a [u8] },
-    /// Have the next hop in this slot of the adjacency table resolved: frames wait for it.
+    /// Resolve the next hop in this slot of the adjacency table: frames wait for it.
     Resolve { adjacency: u16 },
-    /// Tell the log of a label without a route.
+    /// Log a label without a route.
     Report(unknown::Report),
 }
 
@@ -148,7 +148,7 @@ impl SlowPath {
         }
     }
 
-    /// A frame came up.
+    /// Handles a frame that came up.
     pub fn receive<W: World>(&mut self, received: Received<'_>, world: &W, now: Instant, emit: &mut Emit<'_>) {
         let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
         if answer.router_alert {
@@ -158,7 +158,7 @@ impl SlowPath {
             (Verdict::Forward { .. } | Verdict::Exception(Reason::TooBig), Some(adjacency))
                 if self.hold.waiting_for(adjacency) > 0 =>
             {
-                // Those that came before go before.
+                // Earlier frames leave first.
                 self.release(world, now, emit, |held| held.adjacency == adjacency);
                 let again = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
                 self.conclude(received, again, Outcome::Forwarded, world, now, emit);
@@ -168,7 +168,7 @@ impl SlowPath {
         }
     }
 
-    /// Call when next hops or routes have changed: sends what need not wait any more.
+    /// Call when next hops or routes have changed: sends what no longer needs to wait.
     pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         self.release(world, now, emit, |held| {
             let tables = world.tables_at(held.port);
@@ -180,17 +180,17 @@ impl SlowPath {
         });
     }
 
-    /// Call when routes have changed, or flows have moved to other next hops: sends what need not wait any more, whatever it
-    /// waited for. What still waits does so for the next hop that it has now.
+    /// Call when routes have changed, or flows have moved to other next hops: sends what no longer needs to wait, whatever it
+    /// waited for. The rest waits for its current next hop.
     pub fn retry_all_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         self.release(world, now, emit, |_| true);
     }
 
-    /// Call at [`SlowPath::next_deadline`]: gives up on what has waited too long.
+    /// Call at [`SlowPath::next_deadline`]: gives up on frames that have waited too long.
     pub fn poll<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         while let Some(held) = self.hold.pop_expired(now) {
             let received = of_held(&held);
-            // Its route may be another by now.
+            // Its route may have changed.
             let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(held.port));
             if answer.verdict == Verdict::Exception(Reason::Unresolved) {
                 self.counters.count(Outcome::HoldExpired);
@@ -213,7 +213,7 @@ impl SlowPath {
         &self.unknown
     }
 
-    /// Call when ports have gone: their numbers may soon be those of others.
+    /// Call when ports have been removed: their numbers may soon be reused.
     pub fn keep_ports(&mut self, is_port: impl Fn(u16) -> bool) {
         self.unknown.keep_ports(is_port);
     }
@@ -240,7 +240,7 @@ impl SlowPath {
         }
     }
 
-    /// Sends those held frames that `choose` chooses and that need not wait any more, in order.
+    /// Sends, in order, the held frames for which `choose` is true and that no longer need to wait.
     fn release<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>, choose: impl Fn(&Held) -> bool) {
         for _ in 0..self.hold.len() {
             let Some(mut held) = self.hold.pop() else { break };
@@ -251,7 +251,7 @@ impl SlowPath {
             let received = of_held(&held);
             let answer = ask_of_received(&mut self.scratch, received, &world.tables_at(held.port));
             if let (Verdict::Exception(Reason::Unresolved), Some(adjacency)) = (answer.verdict, answer.next_hop) {
-                // Its route may have another next hop than when it came.
+                // Its route may have another next hop than on arrival.
                 let is_first = adjacency != held.adjacency && self.hold.waiting_for(adjacency) == 0;
                 held.adjacency = adjacency;
                 self.hold.put_back(held);
@@ -265,7 +265,7 @@ impl SlowPath {
         }
     }
 
-    /// Does what `answer`, which left the frame in the scratch copy, asks for, and counts it.
+    /// Does what `answer` asks for, and counts it. The frame as it leaves is in the scratch copy.
     fn conclude<W: World>(
         &mut self,
         received: Received<'_>,
@@ -303,19 +303,19 @@ impl SlowPath {
                     Outcome::UnknownLabel
                 }
                 Reason::TooBig => self.too_big(received, world, now, emit),
-                // The route has come since; what the kernel can do with the frame, it does.
+                // The route was added in the meantime; the kernel handles the frame if it can.
                 Reason::PassRoute if self.scratch.trimmed() > 0 => Outcome::Trimmed,
                 Reason::PassRoute => self.pass(received, emit),
                 Reason::Oam => Outcome::Oam,
                 Reason::LspPing => Outcome::LspPing,
                 Reason::Malformed | Reason::ImplicitNull | Reason::SpecialLabel => Outcome::Malformed,
-                // An alert beneath an alert is malformed, which `ask` has said.
+                // An alert beneath an alert is malformed, which `ask` has reported.
                 Reason::PortDisabled
                 | Reason::UnknownVlan
                 | Reason::NoFtn
                 | Reason::NoHeadroom
                 | Reason::NoPort
-                // Not where a frame is asked about that has come up.
+                // Does not occur for a frame that has come up.
                 | Reason::ChecksumFinished
                 | Reason::RouterAlert => Outcome::NotHandled,
             },
@@ -352,7 +352,7 @@ impl SlowPath {
                 let start = self.fragment.len();
                 while fragments.write_next(&mut self.fragment) {
                     let frame = &self.fragment;
-                    // Without this one the others are of no use.
+                    // The others are of no use without this one.
                     if !emit(Action::Transmit { port, frame }) {
                         return Outcome::NotSent;
                     }
@@ -364,8 +364,8 @@ impl SlowPath {
         }
     }
 
-    /// The kernel's: a labelled frame has become an IP packet for this machine. The kernel has what was not labelled
-    /// already, or it is not for this machine.
+    /// Leaves to the kernel what is the kernel's: a labelled frame that has become an IP packet for this machine. The kernel
+    /// already has what was not labelled; or it is not for this machine.
     fn deliver(&self, received: Received<'_>, emit: &mut Emit<'_>) -> Outcome {
         let frame = self.scratch.bytes();
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {
@@ -374,7 +374,7 @@ impl SlowPath {
         self.pass(received, emit)
     }
 
-    /// The kernel's, as it is in the scratch copy.
+    /// Leaves the frame to the kernel, as it is in the scratch copy.
     fn pass(&self, received: Received<'_>, emit: &mut Emit<'_>) -> Outcome {
         let (port, frame) = (received.port, self.scratch.bytes());
         match emit(Action::Deliver { port, frame }) {

@@ -16,7 +16,7 @@ macro_rules! outcomes {
                 match self { $(Self::$name => $text,)+ }
             }
 
-            /// One sentence for a person who reads the counter.
+            /// The description of the counter, in one sentence.
             pub const fn description(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc),+),)+ }
             }
@@ -77,7 +77,7 @@ outcomes! {
     NotHandled, "not-handled";
 }
 
-/// How many frames had each outcome.
+/// The number of frames with each outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters([u64; Outcome::ALL.len()]);
 

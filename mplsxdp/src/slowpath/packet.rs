@@ -1,5 +1,5 @@
-//! What the slow path reads of a frame: its label stack, and whether the IP packet beneath deserves an ICMP error
-//! (RFC 1122 section 3.2.2, RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e)). Pure.
+//! What the slow path reads of a frame: its label stack, and whether the IP packet beneath may be answered by an ICMP error
+//! (RFC 1122 section 3.2.2, RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,14 +10,14 @@ use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, IPPROTO_HOPOPTS, IPV4_HLEN, 
 
 use super::icmp::{IPPROTO_ICMP, IPPROTO_ICMPV6, checksum};
 
-/// The deepest stack that arrives, with what is pushed on it.
+/// The deepest stack that can arrive, with what is pushed on it.
 const DEEPEST: usize = MAX_STACK_DEPTH + MAX_PUSH;
 
-/// A frame in its parts.
+/// The parts of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parts<'a> {
     pub ethernet: &'a [u8],
-    /// The label stack entries; empty in a frame that is not labelled.
+    /// The label stack entries; empty for an unlabelled frame.
     pub stack: &'a [u8],
     pub payload: &'a [u8],
 }
@@ -40,7 +40,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Bytes of a frame, of which `trimmed` are missing at the end, for the forwarding core to read.
+/// Bytes of a frame, with `trimmed` missing at the end, for the forwarding core to read.
 struct Bytes<'a> {
     bytes: &'a [u8],
     trimmed: usize,
@@ -63,7 +63,7 @@ impl Frame for Bytes<'_> {
         None
     }
 
-    /// Nothing is summed: the header is all that is read.
+    /// Checksums are not needed: only the header is read.
     fn sum(&self, _offset: usize, _len: usize) -> Option<u16> {
         None
     }
@@ -77,7 +77,7 @@ impl Frame for Bytes<'_> {
     }
 }
 
-/// The IP header that `payload` begins with, of which `trimmed` bytes are missing.
+/// The IP header at the start of `payload`, of which `trimmed` bytes are missing.
 fn header(payload: &[u8], trimmed: usize) -> Option<Header> {
     let bytes = Bytes {
         bytes: payload,
@@ -100,22 +100,22 @@ pub fn is_labelled(frame: &[u8]) -> bool {
     frame.get(12..ETH_HLEN) == Some(&ETH_P_MPLS_UC.to_be_bytes())
 }
 
-/// The label stack entries that `stack` begins with.
+/// The label stack entries at the start of `stack`.
 pub fn entries(stack: &[u8]) -> impl Iterator<Item = Lse> {
     stack.as_chunks().0.iter().map(|&bytes| Lse::from_bytes(bytes))
 }
 
-/// A packet that deserves an ICMP error.
+/// A packet that may be answered by an ICMP error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offender<'a> {
-    /// To whom the error goes.
+    /// The destination of the error.
     pub source: IpAddr,
     /// The packet, without what follows it in the frame.
     pub packet: &'a [u8],
 }
 
 impl<'a> Offender<'a> {
-    /// The IP packet that `payload` begins with, of which `trimmed` bytes are missing. `None` where it gets no answer.
+    /// The IP packet at the start of `payload`, of which `trimmed` bytes are missing. `None` if it gets no answer.
     pub fn read(payload: &'a [u8], trimmed: usize) -> Option<Self> {
         match payload.first()? >> 4 {
             4 => read_v4(payload, trimmed),
@@ -125,20 +125,20 @@ impl<'a> Offender<'a> {
     }
 }
 
-/// An IPv4 packet with a right header.
+/// An IPv4 packet with a valid header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv4<'a> {
     /// With its options.
     pub header: &'a [u8],
-    /// What there is of the packet, header and all.
+    /// The part of the packet that is there, header included.
     pub packet: &'a [u8],
-    /// How long it is, with what was trimmed.
+    /// Its length, including what was trimmed.
     pub total_len: usize,
 }
 
 impl<'a> Ipv4<'a> {
-    /// The packet that `payload` begins with, of which `trimmed` bytes are missing. `None` where its lengths or its
-    /// checksum are not right (RFC 1812 section 5.2.2).
+    /// The packet at the start of `payload`, of which `trimmed` bytes are missing. `None` if its lengths or its checksum are
+    /// not valid (RFC 1812 section 5.2.2).
     pub fn read(payload: &'a [u8], trimmed: usize) -> Option<Self> {
         let &[first, _, l0, l1] = payload.first_chunk()?;
         let header_len = usize::from(first & 0xf) * 4;
@@ -205,8 +205,8 @@ fn is_icmp_query(kind: u8) -> bool {
     matches!(kind, 0 | 8..=10 | 13..=18 | 42 | 43)
 }
 
-/// The IPv6 packet that `payload` begins with, of which `trimmed` bytes are missing: what there is of it, and how long it
-/// is. `None` where it is longer than the frame, or no IPv6.
+/// The IPv6 packet at the start of `payload`, of which `trimmed` bytes are missing: the part of it that is there, and its
+/// length. `None` if it is longer than the frame, or not IPv6.
 pub fn ipv6_packet(payload: &[u8], trimmed: usize) -> Option<(&[u8], usize)> {
     let Header { family, total_len, .. } = header(payload, trimmed)?;
     let is_right = family == Family::V6 && payload.len() >= IPV6_HLEN;
@@ -227,8 +227,8 @@ fn read_v6(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
     })
 }
 
-/// Whether the address can be that of one host that a router may forward to: not unspecified, loopback, multicast,
-/// link-local or an IPv4 address in another guise.
+/// Whether the address can be that of a single host to which a router may forward: not unspecified, loopback, multicast,
+/// link-local or an embedded IPv4 address.
 fn is_one_host_v6(address: Ipv6Addr) -> bool {
     let none = address.is_unspecified()
         || address.is_loopback()
@@ -238,8 +238,8 @@ fn is_one_host_v6(address: Ipv6Addr) -> bool {
     !none
 }
 
-/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6
-/// error (types below 128, known or not), nor a redirect. Headers that end before they should are malformed.
+/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6 error
+/// (types below 128, known or not), nor a redirect. Headers that end too early are malformed.
 fn upper_layer_deserves(mut next_header: u8, mut body: &[u8]) -> bool {
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;

@@ -1,5 +1,5 @@
 //! Handles a packet that is larger than the next hop's MTU less the labels that it leaves under (RFC 3032 section 3): its
-//! source gets an ICMP error, or it is fragmented (RFC 791 section 3.2). Pure.
+//! source gets an ICMP error, or it is fragmented (RFC 791 section 3.2).
 
 use mplsxdp_common::ip::kept_len;
 use mplsxdp_common::wire::IPV4_HLEN;
@@ -8,29 +8,29 @@ use super::icmp::{Error, checksum};
 use super::outcome::Outcome;
 use super::packet::{Ipv4, ipv6_packet};
 
-/// No IPv6 host takes an MTU below this one for an answer (RFC 8201 section 4), and a link takes as much (RFC 8200
+/// IPv6 hosts ignore a smaller MTU in an ICMP error (RFC 8201 section 4), and every link takes packets of this size (RFC 8200
 /// section 5).
 const LEAST_IPV6_MTU: usize = 1280;
 
-/// Fragment offsets count these (RFC 791 section 3.1).
+/// Fragment offsets are in units of this size (RFC 791 section 3.1).
 const OFFSET_UNIT: usize = 8;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
-/// With as many options as fit.
+/// With the most options that fit.
 const LONGEST_HEADER: usize = 60;
 
-/// What there is to do.
+/// What to do.
 pub enum Remedy<'a> {
-    /// The packet fits, what follows it in the frame does not: send as many bytes of the payload.
+    /// The packet fits, but what follows it in the frame does not: send this many bytes of the payload.
     Cut(usize),
     Tell(Error),
     Fragment(Fragments<'a>),
 }
 
 impl<'a> Remedy<'a> {
-    /// For the packet that `payload` begins with, of which `trimmed` bytes are missing. `mtu` is for the packet without
-    /// labels. What cannot be helped is dropped with the outcome.
+    /// For the packet at the start of `payload`, of which `trimmed` bytes are missing. `mtu` is for the packet without labels.
+    /// If nothing helps, it is dropped with the outcome.
     pub fn find(payload: &'a [u8], trimmed: usize, mtu: usize) -> Result<Self, Outcome> {
         match payload.first().map(|byte| byte >> 4) {
             Some(4) => {
@@ -50,7 +50,7 @@ impl<'a> Remedy<'a> {
                 if total_len <= mtu {
                     cut(payload, total_len, mtu)
                 } else if total_len <= LEAST_IPV6_MTU {
-                    // To ask for less than the least MTU is of no use.
+                    // Asking for less than the minimum MTU is useless.
                     Err(Outcome::TooBig)
                 } else {
                     let mtu = mtu.max(LEAST_IPV6_MTU) as u32;
@@ -62,7 +62,7 @@ impl<'a> Remedy<'a> {
     }
 }
 
-/// A packet that fits without the bytes behind it (RFC 3032 section 3 counts the datagram). Part of it may be missing.
+/// A packet that fits without the bytes after it (RFC 3032 section 3 counts the datagram). Part of it may be missing.
 fn cut<'a>(payload: &[u8], total_len: usize, mtu: usize) -> Result<Remedy<'a>, Outcome> {
     let kept = kept_len(total_len, payload.len()).min(mtu);
     if total_len <= payload.len() {
@@ -72,24 +72,24 @@ fn cut<'a>(payload: &[u8], total_len: usize, mtu: usize) -> Result<Remedy<'a>, O
     }
 }
 
-/// A packet in fragments that fit. Each is as long as fits.
+/// A packet in fragments, each as long as fits.
 pub struct Fragments<'a> {
     mtu: usize,
     /// Of the next fragment.
     header: Header,
     /// Of those after the first.
     later_header: Header,
-    /// The reserved flag, and where a fragment is fragmented, [`MORE_FRAGMENTS`]: the last one's.
+    /// The reserved flag, and [`MORE_FRAGMENTS`] if the packet is itself a fragment that has it: the flags of the last one.
     flags: u16,
     /// Of the next fragment, in units.
     offset: u16,
-    /// What is not sent yet.
+    /// The data that is not sent yet.
     data: &'a [u8],
 }
 
 impl<'a> Fragments<'a> {
-    /// `None` where the options are not right, where what is left of the MTU holds nothing, or where the end of the
-    /// packet is beyond all offsets.
+    /// `None` if the options are not valid, if the MTU leaves no room for data, or if the end of the packet is beyond all
+    /// offsets.
     fn new(packet: Ipv4<'a>, mtu: usize) -> Option<Self> {
         let (_, data) = packet.packet.split_at_checked(packet.header.len())?;
         let fragment = flags_and_offset(packet.header);
@@ -145,8 +145,8 @@ impl Header {
         })
     }
 
-    /// For the fragments after the first: with those options that are to be in all of them. `None` where an option does
-    /// not end within the header.
+    /// For the fragments after the first: with the options that are copied into all of them. `None` if an option does not end
+    /// within the header.
     fn later(header: &[u8]) -> Option<Self> {
         const END_OF_OPTIONS: u8 = 0;
         const NO_OPERATION: u8 = 1;
@@ -181,13 +181,13 @@ impl Header {
         [self.bytes[2], self.bytes[3]] = total_len.to_be_bytes();
         [self.bytes[6], self.bytes[7]] = flags_and_offset.to_be_bytes();
         [self.bytes[10], self.bytes[11]] = [0, 0];
-        // Beyond the header there are zeros, which add nothing.
+        // After the header there are zeros, which add nothing.
         [self.bytes[10], self.bytes[11]] = checksum(0, &self.bytes).to_be_bytes();
         frame.extend(self.bytes.iter().take(self.length));
     }
 }
 
-/// Zero of a header that ends before.
+/// Zero for a header that ends before.
 fn flags_and_offset(header: &[u8]) -> u16 {
     match *header {
         [_, _, _, _, _, _, high, low, ..] => u16::from_be_bytes([high, low]),

@@ -1,5 +1,4 @@
-//! Which labels arrive that have no route, where, how often, and when to say so in the log. Pure: the time is an
-//! argument.
+//! Which labels without a route arrive, where, how often, and when to log them. The time is an argument.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -7,9 +6,9 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use mplsxdp_common::wire::Label;
 
-/// How many labels are kept apart. If there are more, the least recently seen are forgotten.
+/// How many labels are tracked separately. If there are more, the least recently seen are forgotten.
 const LABELS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// How far back a rate remembers: a step in it is two thirds through after this.
+/// The time constant of a rate: it has followed a step by two thirds after this time.
 const MEMORY: Duration = Duration::from_secs(5);
 /// The log has at most one line in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -26,13 +25,13 @@ pub struct UnknownLabel {
     pub idle: Duration,
 }
 
-/// What the log is to say.
+/// A line for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// Of the last frame.
+    /// The last frame's.
     pub port: u16,
     pub label: Label,
-    /// How many frames with unknown labels there were since the last report, this one among them.
+    /// How many frames with unknown labels there were since the last report, including this one.
     pub frames: u64,
 }
 
@@ -63,7 +62,7 @@ impl Decaying {
     }
 }
 
-/// All labels without a route that were seen of late.
+/// All labels without a route that were seen recently.
 #[derive(Debug)]
 pub struct UnknownLabels {
     seen: LruCache<(u16, Label), Seen>,
@@ -82,7 +81,7 @@ impl Default for UnknownLabels {
 }
 
 impl UnknownLabels {
-    /// A frame with `label` arrived at `port`. Returns what is to be logged now.
+    /// A frame with `label` arrived at `port`. Returns what to log now.
     pub fn note(&mut self, port: u16, label: Label, now: Instant) -> Option<Report> {
         let nothing = Decaying {
             per_second: 0.0,
@@ -107,7 +106,7 @@ impl UnknownLabels {
         })
     }
 
-    /// Forgets the labels of ports that are none any more, before others get their numbers.
+    /// Forgets the labels of removed ports, before others get their numbers.
     pub fn keep_ports(&mut self, is_port: impl Fn(u16) -> bool) {
         let gone = self
             .seen

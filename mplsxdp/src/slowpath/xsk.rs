@@ -1,16 +1,16 @@
-//! AF_XDP sockets: exceptions come up through them, and what the slow path sends goes down.
+//! AF_XDP sockets: exceptions come up through them, and frames of the slow path leave through them.
 //!
 //! A port has one socket on each of its receive queues, each with memory (a UMEM) of its own; frames are sent by the first. They
 //! are always bound in copy mode: on a zero-copy queue every frame that is redirected to another port would have to be copied to
 //! a fresh page, and exceptions are few.
 //!
-//! The memory is cut into chunks, which go round: the fill ring, the receive ring, this process, the fill ring again; and for
-//! what is sent, this process, the transmit ring, the completion ring. A descriptor is the right to use its chunk: [`Chunks`]
-//! holds those that are this side's.
+//! The memory is divided into chunks, which circulate: fill ring, receive ring, this process, and the fill ring again; for
+//! sending, this process, transmit ring, completion ring. A descriptor is the right to use its chunk: [`Chunks`] holds those of
+//! this process.
 //!
-//! More chunks lie in the fill ring than the receive ring has room for, and each one taken out of the latter is made up for from
-//! a reserve before the frame in it is looked at. So however slow this process is, the fill ring is never empty: a flood fills the
-//! receive ring, and what exceeds it is dropped and counted ([`Statistics::ring_full`]).
+//! The fill ring has more chunks than the receive ring has room for, and each one taken from the receive ring is replaced from
+//! a reserve before its frame is looked at. So however slow this process is, the fill ring is never empty: a flood fills the
+//! receive ring, and the excess is dropped and counted ([`Statistics::ring_full`]).
 
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -27,22 +27,22 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use crate::descriptors::hint_unless_short;
 
-/// Descriptors in the receive ring of a queue: what a burst may bring while this process is not running.
+/// Descriptors in the receive ring of a queue: enough for a burst while this process is not running.
 const RECEIVE_RING: u32 = 1024;
-/// Chunks that stay in the fill ring when the receive ring is full: more than the largest frame takes.
+/// Chunks left in the fill ring when the receive ring is full: more than the largest frame takes.
 const FILL_RESERVE: u32 = 64;
-/// Descriptors that are taken from a ring at once, and chunks in reserve to make up for them.
+/// Descriptors taken from a ring at once, and chunks in reserve to replace them.
 const BATCH: u32 = 64;
-/// Chunks to send frames from, and descriptors in the rings that they go through.
+/// Chunks for sending, and descriptors in the rings for them.
 const TRANSMIT_RING: u32 = 512;
-/// Chunks that one frame may be sent from: the kernel builds a packet of at most so many fragments (MAX_SKB_FRAGS).
+/// The most chunks for one frame to send: the kernel builds a packet of at most this many fragments (MAX_SKB_FRAGS).
 const MOST_CHUNKS: usize = 17;
 /// In all but the last descriptor of a frame (linux/if_xdp.h).
 const XDP_PKT_CONTD: u32 = 1;
 
-/// When to try again for a queue that is busy. The kernel frees a queue some time after the close of its last socket has
-/// returned: it needs the lock under which all interfaces are added and removed, which takes seconds on a busy machine. A
-/// queue that stays busy is another program's.
+/// When to try again for a busy queue. The kernel frees a queue some time after the close of its last socket has returned: it
+/// needs the lock under which all interfaces are added and removed, which takes seconds on a busy machine. A queue that stays
+/// busy belongs to another program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
     until: Instant,
@@ -54,7 +54,7 @@ impl Patience {
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-    /// Begins with the first attempt that has failed.
+    /// Begins with the first failed attempt.
     pub fn new(now: Instant) -> Self {
         Self {
             until: now + Self::LENGTH,
@@ -70,13 +70,13 @@ impl Patience {
     }
 }
 
-/// How frames lie in memory.
+/// The layout of frames in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layout {
-    /// In chunks of 2 KiB; a longer frame is in several. Linux 6.6 and later.
+    /// In chunks of 2 KiB; a longer frame takes several. Linux 6.6 and later.
     ScatterGather,
-    /// In one chunk of 4 KiB. What is in a driver's first buffer, a page at most, always fits; the kernel leaves out the rest of
-    /// a frame in several.
+    /// In one chunk of 4 KiB. The contents of a driver's first buffer, a page at most, always fit; the kernel leaves out the
+    /// rest of a multi-buffer frame.
     OneChunk,
 }
 
@@ -97,7 +97,7 @@ impl Layout {
     }
 }
 
-/// A socket could not be had.
+/// A socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum XskError {
     #[error("{0:?} is not a valid interface name")]
@@ -138,17 +138,17 @@ fn bind_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// The sockets of a port: those that receive, and the one that sends. They may go different ways.
+/// The sockets of a port: those that receive, and the one that sends. They can be used separately.
 pub struct XskPort {
     pub receiver: Receiver,
     pub transmitter: Transmitter,
 }
 
 impl XskPort {
-    /// Opens sockets on the first `queues` queues of an interface in this process's network namespace. Within a tokio runtime.
+    /// Opens sockets on the first `queues` queues of an interface in this process's network namespace. Needs a tokio runtime.
     pub fn open(interface: &str, queues: u32) -> Result<Self, XskError> {
         match Self::open_as(interface, queues, Layout::ScatterGather) {
-            // What a kernel says to a flag that it does not know.
+            // The kernel's answer to an unknown flag.
             Err(XskError::Bind { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
                 Self::open_as(interface, queues, Layout::OneChunk)
             }
@@ -173,16 +173,16 @@ impl XskPort {
     }
 }
 
-/// The sockets that exceptions of one port come up through.
+/// The sockets that receive the exceptions of one port.
 pub struct Receiver {
     layout: Layout,
     queues: Vec<AsyncFd<ReceiveQueue>>,
-    /// The queue whose turn it is to be looked at first.
+    /// The queue to look at first next time.
     next: usize,
 }
 
 impl Receiver {
-    /// Listens on further queues, so that there are `queues`. If that fails, all is as before.
+    /// Listens on additional queues, so that there are `queues`. If that fails, nothing has changed.
     pub fn extend(&mut self, interface: &str, queues: u32) -> Result<(), XskError> {
         let mut more = Vec::new();
         for queue in self.queues.len() as u32..queues {
@@ -201,12 +201,12 @@ impl Receiver {
         })
     }
 
-    /// Whether frames come up without what was not in the driver's first buffer.
+    /// Whether frames lack what was not in the driver's first buffer.
     pub fn trims(&self) -> bool {
         self.layout == Layout::OneChunk
     }
 
-    /// Waits until a frame has come up. May be dropped and called anew at any time.
+    /// Waits until a frame has arrived. Can be dropped and called again at any time.
     pub async fn readable(&mut self) -> io::Result<()> {
         poll_fn(|context| self.poll_readable(context)).await
     }
@@ -214,7 +214,7 @@ impl Receiver {
     /// As [`Receiver::readable`], to wait for several ports at once.
     pub fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut result = Poll::Pending;
-        // All of them, for each is to wake the task.
+        // Poll all of them, so that each wakes the task.
         for queue in &mut self.queues {
             if let Poll::Ready(ready) = queue.poll_read_ready(context) {
                 result = Poll::Ready(ready.map(drop));
@@ -223,8 +223,8 @@ impl Receiver {
         result
     }
 
-    /// Hands up to `budget` frames to `each`, whole and one after the other, and returns how many. Fewer than `budget`: no
-    /// more have come. Every queue has its turn to be first.
+    /// Hands up to `budget` frames to `each`, whole and one after the other, and returns how many. Fewer than `budget` means
+    /// that there are no more. The queues take turns at being first.
     pub fn receive(&mut self, budget: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut left = budget;
         let first = self.next;
@@ -244,7 +244,7 @@ impl Receiver {
         budget - left
     }
 
-    /// What became of the frames of each queue.
+    /// What happened to the frames of each queue.
     pub fn statistics(&self) -> impl Iterator<Item = io::Result<Statistics>> {
         self.queues.iter().map(|queue| queue.get_ref().statistics())
     }
@@ -257,9 +257,9 @@ pub struct Statistics {
     pub received: u64,
     /// Frames dropped because the slow path did not keep up: the receive ring was full.
     pub ring_full: u64,
-    /// Frames dropped because they were longer than a chunk, where they may not be in several, or for want of memory.
+    /// Frames dropped because they were longer than a chunk (without multi-buffer), or for lack of memory.
     pub dropped: u64,
-    /// How often the kernel found no chunk to put a frame into. Always zero, by construction.
+    /// How often the kernel found no chunk for a frame. Always zero, by construction.
     pub fill_ring_empty: u64,
 }
 
@@ -268,17 +268,17 @@ struct ReceiveQueue {
     umem: Umem,
     ring: RxQueue,
     fill: FillQueue,
-    /// What is in [`ReceiveQueue::receive`]'s hands.
+    /// The descriptors that [`ReceiveQueue::receive`] is working on.
     received: Chunks,
     /// [`BATCH`] chunks, less those in `received`.
     reserve: Chunks,
-    /// The frame whose first chunks have come.
+    /// The frame whose first chunks have arrived.
     partial: Vec<u8>,
     frames: u64,
 }
 
 impl ReceiveQueue {
-    /// Returns how many frames there were; fewer than `budget` where the ring is empty.
+    /// Returns how many frames there were; fewer than `budget` if the ring is empty.
     fn receive(&mut self, budget: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut frames = 0;
         while frames < budget {
@@ -349,12 +349,12 @@ pub struct Transmitter {
     completion: CompQueue,
     idle: Chunks,
     chunk_bytes: usize,
-    /// Chunks that one frame may be in.
+    /// The most chunks for one frame.
     most_chunks: usize,
 }
 
 impl Transmitter {
-    /// Queues a frame, as it is to be on the wire. [`Transmitter::flush`] sends it.
+    /// Queues a frame as it is on the wire. [`Transmitter::flush`] sends it.
     pub fn transmit(&mut self, frame: &[u8]) -> Result<(), TransmitError> {
         let needed = frame.len().div_ceil(self.chunk_bytes);
         if needed > self.most_chunks {

@@ -69,7 +69,7 @@ impl Error {
     }
 }
 
-/// From where to where an answer goes.
+/// The source and destination of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Addresses {
     V4 { source: Ipv4Addr, destination: Ipv4Addr },
@@ -77,7 +77,7 @@ pub enum Addresses {
 }
 
 impl Addresses {
-    /// `None` where they are of two families.
+    /// `None` if they are of different families.
     pub const fn new(source: IpAddr, destination: IpAddr) -> Option<Self> {
         match (source, destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => Some(Self::V4 { source, destination }),
@@ -92,7 +92,7 @@ impl Addresses {
 pub struct Message<'a> {
     pub error: Error,
     pub addresses: Addresses,
-    /// The packet that the message is about, as received: the IP header and what there is of the rest.
+    /// The packet that the message is about, as received: the IP header and as much of the rest as there is.
     pub quoted: &'a [u8],
     /// The label stack entries that it was received with, as on the wire. The outermost 64 are shown.
     pub stack: &'a [u8],

@@ -1,4 +1,4 @@
-//! ICMP errors taken apart again: what the tests read answers with.
+//! Parses ICMP errors, so that tests can read answers.
 
 use mplsxdp_common::wire::{IPV4_HLEN, LSE_LEN};
 
@@ -7,7 +7,7 @@ use super::{
     OBJECT_HLEN, QUOTED, checksum, pseudo_header,
 };
 
-/// A message taken apart.
+/// A parsed message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parsed<'a> {
     /// The quoted packet with the padding behind it.
@@ -16,7 +16,7 @@ pub struct Parsed<'a> {
     pub ttl: u8,
 }
 
-/// Takes apart an IP packet that holds an ICMP error of a kind that is built here.
+/// Parses an IP packet that holds an ICMP error of a kind that is built here.
 pub fn parse(packet: &[u8]) -> Result<Parsed<'_>, ParseError> {
     match packet.first().map(|byte| byte >> 4) {
         Some(4) => parse_v4(packet),
@@ -125,7 +125,7 @@ fn parse_v6(packet: &[u8]) -> Result<Parsed<'_>, ParseError> {
     })
 }
 
-/// The quoted packet, `quoted` bytes of it where that is not zero, and the label stack in the extension behind it.
+/// The quoted packet (`quoted` bytes of it if that is not zero), and the label stack in the extension after it.
 pub(super) fn parse_body(body: &[u8], quoted: usize) -> Result<(&[u8], &[u8]), ParseError> {
     if quoted == 0 {
         return Ok((body, &[]));

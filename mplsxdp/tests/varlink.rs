@@ -119,6 +119,30 @@ fn route() -> Route {
     }
 }
 
+fn sync_source() -> SyncSource {
+    SyncSource {
+        peer: Some("127.0.0.1:40000".into()),
+        audited_seconds: Some(1.5),
+        differences: Some(1),
+        ..SyncSource::default()
+    }
+}
+
+fn sync_difference() -> SyncDifference {
+    SyncDifference {
+        wanted: Some("100 as to 200 via inet 192.0.2.1 dev eth1".into()),
+        installed: Some("100 as to 201 via inet 192.0.2.1 dev eth1".into()),
+        ..SyncDifference::default()
+    }
+}
+
+fn sync_check() -> SyncCheck {
+    SyncCheck {
+        differences: vec![sync_difference()],
+        ..SyncCheck::default()
+    }
+}
+
 fn path() -> Path {
     Path {
         action: Some(RouteAction::Swap),
@@ -356,6 +380,13 @@ fn types() {
     agree_on_type(&mut seen, "Stats", &stats());
     agree_on_type(&mut seen, "Changes", &Changes::default());
     agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
+    agree_on_type(&mut seen, "SyncSource", &sync_source());
+    agree_on_type(&mut seen, "SyncCheck", &sync_check());
+    agree_on_type(&mut seen, "SyncDifference", &sync_difference());
+    use SyncState::{Lost, Synced, Syncing, Waiting};
+    agree_on_enum(&mut seen, "SyncState", &[Waiting, Syncing, Synced, Lost]);
+    use SyncProblem::{Different, Missing, Stale};
+    agree_on_enum(&mut seen, "SyncProblem", &[Stale, Missing, Different]);
     agree_on_enum(&mut seen, "Checksum", &[Checksum::Finish, Checksum::Trust]);
     agree_on_enum(&mut seen, "Source", &Source::ALL);
     agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
@@ -449,6 +480,15 @@ fn methods() {
     };
     method!("GetStatus", Nothing {}, StatusReply { status: status() });
     method!("GetConfig", Nothing {}, config);
+    method!(
+        "GetSync",
+        Nothing {},
+        SyncReply {
+            sources: vec![sync_source()]
+        }
+    );
+    let checks = vec![sync_check()];
+    method!("CheckSync", CheckSync { repair: Some(true) }, SyncChecks { checks });
     method!("ListRoutes", list, route_list);
     let changed = Changed {
         warnings: vec![name()],

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::{config, link, route};
+use super::{config, link, route, sync};
 use crate::config::Options;
 use crate::route::{Source, line};
 
@@ -158,6 +158,15 @@ pub enum Command {
         /// The labels that arrive and have no route, the most frequent first.
         #[arg(long, conflicts_with = "all")]
         unknown: bool,
+    },
+    /// The sources of routes that the instance follows.
+    #[command(after_help = sync::HELP)]
+    Sync {
+        /// A verb, as below; the default is `show`.
+        words: Vec<String>,
+        /// With `check`: put right what differs.
+        #[arg(long)]
+        repair: bool,
     },
     /// The instance, its configuration and how full its tables are.
     Status,

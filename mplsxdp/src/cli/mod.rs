@@ -14,6 +14,7 @@ mod netns;
 mod output;
 mod route;
 mod status;
+mod sync;
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Write};
@@ -203,6 +204,7 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Neigh { words } => link::neigh(&words, session),
         Command::Stats { unknown: true, .. } => status::unknown_labels(session),
         Command::Stats { all, unknown: false } => status::stats(all, session),
+        Command::Sync { words, repair } => sync::sync(&words, repair, session),
         Command::Status => status::status(session),
         Command::Config { words } => config::config(&words, session),
         Command::Instances => instances::instances(session),

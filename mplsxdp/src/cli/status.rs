@@ -182,7 +182,7 @@ pub fn unknown_labels(session: &mut Session) -> Result<(), Failure> {
 }
 
 /// A time that has passed, as precisely as its length deserves.
-fn ago(seconds: f64) -> String {
+pub(super) fn ago(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{seconds:.1}s"),

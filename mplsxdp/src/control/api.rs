@@ -781,6 +781,123 @@ pub struct ConfigReply {
     pub config: BTreeMap<String, serde_json::Value>,
 }
 
+/// Reply of `GetSync`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SyncReply {
+    pub sources: Vec<SyncSource>,
+}
+
+/// `type SyncSource`: a source of routes that the instance follows.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SyncSource {
+    /// `kernel` or `fpm`, which is also the owner of its routes.
+    pub source: String,
+    pub state: SyncState,
+    /// The address of the routing daemon that is connected, or was last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// What the source has.
+    pub labels: u64,
+    pub prefixes: u64,
+    pub nexthop_objects: u64,
+    /// Routes that wait for their turn.
+    pub pending: u64,
+    /// Routes that there was no room for, which are left to the kernel.
+    pub refused: u64,
+    /// Since the last audit ended, and what it found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audited_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differences: Option<u64>,
+}
+
+/// `type SyncState`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncState {
+    /// Nobody has connected yet.
+    #[default]
+    Waiting,
+    /// It sends all of its routes.
+    Syncing,
+    Synced,
+    /// It is gone; its routes stay.
+    Lost,
+}
+
+impl SyncState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Syncing => "syncing",
+            Self::Synced => "synced",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CheckSync {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<bool>,
+}
+
+/// Reply of `CheckSync`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SyncChecks {
+    pub checks: Vec<SyncCheck>,
+}
+
+/// `type SyncCheck`: what comparing a source with the kernel has found.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SyncCheck {
+    pub source: String,
+    /// How many routes were compared.
+    pub checked: u64,
+    pub stale: u64,
+    pub missing: u64,
+    pub different: u64,
+    /// At most 1,000 of them.
+    pub differences: Vec<SyncDifference>,
+    pub repaired: bool,
+}
+
+/// `type SyncDifference`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SyncDifference {
+    /// The label or prefix.
+    pub route: String,
+    pub problem: SyncProblem,
+    /// The route that there should be, as a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
+    /// The route that there is, as a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<String>,
+}
+
+/// `type SyncProblem`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncProblem {
+    /// The kernel does not have it.
+    #[default]
+    Stale,
+    /// The kernel has it, and it is not there.
+    Missing,
+    Different,
+}
+
+impl SyncProblem {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Missing => "missing",
+            Self::Different => "different",
+        }
+    }
+}
+
 /// What the server asks of the controller. Each is all or nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
@@ -844,6 +961,10 @@ pub enum Request {
         all: bool,
     },
     GetUnknownLabels,
+    GetSync,
+    CheckSync {
+        repair: bool,
+    },
     Unload,
 }
 
@@ -879,6 +1000,8 @@ pub enum Reply {
     Stats(Stats),
     /// The most frequent first.
     UnknownLabels(Vec<UnknownLabel>),
+    Sync(Vec<SyncSource>),
+    SyncChecks(Vec<SyncCheck>),
     Done,
 }
 

@@ -296,6 +296,13 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             }))
         }
         "GetUnknownLabels" => nothing(raw, Command::List(List::UnknownLabels)),
+        "GetSync" => nothing(raw, Command::Ask(Request::GetSync)),
+        "CheckSync" => {
+            let api::CheckSync { repair } = parameters(raw)?;
+            Ok(Command::Ask(Request::CheckSync {
+                repair: repair.unwrap_or(false),
+            }))
+        }
         "Unload" => nothing(raw, Command::Ask(Request::Unload)),
         _ => Err(Error::MethodNotFound {
             method: format!("{INTERFACE}.{name}"),

@@ -302,6 +302,19 @@ impl Client {
         Ok(stats)
     }
 
+    /// The sources of routes that the instance follows.
+    pub fn sync(&mut self) -> Result<Vec<api::SyncSource>, ClientError> {
+        let api::SyncReply { sources } = self.call("GetSync", &Nothing {})?;
+        Ok(sources)
+    }
+
+    /// Compares what they have with what is installed.
+    pub fn check_sync(&mut self, repair: bool) -> Result<Vec<api::SyncCheck>, ClientError> {
+        let repair = Some(repair);
+        let api::SyncChecks { checks } = self.call("CheckSync", &api::CheckSync { repair })?;
+        Ok(checks)
+    }
+
     pub fn unknown_labels(&mut self) -> Result<Vec<api::UnknownLabel>, ClientError> {
         self.list("GetUnknownLabels", &Nothing {}, |api::UnknownLabels { labels }| labels)
     }

@@ -148,6 +148,8 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         Request::DeleteLink { name } => ("DeleteLink", json!({ "ifname": name })),
         Request::SetLink { name, mpls } => ("SetLink", json!({ "ifname": name, "mpls": mpls })),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
+        Request::GetSync => ("GetSync", json!({})),
+        Request::CheckSync { repair } => ("CheckSync", json!({ "repair": repair })),
         Request::Unload => ("Unload", json!({})),
     }
 }

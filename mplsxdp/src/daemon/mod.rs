@@ -1,6 +1,7 @@
 //! The process around the switch: it waits for events, has [`Switch`] handle them, and performs the effects. Anything that
 //! takes long is a future or a thread, whose result is an input of the switch.
 
+mod audit;
 pub mod exceptions;
 mod raw_ip;
 mod reading;
@@ -559,6 +560,12 @@ impl Daemon {
                 self.failure = Some(error);
                 self.stopping = true;
             }
+            Effect::ReadRoutes { tables } => self.run(async move {
+                let read = tokio::task::spawn_blocking(move || audit::read_routes(tables));
+                let result = read.await.map_err(|error| error.to_string()).flatten();
+                Outcome::Input(Input::RoutesRead(result))
+            }),
+            Effect::Resync => self.netlink.resync(),
             Effect::Stop => self.stopping = true,
         }
     }

@@ -112,6 +112,16 @@ impl Mirror {
         }
     }
 
+    /// The routing tables whose IP routes count.
+    pub fn tables(&self) -> &BTreeSet<u32> {
+        &self.tables
+    }
+
+    /// How many keys are known to need another look.
+    pub fn pending(&self) -> usize {
+        self.dirty.len()
+    }
+
     pub fn sizes(&self) -> Sizes {
         Sizes {
             labels: self.labels.len(),
@@ -201,6 +211,12 @@ impl Mirror {
             some.push(key);
         }
         some
+    }
+
+    /// Nothing is to be made of what was said so far.
+    pub fn forget_changes(&mut self) {
+        self.dirty.clear();
+        self.walks.clear();
     }
 
     /// All keys that have routes, from behind `after` on.

@@ -5,4 +5,4 @@ pub mod mirror;
 mod translate;
 
 pub use mirror::{Key, Mirror};
-pub use translate::{Interface, InterfaceKind, Interfaces, Wanted};
+pub use translate::{Interface, InterfaceKind, Interfaces, left_to_kernel};

@@ -1,8 +1,9 @@
 //! The route that the switch installs for what a source has said.
 //!
-//! What XDP cannot do is left to the kernel, which has the same routes: for a label that is a
-//! [`Wanted::Pass`] with the reason; an IP route without labels is the kernel's anyway.
+//! What XDP cannot do is left to the kernel, which has the same routes, by a route that says why
+//! ([`Action::Pass`]). IP routes without labels are the kernel's anyway.
 
+use std::fmt::Display;
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::{Key, Mirror};
 use crate::route::{
-    Action, Attributes, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, Path, Route, RouteKey, Rule, Via,
+    Action, Attributes, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path, Route, RouteKey, Rule, Via,
 };
 use crate::rtnl::{self, Labels, ObjectTo, Stack, To};
 
@@ -33,15 +34,6 @@ pub enum InterfaceKind {
     Loopback,
     Vrf,
     Other,
-}
-
-/// What is to be installed for a key.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Wanted {
-    Nothing,
-    Route(Route),
-    /// The kernel forwards what this route is for.
-    Pass(Reason, Attributes),
 }
 
 /// Why a route is left to the kernel. Displays as a few words for people.
@@ -80,11 +72,9 @@ impl From<Rule> for Reason {
 }
 
 impl Mirror {
-    /// The route for `key`, whose name in the RIB is `route_key`.
-    pub fn wanted(&self, key: Key, route_key: RouteKey, interfaces: &impl Interfaces) -> Wanted {
-        let Some((route, is_selective)) = self.route(key) else {
-            return Wanted::Nothing;
-        };
+    /// The route for `key`, whose name in the RIB is `route_key`. `None`: there is to be none.
+    pub fn wanted(&self, key: Key, route_key: RouteKey, interfaces: &impl Interfaces) -> Option<Route> {
+        let (route, is_selective) = self.route(key)?;
         let attributes = Attributes {
             protocol: route.protocol,
             metric: match route.destination {
@@ -93,24 +83,25 @@ impl Mirror {
             },
         };
         if !route.unicast {
-            return Wanted::Nothing;
+            return None;
         }
-        let paths = match self.paths(&route.to) {
-            Ok(paths) => paths,
-            // The object may come; until then the kernel does what it can.
-            Err(reason) => return pass(key, reason, attributes),
+        let paths = match (self.paths(&route.to), key) {
+            (Ok(paths), _) => paths,
+            (Err(reason), Key::Label(_)) => return left_to_kernel(route_key, &reason, attributes),
+            // An object that is missing says nothing about labels.
+            (Err(_), Key::Prefix(..)) => return None,
         };
         let made = match key {
             Key::Label(_) => label_route(route, &paths, route_key, interfaces),
             // The kernel's own, as it is without labels.
-            Key::Prefix(..) if paths.iter().all(|path| !imposes(path)) => return Wanted::Nothing,
+            Key::Prefix(..) if paths.iter().all(|path| !imposes(path)) => return None,
             Key::Prefix(..) if is_selective => Err(Reason::Selective),
             Key::Prefix(..) => prefix_route(&paths, route_key, interfaces),
         };
         let made = made.and_then(|route| Ok(route.with_attributes(attributes)?));
         match made {
-            Ok(route) => Wanted::Route(route),
-            Err(reason) => Wanted::Pass(reason, attributes),
+            Ok(route) => Some(route),
+            Err(reason) => left_to_kernel(route_key, &reason, attributes),
         }
     }
 
@@ -135,12 +126,11 @@ impl Mirror {
     }
 }
 
-/// A missing object says nothing about labels: of a prefix, nothing is claimed.
-fn pass(key: Key, reason: Reason, attributes: Attributes) -> Wanted {
-    match key {
-        Key::Label(_) => Wanted::Pass(reason, attributes),
-        Key::Prefix(..) => Wanted::Nothing,
-    }
+/// The route by which the kernel forwards what `key` is for. `None`: there cannot be a route of this key.
+pub fn left_to_kernel(key: RouteKey, reason: &impl Display, attributes: Attributes) -> Option<Route> {
+    let action = Action::Pass(PassReason::new(&reason.to_string()));
+    let route = Route::new(key, action, None, TtlPropagate::Default).ok()?;
+    route.with_attributes(attributes).ok()
 }
 
 fn imposes(path: &rtnl::Path) -> bool {
@@ -165,7 +155,7 @@ fn label_route(
         let interface = interfaces.find(path.ifindex).ok_or(Reason::NoInterface(path.ifindex))?;
         match interface.kind {
             // The kernel looks at what is below the label as what arrived there.
-            InterfaceKind::Loopback => return Ok(Route::new(key, Action::Local, None, ttl)?),
+            InterfaceKind::Loopback => return Ok(Route::new(key, Action::LocalPass, None, ttl)?),
             InterfaceKind::Vrf => return Err(Reason::Vrf(interface.name)),
             InterfaceKind::Port | InterfaceKind::Other => return Err(Reason::NoNextHop),
         }

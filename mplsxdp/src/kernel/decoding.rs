@@ -82,32 +82,28 @@ pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Receive
 pub(super) fn events_of(received: Received, routing: bool) -> Vec<Event> {
     let Received { message, bytes } = received;
     let mut events = events_of_message(message);
-    if routing {
-        match rtnl::decode(&bytes) {
-            Ok(message) => events.extend(message.map(|message| Event::Routing(Box::new(message)))),
-            Err(error) => {
-                tracing::warn!("cannot read a netlink message about routes: {error}");
-                // It has taken the place of what was known of the destination.
-                let unknown = error.destination.map(unreadable_route);
-                events.extend(unknown.map(|route| {
-                    let position = rtnl::Position::Replaces;
-                    Event::Routing(Box::new(rtnl::Message::Route { route, position }))
-                }));
-            }
-        }
-    }
+    let routing = routing.then(|| routing_message(&bytes)).flatten();
+    events.extend(routing.map(|message| Event::Routing(Box::new(message))));
     events
 }
 
-/// A route of which only the destination could be read.
-fn unreadable_route(destination: rtnl::Destination) -> rtnl::Route {
-    rtnl::Route {
-        destination,
+/// What a message says about routes. One that cannot be read takes the place of what was known of its destination: the kernel
+/// has that route, whatever it is.
+pub(super) fn routing_message(bytes: &[u8]) -> Option<rtnl::Message> {
+    let error = match rtnl::decode(bytes) {
+        Ok(message) => return message,
+        Err(error) => error,
+    };
+    tracing::warn!("cannot read a netlink message about routes: {error}");
+    let route = rtnl::Route {
+        destination: error.destination?,
         protocol: Protocol(0),
         unicast: true,
         to: rtnl::To::Paths(SmallVec::new()),
         ttl_propagate: None,
-    }
+    };
+    let position = rtnl::Position::Replaces;
+    Some(rtnl::Message::Route { route, position })
 }
 
 fn events_of_message(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {

@@ -1,8 +1,9 @@
-//! The one door to the kernel's networking: [`Netlink`] makes rtnetlink requests, [`subscription`] follows what changes,
-//! [`netdev`] asks what drivers can do with XDP (generic netlink), [`ethtool`] reads and sets what drivers do, [`sysctl`] the
-//! settings of the kernel's own IP, and [`netns`] does something in another network namespace.
+//! All access to the kernel's networking. [`Netlink`] makes rtnetlink requests, [`subscription`] follows changes, [`dump`] reads
+//! all routes once, [`netdev`] asks for the XDP features of drivers (generic netlink), [`ethtool`] reads and sets driver options,
+//! [`sysctl`] settings of the kernel's IP, and [`netns`] runs something in another network namespace.
 
 mod decoding;
+pub mod dump;
 pub mod ethtool;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -22,7 +23,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
@@ -61,6 +62,7 @@ impl Error {
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    resync: Arc<Notify>,
 }
 
 impl Netlink {
@@ -72,7 +74,7 @@ impl Netlink {
     /// With reports of what is of interest.
     pub fn open_with(interests: Interests) -> Result<(Self, mpsc::Receiver<Event>), Error> {
         let netlink = Self::open_requests()?;
-        let events = subscription::events(interests).map_err(Error::Open)?;
+        let events = subscription::events(interests, Arc::clone(&netlink.resync)).map_err(Error::Open)?;
         Ok((netlink, events))
     }
 
@@ -80,7 +82,13 @@ impl Netlink {
     pub fn open_requests() -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        let resync = Arc::default();
+        Ok(Self { handle, resync })
+    }
+
+    /// Has everything reported anew.
+    pub fn resync(&self) {
+        self.resync.notify_one();
     }
 
     /// Which way the kernel would send to `address`; with `oif`, out of that interface, or within that VRF.

@@ -3,24 +3,23 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP_INTR, NetlinkPayload};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
-use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
-use super::decoding::message_type::{GET_NETCONF, GET_NEXTHOP};
 use super::decoding::{Received, error_of, events_of, take_message};
+use super::dump::{self, Request};
 use crate::neighbour::{Event, InterfaceAddress, KernelRoute, LinkInfo, Neighbour, RoutePosition};
 use crate::rtnl::{Destination, Message, Object};
 
@@ -30,7 +29,6 @@ pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 /// Events under way to the controller.
 const EVENTS: usize = 1024;
 /// The kernel's largest dump datagram is 32 KiB.
-const NETLINK_HEADER_LEN: usize = 16;
 const DATAGRAM_BYTES: usize = 1 << 17;
 /// Between a lost subscription and the next: lets the burst pass that overran it.
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
@@ -59,9 +57,6 @@ const GROUPS: [MulticastGroup; 9] = [
 const MPLS_ROUTE: u32 = 27;
 const MPLS_NETCONF: u32 = 29;
 
-/// It exists if the kernel has MPLS.
-const MPLS_SYSCTLS: &str = "/proc/sys/net/mpls";
-
 /// What to follow of the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Interests {
@@ -82,20 +77,20 @@ impl Default for Interests {
 
 /// Follows the kernel until the receiver is dropped. Must be called within a tokio runtime whose threads stay in the present
 /// network namespace: a lost subscription is opened anew by them.
-pub fn events(interests: Interests) -> io::Result<mpsc::Receiver<Event>> {
+pub fn events(interests: Interests, resync: Arc<Notify>) -> io::Result<mpsc::Receiver<Event>> {
     let subscription = Subscription::open(interests)?;
     let (sender, receiver) = mpsc::channel(EVENTS);
-    tokio::spawn(follow(subscription, interests, sender));
+    tokio::spawn(follow(subscription, interests, resync, sender));
     Ok(receiver)
 }
 
 /// Keeps a subscription going for as long as somebody listens.
-async fn follow(first: Subscription, interests: Interests, events: mpsc::Sender<Event>) {
+async fn follow(first: Subscription, interests: Interests, resync: Arc<Notify>, events: mpsc::Sender<Event>) {
     let mut subscription = Ok(first);
     while !events.is_closed() {
         let lost = match subscription {
             Ok(mut subscription) => tokio::select! {
-                lost = subscription.run(&events) => lost,
+                lost = subscription.run(&events, &resync) => lost,
                 () = events.closed() => return,
             },
             Err(error) => Err(Stop::Socket(error)),
@@ -172,7 +167,7 @@ impl Subscription {
     }
 
     /// Reports everything, then the changes, and everything anew where the changes do not tell all.
-    async fn run(&mut self, events: &mpsc::Sender<Event>) -> Result<std::convert::Infallible, Stop> {
+    async fn run(&mut self, events: &mpsc::Sender<Event>, wanted: &Notify) -> Result<std::convert::Infallible, Stop> {
         loop {
             let begin = Instant::now();
             events.send(Event::Reset).await?;
@@ -181,25 +176,26 @@ impl Subscription {
             let pause = (begin.elapsed() * (RESYNC_SHARE - 1)).max(RESYNC_INTERVAL_MIN);
             let not_before = Instant::now() + pause;
             let resync = std::mem::take(&mut self.stale).then_some(not_before);
-            self.follow(events, resync, not_before).await?;
+            self.follow(events, wanted, resync, not_before).await?;
         }
     }
 
     /// Reports changes until something happened that the kernel does not report in full: IPv4 routes go without a word
-    /// when their interface goes down, or their source address or nexthop object is removed. `resync`: when to stop in any case.
+    /// when their interface goes down, or their source address or nexthop object is removed. `resync`: when to stop in any case;
+    /// `wanted`: somebody wants that.
     async fn follow(
         &mut self,
         events: &mpsc::Sender<Event>,
+        wanted: &Notify,
         mut resync: Option<Instant>,
         not_before: Instant,
     ) -> Result<(), Stop> {
         loop {
-            let message = match resync {
-                None => self.next().await?,
-                Some(due) => match tokio::time::timeout_at(due.into(), self.next()).await {
-                    Ok(message) => message?,
-                    Err(_) => return Ok(()),
-                },
+            let message = tokio::select! {
+                biased;
+                () = wanted.notified() => return Ok(()),
+                () = sleep_until(resync) => return Ok(()),
+                message = self.next() => message?,
             };
             for event in events_of(message, self.routing) {
                 if self.takes_routes_along(&event) {
@@ -211,7 +207,7 @@ impl Subscription {
     }
 
     async fn dump_all(&mut self, events: &mpsc::Sender<Event>) -> Result<(), Stop> {
-        let has_mpls = !self.routing || Path::new(MPLS_SYSCTLS).exists();
+        let has_mpls = !self.routing || dump::has_mpls();
         if self.has_mpls && !has_mpls {
             tracing::warn!(
                 "the kernel has no MPLS, so that there are no label routes to follow: `modprobe mpls_router mpls_iptunnel`"
@@ -222,33 +218,19 @@ impl Subscription {
         links
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let routes = |family| {
-            let mut routes = RouteMessage::default();
-            routes.header.address_family = family;
-            RouteNetlinkMessage::GetRoute(routes)
-        };
         // Changes that were reported since are newer than what the dump says.
         let mut changed = HashSet::new();
-        let family_header = |family: AddressFamily, length: usize| {
-            let mut header = vec![0; length];
-            header[0] = family.into();
-            header
-        };
         let mut requests = vec![
             Request::from(RouteNetlinkMessage::GetLink(links)),
             RouteNetlinkMessage::GetAddress(AddressMessage::default()).into(),
             RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()).into(),
         ];
         if self.routing {
-            // struct nhmsg
-            requests.push(Request::new(GET_NEXTHOP, &family_header(AddressFamily::Unspec, 8)));
+            requests.push(Request::objects());
         }
-        requests.push(routes(AddressFamily::Inet).into());
-        requests.push(routes(AddressFamily::Inet6).into());
+        requests.extend([AddressFamily::Inet, AddressFamily::Inet6].map(Request::routes));
         if self.routing && has_mpls {
-            requests.push(routes(AddressFamily::Mpls).into());
-            // struct netconfmsg
-            requests.push(Request::new(GET_NETCONF, &family_header(AddressFamily::Mpls, 4)));
+            requests.extend([Request::routes(AddressFamily::Mpls), Request::inputs()]);
         }
         for request in requests {
             let mut attempt = 1;
@@ -333,6 +315,14 @@ enum Dump {
     Interrupted,
 }
 
+/// For ever if there is no time.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What an event is about.
 #[derive(PartialEq, Eq, Hash)]
 enum Subject {
@@ -370,35 +360,4 @@ impl Subject {
 /// A path may have been taken out of a route, of which a dump would tell the rest.
 fn takes_a_path(event: &Event) -> bool {
     matches!(event, Event::Routing(message) if matches!(&**message, Message::RouteGone(_)))
-}
-
-/// A request for a dump, without flags and sequence number.
-struct Request(Vec<u8>);
-
-impl Request {
-    /// Of this type, with this after the netlink header.
-    fn new(message_type: u16, body: &[u8]) -> Self {
-        let length = NETLINK_HEADER_LEN + body.len();
-        let mut header = vec![0; NETLINK_HEADER_LEN];
-        header[..4].copy_from_slice(&(length as u32).to_ne_bytes());
-        header[4..6].copy_from_slice(&message_type.to_ne_bytes());
-        Self([&header, body].concat())
-    }
-
-    fn with_sequence(&self, sequence: u32) -> Vec<u8> {
-        let mut message = self.0.clone();
-        message[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-        message[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        message
-    }
-}
-
-impl From<RouteNetlinkMessage> for Request {
-    fn from(request: RouteNetlinkMessage) -> Self {
-        let mut message = NetlinkMessage::from(request);
-        message.finalize();
-        let mut buffer = vec![0; message.buffer_len()];
-        message.serialize(&mut buffer);
-        Self(buffer)
-    }
 }

@@ -12,15 +12,17 @@ use tracing::{info, warn};
 use super::routes::{NotChanged, RouteChange};
 use super::{Switch, TABLE_MAIN};
 use crate::config::{SyncSource, SyncTable};
+use crate::control::api::{self, SyncState};
 use crate::dataplane::Tables;
-use crate::feeds::{Interface, InterfaceKind, Interfaces, Key, Mirror, Wanted};
+use crate::feeds::mirror::Sizes;
+use crate::feeds::{Interface, InterfaceKind, Interfaces, Key, Mirror, left_to_kernel};
 use crate::lfib::{Budget, Change, ChangeError};
 use crate::neighbour::Event;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 use crate::ports::{Port, Ports, Role};
 use crate::route::{Fec, Owner, Route, RouteKey, RoutingTable, Source};
-use crate::rtnl::Message;
+use crate::rtnl::{self, Message};
 
 /// How many keys one change is about.
 const BATCH: usize = 512;
@@ -59,10 +61,18 @@ pub(super) struct Feeds {
 struct Feed {
     source: Source,
     mirror: Mirror,
+    /// Labels below this can have routes.
+    labels: u32,
     /// The keys whose routes are being changed.
     in_flight: Vec<Key>,
     /// The keys whose routes there was no room for, and why.
     refused: HashMap<Key, String>,
+    /// Routes that somebody else has made in the name of the source, of keys that it cannot have.
+    foreign: Vec<RouteKey>,
+    state: SyncState,
+    peer: Option<String>,
+    /// When it was last compared with the kernel, and how many differences there were.
+    audited: Option<(Instant, u64)>,
 }
 
 impl Interfaces for HashMap<u32, Interface> {
@@ -72,7 +82,7 @@ impl Interfaces for HashMap<u32, Interface> {
 }
 
 impl Feeds {
-    pub fn new(sources: &[SyncSource], tables: &[SyncTable]) -> Self {
+    pub fn new(sources: &[SyncSource], tables: &[SyncTable], labels: u32) -> Self {
         let numbers = tables.iter().filter_map(|table| match table {
             SyncTable::Number(number) => Some(*number),
             SyncTable::Vrf(_) => None,
@@ -90,7 +100,12 @@ impl Feeds {
                 source,
                 mirror: Mirror::new(source, numbers.clone()),
                 in_flight: Vec::new(),
+                labels,
                 refused: HashMap::new(),
+                foreign: Vec::new(),
+                state: SyncState::default(),
+                peer: None,
+                audited: None,
             }
         });
         Self {
@@ -100,7 +115,7 @@ impl Feeds {
     }
 
     pub fn has_work(&self) -> bool {
-        let is_free = |feed: &Feed| feed.in_flight.is_empty() && feed.mirror.has_work();
+        let is_free = |feed: &Feed| feed.in_flight.is_empty() && (feed.mirror.has_work() || !feed.foreign.is_empty());
         self.is_started && (self.interfaces_changed || self.feeds.iter().any(is_free))
     }
 
@@ -115,8 +130,91 @@ impl Feeds {
         self.interfaces_changed = true;
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.feeds.is_empty()
+    }
+
+    /// The tables follow all that was said.
+    pub fn is_followed(&self) -> bool {
+        let is_idle = |feed: &Feed| feed.in_flight.is_empty() && !feed.mirror.has_work();
+        !self.interfaces_changed && self.feeds.iter().all(is_idle)
+    }
+
+    /// The routing tables that count.
+    pub fn tables(&self) -> BTreeSet<u32> {
+        let first = self.feeds.first();
+        first.map(|feed| feed.mirror.tables().clone()).unwrap_or_default()
+    }
+
+    /// What a source has said of a key.
+    pub fn said(&self, source: Source, key: Key) -> Option<&rtnl::Route> {
+        self.get(source)?.mirror.route(key).map(|(route, _)| route)
+    }
+
+    /// The next label after `after` that a source has a route for.
+    pub fn next_label(&self, source: Source, after: Option<Key>) -> Option<Key> {
+        let next = self.get(source)?.mirror.keys_after(after).next();
+        next.filter(|key| matches!(key, Key::Label(_)))
+    }
+
+    /// The route to install for a key of this source, if it has said what `mirror` has.
+    pub fn wanted(&self, source: Source, key: Key, mirror: &Mirror) -> Option<Route> {
+        self.get(source)?.route_of(mirror, key, &self.interfaces)
+    }
+
+    /// The routes of these keys are not what a source wants.
+    pub fn repair(&mut self, source: Source, keys: impl Iterator<Item = RouteKey>) {
+        let Some(feed) = self.get_mut(source) else { return };
+        for key in keys {
+            match key_of(key) {
+                Some(key) => feed.mirror.look_again_at([key]),
+                None => feed.foreign.push(key),
+            }
+        }
+    }
+
+    /// An audit has ended.
+    pub fn audited(&mut self, checks: &[api::SyncCheck], now: Instant) {
+        for check in checks {
+            let differences = check.stale + check.missing + check.different;
+            if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.source.name() == check.source) {
+                feed.audited = Some((now, differences));
+            }
+        }
+    }
+
+    /// As clients see them.
+    pub fn report(&self, now: Instant) -> Vec<api::SyncSource> {
+        let sources = self.feeds.iter().map(|feed| {
+            let Sizes {
+                labels,
+                prefixes,
+                objects,
+            } = feed.mirror.sizes();
+            api::SyncSource {
+                source: feed.source.to_string(),
+                state: feed.state,
+                peer: feed.peer.clone(),
+                labels: labels as u64,
+                prefixes: prefixes as u64,
+                nexthop_objects: objects as u64,
+                pending: (feed.mirror.pending() + feed.in_flight.len()) as u64,
+                refused: feed.refused.len() as u64,
+                audited_seconds: feed
+                    .audited
+                    .map(|(then, _)| now.saturating_duration_since(then).as_secs_f64()),
+                differences: feed.audited.map(|(_, differences)| differences),
+            }
+        });
+        sources.collect()
+    }
+
     pub fn follows(&self, source: Source) -> bool {
         self.feeds.iter().any(|feed| feed.source == source)
+    }
+
+    fn get(&self, source: Source) -> Option<&Feed> {
+        self.feeds.iter().find(|feed| feed.source == source)
     }
 
     fn get_mut(&mut self, source: Source) -> Option<&mut Feed> {
@@ -126,12 +224,14 @@ impl Feeds {
     pub fn begin(&mut self, source: Source) {
         if let Some(feed) = self.get_mut(source) {
             feed.mirror.begin();
+            feed.state = SyncState::Syncing;
         }
     }
 
     pub fn end(&mut self, source: Source) {
         if let Some(feed) = self.get_mut(source) {
             feed.mirror.end();
+            feed.state = SyncState::Synced;
         }
     }
 
@@ -218,7 +318,10 @@ impl<T: Tables> Switch<T> {
         for event in events {
             match event {
                 Event::Reset => self.feeds.begin(Source::Kernel),
-                Event::Synced => self.feeds.end(Source::Kernel),
+                Event::Synced => {
+                    self.feeds.end(Source::Kernel);
+                    self.audits.resynced();
+                }
                 Event::Routing(message) => match *message {
                     Message::Input {
                         ifindex,
@@ -240,6 +343,9 @@ impl<T: Tables> Switch<T> {
             FeedEvent::Connected { peer } => {
                 info!(%peer, "a routing daemon has connected");
                 feeds.begin(Source::Fpm);
+                if let Some(feed) = feeds.get_mut(Source::Fpm) {
+                    feed.peer = Some(peer);
+                }
             }
             FeedEvent::Messages(messages) => {
                 for message in messages {
@@ -251,6 +357,9 @@ impl<T: Tables> Switch<T> {
                 feeds.end(Source::Fpm);
             }
             FeedEvent::Disconnected { reason } => {
+                if let Some(feed) = feeds.get_mut(Source::Fpm) {
+                    feed.state = SyncState::Lost;
+                }
                 warn!(%reason, "the routing daemon has disconnected; its routes stay until one has sent its routes again");
             }
         }
@@ -265,20 +374,18 @@ impl<T: Tables> Switch<T> {
             }
         }
         let mut changes = Vec::new();
-        let capacity = self.lfib.tables().capacity().labels;
         for feed in self.feeds.feeds.iter_mut().filter(|feed| feed.in_flight.is_empty()) {
             feed.mirror.step(BATCH, budget);
             let keys = feed.mirror.take_some(BATCH);
-            if keys.is_empty() {
+            if keys.is_empty() && feed.foreign.is_empty() {
                 continue;
             }
             let mut routes = Vec::new();
-            let mut gone = Vec::new();
+            let mut gone = std::mem::take(&mut feed.foreign);
             for &key in &keys {
-                let route_key = route_key(key);
-                match feed.route(key, route_key, capacity, &self.feeds.interfaces) {
+                match feed.route_of(&feed.mirror, key, &self.feeds.interfaces) {
                     Some(route) => routes.push((Owner::Of(feed.source), route)),
-                    None => gone.push(route_key),
+                    None => gone.push(route_key(key)),
                 }
             }
             feed.in_flight = keys;
@@ -325,24 +432,31 @@ impl<T: Tables> Switch<T> {
 }
 
 impl Feed {
-    /// The route to install for a key; `None`: none.
-    fn route(&self, key: Key, route_key: RouteKey, labels: u32, interfaces: &HashMap<u32, Interface>) -> Option<Route> {
-        if matches!(key, Key::Label(label) if label.get() >= labels) {
+    /// The route to install for what `mirror` has for a key; `None`: none.
+    fn route_of(&self, mirror: &Mirror, key: Key, interfaces: &HashMap<u32, Interface>) -> Option<Route> {
+        if matches!(key, Key::Label(label) if label.get() >= self.labels) {
             return None;
         }
-        match self.mirror.wanted(key, route_key, interfaces) {
-            Wanted::Nothing => None,
-            Wanted::Route(_) if self.refused.contains_key(&key) => None,
-            Wanted::Route(route) => Some(route),
-            Wanted::Pass(..) => None,
+        let route = mirror.wanted(key, route_key(key), interfaces)?;
+        match self.refused.get(&key) {
+            Some(reason) => left_to_kernel(route_key(key), reason, route.attributes()),
+            None => Some(route),
         }
     }
 }
 
 /// The key by which the RIB knows what a source has for `key`.
-fn route_key(key: Key) -> RouteKey {
+pub(super) fn route_key(key: Key) -> RouteKey {
     match key {
         Key::Label(label) => RouteKey::Label(label),
         Key::Prefix(table, prefix) => RouteKey::Prefix(Fec::new(prefix, Some(RoutingTable(table)))),
+    }
+}
+
+/// The key that a source has for what the RIB knows as `key`; `None`: no source has it.
+pub(super) fn key_of(key: RouteKey) -> Option<Key> {
+    match key {
+        RouteKey::Label(label) => Some(Key::Label(label)),
+        RouteKey::Prefix(Fec { prefix, table }) => table.map(|RoutingTable(table)| Key::Prefix(table, prefix)),
     }
 }

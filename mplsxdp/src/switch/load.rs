@@ -390,6 +390,9 @@ impl<T: Tables> Switch<T> {
         if is_start {
             self.warn_of_foreign_sources(&[]);
             self.feeds.start();
+            if !self.feeds.is_empty() {
+                self.audits.schedule(now);
+            }
             self.effects.push_back(Effect::Ready);
             return;
         }

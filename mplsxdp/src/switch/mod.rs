@@ -9,6 +9,7 @@
 //!                                       +---- daemon <-- effects: replies, look-ups, probes, programs to attach
 //! ```
 
+mod audit;
 mod claims;
 mod domains;
 mod feeds;
@@ -52,6 +53,8 @@ use crate::ports::{PortError, Ports, sub_interface};
 use crate::rib::Rib;
 use crate::route::Owner;
 use crate::route::filter::RouteFilter;
+use audit::Audits;
+pub use audit::Reading;
 pub use feeds::FeedEvent;
 use feeds::Feeds;
 pub use handover::Situation;
@@ -100,6 +103,8 @@ pub enum Input {
     Port(PortEvent),
     /// A routing daemon has said something.
     Feed(FeedEvent),
+    /// The answer to [`Effect::ReadRoutes`].
+    RoutesRead(Result<Reading, String>),
     /// Programs of ports are not where they were put.
     Interference(Vec<Finding>),
     /// The result of [`Effect::PutBack`].
@@ -256,6 +261,12 @@ pub enum Effect {
         name: Arc<str>,
     },
     SetFixesPeers(bool),
+    /// Read the kernel's routes, of these tables.
+    ReadRoutes {
+        tables: BTreeSet<u32>,
+    },
+    /// Have the kernel's interfaces, addresses, neighbours and routes reported anew.
+    Resync,
     /// Nobody needs this any more. To drop it may take a while.
     Drop(Remains),
     /// Frames that wait for their next hops may leave now, whatever they wait for.
@@ -297,6 +308,7 @@ pub struct Switch<T> {
     ftn_retry: Option<Instant>,
     changes: RouteChanges,
     feeds: Feeds,
+    audits: Audits,
     work: Work,
     effects: VecDeque<Effect>,
 }
@@ -307,7 +319,8 @@ impl<T: Tables> Switch<T> {
         Self {
             started: now,
             identity,
-            feeds: Feeds::new(&config.sync, &config.sync_table),
+            audits: Audits::default(),
+            feeds: Feeds::new(&config.sync, &config.sync_table, config.labels.get()),
             ports: Ports::new(config.mode, settings, !config.no_readopt),
             config,
             resolver: Resolver::default(),
@@ -366,6 +379,7 @@ impl<T: Tables> Switch<T> {
             Input::Reread(read) => self.reread(read, now),
             Input::Port(event) => self.port_event(event, now),
             Input::Feed(event) => self.feed_event(event),
+            Input::RoutesRead(result) => self.routes_read(result, now),
             Input::Interference(found) => self.put_back(&found, now),
             Input::PutBack { number, result } => self.was_put_back(number, result, now),
             Input::Replaced { number, result } => self.replaced(number, result),
@@ -389,7 +403,11 @@ impl<T: Tables> Switch<T> {
 
     /// Whether there is long work at hand, which is done in small steps.
     pub fn has_steps(&self) -> bool {
-        !self.changes.is_idle() || self.lfib.has_to_tidy() || self.lfib.has_domain_steps() || self.feeds.has_work()
+        !self.changes.is_idle()
+            || self.lfib.has_to_tidy()
+            || self.lfib.has_domain_steps()
+            || self.feeds.has_work()
+            || self.audits.has_work(self.feeds.is_followed())
     }
 
     /// Takes one such step, which ends soon after `is_over` returns true.
@@ -400,8 +418,10 @@ impl<T: Tables> Switch<T> {
             self.lfib.tidy_step(&mut Budget::new(usize::MAX, is_over));
         } else if self.lfib.has_domain_steps() {
             self.domain_step();
-        } else {
+        } else if self.feeds.has_work() {
             self.feed_step(&mut Budget::new(usize::MAX, is_over), now);
+        } else {
+            self.audit_step(&mut Budget::new(usize::MAX, is_over), now);
         }
         self.reclaim(now);
         self.watch_ftn(now);
@@ -411,13 +431,15 @@ impl<T: Tables> Switch<T> {
     pub fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.ports.waiting().next_deadline().filter(|_| self.work.is_idle());
         let deadlines = self.resolver.next_deadline().into_iter();
-        deadlines.chain(self.ftn_retry).chain(waiting).min()
+        let audit = self.audits.next_deadline();
+        deadlines.chain(self.ftn_retry).chain(waiting).chain(audit).min()
     }
 
     fn tick(&mut self, now: Instant) {
         let mut actions = Vec::new();
         self.resolver.poll(now, &mut actions);
         self.perform(actions);
+        self.audit_if_due(now);
         if self.work.is_idle()
             && let Some(name) = self.ports.waiting().due(now)
         {
@@ -508,6 +530,8 @@ impl<T: Tables> Switch<T> {
                 };
                 return self.effects.push_back(stats);
             }
+            Request::GetSync => Ok(Reply::Sync(self.feeds.report(now))),
+            Request::CheckSync { repair } => return self.check_sync(token, peer, *repair, now),
             Request::GetUnknownLabels => return self.effects.push_back(Effect::ReplyUnknownLabels { token }),
             Request::Unload => Ok(Reply::Done),
         };

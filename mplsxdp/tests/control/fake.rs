@@ -266,6 +266,8 @@ impl Kept {
                 })
             }
             Request::GetStats { all } => Ok(Reply::Stats(stats(all))),
+            Request::GetSync => Ok(Reply::Sync(Vec::new())),
+            Request::CheckSync { .. } => Ok(Reply::SyncChecks(Vec::new())),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),
         }
     }

@@ -379,6 +379,7 @@ fn change(request: &Request) -> Option<String> {
         }
         Request::DeleteLink { name } => Some(format!("delete link {name}")),
         Request::SetLink { name, mpls } => Some(format!("set link {name} mpls {}", if *mpls { "on" } else { "off" })),
+        Request::CheckSync { repair: true } => Some("repair what differs from the kernel's routes".into()),
         Request::Unload => Some("unload".into()),
         Request::GetStatus
         | Request::GetConfig
@@ -388,6 +389,8 @@ fn change(request: &Request) -> Option<String> {
         | Request::ListLinks { .. }
         | Request::ListNeighbors { .. }
         | Request::GetStats { .. }
+        | Request::GetSync
+        | Request::CheckSync { repair: false }
         | Request::GetUnknownLabels => None,
     }
 }
@@ -475,6 +478,8 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Vrf(vrf) => answer(&vrf),
         Reply::Changed(changed) => answer(&changed),
         Reply::Committed(committed) => answer(&committed),
+        Reply::Sync(sources) => answer(&api::SyncReply { sources }),
+        Reply::SyncChecks(checks) => answer(&api::SyncChecks { checks }),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
         // `list` answers with these.
         Reply::Routes { .. } | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) | Reply::Done => {

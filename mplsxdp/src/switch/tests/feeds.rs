@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::*;
 use crate::config::SyncSource;
+use crate::feeds::Mirror;
 use crate::route::Via;
 use crate::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, Position, To};
 
@@ -179,6 +180,48 @@ fn each_form_of_a_label_route() {
 }
 
 #[test]
+fn what_xdp_cannot_do_is_left_to_the_kernel() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let red = LinkInfo {
+        vrf_table: Some(1000),
+        ..link(9, "red")
+    };
+    let lo = LinkInfo {
+        loopback: true,
+        ..link(10, "lo")
+    };
+    rig.link(red);
+    rig.link(lo);
+    let direct = |ifindex| rtnl::Path {
+        via: None,
+        ..path(ifindex, 1, out(&[]))
+    };
+    let deep: Vec<u32> = (100..130).collect();
+    let label_route = |value, path| said(Destination::Label(label(value)), paths(&[path]));
+    rig.kernel(vec![
+        label_route(100, direct(9)),
+        label_route(101, direct(10)),
+        label_route(102, direct(1)),
+        label_route(103, path(1, 1, out(&deep))),
+        label_route(104, path(77, 1, out(&[200]))),
+        said(prefix("10.1.0.0/16", 0), paths(&[path(3, 1, imposed(&[100]))])),
+    ]);
+    let shown = rig.shown();
+    let expected = [
+        "kernel 100 pass proto bgp # delivery to VRF red",
+        "kernel 101 dev lo pass proto bgp",
+        "kernel 102 pass proto bgp # no next hop",
+        "kernel 103 pass proto bgp # 30 labels",
+        "kernel 104 pass proto bgp # interface 77 does not exist",
+        "kernel 10.1.0.0/16 pass table main proto bgp # eth3 is not a port",
+    ];
+    assert_eq!(shown.len(), expected.len());
+    for (shown, expected) in shown.iter().zip(expected) {
+        assert!(shown.starts_with(expected), "{shown}");
+    }
+}
+
+#[test]
 fn ip_routes_follow_their_nexthop_objects() {
     let mut rig = synced(&[SyncSource::Kernel]);
     let group = |ids: &[u32]| ObjectTo::Group(ids.iter().map(|&id| (id, 1)).collect());
@@ -207,7 +250,10 @@ fn ip_routes_follow_their_nexthop_objects() {
     );
     // Without labels, packets are the kernel's.
     rig.kernel(vec![object(7, ObjectTo::Path(path(2, 2, out(&[]))))]);
-    assert_eq!(rig.shown().len(), 0);
+    assert_eq!(
+        rig.shown(),
+        ["kernel 10.2.0.0/16 pass table main proto bgp # some paths impose no labels"]
+    );
     rig.kernel(vec![Message::ObjectGone(7)]);
     assert_eq!(rig.shown().len(), 0);
 }
@@ -286,7 +332,7 @@ fn the_most_preferred_source_wins_whatever_comes_first() {
 fn an_interface_that_becomes_a_port_gets_its_routes() {
     let mut rig = synced(&[SyncSource::Kernel]);
     rig.kernel(vec![swap(100, 200, 3)]);
-    assert_eq!(rig.destination(100), Err(()));
+    assert_eq!(rig.shown(), ["kernel 100 pass proto bgp # eth3 is not a port"]);
     rig.add_link("eth3");
     assert_eq!(
         rig.shown(),
@@ -296,6 +342,91 @@ fn an_interface_that_becomes_a_port_gets_its_routes() {
     assert_eq!(
         rig.shown(),
         ["kernel 100 as to 200 via inet 10.0.0.1 dev core0 proto bgp"]
+    );
+}
+
+/// The kernel has these routes, each time that it is read.
+fn audit(rig: &mut Rig, repair: bool, messages: &[Message]) -> Vec<api::SyncCheck> {
+    let token = rig.ask(Request::CheckSync { repair });
+    loop {
+        let is_read = |effect: &Effect| matches!(effect, Effect::ReadRoutes { .. });
+        let Some(index) = rig.seen.iter().position(is_read) else {
+            break;
+        };
+        rig.seen.remove(index);
+        let mut mirror = Box::new(Mirror::new(Source::Kernel, [TABLE_MAIN].into()));
+        messages.iter().cloned().for_each(|message| mirror.take(message));
+        mirror.forget_changes();
+        rig.handle(Input::RoutesRead(Ok(Reading { mirror, has_mpls: true })));
+    }
+    if rig.saw(|effect| matches!(effect, Effect::Resync)) {
+        rig.seen.retain(|effect| !matches!(effect, Effect::Resync));
+        rig.resync(messages.to_vec());
+    }
+    match rig.reply(token) {
+        Some(Ok(Reply::SyncChecks(checks))) => checks,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn counts(check: &api::SyncCheck) -> (u64, u64, u64, u64) {
+    (check.checked, check.stale, check.missing, check.different)
+}
+
+#[test]
+fn an_audit_finds_and_repairs_what_differs() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let all = [swap(100, 200, 1), swap(101, 201, 1), swap(102, 202, 1)];
+    rig.kernel(all.to_vec());
+    let checks = audit(&mut rig, false, &all);
+    assert_eq!(checks.iter().map(counts).collect::<Vec<_>>(), [(3, 0, 0, 0)]);
+    // Somebody meddles with the routes of the kernel, and the kernel has one that it has not reported.
+    let by_hand = |rig: &mut Rig, text: &str| {
+        let request = Request::ChangeRoutes {
+            mode: ChangeMode::Replace,
+            owner: Source::Kernel,
+            routes: vec![route(text)],
+            wait: true,
+        };
+        rig.request(request).unwrap();
+    };
+    by_hand(&mut rig, "100 as 999 via inet 10.0.0.1 dev eth1");
+    by_hand(&mut rig, "500 as 501 via inet 10.0.0.1 dev eth1");
+    let key = RouteKey::Label(label(101));
+    rig.request(Request::DeleteRoutes {
+        owner: Source::Kernel,
+        routes: vec![Description::from(key)],
+    })
+    .unwrap();
+    let all = [&all[..], &[swap(103, 203, 1)]].concat();
+    let checks = audit(&mut rig, false, &all);
+    assert_eq!(counts(&checks[0]), (4, 1, 2, 1));
+    let named: Vec<_> = checks[0]
+        .differences
+        .iter()
+        .map(|difference| (&*difference.route, difference.problem))
+        .collect();
+    use api::SyncProblem::{Different, Missing, Stale};
+    assert_eq!(
+        named,
+        [("100", Different), ("101", Missing), ("103", Missing), ("500", Stale)]
+    );
+    assert!(!checks[0].repaired);
+    let checks = audit(&mut rig, true, &all);
+    assert_eq!((counts(&checks[0]), checks[0].repaired), ((4, 1, 2, 1), true));
+    assert_eq!(counts(&audit(&mut rig, false, &all)[0]), (4, 0, 0, 0));
+    assert_eq!(rig.shown().len(), 4);
+}
+
+#[test]
+fn labels_of_a_daemon_that_the_kernel_lacks_are_found() {
+    let mut rig = synced(&[FPM]);
+    rig.daemon(vec![swap(100, 200, 1), swap(101, 201, 1)]);
+    let checks = audit(&mut rig, true, &[swap(101, 201, 1), swap(102, 202, 1)]);
+    let [check] = &checks[..] else { panic!("{checks:?}") };
+    assert_eq!(
+        (&*check.source, counts(check), check.repaired),
+        ("fpm", (2, 1, 1, 0), false)
     );
 }
 

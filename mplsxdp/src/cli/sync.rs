@@ -1,0 +1,133 @@
+//! `sync`: the sources of routes that an instance follows, and what comparing them with the kernel finds.
+
+use super::output::Output;
+use super::status::ago;
+use super::{Failure, Session, verb};
+use crate::control::api::{SyncCheck, SyncDifference, SyncSource};
+
+pub const HELP: &str = "Verbs:
+  sync show              The sources of routes that the instance follows (`load --sync`), and how far it is.
+  sync check             Read the kernel's routes anew, compare them with what is installed, and list what is stale, missing or
+                         different. Exits with 1 if anything is. The instance does so every 5 minutes, with --repair.
+  sync check --repair    The same, and put right what differs.";
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Show,
+    Check,
+}
+
+pub fn sync(words: &[String], repair: bool, session: &mut Session) -> Result<(), Failure> {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let chosen = match words.as_slice() {
+        [] => Some(Verb::Show),
+        [word] => verb(
+            word,
+            &[("show", Verb::Show), ("list", Verb::Show), ("check", Verb::Check)],
+        ),
+        _ => None,
+    };
+    match chosen {
+        Some(Verb::Show) if repair => Err(Failure::Usage("`--repair` goes with `sync check`".into())),
+        Some(Verb::Show) => show(session),
+        Some(Verb::Check) => check(repair, session),
+        None => Err(Failure::Usage(format!(
+            "`sync {}` is not a command; `sync show` and `sync check` are",
+            words.join(" ")
+        ))),
+    }
+}
+
+fn show(session: &mut Session) -> Result<(), Failure> {
+    let sources = session.client()?.sync()?;
+    let out = &mut session.out;
+    if out.style.json {
+        return out.json(&sources);
+    }
+    if sources.is_empty() {
+        return out.line("no source of routes is followed (`load --sync kernel` follows the kernel)");
+    }
+    for source in sources {
+        let SyncSource {
+            source,
+            state,
+            peer,
+            labels,
+            prefixes,
+            nexthop_objects,
+            pending,
+            refused,
+            audited_seconds,
+            differences,
+        } = source;
+        let peer = peer.map(|peer| format!(" peer {peer}")).unwrap_or_default();
+        out.line(&format!("{source}: {}{peer}", state.name()))?;
+        out.line(&format!(
+            "    labels {labels} prefixes {prefixes} nexthop-objects {nexthop_objects} pending {pending} refused {refused}"
+        ))?;
+        if let Some((seconds, differences)) = audited_seconds.zip(differences) {
+            out.line(&format!("    compared {} ago: {differences} differences", ago(seconds)))?;
+        }
+    }
+    Ok(())
+}
+
+fn check(repair: bool, session: &mut Session) -> Result<(), Failure> {
+    let checks = session.client()?.check_sync(repair)?;
+    let out = &mut session.out;
+    let differ = checks.iter().any(|check| !check.differences.is_empty());
+    if out.style.json {
+        out.json(&checks)?;
+    } else if checks.is_empty() {
+        return Err(Failure::Refused(
+            "the instance follows no source of routes: load it with `--sync kernel`".into(),
+        ));
+    } else {
+        for check in &checks {
+            print(check, out)?;
+        }
+    }
+    let all_repaired = checks
+        .iter()
+        .all(|check| check.repaired || check.differences.is_empty());
+    if differ && !all_repaired {
+        out.flush()?;
+        return Err(Failure::Told);
+    }
+    Ok(())
+}
+
+fn print(check: &SyncCheck, out: &mut Output) -> Result<(), Failure> {
+    let SyncCheck {
+        source,
+        checked,
+        stale,
+        missing,
+        different,
+        differences,
+        repaired,
+    } = check;
+    let repaired = if *repaired { ", repaired" } else { "" };
+    out.line(&format!(
+        "{source}: {checked} routes compared: stale {stale} missing {missing} different {different}{repaired}"
+    ))?;
+    for SyncDifference {
+        route,
+        problem,
+        wanted,
+        installed,
+    } in differences
+    {
+        out.line(&format!("    {route} {}", problem.name()))?;
+        for (what, line) in [("kernel", wanted), ("installed", installed)] {
+            if let Some(line) = line {
+                out.line(&format!("        {what}: {line}"))?;
+            }
+        }
+    }
+    let left = stale + missing + different - differences.len() as u64;
+    if left > 0 {
+        out.line(&format!("    and {left} more"))?;
+    }
+    Ok(())
+}

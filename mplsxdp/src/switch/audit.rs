@@ -1,0 +1,390 @@
+//! Audits of sources that are followed: the kernel's routes are read anew, and compared with what is
+//! installed for the source. A difference counts if it is there in two readings, one after the
+//! other: what changed while the first was compared is no difference.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::feeds::{key_of, route_key};
+use super::{Effect, Switch, Token};
+use crate::control::Peer;
+use crate::control::api::{self, Reply, SyncProblem};
+use crate::dataplane::Tables;
+use crate::feeds::{Key, Mirror};
+use crate::lfib::Budget;
+use crate::route::{Route, RouteKey, Source};
+
+/// How long after the end of an audit the next one begins by itself.
+const INTERVAL: Duration = Duration::from_secs(300);
+/// Differences that are named; all of them are counted.
+const NAMED: usize = 1000;
+/// What it takes to compare one key, in microseconds or less.
+const COMPARED: usize = 3;
+
+/// All that the kernel has.
+#[derive(Debug)]
+pub struct Reading {
+    pub mirror: Box<Mirror>,
+    pub has_mpls: bool,
+}
+
+/// Who asked for an audit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Asker {
+    token: Token,
+    peer: Peer,
+    repair: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Audits {
+    /// When the next one begins by itself.
+    due: Option<Instant>,
+    current: Option<Audit>,
+    /// Who waits for the one after that.
+    next: Vec<Asker>,
+}
+
+#[derive(Debug)]
+struct Audit {
+    askers: Vec<Asker>,
+    repair: bool,
+    stage: Stage,
+    /// The differences of the first reading.
+    first: Option<[Differences; 2]>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The kernel is being read.
+    Reading,
+    Comparing(Box<Comparing>),
+    /// The kernel's routes are reported anew.
+    Repairing(Vec<api::SyncCheck>),
+    /// All is reported, and the tables follow.
+    Following(Vec<api::SyncCheck>),
+}
+
+/// By key: what is wrong, what the source has, and what is installed.
+type Differences = BTreeMap<RouteKey, (SyncProblem, Option<Route>, Option<Route>)>;
+
+#[derive(Debug)]
+struct Comparing {
+    reading: Reading,
+    place: Place,
+    checked: [u64; 2],
+    /// Of the kernel, and of the FPM's labels.
+    found: [Differences; 2],
+}
+
+/// How far a comparison is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Among the keys that the kernel has.
+    Read(Option<Key>),
+    /// Among the routes that are installed.
+    Installed(Option<RouteKey>),
+    /// Among those that stand by.
+    Standby(Option<RouteKey>),
+    /// Among what the routing daemon has.
+    Daemon(Option<Key>),
+    End,
+}
+
+impl Audits {
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.due.filter(|_| self.current.is_none())
+    }
+
+    pub fn schedule(&mut self, now: Instant) {
+        self.due = Some(now + INTERVAL);
+    }
+
+    /// Whether there is something to do now. `followed`: the tables have all that the kernel has reported.
+    pub fn has_work(&self, followed: bool) -> bool {
+        match self.current.as_ref().map(|audit| &audit.stage) {
+            Some(Stage::Comparing(_)) => true,
+            Some(Stage::Following(_)) => followed,
+            Some(Stage::Reading | Stage::Repairing(_)) | None => false,
+        }
+    }
+
+    /// The kernel has reported everything anew.
+    pub fn resynced(&mut self) {
+        if let Some(Audit { stage, .. }) = &mut self.current
+            && let Stage::Repairing(checks) = stage
+        {
+            *stage = Stage::Following(std::mem::take(checks));
+        }
+    }
+}
+
+impl<T: Tables> Switch<T> {
+    /// A client asks for an audit.
+    pub(super) fn check_sync(&mut self, token: Token, peer: Peer, repair: bool, now: Instant) {
+        if self.feeds.is_empty() {
+            return self.reply(token, peer, Ok(Reply::SyncChecks(Vec::new())));
+        }
+        self.audits.next.push(Asker { token, peer, repair });
+        self.begin_audit(now);
+    }
+
+    pub(super) fn audit_if_due(&mut self, now: Instant) {
+        if self.audits.next_deadline().is_some_and(|due| due <= now) {
+            self.begin_audit(now);
+        }
+    }
+
+    fn begin_audit(&mut self, now: Instant) {
+        if self.audits.current.is_some() {
+            return;
+        }
+        let askers = std::mem::take(&mut self.audits.next);
+        self.audits.schedule(now);
+        self.audits.current = Some(Audit {
+            // By itself it repairs what it finds.
+            repair: askers.is_empty() || askers.iter().any(|asker| asker.repair),
+            askers,
+            stage: Stage::Reading,
+            first: None,
+        });
+        self.read_routes();
+    }
+
+    fn read_routes(&mut self) {
+        let tables = self.feeds.tables();
+        self.effects.push_back(Effect::ReadRoutes { tables });
+    }
+
+    /// The answer to [`Effect::ReadRoutes`].
+    pub(super) fn routes_read(&mut self, result: Result<Reading, String>, now: Instant) {
+        let Some(audit) = &mut self.audits.current else { return };
+        match result {
+            Ok(reading) => {
+                audit.stage = Stage::Comparing(Box::new(Comparing {
+                    reading,
+                    place: Place::Read(None),
+                    checked: [0; 2],
+                    found: Default::default(),
+                }));
+            }
+            Err(error) => {
+                warn!(%error, "cannot read the kernel's routes to compare them");
+                self.end_audit(Vec::new(), now);
+            }
+        }
+    }
+
+    /// Goes on with an audit.
+    pub(super) fn audit_step(&mut self, budget: &mut Budget<'_>, now: Instant) {
+        let Some(audit) = &mut self.audits.current else { return };
+        match std::mem::replace(&mut audit.stage, Stage::Reading) {
+            Stage::Comparing(mut comparing) => {
+                while budget.is_left() && !matches!(comparing.place, Place::End) {
+                    self.compare_next(&mut comparing);
+                    budget.spend(COMPARED);
+                }
+                match comparing.place {
+                    Place::End => self.compared(*comparing, now),
+                    _ => self.set_stage(Stage::Comparing(comparing)),
+                }
+            }
+            Stage::Following(checks) => self.end_audit(checks, now),
+            stage => self.set_stage(stage),
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        if let Some(audit) = &mut self.audits.current {
+            audit.stage = stage;
+        }
+    }
+
+    fn compare_next(&mut self, comparing: &mut Comparing) {
+        let kernel = self.feeds.follows(Source::Kernel);
+        let daemon = self.feeds.follows(Source::Fpm) && comparing.reading.has_mpls;
+        let fresh = &comparing.reading.mirror;
+        comparing.place = match comparing.place {
+            Place::Read(after) => match fresh.keys_after(after).next() {
+                None if kernel => Place::Installed(None),
+                None => Place::Daemon(None),
+                Some(key) => {
+                    if kernel {
+                        comparing.checked[0] += 1;
+                        self.compare(Source::Kernel, route_key(key), fresh, &mut comparing.found[0]);
+                    }
+                    if daemon
+                        && let Key::Label(_) = key
+                        && self.feeds.said(Source::Fpm, key).is_none()
+                    {
+                        let route = (
+                            SyncProblem::Missing,
+                            self.feeds.wanted(Source::Kernel, key, fresh),
+                            None,
+                        );
+                        comparing.found[1].insert(route_key(key), route);
+                    }
+                    Place::Read(Some(key))
+                }
+            },
+            Place::Installed(after) => match self.lfib.next_key(after) {
+                None => Place::Standby(None),
+                Some((key, owner)) => {
+                    if owner.source() == Source::Kernel {
+                        self.compare(Source::Kernel, key, fresh, &mut comparing.found[0]);
+                    }
+                    Place::Installed(Some(key))
+                }
+            },
+            Place::Standby(after) => match self.rib.next(after).map(|(key, _)| key) {
+                None => Place::Daemon(None),
+                Some(key) => {
+                    if self.own_route(Source::Kernel, key).is_some() {
+                        self.compare(Source::Kernel, key, fresh, &mut comparing.found[0]);
+                    }
+                    Place::Standby(Some(key))
+                }
+            },
+            Place::Daemon(_) if !daemon => Place::End,
+            Place::Daemon(after) => match self.feeds.next_label(Source::Fpm, after) {
+                None => Place::End,
+                Some(key) => {
+                    comparing.checked[1] += 1;
+                    if fresh.route(key).is_none() {
+                        let installed = self.own_route(Source::Fpm, route_key(key));
+                        comparing.found[1].insert(route_key(key), (SyncProblem::Stale, None, installed));
+                    }
+                    Place::Daemon(Some(key))
+                }
+            },
+            Place::End => Place::End,
+        };
+    }
+
+    /// Compares what a source has for a key with what is installed for it or stands by.
+    fn compare(&self, source: Source, key: RouteKey, fresh: &Mirror, found: &mut Differences) {
+        let wanted = key_of(key).and_then(|key| self.feeds.wanted(source, key, fresh));
+        let own = self.own_route(source, key);
+        let problem = match (&wanted, &own) {
+            (None, None) => return,
+            (None, Some(_)) => SyncProblem::Stale,
+            (Some(_), None) => SyncProblem::Missing,
+            (Some(wanted), Some(own)) if wanted == own => return,
+            (Some(_), Some(_)) => SyncProblem::Different,
+        };
+        found.insert(key, (problem, wanted, own));
+    }
+
+    /// The route of a source for this key, installed or not.
+    fn own_route(&self, source: Source, key: RouteKey) -> Option<Route> {
+        let installed = self.lfib.owner(key).filter(|owner| owner.source() == source);
+        if installed.is_some() {
+            return self.lfib.get(key).map(|listed| listed.route);
+        }
+        let mut standby = self.rib.standby(key).iter();
+        let own = standby.find(|(owner, _)| owner.source() == source);
+        own.map(|(_, route)| route.clone())
+    }
+
+    fn compared(&mut self, comparing: Comparing, now: Instant) {
+        let Comparing { found, checked, .. } = comparing;
+        let Some(audit) = &mut self.audits.current else { return };
+        let found = match audit.first.take() {
+            None if found.iter().any(|found| !found.is_empty()) => {
+                audit.first = Some(found);
+                audit.stage = Stage::Reading;
+                return self.read_routes();
+            }
+            None => found,
+            Some(first) => {
+                let [kernel, daemon] = found;
+                let [first_kernel, first_daemon] = first;
+                let in_both = |found: Differences, first: Differences| -> Differences {
+                    found
+                        .into_iter()
+                        .filter(|(key, it)| first.get(key) == Some(it))
+                        .collect()
+                };
+                [in_both(kernel, first_kernel), in_both(daemon, first_daemon)]
+            }
+        };
+        let repair = audit.repair && !found[0].is_empty();
+        let followed = [Source::Kernel, Source::Fpm].map(|source| self.feeds.follows(source));
+        if repair {
+            self.feeds.repair(Source::Kernel, found[0].keys().copied());
+        }
+        let sources = [Source::Kernel, Source::Fpm]
+            .into_iter()
+            .zip(found)
+            .zip(checked)
+            .zip(followed);
+        let checks = sources
+            .filter(|(_, followed)| *followed)
+            .map(|(((source, found), checked), _)| {
+                let repaired = repair && source == Source::Kernel;
+                sync_check(source, &found, checked, repaired)
+            });
+        let checks: Vec<_> = checks.collect();
+        match repair {
+            true => {
+                self.effects.push_back(Effect::Resync);
+                self.set_stage(Stage::Repairing(checks));
+            }
+            false => self.end_audit(checks, now),
+        }
+    }
+
+    fn end_audit(&mut self, checks: Vec<api::SyncCheck>, now: Instant) {
+        let Some(audit) = self.audits.current.take() else {
+            return;
+        };
+        for check in &checks {
+            let api::SyncCheck {
+                source,
+                checked,
+                stale,
+                missing,
+                different,
+                repaired,
+                ..
+            } = check;
+            match stale + missing + different {
+                0 => info!(%source, checked, "routes compared: no difference"),
+                _ => warn!(%source, checked, stale, missing, different, repaired, "routes differ from the kernel's"),
+            }
+        }
+        self.feeds.audited(&checks, now);
+        for Asker { token, peer, .. } in audit.askers {
+            self.reply(token, peer, Ok(Reply::SyncChecks(checks.clone())));
+        }
+        self.audits.schedule(now);
+        if !self.audits.next.is_empty() {
+            self.begin_audit(now);
+        }
+    }
+}
+
+fn sync_check(source: Source, found: &Differences, checked: u64, repaired: bool) -> api::SyncCheck {
+    let count = |problem| found.values().filter(|(other, ..)| *other == problem).count() as u64;
+    let line = |route: &Option<Route>| route.as_ref().map(Route::to_string);
+    let named = found
+        .iter()
+        .take(NAMED)
+        .map(|(key, (problem, wanted, installed))| api::SyncDifference {
+            route: key.to_string(),
+            problem: *problem,
+            wanted: line(wanted),
+            installed: line(installed),
+        });
+    api::SyncCheck {
+        source: source.to_string(),
+        checked,
+        stale: count(SyncProblem::Stale),
+        missing: count(SyncProblem::Missing),
+        different: count(SyncProblem::Different),
+        differences: named.collect(),
+        repaired,
+    }
+}

@@ -1,4 +1,4 @@
-//! Which of the kernel's routes an imposed prefix must leave to the kernel. Pure.
+//! Which of the kernel's routes an imposed prefix must leave to the kernel.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use crate::lfib::pass::Claim;
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{KernelRoute, RouteKind};
 
-/// What the kernel claims, of a prefix that it has these `routes` for, at ports that are in the VRF with this table, or in none.
-/// A VRF's table has what is in the tables local and main of other ports, and those count for nothing in it. `into_local` is where
-/// the kernel sends packets that are to get labels.
+/// What the kernel claims of a prefix for which it has these `routes`, at ports in the VRF with this table, or in none. A VRF's
+/// table has what is in the tables local and main for other ports, and those do not count in it. `into_local` is where the
+/// kernel sends packets that get labels.
 pub fn claim<'a>(
     routes: impl Iterator<Item = &'a KernelRoute>,
     vrf_table: Option<u32>,
@@ -35,7 +35,7 @@ pub fn claim<'a>(
     claims.min()
 }
 
-/// All that the kernel claims at ports in the VRF with this table.
+/// Everything that the kernel claims at ports in the VRF with this table.
 pub fn claims_in(vrf_table: u32, routes: &KernelRoutes, into_local: Option<u32>) -> BTreeMap<IpNet, Claim> {
     let claims = routes.prefixes_of(vrf_table).filter_map(|prefix| {
         let claim = claim(routes.get(prefix), Some(vrf_table), into_local)?;

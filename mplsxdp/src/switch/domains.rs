@@ -13,7 +13,7 @@ use crate::ports::local::LocalPair;
 use crate::ports::sub_interface;
 
 impl<T: Tables> Switch<T> {
-    /// Has the LFIB know what the kernel claims of these prefixes.
+    /// Passes the kernel's claims of these prefixes to the LFIB.
     pub(super) fn claims_changed(&mut self, prefixes: BTreeSet<IpNet>) {
         let into_local = self.local.as_ref().map(LocalPair::ifindex);
         let claims = prefixes.into_iter().flat_map(|prefix| {
@@ -31,8 +31,8 @@ impl<T: Tables> Switch<T> {
         self.effects.push_back(Effect::RetryHeld);
     }
 
-    /// Has each port look in the domain of the VRF that it is in, and begins to fill those of VRFs that ports have come into, and of
-    /// the interfaces that are about to become ports. Returns whether ports are in other VRFs now.
+    /// Makes each port look in the domain of its VRF, and begins to fill the domains of VRFs that have new ports or will have
+    /// them soon. Returns whether ports have changed their VRFs.
     pub(super) fn follow_vrfs(&mut self, coming: &[&str]) -> bool {
         let links = self.resolver.links();
         let coming = coming.iter().filter_map(|name| match links.by_name(name) {
@@ -94,7 +94,7 @@ impl<T: Tables> Switch<T> {
         })
     }
 
-    /// Has each port look in the domain of its VRF, or in none until that is filled.
+    /// Makes each port look in the domain of its VRF, or in none until that is filled.
     fn enter_domains(&mut self) {
         let mut changed = false;
         for (port, table) in Vec::from_iter(self.port_tables()) {
@@ -106,9 +106,9 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Fills or empties the domain of a VRF by a step.
+    /// Fills or empties the domain of a VRF by one step.
     pub(super) fn domain_step(&mut self) {
-        // Reported once, and tried again from time to time.
+        // Reported once, and tried again periodically.
         if let Err(error) = self.lfib.domain_step()
             && self.ftn_retry.is_none()
         {

@@ -1,5 +1,5 @@
-//! Whether the kernel takes what `dev lo` routes leave to it: packets from a port that are for other machines. The kernel's own
-//! settings decide (`ip_forward`, `rp_filter`); if they have it drop such packets, nothing else says so.
+//! Whether the kernel accepts what `dev lo` routes leave to it: packets from a port that are for other machines. The kernel's
+//! own settings decide (`ip_forward`, `rp_filter`); if they make it drop such packets, nothing else reports it.
 
 use std::collections::BTreeMap;
 
@@ -13,27 +13,27 @@ use crate::neighbour::{LinkInfo, RouteKind};
 use crate::ports::Role;
 use crate::route::{Fec, RoutingTable};
 
-/// How many prefixes are looked at to find one that the kernel has no route to.
+/// How many prefixes are examined to find one that the kernel has no route to.
 const EXAMINED: usize = 1000;
 const ALL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0));
 const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0));
 
-/// What decides, beside the settings, whether the kernel takes packets.
+/// What decides, besides the settings, whether the kernel accepts packets.
 #[derive(Default, Debug)]
 pub struct Situation {
-    /// The interfaces where the kernel receives what arrives at ports with labels.
+    /// The interfaces on which the kernel receives what arrives at ports with labels.
     devices: Vec<Device>,
-    /// Families that this machine has addresses or routes of.
+    /// Families of which this machine has addresses or routes.
     v4: bool,
     v6: bool,
-    /// What a command must begin with to run in the instance's network namespace.
+    /// The beginning of a command that runs in the instance's network namespace.
     prefix: String,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Device {
     name: String,
-    /// IPv4 sources that the kernel may have no route to, in the VRF that the interface is in.
+    /// IPv4 sources that the kernel may have no route to, in the VRF of the interface.
     unknown_sources: Option<UnknownSources>,
 }
 
@@ -46,7 +46,7 @@ enum UnknownSources {
 }
 
 impl<T: Tables> Switch<T> {
-    /// What decides whether the kernel takes the packets that routes leave to it.
+    /// What decides whether the kernel accepts the packets that routes leave to it.
     pub(super) fn situation(&self) -> Situation {
         let links = self.resolver.links();
         let accepting = self
@@ -102,8 +102,8 @@ impl<T: Tables> Switch<T> {
     }
 }
 
-/// The interface that the kernel takes packets of a port to have come in by: what the port is a member of, such as a bridge, and
-/// what that is a member of, such as a VRF.
+/// The interface on which the kernel receives packets of a port: the port's master, such as a bridge, and that one's master,
+/// such as a VRF.
 fn uppermost<'a>(mut link: &'a LinkInfo, links: &'a Links) -> &'a LinkInfo {
     while let Some(master) = link.master.as_ref().and_then(|master| links.get(master.ifindex)) {
         link = master;
@@ -112,7 +112,8 @@ fn uppermost<'a>(mut link: &'a LinkInfo, links: &'a Links) -> &'a LinkInfo {
 }
 
 impl Situation {
-    /// What keeps packets from getting through, with the commands that help. `read` has the value of a setting, by its path beneath `/proc/sys/net`.
+    /// What keeps packets from getting through, with the commands that help. `read` returns a setting by its path beneath
+    /// `/proc/sys/net`.
     pub fn warnings(&self, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
         let checks = [self.forwarding_v4(&read), self.forwarding_v6(&read)];
         let mut by_sources: BTreeMap<Option<UnknownSources>, Vec<&str>> = BTreeMap::new();
@@ -121,7 +122,7 @@ impl Situation {
         }
         let mut warnings: Vec<String> = checks.into_iter().flatten().collect();
         let mut all_is_cleared = false;
-        // Those with unknown sources first: their command clears the setting of all interfaces.
+        // Unknown sources first: their command also changes the setting of all interfaces.
         for (unknown_sources, devices) in by_sources.into_iter().rev() {
             let warning = self.reverse_path(&devices, unknown_sources, all_is_cleared, &read);
             all_is_cleared |= warning.is_some();
@@ -130,7 +131,7 @@ impl Situation {
         warnings
     }
 
-    /// The kernel asks the interface that a packet came in by. The setting of the machine is only what all of them get when it
+    /// The kernel checks the setting of the receiving interface. The machine's setting is only copied to all interfaces when it
     /// is written.
     fn forwarding_v4(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
         if !self.v4 && self.v6 {
@@ -148,7 +149,7 @@ impl Situation {
         self.not_forwarded("IPv4", &keys)
     }
 
-    /// The kernel asks the machine, and since Linux 6.17 also the interface.
+    /// The kernel checks the machine's setting, and since Linux 6.17 also the interface's.
     fn forwarding_v6(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
         let forces = |device: &Device| read(&format!("ipv6/conf/{}/force_forwarding", device.name)) == Some(1);
         let all = "ipv6/conf/all/forwarding".to_owned();
@@ -172,7 +173,7 @@ impl Situation {
         })
     }
 
-    /// The higher setting counts, of the machine's and the interface's: 1 drops packets from sources that are routed elsewhere,
+    /// The higher of the machine's and the interface's setting applies: 1 drops packets from sources that are routed elsewhere,
     /// 2 those from sources that are not routed at all.
     fn reverse_path(
         &self,

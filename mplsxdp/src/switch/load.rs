@@ -1,4 +1,4 @@
-//! Takes over a configuration: at the start, and when it was read again (SIGHUP). Whole, or not at all.
+//! Applies a configuration: at the start, and when it was read again (SIGHUP). It is applied as a whole or not at all.
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
@@ -18,7 +18,7 @@ use crate::lfib::{Change, ChangeError, Mode};
 use crate::ports::{Plan, PortError, Role, Wish};
 use crate::route::{Owner, Route};
 
-/// Why a configuration cannot be taken over.
+/// Why a configuration cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
     #[error(transparent)]
@@ -27,18 +27,18 @@ pub enum ConfigurationError {
     Route { route: String, source: ChangeError },
 }
 
-/// A configuration that is taken over.
+/// A configuration that is being applied.
 #[derive(Debug)]
 pub(super) struct Load {
     config: Config,
-    /// The switch starts with it; else it takes the place of another one.
+    /// The switch starts with it; otherwise it replaces another one.
     is_start: bool,
     stage: Stage,
-    /// Ports that are there already.
+    /// Ports that already exist.
     old: Vec<PortConfig>,
     /// The others.
     new: Vec<PortConfig>,
-    /// Those whose interfaces are not there yet.
+    /// Ports whose interfaces do not exist yet.
     absent: HashSet<String>,
     added: Vec<String>,
     changed: Vec<String>,
@@ -48,8 +48,8 @@ pub(super) struct Load {
     reported: Reported,
 }
 
-/// What comes next, or is awaited. New ports are there before the routes that lead to them, and old ones go after their routes;
-/// at the start, the tables are full before the first frame comes.
+/// The next step, or what is awaited. New ports are added before the routes that lead to them, and old ones are removed after
+/// their routes; at the start, the tables are full before the first frame arrives.
 #[derive(Debug)]
 enum Stage {
     Beginning,
@@ -64,7 +64,7 @@ enum Stage {
     Taking(VecDeque<PortConfig>, Option<Adding>),
     CreatingLocal,
     AddingLocal(Adding),
-    /// Ports become those of another kind.
+    /// Change the roles of ports.
     Changing(VecDeque<PortConfig>),
     Finishing,
 }
@@ -78,7 +78,7 @@ impl<T: Tables> Switch<T> {
         self.enqueue(Operation::Load(Box::new(load)), now);
     }
 
-    /// Takes over a configuration that was read again. If it cannot be, all stays as it was.
+    /// Applies a configuration that was read again. If that fails, everything stays as it was.
     pub(super) fn reread(&mut self, read: Result<Box<Config>, String>, now: Instant) {
         match read {
             Ok(config) => {
@@ -89,7 +89,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Goes on until something has to be awaited. `None` at the end.
+    /// Continues until something must be awaited. `None` at the end.
     pub(super) fn load_next(&mut self, mut load: Box<Load>, now: Instant) -> Option<Box<Load>> {
         loop {
             match &mut load.stage {
@@ -172,7 +172,7 @@ impl<T: Tables> Switch<T> {
                             let is_set = self.set_link(&name, wish.mpls).is_some_and(|set| set.is_ok());
                             load.changed.extend(is_set.then_some(name));
                         }
-                        // Exceptions must be heard everywhere first.
+                        // Sockets for exceptions must be open on all queues first.
                         RoleChange::Awaits => return Some(load),
                         change => {
                             ports.pop_front();
@@ -270,8 +270,8 @@ impl<T: Tables> Switch<T> {
         self.load_next(load, now)
     }
 
-    /// A port was taken, or not. The result is an error with what is left of the operation if the configuration cannot be taken
-    /// over.
+    /// A port was added, or not. The result is an error, with the rest of the operation, if the configuration cannot be
+    /// applied.
     fn taken(
         &mut self,
         mut load: Box<Load>,
@@ -290,7 +290,7 @@ impl<T: Tables> Switch<T> {
                 load.added.push(port.name);
                 Ok(load)
             }
-            // A queue may be free in a moment, for which nothing else waits.
+            // A queue may be free in a moment; nothing else would wait for it.
             Err(error) if self.is_down(&port.name) || (!load.is_start && error.is_busy()) => {
                 self.take_later(load, &port, error::report(&error), now)
             }
@@ -298,7 +298,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// The first of the ports to be taken waits for its interface.
+    /// The first of the ports to add waits for its interface.
     fn take_later(
         &mut self,
         mut load: Box<Load>,
@@ -320,7 +320,7 @@ impl<T: Tables> Switch<T> {
         Ok(load)
     }
 
-    /// The routes are there, or were refused.
+    /// The routes are installed, or were refused.
     pub(super) fn load_routes(
         &mut self,
         mut load: Box<Load>,
@@ -418,7 +418,7 @@ impl<T: Tables> Switch<T> {
         );
     }
 
-    /// What a port is, or is to be when its interface comes.
+    /// The current role of a port, or its role when its interface appears.
     fn wish_of(&self, name: &str) -> Option<Wish> {
         let port = self.ports.number(name).and_then(|number| self.ports.get(number));
         let port = port
@@ -427,7 +427,7 @@ impl<T: Tables> Switch<T> {
         port.or_else(|| Some(self.ports.waiting().get(name)?.wish))
     }
 
-    /// Makes a port one that switches, or one that is only transmitted to.
+    /// Makes a port a switching one, or one for sending only.
     fn change_port(&mut self, name: &str, wish: Wish) -> RoleChange {
         if self.wish_of(name).is_none_or(|before| before.role == wish.role) {
             return RoleChange::None;
@@ -499,7 +499,7 @@ impl Load {
         Stage::Taking(mem::take(&mut self.new).into(), None)
     }
 
-    /// Names the route that a change was refused for.
+    /// Names the route for which a change was refused.
     fn route_error(&self, source: ChangeError) -> ConfigurationError {
         let route = source.index().and_then(|index| self.routes.get(index));
         let route = route.map_or_else(

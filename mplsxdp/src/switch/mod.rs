@@ -1,6 +1,5 @@
-//! The switch itself: requests, events of the kernel and results of what it asked for come in, effects go out. Nothing here
-//! waits, and nothing reaches outside but through the tables and the effects: [`crate::daemon`] performs them, and feeds back
-//! what comes of them.
+//! The switch itself: requests, kernel events and results come in, effects go out. Nothing here waits, and nothing reaches
+//! outside except through the tables and the effects: [`crate::daemon`] performs them, and feeds back their results.
 //!
 //! ```text
 //!   requests, kernel events, results, the time ---> Switch::handle ---> tables
@@ -66,16 +65,16 @@ use routes::{Origin, RouteChange, RouteChanges};
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
 const TABLE_LOCAL: u32 = 255;
-/// Of Ethernet, where there is no port to ask.
+/// Ethernet's, if there is no port to ask.
 const DEFAULT_MTU: u32 = 1500;
-/// How long to wait before the FTN table is written again where that has failed.
+/// How long to wait before a failed write to the FTN table is repeated.
 const FTN_RETRY: Duration = Duration::from_secs(1);
 
-/// Who waits for the answer to a request.
+/// The receiver of the answer to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Token(pub u64);
 
-/// A request, and who makes it.
+/// A request, and who made it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
     pub token: Token,
@@ -83,15 +82,15 @@ pub struct Call {
     pub request: Request,
 }
 
-/// What happens to the switch.
+/// An input of the switch.
 #[derive(Debug)]
 pub enum Input {
-    /// Takes over the configuration that the switch was made with: its routes and its ports.
+    /// Apply the configuration that the switch was made with: its routes and its ports.
     Start,
     Call(Call),
     /// What the kernel reports, in order.
     Kernel(Vec<Event>),
-    /// The answer to [`Effect::LookUp`]: of each scope, up to the first that the kernel could not be asked about.
+    /// The answer to [`Effect::LookUp`]: one for each scope, up to the first for which the kernel could not be asked.
     LookedUp {
         address: IpAddr,
         answers: Vec<Result<Lookup, kernel::Error>>,
@@ -105,7 +104,7 @@ pub enum Input {
     Feed(FeedEvent),
     /// The answer to [`Effect::ReadRoutes`].
     RoutesRead(Result<Reading, String>),
-    /// Programs of ports are not where they were put.
+    /// Programs of ports are not in place.
     Interference(Vec<Finding>),
     /// The result of [`Effect::PutBack`].
     PutBack {
@@ -124,13 +123,13 @@ pub enum Input {
         ifindex: u32,
         facts: Box<Facts>,
     },
-    /// [`Switch::next_deadline`] is over, or a grace period.
+    /// [`Switch::next_deadline`] or a grace period is over.
     Tick,
-    /// Detaches everything, and leaves the kernel's neighbours to themselves.
+    /// Detach everything, and release the kernel's neighbours.
     ShutDown,
 }
 
-/// What comes of the effects by which an interface becomes a port. There is one of them at a time.
+/// The results of the effects by which an interface becomes a port. There is one at a time.
 #[derive(Debug)]
 pub enum PortEvent {
     Surveyed(Result<Survey, PortError>),
@@ -140,7 +139,7 @@ pub enum PortEvent {
     LocalCreated(Result<LocalPair, PortError>),
 }
 
-/// The numbers by which the kernel knows an attached program: of its bpf_link, and its own.
+/// The kernel's ids of an attached program: of its bpf_link, and its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProgramIds {
     pub link_id: u32,
@@ -150,20 +149,20 @@ pub struct ProgramIds {
 /// Why a program could not be put back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NotPutBack {
-    /// The interface is gone, or has another name, as is about to be reported.
+    /// The interface is gone or renamed, which will be reported soon.
     Gone,
     /// `held`: it has another program.
     Refused { reason: String, held: bool },
 }
 
-/// What the switch wants done.
+/// An effect that the switch requests.
 #[derive(Debug)]
 pub enum Effect {
     Reply {
         token: Token,
         result: Result<Reply, Refusal>,
     },
-    /// The same for what changed routes: the warnings of [`Situation::warnings`] are added.
+    /// The same for a change of routes: the warnings of [`Situation::warnings`] are added.
     ReplyAfterHandover {
         token: Token,
         reply: Reply,
@@ -175,7 +174,7 @@ pub enum Effect {
         token: Token,
         all: bool,
         stats: api::Stats,
-        /// Those that have counters, by their numbers.
+        /// Ports that have counters, by their numbers.
         ports: Vec<(u16, String)>,
         total: Arc<Total>,
     },
@@ -185,14 +184,14 @@ pub enum Effect {
         reply: Reply,
         counted_at: Vec<Option<CountedAt>>,
     },
-    /// Replies with our own counters and those of the kernel of these.
+    /// Reply with our own counters and the kernel's for these ports.
     ReplyLinks {
         token: Token,
         links: Vec<api::Link>,
         /// The numbers of those that are ports.
         numbers: Vec<Option<u16>>,
     },
-    /// Replies with what the kernel's neighbour table has of these.
+    /// Reply with the kernel's neighbour entries for these next hops.
     ReplyNeighbors {
         token: Token,
         neighbors: Vec<(Option<(u32, IpAddr)>, api::NextHopState)>,
@@ -201,35 +200,35 @@ pub enum Effect {
     ReplyUnknownLabels {
         token: Token,
     },
-    /// Which way would the kernel send to this address, outside of VRFs (`None`) and in these? In this order.
+    /// Ask how the kernel would send to this address, outside of VRFs (`None`) and in these, in this order.
     LookUp {
         address: IpAddr,
         scopes: Vec<Option<u32>>,
     },
-    /// Have the kernel resolve the neighbour, and keep it resolved.
+    /// Make the kernel resolve the neighbour, and keep it resolved.
     Probe {
         ifindex: u32,
         address: IpAddr,
     },
-    /// The neighbour need not be kept resolved any longer.
+    /// The neighbour no longer needs to be kept resolved.
     Release {
         ifindex: u32,
         address: IpAddr,
     },
-    /// Have a look at what is to become a port; `own` are the interfaces that have the program.
+    /// Look at what is to become a port; `own` are the interfaces that have the program.
     Survey {
         name: String,
         own: Vec<u32>,
     },
     Attach(Box<Order>),
-    /// Has exceptions heard on all queues of a port.
+    /// Open sockets for exceptions on all queues of a port.
     ListenEverywhere {
         number: u16,
         name: Arc<str>,
     },
-    /// What is a port no more is detached, and its sockets are closed.
+    /// Detach what is no longer a port, and close its sockets.
     KeepPorts,
-    /// These interfaces went down: frames that are queued there must not leave once they are up.
+    /// These interfaces went down: frames that are queued there must not leave when they are up again.
     LinksDown(BTreeSet<u32>),
     MakeRoomForLocal {
         name: String,
@@ -245,7 +244,7 @@ pub enum Effect {
         mtu: u32,
     },
     RemoveLocal(LocalPair),
-    /// Looks soon whether programs are where they were put.
+    /// Check soon whether programs are in place.
     WatchSoon,
     PutBack {
         number: u16,
@@ -267,24 +266,24 @@ pub enum Effect {
     },
     /// Have the kernel's interfaces, addresses, neighbours and routes reported anew.
     Resync,
-    /// Nobody needs this any more. To drop it may take a while.
+    /// Drop this, which may take a while.
     Drop(Remains),
-    /// Frames that wait for their next hops may leave now, whatever they wait for.
+    /// Frames that wait for their next hops may be able to leave now.
     RetryHeld,
     /// The switch is up.
     Ready,
-    /// It cannot be.
+    /// It cannot be started.
     Failed(ConfigurationError),
     /// The last request was answered.
     Stop,
 }
 
-/// What the process around a switch is.
+/// What the switch knows about the process around it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub pid: u32,
     pub netns_inode: u64,
-    /// Of the network namespace, if it has one.
+    /// The name of the network namespace, if it has one.
     pub netns_name: Option<String>,
     /// When it was started.
     pub since: SystemTime,
@@ -304,7 +303,7 @@ pub struct Switch<T> {
     lfib: Lfib<T>,
     ports: Ports,
     local: Option<LocalPair>,
-    /// When to write again what could not be written to the FTN table.
+    /// When to repeat failed writes to the FTN table.
     ftn_retry: Option<Instant>,
     changes: RouteChanges,
     feeds: Feeds,
@@ -314,7 +313,7 @@ pub struct Switch<T> {
 }
 
 impl<T: Tables> Switch<T> {
-    /// `settings` are what all ports have in common.
+    /// `settings` are common to all ports.
     pub fn new(config: Config, identity: Identity, settings: Settings, tables: T, now: Instant) -> Self {
         Self {
             started: now,
@@ -365,7 +364,7 @@ impl<T: Tables> Switch<T> {
         &self.config
     }
 
-    /// Takes in one thing that has happened. What is to be done about it is in [`Switch::take_effect`].
+    /// Handles one input. Its effects are in [`Switch::take_effect`].
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Start => self.start(now),
@@ -396,12 +395,12 @@ impl<T: Tables> Switch<T> {
         self.watch_ftn(now);
     }
 
-    /// What is to be done next. Effects are performed in this order, all of them before the next input.
+    /// The next effect. Effects are performed in this order, all of them before the next input.
     pub fn take_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// Whether there is long work at hand, which is done in small steps.
+    /// Whether there is long work, which is done in small steps.
     pub fn has_steps(&self) -> bool {
         !self.changes.is_idle()
             || self.lfib.has_to_tidy()
@@ -561,7 +560,7 @@ impl<T: Tables> Switch<T> {
         self.change_routes(change, now);
     }
 
-    /// Replies with the counters of routes, if any are wanted.
+    /// Replies with the counters of routes, if they are wanted.
     fn reply_counted(&mut self, token: Token, reply: Reply, counted_at: Vec<Option<CountedAt>>) {
         self.effects.push_back(match counted_at.iter().any(Option::is_some) {
             true => Effect::ReplyCounted {
@@ -583,17 +582,17 @@ impl<T: Tables> Switch<T> {
         self.effects.push_back(Effect::Reply { token, result });
     }
 
-    /// Carries out what has waited for the end of a grace period, and begins another if there is a need for one.
+    /// Carries out what waited for the end of a grace period, and begins another if one is needed.
     fn reclaim(&mut self, now: Instant) {
         if self.lfib.reclaim() {
-            // Frames that wait for a member of a group may be another's now.
+            // Frames that wait for a member of a group may now belong to another.
             self.effects.push_back(Effect::RetryHeld);
         }
         self.ports.free_numbers(self.lfib.tables_mut());
         self.retry_for_room(now);
     }
 
-    /// Writes again, from time to time, what could not be written to the FTN table.
+    /// Repeats, from time to time, failed writes to the FTN table.
     fn watch_ftn(&mut self, now: Instant) {
         if self.lfib.unsettled() == 0 && !self.lfib.is_filling_stalled() {
             if self.ftn_retry.take().is_some() {
@@ -618,7 +617,7 @@ impl<T: Tables> Switch<T> {
         self.ftn_retry = Some(now + FTN_RETRY);
     }
 
-    /// The addresses that ICMP errors are to come from and that this machine does not have.
+    /// The configured sources of ICMP errors that are not addresses of this machine.
     fn foreign_sources(&self) -> Vec<IpAddr> {
         let four = self.config.icmp_source_v4.map(IpAddr::from);
         let six = self.config.icmp_source_v6.map(IpAddr::from);
@@ -626,7 +625,7 @@ impl<T: Tables> Switch<T> {
         configured.filter(|address| !self.addresses.has(*address)).collect()
     }
 
-    /// Warns of those that are not `known`.
+    /// Warns about those that are not `known`.
     fn warn_of_foreign_sources(&self, known: &[IpAddr]) {
         for address in self.foreign_sources() {
             if known.contains(&address) {

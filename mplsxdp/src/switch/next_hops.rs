@@ -1,4 +1,4 @@
-//! Events of the kernel, and what they mean for next hops, claims and ports.
+//! Events of the kernel, and their effect on next hops, claims and ports.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl<T: Tables> Switch<T> {
             self.addresses.handle(event);
             links_changed |= matches!(event, Event::Link(_) | Event::LinkGone(_) | Event::Synced);
         }
-        // First of all: frames are lost for as long as they go to a link that is down.
+        // First: frames are lost as long as they go to a link that is down.
         let mut others = self.take_next_hop_changes(actions);
         let names = if links_changed {
             self.ports.names()
@@ -73,7 +73,7 @@ impl<T: Tables> Switch<T> {
             self.claims_changed(changed);
         }
         self.perform(others);
-        // At the start, those that are foreign have been so all along.
+        // At the start, addresses that are foreign have been so all along.
         self.warn_of_foreign_sources(&foreign_sources);
         if ports_changed {
             self.effects.push_back(Effect::KeepPorts);
@@ -96,7 +96,7 @@ impl<T: Tables> Switch<T> {
         changed
     }
 
-    /// Carries out those actions that are changes of next hops, and returns the others.
+    /// Carries out the actions that are changes of next hops, and returns the others.
     fn take_next_hop_changes(&mut self, actions: Vec<Action>) -> Vec<Action> {
         let (changes, others): (Vec<_>, Vec<_>) = actions
             .into_iter()
@@ -105,7 +105,7 @@ impl<T: Tables> Switch<T> {
         others
     }
 
-    /// Carries out what the resolver wants: changes of next hops before anything else.
+    /// Carries out the resolver's actions: changes of next hops before anything else.
     pub(super) fn perform(&mut self, actions: Vec<Action>) {
         for action in self.take_next_hop_changes(actions) {
             let effect = match action {
@@ -121,7 +121,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Has the next hops resolved that frames wait for.
+    /// Resolves the next hops that frames wait for.
     pub(super) fn resolve_wanted(&mut self, slots: &[u16]) {
         for &slot in slots {
             let next_hops = self.lfib.next_hops();
@@ -140,7 +140,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Has the resolver follow the next hops that came into use, and forget those that went out of it.
+    /// Makes the resolver follow the next hops that came into use, and forget those that went out of use.
     pub(super) fn follow_next_hop_changes(&mut self, changes: Vec<NextHopChange>, now: Instant) {
         let mut actions = Vec::new();
         for change in changes {
@@ -152,13 +152,13 @@ impl<T: Tables> Switch<T> {
         self.perform(actions);
     }
 
-    /// Tells the LFIB of all of them at once: each may need a grace period, which they share.
+    /// Passes all of them to the LFIB at once: each may need a grace period, which they share.
     fn next_hops_changed(&mut self, changes: &[Action]) {
         let changed = changes.iter().filter_map(|change| match *change {
             Action::Changed { id, state } => Some((id, state)),
             _ => None,
         });
-        // The stores come first: to write a thousand lines takes longer.
+        // The stores come first: writing a thousand log lines takes longer.
         let reached: BTreeMap<NextHopId, Reach> = changed
             .clone()
             .map(|(id, state)| (id, self.reach(Some(state))))
@@ -187,18 +187,18 @@ impl<T: Tables> Switch<T> {
 
     fn set_next_hops(&mut self, reached: impl IntoIterator<Item = (NextHopId, Reach)>) {
         if self.lfib.set_next_hops(reached) {
-            // Frames that wait for a member of a group may be another's now.
+            // Frames that wait for a member of a group may now belong to another.
             self.effects.push_back(Effect::RetryHeld);
         }
     }
 
-    /// What a next hop in `state` is to the routes.
+    /// The meaning of a next hop's `state` for the routes.
     fn reach(&self, state: Option<HopState>) -> Reach {
         let Some(state) = state else { return Reach::Unresolved };
         match (self.adjacency(state), state) {
             (Some(adjacency), _) => Reach::Resolved(adjacency),
             (None, HopState::Incomplete { ifindex }) if self.ports.by_ifindex(ifindex).is_some() => Reach::Unresolved,
-            // Nobody there, or no way there, be it that the interface is not a port.
+            // No neighbour, or no way to it; that includes an interface that is not a port.
             (None, _) => Reach::Out,
         }
     }
@@ -211,7 +211,7 @@ impl<T: Tables> Switch<T> {
         Some(adjacency.with_one_buffer(!self.ports.sends_multi_buffer(port.number())))
     }
 
-    /// Writes every adjacency anew, after ports came, went or changed.
+    /// Rewrites every adjacency after ports were added, removed or changed.
     pub(super) fn republish_next_hops(&mut self) {
         let reached: Vec<_> = self
             .resolver
@@ -225,7 +225,7 @@ impl<T: Tables> Switch<T> {
         self.resolver.next_hop(id).map(NextHop::to_string).unwrap_or_default()
     }
 
-    /// Ports have come or gone, by our own doing.
+    /// Ports were added or removed on request.
     pub(super) fn ports_changed(&mut self, now: Instant) {
         self.feeds.interfaces_may_have_changed();
         self.effects.push_back(Effect::KeepPorts);
@@ -234,7 +234,7 @@ impl<T: Tables> Switch<T> {
         self.fit_local_mtu();
     }
 
-    /// The largest packet that this box may send itself, so that it fits every port with the most labels on it.
+    /// The largest packet that this machine may send itself, so that it fits every port with the most labels on it.
     pub(super) fn local_mtu(&self) -> u32 {
         let ports = self
             .ports
@@ -250,7 +250,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Has the resolver know the ports that there are.
+    /// Passes the current ports to the resolver.
     pub(super) fn follow_sub_interfaces(&mut self, now: Instant) {
         let mut actions = Vec::new();
         let names = self.ports.names();
@@ -264,7 +264,7 @@ impl<T: Tables> Switch<T> {
         self.perform(actions);
     }
 
-    /// Has routes and resolver know the ports by their names. `names` are those that they are known by.
+    /// Passes the names of ports to routes and resolver. `names` are the names that they have now.
     fn follow_ports(&mut self, names: &HashMap<u16, Arc<str>>, now: Instant, actions: &mut Vec<Action>) {
         let renamed = self.ports.renamed_since(names);
         for (old, new) in &renamed {

@@ -1,4 +1,4 @@
-//! Owners of routes: what one wants goes through the RIB, and what is best into the LFIB. Both change, or neither.
+//! Owners of routes: a change of one owner goes through the RIB, and the best routes into the LFIB. Both change, or neither.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::lfib::{Budget, Change, ChangeError, Changes, Lfib, Remains, Select};
 use crate::rib::{self, Best, Planned, Planning, Rib, Update, UpdateError};
 use crate::route::{Owner, Path, Route, RouteKey, Source};
 
-/// What is installed, as the RIB sees it.
+/// The installed routes, as the RIB sees them.
 struct Installed<'a, T>(&'a Lfib<T>);
 
 impl<T: Tables> Best for Installed<'_, T> {
@@ -27,15 +27,15 @@ impl<T: Tables> Best for Installed<'_, T> {
     }
 }
 
-/// A change for the LFIB, and what becomes of the RIB once that has made it.
+/// A change for the LFIB, and the RIB's plan for when it is made.
 pub(super) struct Settled {
     pub change: Change,
     pub planned: Box<Planned>,
-    /// What it took to work that out.
+    /// The time that planning took.
     pub remains: Remains,
 }
 
-/// What a change by a source means is being worked out, in bounded steps.
+/// The planning of a source's change, in bounded steps.
 #[derive(Default, Debug)]
 pub(super) struct Settling {
     /// The routes that a flush chooses.
@@ -46,20 +46,20 @@ pub(super) struct Settling {
 #[derive(Default, Debug)]
 struct Flushed {
     keys: Vec<RouteKey>,
-    /// Progress among those that are installed, and then those that stand by.
+    /// Progress among the installed routes, and then those on standby.
     installed: Option<RouteKey>,
     has_all_installed: bool,
     standby: Option<RouteKey>,
     is_whole: bool,
 }
 
-/// Whether `change` by `source` is one for the LFIB as it is: no route of another source gives way or comes back.
+/// Whether `change` by `source` can go to the LFIB directly: no route of another source is replaced or restored.
 pub(super) fn concerns_no_other<T: Tables>(rib: &Rib, lfib: &Lfib<T>, source: Source, change: &Change) -> bool {
     match change {
-        // No route comes in the place of one that goes.
+        // No route takes the place of a deleted one.
         Change::Flush(_) => rib.is_empty(),
         Change::Install { .. } | Change::Delete(_) => rib.is_empty() && lfib.has_only(source),
-        // A source that is followed may withdraw what is not there.
+        // A source that is followed may withdraw routes that do not exist.
         Change::Settle { deleted, .. } => {
             let is_there = |key: &RouteKey| lfib.owner(*key).is_some();
             rib.is_empty() && lfib.has_only(source) && deleted.iter().all(is_there)
@@ -68,8 +68,8 @@ pub(super) fn concerns_no_other<T: Tables>(rib: &Rib, lfib: &Lfib<T>, source: So
 }
 
 impl Settling {
-    /// Goes on to work out what `change` by `source` means. `filter` is what a flush chooses by. Returns whether that is done;
-    /// until then, neither RIB nor LFIB may be changed.
+    /// Continues to plan `change` by `source`. `filter` selects the routes of a flush. Returns whether that is done; until
+    /// then, neither RIB nor LFIB may change.
     pub fn step<T: Tables>(
         &mut self,
         rib: &Rib,
@@ -103,7 +103,7 @@ impl Settling {
         Ok(rib.plan_step(&mut self.planning, update, &Installed(lfib), spend)?)
     }
 
-    /// What was worked out.
+    /// The finished plan.
     pub fn settled(mut self) -> Settled {
         let mut planned = Box::new(std::mem::take(&mut self.planning.planned));
         let change = Change::Settle {
@@ -117,14 +117,14 @@ impl Settling {
         }
     }
 
-    /// Interfaces have new names, by their old ones.
+    /// Applies new interface names, by the old ones.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         self.planning.planned.rename_devices(names);
     }
 }
 
 impl Flushed {
-    /// Goes on to choose. Returns whether that is done.
+    /// Continues to select. Returns whether that is done.
     fn step<T: Tables>(
         &mut self,
         rib: &Rib,
@@ -153,7 +153,7 @@ impl Flushed {
     }
 }
 
-/// What the LFIB has made of a settled change: an error is about what was given, and the counts are of the source's routes.
+/// The result of a planned change: an error names what was given, and the counts are of the source's routes.
 pub(super) fn about_given(planned: &Planned, result: Result<Changes, ChangeError>) -> Result<Changes, ChangeError> {
     result.map_err(|error| error.about(|index| planned.given(index)))?;
     let rib::Changes {
@@ -168,7 +168,7 @@ pub(super) fn about_given(planned: &Planned, result: Result<Changes, ChangeError
     })
 }
 
-/// Whether `filter` means a route that stands by, whose next hops nobody looks for: `dev` is the one that it was given.
+/// Whether `filter` selects a route on standby. Its next hops are not looked up, so `dev` compares with the given interface.
 fn chooses(filter: &RouteFilter, route: &Route) -> bool {
     let is_one = |path: &Path| match &path.next_hop {
         Some(hop) => filter.via.is_none_or(|via| via == hop.via) && (filter.dev.is_none() || filter.dev == hop.dev),
@@ -182,7 +182,7 @@ fn chooses(filter: &RouteFilter, route: &Route) -> bool {
 }
 
 impl<T: Tables> Switch<T> {
-    /// The routes that stand by for `key` and that `filter` means, as clients see them.
+    /// The routes on standby for `key` that `filter` selects, as clients see them.
     pub(super) fn standby(&self, key: RouteKey, filter: &RouteFilter) -> Vec<api::InstalledRoute> {
         let standby = self.rib.standby(key).iter();
         let meant = standby.filter(|(owner, route)| {

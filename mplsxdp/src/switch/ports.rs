@@ -1,5 +1,6 @@
-//! Ports that come, go and change. To make an interface a port takes several effects, each of which is awaited: what is there is
-//! surveyed, the program is attached, and exceptions are listened for. There is one such operation at a time; the others queue.
+//! Ports that are added, removed and changed. Making an interface a port takes several effects, each of which is awaited: it is
+//! surveyed, the program is attached, and sockets for exceptions are opened. There is one such operation at a time; the others
+//! queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,12 +21,12 @@ use crate::ports::preflight::Facts;
 use crate::ports::programs::Finding;
 use crate::ports::{Plan, PortError, Role, SubInterfacePlan, Wish, sub_interface};
 
-/// What is to be done to ports.
+/// A change of ports.
 #[derive(Default, Debug)]
 pub(super) struct Work {
     current: Option<Operation>,
     queue: VecDeque<Operation>,
-    /// What the current operation waits for, if that is for routes.
+    /// What the current operation waits for, if it is about routes.
     pub route_change: Option<RouteChange>,
 }
 
@@ -39,13 +40,13 @@ impl Work {
 pub(super) enum Operation {
     /// Answers a request.
     Call(Call, Option<Adding>),
-    /// Tries a port that waits.
+    /// Tries a waiting port.
     Try(Adding),
-    /// Takes over a configuration.
+    /// Applies a configuration.
     Load(Box<Load>),
 }
 
-/// An interface that becomes a port.
+/// An interface that is becoming a port.
 #[derive(Debug)]
 pub(super) struct Adding {
     name: String,
@@ -56,15 +57,16 @@ pub(super) struct Adding {
 #[derive(Debug)]
 enum Stage {
     Surveying,
-    /// The program goes onto the interface, or onto the parent of this sub-interface.
+    /// The program is being attached to the interface, or to the parent of this sub-interface.
     Attaching(Option<Box<SubInterfacePlan>>),
-    /// Exceptions of this port are heard everywhere from now on; then it, or this sub-interface of it, is one that switches.
+    /// Sockets for exceptions of this port are being opened on all queues; then it, or this sub-interface of it, is a switching
+    /// port.
     Listening(u16, Option<Box<SubInterfacePlan>>),
 }
 
-/// What comes of a step.
+/// The result of a step.
 pub(super) enum Progress {
-    /// An effect was asked for, whose result brings the next step.
+    /// An effect was requested; its result brings the next step.
     Waiting(Adding),
     Done(Result<(), PortError>),
 }
@@ -79,7 +81,7 @@ impl Progress {
 }
 
 impl<T: Tables> Switch<T> {
-    /// Answers a request about ports, when its turn comes.
+    /// Answers a request about ports when its turn comes.
     pub(super) fn port_request(&mut self, call: Call, now: Instant) {
         self.enqueue(Operation::Call(call, None), now);
     }
@@ -100,7 +102,7 @@ impl<T: Tables> Switch<T> {
         self.go_on_with_ports(now);
     }
 
-    /// Begins what is next in the queue, until something has to be awaited.
+    /// Works on the queue until something must be awaited.
     fn go_on_with_ports(&mut self, now: Instant) {
         if let Some(change) = self.work.route_change.take() {
             return self.change_routes(change, now);
@@ -151,7 +153,7 @@ impl<T: Tables> Switch<T> {
         self.go_on_with_ports(now);
     }
 
-    /// The routes of the configuration that is taken over are there, or were refused.
+    /// The routes of the configuration are installed, or were refused.
     pub(super) fn resume_load(&mut self, result: Result<Changes, ChangeError>, reported: Reported, now: Instant) {
         self.work.current = match self.work.current.take() {
             Some(Operation::Load(load)) => self.load_routes(load, result, reported, now).map(Operation::Load),
@@ -240,7 +242,7 @@ impl<T: Tables> Switch<T> {
         Some(self.ports.set_mpls(number, mpls, self.lfib.tables_mut()))
     }
 
-    /// That an interface of this name is not part of the local pair.
+    /// Checks that an interface with this name is not part of the local pair.
     fn check_name(&self, name: &str) -> Result<(), PortError> {
         let Some(pair) = &self.local else { return Ok(()) };
         if pair.name() == name {
@@ -253,7 +255,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Takes a port away, first of all as a way out.
+    /// Removes a port; traffic leaves it first.
     pub(super) fn remove_port(&mut self, number: u16, now: Instant) {
         self.ports.retire(number);
         self.republish_next_hops();
@@ -262,7 +264,7 @@ impl<T: Tables> Switch<T> {
         self.follow_sub_interfaces(now);
     }
 
-    /// A port that was tried is as it was, routes and all, or waits on.
+    /// A port that was tried is as before, with its routes, or continues to wait.
     fn tried(&mut self, name: &str, result: Result<(), PortError>, now: Instant) {
         match result {
             Ok(()) => {
@@ -296,7 +298,7 @@ impl<T: Tables> Switch<T> {
         });
     }
 
-    /// Takes the next step to make an interface a port. One that waited, waits no more at the end.
+    /// Takes the next step in making an interface a port. One that waited no longer waits at the end.
     pub(super) fn add_next(&mut self, adding: Adding, event: PortEvent) -> Progress {
         let name = adding.name.clone();
         let progress = match (adding.stage, event) {
@@ -414,7 +416,7 @@ impl<T: Tables> Switch<T> {
         Adding { name, wish, stage }
     }
 
-    /// Has exceptions heard on all queues of a port, which may have been there only to send by.
+    /// Opens sockets for exceptions on all queues of a port, which may have been there only for sending.
     pub(super) fn listen_everywhere(&mut self, number: u16) {
         let name: Arc<str> = self.ports.name(number).unwrap_or_default().into();
         self.effects.push_back(Effect::ListenEverywhere { number, name });
@@ -425,8 +427,8 @@ impl<T: Tables> Switch<T> {
         Progress::Done(Ok(()))
     }
 
-    /// Programs of ports are not where they were put: they are put back. If that fails, it is tried again, ever more seldom; the
-    /// port stays what it is meanwhile, for frames may still leave there.
+    /// Puts back programs of ports that are not in place. If that fails, it is tried again at growing intervals. The port stays
+    /// as it is meanwhile, because frames may still leave there.
     pub(super) fn put_back(&mut self, found: &[Finding], now: Instant) {
         for finding in found {
             let number = finding.number;
@@ -486,7 +488,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// The program for large frames is on a port, or it is a port no longer.
+    /// The program for large frames is on a port, or it is no longer a port.
     pub(super) fn replaced(&mut self, number: u16, result: Result<ProgramIds, String>) {
         match result {
             Ok(ProgramIds { link_id, program_id }) => {

@@ -1,5 +1,5 @@
-//! Whether there is a way to the next hops of routes, and what to do where there is none. A change of single routes is refused
-//! then, as a mistake of who typed it; the routes of a transaction and of the configuration are installed and wait.
+//! Whether the next hops of routes can be reached, and what helps if they cannot. A change of single routes is then refused,
+//! because it is probably a typing mistake; the routes of a transaction and of the configuration are installed and wait.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -16,16 +16,16 @@ use crate::ports::sub_interface;
 use crate::ports::{Port, Role};
 use crate::route::{NextHop, Route, RouteKey};
 
-/// How many routes are named of those that wait.
+/// How many waiting routes are named.
 const NAMED: usize = 100;
 /// How many are named in the log.
 const LOGGED: usize = 10;
 
-/// Routes that were installed and have no way to their next hop.
+/// Installed routes that cannot reach their next hop.
 #[derive(Default, Debug)]
 pub(super) struct Waiting {
     pub total: usize,
-    /// The first of them, and what is in the way.
+    /// The first of them, with the reasons.
     named: Vec<(RouteKey, String)>,
 }
 
@@ -58,18 +58,18 @@ impl Waiting {
     }
 }
 
-/// Looks for routes that wait.
+/// A search for waiting routes.
 #[derive(Debug)]
 pub(super) struct Survey {
-    /// What is in the way of next hops.
+    /// The reasons by next hop.
     obstacles: HashMap<NextHop, String>,
-    /// How many routes were looked at.
+    /// How many routes have been looked at.
     at: usize,
     pub waiting: Waiting,
 }
 
 impl Survey {
-    /// Looks at up to `count` more of these routes, which are installed. Returns whether that is all.
+    /// Looks at up to `count` more of these installed routes. Returns whether all are done.
     pub fn look_at(&mut self, routes: &[Route], count: usize) -> bool {
         if self.obstacles.is_empty() {
             return true;
@@ -90,7 +90,7 @@ impl Survey {
 }
 
 impl<T: Tables> Switch<T> {
-    /// That those of these next hops that name their interface lead out of a port. Each comes with the index of its route.
+    /// Checks the next hops that name their interface: it must be a port. Each comes with the index of its route.
     pub(super) fn check_devices(&self, next_hops: &[(usize, NextHop)]) -> Result<(), Refusal> {
         self.refuse_first(next_hops, |next_hop| match (&next_hop.dev, next_hop.via.address()) {
             (Some(dev), _) => match self.resolver.links().by_name(dev) {
@@ -102,7 +102,7 @@ impl<T: Tables> Switch<T> {
         })
     }
 
-    /// The same for the others, which the kernel was asked about; `failed` are those that it could not be asked about.
+    /// The same for the others, about which the kernel was asked; `failed` are those for which that failed.
     pub(super) fn check_ways(
         &self,
         next_hops: &[(usize, NextHop)],
@@ -145,7 +145,7 @@ impl<T: Tables> Switch<T> {
             .or_else(|| self.ports.no_device(link.ifindex, next_hop))
     }
 
-    /// Begins to look for routes that have no way to a next hop.
+    /// Starts a search for routes that cannot reach a next hop.
     pub(super) fn survey_of_obstacles(&self) -> Survey {
         let next_hops = self.resolver.next_hops();
         let obstacles = next_hops.filter_map(|(_, next_hop, state)| {
@@ -159,7 +159,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Where the kernel is to look up the next hop `address`: outside of VRFs first, unless `address` is in the network of an
+    /// Where the kernel looks up the next hop `address`: outside of VRFs first, unless `address` is in the network of an
     /// interface in one; then in the VRFs that ports are in.
     pub(super) fn scopes(&self, address: IpAddr) -> Vec<Option<u32>> {
         let links = self.resolver.links();
@@ -175,7 +175,7 @@ impl<T: Tables> Switch<T> {
         scopes
     }
 
-    /// Which of the kernel's answers counts, in the order of [`Switch::scopes`]: the first way out by a port.
+    /// The answer of the kernel that counts, in the order of [`Switch::scopes`]: the first way out through a port.
     pub(super) fn choose(&self, answers: Vec<Result<Lookup, kernel::Error>>) -> Result<Lookup, kernel::Error> {
         let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let by_port = |answer: &Lookup| match *answer {
@@ -186,7 +186,8 @@ impl<T: Tables> Switch<T> {
         Ok(chosen.copied().unwrap_or(Lookup::NoRoute))
     }
 
-    /// What is in the way of a next hop in `state`. A neighbour that does not answer is not: it may do so at any time.
+    /// Why a next hop in `state` cannot be reached. A neighbour that does not answer is not a reason: it may answer at any
+    /// time.
     fn known_obstacle(&self, next_hop: &NextHop, state: HopState) -> Option<String> {
         let links = self.resolver.links();
         let address = next_hop.via.address();
@@ -236,19 +237,19 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// The interface, which is down, in whose network `address` is.
+    /// The interface, which is down, whose network contains `address`.
     fn down_link_of(&self, address: IpAddr) -> Option<&LinkInfo> {
         let links = self.resolver.links();
         let mut on_link = self.addresses.on_link(address).filter_map(|ifindex| links.get(ifindex));
         on_link.find(|link| !link.is_up())
     }
 
-    /// Why frames cannot be sent by `link`, which is the way to `next_hop`, if it is not a port.
+    /// Why frames for `next_hop` cannot be sent through `link`, if that is not a port.
     fn not_a_port(&self, link: &LinkInfo, next_hop: &NextHop) -> Option<String> {
         if self.ports.by_ifindex(link.ifindex).is_some() {
             return None;
         }
-        // The kernel has another way while the link that it should be is down.
+        // The kernel uses another way while the right link is down.
         if next_hop.dev.is_none()
             && let Some(address) = next_hop.via.address()
             && let Some(own) = self.down_link_of(address)
@@ -283,7 +284,7 @@ impl<T: Tables> Switch<T> {
             .any(|port| *port.name() == *link.name && port.ifindex() != link.ifindex)
     }
 
-    /// The name of a port that is a member of this interface, as of a bridge.
+    /// The name of a port that is a member of this interface, such as of a bridge.
     fn port_beneath(&self, ifindex: u32) -> Option<&str> {
         let beneath = |port: &&Port| {
             let link = self.resolver.links().get(port.ifindex());
@@ -298,7 +299,7 @@ fn own_address(address: IpAddr) -> String {
     format!("{address} is an address of this box")
 }
 
-/// Says that a link is down, and what helps.
+/// The message about a link that is down.
 fn down(link: &LinkInfo) -> String {
     let name = &link.name;
     if link.up {

@@ -1,4 +1,4 @@
-//! What the switch reports of its state.
+//! The switch's reports of its state.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ use crate::ports::Role;
 use crate::ports::sub_interface;
 use crate::route::{Description, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, Via};
 
-/// How many routes one part of a list is chosen from at most: a filter may match none of a million.
+/// How many routes are examined at most for one part of a list: a filter may match none of a million.
 const EXAMINED: usize = 8 << 10;
 
 /// A part of a list of routes. Their counters are read elsewhere.
@@ -38,7 +38,7 @@ pub(super) struct RouteList {
 }
 
 impl<T: Tables> Switch<T> {
-    /// What a config file would have to say for an instance to be loaded as this one is now, routes aside.
+    /// The config file with which an instance would be loaded as this one is now, without routes.
     pub(super) fn running_config(&self) -> BTreeMap<String, Value> {
         let mut ports: Vec<_> = self.ports.iter().collect();
         ports.sort_by_key(|port| port.number());
@@ -150,7 +150,7 @@ impl<T: Tables> Switch<T> {
             list.routes.extend(standby(key));
             list.counted_at.resize(list.routes.len(), None);
         };
-        // Many routes share a next hop: those without others that stand by are looked at together.
+        // Many routes share a next hop, so those without others on standby are looked at together.
         let mut together = Vec::new();
         for listed in page.routes {
             let key = listed.route.key();
@@ -169,7 +169,7 @@ impl<T: Tables> Switch<T> {
         Ok(list)
     }
 
-    /// The route that is looked for, with its counter and buckets.
+    /// The requested route, with its counter and buckets.
     pub(super) fn look_up(
         &self,
         lookup: api::Lookup,
@@ -192,7 +192,7 @@ impl<T: Tables> Switch<T> {
         Ok((route, counted_at))
     }
 
-    /// That the routes of this source are as they are described. Whether they are there is not looked at.
+    /// Checks that the routes of this source match their descriptions. Whether they exist is not checked.
     pub(super) fn check_described(&self, source: Source, routes: &[Description]) -> Result<(), api::Refusal> {
         for described in routes.iter().filter(|described| !described.is_key()) {
             let key = described.key;
@@ -211,8 +211,8 @@ impl<T: Tables> Switch<T> {
         Ok(())
     }
 
-    /// The route with the interfaces that were found for its next hops; as it was asked for if two of them lead to the same
-    /// neighbour now.
+    /// The route with the interfaces that were found for its next hops; as it was requested if two of them now lead to the same
+    /// neighbour.
     fn with_devices(&self, listed: Listed) -> Route {
         let Listed { route, next_hops, .. } = listed;
         let found = |next_hop: &Option<NextHop>, id: Option<NextHopId>| {
@@ -235,7 +235,7 @@ impl<T: Tables> Switch<T> {
         with_devices.unwrap_or(route)
     }
 
-    /// Routes as clients see them; with their `buckets`, if they have several next hops.
+    /// Routes as clients see them; with their `buckets` if they have several next hops.
     fn installed(&self, routes: impl IntoIterator<Item = Listed>, buckets: bool) -> Vec<api::InstalledRoute> {
         // Many routes share a next hop.
         let mut known: HashMap<NextHopId, api::NextHopState> = HashMap::new();
@@ -269,7 +269,7 @@ impl<T: Tables> Switch<T> {
             .collect()
     }
 
-    /// What is true of the routes that `filter` means. An interface that nobody has heard of is refused.
+    /// The criteria of `filter`. An interface that does not exist is refused.
     pub(super) fn selector(&self, filter: &api::RouteFilter) -> Result<Select, api::Refusal> {
         let api::RouteFilter {
             protocol,
@@ -317,7 +317,7 @@ impl<T: Tables> Switch<T> {
         (states, list.pop().filter(|_| goes_on))
     }
 
-    /// Where a next hop is in the kernel's neighbour table, if it is to be there.
+    /// Where a next hop is in the kernel's neighbour table, if it belongs there.
     pub(super) fn kernel_neighbour(&self, id: NextHopId) -> Option<(u32, IpAddr)> {
         let address = self.lfib.next_hops().get(id)?.via.address()?;
         let ifindex = self.resolver.state(id).and_then(HopState::ifindex)?;
@@ -388,7 +388,7 @@ impl<T: Tables> Switch<T> {
         links
     }
 
-    /// All that was not counted.
+    /// The number of routes that are not counted.
     pub(super) fn stats(&self) -> api::Stats {
         api::Stats {
             uncounted_routes: self.lfib.uncounted_routes() as u64,
@@ -427,7 +427,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// The interface of a next hop: that of a sub-interface is its own name, not that of the kernel's device for it.
+    /// The interface of a next hop. A sub-interface has its own name here, not that of the kernel's device for it.
     fn device(&self, id: NextHopId) -> Option<Arc<str>> {
         let ifindex = self.resolver.state(id).and_then(HopState::ifindex);
         let port = ifindex.and_then(|ifindex| self.ports.by_ifindex(ifindex));
@@ -438,7 +438,7 @@ impl<T: Tables> Switch<T> {
             .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone()))
     }
 
-    /// The state of a next hop as people and the control socket call it.
+    /// The state of a next hop, by its public name.
     pub(super) fn state_of(&self, state: Option<HopState>) -> api::Resolution {
         let is_port = |ifindex| self.ports.by_ifindex(ifindex).is_some();
         match state {
@@ -456,7 +456,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Where a next hop stands, its backup aside.
+    /// The state of a next hop, without its backup.
     fn resolution(&self, id: NextHopId) -> api::BackupState {
         let next_hop = self.lfib.next_hops().get(id);
         let state = self.resolver.state(id);
@@ -481,7 +481,7 @@ fn vlan_tag(vlan: Vlan) -> api::VlanTag {
     }
 }
 
-/// A value of an option, as the command line calls it.
+/// The value of an option, as on the command line.
 fn word(value: impl ValueEnum) -> String {
     let word = value.to_possible_value();
     word.map(|word| word.get_name().to_owned()).unwrap_or_default()

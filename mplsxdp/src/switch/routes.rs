@@ -1,7 +1,7 @@
 //! Changes of routes. They are made one after the other, each in bounded steps, and are all or nothing.
 //!
-//! One that brings new next hops waits, and lets others pass, until the kernel was asked for the way to them: what is known of
-//! the neighbours counts from the first frame on.
+//! A change that brings new next hops waits, and lets others pass, until the kernel has been asked for the way to them. So what
+//! is known of the neighbours applies from the first frame on.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
@@ -24,40 +24,40 @@ use crate::rib::Planned;
 use crate::route::filter::RouteFilter;
 use crate::route::{Description, NextHop, Owner, Route, RouteKey, Source};
 
-/// What one input may do to the tables; what is left is done in steps, of which the caller says how long they may take.
+/// How much one input may do to the tables; the rest is done in steps, for which the caller sets the time.
 const AT_ONCE: usize = 256;
 /// How many next hops are followed, and how many routes looked at, in one step.
 const FOLLOWED: usize = 64;
 const LOOKED_AT: usize = 512;
 
-/// A change of routes that is under way, or is going to be.
+/// A change of routes, under way or queued.
 #[derive(Debug)]
 pub(super) struct RouteChange {
     origin: Origin,
     change: Change,
     stage: Stage,
-    /// Whose routes it is about.
+    /// The owner of the routes.
     source: Source,
     /// What must be true of the routes that it deletes.
     described: Vec<Description>,
     /// What routes are flushed by.
     filter: RouteFilter,
-    /// It waits for no more grace periods: if there is no room, it is refused.
+    /// It does not wait for further grace periods: if there is no room, it is refused.
     is_last: bool,
 }
 
-/// Who wants it.
+/// Who requested a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
     Call {
         token: Token,
         peer: Peer,
-        /// Routes without a way to their next hops are installed and wait for it; else they are refused.
+        /// Routes that cannot reach their next hops are installed and wait; otherwise they are refused.
         waits: bool,
     },
-    /// The configuration at the start: its next hops are followed when all is there.
+    /// The configuration at the start: its next hops are followed when everything is installed.
     Start,
-    /// The same, once all is there: nothing is changed any more.
+    /// The same, once everything is installed: nothing more is changed.
     Started,
     /// The configuration that was read again.
     Reread,
@@ -67,25 +67,25 @@ pub(super) enum Origin {
 
 #[derive(Debug)]
 enum Stage {
-    /// New next hops are looked for among the routes.
+    /// Find new next hops in the routes.
     Search(NextHopSearch),
-    /// They are taken ahead of their routes.
+    /// Take them ahead of their routes.
     Take(Ahead),
-    /// They are followed, and the kernel is asked.
+    /// Follow them, and ask the kernel.
     Follow(Ahead),
     LookUp(Ahead, LookUps),
     Begin(Ahead),
-    /// What it means for other owners is worked out.
+    /// Plan its effect on other owners.
     Settle(Ahead, Box<Settling>),
-    /// The LFIB makes it.
+    /// The LFIB makes the change.
     Make(Ahead, Option<Box<Planned>>),
-    /// The LFIB has made it, and the RIB follows.
+    /// The LFIB has made the change, and the RIB follows.
     Commit(Ahead, Box<Planned>, Changes),
-    /// The next hops that were taken ahead are let go.
+    /// Release the next hops that were taken ahead.
     LetGo(Ahead, Result<Changes, NotChanged>),
-    /// The next hops that came into use and went out of it are followed.
+    /// Follow the next hops that came into use, and forget those that went out of use.
     FollowAll(Ahead, Result<Changes, NotChanged>),
-    /// Routes are named that wait.
+    /// Name the waiting routes.
     Survey(Ahead, Changes, Survey),
 }
 
@@ -99,23 +99,23 @@ impl Stage {
     }
 }
 
-/// New next hops that are there ahead of their routes.
+/// New next hops, taken ahead of their routes.
 #[derive(Default, Debug)]
 struct Ahead {
     search: NextHopSearch,
-    /// Those that nobody followed before, each with the index of its first route.
+    /// Those that were not followed before, each with the index of its first route.
     fresh: Vec<(usize, NextHop)>,
 }
 
-/// What the kernel is asked.
+/// The questions to the kernel.
 #[derive(Default, Debug)]
 struct LookUps {
     outstanding: HashSet<IpAddr>,
-    /// The addresses that it could not be asked about.
+    /// The addresses for which the kernel could not be asked.
     failed: HashMap<IpAddr, String>,
 }
 
-/// Why a change was not made.
+/// Why a change was refused.
 #[derive(Debug)]
 pub(super) enum NotChanged {
     Refused(Refusal),
@@ -125,10 +125,10 @@ pub(super) enum NotChanged {
 /// All changes of routes.
 #[derive(Default, Debug)]
 pub(super) struct RouteChanges {
-    /// The first is worked on.
+    /// The first one is in progress.
     queue: VecDeque<RouteChange>,
     looking_up: Vec<RouteChange>,
-    /// Those that find room, if any, once a grace period is over.
+    /// Changes that may find room when a grace period is over.
     awaiting_room: Vec<(GracePeriod, RouteChange)>,
 }
 
@@ -154,7 +154,7 @@ impl RouteChange {
         }
     }
 
-    /// Deletes the routes of a source that `select` is true of, which is `filter` for those that are installed.
+    /// Deletes the routes of a source for which `select` is true; for installed ones, that is `filter`.
     pub fn flush(origin: Origin, source: Source, filter: RouteFilter, select: Select) -> Self {
         Self {
             source,
@@ -163,7 +163,7 @@ impl RouteChange {
         }
     }
 
-    /// Deletes routes of a source that are there, and as they are described.
+    /// Deletes routes of a source that exist and match their descriptions.
     pub fn delete(origin: Origin, source: Source, mut described: Vec<Description>) -> Self {
         let keys = described.iter().map(|described| described.key).collect();
         described.retain(|described| !described.is_key());
@@ -174,7 +174,7 @@ impl RouteChange {
         }
     }
 
-    /// What a source that the switch follows has, and has no more.
+    /// Routes that a followed source has, and routes that it no longer has.
     pub fn follow(source: Source, routes: Vec<(Owner, Route)>, gone: Vec<RouteKey>) -> Self {
         let (routes, deleted) = (Arc::new(routes), Arc::new(gone));
         Self {
@@ -183,7 +183,7 @@ impl RouteChange {
         }
     }
 
-    /// Has the next hops followed of the routes that the switch started with.
+    /// Follows the next hops of the routes that the switch started with.
     pub fn started(routes: Arc<Vec<Route>>) -> Self {
         let (mode, owner) = (Mode::Replace, Owner::Config);
         Self::new(Origin::Started, Change::Install { mode, owner, routes })
@@ -319,7 +319,7 @@ impl<T: Tables> Switch<T> {
                 Progress::More => Stage::Make(ahead, planned),
                 Progress::Finished(finished) => {
                     self.effects.push_back(Effect::Drop(finished.remains));
-                    // First, or newer frames would leave before those that wait.
+                    // First; otherwise newer frames would leave before those that wait.
                     self.effects.push_back(Effect::RetryHeld);
                     match planned {
                         None => Stage::LetGo(ahead, finished.result.map(count).map_err(NotChanged::Change)),
@@ -372,7 +372,7 @@ impl<T: Tables> Switch<T> {
         })
     }
 
-    /// Has the LFIB begin a change. `planned` is what becomes of the RIB then.
+    /// Begins a change in the LFIB. `planned` is the RIB's plan for when it is made.
     fn make(&mut self, ahead: Ahead, change: Change, planned: Option<Box<Planned>>) -> Stage {
         match self.lfib.begin(change) {
             Ok(()) => Stage::Make(ahead, planned),
@@ -381,7 +381,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow.
+    /// Applies new interface names, by the old ones, to the routes whose `dev` they are.
     pub(super) fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         self.lfib.rename_devices(names);
         self.rib.rename_devices(names);
@@ -394,7 +394,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// The next hops of a search that nobody follows yet.
+    /// The next hops of a search that are not followed yet.
     fn fresh(&self, search: &NextHopSearch) -> Vec<(usize, NextHop)> {
         let mut seen = HashSet::new();
         let fresh = search
@@ -403,8 +403,7 @@ impl<T: Tables> Switch<T> {
         fresh.map(|(index, next_hop)| (index, next_hop.clone())).collect()
     }
 
-    /// Has some of the next hops followed that came into use, and those forgotten that went out of it. Returns whether that is
-    /// all.
+    /// Follows some of the next hops that came into use, and forgets those that went out of use. Returns whether all are done.
     fn follow_some_next_hops(&mut self, budget: &mut Budget<'_>, now: Instant) -> bool {
         let some = self.lfib.take_some_next_hop_changes(FOLLOWED);
         let all = some.len() < FOLLOWED;
@@ -464,7 +463,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Goes on with changes for which there may be room now.
+    /// Continues changes for which there may be room now.
     pub(super) fn retry_for_room(&mut self, now: Instant) {
         let tables = self.lfib.tables();
         let due = self
@@ -492,7 +491,7 @@ impl<T: Tables> Switch<T> {
                 let result = match result {
                     Ok(changes) => Ok(changes),
                     Err(NotChanged::Change(error)) => Err(error),
-                    // Only those are refused that do not wait.
+                    // Only changes that do not wait are refused.
                     Err(NotChanged::Refused(_)) => Ok(Changes::default()),
                 };
                 return self.resume_load(result, reported, now);
@@ -531,7 +530,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// What a change that the LFIB refused is to its client.
+    /// The reply to a client whose change the LFIB refused.
     fn refusal(&self, error: &ChangeError) -> Refusal {
         match error {
             ChangeError::Exists { key, .. } => Refusal::RouteExists {
@@ -556,7 +555,7 @@ impl<T: Tables> Switch<T> {
     }
 }
 
-/// What a change that is done has to say beside its result.
+/// What else to say in the reply to a finished change.
 #[derive(Default, Debug)]
 pub(super) struct Reported {
     pub waiting: Option<Waiting>,
@@ -566,7 +565,7 @@ pub(super) struct Reported {
 
 enum Next {
     Stage(Stage),
-    /// Once there is room.
+    /// When there is room.
     Again,
     Done(Result<Changes, NotChanged>, Reported),
 }

@@ -3,10 +3,11 @@
 use super::word::{MAC_BITS, mac_word, word_mac, word_rest};
 use crate::wire::{Mac, VLAN_VID_MASK};
 
-/// One entry of `ADJACENCIES`: a neighbour and the way to it. Word 0 is destination MAC (bytes 0-5) and transmit port
-/// (bytes 6-7), word 1 source MAC and MTU, word 2 the [`VlanTags`] of frames to it, word 3 the next-hop index of its backup,
-/// plus 1 (bytes 24-25), the length of the tags in bytes (byte 26), and whether frames have to be in one buffer (byte 27). A change of the neighbour's MAC is one 8-byte store of
-/// word 0. A word 0 without a MAC is an unresolved neighbour: its frames go to the backup, if there is one.
+/// One entry of `ADJACENCIES`: a neighbour and how to reach it. Word 0 is destination MAC (bytes 0-5) and transmit port (bytes
+/// 6-7), word 1 source MAC and MTU, word 2 the [`VlanTags`] of frames to it, word 3 the next-hop index of its backup, plus 1
+/// (bytes 24-25), the length of the tags in bytes (byte 26), and whether frames must be in one buffer (byte 27). A new MAC
+/// address of the neighbour is one 8-byte store of word 0. A word 0 without a MAC address is an unresolved neighbour: its
+/// frames go to the backup, if there is one.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Adjacency {
@@ -29,7 +30,7 @@ impl Adjacency {
         Self { words }
     }
 
-    /// The same with a next hop that takes its place while it is unresolved.
+    /// The same with a backup, which is used while the next hop is unresolved.
     pub const fn with_backup(self, backup: Option<u16>) -> Self {
         let mut words = self.words;
         let backup = match backup {
@@ -40,8 +41,7 @@ impl Adjacency {
         Self { words }
     }
 
-    /// The same on a port that does not take frames in several buffers from XDP: its driver or the kernel would drop them without
-    /// a word.
+    /// The same on a port that does not accept multi-buffer frames from XDP: its driver or the kernel would silently drop them.
     pub const fn with_one_buffer(self, one_buffer: bool) -> Self {
         let mut words = self.words;
         words[3] = (words[3] & !(0xff << 24)) | (one_buffer as u64) << 24;
@@ -64,8 +64,8 @@ impl Adjacency {
         word_mac(self.words[0])
     }
 
-    /// The destination and source of a frame to this neighbour. Made of words as they lie in the map: two stores, where one for
-    /// each byte would be a fifth of the XDP program's work.
+    /// The destination and source addresses of a frame to this neighbour, as words of the map: two stores. One store for each
+    /// byte would be a fifth of the XDP program's work.
     pub fn macs(self) -> [u8; 12] {
         let mut macs = [0; 12];
         let [destination, source, ..] = self.words;
@@ -90,7 +90,7 @@ impl Adjacency {
         VlanTags(self.words[2])
     }
 
-    /// What [`VlanTags::len_bytes`] is.
+    /// The value of [`VlanTags::len_bytes`].
     #[inline(always)]
     pub const fn tags_len_bytes(self) -> usize {
         (self.words[3] >> 16) as usize & 0xc
@@ -123,7 +123,7 @@ pub struct VlanTags(u64);
 impl VlanTags {
     pub const NONE: Self = Self(0);
 
-    /// One tag of TPID and VLAN identifier; what else is in the TCI is 0, as Linux sends it.
+    /// One tag with TPID and VLAN identifier; the rest of the TCI is 0, as Linux sends it.
     pub const fn one(tpid: u16, vid: u16) -> Self {
         Self(vlan_tag(tpid, vid) as u64)
     }

@@ -1,12 +1,12 @@
 //! `DELIVERY`: a frame for the kernel.
 
-/// The one entry of `DELIVERY`: a frame that the kernel is to receive, and where.
+/// The one entry of `DELIVERY`: a frame that the kernel receives, and the interface.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Delivery {
     /// Index of the interface in the controller's network namespace.
     pub ifindex: u32,
-    /// Of the frame, in bytes.
+    /// Length of the frame in bytes.
     pub length: u32,
     /// The frame, from the destination MAC address on.
     pub frame: [u8; Delivery::ROOM],

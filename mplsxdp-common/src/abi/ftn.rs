@@ -9,9 +9,9 @@ pub struct Domain(pub u8);
 impl Domain {
     /// Ports that are in no VRF: the tables local and main.
     pub const NO_VRF: Self = Self(0);
-    /// There are no entries here, ever: a port in a VRF whose domain has not been filled yet imposes nothing.
+    /// Always empty: a port in a VRF whose domain has not been filled yet imposes nothing.
     pub const EMPTY: Self = Self(255);
-    /// How many bits of a key are the domain's. A prefix is longer by as much.
+    /// The number of key bits for the domain, by which a prefix is longer.
     pub const BITS: u32 = 32;
 
     /// The data of a key for an address, or for the first address of a prefix.
@@ -34,8 +34,8 @@ impl Domain {
     }
 }
 
-/// Data of a key of `FTN_V4`: the [`Domain`], and the bytes of the address in network byte order. The kernel compares eight bytes
-/// at once, where there are as many.
+/// The data of a key of `FTN_V4`: the [`Domain`], and the bytes of the address in network byte order. The kernel compares eight
+/// bytes at once if there are as many.
 pub type FtnKeyV4 = [u32; 2];
 
 /// Data of a key of `FTN_V6`, likewise.

@@ -1,8 +1,8 @@
-//! Bytes in the BPF maps: names, keys and values, as the XDP program reads and the controller writes them. `docs/map-abi.md`
-//! has the same as a table. Everything is in host byte order unless it says otherwise.
+//! The contents of the BPF maps: names, keys and values, as the XDP program reads and the controller writes them.
+//! `docs/map-abi.md` has the same as tables. Everything is in host byte order unless stated otherwise.
 //!
-//! Values that are published by one store are 64-bit words ([`RouteEntry`], [`PortWord`], the two words of [`Adjacency`]):
-//! a reader sees the old word or the new one, never half of each.
+//! Values that are published by one store are 64-bit words ([`RouteEntry`], [`PortWord`], the two words of [`Adjacency`]): a
+//! reader sees the old word or the new one, never half of each.
 
 mod adjacency;
 mod delivery;
@@ -50,15 +50,15 @@ pub mod map {
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const DELIVERY: &str = "DELIVERY";
     pub const META: &str = "META";
-    /// The ring buffer that aya-log's records come through.
+    /// The ring buffer for aya-log's records.
     pub const LOG_RECORDS: &str = "AYA_LOGS";
 }
 
 /// Name of the XDP program in the object.
 pub const PROGRAM: &str = "mplsxdp";
-/// Name of the program that has the kernel receive the frame in [`Delivery`].
+/// Name of the program that makes the kernel receive the frame in [`Delivery`].
 pub const DELIVER_PROGRAM: &str = "deliver";
-/// Names of the programs that count frames which are lost after they were redirected, each that of its tracepoint.
+/// Names of the programs that count frames lost after their redirect, each that of its tracepoint.
 pub const LOST_BEFORE_DRIVER: &str = "xdp_redirect_err";
 pub const LOST_BY_DRIVER: &str = "xdp_devmap_xmit";
 /// Name of the frozen [`Watch`] in the `.rodata` of these programs.
@@ -69,17 +69,17 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const POLICE: &str = "POLICE";
 /// Name of the frozen seed of the multipath hash, a u32, in the program's `.rodata`.
 pub const HASH_SEED: &str = "HASH_SEED";
-/// Name of the frozen switch, a u32, that has counters added to by atomic instructions, in the programs' `.rodata`.
+/// Name of the frozen switch, a u32, for atomic instructions on counters, in the programs' `.rodata`.
 pub const ATOMIC_COUNTERS: &str = "ATOMIC_COUNTERS";
 /// Default and largest size of `ILM`: one entry for every label.
 pub const MAX_LABELS: u32 = 1 << 20;
-/// Size of `ADJACENCIES`: what the 16-bit index of an entry could address is four times this.
+/// Size of `ADJACENCIES`. The 16-bit index of an entry could address four times as many.
 pub const MAX_ADJACENCIES: u32 = 1 << 14;
 /// Default size of `STACKS`.
 pub const DEFAULT_STACKS: u32 = 1 << 15;
 /// Default size of `GROUPS`.
 pub const DEFAULT_GROUPS: u32 = 1 << 10;
-/// Buckets of a group: flows are spread over as many.
+/// Buckets of a group, over which flows are spread.
 pub const BUCKETS: usize = 256;
 /// Default size of `ROUTE_COUNTERS`; slot 0 means "not counted".
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
@@ -87,11 +87,11 @@ pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 pub const MAX_FTN: u32 = 1 << 20;
 /// Size of `PORTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;
-/// Receive queues of one port in `XSKS`: what arrives on a queue beyond finds no listener.
+/// Receive queues of one port in `XSKS`: what arrives on a higher queue does not reach the slow path.
 pub const MAX_QUEUES: u32 = 128;
-/// Room for reasons of one port in `REASON_COUNTERS`, and after them for each [`Loss`] of the reasons that are punted.
+/// Slots for the reasons of one port in `REASON_COUNTERS`, followed by those for each [`Loss`] of the punted reasons.
 pub const REASON_SLOTS: u32 = 48;
-/// Reasons that are policed have numbers below this. Room for policers of one port in `POLICERS`.
+/// Policed reasons have numbers below this. Slots for policers of one port in `POLICERS`.
 pub const PUNT_SLOTS: u32 = 8;
 /// The most labels that one route pushes.
 pub const MAX_PUSH: usize = 8;

@@ -1,7 +1,7 @@
-//! What is frozen into a port's copy of the program: its rate limit. `POLICERS` has the state.
+//! The rate limit that is frozen into a port's copy of the program. `POLICERS` has the state.
 
-/// How many exceptions of one reason and port the slow path gets: so many per second, and so many at once after a pause. Frozen
-/// into the program as one 64-bit word: the rate in bits 0-31, the burst in bits 32-63; zero is "as many as come".
+/// How many exceptions of one reason and port reach the slow path: a rate per second, and a burst after a pause. Frozen into
+/// the program as one 64-bit word: the rate in bits 0-31, the burst in bits 32-63; zero is no limit.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Police(u64);
@@ -26,12 +26,11 @@ impl Police {
         self.0
     }
 
-    /// Whether a frame at `now_ns` conforms, given what is stored of its policer: `None` where it does not, else what is to be
-    /// stored in its place.
+    /// Whether a frame at `now_ns` conforms, given the stored state of its policer: `None` if it does not, else the new state.
     ///
-    /// This is the token bucket in the form of the generic cell rate algorithm (ITU-T I.371 annex A): all there is to store is
-    /// the time at which the bucket will be full again. So the state is one word, which CPUs can share by compare-and-exchange,
-    /// and a frame that is refused writes nothing.
+    /// This is the token bucket in the form of the generic cell rate algorithm (ITU-T I.371 annex A): the state is the time at
+    /// which the bucket will be full again. So it is one word, which CPUs can share by compare-and-exchange, and a refused
+    /// frame writes nothing.
     #[inline(always)]
     pub const fn admit(self, full_at_ns: u64, now_ns: u64) -> Option<u64> {
         const SECOND_NS: u64 = 1_000_000_000;

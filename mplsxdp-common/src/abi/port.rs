@@ -31,10 +31,10 @@ impl PortWord {
     pub const MPLS: u8 = 1;
     /// IP packets to the port's MAC are looked up in the FTN.
     pub const IMPOSE: u8 = 2;
-    /// What arrives is this box's own traffic: imposition takes nothing off the IP TTL.
+    /// Arriving packets are this machine's own traffic: imposition does not decrement the IP TTL.
     pub const LOCAL: u8 = 4;
     /// A sub-interface that the kernel has a VLAN device for: a frame that is handed to the kernel with its labels popped keeps
-    /// its tags, and so gets there. Without that device it would be dropped, so it loses them.
+    /// its tags, so that it gets there. Without the device the kernel would drop it, so the tags are removed.
     pub const KERNEL_VLAN: u8 = 8;
 
     /// A port outside of VRFs.
@@ -59,7 +59,7 @@ impl PortWord {
         word_mac(self.0)
     }
 
-    /// Where in the FTN the port's packets are looked up.
+    /// The FTN domain in which the port's packets are looked up.
     pub const fn domain(self) -> Domain {
         Domain((self.0 >> 56) as u8)
     }

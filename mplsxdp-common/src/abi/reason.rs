@@ -2,8 +2,8 @@
 
 use super::{PUNT_SLOTS, REASON_SLOTS};
 
-/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received
-/// (of [`Reason::NoPort`]: as it would have left).
+/// One entry of `ROUTE_COUNTERS` or `REASON_COUNTERS`, one per CPU. Bytes are those of the whole frame as received (for
+/// [`Reason::NoPort`], as it would have left).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counter {
@@ -22,7 +22,7 @@ macro_rules! reasons {
             /// Every reason, in the order of its number.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// The reason of a number, as it stands in `REASON_COUNTERS`.
+            /// The reason with this number, as in `REASON_COUNTERS`.
             pub const fn from_number(number: u8) -> Option<Self> {
                 match number { $($number => Some(Self::$name),)+ _ => None }
             }
@@ -32,12 +32,12 @@ macro_rules! reasons {
                 match self { $(Self::$name => $text,)+ }
             }
 
-            /// One sentence for a person who reads the counter.
+            /// The description of the counter, in one sentence.
             pub const fn description(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc),+),)+ }
             }
 
-            /// Where the rule stands.
+            /// The source of the rule.
             pub const fn source(self) -> &'static str {
                 match self { $(Self::$name => $rfc,)+ }
             }
@@ -106,17 +106,17 @@ impl Reason {
         }
     }
 
-    /// Whether so many a second of frames of this reason go to the slow path ([`Police`]): not those that would be forwarded.
+    /// Whether frames of this reason are limited on their way to the slow path ([`Police`]): not those that would be forwarded.
     pub const fn is_policed(self) -> bool {
         self.is_punted() && !matches!(self, Self::ChecksumFinished)
     }
 
-    /// Where this reason's counter stands among a port's in `REASON_COUNTERS`.
+    /// The index of this reason's counter among a port's in `REASON_COUNTERS`.
     pub const fn slot(self) -> u32 {
         self as u32
     }
 
-    /// Where this reason, which is punted, stands among those that are: below [`PUNT_SLOTS`].
+    /// The index of this punted reason among the punted ones: below [`PUNT_SLOTS`].
     const fn punt_slot(self) -> u32 {
         match self {
             // No reason has this number.
@@ -126,7 +126,7 @@ impl Reason {
     }
 }
 
-/// Why the slow path did not get a frame that was to be punted. Such a frame counts for its reason, too.
+/// Why a frame that should be punted did not reach the slow path. Such a frame counts for its reason, too.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Loss {
@@ -145,7 +145,7 @@ impl Loss {
         }
     }
 
-    /// One sentence for a person who reads the counter.
+    /// The description of the counter, in one sentence.
     pub const fn description(self) -> &'static str {
         match self {
             Self::Policed => "Rate limit for this reason exceeded (--punt-rate).",
@@ -153,23 +153,23 @@ impl Loss {
         }
     }
 
-    /// Where the counter of such frames of `reason`, which is punted, stands among a port's in `REASON_COUNTERS`.
+    /// The index, among a port's in `REASON_COUNTERS`, of the counter of such frames of the punted reason `reason`.
     pub const fn slot(self, reason: Reason) -> u32 {
         LOSS_SLOTS + self as u32 * PUNT_SLOTS + reason.punt_slot()
     }
 }
 
-/// Where the first [`Loss`] begins.
+/// The index of the first [`Loss`].
 const LOSS_SLOTS: u32 = 32;
 
-/// Where frames are counted among a port's in `REASON_COUNTERS` that were redirected to the port, and that it did not send. They
-/// were forwarded: their routes have counted them. Their bytes are not known.
+/// The index, among a port's in `REASON_COUNTERS`, of the counter of frames that were redirected to the port and that it did
+/// not send. They were forwarded: their routes have counted them. Their bytes are not known.
 pub const REDIRECT_LOST_SLOT: u32 = LOSS_SLOTS - 1;
 
 /// The name that the CLI and the control socket use for them.
 pub const REDIRECT_LOST: &str = "redirect-lost";
 
-/// One sentence for a person who reads that counter.
+/// The description of that counter, in one sentence.
 pub const REDIRECT_LOST_DESCRIPTION: &str =
     "Forwarded, then lost: this port's driver did not take the redirected frames.";
 

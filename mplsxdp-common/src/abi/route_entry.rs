@@ -17,20 +17,20 @@ pub enum Op {
     Pop = 3,
     /// Pop and send the payload on, as the penultimate hop (`as implicit-null`). Operand: none.
     PenultimatePop = 4,
-    /// Pop; the payload is this box's to forward (`dev lo`). Operand: none.
+    /// Pop; the payload is for this machine to handle (`dev lo`). Operand: none.
     Local = 5,
-    /// The kernel's: the frame is left to it untouched. Operand: not read; the controller has a number of its own there.
+    /// The frame is left to the kernel unchanged. Operand: not read; the controller has a number of its own there.
     Pass = 6,
-    /// Several next hops: what is done stands in a bucket of the group, an entry with one of the operations 1 to 4.
-    /// Operand: index into `GROUPS`.
+    /// Several next hops: a bucket of the group, an entry with one of the operations 1 to 4, says what to do. Operand: index
+    /// into `GROUPS`.
     Group = 7,
-    /// ILM only: as [`Op::Local`] if a label is beneath; else the frame is left to the kernel untouched, which has the same label
-    /// (`dev lo pass`). Operand: none.
+    /// ILM only: like [`Op::Local`] if a label is beneath; otherwise the frame is left unchanged to the kernel, which has a
+    /// route for the same label (`dev lo pass`). Operand: none.
     LocalPass = 8,
 }
 
-/// A route's own word on TTL propagation (`ttl-propagate enabled|disabled`), over the box's mode. On a box that does as the
-/// Linux kernel, `enabled` means what it means there.
+/// A route's own TTL propagation (`ttl-propagate enabled|disabled`), which overrides the instance's mode. In an instance with
+/// the Linux mode, `enabled` has the meaning that it has for the Linux kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum TtlPropagate {
     #[default]
@@ -40,7 +40,7 @@ pub enum TtlPropagate {
 }
 
 impl TtlPropagate {
-    /// The mode in force on a box of mode `default`.
+    /// The mode that applies if the instance's mode is `default`.
     pub const fn mode(self, default: TtlMode) -> TtlMode {
         match self {
             Self::Default => default,
@@ -54,7 +54,7 @@ impl TtlPropagate {
 }
 
 /// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A bucket of
-/// `GROUPS` is such an entry too; there the counter slot is 0, as frames count for the entry that led to the group.
+/// `GROUPS` is such an entry too; its counter slot is 0, because frames count for the entry that led to the group.
 ///
 /// | bits | field |
 /// |---|---|
@@ -71,10 +71,10 @@ pub struct RouteEntry(u64);
 impl RouteEntry {
     /// No route.
     pub const EMPTY: Self = Self(0);
-    /// The kernel's, by no route: what the FTN has for the kernel's own addresses.
+    /// Left to the kernel without a route: the FTN entry of the kernel's own addresses.
     pub const PASS: Self = Self(Op::Pass as u64);
 
-    /// Fields beyond their bits are cut: `operand` to 20, `slot` to 20.
+    /// Fields are truncated to their bits: `operand` to 20, `slot` to 20.
     pub const fn new(op: Op, ttl: TtlPropagate, operand: u32, next_hop: u16, slot: u32) -> Self {
         let ttl = match ttl {
             TtlPropagate::Default => 0,
@@ -108,7 +108,7 @@ impl RouteEntry {
             6 => Op::Pass,
             7 => Op::Group,
             8 => Op::LocalPass,
-            // Also what a later version may mean by another number: this one does not know it, so it has no route.
+            // Also for numbers that a later version may define: this one does not know them, so it has no route.
             _ => Op::None,
         }
     }

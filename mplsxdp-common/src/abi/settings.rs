@@ -1,4 +1,4 @@
-//! What is frozen into a port's copy of the program: its settings.
+//! The settings that are frozen into a port's copy of the program.
 
 use super::Reason;
 
@@ -10,7 +10,7 @@ pub enum TtlMode {
     Uniform = 0,
     /// The tunnel is one hop to what it carries.
     Pipe = 1,
-    /// As the Linux kernel: uniform between label and IP, inner label TTLs untouched by a pop.
+    /// Like the Linux kernel: uniform between label and IP; a pop does not touch inner label TTLs.
     Linux = 2,
 }
 
@@ -24,7 +24,7 @@ impl TtlMode {
     }
 }
 
-/// What is frozen into a port's copy of the program when it is loaded, in one 64-bit word.
+/// The settings that are frozen into a port's copy of the program when it is loaded, in one 64-bit word.
 ///
 /// | bits | field |
 /// |---|---|
@@ -49,23 +49,23 @@ impl Settings {
         Self(port as u64 | (ttl_mode as u64) << 32 | (tunnel_ttl as u64) << 40 | flags << 48)
     }
 
-    /// The same with another policy on labels that have no route; it is to punt unless told otherwise.
+    /// The same with another policy for labels without a route; the default is to punt.
     pub const fn with_unknown(self, policy: UnknownPolicy) -> Self {
         Self((self.0 & !(3 << 50)) | (policy as u64) << 50)
     }
 
-    /// The same for a port whose frames may be in several buffers, or not: then nobody asks how long the others are.
+    /// The same for a port whose frames may be multi-buffer, or not. If not, the program does not ask for the length of frames.
     pub const fn with_frags(self, frags: bool) -> Self {
         Self((self.0 & !(1 << 52)) | (frags as u64) << 52)
     }
 
-    /// The same for a driver that hands over frames in several buffers itself. Those that the kernel's generic XDP has go out by
-    /// any driver.
+    /// The same for a driver that itself delivers multi-buffer frames. Those of the kernel's generic XDP can be sent by any
+    /// driver.
     pub const fn with_native_frags(self, native_frags: bool) -> Self {
         Self((self.0 & !(1 << 53)) | (native_frags as u64) << 53)
     }
 
-    /// The same with another way to treat unfinished checksums; they are trusted unless told otherwise.
+    /// The same with another treatment of unfinished checksums; the default is to trust.
     pub const fn with_checksum(self, checksum: Checksum) -> Self {
         Self((self.0 & !(3 << 54)) | (checksum as u64) << 54)
     }
@@ -136,16 +136,16 @@ impl Settings {
     }
 }
 
-/// What becomes of a frame whose label has no route, once it is counted (`--unknown`).
+/// What happens to a frame whose label has no route, after it is counted (`--unknown`).
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum UnknownPolicy {
-    /// The slow path's, as other exceptions.
+    /// It goes to the slow path, like other exceptions.
     #[default]
     Punt = 0,
     /// Dropped at once.
     Drop = 1,
-    /// The kernel's, untouched.
+    /// It is left to the kernel unchanged.
     Pass = 2,
 }
 
@@ -153,13 +153,13 @@ pub enum UnknownPolicy {
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum Checksum {
-    /// Does not look: they do not arrive there.
+    /// Does not look for them: none arrive there.
     #[default]
     Trust = 0,
     /// Finishes those of frames that are forwarded or punted.
     Finish = 1,
-    /// Punts frames that would be forwarded, and finishes those that are punted: the slow path sends them. For frames that the
-    /// kernel has made a packet of already: it keeps a note that the checksum is unfinished, which XDP cannot take away.
+    /// Punts frames that would be forwarded, and finishes those that are punted: the slow path sends them. For frames that
+    /// already are packets of the kernel, which keeps a note that the checksum is unfinished; XDP cannot remove that note.
     Punt = 2,
 }
 

@@ -3,9 +3,9 @@
 use super::MAX_PUSH;
 use crate::wire::Label;
 
-/// One entry of `STACKS`: the labels that a route pushes, outermost first. Immutable while an entry points to it. Of each word of
-/// `labels`, bits 0-19 are the label, bits 24-31 a mask of its TTL: zero for an entropy label behind its indicator, which is
-/// pushed with a TTL of 0 (RFC 6790 section 4.2), else all ones.
+/// One entry of `STACKS`: the labels that a route pushes, outermost first. Immutable while an entry points to it. In each word
+/// of `labels`, bits 0-19 are the label, and bits 24-31 a mask of its TTL: zero for an entropy label after its indicator, which
+/// is pushed with a TTL of 0 (RFC 6790 section 4.2), else all ones.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct LabelStack {
@@ -16,7 +16,7 @@ pub struct LabelStack {
 }
 
 impl LabelStack {
-    /// A slot that is not used.
+    /// An unused slot.
     pub const EMPTY: Self = Self {
         depth: 0,
         ttl: 0,
@@ -24,7 +24,7 @@ impl LabelStack {
         labels: [0; MAX_PUSH],
     };
 
-    /// `ttl` is the TTL of labels that are imposed on IP, `None` for what the TTL mode says. `None` where there are no labels,
+    /// `ttl` is the TTL of labels that are imposed on IP; `None`: as the TTL mode says. Returns `None` if there are no labels,
     /// or more than [`MAX_PUSH`].
     pub fn new(labels: &[Label], ttl: Option<core::num::NonZeroU8>) -> Option<Self> {
         if labels.is_empty() || labels.len() > MAX_PUSH {

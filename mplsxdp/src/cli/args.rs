@@ -1,4 +1,4 @@
-//! The command line's options. iproute2's long options with one dash are taken too, and shortened as iproute2 shortens them.
+//! The options of the command line. iproute2's long options with one dash are also accepted, and abbreviated as iproute2 does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// What goes with every command.
+/// Options of every command.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// The instance; several can run on one machine, each with its own name [default: default].
@@ -185,15 +185,15 @@ pub enum Command {
     Generate { folder: PathBuf },
 }
 
-/// What stands behind `load`: [`Options`], which go over those of the config file, and these.
+/// The arguments of `load`: [`Options`], which override those of the config file, and these.
 #[derive(Debug)]
 pub struct LoadArgs {
     pub own: LoadOwn,
-    /// Those of the options that the command line gives.
+    /// The options given on the command line.
     pub options: ArgMatches,
 }
 
-/// What only the command line has.
+/// Options that only the command line has.
 #[derive(Args, Debug)]
 pub struct LoadOwn {
     /// Read the options that the command line does not give from this TOML file.
@@ -230,7 +230,7 @@ impl FromArgMatches for LoadArgs {
     }
 }
 
-/// Has the help of an option end with its default, if it has one that is worth a word.
+/// Adds the default of an option to the end of its help, if it has one worth mentioning.
 fn with_default(arg: clap::Arg, defaults: &BTreeMap<String, Value>) -> clap::Arg {
     let default = match (defaults.get(&arg.get_id().as_str().replace('_', "-")), arg.get_action()) {
         (Some(Value::String(word)), _) => word.clone(),
@@ -270,7 +270,7 @@ const LONG: &[&str] = &[
     "version",
 ];
 
-/// Reads a command line, the name of the command in front. The word `help` is `--help`.
+/// Reads a command line, which begins with the name of the command. The word `help` is `--help`.
 pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error> {
     let mut args: Vec<String> = long_forms(args).collect();
     let mut cli = match Cli::try_parse_from(&args) {
@@ -309,14 +309,14 @@ fn ends_with_help(words: &[String]) -> bool {
     }
 }
 
-/// Whether `help` stands where nothing is expected.
+/// Whether the error is about a `help` that is not expected.
 fn is_about_help(error: &clap::Error) -> bool {
     [ContextKind::InvalidArg, ContextKind::InvalidSubcommand]
         .into_iter()
         .any(|kind| matches!(error.get(kind), Some(ContextValue::String(word)) if word == "help"))
 }
 
-/// Writes iproute2's options as clap knows them.
+/// Rewrites iproute2's options in clap's form.
 fn long_forms(args: impl IntoIterator<Item = String>) -> impl Iterator<Item = String> {
     args.into_iter().map(|arg| match arg.as_str() {
         "-M" => "--family=mpls".into(),
@@ -328,8 +328,7 @@ fn long_forms(args: impl IntoIterator<Item = String>) -> impl Iterator<Item = St
     })
 }
 
-/// `None`: not an option of iproute2 that has more than a letter after one dash. Only `-color` has a value behind it, as in
-/// `-c=auto`.
+/// `None`: not an option of iproute2 with more than a letter after one dash. Only `-color` has a value, such as in `-c=auto`.
 fn long_form(arg: &str) -> Option<String> {
     let option = arg.strip_prefix('-')?;
     let (name, value) = match option.split_once('=') {

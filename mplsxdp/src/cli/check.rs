@@ -1,4 +1,4 @@
-//! `load --check`: whether a configuration could be loaded here and now. Nothing is changed.
+//! `load --check`: whether a configuration could be loaded now. Changes nothing.
 
 use mplsxdp_common::abi::{MAX_ADJACENCIES, MAX_FTN};
 
@@ -13,8 +13,8 @@ use crate::ports::preflight::PreflightError;
 use crate::ports::{self, PortError};
 use crate::route::Owner;
 
-/// All that keeps these options from being loaded in the network namespace of this thread. Ports of a running instance of the
-/// same name are not in the way: it would be for that to read the file.
+/// Everything that prevents loading these options in the network namespace of this thread. Ports of a running instance with the
+/// same name are not an obstacle: that instance would read the file again.
 pub async fn system(options: &Options) -> Vec<String> {
     let netlink = match Netlink::open_requests() {
         Ok(netlink) => netlink,
@@ -44,7 +44,7 @@ pub async fn system(options: &Options) -> Vec<String> {
     errors
 }
 
-/// Why the routes do not fit the tables, if they do not.
+/// Why the routes do not fit into the tables, if they do not.
 pub fn routes(config: &Config) -> Option<String> {
     let capacity = Capacity {
         labels: config.labels.get(),

@@ -43,7 +43,7 @@ fn show(session: &mut Session) -> Result<(), Failure> {
     else {
         return Ok(());
     };
-    // Those of other owners come from elsewhere again.
+    // The routes of other owners come from their sources again.
     let list = api::ListRoutes {
         owner: Some(Source::Static),
         standby: Some(true),

@@ -13,14 +13,14 @@ use super::args::Cli;
 
 /// System administration commands (man-pages(7)).
 const SECTION: &str = "8";
-/// Where each shell looks for completions, beneath a prefix.
+/// The folder in which each shell looks for completions, beneath a prefix.
 const COMPLETIONS: [(Shell, &str); 3] = [
     (Shell::Bash, "share/bash-completion/completions/mplsxdp"),
     (Shell::Zsh, "share/zsh/site-functions/_mplsxdp"),
     (Shell::Fish, "share/fish/vendor_completions.d/mplsxdp.fish"),
 ];
 
-/// Writes the files beneath `folder` to where they belong beneath a prefix.
+/// Writes the files beneath `folder`, as beneath an installation prefix.
 pub fn generate(folder: &Path) -> Result<(), Failure> {
     let mut command = Cli::command();
     command.build();
@@ -29,7 +29,7 @@ pub fn generate(folder: &Path) -> Result<(), Failure> {
     written.map_err(|error| Failure::Refused(format!("{}: {error}", folder.display())))
 }
 
-/// A page for the program and one for each command, as `mplsxdp-route.8`.
+/// A page for the program and one for each command, such as `mplsxdp-route.8`.
 fn manual(command: &Command, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     write_page(command.clone(), folder)?;

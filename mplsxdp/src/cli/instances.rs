@@ -1,4 +1,4 @@
-//! `instances`: all that run on this machine.
+//! `instances`: all instances on this machine.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::{Failure, Session};
 use crate::control::api::Status;
 use crate::control::client::Client;
 
-/// How long an instance has to answer. One that does not is listed without what it would have said.
+/// How long an instance may take to answer. If it does not, it is listed without its details.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]

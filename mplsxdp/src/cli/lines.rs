@@ -1,45 +1,47 @@
-//! Lines of a file that belong together: what `ip route` prints on several, and what a backslash at the end joins.
+//! Lines of a file that belong together: `ip route` prints some routes on several lines, and a backslash at the end joins
+//! lines.
 
 use std::io::BufRead;
 
 use super::route::takes_next_hops;
 
-/// What the lines are.
+/// The kind of lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Routes, each of which may go on.
+    /// Routes, each of which may continue on the next line.
     Routes,
-    /// Commands of a batch. One is complete without the line after it, which may not have been written yet, unless it changes a
-    /// route and has no next hop.
+    /// Commands of a batch. A command is complete without the next line, which may not have been written yet, unless it changes
+    /// a route and has no next hop.
     Commands,
 }
 
-/// Where a file cannot be read, and why.
+/// Where and why a file cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unreadable {
     pub line: u32,
     pub reason: String,
 }
 
-/// The lines of a file that say something. Lines that begin with `nexthop`, as `ip route` prints them, belong to the one before.
+/// The lines of a file that have content. Lines that begin with `nexthop`, as `ip route` prints them, belong to the previous
+/// one.
 pub struct Lines<R> {
     input: R,
     kind: Kind,
     number: u32,
     buffer: Vec<u8>,
-    /// The line that was read last, which may not be whole yet.
+    /// The line that was read last, which may continue.
     pending: Option<Pending>,
     ends_with_newline: bool,
-    /// No more can be read.
+    /// Nothing more can be read.
     failed: bool,
 }
 
 struct Pending {
     number: u32,
     text: String,
-    /// What the next line adds belongs to it, whatever it is.
+    /// The next line belongs to it in any case.
     joins: bool,
-    /// It has been added to.
+    /// A line has been added to it.
     continued: bool,
 }
 
@@ -56,12 +58,12 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The number of the line that was read last, if it says something and does not end with a newline.
+    /// The number of the line that was read last, if it has content and does not end with a newline.
     pub fn cut_off(&self) -> Option<u32> {
         (!self.ends_with_newline).then_some(self.number)
     }
 
-    /// With the number of its first line.
+    /// The next line, with the number of its first part.
     pub fn next(&mut self) -> Result<Option<(u32, String)>, Unreadable> {
         loop {
             if self.pending.as_ref().is_some_and(|pending| !self.may_go_on(pending)) {
@@ -87,10 +89,10 @@ impl<R: BufRead> Lines<R> {
             let text = match self.kind {
                 Kind::Routes if text.trim_ascii_start().starts_with('#') => "",
                 Kind::Routes => text,
-                // As iproute2 has it, a comment may follow a command.
+                // As with iproute2, a comment may follow a command.
                 Kind::Commands => text.split('#').next().unwrap_or_default(),
             };
-            // Other spaces than those of ASCII can be part of an interface's name.
+            // Spaces other than those of ASCII can be part of an interface's name.
             let text = text.trim_ascii_end();
             let (text, joins) = match text.strip_suffix('\\') {
                 Some(text) => (text.trim_ascii_end(), true),

@@ -53,7 +53,7 @@ pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
     let Some(verb) = verb(word, VERBS) else {
         return Err(Failure::Usage(format!("`{word}` is not a verb of `link`\n{HELP}")));
     };
-    // iproute2 has `dev` in front of the name, or not.
+    // As with iproute2, `dev` before the name is optional.
     let words: Vec<_> = words
         .enumerate()
         .filter(|pair| *pair != (0, "dev"))
@@ -74,7 +74,7 @@ pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
     }
 }
 
-/// What `link add` has behind the name, in any order; `None` if that is something else.
+/// The options of `link add` after the name, in any order; `None` if there is anything else.
 fn add_options(mut words: &[&str]) -> Option<Result<(bool, Option<Checksum>), Failure>> {
     let (mut tx_only, mut checksum) = (false, None);
     loop {
@@ -133,7 +133,7 @@ pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
     })
 }
 
-/// The address and the interface that are meant, in any order; `None` if the words are something else.
+/// The address and the interface, in any order; `None` if there are other words.
 fn chosen_neighbours<'a>(mut words: &[&'a str]) -> Option<(Option<&'a str>, Option<&'a str>)> {
     let (mut address, mut dev) = (None, None);
     loop {
@@ -168,7 +168,7 @@ fn brief_next_hop(neighbor: &NextHopState) -> String {
     )
 }
 
-/// As `ip -s neigh` has it.
+/// In the format of `ip -s neigh`.
 fn kernel(entry: &KernelNeighbor) -> String {
     let KernelNeighbor {
         state,
@@ -199,7 +199,7 @@ struct JsonKernelNeighbor {
     confirmed: u64,
     updated: u64,
     probes: u32,
-    /// `state` of `ip`, which here is the next hop's.
+    /// The `state` of `ip`; here `state` is the next hop's.
     nud: [String; 1],
 }
 
@@ -221,7 +221,7 @@ impl From<NextHopState> for JsonNeighbor {
     }
 }
 
-/// Where a next hop is and how it is doing, without its address.
+/// The interface and state of a next hop, without its address.
 pub fn next_hop(next_hop: &NextHopState) -> String {
     let dev = next_hop
         .dev
@@ -352,7 +352,7 @@ fn lines(link: &Link) -> Vec<String> {
     lines
 }
 
-/// What the kernel counts, as `ip -s link` shows it, and below what was counted by its reason.
+/// The kernel's counters, as `ip -s link` shows them, and beneath them those by reason.
 fn counters(counters: &LinkCounters) -> Vec<String> {
     let columns = |head: [&str; 7], values: [u64; 6]| {
         let mut rows = [head.map(str::to_owned), head.map(|_| String::new())];
@@ -404,7 +404,7 @@ fn figures(reason: &ReasonCounter) -> [u64; 4] {
     [reason.bytes, reason.packets, reason.policed, reason.unheard]
 }
 
-/// Of all reasons by which frames are not forwarded.
+/// The sum over all reasons for which frames are not forwarded.
 fn not_forwarded(counters: &LinkCounters) -> [u64; 4] {
     let mut total = [0; 4];
     let reasons = counters.reasons.iter();
@@ -503,7 +503,7 @@ impl From<Link> for JsonLink {
     }
 }
 
-/// How a port that finishes checksums is made faster.
+/// The command that makes a port faster that finishes checksums.
 fn checksum_hint(link: &Link) -> Option<String> {
     let finishes = link.checksum == Checksum::Finish && !link.local && !link.tx_only && link.parent.is_none();
     let name = &link.ifname;
@@ -527,7 +527,7 @@ fn up(link: &Link) -> &'static str {
     }
 }
 
-/// What kind of port it is, and whether it accepts labelled frames.
+/// The role of a port, and whether it accepts labelled frames.
 fn mpls(link: &Link) -> String {
     let mpls = match (link.parent_only, link.tx_only, link.mpls) {
         (true, ..) => "parent-only",

@@ -1,4 +1,4 @@
-//! `load`: gathers the configuration, prepares the process, and hands over to the controller.
+//! `load`: gathers the configuration, prepares the process, and starts the daemon.
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Write as _};
@@ -27,13 +27,13 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
         .is_some()
         .then(|| -> Reread { Arc::new(move || self::config(&args, &global)) });
     preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()))?;
-    // A thread that existed already would stay in the old namespace.
+    // A thread that already existed would stay in the old namespace.
     if let Some(name) = &config.netns {
         enter_netns(name)?;
     }
     let log = log_to_stderr(config.verbose)?;
     descriptors::raise_limit().map_err(|error| Failure::Refused(error.to_string()))?;
-    // The last word, too, goes by the log: it must not wait for a reader for ever.
+    // The last message is logged too: it must not wait for a reader for ever.
     run(config, reread).map_err(|failure| {
         log.line(&format!("mplsxdp: {failure}"));
         Failure::Told
@@ -44,7 +44,7 @@ fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
     block_on(daemon::run(config, reread))?.map_err(|error| Failure::Refused(error::report(error.as_ref())))
 }
 
-/// Reports all that would keep the configuration from being loaded.
+/// Reports everything that would prevent the configuration from being loaded.
 fn check(args: &LoadArgs, global: &Global) -> Result<(), Failure> {
     let given = given(args, global).map_err(refused)?;
     let options = given.options.clone();
@@ -136,7 +136,7 @@ fn add_routes(given: &mut Given, path: &Path) {
     }
 }
 
-/// `RUST_LOG` has the last word.
+/// `RUST_LOG` takes precedence.
 fn log_to_stderr(verbose: u8) -> Result<Log, Failure> {
     let level = match verbose {
         0 => "info",

@@ -1,4 +1,4 @@
-//! What a person types and reads. Every command but `load` is a client of the control socket.
+//! The command line. Every command except `load` is a client of the control socket.
 
 mod args;
 mod check;
@@ -41,22 +41,22 @@ pub fn main() -> ExitCode {
     failure.exit_code()
 }
 
-/// Why a command was not done.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// The command is not one.
+    /// It is not a valid command.
     #[error("{0}")]
     Usage(String),
-    /// It is, and was refused.
+    /// It is valid, and was refused.
     #[error("{0}")]
     Refused(String),
-    /// clap has its own way of telling what is wrong; help and version come this way, too.
+    /// clap formats its own errors; help and version are also returned this way.
     #[error(transparent)]
     Clap(#[from] clap::Error),
-    /// Nobody reads the output any more.
+    /// The output has no reader any more.
     #[error("standard output was closed")]
     NobodyReads,
-    /// It was told already, line by line.
+    /// It was already reported, line by line.
     #[error("some commands failed")]
     Told,
 }
@@ -71,9 +71,9 @@ impl Failure {
         }
     }
 
-    /// `place` says where the command stands, and is empty for the command line.
+    /// `place` is the position of the command in a batch; empty for the command line.
     fn report(&self, place: &str) {
-        // There is nowhere to tell that standard error is closed.
+        // If standard error is closed, that cannot be reported.
         let _ = match self {
             Self::NobodyReads | Self::Told => Ok(()),
             Self::Clap(error) if place.is_empty() => error.print(),
@@ -104,7 +104,7 @@ impl From<InvalidInstance> for Failure {
     }
 }
 
-/// What one command needs of those around it.
+/// What a command shares with the other commands of a batch.
 struct Session {
     instance: Instance,
     /// The command line names the instance.
@@ -112,9 +112,9 @@ struct Session {
     /// The network namespace that the instance must run in.
     netns: Option<String>,
     client: Option<Client>,
-    /// The commands come from standard input: none of them can read it.
+    /// The commands come from standard input, so no command can read it.
     stdin_is_taken: bool,
-    /// Warnings that were printed: in a batch, many commands may get the same one.
+    /// Warnings already printed: many commands of a batch may get the same one.
     warned: HashSet<String>,
     family: line::Family,
     out: Output,
@@ -140,7 +140,7 @@ impl Session {
         })
     }
 
-    /// The connection, made when it is first needed.
+    /// The connection, made at the first call.
     fn client(&mut self) -> Result<&mut Client, Failure> {
         let client = match self.client.take() {
             Some(client) => client,
@@ -149,11 +149,11 @@ impl Session {
         Ok(self.client.insert(client))
     }
 
-    /// Prints what the instance warned of, each once.
+    /// Prints the instance's warnings, each once.
     fn warn(&mut self, warnings: Vec<String>) {
         for warning in warnings {
             if !self.warned.contains(&warning) {
-                // There is nowhere to tell that standard error is closed.
+                // If standard error is closed, that cannot be reported.
                 let _ = writeln!(io::stderr(), "mplsxdp: warning: {warning}");
                 self.warned.insert(warning);
             }
@@ -262,7 +262,7 @@ fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-/// One line of a batch. Its options are its own, beside those of the command line.
+/// One line of a batch. Its options are its own, in addition to those of the command line.
 fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
     let words = line.split_ascii_whitespace().map(str::to_owned);
     let Cli { global, command } = match args::parse(std::iter::once("mplsxdp".to_owned()).chain(words)) {
@@ -291,7 +291,7 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
     outcome
 }
 
-/// The verb that a word stands for or abbreviates: of those that it begins, the first, as iproute2 does it.
+/// The verb that a word is or abbreviates: the first one that begins with it, as with iproute2.
 fn verb<T: Copy>(word: &str, verbs: &[(&str, T)]) -> Option<T> {
     verbs
         .iter()

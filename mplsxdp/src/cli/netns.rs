@@ -10,10 +10,10 @@ use crate::control::{GROUP, Instance};
 use crate::kernel::netns;
 
 const NAMED: &str = "/run/netns";
-/// How long an instance, which may be starting, has to say where it runs.
+/// How long an instance, which may be starting, may take to report where it runs.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
-/// Its inode in nsfs: a namespace has the same under all its names.
+/// The inode of the namespace in nsfs, the same for all its names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Id(u64);
 
@@ -22,7 +22,7 @@ impl Id {
         netns::inode(path).map(Self)
     }
 
-    /// The instance is asked if the kernel does not let this user see, or the instance has another PID namespace.
+    /// The instance is asked if the kernel does not show it to this user, or if the instance has another PID namespace.
     fn of_peer(client: &mut Client) -> Result<Self, ClientError> {
         match client.pid().and_then(|pid| Self::of(format!("/proc/{pid}/ns/net"))) {
             Ok(id) => Ok(id),
@@ -36,7 +36,7 @@ impl Id {
     }
 }
 
-/// The file of a namespace that `ip netns` named, or of any by its path.
+/// The file of a namespace, by its `ip netns` name or its path.
 pub fn path(name: &str) -> PathBuf {
     if name.contains('/') {
         PathBuf::from(name)
@@ -52,7 +52,7 @@ pub fn refused(what: &str, name: &str, error: &dyn std::fmt::Display) -> Failure
     ))
 }
 
-/// Connects to the instance that runs in the namespace: to this one, or else to the only one there.
+/// Connects to the instance in the namespace: to the named one, or else to the only one there.
 pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Client, Failure> {
     let wanted = Id::of(path(name)).map_err(|error| refused("open", name, &error))?;
     if let Some(instance) = named {
@@ -94,7 +94,7 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
         }
         (None, _) => {
             let Listening { mut clients, denied } = Listening::look(dir)?;
-            // It may be one of those that this user must not ask.
+            // It may be one that this user may not ask.
             if !denied.is_empty() {
                 return Err(Failure::Refused(format!(
                     "cannot tell which instance runs in the network namespace {name}: no permission for {}; run as root, or as a \
@@ -121,7 +121,7 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
 /// The instances that listen.
 pub struct Listening {
     pub clients: Vec<Client>,
-    /// The sockets of those that this user must not connect to.
+    /// The sockets to which this user may not connect.
     pub denied: Vec<String>,
 }
 

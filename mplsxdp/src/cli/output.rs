@@ -1,4 +1,4 @@
-//! What a person or a script reads.
+//! Output for people and scripts.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Failure;
 
-/// Standard output, and how it is wanted.
+/// Standard output, and its format.
 pub struct Output {
     pub writer: BufWriter<StdoutLock<'static>>,
     pub style: Style,
@@ -35,11 +35,11 @@ impl Output {
 
     /// One item on several lines; with `-o` on one, as iproute2 joins them.
     pub fn lines(&mut self, lines: &[String]) -> Result<(), Failure> {
-        // With a space, so that what stands before the backslash is a word of its own when it is pasted back.
+        // With a space, so that the backslash is a word of its own when the line is pasted back.
         self.line(&lines.join(if self.style.oneline { " \\" } else { "\n" }))
     }
 
-    /// Rows in aligned columns; those that `right` names by their index are aligned to the right.
+    /// Rows in aligned columns; the columns with the indexes in `right` are right-aligned.
     pub fn table<const N: usize>(&mut self, rows: &[[String; N]], right: &[usize]) -> Result<(), Failure> {
         aligned(rows, right).iter().try_for_each(|row| self.line(row))
     }

@@ -1,4 +1,4 @@
-//! `route`: verbs and output as iproute2 has them.
+//! `route`: verbs and output in the style of iproute2.
 
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write as _};
@@ -42,7 +42,7 @@ those around it), table T, vrf VRF, proto PROTO, via {inet A|inet6 A|link MAC}, 
 
 /// Routes in one message of a restore: about a megabyte.
 const BATCH: usize = 8192;
-/// Routes that a restore names of those that wait for a next hop.
+/// How many waiting routes a restore names.
 const NAMED: usize = 10;
 
 #[derive(Clone, Copy)]
@@ -173,7 +173,7 @@ pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Resul
             "`route restore` reads its standard input: `mplsxdp route restore < FILE`".into(),
         )),
         Verb::Restore => {
-            // A connection of its own: where the restore fails, its transaction goes with it.
+            // A separate connection: if the restore fails, its transaction ends with it.
             let mut client = session.connect()?;
             client.set_owner(owner);
             let committed = restore(io::stdin().lock(), allow_empty, &mut client)?;
@@ -220,7 +220,7 @@ pub(super) fn takes_next_hops(command: &str) -> bool {
         && !words.any(|word| matches!(word, "via" | "dev" | "oif" | "pass"))
 }
 
-/// What an empty selection means.
+/// The meaning of an empty selection.
 fn of_family(family: Family) -> RouteFilter {
     RouteFilter::from(match family {
         Family::Any => KeyFilter::All,
@@ -230,7 +230,7 @@ fn of_family(family: Family) -> RouteFilter {
     })
 }
 
-/// Numbers, for those who ask.
+/// Prints the number of changes, if asked.
 fn report(changes: Changes, out: &mut Output) -> Result<(), Failure> {
     let Changes {
         added,
@@ -280,7 +280,7 @@ fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
     if style.json { out.line("") } else { Ok(()) }
 }
 
-/// Writes the routes as they come: a million of them are not kept.
+/// Writes routes as they arrive, because a million of them are not kept in memory.
 fn show_json<W: io::Write, F: serde_json::ser::Formatter>(
     list: &api::ListRoutes,
     client: &mut Client,
@@ -295,7 +295,7 @@ fn show_json<W: io::Write, F: serde_json::ser::Formatter>(
     Ok(array.end().map_err(io::Error::from)?)
 }
 
-/// As `ip -j` prints a route.
+/// A route as `ip -j` prints it.
 #[derive(Serialize)]
 struct JsonRoute {
     dst: String,
@@ -319,7 +319,7 @@ struct JsonRoute {
     stats: Option<api::Counter>,
 }
 
-/// One way on: the route's own, or one of several.
+/// One path: the route's own, or one of several.
 #[derive(Serialize)]
 struct JsonPath {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -436,7 +436,7 @@ impl JsonPath {
     }
 }
 
-/// As `ip route` prints a route, and takes it again: several next hops on a line each.
+/// A route as `ip route` prints it, and as `route add` accepts it; several next hops on a line each.
 fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
     let protocol = protocols::name(route.attributes().protocol);
@@ -447,7 +447,7 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         None => &with_dev_found(installed)?,
         Some(_) => &route,
     };
-    // A string takes all that is written to it.
+    // Writing into a string does not fail.
     let _ = head.fmt_head(&mut line, table, Some(&protocol));
     // Most routes are static, as they are with `ip`.
     if installed.owner != Source::Static.name() {
@@ -479,8 +479,8 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
     Ok(std::iter::once(line).chain(nexthops).collect())
 }
 
-/// A line for each next hop: label or prefix, what becomes of its labels, next hop, interface and state, in columns; `-` for
-/// what there is not. The route's table follows, if it is of one. Counters are on the route's first line.
+/// One line for each next hop: label or prefix, what happens to its labels, next hop, interface and state, in columns; `-` for
+/// missing values. The route's table follows, if it has one. Counters are on the route's first line.
 fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
     let key = route.destination();
@@ -527,7 +527,7 @@ fn count(buckets: &[BucketRange]) -> usize {
     buckets.iter().map(|range| range.count()).sum()
 }
 
-/// As `128 (0-63, 128-191)`.
+/// Such as `128 (0-63, 128-191)`.
 fn buckets(buckets: &[BucketRange]) -> String {
     let ranges: Vec<_> = buckets
         .iter()
@@ -545,7 +545,7 @@ fn buckets(buckets: &[BucketRange]) -> String {
 /// The state of the next hop follows, in text.
 const UNRESOLVED: &str = "unresolved";
 
-/// The same as text, with a space in front: `unresolved` is followed by the state.
+/// The same as text, with a leading space: `unresolved` is followed by the state.
 fn mark(next_hop: &NextHopState) -> String {
     match flag(next_hop) {
         Some(flag @ UNRESOLVED) => format!(" {flag} {}", next_hop.state),
@@ -554,7 +554,7 @@ fn mark(next_hop: &NextHopState) -> String {
     }
 }
 
-/// Why nothing arrives, in a word that iproute2 has too where it can.
+/// Why nothing arrives, in iproute2's word if it has one.
 fn flag(next_hop: &NextHopState) -> Option<&'static str> {
     match next_hop.state {
         Resolution::Resolved | Resolution::Static => next_hop.redirect_lost.then_some(REDIRECT_LOST),
@@ -570,7 +570,7 @@ fn flag(next_hop: &NextHopState) -> Option<&'static str> {
     }
 }
 
-/// The route as it was asked for.
+/// The route as it was requested.
 pub(super) fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
     installed.route.clone().check().map_err(|error| {
         Failure::Refused(format!(
@@ -579,7 +579,7 @@ pub(super) fn desired(installed: &InstalledRoute) -> Result<Route, Failure> {
     })
 }
 
-/// The route with the interfaces that were found for it, its paths in their order.
+/// The route with the interfaces that were found for it; its paths keep their order.
 fn with_dev_found(installed: &InstalledRoute) -> Result<Route, Failure> {
     let route = desired(installed)?;
     let found = Route::with_paths(route.key(), found_paths(&route, installed), route.ttl_propagate());
@@ -587,8 +587,8 @@ fn with_dev_found(installed: &InstalledRoute) -> Result<Route, Failure> {
     Ok(found.unwrap_or(route))
 }
 
-/// The paths of `route`, in their order, with the interfaces that were found for them; but several as they were asked for where
-/// they would be none of one route else, as two that lead to the same neighbour now.
+/// The paths of `route`, in their order, with the interfaces that were found for them. Several paths stay as they were
+/// requested if they would not be a valid route otherwise, such as two that now lead to the same neighbour.
 fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
     let found = |next_hop: &Option<NextHop>, dev: Option<&Arc<str>>| {
         next_hop.as_ref().map(|next_hop| NextHop {
@@ -615,7 +615,7 @@ fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
     }
 }
 
-/// What became of each path, and its buckets.
+/// The state of each path, and its buckets.
 fn states(installed: &InstalledRoute) -> impl Iterator<Item = (&NextHopState, Option<&[BucketRange]>)> {
     let several = installed.paths.iter().flatten();
     let several = several.map(|path| (&path.next_hop, path.buckets.as_deref()));
@@ -651,7 +651,7 @@ fn get(key: RouteKey, session: &mut Session) -> Result<(), Failure> {
     session.out.lines(&shown)
 }
 
-/// The routes of one owner: `restore` makes these all that it has.
+/// Prints the routes of one owner, for `restore`.
 fn save(owner: Source, session: &mut Session) -> Result<(), Failure> {
     session.client()?;
     let Session {
@@ -671,7 +671,7 @@ fn save(owner: Source, session: &mut Session) -> Result<(), Failure> {
     client.routes(&list, |route| out.line(&desired(&route)?.to_string()))
 }
 
-/// Reads, checks and sends in one go; only the last word makes it happen.
+/// Reads, checks and sends in one pass; only the commit changes anything.
 fn restore(input: impl BufRead, allow_empty: bool, client: &mut Client) -> Result<api::Committed, Failure> {
     // The line of each route, for an error that names a route by its index.
     let mut lines: Vec<u32> = Vec::new();
@@ -697,7 +697,7 @@ fn restore(input: impl BufRead, allow_empty: bool, client: &mut Client) -> Resul
     transaction.commit(allow_empty).map_err(|error| by_line(error, &lines))
 }
 
-/// What a restore did, for programs.
+/// The result of a restore, for programs.
 #[derive(Serialize)]
 struct Restored {
     #[serde(flatten)]
@@ -730,12 +730,12 @@ impl From<api::Committed> for Restored {
     }
 }
 
-/// As `route show` has it.
+/// In the format of `route show`.
 fn destination(key: api::Key) -> String {
     RouteKey::try_from(key).map_or_else(|error| error.to_string(), |key| key.to_string())
 }
 
-/// Names some of the routes that were installed and wait for a next hop.
+/// Names some of the routes that were installed but wait for a next hop.
 fn warn_of_unreachable(committed: &api::Committed) {
     let total = committed.unreachable_total;
     if total == 0 {
@@ -748,12 +748,12 @@ fn warn_of_unreachable(committed: &api::Committed) {
         "mplsxdp: {total} {routes} for a next hop that cannot be reached now; `route show` marks what is `unresolved` or `linkdown`"
     );
     for line in lines.chain([last]) {
-        // There is nowhere to tell that standard error is closed.
+        // If standard error is closed, that cannot be reported.
         let _ = writeln!(io::stderr(), "{line}");
     }
 }
 
-/// The routes of what `save` wrote, and the lines that they begin in.
+/// The routes in a file written by `save`, with the lines where they begin.
 pub(super) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(u32, Route), Failure>> {
     let mut lines = Lines::new(input, Kind::Routes);
     let next = move || {

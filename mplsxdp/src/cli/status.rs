@@ -181,7 +181,7 @@ pub fn unknown_labels(session: &mut Session) -> Result<(), Failure> {
     out.table(&rows, &[1, 2, 3, 4])
 }
 
-/// A time that has passed, as precisely as its length deserves.
+/// An elapsed time, with a precision that suits its length.
 pub(super) fn ago(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {

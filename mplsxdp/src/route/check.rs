@@ -1,5 +1,5 @@
-//! The rules of a route, all of them: whatever a route is read from goes through here. An error names the rule that is broken and
-//! the field that breaks it; who reads a line or a message knows where that field stands.
+//! All rules of a route. Routes are checked here, whatever they are read from. An error names the broken rule and the field
+//! that breaks it; the reader of a line or message knows where that field is.
 
 use std::fmt;
 
@@ -68,7 +68,7 @@ impl Field {
 /// A field of a route, or of one of its next hops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// Which of several next hops, from 0, in the order in which they were given; `None`: the route itself.
+    /// The index of a next hop among several, in the order given; `None`: the route itself.
     pub next_hop: Option<usize>,
     pub field: Field,
 }
@@ -80,7 +80,7 @@ impl From<Field> for Place {
 }
 
 impl Place {
-    /// As a JSON path, for a route that stands at `root`: `routes[3].nexthops[1].via`.
+    /// The JSON path, for a route at `root`: `routes[3].nexthops[1].via`.
     pub fn within(self, root: &str) -> String {
         let place = self.to_string();
         let dot = if root.is_empty() || place.is_empty() { "" } else { "." };
@@ -88,7 +88,7 @@ impl Place {
     }
 }
 
-/// As a JSON path within the route: `nexthops[1].via`; empty for the whole route.
+/// The JSON path within the route: `nexthops[1].via`; empty for the whole route.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.field.name();
@@ -115,7 +115,7 @@ impl InvalidRoute {
     }
 }
 
-/// A rule of routes that is broken. Displays as a sentence that says what would be right.
+/// A broken rule of routes. Displays as a sentence that says what would be right.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Rule {
     #[error("neither a label nor a prefix")]
@@ -229,11 +229,11 @@ pub enum Rule {
     MetricForLabel,
 }
 
-/// What one next hop breaks.
+/// The rule that a next hop breaks.
 type Broken = (Field, Rule);
 
 impl wire::Route {
-    /// Makes a route of what was given, if it keeps all rules.
+    /// Makes a route of the given fields if they obey all rules.
     pub fn check(self) -> Result<Route, InvalidRoute> {
         let key = key(self.key())?;
         check_key(key)?;
@@ -284,7 +284,7 @@ impl wire::Route {
         Route::with_paths(key, paths, ttl_propagate)?.with_attributes(attributes)
     }
 
-    /// What was given, as a description of a route that may be there: see [`Description`].
+    /// The given fields as a description of an existing route: see [`Description`].
     pub fn describe(self) -> Result<Description, InvalidRoute> {
         let key = key(self.key())?;
         let (protocol, metric) = (self.protocol, self.metric);
@@ -306,7 +306,7 @@ fn at_next_hop(index: usize, (field, rule): Broken) -> InvalidRoute {
     InvalidRoute::new(Place { next_hop, field }, rule)
 }
 
-/// What a route is for.
+/// The key of a route.
 pub fn key(given: wire::Key) -> Result<RouteKey, InvalidRoute> {
     let wire::Key { label, prefix, table } = given;
     match (label, prefix) {
@@ -322,7 +322,7 @@ pub fn key(given: wire::Key) -> Result<RouteKey, InvalidRoute> {
     }
 }
 
-/// That a route can be for `key`.
+/// Checks that a route can have `key`.
 pub fn check_key(key: RouteKey) -> Result<(), InvalidRoute> {
     match key {
         RouteKey::Label(label) if label.is_special() => Err(InvalidRoute::new(Field::Label, Rule::SpecialLabel(label))),
@@ -340,7 +340,7 @@ pub fn check_key(key: RouteKey) -> Result<(), InvalidRoute> {
     }
 }
 
-/// That labels can be pushed in this order, outermost first, whatever is beneath.
+/// Checks that labels can be pushed in this order, outermost first, whatever is beneath.
 pub(super) fn check_labels(labels: &[Label]) -> Result<(), Rule> {
     let is_alone = |(index, &label): (usize, &Label)| {
         label == Label::ENTROPY_INDICATOR && labels.get(index + 1).is_none_or(|entropy| entropy.is_special())
@@ -355,7 +355,7 @@ pub(super) fn check_labels(labels: &[Label]) -> Result<(), Rule> {
     }
 }
 
-/// One next hop of a route for `key`, from what was given of it.
+/// One next hop of a route for `key`, from the given fields.
 fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
     let wire::Path {
         action,
@@ -371,7 +371,7 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
     let out = out.map(|out| out.into_iter().map(label).collect::<Result<Vec<_>, _>>());
     let pushed = |labels| OutLabels::new(labels).map_err(|rule| (Field::Out, rule));
     let action = match (key, action, out.transpose()?) {
-        // What users of iproute2 write: `as 3`, and no `as` at all.
+        // iproute2's users write `as 3`, or no `as` at all.
         (RouteKey::Label(_), None | Some(RouteAction::Swap | RouteAction::PenultimatePop), Some(out))
             if out == [Label::IMPLICIT_NULL] =>
         {
@@ -456,7 +456,7 @@ pub fn address(via: ViaAddress) -> Result<Via, Rule> {
     read.ok_or(Rule::NotAnAddress { family, address: host })
 }
 
-/// That the parts of a next hop go together, in a route for `key`.
+/// Checks that the parts of a next hop are compatible, in a route for `key`.
 fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
     match (key, &path.action) {
         (RouteKey::Label(_), Action::Push { .. }) => return Err((Field::Action, Rule::PushForLabel)),
@@ -489,7 +489,7 @@ fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
     }
 }
 
-/// That an explicit null that is pushed on packets to `prefix` says what they are (RFC 3032 section 2.1).
+/// Checks that an explicit null pushed on packets to `prefix` matches their IP version (RFC 3032 section 2.1).
 fn check_explicit_null(prefix: IpNet, labels: &OutLabels) -> Result<(), Broken> {
     let (family, right, other) = match prefix {
         IpNet::V4(_) => ("IPv4", Label::IPV4_EXPLICIT_NULL, Label::IPV6_EXPLICIT_NULL),
@@ -502,7 +502,7 @@ fn check_explicit_null(prefix: IpNet, labels: &OutLabels) -> Result<(), Broken> 
     Ok(())
 }
 
-/// That a neighbour can be named so. `lo` is the rule that a `dev` of `lo` breaks.
+/// Checks that this can name a neighbour. `lo` is the rule that a `dev` of `lo` breaks.
 fn check_next_hop(next_hop: &NextHop, via: Field, dev: Field, lo: Rule) -> Result<(), Broken> {
     match &next_hop.dev {
         Some(name) if &**name == "lo" => return Err((dev, lo)),
@@ -524,7 +524,7 @@ fn check_next_hop(next_hop: &NextHop, via: Field, dev: Field, lo: Rule) -> Resul
     }
 }
 
-/// That these paths can be those of a route for `key`; puts them in the order in which a route keeps them.
+/// Checks that a route for `key` can have these paths, and sorts them into the order in which a route keeps them.
 pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), InvalidRoute> {
     check_key(key)?;
     let is_only = paths.len() == 1;

@@ -1,4 +1,4 @@
-//! Routes as they are asked for, whoever asks and however they are written.
+//! Routes, whatever their owner and notation.
 //!
 //! * [`model`]: what a route is
 //! * [`check`]: the rules of a route, for whatever one is read from

@@ -1,5 +1,5 @@
-//! The route model: what a route is, whoever asked for it and however it is written. A [`Route`] that exists is one that the
-//! forwarding core can carry out; [`Route::new`] refuses everything else.
+//! The route model: what a route is, whatever its owner and notation. Every [`Route`] is one that the forwarding core can carry
+//! out; [`Route::new`] refuses everything else.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,12 +15,12 @@ use mplsxdp_common::wire::{Label, Mac};
 use super::check::{self, InvalidRoute, Rule};
 use super::fec::{Fec, RoutingTable};
 
-/// The most paths that one route has: each can have a bucket.
+/// The most paths of one route: each can have a bucket.
 pub const MAX_PATHS: usize = BUCKETS;
-/// As with iproute2: the kernel has a byte for the weight less one.
+/// As with iproute2: the kernel stores the weight less one in a byte.
 pub const MAX_WEIGHT: u16 = 256;
 
-/// Addresses that no box imposes labels on.
+/// Addresses for which labels are never imposed.
 pub const NEVER: [IpNet; 9] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8)),
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
@@ -33,7 +33,7 @@ pub const NEVER: [IpNet; 9] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
 ];
 
-/// What a route is for: an incoming label (an ILM entry) or a FEC, here always an address prefix (an FTN entry).
+/// The key of a route: an incoming label (an ILM entry) or a FEC, here always an address prefix (an FTN entry).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RouteKey {
     Label(Label),
@@ -41,7 +41,7 @@ pub enum RouteKey {
 }
 
 impl RouteKey {
-    /// The table of a prefix route, if it is of one.
+    /// The table of a prefix route, if it has one.
     pub fn table(self) -> Option<RoutingTable> {
         match self {
             Self::Label(_) => None,
@@ -64,7 +64,7 @@ impl fmt::Display for RouteKey {
 pub struct OutLabels(Box<[Label]>);
 
 impl OutLabels {
-    /// `labels` are outermost first. The error is a rule of label stacks that they break.
+    /// `labels` are outermost first. The error is the rule of label stacks that they break.
     pub fn new(labels: Vec<Label>) -> Result<Self, Rule> {
         check::check_labels(&labels)?;
         Ok(Self(labels.into()))
@@ -87,7 +87,7 @@ impl fmt::Display for OutLabels {
     }
 }
 
-/// What is done to the stack.
+/// What is done to the label stack.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
     /// Label routes: the top label is replaced by these (one: swap; more: swap and push).
@@ -96,30 +96,30 @@ pub enum Action {
     Pop,
     /// Label routes: pop, and send the payload to the next hop, as the penultimate hop (`as implicit-null`).
     PenultimatePop,
-    /// Label routes: pop; the payload is this box's own (`dev lo`).
+    /// Label routes: pop; the payload is for this machine (`dev lo`).
     Local,
-    /// Label routes: pop and look at the next label, as [`Action::Local`]. If there is none, the whole frame is left to the
-    /// kernel untouched, which has the same route (`dev lo pass`).
+    /// Label routes: pop and look at the next label, like [`Action::Local`]. If there is none, the whole frame is left
+    /// unchanged to the kernel, which has the same route (`dev lo pass`).
     LocalPass,
-    /// Prefix routes: impose these labels. `ttl` is theirs, `None` what the TTL mode says.
+    /// Prefix routes: impose these labels. `ttl` is their TTL; `None`: as the TTL mode says.
     Push { labels: OutLabels, ttl: Option<NonZeroU8> },
-    /// Frames are left to the kernel untouched, and packets get no labels (`pass`); `None`: nobody says why.
+    /// Frames are left to the kernel unchanged, and packets get no labels (`pass`); `None`: no reason is given.
     Pass(Option<PassReason>),
 }
 
 impl Action {
-    /// Whether frames stay on this box, so that there is no next hop.
+    /// Whether frames stay on this machine, so that there is no next hop.
     pub const fn stays_here(&self) -> bool {
         matches!(self, Self::Local | Self::LocalPass | Self::Pass(_))
     }
 }
 
-/// Why a route leaves frames to the kernel, for people: one line, such as `20 labels: more than 16`.
+/// Why a route leaves frames to the kernel, as one line of text, such as `20 labels: more than 16`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PassReason(Arc<str>);
 
 impl PassReason {
-    /// In characters; what is longer is cut.
+    /// In characters; longer text is cut.
     pub const MAX: usize = 100;
 
     /// Takes `text` with single spaces between its words, and without control characters. `None` if nothing is left.
@@ -220,7 +220,7 @@ impl fmt::Display for NextHop {
     }
 }
 
-/// Where routes come from. Each source has at most one route for a key; of several, the best is installed.
+/// The sources of routes. Each has at most one route for a key; the best of several is installed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Source {
     /// The control socket and the configuration.
@@ -235,7 +235,7 @@ pub enum Source {
 impl Source {
     pub const ALL: [Self; 3] = [Self::Static, Self::Fpm, Self::Kernel];
 
-    /// As people and the socket write it.
+    /// Its name on the command line and the socket.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Static => "static",
@@ -244,7 +244,7 @@ impl Source {
         }
     }
 
-    /// The preference if nobody says otherwise; the lowest wins, as Linux has its metrics and FRR its distances.
+    /// The default preference; the lowest wins, like metrics in Linux and distances in FRR.
     pub const fn preference(self) -> u32 {
         match self {
             Self::Static => 1,
@@ -275,12 +275,12 @@ impl FromStr for Source {
 #[error("`{0}` is not an owner of routes: `static`, `fpm` or `kernel`")]
 pub struct UnknownSource(pub String);
 
-/// Who asked for a route.
+/// Who requested a route.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Owner {
     /// The configuration. Its routes are static: a client of the control socket can replace and delete them.
     Config,
-    /// Whoever speaks for the source: for static routes a person or a program on the control socket.
+    /// The source itself: for static routes a person or a program on the control socket.
     Of(Source),
 }
 
@@ -294,8 +294,9 @@ impl Owner {
         }
     }
 
-    /// Whether a change of `self` that replaces all takes a route of `other` away if it is not given. What the control socket
-    /// restores is all that there is to be of its source; a configuration that is read again leaves alone what is not from it.
+    /// Whether a replace-all change of `self` deletes a route of `other` that is not given. A restore through the control
+    /// socket makes its routes all that the source has; a configuration that is read again leaves alone the routes that are not
+    /// from it.
     pub fn sweeps(self, other: Self) -> bool {
         match self {
             Self::Config => other == Self::Config,
@@ -319,26 +320,27 @@ impl fmt::Display for Owner {
     }
 }
 
-/// How given routes meet those of their source that are there.
+/// How given routes relate to existing ones of their source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// Each must be new.
     Add,
-    /// Each takes another's place.
+    /// Each replaces another.
     Change,
-    /// Each is added or takes another's place.
+    /// Each is added or replaces another.
     Replace,
-    /// As `Replace`; what is not given goes, if the owner sweeps it. Mark and sweep: what stays is not touched.
+    /// As `Replace`; routes that are not given are deleted if the owner sweeps them. Mark and sweep: unchanged routes are not
+    /// touched.
     ReplaceAll,
 }
 
-/// Which routing protocol a route is from: a number of `rtm_protocol` in rtnetlink(7), which iproute2 calls `proto`. It labels the
-/// route, for people and for programs that own some of the routes; forwarding does not depend on it.
+/// The routing protocol of a route: a number of `rtm_protocol` in rtnetlink(7), which iproute2 calls `proto`. It labels the
+/// route for people and for programs that own some of the routes; forwarding does not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Protocol(pub u8);
 
 impl Protocol {
-    /// The protocol of a route that names none.
+    /// The default protocol.
     pub const STATIC: Self = Self(4);
 
     /// The names that iproute2 comes with (rt_protos), and those of FRR's daemons, which FRR installs as a file of iproute2's
@@ -378,7 +380,7 @@ impl Protocol {
         (198, "srte"),
     ];
 
-    /// The name that everybody knows, if there is one.
+    /// Its well-known name, if it has one.
     pub fn name(self) -> Option<&'static str> {
         Self::NAMES
             .iter()
@@ -393,7 +395,7 @@ impl Default for Protocol {
     }
 }
 
-/// The name that everybody knows, else the number.
+/// The well-known name, else the number.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
@@ -425,21 +427,21 @@ impl FromStr for Protocol {
 #[error("`{0}` is not a routing protocol: it is a name such as static, bgp, ospf or isis, or a number, 0 to 255")]
 pub struct UnknownProtocol(pub String);
 
-/// What is kept of a route for others to see; forwarding does not depend on it.
+/// Values that are kept for display; forwarding does not depend on them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Attributes {
     pub protocol: Protocol,
-    /// Of a prefix, as the protocol gave it; 0: none.
+    /// The protocol's metric for a prefix; 0: none.
     pub metric: u32,
 }
 
-/// One way on: an NHLFE (RFC 3031 section 3.10), and its share of the flows.
+/// One path: an NHLFE (RFC 3031 section 3.10), and its share of the flows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Path {
     pub action: Action,
     /// `None` only for `dev lo` and `pass`.
     pub next_hop: Option<NextHop>,
-    /// Takes the place of `next_hop`, with the same labels, while that cannot be reached.
+    /// Replaces `next_hop`, with the same labels, while that cannot be reached.
     pub backup: Option<NextHop>,
     /// 1 to [`MAX_WEIGHT`], in proportion to those of the route's other paths.
     pub weight: u16,
@@ -456,7 +458,7 @@ impl Path {
         }
     }
 
-    /// The next hop and its backup, as far as there are any.
+    /// The next hop and its backup, if there are any.
     pub fn next_hops(&self) -> impl Iterator<Item = &NextHop> {
         self.next_hop.iter().chain(&self.backup)
     }
@@ -486,7 +488,7 @@ impl Path {
     }
 }
 
-/// As one of several of a route, as iproute2 writes it.
+/// As one of several paths of a route, in iproute2's form.
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("nexthop")?;
@@ -505,7 +507,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// With one path. Checks that the parts go together; the error says which do not.
+    /// With one path. Checks that the parts are compatible; the error says which are not.
     pub fn new(
         key: RouteKey,
         action: Action,
@@ -515,8 +517,8 @@ impl Route {
         Self::with_paths(key, vec![Path::new(action, next_hop)], ttl_propagate)
     }
 
-    /// With paths that share its flows by their weights. Their order says nothing: they are kept in an order of their own. Of a
-    /// single one, the weight says nothing. The error names a path by its place among those given.
+    /// With paths that share its flows by their weights. They are kept in a fixed order; the given order has no meaning. The
+    /// weight of a single path has no meaning. The error names a path by its index among those given.
     pub fn with_paths(key: RouteKey, mut paths: Vec<Path>, ttl_propagate: TtlPropagate) -> Result<Self, InvalidRoute> {
         check::check_paths(key, &mut paths)?;
         check::check_ttl_propagate(&paths, ttl_propagate)?;
@@ -534,7 +536,7 @@ impl Route {
         Ok(Self { attributes, ..self })
     }
 
-    /// Interfaces have new names, by their old ones.
+    /// Applies new interface names, by the old ones.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         for path in &mut self.paths {
             let next_hops = path.next_hop.iter_mut().chain(&mut path.backup);
@@ -565,8 +567,8 @@ impl Route {
         self.attributes
     }
 
-    /// Its label or prefix as `ip` shows it: `default` for 0.0.0.0/0 and ::/0. A line that begins with `default` is read as one of
-    /// the IP version of its first next hop, IPv4 for a MAC address: where that is wrong, the prefix stands as it is.
+    /// Its label or prefix as `ip` shows it: `default` for 0.0.0.0/0 and ::/0. A line that begins with `default` is read as a
+    /// route of the IP version of its first next hop (IPv4 for a MAC address). If that would be wrong, this is the prefix.
     pub fn destination(&self) -> String {
         let first = self.paths.first().and_then(|path| path.next_hop.as_ref());
         let is_v6 = first.is_some_and(|next_hop| matches!(next_hop.via, Via::Inet6(_)));

@@ -1,5 +1,5 @@
-//! Routes as JSON, as the control socket has them: the types that `io.mplsxdp.varlink` describes, and both ways between them and
-//! the model.
+//! Routes as JSON on the control socket: the types that `io.mplsxdp.varlink` describes, and conversions between them and the
+//! model.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Fec, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Source, Via, check};
 use crate::route;
 
-/// `type Route`. Of `label` and `prefix` exactly one is given; a route for a label with neither `out` nor `action` pops. What it
-/// does is said by itself, or by each of its `nexthops`.
+/// `type Route`. Exactly one of `label` and `prefix` is given; a route for a label with neither `out` nor `action` pops. What
+/// it does is in its own fields, or in each of its `nexthops`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -19,7 +19,7 @@ pub struct Route {
     pub label: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
-    /// Of a prefix: the routing table that it is of; all of them if there is none.
+    /// For a prefix: the routing table that it belongs to; without one, it is for all tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,12 +39,12 @@ pub struct Route {
     pub backup: Option<Backup>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nexthops: Option<Vec<Path>>,
-    /// `static` if it is not given.
+    /// `static` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
-    /// Why frames are left to the kernel, of `pass`.
+    /// For `pass`: why frames are left to the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<str>>,
 }
@@ -58,13 +58,13 @@ impl Route {
         }
     }
 
-    /// One for each of its next hops.
+    /// The number of next hops.
     pub fn path_count(&self) -> usize {
         self.nexthops.as_ref().map_or(1, Vec::len)
     }
 }
 
-/// `type Path`: one of several ways on.
+/// `type Path`: one of several paths.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Path {
@@ -81,12 +81,12 @@ pub struct Path {
     pub dev: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<Backup>,
-    /// 1 where it is not given.
+    /// 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
 }
 
-/// `type Backup`: another neighbour, for while the next hop cannot be reached.
+/// `type Backup`: a neighbour that is used while the next hop cannot be reached.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backup {
@@ -243,7 +243,7 @@ impl From<&route::Route> for Route {
     }
 }
 
-/// No more than it says.
+/// Only the fields that it has.
 impl From<&route::Description> for Route {
     fn from(described: &route::Description) -> Self {
         let Key { label, prefix, table } = described.key.into();

@@ -5,6 +5,7 @@
 pub use crate::cli::fuzz::{config, route_line, state};
 pub use crate::control::fuzz::control;
 pub use crate::dataplane::fuzz::{core, core_seeds};
+pub use crate::feeds::fpm::fuzz::fpm;
 pub use crate::kernel::fuzz::{netdev, netlink};
 pub use crate::rtnl::fuzz::rtnl;
 pub use crate::slowpath::fuzz::{icmp_codec, slow_path, slow_path_seed};
@@ -16,6 +17,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("config", config),
     ("control", control),
     ("core", core),
+    ("fpm", fpm),
     ("icmp_codec", icmp_codec),
     ("netdev", netdev),
     ("netlink", netlink),

@@ -3,6 +3,7 @@
 
 mod audit;
 pub mod exceptions;
+pub mod fpm;
 mod raw_ip;
 mod reading;
 mod reports;
@@ -44,9 +45,12 @@ use crate::ports::preflight::PreflightError;
 use crate::ports::programs::Finding;
 use crate::slowpath::xsk::{Patience, XskPort};
 use crate::slowpath::{Options, Rate};
-use crate::switch::{Call, Effect, Identity, Input, NotPutBack, PortEvent, ProgramIds, Situation, Switch, Token};
+use crate::switch::{
+    Call, Effect, FeedEvent, Identity, Input, NotPutBack, PortEvent, ProgramIds, Situation, Switch, Token,
+};
 use crate::{control, ports};
 use exceptions::{Exceptions, View};
+use fpm::Fpm;
 use reading::Reading;
 pub use reading::Reread;
 use requests::Requests;
@@ -149,6 +153,7 @@ enum Happened {
     FeaturesChanged(Option<u32>),
     Interference(Vec<Finding>),
     GracePeriod,
+    Feed(FeedEvent),
 }
 
 /// The result of an effect.
@@ -179,6 +184,7 @@ struct Daemon {
     watch: Watch,
     feature_changes: Option<FeatureChanges>,
     local_routes: Option<LocalRoutes>,
+    fpm: Option<Fpm>,
     _lost_frames: Option<LostFrames>,
     counters: Arc<CounterReaders>,
     answers: HashMap<Token, Answer>,
@@ -235,6 +241,7 @@ impl Daemon {
             watch: Watch::new(now),
             feature_changes: feature_changes.unwrap_or_default(),
             local_routes: None,
+            fpm: listen_for_fpm(&config)?,
             _lost_frames: lost_frames.ok(),
             counters: Arc::new(tables.counter_readers()?),
             answers: HashMap::new(),
@@ -267,6 +274,7 @@ impl Daemon {
             exceptions,
             watch,
             feature_changes,
+            fpm,
             ..
         } = self;
         let deadline = switch
@@ -289,6 +297,7 @@ impl Daemon {
             changed = next_feature_change(feature_changes) => Happened::FeaturesChanged(changed),
             found = watch.findings(probes) => Happened::Interference(found),
             () = switch.tables().grace_period_ended() => Happened::GracePeriod,
+            event = next_feed_event(fpm) => Happened::Feed(event),
         }
     }
 
@@ -334,6 +343,7 @@ impl Daemon {
             Happened::FeaturesChanged(ifindex) => self.handle(Input::FeaturesChanged(ifindex)),
             Happened::Interference(found) => self.handle(Input::Interference(found)),
             Happened::GracePeriod => self.handle(Input::Tick),
+            Happened::Feed(event) => self.handle(Input::Feed(event)),
         }
     }
 
@@ -718,6 +728,31 @@ async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32
         Some(changes) => changes.next().await,
         None => pending().await,
     }
+}
+
+/// Never if no routing daemon is followed.
+async fn next_feed_event(fpm: &Option<Fpm>) -> FeedEvent {
+    match fpm {
+        Some(fpm) => fpm.next().await,
+        None => pending().await,
+    }
+}
+
+/// The server for a routing daemon, if the configuration names one.
+fn listen_for_fpm(config: &Config) -> anyhow::Result<Option<Fpm>> {
+    let address = config.sync.iter().find_map(|source| match source {
+        SyncSource::Fpm(address) => Some(*address),
+        SyncSource::Kernel => None,
+    });
+    let Some(address) = address else { return Ok(None) };
+    let fpm = Fpm::listen(address, config.sync_quiet.get()).with_context(|| {
+        let (ip, port) = (address.ip(), address.port());
+        format!(
+            "cannot wait for a routing daemon on {address}; if another program listens there (`ss -ltnp sport = \
+             :{port}`), choose another port: `--sync fpm:PORT`, and `fpm address {ip} port PORT` in FRR"
+        )
+    })?;
+    Ok(Some(fpm))
 }
 
 fn slow_path_options(config: &Config) -> Options {

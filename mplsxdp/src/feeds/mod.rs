@@ -1,6 +1,7 @@
 //! Sources of routes beside the control socket: each sends netlink messages, and a [`Mirror`] makes
 //! routes of them. Pure.
 
+pub mod fpm;
 pub mod mirror;
 mod translate;
 

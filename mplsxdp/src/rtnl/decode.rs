@@ -62,12 +62,15 @@ impl DecodeError {
     }
 }
 
+/// The part that errors of [`split`] name: nothing says where the next message begins.
+pub const SPLIT: &str = "nlmsg_len";
+
 /// The first message of `bytes`, with its header, and what follows it. Messages are padded to 4 bytes.
 pub fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
-    let part = "nlmsg_len";
     let length = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize);
     let Some(length) = length.filter(|_| bytes.len() >= HEADER) else {
-        return Err(DecodeError::length("struct nlmsghdr", bytes, "16 or more"));
+        let problem = format!("{} bytes are left; a message has 16 or more", bytes.len());
+        return Err(DecodeError::new(SPLIT, problem));
     };
     match bytes.get(..length) {
         Some(message) if length >= HEADER => {
@@ -76,19 +79,19 @@ pub fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
         }
         _ => {
             let problem = format!("{length}; must be 16 to {}, which is where the data ends", bytes.len());
-            Err(DecodeError::new(part, problem))
+            Err(DecodeError::new(SPLIT, problem))
         }
     }
 }
 
-/// Type and flags of a message, which [`split`] has given.
-fn type_and_flags(message: &[u8]) -> Option<(u16, u16)> {
-    Some((u16_at(message, 4)?, u16_at(message, 6)?))
+/// `nlmsg_type` of a message that [`split`] has given.
+pub fn message_type(message: &[u8]) -> Option<u16> {
+    u16_at(message, 4)
 }
 
 /// Reads a message that [`split`] has given. `None`: it is not about what [`Message`] has.
 pub fn decode(message: &[u8]) -> Result<Option<Message>, DecodeError> {
-    let Some((kind, flags)) = type_and_flags(message) else {
+    let (Some(kind), Some(flags)) = (message_type(message), u16_at(message, 6)) else {
         return Err(DecodeError::length("struct nlmsghdr", message, "16 or more"));
     };
     let body = message.get(HEADER..).unwrap_or_default();

@@ -552,7 +552,10 @@ fn errors_name_the_part_and_what_would_be_right() {
         "nlmsg_len: 32; must be 16 to 16, which is where the data ends"
     );
     let error = split(&bytes("20000000 6800")).unwrap_err();
-    assert_eq!(error.to_string(), "struct nlmsghdr: length 6; must be 16 or more");
+    assert_eq!(
+        error.to_string(),
+        "nlmsg_len: 6 bytes are left; a message has 16 or more"
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::guest::Selection;
 use crate::run::{
@@ -44,7 +44,12 @@ enum Command {
     /// Builds and installs the program, its manual pages, shell completions and systemd unit.
     Install(install::Arguments),
     /// Shows in network namespaces: labels through three routers, hosts that push labels, traceroute along an LSP.
+    ///
+    /// `cargo xtask demo frr` shows an MPLS VPN of routers with FRR instead, in a virtual machine (labs/README.md).
     Demo {
+        /// What to show, if not all in network namespaces.
+        #[arg(value_enum, conflicts_with = "built")]
+        part: Option<Part>,
         /// Run the programs `mplsxdp` and `demo` of this directory, such as target/debug, instead of building them.
         #[arg(long, value_name = "DIRECTORY")]
         built: Option<PathBuf>,
@@ -106,6 +111,13 @@ enum GuestCommand {
     },
 }
 
+/// A demo beside that in network namespaces.
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    /// The lab l3vpn: OSPF, LDP and BGP by FRR, and mplsxdp on the P router.
+    Frr,
+}
+
 fn main() -> ExitCode {
     if guest::init::is_init() {
         guest::init::main();
@@ -115,7 +127,10 @@ fn main() -> ExitCode {
         Command::Setup => setup::setup().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Install(arguments) => install::install(&arguments),
         Command::Build { release } => build(release),
-        Command::Demo { built } => demo(built.as_deref()),
+        Command::Demo {
+            part: Some(Part::Frr), ..
+        } => guest::lab::labs(&["l3vpn".to_owned()]).and_then(|summary| closing_line(&summary, None)),
+        Command::Demo { part: None, built } => demo(built.as_deref()),
         Command::Test { filter, guest } => test(filter.as_deref(), guest),
         Command::Guest {
             command:

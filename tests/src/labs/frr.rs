@@ -11,12 +11,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mplsxdp_tests::tidy::{Reaped, spawn};
 use mplsxdp_tests::wait;
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::Signal;
 
 use crate::net::{Node, text};
 use crate::show;
 
 /// The tree of packages, in which FRR runs.
-const DEBIAN: &str = "/debian";
+pub const DEBIAN: &str = "/debian";
 /// What FRR's own installation would make, and the numbers of Debian's first users.
 const USERS: [(&str, &str); 4] = [
     (
@@ -30,6 +31,7 @@ const USERS: [(&str, &str); 4] = [
 /// vtysh asks PAM.
 const PERMIT: &str = "auth required pam_permit.so\naccount required pam_permit.so\n";
 const USER: (u32, u32) = (100, 102);
+const STOP: Duration = Duration::from_secs(30);
 const START: Duration = Duration::from_secs(60);
 
 /// The daemons of a router.
@@ -124,6 +126,27 @@ impl<'a> Frr<'a> {
         Ok(text)
     }
 
+    /// Ends a daemon by a signal; `all` ends every one, zebra last.
+    pub fn stop(&mut self, name: &str, signal: Signal) -> Result<()> {
+        let ending = self.daemons.iter_mut().rev();
+        for daemon in ending.filter(|daemon| name == "all" || daemon.name == name) {
+            if let Some(mut process) = daemon.process.take() {
+                process.signal(signal)?;
+                process
+                    .ended(STOP)
+                    .with_context(|| format!("{} of {}", daemon.name, self.node.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Options of zebra from its next start on.
+    pub fn set_zebra_options(&mut self, options: &'static str) {
+        if let Some(zebra) = self.daemons.first_mut() {
+            zebra.options = options;
+        }
+    }
+
     pub fn node(&self) -> &'a Node {
         self.node
     }
@@ -172,7 +195,7 @@ fn run_directory(node: &Node) -> PathBuf {
 }
 
 /// Makes the tree of packages a system, once.
-fn prepare() -> Result<()> {
+pub fn prepare() -> Result<()> {
     static PREPARED: Once = Once::new();
     let mut prepared = Ok(());
     PREPARED.call_once(|| prepared = make_system());
@@ -183,9 +206,9 @@ fn make_system() -> Result<()> {
     let root = Path::new(DEBIAN);
     ensure!(
         root.join("usr/lib/frr/zebra").exists(),
-        "no FRR in {DEBIAN}: labs run by `cargo xtask guest lab NAME`"
+        "no FRR in {DEBIAN}: labs with FRR run by `cargo xtask guest lab NAME`"
     );
-    for place in ["proc", "dev", "run", "tmp"] {
+    for place in ["proc", "dev", "run", "tmp", "source"] {
         fs::create_dir_all(root.join(place))?;
         mount(
             Some(&*format!("/{place}")),

@@ -1,14 +1,18 @@
 //! Two customers' networks behind two provider edge routers that run FRR, and a P router between them.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use mplsxdp_tests::{Lab, wait};
+use anyhow::{Context as _, Result, ensure};
+use mplsxdp_tests::{Lab, Router, wait};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::frr::Frr;
-use crate::kernel_counters::{mpls_packets, show_mpls_packets};
+use crate::kernel_counters::{MplsPackets, mpls_packets, show_mpls_packets};
 use crate::net::{Node, link, tapped_link};
-use crate::show::{heading, hop, no_ping, ping, shell, title};
+use crate::show::{self, ask, heading, hop, load, no_ping, ping, shell, title};
+use crate::traffic::Traffic;
 use crate::watch::{Watch, stack};
 
 const DRAWING: &str = "
@@ -22,8 +26,10 @@ const DRAWING: &str = "
 ";
 /// For OSPF, LDP and BGP, one after the other, in a guest without KVM.
 const CONVERGENCE: Duration = Duration::from_secs(120);
+const SYNCHRONISED: Duration = Duration::from_secs(10);
+pub const CORE_DAEMONS: [&str; 2] = ["ospfd", "ldpd"];
 /// PR's interfaces.
-const CORE: [&str; 2] = ["to-PE1", "to-PE2"];
+pub const CORE: [&str; 2] = ["to-PE1", "to-PE2"];
 /// Each customer's interface on a PE, with its VRF and the number of the table.
 const VRFS: [(&str, &str); 2] = [("CUSTA", "10"), ("CUSTB", "20")];
 
@@ -78,14 +84,34 @@ pub struct Routers<'a> {
 }
 
 impl<'a> Routers<'a> {
-    pub fn start(nodes: &'a Nodes, zebra_of_pr: &'static str) -> Result<Self> {
-        const PE: [&str; 3] = ["ospfd", "ldpd", "bgpd"];
+    /// With the configurations of a directory; `core` are the daemons of all three.
+    pub fn start(nodes: &'a Nodes, directory: &str, core: &[&'static str]) -> Result<Self> {
         Ok(Self {
-            pr: Frr::start(&nodes.pr, "l3vpn/PR.conf", &PE[..2], zebra_of_pr)?,
-            pe: [
-                Frr::start(&nodes.pe[0], "l3vpn/PE1.conf", &PE, "")?,
-                Frr::start(&nodes.pe[1], "l3vpn/PE2.conf", &PE, "")?,
-            ],
+            pr: Frr::start(&nodes.pr, &format!("{directory}/PR.conf"), core, "")?,
+            pe: Self::edges(nodes, directory, core)?,
+        })
+    }
+
+    fn edges(nodes: &'a Nodes, directory: &str, core: &[&'static str]) -> Result<[Frr<'a>; 2]> {
+        let daemons = [core, &["bgpd"]].concat();
+        let [pe1, pe2] = &nodes.pe;
+        Ok([
+            Frr::start(pe1, &format!("{directory}/PE1.conf"), &daemons, "")?,
+            Frr::start(pe2, &format!("{directory}/PE2.conf"), &daemons, "")?,
+        ])
+    }
+
+    /// Waits until PR has a label for each PE again, and both LDP sessions.
+    pub fn relearned(&self) -> Result<()> {
+        wait::until("both LDP sessions and labels of PR", CONVERGENCE, || {
+            std::thread::sleep(Duration::from_millis(300));
+            // A daemon that has just started may not answer yet.
+            let Ok(sessions) = self.pr.ask("show mpls ldp neighbor") else {
+                return Ok(None);
+            };
+            let routes = self.pr.node().run("ip -f mpls route show")?;
+            let ways = CORE.iter().all(|interface| routes.contains(interface));
+            Ok((sessions.matches("OPERATIONAL").count() == 2 && ways).then_some(()))
         })
     }
 
@@ -120,49 +146,207 @@ impl<'a> Routers<'a> {
     }
 }
 
+/// The VPN by the kernel's routes.
 pub fn run(lab: &Lab) -> Result<()> {
-    title("An MPLS VPN: FRR on every router, mplsxdp on PR");
+    title("An MPLS VPN: FRR on every router, mplsxdp on PR by the kernel's routes");
     println!("{DRAWING}");
     heading("VRFs, and labels accepted on the core's interfaces");
     let nodes = Nodes::new(lab)?;
     heading("FRR starts: labs/l3vpn/PE1.conf, PR.conf, PE2.conf");
-    let routers = Routers::start(&nodes, "")?;
+    let routers = Routers::start(&nodes, "l3vpn", &CORE_DAEMONS)?;
     routers.converged()?;
     routers.pr.show("show mpls ldp neighbor")?;
     routers.pr.show("show mpls table")?;
     shell(&nodes.pe[0], "ip route show vrf CUSTA")?;
     shell(&nodes.pr, "ip -f mpls route show")?;
-    by_kernel(&nodes)
+    by_kernel(&nodes)?;
+    by_xdp(&nodes, &routers, "--sync kernel --iface to-PE1 --iface to-PE2")
+}
+
+/// The VPN by what zebra sends to mplsxdp.
+pub fn by_fpm(lab: &Lab) -> Result<()> {
+    title("An MPLS VPN: FRR on every router, mplsxdp on PR by FPM");
+    println!("{DRAWING}");
+    let nodes = Nodes::new(lab)?;
+    heading("FRR starts: labs/l3vpn/PE1.conf, labs/fpm/PR.conf, labs/l3vpn/PE2.conf");
+    let routers = Routers {
+        pr: Frr::start(&nodes.pr, "fpm/PR.conf", &CORE_DAEMONS, "-M dplane_fpm_nl")?,
+        pe: Routers::edges(&nodes, "l3vpn", &CORE_DAEMONS)?,
+    };
+    routers.converged()?;
+    routers.pr.show("show mpls table")?;
+    by_xdp(&nodes, &routers, "--sync fpm --iface to-PE1 --iface to-PE2")?;
+    routers.pr.show("show fpm counters")?;
+    Ok(())
 }
 
 /// How it is without mplsxdp.
 fn by_kernel(nodes: &Nodes) -> Result<()> {
     let [ce1, _, ce3, _] = &nodes.ce;
-    heading("PR's kernel forwards");
+    heading("PR's kernel forwards: pings between the sites of a customer, and none to the other's");
     let before = mpls_packets(&nodes.pr, &CORE)?;
-    let watches = [
-        Watch::start(&nodes.cables[0], "mpls")?,
-        Watch::start(&nodes.cables[1], "mpls")?,
-    ];
-    ping(ce1, "192.168.2.1", 62)?;
-    let request = "192.168.1.1 > 192.168.2.1: ICMP echo request";
-    let [left] = watches[0].first([request])?;
-    let [right] = watches[1].first([request])?;
-    let (left, right) = (stack(&left), stack(&right));
-    ensure!(
-        left.len() == 2 && right == left[1..],
-        "{left:?} to {right:?}: the outer label was to go, the inner to stay"
-    );
-    drop(watches);
+    pings_and_labels(nodes)?;
     ping(ce3, "192.168.4.1", 62)?;
     no_ping(ce1, "192.168.4.1")?;
     show_mpls_packets(&nodes.pr, &CORE)?;
     let after = mpls_packets(&nodes.pr, &CORE)?;
     ensure!(
         after.received >= before.received + 12,
-        "{before:?} to {after:?}: PR's kernel was to count 12 pings"
+        "{before:?} to {after:?}: PR's kernel was to count 12 packets"
     );
     let trace = shell(ce1, "traceroute -n -e -q 1 -w 2 192.168.2.1")?;
     ensure!(hop(&trace, 2).contains('*'), "PR's kernel was not expected to answer");
     Ok(())
+}
+
+/// CE1 pings CE2, with the labels on both sides of PR; returns those before PR.
+fn pings_and_labels(nodes: &Nodes) -> Result<Vec<(u32, u8)>> {
+    let watches = [
+        Watch::start(&nodes.cables[0], "mpls")?,
+        Watch::start(&nodes.cables[1], "mpls")?,
+    ];
+    ping(&nodes.ce[0], "192.168.2.1", 62)?;
+    let request = ["192.168.1.1 > 192.168.2.1: ICMP echo request"];
+    let [left] = watches[0].first(request)?.map(|line| stack(&line));
+    let [right] = watches[1].first(request)?.map(|line| stack(&line));
+    ensure!(
+        left.len() == 2 && right == left[1..] && right[0].1 == 63,
+        "{left:?} to {right:?}: PR was to pop the outer label, and to leave the inner one as it is"
+    );
+    Ok(left)
+}
+
+/// mplsxdp on PR: loaded, killed, loaded again, unloaded.
+pub fn by_xdp(nodes: &Nodes, routers: &Routers<'_>, options: &str) -> Result<()> {
+    let [ce1, ce2, ce3, _] = &nodes.ce;
+    let pr = &nodes.pr;
+    let sessions = Sessions::of(routers)?;
+    let traffic = Traffic::start(ce1, ce2, "192.168.2.1".parse()?)?;
+
+    heading("mplsxdp on PR");
+    let router = load(pr, options)?;
+    synchronised(&router, pr)?;
+    ask(pr, &router, "route show")?;
+    heading("The same pings: PR pops in XDP, and its kernel sees no labels any more");
+    let before = mpls_packets(pr, &CORE)?;
+    let labels = pings_and_labels(nodes)?;
+    let label = labels[0].0.to_string();
+    ping(ce3, "192.168.4.1", 62)?;
+    no_ping(ce1, "192.168.4.1")?;
+    let forwarded = router.forwarded(&label)?;
+    unseen(pr, before)?;
+    show_mpls_packets(pr, &CORE)?;
+    ask(pr, &router, "-s route show")?;
+    ensure!(
+        forwarded >= 6,
+        "mplsxdp was to count 6 packets and more with label {label}, not {forwarded}"
+    );
+
+    heading("PR answers traceroute");
+    let trace = shell(ce1, "traceroute -n -e -q 1 -w 2 192.168.2.1")?;
+    let second = hop(&trace, 2);
+    ensure!(
+        second.contains("10.0.1.2") && second.contains(&format!("<MPLS:L={label},")),
+        "hop 2 was to be PR with label {label}: {second}"
+    );
+
+    heading("mplsxdp is killed: its XDP program goes with it, and PR's kernel forwards");
+    let before = mpls_packets(pr, &CORE)?;
+    show::command(pr, "kill -KILL $(pidof mplsxdp)");
+    router.stop(Signal::SIGKILL)?;
+    ping(ce1, "192.168.2.1", 62)?;
+    seen(pr, before)?;
+    heading("It loads again");
+    let router = load(pr, options)?;
+    synchronised(&router, pr)?;
+    let before = mpls_packets(pr, &CORE)?;
+    ping(ce1, "192.168.2.1", 62)?;
+    unseen(pr, before)?;
+    heading("It is unloaded");
+    router.unload()?;
+    ping(ce1, "192.168.2.1", 62)?;
+    seen(pr, before)?;
+    println!("numbered traffic from CE1 to CE2 all the while: {}", traffic.count()?);
+    sessions.ensure_unbroken(routers)
+}
+
+/// That PR's kernel has counted no labelled packet since.
+pub fn unseen(pr: &Node, before: MplsPackets) -> Result<()> {
+    let now = mpls_packets(pr, &CORE)?;
+    ensure!(
+        before == now,
+        "PR's kernel was to see no labelled packet: {before:?}, now {now:?}"
+    );
+    Ok(())
+}
+
+/// That it has.
+fn seen(pr: &Node, before: MplsPackets) -> Result<()> {
+    let now = mpls_packets(pr, &CORE)?;
+    ensure!(
+        now.received >= before.received + 6,
+        "PR's kernel was to see labelled packets: {before:?}, now {now:?}"
+    );
+    Ok(())
+}
+
+/// Waits until mplsxdp has a route for each label of the kernel's.
+pub fn synchronised(router: &Router, node: &Node) -> Result<()> {
+    wait::until("the kernel's labels in mplsxdp", SYNCHRONISED, || {
+        let labels = |text: &str| {
+            let first = |line: &str| line.split_whitespace().next()?.parse::<u32>().ok();
+            text.lines().filter_map(first).collect::<BTreeSet<_>>()
+        };
+        let kernel = labels(&node.run("ip -f mpls route show")?);
+        Ok((labels(&router.run("route show")?) == kernel).then_some(()))
+    })
+    .with_context(|| format!("{:?}", router.run("route show")))?;
+    router.wait_resolved()
+}
+
+/// The routing protocols' sessions of PR and PE1.
+#[derive(Debug)]
+struct Sessions {
+    ldp: Vec<u64>,
+    ospf: Vec<String>,
+    bgp: (u64, u64),
+}
+
+impl Sessions {
+    fn of(routers: &Routers<'_>) -> Result<Self> {
+        let ldp: Value = serde_json::from_str(&routers.pr.ask("show mpls ldp neighbor json")?)?;
+        let seconds = |neighbor: &Value| {
+            let up = neighbor["upTime"].as_str()?;
+            let numbers: Option<Vec<u64>> = up.split(':').map(|number| number.parse().ok()).collect();
+            Some(numbers?.iter().fold(0, |sum, number| sum * 60 + number))
+        };
+        let ldp: Option<Vec<u64>> = ldp["neighbors"].as_array().into_iter().flatten().map(seconds).collect();
+        let ospf = routers.pr.ask("show ip ospf neighbor detail")?;
+        let states = ospf
+            .lines()
+            .filter(|line| line.contains("State is") || line.contains("state changes"));
+        let bgp: Value = serde_json::from_str(&routers.pe[0].ask("show bgp neighbors 10.255.0.2 json")?)?;
+        let bgp = &bgp["10.255.0.2"];
+        let count = |name: &str| bgp[name].as_u64().with_context(|| format!("no {name} in {bgp}"));
+        Ok(Self {
+            ldp: ldp.context("no upTime of LDP neighbours")?,
+            ospf: states.map(|line| line.trim().to_owned()).collect(),
+            bgp: (count("connectionsEstablished")?, count("connectionsDropped")?),
+        })
+    }
+
+    /// That no session has begun anew since.
+    fn ensure_unbroken(&self, routers: &Routers<'_>) -> Result<()> {
+        heading("FRR's sessions have stayed up");
+        routers.pr.show("show mpls ldp neighbor")?;
+        routers.pr.show("show ip ospf neighbor")?;
+        routers.pe[0].show("show bgp ipv4 vpn summary")?;
+        let now = Self::of(routers)?;
+        let older = self.ldp.iter().zip(&now.ldp).all(|(before, after)| after > before);
+        ensure!(
+            self.ldp.len() == 2 && now.ldp.len() == 2 && older && self.ospf == now.ospf && self.bgp == now.bgp,
+            "a session was lost: {self:?}, now {now:?}"
+        );
+        Ok(())
+    }
 }

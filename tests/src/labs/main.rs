@@ -1,12 +1,17 @@
 //! The labs: mplsxdp among routers that run FRR or only Linux. `cargo xtask guest lab NAME` runs this in a guest whose kernel
 //! has MPLS and which has FRR in /debian. Each lab prints what it does and sees, and fails when that is not what it should be.
 
+mod bgp_lu;
+mod convergence;
 mod frr;
 mod kernel_counters;
 mod l3vpn;
 mod linux_edge;
 mod net;
+mod restarts;
+mod segment_routing;
 mod show;
+mod traffic;
 mod watch;
 
 use std::process::ExitCode;
@@ -23,7 +28,7 @@ struct Entry {
     run: fn(&Lab) -> Result<()>,
 }
 
-const LABS: [Entry; 2] = [
+const LABS: [Entry; 8] = [
     Entry {
         name: "linux-edge",
         kernel: "mpls",
@@ -35,6 +40,42 @@ const LABS: [Entry; 2] = [
         kernel: "mpls",
         shows: "an MPLS VPN by FRR (OSPF, LDP, BGP)",
         run: l3vpn::run,
+    },
+    Entry {
+        name: "fpm",
+        kernel: "mpls",
+        shows: "the same VPN, mplsxdp on the P router by what zebra sends to it",
+        run: l3vpn::by_fpm,
+    },
+    Entry {
+        name: "convergence",
+        kernel: "mpls",
+        shows: "what is lost when a link fails, by the kernel and by mplsxdp",
+        run: convergence::run,
+    },
+    Entry {
+        name: "sr-ospf",
+        kernel: "mpls",
+        shows: "the VPN over OSPF segment routing: prefix SIDs, explicit null, adjacency SIDs",
+        run: segment_routing::by_ospf,
+    },
+    Entry {
+        name: "sr-isis",
+        kernel: "mpls",
+        shows: "the same over IS-IS segment routing",
+        run: segment_routing::by_isis,
+    },
+    Entry {
+        name: "restarts",
+        kernel: "mpls",
+        shows: "what is lost when FRR and mplsxdp are restarted in every order",
+        run: restarts::run,
+    },
+    Entry {
+        name: "bgp-lu",
+        kernel: "plain",
+        shows: "labels by BGP (ExaBGP) over the control socket, on a kernel without MPLS",
+        run: bgp_lu::run,
     },
 ];
 

@@ -19,7 +19,7 @@ use crate::setup;
 /// The program that carries out labs, and lists them.
 const PROGRAM: &str = "labs";
 /// Packages that the guest has besides the programs of this machine, and the suite of Debian that they are from: that of FRR 8.4.
-const PACKAGES: (&str, [&str; 1]) = ("bookworm", ["frr"]);
+const PACKAGES: (&str, [&str; 2]) = ("bookworm", ["frr", "exabgp"]);
 /// What FRR and the labs need of the kernel.
 const MODULES: [&str; 3] = ["vrf", "8021q", "dummy"];
 /// Without them the kernel has no MPLS.
@@ -114,8 +114,9 @@ fn run(kernel: &Kernel, built: &Built, lab: &Lab) -> Result<Summary> {
         tools: &TOOLS,
     };
     system::make(&initramfs, &unpacked, built, &runs, &extras)?;
-    let (mut results, came_to_its_end) = boot(&unpacked, &initramfs, &directory, &runs, true)?;
+    let booted = boot(&unpacked, &initramfs, &directory, &runs, true);
     fs::remove_file(initramfs)?;
+    let (mut results, came_to_its_end) = booted?;
     Ok(results.summary(came_to_its_end))
 }
 

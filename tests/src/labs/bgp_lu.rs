@@ -1,0 +1,192 @@
+//! Labels by BGP on kernels without MPLS: ExaBGP and a small program (labs/bgp-lu/feed.py) that feeds mplsxdp over its control
+//! socket.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mplsxdp_tests::tidy::{Reaped, spawn};
+use mplsxdp_tests::{Lab, Router, wait};
+
+use crate::frr::{self, DEBIAN};
+use crate::net::{self, Node, address, tapped_link};
+use crate::show::{self, ask, heading, load, ping, shell, title};
+use crate::watch::{Watch, stack};
+
+const CONVERGENCE: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(10);
+
+pub fn run(lab: &Lab) -> Result<()> {
+    title("Labels by BGP, without MPLS in the kernel");
+    println!(
+        "
+     A ================= B ================= C
+  AS 65001           AS 65002            AS 65003
+  10.255.0.1         10.255.0.2          10.255.0.3
+         10.0.12.0/24        10.0.23.0/24
+
+  ExaBGP on each box runs feed.py, which gives each prefix a label and puts routes into mplsxdp.
+  Nobody speaks an IGP: each loopback is known by BGP-LU (RFC 8277) alone.
+"
+    );
+    ensure!(
+        !Path::new("/proc/sys/net/mpls").exists(),
+        "this lab is for a kernel without MPLS, and this one has it"
+    );
+    let node = |name| Node::new(lab, name);
+    let boxes = [node("A")?, node("B")?, node("C")?];
+    let cables = [node("A-B")?, node("B-C")?];
+    let [a, b, c] = &boxes;
+    tapped_link(a, &cables[0], b)?;
+    tapped_link(b, &cables[1], c)?;
+    for (number, node) in (1..).zip(&boxes) {
+        address(node, "lo", &[&format!("10.255.0.{number}/32")])?;
+    }
+    address(a, "to-B", &["10.0.12.1/24"])?;
+    address(b, "to-A", &["10.0.12.2/24"])?;
+    address(b, "to-C", &["10.0.23.2/24"])?;
+    address(c, "to-B", &["10.0.23.3/24"])?;
+
+    heading("mplsxdp and ExaBGP on each box");
+    let options = [
+        "--iface to-B --local",
+        "--iface to-A --iface to-C --local",
+        "--iface to-B --local",
+    ];
+    let routers = [load(a, options[0])?, load(b, options[1])?, load(c, options[2])?];
+    let mut speakers = Vec::new();
+    for (node, router) in boxes.iter().zip(&routers) {
+        speakers.push(Speaker::start(node, router)?);
+    }
+    for (node, router) in boxes.iter().zip(&routers) {
+        let prefixes = (1..=3).filter(|number| boxes[number - 1].name() != node.name());
+        for prefix in prefixes.map(|number| format!("10.255.0.{number}/32")) {
+            wait::until(&format!("{prefix} on {}", node.name()), CONVERGENCE, || {
+                Ok(router
+                    .run(&format!("route show {prefix}"))?
+                    .contains("encap mpls")
+                    .then_some(()))
+            })
+            .map_err(|error| error.context(speakers.iter().map(Speaker::said).collect::<String>()))?;
+        }
+        router.wait_resolved()?;
+        ask(node, router, "route show")?;
+    }
+    shell(a, "ip route show dev mpls0")?;
+
+    heading("Each pings each: B takes 1 off the TTL of 64, and the end of the LSP another");
+    let watches = [Watch::start(&cables[0], "mpls")?, Watch::start(&cables[1], "mpls")?];
+    ping(a, "10.255.0.2", 63)?;
+    ping(a, "10.255.0.3", 62)?;
+    ping(c, "10.255.0.1", 62)?;
+    ping(c, "10.255.0.2", 63)?;
+    ping(b, "10.255.0.1", 63)?;
+    ping(b, "10.255.0.3", 63)?;
+    let request = ["10.255.0.1 > 10.255.0.3: ICMP echo request"];
+    let [left] = watches[0].first(request)?;
+    let [right] = watches[1].first(request)?;
+    let (left, right) = (stack(&left), stack(&right));
+    ensure!(
+        matches!((&left[..], &right[..]), ([(_, 64)], [(1000, 63)])),
+        "one label each, and C's own at last, were expected: {left:?}, {right:?}"
+    );
+    drop(watches);
+
+    heading("C's BGP goes: its routes go everywhere, and come back with it");
+    if let Some(speaker) = speakers.pop() {
+        speaker.stop()?;
+    }
+    let prefix = "10.255.0.3/32";
+    wait::until("the withdrawal of C's loopback from A", CONVERGENCE, || {
+        Ok((!routers[0].run("route show")?.contains(prefix)).then_some(()))
+    })?;
+    ask(a, &routers[0], "route show")?;
+    ensure!(
+        !a.run("ip route show")?.contains("10.255.0.3"),
+        "the kernel's route was to go too"
+    );
+    routers[2].run("route flush proto bgp")?;
+    speakers.push(Speaker::start(c, &routers[2])?);
+    wait::until("C's loopback on A", CONVERGENCE, || {
+        Ok(routers[0].run("route show")?.contains(prefix).then_some(()))
+    })?;
+    wait::until("A's loopback on C", CONVERGENCE, || {
+        Ok(routers[2].run("route show")?.contains("10.255.0.1/32").then_some(()))
+    })?;
+    ping(a, "10.255.0.3", 62)?;
+    drop(speakers);
+    for router in routers {
+        router.unload()?;
+    }
+    Ok(())
+}
+
+/// ExaBGP on a box.
+struct Speaker {
+    process: Reaped,
+    log: PathBuf,
+}
+
+impl Speaker {
+    fn start(node: &Node, router: &Router) -> Result<Self> {
+        let file = format!("bgp-lu/{}.conf", node.name());
+        let directory = std::env::temp_dir().join(router.instance());
+        fs::create_dir_all(&directory)?;
+        let configuration = directory.join("exabgp.conf");
+        let feed = net::path("bgp-lu/feed.py");
+        let text = net::text(&file)?
+            .replace("SOCKET", &router.socket().to_string_lossy())
+            .replace("FEED", &feed.to_string_lossy());
+        fs::write(&configuration, text)?;
+        show::command(node, &format!("exabgp {file}"));
+        let program = "/usr/bin/env";
+        let mut command = if Path::new(DEBIAN).exists() {
+            frr::prepare()?;
+            let mut command = node.netns().command("chroot");
+            command.args([DEBIAN, program]);
+            command
+        } else {
+            node.netns().command(program)
+        };
+        let log = directory.join("exabgp.log");
+        let output = fs::File::create(&log)?;
+        // Without these it would run the program as user nobody, and answer each command.
+        command
+            .args([
+                "exabgp.daemon.user=root",
+                "exabgp.tcp.bind=0.0.0.0",
+                "exabgp.api.cli=false",
+                "exabgp.log.all=true",
+            ])
+            .args(["/usr/sbin/exabgp"])
+            .arg(configuration)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        Ok(Self {
+            process: spawn(&mut command)?,
+            log,
+        })
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.process.signal(nix::sys::signal::Signal::SIGTERM)?;
+        self.process.ended(STOP).map(drop)
+    }
+
+    /// What it has logged.
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        if let Some(directory) = self.log.parent() {
+            // Nothing depends on it.
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}

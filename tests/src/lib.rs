@@ -20,6 +20,7 @@ pub mod tidy;
 pub mod virtio;
 pub mod vm;
 pub mod wait;
+pub mod zebra;
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -10,6 +10,7 @@ mod control;
 mod devices;
 mod exceptions;
 mod first_lab;
+mod fpm;
 mod handover;
 mod jumbo;
 mod kernel_routes;
@@ -63,6 +64,7 @@ fn main() -> Result<()> {
         kernel_routes::tests(),
         handover::tests(),
         first_lab::tests(),
+        fpm::tests(),
         vlan::tests(),
         vrf::tests(),
         devices::tests(),

@@ -1,0 +1,157 @@
+//! Stands in for zebra on an FPM connection: says what zebra says, in its order, or what it should not.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use mplsxdp::feeds::fpm::{Frame, Kind, write_frame};
+use mplsxdp::route::{Protocol, Via};
+use mplsxdp::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, Path, Position, Prefix, Route, Stack, To};
+use mplsxdp_common::wire::Label;
+use smallvec::SmallVec;
+
+use crate::netns::Netns;
+use crate::wait;
+
+pub const LDP: Protocol = Protocol(193);
+const MAIN: u32 = 254;
+/// The metric of all routes of zebra.
+const METRIC: u32 = 20;
+/// How long the server may take to listen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection.
+pub struct Zebra(TcpStream);
+
+impl Zebra {
+    /// Connects within a namespace, once the server is there.
+    pub fn connect(netns: &Netns, port: u16) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        wait::until("an FPM server", PATIENCE, || {
+            Ok(netns.within(|| Ok(TcpStream::connect(address).ok()))?.map(Self))
+        })
+    }
+
+    /// Each message in a frame of its own.
+    pub fn say(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<()> {
+        let mut bytes = Vec::new();
+        for message in messages {
+            frame(&[message], &mut bytes);
+        }
+        self.say_bytes(&bytes)
+    }
+
+    /// All messages in one frame.
+    pub fn say_together(&mut self, messages: &[Message]) -> Result<()> {
+        let mut bytes = Vec::new();
+        frame(messages, &mut bytes);
+        self.say_bytes(&bytes)
+    }
+
+    pub fn say_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(bytes).context("the FPM server reads no more")
+    }
+}
+
+/// Writes a frame behind what is in `bytes`.
+pub fn frame(messages: &[Message], bytes: &mut Vec<u8>) {
+    let mut content = Vec::new();
+    messages.iter().for_each(|message| rtnl::encode(message, &mut content));
+    let kind = Kind::Netlink;
+    write_frame(
+        Frame {
+            kind,
+            content: &content,
+        },
+        bytes,
+    );
+}
+
+fn labels(values: &[u32]) -> Stack {
+    values.iter().map(|&value| Label::from_low_bits(value)).collect()
+}
+
+/// A path to `via` on an interface.
+pub fn path(ifindex: u32, via: Ipv4Addr, labels: Labels) -> Path {
+    Path {
+        ifindex,
+        via: Some(Via::Inet(via)),
+        labels,
+        weight: 1,
+    }
+}
+
+/// `to`: labels in the place of the one that arrived.
+pub fn swap(ifindex: u32, via: Ipv4Addr, to: &[u32]) -> Path {
+    path(ifindex, via, Labels::Out(labels(to)))
+}
+
+pub fn impose(ifindex: u32, via: Ipv4Addr, stack: &[u32]) -> Path {
+    let stack = labels(stack);
+    path(ifindex, via, Labels::Imposed { stack, ttl: None })
+}
+
+fn route(destination: Destination, to: To) -> Route {
+    Route {
+        destination,
+        protocol: LDP,
+        unicast: true,
+        to,
+        ttl_propagate: None,
+    }
+}
+
+pub fn lsp(label: u32, paths: impl IntoIterator<Item = Path>) -> Message {
+    let paths: SmallVec<_> = paths.into_iter().collect();
+    Message::Route {
+        route: route(Destination::Label(Label::from_low_bits(label)), To::Paths(paths)),
+        position: Position::Replaces,
+    }
+}
+
+pub fn lsp_gone(label: u32) -> Message {
+    let destination = Destination::Label(Label::from_low_bits(label));
+    Message::RouteGone(route(destination, To::Paths(SmallVec::new())))
+}
+
+fn prefix(prefix: IpNet) -> Destination {
+    Destination::Prefix(Prefix {
+        table: MAIN,
+        prefix,
+        metric: METRIC,
+        selective: false,
+    })
+}
+
+/// A route with paths of its own: `no fpm use-next-hop-groups`.
+pub fn ip(destination: IpNet, paths: impl IntoIterator<Item = Path>) -> Message {
+    Message::Route {
+        route: route(prefix(destination), To::Paths(paths.into_iter().collect())),
+        position: Position::Replaces,
+    }
+}
+
+/// A route by a nexthop object.
+pub fn ip_by(destination: IpNet, object: u32) -> Message {
+    Message::Route {
+        route: route(prefix(destination), To::Object(object)),
+        position: Position::Replaces,
+    }
+}
+
+pub fn ip_gone(destination: IpNet) -> Message {
+    Message::RouteGone(route(prefix(destination), To::Paths(SmallVec::new())))
+}
+
+pub fn object(id: u32, path: Path) -> Message {
+    let to = ObjectTo::Path(path);
+    Message::Object(Object { id, to })
+}
+
+pub fn group(id: u32, members: &[u32]) -> Message {
+    let members = members.iter().map(|&id| (id, 1)).collect();
+    let to = ObjectTo::Group(members);
+    Message::Object(Object { id, to })
+}

@@ -1,0 +1,297 @@
+//! Routes of a routing daemon: zebra's end of an FPM connection is played by the test.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
+use mplsxdp_tests::frame::{Entry, ethernet, udp};
+use mplsxdp_tests::wait;
+use mplsxdp_tests::zebra::{self, Zebra, impose, ip, ip_by, ip_gone, lsp, lsp_gone, object, swap};
+
+use crate::bench::{Bench, RIGHT, v4, v6};
+use crate::test;
+
+const OPTIONS: &str = "--iface eth1 --iface eth2 --unknown punt --sync fpm --sync-quiet 500ms";
+const PORT: u16 = 2620;
+const PATIENCE: Duration = Duration::from_secs(10);
+const VIA: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("fpm::labels_objects_and_routes_of_zebra_are_followed", followed),
+        test("fpm::what_zebra_says_in_any_order", any_order),
+        test("fpm::a_zebra_that_dies_takes_no_route_along", restarts),
+        test("fpm::garbage_changes_nothing", garbage),
+        test("fpm::a_second_zebra_is_refused", second),
+    ]
+}
+
+struct Lab {
+    bench: Bench,
+    /// eth2 as zebra knows it.
+    right: u32,
+}
+
+impl Lab {
+    fn new() -> Result<Self> {
+        let bench = Bench::new(OPTIONS)?;
+        let netns = bench.router.netns();
+        netns.ip(&format!("neigh replace {VIA} lladdr {RIGHT} dev eth2 nud permanent"))?;
+        let shown = netns.ip("-oneline link show dev eth2")?;
+        let right = shown.split(':').next().and_then(|index| index.parse().ok());
+        let right = right.context("eth2 has no number")?;
+        Ok(Self { bench, right })
+    }
+
+    fn zebra(&self) -> Result<Zebra> {
+        Zebra::connect(self.bench.router.netns(), PORT)
+    }
+
+    /// The routes of zebra, as they are shown.
+    fn routes(&self) -> Result<Vec<String>> {
+        let shown = self.bench.router.run("route --owner fpm show")?;
+        Ok(shown.lines().map(str::to_owned).collect())
+    }
+
+    /// Waits until these are the routes of zebra.
+    fn wait_for(&self, routes: &[String]) -> Result<()> {
+        let mut last = Vec::new();
+        wait::until("the routes of zebra", PATIENCE, || {
+            last = self.routes()?;
+            Ok((last == routes).then_some(()))
+        })
+        .with_context(|| format!("expected {routes:#?}, there are {last:#?}"))?;
+        self.bench.router.wait_resolved()
+    }
+
+    fn swapped(&self, from: u32, to: &[u32]) -> Result<()> {
+        let payload = v4(9)?;
+        let sent = self.bench.labelled(&[Entry::new(from, 64)], &payload);
+        let stack: Vec<Entry> = to.iter().map(|&label| Entry::new(label, 63)).collect();
+        let expected = self.bench.out_labelled(&stack, &payload);
+        self.bench.expect(&format!("label {from}"), &sent, &expected)
+    }
+
+    fn imposed(&self, destination: &str, labels: &[u32]) -> Result<()> {
+        let packet = |ttl| udp("192.0.2.1".parse()?, destination.parse()?, ttl, b"mine");
+        let sent = ethernet(self.bench.port1, self.bench.left.mac(), ETH_P_IP, &packet(64)?);
+        let stack: Vec<Entry> = labels.iter().map(|&label| Entry::new(label, 63)).collect();
+        let expected = self.bench.out_labelled(&stack, &packet(63)?);
+        self.bench.expect(destination, &sent, &expected)
+    }
+}
+
+/// A label route as it is shown.
+fn shown(label: u32, action: &str) -> String {
+    format!("{label} as {action} via inet {VIA} dev eth2 proto ldp owner fpm")
+}
+
+fn shown_prefix(prefix: &str, labels: &str) -> String {
+    format!("{prefix} encap mpls {labels} via inet {VIA} dev eth2 table main proto ldp metric 20 owner fpm")
+}
+
+fn followed() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut zebra = lab.zebra()?;
+    zebra.say([
+        lsp(100, [swap(lab.right, VIA, &[200])]),
+        lsp(101, [swap(lab.right, VIA, &[201, 202, 203])]),
+        lsp(102, [swap(lab.right, VIA, &[])]),
+        object(1, impose(lab.right, VIA, &[300])),
+        ip_by("10.4.4.0/24".parse()?, 1),
+        ip_by("10.4.5.0/24".parse()?, 1),
+        ip("10.4.6.0/24".parse()?, [impose(lab.right, VIA, &[301, 302])]),
+    ])?;
+    let labels = [
+        shown(100, "to 200"),
+        shown(101, "to 201/202/203"),
+        shown(102, "implicit-null"),
+    ];
+    let prefixes = |label: &str| {
+        [
+            shown_prefix("10.4.4.0/24", label),
+            shown_prefix("10.4.5.0/24", label),
+            shown_prefix("10.4.6.0/24", "301/302"),
+        ]
+    };
+    lab.wait_for(&[&labels[..], &prefixes("300")].concat())?;
+    lab.swapped(100, &[200])?;
+    lab.swapped(101, &[201, 202, 203])?;
+    for (packet, ethertype) in [(v4(9)?, ETH_P_IP), (v6(9)?, ETH_P_IPV6)] {
+        let sent = lab.bench.labelled(&[Entry::new(102, 64)], &packet);
+        let forwarded = lab.bench.forward(&sent)?;
+        ensure!(forwarded.len() == 1, "label 102, {ethertype:#x}: {forwarded:02x?}");
+    }
+    lab.imposed("10.4.4.1", &[300])?;
+    lab.imposed("10.4.6.1", &[301, 302])?;
+
+    // One message changes all routes that use the object.
+    zebra.say([object(1, impose(lab.right, VIA, &[310]))])?;
+    lab.wait_for(&[&labels[..], &prefixes("310")].concat())?;
+    lab.imposed("10.4.4.1", &[310])?;
+    lab.imposed("10.4.5.1", &[310])?;
+    // Deleted and added in one frame.
+    zebra.say_together(&[
+        ip_gone("10.4.6.0/24".parse()?),
+        ip("10.4.6.0/24".parse()?, [impose(lab.right, VIA, &[303])]),
+    ])?;
+    zebra.say([lsp_gone(101), lsp(100, [swap(lab.right, VIA, &[210])])])?;
+    // Without labels, the prefix is the kernel's.
+    zebra.say([
+        ip("10.4.5.0/24".parse()?, [swap(lab.right, VIA, &[])]),
+        ip_gone("10.4.4.0/24".parse()?),
+    ])?;
+    lab.wait_for(&[
+        shown(100, "to 210"),
+        shown(102, "implicit-null"),
+        shown_prefix("10.4.6.0/24", "303"),
+    ])?;
+    lab.swapped(100, &[210])?;
+    lab.imposed("10.4.6.1", &[303])?;
+    let sent = lab.bench.labelled(&[Entry::new(101, 64)], &v4(9)?);
+    lab.bench.expect_drop("no-route", &sent)?;
+    lab.bench.router.unload()
+}
+
+fn any_order() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut zebra = lab.zebra()?;
+    // A route before its group, a group before its members.
+    zebra.say([
+        ip_by("10.4.4.0/24".parse()?, 3),
+        zebra::group(3, &[1, 2]),
+        lsp(100, [swap(lab.right, VIA, &[200])]),
+    ])?;
+    lab.wait_for(&[shown(100, "to 200")])?;
+    zebra.say([object(1, impose(lab.right, VIA, &[300]))])?;
+    zebra.say([object(2, impose(lab.right, VIA, &[300]))])?;
+    wait::until("the route by the group", PATIENCE, || {
+        Ok(lab
+            .routes()?
+            .iter()
+            .any(|route| route.starts_with("10.4.4.0/24"))
+            .then_some(()))
+    })?;
+    lab.bench.router.wait_resolved()?;
+    lab.imposed("10.4.4.1", &[300])?;
+    lab.bench.router.unload()
+}
+
+fn restarts() -> Result<()> {
+    let lab = Lab::new()?;
+    let say = |labels: &[u32]| {
+        let mut zebra = lab.zebra()?;
+        zebra.say(
+            labels
+                .iter()
+                .map(|&label| lsp(label, [swap(lab.right, VIA, &[label + 100])])),
+        )?;
+        Ok::<_, anyhow::Error>(zebra)
+    };
+    let routes = |labels: &[u32]| -> Vec<String> {
+        let route = |label: &u32| shown(*label, &format!("to {}", label + 100));
+        labels.iter().map(route).collect()
+    };
+    let zebra = say(&[100, 101])?;
+    lab.wait_for(&routes(&[100, 101]))?;
+    let said = |text: &str, times: usize| {
+        wait::until(text, PATIENCE, || {
+            let said = lab.bench.router.said();
+            Ok((said.matches(text).count() >= times).then_some(()))
+        })
+    };
+    let (synced, gone) = ("has sent all of its routes", "has disconnected");
+    said(synced, 1)?;
+    drop(zebra);
+    said(gone, 1)?;
+    lab.swapped(100, &[200])?;
+    lab.swapped(101, &[201])?;
+    // It dies again before it has sent everything.
+    drop(say(&[102])?);
+    said(gone, 2)?;
+    lab.wait_for(&routes(&[100, 101, 102]))?;
+    lab.swapped(101, &[201])?;
+    // Then it sends everything, which is less than before.
+    let zebra = say(&[100])?;
+    said(synced, 2)?;
+    lab.wait_for(&routes(&[100]))?;
+    lab.swapped(100, &[200])?;
+    for label in [101, 102] {
+        let sent = lab.bench.labelled(&[Entry::new(label, 64)], &v4(9)?);
+        lab.bench.expect_drop("no-route", &sent)?;
+    }
+    drop(zebra);
+    lab.bench.router.unload()
+}
+
+fn garbage() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut zebra = lab.zebra()?;
+    zebra.say([lsp(100, [swap(lab.right, VIA, &[200])])])?;
+    let routes = [shown(100, "to 200")];
+    lab.wait_for(&routes)?;
+    drop(zebra);
+    let mut message = Vec::new();
+    zebra::frame(&[lsp(100, [swap(lab.right, VIA, &[999])])], &mut message);
+    // The S bit of RTA_NEWDST, and the length of an attribute.
+    let mut damaged = message.clone();
+    let entry = (999_u32 << 12 | 0x100).to_be_bytes();
+    let at = damaged
+        .windows(4)
+        .position(|bytes| bytes == entry)
+        .context("no label")?;
+    damaged[at + 2] &= !1;
+    let mut long = message.clone();
+    long[at - 4] = 0xff;
+    for garbage in [
+        &b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"[..],
+        &[0xff; 100_000],
+        &[1, 1, 0, 2],
+        &[1, 2, 0, 8, 1, 2, 3, 4],
+        &message[..message.len() - 1],
+        &damaged,
+        &long,
+    ] {
+        // The server may have closed the connection already.
+        let _ = lab.zebra()?.say_bytes(garbage);
+    }
+    // What it logs is about a connection that ends, so that all have.
+    let text = "cannot be read, and is ignored: RTA_NEWDST";
+    wait::until("a word about a message", PATIENCE, || {
+        Ok(lab.bench.router.said().contains(text).then_some(()))
+    })?;
+    ensure!(lab.routes()? == routes, "{:#?}", lab.routes()?);
+    lab.swapped(100, &[200])?;
+    let said = lab.bench.router.unload_and_tell()?;
+    let lines = said.lines().filter(|line| line.contains("ended without routes"));
+    let reasons = [
+        "has version 71; must be 1",
+        "has version 255; must be 1",
+        "has length 2; must be 4 or more",
+    ];
+    for reason in reasons {
+        let count = lines.clone().filter(|line| line.contains(reason)).count();
+        ensure!(count == 1, "`{reason}` is said {count} times: {said}");
+    }
+    ensure!(said.contains("zebra uses its module fpm:protobuf"), "{said}");
+    Ok(())
+}
+
+fn second() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut first = lab.zebra()?;
+    first.say([lsp(100, [swap(lab.right, VIA, &[200])])])?;
+    lab.wait_for(&[shown(100, "to 200")])?;
+    for _ in 0..3 {
+        let _ = lab.zebra()?.say([lsp(100, [swap(lab.right, VIA, &[999])])]);
+    }
+    first.say([lsp(101, [swap(lab.right, VIA, &[201])])])?;
+    lab.wait_for(&[shown(100, "to 200"), shown(101, "to 201")])?;
+    lab.swapped(100, &[200])?;
+    let said = lab.bench.router.unload_and_tell()?;
+    let count = said.matches("a second routing daemon").count();
+    ensure!(count == 1, "said {count} times: {said}");
+    Ok(())
+}

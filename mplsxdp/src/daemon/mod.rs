@@ -570,8 +570,8 @@ impl Daemon {
                 self.failure = Some(error);
                 self.stopping = true;
             }
-            Effect::ReadRoutes { tables } => self.run(async move {
-                let read = tokio::task::spawn_blocking(move || audit::read_routes(tables));
+            Effect::ReadRoutes => self.run(async move {
+                let read = tokio::task::spawn_blocking(audit::read_routes);
                 let result = read.await.map_err(|error| error.to_string()).flatten();
                 Outcome::Input(Input::RoutesRead(result))
             }),

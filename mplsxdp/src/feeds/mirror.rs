@@ -42,6 +42,9 @@ impl From<Destination> for Key {
     }
 }
 
+/// RT_TABLE_LOCAL.
+const TABLE_LOCAL: u32 = 255;
+
 /// Something that the source said, and in which round last.
 #[derive(Clone, Debug)]
 struct Held<V> {
@@ -60,8 +63,6 @@ pub struct Sizes {
 #[derive(Debug)]
 pub struct Mirror {
     source: Source,
-    /// The routing tables whose IP routes count.
-    tables: BTreeSet<u32>,
     round: u32,
     labels: BTreeMap<Label, Held<Route>>,
     /// Those of one prefix in the order in which the kernel would try them.
@@ -96,11 +97,10 @@ enum Through {
 }
 
 impl Mirror {
-    /// Of nothing yet. `tables`: the routing tables whose IP routes are to be imposed on.
-    pub fn new(source: Source, tables: BTreeSet<u32>) -> Self {
+    /// Of nothing yet.
+    pub fn new(source: Source) -> Self {
         Self {
             source,
-            tables,
             round: 0,
             labels: BTreeMap::new(),
             prefixes: BTreeMap::new(),
@@ -110,11 +110,6 @@ impl Mirror {
             dirty: BTreeSet::new(),
             walks: VecDeque::new(),
         }
-    }
-
-    /// The routing tables whose IP routes count.
-    pub fn tables(&self) -> &BTreeSet<u32> {
-        &self.tables
     }
 
     /// How many keys are known to need another look.
@@ -272,7 +267,8 @@ impl Mirror {
                 self.follow_users(key, before, object);
             }
             Destination::Prefix(prefix) => {
-                if !self.tables.contains(&prefix.table) {
+                // This machine's own addresses.
+                if prefix.table == TABLE_LOCAL {
                     return;
                 }
                 let routes = self.prefixes.entry((prefix.table, prefix.prefix)).or_default();

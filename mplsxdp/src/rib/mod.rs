@@ -189,6 +189,11 @@ impl Rib {
         self.standby.is_empty()
     }
 
+    /// Whether routes of `one` are preferred to those of `other`.
+    pub fn prefers(&self, one: Owner, other: Owner) -> bool {
+        self.preferences.of(one) < self.preferences.of(other)
+    }
+
     /// The routes that stand by for `key`, the most preferred first.
     pub fn standby(&self, key: RouteKey) -> &[(Owner, Route)] {
         self.standby.get(&key).map_or(&[], Vec::as_slice)

@@ -150,12 +150,7 @@ impl<T: Tables> Switch<T> {
             stage: Stage::Reading,
             first: None,
         });
-        self.read_routes();
-    }
-
-    fn read_routes(&mut self) {
-        let tables = self.feeds.tables();
-        self.effects.push_back(Effect::ReadRoutes { tables });
+        self.effects.push_back(Effect::ReadRoutes);
     }
 
     /// The answer to [`Effect::ReadRoutes`].
@@ -221,7 +216,7 @@ impl<T: Tables> Switch<T> {
                     {
                         let route = (
                             SyncProblem::Missing,
-                            self.feeds.wanted(Source::Kernel, key, fresh),
+                            self.wanted(Source::Kernel, key, Some(fresh)),
                             None,
                         );
                         comparing.found[1].insert(route_key(key), route);
@@ -265,7 +260,7 @@ impl<T: Tables> Switch<T> {
 
     /// Compares what a source has for a key with what is installed for it or stands by.
     fn compare(&self, source: Source, key: RouteKey, fresh: &Mirror, found: &mut Differences) {
-        let wanted = key_of(key).and_then(|key| self.feeds.wanted(source, key, fresh));
+        let wanted = key_of(key).and_then(|key| self.wanted(source, key, Some(fresh)));
         let own = self.own_route(source, key);
         let problem = match (&wanted, &own) {
             (None, None) => return,
@@ -295,7 +290,7 @@ impl<T: Tables> Switch<T> {
             None if found.iter().any(|found| !found.is_empty()) => {
                 audit.first = Some(found);
                 audit.stage = Stage::Reading;
-                return self.read_routes();
+                return self.effects.push_back(Effect::ReadRoutes);
             }
             None => found,
             Some(first) => {

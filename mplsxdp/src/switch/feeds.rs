@@ -7,16 +7,17 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use tracing::{info, warn};
 
+use super::Switch;
 use super::routes::{NotChanged, RouteChange};
-use super::{Switch, TABLE_MAIN};
 use crate::config::{SyncSource, SyncTable};
 use crate::control::api::{self, SyncState};
 use crate::dataplane::Tables;
 use crate::feeds::mirror::Sizes;
 use crate::feeds::{Interface, InterfaceKind, Interfaces, Key, Mirror, left_to_kernel};
-use crate::lfib::{Budget, Change, ChangeError};
+use crate::lfib::{Budget, Change, ChangeError, Mode};
 use crate::neighbour::Event;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
@@ -46,6 +47,10 @@ pub enum FeedEvent {
 #[derive(Debug, Default)]
 pub(super) struct Feeds {
     feeds: Vec<Feed>,
+    /// The routing tables whose IP routes count, as they were named.
+    wanted_tables: Vec<SyncTable>,
+    /// The same by their numbers. A VRF's is known once the VRF is there.
+    tables: BTreeSet<u32>,
     /// The interfaces as the routes were last made for them.
     interfaces: HashMap<u32, Interface>,
     /// They may be others now.
@@ -61,8 +66,6 @@ pub(super) struct Feeds {
 struct Feed {
     source: Source,
     mirror: Mirror,
-    /// Labels below this can have routes.
-    labels: u32,
     /// The keys whose routes are being changed.
     in_flight: Vec<Key>,
     /// The keys whose routes there was no room for, and why.
@@ -82,15 +85,7 @@ impl Interfaces for HashMap<u32, Interface> {
 }
 
 impl Feeds {
-    pub fn new(sources: &[SyncSource], tables: &[SyncTable], labels: u32) -> Self {
-        let numbers = tables.iter().filter_map(|table| match table {
-            SyncTable::Number(number) => Some(*number),
-            SyncTable::Vrf(_) => None,
-        });
-        let mut numbers: BTreeSet<u32> = numbers.collect();
-        if tables.is_empty() {
-            numbers.insert(TABLE_MAIN);
-        }
+    pub fn new(sources: &[SyncSource], tables: &[SyncTable]) -> Self {
         let feeds = sources.iter().map(|source| {
             let source = match source {
                 SyncSource::Kernel => Source::Kernel,
@@ -98,9 +93,8 @@ impl Feeds {
             };
             Feed {
                 source,
-                mirror: Mirror::new(source, numbers.clone()),
+                mirror: Mirror::new(source),
                 in_flight: Vec::new(),
-                labels,
                 refused: HashMap::new(),
                 foreign: Vec::new(),
                 state: SyncState::default(),
@@ -110,6 +104,10 @@ impl Feeds {
         });
         Self {
             feeds: feeds.collect(),
+            wanted_tables: match tables {
+                [] => vec![SyncTable::MAIN],
+                tables => tables.to_vec(),
+            },
             ..Self::default()
         }
     }
@@ -140,12 +138,6 @@ impl Feeds {
         !self.interfaces_changed && self.feeds.iter().all(is_idle)
     }
 
-    /// The routing tables that count.
-    pub fn tables(&self) -> BTreeSet<u32> {
-        let first = self.feeds.first();
-        first.map(|feed| feed.mirror.tables().clone()).unwrap_or_default()
-    }
-
     /// What a source has said of a key.
     pub fn said(&self, source: Source, key: Key) -> Option<&rtnl::Route> {
         self.get(source)?.mirror.route(key).map(|(route, _)| route)
@@ -155,11 +147,6 @@ impl Feeds {
     pub fn next_label(&self, source: Source, after: Option<Key>) -> Option<Key> {
         let next = self.get(source)?.mirror.keys_after(after).next();
         next.filter(|key| matches!(key, Key::Label(_)))
-    }
-
-    /// The route to install for a key of this source, if it has said what `mirror` has.
-    pub fn wanted(&self, source: Source, key: Key, mirror: &Mirror) -> Option<Route> {
-        self.get(source)?.route_of(mirror, key, &self.interfaces)
     }
 
     /// The routes of these keys are not what a source wants.
@@ -278,6 +265,16 @@ impl Feeds {
     }
 
     fn follow_interfaces(&mut self, ports: &Ports, links: &Links) {
+        let vrf = |name: &str| links.by_name(name).and_then(|link| link.vrf_table);
+        let tables = self.wanted_tables.iter().filter_map(|table| match table {
+            SyncTable::Number(number) => Some(*number),
+            SyncTable::Vrf(name) => vrf(name),
+        });
+        let tables = tables.collect();
+        if tables != self.tables {
+            self.tables = tables;
+            self.feeds.iter_mut().for_each(|feed| feed.mirror.look_again());
+        }
         let interfaces: HashMap<u32, Interface> = links
             .iter()
             .map(|link| {
@@ -373,29 +370,85 @@ impl<T: Tables> Switch<T> {
                 self.feeds.follow_inputs(&mut self.ports, self.lfib.tables_mut());
             }
         }
-        let mut changes = Vec::new();
-        for feed in self.feeds.feeds.iter_mut().filter(|feed| feed.in_flight.is_empty()) {
+        for index in 0..self.feeds.feeds.len() {
+            let Some(feed) = self.feeds.feeds.get_mut(index).filter(|feed| feed.in_flight.is_empty()) else {
+                continue;
+            };
             feed.mirror.step(BATCH, budget);
             let keys = feed.mirror.take_some(BATCH);
-            if keys.is_empty() && feed.foreign.is_empty() {
+            let mut gone = std::mem::take(&mut feed.foreign);
+            if keys.is_empty() && gone.is_empty() {
                 continue;
             }
+            feed.in_flight.clone_from(&keys);
+            let source = feed.source;
             let mut routes = Vec::new();
-            let mut gone = std::mem::take(&mut feed.foreign);
-            for &key in &keys {
-                match feed.route_of(&feed.mirror, key, &self.feeds.interfaces) {
-                    Some(route) => routes.push((Owner::Of(feed.source), route)),
+            for key in keys {
+                match self.wanted(source, key, None) {
+                    Some(route) => routes.push((Owner::Of(source), route)),
                     None => gone.push(route_key(key)),
                 }
             }
-            feed.in_flight = keys;
-            changes.push(RouteChange::follow(feed.source, routes, gone));
+            self.change_routes(RouteChange::follow(source, routes, gone), now);
             if !budget.spend(BATCH) {
                 break;
             }
         }
-        for change in changes {
-            self.change_routes(change, now);
+    }
+
+    /// The route to install for what a source has for a key, or for what it has in `mirror`. `None`: there is to be none.
+    pub(super) fn wanted(&self, source: Source, key: Key, mirror: Option<&Mirror>) -> Option<Route> {
+        let feed = self.feeds.get(source)?;
+        let is_meant = match key {
+            Key::Label(label) => label.get() < self.lfib.tables().capacity().labels,
+            Key::Prefix(table, prefix) => self.feeds.tables.contains(&table) && !self.is_overridden(source, prefix),
+        };
+        if !is_meant {
+            return None;
+        }
+        let mirror = mirror.unwrap_or(&feed.mirror);
+        let route = mirror.wanted(key, route_key(key), &self.feeds.interfaces)?;
+        match feed.refused.get(&key) {
+            Some(reason) => left_to_kernel(route_key(key), reason, route.attributes()),
+            None => Some(route),
+        }
+    }
+
+    /// A preferred owner has a route for this prefix in every table. The source's, of one table, would take its place there.
+    fn is_overridden(&self, source: Source, prefix: IpNet) -> bool {
+        let owner = self.lfib.owner(RouteKey::Prefix(Fec::new(prefix, None)));
+        owner.is_some_and(|owner| self.rib.prefers(owner, Owner::Of(source)))
+    }
+
+    /// Routes have changed that may override those of a source, or did so.
+    pub(super) fn look_at_overridden(&mut self, change: &Change) {
+        if self.feeds.is_empty() {
+            return;
+        }
+        let keys: Vec<RouteKey> = match change {
+            Change::Install {
+                mode: Mode::ReplaceAll, ..
+            }
+            | Change::Flush(_) => {
+                self.feeds.feeds.iter_mut().for_each(|feed| feed.mirror.look_again());
+                return;
+            }
+            Change::Install { routes, .. } => routes.iter().map(Route::key).collect(),
+            Change::Settle { routes, deleted } => routes
+                .iter()
+                .map(|(_, route)| route.key())
+                .chain(deleted.iter().copied())
+                .collect(),
+            Change::Delete(keys) => keys.to_vec(),
+        };
+        let prefixes = keys.into_iter().filter_map(|key| match key {
+            RouteKey::Prefix(Fec { prefix, table: None }) => Some(prefix),
+            _ => None,
+        });
+        let Feeds { feeds, tables, .. } = &mut self.feeds;
+        for prefix in prefixes {
+            let keys = || tables.iter().map(|&table| Key::Prefix(table, prefix));
+            feeds.iter_mut().for_each(|feed| feed.mirror.look_again_at(keys()));
         }
     }
 
@@ -427,20 +480,6 @@ impl<T: Tables> Switch<T> {
                 feed.mirror.look_again_at(keys);
             }
             None => warn!(%source, %reason, "routes of a source cannot be changed"),
-        }
-    }
-}
-
-impl Feed {
-    /// The route to install for what `mirror` has for a key; `None`: none.
-    fn route_of(&self, mirror: &Mirror, key: Key, interfaces: &HashMap<u32, Interface>) -> Option<Route> {
-        if matches!(key, Key::Label(label) if label.get() >= self.labels) {
-            return None;
-        }
-        let route = mirror.wanted(key, route_key(key), interfaces)?;
-        match self.refused.get(&key) {
-            Some(reason) => left_to_kernel(route_key(key), reason, route.attributes()),
-            None => Some(route),
         }
     }
 }

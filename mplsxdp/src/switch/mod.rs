@@ -260,10 +260,8 @@ pub enum Effect {
         name: Arc<str>,
     },
     SetFixesPeers(bool),
-    /// Read the kernel's routes, of these tables.
-    ReadRoutes {
-        tables: BTreeSet<u32>,
-    },
+    /// Read the kernel's routes.
+    ReadRoutes,
     /// Have the kernel's interfaces, addresses, neighbours and routes reported anew.
     Resync,
     /// Drop this, which may take a while.
@@ -319,7 +317,7 @@ impl<T: Tables> Switch<T> {
             started: now,
             identity,
             audits: Audits::default(),
-            feeds: Feeds::new(&config.sync, &config.sync_table, config.labels.get()),
+            feeds: Feeds::new(&config.sync, &config.sync_table),
             ports: Ports::new(config.mode, settings, !config.no_readopt),
             config,
             resolver: Resolver::default(),

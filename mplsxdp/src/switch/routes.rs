@@ -484,6 +484,9 @@ impl<T: Tables> Switch<T> {
         reported: Reported,
         now: Instant,
     ) {
+        if result.is_ok() && !matches!(change.origin, Origin::Feed(_)) {
+            self.look_at_overridden(&change.change);
+        }
         let (token, peer, waits) = match change.origin {
             Origin::Call { token, peer, waits } => (token, peer, waits),
             Origin::Feed(source) => return self.fed(source, result.as_ref().map(|_| ()), &change.change),

@@ -280,6 +280,53 @@ fn the_lowest_metric_of_a_prefix_counts() {
 }
 
 #[test]
+fn a_static_route_overrides_that_of_a_table() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let kernels = "kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 table main proto bgp";
+    rig.kernel(vec![said(
+        prefix("10.1.0.0/16", 0),
+        paths(&[path(1, 1, imposed(&[100]))]),
+    )]);
+    assert_eq!(rig.shown(), [kernels]);
+    let own = "10.1.0.0/16 encap mpls 200 via inet 10.0.0.1 dev eth2";
+    rig.change(ChangeMode::Add, &[own], true).unwrap();
+    assert_eq!(rig.shown(), [format!("static {own}")]);
+    let key = RouteKey::Prefix(crate::route::Fec::new("10.1.0.0/16".parse().unwrap(), None));
+    let delete = Request::DeleteRoutes {
+        owner: Source::Static,
+        routes: vec![Description::from(key)],
+    };
+    rig.request(delete).unwrap();
+    assert_eq!(rig.shown(), [kernels]);
+}
+
+#[test]
+fn the_tables_of_vrfs_count_once_the_vrf_is_there() {
+    let options = Options {
+        sync: vec![SyncSource::Kernel],
+        sync_table: ["red", "2000"].map(|table| table.parse().unwrap()).to_vec(),
+        ..Options::default()
+    };
+    let mut rig = Rig::up_with(Config::unchecked(options, vec![port("eth1")], Vec::new()));
+    let in_table = |table| {
+        let Destination::Prefix(prefix) = prefix("10.1.0.0/16", 0) else {
+            unreachable!()
+        };
+        let destination = Destination::Prefix(rtnl::Prefix { table, ..prefix });
+        said(destination, paths(&[path(1, 1, imposed(&[table]))]))
+    };
+    rig.kernel([254, 1000, 2000].map(in_table).to_vec());
+    let route =
+        |table| format!("kernel 10.1.0.0/16 encap mpls {table} via inet 10.0.0.1 dev eth1 table {table} proto bgp");
+    assert_eq!(rig.shown(), [route(2000)]);
+    rig.link(LinkInfo {
+        vrf_table: Some(1000),
+        ..link(9, "red")
+    });
+    assert_eq!(rig.shown(), [route(1000), route(2000)]);
+}
+
+#[test]
 fn a_routing_daemon_that_restarts_interrupts_nothing() {
     let mut rig = synced(&[FPM]);
     let event = |rig: &mut Rig, event| rig.handle(Input::Feed(event));
@@ -349,12 +396,12 @@ fn an_interface_that_becomes_a_port_gets_its_routes() {
 fn audit(rig: &mut Rig, repair: bool, messages: &[Message]) -> Vec<api::SyncCheck> {
     let token = rig.ask(Request::CheckSync { repair });
     loop {
-        let is_read = |effect: &Effect| matches!(effect, Effect::ReadRoutes { .. });
+        let is_read = |effect: &Effect| matches!(effect, Effect::ReadRoutes);
         let Some(index) = rig.seen.iter().position(is_read) else {
             break;
         };
         rig.seen.remove(index);
-        let mut mirror = Box::new(Mirror::new(Source::Kernel, [TABLE_MAIN].into()));
+        let mut mirror = Box::new(Mirror::new(Source::Kernel));
         messages.iter().cloned().for_each(|message| mirror.take(message));
         mirror.forget_changes();
         rig.handle(Input::RoutesRead(Ok(Reading { mirror, has_mpls: true })));

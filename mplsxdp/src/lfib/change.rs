@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::ops::{AddAssign as _, SubAssign as _};
 use std::sync::Arc;
 
 use mplsxdp_common::abi::{LabelStack, Op, RouteEntry, TtlPropagate};
@@ -508,13 +507,14 @@ impl<T: Tables> Lfib<T> {
             Some(route) => self.routes.insert(key, route),
             None => self.routes.remove(&key),
         };
+        let label = usize::from(matches!(key, RouteKey::Label(_)));
         if let Some(old) = old {
-            self.counts.of(key).sub_assign(1);
+            self.counts.labels -= label;
             self.counts.uncounted -= usize::from(old.entry.slot() == 0);
             self.counts.by_source[old.owner.source() as usize] -= 1;
         }
         if let Some(new) = route {
-            self.counts.of(key).add_assign(1);
+            self.counts.labels += label;
             self.counts.uncounted += usize::from(new.entry.slot() == 0);
             self.counts.by_source[new.owner.source() as usize] += 1;
         }

@@ -21,15 +21,15 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use mplsxdp_common::abi::{Adjacency, LabelStack, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
-use crate::route::{Attributes, Fec, Owner, PassReason, RouteKey, Source};
+use crate::route::{Attributes, Owner, PassReason, RouteKey, Source};
 pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
 pub use domains::FillError;
 use domains::Vrfs;
+pub use fecs::Families;
 use ftn::STEP;
 use groups::Groups;
 pub use list::{Candidate, Listed, Page, Ways};
@@ -57,27 +57,10 @@ struct Installed {
 #[derive(Default, Debug)]
 struct Counts {
     labels: usize,
-    v4_prefixes: usize,
-    v6_prefixes: usize,
     /// Those without a counter slot.
     uncounted: usize,
     /// By source.
     by_source: [usize; Source::ALL.len()],
-}
-
-impl Counts {
-    /// How many there are of this kind.
-    fn of(&mut self, key: RouteKey) -> &mut usize {
-        match key {
-            RouteKey::Label(_) => &mut self.labels,
-            RouteKey::Prefix(Fec {
-                prefix: IpNet::V4(_), ..
-            }) => &mut self.v4_prefixes,
-            RouteKey::Prefix(Fec {
-                prefix: IpNet::V6(_), ..
-            }) => &mut self.v6_prefixes,
-        }
-    }
 }
 
 /// Every route, and the tables that hold them.
@@ -154,12 +137,9 @@ impl<T: Tables> Lfib<T> {
         self.counts.by_source[source as usize] == self.routes.len()
     }
 
-    pub fn v4_prefix_routes(&self) -> usize {
-        self.counts.v4_prefixes
-    }
-
-    pub fn v6_prefix_routes(&self) -> usize {
-        self.counts.v6_prefixes
+    /// How many entries prefix routes have in the FTN. A route without `table` has one in each domain.
+    pub fn ftn_entries(&self) -> Families {
+        self.pass.route_entries(None)
     }
 
     /// The number of routes without a counter slot.

@@ -17,7 +17,7 @@ use super::*;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 use crate::dataplane::{Capacity, TableError};
 use crate::route::filter::KeyFilter;
-use crate::route::{Action, NextHop, OutLabels, PassReason, Path, Protocol, Route, RoutingTable, Via};
+use crate::route::{Action, Fec, NextHop, OutLabels, PassReason, Path, Protocol, Route, RoutingTable, Via};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -1406,7 +1406,6 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
     }
     let prefixes = model.keys().filter(|key| matches!(key, RouteKey::Prefix(_))).count();
     prop_assert_eq!(lfib.prefix_routes(), prefixes);
-    prop_assert_eq!(lfib.v4_prefix_routes() + lfib.v6_prefix_routes(), prefixes);
     prop_assert_eq!(lfib.label_routes() + prefixes, model.len());
 
     let all: BTreeSet<Domain> = lfib.domains().map(|(domain, _)| domain).collect();
@@ -2013,11 +2012,15 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     lfib.tables_mut().end_grace_periods();
     fill(&mut lfib);
     assert_eq!((lfib.domains().count(), lfib.tables().ftn.len()), (1, 600));
+    assert_eq!((lfib.ftn_entries().v4, lfib.ftn_entries().v6), (600, 0));
     lfib.use_vrf(30, BTreeMap::new);
     assert!(
         lfib.domains()
             .any(|(domain, table)| (domain, table) == (Domain(1), Some(30)))
     );
+    // Each route takes an entry in each domain.
+    fill(&mut lfib);
+    assert_eq!((lfib.prefix_routes(), lfib.ftn_entries().v4), (600, 1200));
 }
 
 #[test]

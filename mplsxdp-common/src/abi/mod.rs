@@ -93,8 +93,8 @@ pub const MAX_QUEUES: u32 = 128;
 pub const REASON_SLOTS: u32 = 48;
 /// Policed reasons have numbers below this. Slots for policers of one port in `POLICERS`.
 pub const PUNT_SLOTS: u32 = 8;
-/// The most labels that one route pushes.
-pub const MAX_PUSH: usize = 8;
+/// The most labels that one route pushes: as many as FRR has.
+pub const MAX_PUSH: usize = 16;
 
 /// The one entry of `META`. All zero: not configured.
 #[repr(C)]

@@ -46,19 +46,14 @@ impl LabelStack {
     }
 
     /// As it lies in memory.
-    pub fn words(&self) -> [u64; 5] {
-        let pair = |index: usize| {
-            let [a, b, c, d] = self.labels[index].to_ne_bytes();
-            let [e, f, g, h] = self.labels[index + 1].to_ne_bytes();
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-        };
-        [
-            u64::from_ne_bytes([self.depth, self.ttl, 0, 0, 0, 0, 0, 0]),
-            pair(0),
-            pair(2),
-            pair(4),
-            pair(6),
-        ]
+    pub fn words(&self) -> [u64; 1 + MAX_PUSH / 2] {
+        let mut words = [u64::from_ne_bytes([self.depth, self.ttl, 0, 0, 0, 0, 0, 0]); 1 + MAX_PUSH / 2];
+        for (word, pair) in words.iter_mut().skip(1).zip(self.labels.as_chunks::<2>().0) {
+            let [a, b, c, d] = pair[0].to_ne_bytes();
+            let [e, f, g, h] = pair[1].to_ne_bytes();
+            *word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        }
+        words
     }
 
     /// Number of labels, 1 to [`MAX_PUSH`]; 0 in an unused slot.
@@ -92,6 +87,6 @@ impl LabelStack {
 
 const _: () = {
     // A multiple of 8, as the kernel lays out arrays: what is mapped has no gaps.
-    assert!(size_of::<LabelStack>() == 40);
+    assert!(size_of::<LabelStack>() == 72);
     assert!(core::mem::offset_of!(LabelStack, labels) == 8);
 };

@@ -279,6 +279,9 @@ pub(super) fn label_stack<T: PortView>(tables: &T, entry: RouteEntry) -> Checked
     }
 }
 
+/// Stacks of up to so many labels are written without a loop; deeper ones are rare.
+const SHALLOW: usize = 4;
+
 /// Writes the labels of a stack of known depth at `offset`. `bottom` is the S bit and the TTL of the innermost.
 #[inline(always)]
 pub(super) fn store_labels<F: Frame>(
@@ -290,7 +293,25 @@ pub(super) fn store_labels<F: Frame>(
     bottom: (bool, u8),
 ) -> Checked<()> {
     let last = depth - 1;
-    for index in 0..MAX_PUSH {
+    if last < SHALLOW {
+        return store_up_to::<_, SHALLOW>(frame, offset, (stack, last), tc, outer_ttl, bottom);
+    }
+    // The verifier is not to follow what comes once for each depth. In a call of its own this would cost it many times more.
+    let (offset, last) = (frame.opaque(offset), frame.opaque(last));
+    store_up_to::<_, MAX_PUSH>(frame, offset, (stack, last), tc, outer_ttl, bottom)
+}
+
+/// Writes the labels up to the one with the index `last`, which is below `MAX`.
+#[inline(always)]
+fn store_up_to<F: Frame, const MAX: usize>(
+    frame: &mut F,
+    offset: usize,
+    (stack, last): (&LabelStack, usize),
+    tc: u8,
+    outer_ttl: u8,
+    bottom: (bool, u8),
+) -> Checked<()> {
+    for index in 0..MAX {
         if index > last {
             break;
         }

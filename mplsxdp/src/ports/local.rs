@@ -11,7 +11,6 @@
 
 use std::io;
 
-use mplsxdp_common::abi::MAX_PUSH;
 use mplsxdp_common::wire::{LSE_LEN, Mac};
 
 use crate::kernel::ethtool::Feature;
@@ -29,10 +28,12 @@ const FAR_SUFFIX: &str = "-port";
 /// IFNAMSIZ less the NUL.
 const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 
-/// The MTU of the near end: a packet with the most labels that a route pushes must still fit the ports, the lowest of whose
-/// MTUs is `lowest_port_mtu`.
+/// How many labels packets have room for. Few routes push more; packets that do not fit then are too big, and their sender is told.
+const LABELS: usize = 8;
+
+/// The MTU of the near end, so that a packet still fits the ports (of which this is the lowest MTU) with [`LABELS`].
 pub const fn mtu_beneath(lowest_port_mtu: u32) -> u32 {
-    lowest_port_mtu.saturating_sub((LSE_LEN * MAX_PUSH) as u32)
+    lowest_port_mtu.saturating_sub((LSE_LEN * LABELS) as u32)
 }
 
 /// The pair, set up. It stays until [`LocalPair::remove`]; the next [`LocalPair::create`] replaces what a killed process left.

@@ -1275,9 +1275,9 @@ mod tests {
                  is 2",
             ),
             (
-                "100 as 16/17/18/19/20/21/22/23/24 via inet 192.0.2.1",
-                "as 16/17/18/19/20/21/22/23/24",
-                "9 labels to push; at most 8 are supported",
+                "100 as 16/17/18/19/20/21/22/23/24/25/26/27/28/29/30/31/32 via inet 192.0.2.1",
+                "as 16/17/18/19/20/21/22/23/24/25/26/27/28/29/30/31/32",
+                "17 labels to push; at most 16 are supported",
             ),
             ("100 as 110 as 111 via inet 192.0.2.1", "as", "`as` is given twice"),
             (

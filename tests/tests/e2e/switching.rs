@@ -120,6 +120,22 @@ fn push() -> Result<()> {
         "eight labels",
         &bench.labelled(&[Entry::new(101, 64)], &v6(64)?),
         &bench.out_labelled(&stack, &v6(64)?),
+    )?;
+    // The most that there may be, in place of one label and on IP.
+    let stack: Vec<_> = (1001..=1016).map(|label| Entry::new(label, 63)).collect();
+    let labels: Vec<_> = stack.iter().map(|entry| entry.label.to_string()).collect();
+    bench.route(&format!("102 as {}", labels.join("/")))?;
+    bench.route(&format!("10.16.0.0/16 encap mpls {}", labels.join("/")))?;
+    bench.expect(
+        "sixteen labels",
+        &bench.labelled(&[Entry::new(102, 64), Entry::new(17, 5)], &v4(64)?),
+        &bench.out_labelled(&[&stack[..], &[Entry::new(17, 5)]].concat(), &v4(64)?),
+    )?;
+    let packet = |ttl| udp("192.0.2.1".parse()?, "10.16.0.1".parse()?, ttl, b"deep");
+    bench.expect(
+        "sixteen labels on IP",
+        &ethernet(bench.port1, bench.left.mac(), ETH_P_IP, &packet(64)?),
+        &bench.out_labelled(&stack, &packet(63)?),
     )
 }
 

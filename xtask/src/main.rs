@@ -58,7 +58,7 @@ enum Command {
     Test {
         /// Only tests whose names contain this.
         filter: Option<String>,
-        /// A few of them also in a guest with the oldest kernel that mplsxdp runs on.
+        /// A few of them also in a guest with the oldest kernel that mplsxdp runs on, and the lab l3vpn.
         #[arg(long, conflicts_with = "filter")]
         guest: bool,
     },
@@ -129,7 +129,7 @@ fn main() -> ExitCode {
         Command::Build { release } => build(release),
         Command::Demo {
             part: Some(Part::Frr), ..
-        } => guest::lab::labs(&["l3vpn".to_owned()]).and_then(|summary| closing_line(&summary, None)),
+        } => guest::lab::labs(&[guest::lab::SHOWN.to_owned()]).and_then(|summary| closing_line(&summary, None)),
         Command::Demo { part: None, built } => demo(built.as_deref()),
         Command::Test { filter, guest } => test(filter.as_deref(), guest),
         Command::Guest {
@@ -266,6 +266,7 @@ fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     summary += run_tests(&mut command)?;
     if guest {
         summary += guest::test_short()?;
+        summary += guest::lab::test_short()?;
     }
     closing_line(&summary, filter)
 }

@@ -141,7 +141,8 @@ impl Speaker {
             .replace("FEED", &feed.to_string_lossy());
         fs::write(&configuration, text)?;
         show::command(node, &format!("exabgp {file}"));
-        let program = "/usr/bin/env";
+        // /usr/sbin/exabgp is a link to it, which the installation makes.
+        let program = "/usr/sbin/python3-exabgp";
         let mut command = if Path::new(DEBIAN).exists() {
             frr::prepare()?;
             let mut command = node.netns().command("chroot");
@@ -152,15 +153,12 @@ impl Speaker {
         };
         let log = directory.join("exabgp.log");
         let output = fs::File::create(&log)?;
-        // Without these it would run the program as user nobody, and answer each command.
+        // It would run feed.py as user nobody, and it listens only where it is told to.
         command
-            .args([
-                "exabgp.daemon.user=root",
-                "exabgp.tcp.bind=0.0.0.0",
-                "exabgp.api.cli=false",
-                "exabgp.log.all=true",
-            ])
-            .args(["/usr/sbin/exabgp"])
+            .env("exabgp.daemon.user", "root")
+            .env("exabgp.tcp.bind", "0.0.0.0")
+            .env("exabgp.api.cli", "false")
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .arg(configuration)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -48,6 +48,21 @@ impl Lab {
     }
 }
 
+/// The lab that `cargo xtask demo frr` and `cargo xtask test --guest` run.
+pub const SHOWN: &str = "l3vpn";
+
+/// The labs' part of `cargo xtask test --guest`. A machine that cannot have it has one skipped test, with the reason.
+pub fn test_short() -> Result<Summary> {
+    if let Some(reason) = debian::missing() {
+        println!("\nlab {SHOWN} ... ignored, {reason}");
+        return Ok(Summary {
+            skipped: 1,
+            ..Summary::default()
+        });
+    }
+    labs(&[SHOWN.to_owned()])
+}
+
 /// `cargo xtask guest lab NAME...`: each in a guest of its own.
 pub fn labs(names: &[String]) -> Result<Summary> {
     if let Some(reason) = debian::missing() {

@@ -14,8 +14,13 @@ const FPM: SyncSource = SyncSource::Fpm(std::net::SocketAddr::new(
 ));
 
 fn synced(sources: &[SyncSource]) -> Rig {
+    synced_with_tables(sources, &[])
+}
+
+fn synced_with_tables(sources: &[SyncSource], tables: &[&str]) -> Rig {
     let options = Options {
         sync: sources.to_vec(),
+        sync_table: tables.iter().map(|table| table.parse().unwrap()).collect(),
         ..Options::default()
     };
     let ports = ["eth1", "eth2"].map(port).to_vec();
@@ -256,6 +261,34 @@ fn ip_routes_follow_their_nexthop_objects() {
     );
     rig.kernel(vec![Message::ObjectGone(7)]);
     assert_eq!(rig.shown().len(), 0);
+}
+
+/// As those of an L3VPN's customers.
+#[test]
+fn each_table_has_routes_of_its_own_for_the_same_prefix() {
+    let mut rig = synced_with_tables(&[SyncSource::Kernel], &["main", "1000", "2000"]);
+    let in_table = |table: u32| {
+        let Destination::Prefix(prefix) = prefix("10.1.0.0/16", 0) else {
+            unreachable!()
+        };
+        Destination::Prefix(rtnl::Prefix { table, ..prefix })
+    };
+    let route = |table, out: u32| said(in_table(table), paths(&[path(1, 1, imposed(&[out]))]));
+    rig.kernel(vec![
+        route(2000, 102),
+        route(1000, 101),
+        route(254, 100),
+        route(3000, 103),
+    ]);
+    let shown =
+        |out, table| format!("kernel 10.1.0.0/16 encap mpls {out} via inet 10.0.0.1 dev eth1 table {table} proto bgp");
+    let (main, red, blue) = (shown(100, "main"), shown(101, "1000"), shown(102, "2000"));
+    assert_eq!(rig.shown(), [main.as_str(), &red, &blue]);
+    rig.kernel(vec![Message::RouteGone(route_to(
+        in_table(1000),
+        To::Paths(SmallVec::new()),
+    ))]);
+    assert_eq!(rig.shown(), [main, blue]);
 }
 
 #[test]

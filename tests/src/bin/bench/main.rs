@@ -1,4 +1,5 @@
-//! What the switch can do: its forwarding rate here, and how long a failover takes in [`failover`].
+//! What the switch can do: its forwarding rate here, how long a failover takes in [`failover`], and how fast routes
+//! of a routing daemon get into the tables in [`fpm`].
 //!
 //! The forwarding rate of the fast path is measured against a bare redirect on the same rig in the same run.
 //!
@@ -17,6 +18,7 @@
 //! off: what counts is what arrives at the sink. The slow path is on the same CPU, and comes first as soon as there is a frame.
 
 mod failover;
+mod fpm;
 
 use std::io;
 use std::net::IpAddr;
@@ -89,12 +91,16 @@ struct Arguments {
 enum Section {
     /// Measures how long a failover takes, and how long each request holds up the others.
     Failover(failover::Arguments),
+    /// Measures how fast routes of a routing daemon get into the tables, and how much memory they take.
+    Fpm(fpm::Arguments),
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Section::Failover(arguments)) = &arguments.section {
-        return failover::run(arguments);
+    match &arguments.section {
+        Some(Section::Failover(arguments)) => return failover::run(arguments),
+        Some(Section::Fpm(arguments)) => return fpm::run(arguments),
+        None => {}
     }
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace; this needs root")?;
     let mut cpus = CpuSet::new();

@@ -733,7 +733,7 @@ fn refused() -> Result<()> {
             "link add eth1.0",
             "eth1.0: 0 is not a VLAN identifier: these are 1 to 4094",
         ),
-        ("link add eth1.4095", "4095 is no VLAN identifier"),
+        ("link add eth1.4095", "4095 is not a VLAN identifier"),
         ("link add eth1.1.2.3", "eth1.1.2.3 has more than two VLAN tags"),
         ("link add eth9.100", "there is no interface eth9.100"),
         ("link del eth1.101", "`mplsxdp link add eth1.101`"),

@@ -307,7 +307,10 @@ fn left_alone() -> Result<()> {
     router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
     remake(&bench)?;
     wait::until("the loss of the port", LIMIT, || {
-        Ok(router.said().contains("`mplsxdp link add eth2` takes it").then_some(()))
+        Ok(router
+            .said()
+            .contains("add it with `mplsxdp link add eth2`")
+            .then_some(()))
     })?;
     let links: Vec<Link> = router.json("link show")?;
     ensure!(links.len() == 1, "{links:?}");

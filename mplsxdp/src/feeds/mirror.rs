@@ -542,3 +542,187 @@ fn without_paths(route: &Route, gone: &Route) -> Option<Route> {
         _ => Some(left),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::route::Protocol;
+    use crate::rtnl::Labels;
+
+    fn path(ifindex: u32) -> Path {
+        Path {
+            ifindex,
+            via: None,
+            labels: Labels::Out(smallvec![]),
+            weight: 1,
+        }
+    }
+
+    fn route(destination: Destination, to: To) -> Route {
+        Route {
+            destination,
+            protocol: Protocol(0),
+            unicast: true,
+            to,
+            ttl_propagate: None,
+        }
+    }
+
+    fn prefix(host: u8, metric: u32) -> Destination {
+        Destination::Prefix(Prefix {
+            table: 254,
+            prefix: IpNet::new([10, 0, 0, host].into(), 32).unwrap(),
+            metric,
+            selective: false,
+        })
+    }
+
+    fn v6(metric: u32) -> Destination {
+        Destination::Prefix(Prefix {
+            table: 254,
+            prefix: "2001:db8::/32".parse().unwrap(),
+            metric,
+            selective: false,
+        })
+    }
+
+    fn said(route: Route) -> Message {
+        let position = Position::Replaces;
+        Message::Route { route, position }
+    }
+
+    fn drain(mirror: &mut Mirror) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
+        while mirror.has_work() {
+            mirror.step(3, &mut Budget::new(5, &mut || false));
+            keys.extend(mirror.take_some(2));
+        }
+        keys
+    }
+
+    fn messages() -> impl Strategy<Value = Message> {
+        let to = prop_oneof![
+            (1..4u32).prop_map(To::Object),
+            (1..3u32).prop_map(|ifindex| To::Paths(smallvec![path(ifindex)]))
+        ];
+        let destination = prop_oneof![
+            (16..20u32).prop_map(|label| Destination::Label(Label::from_low_bits(label))),
+            (0..3u8, 0..2u32).prop_map(|(host, metric)| prefix(host, metric)),
+            (0..2u32).prop_map(v6)
+        ];
+        let object = prop_oneof![
+            (1..3u32).prop_map(|ifindex| ObjectTo::Path(path(ifindex))),
+            vec((1..4u32, 1..3u32), 1..3).prop_map(ObjectTo::Group),
+            Just(ObjectTo::Blackhole)
+        ];
+        prop_oneof![
+            4 => (destination.clone(), to).prop_map(|(destination, to)| said(route(destination, to))),
+            2 => destination.prop_map(|destination| Message::RouteGone(route(destination, To::Paths(smallvec![])))),
+            2 => (1..4u32, object).prop_map(|(id, to)| Message::Object(Object { id, to })),
+            1 => (1..4u32).prop_map(Message::ObjectGone),
+        ]
+    }
+
+    /// What decides about the route of each key: the route itself, and the objects behind it.
+    fn meaning(mirror: &Mirror, key: Key) -> Option<(Route, Vec<Option<ObjectTo>>)> {
+        let (route, _) = mirror.route(key)?;
+        let first = object_of(route).map(|id| mirror.object(id).cloned());
+        let members = first.iter().flatten().flat_map(|to| match to {
+            ObjectTo::Group(members) => members.iter().map(|(id, _)| mirror.object(*id).cloned()).collect(),
+            _ => Vec::new(),
+        });
+        let objects = first.iter().cloned().chain(members).collect();
+        Some((route.clone(), objects))
+    }
+
+    proptest! {
+        /// Whatever a source says, each key needs another look whose route has another meaning than before.
+        #[test]
+        fn every_change_of_a_meaning_is_noticed(rounds in vec(vec(messages(), 0..8), 1..8), replays in vec(any::<bool>(), 8)) {
+            let mut mirror = Mirror::new(Source::Kernel);
+            let mut known: BTreeMap<Key, (Route, Vec<Option<ObjectTo>>)> = BTreeMap::new();
+            for (messages, replay) in rounds.into_iter().zip(replays) {
+                if replay {
+                    mirror.begin();
+                }
+                messages.into_iter().for_each(|message| mirror.take(message));
+                if replay {
+                    mirror.end();
+                }
+                let dirty = drain(&mut mirror);
+                let now: BTreeMap<_, _> =
+                    mirror.keys_after(None).filter_map(|key| Some((key, meaning(&mirror, key)?))).collect();
+                let keys: BTreeSet<Key> = known.keys().chain(now.keys()).copied().collect();
+                for key in keys {
+                    prop_assert!(known.get(&key) == now.get(&key) || dirty.contains(&key), "{key}");
+                }
+                known = now;
+            }
+        }
+
+        /// A source that says everything again leaves what it says, and nothing else.
+        #[test]
+        fn after_a_replay_there_is_what_was_said(before in vec(messages(), 0..20), again in vec(messages(), 0..20)) {
+            let mut mirror = Mirror::new(Source::Kernel);
+            before.into_iter().for_each(|message| mirror.take(message));
+            let mut fresh = Mirror::new(Source::Kernel);
+            // What is said once is not taken back in the same breath.
+            let again: Vec<Message> =
+                again.into_iter().filter(|message| matches!(message, Message::Route { .. } | Message::Object(_))).collect();
+            mirror.begin();
+            for message in again {
+                fresh.take(message.clone());
+                mirror.take(message);
+            }
+            mirror.end();
+            drain(&mut mirror);
+            let all = |mirror: &Mirror| mirror.keys_after(None).map(|key| (key, meaning(mirror, key))).collect::<Vec<_>>();
+            prop_assert_eq!(all(&mirror), all(&fresh));
+            prop_assert_eq!(mirror.sizes(), fresh.sizes());
+            prop_assert_eq!(mirror.users, fresh.users);
+            prop_assert_eq!(mirror.groups, fresh.groups);
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_single_paths_out_of_an_ipv6_route() {
+        let mut mirror = Mirror::new(Source::Kernel);
+        let two = To::Paths(smallvec![path(1), path(2)]);
+        mirror.take(said(route(v6(1), two)));
+        mirror.take(Message::RouteGone(route(v6(1), To::Paths(smallvec![path(1)]))));
+        let key = Key::from(v6(1));
+        let left = To::Paths(smallvec![path(2)]);
+        assert_eq!(mirror.route(key).map(|(route, _)| &route.to), Some(&left));
+        mirror.take(Message::RouteGone(route(v6(1), left)));
+        assert_eq!(mirror.route(key), None);
+    }
+
+    #[test]
+    fn a_first_route_stands_in_front_and_an_appended_one_behind() {
+        let mut mirror = Mirror::new(Source::Kernel);
+        let take = |mirror: &mut Mirror, ifindex, position| {
+            let route = route(prefix(1, 0), To::Paths(smallvec![path(ifindex)]));
+            mirror.take(Message::Route { route, position });
+        };
+        let first = |mirror: &Mirror| match &mirror.route(Key::from(prefix(1, 0))).unwrap().0.to {
+            To::Paths(paths) => paths[0].ifindex,
+            To::Object(id) => panic!("{id}"),
+        };
+        take(&mut mirror, 1, Position::First);
+        take(&mut mirror, 2, Position::Last);
+        assert_eq!(first(&mirror), 1);
+        take(&mut mirror, 3, Position::First);
+        assert_eq!(first(&mirror), 3);
+        take(&mut mirror, 4, Position::Replaces);
+        assert_eq!(first(&mirror), 4);
+        let gone = |ifindex| Message::RouteGone(route(prefix(1, 0), To::Paths(smallvec![path(ifindex)])));
+        mirror.take(gone(4));
+        assert_eq!(first(&mirror), 1);
+        mirror.take(gone(1));
+        assert_eq!(first(&mirror), 2);
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use crate::control::api::{self, SyncState};
 use crate::dataplane::Tables;
 use crate::feeds::mirror::Sizes;
 use crate::feeds::{Interface, InterfaceKind, Interfaces, Key, Mirror, left_to_kernel};
-use crate::lfib::{Budget, Change, ChangeError, Mode};
+use crate::lfib::{Budget, Change, Mode};
 use crate::neighbour::Event;
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
@@ -27,6 +27,8 @@ use crate::rtnl::{self, Message};
 
 /// How many keys one change is about.
 const BATCH: usize = 512;
+/// Between two attempts to make routes that there was no room for.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What comes from a routing daemon.
 #[derive(Clone, PartialEq, Debug)]
@@ -70,6 +72,10 @@ struct Feed {
     in_flight: Vec<Key>,
     /// The keys whose routes there was no room for, and why.
     refused: HashMap<Key, String>,
+    /// When routes were last tried again that there was no room for.
+    retried: Option<Instant>,
+    /// So many keys are changed one at a time: a change of several failed, and did not say which of them failed.
+    one_by_one: usize,
     /// Routes that somebody else has made in the name of the source, of keys that it cannot have.
     foreign: Vec<RouteKey>,
     state: SyncState,
@@ -96,6 +102,8 @@ impl Feeds {
                 mirror: Mirror::new(source),
                 in_flight: Vec::new(),
                 refused: HashMap::new(),
+                retried: None,
+                one_by_one: 0,
                 foreign: Vec::new(),
                 state: SyncState::default(),
                 peer: None,
@@ -166,6 +174,7 @@ impl Feeds {
             let differences = check.stale + check.missing + check.different;
             if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.source.name() == check.source) {
                 feed.audited = Some((now, differences));
+                feed.retry_refused(now);
             }
         }
     }
@@ -375,7 +384,9 @@ impl<T: Tables> Switch<T> {
                 continue;
             };
             feed.mirror.step(BATCH, budget);
-            let keys = feed.mirror.take_some(BATCH);
+            let batch = if feed.one_by_one > 0 { 1 } else { BATCH };
+            let keys = feed.mirror.take_some(batch);
+            feed.one_by_one = feed.one_by_one.saturating_sub(keys.len());
             let mut gone = std::mem::take(&mut feed.foreign);
             if keys.is_empty() && gone.is_empty() {
                 continue;
@@ -453,33 +464,49 @@ impl<T: Tables> Switch<T> {
     }
 
     /// A change by [`Switch::feed_step`] is done.
-    pub(super) fn fed(&mut self, source: Source, result: Result<(), &NotChanged>, change: &Change) {
+    pub(super) fn fed(&mut self, source: Source, result: Result<(), &NotChanged>, change: &Change, now: Instant) {
         let Some(feed) = self.feeds.get_mut(source) else { return };
         let keys = std::mem::take(&mut feed.in_flight);
         let Err(error) = result else {
             if matches!(change, Change::Settle { deleted, .. } if !deleted.is_empty()) {
                 // There may be room now.
-                let refused = std::mem::take(&mut feed.refused);
-                feed.mirror.look_again_at(refused.into_keys());
+                feed.retry_refused(now);
             }
             return;
         };
         let (reason, index) = match error {
-            NotChanged::Change(error @ ChangeError::Busy) => (error.to_string(), None),
             NotChanged::Change(error) => (error.to_string(), error.index()),
             NotChanged::Refused(refusal) => (refusal.to_string(), None),
         };
-        let key = index.and_then(|index| match change {
+        let named = index.and_then(|index| match change {
             Change::Settle { routes, .. } => routes.get(index).map(|(_, route)| route.key()),
             _ => None,
         });
-        match keys.iter().find(|&&other| Some(route_key(other)) == key) {
-            Some(&key) => {
+        let named = keys.iter().copied().find(|&key| Some(route_key(key)) == named);
+        match (named, &keys[..]) {
+            (Some(key), _) | (None, &[key]) => {
                 warn!(%source, %key, %reason, "a route is left to the kernel");
                 feed.refused.insert(key, reason);
-                feed.mirror.look_again_at(keys);
             }
-            None => warn!(%source, %reason, "routes of a source cannot be changed"),
+            (None, _) => {
+                warn!(%source, %reason, "routes of a source cannot be changed together");
+                feed.one_by_one = keys.len();
+            }
+        }
+        feed.mirror.look_again_at(keys);
+    }
+}
+
+impl Feed {
+    /// Has those routes made again that there was no room for.
+    fn retry_refused(&mut self, now: Instant) {
+        if self
+            .retried
+            .is_none_or(|then| now.saturating_duration_since(then) >= RETRY)
+        {
+            self.retried = Some(now);
+            let refused = std::mem::take(&mut self.refused);
+            self.mirror.look_again_at(refused.into_keys());
         }
     }
 }

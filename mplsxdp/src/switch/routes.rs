@@ -489,7 +489,7 @@ impl<T: Tables> Switch<T> {
         }
         let (token, peer, waits) = match change.origin {
             Origin::Call { token, peer, waits } => (token, peer, waits),
-            Origin::Feed(source) => return self.fed(source, result.as_ref().map(|_| ()), &change.change),
+            Origin::Feed(source) => return self.fed(source, result.as_ref().map(|_| ()), &change.change, now),
             Origin::Start | Origin::Started | Origin::Reread => {
                 let result = match result {
                     Ok(changes) => Ok(changes),

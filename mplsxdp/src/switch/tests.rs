@@ -112,6 +112,10 @@ struct Rig {
 impl Rig {
     /// Not started yet. The kernel has reported these links.
     fn new(config: Config, links: Vec<LinkInfo>) -> Self {
+        Self::with_tables(config, links, MemoryTables::default())
+    }
+
+    fn with_tables(config: Config, links: Vec<LinkInfo>, tables: MemoryTables) -> Self {
         let settings = Settings::new(0, TtlMode::Uniform, 255, false, false);
         let identity = Identity {
             pid: 1,
@@ -121,7 +125,7 @@ impl Rig {
         };
         let now = Instant::now();
         let mut rig = Self {
-            switch: Switch::new(config, identity, settings, MemoryTables::default(), now),
+            switch: Switch::new(config, identity, settings, tables, now),
             now,
             lookups: HashMap::new(),
             seen: Vec::new(),
@@ -141,8 +145,12 @@ impl Rig {
     }
 
     fn up_with(config: Config) -> Self {
+        Self::up_with_tables(config, MemoryTables::default())
+    }
+
+    fn up_with_tables(config: Config, tables: MemoryTables) -> Self {
         let links = (1..=3).map(|number| link(number, &format!("eth{number}")));
-        let mut rig = Self::new(config, links.collect());
+        let mut rig = Self::with_tables(config, links.collect(), tables);
         rig.handle(Input::Start);
         assert!(rig.saw(|effect| matches!(effect, Effect::Ready)), "{:?}", rig.seen);
         rig.seen.clear();

@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::*;
 use crate::config::SyncSource;
+use crate::dataplane::Capacity;
 use crate::feeds::Mirror;
 use crate::route::Via;
 use crate::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, Position, To};
@@ -18,13 +19,17 @@ fn synced(sources: &[SyncSource]) -> Rig {
 }
 
 fn synced_with_tables(sources: &[SyncSource], tables: &[&str]) -> Rig {
+    synced_on(sources, tables, MemoryTables::default())
+}
+
+fn synced_on(sources: &[SyncSource], followed: &[&str], tables: MemoryTables) -> Rig {
     let options = Options {
         sync: sources.to_vec(),
-        sync_table: tables.iter().map(|table| table.parse().unwrap()).collect(),
+        sync_table: followed.iter().map(|table| table.parse().unwrap()).collect(),
         ..Options::default()
     };
     let ports = ["eth1", "eth2"].map(port).to_vec();
-    Rig::up_with(Config::unchecked(options, ports, Vec::new()))
+    Rig::up_with_tables(Config::unchecked(options, ports, Vec::new()), tables)
 }
 
 fn label(value: u32) -> Label {
@@ -310,6 +315,31 @@ fn the_lowest_metric_of_a_prefix_counts() {
         rig.shown(),
         ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 table main proto bgp metric 20"]
     );
+}
+
+/// There is room for one stack of several labels.
+#[test]
+fn a_route_that_does_not_fit_is_left_to_the_kernel_until_there_is_room() {
+    let capacity = MemoryTables::default().capacity();
+    let tables = MemoryTables::with_capacity(Capacity { stacks: 1, ..capacity });
+    let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
+    let deep = |value, labels: &[u32]| said(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
+    rig.kernel(vec![
+        swap(99, 199, 1),
+        deep(100, &[200, 201]),
+        deep(101, &[300, 301]),
+        swap(102, 202, 1),
+    ]);
+    let shown = rig.shown();
+    assert_eq!(shown.len(), 4, "{shown:?}");
+    assert!(shown[1].starts_with("kernel 100 as to 200/201 "), "{shown:?}");
+    assert!(
+        shown[2].starts_with("kernel 101 pass proto bgp # no room for another"),
+        "{shown:?}"
+    );
+    rig.kernel(vec![gone(100)]);
+    let shown = rig.shown();
+    assert!(shown[1].starts_with("kernel 101 as to 300/301 "), "{shown:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use mplsxdp::control::api::*;
-use mplsxdp::route::RouteKey;
+use mplsxdp::route::{RouteKey, Source};
 use mplsxdp_common::wire::Label;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,10 @@ fn check(idl: &IDL, vtype: &VTypeExt, value: &Value) -> Result<(), String> {
         VTypeExt::Array(inner) => match value.as_array() {
             Some(values) => values.iter().try_for_each(|value| check(idl, inner, value)),
             None => wrong("an array"),
+        },
+        VTypeExt::Dict(inner) => match value.as_object() {
+            Some(values) => values.values().try_for_each(|value| check(idl, inner, value)),
+            None => wrong("a dictionary"),
         },
         VTypeExt::Plain(VType::Bool) if value.is_boolean() => Ok(()),
         VTypeExt::Plain(VType::Int) if value.is_i64() || value.is_u64() => Ok(()),
@@ -311,6 +315,7 @@ fn status() -> Status {
         netns: Some("r1".into()),
         config_file: Some("/etc/mplsxdp/pe1.toml".into()),
         ports: Some(vec!["eth1".into()]),
+        preferences: Some([(Source::Fpm, 10)].into()),
     }
 }
 

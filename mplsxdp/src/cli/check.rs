@@ -1,17 +1,24 @@
 //! `load --check`: whether a configuration could be loaded now. Changes nothing.
 
-use mplsxdp_common::abi::{MAX_ADJACENCIES, MAX_FTN};
+use std::collections::VecDeque;
+use std::time::{Instant, SystemTime};
+
+use mplsxdp_common::abi::{MAX_ADJACENCIES, MAX_FTN, Settings, TtlMode};
+use tracing::warn;
 
 use crate::config::{Config, Options};
 use crate::dataplane::Capacity;
 use crate::dataplane::memory::MemoryTables;
 use crate::error;
-use crate::kernel::Netlink;
+use crate::kernel::{self, Netlink, sysctl};
 use crate::lfib::{Lfib, Mode};
+use crate::neighbour::Event;
+use crate::ports::attach::{self, Attached};
 use crate::ports::local::{LocalError, LocalPair};
 use crate::ports::preflight::PreflightError;
 use crate::ports::{self, PortError};
 use crate::route::Owner;
+use crate::switch::{Effect, Identity, Input, PortEvent, Switch};
 
 /// Everything that prevents loading these options in the network namespace of this thread. Ports of a running instance with the
 /// same name are not an obstacle: that instance would read the file again.
@@ -44,17 +51,103 @@ pub async fn system(options: &Options) -> Vec<String> {
     errors
 }
 
-/// Why the routes do not fit into the tables, if they do not.
-pub fn routes(config: &Config) -> Option<String> {
-    let capacity = Capacity {
+/// Has a switch in memory take over the configuration, in the network namespace of this thread as it is now: it warns of what it
+/// would warn of at a load, such as next hops that cannot be reached. Returns what else would keep it from loading.
+///
+/// The interface for this machine's own packets is left out: it would have to be created.
+pub async fn rehearse(config: Config) -> Result<(), String> {
+    let error = |error: kernel::Error| error.to_string();
+    let (netlink, mut events) = Netlink::open().map_err(error)?;
+    let mut found = Vec::new();
+    while found.last() != Some(&Event::Synced) {
+        found.push(events.recv().await.ok_or("the netlink reader has ended")?);
+    }
+    let identity = Identity {
+        pid: std::process::id(),
+        netns_inode: 0,
+        netns_name: None,
+        since: SystemTime::now(),
+    };
+    let settings = Settings::new(0, TtlMode::Uniform, config.tunnel_ttl.get(), false, false);
+    let (tables, now) = (MemoryTables::with_capacity(capacity(&config)), Instant::now());
+    let mut switch = Switch::new(config.without_local(), identity, settings, tables, now);
+    let mut inputs = VecDeque::from([Input::Kernel(found), Input::Start]);
+    while let Some(input) = inputs.pop_front() {
+        switch.handle(input, now);
+        loop {
+            while let Some(effect) = switch.take_effect() {
+                match effect {
+                    Effect::Ready => return Ok(()),
+                    Effect::Failed(error) => return Err(error::report(&error)),
+                    effect => inputs.extend(answer(effect, &netlink).await),
+                }
+            }
+            if !switch.has_steps() {
+                break;
+            }
+            switch.step(now, &mut || false);
+        }
+    }
+    Ok(())
+}
+
+/// What comes of an effect while nothing is changed.
+async fn answer(effect: Effect, netlink: &Netlink) -> Option<Input> {
+    Some(match effect {
+        Effect::LookUp { address, scopes } => {
+            let mut answers = Vec::new();
+            for scope in scopes {
+                answers.push(netlink.route_lookup(address, scope).await);
+            }
+            Input::LookedUp { address, answers }
+        }
+        Effect::Survey { name, own } => {
+            let mut survey = attach::survey(netlink, name, &own).await;
+            // A program that is there is that of the running instance of the same name.
+            if let Ok(survey) = &mut survey {
+                survey.holder = None;
+                survey.facts.program_name = None;
+                if let Some(link) = &mut survey.facts.link {
+                    link.xdp = None;
+                }
+            }
+            Input::Port(PortEvent::Surveyed(survey))
+        }
+        Effect::Attach(order) => {
+            let facts = order.facts.clone();
+            let (link_id, program_id) = (0, 0);
+            let attached = Attached {
+                link_id,
+                program_id,
+                facts,
+            };
+            Input::Port(PortEvent::Attached(order, Ok(attached)))
+        }
+        Effect::ListenEverywhere { .. } => Input::Port(PortEvent::Listening(Ok(()))),
+        Effect::LogHandover(situation) => {
+            for warning in situation.warnings(sysctl::read) {
+                warn!("{warning}");
+            }
+            return None;
+        }
+        _ => return None,
+    })
+}
+
+fn capacity(config: &Config) -> Capacity {
+    Capacity {
         labels: config.labels.get(),
         adjacencies: MAX_ADJACENCIES,
         stacks: config.stacks.get(),
         groups: config.groups.get(),
         counter_slots: config.counter_slots.get(),
         prefixes: MAX_FTN,
-    };
-    let mut lfib = Lfib::new(MemoryTables::with_capacity(capacity));
+    }
+}
+
+/// Why the routes do not fit into the tables, if they do not.
+pub fn routes(config: &Config) -> Option<String> {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(capacity(config)));
     let error = lfib.change(Mode::Add, Owner::Config, &config.routes).err()?;
     let route = error.index().and_then(|index| config.routes.get(index));
     Some(match route {

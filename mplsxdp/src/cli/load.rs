@@ -31,7 +31,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     if let Some(name) = &config.netns {
         enter_netns(name)?;
     }
-    let log = log_to_stderr(config.verbose)?;
+    let log = log_to_stderr(log_level(config.verbose))?;
     descriptors::raise_limit().map_err(|error| Failure::Refused(error.to_string()))?;
     // The last message is logged too: it must not wait for a reader for ever.
     run(config, reread).map_err(|failure| {
@@ -69,11 +69,15 @@ fn check(args: &LoadArgs, global: &Global) -> Result<(), Failure> {
         return Err(refused(ConfigError(errors)));
     }
     let (ports, routes) = (config.ports.len(), config.routes.len());
-    writeln!(
-        io::stdout(),
-        "instance {}: ports {ports} routes {routes}: nothing is wrong",
+    let done = format!(
+        "instance {}: ports {ports} routes {routes}: it can be loaded",
         config.instance
-    )?;
+    );
+    // Warnings that a load would log.
+    let log = log_to_stderr("warn")?;
+    block_on(check::rehearse(config))?.map_err(Failure::Refused)?;
+    drop(log);
+    writeln!(io::stdout(), "{done}")?;
     Ok(())
 }
 
@@ -136,13 +140,16 @@ fn add_routes(given: &mut Given, path: &Path) {
     }
 }
 
-/// `RUST_LOG` takes precedence.
-fn log_to_stderr(verbose: u8) -> Result<Log, Failure> {
-    let level = match verbose {
+fn log_level(verbose: u8) -> &'static str {
+    match verbose {
         0 => "info",
         1 => "info,mplsxdp=debug",
         _ => "debug,mplsxdp=trace",
-    };
+    }
+}
+
+/// `RUST_LOG` takes precedence.
+fn log_to_stderr(level: &str) -> Result<Log, Failure> {
     Log::start(level, io::stderr().is_terminal())
         .map_err(|error| Failure::Refused(format!("cannot start the log: {error}")))
 }

@@ -49,6 +49,7 @@ fn lines(status: &Status) -> Vec<String> {
         netns,
         config_file,
         ports,
+        preferences,
         ..
     } = status;
     let (minutes, seconds) = (status.uptime_seconds / 60, status.uptime_seconds % 60);
@@ -77,6 +78,12 @@ fn lines(status: &Status) -> Vec<String> {
                 ports.join(" ")
             }
         ));
+    }
+    if let Some(preferences) = preferences {
+        let mut ranked: Vec<_> = preferences.iter().map(|(source, number)| (number, source)).collect();
+        ranked.sort();
+        let ranked = ranked.iter().map(|(number, source)| format!(" {source}={number}"));
+        lines.push(format!("    prefer{}", ranked.collect::<String>()));
     }
     let netns = netns.as_ref().map(|name| format!("netns {name}"));
     let config = config_file.as_ref().map(|file| format!("config {file}"));

@@ -211,6 +211,7 @@ mod tests {
     use super::*;
     use crate::config::{self, Number, PortConfig, TtlPropagation, UnknownPolicy};
     use crate::dataplane::XdpMode;
+    use crate::route::Source;
     use crate::slowpath::IcmpVia;
 
     fn errors(text: &str) -> Vec<String> {
@@ -290,6 +291,7 @@ mod tests {
             hold = 0
             punt-rate = 3
             log-exceptions = true
+            prefer = ["kernel=5", "fpm=30"]
             verbose = 1
             routes = [
                 "100 as 110 via inet 192.168.40.102 dev eth1",
@@ -303,7 +305,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:35:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:36:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -339,6 +341,7 @@ mod tests {
                 hold: Number::new(0).unwrap(),
                 punt_rate: Number::new(3).unwrap(),
                 log_exceptions: true,
+                prefer: ["kernel=5", "fpm=30"].map(|text| text.parse().unwrap()).into(),
                 verbose: 1,
                 routes_file: None,
             }
@@ -357,7 +360,7 @@ mod tests {
         assert_eq!(config.routes, lines.map(|line| line::route(line, Family::Any).unwrap()));
 
         let line = load(
-            "--iface eth4 --iface eth1 --labels 8192 --tc-propagate=false --local --unknown pass --icmp-source 192.0.2.2 --hold 5",
+            "--iface eth4 --iface eth1 --labels 8192 --tc-propagate=false --local --unknown pass --icmp-source 192.0.2.2 --hold 5 --prefer kernel=40",
         );
         let both = file.with_command_line(&line).unwrap().check().unwrap();
         assert_eq!(
@@ -367,6 +370,9 @@ mod tests {
         assert_eq!((both.instance.as_str(), both.local.as_deref()), ("pe1", Some("mpls0")));
         assert_eq!((both.unknown, both.icmp_via), (UnknownPolicy::Pass, IcmpVia::Ip));
         assert_eq!((both.hold.get(), both.punt_rate.get(), both.verbose), (5, 3, 1));
+        // The command line wins for its owners.
+        let preferences = [(Source::Static, 1), (Source::Fpm, 30), (Source::Kernel, 40)];
+        assert!(both.preferences().iter().eq(preferences));
         // Each family by itself.
         assert_eq!(both.icmp_source_v4, Some(Ipv4Addr::new(192, 0, 2, 2)));
         assert_eq!(both.icmp_source_v6, Some("2001:db8::1".parse().unwrap()));
@@ -498,7 +504,7 @@ instance = "../up"
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
                 "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-off, netns, no-readopt, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
+                 log-exceptions, mode, mpls-off, netns, no-readopt, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",
@@ -590,6 +596,14 @@ routes = [
             (
                 "local = \"mpls%d\"",
                 "f.toml:2:9: `mpls%d` is not the name of a new interface: it has a `%`",
+            ),
+            (
+                "prefer = [\"kernel=5\", \"fpm=1\", \"kernel=6\"]",
+                "f.toml:2:32: `prefer` gives kernel=5 and kernel=6; each owner has one preference",
+            ),
+            (
+                "prefer = [\"bgp=5\"]",
+                "f.toml:2:11: `prefer`: `bgp` is not an owner of routes: `static`, `fpm` or `kernel`",
             ),
             (
                 "icmp-source = [\"192.0.2.1\", \"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]",

@@ -19,9 +19,10 @@ use serde_json::Value;
 
 use crate::control::Instance;
 use crate::control::api::Checksum;
+use crate::rib::Preferences;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
-pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Rate, TtlPropagation, UnknownPolicy};
+pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Preference, Rate, TtlPropagation, UnknownPolicy};
 pub use sync::{Span, SyncSource, SyncTable};
 
 /// How many may come at once if there is a limit of so many per second: what comes in 50 ms, and at least 50.
@@ -128,6 +129,19 @@ impl Config {
         options.differing()
     }
 
+    /// Which owner's routes are preferred to which.
+    pub fn preferences(&self) -> Preferences {
+        let given = self.options.prefer.iter();
+        Preferences::default().with(given.map(|preference| (preference.source, u32::from(preference.number.get()))))
+    }
+
+    /// The same without the interface for this machine's own packets.
+    pub fn without_local(mut self) -> Self {
+        self.options.local = None;
+        self.options.kernel_route.clear();
+        self
+    }
+
     /// The same without routes, which may be many.
     pub fn without_routes(&self) -> Self {
         Self {
@@ -207,7 +221,15 @@ impl Given {
         let (kept, places) = kept.filter(|(address, _)| !is_replaced(address)).unzip();
         self.places.insert("icmp-source".into(), places);
 
+        // Each owner by itself.
+        let is_replaced = |preference: &Preference| line.prefer.iter().any(|other| other.source == preference.source);
+        let preferences = self.places.remove("prefer").unwrap_or_default();
+        let preferences = file.prefer.iter().zip(preferences);
+        let (preferred, places) = preferences.filter(|(preference, _)| !is_replaced(preference)).unzip();
+        self.places.insert("prefer".into(), places);
+
         let options = &mut self.options;
+        options.prefer = [line.prefer, preferred].concat();
         options.iface = [line.iface, file.iface].concat();
         options.tx_only = [line.tx_only, file.tx_only].concat();
         options.mpls_off = [line.mpls_off, file.mpls_off].concat();
@@ -220,9 +242,8 @@ impl Given {
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
-                "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "sync" | "sync-table" => {
-                    [of_line, of_file].concat()
-                }
+                "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "prefer" | "sync"
+                | "sync-table" => [of_line, of_file].concat(),
                 "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
             };
@@ -240,6 +261,7 @@ impl Given {
     pub fn check(mut self) -> Result<Config, ConfigError> {
         let ports = self.ports();
         let (icmp_source_v4, icmp_source_v6) = self.icmp_sources();
+        self.check_preferences();
         self.check_kernel_routes();
         self.check_sync();
         self.check_routes();
@@ -405,6 +427,16 @@ impl Given {
             }
         }
         (v4, v6)
+    }
+
+    fn check_preferences(&mut self) {
+        let mut seen = BTreeMap::new();
+        for (index, preference) in self.options.prefer.clone().into_iter().enumerate() {
+            if let Some(first) = seen.insert(preference.source, preference) {
+                let reason = format!("`prefer` gives {first} and {preference}; each owner has one preference");
+                self.refuse_option("prefer", index, &reason);
+            }
+        }
     }
 
     fn check_kernel_routes(&mut self) {

@@ -18,6 +18,7 @@ use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::Checksum;
 use crate::dataplane::XdpMode;
 use crate::kernel::LocalRoute;
+use crate::route::{Source, UnknownSource};
 use crate::slowpath::IcmpVia;
 
 /// The name of `local` if none is given.
@@ -133,6 +134,10 @@ pub struct Options {
     /// Log each frame that is not forwarded, and why (slow).
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_exceptions: bool,
+    /// How much an owner's routes are preferred to those of others for the same label or prefix: the lowest number wins, 1 to
+    /// 255 (repeatable) [default: static=1, fpm=10, kernel=20].
+    #[arg(long, value_name = "OWNER=N")]
+    pub prefer: Vec<Preference>,
     /// More logging (-v debug, -vv trace).
     #[arg(short, long, action = clap::ArgAction::Count)]
     #[serde(deserialize_with = "verbosity")]
@@ -176,6 +181,7 @@ impl Default for Options {
             hold: Number(64),
             punt_rate: Number(20_000),
             log_exceptions: false,
+            prefer: Vec::new(),
             verbose: 0,
             routes_file: None,
         }
@@ -383,6 +389,49 @@ impl From<ChecksumMode> for String {
     }
 }
 
+/// `kernel=5`: how much routes of an owner are preferred to those of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Preference {
+    pub source: Source,
+    pub number: Number<u8, 1, 255>,
+}
+
+impl FromStr for Preference {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((source, number)) = text.split_once('=') else {
+            return Err(format!("`{text}` is not OWNER=N, such as kernel=5"));
+        };
+        let source = source.parse().map_err(|error: UnknownSource| error.to_string())?;
+        let number = number
+            .parse()
+            .map_err(|error| format!("the preference of `{source}`: {error}"))?;
+        Ok(Self { source, number })
+    }
+}
+
+impl fmt::Display for Preference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.source, self.number)
+    }
+}
+
+impl TryFrom<String> for Preference {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Preference> for String {
+    fn from(preference: Preference) -> Self {
+        preference.to_string()
+    }
+}
+
 /// A name, or whether there is to be one by the usual name.
 fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
@@ -442,6 +491,31 @@ mod tests {
         for name in RELOADED {
             assert!(Options::names().iter().any(|known| known == name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_preference_names_an_owner_and_a_number() {
+        for text in ["static=1", "fpm=255", "kernel=5"] {
+            assert_eq!(text.parse::<Preference>().unwrap().to_string(), text);
+        }
+        for (text, reason) in [
+            ("kernel", "`kernel` is not OWNER=N, such as kernel=5"),
+            ("bgp=5", "`bgp` is not an owner of routes: `static`, `fpm` or `kernel`"),
+            ("fpm=0", "the preference of `fpm`: it must be a number, 1 to 255"),
+            ("fpm=256", "the preference of `fpm`: it must be a number, 1 to 255"),
+            ("fpm=", "the preference of `fpm`: it must be a number, 1 to 255"),
+        ] {
+            assert_eq!(text.parse::<Preference>().unwrap_err(), reason);
+        }
+        let new = Options {
+            prefer: vec!["kernel=1".parse().unwrap()],
+            ..Options::default()
+        };
+        assert_eq!(Options::default().needing_restart(&new), ["prefer"]);
+        assert_eq!(
+            serde_json::to_string(&new.differing()).unwrap(),
+            r#"{"prefer":["kernel=1"]}"#
+        );
     }
 
     #[test]

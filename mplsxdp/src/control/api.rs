@@ -347,6 +347,9 @@ pub struct Status {
     /// The names of the ports, those that wait for their interfaces included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<String>>,
+    /// How much the routes of each owner are preferred to those of others: the lowest number wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<BTreeMap<Source, u32>>,
 }
 
 /// `type Table`: how full a table is.

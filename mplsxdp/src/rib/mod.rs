@@ -24,6 +24,21 @@ impl Default for Preferences {
 }
 
 impl Preferences {
+    /// The same, with other numbers for these sources.
+    pub fn with(mut self, others: impl IntoIterator<Item = (Source, u32)>) -> Self {
+        for (source, number) in others {
+            self.0[source as usize] = number;
+        }
+        self
+    }
+
+    /// The number of each source, the most preferred first.
+    pub fn iter(self) -> impl Iterator<Item = (Source, u32)> {
+        let mut ranked = Source::ALL.map(|source| (self.0[source as usize], source));
+        ranked.sort();
+        ranked.into_iter().map(|(number, source)| (source, number))
+    }
+
     fn of(&self, owner: Owner) -> (u32, Source) {
         let source = owner.source();
         (self.0[source as usize], source)
@@ -184,6 +199,17 @@ pub struct Rib {
 }
 
 impl Rib {
+    pub fn new(preferences: Preferences) -> Self {
+        Self {
+            preferences,
+            standby: BTreeMap::new(),
+        }
+    }
+
+    pub fn preferences(&self) -> Preferences {
+        self.preferences
+    }
+
     /// Whether no route stands by.
     pub fn is_empty(&self) -> bool {
         self.standby.is_empty()

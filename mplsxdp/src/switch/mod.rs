@@ -319,6 +319,7 @@ impl<T: Tables> Switch<T> {
             audits: Audits::default(),
             feeds: Feeds::new(&config.sync, &config.sync_table),
             ports: Ports::new(config.mode, settings, !config.no_readopt),
+            rib: Rib::new(config.preferences()),
             config,
             resolver: Resolver::default(),
             kernel_routes: KernelRoutes::default(),
@@ -328,7 +329,6 @@ impl<T: Tables> Switch<T> {
             ftn_retry: None,
             changes: RouteChanges::default(),
             work: Work::default(),
-            rib: Rib::default(),
             lfib: Lfib::new(tables),
             effects: VecDeque::new(),
         }

@@ -123,6 +123,7 @@ impl<T: Tables> Switch<T> {
             netns: self.config.netns.clone().or_else(|| self.identity.netns_name.clone()),
             config_file: self.config.file.as_ref().map(|file| file.display().to_string()),
             ports: Some(ports.chain(waiting).collect()),
+            preferences: Some(self.rib.preferences().iter().collect()),
         }
     }
 

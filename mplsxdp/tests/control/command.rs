@@ -713,6 +713,7 @@ fn tables() {
          links 2 label routes 2 prefix routes 0\n    \
          next hops 1 unresolved 0\n    \
          ports eth1 mpls0-port\n    \
+         prefer static=1 kernel=5 fpm=10\n    \
          netns r1 config /etc/mplsxdp/default.toml\n\
          TABLE  USED  CAPACITY    MEMORY\n\
          ILM       2   1048576  8192 KiB\n"
@@ -1030,7 +1031,7 @@ fn an_instance_of_another_version_is_named_as_such() {
 fn fields_that_an_older_instance_does_not_have_are_left_out() {
     let fake = Fake::start();
     let mut status = json_of(&fake, "-j status");
-    for field in ["since", "netns", "config_file", "ports"] {
+    for field in ["since", "netns", "config_file", "ports", "preferences"] {
         assert!(status.as_object_mut().unwrap().remove(field).is_some(), "{field}");
     }
     let status: mplsxdp::control::api::Status = serde_json::from_value(status).unwrap();

@@ -19,7 +19,7 @@ use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
 use mplsxdp::control::{Call, Instance, Peer};
 use mplsxdp::lfib::next_hops::NextHopId;
-use mplsxdp::route::{NextHop, Path, Route, RouteKey};
+use mplsxdp::route::{NextHop, Path, Route, RouteKey, Source};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -347,6 +347,11 @@ impl Kept {
             netns: Some("r1".into()),
             config_file: Some("/etc/mplsxdp/default.toml".into()),
             ports: Some(vec!["eth1".into(), LOCAL_PORT.into()]),
+            preferences: Some(BTreeMap::from([
+                (Source::Static, 1),
+                (Source::Fpm, 10),
+                (Source::Kernel, 5),
+            ])),
         }
     }
 }

@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("config::what_is_shown_loads_to_the_same_state", round_trip),
         test("config::all_that_would_keep_it_from_loading_is_reported_at_once", check),
+        test("config::a_check_warns_of_what_a_load_would_warn_of", check_warnings),
         test("config::kernel_routes_come_and_go_with_the_instance", kernel_routes),
         test("config::instances_and_status_tell_where_they_run", instances),
         test_with(
@@ -132,7 +133,7 @@ fn round_trip() -> Result<()> {
     let second = bench.write("second.toml", &shown)?;
     let (code, out, err) = bench.check(&format!("--config {second}"))?;
     ensure!(
-        code == Some(0) && out.contains("ports 3 routes 3: nothing is wrong"),
+        code == Some(0) && out.contains("ports 3 routes 3: it can be loaded"),
         "{out}{err}"
     );
     router.unload()?;
@@ -207,6 +208,60 @@ fn check() -> Result<()> {
     );
     ensure!(bench.netns.ip("link show")? == before, "something was changed");
     Ok(())
+}
+
+/// What a load would warn of, before it.
+fn check_warnings() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.netns.ip("link set eth4 down")?;
+    let file = bench.write(
+        "warns.toml",
+        r#"
+        iface = ["eth1", "eth4"]
+        icmp-source = ["192.0.2.7"]
+        routes = [
+            "100 as 110 via inet 10.0.1.2",
+            "101 as 111 via inet 10.0.2.2",
+            "102 as 112 via inet 192.0.2.99",
+            "103 as 113 via inet 10.0.1.1",
+            "104 as 114 via inet 10.0.1.3 dev eth3",
+            "105 as 115 via inet 10.0.4.2",
+            "106 as 116 via inet 10.0.1.4 dev nowhere",
+        ]
+        "#,
+    )?;
+    let warnings = [
+        "--icmp-source 192.0.2.7 is not an address of this machine",
+        "the route of 101 waits: via inet 10.0.2.2: eth2 is not a port",
+        "the route of 102 waits: via inet 192.0.2.99: the kernel has no route",
+        "the route of 103 waits: via inet 10.0.1.1: 10.0.1.1 is an address of this",
+        "the route of 104 waits: via inet 10.0.1.3 dev eth3: eth3 is not a port",
+        "the route of 105 waits: via inet 10.0.4.2: 10.0.4.2 is in the network of eth4, but eth4 is down",
+        "the route of 106 waits: via inet 10.0.1.4 dev nowhere: there is no interface nowhere",
+    ];
+    let before = bench.netns.ip("link show")?;
+    let check = || -> Result<()> {
+        let (code, out, err) = bench.check(&format!("--config {file}"))?;
+        ensure!(
+            code == Some(0) && out.contains("ports 2 routes 7: it can be loaded"),
+            "{out}{err}"
+        );
+        for warning in warnings {
+            ensure!(err.contains(warning), "{warning}: {err}");
+        }
+        ensure!(!err.contains("the route of 100 "), "{err}");
+        Ok(())
+    };
+    check()?;
+    ensure!(bench.netns.ip("link show")? == before, "--check has changed something");
+    // A load says the same, and the running instance is not in the way of another check.
+    let router = Router::load(&bench.netns, &format!("--config {file}"))?;
+    let said = router.said_at_load()?;
+    for warning in warnings {
+        ensure!(said.contains(warning), "{warning}: {said}");
+    }
+    check()?;
+    router.unload()
 }
 
 fn kernel_routes() -> Result<()> {

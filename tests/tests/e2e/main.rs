@@ -19,6 +19,7 @@ mod local;
 mod log;
 mod multipath;
 mod neighbours;
+mod owners;
 mod ports;
 mod preflight;
 mod routes;
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
     arguments.test_threads.get_or_insert(THREADS);
     let tests = [
         routes::tests(),
+        owners::tests(),
         routing::tests(),
         switching::tests(),
         untouched::tests(),

@@ -257,14 +257,14 @@ impl Mirror {
         let key = Key::from(route.destination);
         match route.destination {
             Destination::Label(label) => {
-                let before = self.labels.get(&label).map(|held| held.value.clone());
-                if before.as_ref() != Some(&route) {
+                let object = object_of(&route);
+                let before = self.labels.insert(label, Held { round, value: route });
+                let is_same =
+                    before.as_ref().map(|held| &held.value) == self.labels.get(&label).map(|held| &held.value);
+                if !is_same {
                     self.dirty.insert(key);
                 }
-                let object = object_of(&route);
-                let before = before.as_ref().and_then(object_of);
-                self.labels.insert(label, Held { round, value: route });
-                self.follow_users(key, before, object);
+                self.follow_users(key, before.and_then(|held| object_of(&held.value)), object);
             }
             Destination::Prefix(prefix) => {
                 // This machine's own addresses.

@@ -1,5 +1,5 @@
-//! The config file of `load`: TOML. Each key is the name of an option without its dashes; `routes` has static routes, one line
-//! each, as `route add` takes them:
+//! The config file of `load`: TOML. Each key is the name of an option without its dashes; `routes` has static routes, each a
+//! line for `route add`:
 //!
 //! ```toml
 //! iface = ["eth1", "eth2"]
@@ -30,7 +30,7 @@ use crate::route::line::{self, Family};
 /// The key that is not an option: its values are routes.
 const ROUTES: &str = "routes";
 
-/// Reads a file. Values that are wrong are left for [`Given::check`] to report.
+/// Reads a file. [`Given::check`] reports values that are wrong.
 pub fn read(path: &Path) -> Result<Given, ConfigError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError(vec![format!("{name}: {error}")]))?;
@@ -42,7 +42,7 @@ pub fn read(path: &Path) -> Result<Given, ConfigError> {
     Ok(given)
 }
 
-/// Reads the text of a file of this name.
+/// Reads the text of a file with this name.
 pub fn parse(name: &str, text: &str) -> Result<Given, ConfigError> {
     let mut reader = Reader {
         name: name.into(),
@@ -71,14 +71,14 @@ struct Reader<'a> {
     text: &'a str,
     line_starts: Vec<usize>,
     given: Given,
-    /// By their place in the text.
+    /// By their position in the text.
     errors: Vec<(usize, String)>,
 }
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Reader<'_> {
-    /// Tries each value, and each element of an array, by itself, so that all that are wrong are found.
+    /// Tries each value, and each element of an array, separately, so that all wrong ones are found.
     fn read<'v>(&mut self, table: Spanned<DeTable<'v>>) {
         let names = Options::names();
         let whole = table.span();
@@ -125,7 +125,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether a value is one of this option; else the error is noted.
+    /// Whether an option accepts a value; if not, the error is noted.
     fn is_right<'v>(&mut self, key: &Spanned<Cow<'v, str>>, value: Value<'v>) -> bool {
         let span = value.span();
         let alone = std::iter::once((key.clone(), value)).collect();
@@ -157,7 +157,7 @@ impl Reader<'_> {
                     self.given.routes.push(PlacedRoute { route, place });
                 }
                 Err(error) => {
-                    // Without escapes, the text in the file is the line, and the place within it is known.
+                    // Without escapes, the text in the file is the line, so the position within it is known.
                     let literal = self.text.get(span.clone()).and_then(|found| found.find(text));
                     let start = span.start + literal.map_or(0, |quote| quote + error.at.start);
                     self.refuse(start..span.end, &format!("`{ROUTES}`: {error}: `{text}`"));
@@ -176,7 +176,7 @@ impl Reader<'_> {
         self.errors.into_iter().map(|(_, error)| error).collect()
     }
 
-    /// File, line and column, as compilers print them.
+    /// File, line and column, in the format of compilers.
     fn place(&self, offset: usize) -> Place {
         let line = self.line_starts.partition_point(|&start| start <= offset);
         let start = self.line_starts.get(line - 1).copied().unwrap_or_default();
@@ -189,7 +189,7 @@ impl Reader<'_> {
     }
 }
 
-/// serde's message with the words that TOML has for its types.
+/// serde's message with TOML's words for types.
 fn in_words_of_toml(message: &str) -> String {
     message
         .replace("a sequence", "an array")
@@ -249,7 +249,7 @@ mod tests {
         // An interface that is not loaded may be added later: the route waits for it, as after `restore`.
         let elsewhere = text.replace("10.0.2.2 dev eth2", "10.0.2.2 dev eth3");
         assert!(parse("f.toml", &elsewhere).and_then(Given::check).is_ok());
-        // A name that no interface can have is a mistake.
+        // A name that is not valid for an interface is a mistake.
         let impossible = text.replace("10.0.2.2 dev eth2", "10.0.2.2 dev eth/3");
         let found = errors(&impossible);
         assert!(

@@ -1,5 +1,5 @@
-//! What `load` loads: the options of the command line and of the config file, and the checks that they have to pass together
-//! before anything starts.
+//! What `load` loads: the options of the command line and the config file, and the checks that they must pass together before
+//! anything starts.
 
 pub mod file;
 mod options;
@@ -25,20 +25,20 @@ use crate::route::{Route, RouteKey};
 pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Preference, Rate, TtlPropagation, UnknownPolicy};
 pub use sync::{Span, SyncSource, SyncTable};
 
-/// How many may come at once if there is a limit of so many per second: what comes in 50 ms, and at least 50.
+/// The burst that a limit of so many per second allows: 50 ms of it, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
     let burst = per_second / 20;
     if burst < 50 { 50 } else { burst }
 }
 
-/// What to load, checked. An option is read as a field of it.
+/// What to load, checked. Options can be read as its fields.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Config {
     options: Options,
-    /// The file that it comes from.
+    /// The config file.
     pub file: Option<PathBuf>,
     pub ports: Vec<PortConfig>,
-    /// The source of ICMP errors, if it is not an address of the interface that the packet arrived on.
+    /// The source of ICMP errors, if it is not an address of the interface on which the packet arrived.
     pub icmp_source_v4: Option<Ipv4Addr>,
     pub icmp_source_v6: Option<Ipv6Addr>,
     pub routes: Vec<Route>,
@@ -55,17 +55,17 @@ impl Deref for Config {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortConfig {
     pub name: String,
-    /// Only to be transmitted to.
+    /// For sending only.
     pub tx_only: bool,
     /// Accepts labelled frames.
     pub mpls: bool,
-    /// How unfinished checksums are treated; `None`: as the kind of interface needs it.
+    /// How unfinished checksums are treated; `None`: the default for the kind of interface.
     pub checksum: Option<Checksum>,
 }
 
 impl Config {
-    /// Takes over those options of `new` that a reload applies to a running instance, ports aside. Returns the names of the
-    /// others that differ.
+    /// Applies those options of `new`, apart from ports, that a reload changes in a running instance. Returns the names of the
+    /// other options that differ.
     pub fn reload(&mut self, new: Self) -> Vec<String> {
         let mut others = self.options.needing_restart(&new.options);
         let checksum_of = |name: &str| {
@@ -91,7 +91,7 @@ impl Config {
         others
     }
 
-    /// Of what was not checked.
+    /// From options that were not checked.
     #[cfg(test)]
     pub(crate) fn unchecked(options: Options, ports: Vec<PortConfig>, routes: Vec<Route>) -> Self {
         Self {
@@ -102,8 +102,8 @@ impl Config {
         }
     }
 
-    /// The options by which an instance with these ports would be loaded, as far as they are not defaults. `waits`: a port
-    /// waits for its interface.
+    /// The options, without defaults, with which an instance with these ports would be loaded. `waits`: a port waits for its
+    /// interface.
     pub fn running(&self, ports: Vec<PortConfig>, local: Option<String>, waits: bool) -> BTreeMap<String, Value> {
         let names = |chosen: fn(&PortConfig) -> bool| {
             let chosen = ports.iter().filter(|port| chosen(port));
@@ -142,7 +142,7 @@ impl Config {
         self
     }
 
-    /// The same without routes, which may be many.
+    /// A copy without the routes, which may be many.
     pub fn without_routes(&self) -> Self {
         Self {
             options: self.options.clone(),
@@ -154,7 +154,7 @@ impl Config {
     }
 }
 
-/// Where something stands in a file.
+/// A position in a file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Place {
     pub file: Arc<str>,
@@ -171,29 +171,29 @@ impl fmt::Display for Place {
     }
 }
 
-/// A static route, and where it stands.
+/// A static route, and its position.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlacedRoute {
     pub route: Route,
     pub place: Place,
 }
 
-/// Options as a command line and a file give them, not yet checked against each other.
+/// Options from a command line and a file, not yet checked against each other.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Given {
     pub options: Options,
     pub file: Option<PathBuf>,
     pub routes: Vec<PlacedRoute>,
-    /// Where each option was given, a list once for each element: `--labels`, or a place in a file.
+    /// Where each option was given, for a list once for each element: `--labels`, or a position in a file.
     places: BTreeMap<String, Vec<String>>,
-    /// Options whose values could not be read.
+    /// Options whose values are not valid.
     unread: BTreeSet<String>,
-    /// What is wrong so far.
+    /// The errors found so far.
     errors: Vec<String>,
 }
 
 impl Given {
-    /// Puts the command line of `load` over a file. Lists have what both give.
+    /// Puts the command line of `load` over a file. Lists have the values of both.
     pub fn with_command_line(mut self, matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut line = Options::default();
         line.update_from_arg_matches(matches)?;
@@ -237,7 +237,7 @@ impl Given {
         options.icmp_source = [line.icmp_source, kept].concat();
         options.sync = [line.sync, file.sync].concat();
         options.sync_table = [line.sync_table, file.sync_table].concat();
-        // The last one counts.
+        // The last one wins.
         options.checksum = [file.checksum, line.checksum].concat();
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
@@ -252,12 +252,12 @@ impl Given {
         Ok(self)
     }
 
-    /// Adds something that is wrong, for [`Given::check`] to report with the rest.
+    /// Adds an error, for [`Given::check`] to report with the rest.
     pub fn refuse(&mut self, error: String) {
         self.errors.push(error);
     }
 
-    /// Checks that it all goes together. The error names all that is wrong.
+    /// Checks that everything fits together. The error names all problems.
     pub fn check(mut self) -> Result<Config, ConfigError> {
         let ports = self.ports();
         let (icmp_source_v4, icmp_source_v6) = self.icmp_sources();
@@ -281,7 +281,7 @@ impl Given {
         })
     }
 
-    /// `index`: which element of a list.
+    /// `index`: the element of a list.
     fn refuse_option(&mut self, option: &str, index: usize, reason: &str) {
         let places = self.places.get(option);
         let error = match places.and_then(|places| places.get(index).or(places.last())) {
@@ -344,8 +344,7 @@ impl Given {
         ports
     }
 
-    /// Each kind of source once. The kernel has the same routes, so frames are treated as it treats them, unless others say
-    /// otherwise.
+    /// Each kind of source once. The kernel has the same routes, so frames are treated as it treats them by default.
     fn check_sync(&mut self) {
         for (index, source) in self.options.sync.clone().into_iter().enumerate() {
             let mut before = self.options.sync.iter().take(index);
@@ -385,7 +384,7 @@ impl Given {
         }
     }
 
-    /// A mode of one interface overrides one of all.
+    /// The mode of one interface overrides the mode of all.
     fn set_checksums(&mut self, ports: &mut [PortConfig]) {
         let (mut all, mut each) = (None, BTreeMap::new());
         for (index, ChecksumMode { iface, mode }) in self.options.checksum.clone().into_iter().enumerate() {
@@ -410,7 +409,7 @@ impl Given {
         }
     }
 
-    /// One address of each family, each of which a packet can come from.
+    /// At most one address of each family, each of which can be the source of a packet.
     fn icmp_sources(&mut self) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
         let (mut v4, mut v6) = (None, None);
         for (index, address) in self.options.icmp_source.clone().into_iter().enumerate() {
@@ -473,7 +472,7 @@ impl Given {
     }
 }
 
-/// Whether an ICMP error can come from `address` and go through routers (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
+/// Whether an ICMP error from `address` can pass through routers (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
 fn check_source(address: IpAddr) -> Result<(), String> {
     let unicast = match address {
         IpAddr::V4(v4) => !(v4.octets()[0] == 0 || v4.is_loopback() || v4.octets()[0] >= 224),
@@ -491,7 +490,7 @@ fn check_source(address: IpAddr) -> Result<(), String> {
     }
 }
 
-/// All that is wrong, one line each.
+/// All errors, one line each.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError(pub Vec<String>);
 

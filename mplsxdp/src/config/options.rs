@@ -1,5 +1,5 @@
-//! The options of `load`. Each stands here once: its name, type, bounds, help and default. clap reads them from a command line,
-//! serde from a config file and into one.
+//! The options of `load`. Each is defined here once: name, type, bounds, help and default. clap reads them from a command line,
+//! serde from and into a config file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,16 +53,16 @@ pub struct Options {
     /// A kernel route into the interface of --local, which lasts as long as the instance (repeatable).
     #[arg(long, value_name = "PREFIX [src ADDRESS]")]
     pub kernel_route: Vec<LocalRoute>,
-    /// Which instance: several run on one machine, each by its name.
+    /// The instance; several can run on one machine, each under its own name.
     #[arg(skip)]
     pub instance: String,
     /// The network namespace to enter, by name or path.
     #[arg(skip)]
     pub netns: Option<String>,
-    /// Wait for interfaces that do not exist yet, and take each when it comes.
+    /// Wait for interfaces that do not exist yet, and make each a port when it appears.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub wait: bool,
-    /// Do not take an interface again that was deleted and is made anew under its name.
+    /// Do not make an interface a port again if it was deleted and then recreated under its name.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_readopt: bool,
     /// Switch GRO on at the other ends of veths that need it to take redirected frames, in any network namespace.
@@ -97,7 +97,7 @@ pub struct Options {
     /// A routing table whose IP routes impose labels: a number, a VRF, or `main` (repeatable) [default: main].
     #[arg(long, value_name = "TABLE")]
     pub sync_table: Vec<SyncTable>,
-    /// How long a routing daemon that has connected is silent before the routes go that it did not send again.
+    /// How long after it has connected a routing daemon may be silent before the routes that it did not send again are deleted.
     #[arg(long, value_name = "TIME")]
     pub sync_quiet: Span,
     /// How the TTL crosses a push or a pop [with --sync: linux].
@@ -109,7 +109,7 @@ pub struct Options {
     /// The last pop writes the traffic class into the IP precedence.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tc_propagate: bool,
-    /// What becomes of a label that has no route [with --sync: pass].
+    /// What happens to a label that has no route [with --sync: pass].
     #[arg(long, value_name = "POLICY")]
     pub unknown: UnknownPolicy,
     /// Which way ICMP errors about labelled packets go.
@@ -202,7 +202,7 @@ const RELOADED: [&str; 9] = [
 ];
 
 impl Options {
-    /// Their values by their names, without those that have none.
+    /// The values of the options by name, without those that have none.
     pub fn values(&self) -> BTreeMap<String, Value> {
         let Ok(Value::Object(values)) = serde_json::to_value(self) else {
             return BTreeMap::new();
@@ -210,7 +210,7 @@ impl Options {
         values.into_iter().filter(|(_, value)| !value.is_null()).collect()
     }
 
-    /// Those values that are not defaults.
+    /// The values that are not defaults.
     pub fn differing(&self) -> BTreeMap<String, Value> {
         let defaults = Self::default().values();
         let values = self.values().into_iter();
@@ -219,7 +219,7 @@ impl Options {
             .collect()
     }
 
-    /// The names of all of them.
+    /// The names of all options.
     pub fn names() -> Vec<String> {
         match serde_json::to_value(Self::default()) {
             Ok(Value::Object(values)) => values.into_iter().map(|(name, _)| name).collect(),
@@ -227,7 +227,7 @@ impl Options {
         }
     }
 
-    /// The names of options that differ from those of `new`, and that only a new load would apply.
+    /// The names of options that differ from those of `new` and that only a new load would apply.
     pub fn needing_restart(&self, new: &Self) -> Vec<String> {
         let (old, new) = (self.values(), new.values());
         Self::names()
@@ -299,7 +299,7 @@ impl<'de, T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Deserialize<'d
     }
 }
 
-/// How command line and file call a [`TtlMode`].
+/// The names of a [`TtlMode`] on the command line and in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TtlPropagation {
@@ -321,7 +321,7 @@ impl From<TtlPropagation> for TtlMode {
     }
 }
 
-/// What becomes of a frame whose label has no route. It is counted whatever becomes of it.
+/// What happens to a frame whose label has no route. It is counted in any case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownPolicy {
@@ -330,7 +330,7 @@ pub enum UnknownPolicy {
     Punt,
     /// Dropped at once.
     Drop,
-    /// The kernel's, untouched.
+    /// Left to the kernel unchanged.
     Pass,
 }
 
@@ -348,7 +348,7 @@ impl From<UnknownPolicy> for abi::UnknownPolicy {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ChecksumMode {
-    /// `None`: of all interfaces that have no mode of their own.
+    /// `None`: for all interfaces that have no mode of their own.
     pub iface: Option<String>,
     pub mode: Checksum,
 }
@@ -432,7 +432,7 @@ impl From<Preference> for String {
     }
 }
 
-/// A name, or whether there is to be one by the usual name.
+/// A name, or whether to use the default name.
 fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

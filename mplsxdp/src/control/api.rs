@@ -1,5 +1,5 @@
-//! The types of the control socket, as `io.mplsxdp.varlink` describes them: what goes over the wire as JSON, and the
-//! [`Request`]s and [`Reply`]s that the socket's server exchanges with the controller.
+//! The types of the control socket, as `io.mplsxdp.varlink` describes them: the JSON on the wire, and the [`Request`]s and
+//! [`Reply`]s that the socket's server exchanges with the switch.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,22 +22,22 @@ pub const INTERFACE: &str = "io.mplsxdp";
 /// The interface's definition.
 pub const DEFINITION: &str = include_str!("io.mplsxdp.varlink");
 
-/// `type InstalledRoute`: a route, and what became of it.
+/// `type InstalledRoute`: a route, and its state.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct InstalledRoute {
     pub route: Route,
-    /// `static`, `config` (static, too, and from the config file), or another source's name.
+    /// `static`, `config` (also static, from the config file), or the name of another source.
     pub owner: String,
-    /// It is not installed, as another owner's route is preferred.
+    /// It is not installed because another owner's route is preferred.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub standby: bool,
-    /// The next hop's state, `None` for `dev lo` and where there are several.
+    /// The next hop's state; `None` for `dev lo` and for several next hops.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHopState>,
     /// The state of each of the route's `nexthops`, in their order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<PathState>>,
-    /// `None` where the route has no counter slot.
+    /// `None` if the route has no counter slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<Counter>,
 }
@@ -46,7 +46,7 @@ pub struct InstalledRoute {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PathState {
     pub next_hop: NextHopState,
-    /// The buckets whose flows take this path now; only where one route was asked for.
+    /// The buckets whose flows take this path now; only if the call was for one route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buckets: Option<Vec<BucketRange>>,
 }
@@ -59,7 +59,7 @@ pub struct BucketRange {
 }
 
 impl BucketRange {
-    /// The buckets that are `path`'s, in order.
+    /// The buckets of `path`, in order.
     pub fn of(spread: &Spread, path: u8) -> Vec<Self> {
         let mut ranges: Vec<Self> = Vec::new();
         for (bucket, _) in (0..=u8::MAX).zip(spread).filter(|&(_, &owner)| owner == path) {
@@ -74,7 +74,7 @@ impl BucketRange {
         ranges
     }
 
-    /// How many it has.
+    /// The number of buckets.
     pub fn count(self) -> usize {
         usize::from(self.last - self.first) + 1
     }
@@ -91,25 +91,25 @@ pub struct Counter {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NextHopState {
     pub via: ViaAddress,
-    /// The interface, given or found; `None` where the kernel has no route to the address.
+    /// The interface, given or found; `None` if the kernel has no route to the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
     /// `None` while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
     pub state: Resolution,
-    /// Its port takes no redirected frames: what is forwarded to it is lost.
+    /// Its port does not send redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
-    /// How many routes use it, those of several paths once for each, and next hops that it is the backup of.
+    /// How many users it has: routes, once for each of their paths, and next hops that it is the backup of.
     pub routes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupState>,
-    /// `None` if it was not asked for, and if the kernel has no entry.
+    /// `None` if the call did not ask for it, or if the kernel has no entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelNeighbor>,
 }
 
-/// `type KernelNeighbor`: the entry of the kernel's neighbour table. Times are in seconds, from then to now.
+/// `type KernelNeighbor`: the entry of the kernel's neighbour table. Times are in seconds before now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KernelNeighbor {
     /// As `ip neigh` names it, such as `REACHABLE`.
@@ -121,7 +121,7 @@ pub struct KernelNeighbor {
     pub probes: u32,
 }
 
-/// `type BackupState`: what takes the place of a next hop that is not resolved.
+/// `type BackupState`: the backup of a next hop, used while that is not resolved.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BackupState {
     pub via: ViaAddress,
@@ -130,7 +130,7 @@ pub struct BackupState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
     pub state: Resolution,
-    /// Its port takes no redirected frames: what is forwarded to it is lost.
+    /// Its port does not send redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
 }
 
@@ -138,15 +138,15 @@ pub struct BackupState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
-    /// The MAC is known: frames go out.
+    /// The MAC address is known: frames are sent.
     Resolved,
     /// `via link`: nothing to resolve.
     Static,
-    /// Asked, no answer yet.
+    /// The neighbour has not answered yet.
     Incomplete,
-    /// Asked, no answer within the kernel's time; asked again.
+    /// The neighbour did not answer within the kernel's time; it is asked again.
     Failed,
-    /// The kernel has a MAC address for it that is not one neighbour's: broadcast, multicast or zero.
+    /// The kernel has a MAC address for it that cannot be one neighbour's: broadcast, multicast or zero.
     BadMac,
     /// The kernel has no route to the address.
     NoRoute,
@@ -157,9 +157,9 @@ pub enum Resolution {
     NotAPort,
     /// The interface has no MAC addresses to resolve (IFF_NOARP).
     NoArp,
-    /// There is no interface of the name given.
+    /// There is no interface with the given name.
     NoSuchDev,
-    /// The address is this box's own.
+    /// The address belongs to this machine.
     Local,
 }
 
@@ -195,12 +195,12 @@ pub struct VlanTag {
 pub enum Checksum {
     /// Finishes them.
     Finish,
-    /// Does not look for them.
+    /// Trusts that there are none.
     Trust,
 }
 
 impl Checksum {
-    /// As people and the socket write it.
+    /// Its name on the command line and the socket.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Finish => "finish",
@@ -234,39 +234,40 @@ pub struct Link {
     pub up: bool,
     /// `native` or `generic`.
     pub mode: String,
-    /// How the program is attached: `bpf_link` with its id.
+    /// The attachment: the id of its `bpf_link`.
     pub link_id: u32,
     pub program_id: u32,
-    /// How often the program was put back after another process had taken it off, or replaced it.
+    /// How often the program was put back after another process had removed or replaced it.
     pub put_back: u64,
-    /// Labelled frames are accepted.
+    /// Whether labelled frames are accepted.
     pub mpls: bool,
     pub tx_only: bool,
-    /// The far end of the veth pair that this box's own packets are sent into.
+    /// The far end of the veth pair for this machine's own packets.
     pub local: bool,
-    /// It has the program for its sub-interfaces only.
+    /// It only holds the program for its sub-interfaces.
     pub parent_only: bool,
-    /// Of a sub-interface: the interface that has the program.
+    /// For a sub-interface: the interface that has the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// Of a sub-interface: the tags of its frames, outermost first.
+    /// For a sub-interface: the tags of its frames, outermost first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vec<VlanTag>>,
-    /// Of a veth: the name of its other end, if that is known.
+    /// For a veth: the name of its other end, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// A file that stands for the network namespace of `peer`; `None` if it is the instance's own.
+    /// A file for the network namespace of `peer`; `None` if it is the instance's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_netns: Option<String>,
-    /// Whether frames can be redirected to it; `None` where the kernel does not tell.
+    /// Whether frames can be redirected to it; `None` if the kernel does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
-    /// What keeps it from working: it waits for its interface, or its program cannot be put back. Labelled frames that arrive are lost.
+    /// Why it does not work: it waits for its interface, or its program cannot be put back. Labelled frames that arrive are
+    /// lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// What is done about unfinished checksums of frames that arrive.
+    /// What it does about unfinished checksums of arriving frames.
     pub checksum: Checksum,
-    /// `None` if it was not asked for.
+    /// `None` if the call did not ask for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<LinkCounters>,
 }
@@ -277,7 +278,7 @@ pub struct LinkCounters {
     /// `None` if the kernel has no such interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelCounters>,
-    /// What was counted at this port by its reason, of reasons that were seen.
+    /// The counters of this port by reason, for reasons that were seen.
     pub reasons: Vec<ReasonCounter>,
 }
 
@@ -307,7 +308,7 @@ pub struct Status {
     pub instance: String,
     pub pid: u32,
     pub uptime_seconds: u64,
-    /// Of its network namespace, in nsfs; 0 if it is not known.
+    /// The inode of its network namespace in nsfs; 0 if unknown.
     pub netns_inode: u64,
     /// `native` or `generic`.
     pub mode: String,
@@ -318,18 +319,18 @@ pub struct Status {
     pub unknown: String,
     /// `auto`, `lsp` or `ip`.
     pub icmp_via: String,
-    /// The interface for this box's own packets.
+    /// The interface for this machine's own packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<String>,
     pub links: u64,
-    /// Labels 16 to this less one can have routes.
+    /// Labels from 16 up to, but not including, this number can have routes.
     pub labels: u32,
     pub label_routes: u64,
     pub prefix_routes: u64,
     pub next_hops: u64,
     pub unresolved_next_hops: u64,
     pub tables: Vec<Table>,
-    /// Routes that forward uncounted, because every counter slot is taken.
+    /// Routes that are not counted because all counter slots are taken.
     pub uncounted_routes: u64,
     /// Lines that could not be written.
     pub log_lines_lost: u64,
@@ -344,7 +345,7 @@ pub struct Status {
     /// The config file that it was loaded from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_file: Option<String>,
-    /// The names of the ports, those that wait for their interfaces included.
+    /// The names of the ports, including those that wait for their interfaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<String>>,
     /// How much the routes of each owner are preferred to those of others: the lowest number wins.
@@ -358,7 +359,7 @@ pub struct Table {
     pub name: String,
     pub used: u64,
     pub capacity: u64,
-    /// What the map takes of the kernel's memory.
+    /// How much kernel memory the map uses.
     pub memory_bytes: u64,
 }
 
@@ -370,13 +371,13 @@ pub struct ReasonCounter {
     pub description: String,
     pub packets: u64,
     pub bytes: u64,
-    /// Of these, how many the slow path did not get because there were too many at once.
+    /// How many of them did not reach the slow path because there were too many at once.
     pub policed: u64,
-    /// Of these, how many it did not get because it does not listen on the queue that they came in on.
+    /// How many of them did not reach it because it does not listen on their receive queue.
     pub unheard: u64,
 }
 
-/// `type Outcome`: what became of frames that the slow path got.
+/// `type Outcome`: what happened to frames that the slow path got.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     pub name: String,
@@ -391,7 +392,7 @@ pub struct UnknownLabel {
     pub label: u32,
     /// Since it was first seen.
     pub packets: u64,
-    /// Of late.
+    /// Recently.
     pub rate_pps: f64,
     /// Since it was last seen.
     pub idle_seconds: f64,
@@ -400,11 +401,11 @@ pub struct UnknownLabel {
 /// `type Stats`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
-    /// Only those that are not zero, unless all were asked for.
+    /// Only those that are not zero, unless the call asked for all.
     pub reasons: Vec<ReasonCounter>,
     /// Likewise.
     pub slow_path: Vec<Outcome>,
-    /// What routes with a counter slot have forwarded since the start, those that are gone included.
+    /// What routes with a counter slot have forwarded since the start, including deleted routes.
     pub forwarded: Counter,
     pub uncounted_routes: u64,
 }

@@ -3,11 +3,12 @@
 use bytes::{Buf, BytesMut};
 use tokio_util::codec::Decoder;
 
-/// Splits a stream of bytes into messages. One that is too large is told as soon as that is clear, and skipped to its end.
+/// Splits a stream of bytes into messages. A message that is too large is reported as soon as that is clear, and skipped to its
+/// end.
 #[derive(Debug)]
 pub struct Messages {
     limit: usize,
-    /// How much of the buffer was looked at and has no NUL.
+    /// How much of the buffer was searched and has no NUL.
     scanned: usize,
     skipping: bool,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub const RUN_DIR_VARIABLE: &str = "MPLSXDP_RUN_DIR";
 /// Where the sockets of all instances are.
 pub const RUN_DIR: &str = "/run/mplsxdp";
-/// The instance that is meant where none is named.
+/// The default instance.
 pub const DEFAULT_INSTANCE: &str = "default";
 
 /// Where the files of one instance are.

@@ -17,9 +17,9 @@ pub use instance::{DEFAULT_INSTANCE, Instance, InvalidInstance, RUN_DIR, RUN_DIR
 
 /// Users of this group may use the sockets.
 pub const GROUP: &str = "mplsxdp";
-/// One message, from either side, is at most as long.
+/// The maximum length of a message in either direction.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
-/// One request on its way to the controller.
+/// A request on its way to the switch.
 #[derive(Debug)]
 pub struct Call {
     pub request: Request,

@@ -1,4 +1,4 @@
-//! Where an instance listens: its run directory, the lock that has its name taken, and the socket. Nobody else can hold the lock, and
+//! Where an instance listens: its run directory, the lock on its name, and the socket. Nobody else can hold the lock, and
 //! nobody can connect before the socket has its owner and mode.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -14,13 +14,13 @@ use tokio::net::UnixListener;
 
 use super::{GROUP, Instance};
 
-/// Others pass through the directory to sockets that they may use.
+/// Other users pass through the directory to sockets that they may use.
 const DIR_MODE: u32 = 0o755;
-/// Who can open the lock file, if only to read it, can hold the lock.
+/// Anyone who can open the lock file, even for reading only, can hold the lock.
 const LOCK_MODE: u32 = 0o600;
 const SOCKET_MODE: u32 = 0o660;
 
-/// Takes the instance's name and opens its socket. What a killed process left behind is put away. Whatever the umask, nobody
+/// Takes the instance's name and opens its socket. What a killed process left behind is removed. Whatever the umask, nobody
 /// connects before the socket's group and mode are set.
 pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindError> {
     let lock = take_lock(instance)?;
@@ -40,9 +40,9 @@ pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindErro
     Ok((listener, guard))
 }
 
-/// Until it listens, which comes last, the kernel refuses whoever connects.
+/// Until it listens, which is last, the kernel refuses connections.
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    // This reads files: the socket must not wait for it once it is there.
+    // This reads files, so it must be done before the socket exists.
     let group = Group::from_name(GROUP).unwrap_or_else(|error| {
         tracing::warn!("cannot look up the group {GROUP}: {error}; only root can use the control socket");
         None
@@ -77,12 +77,12 @@ impl Drop for SocketGuard {
                 _ => {}
             }
         }
-        // Other instances keep it.
+        // Other instances still use it.
         let _ = std::fs::remove_dir(&self.dir);
     }
 }
 
-/// Why the socket cannot be had.
+/// Why the socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error(
@@ -119,7 +119,7 @@ impl BindError {
 /// The lock file, locked, with this process's id in it.
 fn take_lock(instance: &Instance) -> Result<File, BindError> {
     let path = instance.lock();
-    // An instance on its way out removes the file and perhaps the directory: only what stays is refused.
+    // An instance that is ending removes the file and perhaps the directory: only a lasting one is an error.
     let mut refusal = None;
     for attempt in 0..10 {
         if attempt > 0 {
@@ -169,7 +169,7 @@ fn take_lock(instance: &Instance) -> Result<File, BindError> {
     Err(refusal.unwrap_or_else(|| BindError::io("cannot keep", &path)(io::ErrorKind::NotFound.into())))
 }
 
-/// Makes the run directory, or checks one that is there: nobody but root and this user may put files into it.
+/// Makes the run directory, or checks an existing one: only root and this user may be able to put files into it.
 fn make_dir(dir: &Path) -> Result<(), BindError> {
     if let Some(parent) = dir.parent() {
         DirBuilder::new()
@@ -179,7 +179,7 @@ fn make_dir(dir: &Path) -> Result<(), BindError> {
             .map_err(BindError::io("cannot create", parent))?;
     }
     match DirBuilder::new().mode(DIR_MODE).create(dir) {
-        // The umask has taken from the mode.
+        // The umask has cleared bits of the mode.
         Ok(()) => std::fs::set_permissions(dir, Permissions::from_mode(DIR_MODE)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),

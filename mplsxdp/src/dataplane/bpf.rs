@@ -1,5 +1,5 @@
-//! The commands of bpf(2) that aya does not offer. For XDP links: whether one is still attached, and detaching one that
-//! somebody else holds as well. For programs of others: the name by the id. For maps: batches, deleting, and maps of maps.
+//! The commands of bpf(2) that aya does not offer. For XDP links: whether one is still attached, and detaching one to which
+//! others have descriptors. For programs of others: the name by the id. For maps: batches, deleting, and maps of maps.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -26,7 +26,7 @@ const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// A bpf_link that holds an XDP program on an interface until it is detached, or nobody has a descriptor of it any more.
+/// A bpf_link that holds an XDP program on an interface until it is detached or its last descriptor is closed.
 pub struct XdpLink(OwnedFd);
 
 /// The kernel's view of an [`XdpLink`].
@@ -50,12 +50,12 @@ impl XdpLink {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(link) }))
     }
 
-    /// Puts `program` in the place of the one that is attached: every frame meets one of them. ENOLINK: the link is detached.
+    /// Replaces the attached program by `program`: every frame meets one of them. ENOLINK: the link is detached.
     pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         bpf(Command::LinkUpdate, &mut [self.descriptor(), descriptor(program), 0, 0]).map(drop)
     }
 
-    /// Takes the program off the interface, whoever else has a descriptor of the link.
+    /// Takes the program off the interface, even if others have descriptors of the link.
     pub fn detach(&self) -> io::Result<()> {
         bpf(Command::LinkDetach, &mut [self.descriptor()]).map(drop)
     }
@@ -78,9 +78,9 @@ impl XdpLink {
     }
 }
 
-/// The name of a loaded program, as bpftool shows it; of at most 15 bytes, and it may be empty.
+/// The name of a loaded program, as bpftool shows it: at most 15 bytes, possibly none.
 pub fn program_name(id: u32) -> io::Result<String> {
-    /// Where `name` is in struct bpf_prog_info, in words.
+    /// The offset of `name` in struct bpf_prog_info, in words.
     const NAME: usize = 16;
     const NAME_WORDS: usize = 4;
     let program = bpf(Command::ProgGetFdById, &mut [id, 0, 0])?;
@@ -93,7 +93,7 @@ pub fn program_name(id: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&name).into_owned())
 }
 
-/// BPF_OBJ_GET_INFO_BY_FD: the first words of what the kernel tells of a link or a program.
+/// BPF_OBJ_GET_INFO_BY_FD: the first words of what the kernel returns for a link or a program.
 fn object_info<const WORDS: usize>(descriptor: u32, info: &mut [u32; WORDS]) -> io::Result<()> {
     let length = size_of_val(info) as u32;
     let [low, high] = halves((&raw mut *info).addr() as u64);
@@ -111,12 +111,12 @@ fn descriptor(descriptor: BorrowedFd<'_>) -> u32 {
     descriptor.as_raw_fd().cast_unsigned()
 }
 
-/// BPF_MAP_CREATE: an array with one element of 32 bits; with `inner`, an array of one map that is made alike.
+/// BPF_MAP_CREATE: an array with one element of 32 bits; with `inner`, an array of one map like that one.
 pub fn create_array(name: &str, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
     const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
     const NAME_WORDS: usize = 4;
-    /// Of a key and of a value, in bytes.
+    /// The sizes of key and value, in bytes.
     const SIZE: u32 = 4;
 
     let map_type = inner.map_or(BPF_MAP_TYPE_ARRAY, |_| BPF_MAP_TYPE_ARRAY_OF_MAPS);
@@ -151,12 +151,13 @@ fn element(command: Command, map: BorrowedFd<'_>, key: &u32, value: Option<&u32>
     bpf(command, &mut attributes).map(drop)
 }
 
-/// BPF_MAP_LOOKUP_BATCH (Linux 5.13 for per-CPU arrays): the values of consecutive slots of a per-CPU array from `first` on, of
-/// each those of all possible CPUs, as two words. `values` has room for `keys.len()` slots. Returns how many slots there were.
+/// BPF_MAP_LOOKUP_BATCH (Linux 5.13 for per-CPU arrays): the values of consecutive slots of a per-CPU array from `first` on,
+/// those of all possible CPUs for each, as two words. `values` has room for `keys.len()` slots. Returns the number of slots
+/// read.
 pub fn lookup_batch(map: BorrowedFd<'_>, first: u32, keys: &mut [u32], values: &mut [[u64; 2]]) -> io::Result<usize> {
-    /// Where `count` is in the attributes.
+    /// The offset of `count` in the attributes.
     const COUNT: usize = 8;
-    // The kernel begins behind the key that it is given, and at the beginning if it gets none.
+    // The kernel begins after the key that it is given, or at the beginning if it gets none.
     let before = first.checked_sub(1);
     let mut last = 0_u32;
     let pointers = [
@@ -174,12 +175,13 @@ pub fn lookup_batch(map: BorrowedFd<'_>, first: u32, keys: &mut [u32], values: &
     attributes[COUNT + 1] = descriptor(map);
     match bpf(Command::MapLookupBatch, &mut attributes) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        // All, or the table ended before.
+        // All were read, or the table ended first.
         _ => Ok(attributes[COUNT] as usize),
     }
 }
 
-/// bpf(2) with the beginning of `union bpf_attr`, into which the kernel may write; the rest is taken for zero. Returns the new
+/// bpf(2) with the beginning of `union bpf_attr`, into which the kernel may write; the rest counts as zero. Returns the new
+/// descriptor, if the command makes one.
 /// descriptor, if the command makes one.
 fn bpf<const WORDS: usize>(command: Command, attributes: &mut [u32; WORDS]) -> io::Result<i32> {
     // Pointers in the attributes lie at multiples of 8.

@@ -1,4 +1,4 @@
-//! Where fields are in the running kernel's structures, by its type information (BTF, Documentation/bpf/btf.rst).
+//! The offsets of fields in the running kernel's structures, from its type information (BTF, Documentation/bpf/btf.rst).
 
 use std::io;
 
@@ -81,7 +81,7 @@ impl<'a> Types<'a> {
     }
 }
 
-/// The bytes behind `struct btf_type` of each kind; `None` for one that nobody knew when this was written.
+/// The number of bytes after `struct btf_type` for each kind; `None` for an unknown kind.
 fn trailing_bytes(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG

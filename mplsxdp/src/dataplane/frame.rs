@@ -1,10 +1,9 @@
-//! A frame in this process's memory for the forwarding core to work on, with room in front of it, as a driver's buffer
-//! has.
+//! A frame in this process's memory for the forwarding core, with headroom as in a driver's buffer.
 
 use mplsxdp_common::forward::Frame;
 use mplsxdp_common::wire::ETH_HLEN;
 
-/// A copy of a frame. Filled anew it keeps its buffer, so that it allocates only for a frame longer than all before.
+/// A copy of a frame. It reuses its buffer when it is filled again, so it allocates only for a frame longer than all before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemoryFrame {
     buffer: Vec<u8>,
@@ -19,7 +18,7 @@ impl Default for MemoryFrame {
 }
 
 impl MemoryFrame {
-    /// What drivers leave in front of a frame (XDP_PACKET_HEADROOM).
+    /// The headroom that drivers leave (XDP_PACKET_HEADROOM).
     pub const HEADROOM: usize = 256;
 
     pub fn new(frame: &[u8]) -> Self {
@@ -32,7 +31,7 @@ impl MemoryFrame {
         new
     }
 
-    /// A frame of a driver that leaves less in front.
+    /// A frame of a driver that leaves less headroom.
     pub fn with_headroom(frame: &[u8], headroom: usize) -> Self {
         let mut buffer = vec![0; headroom];
         buffer.extend_from_slice(frame);
@@ -43,8 +42,8 @@ impl MemoryFrame {
         }
     }
 
-    /// Makes it another frame: `parts` one after the other, of which `trimmed` bytes are missing at the end. Those count in
-    /// the frame's length, but cannot be read.
+    /// Replaces the frame: `parts` one after the other, with `trimmed` bytes missing at the end. Those count in the frame's
+    /// length but cannot be read.
     pub fn refill<const N: usize>(&mut self, parts: [&[u8]; N], trimmed: usize) {
         self.buffer.resize(Self::HEADROOM, 0);
         for part in parts {

@@ -1,10 +1,10 @@
-//! Grace periods: how the controller knows that no XDP program is left that began before some change.
+//! Grace periods: how the controller knows that no running XDP program began before some change.
 //!
-//! The kernel waits for one (`synchronize_rcu`) whenever an element of a map of maps is updated through the system call, so that
-//! who updates it knows that all programs use the new one (`maybe_wait_bpf_programs` in Linux 5.0 and later). XDP programs run as
-//! RCU readers. `membarrier(MEMBARRIER_CMD_GLOBAL)` waits alike, but not on all kernels: with `nohz_full` it is refused, and
-//! with one CPU it returns at once, though a program may have been preempted (PREEMPT_RT). It takes 5 to 50 ms, so a thread of
-//! its own waits.
+//! The kernel waits for one (`synchronize_rcu`) whenever an element of a map of maps is updated through the system call, so
+//! that afterwards all programs use the new element (`maybe_wait_bpf_programs` in Linux 5.0 and later). XDP programs run as RCU
+//! readers. `membarrier(MEMBARRIER_CMD_GLOBAL)` also waits, but not on all kernels: with `nohz_full` it is refused, and with
+//! one CPU it returns at once, even though a program may have been preempted (PREEMPT_RT). The wait takes 5 to 50 ms, so a
+//! thread of its own does it.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -19,7 +19,7 @@ use tracing::error;
 
 use super::{GracePeriod, TableError, bpf};
 
-/// What errors call the map of maps.
+/// The name of the map of maps in errors.
 const NAME: &str = "grace";
 /// How long to wait before a grace period is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ impl GracePeriods {
         let shared = Arc::clone(&state);
         let serve = move || {
             while let Ok(first) = receiver.recv() {
-                // Those that began meanwhile are over with this one.
+                // Those that began in the meantime end with this one.
                 let latest = receiver.try_iter().last().unwrap_or(first);
                 let mut reported = false;
                 while let Err(error) = maps.wait_for_readers() {
@@ -77,10 +77,10 @@ impl GracePeriods {
         })
     }
 
-    /// Begins one: it is over when no program is left that ran before this call.
+    /// Begins a grace period: it is over when no program runs that began before this call.
     pub fn begin(&mut self) -> GracePeriod {
         self.begun += 1;
-        // The thread ends only after this value: there is always who receives it.
+        // The thread ends only after this value, so there is always a receiver.
         let _ = self.requests.send(self.begun);
         GracePeriod(self.begun)
     }
@@ -89,7 +89,7 @@ impl GracePeriods {
         self.state.over.load(Ordering::Acquire) >= period.0
     }
 
-    /// Returns when one has come to its end since the last call.
+    /// Returns when one has ended since the last call.
     pub async fn ended(&self) {
         self.state.changed.notified().await;
     }
@@ -108,7 +108,7 @@ impl MapOfMaps {
         Ok(Self { outer, inner })
     }
 
-    /// Returns when no BPF program is left that ran before this call.
+    /// Returns when no BPF program runs that began before this call.
     fn wait_for_readers(&self) -> io::Result<()> {
         bpf::update_element(self.outer.as_fd(), 0, self.inner.as_raw_fd().cast_unsigned())
     }

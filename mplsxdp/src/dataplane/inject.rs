@@ -1,9 +1,9 @@
-//! Has the kernel receive frames at an interface, as if the XDP program there had passed them. So what comes off an LSP meets the
-//! checks of received packets: martian addresses, `rp_filter`, checksums, `ip_forward`, TTL, netfilter.
+//! Makes the kernel receive frames at an interface, as if the XDP program there had passed them. So what comes off an LSP meets
+//! the checks of received packets: martian addresses, `rp_filter`, checksums, `ip_forward`, TTL, netfilter.
 //!
-//! A program for traffic control is run once for each frame (BPF_PROG_TEST_RUN), and gives the interface a packet in the kernel's
-//! own memory (`bpf_clone_redirect`). A test run of an XDP program on live frames would do the same, but makes a page pool each
-//! time, which stays for as long as a socket has the packet unread.
+//! A traffic-control program runs once for each frame (BPF_PROG_TEST_RUN), and gives the interface a packet in the kernel's own
+//! memory (`bpf_clone_redirect`). A test run of an XDP program on live frames would do the same, but creates a page pool each
+//! time, which exists as long as a socket has the packet unread.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -15,7 +15,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket
 
 use super::kernel::MappedWords;
 
-/// The program, loaded and attached nowhere.
+/// The program, loaded but not attached.
 pub struct Injector {
     program: SchedClassifier,
     /// A [`Delivery`], the program's input.
@@ -25,7 +25,7 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// Runs the program once, without a frame: an error says that this kernel does not.
+    /// Runs the program once, without a frame: an error means that this kernel cannot.
     pub(super) fn new(program: SchedClassifier, map: &MapData) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let injector = Self {
@@ -38,10 +38,10 @@ impl Injector {
         Ok(injector)
     }
 
-    /// Has the kernel receive `frame`, from the destination MAC on, at the interface `ifindex` of this network namespace. It has
-    /// gone through the kernel's network stack on return.
+    /// Makes the kernel receive `frame`, from the destination MAC address on, at the interface `ifindex` of this network
+    /// namespace. On return it has passed through the kernel's network stack.
     ///
-    /// EINVAL: there is no such interface, or the frame is longer than the kernel makes a packet of at once, which is about
+    /// EINVAL: there is no such interface, or the frame is longer than what the kernel turns into a packet at once, about
     /// 16,000 bytes. ENOBUFS: the interface is down, or the kernel's queue for received packets is full.
     pub fn receive(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
         if frame.len() > Delivery::ROOM {
@@ -60,9 +60,9 @@ impl Injector {
         }
     }
 
-    /// Returns what the program does.
+    /// Returns the program's return value.
     fn run(&self) -> io::Result<i32> {
-        /// A packet for the program to fill; of no protocol, so that the kernel does not look into it.
+        /// A packet for the program to fill, without a protocol, so that the kernel does not look into it.
         const PACKET: [u8; 64] = [0; 64];
         let options = TestRunOptions {
             data_in: Some(&PACKET),
@@ -75,9 +75,9 @@ impl Injector {
         }
     }
 
-    /// Has the kernel work on what it has received. Linux 6.11 and later does so at the end of the test run. Before, the packet waits
-    /// in this CPU's queue until the next interrupt, or until bottom halves are allowed again, which is when this has looked at a
-    /// socket's queue. Without it, a CPU that falls idle complains ("local softirq work is pending").
+    /// Lets the kernel process what it has received. Linux 6.11 and later does so at the end of the test run. Before, the
+    /// packet waits in this CPU's queue until the next interrupt, or until bottom halves are enabled again, which is when this
+    /// has looked at a socket's queue. Otherwise a CPU that becomes idle complains ("local softirq work is pending").
     fn finish(&self) {
         // EAGAIN: the socket has no address.
         let _ = recv(self.socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);

@@ -41,16 +41,16 @@ pub struct KernelTables {
     ftn_v6: LpmTrie<MapData, FtnKeyV6, u64>,
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
-    /// `tx_ports` once more: aya's type has no way to delete.
+    /// `tx_ports` again: aya's type cannot delete.
     tx_ports_map: MapData,
     /// The port on each interface.
     interfaces: HashMap<MapData, u32, u32>,
     xsks: XskMap<MapData>,
     route_counters: PerCpuArray<MapData, CounterWords>,
-    /// `route_counters` once more: aya's type reads one slot at a time.
+    /// `route_counters` again: aya's type reads one slot at a time.
     route_counters_map: MapData,
     reason_counters: PerCpuArray<MapData, CounterWords>,
-    /// `reason_counters` once more, for the same reason.
+    /// `reason_counters` again, for the same reason.
     reason_counters_map: MapData,
     grace_periods: GracePeriods,
     hash_seed: u32,
@@ -60,8 +60,8 @@ pub struct KernelTables {
 }
 
 impl KernelTables {
-    /// Opens the maps that the first loaded program made, and marks them as this version's. `hash_seed` is what is frozen into
-    /// the programs.
+    /// Opens the maps that the first loaded program created, and marks them as this version's. `hash_seed` is frozen into the
+    /// programs.
     pub fn open(pins: &Pins, hash_seed: u32) -> Result<Self, TableError> {
         let open = |name| pins.open(name).map_err(|error| table_error(name, "open", error));
         let (ilm, adjacencies, stacks, groups, ports) = (
@@ -126,7 +126,7 @@ impl KernelTables {
         })
     }
 
-    /// The tables as the program of a port with these settings sees them, for frames as they are on the wire. Nothing is counted.
+    /// The tables as the program of a port with these settings sees them, for frames as on the wire. Nothing is counted.
     pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tables: self,
@@ -135,7 +135,7 @@ impl KernelTables {
         }
     }
 
-    /// The same for frames without VLAN tags: the slow path's lose them when they come in, and get them when they go out.
+    /// The same for frames without VLAN tags: the slow path's frames lose them on arrival and get them again on departure.
     pub fn without_tags(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tagged: false,
@@ -143,7 +143,7 @@ impl KernelTables {
         }
     }
 
-    /// Punts what comes in on this queue of `port` to an AF_XDP socket, until that is closed.
+    /// Punts what arrives on this queue of `port` to an AF_XDP socket, until the socket is closed.
     pub fn set_listener(&mut self, port: u16, queue: u32, socket: BorrowedFd<'_>) -> Result<(), TableError> {
         let index = u32::from(port) * MAX_QUEUES + queue;
         self.xsks
@@ -151,12 +151,12 @@ impl KernelTables {
             .map_err(|error| table_error(map::XSKS, "update", error))
     }
 
-    /// Returns when a grace period has come to its end since the last call.
+    /// Returns when a grace period has ended since the last call.
     pub async fn grace_period_ended(&self) {
         self.grace_periods.ended().await;
     }
 
-    /// Handles of their own on all counters: they read for as long as they live, also on another thread.
+    /// Handles for all counters; they can be used on another thread, for as long as they live.
     pub fn counter_readers(&self) -> Result<CounterReaders, TableError> {
         let reader = |name, map: &MapData| {
             let map = map.fd().as_fd().try_clone_to_owned().map_err(|source| TableError {
@@ -495,18 +495,18 @@ impl MappedWords {
         self.word(index).load(Ordering::Relaxed)
     }
 
-    /// `None` beyond the end.
+    /// `None` after the end.
     fn get(&self, index: usize) -> Option<u64> {
         (index < self.len).then(|| self.load(index))
     }
 
-    /// Where `count` words from `index` on are, `None` beyond the end.
+    /// The address of `count` words from `index` on; `None` after the end.
     fn slice(&self, index: usize, count: usize) -> Option<NonNull<AtomicU64>> {
         // SAFETY: within the mapping.
         (index + count <= self.len).then(|| unsafe { self.words.add(index) })
     }
 
-    /// Copies bytes to where word `index` begins. No program must read them meanwhile.
+    /// Copies bytes to word `index` and after. No program may read them meanwhile.
     pub(super) fn copy_from(&mut self, index: usize, bytes: &[u8]) {
         let room = self.len.saturating_sub(index) * size_of::<u64>();
         assert!(
@@ -519,7 +519,7 @@ impl MappedWords {
         unsafe { copy_nonoverlapping(bytes.as_ptr(), self.words.add(index).cast().as_ptr(), bytes.len()) };
     }
 
-    /// What was stored before is seen by who sees this.
+    /// A reader that sees this store also sees the earlier ones.
     fn store(&self, index: usize, value: u64) {
         self.word(index).store(value, Ordering::Release);
     }
@@ -527,7 +527,7 @@ impl MappedWords {
 
 impl Drop for MappedWords {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made, to which no reference is left.
+        // SAFETY: the mapping that `new` made; no reference to it is left.
         let _ = unsafe { munmap(self.words.cast(), self.len * size_of::<u64>()) };
     }
 }
@@ -557,7 +557,7 @@ fn total(values: &[CounterWords]) -> Counter {
     })
 }
 
-/// What the kernel says that a map takes (`memlock` of its fdinfo).
+/// The memory that the kernel reports for a map (`memlock` in its fdinfo).
 fn memory_of(name: &'static str, map: &MapData) -> Result<TableMemory, TableError> {
     let error = |source| TableError {
         map: name,
@@ -585,7 +585,7 @@ fn memory_of(name: &'static str, map: &MapData) -> Result<TableMemory, TableErro
     })
 }
 
-/// Handles on all counters.
+/// Handles for all counters.
 pub struct CounterReaders {
     /// By counter slots of routes.
     pub routes: CounterReader,
@@ -601,7 +601,7 @@ pub struct CounterReader {
 }
 
 impl CounterReader {
-    /// The counters of `count` slots from `first` on, fewer at the end of the table.
+    /// The counters of `count` slots from `first` on; fewer at the end of the table.
     pub fn read(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
         read_slots(self.name, self.map.as_fd(), first, count, self.possible_cpus)
     }

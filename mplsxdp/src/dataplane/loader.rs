@@ -1,6 +1,6 @@
-//! Brings maps and programs into the kernel. Every port has a copy of the program of its own, with its [`Settings`] frozen in;
-//! all copies share their maps through pins in a bpffs that is mounted nowhere: only this process can reach it, and it is gone
-//! when the process is, however that ends.
+//! Loads maps and programs into the kernel. Every port has its own copy of the program, with its [`Settings`] frozen in. All
+//! copies share their maps through pins in a bpffs that is not mounted anywhere: only this process can reach it, and it
+//! disappears when the process ends, however that happens.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -51,7 +51,7 @@ pub const SHARED_MAPS: &[&str] = &[
 /// The XDP program, as the build compiled it.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mplsxdp.o"));
 
-/// What is fixed for the life of the maps.
+/// What stays fixed for the life of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     pub labels: u32,
@@ -60,7 +60,7 @@ pub struct Sizes {
     pub counter_slots: u32,
 }
 
-/// Something did not go into the kernel.
+/// Something could not be loaded into the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(
@@ -90,7 +90,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// On a kernel that is too old, that is the reason, whatever it stumbled over.
+    /// On a kernel that is too old, that is the reason, whatever failed.
     fn on_this_kernel(self) -> Self {
         match Release::running() {
             Some(running) if running < OLDEST => Self::KernelTooOld {
@@ -102,7 +102,7 @@ impl LoadError {
     }
 }
 
-/// A bpffs of this process, to share maps through.
+/// A bpffs of this process, through which programs share maps.
 pub struct Pins {
     directory: OwnedFd,
 }
@@ -123,7 +123,7 @@ impl Pins {
         format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()).into()
     }
 
-    /// One of [`SHARED_MAPS`], which the first loaded program made.
+    /// One of [`SHARED_MAPS`], which the first loaded program created.
     pub fn open(&self, name: &str) -> Result<MapData, MapError> {
         MapData::from_pin(self.path(name))
     }
@@ -139,7 +139,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Makes the maps.
+    /// Creates the maps.
     pub fn new(sizes: Sizes) -> Result<Self, LoadError> {
         let pins = Pins::new()?;
         let frozen = Frozen {
@@ -149,7 +149,7 @@ impl Loader {
         };
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
         let mut first = object(&pins, sizes, settings, frozen).map_err(LoadError::on_this_kernel)?;
-        // The maps are in the bpffs: no more descriptors of them are needed here.
+        // The maps are in the bpffs, so their descriptors are not needed here.
         for name in SHARED_MAPS.iter().filter(|&&name| name != map::LOG_RECORDS) {
             drop(first.take_map(name));
         }
@@ -161,7 +161,7 @@ impl Loader {
         })
     }
 
-    /// Copies of the program police their exceptions so; not at all unless told.
+    /// Sets how copies of the program police their exceptions; by default they do not.
     pub fn with_police(self, police: Police) -> Self {
         Self {
             frozen: Frozen { police, ..self.frozen },
@@ -169,7 +169,7 @@ impl Loader {
         }
     }
 
-    /// Copies of the program begin their flow hashes with this; with 0 unless told.
+    /// Sets the seed of flow hashes in copies of the program; 0 by default.
     pub fn with_hash_seed(self, hash_seed: u32) -> Self {
         Self {
             frozen: Frozen {
@@ -180,7 +180,7 @@ impl Loader {
         }
     }
 
-    /// Copies of the program add to their counters by atomic instructions, or not; as this kernel needs it unless told.
+    /// Sets whether copies of the program use atomic instructions for their counters; by default as this kernel needs it.
     pub fn with_atomic_counters(self, atomic_counters: bool) -> Self {
         Self {
             frozen: Frozen {
@@ -191,8 +191,8 @@ impl Loader {
         }
     }
 
-    /// Logs the log records of all copies, from now on, on a thread of its own: a flood of them does not hold the event loop. They
-    /// come only from programs whose settings say so.
+    /// Logs the log records of all copies from now on, on a thread of its own, so that a flood of them does not hold the event
+    /// loop. Only programs whose settings say so write records.
     pub fn follow_log(&mut self) -> Result<(), LoadError> {
         let mut logger = EbpfLogger::init_with_logger(&mut self.log, Records)
             .map_err(|error| LoadError::Log(io::Error::other(error)))?;
@@ -222,8 +222,9 @@ impl Loader {
         Ok(Program { xdp })
     }
 
-    /// Counts, for as long as it lives, the frames that are redirected to the ports of this network namespace and that these do
-    /// not send. What drivers refuse costs a little for each batch of frames; where `Offsets` cannot be had, it is not counted.
+    /// Counts, as long as it lives, the frames that are redirected to the ports of this network namespace and that the ports do
+    /// not send. Each batch of frames that a driver refuses costs a little. If `Offsets` cannot be determined, they are not
+    /// counted.
     pub fn lost_frames(&self) -> Result<LostFrames, LoadError> {
         let io_error = |error: MapError| LoadError::LostFrames(io::Error::other(error));
         let tx_ports = self.pins.open(map::TX_PORTS).map_err(io_error)?;
@@ -251,14 +252,14 @@ impl Loader {
             Ok(_) => attach(LOST_BY_DRIVER)?,
             Err(error) => warn!(%error, "cannot count the frames that drivers refuse: `redirect-lost` is without them"),
         }
-        // The kernel holds the maps through the programs.
+        // The programs keep the maps alive.
         for name in SHARED_MAPS {
             drop(object.take_map(name));
         }
         Ok(LostFrames { _object: object })
     }
 
-    /// The way into the kernel for frames that arrived at a port.
+    /// The path into the kernel for frames that arrived at a port.
     pub fn injector(&self) -> Result<Injector, LoadError> {
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
         let mut object = object(&self.pins, self.sizes, settings, self.frozen)?;
@@ -276,11 +277,11 @@ impl Loader {
     }
 }
 
-/// Logs the program's records, `EXCEPTION, THE REST`, each exception as a subject of its own.
+/// Logs the program's records, `EXCEPTION, THE REST`, with each exception as a subject of its own.
 struct Records;
 
 impl Records {
-    /// Between two records. In a flood, the ring is full meanwhile, and the program leaves records out: that costs less.
+    /// The pause between two records. In a flood the ring fills up meanwhile, and the program skips records, which is cheaper.
     const PAUSE: Duration = Duration::from_micros(100);
 }
 
@@ -299,8 +300,8 @@ impl log::Log for Records {
     fn flush(&self) {}
 }
 
-/// Has the kernel verify and load a program. Its verifier leaves off with EAGAIN where a signal comes for this thread, and is to be
-/// asked again; libbpf does so as often.
+/// Has the kernel verify and load a program. Its verifier gives up with EAGAIN if a signal arrives for this thread, and must be
+/// asked again; libbpf retries as often.
 fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
     const ATTEMPTS: usize = 5;
     let mut attempts = 1;
@@ -316,7 +317,7 @@ fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Load
     }
 }
 
-/// What all copies of the program have frozen in alike.
+/// Settings that are frozen into all copies of the program alike.
 #[derive(Clone, Copy)]
 struct Frozen {
     police: Police,
@@ -403,8 +404,8 @@ impl Program {
     }
 }
 
-/// Has the kernel verify and load a program of `object`. Nothing else of `object` is kept: each map that a program uses would be
-/// one descriptor, and the kernel holds the maps by the program.
+/// Has the kernel verify and load a program of `object`. Nothing else of `object` is kept: each map would take one descriptor,
+/// and the kernel keeps the maps as long as the program.
 fn load_one(mut object: Ebpf, name: &'static str) -> Result<Xdp, LoadError> {
     let program = object.program_mut(name).ok_or(LoadError::NoProgram(name))?;
     let program: &mut Xdp = program.try_into().map_err(|error: ProgramError| Box::new(error))?;
@@ -415,7 +416,7 @@ fn load_one(mut object: Ebpf, name: &'static str) -> Result<Xdp, LoadError> {
     alone.map_err(keep_error)
 }
 
-/// A program is in the kernel, and cannot be kept there.
+/// The program is loaded but cannot be kept.
 fn keep_error(error: ProgramError) -> LoadError {
     match error {
         ProgramError::IOError(error) => LoadError::Keep(error),

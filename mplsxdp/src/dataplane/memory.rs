@@ -1,4 +1,4 @@
-//! The tables in ordinary memory: written by the LFIB, read by the forwarding core, for tests without a kernel.
+//! The tables in ordinary memory, written by the LFIB and read by the forwarding core, for tests without a kernel.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,7 @@ use mplsxdp_common::wire::Label;
 
 use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
 
-/// A step in what readers of the adjacencies can see.
+/// One step in what readers of the adjacencies can see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AdjacencyEvent {
     Stored {
@@ -22,7 +22,7 @@ pub enum AdjacencyEvent {
         word: usize,
         value: u64,
     },
-    /// Nobody reads it any more.
+    /// No reader is left.
     Emptied {
         index: u16,
     },
@@ -31,7 +31,7 @@ pub enum AdjacencyEvent {
     GraceOver(GracePeriod),
 }
 
-/// All tables. What the trait's writers stored can be read back through the fields.
+/// All tables. What was stored through the trait can be read back through the fields.
 #[derive(Debug)]
 pub struct MemoryTables {
     capacity: Capacity,
@@ -46,17 +46,17 @@ pub struct MemoryTables {
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
     pub hash_seed: u32,
     pub route_counters: RefCell<HashMap<u32, Counter>>,
-    /// Frames whose checksums the core finished, by port.
+    /// Frames whose checksums were finished by the core, by port.
     pub finished: RefCell<HashMap<u32, Counter>>,
-    /// How many grace periods were begun.
+    /// How many grace periods have begun.
     pub grace_periods: u64,
-    /// How many of them are over; `None`: each is as soon as it begins.
+    /// How many of them are over; `None`: each is over at once.
     pub grace_periods_over: Option<u64>,
-    /// What readers of the adjacencies may have seen, in order, if that is recorded.
+    /// What readers of the adjacencies may have seen, in order, if it is recorded.
     pub adjacency_events: Option<Vec<AdjacencyEvent>>,
     /// How many more FTN inserts succeed.
     pub ftn_inserts_left: usize,
-    /// How many more times an entry is removed from the FTN.
+    /// How many more FTN removals succeed.
     pub ftn_removals_left: usize,
     /// What was written to the FTN, in order: entries inserted, and removed.
     pub ftn_writes: Vec<(FtnKey, Option<RouteEntry>)>,
@@ -109,7 +109,7 @@ impl MemoryTables {
             .unwrap_or_default()
     }
 
-    /// The grace periods that were begun are over, and those that will be are not at once.
+    /// Ends the grace periods that have begun; later ones do not end at once.
     pub fn end_grace_periods(&mut self) {
         self.grace_periods_over = Some(self.grace_periods);
         self.record(AdjacencyEvent::GraceOver(GracePeriod(self.grace_periods)));
@@ -121,7 +121,7 @@ impl MemoryTables {
         }
     }
 
-    /// The tables as the program of a port with these settings sees them, for frames as they are on the wire.
+    /// The tables as the program of a port with these settings sees them, for frames as on the wire.
     pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tables: self,
@@ -130,8 +130,8 @@ impl MemoryTables {
         }
     }
 
-    /// The same for frames without VLAN tags: the slow path's lose them when they come in, and get them when they go out. Nothing
-    /// is counted.
+    /// The same for frames without VLAN tags: the slow path's frames lose them on arrival and get them again on departure.
+    /// Nothing is counted.
     pub fn without_tags(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tagged: false,
@@ -183,7 +183,7 @@ impl Tables for MemoryTables {
         if self.ftn_inserts_left == 0 {
             return Err(ftn_error("insert", std::io::ErrorKind::OutOfMemory));
         }
-        // Another entry for a prefix that has one needs room, too, as it does before Linux 6.13.
+        // Replacing an entry also needs room, as it does before Linux 6.13.
         if self.ftn.len() >= self.capacity.prefixes as usize {
             return Err(ftn_error("insert", std::io::ErrorKind::StorageFull));
         }

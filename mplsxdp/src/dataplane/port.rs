@@ -15,18 +15,18 @@ pub struct Attachment {
     program: Program,
     ifindex: u32,
     mode: XdpMode,
-    /// Shared with a [`Probe`] that is at work.
+    /// Shared with a running [`Probe`].
     link: Arc<XdpLink>,
     pub link_id: u32,
     pub program_id: u32,
 }
 
-/// The program did not go onto the interface.
+/// The program could not be attached to the interface.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The answer of the driver or the kernel.
+    /// The error of the driver or the kernel.
     #[error("{0}")]
     Kernel(#[from] io::Error),
     #[error("{0}")]
@@ -38,7 +38,7 @@ pub enum AttachError {
 pub enum Interference {
     /// The link is detached (BPF_LINK_DETACH).
     Detached,
-    /// The link has the program with this id in place of ours (BPF_LINK_UPDATE); its name, if it has one.
+    /// The link has the program with this id instead of ours (BPF_LINK_UPDATE); its name, if it has one.
     Replaced { other: u32, name: Option<String> },
 }
 
@@ -62,7 +62,7 @@ fn link(program: &Program, ifindex: u32, mode: XdpMode) -> Result<(Arc<XdpLink>,
 }
 
 impl Attachment {
-    /// Puts `program` in the place of the one that is attached: every frame meets one of them.
+    /// Replaces the attached program by `program`: every frame meets one of them.
     pub fn replace(&mut self, program: Program) -> Result<(), AttachError> {
         self.program = program;
         self.put_back()
@@ -73,7 +73,7 @@ impl Attachment {
         self.program = program;
     }
 
-    /// Has the interface run the program, whatever has become of the link. Does nothing if it does already.
+    /// Makes the interface run the program, whatever has happened to the link. Does nothing if it already does.
     pub fn put_back(&mut self) -> Result<(), AttachError> {
         match self.link.update(self.program.fd()?.as_fd()) {
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
@@ -96,12 +96,13 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // A process that has pinned the link, or a probe, would keep the program attached. What is detached already is no error.
+        // A process that has pinned the link, or a probe, would keep the program attached. A link that is already detached is
+        // not an error.
         let _ = self.link.detach();
     }
 }
 
-/// Tells what has become of an [`Attachment`], also on another thread.
+/// Finds out what has happened to an [`Attachment`], also on another thread.
 pub struct Probe {
     link: Arc<XdpLink>,
     pub link_id: u32,

@@ -1,4 +1,4 @@
-//! The kernel that runs, by its version: for messages, and for tests. What a kernel can do is tried, not concluded from it.
+//! The version of the running kernel: for messages, and for tests. Features of the kernel are probed, not concluded from it.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ pub struct Release {
     pub minor: u32,
 }
 
-/// The oldest that mplsxdp is made for.
+/// The oldest supported kernel.
 pub const OLDEST: Release = Release { major: 5, minor: 18 };
 
 impl Release {
-    /// `None` where it has a name without numbers.
+    /// `None` if the release does not begin with numbers.
     pub fn running() -> Option<Self> {
         let name = nix::sys::utsname::uname().ok()?;
         Self::parse(name.release().to_str()?)
     }
 
-    /// Of a release, such as `6.1.0-50-cloud-amd64`.
+    /// From a release, such as `6.1.0-50-cloud-amd64`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(['.', '-', '+']).map(str::parse);
         match (numbers.next()?, numbers.next()?) {

@@ -1,4 +1,4 @@
-//! What rtnetlink messages say. No socket, no clock.
+//! The meaning of rtnetlink messages. No sockets, no clocks.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -44,14 +44,14 @@ pub(super) mod message_type {
 
 use message_type::{DEL_NETCONF, DEL_NEXTHOP, NEW_NETCONF, NEW_NEXTHOP};
 
-/// A netlink message, and its bytes for other readers.
+/// A netlink message, and its bytes for other parsers.
 pub(super) struct Received {
     pub message: NetlinkMessage<RouteNetlinkMessage>,
     pub bytes: Bytes,
 }
 
-/// Takes the next message off a datagram; `None` where it is one that this version cannot read. An error where what follows is no
-/// message, or the kernel says that some were lost.
+/// Takes the next message off a datagram; `None` for one that this version cannot read. An error means that the rest is not a
+/// message, or that the kernel reports lost messages.
 pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Received>> {
     let length = match NetlinkBuffer::new_checked(&datagram[..]) {
         Ok(message) => (message.length() as usize).next_multiple_of(4).min(datagram.len()),
@@ -71,7 +71,7 @@ pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Receive
         }
         Ok(message) => Ok(Some(Received { message, bytes })),
         Err(error) => {
-            // One message says nothing about the others.
+            // A message does not affect the others.
             tracing::warn!("cannot read a netlink message: {error}");
             Ok(None)
         }
@@ -125,7 +125,7 @@ fn events_of_message(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event>
         }
         RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Event::Rules),
         RouteNetlinkMessage::NewRoute(route) => {
-            // IPv6 puts what is new behind all others; a dump has them in order.
+            // IPv6 puts new routes behind all others; a dump has them in order.
             let last = route.header.address_family == AddressFamily::Inet6
                 || header.flags & (NLM_F_APPEND | NLM_F_MULTIPART) != 0;
             let others = if last {
@@ -147,7 +147,7 @@ fn events_of_message(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event>
     Vec::from_iter(event)
 }
 
-/// What the kernel says went wrong. Unlike [`ErrorMessage::to_io`] it takes every number.
+/// The error that the kernel reports. Unlike [`ErrorMessage::to_io`] it accepts every number.
 pub(super) fn error_of(message: &ErrorMessage) -> io::Error {
     io::Error::from_raw_os_error(message.raw_code().saturating_abs())
 }
@@ -164,7 +164,7 @@ pub(super) fn neighbour_entry(message: &NeighbourMessage) -> Option<((u32, IpAdd
         }
     }
     let cache = cache?;
-    // Times come in ticks of USER_HZ.
+    // Times are in ticks of USER_HZ.
     let seconds = |ticks: u32| u64::from(ticks) / rustix::param::clock_ticks_per_second();
     let entry = NeighbourEntry {
         state: message.header.state.to_string().to_uppercase(),
@@ -189,7 +189,7 @@ pub(super) fn lookup_of(route: &RouteMessage) -> Lookup {
     }
 }
 
-/// `None` for what bridges say of their ports, which is not about the interface itself (AF_BRIDGE).
+/// `None` for what bridges report of their ports, which is not about the interface itself (AF_BRIDGE).
 pub(super) fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
@@ -289,7 +289,7 @@ fn xdp_attachment(attributes: &[LinkXdp]) -> Option<XdpAttachment> {
             LinkXdp::Attached(XdpAttached::Hardware) => mode = Some(AttachMode::Offload),
             LinkXdp::Attached(XdpAttached::Multiple) => mode = Some(AttachMode::Several),
             LinkXdp::ProgId(id) => program = Some(*id),
-            // Where there are several, only these tell.
+            // If there are several, only these say which.
             LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => program = program.or(Some(*id)),
             _ => {}
         }
@@ -319,7 +319,7 @@ fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
     })
 }
 
-/// `None` for what is neither ARP's nor ND's (bridges' forwarding entries, proxies).
+/// `None` for entries of neither ARP nor ND (bridges' forwarding entries, proxies).
 fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     if message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;
@@ -375,7 +375,7 @@ fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
     let mut object = 0;
     let mut selector = DefaultHasher::new();
     (header.tos, header.source_prefix_length).hash(&mut selector);
-    // What is said once of all paths of an IPv4 route. IPv6 may change it under a route.
+    // What applies to all paths of an IPv4 route. IPv6 may change it under a route.
     let mut common = DefaultHasher::new();
     if header.address_family == AddressFamily::Inet {
         (u8::from(header.protocol), u8::from(header.scope)).hash(&mut common);
@@ -431,7 +431,7 @@ fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
     if object == 0 && !each_is_a_route {
         ways.hash(&mut common);
     }
-    // A router's advertisement makes routes that share with nobody.
+    // Routes from router advertisements do not share with others.
     let may_share = each_is_a_route && header.protocol != RouteProtocol::Ra;
     let selector = selector.finish();
     let route = |way: Way| KernelRoute {
@@ -453,7 +453,7 @@ fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
     Vec::from_iter(ways.into_iter().map(route))
 }
 
-/// One of the ways that a route goes, as the kernel tells them apart.
+/// One path of a route, as the kernel distinguishes them.
 #[derive(Default, Hash)]
 struct Way {
     oif: Option<u32>,

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use mplsxdp_common::abi::MAX_QUEUES;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// What a driver does for the kernel, as `ethtool -K` sets it.
+/// An offload of a driver, as `ethtool -K` sets it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Feature {
@@ -36,7 +36,7 @@ impl Feature {
     }
 }
 
-/// For which VLAN tags something is done.
+/// The kinds of VLAN tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TagKinds {
     /// 802.1Q
@@ -51,12 +51,12 @@ impl TagKinds {
     }
 }
 
-/// Which VLAN tags the driver says it takes out of frames on receipt, and puts into frames when they are sent: those lie beside
-/// the frame in the kernel.
+/// The VLAN tags that the driver says it strips from received frames and inserts into sent frames. In the kernel these are
+/// beside the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VlanOffloads {
     pub receive: TagKinds,
-    /// Of [`VlanOffloads::receive`] what can be switched off.
+    /// The part of [`VlanOffloads::receive`] that can be switched off.
     pub receive_optional: TagKinds,
     pub transmit: TagKinds,
 }
@@ -79,10 +79,10 @@ pub fn vlan_offloads(interface: &str) -> io::Result<VlanOffloads> {
         features: [[0; 4]; FEATURE_WORDS],
     };
     request(interface, &mut features)?;
-    // Whether it is on, and whether it is and can be switched off.
+    // Whether it is on, and whether it is on and can be switched off.
     let state = |name: &str| {
         let is_named = |string: &[u8; 32]| string.split(|&byte| byte == 0).next() == Some(name.as_bytes());
-        // A kernel that has no such name does no such thing.
+        // A kernel that does not have the name does not have the feature.
         let bit = names.strings.iter().position(is_named);
         bit.and_then(|bit| Some((features.features.get(bit / 32)?, bit % 32)))
             .map_or(
@@ -110,19 +110,19 @@ pub fn vlan_offloads(interface: &str) -> io::Result<VlanOffloads> {
     })
 }
 
-/// Whether the kernel merges the packets of a flow that arrive (GRO).
+/// Whether the kernel merges arriving packets of a flow (GRO).
 pub fn merges(interface: &str) -> io::Result<bool> {
     const ETHTOOL_GGRO: u32 = 0x2b;
     is_on(interface, ETHTOOL_GGRO)
 }
 
-/// Whether TCP packets are sent that are yet to be segmented (TSO).
+/// Whether TCP packets are sent unsegmented (TSO).
 pub fn sends_unsegmented(interface: &str) -> io::Result<bool> {
     const ETHTOOL_GTSO: u32 = 0x1e;
     is_on(interface, ETHTOOL_GTSO)
 }
 
-/// What one of the commands that read a single setting answers.
+/// The value that a command for a single setting returns.
 fn is_on(interface: &str, command: u32) -> io::Result<bool> {
     let mut value = EthtoolValue { command, data: 0 };
     request(interface, &mut value)?;
@@ -142,7 +142,7 @@ struct EthtoolStrings {
     strings: [[u8; 32]; MAX_FEATURES],
 }
 
-/// `struct ethtool_gfeatures` of linux/ethtool.h: of each word of features those that are available, requested, active, and
+/// `struct ethtool_gfeatures` of linux/ethtool.h: for each word of features, those that are available, requested, active, and
 /// never changed.
 #[repr(C)]
 struct EthtoolFeatures {
@@ -170,7 +170,7 @@ struct EthtoolChannels {
     combined: u32,
 }
 
-/// A structure of linux/ethtool.h that begins with its command, which says that the structure is this one.
+/// A structure of linux/ethtool.h that begins with its command, which identifies the structure.
 ///
 /// # Safety
 /// The layout must be the kernel's for every command that a value can have.
@@ -195,7 +195,7 @@ pub fn receive_queues(interface: &str) -> io::Result<u32> {
     };
     match request(interface, &mut channels) {
         Ok(()) => Ok((channels.receive + channels.combined).clamp(1, MAX_QUEUES)),
-        // A driver that has no say on channels has one.
+        // A driver without channels has one queue.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
         Err(error) => Err(error),
     }

@@ -1,4 +1,4 @@
-//! A route of the kernel into the interface for this machine's own packets.
+//! A kernel route into the interface for this machine's own packets.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// A route of the kernel into the local interface, as `ip route` writes it: `10.4.4.0/24`, `10.4.4.0/24 src 10.0.0.1`.
+/// A kernel route into the local interface, as `ip route` writes it: `10.4.4.0/24`, `10.4.4.0/24 src 10.0.0.1`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LocalRoute {

@@ -1,5 +1,5 @@
-//! The netdev family of generic netlink (Documentation/netlink/specs/netdev.yaml, since Linux 6.3): what drivers can do with XDP.
-//! In the network namespace of the calling thread.
+//! The netdev family of generic netlink (Documentation/netlink/specs/netdev.yaml, since Linux 6.3): the XDP features of
+//! drivers. In the network namespace of the calling thread.
 
 use std::fmt::Debug;
 use std::io;
@@ -16,7 +16,7 @@ use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, Tok
 
 use super::decoding::error_of;
 
-/// What a driver can do with XDP (NETDEV_XDP_ACT_*).
+/// The XDP features of a driver (NETDEV_XDP_ACT_*).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct XdpFeatures(pub u64);
 
@@ -65,14 +65,14 @@ impl FeatureChanges {
         Ok(Some(Self { socket }))
     }
 
-    /// The next interface that changed; `None`: it may be any. May be dropped and called again at any time.
+    /// The next interface that changed; `None`: any may have. Can be dropped and called again at any time.
     pub async fn next(&mut self) -> Option<u32> {
         let (datagram, _) = self.socket.recv_from_full().await.ok()?;
         read::<Device>(&datagram).ok()?.ifindex
     }
 }
 
-/// What the generic netlink controller says of the netdev family.
+/// What the generic netlink controller reports about the netdev family.
 struct Family {
     id: u16,
     /// The multicast group that changes are reported to.
@@ -123,7 +123,7 @@ const IFINDEX: u16 = 1;
 /// NETDEV_A_DEV_XDP_FEATURES, a u64.
 const XDP_FEATURES: u16 = 3;
 
-/// What a message of the netdev family says of a device.
+/// What a message of the netdev family reports about a device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Device {
     pub(super) ifindex: Option<u32>,
@@ -194,7 +194,7 @@ fn socket() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sends a request and waits for its answer, which the kernel has ready at once.
+/// Sends a request and reads its answer, which the kernel has ready at once.
 fn ask<T>(socket: &Socket, request: GenlMessage<T>) -> io::Result<T>
 where
     T: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + Debug,

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
-/// Where `ip netns` names them.
+/// Where `ip netns` keeps their names.
 const NAMED: &str = "/run/netns";
 
-/// The inode in nsfs of the network namespace that a file stands for: it is the same under all names of one.
+/// The inode in nsfs of the network namespace of a file: it is the same for all names of a namespace.
 pub fn inode(file: impl AsRef<Path>) -> io::Result<u64> {
     Ok(std::fs::metadata(file)?.ino())
 }
 
-/// What `ip netns` calls the network namespace with this inode.
+/// The name that `ip netns` has for the network namespace with this inode.
 pub fn name(wanted: u64) -> Option<String> {
     let entries = std::fs::read_dir(NAMED).ok()?;
     let found = entries
@@ -25,7 +25,7 @@ pub fn name(wanted: u64) -> Option<String> {
     Some(found.file_name().to_string_lossy().into_owned())
 }
 
-/// What a shell command begins with that is to run in the network namespace which a file stands for.
+/// The beginning of a shell command that runs in the network namespace of a file.
 pub fn shell_prefix(file: &Path) -> String {
     match file.strip_prefix(NAMED) {
         Ok(name) => format!("ip netns exec {} ", name.display()),
@@ -33,7 +33,7 @@ pub fn shell_prefix(file: &Path) -> String {
     }
 }
 
-/// Files that stand for the other network namespaces: those with a name first, then one of a process for each other one.
+/// Files for the other network namespaces: those with a name first, then one of a process for each of the rest.
 pub fn all() -> Vec<PathBuf> {
     let entries = |folder: &str| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -53,7 +53,7 @@ pub fn all() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Does something in a network namespace, on a thread that ends with it.
+/// Runs something in a network namespace, on a thread that ends with it.
 pub async fn within<T: Send + 'static>(
     netns: File,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

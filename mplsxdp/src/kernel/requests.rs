@@ -30,9 +30,9 @@ use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
 use super::subscription::{self, Interests};
 use crate::neighbour::{Event, LinkInfo, Lookup};
 
-/// A request that the kernel does not answer within this time has been lost.
+/// A request that the kernel does not answer within this time is lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Marks the neighbours that [`Netlink::probe`] makes (NDA_PROTOCOL), as the protocol of a route marks routes. It is free in
+/// Marks the neighbours that [`Netlink::probe`] creates (NDA_PROTOCOL), as a protocol marks routes. The number is free in
 /// linux/rtnetlink.h and in iproute2's rt_protos.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
 
@@ -57,8 +57,8 @@ impl Error {
     }
 }
 
-/// Requests to the kernel, in the network namespace of the thread that opened it. Those of one task are carried out in the
-/// order in which they are first polled.
+/// Requests to the kernel, in the network namespace of the thread that opened it. The requests of a task are sent in the order
+/// in which they are first polled.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
@@ -91,7 +91,7 @@ impl Netlink {
         self.resync.notify_one();
     }
 
-    /// Which way the kernel would send to `address`; with `oif`, out of that interface, or within that VRF.
+    /// How the kernel would send to `address`; with `oif`, through that interface, or within that VRF.
     pub async fn route_lookup(&self, address: IpAddr, oif: Option<u32>) -> Result<Lookup, Error> {
         let mut message = RouteMessage::default();
         let (family, length) = family_of(address);
@@ -106,7 +106,7 @@ impl Netlink {
         {
             Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(lookup_of(&route)),
             Ok(_) => Ok(Lookup::NoRoute),
-            // IPv4 says by errors what IPv6 says by routes: none or throw, unreachable, prohibit, blackhole.
+            // IPv4 reports by errors what IPv6 reports by routes: none or throw, unreachable, prohibit, blackhole.
             Err(error) => match error.errno() {
                 Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL | libc::ENETDOWN) => {
                     Ok(Lookup::NoRoute)
@@ -116,12 +116,12 @@ impl Netlink {
         }
     }
 
-    /// Has the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; before, the
-    /// attribute is ignored). Never for one that is PERMANENT or NOARP: the kernel would take that state away.
+    /// Makes the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; older kernels ignore
+    /// the attribute). Never for one that is PERMANENT or NOARP: the kernel would remove that state.
     ///
     /// NTF_EXT_LEARNED exempts the entry from `gc_thresh3`, which limits the neighbours of all network namespaces together to
-    /// 1024 by default: next hops beyond it would never be resolved, and neither would any other neighbour of the machine.
-    /// NDA_PROTOCOL says whose the entry is.
+    /// 1024 by default: next hops beyond it would never be resolved, nor any other neighbour of the machine. NDA_PROTOCOL
+    /// identifies the owner of the entry.
     pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
         let request = format!("probe of {address} on interface {ifindex}");
         let mut message = neighbour_use(ifindex, address, NeighbourExtFlags::Managed);
@@ -133,7 +133,7 @@ impl Netlink {
         Ok(())
     }
 
-    /// Takes back what [`Netlink::probe`] asked for: the neighbour ages like any other. One that is gone is success.
+    /// Undoes [`Netlink::probe`]: the neighbour ages like any other. If it is gone, that is success.
     pub async fn release(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
         let request = format!("release of {address} on interface {ifindex}");
         let message = neighbour_use(ifindex, address, NeighbourExtFlags::empty());
@@ -148,7 +148,7 @@ impl Netlink {
         }
     }
 
-    /// The interface of this name; `None` where there is none.
+    /// The interface with this name; `None` if there is none.
     pub async fn link(&self, name: &str) -> Result<Option<LinkInfo>, Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
@@ -175,7 +175,7 @@ impl Netlink {
         listed("list of interfaces", links.try_collect()).await
     }
 
-    /// The kernel's counters of an interface (IFLA_STATS64); `None` where it is gone.
+    /// The kernel's counters of an interface (IFLA_STATS64); `None` if it is gone.
     pub async fn link_counters(&self, ifindex: u32) -> Result<Option<Stats64>, Error> {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
@@ -203,7 +203,7 @@ impl Netlink {
         listed("list of neighbours", entries.try_collect()).await
     }
 
-    /// Makes a veth pair, down at both ends. Neither end asks for neighbours (NOARP); both have this MAC address and MTU.
+    /// Creates a veth pair, down at both ends. Neither end asks for neighbours (NOARP); both have this MAC address and MTU.
     pub async fn add_veth(&self, ends: [&str; 2], mac: Mac, mtu: u32) -> Result<(), Error> {
         let end = |name: &str| {
             let mut end = LinkMessage::default();
@@ -213,7 +213,7 @@ impl Netlink {
                 LinkAttribute::IfName(name.to_owned()),
                 LinkAttribute::Address(mac.0.to_vec()),
                 LinkAttribute::Mtu(mtu),
-                // Nothing is left to the other end to cut up, whatever features the kernel leaves on.
+                // The other end must not have to segment anything, whatever features the kernel leaves on.
                 LinkAttribute::GsoMaxSegs(1),
             ];
             end
@@ -247,14 +247,14 @@ impl Netlink {
         self.set_link(&format!("MTU {mtu} for"), ifindex, message).await
     }
 
-    /// A text of at most 255 bytes that says what the interface is for.
+    /// The alias of the interface: at most 255 bytes that say what it is for.
     pub async fn set_link_alias(&self, ifindex: u32, alias: &str) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
         self.set_link("alias of", ifindex, message).await
     }
 
-    /// `None` where it has none, or is gone.
+    /// `None` if it has none, or is gone.
     pub async fn link_alias(&self, ifindex: u32) -> Result<Option<String>, Error> {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
@@ -275,7 +275,7 @@ impl Netlink {
         }
     }
 
-    /// Removes an interface, and the other end with it where it is one of a pair. One that is gone is success.
+    /// Removes an interface, and its other end if it is one of a pair. If it is gone, that is success.
     pub async fn remove_link(&self, ifindex: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
@@ -290,7 +290,7 @@ impl Netlink {
         }
     }
 
-    /// Adds a route to the main table, out of an interface and without a next hop, which [`PROTOCOL`] marks as ours.
+    /// Adds a route to the main table, through an interface and without a next hop, marked as ours by [`PROTOCOL`].
     pub async fn add_route(&self, prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> Result<(), Error> {
         let request = format!("new route {prefix}");
         let message = RouteNetlinkMessage::NewRoute(device_route(prefix, src, ifindex));
@@ -298,7 +298,7 @@ impl Netlink {
         self.request(&request, message, flags).await.map(drop)
     }
 
-    /// Removes what [`Netlink::add_route`] added. One that is gone is success.
+    /// Removes what [`Netlink::add_route`] added. If it is gone, that is success.
     pub async fn remove_route(&self, prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> Result<(), Error> {
         let request = format!("removal of route {prefix}");
         let message = RouteNetlinkMessage::DelRoute(device_route(prefix, src, ifindex));

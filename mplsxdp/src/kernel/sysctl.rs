@@ -1,4 +1,4 @@
-//! The kernel's settings of IP (`/proc/sys/net`), in the network namespace of the calling thread. A key is a path beneath that,
+//! The kernel's IP settings (`/proc/sys/net`), in the network namespace of the calling thread. A key is a path beneath that,
 //! such as `ipv4/conf/eth0/forwarding`.
 
 use std::io;
@@ -21,7 +21,7 @@ pub fn read(key: &str) -> Option<u32> {
     value.trim().parse().ok()
 }
 
-/// Sets something of one interface in a family (`ipv4`, `ipv6`). An interface without settings in that family is left as it is:
+/// Sets something for one interface in a family (`ipv4`, `ipv6`). An interface without settings in that family is left alone:
 /// the kernel has no IPv6, or the interface's MTU is too small for it.
 pub fn write_of_interface(family: &str, interface: &str, key: &str, value: &str) -> Result<(), Error> {
     let settings = Path::new(SETTINGS).join(family).join("conf").join(interface);
@@ -36,7 +36,7 @@ pub fn write_of_interface(family: &str, interface: &str, key: &str, value: &str)
     })
 }
 
-/// The name of a setting for sysctl(8): dots and slashes change places, so that the name of an interface can have dots.
+/// The name of a setting for sysctl(8): dots and slashes are swapped, so that the name of an interface can have dots.
 pub fn name(key: &str) -> String {
     let swapped = key.chars().map(|char| match char {
         '/' => '.',

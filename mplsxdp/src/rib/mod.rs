@@ -1,8 +1,8 @@
-//! The routing information base, between the sources of routes and the LFIB: which route of a key is the best, and which stand by
-//! until it goes. Pure.
+//! The routing information base, between the sources of routes and the LFIB: which route of a key is the best, and which are on
+//! standby.
 //!
-//! Each source has at most one route for a key; the one of the most preferred source is installed. The LFIB keeps what is
-//! installed, so this keeps only the others: as long as there is one source, it keeps nothing.
+//! Each source has at most one route for a key; that of the most preferred source is installed. The LFIB keeps the installed
+//! routes, so this keeps only the others: with one source, nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -13,7 +13,7 @@ use crate::route::{Mode, Owner, Route, RouteKey, Source};
 #[cfg(test)]
 mod tests;
 
-/// Which source is preferred to which: the lowest number wins; of equal ones, the first of [`Source::ALL`].
+/// The preferences of the sources: the lowest number wins; among equal ones, the first of [`Source::ALL`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Preferences([u32; Source::ALL.len()]);
 
@@ -45,20 +45,20 @@ impl Preferences {
     }
 }
 
-/// The routes that are installed, which are the best.
+/// The installed routes, which are the best ones.
 pub trait Best {
     fn owner(&self, key: RouteKey) -> Option<Owner>;
 
     fn route(&self, key: RouteKey) -> Option<Route>;
 
-    /// The next key after this one, or the first, and who owns its route.
+    /// The next key after this one, or the first, and the owner of its route.
     fn next(&self, after: Option<RouteKey>) -> Option<(RouteKey, Owner)>;
 }
 
-/// What a source wants.
+/// A change of a source's routes.
 #[derive(Clone, Copy, Debug)]
 pub enum Update<'a> {
-    /// `mode` is about the routes of the owner's source.
+    /// `mode` concerns the routes of the owner's source.
     Install {
         mode: Mode,
         owner: Owner,
@@ -66,7 +66,7 @@ pub enum Update<'a> {
     },
     /// Each of the keys must have a route of the source.
     Withdraw { source: Source, keys: &'a [RouteKey] },
-    /// Routes of a source, each added or in the place of its own, and keys that have none of its any more.
+    /// Routes of a source, each new or in place of the source's own, and keys that lose theirs.
     Follow {
         source: Source,
         routes: &'a [(Owner, Route)],
@@ -103,20 +103,20 @@ impl Update<'_> {
     }
 }
 
-/// Takes a number of operations, each about a microsecond or less, off what a step may do. Returns whether any are left.
+/// Subtracts a number of operations, each about a microsecond or less, from what a step may do. Returns whether any are left.
 pub type Spend<'a> = &'a mut dyn FnMut(usize) -> bool;
 
-/// What it takes to settle one key.
+/// The cost of settling one key.
 const SETTLED: usize = 3;
 
-/// Why an update is refused.
+/// Why an update was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UpdateError {
     #[error("{key} already has a route")]
     Exists { index: usize, key: RouteKey },
     #[error("{key} has no route")]
     Missing { index: usize, key: RouteKey },
-    /// There is a route, but of another source.
+    /// There is a route, but it belongs to another source.
     #[error("the route of {key} is not {asked}: it belongs to `{owner}`")]
     Foreign {
         index: usize,
@@ -128,7 +128,7 @@ pub enum UpdateError {
     Twice { index: usize, first: usize, key: RouteKey },
 }
 
-/// What an update did to the routes of its source.
+/// How an update changed the routes of its source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
     pub added: usize,
@@ -136,28 +136,28 @@ pub struct Changes {
     pub deleted: usize,
 }
 
-/// What is to become of the LFIB, and then of this.
+/// What to change in the LFIB, and then here.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Planned {
-    /// Routes to install, each in the place of what is there.
+    /// Routes to install, each in place of an existing one.
     pub install: Vec<(Owner, Route)>,
     pub delete: Vec<RouteKey>,
     pub changes: Changes,
-    /// Which of the given routes or keys each of `install`, and each of `delete`, comes from; `None`: from a sweep.
+    /// The index of the given route or key from which each of `install`, and each of `delete`, comes; `None`: from a sweep.
     installed_for: Vec<Option<usize>>,
     deleted_for: Vec<Option<usize>>,
-    /// What stands by for each key that the update is about.
+    /// The routes on standby for each key of the update, after it.
     standby: Vec<(RouteKey, Vec<(Owner, Route)>)>,
 }
 
 impl Planned {
-    /// Which of the given routes or keys the `index`th of what is installed, then of what is deleted, comes from.
+    /// The index of the given route or key from which the `index`th of the installed, then of the deleted routes comes.
     pub fn given(&self, index: usize) -> Option<usize> {
         let mut all = self.installed_for.iter().chain(&self.deleted_for);
         all.nth(index).copied().flatten()
     }
 
-    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow.
+    /// Applies new interface names, by the old ones, to the routes whose `dev` they are.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         let standby = self.standby.iter_mut().flat_map(|(_, routes)| routes);
         let routes = self.install.iter_mut().chain(standby);
@@ -165,14 +165,14 @@ impl Planned {
     }
 }
 
-/// A plan that is being worked out, by [`Rib::plan_step`].
+/// A plan in progress: see [`Rib::plan_step`].
 #[derive(Debug, Default)]
 pub struct Planning {
     stage: Stage,
     /// Progress within the stage.
     at: usize,
     after: Option<RouteKey>,
-    /// The keys that are given, with their numbers.
+    /// The given keys, with their indexes.
     given: HashMap<RouteKey, usize>,
     /// So far.
     pub planned: Planned,
@@ -180,17 +180,17 @@ pub struct Planning {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
-    /// That no key is given twice.
+    /// Check that no key is given twice.
     #[default]
     Check,
-    /// What becomes of the given keys.
+    /// Settle the given keys.
     Settle,
-    /// And of those that are not given.
+    /// Settle those that are not given.
     Sweep,
     Done,
 }
 
-/// The routes that are not installed, as another source's is preferred.
+/// The routes that are not installed because another source's is preferred.
 #[derive(Default, Debug)]
 pub struct Rib {
     preferences: Preferences,
@@ -210,7 +210,7 @@ impl Rib {
         self.preferences
     }
 
-    /// Whether no route stands by.
+    /// Whether no route is on standby.
     pub fn is_empty(&self) -> bool {
         self.standby.is_empty()
     }
@@ -225,22 +225,22 @@ impl Rib {
         self.standby.get(&key).map_or(&[], Vec::as_slice)
     }
 
-    /// The next key after this one for which routes stand by, or the first.
+    /// The next key after this one with routes on standby, or the first.
     pub fn next(&self, after: Option<RouteKey>) -> Option<(RouteKey, &[(Owner, Route)])> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.standby.range((start, Bound::Unbounded));
         rest.next().map(|(&key, routes)| (key, routes.as_slice()))
     }
 
-    /// Works out what an update means, however long it takes.
+    /// Plans an update, however long it takes.
     pub fn plan(&self, update: Update<'_>, best: &impl Best) -> Result<Planned, UpdateError> {
         let mut planning = Planning::default();
         while !self.plan_step(&mut planning, update, best, &mut |_| true)? {}
         Ok(planning.planned)
     }
 
-    /// Goes on to work out what an update means, which must be the same until this returns that it is done. Neither this nor the
-    /// LFIB may be changed meanwhile. Nothing changes before [`Rib::commit_step`], which comes once the LFIB has taken the plan.
+    /// Continues to plan an update, which must stay the same until this returns that it is done. Neither this nor the LFIB may
+    /// change meanwhile. Nothing changes before [`Rib::commit_step`], after the LFIB has applied the plan.
     pub fn plan_step(
         &self,
         planning: &mut Planning,
@@ -354,12 +354,12 @@ impl Rib {
         true
     }
 
-    /// The LFIB has taken a plan: this follows, however long it takes.
+    /// Applies a plan that the LFIB has applied, however long it takes.
     pub fn commit(&mut self, mut planned: Planned) {
         self.commit_step(&mut planned, &mut |_| true);
     }
 
-    /// Goes on to follow a plan that the LFIB has taken. Returns whether that is done.
+    /// Continues to apply a plan that the LFIB has applied. Returns whether that is done.
     pub fn commit_step(&mut self, planned: &mut Planned, spend: Spend<'_>) -> bool {
         while let Some((key, standby)) = planned.standby.pop() {
             if standby.is_empty() {
@@ -374,19 +374,19 @@ impl Rib {
         true
     }
 
-    /// Interfaces have new names, by their old ones: the routes whose `dev` they are follow.
+    /// Applies new interface names, by the old ones, to the routes whose `dev` they are.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         let standby = self.standby.values_mut().flatten();
         standby.for_each(|(_, route)| route.rename_devices(names));
     }
 
-    /// Who owns the route of this source that stands by.
+    /// The owner of this source's route on standby.
     fn own(&self, key: RouteKey, source: Source) -> Option<Owner> {
         let mut owners = self.standby(key).iter().map(|&(owner, _)| owner);
         owners.find(|owner| owner.source() == source)
     }
 
-    /// Works out what becomes of `key` if `new` takes the place of what `source` has for it.
+    /// Finds the new state of `key` if `new` replaces what `source` has for it.
     fn settle(
         &self,
         planned: &mut Planned,
@@ -412,18 +412,18 @@ impl Rib {
         let mut standby: Vec<(Owner, Route)> = others.cloned().collect();
         let rank = |owner: Owner| self.preferences.of(owner);
         match (installed.filter(|_| !is_installed), new) {
-            // Another source's is installed, and stays so.
+            // Another source's route is installed, and stays.
             (Some(winner), Some((owner, route))) if rank(winner) < rank(owner) => {
                 standby.push((owner, route.clone()));
             }
             (Some(_), None) => {}
-            // Another source's gives way.
+            // Another source's route is replaced.
             (Some(winner), Some((owner, route))) => {
                 standby.extend(best.route(key).map(|route| (winner, route)));
                 planned.install.push((owner, route.clone()));
                 planned.installed_for.push(index);
             }
-            // The source's own was installed, or none was.
+            // The source's own route was installed, or none was.
             (None, new) => {
                 standby.extend(new.map(|(owner, route)| (owner, route.clone())));
                 standby.sort_by_key(|&(owner, _)| rank(owner));

@@ -1,5 +1,4 @@
-//! One client's connection: its messages are framed, checked and answered; a transaction lives in its connection and ends with
-//! it.
+//! One client's connection: it splits, checks and answers messages. A transaction belongs to its connection.
 
 use std::io;
 use std::sync::Arc;
@@ -22,9 +21,9 @@ use crate::control::{Call, Peer};
 use crate::lfib::next_hops::Position;
 use crate::route::{Route, RouteKey, Source};
 
-/// How much of a list the controller tells at once: paths of routes, or next hops. So a long list does not hold it up.
+/// How much of a list the switch returns at once (paths of routes, or next hops), so that a long list does not hold it up.
 const CHUNK: usize = 1000;
-/// A message that is larger is read by another thread, so that the event loop goes on meanwhile.
+/// A larger message is read by another thread, so that the event loop continues meanwhile.
 const LARGE_MESSAGE_BYTES: usize = 64 << 10;
 
 pub struct Connection {
@@ -45,7 +44,7 @@ struct Transaction {
     routes: Vec<Route>,
     /// The room that they take.
     room: Option<OwnedSemaphorePermit>,
-    /// The first call that failed since it was opened.
+    /// The first call that has failed since it was opened.
     failed: Option<Error>,
 }
 
@@ -180,7 +179,7 @@ impl Connection {
             .unwrap_or_else(|_| (Flags::default(), Err(Error::ShuttingDown {})))
     }
 
-    /// The reply, or the last one where there are several.
+    /// The reply, or the last of several.
     async fn carry_out(&mut self, command: Command, flags: Flags) -> Result<Vec<u8>, Failure> {
         match command {
             Command::GetInfo => answer(&Info {
@@ -239,7 +238,7 @@ impl Connection {
         Ok(pages.into_last())
     }
 
-    /// Adds items to the reply at hand, and sends what is full.
+    /// Adds items to the current reply, and sends replies that are full.
     async fn add_to<T: Serialize>(&mut self, pages: &mut Pages, items: &[T], flags: Flags) -> Result<(), Failure> {
         for item in items {
             if let Some(page) = pages.add(item)? {
@@ -318,7 +317,7 @@ impl Connection {
         }
     }
 
-    /// Asks the controller. What changes something is logged, with who asked for it.
+    /// Asks the switch. Changes are logged, with the client that asked for them.
     async fn ask(&self, request: Request) -> Result<Reply, Error> {
         let Peer { pid, uid } = self.peer;
         let change = change(&request);
@@ -357,7 +356,7 @@ impl Connection {
     }
 }
 
-/// What a request changes, for the log; `None` where it changes nothing.
+/// What a request changes, for the log; `None` if it changes nothing.
 fn change(request: &Request) -> Option<String> {
     match request {
         Request::ChangeRoutes { mode, routes, .. } => Some(match mode {
@@ -428,7 +427,7 @@ impl List {
         }
     }
 
-    /// What is left of a list of next hops after `last`; `None` at its end.
+    /// The rest of a list of next hops after `last`; `None` at its end.
     fn after_neighbors(self, last: Option<Position>) -> Option<Self> {
         let Self::Neighbors { counters, .. } = self else {
             return None;
@@ -437,7 +436,7 @@ impl List {
         Some(Self::Neighbors { after, counters })
     }
 
-    /// What is left of a list of routes after `last`; `None` at its end.
+    /// The rest of a list of routes after `last`; `None` at its end.
     fn after_routes(self, last: Option<RouteKey>) -> Option<Self> {
         let Self::Routes { filter, counters, .. } = self else {
             return None;

@@ -1,5 +1,5 @@
-//! The server's side of the control socket. It frames, limits, checks and answers; what a call means is the controller's.
-//! Each connection is a task.
+//! The server's side of the control socket. It splits, limits, checks and answers calls; the switch carries them out. Each
+//! connection is a task.
 
 mod connection;
 mod pages;
@@ -20,15 +20,15 @@ use super::{Call, MAX_MESSAGE_BYTES, Peer};
 use crate::descriptors::Shortage;
 use connection::Connection;
 
-/// How long connections may go on with the call at hand when the server stops.
+/// How long connections may continue with the current call when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What clients may take.
+/// The limits for clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub message_bytes: usize,
-    /// Of the items in one reply of a list; a longer list comes as several replies. The largest item is a route with 256 next
-    /// hops, and takes less.
+    /// The maximum size of the items in one reply of a list; a longer list is sent as several replies. The largest item, a
+    /// route with 256 next hops, is smaller.
     pub list_bytes: usize,
     /// From the first byte of a message to its last.
     pub message_time: Duration,
@@ -39,9 +39,10 @@ pub struct Limits {
     /// For a client to take a reply.
     pub write_time: Duration,
     pub clients: usize,
-    /// Further clients, of user 0: nobody else can take all places.
+    /// Additional clients of user 0, so that others cannot use up all places.
     pub root_clients: usize,
-    /// Paths (a route has one for each of its next hops) in the open transactions of user 0; and as many in those of all others.
+    /// The maximum number of paths (a route has one for each next hop) in the open transactions of user 0, and also in those of
+    /// all other users.
     pub staged_paths: usize,
 }
 
@@ -61,13 +62,13 @@ impl Default for Limits {
     }
 }
 
-/// Answers clients until `shutdown`; calls that are at hand then are still answered.
+/// Answers clients until `shutdown`; calls in progress are still answered.
 pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Limits, shutdown: CancellationToken) {
     let mut connections = JoinSet::new();
     let room = Room::new(&limits);
     loop {
         let accepted = tokio::select! {
-            // Who has gone makes room before the next is counted.
+            // Closed connections make room before the next one is counted.
             biased;
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
@@ -134,7 +135,7 @@ impl Room {
             .ok()
     }
 
-    /// Where the transactions of this user have their paths counted.
+    /// The counter for the paths in this user's transactions.
     fn staging(&self, uid: u32) -> &Arc<Semaphore> {
         match uid {
             0 => &self.root_staging,
@@ -145,7 +146,7 @@ impl Room {
 
 fn peer_of(stream: &UnixStream) -> Peer {
     let credentials = stream.peer_cred().ok();
-    // -1 is nobody's: the kernel's own "invalid user".
+    // -1 is no user: the kernel's own "invalid user".
     Peer {
         pid: credentials.and_then(|credentials| credentials.pid()).unwrap_or(0),
         uid: credentials.map_or(u32::MAX, |credentials| credentials.uid()),

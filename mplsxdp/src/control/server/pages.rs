@@ -22,7 +22,7 @@ impl Pages {
         }
     }
 
-    /// Adds an item. Returns the reply that has no room for it, if there is one.
+    /// Adds an item. Returns the full reply that had no room for it, if any.
     pub fn add<T: Serialize>(&mut self, item: &T) -> io::Result<Option<Vec<u8>>> {
         let before = self.bytes.len();
         let is_first = before == self.head.len();

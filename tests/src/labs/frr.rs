@@ -140,13 +140,6 @@ impl<'a> Frr<'a> {
         Ok(())
     }
 
-    /// Options of zebra from its next start on.
-    pub fn set_zebra_options(&mut self, options: &'static str) {
-        if let Some(zebra) = self.daemons.first_mut() {
-            zebra.options = options;
-        }
-    }
-
     pub fn node(&self) -> &'a Node {
         self.node
     }

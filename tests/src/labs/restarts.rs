@@ -1,6 +1,6 @@
 //! What is lost when FRR and mplsxdp are restarted, in the VPN of `l3vpn`.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use mplsxdp_tests::{Lab, Router};
 use nix::sys::signal::Signal;
 
@@ -18,22 +18,17 @@ enum Step {
     RestartLdpd,
     KillZebra,
     RestartZebra,
-    RestartRetainingZebra,
     RestartFrr,
     FrrThenSwitch,
     SwitchThenFrr,
 }
 
-const STEPS: [(Step, &str); 9] = [
+const STEPS: [(Step, &str); 8] = [
     (Step::ReloadSwitch, "mplsxdp: SIGTERM, and loaded again"),
     (Step::KillSwitch, "mplsxdp: SIGKILL, and loaded again"),
     (Step::RestartLdpd, "ldpd: SIGTERM, and started again"),
     (Step::KillZebra, "zebra alone: SIGKILL, and started again"),
     (Step::RestartZebra, "zebra alone: SIGTERM, and started again"),
-    (
-        Step::RestartRetainingZebra,
-        "zebra -r alone: SIGTERM, and started again",
-    ),
     (Step::RestartFrr, "all of FRR: SIGTERM, and started again"),
     (
         Step::FrrThenSwitch,
@@ -55,13 +50,6 @@ pub fn run(lab: &Lab) -> Result<()> {
     let mut counted = Vec::new();
     for (step, name) in STEPS {
         heading(name);
-        if matches!(step, Step::RestartRetainingZebra) {
-            routers.pr.set_zebra_options("-r");
-            routers.pr.stop("all", Signal::SIGTERM)?;
-            routers.pr.start_all().context("with `zebra -r`")?;
-            routers.relearned()?;
-            routers.converged()?;
-        }
         let traffic = Traffic::start(&nodes.ce[0], &nodes.ce[1], "192.168.2.1".parse()?)?;
         std::thread::sleep(INTERVAL * 100);
         router = carry_out(step, &nodes, &mut routers, router)?;
@@ -108,7 +96,7 @@ fn carry_out(step: Step, nodes: &Nodes, routers: &mut Routers<'_>, router: Route
             frr.start_all()?;
             Ok(router)
         }
-        Step::RestartZebra | Step::RestartRetainingZebra => {
+        Step::RestartZebra => {
             frr.stop("zebra", Signal::SIGTERM)?;
             frr.start_all()?;
             Ok(router)

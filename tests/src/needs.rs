@@ -23,6 +23,8 @@ pub enum Need {
     PythonModule(&'static str),
     /// A kind of interface that `ip link add` knows, and the kernel module that has it.
     LinkKind(&'static str, &'static str),
+    /// That the kernel has MPLS.
+    Mpls,
     /// That the kernel tells how many queues a tap has.
     TapQueues,
     /// A kernel of this version, for what the text says.
@@ -61,6 +63,11 @@ impl Need {
             Self::LinkKind(kind, module) => try_link_kind(kind)
                 .err()
                 .map(|error| format!("no interfaces of the kind {kind} (module {module}): {error:#}")),
+            Self::Mpls => try_mpls().err().map(|error| {
+                format!(
+                    "the kernel has no MPLS (module mpls_router; `cargo xtask guest test 6.1` boots one): {error:#}"
+                )
+            }),
             Self::TapQueues => try_tap_queues()
                 .err()
                 .map(|error| format!("the kernel does not tell how many queues a tap has: {error:#}")),
@@ -106,6 +113,15 @@ fn try_link_kind(kind: &str) -> Result<()> {
         Err(error) if !format!("{error:#}").contains("Unknown device type") => Ok(()),
         other => other.map(drop),
     }
+}
+
+fn try_mpls() -> Result<()> {
+    // It does not load itself. An error says that it is missing, or a part of the kernel.
+    let _ = Command::new("modprobe").arg("mpls_router").output();
+    Lab::new()?
+        .netns("mpls")?
+        .run("cat /proc/sys/net/mpls/platform_labels")
+        .map(drop)
 }
 
 fn try_tap_queues() -> Result<()> {

@@ -8,11 +8,13 @@ mod config;
 mod conformance;
 mod control;
 mod devices;
+mod differential_kernel;
 mod exceptions;
 mod first_lab;
 mod fpm;
 mod handover;
 mod jumbo;
+mod kernel_mpls;
 mod kernel_routes;
 mod lifecycle;
 mod local;
@@ -64,6 +66,8 @@ fn main() -> Result<()> {
         multipath::tests(),
         jumbo::tests(),
         kernel_routes::tests(),
+        kernel_mpls::tests(),
+        differential_kernel::tests(),
         handover::tests(),
         first_lab::tests(),
         fpm::tests(),

@@ -49,6 +49,8 @@ pub enum Reason {
     NoNextHop,
     #[error("some paths impose no labels")]
     Mixed,
+    #[error("ttl-propagate of paths that pop and paths that swap")]
+    MixedTtl,
     #[error("encapsulation {0}")]
     Encapsulation(u16),
     #[error("other routes for it depend on TOS or source")]
@@ -143,14 +145,18 @@ fn label_route(
     key: RouteKey,
     interfaces: &impl Interfaces,
 ) -> Result<Route, Reason> {
+    // The kernel heeds RTA_TTL_PROPAGATE when it pops, and not when it swaps or pushes.
+    let pops = |path: &rtnl::Path| matches!(&path.labels, Labels::Out(stack) if stack.is_empty());
     let ttl = match route.ttl_propagate {
         None => TtlPropagate::Default,
+        Some(_) if !paths.iter().any(pops) => TtlPropagate::Default,
+        Some(_) if !paths.iter().all(pops) => return Err(Reason::MixedTtl),
         Some(true) => TtlPropagate::Enabled,
         Some(false) => TtlPropagate::Disabled,
     };
     if let [path] = paths
         && path.via.is_none()
-        && matches!(&path.labels, Labels::Out(stack) if stack.is_empty())
+        && pops(path)
     {
         let interface = interfaces.find(path.ifindex).ok_or(Reason::NoInterface(path.ifindex))?;
         match interface.kind {

@@ -189,6 +189,33 @@ fn each_form_of_a_label_route() {
     );
 }
 
+/// The kernel heeds TTL_PROPAGATE only when it pops.
+#[test]
+fn the_ttl_of_a_route_counts_if_it_pops() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let with_ttl = |value, some: &[rtnl::Path]| Message::Route {
+        route: rtnl::Route {
+            ttl_propagate: Some(false),
+            ..route_to(Destination::Label(label(value)), paths(some))
+        },
+        position: Position::Replaces,
+    };
+    let (pop, swap) = (path(1, 1, out(&[])), path(1, 1, out(&[200])));
+    rig.kernel(vec![
+        with_ttl(100, &[pop.clone()]),
+        with_ttl(101, &[swap.clone()]),
+        with_ttl(102, &[pop, swap]),
+    ]);
+    assert_eq!(
+        rig.shown(),
+        [
+            "kernel 100 as implicit-null via inet 10.0.0.1 dev eth1 ttl-propagate disabled proto bgp",
+            "kernel 101 as to 200 via inet 10.0.0.1 dev eth1 proto bgp",
+            "kernel 102 pass proto bgp # ttl-propagate of paths that pop and paths that swap"
+        ]
+    );
+}
+
 #[test]
 fn what_xdp_cannot_do_is_left_to_the_kernel() {
     let mut rig = synced(&[SyncSource::Kernel]);

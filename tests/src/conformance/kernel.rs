@@ -10,8 +10,9 @@ use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
 use mplsxdp::dataplane::release::Release;
 use mplsxdp::lfib::Lfib;
-use mplsxdp_common::abi::{Counter, Loss, Reason};
+use mplsxdp_common::abi::{Counter, Loss, MAX_PUSH, Reason};
 use mplsxdp_common::forward::Verdict;
+use mplsxdp_common::wire::LSE_LEN;
 
 use super::cases::{After, Case, Line, Options};
 use super::host::{Host, counted_reason, loss};
@@ -23,8 +24,9 @@ pub const XDP_PASS: u32 = 2;
 pub const XDP_REDIRECT: u32 = 4;
 /// Present in every network namespace; a redirect to it is decided on, TEST_RUN does not carry it out.
 pub const LOOPBACK: u32 = 1;
-/// Room in front of a frame in TEST_RUN's output for the most labels that can be pushed.
-const ROOM: usize = 64;
+/// Room in TEST_RUN's output for the most by which a frame grows: labels that are pushed, and two VLAN tags.
+const ROOM: usize = MAX_PUSH * LSE_LEN + 2 * TAG_LEN;
+const TAG_LEN: usize = 4;
 /// Of TEST_RUN's 256 bytes of headroom the kernel keeps some for a `struct xdp_frame`, as for a driver's. Metadata, which
 /// lies in front of the frame, takes up the rest.
 pub const HEADROOM: usize = 216;

@@ -1022,7 +1022,7 @@ fn bridge_next_hops() -> Result<()> {
         let refused = router.run(&format!("route add {route}")).err();
         let said = format!("{:#}", refused.with_context(|| format!("{route} was not refused"))?);
         ensure!(
-            said.contains("br0 is not a port") && said.contains("say `dev eth1`"),
+            said.contains("br0 is not a port") && said.contains("use `dev eth1`"),
             "{said}"
         );
     }

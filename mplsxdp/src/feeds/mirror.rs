@@ -282,6 +282,18 @@ impl Mirror {
                 let held = routes.get(first..end).unwrap_or_default();
                 // IPv6 routes of one metric are one route with several paths. What is said again stays in its place.
                 let same = held.iter().position(|held| held.value == route);
+                if position == Position::Last
+                    && let Some(index) = same
+                    && held[index].round != round
+                {
+                    // A dump has them in order.
+                    let Held { value, .. } = routes.remove(first + index);
+                    routes.insert(end - 1, Held { round, value });
+                    if first + index != end - 1 {
+                        self.dirty.insert(key);
+                    }
+                    return;
+                }
                 let replaced = match position {
                     _ if matches!(prefix.prefix, IpNet::V6(_)) && first < end => Some(first),
                     _ if same.is_some() => same.map(|index| first + index),
@@ -440,8 +452,24 @@ impl Mirror {
         }
     }
 
+    /// Begins a walk, unless one like it has yet to begin. Users of an object go first: there are few, and their packets go the
+    /// wrong way until then.
     fn walk(&mut self, through: Through) {
-        self.walks.push_back(Walk { after: None, through });
+        let mut to_begin = self.walks.iter_mut().filter(|walk| walk.after.is_none());
+        let is_there = to_begin.any(|walk| match (&mut walk.through, &through) {
+            (Through::Users(other), Through::Users(id)) => other == id,
+            (Through::All, Through::All | Through::Interfaces(_)) => true,
+            (Through::Interfaces(some), Through::Interfaces(more)) => {
+                some.extend(more);
+                true
+            }
+            _ => false,
+        });
+        match through {
+            _ if is_there => {}
+            Through::Users(_) => self.walks.push_front(Walk { after: None, through }),
+            _ => self.walks.push_back(Walk { after: None, through }),
+        }
     }
 
     fn next_of(&self, walk: &Walk) -> Option<Key> {
@@ -714,6 +742,19 @@ mod tests {
         };
         take(&mut mirror, 1, Position::First);
         take(&mut mirror, 2, Position::Last);
+        assert_eq!(first(&mirror), 1);
+        // A dump has them in the kernel's order.
+        mirror.begin();
+        take(&mut mirror, 2, Position::Last);
+        take(&mut mirror, 1, Position::Last);
+        mirror.end();
+        drain(&mut mirror);
+        assert_eq!(first(&mirror), 2);
+        mirror.begin();
+        take(&mut mirror, 1, Position::Last);
+        take(&mut mirror, 2, Position::Last);
+        mirror.end();
+        drain(&mut mirror);
         assert_eq!(first(&mirror), 1);
         take(&mut mirror, 3, Position::First);
         assert_eq!(first(&mirror), 3);

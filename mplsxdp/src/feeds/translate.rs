@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use super::{Key, Mirror};
 use crate::route::{
-    Action, Attributes, InvalidRoute, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path, Route, RouteKey, Rule, Via,
+    Action, Attributes, InvalidRoute, MAX_PATHS, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path, Route, RouteKey,
+    Rule, Via,
 };
 use crate::rtnl::{self, Labels, ObjectTo, Stack, To};
 
@@ -47,6 +48,8 @@ pub enum Reason {
     NoInterface(u32),
     #[error("no next hop")]
     NoNextHop,
+    #[error("{0} paths: more than {MAX_PATHS}")]
+    TooManyPaths(usize),
     #[error("some paths impose no labels")]
     Mixed,
     #[error("ttl-propagate of paths that pop and paths that swap")]
@@ -110,12 +113,14 @@ impl Mirror {
     /// The paths of a route, with the weights of its group.
     fn paths(&self, to: &To) -> Result<SmallVec<[rtnl::Path; 1]>, Reason> {
         let id = match to {
+            To::Paths(paths) if paths.len() > MAX_PATHS => return Err(Reason::TooManyPaths(paths.len())),
             To::Paths(paths) => return Ok(paths.clone()),
             To::Object(id) => *id,
         };
         match self.object(id).ok_or(Reason::NoObject(id))? {
             ObjectTo::Path(path) => Ok([path.clone()].into_iter().collect()),
             ObjectTo::Blackhole => Ok(SmallVec::new()),
+            ObjectTo::Group(members) if members.len() > MAX_PATHS => Err(Reason::TooManyPaths(members.len())),
             ObjectTo::Group(members) => {
                 let member = |&(id, weight): &(u32, u32)| match self.object(id) {
                     Some(ObjectTo::Path(path)) => Ok(rtnl::Path { weight, ..path.clone() }),

@@ -22,14 +22,11 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use smallvec::SmallVec;
-
 use super::requests::{NeighbourEntry, PROTOCOL};
 use crate::neighbour::{
     AttachMode, Event, InterfaceAddress, KernelRoute, LinkInfo, Lookup, Manager, Master, Neighbour, NeighbourState,
     ParentDevice, Peer, RouteKind, RoutePosition, Vlan, XdpAttachment,
 };
-use crate::route::Protocol;
 use crate::rtnl;
 
 /// Message types (linux/rtnetlink.h) that netlink-packet-route does not know.
@@ -95,15 +92,7 @@ pub(super) fn routing_message(bytes: &[u8]) -> Option<rtnl::Message> {
         Err(error) => error,
     };
     tracing::warn!("cannot read a netlink message about routes: {error}");
-    let route = rtnl::Route {
-        destination: error.destination?,
-        protocol: Protocol(0),
-        unicast: true,
-        to: rtnl::To::Paths(SmallVec::new()),
-        ttl_propagate: None,
-    };
-    let position = rtnl::Position::Replaces;
-    Some(rtnl::Message::Route { route, position })
+    rtnl::substitute(bytes, &error)
 }
 
 fn events_of_message(message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<Event> {

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use super::decoding::{Received, error_of, events_of, take_message};
 use super::dump::{self, Request};
 use crate::neighbour::{Event, InterfaceAddress, KernelRoute, LinkInfo, Neighbour, RoutePosition};
-use crate::rtnl::{Destination, Message, Object};
+use crate::rtnl::{Destination, Message, Object, Position};
 
 /// What the kernel may hold for us before it loses events: room for tens of thousands of them.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
@@ -273,7 +273,7 @@ impl Subscription {
                         ..
                     }
                 );
-                self.stale |= !is_answer && (replaces || self.takes_routes_along(&event) || takes_a_path(&event));
+                self.stale |= !is_answer && (replaces || self.takes_routes_along(&event) || is_one_of_several(&event));
                 match Subject::of(&event) {
                     Some(subject) if is_answer && changed.contains(&subject) => continue,
                     Some(subject) if !is_answer => changed.insert(subject),
@@ -357,7 +357,14 @@ impl Subject {
     }
 }
 
-/// A path may have been taken out of a route, of which a dump would tell the rest.
-fn takes_a_path(event: &Event) -> bool {
-    matches!(event, Event::Routing(message) if matches!(&**message, Message::RouteGone(_)))
+/// One of several IP routes or paths for a prefix came or went, and a dump would tell of the others.
+fn is_one_of_several(event: &Event) -> bool {
+    let Event::Routing(message) = event else { return false };
+    match &**message {
+        Message::Route { route, position } => {
+            matches!(route.destination, Destination::Prefix(_)) && *position != Position::Replaces
+        }
+        Message::RouteGone(route) => matches!(route.destination, Destination::Prefix(_)),
+        _ => false,
+    }
 }

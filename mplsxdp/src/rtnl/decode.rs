@@ -117,6 +117,26 @@ pub fn decode(message: &[u8]) -> Result<Option<Message>, DecodeError> {
     }
 }
 
+/// What a message that cannot be read says all the same, if it names a route: the source has another route there than the one
+/// that was known, or none.
+pub fn substitute(message: &[u8], error: &DecodeError) -> Option<Message> {
+    let route = Route {
+        destination: error.destination?,
+        protocol: Protocol(0),
+        unicast: true,
+        to: To::Paths(SmallVec::new()),
+        ttl_propagate: None,
+    };
+    match message_type(message)? {
+        number::RTM_NEWROUTE => {
+            let position = Position::Replaces;
+            Some(Message::Route { route, position })
+        }
+        number::RTM_DELROUTE => Some(Message::RouteGone(route)),
+        _ => None,
+    }
+}
+
 /// `is_new`: RTM_NEWROUTE.
 fn route(body: &[u8], is_new: bool) -> Result<Option<Route>, DecodeError> {
     let Some(&[family, dst_len, src_len, tos, table, protocol, _, kind, ..]) = body.first_chunk::<ROUTE_HEADER>()

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use mplsxdp_common::wire::Label;
 use smallvec::SmallVec;
 
-pub use decode::{DecodeError, SPLIT, decode, message_type, split};
+pub use decode::{DecodeError, SPLIT, decode, message_type, split, substitute};
 pub use encode::encode;
 
 use crate::route::{Protocol, Via};

@@ -284,7 +284,14 @@ impl<T: Tables> Switch<T> {
     }
 
     fn compared(&mut self, comparing: Comparing, now: Instant) {
-        let Comparing { found, checked, .. } = comparing;
+        let Comparing {
+            found,
+            checked,
+            reading,
+            ..
+        } = comparing;
+        // To drop a million routes takes a while.
+        self.effects.push_back(Effect::Drop(Box::new(reading)));
         let Some(audit) = &mut self.audits.current else { return };
         let found = match audit.first.take() {
             None if found.iter().any(|found| !found.is_empty()) => {

@@ -29,6 +29,8 @@ use crate::rtnl::{self, Message};
 const BATCH: usize = 512;
 /// Between two attempts to make routes that there was no room for.
 const RETRY: Duration = Duration::from_secs(10);
+/// How many of them are tried again at once.
+const RETRIED: usize = 64;
 
 /// What comes from a routing daemon.
 #[derive(Clone, PartialEq, Debug)]
@@ -70,8 +72,10 @@ struct Feed {
     mirror: Mirror,
     /// The keys whose routes are being changed.
     in_flight: Vec<Key>,
-    /// The keys whose routes there was no room for, and why.
-    refused: HashMap<Key, String>,
+    /// A change is being made.
+    is_busy: bool,
+    /// The keys whose routes could not be made.
+    refused: HashMap<Key, Refused>,
     /// When routes were last tried again that there was no room for.
     retried: Option<Instant>,
     /// So many keys are changed one at a time: a change of several failed, and did not say which of them failed.
@@ -82,6 +86,15 @@ struct Feed {
     peer: Option<String>,
     /// When it was last compared with the kernel, and how many differences there were.
     audited: Option<(Instant, u64)>,
+}
+
+/// A route that could not be made.
+#[derive(Debug)]
+struct Refused {
+    reason: String,
+    /// The source has withdrawn it, and there is no room for what would take its place.
+    is_withdrawal: bool,
+    is_hopeless: bool,
 }
 
 impl Interfaces for HashMap<u32, Interface> {
@@ -101,6 +114,7 @@ impl Feeds {
                 source,
                 mirror: Mirror::new(source),
                 in_flight: Vec::new(),
+                is_busy: false,
                 refused: HashMap::new(),
                 retried: None,
                 one_by_one: 0,
@@ -121,7 +135,7 @@ impl Feeds {
     }
 
     pub fn has_work(&self) -> bool {
-        let is_free = |feed: &Feed| feed.in_flight.is_empty() && (feed.mirror.has_work() || !feed.foreign.is_empty());
+        let is_free = |feed: &Feed| !feed.is_busy && (feed.mirror.has_work() || !feed.foreign.is_empty());
         self.is_started && (self.interfaces_changed || self.feeds.iter().any(is_free))
     }
 
@@ -142,7 +156,7 @@ impl Feeds {
 
     /// The tables follow all that was said.
     pub fn is_followed(&self) -> bool {
-        let is_idle = |feed: &Feed| feed.in_flight.is_empty() && !feed.mirror.has_work();
+        let is_idle = |feed: &Feed| !feed.is_busy && !feed.mirror.has_work();
         !self.interfaces_changed && self.feeds.iter().all(is_idle)
     }
 
@@ -380,7 +394,7 @@ impl<T: Tables> Switch<T> {
             }
         }
         for index in 0..self.feeds.feeds.len() {
-            let Some(feed) = self.feeds.feeds.get_mut(index).filter(|feed| feed.in_flight.is_empty()) else {
+            let Some(feed) = self.feeds.feeds.get_mut(index).filter(|feed| !feed.is_busy) else {
                 continue;
             };
             feed.mirror.step(BATCH, budget);
@@ -391,17 +405,28 @@ impl<T: Tables> Switch<T> {
             if keys.is_empty() && gone.is_empty() {
                 continue;
             }
-            feed.in_flight.clone_from(&keys);
             let source = feed.source;
             let mut routes = Vec::new();
-            for key in keys {
-                match self.wanted(source, key, None) {
+            let mut done = Vec::with_capacity(keys.len());
+            let mut keys = keys.into_iter();
+            for key in keys.by_ref() {
+                done.push(key);
+                let route = self.wanted(source, key, None);
+                let is_left = budget.spend(1 + route.as_ref().map_or(0, |route| route.paths().len()));
+                match route {
                     Some(route) => routes.push((Owner::Of(source), route)),
                     None => gone.push(route_key(key)),
                 }
+                if !is_left {
+                    break;
+                }
+            }
+            if let Some(feed) = self.feeds.feeds.get_mut(index) {
+                (feed.is_busy, feed.in_flight) = (true, done);
+                feed.mirror.look_again_at(keys);
             }
             self.change_routes(RouteChange::follow(source, routes, gone), now);
-            if !budget.spend(BATCH) {
+            if !budget.is_left() {
                 break;
             }
         }
@@ -418,10 +443,14 @@ impl<T: Tables> Switch<T> {
             return None;
         }
         let mirror = mirror.unwrap_or(&feed.mirror);
-        let route = mirror.wanted(key, route_key(key), &self.feeds.interfaces)?;
+        let route = mirror.wanted(key, route_key(key), &self.feeds.interfaces);
         match feed.refused.get(&key) {
-            Some(reason) => left_to_kernel(route_key(key), reason, route.attributes()),
-            None => Some(route),
+            Some(refused) if refused.is_hopeless => None,
+            Some(refused) if route.is_some() || refused.is_withdrawal => {
+                let attributes = route.map(|route| route.attributes()).unwrap_or_default();
+                left_to_kernel(route_key(key), &refused.reason, attributes)
+            }
+            _ => route,
         }
     }
 
@@ -431,82 +460,80 @@ impl<T: Tables> Switch<T> {
         owner.is_some_and(|owner| self.rib.prefers(owner, Owner::Of(source)))
     }
 
-    /// Routes have changed that may override those of a source, or did so.
-    pub(super) fn look_at_overridden(&mut self, change: &Change) {
+    /// Somebody else has changed routes, in the name of `source`. They may override those of a source. What was done in the name
+    /// of a routing daemon does not stay; for the kernel, audits see to that.
+    pub(super) fn look_at_changed(&mut self, source: Source, change: &Change) {
         if self.feeds.is_empty() {
             return;
         }
-        let keys: Vec<RouteKey> = match change {
+        let Feeds { feeds, tables, .. } = &mut self.feeds;
+        let mut look_at = |key: RouteKey| {
+            let keys: Vec<Key> = match (key, key_of(key)) {
+                (_, Some(key)) if source == Source::Fpm => vec![key],
+                (_, Some(_)) => Vec::new(),
+                (RouteKey::Prefix(fec), None) => tables.iter().map(|&table| Key::Prefix(table, fec.prefix)).collect(),
+                (RouteKey::Label(_), None) => Vec::new(),
+            };
+            feeds
+                .iter_mut()
+                .for_each(|feed| feed.mirror.look_again_at(keys.iter().copied()));
+        };
+        match change {
             Change::Install {
                 mode: Mode::ReplaceAll, ..
             }
-            | Change::Flush(_) => {
-                self.feeds.feeds.iter_mut().for_each(|feed| feed.mirror.look_again());
-                return;
+            | Change::Flush(_) => feeds.iter_mut().for_each(|feed| feed.mirror.look_again()),
+            Change::Install { routes, .. } => routes.iter().map(Route::key).for_each(&mut look_at),
+            Change::Settle { routes, deleted } => {
+                routes.iter().map(|(_, route)| route.key()).for_each(&mut look_at);
+                deleted.iter().copied().for_each(&mut look_at);
             }
-            Change::Install { routes, .. } => routes.iter().map(Route::key).collect(),
-            Change::Settle { routes, deleted } => routes
-                .iter()
-                .map(|(_, route)| route.key())
-                .chain(deleted.iter().copied())
-                .collect(),
-            Change::Delete(keys) => keys.to_vec(),
-        };
-        let prefixes = keys.into_iter().filter_map(|key| match key {
-            RouteKey::Prefix(Fec { prefix, table: None }) => Some(prefix),
-            _ => None,
-        });
-        let Feeds { feeds, tables, .. } = &mut self.feeds;
-        for prefix in prefixes {
-            let keys = || tables.iter().map(|&table| Key::Prefix(table, prefix));
-            feeds.iter_mut().for_each(|feed| feed.mirror.look_again_at(keys()));
+            Change::Delete(keys) => keys.iter().copied().for_each(&mut look_at),
         }
     }
 
     /// A change by [`Switch::feed_step`] is done.
-    pub(super) fn fed(&mut self, source: Source, result: Result<(), &NotChanged>, change: &Change, now: Instant) {
+    /// `result`: how many routes were deleted.
+    pub(super) fn fed(&mut self, source: Source, result: Result<u64, &NotChanged>, change: &Change, now: Instant) {
         let Some(feed) = self.feeds.get_mut(source) else { return };
+        feed.is_busy = false;
         let keys = std::mem::take(&mut feed.in_flight);
-        let Err(error) = result else {
-            if matches!(change, Change::Settle { deleted, .. } if !deleted.is_empty()) {
-                // There may be room now.
-                feed.retry_refused(now);
-            }
-            return;
+        let reason = match result {
+            Ok(0) => return,
+            Ok(_) => return feed.retry_refused(now),
+            Err(NotChanged::Change(error)) => error.to_string(),
+            Err(NotChanged::Refused(refusal)) => refusal.to_string(),
         };
-        let (reason, index) = match error {
-            NotChanged::Change(error) => (error.to_string(), error.index()),
-            NotChanged::Refused(refusal) => (refusal.to_string(), None),
+        let &[key] = &keys[..] else {
+            // One of them cannot be changed; the others can.
+            feed.one_by_one = keys.len();
+            return feed.mirror.look_again_at(keys);
         };
-        let named = index.and_then(|index| match change {
-            Change::Settle { routes, .. } => routes.get(index).map(|(_, route)| route.key()),
-            _ => None,
-        });
-        let named = keys.iter().copied().find(|&key| Some(route_key(key)) == named);
-        match (named, &keys[..]) {
-            (Some(key), _) | (None, &[key]) => {
-                warn!(%source, %key, %reason, "a route is left to the kernel");
-                feed.refused.insert(key, reason);
-            }
-            (None, _) => {
-                warn!(%source, %reason, "routes of a source cannot be changed together");
-                feed.one_by_one = keys.len();
-            }
+        let refused = Refused {
+            reason,
+            is_withdrawal: matches!(change, Change::Settle { routes, .. } if routes.is_empty()),
+            // Not even the route that leaves it to the kernel.
+            is_hopeless: feed.refused.contains_key(&key),
+        };
+        warn!(%source, %key, reason = %refused.reason, "a route of a source cannot be made, and is left to the kernel");
+        if !refused.is_hopeless {
+            feed.mirror.look_again_at([key]);
         }
-        feed.mirror.look_again_at(keys);
+        feed.refused.insert(key, refused);
     }
 }
 
 impl Feed {
-    /// Has those routes made again that there was no room for.
+    /// Has some of the routes made again that there was no room for.
     fn retry_refused(&mut self, now: Instant) {
         if self
             .retried
             .is_none_or(|then| now.saturating_duration_since(then) >= RETRY)
         {
             self.retried = Some(now);
-            let refused = std::mem::take(&mut self.refused);
-            self.mirror.look_again_at(refused.into_keys());
+            let some: Vec<Key> = self.refused.keys().take(RETRIED).copied().collect();
+            some.iter().for_each(|key| drop(self.refused.remove(key)));
+            self.mirror.look_again_at(some);
         }
     }
 }

@@ -485,11 +485,18 @@ impl<T: Tables> Switch<T> {
         now: Instant,
     ) {
         if result.is_ok() && !matches!(change.origin, Origin::Feed(_)) {
-            self.look_at_overridden(&change.change);
+            self.look_at_changed(change.source, &change.change);
         }
         let (token, peer, waits) = match change.origin {
             Origin::Call { token, peer, waits } => (token, peer, waits),
-            Origin::Feed(source) => return self.fed(source, result.as_ref().map(|_| ()), &change.change, now),
+            Origin::Feed(source) => {
+                return self.fed(
+                    source,
+                    result.as_ref().map(|changes| changes.deleted),
+                    &change.change,
+                    now,
+                );
+            }
             Origin::Start | Origin::Started | Origin::Reread => {
                 let result = match result {
                     Ok(changes) => Ok(changes),

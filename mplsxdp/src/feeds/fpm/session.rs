@@ -286,6 +286,7 @@ impl Session {
                 rest = after;
                 message
             });
+            let message = read.as_ref().copied().unwrap_or_default();
             match read.and_then(|message| Ok((message, rtnl::decode(message)?))) {
                 Ok((_, Some(message))) => self.message(message, now, take),
                 Ok((message, None)) => {
@@ -296,6 +297,12 @@ impl Session {
                 }
                 Err(error) => {
                     let is_lost = error.part == rtnl::SPLIT;
+                    // Zebra has something else there now. Who has said nothing else that can be read need not be zebra.
+                    if self.state != State::Connected
+                        && let Some(message) = rtnl::substitute(message, &error)
+                    {
+                        self.message(message, now, take);
+                    }
                     self.unreadable(error);
                     if is_lost {
                         return;

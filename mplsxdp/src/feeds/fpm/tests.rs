@@ -331,6 +331,9 @@ fn what_cannot_be_read_is_counted_and_keeps_routes() {
     connection.say(&[lsp(102, 202)]);
     assert_eq!(connection.taken.len(), 2);
     assert_eq!(connection.session.counters().unreadable, 3);
+    // Its route is not what it was.
+    assert_eq!(connection.read(&damaged), Ok(damaged.len()));
+    assert_eq!(connection.taken.len(), 3);
     assert!(!connection.after(QUIET));
     assert_eq!(connection.session.state(), State::Synced);
     assert_eq!(
@@ -339,7 +342,7 @@ fn what_cannot_be_read_is_counted_and_keeps_routes() {
             "a message cannot be read, and is ignored: RTA_NEWDST: entry 1 of 1 has no S bit; the last one must have \
              it, and no other",
             "zebra uses its module dplane_fpm_nl",
-            "routes that zebra did not send again are kept, because 3 messages cannot be read",
+            "routes that zebra did not send again are kept, because 4 messages cannot be read",
         ]
     );
 }

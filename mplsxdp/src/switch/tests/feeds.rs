@@ -202,8 +202,8 @@ fn the_ttl_of_a_route_counts_if_it_pops() {
     };
     let (pop, swap) = (path(1, 1, out(&[])), path(1, 1, out(&[200])));
     rig.kernel(vec![
-        with_ttl(100, &[pop.clone()]),
-        with_ttl(101, &[swap.clone()]),
+        with_ttl(100, std::slice::from_ref(&pop)),
+        with_ttl(101, std::slice::from_ref(&swap)),
         with_ttl(102, &[pop, swap]),
     ]);
     assert_eq!(
@@ -367,6 +367,63 @@ fn a_route_that_does_not_fit_is_left_to_the_kernel_until_there_is_room() {
     rig.kernel(vec![gone(100)]);
     let shown = rig.shown();
     assert!(shown[1].starts_with("kernel 101 as to 300/301 "), "{shown:?}");
+}
+
+/// A label of the daemon goes, and the kernel's route for it does not fit: it is left to the kernel, and nothing is tried for ever.
+#[test]
+fn a_label_goes_at_once_though_what_stands_by_does_not_fit() {
+    let capacity = MemoryTables::default().capacity();
+    let tables = MemoryTables::with_capacity(Capacity { stacks: 1, ..capacity });
+    let mut rig = synced_on(&[SyncSource::Kernel, FPM], &[], tables);
+    let deep = |value, labels: &[u32]| said(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
+    rig.daemon(vec![swap(100, 200, 1)]);
+    rig.kernel(vec![deep(100, &[300, 301])]);
+    rig.change(ChangeMode::Add, &["99 as 400/401 via inet 10.0.0.1 dev eth1"], true)
+        .unwrap();
+    rig.daemon(vec![gone(100)]);
+    let shown = rig.shown();
+    assert!(shown[1].starts_with("fpm 100 pass # no room for another"), "{shown:?}");
+    assert!(!rig.switch.has_steps());
+}
+
+/// No entry of the FTN can be written.
+#[test]
+fn a_prefix_that_cannot_be_written_is_not_tried_for_ever() {
+    let capacity = MemoryTables::default().capacity();
+    let tables = MemoryTables::with_capacity(Capacity {
+        prefixes: 12,
+        ..capacity
+    });
+    let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
+    let many = (1..=40).map(|number| {
+        let prefix = prefix(&format!("10.{number}.0.0/16"), 0);
+        said(prefix, paths(&[path(1, 1, imposed(&[100]))]))
+    });
+    rig.kernel(many.collect());
+    assert!(!rig.switch.has_steps());
+    let shown = rig.shown();
+    assert!(!shown.is_empty() && shown.len() < 40, "{shown:?}");
+}
+
+#[test]
+fn what_others_do_in_the_name_of_a_source_does_not_stay() {
+    let mut rig = synced(&[FPM]);
+    rig.daemon(vec![swap(100, 200, 1)]);
+    let shown = rig.shown();
+    let delete = Request::DeleteRoutes {
+        owner: Source::Fpm,
+        routes: vec![Description::from(RouteKey::Label(label(100)))],
+    };
+    rig.request(delete).unwrap();
+    assert_eq!(rig.shown(), shown);
+    let add = Request::ChangeRoutes {
+        mode: ChangeMode::Add,
+        owner: Source::Fpm,
+        routes: vec![route("500 as 501 via inet 10.0.0.1 dev eth1")],
+        wait: true,
+    };
+    rig.request(add).unwrap();
+    assert_eq!(rig.shown(), shown);
 }
 
 #[test]

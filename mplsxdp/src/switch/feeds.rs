@@ -492,8 +492,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// A change by [`Switch::feed_step`] is done.
-    /// `result`: how many routes were deleted.
+    /// A change by [`Switch::feed_step`] is done. `result`: how many routes were deleted.
     pub(super) fn fed(&mut self, source: Source, result: Result<u64, &NotChanged>, change: &Change, now: Instant) {
         let Some(feed) = self.feeds.get_mut(source) else { return };
         feed.is_busy = false;

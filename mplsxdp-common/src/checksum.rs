@@ -1,9 +1,9 @@
-//! Checksums that a sender left to its NIC. A host that sends over a veth, a tap or a virtio NIC does not compute the TCP or UDP
-//! checksum: it stores the sum of the pseudo-header in the field and leaves the rest to the hardware (`CHECKSUM_PARTIAL` in
-//! Linux). XDP gets such a frame as it is, and nothing behind XDP finishes it.
+//! Checksums that a sender left to its NIC. A host that sends over a veth, a tap or a virtio NIC does not compute the
+//! TCP or UDP checksum: it stores the sum of the pseudo-header in the field and leaves the rest to the hardware
+//! (`CHECKSUM_PARTIAL` in Linux). XDP gets such a frame as it is, and nothing after XDP finishes it.
 //!
-//! The field does not say which of the two it holds, but it does not matter: a checksum that happens to equal the sum of the
-//! pseudo-header and is right is computed again to the same value.
+//! The field does not say whether it holds a checksum or only the sum of the pseudo-header, but this does not matter:
+//! if a correct checksum happens to equal that sum, computing it again gives the same value.
 
 use crate::abi::MAX_PUSH;
 use crate::forward::{Frame, MAX_STACK_DEPTH, is_tag, load_u16};
@@ -21,14 +21,14 @@ const _: () = assert!(ETH_HLEN + 8 + DEEPEST * LSE_LEN <= IP_OFFSET_MASK);
 const L4_OFFSET_MASK: usize = 4095;
 /// How many IPv6 extension headers there may be in front of TCP or UDP.
 const MAX_EXTENSIONS: usize = 4;
-/// The shortest TCP and UDP headers, and where each has its checksum.
+/// The shortest TCP and UDP headers, and the offset of the checksum in each.
 const TCP_HLEN: usize = 20;
 const TCP_CHECKSUM: usize = 16;
 const UDP_HLEN: usize = 8;
 const UDP_CHECKSUM: usize = 6;
 
-/// Computes the TCP or UDP checksum of `frame`, which may have VLAN tags and labels, if that is unfinished. Returns whether it
-/// was.
+/// Computes the TCP or UDP checksum of `frame` if it is unfinished. The frame may have VLAN tags and labels. Returns
+/// whether the checksum was unfinished.
 pub fn finish<F: Frame>(frame: &mut F) -> bool {
     let Some(segment) = Segment::from_code(find(frame)) else {
         return false;
@@ -44,7 +44,7 @@ pub fn finish<F: Frame>(frame: &mut F) -> bool {
     frame.store(segment.checksum_at(), checksum.to_be_bytes()).is_some()
 }
 
-/// Whether the checksum of a TCP or UDP packet in `frame`, which may have VLAN tags and labels, is unfinished.
+/// Whether the TCP or UDP checksum of `frame` is unfinished. The frame may have VLAN tags and labels.
 pub fn is_unfinished<F: Frame>(frame: &F) -> bool {
     find(frame) != 0
 }
@@ -65,7 +65,8 @@ impl Segment {
         self.offset + if self.is_udp { UDP_CHECKSUM } else { TCP_CHECKSUM }
     }
 
-    /// As one number, for a function that is a call of its own in the XDP program. Never 0.
+    /// The segment as one number, so that a function that the XDP program calls without inlining can return it. Never
+    /// 0.
     const fn to_code(self) -> u64 {
         (self.offset as u64) | (self.len as u64) << 32 | if self.is_udp { Self::UDP } else { 0 }
     }
@@ -87,7 +88,7 @@ fn find<F: Frame>(frame: &F) -> u64 {
         .map_or(0, Segment::to_code)
 }
 
-/// Where the IP header of a frame is, behind its tags and labels.
+/// The offset of a frame's IP header, after its tags and labels.
 #[inline(always)]
 fn find_ip<F: Frame>(frame: &F) -> Option<usize> {
     let mut l2_len = ETH_HLEN;
@@ -112,7 +113,7 @@ fn find_ip<F: Frame>(frame: &F) -> Option<usize> {
     }
 }
 
-/// The offset behind the bottom of the stack at `offset`, 0 if there is none.
+/// The offset after the bottom of the stack at `offset`, 0 if there is none.
 #[inline(never)]
 fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> usize {
     for index in 1..=DEEPEST {
@@ -167,8 +168,8 @@ fn find_segment<F: Frame>(frame: &F, ip: usize) -> Option<Segment> {
         len: end - header,
         is_udp,
     };
-    // RFC 9293 section 3.1, RFC 768, RFC 8200 section 8.1. The length of UDP is the one in its header, which is that of the whole
-    // payload if the sender's kernel leaves the rest to the NIC.
+    // RFC 9293 section 3.1, RFC 768, RFC 8200 section 8.1. UDP has its own length field. It equals the length of the
+    // whole payload if the sender's kernel leaves the checksum to the NIC.
     if is_udp && usize::from(load_u16(frame, segment.offset + 4)?) != segment.len {
         return None;
     }
@@ -176,15 +177,17 @@ fn find_segment<F: Frame>(frame: &F, ip: usize) -> Option<Segment> {
     if load_u16(frame, segment.checksum_at())? != pseudo_header {
         return None;
     }
-    // What begins like an IPv4 packet beneath a label may be something else: its header must be right too.
+    // Bytes beneath a label that begin like an IPv4 packet may be something else, so the header checksum must also be
+    // right.
     if version == 4 && !is_right_header(frame, ip, header) {
         return None;
     }
     Some(segment)
 }
 
-/// The protocol behind the extension headers of the IPv6 packet at `ip`, whose first one is `next`, its offset in the packet, and
-/// the sum of the destination in the pseudo-header (RFC 8200 section 8.1): that of the packet, or the last one of a routing header.
+/// Walks the extension headers of the IPv6 packet at `ip`; the first one is `next`. Returns the protocol after them,
+/// its offset in the packet, and the sum of the destination in the pseudo-header (RFC 8200 section 8.1): the packet's
+/// destination, or the last address of a routing header.
 #[inline(always)]
 fn behind_extensions<F: Frame>(frame: &F, ip: usize, next: u8, destination: u32) -> Option<(u8, usize, u32)> {
     /// Routing headers whose last address is at offset 8 (RFC 6275 section 6.4, RFC 8754 section 2).

@@ -1,19 +1,20 @@
-//! Picks the bucket of a group for a frame's flow: frames of one flow take one path (RFC 3031 section 3.12, RFC 2992). Any
-//! result forwards correctly; a bad one only spreads flows unevenly.
+//! Picks the bucket of a group for a frame's flow: frames of one flow take one path (RFC 3031 section 3.12, RFC 2992).
+//! Any result forwards correctly; a bad one only spreads flows unevenly.
 
 use crate::forward::{Frame, MAX_STACK_DEPTH};
 use crate::ip;
 use crate::wire::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse};
 
-/// A mask that holds every offset at which the bottom of a stack may stand.
+/// A mask that holds every offset after the bottom of a stack.
 const OFFSET_MASK: usize = 511;
-/// Source and destination port.
+/// Length of the source and destination ports.
 const PORTS_LEN: usize = 4;
 const _: () = assert!(64 + MAX_STACK_DEPTH * LSE_LEN <= OFFSET_MASK);
 
-/// The hash of a labelled frame whose stack is at `offset`: of all its labels but special-purpose ones, extended ones too, and of
-/// the IP packet beneath; but where an entropy label is among them, of that alone (RFC 6790 section 4.3), also where its indicator
-/// stands as an extended one (RFC 7274 section 3.1). What is not within the frame does not count.
+/// The hash of a labelled frame whose stack is at `offset`: of all its labels, except special-purpose and extended
+/// special-purpose ones, and of the IP packet beneath. If there is an entropy label, only that one is hashed (RFC 6790
+/// section 4.3), even if its indicator comes after an extension label (RFC 7274 section 3.1). Anything that is not
+/// within the frame is left out.
 #[inline(never)]
 pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
     let mut hash = seed;
@@ -44,8 +45,8 @@ pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
     finish(hash)
 }
 
-/// The hash of an IP packet: its addresses and protocol and, if it is not a fragment, the ports of TCP, UDP and SCTP, which are within
-/// its length. It begins with `hash`. The caller knows that it is IP.
+/// The hash of an IP packet, beginning with `hash`: its addresses and protocol and, if it is not a fragment, the ports
+/// of TCP, UDP and SCTP if they are within its length. The caller knows that it is IP.
 #[inline(never)]
 pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
     let version = frame.load(offset).map_or(0, |[byte]: [u8; 1]| byte);
@@ -55,7 +56,8 @@ pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
                 return finish(hash);
             };
             let hash = mix(mix(hash, word(&header, 12)), word(&header, 16));
-            // More fragments, or an offset: later fragments have no ports, so the first one's do not count either.
+            // "More fragments" is set, or the offset is not 0. Later fragments have no ports, so the first fragment's
+            // are not hashed either.
             let is_fragment = header[6] & 0x3f | header[7] != 0;
             let ports = usize::from(version & 0xf) * 4;
             let has_ports = !is_fragment && (word(&header, 0) & 0xffff) as usize >= ports + PORTS_LEN;
@@ -102,7 +104,7 @@ const fn mix(hash: u32, word: u32) -> u32 {
     product ^ product >> 15
 }
 
-/// Lets every bit of the hash count for every other: buckets are its top bits.
+/// Lets every bit of the hash affect every other: the top bits select the bucket.
 #[inline(always)]
 const fn finish(hash: u32) -> u32 {
     let hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);

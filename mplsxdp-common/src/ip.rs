@@ -1,6 +1,6 @@
-//! Decides what counts as an IP packet, and where it ends. In a frame without labels the EtherType says so. Beneath a label
-//! stack nothing does: there may be the Ethernet frame of a pseudowire without a control word, which can begin with any
-//! byte.
+//! Decides what counts as an IP packet, and where it ends. In a frame without labels the EtherType says so. Beneath a
+//! label stack nothing does: it may hold the Ethernet frame of a pseudowire without a control word, which can begin
+//! with any byte.
 
 use crate::forward::Frame;
 use crate::wire::{
@@ -10,7 +10,8 @@ use crate::wire::{
 
 /// The longest IPv4 header in 32-bit words.
 const MAX_IHL: usize = 15;
-/// Holds every offset at which what an Ethernet frame beneath a stack has in it may stand: behind this machine's own labels.
+/// A mask that holds every offset of the payload of an Ethernet frame that lies beneath a stack of this machine's own
+/// labels.
 const OFFSET_MASK: usize = 127;
 /// An ARP header for Ethernet and IPv4 (RFC 826).
 const ARP_HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
@@ -22,7 +23,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// That of the EtherType of IPv4 or IPv6.
+    /// The family of an EtherType that is either IPv4 or IPv6.
     pub const fn of(ethertype: u16) -> Self {
         match ethertype {
             ETH_P_IP => Self::V4,
@@ -42,17 +43,18 @@ impl Family {
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     pub family: Family,
-    /// The first 8 bytes, big-endian. A number, not bytes: the verifier wants what the compiler puts on the stack aligned.
+    /// The first 8 bytes, big-endian. A number, not bytes, because the verifier requires aligned accesses to what the
+    /// compiler puts on the stack.
     pub first: u64,
-    /// The 4 bytes after them, big-endian: of IPv4 up to the checksum.
+    /// The 4 bytes after them, big-endian; the last two of IPv4 are the checksum.
     pub second: u32,
     /// Length of the whole packet in bytes.
     pub total_len: usize,
 }
 
 impl Header {
-    /// The header at `offset`. `None` if its lengths contradict each other, or the packet is longer than the frame (RFC 1812
-    /// section 5.2.2).
+    /// The header at `offset`. `None` if its lengths contradict each other, or the packet is longer than the frame (RFC
+    /// 1812 section 5.2.2).
     #[inline(always)]
     pub fn at<F: Frame>(frame: &F, offset: usize) -> Option<Self> {
         let first = frame.load(offset).map(u64::from_be_bytes)?;
@@ -71,8 +73,8 @@ impl Header {
         })
     }
 
-    /// The header at `offset` that a last label was in front of: one that is not IP by chance. An IPv4 header has a right checksum. IPv6
-    /// has none, so there it must not be an Ethernet frame with a whole packet in it.
+    /// The header at `offset`, after the last label, if it is not IP only by chance. An IPv4 header must have a correct
+    /// checksum. IPv6 has none, so there the bytes must not be an Ethernet frame with a whole packet in it.
     #[inline(always)]
     pub fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> Option<Self> {
         let header = Self::at(frame, offset)?;
@@ -84,8 +86,9 @@ impl Header {
     }
 }
 
-/// Whether a flow hash may take what is beneath a label stack for IP. As [`Header::beneath_labels`], but any EtherType at its place is
-/// enough to say that it is an Ethernet frame: a packet that is hashed by its labels loses nothing.
+/// Whether a flow hash may treat the bytes beneath a label stack as IP. Like [`Header::beneath_labels`], but any known
+/// EtherType in the right place is enough to treat them as an Ethernet frame: hashing a packet by its labels alone does
+/// no harm.
 #[inline(never)]
 pub fn is_flow<F: Frame>(frame: &F, offset: usize) -> bool {
     match Header::at(frame, offset) {
@@ -97,8 +100,9 @@ pub fn is_flow<F: Frame>(frame: &F, offset: usize) -> bool {
     }
 }
 
-/// How many of the `available` bytes at which an IP packet of `total_len` begins stay with it when what follows it is cut off: the packet,
-/// and what fills a short frame up to Ethernet's least length, as not every driver pads what XDP sends.
+/// How many of the `available` bytes are kept of an IP packet of `total_len` when the bytes after it are cut off: the
+/// packet and, if the frame is short, its padding up to Ethernet's minimum length, because not every driver pads the
+/// frames that XDP sends.
 #[inline(always)]
 pub const fn kept_len(total_len: usize, available: usize) -> usize {
     const LEAST: usize = ETH_ZLEN - ETH_HLEN;
@@ -116,8 +120,8 @@ const fn ihl(first: u64) -> usize {
     (first >> 56 & 0xf) as usize
 }
 
-/// Whether the IPv4 header at `offset`, of `words` 32-bit words, adds up to 0xffff (RFC 1071, RFC 1812 section 5.2.2). A call of its own,
-/// which keeps its registers off what it is inlined in.
+/// Whether the IPv4 header at `offset`, of `words` 32-bit words, adds up to 0xffff (RFC 1071, RFC 1812 section 5.2.2).
+/// Not inlined, to keep its registers out of its callers.
 #[inline(never)]
 fn has_right_checksum<F: Frame>(frame: &F, offset: usize, words: usize) -> bool {
     let Some(fixed) = frame.load::<IPV4_HLEN>(offset) else {
@@ -131,7 +135,7 @@ fn has_right_checksum<F: Frame>(frame: &F, offset: usize, words: usize) -> bool 
     (sum & 0xffff) + (sum >> 16) == 0xffff
 }
 
-/// Of the 16-bit words, from bytes: the verifier may want words aligned.
+/// The sum of the 16-bit words. From bytes, because the verifier may require words to be aligned.
 #[inline(always)]
 fn sum_of<const N: usize>(bytes: [u8; N]) -> u32 {
     let (mut high, mut low) = (0, 0);
@@ -142,7 +146,7 @@ fn sum_of<const N: usize>(bytes: [u8; N]) -> u32 {
     (high << 8) + low
 }
 
-/// Few packets have options. What is not within the frame does not count, which the lengths were checked for.
+/// The sum of the options, which few packets have. The caller has checked that they are within the frame.
 #[inline(never)]
 fn sum_of_options<F: Frame>(frame: &F, offset: usize, words: usize) -> u32 {
     let mut sum = 0;
@@ -158,7 +162,8 @@ fn sum_of_options<F: Frame>(frame: &F, offset: usize, words: usize) -> u32 {
     sum
 }
 
-/// Whether the bytes at which the EtherType of an Ethernet frame at `offset` would be are one that customers' frames have.
+/// Whether the bytes at the EtherType's place in an Ethernet frame at `offset` are an EtherType that customers' frames
+/// have.
 #[inline(always)]
 fn names_a_protocol<F: Frame>(frame: &F, offset: usize) -> bool {
     matches!(
@@ -178,8 +183,9 @@ fn names_a_protocol<F: Frame>(frame: &F, offset: usize) -> bool {
     )
 }
 
-/// Whether there is an Ethernet frame at `offset`, with up to two tags, and a whole IP or ARP packet in it. An IPv6 packet looks like
-/// that if its source address does: two of its bytes as an EtherType, and what follows as the header that goes with it.
+/// Whether there is an Ethernet frame at `offset`, with up to two tags and a whole IP or ARP packet in it. An IPv6
+/// packet can look like one if two bytes of its source address look like an EtherType and those after them like the
+/// header that goes with it.
 #[inline(never)]
 fn is_ethernet<F: Frame>(frame: &F, offset: usize) -> bool {
     let mut at = offset + ETH_HLEN;
@@ -201,7 +207,7 @@ fn is_ethernet<F: Frame>(frame: &F, offset: usize) -> bool {
             let total_len = usize::from(u16::from_be_bytes([high, low]));
             first >> 4 == 4 && total_len <= available && has_right_checksum(frame, at, (first & 0xf).into())
         }
-        // It fills the frame: nothing else confirms it.
+        // The packet must fill the frame: nothing else confirms it.
         Some(ETH_P_IPV6) => {
             first >> 4 == 6 && IPV6_HLEN + usize::from(u16::from_be_bytes([v6_high, v6_low])) == available
         }

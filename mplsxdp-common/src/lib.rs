@@ -1,6 +1,6 @@
 //! What the XDP program and the host share: bytes on the wire ([`wire`]), bytes in the BPF maps ([`abi`]) and the MPLS
-//! forwarding rules themselves ([`forward`], what is IP by [`ip`], and several next hops by [`hash`]), which are written once and
-//! compiled for both.
+//! forwarding rules ([`forward`], with [`ip`] to recognise IP and [`hash`] to choose among next hops). The rules are
+//! written once and compiled for both.
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;

@@ -1,6 +1,6 @@
-//! Bytes on the wire: Ethernet types, MAC addresses, MPLS labels and label stack entries, and the IPv4/IPv6 header fields
-//! that label switching reads or writes. All multi-byte fields are in network byte order on the wire; the types here hold
-//! host order.
+//! Bytes on the wire: Ethernet types, MAC addresses, MPLS labels and label stack entries, and the IPv4/IPv6 header
+//! fields that label switching reads or writes. All multi-byte fields are in network byte order on the wire; the types
+//! here hold host order.
 
 use core::fmt;
 
@@ -30,7 +30,7 @@ pub const VLAN_HLEN: usize = 4;
 pub const VLAN_VID_MASK: u16 = 0xfff;
 /// Length of an untagged Ethernet header: destination, source, EtherType.
 pub const ETH_HLEN: usize = 14;
-/// The least length of a frame, without its checksum.
+/// The minimum length of a frame, without its checksum.
 pub const ETH_ZLEN: usize = 60;
 /// Length of one label stack entry (RFC 3032 section 2.1).
 pub const LSE_LEN: usize = 4;
@@ -60,7 +60,7 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     pub const ZERO: Self = Self([0; 6]);
 
-    /// Whether the group bit is set: such an address is never that of one neighbour.
+    /// Whether the group bit is set: such an address never belongs to a single neighbour.
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
@@ -69,7 +69,7 @@ impl Mac {
         matches!(self.0, [0, 0, 0, 0, 0, 0])
     }
 
-    /// Whether a single interface can have it.
+    /// Whether it can be the address of a single interface.
     pub const fn is_unicast(self) -> bool {
         !self.is_multicast() && !self.is_zero()
     }
@@ -91,7 +91,7 @@ impl fmt::Debug for Mac {
 impl core::str::FromStr for Mac {
     type Err = NotAMac;
 
-    /// Six two-digit hexadecimal octets separated by colons.
+    /// Six hexadecimal octets of one or two digits, separated by colons.
     fn from_str(text: &str) -> Result<Self, NotAMac> {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
@@ -240,7 +240,7 @@ impl fmt::Debug for Lse {
 }
 
 /// The Internet checksum after one 16-bit word of the data changed from `old` to `new` (RFC 1624 section 3, equation 3:
-/// HC' = ~(~HC + ~m + m')). All three in host order.
+/// HC' = ~(~HC + ~m + m')). All three are in host order.
 pub const fn checksum_update(checksum: u16, old: u16, new: u16) -> u16 {
     let sum = (!checksum) as u32 + (!old) as u32 + new as u32;
     let sum = (sum & 0xffff) + (sum >> 16);

@@ -1,4 +1,4 @@
-//! Has the kernel receive a frame that the slow path hands up.
+//! Makes the kernel receive a frame that the slow path hands to it.
 
 use core::arch::asm;
 use core::ptr::{addr_of, read_volatile};
@@ -13,17 +13,17 @@ use mplsxdp_common::abi::Delivery;
 
 use crate::tables::DELIVERY;
 
-/// Makes the packet that it is run on the frame in `DELIVERY`, and gives a clone of it to the interface that is named there, as
-/// one that has arrived. Returns 0, or what the kernel's function that failed has returned: a negative error number, or
+/// Turns the packet that it runs on into the frame in `DELIVERY`, and gives a clone of it to the interface named there,
+/// as a received packet. Returns 0, or the result of the kernel function that failed: a negative error number, or
 /// NET_RX_DROP (1).
 ///
-/// It is attached nowhere. The controller runs it (BPF_PROG_TEST_RUN).
+/// It is not attached anywhere. The controller runs it with BPF_PROG_TEST_RUN.
 #[classifier]
 pub fn deliver(ctx: TcContext) -> i32 {
     let Some(delivery) = DELIVERY.get_ptr(0) else {
         return ERROR;
     };
-    // SAFETY: the map's value, which the controller has written before it runs the program.
+    // SAFETY: the map's value, which the controller wrote before it runs the program.
     let (ifindex, length) = unsafe {
         (
             read_volatile(addr_of!((*delivery).ifindex)),
@@ -34,8 +34,7 @@ pub fn deliver(ctx: TcContext) -> i32 {
     if length >= Delivery::ROOM {
         return ERROR;
     }
-    // By hand: the verifier has to see that it is not zero.
-    // SAFETY: an addition.
+    // In assembly, so that the verifier sees that it is not zero. SAFETY: an addition.
     unsafe { asm!("{} += 1", inout(reg) length, options(nomem, nostack, pure)) };
     let length = length as u32;
     let skb = ctx.skb.skb;

@@ -1,4 +1,4 @@
-//! A frame in the driver's buffers: the first one can be read and written, the others only count in its length.
+//! A frame in the driver's buffers: the first buffer can be read and written, the others only count in its length.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -12,13 +12,13 @@ use mplsxdp_common::forward::{Frame, PortView as _};
 
 use crate::tables::XdpTables;
 
-/// No rule looks further into a frame than this; the verifier wants a bound on every offset.
+/// No rule reads further into a frame than this. The verifier requires a bound on every offset.
 const MAX_OFFSET: usize = 4096;
 
-/// How many bytes are summed at a time. On the stack, which is 512 bytes for all calls together: what is in a map could be
-/// another program's before the sum is done, on a real-time kernel.
+/// How many bytes are summed at a time. The chunk is on the stack, of which all calls together have 512 bytes: on a
+/// real-time kernel, another program could overwrite a map's value before the sum is done.
 const CHUNK: usize = 160;
-/// The most that is summed: more than the largest MTU of an Ethernet NIC. What is longer has no sum.
+/// The most bytes that are summed: more than the largest MTU of an Ethernet NIC. Longer data has no sum.
 const MAX_SUM: usize = 1 << 14;
 const MAX_CHUNKS: usize = MAX_SUM / CHUNK;
 
@@ -31,16 +31,15 @@ impl<'a> XdpFrame<'a> {
         Self { ctx }
     }
 
-    /// The address of `N` bytes at `offset`, where they are within the frame.
+    /// The address of `N` bytes at `offset`, if they are within the frame.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
         if offset > MAX_OFFSET {
             return None;
         }
         let mut address = self.data();
-        // By hand: the compiler would derive the end of these bytes from that of others, and the verifier takes two sums with one
-        // unknown number for two unknown numbers.
-        // SAFETY: an addition.
+        // In assembly: the compiler would derive the end of these bytes from that of others, and the verifier does not
+        // recognise two sums with the same unknown number as equal. SAFETY: an addition.
         unsafe { asm!("{} += {}", inout(reg) address, in(reg) offset, options(nomem, nostack, pure)) };
         if address + N > self.data_end() {
             None
@@ -49,8 +48,8 @@ impl<'a> XdpFrame<'a> {
         }
     }
 
-    /// Where the frame begins. By hand, as `data_end`: the context's fields are 32 bits wide to the compiler, which therefore
-    /// subtracts them as such, but 64-bit pointers to the verifier, which does not allow that.
+    /// The start of the frame. In assembly, like `data_end`: to the compiler the context's fields are 32 bits wide, so
+    /// it would subtract them as 32-bit numbers; to the verifier they are 64-bit pointers, and it does not allow that.
     #[inline(always)]
     fn data(&self) -> usize {
         let data: usize;
@@ -71,7 +70,7 @@ impl<'a> XdpFrame<'a> {
 impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        // Frozen by the loader: where it is off, the verifier takes the call out, which costs a sixth of a swap.
+        // Frozen by the loader: if it is off, the verifier removes the call, which costs a sixth of a swap.
         if XdpTables.settings().frags() {
             // SAFETY: the helper takes this program's own context.
             unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize }
@@ -125,8 +124,8 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
-        // Taken off and on again is a number that the verifier does not know: it does not see that the outcome is the value. No
-        // memory is written: other programs may run on this CPU before this one goes on (PREEMPT_RT).
+        // Adds and removes a number that the verifier does not know, so it does not see that the result is the value.
+        // No memory is written: other programs may run on this CPU before this one continues (PREEMPT_RT).
         let mut hidden = value;
         // SAFETY: reads `xdp_md.rx_queue_index`.
         unsafe {
@@ -144,14 +143,14 @@ impl Frame for XdpFrame<'_> {
     }
 }
 
-/// [`Frame::sum`]. A call of its own, for its stack.
+/// [`Frame::sum`]. Not inlined, so that it has its own stack frame.
 #[inline(never)]
 fn sum_of(ctx: &XdpContext, offset: u32, len: u32) -> u64 {
     let mut chunk = MaybeUninit::<[u64; CHUNK / 8]>::uninit();
     let chunk = chunk.as_mut_ptr();
-    // The last chunk first, so that the rest of it is zero: the order does not matter to the sum.
+    // The last chunk is summed first, so that the rest of it is zero: the order does not change the sum.
     for index in 0..CHUNK / 8 {
-        // SAFETY: within the chunk; volatile, as the compiler would call memset() otherwise.
+        // SAFETY: within the chunk; volatile, because otherwise the compiler would call memset().
         unsafe { write_volatile((chunk as *mut u64).add(index), 0) };
     }
     let frame = XdpFrame::new(ctx);
@@ -160,14 +159,14 @@ fn sum_of(ctx: &XdpContext, offset: u32, len: u32) -> u64 {
     }
     let Some(last) = len.checked_sub(1) else { return 0 };
     let mut rest = last as usize % CHUNK;
-    // Nothing, which the compiler knows nothing of: else it takes out the check that the verifier asks for.
-    // SAFETY: no instruction.
+    // An empty instruction that the compiler cannot see through: otherwise it would remove the check that the verifier
+    // requires. SAFETY: no instruction.
     unsafe { asm!("/* {} */", inout(reg) rest, options(nomem, nostack, pure)) };
     if rest >= CHUNK {
         return NO_SUM;
     }
-    // By hand, or it makes one check of the sum: the verifier has to see that the last chunk is not empty.
-    // SAFETY: an addition.
+    // In assembly, so that the compiler does not merge the checks: the verifier must see that the last chunk is not
+    // empty. SAFETY: an addition.
     unsafe { asm!("{} += 1", inout(reg) rest, options(nomem, nostack, pure)) };
     let rest = rest as u32;
     let whole = len.wrapping_sub(rest);
@@ -178,7 +177,7 @@ fn sum_of(ctx: &XdpContext, offset: u32, len: u32) -> u64 {
     if !load(offset + whole, rest) {
         return NO_SUM;
     }
-    // The verifier is not to follow the loop once for each way to get here.
+    // Keeps the verifier from processing the loop once for each path to this point.
     let mut sum = frame.opaque(add(0) as usize) as u32;
     for index in 0..MAX_CHUNKS as u32 {
         if index * CHUNK as u32 >= whole {

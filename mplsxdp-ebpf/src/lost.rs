@@ -1,11 +1,13 @@
-//! Frames that are lost after the program has redirected them: no XDP program hears of it, but the kernel has tracepoints.
+//! Counts frames that are lost after the program has redirected them. No XDP program sees that, but the kernel has
+//! tracepoints.
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::tables::{count_redirect_lost, port_on, watch};
 
-/// The kernel does not even hand the frame to the port's driver, which takes no redirected frames (Linux 6.3), or none of this
-/// kind. Arguments of the tracepoint (Linux 5.13): device, program, target, error, type of map, its number, index in it.
+/// The kernel does not hand the frame to the port's driver, because the driver accepts no redirected frames (Linux
+/// 6.3), or none of this kind. Arguments of the tracepoint (Linux 5.13): device, program, target, error, map type, map
+/// id, index in the map.
 #[raw_tracepoint]
 pub fn xdp_redirect_err(ctx: RawTracePointContext) -> i32 {
     if ctx.arg::<u32>(5) == watch().tx_ports_id {
@@ -14,8 +16,8 @@ pub fn xdp_redirect_err(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// A driver did not take all of the frames that were redirected to it, up to 16. Arguments of the tracepoint: receiving device,
-/// sending device, frames that it took, frames that it did not, error.
+/// A driver did not accept all of the up to 16 frames that were redirected to it. Arguments of the tracepoint:
+/// receiving device, sending device, frames accepted, frames refused, error.
 #[raw_tracepoint]
 pub fn xdp_devmap_xmit(ctx: RawTracePointContext) -> i32 {
     let lost = ctx.arg::<i32>(3);
@@ -25,7 +27,7 @@ pub fn xdp_devmap_xmit(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// A call of its own, which keeps its registers off what is mostly done.
+/// Not inlined, to keep its registers out of the common path.
 #[inline(never)]
 fn count_refused(device: usize, lost: u64) {
     let watch = watch();

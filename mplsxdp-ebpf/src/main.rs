@@ -1,4 +1,4 @@
-//! The XDP program: what a frame and the tables are in the kernel, and what each verdict becomes. The rules are in
+//! The XDP program: the kernel's frame and tables, and the XDP action for each verdict. The rules are in
 //! `mplsxdp_common::forward`.
 #![no_std]
 #![no_main]
@@ -30,21 +30,21 @@ pub fn mplsxdp(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Counts a frame that is not forwarded, and punts or drops it. A call of its own, which keeps its registers off the frames that
-/// are forwarded.
+/// Counts a frame that is not forwarded, and punts or drops it. Not inlined, to keep its registers out of the path of
+/// forwarded frames.
 #[inline(never)]
 fn except(ctx: &XdpContext, reason: Reason) -> u32 {
     let frame = XdpFrame::new(ctx);
-    // The verifier is not to follow this once for each reason.
+    // Keeps the verifier from processing this once for each reason.
     let reason = Reason::from_number(frame.opaque(reason as usize) as u8).unwrap_or(Reason::Malformed);
     let settings = XdpTables.settings();
     let port = match reason {
-        // Found out when the frame had been rewritten.
+        // Detected only after the frame had been rewritten.
         Reason::NoPort => settings.port(),
         _ => arrival_port(&frame, &XdpTables),
     };
     count_reason(port, reason.slot(), &frame);
-    // Frozen by the loader: where it is off, the verifier takes the code out.
+    // Frozen by the loader: if it is off, the verifier removes the code.
     if settings.log() {
         debug!(
             ctx,
@@ -62,7 +62,7 @@ fn except(ctx: &XdpContext, reason: Reason) -> u32 {
     }
 }
 
-/// Hands a frame to the slow path's socket on the queue that it came in on.
+/// Hands a frame to the slow path's socket on the queue on which it arrived.
 #[inline(always)]
 fn punt(ctx: &XdpContext, frame: &XdpFrame<'_>, port: u32, reason: Reason) -> u32 {
     if reason.is_policed() && !is_admitted(port, reason) {
@@ -84,7 +84,7 @@ fn punt(ctx: &XdpContext, frame: &XdpFrame<'_>, port: u32, reason: Reason) -> u3
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // A panic that the compiler cannot rule out is an endless loop, which the verifier refuses at load.
+    // A panic that the compiler cannot rule out becomes an endless loop, which the verifier refuses at load.
     loop {}
 }
 

@@ -1,4 +1,4 @@
-//! The BPF maps. `docs/map-abi.md` describes each; sizes that `load` can change are set by the loader.
+//! The BPF maps. `docs/map-abi.md` describes each. The loader sets the sizes that `load` can change.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -38,7 +38,7 @@ static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 static SUB_INTERFACES: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 pub static TX_PORTS: DevMap = DevMap::with_max_entries(MAX_PORTS, 0);
-/// The port that stands on an interface, by the interface's index.
+/// The port of each interface, by interface index.
 #[map]
 static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 /// Sockets of the slow path.
@@ -51,29 +51,29 @@ static POLICERS: Array<u64> = Array::with_max_entries(MAX_PORTS * PUNT_SLOTS, 0)
 static ROUTE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(DEFAULT_COUNTER_SLOTS, 0);
 #[map]
 static REASON_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_PORTS * REASON_SLOTS, 0);
-/// What [`crate::deliver`] is run on.
+/// The frame that [`crate::deliver`] delivers.
 #[map]
 pub static DELIVERY: Array<Delivery> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Read by the controller only.
 #[map]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
 
-/// Frozen by the loader: the verifier sees constants.
+/// Frozen by the loader: the verifier sees a constant.
 #[unsafe(no_mangle)]
 static SETTINGS: u64 = Settings::new(0, TtlMode::Uniform, 255, false, false).to_bits();
-/// Frozen likewise.
+/// Frozen by the loader.
 #[unsafe(no_mangle)]
 static POLICE: u64 = Police::UNLIMITED.to_bits();
-/// Frozen likewise.
+/// Frozen by the loader.
 #[unsafe(no_mangle)]
 static HASH_SEED: u32 = 0;
 
-/// Frozen likewise. Not 0: one program may begin on this CPU while another has not ended (PREEMPT_RT), so counters are added to
-/// by atomic instructions.
+/// Frozen by the loader. Not 0: one program may begin on this CPU before another has ended (PREEMPT_RT), so counters
+/// are updated with atomic instructions.
 #[unsafe(no_mangle)]
 static ATOMIC_COUNTERS: u32 = 0;
 
-/// Frozen likewise, for the programs that count lost frames.
+/// Frozen by the loader, for the programs that count lost frames.
 #[unsafe(no_mangle)]
 static WATCH: [u64; 3] = [0; 3];
 
@@ -82,7 +82,7 @@ pub struct XdpTables;
 impl PortView for XdpTables {
     #[inline(always)]
     fn settings(&self) -> Settings {
-        // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+        // SAFETY: a static; volatile so that the compiler does not assume the initial value above.
         Settings::from_bits(unsafe { read_volatile(&raw const SETTINGS) })
     }
 
@@ -141,13 +141,13 @@ impl PortView for XdpTables {
 
     #[inline(always)]
     fn hash_seed(&self) -> u32 {
-        // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+        // SAFETY: a static; volatile so that the compiler does not assume the initial value above.
         unsafe { read_volatile(&raw const HASH_SEED) }
     }
 
     #[inline(always)]
     fn count(&self, slot: u32, bytes: usize) {
-        // Slot 0 is never read: counting into it is cheaper than asking.
+        // Slot 0 is never read: counting into it is cheaper than a check.
         count(&ROUTE_COUNTERS, slot, bytes);
     }
 
@@ -158,17 +158,17 @@ impl PortView for XdpTables {
     }
 }
 
-/// The entry of the longest prefix that a key matches. The words are the key's: its prefix length, and its data.
+/// The entry of the longest prefix that matches a key. `words` is the key: its prefix length and its data.
 #[inline(always)]
 fn longest_match<K, const N: usize>(ftn: &LpmTrie<K, u64>, words: [u32; N]) -> RouteEntry {
     const { assert!(size_of::<Key<K>>() == size_of::<[u32; N]>()) };
     let mut key = MaybeUninit::<[u32; N]>::uninit();
     for (index, word) in words.into_iter().enumerate() {
-        // SAFETY: within the array. Volatile so that the compiler does not make pairs of words one store: at such an address, the
-        // verifier refuses it.
+        // SAFETY: within the array. Volatile so that the compiler does not merge pairs of words into one store: the
+        // verifier refuses that at an unaligned address.
         unsafe { key.as_mut_ptr().cast::<u32>().add(index).write_volatile(word) };
     }
-    // SAFETY: all of it was written; any words are a key, which is packed, and as long.
+    // SAFETY: all of it was written; any words are a valid key, which is packed and of the same length.
     let key = unsafe { &*key.as_ptr().cast::<Key<K>>() };
     RouteEntry::from_bits(ftn.get(key).copied().unwrap_or(0))
 }
@@ -179,7 +179,7 @@ pub fn count_reason(port: u32, slot: u32, frame: &impl Frame) {
     count(&REASON_COUNTERS, port * REASON_SLOTS + slot, frame.len());
 }
 
-/// Counts frames that were redirected to a port and that it did not send.
+/// Counts frames that were redirected to a port but not sent by it.
 #[inline(always)]
 pub fn count_redirect_lost(port: u32, frames: u64) {
     if port >= MAX_PORTS {
@@ -191,7 +191,7 @@ pub fn count_redirect_lost(port: u32, frames: u64) {
     }
 }
 
-/// The port on the interface that has this index.
+/// The port on the interface with this index.
 #[inline(always)]
 pub fn port_on(ifindex: u32) -> Option<u32> {
     // SAFETY: the map's value; the controller replaces it as a whole.
@@ -200,18 +200,19 @@ pub fn port_on(ifindex: u32) -> Option<u32> {
 
 #[inline(always)]
 pub fn watch() -> Watch {
-    // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+    // SAFETY: a static; volatile so that the compiler does not assume the initial value above.
     Watch::from_words([0, 1, 2].map(|index| unsafe { read_volatile((&raw const WATCH).cast::<u64>().add(index)) }))
 }
 
-/// Whether the policer of a port and reason lets a frame through now. CPUs share it, so that the rate is that of the port,
-/// however many queues it has.
+/// Whether the policer of a port and reason admits a frame now. All CPUs share it, so that the rate applies to the
+/// port, however many queues it has.
 #[inline(always)]
 pub fn is_admitted(port: u32, reason: Reason) -> bool {
-    /// Each failed attempt means that another CPU was admitted meanwhile; whoever loses this often is over the rate.
+    /// Each failed attempt means that another CPU was admitted meanwhile; a frame that fails this often is over the
+    /// rate.
     const ATTEMPTS: usize = 4;
 
-    // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+    // SAFETY: a static; volatile so that the compiler does not assume the initial value above.
     let police = Police::from_bits(unsafe { read_volatile(&raw const POLICE) });
     if police == Police::UNLIMITED {
         return true;
@@ -227,7 +228,7 @@ pub fn is_admitted(port: u32, reason: Reason) -> bool {
         let Some(next) = police.admit(full_at_ns, now_ns) else {
             return false;
         };
-        // SAFETY: the map's value; who else writes to it does so by this, too.
+        // SAFETY: the map's value; all other writers use this function, too.
         if unsafe { compare_exchange(state, full_at_ns, next) } {
             return true;
         }
@@ -235,11 +236,11 @@ pub fn is_admitted(port: u32, reason: Reason) -> bool {
     false
 }
 
-/// Puts `new` in the place of `old`, if that is still there. By hand: `core` has no such operation for this target, which the
-/// kernel has had since 5.12.
+/// Replaces `old` with `new`, if `old` is still there. In assembly: `core` does not have this operation for this
+/// target; the kernel has had it since 5.12.
 ///
 /// # Safety
-/// `word` must be good to read and write, and aligned.
+/// `word` must be valid for reads and writes, and aligned.
 #[inline(always)]
 unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> bool {
     let found: u64;
@@ -270,17 +271,17 @@ fn count(counters: &PerCpuArray<Counter>, index: u32, bytes: usize) {
 
 #[inline(always)]
 fn counts_atomically() -> bool {
-    // SAFETY: a static; volatile so that the compiler does not take the value above for granted.
+    // SAFETY: a static; volatile so that the compiler does not assume the initial value above.
     unsafe { read_volatile(&raw const ATOMIC_COUNTERS) != 0 }
 }
 
-/// Adds to a word that only programs on this CPU write to. What decides on the way is frozen: the verifier leaves only one.
+/// Adds to a word that only programs on this CPU write. The condition is frozen: the verifier keeps only one branch.
 ///
 /// # Safety
-/// `word` must be good to read and write, and aligned.
+/// `word` must be valid for reads and writes, and aligned.
 #[inline(always)]
 unsafe fn add(atomically: bool, word: *mut u64, value: u64) {
-    // SAFETY: as the caller says. By hand, for `core` has no such operation for this target.
+    // SAFETY: as the caller says. In assembly, because `core` does not have this operation for this target.
     unsafe {
         if atomically {
             asm!("lock *(u64 *)({} + 0) += {}", in(reg) word, in(reg) value, options(nostack));
@@ -290,12 +291,14 @@ unsafe fn add(atomically: bool, word: *mut u64, value: u64) {
     }
 }
 
-/// `words`, for reads that come after that of `value` in the order of memory: their address depends on it, which every CPU heeds
-/// that Linux runs on. It costs two additions; a load-acquire is known to newer kernels only.
+/// Returns `words` for reads that must come after the read of `value` in memory order: their address depends on it, and
+/// every CPU that Linux runs on respects such a dependency. It costs two additions; only newer kernels know a
+/// load-acquire.
 #[inline(always)]
 fn read_after(value: u64, words: *const u64) -> *const u64 {
     let mut after = words;
-    // SAFETY: adds zero. By hand: the compiler would leave it out; the kernel's JIT compilers translate what they are given.
+    // SAFETY: adds zero. In assembly, because the compiler would remove it; the kernel's JIT compilers translate the
+    // instructions they are given.
     unsafe {
         asm!(
             "{value} &= 0",
@@ -308,7 +311,7 @@ fn read_after(value: u64, words: *const u64) -> *const u64 {
     after
 }
 
-/// One word, 0 beyond the end of the map.
+/// One word, 0 if the index is beyond the end of the map.
 #[inline(always)]
 fn read_word(map: &Array<u64>, index: u32) -> u64 {
     // SAFETY: the map's value; read once, as the controller writes it.

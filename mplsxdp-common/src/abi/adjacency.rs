@@ -3,11 +3,11 @@
 use super::word::{MAC_BITS, mac_word, word_mac, word_rest};
 use crate::wire::{Mac, VLAN_VID_MASK};
 
-/// One entry of `ADJACENCIES`: a neighbour and how to reach it. Word 0 is destination MAC (bytes 0-5) and transmit port (bytes
-/// 6-7), word 1 source MAC and MTU, word 2 the [`VlanTags`] of frames to it, word 3 the next-hop index of its backup, plus 1
-/// (bytes 24-25), the length of the tags in bytes (byte 26), and whether frames must be in one buffer (byte 27). A new MAC
-/// address of the neighbour is one 8-byte store of word 0. A word 0 without a MAC address is an unresolved neighbour: its
-/// frames go to the backup, if there is one.
+/// One entry of `ADJACENCIES`: a neighbour and how to reach it. Word 0 is the destination MAC (bytes 0-5) and the
+/// transmit port (bytes 6-7). Word 1 is the source MAC and the MTU. Word 2 is the [`VlanTags`] of frames to the
+/// neighbour. Word 3 is the next-hop index of its backup, plus 1 (bytes 24-25), the length of the tags in bytes (byte
+/// 26), and whether frames must be in one buffer (byte 27). A new MAC address of the neighbour is one 8-byte store of
+/// word 0. If word 0 has no MAC address, the neighbour is unresolved: its frames go to the backup, if there is one.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Adjacency {
@@ -41,7 +41,8 @@ impl Adjacency {
         Self { words }
     }
 
-    /// The same on a port that does not accept multi-buffer frames from XDP: its driver or the kernel would silently drop them.
+    /// The same on a port that does not accept multi-buffer frames from XDP: its driver or the kernel would silently
+    /// drop them.
     pub const fn with_one_buffer(self, one_buffer: bool) -> Self {
         let mut words = self.words;
         words[3] = (words[3] & !(0xff << 24)) | (one_buffer as u64) << 24;
@@ -64,8 +65,8 @@ impl Adjacency {
         word_mac(self.words[0])
     }
 
-    /// The destination and source addresses of a frame to this neighbour, as words of the map: two stores. One store for each
-    /// byte would be a fifth of the XDP program's work.
+    /// The destination and source addresses of a frame to this neighbour, as two words, so that they are written with
+    /// two stores. One store per byte would be a fifth of the XDP program's work.
     pub fn macs(self) -> [u8; 12] {
         let mut macs = [0; 12];
         let [destination, source, ..] = self.words;
@@ -90,7 +91,7 @@ impl Adjacency {
         VlanTags(self.words[2])
     }
 
-    /// The value of [`VlanTags::len_bytes`].
+    /// The same as [`VlanTags::len_bytes`].
     #[inline(always)]
     pub const fn tags_len_bytes(self) -> usize {
         (self.words[3] >> 16) as usize & 0xc
@@ -115,7 +116,8 @@ impl Adjacency {
     }
 }
 
-/// The VLAN tags of a sub-interface's frames as they are on the wire, outermost first: TPID and TCI of each. Zero: no tag.
+/// The VLAN tags of a sub-interface's frames as they are on the wire, outermost first: TPID and TCI of each. Zero means
+/// no tag.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct VlanTags(u64);
@@ -132,7 +134,7 @@ impl VlanTags {
         Self(vlan_tag(outer_tpid, outer_vid) as u64 | (vlan_tag(inner_tpid, inner_vid) as u64) << 32)
     }
 
-    /// 0, 4 or 8.
+    /// Length of the tags: 0, 4 or 8.
     pub const fn len_bytes(self) -> usize {
         if self.0 == 0 {
             0
@@ -143,7 +145,7 @@ impl VlanTags {
         }
     }
 
-    /// The tags; the first [`VlanTags::len_bytes`] count.
+    /// The tags; only the first [`VlanTags::len_bytes`] bytes are used.
     pub const fn to_bytes(self) -> [u8; 8] {
         self.0.to_le_bytes()
     }

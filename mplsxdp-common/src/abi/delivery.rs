@@ -1,6 +1,6 @@
-//! `DELIVERY`: a frame for the kernel.
+//! `DELIVERY`: a frame to hand to the kernel.
 
-/// The one entry of `DELIVERY`: a frame that the kernel receives, and the interface.
+/// The one entry of `DELIVERY`: a frame for the kernel, and the interface on which the kernel receives it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Delivery {
@@ -13,6 +13,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Room for a frame: a little more than the kernel makes an skb of at once (`SKB_MAX_ALLOC`, about 16,000 bytes).
+    /// Room for a frame: a little more than the largest skb that the kernel allocates in one piece (`SKB_MAX_ALLOC`,
+    /// about 16,000 bytes).
     pub const ROOM: usize = (1 << 14) - 2 * size_of::<u32>();
 }

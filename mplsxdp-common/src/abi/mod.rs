@@ -1,8 +1,8 @@
-//! The contents of the BPF maps: names, keys and values, as the XDP program reads and the controller writes them.
+//! The contents of the BPF maps: names, keys and values, as the XDP program reads them and the controller writes them.
 //! `docs/map-abi.md` has the same as tables. Everything is in host byte order unless stated otherwise.
 //!
-//! Values that are published by one store are 64-bit words ([`RouteEntry`], [`PortWord`], the two words of [`Adjacency`]): a
-//! reader sees the old word or the new one, never half of each.
+//! Values that are published by one store are 64-bit words ([`RouteEntry`], [`PortWord`], each word of [`Adjacency`]):
+//! a reader sees the old word or the new one, never half of each.
 
 mod adjacency;
 mod delivery;
@@ -27,7 +27,7 @@ pub use settings::{Checksum, Settings, TtlMode, UnknownPolicy};
 pub use stack::LabelStack;
 pub use watch::Watch;
 
-/// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of another version.
+/// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
 pub const ABI_VERSION: u32 = 7;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
@@ -58,7 +58,7 @@ pub mod map {
 pub const PROGRAM: &str = "mplsxdp";
 /// Name of the program that makes the kernel receive the frame in [`Delivery`].
 pub const DELIVER_PROGRAM: &str = "deliver";
-/// Names of the programs that count frames lost after their redirect, each that of its tracepoint.
+/// Names of the programs that count frames lost after their redirect. Each is named after its tracepoint.
 pub const LOST_BEFORE_DRIVER: &str = "xdp_redirect_err";
 pub const LOST_BY_DRIVER: &str = "xdp_devmap_xmit";
 /// Name of the frozen [`Watch`] in the `.rodata` of these programs.
@@ -69,7 +69,7 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const POLICE: &str = "POLICE";
 /// Name of the frozen seed of the multipath hash, a u32, in the program's `.rodata`.
 pub const HASH_SEED: &str = "HASH_SEED";
-/// Name of the frozen switch, a u32, for atomic instructions on counters, in the programs' `.rodata`.
+/// Name of the frozen switch, a u32, in the programs' `.rodata`: whether counters are updated with atomic instructions.
 pub const ATOMIC_COUNTERS: &str = "ATOMIC_COUNTERS";
 /// Default and largest size of `ILM`: one entry for every label.
 pub const MAX_LABELS: u32 = 1 << 20;
@@ -79,7 +79,7 @@ pub const MAX_ADJACENCIES: u32 = 1 << 14;
 pub const DEFAULT_STACKS: u32 = 1 << 15;
 /// Default size of `GROUPS`.
 pub const DEFAULT_GROUPS: u32 = 1 << 10;
-/// Buckets of a group, over which flows are spread.
+/// Buckets of a group; flows are spread over them.
 pub const BUCKETS: usize = 256;
 /// Default size of `ROUTE_COUNTERS`; slot 0 means "not counted".
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
@@ -87,13 +87,13 @@ pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 pub const MAX_FTN: u32 = 1 << 20;
 /// Size of `PORTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;
-/// Receive queues of one port in `XSKS`: what arrives on a higher queue does not reach the slow path.
+/// Receive queues of one port in `XSKS`. Frames that arrive on a higher queue do not reach the slow path.
 pub const MAX_QUEUES: u32 = 128;
 /// Slots for the reasons of one port in `REASON_COUNTERS`, followed by those for each [`Loss`] of the punted reasons.
 pub const REASON_SLOTS: u32 = 48;
-/// Policed reasons have numbers below this. Slots for policers of one port in `POLICERS`.
+/// Slots for the policers of one port in `POLICERS`. Policed reasons have numbers below this.
 pub const PUNT_SLOTS: u32 = 8;
-/// The most labels that one route pushes: as many as FRR has.
+/// The most labels that one route pushes; FRR has the same limit.
 pub const MAX_PUSH: usize = 16;
 
 /// The one entry of `META`. All zero: not configured.

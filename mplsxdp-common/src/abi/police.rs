@@ -1,7 +1,7 @@
 //! The rate limit that is frozen into a port's copy of the program. `POLICERS` has the state.
 
-/// How many exceptions of one reason and port reach the slow path: a rate per second, and a burst after a pause. Frozen into
-/// the program as one 64-bit word: the rate in bits 0-31, the burst in bits 32-63; zero is no limit.
+/// How many exceptions of one reason and port reach the slow path: a rate per second, and a burst after a pause. Frozen
+/// into the program as one 64-bit word: the rate in bits 0-31, the burst in bits 32-63. Zero means no limit.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Police(u64);
@@ -9,7 +9,7 @@ pub struct Police(u64);
 impl Police {
     pub const UNLIMITED: Self = Self(0);
 
-    /// A burst of less than one frame is one frame; a rate of zero is no limit.
+    /// A burst of less than one frame becomes one frame; a rate of zero means no limit.
     pub const fn new(rate_per_second: u32, burst: u32) -> Self {
         if rate_per_second == 0 {
             return Self::UNLIMITED;
@@ -26,11 +26,12 @@ impl Police {
         self.0
     }
 
-    /// Whether a frame at `now_ns` conforms, given the stored state of its policer: `None` if it does not, else the new state.
+    /// Whether a frame at `now_ns` conforms, given the stored state of its policer: the new state if it does, `None` if
+    /// not.
     ///
-    /// This is the token bucket in the form of the generic cell rate algorithm (ITU-T I.371 annex A): the state is the time at
-    /// which the bucket will be full again. So it is one word, which CPUs can share by compare-and-exchange, and a refused
-    /// frame writes nothing.
+    /// This is the token bucket in the form of the generic cell rate algorithm (ITU-T I.371 annex A): the state is the
+    /// time at which the bucket will be full again. This is a single word, which CPUs can share by
+    /// compare-and-exchange, and a refused frame writes nothing.
     #[inline(always)]
     pub const fn admit(self, full_at_ns: u64, now_ns: u64) -> Option<u64> {
         const SECOND_NS: u64 = 1_000_000_000;
@@ -51,7 +52,7 @@ impl Police {
 mod tests {
     use super::*;
 
-    /// How many of `offered` frames that come `every_ns` are admitted.
+    /// How many of `offered` frames, one every `every_ns`, are admitted.
     fn admitted(police: Police, state: &mut u64, from_ns: u64, every_ns: u64, offered: u64) -> u64 {
         (0..offered)
             .filter(|index| match police.admit(*state, from_ns + index * every_ns) {
@@ -71,9 +72,9 @@ mod tests {
         let start = 1 << 40;
         // A bucket that was never used is full.
         assert_eq!(admitted(police, &mut state, start, 0, 1000), 50);
-        // Then one token a millisecond, of which none is lost and none is lent.
+        // After that, one token per millisecond: none is lost and none is handed out early.
         assert_eq!(admitted(police, &mut state, start + 1_000_000, 100_000, 1000), 100);
-        // A long pause fills it, and no more than that.
+        // A long pause fills the bucket, but no further.
         assert_eq!(admitted(police, &mut state, start << 1, 0, 1000), 50);
     }
 
@@ -83,7 +84,7 @@ mod tests {
         assert_eq!(admitted(Police::UNLIMITED, &mut state, 0, 0, 1000), 1000);
         assert_eq!(Police::new(0, 50), Police::UNLIMITED);
         assert_eq!(admitted(Police::new(1, 0), &mut state, 1 << 40, 0, 10), 1);
-        // A burst so large that it lasts for centuries does not overflow.
+        // A burst so large that it takes centuries to refill does not overflow.
         let mut state = 0;
         assert_eq!(admitted(Police::new(1, u32::MAX), &mut state, 1 << 40, 0, 1000), 1000);
     }

@@ -4,8 +4,8 @@ use super::Domain;
 use super::word::{mac_word, word_mac};
 use crate::wire::Mac;
 
-/// Key of `SUB_INTERFACES`: the port at which a frame arrived and the VLAN identifiers in its tags, in one 64-bit word: bits
-/// 0-15 the inner VID (0: no second tag), 16-31 the outer, 32-63 the port's number.
+/// Key of `SUB_INTERFACES`: the port at which a frame arrived and the VLAN identifiers in its tags, in one 64-bit word:
+/// bits 0-15 the inner VID (0: no second tag), 16-31 the outer, 32-63 the port's number.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct SubInterfaceKey(u64);
@@ -20,8 +20,8 @@ impl SubInterfaceKey {
     }
 }
 
-/// One entry of `PORTS`, in one word: the port's MAC (bytes 0-5), its flags (byte 6) and its [`Domain`] (byte 7). All zero: no
-/// port.
+/// One entry of `PORTS`, in one word: the port's MAC (bytes 0-5), its flags (byte 6) and its [`Domain`] (byte 7). All
+/// zero: no port.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortWord(u64);
@@ -33,8 +33,9 @@ impl PortWord {
     pub const IMPOSE: u8 = 2;
     /// Arriving packets are this machine's own traffic: imposition does not decrement the IP TTL.
     pub const LOCAL: u8 = 4;
-    /// A sub-interface that the kernel has a VLAN device for: a frame that is handed to the kernel with its labels popped keeps
-    /// its tags, so that it gets there. Without the device the kernel would drop it, so the tags are removed.
+    /// The kernel has a VLAN device for this sub-interface: a frame that is handed to the kernel after its labels are
+    /// popped keeps its tags, so that it reaches that device. Without the device the kernel would drop it, so the tags
+    /// are removed.
     pub const KERNEL_VLAN: u8 = 8;
 
     /// A port outside of VRFs.

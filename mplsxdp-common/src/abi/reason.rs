@@ -19,7 +19,7 @@ macro_rules! reasons {
         pub enum Reason { $($(#[doc = $doc])+ $name = $number,)+ }
 
         impl Reason {
-            /// Every reason, in the order of its number.
+            /// Every reason, in order of number.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
             /// The reason with this number, as in `REASON_COUNTERS`.
@@ -106,7 +106,8 @@ impl Reason {
         }
     }
 
-    /// Whether frames of this reason are limited on their way to the slow path ([`Police`]): not those that would be forwarded.
+    /// Whether the rate at which frames of this reason reach the slow path is limited ([`Police`]). Frames that would
+    /// otherwise be forwarded are not limited.
     pub const fn is_policed(self) -> bool {
         self.is_punted() && !matches!(self, Self::ChecksumFinished)
     }
@@ -116,7 +117,7 @@ impl Reason {
         self as u32
     }
 
-    /// The index of this punted reason among the punted ones: below [`PUNT_SLOTS`].
+    /// The index of this reason among the punted ones; below [`PUNT_SLOTS`].
     const fn punt_slot(self) -> u32 {
         match self {
             // No reason has this number.
@@ -126,7 +127,7 @@ impl Reason {
     }
 }
 
-/// Why a frame that should be punted did not reach the slow path. Such a frame counts for its reason, too.
+/// Why a frame that should be punted did not reach the slow path. Such a frame also counts for its reason.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Loss {
@@ -153,7 +154,8 @@ impl Loss {
         }
     }
 
-    /// The index, among a port's in `REASON_COUNTERS`, of the counter of such frames of the punted reason `reason`.
+    /// The index, among a port's slots in `REASON_COUNTERS`, of the counter of frames of the punted reason `reason`
+    /// that were lost in this way.
     pub const fn slot(self, reason: Reason) -> u32 {
         LOSS_SLOTS + self as u32 * PUNT_SLOTS + reason.punt_slot()
     }
@@ -162,14 +164,14 @@ impl Loss {
 /// The index of the first [`Loss`].
 const LOSS_SLOTS: u32 = 32;
 
-/// The index, among a port's in `REASON_COUNTERS`, of the counter of frames that were redirected to the port and that it did
-/// not send. They were forwarded: their routes have counted them. Their bytes are not known.
+/// The index, among a port's slots in `REASON_COUNTERS`, of the counter of frames that were redirected to the port but
+/// not sent by it. They were forwarded, so their routes have counted them. Their bytes are not known.
 pub const REDIRECT_LOST_SLOT: u32 = LOSS_SLOTS - 1;
 
-/// The name that the CLI and the control socket use for them.
+/// The name that the CLI and the control socket use for this counter.
 pub const REDIRECT_LOST: &str = "redirect-lost";
 
-/// The description of that counter, in one sentence.
+/// The description of this counter, in one sentence.
 pub const REDIRECT_LOST_DESCRIPTION: &str =
     "Forwarded, then lost: this port's driver did not take the redirected frames.";
 

@@ -3,7 +3,7 @@
 use super::TtlMode;
 use crate::wire::Label;
 
-/// What a route entry does. Zero is "no entry", so that a zeroed map forwards nothing.
+/// What a route entry does. Zero means "no entry", so that a zeroed map forwards nothing.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
@@ -11,26 +11,27 @@ pub enum Op {
     None = 0,
     /// One outgoing label: replaces the top label (ILM) or is imposed (FTN). Operand: the label.
     Label = 1,
-    /// Two or more outgoing labels, or one with a TTL of its own. Operand: index into `STACKS`.
+    /// Two or more outgoing labels, or one with a configured TTL. Operand: index into `STACKS`.
     Stack = 2,
     /// Pop and send the payload on, as the egress of the LSP. Operand: none.
     Pop = 3,
     /// Pop and send the payload on, as the penultimate hop (`as implicit-null`). Operand: none.
     PenultimatePop = 4,
-    /// Pop; the payload is for this machine to handle (`dev lo`). Operand: none.
+    /// Pop; this machine handles the payload (`dev lo`). Operand: none.
     Local = 5,
-    /// The frame is left to the kernel unchanged. Operand: not read; the controller has a number of its own there.
+    /// The frame is left to the kernel unchanged. Operand: ignored by the XDP program; the controller stores a number
+    /// of its own in it.
     Pass = 6,
-    /// Several next hops: a bucket of the group, an entry with one of the operations 1 to 4, says what to do. Operand: index
-    /// into `GROUPS`.
+    /// Several next hops: the frame's bucket in the group says what to do; it is an entry with one of the operations 1
+    /// to 4. Operand: index into `GROUPS`.
     Group = 7,
-    /// ILM only: like [`Op::Local`] if a label is beneath; otherwise the frame is left unchanged to the kernel, which has a
-    /// route for the same label (`dev lo pass`). Operand: none.
+    /// ILM only: like [`Op::Local`] if another label is beneath; otherwise the frame is left unchanged to the kernel,
+    /// which has a route for the same label (`dev lo pass`). Operand: none.
     LocalPass = 8,
 }
 
-/// A route's own TTL propagation (`ttl-propagate enabled|disabled`), which overrides the instance's mode. In an instance with
-/// the Linux mode, `enabled` has the meaning that it has for the Linux kernel.
+/// A route's own TTL propagation (`ttl-propagate enabled|disabled`), which overrides the instance's mode. In an
+/// instance with the Linux mode, `enabled` means what it means to the Linux kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum TtlPropagate {
     #[default]
@@ -40,7 +41,7 @@ pub enum TtlPropagate {
 }
 
 impl TtlPropagate {
-    /// The mode that applies if the instance's mode is `default`.
+    /// The mode to apply; `default` is the instance's mode.
     pub const fn mode(self, default: TtlMode) -> TtlMode {
         match self {
             Self::Default => default,
@@ -108,7 +109,7 @@ impl RouteEntry {
             6 => Op::Pass,
             7 => Op::Group,
             8 => Op::LocalPass,
-            // Also for numbers that a later version may define: this one does not know them, so it has no route.
+            // Also numbers that a later version may define: this version treats them as no route.
             _ => Op::None,
         }
     }
@@ -125,7 +126,7 @@ impl RouteEntry {
         (self.0 >> 8) as u32 & 0xf_ffff
     }
 
-    /// The operand as the outgoing label of [`Op::Label`].
+    /// The operand of [`Op::Label`]: the outgoing label.
     pub const fn out_label(self) -> Label {
         Label::from_low_bits(self.operand())
     }

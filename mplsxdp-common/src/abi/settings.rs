@@ -6,9 +6,9 @@ use super::Reason;
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum TtlMode {
-    /// Every pushed label carries the TTL; a pop hands it down.
+    /// Every pushed label carries the TTL; a pop copies it to what is beneath.
     Uniform = 0,
-    /// The tunnel is one hop to what it carries.
+    /// The tunnel counts as one hop for the packets in it.
     Pipe = 1,
     /// Like the Linux kernel: uniform between label and IP; a pop does not touch inner label TTLs.
     Linux = 2,
@@ -34,16 +34,16 @@ impl TtlMode {
 /// | 48 | TC propagation |
 /// | 49 | logging |
 /// | 50-51 | [`UnknownPolicy`] |
-/// | 52 | frames may be in several buffers |
-/// | 53 | and are, when they leave as they came: the driver's, not the kernel's generic XDP |
+/// | 52 | frames may be multi-buffer |
+/// | 53 | multi-buffer frames come from the driver, not from the kernel's generic XDP, and stay so when they leave |
 /// | 54-55 | [`Checksum`] |
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings(u64);
 
 impl Settings {
-    /// `tunnel_ttl` is the TTL of labels pushed in pipe mode; `tc_propagate` writes the last popped label's TC into the IP
-    /// precedence; `log` sends a log record for each exception.
+    /// `tunnel_ttl` is the TTL of labels pushed in pipe mode; `tc_propagate` writes the last popped label's TC into the
+    /// IP precedence; `log` sends a log record for each exception.
     pub const fn new(port: u32, ttl_mode: TtlMode, tunnel_ttl: u8, tc_propagate: bool, log: bool) -> Self {
         let flags = tc_propagate as u64 | (log as u64) << 1;
         Self(port as u64 | (ttl_mode as u64) << 32 | (tunnel_ttl as u64) << 40 | flags << 48)
@@ -54,13 +54,14 @@ impl Settings {
         Self((self.0 & !(3 << 50)) | (policy as u64) << 50)
     }
 
-    /// The same for a port whose frames may be multi-buffer, or not. If not, the program does not ask for the length of frames.
+    /// The same for a port whose frames may be multi-buffer, or not. If not, the program does not ask the kernel for
+    /// the length of frames.
     pub const fn with_frags(self, frags: bool) -> Self {
         Self((self.0 & !(1 << 52)) | (frags as u64) << 52)
     }
 
-    /// The same for a driver that itself delivers multi-buffer frames. Those of the kernel's generic XDP can be sent by any
-    /// driver.
+    /// The same for a driver that itself delivers multi-buffer frames. Any driver can send those of the kernel's
+    /// generic XDP.
     pub const fn with_native_frags(self, native_frags: bool) -> Self {
         Self((self.0 & !(1 << 53)) | (native_frags as u64) << 53)
     }
@@ -153,13 +154,14 @@ pub enum UnknownPolicy {
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum Checksum {
-    /// Does not look for them: none arrive there.
+    /// Does not look for them: none arrive on this port.
     #[default]
     Trust = 0,
     /// Finishes those of frames that are forwarded or punted.
     Finish = 1,
-    /// Punts frames that would be forwarded, and finishes those that are punted: the slow path sends them. For frames that
-    /// already are packets of the kernel, which keeps a note that the checksum is unfinished; XDP cannot remove that note.
+    /// Punts frames that would be forwarded, and finishes those that are punted: the slow path sends them. This is for
+    /// ports where XDP runs on the kernel's own packets (skbs): the kernel notes in them that the checksum is
+    /// unfinished, and XDP cannot remove that note.
     Punt = 2,
 }
 

@@ -3,9 +3,9 @@
 use super::MAX_PUSH;
 use crate::wire::Label;
 
-/// One entry of `STACKS`: the labels that a route pushes, outermost first. Immutable while an entry points to it. In each word
-/// of `labels`, bits 0-19 are the label, and bits 24-31 a mask of its TTL: zero for an entropy label after its indicator, which
-/// is pushed with a TTL of 0 (RFC 6790 section 4.2), else all ones.
+/// One entry of `STACKS`: the labels that a route pushes, outermost first. Immutable while an entry points to it. In
+/// each word of `labels`, bits 0-19 are the label, and bits 24-31 a mask of its TTL: zero for an entropy label after
+/// its indicator, which is pushed with a TTL of 0 (RFC 6790 section 4.2), else all ones.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct LabelStack {
@@ -24,8 +24,8 @@ impl LabelStack {
         labels: [0; MAX_PUSH],
     };
 
-    /// `ttl` is the TTL of labels that are imposed on IP; `None`: as the TTL mode says. Returns `None` if there are no labels,
-    /// or more than [`MAX_PUSH`].
+    /// `ttl` is the TTL of labels that are imposed on IP; with `None`, the TTL mode decides. Returns `None` if there
+    /// are no labels, or more than [`MAX_PUSH`].
     pub fn new(labels: &[Label], ttl: Option<core::num::NonZeroU8>) -> Option<Self> {
         if labels.is_empty() || labels.len() > MAX_PUSH {
             return None;
@@ -45,7 +45,7 @@ impl LabelStack {
         })
     }
 
-    /// As it lies in memory.
+    /// The entry as it lies in memory.
     pub fn words(&self) -> [u64; 1 + MAX_PUSH / 2] {
         let mut words = [u64::from_ne_bytes([self.depth, self.ttl, 0, 0, 0, 0, 0, 0]); 1 + MAX_PUSH / 2];
         for (word, pair) in words.iter_mut().skip(1).zip(self.labels.as_chunks::<2>().0) {
@@ -79,14 +79,14 @@ impl LabelStack {
         self.labels.get(index).map(|&label| Label::from_low_bits(label))
     }
 
-    /// What of a TTL the label at `index` is pushed with.
+    /// The mask that is applied to the TTL of the label at `index` when it is pushed.
     pub fn ttl_mask(&self, index: usize) -> u8 {
         self.labels.get(index).map_or(0, |&label| (label >> 24) as u8)
     }
 }
 
 const _: () = {
-    // A multiple of 8, as the kernel lays out arrays: what is mapped has no gaps.
+    // A multiple of 8, the alignment of array entries in the kernel, so that the mapped array has no gaps.
     assert!(size_of::<LabelStack>() == 72);
     assert!(core::mem::offset_of!(LabelStack, labels) == 8);
 };

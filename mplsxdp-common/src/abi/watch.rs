@@ -1,11 +1,12 @@
-//! What is frozen into the programs that count lost frames.
+//! The constants that are frozen into the programs that count lost frames.
 
-/// What the programs must know that count lost frames: the kernel's tracepoints tell of all XDP programs on the machine.
+/// What the programs that count lost frames must know. The kernel's tracepoints report all XDP programs on the machine,
+/// so the programs filter by these values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Watch {
     /// The cookie of the network namespace (SO_NETNS_COOKIE).
     pub netns_cookie: u64,
-    /// The number that the kernel has for the map `TX_PORTS`.
+    /// The kernel's id of the map `TX_PORTS`.
     pub tx_ports_id: u32,
     /// Offsets in the kernel's structures: `net_device.ifindex`, `net_device.nd_net`, `net.net_cookie`.
     pub ifindex_offset: u32,

@@ -2,7 +2,7 @@
 
 use crate::wire::Mac;
 
-/// The bytes of a word that a MAC address takes.
+/// The bits of a word that hold a MAC address.
 pub(super) const MAC_BITS: u64 = (1 << 48) - 1;
 
 pub(super) const fn mac_word(mac: Mac, rest: u16) -> u64 {

@@ -5,7 +5,8 @@ use super::{MAX_L2_LEN, PortView};
 use crate::abi::SubInterfaceKey;
 use crate::wire::{ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN, VLAN_VID_MASK};
 
-/// The number of the port or sub-interface at which a frame arrived; that of the port if its tags are of none.
+/// The number of the port or sub-interface at which a frame arrived; the port's number if its tags belong to no
+/// sub-interface.
 #[inline(always)]
 pub fn arrival_port<F: Frame, T: PortView>(frame: &F, tables: &T) -> u32 {
     let arrival = Arrival::of(frame, tables);
@@ -17,16 +18,17 @@ pub fn arrival_port<F: Frame, T: PortView>(frame: &F, tables: &T) -> u32 {
 /// Where a frame arrived, and what its Ethernet header says.
 #[derive(Clone, Copy)]
 pub struct Arrival {
-    /// The number of the port, or of its sub-interface that the frame's tags are of. `None` where they are of none.
+    /// The number of the port, or of the sub-interface that the frame's tags belong to. `None` if they belong to none.
     pub port: Option<u32>,
-    /// What is behind the tags.
+    /// The EtherType after the tags.
     pub ethertype: u16,
     /// Length of the Ethernet header with its tags.
     pub l2_len: usize,
 }
 
 impl Arrival {
-    /// Of a frame as it arrived: up to two tags (RFC 3032 section 5). `None` where it is shorter than its Ethernet header.
+    /// Reads the Ethernet header of a frame as it arrived, with up to two tags (RFC 3032 section 5). `None` if the
+    /// frame is shorter than its Ethernet header.
     #[inline(always)]
     pub fn of<F: Frame, T: PortView>(frame: &F, tables: &T) -> Option<Self> {
         let port = tables.settings().port();
@@ -47,7 +49,7 @@ impl Arrival {
         } else {
             (0, inner, ETH_HLEN + VLAN_HLEN)
         };
-        // IEEE 802.1Q section 6.9: VID 0 carries a priority and no VLAN.
+        // IEEE 802.1Q section 6.9: VID 0 carries only a priority, not a VLAN.
         let (outer_vid, inner_vid) = if outer_vid == 0 {
             (inner_vid, 0)
         } else {

@@ -1,15 +1,16 @@
-//! The way out of the box.
+//! The way out of the router.
 
 use super::frame::{Frame, move_head, store};
 use super::{Checked, PortView, Verdict};
 use crate::abi::{Adjacency, Reason, RouteEntry};
 use crate::wire::ETH_HLEN;
 
-/// The way out: a resolved neighbour whose link takes the packet.
+/// The way out: a resolved neighbour on a link that can carry the packet.
 pub(super) struct Egress(Adjacency);
 
 impl Egress {
-    /// `frame_len` is the length of the frame as it would leave, with an Ethernet header without tags.
+    /// Finds the adjacency of `entry`, or its backup. `frame_len` is the length that the frame would have on leaving,
+    /// with an untagged Ethernet header.
     #[inline(always)]
     pub(super) fn find<F: Frame, T: PortView>(
         frame: &F,
@@ -44,7 +45,7 @@ impl Egress {
         ETH_HLEN + self.0.tags_len_bytes()
     }
 
-    /// Makes room for `labels_len` bytes of labels in front of what is at `payload`, and writes the Ethernet header before them.
+    /// Makes room for `labels_len` bytes of labels in front of `payload`, and writes the Ethernet header before them.
     #[inline(always)]
     pub(super) fn begin<F: Frame>(
         &self,
@@ -56,7 +57,7 @@ impl Egress {
         move_head(frame, payload as i32 - (self.l2_len() + labels_len) as i32)?;
         store(frame, 0, self.0.macs())?;
         if self.0.tags_len_bytes() != 0 {
-            // Of one tag, what follows it is written over.
+            // Always writes room for two tags; after a single tag, the next header is written over the rest.
             store(frame, ETH_HLEN - 2, self.0.tags().to_bytes())?;
         }
         store(frame, self.l2_len() - 2, ethertype.to_be_bytes())

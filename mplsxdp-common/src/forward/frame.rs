@@ -12,29 +12,29 @@ pub trait Frame {
         self.len() == 0
     }
 
-    /// Whether a part of it is in other buffers than the first, and can neither be read nor written.
+    /// Whether the frame continues in further buffers, which can be neither read nor written.
     fn is_split(&self) -> bool;
 
-    /// The `N` bytes at `offset`, `None` where they are not all within the frame.
+    /// The `N` bytes at `offset`, `None` if they are not all within the frame.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// Writes `bytes` at `offset`, or does nothing and returns `None` where they do not fit within the frame.
+    /// Writes `bytes` at `offset`. Does nothing and returns `None` if they do not fit within the frame.
     fn store<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
 
-    /// The ones' complement sum of the 16-bit words (RFC 1071) in the `len` bytes at `offset`, in whichever buffers; an odd last
-    /// byte is followed by a zero. `None` if they are not all within the frame.
+    /// The ones' complement sum of the 16-bit words (RFC 1071) in the `len` bytes at `offset`, in any of the buffers.
+    /// An odd last byte is padded with zero. `None` if the bytes are not all within the frame.
     fn sum(&self, offset: usize, len: usize) -> Option<u16>;
 
-    /// Moves the start of the frame by `delta` bytes: forward cuts bytes off, backward puts undefined bytes in front. `None`
-    /// where there is no room; the frame is then as it was.
+    /// Moves the start of the frame by `delta` bytes: forward cuts bytes off, backward puts undefined bytes in front.
+    /// `None` if there is no room; the frame is then unchanged.
     fn move_head(&mut self, delta: i32) -> Option<()>;
 
-    /// Cuts `bytes` bytes off the end, at most all behind an Ethernet header. `None` if there are not as many; the frame is then as it
-    /// was.
+    /// Cuts `bytes` bytes off the end, at most everything after the Ethernet header. `None` if there are fewer; the
+    /// frame is then unchanged.
     fn cut_tail(&mut self, bytes: usize) -> Option<()>;
 
-    /// `value`, of which the verifier is to know nothing: it then follows the code behind once for all values, not once for
-    /// each. Nothing to do elsewhere.
+    /// Returns `value`, but hides it from the verifier, which then processes the following code once for all values
+    /// instead of once for each. Does nothing elsewhere.
     fn opaque(&self, value: usize) -> usize {
         value
     }
@@ -54,16 +54,16 @@ pub(super) fn move_head<F: Frame>(frame: &mut F, delta: i32) -> Checked<()> {
     }
 }
 
-/// A call of its own: what the verifier learns of `bytes` ends with it.
+/// Cuts the end off. Not inlined: what the verifier learns about `bytes` ends with the call.
 #[inline(never)]
 pub(super) fn cut_tail<F: Frame>(frame: &mut F, bytes: usize) {
     if bytes != 0 {
-        // There are as many, so it cannot fail.
+        // There are enough bytes, so it cannot fail.
         let _ = frame.cut_tail(bytes);
     }
 }
 
-/// Writes within what was checked before: the error is the verifier's, no frame meets it.
+/// Writes where the bounds were checked before. The error exists for the verifier; no frame causes it.
 #[inline(always)]
 pub(super) fn store<F: Frame, const N: usize>(frame: &mut F, offset: usize, bytes: [u8; N]) -> Checked<()> {
     frame.store(offset, bytes).ok_or(Reason::NoHeadroom)

@@ -12,10 +12,11 @@ use crate::wire::{
     checksum_update,
 };
 
-/// Leaves a packet whose labels are off to the kernel, behind the first `l2_len` bytes of its Ethernet header.
+/// Hands a packet whose labels were popped to the kernel, with the first `l2_len` bytes of its Ethernet header.
 #[inline(always)]
 pub(super) fn hand_up<F: Frame>(frame: &mut F, ip: Ip, l2_len: usize) -> Checked<Verdict> {
-    // Addresses and first tag, and second tag: of an untagged frame, what is behind them is written over.
+    // The addresses and first tag, then the second tag. In an untagged frame these bytes are not tags, and are written
+    // over.
     let (macs, tag) = (
         frame.load::<{ ETH_HLEN + 2 }>(0).ok_or(Reason::Malformed)?,
         frame.load::<VLAN_HLEN>(ETH_HLEN + 2).ok_or(Reason::Malformed)?,
@@ -28,7 +29,8 @@ pub(super) fn hand_up<F: Frame>(frame: &mut F, ip: Ip, l2_len: usize) -> Checked
     Ok(Verdict::Pass)
 }
 
-/// Pushes the labels of an FTN entry on `ip`. `forwarded`: the packet is not this box's own, so this hop counts.
+/// Pushes the labels of an FTN entry on `ip`. `forwarded` means that the packet was not sent by this router, so this
+/// hop counts.
 #[inline(always)]
 pub(super) fn impose<F: Frame, T: PortView>(
     frame: &mut F,
@@ -78,17 +80,17 @@ pub(super) fn impose<F: Frame, T: PortView>(
     Ok(egress.verdict())
 }
 
-/// The part of an IP header that label switching reads and rewrites: the first 12 bytes of IPv4 (up to the checksum), the
-/// first 8 of IPv6 (up to the hop limit).
+/// The part of an IP header that label switching reads and rewrites: the first 12 bytes of IPv4 (up to the checksum),
+/// the first 8 of IPv6 (up to the hop limit).
 pub(super) struct Ip {
     pub(super) family: Family,
     pub(super) offset: usize,
     /// The first 8 bytes of the header, and the 4 after them.
     pub(super) first: u64,
     pub(super) second: u32,
-    /// Length of the packet in bytes, and of the padding of a short one.
+    /// Length in bytes of the packet, including the padding of a short one.
     pub(super) kept_len: usize,
-    /// How many more bytes follow in the frame.
+    /// How many bytes follow the packet in the frame.
     pub(super) excess: usize,
 }
 
@@ -107,15 +109,15 @@ impl Ip {
         }
     }
 
-    /// What the last label was in front of.
+    /// The packet that the last label was in front of.
     #[inline(always)]
     pub(super) fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> Checked<Self> {
         let header = Header::beneath_labels(frame, offset).ok_or(Reason::Malformed)?;
         Ok(Self::new(frame, offset, header))
     }
 
-    /// Takes off what follows the packet in the frame, as Linux does: what a link's MTU has to hold is the datagram (RFC 3032
-    /// section 3).
+    /// Cuts off what follows the packet in the frame, as Linux does: only the datagram must fit the link's MTU (RFC
+    /// 3032 section 3).
     #[inline(always)]
     pub(super) fn cut_trailer<F: Frame>(&self, frame: &mut F) {
         cut_tail(frame, self.excess);
@@ -142,7 +144,7 @@ impl Ip {
         }
     }
 
-    /// The IP precedence: the top three bits of the DSCP, which the TC of imposed labels is.
+    /// The IP precedence: the top three bits of the DSCP. Imposed labels get it as their TC.
     #[inline(always)]
     pub(super) fn precedence(&self) -> u8 {
         (self.first >> self.precedence_at() & 7) as u8
@@ -158,7 +160,7 @@ impl Ip {
         }
     }
 
-    /// Where the IP precedence stands in the first 8 bytes.
+    /// The position of the IP precedence in the first 8 bytes.
     #[inline(always)]
     pub(super) fn precedence_at(&self) -> u32 {
         match self.family {
@@ -173,7 +175,7 @@ impl Ip {
         self.second = self.second & !0xffff | u32::from(checksum);
     }
 
-    /// What the last pop does to the packet: `label_ttl` is the popped label's TTL less this hop.
+    /// Applies the last pop to the packet: `label_ttl` is the popped label's TTL minus this hop.
     #[inline(always)]
     pub(super) fn after_pop(
         &mut self,
@@ -195,8 +197,8 @@ impl Ip {
         Ok(())
     }
 
-    /// RFC 8029 section 4.3: an MPLS echo request goes to 127/8 so that it is never forwarded as IP; a pop for this box that copies
-    /// the TTL would undo the TTL of 1 that protects it too.
+    /// RFC 8029 section 4.3: an MPLS echo request is addressed to 127/8 so that it is never forwarded as IP. It is also
+    /// protected by its TTL of 1, which a local pop that copies the TTL would undo.
     #[inline(always)]
     pub(super) fn refuse_lsp_ping<F: Frame>(&self, frame: &F) -> Checked<()> {
         let udp = match self.family {
@@ -215,7 +217,7 @@ impl Ip {
                 }
                 match (self.first >> 8) as u8 {
                     IPPROTO_UDP => IPV6_HLEN,
-                    // Where the Router Alert option stands that RFC 8029 section 4.3 asks for.
+                    // RFC 8029 section 4.3 requires a Router Alert option; it stands here.
                     IPPROTO_HOPOPTS => match frame.load::<2>(self.offset + IPV6_HLEN) {
                         Some([IPPROTO_UDP, words]) => IPV6_HLEN + 8 + usize::from(words) * 8,
                         _ => return Ok(()),
@@ -230,11 +232,12 @@ impl Ip {
         }
     }
 
-    /// What a domain of the FTN has for the packet. Nothing for one from an address that no packet may be forwarded from: the kernel
-    /// drops it.
+    /// The packet's entry in a domain of the FTN. Packets from source addresses that must not be forwarded have none:
+    /// the kernel drops them.
     #[inline(always)]
     pub(super) fn ftn<F: Frame, T: PortView>(&self, frame: &F, tables: &T, domain: Domain) -> Checked<RouteEntry> {
-        // Bounded where it is used: verifiers before 6.10 do not see that what bounds one sum with it bounds others.
+        // Bounded again here: verifiers before 6.10 do not see that a bound on one sum of this offset also bounds
+        // others.
         let offset = frame.opaque(self.offset) & OFFSET_MASK;
         match self.family {
             Family::V4 => {
@@ -263,7 +266,7 @@ impl Ip {
         .ok_or(Reason::Malformed)
     }
 
-    /// Writes the changed bytes where the header now begins.
+    /// Writes the changed bytes to the header's new place.
     #[inline(always)]
     pub(super) fn store<F: Frame>(&self, frame: &mut F, offset: usize) -> Checked<()> {
         store(frame, offset, self.first.to_be_bytes())?;

@@ -8,7 +8,7 @@ use crate::abi::{LabelStack, MAX_PUSH, Op, Reason, RouteEntry, TtlMode, TtlPropa
 use crate::ip::Family;
 use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
 
-/// Pops what is this box's own, from the first label at `l2_len` on. Nothing is written yet.
+/// Pops this router's own labels, beginning with the first label at `l2_len`. Nothing is written yet.
 #[inline(always)]
 pub(super) fn pop_local<F: Frame, T: PortView>(
     frame: &F,
@@ -17,9 +17,9 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
     unfinished: usize,
 ) -> Checked<Left> {
     let mut offset = l2_len;
-    // Not an `Option`, which leaves bytes undefined: the verifier does not let those be copied.
+    // Not an `Option`, which leaves bytes undefined: the verifier does not allow copying those.
     let mut handed_down = NOT_HANDED_DOWN as u32;
-    // What the labels that are off say of IP beneath them.
+    // Whether the popped labels were known to the kernel too (`THE_KERNELS`) or to this router alone (`OURS`).
     let mut payload_is = 0;
     for pops in 0..=MAX_LOCAL_POPS {
         let lse = load_lse(frame, offset)?;
@@ -50,8 +50,8 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
         let mut label_ttl = ttl - 1;
         offset += LSE_LEN;
         if lse.label() == Label::ENTROPY_INDICATOR {
-            // RFC 6790 section 4.2: the entropy label follows its indicator and goes with it.
-            // Its TTL and TC mean nothing: the indicator's stand for the pair.
+            // RFC 6790 section 4.2: the entropy label follows its indicator and is popped with it. Its TTL and TC have
+            // no meaning: the indicator's stand for the pair.
             if bottom {
                 return Err(Reason::Malformed);
             }
@@ -62,7 +62,7 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
             offset += LSE_LEN;
             bottom = entropy.bottom();
             if !bottom {
-                // The pair stands for no hop of its own: the label beneath takes off what this hop takes off.
+                // The pair does not count as a hop: the label beneath decrements the TTL once for both.
                 label_ttl = ttl;
             }
         }
@@ -73,7 +73,7 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
             _ => OURS,
         };
         tables.count(entry.slot(), frame.len());
-        // The verifier is not to follow what comes once for each way to get here.
+        // Keeps the verifier from processing what follows once for each path to this point.
         offset = frame.opaque(offset) & OFFSET_MASK;
         payload_is = frame.opaque(payload_is);
         if bottom {
@@ -84,7 +84,7 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
             if family.is_some_and(|family| family != ip.family) {
                 return Err(Reason::Malformed);
             }
-            // This box is the egress: what is not for it may not go on.
+            // This router is the egress, so the packet must not be forwarded.
             ip.refuse_lsp_ping(frame)?;
             ip.after_pop(tables.settings(), mode, label_ttl, lse.tc(), false)?;
             return Ok(Left::Ip(ip));
@@ -97,23 +97,23 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
     Err(Reason::Malformed)
 }
 
-/// Some popped labels are the kernel's as well, and none is this box's alone.
+/// The kernel also has a route for a popped label. If this is the only bit set, this holds for all of them.
 const THE_KERNELS: usize = 1;
-/// A popped label is unknown to the kernel.
+/// The kernel does not know one of the popped labels.
 const OURS: usize = 2;
 
-/// No TTL of a popped label: the one beneath has its own.
+/// No TTL of a popped label is copied down: the label beneath has its own.
 pub(super) const NOT_HANDED_DOWN: usize = 256;
 
-/// What is left of a frame when this box's own labels are off.
+/// The rest of a frame after this router's own labels are popped.
 pub(super) enum Left {
     Label(RouteEntry, Top),
-    /// As it is once they are off.
+    /// An IP packet, as it is after the pops.
     Ip(Ip),
 }
 
-/// What the label of `lse` maps to, and the only family that an explicit null may have beneath it. A frame for a `pass` route is
-/// counted here.
+/// The ILM entry of the label of `lse`, and the one IP family that an explicit null allows beneath it. A frame for a
+/// `pass` route is counted here.
 #[inline(always)]
 pub(super) fn ilm<F: Frame, T: PortView>(frame: &F, tables: &T, lse: Lse) -> Checked<(RouteEntry, Option<Family>)> {
     if lse.label().is_special() {
@@ -135,20 +135,21 @@ pub(super) fn ilm<F: Frame, T: PortView>(frame: &F, tables: &T, lse: Lse) -> Che
     }
 }
 
-/// What an explicit null or an entropy label indicator on top does: as `dev lo`, without a route.
+/// The entry for an explicit null or an entropy label indicator on top: like a `dev lo` route, but without a route.
 const EXPLICIT_NULL: RouteEntry = RouteEntry::new(Op::Local, TtlPropagate::Default, 0, 0, 0);
 
-/// The label on top, the TTL that counts as its, and where it stands.
+/// The top label, the TTL that applies to it, and its offset.
 #[derive(Clone, Copy)]
 pub(super) struct Top {
     pub(super) lse: Lse,
     pub(super) ttl: u8,
     pub(super) offset: usize,
-    /// Not 0: the frame is not to leave as it is. A number, which the verifier does not follow twice.
+    /// Not 0 if the frame must not leave as it is, because its checksum is unfinished. A number, so that the verifier
+    /// does not follow both cases.
     pub(super) unfinished: usize,
 }
 
-/// What becomes of a special-purpose label other than the nulls and the entropy label indicator.
+/// The reason for a special-purpose label other than the nulls and the entropy label indicator.
 #[inline(always)]
 fn special_label(label: Label, bottom: bool) -> Reason {
     match label {
@@ -161,7 +162,8 @@ fn special_label(label: Label, bottom: bool) -> Reason {
     }
 }
 
-/// Swap, swap and push, or pop towards a next hop, counted in `slot`. The TTL has been found to be at least 2.
+/// Swap, swap and push, or pop towards a next hop, counted in `slot`. The caller has checked that the TTL is at least
+/// 2.
 #[inline(always)]
 pub(super) fn label_operation<F: Frame, T: PortView>(
     frame: &mut F,
@@ -170,7 +172,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
     slot: u32,
     top: Top,
 ) -> Checked<Verdict> {
-    // Only where it is asked for: a swap knows no modes.
+    // Evaluated only when needed: a swap has no TTL modes.
     let mode = || entry.ttl_propagate().mode(tables.settings().ttl_mode());
     let ttl = top.ttl - 1;
     let beneath = top.offset + LSE_LEN;
@@ -202,8 +204,8 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
         Op::Pop | Op::PenultimatePop if top.lse.bottom() => {
             let mut ip = Ip::beneath_labels(frame, beneath)?;
             let penultimate = entry.op() == Op::PenultimatePop;
-            // RFC 8029 section 4.4: an MPLS echo request goes on like any other packet. The next hop is the egress, and takes one that
-            // comes without a label for one whose label was popped here.
+            // RFC 8029 section 4.4: an MPLS echo request is forwarded like any other packet. The next hop is the
+            // egress: it treats a request that arrives without a label as one whose label was popped here.
             ip.after_pop(tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
             let egress = Egress::find(frame, tables, entry, ETH_HLEN + ip.kept_len, top.unfinished)?;
             egress.begin(frame, beneath, 0, ip.family.ethertype())?;
@@ -213,7 +215,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
         }
         Op::Pop | Op::PenultimatePop => {
             let exposed = load_lse(frame, beneath)?;
-            // RFC 3443 section 3.1: uniform hands the TTL down. RFC 3032 section 2.4.2 has it no other way for a pop.
+            // RFC 3443 section 3.1: uniform copies the TTL down. RFC 3032 section 2.4.2 knows no other way for a pop.
             let exposed = if mode() == TtlMode::Uniform {
                 exposed.with_ttl(ttl)
             } else {
@@ -230,7 +232,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
     Ok(egress.verdict())
 }
 
-/// `entry`, or what its group does with the flow of this hash.
+/// `entry`, or the entry of its group's bucket for the flow with this hash.
 #[inline(always)]
 pub(super) fn one_next_hop<T: PortView>(tables: &T, entry: RouteEntry, hash: impl FnOnce() -> u32) -> RouteEntry {
     if entry.op() == Op::Group {
@@ -245,7 +247,7 @@ pub(super) fn load_lse<F: Frame>(frame: &F, offset: usize) -> Checked<Lse> {
     frame.load(offset).map(Lse::from_bytes).ok_or(Reason::Malformed)
 }
 
-/// That a label stack entry at or after `offset`, where the second one stands, has the S bit.
+/// Checks that a label stack entry at or after `offset`, the place of the second one, has the S bit.
 #[inline(always)]
 fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
     if has_bottom(frame, offset) {
@@ -255,8 +257,8 @@ fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
     }
 }
 
-/// [`find_bottom`]'s loop. Not inlined: what the verifier learns in each turn of the loop
-/// ends with the call, so it follows what comes after it once, not once for each turn.
+/// [`find_bottom`]'s loop. Not inlined: what the verifier learns in each turn of the loop ends with the call, so it
+/// processes the code after it once, not once for each turn.
 #[inline(never)]
 fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
     for index in 0..MAX_STACK_DEPTH - 1 {
@@ -269,7 +271,7 @@ fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
     false
 }
 
-/// The labels that `entry` pushes and how many they are, within bounds that the verifier sees. An empty slot is no route.
+/// The labels that `entry` pushes and their number, within bounds that the verifier sees. An empty slot means no route.
 #[inline(always)]
 pub(super) fn label_stack<T: PortView>(tables: &T, entry: RouteEntry) -> Checked<(&LabelStack, usize)> {
     let stack = tables.label_stack(entry.operand()).ok_or(Reason::NoRoute)?;
@@ -279,10 +281,10 @@ pub(super) fn label_stack<T: PortView>(tables: &T, entry: RouteEntry) -> Checked
     }
 }
 
-/// Stacks of up to so many labels are written without a loop; deeper ones are rare.
+/// Stacks of up to this many labels are written without a loop; deeper ones are rare.
 const SHALLOW: usize = 4;
 
-/// Writes the labels of a stack of known depth at `offset`. `bottom` is the S bit and the TTL of the innermost.
+/// Writes the labels of a stack of known depth at `offset`. `bottom` is the S bit and the TTL of the innermost label.
 #[inline(always)]
 pub(super) fn store_labels<F: Frame>(
     frame: &mut F,
@@ -296,12 +298,13 @@ pub(super) fn store_labels<F: Frame>(
     if last < SHALLOW {
         return store_up_to::<_, SHALLOW>(frame, offset, (stack, last), tc, outer_ttl, bottom);
     }
-    // The verifier is not to follow what comes once for each depth. In a call of its own this would cost it many times more.
+    // Keeps the verifier from processing what follows once for each depth. A function that is not inlined would cost it
+    // many times more.
     let (offset, last) = (frame.opaque(offset), frame.opaque(last));
     store_up_to::<_, MAX_PUSH>(frame, offset, (stack, last), tc, outer_ttl, bottom)
 }
 
-/// Writes the labels up to the one with the index `last`, which is below `MAX`.
+/// Writes the labels up to the one with index `last`, which is below `MAX`.
 #[inline(always)]
 fn store_up_to<F: Frame, const MAX: usize>(
     frame: &mut F,

@@ -1,8 +1,9 @@
-//! The forwarding core: one frame and the tables in, a [`Verdict`] out. Every MPLS rule of the data plane is here, once. The
-//! XDP program and the host run this same code; they differ only in what a [`Frame`] and the [`PortView`] are.
+//! The forwarding core: one frame and the tables in, a [`Verdict`] out. Every MPLS rule of the data plane is here,
+//! once. The XDP program and the host run this same code; they differ only in their [`Frame`] and [`PortView`].
 //!
-//! All checks and look-ups come before the first write: a frame that is an exception, or the kernel's, is as it arrived. The
-//! one exception to that is [`Reason::NoHeadroom`], which can only be known by trying, before anything is written.
+//! All checks and look-ups come before the first write: a frame that is an exception, or that is left to the kernel, is
+//! still as it arrived. Only [`Reason::NoHeadroom`] cannot be known in advance: making room fails then, still before
+//! anything is written.
 
 mod arrival;
 mod egress;
@@ -24,62 +25,63 @@ pub(crate) use frame::load_u16;
 use ip::{Ip, hand_up, impose};
 use label::{Left, Top, ilm, label_operation, load_lse, one_next_hop, pop_local};
 
-/// How many labels in one frame may be this box's own (`dev lo`, explicit null, entropy indicator) before another look-up.
+/// How many labels in one frame may be this router's own (`dev lo`, explicit null, entropy indicator) before another
+/// look-up.
 pub const MAX_LOCAL_POPS: usize = 4;
 /// The longest Ethernet header: two VLAN tags.
 const MAX_L2_LEN: usize = ETH_HLEN + 2 * VLAN_HLEN;
-/// Masks that hold every length of an Ethernet header, and every offset at which what is left after local pops may stand.
+/// Masks that hold every length of an Ethernet header, and every offset of what is left after local pops.
 const L2_LEN_MASK: usize = 31;
 const OFFSET_MASK: usize = 63;
 const _: () = assert!(MAX_L2_LEN <= L2_LEN_MASK && MAX_L2_LEN + MAX_LOCAL_POPS * 2 * LSE_LEN <= OFFSET_MASK);
-/// How deep the stack of a label that goes on may be: where no bottom is found within this many entries, the frame is
+/// How deep the stack of a forwarded label may be: if no bottom is found within this many entries, the frame is
 /// malformed.
 pub const MAX_STACK_DEPTH: usize = 64;
 
-/// What the controller wrote, as it is seen at the port where a frame arrived, and what is counted there. The tables of XDP
-/// programs and of the host have it; `mplsxdp::dataplane::Tables` is what writes them.
+/// The tables that the controller wrote, as seen from the port where a frame arrived, and the counters there. The
+/// tables of the XDP program and of the host implement it; `mplsxdp::dataplane::Tables` writes them.
 pub trait PortView {
     fn settings(&self) -> Settings;
-    /// Zero where there is none of this number.
+    /// Zero if no port has this number.
     fn port(&self, number: u32) -> PortWord;
     /// The number of a sub-interface.
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
-    /// [`RouteEntry::EMPTY`] where there is none.
+    /// [`RouteEntry::EMPTY`] if there is no route.
     fn ilm(&self, label: Label) -> RouteEntry;
-    /// Longest match in a domain, [`RouteEntry::EMPTY`] where there is none.
+    /// The longest match in a domain, [`RouteEntry::EMPTY`] if there is none.
     fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry;
     /// Likewise.
     fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry;
     fn adjacency(&self, index: u16) -> Option<Adjacency>;
     fn label_stack(&self, index: u32) -> Option<&LabelStack>;
-    /// What a group does with the flows of a bucket. [`RouteEntry::EMPTY`] where there is no such group.
+    /// The entry of a group's bucket. [`RouteEntry::EMPTY`] if there is no such group.
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry;
-    /// What the flow hash begins with. Routers in a row have different ones, else the second would find all flows of a next hop
-    /// in the same buckets.
+    /// The start value of the flow hash. Routers along a path must use different ones; otherwise the second would find
+    /// all flows that reach it in the same few buckets.
     fn hash_seed(&self) -> u32;
     /// Counts a frame of `bytes` for the route that has counter slot `slot`.
     fn count(&self, slot: u32, bytes: usize);
-    /// Counts a frame of `bytes` that arrived at port `port` and whose checksum was finished. Not called for tables of
+    /// Counts a frame of `bytes` that arrived at port `port` and whose checksum was finished. Not called on ports with
     /// [`Checksum::Trust`].
     fn count_finished(&self, port: u32, bytes: usize);
 }
 
-/// What becomes of a frame.
+/// What happens to a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The kernel's: untouched, or with its last label popped for this box.
+    /// Left to the kernel: untouched, or with its last label popped for this router.
     Pass,
     /// Rewritten, to be sent out of this port.
     Forward { port: u16 },
-    /// Not forwarded; the frame is as it arrived. The kernel gets it if it is for a `pass` route ([`Reason::PassRoute`]).
+    /// Not forwarded; the frame is as it arrived. The kernel gets it if a `pass` route matched ([`Reason::PassRoute`]).
     Exception(Reason),
 }
 
 impl Verdict {
     const FORWARD: u32 = 1 << 16;
 
-    /// The verdict as one number, for a function that is a call of its own in the XDP program: an enum leaves bytes undefined,
-    /// and the verifier does not let those leave a register.
+    /// The verdict as one number, for a function that the XDP program calls without inlining: an enum leaves bytes
+    /// undefined, and the verifier does not allow returning those.
     #[inline(always)]
     const fn to_code(self) -> u32 {
         match self {
@@ -99,16 +101,16 @@ impl Verdict {
     }
 }
 
-/// Rules that end in an exception return it as an error.
+/// A rule that ends in an exception returns the reason as an error.
 type Checked<T> = Result<T, Reason>;
 
-/// Decides on `frame` and, where it is to be forwarded, rewrites it, and finishes its checksum as the port's settings have it.
+/// Decides what happens to `frame`. If it is forwarded, rewrites it and treats its checksum as the port's settings say.
 ///
-/// The common case is all here, at offsets that the compiler knows: an untagged frame with a label that goes on to a next hop, at
-/// a port that trusts checksums. Everything else is a call.
+/// The common case is handled here, at offsets that the compiler knows: an untagged frame with a label that goes on to
+/// a next hop, at a port that trusts checksums. Everything else is a call.
 #[inline(always)]
 pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
-    // Frozen by the loader: the verifier takes out what a port does not do.
+    // Frozen by the loader: the verifier removes the code for what the port does not do.
     if tables.settings().checksum() != Checksum::Trust {
         return Verdict::from_code(forward_and_finish(frame, tables));
     }
@@ -128,11 +130,11 @@ pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
     Verdict::from_code(forward_any(frame, tables, 0))
 }
 
-/// [`forward`] at a port where checksums may be unfinished. A call of its own, as [`forward_any`].
+/// [`forward`] at a port where checksums may be unfinished. Not inlined, like [`forward_any`].
 #[inline(never)]
 fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
     let mode = tables.settings().checksum();
-    // Whatever was found out so far, and whatever will be, the verifier is to follow what comes behind it once.
+    // Keeps the verifier from processing what follows once for each result so far.
     let port = frame.opaque(arrival_port(frame, tables) as usize) as u32;
     let received = frame.opaque(frame.len());
     let unfinished = match mode {
@@ -156,8 +158,8 @@ fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
     code
 }
 
-/// An untagged labelled frame for this box. `None` where its label is this box's own, or has several next hops: that is for
-/// [`forward_any`].
+/// Forwards an untagged labelled frame that is addressed to this router. `None` if its label is this router's own, or
+/// has several next hops: [`forward_any`] handles those.
 #[inline(always)]
 fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
     let lse = load_lse(frame, ETH_HLEN)?;
@@ -177,7 +179,7 @@ fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Checked<Option<Ve
     label_operation(frame, tables, entry, entry.slot(), top).map(Some)
 }
 
-/// Any frame. A call of its own, which keeps its size and its registers off the common case.
+/// Forwards any frame. Not inlined, to keep its size and its registers out of the common case.
 #[inline(never)]
 fn forward_any<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
     decide(frame, tables, unfinished)
@@ -202,7 +204,7 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
     if !port.is_destination(start) {
         return Ok(Verdict::Pass);
     }
-    // The verifier is not to follow what comes once for each number of tags.
+    // Keeps the verifier from processing what follows once for each number of tags.
     let l2_len = frame.opaque(arrival.l2_len) & L2_LEN_MASK;
     let (ip, popped) = match arrival.ethertype {
         ETH_P_MPLS_UC if port.has(PortWord::MPLS) => match pop_local(frame, tables, l2_len, unfinished)? {
@@ -218,7 +220,7 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
             let family = Family::of(arrival.ethertype);
             let ip = match Header::at(frame, l2_len).filter(|header| header.family == family) {
                 Some(header) => Ip::new(frame, l2_len, header),
-                // Only the kernel can say what is wrong with a header that is not right.
+                // Only the kernel can say what is wrong with an invalid header.
                 None if !port.has(PortWord::LOCAL) => return Ok(Verdict::Pass),
                 None => return Err(Reason::Malformed),
             };
@@ -229,10 +231,10 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
     };
     let entry = ip.ftn(frame, tables, port.domain())?;
     match (entry.op(), popped) {
-        // The kernel sent it here to get labels: it would route what it got back into the pair again.
+        // The kernel sent it here to be labelled: if it got it back, it would route it into the pair again.
         (Op::None | Op::Pass, false) if port.has(PortWord::LOCAL) => Err(Reason::NoFtn),
         (Op::None | Op::Pass, false) => {
-            // A route, not one of the many entries for what is the kernel's own.
+            // A route, not one of the many entries for the kernel's own addresses.
             if entry.slot() != 0 {
                 tables.count(entry.slot(), frame.len());
             }
@@ -242,7 +244,7 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
             if entry.slot() != 0 {
                 tables.count(entry.slot(), frame.len());
             }
-            // The tags stay on where the kernel has a device for them.
+            // The tags stay if the kernel has a device for them.
             let l2_len = if port.has(PortWord::KERNEL_VLAN) {
                 l2_len
             } else {

@@ -1,5 +1,5 @@
-//! Programs of the test and measuring rig: a generator that is run on live frames, a bare redirect to measure against, ends
-//! of the line that take whatever arrives, and a counter of page pools.
+//! Programs of the test and measuring rig: a generator that runs on live frames, a bare redirect to compare with,
+//! programs for the ends of the line that take every frame, and a counter of page pools.
 #![no_std]
 #![no_main]
 
@@ -14,41 +14,42 @@ use aya_ebpf::{
 };
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, Label, Lse};
 
-/// What the generator writes, frozen by the loader: destination MAC, source MAC, two bytes unused.
+/// The Ethernet header that the generator writes, frozen by the loader: destination MAC, source MAC, two unused bytes.
 #[unsafe(no_mangle)]
 static MACS: [u8; 14] = [0; 14];
-/// Labels are FIRST_LABEL plus a multiple of LABEL_STEP, LABEL_COUNT of them; a power of two.
+/// The generator's labels are `FIRST_ORDINARY` plus a multiple of `LABEL_STEP`. There are `LABEL_COUNT` of them, a
+/// power of two.
 #[unsafe(no_mangle)]
 static LABEL_COUNT: u32 = 1;
 #[unsafe(no_mangle)]
 static LABEL_STEP: u32 = 1;
-/// Of the label.
+/// The TTL of the label.
 #[unsafe(no_mangle)]
 static LABEL_TTL: u8 = 64;
 
-/// The process whose page pools are noted.
+/// The process whose page pools are recorded.
 #[unsafe(no_mangle)]
 static PROCESS: u32 = 0;
 
-/// Where `generate` and `redirect` send everything: slot 0.
+/// Slot 0 is where `generate` and `redirect` send everything.
 #[map]
 static RIG_TX: DevMap = DevMap::with_max_entries(1, 0);
-/// What `sink` took, per CPU.
+/// Frames that `sink` took, per CPU.
 #[map]
 static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-/// Page pools that got pages while `PROCESS` was running, by their address.
+/// Page pools that got pages while `PROCESS` was running, by address.
 #[map]
 static PAGE_POOLS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
-/// Makes the frame it is run on a labelled one, with a random label, and sends it on. Frames of a live run come back
-/// with what was last written, so the header is written anew each time.
+/// Turns the frame into a labelled one with a random label, and sends it on. Frames of a live run come back with the
+/// bytes last written, so the header is written again each time.
 #[xdp(frags)]
 pub fn generate(ctx: XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
     if data + ETH_HLEN + 4 > end {
         return xdp_action::XDP_ABORTED;
     }
-    // SAFETY: frozen values; volatile so that the compiler does not take those above for granted.
+    // SAFETY: frozen values; volatile so that the compiler does not assume the initial values above.
     let (mut header, count, step, ttl) = unsafe {
         (
             read_volatile(&raw const MACS),
@@ -72,7 +73,7 @@ pub fn generate(ctx: XdpContext) -> u32 {
     redirected()
 }
 
-/// Sends everything on, untouched.
+/// Sends every frame on, untouched.
 #[xdp(frags)]
 pub fn redirect(_: XdpContext) -> u32 {
     redirected()
@@ -88,19 +89,20 @@ pub fn sink(_: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Takes whatever arrives: a veth hands redirected frames over only if its peer has a program.
+/// Passes every frame: a veth delivers redirected frames only if its peer has a program.
 #[xdp]
 pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Notes the page pools that get pages while a process runs. Arguments of the tracepoint: pool, page, number of pages.
+/// Records the page pools that get pages while a process runs. Arguments of the tracepoint: pool, page, number of
+/// pages.
 #[raw_tracepoint]
 pub fn page_pool_state_hold(ctx: RawTracePointContext) -> i32 {
-    // SAFETY: a frozen value; volatile so that the compiler does not take the one above for granted.
+    // SAFETY: a frozen value; volatile so that the compiler does not assume the initial value above.
     let process = unsafe { read_volatile(&raw const PROCESS) };
     if (bpf_get_current_pid_tgid() >> 32) as u32 == process {
-        // What does not fit any more makes no difference.
+        // If the map is full, the missing pools make no difference.
         let _ = PAGE_POOLS.insert(ctx.arg::<u64>(0), 1, 0);
     }
     0

@@ -76,8 +76,8 @@ pub enum ChangeError {
 }
 
 impl ChangeError {
-    /// The same error about what a client gave, for routes that were derived from that: `given[i]` is the index that route `i`
-    /// came from.
+    /// The same error about what a client gave, for routes that were derived from that: `given[i]` is the index that
+    /// route `i` came from.
     pub fn about(mut self, given: impl Fn(usize) -> Option<usize>) -> Self {
         match &mut self {
             Self::Exists { index, .. }
@@ -161,8 +161,8 @@ impl Prepared {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Goes on with a search through the routes of a change. Returns whether it is done; an error says that there is no room for what was
-    /// found, and comes with the first route that has no room, however many there are.
+    /// Goes on with a search through the routes of a change. Returns whether it is done; an error says that there is no
+    /// room for what was found, and comes with the first route that has no room, however many there are.
     pub fn search(
         &mut self,
         search: &mut NextHopSearch,
@@ -202,11 +202,11 @@ impl<T: Tables> Lfib<T> {
         Ok(true)
     }
 
-    /// Takes the next hops that were found, so that they can be resolved before their routes are installed. [`Lfib::let_go`]
-    /// releases those that no route uses. Returns whether all are taken.
+    /// Takes the next hops that were found, so that they can be resolved before their routes are installed.
+    /// [`Lfib::let_go`] releases those that no route uses. Returns whether all are taken.
     pub fn take_ahead(&mut self, search: &mut NextHopSearch, budget: &mut Budget<'_>) -> bool {
         while let Some((_, next_hop, backup)) = search.new.get(search.ahead.len()) {
-            // If there is no room any more, the change itself will be refused.
+            // If there is no more room, the change itself will be refused.
             let slot = self.next_hops.take(next_hop, backup.as_ref());
             if let Some(slot) = slot {
                 self.note_backup(slot);
@@ -220,7 +220,7 @@ impl<T: Tables> Lfib<T> {
         search.ahead.len() == search.new.len()
     }
 
-    /// Releases what was taken ahead. Returns whether all is released.
+    /// Releases the next hops that were taken ahead. Returns whether all are released.
     pub fn let_go(&mut self, search: &mut NextHopSearch, budget: &mut Budget<'_>) -> bool {
         // Latest first: nobody follows those yet.
         while let Some(id) = search.ahead.pop() {
@@ -282,8 +282,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// That the FTN has no entries for another new route. `given` are those before it, and `new` is how many entries the new ones
-    /// of these take.
+    /// Reports that the FTN has no room for another new route. `given` are the keys before it, and `new` is how many
+    /// entries the new routes among them take.
     pub(super) fn no_room(&self, index: usize, key: RouteKey, given: &Keys, new: &mut Families) -> Option<ChangeError> {
         let RouteKey::Prefix(fec) = key else { return None };
         let new = new.of(fec.prefix);
@@ -398,8 +398,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// The group of several paths, for a route that had `before`. Members are in the order of the paths. A user of a group is
-    /// also a user of everything that its members use.
+    /// The group of several paths, for a route that had `before`. Members are in the order of the paths. A user of a
+    /// group is also a user of everything that its members use.
     fn take_group(
         &mut self,
         index: usize,
@@ -484,13 +484,14 @@ impl<T: Tables> Lfib<T> {
         Some((Op::Stack, slot))
     }
 
-    /// The number of a reason, with one more user; 0 if there is none, or no room for another one: then the route goes without.
+    /// The number of a reason, with one more user; 0 if there is none, or no room for another one: then the route goes
+    /// without.
     fn take_reason(&mut self, reason: Option<&PassReason>) -> u32 {
         let taken = reason.and_then(|reason| self.pass_reasons.take(reason));
         taken.map_or(0, |(number, _)| number + 1)
     }
 
-    /// Tells the counters whether the packets of a route that is about to be published count as forwarded.
+    /// Updates the counters: whether the packets of a route that is about to be published count as forwarded.
     pub(super) fn follow_forwarding(&mut self, key: RouteKey, entry: RouteEntry, is_new: bool) {
         let forwarding = !matches!(entry.op(), Op::Local | Op::LocalPass | Op::Pass);
         let counted = self
@@ -521,7 +522,7 @@ impl<T: Tables> Lfib<T> {
         old
     }
 
-    /// Gives back what a route had that no entry points to any more. The counter is kept if the route `was_replaced`.
+    /// Gives back what a route used and no entry points to any more. The counter is kept if the route `was_replaced`.
     pub(super) fn drop_route(&mut self, entry: RouteEntry, was_replaced: bool) {
         if !was_replaced && entry.slot() != 0 {
             self.counters.hold_back(entry.slot());
@@ -529,7 +530,8 @@ impl<T: Tables> Lfib<T> {
         self.drop_shares(entry);
     }
 
-    /// Removes one user from the stack and the next hop of `entry`, or from its group and everything that its members have.
+    /// Removes one user from the stack and the next hop of `entry`, or from its group and everything that its members
+    /// use.
     pub(super) fn drop_shares(&mut self, entry: RouteEntry) {
         if entry.op() == Op::Group {
             let members = self.groups.members(entry.operand()).unwrap_or_default().to_vec();
@@ -547,7 +549,7 @@ impl<T: Tables> Lfib<T> {
             && let Some(number) = entry.operand().checked_sub(1)
         {
             self.pass_reasons.drop_user(number);
-            // The program does not read it: it is free at once.
+            // The program does not read it, so it is free at once.
             let free = self.pass_reasons.take_held_back();
             self.pass_reasons.release(&free);
         }

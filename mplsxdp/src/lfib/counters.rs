@@ -1,5 +1,5 @@
-//! The counters of routes. The XDP program only adds to a slot and nobody sets one to zero, so the total of all slots never
-//! goes backwards. A route counts from the value that its slot had when the route got it.
+//! The counters of routes. The XDP program only adds to a slot and nobody sets one to zero, so the total of all slots
+//! never goes backwards. A route counts from the value that its slot had when the route got it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -25,9 +25,8 @@ pub struct Counters {
     baselines: Vec<[u64; 2]>,
     /// By slot, one bit: its frames count as forwarded. A released slot keeps its bit until it is handed out again.
     forwarding: Vec<u64>,
-    /// A correction to the sum of those slots: adds what was counted in slots that no longer count as forwarded, and subtracts
-    /// what slots had counted before they did. Modulo 2^64.
-    /// had counted before they did. Modulo 2^64.
+    /// A correction to the sum of those slots: adds what was counted in slots that no longer count as forwarded, and
+    /// subtracts what slots had counted before they did. Modulo 2^64.
     correction: Counter,
     totals: Vec<Weak<Total>>,
 }
@@ -96,8 +95,8 @@ impl Counters {
         }
     }
 
-    /// Sets whether the frames of `slot` count as forwarded from now on. `is_new`: its route is about to be published, and the
-    /// slot has not changed since it was handed out.
+    /// Sets whether the frames of `slot` count as forwarded from now on. `is_new`: its route is about to be published,
+    /// and the slot has not changed since it was handed out.
     pub fn set_forwarding(
         &mut self,
         slot: u32,
@@ -202,8 +201,8 @@ impl FreeSlots {
         Some(self.first_word as u32 * u64::BITS + bits.trailing_zeros())
     }
 
-    /// How many slots from `slot` on are worth reading at once: up to the end of the last of the consecutive words with many
-    /// free ones, about `most` at most.
+    /// How many slots from `slot` on are worth reading at once: up to the end of the last of the consecutive words with
+    /// many free ones, about `most` at most.
     fn dense(&self, slot: u32, most: usize) -> usize {
         let (word, _) = place(slot);
         let words = self.bits.iter().skip(word).take(most / WORD);
@@ -231,8 +230,8 @@ impl CountedAt {
     }
 }
 
-/// A sum over slots that another thread reads while routes come and go. Each slot enters it once, with its value at some moment
-/// between the beginning and the end. So a total that begins after another has ended is never less.
+/// A sum over slots that another thread reads while routes come and go. Each slot enters it once, with its value at
+/// some moment between the beginning and the end. So a total that begins after another has ended is never less.
 #[derive(Debug)]
 pub struct Total {
     /// The slots that are not in the sum yet.
@@ -304,7 +303,7 @@ mod tests {
     use crate::dataplane::memory::MemoryTables;
 
     proptest! {
-        /// Whatever was counted in a slot before, its next user counts from there; and no slot is given out twice.
+        /// Whatever was counted in a slot before, its next user counts from there, and no slot is handed out twice.
         #[test]
         fn a_slot_that_is_taken_anew_counts_from_zero(
             steps in prop::collection::vec((any::<bool>(), 1_usize..300, 1_usize..4), 1..12),
@@ -339,7 +338,7 @@ mod tests {
         }
     }
 
-    /// Slots that follow each other are read at once, and single ones alone.
+    /// Consecutive free slots are read together, and single ones alone.
     #[test]
     fn free_slots_are_read_ahead_where_many_are_free() {
         let mut free = FreeSlots::default();

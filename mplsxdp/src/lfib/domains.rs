@@ -1,5 +1,5 @@
-//! The domains of the FTN: one for ports outside of VRFs, and one for each routing table of a VRF that ports are in. A domain is
-//! filled step by step before any port looks there, and emptied step by step when none does any more.
+//! The domains of the FTN: one for ports outside of VRFs, and one for the routing table of each VRF that has ports. A
+//! domain is filled step by step before any port uses it, and emptied step by step after the last port has left it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,16 +17,16 @@ use crate::route::RoutingTable;
 #[derive(Default, Debug)]
 pub(super) struct Vrfs {
     by_table: BTreeMap<u32, Vrf>,
-    /// A domain could not be filled the last time.
+    /// The domain could not be filled at the last attempt.
     stalled: bool,
-    /// It is tried again all the same.
+    /// Another attempt is due.
     retry: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Vrf {
     domain: Domain,
-    /// No port looks there: no program does, either, once this is over.
+    /// No port uses the domain; once this grace period is over, no program does either.
     left: Option<GracePeriod>,
 }
 
@@ -47,13 +47,13 @@ pub enum FillError {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// The domains that there are, each with the routing table of its VRF.
+    /// The domains in use, each with the routing table of its VRF.
     pub fn domains(&self) -> impl Iterator<Item = (Domain, Option<u32>)> {
         let vrfs = self.vrfs.by_table.iter().map(|(&table, vrf)| (vrf.domain, Some(table)));
         std::iter::once((Domain::NO_VRF, None)).chain(vrfs)
     }
 
-    /// Where a port looks that is in the VRF with this table, or in none.
+    /// The domain for ports in the VRF with this table, or outside of VRFs.
     pub fn domain(&self, table: Option<u32>) -> Domain {
         match table {
             None => Domain::NO_VRF,
@@ -64,8 +64,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Ports are in the VRF with this table, of which the kernel claims `claims`. Its domain is filled by [`Lfib::domain_step`].
-    /// Returns whether there is a number for it.
+    /// Gives ports in the VRF with this table a domain; the kernel claims `claims` in it. [`Lfib::domain_step`] fills
+    /// it. Returns whether there was a free number for it.
     pub fn use_vrf(&mut self, table: u32, claims: impl FnOnce() -> BTreeMap<IpNet, Claim>) -> bool {
         if let Some(vrf) = self.vrfs.by_table.get_mut(&table) {
             vrf.left = None;
@@ -81,7 +81,8 @@ impl<T: Tables> Lfib<T> {
         true
     }
 
-    /// No port looks in the domains of other VRFs than `used`, by their tables: [`Lfib::domain_step`] empties them.
+    /// Notes that ports use only the VRFs with the tables `used`: [`Lfib::domain_step`] empties the domains of all
+    /// others.
     pub fn leave_vrfs(&mut self, used: &BTreeSet<u32>) {
         let left = self.vrfs.by_table.iter_mut().filter(|(table, _)| !used.contains(table));
         let mut left = left.filter(|(_, vrf)| vrf.left.is_none()).peekable();
@@ -114,7 +115,7 @@ impl<T: Tables> Lfib<T> {
         self.vrfs.stalled
     }
 
-    /// There may be room or memory again: the next step tries.
+    /// Makes the next step try again, because there may be room or memory now.
     pub fn retry_filling(&mut self) {
         self.vrfs.retry = true;
     }
@@ -123,7 +124,7 @@ impl<T: Tables> Lfib<T> {
         let vrfs = self.vrfs.by_table.iter().map(|(&table, &vrf)| (table, vrf));
         let left = vrfs.filter(|(_, vrf)| vrf.left.is_some_and(|period| self.tables.is_over(period)));
         let mut left = left.map(|(table, vrf)| (table, vrf.domain));
-        // What could not be removed is tried again with everything else that is unsettled.
+        // Entries that could not be removed are retried with everything else that is unsettled.
         left.find(|&(_, domain)| !self.pass.has_not_begun(domain) || !self.is_unsettled(domain))
     }
 
@@ -157,7 +158,7 @@ impl<T: Tables> Lfib<T> {
             let key = FtnKey::new(domain, prefix);
             let write = Write {
                 key,
-                // Nothing, but what could not be removed before.
+                // Nothing, except entries that could not be removed before.
                 held: self.unsettled.get(&key).copied().flatten(),
                 wanted: self.wanted(key),
             };
@@ -177,7 +178,7 @@ impl<T: Tables> Lfib<T> {
         self.to_be_emptied().is_some()
     }
 
-    /// Removes entries of a domain where no program looks any more. Returns whether there was one.
+    /// Removes entries of a domain that no program uses any more. Returns whether there was one.
     pub(super) fn empty_step(&mut self) -> bool {
         let Some((table, domain)) = self.to_be_emptied() else {
             return false;
@@ -187,7 +188,7 @@ impl<T: Tables> Lfib<T> {
         let held: Vec<(FtnKey, Option<RouteEntry>)> = keys.map(|key| (key, self.held(key))).collect();
         self.pass.set_end(domain, Some(end));
         for (key, held) in held {
-            // What cannot be removed is unsettled.
+            // Entries that cannot be removed are unsettled.
             let _ = self.write_ftn(Write {
                 key,
                 held,

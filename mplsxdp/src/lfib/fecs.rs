@@ -1,4 +1,5 @@
-//! Which prefixes have routes, for all ports and for those of each routing table; and which of these count where. Pure.
+//! The prefixes that have routes, for all ports and for the ports of each routing table, and which of the routes
+//! applies at which ports. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{AddAssign, Bound};
@@ -7,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::route::{Fec, RoutingTable};
 
-/// How many prefixes there are, by their families.
+/// The number of prefixes of each family.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Families {
     pub v4: usize,
@@ -15,7 +16,7 @@ pub struct Families {
 }
 
 impl Families {
-    /// How many of the family of `prefix`.
+    /// The number for the family of `prefix`.
     pub fn of(&mut self, prefix: IpNet) -> &mut usize {
         match prefix {
             IpNet::V4(_) => &mut self.v4,
@@ -39,11 +40,11 @@ pub struct Fecs {
     by_table: BTreeMap<RoutingTable, OfTable>,
 }
 
-/// Those of one table.
+/// The FECs of one table.
 #[derive(Default, Debug)]
 struct OfTable {
     prefixes: BTreeSet<IpNet>,
-    /// Those of `prefixes` that no route without a table is for.
+    /// How many of `prefixes` have no route without a table.
     further: Families,
 }
 
@@ -98,7 +99,7 @@ impl Fecs {
         }
     }
 
-    /// The FEC whose route counts for `prefix` at ports of `table`: the table's own comes first.
+    /// The FEC whose route applies to `prefix` at ports of `table`: the table's own comes first.
     pub fn find(&self, table: RoutingTable, prefix: IpNet) -> Option<Fec> {
         if self.is_in(table, prefix) {
             Some(Fec::new(prefix, Some(table)))
@@ -107,7 +108,7 @@ impl Fecs {
         }
     }
 
-    /// How many prefixes have a route that counts at ports of `table`.
+    /// How many prefixes have a route that applies at ports of `table`.
     pub fn count(&self, table: RoutingTable) -> Families {
         let mut count = self.everywhere_count;
         if let Some(of_table) = self.by_table.get(&table) {
@@ -116,7 +117,7 @@ impl Fecs {
         count
     }
 
-    /// Prefixes that have a route that counts at ports of `table`: `most` of them or more, the first ones in this range, in no
+    /// Prefixes that have a route that applies at ports of `table`: at least the first `most` in this range, in any
     /// order.
     pub fn first(&self, table: RoutingTable, from: IpNet, most: usize) -> impl Iterator<Item = IpNet> {
         let sets = self.sets(table);

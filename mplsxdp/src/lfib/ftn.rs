@@ -1,4 +1,4 @@
-//! The FTN table: routes of prefixes, and pass entries in front of them. A write can fail, and is then undone or tried again.
+//! The FTN table: prefix routes, and pass entries in front of them. A write can fail, and is then undone or retried.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use super::{Installed, Lfib};
 use crate::dataplane::{FtnKey, TableError, Tables};
 use crate::route::{Fec, RouteKey};
 
-/// How many pass entries one step takes: it holds the event loop for about a millisecond.
+/// How many pass entries one step writes or removes: it holds the event loop for about a millisecond.
 pub(super) const STEP: usize = 128;
 
-/// One place of the FTN table: what it holds, and what it is to hold.
+/// One place of the FTN table: what it holds, and what it should hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Write {
     pub(super) key: FtnKey,
@@ -23,8 +23,9 @@ pub(super) struct Write {
 }
 
 impl Write {
-    /// The order in which every address sees the change as one step: entries that are written go from long prefixes to short
-    /// ones, and then those that are removed from short to long. So an address has its old entry until it has its new one.
+    /// The order in which every address sees the change as one step: first entries are written, from long prefixes to
+    /// short ones, then others are removed, from short to long. So an address has its old entry until it has its new
+    /// one.
     fn order(&self) -> (bool, u8) {
         let length = self.key.prefix.prefix_len();
         match self.wanted {
@@ -35,13 +36,13 @@ impl Write {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Whether there is work for [`Lfib::tidy_step`].
+    /// Whether [`Lfib::tidy_step`] has something to do.
     pub fn has_to_tidy(&self) -> bool {
         self.has_to_sweep() || self.has_to_turn()
     }
 
-    /// Does a part of what has time: entries leave the slots that their next hops have left, and pass entries go that nothing
-    /// needs any more.
+    /// Does a part of the work that is not urgent: moves entries away from the slots that their next hops have left,
+    /// and removes pass entries that nothing needs any more.
     pub fn tidy_step(&mut self, budget: &mut Budget<'_>) {
         self.turn_step(budget);
         while self.has_to_sweep() && budget.is_left() {
@@ -55,16 +56,16 @@ impl<T: Tables> Lfib<T> {
         self.pass.going().is_some()
     }
 
-    /// Removes some of them.
+    /// Removes some of these pass entries.
     pub(super) fn sweep_pass_entries(&mut self) {
         if let Some(key) = self.pass.going() {
             let (claims, laid) = self.pass.less(key, self.step);
-            // What cannot be removed is unsettled.
+            // Entries that cannot be removed are unsettled.
             let _ = self.set_laid(key, claims, laid);
         }
     }
 
-    /// The first place where a route of `fec` needs more pass entries than a step's, and does not have all of them.
+    /// The first place where a route of `fec` needs more pass entries than one step writes, and some are missing.
     pub(super) fn to_be_laid(&self, fec: Fec) -> Option<FtnKey> {
         self.pass.places(fec).find(|&key| {
             self.pass.find(key).is_none()
@@ -74,7 +75,7 @@ impl<T: Tables> Lfib<T> {
         })
     }
 
-    /// Has the FTN table hold what is wanted at `claims`, once `laid` is what is laid of `key`.
+    /// Makes the FTN table hold what is wanted at `claims`, once `laid` says which pass entries within `key` are laid.
     pub(super) fn set_laid(&mut self, key: FtnKey, claims: Vec<IpNet>, laid: Option<Laid>) -> Result<(), TableError> {
         let claims = claims.into_iter().map(|claim| FtnKey::new(key.domain, claim));
         let held: Vec<_> = claims.map(|claim| (claim, self.held(claim))).collect();
@@ -90,7 +91,7 @@ impl<T: Tables> Lfib<T> {
             if held == wanted {
                 continue;
             }
-            // Where one insert fails, so do the others.
+            // If one insert fails, so will the others.
             if result.is_err() && wanted.is_some() {
                 self.unsettled.insert(claim, held);
             } else {
@@ -103,8 +104,8 @@ impl<T: Tables> Lfib<T> {
         result
     }
 
-    /// What the kernel claims of each of these places from now on: see [`PassEntries`]. An error says that the table could not
-    /// be written: see [`Lfib::settle`].
+    /// Sets what the kernel claims at each of these places: see [`PassEntries`]. An error means that the table could
+    /// not be written: see [`Lfib::settle`].
     pub fn set_claims(&mut self, claims: &BTreeMap<FtnKey, Option<Claim>>) -> Result<(), TableError> {
         let news = claims.iter().filter(|&(&key, &claim)| self.pass.claim(key) != claim);
         let news: Vec<_> = news.map(|(&key, &claim)| (key, claim, self.held(key))).collect();
@@ -122,19 +123,19 @@ impl<T: Tables> Lfib<T> {
             .collect();
         writes.sort_unstable_by_key(Write::order);
         for write in writes {
-            // What this leaves unsettled is tried again below.
+            // Anything that this leaves unsettled is retried below.
             let _ = self.write_safely(write);
         }
         self.settle()
     }
 
-    /// How many places there are at which the FTN table does not hold what is wanted, as a write has failed.
+    /// At how many places the FTN table does not hold what is wanted because a write failed.
     pub fn unsettled(&self) -> usize {
         self.unsettled.len()
     }
 
-    /// Writes once more what could not be written to the FTN table. Every change tries so, too; with no change to come, this is
-    /// to be called from time to time for as long as anything is unsettled.
+    /// Retries the writes to the FTN table that failed. Every change does so, too; if none comes, call this from time
+    /// to time while anything is unsettled.
     pub fn settle(&mut self) -> Result<(), TableError> {
         let mut writes: Vec<Write> = self
             .unsettled
@@ -150,7 +151,7 @@ impl<T: Tables> Lfib<T> {
         for write in writes {
             let held = self.held(write.key);
             let write = Write { held, ..write };
-            // Where one insert fails for want of memory or room, so do the others.
+            // If one insert fails for want of memory or room, so will the others.
             if result.is_err() && write.wanted.is_some() {
                 if write.wanted == Some(RouteEntry::PASS) {
                     self.withhold(write.key);
@@ -162,8 +163,9 @@ impl<T: Tables> Lfib<T> {
         result
     }
 
-    /// [`Lfib::write_ftn`], but so that no packet is imposed that the kernel claims: where a pass entry cannot be written, the
-    /// routes that cover it do not stay in the table, and a route that covers such a claim is not written yet.
+    /// [`Lfib::write_ftn`], but never imposes labels on packets that the kernel claims: if a pass entry cannot be
+    /// written, the routes that cover it are removed from the table, and a route that covers such a claim is not
+    /// written yet.
     fn write_safely(&mut self, write: Write) -> Result<(), TableError> {
         if self.would_impose_claimed(write) {
             self.unsettled.insert(write.key, write.held);
@@ -178,15 +180,16 @@ impl<T: Tables> Lfib<T> {
         written
     }
 
-    /// Whether `write` is of a route that covers a claim whose pass entry could not be written.
+    /// Whether `write` is for a route that covers a claim whose pass entry could not be written.
     fn would_impose_claimed(&self, write: Write) -> bool {
         let mut within = self.unsettled_within(write.key);
         write.wanted.is_some_and(|entry| entry != RouteEntry::PASS)
             && within.any(|(key, held)| held != Some(RouteEntry::PASS) && self.pass.wanted(key) == Wanted::Pass)
     }
 
-    /// Takes the routes out of the FTN table that cover `claimed`, whose pass entry could not be written: better the kernel's
-    /// routing for all of their packets than labels on the kernel's. Returns whether there were any.
+    /// Removes from the FTN table the routes that cover `claimed`, whose pass entry could not be written: it is better
+    /// if the kernel routes all of their packets than if packets for the kernel get labels. Returns whether there were
+    /// any.
     fn withhold(&mut self, claimed: FtnKey) -> bool {
         let covering: Vec<FtnKey> = self.pass.covering(claimed).filter(|&key| key != claimed).collect();
         let mut any = false;
@@ -201,8 +204,8 @@ impl<T: Tables> Lfib<T> {
         any
     }
 
-    /// Gives a FEC another route, or none, and returns what it had. The FTN table is brought to what is wanted then; if that
-    /// fails, all is as it was.
+    /// Gives a FEC another route, or none, and returns the previous one. Then makes the FTN table hold what is wanted;
+    /// if that fails, everything is restored.
     pub(super) fn set_fec(&mut self, fec: Fec, route: Option<Installed>) -> Result<Option<Installed>, TableError> {
         let laid = self.pass.places(fec).map(|key| (key, self.pass.laid(key)));
         let laid: Vec<(FtnKey, Option<Laid>)> = laid.collect();
@@ -222,17 +225,17 @@ impl<T: Tables> Lfib<T> {
         Ok(before)
     }
 
-    /// [`Lfib::set_fec`] for what a FEC had before. What cannot be written is unsettled.
+    /// [`Lfib::set_fec`] with the route that a FEC had before. What cannot be written is unsettled.
     pub(super) fn restore_fec(&mut self, fec: Fec, before: Option<Installed>) {
         let (_, writes) = self.turn_fec(fec, before);
         for write in writes {
-            // What this leaves unsettled is tried again.
+            // Anything that this leaves unsettled is retried.
             let _ = self.write_safely(write);
         }
     }
 
-    /// Has a FEC have this route, or none. Returns what it had, and what to write, in an order in which each address sees one
-    /// step.
+    /// Gives a FEC this route, or none. Returns its previous route and the writes to make, in an order in which each
+    /// address sees one step.
     fn turn_fec(&mut self, fec: Fec, route: Option<Installed>) -> (Option<Installed>, Vec<Write>) {
         let key = RouteKey::Prefix(fec);
         let route = route.map(|route| self.with_turned(route));
@@ -245,7 +248,7 @@ impl<T: Tables> Lfib<T> {
             return (before, Vec::new());
         }
         let comes_or_goes = before.is_some() != route.is_some();
-        // With another route for the prefix, no claim becomes or ceases to be covered.
+        // If the prefix has another route, the covered claims stay the same.
         let has_fallback = self.pass.has_fallback(fec);
         let mut concerned = Vec::new();
         let mut laid = Vec::new();
@@ -259,7 +262,7 @@ impl<T: Tables> Lfib<T> {
             }
             let goes_in_steps = route.is_none() && self.pass.holds_more_than(self.step, key);
             let after = goes_in_steps.then_some(Laid::ALL_GOING);
-            // If all of its pass entries are there and stay, they are no part of the change.
+            // If all of its pass entries are there and stay, they are not part of the change.
             let is_small = after.is_none() && !self.pass.is_beyond_end(key);
             if is_small && self.pass.laid(key).is_none_or(|laid| !laid.is_whole()) {
                 concerned.extend(self.pass.claims_within(key));
@@ -303,14 +306,14 @@ impl<T: Tables> Lfib<T> {
         self.retry_unsettled();
     }
 
-    /// [`Lfib::settle`] as a part of something else: who calls asks for [`Lfib::unsettled`].
+    /// [`Lfib::settle`] as a part of another operation: the caller checks [`Lfib::unsettled`].
     pub(super) fn retry_unsettled(&mut self) {
         if let Err(error) = self.settle() {
             tracing::debug!(%error, "the FTN table cannot be written yet");
         }
     }
 
-    /// Has the FTN table hold what is wanted at one place, and notes what it holds where that fails.
+    /// Makes the FTN table hold what is wanted at one place. If that fails, notes what it holds.
     pub(super) fn write_ftn(&mut self, write: Write) -> Result<(), TableError> {
         let Write { key, held, wanted } = write;
         let mut now = held;
@@ -319,7 +322,7 @@ impl<T: Tables> Lfib<T> {
             Some(entry) => self.tables.insert_ftn(key, entry),
             None => self.tables.remove_ftn(key),
         };
-        // Before Linux 6.13, a full table takes no other entry for a prefix that it has.
+        // Before Linux 6.13, a full table does not accept a new entry even for a prefix that it has.
         if let (Err(error), Some(entry), Some(_)) = (&result, wanted, held)
             && error.source.kind() == std::io::ErrorKind::StorageFull
             && self.tables.remove_ftn(key).is_ok()
@@ -334,7 +337,7 @@ impl<T: Tables> Lfib<T> {
         result
     }
 
-    /// The places within `key`, itself included, where a write has failed, and what they hold.
+    /// The places within `key`, itself included, where a write has failed, and what the table holds there.
     fn unsettled_within(&self, key: FtnKey) -> impl Iterator<Item = (FtnKey, Option<RouteEntry>)> {
         let unsettled = self.unsettled.range(key..).map(|(&key, &held)| (key, held));
         unsettled.take_while(move |(within, _)| within.domain == key.domain && key.prefix.contains(&within.prefix))
@@ -348,7 +351,7 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// What the FTN table is to hold at `key`.
+    /// What the FTN table should hold at `key`.
     pub(super) fn wanted(&self, key: FtnKey) -> Option<RouteEntry> {
         match self.pass.wanted(key) {
             Wanted::Route(fec) => Some(self.routes.get(&RouteKey::Prefix(fec))?.entry),

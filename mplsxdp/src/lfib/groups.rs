@@ -1,4 +1,5 @@
-//! The groups of routes with several next hops; equal groups are shared. This is bookkeeping only: the LFIB writes the buckets.
+//! The groups of routes with several next hops; equal groups are shared. This is bookkeeping only: the LFIB writes the
+//! buckets.
 
 use std::collections::HashMap;
 
@@ -78,9 +79,9 @@ impl Groups {
         }
     }
 
-    /// A group of `members` with one more user, and whether it is new, so that its buckets must be written. It is the one that
-    /// moves the fewest flows of a route that had `before`; if there is no room for that one, another with the same members;
-    /// `None` if there is none. `is_same` says whether two next hops are the same neighbour.
+    /// A group of `members` with one more user, and whether it is new, so that its buckets must be written. It is the
+    /// one that moves the fewest flows of a route that had `before`; if there is no room for that one, another with the
+    /// same members; `None` if there is none. `is_same` says whether two next hops are the same neighbour.
     pub fn take(
         &mut self,
         members: Vec<Member>,
@@ -166,8 +167,8 @@ impl Groups {
         self.shared.release(slots);
     }
 
-    /// The group of `members` that has the most in common with `before`, and who gets the frames of its buckets while those in
-    /// `out` cannot be reached.
+    /// The group of `members` that has the most in common with `before`, and which members get the frames of its
+    /// buckets while those in `out` cannot be reached.
     fn derive(
         &self,
         members: Vec<Member>,
@@ -209,9 +210,9 @@ fn weights(members: &[Member]) -> Vec<u16> {
     members.iter().map(|member| member.weight).collect()
 }
 
-/// Which of `members` each of the `former` ones is: the one that does the same through the same next hop; else through the same
-/// neighbour, with another backup or with its interface given or not; else one that does something else there, such as use
-/// another label.
+/// Which of `members` each of the `former` ones is: the one that does the same through the same next hop; else through
+/// the same neighbour, with another backup or with its interface given or not; else one that does something else there,
+/// such as use another label.
 fn successors(
     former: &[Member],
     members: &[Member],
@@ -271,7 +272,7 @@ mod tests {
         assert_eq!(groups.take(two(), Before::Group(0), all_in, is_same), Some((1, true)));
         assert_eq!(groups.take(two(), Before::Group(0), all_in, is_same), Some((1, false)));
         assert_eq!(groups.take(two(), Before::Nothing, all_in, is_same), Some((2, true)));
-        // Where there is no room for another history, one of the same members will do.
+        // If there is no room for a group with another history, one with the same members is used.
         assert_eq!(
             groups
                 .take(two(), Before::One(member(100, 3)), all_in, is_same)
@@ -307,7 +308,7 @@ mod tests {
     fn a_member_with_another_backup_keeps_its_flows() {
         let mut groups = Groups::new(4);
         let three = || vec![member(100, 1), member(100, 2), member(100, 3)];
-        // A history, so that the order of members does not tell.
+        // A history, so that the order of the members does not matter.
         let (first, _) = groups.take(three(), Before::Nothing, all_in, is_same).unwrap();
         let two = vec![member(100, 1), member(100, 3)];
         let (second, _) = groups.take(two, Before::Group(first), all_in, is_same).unwrap();
@@ -325,7 +326,7 @@ mod tests {
         let (first, _) = groups.take(three.clone(), Before::Nothing, all_in, is_same).unwrap();
         assert_eq!(groups.follow(is_out), [first]);
         assert!(groups.follow(is_out).is_empty());
-        // The TTL is another matter: the same flows.
+        // The TTL mode does not matter: the flows are the same.
         let relabelled: Vec<Member> = three
             .iter()
             .map(|member| {

@@ -46,7 +46,7 @@ enum Way<'a> {
     Group(&'a [Member]),
 }
 
-/// Next hops by which routes are chosen. Backups do not count.
+/// Next hops by which routes are selected. Backups do not count.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ways {
     pub next_hops: HashSet<NextHopId>,
@@ -95,7 +95,7 @@ impl<T: Tables> Lfib<T> {
         prefixes.find_map(|prefix| self.exact_match(prefix, table))
     }
 
-    /// The route that counts for exactly this prefix at a port of this table.
+    /// The route that applies to exactly this prefix at a port of this table.
     pub fn exact_match(&self, prefix: IpNet, table: RoutingTable) -> Option<RouteKey> {
         self.pass.find_in(table, prefix).map(RouteKey::Prefix)
     }
@@ -110,8 +110,8 @@ impl<T: Tables> Lfib<T> {
             })
     }
 
-    /// Routes of `keys`, after `after`, of which `select` is true, in the order of keys: up to the one by which they come to `limit`
-    /// paths, and of no more than `examined` routes.
+    /// Routes of `keys` after `after` for which `select` is true, in the order of keys. Stops at the route with which
+    /// they reach `limit` paths, and after looking at `examined` routes.
     pub fn page(
         &self,
         keys: KeyFilter,
@@ -143,8 +143,8 @@ impl<T: Tables> Lfib<T> {
         page
     }
 
-    /// Goes on after `after` with a walk through all routes, and adds the keys of those of which `select` is true to `found`.
-    /// Returns whether that is all.
+    /// Continues, after `after`, a walk through all routes, and adds the keys of those for which `select` is true to
+    /// `found`. Returns whether the walk is done.
     pub fn select_step(
         &self,
         after: &mut Option<RouteKey>,

@@ -1,5 +1,5 @@
 //! The label forwarding information base: the wanted routes, and the table writes that install them. A change is all or
-//! nothing: everything that can fail is done before the first label is published. Tables are behind a trait.
+//! nothing: everything that can fail is done before the first label is published. The tables are behind a trait.
 
 mod change;
 pub mod counters;
@@ -42,10 +42,10 @@ pub use reach::Reach;
 use reach::{Leaving, TURNED_AT_ONCE};
 use reclaim::Freed;
 
-/// How many different reasons are kept of routes that leave frames to the kernel.
+/// How many different pass reasons are kept.
 const MAX_PASS_REASONS: u32 = 1 << 12;
 
-/// A route as it is kept: its table entry, with the shared tables that it points into, says all of it.
+/// An installed route: its table entry and the shared tables that it points into describe all of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Installed {
     entry: RouteEntry,
@@ -57,7 +57,7 @@ struct Installed {
 #[derive(Default, Debug)]
 struct Counts {
     labels: usize,
-    /// Those without a counter slot.
+    /// Routes without a counter slot.
     uncounted: usize,
     /// By source.
     by_source: [usize; Source::ALL.len()],
@@ -79,7 +79,7 @@ pub struct Lfib<T> {
     counters: Counters,
     pass: PassEntries,
     vrfs: Vrfs,
-    /// Where the FTN table differs from what is wanted because a write has failed, and what it holds there.
+    /// The places where the FTN table differs from what is wanted because a write failed, and what it holds there.
     unsettled: BTreeMap<FtnKey, Option<RouteEntry>>,
     /// How many pass entries are written or removed in one step.
     step: usize,
@@ -155,8 +155,8 @@ impl<T: Tables> Lfib<T> {
         self.groups.len()
     }
 
-    /// Starts a sum of what all routes have forwarded, including routes that have been deleted. What was popped for this
-    /// machine counts for the route that it leaves by, if there is one.
+    /// Starts a sum of the frames that all routes have forwarded, including deleted routes. A packet that was popped
+    /// for this machine counts on the route by which it leaves, if there is one.
     pub fn forwarded(&mut self) -> Arc<Total> {
         self.counters.total()
     }

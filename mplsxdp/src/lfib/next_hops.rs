@@ -1,6 +1,6 @@
-//! The next hops that routes use. Each has one slot in the adjacency table, which all its routes share. A next hop with a
-//! backup is a different one from the same without, because its adjacency names the backup. The backup is a next hop of its
-//! own, and has the other as a user. This is bookkeeping only.
+//! The next hops that routes use. Each has one slot in the adjacency table, which all its routes share. A next hop with
+//! a backup is a different one from the same without, because its adjacency names the backup. The backup is a next hop
+//! of its own, and has the other as a user. This is bookkeeping only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub enum NextHopChange {
 #[derive(Debug)]
 pub struct NextHops {
     entries: HashMap<NextHopId, Entry>,
-    /// One id for each backup that it has. There are equal entries if a port was renamed to what others waited for.
+    /// One id for each of its backups. There are equal entries if a port was renamed to a name that others waited for.
     by_next_hop: HashMap<NextHop, HashMap<Option<NextHopId>, NextHopId>>,
     by_slot: Vec<Option<NextHopId>>,
     resolved: usize,
@@ -130,7 +130,8 @@ impl NextHops {
         Some(slot)
     }
 
-    /// Removes one user of the next hop that has `slot`. Returns whether it was the last one; the slot is then held back.
+    /// Removes one user of the next hop that has `slot`. Returns whether it was the last one; the slot is then held
+    /// back.
     pub fn drop_user(&mut self, slot: u16) -> bool {
         let Some(id) = self.id_at(slot) else {
             return false;
@@ -144,7 +145,7 @@ impl NextHops {
         }
         let removed = self.entries.remove(&id);
         let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
-        // It may not be `slot`, if the next hop has left that.
+        // It may not be `slot`, if the next hop has moved away from that.
         let freed = removed.as_ref().map(|entry| entry.slot);
         let mut is_news = false;
         if let Some(entry) = removed {

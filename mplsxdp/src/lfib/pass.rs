@@ -1,6 +1,6 @@
-//! Pass entries: the parts of an FTN prefix that must not be imposed. This box's own and other addresses that are never
-//! forwarded as labelled packets, and kernel routes more specific than the FTN prefix, stay the kernel's. What the kernel claims
-//! depends on the VRF, so that each [`Domain`] has its own. Pure.
+//! Pass entries: the parts of an FTN prefix on which no labels may be imposed. This router's own addresses, other
+//! addresses that are never forwarded as labelled packets, and kernel routes more specific than the FTN prefix stay
+//! with the kernel. What the kernel claims depends on the VRF, so each [`Domain`] has its own entries. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -13,12 +13,12 @@ use super::fecs::{Families, Fecs};
 use crate::dataplane::FtnKey;
 use crate::route::{Fec, NEVER, RoutingTable};
 
-/// Why a prefix is the kernel's.
+/// Why a prefix belongs to the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Claim {
     /// Never imposed, whatever the FTN says: local, broadcast, multicast, link-local and loopback addresses.
     Never,
-    /// A kernel route: it wins where it is more specific than every FTN prefix.
+    /// A kernel route: it wins if it is more specific than every FTN prefix.
     Route,
 }
 
@@ -32,27 +32,28 @@ pub struct PassEntries {
 /// One domain.
 #[derive(Debug)]
 struct Entries {
-    /// The routing table of the ports that look there.
+    /// The routing table of the ports that use the domain.
     table: RoutingTable,
     claims: BTreeMap<IpNet, Claim>,
-    /// Prefixes without a route, and the claims within them that have pass entries all the same. Those change nothing for any
-    /// packet, so that they can be written bit by bit before a route comes, and removed bit by bit after it has gone.
+    /// Prefixes without a route within which some claims have pass entries already, or still. Such entries change
+    /// nothing for any packet, so they can be written in steps before a route comes, and removed in steps after it has
+    /// gone.
     laid: BTreeMap<IpNet, Laid>,
-    /// Prefixes before this one, in their order, are in the table; `None`: all are. No port looks in a domain that is not whole.
+    /// Prefixes before this one, in order, are in the table; with `None`, all are. No port uses an incomplete domain.
     end: Option<IpNet>,
 }
 
-/// The claims within a prefix that have pass entries though it has no route.
+/// The claims within a prefix that have pass entries although the prefix has no route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Laid {
-    /// Those before this one, in their order; all if there is none.
+    /// Those before this one, in order; with `None`, all.
     pub end: Option<IpNet>,
-    /// They are to be removed.
+    /// The entries should be removed.
     pub going: bool,
 }
 
 impl Laid {
-    /// All of them, after their route has gone.
+    /// All entries, after their route has gone.
     pub const ALL_GOING: Self = Self { end: None, going: true };
 
     pub fn is_whole(self) -> bool {
@@ -64,7 +65,7 @@ impl Laid {
     }
 }
 
-/// What belongs at a prefix of the FTN table.
+/// What the FTN table should hold at a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wanted {
     /// The route of this FEC.
@@ -73,7 +74,7 @@ pub enum Wanted {
     Nothing,
 }
 
-/// Before all other prefixes, in their order.
+/// Comes before all other prefixes, in their order.
 const FIRST: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
 impl Default for PassEntries {
@@ -94,13 +95,13 @@ impl PassEntries {
         self.domains.keys().copied()
     }
 
-    /// How many domains have entries in the table, or may have.
+    /// How many domains have, or may have, entries in the table.
     pub fn domains_begun(&self) -> usize {
         let begun = self.domains.values().filter(|entries| entries.has_begun());
         begun.count()
     }
 
-    /// How many entries routes have in the domains that have begun, and in `other`.
+    /// How many entries routes have in the domains that are begun, and in `other`.
     pub fn route_entries(&self, other: Option<Domain>) -> Families {
         let domains = self.domains.iter();
         let begun = domains.filter(|&(&domain, entries)| entries.has_begun() || Some(domain) == other);
@@ -110,7 +111,8 @@ impl PassEntries {
         })
     }
 
-    /// How many entries a route of `fec` takes in the domains that have begun, if `others` are FECs that have a route, too.
+    /// How many entries a route of `fec` takes in the domains that are begun, if the FECs in `others` have a route,
+    /// too.
     pub fn new_entries(&self, fec: Fec, others: impl Fn(Fec) -> bool) -> usize {
         let places = self.places(fec).filter(|key| self.find(*key).is_none());
         let new = places.filter(|key| {
@@ -125,7 +127,7 @@ impl PassEntries {
         new.count()
     }
 
-    /// Nothing of a new domain is in the table yet: see [`PassEntries::next_places`].
+    /// Adds a domain, of which nothing is in the table yet: see [`PassEntries::next_places`].
     pub fn add_domain(&mut self, domain: Domain, table: RoutingTable, mut claims: BTreeMap<IpNet, Claim>) {
         claims.extend(NEVER.map(|prefix| (prefix, Claim::Never)));
         let entries = Entries {
@@ -146,25 +148,25 @@ impl PassEntries {
         self.domains.get(&domain).is_some_and(|entries| entries.end.is_none())
     }
 
-    /// Whether none is.
+    /// Whether no entry of a domain is in the table.
     pub fn has_not_begun(&self, domain: Domain) -> bool {
         self.domains.get(&domain).is_none_or(|entries| !entries.has_begun())
     }
 
-    /// Whether the domain is not filled as far as `key`: nothing is wanted at it, and at what it holds.
+    /// Whether the domain is not yet filled as far as `key`: then nothing is wanted at `key` or within it.
     pub fn is_beyond_end(&self, key: FtnKey) -> bool {
         let entries = self.domains.get(&key.domain);
         entries.is_none_or(|entries| entries.is_beyond_end(key.prefix))
     }
 
-    /// From here on, the entries of `domain` for prefixes before `end` are to be in the table, or all.
+    /// Sets how much of `domain` should be in the table from now on: the entries for prefixes before `end`, or all.
     pub fn set_end(&mut self, domain: Domain, end: Option<IpNet>) {
         if let Some(entries) = self.domains.get_mut(&domain) {
             entries.end = end;
         }
     }
 
-    /// Up to `most` further prefixes that may have entries in a domain, and its end once those are in the table.
+    /// Up to `most` further prefixes that may have entries in a domain, and its new end once those are in the table.
     pub fn next_places(&self, domain: Domain, most: usize) -> (Vec<IpNet>, Option<IpNet>) {
         let Some(entries) = self.domains.get(&domain) else {
             return (Vec::new(), None);
@@ -180,7 +182,8 @@ impl PassEntries {
         (places, end)
     }
 
-    /// Up to `most` prefixes that may have entries in a domain, the last ones, and its end once those are not in the table.
+    /// The last prefixes, up to `most`, that may have entries in a domain, and its new end once those are removed from
+    /// the table.
     pub fn last_places(&self, domain: Domain, most: usize) -> (Vec<IpNet>, IpNet) {
         let Some(entries) = self.domains.get(&domain) else {
             return (Vec::new(), FIRST);
@@ -198,8 +201,8 @@ impl PassEntries {
         (places, end.unwrap_or(FIRST))
     }
 
-    /// There is, or no longer is, a route for `fec`. What is wanted may change at its [places](Self::places) and at the claims
-    /// within them.
+    /// Sets whether `fec` has a route. What is wanted may change at its [places](Self::places) and at the claims within
+    /// them.
     pub fn set_route(&mut self, fec: Fec, present: bool) {
         if present {
             self.fecs.insert(fec);
@@ -208,7 +211,7 @@ impl PassEntries {
         }
     }
 
-    /// Where the route of `fec` counts, or would if there were one.
+    /// The places where the route of `fec` applies, or would if there were one.
     pub fn places(&self, fec: Fec) -> impl Iterator<Item = FtnKey> {
         let domains = self.domains.iter().filter(move |(_, entries)| match fec.table {
             Some(table) => table == entries.table,
@@ -217,12 +220,12 @@ impl PassEntries {
         domains.map(move |(&domain, _)| FtnKey::new(domain, fec.prefix))
     }
 
-    /// Whether there is a route that counts at the [places](Self::places) of `fec` while `fec` itself has none.
+    /// Whether another route applies at the [places](Self::places) of `fec` while `fec` itself has none.
     pub fn has_fallback(&self, fec: Fec) -> bool {
         fec.table.is_some() && self.fecs.contains(fec.prefix.into())
     }
 
-    /// The claim on `key` is `claim` from now on. What is wanted may change at `key`, and nowhere else.
+    /// Sets the claim on `key`. What is wanted may change at `key` only.
     pub fn set_claim(&mut self, key: FtnKey, claim: Option<Claim>) {
         let Some(entries) = self
             .domains
@@ -242,7 +245,7 @@ impl PassEntries {
         self.domains.get(&key.domain)?.claims.get(&key.prefix).copied()
     }
 
-    /// The claimed prefixes that `within` holds, itself included.
+    /// The claimed prefixes within `within`, itself included.
     pub fn claims_within(&self, within: FtnKey) -> impl Iterator<Item = FtnKey> {
         let FtnKey { domain, prefix } = within;
         let entries = self.domains.get(&domain).into_iter();
@@ -252,18 +255,18 @@ impl PassEntries {
             .map(move |claim| FtnKey::new(domain, claim))
     }
 
-    /// Whether `key` holds more than `count` claims, itself aside.
+    /// Whether more than `count` claims are within `key`, itself excluded.
     pub fn holds_more_than(&self, count: usize, key: FtnKey) -> bool {
         let entries = self.domains.get(&key.domain);
         entries.is_some_and(|entries| entries.claims_beneath(key.prefix, None).nth(count).is_some())
     }
 
-    /// The FEC whose route counts at `key`.
+    /// The FEC whose route applies at `key`.
     pub fn find(&self, key: FtnKey) -> Option<Fec> {
         self.fecs.find(self.domains.get(&key.domain)?.table, key.prefix)
     }
 
-    /// The FEC whose route counts for `prefix` at ports of `table`.
+    /// The FEC whose route applies to `prefix` at ports of `table`.
     pub fn find_in(&self, table: RoutingTable, prefix: IpNet) -> Option<Fec> {
         self.fecs.find(table, prefix)
     }
@@ -272,7 +275,8 @@ impl PassEntries {
         self.domains.get(&key.domain)?.laid.get(&key.prefix).copied()
     }
 
-    /// What is wanted may change at the claims that this concerns: see [`PassEntries::more`] and [`PassEntries::less`].
+    /// Sets which claims within `key` have pass entries. What is wanted may change at these claims: see
+    /// [`PassEntries::more`] and [`PassEntries::less`].
     pub fn set_laid(&mut self, key: FtnKey, laid: Option<Laid>) {
         let Some(entries) = self.domains.get_mut(&key.domain) else {
             return;
@@ -291,19 +295,19 @@ impl PassEntries {
         })
     }
 
-    /// Whether anything is laid.
+    /// Whether any pass entries are there without a route.
     #[cfg(test)]
     pub fn has_laid(&self) -> bool {
         self.domains.values().any(|entries| !entries.laid.is_empty())
     }
 
-    /// Nothing is to come any more where no route has come.
+    /// Marks the pass entries of all prefixes without a route for removal.
     pub fn set_all_going(&mut self) {
         let laid = self.domains.values_mut().flat_map(|entries| entries.laid.values_mut());
         laid.for_each(|laid| laid.going = true);
     }
 
-    /// Up to `most` further claims within `key`, for which pass entries can be written, and what is laid then.
+    /// Up to `most` further claims within `key` for which pass entries can be written, and the new state afterwards.
     pub fn more(&self, key: FtnKey, most: usize) -> (Vec<IpNet>, Laid) {
         let laid = self.laid(key);
         let is_whole = laid.is_some_and(Laid::is_whole);
@@ -318,7 +322,7 @@ impl PassEntries {
         (claims, Laid { end, going: false })
     }
 
-    /// Up to `most` claims within `key`, the last ones, whose pass entries can be removed, and what is laid then.
+    /// The last claims, up to `most`, within `key` whose pass entries can be removed, and the new state afterwards.
     pub fn less(&self, key: FtnKey, most: usize) -> (Vec<IpNet>, Option<Laid>) {
         let end = self.laid(key).and_then(|laid| laid.end);
         let entries = self.domains.get(&key.domain).into_iter();
@@ -332,14 +336,14 @@ impl PassEntries {
         (claims, laid)
     }
 
-    /// Where routes count whose prefixes hold that of `key`, itself included; the longest first.
+    /// The places, longest prefix first, where routes apply whose prefixes cover that of `key`, itself included.
     pub fn covering(&self, key: FtnKey) -> impl Iterator<Item = FtnKey> {
         let prefixes = std::iter::successors(Some(key.prefix), IpNet::supernet);
         let keys = prefixes.map(move |prefix| FtnKey::new(key.domain, prefix));
         keys.filter(|&key| self.find(key).is_some())
     }
 
-    /// What belongs at `key`.
+    /// What the table should hold at `key`.
     pub fn wanted(&self, key: FtnKey) -> Wanted {
         let FtnKey { domain, prefix } = key;
         let Some(entries) = self.domains.get(&domain) else {
@@ -356,7 +360,7 @@ impl PassEntries {
         }
     }
 
-    /// Whether a shorter prefix holds `prefix` that has a route, or is laid so far.
+    /// Whether a shorter prefix covers `prefix` and has a route, or has pass entries up to there.
     fn is_covered(&self, Entries { table, laid, .. }: &Entries, prefix: IpNet) -> bool {
         let covers = |shorter: IpNet| {
             self.fecs.find(*table, shorter).is_some()
@@ -376,14 +380,14 @@ impl Entries {
         self.end.is_some_and(|end| prefix >= end)
     }
 
-    /// The claims within `prefix`, itself aside, before `end`.
+    /// The claims within `prefix`, itself excluded, before `end`.
     fn claims_beneath(&self, prefix: IpNet, end: Option<IpNet>) -> impl DoubleEndedIterator<Item = IpNet> {
         let last = IpNet::new(prefix.broadcast(), prefix.max_prefix_len()).unwrap_or(prefix);
         let upper = match end {
             Some(end) if end <= last => Bound::Excluded(end),
             _ => Bound::Included(last),
         };
-        // A prefix of one address holds nothing.
+        // A prefix of one address covers no other.
         let range = (prefix < last).then(|| self.claims.range((Bound::Excluded(prefix), upper)));
         range.into_iter().flatten().map(|(&claim, _)| claim)
     }

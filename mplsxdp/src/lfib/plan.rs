@@ -34,8 +34,8 @@ pub struct Budget<'a> {
 }
 
 impl<'a> Budget<'a> {
-    /// `operations` at most, each about a microsecond or less, and none after `is_over` has returned true. A step does at least
-    /// one.
+    /// `operations` at most, each about a microsecond or less, and none after `is_over` has returned true. A step does
+    /// at least one.
     pub fn new(operations: usize, is_over: &'a mut dyn FnMut() -> bool) -> Self {
         Self {
             operations,
@@ -74,8 +74,8 @@ pub enum Change {
         owner: Owner,
         routes: Arc<Vec<Route>>,
     },
-    /// Installs routes of any owners, each new or in place of another, and deletes the routes of these keys, which must have
-    /// one.
+    /// Installs routes of any owners, each new or in place of another, and deletes the routes of these keys, which must
+    /// have one.
     Settle {
         routes: Arc<Vec<(Owner, Route)>>,
         deleted: Arc<Vec<RouteKey>>,
@@ -87,7 +87,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// The route to install of that number, if there is one.
+    /// The route to install with that index, if there is one.
     pub(super) fn route(&self, index: usize) -> Option<(Owner, &Route)> {
         match self {
             Self::Install { owner, routes, .. } => routes.get(index).map(|route| (*owner, route)),
@@ -172,7 +172,7 @@ pub(super) struct Plan {
     impossible: Option<(usize, RouteKey)>,
     /// Likewise, the first given prefix for which the FTN has no room.
     no_room: Option<ChangeError>,
-    /// How many entries of the FTN the new ones take of those that were checked.
+    /// How many FTN entries the new ones among the checked routes take.
     new_entries: Families,
     /// The route at which a walk through all routes goes on.
     after: Option<RouteKey>,
@@ -184,11 +184,11 @@ pub(super) struct Plan {
     prefixes: BTreeMap<WriteOrder, Vec<Prefix>>,
     /// How many of the lists in `prefixes` are written.
     lists: usize,
-    /// What the prefixes that are written had before.
+    /// What the written prefixes had before.
     before: Vec<(Fec, Option<Installed>)>,
     changes: Changes,
     error: Option<ChangeError>,
-    /// All is reserved, and the prefixes are in order.
+    /// Everything is reserved, and the prefixes are in order.
     is_reserved: bool,
     /// The FTN table was full, and has been tidied up.
     is_tidied: bool,
@@ -223,9 +223,9 @@ enum Stage {
     Done,
 }
 
-/// The order in which every address sees a change as one step: routes are written from long prefixes to short ones, and then
-/// those are removed that go, from short to long. So an address has its old route until it has its new one. Of the routes of one
-/// prefix, the one without a table is written after those that hide it, and removed before them.
+/// The order in which every address sees a change as one step: routes are written from long prefixes to short ones,
+/// then the routes that go are removed from short to long. So an address has its old route until it has its new one. If
+/// a prefix has several routes, the one without a table is written after those that hide it, and removed before them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum WriteOrder {
     Install(Reverse<u8>, Reverse<bool>),

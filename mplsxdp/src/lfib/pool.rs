@@ -13,7 +13,7 @@ pub struct SlotPool {
 }
 
 impl SlotPool {
-    /// Slots `first` to `end` less one.
+    /// A pool of the slots from `first` up to, but not including, `end`.
     pub fn new(first: u32, end: u32) -> Self {
         Self {
             next: first,
@@ -60,8 +60,8 @@ impl SlotPool {
     }
 }
 
-/// Values that share slots: equal values have one slot. No operation takes long: the maps are allocated at full size from the
-/// beginning; their memory is touched as it is used.
+/// Values that share slots: equal values have one slot. No operation takes long: the maps are allocated at full size
+/// from the beginning; their memory is touched as it is used.
 #[derive(Debug)]
 pub struct Interner<T> {
     slots: SlotPool,
@@ -79,8 +79,8 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         }
     }
 
-    /// The slot of `value` with one more user, and whether it is new, so that it must be written; `None` if all slots are
-    /// taken.
+    /// The slot of `value` with one more user, and whether it is new, so that it must be written; `None` if all slots
+    /// are taken.
     pub fn take(&mut self, value: &T) -> Option<(u32, bool)> {
         if let Some(&slot) = self.by_value.get(value) {
             if let Some((_, users)) = self.users.get_mut(&slot) {

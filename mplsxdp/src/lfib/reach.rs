@@ -17,10 +17,10 @@ use crate::route::RouteKey;
 pub enum Reach {
     /// Frames go there.
     Resolved(Adjacency),
-    /// Frames wait, or go to the backup. Groups keep what they did: they send flows there at first, and no longer once it was
-    /// out.
+    /// Frames wait, or go to the backup. Groups keep their buckets: flows stay if the next hop was reachable before,
+    /// and stay away if it was out.
     Unresolved,
-    /// There is no route, or no neighbour: as `Unresolved`, and groups send its flows to their other members.
+    /// There is no route, or no neighbour: like `Unresolved`, but groups move its flows to their other members.
     Out,
 }
 
@@ -55,15 +55,15 @@ impl From<Option<Adjacency>> for Reach {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Sets where the frames of a next hop go. If only the neighbour's MAC address changes, or its frames go to its backup,
-    /// this is one store, however many routes use it.
+    /// Sets where the frames of a next hop go. If only the neighbour's MAC address changes, or its frames go to its
+    /// backup, this is one store, however many routes use it.
     pub fn set_next_hop(&mut self, id: NextHopId, reach: impl Into<Reach>) {
         self.set_next_hops([(id, reach)]);
     }
 
     /// [`Lfib::set_next_hop`] for several: at most two grace periods and one walk through the routes for all of them.
-    /// [`Lfib::reclaim`] resolves those that must wait for a grace period. Returns whether buckets moved from one member of a
-    /// group to another.
+    /// [`Lfib::reclaim`] resolves those that must wait for a grace period. Returns whether buckets moved from one
+    /// member of a group to another.
     pub fn set_next_hops<R: Into<Reach>>(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, R)>) -> bool {
         let next_hops: Vec<(NextHopId, Reach)> = next_hops.into_iter().map(|(id, reach)| (id, reach.into())).collect();
         // Flows leave a member before its adjacency is removed, and return after it is back.
@@ -94,7 +94,7 @@ impl<T: Tables> Lfib<T> {
             // An unresolved adjacency has no port; the port comes with the MAC address.
             let same_port = !old.is_resolved() || old.port() == new.port();
             let same_link = same_port && old.words()[1..] == new.words()[1..];
-            // Nobody has read more of an all-zero slot: a new next hop gets its frames at once.
+            // Nobody has read more than one word of an all-zero slot: a new next hop gets its frames at once.
             if !new.is_resolved() || same_link || old == unused {
                 self.tables.store_adjacency(slot, new);
             } else if !old.is_resolved() {
@@ -179,8 +179,8 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Moves everything that points to one of these slots, which next hops have left, to their new slots: buckets and protected
-    /// next hops at once, entries in steps. Entries that have not been moved use the old slot until then.
+    /// Moves everything that points to one of these slots, which next hops have left, to their new slots: buckets and
+    /// protected next hops at once, entries in steps. Entries that have not been moved use the old slot until then.
     fn leave(&mut self, slots: impl IntoIterator<Item = u16>) {
         match self.leaving.slots.is_empty() {
             true => self.leaving.slots.extend(slots),

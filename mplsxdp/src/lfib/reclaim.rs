@@ -1,4 +1,4 @@
-//! Slots that no entry points to any more are reused when no program can still read an entry that did.
+//! Reuses slots that no entry points to any more, once no program can still read an entry that did.
 
 use std::collections::HashMap;
 
@@ -17,9 +17,9 @@ pub(super) struct Freed {
 }
 
 impl<T: Tables> Lfib<T> {
-    /// Carries out what waited for grace periods that are over, and begins one for the slots that no entry points to any more.
-    /// Call it after changes and when a grace period has ended. Returns whether buckets moved from one member of a group to
-    /// another.
+    /// Does what waited for grace periods that are over, and begins a new one for the slots that no entry points to any
+    /// more. Call it after changes and when a grace period has ended. Returns whether buckets moved from one member of
+    /// a group to another.
     pub fn reclaim(&mut self) -> bool {
         let moved_buckets = self.finish_grace_periods();
         let held_back = self.counters.has_held_back()

@@ -1,5 +1,6 @@
-//! The member of a group that each bucket belongs to. Flows stay where they are if possible: a member whose share grows gives
-//! no bucket away, and one whose share shrinks gets none, so that buckets move only as far as they must. Pure arithmetic.
+//! The member of a group that each bucket belongs to. Flows stay where they are if possible: a member whose share grows
+//! gives no bucket away, and one whose share shrinks gets none, so that buckets move only as far as they must. Pure
+//! arithmetic.
 
 use mplsxdp_common::abi::BUCKETS;
 
@@ -15,8 +16,8 @@ pub struct Former<'a> {
     pub now: &'a [Option<u8>],
 }
 
-/// The buckets of members with these weights: in proportion, by the largest remainder. If the group replaces another, as few
-/// buckets as possible move.
+/// The buckets of members with these weights: in proportion, by the largest remainder. If the group replaces another,
+/// as few buckets as possible move.
 pub fn assign(weights: &[u16], former: Option<Former<'_>>) -> Spread {
     let owners: [Option<u8>; BUCKETS] = match former {
         None => [None; BUCKETS],
@@ -49,9 +50,9 @@ pub fn assign(weights: &[u16], former: Option<Former<'_>>) -> Spread {
     hand_out(owners, &claims)
 }
 
-/// The member that gets the frames of each bucket while the members in `out` cannot be reached: their buckets are lent to the
-/// others, in proportion to the weights. `lent` is who got them so far, while those in `were_out` were out. If all are out, the
-/// buckets are as if none was.
+/// The member that gets the frames of each bucket while the members in `out` cannot be reached: their buckets are lent
+/// to the others, in proportion to the weights. `lent` says which members had them so far, while those in `were_out`
+/// were out. If all are out, the buckets are as if none were.
 pub fn lend(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], lent: &Spread) -> Spread {
     let is = |flags: &[bool], member: usize| flags.get(member).copied().unwrap_or(false);
     let none_left = |flags: &[bool]| (0..weights.len()).all(|member| is(flags, member));
@@ -81,7 +82,8 @@ pub fn lend(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], len
     })
 }
 
-/// Lends the buckets of those that are `out`. `bound` gets, for each member in order, what it was lent already and may keep.
+/// Lends the buckets of those that are `out`. `bound` gets, for each member in order, what it was lent already and may
+/// keep.
 fn lend_to(
     base: &Spread,
     out: &[bool],
@@ -143,8 +145,8 @@ fn sum(weights: &[u16]) -> i64 {
     weights.iter().copied().map(i64::from).sum()
 }
 
-/// Shares out `buckets`. Each member gets what it has, or else the next whole number to its exact share. If that is too many or
-/// too few in all, the members furthest above or below their shares make up for it.
+/// Shares out `buckets`. Each member gets what it has or, failing that, the whole number next to its exact share. If
+/// that is too many or too few in all, the members furthest above or below their shares make up for it.
 fn apportion(buckets: i64, claims: &mut [Claim]) {
     let total: i64 = claims.iter().map(|claim| claim.weight).sum::<i64>().max(1);
     for claim in claims.iter_mut() {
@@ -177,8 +179,8 @@ fn hand_out(owners: [Option<u8>; BUCKETS], claims: &[Claim]) -> Spread {
     spread
 }
 
-/// Leaves the buckets for which `concerned` is true with their members, as many as each gets, and gives the rest to the members
-/// that get more, in runs.
+/// Leaves the buckets for which `concerned` is true with their members, as many as each gets, and gives the rest to the
+/// members that get more, in runs.
 fn hand_out_where(
     owners: [Option<u8>; BUCKETS],
     claims: &[Claim],
@@ -277,8 +279,9 @@ mod tests {
             prop_assert!(farthest(&assign(&weights, None), &weights) < 1.0);
         }
 
-        /// Members come, go and change their weights, any number of times: buckets only move from those whose share shrank to
-        /// those whose share grew, no more than the numbers make necessary, and the shares stay what the weights say.
+        /// Members come, go and change their weights, any number of times: buckets only move from those whose share
+        /// shrank to those whose share grew, no more than the numbers make necessary, and the shares stay what the
+        /// weights say.
         #[test]
         fn only_what_has_to_moves(first in weights(), changes in prop::collection::vec(change(), 1..12)) {
             let mut weights = first;
@@ -316,7 +319,7 @@ mod tests {
                 }
                 let moved = spread.iter().zip(&after).filter(|&(&old, &new)| now[usize::from(old)] != Some(new));
                 prop_assert_eq!(moved.count() as i64, necessary);
-                // Where the rule above forbids the nearest whole number, the next.
+                // If the rule above rules out the nearest whole number, the next one is used.
                 prop_assert!(farthest(&after, &next) < 2.0, "{:?} of {next:?}", has);
                 (weights, spread) = (next, after);
             }

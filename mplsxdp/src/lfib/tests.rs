@@ -108,7 +108,7 @@ fn only_next_hop(lfib: &mut Lfib<MemoryTables>) -> NextHopId {
     }
 }
 
-/// No part of a list takes long, however few routes are chosen from however many.
+/// Each part of a list is read quickly, however few routes are selected from however many.
 #[test]
 fn a_list_comes_in_parts_that_are_chosen_from_a_bounded_number_of_routes() {
     let mut lfib = Lfib::new(MemoryTables::default());
@@ -141,7 +141,7 @@ fn a_list_comes_in_parts_that_are_chosen_from_a_bounded_number_of_routes() {
     }
 }
 
-/// They are not in the tables: the entry stays, and the route is another one.
+/// The tables do not hold them: the entry stays the same, but the route counts as changed.
 #[test]
 fn a_protocol_and_a_metric_are_kept_with_the_route() {
     let mut lfib = lfib();
@@ -171,7 +171,7 @@ fn a_protocol_and_a_metric_are_kept_with_the_route() {
     }
 }
 
-/// Of one path and of several; a backup does not count.
+/// By one path and by several; a backup does not count.
 #[test]
 fn routes_are_chosen_by_their_next_hops() {
     let mut lfib = large();
@@ -266,7 +266,7 @@ fn a_refused_change_changes_nothing() {
         assert_eq!((lfib.tables().ilm.clone(), lfib.tables().ftn.clone()), before);
         assert_eq!(lfib.take_next_hop_changes(), []);
     }
-    // What the refused ones took is free again.
+    // What the refused routes took is free again.
     lfib.change(
         Mode::Add,
         Owner::STATIC,
@@ -288,7 +288,7 @@ fn claim(lfib: &mut Lfib<MemoryTables>, prefix: &str, claim: Claim) {
     lfib.set_claims(&[(place(prefix), Some(claim))].into()).unwrap();
 }
 
-/// The label that packets to `address` get outside of VRFs, `None` where they are the kernel's.
+/// The label that packets to `address` get outside of VRFs, `None` if they are left to the kernel.
 fn imposed(lfib: &Lfib<MemoryTables>, address: &str) -> Option<u32> {
     imposed_in(lfib, Domain::NO_VRF, address)
 }
@@ -314,7 +314,7 @@ fn a_table_that_fails_half_way_is_put_back() {
     ];
     let error = lfib.change(Mode::Replace, Owner::STATIC, &routes).unwrap_err();
     assert!(matches!(error, ChangeError::Table(_)));
-    // The fake stays out of memory: what could be taken back without an insert was.
+    // The fake table stays out of memory: everything that could be restored without an insert was restored.
     assert!(!lfib.tables().ftn.contains_key(&place("10.2.0.0/16")));
     assert_eq!(lfib.unsettled(), 1);
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
@@ -330,7 +330,7 @@ fn a_change_of_a_prefix_and_of_one_that_covers_it_is_worked_out_from_what_will_b
     for mode in [Mode::Replace, Mode::ReplaceAll] {
         let mut lfib = large();
         claim(&mut lfib, "10.4.5.0/24", Claim::Route);
-        // Both are new; both are there, and one is another; the specific one is new; the covering one goes.
+        // Both are new; both exist, and one changes; the specific one is new; the covering one goes.
         for (routes, expected) in [
             (vec![specific(100)], (Some(100), None)),
             (vec![specific(300), covering.clone()], (Some(300), Some(200))),
@@ -393,13 +393,13 @@ fn a_claim_that_cannot_be_written_is_not_imposed_and_is_written_when_that_is_pos
     for address in ["10.4.5.1", "10.0.0.1", "10.9.9.9"] {
         assert_eq!(imposed(&lfib, address), None, "{address}");
     }
-    // No other way: not by a route that covers them anew, nor by another one in its place.
+    // Nor in any other way: not by a new route that covers them, nor by another route in its place.
     for routes in [[push("0.0.0.0/0", &[400], 1)], [push("10.0.0.0/8", &[500], 1)]] {
         lfib.tables_mut().ftn_inserts_left = 0;
         lfib.change(Mode::Replace, Owner::STATIC, &routes).unwrap_err();
         assert_eq!(imposed(&lfib, "10.4.5.1"), None);
     }
-    // The next change of anything finds room again.
+    // The next change of any kind finds room again.
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1)]).unwrap();
     assert_eq!(lfib.unsettled(), 0);
@@ -435,7 +435,7 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     lfib.change(Mode::Add, Owner::STATIC, &[push(claimed, &[100, 101], 1)])
         .unwrap();
     let entry = lfib.tables().ftn[&place(claimed)];
-    // The kernel's claim cannot be written, and what is there cannot be removed; then the route goes.
+    // The kernel's claim cannot be written, and existing entries cannot be removed; then the route goes.
     (lfib.tables_mut().ftn_inserts_left, lfib.tables_mut().ftn_removals_left) = (0, 0);
     lfib.set_claims(&[(place(claimed), Some(Claim::Never))].into())
         .unwrap_err();
@@ -446,7 +446,7 @@ fn no_slot_is_given_out_again_while_the_table_may_point_to_it() {
     lfib.delete(&[RouteKey::Prefix(net(claimed).into())]).unwrap_err();
     assert_eq!(imposed(&lfib, "10.1.0.1"), None);
 
-    // A next hop moves to another port, and the entry cannot be turned to its new slot.
+    // A next hop moves to another port, and the entry cannot be moved to its new slot.
     lfib.tables_mut().ftn_removals_left = usize::MAX;
     lfib.delete(&[RouteKey::Prefix(net(claimed).into())]).unwrap();
     lfib.change(Mode::Add, Owner::STATIC, &[push("10.2.0.0/16", &[100], 1)])
@@ -498,7 +498,7 @@ fn replace_keeps_the_counter_and_replace_all_sweeps_what_is_not_given() {
     );
     assert_eq!(lfib.tables().route_counter(slot).unwrap().packets, 7);
     assert_eq!(entry(&lfib, 101), RouteEntry::EMPTY);
-    // The same again: nothing changes, and nobody waits but for what the change before has freed.
+    // The same again: nothing changes, and the only wait is for what the change before has freed.
     let waited = lfib.tables().grace_periods + 1;
     let mut again = || {
         lfib.change(
@@ -532,7 +532,7 @@ fn routes_beyond_the_counter_slots_are_uncounted_and_a_reused_slot_counts_from_w
     assert_eq!((counted(&lfib, 105), forwarded(&mut lfib)), (2, 9));
 }
 
-/// Frames of 100 bytes that the program forwards by a route.
+/// Counts frames of 100 bytes that the program forwards by a route.
 fn count(lfib: &Lfib<MemoryTables>, key: u32, packets: u64) {
     let mut counters = lfib.tables().route_counters.borrow_mut();
     let counter = counters.entry(entry(lfib, key).slot()).or_default();
@@ -562,7 +562,8 @@ fn for_this_box(key: u32) -> Route {
     Route::new(label(key), Action::Local, None, TtlPropagate::Default).unwrap()
 }
 
-/// Packets that were popped for this box are not forwarded, before and after their slot counts for another route.
+/// Packets that were popped for this router are not forwarded packets, before and after their slot counts for another
+/// route.
 #[test]
 fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
     let mut lfib = lfib();
@@ -613,7 +614,7 @@ fn pass_routes_take_no_slot_but_a_counter_and_keep_their_reason() {
     );
     assert_eq!(lfib.stacks_in_use(), 0);
     assert_eq!(lfib.next_hops().all().count(), 0);
-    // Equal reasons are one.
+    // Equal reasons are stored once.
     assert_eq!(lfib.pass_reasons.len(), 2);
 
     let again = lfib.change(Mode::Replace, Owner::Of(Source::Kernel), &routes).unwrap();
@@ -633,7 +634,7 @@ fn pass_routes_take_no_slot_but_a_counter_and_keep_their_reason() {
     assert!(lfib.pass_reasons.is_empty());
 }
 
-/// A total is read by another thread while routes change.
+/// Another thread reads a total while routes change.
 #[test]
 fn a_slot_that_becomes_another_routes_while_a_total_is_read_counts_once_and_as_it_was() {
     let mut lfib = lfib();
@@ -697,8 +698,8 @@ fn a_new_mac_is_one_store_and_a_new_port_a_new_adjacency() {
     );
 }
 
-/// However many entries a next hop has that goes to another port, no step turns more than its share; and if the next hop fails
-/// meanwhile, those fail that are not turned yet as well.
+/// However many entries a next hop has when it moves to another port, no step moves more than its share. If the next
+/// hop fails meanwhile, the entries that have not been moved yet fail as well.
 #[test]
 fn many_entries_are_turned_to_another_port_in_small_steps() {
     let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
@@ -714,7 +715,7 @@ fn many_entries_are_turned_to_another_port_in_small_steps() {
     lfib.set_next_hop(id, resolved(1));
     let old = entry(&lfib, 16).next_hop();
     let turned = |lfib: &Lfib<MemoryTables>| (16..1016).filter(|&key| entry(lfib, key).next_hop() != old).count();
-    // A change that is under way has taken the slot that is left.
+    // A change that is under way has taken the remaining slot.
     lfib.begin(install(Mode::Add, &[swap(1016, &[120], 1)])).unwrap();
     assert!(step_of(&mut lfib, 3).is_none());
     lfib.set_next_hop(id, resolved(2));
@@ -804,14 +805,14 @@ fn frames_do_not_wait_for_a_grace_period_where_a_next_hop_is_new() {
     let slot = entry(&lfib, 100).next_hop();
     assert_eq!(lfib.tables().adjacencies[&slot], resolved);
 
-    // One that was resolved before may still be read.
+    // A next hop that was resolved before may still be read.
     lfib.set_next_hop(second, None);
     lfib.set_next_hop(second, Some(Adjacency::new(R1, 2, OWN, 1500)));
     assert_eq!(lfib.tables().grace_periods, 0, "one store: nothing else differs");
     lfib.set_next_hop(second, None);
     lfib.set_next_hop(second, Some(Adjacency::new(R1, 2, OWN, 1600)));
     assert_eq!(lfib.tables().grace_periods, 1);
-    // So may a slot that another next hop had: it is emptied before it is given out again.
+    // So may a slot that another next hop had: it is emptied before it is handed out again.
     lfib.change(Mode::Replace, Owner::STATIC, &[swap(100, &[110], 3)])
         .unwrap();
     assert_eq!(lfib.tables().grace_periods, 2);
@@ -837,7 +838,7 @@ fn slots_and_next_hops_wait_for_the_end_of_a_grace_period_and_no_change_does() {
     assert_eq!(lfib.reclaiming(), None);
     lfib.set_next_hop(id, None);
     lfib.set_next_hop(id, Some(resolved(2)));
-    // Asked for again, it does not wait longer.
+    // Asking again does not make it wait longer.
     lfib.set_next_hop(id, Some(resolved(2)));
     assert_eq!(lfib.tables().grace_periods, 1);
     assert!(!lfib.tables().adjacencies[&slot].is_resolved());
@@ -887,12 +888,13 @@ fn a_next_hop_that_goes_while_it_waits_for_a_grace_period_is_not_resolved() {
 #[derive(Clone, Copy, Default)]
 struct SeenSlot {
     adjacency: Adjacency,
-    /// The first grace period after which nobody has seen it resolved that does not see it so now.
+    /// The first grace period after which every reader that saw it resolved sees its present state.
     settled: u64,
 }
 
-/// Follows the stores to the adjacencies as readers may see them that read the first word of one before the others, the others in
-/// any order, and that are gone after the next grace period: what they find resolved is one of `given`, whole.
+/// Follows the stores to the adjacencies as readers may see them. A reader reads the first word of an adjacency before
+/// the others, the others in any order, and is gone after the next grace period. Whatever it finds resolved must be one
+/// of `given`, whole.
 fn check_readers(events: &[AdjacencyEvent], given: &HashSet<[u64; 4]>) {
     let without_backup = |adjacency: Adjacency| adjacency.with_backup(None).words();
     let mut slots: HashMap<u16, SeenSlot> = HashMap::new();
@@ -1029,7 +1031,7 @@ fn packets_take_the_route_of_their_table_before_the_one_without() {
     assert_eq!((exact(10), exact(254)), (Some(routes[2].key()), None));
 }
 
-/// What no port uses takes no room; what hides another route takes none beside it.
+/// A route that no port uses takes no room. A route that hides another takes no extra room.
 #[test]
 fn routes_of_a_table_take_room_only_where_it_is_used() {
     let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity { prefixes: 3, ..small() }));
@@ -1056,13 +1058,13 @@ fn routes_of_a_table_take_room_only_where_it_is_used() {
     lfib.retry_filling();
     fill(&mut lfib);
     assert_eq!(imposed_in(&lfib, lfib.domain(Some(20)), "172.16.0.1"), Some(103));
-    // One more for the table main, and none for the other.
+    // One more for table main, and none for the other.
     let more = ["10.0.0.0/8", "11.0.0.0/8"].map(|prefix| push_in(Some(254), prefix, &[104], 1));
     let error = lfib.change(Mode::Add, Owner::STATIC, &more).unwrap_err();
     assert_eq!((error.index(), lfib.tables().ftn.len()), (Some(1), 2));
     lfib.change(Mode::Add, Owner::STATIC, &more[..1]).unwrap();
     assert_eq!(imposed(&lfib, "10.1.0.1"), Some(104));
-    // What is hidden is used again.
+    // The hidden route is used again.
     lfib.delete(&[both[1].key(), both[2].key()]).unwrap();
     assert_eq!(imposed(&lfib, "172.16.0.1"), Some(101));
     assert_eq!(imposed_in(&lfib, lfib.domain(Some(20)), "172.16.0.1"), Some(101));
@@ -1083,12 +1085,12 @@ fn deleting_what_is_not_there_is_refused_whole() {
 /// Something that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A change that is made in steps of so many operations, between which other things happen.
+    /// A change that is made in steps of this many operations, between which other things happen.
     Make(Asked, usize, Vec<Meanwhile>),
     Meanwhile(Meanwhile),
     /// All FTN inserts succeed from now on.
     Heal,
-    /// So many steps of tidying up.
+    /// This many steps of tidying up.
     Sweep(usize),
 }
 
@@ -1096,7 +1098,7 @@ enum Step {
 enum Asked {
     Install(Mode, Vec<Route>),
     Delete(Vec<RouteKey>),
-    /// All routes of labels, or of prefixes.
+    /// Deletes all label routes, or all prefix routes.
     Flush(bool),
 }
 
@@ -1104,21 +1106,21 @@ enum Asked {
 #[derive(Clone, Debug)]
 enum Meanwhile {
     Nothing,
-    /// The neighbour with this last byte can be reached by this port, or is out.
+    /// The neighbour with this last byte becomes reachable by this port, or goes out.
     Reach(u8, Option<u16>),
     /// The kernel claims these prefixes in these tables from now on, or no longer.
     Claim(BTreeMap<(Option<u32>, IpNet), Option<Claim>>),
-    /// The VRFs that ports are in, by their tables.
+    /// The VRFs of the ports, by their tables.
     Vrfs(BTreeSet<u32>),
-    /// So many steps of filling and emptying their domains.
+    /// This many steps of filling and emptying their domains.
     Domains(usize),
-    /// Only so many FTN inserts succeed from now on.
+    /// Only this many FTN inserts succeed from now on.
     Fail(usize),
-    /// Slots come back that no entry points to.
+    /// Slots that no entry points to are given back.
     Reclaim,
 }
 
-/// Prefixes that hold one another, in both families; some of them hold addresses that are never imposed.
+/// Prefixes that cover one another, in both families; some of them contain addresses on which labels are never imposed.
 const NETS: [&str; 11] = [
     "0.0.0.0/0",
     "10.0.0.0/8",
@@ -1150,7 +1152,7 @@ fn route() -> impl Strategy<Value = Route> {
         };
         Route::new(label(key), action, None, ttl).unwrap()
     });
-    // Multicast gets no labels.
+    // No labels are imposed on multicast.
     let prefix = || proptest::sample::select(NETS.to_vec()).prop_filter("unicast", |net| !net.starts_with("224"));
     let table = || proptest::option::of(proptest::sample::select(TABLES.to_vec()));
     let for_prefix = (table(), prefix(), proptest::collection::vec(16u32..20, 1..3), 1u8..5)
@@ -1212,7 +1214,7 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
 
 /// Tables of VRFs.
 const VRFS: [u32; 3] = [10, 20, 30];
-/// Tables that routes are of. There is no VRF with the last.
+/// Tables with routes. The last one has no VRF.
 const TABLES: [u32; 5] = [10, 20, 30, 254, 40];
 
 fn claims() -> impl Strategy<Value = BTreeMap<(Option<u32>, IpNet), Option<Claim>>> {
@@ -1222,11 +1224,11 @@ fn claims() -> impl Strategy<Value = BTreeMap<(Option<u32>, IpNet), Option<Claim
     proptest::collection::btree_map((table, net), claim, 1..6)
 }
 
-/// What the kernel has.
+/// The state of the kernel.
 #[derive(Default, Debug)]
 struct Kernel {
     claims: BTreeMap<(Option<u32>, IpNet), Claim>,
-    /// The VRFs that ports are in.
+    /// The VRFs of the ports.
     vrfs: BTreeSet<u32>,
 }
 
@@ -1236,7 +1238,7 @@ impl Kernel {
         claims.map(|(&(_, net), &claim)| (net, claim)).collect()
     }
 
-    /// The domains where ports look, by their tables, and what the kernel claims there.
+    /// The domains in use, with their tables and what the kernel claims in them.
     fn domains(&self, lfib: &Lfib<MemoryTables>) -> BTreeMap<Domain, (RoutingTable, BTreeMap<IpNet, Claim>)> {
         let tables = std::iter::once(None).chain(self.vrfs.iter().copied().map(Some));
         let domains = tables.map(|vrf| {
@@ -1255,10 +1257,10 @@ fn entries_in(domain: Domain, ftn: &BTreeMap<FtnKey, RouteEntry>) -> BTreeMap<Ip
 
 type Model = BTreeMap<RouteKey, Route>;
 
-/// What the FTN table has to hold for ports of a table, worked out from nothing: the FECs whose routes are in it, and the pass
-/// entries.
+/// What the FTN table must hold for ports of a table, worked out from scratch: the FECs whose routes are in it, and the
+/// pass entries.
 fn expected_ftn(model: &Model, table: RoutingTable, claims: &BTreeMap<IpNet, Claim>) -> BTreeMap<IpNet, Option<Fec>> {
-    // In the order of keys, a table's own route for a prefix comes after the one without a table, and takes its place.
+    // In the order of keys, a table's own route for a prefix comes after the one without a table, and replaces it.
     let fecs = model.keys().filter_map(|key| match key {
         RouteKey::Prefix(fec) if fec.table.is_none_or(|of| of == table) => Some((fec.prefix, Some(*fec))),
         RouteKey::Prefix(_) | RouteKey::Label(_) => None,
@@ -1276,13 +1278,13 @@ fn expected_ftn(model: &Model, table: RoutingTable, claims: &BTreeMap<IpNet, Cla
     entries
 }
 
-/// Some of which are in several of [`NETS`].
+/// Addresses, some of which are in several of [`NETS`].
 fn addresses() -> impl Iterator<Item = IpAddr> {
     let nets = NETS.map(net).into_iter().chain(crate::route::NEVER);
     nets.flat_map(|net| [net.network(), net.broadcast()])
 }
 
-/// What the FTN table holds for each of [`addresses`]: no entry and a pass entry are the same.
+/// What the FTN table holds for each of [`addresses`]: no entry and a pass entry count as the same.
 fn seen(ftn: &BTreeMap<IpNet, RouteEntry>) -> Vec<RouteEntry> {
     let find = |address: IpAddr| ftn.iter().rfind(|(prefix, _)| prefix.contains(&address));
     addresses()
@@ -1298,7 +1300,7 @@ fn seen(ftn: &BTreeMap<IpNet, RouteEntry>) -> Vec<RouteEntry> {
 }
 
 impl Asked {
-    /// The change, and the routes that there are after it.
+    /// The change, and the routes after it.
     fn change(self, model: &Model) -> (Change, Model) {
         let mut wanted = model.clone();
         let change = match self {
@@ -1385,7 +1387,7 @@ impl Meanwhile {
     }
 }
 
-/// The routes are those of `model`, and the tables say what these and the claims do.
+/// Checks that the routes are those of `model`, and that the tables match them and the claims.
 fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Result<(), TestCaseError> {
     check_groups(lfib);
     let listed: Vec<Route> = list(lfib).into_iter().map(|listed| listed.route).collect();
@@ -1396,7 +1398,7 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
             !model.contains_key(&label(value))
         );
     }
-    // Frames go to the next hop of their route, and to none that cannot be reached.
+    // Frames go to a next hop of their route, and to none that cannot be reached.
     let entries = lfib.tables().ilm.values().chain(lfib.tables().ftn.values());
     for &entry in entries.filter(|entry| uses_next_hop(**entry)) {
         let at_slot = lfib.next_hops().at_slot(entry.next_hop()).map(|(id, _)| id);
@@ -1411,7 +1413,7 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
     let all: BTreeSet<Domain> = lfib.domains().map(|(domain, _)| domain).collect();
     prop_assert!(lfib.tables().ftn.keys().all(|key| all.contains(&key.domain)));
     for (domain, (table, claims)) in kernel.domains(lfib) {
-        // The table holds what the routes and claims say; if a write has failed, some route is not in it.
+        // The table holds what the routes and claims say; if a write has failed, some route is missing.
         let entries = expected_ftn(model, table, &claims).into_iter();
         let entries = entries.map(|(prefix, fec)| {
             let entry = fec.map(|fec| lfib.routes[&RouteKey::Prefix(fec)].entry);
@@ -1439,7 +1441,7 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
     Ok(())
 }
 
-/// No slot that the table points to has become another's.
+/// Checks that no slot that the table points to has become another's.
 fn check_meanings(lfib: &Lfib<MemoryTables>, meanings: &mut BTreeMap<FtnKey, Meaning>) -> Result<(), TestCaseError> {
     for (&key, &entry) in &lfib.tables().ftn {
         let meaning = Meaning::of(lfib, entry);
@@ -1474,7 +1476,7 @@ impl Meaning {
         }
     }
 
-    /// Whether this is what `before` was, or what is left of it: nothing that it points to is another's.
+    /// Whether this is the same as `before`, or what is left of it: nothing that it points to belongs to another.
     fn is_left_of(&self, before: &Self) -> bool {
         (self.entry, self.stack) == (before.entry, before.stack)
             && (self.next_hop.is_none() || self.next_hop == before.next_hop)
@@ -1482,8 +1484,8 @@ impl Meaning {
     }
 }
 
-/// Every bucket of every group names a path of its route, by the slot that its next hop has now; and one that is not out, where
-/// there is any. Every protected next hop names its backup's slot.
+/// Checks that every bucket of every group names a path of its route, by the slot that its next hop has now, and a
+/// reachable one if there is any; and that every protected next hop names its backup's slot.
 fn check_groups(lfib: &Lfib<MemoryTables>) {
     let hops = lfib.next_hops();
     for listed in list(lfib) {
@@ -1577,14 +1579,14 @@ fn a_group_is_written_before_its_entry_and_replaced_by_one_store() {
         .unwrap();
     let second = entry(&lfib, 100).operand();
     assert_ne!(first, second);
-    // Those that still read the former group find it as it was.
+    // Readers that still read the former group find it unchanged.
     assert!(
         before
             .iter()
             .all(|(place, entry)| lfib.tables().buckets[place] == *entry)
     );
     assert_eq!(lfib.tables().buckets.len(), 512);
-    // The same again: nothing is written anywhere.
+    // The same again: nothing is written.
     lfib.change(Mode::Replace, Owner::STATIC, &[group(100, &[(3, 1), (2, 1), (1, 1)])])
         .unwrap();
     assert_eq!(entry(&lfib, 100).operand(), second);
@@ -1643,10 +1645,10 @@ fn a_member_that_is_out_leaves_its_buckets_to_the_others_until_it_is_back() {
             .all(|(&before, &after)| before == after || before == 3)
     );
     assert_eq!(without.iter().filter(|&&neighbour| neighbour == 1).count(), 128);
-    // Asked again, it does not answer yet.
+    // Unresolved again: it does not take flows yet.
     assert!(!lfib.set_next_hops([(ids[2], Reach::Unresolved)]));
     assert_eq!(neighbours(&lfib, 100), without);
-    // The last one: nobody is left, and all is as if all were there, so that exceptions say why.
+    // With the last one out, no member is left: the buckets are as if all were reachable, so that exceptions say why.
     lfib.set_next_hops([(ids[0], Reach::Out), (ids[1], Reach::Out)]);
     assert_eq!(neighbours(&lfib, 100), all);
     lfib.set_next_hops(ids.iter().map(|&id| (id, resolved(2))));
@@ -1686,7 +1688,7 @@ fn protected(key: u32, neighbour: u8, backup: u8) -> Route {
     Route::with_paths(label(key), vec![path], TtlPropagate::Default).unwrap()
 }
 
-/// Nobody is asked the way to any of them.
+/// No next hop of such a change is resolved.
 #[test]
 fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
     let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
@@ -1720,7 +1722,7 @@ fn more_next_hops_than_fit_are_refused_before_any_of_them_is_followed() {
 }
 
 proptest! {
-    /// What is counted ahead is what a change takes: it is refused for the same route, and otherwise has room.
+    /// The check ahead counts as the change itself does: it refuses the same route, and otherwise there is room.
     #[test]
     fn next_hops_are_counted_as_a_change_takes_them(
         before in prop::collection::vec((1_u8..6, prop::option::of(1_u8..6)), 0..3),
@@ -1772,7 +1774,7 @@ fn a_backup_is_switched_to_by_one_store_for_all_its_labels() {
     lfib.set_next_hop(primary, resolved(R1, 1));
     assert_eq!(lfib.tables().adjacencies, before);
 
-    // The backup moves to another port, and with it what is said of it.
+    // The backup moves to another port, and so does the reference to it.
     lfib.set_next_hop(backup, resolved(R2, 3));
     check_groups(&lfib);
     assert_eq!(lfib.get(label(100)).unwrap().route, routes[0]);
@@ -1837,7 +1839,7 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
     assert_eq!((lfib.next_hops().len(), lfib.groups_in_use()), (2, 1));
 }
 
-/// Has all gone that nothing needs. Returns how many steps that took.
+/// Removes everything that nothing needs any more. Returns how many steps that took.
 fn sweep(lfib: &mut Lfib<MemoryTables>) -> usize {
     let mut steps = 0;
     while lfib.has_to_sweep() {
@@ -1847,7 +1849,7 @@ fn sweep(lfib: &mut Lfib<MemoryTables>) -> usize {
     steps
 }
 
-/// One step of at most so many operations.
+/// One step of at most this many operations.
 fn step_of(lfib: &mut Lfib<MemoryTables>, operations: usize) -> Option<Result<Changes, ChangeError>> {
     match lfib.step(&mut Budget::new(operations, &mut || false)) {
         Progress::More => None,
@@ -1863,7 +1865,8 @@ fn install(mode: Mode, routes: &[Route]) -> Change {
     }
 }
 
-/// However many routes of the kernel's a prefix holds, no step writes more than its share, and no packet sees any but the last.
+/// However many kernel routes a prefix contains, no step writes more than its share, and no packet sees any but the
+/// last.
 #[test]
 fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps() {
     let mut lfib = large();
@@ -1886,7 +1889,7 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
         lfib.tables_mut().ftn_writes.clear();
         assert_eq!(imposed(&lfib, "10.9.0.1"), None);
     }
-    // The first looks at the keys.
+    // The first step checks the keys.
     assert_eq!(steps, 9);
     while step_of(&mut lfib, 1).is_none() {}
     assert_eq!(lfib.tables().ftn_writes.len(), 1);
@@ -1898,7 +1901,7 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
     assert_eq!((imposed(&lfib, "10.9.0.1"), lfib.tables().ftn.len()), (None, 1000));
     assert_eq!((sweep(&mut lfib), lfib.tables().ftn.len()), (8, 0));
 
-    // A change that is refused leaves nothing.
+    // A refused change leaves nothing behind.
     lfib.tables_mut().ftn_inserts_left = 2 * STEP;
     assert!(lfib.change(Mode::Add, Owner::STATIC, &routes).is_err());
     sweep(&mut lfib);
@@ -1967,7 +1970,7 @@ fn a_domain_has_all_routes_and_the_claims_of_its_vrf_only() {
     assert_eq!(labels("224.0.0.1"), [None; 4]);
 }
 
-/// However many routes there are, no step writes more than its share; and a domain is no port's before it is whole.
+/// However many routes there are, no step writes more than its share, and no port uses a domain before it is complete.
 #[test]
 fn a_domain_is_filled_and_emptied_in_small_steps() {
     let mut lfib = large();
@@ -1982,7 +1985,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
         assert!(lfib.tables().ftn_writes.len() <= STEP);
         steps += 1;
     }
-    // 600 routes, and 9 prefixes that are never imposed.
+    // 600 routes, and 9 prefixes on which labels are never imposed.
     assert_eq!((steps, lfib.has_domain_steps()), (5, false));
     assert_eq!(entries_in(Domain(1), &lfib.tables().ftn).len(), 600);
     // It is emptied once no program looks there any more.
@@ -1990,7 +1993,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     lfib.leave_vrfs(&BTreeSet::new());
     assert_eq!((lfib.domain(Some(10)), lfib.has_domain_steps()), (Domain::EMPTY, false));
     assert_eq!(entries_in(Domain(1), &lfib.tables().ftn).len(), 600);
-    // A port that comes back before that finds all.
+    // A port that comes back before that finds everything.
     lfib.use_vrf(10, || panic!("they are known"));
     assert_eq!(lfib.domain(Some(10)), Domain(1));
     lfib.leave_vrfs(&BTreeSet::new());
@@ -2005,7 +2008,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
         lfib.domains()
             .any(|(domain, table)| (domain, table) == (Domain(2), Some(20)))
     );
-    // One that comes back now has the rest of its steps to go.
+    // A port that comes back now waits for the rest of the steps.
     lfib.use_vrf(10, || panic!("they are known"));
     assert_eq!((fill(&mut lfib), lfib.domain(Some(10))), (1 + 5, Domain(1)));
     lfib.leave_vrfs(&BTreeSet::new());
@@ -2035,7 +2038,7 @@ fn a_domain_that_cannot_be_written_is_no_port_s_and_is_filled_when_that_is_possi
     lfib.tables_mut().ftn_inserts_left = 1;
     lfib.use_vrf(10, BTreeMap::new);
     assert!(lfib.domain_step().is_err() && lfib.is_filling_stalled());
-    // It is not tried again at once, and changes are made all the same.
+    // It is not retried at once, and changes are made all the same.
     assert!(!lfib.has_domain_steps());
     assert_eq!((lfib.domain(Some(10)), lfib.unsettled()), (Domain::EMPTY, 0));
     lfib.retry_filling();
@@ -2070,7 +2073,7 @@ fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written
          takes 3, one for ports outside of VRFs and one for each VRF that ports are in (2)"
     );
     assert!(lfib.tables().ftn_writes.is_empty());
-    // Nor is a domain begun that they do not fit into.
+    // A domain that they do not fit into is not begun.
     lfib.use_vrf(30, BTreeMap::new);
     let error = lfib.domain_step().unwrap_err();
     assert_eq!(
@@ -2120,7 +2123,7 @@ proptest! {
                         if let Some(result) = result {
                             break result;
                         }
-                        // Each key has what it had, or what it is to have.
+                        // Each key has what it had, or what it should get.
                         let listed: Model = list(&lfib).into_iter().map(|listed| (listed.route.key(), listed.route)).collect();
                         for key in model.keys().chain(wanted.keys()).chain(listed.keys()) {
                             let now = listed.get(key);
@@ -2166,7 +2169,7 @@ proptest! {
                 if !domains_before.contains_key(&domain) {
                     continue;
                 }
-                // Each address sees one step, from what was to what is.
+                // Each address sees one step, from the old entry to the new one.
                 let (mut ftn, after) = (entries_in(domain, &before), entries_in(domain, &lfib.tables().ftn));
                 let (first, last) = (seen(&ftn), seen(&after));
                 let in_nets = |address| NETS.map(net).into_iter().filter(move |net| net.contains(&address)).max_by_key(IpNet::prefix_len);
@@ -2240,7 +2243,7 @@ fn routes_follow_a_renamed_port_and_no_table_is_written() {
     let listed = |lfib: &Lfib<MemoryTables>, key| lfib.get(label(key)).unwrap().route;
     assert_eq!(listed(&lfib, 100), by(100, "eth2"));
     assert_eq!(listed(&lfib, 101), by(101, "eth1"));
-    // To a name that another route waits for: each goes on with its own slot, and gives back its own.
+    // To a name that another route waits for: each keeps its own slot, and gives back its own.
     rename(&mut lfib, &[("eth2", "core0")]);
     assert_eq!(entries(&lfib), before);
     assert_eq!(listed(&lfib, 100), by(100, "core0"));

@@ -1,6 +1,6 @@
-//! The fuzz targets of this library by their names. Each wing says itself what must hold of it, in a module `fuzz` of its own: a
-//! function that takes any bytes, and panics where something does not hold. `fuzz/` calls them with inputs that a fuzzer makes,
-//! the tests with inputs that were once found, and with variations of these.
+//! The fuzz targets of this library, by name. Each module with a parser has its own `fuzz` module: a function that
+//! takes any bytes and panics if a property does not hold. `fuzz/` calls these functions with inputs that a fuzzer
+//! makes, the tests with inputs that were once found and with variations of them.
 
 pub use crate::cli::fuzz::{config, route_line, state};
 pub use crate::control::fuzz::control;
@@ -10,7 +10,7 @@ pub use crate::kernel::fuzz::{netdev, netlink};
 pub use crate::rtnl::fuzz::rtnl;
 pub use crate::slowpath::fuzz::{icmp_codec, slow_path, slow_path_seed};
 
-/// What takes any bytes.
+/// A check that takes any bytes.
 pub type Check = fn(&[u8]);
 
 pub const TARGETS: &[(&str, Check)] = &[

@@ -1,8 +1,8 @@
-//! The library behind the `mplsxdp` command. A module imports only from lines below its own;
-//! `tests/layers.rs` reads this drawing and checks every file against it.
+//! The library behind the `mplsxdp` command. A module imports only from lines below its own; `tests/layers.rs` reads
+//! this drawing and checks every file against it.
 //!
 //! ```text
-//! fuzz                          what must hold of any bytes, for fuzzers and tests
+//! fuzz                          what must hold for any bytes, for fuzzers and tests
 //! cli                           what a person types and reads
 //! daemon                        performs what the switch wants: requests, sockets, signals, clocks
 //! switch                        the core that ties all below together; it never waits

@@ -1,11 +1,12 @@
-//! The log of a running switch: lines on standard error, which never stop it and never end it.
+//! The log of a running switch: lines on standard error, which never delay or end the switch.
 //!
-//! Whoever logs hands a finished line to a bounded queue; a thread of the log's own writes it. So a reader that stalls holds up
-//! that thread alone, and a line that finds no room or cannot be written is lost and counted. (The worker of `tracing-appender`
-//! counts no failed writes, and reports a slow end with `eprintln!`, which blocks or panics on just such a standard error.)
+//! Callers put a finished line into a bounded queue; a separate thread writes it. So a stalled reader holds up that
+//! thread only, and a line that does not fit in the queue or cannot be written is lost and counted. (The worker of
+//! `tracing-appender` does not count failed writes, and it reports a slow end with `eprintln!`, which blocks or panics
+//! on exactly such a standard error.)
 //!
-//! Lines of one kind are limited, because some of them are caused by what neighbours send. What was left out is summed up once
-//! a window in one line for each subject.
+//! Lines of one kind are limited, because neighbours can cause some of them. At the end of each window, the omitted
+//! lines are summed up in one line per subject.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -31,16 +32,16 @@ const QUEUE_LINES: usize = 4096;
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// How often the writer looks for windows that are over.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the writer waits until it tries a standard error again that does not block and has no room.
+/// How long the writer waits before it retries a non-blocking standard error that has no room.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// The time that limits are counted in, from the first line of a kind.
+/// The period that limits apply to, starting with the first line of a kind.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Lines of one kind (one place in the source) in a window.
 const KIND_LINES: u32 = 200;
-/// Those of them that are about one subject: that have the same first field.
+/// Those of them that are about one subject, that is, have the same first field.
 const SUBJECT_LINES: u32 = 20;
-/// Debugging, which has to be asked for, gets so many times as much.
+/// Debug lines, which appear only on request, get this many times as much.
 const DEBUG_FACTOR: u32 = 10;
 
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -68,9 +69,9 @@ enum Message {
 }
 
 impl Log {
-    /// Has all events of this process logged to its standard error. `RUST_LOG` wins over `level`.
+    /// Logs all events of this process to its standard error. `RUST_LOG` overrides `level`.
     pub fn start(level: &str, ansi: bool) -> io::Result<Self> {
-        // One of its own: the standard library's is locked for as long as a write takes.
+        // A separate handle: the standard library's is locked for as long as a write takes.
         let output = std::fs::File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let limits = Arc::new(Mutex::new(Limits::default()));
         let log = Self::with_output(output, Arc::clone(&limits))?;
@@ -92,13 +93,13 @@ impl Log {
         let (end, ended) = sync_channel(1);
         thread::Builder::new().name("log".into()).spawn(move || {
             write_lines(&messages, output, &limits);
-            // Nobody may be waiting any more.
+            // The log may have stopped waiting.
             let _ = end.try_send(());
         })?;
         Ok(Self { queue, ended })
     }
 
-    /// Writes a line that is no event. It waits for room in the queue for a while, not for ever.
+    /// Writes a line that is not an event. It waits for room in the queue for a limited time.
     pub fn line(&self, line: &str) {
         if !self.send(Message::Line(format!("{line}\n")), Instant::now() + FLUSH_TIME) {
             LOST.fetch_add(1, Relaxed);
@@ -121,7 +122,7 @@ impl Drop for Log {
     fn drop(&mut self) {
         let deadline = Instant::now() + FLUSH_TIME;
         if self.send(Message::End, deadline) {
-            // What is not written by then is lost.
+            // Lines that are not written by then are lost.
             let _ = self
                 .ended
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -129,7 +130,7 @@ impl Drop for Log {
     }
 }
 
-/// The log's own thread.
+/// The log's thread.
 fn write_lines(messages: &Receiver<Message>, mut output: impl io::Write, limits: &Mutex<Limits>) {
     let mut reported = 0;
     let mut next_tick = Instant::now() + TICK;
@@ -188,7 +189,7 @@ fn write_line(output: &mut impl io::Write, line: &str) -> bool {
     is_written
 }
 
-/// The way into the queue for one who logs.
+/// The way into the queue for one caller.
 struct Queue(SyncSender<Message>);
 
 impl<'a> MakeWriter<'a> for Queue {
@@ -200,7 +201,7 @@ impl<'a> MakeWriter<'a> for Queue {
 }
 
 impl io::Write for &Queue {
-    /// One event, or nothing where it was left out.
+    /// One event, or nothing if it was omitted.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         let line = String::from_utf8_lossy(lines).into_owned();
         if self.0.try_send(Message::Line(line)).is_err() {
@@ -214,7 +215,7 @@ impl io::Write for &Queue {
     }
 }
 
-/// Formats events, but for those that are too many.
+/// Formats events, except those that exceed the limits.
 struct Limited {
     format: Format,
     limits: Arc<Mutex<Limits>>,
@@ -248,7 +249,7 @@ where
     }
 }
 
-/// The first field of an event; its message, where it has no other.
+/// The first field of an event; its message if it has no other field.
 #[derive(Default)]
 struct SubjectOf {
     hasher: DefaultHasher,
@@ -278,7 +279,7 @@ impl fmt::Write for HashText<'_> {
     }
 }
 
-/// What has been logged of late, by kind. It has as many entries as there are places in the source that log, each with as many
+/// The recent lines, by kind. It has at most one entry for each place in the source that logs, each with as many
 /// subjects as it may have lines.
 #[derive(Default)]
 struct Limits {
@@ -306,8 +307,8 @@ struct LeftOut {
 }
 
 impl Limits {
-    /// Appends to `out` what is to be written now: the line, if there have not been too many of its kind, behind the summaries of
-    /// the window before if that is over.
+    /// Appends to `out` what should be written now: the line, unless there have been too many of its kind, and before
+    /// it the summaries of the previous window if that is over.
     fn admit(
         &mut self,
         (kind, factor): (callsite::Identifier, u32),
@@ -413,7 +414,7 @@ mod tests {
         }
     }
 
-    // Kinds differ by their addresses, which those without a size share.
+    // Kinds differ by their addresses; values without a size would share one.
     static PLACES: [(Place, u8); 2] = [(Place, 0), (Place, 1)];
 
     fn kind(index: usize) -> Identifier {
@@ -449,7 +450,7 @@ mod tests {
         assert_eq!(written.count(), KIND_LINES as usize);
         assert_eq!(limits.kinds[&kind(0)].subjects.len(), KIND_LINES as usize);
         assert_eq!(admit(&mut limits, 1, 1, "another", now), "another\n");
-        // The next line of the kind finds the window over.
+        // The next line of the kind comes after the end of the window.
         let out = admit(&mut limits, 0, 1, "next", now + WINDOW);
         assert_eq!(out, "99999 (and 99799 more like this)\nnext\n");
     }
@@ -527,9 +528,9 @@ mod tests {
         for _ in 0..QUEUE_LINES + 100 {
             (&Queue(log.queue.clone())).write_all(b"line\n").unwrap();
         }
-        // One may be with the writer.
+        // The writer may hold one.
         assert!(lost() - before >= 99);
-        // Nor does the end wait for ever: the writer is stalled still.
+        // The end does not wait for ever either: the writer is still stalled.
         drop(log);
         drop(free);
     }

@@ -1,9 +1,9 @@
-//! What a source has said so far: its routes and nexthop objects, and which keys need another look.
+//! What a source has reported so far: its routes and nexthop objects, and which keys need another look.
 //!
-//! The source may say things in any order. A route may come before the nexthop object that it uses;
-//! a change of an object changes all routes that use it, without a message for them. After a
-//! [`Mirror::begin`] the source says everything again; what it has not said by [`Mirror::end`] is
-//! gone. Until then all of it stays, so that a source that restarts interrupts nothing.
+//! Reports may come in any order. A route may come before the nexthop object that it uses; a change of an object
+//! changes all routes that use it, without a message for them. After [`Mirror::begin`] the source reports everything
+//! again; what it has not reported by [`Mirror::end`] is gone. Until then everything stays, so that a source that
+//! restarts interrupts no traffic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -16,11 +16,11 @@ use crate::lfib::Budget;
 use crate::route::Source;
 use crate::rtnl::{Destination, Message, Object, ObjectTo, Path, Position, Prefix, Route, To};
 
-/// What one route is wanted for, at most.
+/// What a route is for; there is at most one installed route for each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Key {
     Label(Label),
-    /// In the routing table of this number.
+    /// A prefix in the routing table of this number.
     Prefix(u32, IpNet),
 }
 
@@ -45,14 +45,14 @@ impl From<Destination> for Key {
 /// RT_TABLE_LOCAL.
 const TABLE_LOCAL: u32 = 255;
 
-/// Something that the source said, and in which round last.
+/// A reported value, and the last round in which it was reported.
 #[derive(Clone, Debug)]
 struct Held<V> {
     round: u32,
     value: V,
 }
 
-/// How much is held.
+/// How many values are held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sizes {
     pub labels: usize,
@@ -65,20 +65,20 @@ pub struct Mirror {
     source: Source,
     round: u32,
     labels: BTreeMap<Label, Held<Route>>,
-    /// Those of one prefix in the order in which the kernel would try them.
+    /// The routes of each prefix, in the order in which the kernel would try them.
     prefixes: BTreeMap<(u32, IpNet), Vec<Held<Route>>>,
     objects: HashMap<u32, Held<ObjectTo>>,
-    /// The keys whose routes use an object, which need not be there.
+    /// The keys whose routes use an object, even if the object is missing.
     users: HashMap<u32, BTreeSet<Key>>,
     /// The groups that have an object as a member.
     groups: HashMap<u32, BTreeSet<u32>>,
-    /// What each key's route should be has to be worked out again.
+    /// Keys whose route must be worked out again.
     dirty: BTreeSet<Key>,
     /// Walks that are under way, each of which makes keys dirty.
     walks: VecDeque<Walk>,
 }
 
-/// A walk through keys. It goes on behind `after`.
+/// A walk through keys. It continues after `after`.
 #[derive(Debug)]
 struct Walk {
     after: Option<Key>,
@@ -89,15 +89,15 @@ struct Walk {
 enum Through {
     /// The routes that use an object.
     Users(u32),
-    /// All routes: those that were not said since a round go.
+    /// All routes: those that were not reported since this round are removed.
     Sweep(u32),
-    /// The routes that send to these interfaces.
+    /// The routes through these interfaces.
     Interfaces(HashSet<u32>),
     All,
 }
 
 impl Mirror {
-    /// Of nothing yet.
+    /// An empty mirror.
     pub fn new(source: Source) -> Self {
         Self {
             source,
@@ -125,14 +125,14 @@ impl Mirror {
         }
     }
 
-    /// The source says everything anew.
+    /// The source starts to report everything again.
     pub fn begin(&mut self) {
         self.round += 1;
-        // What the last round left is not known to be gone.
+        // Values that the previous round left over are not known to be gone.
         self.walks.retain(|walk| !matches!(walk.through, Through::Sweep(_)));
     }
 
-    /// The source has said everything: what it has not said since [`Mirror::begin`] goes.
+    /// The source has reported everything: what it has not reported since [`Mirror::begin`] is removed.
     pub fn end(&mut self) {
         let round = self.round;
         let gone = self.objects.extract_if(|_, held| held.round != round);
@@ -144,7 +144,7 @@ impl Mirror {
         self.walk(Through::Sweep(round));
     }
 
-    /// Takes in what the source says.
+    /// Takes in a report.
     pub fn take(&mut self, message: Message) {
         match message {
             Message::Route { route, position } => self.insert(route, position),
@@ -160,19 +160,19 @@ impl Mirror {
         }
     }
 
-    /// Interfaces came, went, or serve for something else now.
+    /// Interfaces appeared, disappeared, or serve another purpose now.
     pub fn interfaces_changed(&mut self, ifindexes: HashSet<u32>) {
         if !ifindexes.is_empty() {
             self.walk(Through::Interfaces(ifindexes));
         }
     }
 
-    /// All routes need another look.
+    /// Marks all routes for another look.
     pub fn look_again(&mut self) {
         self.walk(Through::All);
     }
 
-    /// These keys need another look.
+    /// Marks these keys for another look.
     pub fn look_again_at(&mut self, keys: impl IntoIterator<Item = Key>) {
         self.dirty.extend(keys);
     }
@@ -208,13 +208,13 @@ impl Mirror {
         some
     }
 
-    /// Nothing is to be made of what was said so far.
+    /// Forgets which keys need another look.
     pub fn forget_changes(&mut self) {
         self.dirty.clear();
         self.walks.clear();
     }
 
-    /// All keys that have routes, from behind `after` on.
+    /// All keys that have routes, after `after`.
     pub fn keys_after(&self, after: Option<Key>) -> impl Iterator<Item = Key> + '_ {
         let labels = match after {
             None => Some(Bound::Unbounded),
@@ -234,8 +234,8 @@ impl Mirror {
             .chain(prefixes.map(|(&(table, prefix), _)| Key::Prefix(table, prefix)))
     }
 
-    /// The route that counts of `key`: of a prefix, the first with the lowest metric. Whether others are only for some of its
-    /// packets.
+    /// The best route of `key`: for a prefix, the first with the lowest metric. Also whether others apply only to some
+    /// of its packets.
     pub fn route(&self, key: Key) -> Option<(&Route, bool)> {
         match key {
             Key::Label(label) => self.labels.get(&label).map(|held| (&held.value, false)),
@@ -247,7 +247,7 @@ impl Mirror {
         }
     }
 
-    /// What a nexthop object is.
+    /// The target of a nexthop object.
     pub fn object(&self, id: u32) -> Option<&ObjectTo> {
         self.objects.get(&id).map(|held| &held.value)
     }
@@ -280,7 +280,8 @@ impl Mirror {
                 let first = routes.partition_point(|held| order(&held.value) < order(&route));
                 let end = routes.partition_point(|held| order(&held.value) <= order(&route));
                 let held = routes.get(first..end).unwrap_or_default();
-                // IPv6 routes of one metric are one route with several paths. What is said again stays in its place.
+                // IPv6 routes with the same metric are one route with several paths. A path that is reported again
+                // keeps its position.
                 let same = held.iter().position(|held| held.value == route);
                 if position == Position::Last
                     && let Some(index) = same
@@ -345,7 +346,7 @@ impl Mirror {
                 let Some(index) = exact.or_else(|| candidates().next()).map(|(index, _)| index) else {
                     return;
                 };
-                // The kernel takes single paths out of IPv6 routes. Zebra names a route, whatever paths it adds.
+                // The kernel removes single paths of IPv6 routes. Zebra names a whole route, whatever paths it lists.
                 let is_partial = self.source == Source::Kernel && matches!(prefix.prefix, IpNet::V6(_));
                 let left = routes.get_mut(index).filter(|_| is_partial).and_then(|held| {
                     let left = without_paths(&held.value, gone)?;
@@ -384,7 +385,7 @@ impl Mirror {
         self.object_changed(id);
     }
 
-    /// A former version of the object `id` was a group of these members, and need not be any more.
+    /// An earlier version of the object `id` was a group of these members, which may have left it.
     fn leave_groups(&mut self, id: u32, before: &ObjectTo) {
         let ObjectTo::Group(members) = before else { return };
         let still = |member: &u32| match self.objects.get(&id).map(|held| &held.value) {
@@ -406,7 +407,7 @@ impl Mirror {
         }
     }
 
-    /// The routes that use the object need another look, also through groups.
+    /// The routes that use the object, directly or through groups, need another look.
     fn object_changed(&mut self, id: u32) {
         let groups: Vec<u32> = self.groups.get(&id).into_iter().flatten().copied().collect();
         for id in std::iter::once(id).chain(groups) {
@@ -434,7 +435,7 @@ impl Mirror {
         }
     }
 
-    /// The route of `key` uses the object `now`, and not `before`.
+    /// Notes that the route of `key` uses the object `now` instead of `before`.
     fn follow_users(&mut self, key: Key, before: Option<u32>, now: Option<u32>) {
         if before == now {
             return;
@@ -452,8 +453,8 @@ impl Mirror {
         }
     }
 
-    /// Begins a walk, unless one like it has yet to begin. Users of an object go first: there are few, and their packets go the
-    /// wrong way until then.
+    /// Begins a walk, unless an equal one is still to begin. Users of an object go first: they are few, and their
+    /// packets go the wrong way until then.
     fn walk(&mut self, through: Through) {
         let mut to_begin = self.walks.iter_mut().filter(|walk| walk.after.is_none());
         let is_there = to_begin.any(|walk| match (&mut walk.through, &through) {
@@ -551,7 +552,7 @@ fn is_selective(route: &Route) -> bool {
     matches!(route.destination, Destination::Prefix(prefix) if prefix.selective)
 }
 
-/// What is left of `route` once the paths of `gone` are taken out; `None`: nothing.
+/// The rest of `route` without the paths of `gone`; `None` if nothing is left.
 fn without_paths(route: &Route, gone: &Route) -> Option<Route> {
     let (To::Paths(held), To::Paths(gone)) = (&route.to, &gone.to) else {
         return None;
@@ -668,7 +669,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a source says, each key needs another look whose route has another meaning than before.
+        /// Whatever a source reports, every key whose route has changed its meaning needs another look.
         #[test]
         fn every_change_of_a_meaning_is_noticed(rounds in vec(vec(messages(), 0..8), 1..8), replays in vec(any::<bool>(), 8)) {
             let mut mirror = Mirror::new(Source::Kernel);
@@ -692,13 +693,13 @@ mod tests {
             }
         }
 
-        /// A source that says everything again leaves what it says, and nothing else.
+        /// If a source reports everything again, what it reports remains, and nothing else.
         #[test]
         fn after_a_replay_there_is_what_was_said(before in vec(messages(), 0..20), again in vec(messages(), 0..20)) {
             let mut mirror = Mirror::new(Source::Kernel);
             before.into_iter().for_each(|message| mirror.take(message));
             let mut fresh = Mirror::new(Source::Kernel);
-            // What is said once is not taken back in the same breath.
+            // Something reported in a replay is not withdrawn in the same replay.
             let again: Vec<Message> =
                 again.into_iter().filter(|message| matches!(message, Message::Route { .. } | Message::Object(_))).collect();
             mirror.begin();

@@ -1,5 +1,5 @@
-//! Sources of routes beside the control socket: each sends netlink messages, and a [`Mirror`] makes
-//! routes of them. Pure.
+//! Sources of routes other than the control socket: each sends netlink messages, and a [`Mirror`] turns them into
+//! routes. Pure.
 
 pub mod fpm;
 pub mod mirror;

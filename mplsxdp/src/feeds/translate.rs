@@ -1,7 +1,7 @@
-//! The route that the switch installs for what a source has said.
+//! The route that the switch installs for a route that a source reports.
 //!
-//! What XDP cannot do is left to the kernel, which has the same routes, by a route that says why
-//! ([`Action::Pass`]). IP routes without labels are the kernel's anyway.
+//! What XDP cannot do is left to the kernel, which has the same routes; the installed route then says why
+//! ([`Action::Pass`]). IP routes without labels are always the kernel's.
 
 use std::fmt::Display;
 use std::num::NonZeroU8;
@@ -28,7 +28,7 @@ pub struct Interface {
     pub kind: InterfaceKind,
 }
 
-/// What an interface is to a route.
+/// The role of an interface for a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InterfaceKind {
     Port,
@@ -77,7 +77,7 @@ impl From<Rule> for Reason {
 }
 
 impl Mirror {
-    /// The route for `key`, whose name in the RIB is `route_key`. `None`: there is to be none.
+    /// The route for `key`, under the name `route_key` of the RIB. `None` if there should be none.
     pub fn wanted(&self, key: Key, route_key: RouteKey, interfaces: &impl Interfaces) -> Option<Route> {
         let (route, is_selective) = self.route(key)?;
         let attributes = Attributes {
@@ -93,12 +93,12 @@ impl Mirror {
         let paths = match (self.paths(&route.to), key) {
             (Ok(paths), _) => paths,
             (Err(reason), Key::Label(_)) => return left_to_kernel(route_key, &reason, attributes),
-            // An object that is missing says nothing about labels.
+            // A missing object does not say whether there are labels.
             (Err(_), Key::Prefix(..)) => return None,
         };
         let made = match key {
             Key::Label(_) => label_route(route, &paths, route_key, interfaces),
-            // The kernel's own, as it is without labels.
+            // The kernel handles it, as it has no labels.
             Key::Prefix(..) if paths.iter().all(|path| !imposes(path)) => return None,
             Key::Prefix(..) if is_selective => Err(Reason::Selective),
             Key::Prefix(..) => prefix_route(&paths, route_key, interfaces),
@@ -133,7 +133,7 @@ impl Mirror {
     }
 }
 
-/// The route by which the kernel forwards what `key` is for. `None`: there cannot be a route of this key.
+/// A route that leaves the packets of `key` to the kernel. `None` if a route cannot have this key.
 pub fn left_to_kernel(key: RouteKey, reason: &impl Display, attributes: Attributes) -> Option<Route> {
     let action = Action::Pass(PassReason::new(&reason.to_string()));
     let route = Route::new(key, action, None, TtlPropagate::Default).ok()?;
@@ -150,7 +150,7 @@ fn label_route(
     key: RouteKey,
     interfaces: &impl Interfaces,
 ) -> Result<Route, Reason> {
-    // The kernel heeds RTA_TTL_PROPAGATE when it pops, and not when it swaps or pushes.
+    // The kernel uses RTA_TTL_PROPAGATE when it pops, but not when it swaps or pushes.
     let pops = |path: &rtnl::Path| matches!(&path.labels, Labels::Out(stack) if stack.is_empty());
     let ttl = match route.ttl_propagate {
         None => TtlPropagate::Default,
@@ -165,7 +165,7 @@ fn label_route(
     {
         let interface = interfaces.find(path.ifindex).ok_or(Reason::NoInterface(path.ifindex))?;
         match interface.kind {
-            // The kernel looks at what is below the label as what arrived there.
+            // The kernel treats the payload as if it had arrived on that interface.
             InterfaceKind::Loopback => return Ok(Route::new(key, Action::LocalPass, None, ttl)?),
             InterfaceKind::Vrf => return Err(Reason::Vrf(interface.name)),
             InterfaceKind::Port | InterfaceKind::Other => return Err(Reason::NoNextHop),
@@ -206,7 +206,7 @@ fn prefix_route(paths: &[rtnl::Path], key: RouteKey, interfaces: &impl Interface
     Ok(Route::with_paths(key, weighed(made, paths)?, ttl_propagate)?)
 }
 
-/// The paths with weights of at most [`MAX_WEIGHT`], in the same proportions. Paths that are the same are one.
+/// The paths with weights scaled to at most [`MAX_WEIGHT`], in the same proportions. Equal paths are merged.
 fn weighed(made: impl Iterator<Item = Result<Path, Reason>>, said: &[rtnl::Path]) -> Result<Vec<Path>, Reason> {
     let mut paths: Vec<(Path, u64)> = Vec::with_capacity(said.len());
     for (path, said) in made.zip(said) {

@@ -10,7 +10,7 @@ use super::{Event, InterfaceAddress};
 /// The addresses that the kernel reported.
 #[derive(Default, Debug)]
 pub struct Addresses {
-    /// With the number of the resync that last reported each.
+    /// Each address with the number of the resync that last reported it.
     addresses: BTreeMap<InterfaceAddress, u64>,
     round: u64,
 }
@@ -49,9 +49,9 @@ impl Addresses {
         addresses.filter(move |own| is_reachable(*own) && own.is_ipv4() == address.is_ipv4())
     }
 
-    /// The address to answer `remote` from, for a packet that arrived on interface `ifindex`: one of the interface, else of an
-    /// interface that is `beside` it (in the same VRF), else any address of this machine that others can reach. If there are
-    /// several, the one whose network contains `remote`.
+    /// The address to answer `remote` from, for a packet that arrived on interface `ifindex`: one of the interface,
+    /// else of an interface that is `beside` it (in the same VRF), else any address of this machine that others can
+    /// reach. If there are several, the one whose network contains `remote`.
     pub fn source(&self, ifindex: u32, remote: IpAddr, beside: impl Fn(u32) -> bool) -> Option<IpAddr> {
         let usable = |address: &&InterfaceAddress| {
             let ip = address.address.addr();
@@ -75,8 +75,8 @@ impl Addresses {
         networks.map(|own| own.ifindex)
     }
 
-    /// Whether `address` is the broadcast address of one of this machine's networks, on an interface for which `choose` is
-    /// true. Networks of one or two addresses have none (RFC 3021).
+    /// Whether `address` is the broadcast address of one of this machine's networks, on an interface for which `choose`
+    /// is true. Networks of one or two addresses have none (RFC 3021).
     pub fn is_broadcast(&self, address: IpAddr, choose: impl Fn(u32) -> bool) -> bool {
         self.addresses.keys().any(|own| match own.address {
             IpNet::V4(net) => net.prefix_len() <= 30 && address == net.broadcast() && choose(own.ifindex),

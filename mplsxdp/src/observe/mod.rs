@@ -1,5 +1,5 @@
-//! What a switch reports of its counters. They are read by handles of their own, on another thread than the one that repairs
-//! links: the switch says which counters it means, and what they were when they began to count.
+//! Reports of a switch's counters. They are read by separate handles, on another thread than the one that repairs
+//! links: the switch says which counters are needed, and their values when they began to count.
 
 pub mod reasons;
 pub mod routes;

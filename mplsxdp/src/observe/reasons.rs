@@ -1,4 +1,4 @@
-//! What ports did not forward, by reasons.
+//! The frames that ports did not forward, by reason.
 
 use std::fmt::Display;
 
@@ -9,7 +9,8 @@ use mplsxdp_common::abi::{
 use super::unreadable;
 use crate::control::api::ReasonCounter;
 
-/// The counters of one port: those that have counted, or `all`. `read` returns those of so many slots from one on.
+/// The counters of one port: those above zero, or `all`. `read` returns those of a number of slots, from a first one
+/// on.
 pub fn of_port<E: Display>(
     port: u16,
     name: &str,
@@ -23,7 +24,7 @@ pub fn of_port<E: Display>(
     let at = |slot: u32| slots.get(slot as usize).copied().unwrap_or_default();
     let reasons = Reason::ALL.iter().map(|&reason| {
         let counter = at(reason.slot());
-        // Frames that are not punted have no such slots: other counters would be there.
+        // Frames that are not punted have no such slots; other counters would be in their place.
         let lost = |loss: Loss| match reason.is_punted() {
             true => at(loss.slot(reason)).packets,
             false => 0,

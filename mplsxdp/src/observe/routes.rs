@@ -1,4 +1,4 @@
-//! Routes with what they have counted.
+//! Routes with their counters.
 
 use std::fmt::Display;
 
@@ -10,10 +10,10 @@ use crate::lfib::counters::CountedAt;
 
 /// How many slots are read at a time at most.
 const BATCH: u32 = 4096;
-/// Slots between two that are wanted cost less than another call of the kernel.
+/// Reading up to this many unwanted slots costs less than another system call.
 const GAP: u32 = 32;
 
-/// Puts its counter to each route that has one. `read` returns those of so many slots from one on.
+/// Adds its counter to each route that has one. `read` returns those of a number of slots, from a first one on.
 pub fn add_counters<E: Display>(
     routes: &mut [api::InstalledRoute],
     places: &[Option<CountedAt>],
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Each route has the figure of its slot, however the slots lie; and neighbours are read together.
+        /// Each route has the value of its slot, wherever the slots lie, and neighbours are read together.
         #[test]
         fn each_route_has_what_its_slot_counted(
             slots in prop::collection::vec(prop::option::weighted(0.9, 1_u32..20_000), 0..60),

@@ -8,7 +8,7 @@ use super::{reasons, unreadable};
 use crate::control::api;
 use crate::lfib::counters::Total;
 
-/// The reasons of these ports, by number and name: those that have counted, or `all`.
+/// The reasons of these ports, by number and name: those above zero, or `all`.
 pub fn reasons<E: Display>(
     ports: &[(u16, String)],
     all: bool,
@@ -22,7 +22,7 @@ pub fn reasons<E: Display>(
     reasons
 }
 
-/// What all routes have forwarded, those that are gone included.
+/// The frames that all routes have forwarded, including deleted routes.
 pub fn forwarded<E: Display>(total: &Total, read: impl FnMut(u32, u32) -> Result<Vec<Counter>, E>) -> api::Counter {
     let forwarded = total.finish(read).unwrap_or_else(unreadable);
     api::Counter {

@@ -1,14 +1,14 @@
-//! A route as somebody describes it who wants it deleted.
+//! The description of a route that a client wants deleted.
 
 use mplsxdp_common::abi::TtlPropagate;
 
 use super::{Action, NextHop, Path, Protocol, Route, RouteKey};
 
-/// A label or prefix, and what must be true of its route. What is not said is not asked.
+/// A label or prefix, and what must be true of its route. Properties that are not given do not matter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Description {
     pub key: RouteKey,
-    /// `None`: whatever the route is. Boxed, as a million keys may be given.
+    /// `None` if any route will do. Boxed, because a million keys may be given.
     more: Option<Box<More>>,
 }
 
@@ -26,7 +26,7 @@ impl From<RouteKey> for Description {
 }
 
 impl Description {
-    /// `route` is what the route does; the protocol and the metric count apart from it.
+    /// `route` is what the route does; the protocol and the metric are given separately.
     pub fn new(key: RouteKey, route: Option<Route>, protocol: Option<Protocol>, metric: Option<u32>) -> Self {
         let says_more = route.is_some() || protocol.is_some() || metric.is_some();
         let more = says_more.then(|| {
@@ -39,7 +39,7 @@ impl Description {
         Self { key, more }
     }
 
-    /// Whether it says no more than the key.
+    /// Whether only the key is given.
     pub fn is_key(&self) -> bool {
         self.more.is_none()
     }
@@ -57,7 +57,8 @@ impl Description {
         self.more.as_ref()?.metric
     }
 
-    /// Whether `found` may be meant: the route of the same key, with the interfaces that were found for its next hops.
+    /// Whether the description fits `found`: the route of the same key, with the interfaces that were found for its
+    /// next hops.
     pub fn fits(&self, found: &Route) -> bool {
         let attributes = found.attributes();
         self.protocol().is_none_or(|protocol| protocol == attributes.protocol)
@@ -66,13 +67,13 @@ impl Description {
     }
 }
 
-/// Whether each path that is said is another one of those that are there.
+/// Whether each given path matches a different path of the route.
 fn agrees(said: &Route, found: &Route) -> bool {
     let ttl = said.ttl_propagate() == TtlPropagate::Default || said.ttl_propagate() == found.ttl_propagate();
     let mut left: Vec<&Path> = found.paths().iter().collect();
     let only = left.len() == 1;
     let mut paths: Vec<&Path> = said.paths().iter().collect();
-    // Those that say most find theirs first.
+    // The most specific ones choose first.
     paths.sort_by_key(|path| path.next_hops().filter(|next_hop| next_hop.dev.is_none()).count());
     let mut is_there = |said: &Path| {
         let place = left.iter().position(|path| path_agrees(said, path, only));
@@ -81,7 +82,7 @@ fn agrees(said: &Route, found: &Route) -> bool {
     ttl && said.paths().len() == found.paths().len() && paths.into_iter().all(&mut is_there)
 }
 
-/// No `dev` is any `dev`, and of an only path no `as` is any.
+/// No `dev` matches any `dev`; if there is only one path, no `as` matches any `as`.
 fn path_agrees(said: &Path, found: &Path, only: bool) -> bool {
     let action = match (&said.action, &found.action) {
         (Action::Pass(_), Action::Pass(_)) => true,

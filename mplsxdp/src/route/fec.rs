@@ -1,10 +1,10 @@
-//! What a prefix route is for: an address prefix, and the ports at which it counts.
+//! What a prefix route is for: an address prefix, and the ports at which it applies.
 
 use std::fmt;
 
 use ipnet::IpNet;
 
-/// A routing table of the kernel's, by its number. Each VRF has one.
+/// A routing table of the kernel, by number. Each VRF has one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RoutingTable(pub u32);
 
@@ -12,23 +12,23 @@ impl RoutingTable {
     /// The table of ports outside of VRFs (RT_TABLE_MAIN of linux/rtnetlink.h).
     pub const MAIN: Self = Self(254);
 
-    /// Those that the kernel names.
+    /// The tables that the kernel names.
     const NAMES: [(Self, &str); 3] = [(Self(253), "default"), (Self::MAIN, "main"), (Self(255), "local")];
 
-    /// The name that everybody knows, if there is one.
+    /// The table's standard name, if it has one.
     pub fn name(self) -> Option<&'static str> {
         let mut names = Self::NAMES.into_iter();
         names.find(|&(table, _)| table == self).map(|(_, name)| name)
     }
 
-    /// The table that everybody knows by this name.
+    /// The table with this standard name.
     pub fn named(text: &str) -> Option<Self> {
         let mut names = Self::NAMES.into_iter();
         names.find(|&(_, name)| name == text).map(|(table, _)| table)
     }
 }
 
-/// The name that everybody knows, else the number.
+/// The standard name, or else the number.
 impl fmt::Display for RoutingTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
@@ -38,13 +38,13 @@ impl fmt::Display for RoutingTable {
     }
 }
 
-/// A forwarding equivalence class (RFC 3031 section 3.1): packets to a prefix, at all ports or at those of one routing table. Those
-/// of a prefix are in the order of their tables, and first comes the one without a table.
+/// A forwarding equivalence class (RFC 3031 section 3.1): packets to a prefix, at all ports or at those of one routing
+/// table. FECs of one prefix are ordered by table; the one without a table comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Fec {
     pub prefix: IpNet,
-    /// Only ports whose VRF has this table, or that are in no VRF if it is [`RoutingTable::MAIN`]; `None`: all ports. At a port
-    /// whose table has a route for a prefix, the one without a table does not count.
+    /// Only ports whose VRF has this table or, for [`RoutingTable::MAIN`], ports outside of VRFs; `None`: all ports. If
+    /// a port's table has a route for a prefix, the route without a table does not apply there.
     pub table: Option<RoutingTable>,
 }
 

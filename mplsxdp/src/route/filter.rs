@@ -1,4 +1,4 @@
-//! Which routes are meant, by a client that lists or deletes some.
+//! Selects the routes that a client lists or deletes.
 
 use std::fmt;
 use std::ops::Bound;
@@ -9,23 +9,23 @@ use mplsxdp_common::wire::Label;
 
 use super::{Fec, Protocol, RouteKey, RoutingTable, Source, Via};
 
-/// Which routes are meant: those of which all of it is true.
+/// Selects routes: all conditions must hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RouteFilter {
     pub keys: KeyFilter,
-    /// Prefixes of this table alone.
+    /// Only prefixes of this table.
     pub table: Option<RoutingTable>,
     pub protocol: Option<Protocol>,
-    /// One of the next hops is this one, backups aside.
+    /// One of the next hops is this one; backups do not count.
     pub via: Option<Via>,
-    /// One of the next hops is reached by this interface, backups aside; `lo`: it pops to this box.
+    /// One of the next hops is reached by this interface (backups do not count); `lo`: the route pops to this router.
     pub dev: Option<Arc<str>>,
     pub owner: Option<Source>,
-    /// Those that stand by, too, as another source's route for their key is preferred.
+    /// Also standby routes: another source's route for their key is preferred.
     pub standby: bool,
 }
 
-/// As a selector of `route show`.
+/// Written as selectors of `route show`.
 impl fmt::Display for RouteFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.keys.fmt(f)?;
@@ -45,7 +45,7 @@ impl fmt::Display for RouteFilter {
     }
 }
 
-/// Which labels and prefixes are meant.
+/// Selects labels and prefixes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum KeyFilter {
     #[default]
@@ -54,11 +54,11 @@ pub enum KeyFilter {
     V4Prefixes,
     V6Prefixes,
     Label(Label),
-    /// This prefix, in whatever table.
+    /// This prefix, in any table.
     Prefix(IpNet),
-    /// This prefix, and those that are parts of it.
+    /// This prefix and its more specific ones.
     Within(IpNet),
-    /// This prefix, and those that it is a part of.
+    /// This prefix and those that cover it.
     Covering(IpNet),
 }
 
@@ -117,18 +117,18 @@ impl KeyFilter {
 }
 
 impl RouteFilter {
-    /// Whether it is one label or prefix, of any table.
+    /// Whether it selects a single label or prefix, of any table.
     pub fn is_narrow(&self) -> bool {
         matches!(self.keys, KeyFilter::Label(_) | KeyFilter::Prefix(_))
     }
 
-    /// Whether a route of this key may be meant.
+    /// Whether a route of this key can be selected.
     pub fn selects(&self, key: RouteKey) -> bool {
         self.keys.selects(key) && (self.table.is_none() || self.table == key.table())
     }
 }
 
-/// This label, or this prefix in whatever table.
+/// Selects this label, or this prefix in any table.
 impl From<RouteKey> for KeyFilter {
     fn from(key: RouteKey) -> Self {
         match key {

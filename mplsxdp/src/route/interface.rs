@@ -1,4 +1,4 @@
-//! Names of interfaces, as Linux takes them.
+//! Names of interfaces, as Linux accepts them.
 
 /// Why a text is not the name of an interface.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -9,8 +9,8 @@ pub enum InvalidInterface {
     NotNew(Box<str>),
 }
 
-/// What Linux takes as the name of an interface (dev_valid_name), or that with one or two VLAN identifiers: the error says why it
-/// is none.
+/// Checks what Linux accepts as the name of an interface (dev_valid_name), optionally with one or two VLAN identifiers.
+/// The error says what is wrong.
 pub fn check_interface(name: &str) -> Result<(), InvalidInterface> {
     let without_vid = |name| str::rsplit_once(name, '.').filter(|(_, vid)| vid.parse::<u16>().is_ok());
     let parent = without_vid(name).map(|(parent, _)| parent);
@@ -27,7 +27,7 @@ pub fn check_interface(name: &str) -> Result<(), InvalidInterface> {
 }
 
 fn is_interface(name: &str) -> bool {
-    // As the kernel's isspace() has it, which goes by bytes, as of Latin-1.
+    // Like the kernel's isspace(), which treats bytes as Latin-1.
     let is_space = |byte| matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0);
     !matches!(name, "" | "." | "..")
         && name.len() < libc::IFNAMSIZ
@@ -36,7 +36,7 @@ fn is_interface(name: &str) -> bool {
             .any(|byte| matches!(byte, 0 | b'/' | b':') || is_space(byte))
 }
 
-/// What Linux takes as the name of a new interface (dev_alloc_name): it would fill in a number for `%d`.
+/// Checks what Linux accepts as the name of a new interface (dev_alloc_name): it would fill in a number for `%d`.
 pub fn check_new_interface(name: &str) -> Result<(), InvalidInterface> {
     if !is_interface(name) {
         return Err(InvalidInterface::NotAName(name.into()));
@@ -56,7 +56,7 @@ mod tests {
         for name in ["eth1", "a\u{2003}", "a\u{85}", "\u{e9}th0", "fifteen-is-fine"] {
             assert_eq!(check_interface(name), Ok(()), "{name:?}");
         }
-        // The byte 0xa0 is in some letters, too.
+        // The byte 0xa0 is also part of some letters.
         for name in [
             "",
             ".",

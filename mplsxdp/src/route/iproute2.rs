@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::line::unsigned;
 
-/// Where iproute2 keeps its files, those that win last.
+/// The directories of iproute2's files; later ones take precedence.
 const DIRECTORIES: [&str; 2] = ["/usr/share/iproute2", "/etc/iproute2"];
 
 /// Numbers with their names.
@@ -12,8 +12,8 @@ const DIRECTORIES: [&str; 2] = ["/usr/share/iproute2", "/etc/iproute2"];
 pub struct Names(Vec<(u32, String)>);
 
 impl Names {
-    /// Reads the files of this name, such as `rt_protos`, and those in the directories of this name with `.d`. Files that are not
-    /// there, or cannot be read, have no names.
+    /// Reads the files of this name, such as `rt_protos`, and those in the directories of this name with `.d`. Missing
+    /// or unreadable files count as empty.
     pub fn read(file: &str) -> Self {
         let directories = DIRECTORIES.into_iter().map(Path::new);
         let texts = directories.flat_map(|directory| texts(directory, file));
@@ -29,7 +29,7 @@ impl Names {
         Self(text.lines().filter_map(entry).collect())
     }
 
-    /// The number of this name; of several, the one that was given last.
+    /// The number of this name; if there are several, the one given last.
     pub fn number(&self, name: &str) -> Option<u32> {
         let mut found = self.0.iter().rev().filter(|(_, other)| other == name);
         found.next().map(|(number, _)| *number)

@@ -1,5 +1,6 @@
-//! Route lines: iproute2's grammar, as people type it and as `ip -M route` and `ip route` print it. A line in, a route or an
-//! error that points at words out. What the words may say is checked where all routes are ([`check`]); this knows the words.
+//! Route lines: iproute2's grammar, as people type it and as `ip -M route` and `ip route` print it. Parses a line into
+//! a route, or an error that points at words. The rules that apply to all routes are in [`check`]; this module only
+//! knows the words.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -15,7 +16,7 @@ use super::{
     UnknownProtocol, Via, check, interface, protocols, tables,
 };
 
-/// What a line is about where it does not say so itself (`-f`, `-M`, `-4`, `-6`).
+/// The address family of a line that does not name it (`-f`, `-M`, `-4`, `-6`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Family {
     /// Labels and prefixes of both IP versions.
@@ -29,11 +30,11 @@ pub enum Family {
 /// The routing table of the VRF with this name, or why there is none.
 pub type FindVrf<'a> = &'a mut dyn FnMut(&str) -> Result<RoutingTable, String>;
 
-/// How a line is to be read.
+/// How to read a line.
 #[derive(Default)]
 pub struct Context<'a> {
     pub family: Family,
-    /// `None` where nobody can be asked about VRFs.
+    /// `None` if VRFs cannot be looked up.
     pub find_vrf: Option<FindVrf<'a>>,
 }
 
@@ -44,7 +45,7 @@ impl From<Family> for Context<'_> {
     }
 }
 
-/// What is wrong with a line, and where: a range of bytes, empty at the end of a line that ends too early.
+/// What is wrong with a line, and where: a range of bytes, empty at the end of an incomplete line.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct GrammarError {
@@ -55,14 +56,14 @@ pub struct GrammarError {
 /// Why a line is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Reason {
-    /// What it says breaks a rule of routes.
+    /// It breaks a rule of routes.
     #[error(transparent)]
     Rule(#[from] Rule),
     #[error(transparent)]
     Interface(#[from] interface::InvalidInterface),
     #[error(transparent)]
     Protocol(#[from] UnknownProtocol),
-    /// Its words are not those of a route: a sentence that says what would be.
+    /// The words are not those of a route: a sentence that says what is expected.
     #[error("{0}")]
     Words(String),
 }
@@ -80,12 +81,12 @@ impl From<&str> for Reason {
 }
 
 impl GrammarError {
-    /// Where it is, counted in characters from 1.
+    /// The column of the error, counted in characters from 1.
     pub fn column(&self, line: &str) -> usize {
         line.get(..self.at.start).map_or(1, |before| before.chars().count() + 1)
     }
 
-    /// The line, and below it marks under the words in question.
+    /// The line, and below it marks under the faulty words.
     pub fn point_out(&self, line: &str) -> String {
         let marked = line
             .get(self.at.clone())
@@ -105,11 +106,11 @@ pub fn route<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Route, G
     checked.map_err(|error| parser.locate(&line, error))
 }
 
-/// What `route show` and `route flush` choose by.
+/// The selectors of `route show` and `route flush`.
 pub const SELECTORS: &str = "the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `table TABLE`, `vrf VRF`, `proto PROTO`, \
      `via ADDRESS` and `dev IFACE`";
 
-/// Only what a route is for, as `route get` takes it.
+/// Only a label or prefix, as `route get` takes it.
 pub fn key<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<RouteKey, GrammarError> {
     let mut parser = Parser::new(line, context.into());
     let (mut key, key_word) = parser.key()?;
@@ -131,7 +132,7 @@ pub fn key<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<RouteKey, 
     })
 }
 
-/// What is to be deleted, and what the line says of it beyond its label or prefix.
+/// The route to delete: its label or prefix, and whatever else the line says about it.
 pub fn deletion<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Description, GrammarError> {
     let mut parser = Parser::new(line, context.into());
     let line = parser.line()?;
@@ -142,7 +143,7 @@ pub fn deletion<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Descr
     described.map_err(|error| parser.locate(&line, error))
 }
 
-/// Which routes are meant, as `route show` and `route flush` take it; `None` if the line says nothing.
+/// The selection of routes, as `route show` and `route flush` take it; `None` for an empty line.
 pub fn selection<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Option<RouteFilter>, GrammarError> {
     Parser::new(line, context.into()).selection()
 }
@@ -150,13 +151,14 @@ pub fn selection<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Opti
 struct Parser<'a, 'c> {
     line: &'a str,
     words: Words<'a>,
-    /// The word that was read last.
+    /// The last word that was read.
     last: &'a str,
     family: Family,
     find_vrf: Option<FindVrf<'c>>,
 }
 
-/// The words of a line. Those that `ip -oneline` has joined to one have a backslash where a line ended, behind a word or by itself.
+/// The words of a line. Lines joined by `ip -oneline` have a backslash at each former line end, after a word or by
+/// itself.
 #[derive(Clone)]
 struct Words<'a>(std::str::SplitAsciiWhitespace<'a>);
 
@@ -172,16 +174,16 @@ impl<'a> Iterator for Words<'a> {
 /// A value, and the word that it came from.
 type Given<'a, T> = Option<(T, &'a str)>;
 
-/// What a whole line says, unchecked, and where it says it.
+/// The contents of a whole line, unchecked, and where each part stands.
 struct Line<'a> {
     key_word: &'a str,
     /// Its `nexthops` are filled in at the end of the line.
     given: wire::Route,
-    /// Of the route as a whole, and of its next hop if that does not stand after a `nexthop`.
+    /// The places of the route's own fields, and of its next hop's if that does not follow a `nexthop`.
     spans: Spans,
     several: Vec<NextHopWords<'a>>,
     onlink: Option<&'a str>,
-    /// The kernel's next-hop object that the line names.
+    /// The kernel's nexthop object that the line names.
     nhid: Given<'a, &'a str>,
 }
 
@@ -193,7 +195,7 @@ struct NextHopWords<'a> {
     onlink: Option<&'a str>,
 }
 
-/// Where fields stand: from their keyword to the end of their value.
+/// Where each field stands: from its keyword to the end of its value.
 #[derive(Default)]
 struct Spans(Vec<(Field, Range<usize>)>);
 
@@ -209,7 +211,7 @@ impl Spans {
 }
 
 impl Line<'_> {
-    /// Whether it says more than which label or prefix, table, protocol and metric.
+    /// Whether it says more than the label or prefix, table, protocol and metric.
     fn says_what_it_does(&self) -> bool {
         let beside = |field: &Field| !matches!(field, Field::Table | Field::Protocol | Field::Metric);
         !self.several.is_empty() || self.onlink.is_some() || self.spans.0.iter().any(|(field, _)| beside(field))
@@ -248,7 +250,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             onlink: None,
             nhid: None,
         };
-        // What is said before the first `nexthop` is of the route itself.
+        // Fields before the first `nexthop` belong to the route itself.
         let mut by_itself = wire::Path::default();
         while let Some(word) = self.next() {
             if word.starts_with('#') && by_itself.action == Some(RouteAction::Pass) && line.several.is_empty() {
@@ -265,7 +267,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             }
             self.said_beside(word)?;
         }
-        // As with `ip`, what the default is of is that of its next hop, if nobody says.
+        // Like `ip`: the family of `default` is that of its next hop, unless the line names it.
         let first = line.several.first().map_or(&by_itself, |first| &first.given);
         let family = first.via.as_ref().map(|via| via.family);
         if self.family == Family::Any && is_default(key_word) && family == Some(ViaFamily::Inet6) {
@@ -298,7 +300,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         Ok(line)
     }
 
-    /// Checks those words of a route that only a line has.
+    /// Checks the words that only lines have.
     fn check_words(&self, line: &Line<'a>) -> Result<(), GrammarError> {
         if let Some((id, word)) = line.nhid
             && line.several.is_empty()
@@ -325,7 +327,8 @@ impl<'a, 'c> Parser<'a, 'c> {
         Ok(())
     }
 
-    /// Where the line says what an error is about. Missing is what it says nowhere: after its `nexthop`, or at the end.
+    /// Finds the place in the line that an error is about. A missing field is placed after its `nexthop`, or at the
+    /// end.
     fn locate(&self, line: &Line<'a>, error: InvalidRoute) -> GrammarError {
         let InvalidRoute { place, rule } = error;
         let Place { next_hop, field } = place;
@@ -345,7 +348,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         GrammarError { at, reason }
     }
 
-    /// Takes in `word`, and what belongs to it, if it is about the route as a whole.
+    /// Takes in `word`, and its values, if it belongs to the route as a whole.
     fn said_of_route(&mut self, word: &'a str, line: &mut Line<'a>) -> Result<bool, GrammarError> {
         match word {
             "nexthop" => line.several.push(NextHopWords {
@@ -380,10 +383,10 @@ impl<'a, 'c> Parser<'a, 'c> {
         Ok(true)
     }
 
-    /// Passes over a word that `ip route` prints and that changes nothing here. Any other word is refused.
+    /// Skips a word that `ip route` prints and that changes nothing here. Refuses any other word.
     fn said_beside(&mut self, word: &'a str) -> Result<(), GrammarError> {
         let (at, reason): (&str, String) = match word {
-            // The kernel's state of a route, and ours.
+            // The state of a route, as the kernel or mplsxdp prints it.
             "dead" | "linkdown" | "unresolved" | "incomplete" | "failed" | "bad_mac" | "no_route" | "not_a_port"
             | "no_arp" | "no_such_dev" | "local" | "redirect-lost" | "standby" | "uncounted" | "pervasive"
             | "notify" | "offload" | "trap" | "offload_failed" | "rt_offload" | "rt_trap" | "rt_offload_failed"
@@ -509,7 +512,7 @@ impl<'a, 'c> Parser<'a, 'c> {
                     let key = self.key_of(key, key_word)?;
                     self.only_key(&mut keys, word, key.into())?;
                 }
-                // `to` may be in front of each of these.
+                // `to` may precede each of these.
                 "to" if matches!(self.words.clone().next(), Some("root" | "match" | "exact")) => {}
                 _ => {
                     let (key, key_word) = self.key_at(word)?;
@@ -562,7 +565,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         protocols::parse(word).map_err(|error| self.error(word, error))
     }
 
-    /// The routing table after `table`, or that of the VRF after `vrf`.
+    /// The routing table named after `table`, or that of the VRF named after `vrf`.
     fn table(&mut self, keyword: &str) -> Result<RoutingTable, GrammarError> {
         if keyword == "vrf" {
             let word = self.value(keyword, "the name of a VRF")?;
@@ -599,7 +602,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         })
     }
 
-    /// Takes in `word`, and what belongs to it, if it is about one next hop.
+    /// Takes in `word`, and its values, if it belongs to one next hop.
     fn said_of_path(
         &mut self,
         word: &'a str,
@@ -705,7 +708,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         }
     }
 
-    /// `key`, which came from `word`, checked.
+    /// Checks `key`, which was read from `word`.
     fn key_of(&self, key: wire::Key, word: &'a str) -> Result<RouteKey, GrammarError> {
         check::key(key).map_err(|InvalidRoute { rule, .. }| self.error(word, rule))
     }
@@ -734,7 +737,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             ));
         }
         let unexpected = || self.error(word, format!("`{word}` is not {expected}"));
-        // A number alone is a label, and never the beginning of an address.
+        // A plain number is a label, never the beginning of an address.
         let is_number = word.starts_with(|first: char| first.is_ascii_digit()) && !word.contains(['.', ':', '/']);
         let key = match self.family {
             Family::Any | Family::Mpls if is_number => wire::Key {
@@ -764,7 +767,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         }
     }
 
-    /// The same of `encap`.
+    /// The same for `encap`.
     fn encap(&mut self) -> Result<(RouteAction, Option<Vec<u32>>), GrammarError> {
         match self.word("`mpls` after `encap`")? {
             "mpls" => {}
@@ -774,7 +777,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         Ok((RouteAction::Push, Some(self.labels(word)?)))
     }
 
-    /// The rest of the line, from `word` on, without the `#` that it begins with: for people.
+    /// The rest of the line, from `word` on, without its leading `#`: a comment for people.
     fn comment(&mut self, word: &'a str) -> Box<str> {
         let start = self.span(word).start;
         for word in self.words.by_ref() {
@@ -798,7 +801,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         }
     }
 
-    /// The address with its family, or by itself.
+    /// The address, with or without its family.
     fn via(&mut self) -> Result<ViaAddress, GrammarError> {
         let word = self.word("a next hop after `via`: `inet ADDRESS`, `inet6 ADDRESS` or `link MAC`")?;
         let (family, address) = match word {
@@ -837,7 +840,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         word.split('/').map(|part| self.label(part, word)).collect()
     }
 
-    /// One label, by number or, where it has one, by name.
+    /// One label, by number or, if it has one, by name.
     fn label(&self, text: &str, word: &'a str) -> Result<u32, GrammarError> {
         match text {
             "explicit-null" | "ipv4-explicit-null" => return Ok(Label::IPV4_EXPLICIT_NULL.get()),
@@ -871,7 +874,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         }
     }
 
-    /// Notes that `field` stands from `word` to the word that was read last, if it did not stand anywhere before.
+    /// Notes that `field` stands from `word` to the last word read. Refuses a field that is given twice.
     fn note(&self, spans: &mut Spans, field: Field, word: &'a str) -> Result<(), GrammarError> {
         if spans.has(field) {
             return Err(self.error(word, format!("`{word}` is given twice")));
@@ -880,13 +883,13 @@ impl<'a, 'c> Parser<'a, 'c> {
         Ok(())
     }
 
-    /// Where `word`, a part of the line, stands.
+    /// The place of `word`, a part of the line.
     fn span(&self, word: &str) -> Range<usize> {
         let start = (word.as_ptr() as usize).saturating_sub(self.line.as_ptr() as usize);
         start..start + word.len()
     }
 
-    /// `word` is a part of the line.
+    /// An error about `word`, a part of the line.
     fn error(&self, word: &str, reason: impl Into<Reason>) -> GrammarError {
         GrammarError {
             at: self.span(word),
@@ -910,7 +913,7 @@ impl<'a, 'c> Parser<'a, 'c> {
     }
 }
 
-/// What is meant by a key that `ip` has printed: it says of all labels that they are in the table main.
+/// The key meant by a line that `ip` printed: it prints that all label routes are in table main.
 fn without_main(key: wire::Key) -> wire::Key {
     let table = key
         .table
@@ -918,7 +921,7 @@ fn without_main(key: wire::Key) -> wire::Key {
     wire::Key { table, ..key }
 }
 
-/// A number without a sign, decimal or, behind 0x, hexadecimal.
+/// A number without a sign, decimal or, after 0x, hexadecimal.
 pub(super) fn unsigned(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
@@ -963,7 +966,7 @@ fn ipv4_prefix(word: &str) -> Option<Ipv4Net> {
     }
 }
 
-/// Of an address of less than four numbers, the others are 0. None of them is octal.
+/// If the address has fewer than four numbers, the others are 0. None is octal.
 fn ipv4_address(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];
     let mut places = octets.iter_mut();
@@ -1110,7 +1113,7 @@ mod tests {
                 "100 nexthop as to 110 via inet6 2001:db8::1 weight 256 nexthop via inet 192.0.2.2 weight 1 \
                  nexthop as implicit-null via inet 192.0.2.2 weight 1",
             ),
-            // One of one: a route as any other.
+            // A single `nexthop`: an ordinary route.
             (
                 "100 nexthop via inet 192.0.2.2 as 200 weight 3",
                 "100 as to 200 via inet 192.0.2.2",
@@ -1177,7 +1180,7 @@ mod tests {
         );
     }
 
-    /// Each line, the words that the error points at, and what it says.
+    /// Each line, the words that the error points at, and its message.
     #[test]
     fn bad_lines() {
         for (line, words, reason) in [
@@ -1575,7 +1578,7 @@ mod tests {
         }
     }
 
-    /// With a VRF `red` of table 1000.
+    /// Reads with a VRF `red` that has table 1000.
     fn read_with_vrfs<T>(line: &str, read: impl FnOnce(&str, Context<'_>) -> T) -> T {
         let mut find = |name: &str| match name {
             "red" => Ok(RoutingTable(1000)),
@@ -1720,7 +1723,7 @@ mod tests {
                 }),
             ),
         ] {
-            // `all` is also about the routes that stand by.
+            // `all` also selects standby routes.
             let standby = line.split(' ').any(|word| word == "all");
             let means = means.map(|means| RouteFilter { standby, ..means });
             assert_eq!(selection(line, family), Ok(means), "{line}");
@@ -1772,7 +1775,7 @@ mod tests {
         }
     }
 
-    /// Lines that FRR has had installed, and others that `ip` takes or prints, word for word.
+    /// Lines that FRR has installed, and others that `ip` accepts or prints, word for word.
     #[test]
     fn lines_of_ip_and_frr() {
         for (line, means) in [
@@ -1807,7 +1810,7 @@ mod tests {
                 "100 as to 110 via inet 10.2.0.2 dev b0 proto static ttl-propogate disabled",
                 "100 as to 110 via inet 10.2.0.2 dev b0 ttl-propagate disabled",
             ),
-            // `ip -oneline -M route` puts its backslash right behind the word.
+            // `ip -oneline -M route` prints its backslash right after the word.
             (
                 "100 proto static ttl-propogate enabled\\\tnexthop as to 200 via inet 10.0.1.2  dev eth1 dead linkdown \\\tnexthop \
                  as to 300 via inet 10.0.2.2  dev eth2 ",
@@ -1886,7 +1889,7 @@ mod tests {
         );
     }
 
-    /// No word is taken and lost: it is kept, says what is so in any case, or is refused.
+    /// No word is accepted and then lost: it is kept, or changes nothing in any case, or is refused.
     #[test]
     fn words_that_mean_something_else_than_a_route_here_has() {
         for (words, at, reason) in [

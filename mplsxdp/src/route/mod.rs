@@ -1,11 +1,11 @@
 //! Routes, whatever their owner and notation.
 //!
 //! * [`model`]: what a route is
-//! * [`check`]: the rules of a route, for whatever one is read from
+//! * [`check`]: the rules that apply to every route, whatever it is read from
 //! * [`line`]: the grammar of iproute2, both ways
 //! * [`wire`]: the JSON form of the control socket, both ways
 //! * [`fec`]: what a prefix route is for
-//! * [`filter`]: which routes are meant
+//! * [`filter`]: selects routes
 //! * [`description`]: what must be true of a route for it to be deleted
 //! * [`interface`]: names of interfaces
 //! * [`protocols`] and [`tables`]: the names of routing protocols and tables on this machine, which [`iproute2`] gives them

@@ -1,4 +1,4 @@
-//! The names of routing protocols: those that everybody knows, and those that iproute2's files on this machine add.
+//! The names of routing protocols: the standard ones, and those that iproute2's files on this machine add.
 
 use std::sync::OnceLock;
 
@@ -11,7 +11,7 @@ pub fn parse(text: &str) -> Result<Protocol, UnknownProtocol> {
     text.parse().or_else(|error| own().map(Protocol).ok_or(error))
 }
 
-/// What people call a protocol here: a name that [`parse`] takes for it, else the number.
+/// The protocol's name for people: one that [`parse`] accepts for it, or else the number.
 pub fn name(protocol: Protocol) -> String {
     let mut own = local().names(protocol.0.into());
     let own = own.find(|name| parse(name).ok() == Some(protocol));
@@ -45,7 +45,7 @@ mod tests {
         }
     }
 
-    /// As FRR's package installs them (rt_protos.d/frr.conf), but for its second `static`.
+    /// As FRR's package installs them (rt_protos.d/frr.conf), except for its second `static`.
     #[test]
     fn names_of_frr_are_known_without_its_package() {
         let names = [

@@ -1,4 +1,4 @@
-//! The names of routing tables: those that the kernel has, and those that iproute2's files on this machine add.
+//! The names of routing tables: the kernel's own, and those that iproute2's files on this machine add.
 
 use std::sync::OnceLock;
 
@@ -12,7 +12,7 @@ pub fn parse(text: &str) -> Option<RoutingTable> {
     known.or_else(|| local().number(text).map(RoutingTable))
 }
 
-/// What people call a table here: a name that [`parse`] takes for it, else the number.
+/// The table's name for people: one that [`parse`] accepts for it, or else the number.
 pub fn name(table: RoutingTable) -> String {
     let mut own = local().names(table.0);
     let own = own.find(|name| parse(name) == Some(table));

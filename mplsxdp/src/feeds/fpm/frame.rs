@@ -17,7 +17,7 @@ pub struct Frame<'a> {
     pub content: &'a [u8],
 }
 
-/// Something else stands where a frame must begin, and nothing says where the next one does.
+/// The bytes where a frame must begin are not a frame header, and nothing says where the next frame begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FramingLost {
     #[error("a frame has version {0}; must be 1")]
@@ -28,7 +28,8 @@ pub enum FramingLost {
     Length(u16),
 }
 
-/// The first frame of `bytes`, and what follows it; `None` if it is not whole yet. An error as soon as it shows.
+/// The first frame of `bytes`, and the rest; `None` if it is not complete yet. Returns an error as soon as the bytes
+/// show it.
 pub fn take_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, &[u8])>, FramingLost> {
     match bytes {
         [version, ..] if *version != VERSION => return Err(FramingLost::Version(*version)),
@@ -50,7 +51,7 @@ pub fn take_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, &[u8])>, FramingLos
     Ok(Some((Frame { kind, content }, rest)))
 }
 
-/// Writes a frame behind what is in `buffer`. The content is 65,531 bytes at most.
+/// Appends a frame to `buffer`. The content is at most 65,531 bytes.
 pub fn write_frame(frame: Frame<'_>, buffer: &mut Vec<u8>) {
     let length = u16::try_from(HEADER + frame.content.len()).unwrap_or(u16::MAX);
     buffer.extend([VERSION, frame.kind as u8]);

@@ -1,4 +1,4 @@
-//! What must hold of reading an FPM connection, whatever the bytes: [`fpm`] panics if something does not.
+//! The properties of reading an FPM connection that must hold for any bytes: [`fpm`] panics if one does not.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use crate::rtnl::Message;
 
 const QUIET: Duration = Duration::from_secs(2);
 
-/// `data` are the bytes of a connection. They mean the same in one piece as byte by byte; each byte is counted in at
-/// most one frame; and for each key the last message is what comes out of the queue.
+/// Checks these properties; `data` are the bytes of a connection. They mean the same in one piece as byte by byte; each
+/// byte is counted in at most one frame; and for each key, the last message comes out of the queue.
 pub fn fpm(data: &[u8]) {
     let now = Instant::now();
     let (whole, in_one) = read(data, data.len().max(1), now);

@@ -1,8 +1,8 @@
-//! What zebra, FRR's route manager, sends over an FPM connection: frames of netlink messages. Pure.
+//! The FPM connection of zebra, FRR's route manager: frames of netlink messages. Pure.
 //!
-//! Zebra is the client. After each connect it sends all that it has: label routes, then nexthop
-//! objects, then IP routes. Changes that happen meanwhile are sent in between, and there is no mark
-//! at the end. (zebra/dplane_fpm_nl.c and fpm/fpm.h of FRR.)
+//! Zebra is the client. After each connect it sends everything it has: label routes, then nexthop objects, then IP
+//! routes. Changes that happen meanwhile are sent in between, and nothing marks the end. (zebra/dplane_fpm_nl.c and
+//! fpm/fpm.h of FRR.)
 
 mod frame;
 #[cfg(any(test, feature = "test-support"))]

@@ -1,22 +1,22 @@
-//! What was read and is not handled yet: for each key only the last message.
+//! Messages that are read but not handled yet: only the last one for each key.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::Key;
 use crate::rtnl::Message;
 
-/// Places of replaced messages that may be left in the queue, beside one for each that counts.
+/// How many places of replaced messages may be left in the queue, beyond one for each message that counts.
 const SLACK: usize = 1024;
 
-/// Messages, and marks between them, in order. A message takes the place of an earlier one with its
-/// key, at the end of the queue, unless there is a mark between the two.
+/// Messages, and marks between them, in order. A message replaces an earlier one with the same key, and moves to the
+/// end of the queue, unless there is a mark between the two.
 #[derive(Debug)]
 pub struct Pending<M> {
-    /// `None`: replaced.
+    /// `None` for a message that was replaced.
     entries: VecDeque<Option<Entry<M>>>,
-    /// Where the message of a key is since the last mark, counted from the first entry ever.
+    /// The position of each key's message since the last mark, counted from the first entry ever.
     places: HashMap<Key, u64>,
-    /// How many entries have left the queue in front.
+    /// How many entries have left the front of the queue.
     left: u64,
     len: usize,
 }
@@ -55,7 +55,7 @@ impl<M> Pending<M> {
         self.len == 0
     }
 
-    /// Whether the message took the place of another.
+    /// Returns whether the message replaced another.
     pub fn push(&mut self, key: Key, message: Message) -> bool {
         let place = self.left + self.entries.len() as u64;
         let before = self.places.insert(key, place);
@@ -78,7 +78,7 @@ impl<M> Pending<M> {
         self.len += 1;
     }
 
-    /// Takes the next mark, or up to `count` messages in front of it.
+    /// Takes the next mark, or up to `count` messages before it.
     pub fn take(&mut self, count: usize) -> Option<Next<M>> {
         let mut messages = Vec::new();
         while messages.len() < count
@@ -89,7 +89,7 @@ impl<M> Pending<M> {
                 None => {}
                 Some(Entry::Message(key, message)) => {
                     self.len -= 1;
-                    // Behind a mark there may be another with its key.
+                    // After a mark there may be another message with the same key.
                     if self.places.get(&key) == Some(&(self.left - 1)) {
                         self.places.remove(&key);
                     }
@@ -110,7 +110,7 @@ impl<M> Pending<M> {
             }
         }
         if self.is_empty() && self.entries.capacity() > SLACK {
-            // A burst took much memory.
+            // Frees the memory that a burst took.
             *self = Self::default();
         }
         (!messages.is_empty()).then_some(Next::Messages(messages))

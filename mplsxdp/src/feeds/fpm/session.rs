@@ -1,4 +1,4 @@
-//! One connection after the other: what has come, and when zebra has sent all that it has.
+//! The connections, one after the other: what has arrived, and when zebra has sent everything.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::{Frame, FramingLost, Kind, take_frame};
 use crate::rtnl::{self, DecodeError, Destination, Labels, Message, Object, ObjectTo, Position, Route, To};
 
-/// Changes may never cease. So after this many quiet times, changes of what was sent before no longer count as part
-/// of what zebra sends at first.
+/// Changes may never stop. So once zebra has been quiet about new keys for this many quiet times, changes of earlier
+/// messages no longer count as part of the replay.
 const CHANGES_ONLY: u32 = 10;
 
 /// Message types and encapsulations of SONiC's dplane_fpm_sonic, which the kernel does not have: SRv6 SIDs and VPN
@@ -22,11 +22,11 @@ pub enum State {
     /// Nobody is connected.
     #[default]
     Listening,
-    /// No message has come that can be read.
+    /// Connected, but no readable message has arrived yet.
     Connected,
-    /// Zebra is sending all that it has.
+    /// Zebra is sending everything it has.
     Replaying,
-    /// It has sent all.
+    /// Zebra has sent everything.
     Synced,
 }
 
@@ -41,7 +41,7 @@ impl State {
     }
 }
 
-/// Which program speaks.
+/// The program and module that sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dialect {
     /// zebra with `-M dplane_fpm_nl`.
@@ -84,7 +84,7 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// Something that people should know.
+/// Something that the operator should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Remark {
     Dialect(Dialect),
@@ -92,7 +92,7 @@ pub enum Remark {
     Unreadable(DecodeError),
     /// Zebra has sent everything, and there was no label in it.
     NoLabels,
-    /// Zebra has sent everything, but some of it cannot be read: what it has not sent again may still be there.
+    /// Zebra has sent everything, but some of it cannot be read: routes that it has not sent again may still exist.
     Kept {
         unreadable: u64,
     },
@@ -115,25 +115,25 @@ impl fmt::Display for Remark {
     }
 }
 
-/// What has come, over all connections.
+/// Counts over all connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     pub bytes: u64,
     pub frames: u64,
-    /// Label routes, and deletions of them.
+    /// Label routes and their deletions.
     pub labels: u64,
     pub labels_gone: u64,
-    /// IP routes, and deletions of them.
+    /// IP routes and their deletions.
     pub prefixes: u64,
     pub prefixes_gone: u64,
-    /// Nexthop objects, and deletions of them.
+    /// Nexthop objects and their deletions.
     pub objects: u64,
     pub objects_gone: u64,
     /// Messages about other things, and frames that are not netlink.
     pub ignored: u64,
     /// Messages that cannot be read.
     pub unreadable: u64,
-    /// Connections that ended because something else stood where a frame must begin.
+    /// Connections that ended because the bytes where a frame must begin were not a frame header.
     pub framing_lost: u64,
 }
 
@@ -144,27 +144,27 @@ pub enum Key {
     Object(u32),
 }
 
-/// What becomes of connections, one at a time.
+/// The state of connections, one at a time.
 #[derive(Debug)]
 pub struct Session {
     quiet: Duration,
     state: State,
     dialect: Option<Dialect>,
     counters: Counters,
-    /// Of this connection.
+    /// Unreadable messages of this connection.
     unreadable: u64,
     has_labels: bool,
-    /// When the last frame came, and the last message about what no message of this connection was about before.
+    /// The time of the last frame, and of the last message with a key that is new on this connection.
     last_frame: Instant,
     last_news: Instant,
-    /// Hashes of the keys that messages of this connection were about, until it is synced.
+    /// Hashes of the keys of this connection's messages, until it is synced.
     named: HashSet<u64>,
     hasher: RandomState,
     remarks: Vec<Remark>,
 }
 
 impl Session {
-    /// `quiet`: how long zebra says nothing once it has sent everything.
+    /// `quiet`: how long zebra must be silent for its replay to count as complete.
     pub fn new(quiet: Duration, now: Instant) -> Self {
         Self {
             quiet,
@@ -185,7 +185,7 @@ impl Session {
         self.state
     }
 
-    /// Who is connected, as far as is known; else who was.
+    /// The connected program, as far as it is known; otherwise the previous one.
     pub fn dialect(&self) -> Option<Dialect> {
         self.dialect
     }
@@ -213,19 +213,19 @@ impl Session {
         self.named = HashSet::new();
     }
 
-    /// What was read is handled by now.
+    /// Notes that everything read so far has been handled.
     pub fn heard(&mut self, now: Instant) {
         self.last_frame = now;
     }
 
-    /// Reading has paused, so zebra was not silent.
+    /// Notes that reading has paused, so zebra was not silent.
     pub fn resume(&mut self, now: Instant) {
         self.last_frame = now;
         self.last_news = now;
     }
 
-    /// Reads the frames that are whole, and gives their messages to `take`. Returns how many bytes they have. After an
-    /// error the connection must end.
+    /// Reads the complete frames, and gives their messages to `take`. Returns their length in bytes. After an error the
+    /// connection must end.
     pub fn read(
         &mut self,
         bytes: &[u8],
@@ -250,13 +250,13 @@ impl Session {
         result
     }
 
-    /// When [`Session::poll`] has something to do, unless frames come.
+    /// The time at which [`Session::poll`] has something to do, unless frames arrive.
     pub fn deadline(&self) -> Option<Instant> {
         let due = (self.last_frame + self.quiet).min(self.last_news + self.quiet * CHANGES_ONLY);
         (self.state == State::Replaying).then_some(due)
     }
 
-    /// Whether zebra has sent everything by now, so that what it has not sent is gone. `true` once for a connection.
+    /// Whether zebra has sent everything, so that routes it has not sent are gone. Returns `true` once per connection.
     pub fn poll(&mut self, now: Instant) -> bool {
         if self.deadline().is_none_or(|due| now < due) {
             return false;
@@ -297,7 +297,8 @@ impl Session {
                 }
                 Err(error) => {
                     let is_lost = error.part == rtnl::SPLIT;
-                    // Zebra has something else there now. Who has said nothing else that can be read need not be zebra.
+                    // Zebra has something else for this key now. If nothing else was readable, the sender need not be
+                    // zebra.
                     if self.state != State::Connected
                         && let Some(message) = rtnl::substitute(message, &error)
                     {
@@ -339,7 +340,7 @@ impl Session {
             ),
             Message::Object(object) => (Key::Object(object.id), &mut counters.objects),
             Message::ObjectGone(id) => (Key::Object(*id), &mut counters.objects_gone),
-            // Settings are the kernel's to tell.
+            // Only the kernel reports settings.
             Message::Input { .. } | Message::InputGone { .. } => {
                 counters.ignored += 1;
                 return;
@@ -356,7 +357,7 @@ impl Session {
         take(key, message);
     }
 
-    /// Concludes who speaks.
+    /// Works out which program sends.
     fn look_at(&mut self, message: &Message) {
         let imposes = |labels: &Labels| matches!(labels, Labels::Imposed { .. });
         let is_sonic = |labels: &Labels| matches!(labels, Labels::Other(kind) if SONIC_ENCAPSULATIONS.contains(kind));
@@ -392,7 +393,7 @@ impl Session {
         }
         if self.dialect.is_none() {
             match message {
-                // The old module knows neither replacing nor metric 20, and no IPv6 route is ever replaced.
+                // The old module knows neither replacing nor metric 20, and never replaces an IPv6 route.
                 Message::Route {
                     route:
                         Route {
@@ -412,7 +413,7 @@ impl Session {
     }
 
     fn recognise(&mut self, dialect: Dialect) {
-        // SONiC's module sends what zebra's own sends, and more.
+        // SONiC's module sends the same as zebra's own, and more.
         let is_news = match self.dialect {
             None => true,
             Some(Dialect::Zebra) => dialect == Dialect::Sonic,

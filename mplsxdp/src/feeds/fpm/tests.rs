@@ -1,4 +1,4 @@
-//! Connections as zebra 8.4.4 made them, recorded in the fuzzer's folder, and others.
+//! Connections of zebra 8.4.4, recorded in the fuzzer's folder, and others.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, Path, Po
 
 const QUIET: Duration = Duration::from_secs(2);
 
-/// `-M dplane_fpm_nl`: all that zebra has, then changes.
+/// `-M dplane_fpm_nl`: everything that zebra has, then changes.
 const OBJECTS: &[u8] = include_bytes!("../../../../fuzz/regressions/fpm/zebra_objects");
 /// The same with `no fpm use-next-hop-groups`.
 const INLINE: &[u8] = include_bytes!("../../../../fuzz/regressions/fpm/zebra_inline");
@@ -204,7 +204,7 @@ fn the_old_module_is_recognised() {
         connection.remarks(),
         [remark.replace("module fpm,", "module fpm:protobuf,")]
     );
-    // It has said nothing that can be read, so what other connections have said stays.
+    // It has sent nothing readable, so what other connections have sent stays.
     assert!(!connection.after(seconds(60)));
     assert_eq!(
         (connection.session.state(), connection.session.counters().ignored),
@@ -223,7 +223,7 @@ fn the_dialect_of_sonic_is_recognised() {
     assert_eq!(connection.read(&frame), Ok(frame.len()));
     assert_eq!(connection.remarks(), ["zebra uses its module dplane_fpm_nl", remark]);
     assert_eq!(connection.session.counters().ignored, 1);
-    // A VXLAN of its own kind.
+    // With SONiC's own VXLAN encapsulation.
     let mut connection = Connection::new();
     connection.say(&[ip("10.8.0.0/24", Labels::Other(100))]);
     assert_eq!(connection.remarks(), [remark]);
@@ -233,7 +233,7 @@ fn the_dialect_of_sonic_is_recognised() {
 fn zebra_has_sent_everything_once_it_is_silent() {
     let mut connection = Connection::new();
     assert_eq!(connection.session.state(), State::Connected);
-    // Of who says nothing at all, nothing is known.
+    // If nothing is sent at all, the sender stays unknown.
     assert!(!connection.after(seconds(60)));
     connection.say(&[lsp(100, 200)]);
     assert_eq!(connection.session.state(), State::Replaying);
@@ -250,7 +250,7 @@ fn zebra_has_sent_everything_once_it_is_silent() {
     connection.say(&[lsp(101, 202)]);
     assert!(!connection.after(seconds(60)));
     assert_eq!(connection.session.deadline(), None);
-    // A connection that ends before is not synced; the next one begins anew.
+    // A connection that ends earlier is not synced; the next one starts over.
     connection.session.disconnect();
     connection.session.connect(connection.now);
     connection.say(&[lsp(101, 203)]);
@@ -276,7 +276,7 @@ fn routes_that_flap_are_not_waited_for() {
     };
     flap(&mut connection);
     assert_eq!(seconds_taken, 20);
-    // What is sent for the first time is part of what zebra has.
+    // A key that is sent for the first time is part of the replay.
     let mut connection = Connection::new();
     connection.say(&[lsp(100, 200)]);
     for second in 1..100 {
@@ -331,7 +331,7 @@ fn what_cannot_be_read_is_counted_and_keeps_routes() {
     connection.say(&[lsp(102, 202)]);
     assert_eq!(connection.taken.len(), 2);
     assert_eq!(connection.session.counters().unreadable, 3);
-    // Its route is not what it was.
+    // Its route has changed.
     assert_eq!(connection.read(&damaged), Ok(damaged.len()));
     assert_eq!(connection.taken.len(), 3);
     assert!(!connection.after(QUIET));
@@ -358,16 +358,16 @@ fn garbage_ends_a_connection() {
         let bytes = [&frame_of(&[lsp(100, 200)])[..], bytes].concat();
         assert_eq!(connection.read(&bytes).unwrap_err().to_string(), text);
         assert_eq!(connection.session.counters().framing_lost, 1);
-        // What came before counts.
+        // The messages before it count.
         assert_eq!(connection.taken.len(), 1);
     }
-    // A frame that is not whole is waited for.
+    // An incomplete frame is waited for.
     let mut connection = Connection::new();
     let frame = frame_of(&[lsp(100, 200)]);
     for length in 0..frame.len() {
         assert_eq!(connection.read(&frame[..length]), Ok(0));
     }
-    // An empty frame says nothing.
+    // An empty frame means nothing.
     assert_eq!(connection.read(&[1, 1, 0, 4]), Ok(4));
     assert_eq!(connection.session.state(), State::Connected);
 }
@@ -398,7 +398,7 @@ fn the_last_message_for_each_key_is_left() {
         Some(Next::Messages(vec![lsp(101, 201), lsp(100, 200)]))
     );
     assert_eq!((pending.take(512), pending.is_empty()), (None, true));
-    // What was taken is not replaced.
+    // A message that was taken is not replaced.
     assert!(!push(&mut pending, lsp(100, 202)));
 }
 
@@ -412,7 +412,7 @@ fn nothing_is_moved_across_a_mark() {
     assert!(push(&mut pending, lsp(100, 301)));
     assert_eq!(pending.len(), 4);
     assert_eq!(pending.take(1), Some(Next::Messages(vec![lsp(100, 200)])));
-    // Behind the mark it is replaced still.
+    // After the mark, it is still replaced.
     assert!(push(&mut pending, lsp(100, 302)));
     assert_eq!(pending.take(512), Some(Next::Messages(vec![lsp(101, 201)])));
     assert_eq!(pending.take(512), Some(Next::Mark(7)));
@@ -437,7 +437,7 @@ proptest! {
         1 => (1_usize..6).prop_map(Step::Take),
     ], 0..6000)) {
         let mut pending = Pending::default();
-        // What each label is, as of what was taken, and what it should be at the last mark.
+        // The state of each label according to the messages taken, and what it should be at the last mark.
         let (mut seen, mut said) = (BTreeMap::new(), BTreeMap::new());
         let mut marks = Vec::new();
         let mut take = |pending: &mut Pending<u8>, marks: &mut Vec<BTreeMap<_, _>>, count| match pending.take(count) {

@@ -1,4 +1,4 @@
-//! The limit of file descriptors: raised as far as it goes, and named when it is reached.
+//! The limit of file descriptors: raised as far as possible, and named when it is reached.
 
 use std::error::Error;
 use std::fmt;
@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
-/// What a process takes before it has a port: with fewer, not even what reports a shortage can be set up.
+/// How many a process needs before it has a port: with fewer, it could not even report the shortage.
 const LEAST: u64 = 24;
 
 /// A limit with which nothing can be loaded.
@@ -35,17 +35,17 @@ pub fn raise_limit() -> Result<(), TooFew> {
     Ok(())
 }
 
-/// What to do if descriptors ran out; nothing to say of other errors.
+/// Which limit was reached when descriptors ran out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
     /// EMFILE: this process has as many as it may have.
     Process,
-    /// ENFILE: the machine has.
+    /// ENFILE: the machine has as many as it can have.
     Machine,
 }
 
 impl Shortage {
-    /// Whether descriptors ran out, by an error or what caused it.
+    /// The shortage behind an error or one of its causes, if there is one.
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         match os_error(error)? {
             libc::EMFILE => Some(Self::Process),
@@ -79,7 +79,7 @@ impl fmt::Display for Shortage {
 /// The errno at the bottom of an error.
 fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        // The source of one that wraps another error is that error's source.
+        // An error that wraps another has the same source as that error.
         return error
             .raw_os_error()
             .or_else(|| error.get_ref().and_then(|inner| os_error(inner)));
@@ -93,7 +93,7 @@ fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     error.source().and_then(os_error)
 }
 
-/// `; HINT` behind an error message, but what is to be done where descriptors ran out.
+/// `; HINT`, to follow an error message; if descriptors ran out, what to do about that instead.
 pub fn hint_unless_short(error: &(dyn Error + 'static), hint: &str) -> String {
     match Shortage::of(error) {
         Some(_) => String::new(),

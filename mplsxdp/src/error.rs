@@ -4,7 +4,8 @@ use std::error::Error;
 
 use crate::descriptors::Shortage;
 
-/// An error with its causes, each named once: many name their cause themselves. If file descriptors ran out, what to do about it.
+/// An error with its causes, each named once: many errors already name their cause. If file descriptors ran out, also
+/// what to do about it.
 pub fn report(error: &(dyn Error + 'static)) -> String {
     let mut report = error.to_string();
     let mut cause = error.source();

@@ -1,5 +1,5 @@
-//! The types of the control socket, as `io.mplsxdp.varlink` describes them: the JSON on the wire, and the [`Request`]s and
-//! [`Reply`]s that the socket's server exchanges with the switch.
+//! The types of the control socket, as `io.mplsxdp.varlink` describes them: the JSON on the wire, and the [`Request`]s
+//! and [`Reply`]s that the socket's server exchanges with the switch.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -261,8 +261,8 @@ pub struct Link {
     /// Whether frames can be redirected to it; `None` if the kernel does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
-    /// Why it does not work: it waits for its interface, or its program cannot be put back. Labelled frames that arrive are
-    /// lost.
+    /// Why it does not work: it waits for its interface, or its program cannot be put back. Labelled frames that arrive
+    /// are lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// What it does about unfinished checksums of arriving frames.
@@ -403,7 +403,7 @@ pub struct UnknownLabel {
 pub struct Stats {
     /// Only those that are not zero, unless the call asked for all.
     pub reasons: Vec<ReasonCounter>,
-    /// Likewise.
+    /// As for `reasons`.
     pub slow_path: Vec<Outcome>,
     /// What routes with a counter slot have forwarded since the start, including deleted routes.
     pub forwarded: Counter,
@@ -427,7 +427,7 @@ pub enum Family {
     Inet6,
 }
 
-/// Parameters of methods that take none, and of replies that say no more than that it is done.
+/// Parameters of methods that take none, and replies that only confirm success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
@@ -471,10 +471,10 @@ pub struct ListRoutes {
     pub via: Option<ViaAddress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
-    /// Whose routes are meant.
+    /// Only routes of this owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Source>,
-    /// Those that stand by, too.
+    /// Also standby routes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -551,7 +551,7 @@ pub struct Keys {
     pub owner: Option<Source>,
 }
 
-/// Parameters of `FlushRoutes`: which routes, as in [`ListRoutes`], or explicitly `all`.
+/// Parameters of `FlushRoutes`: a selection as in [`ListRoutes`], or explicitly `all`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlushRoutes {
@@ -641,7 +641,7 @@ impl From<&RouteFilter> for FlushRoutes {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Changed {
     pub changes: Changes,
-    /// What keeps the routes from doing what they are for, each with the command that helps.
+    /// Settings that keep the routes from working, each with the command that helps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -653,11 +653,11 @@ impl From<Changes> for Changed {
     }
 }
 
-/// `type UnreachableRoute`: a route that was installed and has no way to a next hop.
+/// `type UnreachableRoute`: a route that was installed and cannot reach a next hop.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UnreachableRoute {
     pub key: Key,
-    /// The next hop, what is in the way, and what helps.
+    /// The next hop, the cause and the remedy.
     pub reason: String,
 }
 
@@ -665,7 +665,7 @@ pub struct UnreachableRoute {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Committed {
     pub changes: Changes,
-    /// The first of those that wait for a next hop.
+    /// The first of the routes that wait for a next hop.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreachable: Vec<UnreachableRoute>,
     /// How many there are.
@@ -694,7 +694,7 @@ pub struct Begin {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commit {
-    /// A transaction that replaces all routes by none is meant.
+    /// Confirms that the transaction may replace all routes by none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_empty: Option<bool>,
 }
@@ -712,7 +712,7 @@ pub struct AddLink {
     pub ifname: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_only: Option<bool>,
-    /// `None`: as the kind of interface needs it.
+    /// `None`: the default for the kind of interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
 }
@@ -800,15 +800,15 @@ pub struct SyncSource {
     /// The address of the routing daemon that is connected, or was last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// What the source has.
+    /// How many of each the source has.
     pub labels: u64,
     pub prefixes: u64,
     pub nexthop_objects: u64,
-    /// Routes that wait for their turn.
+    /// Routes that have not been processed yet.
     pub pending: u64,
-    /// Routes that there was no room for, which are left to the kernel.
+    /// Routes that did not fit into the tables and were left to the kernel.
     pub refused: u64,
-    /// Since the last audit ended, and what it found.
+    /// The time since the last audit ended, and how many differences it found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audited_seconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -819,13 +819,13 @@ pub struct SyncSource {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncState {
-    /// Nobody has connected yet.
+    /// No routing daemon has connected yet.
     #[default]
     Waiting,
-    /// It sends all of its routes.
+    /// The source is sending all of its routes.
     Syncing,
     Synced,
-    /// It is gone; its routes stay.
+    /// The routing daemon is gone; its routes stay.
     Lost,
 }
 
@@ -852,7 +852,7 @@ pub struct SyncChecks {
     pub checks: Vec<SyncCheck>,
 }
 
-/// `type SyncCheck`: what comparing a source with the kernel has found.
+/// `type SyncCheck`: the result of comparing a source with the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SyncCheck {
     pub source: String,
@@ -861,7 +861,7 @@ pub struct SyncCheck {
     pub stale: u64,
     pub missing: u64,
     pub different: u64,
-    /// At most 1,000 of them.
+    /// The first 1,000 differences.
     pub differences: Vec<SyncDifference>,
     pub repaired: bool,
 }
@@ -872,10 +872,10 @@ pub struct SyncDifference {
     /// The label or prefix.
     pub route: String,
     pub problem: SyncProblem,
-    /// The route that there should be, as a line.
+    /// The route that should be installed, as a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
-    /// The route that there is, as a line.
+    /// The route that is installed, as a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed: Option<String>,
 }
@@ -884,10 +884,10 @@ pub struct SyncDifference {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncProblem {
-    /// The kernel does not have it.
+    /// The kernel does not have the route.
     #[default]
     Stale,
-    /// The kernel has it, and it is not there.
+    /// The kernel has the route, but it is not installed.
     Missing,
     Different,
 }
@@ -902,27 +902,27 @@ impl SyncProblem {
     }
 }
 
-/// What the server asks of the controller. Each is all or nothing.
+/// Requests from the server to the switch. Each is all or nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     GetStatus,
     GetConfig,
-    /// Routes after `after`, in the order of keys, up to the one by which they come to `limit` paths, or fewer: a long list, or
-    /// a long search, does not hold the switch up.
+    /// Routes after `after`, in the order of keys, up to the one with which they reach `limit` paths, or fewer, so that
+    /// a long list or search does not hold the switch up.
     ListRoutes {
         filter: RouteFilter,
         after: Option<RouteKey>,
         limit: usize,
         counters: bool,
     },
-    /// With `wait`, routes without a way to their next hops are installed and wait for it; else they are refused.
+    /// With `wait`, routes that cannot reach their next hops are installed and wait; otherwise they are refused.
     ChangeRoutes {
         mode: ChangeMode,
         owner: Source,
         routes: Vec<crate::route::Route>,
         wait: bool,
     },
-    /// The one route of a key, or the one that packets to an address take.
+    /// The route of a key, or the one that packets to an address take.
     GetRoute {
         lookup: Lookup,
     },
@@ -930,12 +930,12 @@ pub enum Request {
     GetVrf {
         name: String,
     },
-    /// Each must be there, and as it is described.
+    /// Each route must exist and match its description.
     DeleteRoutes {
         owner: Source,
         routes: Vec<Description>,
     },
-    /// Those of the owner that `filter` chooses.
+    /// The owner's routes that `filter` selects.
     FlushRoutes {
         owner: Source,
         filter: RouteFilter,
@@ -972,23 +972,24 @@ pub enum Request {
     Unload,
 }
 
-/// Which route is looked for.
+/// The route to look up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lookup {
-    /// Of a prefix, the one that counts at ports of the table; [`RoutingTable::MAIN`] if there is none.
+    /// For a prefix, the route that applies at ports of the table, or outside of VRFs ([`RoutingTable::MAIN`]) if there
+    /// is no table.
     Key(RouteKey),
     /// By the longest match, at ports of this table.
     Address(IpAddr, RoutingTable),
 }
 
-/// What the controller answers.
+/// The switch's answer.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     Status(Box<Status>),
     Config(BTreeMap<String, serde_json::Value>),
     Routes {
         routes: Vec<InstalledRoute>,
-        /// The list goes on after this key; `None` at its end.
+        /// The list continues after this key; `None` at its end.
         after: Option<RouteKey>,
     },
     Route(Box<InstalledRoute>),
@@ -998,7 +999,7 @@ pub enum Reply {
     Links(Vec<Link>),
     Neighbors {
         neighbors: Vec<NextHopState>,
-        /// The position of the last, if there are others after it.
+        /// The position of the last one, if others follow.
         last: Option<Position>,
     },
     Stats(Stats),
@@ -1009,7 +1010,7 @@ pub enum Reply {
     Done,
 }
 
-/// Why the controller refused: nothing was changed. Each is an error of the interface.
+/// Why the request was refused: nothing was changed. Each is an error of the interface.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "error", content = "parameters")]
 pub enum Refusal {
@@ -1043,7 +1044,8 @@ pub enum Refusal {
         key: RouteKey,
         owner: String,
     },
-    /// One of the routes given cannot be; `index` counts from 0. `parameter` is there if a field is wrong, and says which one.
+    /// One of the given routes is not possible; `index` counts from 0. If one of its fields is wrong, `parameter` says
+    /// which.
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.RouteRefused")]
     RouteRefused {
@@ -1076,7 +1078,7 @@ mod route_key {
     }
 }
 
-/// Every error that a call can be answered by.
+/// Every error that a call can return.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "error", content = "parameters")]
 pub enum Error {
@@ -1089,7 +1091,7 @@ pub enum Error {
     #[error("{method} is not implemented")]
     #[serde(rename = "org.varlink.service.MethodNotImplemented")]
     MethodNotImplemented { method: String },
-    /// `reason` goes beyond the standard, which has only the place.
+    /// `reason` goes beyond the standard, which has only `parameter`.
     #[error("{parameter}: {reason}")]
     #[serde(rename = "org.varlink.service.InvalidParameter")]
     InvalidParameter {

@@ -1,4 +1,5 @@
-//! Reads a message: what it asks for, or what is wrong with it and where. Knows no socket and changes nothing.
+//! Reads a message: the call that it makes, or what is wrong with it and where. Has no access to sockets and changes
+//! nothing.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,21 +14,21 @@ use crate::lfib::next_hops::Position;
 use crate::route::check::address;
 use crate::route::{InvalidRoute, Route, RouteKey, RoutingTable, Rule, Source};
 
-/// Every varlink service has this interface.
+/// The interface that every varlink service has.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";
 /// Its definition.
 pub const SERVICE_DEFINITION: &str = include_str!("org.varlink.service.varlink");
 
-/// What a call asks for.
+/// The command in a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     GetInfo,
     Describe {
         definition: &'static str,
     },
-    /// Anything that the controller answers as it is.
+    /// A request that needs a single answer from the switch.
     Ask(Request),
-    /// What may take several replies.
+    /// A list, whose answer may take several replies.
     List(List),
     Begin {
         replace_all: bool,
@@ -37,13 +38,13 @@ pub enum Command {
         routes: Vec<Route>,
     },
     Commit {
-        /// To replace all routes by none is meant.
+        /// Confirms that all routes may be replaced by none.
         allow_empty: bool,
     },
     Rollback,
 }
 
-/// A list, or what is left of it.
+/// A list, or the rest of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum List {
     Routes {
@@ -61,16 +62,17 @@ pub enum List {
     UnknownLabels,
 }
 
-/// How a call wants to be answered.
+/// How the client wants the call to be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flags {
-    /// By as many replies as it takes.
+    /// With as many replies as necessary.
     pub more: bool,
     /// Not at all.
     pub oneway: bool,
 }
 
-/// Reads one message. `staged` is how many routes the open transaction has: those of a `Stage` are counted on from there.
+/// Reads one message. `staged` is how many routes the open transaction has: indexes of the routes of a `Stage` continue
+/// from there.
 pub fn read(message: &[u8], staged: usize) -> (Flags, Result<Command, Error>) {
     match envelope(message) {
         Ok(envelope) => {
@@ -119,7 +121,7 @@ fn envelope(message: &[u8]) -> Result<Envelope<'_>, Error> {
             Category::Data => invalid("not a JSON object".into()),
             Category::Io | Category::Syntax | Category::Eof => invalid(format!("not JSON: {error}")),
         })
-        // serde reads a structure from an array, too; varlink does not.
+        // serde also reads a structure from an array; varlink does not.
         .and_then(|envelope| {
             object
                 .then_some(envelope)
@@ -330,7 +332,7 @@ fn routing_table(given: Option<u32>) -> Result<Option<RoutingTable>, Error> {
     }
 }
 
-/// Which routes are meant; `counters` says nothing about that.
+/// The filter of a list; `counters` is not part of it.
 fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
     let family = list.family.map(|family| match family {
         Family::Mpls => KeyFilter::Labels,
@@ -368,9 +370,9 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
     })
 }
 
-/// The routes of a call, each checked. `base` is what the first one counts as in an error.
+/// The routes of a call, each checked. `base` is the index of the first one in errors.
 fn checked(routes: Vec<api::Route>, base: usize) -> Result<Vec<Route>, Error> {
-    // Most neighbours in a list have the same interface: its name is kept once.
+    // Most next hops of a list use the same interface, so its name is shared.
     let mut last: Option<Arc<str>> = None;
     let mut share = |dev: &mut Arc<str>| match &last {
         Some(known) if known == dev => *dev = Arc::clone(known),
@@ -403,7 +405,7 @@ fn invalid(parameter: impl Into<String>, reason: impl ToString) -> Error {
     }
 }
 
-/// Parameters are read once, straight into their type; only where that fails are they read again to find the place.
+/// Reads parameters directly into their type. Only if that fails are they read again, to find the place of the error.
 fn parameters<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Result<T, Error> {
     let text = raw.map_or("{}", RawValue::get);
     if !text.starts_with('{') {
@@ -415,7 +417,7 @@ fn parameters<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Result<T, Er
     })
 }
 
-/// Where a value that cannot be read is wrong, below `root`, and what is wrong there.
+/// The place of an unreadable value, below `root`, and what is wrong there.
 fn explain<'a, T: Deserialize<'a>>(text: &'a str, root: &str) -> (String, String) {
     match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)) {
         Ok(_) => (root.into(), "trailing characters".into()),
@@ -427,7 +429,7 @@ fn explain<'a, T: Deserialize<'a>>(text: &'a str, root: &str) -> (String, String
                 _ => format!("{root}.{path}"),
             };
             let reason = error.into_inner().to_string();
-            // serde_json's own place is a column in a message that nobody ever sees as text.
+            // serde_json gives the place as a column in a message that no person sees as text.
             let reason = reason
                 .rsplit_once(" at line ")
                 .map_or(reason.as_str(), |(what, _)| what);

@@ -19,10 +19,10 @@ use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Lookup, Nothin
 use super::{GROUP, Instance, MAX_MESSAGE_BYTES};
 use crate::route::{Description, Route, RoutingTable, Source};
 
-/// How long a command waits for an instance that holds its name and does not listen yet.
+/// How long a command waits for an instance that holds its name but does not listen yet.
 const START_WAIT: Duration = Duration::from_secs(3);
-/// How long a command waits if nothing is found: a shell goes on from `load &` before the process has taken its name. That takes
-/// some tens of milliseconds on an idle machine.
+/// How long a command waits if nothing is found: a shell continues after `load &` before the process has taken its
+/// name. That takes some tens of milliseconds on an idle machine.
 const SIGN_WAIT: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -35,7 +35,7 @@ pub struct Client {
     owner: Option<Source>,
 }
 
-/// Why a call was not done.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error(
@@ -48,7 +48,7 @@ pub enum ClientError {
     },
     #[error("no permission for {}: run as root, or as a member of the group {GROUP} if there is one", .0.display())]
     Denied(PathBuf),
-    /// The instance answered by an error; nothing was changed.
+    /// The instance replied with an error; nothing was changed.
     #[error(transparent)]
     Refused(#[from] Error),
     #[error("the connection to the instance broke: {0}")]
@@ -75,7 +75,7 @@ struct Message<'a, P> {
     more: bool,
 }
 
-/// A reply, its parameters unread.
+/// A reply with unread parameters.
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow, default)]
@@ -96,7 +96,7 @@ impl Client {
     pub fn try_connect(instance: &Instance) -> Result<Option<Self>, ClientError> {
         let socket = instance.socket();
         let connected = match UnixStream::connect(&socket) {
-            // A socket that is just being made does not have its group yet.
+            // A new socket may not have its group yet.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 std::thread::sleep(RETRY);
                 UnixStream::connect(&socket)
@@ -122,7 +122,7 @@ impl Client {
         }))
     }
 
-    /// Whose routes the calls that change some are about from now on; `None`: static ones.
+    /// Sets the owner for calls that change routes from now on; `None`: static routes.
     pub fn set_owner(&mut self, owner: Option<Source>) {
         self.owner = owner;
     }
@@ -136,7 +136,7 @@ impl Client {
         Ok(getsockopt(&self.writer, sockopt::PeerCredentials)?.pid())
     }
 
-    /// A reply that takes longer breaks the connection; without a time, none does.
+    /// A reply that takes longer than this breaks the connection; `None`: no limit.
     pub fn set_patience(&self, time: Option<Duration>) -> io::Result<()> {
         self.writer.set_read_timeout(time)
     }
@@ -152,7 +152,7 @@ impl Client {
         Ok(config)
     }
 
-    /// Hands over the routes of a list as they come.
+    /// Passes on the routes of a list as they arrive.
     pub fn routes<E: From<ClientError>>(
         &mut self,
         list: &api::ListRoutes,
@@ -163,7 +163,7 @@ impl Client {
         })
     }
 
-    /// Hands over the replies of a list as they come.
+    /// Passes on the replies of a list as they arrive.
     fn pages<P: Serialize, R: DeserializeOwned, E: From<ClientError>>(
         &mut self,
         method: &str,
@@ -203,12 +203,12 @@ impl Client {
         self.call("ReplaceRoutes", &self.owned(routes))
     }
 
-    /// Puts routes in the place of those with the same keys, of which each must be there.
+    /// Replaces the routes with the same keys, each of which must exist.
     pub fn change_routes(&mut self, routes: &[Route]) -> Result<api::Changed, ClientError> {
         self.call("ChangeRoutes", &self.owned(routes))
     }
 
-    /// The route that is looked for, with its counter.
+    /// The route that `lookup` finds, with its counter.
     pub fn route(&mut self, lookup: Lookup) -> Result<InstalledRoute, ClientError> {
         let api::RouteReply { route } = self.call("GetRoute", &api::GetRoute::from(lookup))?;
         Ok(route)
@@ -221,7 +221,7 @@ impl Client {
         Ok(RoutingTable(table))
     }
 
-    /// Deletes routes, each of which must be there and as it is described.
+    /// Deletes routes, each of which must exist and match its description.
     pub fn delete_routes<'a>(
         &mut self,
         routes: impl IntoIterator<Item = &'a Description>,
@@ -308,7 +308,7 @@ impl Client {
         Ok(sources)
     }
 
-    /// Compares what they have with what is installed.
+    /// Compares the sources' routes with what is installed.
     pub fn check_sync(&mut self, repair: bool) -> Result<Vec<api::SyncCheck>, ClientError> {
         let repair = Some(repair);
         let api::SyncChecks { checks } = self.call("CheckSync", &api::CheckSync { repair })?;
@@ -324,14 +324,15 @@ impl Client {
         let Nothing {} = self.call("Unload", &Nothing {})?;
         let lock = self.instance.lock();
         let pid = Pid::from_raw(self.pid()?);
-        // The lock file is the last thing that it removes; where it cannot, its end must do. (0 is a process that cannot be seen.)
+        // The lock file is the last thing that it removes; if it cannot, wait for the end of the process. (0 is a
+        // process that cannot be seen.)
         while lock.try_exists()? && (pid.as_raw() == 0 || kill(pid, None) != Err(Errno::ESRCH)) {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Calls any method of the interface and takes its one reply.
+    /// Calls any method of the interface and returns its single reply.
     pub fn call<P: Serialize, R: DeserializeOwned>(&mut self, method: &str, parameters: &P) -> Result<R, ClientError> {
         self.send(method, parameters, false)?;
         Ok(self.receive()?.0)
@@ -349,7 +350,7 @@ impl Client {
         }
         bytes.push(0);
         match self.writer.write_all(&bytes) {
-            // The server may have said why before it closed.
+            // The server may have sent the reason before it closed the connection.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => match self.receive::<serde::de::IgnoredAny>() {
                 Err(ClientError::Refused(error)) => Err(error.into()),
                 _ => Err(error.into()),
@@ -358,7 +359,7 @@ impl Client {
         }
     }
 
-    /// One reply, and whether another one follows.
+    /// One reply, and whether another follows.
     fn receive<R: DeserializeOwned>(&mut self) -> Result<(R, bool), ClientError> {
         let mut message = Vec::new();
         self.reader.read_until(0, &mut message)?;
@@ -379,7 +380,7 @@ impl Client {
         Ok((parameters, answer.continues))
     }
 
-    /// The error, or that it comes from the instance's version, if that is another one.
+    /// The error, or a hint that the instance has another version.
     fn otherwise(&self, problem: String, error: impl Into<ClientError>) -> ClientError {
         match version_of(&self.instance) {
             Some(theirs) if theirs != env!("CARGO_PKG_VERSION") => ClientError::OtherVersion {
@@ -392,7 +393,7 @@ impl Client {
     }
 }
 
-/// An open transaction. One batch is on its way while the next is made.
+/// An open transaction. One batch is being sent while the next is prepared.
 #[derive(Debug)]
 pub struct Transaction<'a> {
     client: &'a mut Client,
@@ -400,7 +401,7 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// An error may be about the routes of the call before.
+    /// Stages a batch. An error may be about the routes of the previous call.
     pub fn stage(&mut self, routes: &[Route]) -> Result<(), ClientError> {
         let routes = wire(routes);
         self.client.send("Stage", &routes, false)?;
@@ -410,7 +411,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// With `allow_empty`, a transaction without routes may delete all that there are.
+    /// With `allow_empty`, a `replace_all` transaction without routes may delete all routes.
     pub fn commit(mut self, allow_empty: bool) -> Result<api::Committed, ClientError> {
         if std::mem::take(&mut self.awaits_reply) {
             self.client.receive::<api::Staged>()?;
@@ -431,7 +432,7 @@ fn wire(routes: &[Route]) -> api::Routes {
     }
 }
 
-/// What an instance says of its version, over a connection of its own: replies may be on their way over others.
+/// The version of an instance, asked over a separate connection: others may have replies under way.
 fn version_of(instance: &Instance) -> Option<String> {
     #[derive(Deserialize)]
     struct Info {
@@ -470,7 +471,7 @@ fn not_running(instance: &Instance) -> ClientError {
     }
 }
 
-/// The names of the other instances in the run directory that take connections.
+/// The names of the other instances in the run directory that accept connections.
 fn running(instance: &Instance) -> Vec<String> {
     instances(instance.dir(), "sock")
         .into_iter()
@@ -495,7 +496,8 @@ pub fn instances(dir: &Path, extension: &str) -> Vec<Instance> {
     instances
 }
 
-/// Whether a process holds the instance's name. Users who cannot open the lock file see it, too, and nobody has to take the lock.
+/// Whether a process holds the instance's name. This works without taking the lock, and for users who cannot open the
+/// lock file.
 pub fn is_starting(instance: &Instance) -> bool {
     let (Ok(lock), Ok(locks)) = (
         std::fs::metadata(instance.lock()),
@@ -514,14 +516,14 @@ fn is_locked(locks: &str, device: u64, inode: u64) -> bool {
         .any(|line| line.split_whitespace().any(|word| word == file))
 }
 
-/// Attempts it until it succeeds or it is no use: nothing is found, and nothing is starting.
+/// Tries until it succeeds, or until nothing is found and nothing is starting.
 pub fn wait_for<T>(
     is_starting: impl Fn() -> bool,
     attempt: impl Fn() -> Result<Option<T>, ClientError>,
 ) -> Result<Option<T>, ClientError> {
     let began = Instant::now();
     loop {
-        // An attempt may take long itself, and what comes meanwhile is for the next one.
+        // An attempt may itself take long; an instance that starts meanwhile is found by the next one.
         let waited = began.elapsed();
         if let Some(found) = attempt()? {
             return Ok(Some(found));

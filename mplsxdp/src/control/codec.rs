@@ -3,17 +3,17 @@
 use bytes::{Buf, BytesMut};
 use tokio_util::codec::Decoder;
 
-/// Splits a stream of bytes into messages. A message that is too large is reported as soon as that is clear, and skipped to its
-/// end.
+/// Splits a stream of bytes into messages. A message that is too large is reported as soon as that is clear, and
+/// skipped to its end.
 #[derive(Debug)]
 pub struct Messages {
     limit: usize,
-    /// How much of the buffer was searched and has no NUL.
+    /// How much of the buffer was searched and contains no NUL.
     scanned: usize,
     skipping: bool,
 }
 
-/// What came.
+/// What was received.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
     Whole(BytesMut),
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes out when the bytes arrive in pieces of these sizes, over and over.
+    /// The messages that result if the bytes arrive in pieces of these sizes, repeated.
     fn split(limit: usize, bytes: &[u8], sizes: &[usize]) -> Vec<Message> {
         let mut messages = Messages::new(limit);
         let mut buffer = BytesMut::new();

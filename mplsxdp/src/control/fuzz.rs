@@ -1,4 +1,4 @@
-//! What must hold of reading calls, whatever a client sends: [`control`] panics where something does not.
+//! Properties of reading calls that must hold whatever a client sends: [`control`] panics if one does not.
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
@@ -9,9 +9,9 @@ use super::call::{self, Command, Flags, List, SERVICE_INTERFACE};
 use super::codec::{Message, Messages};
 use crate::route::Route;
 
-/// `data` says how large a message may be and how many bytes arrive at once; the rest is what arrives. Messages are the same in
-/// whatever pieces they arrive, no more is kept than one message may have, and each is a call, which can be written and read
-/// again, or an error, which can too.
+/// Checks these properties. `data` begins with the maximum length of a message and how many bytes arrive at once; the
+/// rest is what arrives. Messages must be the same in whatever pieces they arrive; no more may be buffered than one
+/// message may have; and each message must be a call or an error, either of which can be written and read again.
 pub fn control(data: &[u8]) {
     let Some((&[limit, piece], stream)) = data.split_first_chunk() else {
         return;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Names the run directory in place of [`RUN_DIR`].
+/// The environment variable that replaces [`RUN_DIR`].
 pub const RUN_DIR_VARIABLE: &str = "MPLSXDP_RUN_DIR";
 /// Where the sockets of all instances are.
 pub const RUN_DIR: &str = "/run/mplsxdp";
@@ -17,10 +17,10 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Longest path of a socket: `sun_path` less its NUL (unix(7)).
+    /// Longest path of a socket: the size of `sun_path` minus its NUL (unix(7)).
     const MAX_SOCKET_PATH: usize = 107;
 
-    /// In the run directory of this process.
+    /// An instance in the run directory of this process.
     pub fn new(name: &str) -> Result<Self, InvalidInstance> {
         let dir = std::env::var_os(RUN_DIR_VARIABLE).map_or_else(|| RUN_DIR.into(), PathBuf::from);
         Self::in_dir(dir, name)

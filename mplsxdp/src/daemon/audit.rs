@@ -5,7 +5,7 @@ use crate::kernel::dump;
 use crate::route::Source;
 use crate::switch::Reading;
 
-/// All of the kernel's routes and nexthop objects. Blocks for as long as that takes.
+/// All of the kernel's routes and nexthop objects. Blocks until they are read.
 pub fn read_routes() -> Result<Reading, String> {
     let mut mirror = Box::new(Mirror::new(Source::Kernel));
     dump::routing(|message| mirror.take(message)).map_err(|error| error.to_string())?;

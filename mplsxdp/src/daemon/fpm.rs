@@ -1,5 +1,5 @@
-//! The server that zebra connects to (`--sync fpm`). A thread reads and decodes, so that the event loop takes only what
-//! is new for each route, in batches, and zebra does not wait for tables to be written.
+//! The server that zebra connects to (`--sync fpm`). A thread reads and decodes, so that the event loop takes only the
+//! latest message for each route, in batches, and zebra does not wait until tables are written.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -22,32 +22,32 @@ use crate::switch::FeedEvent;
 
 /// How many messages the event loop takes at once.
 const BATCH: usize = 512;
-/// How many messages may wait for the event loop. When there are more, reading pauses: zebra gives up after 15 s in which
-/// it cannot send, and the event loop takes so many in less than one.
+/// How many messages may wait for the event loop. If there are more, reading pauses: zebra gives up after 15 s in which
+/// it cannot send, and the event loop takes this many in less than a second.
 const PENDING_MAX: usize = 1 << 17;
-/// More than two frames of the largest length.
+/// Room for more than two frames of the maximum length.
 const BUFFER_BYTES: usize = 1 << 18;
-/// A machine that is gone without a word is noticed after 5 + 3 * 2 seconds.
+/// A peer that has disappeared is noticed after 5 + 3 * 2 seconds.
 const KEEPALIVE_IDLE_S: u32 = 5;
 const KEEPALIVE_INTERVAL_S: u32 = 2;
 const KEEPALIVE_PROBES: u32 = 3;
-/// Between a connection that cannot be accepted and the next.
+/// The pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a person may want to know about the server.
+/// The state of the server, for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {
     pub address: SocketAddr,
     pub state: State,
-    /// Who is connected.
+    /// The connected peer.
     pub peer: Option<SocketAddr>,
-    /// Who speaks, or spoke last.
+    /// The connected program, or else the previous one.
     pub dialect: Option<Dialect>,
     pub counters: Counters,
-    /// Connections that were accepted, and those that were refused because there was one.
+    /// Connections that were accepted, and those that were refused because there was one already.
     pub connections: u64,
     pub refused: u64,
-    /// Messages that took the place of others for the same route, which nobody had taken yet.
+    /// Messages that replaced others for the same route that had not been taken yet.
     pub replaced: u64,
     /// Messages that wait for the event loop.
     pub pending: usize,
@@ -78,12 +78,13 @@ impl Shared {
 }
 
 impl Fpm {
-    /// Listens in the network namespace of this thread. `quiet`: how long zebra is silent once it has sent everything.
+    /// Listens in the network namespace of this thread. `quiet`: how long zebra must be silent for its replay to count
+    /// as complete.
     pub fn listen(address: SocketAddr, quiet: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let status = Status {
-            // Port 0 is any.
+            // Port 0 selects any.
             address: listener.local_addr()?,
             state: State::Listening,
             peer: None,
@@ -115,7 +116,7 @@ impl Fpm {
         Ok(Self { shared, stop })
     }
 
-    /// Waits for what comes next. May be dropped and called anew at any time.
+    /// Waits for what comes next. Can be dropped and called again at any time.
     pub async fn next(&self) -> FeedEvent {
         loop {
             let next = {
@@ -152,7 +153,7 @@ struct Server {
     shared: Arc<Shared>,
     session: Session,
     connection: Option<Connection>,
-    /// What was logged last about connections that are of no use: those that try again and again are logged once.
+    /// The last log message about useless connections: a peer that retries again and again is logged once.
     complaint: Option<String>,
 }
 
@@ -162,7 +163,7 @@ struct Connection {
     buffer: Vec<u8>,
     /// How many bytes of the buffer are filled.
     filled: usize,
-    /// It has said something that could be read, and the switch knows of it.
+    /// It has sent something readable, and the switch knows of it.
     announced: bool,
 }
 
@@ -196,7 +197,8 @@ impl Server {
         }
     }
 
-    /// One routing daemon at a time. Who has closed its end, or has never said anything that could be read, gives way.
+    /// Accepts one routing daemon at a time. A peer that has closed its end, or has never sent anything readable, is
+    /// replaced.
     async fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
         if let Some(connection) = &self.connection {
             let is_useful = connection.announced && !is_closed(&connection.stream).await;
@@ -227,7 +229,7 @@ impl Server {
         self.publish();
     }
 
-    /// What came of reading, or nothing at the end of the connection.
+    /// Handles the result of reading; nothing was read at the end of the connection.
     fn take(&mut self, read: io::Result<usize>) {
         let Some(connection) = &mut self.connection else { return };
         match read {
@@ -250,7 +252,7 @@ impl Server {
             if is_first {
                 inner.pending.mark(FeedEvent::Connected { peer });
             }
-            // All of a frame at once: deleting and adding are one change.
+            // All of a frame at once: a deletion and an addition in it are one change.
             for (key, message) in messages {
                 let replaces = inner.pending.push(key, message);
                 inner.status.replaced += u64::from(replaces);
@@ -268,7 +270,7 @@ impl Server {
         self.poll();
     }
 
-    /// Whether there is something to read: what zebra has sent already was no silence.
+    /// Whether there is something to read: zebra was not silent if its data has already arrived.
     async fn has_more(&self) -> bool {
         match &self.connection {
             Some(connection) => ready(&connection.stream).await.is_some(),
@@ -276,7 +278,7 @@ impl Server {
         }
     }
 
-    /// Tells the switch once zebra has sent everything.
+    /// Reports to the switch once zebra has sent everything.
     fn poll(&mut self) {
         let is_synced = self.session.poll(Instant::now());
         self.publish();
@@ -305,7 +307,7 @@ impl Server {
         self.shared.added.notify_one();
     }
 
-    /// Logs what the session has to remark, and shows its state.
+    /// Logs the session's remarks, and publishes its state.
     fn publish(&mut self) {
         for remark in self.session.take_remarks() {
             match &remark {
@@ -332,7 +334,7 @@ impl Server {
     }
 }
 
-/// Reads behind what is in the buffer, which always has room for the rest of a frame.
+/// Appends to the buffer, which always has room for the rest of a frame.
 async fn read(connection: &mut Option<Connection>) -> io::Result<usize> {
     match connection {
         None => std::future::pending().await,
@@ -342,14 +344,14 @@ async fn read(connection: &mut Option<Connection>) -> io::Result<usize> {
     }
 }
 
-/// Whether the other end sends nothing more, be there something to read still or not.
+/// Whether the other end will send no more, even if there is still something to read.
 async fn is_closed(stream: &TcpStream) -> bool {
     ready(stream).await.is_some_and(Ready::is_read_closed)
 }
 
-/// What a connection is ready for, of reading; `None`: nothing.
+/// Whether a connection is readable or closed; `None`: neither.
 async fn ready(stream: &TcpStream) -> Option<Ready> {
-    // Lets the runtime hear of it first.
+    // Lets the runtime notice it first.
     tokio::task::yield_now().await;
     stream.ready(Interest::READABLE).now_or_never()?.ok()
 }

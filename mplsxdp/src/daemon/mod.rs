@@ -1,5 +1,5 @@
-//! The process around the switch: it waits for events, has [`Switch`] handle them, and performs the effects. Anything that
-//! takes long is a future or a thread, whose result is an input of the switch.
+//! The process around the switch: it waits for events, passes them to [`Switch`], and performs the effects. Anything
+//! that takes long is a future or a thread, whose result is an input of the switch.
 
 mod audit;
 pub mod exceptions;
@@ -68,9 +68,9 @@ const STEP: Duration = Duration::from_millis(1);
 type Answer = oneshot::Sender<Result<Reply, Refusal>>;
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome>>>>;
 
-/// Loads, serves until told to stop, and unloads.
+/// Loads, serves until it is asked to stop, and unloads.
 pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
-    // First: from here on no signal ends this process before it has cleaned up.
+    // First of all, so that no signal ends this process before it has cleaned up.
     let mut ending = signals::Ending::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut reading = Reading::default();
@@ -129,7 +129,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let failed = daemon.failure.take();
     daemon.shut_down().await;
-    // Those who still wait for an answer learn that there is none.
+    // Requests that still wait for an answer learn that there is none.
     drop((calls, listener, daemon));
     stop_serving.cancel();
     if let Some(serving) = serving {
@@ -591,7 +591,7 @@ impl Daemon {
         }
     }
 
-    /// Opens sockets for a port's exceptions on all queues. A busy queue is tried again for a while.
+    /// Opens sockets for a port's exceptions on all queues. Retries a busy queue for a while.
     fn try_to_listen(&mut self, number: u16, name: Arc<str>, mut patience: Patience) {
         let result = self.listen_everywhere(number, &name);
         let is_busy = result.as_ref().is_err_and(PortError::is_busy);
@@ -618,8 +618,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Opens the sockets anew of ports that went down with frames queued: those must not leave once the port is up, which it
-    /// may be again already.
+    /// Reopens the sockets of ports that went down with frames queued: those frames must not leave when the port comes
+    /// up again, which may already have happened.
     fn discard_unsent(&mut self, down: &BTreeSet<u32>) {
         for number in self.with_exceptions(|exceptions, view| exceptions.stale_ports(view, down)) {
             self.exceptions.remove_port(number);
@@ -651,7 +651,7 @@ impl Daemon {
         });
     }
 
-    /// Shows the slow path what it may know.
+    /// Gives the slow path a view of what it may know.
     fn with_exceptions<R>(&mut self, work: impl FnOnce(&mut Exceptions, &View<'_>) -> R) -> R {
         let config = self.switch.config();
         let view = View {
@@ -730,7 +730,7 @@ async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32
     }
 }
 
-/// Never if no routing daemon is followed.
+/// Never returns if no routing daemon is followed.
 async fn next_feed_event(fpm: &Option<Fpm>) -> FeedEvent {
     match fpm {
         Some(fpm) => fpm.next().await,

@@ -21,7 +21,7 @@ impl RawIp {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             socket(family, SockType::Raw, flags, SockProtocol::Raw)
         };
-        // A kernel without IPv6 has none to send.
+        // A kernel without IPv6 has no IPv6 packets to send.
         Ok(Self {
             v4: open(AddressFamily::Inet)?,
             v6: open(AddressFamily::Inet6).ok(),
@@ -56,7 +56,8 @@ impl RawIp {
     }
 }
 
-/// `info` has the interface to send by (IP_PKTINFO, IPV6_PKTINFO): with a VRF device, the kernel looks up the way in its table.
+/// `info` names the outgoing interface (IP_PKTINFO, IPV6_PKTINFO): for a VRF device, the kernel looks up the route in
+/// its table.
 fn send(socket: &OwnedFd, packet: &[u8], info: Option<ControlMessage<'_>>, to: &impl SockaddrLike) -> io::Result<()> {
     let fd = socket.as_raw_fd();
     sendmsg(

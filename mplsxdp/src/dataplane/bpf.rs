@@ -1,5 +1,6 @@
-//! The commands of bpf(2) that aya does not offer. For XDP links: whether one is still attached, and detaching one to which
-//! others have descriptors. For programs of others: the name by the id. For maps: batches, deleting, and maps of maps.
+//! The commands of bpf(2) that aya does not offer. For XDP links: whether one is still attached, and detaching one to
+//! which others have descriptors. For programs of others: the name by the id. For maps: batches, deleting, and maps of
+//! maps.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -151,9 +152,9 @@ fn element(command: Command, map: BorrowedFd<'_>, key: &u32, value: Option<&u32>
     bpf(command, &mut attributes).map(drop)
 }
 
-/// BPF_MAP_LOOKUP_BATCH (Linux 5.13 for per-CPU arrays): the values of consecutive slots of a per-CPU array from `first` on,
-/// those of all possible CPUs for each, as two words. `values` has room for `keys.len()` slots. Returns the number of slots
-/// read.
+/// BPF_MAP_LOOKUP_BATCH (Linux 5.13 for per-CPU arrays): the values of consecutive slots of a per-CPU array from
+/// `first` on, those of all possible CPUs for each, as two words. `values` has room for `keys.len()` slots. Returns the
+/// number of slots read.
 pub fn lookup_batch(map: BorrowedFd<'_>, first: u32, keys: &mut [u32], values: &mut [[u64; 2]]) -> io::Result<usize> {
     /// The offset of `count` in the attributes.
     const COUNT: usize = 8;
@@ -180,16 +181,15 @@ pub fn lookup_batch(map: BorrowedFd<'_>, first: u32, keys: &mut [u32], values: &
     }
 }
 
-/// bpf(2) with the beginning of `union bpf_attr`, into which the kernel may write; the rest counts as zero. Returns the new
-/// descriptor, if the command makes one.
-/// descriptor, if the command makes one.
+/// bpf(2) with the beginning of `union bpf_attr`, into which the kernel may write; the rest counts as zero. Returns the
+/// new descriptor, if the command makes one.
 fn bpf<const WORDS: usize>(command: Command, attributes: &mut [u32; WORDS]) -> io::Result<i32> {
     // Pointers in the attributes lie at multiples of 8.
     #[repr(C, align(8))]
     struct Aligned<const WORDS: usize>([u32; WORDS]);
     let mut aligned = Aligned(*attributes);
-    // SAFETY: what the attributes point to lives until the call returns, and is as long as they say: the callers, all of them in
-    // this file, hold references to it.
+    // SAFETY: what the attributes point to lives until the call returns, and is as long as they say: the callers, all
+    // of them in this file, hold references to it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as i64, &raw mut aligned, size_of_val(attributes)) };
     let error = io::Error::last_os_error();
     *attributes = aligned.0;

@@ -3,7 +3,8 @@
 use mplsxdp_common::forward::Frame;
 use mplsxdp_common::wire::ETH_HLEN;
 
-/// A copy of a frame. It reuses its buffer when it is filled again, so it allocates only for a frame longer than all before.
+/// A copy of a frame. Its buffer is reused when it is filled again, so it allocates only for a frame longer than all
+/// before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemoryFrame {
     buffer: Vec<u8>,
@@ -42,8 +43,8 @@ impl MemoryFrame {
         }
     }
 
-    /// Replaces the frame: `parts` one after the other, with `trimmed` bytes missing at the end. Those count in the frame's
-    /// length but cannot be read.
+    /// Replaces the frame: `parts` one after the other, with `trimmed` bytes missing at the end. Those count in the
+    /// frame's length but cannot be read.
     pub fn refill<const N: usize>(&mut self, parts: [&[u8]; N], trimmed: usize) {
         self.buffer.resize(Self::HEADROOM, 0);
         for part in parts {
@@ -108,7 +109,7 @@ impl Frame for MemoryFrame {
     }
 
     fn cut_tail(&mut self, bytes: usize) -> Option<()> {
-        // What is missing at the end goes first. The kernel leaves at least an Ethernet header (bpf_xdp_adjust_tail).
+        // The missing end goes first. The kernel leaves at least an Ethernet header (bpf_xdp_adjust_tail).
         let missing = self.trimmed.min(bytes);
         let end = self.buffer.len().checked_sub(bytes - missing)?;
         if self.start + ETH_HLEN > end {

@@ -1,4 +1,4 @@
-//! What must hold of the forwarding core, whatever the tables and the frame: [`core`] panics where something does not.
+//! Properties of the forwarding core that must hold for any tables and any frame: [`core`] panics if one does not.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
@@ -19,17 +19,17 @@ use super::memory::MemoryTables;
 use super::{FtnKey, Tables as _};
 
 const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-/// VLAN tags, which stand before the EtherType that counts.
+/// VLAN tags, which come before the frame's own EtherType.
 const TAGS: [u16; 2] = [ETH_P_8021Q, ETH_P_8021AD];
-/// Where frames arrive, and the sub-interface there that the frame's own VIDs are of.
+/// The port where frames arrive; its sub-interface has the frame's own VIDs.
 const PORT: u16 = 0;
 const SUB_INTERFACE: u16 = 1;
 /// One for each next hop. Those from [`UNRESOLVED`] on have no MAC address.
 const MTUS: [u16; 10] = [1500, 1500, 1500, 9000, 60, 100, 0, 1500, 1500, 1500];
 const UNRESOLVED: usize = 7;
-/// What takes over from next hops that are not resolved. The last one's is not, either.
+/// The backups of next hops that are not resolved. The last one's backup is not resolved, either.
 const BACKUPS: [(usize, u16); 2] = [(8, 2), (9, 7)];
-/// Next hops that routes name: some are not there.
+/// Next hops that routes name: some do not exist.
 const HOPS: u8 = MTUS.len() as u8 + 2;
 const GROUPS: u8 = 4;
 const OPS: [Op; 9] = [
@@ -43,18 +43,18 @@ const OPS: [Op; 9] = [
     Op::Group,
     Op::LocalPass,
 ];
-/// Where [`Op::Pass`] stands.
+/// The position of [`Op::Pass`].
 const PASS: usize = 5;
-/// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all of IPv6. The buckets of groups have
-/// the same ones.
+/// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all IPv6 addresses. The
+/// buckets of groups use the same routes.
 const ROUTES: usize = 16;
 const ROUTE_LEN: usize = 4;
 /// Settings, TTL of tunnels, headroom, VLANs and hash seed.
 const SETUP_LEN: usize = 4;
 const HEADER_LEN: usize = SETUP_LEN + ROUTES * ROUTE_LEN;
 
-/// `data` begins with the box's settings and routes, of fixed length; the rest is the frame. Unless a bit says otherwise its
-/// destination MAC and IPv4 checksum are made right: no fuzzer would find them.
+/// Checks these properties. `data` begins with the router's settings and routes, of fixed length; the rest is the
+/// frame. Unless a bit says otherwise, its destination MAC and IPv4 checksum are corrected: no fuzzer would find them.
 pub fn core(data: &[u8]) {
     let Some((header, frame)) = data.split_at_checked(HEADER_LEN) else {
         return;
@@ -131,13 +131,13 @@ pub fn core(data: &[u8]) {
     }
 }
 
-/// Inputs that have this frame in them, so that each operation of [`OPS`] is tried on it.
+/// Inputs that contain this frame, so that each operation of [`OPS`] is tried on it.
 pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (0..OPS.len()).map(move |op| {
         let mut data = vec![(op % 3) as u8, 255, 0, 0];
         for number in 0..ROUTES {
-            // The first two are for addresses: packets that are popped for this box are left to the kernel. Beneath the first
-            // label something else is to be done: a frame of nothing but local labels is malformed.
+            // The first two are for addresses: packets that are popped for this router are left to the kernel. Labels
+            // beneath the first get another operation: a frame with only local labels is malformed.
             let op = match number {
                 0 | 1 if matches!(OPS[op], Op::Pop | Op::PenultimatePop | Op::Local | Op::LocalPass) => PASS,
                 0..=2 => op,
@@ -150,7 +150,7 @@ pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// The first labels of the frame have routes, and so has every address.
+/// Tables in which the first labels of the frame have routes, and so does every address.
 fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
     let mut tables = MemoryTables::default();
     for (number, mtu) in MTUS.into_iter().enumerate() {
@@ -172,7 +172,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
         .map(|&[op, operand, hop, slot]| {
             let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
             let op = OPS[usize::from(op & 7)];
-            // Most stacks that are pushed are there, and most groups.
+            // Most of the pushed stacks exist, and most groups.
             let operand = match op {
                 Op::Stack => operand % (MAX_PUSH as u8 + 2),
                 Op::Group => operand % (GROUPS + 1),
@@ -201,7 +201,8 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
     tables
 }
 
-/// Every one has its own MAC addresses and its own port, so that a frame shows where it was sent. One has a tag, one two.
+/// Each has its own MAC addresses and its own port, so that a frame shows where it was sent. One has one tag, another
+/// two.
 fn adjacency(number: u8, mtu: u16) -> Adjacency {
     let index = usize::from(number);
     let destination = if index >= UNRESOLVED {
@@ -220,7 +221,7 @@ fn adjacency(number: u8, mtu: u16) -> Adjacency {
         .with_backup(backup)
 }
 
-/// No fuzzer would find the VIDs of one that is there already.
+/// Gives the sub-interface the frame's own VIDs, which no fuzzer would find.
 fn add_sub_interface(tables: &mut MemoryTables, frame: &[u8], word: PortWord) {
     let vids: Vec<u16> = frame[..l2_len(frame).min(frame.len())]
         .get(ETH_HLEN..)
@@ -239,7 +240,7 @@ fn add_sub_interface(tables: &mut MemoryTables, frame: &[u8], word: PortWord) {
     tables.insert_sub_interface(key, SUB_INTERFACE).expect("room for one");
 }
 
-/// The frame with another traffic class in its top label, where it has one.
+/// The frame with another traffic class in its top label, if it has one.
 fn with_other_traffic_class(frame: &[u8]) -> Option<Vec<u8>> {
     let top = l2_len(frame);
     let ethertype = frame.get(top - 2..top)?;
@@ -261,7 +262,7 @@ fn l2_len(frame: &[u8]) -> usize {
     ETH_HLEN + tags * VLAN_HLEN
 }
 
-/// What lies in a frame.
+/// The parts of a frame.
 struct Parts<'a> {
     ethertype: u16,
     /// Empty in an unlabelled frame.
@@ -270,7 +271,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// `None` where the frame ends before its Ethernet header or its stack does.
+    /// `None` if the frame ends before its Ethernet header or its stack does.
     fn of(frame: &'a [u8]) -> Option<Self> {
         let (l2, mut payload) = frame.split_at_checked(l2_len(frame))?;
         let ethertype = u16::from_be_bytes(*l2.last_chunk()?);
@@ -287,7 +288,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// The TTL that the next hop looks at.
+    /// The TTL that the next hop will see.
     fn ttl(&self) -> u8 {
         match (self.stack.first(), self.payload.first().map(|first| first >> 4)) {
             (Some(top), _) => top.ttl(),
@@ -297,8 +298,8 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// The EtherType says what there is, and the TTL is not 0, unless it arrived as that, beneath, and is not this hop's to touch
-    /// (RFC 3443 section 3.2).
+    /// The EtherType matches the content, and the TTL is not 0, unless it arrived as 0 beneath and this hop must not
+    /// change it (RFC 3443 section 3.2).
     fn check_outgoing(&self, before: &Self) {
         let is_v4 = self.payload.first().is_some_and(|first| first >> 4 == 4);
         let ethertype = match (self.stack.is_empty(), is_v4) {
@@ -317,7 +318,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Its labels were all this box's own: the kernel gets the packet, with its tags where it has a device for them.
+/// All of its labels were this router's own: the kernel gets the packet, with its tags if it has a device for them.
 fn check_delivered(frame: &[u8], out: &[u8], kernel_vlan: bool) {
     let (before, after) = (
         Parts::of(frame).expect("a whole stack"),
@@ -346,7 +347,7 @@ fn check_forwarded(frame: &[u8], out: &[u8], hop: Adjacency) {
     let before = Parts::of(frame).expect("a whole stack came in");
     let after = Parts::of(out).expect("a whole stack goes out");
     after.check_outgoing(&before);
-    // No more than what is pushed is other than it was: what is beneath is the same, entry by entry.
+    // Only the pushed labels may differ: the labels beneath are the same, entry by entry.
     if let Some(beneath) = after.stack.get(MAX_PUSH..) {
         assert!(before.stack.ends_with(beneath), "labels beneath those pushed");
     }
@@ -362,8 +363,8 @@ fn check_forwarded(frame: &[u8], out: &[u8], hop: Adjacency) {
     check_payload(before.payload, after.payload);
 }
 
-/// Of a packet only the TTL, the traffic class and what follows from them may differ, of anything else nothing. What follows a packet in
-/// the frame may be gone.
+/// Of a packet, only the TTL, the traffic class and what follows from them may differ; of anything else, nothing. The
+/// bytes after the packet may be gone.
 fn check_payload(before: &[u8], after: &[u8]) {
     if before.len() != after.len() {
         let total_len = match *before {

@@ -1,10 +1,10 @@
 //! Grace periods: how the controller knows that no running XDP program began before some change.
 //!
-//! The kernel waits for one (`synchronize_rcu`) whenever an element of a map of maps is updated through the system call, so
-//! that afterwards all programs use the new element (`maybe_wait_bpf_programs` in Linux 5.0 and later). XDP programs run as RCU
-//! readers. `membarrier(MEMBARRIER_CMD_GLOBAL)` also waits, but not on all kernels: with `nohz_full` it is refused, and with
-//! one CPU it returns at once, even though a program may have been preempted (PREEMPT_RT). The wait takes 5 to 50 ms, so a
-//! thread of its own does it.
+//! The kernel waits for one (`synchronize_rcu`) whenever an element of a map of maps is updated through the system
+//! call, so that afterwards all programs use the new element (`maybe_wait_bpf_programs` in Linux 5.0 and later). XDP
+//! programs run as RCU readers. `membarrier(MEMBARRIER_CMD_GLOBAL)` also waits, but not on all kernels: with
+//! `nohz_full` it is refused, and with one CPU it returns at once, even though a program may have been preempted
+//! (PREEMPT_RT). The wait takes 5 to 50 ms, so a separate thread does it.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -77,7 +77,7 @@ impl GracePeriods {
         })
     }
 
-    /// Begins a grace period: it is over when no program runs that began before this call.
+    /// Begins a grace period: it is over when no program is running that began before this call.
     pub fn begin(&mut self) -> GracePeriod {
         self.begun += 1;
         // The thread ends only after this value, so there is always a receiver.
@@ -108,7 +108,7 @@ impl MapOfMaps {
         Ok(Self { outer, inner })
     }
 
-    /// Returns when no BPF program runs that began before this call.
+    /// Returns when no BPF program is running that began before this call.
     fn wait_for_readers(&self) -> io::Result<()> {
         bpf::update_element(self.outer.as_fd(), 0, self.inner.as_raw_fd().cast_unsigned())
     }

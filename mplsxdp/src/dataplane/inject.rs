@@ -1,9 +1,10 @@
-//! Makes the kernel receive frames at an interface, as if the XDP program there had passed them. So what comes off an LSP meets
-//! the checks of received packets: martian addresses, `rp_filter`, checksums, `ip_forward`, TTL, netfilter.
+//! Makes the kernel receive frames at an interface, as if the XDP program there had passed them. So packets that leave
+//! an LSP here meet the checks of received packets: martian addresses, `rp_filter`, checksums, `ip_forward`, TTL,
+//! netfilter.
 //!
-//! A traffic-control program runs once for each frame (BPF_PROG_TEST_RUN), and gives the interface a packet in the kernel's own
-//! memory (`bpf_clone_redirect`). A test run of an XDP program on live frames would do the same, but creates a page pool each
-//! time, which exists as long as a socket has the packet unread.
+//! A traffic-control program runs once for each frame (BPF_PROG_TEST_RUN), and gives the interface a packet in the
+//! kernel's own memory (`bpf_clone_redirect`). A test run of an XDP program on live frames would do the same, but
+//! creates a page pool each time, which exists as long as a socket has the packet unread.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -38,11 +39,11 @@ impl Injector {
         Ok(injector)
     }
 
-    /// Makes the kernel receive `frame`, from the destination MAC address on, at the interface `ifindex` of this network
-    /// namespace. On return it has passed through the kernel's network stack.
+    /// Makes the kernel receive `frame`, from the destination MAC address on, at the interface `ifindex` of this
+    /// network namespace. On return it has passed through the kernel's network stack.
     ///
-    /// EINVAL: there is no such interface, or the frame is longer than what the kernel turns into a packet at once, about
-    /// 16,000 bytes. ENOBUFS: the interface is down, or the kernel's queue for received packets is full.
+    /// EINVAL: there is no such interface, or the frame is longer than what the kernel turns into a packet at once,
+    /// about 16,000 bytes. ENOBUFS: the interface is down, or the kernel's queue for received packets is full.
     pub fn receive(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
         if frame.len() > Delivery::ROOM {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -75,9 +76,9 @@ impl Injector {
         }
     }
 
-    /// Lets the kernel process what it has received. Linux 6.11 and later does so at the end of the test run. Before, the
-    /// packet waits in this CPU's queue until the next interrupt, or until bottom halves are enabled again, which is when this
-    /// has looked at a socket's queue. Otherwise a CPU that becomes idle complains ("local softirq work is pending").
+    /// Lets the kernel process what it has received. Linux 6.11 and later does so at the end of the test run. Before,
+    /// the packet waits in this CPU's queue until the next interrupt, or until bottom halves are enabled again; reading
+    /// from a socket's queue does that. Otherwise a CPU that becomes idle complains ("local softirq work is pending").
     fn finish(&self) {
         // EAGAIN: the socket has no address.
         let _ = recv(self.socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);

@@ -1,5 +1,5 @@
-//! The tables in the kernel: BPF arrays mapped into this process and written by single stores, tries and counters through the
-//! bpf system call.
+//! The tables in the kernel: BPF arrays mapped into this process and written by single stores; tries and counters
+//! through the bpf system call.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -60,8 +60,8 @@ pub struct KernelTables {
 }
 
 impl KernelTables {
-    /// Opens the maps that the first loaded program created, and marks them as this version's. `hash_seed` is frozen into the
-    /// programs.
+    /// Opens the maps that the first loaded program created, and marks them as this version's. `hash_seed` is frozen
+    /// into the programs.
     pub fn open(pins: &Pins, hash_seed: u32) -> Result<Self, TableError> {
         let open = |name| pins.open(name).map_err(|error| table_error(name, "open", error));
         let (ilm, adjacencies, stacks, groups, ports) = (
@@ -126,7 +126,8 @@ impl KernelTables {
         })
     }
 
-    /// The tables as the program of a port with these settings sees them, for frames as on the wire. Nothing is counted.
+    /// The tables as the program of a port with these settings sees them, for frames as on the wire. Nothing is
+    /// counted.
     pub fn at_wire(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tables: self,
@@ -135,7 +136,8 @@ impl KernelTables {
         }
     }
 
-    /// The same for frames without VLAN tags: the slow path's frames lose them on arrival and get them again on departure.
+    /// The same for frames without VLAN tags: the slow path's frames lose them on arrival and get them again on
+    /// departure.
     pub fn without_tags(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tagged: false,
@@ -156,7 +158,7 @@ impl KernelTables {
         self.grace_periods.ended().await;
     }
 
-    /// Handles for all counters; they can be used on another thread, for as long as they live.
+    /// Handles for all counters. They can be used on another thread.
     pub fn counter_readers(&self) -> Result<CounterReaders, TableError> {
         let reader = |name, map: &MapData| {
             let map = map.fd().as_fd().try_clone_to_owned().map_err(|source| TableError {
@@ -341,7 +343,7 @@ impl Tables for KernelTables {
     }
 
     fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError> {
-        // What is not punted has no such slot: another counter would be there.
+        // Frames that are not punted have no such slot: another counter would be in its place.
         if reason.is_punted() {
             self.reason_slot(port, loss.slot(reason))
         } else {
@@ -430,8 +432,8 @@ impl forward::PortView for AtPort<'_> {
             .stacks
             .slice(index as usize * STACK_WORDS, STACK_WORDS)
             .map(|words| {
-                // SAFETY: the words of one stack, aligned for more than it needs; any bits are a LabelStack. They are written only
-                // by `store_stack`, which borrows the tables mutably.
+                // SAFETY: the words of one stack, aligned for more than it needs; any bits are a LabelStack. They are
+                // written only by `store_stack`, which borrows the tables mutably.
                 unsafe { words.cast().as_ref() }
             })
     }
@@ -532,7 +534,7 @@ impl Drop for MappedWords {
     }
 }
 
-/// `map` as the type that its contents have.
+/// `map` as the type that matches its contents.
 fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, TableError> {
     T::try_from(map).map_err(|error| table_error(name, "open", error))
 }

@@ -1,6 +1,6 @@
-//! Loads maps and programs into the kernel. Every port has its own copy of the program, with its [`Settings`] frozen in. All
-//! copies share their maps through pins in a bpffs that is not mounted anywhere: only this process can reach it, and it
-//! disappears when the process ends, however that happens.
+//! Loads maps and programs into the kernel. Every port has its own copy of the program, with its [`Settings`] frozen
+//! in. All copies share their maps through pins in a bpffs that is not mounted anywhere: only this process can reach
+//! it, and it disappears when the process ends, however that happens.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -51,7 +51,7 @@ pub const SHARED_MAPS: &[&str] = &[
 /// The XDP program, as the build compiled it.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mplsxdp.o"));
 
-/// What stays fixed for the life of the maps.
+/// Sizes that stay fixed for the life of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     pub labels: u32,
@@ -90,7 +90,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// On a kernel that is too old, that is the reason, whatever failed.
+    /// If the kernel is too old, names that as the reason, whatever failed.
     fn on_this_kernel(self) -> Self {
         match Release::running() {
             Some(running) if running < OLDEST => Self::KernelTooOld {
@@ -180,7 +180,8 @@ impl Loader {
         }
     }
 
-    /// Sets whether copies of the program use atomic instructions for their counters; by default as this kernel needs it.
+    /// Sets whether copies of the program use atomic instructions for their counters; by default as this kernel needs
+    /// it.
     pub fn with_atomic_counters(self, atomic_counters: bool) -> Self {
         Self {
             frozen: Frozen {
@@ -191,8 +192,8 @@ impl Loader {
         }
     }
 
-    /// Logs the log records of all copies from now on, on a thread of its own, so that a flood of them does not hold the event
-    /// loop. Only programs whose settings say so write records.
+    /// Logs the log records of all copies from now on, on a separate thread, so that a flood of them does not hold the
+    /// event loop. Only programs whose settings say so write records.
     pub fn follow_log(&mut self) -> Result<(), LoadError> {
         let mut logger = EbpfLogger::init_with_logger(&mut self.log, Records)
             .map_err(|error| LoadError::Log(io::Error::other(error)))?;
@@ -222,9 +223,9 @@ impl Loader {
         Ok(Program { xdp })
     }
 
-    /// Counts, as long as it lives, the frames that are redirected to the ports of this network namespace and that the ports do
-    /// not send. Each batch of frames that a driver refuses costs a little. If `Offsets` cannot be determined, they are not
-    /// counted.
+    /// Counts, as long as the returned value lives, the frames that are redirected to the ports of this network
+    /// namespace but not sent by them. Each batch of frames that a driver refuses costs a little. If `Offsets` cannot
+    /// be determined, they are not counted.
     pub fn lost_frames(&self) -> Result<LostFrames, LoadError> {
         let io_error = |error: MapError| LoadError::LostFrames(io::Error::other(error));
         let tx_ports = self.pins.open(map::TX_PORTS).map_err(io_error)?;
@@ -277,11 +278,12 @@ impl Loader {
     }
 }
 
-/// Logs the program's records, `EXCEPTION, THE REST`, with each exception as a subject of its own.
+/// Logs the program's records, `EXCEPTION, THE REST`; each exception is a separate subject.
 struct Records;
 
 impl Records {
-    /// The pause between two records. In a flood the ring fills up meanwhile, and the program skips records, which is cheaper.
+    /// The pause between two records. In a flood the ring fills up meanwhile, and the program skips records, which is
+    /// cheaper.
     const PAUSE: Duration = Duration::from_micros(100);
 }
 
@@ -300,8 +302,8 @@ impl log::Log for Records {
     fn flush(&self) {}
 }
 
-/// Has the kernel verify and load a program. Its verifier gives up with EAGAIN if a signal arrives for this thread, and must be
-/// asked again; libbpf retries as often.
+/// Makes the kernel verify and load a program. Its verifier gives up with EAGAIN if a signal arrives for this thread,
+/// and must be asked again; libbpf retries as often.
 fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
     const ATTEMPTS: usize = 5;
     let mut attempts = 1;
@@ -347,7 +349,7 @@ fn object_watching(pins: &Pins, sizes: Sizes, watch: Watch, atomic_counters: boo
     Ok(loader.load(OBJECT).map_err(Box::new)?)
 }
 
-/// Of objects that share their maps.
+/// A loader for objects that share their maps.
 fn sharing<'a>(pins: &Pins, sizes: Sizes) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
     loader
@@ -404,8 +406,8 @@ impl Program {
     }
 }
 
-/// Has the kernel verify and load a program of `object`. Nothing else of `object` is kept: each map would take one descriptor,
-/// and the kernel keeps the maps as long as the program.
+/// Makes the kernel verify and load a program of `object`. Nothing else of `object` is kept: each map would take one
+/// descriptor, and the kernel keeps the maps as long as the program.
 fn load_one(mut object: Ebpf, name: &'static str) -> Result<Xdp, LoadError> {
     let program = object.program_mut(name).ok_or(LoadError::NoProgram(name))?;
     let program: &mut Xdp = program.try_into().map_err(|error: ProgramError| Box::new(error))?;

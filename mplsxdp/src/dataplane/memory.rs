@@ -27,7 +27,7 @@ pub enum AdjacencyEvent {
         index: u16,
     },
     GraceBegun(GracePeriod),
-    /// This one and all before it.
+    /// This grace period and all before it are over.
     GraceOver(GracePeriod),
 }
 
@@ -130,8 +130,8 @@ impl MemoryTables {
         }
     }
 
-    /// The same for frames without VLAN tags: the slow path's frames lose them on arrival and get them again on departure.
-    /// Nothing is counted.
+    /// The same for frames without VLAN tags: the slow path's frames lose them on arrival and get them again on
+    /// departure. Nothing is counted.
     pub fn without_tags(&self, settings: Settings) -> AtPort<'_> {
         AtPort {
             tagged: false,

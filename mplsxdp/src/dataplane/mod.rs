@@ -1,7 +1,7 @@
-//! The tables of the data plane. The LFIB writes to [`Tables`]: [`kernel`] has the BPF maps, [`memory`] the tables for tests.
-//! [`frame`] is a frame for the forwarding core in this process. [`loader`] loads the programs and maps, and [`port`] attaches
-//! a program; [`bpf`] has the bpf(2) commands that this needs. [`btf`] finds fields of the kernel's structures. [`inject`]
-//! makes the kernel receive what the slow path hands up.
+//! The tables of the data plane. The LFIB writes to [`Tables`]: [`kernel`] has the BPF maps, [`memory`] the tables for
+//! tests. [`frame`] is a frame for the forwarding core in this process. [`loader`] loads the programs and maps, and
+//! [`port`] attaches a program; [`bpf`] has the bpf(2) commands that this needs. [`btf`] finds fields of the kernel's
+//! structures. [`inject`] makes the kernel receive frames from the slow path.
 
 pub mod bpf;
 mod btf;
@@ -53,8 +53,8 @@ pub struct Capacity {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct GracePeriod(pub u64);
 
-/// The stores that change one adjacency into another: index and value of each word that differs, the first word last. A reader
-/// reads the first word first: if that is resolved, the reader also sees the words stored before it.
+/// The stores that change one adjacency into another: index and value of each word that differs, the first word last. A
+/// reader reads the first word first: if that is resolved, the reader also sees the words stored before it.
 pub fn adjacency_writes(old: Adjacency, new: Adjacency) -> impl Iterator<Item = (usize, u64)> {
     let words = old.words().into_iter().zip(new.words()).enumerate().rev();
     words.filter_map(|(index, (old, new))| (old != new).then_some((index, new)))
@@ -73,8 +73,8 @@ impl FtnKey {
     }
 }
 
-/// What the controller writes and the forwarding core reads. A published write (everything except a stack) is one store that a
-/// reader sees whole.
+/// What the controller writes and the forwarding core reads. A published write (everything except a stack) is one store
+/// that a reader sees whole.
 pub trait Tables {
     fn capacity(&self) -> Capacity;
 
@@ -89,7 +89,7 @@ pub trait Tables {
     /// No reader may be using `index`.
     fn store_stack(&mut self, index: u32, stack: LabelStack);
 
-    /// What a group does with the flows of a bucket.
+    /// Sets the entry of a group's bucket.
     fn store_bucket(&mut self, group: u32, bucket: u8, entry: RouteEntry);
 
     /// As last stored; all zero if it never was.
@@ -102,7 +102,8 @@ pub trait Tables {
 
     fn store_port(&mut self, port: u16, word: PortWord);
 
-    /// Lets frames be redirected to `port`. If several ports are on an interface, what its driver refuses counts for the first.
+    /// Lets frames be redirected to `port`. If several ports are on an interface, frames that its driver refuses count
+    /// for the first.
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError>;
 
     /// Frames for `port` are dropped from here on. Clearing a port that is not set is not an error.
@@ -119,7 +120,7 @@ pub trait Tables {
 
     fn is_over(&self, period: GracePeriod) -> bool;
 
-    /// What a slot has counted since the table was created.
+    /// The count of a slot since the table was created.
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError>;
 
     /// The same for `count` slots from `first` on; fewer at the end of the table.
@@ -130,10 +131,10 @@ pub trait Tables {
     /// Frames of `reason`, which is punted, that did not reach the slow path.
     fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError>;
 
-    /// Frames that were redirected to `port` and that it did not send.
+    /// Frames that were redirected to `port` but not sent by it.
     fn redirect_lost(&self, port: u16) -> Result<Counter, TableError>;
 
-    /// All reasons and losses of a port.
+    /// Clears all reasons and losses of a port.
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError>;
 
     /// Name, entries and bytes of kernel memory of each table.

@@ -68,7 +68,7 @@ impl Attachment {
         self.put_back()
     }
 
-    /// The same, to be attached by [`Attachment::put_back`].
+    /// The same, but attached later by [`Attachment::put_back`].
     pub fn replace_later(&mut self, program: Program) {
         self.program = program;
     }
@@ -96,13 +96,13 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // A process that has pinned the link, or a probe, would keep the program attached. A link that is already detached is
-        // not an error.
+        // A process that has pinned the link, or a probe, would keep the program attached. A link that is already
+        // detached is not an error.
         let _ = self.link.detach();
     }
 }
 
-/// Finds out what has happened to an [`Attachment`], also on another thread.
+/// Finds out what has happened to an [`Attachment`]; can be used on another thread.
 pub struct Probe {
     link: Arc<XdpLink>,
     pub link_id: u32,

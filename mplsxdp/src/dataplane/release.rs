@@ -1,4 +1,4 @@
-//! The version of the running kernel: for messages, and for tests. Features of the kernel are probed, not concluded from it.
+//! The version of the running kernel, for messages and tests. Kernel features are probed, not derived from the version.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ impl Release {
     }
 }
 
-/// Whether programs can preempt one another on a CPU: the kernel says how it was configured in its version (`uname -v`).
+/// Whether programs can preempt one another on a CPU: the kernel's version string (`uname -v`) says so.
 pub fn is_preempt_rt() -> bool {
     let name = nix::sys::utsname::uname().ok();
     name.is_some_and(|name| names_preempt_rt(&name.version().to_string_lossy()))

@@ -47,8 +47,8 @@ pub(super) struct Received {
     pub bytes: Bytes,
 }
 
-/// Takes the next message off a datagram; `None` for one that this version cannot read. An error means that the rest is not a
-/// message, or that the kernel reports lost messages.
+/// Takes the next message off a datagram; `None` for one that this version cannot read. An error means that the rest is
+/// not a message, or that the kernel reports lost messages.
 pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Received>> {
     let length = match NetlinkBuffer::new_checked(&datagram[..]) {
         Ok(message) => (message.length() as usize).next_multiple_of(4).min(datagram.len()),
@@ -68,7 +68,7 @@ pub(super) fn take_message(datagram: &mut BytesMut) -> io::Result<Option<Receive
         }
         Ok(message) => Ok(Some(Received { message, bytes })),
         Err(error) => {
-            // A message does not affect the others.
+            // A bad message does not affect the others.
             tracing::warn!("cannot read a netlink message: {error}");
             Ok(None)
         }
@@ -84,8 +84,8 @@ pub(super) fn events_of(received: Received, routing: bool) -> Vec<Event> {
     events
 }
 
-/// What a message says about routes. One that cannot be read takes the place of what was known of its destination: the kernel
-/// has that route, whatever it is.
+/// What a message says about routes. An unreadable one replaces what was known of its destination: the kernel has that
+/// route, whatever it is.
 pub(super) fn routing_message(bytes: &[u8]) -> Option<rtnl::Message> {
     let error = match rtnl::decode(bytes) {
         Ok(message) => return message,
@@ -178,7 +178,7 @@ pub(super) fn lookup_of(route: &RouteMessage) -> Lookup {
     }
 }
 
-/// `None` for what bridges report of their ports, which is not about the interface itself (AF_BRIDGE).
+/// `None` for bridges' reports about their ports, which are not about the interface itself (AF_BRIDGE).
 pub(super) fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
@@ -308,7 +308,7 @@ fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
     })
 }
 
-/// `None` for entries of neither ARP nor ND (bridges' forwarding entries, proxies).
+/// `None` for entries that are neither ARP nor ND (bridges' forwarding entries, proxies).
 fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     if message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;
@@ -347,7 +347,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
-/// One for each path; none for what is not a route of IPv4 or IPv6, or only a cached one.
+/// One for each path; none for anything but an IPv4 or IPv6 route, or for a cached one.
 fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
     let header = &message.header;
     let unspecified: IpAddr = match header.address_family {
@@ -364,7 +364,7 @@ fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
     let mut object = 0;
     let mut selector = DefaultHasher::new();
     (header.tos, header.source_prefix_length).hash(&mut selector);
-    // What applies to all paths of an IPv4 route. IPv6 may change it under a route.
+    // What applies to all paths of an IPv4 route. IPv6 may change it within a route.
     let mut common = DefaultHasher::new();
     if header.address_family == AddressFamily::Inet {
         (u8::from(header.protocol), u8::from(header.scope)).hash(&mut common);
@@ -420,7 +420,7 @@ fn kernel_routes(message: &RouteMessage) -> Vec<KernelRoute> {
     if object == 0 && !each_is_a_route {
         ways.hash(&mut common);
     }
-    // Routes from router advertisements do not share with others.
+    // Routes from router advertisements do not share a route with others.
     let may_share = each_is_a_route && header.protocol != RouteProtocol::Ra;
     let selector = selector.finish();
     let route = |way: Way| KernelRoute {

@@ -1,4 +1,4 @@
-//! Dumps of what the kernel has, each asked for by one request.
+//! Dumps of the kernel's state, one request each.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::decoding::message_type::{GET_NETCONF, GET_NEXTHOP};
 use super::decoding::{error_of, routing_message, take_message};
 use crate::rtnl::Message;
 
-/// It exists if the kernel has MPLS.
+/// Exists if the kernel has MPLS.
 const MPLS_SYSCTLS: &str = "/proc/sys/net/mpls";
 const HEADER_LEN: usize = 16;
 const DATAGRAM_BYTES: usize = 1 << 17;
@@ -22,12 +22,12 @@ const DATAGRAM_BYTES: usize = 1 << 17;
 const NEXTHOP_HEADER_LEN: usize = 8;
 const NETCONF_HEADER_LEN: usize = 4;
 
-/// Whether the kernel has MPLS. A module may bring it later.
+/// Whether the kernel has MPLS. A module may add it later.
 pub fn has_mpls() -> bool {
     Path::new(MPLS_SYSCTLS).exists()
 }
 
-/// A request for a dump, without flags and sequence number.
+/// A dump request, without flags and sequence number.
 pub(super) struct Request(Vec<u8>);
 
 impl Request {
@@ -45,7 +45,7 @@ impl Request {
         Self::of_family(GET_NEXTHOP, AddressFamily::Unspec, NEXTHOP_HEADER_LEN)
     }
 
-    /// Whether labels are accepted, of each interface.
+    /// Whether each interface accepts labels.
     pub fn inputs() -> Self {
         Self::of_family(GET_NETCONF, AddressFamily::Mpls, NETCONF_HEADER_LEN)
     }
@@ -74,7 +74,7 @@ impl From<RouteNetlinkMessage> for Request {
     }
 }
 
-/// Hands over all nexthop objects, IP routes and label routes. Blocks until that is done.
+/// Passes on all nexthop objects, IP routes and label routes. Blocks until that is done.
 pub fn routing(mut take: impl FnMut(Message)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;

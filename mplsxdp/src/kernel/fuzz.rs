@@ -1,4 +1,5 @@
-//! What must hold of reading what the kernel sends, whatever that is: [`netlink`] and [`netdev`] panic if something does not.
+//! Properties of reading the kernel's messages that must hold for any bytes: [`netlink`] and [`netdev`] panic if one
+//! does not.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -12,8 +13,9 @@ use crate::neighbour::addresses::Addresses;
 use crate::neighbour::resolver::Resolver;
 use crate::neighbour::routes::KernelRoutes;
 
-/// `data` is a datagram. It is read to its end, message by message, or up to a length that cannot be; a prefix of it reads as the
-/// same as far as its messages are whole; and what it reports is taken by all who keep account of it.
+/// Checks these properties; `data` is a datagram. It is read to its end, message by message, or up to an impossible
+/// length; a prefix of it reads the same as far as its messages are complete; and everything that keeps state accepts
+/// the reports.
 pub fn netlink(data: &[u8]) {
     let (events, taken) = read(data);
     let (same, _) = read(&data[..taken]);
@@ -34,7 +36,7 @@ pub fn netlink(data: &[u8]) {
     }
 }
 
-/// The events of a datagram, and how many of its bytes they were in.
+/// The events of a datagram, and how many of its bytes were read.
 fn read(datagram: &[u8]) -> (Vec<Event>, usize) {
     let mut rest = BytesMut::from(datagram);
     let mut events = Vec::new();
@@ -51,7 +53,7 @@ fn read(datagram: &[u8]) -> (Vec<Event>, usize) {
     (events, datagram.len() - rest.len())
 }
 
-/// A device that is read from `data`, an answer of the netdev family, is one that was sent.
+/// A device that is read from `data`, an answer of the netdev family, reads the same when it is encoded again.
 pub fn netdev(data: &[u8]) {
     let Ok(Device { ifindex, xdp_features }) = read_netdev(data) else {
         return;

@@ -80,7 +80,7 @@ struct Family {
 }
 
 impl Family {
-    /// `None`: this kernel does not have it.
+    /// Asks the controller; `None` if this kernel does not have the family.
     fn find(socket: &Socket) -> io::Result<Option<Self>> {
         let request = GenlMessage::from_payload(GenlCtrl {
             cmd: GenlCtrlCmd::GetFamily,

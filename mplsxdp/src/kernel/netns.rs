@@ -25,7 +25,7 @@ pub fn name(wanted: u64) -> Option<String> {
     Some(found.file_name().to_string_lossy().into_owned())
 }
 
-/// The beginning of a shell command that runs in the network namespace of a file.
+/// The beginning of a shell command to run in the network namespace of a file.
 pub fn shell_prefix(file: &Path) -> String {
     match file.strip_prefix(NAMED) {
         Ok(name) => format!("ip netns exec {} ", name.display()),
@@ -33,7 +33,7 @@ pub fn shell_prefix(file: &Path) -> String {
     }
 }
 
-/// Files for the other network namespaces: those with a name first, then one of a process for each of the rest.
+/// Files for the other network namespaces: first those with a name, then a process's file for each of the rest.
 pub fn all() -> Vec<PathBuf> {
     let entries = |folder: &str| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -32,8 +32,8 @@ use crate::neighbour::{Event, LinkInfo, Lookup};
 
 /// A request that the kernel does not answer within this time is lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Marks the neighbours that [`Netlink::probe`] creates (NDA_PROTOCOL), as a protocol marks routes. The number is free in
-/// linux/rtnetlink.h and in iproute2's rt_protos.
+/// Marks the neighbours that [`Netlink::probe`] creates (NDA_PROTOCOL), as a protocol marks routes. The number is free
+/// in linux/rtnetlink.h and in iproute2's rt_protos.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
 
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +57,8 @@ impl Error {
     }
 }
 
-/// Requests to the kernel, in the network namespace of the thread that opened it. The requests of a task are sent in the order
-/// in which they are first polled.
+/// Requests to the kernel, in the network namespace of the thread that opened it. The requests of a task are sent in
+/// the order in which they are first polled.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
@@ -66,12 +66,12 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// With the kernel's reports, as [`subscription::events`].
+    /// Opens it with the kernel's reports, as [`subscription::events`].
     pub fn open() -> Result<(Self, mpsc::Receiver<Event>), Error> {
         Self::open_with(Interests::default())
     }
 
-    /// With reports of what is of interest.
+    /// Opens it with reports of these interests.
     pub fn open_with(interests: Interests) -> Result<(Self, mpsc::Receiver<Event>), Error> {
         let netlink = Self::open_requests()?;
         let events = subscription::events(interests, Arc::clone(&netlink.resync)).map_err(Error::Open)?;
@@ -86,7 +86,7 @@ impl Netlink {
         Ok(Self { handle, resync })
     }
 
-    /// Has everything reported anew.
+    /// Requests a new report of everything.
     pub fn resync(&self) {
         self.resync.notify_one();
     }
@@ -106,7 +106,7 @@ impl Netlink {
         {
             Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(lookup_of(&route)),
             Ok(_) => Ok(Lookup::NoRoute),
-            // IPv4 reports by errors what IPv6 reports by routes: none or throw, unreachable, prohibit, blackhole.
+            // IPv4 reports with errors what IPv6 reports with routes: none or throw, unreachable, prohibit, blackhole.
             Err(error) => match error.errno() {
                 Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL | libc::ENETDOWN) => {
                     Ok(Lookup::NoRoute)
@@ -116,12 +116,12 @@ impl Netlink {
         }
     }
 
-    /// Makes the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; older kernels ignore
-    /// the attribute). Never for one that is PERMANENT or NOARP: the kernel would remove that state.
+    /// Makes the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; older kernels
+    /// ignore the attribute). Never for one that is PERMANENT or NOARP: the kernel would remove that state.
     ///
-    /// NTF_EXT_LEARNED exempts the entry from `gc_thresh3`, which limits the neighbours of all network namespaces together to
-    /// 1024 by default: next hops beyond it would never be resolved, nor any other neighbour of the machine. NDA_PROTOCOL
-    /// identifies the owner of the entry.
+    /// NTF_EXT_LEARNED exempts the entry from `gc_thresh3`, which limits the neighbours of all network namespaces
+    /// together to 1024 by default: next hops beyond it would never be resolved, nor any other neighbour of the
+    /// machine. NDA_PROTOCOL identifies the owner of the entry.
     pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
         let request = format!("probe of {address} on interface {ifindex}");
         let mut message = neighbour_use(ifindex, address, NeighbourExtFlags::Managed);
@@ -203,7 +203,8 @@ impl Netlink {
         listed("list of neighbours", entries.try_collect()).await
     }
 
-    /// Creates a veth pair, down at both ends. Neither end asks for neighbours (NOARP); both have this MAC address and MTU.
+    /// Creates a veth pair, down at both ends. Neither end asks for neighbours (NOARP); both have this MAC address and
+    /// MTU.
     pub async fn add_veth(&self, ends: [&str; 2], mac: Mac, mtu: u32) -> Result<(), Error> {
         let end = |name: &str| {
             let mut end = LinkMessage::default();
@@ -247,7 +248,7 @@ impl Netlink {
         self.set_link(&format!("MTU {mtu} for"), ifindex, message).await
     }
 
-    /// The alias of the interface: at most 255 bytes that say what it is for.
+    /// Sets the alias of the interface, at most 255 bytes that say what it is for.
     pub async fn set_link_alias(&self, ifindex: u32, alias: &str) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
@@ -404,7 +405,7 @@ pub struct NeighbourEntry {
 fn device_route(prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> RouteMessage {
     let (address_family, scope) = match prefix {
         IpNet::V4(_) => (AddressFamily::Inet, RouteScope::Link),
-        // IPv6 knows no other.
+        // IPv6 has no other scope.
         IpNet::V6(_) => (AddressFamily::Inet6, RouteScope::Universe),
     };
     let mut message = RouteMessage::default();

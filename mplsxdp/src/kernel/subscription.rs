@@ -1,4 +1,4 @@
-//! Everything that the kernel reports, as [`Event`]s: a dump, then the changes, and a dump again when some were lost.
+//! Everything that the kernel reports, as [`Event`]s: a dump, then the changes, and another dump when some were lost.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,21 +23,21 @@ use super::dump::{self, Request};
 use crate::neighbour::{Event, InterfaceAddress, KernelRoute, LinkInfo, Neighbour, RoutePosition};
 use crate::rtnl::{Destination, Message, Object, Position};
 
-/// What the kernel may hold for us before it loses events: room for tens of thousands of them.
+/// How much the kernel may hold for this process before it loses events: room for tens of thousands of them.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 
-/// Events under way to the controller.
+/// How many events may be on their way to the controller.
 const EVENTS: usize = 1024;
 /// The kernel's largest dump datagram is 32 KiB.
 const DATAGRAM_BYTES: usize = 1 << 17;
-/// Between a lost subscription and the next: lets the burst pass that overran it.
+/// The pause between a lost subscription and the next, so that the burst that caused the loss passes.
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
-/// Interfaces go down in groups: the routes that went with them are dumped once, after this time.
+/// Interfaces go down in groups: the routes that were lost with them are dumped once, after this time.
 const RESYNC_DELAY: Duration = Duration::from_millis(100);
 /// Resyncs take at most one part in this many of the time.
 const RESYNC_SHARE: u32 = 5;
 const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// How often a dump is made again that the kernel says was interrupted by changes. These are reported as well, so that
+/// How often to repeat a dump that the kernel says was interrupted by changes. The changes are reported as well, so
 /// hardly anything can be missing from the last one.
 const DUMP_ATTEMPTS: u32 = 5;
 
@@ -53,14 +53,14 @@ const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Nexthop,
 ];
 
-/// What is also subscribed to if routes are followed (linux/rtnetlink.h).
+/// Groups that are also subscribed to if routes are followed (linux/rtnetlink.h).
 const MPLS_ROUTE: u32 = 27;
 const MPLS_NETCONF: u32 = 29;
 
-/// What to follow of the kernel.
+/// What to follow in the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Interests {
-    /// What the kernel may hold before it loses events.
+    /// How much the kernel may hold before it loses events.
     pub receive_buffer_bytes: usize,
     /// Report [`Event::Routing`] as well.
     pub routing: bool,
@@ -75,8 +75,8 @@ impl Default for Interests {
     }
 }
 
-/// Follows the kernel until the receiver is dropped. Must be called within a tokio runtime whose threads stay in the present
-/// network namespace: a lost subscription is opened anew by them.
+/// Follows the kernel until the receiver is dropped. Must be called within a tokio runtime whose threads stay in the
+/// present network namespace: they reopen a lost subscription.
 pub fn events(interests: Interests, resync: Arc<Notify>) -> io::Result<mpsc::Receiver<Event>> {
     let subscription = Subscription::open(interests)?;
     let (sender, receiver) = mpsc::channel(EVENTS);
@@ -84,7 +84,7 @@ pub fn events(interests: Interests, resync: Arc<Notify>) -> io::Result<mpsc::Rec
     Ok(receiver)
 }
 
-/// Keeps a subscription going for as long as somebody listens.
+/// Keeps a subscription open while there is a receiver.
 async fn follow(first: Subscription, interests: Interests, resync: Arc<Notify>, events: mpsc::Sender<Event>) {
     let mut subscription = Ok(first);
     while !events.is_closed() {
@@ -125,15 +125,15 @@ impl From<mpsc::error::SendError<Event>> for Stop {
     }
 }
 
-/// One socket that hears of every change, and makes the dumps too: so dump and changes come in one sequence.
+/// One socket that receives all changes and also makes the dumps, so that dump and changes come in one sequence.
 struct Subscription {
     socket: TokioSocket,
-    /// Netlink's name for this socket: answers to others have another.
+    /// Netlink's port number of this socket: answers to other sockets have another.
     port: u32,
     sequence: u32,
     datagram: BytesMut,
     routing: bool,
-    /// The last dump had the label routes: the kernel has MPLS.
+    /// The last dump included the label routes: the kernel has MPLS.
     has_mpls: bool,
     /// The last dump may be out of date: something happened meanwhile that the kernel does not report in full.
     stale: bool,
@@ -144,7 +144,7 @@ impl Subscription {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         let inner = socket.socket_mut();
         let port = inner.bind_auto()?.port_number();
-        // The limit of net.core.rmem_max holds for those without CAP_NET_ADMIN.
+        // net.core.rmem_max limits processes without CAP_NET_ADMIN.
         let bytes = interests.receive_buffer_bytes;
         if setsockopt(inner, sockopt::RcvBufForce, &bytes).is_err() {
             setsockopt(inner, sockopt::RcvBuf, &bytes)?;
@@ -166,7 +166,7 @@ impl Subscription {
         })
     }
 
-    /// Reports everything, then the changes, and everything anew where the changes do not tell all.
+    /// Reports everything, then the changes, and everything again if the changes are incomplete.
     async fn run(&mut self, events: &mpsc::Sender<Event>, wanted: &Notify) -> Result<std::convert::Infallible, Stop> {
         loop {
             let begin = Instant::now();
@@ -180,9 +180,9 @@ impl Subscription {
         }
     }
 
-    /// Reports changes until something happened that the kernel does not report in full: IPv4 routes go without a word
-    /// when their interface goes down, or their source address or nexthop object is removed. `resync`: when to stop in any case;
-    /// `wanted`: somebody wants that.
+    /// Reports changes until something happens that the kernel does not report in full: IPv4 routes disappear without a
+    /// report when their interface goes down, or their source address or nexthop object is removed. `resync`: when to
+    /// stop in any case; `wanted`: a new report was requested.
     async fn follow(
         &mut self,
         events: &mpsc::Sender<Event>,
@@ -218,7 +218,7 @@ impl Subscription {
         links
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        // Changes that were reported since are newer than what the dump says.
+        // Changes reported since then are newer than the dump.
         let mut changed = HashSet::new();
         let mut requests = vec![
             Request::from(RouteNetlinkMessage::GetLink(links)),
@@ -265,7 +265,7 @@ impl Subscription {
                 _ => {}
             }
             for event in events_of(received, self.routing) {
-                // What was replaced may be in what is left of the dump.
+                // The rest of the dump may still have the route that was replaced.
                 let replaces = matches!(
                     event,
                     Event::Route {
@@ -284,7 +284,7 @@ impl Subscription {
         }
     }
 
-    /// Whether routes may have gone without a report of their own, or label routes are to be had that were not.
+    /// Whether routes may have disappeared without a report, or label routes have become available.
     fn takes_routes_along(&self, event: &Event) -> bool {
         match event {
             Event::Link(link) => !link.up,
@@ -294,7 +294,7 @@ impl Subscription {
         }
     }
 
-    /// The next message that can be read.
+    /// The next readable message.
     async fn next(&mut self) -> io::Result<Received> {
         loop {
             if self.datagram.is_empty() {
@@ -315,7 +315,7 @@ enum Dump {
     Interrupted,
 }
 
-/// For ever if there is no time.
+/// Waits for ever if there is no time.
 async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
@@ -357,7 +357,7 @@ impl Subject {
     }
 }
 
-/// One of several IP routes or paths for a prefix came or went, and a dump would tell of the others.
+/// Whether one of several IP routes or paths for a prefix appeared or disappeared; a dump would report the others.
 fn is_one_of_several(event: &Event) -> bool {
     let Event::Routing(message) = event else { return false };
     match &**message {

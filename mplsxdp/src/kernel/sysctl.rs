@@ -1,5 +1,5 @@
-//! The kernel's IP settings (`/proc/sys/net`), in the network namespace of the calling thread. A key is a path beneath that,
-//! such as `ipv4/conf/eth0/forwarding`.
+//! The kernel's IP settings (`/proc/sys/net`), in the network namespace of the calling thread. A key is a path beneath
+//! that, such as `ipv4/conf/eth0/forwarding`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ pub fn read(key: &str) -> Option<u32> {
     value.trim().parse().ok()
 }
 
-/// Sets something for one interface in a family (`ipv4`, `ipv6`). An interface without settings in that family is left alone:
-/// the kernel has no IPv6, or the interface's MTU is too small for it.
+/// Changes a setting of one interface in a family (`ipv4`, `ipv6`). Does nothing if the interface has no settings in
+/// that family: the kernel has no IPv6, or the interface's MTU is too small for it.
 pub fn write_of_interface(family: &str, interface: &str, key: &str, value: &str) -> Result<(), Error> {
     let settings = Path::new(SETTINGS).join(family).join("conf").join(interface);
     if !settings.exists() {

@@ -21,7 +21,8 @@ use crate::control::{Call, Peer};
 use crate::lfib::next_hops::Position;
 use crate::route::{Route, RouteKey, Source};
 
-/// How much of a list the switch returns at once (paths of routes, or next hops), so that a long list does not hold it up.
+/// How much of a list the switch returns at once (paths of routes, or next hops), so that a long list does not hold it
+/// up.
 const CHUNK: usize = 1000;
 /// A larger message is read by another thread, so that the event loop continues meanwhile.
 const LARGE_MESSAGE_BYTES: usize = 64 << 10;
@@ -42,9 +43,9 @@ struct Transaction {
     replace_all: bool,
     owner: Source,
     routes: Vec<Route>,
-    /// The room that they take.
+    /// The room that its routes take.
     room: Option<OwnedSemaphorePermit>,
-    /// The first call that has failed since it was opened.
+    /// The first call that has failed since the transaction was opened.
     failed: Option<Error>,
 }
 

@@ -1,5 +1,5 @@
-//! The server's side of the control socket. It splits, limits, checks and answers calls; the switch carries them out. Each
-//! connection is a task.
+//! The server's side of the control socket. It splits, limits, checks and answers calls; the switch carries them out.
+//! Each connection is a task.
 
 mod connection;
 mod pages;
@@ -27,8 +27,8 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub message_bytes: usize,
-    /// The maximum size of the items in one reply of a list; a longer list is sent as several replies. The largest item, a
-    /// route with 256 next hops, is smaller.
+    /// The maximum size of the items in one reply of a list; a longer list is sent as several replies. The largest
+    /// item, a route with 256 next hops, is smaller.
     pub list_bytes: usize,
     /// From the first byte of a message to its last.
     pub message_time: Duration,
@@ -41,8 +41,8 @@ pub struct Limits {
     pub clients: usize,
     /// Additional clients of user 0, so that others cannot use up all places.
     pub root_clients: usize,
-    /// The maximum number of paths (a route has one for each next hop) in the open transactions of user 0, and also in those of
-    /// all other users.
+    /// The maximum number of paths (a route has one for each next hop) in the open transactions of user 0, and also in
+    /// those of all other users.
     pub staged_paths: usize,
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct Pages {
     head: String,
     limit: usize,
-    /// The reply at hand: `head` and items.
+    /// The current reply: `head` and items.
     bytes: Vec<u8>,
 }
 
@@ -53,8 +53,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever the lengths of the items, each reply is a message of its own, none is longer than it may be but for one
-        /// item, and all items come in their order.
+        /// Whatever the lengths of the items, each reply is a message of its own, only a single item can make one too
+        /// long, and all items come in order.
         #[test]
         fn a_list_is_cut_by_bytes(lengths in prop::collection::vec(0_usize..60, 0..50)) {
             let items: Vec<String> = lengths.into_iter().map(|length| "x".repeat(length)).collect();

@@ -1,4 +1,4 @@
-//! Real connections, and a consumer in the place of the event loop.
+//! Real connections, and a consumer in place of the event loop.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Client;
@@ -74,7 +74,7 @@ async fn until(fpm: &Fpm, condition: impl Fn(&Status) -> bool) {
 
 /// The server has closed the connection.
 fn is_over(mut client: &Client) -> bool {
-    // What it did not read makes a reset of it.
+    // Unread data turns the end into a reset.
     matches!(client.read(&mut [0]), Ok(0) | Err(_))
 }
 
@@ -145,7 +145,7 @@ async fn who_says_nothing_of_use_gives_way() {
     let mut useful = connect(&fpm);
     assert!(is_over(&silent));
     useful.write_all(&frames(&[lsp(100, 200)])).unwrap();
-    // The switch hears nothing of the first.
+    // The switch is not informed of the first.
     assert_eq!(fpm.next().await, connected(&useful));
     assert_eq!(fpm.status().refused, 0);
 }
@@ -175,7 +175,7 @@ async fn the_last_message_for_each_label_waits() {
     let messages: Vec<Message> = (0..20_000).map(|index| lsp(100 + index % 4, 1000 + index)).collect();
     client.write_all(&frames(&messages)).unwrap();
     until(&fpm, |status| status.counters.labels == 20_000).await;
-    // Together with the mark of the connection.
+    // Including the mark of the connection.
     assert_eq!((fpm.status().pending, fpm.status().replaced), (5, 19_996));
     assert_eq!(fpm.next().await, connected(&client));
     assert_eq!(fpm.next().await, FeedEvent::Messages(messages[19_996..].to_vec()));
@@ -183,7 +183,7 @@ async fn the_last_message_for_each_label_waits() {
 
 #[tokio::test]
 async fn reading_pauses_until_there_is_room() {
-    // The writer must not be taken for silent because others have the CPU.
+    // The writer must not count as silent because others have the CPU.
     let quiet = 10 * SOON;
     let fpm = listen(quiet);
     let count = 2 * PENDING_MAX as u32;
@@ -193,7 +193,7 @@ async fn reading_pauses_until_there_is_room() {
     let mut writer = client.try_clone().unwrap();
     let writing = thread::spawn(move || writer.write_all(&bytes).unwrap());
     until(&fpm, |status| status.pending >= PENDING_MAX).await;
-    // However long nobody takes anything, zebra has not fallen silent.
+    // However long nothing is taken, zebra does not count as silent.
     tokio::time::sleep(2 * quiet).await;
     assert_eq!(fpm.status().state, State::Replaying);
     assert_eq!(fpm.next().await, connected(&client));

@@ -1,4 +1,5 @@
-//! The options of the command line. iproute2's long options with one dash are also accepted, and abbreviated as iproute2 does.
+//! The options of the command line. iproute2's long options with one dash are also accepted, and abbreviated as
+//! iproute2 does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ pub struct Global {
     /// The network namespace that `load` enters; other commands talk to the instance that runs there.
     #[arg(short, long, global = true, value_name = "NAME")]
     pub netns: Option<String>,
-    /// What routes are about; -M, -4 and -6 are short for mpls, inet and inet6.
+    /// The family of routes; -M, -4 and -6 are short for mpls, inet and inet6.
     #[arg(short, long, global = true, overrides_with = "family")]
     pub family: Option<FamilyName>,
     /// Print JSON.
@@ -73,7 +74,7 @@ pub struct Global {
         overrides_with = "ignored"
     )]
     ignored: bool,
-    /// Nothing is coloured.
+    /// For compatibility only: output is never coloured.
     #[arg(
         short,
         long,
@@ -85,7 +86,7 @@ pub struct Global {
         overrides_with = "color"
     )]
     color: Option<ColorName>,
-    /// iproute2's `-all`; it means something to `stats` only.
+    /// iproute2's `-all`; only `stats` uses it.
     #[arg(
         short = 'a',
         long = "all-of-them",
@@ -123,7 +124,7 @@ impl From<FamilyName> for line::Family {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Load the switch and run it in the foreground.
-    // So that a number below its range is told the range.
+    // So that a number below the allowed range is refused with the range.
     #[command(allow_negative_numbers = true)]
     Load(Box<LoadArgs>),
     /// Routes for labels and prefixes.
@@ -134,7 +135,8 @@ pub enum Command {
         /// With `restore`: accept an input without routes, which deletes all routes.
         #[arg(long)]
         allow_empty: bool,
-        /// Whose routes to add, change, delete, flush, save and restore; the default is static. With `show`: list only these.
+        /// Whose routes to add, change, delete, flush, save and restore; the default is static. With `show`: list only
+        /// these.
         #[arg(long, value_name = "static|fpm|kernel")]
         owner: Option<Source>,
     },
@@ -164,7 +166,7 @@ pub enum Command {
     Sync {
         /// A verb, as below; the default is `show`.
         words: Vec<String>,
-        /// With `check`: put right what differs.
+        /// With `check`: correct what differs.
         #[arg(long)]
         repair: bool,
     },
@@ -180,7 +182,7 @@ pub enum Command {
     },
     /// All running instances.
     Instances,
-    /// Write the manual pages and shell completions beneath a folder, as they belong beneath a prefix such as /usr.
+    /// Write the manual pages and shell completions beneath a folder, laid out as beneath a prefix such as /usr.
     #[command(hide = true)]
     Generate { folder: PathBuf },
 }
@@ -328,7 +330,8 @@ fn long_forms(args: impl IntoIterator<Item = String>) -> impl Iterator<Item = St
     })
 }
 
-/// `None`: not an option of iproute2 with more than a letter after one dash. Only `-color` has a value, such as in `-c=auto`.
+/// `None`: not an option of iproute2 with more than a letter after one dash. Only `-color` has a value, such as in
+/// `-c=auto`.
 fn long_form(arg: &str) -> Option<String> {
     let option = arg.strip_prefix('-')?;
     let (name, value) = match option.split_once('=') {
@@ -545,7 +548,7 @@ mod tests {
                 assert_eq!(help(line), help(option), "{line}");
             }
         }
-        // A name is a name.
+        // A name may be any word.
         for line in [
             "load --iface help",
             "link add dev help",

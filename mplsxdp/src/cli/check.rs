@@ -20,8 +20,8 @@ use crate::ports::{self, PortError};
 use crate::route::Owner;
 use crate::switch::{Effect, Identity, Input, PortEvent, Switch};
 
-/// Everything that prevents loading these options in the network namespace of this thread. Ports of a running instance with the
-/// same name are not an obstacle: that instance would read the file again.
+/// Everything that prevents loading these options in the network namespace of this thread. Ports of a running instance
+/// with the same name are not an obstacle: that instance would read the file again.
 pub async fn system(options: &Options) -> Vec<String> {
     let netlink = match Netlink::open_requests() {
         Ok(netlink) => netlink,
@@ -51,8 +51,9 @@ pub async fn system(options: &Options) -> Vec<String> {
     errors
 }
 
-/// Has a switch in memory take over the configuration, in the network namespace of this thread as it is now: it warns of what it
-/// would warn of at a load, such as next hops that cannot be reached. Returns what else would keep it from loading.
+/// Lets a switch in memory take over the configuration, in the network namespace of this thread as it is now: it logs
+/// the warnings of a load, such as next hops that cannot be reached. Returns what else would keep the configuration
+/// from loading.
 ///
 /// The interface for this machine's own packets is left out: it would have to be created.
 pub async fn rehearse(config: Config) -> Result<(), String> {
@@ -91,7 +92,7 @@ pub async fn rehearse(config: Config) -> Result<(), String> {
     Ok(())
 }
 
-/// What comes of an effect while nothing is changed.
+/// The result of an effect when nothing may be changed.
 async fn answer(effect: Effect, netlink: &Netlink) -> Option<Input> {
     Some(match effect {
         Effect::LookUp { address, scopes } => {
@@ -103,7 +104,7 @@ async fn answer(effect: Effect, netlink: &Netlink) -> Option<Input> {
         }
         Effect::Survey { name, own } => {
             let mut survey = attach::survey(netlink, name, &own).await;
-            // A program that is there is that of the running instance of the same name.
+            // If there is a program, it belongs to the running instance of the same name.
             if let Ok(survey) = &mut survey {
                 survey.holder = None;
                 survey.facts.program_name = None;

@@ -1,5 +1,5 @@
-//! What must hold of what people and files say: route lines, saved routes, the config file. The functions panic where something
-//! does not hold.
+//! Properties of route lines, saved routes and the config file that must hold for any text. The functions panic if one
+//! does not.
 
 use super::route::saved_routes;
 use crate::config::file;
@@ -7,8 +7,8 @@ use crate::control::api::{self, KeyFilter, RouteFilter};
 use crate::route::Route;
 use crate::route::line::{self, Family};
 
-/// A route displays as a line that reads as the same route, and goes over the control socket and back; an error points at a
-/// part of the line. The first byte is the family.
+/// A route displays as a line that reads as the same route, and goes over the control socket and back; an error points
+/// at a part of the line. The first byte is the family.
 pub fn route_line(data: &[u8]) {
     let Some((&family, line)) = data.split_first() else {
         return;
@@ -84,8 +84,8 @@ pub fn state(data: &[u8]) {
     }
 }
 
-/// What a config file says can be written as one that says the same; an error names its place. Then all is checked as `load`
-/// does.
+/// A config file can be written again with the same meaning; an error names its place. Then everything is checked as by
+/// `load`.
 pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     match file::parse("f", text) {

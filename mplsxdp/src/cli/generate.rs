@@ -35,7 +35,7 @@ fn manual(command: &Command, folder: &Path) -> io::Result<()> {
     write_page(command.clone(), folder)?;
     for inner in visible(command) {
         let name = format!("{}-{}", command.get_name(), inner.get_name());
-        // Its name is the title of the page; what is typed stands in the synopsis.
+        // The name is the title of the page; the command as typed is in the synopsis.
         let typed = format!("{} {}", command.get_name(), inner.get_name());
         write_page(inner.clone().name(name).bin_name(typed), folder)?;
     }
@@ -76,7 +76,8 @@ mod tests {
 
     use super::*;
 
-    /// Whether a program that is installed finds nothing wrong with a file. One that is not is named, and finds nothing.
+    /// Checks that an installed program finds nothing wrong with a file. A missing program is named, and checks
+    /// nothing.
     fn accepts(program: &str, arguments: &[&str], file: &Path) {
         match Process::new(program)
             .args(arguments)

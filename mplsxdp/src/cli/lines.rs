@@ -1,5 +1,5 @@
-//! Lines of a file that belong together: `ip route` prints some routes on several lines, and a backslash at the end joins
-//! lines.
+//! Lines of a file that belong together: `ip route` prints some routes on several lines, and a backslash at the end
+//! joins lines.
 
 use std::io::BufRead;
 
@@ -10,8 +10,8 @@ use super::route::takes_next_hops;
 pub enum Kind {
     /// Routes, each of which may continue on the next line.
     Routes,
-    /// Commands of a batch. A command is complete without the next line, which may not have been written yet, unless it changes
-    /// a route and has no next hop.
+    /// Commands of a batch. A command is complete without the next line, which may not have been written yet, unless it
+    /// changes a route and has no next hop.
     Commands,
 }
 
@@ -22,8 +22,8 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// The lines of a file that have content. Lines that begin with `nexthop`, as `ip route` prints them, belong to the previous
-/// one.
+/// The lines of a file that have content. Lines that begin with `nexthop`, as `ip route` prints them, belong to the
+/// previous one.
 pub struct Lines<R> {
     input: R,
     kind: Kind,
@@ -173,7 +173,7 @@ mod tests {
         );
     }
 
-    /// A program that writes a command and waits for what it prints must not wait for ever.
+    /// A program that writes a command and waits for its output must not wait for ever.
     #[test]
     fn a_command_is_carried_out_before_the_next_one_is_there() {
         let mut lines = Lines::new(

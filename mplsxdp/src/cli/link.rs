@@ -503,7 +503,7 @@ impl From<Link> for JsonLink {
     }
 }
 
-/// The command that makes a port faster that finishes checksums.
+/// The command that makes a port which finishes checksums faster.
 fn checksum_hint(link: &Link) -> Option<String> {
     let finishes = link.checksum == Checksum::Finish && !link.local && !link.tx_only && link.parent.is_none();
     let name = &link.ifname;

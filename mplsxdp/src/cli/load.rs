@@ -33,7 +33,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     }
     let log = log_to_stderr(log_level(config.verbose))?;
     descriptors::raise_limit().map_err(|error| Failure::Refused(error.to_string()))?;
-    // The last message is logged too: it must not wait for a reader for ever.
+    // The final message is logged too, so it does not wait for a stalled reader for ever.
     run(config, reread).map_err(|failure| {
         log.line(&format!("mplsxdp: {failure}"));
         Failure::Told

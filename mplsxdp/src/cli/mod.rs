@@ -56,7 +56,7 @@ enum Failure {
     /// The output has no reader any more.
     #[error("standard output was closed")]
     NobodyReads,
-    /// It was already reported, line by line.
+    /// The failure was already reported, line by line.
     #[error("some commands failed")]
     Told,
 }

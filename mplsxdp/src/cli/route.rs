@@ -220,7 +220,7 @@ pub(super) fn takes_next_hops(command: &str) -> bool {
         && !words.any(|word| matches!(word, "via" | "dev" | "oif" | "pass"))
 }
 
-/// The meaning of an empty selection.
+/// The filter for an empty selection.
 fn of_family(family: Family) -> RouteFilter {
     RouteFilter::from(match family {
         Family::Any => KeyFilter::All,
@@ -479,8 +479,8 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
     Ok(std::iter::once(line).chain(nexthops).collect())
 }
 
-/// One line for each next hop: label or prefix, what happens to its labels, next hop, interface and state, in columns; `-` for
-/// missing values. The route's table follows, if it has one. Counters are on the route's first line.
+/// One line for each next hop: label or prefix, what happens to its labels, next hop, interface and state, in columns;
+/// `-` for missing values. The route's table follows, if it has one. Counters are on the route's first line.
 fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
     let key = route.destination();
@@ -554,7 +554,7 @@ fn mark(next_hop: &NextHopState) -> String {
     }
 }
 
-/// Why nothing arrives, in iproute2's word if it has one.
+/// Why frames do not get through, in iproute2's word if it has one.
 fn flag(next_hop: &NextHopState) -> Option<&'static str> {
     match next_hop.state {
         Resolution::Resolved | Resolution::Static => next_hop.redirect_lost.then_some(REDIRECT_LOST),

@@ -370,7 +370,7 @@ mod tests {
         assert_eq!((both.instance.as_str(), both.local.as_deref()), ("pe1", Some("mpls0")));
         assert_eq!((both.unknown, both.icmp_via), (UnknownPolicy::Pass, IcmpVia::Ip));
         assert_eq!((both.hold.get(), both.punt_rate.get(), both.verbose), (5, 3, 1));
-        // The command line wins for its owners.
+        // The command line takes precedence for its owners.
         let preferences = [(Source::Static, 1), (Source::Fpm, 30), (Source::Kernel, 40)];
         assert!(both.preferences().iter().eq(preferences));
         // Each family by itself.
@@ -411,7 +411,7 @@ mod tests {
         );
     }
 
-    /// What clap makes of a command line of options.
+    /// The parsed command line of these options.
     fn load(line: &str) -> clap::ArgMatches {
         let command = <Options as clap::Args>::augment_args(clap::Command::new("load").no_binary_name(true));
         command
@@ -517,7 +517,7 @@ instance = "../up"
                 "f.toml:16:17: `routes`: `192.168.40.1022` is not an IPv4 address, such as 192.0.2.1: \
                  `101 as 111 via inet 192.168.40.1022`",
                 "f.toml:17:5: `routes`: it must be an array of strings",
-                // Values that can be read are checked against each other all the same.
+                // Readable values are checked against each other all the same.
                 "f.toml:19:12: the instance name `../up` may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`",
             ]
         );
@@ -552,7 +552,7 @@ routes = ["100 as 110 via link 02:00:00:00:00:01 dev eth2.200"]
                 )]
             );
         }
-        // It is made, not found.
+        // It is created, not an existing interface.
         assert_eq!(
             errors("iface = [\"eth1\"]\nlocal = \"interface-of-15.100\""),
             [

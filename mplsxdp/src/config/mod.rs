@@ -1,5 +1,5 @@
-//! What `load` loads: the options of the command line and the config file, and the checks that they must pass together before
-//! anything starts.
+//! What `load` loads: the options of the command line and the config file, and the checks that they must pass together
+//! before anything starts.
 
 pub mod file;
 mod options;
@@ -25,7 +25,7 @@ use crate::route::{Route, RouteKey};
 pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Preference, Rate, TtlPropagation, UnknownPolicy};
 pub use sync::{Span, SyncSource, SyncTable};
 
-/// The burst that a limit of so many per second allows: 50 ms of it, and at least 50.
+/// The burst that a rate limit per second allows: 50 ms of it, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
     let burst = per_second / 20;
     if burst < 50 { 50 } else { burst }
@@ -55,7 +55,7 @@ impl Deref for Config {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortConfig {
     pub name: String,
-    /// For sending only.
+    /// Only for sending.
     pub tx_only: bool,
     /// Accepts labelled frames.
     pub mpls: bool,
@@ -64,8 +64,8 @@ pub struct PortConfig {
 }
 
 impl Config {
-    /// Applies those options of `new`, apart from ports, that a reload changes in a running instance. Returns the names of the
-    /// other options that differ.
+    /// Applies those options of `new`, apart from ports, that a reload changes in a running instance. Returns the names
+    /// of the other options that differ.
     pub fn reload(&mut self, new: Self) -> Vec<String> {
         let mut others = self.options.needing_restart(&new.options);
         let checksum_of = |name: &str| {
@@ -102,8 +102,8 @@ impl Config {
         }
     }
 
-    /// The options, without defaults, with which an instance with these ports would be loaded. `waits`: a port waits for its
-    /// interface.
+    /// The options, without defaults, with which an instance with these ports would be loaded. `waits`: a port waits
+    /// for its interface.
     pub fn running(&self, ports: Vec<PortConfig>, local: Option<String>, waits: bool) -> BTreeMap<String, Value> {
         let names = |chosen: fn(&PortConfig) -> bool| {
             let chosen = ports.iter().filter(|port| chosen(port));
@@ -129,7 +129,7 @@ impl Config {
         options.differing()
     }
 
-    /// Which owner's routes are preferred to which.
+    /// The order of preference between owners' routes.
     pub fn preferences(&self) -> Preferences {
         let given = self.options.prefer.iter();
         Preferences::default().with(given.map(|preference| (preference.source, u32::from(preference.number.get()))))

@@ -1,5 +1,5 @@
-//! The options of `load`. Each is defined here once: name, type, bounds, help and default. clap reads them from a command line,
-//! serde from and into a config file.
+//! The options of `load`. Each is defined here once: name, type, bounds, help and default. clap reads them from a
+//! command line, serde from and into a config file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,12 +45,12 @@ pub struct Options {
     /// One of --iface that accepts no labelled frames until `link set IFACE mpls on` (repeatable).
     #[arg(long, value_name = "IFACE")]
     pub mpls_off: Vec<String>,
-    /// Make an interface for this machine's own packets: routes for prefixes impose labels on what is sent into it
+    /// Make an interface for this machine's own packets: routes for prefixes impose labels on packets sent into it
     /// [NAME: mpls0].
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
     #[serde(deserialize_with = "local")]
     pub local: Option<String>,
-    /// A kernel route into the interface of --local, which lasts as long as the instance (repeatable).
+    /// A kernel route into the interface of --local, removed when the instance ends (repeatable).
     #[arg(long, value_name = "PREFIX [src ADDRESS]")]
     pub kernel_route: Vec<LocalRoute>,
     /// The instance; several can run on one machine, each under its own name.
@@ -68,7 +68,7 @@ pub struct Options {
     /// Switch GRO on at the other ends of veths that need it to take redirected frames, in any network namespace.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub fix_peers: bool,
-    /// How TCP and UDP checksums that senders left to their NICs are treated, on all interfaces or on one: finish or trust
+    /// How to treat TCP and UDP checksums that senders left to their NICs, on all interfaces or on one: finish or trust
     /// (repeatable) [default: finish on veth, tap and virtio_net, else trust].
     #[arg(long, value_name = "[IFACE=]MODE")]
     #[serde(deserialize_with = "one_or_more")]
@@ -88,16 +88,17 @@ pub struct Options {
     /// How many different groups of next hops routes can have; each takes 2 KiB.
     #[arg(long, value_name = "N")]
     pub groups: Number<u32, 1, MAX_INDEX>,
-    /// The number that the hash begins with which spreads flows over next hops [default: random at each load].
+    /// The start value of the hash that spreads flows over next hops [default: random at each load].
     #[arg(long, value_name = "N")]
     pub hash_seed: Option<Number<u32, 0, { u32::MAX }>>,
-    /// Follow a source of routes: `kernel` (its MPLS routes) or `fpm[:ADDRESS][:PORT]` (FRR; 127.0.0.1:2620) (repeatable).
+    /// Follow a source of routes: `kernel` (its MPLS routes) or `fpm[:ADDRESS][:PORT]` (FRR; 127.0.0.1:2620)
+    /// (repeatable).
     #[arg(long, value_name = "SOURCE")]
     pub sync: Vec<SyncSource>,
     /// A routing table whose IP routes impose labels: a number, a VRF, or `main` (repeatable) [default: main].
     #[arg(long, value_name = "TABLE")]
     pub sync_table: Vec<SyncTable>,
-    /// How long after it has connected a routing daemon may be silent before the routes that it did not send again are deleted.
+    /// How long a connected routing daemon must be silent before the routes that it did not send again are deleted.
     #[arg(long, value_name = "TIME")]
     pub sync_quiet: Span,
     /// How the TTL crosses a push or a pop [with --sync: linux].
@@ -109,14 +110,14 @@ pub struct Options {
     /// The last pop writes the traffic class into the IP precedence.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tc_propagate: bool,
-    /// What happens to a label that has no route [with --sync: pass].
+    /// What happens to frames whose label has no route [with --sync: pass].
     #[arg(long, value_name = "POLICY")]
     pub unknown: UnknownPolicy,
     /// Which way ICMP errors about labelled packets go.
     #[arg(long, value_name = "WAY")]
     pub icmp_via: IcmpVia,
-    /// Send ICMP errors from this address of this machine, not from one of the interface that the packet arrived on (once for
-    /// IPv4, once for IPv6).
+    /// Send ICMP errors from this address of this machine instead of one of the interface on which the packet arrived
+    /// (once for IPv4, once for IPv6).
     #[arg(long, value_name = "ADDRESS")]
     pub icmp_source: Vec<IpAddr>,
     /// ICMP errors per second, in total; 0: no limit.
@@ -134,8 +135,8 @@ pub struct Options {
     /// Log each frame that is not forwarded, and why (slow).
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_exceptions: bool,
-    /// How much an owner's routes are preferred to those of others for the same label or prefix: the lowest number wins, 1 to
-    /// 255 (repeatable) [default: static=1, fpm=10, kernel=20].
+    /// The preference of an owner's routes over those of others for the same label or prefix: the lowest number wins, 1
+    /// to 255 (repeatable) [default: static=1, fpm=10, kernel=20].
     #[arg(long, value_name = "OWNER=N")]
     pub prefer: Vec<Preference>,
     /// More logging (-v debug, -vv trace).
@@ -303,9 +304,9 @@ impl<'de, T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Deserialize<'d
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TtlPropagation {
-    /// Every pushed label carries the TTL, a pop hands it down (RFC 3443).
+    /// Every pushed label carries the TTL, and a pop copies it to what is beneath (RFC 3443).
     Uniform,
-    /// A tunnel is one hop to what it carries (RFC 3443).
+    /// A tunnel counts as one hop for the packets in it (RFC 3443).
     Pipe,
     /// Like the Linux kernel: uniform between label and IP, label TTLs beneath a popped one untouched.
     Linux,
@@ -348,7 +349,7 @@ impl From<UnknownPolicy> for abi::UnknownPolicy {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ChecksumMode {
-    /// `None`: for all interfaces that have no mode of their own.
+    /// `None`: for all interfaces without a mode of their own.
     pub iface: Option<String>,
     pub mode: Checksum,
 }
@@ -389,7 +390,7 @@ impl From<ChecksumMode> for String {
     }
 }
 
-/// `kernel=5`: how much routes of an owner are preferred to those of others.
+/// `kernel=5`: the preference of an owner's routes over those of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Preference {
@@ -448,7 +449,7 @@ fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     })
 }
 
-/// One, or an array of them.
+/// One value, or an array of them.
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ChecksumMode>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

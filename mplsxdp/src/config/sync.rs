@@ -1,4 +1,4 @@
-//! Sources of routes to follow (`--sync`), and the routing tables whose IP routes count (`--sync-table`).
+//! Sources of routes to follow (`--sync`), and the routing tables whose IP routes are used (`--sync-table`).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::route::interface::check_interface;
 
-/// Where zebra's `fpm address` points if it names no port.
+/// The port that zebra's `fpm address` uses by default.
 const FPM_PORT: u16 = 2620;
 const FPM_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// `kernel`, `fpm`, `fpm:ADDRESS`, `fpm:PORT` or `fpm:ADDRESS:PORT`; an IPv6 address with a port stands in brackets.
+/// `kernel`, `fpm`, `fpm:ADDRESS`, `fpm:PORT` or `fpm:ADDRESS:PORT`; an IPv6 address with a port is in brackets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SyncSource {
@@ -24,7 +24,7 @@ pub enum SyncSource {
 }
 
 impl SyncSource {
-    /// The word that it begins with.
+    /// The word that the option's value begins with.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",

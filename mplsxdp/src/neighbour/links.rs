@@ -13,8 +13,8 @@ const MAX_NESTED: usize = 8;
 pub struct Links {
     by_index: HashMap<u32, Link>,
     by_name: HashMap<Arc<str>, u32>,
-    /// The names of virtual interfaces. These are ports and take precedence: kernel interfaces with the same names may come and
-    /// go.
+    /// The names of virtual interfaces. These are ports and take precedence: kernel interfaces with the same names may
+    /// come and go.
     virtual_by_name: HashMap<Arc<str>, u32>,
     /// Additional names of ports, which are looked up before the interfaces' own names.
     aliases: HashMap<Arc<str>, u32>,
@@ -45,7 +45,7 @@ impl Links {
         *link.name == *name || self.aliases.get(name) == Some(&link.ifindex)
     }
 
-    /// Replaces the ones set before, and returns those.
+    /// Replaces the present aliases, and returns them.
     pub fn set_aliases(&mut self, aliases: HashMap<Arc<str>, u32>) -> HashMap<Arc<str>, u32> {
         std::mem::replace(&mut self.aliases, aliases)
     }
@@ -54,7 +54,8 @@ impl Links {
         &self.aliases
     }
 
-    /// The VRF that an interface belongs to: as a member, as a member of a bridge or bond that is one, or as the VRF device.
+    /// The VRF that an interface belongs to: as a member, as a member of a bridge or bond that is one, or as the VRF
+    /// device.
     pub fn vrf(&self, ifindex: u32) -> Option<Vrf> {
         let master = |link: &&LinkInfo| self.get(link.master.as_ref()?.ifindex);
         let masters = std::iter::successors(self.get(ifindex), master);
@@ -89,7 +90,8 @@ impl Links {
         {
             self.forget_name(&old.name, ifindex);
         }
-        // A name belongs to the interface last reported with it. The previous one was renamed to something unknown, or is gone.
+        // A name belongs to the interface last reported with it. The previous one was renamed to something unknown, or
+        // is gone.
         if let Some(former) = self.names_of(ifindex).insert(name, ifindex)
             && former != ifindex
             && let Some(link) = self.by_index.get_mut(&former)
@@ -105,7 +107,7 @@ impl Links {
         Some(link.info)
     }
 
-    /// Every interface is about to be reported anew.
+    /// Marks every interface: all are about to be reported again.
     pub fn mark(&mut self) {
         self.round += 1;
     }
@@ -167,7 +169,7 @@ mod tests {
         let index = |links: &Links, name| links.by_name(name).map(|link| link.ifindex);
         assert_eq!(links.insert(link(1, "a")), None);
         links.insert(link(2, "b"));
-        // They swap their names through a third one.
+        // They swap their names, using a third one.
         assert_eq!(links.insert(link(1, "tmp")), Some(link(1, "a")));
         assert_eq!(index(&links, "a"), None);
         links.insert(link(2, "a"));
@@ -241,7 +243,7 @@ mod tests {
         });
         let vrfs: Vec<_> = (1..=7).map(|ifindex| links.vrf(ifindex)).collect();
         assert_eq!(vrfs, [None, Some(red), Some(red), Some(red), None, None, None]);
-        // What is sent from the VRF device itself is the VRF's.
+        // Packets sent from the VRF device itself belong to the VRF.
         assert_eq!(links.vrf(9), Some(red));
         assert!(links.is_vrf_table(10) && !links.is_vrf_table(254));
         // It leaves the VRF.

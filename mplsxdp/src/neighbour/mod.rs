@@ -1,6 +1,6 @@
-//! From next hops to MAC addresses. [`kernel`](crate::kernel) reads what the kernel reports ([`Event`]); the modules here work
-//! with it, without sockets or clocks: interfaces ([`links`]), the kernel's routes ([`routes`]), and the state of each next hop
-//! ([`resolver`]).
+//! From next hops to MAC addresses. [`kernel`](crate::kernel) reads the kernel's reports ([`Event`]); the modules here
+//! work with them, without sockets or clocks: interfaces ([`links`]), the kernel's routes ([`routes`]), and the state
+//! of each next hop ([`resolver`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ pub mod links;
 pub mod resolver;
 pub mod routes;
 
-/// What the kernel reports.
+/// A report of the kernel.
 ///
-/// Everything that exists is reported between [`Event::Reset`] and [`Event::Synced`]; changes follow. Reports may have been
-/// lost before a `Reset`: what is not reported again before `Synced` no longer exists.
+/// Everything that exists is reported between [`Event::Reset`] and [`Event::Synced`]; changes follow. Reports may have
+/// been lost before a `Reset`: anything that is not reported again before `Synced` no longer exists.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     Reset,
@@ -42,8 +42,8 @@ pub enum Event {
     RouteGone(KernelRoute),
     /// A nexthop object (`ip nexthop`) is gone. IPv4 routes that used it are gone too, without a report of their own.
     NextHopObjectGone,
-    /// A label route, a route that may have labels, a nexthop object, or whether labels are accepted. Reported only if the
-    /// subscription asks for it.
+    /// A label route, a route that may have labels, a nexthop object, or whether labels are accepted. Reported only if
+    /// the subscription asks for it.
     Routing(Box<Message>),
     /// A policy rule (`ip rule`) was added or removed: any address may now be routed differently.
     Rules,
@@ -54,7 +54,7 @@ pub enum Event {
 pub struct LinkInfo {
     pub ifindex: u32,
     pub name: Arc<str>,
-    /// Of an interface that has a MAC address.
+    /// `None` if the interface has no MAC address.
     pub mac: Option<Mac>,
     pub mtu: u32,
     /// IFF_UP: set up by the administrator.
@@ -73,7 +73,7 @@ pub struct LinkInfo {
     pub peer: Option<Peer>,
     /// The tag of a VLAN device's frames.
     pub vlan: Option<Vlan>,
-    /// Of a VRF device: the routing table of its members (IFLA_VRF_TABLE).
+    /// For a VRF device: the routing table of its members (IFLA_VRF_TABLE).
     pub vrf_table: Option<u32>,
     /// The device behind a physical interface (since Linux 5.14).
     pub parent: Option<ParentDevice>,
@@ -88,8 +88,8 @@ impl LinkInfo {
         self.up && self.running
     }
 
-    /// The interface that has its neighbours, and usually its addresses. Frames that arrive on a member of a bridge or bond go
-    /// to the master before ARP, ND and IP see them. Members of a VRF keep their own.
+    /// The interface that has its neighbours, and usually its addresses. Frames that arrive on a member of a bridge or
+    /// bond go to the master before ARP, ND and IP see them. Members of a VRF keep their own.
     pub fn ip_ifindex(&self) -> u32 {
         match &self.master {
             Some(master) if master.takes_frames() => master.ifindex,
@@ -178,7 +178,7 @@ pub struct Neighbour {
     pub ifindex: u32,
     pub address: IpAddr,
     pub state: NeighbourState,
-    /// NTF_EXT_MANAGED: the kernel keeps it resolved, and who asked for it.
+    /// NTF_EXT_MANAGED: the kernel keeps the entry resolved. This is the program that asked for it.
     pub managed: Option<Manager>,
 }
 
@@ -205,7 +205,8 @@ pub enum NeighbourState {
     Failed,
 }
 
-/// One path of a kernel route. The field order keeps together the routes that replace each other, and the paths of one route.
+/// One path of a kernel route. The field order keeps together the routes that replace each other, and the paths of one
+/// route.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KernelRoute {
     pub prefix: IpNet,
@@ -214,11 +215,12 @@ pub struct KernelRoute {
     /// Hash of everything else that selects it: TOS, source prefix.
     pub selector: u64,
     pub kind: RouteKind,
-    /// It shares its packets with routes that have the same prefix, table, metric and selector, and is replaced together with
-    /// them: an IPv6 route with a gateway.
+    /// It shares its packets with routes that have the same prefix, table, metric and selector, and is replaced
+    /// together with them: an IPv6 route with a gateway.
     pub shares: bool,
-    /// Hash of what else distinguishes routes in the kernel. IPv6: this path. IPv4: all paths, weights, metrics, protocol and
-    /// preferred source. A nexthop object, if there is one, stands for the paths: it may change without the route.
+    /// Hash of what else distinguishes routes in the kernel. IPv6: this path. IPv4: all paths, weights, metrics,
+    /// protocol and preferred source. A nexthop object, if there is one, stands for the paths: it may change without
+    /// the route.
     pub entry: u64,
     /// `None` if it sends nothing anywhere.
     pub oif: Option<u32>,

@@ -1,7 +1,7 @@
 //! The state of each next hop: its interface, and the MAC address to put on its frames.
 //!
-//! [`Resolver`] gets what the kernel reports, and the time, and returns [`Action`]s: what to ask the kernel, and which next
-//! hops have changed. Carry out the actions in order.
+//! [`Resolver`] gets the kernel's reports and the time, and returns [`Action`]s: requests to the kernel, and the next
+//! hops that have changed. Carry out the actions in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,8 +34,8 @@ pub enum HopState {
     Static { ifindex: u32, mac: Mac },
     /// The neighbour has been asked and has not answered yet.
     Incomplete { ifindex: u32 },
-    /// The kernel has a MAC address for the neighbour that cannot be a single interface's: broadcast, multicast or zero (RFC
-    /// 1812 section 3.3.2).
+    /// The kernel has a MAC address for the neighbour that cannot be a single interface's: broadcast, multicast or zero
+    /// (RFC 1812 section 3.3.2).
     BadMac { ifindex: u32, mac: Mac },
     /// The neighbour does not answer. It is asked again periodically.
     Failed { ifindex: u32 },
@@ -90,12 +90,12 @@ impl HopState {
     }
 }
 
-/// What the [`Resolver`] wants done.
+/// Something that the [`Resolver`] wants done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Ask the kernel how it would send to this address, and always answer with [`Resolver::lookup_done`].
     Lookup { address: IpAddr },
-    /// Have the kernel resolve the neighbour, and keep it resolved.
+    /// Make the kernel resolve the neighbour, and keep it resolved.
     Probe { ifindex: u32, address: IpAddr },
     /// The neighbour no longer needs to be kept resolved.
     Release { ifindex: u32, address: IpAddr },
@@ -110,7 +110,7 @@ pub struct Resolver {
     neighbours: HashMap<Target, Known>,
     /// Counts the resyncs, as in [`Links`].
     round: u64,
-    /// Everything was reported at least once. Before that, what is missing may not have been reported yet.
+    /// Everything was reported at least once. Before that, something missing may not have been reported yet.
     synced: bool,
     hops: BTreeMap<NextHopId, Hop>,
     claims: BTreeMap<Target, Claim>,
@@ -153,7 +153,7 @@ struct Claim {
     due: Option<Instant>,
 }
 
-/// An address whose interface is found by the kernel's routes.
+/// An address whose interface is found through the kernel's routes.
 #[derive(Default, Debug)]
 struct Routed {
     users: BTreeSet<NextHopId>,
@@ -261,9 +261,9 @@ impl Resolver {
         }
     }
 
-    /// Sets all ports: the sub-interfaces that the kernel has no device for, with indexes of their own; the name and the
-    /// interface of each other port; and the new names of renamed ports, by the old ones. Next hops that name a port follow it
-    /// to its new name.
+    /// Sets all ports: the sub-interfaces that the kernel has no device for, with indexes of their own; the name and
+    /// the interface of each other port; and the new names of renamed ports, by the old ones. Next hops that name a
+    /// port follow it to its new name.
     pub fn set_ports(
         &mut self,
         without_device: &[LinkInfo],
@@ -310,9 +310,9 @@ impl Resolver {
         }
     }
 
-    /// Releases the neighbours that a killed instance left managed: nobody else would, and the kernel would ask for them for
-    /// ever. They are the killed instance's if their interface is one of this instance's ports, or if no other instance can run
-    /// in this network namespace because only these ports have an XDP program.
+    /// Releases the neighbours that a killed instance left managed: nothing else would, and the kernel would ask for
+    /// them for ever. They belong to the killed instance if their interface is one of this instance's ports, or if no
+    /// other instance can run in this network namespace because only these ports have an XDP program.
     fn release_leftovers(&self, actions: &mut Vec<Action>) {
         let ports: HashSet<u32> = self.links.aliases().values().copied().collect();
         let is_alone = self
@@ -508,8 +508,8 @@ impl Resolver {
                 Interval::Never
             }
             Some(NeighbourState::Reachable(_)) => Interval::Once,
-            // The kernel does not see that XDP uses the neighbour. It verifies a managed entry anyway; other entries (kernels
-            // before 5.16 manage none) stay stale until they are probed.
+            // The kernel does not see that XDP uses the neighbour. It verifies a managed entry anyway; other entries
+            // (kernels before 5.16 manage none) stay stale until they are probed.
             Some(NeighbourState::Stale(_)) if known.is_some_and(|known| known.managed.is_some()) => Interval::Once,
             Some(NeighbourState::Stale(_) | NeighbourState::Incomplete | NeighbourState::Failed) | None => {
                 Interval::Repeat

@@ -1,5 +1,5 @@
-//! The kernel's routes, by prefix: what an imposed prefix must leave to the kernel. Each route of the kernel counts once, so a
-//! prefix stays the kernel's until its last route is gone.
+//! The kernel's routes, by prefix: the parts of an imposed prefix that must be left to the kernel. Each kernel route
+//! counts once, so a prefix belongs to the kernel until its last route is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,7 +29,8 @@ struct Known {
 }
 
 impl KernelRoutes {
-    /// Adds the prefixes whose routes have changed to `changed`. During a resync, routes that have not been reported yet stay.
+    /// Adds the prefixes whose routes have changed to `changed`. During a resync, routes that have not been reported
+    /// yet stay.
     pub fn handle(&mut self, event: &Event, changed: &mut BTreeSet<IpNet>) {
         match event {
             Event::Reset => self.round += 1,
@@ -108,7 +109,8 @@ impl KernelRoutes {
         routes.map(|route| route.prefix)
     }
 
-    /// Whether a route other than a default route leads to `destination`, in one of the tables for which `looked_up` is true.
+    /// Whether a route other than a default route leads to `destination`, in one of the tables for which `looked_up` is
+    /// true.
     pub fn has_specific(&self, destination: IpAddr, looked_up: impl Fn(u32) -> bool) -> bool {
         let host = IpNet::from(destination);
         std::iter::successors(Some(host), IpNet::supernet)
@@ -119,8 +121,8 @@ impl KernelRoutes {
             })
     }
 
-    /// Whether this machine has addresses, or routes to other machines, in the family whose default prefix is `all`. Loopback
-    /// and link-local networks and multicast do not count, because every machine has them.
+    /// Whether this machine has addresses, or routes to other machines, in the family whose default prefix is `all`.
+    /// Loopback and link-local networks and multicast do not count, because every machine has them.
     pub fn has_family_of(&self, all: IpNet) -> bool {
         let counts = |route: &KernelRoute| {
             let ip = route.prefix.addr();
@@ -335,10 +337,10 @@ mod tests {
         step(by(2, false), RoutePosition::First);
         step(by(3, true), RoutePosition::Last);
         assert_eq!(step(by(4, true), RoutePosition::Last), [1, 2, 3, 4]);
-        // Those that share go together; of the others the first.
+        // Those that share are replaced together; of the others, only the first.
         assert_eq!(step(by(5, true), RoutePosition::Replaces), [1, 2, 5]);
         assert_eq!(step(by(6, false), RoutePosition::Replaces), [1, 6, 5]);
-        // It is where the replaced one was.
+        // It takes the place of the replaced one.
         assert_eq!(step(by(7, false), RoutePosition::Replaces), [1, 7, 5]);
         // A route whose nexthop object has changed.
         assert_eq!(step(by(1, false), RoutePosition::Replaces), [1, 7, 5]);

@@ -62,10 +62,10 @@ impl DecodeError {
     }
 }
 
-/// The part that errors of [`split`] name: nothing says where the next message begins.
+/// The part named in errors of [`split`]: after one, nothing says where the next message begins.
 pub const SPLIT: &str = "nlmsg_len";
 
-/// The first message of `bytes`, with its header, and what follows it. Messages are padded to 4 bytes.
+/// The first message of `bytes`, with its header, and the rest. Messages are padded to 4 bytes.
 pub fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     let length = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize);
     let Some(length) = length.filter(|_| bytes.len() >= HEADER) else {
@@ -84,12 +84,12 @@ pub fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     }
 }
 
-/// `nlmsg_type` of a message that [`split`] has given.
+/// `nlmsg_type` of a message that [`split`] returned.
 pub fn message_type(message: &[u8]) -> Option<u16> {
     u16_at(message, 4)
 }
 
-/// Reads a message that [`split`] has given. `None`: it is not about what [`Message`] has.
+/// Reads a message that [`split`] returned. `None` if its subject is not one of [`Message`].
 pub fn decode(message: &[u8]) -> Result<Option<Message>, DecodeError> {
     let (Some(kind), Some(flags)) = (message_type(message), u16_at(message, 6)) else {
         return Err(DecodeError::length("struct nlmsghdr", message, "16 or more"));
@@ -98,7 +98,7 @@ pub fn decode(message: &[u8]) -> Result<Option<Message>, DecodeError> {
     match kind {
         number::RTM_NEWROUTE => {
             let position = match flags {
-                // Of what a dump lists nothing replaces another.
+                // Routes listed by a dump do not replace one another.
                 _ if flags & NLM_F_REPLACE != 0 && flags & NLM_F_MULTIPART == 0 => Position::Replaces,
                 _ if flags & (NLM_F_APPEND | NLM_F_MULTIPART) != 0 => Position::Last,
                 _ => Position::First,
@@ -117,8 +117,8 @@ pub fn decode(message: &[u8]) -> Result<Option<Message>, DecodeError> {
     }
 }
 
-/// What a message that cannot be read says all the same, if it names a route: the source has another route there than the one
-/// that was known, or none.
+/// A message to use in place of an unreadable one that names a route: the source has another route there than the known
+/// one, or none.
 pub fn substitute(message: &[u8], error: &DecodeError) -> Option<Message> {
     let route = Route {
         destination: error.destination?,
@@ -152,7 +152,7 @@ fn route(body: &[u8], is_new: bool) -> Result<Option<Route>, DecodeError> {
         number::AF_MPLS => Destination::Label(route_label(&attributes, dst_len)?),
         _ => Destination::Prefix(Prefix {
             table: match attributes.u32(number::RTA_TABLE)?.unwrap_or(table.into()) {
-                // The kernel takes it for the main table.
+                // The kernel treats it as the main table.
                 number::RT_TABLE_UNSPEC => number::RT_TABLE_MAIN,
                 table => table,
             },
@@ -163,7 +163,7 @@ fn route(body: &[u8], is_new: bool) -> Result<Option<Route>, DecodeError> {
     };
     let names_only = !is_new && family == number::AF_MPLS;
     let (to, ttl_propagate) = match names_only {
-        // Zebra writes next hops without their address, and none of them says which route it is.
+        // Zebra writes next hops without their address; they are not needed to identify the route.
         true => (To::Paths(SmallVec::new()), None),
         false => route_to(&attributes, family).map_err(|error| error.about(destination))?,
     };
@@ -226,7 +226,7 @@ fn route_to(attributes: &Attributes<'_>, family: u8) -> Result<(To, Option<bool>
         }
         _ => None,
     };
-    // With a nexthop object, the kernel may write next hops too, for programs that know no objects.
+    // With a nexthop object, the kernel may also write next hops, for programs that do not know objects.
     if let Some(id) = attributes.u32(number::RTA_NH_ID)?.filter(|&id| id != 0) {
         return Ok((To::Object(id), ttl_propagate));
     }
@@ -268,7 +268,7 @@ fn paths(mut bytes: &[u8], family: u8) -> Result<SmallVec<[Path; 1]>, DecodeErro
             return Err(DecodeError::new(part, problem));
         };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        // The next hops of a label have no weights.
+        // Next hops of label routes have no weights.
         let weight = match family {
             number::AF_MPLS => 1,
             _ => u32::from(hops) + 1,
@@ -282,7 +282,7 @@ fn paths(mut bytes: &[u8], family: u8) -> Result<SmallVec<[Path; 1]>, DecodeErro
     }
 }
 
-/// A next hop of a route, of attributes of the route or of one entry of RTA_MULTIPATH.
+/// A next hop of a route, from the attributes of the route or of one entry of RTA_MULTIPATH.
 fn path(attributes: &Attributes<'_>, family: u8, ifindex: u32, weight: u32) -> Result<Path, DecodeError> {
     let via = match attributes.get(number::RTA_VIA) {
         Some(bytes) => {
@@ -337,7 +337,7 @@ fn via(bytes: &[u8]) -> Result<Via, DecodeError> {
     }
 }
 
-/// The unspecified address is none.
+/// The gateway. The unspecified address counts as none.
 fn gateway(attributes: &Attributes<'_>, attribute: Attribute) -> Result<Option<Via>, DecodeError> {
     let Some(bytes) = attributes.get(attribute) else {
         return Ok(None);
@@ -387,7 +387,7 @@ fn encapsulation(
     }
 }
 
-/// Label stack entries, outermost first. The last one, and no other, has the S bit. TC and TTL are ignored.
+/// Label stack entries, outermost first. The last one must have the S bit, and no other may. TC and TTL are ignored.
 fn stack(attribute: Attribute, bytes: &[u8]) -> Result<Stack, DecodeError> {
     let (entries, rest) = bytes.as_chunks::<4>();
     if entries.is_empty() || !rest.is_empty() || entries.len() > number::MAX_LABELS {
@@ -447,7 +447,7 @@ fn object(body: &[u8]) -> Result<Object, DecodeError> {
     Ok(Object { id, to })
 }
 
-/// struct nexthop_grp: id, weight less one, its high byte (Linux 6.12), reserved.
+/// struct nexthop_grp: id, weight minus one, high byte of that (Linux 6.12), reserved.
 fn group(bytes: &[u8]) -> Result<Vec<(u32, u32)>, DecodeError> {
     let (members, rest) = bytes.as_chunks::<GROUP_MEMBER>();
     if members.is_empty() || !rest.is_empty() {
@@ -475,7 +475,7 @@ fn netconf(body: &[u8], is_new: bool) -> Result<Option<Message>, DecodeError> {
     if !is_new {
         return Ok(Some(Message::InputGone { ifindex }));
     }
-    // Other settings change without it.
+    // Without it, another setting has changed.
     let input = attributes.u32(number::NETCONFA_INPUT)?;
     Ok(input.map(|input| Message::Input {
         ifindex,
@@ -483,11 +483,12 @@ fn netconf(body: &[u8], is_new: bool) -> Result<Option<Message>, DecodeError> {
     }))
 }
 
-/// The attributes of a message, of a next hop or of an encapsulation, by their numbers. Of several with one number, the last.
+/// The attributes of a message, of a next hop or of an encapsulation, by number. If several have the same number, the
+/// last.
 struct Attributes<'a>([Option<&'a [u8]>; ATTRIBUTES]);
 
 impl<'a> Attributes<'a> {
-    /// Of what begins with a header of `header` bytes.
+    /// Reads the attributes after a header of `header` bytes.
     fn read(bytes: &'a [u8], header: usize) -> Result<Self, DecodeError> {
         let mut attributes = [None; ATTRIBUTES];
         for attribute in NlasIterator::new(bytes.get(header..).unwrap_or_default()) {

@@ -1,4 +1,4 @@
-//! Writes messages as zebra does: for tests, and for tools that stand in for zebra or the kernel.
+//! Writes messages as zebra does, for tests and for tools that stand in for zebra or the kernel.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::route::Via;
 /// The bottom of stack bit of a label stack entry.
 const S: u32 = 0x100;
 
-/// Writes a message behind what is in `buffer`. A stack of no label, or of more than 30, cannot be read again.
+/// Appends a message to `buffer`. A stack without labels, or of more than 30, cannot be read again.
 pub fn encode(message: &Message, buffer: &mut Vec<u8>) {
     match message {
         Message::Route { route, position } => {
@@ -121,7 +121,7 @@ impl<'a> Writer<'a> {
         self.set_length(begin);
     }
 
-    /// All of a next hop but its interface and its weight.
+    /// A next hop without its interface and weight.
     fn path(&mut self, path: &Path, family: u8) {
         match &path.labels {
             Labels::Out(stack) if stack.is_empty() => {}
@@ -129,7 +129,7 @@ impl<'a> Writer<'a> {
             labels => self.encapsulation(labels, number::RTA_ENCAP_TYPE, number::RTA_ENCAP),
         }
         let Some(via) = path.via else { return };
-        // An address of the family of the route itself has an attribute of its own.
+        // An address of the route's own family has a separate attribute.
         match via.address().filter(|&address| family_of(address) == family) {
             Some(address) => self.address(number::RTA_GATEWAY, address),
             None => self.via(via),
@@ -161,7 +161,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// struct nhmsg, with family alone.
+    /// struct nhmsg, with only the family.
     fn object_header(&mut self, family: u8) {
         self.buffer.extend([family, 0, 0, 0, 0, 0, 0, 0]);
     }
@@ -236,7 +236,7 @@ impl<'a> Writer<'a> {
         self.set_length(begin);
     }
 
-    /// Of the attribute or next hop that began there.
+    /// Sets the length of the attribute or next hop that began there.
     fn set_length(&mut self, begin: usize) {
         let length = u16::try_from(self.buffer.len() - begin).unwrap_or(u16::MAX);
         if let Some(place) = self.buffer.get_mut(begin..begin + 2) {

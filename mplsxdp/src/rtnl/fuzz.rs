@@ -1,9 +1,9 @@
-//! What must hold of reading route messages, whatever the bytes: [`rtnl`] panics if something does not.
+//! Properties of reading route messages that must hold for any bytes: [`rtnl`] panics if one does not.
 
 use super::{Message, decode, encode, split};
 
-/// `data` is a datagram or the content of a frame. Every message in it is read, or is an error that
-/// names a part; a message that is read can be written and read again.
+/// Checks these properties; `data` is a datagram or the content of a frame. Every message in it is readable, or is an
+/// error that names a part; a readable message can be written and read again.
 pub fn rtnl(data: &[u8]) {
     let mut rest = data;
     while !rest.is_empty() {

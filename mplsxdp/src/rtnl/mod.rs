@@ -1,5 +1,5 @@
-//! Routes, nexthop objects and MPLS settings as rtnetlink(7) messages describe them, whoever wrote
-//! the message: the kernel, or zebra on an FPM connection. No socket, no clock.
+//! Routes, nexthop objects and MPLS settings as rtnetlink(7) messages describe them, whether the message comes from the
+//! kernel or from zebra on an FPM connection. No socket, no clock.
 //!
 //! Names and numbers are those of linux/rtnetlink.h, nexthop.h, netconf.h and mpls_iptunnel.h.
 
@@ -25,7 +25,7 @@ use crate::route::{Protocol, Via};
 pub enum Message {
     /// RTM_NEWROUTE.
     Route { route: Route, position: Position },
-    /// RTM_DELROUTE. `paths` of the route may be missing or be some of those that it has.
+    /// RTM_DELROUTE. `paths` of the route may be missing or incomplete.
     RouteGone(Route),
     /// RTM_NEWNEXTHOP: a new object, or a new version of one.
     Object(Object),
@@ -38,16 +38,16 @@ pub enum Message {
     InputGone { ifindex: u32 },
 }
 
-/// Where a new IPv4 route stands among those with the same destination: by the flags of the message.
-/// Label routes and IPv6 routes have one route for each destination.
+/// The position of a new IPv4 route among those with the same destination, from the flags of the message. Label routes
+/// and IPv6 routes have one route for each destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Position {
-    /// In front of the others.
+    /// Before the others.
     #[default]
     First,
-    /// Behind the others: NLM_F_APPEND, or part of a dump (NLM_F_MULTI), which lists them in order.
+    /// After the others: NLM_F_APPEND, or part of a dump (NLM_F_MULTI), which lists them in order.
     Last,
-    /// In the place of the first (NLM_F_REPLACE).
+    /// Replaces the first (NLM_F_REPLACE).
     Replaces,
 }
 
@@ -59,14 +59,14 @@ pub enum Destination {
     Prefix(Prefix),
 }
 
-/// The destination of an IP route. Of several routes for one prefix in one table, the lowest metric wins.
+/// The destination of an IP route. If a prefix has several routes in one table, the lowest metric wins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Prefix {
     pub table: u32,
     pub prefix: IpNet,
     /// RTA_PRIORITY.
     pub metric: u32,
-    /// It is only for some of the packets to the prefix: it has a TOS or a source prefix.
+    /// It applies only to some of the packets to the prefix: it has a TOS or a source prefix.
     pub selective: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct Prefix {
 pub struct Route {
     pub destination: Destination,
     pub protocol: Protocol,
-    /// RTN_UNICAST. Others (local, blackhole, ...) send to no next hop.
+    /// RTN_UNICAST. Other kinds (local, blackhole, ...) have no next hop.
     pub unicast: bool,
     pub to: To,
     /// RTA_TTL_PROPAGATE, of label routes.
@@ -84,13 +84,13 @@ pub struct Route {
 /// Where a route leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum To {
-    /// RTA_NH_ID: a nexthop object, which may change under the route, or arrive after it.
+    /// RTA_NH_ID: a nexthop object, which may change without the route, or arrive after it.
     Object(u32),
-    /// None: not unicast, or a message that only names the route.
+    /// Empty if the route is not unicast, or the message only names the route.
     Paths(SmallVec<[Path; 1]>),
 }
 
-/// One of the paths of a route, or a nexthop object that is a single one.
+/// One of the paths of a route, or a nexthop object with a single path.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Path {
     /// RTA_OIF, NHA_OIF; 0: none.
@@ -105,17 +105,17 @@ pub struct Path {
 /// What a path does with labels.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Labels {
-    /// Label routes, outermost first: these in the place of the label that arrived (RTA_NEWDST); none: it is popped.
-    /// IP routes, if there are none: plain IP forwarding.
+    /// Label routes: the labels, outermost first, that replace the incoming one (RTA_NEWDST); none: it is popped. IP
+    /// routes: none, that is, plain IP forwarding.
     Out(Stack),
-    /// IP routes: these are imposed (MPLS_IPTUNNEL_DST). `ttl`: MPLS_IPTUNNEL_TTL; `Some(0)`: the TTL is propagated whatever
-    /// net.mpls.ip_ttl_propagate says.
+    /// IP routes: these labels are imposed (MPLS_IPTUNNEL_DST). `ttl` is MPLS_IPTUNNEL_TTL; with `Some(0)` the TTL is
+    /// propagated whatever net.mpls.ip_ttl_propagate says.
     Imposed { stack: Stack, ttl: Option<u8> },
-    /// Another encapsulation: a number of LWTUNNEL_ENCAP_*.
+    /// Another encapsulation, by its number (LWTUNNEL_ENCAP_*).
     Other(u16),
 }
 
-/// The kernel takes up to 30 labels (MAX_NEW_LABELS).
+/// The kernel accepts up to 30 labels (MAX_NEW_LABELS).
 pub type Stack = SmallVec<[Label; 4]>;
 
 /// A nexthop object.

@@ -1,6 +1,6 @@
 //! Numbers of linux/netlink.h, rtnetlink.h, nexthop.h, netconf.h, mpls_iptunnel.h and lwtunnel.h.
 
-/// An attribute: its number, and the name that errors call it by.
+/// An attribute: its number, and its name in errors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attribute {
     pub number: u16,

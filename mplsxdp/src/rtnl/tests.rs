@@ -1,4 +1,4 @@
-//! Messages byte by byte, as Linux 6.1 and zebra 8.4.4 wrote them; and properties of any message.
+//! Messages byte by byte, as Linux 6.1 and zebra 8.4.4 wrote them, and properties of any message.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -108,7 +108,7 @@ fn label_routes_of_the_kernel() {
     // ... replace 100 ...
     let replaced = message.replacen("1800 0000", "1800 0001", 1);
     assert_eq!(decoded(&replaced), new(route.clone(), Position::Replaces));
-    // The same in a dump, and in one that says that what it lists was replaced.
+    // The same in a dump, and in a dump with the flag for replacing.
     let dumped = message.replacen("1800 0000", "1800 0200", 1);
     assert_eq!(decoded(&dumped), new(route.clone(), Position::Last));
     assert_eq!(
@@ -269,7 +269,7 @@ fn ipv6_routes_of_the_kernel() {
     ];
     let route = ip_route(destination("fd09::/64", 254, 1024), 3, To::Paths(paths));
     assert_eq!(decoded(&format!("{message} {cache_info}")), new(route, Position::Last));
-    // ip -6 route del fd09::/64 via fd00:1::2 dev e1: one of its next hops goes
+    // ip -6 route del fd09::/64 via fd00:1::2 dev e1: one of its next hops is removed
     let message = "a0000000 1900 0000 943d0c6b de000000 0a400000 fe030001 00000000 0800 0f00 fe000000
                    1400 0100 fd090000000000000000000000000000 0800 0600 00040000
                    1400 0500 fd000001000000000000000000000002 0800 0400 05000000
@@ -302,7 +302,7 @@ fn nexthop_objects_of_the_kernel() {
     // Since Linux 6.12: a weight of 65,536.
     let heavy = message.replacen("fe000000", "ffff0000", 1);
     assert_eq!(decoded(&heavy), object(3, ObjectTo::Group(vec![(1, 65536), (8, 1)])));
-    // ip route add 10.20.0.0/24 nhid 3: with next hops for programs that know no objects
+    // ip route add 10.20.0.0/24 nhid 3: with next hops for programs that do not know objects
     let message = "84000000 1800 0006 8c3d0c6b c8000000 02180000 fe030001 00000000 0800 0f00 fe000000
                    0800 0100 0a140000 0800 1e00 03000000 5000 0900
                    2800 00fe 05000000 0800 0500 0a000102 1000 1600 0c00 0100 00258000 00259100 0600 1500 01000000
@@ -322,7 +322,7 @@ fn mpls_settings_of_the_kernel() {
     let input = |accepted| Some(Message::Input { ifindex: 5, accepted });
     assert_eq!(decoded(message), input(true));
     assert_eq!(decoded(&message.replacen("0700 01", "0700 00", 1)), input(false));
-    // Of IPv4: forwarding of an interface.
+    // For IPv4: forwarding of an interface.
     let other = message.replacen("1c000000", "02000000", 1);
     assert_eq!(decoded(&other), None);
     // ip link del e3
@@ -350,7 +350,7 @@ fn label_routes_of_zebra() {
     let message = "34000000 1900 0104 00000000 f136a1be 1c140000 fe000001 04000000 0800 0100 00064100
                    0800 1300 000c8100 0800 0400 00000000";
     assert_eq!(decoded(message), Some(Message::RouteGone(label_route(100, 0, &[]))));
-    // Its next hops do not matter, even if they cannot be read.
+    // Its next hops do not matter, even if they are unreadable.
     let damaged = message.replacen("0800 1300 000c8100", "0800 1300 000c8000", 1);
     assert_eq!(decoded(&damaged), decoded(message));
 }
@@ -391,7 +391,7 @@ fn ip_routes_and_objects_of_zebra() {
 
 #[test]
 fn messages_are_written_as_zebra_writes_them() {
-    // Sequence number and port of a connection's end do not matter.
+    // Sequence number and port of the sender do not matter.
     for message in [
         "60000000 1800 0105 00000000 00000000 1c140000 fec40001 00000000 0800 0100 00066100 3c00 0900
          1c00 0000 05000000 0800 1300 000c9100 0a00 1200 0200 0a000102 0000
@@ -424,7 +424,8 @@ fn next_hops_in_other_forms_are_the_same() {
                    2000 0900 1c00 0004 05000000 0800 1300 000c8100 0a00 1200 0200 0a000102 0000";
     let route = label_route(100, 193, &[path(5, via("10.0.1.2"), out(&[200]))]);
     assert_eq!(decoded(several), new(route, Position::Replaces));
-    // No table is the main table, bits behind the prefix are none of it, 0.0.0.0 is no gateway, and 0 no object.
+    // No table means the main table, bits beyond the prefix length are ignored, 0.0.0.0 is not a gateway, and 0 is not
+    // an object.
     let message = "3c000000 1800 0105 00000000 00000000 02180000 00c40001 00000000 0800 0100 0a0800ff
                    0800 0500 00000000 0800 1e00 00000000 0800 0400 05000000";
     let to = To::Paths(smallvec![path(5, None, out(&[]))]);
@@ -453,7 +454,7 @@ fn what_is_about_other_things_is_no_message() {
     }
 }
 
-/// The message of an LSP, with other bytes in the place of some.
+/// The message of an LSP, with some bytes replaced.
 fn damaged(from: &str, to: &str) -> DecodeError {
     let message = "40000000 1800 0105 00000000 00000000 1c140000 fec10001 00000000 0800 0100 00064100
                    0800 1300 000c8100 0a00 1200 0200 0a000102 0000 0800 0400 05000000";

@@ -19,7 +19,7 @@ use crate::slowpath::IcmpVia;
 /// The destination MAC address of this machine's own packets, for the core.
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 0]);
 const OWN_PORT: PortWord = PortWord::new(OWN, PortWord::IMPOSE | PortWord::LOCAL);
-/// A TTL that the hops at this machine cannot use up.
+/// A TTL high enough for the hops within this machine.
 const UNEXPIRED: u8 = 255;
 
 /// An answer could not be sent.
@@ -51,7 +51,7 @@ impl Answerer {
         }
     }
 
-    /// Sends an error to the source of the IP packet in the frame of `error`, or says why not.
+    /// Sends an error to the source of the IP packet in the frame of `error`, or returns why not.
     pub fn answer<W: World>(
         &mut self,
         error: Error,
@@ -92,8 +92,8 @@ impl Answerer {
                             || world.has_specific_route(received.port, offender.source))
                 }
             };
-        // An LSP whose next hop does not resolve carries no answer. Under one label, the source is in this machine's
-        // own address space, and the default route may lead to it.
+        // An answer cannot take an LSP whose next hop does not resolve. Under one label, the source is in this
+        // machine's own address space, and the default route may lead to it.
         let by_ip_then = self.via == IcmpVia::Auto && parts.stack.len() == LSE_LEN;
         self.identification = self.identification.wrapping_add(1);
         // If the preferred length of the quote does not fit the link, the minimum may.
@@ -116,8 +116,8 @@ impl Answerer {
         Err(Outcome::NoWayBack)
     }
 
-    /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core takes
-    /// it for the packet, with TTLs that do not expire.
+    /// Sends the answer under the stack that the packet would have left with (RFC 3032 section 2.3.2): the core gets it
+    /// in place of the packet, with TTLs that do not expire.
     fn send_on_lsp<T: PortView>(
         &mut self,
         parts: Parts<'_>,
@@ -126,7 +126,7 @@ impl Answerer {
         emit: &mut Emit<'_>,
     ) -> Result<(), Unsent> {
         self.stack.clear();
-        // An answer alerts no router.
+        // An answer has no Router Alert label.
         let stack = entries(parts.stack).filter(|lse| lse.label() != Label::ROUTER_ALERT || lse.bottom());
         self.stack.extend(stack.flat_map(Lse::to_bytes));
         set_entries(&mut self.stack, |lse| {
@@ -153,7 +153,7 @@ impl Answerer {
         }
     }
 
-    /// Sends the answer as this machine's own packet: by the FTN, else as the kernel routes.
+    /// Sends the answer as this machine's own packet: by the FTN, or else as the kernel routes it.
     fn send_by_ip<T: PortView>(&mut self, arrived: u16, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
             Some(0x45) => ETH_P_IP,
@@ -167,7 +167,7 @@ impl Answerer {
                 let frame = self.scratch.bytes();
                 sent(emit(Action::Transmit { port, frame }))
             }
-            // The FTN has nothing for it.
+            // The FTN has no entry for it.
             Verdict::Pass | Verdict::Exception(Reason::NoFtn) => {
                 let (port, packet) = (arrived, &*self.packet);
                 sent(emit(Action::SendByIp { port, packet }))

@@ -1,5 +1,5 @@
-//! Asks the forwarding core what to do with a frame now, and notes which entries it used. The frame is a scratch copy, which
-//! the core rewrites if the frame is to be forwarded.
+//! Asks the forwarding core what to do with a frame now, and notes which entries it used. The frame is a scratch copy,
+//! which the core rewrites if the frame is to be forwarded.
 
 use std::cell::Cell;
 
@@ -19,8 +19,8 @@ pub struct Received<'a> {
     pub port: u16,
     /// From the destination MAC address on.
     pub frame: &'a [u8],
-    /// How many bytes are missing at the end: before Linux 6.6 the kernel hands up only what fits one chunk of the socket's
-    /// memory.
+    /// How many bytes are missing at the end: before Linux 6.6 the kernel hands up only what fits one chunk of the
+    /// socket's memory.
     pub trimmed: usize,
 }
 
@@ -71,8 +71,8 @@ fn ask_noted<T: PortView>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answ
     }
 }
 
-/// What the core decides for a frame that arrived. Below a Router Alert label, the label beneath decides. Afterwards
-/// `scratch` has the frame as it is to leave.
+/// The core's decision for a frame that arrived. Below a Router Alert label, the label beneath decides. Afterwards
+/// `scratch` has the frame as it should leave.
 pub fn ask_of_received<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     scratch.refill([received.frame], received.trimmed);
     let answer = ask(scratch, tables);
@@ -93,8 +93,8 @@ pub fn ask_of_any_length<T: PortView>(scratch: &mut MemoryFrame, received: Recei
 }
 
 /// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed
-/// back on top of it. The alert is no hop of its own: in uniform mode its TTL is handed to the label beneath, and is
-/// what that leaves with. If no label is left, the alert is dropped too: it must not be the last label.
+/// back on top of it. The alert does not count as a hop: in uniform mode its TTL is copied to the label beneath, and it
+/// leaves with the TTL of that label. If no label is left, the alert is dropped too: it must not be the last label.
 fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
     let found = Parts::of(received.frame).and_then(|parts| {
         let mut stack = entries(parts.stack);
@@ -117,7 +117,7 @@ fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<
         return answer;
     };
     scratch.refill([before, after], received.trimmed);
-    // Beneath a label for this machine, the TTL is the one that the label hands down.
+    // Beneath a label for this machine, the TTL is the one that the label copies down.
     if offset == ETH_HLEN {
         if alert.ttl() <= 1 {
             answer.verdict = Verdict::Exception(Reason::TtlExpired);
@@ -143,7 +143,7 @@ fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<
     answer
 }
 
-/// Puts `alert` on top of the stack of a frame that is to leave, with the TTL of what it goes on top of.
+/// Puts `alert` on top of the stack of a frame before it leaves, with the TTL of the label beneath it.
 fn push_back<T: PortView>(
     frame: &mut MemoryFrame,
     alert: Lse,
@@ -166,8 +166,8 @@ fn push_back<T: PortView>(
     pushed(frame).ok_or(Reason::NoHeadroom)
 }
 
-/// A PortView that notes what the core asks for. Frames of the slow path do not count for their routes: those counters belong
-/// to the fast path.
+/// A PortView that notes what the core asks for. Frames of the slow path do not count for their routes: those counters
+/// belong to the fast path.
 struct Noted<'a, T> {
     tables: &'a T,
     port: PortWord,

@@ -27,7 +27,7 @@ pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 
-/// What the slow path knows about the machine.
+/// The slow path's view of the machine.
 #[derive(Debug)]
 pub struct MemoryWorld {
     pub tables: MemoryTables,
@@ -125,7 +125,7 @@ impl MemoryWorld {
         }
     }
 
-    /// The MAC address of [`UNRESOLVED`] is found.
+    /// The MAC address of [`UNRESOLVED`] becomes known.
     pub fn resolve(&mut self) {
         self.tables.store_adjacency(UNRESOLVED, adjacency(MTU));
     }
@@ -174,9 +174,9 @@ pub fn lses(stack: &[(u32, u8)]) -> Vec<u8> {
         .collect()
 }
 
-/// The IPv4 packet that `fragments`, in order and each with a right header, are of; itself a fragment where there are
-/// others before or behind. `None` where they do not fit together, or another header field than those of a fragment is
-/// not the same in all.
+/// The IPv4 packet that `fragments` belong to; they must be in order, each with a valid header. If fragments before or
+/// after them are missing, the result is itself a fragment. `None` if they do not fit together, or if a header field
+/// that must be equal in all fragments differs.
 pub fn reassembled<T: AsRef<[u8]>>(fragments: &[T]) -> Option<Vec<u8>> {
     const MORE_FRAGMENTS: u16 = 0x2000;
     let word = |header: &[u8], offset: usize| u16::from_be_bytes([header[offset], header[offset + 1]]);
@@ -217,7 +217,7 @@ pub fn reassembled<T: AsRef<[u8]>>(fragments: &[T]) -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// The IPv4 options that are to be in every fragment, of those that are right.
+/// Those of the valid IPv4 options that must be in every fragment.
 fn copied_options(mut options: &[u8]) -> impl Iterator<Item = &[u8]> {
     let all = std::iter::from_fn(move || {
         let length = match *options.first()? {

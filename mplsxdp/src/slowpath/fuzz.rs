@@ -1,5 +1,5 @@
-//! What must hold of the slow path for whatever comes in. `fuzz/` calls these with inputs that a fuzzer makes, the
-//! tests with random ones; they panic where something does not hold.
+//! Properties of the slow path that must hold for any input. `fuzz/` calls these functions with inputs that a fuzzer
+//! makes, the tests with random ones; they panic if a property does not hold.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -19,8 +19,8 @@ use super::packet::{Parts, is_labelled};
 use super::{Action, Emit, IcmpVia, Options, Rate, Received, SlowPath};
 use crate::dataplane::Tables as _;
 
-/// `data` says how the box is set up, and which frames arrive: each as two bytes of length, one of what is special
-/// about it, and its bytes, of which the destination MAC and the IPv4 checksum are made right.
+/// Checks these properties. `data` says how the router is set up, and which frames arrive: for each, two bytes of
+/// length, one byte of flags, and its bytes. The destination MAC and the IPv4 checksum are corrected.
 pub fn slow_path(data: &[u8]) {
     let Some((&setup, mut rest)) = data.split_first() else {
         return;
@@ -78,7 +78,7 @@ pub fn slow_path(data: &[u8]) {
     run.check_counts();
 }
 
-/// The box of the tests, and besides several next hops behind labels 700 and 10.7.7.0/24, and backups:
+/// The router of the tests with, in addition, several next hops for label 700 and 10.7.7.0/24, and backups:
 ///
 /// | in | out |
 /// |---|---|
@@ -116,13 +116,13 @@ fn router() -> MemoryWorld {
     world
 }
 
-/// An input that has this frame in it.
+/// An input that contains this frame.
 pub fn slow_path_seed(frame: &[u8]) -> Vec<u8> {
     let length = u16::try_from(frame.len().min(0x3fff)).unwrap_or_default();
     [&[0][..], &length.to_be_bytes(), &[0], frame].concat()
 }
 
-/// No fuzzer would find it.
+/// Corrects the checksum, which no fuzzer would find.
 fn right_ipv4_checksum(frame: &mut [u8]) {
     let Some(payload_len) = Parts::of(frame).map(|parts| parts.payload.len()) else {
         return;
@@ -139,13 +139,13 @@ fn right_ipv4_checksum(frame: &mut [u8]) {
     }
 }
 
-/// A slow path, and what it has to answer for.
+/// A slow path, and the record needed to check its actions.
 struct Run {
     slow_path: SlowPath,
     received: u64,
     /// The packets in the frames that came in.
     seen: HashSet<Vec<u8>>,
-    /// No action works.
+    /// All actions fail.
     fails: bool,
 }
 
@@ -222,7 +222,8 @@ impl Run {
         }
     }
 
-    /// Fragments are a packet that came in, but for its DS field and TTL, and may be.
+    /// Checks that the fragments together are a packet that came in, apart from its DS field and TTL, and that it may
+    /// be fragmented.
     fn check_fragments(&self, fragments: &[Vec<u8>]) {
         assert!(fragments.len() > 1);
         let packet = reassembled(fragments).expect("fragments that fit together");
@@ -237,7 +238,8 @@ impl Run {
         assert!(self.seen.iter().any(|seen| is_same(&seen)), "a packet that came in");
     }
 
-    /// An answer goes to the source of a packet that came in, quotes it, and that packet was no ICMP error.
+    /// Checks that an answer goes to the source of a packet that came in and quotes it, and that the packet was not an
+    /// ICMP error.
     fn check_answer(&self, packet: &[u8]) {
         let parsed = icmp::parse::parse(packet).expect("a right ICMP error");
         assert_eq!(parsed.ttl, icmp::TTL);
@@ -270,7 +272,7 @@ impl Run {
         }
     }
 
-    /// Each frame has one outcome.
+    /// Checks that each frame has one outcome.
     fn check_counts(&self) {
         let besides = [Outcome::RouterAlert, Outcome::Held, Outcome::HoldExpired];
         let outcomes = Outcome::ALL.iter().filter(|outcome| !besides.contains(outcome));
@@ -279,7 +281,7 @@ impl Run {
     }
 }
 
-/// What can be taken apart can be built again, and what is built of any packet and any stack can be taken apart.
+/// A message that can be parsed can be built again, and a message built from any packet and any stack can be parsed.
 pub fn icmp_codec(data: &[u8]) {
     let mut packet = Vec::new();
     if let Ok(icmp::parse::Parsed { message, .. }) = icmp::parse::parse(data) {
@@ -315,7 +317,7 @@ pub fn icmp_codec(data: &[u8]) {
     check_written(message, quote, &mut packet);
 }
 
-/// Writes `message` and compares what can be read of it.
+/// Writes `message`, parses it and compares.
 fn check_written(message: Message<'_>, quote: usize, packet: &mut Vec<u8>) {
     message.write(7, quote, packet);
     let written = icmp::parse::parse(packet)

@@ -19,8 +19,8 @@ pub struct Held {
     deadline: Instant,
 }
 
-/// All waiting frames, in the order in which they arrived. Buffers are reused: only a longer frame, or more frames than before,
-/// allocate.
+/// All waiting frames, in the order in which they arrived. Buffers are reused: only a longer frame, or more frames than
+/// before, allocate.
 #[derive(Debug)]
 pub struct Hold {
     per_next_hop: usize,
@@ -77,12 +77,12 @@ impl Hold {
         Some(held)
     }
 
-    /// Takes the frame that has waited longest, if that is too long.
+    /// Takes the frame that has waited longest, if it has waited too long.
     pub fn pop_expired(&mut self, now: Instant) -> Option<Held> {
         if self.next_deadline()? <= now { self.pop() } else { None }
     }
 
-    /// Puts a frame behind all others. Taking all frames and putting back some keeps their order.
+    /// Puts a frame after all others. Taking all frames and putting back some keeps their order.
     pub fn put_back(&mut self, held: Held) {
         *self.waiting.entry(held.adjacency).or_default() += 1;
         self.frames.push_back(held);

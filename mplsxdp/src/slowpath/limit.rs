@@ -1,5 +1,5 @@
-//! Limits ICMP errors: a rate in total, and a rate to each source (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)). The
-//! time is an argument.
+//! Limits ICMP errors: a rate in total, and a rate to each source (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
+//! The time is an argument.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroUsize;
@@ -68,8 +68,8 @@ impl Limiter {
         }
     }
 
-    /// Whether one more may go to `source`; if so, it is counted. One refused because of its source does not count in the
-    /// total.
+    /// Whether one more may go to `source`; if so, it is counted. One refused because of its source does not count in
+    /// the total.
     pub fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
         let full = Bucket { full_at: now };
         let Some(total) = self.bucket.unwrap_or(full).taken(self.total, now) else {
@@ -140,7 +140,7 @@ mod tests {
         let total: usize = many
             .map(|source| allowed(&mut limiter, source, start + ms(10), 1))
             .sum();
-        // Of 20, 10 were taken at the start and 10 came back, 1 was taken since.
+        // Of 20, 10 were admitted at the start and 10 tokens came back; 1 was used since.
         assert_eq!(total, 19);
     }
 

@@ -1,10 +1,10 @@
 //! The slow path handles frames that the fast path could not forward. Its input is a frame as it arrived; its output is
 //! actions. Only [`xsk`], which receives the frames, uses sockets or clocks.
 //!
-//! It does not trust the reason for which a frame came up: `ask` runs the forwarding core on a copy of it, so that changes in
-//! the meantime (a next hop's MAC address is known now) count. `answer` sends ICMP errors, which [`icmp`] builds if `packet`
-//! allows them and `limit` has room; `too_big` fragments; `hold` keeps frames for next hops; [`unknown`] tracks the labels
-//! without a route; [`outcome`] counts.
+//! It does not rely on the reason for which a frame came up: `ask` runs the forwarding core on a copy of it, so that
+//! changes in the meantime count (such as a MAC address that is known by now). `answer` sends ICMP errors, which
+//! [`icmp`] builds if `packet` allows them and `limit` has room; `too_big` fragments; `hold` keeps frames for next
+//! hops; [`unknown`] tracks the labels without a route; [`outcome`] counts.
 
 mod answer;
 mod ask;
@@ -65,14 +65,15 @@ pub trait World {
     /// The tables as the program of `port` sees them. Nothing is counted in them.
     fn tables_at(&self, port: u16) -> Self::View<'_>;
 
-    /// The address of this machine to answer `remote` from, for a packet that arrived at `port`: an address of the same family,
-    /// of the interface or as configured. `None` if there is none.
+    /// The address of this machine to answer `remote` from, for a packet that arrived at `port`: an address of the same
+    /// family, of the interface or as configured. `None` if there is none.
     fn source_address(&self, port: u16, remote: IpAddr) -> Option<IpAddr>;
 
     /// Whether `address` is the broadcast address of a network of this machine, for a packet that arrived at `port`.
     fn is_broadcast(&self, port: u16, address: IpAddr) -> bool;
 
-    /// Whether the kernel has a route to `destination`, other than a default route, for a packet that arrived at `port`.
+    /// Whether the kernel has a route to `destination`, other than a default route, for a packet that arrived at
+    /// `port`.
     fn has_specific_route(&self, port: u16, destination: IpAddr) -> bool;
 }
 
@@ -87,8 +88,8 @@ pub enum Action<'a> {
     /// Send `packet`, an IP packet of this machine, as the kernel routes it, in the VRF of `port` if it is in one. The
     /// FTN has no entry for it.
     SendByIp { port: u16, packet: &'a [u8] },
-    /// Make the kernel receive `frame`, including its Ethernet header, at `port`: an IP packet that arrived with labels which
-    /// ended here, for the kernel to deliver or route; or a labelled frame for a `pass` route.
+    /// Make the kernel receive `frame`, including its Ethernet header, at `port`: an IP packet that arrived with labels
+    /// which ended here, for the kernel to deliver or route; or a labelled frame for a `pass` route.
     Deliver { port: u16, frame: &'a [u8] },
     /// Resolve the next hop in this slot of the adjacency table: frames wait for it.
     Resolve { adjacency: u16 },
@@ -180,8 +181,8 @@ impl SlowPath {
         });
     }
 
-    /// Call when routes have changed, or flows have moved to other next hops: sends what no longer needs to wait, whatever it
-    /// waited for. The rest waits for its current next hop.
+    /// Call when routes have changed, or flows have moved to other next hops: sends what no longer needs to wait,
+    /// whatever it waited for. The rest waits for its current next hop.
     pub fn retry_all_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         self.release(world, now, emit, |_| true);
     }
@@ -265,7 +266,7 @@ impl SlowPath {
         }
     }
 
-    /// Does what `answer` asks for, and counts it. The frame as it leaves is in the scratch copy.
+    /// Does what `answer` requires, and counts it. The frame as it leaves is in the scratch copy.
     fn conclude<W: World>(
         &mut self,
         received: Received<'_>,
@@ -323,8 +324,9 @@ impl SlowPath {
         self.counters.count(outcome);
     }
 
-    /// Tells the source of a frame that is larger than the next hop's MTU, or forwards it in fragments, each under the
-    /// stack that the frame would have left with (RFC 3032 section 3). Only what follows the packet in the frame may be too much.
+    /// Sends an ICMP error to the source of a frame that is larger than the next hop's MTU, or forwards it in
+    /// fragments, each under the stack that the frame would have left with (RFC 3032 section 3). If only the bytes
+    /// after the packet are too much, they are cut off.
     fn too_big<W: World>(&mut self, received: Received<'_>, world: &W, now: Instant, emit: &mut Emit<'_>) -> Outcome {
         let tables = world.tables_at(received.port);
         let (answer, mtu) = ask_of_any_length(&mut self.scratch, received, &tables);
@@ -352,7 +354,7 @@ impl SlowPath {
                 let start = self.fragment.len();
                 while fragments.write_next(&mut self.fragment) {
                     let frame = &self.fragment;
-                    // The others are of no use without this one.
+                    // The other fragments are useless without this one.
                     if !emit(Action::Transmit { port, frame }) {
                         return Outcome::NotSent;
                     }
@@ -364,8 +366,8 @@ impl SlowPath {
         }
     }
 
-    /// Leaves to the kernel what is the kernel's: a labelled frame that has become an IP packet for this machine. The kernel
-    /// already has what was not labelled; or it is not for this machine.
+    /// Hands a labelled frame that has become an IP packet for this machine to the kernel. An unlabelled frame is not
+    /// handed over: the kernel already has it, or it is not for this machine.
     fn deliver(&self, received: Received<'_>, emit: &mut Emit<'_>) -> Outcome {
         let frame = self.scratch.bytes();
         if !packet::is_labelled(received.frame) || packet::is_labelled(frame) {

@@ -1,4 +1,4 @@
-//! Counts what happened to the frames that the slow path got.
+//! Counts what happened to the frames that reached the slow path.
 
 macro_rules! outcomes {
     ($($(#[doc = $doc:literal])+ $name:ident, $text:literal;)+) => {

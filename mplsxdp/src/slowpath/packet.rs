@@ -1,4 +1,4 @@
-//! What the slow path reads of a frame: its label stack, and whether the IP packet beneath may be answered by an ICMP error
+//! Reads a frame for the slow path: its label stack, and whether the IP packet beneath may be answered by an ICMP error
 //! (RFC 1122 section 3.2.2, RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -95,7 +95,7 @@ pub fn missing_bytes(frame: &[u8]) -> usize {
     total_len.saturating_sub(payload.len())
 }
 
-/// By its EtherType.
+/// Whether the EtherType is MPLS.
 pub fn is_labelled(frame: &[u8]) -> bool {
     frame.get(12..ETH_HLEN) == Some(&ETH_P_MPLS_UC.to_be_bytes())
 }
@@ -137,8 +137,8 @@ pub struct Ipv4<'a> {
 }
 
 impl<'a> Ipv4<'a> {
-    /// The packet at the start of `payload`, of which `trimmed` bytes are missing. `None` if its lengths or its checksum are
-    /// not valid (RFC 1812 section 5.2.2).
+    /// The packet at the start of `payload`, of which `trimmed` bytes are missing. `None` if its lengths or its
+    /// checksum are not valid (RFC 1812 section 5.2.2).
     pub fn read(payload: &'a [u8], trimmed: usize) -> Option<Self> {
         let &[first, _, l0, l1] = payload.first_chunk()?;
         let header_len = usize::from(first & 0xf) * 4;
@@ -199,14 +199,14 @@ fn is_one_host_v4(address: Ipv4Addr) -> bool {
     !matches!(address.octets(), [0 | 127 | 224..=255, ..])
 }
 
-/// ICMPv4 messages that are certainly no errors: echo, router discovery, timestamp, information and address mask
-/// (RFC 792, 950, 1256), extended echo (RFC 8335). An unknown type may be an error.
+/// ICMPv4 messages that are certainly not errors: echo, router discovery, timestamp, information and address mask (RFC
+/// 792, 950, 1256), extended echo (RFC 8335). An unknown type may be an error.
 fn is_icmp_query(kind: u8) -> bool {
     matches!(kind, 0 | 8..=10 | 13..=18 | 42 | 43)
 }
 
-/// The IPv6 packet at the start of `payload`, of which `trimmed` bytes are missing: the part of it that is there, and its
-/// length. `None` if it is longer than the frame, or not IPv6.
+/// The IPv6 packet at the start of `payload`, of which `trimmed` bytes are missing: the part of it that is there, and
+/// its length. `None` if it is longer than the frame, or not IPv6.
 pub fn ipv6_packet(payload: &[u8], trimmed: usize) -> Option<(&[u8], usize)> {
     let Header { family, total_len, .. } = header(payload, trimmed)?;
     let is_right = family == Family::V6 && payload.len() >= IPV6_HLEN;
@@ -227,8 +227,8 @@ fn read_v6(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
     })
 }
 
-/// Whether the address can be that of a single host to which a router may forward: not unspecified, loopback, multicast,
-/// link-local or an embedded IPv4 address.
+/// Whether the address can be that of a single host to which a router may forward: not unspecified, loopback,
+/// multicast, link-local or an embedded IPv4 address.
 fn is_one_host_v6(address: Ipv6Addr) -> bool {
     let none = address.is_unspecified()
         || address.is_loopback()
@@ -238,8 +238,8 @@ fn is_one_host_v6(address: Ipv6Addr) -> bool {
     !none
 }
 
-/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6 error
-/// (types below 128, known or not), nor a redirect. Headers that end too early are malformed.
+/// Whether what follows the extension headers (RFC 8200 section 4) is neither part of a later fragment, nor an ICMPv6
+/// error (types below 128, known or not), nor a redirect. Headers that end too early are malformed.
 fn upper_layer_deserves(mut next_header: u8, mut body: &[u8]) -> bool {
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -253,7 +253,7 @@ fn upper_layer_deserves(mut next_header: u8, mut body: &[u8]) -> bool {
                 [_, units, ..] => (usize::from(*units) + 1) * 8,
                 _ => return false,
             },
-            // RFC 4302 section 2.2: in 32-bit words, less two.
+            // RFC 4302 section 2.2: in 32-bit words, minus two.
             AUTHENTICATION => match body {
                 [_, words, ..] => (usize::from(*words) + 2) * 4,
                 _ => return false,
@@ -365,7 +365,7 @@ mod tests {
         let changed = |offset: usize, value: u8| {
             let mut packet = good.clone();
             packet[offset] = value;
-            // Right again, so that only the change counts.
+            // Corrected, so that only the change matters.
             packet[10..12].fill(0);
             let sum = checksum(0, &packet[..20]);
             packet[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -1,4 +1,4 @@
-//! The slow path against a box in memory: whole frames in, actions out, byte by byte.
+//! The slow path with a router in memory: whole frames in, actions out, byte by byte.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const HOST_V6: &str = "2001:db8::2";
 /// Within the FTN of the fixture.
 const FTN_HOST: Ipv4Addr = Ipv4Addr::new(10, 4, 4, 7);
 
-/// An action that was taken, with a copy of what was in it.
+/// An action, with a copy of its contents.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Taken {
     Transmit(u16, Vec<u8>),
@@ -33,7 +33,7 @@ struct Router {
     world: MemoryWorld,
     slow_path: SlowPath,
     now: Instant,
-    /// Actions that do not work, and are not taken.
+    /// Actions that fail and are not recorded.
     fails: fn(&Action<'_>) -> bool,
 }
 
@@ -53,7 +53,7 @@ impl Router {
         }
     }
 
-    /// These actions do not work.
+    /// Makes these actions fail.
     fn failing(mut self, fails: fn(&Action<'_>) -> bool) -> Self {
         self.fails = fails;
         self
@@ -125,7 +125,7 @@ impl Router {
         self.slow_path.counters().get(outcome)
     }
 
-    /// That one frame, to which `frame` is the only one so far, had `outcome` and nothing was done.
+    /// Checks that the single frame so far, `frame`, had `outcome` and nothing was done.
     fn check_dropped(&mut self, frame: &[u8], outcome: Outcome) {
         assert_eq!(self.receive(frame), []);
         assert_eq!(self.count(outcome), 1, "{}", outcome.name());
@@ -148,7 +148,7 @@ fn udp_v6(source: &str, ttl: u8, length: usize) -> Vec<u8> {
     packet
 }
 
-/// What an answer says, and to whom.
+/// Checks the contents of an answer, and its destination.
 fn check_answer(packet: &[u8], error: Error, quoted: &[u8], stack: &[(u32, u8)]) {
     let parsed = icmp::parse::parse(packet).unwrap();
     assert_eq!(parsed.ttl, 64);
@@ -206,7 +206,7 @@ fn time_exceeded_goes_along_the_lsp_under_the_stack_that_the_packet_would_have_l
                 (&[(120, 64), (100, 1)], &[110]),
             ];
             for (received, leaving) in cases {
-                // In the other modes the inner TTL is what counts, which here is the outer one handed down.
+                // In the other modes the inner TTL counts, which in uniform mode is the outer one copied down.
                 if received[0].0 == 120 && mode == TtlMode::Uniform {
                     continue;
                 }
@@ -321,7 +321,7 @@ fn a_pass_entry_is_no_way_to_the_source() {
     assert_eq!(stack, [(22, 64, 6)]);
 }
 
-/// Whether the source is known, and how the answer gets there, is asked of the VRF of the port where the packet arrived.
+/// The VRF of the port where the packet arrived decides whether the source is known, and how the answer gets there.
 #[test]
 fn an_answer_is_looked_up_in_the_domain_of_the_port() {
     let vrf = Domain(3);
@@ -424,7 +424,7 @@ fn the_broadcast_address_of_a_network_of_this_box_gets_no_answer() {
     for frame in [labelled(&[(122, 1)], &packet), labelled(&[(500, 1)], &packet)] {
         Router::default().routed().check_dropped(&frame, Outcome::NoAnswerDue);
     }
-    // It may be another one's address, there.
+    // There, it may be another machine's address.
     let taken = Router::default()
         .routed()
         .receive(&labelled(&[(122, 1), (18, 9)], &packet));
@@ -462,14 +462,15 @@ fn without_an_address_or_a_way_there_is_no_answer() {
     let mut router = Router::default();
     router.world.source_v4 = None;
     router.check_dropped(&frame, Outcome::NoSource);
-    // The LSP's next hop is unresolved. Under one label the source may be known by IP; under more it may be another network's.
+    // The LSP's next hop is unresolved. Under one label the source may be known by IP; under more it may be another
+    // network's.
     let frame = labelled(&[(500, 1)], &udp_v4(HOST_V4, 7, 20));
     let taken = Router::default().receive(&frame);
     assert!(matches!(taken[..], [Taken::SendByIp(_)]), "{taken:?}");
     Router::via(IcmpVia::Lsp).check_dropped(&frame, Outcome::NoWayBack);
     let frame = labelled(&[(500, 1), (17, 9)], &udp_v4(HOST_V4, 7, 20));
     Router::default().check_dropped(&frame, Outcome::NoWayBack);
-    // A link that takes nothing.
+    // A link that takes no frames.
     let mut router = Router::default();
     let tiny = Adjacency::new(NEIGHBOUR_MAC, EGRESS, port_mac(EGRESS), 100);
     router.world.tables.store_adjacency(NEIGHBOUR, tiny);
@@ -497,7 +498,7 @@ fn answers_are_limited_in_total_and_for_each_source() {
     );
     router.now += Duration::from_millis(100);
     assert_eq!([2, 5].map(|last| answered(&mut router, last)), [1, 4]);
-    // What gets no answer anyway costs nothing.
+    // A packet that is not answered anyway takes no token.
     router.now += Duration::from_secs(1);
     for _ in 0..100 {
         router.receive(&labelled(&[(122, 1)], &udp_v6("::", 7, 20)));
@@ -548,7 +549,7 @@ fn a_frame_that_can_be_forwarded_now_is() {
     assert_eq!(router.count(Outcome::Forwarded), 1);
 }
 
-/// A frame of a label that had no route when it came up.
+/// The frame's label had no route when it came up.
 #[test]
 fn a_frame_whose_route_is_to_pass_now_is_left_to_the_kernel_with_its_labels() {
     let packet = udp_v4(HOST_V4, 7, 20);
@@ -557,7 +558,7 @@ fn a_frame_whose_route_is_to_pass_now_is_left_to_the_kernel_with_its_labels() {
         (&[(120, 64), (700, 1), (17, 3)], &[(120, 64), (700, 1), (17, 3)]),
         (&[(701, 64)], &[(701, 64)]),
         (&[(701, 64), (700, 64)], &[(701, 64), (700, 64)]),
-        // The kernel has no router alert.
+        // The kernel does not know Router Alert.
         (&[(1, 64), (700, 64)], &[(700, 64)]),
     ] {
         let mut router = Router::default();
@@ -579,7 +580,7 @@ fn what_ends_at_this_box_now_is_delivered_and_what_is_the_kernels_is_left_to_it(
     let mut popped = packet.clone();
     popped[8] = 63;
     righted(&mut popped);
-    // As it would have come to the kernel from the port.
+    // As the port would have passed it to the kernel.
     assert_eq!(taken, [Taken::Deliver(INGRESS, ethernet(ETH_P_IP, &popped))]);
     assert_eq!(router.count(Outcome::Delivered), 1);
     Router::default().check_dropped(&ethernet(ETH_P_IP, &packet), Outcome::NotHandled);
@@ -632,12 +633,12 @@ fn frames_for_a_next_hop_with_a_backup_leave_by_whichever_resolves_first() {
         let resolved = router.world.tables.adjacency(NEIGHBOUR);
         let backup = router.world.tables.adjacency(first).backup();
         router.world.tables.store_adjacency(first, resolved.with_backup(backup));
-        // One that comes meanwhile is not before them.
+        // A later frame does not leave before them.
         let taken = router.receive(&frame(2));
         let payloads = Vec::from_iter(taken.chunks(1).map(|one| labelled_frame(one).1));
         assert_eq!(payloads, [0, 1, 2].map(|length| udp_v4(HOST_V4, 7, length)));
         assert_eq!(router.slow_path.held(), 0);
-        // Without one that comes, they leave too.
+        // Without a later frame, they leave too.
         router
             .world
             .tables
@@ -661,7 +662,7 @@ fn held_frames_leave_by_the_member_that_takes_over_their_bucket() {
     for bucket in 0..=u8::MAX {
         router.world.tables.store_bucket(0, bucket, member(NEIGHBOUR));
     }
-    // What they waited for is still not there.
+    // The next hop that they waited for is still unresolved.
     assert_eq!(router.retry(), []);
     let (stack, _) = labelled_frame(&router.retry_all());
     assert_eq!((stack, router.slow_path.held()), (vec![(701, 63, 0)], 0));
@@ -676,7 +677,7 @@ fn a_frame_that_waits_leaves_at_once_when_its_label_has_another_next_hop() {
         .world
         .tables
         .store_ilm(label(500), entry(Op::Label, 520, NEIGHBOUR));
-    // What it waited for is still not there.
+    // The next hop that it waited for is still unresolved.
     assert_eq!(router.retry(), []);
     let (stack, _) = labelled_frame(&router.retry_all());
     assert_eq!((stack, router.slow_path.held()), (vec![(520, 63, 0)], 0));
@@ -694,7 +695,7 @@ fn frames_that_wait_follow_their_route_to_a_next_hop_that_is_not_resolved_yet_ei
     router.world.tables.store_ilm(label(500), entry(Op::Label, 520, OTHER));
     assert_eq!(router.retry_all(), [Taken::Resolve(OTHER)]);
     assert_eq!(router.receive(&frame(501, 2)), [], "its next hop is being resolved");
-    // The old next hop means nothing to them any more; its slot may be another's.
+    // The old next hop does not matter to them any more; its slot may be another's.
     router.world.resolve();
     assert_eq!(router.retry(), []);
     let resolved = router.world.tables.adjacency(UNRESOLVED);
@@ -910,7 +911,7 @@ fn a_router_alert_goes_with_the_last_label() {
 #[test]
 fn exceptions_beneath_a_router_alert_are_what_they_are() {
     let packet = udp_v4(HOST_V4, 64, 20);
-    // The alert's TTL is the packet's; an answer alerts no router.
+    // The alert's TTL is the packet's; an answer has no Router Alert label.
     for received in [&[(1, 1), (122, 64)][..], &[(1, 1), (1, 64), (122, 64)]] {
         let mut router = Router::default();
         let (stack, answer) = labelled_frame(&router.receive(&labelled(received, &packet)));
@@ -956,7 +957,7 @@ fn exceptions_beneath_a_router_alert_are_what_they_are() {
     check_answer(&answer, error, &packet, &[(1, 64), (600, 64)]);
 }
 
-/// The same packet, which may be fragmented.
+/// The same packet without "don't fragment".
 fn fragmentable(mut packet: Vec<u8>) -> Vec<u8> {
     packet[6] &= !0x40;
     righted(&mut packet);

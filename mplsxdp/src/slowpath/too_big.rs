@@ -1,5 +1,5 @@
-//! Handles a packet that is larger than the next hop's MTU less the labels that it leaves under (RFC 3032 section 3): its
-//! source gets an ICMP error, or it is fragmented (RFC 791 section 3.2).
+//! Handles a packet that is larger than the next hop's MTU less the labels that it leaves under (RFC 3032 section 3):
+//! its source gets an ICMP error, or it is fragmented (RFC 791 section 3.2).
 
 use mplsxdp_common::ip::kept_len;
 use mplsxdp_common::wire::IPV4_HLEN;
@@ -8,8 +8,8 @@ use super::icmp::{Error, checksum};
 use super::outcome::Outcome;
 use super::packet::{Ipv4, ipv6_packet};
 
-/// IPv6 hosts ignore a smaller MTU in an ICMP error (RFC 8201 section 4), and every link takes packets of this size (RFC 8200
-/// section 5).
+/// IPv6 hosts ignore a smaller MTU in an ICMP error (RFC 8201 section 4), and every link takes packets of this size
+/// (RFC 8200 section 5).
 const LEAST_IPV6_MTU: usize = 1280;
 
 /// Fragment offsets are in units of this size (RFC 791 section 3.1).
@@ -29,8 +29,8 @@ pub enum Remedy<'a> {
 }
 
 impl<'a> Remedy<'a> {
-    /// For the packet at the start of `payload`, of which `trimmed` bytes are missing. `mtu` is for the packet without labels.
-    /// If nothing helps, it is dropped with the outcome.
+    /// For the packet at the start of `payload`, of which `trimmed` bytes are missing. `mtu` is for the packet without
+    /// labels. If nothing helps, it is dropped with the outcome.
     pub fn find(payload: &'a [u8], trimmed: usize, mtu: usize) -> Result<Self, Outcome> {
         match payload.first().map(|byte| byte >> 4) {
             Some(4) => {
@@ -72,14 +72,15 @@ fn cut<'a>(payload: &[u8], total_len: usize, mtu: usize) -> Result<Remedy<'a>, O
     }
 }
 
-/// A packet in fragments, each as long as fits.
+/// A packet in fragments, each as long as possible.
 pub struct Fragments<'a> {
     mtu: usize,
-    /// Of the next fragment.
+    /// For the next fragment.
     header: Header,
-    /// Of those after the first.
+    /// For those after the first.
     later_header: Header,
-    /// The reserved flag, and [`MORE_FRAGMENTS`] if the packet is itself a fragment that has it: the flags of the last one.
+    /// The reserved flag, and [`MORE_FRAGMENTS`] if the packet is itself a fragment that has it: the flags of the last
+    /// one.
     flags: u16,
     /// Of the next fragment, in units.
     offset: u16,
@@ -88,8 +89,8 @@ pub struct Fragments<'a> {
 }
 
 impl<'a> Fragments<'a> {
-    /// `None` if the options are not valid, if the MTU leaves no room for data, or if the end of the packet is beyond all
-    /// offsets.
+    /// `None` if the options are not valid, if the MTU leaves no room for data, or if the end of the packet is beyond
+    /// all offsets.
     fn new(packet: Ipv4<'a>, mtu: usize) -> Option<Self> {
         let (_, data) = packet.packet.split_at_checked(packet.header.len())?;
         let fragment = flags_and_offset(packet.header);
@@ -145,8 +146,8 @@ impl Header {
         })
     }
 
-    /// For the fragments after the first: with the options that are copied into all of them. `None` if an option does not end
-    /// within the header.
+    /// For the fragments after the first: with the options that are copied into all of them. `None` if an option does
+    /// not end within the header.
     fn later(header: &[u8]) -> Option<Self> {
         const END_OF_OPTIONS: u8 = 0;
         const NO_OPERATION: u8 = 1;
@@ -169,7 +170,7 @@ impl Header {
                 [_, ..] => return None,
             }
         }
-        // What is left of the last word is zero, the end of options.
+        // The rest of the last word is zero, the end of options.
         later.length = later.length.next_multiple_of(4);
         later.bytes[0] = 0x40 | (later.length / 4) as u8;
         Some(later)
@@ -181,13 +182,13 @@ impl Header {
         [self.bytes[2], self.bytes[3]] = total_len.to_be_bytes();
         [self.bytes[6], self.bytes[7]] = flags_and_offset.to_be_bytes();
         [self.bytes[10], self.bytes[11]] = [0, 0];
-        // After the header there are zeros, which add nothing.
+        // The bytes after the header are zeros, which add nothing.
         [self.bytes[10], self.bytes[11]] = checksum(0, &self.bytes).to_be_bytes();
         frame.extend(self.bytes.iter().take(self.length));
     }
 }
 
-/// Zero for a header that ends before.
+/// Zero for a shorter header.
 fn flags_and_offset(header: &[u8]) -> u16 {
     match *header {
         [_, _, _, _, _, _, high, low, ..] => u16::from_be_bytes([high, low]),
@@ -212,7 +213,7 @@ mod tests {
         digits.chunks(2).map(byte).collect()
     }
 
-    /// A packet with a right checksum, whose third word of the header is `fragment`.
+    /// A packet with a correct checksum; the third word of its header is `fragment`.
     fn v4(options: &[u8], fragment: u16, data: &[u8]) -> Vec<u8> {
         let header_len = 20 + options.len();
         let mut packet = vec![0x40 | (header_len / 4) as u8, 0];
@@ -234,7 +235,7 @@ mod tests {
         packet
     }
 
-    /// The fragments, or what is done instead.
+    /// The fragments, or the outcome instead.
     fn fragments(packet: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>, Outcome> {
         match Remedy::find(packet, 0, mtu)? {
             Remedy::Tell(error) => panic!("{error:?}"),
@@ -272,7 +273,7 @@ mod tests {
                 "MTU {mtu}"
             );
         }
-        // What fills the frame up to the least length is no part of it.
+        // The padding to the minimum length is not part of it.
         let padded = [hex(PACKET), vec![0xee; 10]].concat();
         assert_eq!(fragments(&padded, 40), Ok(expected.map(hex).to_vec()));
     }
@@ -310,7 +311,7 @@ mod tests {
         let copied = [&route[..], &[148, 4, 0, 0, 0]].concat();
         assert_eq!((all[1][0], &all[1][20..32]), (0x48, &copied[..]));
         assert_eq!((all[0].len(), all[1].len()), (64, 32 + 16));
-        // What follows the end of options is none.
+        // Bytes after the end of options are not options.
         let all = fragments(&v4(&[0, 148, 4, 0], 0, &[9; 40]), 40).unwrap();
         assert_eq!((all[1][0], all.len()), (0x45, 3));
     }
@@ -364,7 +365,7 @@ mod tests {
         for flags in [0, DONT_FRAGMENT] {
             let packet = longer(v4(&[], flags, &[9; 40]));
             assert_eq!([60, 61, 99].map(|mtu| cut_to(&packet, 0, mtu)), [Ok(60); 3]);
-            // What is missing is of no use, unless it is all of the packet that is there.
+            // Missing bytes make it useless, unless they are not part of the packet.
             assert_eq!(cut_to(&packet[..60], 40, 60), Ok(60));
             assert_eq!(cut_to(&packet[..59], 41, 60), Err(Outcome::Trimmed));
         }

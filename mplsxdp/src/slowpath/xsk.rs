@@ -1,16 +1,16 @@
 //! AF_XDP sockets: exceptions come up through them, and frames of the slow path leave through them.
 //!
-//! A port has one socket on each of its receive queues, each with memory (a UMEM) of its own; frames are sent by the first. They
-//! are always bound in copy mode: on a zero-copy queue every frame that is redirected to another port would have to be copied to
-//! a fresh page, and exceptions are few.
+//! A port has one socket on each of its receive queues, each with its own memory (a UMEM); frames are sent by the
+//! first. They are always bound in copy mode: on a zero-copy queue every frame that is redirected to another port would
+//! have to be copied to a fresh page, and exceptions are few.
 //!
-//! The memory is divided into chunks, which circulate: fill ring, receive ring, this process, and the fill ring again; for
-//! sending, this process, transmit ring, completion ring. A descriptor is the right to use its chunk: [`Chunks`] holds those of
-//! this process.
+//! The memory is divided into chunks, which circulate: fill ring, receive ring, this process, and the fill ring again;
+//! for sending, this process, transmit ring, completion ring. A descriptor is the right to use its chunk: [`Chunks`]
+//! holds those of this process.
 //!
-//! The fill ring has more chunks than the receive ring has room for, and each one taken from the receive ring is replaced from
-//! a reserve before its frame is looked at. So however slow this process is, the fill ring is never empty: a flood fills the
-//! receive ring, and the excess is dropped and counted ([`Statistics::ring_full`]).
+//! The fill ring has more chunks than the receive ring has room for, and each one taken from the receive ring is
+//! replaced from a reserve before its frame is looked at. So however slow this process is, the fill ring is never
+//! empty: a flood fills the receive ring, and the excess is dropped and counted ([`Statistics::ring_full`]).
 
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -40,9 +40,9 @@ const MOST_CHUNKS: usize = 17;
 /// In all but the last descriptor of a frame (linux/if_xdp.h).
 const XDP_PKT_CONTD: u32 = 1;
 
-/// When to try again for a busy queue. The kernel frees a queue some time after the close of its last socket has returned: it
-/// needs the lock under which all interfaces are added and removed, which takes seconds on a busy machine. A queue that stays
-/// busy belongs to another program.
+/// When to retry a busy queue. The kernel frees a queue some time after the close of its last socket has returned: it
+/// needs the lock under which all interfaces are added and removed, which takes seconds on a busy machine. A queue that
+/// stays busy belongs to another program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
     until: Instant,
@@ -75,8 +75,8 @@ impl Patience {
 pub enum Layout {
     /// In chunks of 2 KiB; a longer frame takes several. Linux 6.6 and later.
     ScatterGather,
-    /// In one chunk of 4 KiB. The contents of a driver's first buffer, a page at most, always fit; the kernel leaves out the
-    /// rest of a multi-buffer frame.
+    /// In one chunk of 4 KiB. The contents of a driver's first buffer, a page at most, always fit; the kernel leaves
+    /// out the rest of a multi-buffer frame.
     OneChunk,
 }
 
@@ -145,7 +145,8 @@ pub struct XskPort {
 }
 
 impl XskPort {
-    /// Opens sockets on the first `queues` queues of an interface in this process's network namespace. Needs a tokio runtime.
+    /// Opens sockets on the first `queues` queues of an interface in this process's network namespace. Needs a tokio
+    /// runtime.
     pub fn open(interface: &str, queues: u32) -> Result<Self, XskError> {
         match Self::open_as(interface, queues, Layout::ScatterGather) {
             // The kernel's answer to an unknown flag.
@@ -193,7 +194,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// The sockets with the queues that they are on, for the XSKMAP. An entry goes from there when its socket is closed.
+    /// The sockets and their queues, for the XSKMAP. An entry disappears from that when its socket is closed.
     pub fn sockets(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
         self.queues.iter().zip(0..).map(|(queue, number)| {
             // SAFETY: the queue owns the socket, and is borrowed for as long.
@@ -201,7 +202,7 @@ impl Receiver {
         })
     }
 
-    /// Whether frames lack what was not in the driver's first buffer.
+    /// Whether frames lack the part that was not in the driver's first buffer.
     pub fn trims(&self) -> bool {
         self.layout == Layout::OneChunk
     }
@@ -223,8 +224,8 @@ impl Receiver {
         result
     }
 
-    /// Hands up to `budget` frames to `each`, whole and one after the other, and returns how many. Fewer than `budget` means
-    /// that there are no more. The queues take turns at being first.
+    /// Passes up to `budget` complete frames to `each`, one after the other, and returns how many. Fewer than `budget`
+    /// means that there are no more. The queues take turns at being first.
     pub fn receive(&mut self, budget: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut left = budget;
         let first = self.next;
@@ -289,8 +290,8 @@ impl ReceiveQueue {
             if self.received.0.is_empty() {
                 break;
             }
-            // The kernel never asks to be woken for the fill ring in copy mode: it looks there for each frame.
-            // SAFETY: the chunks are of this ring's UMEM, and nobody else's any more.
+            // In copy mode the kernel never needs to be woken for the fill ring: it looks there for each frame. SAFETY:
+            // the chunks belong to this ring's UMEM, and to nobody else any more.
             let refilled = self
                 .reserve
                 .hand_over(self.received.0.len(), |chunks| unsafe { self.fill.produce(chunks) });
@@ -371,14 +372,14 @@ impl Transmitter {
         let chunks = self.idle.0.get_mut(first..).unwrap_or_default();
         for (index, (chunk, bytes)) in chunks.iter_mut().zip(frame.chunks(self.chunk_bytes)).enumerate() {
             chunk.set_options(if index + 1 < needed { XDP_PKT_CONTD } else { 0 });
-            // SAFETY: an idle chunk is this side's alone.
+            // SAFETY: only this side uses an idle chunk.
             let mut data = unsafe { self.umem.data_mut(chunk) };
             let mut cursor = data.cursor();
             cursor.set_pos(0);
             // A chunk has room for its share.
             let _ = cursor.write_all(bytes);
         }
-        // SAFETY: the chunks are of this ring's UMEM, and nobody else's any more.
+        // SAFETY: the chunks belong to this ring's UMEM, and to nobody else any more.
         let queued = self
             .idle
             .hand_over(needed, |chunks| unsafe { self.ring.produce(chunks) });
@@ -386,8 +387,8 @@ impl Transmitter {
         Ok(())
     }
 
-    /// Has the kernel send what is queued. Returns how many chunks it did not take, because the interface's queue or the
-    /// socket's buffer is full: they are sent by a later call.
+    /// Makes the kernel send what is queued. Returns how many chunks it did not take, because the interface's queue or
+    /// the socket's buffer is full: they are sent by a later call.
     pub fn flush(&mut self) -> io::Result<usize> {
         let mut queued = self.queued();
         while queued > 0 {
@@ -408,7 +409,7 @@ impl Transmitter {
         (TRANSMIT_RING - self.ring.nb_free_exact()) as usize
     }
 
-    /// Takes back what has been sent.
+    /// Takes back the chunks of sent frames.
     fn reclaim(&mut self) {
         // SAFETY: descriptors of this ring's own UMEM come from it.
         self.idle.take_back(TRANSMIT_RING as usize, |chunks| unsafe {
@@ -417,7 +418,7 @@ impl Transmitter {
     }
 }
 
-/// Chunks that are this side's: each can be in one list, or in a ring, and nowhere else.
+/// Chunks owned by this side: each can be in one list, or in a ring, and nowhere else.
 struct Chunks(Vec<FrameDesc>);
 
 impl Chunks {
@@ -427,7 +428,7 @@ impl Chunks {
         Self(list)
     }
 
-    /// Offers the last `count` chunks to a ring, which says how many of them it took.
+    /// Offers the last `count` chunks to a ring, which returns how many of them it took.
     fn hand_over(&mut self, count: usize, ring: impl FnOnce(&[FrameDesc]) -> usize) -> usize {
         let first = self.0.len().saturating_sub(count);
         let taken = ring(self.0.get(first..).unwrap_or_default());
@@ -435,7 +436,7 @@ impl Chunks {
         taken
     }
 
-    /// Takes up to `most` chunks from a ring, which says how many it gave.
+    /// Takes up to `most` chunks from a ring, which returns how many it gave.
     fn take_back(&mut self, most: usize, ring: impl FnOnce(&mut [FrameDesc]) -> usize) {
         let before = self.0.len();
         self.0.resize(before + most, FrameDesc::default());
@@ -492,7 +493,7 @@ fn open_queue(
         partial: Vec::new(),
         frames: 0,
     };
-    // SAFETY: the chunks are of this ring's UMEM, and nobody else's.
+    // SAFETY: the chunks belong to this ring's UMEM, and to nobody else.
     receiver
         .reserve
         .hand_over((receiving - BATCH) as usize, |chunks| unsafe {
@@ -529,7 +530,7 @@ fn bind(interface: &str, name: &Interface, queue: u32, config: SocketConfig, ume
     })
 }
 
-/// What the system said, out of an error of xsk-rs.
+/// The system's error, from an error of xsk-rs.
 fn os_error(source: Option<&(dyn std::error::Error + 'static)>) -> io::Error {
     match source.and_then(|error| error.downcast_ref::<io::Error>()) {
         Some(error) => match error.raw_os_error() {

@@ -1,4 +1,4 @@
-//! The resolver under a hand-driven clock.
+//! The resolver with a hand-driven clock.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ const MAC1: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 const MAC2: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
 const ID: NextHopId = NextHopId(7);
 
-/// A resolver, its clock, and what it asked for and was not looked at yet.
+/// A resolver, its clock, and its actions that were not looked at yet.
 struct Bench {
     resolver: Resolver,
     now: Instant,
@@ -22,7 +22,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Told of nothing yet.
+    /// Before any event.
     fn unsynced() -> Self {
         Self {
             resolver: Resolver::default(),
@@ -83,7 +83,7 @@ fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
 }
 
-/// As routes name it: `ADDRESS|MAC [dev NAME]`.
+/// In the words of a route: `ADDRESS|MAC [dev NAME]`.
 fn hop(text: &str) -> NextHop {
     let (via, dev) = match text.split_once(" dev ") {
         Some((via, dev)) => (via, Some(dev.into())),
@@ -147,7 +147,7 @@ fn unmanaged(ifindex: u32, address: &str, state: NeighbourState) -> Event {
     })
 }
 
-/// With an XDP program.
+/// An interface with an XDP program.
 fn with_xdp(ifindex: u32, name: &str) -> Event {
     Event::Link(LinkInfo {
         xdp: Some(XdpAttachment {
@@ -218,7 +218,7 @@ fn what_a_killed_instance_left_managed_is_released() {
     let left = |bench: &mut Bench| {
         bench.tell(neighbour(ETH1, "10.0.0.2", NeighbourState::Failed));
         bench.tell(neighbour(ETH2, "10.0.1.2", NeighbourState::Reachable(MAC2)));
-        // Another program's, and one that was released.
+        // One of another program, and one that was released.
         bench.tell(Event::Neighbour(Neighbour {
             ifindex: ETH1,
             address: ip("10.0.0.3"),
@@ -233,7 +233,7 @@ fn what_a_killed_instance_left_managed_is_released() {
         bench.resolver.set_ports(&[], aliases, &HashMap::new(), now, actions);
     };
 
-    // No other instance is there, as there is no other program. What is needed stays.
+    // There is no other instance, as there is no other program. Neighbours that are needed stay.
     let mut bench = Bench::unsynced();
     bench.add(ID, "10.0.1.2 dev eth2");
     bench.tell(Event::Reset);
@@ -249,7 +249,7 @@ fn what_a_killed_instance_left_managed_is_released() {
     };
     assert_eq!(released(bench.take()), [release(ETH1, "10.0.0.2")]);
 
-    // Another one is there: only the neighbours at this one's ports are nobody else's.
+    // There is another instance: only the neighbours at this one's ports are certainly left over.
     let mut bench = Bench::unsynced();
     bench.tell(Event::Reset);
     bench.tell(with_xdp(ETH1, "eth1"));
@@ -386,7 +386,7 @@ fn a_mac_address_that_no_single_neighbour_has_is_not_taken() {
             assert_eq!((reported.adjacency(), reported.mac()), (None, Some(bad)));
             bench.tell(neighbour(ETH1, "10.0.0.2", state(MAC1)));
             assert_eq!(without_probes(bench.take()), [changed(ID, resolved(ETH1, MAC1))]);
-            // One that was good once.
+            // One that was good before.
             bench.tell(neighbour(ETH1, "10.0.0.2", state(bad)));
             assert_eq!(without_probes(bench.take()), [changed(ID, reported)]);
         }
@@ -478,10 +478,10 @@ fn dev_means_the_interface_of_that_name() {
         bench.take(),
         [release(13, "10.0.0.2"), changed(ID, HopState::NoSuchDev)]
     );
-    // Another takes the name.
+    // Another interface takes the name.
     bench.tell(up(14, "eth3"));
     assert_eq!(bench.take(), [probe(14, "10.0.0.2"), incomplete(14)]);
-    // Made anew, with another index.
+    // Recreated, with another index.
     bench.tell(Event::LinkGone(14));
     bench.tell(up(15, "eth3"));
     let again = [probe(15, "10.0.0.2"), incomplete(15)];
@@ -819,7 +819,7 @@ fn without_probes(actions: Vec<Action>) -> Vec<Action> {
     other.collect()
 }
 
-/// The kernel as it is, whether it has told or not.
+/// The state of the kernel, whether reported or not.
 #[derive(Clone, Debug, Default)]
 struct World {
     links: BTreeMap<u32, LinkInfo>,
@@ -829,7 +829,7 @@ struct World {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// The event is told, or lost.
+    /// The event is reported, or lost.
     Happen(Change, bool),
     Add(u16, NextHop),
     Remove(u16),
@@ -851,11 +851,11 @@ enum Change {
 }
 
 impl World {
-    /// Makes the change, if it can be, and returns the events that tell of it.
+    /// Makes the change, if possible, and returns the events that report it.
     fn make(&mut self, change: Change) -> Vec<Event> {
         match change {
             Change::Link(link) => {
-                // A name is borne by one interface only.
+                // Only one interface can have a name.
                 if self
                     .links
                     .values()
@@ -922,13 +922,13 @@ impl World {
     }
 }
 
-/// A resolver, and what it has made of the kernel.
+/// A resolver, and its view of the kernel.
 #[derive(Default)]
 struct Run {
     resolver: Resolver,
     /// Neighbours that it probed and did not release.
     held: BTreeSet<Target>,
-    /// Neighbours that it was told not to touch.
+    /// Neighbours that it must not touch.
     fixed: BTreeSet<Target>,
     asked: Vec<IpAddr>,
     reported: BTreeMap<NextHopId, HopState>,
@@ -951,7 +951,7 @@ impl Run {
                 Event::Neighbour(Neighbour { ifindex, address, .. }) | Event::NeighbourGone { ifindex, address } => {
                     self.fixed.remove(&(ifindex, address));
                 }
-                // What the resync did not report is gone, so nothing is known to be fixed but what it reports.
+                // Neighbours that the resync did not report are gone, so only reported ones are known to be fixed.
                 Event::Reset => self.fixed.clear(),
                 _ => {}
             }
@@ -1160,12 +1160,12 @@ proptest! {
             prop_assert_eq!(run.resolver.links().by_name(&link.name), Some(link));
         }
 
-        // A resync that brings nothing new makes nothing flap.
+        // A resync that reports nothing new changes nothing.
         let actions = run.tell(world.dump(), now);
         prop_assert!(actions.iter().all(|action| matches!(action, Action::Lookup { .. })), "{actions:?}");
         run.answer_all(&world, now);
 
-        // And nothing is left behind.
+        // Nothing is left behind.
         let mut actions = Vec::new();
         run.resolver.shutdown(now, &mut actions);
         run.heed(&actions);
@@ -1210,7 +1210,7 @@ fn a_sub_interface_without_a_device_takes_mac_addresses_only() {
     assert_eq!(bench.take(), [changed(other, HopState::NoArp { ifindex })]);
     bench.remove(other);
 
-    // It goes up and down with its parent, and stays when the kernel's interfaces are listed anew.
+    // It goes up and down with its parent, and stays when the kernel's interfaces are listed again.
     bench.set_sub_interfaces(&[virtual_link("eth1.100", false)], &[]);
     assert_eq!(bench.take(), [changed(ID, HopState::LinkDown { ifindex })]);
     bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
@@ -1240,7 +1240,7 @@ fn a_device_takes_the_name_of_the_sub_interface_and_leaves_it() {
     bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
     assert_eq!(bench.resolver.state(ID), Some(without_device));
     bench.take();
-    // What is called so and is no device for it takes nothing away.
+    // Another interface with this name that is not its device changes nothing.
     for event in [up(71, "eth1.100"), Event::LinkGone(71), up(72, "eth1.100")] {
         bench.tell(event);
         bench.set_sub_interfaces(&[virtual_link("eth1.100", true)], &[]);
@@ -1277,7 +1277,7 @@ fn next_hops_follow_a_port_that_is_renamed_and_nothing_flaps() {
 
     bench.tell(up(ETH1, "core0"));
     bench.rename_ports(&[], &[("core0", ETH1)], &[("eth1", "core0")]);
-    // It stays as it was, and who waited for an interface of the new name has it.
+    // It stays as it was, and next hops that waited for an interface of the new name have it.
     let found = HopState::Static {
         ifindex: ETH1,
         mac: MAC1,
@@ -1286,7 +1286,7 @@ fn next_hops_follow_a_port_that_is_renamed_and_nothing_flaps() {
     let name = |bench: &Bench, id| bench.resolver.next_hop(id).map(ToString::to_string);
     assert_eq!(name(&bench, ID).as_deref(), Some("via inet 10.0.0.2 dev core0"));
     assert_eq!(bench.resolver.state(ID), Some(resolved(ETH1, MAC1)));
-    // The new name counts from now on.
+    // The new name applies from now on.
     bench.tell(down(ETH1, "core0"));
     assert_eq!(bench.resolver.state(ID), Some(HopState::LinkDown { ifindex: ETH1 }));
 }

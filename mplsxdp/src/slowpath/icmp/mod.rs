@@ -13,15 +13,16 @@ pub(super) mod parse;
 pub const TTL: u8 = 64;
 /// IP precedence of an answer, and TC of the labels that carry it: internetwork control (RFC 1812 section 4.3.2.5).
 pub const PRECEDENCE: u8 = 6;
-/// How many bytes are quoted of a packet if an extension follows, with zeros behind a shorter one. RFC 4884 section 3 asks for
-/// this at least; many readers (traceroute, mtr, tcpdump) look for the extension here, whatever the length field says.
+/// How many bytes of a packet are quoted if an extension follows; a shorter packet is padded with zeros. RFC 4884
+/// section 3 requires at least this; many readers (traceroute, mtr, tcpdump) look for the extension here, whatever the
+/// length field says.
 pub const QUOTED: usize = 128;
 
-/// DS field: class selector 6, which is what became of the precedence (RFC 2474 section 4.2.2).
+/// DS field: class selector 6, the successor of that precedence (RFC 2474 section 4.2.2).
 const DS_FIELD: u8 = PRECEDENCE << 5;
 /// Longest ICMPv4 error (RFC 1812 section 4.3.2.3).
 const LONGEST_V4: usize = 576;
-/// Longest ICMPv6 error: the least MTU of a link (RFC 4443 section 2.4 (c)).
+/// Longest ICMPv6 error: the minimum link MTU (RFC 4443 section 2.4 (c)).
 const LONGEST_V6: usize = 1280;
 /// Type, code, checksum and four bytes that depend on the type.
 const ICMP_HLEN: usize = 8;
@@ -40,7 +41,7 @@ const _: () = assert!(IPV4_HLEN + ICMP_HLEN + QUOTED + EXTENSION_HLEN + OBJECT_H
 pub const IPPROTO_ICMP: u8 = 1;
 pub const IPPROTO_ICMPV6: u8 = 58;
 
-/// What is wrong, to its source.
+/// The error, as its source is informed of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
     /// TTL or hop limit exceeded in transit.
@@ -99,9 +100,9 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// Writes the message, from its IP header on, in place of what `packet` holds. At most `quote` bytes of the packet
-    /// are quoted (but no less than an extension asks for), and no more than fit a message. `identification` is for
-    /// IPv4.
+    /// Writes the message, from its IP header on, in place of the contents of `packet`. At most `quote` bytes of the
+    /// packet are quoted (but no fewer than an extension requires), and no more than fit a message. `identification` is
+    /// for IPv4.
     pub fn write(&self, identification: u16, quote: usize, packet: &mut Vec<u8>) {
         packet.clear();
         match self.addresses {
@@ -172,12 +173,12 @@ impl Message<'_> {
         set(packet, IPV6_HLEN + 2, icmp_checksum.to_be_bytes());
     }
 
-    /// What the extension holds.
+    /// The stack in the extension.
     fn shown_stack(&self) -> &[u8] {
         self.stack.get(..MAX_STACK_LEN).unwrap_or(self.stack)
     }
 
-    /// What follows the ICMP header.
+    /// Writes what follows the ICMP header.
     fn write_body(&self, quoting: Quoting, stack: &[u8], packet: &mut Vec<u8>) {
         let body = packet.len();
         packet.extend(self.quoted.iter().take(quoting.quoted));
@@ -215,7 +216,7 @@ impl Quoting {
         }
     }
 
-    /// The length field: zero where no extension follows.
+    /// The length field: zero if no extension follows.
     fn units(self, unit: usize, stack: &[u8]) -> u8 {
         if stack.is_empty() {
             0
@@ -233,7 +234,7 @@ const fn extension_len(stack: &[u8]) -> usize {
     }
 }
 
-/// Sets the TTL of a packet that was written here back to [`TTL`], whatever happened to it since.
+/// Sets the TTL of a packet that was written here back to [`TTL`], whatever it is now.
 pub fn set_ttl(packet: &mut [u8]) {
     if let Some(header) = packet.first_chunk_mut::<IPV4_HLEN>()
         && header[0] >> 4 == 4
@@ -247,7 +248,8 @@ pub fn set_ttl(packet: &mut [u8]) {
     }
 }
 
-/// The Internet checksum (RFC 1071) of `bytes`, with `sum` of other words added: zero over what holds a right one.
+/// The Internet checksum (RFC 1071) of `bytes`, with `sum` of other words added: zero if the bytes contain a correct
+/// one.
 pub fn checksum(sum: u32, bytes: &[u8]) -> u16 {
     let (pairs, last) = bytes.as_chunks::<2>();
     let words = pairs.iter().map(|&pair| u32::from(u16::from_be_bytes(pair)));

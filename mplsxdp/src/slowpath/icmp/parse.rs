@@ -16,7 +16,7 @@ pub struct Parsed<'a> {
     pub ttl: u8,
 }
 
-/// Parses an IP packet that holds an ICMP error of a kind that is built here.
+/// Parses an IP packet with an ICMP error of a kind that this module builds.
 pub fn parse(packet: &[u8]) -> Result<Parsed<'_>, ParseError> {
     match packet.first().map(|byte| byte >> 4) {
         Some(4) => parse_v4(packet),

@@ -49,7 +49,8 @@ fn written(message: Message<'_>) -> Vec<u8> {
     packet
 }
 
-/// That `bytes` are what `message` is written as and, with its quoted packet padded by `padding`, read as.
+/// Checks that `message` is written as `bytes`, and that these are parsed as the message, with its quoted packet padded
+/// by `padding`.
 fn check(message: Message<'_>, padding: usize, bytes: &[&str]) {
     let expected = hex(&bytes.concat());
     assert_eq!(written(message), expected);
@@ -239,7 +240,7 @@ fn what_is_wrong_with_a_message_is_said() {
             packet[offset] = value;
             packet
         };
-        // The checksum is made right again.
+        // With a corrected checksum.
         let righted = |offset: usize, value: u8| {
             let mut packet = with(offset, value);
             let start = match message.addresses {

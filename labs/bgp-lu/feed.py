@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Labels by BGP (RFC 8277) for mplsxdp: ExaBGP runs this program and gives it updates as JSON, one per line. It gives each
-prefix a label of this box, puts routes into mplsxdp by its control socket, and announces the prefix on with that label.
+prefix a label of this router, puts routes into mplsxdp by its control socket, and announces the prefix on with that label.
 The kernel needs no MPLS: its only part is a route per prefix to the interface of `mplsxdp load --local`.
 
     feed.py --as 65001 --loopback 10.255.0.1 [--socket /run/mplsxdp/default.sock] [--dev mpls0]
@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 FAMILY = "ipv4 nlri-mpls"
-# Labels of this box: the first is that of its own loopback.
+# Labels of this router: the first is that of its own loopback.
 LABELS = itertools.count(1000)
 
 
@@ -50,7 +50,7 @@ class Feed:
         self.labels = {options.loopback + "/32": next(LABELS)}
 
     def start(self):
-        """Announces the loopback. What arrives with its label is for this box."""
+        """Announces the loopback. What arrives with its label is for this router."""
         for prefix, label in self.labels.items():
             self.switch.call("AddRoutes", routes=[{"label": label, "action": "local", "dev": "lo", "protocol": "bgp"}])
             self.announce(prefix, [])

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_what_and_where() {
+    fn an_error_says_what_cannot_be_read_and_where() {
         let error = |file: &[u8]| frames(file).unwrap_err().to_string();
         assert_eq!(error(b""), "neither a pcapng nor a pcap file: it begins with []");
         assert_eq!(

@@ -305,7 +305,7 @@ fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome
         Verdict::Exception(_) => return Vec::new(),
         Verdict::Forward { .. } => {
             let (before, after) = (received.stack.len(), sent.stack.len());
-            // Of a label that is not this box's own.
+            // Of a label that is not this router's own.
             let entry = received.stack.first().map(|top| tables.ilm(top.label()));
             let op = entry.map_or(Op::None, |entry| entry.op());
             let hop = entry.and_then(|entry| tables.adjacency(entry.next_hop()));
@@ -621,7 +621,7 @@ fn frames_or(captured: Vec<Vec<u8>>) -> BoxedStrategy<Vec<u8>> {
     prop_oneof![random::frame(), random::damaged(select(captured).prop_map(at_home))].boxed()
 }
 
-/// A frame from elsewhere, for this box and with labels that may have routes.
+/// A frame from elsewhere, for this router and with labels that may have routes.
 fn at_home(mut frame: Vec<u8>) -> Vec<u8> {
     let labels = anatomy(&frame).stack.len();
     let start = ETH_HLEN.min(frame.len());

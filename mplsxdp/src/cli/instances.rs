@@ -48,7 +48,7 @@ pub fn instances(session: &mut Session) -> Result<(), Failure> {
         // Nothing is left to report that standard error is closed.
         let _ = writeln!(io::stderr(), "mplsxdp: {reason}");
     }
-    Err(Failure::Told)
+    Err(Failure::Reported)
 }
 
 fn ask(client: &mut Client) -> Result<Instance, Failure> {

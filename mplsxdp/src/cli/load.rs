@@ -36,7 +36,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     // The final message is logged too, so it does not wait for a stalled reader for ever.
     run(config, reread).map_err(|failure| {
         log.line(&format!("mplsxdp: {failure}"));
-        Failure::Told
+        Failure::Reported
     })
 }
 

@@ -58,7 +58,7 @@ enum Failure {
     NobodyReads,
     /// The failure was already reported, line by line.
     #[error("some commands failed")]
-    Told,
+    Reported,
 }
 
 impl Failure {
@@ -66,7 +66,7 @@ impl Failure {
         match self {
             Self::NobodyReads => ExitCode::SUCCESS,
             Self::Clap(error) if !error.use_stderr() => ExitCode::SUCCESS,
-            Self::Refused(_) | Self::Told => ExitCode::from(1),
+            Self::Refused(_) | Self::Reported => ExitCode::from(1),
             Self::Usage(_) | Self::Clap(_) => ExitCode::from(2),
         }
     }
@@ -75,7 +75,7 @@ impl Failure {
     fn report(&self, place: &str) {
         // If standard error is closed, that cannot be reported.
         let _ = match self {
-            Self::NobodyReads | Self::Told => Ok(()),
+            Self::NobodyReads | Self::Reported => Ok(()),
             Self::Clap(error) if place.is_empty() => error.print(),
             Self::Clap(error) => write!(io::stderr(), "mplsxdp: {place}{error}"),
             Self::Usage(_) | Self::Refused(_) => writeln!(io::stderr(), "mplsxdp: {place}{self}"),
@@ -248,14 +248,14 @@ fn batch(global: &Global, file: &Path) -> Result<(), Failure> {
                 session.out.flush()?;
                 failure.report(&place);
                 if !global.force {
-                    return Err(Failure::Told);
+                    return Err(Failure::Reported);
                 }
                 failed = true;
             }
         }
     }
     session.out.flush()?;
-    if failed { Err(Failure::Told) } else { Ok(()) }
+    if failed { Err(Failure::Reported) } else { Ok(()) }
 }
 
 fn is_stdin(file: &Path) -> bool {

@@ -92,7 +92,7 @@ fn check(repair: bool, session: &mut Session) -> Result<(), Failure> {
         .all(|check| check.repaired || check.differences.is_empty());
     if differ && !all_repaired {
         out.flush()?;
-        return Err(Failure::Told);
+        return Err(Failure::Reported);
     }
     Ok(())
 }

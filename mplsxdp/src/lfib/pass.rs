@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn this_box_s_addresses_are_never_imposed_even_where_the_ftn_has_them() {
+    fn this_routers_addresses_are_never_imposed_even_where_the_ftn_has_them() {
         let mut entries = PassEntries::default();
         let own = net("10.0.0.1/32");
         set_route(&mut entries, own, true);

@@ -558,7 +558,7 @@ fn forwarded(lfib: &mut Lfib<MemoryTables>) -> u64 {
     total.packets
 }
 
-fn for_this_box(key: u32) -> Route {
+fn for_this_router(key: u32) -> Route {
     Route::new(label(key), Action::Local, None, TtlPropagate::Default).unwrap()
 }
 
@@ -567,13 +567,13 @@ fn for_this_box(key: u32) -> Route {
 #[test]
 fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
     let mut lfib = lfib();
-    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1), for_this_box(101)])
+    lfib.change(Mode::Add, Owner::STATIC, &[swap(100, &[110], 1), for_this_router(101)])
         .unwrap();
     count(&lfib, 100, 7);
     count(&lfib, 101, 1000);
     assert_eq!(forwarded(&mut lfib), 7);
     // The same slot, for another purpose: the route's own counter goes on.
-    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_box(100), swap(101, &[111], 1)])
+    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(100), swap(101, &[111], 1)])
         .unwrap();
     assert_eq!((forwarded(&mut lfib), counted(&lfib, 100)), (7, 7));
     count(&lfib, 100, 500);
@@ -581,7 +581,7 @@ fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
     assert_eq!((forwarded(&mut lfib), counted(&lfib, 101)), (10, 1003));
     lfib.delete(&[label(100), label(101)]).unwrap();
     assert_eq!(forwarded(&mut lfib), 10);
-    lfib.change(Mode::Add, Owner::STATIC, &[for_this_box(102), swap(103, &[111], 1)])
+    lfib.change(Mode::Add, Owner::STATIC, &[for_this_router(102), swap(103, &[111], 1)])
         .unwrap();
     assert_eq!((counted(&lfib, 102), counted(&lfib, 103)), (0, 0));
     count(&lfib, 102, 500);
@@ -646,14 +646,14 @@ fn a_slot_that_becomes_another_routes_while_a_total_is_read_counts_once_and_as_i
     let mut after = None;
     let total = before.finish(|first, slots| {
         let figures = read(&lfib, first, slots);
-        lfib.change(Mode::Replace, Owner::STATIC, &[for_this_box(100)]).unwrap();
+        lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(100)]).unwrap();
         count(&lfib, 100, 1000);
         after = Some(lfib.forwarded());
         figures
     });
     assert_eq!(total.unwrap().packets, 12);
     let late = lfib.forwarded();
-    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_box(101)]).unwrap();
+    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(101)]).unwrap();
     count(&lfib, 101, 1000);
     for total in [after.unwrap(), late] {
         let total = total.finish(|first, slots| read(&lfib, first, slots)).unwrap();

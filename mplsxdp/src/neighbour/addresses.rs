@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_this_box_s_while_an_interface_has_it() {
+    fn an_address_is_this_routers_while_an_interface_has_it() {
         let mut addresses = Addresses::default();
         for (ifindex, text) in [
             (1, "127.0.0.1/8"),

@@ -21,11 +21,11 @@ pub enum PortError {
     Exists { name: Box<str> },
     #[error("{name} is a port already, with the same tags on {parent}")]
     SameTags { name: Arc<str>, parent: Arc<str> },
-    #[error("{name} is for this box's own packets, and has no sub-interfaces")]
+    #[error("{name} is for this machine's own packets, and has no sub-interfaces")]
     LocalParent { name: Arc<str> },
-    #[error("{name} is where this box's own packets go in; its other end is a port already")]
+    #[error("{name} is where this machine's own packets go in; its other end is a port already")]
     LocalNear { name: Box<str> },
-    #[error("it is on the interface for this box's own packets, which has no sub-interfaces")]
+    #[error("it is on the interface for this machine's own packets, which has no sub-interfaces")]
     OnLocalNear,
     #[error("{name} is for this machine's own packets; it is removed when the instance is unloaded")]
     Local { name: Arc<str> },
@@ -100,6 +100,6 @@ fn no_labels(name: &str, role: Role) -> String {
         Role::ParentOnly => format!(
             "{name} has the program only for its sub-interfaces: `mplsxdp link add {name}` has it accept labels"
         ),
-        Role::Local | Role::Switching => format!("{name} is for this box's own packets, which have no labels"),
+        Role::Local | Role::Switching => format!("{name} is for this machine's own packets, which have no labels"),
     }
 }

@@ -999,7 +999,7 @@ impl Ports {
                 Role::ParentOnly => {}
                 Role::Local => warn!(
                     port = name,
-                    "the interface for this box's own packets is gone; `mplsxdp unload` and a new load make it again"
+                    "the interface for this machine's own packets is gone; `mplsxdp unload` and a new load make it again"
                 ),
                 Role::Switching | Role::TxOnly if self.readopts => {
                     warn!(

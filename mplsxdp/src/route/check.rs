@@ -181,11 +181,11 @@ pub enum Rule {
     TtlForLabel,
     #[error("`0` is not a TTL: it is 1 to 255")]
     TtlZero,
-    #[error("`dev lo` keeps the packet on this box; it takes no `via`, no `backup`, no `as` and no other `dev`")]
+    #[error("`dev lo` keeps the packet on this machine; it takes no `via`, no `backup`, no `as` and no other `dev`")]
     LocalAlone,
-    #[error("`dev lo` keeps the packet on this box; it is not one of several next hops")]
+    #[error("`dev lo` keeps the packet on this machine; it is not one of several next hops")]
     LocalAmongSeveral,
-    #[error("`dev lo` keeps the packet on this box; it is not a backup")]
+    #[error("`dev lo` keeps the packet on this machine; it is not a backup")]
     LocalBackup,
     #[error(
         "`pass` leaves frames to the kernel as they are; it takes no `via`, `backup`, `as`, `encap` or `ttl-propagate`, and no `dev` but `lo`"

@@ -1336,7 +1336,7 @@ mod tests {
             (
                 "100 via inet 192.0.2.1 dev lo",
                 "dev lo",
-                "`dev lo` keeps the packet on this box; it takes no `via`, no `backup`, no `as` and no other `dev`",
+                "`dev lo` keeps the packet on this machine; it takes no `via`, no `backup`, no `as` and no other `dev`",
             ),
             (
                 "100 via inet 192.0.2.1 dev an-interface-of-16",
@@ -1436,7 +1436,7 @@ mod tests {
             (
                 "100 nexthop via inet 192.0.2.1 nexthop dev lo",
                 "dev lo",
-                "`dev lo` keeps the packet on this box; it is not one of several next hops",
+                "`dev lo` keeps the packet on this machine; it is not one of several next hops",
             ),
             (
                 "10.0.0.0/8 encap mpls 100 nexthop via 192.0.2.1",
@@ -1481,7 +1481,7 @@ mod tests {
             (
                 "100 dev lo backup via inet 192.0.2.1",
                 "backup via inet 192.0.2.1",
-                "`dev lo` keeps the packet on this box; it takes no `via`, no `backup`, no `as` and no other `dev`",
+                "`dev lo` keeps the packet on this machine; it takes no `via`, no `backup`, no `as` and no other `dev`",
             ),
             (
                 "100 as 110 via inet 192.0.2.1 mut 1500",

@@ -300,7 +300,7 @@ fn auto_goes_by_ip_where_one_label_came_and_the_source_is_known() {
 }
 
 #[test]
-fn by_ip_means_by_the_ftn_first_as_this_boxs_own_packet() {
+fn by_ip_means_by_the_ftn_first_as_this_routers_own_packet() {
     for (packet, mode, ttl) in [
         (udp_v4(FTN_HOST, 7, 20), TtlMode::Uniform, 64),
         (udp_v6("2001:db8:4::7", 7, 20), TtlMode::Linux, 64),
@@ -419,7 +419,7 @@ fn what_is_no_packet_to_answer_is_counted() {
 }
 
 #[test]
-fn the_broadcast_address_of_a_network_of_this_box_gets_no_answer() {
+fn the_broadcast_address_of_a_network_of_this_router_gets_no_answer() {
     let packet = udp_v4(OWN_BROADCAST, 1, 20);
     for frame in [labelled(&[(122, 1)], &packet), labelled(&[(500, 1)], &packet)] {
         Router::default().routed().check_dropped(&frame, Outcome::NoAnswerDue);
@@ -522,7 +522,7 @@ fn unknown_labels_are_counted_where_they_are_and_reported() {
     assert_eq!(
         router.receive(&labelled(&[(120, 64), (901, 64)], &payload)),
         [],
-        "beneath one of this box"
+        "beneath one of this router"
     );
     assert_eq!(
         router.receive(&labelled(&[(900, 1)], &payload)),
@@ -573,7 +573,7 @@ fn a_frame_whose_route_is_to_pass_now_is_left_to_the_kernel_with_its_labels() {
 }
 
 #[test]
-fn what_ends_at_this_box_now_is_delivered_and_what_is_the_kernels_is_left_to_it() {
+fn what_ends_at_this_router_now_is_delivered_and_what_is_the_kernels_is_left_to_it() {
     let packet = udp_v4(HOST_V4, 7, 20);
     let mut router = Router::default();
     let taken = router.receive(&labelled(&[(120, 64)], &packet));

@@ -296,7 +296,7 @@ impl<T: Tables> Switch<T> {
 }
 
 fn own_address(address: IpAddr) -> String {
-    format!("{address} is an address of this box")
+    format!("{address} is an address of this machine")
 }
 
 /// The message about a link that is down.

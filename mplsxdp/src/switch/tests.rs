@@ -484,7 +484,7 @@ fn a_next_hop_must_lead_out_of_a_port_unless_its_route_may_wait() {
         ("via inet 10.0.0.1 dev eth4", "eth4 is not a port of this switch"),
         ("via inet 10.0.0.1 dev eth9", "there is no interface eth9"),
         ("via inet 10.0.0.4", "eth4 is not a port of this switch"),
-        ("via inet 10.0.0.5", "10.0.0.5 is an address of this box"),
+        ("via inet 10.0.0.5", "10.0.0.5 is an address of this machine"),
         ("via inet 10.0.0.6", "the kernel has no route to 10.0.0.6"),
     ] {
         let text = format!("100 as 200 {next_hop}");

@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// The port of this box's own packets.
+/// The port of this machine's own packets.
 const LOCAL_PORT: &str = "mpls0-port";
 
 /// What the controller keeps.

@@ -918,7 +918,7 @@ fn several_next_hops_cross_the_socket_and_mistakes_in_them_are_reported() {
         ),
         (
             json!({ "nexthops": [{ "via": via(1) }, { "dev": "lo" }] }),
-            "`dev lo` keeps the packet on this box; it is not one of several next hops",
+            "`dev lo` keeps the packet on this machine; it is not one of several next hops",
         ),
     ] {
         let mut route = route;

@@ -103,7 +103,7 @@ pub enum Sent {
     ByIp(Vec<u8>),
 }
 
-/// What a box is loaded with.
+/// The configuration that a router is loaded with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     pub mode: TtlMode,
@@ -160,7 +160,7 @@ pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
         let not_real = |line: &&Line| (line.port == "labels" || line.headroom.is_some()) && line.no_veth.is_none();
         if let Some(line) = case.lines.iter().find(not_real) {
             report(format!(
-                "{}: a real box has no port @labels and no headroom of its own choice: say `no-veth WHY` beneath it",
+                "{}: a real router has no port @labels and no headroom of its own choice: say `no-veth WHY` beneath it",
                 line.place
             ));
         }

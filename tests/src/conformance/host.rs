@@ -18,7 +18,7 @@ use super::cases::{After, Case, Line, Options, Sent};
 use super::notation::{OWN_V4, OWN_V6, show};
 use super::{Failure, lab};
 
-/// A box in memory.
+/// A router in memory.
 pub struct Host {
     lfib: Lfib<MemoryTables>,
 }
@@ -190,7 +190,7 @@ fn show_all(frames: &[(Option<u16>, Vec<u8>)]) -> String {
     each.collect()
 }
 
-/// What the slow path knows of the box.
+/// What the slow path knows of the router.
 struct Here<'a> {
     tables: &'a MemoryTables,
     settings: Settings,

@@ -1,4 +1,4 @@
-//! The box that all cases are about: its neighbours, ports and kernel routes; and running a frame through the forwarding core
+//! The router that all cases are about: its neighbours, ports and kernel routes; and running a frame through the forwarding core
 //! on the host. Its routes stand in the case files.
 
 use std::collections::HashMap;
@@ -98,7 +98,7 @@ pub fn neighbours() -> [Neighbour; 7] {
 }
 
 /// What the kernel has routes to, besides a default route: within FTN prefixes, towards sources of packets, and where the
-/// box's own addresses are.
+/// router's own addresses are.
 pub const KERNEL_ROUTES: [&str; 6] = [
     "10.1.9.0/24",
     "2001:db8:1:9::/64",
@@ -108,7 +108,7 @@ pub const KERNEL_ROUTES: [&str; 6] = [
     "2001:db8:f0::/64",
 ];
 
-/// Of the network that the box's IPv4 address is in.
+/// Of the network that the router's IPv4 address is in.
 pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 
 /// Installs the standing routes, claims and neighbours.

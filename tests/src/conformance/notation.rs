@@ -1,4 +1,4 @@
-//! Frames as text, both ways. `[100 64] [17 3/5] ip ttl 10` is a frame for this box with a stack of two entries, outermost
+//! Frames as text, both ways. `[100 64] [17 3/5] ip ttl 10` is a frame for this router with a stack of two entries, outermost
 //! first, written `[label ttl]` or `[label ttl/tc]`, over an IPv4 packet. The last entry has the S bit, unless a letter says
 //! otherwise: `[100 64 s]` has it, `[100 64 -]` has not. `[17 3]x5` is five of them.
 //!
@@ -24,7 +24,7 @@
 //! | `version N`, `ihl N`, `length N` | right | header fields that lie; `ihl` is of IPv4 |
 //! | `trailer N` | 0 | bytes after the IP packet |
 //!
-//! An ICMP message is from this box to the default source (10.0.1.1 to 192.0.2.1, 2001:db8:f0::1 to 2001:db8::1), with TTL 64,
+//! An ICMP message is from this router to the default source (10.0.1.1 to 192.0.2.1, 2001:db8:f0::1 to 2001:db8::1), with TTL 64,
 //! TOS 0xc0 and identification 1, unless told otherwise, and may have `mtu N`, `shows [100 1] [17 3]` (the label stack in
 //! its RFC 4950 extension), `quoted N` (at most so many bytes of the packet in question) and last `quotes PACKET`, the packet
 //! in question, which ends the line. It has no ports, `proto`, `data` or `size`.
@@ -47,7 +47,7 @@ pub const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 /// Who sends them.
 pub const PEER_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
 
-/// This box's addresses, on the port that most frames arrive at.
+/// This router's addresses, on the port that most frames arrive at.
 pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf0, 0, 0, 0, 0, 1);
 /// Where packets come from, unless they say otherwise.
@@ -318,7 +318,7 @@ impl Packet {
         let mut header = vec![0; IPV6_HLEN];
         header[0] = self.version.unwrap_or(6) << 4 | self.tos >> 4;
         header[1] = self.tos << 4;
-        // A flow label, which this box's own messages have not.
+        // A flow label, which this router's own messages have not.
         if self.icmp.is_none() {
             header[1] |= 0x5;
             header[2..4].copy_from_slice(&[0xab, 0xcd]);
@@ -890,7 +890,7 @@ mod tests {
 
     /// What is wrong, in backquotes, and something of what would be right.
     #[test]
-    fn what_is_no_frame_is_told_by_the_word() {
+    fn an_error_names_the_word_that_is_not_a_frame() {
         for (text, wrong, right) in [
             ("", "no word", "`[100 64] ip`"),
             ("[100 64] ipx", "`ipx`", "ip6"),

@@ -288,7 +288,7 @@ impl Running {
     /// fetched later.
     fn check(&mut self, line: &Line, late: Option<Failure>) -> Result<String> {
         let kind = ARRIVAL.iter().find(|(kind, _)| *kind == line.port);
-        let &(kind, port) = kind.with_context(|| format!("a real box has no port of the kind @{}", line.port))?;
+        let &(kind, port) = kind.with_context(|| format!("a real router has no port of the kind @{}", line.port))?;
         self.arrival[kind].send(&to_port(kind, &line.frame))?;
         let mut wrong = self.await_marker(kind, line)?;
         if let (Verdict::Forward { .. }, Some(dev)) = (line.verdict, self.behind(&line.output)) {
@@ -566,7 +566,7 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
     Ok((router, client))
 }
 
-/// A frame for this box is addressed to the port that it goes to.
+/// A frame for this router is addressed to the port that it goes to.
 fn to_port(kind: &str, frame: &[u8]) -> Vec<u8> {
     match frame.strip_prefix(&OWN_MAC.0) {
         Some(rest) if kind == "local" => [&LOCAL_MAC.0, rest].concat(),
@@ -579,7 +579,7 @@ fn is_noise(frame: &[u8]) -> bool {
     frame.first().is_some_and(|byte| byte & 1 != 0)
 }
 
-/// Whether two frames are the same, but for the identification of this box's own IPv4 packets, which counts up; the checksum
+/// Whether two frames are the same, but for the identification of this router's own IPv4 packets, which counts up; the checksum
 /// over it has to be right.
 fn alike(frame: &[u8], other: &[u8]) -> bool {
     fn masked(frame: &[u8]) -> Option<Vec<u8>> {

@@ -17,9 +17,9 @@ const DRAWING: &str = "
 pub fn show(lab: &Lab) -> Result<()> {
     part("Hosts that put labels on their own packets");
     println!(
-        "XDP never sees what a box itself sends. `--local` makes the interface mpls0 for that: what the kernel routes into"
+        "XDP never sees packets that a router itself sends. `--local` makes the interface mpls0 for that: what the kernel routes into"
     );
-    println!("it gets labels. The box is its source, so that nothing is taken off the TTL.");
+    println!("it gets labels. The router is its source, so the TTL is not decremented.");
     println!("{DRAWING}");
 
     heading("Loading mplsxdp on hosts and routers, and adding the routes");

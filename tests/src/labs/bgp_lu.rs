@@ -27,7 +27,7 @@ pub fn run(lab: &Lab) -> Result<()> {
   10.255.0.1         10.255.0.2          10.255.0.3
          10.0.12.0/24        10.0.23.0/24
 
-  ExaBGP on each box runs feed.py, which gives each prefix a label and puts routes into mplsxdp.
+  ExaBGP on each router runs feed.py, which gives each prefix a label and puts routes into mplsxdp.
   Nobody speaks an IGP: each loopback is known by BGP-LU (RFC 8277) alone.
 "
     );
@@ -49,7 +49,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     address(b, "to-C", &["10.0.23.2/24"])?;
     address(c, "to-B", &["10.0.23.3/24"])?;
 
-    heading("mplsxdp and ExaBGP on each box");
+    heading("mplsxdp and ExaBGP on each router");
     let options = [
         "--iface to-B --local",
         "--iface to-A --iface to-C --local",
@@ -123,7 +123,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// ExaBGP on a box.
+/// ExaBGP on a router.
 struct Speaker {
     process: Reaped,
     log: PathBuf,

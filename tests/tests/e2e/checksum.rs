@@ -279,10 +279,10 @@ fn counter<'a>(stats: &'a Stats, port: &str, reason: &str) -> Result<&'a ReasonC
 
 /// In generic mode, what a veth's peer leaves to be segmented is too big for a label: said at load.
 fn unsegmented() -> Result<()> {
-    for (options, told) in [(GENERIC, true), (NATIVE, false)] {
+    for (options, advised) in [(GENERIC, true), (NATIVE, false)] {
         let bench = Bench::new(options)?;
         let said = bench.router.said();
-        ensure!(said.contains("arrive unsegmented (TSO)") == told, "{said}");
+        ensure!(said.contains("arrive unsegmented (TSO)") == advised, "{said}");
     }
     Ok(())
 }

@@ -233,8 +233,8 @@ fn fix_peers() -> Result<()> {
 fn lost(router: &Router, port: &str) -> Result<u64> {
     let stats: Stats = router.json("stats --all")?;
     let counted = stats.reasons.iter().filter(|counter| counter.reason == "redirect-lost");
-    let its = counted.filter(|counter| counter.port == port);
-    let packets: Vec<u64> = its.map(|counter| counter.packets).collect();
+    let of_port = counted.filter(|counter| counter.port == port);
+    let packets: Vec<u64> = of_port.map(|counter| counter.packets).collect();
     ensure!(packets.len() == 1, "{stats:?}");
     Ok(packets[0])
 }
@@ -367,14 +367,14 @@ fn hidden_tags() -> Result<()> {
         "`ip netns exec {} ethtool -K eth0 txvlan off tx-vlan-stag-hw-insert off`",
         bed.left.name()
     );
-    for (state, told) in [("on", true), ("off", false)] {
+    for (state, advised) in [("on", true), ("off", false)] {
         bed.left.run(&format!(
             "ethtool -K eth0 txvlan {state} tx-vlan-stag-hw-insert {state}"
         ))?;
         let router = Router::load(&bed.netns, "--iface eth1.100 --iface eth2")?;
         let said = router.said();
         ensure!(
-            said.contains(&remedy) == told && !said.contains("treats their"),
+            said.contains(&remedy) == advised && !said.contains("treats their"),
             "{said}"
         );
         router.unload()?;
@@ -887,7 +887,7 @@ fn macvlan_parent() -> Result<()> {
 fn macvtap_parent() -> Result<()> {
     let bed = Bed::with_left_cable()?;
     bed.netns.ip("link add link eth1 name mt0 type macvtap mode bridge")?;
-    // Of multicast a macvtap takes only what it is told to; LLDP, for one, a VM has to ask for.
+    // Of multicast a macvtap takes only what it is advised to; LLDP, for one, a VM has to ask for.
     bed.netns.ip("link set dev mt0 allmulticast on up")?;
     let machine = vm::plug_macvtap(&bed.netns, "mt0")?;
     bed.load_and_unload("eth1", PORTS, |router| {
@@ -918,7 +918,7 @@ fn macvlan() -> Result<()> {
 }
 
 /// `eth1`, or what is called otherwise, in a bridge with `eth3`, whose other end is `eth0` of the namespace that is returned. The
-/// box's addresses are the bridge's.
+/// router's addresses are the bridge's.
 fn make_bridge(bed: &Bed, port: &str) -> Result<Netns> {
     let beyond = bed.lab.netns("beyond")?;
     link(
@@ -926,7 +926,7 @@ fn make_bridge(bed: &Bed, port: &str) -> Result<Netns> {
         End::new(&beyond, "eth0").address("10.0.1.3/24").address("fd00:1::3/64"),
     )?;
     for command in [
-        // A bridge forwards LLDP only if told so, and takes what it learns of IGMP for an order.
+        // A bridge forwards LLDP only if advised so, and takes what it learns of IGMP for an order.
         "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0 group_fwd_mask 0x4000",
         "link set dev br0 address 02:00:00:00:00:b0",
         &format!("link set dev {port} master br0"),
@@ -952,7 +952,7 @@ fn bridge_port() -> Result<()> {
         })?;
         expect_pings(&bed.left, &["10.0.1.1", "fd00:1::1", "10.0.1.3", "fd00:1::3"])?;
         expect_pings(&beyond, &["10.0.1.1", "fd00:1::1", "10.0.1.2", "fd00:1::2"])?;
-        // The addresses are the bridge's, and what is told comes from there, not from another port's.
+        // The addresses are the bridge's, and what is advised comes from there, not from another port's.
         let side = Side::new(&bed.netns, &wire, "eth1")?;
         wire.send(&side.incoming(&[Entry::new(100, 1)], &v4(64)?))?;
         wire.receive("Time Exceeded from 10.0.1.1", |frame| {
@@ -972,7 +972,7 @@ fn bridge_port() -> Result<()> {
             ensure!(length == b"to the bridge".len(), "{length} bytes");
         }
         router.run("route del 106")?;
-        // Labels for the bridge's own MAC address are the bridge's, and somebody is told.
+        // Labels for the bridge's own MAC address are the bridge's, and somebody is advised.
         let (bridge, mac) = (Tap::open(&bed.netns, "br0")?, bed.netns.mac("eth1")?);
         let foreign = labelled(bridge.mac(), wire.mac(), &[Entry::new(100, 64)], &v4(64)?);
         unchanged(router, || {
@@ -1087,11 +1087,11 @@ fn bridge_above_mtu() -> Result<()> {
 fn bridge_merging() -> Result<()> {
     let bed = Bed::with_left_cable()?;
     let _beyond = make_bridge(&bed, "eth1")?;
-    for (gro, told) in [("on", true), ("off", false)] {
+    for (gro, advised) in [("on", true), ("off", false)] {
         bed.netns.run(&format!("ethtool -K eth1 gro {gro}"))?;
         let router = Router::load(&bed.netns, "--iface br0 --iface eth2 --mode generic")?;
         let said = router.said_at_load()?;
-        ensure!(said.contains("ethtool -K eth1 gro off") == told, "{said}");
+        ensure!(said.contains("ethtool -K eth1 gro off") == advised, "{said}");
         router.unload()?;
     }
     Ok(())

@@ -145,22 +145,22 @@ fn ways_by_one_interface() -> Result<()> {
     netns.ip("route append 10.4.5.0/24 via 203.0.113.3 dev eth2")?;
     netns.ip("-6 route add 2001:db8:4:5::/64 nexthop via 2001:db9::2 dev eth2 nexthop via 2001:db9::3 dev eth2")?;
     let both = |label| ["10.4.5.1", "2001:db8:4:5::1"].map(|address| expect(&bench, address, label).ok());
-    // What the kernel was told next of all: once this has its effect, so has what came before.
-    let told = |marker: &str| -> Result<()> {
+    // What the kernel was announced next of all: once this has its effect, so has what came before.
+    let wait_for_marker = |marker: &str| -> Result<()> {
         netns.ip(&format!("route add {marker}.0/24 dev eth2"))?;
         wait::until("the kernel's last route", std::time::Duration::from_secs(5), || {
             Ok(expect(&bench, &format!("{marker}.1"), None).ok())
         })
     };
-    told("10.5.1")?;
+    wait_for_marker("10.5.1")?;
     ensure!(both(None) == [Some(()); 2], "claimed while both ways are there");
     netns.ip("route del 10.4.5.0/24 via 203.0.113.3 dev eth2")?;
     netns.ip("-6 route del 2001:db8:4:5::/64 via 2001:db9::3 dev eth2")?;
-    told("10.5.2")?;
+    wait_for_marker("10.5.2")?;
     ensure!(both(None) == [Some(()); 2], "claimed while one way is there");
     netns.ip("route del 10.4.5.0/24 via 203.0.113.2 dev eth2")?;
     netns.ip("-6 route del 2001:db8:4:5::/64 via 2001:db9::2 dev eth2")?;
-    told("10.5.3")?;
+    wait_for_marker("10.5.3")?;
     ensure!(both(Some(200)) == [Some(()); 2], "free once none is there");
     bench.router.unload()
 }

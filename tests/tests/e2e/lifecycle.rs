@@ -460,7 +460,7 @@ fn notify() -> Result<()> {
     let bench = Bench::new()?;
     let path = std::env::temp_dir().join(format!("{}.notify", bench.netns.name()));
     let socket = UnixDatagram::bind(&path)?;
-    let told = || -> Result<String> {
+    let receive = || -> Result<String> {
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut buffer = [0; 4096];
         let length = socket.recv(&mut buffer).context("nothing was said on NOTIFY_SOCKET")?;
@@ -472,7 +472,7 @@ fn notify() -> Result<()> {
         .args(["load", "-n", name, "--instance", name, "--iface", "eth1"])
         .env("NOTIFY_SOCKET", &path);
     let router = Router::start(&bench.netns, name, command);
-    let first = told();
+    let first = receive();
     fs::remove_file(&path)?;
     let first = first?;
     ensure!(first.lines().any(|line| line == "READY=1"), "{first}");

@@ -346,7 +346,7 @@ fn sub_interfaces() -> Result<()> {
         for role in ["", " tx-only"] {
             let refused = router.run(&format!("link add {name}{role}")).err();
             let said = format!("{:#}", refused.with_context(|| format!("{name} was not refused"))?);
-            ensure!(said.contains("this box's own packets"), "{said}");
+            ensure!(said.contains("this machine's own packets"), "{said}");
         }
     }
     let links: Vec<Link> = router.json("link show")?;

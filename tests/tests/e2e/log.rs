@@ -167,11 +167,11 @@ fn changing_neighbour() -> Result<()> {
         status.log_lines_left_out > 0 && status.log_lines_lost == 0,
         "{status:?}"
     );
-    let told = |router: &Router, what: &str| router.said().lines().filter(|line| line.contains(what)).count();
-    let lines = told(&router, "INFO next hop");
+    let count_lines = |router: &Router, what: &str| router.said().lines().filter(|line| line.contains(what)).count();
+    let lines = count_lines(&router, "INFO next hop");
     ensure!((1..=20).contains(&lines), "{lines} lines about one neighbour");
     // Debugging gets more, not all.
-    let lines = told(&router, "DEBUG");
+    let lines = count_lines(&router, "DEBUG");
     ensure!(lines < 3000, "{lines} lines");
     // What was left out is summed up, at the latest at the end, with how it ended.
     let said = router.unload_and_tell()?;

@@ -28,8 +28,8 @@ const TARGET_V6: &str = "2001:db8:9::1";
 pub fn tests() -> Vec<Trial> {
     vec![
         test("too_big::fragments_leave_under_the_stack_in_order", fragments),
-        test("too_big::the_source_is_told_along_the_lsp", told_on_lsp),
-        test("too_big::at_imposition_the_source_is_told_by_ip", told_by_ip),
+        test("too_big::the_source_is_told_along_the_lsp", error_on_lsp),
+        test("too_big::at_imposition_the_source_is_error_by_ip", error_by_ip),
         test("too_big::tcp_finds_the_mtu_of_a_narrow_link_under_two_labels", path_mtu),
         test("too_big::udp_crosses_a_narrow_link_in_fragments", datagrams),
     ]
@@ -150,7 +150,7 @@ fn too_big(near: [&str; 2]) -> Result<[TooBig; 2]> {
     ])
 }
 
-fn told_on_lsp() -> Result<()> {
+fn error_on_lsp() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     bench.route("300 as 200/110")?;
     let received = [Entry::new(300, 64)];
@@ -175,7 +175,7 @@ fn told_on_lsp() -> Result<()> {
     until_outcome(&bench, "too-big-answered", 2)
 }
 
-fn told_by_ip() -> Result<()> {
+fn error_by_ip() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     bench.route("10.9.0.0/16 encap mpls 500")?;
     bench.route("2001:db8:9::/48 encap mpls 500")?;
@@ -219,7 +219,7 @@ fn path_mtu() -> Result<()> {
         transfer(from, to, address.parse()?, 10 * MIB).with_context(|| format!("to {address}"))?;
         ensure!(
             router.outcome("too-big-answered")? > before,
-            "{} has told nobody",
+            "{} has sent no ICMP error",
             router.instance()
         );
         let shown = from.ip(&format!("route get {address}"))?;
@@ -261,6 +261,6 @@ fn datagrams() -> Result<()> {
             "{length} bytes: {counted:?} packets were fragmented"
         );
     }
-    ensure!(r2.outcome("too-big-answered")? == 0, "r2 has told somebody");
+    ensure!(r2.outcome("too-big-answered")? == 0, "r2 has sent an ICMP error");
     Ok(())
 }

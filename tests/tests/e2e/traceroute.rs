@@ -328,12 +328,12 @@ fn auto() -> Result<()> {
         expect_answer(&bench, &bench.left, near, &[Entry::new(100, 1)], &[])?;
         // No route to it.
         expect_answer(&bench, &bench.right, far, &[Entry::new(100, 1)], &[lsp])?;
-        // A stack deeper than one entry: its payload is of a network that this box need not know.
+        // A stack deeper than one entry: its payload is of a network that this router need not know.
         let stack = [Entry::new(100, 1), Entry::new(7000, 9)];
         let under = [lsp, Entry::new(7000, 64).tc(6)];
         expect_answer(&bench, &bench.right, near, &stack, &under)?;
     }
-    // An FTN entry is a way, too: this box's own packet, with labels.
+    // An FTN entry is a way, too: this router's own packet, with labels.
     let under = [Entry::new(300, 64).tc(6)];
     expect_answer(&bench, &bench.right, "198.51.100.7", &[Entry::new(100, 1)], &under)?;
     // A default route is none.
@@ -388,9 +388,9 @@ fn foreign_source() -> Result<()> {
         let warning = said.lines().find(|line| line.contains("WARN") && line.contains(&what));
         warning.map(str::to_owned)
     };
-    let told = warned("2001:db8:77::1").context("no warning")?;
+    let warning = warned("2001:db8:77::1").context("no warning")?;
     for part in ["`ip address add 2001:db8:77::1 dev lo`", "fd00:1::1, fd00:2::1"] {
-        ensure!(told.contains(part), "no \"{part}\" in: {told}");
+        ensure!(warning.contains(part), "no \"{part}\" in: {warning}");
     }
     ensure!(warned("10.0.2.1").is_none(), "{}", bench.router.said());
     bench.router.netns().ip("address del 10.0.2.1/24 dev eth2")?;

@@ -1,4 +1,4 @@
-//! What is not labelled traffic for this box reaches the kernel as it came, byte for byte.
+//! What is not labelled traffic for this router reaches the kernel as it came, byte for byte.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -43,7 +43,7 @@ fn untouched() -> Result<()> {
         ),
         ("an ARP request", ethernet(Mac([0xff; 6]), us, 0x0806, &arp_request(us))),
         (
-            "an ARP request to this box only",
+            "an ARP request to this router only",
             ethernet(here, us, 0x0806, &arp_request(us)),
         ),
         (
@@ -69,7 +69,7 @@ fn untouched() -> Result<()> {
             ),
         ),
         (
-            "IPv4 for the box itself, TTL 1",
+            "IPv4 for the router itself, TTL 1",
             ethernet(
                 here,
                 us,

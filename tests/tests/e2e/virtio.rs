@@ -125,7 +125,7 @@ fn untouched(bench: &Bench) -> Result<()> {
         bench.left.send(&frame)?;
         port.receive(name, |arrived| arrived == frame)?;
     }
-    // And the other way: what the box sends itself.
+    // And the other way: packets that the router itself sends.
     bench.router.netns().run("ping -c 1 -W 5 10.0.1.2")?;
     bench.router.netns().run("ping -c 1 -W 5 fd00:1::2")?;
     let stats: Stats = bench.router.json("stats")?;

@@ -259,7 +259,7 @@ fn untouched() -> Result<()> {
             ),
             ("an ARP request", ethernet(Mac([0xff; 6]), us, 0x0806, &arp_request(us))),
             (
-                "an ARP request to this box only",
+                "an ARP request to this router only",
                 ethernet(here, us, 0x0806, &arp_request(us)),
             ),
             (
@@ -793,13 +793,13 @@ fn refused() -> Result<()> {
         netns.ip(&format!("link set dev {name} up"))?;
     }
     let remedy = "`ethtool -K host1 txvlan off tx-vlan-stag-hw-insert off`";
-    for (command, told) in [
+    for (command, advised) in [
         ("ethtool -K host1 txvlan on", true),
         ("ethtool -K host1 txvlan off tx-vlan-stag-hw-insert off", false),
     ] {
         netns.run(command)?;
         let router = Router::load(&netns, "--iface eth1.100")?;
-        ensure!(router.said().contains(remedy) == told, "{}", router.said());
+        ensure!(router.said().contains(remedy) == advised, "{}", router.said());
         router.unload()?;
     }
     Ok(())
@@ -847,7 +847,7 @@ fn namesake() -> Result<()> {
         shown(&router, "eth2.200")?.ifindex.is_none(),
         "the kernel has no device"
     );
-    // By its address it is found all the same, and told apart.
+    // By its address it is found all the same, and advised apart.
     pair.netns.ip("address add 10.0.99.1/24 dev eth2.200")?;
     let refused = router.run("route add 102 as 112 via inet 10.0.99.2").err();
     let said = refused.context("the interface is no port")?.to_string();
@@ -938,7 +938,7 @@ fn device_comes_and_goes() -> Result<()> {
             Ok((left && hops.iter().all(|hop| hop.state == Resolution::NoArp)).then_some(()))
         })?;
     }
-    // The MAC address can be told by hand.
+    // The MAC address can be advised by hand.
     router.run(&format!("route replace 100 as 110 via link {RIGHT} dev eth2.200"))?;
     pair.expect_swap(VLAN100, VLAN200)?;
     router.unload()

@@ -1,5 +1,5 @@
-//! How many frames a second the slow path handles on one core, its sockets apart: with limits off, each of a kind.
-//! `cargo bench -p mplsxdp --features test-support --bench slow_path`.
+//! How many frames of each kind per second the slow path handles on one core, without its sockets and limits. `cargo
+//! bench -p mplsxdp --features test-support --bench slow_path`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use mplsxdp::slowpath::fixture::{INGRESS, MemoryWorld, labelled};
 use mplsxdp::slowpath::{Action, Options, Rate, Received, SlowPath};
 
 const DURATION: Duration = Duration::from_secs(2);
-/// Frames between two looks at the clock.
+/// Frames between two readings of the clock.
 const BATCH: u32 = 1000;
 
 fn main() {
@@ -45,7 +45,7 @@ fn main() {
     }
 }
 
-/// Frames in and actions out, a second.
+/// Frames in and actions out, per second.
 fn run(frame: &[u8], icmp_via: IcmpVia) -> (f64, f64) {
     let world = MemoryWorld::router();
     let mut slow_path = SlowPath::new(Options {

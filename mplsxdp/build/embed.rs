@@ -43,7 +43,7 @@ fn compile(name: &str) -> Result<(), String> {
         .output()
         .map_err(|error| format!("cannot run cargo for the eBPF program {name}: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    // The compiler warns of each target feature in RUSTFLAGS that is not stable, for each crate.
+    // For each crate, the compiler warns about each unstable target feature in RUSTFLAGS.
     let known = |block: &&str| block.contains("unstable feature specified for `-Ctarget-feature`");
     let said: Vec<_> = said.split("\n\n").filter(|block| !known(block)).collect();
     let said = said.join("\n\n");

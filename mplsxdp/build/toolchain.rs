@@ -1,5 +1,6 @@
-//! Finds a compiler and a linker for the eBPF programs, as a pair that goes together, and makes the cargo commands that use
-//! them. Shared by the build scripts and by xtask, and therefore without dependencies. `docs/building.md` tells users the same.
+//! Finds a compiler and a linker for the eBPF programs that work together, and makes the cargo commands that use them.
+//! Shared by the build scripts and by xtask, and therefore without dependencies. `docs/building.md` says the same to
+//! users.
 
 use std::env;
 use std::fmt;
@@ -7,20 +8,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Names the compiler, in place of a search.
+/// Names the compiler; no search is made.
 pub const RUSTC_VARIABLE: &str = "MPLSXDP_BPF_RUSTC";
-/// Names the linker, in place of a search.
+/// Names the linker; no search is made.
 pub const LINKER_VARIABLE: &str = "MPLSXDP_BPF_LINKER";
 /// The release of bpf-linker to install; older ones are refused.
 pub const LINKER_VERSION: Version = (0, 10, 3);
 
 /// The oldest compiler that the eBPF crates accept.
 pub const RUSTC_VERSION: Version = (1, 95, 0);
-/// Where Debian's compiler is, which can have a ready-made `core` for BPF.
+/// Debian's compiler; Debian can also install a ready-made `core` for BPF.
 pub const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
 pub const TARGET: &str = "bpfel-unknown-none";
-/// BTF for the maps and the verifier's log; BPF instruction set version 3 (32-bit operations, kernel 5.1); and loads and
-/// stores at any address, without which headers would be read byte by byte.
+/// BTF for the maps and the verifier's log; BPF instruction set version 3 (32-bit operations, kernel 5.1); and
+/// unaligned loads and stores, without which headers would be read byte by byte.
 const RUSTFLAGS: [&str; 4] = [
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
@@ -39,18 +40,18 @@ pub struct Toolchain {
     work: PathBuf,
 }
 
-/// Where the compiler gets `core` for the BPF target from.
+/// The source of `core` for the BPF target.
 enum Core {
     /// It is installed.
     Ready,
-    /// Cargo builds it out of rust-src.
+    /// Cargo builds it from rust-src.
     Source,
 }
 
-/// The target directory for the eBPF crates: one for all build scripts, within the target directory that `path` is in, so
-/// that they share most of the work.
+/// The target directory for the eBPF crates: one for all build scripts, within the target directory that `path` is in,
+/// so that they share most of the work.
 pub fn work_directory(path: &Path) -> PathBuf {
-    // Cargo writes the first only into a directory that it has made itself.
+    // Cargo writes the first only into a directory that it has created itself.
     let marks = ["CACHEDIR.TAG", ".rustc_info.json"];
     let target = path
         .ancestors()
@@ -58,19 +59,19 @@ pub fn work_directory(path: &Path) -> PathBuf {
     target.unwrap_or(path).join("ebpf")
 }
 
-/// What there is not: each is a reason, and none where that half is there.
+/// Which half is missing, with the reason; a half that was found has none.
 pub struct Missing {
     pub compiler: Option<String>,
     pub linker: Option<String>,
 }
 
 impl Toolchain {
-    /// `work` is the target directory for the eBPF crates; it is made.
+    /// `work` is the target directory for the eBPF crates; it is created.
     pub fn find(work: &Path) -> Result<Self, Missing> {
         // Named by process: build scripts run side by side.
         let probes = work.join(format!("probe-{}", std::process::id()));
         let found = Self::find_by_probes(work, &probes);
-        // What cannot be removed is a few small files in the target directory.
+        // A leftover is only a few small files in the target directory.
         let _ = fs::remove_dir_all(probes);
         found
     }
@@ -100,7 +101,7 @@ impl Toolchain {
         }
     }
 
-    /// `cargo SUBCOMMAND` for the eBPF crate, with these.
+    /// `cargo SUBCOMMAND` for the eBPF crate, with this toolchain.
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(self.cargo_program());
         command.args([
@@ -117,7 +118,7 @@ impl Toolchain {
         if matches!(self.core, Core::Source) {
             command.arg("-Zbuild-std=core");
         }
-        // What the outer cargo, clippy or the user's settings say is for the host's compiler.
+        // Variables of the outer cargo or clippy and of the user are for the host's compiler.
         for (name, _) in env::vars_os() {
             let text = name.to_string_lossy();
             let host_only = ["RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTUP_TOOLCHAIN", "RUSTDOC"];
@@ -137,7 +138,7 @@ impl Toolchain {
         command
     }
 
-    /// A standard library that is built from source goes with the cargo of its own release.
+    /// A standard library that is built from source needs the cargo of the same release.
     fn cargo_program(&self) -> PathBuf {
         let own = self.rustc.with_file_name("cargo");
         match (&self.core, env::var_os("CARGO")) {
@@ -147,14 +148,14 @@ impl Toolchain {
         }
     }
 
-    /// bpf-linker takes the first LLVM that it finds by LD_LIBRARY_PATH; an LLVM older than the compiler's cannot read what
-    /// the compiler writes. So the compiler's own comes first. (A linker with LLVM built in does not look.)
+    /// bpf-linker takes the first LLVM that it finds through LD_LIBRARY_PATH; an LLVM older than the compiler's cannot
+    /// read the compiler's output. So the compiler's own comes first. (A linker with LLVM built in does not search.)
     fn lend_llvm(&self, command: &mut Command) {
         let Some(library) = llvm_of(&self.rustc) else { return };
         let directory = self.work.join("llvm");
         let link = directory.join("libLLVM.so");
         if fs::read_link(&link).ok().as_ref() != Some(&library) {
-            // Another build script may be doing the same; whoever is last has made the same link.
+            // Another build script may be doing the same; both create the same link.
             let fresh = directory.join(format!("libLLVM.so.{}", std::process::id()));
             let made = fs::create_dir_all(&directory)
                 .and_then(|()| std::os::unix::fs::symlink(&library, &fresh))
@@ -266,7 +267,7 @@ fn rustup_compilers() -> Vec<PathBuf> {
     toolchains.into_iter().map(|path| path.join("bin/rustc")).collect()
 }
 
-/// Compiles something: what a compiler can do is not to be told from its name.
+/// Compiles something: the compiler's name does not show what it can do.
 fn try_compiler(rustc: &Path, probes: &Path) -> Result<Compiler, String> {
     if !rustc.exists() {
         return Err("is not there".into());
@@ -321,7 +322,7 @@ fn sysroot(rustc: &Path) -> Option<PathBuf> {
     Some(output.trim().into())
 }
 
-/// The LLVM that the compiler itself is linked to, if it is a library of its own.
+/// The LLVM that the compiler itself is linked to, if it is a separate library.
 fn llvm_of(rustc: &Path) -> Option<PathBuf> {
     let libraries = fs::read_dir(sysroot(rustc)?.join("lib")).ok()?;
     let driver = libraries
@@ -364,14 +365,14 @@ fn home(directory: &str) -> Option<PathBuf> {
     Some(env::home_dir()?.join(directory))
 }
 
-/// "1.97.0-nightly" is (1, 97, 0); what is not a version is (0, 0, 0).
+/// "1.97.0-nightly" is (1, 97, 0); anything that is not a version is (0, 0, 0).
 pub fn version(text: &str) -> Version {
     let mut parts = text.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
     (next(), next(), next())
 }
 
-/// Standard output, or why there is none: the first line of what the command said.
+/// Standard output, or the reason for a failure: the first line that the command printed.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())

@@ -1,4 +1,5 @@
-//! What the data plane costs the kernel: verifier work for each variant of the program, memory of the maps. Needs root.
+//! The data plane's cost for the kernel: verifier work for each variant of the program, and memory of the maps. Needs
+//! root.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +13,11 @@ use mplsxdp_common::abi::{
     UnknownPolicy, map,
 };
 
-/// Instructions that the verifier followed, by release of the kernel and variant of the program: `cargo xtask guest test --only
-/// verifier --write` writes it.
+/// Instructions that the verifier processed, by kernel release and program variant. `cargo xtask guest test --only
+/// verifier --write` writes the file.
 const COUNTS: &str = include_str!("verifier.json");
-/// How much more the verifier may follow. Small changes of the compiler's output move the counts; more than this is a change
-/// of the program that must be looked at. The kernel itself gives up at a million.
+/// How much more the verifier may process. Small changes of the compiler's output move the counts; a larger difference
+/// is a change of the program that must be looked at. The kernel itself gives up at a million.
 const MARGIN_PERCENT: u32 = 10;
 
 /// The memory figures are for a machine of two CPUs.
@@ -38,7 +39,7 @@ fn loader(sizes: Sizes) -> Loader {
     Loader::new(sizes).unwrap()
 }
 
-/// One test for each TTL mode: they run at the same time, and a kernel without KVM beneath it is slow.
+/// One test for each TTL mode, because they run at the same time, and a kernel without KVM is slow.
 #[test]
 fn the_verifier_follows_no_more_instructions_than_the_budget_in_uniform_mode() {
     within_budget(TtlMode::Uniform);
@@ -71,8 +72,8 @@ fn within_budget(mode: TtlMode) {
     }
 }
 
-/// The count of a variant on the kernel that is most like this one: the newest that is no newer, and the oldest of all for one
-/// that is older.
+/// The count of a variant on the most similar kernel: the newest one that is not newer, or the oldest of all for an
+/// older kernel.
 fn committed(counts: &str, running: Release, variant: &str) -> (String, u32) {
     let counts: BTreeMap<String, BTreeMap<String, u32>> = serde_json::from_str(counts).unwrap();
     let mut releases: Vec<_> = counts
@@ -101,7 +102,7 @@ fn counts_are_compared_with_those_of_the_nearest_older_kernel() {
     }
 }
 
-/// The most that any variant in this mode takes. Printed, too: `cargo xtask guest test` reads it.
+/// The maximum over the variants in this mode. It is also printed, for `cargo xtask guest test`.
 fn most_instructions(loader: &Loader, mode: TtlMode, what: &str) -> u32 {
     let mut most = 0;
     for (tc_propagate, log) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -148,7 +149,7 @@ fn the_maps_take_no_more_memory_than_they_may() {
     }
 }
 
-/// Of a per-CPU map, the part that two CPUs need.
+/// For a per-CPU map, the part that two CPUs need.
 fn bytes_of_empty_table(table: &TableMemory) -> u64 {
     match table.name {
         map::ROUTE_COUNTERS | map::REASON_COUNTERS => {

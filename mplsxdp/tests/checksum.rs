@@ -1,4 +1,5 @@
-//! Unfinished checksums: which are finished and how, and that what is finished already or is none stays as it is.
+//! Unfinished checksums: which are finished and how, and that finished ones and anything that is not a checksum stay as
+//! they are.
 
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp_common::checksum::{finish, is_unfinished};
@@ -8,16 +9,16 @@ use proptest::prelude::*;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// What `bytes` sum to (RFC 1071).
+/// The sum of `bytes` (RFC 1071).
 fn sum(bytes: &[u8]) -> u16 {
     MemoryFrame::new(bytes).sum(0, bytes.len()).unwrap()
 }
 
-/// A packet and what its checksum is over.
+/// A packet, and the data that its checksum covers.
 #[derive(Clone, Debug)]
 struct Packet {
     ip: Vec<u8>,
-    /// The pseudo-header, of which the addresses are those of the ends.
+    /// The pseudo-header, with the addresses of the ends.
     pseudo_header: Vec<u8>,
     segment: Vec<u8>,
     checksum_at: usize,
@@ -45,7 +46,7 @@ impl Packet {
         }
     }
 
-    /// `extensions` are whole extension headers, the first byte of each of which is filled in.
+    /// `extensions` are whole extension headers; the first byte of each is filled in.
     fn v6(protocol: u8, extensions: &[(u8, Vec<u8>)], destination: Option<[u8; 16]>, payload: &[u8]) -> Self {
         let (segment, checksum_at) = segment(protocol, payload);
         let mut following = extensions.iter().map(|(kind, _)| *kind).chain([protocol]);
@@ -72,7 +73,7 @@ impl Packet {
         }
     }
 
-    /// The frame with `checksum` in its field, behind `front`.
+    /// The frame: `front`, then the packet with `checksum` in its field.
     fn frame(&self, front: &[u8], checksum: u16) -> Vec<u8> {
         let mut segment = self.segment.clone();
         segment[self.checksum_at..self.checksum_at + 2].copy_from_slice(&checksum.to_be_bytes());
@@ -91,7 +92,7 @@ impl Packet {
     }
 }
 
-/// With a checksum of 0, and where that is.
+/// A segment with a checksum of 0, and the offset of that.
 fn segment(protocol: u8, payload: &[u8]) -> (Vec<u8>, usize) {
     match protocol {
         TCP => {
@@ -124,7 +125,7 @@ fn front(tags: usize, labels: usize, v6: bool) -> Vec<u8> {
     front
 }
 
-/// What becomes of a frame, if anything does.
+/// The finished frame, if anything was finished.
 fn finished(frame: &[u8]) -> Option<Vec<u8>> {
     let mut memory = MemoryFrame::new(frame);
     let unfinished = is_unfinished(&memory);
@@ -180,7 +181,8 @@ proptest! {
         prop_assert_eq!(finished(&frame), None);
     }
 
-    /// The field of a finished packet may hold the sum of the pseudo-header by chance: two bytes of payload see to it here.
+    /// The field of a finished packet may equal the sum of the pseudo-header by chance: here, two bytes of payload make
+    /// it so.
     #[test]
     fn a_checksum_that_was_right_by_chance_is_the_same_again((packet, is_v6) in packet(), fill in 0_usize..700) {
         let mut packet = packet;
@@ -188,7 +190,7 @@ proptest! {
         prop_assume!(at >= 22 + packet.checksum_at);
         let at = 20 + (fill * 2) % (at - 20);
         packet.segment[at..at + 2].fill(0);
-        // What makes the sum of all one's, with the sum of the pseudo-header in the field.
+        // The value that makes the whole sum all ones, with the sum of the pseudo-header in the field.
         let rest = [&packet.pseudo_header[..], &packet.pseudo_header, &packet.segment].concat();
         let missing = !sum(&rest);
         packet.segment[at..at + 2].copy_from_slice(&missing.to_be_bytes());
@@ -234,7 +236,7 @@ fn the_last_address_of_a_routing_header_counts() {
         let frame = packet.frame(&front(0, 1, true), packet.unfinished());
         assert_eq!(finished(&frame), Some(packet.frame(&front(0, 1, true), packet.right())));
     }
-    // Of another kind it is not known where that is.
+    // In another kind of routing header, its place is not known.
     let routing = [vec![2, 3, 1, 0, 0, 0, 0], last.to_vec()].concat();
     let packet = Packet::v6(TCP, &[(43, routing)], Some(last), b"payload");
     assert_eq!(finished(&packet.frame(&front(0, 1, true), packet.unfinished())), None);

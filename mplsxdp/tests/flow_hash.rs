@@ -1,4 +1,4 @@
-//! The flow hash: what counts for it and what does not, and that it spreads flows evenly over buckets.
+//! The flow hash: what is hashed and what is not, and that it spreads flows evenly over buckets.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ const UDP: u8 = 17;
 const SCTP: u8 = 132;
 const ESP: u8 = 50;
 
-/// Labels, the last of which has the S bit, over a payload.
+/// Labels over a payload; the last label has the S bit.
 fn stack(labels: &[u32], payload: &[u8]) -> Vec<u8> {
     let last = labels.len().wrapping_sub(1);
     let lse = |(index, &label): (usize, &u32)| Lse::new(Label::new(label).unwrap(), 0, index == last, 64).to_bytes();
@@ -30,7 +30,7 @@ fn v4(source: u8, protocol: u8, fragment: u16, ports: [u8; 4]) -> Vec<u8> {
     let mut packet = vec![
         0x46, 0, 0, 32, 0, 0, f0, f1, 64, protocol, 0, 0, 10, 0, 0, source, 10, 0, 0, 9,
     ];
-    // An option, so that the ports are not where they are without.
+    // An option, so that the ports are at another offset.
     packet.extend([1, 1, 1, 1]);
     right_checksum(&mut packet);
     packet.extend(ports);
@@ -38,7 +38,7 @@ fn v4(source: u8, protocol: u8, fragment: u16, ports: [u8; 4]) -> Vec<u8> {
     packet
 }
 
-/// Of a header without one.
+/// Fills in the checksum of a header that has none.
 fn right_checksum(header: &mut [u8]) {
     let sum: u32 = header
         .as_chunks()
@@ -67,7 +67,7 @@ fn labels_count_but_not_special_purpose_ones() {
     assert_eq!(base, hash(&stack(&[100, 1, 200], b"\0pw")));
     assert_eq!(base, hash(&stack(&[100, 200, 15], b"\0pw")));
     assert_eq!(base, hash(&stack(&[0, 100, 14, 200], b"\0pw")));
-    // TTL and TC are not the flow's.
+    // TTL and TC are not part of the flow.
     let mut other = stack(&[100, 200], b"\0pw");
     other[2] |= 0x0e;
     other[3] = 9;
@@ -80,9 +80,9 @@ fn an_entropy_label_is_all_that_counts() {
     assert_eq!(base, hash(&stack(&[101, 102, 7, 500], &v4(2, TCP, 0, [9, 2, 3, 4]))));
     assert_eq!(base, hash(&stack(&[7, 500, 7, 501], &[])));
     assert_ne!(base, hash(&stack(&[100, 7, 501, 200], &v4(1, UDP, 0, [1, 2, 3, 4]))));
-    // Label 14 indicates nothing.
+    // Label 14 is not an indicator.
     assert_ne!(hash(&stack(&[100, 14, 500], &[])), hash(&stack(&[101, 14, 500], &[])));
-    // An indicator at the bottom of the stack, or of the frame, has no label behind it.
+    // An indicator at the bottom of the stack, or at the end of the frame, has no label after it.
     assert_eq!(hash(&stack(&[100, 7], &[0xff; 8])), hash(&stack(&[100, 7], &[0xee; 8])));
     let cut = stack(&[100, 7, 500], &[]);
     assert_eq!(hash(&cut[..8]), hash(&stack(&[100], &[])));
@@ -113,10 +113,10 @@ fn ip_counts_with_addresses_protocol_and_ports() {
             assert_ne!(of(&packet), of(&other));
         }
         assert_eq!(of(&no_ports[0]), of(&no_ports[1]));
-        // Unlabelled, the same counts.
+        // The same fields are hashed without labels.
         let ip = |packet: &[u8]| ip_flow_hash(&MemoryFrame::new(packet), 0, SEED);
         assert_ne!(ip(&packet), ip(&no_ports[0]));
-        // TTL, TOS and what follows the ports do not.
+        // TTL, TOS and the bytes after the ports are not.
         let mut changed = packet.clone();
         *changed.last_mut().unwrap() ^= 0xff;
         if packet[0] >> 4 == 4 {
@@ -156,7 +156,7 @@ fn a_customers_flow_in_a_pseudowire_takes_one_path_whatever_its_mac_addresses() 
         [0x64, 0xd1, 0x54, 0xaa, 0xbb, 0xcc],
         [0x6c, 0x3b, 0x6b, 0x01, 0x02, 0x03],
     ];
-    // Those whose last bytes may well be the length of a packet.
+    // Those whose last bytes can look like the length of a packet.
     for last in [0, 1, 20, 46, 100, 1000] {
         let [high, low] = u16::to_be_bytes(last);
         macs.push([0x64, 0xd1, 0x54, 0, high, low]);
@@ -179,7 +179,7 @@ fn a_customers_flow_in_a_pseudowire_takes_one_path_whatever_its_mac_addresses() 
                 (0x0806, arp),
                 (0x8864, [&[0x11, 0, 0, 1][..], &data(3)].concat()),
                 (0x8847, [&[0, 6, 0x41, 64][..], &data(4)].concat()),
-                // No packet at all.
+                // Not a packet at all.
                 (0x0800, data(5)),
             ] {
                 let frame = pseudowire(mac, ethertype, &packet);
@@ -208,7 +208,7 @@ fn a_header_that_is_not_right_is_no_ip() {
     assert_eq!(other(&v6(1, UDP, [1, 2, 3, 4])[..47]), none, "longer than the frame");
 }
 
-/// Padding, a kept checksum, a switch's trailer: not the flow's.
+/// Padding, a kept checksum and a switch's trailer are not part of the flow.
 #[test]
 fn what_follows_a_packet_does_not_count() {
     let without_ports = |mut packet: Vec<u8>| {
@@ -252,8 +252,8 @@ fn spread(hashes: impl Iterator<Item = u32>) -> Vec<usize> {
     buckets
 }
 
-/// Chi-squared of an even spread: about 255, with a standard deviation of 23. One that is six of those too high is no chance,
-/// and the inputs are always the same.
+/// Chi-squared of an even spread: about 255, with a standard deviation of 23. A value six of those too high is not
+/// chance, and the inputs are always the same.
 fn assert_even(what: &str, buckets: &[usize]) {
     let expected = buckets.iter().sum::<usize>() as f64 / BUCKETS as f64;
     let chi_squared: f64 = buckets

@@ -1,10 +1,10 @@
-//! Modules of the library import only from layers below their own. The drawing in `src/lib.rs` says which those are.
+//! Modules of the library import only from layers below their own, according to the drawing in `src/lib.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files at the top of `src` that are no module of the library.
+/// Files at the top of `src` that are not modules of the library.
 const ROOTS: [&str; 2] = ["lib", "main"];
 
 fn package() -> &'static Path {
@@ -19,7 +19,8 @@ fn text_block<'a>(document: &'a str, begin: &str, prefix: &str) -> Vec<&'a str> 
     lines.take_while(|line| *line != "```").collect()
 }
 
-/// The modules of one layer a line, up to the description behind two spaces or more. The top layer comes first.
+/// The modules of each line, one layer per line, up to the description after two spaces or more. The top layer comes
+/// first.
 fn layers(drawing: &[&str]) -> BTreeMap<String, usize> {
     let names = |line: &str| line.split("  ").next().unwrap_or_default().trim().to_owned();
     let lines = drawing.iter().map(|line| names(line)).enumerate();
@@ -52,7 +53,7 @@ fn module_of(file: &Path) -> String {
     top.file_stem().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The modules that a text names behind `crate::`, each with the line where it does. Comments do not count.
+/// The modules that a text names after `crate::`, each with its line. Comments do not count.
 fn imports(source: &str) -> Vec<(usize, String)> {
     let code: Vec<&str> = source.lines().map(without_comment).collect();
     let code = code.join("\n");
@@ -78,7 +79,7 @@ fn identifier(text: &str) -> &str {
     &text[..end.unwrap_or(text.len())]
 }
 
-/// The first names of the paths in `{a::b, c, d::{e, f}}`, of which `group` begins behind the first brace.
+/// The first names of the paths in `{a::b, c, d::{e, f}}`; `group` begins after the first brace.
 fn heads(group: &str) -> Vec<&str> {
     let mut depth = 1;
     let mut begins = true;
@@ -121,7 +122,7 @@ fn modules_import_only_from_below() {
         };
         let place = file.strip_prefix(package()).unwrap().display();
         for (line, import) in imports(&fs::read_to_string(file).unwrap()) {
-            // A name that is not drawn is a module that is not, which has files of its own, or not a module.
+            // A name that is not in the drawing is either not a module, or a module that the test for files reports.
             let upward = import != module && layers.get(&import).is_some_and(|&below| below <= layer);
             if upward {
                 wrong.push(format!(

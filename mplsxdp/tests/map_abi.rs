@@ -1,4 +1,4 @@
-//! `docs/map-abi.md` says what the code does: every map, number and size in its tables is compared.
+//! Compares `docs/map-abi.md` with the code: every map, number and size in its tables.
 
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
@@ -169,7 +169,7 @@ fn what_is_punted_and_what_becomes_of_it_are_there() {
         let row = format!("| {} | `{}` | {} |", loss as u8, loss.name(), loss.description());
         assert!(document.contains(&row), "no `{row}`");
         for &reason in &punted {
-            // Frames of no limit stand in the place that no reason has.
+            // Frames that are not rate limited are in the slot that no reason has.
             let row = if reason.is_policed() { *reason as u32 } else { 0 };
             assert_eq!(loss.slot(*reason), first + PUNT_SLOTS * loss as u32 + row);
         }
@@ -221,7 +221,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
          this machine's own traffic, {vlan} the kernel"
     ));
 
-    // One field at a time, all ones: the bits are those of the table.
+    // One field at a time, all ones: the bits must be those of the table.
     let bits = |row: &str| {
         let (low, high) = row.split_once('-').unwrap();
         let (low, high): (u32, u32) = (low.parse().unwrap(), high.parse().unwrap());

@@ -1,4 +1,4 @@
-//! The interface's definition and the types that cross the socket say the same.
+//! The interface's definition and the types that are sent over the socket agree.
 
 use std::fmt::Debug;
 
@@ -14,7 +14,7 @@ fn definition() -> IDL<'static> {
     IDL::try_from(DEFINITION).unwrap()
 }
 
-/// Whether a value is one of a type.
+/// Checks that a value is of a type.
 fn check(idl: &IDL, vtype: &VTypeExt, value: &Value) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("{value} is not {what}"));
     match vtype {
@@ -45,7 +45,7 @@ fn check(idl: &IDL, vtype: &VTypeExt, value: &Value) -> Result<(), String> {
     }
 }
 
-/// Whether a value has the fields of a structure, all of them and no others.
+/// Checks that a value has all fields of a structure, and no others.
 fn check_struct(idl: &IDL, fields: &VStruct, value: &Value) -> Result<(), String> {
     let object = value.as_object().ok_or("not an object")?;
     let mut given: Vec<_> = object.keys().map(String::as_str).collect();

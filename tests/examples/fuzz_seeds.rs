@@ -1,5 +1,6 @@
-//! `fuzz_seeds CAPTURE CORPUS FRAMES`: the frames of a capture as seeds of the fuzz targets that take frames, in folders of CORPUS,
-//! and in file FRAMES, in hex, one a line, for the differential test. `cargo xtask fuzz --seeds` runs it.
+//! `fuzz_seeds CAPTURE CORPUS FRAMES`: turns the frames of a capture into seeds for the fuzz targets that take frames,
+//! in folders of CORPUS, and writes them to file FRAMES, one per line in hex, for the differential test. `cargo xtask
+//! fuzz --seeds` runs it.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -18,7 +19,7 @@ fn main() -> Result<()> {
     let (capture_file, corpus) = (Path::new(capture_file), Path::new(corpus));
     let file = capture::read(capture_file)?;
     let captured = capture::frames(&file).with_context(|| capture_file.display().to_string())?;
-    // What was cut off is not known: the frame is not the one that was on the wire.
+    // A truncated frame is not the one that was on the wire.
     let whole = captured.iter().filter(|frame| !frame.is_truncated());
     let frames: BTreeSet<&[u8]> = whole.clone().map(|frame| frame.bytes).collect();
     println!(

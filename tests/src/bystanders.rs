@@ -1,4 +1,4 @@
-//! What shares the wire with labelled frames and is none of a label switch's business.
+//! Frames that share the wire with labelled frames and do not concern a label switch.
 
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Mac};
 
@@ -9,7 +9,7 @@ const ETH_P_LLDP: u16 = 0x88cc;
 const BROADCAST: Mac = Mac([0xff; 6]);
 const NEAREST_BRIDGE: Mac = Mac([0x01, 0x80, 0xc2, 0, 0, 0x0e]);
 
-/// One frame of each kind from `source`, with its name; what is for one station is for `destination`.
+/// One frame of each kind from `source`, with its name; frames for one station go to `destination`.
 pub fn all(destination: Mac, source: Mac) -> Vec<(&'static str, Vec<u8>)> {
     let solicited = Mac([0x33, 0x33, 0xff, 0, 0, 1]);
     let igmp = Mac([0x01, 0x00, 0x5e, 0, 0, 0x16]);
@@ -56,7 +56,7 @@ pub fn arp_request(mac: Mac) -> Vec<u8> {
     arp(1, mac, Mac::ZERO)
 }
 
-/// 10.0.1.9 tells 10.0.1.1 its MAC address.
+/// 10.0.1.9 announces its MAC address to 10.0.1.1.
 pub fn arp_reply(destination: Mac, mac: Mac) -> Vec<u8> {
     arp(2, mac, destination)
 }
@@ -72,7 +72,8 @@ fn arp(operation: u8, sender: Mac, target: Mac) -> Vec<u8> {
     .concat()
 }
 
-/// IGMPv3 membership report from 10.0.1.9 to 224.0.0.22 for 239.1.1.1, with the Router Alert option (RFC 3376 section 4.2).
+/// IGMPv3 membership report from 10.0.1.9 to 224.0.0.22 for 239.1.1.1, with the Router Alert option (RFC 3376 section
+/// 4.2).
 pub const IGMP_REPORT: [u8; 40] = [
     0x46, 0xc0, 0, 40, 0, 0, 0x40, 0, 1, 2, 0xf8, 0xf0, 10, 0, 1, 9, 224, 0, 0, 22, 0x94, 0x04, 0, 0, 0x22, 0, 0xe9,
     0xfb, 0, 0, 0, 1, 4, 0, 0, 0, 239, 1, 1, 1,
@@ -80,7 +81,7 @@ pub const IGMP_REPORT: [u8; 40] = [
 
 const FE80_9: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
-/// fe80::9 asks for fd00:1::1 (RFC 4861 section 4.3). The checksum is not right, and not looked at on the way.
+/// fe80::9 asks for fd00:1::1 (RFC 4861 section 4.3). The checksum is wrong, which does not matter here.
 pub fn neighbour_solicitation(mac: Mac) -> Vec<u8> {
     const SOLICITATION: u8 = 135;
     const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
@@ -89,7 +90,7 @@ pub fn neighbour_solicitation(mac: Mac) -> Vec<u8> {
     neighbour_discovery(to, [SOLICITATION, 0], target, SOURCE_LINK_LAYER_ADDRESS, mac)
 }
 
-/// fe80::9 tells fe80::1 its MAC address, solicited (RFC 4861 section 4.4). The checksum is not right either.
+/// fe80::9 announces its MAC address to fe80::1, solicited (RFC 4861 section 4.4). The checksum is wrong, too.
 pub fn neighbour_advertisement(mac: Mac) -> Vec<u8> {
     const ADVERTISEMENT: u8 = 136;
     const SOLICITED: u8 = 0x40;

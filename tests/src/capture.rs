@@ -1,4 +1,4 @@
-//! Reads the frames of a capture file: pcapng, and the pcap of before, in either byte order. Ethernet only.
+//! Reads the frames of a capture file: pcapng or the older pcap, in either byte order. Ethernet only.
 
 use std::io;
 use std::path::Path;
@@ -9,11 +9,11 @@ use pcap_parser::{Linktype, pcap};
 /// One frame of a capture.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Captured<'a> {
-    /// Where its record begins in the file.
+    /// The offset of its record in the file.
     pub offset: usize,
-    /// As much as was kept of it.
+    /// The part that was kept.
     pub bytes: &'a [u8],
-    /// How long it was.
+    /// Its length on the wire.
     pub original_len: usize,
 }
 
@@ -24,7 +24,7 @@ impl Captured<'_> {
     }
 }
 
-/// Why a file cannot be read as a capture. Offsets are those of the record at fault.
+/// Why a file cannot be read as a capture. Offsets are those of the faulty record.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CaptureError {
     #[error("cannot read {path}: {reason}")]
@@ -52,7 +52,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, CaptureError> {
 /// The type of the block that a section begins with, in either byte order.
 const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 
-/// The frames of a file, in its order.
+/// The frames of a file, in order.
 pub fn frames(file: &[u8]) -> Result<Vec<Captured<'_>>, CaptureError> {
     let start = file.get(..4).unwrap_or(file);
     match start {
@@ -64,10 +64,10 @@ pub fn frames(file: &[u8]) -> Result<Vec<Captured<'_>>, CaptureError> {
     }
 }
 
-/// What the parser makes of a record at the start of its input.
+/// The parser's result for a record at the start of its input.
 type Parsed<'a, T> = pcap_parser::nom::IResult<&'a [u8], T, pcap_parser::PcapError<&'a [u8]>>;
 
-/// Reads one record, which begins at `*offset`, and moves on behind it.
+/// Reads one record, which begins at `*offset`, and moves `*offset` to its end.
 fn record<'a, T>(
     file: &'a [u8],
     offset: &mut usize,
@@ -99,7 +99,7 @@ fn pcap_frames(
     file: &[u8],
     parse_frame: for<'a> fn(&'a [u8]) -> Parsed<'a, pcap::LegacyPcapBlock<'a>>,
 ) -> Result<Vec<Captured<'_>>, CaptureError> {
-    /// The upper bits say how long the frame check sequence is.
+    /// The upper bits are the length of the frame check sequence.
     const LINK_TYPE: i32 = 0xffff;
 
     let mut offset = 0;
@@ -118,8 +118,8 @@ fn pcap_frames(
     Ok(frames)
 }
 
-/// Whether a block, other than a section header, is shorter than its type and its two lengths: the parser takes these from the
-/// length of some blocks without asking.
+/// Whether a block, other than a section header, is shorter than its type and its two lengths: for some blocks the
+/// parser subtracts these from the length without a check.
 fn is_too_short(block: &[u8], big_endian: bool) -> bool {
     const LEAST: u32 = 12;
 
@@ -132,10 +132,10 @@ fn is_too_short(block: &[u8], big_endian: bool) -> bool {
     length.is_some_and(|length| length < LEAST)
 }
 
-/// What a frame's interface says of it.
+/// The properties of a frame's interface.
 struct Interface {
     link_type: Linktype,
-    /// How much of each frame is kept; 0: all.
+    /// How much of each frame is kept; 0 means all.
     snaplen: u32,
 }
 
@@ -183,7 +183,7 @@ fn pcapng_frames(file: &[u8]) -> Result<Vec<Captured<'_>>, CaptureError> {
         ethernet_only(begin, interface.link_type)?;
         frames.push(Captured {
             offset: begin,
-            // Without what fills up its last word.
+            // Without the padding of its last word.
             bytes: data.get(..kept_len as usize).unwrap_or(data),
             original_len: original_len as usize,
         });
@@ -280,7 +280,7 @@ mod tests {
             // Nothing was captured at the first one.
             file.extend(interface(order, 113, 0));
             file.extend(interface(order, 1, 0));
-            // Statistics, and a type that nobody knows.
+            // Statistics, and an unknown type.
             file.extend(block(order, 5, &[0, 0, 0], &[]));
             file.extend(block(order, 0x0bad, &[], b"what?"));
             offsets.push(file.len());

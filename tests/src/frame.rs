@@ -1,4 +1,4 @@
-//! Frames, byte by byte: made to be sent, taken apart to be compared. etherparse knows IP; labels are of this project.
+//! Frames, byte by byte: built to be sent, parsed to be compared. etherparse handles IP; this module handles labels.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -33,7 +33,7 @@ pub fn tagged(tags: &[(u16, u16)], frame: &[u8]) -> Vec<u8> {
     [macs, tags.collect::<Vec<_>>().as_flattened(), rest].concat()
 }
 
-/// A frame taken apart: its VLAN tags, and the same without them.
+/// A parsed frame: its VLAN tags, and the same frame without them.
 pub fn untagged(frame: &[u8]) -> (Vec<(u16, u16)>, Vec<u8>) {
     let mut tags = Vec::new();
     let mut rest = frame.to_vec();
@@ -46,7 +46,7 @@ pub fn untagged(frame: &[u8]) -> (Vec<(u16, u16)>, Vec<u8>) {
     (tags, rest)
 }
 
-/// A label stack entry without its S bit, which follows from its place.
+/// A label stack entry without its S bit, which follows from its position.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     pub label: u32,
@@ -84,12 +84,12 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// A UDP datagram in IPv4 or IPv6, all checksums right, without an Ethernet header.
+/// A UDP datagram in IPv4 or IPv6 with correct checksums, without an Ethernet header.
 pub fn udp(source: IpAddr, destination: IpAddr, ttl: u8, data: &[u8]) -> Result<Vec<u8>> {
     udp_of_ports(source, destination, [4000, 5000], ttl, data)
 }
 
-/// The same from and to these ports.
+/// The same with these ports.
 pub fn udp_of_ports(source: IpAddr, destination: IpAddr, ports: [u16; 2], ttl: u8, data: &[u8]) -> Result<Vec<u8>> {
     let builder = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -106,7 +106,7 @@ pub fn udp_of_ports(source: IpAddr, destination: IpAddr, ports: [u16; 2], ttl: u
     Ok(packet)
 }
 
-/// The same packet as another hop would send it: with another TTL, and the IPv4 checksum that goes with it.
+/// The same packet as another hop would send it: with another TTL and the matching IPv4 checksum.
 pub fn with_ttl(packet: &[u8], ttl: u8) -> Result<Vec<u8>> {
     let mut changed = packet.to_vec();
     if packet.first().is_some_and(|byte| byte >> 4 == 6) {
@@ -119,7 +119,7 @@ pub fn with_ttl(packet: &[u8], ttl: u8) -> Result<Vec<u8>> {
     Ok([&header.to_bytes()[..], payload].concat())
 }
 
-/// A frame taken apart.
+/// A parsed frame.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Parsed {
     pub destination: Mac,
@@ -127,7 +127,7 @@ pub struct Parsed {
     pub ethertype: u16,
     /// Empty in a frame that is not labelled.
     pub stack: Vec<Entry>,
-    /// What follows the Ethernet header, or the label stack.
+    /// The bytes after the Ethernet header, or after the label stack.
     pub payload: Vec<u8>,
 }
 
@@ -204,7 +204,7 @@ impl Parsed {
     }
 }
 
-/// What matters of an IP header.
+/// The relevant fields of an IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ip {
     pub source: IpAddr,

@@ -1,10 +1,10 @@
-//! What must hold of reading a capture, whatever the file: `fuzz/` and the tests call this, and it panics where something does
-//! not hold.
+//! Properties of reading a capture that must hold for any file: `fuzz/` and the tests call this function, and it panics
+//! if one does not.
 
 use crate::capture::{CaptureError, Captured, frames};
 
-/// Frames lie in the file one after the other; a file that ends early has the same ones up to there; and written anew they
-/// are read as they were.
+/// Checks these properties. The frames are in the file one after the other; a shortened file has the same frames up to
+/// its end; and when written again they read the same.
 pub fn pcapng(file: &[u8]) {
     let read = match frames(file) {
         Ok(read) => read,

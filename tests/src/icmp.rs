@@ -1,5 +1,5 @@
-//! ICMP errors taken apart, every length and checksum of them checked: ICMPv4 (RFC 792), ICMPv6 (RFC 4443), the extension
-//! structure (RFC 4884) and the label stack in it (RFC 4950). The layout is read here by hand, and not by what writes it.
+//! Parses ICMP errors and checks every length and checksum: ICMPv4 (RFC 792), ICMPv6 (RFC 4443), the extension
+//! structure (RFC 4884) and the label stack in it (RFC 4950). The parser is independent of the code that writes them.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -18,7 +18,7 @@ pub const PACKET_TOO_BIG_V6: (u8, u8) = (2, 0);
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const ICMP_HLEN: usize = 8;
-/// The length of what is quoted if an extension follows.
+/// The length of the quoted packet if an extension follows.
 const QUOTED: usize = 128;
 
 /// An ICMP error.
@@ -26,20 +26,20 @@ const QUOTED: usize = 128;
 pub struct IcmpError {
     pub source: IpAddr,
     pub destination: IpAddr,
-    /// Of the IP packet that carries it.
+    /// TTL of the IP packet with the error.
     pub ttl: u8,
     /// Type and code.
     pub kind: (u8, u8),
-    /// What fits, where that is what the error tells; else zero.
+    /// The MTU, if the error reports one; else zero.
     pub mtu: u32,
-    /// The packet that it is about; where an extension follows, padded to at least 128 bytes.
+    /// The packet that the error is about; padded to at least 128 bytes if an extension follows.
     pub quoted: Vec<u8>,
-    /// The label stack of the extension; empty where there is no extension.
+    /// The label stack of the extension; empty if there is no extension.
     pub stack: Vec<Entry>,
 }
 
 impl IcmpError {
-    /// `None` for frames that carry no ICMP error, labelled or not; an error says what is wrong with one that does.
+    /// `None` for frames without an ICMP error, labelled or not; the error says what is wrong with one.
     pub fn read(frame: &[u8]) -> Option<Result<Self>> {
         let parsed = Parsed::new(frame).ok()?;
         let ip = parsed.ip().ok()?;
@@ -56,7 +56,7 @@ impl IcmpError {
         is_error.then(|| Self::parse(&parsed, header_len))
     }
 
-    /// That it is about `packet`, which is quoted from its first byte on, as far as there is room.
+    /// Checks that the error is about `packet`, and quotes it from its first byte on, as far as there is room.
     pub fn ensure_quotes(&self, packet: &[u8]) -> Result<()> {
         let length = packet.len().min(self.quoted.len());
         ensure!(length >= packet.len().min(QUOTED), "only {length} bytes are quoted");
@@ -130,7 +130,7 @@ impl IcmpError {
     }
 }
 
-/// Of an extension structure that holds nothing else.
+/// From an extension structure that holds nothing else.
 fn label_stack(extension: &[u8]) -> Result<Vec<Entry>> {
     let (header, object) = extension.split_at_checked(4).context("no whole extension header")?;
     ensure!(
@@ -166,7 +166,7 @@ fn pseudo_header(source: Ipv6Addr, destination: Ipv6Addr, length: usize) -> Vec<
     [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6]].concat()
 }
 
-/// The ones' complement sum of 16-bit words (RFC 1071): 0xffff over bytes that hold their own checksum.
+/// The ones' complement sum of 16-bit words (RFC 1071): 0xffff over bytes that contain their own checksum.
 fn sum(bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks(2)
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(error.stack, [Entry::new(100, 1).tc(5)]);
         error.ensure_quotes(&quoted[..100]).unwrap_err();
         error.ensure_quotes(&[0x45; 2000]).unwrap();
-        // Any byte of it that is wrong is noticed.
+        // Every wrong byte is noticed.
         for index in 14 + 20..frame.len() {
             let mut wrong = frame.clone();
             wrong[index] ^= 0x10;

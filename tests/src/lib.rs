@@ -1,6 +1,6 @@
-//! The lab for the end-to-end tests, the demo and the benches: network namespaces joined by veth pairs, `mplsxdp` running in
-//! them, and sockets that send and receive exact frames. Everything that a lab makes goes with it: when it is dropped, when a
-//! test panics, on Ctrl-C; and what a lab that was killed left is purged by the next one.
+//! The lab for the end-to-end tests, the demo and the benches: network namespaces joined by veth pairs, `mplsxdp`
+//! running in them, and sockets that send and receive exact frames. Everything that a lab creates is removed with it:
+//! when it is dropped, when a test panics, and on Ctrl-C. The next lab purges what a killed one left behind.
 
 pub mod bystanders;
 pub mod capture;
@@ -49,7 +49,7 @@ impl Lab {
         })
     }
 
-    /// A new network namespace; its full name tells whose it is.
+    /// A new network namespace; its full name shows which process created it.
     pub fn netns(&self, name: &str) -> Result<Netns> {
         Netns::new(format!("{}{}-{}-{name}", tidy::PREFIX, std::process::id(), self.number))
     }

@@ -1,4 +1,4 @@
-//! What a test needs of the machine, and whether it is there.
+//! What a test needs from the machine, and whether it is available.
 
 use std::env;
 use std::process::Command;
@@ -12,20 +12,20 @@ use crate::{End, Lab, link, rig, virtio};
 /// Names the Python interpreter to use.
 const PYTHON_VARIABLE: &str = "MPLSXDP_PYTHON";
 
-/// One thing that not every machine has.
+/// Something that not every machine has.
 #[derive(Clone, Copy)]
 pub enum Need {
-    /// To make namespaces and cables, and to attach an XDP program in native mode.
+    /// Permission to create namespaces and cables, and to attach an XDP program in native mode.
     Lab,
     /// A program, and the Debian package that has it.
     Program(&'static str, &'static str),
     /// A module of [`python`].
     PythonModule(&'static str),
-    /// A kind of interface that `ip link add` knows, and the kernel module that has it.
+    /// A kind of interface that `ip link add` knows, and its kernel module.
     LinkKind(&'static str, &'static str),
-    /// That the kernel has MPLS.
+    /// The kernel reports how many queues a tap has.
     Mpls,
-    /// That the kernel tells how many queues a tap has.
+    /// A kernel of this version, for the given reason.
     TapQueues,
     /// A kernel of this version, for what the text says.
     Kernel(u32, u32, &'static str),
@@ -36,7 +36,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// Why it is not there; `None` where it is.
+    /// Why it is not available; `None` if it is.
     pub fn missing(self) -> Option<String> {
         match self {
             Self::Lab => {
@@ -89,7 +89,8 @@ impl Need {
     }
 }
 
-/// The interpreter for clients of the control socket: the one that xtask has given the modules to, else the system's.
+/// The interpreter for clients of the control socket: the one for which xtask has installed the modules, or else the
+/// system's.
 pub fn python() -> Command {
     Command::new(env::var_os(PYTHON_VARIABLE).unwrap_or_else(|| "python3".into()))
 }
@@ -109,14 +110,14 @@ fn try_lab() -> Result<()> {
 fn try_link_kind(kind: &str) -> Result<()> {
     let added = Lab::new()?.netns("kind")?.ip(&format!("link add probe0 type {kind}"));
     match added {
-        // What it misses may be options.
+        // It may only lack options.
         Err(error) if !format!("{error:#}").contains("Unknown device type") => Ok(()),
         other => other.map(drop),
     }
 }
 
 fn try_mpls() -> Result<()> {
-    // It does not load itself. An error says that it is missing, or a part of the kernel.
+    // It is not loaded automatically. An error means that it, or a part of the kernel, is missing.
     let _ = Command::new("modprobe").arg("mpls_router").output();
     Lab::new()?
         .netns("mpls")?

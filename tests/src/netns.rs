@@ -29,9 +29,10 @@ impl Drop for Owned {
 }
 
 impl Netns {
-    /// With `lo` up, and IPv6 addresses that are usable at once: no duplicate address detection, no router solicitations. What
-    /// comes off an LSP may have a source that the kernel routes elsewhere, or nowhere: no check of it (RFC 3704). Its kernel
-    /// forwards nothing, whatever this machine's does: what gets through has been switched by mplsxdp.
+    /// With `lo` up, and IPv6 addresses that are usable at once: no duplicate address detection, no router
+    /// solicitations. The kernel does not check source addresses (RFC 3704), because it may have no route to the source
+    /// of a packet that leaves an LSP. It forwards nothing, whatever the settings of this machine: any packet that gets
+    /// through was switched by mplsxdp.
     pub(crate) fn new(name: String) -> Result<Self> {
         tidy::add_namespace(&name)?;
         let netns = Self(Arc::new(Owned { name }));
@@ -162,8 +163,9 @@ impl<'a> End<'a> {
             netns.ip(&format!("address add {address} dev {interface}"))?;
         }
         netns.ip(&format!("link set dev {interface} up"))?;
-        // A veth takes redirected frames only with GRO, unless it has a program of its own; its peer learns of GRO only where
-        // it is switched on while the veth is up. Other offloads are as the kernel has them: hosts leave checksums unfinished.
+        // A veth takes redirected frames only with GRO, unless it has a program of its own; its peer learns of GRO only
+        // where it is switched on while the veth is up. Other offloads are as the kernel has them: hosts leave
+        // checksums unfinished.
         netns.run(&format!("ethtool --offload {interface} gro on"))?;
         Ok(())
     }
@@ -196,8 +198,9 @@ pub(crate) fn set_up(a: End<'_>, b: End<'_>) -> Result<()> {
     })
 }
 
-/// A cable that can be listened to: two veth pairs with a bridge between them in namespace `middle`, which has the ends `a` and
-/// `b`. XDP takes and gives frames before any socket sees them, so a direct cable between two routers shows nothing.
+/// A cable that can be listened to: two veth pairs with a bridge between them in namespace `middle`, which has the ends
+/// `a` and `b`. XDP takes and gives frames before any socket sees them, so a direct cable between two routers shows
+/// nothing.
 pub fn tapped_link(left: End<'_>, middle: &Netns, right: End<'_>) -> Result<()> {
     let mtu = left.mtu.max(right.mtu);
     middle.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;

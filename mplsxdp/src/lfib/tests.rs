@@ -573,8 +573,12 @@ fn the_total_of_forwarded_packets_keeps_what_routes_forwarded_that_are_gone() {
     count(&lfib, 101, 1000);
     assert_eq!(forwarded(&mut lfib), 7);
     // The same slot, for another purpose: the route's own counter goes on.
-    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(100), swap(101, &[111], 1)])
-        .unwrap();
+    lfib.change(
+        Mode::Replace,
+        Owner::STATIC,
+        &[for_this_router(100), swap(101, &[111], 1)],
+    )
+    .unwrap();
     assert_eq!((forwarded(&mut lfib), counted(&lfib, 100)), (7, 7));
     count(&lfib, 100, 500);
     count(&lfib, 101, 3);
@@ -646,14 +650,16 @@ fn a_slot_that_becomes_another_routes_while_a_total_is_read_counts_once_and_as_i
     let mut after = None;
     let total = before.finish(|first, slots| {
         let figures = read(&lfib, first, slots);
-        lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(100)]).unwrap();
+        lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(100)])
+            .unwrap();
         count(&lfib, 100, 1000);
         after = Some(lfib.forwarded());
         figures
     });
     assert_eq!(total.unwrap().packets, 12);
     let late = lfib.forwarded();
-    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(101)]).unwrap();
+    lfib.change(Mode::Replace, Owner::STATIC, &[for_this_router(101)])
+        .unwrap();
     count(&lfib, 101, 1000);
     for total in [after.unwrap(), late] {
         let total = total.finish(|first, slots| read(&lfib, first, slots)).unwrap();

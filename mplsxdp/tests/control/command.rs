@@ -1,4 +1,4 @@
-//! The command, as a person or a script runs it.
+//! The command line, as a person or a script uses it.
 
 use std::io::{BufRead as _, Read, Write};
 use std::process::{Command, Stdio};
@@ -28,7 +28,7 @@ fn command(fake: &Fake, words: &[&str]) -> Command {
 fn run_with(fake: &Fake, line: &str, input: &str) -> Outcome {
     let words: Vec<_> = line.split_whitespace().collect();
     let mut child = command(fake, &words).spawn().unwrap();
-    // A command that fails before it reads is what some tests are about.
+    // Some tests are about commands that fail before they read.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     (
@@ -144,7 +144,7 @@ fn pass_routes_are_added_shown_with_their_reason_and_deleted() {
     assert_eq!(fake.routes(), ["10.4.4.0/24 pass"]);
 }
 
-/// The instance says which table a VRF has: the command may run in another network namespace.
+/// The instance reports the table of a VRF: the command may run in another network namespace.
 #[test]
 fn routes_of_a_table_are_chosen_by_it_or_by_its_vrf() {
     let fake = Fake::start();
@@ -210,7 +210,7 @@ fn routes_of_a_table_are_chosen_by_it_or_by_its_vrf() {
     assert_eq!(fake.routes(), ["10.4.4.0/24 encap mpls 100 via inet 192.168.30.102"]);
 }
 
-/// Nobody can come between what a command looks at and what it does.
+/// Another client cannot interfere between a command's look-up and its change.
 #[test]
 fn change_delete_and_get_are_one_call_each() {
     let fake = Fake::start();
@@ -437,7 +437,7 @@ fn json() {
     );
 }
 
-/// Interfaces that were found may make two ways of a route the same, which is no reason not to show it.
+/// Two paths of a route may become the same through the interfaces that were found; the route is still shown.
 #[test]
 fn ways_that_lead_to_the_same_neighbour_now_are_shown_and_deleted_one_by_one() {
     let fake = Fake::start();
@@ -494,7 +494,7 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
         done(&fake, "-o route show 100"),
         group.trim_end().replace('\n', " \\") + "\n"
     );
-    // What is shown on one line can be given again.
+    // A route shown on one line can be used as input.
     let shown = done(&fake, "-o route show 100");
     done(&fake, &format!("route replace {}", shown.trim_end()));
     assert_eq!(done(&fake, "route show 100"), group);
@@ -552,7 +552,7 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
             "state": "resolved",
         })
     );
-    // What was shown is taken again; a whole route is deleted only where it is the one.
+    // Printed routes can be used as input; a whole route is deleted only if it matches.
     let shown = done(&fake, "route show");
     let saved = done(&fake, "route save");
     assert_eq!(saved.lines().count(), 3, "{saved}");
@@ -586,7 +586,7 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
     assert!(err.contains("`nexthop` is not a label"), "{err}");
 }
 
-/// A word about a route is kept: shown, saved, restored, and routes are chosen by it.
+/// The attributes of a route are kept: shown, saved, restored, and usable as selectors.
 #[test]
 fn protocols_and_metrics_are_kept() {
     let fake = Fake::start();
@@ -888,7 +888,7 @@ fn brief_routes() {
     );
 }
 
-/// On standard output, and also from a batch, which goes on after it.
+/// On standard output, and also from a batch, which continues after it.
 #[test]
 fn help_is_shown_without_an_instance() {
     let fake = Fake::start();
@@ -972,13 +972,13 @@ fn all_instances_are_listed() {
             "version": "0.1.0",
         }])
     );
-    // One that has ended is not there, whatever it has left.
+    // One that has ended is not listed, whatever it left behind.
     let left = Instance::in_dir(fake.instance.dir(), "left").unwrap();
     std::fs::write(left.socket(), "").unwrap();
     assert_eq!(done(&fake, "instances").lines().count(), 2);
 }
 
-/// An instance of version 0.0.9, which answers every call of its interface by `reply`.
+/// An instance of version 0.0.9, which answers every call of its interface with `reply`.
 fn old_instance(dir: &std::path::Path, reply: &'static str) -> Instance {
     let instance = Instance::in_dir(dir, "old").unwrap();
     let listener = std::os::unix::net::UnixListener::bind(instance.socket()).unwrap();
@@ -1026,7 +1026,7 @@ fn an_instance_of_another_version_is_named_as_such() {
     assert!(err.starts_with(begin) && err.ends_with(advice), "{err}");
 }
 
-/// `status` of an instance that knows nothing of fields that came later.
+/// `status` of an instance that does not know later fields.
 #[test]
 fn fields_that_an_older_instance_does_not_have_are_left_out() {
     let fake = Fake::start();
@@ -1136,7 +1136,7 @@ fn a_restore_with_a_mistake_changes_nothing_and_names_the_line() {
     assert_eq!(fake.routes(), ["50 dev lo"]);
 }
 
-/// A file that a full disk has cut short, or one that was never written, must not delete what is there.
+/// A file cut short by a full disk, or never written, must not delete existing routes.
 #[test]
 fn a_restore_of_nothing_or_of_half_a_file_is_refused() {
     let fake = Fake::start();
@@ -1185,7 +1185,7 @@ fn a_restore_of_nothing_or_of_half_a_file_is_refused() {
         code == 2 && err.starts_with("mplsxdp: `--allow-empty` is for `route restore`: "),
         "{err}"
     );
-    // A blank at the end is no half line.
+    // A blank at the end does not make an incomplete line.
     let (code, out, err) = run_with(&fake, "-s route restore", "60 dev lo\n  ");
     assert_eq!(
         (code, out.as_str(), err.as_str()),
@@ -1269,13 +1269,13 @@ fn many_routes_are_restored_and_listed() {
     assert!(start.elapsed() < Duration::from_secs(60));
     let shown = done(&fake, "route");
     assert_eq!(shown.lines().count(), 30_000);
-    // What `show` prints, `restore` reads.
+    // `restore` reads what `show` prints.
     let (code, out, err) = run_with(&fake, "-s route restore", &shown);
     assert_eq!(
         (code, out.as_str(), err.as_str()),
         (0, "0 added, 0 replaced, 0 deleted\n", "")
     );
-    // A reader that goes away ends the command, quietly.
+    // If the reader goes away, the command ends quietly.
     let mut child = command(&fake, &["route"]).spawn().unwrap();
     let mut first = [0; 3];
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();

@@ -25,18 +25,18 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// The port of this machine's own packets.
+/// The port for this machine's own packets.
 const LOCAL_PORT: &str = "mpls0-port";
 
-/// What the controller keeps.
+/// The state of the controller.
 #[derive(Default)]
 pub struct Kept {
     pub routes: BTreeMap<RouteKey, Route>,
-    /// The requests that it got, lists of routes aside.
+    /// The requests that it got, except lists of routes.
     pub requests: Vec<(Request, Peer)>,
 }
 
-/// A running instance in a directory of its own. Ends when dropped.
+/// A running instance in its own directory. Ends when dropped.
 pub struct Fake {
     pub instance: Instance,
     pub kept: Arc<Mutex<Kept>>,
@@ -88,7 +88,7 @@ impl Fake {
         Raw::new(&self.instance)
     }
 
-    /// The routes that there are, as lines.
+    /// The present routes, as lines.
     pub fn routes(&self) -> Vec<String> {
         self.kept
             .lock()
@@ -121,7 +121,7 @@ async fn control(mut calls: mpsc::Receiver<Call>, kept: Arc<Mutex<Kept>>, shutdo
     }
 }
 
-/// A list comes in parts, each of which is chosen from so many routes at most: some parts are empty.
+/// A list comes in parts, each selected from at most this many routes: some parts are empty.
 const EXAMINED: usize = 300;
 
 impl Kept {
@@ -378,7 +378,7 @@ fn length(key: &&RouteKey) -> (u8, bool) {
     }
 }
 
-/// The route with the interface that is found for its next hops, unless that makes two of them the same.
+/// The route with the interface that is found for its next hops, unless that makes two of them equal.
 fn on_eth1(route: &Route) -> Route {
     let found = |next_hop: &Option<NextHop>| {
         next_hop.as_ref().map(|next_hop| NextHop {
@@ -425,7 +425,7 @@ fn next_hop(path: &Path) -> Option<NextHopState> {
     })
 }
 
-/// The kernel has an entry of each that is not named by its MAC address.
+/// The kernel has an entry for each next hop that is not named by its MAC address.
 fn kernel_neighbor(next_hop: &NextHopState) -> Option<KernelNeighbor> {
     (next_hop.via.family != ViaFamily::Link).then(|| KernelNeighbor {
         state: if next_hop.lladdr.is_some() {
@@ -457,7 +457,7 @@ fn resolution(next_hop: &NextHop) -> BackupState {
     }
 }
 
-/// Buckets of several paths go round.
+/// Several paths take turns in the buckets.
 fn installed(route: &Route, counters: bool) -> InstalledRoute {
     let (next_hop, paths) = match route.paths() {
         [path] => (next_hop(path), None),
@@ -606,7 +606,7 @@ fn stats(all: bool) -> Stats {
     }
 }
 
-/// A client that sends whatever bytes it likes.
+/// A client that can send any bytes.
 pub struct Raw(pub UnixStream);
 
 impl Raw {
@@ -637,7 +637,7 @@ impl Raw {
         }
     }
 
-    /// All replies to a call of a list with `more`, and how long each is.
+    /// All replies to a call of a list with `more`, and the length of each.
     pub fn pages(&mut self, method: &str, parameters: Value) -> Vec<(Value, usize)> {
         let call = json!({ "method": format!("io.mplsxdp.{method}"), "parameters": parameters, "more": true });
         self.send(&call.to_string());
@@ -662,7 +662,7 @@ impl Raw {
         self.receive().unwrap()
     }
 
-    /// Calls a method of ours.
+    /// Calls a method of our interface.
     pub fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.ask(&serde_json::json!({ "method": format!("io.mplsxdp.{method}"), "parameters": parameters }).to_string())
     }

@@ -1,4 +1,4 @@
-//! What goes over the socket, byte by byte.
+//! The messages on the socket, byte by byte.
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -384,7 +384,7 @@ fn a_message_that_is_too_large_is_refused_and_skipped() {
         writer.write_all(&spaces).unwrap();
         writer.write_all(&spaces).unwrap();
         writer.write_all(b"\0{\"method\":\"io.mplsxdp.GetStatus\"}\0").unwrap();
-        // The largest that is allowed.
+        // The largest allowed message.
         let call = b"{\"method\":\"io.mplsxdp.GetStatus\"}";
         writer.write_all(&spaces[..limit - call.len()]).unwrap();
         writer.write_all(call).unwrap();
@@ -443,7 +443,7 @@ fn who_does_not_take_its_replies_is_cut() {
     raw.0.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
     let call =
         b"{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"io.mplsxdp\"}}\0";
-    // The server stops to read when nobody takes what it writes; then it gives up, and writing fails.
+    // The server stops reading if its output is not read; then it gives up, and writing fails.
     let error = loop {
         if let Err(error) = raw.0.write_all(call) {
             break error;
@@ -720,7 +720,7 @@ fn the_client_waits_for_an_instance_that_holds_its_name_and_does_not_listen_yet(
         let instance = instance.clone();
         move || Client::connect(&instance).map(drop)
     });
-    // Longer than it waits if nothing is starting.
+    // Longer than a client waits if nothing is starting.
     std::thread::sleep(Duration::from_secs(1));
     let _listener = std::os::unix::net::UnixListener::bind(instance.socket()).unwrap();
     waiting.join().unwrap().unwrap();
@@ -807,7 +807,7 @@ fn all_routes_go_only_if_that_is_said() {
         );
         assert_eq!(error(&raw.call("Commit", json!({}))), "io.mplsxdp.NoTransaction");
     }
-    // What deletes nothing needs no word.
+    // A transaction that deletes nothing needs no confirmation.
     raw.call("Begin", json!({ "replace_all": false }));
     let nothing = json!({ "added": 0, "replaced": 0, "deleted": 0 });
     assert_eq!(raw.call("Commit", json!({}))["parameters"]["changes"], nothing);
@@ -854,7 +854,7 @@ fn routes_are_changed_deleted_and_got_by_one_call() {
         assert_eq!(error(&reply), "org.varlink.service.InvalidParameter", "{reply}");
     }
 
-    // One that is not as described keeps all.
+    // If one does not match its description, none is deleted.
     let keys = json!([{ "prefix": "10.0.0.0/8" }, label(110)]);
     let reply = raw.call("DeleteRoutes", json!({ "keys": keys }));
     assert_eq!(error(&reply), "io.mplsxdp.RouteDiffers", "{reply}");

@@ -1,4 +1,4 @@
-//! Grace periods: they end only when a program has ended that began before them.
+//! Grace periods end only after the programs that began before them have ended.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -16,12 +16,13 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_MMAPABLE: u32 = 0x400;
 const XDP_PASS: u32 = 2;
-/// How often the program copies [`BYTES`]: a tenth of a second and more, and still within what the verifier follows.
+/// How often the program copies [`BYTES`]: it takes a tenth of a second or more, and is still within the verifier's
+/// limit.
 const TURNS: i32 = 4000;
 const BYTES: u32 = 1 << 20;
 
 /// # Safety
-/// All that the attributes point to must live until the call returns.
+/// Everything that the attributes point to must live until the call returns.
 unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> libc::c_long {
     // SAFETY: as the caller says.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
@@ -52,8 +53,8 @@ fn load_map(dst: u8, map: &OwnedFd) -> [u64; 2] {
     ]
 }
 
-/// An XDP program that says in `marks` that it began, copies one value of `values` to the other for a while, and says that it has
-/// ended.
+/// An XDP program that writes to `marks` that it began, copies one value of `values` to the other for a while, and
+/// writes that it has ended.
 fn slow_program(marks: &OwnedFd, values: &OwnedFd) -> OwnedFd {
     const LOOKUP: i32 = 1;
     const UPDATE: i32 = 2;
@@ -69,7 +70,7 @@ fn slow_program(marks: &OwnedFd, values: &OwnedFd) -> OwnedFd {
             insn(0xbf, 2, 10, 0, 0),
             insn(0x07, 2, 0, 0, -4),
             insn(0x85, 0, 0, 0, LOOKUP),
-            // No value: to the end.
+            // No value: jump to the end.
             insn(0x15, 0, 0, 19, 0),
             insn(0xbf, 7, 0, 0, 0),
         ],
@@ -146,17 +147,18 @@ fn run(program: &OwnedFd) -> u32 {
     attributes.retval
 }
 
-/// On every kernel, whatever it says to membarrier(2): a program that runs much longer than any fixed wait is waited for.
+/// On every kernel, whatever its membarrier(2) does: a program that runs much longer than any fixed wait is waited for.
 #[test]
 fn a_grace_period_ends_after_the_programs_that_began_before_it() {
-    /// On a busy machine, a program may have ended before this thread goes on.
+    /// On a busy machine, a program may have ended before this thread continues.
     const ATTEMPTS: usize = 100;
 
     let mut periods = GracePeriods::new().unwrap();
     assert!((0..ATTEMPTS).any(|_| is_waited_for(&mut periods)));
 }
 
-/// Runs the program and waits for a grace period that began meanwhile. `false`: it began too late to say anything.
+/// Runs the program and waits for a grace period that began meanwhile. `false` means that it began too late to prove
+/// anything.
 fn is_waited_for(periods: &mut GracePeriods) -> bool {
     let (marks, values) = (array(16, 1, BPF_F_MMAPABLE), array(BYTES, 2, 0));
     let program = slow_program(&marks, &values);

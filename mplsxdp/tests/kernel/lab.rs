@@ -17,7 +17,7 @@ use nix::unistd::{geteuid, gettid};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread in a network namespace of its own.
+/// A thread in its own network namespace.
 struct Namespace {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,

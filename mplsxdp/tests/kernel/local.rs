@@ -1,4 +1,4 @@
-//! The local port's veth pair as the kernel has it.
+//! The local port's veth pair, as the kernel has it.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -17,7 +17,7 @@ fn interfaces() -> String {
     ip("-oneline link show")
 }
 
-/// Of all interfaces: the rest may change by itself, where a carrier is still coming up.
+/// The names of all interfaces: other properties may change by themselves while a carrier comes up.
 fn names() -> Vec<String> {
     let lines = interfaces();
     let names = lines.lines().filter_map(|line| line.split_whitespace().nth(1));
@@ -46,7 +46,7 @@ fn both_ends_are_up_as_a_local_port_needs_them() {
                 "{end}"
             );
         }
-        // Of segmentation offloads that do not go with the checksums, as UDP's before Linux 6.11.
+        // Some segmentation offloads do not depend on the checksum offload, such as UDP's before Linux 6.11.
         assert!(near.contains(" gso_max_segs 1 "), "{near}");
         assert!(near.contains("alias mplsxdp default"), "{near}");
         assert!(far.starts_with(&format!("{}: ", pair.port_ifindex())), "{far}");
@@ -91,7 +91,7 @@ fn nothing_is_left_after_removal() {
         assert!(names().contains(&"a-longer-n-port@a-longer-name.0".to_owned()));
         pair.remove(&netlink).await.unwrap();
         assert_eq!(names(), before);
-        // Somebody else was first.
+        // The name is already taken.
         let pair = create("mpls0", "default").await.unwrap();
         ip("link del dev mpls0-port");
         pair.remove(&netlink).await.unwrap();
@@ -102,8 +102,8 @@ fn nothing_is_left_after_removal() {
 #[test]
 fn a_pair_that_was_left_behind_is_replaced() {
     Lab::run(async |_| {
-        // As after kill -9: nobody calls remove. Of the same instance, of another one, and one that was killed before it had
-        // its alias.
+        // As after kill -9: nothing calls remove. Left by the same instance, by another one, and by one that was killed
+        // before the pair got its alias.
         for (left_by, forget) in [("default", false), ("other", false), ("other", true)] {
             let old = create("mpls0", left_by).await.unwrap();
             if forget {
@@ -143,7 +143,7 @@ fn a_pair_of_an_instance_that_runs_is_refused() {
         }
         assert_eq!(names(), before);
         drop(link);
-        // The kernel takes the program off after the link's file is closed.
+        // The kernel removes the program some time after the link's file is closed.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         while let Err(error) = create("mpls0", "default").await {
             assert!(std::time::Instant::now() < deadline, "{error}");
@@ -216,8 +216,8 @@ fn what_the_kernel_sends_arrives_at_the_far_end_as_whole_frames_with_right_check
         ip("route add 2.2.2.2/32 dev mpls0 src 1.1.1.1");
         ip("-6 route add fd00::2/128 dev mpls0 src fd00::1");
         let far = listen(pair.port_ifindex());
-        // The larger one does not fit the MTU: fragments, each a frame. Ports of their own: a process that another test has just
-        // forked can still hold the last one.
+        // The larger one does not fit the MTU: it is fragmented, one frame each. Other ports each time: a process that
+        // another test has just forked can still hold the previous one.
         for (source, destination, length) in [
             ("1.1.1.1:4000", "2.2.2.2:5000", 100),
             ("1.1.1.1:4001", "2.2.2.2:5000", 1440),

@@ -1,4 +1,4 @@
-//! What talks to the kernel, against the kernel: in network namespaces of its own. Needs root, and fails without.
+//! The code that talks to the kernel, in its own network namespaces. Needs root, and fails without it.
 
 mod grace;
 mod lab;

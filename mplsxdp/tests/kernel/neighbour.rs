@@ -1,4 +1,4 @@
-//! The neighbours against the kernel: real ARP and ND between two network namespaces.
+//! Neighbours with the real kernel: ARP and ND between two network namespaces.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,11 +30,12 @@ struct Driver {
     routes: KernelRoutes,
     resets: u32,
     syncs: u32,
-    /// Whether the last reset has been made up for: one may come before that, as the socket may overrun again meanwhile.
+    /// Whether the last reset was followed by a complete report. Another reset may come first, because the socket may
+    /// overrun again.
     in_sync: bool,
     /// Interfaces that were reported to be gone.
     gone: Vec<u32>,
-    /// What the resolver wanted so far.
+    /// The resolver's actions so far.
     log: Vec<Action>,
 }
 
@@ -78,7 +79,8 @@ impl Driver {
         self.carry_out(actions).await;
     }
 
-    /// Goes on until the condition holds; at most a minute, for a dump of thousands of routes takes its time in an emulated machine.
+    /// Continues until the condition holds; at most a minute, because a dump of thousands of routes takes long in an
+    /// emulated machine.
     async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let end = Instant::now() + Duration::from_secs(60);
         while !condition(self) {
@@ -95,7 +97,7 @@ impl Driver {
             .await;
     }
 
-    /// Goes on for a while, whatever happens.
+    /// Continues for a while, whatever happens.
     async fn run_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -135,7 +137,7 @@ impl Driver {
                     self.resolver
                         .lookup_done(address, Some(answer), Instant::now(), &mut more);
                 }
-                // An interface that goes down under way cannot be probed: the resolver will hear of it.
+                // An interface that goes down meanwhile cannot be probed; the resolver will be informed.
                 Action::Probe { ifindex, address } => drop(self.netlink.probe(ifindex, address).await),
                 Action::Release { ifindex, address } => self.netlink.release(ifindex, address).await.unwrap(),
                 Action::Changed { .. } => {}
@@ -166,7 +168,7 @@ fn entry(address: &str) -> String {
 fn neighbours_appear_by_arp_and_nd_and_are_kept_resolved() {
     Lab::run(async |lab| {
         let mut driver = Driver::new().await;
-        // The kernel gives it to an interface a moment after that is up.
+        // The kernel adds it a moment after the interface comes up.
         let link_local = loop {
             let shown = lab.peer_ip("-6 -o addr show dev eth1 scope link");
             match shown
@@ -193,7 +195,7 @@ fn neighbours_appear_by_arp_and_nd_and_are_kept_resolved() {
             assert!(entry(via).contains("managed"), "{via}: {}", entry(via));
         }
 
-        // Released once nobody needs it.
+        // Released when it is no longer needed.
         driver.remove(NextHopId(0)).await;
         assert!(entry("192.0.2.2").contains("managed"), "another next hop needs it");
         for id in (1..4).map(NextHopId) {
@@ -357,7 +359,7 @@ fn a_route_moves_a_next_hop_to_another_interface() {
             !ip("neigh show dev eth2").contains("managed"),
             "what it left is released"
         );
-        // A route that is more specific than that of an address which comes, and goes again.
+        // A route that is more specific than that of an address appears and disappears.
         for (via, id) in hops {
             ip(&format!("route del {via} dev eth1"));
             driver.until_state(id, HopState::NoRoute).await;
@@ -427,7 +429,7 @@ fn a_permanent_neighbour_is_left_as_it_was() {
         assert_eq!(entry("192.0.2.99"), before);
         assert!(before.contains("PERMANENT"), "{before}");
 
-        // One that is made so while it is in use.
+        // One that becomes so while it is in use.
         driver.add(HOP, "192.0.2.2", Some("eth1")).await;
         driver.until_state(HOP, driver.resolved("eth1", PEER1)).await;
         ip(&format!(
@@ -447,7 +449,7 @@ fn next_hops_take_no_room_from_the_kernels_other_neighbours() {
         ip("addr add 10.9.0.1/16 dev eth1");
         let driver = Driver::new().await;
         let ifindex = driver.ifindex("eth1");
-        // More than `gc_thresh3`, which all network namespaces share, is by default.
+        // More than the default of `gc_thresh3`, which all network namespaces share.
         for number in 0..1100u16 {
             let [high, low] = (number + 256).to_be_bytes();
             let address = IpAddr::from([10, 9, high, low]);
@@ -460,7 +462,7 @@ fn next_hops_take_no_room_from_the_kernels_other_neighbours() {
                 .lines()
                 .all(|line| line.contains("managed") && line.contains("extern_learn"))
         );
-        // There is room for one that counts.
+        // There is room for an ordinary entry.
         ip("neigh add 10.9.250.1 dev eth1 use");
         assert!(entry("10.9.250.1").contains("eth1"));
     });
@@ -496,7 +498,7 @@ fn shutdown_leaves_no_trace() {
         driver.resolver.shutdown(Instant::now(), &mut actions);
         driver.carry_out(actions).await;
         assert_eq!(ip("neigh show").matches("managed").count(), 0, "{}", ip("neigh show"));
-        // What is gone already is released as well.
+        // Releasing an entry that is already gone succeeds.
         let ifindex = driver.ifindex("eth1");
         driver
             .netlink
@@ -541,7 +543,7 @@ fn what_an_overrun_hid_is_found_by_a_resync() {
         let resets = driver.resets;
         driver.log.clear();
 
-        // Nothing reads the socket while this thread waits for `ip`. Nothing here makes a resync but what is lost.
+        // The socket is not read while this thread waits for `ip`. Only lost events cause a resync here.
         let batch = std::env::temp_dir().join(format!("mplsxdp-neighbour-{}.batch", std::process::id()));
         let mut lines = String::new();
         for number in 0..4000 {
@@ -623,8 +625,8 @@ fn the_kernels_routes_are_known_even_where_it_drops_them_without_a_word() {
             .until("one path", |driver| paths(driver, "2001:db8:aa::/48") == 1)
             .await;
 
-        // The kernel sends no RTM_DELROUTE for what goes with an interface or with a source address, and without IPv6
-        // nothing else goes that it does tell of.
+        // The kernel sends no RTM_DELROUTE for routes that disappear with an interface or a source address; without
+        // IPv6, nothing else disappears that it does report.
         sysctl("ipv6/conf/eth2/disable_ipv6", "1");
         let syncs = driver.syncs;
         driver.until("rest", |driver| driver.syncs > syncs).await;
@@ -712,7 +714,8 @@ fn interfaces_are_found_by_name() {
     });
 }
 
-/// The routes of a prefix as changes have told of them are those that a dump lists, whatever the changes: no resync helps.
+/// After any changes, the routes of a prefix according to the reported changes are those that a dump lists, without
+/// help from a resync.
 #[test]
 fn routes_that_differ_by_their_gateways_are_distinct() {
     const V4: [&str; 17] = [
@@ -723,7 +726,7 @@ fn routes_that_differ_by_their_gateways_are_distinct() {
         "route append P dev eth2",
         "route del P via 192.0.2.13",
         "route del P dev eth2",
-        // The first goes, be it put there or come there.
+        // The first is replaced, whether it was added first or became first.
         "route replace P via 192.0.2.15 dev eth1",
         "route prepend P via 192.0.2.16 dev eth1",
         "route replace P nexthop via 192.0.2.17 nexthop via 192.0.2.18 dev eth1",
@@ -740,7 +743,7 @@ fn routes_that_differ_by_their_gateways_are_distinct() {
         "-6 route del P via 2001:db8:1::13 dev eth1",
         "-6 route append P via 2001:db8:1::14 dev eth1",
         "-6 route replace P nexthop via 2001:db8:1::17 dev eth1 nexthop via 2001:db8:1::16 dev eth1",
-        // Those with gateways go together, the others one by one.
+        // Those with gateways are replaced together, the others one by one.
         "-6 route append P dev eth1",
         "-6 route append P dev eth2",
         "-6 route replace P via 2001:db8:1::15 dev eth1",
@@ -770,7 +773,7 @@ fn routes_that_differ_by_their_gateways_are_distinct() {
     });
 }
 
-/// IPv4 routes go with their nexthop object without a word.
+/// IPv4 routes disappear with their nexthop object, without a report.
 #[test]
 fn routes_by_nexthop_objects_are_followed() {
     Lab::run(async |_| {

@@ -1,4 +1,4 @@
-//! The preflight checks against real interfaces, and what the kernel says when a program is attached.
+//! The preflight checks on real interfaces, and the kernel's answer when a program is attached.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -17,7 +17,7 @@ use crate::lab::{Lab, ip, run};
 struct BpfAttr([u32; 36]);
 
 fn bpf(command: libc::c_long, attr: &BpfAttr) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` is as large as said, and what it points to outlives the call.
+    // SAFETY: `attr` has the given length, and its pointers outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<BpfAttr>()) };
     match fd {
         // SAFETY: the kernel has just made this descriptor for us.
@@ -42,7 +42,7 @@ pub fn pass() -> OwnedFd {
     bpf(BPF_PROG_LOAD, &attr).expect("a program of two instructions")
 }
 
-/// Attaches by a bpf_link, which holds until it is dropped.
+/// Attaches with a bpf_link, which holds until it is dropped.
 pub fn attach(program: &OwnedFd, ifindex: u32, mode: XdpMode) -> io::Result<OwnedFd> {
     const BPF_LINK_CREATE: libc::c_long = 28;
     const BPF_XDP: u32 = 37;
@@ -68,7 +68,7 @@ fn a_veth_is_fit_once_its_peer_takes_redirected_frames() {
         assert_eq!(facts.capabilities.missing(), Vec::<&str>::new());
         let note = "eth1: frames that are redirected to it are lost until its veth peer has GRO on or an XDP program: \
                     `ethtool -K PEER gro off; ethtool -K PEER gro on` while it is up, in the peer's network namespace";
-        // Before Linux 6.3 the kernel does not tell.
+        // Before Linux 6.3 the kernel does not report it.
         let features = facts
             .features
             .expect("a kernel with the netdev netlink family (Linux 6.3)");
@@ -176,7 +176,7 @@ fn another_program_is_found_in_either_mode() {
             let facts = gather("eth1", &netlink).await.unwrap();
             let ifindex = facts.link.as_ref().unwrap().ifindex;
             let link = attach(&program, ifindex, mode).unwrap();
-            // Too late for the check that was made before.
+            // Too late for the earlier check.
             let late = attach_error(&facts, mode, attach(&program, ifindex, mode).unwrap_err());
             assert!(
                 late.to_string()
@@ -192,7 +192,7 @@ fn another_program_is_found_in_either_mode() {
                 error => panic!("{error}"),
             }
             drop(link);
-            // The kernel may take its time: a process that another test has just forked can still hold the link.
+            // The kernel may take some time: a process that another test has just forked can still hold the link.
             let mut attempts = 0;
             while check(&gather("eth1", &netlink).await.unwrap(), mode).is_err() {
                 attempts += 1;
@@ -243,7 +243,7 @@ fn a_veth_with_too_few_receive_queues_is_refused() {
         let error = attach(&pass(), ifindex, XdpMode::Native).unwrap_err();
         let message = attach_error(&facts, XdpMode::Native, error).to_string();
         assert!(message.contains("`ethtool -L right tx 1`"), "{message}");
-        // Before Linux 6.3 only the attempt tells.
+        // Before Linux 6.3 only an attempt shows it.
         if facts.features.is_some() {
             assert_eq!(check(&facts, XdpMode::Native).unwrap_err().to_string(), message);
         }

@@ -1,4 +1,4 @@
-//! The tables in the kernel and those in memory look the same to the forwarding core, at the wire and to the slow path.
+//! The tables in the kernel and those in memory look the same to the forwarding core, at the wire and in the slow path.
 
 use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::kernel::KernelTables;
@@ -35,7 +35,7 @@ fn fill(tables: &mut impl Tables) {
         .unwrap();
 }
 
-/// What must be seen at port 3.
+/// What port 3 must see.
 fn check(tables: &impl forward::PortView, tagged: bool) {
     let label = |label| Label::new(label).unwrap();
     assert_eq!(tables.settings().port(), 3);
@@ -76,7 +76,7 @@ fn the_tables_in_memory_look_like_the_kernels() {
     fill(&mut memory);
     check(&memory.without_tags(SETTINGS), false);
     assert_eq!(memory.route_counter(SLOT).unwrap().packets, 0);
-    // The core that stands in for a program counts as one does.
+    // In place of a program, the core counts as a program does.
     check(&memory.at_wire(SETTINGS), true);
     assert_eq!(memory.route_counter(SLOT).unwrap().packets, 1);
 }

@@ -1,4 +1,4 @@
-//! Runs the conformance suite and prints the table of rules: what `cargo xtask conformance` calls, as root.
+//! Runs the conformance suite and prints the table of rules. `cargo xtask conformance` calls it as root.
 
 use std::process::ExitCode;
 
@@ -11,9 +11,9 @@ use mplsxdp_tests::{needs::Need, tidy};
 /// Runs the conformance suite.
 #[derive(Parser)]
 struct Arguments {
-    /// Only cases whose names contain this, with their frames.
+    /// Only cases whose names contain this; also shows their frames.
     name: Option<String>,
-    /// Write docs/conformance.md if all is well.
+    /// Write docs/conformance.md if everything passes.
     #[arg(long, conflicts_with = "name")]
     write: bool,
 }

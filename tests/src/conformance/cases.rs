@@ -1,4 +1,4 @@
-//! Reads the case files. `conformance/README.md` says how they are written.
+//! Reads the case files; `conformance/README.md` describes them.
 
 use std::fs;
 use std::path::Path;
@@ -16,38 +16,38 @@ use super::lab;
 use super::notation::{Frame, OWN_MAC, PEER_MAC, Packet, Payload, anatomy, show};
 use super::problem::{Place, Problem, files};
 
-/// What the case files say.
+/// The contents of the case files.
 #[derive(Default)]
 pub struct Cases {
     pub cases: Vec<Case>,
-    /// Of all files.
+    /// From all files.
     pub routes: Vec<Route>,
 }
 
-/// One thing that is shown.
+/// One fact, shown by frames.
 pub struct Case {
     /// Unique in all files.
     pub name: String,
     /// The name of the file.
     pub topic: Arc<str>,
-    /// The rules that it is about.
+    /// The rules that it shows.
     pub rules: Vec<String>,
     pub lines: Vec<Line>,
     pub place: Place,
-    /// It has frames that could not be read.
+    /// Some of its frames could not be read.
     unreadable: bool,
 }
 
-/// A frame and what becomes of it, under these options.
+/// A frame and what happens to it, with these options.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub place: Place,
-    /// As it stands in the file.
+    /// As written in the file.
     pub text: String,
     pub options: Vec<Options>,
     /// One of [`lab::PORT_KINDS`].
     pub port: String,
-    /// What the driver leaves in front of the frame, if it is little.
+    /// The headroom that the driver leaves, if it is small.
     pub headroom: Option<usize>,
     pub frame: Vec<u8>,
     pub verdict: Verdict,
@@ -63,25 +63,25 @@ impl Line {
         lab::port_word(&self.port)
     }
 
-    /// The settings of the program that it is run with.
+    /// The settings of the program that it runs with.
     pub fn settings(&self) -> impl Iterator<Item = Settings> {
         self.options.iter().map(|options| options.settings())
     }
 }
 
-/// What becomes of an exception.
+/// What happens to an exception.
 #[derive(Clone, PartialEq, Debug)]
 pub enum After {
-    /// It is none, or is dropped by the fast path.
+    /// Not an exception, or dropped by the fast path.
     Nothing,
-    /// The slow path has this outcome, and sends this, in order.
+    /// The slow path has this outcome, and sends these, in order.
     Punted(Outcome, Vec<Sent>),
-    /// A label without a route that the kernel is to have.
+    /// A label without a route that is left to the kernel.
     Passed,
 }
 
 impl After {
-    /// What is sent, for a person to read.
+    /// The frames that are sent, as text.
     pub fn frames(&self) -> impl Iterator<Item = String> {
         let sent = match self {
             Self::Punted(_, sent) => sent.as_slice(),
@@ -94,7 +94,7 @@ impl After {
     }
 }
 
-/// What the slow path sends.
+/// A frame or packet that the slow path sends.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Sent {
     /// To the neighbour behind this device.
@@ -103,7 +103,7 @@ pub enum Sent {
     ByIp(Vec<u8>),
 }
 
-/// The configuration that a router is loaded with.
+/// The options that a router is loaded with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     pub mode: TtlMode,
@@ -113,7 +113,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Every variant of the program has a port of its own, the first ones those of [`lab::settings`].
+    /// Every variant of the program has its own port; the first ones are those of [`lab::settings`].
     pub fn settings(&self) -> Settings {
         let base = lab::settings()
             .into_iter()
@@ -174,7 +174,8 @@ pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
     if problems.is_empty() { Ok(cases) } else { Err(problems) }
 }
 
-/// Lines without comments; a line that ends with `\` goes on in the next one. The first blank of an indented one stays.
+/// Lines without comments; a line that ends with `\` continues on the next one. The first blank of an indented line
+/// stays.
 fn logical_lines(path: &Path, text: &str) -> Vec<(Place, String)> {
     let mut lines: Vec<(Place, String)> = Vec::new();
     let mut goes_on = false;
@@ -204,12 +205,12 @@ struct Reader<'a> {
     above: Above,
 }
 
-/// What indented lines belong to.
+/// The line that indented lines belong to.
 #[derive(PartialEq)]
 enum Above {
     Nothing,
     Frame,
-    /// A line that could not be read: what more it says cannot be, either.
+    /// A line that could not be read: its indented lines cannot be read, either.
     Unreadable,
 }
 
@@ -238,7 +239,7 @@ impl Reader<'_> {
                 Ok(())
             }
             ("case", name) => {
-                // What follows is of this case, whatever it is called.
+                // What follows belongs to this case, whatever its name.
                 self.cases.cases.push(Case {
                     name: name.to_owned(),
                     topic: Arc::clone(&self.topic),
@@ -411,7 +412,7 @@ fn parse_outcome(text: &str, received: &[u8], unknown: UnknownPolicy) -> Result<
     }
 }
 
-/// What becomes of an exception, `outcome` being what the line says of the slow path.
+/// What happens to an exception; `outcome` is the line's word for the slow path.
 fn after_exception(reason: Reason, outcome: Option<&str>, unknown: UnknownPolicy) -> Result<After, String> {
     let name = reason.name();
     let goes_up = reason.is_punted() && (reason != Reason::NoRoute || unknown == UnknownPolicy::Punt);
@@ -442,7 +443,7 @@ fn neighbour(dev: &str) -> Result<lab::Neighbour, String> {
     })
 }
 
-/// A frame as it goes to the neighbour behind `dev`, and the port that it leaves by.
+/// A frame as it goes to the neighbour behind `dev`, and the port through which it leaves.
 fn to_neighbour(dev: &str, frame: &str) -> Result<(u16, Frame), String> {
     let adjacency = neighbour(dev)?.adjacency;
     let adjacency = adjacency.ok_or_else(|| format!("the neighbour `{dev}` has no MAC address"))?;
@@ -486,8 +487,8 @@ fn line_detail(line: &mut Line, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// An ICMP error quotes the packet and shows the stack as received, unless it says otherwise. ICMPv6 Packet Too Big has no
-/// extension (RFC 4884 section 4.6).
+/// An ICMP error quotes the packet and shows the stack as received, unless it says otherwise. ICMPv6 Packet Too Big has
+/// no extension (RFC 4884 section 4.6).
 fn complete(payload: &mut Payload, received: &[u8]) {
     if let Payload::Ip(Packet {
         icmp: Some(icmp),
@@ -503,7 +504,7 @@ fn complete(payload: &mut Payload, received: &[u8]) {
     }
 }
 
-/// Without what follows the packet in the frame.
+/// Without the bytes after the packet in the frame.
 fn ip_packet(payload: &[u8]) -> &[u8] {
     let length = match *payload {
         [first, _, high, low, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([high, low])),
@@ -513,7 +514,7 @@ fn ip_packet(payload: &[u8]) -> &[u8] {
     payload.get(..length).unwrap_or(payload)
 }
 
-/// What the kernel's frame with a packet of [`Sent::ByIp`] looks like, behind the port `core`.
+/// The frame in which the kernel sends a packet of [`Sent::ByIp`], behind the port `core`.
 pub fn routed_by_kernel(packet: &[u8]) -> Vec<u8> {
     let ethertype: u16 = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
         0x86dd
@@ -527,7 +528,7 @@ pub fn routed_by_kernel(packet: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Reads one file with this in it, and returns what was wrong with it.
+    /// Reads one file with this content, and returns its problems.
     fn problems(text: &str) -> Vec<String> {
         let directory = std::env::temp_dir().join(format!("mplsxdp-cases-{}-{:p}", std::process::id(), text));
         fs::create_dir_all(&directory).unwrap();
@@ -608,7 +609,7 @@ mod tests {
             );
         }
     }
-    /// What is wrong is told once, and not of what follows from it.
+    /// A problem is reported once, without its consequences.
     #[test]
     fn a_line_that_cannot_be_read_makes_no_other_wrong() {
         for text in [
@@ -623,7 +624,7 @@ mod tests {
     fn lines_go_on_after_a_backslash_and_comments_do_not() {
         let cases = "route 100 as 110 via inet 192.0.2.2 \\\n# a comment \\\n   dev a\ncase name\n# a comment \\\nrules x\nany: [100 64] \\\n ip -> a \\\n  [110 63] ip\n";
         assert_eq!(problems(cases), [""; 0]);
-        // A comma without a blank is one, too.
+        // A comma without a blank also separates.
         assert_eq!(
             problems("case name\nrules x\nany: [100 1] ip -> ttl-expired,time-exceeded\n"),
             [""; 0]

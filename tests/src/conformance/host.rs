@@ -1,4 +1,4 @@
-//! Runs cases on the host: the forwarding core on memory, and the slow path with what it does not forward.
+//! Runs cases on the host: the forwarding core on memory, and the slow path for the exceptions.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -56,11 +56,11 @@ impl Host {
         lab::run_in(self.lfib.tables(), settings, frame)
     }
 
-    /// The port that frames of a line count at where they are not forwarded.
+    /// The port where frames of a line are counted if they are not forwarded.
     pub fn counting_port(&self, line: &Line, options: &Options) -> u16 {
         let settings = options.settings();
         match counted_reason(line.verdict) {
-            // Found out when the frame had been rewritten.
+            // Detected only after the frame had been rewritten.
             Some(Reason::NoPort) => settings.port() as u16,
             _ => untag(&line.frame, &self.lfib.tables().at_wire(settings)).0,
         }
@@ -71,7 +71,7 @@ impl Host {
         Some(self.lfib.get(key)?.counter_slot)
     }
 
-    /// The error says what came out instead.
+    /// The error says what happened instead.
     pub fn check(&mut self, line: &Line, options: &Options) -> Result<(), String> {
         let outcome = self.forward(line, options);
         if (outcome.verdict, &outcome.frame) != (line.verdict, &line.output) {
@@ -146,7 +146,7 @@ impl Host {
     }
 }
 
-/// The port or sub-interface that a frame arrived at, and the frame without its tags: so the slow path gets it.
+/// The port or sub-interface at which a frame arrived, and the frame without its tags, as the slow path gets it.
 fn untag(frame: &[u8], tables: &AtPort<'_>) -> (u16, Vec<u8>) {
     let own = tables.settings().port();
     let arrival = Arrival::of(&MemoryFrame::new(frame), tables).expect("every frame of a case has an Ethernet header");
@@ -190,7 +190,7 @@ fn show_all(frames: &[(Option<u16>, Vec<u8>)]) -> String {
     each.collect()
 }
 
-/// What the slow path knows of the router.
+/// The slow path's view of the router.
 struct Here<'a> {
     tables: &'a MemoryTables,
     settings: Settings,
@@ -222,7 +222,7 @@ impl World for Here<'_> {
     }
 }
 
-/// The reason that an outcome is counted for in the fast path: the host knows nothing of the DEVMAP.
+/// The reason for which an outcome is counted in the fast path: the host does not have the DEVMAP.
 pub fn counted_reason(verdict: Verdict) -> Option<Reason> {
     match verdict {
         Verdict::Exception(reason) => Some(reason),
@@ -231,7 +231,8 @@ pub fn counted_reason(verdict: Verdict) -> Option<Reason> {
     }
 }
 
-/// Why the slow path does not get an exception where nobody listens, as in BPF_PROG_TEST_RUN. `None`: it was not to.
+/// Why the slow path does not get an exception if nothing listens, as in BPF_PROG_TEST_RUN. `None` if it should not get
+/// it.
 pub fn loss(reason: Reason, unknown: UnknownPolicy) -> Option<Loss> {
     let is_left = reason == Reason::NoRoute && unknown != UnknownPolicy::Punt;
     (reason.is_punted() && !is_left).then_some(Loss::NoListener)
@@ -242,12 +243,12 @@ mod tests {
     use super::super::suite;
     use super::*;
 
-    /// Headers, the first of the data, and the last byte: of the data between them one is as good as another.
+    /// Headers, the first of the data, and the last byte: the bytes of the data between them are equivalent.
     fn some_bytes(length: usize) -> impl Iterator<Item = usize> {
         (0..length.min(80)).chain(length.checked_sub(1))
     }
 
-    /// The suite can fail: a case with a byte of what is expected changed does not pass.
+    /// The suite can fail: a case does not pass with a changed byte in the expected frame.
     #[test]
     fn a_wrong_byte_in_what_is_expected_is_noticed() {
         let mut host = Host::default();

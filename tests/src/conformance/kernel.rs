@@ -1,5 +1,5 @@
-//! Runs cases on the XDP program in the kernel by BPF_PROG_TEST_RUN: the program as the controller loads it, with its tables
-//! in maps. What it redirects is decided on, not sent; the slow path has no part in this. Needs root.
+//! Runs cases on the XDP program in the kernel with BPF_PROG_TEST_RUN: the program as the controller loads it, with its
+//! tables in maps. Redirects are decided but not carried out; the slow path is not involved. Needs root.
 
 use std::collections::HashMap;
 
@@ -22,18 +22,18 @@ use super::{Failure, lab};
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 pub const XDP_REDIRECT: u32 = 4;
-/// Present in every network namespace; a redirect to it is decided on, TEST_RUN does not carry it out.
+/// An interface that exists in every network namespace. A redirect to it is decided; TEST_RUN does not carry it out.
 pub const LOOPBACK: u32 = 1;
-/// Room in TEST_RUN's output for the most by which a frame grows: labels that are pushed, and two VLAN tags.
+/// Room in TEST_RUN's output for the most by which a frame can grow: pushed labels, and two VLAN tags.
 const ROOM: usize = MAX_PUSH * LSE_LEN + 2 * TAG_LEN;
 const TAG_LEN: usize = 4;
-/// Of TEST_RUN's 256 bytes of headroom the kernel keeps some for a `struct xdp_frame`, as for a driver's. Metadata, which
-/// lies in front of the frame, takes up the rest.
+/// The kernel keeps some of TEST_RUN's 256 bytes of headroom for a `struct xdp_frame`, as in a driver's buffer.
+/// Metadata, which lies before the frame, takes up the rest.
 pub const HEADROOM: usize = 216;
-/// The first kernel that takes metadata of more than 32 bytes.
+/// The first kernel that accepts more than 32 bytes of metadata.
 const LONG_METADATA: Release = Release { major: 6, minor: 3 };
 
-/// What TEST_RUN said.
+/// The result of TEST_RUN.
 #[derive(PartialEq)]
 pub struct Ran {
     pub action: u32,
@@ -45,8 +45,8 @@ pub fn test_run(program: &mut Program, data: &[u8], metadata: u32) -> Result<Ran
     test_run_in_buffers(program, data, metadata, data.len())
 }
 
-/// The same, with the first `linear` bytes in the first buffer, or as many as it takes, and the rest in others. Kernels before
-/// 6.18 take all but whole frames for an error.
+/// The same, with the first `linear` bytes, or as many as possible, in the first buffer and the rest in others. Kernels
+/// before 6.18 accept only whole frames.
 pub fn test_run_in_buffers(program: &mut Program, data: &[u8], metadata: u32, linear: usize) -> Result<Ran> {
     // `struct xdp_md`: data, data_end, data_meta, then indexes.
     let context: Vec<u8> = [metadata, linear as u32, 0, 0, 0, 0]
@@ -116,19 +116,19 @@ pub fn run(cases: &[&Case]) -> Result<Vec<Failure>> {
 
 struct Kernel {
     loader: Loader,
-    /// By port: each has other settings.
+    /// By port: each has different settings.
     programs: HashMap<u32, Program>,
     lfib: Lfib<KernelTables>,
     /// Says which routes count.
     host: Host,
-    /// What the counters are.
+    /// The present values of the counters.
     reasons: HashMap<(u16, Reason), Counter>,
     losses: HashMap<(u16, Reason, Loss), Counter>,
     routes: HashMap<u32, Counter>,
 }
 
 impl Kernel {
-    /// What is wrong, or nothing.
+    /// What is wrong, or an empty string.
     fn check(&mut self, line: &Line, options: &Options) -> Result<String> {
         let settings = options.settings();
         let port = settings.port();
@@ -195,7 +195,7 @@ impl Kernel {
     }
 }
 
-/// Says how the two differ, and goes on from what the kernel has: each difference is told once.
+/// Describes how the two differ, and sets `expected` to the kernel's value, so that each difference is reported once.
 fn difference(what: &str, expected: &mut Counter, counted: Counter) -> String {
     let wanted = std::mem::replace(expected, counted);
     if wanted == counted {

@@ -1,5 +1,5 @@
-//! The router that all cases are about: its neighbours, ports and kernel routes; and running a frame through the forwarding core
-//! on the host. Its routes stand in the case files.
+//! The router that all cases are about: its neighbours, ports and kernel routes. Also runs a frame through the
+//! forwarding core on the host. The routes are in the case files.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,7 +20,7 @@ use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Mac};
 
 use super::notation::{OWN_MAC, OWN_V4, OWN_V6};
 
-/// Small tables: a label, stack or counter slot beyond the end is soon found.
+/// Small tables, so that tests soon reach a label, stack or counter slot beyond the end.
 pub const CAPACITY: Capacity = Capacity {
     labels: 1024,
     adjacencies: MAX_ADJACENCIES,
@@ -30,13 +30,13 @@ pub const CAPACITY: Capacity = Capacity {
     prefixes: MAX_FTN,
 };
 
-/// Ports that frames can leave by. Others are in no DEVMAP.
+/// Ports through which frames can leave. Others are not in the DEVMAP.
 pub const TX_PORTS: [u16; 4] = [10, 11, 13, 14];
 
-/// VIDs of the sub-interfaces of the port at which frames of cases arrive, outer and inner; 0: there is no inner one.
+/// VIDs, outer and inner, of the sub-interfaces of the port at which frames of cases arrive; 0 means no inner tag.
 pub const ARRIVAL_TAGS: [(u16, u16); 2] = [(100, 0), (100, 10)];
 
-/// Sub-interfaces of each port in random tables.
+/// How many sub-interfaces each port has in random tables.
 pub const SUB_INTERFACES: usize = 3;
 
 /// The number of one of a port's sub-interfaces.
@@ -44,21 +44,21 @@ pub fn sub_interface(parent: Settings, index: usize) -> u16 {
     100 + parent.port() as u16 * SUB_INTERFACES as u16 + index as u16
 }
 
-/// The number of one of those that cases have, by [`ARRIVAL_TAGS`].
+/// The number of one of the sub-interfaces in cases, by its index in [`ARRIVAL_TAGS`].
 pub fn arrival_sub_interface(parent: Settings, index: usize) -> u16 {
     150 + (parent.port() as usize * ARRIVAL_TAGS.len() + index) as u16
 }
 
-/// TTL of labels pushed in pipe mode; not 255, which nobody would notice.
+/// TTL of labels pushed in pipe mode; not 255, which would hide mistakes.
 pub const TUNNEL_TTL: u8 = 200;
 
-/// A neighbour: the cases call it by its device.
+/// A neighbour, which cases name by its device.
 pub struct Neighbour {
     pub dev: &'static str,
     pub adjacency: Option<Adjacency>,
 }
 
-/// Every neighbour has its own MAC addresses, so that a frame shows where it was sent.
+/// Each neighbour has its own MAC addresses, so that a frame shows where it was sent.
 pub fn neighbours() -> [Neighbour; 7] {
     let neighbour = |dev, number, port, mtu| Neighbour {
         dev,
@@ -97,8 +97,8 @@ pub fn neighbours() -> [Neighbour; 7] {
     ]
 }
 
-/// What the kernel has routes to, besides a default route: within FTN prefixes, towards sources of packets, and where the
-/// router's own addresses are.
+/// The kernel's routes, besides a default route: within FTN prefixes, towards sources of packets, and for the router's
+/// own networks.
 pub const KERNEL_ROUTES: [&str; 6] = [
     "10.1.9.0/24",
     "2001:db8:1:9::/64",
@@ -108,7 +108,7 @@ pub const KERNEL_ROUTES: [&str; 6] = [
     "2001:db8:f0::/64",
 ];
 
-/// Of the network that the router's IPv4 address is in.
+/// The broadcast address of the network of the router's IPv4 address.
 pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 
 /// Installs the standing routes, claims and neighbours.
@@ -131,8 +131,9 @@ pub fn install<T: Tables>(tables: T) -> Lfib<T> {
     lfib
 }
 
-/// The settings that a program can be frozen with: every TTL mode, with TC propagation and without. Each is at a port of
-/// its own. Those with it take frames in several buffers; of the others each treats unfinished checksums in another way.
+/// The settings that can be frozen into a program: every TTL mode, with and without TC propagation, each on its own
+/// port. Those with TC propagation accept multi-buffer frames; each of the others treats unfinished checksums in a
+/// different way.
 pub fn settings() -> Vec<Settings> {
     let modes = [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux];
     let both = modes.into_iter().flat_map(|mode| [(mode, false), (mode, true)]);
@@ -145,7 +146,7 @@ pub fn settings() -> Vec<Settings> {
             };
             Settings::new(port as u32, mode, TUNNEL_TTL, tc, false)
                 .with_frags(tc)
-                // The host's frames in several buffers have lost what would be summed.
+                // On the host, multi-buffer frames lack the bytes to sum.
                 .with_checksum(if tc { Checksum::Trust } else { checksum })
         })
         .collect()
@@ -154,7 +155,7 @@ pub fn settings() -> Vec<Settings> {
 /// The kinds of ports that frames arrive at.
 pub const PORT_KINDS: [&str; 5] = ["core", "labels", "ip", "local", "tx"];
 
-/// What the kinds of ports look like in `PORTS`.
+/// The `PORTS` entry of a kind of port.
 pub fn port_word(kind: &str) -> PortWord {
     let flags = match kind {
         "core" => PortWord::MPLS | PortWord::IMPOSE,
@@ -167,7 +168,7 @@ pub fn port_word(kind: &str) -> PortWord {
     PortWord::new(OWN_MAC, flags)
 }
 
-/// Has frames arrive at a port of this kind, and at its sub-interfaces.
+/// Makes frames arrive at a port of this kind, and at its sub-interfaces.
 pub fn store_port(tables: &mut impl Tables, settings: Settings, word: PortWord) {
     tables.store_port(settings.port() as u16, word);
     for (index, (outer, inner)) in ARRIVAL_TAGS.into_iter().enumerate() {
@@ -183,9 +184,9 @@ pub fn store_port(tables: &mut impl Tables, settings: Settings, word: PortWord) 
 pub struct Outcome {
     pub verdict: Verdict,
     pub frame: Vec<u8>,
-    /// How many bytes of the frame are in other buffers, behind `frame`.
+    /// How many bytes of the frame are in other buffers, after `frame`.
     pub missing: usize,
-    /// What it added to route counters, by slot; slot 0 is nobody's.
+    /// What it added to route counters, by slot; slot 0 is unused.
     pub counted: HashMap<u32, Counter>,
 }
 

@@ -1,9 +1,9 @@
 //! The conformance suite: rules of the RFCs and of `docs/semantics.md`, and cases that show them. Both are files in
-//! `conformance/`, for people to read and to add to; here they are read, run and made a table of.
+//! `conformance/`, for people to read and extend; this module reads them, runs them and makes the table.
 //!
-//! A case is a frame and what becomes of it. It is run three times: by the forwarding core and the slow path on the host
-//! ([`host`]), by the XDP program through BPF_PROG_TEST_RUN ([`kernel`]), and by `mplsxdp load` between real veth ports
-//! ([`veth`]).
+//! A case is a frame and what happens to it. It is run three times: by the forwarding core and the slow path on the
+//! host ([`host`]), by the XDP program through BPF_PROG_TEST_RUN ([`kernel`]), and by `mplsxdp load` between real veth
+//! ports ([`veth`]).
 
 pub mod cases;
 pub mod host;
@@ -26,7 +26,7 @@ pub use cases::{Case, Line};
 pub use problem::{Place, Problem};
 use rules::Source;
 
-/// All that the data files say.
+/// The contents of the data files.
 pub struct Suite {
     pub cases: Vec<Case>,
     pub routes: Vec<Route>,
@@ -34,7 +34,7 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Reads the files; the error has everything that is wrong in them.
+    /// Reads the files; the error has all problems in them.
     pub fn read() -> Result<Self, Vec<Problem>> {
         let directory = source_tree().join("conformance");
         let (cases, rules) = (
@@ -67,7 +67,7 @@ impl Suite {
     }
 }
 
-/// The suite, read once. Panics where it cannot be read: what is wrong is then for the person who wrote it.
+/// The suite, read once. Panics if it cannot be read; the message is for the author of the file.
 pub fn suite() -> &'static Suite {
     static SUITE: OnceLock<Suite> = OnceLock::new();
     SUITE.get_or_init(|| {
@@ -78,7 +78,7 @@ pub fn suite() -> &'static Suite {
     })
 }
 
-/// Where the source tree is, if not where this was compiled: as in a guest.
+/// Names the source tree, if it is not where this was compiled, such as in a guest.
 const SOURCE_VARIABLE: &str = "MPLSXDP_SOURCE";
 
 /// The root of the source tree.
@@ -87,12 +87,12 @@ fn source_tree() -> PathBuf {
     std::env::var_os(SOURCE_VARIABLE).map_or_else(compiled, PathBuf::from)
 }
 
-/// A case that did not come out as written.
+/// A case whose result was not as written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// Its name.
+    /// The name of the case.
     pub case: String,
-    /// The line, the options, and what came out instead.
+    /// The line, the options, and what happened instead.
     pub text: String,
 }
 

@@ -44,13 +44,13 @@ use mplsxdp_common::wire::{
 
 /// The MAC address of the port at which frames arrive.
 pub const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-/// Who sends them.
+/// The MAC address of their sender.
 pub const PEER_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
 
 /// This router's addresses, on the port that most frames arrive at.
 pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf0, 0, 0, 0, 0, 1);
-/// Where packets come from, unless they say otherwise.
+/// The source of packets, unless they name another.
 const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
@@ -66,7 +66,7 @@ pub struct Frame {
     pub source: Mac,
     /// Outermost first.
     pub tags: Vec<Tag>,
-    /// `None`: what the contents are.
+    /// `None`: the type that matches the contents.
     pub ethertype: Option<u16>,
     pub stack: Vec<Lse>,
     pub payload: Payload,
@@ -95,7 +95,7 @@ pub struct Packet {
     pub v6_source: Ipv6Addr,
     pub ttl: u8,
     pub tos: u8,
-    /// Those of TCP, UDP and SCTP have ports.
+    /// TCP, UDP and SCTP have ports.
     pub protocol: u8,
     pub source_port: u16,
     pub port: u16,
@@ -103,9 +103,9 @@ pub struct Packet {
     pub hop_options: u8,
     /// Offset and flags of IPv4.
     pub fragment: u16,
-    /// The same of a Fragment header.
+    /// The same for a Fragment header.
     pub fragment_header: Option<u16>,
-    /// Of an IPv4 header.
+    /// For an IPv4 header.
     pub checksum: Option<u16>,
     pub size: Option<usize>,
     pub version: Option<u8>,
@@ -118,8 +118,8 @@ pub struct Packet {
     pub icmp: Option<Icmp>,
 }
 
-/// An ICMP message (RFC 792, RFC 4443), with an extension structure (RFC 4884) that shows a label stack (RFC 4950) if it is
-/// not empty. Laid out here by hand, and not by what the slow path builds with.
+/// An ICMP message (RFC 792, RFC 4443), with an extension structure (RFC 4884) that shows a label stack (RFC 4950) if
+/// it is not empty. Its layout is written here independently of the slow path.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Icmp {
     pub kind: u8,
@@ -134,8 +134,8 @@ pub struct Icmp {
 
 impl Icmp {
     fn to_bytes(&self, source: IpAddr, destination: IpAddr) -> Vec<u8> {
-        // The length of what is quoted stands in byte 5 in units of 4, in byte 4 in units of 8; a message is at most 576 bytes
-        // long (RFC 1812 section 4.3.2.3), or 1280.
+        // The length of the quoted packet is in byte 5 in units of 4, or in byte 4 in units of 8; a message is at most
+        // 576 bytes long (RFC 1812 section 4.3.2.3), or 1280.
         let (unit, place, longest) = match source {
             IpAddr::V4(_) => (4, 5, 576 - IPV4_HLEN),
             IpAddr::V6(_) => (8, 4, 1280 - IPV6_HLEN),
@@ -153,7 +153,7 @@ impl Icmp {
             message.extend(&quotes[..wanted.min(longest - 8)]);
         } else {
             let extension = 8 + shows.len() * LSE_LEN;
-            // RFC 4884 section 3 asks for this at least, and readers look for the extension behind it.
+            // RFC 4884 section 3 requires at least this, and readers look for the extension after it.
             const QUOTED: usize = 128;
             message[place] = (QUOTED / unit) as u8;
             message.extend(&quotes[..wanted.min(QUOTED)]);
@@ -261,7 +261,7 @@ impl Packet {
         }
         let data = bytes.len()..self.size().max(bytes.len());
         bytes.extend(data.map(|index| index as u8));
-        // Ethernet padding, or what a driver leaves behind: never touched.
+        // Ethernet padding, or bytes that a driver leaves behind: never touched.
         bytes.extend((0..self.trailer).map(|index| 0xe0 | index as u8));
         bytes
     }
@@ -276,7 +276,7 @@ impl Packet {
         }
     }
 
-    /// Of a protocol that has ports.
+    /// For a protocol that has ports.
     fn transport_header(&self) -> Vec<u8> {
         let ports = [self.source_port, self.port].map(u16::to_be_bytes).concat();
         let rest: &[u8] = match self.protocol {
@@ -318,7 +318,7 @@ impl Packet {
         let mut header = vec![0; IPV6_HLEN];
         header[0] = self.version.unwrap_or(6) << 4 | self.tos >> 4;
         header[1] = self.tos << 4;
-        // A flow label, which this router's own messages have not.
+        // A flow label, which this router's own messages do not have.
         if self.icmp.is_none() {
             header[1] |= 0x5;
             header[2..4].copy_from_slice(&[0xab, 0xcd]);
@@ -348,7 +348,7 @@ impl Packet {
     }
 }
 
-/// The sum of RFC 1071: 0xffff over an IPv4 header whose checksum is right.
+/// The sum of RFC 1071: 0xffff over an IPv4 header with a correct checksum.
 pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
     let sum: u32 = bytes
         .chunks(2)
@@ -359,7 +359,7 @@ pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
 }
 
 impl Frame {
-    /// Panics where `text` is not in the notation: it stands in a test.
+    /// Panics if `text` is not in the notation: it is written in a test.
     pub fn parse(text: &str) -> Self {
         Self::read(text).unwrap_or_else(|problem| panic!("{problem}"))
     }
@@ -394,7 +394,7 @@ impl Frame {
 }
 
 impl Payload {
-    /// What may follow a stack, alone.
+    /// Only what may follow a stack.
     pub fn read(text: &str) -> Result<Self, String> {
         let read = Reader::new(text).payload();
         read.map_err(|problem| format!("{problem}, in the packet `{text}`"))
@@ -408,7 +408,7 @@ impl Payload {
     }
 }
 
-/// The words of `text`, an entry of a stack being one.
+/// The words of `text`; an entry of a stack is one word.
 fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for part in text.split_whitespace() {
@@ -423,9 +423,9 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Words that stand before the stack.
+/// Words that come before the stack.
 const LINK_WORDS: [&str; 5] = ["for", "src", "type", "tag", "stag"];
-/// Words of one family or kind of packet, and what others have instead.
+/// Words that belong to one family or kind of packet, and the words to use instead in others.
 const IPV4_WORDS: [&str; 4] = ["options", "fragment", "ihl", "checksum"];
 const IPV6_WORDS: [&str; 2] = ["hopopts", "fraghdr"];
 const ICMP_WORDS: [&str; 4] = ["mtu", "shows", "quoted", "quotes"];
@@ -475,7 +475,7 @@ impl Reader {
         Ok(frame)
     }
 
-    /// Entries, as many as follow each other. The last one has the S bit, and no other, unless they say so.
+    /// Consecutive entries. The last one has the S bit, and the others do not, unless they say so.
     fn stack(&mut self) -> Result<Vec<Lse>, String> {
         let mut entries = Vec::new();
         while let Some(word) = self.words.next_if(|word| word.starts_with('[')) {
@@ -490,7 +490,7 @@ impl Reader {
         Ok(stack.collect())
     }
 
-    /// To the end.
+    /// The payload, to the end.
     fn payload(&mut self) -> Result<Payload, String> {
         let kind = self.words.next().unwrap_or_default();
         let payload = match kind.as_str() {
@@ -523,7 +523,7 @@ impl Reader {
         }
     }
 
-    /// The words of a packet, whose family and kind are known.
+    /// The words of a packet of known family and kind.
     fn packet(&mut self, mut packet: Packet) -> Result<Packet, String> {
         let v6 = packet.destination.is_ipv6();
         let mut seen = BTreeSet::new();
@@ -591,7 +591,7 @@ impl Reader {
         text.parse().map_err(|_| format!("`{word} {text}`: {what} follows"))
     }
 
-    /// A number between these.
+    /// A number in this range.
     fn number<T: TryFrom<u64>>(&mut self, word: &str, range: RangeInclusive<u64>) -> Result<T, String> {
         let text = self.argument(word, "a number")?;
         in_range(&text, range).map_err(|right| format!("`{word} {text}`: {right}"))
@@ -619,7 +619,7 @@ fn once(seen: &mut BTreeSet<String>, word: &str) -> Result<(), String> {
     }
 }
 
-/// That no word of a packet takes away what another one says.
+/// Checks that no word of a packet contradicts another.
 fn go_together(seen: &BTreeSet<String>, packet: &Packet) -> Result<(), String> {
     let find = |words: &[&'static str]| Vec::from_iter(words.iter().copied().filter(|&word| seen.contains(word)));
     let transports = find(&["udp", "tcp", "sctp"]);
@@ -650,7 +650,7 @@ fn go_together(seen: &BTreeSet<String>, packet: &Packet) -> Result<(), String> {
     }
 }
 
-/// Why a word cannot stand behind the payload, if it is one that stands before.
+/// Why a word cannot follow the payload, if it is one that must come before.
 fn misplaced(word: &str) -> Option<String> {
     if word.starts_with('[') {
         Some(format!(
@@ -665,7 +665,7 @@ fn misplaced(word: &str) -> Option<String> {
     }
 }
 
-/// That a packet of this family and kind has such a word.
+/// Checks that a packet of this family and kind can have such a word.
 fn fits(word: &str, packet: &Packet) -> Result<(), String> {
     let v6 = packet.destination.is_ipv6();
     let of_icmp = packet.icmp.is_some();
@@ -706,7 +706,8 @@ fn fits(word: &str, packet: &Packet) -> Result<(), String> {
     }))
 }
 
-/// An entry without its S bit, what was said about that, and how many of them. The error is what would be right.
+/// An entry without its S bit, what was said about that bit, and how many of the entry. The error is what would be
+/// right.
 fn entry(text: &str) -> Result<(Lse, Option<bool>, usize), String> {
     let right =
         || "an entry is [LABEL TTL] or [LABEL TTL/TC], with ` s` or ` -` for the S bit before the `]`".to_owned();
@@ -757,14 +758,14 @@ pub fn hex(word: &str) -> Result<Vec<u8>, String> {
     pairs.map(byte).collect::<Option<_>>().ok_or_else(|| word.to_owned())
 }
 
-/// What lies in a frame after its Ethernet header, as far as it can be told.
+/// The parts of a frame after its Ethernet header, as far as they can be recognised.
 pub struct Anatomy<'a> {
     /// Outermost first.
     pub tags: Vec<Tag>,
-    /// What is beneath the tags; zero where the frame ends before.
+    /// The EtherType beneath the tags; zero if the frame ends before.
     pub ethertype: u16,
     pub stack: Vec<Lse>,
-    /// What follows the bottom of the stack, or the Ethernet header of an unlabelled frame.
+    /// The bytes after the bottom of the stack, or after the Ethernet header of an unlabelled frame.
     pub payload: &'a [u8],
 }
 
@@ -800,7 +801,7 @@ pub fn anatomy(frame: &[u8]) -> Anatomy<'_> {
     }
 }
 
-/// A frame in the notation, as far as it goes, and in hex.
+/// A frame in the notation, as far as possible, and in hex.
 pub fn show(frame: &[u8]) -> String {
     let mut text = String::new();
     let Anatomy {
@@ -888,7 +889,7 @@ mod tests {
         assert!(show(&frame).contains(" stag 100/5 tag 10/0 [100 64/0] ip ttl 64 "));
     }
 
-    /// What is wrong, in backquotes, and something of what would be right.
+    /// The wrong word, in backquotes, and a part of what would be right.
     #[test]
     fn an_error_names_the_word_that_is_not_a_frame() {
         for (text, wrong, right) in [
@@ -923,7 +924,7 @@ mod tests {
             // Each word once.
             ("ip ttl 3 ttl 4", "`ttl`", "twice"),
             ("type 0x0800 type 0x86dd ip", "`type`", "twice"),
-            // Of the other family or kind.
+            // Words of the other family or kind.
             ("ip to 2001:db8::1", "`to 2001:db8::1`", "an IPv4 address"),
             ("ip from 2001:db8::1", "`from 2001:db8::1`", "an IPv4 address"),
             ("ip6 to 10.1.0.1", "`to 10.1.0.1`", "an IPv6 address"),
@@ -938,7 +939,7 @@ mod tests {
             ("ip quotes ip", "`quotes`", "icmp TYPE/CODE"),
             ("icmp 11/0 size 60", "`size`", "shows"),
             ("icmp 11/0 udp 3", "`udp`", "shows"),
-            // What takes away what another word says.
+            // Words that contradict another.
             ("ip proto 6 udp 99", "`udp`", "no ports"),
             ("ip udp 3 data 64", "`udp`", "no ports"),
             ("ip sport 3 proto 47", "`sport`", "no ports"),
@@ -956,7 +957,7 @@ mod tests {
             ("ip size 27", "`size 27`", "28 bytes"),
             ("ip6 size 39", "`size 39`", "48 bytes"),
             ("ip6 hopopts 1 proto 59 size 47", "`size 47`", "48 bytes"),
-            // What is missing, or is nothing that could be read.
+            // Something is missing, or nothing could be read.
             ("ip ttl", "`ttl`", "a number follows"),
             ("ip ttl x", "`ttl x`", "a number from 0 to 255"),
             ("hex 0g", "`hex 0g`", "two digits"),

@@ -1,4 +1,4 @@
-//! What is wrong with a data file, and where.
+//! Problems in data files, and their places.
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Files are called by their folder and name.
+    /// The name of a file is its folder and name.
     pub fn new(path: &Path, line: usize) -> Self {
         let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
         let file = parts[parts.len().saturating_sub(2)..].join("/");

@@ -1,5 +1,5 @@
-//! Random tables and frames from a small world, so that a random frame often meets a route: labels below [`LABELS`], a few
-//! prefixes, next hops, stacks and counter slots, and some of each that do not exist.
+//! Random tables and frames from a small world, so that a random frame often meets a route: labels below [`LABELS`], a
+//! few prefixes, next hops, stacks and counter slots, and some of each that do not exist.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
@@ -24,7 +24,7 @@ const ADJACENCIES: u8 = 8;
 const STACKS: u32 = 16;
 const SLOTS: u32 = 32;
 const GROUPS: u32 = 4;
-/// VIDs of each port's sub-interfaces; [`lab::sub_interface`] are their numbers.
+/// VIDs of each port's sub-interfaces, whose numbers are [`lab::sub_interface`].
 const SUB_INTERFACES: [(u16, u16); lab::SUB_INTERFACES] = [(5, 0), (6, 0), (6, 7)];
 const DOMAINS: [Domain; 3] = [Domain::NO_VRF, Domain(1), Domain(7)];
 const PREFIXES: [&str; 12] = [
@@ -42,22 +42,22 @@ const PREFIXES: [&str; 12] = [
     "2001:db8:1:2::3/128",
 ];
 
-/// Everything that the program reads, but for its settings.
+/// Everything that the program reads, except its settings.
 #[derive(Clone, Debug)]
 pub struct World {
     ilm: Vec<RouteEntry>,
     adjacencies: Vec<Adjacency>,
     stacks: Vec<LabelStack>,
-    /// Of each of [`DOMAINS`], the entry of each prefix.
+    /// For each of [`DOMAINS`], the entry of each prefix.
     ftn: Vec<Vec<Option<RouteEntry>>>,
-    /// Of each group, entries that take turns in its buckets.
+    /// For each group, the entries that take turns in its buckets.
     groups: Vec<Vec<RouteEntry>>,
-    /// Each port of [`lab::settings`], and its sub-interfaces, where it has them.
+    /// Each port of [`lab::settings`], and its sub-interfaces if it has them.
     ports: Vec<(PortWord, [Option<PortWord>; lab::SUB_INTERFACES])>,
 }
 
 impl World {
-    /// Writes all of it over what an earlier world left.
+    /// Writes everything over the contents of an earlier world.
     pub fn store(&self, tables: &mut impl Tables) {
         for (label, &entry) in (0..).zip(&self.ilm) {
             tables.store_ilm(Label::new(label).unwrap(), entry);
@@ -100,7 +100,7 @@ impl World {
 }
 
 pub fn world() -> impl Strategy<Value = World> {
-    // An entry for each label, special ones among them: those must not be looked at.
+    // An entry for each label, also for special ones: those must not be looked up.
     let ilm = prop::collection::vec(route_entry(), LABELS as usize);
     let adjacencies: Vec<_> = (0..ADJACENCIES).map(adjacency).collect();
     let stacks = prop::collection::vec(label_stack(), STACKS as usize);
@@ -161,7 +161,7 @@ fn entry(op: impl Strategy<Value = Op>) -> impl Strategy<Value = RouteEntry> {
     prop_oneof![30 => sensible, 1 => any::<u64>().prop_map(RouteEntry::from_bits)]
 }
 
-/// Every one has its own MAC addresses, so that a frame shows where it was sent.
+/// Each has its own MAC addresses, so that a frame shows where it was sent.
 fn adjacency(index: u8) -> impl Strategy<Value = Adjacency> {
     let destination = prop_oneof![9 => Just(Mac([2, 1, 0, 0, index, 1])), 1 => Just(Mac::ZERO)];
     let port = prop_oneof![8 => select(lab::TX_PORTS.to_vec()), 1 => any::<u16>()];
@@ -189,7 +189,7 @@ fn label_stack() -> impl Strategy<Value = LabelStack> {
 fn label() -> impl Strategy<Value = Label> {
     let value = prop_oneof![
         12 => 16..LABELS,
-        // Explicit nulls and entropy label indicators more often than what only ends in a drop.
+        // Explicit nulls and entropy label indicators more often than labels that only end in a drop.
         3 => select(vec![0u32, 2, 7]),
         1 => 0u32..16,
         1 => select(vec![LABELS, lab::CAPACITY.labels - 1, lab::CAPACITY.labels, 1_048_575]),
@@ -211,7 +211,7 @@ pub fn frame() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Puts the sum of the pseudo-header in the place of a TCP or UDP checksum, as a sender does that leaves the rest to its NIC.
+/// Replaces a TCP or UDP checksum with the sum of the pseudo-header, like a sender that leaves the rest to its NIC.
 fn leave_unfinished(frame: &mut [u8]) {
     let ip = frame.len() - anatomy(frame).payload.len();
     let found = match frame.get(ip..) {
@@ -222,7 +222,7 @@ fn leave_unfinished(frame: &mut [u8]) {
         }
         Some(packet @ [first, ..]) if first >> 4 == 6 && packet.len() >= 40 => {
             let end = 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
-            // Behind Hop-by-Hop Options, where they are.
+            // After Hop-by-Hop Options, if there are any.
             let (protocol, header) = match (packet[6], packet.get(40..42)) {
                 (0, Some(&[next, words])) => (next, 48 + usize::from(words) * 8),
                 (protocol, _) => (protocol, 40),
@@ -251,7 +251,7 @@ fn leave_unfinished(frame: &mut [u8]) {
     }
 }
 
-/// Some of these with bytes changed, or their end missing.
+/// Some of these with changed bytes, or without their end.
 pub fn damaged(whole: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let damage = prop_oneof![
         8 => Just(Vec::new()),
@@ -259,7 +259,7 @@ pub fn damaged(whole: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = V
     ];
     (whole, damage, weighted(0.1, any::<Index>())).prop_map(|(mut bytes, damage, length)| {
         for (place, value) in damage {
-            // Headers are worth more damage than data.
+            // Damage in headers is worth more than in data.
             let reach = bytes.len().min(80);
             bytes[place.index(reach)] = value;
         }

@@ -1,4 +1,4 @@
-//! The table of rules: for the terminal with what came out, for `docs/conformance.md` as it is when all is well.
+//! The table of rules: for the terminal with the results, for `docs/conformance.md` as it is when everything passes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use super::{Case, Failure, Suite, source_tree};
 /// Where the table is, from the root of the source tree.
 pub const DOCUMENT: &str = "docs/conformance.md";
 
-/// Cases that did not come out as written, by the place where they ran.
+/// Cases whose results were not as written, by where they ran.
 #[derive(Default)]
 pub struct Results {
     pub host: Vec<Failure>,
@@ -22,7 +22,7 @@ impl Results {
         [("host", &self.host), ("kernel", &self.kernel), ("veth", &self.veth)]
     }
 
-    /// Each with the place where it happened.
+    /// Each with where it happened.
     pub fn failures(&self) -> impl Iterator<Item = (&'static str, &Failure)> {
         let all = self.all().into_iter();
         all.flat_map(|(place, failures)| failures.iter().map(move |failure| (place, failure)))
@@ -34,7 +34,7 @@ impl Results {
     }
 }
 
-/// What a rule's cases come to.
+/// The results of a rule's cases.
 struct Shown<'a> {
     cases: Vec<&'a Case>,
     /// Frames, on the host and in the kernel; and those that can be sent to real ports.
@@ -82,7 +82,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// The table with what came out.
+/// The table with the results.
 pub fn terminal(suite: &Suite, results: &Results) -> String {
     let mut text = String::new();
     for Source { title, rules } in &suite.rules {
@@ -107,7 +107,7 @@ pub fn terminal(suite: &Suite, results: &Results) -> String {
     text
 }
 
-/// `docs/conformance.md`, as it is when every case comes out as written.
+/// `docs/conformance.md`, as it is when every case passes.
 pub fn markdown(suite: &Suite) -> String {
     let results = Results::default();
     let rules = || suite.rules.iter().flat_map(|source| &source.rules);
@@ -189,7 +189,7 @@ fn row(suite: &Suite, rule: &Rule, results: &Results) -> String {
     )
 }
 
-/// That the committed page is what the files make; the error says how it comes to be.
+/// Checks that the committed page matches the files; the error says how to regenerate it.
 pub fn check_document(suite: &Suite) -> Result<(), String> {
     let path = source_tree().join(DOCUMENT);
     let committed = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {DOCUMENT}: {error}"))?;

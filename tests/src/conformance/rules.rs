@@ -1,4 +1,4 @@
-//! Reads the rules, and finds those that nothing shows. `conformance/README.md` says how they are written.
+//! Reads the rules, and finds those that nothing shows; `conformance/README.md` describes them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,23 +24,23 @@ pub struct Rule {
     pub place: Place,
 }
 
-/// Whether a rule is kept.
+/// How a rule is met.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// The cases that cite it show it.
+    /// Shown by the cases that cite it.
     ByCases,
-    /// Tests of the project that are no cases show it: what needs time, rates or several boxes.
+    /// Shown by other tests of the project: rules about time, rates or several routers.
     ByTests(Vec<Test>),
-    /// It is not kept, and why.
+    /// Not met, with the reason.
     NotMet(String),
-    /// It is for something else than a data plane, and for what.
+    /// Not a rule for a data plane, with what it is for.
     NotThisPlane(String),
 }
 
 /// A test of the project.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Test {
-    /// From the root of the source tree.
+    /// The path from the root of the source tree.
     pub file: String,
     pub name: String,
 }
@@ -73,7 +73,7 @@ pub fn read(directory: &Path) -> Result<Vec<Source>, Vec<Problem>> {
         }
         let mut unreadable = false;
         for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
-            // What is said of a rule that cannot be read belongs to no other.
+            // The lines of an unreadable rule do not belong to another rule.
             if line.starts_with(char::is_whitespace) && unreadable {
                 continue;
             }
@@ -134,7 +134,7 @@ fn read_line(source: &mut Source, place: &Place, line: &str) -> Result<(), Strin
     Ok(())
 }
 
-/// The test must be there.
+/// The test must exist.
 fn test(text: &str) -> Result<Test, String> {
     let (file, name) = text
         .split_once(' ')
@@ -159,7 +159,7 @@ fn has_test(code: &str, name: &str) -> bool {
         match line {
             "#[test]" => is_test = true,
             line if is_test && line.starts_with(&function) => return true,
-            // Other attributes and comments may stand between.
+            // Other attributes and comments may come between.
             line if line.starts_with("#[") || line.starts_with("//") => {}
             _ => is_test = false,
         }
@@ -172,7 +172,7 @@ fn has_test(code: &str, name: &str) -> bool {
     trials.any(|line| line.contains(&name) && !line.trim().starts_with("//"))
 }
 
-/// What rules and cases have to do with each other, and have not.
+/// Finds rules and cases that should refer to each other but do not.
 pub fn check(sources: &[Source], cases: &[Case]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut known = BTreeSet::new();

@@ -34,15 +34,15 @@ use crate::{End, Lab, Netns, Router, Tap, link, wait};
 
 /// Ports that frames arrive at, and their names in the statistics.
 const ARRIVAL: [(&str, &str); 4] = [("core", "core"), ("ip", "ip"), ("tx", "tx"), ("local", "mpls0-port")];
-/// Frames of this EtherType are for nobody: IEEE 802 has it for local experiments.
+/// An EtherType that nothing uses: IEEE 802 reserves it for local experiments.
 const MARKER: u16 = 0x88b5;
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Larger than what comes out has to be, so that there is something to be too big.
+/// Larger than the MTU on the way out, so that frames can be too big.
 const ARRIVAL_MTU: u32 = 2000;
-/// Outcomes that are counted besides the one in which a frame ends.
+/// Outcomes that are counted in addition to the one in which a frame ends.
 const BESIDES: [&str; 3] = ["held", "hold-expired", "router-alert"];
 
-/// Runs the lines of these cases that can be had on real ports, with all their options.
+/// Runs the lines of these cases that are possible on real ports, with all their options.
 pub fn run(cases: &[&Case]) -> Result<Vec<Failure>> {
     let cables = Cables::new()?;
     let lines = || {
@@ -62,7 +62,7 @@ pub fn run(cases: &[&Case]) -> Result<Vec<Failure>> {
     for options in sets {
         let ours = lines().filter(|(_, line)| line.no_veth.is_none() && line.options.contains(&options));
         let ours: Vec<_> = ours.collect();
-        // On a slow machine, what says nothing for long is taken for dead.
+        // On a slow machine, a run that prints nothing for long looks dead.
         eprintln!("conformance on real ports: {} frames with {options:?}", ours.len());
         let found = Running::new(&cables, options)
             .and_then(|running| running.run(&ours))
@@ -85,7 +85,7 @@ impl Cables {
     fn new() -> Result<Self> {
         let lab = Lab::new()?;
         let (router, outside) = (lab.netns("router")?, lab.netns("outside")?);
-        // Where nothing needs it there is no IPv6, which would send frames of its own.
+        // Without IPv6 unless a case needs it, because IPv6 sends frames of its own.
         for netns in [&router, &outside] {
             netns.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
         }
@@ -102,7 +102,7 @@ impl Cables {
         ] {
             router.ip(line)?;
         }
-        // What the kernel routes goes back to where frames come from.
+        // Packets that the kernel routes go back to where frames come from.
         for (gateway, family) in [("10.0.1.2", "-4"), ("2001:db8:f0::2", "-6")] {
             router.ip(&format!(
                 "neigh replace {gateway} lladdr {PEER_MAC} dev core nud permanent"
@@ -123,7 +123,7 @@ impl Cables {
             }
             let (near, far) = (End::new(&router, name), End::new(&outside, name));
             match neighbour.adjacency {
-                // Nobody there knows the address.
+                // No machine there has the address.
                 None => link(far, near)?,
                 Some(adjacency) if lab::TX_PORTS.contains(&adjacency.port()) => {
                     let mtu = adjacency.mtu().into();
@@ -151,7 +151,7 @@ impl Cables {
     }
 }
 
-/// The kernel has no device for those.
+/// Whether it is a sub-interface, which has no kernel device.
 fn is_sub_interface(dev: &str) -> bool {
     dev.contains('.')
 }
@@ -161,7 +161,7 @@ fn cable(dev: &'static str) -> &'static str {
     dev.split_once('.').map_or(dev, |(parent, _)| parent)
 }
 
-/// What the statistics call the port that a frame arrives at.
+/// The name in the statistics of the port at which a frame arrives.
 fn arrival_port(kind: &str, port: &str, frame: &[u8]) -> String {
     let vids: Vec<u16> = anatomy(frame).tags.iter().map(|tag| tag.tci & VLAN_VID_MASK).collect();
     let known = lab::ARRIVAL_TAGS
@@ -200,22 +200,22 @@ struct Running {
     client: Client,
     /// Sends frames to the ports of each kind.
     arrival: HashMap<&'static str, Tap>,
-    /// What the kernel of the router gets from them.
+    /// Receives what the router's kernel gets from those ports.
     kernel: HashMap<&'static str, Tap>,
-    /// What comes out.
+    /// Receives the frames that leave.
     outside: BTreeMap<&'static str, Tap>,
     host: Host,
     markers: u32,
     reasons: Counts,
-    /// What the slow path is to have counted by now.
+    /// What the slow path should have counted by now.
     outcomes: Counts,
-    /// What routes are to have counted by now, by slot.
+    /// What routes should have counted by now, by slot.
     routes: HashMap<u32, Counter>,
-    /// Answers that come later, until they have come.
+    /// Outstanding answers that come later.
     late: RefCell<Vec<Late>>,
 }
 
-/// A frame that comes when it comes, and what is wrong if it never does.
+/// A frame that arrives at some later time, and the failure if it never does.
 struct Late {
     dev: &'static str,
     frame: Vec<u8>,
@@ -284,8 +284,8 @@ impl Running {
         Ok(failures)
     }
 
-    /// Sends the frame of a line and says what is wrong with what comes of it, or nothing. Answers of a `late` line are
-    /// fetched later.
+    /// Sends the frame of a line and returns what is wrong with the result, or an empty string. Answers of a `late`
+    /// line are fetched later.
     fn check(&mut self, line: &Line, late: Option<Failure>) -> Result<String> {
         let kind = ARRIVAL.iter().find(|(kind, _)| *kind == line.port);
         let &(kind, port) = kind.with_context(|| format!("a real router has no port of the kind @{}", line.port))?;
@@ -323,7 +323,8 @@ impl Running {
         Ok(wrong)
     }
 
-    /// Waits until a marker behind the frame has come through. What the kernel got before it is what it was to get.
+    /// Waits until a marker sent after the frame has come through. The kernel must have got exactly what it should
+    /// before the marker.
     fn await_marker(&mut self, kind: &str, line: &Line) -> Result<String> {
         self.markers += 1;
         let marker = [
@@ -359,7 +360,7 @@ impl Running {
         ))
     }
 
-    /// The next frame that comes out of there is this one.
+    /// Checks that the next frame that leaves there is this one.
     fn expect(&self, dev: &'static str, expected: &[u8]) -> Result<String> {
         let tap = self
             .outside
@@ -373,7 +374,7 @@ impl Running {
         }
     }
 
-    /// Adds to what is to be counted.
+    /// Adds to the expected counts.
     fn expect_count(&mut self, line: &Line) {
         if let After::Punted(outcome, _) = &line.after {
             *self.outcomes.entry(outcome.name().into()).or_default() += 1;
@@ -401,7 +402,7 @@ impl Running {
         })
     }
 
-    /// What the fast path has counted since the last look.
+    /// Compares what the fast path has counted since the last check.
     fn check_reasons(&mut self, line: &Line, port: &str) -> Result<String> {
         let (reasons, _) = self.counts()?;
         let mut expected = std::mem::replace(&mut self.reasons, reasons);
@@ -429,11 +430,11 @@ impl Running {
         ))
     }
 
-    /// Waits for the answers that come when waiting for a next hop has come to an end.
+    /// Waits for the answers that come when the wait for a next hop has ended.
     fn fetch_late(&mut self) -> Result<Vec<Failure>> {
         for (name, tap) in &self.outside {
             let awaited = || self.late.borrow().iter().any(|late| late.dev == *name);
-            // What comes otherwise is found when all is counted.
+            // Other frames are found when all is counted.
             while awaited() && tap.receive("", |frame| self.was_late(name, frame)).is_ok() {}
         }
         let missing = self.late.take().into_iter().map(|late| {
@@ -444,7 +445,7 @@ impl Running {
         Ok(missing.collect())
     }
 
-    /// All counters, and that nothing comes out any more.
+    /// Checks all counters, and that no more frames leave.
     fn check_totals(&mut self) -> Result<String> {
         let expected = self.outcomes.clone();
         // The slow path counts a frame after it has sent the answer.
@@ -471,7 +472,7 @@ impl Running {
                 wrong += &format!(" route `{route}` counted {counted:?}, want {expected:?}\n");
             }
         }
-        // What nobody has asked for.
+        // Frames that no case expects.
         let kernel = self
             .kernel
             .iter()
@@ -496,7 +497,7 @@ impl Running {
         }
     }
 
-    /// The neighbour that a frame is for.
+    /// The neighbour that a frame is addressed to.
     fn behind(&self, frame: &[u8]) -> Option<&'static str> {
         let destination = Mac(*frame.first_chunk()?);
         let neighbour = lab::neighbours().into_iter().find(|neighbour| {
@@ -507,7 +508,7 @@ impl Running {
         neighbour.map(|neighbour| cable(neighbour.dev))
     }
 
-    /// Whether a frame is an answer that was to come later, which has come then.
+    /// Whether a frame is an answer that was expected later and has now come.
     fn was_late(&self, dev: &str, frame: &[u8]) -> bool {
         let mut late = self.late.borrow_mut();
         let found = late
@@ -566,7 +567,7 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
     Ok((router, client))
 }
 
-/// A frame for this router is addressed to the port that it goes to.
+/// A frame for this router is addressed to the port that it is sent to.
 fn to_port(kind: &str, frame: &[u8]) -> Vec<u8> {
     match frame.strip_prefix(&OWN_MAC.0) {
         Some(rest) if kind == "local" => [&LOCAL_MAC.0, rest].concat(),
@@ -574,13 +575,13 @@ fn to_port(kind: &str, frame: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What the kernel of the router sends of its own accord: to groups, as no case has it.
+/// Frames that the router's kernel sends by itself: to groups, which no case uses.
 fn is_noise(frame: &[u8]) -> bool {
     frame.first().is_some_and(|byte| byte & 1 != 0)
 }
 
-/// Whether two frames are the same, but for the identification of this router's own IPv4 packets, which counts up; the checksum
-/// over it has to be right.
+/// Whether two frames are the same, except for the identification of this router's own IPv4 packets, which counts up;
+/// the checksum over it must be right.
 fn alike(frame: &[u8], other: &[u8]) -> bool {
     fn masked(frame: &[u8]) -> Option<Vec<u8>> {
         const IPPROTO_ICMP: u8 = 1;

@@ -1,4 +1,4 @@
-//! Routers on an LSP that answer, and labels that nobody knows.
+//! Routers on an LSP that answer, and labels without a route.
 
 use anyhow::{Result, ensure};
 use mplsxdp_tests::frame::{Entry, labelled, udp};
@@ -14,7 +14,7 @@ const DRAWING: &str = "
   10.3.3.2       push 100   label 100   100->110   label 110   dev lo         10.4.4.2
                    dev lo   label 210   210<-200   label 200   push 200
 ";
-/// That no route is for.
+/// A label without a route.
 const UNKNOWN: u32 = 4711;
 const UNKNOWN_FRAMES: usize = 20;
 

@@ -86,7 +86,7 @@ impl Netns {
         Ok(text(&output.stdout))
     }
 
-    /// Runs code in this namespace, on a thread of its own. What it opens stays in the namespace.
+    /// Runs code in this namespace, on a separate thread. Sockets that it opens stay in the namespace.
     pub fn within<T: Send>(&self, code: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let path = format!("/run/netns/{}", self.name());
         let body = || {
@@ -126,7 +126,7 @@ impl<'a> End<'a> {
         }
     }
 
-    /// With the length of its prefix, as "10.3.3.2/24".
+    /// With the length of its prefix, such as "10.3.3.2/24".
     pub fn address(mut self, address: &'a str) -> Self {
         self.addresses.push(address);
         self
@@ -163,9 +163,9 @@ impl<'a> End<'a> {
             netns.ip(&format!("address add {address} dev {interface}"))?;
         }
         netns.ip(&format!("link set dev {interface} up"))?;
-        // A veth takes redirected frames only with GRO, unless it has a program of its own; its peer learns of GRO only
-        // where it is switched on while the veth is up. Other offloads are as the kernel has them: hosts leave
-        // checksums unfinished.
+        // A veth accepts redirected frames only with GRO, unless it has a program of its own; its peer notices GRO only
+        // if it is switched on while the veth is up. Other offloads stay as the kernel sets them: hosts leave checksums
+        // unfinished.
         netns.run(&format!("ethtool --offload {interface} gro on"))?;
         Ok(())
     }
@@ -182,7 +182,7 @@ pub fn link(a: End<'_>, b: End<'_>) -> Result<()> {
     set_up(a, b)
 }
 
-/// Both ends of a cable that is there.
+/// Sets up both ends of an existing cable.
 pub(crate) fn set_up(a: End<'_>, b: End<'_>) -> Result<()> {
     a.set_up()?;
     b.set_up()?;
@@ -199,7 +199,7 @@ pub(crate) fn set_up(a: End<'_>, b: End<'_>) -> Result<()> {
 }
 
 /// A cable that can be listened to: two veth pairs with a bridge between them in namespace `middle`, which has the ends
-/// `a` and `b`. XDP takes and gives frames before any socket sees them, so a direct cable between two routers shows
+/// `a` and `b`. XDP takes and sends frames without any socket seeing them, so a direct cable between two routers shows
 /// nothing.
 pub fn tapped_link(left: End<'_>, middle: &Netns, right: End<'_>) -> Result<()> {
     let mtu = left.mtu.max(right.mtu);

@@ -14,13 +14,13 @@ use crate::Lab;
 use crate::netns::{End, Netns, tapped_link};
 use crate::router::Router;
 
-/// Of the hosts: what they send comes from here.
+/// The hosts' addresses, from which they send.
 pub const LOOPBACK1: &str = "1.1.1.1";
 pub const LOOPBACK2: &str = "2.2.2.2";
 pub const LOOPBACK1_V6: &str = "fd00:1::1";
 pub const LOOPBACK2_V6: &str = "fd00:2::2";
 
-/// What each of them is loaded with, in the order in which they stand.
+/// The options that each of them is loaded with, in the order of the drawing.
 pub const OPTIONS: [&str; 4] = [
     "--iface eth0 --local",
     "--iface eth1 --iface eth2",
@@ -28,14 +28,15 @@ pub const OPTIONS: [&str; 4] = [
     "--iface eth0 --local",
 ];
 
-/// What is typed on the hosts after `ip route add`: the kernel's way to the other one's address is the local port.
+/// The arguments of `ip route add` on the hosts: the kernel's route to the other host's address is through the local
+/// port.
 pub const KERNEL_ROUTES: [&str; 2] = ["2.2.2.2/32 dev mpls0 src 1.1.1.1", "1.1.1.1/32 dev mpls0 src 2.2.2.2"];
 const KERNEL_ROUTES_V6: [&str; 2] = [
     "fd00:2::2/128 dev mpls0 src fd00:1::1",
     "fd00:1::1/128 dev mpls0 src fd00:2::2",
 ];
 
-/// What is typed after `mplsxdp route add`: labels 101 and 111 there, 201 and 211 back.
+/// The arguments of `mplsxdp route add`: labels 101 and 111 there, 201 and 211 back.
 pub const ROUTES: [&[&str]; 4] = [
     &["2.2.2.2/32 encap mpls 101 via inet 10.0.0.1"],
     &["101 as 111 via inet 20.0.0.2", "211 via inet 10.0.0.2"],
@@ -101,7 +102,7 @@ impl OwnTraffic {
         [&self.host1, ubuntu01, ubuntu02, &self.host2]
     }
 
-    /// The kernel's and mplsxdp's, of both families.
+    /// Adds the routes of the kernel and of mplsxdp, for both families.
     pub fn add_routes(&self) -> Result<()> {
         for (index, host) in [&self.host1, &self.host2].into_iter().enumerate() {
             for route in [KERNEL_ROUTES[index], KERNEL_ROUTES_V6[index]] {

@@ -1,4 +1,5 @@
-//! The programs of the test rig: `mplsxdp-ebpf/src/bin/rig.rs`; and what another process can do to the links of a switch.
+//! The programs of the test rig (`mplsxdp-ebpf/src/bin/rig.rs`), and the actions of another process on the links of a
+//! switch.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -13,7 +14,7 @@ use crate::netns::Netns;
 /// The object with all of them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rig.o"));
 
-/// Attaches one of the programs to an interface until the value that is returned goes.
+/// Attaches one of the programs to an interface until the returned value is dropped.
 pub fn attach(netns: &Netns, interface: &str, program: &str) -> Result<Ebpf> {
     netns.within(|| {
         let mut object = EbpfLoader::new()
@@ -29,11 +30,11 @@ pub fn attach(netns: &Netns, interface: &str, program: &str) -> Result<Ebpf> {
     })
 }
 
-/// Notes page pools while it lives.
+/// Records page pools while it lives.
 pub struct PagePools(Ebpf);
 
 impl PagePools {
-    /// Of those that get pages while `process` runs: its own, and some of interrupts.
+    /// Records those that get pages while `process` runs: its own, and some of interrupts.
     pub fn of(process: u32) -> Result<Self> {
         const TRACEPOINT: &str = "page_pool_state_hold";
         let mut loader = EbpfLoader::new();
@@ -50,7 +51,7 @@ impl PagePools {
     }
 }
 
-/// Somebody else's bpf_link.
+/// A bpf_link of another process.
 pub struct ForeignLink(OwnedFd);
 
 impl ForeignLink {
@@ -61,14 +62,14 @@ impl ForeignLink {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(link) }))
     }
 
-    /// As `bpftool link detach`.
+    /// Like `bpftool link detach`.
     pub fn detach(&self) -> Result<()> {
         const BPF_LINK_DETACH: libc::c_long = 34;
         bpf(BPF_LINK_DETACH, [self.descriptor(), 0]).context("cannot detach a link")?;
         Ok(())
     }
 
-    /// Has it run one of the programs of the rig. Returns the id of that.
+    /// Replaces its program with one of the rig's. Returns the id of that.
     pub fn replace(&self, program: &str) -> Result<u32> {
         const BPF_LINK_UPDATE: libc::c_long = 29;
         let mut object = EbpfLoader::new().load(OBJECT)?;

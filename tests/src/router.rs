@@ -1,4 +1,4 @@
-//! `mplsxdp` at work in a namespace, and its command line.
+//! A running `mplsxdp` in a namespace, and its command line.
 
 use std::env;
 use std::io::{Read, Write as _};
@@ -17,7 +17,7 @@ use crate::netns::Netns;
 use crate::tidy::{RUN_DIRECTORY, Reaped, instance_files, spawn};
 use crate::wait;
 
-/// Names the program to use, in place of the one that was built beside this one.
+/// Names the program to use instead of the one that was built together with this one.
 const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(10);
@@ -50,8 +50,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// `mplsxdp load -n NETNS --instance NETNS OPTIONS`, with options as a person types them. Returns once it answers; the
-    /// error of one that ended is what it said.
+    /// Runs `mplsxdp load -n NETNS --instance NETNS OPTIONS`, with options as a person types them. Returns once it
+    /// answers; if it has ended, the error is its output.
     pub fn load(netns: &Netns, options: &str) -> Result<Self> {
         Self::load_instance(netns, netns.name(), options)
     }
@@ -65,12 +65,12 @@ impl Router {
         Self::start(netns, instance, command)
     }
 
-    /// As a command that the caller made.
+    /// Starts a command that the caller prepared.
     pub fn start(netns: &Netns, instance: &str, command: Command) -> Result<Self> {
         Self::start_with_stderr(netns, instance, command, Stdio::piped())
     }
 
-    /// The same with a standard error of the caller's, where what it says goes.
+    /// The same with the caller's standard error for its output.
     pub fn start_with_stderr(netns: &Netns, instance: &str, mut command: Command, stderr: Stdio) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut process = spawn(&mut command)?;
@@ -87,7 +87,7 @@ impl Router {
             if let Some(status) = router.process.child().try_wait()? {
                 bail!("mplsxdp ended ({status}): {}", router.output.whole_text().trim());
             }
-            // Another instance of the name may answer.
+            // Another instance of this name may answer.
             let answer = router.json::<Status>("status");
             Ok(answer
                 .is_ok_and(|status| status.pid == router.process.child().id())
@@ -109,7 +109,7 @@ impl Router {
         PathBuf::from(RUN_DIRECTORY).join(format!("{}.sock", self.instance))
     }
 
-    /// A command of the CLI to this instance, arguments as a person types them. The error is what it said.
+    /// A command of the CLI for this instance, with arguments as a person types them. The error is its output.
     pub fn run(&self, arguments: &str) -> Result<String> {
         let words = ["--instance", &self.instance]
             .into_iter()
@@ -123,7 +123,7 @@ impl Router {
         Ok(self.run_with_warnings(arguments, input)?.0)
     }
 
-    /// What a command that reads `input` printed, and what it said on standard error.
+    /// The output of a command that reads `input`, and its standard error.
     pub fn run_with_warnings(&self, arguments: &str, input: &str) -> Result<(String, String)> {
         let words = ["--instance", &self.instance]
             .into_iter()
@@ -141,7 +141,7 @@ impl Router {
         Ok((answered(arguments, &output)?, warned))
     }
 
-    /// A command with `--json`, its answer read.
+    /// The parsed answer of a command with `--json`.
     pub fn json<T: DeserializeOwned>(&self, arguments: &str) -> Result<T> {
         let text = self.run(&format!("--json {arguments}"))?;
         serde_json::from_str(&text).with_context(|| format!("`mplsxdp --json {arguments}` answered {text}"))
@@ -181,7 +181,7 @@ impl Router {
             .sum())
     }
 
-    /// Frames that the slow path got and that had this outcome.
+    /// Frames for the slow path that had this outcome.
     pub fn outcome(&self, name: &str) -> Result<u64> {
         let stats: Stats = self.json("stats --all")?;
         let found = stats.slow_path.into_iter().find(|outcome| outcome.name == name);
@@ -193,12 +193,12 @@ impl Router {
         self.json("stats --unknown")
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     pub fn said(&self) -> String {
         self.output.text()
     }
 
-    /// What it has said until it was ready.
+    /// Its output until it was ready.
     pub fn said_at_load(&self) -> Result<String> {
         wait::until("the word that it is ready", START, || {
             Ok(Some(self.said()).filter(|said| said.lines().any(|line| line.contains("INFO ready"))))
@@ -216,18 +216,18 @@ impl Router {
         self.ended().with_context(|| format!("after {signal}"))
     }
 
-    /// Waits for the end that something else brings about.
+    /// Waits for an end that has another cause.
     pub fn ended(&mut self) -> Result<ExitStatus> {
         let ended = self.process.ended(STOP);
         ended.with_context(|| format!("mplsxdp said: {}", self.output.text()))
     }
 
-    /// SIGTERM, after which nothing may be left.
+    /// Sends SIGTERM, after which nothing may be left.
     pub fn unload(self) -> Result<()> {
         self.unload_and_tell().map(drop)
     }
 
-    /// The same; returns all that it has said.
+    /// The same; returns all of its output.
     pub fn unload_and_tell(self) -> Result<String> {
         let (netns, instance, output) = (self.netns.clone(), self.instance.clone(), self.output.clone());
         let status = self.stop(Signal::SIGTERM)?;
@@ -238,7 +238,7 @@ impl Router {
     }
 }
 
-/// What a command printed, where it succeeded.
+/// The output of a command, if it succeeded.
 fn answered(arguments: &str, output: &process::Output) -> Result<String> {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     ensure!(
@@ -251,7 +251,7 @@ fn answered(arguments: &str, output: &process::Output) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// No program on an interface, no socket, no pin.
+/// Checks that no program is on an interface, and that no socket and no pin is left.
 pub fn ensure_nothing_left(netns: &Netns, instance: &str) -> Result<()> {
     let links = netns.ip("-details link show")?;
     ensure!(!links.contains("xdp"), "a program is still attached:\n{links}");
@@ -260,7 +260,7 @@ pub fn ensure_nothing_left(netns: &Netns, instance: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a process prints, collected while it runs.
+/// The output of a process, collected while it runs.
 #[derive(Clone, Default)]
 struct Output {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -281,12 +281,12 @@ impl Output {
         lock(&self.readers).push(reader);
     }
 
-    /// So far.
+    /// The output so far.
     fn text(&self) -> String {
         String::from_utf8_lossy(&lock(&self.bytes)).into_owned()
     }
 
-    /// All of it, after the process has ended.
+    /// The whole output, after the process has ended.
     fn whole_text(&self) -> String {
         for reader in lock(&self.readers).drain(..) {
             // A reader that panicked has read what it has.

@@ -1,5 +1,5 @@
-//! The test's own end of a cable: a packet socket on an interface, or the fd of a VM's NIC. It sends exact frames, and receives
-//! what arrives there.
+//! The test's own end of a cable: a packet socket on an interface, or the file descriptor of a VM's NIC. It sends exact
+//! frames, and receives the frames that arrive there.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -11,18 +11,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::netns::Netns;
 
-/// How long a frame that is expected may take: long for a frame, in an emulated machine too.
+/// How long to wait for an expected frame: enough for an emulated machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Room for what arrives while nobody reads.
+/// Room for frames that arrive while the socket is not read.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 16 << 20;
 const MAX_FRAME: usize = 65_536;
 
-/// An interface whose frames are the test's.
+/// An interface whose frames belong to the test.
 pub struct Tap {
     /// One, or one for each queue of a VM's NIC.
     queues: Vec<OwnedFd>,
     mac: Mac,
-    /// Bytes in front of every frame (`struct virtio_net_hdr`), zero in those that are sent.
+    /// Bytes in front of every frame (`struct virtio_net_hdr`), zero in sent frames.
     header_bytes: usize,
     place: String,
 }
@@ -60,7 +60,7 @@ impl Tap {
         self.send_on(0, frame)
     }
 
-    /// By one of the NIC's queues.
+    /// Sends on one of the NIC's queues.
     pub fn send_on(&self, queue: usize, frame: &[u8]) -> Result<()> {
         let queue = self.queues.get(queue).context("no such queue")?;
         let bytes = [&vec![0; self.header_bytes][..], frame].concat();
@@ -74,7 +74,7 @@ impl Tap {
         Ok(())
     }
 
-    /// The next frame that arrives and is wanted; `what` it is, for the error where there is none. Others are passed over.
+    /// The next frame that arrives and is wanted; others are skipped. `what` names it in the error if there is none.
     pub fn receive(&self, what: &str, mut wanted: impl FnMut(&[u8]) -> bool) -> Result<Vec<u8>> {
         let end = Instant::now() + PATIENCE;
         while let Some(frame) = self.next_before(end)? {
@@ -106,7 +106,7 @@ impl Tap {
             .and_then(|ready| self.queues.get(ready))
             .context("no queue is ready")?;
         let mut frame = match receive(queue) {
-            // Told once, when the interface goes down.
+            // Reported once, when the interface goes down.
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return self.next_before(end),
             received => received.with_context(|| format!("cannot receive on {}", self.place))?,
         };
@@ -133,7 +133,7 @@ struct Auxdata {
     vlan_tpid: u16,
 }
 
-/// A frame as it was on the wire: the kernel takes the outer VLAN tag out of it and tells it beside.
+/// A frame as it was on the wire: the kernel takes the outer VLAN tag out of it and reports it separately.
 fn receive(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     /// Offset of the first tag.
     const ETHERTYPE: usize = 12;
@@ -166,7 +166,7 @@ fn receive(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     frame.truncate(length);
     // Many may be kept.
     frame.shrink_to_fit();
-    // SAFETY: the kernel has filled in the control buffer as far as `msg_controllen` says.
+    // SAFETY: the kernel has filled in the control buffer up to `msg_controllen`.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
     let Some(header) =
         header.filter(|header| (header.cmsg_level, header.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA))
@@ -182,7 +182,7 @@ fn receive(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// On the interface of this name in the thread's namespace.
+/// Opens a socket on the interface of this name in the thread's namespace.
 fn open(interface: &str) -> io::Result<OwnedFd> {
     let every_protocol = (libc::ETH_P_ALL as u16).to_be();
     // No protocol yet: nothing arrives before the socket is bound to its interface.
@@ -196,11 +196,11 @@ fn open(interface: &str) -> io::Result<OwnedFd> {
     };
     let socket = match socket {
         -1 => return Err(io::Error::last_os_error()),
-        // SAFETY: a socket that was just opened, and is owned by nobody else.
+        // SAFETY: a socket that was just opened and has no other owner.
         socket => unsafe { OwnedFd::from_raw_fd(socket) },
     };
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)?;
-    // What the namespace itself sends is not of interest.
+    // Frames that the namespace itself sends are not of interest.
     set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
     set(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
     let index = nix::net::if_::if_nametoindex(interface)?;
@@ -219,7 +219,7 @@ fn open(interface: &str) -> io::Result<OwnedFd> {
     if bound == -1 {
         return Err(io::Error::last_os_error());
     }
-    // So that frames for others arrive too; it ends with the socket.
+    // Frames for other stations arrive too, until the socket is closed.
     let promiscuous = libc::packet_mreq {
         mr_ifindex: index.cast_signed(),
         mr_type: libc::PACKET_MR_PROMISC as u16,

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::netns::Netns;
 use crate::tidy::{self, Reaped};
 
-/// For what it waits for.
+/// The limit for each wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A tcpdump that ends by itself, after `-c` packets.
@@ -24,7 +24,7 @@ impl Tcpdump {
         let mut command = netns.command("tcpdump");
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = tidy::spawn(&mut command)?;
-        // What it says later fits the pipe.
+        // Its later output fits the pipe.
         let mut said = BufReader::new(process.child().stderr.take().context("no pipe from tcpdump")?);
         let mut all = String::new();
         while !all.contains("listening on") {
@@ -54,7 +54,7 @@ impl Tcpdump {
     }
 }
 
-/// What `tcpdump -v` prints of an Ethernet frame.
+/// The output of `tcpdump -v` for an Ethernet frame.
 pub fn print(frame: &[u8]) -> Result<String> {
     // The pcap format: version 2.4, no time zone, whole packets, LINKTYPE_ETHERNET; then one packet at time 0.
     let length = (frame.len() as u32).to_ne_bytes();

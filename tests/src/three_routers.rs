@@ -25,7 +25,7 @@ pub const HOST2: &str = "10.4.4.2";
 pub const HOST1_V6: &str = "fd00:3::2";
 pub const HOST2_V6: &str = "fd00:4::2";
 
-/// What is typed on each router after `mplsxdp route add`: labels 100 and 110 there, 200 and 210 back.
+/// The arguments of `mplsxdp route add` on each router: labels 100 and 110 there, 200 and 210 back.
 pub const ROUTES: [[&str; 2]; 3] = [
     [
         "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
@@ -41,8 +41,8 @@ pub const ROUTES: [[&str; 2]; 3] = [
     ],
 ];
 
-/// The same, but the LSPs end in the routers at the edge, which then forward by IP as their kernels do. So ICMP that follows a
-/// packet along its LSP comes to a router that knows the way back (RFC 3032 section 2.3.2).
+/// The same, but the LSPs end in the edge routers, which then forward by IP with their kernels. So ICMP that follows a
+/// packet along its LSP reaches a router that knows the way back (RFC 3032 section 2.3.2).
 pub const EDGE_ROUTES: [&[&str]; 3] = [
     &[
         "10.4.4.0/24 encap mpls 100 via inet 192.168.30.102",
@@ -57,11 +57,11 @@ pub const EDGE_ROUTES: [&[&str]; 3] = [
     ],
 ];
 
-/// In the routers at the edge: forwarding by IP.
+/// Makes the edge routers forward IP.
 pub const EDGE_SYSCTLS: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
 
-/// What is typed after `ip route add` in the routers at the edge: what their kernels themselves send to the other side gets
-/// labels too.
+/// The arguments of `ip route add` in the edge routers: packets that their kernels send to the other side get labels
+/// too.
 pub const EDGE_KERNEL_ROUTES: [[&str; 2]; 2] = [
     ["10.4.4.0/24 dev mpls0", "fd00:4::/64 dev mpls0"],
     ["10.3.3.0/24 dev mpls0", "fd00:3::/64 dev mpls0"],
@@ -69,10 +69,10 @@ pub const EDGE_KERNEL_ROUTES: [[&str; 2]; 2] = [
 
 /// MTU of the links that carry labels.
 const CORE_MTU: u32 = 1600;
-/// Of the link between r2 and r3 in [`ThreeRouters::with_narrow_link`].
+/// MTU of the link between r2 and r3 in [`ThreeRouters::with_narrow_link`].
 pub const NARROW_MTU: u32 = 1400;
 
-/// What is typed after `mplsxdp route` where each LSP is to have a second label, which its end pops too.
+/// The arguments of `mplsxdp route` that give each LSP a second label, which its end pops too.
 const SECOND_LABELS: [&[&str]; 3] = [
     &[
         "replace 10.4.4.0/24 encap mpls 100/300 via inet 192.168.30.102",
@@ -93,7 +93,7 @@ pub struct ThreeRouters {
     pub host2: Netns,
     /// The cable between r1 and r2: interface `a` is on r1's side, `b` on r2's.
     pub cable12: Netns,
-    /// Likewise between r2 and r3.
+    /// The same between r2 and r3.
     pub cable23: Netns,
 }
 
@@ -103,8 +103,8 @@ impl ThreeRouters {
         Self::loaded(lab, ["", "", ""], CORE_MTU)
     }
 
-    /// With [`EDGE_ROUTES`], and the routers at the edge able to forward by IP; `options` in addition to `--iface` and, at the
-    /// edge, `--local`.
+    /// With [`EDGE_ROUTES`], and IP forwarding in the edge routers; `options` are added to `--iface` and, at the edge,
+    /// `--local`.
     pub fn with_ip_edges(lab: &Lab, options: [&str; 3]) -> Result<Self> {
         Self::ip_edges(lab, options, CORE_MTU)
     }
@@ -132,7 +132,7 @@ impl ThreeRouters {
                 router.netns().ip(&format!("route add {route}"))?;
             }
         }
-        // Kernels answer no more than a few packets per second by ICMP.
+        // Kernels answer with only a few ICMP packets per second.
         for netns in net.routers.iter().map(Router::netns).chain([&net.host1, &net.host2]) {
             netns.sysctl("ipv4/icmp_ratelimit", "0")?;
             netns.sysctl("ipv6/icmp/ratelimit", "0")?;
@@ -210,14 +210,14 @@ impl ThreeRouters {
 pub fn transfer(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) -> Result<Duration> {
     const CONNECT: Duration = Duration::from_secs(10);
     const LIMIT: Option<Duration> = Some(Duration::from_secs(30));
-    // A period that no power of two divides: a block that is lost, doubled or moved shows.
+    // A period that no power of two divides, so that a lost, doubled or moved block is noticed.
     let data: Vec<u8> = (0..251).cycle().take(bytes).collect();
     let listener = to.within(|| TcpListener::bind((address, 0)).context("cannot listen"))?;
     listener.set_nonblocking(true)?;
     let target: SocketAddr = listener.local_addr()?;
     thread::scope(|scope| {
         let receiver = scope.spawn(|| {
-            // Not for ever: the other side may fail to connect.
+            // With a limit: the other side may fail to connect.
             let accept = || match listener.accept() {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
                 accepted => Ok(Some(accepted?.0)),

@@ -1,4 +1,4 @@
-//! What must not stay behind: network namespaces and processes, whatever happens to the process that made them.
+//! Cleans up network namespaces and processes, whatever happens to the process that made them.
 
 use std::fs;
 use std::io;
@@ -15,13 +15,13 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Namespaces and instances are called this, the process id of their maker, and a name of their own.
+/// Names of namespaces and instances begin with this and the process id of their maker.
 pub const PREFIX: &str = "mx-";
-/// Where `ip netns` keeps names.
+/// The directory where `ip netns` keeps names.
 const NETNS_DIRECTORY: &str = "/run/netns";
-/// Where mplsxdp keeps sockets and pins.
+/// The directory where mplsxdp keeps sockets and pins.
 pub const RUN_DIRECTORY: &str = "/run/mplsxdp";
-/// How long a process has to end by itself after SIGTERM.
+/// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 
 static ALIVE: Mutex<Alive> = Mutex::new(Alive {
@@ -38,16 +38,17 @@ fn alive() -> MutexGuard<'static, Alive> {
     ALIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// To be called first in `main`: SIGINT, SIGTERM, SIGHUP and the end of the parent process clean up before they end this one.
+/// Call this first in `main`: SIGINT, SIGTERM, SIGHUP and the end of the parent process then clean up before this
+/// process ends.
 pub fn on_signals() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            // Held until the end: nothing new comes up meanwhile.
+            // Held until the end, so that nothing new is started.
             let mut alive = alive();
             for &child in &alive.children {
-                // Gone already is as good.
+                // A process that is already gone is fine.
                 let _ = kill(child, Signal::SIGTERM);
             }
             for child in alive.children.drain(..) {
@@ -64,7 +65,8 @@ pub fn on_signals() -> Result<()> {
     Ok(())
 }
 
-/// Starts a process that ends with this one. It also ends with the calling thread: that is how the kernel tells it.
+/// Starts a process that ends with this one. It also ends with the calling thread, because the kernel ties the signal
+/// to that.
 pub fn spawn(command: &mut Command) -> Result<Reaped> {
     use std::os::unix::process::CommandExt as _;
     // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
@@ -79,7 +81,7 @@ pub fn spawn(command: &mut Command) -> Result<Reaped> {
     Ok(Reaped { child })
 }
 
-/// A child process that is ended and waited for when this goes.
+/// A child process that is ended and waited for when this is dropped.
 pub struct Reaped {
     child: Child,
 }
@@ -122,7 +124,7 @@ impl Drop for Reaped {
     }
 }
 
-/// Waits for a child, and kills it when it takes too long.
+/// Waits for a child, and kills it if it takes too long.
 fn reap(child: Pid) {
     let end = Instant::now() + GRACE;
     while let Ok(WaitStatus::StillAlive) = waitpid(child, Some(WaitPidFlag::WNOHANG)) {
@@ -167,7 +169,7 @@ pub fn ip(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Removes what processes that are no more have left.
+/// Removes what dead processes left behind.
 pub fn purge() -> Result<()> {
     for name in names(NETNS_DIRECTORY)?.filter(|name| is_left_over(name)) {
         for pid in ip(&["netns", "pids", &name])?.lines() {
@@ -193,7 +195,7 @@ pub fn purge() -> Result<()> {
     Ok(())
 }
 
-/// Sockets, pins and directories of instances whose names begin so.
+/// Sockets, pins and directories of instances whose names begin with `prefix`.
 pub fn instance_files(prefix: &str) -> Vec<PathBuf> {
     fn collect(directory: &Path, prefix: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -209,7 +211,7 @@ pub fn instance_files(prefix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// That no namespace of this process is left, and no file of its instances.
+/// Checks that no namespace of this process is left, and no file of its instances.
 pub fn ensure_nothing_left() -> Result<()> {
     let prefix = format!("{PREFIX}{}-", std::process::id());
     let namespaces: Vec<_> = names(NETNS_DIRECTORY)?

@@ -1,5 +1,5 @@
-//! The virtio NICs of a guest that `cargo xtask guest test` boots: 0 is cabled to 1, and 2 to 3, by qemu. They are told by their
-//! place on the virtio bus, as names and MAC addresses change.
+//! The virtio NICs of a guest that `cargo xtask guest test` boots: qemu cables 0 to 1, and 2 to 3. They are identified
+//! by their place on the virtio bus, because names and MAC addresses change.
 
 use std::env;
 use std::fs;
@@ -12,23 +12,23 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::netns::End;
 use crate::{tidy, wait};
 
-/// Devices on the virtio bus, separated by commas, which nobody but the tests uses.
+/// Devices on the virtio bus, separated by commas, for the tests only.
 const VARIABLE: &str = "MPLSXDP_VIRTIO";
 const BUS: &str = "/sys/bus/virtio/devices";
 const COUNT: usize = 4;
-/// How long the kernel may take to give NICs back after their namespace is gone.
+/// How long the kernel may take to return NICs after their namespace is gone.
 const RETURN: Duration = Duration::from_secs(20);
 
-/// One test at a time has them.
+/// Only one test at a time has them.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// All of them; they are the next test's once the namespaces that they are in are gone.
+/// All of the NICs. The next test gets them once the namespaces that they are in are gone.
 pub struct Nics {
     devices: Vec<String>,
     _turn: MutexGuard<'static, ()>,
 }
 
-/// Why they are not there; `None` where they are.
+/// Why they are not available; `None` if they are.
 pub fn missing() -> Option<String> {
     match devices() {
         Ok(_) => None,
@@ -67,7 +67,7 @@ impl Nics {
         Ok(nics)
     }
 
-    /// The cable of this number as [`crate::link`] makes one: up at both ends.
+    /// The cable of this number, as [`crate::link`] makes one: up at both ends.
     pub fn link(&self, cable: usize, a: End<'_>, b: End<'_>) -> Result<()> {
         let ends = self.devices.chunks(2).nth(cable);
         let Some([device_a, device_b]) = ends else {

@@ -1,4 +1,4 @@
-//! The NIC of a VM that is not there: the test holds what QEMU would hold, the fds of a tap or a macvtap.
+//! The NIC of a simulated VM: the test holds what QEMU would hold, the file descriptors of a tap or a macvtap.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -17,22 +17,22 @@ use crate::wait;
 /// The VM's own MAC address.
 pub const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 0x77]);
 const PATIENCE: Duration = Duration::from_secs(5);
-/// `struct virtio_net_hdr` where nobody asks for another size.
+/// `struct virtio_net_hdr`, unless another size is set.
 const VNET_HEADER_BYTES: usize = 10;
 
-/// What a VM's NIC asks of its tap.
+/// How a VM's NIC opens its tap.
 #[derive(Clone, Copy)]
 pub struct Nic {
     pub queues: u16,
-    /// A `struct virtio_net_hdr` goes in front of every frame.
+    /// Every frame has a `struct virtio_net_hdr` in front.
     pub vnet_header: bool,
-    /// Writes do not wait (O_NONBLOCK), as QEMU's do not. The kernel runs XDP on their frames before it makes an skb of
-    /// them; on those of others afterwards.
+    /// Writes do not wait (O_NONBLOCK), like QEMU's. The kernel runs XDP on their frames before it turns them into
+    /// skbs; for other writes, afterwards.
     pub nonblocking: bool,
 }
 
 impl Nic {
-    /// Makes the tap that [`Nic::plug`] takes, as a hypervisor does before it starts the VM, and sets it up.
+    /// Creates the tap that [`Nic::plug`] takes, as a hypervisor does before it starts the VM, and sets it up.
     pub fn make_tap(self, netns: &Netns, interface: &str) -> Result<()> {
         let header = if self.vnet_header { "vnet_hdr" } else { "" };
         let queues = if self.queues > 1 { "multi_queue" } else { "" };
@@ -69,8 +69,8 @@ impl Nic {
         for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
             *to = from.cast_signed() as libc::c_char;
         }
-        // A process that another thread has just begun may still have the fds of the VM that was there before, until it executes
-        // its program.
+        // A process that another thread has just started may still have the previous VM's file descriptors, until it
+        // executes its program.
         wait::until(&format!("the tap {interface} to be free"), PATIENCE, || {
             // SAFETY: the request outlives the call, which only reads and writes it.
             let done = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
@@ -92,7 +92,7 @@ pub fn plug_macvtap(netns: &Netns, interface: &str) -> Result<Tap> {
     let numbers = netns.run(&format!("cat {directory}/tap{}/dev", index.trim()))?;
     let (major, minor) = numbers.trim().split_once(':').context("a device number")?;
     let device = makedev(major.parse()?, minor.parse()?);
-    // The kernel's own name for it is made of the ifindex, which interfaces in other namespaces have as well.
+    // The kernel's own name for it contains the ifindex, which interfaces in other namespaces may have as well.
     let path = PathBuf::from(format!("/dev/{}-{interface}", netns.name()));
     mknod(&path, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, device)?;
     let opened = open(&path.to_string_lossy(), libc::O_NONBLOCK);

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use mplsxdp::slowpath::xsk::{XskError, XskPort};
 
-/// Between two looks.
+/// The time between two attempts.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Looks until there is something; `what` is for the error when there is nothing within `limit`.
+/// Calls `look` until it returns something; `what` is for the error if there is nothing within `limit`.
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
@@ -23,9 +23,10 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Op
     }
 }
 
-/// Opens the AF_XDP sockets of an interface; if it had others a moment ago, as soon as the kernel has freed their queues.
+/// Opens the AF_XDP sockets of an interface. If it had others a moment ago, waits until the kernel has freed their
+/// queues.
 pub fn open_sockets(interface: &str, open: impl Fn() -> Result<XskPort, XskError>) -> Result<XskPort> {
-    /// The kernel does that when it is through with the interfaces that others are adding and removing.
+    /// The kernel frees them after it has handled the interfaces that other tests add and remove.
     const PATIENCE: Duration = Duration::from_secs(20);
     until(
         &format!("the queues of {interface} are free"),

@@ -1,4 +1,4 @@
-//! Stands in for zebra on an FPM connection: says what zebra says, in its order, or what it should not.
+//! Stands in for zebra on an FPM connection: sends what zebra sends, in its order, or invalid data.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Zebra(TcpStream);
 
 impl Zebra {
-    /// Connects within a namespace, once the server is there.
+    /// Connects within a namespace, once the server listens.
     pub fn connect(netns: &Netns, port: u16) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         wait::until("an FPM server", PATIENCE, || {
@@ -34,7 +34,7 @@ impl Zebra {
         })
     }
 
-    /// Each message in a frame of its own.
+    /// Sends each message in its own frame.
     pub fn say(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<()> {
         let mut bytes = Vec::new();
         for message in messages {
@@ -43,7 +43,7 @@ impl Zebra {
         self.say_bytes(&bytes)
     }
 
-    /// All messages in one frame.
+    /// Sends all messages in one frame.
     pub fn say_together(&mut self, messages: &[Message]) -> Result<()> {
         let mut bytes = Vec::new();
         frame(messages, &mut bytes);
@@ -55,7 +55,7 @@ impl Zebra {
     }
 }
 
-/// Writes a frame behind what is in `bytes`.
+/// Appends a frame to `bytes`.
 pub fn frame(messages: &[Message], bytes: &mut Vec<u8>) {
     let mut content = Vec::new();
     messages.iter().for_each(|message| rtnl::encode(message, &mut content));
@@ -83,7 +83,7 @@ pub fn path(ifindex: u32, via: Ipv4Addr, labels: Labels) -> Path {
     }
 }
 
-/// `to`: labels in the place of the one that arrived.
+/// `to`: the labels that replace the incoming one.
 pub fn swap(ifindex: u32, via: Ipv4Addr, to: &[u32]) -> Path {
     path(ifindex, via, Labels::Out(labels(to)))
 }
@@ -125,7 +125,7 @@ fn prefix(prefix: IpNet) -> Destination {
     })
 }
 
-/// A route with paths of its own: `no fpm use-next-hop-groups`.
+/// A route with its own paths, as with `no fpm use-next-hop-groups`.
 pub fn ip(destination: IpNet, paths: impl IntoIterator<Item = Path>) -> Message {
     Message::Route {
         route: route(prefix(destination), To::Paths(paths.into_iter().collect())),

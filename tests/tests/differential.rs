@@ -1,9 +1,10 @@
-//! The forwarding core on the host against its twin in the kernel: the real program, loaded as the controller loads it,
-//! gets every frame by BPF_PROG_TEST_RUN, with the same tables; verdict, every byte and every counter must agree: those of
-//! routes, of reasons, and of exceptions that nobody listens to. Needs root.
+//! Compares the forwarding core on the host with the kernel: the real program, loaded as the controller loads it, gets
+//! every frame through BPF_PROG_TEST_RUN, with the same tables. The verdict, every byte and every counter must agree:
+//! the counters of routes, of reasons, and of exceptions without a listener. Needs root.
 //!
-//! `MPLSXDP_SEED` and `MPLSXDP_FRAMES` make another run of the random part, or a longer one; `MPLSXDP_WORLD` has only the frames
-//! of one world, and `MPLSXDP_FRAME_FILE` names a file of frames, in hex, one a line, that every other frame is one of.
+//! `MPLSXDP_SEED` and `MPLSXDP_FRAMES` make another or a longer run of the random part; `MPLSXDP_WORLD` runs only the
+//! frames of one world, and `MPLSXDP_FRAME_FILE` names a file of frames, in hex, one per line: every other frame is one
+//! of these.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -31,9 +32,9 @@ const DEFAULT_SEED: u64 = 0x6d70_6c73;
 const DEFAULT_FRAMES: u32 = 30_000;
 /// Random frames for each random world.
 const FRAMES_PER_WORLD: u32 = 200;
-/// Random worlds whose frames are in several buffers.
+/// How many random worlds have multi-buffer frames.
 const WORLDS_IN_BUFFERS: u32 = 30;
-/// Worlds between two lines that say how far it is.
+/// How many worlds to run between two progress lines.
 const PROGRESS: u32 = 250;
 
 /// The program in every variant, and the tables of both sides.
@@ -41,7 +42,7 @@ struct Twins<H, K> {
     programs: HashMap<u32, Program>,
     host: H,
     kernel: K,
-    /// What the host says that the kernel's counters are.
+    /// The expected counters of the kernel, according to the host.
     routes: HashMap<u32, Counter>,
     reasons: HashMap<(u32, Reason), Counter>,
     losses: HashMap<(u32, Reason, Loss), Counter>,
@@ -56,7 +57,7 @@ fn needs_root() {
     );
 }
 
-/// Loads the program in every variant, with `host` and `kernel` doing the same to both sides' tables.
+/// Loads the program in every variant; `host` and `kernel` do the same to both sides' tables.
 fn twins<H, K>(
     hash_seed: u32,
     atomic_counters: bool,
@@ -92,28 +93,29 @@ fn twins<H, K>(
 }
 
 impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
-    /// Stores the word of a port and its sub-interfaces on both sides.
+    /// Stores a port and its sub-interfaces on both sides.
     fn store_port(&mut self, settings: Settings, word: mplsxdp_common::abi::PortWord) {
         lab::store_port(self.host.as_mut(), settings, word);
         lab::store_port(self.kernel.as_mut(), settings, word);
     }
 
-    /// Runs a frame on both sides. The error tells where they differ.
+    /// Runs a frame on both sides. The error says where they differ.
     fn compare(&mut self, settings: Settings, frame: &[u8]) -> Result<Outcome, String> {
         self.compare_in_buffers(settings, frame, frame.len())
     }
 
-    /// The same, with the first `linear` bytes in the first buffer. The host's frame has lost the rest, but for its length: it
-    /// says what the program has to say.
+    /// The same, with the first `linear` bytes in the first buffer. The host's frame lacks the rest, but has its
+    /// length: the program must decide the same.
     fn compare_in_buffers(&mut self, settings: Settings, frame: &[u8], linear: usize) -> Result<Outcome, String> {
         let (first, rest) = frame.split_at(linear);
         let mut received = MemoryFrame::default();
         received.refill([first], rest.len());
-        // Frames belong to the sub-interface that their tags are of; what the redirect finds out is the program's own port's.
+        // Frames count for the sub-interface of their tags; what the redirect detects counts for the program's own
+        // port.
         let arrival = Arrival::of(&received, &self.host.as_mut().at_wire(settings));
         assert_eq!(received.len(), frame.len());
         let mut host = lab::run_in(self.host.as_mut(), settings, received);
-        // What was cut off the end is gone.
+        // The bytes cut off the end are gone.
         host.frame.extend(&rest[..host.missing]);
         let program = self.programs.get_mut(&settings.port()).unwrap();
         let kernel = test_run_in_buffers(program, frame, 0, linear).unwrap();
@@ -236,7 +238,7 @@ impl<H: AsMut<MemoryTables>, K: AsMut<KernelTables>> Twins<H, K> {
         differences
     }
 
-    /// All counters: also those that nothing should have touched.
+    /// All counters, including those that nothing should have touched.
     fn compare_all_counters(&mut self) {
         let mut differences = String::new();
         for slot in 0..lab::CAPACITY.counter_slots {
@@ -261,7 +263,7 @@ fn add(sum: &mut Counter, counted: Counter) {
     sum.bytes += counted.bytes;
 }
 
-/// Says how the two differ, and goes on from what the kernel has: each difference is told once.
+/// Describes how the two differ, and sets `expected` to the kernel's value, so that each difference is reported once.
 fn difference(what: &str, expected: &mut Counter, kernel: Counter) -> String {
     let host = std::mem::replace(expected, kernel);
     if host == kernel {
@@ -271,7 +273,7 @@ fn difference(what: &str, expected: &mut Counter, kernel: Counter) -> String {
     }
 }
 
-/// What the frames of a run were: a run of drops proves little.
+/// The kind of a frame's outcome, for the summary of a run: a run of drops proves little.
 fn verdict_name(host: &Outcome, reason: Option<Reason>, frame: &[u8]) -> String {
     match (host.verdict, reason) {
         (_, Some(reason)) => reason.name().into(),
@@ -284,7 +286,7 @@ fn verdict_name(host: &Outcome, reason: Option<Reason>, frame: &[u8]) -> String 
     }
 }
 
-/// Kinds of forwarding that a run has to have had.
+/// Kinds of forwarding that must occur in a run.
 const KINDS: [&str; 8] = [
     "swapped",
     "several labels pushed",
@@ -296,7 +298,7 @@ const KINDS: [&str; 8] = [
     "into a VLAN",
 ];
 
-/// Those of [`KINDS`] that were done to a frame.
+/// Those of [`KINDS`] that apply to a frame.
 fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome) -> Vec<&'static str> {
     let tables = tables.at_wire(settings);
     let (received, sent) = (anatomy(frame), anatomy(&host.frame));
@@ -326,7 +328,7 @@ fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome
     done.map(|(kind, _)| kind).collect()
 }
 
-/// What the tables say of the labels and the destination of a frame.
+/// The entries for the labels and the destination of a frame.
 fn describe(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> String {
     let tables = tables.at_wire(settings);
     let mut text = String::new();
@@ -390,7 +392,7 @@ impl<T> AsMut<T> for Bare<T> {
     }
 }
 
-/// They count as on a real-time kernel; those of random frames as on others.
+/// These count as on a real-time kernel, the ones for random frames as on others.
 fn lab_twins() -> Twins<Through<MemoryTables>, Through<KernelTables>> {
     twins(
         0,
@@ -418,7 +420,7 @@ fn every_case_is_the_same_in_the_kernel_wherever_it_is_cut_off() {
     twins.compare_all_counters();
 }
 
-/// As [`Twins::compare`], with next hops that take jumbo frames.
+/// Like [`Twins::compare`], with next hops for jumbo frames.
 fn jumbo_twins() -> Twins<Through<MemoryTables>, Through<KernelTables>> {
     let mut twins = lab_twins();
     for neighbour in lab::neighbours() {
@@ -450,7 +452,8 @@ fn jumbo_frames_are_forwarded_whole() {
         ("[160 64] [101 9]", 4),
     ] {
         for family in ["ip", "ip6"] {
-            // Larger than a page less headroom, which is what a driver's first buffer takes at most; and to the byte what fits.
+            // Larger than a page minus headroom, which is the maximum in a driver's first buffer; and exactly as large
+            // as fits.
             for size in [3400, 3600, 4096, 8000, 9000 - more, 9000 - more + 1] {
                 let frame = Frame::parse(&format!("{stack} {family} size {size}")).to_bytes();
                 let outcome = twins
@@ -472,7 +475,7 @@ fn jumbo_frames_are_forwarded_whole() {
 fn what_is_beyond_the_first_buffer_is_not_misread() {
     let mut twins = jumbo_twins();
     let settings = jumbo_settings();
-    // Swaps, pushes and pops at each depth that bounds were proved for; groups, whose hash looks into the packet; tags.
+    // Swaps, pushes and pops at each depth that has its own bounds; groups, whose hash looks into the packet; tags.
     let frames = [
         "[100 64] ip size 3000",
         "[100 64] [16 9] [17 8] ip size 3000",
@@ -509,8 +512,8 @@ fn what_is_beyond_the_first_buffer_is_not_misread() {
     }
 }
 
-/// Small frames that end in other buffers than they begin in, over random tables. Needs a kernel that runs programs on such:
-/// 6.18.
+/// Small frames that end in other buffers than they begin in, over random tables. Needs a kernel that runs programs on
+/// such frames: 6.18.
 #[test]
 fn random_frames_beyond_the_first_buffer_agree() {
     let seed = from_environment("MPLSXDP_SEED", DEFAULT_SEED);
@@ -585,7 +588,7 @@ fn random_frames_over_random_tables_agree() {
     }
     let twins = twins.into_inner();
     println!("{:#?} {:#?}", twins.verdicts, twins.kinds);
-    // A generator that went astray would make all of this agree on nothing. TEST_RUN leaves headroom enough.
+    // With a faulty generator, both sides would agree on nothing. TEST_RUN leaves enough headroom.
     for reason in Reason::ALL.iter().filter(|&&reason| reason != Reason::NoHeadroom) {
         assert!(
             frames < DEFAULT_FRAMES || only.is_some() || twins.verdicts.contains_key(reason.name()),
@@ -600,7 +603,7 @@ fn random_frames_over_random_tables_agree() {
     }
 }
 
-/// A generator of its own for each world, so that a world can be had without those before it.
+/// A separate generator for each world, so that a world can be run without those before it.
 fn runner(seed: u64, stream: u64, cases: u32) -> TestRunner {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -613,7 +616,7 @@ fn runner(seed: u64, stream: u64, cases: u32) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
-/// Random frames; where there are `captured` ones, every other frame is one of these.
+/// Random frames; if there are `captured` ones, every other frame is one of these.
 fn frames_or(captured: Vec<Vec<u8>>) -> BoxedStrategy<Vec<u8>> {
     if captured.is_empty() {
         return random::frame().boxed();
@@ -639,7 +642,7 @@ fn at_home(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// Those that the kernel takes: with a whole Ethernet header, and within a page.
+/// Those that the kernel accepts: with a whole Ethernet header, and within a page.
 fn captured_frames() -> Vec<Vec<u8>> {
     let Some(path) = std::env::var_os("MPLSXDP_FRAME_FILE") else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The forwarding core on the host: what holds for every frame.
+//! Properties of the forwarding core on the host that hold for every frame.
 
 use ipnet::IpNet;
 use mplsxdp::dataplane::Tables;
@@ -66,14 +66,14 @@ fn a_route_counts_frames_as_they_were_received() {
         ("[122 64] ip", vec![label(122)]),
         ("[140 64] ip", vec![label(140)]),
         ("[150 64] [17 3] ip", vec![label(150)]),
-        // A local pop counts for its own label, what comes after it for itself.
+        // A local pop counts for its own label, and the labels after it for themselves.
         ("[160 64] ip", vec![label(160)]),
         ("[160 64] [161 9] [100 9] ip", vec![label(160), label(161), label(100)]),
         ("[160 64] ip to 10.2.0.1", vec![label(160), prefix("10.2.0.0/16")]),
         ("[160 64] [500 9] ip", vec![label(160)]),
         ("ip to 10.2.0.1", vec![prefix("10.2.0.0/16")]),
         ("ip6 to 2001:db8:1::1", vec![prefix("2001:db8:1::/48")]),
-        // Explicit nulls and entropy labels have no route; what is not forwarded is the reason's.
+        // Explicit nulls and entropy labels have no route; frames that are not forwarded count for the reason.
         ("[0 64] ip", vec![]),
         ("[7 64] [100 0] ip", vec![]),
         ("[100 1] ip", vec![]),
@@ -90,7 +90,7 @@ fn a_route_counts_frames_as_they_were_received() {
     }
 }
 
-/// With labels or without, on the port or on a sub-interface of it: what the kernel claims is asked of the port's VRF.
+/// With or without labels, on the port or on one of its sub-interfaces: the port's VRF decides what the kernel claims.
 #[test]
 fn a_port_looks_in_the_domain_of_its_vrf_only() {
     let mut lfib = lab_tables();
@@ -177,7 +177,7 @@ fn an_entry_that_points_nowhere_forwards_nothing() {
         (no_such_stack, "[16 64] ip", Reason::NoRoute),
         (unused_next_hop, "[16 64] ip", Reason::Unresolved),
         (no_such_next_hop, "[16 64] ip", Reason::Unresolved),
-        // No route, so that nobody asks for the TTL.
+        // Without a route, the TTL does not matter.
         (RouteEntry::PASS, "[16 1] ip", Reason::PassRoute),
         (RouteEntry::from_bits(0xf), "[16 1] ip", Reason::NoRoute),
     ] {
@@ -192,8 +192,8 @@ fn an_entry_that_points_nowhere_forwards_nothing() {
     }
 }
 
-/// What holds for every frame, whatever the tables; of one whose checksum was unfinished, for the finished one. The error says
-/// what does not.
+/// Checks what holds for every frame, whatever the tables; for a frame whose checksum was unfinished, `frame` is the
+/// finished one. The error says what does not hold.
 fn laws(tables: &MemoryTables, frame: &[u8], outcome: &Outcome) -> Result<(), String> {
     laws_as_is(tables, frame, outcome).or_else(|law| {
         let mut whole = MemoryFrame::new(frame);
@@ -243,7 +243,7 @@ fn laws_as_is(tables: &MemoryTables, frame: &[u8], outcome: &Outcome) -> Result<
     Ok(())
 }
 
-/// How long an IP packet is without what follows it, but for the padding of a short one.
+/// Length of an IP packet without the bytes after it, but with the padding of a short one.
 fn without_trailer(packet: &[u8]) -> usize {
     let total_len = match *packet {
         [first, _, high, low, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([high, low])),
@@ -309,7 +309,7 @@ proptest! {
         }
     }
 
-    /// RFC 3032 section 2.4: were there a loop, every turn would bring the frame closer to its end.
+    /// RFC 3032 section 2.4: in a loop, every turn brings the frame closer to its end.
     #[test]
     fn in_uniform_mode_no_ttl_leaves_as_large_as_the_label_came(
         label in select(vec![100u32, 122, 128, 130, 140, 150, 160, 161]),

@@ -1,5 +1,5 @@
-//! Each fuzz target on what was found once (`fuzz/regressions/TARGET/NAME`), and on variations of it: the part of fuzzing that
-//! any compiler can do, and in seconds. `PROPTEST_CASES` makes it longer.
+//! Each fuzz target on inputs that were once found (`fuzz/regressions/TARGET/NAME`), and on variations of them: the
+//! part of fuzzing that any compiler can do in seconds. `PROPTEST_CASES` makes it longer.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -34,9 +34,9 @@ const PORT: u16 = 3;
 const QUEUES: u32 = 4;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
-/// Longer than a chunk, within what a driver hands to a program without multi-buffer support.
+/// Longer than a chunk, but short enough for a program without multi-buffer support.
 const MTU: usize = 3400;
-/// How long a frame that is expected may take.
+/// How long to wait for an expected frame.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One frame for each reason that the slow path handles.
@@ -49,7 +49,7 @@ const PUNTED: [(Reason, &str); 7] = [
     (Reason::Oam, "[13 64] hex 1000000100000000"),
     (Reason::LspPing, "ip ttl 1 to 127.0.0.1 udp 3503"),
 ];
-/// Frames of some reasons that it does not.
+/// Frames of some reasons that it does not handle.
 const DROPPED: [(Reason, &str); 3] = [
     (Reason::ImplicitNull, "[3 64] ip"),
     (Reason::SpecialLabel, "[15 64] ip"),
@@ -90,12 +90,12 @@ struct Switch {
 }
 
 impl Switch {
-    /// Runs a test in a namespace of its own, with a tokio runtime.
+    /// Runs a test in its own namespace, with a tokio runtime.
     fn run(police: Police, test: impl AsyncFnOnce(Switch) + Send + 'static) {
         needs_root();
         let thread = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            // No frames but the test's.
+            // Only the test's frames.
             std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
             let queues = format!("numrxqueues {QUEUES} numtxqueues {QUEUES}");
             run(&format!(
@@ -108,7 +108,7 @@ impl Switch {
             for link in ["out", "sink"] {
                 run(&format!("ip link set {link} up"));
             }
-            // A veth takes redirected frames if its peer has NAPI.
+            // A veth accepts redirected frames if its peer has NAPI.
             run("ethtool -K sink gro on");
 
             let loader = loader(police);
@@ -134,7 +134,7 @@ impl Switch {
         }
     }
 
-    /// Opens the port's sockets, in the layout that this kernel has, and has exceptions punted to them.
+    /// Opens the port's sockets, in the layout of this kernel, and has exceptions punted to them.
     fn listen(&mut self) -> XskPort {
         let queues = receive_queues("port").unwrap();
         let port = open_sockets("port", || XskPort::open("port", queues)).unwrap();
@@ -180,7 +180,8 @@ async fn receive(port: &mut XskPort, count: usize) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Until all of it is sent: the kernel takes it at once only if the socket's buffer has room and the interface is not busy.
+/// Repeats until everything is sent: the kernel takes it at once only if the socket's buffer has room and the interface
+/// is not busy.
 fn flush(port: &mut XskPort) {
     let deadline = Instant::now() + PATIENCE;
     while port.transmitter.flush().unwrap() > 0 {
@@ -188,7 +189,7 @@ fn flush(port: &mut XskPort) {
     }
 }
 
-/// Receives all that has come, and returns how many frames that are.
+/// Receives everything that has arrived, and returns the number of frames.
 async fn drain(port: &mut XskPort, mut each: impl FnMut(&[u8])) -> u64 {
     let mut frames = 0;
     while tokio::time::timeout(Duration::from_millis(200), port.receiver.readable())
@@ -222,7 +223,7 @@ fn exceptions_come_up_untouched_each_on_its_queue() {
             switch.far.send(&bytes(text));
         }
 
-        // One queue's frames keep their order, but which queue comes first is open.
+        // The frames of one queue keep their order, but which queue comes first is open.
         let mut received = receive(&mut port, sent.len()).await;
         received.sort();
         sent.sort();
@@ -253,7 +254,7 @@ fn exceptions_come_up_untouched_each_on_its_queue() {
 
 #[test]
 fn a_policer_admits_its_burst_for_each_reason_and_counts_the_rest() {
-    // A second without a token, in which all frames come.
+    // A second without a token, in which all frames arrive.
     Switch::run(Police::new(1, 50), async |mut switch| {
         let mut port = switch.listen();
         let start = Instant::now();
@@ -307,7 +308,7 @@ fn a_policer_is_exact_on_all_cpus_together() {
                 };
                 ready.wait();
                 let start = Instant::now();
-                // An exception leaves the frame as it was, so that it can be run on again.
+                // An exception leaves the frame unchanged, so that it can be run again.
                 program.xdp().test_run(options).unwrap();
                 (start, Instant::now())
             })
@@ -321,7 +322,7 @@ fn a_policer_is_exact_on_all_cpus_together() {
         let counter = lfib.tables().loss_counter(PORT, Reason::NoRoute, loss).unwrap();
         counter.packets
     };
-    // Nobody listens: what was admitted is counted there.
+    // Without a listener, admitted frames are counted there.
     let (admitted, policed) = (lost(Loss::NoListener), lost(Loss::Policed));
     println!("{admitted} admitted, {policed} policed in {elapsed:?}");
     assert_eq!(admitted + policed, u64::from(frames) * cpus as u64);
@@ -342,7 +343,7 @@ fn without_a_listener_exceptions_are_dropped_and_counted_so() {
         let mut port = switch.listen();
         switch.far.send(&frame);
         receive(&mut port, 1).await;
-        // The entry goes with the socket.
+        // The entry disappears with the socket.
         drop(port);
         switch.far.send(&frame);
         assert_eq!(switch.lost(Reason::NoRoute, Loss::NoListener), 11);
@@ -383,10 +384,10 @@ fn unknown_labels_are_dropped_or_passed_where_the_settings_say_so() {
             counter.packets
         };
         assert_eq!(counter(Reason::NoRoute), count, "{policy:?}");
-        // Only where it was to be punted.
+        // Only where it would have been punted.
         assert_eq!(unheard(Reason::NoRoute), without_listener, "{policy:?}");
 
-        // Other reasons do not mind.
+        // Other reasons are not affected.
         assert_eq!(run("[100 1] ip"), XDP_DROP);
         assert_eq!(unheard(Reason::TtlExpired), count);
         assert_eq!(run("[3 64] ip"), XDP_DROP);
@@ -398,7 +399,7 @@ fn unknown_labels_are_dropped_or_passed_where_the_settings_say_so() {
 fn what_is_transmitted_arrives_byte_for_byte() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
         let mut port = switch.listen();
-        // More frames than there is memory for: it comes back.
+        // More frames than there is memory for: the memory is reused.
         for round in 0..100u8 {
             let frames: Vec<_> = (0..50u8)
                 .map(|index| {
@@ -446,7 +447,7 @@ fn what_is_not_flushed_fills_the_memory_and_nothing_is_lost() {
 
 #[test]
 fn a_flood_of_exceptions_takes_nothing_from_valid_frames_and_other_reasons() {
-    // Hardly a token while the flood lasts, however long: what is admitted has room in the receive ring.
+    // Hardly any token during the flood, however long it lasts: the receive ring has room for all admitted frames.
     Switch::run(Police::new(1, 200), async |mut switch| {
         let mut port = switch.listen();
         let (unknown, valid) = (bytes("[999 64] ip"), bytes("[100 64] ip"));
@@ -497,7 +498,7 @@ fn a_chunk_takes_the_largest_frame_where_a_frame_cannot_be_in_several() {
 fn large_frames_come_up_and_go_out_whole(layout: Layout) {
     Switch::run(Police::UNLIMITED, async move |mut switch| {
         let mut port = switch.listen_as(layout);
-        // Around the borders of small chunks, one of which holds 1792 bytes, and between small frames.
+        // Around the limits of small chunks, one of which holds 1792 bytes, and between small frames.
         for size in [60, 1791, 1792, 1793, 46, MTU + 14] {
             let mut frame = bytes("[999 64] ip");
             frame.resize(size.max(frame.len()), 0);
@@ -537,7 +538,7 @@ fn sockets_are_bound_again_soon_after_they_are_closed() {
             switch.far.send(&frame);
             assert_eq!(receive(&mut port, 1).await, std::slice::from_ref(&frame));
         }
-        // Two at a time cannot be: an error that says where.
+        // Two sockets on one queue are not possible: the error says where.
         let port = switch.listen();
         let Err(error) = XskPort::open("port", 1) else {
             panic!("a queue was bound twice")
@@ -562,7 +563,7 @@ fn an_interface_that_is_not_there_is_an_error_that_says_so() {
         };
         assert!(error.to_string().contains("nowhere"), "{error}");
         assert!(receive_queues("nowhere").is_err());
-        // Loopback has no channels to tell of.
+        // Loopback does not report channels.
         assert_eq!(receive_queues("lo").unwrap(), 1);
     });
 }
@@ -572,7 +573,7 @@ fn the_fill_ring_is_never_empty_however_slow_the_slow_path_is() {
     Switch::run(Police::UNLIMITED, async |mut switch| {
         let mut port = switch.listen();
         let frame = bytes("[999 64] ip");
-        // Nobody reads for the first half, then in small bites.
+        // Nothing is read during the first half, then a little at a time.
         for _ in 0..50_000 {
             switch.far.send(&frame);
         }
@@ -645,7 +646,7 @@ impl PacketSocket {
     }
 
     fn send(&self, frame: &[u8]) {
-        // Some kernels tell that a veth had no room, and the frame is gone: it is sent again.
+        // Some kernels report that a veth had no room, and the frame is gone: it is sent again.
         let sent = loop {
             match nix::unistd::write(&self.0, frame) {
                 Err(Errno::ENOBUFS) => std::thread::yield_now(),
@@ -659,7 +660,7 @@ impl PacketSocket {
         let mut frame = vec![0; 65_536];
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // SAFETY: the buffer is as long as is said.
+            // SAFETY: the buffer has the given length.
             let length = unsafe {
                 libc::recv(
                     self.0.as_raw_fd(),

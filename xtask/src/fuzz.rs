@@ -1,4 +1,4 @@
-//! Runs the differential test for as long as one likes, and the fuzz targets by cargo-fuzz.
+//! Runs the differential test for any length of time, and the fuzz targets with cargo-fuzz.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::run::{
 };
 use crate::setup;
 
-/// Host and kernel on random frames, which is not a target of cargo-fuzz.
+/// Compares host and kernel on random frames; not a target of cargo-fuzz.
 const DIFFERENTIAL: &str = "differential";
 const DIFFERENTIAL_TEST: &str = "random_frames_over_random_tables_agree";
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
@@ -36,18 +36,18 @@ pub struct Arguments {
     /// How many frames the differential test compares.
     #[arg(long, default_value_t = 2_000_000)]
     frames: u32,
-    /// Where its randomness begins [default: elsewhere each time].
+    /// The seed of the random frames [default: a new one each time].
     #[arg(long)]
     seed: Option<u64>,
-    /// Only the frames of this world, for one that failed.
+    /// Only the frames of this world, to repeat a failure.
     #[arg(long, requires = "seed")]
     world: Option<u32>,
-    /// A capture, pcapng or pcap, whose frames are to be among the inputs.
+    /// A capture, pcapng or pcap, whose frames are added to the inputs.
     #[arg(long, value_name = "CAPTURE")]
     seeds: Option<PathBuf>,
 }
 
-/// What a target came to.
+/// The result of a target.
 struct Outcome {
     target: String,
     text: String,
@@ -113,7 +113,8 @@ fn targets() -> Result<BTreeSet<String>> {
         .collect()
 }
 
-/// Writes the frames of a capture into the corpora of the targets that take frames; the file is for the differential test.
+/// Writes the frames of a capture into the corpora of the targets that take frames; the returned file is for the
+/// differential test.
 fn make_seeds(capture: &Path) -> Result<PathBuf> {
     let corpus = directory("corpus");
     fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
@@ -184,7 +185,7 @@ fn differential(arguments: &Arguments, frame_file: Option<&Path>) -> Result<Outc
 
 /// cargo-fuzz, and the compiler that it builds with.
 struct Fuzzer {
-    /// The name that rustup has for a nightly toolchain. `None`: the compiler of this workspace, told to take what is unstable.
+    /// rustup's name of a nightly toolchain. `None`: the compiler of this workspace, with unstable features enabled.
     nightly: Option<String>,
     sanitizer: &'static str,
 }
@@ -203,7 +204,7 @@ impl std::fmt::Display for Fuzzer {
 }
 
 impl Fuzzer {
-    /// Installs cargo-fuzz where it is missing.
+    /// Installs cargo-fuzz if it is missing.
     fn find() -> Result<Self> {
         let mut fuzzer = Self {
             nightly: nightly(),
@@ -248,7 +249,7 @@ impl Fuzzer {
         command
     }
 
-    /// Whether the runtime is there that instrumented programs are linked with.
+    /// Whether the runtime for instrumented programs is installed.
     fn has_address_sanitizer(&self) -> Result<bool> {
         let output = self
             .tool("rustc")
@@ -268,7 +269,7 @@ impl Fuzzer {
             .any(|file| is_runtime(&file.file_name().to_string_lossy())))
     }
 
-    /// Runs a target over its corpus, which grows, and the inputs that were found before.
+    /// Runs a target on its corpus, which grows, and on the inputs that were found before.
     fn run(&self, target: &str, arguments: &Arguments) -> Result<Outcome> {
         let corpus = directory("corpus").join(target);
         fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
@@ -321,7 +322,7 @@ fn nightly() -> Option<String> {
     name.split_whitespace().next().map(str::to_owned)
 }
 
-/// Runs a command, shows what it prints, and hands over each line of that.
+/// Runs a command, shows its output, and passes each line of it to `each`.
 fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let line = shown(command);
     eprintln!("> {line}");

@@ -1,8 +1,9 @@
-//! Installs the program beneath a prefix, with its manual pages, shell completions and systemd unit, and removes them again.
+//! Installs the program beneath a prefix, with its manual pages, shell completions and systemd unit, and removes them
+//! again.
 //!
-//! Everything is built and staged by whoever runs this, in a folder that looks like the prefix. Only copying the staged files
-//! to their places may need root. A list of what was installed, files and folders, is installed too: that, and nothing else,
-//! is what `--uninstall` removes.
+//! Everything is built and staged by the calling user, in a folder that looks like the prefix. Only copying the staged
+//! files to their places may need root. A list of the installed files and folders is installed too: `--uninstall`
+//! removes those, and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -137,7 +138,7 @@ fn files_as_needed(target: &Path, options: &[&str]) -> Result<()> {
         );
         root_command(&own, &format!("Files go to or from {}", target.display()), &[])?
     };
-    // The target is whole already.
+    // The target is already complete.
     command
         .env_remove("DESTDIR")
         .args(["install", "--prefix"])
@@ -170,7 +171,7 @@ fn place(staged: &Path, target: &Path) -> Result<()> {
         for folder in file.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
             let path = target.join(folder);
             let is_ours = !path.exists() || earlier.contains(folder);
-            // The folder that the prefix itself is counts, too: it may be new.
+            // The prefix itself counts, too: it may be a new folder.
             if is_ours {
                 fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
                 installed.insert(folder.to_owned());
@@ -189,14 +190,14 @@ fn place(staged: &Path, target: &Path) -> Result<()> {
     remove_all(target, &earlier.difference(&installed).cloned().collect())
 }
 
-/// Removes what the list has.
+/// Removes everything on the list.
 fn remove(target: &Path) -> Result<()> {
     remove_all(target, &list(target)?)
 }
 
-/// Files go, and folders that are empty then. What is gone already is no error.
+/// Removes files, and folders that are then empty. Missing ones are not an error.
 fn remove_all(target: &Path, paths: &BTreeSet<PathBuf>) -> Result<()> {
-    // A folder comes before what is in it.
+    // A folder comes before its contents.
     for path in paths.iter().rev() {
         let path = target.join(path);
         let removed = match fs::symlink_metadata(&path) {
@@ -247,7 +248,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Writes a file whole or not at all: a program that runs keeps its file.
+/// Writes a file whole or not at all: a running program keeps its file.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let write = || {
         if let Some(folder) = path.parent() {
@@ -307,7 +308,7 @@ mod tests {
     fn what_was_installed_is_removed_and_nothing_else() {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("usr/local");
-        // Another's, in a folder that is there and in one that is not ours alone afterwards.
+        // Files of others, in a folder that existed and in one that is not only ours afterwards.
         write(&target.join("bin/other"), b"other", 0o755).unwrap();
         let first = staged(
             root.path(),
@@ -339,7 +340,7 @@ mod tests {
         remove(&target).unwrap();
         assert_eq!(everything(&target), ["bin/other", "share/man/man8/other.8"]);
         assert!(!target.join("share/mplsxdp").exists());
-        // Into a prefix that is not there, and out of it without a trace.
+        // Into a prefix that does not exist, and out of it without a trace.
         let new = root.path().join("opt/mplsxdp");
         place(&second, &new).unwrap();
         remove(&new).unwrap();
@@ -371,7 +372,7 @@ mod tests {
             println!("skipped: there is no systemd-analyze to check the unit with");
             return;
         }
-        // It looks whether the program is there.
+        // It checks whether the program is there.
         let root = tempfile::tempdir().unwrap();
         write(&root.path().join(PROGRAM), b"#!/bin/sh\n", 0o755).unwrap();
         let path = root.path().join("mplsxdp@lab.service");

@@ -47,7 +47,7 @@ enum Command {
     ///
     /// `cargo xtask demo frr` shows an MPLS VPN of routers with FRR instead, in a virtual machine (labs/README.md).
     Demo {
-        /// What to show, if not all in network namespaces.
+        /// What to show, instead of everything in network namespaces.
         #[arg(value_enum, conflicts_with = "built")]
         part: Option<Part>,
         /// Run the programs `mplsxdp` and `demo` of this directory, such as target/debug, instead of building them.
@@ -71,7 +71,8 @@ enum Command {
     Conformance {
         /// Only cases whose names contain this, with the frames that go in and come out.
         name: Option<String>,
-        /// Write docs/conformance.md if all is well. Without it, a page that is not what the files make is a failure.
+        /// Write docs/conformance.md if everything passes. Without this, a page that does not match the files is a
+        /// failure.
         #[arg(long, conflicts_with = "name")]
         write: bool,
     },
@@ -83,7 +84,7 @@ enum Command {
     },
     /// Looks for inputs that break something: host and kernel on random frames, and each fuzz target (fuzz/README.md).
     Fuzz(fuzz::Arguments),
-    /// Checks formatting, and clippy's opinion of all crates.
+    /// Checks formatting, and runs clippy on all crates.
     Lint,
 }
 
@@ -91,7 +92,7 @@ enum Command {
 enum GuestCommand {
     /// Boots kernels of Debian under qemu, without KVM, and runs the tests that need a kernel in each.
     Test {
-        /// As docs/kernels.md calls them; all if none is named.
+        /// By their names in docs/kernels.md; all if none is named.
         kernels: Vec<String>,
         /// Only tests whose names contain this.
         #[arg(long, value_name = "NAME")]
@@ -99,11 +100,13 @@ enum GuestCommand {
         /// Only those of `cargo xtask test --guest`.
         #[arg(long, conflicts_with = "only")]
         short: bool,
-        /// Writes the verifier's counts, those of this machine's kernel too, into mplsxdp/tests/verifier.json and docs/kernels.md.
+        /// Writes the verifier's counts, including those of this machine's kernel, into mplsxdp/tests/verifier.json and
+        /// docs/kernels.md.
         #[arg(long)]
         write: bool,
     },
-    /// Shows and checks mplsxdp among routers that run FRR or only Linux, in a guest whose kernel has MPLS (labs/README.md).
+    /// Shows and checks mplsxdp among routers that run FRR or only Linux, in a guest whose kernel has MPLS
+    /// (labs/README.md).
     Lab {
         /// Names of labs, or `all`.
         #[arg(required = true, value_name = "NAME")]
@@ -111,7 +114,7 @@ enum GuestCommand {
     },
 }
 
-/// A demo beside that in network namespaces.
+/// A demo other than the one in network namespaces.
 #[derive(Clone, Copy, ValueEnum)]
 enum Part {
     /// The lab l3vpn: OSPF, LDP and BGP by FRR, and mplsxdp on the P router.
@@ -159,7 +162,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // After tests nothing comes after the line that counts them.
+            // After tests, the line with their counts comes last.
             if !error.is::<TestsFailed>() {
                 eprintln!("error: {error:#}");
             }
@@ -271,7 +274,7 @@ fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     closing_line(&summary, filter)
 }
 
-/// Says how the tests went. `name` is what was asked for; a misspelt one must not look like success.
+/// Reports how the tests went. `name` is the requested filter; a misspelt one must not look like success.
 fn closing_line(summary: &Summary, name: Option<&str>) -> Result<()> {
     println!("\n{summary}");
     if summary.failed > 0 {
@@ -291,7 +294,7 @@ fn lint() -> Result<()> {
         cargo("clippy").args(["--all-targets", "--", "-D", "warnings"]),
         "fix what clippy reports",
     )?;
-    // Clippy is part of a compiler: for the eBPF crate that of its own, which cargo finds through PATH.
+    // Clippy is part of a compiler: the eBPF crate needs that of its own compiler, which cargo finds through PATH.
     let directory = setup::clippy_directory(&toolchain)?;
     let search = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(directory).chain(std::env::split_paths(&search)))?;

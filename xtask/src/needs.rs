@@ -1,5 +1,5 @@
-//! Tests that need a newer kernel than some that mplsxdp runs on, and for what. Test programs of libtest cannot skip a test
-//! themselves; the end-to-end tests can, and are not here.
+//! Tests that need a newer kernel than the oldest supported one, and the reason. Test programs of libtest cannot skip a
+//! test themselves; the end-to-end tests can, and are not listed here.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub type Pair = (u32, u32);
 pub struct Version(Pair);
 
 impl Version {
-    /// Of a release, as "6.1.0-50-cloud-amd64".
+    /// From a release, such as "6.1.0-50-cloud-amd64".
     pub fn of(release: &str) -> Option<Self> {
         let mut numbers = release.split(['.', '-', '+']).map(str::parse);
         match (numbers.next(), numbers.next()) {

@@ -1,4 +1,4 @@
-//! Runs cargo, and what cargo built.
+//! Runs cargo, and the programs that cargo built.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result, bail};
 use signal_hook::SigId;
 use signal_hook::consts::SIGINT;
 
-/// The environment variable by which tests and demo find the `mplsxdp` program.
+/// The environment variable through which tests and demo find the `mplsxdp` program.
 pub const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
-/// That by which they find a Python with the modules that they need.
+/// The one through which they find a Python with the modules that they need.
 pub const PYTHON_VARIABLE: &str = "MPLSXDP_PYTHON";
 
 /// The root of the source tree.
@@ -34,7 +34,7 @@ pub fn cargo(subcommand: &str) -> Command {
     command
 }
 
-/// Runs a tool whose output the user sees; `remedy` says what to do when it fails.
+/// Runs a tool whose output the user sees; `remedy` says what to do if it fails.
 pub fn run_tool(command: &mut Command, remedy: &str) -> Result<()> {
     let line = shown(command);
     eprintln!("> {line}");
@@ -114,8 +114,8 @@ pub fn build_programs<const N: usize>(names: [&str; N], options: &[&str]) -> Res
     Ok(paths)
 }
 
-/// A program of ours, as root: directly or through sudo, which the user is told the reason of. `own` variables name what it
-/// is to use.
+/// A program of ours, as root: directly or through sudo; then the user is given the reason. The `own` variables name
+/// the programs that it should use.
 pub fn root_command(program: &Path, reason: &str, own: &[(&'static str, &Path)]) -> Result<Command> {
     let inherited = ["PATH", "RUST_BACKTRACE"].map(|name| (name, env::var_os(name)));
     let inherited = inherited.into_iter().filter_map(|(name, value)| Some((name, value?)));
@@ -142,8 +142,8 @@ pub fn root_command(program: &Path, reason: &str, own: &[(&'static str, &Path)])
     Ok(command)
 }
 
-/// Appends the directories of system programs (ethtool, tcpdump, depmod) to PATH, for this process and all that it runs. The
-/// PATH of an ordinary Debian user does not have them.
+/// Appends the directories of system programs (ethtool, tcpdump, depmod) to PATH, for this process and all that it
+/// runs. The PATH of an ordinary Debian user lacks them.
 pub fn search_system_directories() {
     let path = with_system_directories(&env::var_os("PATH").unwrap_or_default());
     // SAFETY: called first in `main`, so there is no other thread that could read the environment.
@@ -151,7 +151,7 @@ pub fn search_system_directories() {
 }
 
 fn with_system_directories(path: &OsStr) -> OsString {
-    // An empty name is the current directory, which is not the place to look for what root runs.
+    // An empty name is the current directory, in which root must not look for programs.
     let named = env::split_paths(path).filter(|directory| !directory.as_os_str().is_empty());
     let mut directories: Vec<PathBuf> = named.collect();
     for directory in ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from) {
@@ -159,7 +159,7 @@ fn with_system_directories(path: &OsStr) -> OsString {
             directories.push(directory);
         }
     }
-    // What was split at the separators has none.
+    // Names that were split at the separators contain none.
     env::join_paths(directories).unwrap_or_else(|_| path.to_owned())
 }
 
@@ -173,7 +173,7 @@ pub fn is_root() -> Result<bool> {
     Ok(fs::metadata("/proc/self").context("no /proc")?.uid() == 0)
 }
 
-/// Ctrl-C is for the child, which cleans up, for as long as this lives: this program waits for it.
+/// While this lives, Ctrl-C is for the child, which cleans up: this program waits for it.
 pub struct Interrupts {
     seen: Arc<AtomicBool>,
     handler: SigId,
@@ -186,7 +186,7 @@ impl Interrupts {
         Ok(Self { seen, handler })
     }
 
-    /// An error where there was one.
+    /// Returns an error if there was one.
     pub fn check(&self) -> Result<()> {
         if self.seen.load(Ordering::Relaxed) {
             bail!("interrupted");
@@ -201,7 +201,7 @@ impl Drop for Interrupts {
     }
 }
 
-/// What test programs said in their closing lines.
+/// The counts in the closing lines of test programs.
 #[derive(Default)]
 pub struct Summary {
     pub passed: u64,
@@ -210,12 +210,12 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether no test was even left out.
+    /// Whether there was no test at all, not even a skipped one.
     pub fn is_empty(&self) -> bool {
         self.passed + self.failed + self.skipped == 0
     }
 
-    /// Adds what a line of a test program's output counts: its closing line does.
+    /// Adds the counts in a line of a test program's output: its closing line.
     pub fn add_line(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
             *self += parse_counts(counts);
@@ -242,7 +242,7 @@ impl fmt::Display for Summary {
 }
 
 /// Runs tests, shows their output, and sums up its `test result:` lines. A program that ends badly without counting a
-/// failure is one.
+/// failure counts as one.
 pub fn run_tests(command: &mut Command) -> Result<Summary> {
     let line = shown(command);
     let interrupts = Interrupts::for_child()?;

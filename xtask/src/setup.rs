@@ -1,5 +1,5 @@
-//! Installs what is missing: packages by apt where there is apt, else it says which; a compiler and a linker for the eBPF
-//! programs. What is there is left alone, so that this takes no time the second time.
+//! Installs what is missing: packages with apt, or else names them; and a compiler and a linker for the eBPF programs.
+//! Existing ones are left alone, so a second run takes no time.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::toolchain::{
     LINKER_VERSION, Missing, RUSTC_VERSION, SYSTEM_RUSTC, TARGET, Toolchain, version, work_directory,
 };
 
-/// Programs that the demo and the tests run, and that libxdp is built with, and the Debian packages that they are in.
+/// Programs that the demo and the tests run, and that building libxdp needs, and their Debian packages.
 const TOOLS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
@@ -26,7 +26,7 @@ const TOOLS: [(&str, &str); 11] = [
     ("m4", "m4"),
     ("clang", "clang"),
 ];
-/// What boots a guest, and the Debian packages.
+/// Programs that boot a guest, and their Debian packages.
 const GUEST_TOOLS: [(&str, &str); 3] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("depmod", "kmod"),
@@ -37,7 +37,7 @@ const HEADERS: [(&str, &str); 2] = [("libelf.h", "libelf-dev"), ("zlib.h", "zlib
 /// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];
 
-/// The client on PyPI that the control socket is tried with.
+/// The client on PyPI that tests use with the control socket.
 const VARLINK: &str = "varlink";
 const VARLINK_VERSION: &str = "31.0.0";
 
@@ -76,13 +76,13 @@ fn install_packages<'a>(missing: impl Iterator<Item = (&'a str, &'a str)>) -> Re
     apt_install(&packages)
 }
 
-/// The pair of compiler and linker that builds of this workspace take.
+/// The compiler and linker that builds of this workspace use.
 pub fn find_toolchain() -> Result<Toolchain, Missing> {
     let own = env::current_exe().unwrap_or_else(|_| PathBuf::from("."));
     Toolchain::find(&work_directory(&own))
 }
 
-/// Where the clippy is that belongs to the compiler.
+/// The directory of the compiler's own clippy.
 pub fn clippy_directory(toolchain: &Toolchain) -> Result<PathBuf> {
     let clippy = toolchain.rustc.with_file_name("cargo-clippy");
     if !clippy.exists() && toolchain.rustc == Path::new(SYSTEM_RUSTC) && has_apt() {
@@ -94,8 +94,8 @@ pub fn clippy_directory(toolchain: &Toolchain) -> Result<PathBuf> {
     }
 }
 
-/// A Python that has the varlink client which a test uses, in an environment of its own under the target directory. Where it
-/// cannot be had, as without a network, the test is skipped.
+/// A Python with the varlink client that a test uses, in its own environment under the target directory. If it is not
+/// available, such as without a network, the test is skipped.
 pub fn python() -> Option<PathBuf> {
     let own = env::current_exe().ok()?;
     let environment = work_directory(&own).with_file_name("python");
@@ -151,7 +151,7 @@ fn install_compiler(missing: &Missing) -> Result<()> {
     bail!("{missing}");
 }
 
-/// Whether the release of Debian at hand has a compiler that is new enough, and a core for it.
+/// Whether this release of Debian has a compiler that is new enough, and a core for it.
 fn debian_has_the_compiler() -> Result<bool> {
     let output = Command::new("apt-cache")
         .arg("policy")
@@ -170,7 +170,7 @@ fn debian_has_the_compiler() -> Result<bool> {
 fn install_linker() -> Result<()> {
     let (major, minor, patch) = LINKER_VERSION;
     let release = format!("{major}.{minor}.{patch}");
-    // By force: one that is there is too old, or does not go with the compiler.
+    // Forced: an existing one is too old, or does not match the compiler.
     run_tool(
         cargo("install").args(["bpf-linker", "--version", &release, "--locked", "--force"]),
         &format!("the linker for {TARGET} is needed; see docs/building.md"),
@@ -181,7 +181,7 @@ fn has_apt() -> bool {
     is_installed("apt-get")
 }
 
-/// Has apt ask its sources.
+/// Makes apt update its lists.
 pub fn apt_update() -> Result<()> {
     run_tool(
         apt()?.args(["update", "--quiet"]),

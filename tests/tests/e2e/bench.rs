@@ -7,9 +7,9 @@ use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link};
 
 pub const LEFT: &str = "02:00:00:00:01:02";
 pub const RIGHT: &str = "02:00:00:00:02:02";
-/// What the router is loaded with, mostly.
+/// The usual options of the router.
 pub const NATIVE: &str = "--iface eth1 --iface eth2";
-/// Swapped to 998 towards the right: the frame after which everything before it has come through.
+/// Swapped to 998 towards the right: once this frame has come through, so has everything before it.
 const MARKER: u32 = 999;
 
 /// ```text
@@ -30,7 +30,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(options: &str) -> Result<Self> {
-        // So that frames come in that are too large to go out.
+        // So that arriving frames can be too large to leave.
         Self::with_mtus(options, 2000, 1500)
     }
 
@@ -39,7 +39,7 @@ impl Bench {
         Self::cabled(options, left_mtu, right_mtu, |_, a, b| link(a, b))
     }
 
-    /// With cables that are had otherwise: the left one is number 0, the right one 1.
+    /// With given cables: the left one is number 0, the right one 1.
     pub fn cabled(
         options: &str,
         left_mtu: u32,
@@ -89,7 +89,7 @@ impl Bench {
             .map(drop)
     }
 
-    /// A labelled frame as it comes from the left tap.
+    /// A labelled frame as it arrives from the left tap.
     pub fn labelled(&self, stack: &[Entry], payload: &[u8]) -> Vec<u8> {
         labelled(self.port1, self.left.mac(), stack, payload)
     }
@@ -106,7 +106,7 @@ impl Bench {
         let marker = self.out_labelled(&[Entry::new(998, 63)], &[]);
         let mut forwarded = Vec::new();
         self.right.receive("the marker", |frame| {
-            // The kernel of the router sends multicast of its own.
+            // The router's kernel sends multicast of its own.
             if frame.starts_with(&self.right.mac().0) && frame != marker {
                 forwarded.push(frame.to_vec());
             }
@@ -137,7 +137,7 @@ impl Bench {
     }
 }
 
-/// From far away: the router has no route there.
+/// From far away: the router has no route to the source.
 pub fn v4(ttl: u8) -> Result<Vec<u8>> {
     udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, ttl, b"four")
 }

@@ -1,4 +1,4 @@
-//! tcpdump's captures, read back: what was on the cables before and behind a router.
+//! Captures of tcpdump, read back: the frames on the cables before and after a router.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -10,7 +10,7 @@ use mplsxdp_tests::tcpdump::Tcpdump;
 use crate::bench::{Bench, NATIVE, v4, v6};
 use crate::test_with;
 
-/// Of a frame with one label and an IPv4 packet it leaves the UDP header out.
+/// For a frame with one label and an IPv4 packet, this leaves out the UDP header.
 const SNAP_LEN: usize = 38;
 
 pub fn tests() -> Vec<Trial> {

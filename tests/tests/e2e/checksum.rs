@@ -1,4 +1,4 @@
-//! Checksums that senders left to their NICs: finished on the way, and by whom; what is finished already stays.
+//! Checksums that senders left to their NICs: where they are finished, and that finished ones stay as they are.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -77,7 +77,7 @@ fn tcp() -> Result<()> {
             "{before:?} and {after:?} finished"
         );
     }
-    // They are whole from the first router on. One of 65536 is what it was before by chance, and is counted.
+    // They are complete from the first router on. One in 65536 equals its unfinished value by chance, and is counted.
     ensure!(finished(r2)? <= 30, "r2 finished {}", finished(r2)?);
     for host in [&net.host1, &net.host2] {
         host.run("ethtool -K eth0 tx off")?;
@@ -86,7 +86,7 @@ fn tcp() -> Result<()> {
     transfer(&net.host1, &net.host2, HOST2.parse()?, 5 * MIB).context("with checksums by the host")?;
     transfer(&net.host1, &net.host2, HOST2_V6.parse()?, 5 * MIB).context("with checksums by the host, IPv6")?;
     let after = (finished(r1)?, finished(r3)?);
-    // At most what a checksum is by chance: one of 65536.
+    // At most those that are equal by chance: one in 65536.
     ensure!(
         after.0 - before.0 <= 5 && after.1 - before.1 <= 5,
         "{before:?} and {after:?}"
@@ -103,7 +103,7 @@ const ROUTES: [&str; 6] = [
     "2001:db8:9::/48 encap mpls 300/301",
 ];
 
-/// What it is, what goes in with an unfinished checksum, and what comes out with the right one, by [`ROUTES`].
+/// A name, a frame with an unfinished checksum, and the frame that leaves with the right one, by [`ROUTES`].
 type Case = (&'static str, Vec<u8>, Vec<u8>);
 
 fn cases(bench: &Bench) -> Result<Vec<Case>> {
@@ -151,7 +151,7 @@ fn finishes_all(options: &str, forwarded_by_slow_path: bool) -> Result<()> {
     }
     let cases = cases(&bench)?;
     for (what, sent, expected) in &cases {
-        // What the slow path sends may come later than what follows it.
+        // A frame that the slow path sends may come later than the next one.
         bench.left.send(sent)?;
         bench.right.receive(what, |frame| frame == expected)?;
     }
@@ -179,11 +179,12 @@ fn generic() -> Result<()> {
     finishes_all(&format!("{GENERIC} --punt-rate 1"), true)
 }
 
-/// Packets for the slow path to finish come as fast as the slow path can take them, on another port and on the same one. TTLs
-/// that expire meanwhile are answered, each at its rate.
+/// Packets for the slow path to finish come as fast as the slow path can take them, on another port and on the same
+/// one. TTLs that expire meanwhile are answered, each at its rate.
 ///
-/// The ports are in generic mode, where frames wait in one queue of the CPU before XDP sees them, and before the host on the
-/// right does. The kernel drops some when the flood has filled it: packets and answers that are lost there are sent again.
+/// The ports are in generic mode, where frames wait in one queue of the CPU before XDP sees them, and before the host
+/// on the right does. The kernel drops some when the flood has filled it: packets and answers that are lost there are
+/// sent again.
 fn flood() -> Result<()> {
     const ROUNDS: usize = 40;
     /// Fewer than the queue of a veth (256) and the receive ring (1024) have room for.
@@ -208,7 +209,7 @@ fn flood() -> Result<()> {
         let flood = scope.spawn(|| -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
                 match other.send(&other_port) {
-                    // Kernels differ in whether they say that a veth had no room.
+                    // Only some kernels report that a veth had no room.
                     Err(error) if error.downcast_ref() == Some(&Errno::ENOBUFS) => {}
                     result => result?,
                 }
@@ -235,10 +236,10 @@ fn flood() -> Result<()> {
     Ok(())
 }
 
-/// Sends a packet whose TTL expires until an answer arrives. Every one that XDP has seen must be answered.
+/// Sends a packet whose TTL expires until an answer arrives. Each one that XDP has seen must be answered.
 fn expect_answer(bench: &Bench, round: usize) -> Result<()> {
     const ATTEMPTS: usize = 50;
-    /// Of the flood: more than wait in the tap's receive buffer in front of the answer.
+    /// Frames of the flood: more than wait in the tap's receive buffer before the answer.
     const PASSED_OVER: usize = 20_000;
     let payload = format!("round {round}");
     let packet = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, payload.as_bytes())?;
@@ -277,7 +278,7 @@ fn counter<'a>(stats: &'a Stats, port: &str, reason: &str) -> Result<&'a ReasonC
     found.with_context(|| format!("no {reason} at {port}"))
 }
 
-/// In generic mode, what a veth's peer leaves to be segmented is too big for a label: said at load.
+/// In generic mode, packets that a veth's peer leaves to be segmented are too big for a label; a load warns of it.
 fn unsegmented() -> Result<()> {
     for (options, advised) in [(GENERIC, true), (NATIVE, false)] {
         let bench = Bench::new(options)?;
@@ -290,7 +291,7 @@ fn unsegmented() -> Result<()> {
 fn slow_path() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     bench.route("100 as 110")?;
-    // Larger than the link to the right takes with its labels: in fragments, of the packet with the right checksum.
+    // Larger than the right link takes with its labels: fragments, of the packet with the right checksum.
     let packet = datagram(1600, false, 7)?;
     bench
         .left

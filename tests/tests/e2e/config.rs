@@ -1,4 +1,4 @@
-//! The configuration of a running instance: shown, checked, loaded again; its place in `status` and `instances`.
+//! The configuration of a running instance: shown, checked, loaded again; and its file in `status` and `instances`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -129,7 +129,7 @@ fn round_trip() -> Result<()> {
         ensure!(!shown.contains(part), "{part}: {shown}");
     }
     let (links, routes) = (state_of_links(&router)?, router.run("route save")?);
-    // The ports of the running instance are no obstacle.
+    // The ports of the running instance are not an obstacle.
     let second = bench.write("second.toml", &shown)?;
     let (code, out, err) = bench.check(&format!("--config {second}"))?;
     ensure!(
@@ -157,7 +157,7 @@ fn round_trip() -> Result<()> {
     router.unload()
 }
 
-/// Name, whether it accepts labels, whether it is only sent to, and how it treats checksums, of each port.
+/// For each port: its name, whether it accepts labels, whether it is only sent to, and how it treats checksums.
 fn state_of_links(router: &Router) -> Result<Vec<(String, bool, bool, String)>> {
     let links: Vec<Link> = router.json("link show")?;
     let state = |link: Link| (link.ifname, link.mpls, link.tx_only, format!("{:?}", link.checksum));
@@ -185,7 +185,7 @@ fn check() -> Result<()> {
     for part in parts {
         ensure!(err.lines().any(|line| line.contains(&part)), "{part}: {err}");
     }
-    // What is on the command line counts, and interfaces that are waited for may be missing.
+    // Options on the command line count, and interfaces to wait for may be missing.
     let (code, _, err) = bench.check("--iface eth1 --iface nowhere --counter-slots 1 --groups 1 --wait")?;
     ensure!(code == Some(0), "{err}");
     let many = bench.write(
@@ -210,7 +210,7 @@ fn check() -> Result<()> {
     Ok(())
 }
 
-/// What a load would warn of, before it.
+/// A check gives the warnings of a load.
 fn check_warnings() -> Result<()> {
     let bench = Bench::new()?;
     bench.netns.ip("link set eth4 down")?;
@@ -254,7 +254,7 @@ fn check_warnings() -> Result<()> {
     };
     check()?;
     ensure!(bench.netns.ip("link show")? == before, "--check has changed something");
-    // A load says the same, and the running instance is not in the way of another check.
+    // A load says the same, and the running instance is not an obstacle for another check.
     let router = Router::load(&bench.netns, &format!("--config {file}"))?;
     let said = router.said_at_load()?;
     for warning in warnings {
@@ -318,7 +318,7 @@ fn instances() -> Result<()> {
         text.contains("\n    ports eth1 coming\n") && text.contains(&format!("netns {name} config {file}\n")),
         "{text}"
     );
-    // Others may run on this machine.
+    // Other instances may run on this machine.
     let listed: Value = router.json("instances")?;
     let ours = |wanted: &str| {
         let mut instances = listed.as_array().into_iter().flatten();
@@ -343,7 +343,7 @@ fn instances() -> Result<()> {
     router.unload()
 }
 
-/// The socket of another instance that belongs to somebody else says nothing about this one.
+/// Another user's socket of another instance does not matter for this one.
 fn denied() -> Result<()> {
     const NOBODY: &str = "65534";
 
@@ -376,7 +376,7 @@ fn denied() -> Result<()> {
         output.status.success() && out.starts_with(&format!("instance {name} ")),
         "{out}{err}"
     );
-    // Which of those it must not ask runs elsewhere cannot be told.
+    // It cannot know whether an instance that it must not ask runs elsewhere.
     let output = run(bench.peer.name())?;
     let err = String::from_utf8_lossy(&output.stderr);
     ensure!(

@@ -1,4 +1,4 @@
-//! The control socket, by clients that are not of this program.
+//! The control socket, with clients that are not part of this program.
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -8,7 +8,7 @@ use mplsxdp_tests::{End, Lab, Router, link};
 
 use crate::test_with;
 
-/// Has examples, which these clients use.
+/// Contains the examples that these clients use.
 const DOCUMENT: &str = include_str!("../../../docs/control-socket.md");
 const PYPI_CLIENT: &str = include_str!("varlink_client.py");
 const PLAIN_CLIENT: &str = include_str!("plain_client.py");
@@ -44,7 +44,7 @@ fn example_of(name: &str) -> Result<&'static str> {
     Ok(code)
 }
 
-/// Runs a client, which unloads the instance in the end.
+/// Runs a client, which unloads the instance at the end.
 fn drive(client: &str) -> Result<()> {
     let lab = Lab::new()?;
     let (netns, peer) = (lab.netns("router")?, lab.netns("peer")?);
@@ -52,7 +52,7 @@ fn drive(client: &str) -> Result<()> {
     let mut router = Router::load(&netns, "--iface eth1")?;
     let output = python().args(["-c", client]).arg(router.socket()).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // It said so.
+    // As the client requested.
     let status = router.ended()?;
     ensure!(status.success(), "after Unload: {status}");
     ensure_nothing_left(&netns, netns.name())

@@ -1,5 +1,5 @@
-//! Ports on the devices that people have: labelled frames in and out of them, and everything else as if mplsxdp were not there.
-//! docs/devices.md says what was tried where.
+//! Ports on the devices that people have: labelled frames in and out of them, and everything else as if mplsxdp were
+//! not there. docs/devices.md lists the combinations.
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -134,7 +134,7 @@ impl Bed {
         Tap::open(&self.left, "eth0")
     }
 
-    /// The wire at port `port`, on which `wire` is the neighbour, and the one on the right.
+    /// The port is `port`, with `wire` as its neighbour; the other side is on the right.
     fn expect_switching(&self, router: &Router, wire: &Tap, port: &str) -> Result<()> {
         let right = Tap::open(&self.right, "eth0")?;
         let one = Side::new(&self.netns, wire, port)?;
@@ -151,7 +151,7 @@ impl Bed {
         Ok(())
     }
 
-    /// The kernel gets what arrives at a port, and what it sends leaves, by the bytes.
+    /// The kernel gets every frame that arrives at a port, and its own frames leave, byte for byte.
     fn expect_untouched(&self, router: &Router, wire: &Tap, port: &str) -> Result<()> {
         let here = Tap::open(&self.netns, port)?;
         unchanged(router, || {
@@ -171,12 +171,12 @@ impl Bed {
         Ok(())
     }
 
-    /// All that can be set of a device.
+    /// All settings of a device.
     fn look(&self, device: &str) -> Result<String> {
         let link = self.netns.ip(&format!("-details link show dev {device}"))?;
         let features = self.netns.run(&format!("ethtool --show-features {device}"))?;
-        // A bridge and its ports show their clocks. In generic mode the kernel ends the merging of frames by the NIC, for good, as
-        // it does when it is to forward.
+        // Bridges and their ports show clocks. In generic mode the kernel switches off the NIC's merging of frames for
+        // good, as it does when it forwards.
         let passing = ["hello_timer", "hold_timer", "large-receive-offload", "rx-gro-hw"];
         let lines = link.lines().chain(features.lines());
         let lasting = lines.filter(|line| !passing.iter().any(|word| line.contains(word)));
@@ -219,7 +219,7 @@ fn fix_peers() -> Result<()> {
         ensure!(said.contains(&lost) && said.contains(&hint(peer)), "{said}");
     }
     router.unload()?;
-    // Of one that is asked for later, too.
+    // Also for one that is added later.
     let router = Router::load(&bed.netns, "--iface eth2 --fix-peers")?;
     router.run("link add eth1")?;
     ensure!(targets(&router)? == [Some(true); 2], "{:?}", targets(&router)?);
@@ -229,7 +229,7 @@ fn fix_peers() -> Result<()> {
     router.unload()
 }
 
-/// Frames that were redirected to a port and that it did not send, as `stats` has them.
+/// The frames in `stats` that were redirected to a port but not sent by it.
 fn lost(router: &Router, port: &str) -> Result<u64> {
     let stats: Stats = router.json("stats --all")?;
     let counted = stats.reasons.iter().filter(|counter| counter.reason == "redirect-lost");
@@ -275,7 +275,7 @@ fn redirect_lost() -> Result<()> {
         "{}",
         router.run("stats")?
     );
-    // Marked, in a line that can be given back.
+    // Marked, in a line that can be used as input.
     let shown = router.run("route show")?;
     let marked: Vec<&str> = shown.lines().filter(|line| line.ends_with(" redirect-lost")).collect();
     ensure!(
@@ -305,7 +305,7 @@ fn redirect_lost() -> Result<()> {
     to.wire.receive("a frame that is not lost", |frame| frame == expected)?;
     counted(10)?;
 
-    // What this driver refuses of what it is given: more than its peer receives.
+    // This driver refuses frames that are larger than its peer receives.
     bed.right.ip("link set dev eth0 mtu 1000")?;
     for _ in 0..3 {
         send(&[0x5a; 1400])?;
@@ -320,7 +320,7 @@ fn redirect_lost() -> Result<()> {
     other.unload()
 }
 
-/// Said, and mended if that is wanted.
+/// Reported, and fixed if `--fix-peers` is given.
 fn gro_later() -> Result<()> {
     let bed = Bed::with_left_cable()?;
     let heard = |router: &Router, times: usize, text: &str| {
@@ -382,7 +382,7 @@ fn hidden_tags() -> Result<()> {
     Ok(())
 }
 
-/// A port without sub-interfaces takes their frames for untagged ones.
+/// A port without sub-interfaces treats their frames as untagged.
 fn hidden_vlan_devices() -> Result<()> {
     let bed = Bed::with_left_cable()?;
     bed.left.ip("link add link eth0 name customer type vlan id 100")?;
@@ -491,7 +491,7 @@ fn expect_way(router: &Router, from: &Side, to: &Side) -> Result<()> {
     expect_unknown(router, from, 0, 4000)
 }
 
-/// A label without a route is heard of, on the queue that it came in on.
+/// A label without a route is reported, on the queue where it arrived.
 fn expect_unknown(router: &Router, from: &Side, queue: usize, label: u32) -> Result<()> {
     from.wire
         .send_on(queue, &from.incoming(&[Entry::new(label, 64)], &v4(64)?))?;
@@ -504,7 +504,7 @@ fn expect_unknown(router: &Router, from: &Side, queue: usize, label: u32) -> Res
     })
 }
 
-/// What is not labelled traffic arrives as it was sent.
+/// Frames that are not labelled traffic arrive as they were sent.
 fn cross(what: &str, from: &Tap, to: &Tap, destination: Mac) -> Result<()> {
     for (name, frame) in bystanders::all(destination, from.mac()) {
         from.send(&frame)?;
@@ -526,7 +526,7 @@ fn unchanged(router: &Router, what: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// Frames of 8918 bytes and more, longer than what the port's MTU says, are seen whole.
+/// Frames of 8918 bytes and more, longer than the port's MTU, are seen whole.
 fn expect_large(bed: &Bed, router: &Router, wire: &Tap, port: &str) -> Result<()> {
     const IP_BYTES: usize = 8900;
     let right = Tap::open(&bed.right, "eth0")?;
@@ -560,7 +560,7 @@ fn expect_large(bed: &Bed, router: &Router, wire: &Tap, port: &str) -> Result<()
     let routes: serde_json::Value = router.json("--stats route show 100")?;
     let counted = &routes[0]["stats"]["bytes"];
     ensure!(counted.as_u64() == Some(swap.len() as u64), "counted {counted} bytes");
-    // And none goes where it does not fit.
+    // Frames that do not fit are not forwarded.
     bed.netns.ip("link set dev eth2 mtu 1500")?;
     wait::until("the new MTU", PATIENCE, || {
         let links: Vec<Link> = router.json("link show eth2")?;
@@ -572,7 +572,7 @@ fn expect_large(bed: &Bed, router: &Router, wire: &Tap, port: &str) -> Result<()
     })
 }
 
-/// ARP and ND work, and so does what is asked for with them.
+/// ARP and ND work, and so does the traffic that needs them.
 fn expect_pings(from: &Netns, addresses: &[&str]) -> Result<()> {
     for address in addresses {
         from.run(&format!("ping -n -c 2 -i 0.2 -W 5 {address}"))?;
@@ -623,7 +623,7 @@ fn tap_with_queues() -> Result<()> {
         let side = Side::new(&bed.netns, &wire, "tap0")?;
         expect_unknown(router, &side, 1, 4001)?;
         bed.expect_untouched(router, &wire, "tap0")?;
-        // Queues that the VM opens later have no sockets, until the port is made anew.
+        // Queues that the VM opens later have no sockets until the port is added again.
         let more = nic.plug(&bed.netns, "tap0")?;
         let side = Side::new(&bed.netns, &more, "tap0")?;
         more.send(&side.incoming(&[Entry::new(4002, 64)], &v4(64)?))?;
@@ -638,7 +638,7 @@ fn tap_with_queues() -> Result<()> {
     })
 }
 
-/// The tap stays when the VM ends, as those that libvirt or `ip tuntap` makes.
+/// The tap stays when the VM ends, like those of libvirt or `ip tuntap`.
 fn tap_restart() -> Result<()> {
     let nic = Nic {
         queues: 1,
@@ -647,7 +647,7 @@ fn tap_restart() -> Result<()> {
     };
     let bed = Bed::new()?;
     nic.make_tap(&bed.netns, "tap0")?;
-    // Before the VM is there, there is no carrier.
+    // Without the VM, there is no carrier.
     let router = Router::load(&bed.netns, "--iface tap0 --iface eth2")?;
     for _ in 0..2 {
         let wire = nic.plug(&bed.netns, "tap0")?;
@@ -658,7 +658,7 @@ fn tap_restart() -> Result<()> {
     router.unload()
 }
 
-/// A tap takes native mode at any MTU: what does not fit a page has the program run on its skb.
+/// A tap accepts native mode at any MTU: for a frame that does not fit a page, the program runs on its skb.
 fn jumbo_taps() -> Result<()> {
     let nic = Nic {
         queues: 1,
@@ -728,13 +728,13 @@ const TWO_QUEUES: Nic = Nic {
     nonblocking: true,
 };
 
-/// What has only been sent by has a socket on one queue.
+/// A port that was only sent to has a socket on one queue.
 fn late_queues() -> Result<()> {
     let bed = Bed::new()?;
     TWO_QUEUES.make_tap(&bed.netns, "tap0")?;
     let wire = TWO_QUEUES.plug(&bed.netns, "tap0")?;
     let router = Router::load(&bed.netns, "--tx-only tap0 --iface eth2")?;
-    // It only holds the program for its sub-interface, then a port that switches.
+    // First it only holds the program for its sub-interface, then it is a port that switches.
     router.run("link add tap0.100 tx-only")?;
     router.run("link del tap0")?;
     router.run("link add tap0")?;
@@ -783,7 +783,7 @@ fn taken_queue() -> Result<()> {
     router.unload()
 }
 
-/// What another program's AF_XDP socket on a queue of an interface does: nobody else can have one there.
+/// Occupies a queue of an interface, as another program's AF_XDP socket does: no other socket can be opened there.
 fn occupy_queue(interface: &str, queue: u32) -> Result<OwnedFd> {
     const CHUNK: u32 = 2048;
     let ring: u32 = 64;
@@ -791,9 +791,9 @@ fn occupy_queue(interface: &str, queue: u32) -> Result<OwnedFd> {
     // SAFETY: the call takes no memory.
     let socket = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     ensure!(socket >= 0, "no AF_XDP socket: {}", std::io::Error::last_os_error());
-    // SAFETY: it was just opened, and is nobody else's.
+    // SAFETY: it was just opened, and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // It goes with the process.
+    // It is freed with the process.
     let memory = Vec::leak(vec![0u64; (ring * CHUNK) as usize / size_of::<u64>() + 512]);
     let umem = libc::xdp_umem_reg {
         addr: (memory.as_ptr() as u64).next_multiple_of(4096),
@@ -804,7 +804,7 @@ fn occupy_queue(interface: &str, queue: u32) -> Result<OwnedFd> {
         tx_metadata_len: 0,
     };
     let set = |option, value: *const libc::c_void, length: usize| -> Result<()> {
-        // SAFETY: the value is that long, and outlives the call.
+        // Labels for the child are not the port's.
         let done = unsafe {
             libc::setsockopt(
                 socket.as_raw_fd(),
@@ -887,7 +887,7 @@ fn macvlan_parent() -> Result<()> {
 fn macvtap_parent() -> Result<()> {
     let bed = Bed::with_left_cable()?;
     bed.netns.ip("link add link eth1 name mt0 type macvtap mode bridge")?;
-    // Of multicast a macvtap takes only what it is advised to; LLDP, for one, a VM has to ask for.
+    // Without this a macvtap accepts only the multicast that the VM asks for; LLDP, for example, must be asked for.
     bed.netns.ip("link set dev mt0 allmulticast on up")?;
     let machine = vm::plug_macvtap(&bed.netns, "mt0")?;
     bed.load_and_unload("eth1", PORTS, |router| {
@@ -917,8 +917,8 @@ fn macvlan() -> Result<()> {
     Ok(())
 }
 
-/// `eth1`, or what is called otherwise, in a bridge with `eth3`, whose other end is `eth0` of the namespace that is returned. The
-/// router's addresses are the bridge's.
+/// `eth1`, or an interface with another name, in a bridge with `eth3`, whose other end is `eth0` of the returned
+/// namespace. The router's addresses are the bridge's.
 fn make_bridge(bed: &Bed, port: &str) -> Result<Netns> {
     let beyond = bed.lab.netns("beyond")?;
     link(
@@ -926,7 +926,7 @@ fn make_bridge(bed: &Bed, port: &str) -> Result<Netns> {
         End::new(&beyond, "eth0").address("10.0.1.3/24").address("fd00:1::3/64"),
     )?;
     for command in [
-        // A bridge forwards LLDP only if advised so, and takes what it learns of IGMP for an order.
+        // A bridge forwards LLDP only if it is configured to, and acts on the IGMP that it sees.
         "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0 group_fwd_mask 0x4000",
         "link set dev br0 address 02:00:00:00:00:b0",
         &format!("link set dev {port} master br0"),
@@ -952,14 +952,14 @@ fn bridge_port() -> Result<()> {
         })?;
         expect_pings(&bed.left, &["10.0.1.1", "fd00:1::1", "10.0.1.3", "fd00:1::3"])?;
         expect_pings(&beyond, &["10.0.1.1", "fd00:1::1", "10.0.1.2", "fd00:1::2"])?;
-        // The addresses are the bridge's, and what is advised comes from there, not from another port's.
+        // The addresses are the bridge's, and ICMP errors come from there, not from another port's.
         let side = Side::new(&bed.netns, &wire, "eth1")?;
         wire.send(&side.incoming(&[Entry::new(100, 1)], &v4(64)?))?;
         wire.receive("Time Exceeded from 10.0.1.1", |frame| {
             let error = IcmpError::read(frame).and_then(Result::ok);
             error.is_some_and(|error| error.kind == TIME_EXCEEDED_V4 && error.source == IpAddr::from([10, 0, 1, 1]))
         })?;
-        // What ends here is the bridge's to receive, by way of the slow path, too.
+        // Packets that end here are received by the bridge, also those of the slow path.
         router.run("route add 106 dev lo")?;
         let socket = bed
             .netns
@@ -972,7 +972,7 @@ fn bridge_port() -> Result<()> {
             ensure!(length == b"to the bridge".len(), "{length} bytes");
         }
         router.run("route del 106")?;
-        // Labels for the bridge's own MAC address are the bridge's, and somebody is advised.
+        // Labels for the bridge's own MAC address are left to the bridge, and a warning says so.
         let (bridge, mac) = (Tap::open(&bed.netns, "br0")?, bed.netns.mac("eth1")?);
         let foreign = labelled(bridge.mac(), wire.mac(), &[Entry::new(100, 64)], &v4(64)?);
         unchanged(router, || {
@@ -984,7 +984,7 @@ fn bridge_port() -> Result<()> {
         let said = router.said();
         let remedy = format!("ip link set dev br0 address {mac}");
         ensure!(said.contains(&remedy), "no \"{remedy}\" in: {said}");
-        // Which is not said in vain: who resolves the bridge's address reaches the port.
+        // The warning's advice works: a neighbour that resolves the bridge's address reaches the port.
         bed.netns.ip(&format!("link set dev br0 address {mac}"))?;
         bed.left.ip("neighbour flush dev eth0")?;
         expect_pings(&bed.left, &["10.0.1.1", "10.0.1.3"])?;
@@ -1059,7 +1059,7 @@ fn bridge() -> Result<()> {
     let _beyond = make_bridge(&bed, "eth1")?;
     let options = "--iface br0 --iface eth2";
     bed.expect_refusal(options, &["br0 is a bridge", "eth1", "eth3", "--mode generic"])?;
-    // The bridge's program does not see the tags that its ports get.
+    // The bridge's program does not see the tags of frames on its ports.
     bed.expect_refusal(
         "--iface br0.100 --mode generic",
         &["br0 is a bridge", "no VLAN on it can be a port"],

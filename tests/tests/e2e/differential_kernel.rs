@@ -21,20 +21,20 @@ use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link};
 
 use crate::test_with;
 
-/// Another seed than the one of every day: a number.
+/// A number to use as another seed than the default.
 const SEED_VARIABLE: &str = "MPLSXDP_SEED";
 const SEED: u64 = 1;
-/// Tables, and frames for each.
+/// How many tables to try, and how many frames with each.
 const TABLES: usize = 12;
 const FRAMES: usize = 400;
 /// Frames under way at a time: few enough for every queue.
 const BATCH: usize = 50;
 
-/// Labels with routes begin here, and those of the single paths of routes with several.
+/// Labels with routes begin here, and so do those of the single paths of routes with several.
 const FIRST: u32 = 100;
 const ROUTES: u32 = 40;
 const FIRST_SINGLE: u32 = 1000;
-/// `dev lo`, for the frame that comes last through the kernel's loopback interface; and what it is swapped to.
+/// `dev lo`, for the frame that comes last through the kernel's loopback interface; and the label it is swapped to.
 const LAST_LOCAL: u32 = 98;
 const LAST: u32 = 99;
 const LAST_OUT: u32 = 9999;
@@ -52,26 +52,28 @@ pub fn tests() -> Vec<Trial> {
     )]
 }
 
-/// What mplsxdp does otherwise than the kernel, on purpose.
+/// A deliberate difference between mplsxdp and the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Difference {
     /// The kernel writes TC 0 into labels that it pushes; mplsxdp keeps the TC.
     TrafficClass,
     /// Another hash picks another of several next hops.
     Path,
-    /// `ttl-propagate disabled`: pushed labels beyond the first have the TTL of tunnels; to the kernel it is about pops alone.
+    /// `ttl-propagate disabled`: pushed labels beyond the first have the TTL of tunnels; in the kernel the setting only
+    /// affects pops.
     TunnelTtl,
-    /// `ttl-propagate disabled`: an IP TTL of 0 or 1 has expired; the kernel sends the packet on with a TTL of 0.
+    /// `ttl-propagate disabled`: an IP TTL of 0 or 1 has expired; the kernel sends the packet with a TTL of 0.
     InnerTtl,
-    /// The kernel pops what does not end in a whole IP packet with a right checksum; mplsxdp does not forward it.
+    /// The kernel pops labels whose payload is not a whole IP packet with a right checksum; mplsxdp does not forward
+    /// it.
     Payload,
     /// The kernel swaps labels of a stack without a bottom.
     NoBottom,
-    /// A pop to IP cuts off what follows the packet.
+    /// A pop to IP cuts off the bytes after the packet.
     Trailer,
-    /// Router alert and entropy labels are unknown to the kernel.
+    /// The kernel does not know router alert and entropy labels.
     SpecialLabel,
-    /// mplsxdp pops four labels for this machine at most.
+    /// mplsxdp pops at most four labels for this machine.
     LocalPops,
 }
 
@@ -114,11 +116,11 @@ impl Random {
     }
 }
 
-/// How frames for a label go on.
+/// How frames for a label are forwarded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Action {
     Local,
-    /// No labels: pop.
+    /// No labels means pop.
     To {
         out: Vec<u32>,
         via: String,
@@ -140,7 +142,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// One route, as both read it.
+/// A route, as both sides read it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct TestRoute {
     label: u32,
@@ -166,7 +168,7 @@ impl fmt::Display for TestRoute {
     }
 }
 
-/// The single path `index` of the route of this label has a label of its own.
+/// The label of the single path `index` of this label's route.
 fn single(label: u32, index: usize) -> u32 {
     FIRST_SINGLE + (label - FIRST) * 8 + index as u32
 }
@@ -237,14 +239,14 @@ fn neighbour(number: u8) -> Mac {
     Mac([2, 0, 0, 0, 3, number])
 }
 
-/// A frame that is sent to both, and what is odd about it.
+/// A frame that is sent to both sides, and its peculiarities.
 #[derive(Clone, Debug)]
 struct Sent {
     stack: Vec<Lse>,
     payload: Vec<u8>,
-    /// The IP packet's length, without what follows it; `None`: there is no IP packet.
+    /// Length of the IP packet, without the bytes after it; `None` if there is no IP packet.
     packet_len: Option<usize>,
-    /// Its header checksum is right, as far as it has one.
+    /// Its header checksum, if it has one, is right.
     is_right: bool,
     inner_ttl: u8,
 }
@@ -261,12 +263,12 @@ impl Sent {
         self.stack.iter().any(|lse| lse.bottom())
     }
 
-    /// Nor is there an S bit by accident in what follows the labels, unless its number is changed.
+    /// Also, there is no S bit by accident in the bytes after the labels, unless its number is changed.
     fn is_bottomless(&self) -> bool {
         !self.has_bottom() && self.payload.starts_with(&[0; 8])
     }
 
-    /// The same for another label in the place of the one at `depth`.
+    /// The same with another label at `depth`.
     fn with_label(&self, depth: usize, label: u32) -> Self {
         let mut changed = self.clone();
         let lse = changed.stack[depth];
@@ -275,7 +277,7 @@ impl Sent {
     }
 }
 
-/// Every frame has a number of its own in the last bytes of its UDP datagram, by which it is recognised.
+/// Every frame has its own number in the last bytes of its UDP datagram, which identifies it.
 fn random_frame(random: &mut Random, number: u32, local: &[u32]) -> Result<Sent> {
     let depth = 1 + random.below(3) + if random.once_in(4) { random.below(4) } else { 0 };
     let ttl = |random: &mut Random| match random.below(8) {
@@ -294,7 +296,7 @@ fn random_frame(random: &mut Random, number: u32, local: &[u32]) -> Result<Sent>
         let (tc, ttl) = (random.below(8) as u8, ttl(random));
         stack.push(Lse::new(Label::from_low_bits(label), tc, bottom, ttl));
     }
-    // More for the machine itself than mplsxdp pops.
+    // More labels for the machine itself than mplsxdp pops.
     if let Some(&local) = local.first().filter(|_| random.once_in(60)) {
         let more = (0..5).map(|_| Lse::new(Label::from_low_bits(local), 0, false, 64));
         stack.splice(0..0, more);
@@ -334,7 +336,7 @@ fn random_frame(random: &mut Random, number: u32, local: &[u32]) -> Result<Sent>
         }
         1 => payload.extend(vec![0xee; 1 + random.below(40) as usize]),
         2 => {
-            // Not IP. The kernel looks at the version alone.
+            // Not IP. The kernel looks only at the version.
             payload[0] = random.of(&[0x00, 0x45 ^ 0xf0, 0x15]);
             packet_len = None;
         }
@@ -349,13 +351,13 @@ fn random_frame(random: &mut Random, number: u32, local: &[u32]) -> Result<Sent>
     })
 }
 
-/// The number of a frame that arrived, `None` for frames of others, such as ICMP errors.
+/// The number of a frame that arrived; `None` for other frames, such as ICMP errors.
 fn number(frame: &[u8]) -> Option<u32> {
     let marked = frame
         .windows(24)
         .rposition(|bytes| bytes[..20].iter().all(|&byte| byte == 0x5a))?;
     let bytes = frame.get(marked + 20..marked + 24)?;
-    // An ICMP error quotes the packet behind other headers.
+    // An ICMP error quotes the packet after other headers.
     let parsed = Parsed::new(frame).ok();
     let is_icmp = parsed
         .and_then(|parsed| parsed.ip().ok())
@@ -460,12 +462,13 @@ impl Side {
         }
     }
 
-    /// Sends frames, and returns what arrives on the right of each, by its number.
+    /// Sends frames, and returns what arrives on the right for each, by its number.
     fn run(&self, frames: &BTreeMap<u32, Sent>) -> Result<BTreeMap<u32, Vec<Vec<u8>>>> {
         for frame in frames.values() {
             self.left.send(&frame.bytes())?;
         }
-        // What the kernel pops for itself goes through its loopback interface, where it waits; this goes there more often.
+        // Packets that the kernel pops for itself wait in its loopback interface; this one passes through there more
+        // often.
         let locals = if self.router.is_some() { 0 } else { 6 };
         let mut last: Vec<u32> = vec![LAST_LOCAL; locals];
         last.push(LAST);
@@ -490,13 +493,13 @@ impl Side {
     }
 }
 
-/// What is known of a frame's way through the table: the labels that are for the machine itself, and the one behind them.
+/// A frame's way through the table: the labels for the machine itself, and the label after them.
 struct Way<'a> {
     /// How many labels are popped for the machine.
     locals: usize,
     /// The route by which the frame leaves.
     route: Option<&'a TestRoute>,
-    /// Some label on the way is special, other than explicit null.
+    /// A label on the way is special, other than explicit null.
     special: bool,
 }
 
@@ -524,7 +527,7 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Which documented differences explain that the kernel sent `kernel` and mplsxdp `xdp`. An error says that none do.
+/// The documented differences that explain why the kernel sent `kernel` and mplsxdp `xdp`. An error if none do.
 fn explain(
     sent: &Sent,
     table: &BTreeMap<u32, TestRoute>,
@@ -623,7 +626,7 @@ fn compare() -> Result<()> {
         let local: Vec<u32> = table.values().filter(is_local).map(|route| route.label).collect();
         for _ in 0..FRAMES / BATCH {
             let mut frames = BTreeMap::new();
-            // Frames for a route with several next hops, once for each: those that either may have taken.
+            // Frames for a route with several next hops, once for each path: those that either side may have sent.
             let mut several: Vec<(u32, Vec<u32>)> = Vec::new();
             for _ in 0..BATCH {
                 let sent = random_frame(&mut random, number, &local)?;
@@ -670,7 +673,7 @@ fn compare() -> Result<()> {
                     )
                 };
                 if let Some((_, ways)) = several.iter().find(|(first, _)| first == number) {
-                    // Each went one of the ways, which are compared by themselves.
+                    // Each took one of the paths, which are compared separately.
                     let unnumbered = |frames: Vec<Vec<u8>>| frames.into_iter().map(unmarked).collect::<Vec<_>>();
                     let any = |arrived: &BTreeMap<u32, Vec<Vec<u8>>>, frames: &[Vec<u8>]| {
                         let found = unnumbered(frames.to_vec());
@@ -702,7 +705,7 @@ fn compare() -> Result<()> {
     for (difference, count) in &counts {
         println!("differential: {count:6} {difference:?}");
     }
-    // Else the list says more than is true.
+    // Otherwise the list claims too much.
     let unseen: Vec<_> = Difference::ALL
         .into_iter()
         .filter(|one| !counts.contains_key(one))
@@ -714,7 +717,7 @@ fn compare() -> Result<()> {
     Ok(())
 }
 
-/// Gives a frame another number. UDP checksums are not looked at by routers.
+/// Gives a frame another number. Routers do not check UDP checksums.
 fn mark(sent: &mut Sent, number: u32) {
     let end = sent.payload.len();
     if let Some(at) = sent

@@ -1,5 +1,5 @@
-//! Frames that the fast path cannot forward, apart from TTLs that run out: what becomes of them, and that they cost the others
-//! nothing.
+//! Frames that the fast path cannot forward, except for expired TTLs: what happens to them, and that they do not harm
+//! the others.
 
 use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ use crate::test;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long frames wait for a next hop.
 const HOLD: Duration = Duration::from_secs(3);
-/// Of a next hop to the right that is not there yet.
+/// An address of a next hop on the right that does not exist yet.
 const ABSENT: &str = "10.0.2.9";
 
 pub fn tests() -> Vec<Trial> {
@@ -77,7 +77,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// A packet whose data says which one it is.
+/// A packet whose data contains its number.
 fn numbered(number: usize) -> Result<Vec<u8>> {
     udp(
         "192.0.2.1".parse()?,
@@ -87,7 +87,7 @@ fn numbered(number: usize) -> Result<Vec<u8>> {
     )
 }
 
-/// Waits until frames have had this outcome so often.
+/// Waits until this many frames have had this outcome.
 fn until_outcome(bench: &Bench, name: &str, count: u64) -> Result<()> {
     let what = format!("{count} frames with the outcome {name}");
     wait::until(&what, PATIENCE, || {
@@ -125,7 +125,7 @@ fn held() -> Result<()> {
         bench.router.outcome("released")? == FRAMES as u64,
         "counted by the slow path"
     );
-    // From now on by the fast path.
+    // From now on through the fast path.
     bench.router.wait_resolved()?;
     bench.expect(
         "afterwards",
@@ -163,7 +163,7 @@ fn held_for_replaced() -> Result<()> {
     Ok(())
 }
 
-/// What the slow path has for a port that is down is dropped, be it known to be down or not.
+/// Frames that the slow path sends to a port that is down are dropped, whether it knows that or not.
 fn port_down() -> Result<()> {
     const FRAMES: usize = 20;
     let bench = Bench::new(NATIVE)?;
@@ -183,7 +183,7 @@ fn port_down() -> Result<()> {
     until_outcome(&bench, "router-alert", FRAMES as u64)?;
     netns.ip("link set eth2 up")?;
     bench.router.wait_resolved()?;
-    // The port sends again a moment later, once its sockets are open anew.
+    // The port sends again a moment later, once its sockets are open again.
     let mut seen = wait::until("a frame sent after", PATIENCE, || {
         let seen = bench.forward(&alert(2 * FRAMES)?)?;
         Ok((!seen.is_empty()).then_some(seen))
@@ -207,7 +207,7 @@ fn hold_limit() -> Result<()> {
     until_outcome(&bench, "hold-full", 6)?;
     bench.right_netns.ip(&format!("address add {ABSENT}/24 dev eth0"))?;
     bench.router.wait_resolved()?;
-    // The first ones, and what comes after them is sent after them.
+    // The first ones, and later frames only after them.
     let last = bench.labelled(&[Entry::new(500, 64)], &numbered(10)?);
     bench.left.send(&last)?;
     for number in [0, 1, 2, 3, 10] {
@@ -320,7 +320,7 @@ fn unknown_punt() -> Result<()> {
     ensure!(listed[0].rate_pps > listed[1].rate_pps, "{listed:?}");
     let shown = bench.router.run("stats --unknown")?;
     ensure!(shown.lines().count() == 3 && shown.contains("4711"), "{shown}");
-    // The log tells of the first one, and of the others in some seconds.
+    // The log reports the first one at once, and the others after some seconds.
     let lines = bench.router.said();
     let lines: Vec<_> = lines.lines().filter(|line| line.contains("no route")).collect();
     ensure!(lines.len() == 1 && lines[0].contains("4711"), "{lines:?}");
@@ -330,7 +330,7 @@ fn unknown_punt() -> Result<()> {
 fn unknown_drop() -> Result<()> {
     let bench = Bench::new(&format!("{NATIVE} --unknown drop"))?;
     send_unknown(&bench)?;
-    // What comes next has come up, and nothing before it.
+    // The next frame has come up, and none before it.
     bench.left.send(&bench.labelled(&[Entry::new(14, 64)], &v4(64)?))?;
     until_outcome(&bench, "oam", 1)?;
     until_outcome(&bench, "unknown-label", 0)?;
@@ -354,7 +354,7 @@ fn router_alert() -> Result<()> {
     bench.route("100 as 110")?;
     bench.route("210")?;
     let packet = v4(64)?;
-    // Not by the fast path: a frame that is sent after it may overtake it.
+    // Not through the fast path, where a later frame may overtake it.
     let expect = |stack: &[Entry], expected: &[u8]| -> Result<()> {
         bench.left.send(&bench.labelled(stack, &packet))?;
         let what = format!("{stack:?} as {expected:02x?}");
@@ -366,7 +366,7 @@ fn router_alert() -> Result<()> {
         &[alert(64), Entry::new(100, 9).tc(5)],
         &bench.out_labelled(&swapped, &packet),
     )?;
-    // No label is left for it to stand above.
+    // No label is left beneath the alert.
     let popped = with_ttl(&packet, 63)?;
     expect(
         &[alert(64), Entry::new(210, 64)],
@@ -374,7 +374,7 @@ fn router_alert() -> Result<()> {
     )?;
     until_outcome(&bench, "router-alert", 2)?;
     until_outcome(&bench, "forwarded", 2)?;
-    // What is beneath decides.
+    // The label beneath decides.
     bench
         .left
         .send(&bench.labelled(&[alert(64), Entry::new(4711, 64)], &packet))?;
@@ -383,7 +383,7 @@ fn router_alert() -> Result<()> {
     Ok(())
 }
 
-/// What a packet through the router is, in one family.
+/// A packet through the router, in one family.
 struct Through {
     source: &'static str,
     destination: &'static str,
@@ -416,7 +416,7 @@ impl Through {
     }
 }
 
-/// A router whose kernel knows the way to both sides. It forwards, if it may.
+/// A router whose kernel has routes to both sides, and forwards if `forwards` is set.
 fn routed_bench(options: &str, forwards: bool) -> Result<Bench> {
     let bench = Bench::new(options)?;
     bench.router.run("route add 106 dev lo")?;
@@ -437,7 +437,7 @@ fn routed_bench(options: &str, forwards: bool) -> Result<Bench> {
     Ok(bench)
 }
 
-/// Stacks that end in the router, the last two by way of the slow path. Their TTLs are the packet's.
+/// Stacks that end in the router, the last two through the slow path. Their TTLs are the packet's.
 fn ending_stacks(ttl: u8, ethertype: u16) -> [Vec<Entry>; 4] {
     let entry = |label| Entry::new(label, ttl);
     let null = entry(if ethertype == ETH_P_IP { 0 } else { 2 });
@@ -470,7 +470,7 @@ fn alert_forwarded() -> Result<()> {
                 let frame = bench.left.receive(&format!("an answer to {stack:?}"), |frame| {
                     IcmpError::read(frame).is_some()
                 })?;
-                // The kernel's own, which knows of no labels.
+                // The kernel's own error, which does not know of labels.
                 let error = IcmpError::read(&frame).context("no ICMP error")??;
                 ensure!(
                     error.kind == through.time_exceeded && error.stack.is_empty(),
@@ -485,7 +485,7 @@ fn alert_forwarded() -> Result<()> {
     Ok(())
 }
 
-/// That nothing more has come out to the right than what the kernel says of itself.
+/// Checks that nothing more has left to the right except the kernel's own multicast.
 fn ensure_only_multicast(bench: &Bench) -> Result<()> {
     let out = bench.right.drain()?;
     let ours: Vec<_> = out
@@ -510,10 +510,10 @@ fn alert_not_forwarded() -> Result<()> {
 }
 
 fn alert_received() -> Result<()> {
-    /// Of [`udp`].
+    /// The port of [`udp`].
     const PORT: u16 = 5000;
     for options in [NATIVE, "--iface eth1 --iface eth2 --mode generic"] {
-        // It would forward: that it does not receive has other reasons.
+        // It would forward: if it does not receive, the reason is another.
         let bench = routed_bench(options, true)?;
         for (own, loopback, neighbour, ethertype) in [
             ("10.0.1.1", "127.0.0.1", "10.0.1.2", ETH_P_IP),
@@ -521,7 +521,7 @@ fn alert_received() -> Result<()> {
         ] {
             let (own, loopback, neighbour): (IpAddr, IpAddr, IpAddr) =
                 (own.parse()?, loopback.parse()?, neighbour.parse()?);
-            // One of any address: whatever the kernel takes gets there.
+            // A socket for any address gets every packet that the kernel accepts.
             let any = if own.is_ipv4() { "0.0.0.0" } else { "::" };
             let socket = bench.router.netns().within(|| {
                 UdpSocket::bind((any.parse::<IpAddr>()?, PORT)).context("cannot have a socket in the router")
@@ -533,7 +533,7 @@ fn alert_received() -> Result<()> {
                 let send = |packet: &[u8]| bench.left.send(&bench.labelled(&stack, packet));
                 send(&packet(neighbour, loopback, "to loopback")?)?;
                 send(&packet(loopback, own, "from loopback")?)?;
-                // IPv4 only; the last is malformed, whoever it is for.
+                // IPv4 only; the last is malformed, whatever its destination.
                 if own.is_ipv4() {
                     send(&packet(own, own, "from myself")?)?;
                     let mut wrong = packet(neighbour, own, "with a wrong checksum")?;
@@ -555,7 +555,7 @@ fn alert_received() -> Result<()> {
     Ok(())
 }
 
-/// A packet that lies in a page pool keeps it from going, and the kernel says so every 60 s.
+/// An unread packet keeps its page pool from being freed, which the kernel logs every 60 s.
 fn unread() -> Result<()> {
     const PACKETS: u64 = 100;
     for options in [NATIVE, "--iface eth1 --iface eth2 --mode generic"] {
@@ -580,7 +580,7 @@ fn unread() -> Result<()> {
             let length = socket.recv(&mut buffer)?;
             ensure!(buffer[..length] == data(number), "packet {number} is not the next");
         }
-        // They do not come back to the program, which sees what is received in generic mode.
+        // They do not come back to the program, which sees received frames in generic mode.
         let exceptions = bench.router.dropped("router-alert")?;
         ensure!(exceptions == PACKETS, "{exceptions} router alerts");
         let stats: Stats = bench.router.json("stats")?;
@@ -589,7 +589,7 @@ fn unread() -> Result<()> {
     Ok(())
 }
 
-/// TTLs run out, and neither an LSP nor the kernel knows the way to the source.
+/// TTLs expire, and neither an LSP nor the kernel knows the way to the source.
 fn no_way_back() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     bench.router.run("route add 106 dev lo")?;
@@ -619,8 +619,8 @@ fn oam() -> Result<()> {
     until_outcome(&bench, "lsp-ping", 1)
 }
 
-/// Sends frames whose TTL runs out, from this source, and waits until all are dealt with. Returns how many were answered, by what
-/// is counted and by what arrives, and how long it took.
+/// Sends frames whose TTL expires, from this source, and waits until all are handled. Returns how many were answered,
+/// by the counters and by the frames that arrive, and how long it took.
 fn expire(bench: &Bench, source: &str, frames: u64) -> Result<(u64, Duration)> {
     let answered = || bench.router.outcome("time-exceeded");
     let limited = || bench.router.outcome("answer-limited");
@@ -641,7 +641,7 @@ fn expire(bench: &Bench, source: &str, frames: u64) -> Result<(u64, Duration)> {
     Ok((answered, took))
 }
 
-/// That a limit of 10 per second, and 50 at once, holds.
+/// Checks a limit of 10 per second, and 50 at once.
 fn ensure_limited(answered: u64, took: Duration) -> Result<()> {
     let most = 50 + (took.as_secs_f64() * 10.0) as u64 + 1;
     ensure!((50..=most).contains(&answered), "{answered} answers in {took:?}");
@@ -653,7 +653,7 @@ fn total_limit() -> Result<()> {
     bench.route("100 as 110")?;
     let (answered, took) = expire(&bench, "192.0.2.1", 300)?;
     ensure_limited(answered, took)?;
-    // Others are limited with it.
+    // Other sources share the limit.
     let (others, more) = expire(&bench, "192.0.2.2", 300)?;
     ensure_limited(answered + others, took + more)
 }
@@ -680,8 +680,8 @@ fn unpoliced_flood() -> Result<()> {
     Ok(())
 }
 
-/// Unknown labels flood a third port as fast as they can be sent, while valid frames go from left to right, and TTLs run out among
-/// them. Returns how many frames were policed.
+/// Unknown labels flood a third port as fast as they can be sent, while valid frames go from left to right, and TTLs
+/// expire among them. Returns how many frames were policed.
 fn flood(options: &str) -> Result<u64> {
     const ROUNDS: usize = 100;
     /// Fewer than the queue of a veth has room for (256).
@@ -706,7 +706,7 @@ fn flood(options: &str) -> Result<u64> {
                     break;
                 }
                 match source.send(frame) {
-                    // Kernels differ in whether they say that a veth had no room.
+                    // Only some kernels report that a veth had no room.
                     Err(error) if error.downcast_ref() == Some(&Errno::ENOBUFS) => {}
                     result => {
                         result?;
@@ -742,7 +742,7 @@ fn flood(options: &str) -> Result<u64> {
         forwarded == (ROUNDS * FRAMES) as u64,
         "{forwarded} frames are counted as forwarded"
     );
-    // What the veth of the flood itself had no room for was never the switch's.
+    // Frames that the veth of the flood itself had no room for never reached the switch.
     let stats: Stats = bench.router.json("stats")?;
     let flooded = stats
         .reasons
@@ -757,7 +757,7 @@ fn flood(options: &str) -> Result<u64> {
     Ok(flooded.policed)
 }
 
-/// That a frame whose TTL runs out gets its answer.
+/// Checks that a frame whose TTL expires gets an answer.
 fn ensure_answered(bench: &Bench, what: &str) -> Result<()> {
     let packet = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, what.as_bytes())?;
     bench.left.send(&bench.labelled(&[Entry::new(100, 1)], &packet))?;

@@ -1,7 +1,7 @@
-//! `docs/first-lab.md` as it is typed: every command in order in one shell, with what the page says that it prints.
+//! Types `docs/first-lab.md`: runs every command in order in one shell, and compares the output with the page.
 //!
-//! The shell has a mount, network and PID namespace of its own, with an empty /run. So the page's names meet no others, and
-//! the kernel removes what is left when the shell ends, however it ends.
+//! The shell has its own mount, network and PID namespace, with an empty /run. So the page's names cannot clash with
+//! others, and the kernel removes everything when the shell ends, however it ends.
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -22,9 +22,9 @@ use crate::test_with_all;
 const PAGE: &str = include_str!("../../../docs/first-lab.md");
 /// How long a command may take.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long a command of mplsxdp that only shows something may take to show what the page says.
+/// How long to repeat a command of mplsxdp that only shows something, until its output is as on the page.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Follows the output of each command, before its exit status.
+/// Printed after the output of each command, before its exit status.
 const END: &str = "end of output:";
 
 pub fn tests() -> Vec<Trial> {
@@ -63,12 +63,12 @@ fn page() -> Result<()> {
 /// A code block with commands.
 #[derive(Debug, PartialEq)]
 struct Block {
-    /// Of the page, where the block begins.
+    /// The line of the page where the block begins.
     line: usize,
     commands: Vec<Shown>,
 }
 
-/// A command, and what the page says that it prints.
+/// A command, and its output according to the page.
 #[derive(Debug, PartialEq)]
 struct Shown {
     command: String,
@@ -102,7 +102,7 @@ fn blocks(page: &str) -> Result<Vec<Block>> {
     Ok(blocks)
 }
 
-/// Lines that begin with a prompt are commands, the others what they print.
+/// Lines that begin with a prompt are commands, the others their output.
 fn console(body: &[&str]) -> Result<Vec<Shown>> {
     let mut shown: Vec<Shown> = Vec::new();
     for line in body {
@@ -148,8 +148,8 @@ impl Shown {
     }
 }
 
-/// If lines have the same words, but for figures that differ each time. A line `...` is any number of lines, a word `...` at
-/// the end of a line any number of words.
+/// Whether the lines have the same words, except for figures that differ each time. A line `...` stands for any number
+/// of lines, a word `...` at the end of a line for any number of words.
 fn is_as_shown(expected: &[String], printed: &str) -> bool {
     let printed: Vec<_> = printed.lines().collect();
     lines_match(expected, &printed)
@@ -192,9 +192,9 @@ fn words(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// `bash` in namespaces of its own. It has the built `mplsxdp` in its PATH.
+/// `bash` in its own namespaces, with the built `mplsxdp` in its PATH.
 struct Shell {
-    /// Before the process: a shell without input ends.
+    /// Dropped before the process: a shell without input ends.
     input: Option<ChildStdin>,
     output: Receiver<String>,
     _process: tidy::Reaped,
@@ -229,7 +229,7 @@ impl Shell {
         })
     }
 
-    /// What commands print to either output, and the exit status of the last; that of one that failed on the way, if any did.
+    /// The output of commands on both streams, and the exit status of the last one or of one that failed before it.
     fn run(&mut self, commands: &str) -> Result<(String, i32)> {
         let input = self.input.as_mut().context("the shell has no input")?;
         write!(
@@ -269,7 +269,7 @@ impl Shell {
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        // The kernel ends all processes of a PID namespace with the first of them.
+        // When the first process of a PID namespace ends, the kernel ends all others.
         drop(mem::take(&mut self.input));
     }
 }

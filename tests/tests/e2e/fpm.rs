@@ -1,4 +1,4 @@
-//! Routes of a routing daemon: zebra's end of an FPM connection is played by the test.
+//! Routes of a routing daemon; the test plays zebra's end of an FPM connection.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Trial> {
 
 struct Lab {
     bench: Bench,
-    /// eth2 as zebra knows it.
+    /// The index of eth2.
     right: u32,
 }
 
@@ -138,7 +138,7 @@ fn followed() -> Result<()> {
         ip("10.4.6.0/24".parse()?, [impose(lab.right, VIA, &[303])]),
     ])?;
     zebra.say([lsp_gone(101), lsp(100, [swap(lab.right, VIA, &[210])])])?;
-    // Without labels, the prefix is the kernel's.
+    // Without labels, the prefix is left to the kernel.
     zebra.say([
         ip("10.4.5.0/24".parse()?, [swap(lab.right, VIA, &[])]),
         ip_gone("10.4.4.0/24".parse()?),
@@ -257,7 +257,7 @@ fn garbage() -> Result<()> {
         // The server may have closed the connection already.
         let _ = lab.zebra()?.say_bytes(garbage);
     }
-    // What it logs is about a connection that ends, so that all have.
+    // The log line is written at the end of the connection, so the other lines are there.
     let text = "cannot be read, and is ignored: RTA_NEWDST";
     wait::until("a word about a message", PATIENCE, || {
         Ok(lab.bench.router.said().contains(text).then_some(()))

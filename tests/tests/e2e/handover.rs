@@ -1,4 +1,5 @@
-//! What `dev lo` routes leave to the kernel, and its settings that have it drop that: each is named, with the command that helps.
+//! Packets that `dev lo` routes leave to the kernel, and kernel settings that make it drop them: each is named, with
+//! the command that helps.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -53,14 +54,14 @@ fn expect_through(bench: &Bench, ends: [&str; 2]) -> Result<()> {
 }
 
 fn expect_dropped(bench: &Bench, ends: [&str; 2]) -> Result<()> {
-    // What was forwarded before, the kernel may have sent late.
+    // The kernel may have sent an earlier packet late.
     send(bench, ends)?;
     let forwarded = send(bench, ends)?;
     ensure!(forwarded.is_empty(), "{ends:?} got through");
     Ok(())
 }
 
-/// Puts the route in again. What is said then, each with all of `words`.
+/// Adds the route again. Returns the warnings, each of which must contain all of `words`.
 fn replace(bench: &Bench, words: &[&[&str]]) -> Result<Vec<String>> {
     let (_, said) = bench
         .router
@@ -104,7 +105,7 @@ fn warned() -> Result<()> {
     expect_through(&bench, V4)?;
     expect_through(&bench, V6)?;
 
-    // Of the port that packets come in by. That it is off where they leave does not matter.
+    // The setting of the port where packets arrive counts, not that of the port where they leave.
     netns.sysctl("ipv4/conf/eth1/forwarding", "0")?;
     let warnings = replace(&bench, &[&["IPv4", "net.ipv4.conf.eth1.forwarding is 0"]])?;
     expect_dropped(&bench, V4)?;
@@ -114,7 +115,7 @@ fn warned() -> Result<()> {
     replace(&bench, &[])?;
     expect_through(&bench, V4)?;
 
-    // The source is not known at all, then by a default route elsewhere.
+    // First there is no route to the source, then a default route through another interface.
     netns.sysctl("ipv4/conf/all/rp_filter", "2")?;
     let warnings = replace(
         &bench,
@@ -143,7 +144,7 @@ fn warned() -> Result<()> {
     replace(&bench, &[])?;
     expect_through(&bench, V4)?;
 
-    // Where an LSP leads, packets may come from.
+    // Packets may come from where an LSP leads.
     netns.ip("route del default")?;
     netns.ip("route add 192.0.2.0/24 via 10.0.2.9")?;
     bench.route("192.0.2.0/25 encap mpls 300")?;
@@ -151,7 +152,7 @@ fn warned() -> Result<()> {
     expect_through(&bench, V4)?;
     bench.route("198.51.100.0/24 encap mpls 301")?;
     replace(&bench, &[&["such as 198.51.100.0/24"]])?;
-    // Other routes are not about the kernel.
+    // Other routes have nothing to do with the kernel.
     let (_, said) = bench
         .router
         .run_with_warnings(&format!("route add 201 as 202 via link {RIGHT} dev eth2"), "")?;

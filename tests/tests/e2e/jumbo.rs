@@ -1,4 +1,4 @@
-//! Frames that do not fit one buffer of the driver: an MTU of 9000.
+//! Frames that do not fit one buffer of the driver, with an MTU of 9000.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// An IP packet of `length` bytes, whose data tells one byte from the next.
+/// An IP packet of `length` bytes, each of which differs from the next.
 fn packet(family: u16, length: usize, ttl: u8) -> Result<Vec<u8>> {
     let (source, destination, headers) = match family {
         ETH_P_IP => ("192.0.2.1", "10.9.0.1", 28),
@@ -103,7 +103,7 @@ fn switched() -> Result<()> {
     bench.router.unload()
 }
 
-/// The program that takes large frames takes the other's place.
+/// The program for large frames replaces the other one.
 fn grown() -> Result<()> {
     let bench = Bench::with_mtus(NATIVE, 1500, 1500)?;
     bench.route("100 as 110")?;
@@ -154,7 +154,7 @@ fn bytes_forwarded(bench: &Bench) -> Result<u64> {
         .with_context(|| format!("no count in {routes}"))
 }
 
-/// The source of an expired jumbo frame is told, with what RFC 4884 has room for.
+/// An expired jumbo frame is answered, with as much as RFC 4884 has room for.
 fn answered() -> Result<()> {
     let bench = Bench::with_mtus(NATIVE, MTU, MTU)?;
     bench.route("100 as 110")?;
@@ -173,7 +173,8 @@ fn answered() -> Result<()> {
     until_outcome(&bench, "time-exceeded", 2)
 }
 
-/// What ends here beneath a router alert, as long as the port takes, and longer than the kernel makes a packet of.
+/// A packet that ends here beneath a router alert: as long as the port allows, and longer than the kernel turns into a
+/// packet.
 fn received() -> Result<()> {
     const LARGER_MTU: u32 = 20_000;
     for options in [NATIVE, "--iface eth1 --iface eth2 --mode generic"] {
@@ -226,7 +227,7 @@ fn in_fragments() -> Result<()> {
     until_outcome(&bench, "fragmented", 1)
 }
 
-/// A tap does not take frames in several buffers from XDP: they are exceptions, and lost to nobody.
+/// A tap does not accept multi-buffer frames from XDP: they are exceptions, and none is lost.
 fn to_tap() -> Result<()> {
     let bench = Bench::with_mtus(NATIVE, MTU, MTU)?;
     let nic = Nic {

@@ -1,5 +1,5 @@
-//! Labels that are left to the kernel, on kernels that have MPLS: the kernel forwards them by its own routes, and XDP those that it
-//! has routes for.
+//! Labels that are left to the kernel, on kernels that have MPLS: the kernel forwards them by its own routes, and XDP
+//! forwards those that it has routes for.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -59,7 +59,7 @@ fn packet(ttl: u8) -> Result<Vec<u8>> {
     udp(source.into(), IpAddr::from(destination), ttl, b"whose?")
 }
 
-/// Sends a frame from the left, which reaches the right in this form.
+/// Sends a frame from the left, which must reach the right in this form.
 fn expect(bench: &Bench, sent: &[u8], expected: &[u8]) -> Result<()> {
     bench.left.send(sent)?;
     bench
@@ -94,7 +94,7 @@ fn pass_routes_are_the_kernels() -> Result<()> {
     let (counted, passed) = (counted(&bench, 100)?, bench.router.dropped("pass-route")?);
     ensure!((counted, passed) == (1, 2), "counted {counted}, {passed} at the port");
 
-    // XDP takes over, and gives back.
+    // XDP takes over, and hands back.
     bench
         .router
         .run(&format!("route replace 100 as 300 via link {RIGHT} dev eth2"))?;
@@ -123,7 +123,7 @@ fn dev_lo_pass() -> Result<()> {
         bench.router.dropped("pass-route")? == 0,
         "the kernel got a label that XDP has"
     );
-    // The kernel pops with the label's TTL less 1, and routes the packet.
+    // The kernel pops with the label's TTL minus 1, and routes the packet.
     expect(
         &bench,
         &bench.labelled(&[Entry::new(101, 40)], &packet),
@@ -134,7 +134,8 @@ fn dev_lo_pass() -> Result<()> {
     Ok(())
 }
 
-/// The default table has no route for the packet, the VRF's has one. The kernel routes there what it pops without another hop.
+/// The default table has no route for the packet, the VRF's table has one. The kernel routes the popped packet there
+/// without another hop.
 fn a_delivery_to_a_vrf_passes() -> Result<()> {
     let bench = bench()?;
     let netns = bench.router.netns();

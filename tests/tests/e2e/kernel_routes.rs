@@ -1,4 +1,4 @@
-//! What of a prefix is the kernel's: its own routes that are more specific, as they come and go.
+//! The parts of a prefix that belong to the kernel: its own more specific routes, as they come and go.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -26,7 +26,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// The frame that this packet to `destination` is when it leaves to the right under `label`; `None`: it does not.
+/// Checks the frame in which this packet to `destination` leaves to the right under `label`; `None`: it does not leave.
 fn expect(bench: &Bench, destination: &str, label: Option<u32>) -> Result<()> {
     let destination: IpAddr = destination.parse()?;
     let (source, ethertype): (IpAddr, _) = match destination {
@@ -79,13 +79,13 @@ fn change_together() -> Result<()> {
     restore(&[(&specific, 300), (&covering, 200)])?;
     expect_all(within, Some(300))?;
     expect_all(beside, Some(200))?;
-    // What the replaced route had is another's, and nobody's who should not have it.
+    // The former slots of the replaced route belong to another route now, and to no other.
     bench.route("500 as 700/701")?;
     expect_all(within, Some(300))?;
     bench.router.run("route del 500")?;
 
-    // The specific one goes, and the kernel's own takes over; it comes together with a new label for the other; the covering one
-    // goes; both come at once.
+    // The specific one goes, and the kernel's own takes over; it comes together with a new label for the other; the
+    // covering one goes; both come at once.
     restore(&[(&covering, 201)])?;
     expect_all(within, None)?;
     expect_all(beside, Some(201))?;
@@ -132,7 +132,7 @@ fn configured() -> Result<()> {
     bench.router.unload()
 }
 
-/// Ways by one interface come and go one by one.
+/// Paths through one interface come and go one by one.
 fn ways_by_one_interface() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     let netns = bench.router.netns();
@@ -145,7 +145,7 @@ fn ways_by_one_interface() -> Result<()> {
     netns.ip("route append 10.4.5.0/24 via 203.0.113.3 dev eth2")?;
     netns.ip("-6 route add 2001:db8:4:5::/64 nexthop via 2001:db9::2 dev eth2 nexthop via 2001:db9::3 dev eth2")?;
     let both = |label| ["10.4.5.1", "2001:db8:4:5::1"].map(|address| expect(&bench, address, label).ok());
-    // What the kernel was announced next of all: once this has its effect, so has what came before.
+    // The kernel's latest route: once this one has its effect, so have the changes before it.
     let wait_for_marker = |marker: &str| -> Result<()> {
         netns.ip(&format!("route add {marker}.0/24 dev eth2"))?;
         wait::until("the kernel's last route", std::time::Duration::from_secs(5), || {
@@ -165,7 +165,7 @@ fn ways_by_one_interface() -> Result<()> {
     bench.router.unload()
 }
 
-/// More than the controller deals with in one step, so others have their turn before the change is done.
+/// More than the controller handles in one step, so others get their turn before the change is done.
 fn many_within() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     let netns = bench.router.netns();
@@ -188,7 +188,7 @@ fn many_within() -> Result<()> {
             .router
             .run(&format!("route add {}", line("10.0.0.0/8", label).trim()))?;
         expect_all(Some(label))?;
-        // At once: what is left of the one is there when the next comes.
+        // At once: the rest of the first one is still there when the next comes.
         bench.router.run("route del 10.0.0.0/8")?;
         if label == 201 {
             expect_all(None)?;

@@ -1,4 +1,4 @@
-//! Loading, unloading, being killed, and meeting oneself.
+//! Loading, unloading, being killed, and meeting another instance.
 
 use fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -56,10 +56,10 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// The file descriptors that `mplsxdp` has while nobody asks it anything.
+/// The file descriptors of an idle `mplsxdp`.
 fn count_descriptors(router: &Router) -> Result<usize> {
     let pid = router.json::<Status>("status")?.pid;
-    // The client of the last command may not have been seen off yet.
+    // The connection of the last command may still be open.
     let mut fewest = usize::MAX;
     for _ in 0..20 {
         fewest = fewest.min(fs::read_dir(format!("/proc/{pid}/fd"))?.count());
@@ -68,7 +68,7 @@ fn count_descriptors(router: &Router) -> Result<usize> {
     Ok(fewest)
 }
 
-/// One veth after the other, `p0` and so on, in the router's namespace with their peers.
+/// Adds veths, `p0` and so on, to the router's namespace, with their peers.
 fn add_veths(netns: &Netns, count: usize) -> Result<()> {
     for number in 0..count {
         netns.ip(&format!("link add p{number} type veth peer name q{number}"))?;
@@ -137,7 +137,7 @@ fn few_descriptors() -> Result<()> {
         ensure!(refusal.contains(part), "{part}: {refusal}");
     }
     ensure!(!refusal.contains("CAP_") && !refusal.contains("memlock"), "{refusal}");
-    // What there was is there, and what is given back can be had again.
+    // Everything from before is still there, and released descriptors can be used again.
     let links: Vec<Link> = router.json("link show")?;
     ensure!(links.len() == ports + 2, "{links:?}");
     bench.expect_swap(&router)?;
@@ -322,7 +322,7 @@ fn port_in_use() -> Result<()> {
     router.unload()
 }
 
-/// The CLI with these words. What it wrote, or its error.
+/// Runs the CLI with these words. Returns its output, or its error.
 fn mplsxdp(words: &[&str]) -> Result<Result<String, String>> {
     let output = Command::new(program()?).args(words).output()?;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -394,13 +394,13 @@ fn by_namespace() -> Result<()> {
     router.unload()
 }
 
-/// Such a user can neither open the lock file nor see the namespace of a process of root's.
+/// Such a user can neither open the lock file nor see the namespace of root's processes.
 fn by_group_member() -> Result<()> {
     const NOBODY: &str = "65534";
 
     let bench = Bench::new()?;
     let name = bench.netns.name();
-    // Where everybody may go.
+    // In a directory that everyone can access.
     let copy = std::env::temp_dir().join(format!("{name}.mplsxdp"));
     fs::copy(program()?, &copy)?;
     fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
@@ -486,7 +486,7 @@ fn links() -> Result<()> {
         .run("route add 100 as 110 via link 02:00:00:00:00:01 dev eth2")
         .err();
     let said = format!("{:#}", refused.context("a route by an interface that is not a port")?);
-    // The command that mends it.
+    // The command that fixes it.
     ensure!(said.contains("link add eth2"), "{said}");
     router.run("link add eth2")?;
     bench.expect_swap(&router)?;
@@ -498,7 +498,8 @@ fn links() -> Result<()> {
     router.unload()
 }
 
-/// The event loop goes on while a queue is busy; the port comes when the queue is free, and if it is not, the client is told.
+/// The event loop continues while a queue is busy; the port is added when the queue is free, or else the client gets an
+/// error.
 fn busy_queue() -> Result<()> {
     let bench = Bench::new()?;
     let router = Router::load(&bench.netns, "--iface eth1")?;
@@ -512,7 +513,8 @@ fn busy_queue() -> Result<()> {
         let call = |stream: &mut UnixStream, method: &str, parameters: &str| {
             stream.write_all(format!("{{\"method\":\"io.mplsxdp.{method}\",\"parameters\":{parameters}}}\0").as_bytes())
         };
-        // On a busy machine `mplsxdp` may have given up before it is this test's turn, or before the kernel has freed the queue.
+        // On a busy machine `mplsxdp` may have given up before this test gets its turn, or before the kernel has freed
+        // the queue.
         let mut holder = Some(holder);
         for _ in 0..10 {
             let (mut waiting, mut other) = (

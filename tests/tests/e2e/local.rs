@@ -69,7 +69,7 @@ fn ipv6() -> Result<()> {
     ensure_pings(&net, LOOPBACK1_V6.parse()?, LOOPBACK2_V6.parse()?)
 }
 
-/// Pings from each host to the other: TTLs that arrive, and what is on each cable.
+/// Pings from each host to the other; checks the TTLs that arrive, and the frames on each cable.
 fn ensure_pings(net: &OwnTraffic, address1: IpAddr, address2: IpAddr) -> Result<()> {
     let taps: Vec<Tap> = net
         .cables
@@ -82,8 +82,8 @@ fn ensure_pings(net: &OwnTraffic, address1: IpAddr, address2: IpAddr) -> Result<
             .run(&format!("ping -n -c {PINGS} -i 0.05 -W 2 -I {from} {to}"))?;
         ensure!(shown.matches("ttl=62").count() == PINGS, "{shown}");
     }
-    // What comes into each end of each cable: the label if there is one, and the TTLs. The hosts take nothing off, the first
-    // router writes into the label only, the second hands its TTL down.
+    // At each end of each cable: the label if there is one, and the TTLs. The hosts do not decrement, the first router
+    // writes only into the label, the second copies its TTL down.
     let there = (address1, address2);
     let back = (address2, address1);
     let expected = [
@@ -146,7 +146,7 @@ fn tcp_and_udp() -> Result<()> {
     Ok(())
 }
 
-/// There and back; what does not fit a packet comes in fragments.
+/// In both directions; what does not fit a packet is fragmented.
 pub fn udp_both_ways(hosts: [(&Netns, &str); 2], length: usize) -> Result<()> {
     let socket = |(netns, address): (&Netns, &str)| -> Result<UdpSocket> {
         let socket = netns.within(|| Ok(UdpSocket::bind((address, 0))?))?;
@@ -184,7 +184,7 @@ fn mtu() -> Result<()> {
     ping(1440)?;
     let error = ping(1441).err().context("1441 bytes fit")?;
     ensure!(format!("{error:#}").contains("mtu=1468"), "{error:#}");
-    // The kernel fragments what may be fragmented.
+    // The kernel fragments packets that may be fragmented.
     let shown = host1.run(&format!("ping -n -c 1 -W 2 -s 4000 -I {LOOPBACK1} {LOOPBACK2}"))?;
     ensure!(shown.contains("ttl=62"), "{shown}");
     Ok(())
@@ -203,7 +203,7 @@ fn generic() -> Result<()> {
     Ok(())
 }
 
-/// The kernel's route for what comes to the far end is the near end.
+/// The kernel's route for packets to the far end is the near end.
 fn no_route() -> Result<()> {
     const PACKETS: u64 = 10;
 
@@ -212,7 +212,7 @@ fn no_route() -> Result<()> {
     netns.sysctl("ipv4/ip_forward", "1")?;
     netns.sysctl("ipv6/conf/all/forwarding", "1")?;
     let router = Router::load(&netns, "--iface eth0 --local")?;
-    // Switched on once more, for all interfaces.
+    // Switched on again, for all interfaces.
     netns.sysctl("ipv4/ip_forward", "0")?;
     netns.sysctl("ipv4/ip_forward", "1")?;
     let host = Tap::open(&other, "eth0")?;
@@ -237,7 +237,7 @@ fn no_route() -> Result<()> {
             Ok((router.dropped("no-ftn")? >= dropped).then_some(()))
         })?;
     }
-    // What goes round would have been counted many times.
+    // A looping packet would have been counted many times.
     let counted = router.dropped("no-ftn")?;
     ensure!(counted == dropped, "{counted} counted of {dropped}");
     let forwarded = |name: &str| -> Result<u64> {
@@ -253,7 +253,7 @@ fn no_route() -> Result<()> {
     router.unload()
 }
 
-/// A kernel route that is more specific than a prefix of the FTN is the kernel's, but not where it leads into the FTN.
+/// A kernel route that is more specific than a prefix of the FTN belongs to the kernel, unless it leads into the FTN.
 fn narrower() -> Result<()> {
     let lab = Lab::new()?;
     let [netns, other] = one_cable(&lab)?;
@@ -306,7 +306,7 @@ fn lifecycle() -> Result<()> {
         .context("the local port was deleted")?;
     ensure!(format!("{error:#}").contains("own packets"), "{error:#}");
 
-    // Killed: the pair is left, and the next one replaces it.
+    // After a kill, the pair is left, and the next instance replaces it.
     router.stop(Signal::SIGKILL)?;
     ensure!(
         netns.ip("link show dev pe1")?.contains("pe1"),

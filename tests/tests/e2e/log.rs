@@ -84,7 +84,7 @@ impl Bench {
         right.receive("the swapped frame", |frame| frame == expected).map(drop)
     }
 
-    /// What works whatever becomes of the log.
+    /// Checks what must work whatever happens to the log.
     fn expect_work(&self, router: Router) -> Result<()> {
         router.add_routes(&["100 as 110 via inet 10.0.2.2"])?;
         self.expect_swap(self.right.mac("eth0")?)?;
@@ -115,7 +115,7 @@ fn unwritable() -> Result<()> {
     bench.expect_work(router)
 }
 
-/// A pipe that has no room for one byte more. The reader is not read.
+/// A full pipe, whose reader does not read.
 fn full_pipe() -> Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let mut file = File::from(writer);
@@ -130,13 +130,14 @@ fn stalled() -> Result<()> {
     let bench = Bench::new()?;
     let (_reader, writer) = full_pipe()?;
     bench.expect_work(bench.load(writer)?)?;
-    // Nor does it matter whether the descriptor blocks.
+    // It does not matter either whether the descriptor blocks.
     let (_reader, writer) = full_pipe()?;
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     bench.expect_work(bench.load(writer)?)
 }
 
-/// A gratuitous ARP reply by which 10.0.2.2 is at `mac`: the kernel takes any number of them, other replies one a second.
+/// A gratuitous ARP reply that puts 10.0.2.2 at `mac`: the kernel accepts any number of them, and one other reply per
+/// second.
 fn is_at(mac: Mac, router: Mac) -> Vec<u8> {
     let address = [&mac.0[..], &[10, 0, 2, 2]].concat();
     let addresses = [&address[..], &address].concat();
@@ -170,10 +171,10 @@ fn changing_neighbour() -> Result<()> {
     let count_lines = |router: &Router, what: &str| router.said().lines().filter(|line| line.contains(what)).count();
     let lines = count_lines(&router, "INFO next hop");
     ensure!((1..=20).contains(&lines), "{lines} lines about one neighbour");
-    // Debugging gets more, not all.
+    // Debug lines get more, but not without limit.
     let lines = count_lines(&router, "DEBUG");
     ensure!(lines < 3000, "{lines} lines");
-    // What was left out is summed up, at the latest at the end, with how it ended.
+    // The omitted lines are summed up, at the latest at the end, with the last state.
     let said = router.unload_and_tell()?;
     let summary = said
         .lines()

@@ -39,7 +39,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::tidy;
 
-/// Tests wait for processes more than they compute: one for each of the CPUs that every machine has.
+/// Tests wait for processes more than they compute, so this is the number of CPUs that every machine has.
 const THREADS: usize = 2;
 
 fn main() -> Result<()> {
@@ -82,12 +82,12 @@ fn main() -> Result<()> {
     libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
 }
 
-/// A test that needs a lab, and this.
+/// A test that needs a lab, and this need.
 fn test_with(name: &str, need: Option<Need>, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     test_with_all(name, need.as_slice(), test)
 }
 
-/// A test that needs a lab, and each of these.
+/// A test that needs a lab, and each of these needs.
 fn test_with_all(name: &str, needs: &[Need], test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     let needs = [&[Need::Lab], needs].concat();
     Trial::ignorable_test(name, move || {

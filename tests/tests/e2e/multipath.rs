@@ -1,5 +1,5 @@
-//! Routes with several next hops, and next hops with a backup: which way each flow takes, who moves when a link goes down, comes
-//! back or a route is replaced, and what is lost meanwhile.
+//! Routes with several next hops, and next hops with a backup: which path each flow takes, which flows move when a link
+//! goes down, comes back or a route is replaced, and what is lost meanwhile.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,7 +56,7 @@ pub fn tests() -> Vec<Trial> {
 struct Bench {
     router: Router,
     left: Tap,
-    /// The port that frames come in by.
+    /// The port where frames arrive.
     port: Mac,
     rights: Vec<Right>,
     _lab: Lab,
@@ -70,7 +70,7 @@ struct Right {
     port: Mac,
 }
 
-/// A frame as it is sent, and as it is to leave by each path.
+/// A frame as it is sent, and as it should leave by each path.
 struct Flow {
     sent: Vec<u8>,
     expected: Vec<Vec<u8>>,
@@ -96,7 +96,7 @@ impl Bench {
             ports.push_str(&format!(" --iface {name}"));
             netns.push((right, name));
         }
-        // The seed decides which flow takes which path: with this one, always the same.
+        // The seed decides which flow takes which path; with this one it is always the same.
         let router = Router::load(&middle, &format!("--iface eth0{ports} --hash-seed 20031"))?;
         let rights = netns.into_iter().map(|(netns, name)| {
             Ok(Right {
@@ -128,7 +128,7 @@ impl Bench {
         self.router.wait_resolved()
     }
 
-    /// A flow under `stack`, of which the top label is swapped by each path for its own.
+    /// A flow under `stack`; each path swaps the top label for its own.
     fn labelled(&self, stack: &[Entry], payload: &[u8]) -> Flow {
         let expected = (201..).zip(&self.rights).map(|(label, right)| {
             let mut stack = stack.to_vec();
@@ -141,13 +141,13 @@ impl Bench {
         }
     }
 
-    /// As many flows under label 100, told apart by the addresses and ports of what is beneath.
+    /// This many flows under label 100, which differ by the addresses and ports beneath.
     fn flows(&self, count: u16) -> Result<Vec<Flow>> {
         let flows = (0..count).map(|index| Ok(self.labelled(&[Entry::new(100, 64)], &packet(index, index % 2 == 0)?)));
         flows.collect()
     }
 
-    /// Sends each flow's frame, and returns which path each has taken. Every byte is as it is to be, and nothing is lost.
+    /// Sends each flow's frame, and returns which path each has taken. Checks every byte, and that nothing is lost.
     fn paths(&self, flows: &[Flow]) -> Result<Vec<usize>> {
         let wanted: BTreeMap<(usize, &[u8]), usize> = flows
             .iter()
@@ -183,7 +183,7 @@ impl Bench {
         taken.into_iter().map(|path| path.context("a frame is lost")).collect()
     }
 
-    /// How many buckets each next hop has, by its number less one.
+    /// The number of buckets of each next hop, by its number minus one.
     fn buckets(&self, key: &str) -> Result<Vec<usize>> {
         let shown: serde_json::Value = self.router.json(&format!("route get {key}"))?;
         let mut buckets = vec![0; self.rights.len()];
@@ -224,7 +224,7 @@ impl Bench {
     }
 }
 
-/// A packet of a flow of its own, in one family or the other.
+/// A packet of a separate flow, in one family or the other.
 fn packet(index: u16, is_v4: bool) -> Result<Vec<u8>> {
     let [high, low] = index.to_be_bytes();
     let (source, destination): (IpAddr, IpAddr) = if is_v4 {
@@ -283,7 +283,7 @@ fn spread() -> Result<()> {
     let mut check = |what: &str, flows: Vec<Flow>| -> Result<Vec<usize>> {
         let paths = bench.paths(&flows)?;
         ensure_spread(what, &paths, &buckets)?;
-        // The same again goes the same way.
+        // The same flows again take the same paths.
         ensure!(bench.paths(&flows)? == paths, "{what}: a flow changed its path");
         sent += 2 * flows.len() as u64;
         Ok(paths)
@@ -295,7 +295,7 @@ fn spread() -> Result<()> {
     };
     check("IPv4", ip(true)?)?;
     check("IPv6", ip(false)?)?;
-    // A pseudowire's frames, whose payload is nobody's business: by the labels alone, whatever is in them.
+    // Frames of a pseudowire, whose payload does not count: only the labels decide.
     let wires = |first: u8| {
         let payload = move |index: u32| [first, 1, 2, 3, index as u8];
         let flows = (0..2000).map(|index| bench.labelled(&[top, Entry::new(1000 + index, 9)], &payload(index)));
@@ -303,7 +303,7 @@ fn spread() -> Result<()> {
     };
     let (one, other) = (check("pseudowires", wires(0))?, check("pseudowires", wires(0x10))?);
     ensure!(one == other, "the payload of a pseudowire changed its path");
-    // RFC 6790: the entropy label says it, whatever is beneath.
+    // RFC 6790: the entropy label decides, whatever is beneath.
     let entropy = |beneath: u32, payload: &[u8]| {
         let stack = |label| [top, Entry::new(ELI, 0), Entry::new(label, 0), Entry::new(beneath, 5)];
         let flows = (0..2000).map(|index| bench.labelled(&stack(20_000 + index), payload));
@@ -350,7 +350,7 @@ fn spread() -> Result<()> {
 fn fragments() -> Result<()> {
     let bench = Bench::new(4)?;
     bench.group("add", 100, &[1, 1, 1, 1])?;
-    // Of the first fragment only the addresses count, as the others have no ports: whatever they are, one path.
+    // Only the addresses of the first fragment count, because the others have no ports: all fragments take one path.
     let fragment = |source: u8, index: u16| -> Result<Flow> {
         let source = Ipv4Addr::new(192, 0, 2, source).into();
         let whole = udp_of_ports(
@@ -398,7 +398,7 @@ fn link_down() -> Result<()> {
     bench.down(3)?;
     let two = bench.paths(&flows)?;
     ensure_moved(&all, &two, 2)?;
-    // In proportion: those of the third, to equal parts.
+    // In proportion: those of the third, in equal parts.
     ensure_spread("without the third", &two, &[128, 128, 0, 0])?;
     ensure!(bench.buckets("100")? == [128, 128, 0, 0]);
     let shown = bench.router.run("route show 100")?;
@@ -418,7 +418,7 @@ fn link_down() -> Result<()> {
     bench.up(1)?;
     ensure!(bench.paths(&flows)? == all, "not all are where they were");
 
-    // The same by the far end: a link without a carrier.
+    // The same at the far end: a link without a carrier.
     let far = &bench.rights[1].netns;
     far.ip("link set dev eth0 down")?;
     bench.wait_state(2, |state| matches!(state, Resolution::LinkDown | Resolution::NoRoute))?;
@@ -456,7 +456,7 @@ fn under_load() -> Result<()> {
     bench.group("add", 100, &[1, 1, 1])?;
     let flows = bench.flows(60)?;
     let before = bench.paths(&flows)?;
-    // Which frame of a flow it is, in its last bytes.
+    // The number of a flow's frame, in its last bytes.
     let numbered = |flow: &[u8], round: u32| {
         let mut frame = flow.to_vec();
         let end = frame.len();
@@ -487,7 +487,7 @@ fn under_load() -> Result<()> {
                 for frame in right.tap.drain()?.into_iter().filter(|frame| frame.len() > 20) {
                     let (flow, round) = frame.split_at(frame.len() - 2);
                     let round = u16::from_be_bytes([round[0], round[1]]);
-                    // By what is beneath the label: the same on every path.
+                    // By the bytes beneath the label, which are the same on every path.
                     came.entry(flow[18..].to_vec()).or_default().push((path, round));
                 }
             }
@@ -647,7 +647,7 @@ fn backup() -> Result<()> {
     by(1)?;
     bench.up(1)?;
     by(0)?;
-    // The backup alone is down: nobody notices.
+    // If only the backup goes down, nothing changes.
     bench.down(2)?;
     by(0)?;
     bench.up(2)?;
@@ -687,10 +687,10 @@ fn member_with_backup() -> Result<()> {
     Ok(())
 }
 
-/// Next hops in the other family, global and link-local, and those that nobody resolves; and backups of each kind.
+/// Next hops in the other family, global and link-local, and unresolvable ones; and backups of each kind.
 fn ipv6() -> Result<()> {
     let bench = Bench::new(3)?;
-    // The kernel gives it to an interface a moment after that is up.
+    // The kernel adds it a moment after the interface comes up.
     let link_local = wait::until("a link-local address", LIMIT, || {
         let shown = bench.rights[1].netns.ip("-brief -6 address show dev eth0 scope link")?;
         let found = shown.split_whitespace().find(|word| word.starts_with("fe80:"));
@@ -756,7 +756,7 @@ fn ipv6() -> Result<()> {
         ensure!(bench.paths(&singles)? == others, "without {number}");
         let netns = bench.router.netns();
         netns.ip(&format!("link set dev e{number} up"))?;
-        // The kernel takes IPv6 addresses away with the link.
+        // The kernel removes IPv6 addresses when the link goes down.
         netns.ip(&format!("address replace 2001:db8:{number}::1/64 dev e{number} nodad"))?;
         bench.router.wait_resolved()?;
         ensure!(bench.paths(&flows)? == all, "not all are where they were");
@@ -792,7 +792,8 @@ fn said_otherwise() -> Result<()> {
     bench.router.unload()
 }
 
-/// A route's next hop with a backup is another next hop to the tables, whose MAC address is known before the route has it.
+/// In the tables, a next hop with a backup differs from the one without; its MAC address is known before the route uses
+/// it.
 fn backup_changes() -> Result<()> {
     let bench = Bench::new(2)?;
     bench.router.run("route add 100 as 201 via inet 10.0.1.2")?;
@@ -843,7 +844,7 @@ fn saved() -> Result<()> {
     let groups = status.lines().find(|line| line.starts_with("GROUPS"));
     let used = groups.and_then(|line| line.split_whitespace().nth(1));
     ensure!(used == Some("2"), "{status}");
-    // What is shown says the interfaces that were found, too.
+    // The output also names the interfaces that were found.
     for text in [saved, shown.clone()] {
         bench.router.run("route flush all")?;
         bench.router.run_with("route restore", &text)?;

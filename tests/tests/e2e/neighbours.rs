@@ -1,4 +1,4 @@
-//! Next hops as the kernel's neighbour table sees them come, change and go.
+//! Next hops as the kernel's neighbour table sees them appear, change and disappear.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ fn mac_change() -> Result<()> {
 
     let changed = "02:00:00:00:77:77";
     bench.right.ip(&format!("link set dev eth0 address {changed}"))?;
-    // As a host does that changes its address: it tells its neighbours, here by asking one (RFC 5227 section 3).
+    // Like a host that changes its address and informs its neighbours, here by asking one (RFC 5227 section 3).
     bench.right.ip("neigh flush dev eth0")?;
     bench.right.run("ping -n -c 1 -W 2 10.0.2.1")?;
     bench.expect(&tap, source, changed.parse().map_err(anyhow::Error::msg)?)
@@ -187,7 +187,7 @@ fn moved() -> Result<()> {
     Ok(())
 }
 
-/// What `-s neigh` and `-s link` show is what `ip` shows in the namespace of the instance.
+/// `-s neigh` and `-s link` show the same as `ip` in the namespace of the instance.
 fn counters_of_the_kernel() -> Result<()> {
     let bench = Bench::new()?;
     let tap = Tap::open(&bench.right, "eth0")?;
@@ -220,7 +220,7 @@ fn counters_of_the_kernel() -> Result<()> {
         ensure!(shown.len() == 3, "{shown:?}");
         let is_the_kernel_s = |shown: &Value| {
             let mut shown = entry(shown, "nud");
-            // `ip` was told the interface.
+            // `ip` was given the interface.
             shown[1] = Value::Null;
             kernel.iter().any(|kernel| entry(kernel, "state") == shown)
         };

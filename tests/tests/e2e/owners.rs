@@ -1,4 +1,4 @@
-//! Routes of several owners: the best is forwarded by, the others take its place when it goes.
+//! Routes of several owners: the best one forwards, and another replaces it when it goes.
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -23,7 +23,7 @@ const PREFER: &str = "--prefer fpm=30";
 const LABEL: &str = "100";
 const PREFIX: &str = "10.9.0.0/16";
 
-/// The label and the prefix get a route of this owner to this label.
+/// Adds a route of this owner to this label, for the label and for the prefix.
 fn add(bench: &Bench, owner: &str, label: u32) -> Result<()> {
     for route in [format!("{LABEL} as {label}"), format!("{PREFIX} encap mpls {label}")] {
         let command = format!("route --owner {owner} add {route} via link {RIGHT} dev eth2");
@@ -32,7 +32,7 @@ fn add(bench: &Bench, owner: &str, label: u32) -> Result<()> {
     Ok(())
 }
 
-/// A labelled packet and one without a label leave with this label.
+/// Checks that a labelled packet and one without a label leave with this label.
 fn expect(bench: &Bench, label: u32) -> Result<()> {
     let packet = v4(64)?;
     let labelled = bench.labelled(&[Entry::new(100, 64)], &packet);
@@ -52,7 +52,7 @@ fn expect(bench: &Bench, label: u32) -> Result<()> {
     Ok(())
 }
 
-/// Owner, label and whether it stands by, of each route for the label that is shown.
+/// Owner, label, and whether it is on standby, of each listed label route.
 fn shown(bench: &Bench, command: &str) -> Result<Vec<(String, String, bool)>> {
     let routes: Vec<serde_json::Value> = bench.router.json(command)?;
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -88,7 +88,7 @@ fn best() -> Result<()> {
     let text = bench.router.run("route show all")?;
     ensure!(text.contains("owner kernel") && text.contains("standby"), "{text}");
 
-    // Each owner changes what is its own.
+    // Each owner changes its own routes only.
     let again = bench.router.run(&format!(
         "route --owner kernel add {LABEL} as 121 via link {RIGHT} dev eth2"
     ));
@@ -124,7 +124,7 @@ fn flushed() -> Result<()> {
     for (owner, label) in [("kernel", 120), ("static", 130), ("fpm", 110)] {
         add(&bench, owner, label)?;
     }
-    // What stands by goes as well.
+    // Standby routes are deleted as well.
     bench.router.run("route --owner fpm flush all")?;
     expect_shown(
         &bench,
@@ -140,7 +140,7 @@ fn flushed() -> Result<()> {
         &[("kernel", "120", false), ("fpm", "110", true)],
     )?;
     expect(&bench, 120)?;
-    // A restore of static routes replaces no other owner's, but takes their place.
+    // A restore of static routes does not replace other owners' routes, but takes precedence over them.
     let route =
         format!("{LABEL} as 131 via link {RIGHT} dev eth2\n{PREFIX} encap mpls 131 via link {RIGHT} dev eth2\n");
     bench.router.run_with("route restore", &route)?;
@@ -167,7 +167,7 @@ fn preferences() -> Result<()> {
     ensure!(status.preferences == Some(expected.into()), "{:?}", status.preferences);
     let text = bench.router.run("status")?;
     ensure!(text.contains("prefer kernel=1 fpm=10 static=40\n"), "{text}");
-    // The configuration is that of the instance: static routes, whether they are installed or stand by.
+    // The configuration has the instance's static routes, installed or on standby.
     let shown = bench.router.run("config show")?;
     ensure!(shown.contains(r#"prefer = ["kernel=1", "static=40"]"#), "{shown}");
     ensure!(!shown.contains("120") && !shown.contains("110 "), "{shown}");

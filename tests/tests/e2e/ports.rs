@@ -1,4 +1,4 @@
-//! Ports whose interfaces change under them: renamed, gone and made anew, or robbed of their programs.
+//! Ports whose interfaces change: renamed, removed and recreated, or deprived of their programs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,7 +81,7 @@ impl Bench {
         )
     }
 
-    /// Frames with label 100 that arrive at the port `port` on the left, until one comes out on the right, from its port `out`.
+    /// Sends frames with label 100 to the port `port` on the left, until one leaves on the right, from its port `out`.
     fn expect_swap(&self, port: &str, out: &str, label: u32) -> Result<()> {
         let (left, right) = (Tap::open(&self.left, "eth0")?, Tap::open(&self.right, "eth0")?);
         let frame = labelled(self.netns.mac(port)?, left.mac(), &[Entry::new(100, 64)], b"payload");
@@ -104,7 +104,7 @@ impl Bench {
     }
 }
 
-/// A config file, which goes with its name.
+/// A config file, removed when dropped.
 struct ConfigFile(PathBuf);
 
 impl ConfigFile {
@@ -179,10 +179,10 @@ fn renamed() -> Result<()> {
     let since = router.said().split_off(before.len());
     ensure!(!since.contains("NoSuchDev"), "{since}");
 
-    // What was saved is what is there.
+    // A saved state is the present state.
     let restored = router.run_with("route restore", &router.run("route save")?)?;
     ensure!(routes(&router)? == saved, "{restored}");
-    // The new name is that of the port, the old one of nothing.
+    // The new name is the port's, and the old one is unused.
     router.run("route replace 100 as 120 via inet 10.0.2.2 dev core0")?;
     bench.expect_swap("eth1", "core0", 120)?;
     let refused = router.run("route add 300 as 301 via inet 10.0.2.2 dev eth2").err();
@@ -221,14 +221,14 @@ fn swapped() -> Result<()> {
         let saved = routes(&router)?;
         Ok(saved.iter().all(|line| line.contains("dev eth2")).then_some(()))
     })?;
-    // Each is a route of its own all the same.
+    // Each is still a route of its own.
     router.run("route del 200")?;
     router.run("link add other")?;
     bench.expect_swap("other", "eth2", 110)?;
     router.unload()
 }
 
-/// A cable goes, and another one comes under its name: a container that was started anew.
+/// A cable is removed, and another one appears with the same name, like a container that is restarted.
 fn remake(bench: &Bench) -> Result<()> {
     bench.netns.ip("link del dev eth2")?;
     bench.cable_right()
@@ -245,7 +245,7 @@ fn made_anew() -> Result<()> {
     ])?;
     bench.expect_swap("eth1", "eth2", 110)?;
     bench.expect_swap("eth1", "eth2", 110)?;
-    // A count that goes on.
+    // The counter continues.
     let right = Tap::open(&bench.right, "eth0")?;
     let unknown = labelled(
         bench.netns.mac("eth2")?,
@@ -271,7 +271,7 @@ fn made_anew() -> Result<()> {
         "{gone:?}"
     );
     ensure!(router.run("link show eth2")?.contains("WAITING"), "not shown");
-    // What is set meanwhile counts.
+    // Settings made meanwhile count.
     router.run("link set eth2 mpls off")?;
     router.run("link set eth2 mpls on")?;
     ensure!(routes(&router)?.len() == 2, "routes are lost");
@@ -289,7 +289,7 @@ fn made_anew() -> Result<()> {
     ensure!(router.dropped("no-route")? == 1, "counters do not go on");
     router.wait_resolved()?;
 
-    // Again and again, also as fast as it goes.
+    // Repeatedly, also as fast as possible.
     for _ in 0..5 {
         remake(&bench)?;
     }
@@ -352,7 +352,7 @@ fn port(router: &Router, name: &str) -> Result<Link> {
     link.with_context(|| format!("{name} is not a port"))
 }
 
-/// Waits until the program of a port was put back so often.
+/// Waits until the program of a port was put back this many times.
 fn wait_put_back(router: &Router, name: &str, times: u64) -> Result<Link> {
     let put_back = || {
         let link = port(router, name)?;
@@ -361,7 +361,7 @@ fn wait_put_back(router: &Router, name: &str, times: u64) -> Result<Link> {
     wait::until(&format!("the program of {name}"), LIMIT, put_back).with_context(|| router.said())
 }
 
-/// Waits until the log says so.
+/// Waits until the log contains this.
 fn expect_said(router: &Router, text: &str) -> Result<()> {
     wait::until(text, LIMIT, || Ok(router.said().contains(text).then_some(()))).with_context(|| router.said())
 }
@@ -399,7 +399,7 @@ fn detached() -> Result<()> {
         ensure!(router.run("link show eth1")?.contains(" put-back 1"), "not shown");
         // A sub-interface has the program of its parent.
         ensure!(wait_put_back(&router, "eth2.7", 1)?.parent.is_some(), "no parent");
-        // Exceptions are still heard.
+        // Exceptions still come up.
         let left = Tap::open(&bench.left, "eth0")?;
         let unknown = labelled(bench.netns.mac("eth1")?, left.mac(), &[Entry::new(999, 64)], b"unknown");
         left.send(&unknown)?;
@@ -410,7 +410,7 @@ fn detached() -> Result<()> {
                 .any(|label| label.label == 999)
                 .then_some(()))
         })?;
-        // As often as it is done; and who holds the link does not keep the program on the interface in the end.
+        // As often as it happens; and a process that holds the link does not keep the program on the interface.
         let link = ForeignLink::open(port(&router, "eth1")?.link_id)?;
         link.detach()?;
         let held = ForeignLink::open(wait_put_back(&router, "eth1", 2)?.link_id)?;
@@ -448,7 +448,7 @@ fn kept_off() -> Result<()> {
         "200 as 210 via inet 10.0.1.2 dev eth1",
     ])?;
     bench.expect_swap("eth1", "eth2", 110)?;
-    // It may be put back before the other one comes.
+    // It may be put back before the other one appears.
     let other = wait::until("another program on eth1", LIMIT, || {
         ForeignLink::open(port(&router, "eth1")?.link_id)?.detach()?;
         Ok(rig::attach(&bench.netns, "eth1", "pass").ok())
@@ -470,7 +470,7 @@ fn kept_off() -> Result<()> {
     expect_said(&router, &problem)?;
     // Frames still leave there.
     bench.expect_swap_back("eth2", "eth1", 210)?;
-    // A larger MTU takes another program, in time.
+    // A larger MTU loads another program, in time.
     for netns in [&bench.netns, &bench.left] {
         let name = if netns.name() == bench.left.name() {
             "eth0"
@@ -528,7 +528,7 @@ fn waited_for() -> Result<()> {
     router.unload()
 }
 
-/// Sends SIGHUP and waits for what the log says of it, the `count`th time.
+/// Sends SIGHUP and waits for the `count`th log line about it.
 fn hang_up(router: &Router, said: &str, count: usize) -> Result<()> {
     router.signal(Signal::SIGHUP)?;
     let waited = wait::until(said, LIMIT, || {
@@ -537,7 +537,7 @@ fn hang_up(router: &Router, said: &str, count: usize) -> Result<()> {
     waited.with_context(|| router.said())
 }
 
-/// The labels that have routes, and what they are swapped to.
+/// The labels that have routes, and the labels that they are swapped to.
 fn swaps(router: &Router) -> Result<Vec<String>> {
     let routes: Vec<serde_json::Value> = router.json("route show")?;
     let swap = |route: &serde_json::Value| Some(format!("{} {}", route["dst"].as_str()?, route["to"].as_str()?));
@@ -564,7 +564,7 @@ fn read_again() -> Result<()> {
     )?;
     let router = Router::load(&bench.netns, &file.options())?;
     router.add_routes(&["500 as 510 via inet 10.0.2.2 dev eth2"])?;
-    // From here on it is not the configuration's.
+    // From here on it does not belong to the configuration.
     router.run("route replace 103 as 114 via inet 10.0.2.2 dev eth2")?;
     router.run("link add eth2.9")?;
     bench.expect_swap("eth1", "eth2", 110)?;
@@ -617,7 +617,7 @@ fn read_again() -> Result<()> {
         "{now:?}"
     );
 
-    // A port changes its kind, another one goes; that of a person stays.
+    // One port changes its kind, another one goes; one that a person added stays.
     file.write(
         r#"iface = ["eth1", "eth2", "eth2.7"]
         routes = ["100 as 110 via inet 10.0.2.2 dev eth2"]"#,
@@ -631,7 +631,7 @@ fn read_again() -> Result<()> {
     ensure!(routes == ["100 110", "103 114", "500 510"], "{routes:?}");
     bench.expect_swap("eth1", "eth2", 110)?;
 
-    // A restore is all that there is, whoever asked for what.
+    // A restore replaces all static routes, wherever they came from.
     router.run_with("route restore", "500 as 510 via inet 10.0.2.2 dev eth2\n")?;
     let routes = swaps(&router)?;
     ensure!(routes == ["500 510"], "{routes:?}");

@@ -1,4 +1,4 @@
-//! What stands in the way of loading is said before anything is done: cause, and what mends it.
+//! Obstacles to a load are reported before anything is done, with cause and remedy.
 
 use std::process::Command;
 
@@ -33,7 +33,7 @@ fn netns(lab: &Lab) -> Result<(Netns, Netns)> {
     Ok((netns, peer))
 }
 
-/// Loading is refused with exit status 1 and all of these words, and leaves nothing.
+/// Checks that a load is refused with exit status 1 and all of these words, and leaves nothing behind.
 fn expect_refusal(netns: &Netns, options: &str, words: &[&str]) -> Result<()> {
     let refused = Router::load(netns, options)
         .err()
@@ -57,7 +57,7 @@ fn missing_interface() -> Result<()> {
         "--iface eth1 --iface eth9",
         &["there is no interface eth9", "eth1", "--wait"],
     )?;
-    // Nor is the other one taken.
+    // The other one is not attached either.
     ensure_nothing_left(&netns, netns.name())
 }
 
@@ -78,7 +78,7 @@ fn no_native_xdp() -> Result<()> {
     netns.ip("link set dev eth1 master br0")?;
     netns.ip("link set dev br0 up")?;
     expect_refusal(&netns, "--iface br0", &["br0", "native", "--mode generic"])?;
-    // Which is not a promise in vain.
+    // The suggested remedy works.
     Router::load(&netns, "--iface br0 --mode generic")?.unload()
 }
 
@@ -123,7 +123,7 @@ fn config() -> Result<()> {
 fn capabilities() -> Result<()> {
     let lab = Lab::new()?;
     let (netns, _peer) = netns(&lab)?;
-    // Entering the namespace needs one already; without that, attaching does.
+    // Entering the namespace already needs one capability; without `--netns`, attaching does.
     let mut entering = Command::new("setpriv");
     let mut attaching = netns.command("setpriv");
     for (command, options) in [(&mut entering, &["-n", netns.name()][..]), (&mut attaching, &[])] {

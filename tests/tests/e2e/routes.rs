@@ -1,4 +1,4 @@
-//! Routes as people and routing daemons write, keep, choose and restore them.
+//! Routes as people and routing daemons write, keep, select and restore them.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Bench {
         })
     }
 
-    /// Labels and prefixes of the routes that are chosen.
+    /// Labels and prefixes of the selected routes.
     fn shown(&self, selector: &str) -> Result<Vec<String>> {
         let routes: Vec<serde_json::Value> = self.router.json(&format!("route show {selector}"))?;
         let destinations = routes
@@ -68,8 +68,8 @@ impl Bench {
     }
 }
 
-/// The slot of a label stack is free again only after a grace period: a change that comes earlier waits for it, and is refused
-/// only if there is no room then.
+/// The slot of a label stack is free again only after a grace period: an earlier change waits for it, and is refused
+/// only if there is still no room.
 fn full_table() -> Result<()> {
     let bench = Bench::with_options("--stacks 1")?;
     let router = &bench.router;
@@ -162,7 +162,7 @@ fn pasted_and_chosen() -> Result<()> {
         bench.shown("")?
     );
 
-    // What was shown and what was saved is taken again, and is the same.
+    // Shown and saved routes can be used as input, and are the same.
     let saved = router.run("route save")?;
     for text in [&saved, &shown] {
         let report = router.run_with("-s route restore", text)?;
@@ -195,7 +195,7 @@ fn pasted_and_chosen() -> Result<()> {
     Ok(())
 }
 
-/// A command that is refused, and what it says.
+/// A command that is refused, and its message.
 fn refusal(router: &Router, command: &str) -> Result<String> {
     match router.run(command) {
         Ok(said) => bail!("`{command}` was done: {said}"),
@@ -233,7 +233,7 @@ fn unreachable() -> Result<()> {
         Ok(links.iter().any(|link| !link.up).then_some(()))
     })?;
 
-    // One route is refused, with what helps.
+    // A single route is refused, with what helps.
     for (route, reason) in [
         (
             "101 as 111 via inet 10.0.2.2",
@@ -249,7 +249,7 @@ fn unreachable() -> Result<()> {
         ensure!(said.contains(reason), "{said}");
     }
 
-    // All of a file are installed, and those that wait are named, however often.
+    // All routes of a file are installed, and those that wait are named, each time.
     for report in ["5 added, 0 replaced, 0 deleted\n", "0 added, 0 replaced, 0 deleted\n"] {
         let (said, warned) = router.run_with_warnings("-s route restore", lines)?;
         ensure!(said == report, "{said}");
@@ -262,7 +262,7 @@ fn unreachable() -> Result<()> {
             "{warned}"
         );
     }
-    // They work once there is a way, by themselves.
+    // They start to work once there is a way.
     middle.ip("link set eth2 up")?;
     router.run("link add eth3")?;
     middle.ip("address add 192.0.2.9/24 dev eth3")?;
@@ -274,7 +274,7 @@ fn unreachable() -> Result<()> {
     })?;
     router.unload()?;
 
-    // The same of a configuration, in the log.
+    // The same for a configuration, in the log.
     let file = std::env::temp_dir().join(format!("{}.toml", middle.name()));
     let routes: Vec<String> = lines.lines().take(4).map(|line| format!("{line:?}")).collect();
     std::fs::write(&file, format!("routes = [{}]\n", routes.join(", ")))?;

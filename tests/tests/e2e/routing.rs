@@ -1,4 +1,4 @@
-//! Three routers and two hosts: what users see, and what is on each cable.
+//! Three routers and two hosts: what users see, and the frames on each cable.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ fn pings() -> Result<()> {
             );
             seen += 1;
         }
-        // The requests of one host and the replies of it to the other's.
+        // The requests of one host, and its replies to the other's.
         ensure!(seen == 2 * PINGS, "cable {index}: {seen} packets");
     }
 
@@ -113,7 +113,7 @@ fn tcp() -> Result<()> {
     transfer(&net.host1, &net.host2, HOST2.parse()?, 50 * MIB).context("from host1 to host2")?;
     let took = transfer(&net.host2, &net.host1, HOST1.parse()?, 50 * MIB).context("from host2 to host1")?;
     ensure!(took < Duration::from_secs(20), "{took:?} for 50 MiB");
-    // At least one full segment each, by the fast path and not by the kernel.
+    // At least one full segment each, through the fast path and not the kernel.
     let [_, r2, _] = &net.routers;
     for label in ["100", "200"] {
         let forwarded = r2.forwarded(label)?;

@@ -1,4 +1,4 @@
-//! One router between two taps: what goes in, what comes out, byte by byte, and what is counted.
+//! One router between two taps: frames in and out, byte by byte, and the counters.
 
 use std::net::IpAddr;
 
@@ -45,7 +45,7 @@ fn swap() -> Result<()> {
         let expected = bench.out_labelled(&[Entry::new(110, ttl - 1).tc(tc)], &v4(64)?);
         bench.expect(&format!("TTL {ttl}, TC {tc}"), &sent, &expected)?;
     }
-    // Whatever is beneath: a swap does not look.
+    // Whatever is beneath: a swap does not look at it.
     let sent = bench.labelled(&[Entry::new(100, 64), Entry::new(7000, 9).tc(3)], b"\xffnot IP");
     let expected = bench.out_labelled(&[Entry::new(110, 63), Entry::new(7000, 9).tc(3)], b"\xffnot IP");
     bench.expect("two labels", &sent, &expected)?;
@@ -56,7 +56,7 @@ fn swap() -> Result<()> {
 
 fn total() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
-    // Each frame is followed by the one that marks its end.
+    // Each frame is followed by a marker.
     let expect_frames = |label: u32, frames: u64| {
         for _ in 0..frames {
             let sent = bench.labelled(&[Entry::new(label, 64)], &v4(64)?);
@@ -121,7 +121,7 @@ fn push() -> Result<()> {
         &bench.labelled(&[Entry::new(101, 64)], &v6(64)?),
         &bench.out_labelled(&stack, &v6(64)?),
     )?;
-    // The most that there may be, in place of one label and on IP.
+    // The maximum number of labels, in place of one label and on IP.
     let stack: Vec<_> = (1001..=1016).map(|label| Entry::new(label, 63)).collect();
     let labels: Vec<_> = stack.iter().map(|entry| entry.label.to_string()).collect();
     bench.route(&format!("102 as {}", labels.join("/")))?;
@@ -223,7 +223,7 @@ fn drops() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     bench.route("100 as 110")?;
     bench.route("210")?;
-    // From a source that nothing is answered to.
+    // From a source that gets no answers.
     let packet = udp("0.0.0.0".parse()?, "10.9.0.1".parse()?, 64, b"four")?;
     for (reason, entry) in [
         ("ttl-expired", Entry::new(100, 1)),
@@ -238,7 +238,7 @@ fn drops() -> Result<()> {
     ] {
         bench.expect_drop(reason, &bench.labelled(&[entry], &packet))?;
     }
-    // No bottom of stack within the frame; a payload that is no IP packet, or a broken one.
+    // No bottom of stack within the frame; a payload that is not an IP packet, or a broken one.
     let endless = ethernet(bench.port1, bench.left.mac(), 0x8847, &[0, 0x06, 0x40, 64]);
     bench.expect_drop("malformed", &[&endless[..], &[0x00; 2]].concat())?;
     bench.expect_drop(
@@ -248,7 +248,7 @@ fn drops() -> Result<()> {
     let mut broken = packet.clone();
     broken[0] = 0x44;
     bench.expect_drop("malformed", &bench.labelled(&[Entry::new(210, 64)], &broken))?;
-    // Too large for the way out, and no IP packet, whose source would be told.
+    // Too large to leave, and not an IP packet whose source could be informed.
     bench.expect_drop("too-big", &bench.labelled(&[Entry::new(100, 64)], &[0; 1497]))
 }
 

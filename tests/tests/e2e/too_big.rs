@@ -1,4 +1,4 @@
-//! Packets that are larger than the next hop's MTU with their labels: fragments, ICMP, and what hosts make of both.
+//! Packets that are larger than the next hop's MTU with their labels: fragments, ICMP, and how hosts react to both.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::local::udp_both_ways;
 use crate::test;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Of the link to the right.
+/// MTU of the link to the right.
 const MTU: usize = 1500;
 const MIB: usize = 1 << 20;
 const FAR: &str = "192.0.2.1";
@@ -35,7 +35,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// A datagram that may be fragmented, or may not.
+/// A datagram that may or may not be fragmented.
 pub fn datagram(length: usize, dont_fragment: bool, identification: u16) -> Result<Vec<u8>> {
     let data: Vec<u8> = (0..251).cycle().take(length).collect();
     let packet = udp(FAR.parse()?, TARGET.parse()?, 64, &data)?;
@@ -45,7 +45,7 @@ pub fn datagram(length: usize, dont_fragment: bool, identification: u16) -> Resu
     })
 }
 
-/// The packet with another header and the checksum that goes with it.
+/// The packet with another header and the matching checksum.
 fn changed(packet: &[u8], change: impl Fn(&mut Ipv4Header)) -> Result<Vec<u8>> {
     let (mut header, data) = Ipv4Header::from_slice(packet)?;
     change(&mut header);
@@ -53,7 +53,7 @@ fn changed(packet: &[u8], change: impl Fn(&mut Ipv4Header)) -> Result<Vec<u8>> {
     Ok([&header.to_bytes()[..], data].concat())
 }
 
-/// What a router makes of the packet that fits `mtu`, with this TTL.
+/// The fragments that a router makes of the packet for `mtu`, with this TTL.
 pub fn fragmented(packet: &[u8], mtu: usize, ttl: u8) -> Result<Vec<Vec<u8>>> {
     let (whole, data) = Ipv4Header::from_slice(packet)?;
     let most = (mtu - 20) / 8 * 8;
@@ -126,7 +126,7 @@ pub fn until_outcome(bench: &Bench, name: &str, count: u64) -> Result<()> {
     })
 }
 
-/// A packet that is larger than the right link takes under a label, and how its source is told.
+/// A packet that is larger than the right link takes under a label, and the ICMP error that its source gets.
 struct TooBig {
     packet: Vec<u8>,
     ethertype: u16,
@@ -208,7 +208,7 @@ fn path_mtu() -> Result<()> {
     let [_, r2, r3] = &net.routers;
     let (host1, host2) = (&net.host1, &net.host2);
     let found = format!(" mtu {} ", NARROW_MTU - 8);
-    // From host1 it is r2 that finds a segment too large, under its labels; from host2 it is r3, at imposition.
+    // From host1, r2 finds a segment too large under its labels; from host2, r3 does at imposition.
     for (from, to, address, router) in [
         (host1, host2, HOST2, r2),
         (host1, host2, HOST2_V6, r2),
@@ -224,7 +224,7 @@ fn path_mtu() -> Result<()> {
         );
         let shown = from.ip(&format!("route get {address}"))?;
         ensure!(shown.contains(&found), "no{found}in {shown}");
-        // Who knows of the narrow link asks for short segments, so that the other one never finds it.
+        // A host that knows of the narrow link asks for short segments, so that the other one never finds it.
         for family in ["-4", "-6"] {
             from.ip(&format!("{family} route flush cache"))?;
         }
@@ -247,7 +247,7 @@ fn datagrams() -> Result<()> {
     for host in [&net.host1, &net.host2] {
         host.sysctl("ipv4/ip_no_pmtu_disc", "1")?;
     }
-    // What fits, one byte more, a whole packet of a host; then several, which are fragments already.
+    // A packet that fits, one byte more, a whole packet of a host; then several, which are fragments already.
     for (length, too_big) in [(1364, 0), (1365, 1), (1472, 1), (5000, 3), (20_000, 13)] {
         let before = [r2.outcome("fragmented")?, r3.outcome("fragmented")?];
         udp_both_ways([(&net.host1, HOST1), (&net.host2, HOST2)], length)

@@ -1,4 +1,4 @@
-//! TTLs that run out on an LSP: the answers byte by byte, the ways that they take, and what gets none.
+//! TTLs that expire on an LSP: the answers byte by byte, the ways that they take, and the packets that get none.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use mplsxdp_tests::{Lab, Tap, tcpdump, wait};
 use crate::bench::{Bench, NATIVE};
 use crate::{test, test_with};
 
-/// Of the left tap: the router knows the way there.
+/// The left tap: the router has a route there.
 const NEAR: &str = "10.0.1.2";
 const NEAR_V6: &str = "fd00:1::2";
-/// There it has no route to.
+/// The router has no route there.
 const FAR: &str = "192.0.2.1";
 const FAR_V6: &str = "2001:db8::1";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,8 +77,8 @@ fn hops() -> Result<()> {
         ),
     ] {
         let (source, destination): (IpAddr, IpAddr) = (source.parse()?, destination.parse()?);
-        // The label of the packet that expired; the TTL with which the answer arrives: r2's has been to r3 (64 on the LSP,
-        // which ends there, then imposed, 62) and back through r2 (61), r1 (60) and its kernel (59).
+        // The label of the packet that expired; the TTL with which the answer arrives: r2's has been to r3 (64 on the
+        // LSP, which ends there, then imposed, 62) and back through r2 (61), r1 (60) and its kernel (59).
         for (hop, (label, ttl)) in [(None, 64), (Some(100), 59), (Some(110), 61)].into_iter().enumerate() {
             let packet = udp(
                 source,
@@ -95,7 +95,7 @@ fn hops() -> Result<()> {
             );
             let stack = Vec::from_iter(label.map(|label| Entry::new(label, 1)));
             ensure!(error.stack == stack, "hop {}: {error:?}", hop + 1);
-            // As the hop received it: r1 has taken one off, and from there on the label's TTL counts.
+            // As the hop received it: r1 has decremented the TTL, and after that the label's TTL counts.
             let received = with_ttl(&packet, if hop == 0 { 1 } else { hop as u8 })?;
             error
                 .ensure_quotes(&received)
@@ -131,7 +131,7 @@ fn hops() -> Result<()> {
 fn program() -> Result<()> {
     let lab = Lab::new()?;
     let net = ThreeRouters::with_ip_edges(&lab, ["", "", ""])?;
-    // However slow the machine: at most 20 s, and no guess at how late an answer may be from how soon others came.
+    // However slow the machine: at most 20 s, and no estimate of the delay from earlier answers.
     const PATIENCE: &str = "-w 20,1000,1000";
     for (line, hops) in [
         (
@@ -170,10 +170,10 @@ fn program() -> Result<()> {
     Ok(())
 }
 
-/// Lengths of IP packets around that at which the extension begins, and of long ones.
+/// Lengths of IP packets around the offset of the extension, and long ones.
 const SIZES: [usize; 6] = [60, 128, 129, 200, 600, 1400];
 
-/// Reports of mtr leave out the labels of a hop that has one address; its raw output has them.
+/// Reports of mtr leave out the labels of a hop with a single address; its raw output has them.
 fn mtr_program() -> Result<()> {
     let lab = Lab::new()?;
     let net = ThreeRouters::with_ip_edges(&lab, ["", "", ""])?;
@@ -213,7 +213,7 @@ fn mtr_program() -> Result<()> {
     Ok(())
 }
 
-/// What tcpdump prints of answers to packets of all sizes. It looks for labels in ICMP for IPv4 only.
+/// The output of tcpdump for answers to packets of all sizes. It looks for labels in ICMP for IPv4 only.
 fn tcpdump_program() -> Result<()> {
     let bench = Bench::new(NATIVE)?;
     bench.route("100 as 110")?;
@@ -236,7 +236,7 @@ fn receive(tap: &Tap, destination: IpAddr) -> Result<IcmpError> {
     receive_with_stack(tap, destination).map(|(error, _)| error)
 }
 
-/// The same, and the labels that carry it.
+/// The same, with the labels of its frame.
 fn receive_with_stack(tap: &Tap, destination: IpAddr) -> Result<(IcmpError, Vec<Entry>)> {
     let to_it = |frame: &[u8]| {
         let parsed = Parsed::new(frame);
@@ -255,7 +255,7 @@ fn packet(source: &str, ttl: u8, data: &[u8]) -> Result<Vec<u8>> {
     udp(source, target.parse()?, ttl, data)
 }
 
-/// Sends a labelled packet from `source`, whose answer is expected at `at` under these labels.
+/// Sends a labelled packet from `source`; the answer must arrive at `at` under these labels.
 pub fn expect_answer(bench: &Bench, at: &Tap, source: &str, stack: &[Entry], under: &[Entry]) -> Result<IcmpError> {
     let packet = packet(source, 40, b"expires")?;
     bench.left.send(&bench.labelled(stack, &packet))?;
@@ -281,7 +281,7 @@ fn stacks() -> Result<()> {
     bench.route("101 as 1001/1002/1003")?;
     let answered = |label| Entry::new(label, 64).tc(6);
     for source in [FAR, FAR_V6] {
-        // One entry, TTL 0 and 1, every TC; then as deep as they come.
+        // One entry, TTL 0 and 1, every TC; then the deepest stacks.
         for (ttl, tc) in [(1, 0), (0, 7), (1, 5)] {
             expect_answer(
                 &bench,
@@ -298,11 +298,11 @@ fn stacks() -> Result<()> {
         let mut under = vec![answered(110)];
         under.extend(beneath.iter().map(|entry| answered(entry.label)));
         expect_answer(&bench, &bench.right, source, &stack, &under)?;
-        // Swapped and pushed: under all that the packet would have left with.
+        // Swapped and pushed: under all labels that the packet would have left with.
         let under = [1001, 1002, 1003].map(answered);
         expect_answer(&bench, &bench.right, source, &[Entry::new(101, 1)], &under)?;
     }
-    // Whatever the length of the packet, 128 bytes of it are quoted.
+    // 128 bytes of the packet are quoted, whatever its length.
     for (source, headers) in [(FAR, 20 + 8), (FAR_V6, 40 + 8)] {
         let packet = packet(source, 40, &[0x5a; 1400])?;
         bench.left.send(&bench.labelled(&[Entry::new(100, 1)], &packet))?;
@@ -328,15 +328,15 @@ fn auto() -> Result<()> {
         expect_answer(&bench, &bench.left, near, &[Entry::new(100, 1)], &[])?;
         // No route to it.
         expect_answer(&bench, &bench.right, far, &[Entry::new(100, 1)], &[lsp])?;
-        // A stack deeper than one entry: its payload is of a network that this router need not know.
+        // A stack deeper than one entry: its payload belongs to a network that this router need not know.
         let stack = [Entry::new(100, 1), Entry::new(7000, 9)];
         let under = [lsp, Entry::new(7000, 64).tc(6)];
         expect_answer(&bench, &bench.right, near, &stack, &under)?;
     }
-    // An FTN entry is a way, too: this router's own packet, with labels.
+    // An FTN entry is also a way: this router's own packet, with labels.
     let under = [Entry::new(300, 64).tc(6)];
     expect_answer(&bench, &bench.right, "198.51.100.7", &[Entry::new(100, 1)], &under)?;
-    // A default route is none.
+    // A default route does not count.
     bench.router.netns().ip("route add default via 10.0.1.2")?;
     expect_answer(&bench, &bench.right, FAR, &[Entry::new(100, 1)], &[lsp])?;
     Ok(())
@@ -349,7 +349,7 @@ fn lsp() -> Result<()> {
     for near in [NEAR, NEAR_V6] {
         let under = [Entry::new(110, 64).tc(6)];
         expect_answer(&bench, &bench.right, near, &[Entry::new(100, 1)], &under)?;
-        // Where the next hop is unlabelled: plain, to the next hop.
+        // If the next hop is unlabelled: without labels, to the next hop.
         expect_answer(&bench, &bench.right, near, &[Entry::new(210, 1)], &[])?;
     }
     Ok(())
@@ -411,7 +411,7 @@ fn imposition() -> Result<()> {
             .left
             .send(&ethernet(bench.port1, bench.left.mac(), ethertype, &packet))?;
         let error = receive(&bench.left, near.parse()?)?;
-        // It came without labels, so none are told.
+        // It came without labels, so none are shown.
         ensure!(error.kind == kind && error.stack.is_empty(), "{error:?}");
         error.ensure_quotes(&packet)?;
     }
@@ -482,7 +482,7 @@ fn unanswered() -> Result<()> {
     let count = frames.len() as u64;
     for (what, packet) in &frames {
         bench.left.send(&bench.labelled(&[Entry::new(100, 1)], packet))?;
-        // What comes next is answered, and nothing before it.
+        // The next packet is answered, and none before it.
         let mark = self::packet(FAR, 40, what.as_bytes())?;
         bench.left.send(&bench.labelled(&[Entry::new(100, 1)], &mark))?;
         let mut answers = Vec::new();
@@ -507,7 +507,7 @@ fn unanswered() -> Result<()> {
         (answered, not_due) == (count, count),
         "{answered} answered, {not_due} not, of {count} each"
     );
-    // And what is let through: queries, and the first fragment.
+    // Packets that do get an answer: queries, and the first fragment.
     for (what, packet) in [
         ("an echo request", changed(&good, &[(9, 1), (20, 8), (21, 0)])?),
         (

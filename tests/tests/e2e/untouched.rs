@@ -1,4 +1,4 @@
-//! What is not labelled traffic for this router reaches the kernel as it came, byte for byte.
+//! Frames that are not labelled traffic for this router reach the kernel as they came, byte for byte.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -21,7 +21,7 @@ fn untouched() -> Result<()> {
         End::new(&netns, "eth1").address("10.0.1.1/24").address("fd00:1::1/64"),
     )?;
     let router = Router::load(&netns, "--iface eth1")?;
-    // Imposition is on, and has to tell these from what it is for.
+    // Imposition is on, and must not touch these.
     router.run("route add 10.9.0.0/16 encap mpls 300 via link 02:00:00:00:00:09 dev eth1")?;
     let (tap, port) = (Tap::open(&host, "eth0")?, Tap::open(&netns, "eth1")?);
     let (here, us) = (port.mac(), tap.mac());

@@ -1,4 +1,4 @@
-//! One router on two virtio NICs of a guest, cabled to two more: the driver that virtual machines have, in native mode.
+//! One router on two virtio NICs of a guest, cabled to two more, in native mode: the driver that virtual machines have.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -68,7 +68,7 @@ fn switched(bench: &Bench) -> Result<()> {
     for (sent, expected) in &pairs {
         bench.expect("a frame", sent, expected)?;
     }
-    // The other way, and back out of the port that it came in by.
+    // The other way, and back out of the port where it arrived.
     let left = bench.left.mac();
     bench
         .router
@@ -83,7 +83,7 @@ fn switched(bench: &Bench) -> Result<()> {
 }
 
 fn flood(bench: &Bench) -> Result<()> {
-    // Within what the NICs' rings and the tap's buffer hold.
+    // Within the capacity of the NICs' rings and the tap's buffer.
     const FRAMES: u32 = 5000;
     const AT_ONCE: u32 = 50;
     bench.route("100 as 110")?;
@@ -110,7 +110,7 @@ fn answered(bench: &Bench) -> Result<()> {
     bench.route("100 as 110")?;
     let lsp = [Entry::new(110, 64).tc(6)];
     for (near, far) in [("10.0.1.2", "192.0.2.1"), ("fd00:1::2", "2001:db8::1")] {
-        // By IP, from the kernel; and along the LSP, from the slow path.
+        // By IP, through the kernel; and along the LSP, from the slow path.
         expect_answer(bench, &bench.left, near, &[Entry::new(100, 1)], &[])?;
         expect_answer(bench, &bench.right, far, &[Entry::new(100, 1)], &lsp)?;
     }
@@ -118,14 +118,14 @@ fn answered(bench: &Bench) -> Result<()> {
 }
 
 fn untouched(bench: &Bench) -> Result<()> {
-    // Imposition is on, and has to tell these from what it is for.
+    // Imposition is on, and must not touch these.
     bench.route("10.9.0.0/16 encap mpls 300")?;
     let port = Tap::open(bench.router.netns(), "eth1")?;
     for (name, frame) in bystanders::all(bench.port1, bench.left.mac()) {
         bench.left.send(&frame)?;
         port.receive(name, |arrived| arrived == frame)?;
     }
-    // And the other way: packets that the router itself sends.
+    // The other way: packets that the router itself sends.
     bench.router.netns().run("ping -c 1 -W 5 10.0.1.2")?;
     bench.router.netns().run("ping -c 1 -W 5 fd00:1::2")?;
     let stats: Stats = bench.router.json("stats")?;

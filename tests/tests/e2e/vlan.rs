@@ -1,5 +1,5 @@
-//! VLAN and QinQ sub-interfaces between two taps: what goes in with which tags, what comes out with which, byte by byte, and what
-//! is counted for whom.
+//! VLAN and QinQ sub-interfaces between two taps: with which tags frames arrive and leave, byte by byte, and on which
+//! port they are counted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -119,7 +119,7 @@ fn tags() -> Result<()> {
             }
         }
     }
-    // Priority and drop eligibility are no part of the VLAN, and are not handed on.
+    // Priority and drop eligibility are not part of the VLAN, and are not copied.
     let sent = tagged(&[(Q, 0xf000 | 100)], &bench.labelled(&[Entry::new(101, 64)], &v4(64)?));
     let expected = tagged(VLAN200, &bench.out_labelled(&[Entry::new(111, 63)], &v4(64)?));
     bench.expect("a priority", &sent, &expected)?;
@@ -229,7 +229,7 @@ fn wrong_vid() -> Result<()> {
         let counted = dropped_at(&bench.router, "eth1", "unknown-vlan")?;
         ensure!(counted == count as u64 + 1, "{tags:x?}: counted {counted}");
     }
-    // Of three tags only two are looked at: what follows is no label.
+    // Only two of three tags are read: what follows is not a label.
     let kernel = Tap::open(bench.router.netns(), "eth1")?;
     let deep = tagged(&[(AD, 300), (Q, 10), (Q, 5)], &sent);
     bench.left.send(&deep)?;
@@ -297,7 +297,7 @@ fn local() -> Result<()> {
         for stack in [
             &[Entry::new(110, 62)][..],
             &[Entry::new(0, 63), Entry::new(110, 9)],
-            // By way of the slow path.
+            // Through the slow path.
             &[Entry::new(1, 62), Entry::new(110, 9)],
         ] {
             let packet = udp("10.0.1.2".parse()?, "198.51.100.1".parse()?, 64, b"for the kernel")?;
@@ -355,7 +355,7 @@ fn held() -> Result<()> {
         let packets: Vec<_> = (0..5)
             .map(|number| udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, &[number; 40]))
             .collect::<Result<_>>()?;
-        // Frames wait for 3 s, in which a slow machine may not get to it.
+        // Frames wait for 3 s; a slow machine may need several attempts.
         let mut attempts = 0..5;
         loop {
             attempts.next().context("the frames never waited long enough")?;
@@ -391,7 +391,7 @@ fn too_big() -> Result<()> {
     let bench = Bench::new(TAGGED)?;
     route(&bench, "100 as 110", "eth2.200")?;
     route(&bench, "101 as 111", "eth2.300.30")?;
-    // The second tag counts: the kernel redirects frames that are longer by one only.
+    // The second tag counts: the kernel redirects only frames that are one tag longer.
     for (label, out, mtu) in [(100, VLAN200, 1500), (101, SERVICE_OUT, 1496)] {
         let in_full: usize = mtu - 4;
         let packet = |length: usize| {
@@ -407,7 +407,7 @@ fn too_big() -> Result<()> {
             &sent(&fits),
             &tagged(out, &bench.out_labelled(&[Entry::new(label + 10, 63)], &fits)),
         )?;
-        // By one byte too long: in two fragments, as long as fits in units of 8 bytes.
+        // One byte too long: two fragments, as long as fits in units of 8 bytes.
         bench.left.send(&sent(&packet(in_full + 1)?))?;
         let first = (in_full - 20) / 8 * 8 + 20;
         for length in [first, in_full + 1 - first + 20] {
@@ -467,7 +467,7 @@ fn unknown_label() -> Result<()> {
     Ok(())
 }
 
-/// Sends frames one by one, each when the one before has arrived, while `work` is done.
+/// Sends frames one by one, each after the previous one has arrived, while `work` is done.
 fn while_forwarding(bench: &Bench, sent: &[u8], expected: &[u8], work: impl FnOnce() -> Result<()>) -> Result<()> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -508,7 +508,7 @@ fn run_time() -> Result<()> {
         }
         Ok(())
     })?;
-    // And the other way round: the parent comes and goes beneath its sub-interface.
+    // The other way round: the parent comes and goes beneath its sub-interface.
     bench.router.run("link add eth1.100")?;
     bench.router.run("link add eth2.200")?;
     route(&bench, "101 as 111", "eth2.200")?;
@@ -523,7 +523,7 @@ fn run_time() -> Result<()> {
         }
         Ok(())
     })?;
-    // `mpls off` is for one of them only.
+    // `mpls off` applies to one of them only.
     bench.router.run("link set eth1.100 mpls off")?;
     bench.expect_drop("port-disabled", &sent)?;
     ensure!(
@@ -552,7 +552,7 @@ impl Pair {
         let (left, netns, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
         link(End::new(&left, "eth0").mac(LEFT), End::new(&netns, "eth1"))?;
         link(End::new(&netns, "eth2"), End::new(&right, "eth0").mac(RIGHT))?;
-        // What XDP sees of the frames of a VLAN device at the other end is what is in them.
+        // XDP sees only the tags that are in the frames of a VLAN device at the other end.
         for netns in [&left, &right] {
             netns.run("ethtool -K eth0 txvlan off tx-vlan-stag-hw-insert off")?;
         }
@@ -615,7 +615,7 @@ fn parent_only() -> Result<()> {
         "{text}"
     );
 
-    // What has no tag is not for it.
+    // An untagged frame is not for it.
     let port1 = pair.netns.mac("eth1")?;
     pair.left
         .send(&labelled(port1, pair.left.mac(), &[Entry::new(100, 64)], b"x"))?;
@@ -625,7 +625,7 @@ fn parent_only() -> Result<()> {
         })
     };
     count("eth1", "port-disabled", 1)?;
-    // And nothing comes in where it is only sent.
+    // Nothing is accepted where frames are only sent.
     let port2 = pair.netns.mac("eth2")?;
     let back = labelled(port2, pair.right.mac(), &[Entry::new(100, 64)], b"x");
     pair.right.send(&tagged(VLAN200, &back))?;
@@ -638,7 +638,7 @@ fn parent_only() -> Result<()> {
         let error = router.run(command).err().context(command)?.to_string();
         ensure!(error.contains(says), "{command}: {error}");
     }
-    // The last one takes the program along.
+    // The program is removed with the last one.
     let attached =
         |interface: &str| Ok::<_, anyhow::Error>(pair.netns.ip(&format!("link show dev {interface}"))?.contains("xdp"));
     ensure!(attached("eth1")? && attached("eth2")?, "attached to the parents");
@@ -647,7 +647,7 @@ fn parent_only() -> Result<()> {
     ensure!(attached("eth1")?, "attached for eth1.101");
     router.run("link del eth1.101")?;
     ensure!(!attached("eth1")? && attached("eth2")?, "detached");
-    // What is switched itself keeps it.
+    // An interface that switches itself keeps it.
     router.run("link add eth1.100")?;
     router.run("link add eth1")?;
     pair.expect_swap(&[], VLAN200)?;
@@ -775,7 +775,7 @@ fn refused() -> Result<()> {
         let error = refusal(command)?;
         ensure!(error.contains(says), "{command}: {error}");
     }
-    // An interface of such a name is one.
+    // An interface with such a name is used as such.
     bench
         .router
         .netns()
@@ -786,7 +786,8 @@ fn refused() -> Result<()> {
     bench.router.run("link del eth1.500")?;
     bench.router.unload()?;
 
-    // A veth takes no tags out of frames, whatever it says; of what its peer beside it sends they are not in.
+    // A veth does not take tags out of frames, whatever it reports; but the tags that its peer sends beside a frame are
+    // not in the frame.
     let netns = bench.lab.netns("both")?;
     netns.ip("link add eth1 type veth peer name host1")?;
     for name in ["eth1", "host1"] {
@@ -821,7 +822,7 @@ fn parent_gone() -> Result<()> {
     ensure_nothing_left(&pair.netns, &instance)
 }
 
-/// Its name is the port's, in routes as in `link show`.
+/// Its name is the port's, in routes and in `link show`.
 fn namesake() -> Result<()> {
     let pair = Pair::new()?;
     let router = Router::load(&pair.netns, "--iface eth1 --iface eth2.200")?;
@@ -847,7 +848,7 @@ fn namesake() -> Result<()> {
         shown(&router, "eth2.200")?.ifindex.is_none(),
         "the kernel has no device"
     );
-    // By its address it is found all the same, and advised apart.
+    // By its address it is found all the same, and distinguished.
     pair.netns.ip("address add 10.0.99.1/24 dev eth2.200")?;
     let refused = router.run("route add 102 as 112 via inet 10.0.99.2").err();
     let said = refused.context("the interface is no port")?.to_string();
@@ -897,7 +898,7 @@ fn add_device(netns: &Netns, parent: &str, name: &str, vlan: &str, address: &str
 
 fn devices() -> Result<()> {
     let pair = Pair::new()?;
-    // Under a name that says nothing, and under the usual one.
+    // With an arbitrary name, and with the usual one.
     add_device(&pair.netns, "eth2", "customer", "id 200", "10.0.20.1/24")?;
     add_device(&pair.netns, "eth1", "eth1.100", "id 100", "10.0.10.1/24")?;
     add_device(&pair.others[1], "eth0", "vlan200", "id 200", "10.0.20.2/24")?;
@@ -938,7 +939,7 @@ fn device_comes_and_goes() -> Result<()> {
             Ok((left && hops.iter().all(|hop| hop.state == Resolution::NoArp)).then_some(()))
         })?;
     }
-    // The MAC address can be advised by hand.
+    // The MAC address can be given by hand.
     router.run(&format!("route replace 100 as 110 via link {RIGHT} dev eth2.200"))?;
     pair.expect_swap(VLAN100, VLAN200)?;
     router.unload()
@@ -952,7 +953,7 @@ fn device_local() -> Result<()> {
     let device = Tap::open(&pair.netns, "eth1.100")?;
     let packet = udp("10.0.10.2".parse()?, "10.0.10.1".parse()?, 64, b"for the kernel")?;
     let expected = ethernet(device.mac(), pair.left.mac(), ETH_P_IP, &with_ttl(&packet, 63)?);
-    // The second one by way of the slow path.
+    // The second one through the slow path.
     for stack in [&[Entry::new(110, 64)][..], &[Entry::new(1, 64), Entry::new(110, 9)]] {
         let frame = labelled(device.mac(), pair.left.mac(), stack, &packet);
         pair.left.send(&tagged(VLAN100, &frame))?;
@@ -989,8 +990,8 @@ fn stacked_devices() -> Result<()> {
     router.unload()
 }
 
-/// What docs/usage.md says of a veth: only what its peer puts into the frame itself is seen. (Where the kernel has MPLS, it puts
-/// the tags of labelled frames in always, those of IP packets not.)
+/// As docs/usage.md says of a veth: only the tags that its peer puts into the frame itself are seen. (A kernel with
+/// MPLS always puts the tags of labelled frames into them, but not those of IP packets.)
 fn hidden_tags() -> Result<()> {
     let pair = Pair::new()?;
     let left = &pair.others[0];
@@ -1000,7 +1001,7 @@ fn hidden_tags() -> Result<()> {
     router.run(&format!(
         "route add 10.9.0.0/16 encap mpls 300 via link {RIGHT} dev eth2"
     ))?;
-    // Where it is counted tells where it arrived.
+    // Where it is counted shows where it arrived.
     let sent = ethernet(pair.netns.mac("eth1")?, pair.left.mac(), ETH_P_IP, &v4(1)?);
     for (offload, port) in [("on", "eth1"), ("off", "eth1.100")] {
         left.run(&format!("ethtool -K eth0 txvlan {offload}"))?;

@@ -1,5 +1,5 @@
-//! Ports in a VRF: what its routing table has is the kernel's, next hops are looked up there, and ICMP errors leave by it. The
-//! port on the right is in no VRF.
+//! Ports in a VRF: the kernel keeps the routes of its table, next hops are looked up there, and ICMP errors leave by
+//! it. The port on the right is in no VRF.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -51,13 +51,13 @@ fn add_vrf(netns: &Netns, name: &str, table: u32) -> Result<()> {
     netns.ip(&format!("link set {name} up")).map(drop)
 }
 
-/// The kernel takes the interface down for a moment, which costs it IPv6 addresses.
+/// The kernel takes the interface down for a moment, which removes its IPv6 addresses.
 fn enslave(netns: &Netns, vrf: &str) -> Result<()> {
     netns.ip(&format!("link set eth1 master {vrf}"))?;
     netns.ip("-6 addr replace fd00:1::1/64 dev eth1 nodad").map(drop)
 }
 
-/// With the left port in the VRF red. Both families have prefixes that cover all addresses here, and are imposed to the right.
+/// With the left port in VRF red. Prefixes of both families cover all addresses here, and are imposed to the right.
 fn bench() -> Result<Bench> {
     let bench = Bench::cabled(NATIVE, 1500, 1500, |cable, left, right| {
         let netns = right.netns().clone();
@@ -84,7 +84,8 @@ fn packet(destination: &str, ttl: u8) -> Result<(u16, Vec<u8>)> {
     Ok((ethertype, udp(source, destination, ttl, b"whose?")?))
 }
 
-/// Whether this packet to `destination` leaves to the right under label 200 when it arrives on the left. Else it does not leave.
+/// Whether this packet to `destination` leaves to the right under label 200 when it arrives on the left. Otherwise it
+/// must not leave.
 fn is_imposed(bench: &Bench, destination: &str) -> Result<bool> {
     let (ethertype, sent) = packet(destination, 64)?;
     let received = bench.forward(&ethernet(bench.port1, bench.left.mac(), ethertype, &sent))?;
@@ -130,7 +131,7 @@ fn claims() -> Result<()> {
     for beyond in specific.into_iter().chain(["10.4.6.1", "2001:db8:4:6::1"]) {
         expect(&bench, beyond, true)?;
     }
-    // An address that only the prefix covers itself is never imposed if it is the VRF's own.
+    // An address that only its own prefix covers is never imposed if it is the VRF's own.
     bench.route("10.0.1.1/32 encap mpls 200")?;
     expect(&bench, "10.0.1.1", false)?;
     // More specific routes come and go.
@@ -146,7 +147,7 @@ fn claims() -> Result<()> {
     for free in specific {
         expect_soon(&bench, free, true)?;
     }
-    // An address of the VRF device is one of the VRF.
+    // An address of the VRF device belongs to the VRF.
     netns.ip("addr add 10.9.9.9/32 dev red")?;
     expect_soon(&bench, "10.9.9.9", false)?;
     bench.router.unload()
@@ -164,7 +165,7 @@ fn moves() -> Result<()> {
     let of = |vrfs: [bool; 2]| -> Result<()> {
         expect_soon(&bench, "10.4.10.1", !vrfs[0])?;
         expect_soon(&bench, "10.4.11.1", !vrfs[1])?;
-        // The table `main` counts outside of VRFs.
+        // Table `main` applies outside of VRFs.
         expect_soon(&bench, "10.4.13.1", vrfs[0] || vrfs[1])?;
         expect_soon(&bench, "10.0.1.1", false)?;
         expect_soon(&bench, "10.0.1.255", false)?;
@@ -177,12 +178,12 @@ fn moves() -> Result<()> {
     of([false, true])?;
     netns.ip("link set eth1 nomaster")?;
     of([false, false])?;
-    // It goes together with its VRF.
+    // It disappears together with its VRF.
     enslave(netns, "red")?;
     of([true, false])?;
     netns.ip("link del red")?;
     of([false, false])?;
-    // A port that comes when it is in the VRF already.
+    // A port that is added when it is already in the VRF.
     bench.router.run("link del eth1")?;
     enslave(netns, "blue")?;
     bench.router.run("link add eth1")?;
@@ -215,7 +216,7 @@ fn answer(bench: &Bench, stack: &[Entry], sent: &[u8]) -> Result<IcmpError> {
         bench.labelled(stack, sent)
     };
     bench.left.send(&frame)?;
-    // Hosts and the kernel tell each other other things.
+    // Hosts and the kernel send each other other errors.
     let is_about = |error: &IcmpError| error.ensure_quotes(sent).is_ok();
     let read = |frame: &[u8]| IcmpError::read(frame)?.ok().filter(is_about);
     let frame = bench.left.receive("an ICMP error", |frame| read(frame).is_some())?;
@@ -227,7 +228,7 @@ fn icmp_errors() -> Result<()> {
     let bench = bench()?;
     let netns = bench.router.netns();
     bench.left_netns.ip("-6 addr replace fd00:1::2/64 dev eth0 nodad")?;
-    // Hosts beyond, whom the main table has elsewhere.
+    // Hosts beyond, for which the main table has other routes.
     netns.ip("route add 192.0.2.0/24 via 10.0.1.2 vrf red")?;
     netns.ip("-6 route add 2001:db8:ffff::/64 via fd00:1::2 vrf red")?;
     netns.ip("route add 192.0.2.0/24 dev eth2")?;
@@ -251,7 +252,7 @@ fn icmp_errors() -> Result<()> {
         }
     }
     ensure!(bench.router.outcome("no-way-back")? == 0, "no-way-back was counted");
-    // Without an address of the port's, one of the VRF answers; no other does.
+    // If the port has no address, one of the VRF answers; no other does.
     netns.ip("addr add 10.7.7.7/32 dev red")?;
     netns.ip("addr flush dev eth1 scope global")?;
     netns.ip("route add 10.0.1.2 dev eth1 vrf red")?;
@@ -278,7 +279,7 @@ fn handed_up() -> Result<()> {
             Ok(UdpSocket::from(socket))
         })
     };
-    // What has arrived outside the VRF is for the other one.
+    // Packets that arrived outside the VRF are for the other socket.
     let (inside, outside) = (open("red")?, open("eth2")?);
     inside.set_read_timeout(Some(PATIENCE))?;
     outside.set_nonblocking(true)?;
@@ -326,7 +327,7 @@ fn next_hops() -> Result<()> {
         .router
         .add_routes(&["300 as 310 via inet 10.0.1.2", "301 as 311 via inet6 fd00:1::2"])?;
     expect_both_back()?;
-    // Out of the VRF and back in, the next hop is followed; and when its interface becomes a port again.
+    // Out of the VRF and back in, the next hop is followed; also when its interface becomes a port again.
     netns.ip("link set eth1 nomaster")?;
     enslave(netns, "red")?;
     set_neighbours()?;
@@ -361,7 +362,8 @@ fn not_a_port() -> Result<()> {
     bench.router.unload()
 }
 
-/// Whether this packet to `destination` leaves to the right under label 200 when it arrives on the right. Else it does not leave.
+/// Whether this packet to `destination` leaves to the right under label 200 when it arrives on the right. Otherwise it
+/// must not leave.
 fn is_imposed_on_the_right(bench: &Bench, destination: &str) -> Result<bool> {
     let (ethertype, sent) = packet(destination, 64)?;
     let (from, to) = (bench.right.mac(), bench.port2);
@@ -413,7 +415,7 @@ fn other_ports() -> Result<()> {
     expect_both(&bench, "10.4.5.1", [true, true])?;
     bench.router.run("route del 10.4.5.0/24")?;
     expect_both(&bench, "10.4.5.1", [false, true])?;
-    // With the last port of the VRF, its domain goes; it comes again with the next.
+    // The domain disappears with the last port of the VRF, and comes back with the next.
     bench.router.run("link del eth1")?;
     for destination in ["10.4.5.1", "10.4.7.1"] {
         ensure!(is_imposed_on_the_right(&bench, destination)?, "{destination}");
@@ -449,7 +451,7 @@ fn overlapping() -> Result<()> {
         Ok(())
     };
     expect_all()?;
-    // What is changed in one is not in the other.
+    // A change in one VRF does not affect the other.
     netns.ip("route del 10.4.5.128/25 vrf blue")?;
     expect_both(&bench, "10.4.5.129", [false, true])?;
     netns.ip("route del 10.4.5.0/24 vrf red")?;
@@ -502,7 +504,7 @@ fn own_routes() -> Result<()> {
                 Ok((labels_of(&bench, destination)? == expected).then_some(()))
             })?;
         }
-        // What no table has a route of its own for.
+        // The label for destinations for which no table has its own route.
         let others = labels_of(&bench, "10.9.1.1")?;
         ensure!(others == [Some(200); 2], "10.9.1.1 gets {others:?}");
         Ok(())
@@ -523,7 +525,7 @@ fn own_routes() -> Result<()> {
     expect_all([201, 200])?;
     add("encap mpls 202 table 11")?;
     expect_all([201, 202])?;
-    // A route without a table counts where the table has none of its own.
+    // A route without a table applies if the table has none of its own.
     add("encap mpls 203")?;
     expect_all([201, 202])?;
     add("encap mpls 204 table main")?;
@@ -536,7 +538,7 @@ fn own_routes() -> Result<()> {
     expect_all([201, 201])?;
     netns.ip("link set eth2 master blue")?;
     expect_all([201, 202])?;
-    // What the kernel claims in one VRF is still its own there.
+    // What the kernel claims in one VRF still belongs to it there.
     netns.ip("route add 10.4.7.0/24 via 10.0.1.2 vrf red")?;
     wait::until("10.4.7.1 to be the kernel's on the left", PATIENCE, || {
         Ok((labels_of(&bench, four)? == [None, Some(202)]).then_some(()))
@@ -581,11 +583,11 @@ fn own_traffic() -> Result<()> {
     netns.ip("link set mpls0 master red")?;
     netns.ip("addr add 10.9.9.9/32 dev red")?;
     netns.ip("route add 10.4.0.0/16 dev mpls0 src 10.9.9.9 vrf red")?;
-    // Outside of the VRF they are the kernel's.
+    // Outside of the VRF they belong to the kernel.
     netns.ip("route add 10.4.5.0/24 via 10.0.1.2")?;
     expect_soon(&bench, "10.4.5.1", false)?;
     wait::until("a packet from the VRF under a label", PATIENCE, || {
-        // Nobody answers.
+        // There is no answer.
         let _ = netns.run("ping -n -c 1 -W 1 -I red 10.4.5.1");
         let imposed = bench.right.drain()?.into_iter().any(|frame| {
             frame.starts_with(&bench.right.mac().0) && frame[12..14] == [0x88, 0x47] && frame[34..38] == [10, 4, 5, 1]

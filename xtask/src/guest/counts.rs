@@ -21,7 +21,7 @@ pub type Counts = BTreeMap<String, u32>;
 /// Counts by the kernel's release.
 type Kernels = BTreeMap<String, Counts>;
 
-/// What one kernel said.
+/// The counts of one kernel.
 pub struct Measured {
     pub release: String,
     pub counts: Counts,
@@ -47,7 +47,7 @@ pub fn measure_here(tests: &[Artifact]) -> Result<Measured> {
     Ok(Measured { release, counts })
 }
 
-/// Takes "verifier: VARIANT: COUNT instructions at most"; other lines are passed over.
+/// Reads "verifier: VARIANT: COUNT instructions at most"; other lines are skipped.
 pub fn read(line: &str, counts: &mut Counts) {
     let parsed = || {
         let (variant, rest) = line.strip_prefix("verifier: ")?.rsplit_once(": ")?;
@@ -57,7 +57,7 @@ pub fn read(line: &str, counts: &mut Counts) {
     counts.extend(parsed());
 }
 
-/// Puts what was measured into the file, in place of what it has of the same versions, and the file's table into the document.
+/// Writes the measurements into the file, replacing those of the same versions, and the file's table into the document.
 pub fn write(measured: Vec<Measured>) -> Result<()> {
     let version = |release: &str| Version::of(release);
     let mut kernels = committed()?;
@@ -86,7 +86,7 @@ fn document() -> Result<String> {
     fs::read_to_string(workspace().join(DOCUMENT)).with_context(|| format!("cannot read {DOCUMENT}"))
 }
 
-/// What is before the table in the document, the table, and what is behind it.
+/// The text before the table in the document, the table, and the text after it.
 fn parts(document: &str) -> Result<[&str; 3]> {
     let (before, rest) = document
         .split_once(BEGIN)

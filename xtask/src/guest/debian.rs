@@ -1,4 +1,5 @@
-//! Kernels from the Debian mirror that this machine's apt is configured for: into a directory of our own, nothing is installed.
+//! Kernels from the Debian mirror that this machine's apt is configured for, unpacked into a directory of the project;
+//! nothing is installed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,7 +14,7 @@ use crate::run::is_installed;
 use crate::setup::apt_update;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// What the parts of a kernel are called: some releases have it in one package, some in several.
+/// How the packages with parts of a kernel are named: some releases have one package, some several.
 const PARTS: [&str; 4] = ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"];
 
 /// Parts of packages that nothing in a guest reads.
@@ -34,7 +35,7 @@ pub struct Unpacked {
     pub release: String,
 }
 
-/// Why kernels cannot be had here; `None` where they can.
+/// Why kernels are not available here; `None` if they are.
 pub fn missing() -> Option<String> {
     if cfg!(not(target_arch = "x86_64")) {
         return Some("kernels are those of x86-64".into());
@@ -51,7 +52,7 @@ pub fn missing() -> Option<String> {
 /// The kernel from the cache, or from the mirror.
 pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
     let root = directory.join("root");
-    // A directory that is there is whole: it gets its name last.
+    // A directory that exists is complete: it gets its name last.
     if !root.exists() {
         let apt = Apt::new(kernel.suite, &directory.join("apt"))?;
         let fresh = directory.join("fresh");
@@ -66,7 +67,7 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
             output(&mut unpack)?;
             fs::remove_file(archive)?;
         }
-        // Where depmod looks, whichever way the packages have it.
+        // Where depmod looks, whatever the layout of the packages.
         if !fresh.join("lib").exists() {
             symlink("usr/lib", fresh.join("lib"))?;
         }
@@ -86,8 +87,8 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
     })
 }
 
-/// Packages with everything that they depend on, unpacked into one tree, from the cache or from the mirror. None of their
-/// scripts run, so this needs no root. The cache is kept until the suite or the names change.
+/// Packages with everything that they depend on, unpacked into one tree, from the cache or from the mirror. None of
+/// their scripts run, so this needs no root. The cache is kept until the suite or the names change.
 pub fn packages(suite: &str, names: &[&str], directory: &Path) -> Result<PathBuf> {
     let root = directory.join("root");
     let inputs = format!("{suite}: {}\n", names.join(" "));
@@ -119,7 +120,7 @@ pub fn packages(suite: &str, names: &[&str], directory: &Path) -> Result<PathBuf
     Ok(root)
 }
 
-/// Of the one kernel that is unpacked there.
+/// The release of the one kernel that is unpacked there.
 fn release(root: &Path) -> Result<String> {
     let modules = first(&root.join("lib/modules"), "").with_context(|| format!("no modules in {}", root.display()))?;
     let release = modules.file_name().context("no release")?;
@@ -134,7 +135,7 @@ fn first(directory: &Path, prefix: &str) -> Option<PathBuf> {
     })
 }
 
-/// apt with a state, lists and sources of its own.
+/// apt with its own state, lists and sources.
 struct Apt {
     directory: PathBuf,
 }
@@ -165,7 +166,7 @@ impl Apt {
             ("Dir::State::Lists", place("lists")),
             ("Dir::State::status", place("status")),
             ("Dir::Cache", place("cache")),
-            // Without privileges of its own: the directory need not be another user's to read.
+            // Without dropping privileges: another user may not be able to read the directory.
             ("APT::Sandbox::User", String::new()),
             ("Acquire::Languages", "none".into()),
             ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
@@ -230,10 +231,10 @@ impl Apt {
     }
 }
 
-/// Where this machine's apt gets Debian from.
+/// The mirror from which this machine's apt gets Debian.
 fn mirror() -> Result<String> {
     let mut targets = targets()?;
-    // It tells of what it has asked, which on a fresh machine is nothing.
+    // It reports only sources whose lists are downloaded: on a fresh machine, none.
     if targets.is_empty() {
         apt_update()?;
         targets = self::targets()?;
@@ -242,7 +243,7 @@ fn mirror() -> Result<String> {
     Ok(found.to_owned())
 }
 
-/// Origin, label and address of what apt has lists of.
+/// Origin, label and address of the sources that apt has lists of.
 fn targets() -> Result<String> {
     let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
     output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))

@@ -1,5 +1,6 @@
-//! The initramfs: the guest's whole system. Programs of this machine and the libraries that they are linked with, the
-//! kernel's modules, tests. An archive in the kernel's own format ("newc", Documentation/driver-api/early-userspace/buffer-format.rst).
+//! The initramfs, which is the guest's whole system: programs of this machine and the libraries that they are linked
+//! with, the kernel's modules, tests. An archive in the kernel's own format ("newc",
+//! Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,7 +17,7 @@ const SYMLINK: u32 = 0o120_777;
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
 
-/// Directories that are in /usr in the guest, whatever they are on this machine.
+/// Directories that are in /usr in the guest, wherever they are on this machine.
 const MERGED: [&str; 3] = ["bin", "lib", "lib64"];
 
 pub struct Image {
@@ -38,7 +39,7 @@ impl Image {
         }
         // Where the kernel looks for modprobe.
         image.add(Path::new("sbin"), SYMLINK, b"usr/bin")?;
-        // Places for others to be mounted on, or for tools that want them.
+        // Mount points, and directories that tools need.
         for name in ["proc", "sys", "dev", "tmp", "run", "var/lib", "root"] {
             image.directory(Path::new(name))?;
         }
@@ -116,7 +117,7 @@ impl Image {
         Ok(())
     }
 
-    /// What the dynamic linker says that a program is linked with.
+    /// The libraries that the dynamic linker reports for a program.
     fn libraries(&mut self, program: &Path) -> Result<()> {
         let listed = match output(Command::new("ldd").arg(program)) {
             Ok(listed) => listed,
@@ -187,7 +188,7 @@ impl Image {
     }
 }
 
-/// What a command prints; the error is what it said.
+/// The output of a command; the error is its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command
         .output()

@@ -1,5 +1,5 @@
-//! The first process of the guest: the kernel starts this program as `/init`. It sets up what tests expect of a machine, runs
-//! the plan, tells the host over the serial port, and reboots, which ends qemu.
+//! The first process of the guest: the kernel starts this program as `/init`. It sets up what tests expect of a
+//! machine, runs the plan, reports to the host over the serial port, and reboots, which ends qemu.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -14,7 +14,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 
 use super::wire::{Line, PLAN, PORT, Plan, Run};
 
-/// Name and whereabouts of this program in the guest.
+/// Path of this program in the guest.
 pub const INIT: &str = "/init";
 /// Where tests are, and where they run.
 pub const TESTS: &str = "/tests";
@@ -43,17 +43,17 @@ pub fn main() -> ! {
     unsafe { libc::sync() };
     let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
     eprintln!("init: cannot reboot: {error}");
-    // The kernel panics, and ends qemu by that.
+    // The kernel panics, which ends qemu.
     std::process::exit(1)
 }
 
-/// The serial port; lines from several threads come out whole.
+/// The serial port; lines from several threads stay whole.
 struct Port(Mutex<File>);
 
 impl Port {
     fn say(&self, line: &Line) {
         let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where nothing can be said, the host finds that the end is missing.
+        // If nothing can be written, the host notices that the end is missing.
         let _ = port.write_all(format!("{line}\n").as_bytes());
     }
 }

@@ -1,4 +1,4 @@
-//! The kernels that tests run on: where Debian has them, and what is expected of them.
+//! The kernels that tests run on: their place in Debian, and the expected results.
 
 /// A kernel of Debian.
 pub struct Kernel {
@@ -13,7 +13,7 @@ pub struct Kernel {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// Every test passes, but for those that say what the kernel lacks.
+    /// Every test passes, except those that name what the kernel lacks.
     Everything,
     /// The kernel is too old, and `mplsxdp load` says so.
     Refusal,
@@ -42,7 +42,7 @@ pub const KERNELS: [Kernel; 5] = [
         expected: Expected::Everything,
     },
     Kernel {
-        // Whatever is the newest: its version is that of the package.
+        // The newest one: its version is that of the package.
         name: "newest",
         suite: "trixie-backports",
         package: CLOUD,

@@ -1,4 +1,5 @@
-//! qemu, without KVM: one guest that boots, says what it has to say, and ends. Whatever happens to this program, no qemu stays.
+//! Runs qemu without KVM: one guest that boots, prints its output, and ends. Whatever happens to this program, qemu
+//! does not stay behind.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -18,11 +19,11 @@ use super::wire::Line;
 
 pub const QEMU: &str = "qemu-system-x86_64";
 
-/// How long a guest may say nothing. The longest test takes less, on a machine that is ten times slower than real ones.
+/// How long a guest may be silent. The longest test takes less, on a machine that is ten times slower than real ones.
 const SILENCE: Duration = Duration::from_secs(600);
-/// Between two looks whether this program is to end.
+/// The time between two checks whether this program should end.
 const LOOK: Duration = Duration::from_millis(200);
-/// So many lines of the kernel's messages are shown when a guest ends before its time.
+/// How many lines of the kernel's messages are shown when a guest ends early.
 const LAST_MESSAGES: usize = 30;
 
 /// The network interfaces of the guest, by number: 0 is cabled to 1, and 2 to 3.
@@ -33,7 +34,8 @@ pub const NICS: usize = 4;
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// Boots a kernel. Each line that the guest says goes to `hear`. An error if it does not come to its end: it is the reason.
+/// Boots a kernel. Each line of the guest's output goes to `hear`. If it does not come to its end, the error is the
+/// reason.
 pub fn boot(image: &Path, initramfs: &Path, messages: &Path, mut hear: impl FnMut(Line)) -> Result<()> {
     let mut qemu = Qemu::start(image, initramfs, messages)?;
     // The guest's own port: the firmware and the kernel do not write there.
@@ -79,15 +81,16 @@ pub fn boot(image: &Path, initramfs: &Path, messages: &Path, mut hear: impl FnMu
     Ok(())
 }
 
-/// The process, which ends when this goes.
+/// The process, which ends when this is dropped.
 struct Qemu(Child);
 
 impl Qemu {
     fn start(image: &Path, initramfs: &Path, messages: &Path) -> Result<Self> {
         let mut command = Command::new(QEMU);
         command
-            // A processor without cmpxchg16b, which stops the other processors where it is emulated, and leaves garbage in the
-            // flags now and then (seen with qemu 7.2): kernels die of that. They do without where it is missing.
+            // A processor without cmpxchg16b: when qemu emulates that instruction, it stops the other processors, and
+            // sometimes leaves garbage in the flags (seen with qemu 7.2), of which kernels die. They do without it if
+            // it is missing.
             .args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,-cx16"])
             .args(["-smp", "2", "-m", "3072"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
@@ -95,8 +98,8 @@ impl Qemu {
             .arg(image)
             .arg("-initrd")
             .arg(initramfs)
-            // A panic is a reboot, and a reboot the end. What mitigates the flaws of real processors is only slow here; and a
-            // timer that is late, as on a busy machine, is not broken.
+            // A panic reboots, and a reboot ends qemu. Mitigations for real processors only slow it down here; and a
+            // late timer, as on a busy machine, is not an error.
             .arg("-append")
             .arg(format!(
                 "console=ttyS0 panic=-1 oops=panic mitigations=off no_timer_check quiet rdinit={INIT}"
@@ -125,14 +128,14 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // One that has ended by itself is as good.
+        // One that has ended by itself is fine.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Whether the kernel met an int3 of its own that was there no more: it puts one where it patches its code, and qemu's other processor may
-/// run that after it has gone (seen with qemu 7.2 and Linux 7.3, once in a dozen boots).
+/// Whether the kernel hit an int3 of its own that was no longer there: it puts one where it patches its code, and
+/// qemu's other processor may still execute it afterwards (seen with qemu 7.2 and Linux 7.3, once in a dozen boots).
 pub fn died_of_stale_code(messages: &Path) -> bool {
     text(messages).contains("Oops: int3")
 }

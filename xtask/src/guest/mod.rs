@@ -1,4 +1,4 @@
-//! Tests in a guest: kernels of Debian under qemu, which needs no KVM and no root. See docs/kernels.md.
+//! Tests in a guest: Debian kernels under qemu, without KVM and without root. See docs/kernels.md.
 
 mod counts;
 mod debian;
@@ -31,17 +31,18 @@ use crate::setup;
 /// The end-to-end test for kernels that are too old.
 const REFUSAL: &str = "preflight::a_kernel_that_is_too_old";
 
-/// What of the tests is run.
+/// Which tests to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Selection<'a> {
     Whole,
     /// Tests whose names contain this.
     Named(&'a str),
-    /// What fits into a few minutes.
+    /// Those that take a few minutes.
     Short,
 }
 
-/// `cargo xtask guest test [KERNEL...]`. `write`: the verifier's counts are committed, those of this machine's kernel too.
+/// `cargo xtask guest test [KERNEL...]`. `write`: also update the committed verifier counts, including those of this
+/// machine's kernel.
 pub fn test(names: &[String], selection: Selection<'_>, write: bool) -> Result<Summary> {
     if let Some(unknown) = names.iter().find(|name| kernel(name).is_none()) {
         let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
@@ -73,7 +74,8 @@ pub fn test(names: &[String], selection: Selection<'_>, write: bool) -> Result<S
     Ok(summary)
 }
 
-/// The guest's part of `cargo xtask test --guest`. Where this machine cannot do it, that is one skipped test, with the reason.
+/// The guest's part of `cargo xtask test --guest`. If this machine cannot do it, it counts as one skipped test, with
+/// the reason.
 pub fn test_short() -> Result<Summary> {
     if let Some(reason) = debian::missing() {
         println!("\nguest with kernel {SHORT} ... ignored, {reason}");
@@ -88,7 +90,7 @@ pub fn test_short() -> Result<Summary> {
     failed_if_not_run(kernel, ran).map(|(summary, _)| summary)
 }
 
-/// A guest that could not be had is one failure, and no reason to say nothing of other tests. Ctrl-C is.
+/// A guest that could not be run is one failure, and the other tests are still reported. Ctrl-C ends everything.
 fn failed_if_not_run(kernel: &Kernel, ran: Result<(Summary, Option<Measured>)>) -> Result<(Summary, Option<Measured>)> {
     match ran {
         Err(error) if !error.is::<Interrupted>() => {
@@ -107,10 +109,10 @@ fn kernel(name: &str) -> Option<&'static Kernel> {
     KERNELS.iter().find(|kernel| kernel.name == name)
 }
 
-/// What runs in the guest.
+/// The programs that run in the guest.
 struct Built {
     mplsxdp: PathBuf,
-    /// This program, as it is now: the build may have replaced the file that runs.
+    /// This program, as it is now: the build may replace its file.
     xtask: PathBuf,
     /// Test programs, or the labs.
     tests: Vec<Artifact>,
@@ -131,7 +133,7 @@ impl Built {
     }
 }
 
-/// The runs of test programs, each with what it takes of the tests, on a kernel of this version.
+/// The runs of test programs, each with its selection of tests, on a kernel of this version.
 fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
     let run = |program: &str, arguments: &[&str]| Run {
         program: program.to_owned(),
@@ -166,7 +168,7 @@ fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
     runs
 }
 
-/// Boots a kernel, runs tests in it and counts them, and what the verifier says of the program there.
+/// Boots a kernel, runs tests in it and counts them, and collects the verifier's counts of that kernel.
 fn run(
     kernel: &Kernel,
     built: &Built,
@@ -206,8 +208,8 @@ fn run(
     Ok((summary, measured))
 }
 
-/// Boots a kernel that does `runs`, and shows what the guest says. Returns what it has said, and whether it came to its end.
-/// A guest that dies of a mistake of qemu's gets a second try.
+/// Boots a kernel that does `runs`, and shows the guest's output. Returns what it reported, and whether it came to its
+/// end. A guest that dies of a mistake of qemu's gets a second try.
 fn boot<'a>(
     kernel: &Unpacked,
     initramfs: &Path,

@@ -1,4 +1,4 @@
-//! What comes out of a guest: how its tests went, by what it said of each, and what it did not say.
+//! The results of a guest: how its tests went, according to its reports, and what is missing from them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::counts::{self, Counts};
 use super::wire::{Line, Run};
 use crate::run::Summary;
 
-/// What the user sees of what the guest says.
+/// The part of the guest's output that the user sees.
 pub fn show(line: &Line, runs: &[Run]) {
     match line {
         Line::Kernel(release) => println!("Linux {release} is up"),
@@ -21,12 +21,12 @@ pub fn show(line: &Line, runs: &[Run]) {
     }
 }
 
-/// What the guest has said of each run.
+/// The guest's reports on each run.
 pub struct Results<'a> {
     runs: &'a [Run],
-    /// Whether a program of which no test passes has failed.
+    /// Whether a program in which no test passes has failed.
     all_run: bool,
-    /// Of the runs that have ended: whether the program said that it passed, and what it counted.
+    /// For the runs that have ended: whether the program reported success, and its counts.
     ended: BTreeMap<usize, (bool, Summary)>,
     current: Option<(usize, Summary)>,
     pub counts: Counts,
@@ -64,8 +64,8 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// A run that did not begin, did not end, or ended badly without counting a failure, is one failure; and so is one of
-    /// which no test passed: what a guest is made for it must not lack.
+    /// A run that did not begin, did not end, or ended badly without counting a failure, is one failure; so is one in
+    /// which no test passed: a guest must not lack what it is made for.
     pub fn summary(&mut self, came_to_its_end: bool) -> Summary {
         let mut summary = Summary::default();
         for (number, run) in self.runs.iter().enumerate() {
@@ -84,7 +84,7 @@ impl<'a> Results<'a> {
                 }
             }
         }
-        // An error is one of a run that is counted already, or of the guest.
+        // An error belongs to a run that is already counted, or to the guest.
         if summary.failed == 0 && (self.errors > 0 || !came_to_its_end) {
             summary.failed = 1;
         }

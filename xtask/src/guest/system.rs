@@ -1,4 +1,4 @@
-//! What the guest's system is made of.
+//! The contents of the guest's system.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::machine::NICS;
 use super::wire::{PLAN, Plan, Run};
 use crate::run::workspace;
 
-/// Tests are told by it where the network interfaces are that they may have; the value is that of `mplsxdp_tests::virtio`.
+/// Names the network interfaces that tests may use; the same as in `mplsxdp_tests::virtio`.
 const NICS_VARIABLE: &str = "MPLSXDP_VIRTIO";
 /// How many random frames the differential test compares: it is slow without KVM, and the host's run has many more.
 const FRAMES: (&str, &str) = ("MPLSXDP_FRAMES", "2000");
@@ -33,16 +33,16 @@ const TOOLS: [&str; 12] = [
     "sleep",
     "cat",
 ];
-/// Where the source tree is in the guest; tests are told by a variable, as other places are compiled into them.
+/// The place of the source tree in the guest; tests get it in a variable, because other paths are compiled into them.
 const SOURCE_TREE: (&str, &str) = ("MPLSXDP_SOURCE", "/source");
-/// Parts of it that the conformance suite reads: its files, and the tests that they name; and those that the labs read.
+/// The parts of it that the conformance suite and the labs read: its files, and the tests that they name.
 const SOURCES: [&str; 6] = ["conformance", "docs", "labs", "tests", "mplsxdp", "mplsxdp-common"];
 /// The parts of the kernel's modules that the guest has.
 const MODULES: [&str; 5] = ["net", "lib", "crypto", "drivers/net", "drivers/virtio"];
-/// Those that nothing loads by itself: of the machine's devices, and of /dev/net/tun.
+/// Modules that are not loaded automatically: for the machine's devices, and for /dev/net/tun.
 const LOADED: [&str; 3] = ["virtio_pci", "virtio_net", "tun"];
 
-/// What a guest has beside the tests' system.
+/// The additions to the tests' system in a guest.
 #[derive(Default)]
 pub struct Extras<'a> {
     /// Kernel modules to load.
@@ -81,7 +81,7 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run], extras:
     if let Some(tree) = extras.debian {
         image.system(tree, Path::new(DEBIAN))?;
     }
-    // What tools look themselves up in.
+    // Tools look themselves up in these files.
     image.text("etc/passwd", b"root:x:0:0::/root:/bin/sh\ntcpdump:x:1:1::/:/bin/sh\n")?;
     image.text("etc/group", b"root:x:0:\ntcpdump:x:1:\n")?;
     let modules = Path::new("usr/lib/modules").join(&kernel.release);

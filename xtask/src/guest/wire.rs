@@ -1,4 +1,4 @@
-//! What the guest says to the host, line by line over a serial port, and what the host tells it to do.
+//! The guest's messages to the host, line by line over a serial port, and the host's plan for the guest.
 
 use std::fmt;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 /// What `/init` does: a file of this name in the root of the initramfs, as JSON.
 pub const PLAN: &str = "plan.json";
-/// Where `/init` says how it goes. The kernel's own messages go elsewhere.
+/// The port for the reports of `/init`. The kernel's own messages go elsewhere.
 pub const PORT: &str = "/dev/ttyS1";
 
 #[derive(Serialize, Deserialize)]
 pub struct Plan {
-    /// Kernel modules that nothing loads by itself.
+    /// Kernel modules that are not loaded automatically.
     pub modules: Vec<String>,
     pub environment: Vec<(String, String)>,
     pub runs: Vec<Run>,
 }
 
-/// A test program, and how it is called.
+/// A test program, and its arguments.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Run {
     pub program: String,
@@ -31,7 +31,7 @@ impl fmt::Display for Run {
     }
 }
 
-/// A line. The first byte tells what kind it is, so that nothing that a test prints can be taken for anything else.
+/// A line. The first byte says what kind it is, so that the output of a test cannot be mistaken for anything else.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Line {
     /// The kernel that runs.
@@ -63,7 +63,7 @@ impl fmt::Display for Line {
 }
 
 impl Line {
-    /// `None` for what no guest says.
+    /// `None` for a line that no guest sends.
     pub fn parse(line: &str) -> Option<Self> {
         let mut rest = line.chars();
         let kind = rest.next()?;

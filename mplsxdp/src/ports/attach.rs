@@ -1,6 +1,6 @@
-//! Puts the program onto interfaces: asks the kernel about them, opens their sockets, has the program verified and attached.
-//! All of this may take long, but does not hold the event loop: requests to the kernel are awaited, and the verifier runs on a
-//! thread of its own.
+//! Puts the program onto interfaces: asks the kernel about them, opens their sockets, has the program verified and
+//! attached. All of this may take long, but does not hold the event loop: requests to the kernel are awaited, and the
+//! verifier runs on a separate thread.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::slowpath::xsk::{Patience, XskError, XskPort};
 /// How long another instance may take to report its ports.
 const HOLDER_WAIT: Duration = Duration::from_secs(1);
 
-/// What a name that is to become a port stands for.
+/// What is known about a name that should become a port.
 #[derive(Debug)]
 pub struct Survey {
     /// The sub-interface, if the name is one.
@@ -92,7 +92,8 @@ impl Attacher {
         self.fixes_peers.store(fixes_peers, Ordering::Relaxed);
     }
 
-    /// Looks at what is to become a port without changing anything. `own` are the interfaces that have the program.
+    /// Looks at an interface that should become a port without changing anything. `own` are the interfaces that have
+    /// the program.
     pub async fn survey(self, name: String, own: Vec<u32>) -> Result<Survey, PortError> {
         survey(&self.netlink, name, &own).await
     }
@@ -114,7 +115,7 @@ impl Attacher {
             AttachError::Kernel(error) => preflight::attach_error(facts, mode, error).into(),
             other => PortError::from(other),
         })?;
-        // Some drivers take redirected frames only when they have a program.
+        // Some drivers accept redirected frames only when they have a program.
         let mut facts = self.gather_fixed(&facts.name).await?;
         let mut notes = preflight::check_attached(&facts, mode)?;
         if role != Role::TxOnly {
@@ -140,7 +141,8 @@ impl Attacher {
         Ok(blocking(move || Ok(self.loader.program(settings)?)).await?)
     }
 
-    /// Gathers facts about an interface that has the program, after switching on GRO at its veth peer if that is wanted.
+    /// Gathers facts about an interface that has the program, after switching on GRO at its veth peer if that is
+    /// wanted.
     pub async fn gather_fixed(&self, name: &str) -> Result<Facts, PreflightError> {
         let facts = preflight::gather(name, &self.netlink).await?;
         let fixes_peers = self.fixes_peers.load(Ordering::Relaxed);
@@ -158,8 +160,8 @@ impl Attacher {
         preflight::gather(name, &self.netlink).await
     }
 
-    /// Finds out why a program could not be put back onto an interface. `None` if the interface is gone or another one: that
-    /// will be reported soon.
+    /// Finds out why a program could not be put back onto an interface. `None` if the interface is gone or another one:
+    /// that will be reported soon.
     pub async fn obstacle(self, name: Arc<str>, ifindex: u32, error: AttachError) -> Option<PortError> {
         match preflight::gather(&name, &self.netlink).await {
             Ok(facts) if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) => None,
@@ -173,8 +175,8 @@ impl Attacher {
     }
 }
 
-/// Opens the sockets of a port. If a queue is busy, it retries for a while: the kernel frees a queue some time after its last
-/// socket was closed.
+/// Opens the sockets of a port. If a queue is busy, it retries for a while: the kernel frees a queue some time after
+/// its last socket was closed.
 pub async fn open_sockets(name: &str, role: Role) -> Result<XskPort, PortError> {
     let queues = queues(name, role)?;
     let mut patience: Option<Patience> = None;
@@ -214,7 +216,8 @@ async fn blocking<R: Send + 'static>(
     result.unwrap_or_else(|error| Err(AttachError::Kernel(io::Error::other(error))))
 }
 
-/// Looks at what is to become a port without changing anything. `own` are the interfaces that have the program.
+/// Looks at an interface that should become a port without changing anything. `own` are the interfaces that have the
+/// program.
 pub async fn survey(netlink: &Netlink, name: String, own: &[u32]) -> Result<Survey, PortError> {
     let mut links = Links::default();
     for link in netlink.links().await? {

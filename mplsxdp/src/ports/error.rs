@@ -81,7 +81,7 @@ impl PortError {
         Self::Gone { name: name.into() }
     }
 
-    /// There is no interface of the name.
+    /// There is no interface with the name.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Preflight(PreflightError::NoSuchInterface { .. }))
     }

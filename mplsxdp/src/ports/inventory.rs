@@ -1,5 +1,5 @@
-//! The ports: interfaces with the program, and their VLAN sub-interfaces. Each port has a number, by which the tables know it,
-//! as long as it is a port.
+//! The ports: interfaces with the program, and their VLAN sub-interfaces. While it is a port, each has a number that
+//! identifies it in the tables.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -110,7 +110,7 @@ enum Place {
 /// Properties of an interface's driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Traits {
-    /// Frames may arrive that are longer than the MTU says.
+    /// Frames may arrive that are longer than the MTU.
     exceeds_mtu: bool,
     /// Frames in several buffers come from the driver, not from generic XDP.
     receives_multi_buffer: bool,
@@ -123,7 +123,7 @@ struct Traits {
 }
 
 impl Traits {
-    /// As known before the program is attached.
+    /// Before the program is attached.
     fn before(facts: &Facts, checksum: Option<Checksum>, mode: XdpMode) -> Self {
         Self {
             exceeds_mtu: facts.exceeds_mtu(mode),
@@ -182,7 +182,7 @@ impl Port {
         }
     }
 
-    /// For a sub-interface.
+    /// `None` if it is not a sub-interface.
     pub fn tags(&self) -> Option<Tags> {
         match self.place {
             Place::Interface { .. } => None,
@@ -227,7 +227,7 @@ pub enum Plan {
     SubInterface(Box<SubInterfacePlan>),
 }
 
-/// A sub-interface that is to become a port.
+/// A sub-interface that should become a port.
 #[derive(Clone, Debug)]
 pub struct SubInterfacePlan {
     found: SubInterface,
@@ -289,7 +289,7 @@ impl Ports {
         self.settings.with_port(number.into())
     }
 
-    /// The same with what only the program needs. Asking for a frame's whole length takes time, so the program does it only if
+    /// The same for the program only. Asking for a frame's whole length takes time, so the program does it only if
     /// frames may be multi-buffer.
     fn program_settings(&self, number: u16, mtu: u32, traits: Traits) -> Settings {
         let frags = traits.exceeds_mtu || mtu > ONE_BUFFER_MTU;
@@ -299,9 +299,9 @@ impl Ports {
             .with_checksum(traits.checksum)
     }
 
-    /// Whether multi-buffer frames can be redirected to a port. If not, the kernel silently loses those on which the program
-    /// has run in the driver. (Those on which it has run as an skb can be redirected anywhere: all frames in generic mode, and
-    /// frames from a tap that do not fit one buffer.)
+    /// Whether multi-buffer frames can be redirected to a port. If not, the kernel silently loses those on which the
+    /// program has run in the driver. (Those on which it has run as an skb can be redirected anywhere: all frames in
+    /// generic mode, and frames from a tap that do not fit one buffer.)
     pub fn sends_multi_buffer(&self, number: u16) -> bool {
         let port = self.get(number).and_then(|port| self.program_port(port));
         matches!(port.map(|port| &port.place), Some(Place::Interface { traits, .. }) if traits.sends_multi_buffer)
@@ -315,8 +315,8 @@ impl Ports {
         }
     }
 
-    /// The other end of a veth, and the network namespace that it is in; `None` if that is not known. `links` are the interfaces as
-    /// they are known now.
+    /// The other end of a veth, and the network namespace that it is in; `None` if that is not known. `links` are the
+    /// interfaces as they are known now.
     pub fn far_end(&self, port: &Port, links: &Links) -> Option<FarEnd> {
         let Place::Interface { ifindex, far_end, .. } = &port.place else {
             return None;
@@ -337,7 +337,7 @@ impl Ports {
         }
     }
 
-    /// The kernel's interface whose addresses are the port's: for a sub-interface without a device of its own, the parent.
+    /// The kernel's interface whose addresses are the port's: the parent, for a sub-interface without a device.
     pub fn addressed(&self, number: u16) -> Option<u32> {
         let port = self.get(number)?;
         match port.place {
@@ -406,8 +406,8 @@ impl Ports {
         Some((port.parent().unwrap_or(number), port.vlan_tags()))
     }
 
-    /// The interface where the kernel receives a frame that arrived at port `number`, and the frame's tags there: none if the
-    /// kernel has a device for them.
+    /// The interface where the kernel receives a frame that arrived at port `number`, and the frame's tags there: none
+    /// if the kernel has a device for them.
     pub fn way_up(&self, number: u16) -> Option<(u32, VlanTags)> {
         let port = self.get(number)?;
         let tags = match port.place {
@@ -779,8 +779,8 @@ impl Ports {
         }
     }
 
-    /// The kernel accepts labels on this interface, or does not (`net.mpls.conf.IFACE.input`). Returns the port, if that changes
-    /// what it does.
+    /// The kernel accepts labels on this interface, or does not (`net.mpls.conf.IFACE.input`). Returns the port, if
+    /// that changes what it does.
     pub fn set_kernel_input(&mut self, ifindex: u32, accepted: bool, tables: &mut impl Tables) -> Option<&Port> {
         let number = self.by_ifindex(ifindex)?.number();
         let port = self.get_mut(number)?;
@@ -820,8 +820,8 @@ impl Ports {
         Ok(())
     }
 
-    /// An interface has changed: its program may have been taken off, or another program that blocked it. Returns whether to
-    /// look at the program at once.
+    /// An interface has changed: its program may have been taken off, or another program that blocked it. Returns
+    /// whether to look at the program at once.
     pub fn follow_program(&mut self, link: &LinkInfo, now: Instant) -> bool {
         let Some(Port {
             place: Place::Interface { program, .. },
@@ -834,8 +834,8 @@ impl Ports {
         link.xdp.is_none_or(|xdp| xdp.program != program.program_id) && program.is_due(now)
     }
 
-    /// An interface has changed. Returns whether adjacencies depend on the change, and the port that needs the program for
-    /// large frames from now on.
+    /// An interface has changed. Returns whether adjacencies depend on the change, and the port that needs the program
+    /// for large frames from now on.
     pub fn follow(&mut self, link: &LinkInfo, tables: &mut impl Tables) -> (bool, Option<u16>) {
         let has_namesake = self.has_sub_interface_named(&link.name);
         let Some(port) = self.interface_mut(link.ifindex) else {
@@ -880,8 +880,8 @@ impl Ports {
         self.give_up(number, &reason, tables);
     }
 
-    /// Interfaces have changed: updates sub-interfaces from their parents and the kernel's VLAN devices. Returns whether
-    /// adjacencies depend on what changed.
+    /// Interfaces have changed: updates sub-interfaces from their parents and the kernel's VLAN devices. Returns
+    /// whether adjacencies depend on what changed.
     pub fn follow_sub_interfaces(&mut self, links: &Links, tables: &mut impl Tables) -> bool {
         let parents: HashMap<u16, (u32, Arc<str>)> = self
             .ports
@@ -952,8 +952,8 @@ impl Ports {
         renamed.collect()
     }
 
-    /// The ports for the resolver: sub-interfaces that the kernel has no device for as links of their own, and the interfaces
-    /// of all others, by the ports' names.
+    /// The ports for the resolver: sub-interfaces that the kernel has no device for as links of their own, and the
+    /// interfaces of all others, by the ports' names.
     pub fn links_of_ports(&self, links: &Links) -> (Vec<LinkInfo>, HashMap<Arc<str>, u32>) {
         let mut without_device = Vec::new();
         let mut interfaces = HashMap::new();
@@ -973,7 +973,7 @@ impl Ports {
                     name: port.name.clone(),
                     mac: Some(port.mac),
                     mtu: port.mtu,
-                    // Nobody resolves addresses there.
+                    // The kernel resolves no addresses there.
                     noarp: true,
                     kind: None,
                     xdp: None,
@@ -1096,8 +1096,8 @@ impl Ports {
     }
 }
 
-/// The MTU of a sub-interface. One tag does not count against the parent's MTU. A second one does, because the kernel lets XDP
-/// redirect frames that are longer by only one tag.
+/// The MTU of a sub-interface. One tag does not count against the parent's MTU. A second one does, because the kernel
+/// lets XDP redirect frames that are longer by only one tag.
 fn mtu_of(tags: Tags, parent: &LinkInfo, device: Option<&LinkInfo>) -> u32 {
     let most = match tags.inner {
         None => parent.mtu,

@@ -18,8 +18,8 @@ use crate::kernel::{self, Netlink, sysctl};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
 
-/// The MAC address of both ends: locally administered, and "MPLS" in ASCII. Frames with it never leave the pair. It also
-/// identifies a pair that was left behind before it had its alias.
+/// The MAC address of both ends: locally administered, and "MPLS" in ASCII. Frames with it never leave the pair. It
+/// also identifies a pair that was left behind before it had its alias.
 pub const MAC: Mac = Mac([0x02, 0x4d, 0x50, 0x4c, 0x53, 0x00]);
 
 /// The alias of the near end is this and the instance's name.
@@ -28,7 +28,8 @@ const FAR_SUFFIX: &str = "-port";
 /// IFNAMSIZ less the NUL.
 const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 
-/// How many labels packets have room for. Few routes push more; packets that do not fit then are too big, and their sender is told.
+/// How many labels packets have room for. Few routes push more; packets that then do not fit are too big, and their
+/// sender gets an ICMP error.
 const LABELS: usize = 8;
 
 /// The MTU of the near end, so that a packet still fits the ports (of which this is the lowest MTU) with [`LABELS`].
@@ -36,7 +37,8 @@ pub const fn mtu_beneath(lowest_port_mtu: u32) -> u32 {
     lowest_port_mtu.saturating_sub((LSE_LEN * LABELS) as u32)
 }
 
-/// The pair, set up. It stays until [`LocalPair::remove`]; the next [`LocalPair::create`] replaces what a killed process left.
+/// The pair, set up. It stays until [`LocalPair::remove`]; the next [`LocalPair::create`] replaces what a killed
+/// process left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalPair {
     near: Box<str>,
@@ -46,7 +48,8 @@ pub struct LocalPair {
 }
 
 impl LocalPair {
-    /// `name` as the kernel takes it for an interface, `mtu` as [`mtu_beneath`] has it. The instance must be this process's alone: what is left of one of its name is replaced.
+    /// `name` must be valid for an interface, `mtu` comes from [`mtu_beneath`]. The instance must belong to this
+    /// process alone: leftovers of an instance with its name are replaced.
     pub async fn create(name: &str, instance: &str, mtu: u32, netlink: &Netlink) -> Result<Self, LocalError> {
         let far = far_name(name);
         Self::make_room(name, instance, netlink).await?;
@@ -68,7 +71,7 @@ impl LocalPair {
         }
     }
 
-    /// Removes what a process that has ended left under the names of the pair, so that [`LocalPair::create`] can use them.
+    /// Removes what a dead process left under the names of the pair, so that [`LocalPair::create`] can use them.
     pub async fn make_room(name: &str, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
         for end in [name, &far_name(name)] {
             // Removing one removes the other.
@@ -151,12 +154,13 @@ impl LocalPair {
         }
         netlink.set_link_up(self.far_ifindex).await?;
         netlink.set_link_up(self.near_ifindex).await?;
-        // Without GRO a veth loses what is redirected to its peer. The peer notices a change of GRO only while the veth is up.
+        // Without GRO a veth loses frames that are redirected to its peer. The peer notices a change of GRO only while
+        // the veth is up.
         self.set_feature(Feature::Gro, true)
     }
 
-    /// Without a link-local address the near end sends no solicitations. The kernel must not route what it receives at the far
-    /// end: it would go into the near end again. (The XDP program leaves no IP packets there either.)
+    /// Without a link-local address the near end sends no solicitations. The kernel must not route what it receives at
+    /// the far end: it would go into the near end again. (The XDP program leaves no IP packets there either.)
     fn keep_quiet(&self) -> Result<(), LocalError> {
         sysctl::write_of_interface("ipv6", &self.near, "addr_gen_mode", "1")?;
         sysctl::write_of_interface("ipv6", &self.far, "forwarding", "0")?;
@@ -208,8 +212,8 @@ fn far_name(near: &str) -> String {
     name + FAR_SUFFIX
 }
 
-/// The instance that left the pair of which an interface is an end, if that process has ended. A program on the far end shows
-/// that the process lives, because it is detached when the process ends.
+/// The instance that left the pair of which an interface is an end, if that process has ended. A program on the far end
+/// shows that the process lives, because it is detached when the process ends.
 async fn left_by(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<Option<String>, LocalError> {
     let peer = link.peer.filter(|peer| peer.netns.is_none()).map(|peer| peer.ifindex);
     let mut owner = netlink.link_alias(link.ifindex).await?;

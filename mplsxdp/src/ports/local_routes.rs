@@ -1,6 +1,6 @@
-//! Kernel routes into the local interface, from the configuration. They are added when the interface is created, and disappear
-//! with it. A task of its own installs them, so nothing waits for the kernel. A route that the kernel refuses, because its
-//! source is not an address of this machine yet, is retried until it succeeds.
+//! Kernel routes into the local interface, from the configuration. They are added when the interface is created, and
+//! disappear with it. A separate task installs them, so nothing waits for the kernel. A route that the kernel refuses,
+//! because its source is not an address of this machine yet, is retried until it succeeds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

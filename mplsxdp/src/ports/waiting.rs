@@ -1,7 +1,7 @@
 //! Ports that wait for their interfaces, which are gone, not there yet, or cannot be ports for a reason that may pass.
 //!
-//! A waiting port keeps its name, number and settings. It is tried when an interface with its name appears or changes. If the
-//! interface exists but is refused, it is tried again at growing intervals.
+//! A waiting port keeps its name, number and settings. It is tried when an interface with its name appears or changes.
+//! If the interface exists but is refused, it is tried again at growing intervals.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,8 +86,8 @@ impl WaitingPorts {
         self.0.push(waiting);
     }
 
-    /// Interfaces have changed. `standing_on` returns the interfaces that a port with this name would depend on; none if it
-    /// cannot be a port now.
+    /// Interfaces have changed. `standing_on` returns the interfaces that a port with this name would depend on; none
+    /// if it cannot be a port now.
     pub fn follow(&mut self, standing_on: impl Fn(&str) -> Vec<LinkInfo>, now: Instant) {
         for waiting in &mut self.0 {
             let mut links = standing_on(&waiting.name);
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(ports.due(start).as_deref(), Some("eth1"));
         assert!(ports.failed("eth1", "no".into(), start));
         assert_eq!(ports.due(start), None);
-        // The same reason is no news.
+        // The same reason is not reported again.
         let mut now = start;
         let mut pauses = Vec::new();
         for _ in 0..6 {
@@ -202,7 +202,7 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 16]);
 
-        // It is up now; and before long it is another one.
+        // It is up now; later it is another one.
         ports.follow(|_| vec![link(7, true)], now);
         assert_eq!(ports.next_deadline(), Some(now));
         ports.failed("eth1", "no".into(), now);

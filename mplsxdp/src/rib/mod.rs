@@ -1,8 +1,8 @@
-//! The routing information base, between the sources of routes and the LFIB: which route of a key is the best, and which are on
-//! standby.
+//! The routing information base, between the sources of routes and the LFIB: which route of a key is the best, and
+//! which are on standby.
 //!
-//! Each source has at most one route for a key; that of the most preferred source is installed. The LFIB keeps the installed
-//! routes, so this keeps only the others: with one source, nothing.
+//! Each source has at most one route for a key; that of the most preferred source is installed. The LFIB keeps the
+//! installed routes, so this keeps only the others: with one source, nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -103,7 +103,8 @@ impl Update<'_> {
     }
 }
 
-/// Subtracts a number of operations, each about a microsecond or less, from what a step may do. Returns whether any are left.
+/// Subtracts a number of operations, each about a microsecond or less, from what a step may do. Returns whether any are
+/// left.
 pub type Spend<'a> = &'a mut dyn FnMut(usize) -> bool;
 
 /// The cost of settling one key.
@@ -143,7 +144,8 @@ pub struct Planned {
     pub install: Vec<(Owner, Route)>,
     pub delete: Vec<RouteKey>,
     pub changes: Changes,
-    /// The index of the given route or key from which each of `install`, and each of `delete`, comes; `None`: from a sweep.
+    /// The index of the given route or key from which each of `install`, and each of `delete`, comes; `None`: from a
+    /// sweep.
     installed_for: Vec<Option<usize>>,
     deleted_for: Vec<Option<usize>>,
     /// The routes on standby for each key of the update, after it.
@@ -220,7 +222,7 @@ impl Rib {
         self.preferences.of(one) < self.preferences.of(other)
     }
 
-    /// The routes that stand by for `key`, the most preferred first.
+    /// The routes on standby for `key`, the most preferred first.
     pub fn standby(&self, key: RouteKey) -> &[(Owner, Route)] {
         self.standby.get(&key).map_or(&[], Vec::as_slice)
     }
@@ -239,8 +241,8 @@ impl Rib {
         Ok(planning.planned)
     }
 
-    /// Continues to plan an update, which must stay the same until this returns that it is done. Neither this nor the LFIB may
-    /// change meanwhile. Nothing changes before [`Rib::commit_step`], after the LFIB has applied the plan.
+    /// Continues to plan an update, which must stay the same until this returns that it is done. Neither this nor the
+    /// LFIB may change meanwhile. Nothing changes before [`Rib::commit_step`], after the LFIB has applied the plan.
     pub fn plan_step(
         &self,
         planning: &mut Planning,
@@ -263,7 +265,7 @@ impl Rib {
     fn check(&self, planning: &mut Planning, update: Update<'_>, spend: Spend<'_>) -> Result<bool, UpdateError> {
         let count = update.count();
         if planning.at == 0 {
-            // It never has to be made anew for more of them.
+            // Reserved at once, so that it never has to grow.
             planning.given.reserve(count);
         }
         while planning.at < count {

@@ -1,5 +1,5 @@
-//! All rules of a route. Routes are checked here, whatever they are read from. An error names the broken rule and the field
-//! that breaks it; the reader of a line or message knows where that field is.
+//! All rules of a route. Routes are checked here, whatever they are read from. An error names the broken rule and the
+//! field that breaks it; the reader of a line or message knows where that field is.
 
 use std::fmt;
 
@@ -564,7 +564,7 @@ pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), In
     Ok(())
 }
 
-/// That something is done to labels to which the TTL can be propagated.
+/// Checks that labels are changed in a way to which TTL propagation applies.
 pub(super) fn check_ttl_propagate(paths: &[Path], ttl_propagate: TtlPropagate) -> Result<(), InvalidRoute> {
     let is_pass = paths.iter().any(|path| matches!(path.action, Action::Pass(_)));
     if is_pass && ttl_propagate != TtlPropagate::Default {
@@ -573,7 +573,7 @@ pub(super) fn check_ttl_propagate(paths: &[Path], ttl_propagate: TtlPropagate) -
     Ok(())
 }
 
-/// That a route for `key` can have these attributes.
+/// Checks that a route for `key` can have these attributes.
 pub(super) fn check_attributes(key: RouteKey, attributes: Attributes) -> Result<(), InvalidRoute> {
     if matches!(key, RouteKey::Label(_)) && attributes.metric != 0 {
         return Err(InvalidRoute::new(Field::Metric, Rule::MetricForLabel));
@@ -598,7 +598,7 @@ impl wire::Path {
 }
 
 impl ViaFamily {
-    /// What its addresses look like.
+    /// The form of its addresses.
     const fn expected(self) -> &'static str {
         match self {
             Self::Inet => "an IPv4 address, such as 192.0.2.1",
@@ -615,7 +615,8 @@ mod tests {
     use super::*;
     use crate::route::line::{self, Family};
 
-    /// Each broken rule has the same sentence wherever the route comes from, and each reader points at the field that breaks it.
+    /// Each broken rule has the same sentence wherever the route comes from, and each reader points at the field that
+    /// breaks it.
     #[test]
     fn a_line_and_a_message_break_the_same_rules_in_their_own_places() {
         let via = |address: &str| json!({ "family": "inet", "host": address });

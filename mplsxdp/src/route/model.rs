@@ -1,5 +1,5 @@
-//! The route model: what a route is, whatever its owner and notation. Every [`Route`] is one that the forwarding core can carry
-//! out; [`Route::new`] refuses everything else.
+//! The route model: what a route is, whatever its owner and notation. Every [`Route`] is one that the forwarding core
+//! can carry out; [`Route::new`] refuses everything else.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -143,7 +143,7 @@ impl fmt::Display for PassReason {
     }
 }
 
-/// How a next hop is named.
+/// The name of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Via {
     Inet(Ipv4Addr),
@@ -162,7 +162,7 @@ impl Via {
         }
     }
 
-    /// What its address is called.
+    /// The name for its kind of address.
     pub(super) const fn kind(self) -> &'static str {
         match self {
             Self::Inet(_) | Self::Inet6(_) => "address",
@@ -294,9 +294,9 @@ impl Owner {
         }
     }
 
-    /// Whether a replace-all change of `self` deletes a route of `other` that is not given. A restore through the control
-    /// socket makes its routes all that the source has; a configuration that is read again leaves alone the routes that are not
-    /// from it.
+    /// Whether a replace-all change of `self` deletes routes of `other` that are not given. A restore through the
+    /// control socket makes its routes the only ones of the source; when a configuration is read again, routes from
+    /// elsewhere stay.
     pub fn sweeps(self, other: Self) -> bool {
         match self {
             Self::Config => other == Self::Config,
@@ -329,13 +329,13 @@ pub enum Mode {
     Change,
     /// Each is added or replaces another.
     Replace,
-    /// As `Replace`; routes that are not given are deleted if the owner sweeps them. Mark and sweep: unchanged routes are not
-    /// touched.
+    /// As `Replace`; routes that are not given are deleted if the owner sweeps them. Mark and sweep: unchanged routes
+    /// are not touched.
     ReplaceAll,
 }
 
-/// The routing protocol of a route: a number of `rtm_protocol` in rtnetlink(7), which iproute2 calls `proto`. It labels the
-/// route for people and for programs that own some of the routes; forwarding does not depend on it.
+/// The routing protocol of a route: a number of `rtm_protocol` in rtnetlink(7), which iproute2 calls `proto`. It labels
+/// the route for people and for programs that own some of the routes; forwarding does not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Protocol(pub u8);
 
@@ -343,9 +343,9 @@ impl Protocol {
     /// The default protocol.
     pub const STATIC: Self = Self(4);
 
-    /// The names that iproute2 comes with (rt_protos), and those of FRR's daemons, which FRR installs as a file of iproute2's
-    /// (rt_protos.d/frr.conf). FRR calls 196 `static`, too; here that name is the kernel's 4 alone, so that it always means the
-    /// same routes.
+    /// The names that iproute2 comes with (rt_protos), and those of FRR's daemons, which FRR installs as a file of
+    /// iproute2's (rt_protos.d/frr.conf). FRR calls 196 `static`, too; here that name is the kernel's 4 alone, so that
+    /// it always means the same routes.
     const NAMES: &[(u8, &str)] = &[
         (0, "unspec"),
         (1, "redirect"),
@@ -517,8 +517,8 @@ impl Route {
         Self::with_paths(key, vec![Path::new(action, next_hop)], ttl_propagate)
     }
 
-    /// With paths that share its flows by their weights. They are kept in a fixed order; the given order has no meaning. The
-    /// weight of a single path has no meaning. The error names a path by its index among those given.
+    /// With paths that share its flows by their weights. They are kept in a fixed order; the given order has no
+    /// meaning. The weight of a single path has no meaning. The error names a path by its index among those given.
     pub fn with_paths(key: RouteKey, mut paths: Vec<Path>, ttl_propagate: TtlPropagate) -> Result<Self, InvalidRoute> {
         check::check_paths(key, &mut paths)?;
         check::check_ttl_propagate(&paths, ttl_propagate)?;
@@ -567,8 +567,9 @@ impl Route {
         self.attributes
     }
 
-    /// Its label or prefix as `ip` shows it: `default` for 0.0.0.0/0 and ::/0. A line that begins with `default` is read as a
-    /// route of the IP version of its first next hop (IPv4 for a MAC address). If that would be wrong, this is the prefix.
+    /// Its label or prefix as `ip` shows it: `default` for 0.0.0.0/0 and ::/0. A line that begins with `default` is
+    /// read as a route of the IP version of its first next hop (IPv4 for a MAC address). If that would be wrong, this
+    /// is the prefix.
     pub fn destination(&self) -> String {
         let first = self.paths.first().and_then(|path| path.next_hop.as_ref());
         let is_v6 = first.is_some_and(|next_hop| matches!(next_hop.via, Via::Inet6(_)));
@@ -581,7 +582,7 @@ impl Route {
         }
     }
 
-    /// Why it leaves frames to the kernel, if it does and somebody has said so. A line has it at its end, behind a `#`.
+    /// The reason why it leaves frames to the kernel, if one was given. A line has it at the end, after `#`.
     pub fn pass_reason(&self) -> Option<&PassReason> {
         match &*self.paths {
             [
@@ -594,8 +595,8 @@ impl Route {
         }
     }
 
-    /// All of the route but its next hops if they are several, as one line. `table` is what to call its table, if it is of one, and
-    /// `protocol` what to call its protocol, if that is to be said.
+    /// The route as one line, without its next hops if there are several. `table` is the name of its table, if it has
+    /// one, and `protocol` the name of its protocol, if it should be shown.
     pub fn fmt_head(
         &self,
         f: &mut impl fmt::Write,

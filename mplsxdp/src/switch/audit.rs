@@ -1,6 +1,6 @@
-//! Audits of sources that are followed: the kernel's routes are read anew, and compared with what is
-//! installed for the source. A difference counts if it is there in two readings, one after the
-//! other: what changed while the first was compared is no difference.
+//! Audits of followed sources: reads the kernel's routes again, and compares them with what is installed for the
+//! source. A difference counts only if two readings in a row show it: a route that changed during the first comparison
+//! is not a difference.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,21 +16,21 @@ use crate::feeds::{Key, Mirror};
 use crate::lfib::Budget;
 use crate::route::{Route, RouteKey, Source};
 
-/// How long after the end of an audit the next one begins by itself.
+/// How long after the end of an audit the next one begins without a request.
 const INTERVAL: Duration = Duration::from_secs(300);
-/// Differences that are named; all of them are counted.
+/// How many differences are named; all of them are counted.
 const NAMED: usize = 1000;
-/// What it takes to compare one key, in microseconds or less.
+/// The cost of comparing one key, in microseconds or less.
 const COMPARED: usize = 3;
 
-/// All that the kernel has.
+/// Everything that the kernel has.
 #[derive(Debug)]
 pub struct Reading {
     pub mirror: Box<Mirror>,
     pub has_mpls: bool,
 }
 
-/// Who asked for an audit.
+/// The client that requested an audit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Asker {
     token: Token,
@@ -40,10 +40,10 @@ struct Asker {
 
 #[derive(Debug, Default)]
 pub(super) struct Audits {
-    /// When the next one begins by itself.
+    /// When the next one begins without a request.
     due: Option<Instant>,
     current: Option<Audit>,
-    /// Who waits for the one after that.
+    /// Clients that wait for the audit after that.
     next: Vec<Asker>,
 }
 
@@ -61,9 +61,9 @@ enum Stage {
     /// The kernel is being read.
     Reading,
     Comparing(Box<Comparing>),
-    /// The kernel's routes are reported anew.
+    /// The kernel is reporting its routes again.
     Repairing(Vec<api::SyncCheck>),
-    /// All is reported, and the tables follow.
+    /// Everything is reported, and the tables are being updated.
     Following(Vec<api::SyncCheck>),
 }
 
@@ -75,20 +75,20 @@ struct Comparing {
     reading: Reading,
     place: Place,
     checked: [u64; 2],
-    /// Of the kernel, and of the FPM's labels.
+    /// Differences of the kernel's routes, and of the FPM's labels.
     found: [Differences; 2],
 }
 
-/// How far a comparison is.
+/// The progress of a comparison.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     /// Among the keys that the kernel has.
     Read(Option<Key>),
     /// Among the routes that are installed.
     Installed(Option<RouteKey>),
-    /// Among those that stand by.
+    /// Among the routes on standby.
     Standby(Option<RouteKey>),
-    /// Among what the routing daemon has.
+    /// Among the routes of the routing daemon.
     Daemon(Option<Key>),
     End,
 }
@@ -102,7 +102,7 @@ impl Audits {
         self.due = Some(now + INTERVAL);
     }
 
-    /// Whether there is something to do now. `followed`: the tables have all that the kernel has reported.
+    /// Whether there is something to do now. `followed`: the tables have everything that the kernel has reported.
     pub fn has_work(&self, followed: bool) -> bool {
         match self.current.as_ref().map(|audit| &audit.stage) {
             Some(Stage::Comparing(_)) => true,
@@ -111,7 +111,7 @@ impl Audits {
         }
     }
 
-    /// The kernel has reported everything anew.
+    /// The kernel has reported everything again.
     pub fn resynced(&mut self) {
         if let Some(Audit { stage, .. }) = &mut self.current
             && let Stage::Repairing(checks) = stage
@@ -122,7 +122,7 @@ impl Audits {
 }
 
 impl<T: Tables> Switch<T> {
-    /// A client asks for an audit.
+    /// A client requests an audit.
     pub(super) fn check_sync(&mut self, token: Token, peer: Peer, repair: bool, now: Instant) {
         if self.feeds.is_empty() {
             return self.reply(token, peer, Ok(Reply::SyncChecks(Vec::new())));
@@ -144,7 +144,7 @@ impl<T: Tables> Switch<T> {
         let askers = std::mem::take(&mut self.audits.next);
         self.audits.schedule(now);
         self.audits.current = Some(Audit {
-            // By itself it repairs what it finds.
+            // Without a request, it repairs what it finds.
             repair: askers.is_empty() || askers.iter().any(|asker| asker.repair),
             askers,
             stage: Stage::Reading,
@@ -172,7 +172,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Goes on with an audit.
+    /// Continues an audit.
     pub(super) fn audit_step(&mut self, budget: &mut Budget<'_>, now: Instant) {
         let Some(audit) = &mut self.audits.current else { return };
         match std::mem::replace(&mut audit.stage, Stage::Reading) {
@@ -258,7 +258,7 @@ impl<T: Tables> Switch<T> {
         };
     }
 
-    /// Compares what a source has for a key with what is installed for it or stands by.
+    /// Compares what a source has for a key with its route, installed or on standby.
     fn compare(&self, source: Source, key: RouteKey, fresh: &Mirror, found: &mut Differences) {
         let wanted = key_of(key).and_then(|key| self.wanted(source, key, Some(fresh)));
         let own = self.own_route(source, key);
@@ -290,7 +290,7 @@ impl<T: Tables> Switch<T> {
             reading,
             ..
         } = comparing;
-        // To drop a million routes takes a while.
+        // Dropping a million routes takes a while.
         self.effects.push_back(Effect::Drop(Box::new(reading)));
         let Some(audit) = &mut self.audits.current else { return };
         let found = match audit.first.take() {

@@ -9,8 +9,8 @@ use crate::lfib::pass::Claim;
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{KernelRoute, RouteKind};
 
-/// What the kernel claims of a prefix for which it has these `routes`, at ports in the VRF with this table, or in none. A VRF's
-/// table has what is in the tables local and main for other ports, and those do not count in it. `into_local` is where the
+/// What the kernel claims of a prefix for which it has these `routes`, at ports in the VRF with this table, or in none.
+/// For other ports the tables local and main apply; a VRF's table replaces both at its ports. `into_local` is where the
 /// kernel sends packets that get labels.
 pub fn claim<'a>(
     routes: impl Iterator<Item = &'a KernelRoute>,

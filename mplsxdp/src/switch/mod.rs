@@ -100,7 +100,7 @@ pub enum Input {
     /// The configuration was read again.
     Reread(Result<Box<Config>, String>),
     Port(PortEvent),
-    /// A routing daemon has said something.
+    /// An event of a routing daemon.
     Feed(FeedEvent),
     /// The answer to [`Effect::ReadRoutes`].
     RoutesRead(Result<Reading, String>),
@@ -215,7 +215,7 @@ pub enum Effect {
         ifindex: u32,
         address: IpAddr,
     },
-    /// Look at what is to become a port; `own` are the interfaces that have the program.
+    /// Look at an interface that should become a port; `own` are the interfaces that have the program.
     Survey {
         name: String,
         own: Vec<u32>,
@@ -262,7 +262,7 @@ pub enum Effect {
     SetFixesPeers(bool),
     /// Read the kernel's routes.
     ReadRoutes,
-    /// Have the kernel's interfaces, addresses, neighbours and routes reported anew.
+    /// Make the kernel report its interfaces, addresses, neighbours and routes again.
     Resync,
     /// Drop this, which may take a while.
     Drop(Remains),

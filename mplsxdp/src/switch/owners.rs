@@ -1,4 +1,5 @@
-//! Owners of routes: a change of one owner goes through the RIB, and the best routes into the LFIB. Both change, or neither.
+//! Owners of routes: a change of one owner goes through the RIB, and the best routes into the LFIB. Both change, or
+//! neither.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub(super) struct Settled {
 /// The planning of a source's change, in bounded steps.
 #[derive(Default, Debug)]
 pub(super) struct Settling {
-    /// The routes that a flush chooses.
+    /// The routes that a flush selects.
     flushed: Flushed,
     planning: Planning,
 }
@@ -68,8 +69,8 @@ pub(super) fn concerns_no_other<T: Tables>(rib: &Rib, lfib: &Lfib<T>, source: So
 }
 
 impl Settling {
-    /// Continues to plan `change` by `source`. `filter` selects the routes of a flush. Returns whether that is done; until
-    /// then, neither RIB nor LFIB may change.
+    /// Continues to plan `change` by `source`. `filter` selects the routes of a flush. Returns whether that is done;
+    /// until then, neither RIB nor LFIB may change.
     pub fn step<T: Tables>(
         &mut self,
         rib: &Rib,
@@ -153,7 +154,8 @@ impl Flushed {
     }
 }
 
-/// The result of a planned change: an error names what was given, and the counts are of the source's routes.
+/// The result of a planned change: an error names the given route or key, and the counts are those of the source's
+/// routes.
 pub(super) fn about_given(planned: &Planned, result: Result<Changes, ChangeError>) -> Result<Changes, ChangeError> {
     result.map_err(|error| error.about(|index| planned.given(index)))?;
     let rib::Changes {
@@ -168,7 +170,8 @@ pub(super) fn about_given(planned: &Planned, result: Result<Changes, ChangeError
     })
 }
 
-/// Whether `filter` selects a route on standby. Its next hops are not looked up, so `dev` compares with the given interface.
+/// Whether `filter` selects a route on standby. Its next hops are not looked up, so `dev` compares with the given
+/// interface.
 fn chooses(filter: &RouteFilter, route: &Route) -> bool {
     let is_one = |path: &Path| match &path.next_hop {
         Some(hop) => filter.via.is_none_or(|via| via == hop.via) && (filter.dev.is_none() || filter.dev == hop.dev),
@@ -261,7 +264,7 @@ mod tests {
             return lfib.make(change.clone());
         }
         let mut settling = Settling::default();
-        // The smallest steps that there are.
+        // With the smallest possible steps.
         while !settling.step(rib, lfib, source, change, filter, &mut Budget::new(1, &mut || false))? {}
         let Settled {
             change, mut planned, ..
@@ -322,7 +325,7 @@ mod tests {
         install(&mut both, Mode::Add, Owner::Config, &[route(20, &[200])]).unwrap();
         install(&mut both, Mode::Add, Owner::STATIC, &[route(22, &[202])]).unwrap();
         install(&mut both, Mode::Add, KERNEL, &[route(20, &[100]), route(21, &[101])]).unwrap();
-        // The configuration is read again, and has no route any more.
+        // The configuration is read again, and has no more routes.
         install(&mut both, Mode::ReplaceAll, Owner::Config, &[]).unwrap();
         assert_eq!(
             [20, 21, 22].map(|value| out(&both, value)),
@@ -338,7 +341,7 @@ mod tests {
         assert_eq!([20, 21].map(|value| out(&both, value)), [None, Some(201)]);
     }
 
-    /// The stack of the kernel's route has no room while another's is in use, so that neither can come nor go.
+    /// The stack of the kernel's route does not fit while another's is in use, so the change can go neither way.
     #[test]
     fn what_the_lfib_refuses_changes_neither() {
         let mut both = switch();

@@ -1,7 +1,7 @@
 //! Changes of routes. They are made one after the other, each in bounded steps, and are all or nothing.
 //!
-//! A change that brings new next hops waits, and lets others pass, until the kernel has been asked for the way to them. So what
-//! is known of the neighbours applies from the first frame on.
+//! A change with new next hops waits, and lets others pass, until the kernel has answered how they are reached. So the
+//! state of the neighbours is known from the first frame on.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
@@ -40,7 +40,7 @@ pub(super) struct RouteChange {
     source: Source,
     /// What must be true of the routes that it deletes.
     described: Vec<Description>,
-    /// What routes are flushed by.
+    /// The filter of a flush.
     filter: RouteFilter,
     /// It does not wait for further grace periods: if there is no room, it is refused.
     is_last: bool,
@@ -403,7 +403,8 @@ impl<T: Tables> Switch<T> {
         fresh.map(|(index, next_hop)| (index, next_hop.clone())).collect()
     }
 
-    /// Follows some of the next hops that came into use, and forgets those that went out of use. Returns whether all are done.
+    /// Follows some of the next hops that came into use, and forgets those that went out of use. Returns whether all
+    /// are done.
     fn follow_some_next_hops(&mut self, budget: &mut Budget<'_>, now: Instant) -> bool {
         let some = self.lfib.take_some_next_hop_changes(FOLLOWED);
         let all = some.len() < FOLLOWED;

@@ -1,4 +1,4 @@
-//! The switch against tables in memory and a kernel that does what the test says: what comes in, and the effects that come out.
+//! The switch with tables in memory and a kernel that does what the test says: inputs, and the resulting effects.
 
 use std::collections::HashMap;
 use std::io;
@@ -94,7 +94,7 @@ fn config(ports: &[&str], routes: &[&str]) -> Config {
     Config::unchecked(Options::default(), ports, routes)
 }
 
-/// A switch and the kernel that it runs on. Effects are answered by [`Rig::settle`], unless they are held.
+/// A switch and its kernel. Effects are answered by [`Rig::settle`], unless they are held.
 struct Rig {
     switch: Switch<MemoryTables>,
     now: Instant,
@@ -102,7 +102,7 @@ struct Rig {
     lookups: HashMap<IpAddr, Lookup>,
     /// The effects that were not answered.
     seen: Vec<Effect>,
-    /// Why programs cannot be attached, once.
+    /// Why the next attachment of a program fails.
     refuses: Option<io::ErrorKind>,
     /// Look-ups and attachments are not answered.
     holds: bool,
@@ -110,7 +110,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// Not started yet. The kernel has reported these links.
+    /// Not started yet; the kernel has reported these links.
     fn new(config: Config, links: Vec<LinkInfo>) -> Self {
         Self::with_tables(config, links, MemoryTables::default())
     }
@@ -162,7 +162,7 @@ impl Rig {
         self.settle();
     }
 
-    /// Answers effects as a kernel does in which nothing fails but what the test wants to.
+    /// Answers effects like a kernel in which nothing fails except what the test wants.
     fn settle(&mut self) {
         loop {
             while let Some(effect) = self.switch.take_effect() {
@@ -232,7 +232,7 @@ impl Rig {
         token
     }
 
-    /// What was replied to a request, if anything.
+    /// The reply to a request, if there is one.
     fn reply(&mut self, asked: Token) -> Option<Result<Reply, Refusal>> {
         let is_reply = |effect: &Effect| match effect {
             Effect::Reply { token, .. }
@@ -289,7 +289,7 @@ impl Rig {
         self.handle(Input::Tick);
     }
 
-    /// The MAC address that frames with a label leave to; `None` if it is not resolved, `Err` if there is no route.
+    /// The destination MAC address of frames with a label; `None` if it is not resolved, `Err` if there is no route.
     fn destination(&self, label: u32) -> Result<Option<Mac>, ()> {
         let tables = self.switch.tables();
         let entry = tables.ilm.get(&Label::new(label).unwrap()).copied().unwrap_or_default();
@@ -422,7 +422,7 @@ fn routes_are_added_changed_looked_up_deleted_and_flushed() {
     assert_eq!((changes.added, changes.replaced, changes.deleted), (2, 0, 0));
     let exists = refusal(rig.change(ChangeMode::Add, &[&via(102, 202, 1), &one], false));
     assert!(exists.contains("100 already has a route"), "{exists}");
-    // Nothing of a change that was refused is there.
+    // Nothing of a refused change is there.
     assert_eq!(rig.destination(102), Err(()));
     let missing = refusal(rig.change(ChangeMode::Change, &[&via(102, 202, 1)], false));
     assert!(missing.contains("102 has no route"), "{missing}");
@@ -444,7 +444,7 @@ fn routes_are_added_changed_looked_up_deleted_and_flushed() {
     };
     assert_eq!(listed(&mut rig), 2);
 
-    // A route is deleted if it is the one that is described.
+    // A route is deleted if it matches its description.
     let delete = |text: &str| Request::DeleteRoutes {
         owner: Source::Static,
         routes: vec![line::deletion(text, Family::Any).unwrap()],
@@ -470,7 +470,7 @@ fn routes_are_added_changed_looked_up_deleted_and_flushed() {
     assert!(unknown.contains("eth9 is not a port"), "{unknown}");
     rig.request(dev("eth1")).unwrap();
     assert_eq!(listed(&mut rig), 0);
-    // The next hops are nobody's any more.
+    // The next hops are not in use any more.
     assert!(rig.saw(|effect| matches!(effect, Effect::Release { ifindex: 1, .. })));
 }
 
@@ -555,13 +555,13 @@ fn neighbours_are_probed_resolved_and_lost() {
     assert_eq!(rig.destination(100), Ok(None));
     rig.neighbour(1, "10.0.0.1", NeighbourState::Reachable(Mac([0xff; 6])));
     assert_eq!(rig.destination(100), Ok(None));
-    // Frames that wait have their neighbour asked for.
+    // Waiting frames cause a request for their neighbour.
     rig.neighbour(1, "10.0.0.1", NeighbourState::Failed);
     rig.seen.clear();
     let entry = rig.switch.tables().ilm[&Label::new(100).unwrap()];
     rig.handle(Input::Wanted(vec![entry.next_hop()]));
     assert!(rig.saw(|effect| matches!(effect, Effect::Probe { ifindex: 1, .. })));
-    // One that is not asked again by frames is by time.
+    // Without frames, the next request comes after some time.
     rig.seen.clear();
     rig.later(Duration::from_secs(2));
     assert!(rig.saw(|effect| matches!(effect, Effect::Probe { ifindex: 1, .. })));
@@ -614,7 +614,7 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     assert!(steps > 1000, "{steps} steps");
     rig.settle();
     assert!(matches!(rig.reply(token), Some(Ok(Reply::Changed(_)))));
-    // What was under way when the link failed has gone on with what is true now.
+    // The change that was under way when the link failed has continued with the new state.
     assert_eq!(rig.destination(99_999), Ok(None));
     rig.link(link(1, "eth1"));
     assert_eq!(
@@ -649,7 +649,7 @@ fn changes_of_routes_are_made_one_after_the_other() {
     );
 }
 
-/// However far a change is that has another owner's routes give way.
+/// A port is renamed at every stage of a change that replaces another owner's routes.
 #[test]
 fn a_change_with_several_owners_is_made_in_steps_and_follows_a_renamed_port() {
     const LABELS: std::ops::Range<u32> = 1000..2000;
@@ -815,7 +815,7 @@ fn a_port_that_goes_waits_and_is_itself_again_when_it_is_made_anew() {
     assert_eq!(rig.switch.ports().number("eth1"), Some(number));
     assert_eq!(rig.switch.tables().tx_ports[&number], 11);
     assert_eq!(rig.destination(100), Ok(Some(R1)));
-    // The kernel's view was lost and is whole again, without eth2.
+    // The kernel's state was lost and is complete again, without eth2.
     let rest = [link(11, "eth1"), link(3, "eth3")].map(Event::Link);
     let events = [Event::Reset].into_iter().chain(rest).chain([Event::Synced]);
     rig.handle(Input::Kernel(events.collect()));
@@ -846,7 +846,7 @@ fn what_changes_about_a_port_is_followed() {
     };
     assert_eq!(found.next_hop.unwrap().dev.as_deref(), Some("core0"));
 
-    // Larger frames take another program.
+    // Larger frames need another program.
     let jumbo = LinkInfo {
         mtu: 9000,
         ..link(2, "eth2")
@@ -901,7 +901,7 @@ fn a_program_that_is_taken_off_is_put_back() {
         result: Err(refused),
     });
     assert!(rig.problem("eth1").unwrap().contains("another XDP program"));
-    // Not again at once, but when the other program goes.
+    // Not at once, but when the other program goes.
     rig.seen.clear();
     rig.handle(found(Interference::Detached));
     assert!(!rig.saw(put_back));
@@ -952,7 +952,7 @@ fn a_configuration_that_is_read_again_is_taken_over_whole_or_not_at_all() {
     ];
     let mut rig = Rig::up_with(config(&["eth1", "eth2"], &routes));
     let reread = |rig: &mut Rig, config| rig.handle(Input::Reread(Ok(Box::new(config))));
-    // eth9 is not there; a route is refused; eth3 cannot be attached; the file cannot be read.
+    // eth9 does not exist; a route is refused; eth3 cannot be attached; the file cannot be read.
     reread(&mut rig, config(&["eth1", "eth9"], &[]));
     reread(
         &mut rig,
@@ -978,7 +978,7 @@ fn a_configuration_that_is_read_again_is_taken_over_whole_or_not_at_all() {
     assert_eq!(rig.names(), ["eth1", "eth3"]);
     assert_eq!((rig.destination(100), rig.destination(101)), (Ok(Some(R2)), Err(())));
     assert!(rig.links_of_reply()[0].tx_only);
-    // Back to one that switches: exceptions are heard everywhere first.
+    // Back to switching: sockets for exceptions are opened on all queues first.
     new.ports[0].tx_only = false;
     reread(&mut rig, new);
     assert!(!rig.links_of_reply()[0].tx_only);

@@ -43,7 +43,7 @@ pub fn tests() -> Vec<Trial> {
         test("traceroute::answers_go_by_ip_if_told_to", ip),
         test("traceroute::answers_come_from_the_configured_address", source),
         test(
-            "traceroute::a_configured_address_that_is_not_this_box_s_is_told",
+            "traceroute::a_configured_address_of_another_machine_is_reported",
             foreign_source,
         ),
         test("traceroute::a_ttl_that_runs_out_at_imposition_is_answered", imposition),

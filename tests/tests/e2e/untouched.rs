@@ -10,7 +10,10 @@ use mplsxdp_tests::{End, Lab, Router, Tap, link};
 use crate::test;
 
 pub fn tests() -> Vec<Trial> {
-    vec![test("untouched::what_is_not_labelled_traffic_for_this_box", untouched)]
+    vec![test(
+        "untouched::frames_that_are_not_labelled_traffic_for_this_router",
+        untouched,
+    )]
 }
 
 fn untouched() -> Result<()> {

@@ -37,7 +37,7 @@ pub fn tests() -> Vec<Trial> {
         test("vlan::priority_tags_are_no_vlan", priority),
         test("vlan::a_wrong_vid_is_counted_and_dropped", wrong_vid),
         test("vlan::what_is_not_labelled_keeps_its_tags", untouched),
-        test("vlan::labels_popped_for_this_box_take_the_tags_along", local),
+        test("vlan::labels_popped_for_this_router_take_the_tags_along", local),
         test("vlan::expired_ttls_are_answered_along_the_lsp_with_tags", ttl_expired),
         test("vlan::frames_wait_for_a_sub_interface_and_leave_with_tags", held),
         test("vlan::a_tag_does_not_count_against_the_mtu", too_big),

@@ -105,8 +105,8 @@ pub fn check_tags(facts: &Facts) -> Result<Vec<String>, PreflightError> {
         });
     }
     if facts.is_veth() {
-        // A veth says that it strips tags, but leaves frames as its peer sent them. The kernel keeps the tag of what it tags
-        // there beside the frame, if the peer says that it inserts tags.
+        // A veth reports that it strips tags, but leaves frames as its peer sent them. If the peer reports that it
+        // inserts tags, the kernel keeps the tags of the peer's VLAN devices beside the frames.
         let note = facts.peer_puts_tags_beside().map(|(peer, command)| {
             format!(
                 "{}: XDP does not see the tags of VLAN devices on its veth peer {peer}: `{command}`",
@@ -159,7 +159,7 @@ fn check_kind(facts: &Facts, link: &LinkInfo, mode: XdpMode) -> Result<(), Prefl
     }
 }
 
-/// Checks after the program is attached, with facts gathered anew.
+/// Checks after the program is attached, with newly gathered facts.
 pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError> {
     let mut notes = Vec::from_iter(facts.link.as_ref().and_then(is_down));
     notes.extend(facts.foreign_bridge_mac());
@@ -193,7 +193,7 @@ pub fn attach_error(facts: &Facts, mode: XdpMode, source: io::Error) -> Prefligh
             name,
             peer: facts.peer_name(),
         },
-        // If the host has VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, the driver itself tells it.
+        // If the host has VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, the driver itself switches the offloads off.
         (Some(libc::EOPNOTSUPP), XdpMode::Native) if facts.driver.as_deref() == Some("virtio_net") => {
             PreflightError::VirtioOffloads { name }
         }
@@ -242,8 +242,8 @@ impl Facts {
         self.link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth")
     }
 
-    /// The default for unfinished checksums: depends on whether senders leave checksums to the interface. In generic mode the
-    /// kernel may have got frames from any sender that does, except on a NIC.
+    /// The default for unfinished checksums: depends on whether senders leave checksums to the interface. In generic
+    /// mode the kernel may have got frames from any sender that does, except on a NIC.
     pub fn default_checksum(&self, mode: XdpMode) -> Checksum {
         let unfinished = match (self.driver.as_deref(), mode) {
             (Some("virtio_net"), _) => self.guest_checksum,
@@ -254,8 +254,8 @@ impl Facts {
         if unfinished { Checksum::Finish } else { Checksum::Trust }
     }
 
-    /// What a program does about unfinished checksums. Frames that already are packets of the kernel, such as in generic mode
-    /// and often at a tap, go to the slow path.
+    /// What a program does about unfinished checksums. Frames that already are packets of the kernel, such as in
+    /// generic mode and often at a tap, go to the slow path.
     pub fn checksum(&self, wanted: Option<Checksum>, mode: XdpMode) -> abi::Checksum {
         match wanted.unwrap_or_else(|| self.default_checksum(mode)) {
             Checksum::Trust => abi::Checksum::Trust,
@@ -266,15 +266,15 @@ impl Facts {
         }
     }
 
-    /// Whether frames may arrive that are longer than the MTU: those merged beneath it in generic mode, and those that a driver
-    /// takes from its other side without a check.
+    /// Whether frames may arrive that are longer than the MTU: those merged beneath it in generic mode, and those that
+    /// a driver takes from its other side without a check.
     pub fn exceeds_mtu(&self, mode: XdpMode) -> bool {
         mode == XdpMode::Generic || matches!(self.driver.as_deref(), Some("tun" | "virtio_net"))
     }
 
-    /// Whether the interface can send multi-buffer frames once the program is attached; if not, the kernel loses them silently.
-    /// In generic mode, and wherever the program has run on an skb, a redirected frame is an skb too, which every driver can
-    /// send. A kernel that does not report features redirects no such frames at all.
+    /// Whether the interface can send multi-buffer frames once the program is attached; if not, the kernel loses them
+    /// silently. In generic mode, and wherever the program has run on an skb, a redirected frame is an skb too, which
+    /// every driver can send. A kernel that does not report features redirects no such frames at all.
     pub fn sends_multi_buffer(&self, mode: XdpMode) -> bool {
         let driver_sends = self
             .features
@@ -287,8 +287,8 @@ impl Facts {
         mode == XdpMode::Native && self.driver.as_deref() != Some("tun")
     }
 
-    /// In generic mode the program runs once per interface, on frames as the interfaces beneath have merged them. (On the
-    /// interface itself the kernel stops merging while it has the program.)
+    /// In generic mode the program runs once per interface, on frames as the interfaces beneath have merged them. (On
+    /// the interface itself the kernel stops merging while it has the program.)
     fn merged_beneath(&self, mode: XdpMode) -> Option<String> {
         if mode == XdpMode::Native {
             return None;
@@ -349,8 +349,8 @@ impl Facts {
         })
     }
 
-    /// In generic mode the program gets the packets of a veth's peer before they are segmented; in native mode the kernel has
-    /// segmented them.
+    /// In generic mode the program gets the packets of a veth's peer before they are segmented; in native mode the
+    /// kernel has segmented them.
     pub fn peer_sends_unsegmented(&self, mode: XdpMode) -> Option<String> {
         let far_end = self.far_end.as_ref()?;
         let unsegmented = mode == XdpMode::Generic && self.peer_sends.as_ref()?.unsegmented;
@@ -369,8 +369,8 @@ impl Facts {
         self.peer.as_ref().map(|peer| peer.name.clone())
     }
 
-    /// The warning about a member of a bridge that has another MAC address: labelled frames for the bridge's address are not
-    /// the port's.
+    /// The warning about a member of a bridge that has another MAC address: labelled frames for the bridge's address
+    /// are not the port's.
     fn foreign_bridge_mac(&self) -> Option<String> {
         let bridge = self.master.as_ref()?;
         let own = self.link.as_ref()?.mac?;
@@ -402,8 +402,8 @@ impl Facts {
         }
     }
 
-    /// Whether frames can be redirected to the interface; `None` if the kernel does not say. In generic mode they leave by the
-    /// kernel's ordinary transmit path, which every driver has.
+    /// Whether frames can be redirected to the interface; `None` if the kernel does not say. In generic mode they leave
+    /// by the kernel's ordinary transmit path, which every driver has.
     pub fn takes_redirects(&self, mode: XdpMode) -> Option<bool> {
         match mode {
             XdpMode::Generic => Some(true),
@@ -417,8 +417,9 @@ impl Facts {
         self.far_end.as_ref().filter(|_| self.is_veth() && loses)
     }
 
-    /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, computed as veth does: one
-    /// page less the headroom, `struct skb_shared_info` (320 bytes) and the Ethernet header. Other drivers' limits are similar.
+    /// The largest MTU whose frames fit a page together with what XDP and the kernel keep there, computed as veth does:
+    /// one page less the headroom, `struct skb_shared_info` (320 bytes) and the Ethernet header. Other drivers' limits
+    /// are similar.
     fn mtu_limit(&self) -> u32 {
         const HEADROOM: u32 = 256;
         const SHARED_INFO: u32 = 320;

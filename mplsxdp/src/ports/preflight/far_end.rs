@@ -53,13 +53,13 @@ impl FarEnd {
         None
     }
 
-    /// The shell command after which a veth takes the frames that are redirected to it.
+    /// The shell command that makes a veth accept redirected frames.
     pub fn command(&self) -> String {
         let (before, name) = (self.shell_prefix(), &self.name);
         format!("{before}ethtool -K {name} gro off; {before}ethtool -K {name} gro on")
     }
 
-    /// The beginning of a shell command that runs in its network namespace.
+    /// The beginning of a shell command to run in its network namespace.
     pub fn shell_prefix(&self) -> String {
         self.netns.as_deref().map_or_else(String::new, netns::shell_prefix)
     }
@@ -96,8 +96,8 @@ impl FarEnd {
     }
 }
 
-/// The VLAN devices on `parent` in the kernel's `/proc/net/vlan/config`, whose lines are `NAME | VID | PARENT` after two header
-/// lines.
+/// The VLAN devices on `parent` in the kernel's `/proc/net/vlan/config`, whose lines are `NAME | VID | PARENT` after
+/// two header lines.
 fn vlan_devices(config: &str, parent: &str) -> Vec<String> {
     let devices = config.lines().filter_map(|line| {
         let mut columns = line.split('|').map(str::trim);

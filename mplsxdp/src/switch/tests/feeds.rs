@@ -36,7 +36,7 @@ fn label(value: u32) -> Label {
     Label::new(value).unwrap()
 }
 
-/// A path to this address, the last byte of which is given, by the interface of this index.
+/// A path to the address with this last byte, through the interface with this index.
 fn path(ifindex: u32, last: u8, labels: Labels) -> rtnl::Path {
     rtnl::Path {
         ifindex,
@@ -108,7 +108,7 @@ impl Rig {
         self.handle(Input::Feed(FeedEvent::Messages(messages)));
     }
 
-    /// The kernel reports everything anew: its interfaces, and this.
+    /// The kernel reports everything again: its interfaces, and these messages.
     fn resync(&mut self, messages: Vec<Message>) {
         let links = self.links.iter().cloned().map(Event::Link);
         let messages = messages.into_iter().map(|message| Event::Routing(Box::new(message)));
@@ -154,7 +154,7 @@ fn routes_of_the_kernel_are_followed() {
         rig.shown(),
         ["kernel 100 as to 300 via inet 10.0.0.1 dev eth2 proto bgp"]
     );
-    // What the kernel reports no more is gone, and nothing else is touched.
+    // Routes that the kernel reports no more are gone, and nothing else is touched.
     rig.kernel(vec![swap(102, 202, 1)]);
     rig.resync(vec![swap(102, 202, 1), swap(103, 203, 1)]);
     assert_eq!(
@@ -189,7 +189,7 @@ fn each_form_of_a_label_route() {
     );
 }
 
-/// The kernel heeds TTL_PROPAGATE only when it pops.
+/// The kernel uses TTL_PROPAGATE only when it pops.
 #[test]
 fn the_ttl_of_a_route_counts_if_it_pops() {
     let mut rig = synced(&[SyncSource::Kernel]);
@@ -263,7 +263,7 @@ fn ip_routes_follow_their_nexthop_objects() {
     let mut rig = synced(&[SyncSource::Kernel]);
     let group = |ids: &[u32]| ObjectTo::Group(ids.iter().map(|&id| (id, 1)).collect());
     let object = |id, to| Message::Object(Object { id, to });
-    // The routes come before what they use.
+    // The routes come before the objects that they use.
     rig.kernel(vec![
         said(prefix("10.1.0.0/16", 0), To::Object(7)),
         said(prefix("10.2.0.0/16", 0), To::Object(9)),
@@ -276,7 +276,7 @@ fn ip_routes_follow_their_nexthop_objects() {
     let second = "kernel 10.2.0.0/16 table main proto bgp nexthop encap mpls 100 via inet 10.0.0.1 dev eth1 weight 1 \
                   nexthop encap mpls 101/102 via inet 10.0.0.2 dev eth2 weight 1";
     assert_eq!(rig.shown(), [first, second]);
-    // One change of an object, and both follow.
+    // One change of an object changes both routes.
     rig.kernel(vec![object(7, ObjectTo::Path(path(2, 2, imposed(&[101, 102]))))]);
     assert_eq!(
         rig.shown(),
@@ -285,7 +285,7 @@ fn ip_routes_follow_their_nexthop_objects() {
             "kernel 10.2.0.0/16 encap mpls 101/102 via inet 10.0.0.2 dev eth2 table main proto bgp"
         ]
     );
-    // Without labels, packets are the kernel's.
+    // Without labels, packets are left to the kernel.
     rig.kernel(vec![object(7, ObjectTo::Path(path(2, 2, out(&[]))))]);
     assert_eq!(
         rig.shown(),
@@ -295,7 +295,7 @@ fn ip_routes_follow_their_nexthop_objects() {
     assert_eq!(rig.shown().len(), 0);
 }
 
-/// As those of an L3VPN's customers.
+/// Like the routes of an L3VPN's customers.
 #[test]
 fn each_table_has_routes_of_its_own_for_the_same_prefix() {
     let mut rig = synced_with_tables(&[SyncSource::Kernel], &["main", "1000", "2000"]);
@@ -332,7 +332,7 @@ fn the_lowest_metric_of_a_prefix_counts() {
         rig.shown(),
         ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.2 dev eth1 table main proto bgp metric 10"]
     );
-    // One without labels is preferred, so packets are the kernel's.
+    // One without labels is preferred, so packets are left to the kernel.
     let plain = said(prefix("10.1.0.0/16", 5), paths(&[path(1, 3, out(&[]))]));
     rig.kernel(vec![plain]);
     assert_eq!(rig.shown().len(), 0);
@@ -369,7 +369,8 @@ fn a_route_that_does_not_fit_is_left_to_the_kernel_until_there_is_room() {
     assert!(shown[1].starts_with("kernel 101 as to 300/301 "), "{shown:?}");
 }
 
-/// A label of the daemon goes, and the kernel's route for it does not fit: it is left to the kernel, and nothing is tried for ever.
+/// The daemon withdraws a label, and the kernel's route for it does not fit: it is left to the kernel, and not retried
+/// for ever.
 #[test]
 fn a_label_goes_at_once_though_what_stands_by_does_not_fit() {
     let capacity = MemoryTables::default().capacity();
@@ -386,7 +387,7 @@ fn a_label_goes_at_once_though_what_stands_by_does_not_fit() {
     assert!(!rig.switch.has_steps());
 }
 
-/// No entry of the FTN can be written.
+/// The FTN cannot be written.
 #[test]
 fn a_prefix_that_cannot_be_written_is_not_tried_for_ever() {
     let capacity = MemoryTables::default().capacity();
@@ -490,7 +491,7 @@ fn a_routing_daemon_that_restarts_interrupts_nothing() {
     event(&mut rig, disconnected());
     event(&mut rig, connected());
     rig.daemon(vec![swap(100, 200, 1)]);
-    // It breaks off before it has said everything.
+    // It disconnects before it has sent everything.
     event(&mut rig, disconnected());
     assert_eq!(rig.shown().len(), 2);
     event(&mut rig, connected());
@@ -539,7 +540,7 @@ fn an_interface_that_becomes_a_port_gets_its_routes() {
     );
 }
 
-/// The kernel has these routes, each time that it is read.
+/// The kernel has these routes at each reading.
 fn audit(rig: &mut Rig, repair: bool, messages: &[Message]) -> Vec<api::SyncCheck> {
     let token = rig.ask(Request::CheckSync { repair });
     loop {
@@ -574,7 +575,7 @@ fn an_audit_finds_and_repairs_what_differs() {
     rig.kernel(all.to_vec());
     let checks = audit(&mut rig, false, &all);
     assert_eq!(checks.iter().map(counts).collect::<Vec<_>>(), [(3, 0, 0, 0)]);
-    // Somebody meddles with the routes of the kernel, and the kernel has one that it has not reported.
+    // Another client changes routes of the kernel's, and the kernel has one that it has not reported.
     let by_hand = |rig: &mut Rig, text: &str| {
         let request = Request::ChangeRoutes {
             mode: ChangeMode::Replace,
@@ -631,7 +632,7 @@ fn labels_are_accepted_where_the_kernel_accepts_them() {
         let links = rig.links_of_reply();
         links.iter().map(|link| link.mpls).collect::<Vec<_>>()
     };
-    // A kernel without MPLS says nothing about it.
+    // A kernel without MPLS reports nothing about it.
     assert_eq!(accepts(&mut rig), [true, true]);
     let input = |ifindex, accepted| Message::Input { ifindex, accepted };
     rig.kernel(vec![input(1, true), input(2, false)]);

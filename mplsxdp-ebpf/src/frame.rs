@@ -104,7 +104,7 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn move_head(&mut self, delta: i32) -> Option<()> {
-        // SAFETY: the helper takes this program's own context; all pointers into the frame are taken anew after it.
+        // SAFETY: the helper takes this program's own context; all pointers into the frame are computed again after it.
         if unsafe { bpf_xdp_adjust_head(self.ctx.ctx, delta) } == 0 {
             Some(())
         } else {
@@ -114,7 +114,7 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn cut_tail(&mut self, bytes: usize) -> Option<()> {
-        // SAFETY: the helper takes this program's own context; all pointers into the frame are taken anew after it.
+        // SAFETY: the helper takes this program's own context; all pointers into the frame are computed again after it.
         if unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, -(bytes as i32)) } == 0 {
             Some(())
         } else {

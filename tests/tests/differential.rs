@@ -307,7 +307,7 @@ fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome
         Verdict::Exception(_) => return Vec::new(),
         Verdict::Forward { .. } => {
             let (before, after) = (received.stack.len(), sent.stack.len());
-            // Of a label that is not this router's own.
+            // The entry of a label that is not this router's own.
             let entry = received.stack.first().map(|top| tables.ilm(top.label()));
             let op = entry.map_or(Op::None, |entry| entry.op());
             let hop = entry.and_then(|entry| tables.adjacency(entry.next_hop()));

@@ -1,4 +1,5 @@
-//! Exceptions from the real program, through AF_XDP sockets and back, in a network namespace without a name. Needs root.
+//! Exceptions from the real program, through AF_XDP sockets and back, in a network namespace without a name. Needs
+//! root.
 //!
 //! ```text
 //!   far ======veth, 4 queues====== port [program, sockets] --redirect--> out ===veth=== sink

@@ -54,8 +54,9 @@ impl TtlPropagate {
     }
 }
 
-/// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A bucket of
-/// `GROUPS` is such an entry too; its counter slot is 0, because frames count for the entry that led to the group.
+/// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A
+/// bucket of `GROUPS` is such an entry too; its counter slot is 0, because frames count for the entry that led to the
+/// group.
 ///
 /// | bits | field |
 /// |---|---|

@@ -271,7 +271,7 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
     };
     if global.batch.is_some() || global.instance.is_some() || global.netns.is_some() {
         return Err(Failure::Usage(
-            "`--batch`, `--instance` and `--netns` go on the command line, not into a batch".into(),
+            "`--batch`, `--instance` and `--netns` must be on the command line, not in a batch".into(),
         ));
     }
     let Some(command) = command else {

@@ -47,7 +47,7 @@ pub fn path(name: &str) -> PathBuf {
 
 pub fn refused(what: &str, name: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::Refused(format!(
-        "cannot {what} the network namespace {}: {error}; `ip netns list` shows those that there are",
+        "cannot {what} the network namespace {}: {error}; `ip netns list` lists them",
         path(name).display()
     ))
 }
@@ -97,7 +97,7 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
             // It may be one that this user may not ask.
             if !denied.is_empty() {
                 return Err(Failure::Refused(format!(
-                    "cannot tell which instance runs in the network namespace {name}: no permission for {}; run as root, or as a \
+                    "cannot find out which instance runs in the network namespace {name}: no permission for {}; run as root, or as a \
                      member of the group {GROUP} if there is one",
                     denied.join(", ")
                 )));

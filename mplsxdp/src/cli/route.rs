@@ -106,7 +106,7 @@ pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Resul
     let read_route = |session: &mut Session| read(session, |context| line::route(&line, context).map_err(in_line));
     let read_selection =
         |session: &mut Session| read(session, |context| line::selection(&line, context).map_err(in_line));
-    let only = |usage: &str| Failure::Usage(format!("`route {word}` takes nothing more: `{usage}`"));
+    let only = |usage: &str| Failure::Usage(format!("`route {word}` takes no other arguments: `{usage}`"));
     match verb {
         _ if allow_empty && !matches!(verb, Verb::Restore) => Err(Failure::Usage(
             "`--allow-empty` is for `route restore`: it lets an input without routes delete all routes".into(),
@@ -142,7 +142,7 @@ pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Resul
             Ok(())
         }
         Verb::Several => Err(Failure::Refused(format!(
-            "`{word}`: a label or prefix has one route; `add` and `replace` are for that"
+            "`{word}`: a label or prefix has only one route: use `add` or `replace`"
         ))),
         Verb::Delete => {
             let described = read(session, |context| line::deletion(&line, context).map_err(in_line))?;

@@ -7,9 +7,9 @@ use crate::control::api::{SyncCheck, SyncDifference, SyncSource};
 
 pub const HELP: &str = "Verbs:
   sync show              The sources of routes that the instance follows (`load --sync`), and how far it is.
-  sync check             Read the kernel's routes anew, compare them with what is installed, and list what is stale, missing or
+  sync check             Read the kernel's routes again, compare them with what is installed, and list what is stale, missing or
                          different. Exits with 1 if anything is. The instance does so every 5 minutes, with --repair.
-  sync check --repair    The same, and put right what differs.";
+  sync check --repair    The same, and correct the differences.";
 
 #[derive(Clone, Copy)]
 enum Verb {
@@ -28,7 +28,7 @@ pub fn sync(words: &[String], repair: bool, session: &mut Session) -> Result<(),
         _ => None,
     };
     match chosen {
-        Some(Verb::Show) if repair => Err(Failure::Usage("`--repair` goes with `sync check`".into())),
+        Some(Verb::Show) if repair => Err(Failure::Usage("`--repair` is only for `sync check`".into())),
         Some(Verb::Show) => show(session),
         Some(Verb::Check) => check(repair, session),
         None => Err(Failure::Usage(format!(

@@ -1,5 +1,5 @@
-//! The config file of `load`: TOML. Each key is the name of an option without its dashes; `routes` has static routes, each a
-//! line for `route add`:
+//! The config file of `load`: TOML. Each key is the name of an option without its dashes; `routes` has static routes,
+//! each a line for `route add`:
 //!
 //! ```toml
 //! iface = ["eth1", "eth2"]

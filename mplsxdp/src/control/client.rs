@@ -53,7 +53,7 @@ pub enum ClientError {
     Refused(#[from] Error),
     #[error("the connection to the instance broke: {0}")]
     Broken(#[from] io::Error),
-    #[error("the instance answered what this version does not understand: {0}")]
+    #[error("this version does not understand the instance's answer: {0}")]
     Garbled(#[from] serde_json::Error),
     #[error(
         "instance `{instance}` is of mplsxdp {theirs}, and this command of {}: {problem}; use the command of that version, or end \

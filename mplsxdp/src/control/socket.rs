@@ -1,5 +1,5 @@
-//! Where an instance listens: its run directory, the lock on its name, and the socket. Nobody else can hold the lock, and
-//! nobody can connect before the socket has its owner and mode.
+//! Where an instance listens: its run directory, the lock on its name, and the socket. Nobody else can hold the lock,
+//! and nobody can connect before the socket has its owner and mode.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -20,8 +20,8 @@ const DIR_MODE: u32 = 0o755;
 const LOCK_MODE: u32 = 0o600;
 const SOCKET_MODE: u32 = 0o660;
 
-/// Takes the instance's name and opens its socket. What a killed process left behind is removed. Whatever the umask, nobody
-/// connects before the socket's group and mode are set.
+/// Takes the instance's name and opens its socket. What a killed process left behind is removed. Whatever the umask,
+/// nobody connects before the socket's group and mode are set.
 pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindError> {
     let lock = take_lock(instance)?;
     let socket = instance.socket();

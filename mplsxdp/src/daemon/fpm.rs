@@ -211,7 +211,7 @@ impl Server {
                 ));
                 return;
             }
-            self.end("another connection takes its place");
+            self.end("another connection has replaced it");
         }
         if let Err(error) = keep_alive(&stream) {
             debug!(%peer, %error, "cannot switch on TCP keepalive");

@@ -102,7 +102,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
                 "ready"
             );
             if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-                warn!(%error, "cannot tell the service manager");
+                warn!(%error, "cannot notify the service manager");
             }
         }
         let happened = tokio::select! {
@@ -237,7 +237,7 @@ impl Daemon {
             attacher: Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers),
             attachments: HashMap::new(),
             exceptions: Exceptions::new(slow_path_options(&config), injector)
-                .context("cannot open raw sockets, to send IP by")?,
+                .context("cannot open raw sockets for IP")?,
             watch: Watch::new(now),
             feature_changes: feature_changes.unwrap_or_default(),
             local_routes: None,
@@ -366,7 +366,7 @@ impl Daemon {
                     warn!(
                         port = self.switch.ports().name(number),
                         error = error::report(&error),
-                        "cannot open the sockets of a port anew"
+                        "cannot reopen the sockets of a port"
                     );
                 }
             }
@@ -529,7 +529,7 @@ impl Daemon {
                 let netlink = self.netlink.clone();
                 self.requests.push(async move {
                     if let Err(error) = pair.set_mtu(mtu, &netlink).await {
-                        warn!(%error, "cannot fit the local interface's MTU to that of the ports");
+                        warn!(%error, "cannot adjust the local interface's MTU to that of the ports");
                     }
                     Outcome::Nothing
                 });

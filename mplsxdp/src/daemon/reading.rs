@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again, on a thread of its own because a long one takes a while.
+//! SIGHUP: the configuration is read again, on a separate thread because a long one takes a while.
 
 use std::sync::Arc;
 

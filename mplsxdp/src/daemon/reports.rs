@@ -1,5 +1,5 @@
-//! Reports of the switch together with what only the process knows. None of it holds the event loop: tasks ask the kernel, and
-//! a thread reads the counters of a million routes.
+//! Reports of the switch together with what only the process knows. None of it holds the event loop: tasks ask the
+//! kernel, and a thread reads the counters of a million routes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub async fn neighbors(
     netlink: Netlink,
 ) {
     let entries = netlink.neighbours().await.unwrap_or_else(|error| {
-        warn!(%error, "next hops are listed without what the kernel has of them");
+        warn!(%error, "next hops are listed without the kernel's neighbour entries");
         HashMap::new()
     });
     let neighbors = states

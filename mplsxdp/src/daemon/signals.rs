@@ -1,6 +1,6 @@
-//! Signals: those that end the switch do so after it has cleaned up, and no other signal that a terminal, a service manager or
-//! a limit may send ends it. Signals that cannot be caught (SIGKILL), or that report an error of this program, are not handled
-//! here.
+//! Signals: those that end the switch do so after it has cleaned up, and no other signal that a terminal, a service
+//! manager or a limit may send ends it. Signals that cannot be caught (SIGKILL), or that report an error of this
+//! program, are not handled here.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,12 +9,12 @@ use std::task::Poll;
 use nix::sys::signal::{self, SigHandler};
 use tokio::signal::unix::{Signal, SignalKind};
 
-/// These end the switch, as do the real-time signals: an interrupt or a quit from the terminal, a request to terminate, no CPU
-/// time left.
+/// These end the switch, as do the real-time signals: an interrupt or a quit from the terminal, a request to terminate,
+/// no CPU time left.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGXCPU];
 
-/// These have no meaning here, but would end or stop the process by default. SIGXFSZ and SIGPIPE come from writing to a log
-/// that has reached its limit or has no reader; SIGTTOU from writing to a terminal in the background.
+/// These have no meaning here, but would end or stop the process by default. SIGXFSZ and SIGPIPE come from writing to a
+/// log that has reached its limit or has no reader; SIGTTOU from writing to a terminal in the background.
 const MEANINGLESS: [signal::Signal; 11] = [
     signal::Signal::SIGALRM,
     signal::Signal::SIGIO,

@@ -1,5 +1,5 @@
-//! Checks periodically that the programs are in place: the kernel does not report that a bpf_link is detached. A thread does
-//! so, because the kernel answers under its RTNL lock, for which it may have to wait.
+//! Checks periodically that the programs are in place: the kernel does not report that a bpf_link is detached. A thread
+//! does so, because the kernel answers under its RTNL lock, for which it may have to wait.
 
 use std::time::{Duration, Instant};
 

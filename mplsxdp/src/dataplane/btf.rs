@@ -1,4 +1,5 @@
-//! The offsets of fields in the running kernel's structures, from its type information (BTF, Documentation/bpf/btf.rst).
+//! The offsets of fields in the running kernel's structures, from its type information (BTF,
+//! Documentation/bpf/btf.rst).
 
 use std::io;
 
@@ -39,7 +40,8 @@ struct Types<'a> {
 impl<'a> Types<'a> {
     fn new(bytes: &'a [u8]) -> Option<Self> {
         const MAGIC: u16 = 0xeb9f;
-        // magic u16, version u8, flags u8, then hdr_len, type_off, type_len, str_off, str_len, offsets from behind the header.
+        // magic u16, version u8, flags u8, then hdr_len, type_off, type_len, str_off, str_len, offsets from behind the
+        // header.
         if u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) != MAGIC {
             return None;
         }

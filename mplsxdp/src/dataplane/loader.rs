@@ -78,7 +78,7 @@ pub enum LoadError {
     LostFrames(#[source] io::Error),
     #[error("cannot keep the XDP program: {0}")]
     Keep(#[source] io::Error),
-    #[error("cannot hand frames to the kernel, by test runs of a program (BPF_PROG_TEST_RUN): {0}")]
+    #[error("cannot hand frames to the kernel with test runs of a program (BPF_PROG_TEST_RUN): {0}")]
     Deliver(#[source] io::Error),
     #[error("cannot read the XDP program's log records: {0}")]
     Log(#[source] io::Error),
@@ -251,7 +251,9 @@ impl Loader {
         attach(LOST_BEFORE_DRIVER)?;
         match offsets {
             Ok(_) => attach(LOST_BY_DRIVER)?,
-            Err(error) => warn!(%error, "cannot count the frames that drivers refuse: `redirect-lost` is without them"),
+            Err(error) => {
+                warn!(%error, "cannot count the frames that drivers refuse: `redirect-lost` does not include them")
+            }
         }
         // The programs keep the maps alive.
         for name in SHARED_MAPS {

@@ -51,8 +51,8 @@ impl TagKinds {
     }
 }
 
-/// The VLAN tags that the driver says it strips from received frames and inserts into sent frames. In the kernel these are
-/// beside the frame.
+/// The VLAN tags that the driver says it strips from received frames and inserts into sent frames. In the kernel these
+/// are beside the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VlanOffloads {
     pub receive: TagKinds,
@@ -142,8 +142,8 @@ struct EthtoolStrings {
     strings: [[u8; 32]; MAX_FEATURES],
 }
 
-/// `struct ethtool_gfeatures` of linux/ethtool.h: for each word of features, those that are available, requested, active, and
-/// never changed.
+/// `struct ethtool_gfeatures` of linux/ethtool.h: for each word of features, those that are available, requested,
+/// active, and never changed.
 #[repr(C)]
 struct EthtoolFeatures {
     command: u32,
@@ -217,8 +217,8 @@ fn request<T: Structure>(interface: &str, structure: &mut T) -> io::Result<()> {
         *to = from.cast_signed() as libc::c_char;
     }
     let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: the request and the structure that it points to outlive the call; the kernel writes only into the latter, of which
-    // `Structure` vouches for the layout.
+    // SAFETY: the request and the structure that it points to outlive the call; the kernel writes only into the latter,
+    // of which `Structure` vouches for the layout.
     unsafe { ethtool(any.as_raw_fd(), &raw mut request) }?;
     Ok(())
 }

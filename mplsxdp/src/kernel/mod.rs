@@ -1,6 +1,7 @@
-//! All access to the kernel's networking. [`Netlink`] makes rtnetlink requests, [`subscription`] follows changes, [`dump`] reads
-//! all routes once, [`netdev`] asks for the XDP features of drivers (generic netlink), [`ethtool`] reads and sets driver options,
-//! [`sysctl`] settings of the kernel's IP, and [`netns`] runs something in another network namespace.
+//! All access to the kernel's networking. [`Netlink`] makes rtnetlink requests, [`subscription`] follows changes,
+//! [`dump`] reads all routes once, [`netdev`] asks for the XDP features of drivers (generic netlink), [`ethtool`] reads
+//! and sets driver options, [`sysctl`] settings of the kernel's IP, and [`netns`] runs something in another network
+//! namespace.
 
 mod decoding;
 pub mod dump;

@@ -105,7 +105,7 @@ impl Family {
         let management = McastGrpAttrs::Name("mgmt".to_owned());
         let management = groups.into_iter().flatten().find(|group| group.contains(&management));
         Ok(Self {
-            id: id.ok_or_else(|| io::Error::other("the kernel tells no number of the netdev family"))?,
+            id: id.ok_or_else(|| io::Error::other("the kernel reports no number for the netdev family"))?,
             management_group: management.into_iter().flatten().find_map(|attribute| match attribute {
                 McastGrpAttrs::Id(id) => Some(*id),
                 McastGrpAttrs::Name(_) => None,
@@ -281,6 +281,6 @@ mod tests {
         let family = Family::of(&attributes[..2]).unwrap();
         assert_eq!((family.id, family.management_group), (0x1d, None));
         let error = Family::of(&attributes[..1]).err().unwrap();
-        assert_eq!(error.to_string(), "the kernel tells no number of the netdev family");
+        assert_eq!(error.to_string(), "the kernel reports no number for the netdev family");
     }
 }

@@ -99,7 +99,7 @@ async fn follow(first: Subscription, interests: Interests, resync: Arc<Notify>, 
             Ok(never) => match never {},
             Err(Stop::NobodyListens) => return,
             Err(Stop::Socket(error)) => {
-                tracing::warn!("netlink subscription lost ({error}): starting anew with a full dump");
+                tracing::warn!("netlink subscription lost ({error}): starting again with a full dump");
             }
         }
         tokio::time::sleep(REOPEN_PAUSE).await;
@@ -210,7 +210,7 @@ impl Subscription {
         let has_mpls = !self.routing || dump::has_mpls();
         if self.has_mpls && !has_mpls {
             tracing::warn!(
-                "the kernel has no MPLS, so that there are no label routes to follow: `modprobe mpls_router mpls_iptunnel`"
+                "the kernel has no MPLS, so there are no label routes to follow: `modprobe mpls_router mpls_iptunnel`"
             );
         }
         self.has_mpls = has_mpls;

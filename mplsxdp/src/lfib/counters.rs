@@ -53,7 +53,7 @@ impl Counters {
         };
         match self.figure(slot, tables) {
             Ok(raw) => self.set_baseline(slot, raw),
-            Err(error) => tracing::warn!(slot, %error, "a counter goes on from an older route's count"),
+            Err(error) => tracing::warn!(slot, %error, "a counter continues from an older route's count"),
         }
         self.free.remove(slot);
         slot

@@ -1,13 +1,13 @@
-//! Changes of routes, worked off in bounded steps so that nothing else waits for a large one. A change is all or nothing:
-//! everything that can fail is done before the first label is published, and undone if it fails.
+//! Changes of routes, worked off in bounded steps so that nothing else waits for a large one. A change is all or
+//! nothing: everything that can fail is done before the first label is published, and undone if it fails.
 //!
 //! 1. The given keys are checked, and pass entries are written that the routes need in front of them.
 //! 2. Every route reserves its share of each table. No packet and no reader sees anything of this.
 //! 3. FTN entries are written, prefix by prefix, in an order in which each address sees one step. A write can fail.
 //! 4. Labels are published and withdrawn one by one. Nothing of this can fail.
 //!
-//! Between steps, next hops may fail, move and resolve, and the kernel may claim other prefixes. The plan is kept in the LFIB,
-//! so that what it has reserved follows these events.
+//! Between steps, next hops may fail, move and resolve, and the kernel may claim other prefixes. The plan is kept in
+//! the LFIB, so that what it has reserved follows these events.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -174,7 +174,7 @@ pub(super) struct Plan {
     no_room: Option<ChangeError>,
     /// How many FTN entries the new ones among the checked routes take.
     new_entries: Families,
-    /// The route at which a walk through all routes goes on.
+    /// The route after which a walk through all routes continues.
     after: Option<RouteKey>,
     prepared: Vec<Prepared>,
     deleted: Vec<RouteKey>,

@@ -119,7 +119,7 @@ fn lend_to(
     spread
 }
 
-/// How many of some buckets a member has, and how many it is to have.
+/// How many of some buckets a member has, and how many it should have.
 #[derive(Debug)]
 struct Claim {
     weight: i64,

@@ -23,7 +23,7 @@ pub enum PortError {
     SameTags { name: Arc<str>, parent: Arc<str> },
     #[error("{name} is for this machine's own packets, and has no sub-interfaces")]
     LocalParent { name: Arc<str> },
-    #[error("{name} is where this machine's own packets go in; its other end is a port already")]
+    #[error("{name} is the near end of the pair for this machine's own packets; its other end is a port already")]
     LocalNear { name: Box<str> },
     #[error("it is on the interface for this machine's own packets, which has no sub-interfaces")]
     OnLocalNear,
@@ -56,7 +56,7 @@ pub enum PortError {
     NoSockets { name: Box<str> },
     #[error("{0}")]
     SubInterface(String),
-    #[error("cannot tell how many receive queues {name} has: {source}")]
+    #[error("cannot find out how many receive queues {name} has: {source}")]
     Queues { name: Box<str>, source: io::Error },
     #[error(transparent)]
     Preflight(#[from] PreflightError),
@@ -95,10 +95,10 @@ impl PortError {
 fn no_labels(name: &str, role: Role) -> String {
     match role {
         Role::TxOnly => format!(
-            "{name} is only transmitted to: `mplsxdp link del {name}`, then `mplsxdp link add {name}` has it accept labels"
+            "frames are only sent to {name}; to make it accept labels: `mplsxdp link del {name}`, then `mplsxdp link add {name}`"
         ),
         Role::ParentOnly => format!(
-            "{name} has the program only for its sub-interfaces: `mplsxdp link add {name}` has it accept labels"
+            "{name} has the program only for its sub-interfaces; to make it accept labels: `mplsxdp link add {name}`"
         ),
         Role::Local | Role::Switching => format!("{name} is for this machine's own packets, which have no labels"),
     }

@@ -999,12 +999,12 @@ impl Ports {
                 Role::ParentOnly => {}
                 Role::Local => warn!(
                     port = name,
-                    "the interface for this machine's own packets is gone; `mplsxdp unload` and a new load make it again"
+                    "the interface for this machine's own packets is gone; to create it again, run `mplsxdp unload` and load again"
                 ),
                 Role::Switching | Role::TxOnly if self.readopts => {
                     warn!(
                         port = name,
-                        "the interface is gone; it is taken again when it is made anew"
+                        "the interface is gone; it becomes a port again when it is recreated"
                     );
                 }
                 Role::Switching | Role::TxOnly => warn!(

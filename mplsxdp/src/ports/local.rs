@@ -1,4 +1,5 @@
-//! The local port: a veth pair for the packets that this machine sends itself. XDP never sees those on their way out of a NIC.
+//! The local port: a veth pair for the packets that this machine sends itself. XDP never sees those on their way out of
+//! a NIC.
 //!
 //! ```text
 //!   ip route add 2.2.2.2/32 dev mpls0 src 1.1.1.1
@@ -6,8 +7,8 @@
 //!   kernel ---- mpls0 (near end) ======== mpls0-port (far end, a port) ---- XDP: imposition, redirect to a NIC
 //! ```
 //!
-//! The near end does not ask for neighbours, so the kernel addresses frames to the interface's own MAC address. The far end has
-//! the same address, so every frame is for the port.
+//! The near end does not ask for neighbours, so the kernel addresses frames to the interface's own MAC address. The far
+//! end has the same address, so every frame is for the port.
 
 use std::io;
 

@@ -86,7 +86,7 @@ impl Keeper {
                 Ok(()) => {
                     self.installed.insert(route);
                     if self.refused.remove(&route) {
-                        info!(%route, "the kernel has taken the route now");
+                        info!(%route, "the kernel has accepted the route");
                     }
                 }
                 Err(error) => {
@@ -95,7 +95,7 @@ impl Keeper {
                             Some(src) => format!(" until {src} is an address of this machine"),
                             None => String::new(),
                         };
-                        warn!(%route, %error, "the kernel refuses the route{until}; it is tried again every second");
+                        warn!(%route, %error, "the kernel refuses the route{until}; it is retried every second");
                     }
                 }
             }

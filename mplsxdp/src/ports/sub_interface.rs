@@ -1,8 +1,8 @@
 //! VLAN sub-interfaces: the tags and the interface that a name stands for, and the kernel's VLAN device for them.
 //!
-//! `eth1.100` is VLAN 100 (802.1Q) on eth1, `eth1.100.10` VLAN 10 within service VLAN 100 (802.1ad). A VLAN device of the
-//! kernel is recognised by its tags, whatever its name. An interface with such a name that is not a VLAN device is an ordinary
-//! interface.
+//! `eth1.100` is VLAN 100 (802.1Q) on eth1, `eth1.100.10` VLAN 10 within service VLAN 100 (802.1ad). A VLAN device of
+//! the kernel is recognised by its tags, whatever its name. An interface with such a name that is not a VLAN device is
+//! an ordinary interface.
 
 use std::fmt;
 
@@ -113,8 +113,8 @@ pub struct SubInterface {
     pub device: Option<u32>,
 }
 
-/// The sub-interface with this name. `None` if it is the name of an ordinary interface, or of none; an error says why it cannot
-/// be a sub-interface.
+/// The sub-interface with this name. `None` if it is the name of an ordinary interface, or of none; an error says why
+/// it cannot be a sub-interface.
 pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
     let by_device = |link: &LinkInfo| match of_device(link, links) {
         Some(Ok(found)) => Ok(Some(found)),
@@ -175,8 +175,8 @@ pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
     }))
 }
 
-/// The kernel's VLAN device on `parent` with the VLAN identifiers of `tags`, and the tags that it sends. If there are several,
-/// the one that sends `tags`.
+/// The kernel's VLAN device on `parent` with the VLAN identifiers of `tags`, and the tags that it sends. If there are
+/// several, the one that sends `tags`.
 pub fn device(parent: u32, tags: Tags, links: &Links) -> Option<(u32, Tags)> {
     let devices = links.iter().filter_map(|link| match of_device(link, links) {
         Some(Ok((on, found))) if on == parent && found.vids() == tags.vids() => Some((link.ifindex, found)),
@@ -187,8 +187,8 @@ pub fn device(parent: u32, tags: Tags, links: &Links) -> Option<(u32, Tags)> {
 
 struct TooManyTags;
 
-/// The interface at the bottom of a VLAN device, and its tags with those of the devices between. `None` for what is not a VLAN
-/// device or is on an interface in another network namespace.
+/// The interface at the bottom of a VLAN device, and its tags with those of the devices between. `None` for what is not
+/// a VLAN device or is on an interface in another network namespace.
 fn of_device(link: &LinkInfo, links: &Links) -> Option<Result<(u32, Tags), TooManyTags>> {
     let vlan = link.vlan?;
     let below = links.get(link.peer.filter(|peer| peer.netns.is_none())?.ifindex)?;
@@ -215,7 +215,7 @@ fn split(name: &str) -> Option<(&str, &str)> {
 }
 
 fn too_many_tags(name: &str) -> String {
-    format!("{name} has more than two VLAN tags, which is all that is supported")
+    format!("{name} has more than two VLAN tags; at most two are supported")
 }
 
 fn vlan(name: &str, tpid: u16, vid: &str) -> Result<Vlan, String> {
@@ -338,7 +338,7 @@ mod tests {
             let reason = find(name, &links).unwrap_err();
             assert_eq!(
                 reason,
-                format!("{name} has more than two VLAN tags, which is all that is supported")
+                format!("{name} has more than two VLAN tags; at most two are supported")
             );
         }
     }
@@ -370,7 +370,7 @@ mod tests {
         for name in ["third", "customer.1", "vlan100.1.2"] {
             assert_eq!(
                 find(name, &links).unwrap_err(),
-                format!("{name} has more than two VLAN tags, which is all that is supported")
+                format!("{name} has more than two VLAN tags; at most two are supported")
             );
         }
     }

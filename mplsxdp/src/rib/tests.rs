@@ -122,8 +122,8 @@ fn expected(step: &Step, table: &Table) -> Option<Table> {
 }
 
 proptest! {
-    /// Whatever sources add, replace, withdraw and sweep in whatever order, and whatever the LFIB refuses: what is installed is
-    /// the best of what is left, and the others stand by in the order of their preference.
+    /// Whatever sources add, replace, withdraw and sweep in whatever order, and whatever the LFIB refuses: what is
+    /// installed is the best of what is left, and the others stand by in the order of their preference.
     #[test]
     fn what_is_installed_is_the_best_of_what_is_left(
         steps in prop::collection::vec((step(), prop::bool::weighted(0.2)), 0..40),

@@ -135,7 +135,7 @@ pub enum Rule {
         u32::MAX
     )]
     NotATable,
-    #[error("{0} is never imposed: loopback, link-local and multicast addresses stay the kernel's")]
+    #[error("labels are never imposed on {0}: loopback, link-local and multicast addresses are left to the kernel")]
     NeverImposed(IpNet),
 
     #[error("a push needs at least one label")]
@@ -154,7 +154,7 @@ pub enum Rule {
     NoEntropyLabel,
     /// RFC 3032 section 2.1.
     #[error(
-        "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, and only for \
+        "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it must be the only label, as `as implicit-null`, and only for \
          an incoming label"
     )]
     ImplicitNullPushed,
@@ -193,9 +193,9 @@ pub enum Rule {
     PassAlone,
     #[error("`pass` leaves frames to the kernel; it is not one of several next hops")]
     PassAmongSeveral,
-    #[error("`pass` with `dev lo` (`local_pass`) is for a label; for a prefix, `pass` stands alone")]
+    #[error("`pass` with `dev lo` (`local_pass`) is for a label; a prefix takes only `pass`")]
     LocalPassForPrefix,
-    #[error("a reason goes with `pass` only")]
+    #[error("a reason is only for `pass`")]
     ReasonWithoutPass,
 
     #[error("no next hop: `via inet ADDRESS`, `via inet6 ADDRESS` or `via link MAC`")]

@@ -119,7 +119,7 @@ pub fn key<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<RouteKey, 
         if !matches!(word, "table" | "vrf") {
             return Err(parser.error(
                 word,
-                format!("`{word}` is too much: only the label or prefix, and its `table` or `vrf`, is expected"),
+                format!("`{word}` is not expected here: give only the label or prefix, and its `table` or `vrf`"),
             ));
         }
         let value = parser.table(word)?;
@@ -422,7 +422,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             },
             "src" => (
                 word,
-                "`src` is for packets of this machine's own, which the kernel routes: \
+                "`src` is for packets that this machine itself sends, which the kernel routes: \
                  `ip route add PREFIX dev mpls0 src ADDRESS`, with `load --local`"
                     .into(),
             ),
@@ -432,14 +432,14 @@ impl<'a, 'c> Parser<'a, 'c> {
             ),
             "from" | "tos" | "dsfield" => (
                 word,
-                format!("`{word}`: a route is for a label or a destination prefix, and looks at nothing else"),
+                format!("`{word}`: a route matches only a label or a destination prefix"),
             ),
             "hoplimit" | "advmss" | "reordering" | "rtt" | "rttvar" | "rto_min" | "window" | "cwnd" | "initcwnd"
             | "initrwnd" | "features" | "quickack" | "congctl" | "ssthresh" | "fastopen_no_cookie" | "realm"
             | "realms" | "iif" => (
                 word,
                 format!(
-                    "`{word}` is for packets of this machine's own, which the kernel routes: give it to `ip route`"
+                    "`{word}` is for packets that this machine itself sends, which the kernel routes: use it with `ip route`"
                 ),
             ),
             _ => (
@@ -505,7 +505,7 @@ impl<'a, 'c> Parser<'a, 'c> {
                     self.once(&mut table, word, Some(value))?;
                 }
                 "scope" | "metric" | "type" | "src" | "from" | "tos" | "iif" => {
-                    return Err(self.error(word, format!("routes are not chosen by `{word}`; {SELECTORS}")));
+                    return Err(self.error(word, format!("`{word}` is not a selector; {SELECTORS}")));
                 }
                 "exact" => {
                     let (key, key_word) = self.key()?;
@@ -683,7 +683,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             _ => None,
         };
         if let Some(word @ "backup") = self.words.clone().next() {
-            return Err(self.error(word, "a backup cannot have a backup of its own"));
+            return Err(self.error(word, "a backup cannot have a backup"));
         }
         Ok(wire::Backup { via, dev })
     }
@@ -1247,7 +1247,7 @@ mod tests {
             (
                 "100 as 3/200 via inet 192.0.2.1",
                 "as 3/200",
-                "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it stands alone, as `as implicit-null`, and \
+                "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it must be the only label, as `as implicit-null`, and \
                  only for an incoming label",
             ),
             (
@@ -1381,7 +1381,7 @@ mod tests {
             (
                 "127.0.0.0/8 encap mpls 100 via inet 192.0.2.1",
                 "127.0.0.0/8",
-                "127.0.0.0/8 is never imposed: loopback, link-local and multicast addresses stay the kernel's",
+                "labels are never imposed on 127.0.0.0/8: loopback, link-local and multicast addresses are left to the kernel",
             ),
             (
                 "10.0.0.0/8 encap ip 100",
@@ -1451,12 +1451,12 @@ mod tests {
             (
                 "100 via inet 192.0.2.1 backup via inet 192.0.2.2 backup via inet 192.0.2.3",
                 "backup",
-                "a backup cannot have a backup of its own",
+                "a backup cannot have a backup",
             ),
             (
                 "100 via inet 192.0.2.1 backup via inet 192.0.2.2 dev eth2 backup via inet 192.0.2.3",
                 "backup",
-                "a backup cannot have a backup of its own",
+                "a backup cannot have a backup",
             ),
             (
                 "100 via inet 192.0.2.1 backup inet 192.0.2.2",
@@ -1554,7 +1554,7 @@ mod tests {
         );
         assert_eq!(
             key("100 via", Family::Any).map_err(|error| error.to_string()),
-            Err("`via` is too much: only the label or prefix, and its `table` or `vrf`, is expected".into())
+            Err("`via` is not expected here: give only the label or prefix, and its `table` or `vrf`".into())
         );
         for (line, means) in [
             ("10/8 table 0x3e8", Ok("10.0.0.0/8 table 1000")),
@@ -1762,7 +1762,7 @@ mod tests {
             (
                 "scope link",
                 "scope",
-                "routes are not chosen by `scope`; the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, \
+                "`scope` is not a selector; the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, \
                  `table TABLE`, `vrf VRF`, `proto PROTO`, `via ADDRESS` and `dev IFACE`",
             ),
         ] {
@@ -1932,7 +1932,7 @@ mod tests {
             (
                 "src 192.0.2.9",
                 "src",
-                "`src` is for packets of this machine's own, which the kernel routes: \
+                "`src` is for packets that this machine itself sends, which the kernel routes: \
                  `ip route add PREFIX dev mpls0 src ADDRESS`, with `load --local`",
             ),
             (
@@ -1943,12 +1943,12 @@ mod tests {
             (
                 "advmss 1400",
                 "advmss",
-                "`advmss` is for packets of this machine's own, which the kernel routes: give it to `ip route`",
+                "`advmss` is for packets that this machine itself sends, which the kernel routes: use it with `ip route`",
             ),
             (
                 "tos 4",
                 "tos",
-                "`tos`: a route is for a label or a destination prefix, and looks at nothing else",
+                "`tos`: a route matches only a label or a destination prefix",
             ),
             (
                 "expires 100",

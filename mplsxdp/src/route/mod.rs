@@ -8,7 +8,8 @@
 //! * [`filter`]: selects routes
 //! * [`description`]: what must be true of a route for it to be deleted
 //! * [`interface`]: names of interfaces
-//! * [`protocols`] and [`tables`]: the names of routing protocols and tables on this machine, which [`iproute2`] gives them
+//! * [`protocols`] and [`tables`]: the names of routing protocols and tables on this machine, which [`iproute2`] gives
+//!   them
 
 pub mod check;
 pub mod description;

@@ -1,5 +1,5 @@
-//! Routes as JSON on the control socket: the types that `io.mplsxdp.varlink` describes, and conversions between them and the
-//! model.
+//! Routes as JSON on the control socket: the types that `io.mplsxdp.varlink` describes, and conversions between them
+//! and the model.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Fec, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Source, Via, check};
 use crate::route;
 
-/// `type Route`. Exactly one of `label` and `prefix` is given; a route for a label with neither `out` nor `action` pops. What
-/// it does is in its own fields, or in each of its `nexthops`.
+/// `type Route`. Exactly one of `label` and `prefix` is given; a route for a label with neither `out` nor `action`
+/// pops. What it does is in its own fields, or in each of its `nexthops`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {

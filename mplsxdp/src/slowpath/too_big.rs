@@ -82,7 +82,7 @@ pub struct Fragments<'a> {
     /// The reserved flag, and [`MORE_FRAGMENTS`] if the packet is itself a fragment that has it: the flags of the last
     /// one.
     flags: u16,
-    /// Of the next fragment, in units.
+    /// The offset of the next fragment, in units.
     offset: u16,
     /// The data that is not sent yet.
     data: &'a [u8],

@@ -537,6 +537,6 @@ fn os_error(source: Option<&(dyn std::error::Error + 'static)>) -> io::Error {
             Some(code) => io::Error::from_raw_os_error(code),
             None => io::Error::other(error.to_string()),
         },
-        None => io::Error::other(source.map_or("for a reason that it does not tell".to_owned(), ToString::to_string)),
+        None => io::Error::other(source.map_or("no reason was given".to_owned(), ToString::to_string)),
     }
 }

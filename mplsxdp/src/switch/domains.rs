@@ -31,8 +31,8 @@ impl<T: Tables> Switch<T> {
         self.effects.push_back(Effect::RetryHeld);
     }
 
-    /// Makes each port look in the domain of its VRF, and begins to fill the domains of VRFs that have new ports or will have
-    /// them soon. Returns whether ports have changed their VRFs.
+    /// Makes each port look in the domain of its VRF, and begins to fill the domains of VRFs that have new ports or
+    /// will have them soon. Returns whether ports have changed their VRFs.
     pub(super) fn follow_vrfs(&mut self, coming: &[&str]) -> bool {
         let links = self.resolver.links();
         let coming = coming.iter().filter_map(|name| match links.by_name(name) {

@@ -1,5 +1,6 @@
-//! Whether the kernel accepts what `dev lo` routes leave to it: packets from a port that are for other machines. The kernel's
-//! own settings decide (`ip_forward`, `rp_filter`); if they make it drop such packets, nothing else reports it.
+//! Whether the kernel accepts what `dev lo` routes leave to it: packets from a port that are for other machines. The
+//! kernel's own settings decide (`ip_forward`, `rp_filter`); if they make it drop such packets, nothing else reports
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -102,8 +103,8 @@ impl<T: Tables> Switch<T> {
     }
 }
 
-/// The interface on which the kernel receives packets of a port: the port's master, such as a bridge, and that one's master,
-/// such as a VRF.
+/// The interface on which the kernel receives packets of a port: the port's master, such as a bridge, and that one's
+/// master, such as a VRF.
 fn uppermost<'a>(mut link: &'a LinkInfo, links: &'a Links) -> &'a LinkInfo {
     while let Some(master) = link.master.as_ref().and_then(|master| links.get(master.ifindex)) {
         link = master;
@@ -112,8 +113,8 @@ fn uppermost<'a>(mut link: &'a LinkInfo, links: &'a Links) -> &'a LinkInfo {
 }
 
 impl Situation {
-    /// What keeps packets from getting through, with the commands that help. `read` returns a setting by its path beneath
-    /// `/proc/sys/net`.
+    /// What keeps packets from getting through, with the commands that help. `read` returns a setting by its path
+    /// beneath `/proc/sys/net`.
     pub fn warnings(&self, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
         let checks = [self.forwarding_v4(&read), self.forwarding_v6(&read)];
         let mut by_sources: BTreeMap<Option<UnknownSources>, Vec<&str>> = BTreeMap::new();
@@ -131,8 +132,8 @@ impl Situation {
         warnings
     }
 
-    /// The kernel checks the setting of the receiving interface. The machine's setting is only copied to all interfaces when it
-    /// is written.
+    /// The kernel checks the setting of the receiving interface. The machine's setting is only copied to all interfaces
+    /// when it is written.
     fn forwarding_v4(&self, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
         if !self.v4 && self.v6 {
             return None;
@@ -173,8 +174,8 @@ impl Situation {
         })
     }
 
-    /// The higher of the machine's and the interface's setting applies: 1 drops packets from sources that are routed elsewhere,
-    /// 2 those from sources that are not routed at all.
+    /// The higher of the machine's and the interface's setting applies: 1 drops packets from sources that are routed
+    /// elsewhere, 2 those from sources that are not routed at all.
     fn reverse_path(
         &self,
         devices: &[&str],

@@ -48,8 +48,8 @@ pub(super) struct Load {
     reported: Reported,
 }
 
-/// The next step, or what is awaited. New ports are added before the routes that lead to them, and old ones are removed after
-/// their routes; at the start, the tables are full before the first frame arrives.
+/// The next step, or what is awaited. New ports are added before the routes that lead to them, and old ones are removed
+/// after their routes; at the start, the tables are full before the first frame arrives.
 #[derive(Debug)]
 enum Stage {
     Beginning,

@@ -1,5 +1,6 @@
-//! The switch itself: requests, kernel events and results come in, effects go out. Nothing here waits, and nothing reaches
-//! outside except through the tables and the effects: [`crate::daemon`] performs them, and feeds back their results.
+//! The switch itself: requests, kernel events and results come in, effects go out. Nothing here waits, and nothing
+//! reaches outside except through the tables and the effects: [`crate::daemon`] performs them, and feeds back their
+//! results.
 //!
 //! ```text
 //!   requests, kernel events, results, the time ---> Switch::handle ---> tables

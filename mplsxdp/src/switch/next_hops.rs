@@ -173,7 +173,7 @@ impl<T: Tables> Switch<T> {
                     next_hop = self.next_hop_name(id),
                     "the kernel has {mac} for this neighbour, which is not the MAC address of one interface (RFC 1812 section \
                      3.3.2): no frames are sent there until `ip neigh replace ADDRESS lladdr MAC dev IFACE` or the neighbour \
-                     tells another one"
+                     announces another one"
                 );
             }
             if let HopState::NoArp { ifindex } = state

@@ -1,6 +1,6 @@
-//! Ports that are added, removed and changed. Making an interface a port takes several effects, each of which is awaited: it is
-//! surveyed, the program is attached, and sockets for exceptions are opened. There is one such operation at a time; the others
-//! queue.
+//! Ports that are added, removed and changed. Making an interface a port takes several effects, each of which is
+//! awaited: it is surveyed, the program is attached, and sockets for exceptions are opened. There is one such operation
+//! at a time; the others queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,8 +59,8 @@ enum Stage {
     Surveying,
     /// The program is being attached to the interface, or to the parent of this sub-interface.
     Attaching(Option<Box<SubInterfacePlan>>),
-    /// Sockets for exceptions of this port are being opened on all queues; then it, or this sub-interface of it, is a switching
-    /// port.
+    /// Sockets for exceptions of this port are being opened on all queues; then it, or this sub-interface of it, is a
+    /// switching port.
     Listening(u16, Option<Box<SubInterfacePlan>>),
 }
 
@@ -274,7 +274,7 @@ impl<T: Tables> Switch<T> {
             Err(error) => {
                 let reason = error::report(&error);
                 if self.ports.waiting_mut().failed(name, reason.clone(), now) {
-                    warn!(port = name, "waits on: {reason}");
+                    warn!(port = name, "still waits: {reason}");
                 }
             }
         }
@@ -427,8 +427,8 @@ impl<T: Tables> Switch<T> {
         Progress::Done(Ok(()))
     }
 
-    /// Puts back programs of ports that are not in place. If that fails, it is tried again at growing intervals. The port stays
-    /// as it is meanwhile, because frames may still leave there.
+    /// Puts back programs of ports that are not in place. If that fails, it is tried again at growing intervals. The
+    /// port stays as it is meanwhile, because frames may still leave there.
     pub(super) fn put_back(&mut self, found: &[Finding], now: Instant) {
         for finding in found {
             let number = finding.number;

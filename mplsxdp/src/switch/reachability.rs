@@ -1,5 +1,6 @@
-//! Whether the next hops of routes can be reached, and what helps if they cannot. A change of single routes is then refused,
-//! because it is probably a typing mistake; the routes of a transaction and of the configuration are installed and wait.
+//! Whether the next hops of routes can be reached, and what helps if they cannot. A change of single routes is then
+//! refused, because it is probably a typing mistake; the routes of a transaction and of the configuration are installed
+//! and wait.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -159,8 +160,8 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Where the kernel looks up the next hop `address`: outside of VRFs first, unless `address` is in the network of an
-    /// interface in one; then in the VRFs that ports are in.
+    /// Where the kernel looks up the next hop `address`: outside of VRFs first, unless `address` is in the network of
+    /// an interface in one; then in the VRFs that ports are in.
     pub(super) fn scopes(&self, address: IpAddr) -> Vec<Option<u32>> {
         let links = self.resolver.links();
         let ports = self.ports.iter().filter_map(|port| self.ports.addressed(port.number()));
@@ -186,8 +187,8 @@ impl<T: Tables> Switch<T> {
         Ok(chosen.copied().unwrap_or(Lookup::NoRoute))
     }
 
-    /// Why a next hop in `state` cannot be reached. A neighbour that does not answer is not a reason: it may answer at any
-    /// time.
+    /// Why a next hop in `state` cannot be reached. A neighbour that does not answer is not a reason: it may answer at
+    /// any time.
     fn known_obstacle(&self, next_hop: &NextHop, state: HopState) -> Option<String> {
         let links = self.resolver.links();
         let address = next_hop.via.address();

@@ -212,8 +212,8 @@ impl<T: Tables> Switch<T> {
         Ok(())
     }
 
-    /// The route with the interfaces that were found for its next hops; as it was requested if two of them now lead to the same
-    /// neighbour.
+    /// The route with the interfaces that were found for its next hops; as it was requested if two of them now lead to
+    /// the same neighbour.
     fn with_devices(&self, listed: Listed) -> Route {
         let Listed { route, next_hops, .. } = listed;
         let found = |next_hop: &Option<NextHop>, id: Option<NextHopId>| {

@@ -260,7 +260,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route append 100 via inet 192.0.2.1",
             1,
-            "mplsxdp: `append`: a label or prefix has one route; `add` and `replace` are for that\n",
+            "mplsxdp: `append`: a label or prefix has only one route: use `add` or `replace`\n",
         ),
         (
             "route add 101 as foo via inet 192.0.2.1",

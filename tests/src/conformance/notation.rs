@@ -1,10 +1,11 @@
-//! Frames as text, both ways. `[100 64] [17 3/5] ip ttl 10` is a frame for this router with a stack of two entries, outermost
-//! first, written `[label ttl]` or `[label ttl/tc]`, over an IPv4 packet. The last entry has the S bit, unless a letter says
-//! otherwise: `[100 64 s]` has it, `[100 64 -]` has not. `[17 3]x5` is five of them.
+//! Frames as text, both ways. `[100 64] [17 3/5] ip ttl 10` is a frame for this router with a stack of two entries,
+//! outermost first, written `[label ttl]` or `[label ttl/tc]`, over an IPv4 packet. The last entry has the S bit,
+//! unless a letter says otherwise: `[100 64 s]` sets it, `[100 64 -]` clears it. `[17 3]x5` repeats an
+//! entry five times.
 //!
-//! Before the stack: `for MAC`, `src MAC`, `type 0x8848`, and tags as they follow each other, outermost first: `tag VID` is of
-//! 802.1Q (0x8100), `stag VID` of 802.1ad (0x88a8), `tag VID/PCP` has a priority. After the stack: nothing, `hex 0a0b..`, or
-//! `ip`, `ip6`, `icmp TYPE/CODE` or `icmp6 TYPE/CODE` with any of these, each once:
+//! Before the stack: `for MAC`, `src MAC`, `type 0x8848`, and VLAN tags, outermost first: `tag VID` is 802.1Q (0x8100),
+//! `stag VID` is 802.1ad (0x88a8), `tag VID/PCP` has a priority. After the stack: nothing, `hex 0a0b..`, or `ip`, `ip6`,
+//! `icmp TYPE/CODE` or `icmp6 TYPE/CODE` with any of these, each once:
 //!
 //! | words | default | |
 //! |---|---|---|
@@ -14,20 +15,20 @@
 //! | `udp PORT`, `tcp PORT`, `sctp PORT` | `udp 7` | destination port, and the header around it |
 //! | `sport PORT` | 7 | source port |
 //! | `proto N` | | a protocol without ports |
-//! | `data N` | | no UDP header: data from the packet's byte `N` on, as a later fragment has it |
+//! | `data N` | | no UDP header: data from the packet's byte `N` on, as in a later fragment |
 //! | `id N` | 0x1234 | identification, in IPv4 and the Fragment header |
 //! | `options N`, `fragment N` | 0 | IPv4: 32-bit words of options; flags and fragment offset |
 //! | `checksum N` | right | IPv4: header checksum |
 //! | `hopopts N` | 0 | IPv6: 64-bit words of a Hop-by-Hop Options header |
 //! | `fraghdr N` | none | IPv6: a Fragment header, with these 16 bits of offset and flag |
-//! | `size N` | 28 bytes behind the header | length of the IP packet |
-//! | `version N`, `ihl N`, `length N` | right | header fields that lie; `ihl` is of IPv4 |
+//! | `size N` | 28 bytes after the header | length of the IP packet |
+//! | `version N`, `ihl N`, `length N` | right | header fields with wrong values; `ihl` is IPv4's |
 //! | `trailer N` | 0 | bytes after the IP packet |
 //!
-//! An ICMP message is from this router to the default source (10.0.1.1 to 192.0.2.1, 2001:db8:f0::1 to 2001:db8::1), with TTL 64,
-//! TOS 0xc0 and identification 1, unless told otherwise, and may have `mtu N`, `shows [100 1] [17 3]` (the label stack in
-//! its RFC 4950 extension), `quoted N` (at most so many bytes of the packet in question) and last `quotes PACKET`, the packet
-//! in question, which ends the line. It has no ports, `proto`, `data` or `size`.
+//! An ICMP message goes from this router to the default source (10.0.1.1 to 192.0.2.1, 2001:db8:f0::1 to 2001:db8::1),
+//! with TTL 64, TOS 0xc0 and identification 1 by default. It may have `mtu N`, `shows [100 1] [17 3]` (the label stack
+//! in its RFC 4950 extension), `quoted N` (at most that many bytes of the packet), and last `quotes PACKET`, to the end
+//! of the line. It has no ports, `proto`, `data` or `size`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,5 +1,5 @@
-//! Runs cases on real ports: `mplsxdp load` in a network namespace, veth pairs to another one, frames in by packet sockets,
-//! and what comes out of every port compared.
+//! Runs cases on real ports: `mplsxdp load` in a network namespace, with veth pairs to another one. Packet sockets send
+//! the frames, and everything that leaves any port is compared.
 //!
 //! ```text
 //!   outside                       router [mplsxdp]
@@ -8,9 +8,9 @@
 //!   a, b, narrow, silent  ======  a, b, narrow, silent: the neighbours; b.200 and b.200.10
 //! ```
 //!
-//! There is one `mplsxdp` for each set of options. Nothing sleeps: behind each frame goes a marker to the kernel; when that has
-//! come through, the frame has been dealt with by the fast path, and what it counted has been counted. Frames that
-//! wait for a next hop's MAC address go first, and their answers, three seconds later, are fetched last.
+//! There is one `mplsxdp` for each set of options. Nothing sleeps: each frame is followed by a marker for the kernel;
+//! once the marker has come through, the fast path has handled and counted the frame. Frames that wait for a next hop's
+//! MAC address are sent first, and their answers, three seconds later, are fetched last.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

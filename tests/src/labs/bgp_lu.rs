@@ -1,5 +1,5 @@
-//! Labels by BGP on kernels without MPLS: ExaBGP and a small program (labs/bgp-lu/feed.py) that feeds mplsxdp over its control
-//! socket.
+//! Labels by BGP on kernels without MPLS: ExaBGP and a small program (labs/bgp-lu/feed.py) that feeds mplsxdp over its
+//! control socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -153,7 +153,7 @@ impl Speaker {
         };
         let log = directory.join("exabgp.log");
         let output = fs::File::create(&log)?;
-        // It would run feed.py as user nobody, and it listens only where it is told to.
+        // By default it would run feed.py as user nobody; and it listens only on the configured addresses.
         command
             .env("exabgp.daemon.user", "root")
             .env("exabgp.tcp.bind", "0.0.0.0")
@@ -174,7 +174,7 @@ impl Speaker {
         self.process.ended(STOP).map(drop)
     }
 
-    /// What it has logged.
+    /// Its log.
     fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -183,7 +183,7 @@ impl Speaker {
 impl Drop for Speaker {
     fn drop(&mut self) {
         if let Some(directory) = self.log.parent() {
-            // Nothing depends on it.
+            // A leftover does no harm.
             let _ = fs::remove_dir_all(directory);
         }
     }

@@ -58,7 +58,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     router.unload()
 }
 
-/// Waits until PR's kernel sends what is for PE2 to this interface.
+/// Waits until PR's kernel routes to PE2 through this interface.
 fn settled(nodes: &Nodes, interface: &str) -> Result<()> {
     wait::until(&format!("PE2 behind {interface} of PR"), RECOVERY, || {
         let route = nodes.pr.run("ip route show 10.255.0.2")?;

@@ -18,7 +18,7 @@ use crate::show;
 
 /// The tree of packages, in which FRR runs.
 pub const DEBIAN: &str = "/debian";
-/// What FRR's own installation would make, and the numbers of Debian's first users.
+/// The users that FRR's own installation would create, and the numbers of Debian's first users.
 const USERS: [(&str, &str); 4] = [
     (
         "etc/passwd",
@@ -75,7 +75,7 @@ impl<'a> Frr<'a> {
         Ok(frr)
     }
 
-    /// Starts what is not running, and has all daemons read the configuration.
+    /// Starts daemons that are not running, and makes all of them read the configuration.
     pub fn start_all(&mut self) -> Result<()> {
         for daemon in &mut self.daemons {
             if daemon.process.is_none() {
@@ -105,7 +105,7 @@ impl<'a> Frr<'a> {
         command
     }
 
-    /// What vtysh prints for a command.
+    /// The output of vtysh for a command.
     pub fn ask(&self, line: &str) -> Result<String> {
         let output = self.vtysh_command().args(["-c", line]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -178,7 +178,7 @@ impl Daemon {
     }
 }
 
-/// What a daemon has logged.
+/// The log of a daemon.
 pub fn log_of(node: &Node, daemon: &str) -> String {
     fs::read_to_string(format!("/tmp/{}-{daemon}.log", node.name())).unwrap_or_default()
 }
@@ -187,7 +187,7 @@ fn run_directory(node: &Node) -> PathBuf {
     Path::new("/run/frr").join(node.name())
 }
 
-/// Makes the tree of packages a system, once.
+/// Turns the tree of packages into a system, once.
 pub fn prepare() -> Result<()> {
     static PREPARED: Once = Once::new();
     let mut prepared = Ok(());

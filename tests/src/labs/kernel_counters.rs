@@ -1,4 +1,4 @@
-//! What the kernel has counted of labelled frames: RTM_GETSTATS, by `ip stats`.
+//! The kernel's counters of labelled frames: RTM_GETSTATS, with `ip stats`.
 
 use anyhow::{Context as _, Result};
 
@@ -27,7 +27,7 @@ pub fn mpls_packets(node: &Node, interfaces: &[&str]) -> Result<MplsPackets> {
     Ok(sum)
 }
 
-/// The same as a person sees them.
+/// The same, as shown to people.
 pub fn show_mpls_packets(node: &Node, interfaces: &[&str]) -> Result<()> {
     for interface in interfaces {
         show::shell(

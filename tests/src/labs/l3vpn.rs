@@ -146,7 +146,7 @@ impl<'a> Routers<'a> {
     }
 }
 
-/// The VPN by the kernel's routes.
+/// The VPN, with mplsxdp following the kernel's routes.
 pub fn run(lab: &Lab) -> Result<()> {
     title("An MPLS VPN: FRR on every router, mplsxdp on PR by the kernel's routes");
     println!("{DRAWING}");
@@ -163,7 +163,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     by_xdp(&nodes, &routers, "--sync kernel --iface to-PE1 --iface to-PE2")
 }
 
-/// The VPN by what zebra sends to mplsxdp.
+/// The VPN, with mplsxdp getting its routes from zebra.
 pub fn by_fpm(lab: &Lab) -> Result<()> {
     title("An MPLS VPN: FRR on every router, mplsxdp on PR by FPM");
     println!("{DRAWING}");
@@ -180,7 +180,7 @@ pub fn by_fpm(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// How it is without mplsxdp.
+/// The VPN without mplsxdp.
 fn by_kernel(nodes: &Nodes) -> Result<()> {
     let [ce1, _, ce3, _] = &nodes.ce;
     heading("PR's kernel forwards: pings between the sites of a customer, and none to the other's");
@@ -270,7 +270,7 @@ pub fn by_xdp(nodes: &Nodes, routers: &Routers<'_>, options: &str) -> Result<()>
     sessions.ensure_unbroken(routers)
 }
 
-/// That PR's kernel has counted no labelled packet since.
+/// Checks that PR's kernel has counted no labelled packet since.
 pub fn unseen(pr: &Node, before: MplsPackets) -> Result<()> {
     let now = mpls_packets(pr, &CORE)?;
     ensure!(
@@ -280,7 +280,7 @@ pub fn unseen(pr: &Node, before: MplsPackets) -> Result<()> {
     Ok(())
 }
 
-/// That it has.
+/// Checks that it has.
 fn seen(pr: &Node, before: MplsPackets) -> Result<()> {
     let now = mpls_packets(pr, &CORE)?;
     ensure!(
@@ -335,7 +335,7 @@ impl Sessions {
         })
     }
 
-    /// That no session has begun anew since.
+    /// Checks that no session has restarted since.
     fn ensure_unbroken(&self, routers: &Routers<'_>) -> Result<()> {
         heading("FRR's sessions have stayed up");
         routers.pr.show("show mpls ldp neighbor")?;

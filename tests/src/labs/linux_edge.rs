@@ -1,5 +1,5 @@
-//! The topologies of the demo, with Linux where labels are pushed and popped for the last time: `ip route ... encap mpls` and
-//! `ip -f mpls route`.
+//! The topologies of the demo, with Linux where labels are pushed and popped for the last time: `ip route ... encap
+//! mpls` and `ip -f mpls route`.
 
 use anyhow::{Result, ensure};
 use mplsxdp_tests::Lab;
@@ -116,7 +116,7 @@ fn transit(lab: &Lab) -> Result<()> {
     router.unload()
 }
 
-/// Two hosts that push labels themselves, and two mplsxdp routers of which one swaps and the other pops.
+/// Two hosts that push labels themselves, and two mplsxdp routers: one swaps, the other pops.
 fn own_traffic(lab: &Lab) -> Result<()> {
     title("Linux hosts that push labels, mplsxdp on both routers");
     println!(

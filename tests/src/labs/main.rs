@@ -1,5 +1,6 @@
-//! The labs: mplsxdp among routers that run FRR or only Linux. `cargo xtask guest lab NAME` runs this in a guest whose kernel
-//! has MPLS and which has FRR in /debian. Each lab prints what it does and sees, and fails when that is not what it should be.
+//! The labs: mplsxdp among routers that run FRR or only Linux. `cargo xtask guest lab NAME` runs this in a guest whose
+//! kernel has MPLS and which has FRR in /debian. Each lab shows its commands and their output, and fails if the output
+//! is not as it should be.
 
 mod bgp_lu;
 mod convergence;

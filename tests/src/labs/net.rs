@@ -23,7 +23,7 @@ impl Node {
         })
     }
 
-    /// As people call it.
+    /// The name for people.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -40,7 +40,7 @@ impl Node {
         command
     }
 
-    /// What a command prints; the error is what a failing one printed.
+    /// The output of a command; if it fails, the error is its output.
     pub fn run(&self, line: &str) -> Result<String> {
         let output = self.command(line).output()?;
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -50,7 +50,7 @@ impl Node {
         Ok(text.into_iter().next().unwrap_or_default())
     }
 
-    /// What a command prints, whether it succeeds or not.
+    /// The output of a command, whether it succeeds or not.
     pub fn output(&self, line: &str) -> Result<String> {
         let output = self.command(line).output()?;
         Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
@@ -108,8 +108,8 @@ pub fn link(a: &Node, b: &Node) -> Result<()> {
     netns::link(netns::End::new(&a.netns, &to_b), netns::End::new(&b.netns, &to_a))
 }
 
-/// The same with a node in the middle that has a bridge, so that tcpdump there, on interface `a`, sees what passes. The MTU of
-/// the cable leaves room for labels.
+/// The same with a node in the middle that has a bridge, so that tcpdump there, on interface `a`, sees what passes. The
+/// MTU of the cable leaves room for labels.
 pub fn tapped_link(a: &Node, middle: &Node, b: &Node) -> Result<()> {
     const MTU: u32 = 1600;
     let (to_b, to_a) = (format!("to-{}", b.name), format!("to-{}", a.name));

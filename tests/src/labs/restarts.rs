@@ -10,7 +10,7 @@ use crate::traffic::{Counted, INTERVAL, Traffic};
 
 const OPTIONS: &str = "--sync kernel --iface to-PE1 --iface to-PE2";
 
-/// What is done to PR.
+/// What happens to PR.
 #[derive(Clone, Copy)]
 enum Step {
     ReloadSwitch,
@@ -53,7 +53,7 @@ pub fn run(lab: &Lab) -> Result<()> {
         let traffic = Traffic::start(&nodes.ce[0], &nodes.ce[1], "192.168.2.1".parse()?)?;
         std::thread::sleep(INTERVAL * 100);
         router = carry_out(step, &nodes, &mut routers, router)?;
-        // The PEs still have their routes while PR's labels are not there yet.
+        // The PEs still have their routes before PR has its labels.
         routers.relearned()?;
         routers.converged()?;
         synchronised(&router, &nodes.pr)?;

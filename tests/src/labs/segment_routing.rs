@@ -11,7 +11,7 @@ use crate::watch::{Watch, stack};
 /// Prefix SIDs in labs/sr-ospf and labs/sr-isis: PE1's is popped by PR, PE2 pops its own.
 const PE1_LABEL: u32 = 16001;
 const PE2_LABEL: u32 = 16002;
-/// An address of PE2 that no protocol knows.
+/// An address of PE2 that no protocol announces.
 const ASIDE: &str = "10.9.9.9";
 
 pub fn by_ospf(lab: &Lab) -> Result<()> {
@@ -34,7 +34,7 @@ fn run(lab: &Lab, directory: &str, igp: &'static str) -> Result<()> {
 "
     );
     let nodes = Nodes::new(lab)?;
-    // A label beneath one that ends in this router is looked up by way of lo.
+    // A label beneath one that ends in this router is looked up as if it had arrived at lo.
     for pe in &nodes.pe {
         pe.accept_labels(&["lo"])?;
     }

@@ -20,7 +20,7 @@ pub fn command(node: &Node, line: &str) {
     println!("{}# {line}", node.name());
 }
 
-/// Runs a command on a node and shows it and what it prints. The error is what a failing one printed.
+/// Runs a command on a node, and shows it with its output. If it fails, the error is its output.
 pub fn shell(node: &Node, line: &str) -> Result<String> {
     command(node, line);
     let output = node.run(line)?;
@@ -48,7 +48,7 @@ pub fn ping(node: &Node, target: &str, ttl: u8) -> Result<()> {
     Ok(())
 }
 
-/// Pings what must not answer.
+/// Pings an address that must not answer.
 pub fn no_ping(node: &Node, target: &str) -> Result<()> {
     let output = shell_either_way(node, &format!("ping -n -c 2 -i 0.2 -W 1 {target}"))?;
     ensure!(!output.contains("ttl="), "{target} answers, and must not");

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::net::Node;
 
-/// Between two datagrams.
+/// The time between two datagrams.
 pub const INTERVAL: Duration = Duration::from_millis(5);
 /// How long the last ones may take.
 const LAST: Duration = Duration::from_millis(500);
@@ -23,12 +23,12 @@ pub struct Traffic {
     receiver: JoinHandle<BTreeSet<u64>>,
 }
 
-/// What has come of it.
+/// The result.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     pub sent: u64,
     pub lost: u64,
-    /// The most that were lost one after the other.
+    /// The most that were lost in a row.
     pub longest: u64,
 }
 
@@ -51,7 +51,7 @@ impl Traffic {
         let sender = thread::spawn(move || {
             let mut number = 0_u64;
             while !stop.load(Ordering::Relaxed) {
-                // One that cannot be sent, as when there is no route, is lost.
+                // A datagram that cannot be sent, for example without a route, counts as lost.
                 let _ = sending.send_to(&number.to_be_bytes(), target);
                 number += 1;
                 thread::sleep(INTERVAL);

@@ -1,4 +1,4 @@
-//! A capture of what passes on a cable while something else happens.
+//! A capture of a cable while something else happens.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use crate::show;
 /// How long frames may take to show.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A tcpdump that runs until this goes.
+/// A tcpdump that runs until this is dropped.
 pub struct Watch<'a> {
     cable: &'a Node,
     line: String,
@@ -35,7 +35,7 @@ impl<'a> Watch<'a> {
         while !all.contains("listening on") {
             ensure!(said.read_line(&mut all)? > 0, "tcpdump does not listen: {all}");
         }
-        // It must be able to say more.
+        // Keeps reading, so that it never blocks.
         thread::spawn(move || said.lines().for_each(drop));
         let output = process.child().stdout.take().context("no pipe from tcpdump")?;
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -53,7 +53,8 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Waits for the first frames of which tcpdump prints each of `texts`, shows them, and returns them in the order of `texts`.
+    /// Waits for the first frames for which tcpdump prints each of `texts`, shows them, and returns them in the order
+    /// of `texts`.
     pub fn first<const N: usize>(&self, texts: [&str; N]) -> Result<[String; N]> {
         let found = wait::until(&format!("{texts:?} on {}", self.cable.name()), PATIENCE, || {
             let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);

@@ -380,7 +380,7 @@ fn denied() -> Result<()> {
     let output = run(bench.peer.name())?;
     let err = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        err.contains("cannot tell which instance runs in the network namespace"),
+        err.contains("cannot find out which instance runs in the network namespace"),
         "{err}"
     );
     for other in others {

@@ -1,4 +1,5 @@
-//! The conformance suite as ordinary tests: every case on the host, in the kernel and on real ports, and the page in `docs/`.
+//! The conformance suite as ordinary tests: every case on the host, in the kernel and on real ports, and the page in
+//! `docs/`.
 
 use anyhow::{Result, anyhow, ensure};
 use libtest_mimic::Trial;

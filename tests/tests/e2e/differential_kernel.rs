@@ -1,5 +1,5 @@
-//! mplsxdp against the kernel's own MPLS: the same random tables and frames go through `mpls_router` and through mplsxdp in linux
-//! mode. Each difference is one of [`Difference`], which docs/semantics.md lists, or a bug.
+//! mplsxdp against the kernel's own MPLS: the same random tables and frames go through `mpls_router` and through
+//! mplsxdp in linux mode. Each difference is one of [`Difference`], which docs/semantics.md lists, or a bug.
 //!
 //! ```text
 //!            +-- eth0 ---- eth1 [kernel]  eth2 ---- eth0 --+

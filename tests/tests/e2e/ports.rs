@@ -326,7 +326,7 @@ fn refused_at_first() -> Result<()> {
     bench.netns.ip("link del dev eth2")?;
     bench.netns.ip("link add eth2 type bridge")?;
     wait::until("the reason", LIMIT, || {
-        Ok(router.said().contains("waits on: eth2 is a bridge").then_some(()))
+        Ok(router.said().contains("still waits: eth2 is a bridge").then_some(()))
     })?;
     let shown = router.run("link show eth2")?;
     ensure!(shown.contains("problem: eth2 is a bridge"), "{shown}");

@@ -1,5 +1,5 @@
-//! The labs: routers that run FRR, or only Linux, in network namespaces of a guest whose kernel has MPLS. The program `labs` of
-//! the tests crate carries them out; see labs/README.md.
+//! The labs: routers that run FRR, or only Linux, in network namespaces of a guest whose kernel has MPLS. The program
+//! `labs` of the tests crate carries them out; see labs/README.md.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,8 @@ use crate::setup;
 
 /// The program that carries out labs, and lists them.
 const PROGRAM: &str = "labs";
-/// Packages that the guest has besides the programs of this machine, and the suite of Debian that they are from: that of FRR 8.4.
+/// Packages that the guest has besides the programs of this machine, and the suite of Debian that they are from: that
+/// of FRR 8.4.
 const PACKAGES: (&str, [&str; 2]) = ("bookworm", ["frr", "exabgp"]);
 /// What FRR and the labs need of the kernel.
 const MODULES: [&str; 3] = ["vrf", "8021q", "dummy"];

@@ -453,7 +453,7 @@ impl List {
 
 /// Why there is no reply.
 enum Failure {
-    /// The call gets an error; the connection goes on.
+    /// The call gets an error; the connection continues.
     Call(Error),
     Connection(io::Error),
 }

@@ -169,7 +169,8 @@ fn guest_checksum(link: &LinkInfo) -> bool {
     let Some(parent) = link.parent.as_ref().filter(|parent| &*parent.bus == "virtio") else {
         return false;
     };
-    // One digit for each feature, the first one first. If the file cannot be read, assume yes: looking for them does no harm.
+    // One digit for each feature, the first one first. If the file cannot be read, assume yes: looking for them does no
+    // harm.
     let features = std::fs::read_to_string(format!("/sys/bus/virtio/devices/{}/features", parent.device));
     features.map_or(true, |features| features.as_bytes().get(GUEST_CSUM) == Some(&b'1'))
 }

@@ -1,5 +1,5 @@
-//! Whether an interface can become a port, before and after the program is attached: facts are gathered and checked against the
-//! rules. Every refusal is one message with the cause and the command that fixes it.
+//! Whether an interface can become a port, before and after the program is attached: facts are gathered and checked
+//! against the rules. Every refusal is one message with the cause and the command that fixes it.
 
 mod check;
 mod error;

@@ -1,37 +1,57 @@
-//! Programs of the test and measuring rig: a generator that runs on live frames, a bare redirect to compare with,
-//! programs for the ends of the line that take every frame, and a counter of page pools.
+//! Programs of the test and measuring rig: a generator that runs on live frames, a bare redirect and a minimal label swap to
+//! compare with, programs for the ends of the line that take every frame, and a counter of page pools.
 #![no_std]
 #![no_main]
 
-use core::ptr::{read_volatile, write_unaligned};
+use core::ptr::{read_unaligned, read_volatile, write_unaligned};
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32},
+    helpers::{bpf_get_current_pid_tgid, bpf_xdp_adjust_tail},
     macros::{map, raw_tracepoint, xdp},
-    maps::{DevMap, HashMap, PerCpuArray},
+    maps::{Array, DevMap, HashMap, PerCpuArray},
     programs::{RawTracePointContext, XdpContext},
 };
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, Label, Lse};
 
-/// The Ethernet header that the generator writes, frozen by the loader: destination MAC, source MAC, two unused bytes.
+/// How much of a frame the generator writes, in bytes and in words: the shortest frame.
+const HEADER_LEN: usize = 60;
+const HEADER_WORDS: usize = HEADER_LEN.div_ceil(8);
+const KINDS: usize = 3;
+
+/// What the generator writes at the start of each frame: a header for each of three kinds of frames. Frozen by the loader, like
+/// all of these. Words, so that they are aligned.
 #[unsafe(no_mangle)]
-static MACS: [u8; 14] = [0; 14];
-/// The generator's labels are `FIRST_ORDINARY` plus a multiple of `LABEL_STEP`. There are `LABEL_COUNT` of them, a
-/// power of two.
+static HEADERS: [[u64; HEADER_WORDS]; KINDS] = [[0; HEADER_WORDS]; KINDS];
+/// Lengths of the three kinds of frames in bytes; 0: all frames are of the first kind, and as long as they are.
 #[unsafe(no_mangle)]
-static LABEL_COUNT: u32 = 1;
+static LENGTHS: [u32; KINDS] = [0; KINDS];
+/// Where in the header the bytes stand that differ from frame to frame, and whether they are 8, or 4.
 #[unsafe(no_mangle)]
-static LABEL_STEP: u32 = 1;
-/// The TTL of the label.
+static DRAW_OFFSET: u32 = 0;
 #[unsafe(no_mangle)]
-static LABEL_TTL: u8 = 64;
+static DRAW_WIDE: u32 = 0;
+/// How many of them are in `DRAWS`, less 1. Their number is a power of two.
+#[unsafe(no_mangle)]
+static DRAW_MASK: u32 = 0;
+/// What `swap` writes: destination MAC, source MAC, four bytes unused.
+#[unsafe(no_mangle)]
+static MACS: [u64; 2] = [0; 2];
 
 /// The process whose page pools are recorded.
 #[unsafe(no_mangle)]
 static PROCESS: u32 = 0;
 
-/// Slot 0 is where `generate` and `redirect` send everything.
+/// What the generator writes into one frame after another, as it is on the wire. It is read in order, so it costs few misses.
+#[map]
+static DRAWS: Array<u64> = Array::with_max_entries(1, 0);
+/// How many frames were generated.
+#[map]
+static GENERATED: Array<u64> = Array::with_max_entries(1, 0);
+/// What `swap` makes of each label: the new label; 0: nothing.
+#[map]
+static SWAPS: Array<u64> = Array::with_max_entries(1, 0);
+/// Where `generate`, `redirect` and `swap` send everything: slot 0.
 #[map]
 static RIG_TX: DevMap = DevMap::with_max_entries(1, 0);
 /// Frames that `sink` took, per CPU.
@@ -41,34 +61,65 @@ static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static PAGE_POOLS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
-/// Turns the frame into a labelled one with a random label, and sends it on. Frames of a live run come back with the
-/// bytes last written, so the header is written again each time.
+/// Writes a new header at the start of the frame that it is run on, and sends it on. Frames of a live run come back with what was
+/// last written, so all of the header is written each time.
 #[xdp(frags)]
 pub fn generate(ctx: XdpContext) -> u32 {
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if data + ETH_HLEN + 4 > end {
+    let Some(generated) = GENERATED.get_ptr_mut(0) else {
         return xdp_action::XDP_ABORTED;
-    }
-    // SAFETY: frozen values; volatile so that the compiler does not assume the initial values above.
-    let (mut header, count, step, ttl) = unsafe {
+    };
+    // SAFETY: the map's value, which nothing else writes to. Frozen values; volatile so that the compiler does not take those above
+    // for granted.
+    let (position, mask, offset, is_wide, longest) = unsafe {
+        *generated += 1;
         (
-            read_volatile(&raw const MACS),
-            read_volatile(&raw const LABEL_COUNT),
-            read_volatile(&raw const LABEL_STEP),
-            read_volatile(&raw const LABEL_TTL),
+            *generated,
+            read_volatile(&raw const DRAW_MASK),
+            read_volatile(&raw const DRAW_OFFSET) as usize,
+            read_volatile(&raw const DRAW_WIDE) != 0,
+            read_volatile((&raw const LENGTHS).cast::<u32>().add(KINDS - 1)),
         )
     };
-    [header[12], header[13]] = ETH_P_MPLS_UC.to_be_bytes();
-    // SAFETY: a helper without arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let label = Label::from_low_bits(Label::FIRST_ORDINARY.get() + (random & (count - 1)) * step);
-    // SAFETY: within the frame, as checked above.
+    let mut kind = 0;
+    if longest != 0 {
+        // The "simple IMIX": 7 short frames, 4 middling, 1 long.
+        kind = match position % 12 {
+            0..7 => 0,
+            7..11 => 1,
+            _ => 2,
+        };
+        // SAFETY: within the array; the helper takes this program's own context.
+        let shortened = unsafe {
+            let length = read_volatile((&raw const LENGTHS).cast::<u32>().add(kind));
+            bpf_xdp_adjust_tail(ctx.ctx, length as i32 - longest as i32)
+        };
+        if shortened != 0 {
+            return xdp_action::XDP_ABORTED;
+        }
+    }
+    let Some(draw) = DRAWS.get(position as u32 & mask) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + HEADER_LEN > end || offset > HEADER_LEN - 8 {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: within the array, and within the frame, as checked above.
     unsafe {
-        write_unaligned(data as *mut [u8; ETH_HLEN], header);
-        write_unaligned(
-            (data + ETH_HLEN) as *mut [u8; 4],
-            Lse::new(label, 0, true, ttl).to_bytes(),
-        );
+        let header = (&raw const HEADERS)
+            .cast::<[u64; HEADER_WORDS]>()
+            .add(kind)
+            .cast::<u64>();
+        for word in 0..HEADER_WORDS - 1 {
+            write_unaligned((data + word * 8) as *mut u64, read_volatile(header.add(word)));
+        }
+        let last = read_volatile(header.add(HEADER_WORDS - 1));
+        write_unaligned((data + HEADER_LEN - 4) as *mut u32, last as u32);
+        if is_wide {
+            write_unaligned((data + offset) as *mut u64, *draw);
+        } else {
+            write_unaligned((data + offset) as *mut u32, *draw as u32);
+        }
     }
     redirected()
 }
@@ -76,6 +127,41 @@ pub fn generate(ctx: XdpContext) -> u32 {
 /// Sends every frame on, untouched.
 #[xdp(frags)]
 pub fn redirect(_: XdpContext) -> u32 {
+    redirected()
+}
+
+/// The least that a label switch can do: swaps the label of an untagged frame by a table, writes the next hop's addresses, which are
+/// the same for all labels, and sends it on. No look at the destination address, no counter, no MTU, one operation.
+#[xdp(frags)]
+pub fn swap(ctx: XdpContext) -> u32 {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + ETH_HLEN + 4 > end {
+        return xdp_action::XDP_PASS;
+    }
+    // SAFETY: within the frame, as checked above.
+    let (ethertype, lse) = unsafe {
+        (
+            read_unaligned((data + ETH_HLEN - 2) as *const [u8; 2]),
+            Lse::from_bytes(read_unaligned((data + ETH_HLEN) as *const [u8; 4])),
+        )
+    };
+    if u16::from_be_bytes(ethertype) != ETH_P_MPLS_UC || lse.ttl() <= 1 {
+        return xdp_action::XDP_PASS;
+    }
+    let new = match SWAPS.get(lse.label().get()) {
+        Some(&new) if new != 0 => Label::from_low_bits(new as u32),
+        _ => return xdp_action::XDP_PASS,
+    };
+    // SAFETY: within the frame, as checked above. Frozen values; volatile so that the compiler does not take those above for granted.
+    unsafe {
+        let macs = (&raw const MACS).cast::<u64>();
+        write_unaligned(data as *mut u64, read_volatile(macs));
+        write_unaligned((data + 8) as *mut u32, read_volatile(macs.add(1)) as u32);
+        write_unaligned(
+            (data + ETH_HLEN) as *mut [u8; 4],
+            lse.swapped(new, lse.ttl() - 1).to_bytes(),
+        );
+    }
     redirected()
 }
 

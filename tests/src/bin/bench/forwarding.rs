@@ -1,0 +1,451 @@
+//! The forwarding rate of each operation in [`ROWS`], on one CPU:
+//!
+//! ```text
+//! generator --redirect--> in0 ===veth=== in1 [switch] --redirect--> out0 ===veth=== out1 [sink: counts, drops]
+//! ```
+//!
+//! The bare redirect and the least swap have veth pairs of their own in place of `in0` and `in1`. Generator, program and sink take
+//! turns on one CPU, so a time is that of the whole line; what the switch adds is the difference to the bare redirect in the same
+//! round. The programs take turns round by round, so that all meet the same noise. The switch is the real program with its default
+//! configuration; routes come through the control socket.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::Ebpf;
+use aya::maps::{Array, PerCpuArray};
+use aya::programs::XdpMode;
+use aya::programs::xdp::XdpLinkId;
+use clap::Args;
+use mplsxdp_common::abi::MAX_LABELS;
+use mplsxdp_common::wire::{Label, Mac};
+use mplsxdp_tests::rig::OBJECT;
+use mplsxdp_tests::router::program as switch_program;
+use mplsxdp_tests::{End, Lab, Netns, Router, link};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::generator::{self, Generator, Headers, Size};
+use super::plot::plot;
+use super::rows::{Counters, Keys, Measure, ROWS, Row, VLAN};
+use super::{median, sorted};
+
+/// What the frames leave by has room for labels.
+const OUT_MTU: u32 = 1600;
+/// A first batch warms the caches.
+const WARM_UP: u32 = 64 * 1024;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// What to measure; all of it if nothing is named.
+    #[arg(value_name = "OPERATION", value_parser = clap::builder::PossibleValuesParser::new(ROWS.iter().map(|row| row.name)))]
+    operations: Vec<String>,
+    /// Rounds, of every program in turn.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Frames of a round, in thousands.
+    #[arg(long, default_value_t = 300)]
+    kiloframes: u32,
+    /// The CPU that does all of it.
+    #[arg(long, default_value_t = 1)]
+    cpu: usize,
+    /// Length of a frame on the wire, checksum included, or `imix`.
+    #[arg(long, default_value = "64")]
+    size: Size,
+    /// Another `mplsxdp`, to measure in the same rounds.
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
+    /// Writes a plot of the table.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// What frames go through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contender {
+    Bare,
+    /// The least swap.
+    Floor,
+    Before,
+    Now,
+}
+
+impl Contender {
+    /// Its veth pair: where frames are sent into, and where the program is.
+    const fn ports(self) -> [&'static str; 2] {
+        match self {
+            Self::Bare => ["bare0", "bare1"],
+            Self::Floor => ["least0", "least1"],
+            Self::Before => ["before0", "before1"],
+            Self::Now => ["in0", "in1"],
+        }
+    }
+}
+
+/// Nanoseconds per frame, round by round.
+pub struct Times {
+    pub row: &'static Row,
+    bare: Vec<f64>,
+    floor: Option<Vec<f64>>,
+    before: Option<Vec<f64>>,
+    now: Vec<f64>,
+}
+
+impl Times {
+    /// Median of the bare redirect, or of no program, in nanoseconds per frame.
+    fn bare(&self) -> f64 {
+        median(&sorted(self.bare.clone()))
+    }
+
+    /// Nanoseconds that a program adds to the bare redirect of the same round, in order.
+    fn added(&self, times: &[f64]) -> Vec<f64> {
+        sorted(times.iter().zip(&self.bare).map(|(own, bare)| own - bare).collect())
+    }
+
+    pub fn median_added(&self) -> f64 {
+        median(&self.added(&self.now))
+    }
+
+    /// Rate as a share of that of the bare redirect of the same round, median.
+    fn ratio(&self, times: &[f64]) -> f64 {
+        median(&sorted(
+            times.iter().zip(&self.bare).map(|(own, bare)| bare / own).collect(),
+        ))
+    }
+
+    fn print_head(before: bool) {
+        let (head, rule) = if before {
+            (" before: added ns |", "--:|")
+        } else {
+            ("", "")
+        };
+        println!("| operation | Mframes/s | to bare | added ns | quartiles | least swap: added ns |{head} bare ns |");
+        println!("|---|--:|--:|--:|--:|--:|{rule}--:|");
+    }
+
+    fn print(&self) {
+        let added = self.added(&self.now);
+        let quartile = |quarters: usize| added[(added.len() - 1) * quarters / 4];
+        let of = |times: &Option<Vec<f64>>| match times {
+            Some(times) => format!("{:.1}", median(&self.added(times))),
+            None => String::new(),
+        };
+        let before = match &self.before {
+            Some(_) => format!(" {} |", of(&self.before)),
+            None => String::new(),
+        };
+        println!(
+            "| {} | {:.2} | {:.2} | {:.1} | {:.1} to {:.1} | {} |{before} {:.1} |",
+            self.row.title,
+            1000.0 / median(&sorted(self.now.clone())),
+            self.ratio(&self.now),
+            median(&added),
+            quartile(1),
+            quartile(3),
+            of(&self.floor),
+            self.bare(),
+        );
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let lab = Lab::new()?;
+    let netns = lab.netns("bench")?;
+    let times = netns.within(|| {
+        let mut bench = Bench::new(&netns, arguments)?;
+        let chosen =
+            |row: &&Row| arguments.operations.is_empty() || arguments.operations.iter().any(|name| name == row.name);
+        Times::print_head(arguments.before.is_some());
+        let mut all = Vec::new();
+        for row in ROWS.iter().filter(chosen) {
+            let times = bench.measure(row)?;
+            times.print();
+            all.push(times);
+        }
+        Ok(all)
+    })?;
+    println!(
+        "\nMedians of {} rounds of {} thousand frames each; one CPU for generator, program and sink. `to bare`: rate as a share \
+         of a bare redirect's. `added`: to the bare redirect's time for a frame.",
+        arguments.rounds, arguments.kiloframes
+    );
+    if let Some(file) = &arguments.svg {
+        std::fs::write(file, plot(&times)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    netns: &'a Netns,
+    arguments: &'a Arguments,
+    bare: Ebpf,
+    /// How the bare redirect is attached; without it, the kernel gets its frames.
+    bare_link: Option<XdpLinkId>,
+    /// Attached.
+    _floor: Ebpf,
+    sink: Ebpf,
+    now: Option<Switch>,
+    before: Option<Switch>,
+}
+
+struct Switch {
+    router: Router,
+    counters: Counters,
+}
+
+impl<'a> Bench<'a> {
+    fn new(netns: &'a Netns, arguments: &'a Arguments) -> Result<Self> {
+        let mut contenders = vec![Contender::Bare, Contender::Floor, Contender::Now];
+        contenders.extend(arguments.before.is_some().then_some(Contender::Before));
+        for [outer, inner] in contenders.iter().map(|contender| contender.ports()) {
+            link(End::new(netns, outer), End::new(netns, inner))?;
+        }
+        link(
+            End::new(netns, "out0").mtu(OUT_MTU),
+            End::new(netns, "out1").mtu(OUT_MTU),
+        )?;
+        let mut sink = Ebpf::load(OBJECT)?;
+        let xdp = generator::program(&mut sink, "sink")?;
+        xdp.load()?;
+        xdp.attach("out1", XdpMode::Driver)?;
+        // What is sent back.
+        for contender in [Contender::Now, Contender::Before] {
+            if contenders.contains(&contender) {
+                xdp.attach(contender.ports()[0], XdpMode::Driver)?;
+            }
+        }
+        let mut bare = Ebpf::load(OBJECT)?;
+        generator::send_to(&mut bare, index("out0")?)?;
+        generator::program(&mut bare, "redirect")?.load()?;
+        Ok(Self {
+            netns,
+            arguments,
+            bare,
+            bare_link: None,
+            _floor: least_swap(netns)?,
+            sink,
+            now: None,
+            before: None,
+        })
+    }
+
+    fn measure(&mut self, row: &'static Row) -> Result<Times> {
+        let (keys, draws) = row.traffic.keys.generate();
+        let mut contenders = vec![Contender::Bare];
+        if row.measure == Measure::Forwarding && row.traffic.keys.are_labels() && row.traffic.tag.is_none() {
+            contenders.push(Contender::Floor);
+        }
+        if self.arguments.before.is_some() {
+            contenders.push(Contender::Before);
+        }
+        contenders.push(Contender::Now);
+        self.attach_bare(row.measure == Measure::Forwarding)?;
+
+        let mut frames = Vec::new();
+        for &contender in &contenders {
+            let [outer, inner] = contender.ports();
+            if let Contender::Before | Contender::Now = contender {
+                let routes = self.routes(row, &keys, contender)?;
+                self.switch(contender, row.counters)?
+                    .router
+                    .run_with("route restore --allow-empty", &routes)?;
+            }
+            let stack: Vec<u32> = match row.traffic.keys {
+                Keys::Labels(..) | Keys::Zipf => [&[0], row.traffic.beneath].concat(),
+                _ => Vec::new(),
+            };
+            let headers = Headers {
+                destination: self.netns.mac(inner)?,
+                source: self.netns.mac(outer)?,
+                tag: row.traffic.tag,
+                labels: &stack,
+                label_ttl: 64,
+                family: row.traffic.keys.family(),
+            };
+            let mut generator = Generator::load(headers, &draws, self.arguments.size)?;
+            generator.send_to(index(outer)?)?;
+            frames.push(generator);
+        }
+
+        let mut times: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
+        for round in 0..=self.arguments.rounds {
+            for ((&contender, generator), times) in contenders.iter().zip(&mut frames).zip(&mut times) {
+                let time = self.round(row, contender, generator)?;
+                // In the first one, memory is allotted.
+                if round > 0 {
+                    times.push(time);
+                }
+            }
+        }
+        let mut of = |contender| {
+            let index = contenders.iter().position(|&other| other == contender)?;
+            Some(std::mem::take(&mut times[index]))
+        };
+        Ok(Times {
+            row,
+            bare: of(Contender::Bare).unwrap_or_default(),
+            floor: of(Contender::Floor),
+            before: of(Contender::Before),
+            now: of(Contender::Now).unwrap_or_default(),
+        })
+    }
+
+    /// Nanoseconds per frame.
+    fn round(&self, row: &Row, contender: Contender, generator: &mut Generator) -> Result<f64> {
+        let sent = self.arguments.kiloframes * 1000;
+        let (before, time) = on_cpu(self.arguments.cpu, || {
+            generator.run(WARM_UP)?;
+            let before = self.arrived(row, contender)?;
+            Ok((before, generator.run(sent)?))
+        })?;
+        // What is still in a ring is a batch at most; on a busy machine some frames find a ring full.
+        thread::sleep(Duration::from_millis(5));
+        let arrived = self.arrived(row, contender)? - before;
+        ensure!(
+            arrived > u64::from(sent) * 9 / 10,
+            "{}, {contender:?}: only {arrived} of {sent} frames arrived",
+            row.name
+        );
+        Ok(time.as_secs_f64() * 1e9 * f64::from(sent) / arrived as f64)
+    }
+
+    /// Frames that have come to the end of the line.
+    fn arrived(&self, row: &Row, contender: Contender) -> Result<u64> {
+        match row.measure {
+            Measure::Forwarding => {
+                let counts: PerCpuArray<_, u64> = self.sink.map("SUNK").context("no map SUNK")?.try_into()?;
+                Ok(counts.get(&0, 0)?.iter().sum())
+            }
+            Measure::Kernel => {
+                let [_, inner] = contender.ports();
+                let shown = self.netns.ip(&format!("-json -statistics link show dev {inner}"))?;
+                let links: serde_json::Value = serde_json::from_str(&shown)?;
+                links[0]["stats64"]["rx"]["packets"]
+                    .as_u64()
+                    .with_context(|| format!("no count of packets in {shown}"))
+            }
+        }
+    }
+
+    fn attach_bare(&mut self, attach: bool) -> Result<()> {
+        let xdp = generator::program(&mut self.bare, "redirect")?;
+        match (attach, self.bare_link.take()) {
+            (true, None) => self.bare_link = Some(xdp.attach(Contender::Bare.ports()[1], XdpMode::Driver)?),
+            (true, link) => self.bare_link = link,
+            (false, Some(link)) => xdp.detach(link)?,
+            (false, None) => {}
+        }
+        Ok(())
+    }
+
+    /// A switch with so many counters.
+    fn switch(&mut self, contender: Contender, counters: Counters) -> Result<&Switch> {
+        let (slot, instance, program) = match (contender, &self.arguments.before) {
+            (Contender::Before, Some(program)) => (
+                &mut self.before,
+                format!("{}-before", self.netns.name()),
+                program.clone(),
+            ),
+            _ => (&mut self.now, self.netns.name().to_owned(), switch_program()?),
+        };
+        if slot.as_ref().is_some_and(|switch| switch.counters != counters)
+            && let Some(switch) = slot.take()
+        {
+            drop(switch);
+        }
+        if slot.is_none() {
+            let [_, inner] = contender.ports();
+            let mut command = Command::new(program);
+            command
+                .args(["load", "-n", self.netns.name(), "--instance", &instance])
+                .args(["--iface", inner, "--iface", &format!("{inner}.{VLAN}")])
+                .args(["--tx-only", "out0", "--tx-only", &format!("out0.{VLAN}")])
+                // As a NIC: a veth would have checksums finished.
+                .args(["--checksum", "trust"]);
+            if counters == Counters::All {
+                command.args(["--counter-slots", &MAX_LABELS.to_string()]);
+            }
+            *slot = Some(Switch {
+                router: Router::start(self.netns, &instance, command)?,
+                counters,
+            });
+        }
+        slot.as_ref().context("no switch")
+    }
+
+    /// The routes of a row as `route restore` reads them.
+    fn routes(&self, row: &Row, keys: &[String], contender: Contender) -> Result<String> {
+        let [outer, inner] = contender.ports();
+        let next = self.netns.mac("out1")?;
+        let route = row
+            .route
+            .replace("{next}", &format!("via link {next} dev out0"))
+            .replace("{tagged}", &format!("via link {next} dev out0.{VLAN}"))
+            .replace("{back}", &format!("via link {} dev {inner}", self.netns.mac(outer)?));
+        let mut routes = String::new();
+        for (index, key) in keys.iter().enumerate() {
+            let out = out_label(index as u32).to_string();
+            routes += key;
+            routes.push(' ');
+            routes += &route.replace("{out}", &out);
+            routes.push('\n');
+        }
+        Ok(routes)
+    }
+}
+
+/// A label of its own for each route.
+fn out_label(index: u32) -> u32 {
+    MAX_LABELS - 1 - index
+}
+
+/// The least swap, attached, with an outgoing label for each label.
+fn least_swap(netns: &Netns) -> Result<Ebpf> {
+    let [destination, source] = [netns.mac("out1")?, netns.mac("out0")?];
+    let Mac([a, b, c, d, e, f]) = destination;
+    let Mac([g, h, i, j, k, l]) = source;
+    let macs = [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0];
+    let mut object = aya::EbpfLoader::new()
+        .map_max_entries("SWAPS", MAX_LABELS)
+        .override_global("MACS", &macs[..], true)
+        .load(OBJECT)?;
+    let mut swaps: Array<_, u64> = object.map_mut("SWAPS").context("no map SWAPS")?.try_into()?;
+    for label in Label::FIRST_ORDINARY.get()..MAX_LABELS {
+        swaps.set(label, u64::from(out_label(label - Label::FIRST_ORDINARY.get())), 0)?;
+    }
+    generator::send_to(&mut object, index("out0")?)?;
+    let xdp = generator::program(&mut object, "swap")?;
+    xdp.load()?;
+    xdp.attach(Contender::Floor.ports()[1], XdpMode::Driver)?;
+    Ok(object)
+}
+
+/// In this thread's network namespace.
+fn index(interface: &str) -> Result<u32> {
+    nix::net::if_::if_nametoindex(interface).with_context(|| format!("no interface {interface}"))
+}
+
+/// Runs code on a thread that stays on one CPU, and comes first there.
+fn on_cpu<T: Send>(cpu: usize, code: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pinned = || {
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu)?;
+        sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("cannot run on CPU {cpu}"))?;
+        preempt_others()?;
+        code()
+    };
+    thread::scope(|scope| scope.spawn(pinned).join()).unwrap_or_else(|_| Err(anyhow!("a panic on CPU {cpu}")))
+}
+
+/// Gives this thread a real-time priority: `nice` counts within a session only.
+fn preempt_others() -> Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads the parameters; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    ensure!(result == 0, "sched_setscheduler: {}", io::Error::last_os_error());
+    Ok(())
+}

@@ -23,11 +23,11 @@ pub enum Need {
     PythonModule(&'static str),
     /// A kind of interface that `ip link add` knows, and its kernel module.
     LinkKind(&'static str, &'static str),
-    /// The kernel reports how many queues a tap has.
+    /// The kernel has MPLS.
     Mpls,
-    /// A kernel of this version, for the given reason.
+    /// The kernel reports how many queues a tap has.
     TapQueues,
-    /// A kernel of this version, for what the text says.
+    /// A kernel of this version, for the given reason.
     Kernel(u32, u32, &'static str),
     /// A kernel older than any that mplsxdp runs on.
     OldKernel,

@@ -804,7 +804,7 @@ fn occupy_queue(interface: &str, queue: u32) -> Result<OwnedFd> {
         tx_metadata_len: 0,
     };
     let set = |option, value: *const libc::c_void, length: usize| -> Result<()> {
-        // Labels for the child are not the port's.
+        // SAFETY: the value is that long, and outlives the call.
         let done = unsafe {
             libc::setsockopt(
                 socket.as_raw_fd(),

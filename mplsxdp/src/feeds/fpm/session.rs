@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Frame, FramingLost, Kind, take_frame};
 use crate::rtnl::{self, DecodeError, Destination, Labels, Message, Object, ObjectTo, Position, Route, To};
 
-/// Changes may never stop. So once zebra has been quiet about new keys for this many quiet times, changes of earlier
-/// messages no longer count as part of the replay.
+/// Changes may never stop. So the replay also ends if no message with a new key has come for this many quiet times.
 const CHANGES_ONLY: u32 = 10;
 
 /// Message types and encapsulations of SONiC's dplane_fpm_sonic, which the kernel does not have: SRv6 SIDs and VPN

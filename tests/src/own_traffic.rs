@@ -97,7 +97,7 @@ impl OwnTraffic {
     }
 
     /// From host1 to host2.
-    pub fn boxes(&self) -> [&Router; 4] {
+    pub fn machines(&self) -> [&Router; 4] {
         let [ubuntu01, ubuntu02] = &self.routers;
         [&self.host1, ubuntu01, ubuntu02, &self.host2]
     }
@@ -110,7 +110,7 @@ impl OwnTraffic {
             }
             host.add_routes(&[ROUTES_V6[index]])?;
         }
-        for (router, routes) in self.boxes().into_iter().zip(ROUTES) {
+        for (router, routes) in self.machines().into_iter().zip(ROUTES) {
             router.add_routes(routes)?;
         }
         Ok(())

@@ -31,14 +31,14 @@ Verbs:
   ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     next hops that share the flows
   route del {LABEL|PREFIX} [...]  with more of the route: deleted only if all of it matches
   ... [proto {NAME|NUMBER}] [metric N]     kept and shown; they do not affect forwarding
-  route show [SELECTOR]           the installed routes, or those chosen; counters with -s
+  route show [SELECTOR]           the installed routes, or the selected ones; counters with -s
   route show all                  also routes on standby: another owner's route for the label or prefix is preferred
   route get {LABEL|PREFIX|ADDRESS} [table T|vrf VRF]   with the state of its next hops, and their buckets
-  route flush SELECTOR            delete the chosen routes
+  route flush SELECTOR            delete the selected routes
   route save > FILE               all routes, one per line
   route restore < FILE            make the routes equal to the file's, as a whole or not at all; --allow-empty: delete all
 Selectors; a route must match all of them: all, LABEL, PREFIX, root PREFIX (it and those inside it), match PREFIX (it and
-those around it), table T, vrf VRF, proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
+those that cover it), table T, vrf VRF, proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
 
 /// Routes in one message of a restore: about a megabyte.
 const BATCH: usize = 8192;

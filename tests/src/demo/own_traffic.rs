@@ -24,7 +24,7 @@ pub fn show(lab: &Lab) -> Result<()> {
 
     heading("Loading mplsxdp on hosts and routers, and adding the routes");
     let net = OwnTraffic::new(lab)?;
-    for (index, (router, options)) in net.boxes().into_iter().zip(OPTIONS).enumerate() {
+    for (index, (router, options)) in net.machines().into_iter().zip(OPTIONS).enumerate() {
         loaded(router, options);
         if let Some(route) = [Some(KERNEL_ROUTES[0]), None, None, Some(KERNEL_ROUTES[1])][index] {
             command(&format!("ip -n {} route add {route}", router.netns().name()));

@@ -13,7 +13,7 @@
 //! neighbour                     next hops to MAC addresses
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
-//! error log                     errors as people read them; lines on standard error that delay nobody
+//! error log text                errors as people read them; lines on standard error that delay nobody; serde by text
 //! descriptors                   the limit of file descriptors
 //! ```
 
@@ -38,3 +38,4 @@ pub mod route;
 pub mod rtnl;
 pub mod slowpath;
 pub mod switch;
+mod text;

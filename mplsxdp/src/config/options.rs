@@ -20,6 +20,7 @@ use crate::dataplane::XdpMode;
 use crate::kernel::LocalRoute;
 use crate::route::{Source, UnknownSource};
 use crate::slowpath::IcmpVia;
+use crate::text::serde_as_text;
 
 /// The name of `local` if none is given.
 pub const DEFAULT_LOCAL: &str = "mpls0";
@@ -346,8 +347,7 @@ impl From<UnknownPolicy> for abi::UnknownPolicy {
 }
 
 /// `trust`, or `eth1=trust`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChecksumMode {
     /// `None`: for all interfaces without a mode of their own.
     pub iface: Option<String>,
@@ -376,23 +376,10 @@ impl fmt::Display for ChecksumMode {
     }
 }
 
-impl TryFrom<String> for ChecksumMode {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<ChecksumMode> for String {
-    fn from(mode: ChecksumMode) -> Self {
-        mode.to_string()
-    }
-}
+serde_as_text!(ChecksumMode);
 
 /// `kernel=5`: the preference of an owner's routes over those of others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Preference {
     pub source: Source,
     pub number: Number<u8, 1, 255>,
@@ -419,19 +406,7 @@ impl fmt::Display for Preference {
     }
 }
 
-impl TryFrom<String> for Preference {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Preference> for String {
-    fn from(preference: Preference) -> Self {
-        preference.to_string()
-    }
-}
+serde_as_text!(Preference);
 
 /// A name, or whether to use the default name.
 fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

@@ -5,17 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::route::interface::check_interface;
+use crate::text::serde_as_text;
 
 /// The port that zebra's `fpm address` uses by default.
 const FPM_PORT: u16 = 2620;
 const FPM_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// `kernel`, `fpm`, `fpm:ADDRESS`, `fpm:PORT` or `fpm:ADDRESS:PORT`; an IPv6 address with a port is in brackets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SyncSource {
     /// The kernel's MPLS routes.
     Kernel,
@@ -74,23 +72,10 @@ impl fmt::Display for SyncSource {
     }
 }
 
-impl TryFrom<String> for SyncSource {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<SyncSource> for String {
-    fn from(source: SyncSource) -> Self {
-        source.to_string()
-    }
-}
+serde_as_text!(SyncSource);
 
 /// A routing table: its number, `main`, or the VRF that has it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum SyncTable {
     Number(u32),
     Vrf(String),
@@ -129,23 +114,10 @@ impl fmt::Display for SyncTable {
     }
 }
 
-impl TryFrom<String> for SyncTable {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<SyncTable> for String {
-    fn from(table: SyncTable) -> Self {
-        table.to_string()
-    }
-}
+serde_as_text!(SyncTable);
 
 /// A time span of 1 ms to 1 hour, such as `2s` or `500ms`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span(Duration);
 
 impl Span {
@@ -176,19 +148,7 @@ impl fmt::Display for Span {
     }
 }
 
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Span> for String {
-    fn from(span: Span) -> Self {
-        span.to_string()
-    }
-}
+serde_as_text!(Span);
 
 #[cfg(test)]
 mod tests {

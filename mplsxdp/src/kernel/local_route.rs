@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+
+use crate::text::serde_as_text;
 
 /// A kernel route into the local interface, as `ip route` writes it: `10.4.4.0/24`, `10.4.4.0/24 src 10.0.0.1`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct LocalRoute {
     pub prefix: IpNet,
     /// The source address of this machine's own packets that take the route.
@@ -55,19 +55,7 @@ impl fmt::Display for LocalRoute {
     }
 }
 
-impl TryFrom<String> for LocalRoute {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<LocalRoute> for String {
-    fn from(route: LocalRoute) -> Self {
-        route.to_string()
-    }
-}
+serde_as_text!(LocalRoute);
 
 #[cfg(test)]
 mod tests {

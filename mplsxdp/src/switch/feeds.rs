@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::Switch;
+use super::inputs::Inputs;
 use super::routes::{NotChanged, RouteChange};
 use crate::config::{SyncSource, SyncTable};
 use crate::control::api::{self, SyncState};
@@ -19,9 +20,8 @@ use crate::feeds::mirror::Sizes;
 use crate::feeds::{Interface, InterfaceKind, Interfaces, Key, Mirror, left_to_kernel};
 use crate::lfib::{Budget, Change, Mode};
 use crate::neighbour::Event;
-use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
-use crate::ports::{Port, Ports, Role};
+use crate::ports::{Ports, Role};
 use crate::route::{Fec, Owner, Route, RouteKey, RoutingTable, Source};
 use crate::rtnl::{self, Message};
 
@@ -59,8 +59,7 @@ pub(super) struct Feeds {
     interfaces: HashMap<u32, Interface>,
     /// They may be others now.
     interfaces_changed: bool,
-    /// The interfaces on which the kernel accepts labels; `None`: it has no MPLS.
-    inputs: Option<HashSet<u32>>,
+    inputs: Inputs,
     /// The ports are there.
     is_started: bool,
 }
@@ -136,7 +135,7 @@ impl Feeds {
 
     pub fn has_work(&self) -> bool {
         let is_free = |feed: &Feed| !feed.is_busy && (feed.mirror.has_work() || !feed.foreign.is_empty());
-        self.is_started && (self.interfaces_changed || self.feeds.iter().any(is_free))
+        self.is_started && (self.interfaces_changed || self.inputs.has_work() || self.feeds.iter().any(is_free))
     }
 
     /// The routes can be made from now on.
@@ -157,7 +156,7 @@ impl Feeds {
     /// The tables follow all that was said.
     pub fn is_followed(&self) -> bool {
         let is_idle = |feed: &Feed| !feed.is_busy && !feed.mirror.has_work();
-        !self.interfaces_changed && self.feeds.iter().all(is_idle)
+        !self.interfaces_changed && !self.inputs.has_work() && self.feeds.iter().all(is_idle)
     }
 
     /// What a source has said of a key.
@@ -251,42 +250,6 @@ impl Feeds {
         }
     }
 
-    fn set_input(&mut self, ifindex: u32, accepted: bool) {
-        let is_first = self.inputs.is_none();
-        let inputs = self.inputs.get_or_insert_default();
-        let changed = match accepted {
-            true => inputs.insert(ifindex),
-            false => inputs.remove(&ifindex),
-        };
-        self.interfaces_changed |= changed || is_first;
-    }
-
-    /// Ports accept labels if the kernel does.
-    fn follow_inputs(&self, ports: &mut Ports, tables: &mut impl Tables) {
-        let Some(inputs) = &self.inputs else { return };
-        let kernels = ports
-            .iter()
-            .map(Port::ifindex)
-            .filter(|&ifindex| ifindex < LinkInfo::FIRST_VIRTUAL);
-        for ifindex in kernels.collect::<Vec<_>>() {
-            let accepted = inputs.contains(&ifindex);
-            let Some(port) = ports.set_kernel_input(ifindex, accepted, tables) else {
-                continue;
-            };
-            match accepted {
-                true => info!(
-                    port = port.name(),
-                    "the kernel accepts labels here, and so does the switch"
-                ),
-                false => warn!(
-                    port = port.name(),
-                    "the kernel accepts no labels here, and neither does the switch: `sysctl net.mpls.conf.{}.input=1`",
-                    port.name()
-                ),
-            }
-        }
-    }
-
     fn follow_interfaces(&mut self, ports: &Ports, links: &Links) {
         let vrf = |name: &str| links.by_name(name).and_then(|link| link.vrf_table);
         let tables = self.wanted_tables.iter().filter_map(|table| match table {
@@ -343,13 +306,8 @@ impl<T: Tables> Switch<T> {
                     self.audits.resynced();
                 }
                 Event::Routing(message) => match *message {
-                    Message::Input {
-                        ifindex,
-                        accepted: true,
-                    } => self.feeds.set_input(ifindex, true),
-                    Message::Input { ifindex, .. } | Message::InputGone { ifindex } => {
-                        self.feeds.set_input(ifindex, false);
-                    }
+                    Message::Input { ifindex, accepted } => self.feeds.inputs.set(ifindex, accepted),
+                    Message::InputGone { ifindex } => self.feeds.inputs.set(ifindex, false),
                     message => self.feeds.take(Source::Kernel, message),
                 },
                 _ => {}
@@ -389,9 +347,10 @@ impl<T: Tables> Switch<T> {
     pub(super) fn feed_step(&mut self, budget: &mut Budget<'_>, now: Instant) {
         if self.feeds.interfaces_changed {
             self.feeds.follow_interfaces(&self.ports, self.resolver.links());
-            if self.feeds.follows(Source::Kernel) {
-                self.feeds.follow_inputs(&mut self.ports, self.lfib.tables_mut());
-            }
+            self.feeds.inputs.ports_may_have_changed();
+        }
+        if self.feeds.inputs.has_work() {
+            self.feeds.inputs.follow(&mut self.ports, self.lfib.tables_mut());
         }
         for index in 0..self.feeds.feeds.len() {
             let Some(feed) = self.feeds.feeds.get_mut(index).filter(|feed| !feed.is_busy) else {

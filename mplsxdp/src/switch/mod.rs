@@ -14,6 +14,7 @@ mod claims;
 mod domains;
 mod feeds;
 mod handover;
+mod inputs;
 mod load;
 mod next_hops;
 mod owners;

@@ -128,7 +128,15 @@ fn sync_source() -> SyncSource {
         peer: Some("127.0.0.1:40000".into()),
         audited_seconds: Some(1.5),
         differences: Some(1),
+        server: Some(fpm_server()),
         ..SyncSource::default()
+    }
+}
+
+fn fpm_server() -> FpmServer {
+    FpmServer {
+        dialect: Some("dplane_fpm_nl".into()),
+        ..FpmServer::default()
     }
 }
 
@@ -386,6 +394,7 @@ fn types() {
     agree_on_type(&mut seen, "Changes", &Changes::default());
     agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
     agree_on_type(&mut seen, "SyncSource", &sync_source());
+    agree_on_type(&mut seen, "FpmServer", &fpm_server());
     agree_on_type(&mut seen, "SyncCheck", &sync_check());
     agree_on_type(&mut seen, "SyncDifference", &sync_difference());
     use SyncState::{Lost, Synced, Syncing, Waiting};

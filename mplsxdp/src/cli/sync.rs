@@ -3,7 +3,7 @@
 use super::output::Output;
 use super::status::ago;
 use super::{Failure, Session, verb};
-use crate::control::api::{SyncCheck, SyncDifference, SyncSource};
+use crate::control::api::{FpmServer, SyncCheck, SyncDifference, SyncSource};
 
 pub const HELP: &str = "Verbs:
   sync show              The sources of routes that the instance follows (`load --sync`), and how far it is.
@@ -59,6 +59,7 @@ fn show(session: &mut Session) -> Result<(), Failure> {
             refused,
             audited_seconds,
             differences,
+            server,
         } = source;
         let peer = peer.map(|peer| format!(" peer {peer}")).unwrap_or_default();
         out.line(&format!("{source}: {}{peer}", state.name()))?;
@@ -68,8 +69,49 @@ fn show(session: &mut Session) -> Result<(), Failure> {
         if let Some((seconds, differences)) = audited_seconds.zip(differences) {
             out.line(&format!("    compared {} ago: {differences} differences", ago(seconds)))?;
         }
+        if let Some(server) = server {
+            out.lines(&lines_of(&server))?;
+        }
     }
     Ok(())
+}
+
+fn lines_of(server: &FpmServer) -> [String; 4] {
+    let FpmServer {
+        address,
+        dialect,
+        connections,
+        refused_connections,
+        frames,
+        bytes,
+        labels,
+        labels_deleted,
+        prefixes,
+        prefixes_deleted,
+        nexthop_objects,
+        nexthop_objects_deleted,
+        ignored,
+        unreadable,
+        framing_lost,
+        coalesced,
+        queued,
+    } = server;
+    let dialect = dialect
+        .as_ref()
+        .map(|dialect| format!(" by {dialect}"))
+        .unwrap_or_default();
+    [
+        format!(
+            "    server {address}{dialect}: connections {connections} refused {refused_connections} frames {frames} bytes {bytes}"
+        ),
+        format!("        added labels {labels} prefixes {prefixes} nexthop-objects {nexthop_objects}"),
+        format!(
+            "        deleted labels {labels_deleted} prefixes {prefixes_deleted} nexthop-objects {nexthop_objects_deleted}"
+        ),
+        format!(
+            "        ignored {ignored} unreadable {unreadable} framing-lost {framing_lost} coalesced {coalesced} queued {queued}"
+        ),
+    ]
 }
 
 fn check(repair: bool, session: &mut Session) -> Result<(), Failure> {

@@ -813,6 +813,41 @@ pub struct SyncSource {
     pub audited_seconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differences: Option<u64>,
+    /// Of `fpm`: what has come over its connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<FpmServer>,
+}
+
+/// `type FpmServer`: the server that a routing daemon connects to. It counts from the load on, over all connections.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FpmServer {
+    /// The address and port that it listens on.
+    pub address: String,
+    /// Zebra's module at the other end, or at the last one: `dplane_fpm_nl`, `fpm`, `fpm:protobuf` or `dplane_fpm_sonic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<String>,
+    /// Connections that were accepted, and those that were refused because another was open.
+    pub connections: u64,
+    pub refused_connections: u64,
+    pub frames: u64,
+    pub bytes: u64,
+    /// Messages that add or replace a label route, an IP route, a nexthop object, and messages that delete one.
+    pub labels: u64,
+    pub labels_deleted: u64,
+    pub prefixes: u64,
+    pub prefixes_deleted: u64,
+    pub nexthop_objects: u64,
+    pub nexthop_objects_deleted: u64,
+    /// Messages about other things, and frames that are not netlink.
+    pub ignored: u64,
+    /// Messages that cannot be read.
+    pub unreadable: u64,
+    /// Connections that were closed because something else stood where a frame must begin.
+    pub framing_lost: u64,
+    /// Messages that a later one for the same route replaced before they were applied.
+    pub coalesced: u64,
+    /// Messages that wait to be applied.
+    pub queued: u64,
 }
 
 /// `type SyncState`.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::sleep_until;
+use crate::control::api::FpmServer;
 use crate::feeds::fpm::{Counters, Dialect, Key, Next, Pending, Remark, Session, State};
 use crate::rtnl::Message;
 use crate::switch::FeedEvent;
@@ -51,6 +52,43 @@ pub struct Status {
     pub replaced: u64,
     /// Messages that wait for the event loop.
     pub pending: usize,
+}
+
+impl From<Status> for FpmServer {
+    fn from(status: Status) -> Self {
+        let Counters {
+            bytes,
+            frames,
+            labels,
+            labels_gone,
+            prefixes,
+            prefixes_gone,
+            objects,
+            objects_gone,
+            ignored,
+            unreadable,
+            framing_lost,
+        } = status.counters;
+        Self {
+            address: status.address.to_string(),
+            dialect: status.dialect.map(|dialect| dialect.name().to_owned()),
+            connections: status.connections,
+            refused_connections: status.refused,
+            frames,
+            bytes,
+            labels,
+            labels_deleted: labels_gone,
+            prefixes,
+            prefixes_deleted: prefixes_gone,
+            nexthop_objects: objects,
+            nexthop_objects_deleted: objects_gone,
+            ignored,
+            unreadable,
+            framing_lost,
+            coalesced: status.replaced,
+            queued: status.pending as u64,
+        }
+    }
 }
 
 /// The server. It ends when this value is dropped.

@@ -43,6 +43,7 @@ use crate::ports::local::LocalPair;
 use crate::ports::local_routes::LocalRoutes;
 use crate::ports::preflight::PreflightError;
 use crate::ports::programs::Finding;
+use crate::route::Source;
 use crate::slowpath::xsk::{Patience, XskPort};
 use crate::slowpath::{Options, Rate};
 use crate::switch::{
@@ -584,7 +585,11 @@ impl Daemon {
         self.running.push(Box::pin(future));
     }
 
-    fn reply(&mut self, token: Token, result: Result<Reply, Refusal>) {
+    fn reply(&mut self, token: Token, mut result: Result<Reply, Refusal>) {
+        if let (Ok(Reply::Sync(sources)), Some(fpm)) = (&mut result, &self.fpm) {
+            let fed = sources.iter_mut().filter(|source| source.source == Source::Fpm.name());
+            fed.for_each(|source| source.server = Some(fpm.status().into()));
+        }
         if let Some(answer) = self.answers.remove(&token) {
             // The client may be gone; its request is carried out anyway.
             let _ = answer.send(result);

@@ -213,6 +213,8 @@ impl Feeds {
                     .audited
                     .map(|(then, _)| now.saturating_duration_since(then).as_secs_f64()),
                 differences: feed.audited.map(|(_, differences)| differences),
+                // The server reports for itself.
+                server: None,
             }
         });
         sources.collect()

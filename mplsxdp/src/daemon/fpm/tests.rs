@@ -102,6 +102,61 @@ async fn all_that_zebra_has_then_changes() {
 }
 
 #[tokio::test]
+async fn what_clients_are_told_of_the_server() {
+    let fpm = listen(NEVER);
+    let mut client = connect(&fpm);
+    let Message::Route { route, .. } = lsp(101, 201) else {
+        panic!("not a route")
+    };
+    let deleted = Message::RouteGone(route);
+    let mut bytes = frames(&[lsp(100, 200), lsp(101, 201), deleted, Message::ObjectGone(1)]);
+    // A message that cannot be read, of type RTM_NEWROUTE, and one of a type that is unknown.
+    for kind in [24, 999] {
+        let mut message = vec![0; 16];
+        message[0] = 16;
+        message[4..6].copy_from_slice(&u16::to_ne_bytes(kind));
+        let frame = Frame {
+            kind: Kind::Netlink,
+            content: &message,
+        };
+        write_frame(frame, &mut bytes);
+    }
+    client.write_all(&bytes).unwrap();
+    until(&fpm, |status| status.counters.ignored == 1).await;
+    // A second one is refused, then the first one says what is not a frame.
+    assert!(is_over(&connect(&fpm)));
+    client.write_all(b"garbage!").unwrap();
+    until(&fpm, |status| status.counters.framing_lost == 1).await;
+    let status = fpm.status();
+    let server = FpmServer {
+        address: status.address.to_string(),
+        dialect: Some("dplane_fpm_nl".into()),
+        connections: 1,
+        refused_connections: 1,
+        frames: 6,
+        bytes: bytes.len() as u64,
+        labels: 2,
+        labels_deleted: 1,
+        nexthop_objects_deleted: 1,
+        ignored: 1,
+        unreadable: 1,
+        framing_lost: 1,
+        coalesced: 1,
+        // Labels 100 and 101, the object, and that there was a connection and that it is over.
+        queued: 5,
+        ..FpmServer::default()
+    };
+    assert_eq!(FpmServer::from(status), server);
+    assert_eq!(fpm.next().await, connected(&client));
+    let FeedEvent::Messages(messages) = fpm.next().await else {
+        panic!("no messages")
+    };
+    assert_eq!(messages.len(), 3);
+    assert!(matches!(fpm.next().await, FeedEvent::Disconnected { .. }));
+    assert_eq!(FpmServer::from(fpm.status()), FpmServer { queued: 0, ..server });
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_is_not_synced() {
     let fpm = listen(NEVER);
     for _ in 0..2 {

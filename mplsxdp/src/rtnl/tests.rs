@@ -707,3 +707,96 @@ proptest! {
         fuzz::rtnl(&bytes);
     }
 }
+
+/// holo (holo-routing/src/netlink.rs) writes by the crate rtnetlink: also a single next hop as RTA_MULTIPATH, protocol 0 for LDP, which
+/// has no number, and no label where implicit null was one.
+#[test]
+fn routes_as_holo_writes_them() {
+    use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
+    use netlink_packet_route::route::{MplsLabel, RouteMessage, RouteNextHop, RouteProtocol, RouteType};
+    use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+    use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
+
+    let entry = |label, bottom_of_stack| MplsLabel {
+        label,
+        traffic_class: 0,
+        bottom_of_stack,
+        ttl: 0,
+    };
+    let next_hop = |family, address: &str, labels: &[u32]| -> RouteNextHop {
+        let last = labels.len().saturating_sub(1);
+        let stack = labels
+            .iter()
+            .enumerate()
+            .map(|(index, &label)| entry(label, index == last));
+        let builder = RouteNextHopBuilder::new(family)
+            .interface(5)
+            .via(address.parse().unwrap());
+        builder.unwrap().mpls(stack.collect()).build()
+    };
+    let read = |message: RouteNetlinkMessage| {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        decode(&bytes).unwrap()
+    };
+    let label_message = |next_hops: Vec<RouteNextHop>| -> RouteMessage {
+        let builder = RouteMessageBuilder::<MplsLabel>::new().protocol(RouteProtocol::Unspec);
+        builder.label(entry(100, true)).multipath(next_hops).build()
+    };
+    let mpls = AddressFamily::Mpls;
+    for (next_hops, paths) in [
+        (
+            vec![next_hop(mpls, "10.0.1.2", &[200])],
+            vec![path(5, via("10.0.1.2"), out(&[200]))],
+        ),
+        (
+            vec![next_hop(mpls, "10.0.1.2", &[])],
+            vec![path(5, via("10.0.1.2"), out(&[]))],
+        ),
+        (
+            vec![
+                next_hop(mpls, "10.0.1.2", &[200]),
+                next_hop(mpls, "fd00::2", &[201, 202]),
+            ],
+            vec![
+                path(5, via("10.0.1.2"), out(&[200])),
+                path(5, via("fd00::2"), out(&[201, 202])),
+            ],
+        ),
+    ] {
+        let message = label_message(next_hops);
+        let expected = new(label_route(100, 0, &paths), Position::Replaces);
+        assert_eq!(read(RouteNetlinkMessage::NewRoute(message)), expected);
+    }
+    for (family, prefix, address, labels) in [
+        (AddressFamily::Inet, "10.4.4.0/24", "10.0.1.2", imposed(&[300], None)),
+        (AddressFamily::Inet, "10.4.4.0/24", "10.0.1.2", out(&[])),
+        (
+            AddressFamily::Inet6,
+            "2001:db8::/32",
+            "fd00::2",
+            imposed(&[300, 301], None),
+        ),
+    ] {
+        let given: Vec<u32> = match &labels {
+            Labels::Imposed { stack, .. } => stack.iter().map(|label| label.get()).collect(),
+            _ => Vec::new(),
+        };
+        let net: IpNet = prefix.parse().unwrap();
+        let builder = RouteMessageBuilder::<IpAddr>::new();
+        let builder = builder.destination_prefix(net.addr(), net.prefix_len()).unwrap();
+        let builder = builder.protocol(RouteProtocol::Ospf).kind(RouteType::Unicast);
+        let message = builder.multipath(vec![next_hop(family, address, &given)]).build();
+        let to = To::Paths(smallvec![path(5, via(address), labels)]);
+        let expected = new(ip_route(destination(prefix, 254, 0), 188, to), Position::Replaces);
+        assert_eq!(read(RouteNetlinkMessage::NewRoute(message)), expected);
+    }
+    // A deletion names the label.
+    let builder = RouteMessageBuilder::<MplsLabel>::new().protocol(RouteProtocol::Unspec);
+    let message = builder.label(entry(100, true)).build();
+    let gone = Some(Message::RouteGone(label_route(100, 0, &[])));
+    assert_eq!(read(RouteNetlinkMessage::DelRoute(message)), gone);
+}

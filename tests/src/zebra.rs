@@ -1,7 +1,7 @@
 //! Stands in for zebra on an FPM connection: sends what zebra sends, in its order, or invalid data.
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -74,21 +74,25 @@ fn labels(values: &[u32]) -> Stack {
 }
 
 /// A path to `via` on an interface.
-pub fn path(ifindex: u32, via: Ipv4Addr, labels: Labels) -> Path {
+pub fn path(ifindex: u32, via: impl Into<IpAddr>, labels: Labels) -> Path {
+    let via = match via.into() {
+        IpAddr::V4(address) => Via::Inet(address),
+        IpAddr::V6(address) => Via::Inet6(address),
+    };
     Path {
         ifindex,
-        via: Some(Via::Inet(via)),
+        via: Some(via),
         labels,
         weight: 1,
     }
 }
 
 /// `to`: the labels that replace the incoming one.
-pub fn swap(ifindex: u32, via: Ipv4Addr, to: &[u32]) -> Path {
+pub fn swap(ifindex: u32, via: impl Into<IpAddr>, to: &[u32]) -> Path {
     path(ifindex, via, Labels::Out(labels(to)))
 }
 
-pub fn impose(ifindex: u32, via: Ipv4Addr, stack: &[u32]) -> Path {
+pub fn impose(ifindex: u32, via: impl Into<IpAddr>, stack: &[u32]) -> Path {
     let stack = labels(stack);
     path(ifindex, via, Labels::Imposed { stack, ttl: None })
 }

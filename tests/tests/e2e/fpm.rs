@@ -1,12 +1,16 @@
 //! Routes of a routing daemon; the test plays zebra's end of an FPM connection.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use libtest_mimic::Trial;
-use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
-use mplsxdp_tests::frame::{Entry, ethernet, udp};
+use mplsxdp::control::api::{SyncSource, SyncState};
+use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC};
+use mplsxdp_tests::frame::{Entry, ethernet, udp, udp_of_ports};
 use mplsxdp_tests::wait;
 use mplsxdp_tests::zebra::{self, Zebra, impose, ip, ip_by, ip_gone, lsp, lsp_gone, object, swap};
 
@@ -22,7 +26,9 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("fpm::labels_objects_and_routes_of_zebra_are_followed", followed),
         test("fpm::what_zebra_says_in_any_order", any_order),
+        test("fpm::several_paths_and_ipv6", several_paths_and_ipv6),
         test("fpm::a_zebra_that_dies_takes_no_route_along", restarts),
+        test("fpm::restarts_of_zebra_cost_no_frame", restarts_under_traffic),
         test("fpm::garbage_changes_nothing", garbage),
         test("fpm::a_second_zebra_is_refused", second),
     ]
@@ -49,9 +55,9 @@ impl Lab {
         Zebra::connect(self.bench.router.netns(), PORT)
     }
 
-    /// The routes of zebra, as they are shown.
+    /// The routes of zebra, as they are shown, each on one line.
     fn routes(&self) -> Result<Vec<String>> {
-        let shown = self.bench.router.run("route --owner fpm show")?;
+        let shown = self.bench.router.run("route --owner fpm show")?.replace("\n\t", " ");
         Ok(shown.lines().map(str::to_owned).collect())
     }
 
@@ -75,8 +81,12 @@ impl Lab {
     }
 
     fn imposed(&self, destination: &str, labels: &[u32]) -> Result<()> {
-        let packet = |ttl| udp("192.0.2.1".parse()?, destination.parse()?, ttl, b"mine");
-        let sent = ethernet(self.bench.port1, self.bench.left.mac(), ETH_P_IP, &packet(64)?);
+        let (source, ethertype) = match destination.contains(':') {
+            false => ("192.0.2.1", ETH_P_IP),
+            true => ("2001:db8::1", ETH_P_IPV6),
+        };
+        let packet = |ttl| udp(source.parse()?, destination.parse()?, ttl, b"mine");
+        let sent = ethernet(self.bench.port1, self.bench.left.mac(), ethertype, &packet(64)?);
         let stack: Vec<Entry> = labels.iter().map(|&label| Entry::new(label, 63)).collect();
         let expected = self.bench.out_labelled(&stack, &packet(63)?);
         self.bench.expect(destination, &sent, &expected)
@@ -155,6 +165,90 @@ fn followed() -> Result<()> {
     lab.bench.router.unload()
 }
 
+fn several_paths_and_ipv6() -> Result<()> {
+    let lab = Lab::new()?;
+    let netns = lab.bench.router.netns();
+    let (second, v6): (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(10, 0, 2, 3), "fd00:2::2".parse()?);
+    for address in [&second.to_string(), "fd00:2::2"] {
+        netns.ip(&format!(
+            "neigh replace {address} lladdr {RIGHT} dev eth2 nud permanent"
+        ))?;
+    }
+    let mut zebra = lab.zebra()?;
+    zebra.say([
+        lsp(100, [swap(lab.right, VIA, &[200]), swap(lab.right, second, &[201])]),
+        lsp(101, [swap(lab.right, v6, &[202, 203])]),
+        object(1, impose(lab.right, v6, &[300, 301])),
+        ip_by("2001:db8:4::/48".parse()?, 1),
+        ip("2001:db8:5::/48".parse()?, [impose(lab.right, v6, &[302])]),
+        ip(
+            "10.4.4.0/24".parse()?,
+            [impose(lab.right, VIA, &[303]), impose(lab.right, second, &[304])],
+        ),
+    ])?;
+    let by_v6 = "via inet6 fd00:2::2 dev eth2";
+    lab.wait_for(&[
+        format!(
+            "100 proto ldp owner fpm nexthop as to 200 via inet {VIA} dev eth2 weight 1 \
+             nexthop as to 201 via inet {second} dev eth2 weight 1"
+        ),
+        format!("101 as to 202/203 {by_v6} proto ldp owner fpm"),
+        format!(
+            "10.4.4.0/24 table main proto ldp metric 20 owner fpm nexthop encap mpls 303 via inet {VIA} dev eth2 weight 1 \
+             nexthop encap mpls 304 via inet {second} dev eth2 weight 1"
+        ),
+        format!("2001:db8:4::/48 encap mpls 300/301 {by_v6} table main proto ldp metric 20 owner fpm"),
+        format!("2001:db8:5::/48 encap mpls 302 {by_v6} table main proto ldp metric 20 owner fpm"),
+    ])?;
+    lab.swapped(101, &[202, 203])?;
+    lab.imposed("2001:db8:4::1", &[300, 301])?;
+    lab.imposed("2001:db8:5::1", &[302])?;
+    let flow = |destination: &str, port, ttl| {
+        udp_of_ports("192.0.2.1".parse()?, destination.parse()?, [port, 7], ttl, b"flow")
+    };
+    let bench = &lab.bench;
+    // The packets of each flow leave by one of the two, and flows by both.
+    let mut seen = BTreeSet::new();
+    for port in 1000..1032 {
+        let (inner, packet) = (flow("10.9.0.1", port, 64)?, flow("10.4.4.1", port, 64)?);
+        let labelled = bench.labelled(&[Entry::new(100, 64)], &inner);
+        let imposed = ethernet(bench.port1, bench.left.mac(), ETH_P_IP, &packet);
+        for (sent, payload) in [(labelled, inner), (imposed, flow("10.4.4.1", port, 63)?)] {
+            let forwarded = bench.forward(&sent)?;
+            let label = forwarded.first().and_then(|frame| frame.get(14..18)?.try_into().ok());
+            let label = u32::from_be_bytes(label.context("a frame without a label")?) >> 12;
+            let expected = bench.out_labelled(&[Entry::new(label, 63)], &payload);
+            ensure!(forwarded == [expected], "flow {port}: {forwarded:02x?}");
+            seen.insert(label);
+        }
+    }
+    ensure!(seen == BTreeSet::from([200, 201, 303, 304]), "{seen:?}");
+
+    // What has come is counted.
+    let sources: Vec<SyncSource> = bench.router.json("sync show")?;
+    let [source] = &sources[..] else { bail!("{sources:?}") };
+    let server = source.server.as_ref().context("no counters of the server")?;
+    ensure!(
+        (
+            server.connections,
+            server.frames,
+            server.labels,
+            server.prefixes,
+            server.nexthop_objects
+        ) == (1, 6, 2, 3, 1),
+        "{server:?}"
+    );
+    ensure!(server.dialect.as_deref() == Some("dplane_fpm_nl"), "{server:?}");
+    let shown = bench.router.run("sync show")?;
+    for text in [
+        "server 127.0.0.1:2620 by dplane_fpm_nl: connections 1",
+        "added labels 2 prefixes 3",
+    ] {
+        ensure!(shown.contains(text), "{shown}");
+    }
+    lab.bench.router.unload()
+}
+
 fn any_order() -> Result<()> {
     let lab = Lab::new()?;
     let mut zebra = lab.zebra()?;
@@ -223,6 +317,85 @@ fn restarts() -> Result<()> {
         lab.bench.expect_drop("no-route", &sent)?;
     }
     drop(zebra);
+    lab.bench.router.unload()
+}
+
+/// Sends frames for a label until `stop`, each once the one before has come out. Returns how many.
+fn numbered(bench: &Bench, label: u32, to: u32, stop: &AtomicBool) -> Result<u64> {
+    let mut count = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        let packet = udp("192.0.2.1".parse()?, "10.9.0.1".parse()?, 64, &count.to_be_bytes())?;
+        bench.left.send(&bench.labelled(&[Entry::new(label, 64)], &packet))?;
+        let expected = bench.out_labelled(&[Entry::new(to, 63)], &packet);
+        let is_ours = |frame: &[u8]| frame.get(12..14) == Some(&ETH_P_MPLS_UC.to_be_bytes());
+        let frame = bench.right.receive(&format!("frame {count}"), is_ours)?;
+        ensure!(frame == expected, "frame {count}: {frame:02x?}");
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Zebra crashes without deleting a route, comes back and crashes again while it sends its routes, sends fewer of them, and
+/// sends a route that stays as a deletion and an addition.
+fn restarts_under_traffic() -> Result<()> {
+    let lab = Lab::new()?;
+    let bench = &lab.bench;
+    let wait_for = |labels: &[u32]| {
+        let route = |&label: &u32| shown(label, &format!("to {}", label + 100));
+        lab.wait_for(&labels.iter().map(route).collect::<Vec<_>>())
+    };
+    let add = |label: u32| lsp(label, [swap(lab.right, VIA, &[label + 100])]);
+    let until = |what: &str, is: &dyn Fn(&SyncSource) -> bool| {
+        wait::until(what, PATIENCE, || {
+            let sources: Vec<SyncSource> = bench.router.json("sync show")?;
+            Ok(sources.first().is_some_and(is).then_some(()))
+        })
+    };
+    let synced = || until("synced", &|source| source.state == SyncState::Synced);
+    let lost = || until("lost", &|source| source.state == SyncState::Lost);
+    let mut zebra = lab.zebra()?;
+    zebra.say([100, 101, 102].map(add))?;
+    synced()?;
+    wait_for(&[100, 101, 102])?;
+    let stop = AtomicBool::new(false);
+    let count = thread::scope(|scope| {
+        let sender = scope.spawn(|| numbered(bench, 100, 200, &stop));
+        let scenario = || {
+            drop(zebra);
+            lost()?;
+            wait_for(&[100, 101, 102])?;
+            for _ in 0..5 {
+                let mut zebra = lab.zebra()?;
+                zebra.say([add(102)])?;
+                until("a replay", &|source| source.state == SyncState::Syncing)?;
+                drop(zebra);
+                lost()?;
+            }
+            wait_for(&[100, 101, 102])?;
+            // It is back, with one route fewer and a new one.
+            let mut zebra = lab.zebra()?;
+            zebra.say_together(&[lsp_gone(100), add(100)])?;
+            zebra.say([add(102), add(103)])?;
+            synced()?;
+            wait_for(&[100, 102, 103])?;
+            for _ in 0..50 {
+                zebra.say_together(&[lsp_gone(100), add(100)])?;
+            }
+            zebra.say([lsp_gone(103)])?;
+            wait_for(&[100, 102])
+        };
+        let done = scenario();
+        stop.store(true, Ordering::Relaxed);
+        let count = sender.join().map_err(|_| anyhow!("the sender has panicked"))?;
+        done.and(count)
+    })?;
+    let counted = bench.router.forwarded("100")?;
+    ensure!(
+        counted == count && count > 0,
+        "{count} frames were sent, {counted} forwarded"
+    );
+    let sent = bench.labelled(&[Entry::new(101, 64)], &v4(9)?);
+    bench.expect_drop("no-route", &sent)?;
     lab.bench.router.unload()
 }
 

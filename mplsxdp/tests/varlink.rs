@@ -128,6 +128,8 @@ fn sync_source() -> SyncSource {
         peer: Some("127.0.0.1:40000".into()),
         audited_seconds: Some(1.5),
         differences: Some(1),
+        ip_ttl_propagate: Some(false),
+        default_ttl: Some(64),
         server: Some(fpm_server()),
         ..SyncSource::default()
     }
@@ -399,8 +401,9 @@ fn types() {
     agree_on_type(&mut seen, "SyncDifference", &sync_difference());
     use SyncState::{Lost, Synced, Syncing, Waiting};
     agree_on_enum(&mut seen, "SyncState", &[Waiting, Syncing, Synced, Lost]);
-    use SyncProblem::{Different, Missing, Stale};
-    agree_on_enum(&mut seen, "SyncProblem", &[Stale, Missing, Different]);
+    use SyncProblem::{Different, Missing, OnlyDaemon, OnlyKernel, Stale};
+    let problems = [Stale, Missing, Different, OnlyKernel, OnlyDaemon];
+    agree_on_enum(&mut seen, "SyncProblem", &problems);
     agree_on_enum(&mut seen, "Checksum", &[Checksum::Finish, Checksum::Trust]);
     agree_on_enum(&mut seen, "Source", &Source::ALL);
     agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);

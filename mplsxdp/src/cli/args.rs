@@ -578,7 +578,7 @@ mod tests {
             .to_string();
         for part in [
             "17 to 1048576 [default: 1048576]",
-            "[default: uniform]",
+            "[default: uniform; with --sync: linux",
             "0: no limit [default: 20000]",
             "[default: native]",
         ] {
@@ -614,8 +614,8 @@ mod tests {
                 stacks: Number::new(5).unwrap(),
                 groups: Number::new(6).unwrap(),
                 hash_seed: Number::new(0),
-                ttl_propagate: TtlPropagation::Linux,
-                tunnel_ttl: Number::new(9).unwrap(),
+                ttl_propagate: Some(TtlPropagation::Linux),
+                tunnel_ttl: Number::new(9),
                 tc_propagate: true,
                 local: Some("mpls0".into()),
                 unknown: UnknownPolicy::Pass,

@@ -69,7 +69,7 @@ pub async fn rehearse(config: Config) -> Result<(), String> {
         netns_name: None,
         since: SystemTime::now(),
     };
-    let settings = Settings::new(0, TtlMode::Uniform, config.tunnel_ttl.get(), false, false);
+    let settings = Settings::new(0, TtlMode::Uniform, config.pipe_ttl(), false, false);
     let (tables, now) = (MemoryTables::with_capacity(capacity(&config)), Instant::now());
     let mut switch = Switch::new(config.without_local(), identity, settings, tables, now);
     let mut inputs = VecDeque::from([Input::Kernel(found), Input::Start]);

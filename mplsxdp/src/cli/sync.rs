@@ -59,6 +59,8 @@ fn show(session: &mut Session) -> Result<(), Failure> {
             refused,
             audited_seconds,
             differences,
+            ip_ttl_propagate,
+            default_ttl,
             server,
         } = source;
         let peer = peer.map(|peer| format!(" peer {peer}")).unwrap_or_default();
@@ -68,6 +70,12 @@ fn show(session: &mut Session) -> Result<(), Failure> {
         ))?;
         if let Some((seconds, differences)) = audited_seconds.zip(differences) {
             out.line(&format!("    compared {} ago: {differences} differences", ago(seconds)))?;
+        }
+        if let Some((propagates, ttl)) = ip_ttl_propagate.zip(default_ttl) {
+            out.line(&format!(
+                "    ip-ttl-propagate {} default-ttl {ttl}",
+                u8::from(propagates)
+            ))?;
         }
         if let Some(server) = server {
             out.lines(&lines_of(&server))?;
@@ -117,7 +125,6 @@ fn lines_of(server: &FpmServer) -> [String; 4] {
 fn check(repair: bool, session: &mut Session) -> Result<(), Failure> {
     let checks = session.client()?.check_sync(repair)?;
     let out = &mut session.out;
-    let differ = checks.iter().any(|check| !check.differences.is_empty());
     if out.style.json {
         out.json(&checks)?;
     } else if checks.is_empty() {
@@ -129,10 +136,11 @@ fn check(repair: bool, session: &mut Session) -> Result<(), Failure> {
             print(check, out)?;
         }
     }
-    let all_repaired = checks
-        .iter()
-        .all(|check| check.repaired || check.differences.is_empty());
-    if differ && !all_repaired {
+    let is_wrong = |check: &SyncCheck| {
+        let installed = check.stale + check.missing + check.different;
+        check.unmatched > 0 || installed > 0 && !check.repaired
+    };
+    if checks.iter().any(is_wrong) {
         out.flush()?;
         return Err(Failure::Reported);
     }
@@ -146,12 +154,18 @@ fn print(check: &SyncCheck, out: &mut Output) -> Result<(), Failure> {
         stale,
         missing,
         different,
+        unmatched,
         differences,
         repaired,
     } = check;
     let repaired = if *repaired { ", repaired" } else { "" };
+    let left = stale + missing + different + unmatched - differences.len() as u64;
+    let unmatched = match unmatched {
+        0 => String::new(),
+        count => format!(" unmatched {count}"),
+    };
     out.line(&format!(
-        "{source}: {checked} routes compared: stale {stale} missing {missing} different {different}{repaired}"
+        "{source}: {checked} routes compared: stale {stale} missing {missing} different {different}{unmatched}{repaired}"
     ))?;
     for SyncDifference {
         route,
@@ -161,13 +175,12 @@ fn print(check: &SyncCheck, out: &mut Output) -> Result<(), Failure> {
     } in differences
     {
         out.line(&format!("    {route} {}", problem.name()))?;
-        for (what, line) in [("kernel", wanted), ("installed", installed)] {
+        for (what, line) in [(&**source, wanted), ("installed", installed)] {
             if let Some(line) = line {
                 out.line(&format!("        {what}: {line}"))?;
             }
         }
     }
-    let left = stale + missing + different - differences.len() as u64;
     if left > 0 {
         out.line(&format!("    and {left} more"))?;
     }

@@ -330,8 +330,8 @@ mod tests {
                 sync: vec!["kernel".parse().unwrap(), "fpm:127.0.0.1:2621".parse().unwrap()],
                 sync_table: ["main", "1000", "red"].map(|table| table.parse().unwrap()).to_vec(),
                 sync_quiet: "500ms".parse().unwrap(),
-                ttl_propagate: TtlPropagation::Pipe,
-                tunnel_ttl: Number::new(64).unwrap(),
+                ttl_propagate: Some(TtlPropagation::Pipe),
+                tunnel_ttl: Number::new(64),
                 tc_propagate: true,
                 unknown: UnknownPolicy::Drop,
                 icmp_via: IcmpVia::Ip,
@@ -386,7 +386,7 @@ mod tests {
             let file = parse("f.toml", text).unwrap();
             let line = load(line);
             let config = file.with_command_line(&line).unwrap().check()?;
-            Ok::<_, ConfigError>((config.ttl_propagate, config.unknown))
+            Ok::<_, ConfigError>((config.ttl_mode(), config.unknown))
         };
         let config = |text, line| check(text, line).unwrap();
         let linux = (TtlPropagation::Linux, UnknownPolicy::Pass);
@@ -449,7 +449,7 @@ mod tests {
         };
         assert_eq!(config.options, default);
         assert_eq!(
-            (config.labels.get(), config.counter_slots.get(), config.tunnel_ttl.get()),
+            (config.labels.get(), config.counter_slots.get(), config.pipe_ttl()),
             (1_048_576, 65_536, 255)
         );
         assert_eq!(

@@ -358,9 +358,6 @@ impl Given {
             }
             return;
         }
-        if !self.places.contains_key("ttl-propagate") {
-            self.options.ttl_propagate = TtlPropagation::Linux;
-        }
         if !self.places.contains_key("unknown") {
             self.options.unknown = UnknownPolicy::Pass;
         }

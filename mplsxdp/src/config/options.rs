@@ -102,12 +102,12 @@ pub struct Options {
     /// How long a connected routing daemon must be silent before the routes that it did not send again are deleted.
     #[arg(long, value_name = "TIME")]
     pub sync_quiet: Span,
-    /// How the TTL crosses a push or a pop [with --sync: linux].
+    /// How the TTL crosses a push or a pop [default: uniform; with --sync: linux, and as net.mpls.ip_ttl_propagate says].
     #[arg(long, value_name = "MODE")]
-    pub ttl_propagate: TtlPropagation,
-    /// TTL of labels pushed in pipe mode: 1 to 255.
+    pub ttl_propagate: Option<TtlPropagation>,
+    /// TTL of labels pushed in pipe mode: 1 to 255 [default: 255; with --sync: net.mpls.default_ttl].
     #[arg(long, value_name = "N")]
-    pub tunnel_ttl: Number<u8, 1, 255>,
+    pub tunnel_ttl: Option<Number<u8, 1, 255>>,
     /// The last pop writes the traffic class into the IP precedence.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tc_propagate: bool,
@@ -172,8 +172,8 @@ impl Default for Options {
             sync: Vec::new(),
             sync_table: Vec::new(),
             sync_quiet: Span::from_secs(2),
-            ttl_propagate: TtlPropagation::Uniform,
-            tunnel_ttl: Number(255),
+            ttl_propagate: None,
+            tunnel_ttl: None,
             tc_propagate: false,
             unknown: UnknownPolicy::Punt,
             icmp_via: IcmpVia::Auto,
@@ -204,6 +204,20 @@ const RELOADED: [&str; 9] = [
 ];
 
 impl Options {
+    /// As the kernel does, if it has the same routes.
+    pub fn ttl_mode(&self) -> TtlPropagation {
+        let default = match self.sync.is_empty() {
+            true => TtlPropagation::Uniform,
+            false => TtlPropagation::Linux,
+        };
+        self.ttl_propagate.unwrap_or(default)
+    }
+
+    /// Of labels pushed in pipe mode.
+    pub fn pipe_ttl(&self) -> u8 {
+        self.tunnel_ttl.map_or(u8::MAX, Number::get)
+    }
+
     /// The values of the options by name, without those that have none.
     pub fn values(&self) -> BTreeMap<String, Value> {
         let Ok(Value::Object(values)) = serde_json::to_value(self) else {

@@ -813,6 +813,12 @@ pub struct SyncSource {
     pub audited_seconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differences: Option<u64>,
+    /// The kernel's `net.mpls.ip_ttl_propagate` and `net.mpls.default_ttl`, or the option that replaces it, if routes follow
+    /// them: unless `ttl-propagate` was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_ttl_propagate: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_ttl: Option<u8>,
     /// Of `fpm`: what has come over its connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<FpmServer>,
@@ -896,6 +902,8 @@ pub struct SyncCheck {
     pub stale: u64,
     pub missing: u64,
     pub different: u64,
+    /// Labels that either the kernel or the routing daemon has, but not both. Repairing does not change that.
+    pub unmatched: u64,
     /// The first 1,000 differences.
     pub differences: Vec<SyncDifference>,
     pub repaired: bool,
@@ -919,20 +927,31 @@ pub struct SyncDifference {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncProblem {
-    /// The kernel does not have the route.
+    /// The source does not have the route, but it is installed.
     #[default]
     Stale,
-    /// The kernel has the route, but it is not installed.
+    /// The source has the route, but it is not installed.
     Missing,
     Different,
+    /// The kernel has a route for the label, but the routing daemon has not sent one.
+    OnlyKernel,
+    /// The routing daemon has sent a route for the label, but the kernel has none.
+    OnlyDaemon,
 }
 
 impl SyncProblem {
+    /// Whether the route that is installed is wrong, so that the right one can be installed.
+    pub const fn is_repaired(self) -> bool {
+        matches!(self, Self::Stale | Self::Missing | Self::Different)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stale => "stale",
             Self::Missing => "missing",
             Self::Different => "different",
+            Self::OnlyKernel => "only in the kernel",
+            Self::OnlyDaemon => "not in the kernel",
         }
     }
 }

@@ -218,8 +218,8 @@ impl Daemon {
             feature_changes.inspect_err(|error| warn!(%error, "cannot follow whether ports accept redirected frames"));
         let settings = Settings::new(
             0,
-            config.ttl_propagate.into(),
-            config.tunnel_ttl.get(),
+            config.ttl_mode().into(),
+            config.pipe_ttl(),
             config.tc_propagate,
             config.log_exceptions,
         )
@@ -232,25 +232,31 @@ impl Daemon {
             since: SystemTime::now(),
         };
         let now = Instant::now();
+        let fpm = listen_for_fpm(&config)?;
+        let exceptions =
+            Exceptions::new(slow_path_options(&config), injector).context("cannot open raw sockets for IP")?;
+        let counters = Arc::new(tables.counter_readers()?);
+        let attacher = Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers);
+        let mut switch = Switch::new(config, identity, settings, tables, now);
+        switch.set_ttl_defaults(audit::ttl_defaults());
         Ok(Self {
             requests: Requests::new(netlink.clone()),
             running: Running::new(),
-            attacher: Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers),
+            attacher,
             attachments: HashMap::new(),
-            exceptions: Exceptions::new(slow_path_options(&config), injector)
-                .context("cannot open raw sockets for IP")?,
+            exceptions,
             watch: Watch::new(now),
             feature_changes: feature_changes.unwrap_or_default(),
             local_routes: None,
-            fpm: listen_for_fpm(&config)?,
+            fpm,
             _lost_frames: lost_frames.ok(),
-            counters: Arc::new(tables.counter_readers()?),
+            counters,
             answers: HashMap::new(),
             next_token: Token(0),
             is_ready: false,
             stopping: false,
             failure: None,
-            switch: Switch::new(config, identity, settings, tables, now),
+            switch,
             netlink,
         })
     }

@@ -6,4 +6,4 @@ pub mod mirror;
 mod translate;
 
 pub use mirror::{Key, Mirror};
-pub use translate::{Interface, InterfaceKind, Interfaces, left_to_kernel};
+pub use translate::{Interface, InterfaceKind, Interfaces, TtlDefaults, left_to_kernel};

@@ -76,9 +76,33 @@ impl From<Rule> for Reason {
     }
 }
 
+/// What holds for routes that say nothing about the TTL: the kernel's settings of the network namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TtlDefaults {
+    /// `net.mpls.ip_ttl_propagate`: the TTL crosses between a label and an IP packet.
+    pub propagates: bool,
+    /// `net.mpls.default_ttl`: of labels imposed on IP packets if it does not.
+    pub imposed: NonZeroU8,
+}
+
+impl Default for TtlDefaults {
+    fn default() -> Self {
+        Self {
+            propagates: true,
+            imposed: NonZeroU8::MAX,
+        }
+    }
+}
+
 impl Mirror {
     /// The route for `key`, under the name `route_key` of the RIB. `None` if there should be none.
-    pub fn wanted(&self, key: Key, route_key: RouteKey, interfaces: &impl Interfaces) -> Option<Route> {
+    pub fn wanted(
+        &self,
+        key: Key,
+        route_key: RouteKey,
+        interfaces: &impl Interfaces,
+        ttl: TtlDefaults,
+    ) -> Option<Route> {
         let (route, is_selective) = self.route(key)?;
         let attributes = Attributes {
             protocol: route.protocol,
@@ -97,11 +121,11 @@ impl Mirror {
             (Err(_), Key::Prefix(..)) => return None,
         };
         let made = match key {
-            Key::Label(_) => label_route(route, &paths, route_key, interfaces),
+            Key::Label(_) => label_route(route, &paths, route_key, interfaces, ttl),
             // The kernel handles it, as it has no labels.
             Key::Prefix(..) if paths.iter().all(|path| !imposes(path)) => return None,
             Key::Prefix(..) if is_selective => Err(Reason::Selective),
-            Key::Prefix(..) => prefix_route(&paths, route_key, interfaces),
+            Key::Prefix(..) => prefix_route(&paths, route_key, interfaces, ttl),
         };
         let made = made.and_then(|route| Ok(route.with_attributes(attributes)?));
         match made {
@@ -149,10 +173,11 @@ fn label_route(
     paths: &[rtnl::Path],
     key: RouteKey,
     interfaces: &impl Interfaces,
+    ttl: TtlDefaults,
 ) -> Result<Route, Reason> {
     // The kernel uses RTA_TTL_PROPAGATE when it pops, but not when it swaps or pushes.
     let pops = |path: &rtnl::Path| matches!(&path.labels, Labels::Out(stack) if stack.is_empty());
-    let ttl = match route.ttl_propagate {
+    let ttl = match route.ttl_propagate.or((!ttl.propagates).then_some(false)) {
         None => TtlPropagate::Default,
         Some(_) if !paths.iter().any(pops) => TtlPropagate::Default,
         Some(_) if !paths.iter().all(pops) => return Err(Reason::MixedTtl),
@@ -173,6 +198,8 @@ fn label_route(
     }
     let made = paths.iter().map(|path| {
         let action = match &path.labels {
+            // A label's TTL that is not propagated leaves the packet with its own, less this hop.
+            Labels::Out(stack) if stack.is_empty() && ttl == TtlPropagate::Disabled => Action::Pop,
             Labels::Out(stack) if stack.is_empty() => Action::PenultimatePop,
             Labels::Out(stack) => Action::Swap(out_labels(stack)?),
             Labels::Imposed { .. } => return Err(Reason::Encapsulation(1)),
@@ -183,7 +210,13 @@ fn label_route(
     Ok(Route::with_paths(key, weighed(made, paths)?, ttl)?)
 }
 
-fn prefix_route(paths: &[rtnl::Path], key: RouteKey, interfaces: &impl Interfaces) -> Result<Route, Reason> {
+fn prefix_route(
+    paths: &[rtnl::Path],
+    key: RouteKey,
+    interfaces: &impl Interfaces,
+    defaults: TtlDefaults,
+) -> Result<Route, Reason> {
+    let default_ttl = (!defaults.propagates).then_some(defaults.imposed);
     let mut propagates = paths
         .iter()
         .map(|path| matches!(path.labels, Labels::Imposed { ttl: Some(0), .. }));
@@ -196,7 +229,7 @@ fn prefix_route(paths: &[rtnl::Path], key: RouteKey, interfaces: &impl Interface
         let action = match &path.labels {
             Labels::Imposed { stack, ttl } => Action::Push {
                 labels: out_labels(stack)?,
-                ttl: ttl.and_then(NonZeroU8::new),
+                ttl: ttl.map_or(default_ttl, NonZeroU8::new),
             },
             Labels::Out(_) => return Err(Reason::Mixed),
             Labels::Other(kind) => return Err(Reason::Encapsulation(*kind)),

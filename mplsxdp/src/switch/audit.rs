@@ -12,7 +12,7 @@ use super::{Effect, Switch, Token};
 use crate::control::Peer;
 use crate::control::api::{self, Reply, SyncProblem};
 use crate::dataplane::Tables;
-use crate::feeds::{Key, Mirror};
+use crate::feeds::{Key, Mirror, TtlDefaults};
 use crate::lfib::Budget;
 use crate::route::{Route, RouteKey, Source};
 
@@ -28,6 +28,7 @@ const COMPARED: usize = 3;
 pub struct Reading {
     pub mirror: Box<Mirror>,
     pub has_mpls: bool,
+    pub ttl: TtlDefaults,
 }
 
 /// The client that requested an audit.
@@ -75,7 +76,7 @@ struct Comparing {
     reading: Reading,
     place: Place,
     checked: [u64; 2],
-    /// Differences of the kernel's routes, and of the FPM's labels.
+    /// Of the kernel, and of the routing daemon.
     found: [Differences; 2],
 }
 
@@ -158,6 +159,8 @@ impl<T: Tables> Switch<T> {
         let Some(audit) = &mut self.audits.current else { return };
         match result {
             Ok(reading) => {
+                // The kernel does not report a change of these settings.
+                self.feeds.set_ttl(reading.ttl, &self.config);
                 audit.stage = Stage::Comparing(Box::new(Comparing {
                     reading,
                     place: Place::Read(None),
@@ -198,28 +201,26 @@ impl<T: Tables> Switch<T> {
     }
 
     fn compare_next(&mut self, comparing: &mut Comparing) {
-        let kernel = self.feeds.follows(Source::Kernel);
-        let daemon = self.feeds.follows(Source::Fpm) && comparing.reading.has_mpls;
+        let follows_kernel = self.feeds.follows(Source::Kernel);
+        let follows_daemon = self.feeds.follows(Source::Fpm);
+        // A kernel without MPLS has no labels to compare with.
+        let compares_labels = follows_daemon && comparing.reading.has_mpls;
         let fresh = &comparing.reading.mirror;
+        let [of_kernel, of_daemon] = &mut comparing.found;
         comparing.place = match comparing.place {
             Place::Read(after) => match fresh.keys_after(after).next() {
-                None if kernel => Place::Installed(None),
-                None => Place::Daemon(None),
+                None => Place::Installed(None),
                 Some(key) => {
-                    if kernel {
+                    if follows_kernel {
                         comparing.checked[0] += 1;
-                        self.compare(Source::Kernel, route_key(key), fresh, &mut comparing.found[0]);
+                        self.compare(Source::Kernel, route_key(key), Some(fresh), of_kernel);
                     }
-                    if daemon
+                    if compares_labels
                         && let Key::Label(_) = key
                         && self.feeds.said(Source::Fpm, key).is_none()
                     {
-                        let route = (
-                            SyncProblem::Missing,
-                            self.wanted(Source::Kernel, key, Some(fresh)),
-                            None,
-                        );
-                        comparing.found[1].insert(route_key(key), route);
+                        let installed = self.own_route(Source::Fpm, route_key(key));
+                        of_daemon.insert(route_key(key), (SyncProblem::OnlyKernel, None, installed));
                     }
                     Place::Read(Some(key))
                 }
@@ -227,8 +228,12 @@ impl<T: Tables> Switch<T> {
             Place::Installed(after) => match self.lfib.next_key(after) {
                 None => Place::Standby(None),
                 Some((key, owner)) => {
-                    if owner.source() == Source::Kernel {
-                        self.compare(Source::Kernel, key, fresh, &mut comparing.found[0]);
+                    match owner.source() {
+                        Source::Kernel if follows_kernel => {
+                            self.compare(Source::Kernel, key, Some(fresh), of_kernel);
+                        }
+                        Source::Fpm if follows_daemon => self.compare(Source::Fpm, key, None, of_daemon),
+                        _ => {}
                     }
                     Place::Installed(Some(key))
                 }
@@ -236,21 +241,24 @@ impl<T: Tables> Switch<T> {
             Place::Standby(after) => match self.rib.next(after).map(|(key, _)| key) {
                 None => Place::Daemon(None),
                 Some(key) => {
-                    if self.own_route(Source::Kernel, key).is_some() {
-                        self.compare(Source::Kernel, key, fresh, &mut comparing.found[0]);
+                    if follows_kernel && self.own_route(Source::Kernel, key).is_some() {
+                        self.compare(Source::Kernel, key, Some(fresh), of_kernel);
+                    }
+                    if follows_daemon && self.own_route(Source::Fpm, key).is_some() {
+                        self.compare(Source::Fpm, key, None, of_daemon);
                     }
                     Place::Standby(Some(key))
                 }
             },
-            Place::Daemon(_) if !daemon => Place::End,
-            Place::Daemon(after) => match self.feeds.next_label(Source::Fpm, after) {
+            Place::Daemon(after) => match self.feeds.next_key(Source::Fpm, after) {
                 None => Place::End,
                 Some(key) => {
                     comparing.checked[1] += 1;
-                    if fresh.route(key).is_none() {
+                    if compares_labels && matches!(key, Key::Label(_)) && fresh.route(key).is_none() {
                         let installed = self.own_route(Source::Fpm, route_key(key));
-                        comparing.found[1].insert(route_key(key), (SyncProblem::Stale, None, installed));
+                        of_daemon.insert(route_key(key), (SyncProblem::OnlyDaemon, None, installed));
                     }
+                    self.compare(Source::Fpm, route_key(key), None, of_daemon);
                     Place::Daemon(Some(key))
                 }
             },
@@ -258,9 +266,10 @@ impl<T: Tables> Switch<T> {
         };
     }
 
-    /// Compares what a source has for a key with its route, installed or on standby.
-    fn compare(&self, source: Source, key: RouteKey, fresh: &Mirror, found: &mut Differences) {
-        let wanted = key_of(key).and_then(|key| self.wanted(source, key, Some(fresh)));
+    /// Compares the route that a source has for a key, in `mirror` or in its own, with the one that is installed for it or
+    /// stands by.
+    fn compare(&self, source: Source, key: RouteKey, mirror: Option<&Mirror>, found: &mut Differences) {
+        let wanted = key_of(key).and_then(|key| self.wanted(source, key, mirror));
         let own = self.own_route(source, key);
         let problem = match (&wanted, &own) {
             (None, None) => return,
@@ -312,29 +321,33 @@ impl<T: Tables> Switch<T> {
                 [in_both(kernel, first_kernel), in_both(daemon, first_daemon)]
             }
         };
-        let repair = audit.repair && !found[0].is_empty();
-        let followed = [Source::Kernel, Source::Fpm].map(|source| self.feeds.follows(source));
-        if repair {
-            self.feeds.repair(Source::Kernel, found[0].keys().copied());
+        let repair = audit.repair;
+        let mut repaired = [false; 2];
+        let mut checks = Vec::new();
+        for (index, source) in [Source::Kernel, Source::Fpm].into_iter().enumerate() {
+            let (Some(found), Some(&checked)) = (found.get(index), checked.get(index)) else {
+                continue;
+            };
+            if !self.feeds.follows(source) {
+                continue;
+            }
+            let installed_wrongly = found.iter().filter(|(_, (problem, ..))| problem.is_repaired());
+            let keys: Vec<RouteKey> = installed_wrongly.map(|(key, _)| *key).collect();
+            let is_repaired = repair && !keys.is_empty();
+            if is_repaired {
+                self.feeds.repair(source, keys.into_iter());
+            }
+            repaired[index] = is_repaired;
+            checks.push(sync_check(source, found, checked, is_repaired));
         }
-        let sources = [Source::Kernel, Source::Fpm]
-            .into_iter()
-            .zip(found)
-            .zip(checked)
-            .zip(followed);
-        let checks = sources
-            .filter(|(_, followed)| *followed)
-            .map(|(((source, found), checked), _)| {
-                let repaired = repair && source == Source::Kernel;
-                sync_check(source, &found, checked, repaired)
-            });
-        let checks: Vec<_> = checks.collect();
-        match repair {
-            true => {
+        match repaired {
+            // The mirror of the kernel may be wrong. What the daemon has sent is not sent again.
+            [true, _] => {
                 self.effects.push_back(Effect::Resync);
                 self.set_stage(Stage::Repairing(checks));
             }
-            false => self.end_audit(checks, now),
+            [false, true] => self.set_stage(Stage::Following(checks)),
+            [false, false] => self.end_audit(checks, now),
         }
     }
 
@@ -349,12 +362,15 @@ impl<T: Tables> Switch<T> {
                 stale,
                 missing,
                 different,
+                unmatched,
                 repaired,
                 ..
             } = check;
-            match stale + missing + different {
+            match stale + missing + different + unmatched {
                 0 => info!(%source, checked, "routes compared: no difference"),
-                _ => warn!(%source, checked, stale, missing, different, repaired, "routes differ from the kernel's"),
+                _ => {
+                    warn!(%source, checked, stale, missing, different, unmatched, repaired, "routes differ from the source's")
+                }
             }
         }
         self.feeds.audited(&checks, now);
@@ -386,6 +402,7 @@ fn sync_check(source: Source, found: &Differences, checked: u64, repaired: bool)
         stale: count(SyncProblem::Stale),
         missing: count(SyncProblem::Missing),
         different: count(SyncProblem::Different),
+        unmatched: count(SyncProblem::OnlyKernel) + count(SyncProblem::OnlyDaemon),
         differences: named.collect(),
         repaired,
     }

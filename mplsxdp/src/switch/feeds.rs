@@ -4,6 +4,7 @@
 //! their turn in between.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,11 @@ use tracing::{info, warn};
 use super::Switch;
 use super::inputs::Inputs;
 use super::routes::{NotChanged, RouteChange};
-use crate::config::{SyncSource, SyncTable};
+use crate::config::{Options, SyncSource, SyncTable};
 use crate::control::api::{self, SyncState};
 use crate::dataplane::Tables;
 use crate::feeds::mirror::Sizes;
-use crate::feeds::{Interface, InterfaceKind, Interfaces, Key, Mirror, left_to_kernel};
+use crate::feeds::{Interface, InterfaceKind, Interfaces, Key, Mirror, TtlDefaults, left_to_kernel};
 use crate::lfib::{Budget, Change, Mode};
 use crate::neighbour::Event;
 use crate::neighbour::links::Links;
@@ -60,6 +61,10 @@ pub(super) struct Feeds {
     /// They may be others now.
     interfaces_changed: bool,
     inputs: Inputs,
+    /// As the routes were last made by them.
+    ttl: TtlDefaults,
+    /// They are the kernel's; `None`: an option says otherwise, or nothing is followed.
+    reported_ttl: Option<TtlDefaults>,
     /// The ports are there.
     is_started: bool,
 }
@@ -149,6 +154,28 @@ impl Feeds {
         self.interfaces_changed = true;
     }
 
+    /// The kernel's settings of its network namespace. What an option says takes the place of them.
+    pub fn set_ttl(&mut self, kernels: TtlDefaults, options: &Options) {
+        if self.is_empty() || options.ttl_propagate.is_some() {
+            return;
+        }
+        let imposed = options.tunnel_ttl.and_then(|ttl| NonZeroU8::new(ttl.get()));
+        let ttl = TtlDefaults {
+            imposed: imposed.unwrap_or(kernels.imposed),
+            ..kernels
+        };
+        self.reported_ttl = Some(ttl);
+        if ttl != self.ttl {
+            let TtlDefaults { propagates, imposed } = ttl;
+            info!(
+                "followed: net.mpls.ip_ttl_propagate is {}, the TTL of labels imposed without it is {imposed}",
+                u8::from(propagates)
+            );
+            self.ttl = ttl;
+            self.feeds.iter_mut().for_each(|feed| feed.mirror.look_again());
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.feeds.is_empty()
     }
@@ -164,10 +191,9 @@ impl Feeds {
         self.get(source)?.mirror.route(key).map(|(route, _)| route)
     }
 
-    /// The next label after `after` that a source has a route for.
-    pub fn next_label(&self, source: Source, after: Option<Key>) -> Option<Key> {
-        let next = self.get(source)?.mirror.keys_after(after).next();
-        next.filter(|key| matches!(key, Key::Label(_)))
+    /// The next key after `after` that a source has a route for.
+    pub fn next_key(&self, source: Source, after: Option<Key>) -> Option<Key> {
+        self.get(source)?.mirror.keys_after(after).next()
     }
 
     /// The routes of these keys are not what a source wants.
@@ -184,7 +210,7 @@ impl Feeds {
     /// An audit has ended.
     pub fn audited(&mut self, checks: &[api::SyncCheck], now: Instant) {
         for check in checks {
-            let differences = check.stale + check.missing + check.different;
+            let differences = check.stale + check.missing + check.different + check.unmatched;
             if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.source.name() == check.source) {
                 feed.audited = Some((now, differences));
                 feed.retry_refused(now);
@@ -213,6 +239,8 @@ impl Feeds {
                     .audited
                     .map(|(then, _)| now.saturating_duration_since(then).as_secs_f64()),
                 differences: feed.audited.map(|(_, differences)| differences),
+                ip_ttl_propagate: self.reported_ttl.map(|ttl| ttl.propagates),
+                default_ttl: self.reported_ttl.map(|ttl| ttl.imposed.get()),
                 // The server reports for itself.
                 server: None,
             }
@@ -222,6 +250,14 @@ impl Feeds {
 
     pub fn follows(&self, source: Source) -> bool {
         self.feeds.iter().any(|feed| feed.source == source)
+    }
+
+    /// What was said so far has no effect on routes.
+    #[cfg(test)]
+    pub fn forget_changes(&mut self, source: Source) {
+        if let Some(feed) = self.get_mut(source) {
+            feed.mirror.forget_changes();
+        }
     }
 
     fn get(&self, source: Source) -> Option<&Feed> {
@@ -404,7 +440,7 @@ impl<T: Tables> Switch<T> {
             return None;
         }
         let mirror = mirror.unwrap_or(&feed.mirror);
-        let route = mirror.wanted(key, route_key(key), &self.feeds.interfaces);
+        let route = mirror.wanted(key, route_key(key), &self.feeds.interfaces, self.feeds.ttl);
         match feed.refused.get(&key) {
             Some(refused) if refused.is_hopeless => None,
             Some(refused) if route.is_some() || refused.is_withdrawal => {

@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::control::Peer;
 use crate::control::api::{self, Refusal, Reply, Request};
 use crate::dataplane::Tables;
+use crate::feeds::TtlDefaults;
 use crate::kernel::{self, LocalRoute};
 use crate::lfib::counters::{CountedAt, Total};
 use crate::lfib::next_hops::Position;
@@ -334,6 +335,11 @@ impl<T: Tables> Switch<T> {
             lfib: Lfib::new(tables),
             effects: VecDeque::new(),
         }
+    }
+
+    /// What the kernel does with the TTL of routes that do not say.
+    pub fn set_ttl_defaults(&mut self, ttl: TtlDefaults) {
+        self.feeds.set_ttl(ttl, &self.config);
     }
 
     pub fn tables(&self) -> &T {

@@ -1,11 +1,13 @@
 //! Routes that the kernel and a routing daemon feed.
 
+use std::num::NonZeroU8;
+
 use smallvec::SmallVec;
 
 use super::*;
-use crate::config::SyncSource;
+use crate::config::{Number, SyncSource, TtlPropagation};
 use crate::dataplane::Capacity;
-use crate::feeds::Mirror;
+use crate::feeds::{Mirror, TtlDefaults};
 use crate::route::Via;
 use crate::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, Position, To};
 
@@ -209,7 +211,7 @@ fn the_ttl_of_a_route_counts_if_it_pops() {
     assert_eq!(
         rig.shown(),
         [
-            "kernel 100 as implicit-null via inet 10.0.0.1 dev eth1 ttl-propagate disabled proto bgp",
+            "kernel 100 via inet 10.0.0.1 dev eth1 ttl-propagate disabled proto bgp",
             "kernel 101 as to 200 via inet 10.0.0.1 dev eth1 proto bgp",
             "kernel 102 pass proto bgp # ttl-propagate of paths that pop and paths that swap"
         ]
@@ -542,6 +544,10 @@ fn an_interface_that_becomes_a_port_gets_its_routes() {
 
 /// The kernel has these routes at each reading.
 fn audit(rig: &mut Rig, repair: bool, messages: &[Message]) -> Vec<api::SyncCheck> {
+    audit_with(rig, repair, messages, TtlDefaults::default())
+}
+
+fn audit_with(rig: &mut Rig, repair: bool, messages: &[Message], ttl: TtlDefaults) -> Vec<api::SyncCheck> {
     let token = rig.ask(Request::CheckSync { repair });
     loop {
         let is_read = |effect: &Effect| matches!(effect, Effect::ReadRoutes);
@@ -552,7 +558,11 @@ fn audit(rig: &mut Rig, repair: bool, messages: &[Message]) -> Vec<api::SyncChec
         let mut mirror = Box::new(Mirror::new(Source::Kernel));
         messages.iter().cloned().for_each(|message| mirror.take(message));
         mirror.forget_changes();
-        rig.handle(Input::RoutesRead(Ok(Reading { mirror, has_mpls: true })));
+        rig.handle(Input::RoutesRead(Ok(Reading {
+            mirror,
+            has_mpls: true,
+            ttl,
+        })));
     }
     if rig.saw(|effect| matches!(effect, Effect::Resync)) {
         rig.seen.retain(|effect| !matches!(effect, Effect::Resync));
@@ -620,9 +630,136 @@ fn labels_of_a_daemon_that_the_kernel_lacks_are_found() {
     let checks = audit(&mut rig, true, &[swap(101, 201, 1), swap(102, 202, 1)]);
     let [check] = &checks[..] else { panic!("{checks:?}") };
     assert_eq!(
-        (&*check.source, counts(check), check.repaired),
-        ("fpm", (2, 1, 1, 0), false)
+        (&*check.source, counts(check), check.unmatched, check.repaired),
+        ("fpm", (2, 0, 0, 0), 2, false)
     );
+    use api::SyncProblem::{OnlyDaemon, OnlyKernel};
+    let named: Vec<_> = check
+        .differences
+        .iter()
+        .map(|difference| (&*difference.route, difference.problem))
+        .collect();
+    assert_eq!(named, [("100", OnlyDaemon), ("102", OnlyKernel)]);
+}
+
+#[test]
+fn an_audit_compares_what_a_daemon_has_sent_with_what_is_installed() {
+    let mut rig = synced(&[FPM]);
+    let imposing = |text: &str, value| said(prefix(text, 20), paths(&[path(1, 1, imposed(&[value]))]));
+    let all = [swap(100, 200, 1), swap(101, 201, 1), swap(102, 202, 1)];
+    rig.daemon(all.to_vec());
+    rig.daemon(vec![imposing("10.4.1.0/24", 300)]);
+    assert_eq!(counts(&audit(&mut rig, false, &all)[0]), (4, 0, 0, 0));
+    // No client can bring this about: what is changed in the name of a daemon is put right at once.
+    let before = rig.shown();
+    let feed = &mut rig.switch.feeds;
+    for message in [
+        swap(100, 999, 1),
+        gone(101),
+        swap(103, 203, 1),
+        imposing("10.4.1.0/24", 301),
+    ] {
+        feed.take(Source::Fpm, message);
+    }
+    feed.forget_changes(Source::Fpm);
+    // A route of a prefix without a table is none that a source can have.
+    rig.request(Request::ChangeRoutes {
+        mode: ChangeMode::Replace,
+        owner: Source::Fpm,
+        routes: vec![route("10.5.0.0/16 encap mpls 5 via inet 10.0.0.1 dev eth1")],
+        wait: true,
+    })
+    .unwrap();
+    let kernels = [swap(100, 999, 1), swap(102, 202, 1), swap(103, 203, 1)];
+    use api::SyncProblem::{Different, Missing, Stale};
+    let expected = [
+        ("100", Different),
+        ("101", Stale),
+        ("103", Missing),
+        ("10.4.1.0/24 table main", Different),
+        ("10.5.0.0/16", Stale),
+    ];
+    for repair in [false, true] {
+        let checks = audit(&mut rig, repair, &kernels);
+        let [check] = &checks[..] else { panic!("{checks:?}") };
+        assert_eq!((counts(check), check.repaired), ((4, 2, 1, 2), repair));
+        let named = check
+            .differences
+            .iter()
+            .map(|difference| (&*difference.route, difference.problem));
+        assert_eq!(named.collect::<Vec<_>>(), expected);
+        let different = check
+            .differences
+            .iter()
+            .find(|difference| difference.route == "100")
+            .unwrap();
+        assert_eq!(
+            (different.wanted.as_deref(), different.installed.as_deref()),
+            (
+                Some("100 as to 999 via inet 10.0.0.1 dev eth1 proto bgp"),
+                Some("100 as to 200 via inet 10.0.0.1 dev eth1 proto bgp")
+            )
+        );
+    }
+    assert_eq!(counts(&audit(&mut rig, false, &kernels)[0]), (4, 0, 0, 0));
+    let after = rig.shown();
+    assert_eq!((before.len(), after.len()), (4, 4));
+    assert!(after.iter().any(|route| route.contains("103 as to 203")), "{after:#?}");
+}
+
+#[test]
+fn the_ttl_is_treated_as_the_kernels_settings_say() {
+    let settings = |propagates, imposed| TtlDefaults {
+        propagates,
+        imposed: NonZeroU8::new(imposed).unwrap(),
+    };
+    let all = [
+        said(Destination::Label(label(100)), paths(&[path(1, 1, out(&[]))])),
+        swap(101, 201, 1),
+        said(prefix("10.4.1.0/24", 20), paths(&[path(1, 1, imposed(&[300]))])),
+    ];
+    let shown = |pop: &str, ttl: &str| {
+        [
+            format!("kernel 100{pop} proto bgp"),
+            "kernel 101 as to 201 via inet 10.0.0.1 dev eth1 proto bgp".to_owned(),
+            format!("kernel 10.4.1.0/24 encap mpls 300{ttl} via inet 10.0.0.1 dev eth1 table main proto bgp metric 20"),
+        ]
+    };
+    let followed = |ttl_propagate, tunnel_ttl, at_load, later| {
+        let options = Options {
+            sync: vec![SyncSource::Kernel],
+            ttl_propagate,
+            tunnel_ttl,
+            ..Options::default()
+        };
+        let ports = ["eth1", "eth2"].map(port).to_vec();
+        let mut rig = Rig::up_with_tables(Config::unchecked(options, ports, Vec::new()), MemoryTables::default());
+        rig.switch.set_ttl_defaults(at_load);
+        rig.kernel(all.to_vec());
+        let before = rig.shown();
+        // Nothing differs: the change is followed before the routes are compared.
+        let checks = audit_with(&mut rig, false, &all, later);
+        assert_eq!(counts(&checks[0]), (3, 0, 0, 0));
+        let source = rig.switch.feeds.report(rig.now).remove(0);
+        (before, rig.shown(), source.ip_ttl_propagate.zip(source.default_ttl))
+    };
+    let (on, off) = (settings(true, 255), settings(false, 64));
+    // The packet's own TTL counts this hop.
+    let disabled = " via inet 10.0.0.1 dev eth1 ttl-propagate disabled";
+    let (propagated, imposed) = (
+        shown(" as implicit-null via inet 10.0.0.1 dev eth1", ""),
+        shown(disabled, " ttl 64"),
+    );
+    let expected = (propagated.to_vec(), imposed.to_vec(), Some((false, 64)));
+    assert_eq!(followed(None, None, on, off), expected);
+    let expected = (imposed.to_vec(), propagated.to_vec(), Some((true, 255)));
+    assert_eq!(followed(None, None, off, on), expected);
+    // Options win.
+    let nine = shown(disabled, " ttl 9");
+    let expected = (nine.to_vec(), propagated.to_vec(), Some((true, 9)));
+    assert_eq!(followed(None, Number::new(9), off, on), expected);
+    let expected = (propagated.to_vec(), propagated.to_vec(), None);
+    assert_eq!(followed(Some(TtlPropagation::Linux), None, off, off), expected);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage, Stats64,
 };
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
@@ -123,6 +123,9 @@ impl Netlink {
     /// together to 1024 by default: next hops beyond it would never be resolved, nor any other neighbour of the
     /// machine. NDA_PROTOCOL identifies the owner of the entry.
     pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        if self.is_permanent(ifindex, address).await? {
+            return Ok(());
+        }
         let request = format!("probe of {address} on interface {ifindex}");
         let mut message = neighbour_use(ifindex, address, NeighbourExtFlags::Managed);
         message.header.flags |= NeighbourFlags::ExtLearned;
@@ -133,8 +136,33 @@ impl Netlink {
         Ok(())
     }
 
+    /// Whether the kernel has a MAC address for the neighbour that it does not ask for. The event that reports it may not have
+    /// been read yet.
+    async fn is_permanent(&self, ifindex: u32, address: IpAddr) -> Result<bool, Error> {
+        let request = format!("neighbour {address} on interface {ifindex}");
+        let mut message = NeighbourMessage::default();
+        message.header.family = family_of(address).0;
+        message.header.ifindex = ifindex;
+        message.attributes = vec![NeighbourAttribute::Destination(match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        })];
+        let message = RouteNetlinkMessage::GetNeighbour(message);
+        match self.request(&request, message, NLM_F_REQUEST).await {
+            Ok(Some(RouteNetlinkMessage::NewNeighbour(entry))) => Ok(matches!(
+                entry.header.state,
+                NeighbourState::Permanent | NeighbourState::Noarp
+            )),
+            Ok(_) | Err(Error::Refused { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Undoes [`Netlink::probe`]: the neighbour ages like any other. If it is gone, that is success.
     pub async fn release(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        if self.is_permanent(ifindex, address).await? {
+            return Ok(());
+        }
         let request = format!("release of {address} on interface {ifindex}");
         let message = neighbour_use(ifindex, address, NeighbourExtFlags::empty());
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
@@ -401,7 +429,6 @@ pub struct NeighbourEntry {
     pub probes: u32,
 }
 
-/// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.
 fn device_route(prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> RouteMessage {
     let (address_family, scope) = match prefix {
         IpNet::V4(_) => (AddressFamily::Inet, RouteScope::Link),
@@ -428,6 +455,7 @@ fn device_route(prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> RouteMessag
     message
 }
 
+/// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.
 fn neighbour_use(ifindex: u32, address: IpAddr, flags: NeighbourExtFlags) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family_of(address).0;

@@ -443,6 +443,23 @@ fn a_permanent_neighbour_is_left_as_it_was() {
     });
 }
 
+/// As if the event that reports it had not been read yet.
+#[test]
+fn a_probe_does_not_undo_a_permanent_neighbour() {
+    Lab::run(async |_| {
+        let driver = Driver::new().await;
+        let (eth1, address) = (driver.ifindex("eth1"), "192.0.2.99");
+        ip(&format!(
+            "neigh replace {address} lladdr {OTHER} nud permanent dev eth1"
+        ));
+        let before = entry(address);
+        driver.netlink.probe(eth1, address.parse().unwrap()).await.unwrap();
+        driver.netlink.release(eth1, address.parse().unwrap()).await.unwrap();
+        assert_eq!(entry(address), before);
+        assert!(before.contains("PERMANENT"), "{before}");
+    });
+}
+
 #[test]
 fn next_hops_take_no_room_from_the_kernels_other_neighbours() {
     Lab::run(async |_| {

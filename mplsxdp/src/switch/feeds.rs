@@ -1,7 +1,6 @@
-//! Routes of sources that the switch follows (`--sync`): the kernel, and a routing daemon. What a
-//! source says goes into its [`Mirror`] at once. The routes that come of it are changed in batches,
-//! one batch of a source at a time, so that the newest word on each counts and other clients have
-//! their turn in between.
+//! Routes of sources that the switch follows (`--sync`): the kernel, and a routing daemon. The messages of a source go
+//! into its [`Mirror`] at once. The resulting routes are changed in batches, one batch of a source at a time, so that
+//! only the latest state of each counts and other clients get their turn in between.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU8;
@@ -26,50 +25,50 @@ use crate::ports::{Ports, Role};
 use crate::route::{Fec, Owner, Route, RouteKey, RoutingTable, Source};
 use crate::rtnl::{self, Message};
 
-/// How many keys one change is about.
+/// How many keys one change covers.
 const BATCH: usize = 512;
-/// Between two attempts to make routes that there was no room for.
+/// The time between two attempts to install routes that did not fit.
 const RETRY: Duration = Duration::from_secs(10);
-/// How many of them are tried again at once.
+/// How many of them are retried at once.
 const RETRIED: usize = 64;
 
-/// What comes from a routing daemon.
+/// An event of a routing daemon.
 #[derive(Clone, PartialEq, Debug)]
 pub enum FeedEvent {
-    /// It is about to say everything.
+    /// It is about to send everything.
     Connected {
         peer: String,
     },
     Messages(Vec<Message>),
-    /// It has said everything.
+    /// It has sent everything.
     Synced,
     Disconnected {
         reason: String,
     },
 }
 
-/// All sources that are followed.
+/// All followed sources.
 #[derive(Debug, Default)]
 pub(super) struct Feeds {
     feeds: Vec<Feed>,
-    /// The routing tables whose IP routes count, as they were named.
+    /// The routing tables whose IP routes are used, as named in the options.
     wanted_tables: Vec<SyncTable>,
-    /// The same by their numbers. A VRF's is known once the VRF is there.
+    /// The same by number. A VRF's number is known once the VRF exists.
     tables: BTreeSet<u32>,
-    /// The interfaces as the routes were last made for them.
+    /// The interfaces for which the routes were last worked out.
     interfaces: HashMap<u32, Interface>,
-    /// They may be others now.
+    /// The interfaces may have changed since.
     interfaces_changed: bool,
     inputs: Inputs,
     /// As the routes were last made by them.
     ttl: TtlDefaults,
     /// They are the kernel's; `None`: an option says otherwise, or nothing is followed.
     reported_ttl: Option<TtlDefaults>,
-    /// The ports are there.
+    /// The ports exist.
     is_started: bool,
 }
 
-/// A source that is followed.
+/// A followed source.
 #[derive(Debug)]
 struct Feed {
     source: Source,
@@ -78,25 +77,25 @@ struct Feed {
     in_flight: Vec<Key>,
     /// A change is being made.
     is_busy: bool,
-    /// The keys whose routes could not be made.
+    /// The keys whose routes could not be installed.
     refused: HashMap<Key, Refused>,
-    /// When routes were last tried again that there was no room for.
+    /// When routes that did not fit were last retried.
     retried: Option<Instant>,
-    /// So many keys are changed one at a time: a change of several failed, and did not say which of them failed.
+    /// This many keys are changed one at a time, because a change of several failed without naming the one at fault.
     one_by_one: usize,
-    /// Routes that somebody else has made in the name of the source, of keys that it cannot have.
+    /// Routes that another client has made in the name of the source, for keys that the source cannot have.
     foreign: Vec<RouteKey>,
     state: SyncState,
     peer: Option<String>,
-    /// When it was last compared with the kernel, and how many differences there were.
+    /// When it was last compared with the kernel, and the number of differences.
     audited: Option<(Instant, u64)>,
 }
 
-/// A route that could not be made.
+/// A route that could not be installed.
 #[derive(Debug)]
 struct Refused {
     reason: String,
-    /// The source has withdrawn it, and there is no room for what would take its place.
+    /// The source has withdrawn the route, and there is no room for the one that would replace it.
     is_withdrawal: bool,
     is_hopeless: bool,
 }
@@ -143,13 +142,13 @@ impl Feeds {
         self.is_started && (self.interfaces_changed || self.inputs.has_work() || self.feeds.iter().any(is_free))
     }
 
-    /// The routes can be made from now on.
+    /// Allows routes to be installed from now on.
     pub fn start(&mut self) {
         self.is_started = true;
         self.interfaces_changed = true;
     }
 
-    /// Interfaces may have come, gone, or serve for something else.
+    /// Interfaces may have appeared, disappeared, or changed their purpose.
     pub fn interfaces_may_have_changed(&mut self) {
         self.interfaces_changed = true;
     }
@@ -180,13 +179,13 @@ impl Feeds {
         self.feeds.is_empty()
     }
 
-    /// The tables follow all that was said.
+    /// The tables contain everything that was reported.
     pub fn is_followed(&self) -> bool {
         let is_idle = |feed: &Feed| !feed.is_busy && !feed.mirror.has_work();
         !self.interfaces_changed && !self.inputs.has_work() && self.feeds.iter().all(is_idle)
     }
 
-    /// What a source has said of a key.
+    /// The route that a source has reported for a key.
     pub fn said(&self, source: Source, key: Key) -> Option<&rtnl::Route> {
         self.get(source)?.mirror.route(key).map(|(route, _)| route)
     }
@@ -196,7 +195,7 @@ impl Feeds {
         self.get(source)?.mirror.keys_after(after).next()
     }
 
-    /// The routes of these keys are not what a source wants.
+    /// Marks these keys: their routes are not those of the source.
     pub fn repair(&mut self, source: Source, keys: impl Iterator<Item = RouteKey>) {
         let Some(feed) = self.get_mut(source) else { return };
         for key in keys {
@@ -218,7 +217,7 @@ impl Feeds {
         }
     }
 
-    /// As clients see them.
+    /// The sources, as clients see them.
     pub fn report(&self, now: Instant) -> Vec<api::SyncSource> {
         let sources = self.feeds.iter().map(|feed| {
             let Sizes {
@@ -331,7 +330,7 @@ impl Feeds {
 }
 
 impl<T: Tables> Switch<T> {
-    /// What the kernel has said of its routes.
+    /// Takes in the kernel's reports about its routes.
     pub(super) fn feed_kernel(&mut self, events: Vec<Event>) {
         if !self.feeds.follows(Source::Kernel) {
             return;
@@ -381,7 +380,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Makes routes of what the sources have said.
+    /// Installs the routes of the sources.
     pub(super) fn feed_step(&mut self, budget: &mut Budget<'_>, now: Instant) {
         if self.feeds.interfaces_changed {
             self.feeds.follow_interfaces(&self.ports, self.resolver.links());
@@ -429,7 +428,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// The route to install for what a source has for a key, or for what it has in `mirror`. `None`: there is to be none.
+    /// The route to install for a key, from the source's mirror or from `mirror`. `None` if there should be none.
     pub(super) fn wanted(&self, source: Source, key: Key, mirror: Option<&Mirror>) -> Option<Route> {
         let feed = self.feeds.get(source)?;
         let is_meant = match key {
@@ -451,14 +450,15 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// A preferred owner has a route for this prefix in every table. The source's, of one table, would take its place there.
+    /// Whether a preferred owner has a route for this prefix without a table. A source's route of one table would
+    /// replace it there.
     fn is_overridden(&self, source: Source, prefix: IpNet) -> bool {
         let owner = self.lfib.owner(RouteKey::Prefix(Fec::new(prefix, None)));
         owner.is_some_and(|owner| self.rib.prefers(owner, Owner::Of(source)))
     }
 
-    /// Somebody else has changed routes, in the name of `source`. They may override those of a source. What was done in the name
-    /// of a routing daemon does not stay; for the kernel, audits see to that.
+    /// Another client has changed routes in the name of `source`. They may override those of a source. A routing
+    /// daemon's routes are restored at once; the kernel's by the next audit.
     pub(super) fn look_at_changed(&mut self, source: Source, change: &Change) {
         if self.feeds.is_empty() {
             return;
@@ -489,7 +489,7 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// A change by [`Switch::feed_step`] is done. `result`: how many routes were deleted.
+    /// A change by [`Switch::feed_step`] is done. `result` is the number of deleted routes.
     pub(super) fn fed(&mut self, source: Source, result: Result<u64, &NotChanged>, change: &Change, now: Instant) {
         let Some(feed) = self.feeds.get_mut(source) else { return };
         feed.is_busy = false;
@@ -508,7 +508,7 @@ impl<T: Tables> Switch<T> {
         let refused = Refused {
             reason,
             is_withdrawal: matches!(change, Change::Settle { routes, .. } if routes.is_empty()),
-            // Not even the route that leaves it to the kernel.
+            // The route that leaves it to the kernel could not be installed either.
             is_hopeless: feed.refused.contains_key(&key),
         };
         warn!(%source, %key, reason = %refused.reason, "a route of a source cannot be made, and is left to the kernel");
@@ -520,7 +520,7 @@ impl<T: Tables> Switch<T> {
 }
 
 impl Feed {
-    /// Has some of the routes made again that there was no room for.
+    /// Retries some of the routes that did not fit.
     fn retry_refused(&mut self, now: Instant) {
         if self
             .retried
@@ -534,7 +534,7 @@ impl Feed {
     }
 }
 
-/// The key by which the RIB knows what a source has for `key`.
+/// The RIB's key for a source's `key`.
 pub(super) fn route_key(key: Key) -> RouteKey {
     match key {
         Key::Label(label) => RouteKey::Label(label),
@@ -542,7 +542,7 @@ pub(super) fn route_key(key: Key) -> RouteKey {
     }
 }
 
-/// The key that a source has for what the RIB knows as `key`; `None`: no source has it.
+/// A source's key for the RIB's `key`; `None` if no source can have it.
 pub(super) fn key_of(key: RouteKey) -> Option<Key> {
     match key {
         RouteKey::Label(label) => Some(Key::Label(label)),

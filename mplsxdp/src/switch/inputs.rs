@@ -1,4 +1,4 @@
-//! Ports accept labels if the kernel does (`net.mpls.conf.IFACE.input`).
+//! Makes ports accept labels if the kernel does (`net.mpls.conf.IFACE.input`).
 
 use std::collections::HashSet;
 

@@ -50,14 +50,20 @@ class Feed:
         self.labels = {options.loopback + "/32": next(LABELS)}
 
     def start(self):
-        """Announces the loopback. What arrives with its label is for this router."""
-        for prefix, label in self.labels.items():
+        """What arrives with the loopback's label is for this router."""
+        for label in self.labels.values():
             self.switch.call("AddRoutes", routes=[{"label": label, "action": "local", "dev": "lo", "protocol": "bgp"}])
-            self.announce(prefix, [])
 
-    def announce(self, prefix, as_path):
+    def announce(self, prefix, to=""):
+        """To every peer that ExaBGP has now, or to one (`neighbor ADDRESS `). The loopback's own AS path is empty."""
+        as_path = self.installed.get(prefix, ([],))[0]
         path = " ".join(str(number) for number in [self.options.asn, *as_path])
-        say(f"announce route {prefix} next-hop self label {self.labels[prefix]} as-path [ {path} ]")
+        say(f"{to}announce route {prefix} next-hop self label {self.labels[prefix]} as-path [ {path} ]")
+
+    def up(self, peer):
+        """A session is up: ExaBGP has said nothing on it yet if its neighbor is new in the configuration."""
+        for prefix in [self.options.loopback + "/32", *self.installed]:
+            self.announce(prefix, f"neighbor {peer} ")
 
     def update(self, peer, message):
         path = message.get("attribute", {}).get("as-path", [])
@@ -90,7 +96,7 @@ class Feed:
             self.switch.call("DeleteRoutes", keys=keys)
             del self.installed[prefix]
             return
-        path, next_hop, labels = best
+        _, next_hop, labels = best
         label = self.labels.setdefault(prefix, None) or next(LABELS)
         self.labels[prefix] = label
         out = {"out": labels, "via": {"family": "inet", "host": next_hop}, "protocol": "bgp"}
@@ -98,7 +104,7 @@ class Feed:
         self.switch.call("ReplaceRoutes", routes=routes)
         ip("route", "replace", prefix, "dev", self.options.dev, "src", self.options.loopback)
         self.installed[prefix] = best
-        self.announce(prefix, path)
+        self.announce(prefix)
 
 
 def say(line):
@@ -127,6 +133,8 @@ def main():
         peer = neighbor.get("address", {}).get("peer")
         if event["type"] == "update":
             feed.update(peer, neighbor["message"].get("update", {}))
+        elif event["type"] == "state" and neighbor.get("state") == "up":
+            feed.up(peer)
         elif event["type"] == "state" and neighbor.get("state") == "down":
             feed.down(peer)
 

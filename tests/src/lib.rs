@@ -5,6 +5,7 @@
 pub mod bystanders;
 pub mod capture;
 pub mod conformance;
+pub mod differential_kernel;
 pub mod frame;
 pub mod fuzz;
 pub mod icmp;

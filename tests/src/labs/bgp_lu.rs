@@ -11,7 +11,7 @@ use mplsxdp_tests::tidy::{Reaped, spawn};
 use mplsxdp_tests::{Lab, Router, wait};
 
 use crate::frr::{self, DEBIAN};
-use crate::net::{self, Node, address, tapped_link};
+use crate::net::{self, Node, address, link, tapped_link};
 use crate::show::{self, ask, heading, load, ping, shell, title};
 use crate::watch::{Watch, stack};
 
@@ -28,7 +28,7 @@ pub fn run(lab: &Lab) -> Result<()> {
          10.0.12.0/24        10.0.23.0/24
 
   ExaBGP on each router runs feed.py, which gives each prefix a label and puts routes into mplsxdp.
-  Nobody speaks an IGP: each loopback is known by BGP-LU (RFC 8277) alone.
+  Nobody speaks an IGP: each loopback is known by BGP-LU (RFC 8277) alone. D, AS 65004, joins at C later.
 "
     );
     ensure!(
@@ -37,6 +37,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     );
     let node = |name| Node::new(lab, name);
     let boxes = [node("A")?, node("B")?, node("C")?];
+    let d = node("D")?;
     let cables = [node("A-B")?, node("B-C")?];
     let [a, b, c] = &boxes;
     tapped_link(a, &cables[0], b)?;
@@ -60,18 +61,10 @@ pub fn run(lab: &Lab) -> Result<()> {
     for (node, router) in boxes.iter().zip(&routers) {
         speakers.push(Speaker::start(node, router)?);
     }
-    for (node, router) in boxes.iter().zip(&routers) {
-        let prefixes = (1..=3).filter(|number| boxes[number - 1].name() != node.name());
-        for prefix in prefixes.map(|number| format!("10.255.0.{number}/32")) {
-            wait::until(&format!("{prefix} on {}", node.name()), CONVERGENCE, || {
-                Ok(router
-                    .run(&format!("route show {prefix}"))?
-                    .contains("encap mpls")
-                    .then_some(()))
-            })
+    for (own, (node, router)) in (1..).zip(boxes.iter().zip(&routers)) {
+        let others: Vec<u8> = (1..=3).filter(|&number| number != own).collect();
+        knows(node, router, &others)
             .map_err(|error| error.context(speakers.iter().map(Speaker::said).collect::<String>()))?;
-        }
-        router.wait_resolved()?;
         ask(node, router, "route show")?;
     }
     shell(a, "ip route show dev mpls0")?;
@@ -116,21 +109,51 @@ pub fn run(lab: &Lab) -> Result<()> {
         Ok(routers[2].run("route show")?.contains("10.255.0.1/32").then_some(()))
     })?;
     ping(a, "10.255.0.3", 62)?;
+
+    heading("Router D joins at C: a cable, an interface for mplsxdp, a neighbor for ExaBGP. A and B need nothing");
+    link(c, &d)?;
+    address(c, "to-D", &["10.0.34.3/24"])?;
+    address(&d, "lo", &["10.255.0.4/32"])?;
+    address(&d, "to-C", &["10.0.34.4/24"])?;
+    ask(c, &routers[2], "link add to-D")?;
+    speakers[2].add("bgp-lu/D-at-C.conf")?;
+    let on_d = load(&d, "--iface to-C --local")?;
+    speakers.push(Speaker::start(&d, &on_d)?);
+    let said = |error: anyhow::Error| error.context(speakers.iter().map(Speaker::said).collect::<String>());
+    knows(&d, &on_d, &[1, 2, 3]).map_err(said)?;
+    knows(a, &routers[0], &[2, 3, 4]).map_err(said)?;
+    ask(&d, &on_d, "route show")?;
+    ping(a, "10.255.0.4", 61)?;
+    ping(&d, "10.255.0.2", 62)?;
     drop(speakers);
-    for router in routers {
+    for router in routers.into_iter().chain([on_d]) {
         router.unload()?;
     }
     Ok(())
 }
 
+/// Waits until a router imposes labels for the loopbacks of these routers, and its next hops have their MAC addresses.
+fn knows(node: &Node, router: &Router, numbers: &[u8]) -> Result<()> {
+    for number in numbers {
+        let prefix = format!("10.255.0.{number}/32");
+        wait::until(&format!("{prefix} on {}", node.name()), CONVERGENCE, || {
+            let routes = router.run(&format!("route show {prefix}"))?;
+            Ok(routes.contains("encap mpls").then_some(()))
+        })?;
+    }
+    router.wait_resolved()
+}
+
 /// ExaBGP on a router.
-struct Speaker {
+struct Speaker<'a> {
+    node: &'a Node,
     process: Reaped,
+    configuration: PathBuf,
     log: PathBuf,
 }
 
-impl Speaker {
-    fn start(node: &Node, router: &Router) -> Result<Self> {
+impl<'a> Speaker<'a> {
+    fn start(node: &'a Node, router: &Router) -> Result<Self> {
         let file = format!("bgp-lu/{}.conf", node.name());
         let directory = std::env::temp_dir().join(router.instance());
         fs::create_dir_all(&directory)?;
@@ -159,14 +182,27 @@ impl Speaker {
             .env("exabgp.tcp.bind", "0.0.0.0")
             .env("exabgp.api.cli", "false")
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .arg(configuration)
+            .arg(&configuration)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
         Ok(Self {
+            node,
             process: spawn(&mut command)?,
+            configuration,
             log,
         })
+    }
+
+    /// Adds a file to its configuration, and has it read that, as `systemctl reload exabgp` does.
+    fn add(&self, file: &str) -> Result<()> {
+        show::command(
+            self.node,
+            &format!("cat {file} >> exabgp.conf; systemctl reload exabgp"),
+        );
+        let text = fs::read_to_string(&self.configuration)? + &net::text(file)?;
+        fs::write(&self.configuration, text)?;
+        self.process.signal(nix::sys::signal::Signal::SIGUSR1)
     }
 
     fn stop(mut self) -> Result<()> {
@@ -180,7 +216,7 @@ impl Speaker {
     }
 }
 
-impl Drop for Speaker {
+impl Drop for Speaker<'_> {
     fn drop(&mut self) {
         if let Some(directory) = self.log.parent() {
             // A leftover does no harm.

@@ -44,13 +44,13 @@ pub struct Frr<'a> {
 
 struct Daemon {
     name: &'static str,
-    options: &'static str,
+    options: String,
     process: Option<Reaped>,
 }
 
 impl<'a> Frr<'a> {
     /// Starts zebra, staticd and `daemons` with a configuration of the labs directory. `zebra` are options for zebra.
-    pub fn start(node: &'a Node, configuration: &str, daemons: &[&'static str], zebra: &'static str) -> Result<Self> {
+    pub fn start(node: &'a Node, configuration: &str, daemons: &[&'static str], zebra: &str) -> Result<Self> {
         prepare()?;
         let directory = Path::new(DEBIAN).join("etc/frr").join(node.name());
         fs::create_dir_all(&directory)?;
@@ -66,13 +66,21 @@ impl<'a> Frr<'a> {
             daemons: names
                 .map(|name| Daemon {
                     name,
-                    options: if name == "zebra" { zebra } else { "" },
+                    options: String::new(),
                     process: None,
                 })
                 .collect(),
         };
+        frr.set_zebra_options(zebra);
         frr.start_all()?;
         Ok(frr)
+    }
+
+    /// Options that zebra gets when it starts next.
+    pub fn set_zebra_options(&mut self, options: &str) {
+        for daemon in self.daemons.iter_mut().filter(|daemon| daemon.name == "zebra") {
+            options.clone_into(&mut daemon.options);
+        }
     }
 
     /// Starts daemons that are not running, and makes all of them read the configuration.

@@ -15,7 +15,7 @@ use crate::show::{self, ask, heading, hop, load, no_ping, ping, shell, title};
 use crate::traffic::Traffic;
 use crate::watch::{Watch, stack};
 
-const DRAWING: &str = "
+pub const DRAWING: &str = "
   CUSTA  CE1 192.168.1.1 ---+                                          +--- CE2 192.168.2.1  CUSTA
                             |                                          |
                            PE1 =========== PR =========== PE2
@@ -92,7 +92,7 @@ impl<'a> Routers<'a> {
         })
     }
 
-    fn edges(nodes: &'a Nodes, directory: &str, core: &[&'static str]) -> Result<[Frr<'a>; 2]> {
+    pub fn edges(nodes: &'a Nodes, directory: &str, core: &[&'static str]) -> Result<[Frr<'a>; 2]> {
         let daemons = [core, &["bgpd"]].concat();
         let [pe1, pe2] = &nodes.pe;
         Ok([
@@ -101,7 +101,7 @@ impl<'a> Routers<'a> {
         ])
     }
 
-    /// Waits until PR has a label for each PE again, and both LDP sessions.
+    /// Waits until PR has a label for each PE again, in zebra and in the kernel, and both LDP sessions.
     pub fn relearned(&self) -> Result<()> {
         wait::until("both LDP sessions and labels of PR", CONVERGENCE, || {
             std::thread::sleep(Duration::from_millis(300));
@@ -109,9 +109,12 @@ impl<'a> Routers<'a> {
             let Ok(sessions) = self.pr.ask("show mpls ldp neighbor") else {
                 return Ok(None);
             };
+            // The kernel may still have labels of a zebra that was killed.
+            let labels = self.pr.ask("show mpls table")?.matches(" LDP ").count();
             let routes = self.pr.node().run("ip -f mpls route show")?;
             let ways = CORE.iter().all(|interface| routes.contains(interface));
-            Ok((sessions.matches("OPERATIONAL").count() == 2 && ways).then_some(()))
+            let up = sessions.matches("OPERATIONAL").count() == 2;
+            Ok((up && labels == 2 && ways).then_some(()))
         })
     }
 
@@ -200,7 +203,7 @@ fn by_kernel(nodes: &Nodes) -> Result<()> {
 }
 
 /// CE1 pings CE2, with the labels on both sides of PR; returns those before PR.
-fn pings_and_labels(nodes: &Nodes) -> Result<Vec<(u32, u8)>> {
+pub fn pings_and_labels(nodes: &Nodes) -> Result<Vec<(u32, u8)>> {
     let watches = [
         Watch::start(&nodes.cables[0], "mpls")?,
         Watch::start(&nodes.cables[1], "mpls")?,

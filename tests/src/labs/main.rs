@@ -4,6 +4,8 @@
 
 mod bgp_lu;
 mod convergence;
+mod differential;
+mod edges;
 mod frr;
 mod kernel_counters;
 mod l3vpn;
@@ -29,7 +31,7 @@ struct Entry {
     run: fn(&Lab) -> Result<()>,
 }
 
-const LABS: [Entry; 8] = [
+const LABS: [Entry; 11] = [
     Entry {
         name: "linux-edge",
         kernel: "mpls",
@@ -47,6 +49,12 @@ const LABS: [Entry; 8] = [
         kernel: "mpls",
         shows: "the same VPN, mplsxdp on the P router by what zebra sends to it",
         run: l3vpn::by_fpm,
+    },
+    Entry {
+        name: "edges",
+        kernel: "mpls",
+        shows: "the same VPN, mplsxdp on the PEs too: imposition by the routes of VRFs",
+        run: edges::run,
     },
     Entry {
         name: "convergence",
@@ -70,7 +78,19 @@ const LABS: [Entry; 8] = [
         name: "restarts",
         kernel: "mpls",
         shows: "what is lost when FRR and mplsxdp are restarted in every order",
-        run: restarts::run,
+        run: restarts::by_kernel,
+    },
+    Entry {
+        name: "restarts-fpm",
+        kernel: "mpls",
+        shows: "the same with FPM as the source",
+        run: restarts::by_fpm,
+    },
+    Entry {
+        name: "differential",
+        kernel: "mpls",
+        shows: "random tables and frames through the kernel's MPLS and through mplsxdp",
+        run: differential::run,
     },
     Entry {
         name: "bgp-lu",

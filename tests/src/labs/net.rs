@@ -122,14 +122,23 @@ pub fn tapped_link(a: &Node, middle: &Node, b: &Node) -> Result<()> {
 
 /// A file of the labs directory.
 pub fn path(file: &str) -> PathBuf {
-    let source = std::env::var_os("MPLSXDP_SOURCE").map(PathBuf::from);
-    let source = source.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    source.join("labs").join(file)
+    source().join("labs").join(file)
 }
 
 pub fn text(file: &str) -> Result<String> {
-    let path = path(file);
+    source_text(&format!("labs/{file}"))
+}
+
+/// A file of the source tree.
+pub fn source_text(file: &str) -> Result<String> {
+    let path = source().join(file);
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The root of the source tree.
+fn source() -> PathBuf {
+    let source = std::env::var_os("MPLSXDP_SOURCE").map(PathBuf::from);
+    source.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
 }
 
 /// Gives an interface addresses.

@@ -1,123 +1,229 @@
 //! What is lost when FRR and mplsxdp are restarted, in the VPN of `l3vpn`.
 
-use anyhow::{Result, ensure};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use mplsxdp_tests::{Lab, Router};
 use nix::sys::signal::Signal;
 
 use crate::l3vpn::{CORE_DAEMONS, Nodes, Routers, synchronised};
-use crate::show::{heading, load, ping, title};
-use crate::traffic::{Counted, INTERVAL, Traffic};
+use crate::show::{heading, load, ping, shell, title};
+use crate::traffic::{INTERVAL, Traffic};
 
-const OPTIONS: &str = "--sync kernel --iface to-PE1 --iface to-PE2";
+/// How long zebra is watched that gets no routes from the daemons that run on.
+const WATCHED: Duration = Duration::from_secs(15);
 
 /// What happens to PR.
-#[derive(Clone, Copy)]
-enum Step {
-    ReloadSwitch,
-    KillSwitch,
-    RestartLdpd,
-    KillZebra,
-    RestartZebra,
-    RestartFrr,
-    FrrThenSwitch,
-    SwitchThenFrr,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// mplsxdp ends by a signal.
+    Switch(Signal),
+    Load,
+    /// A daemon of FRR ends by a signal; `all` is every one, zebra last.
+    Frr(&'static str, Signal),
+    /// Daemons that do not run start; zebra with these options more.
+    Start(&'static str),
+    /// zebra knows no label, although ldpd runs.
+    ZebraStaysEmpty,
+    /// FRR has found its labels again, and mplsxdp follows them.
+    Recovered,
 }
 
-const STEPS: [(Step, &str); 8] = [
-    (Step::ReloadSwitch, "mplsxdp: SIGTERM, and loaded again"),
-    (Step::KillSwitch, "mplsxdp: SIGKILL, and loaded again"),
-    (Step::RestartLdpd, "ldpd: SIGTERM, and started again"),
-    (Step::KillZebra, "zebra alone: SIGKILL, and started again"),
-    (Step::RestartZebra, "zebra alone: SIGTERM, and started again"),
-    (Step::RestartFrr, "all of FRR: SIGTERM, and started again"),
-    (
-        Step::FrrThenSwitch,
-        "FRR, then mplsxdp: SIGTERM; started in the same order",
-    ),
-    (
-        Step::SwitchThenFrr,
-        "mplsxdp, then FRR: SIGTERM; started in the same order",
-    ),
+struct Step {
+    name: &'static str,
+    acts: &'static [Act],
+    /// It is also done with FPM as the source.
+    by_fpm: bool,
+    /// mplsxdp's own part: nothing may be lost.
+    lossless: bool,
+}
+
+use Act::{Frr, Load, Recovered, Start, Switch, ZebraStaysEmpty};
+use Signal::{SIGKILL, SIGTERM};
+
+const STEPS: [Step; 11] = [
+    Step {
+        name: "mplsxdp: SIGTERM, and loaded again",
+        acts: &[Switch(SIGTERM), Load, Recovered],
+        by_fpm: true,
+        lossless: true,
+    },
+    Step {
+        name: "mplsxdp: SIGKILL, and loaded again",
+        acts: &[Switch(SIGKILL), Load, Recovered],
+        by_fpm: true,
+        lossless: true,
+    },
+    Step {
+        name: "ldpd: SIGTERM, and started again",
+        acts: &[Frr("ldpd", SIGTERM), Start(""), Recovered],
+        by_fpm: false,
+        lossless: false,
+    },
+    Step {
+        name: "zebra alone: SIGKILL, and started again; 15 s",
+        acts: &[Frr("zebra", SIGKILL), Start(""), ZebraStaysEmpty],
+        by_fpm: true,
+        lossless: true,
+    },
+    Step {
+        name: "then all of FRR: SIGTERM, and started again",
+        acts: &[Frr("all", SIGTERM), Start("-r"), Recovered],
+        by_fpm: true,
+        lossless: false,
+    },
+    Step {
+        name: "zebra -r alone: SIGTERM, started again; 15 s; then all of FRR",
+        acts: &[
+            Frr("zebra", SIGTERM),
+            Start("-r"),
+            ZebraStaysEmpty,
+            Frr("all", SIGTERM),
+            Start(""),
+            Recovered,
+        ],
+        by_fpm: false,
+        lossless: false,
+    },
+    Step {
+        name: "zebra alone: SIGTERM, started again; 15 s; then all of FRR",
+        acts: &[
+            Frr("zebra", SIGTERM),
+            Start(""),
+            ZebraStaysEmpty,
+            Frr("all", SIGTERM),
+            Start(""),
+            Recovered,
+        ],
+        by_fpm: true,
+        lossless: false,
+    },
+    Step {
+        name: "zebra: SIGKILL; then the others: SIGTERM, as watchfrr does; all started",
+        acts: &[Frr("zebra", SIGKILL), Frr("all", SIGTERM), Start(""), Recovered],
+        by_fpm: true,
+        lossless: false,
+    },
+    Step {
+        name: "all of FRR, zebra first: SIGKILL; started, zebra with -K 60",
+        acts: &[Frr("zebra", SIGKILL), Frr("all", SIGKILL), Start("-K 60"), Recovered],
+        by_fpm: false,
+        lossless: false,
+    },
+    Step {
+        name: "FRR, then mplsxdp: SIGTERM; started in the same order",
+        acts: &[Frr("all", SIGTERM), Switch(SIGTERM), Start(""), Load, Recovered],
+        by_fpm: true,
+        lossless: false,
+    },
+    Step {
+        name: "mplsxdp, then FRR: SIGTERM; started in the same order",
+        acts: &[Switch(SIGTERM), Frr("all", SIGTERM), Load, Start(""), Recovered],
+        by_fpm: true,
+        lossless: false,
+    },
 ];
 
-pub fn run(lab: &Lab) -> Result<()> {
-    title("Restarts on PR of the MPLS VPN, under numbered traffic from CE1 to CE2");
-    let nodes = Nodes::new(lab)?;
-    let mut routers = Routers::start(&nodes, "l3vpn", &CORE_DAEMONS)?;
-    routers.converged()?;
-    let mut router = load(&nodes.pr, OPTIONS)?;
-    synchronised(&router, &nodes.pr)?;
-    let mut counted = Vec::new();
-    for (step, name) in STEPS {
-        heading(name);
-        let traffic = Traffic::start(&nodes.ce[0], &nodes.ce[1], "192.168.2.1".parse()?)?;
-        std::thread::sleep(INTERVAL * 100);
-        router = carry_out(step, &nodes, &mut routers, router)?;
-        // The PEs still have their routes before PR has its labels.
-        routers.relearned()?;
-        routers.converged()?;
-        synchronised(&router, &nodes.pr)?;
-        std::thread::sleep(INTERVAL * 100);
-        let lost = traffic.count()?;
-        println!("{lost}");
-        ping(&nodes.ce[0], "192.168.2.1", 62)?;
-        counted.push((step, name, lost));
-    }
-    heading("In short (a datagram every 5 ms)");
-    for (_, name, lost) in &counted {
-        println!("{name:<60} {lost}");
-    }
-    for (step, name, Counted { lost, .. }) in counted {
-        if matches!(step, Step::ReloadSwitch | Step::KillSwitch) {
-            ensure!(lost == 0, "{name}: nothing was to be lost, and {lost} datagrams were");
-        }
-    }
-    router.unload()
+/// A source of routes for mplsxdp on PR, and what it needs of FRR.
+struct Source {
+    load: &'static str,
+    configuration: &'static str,
+    zebra: &'static str,
 }
 
-fn carry_out(step: Step, nodes: &Nodes, routers: &mut Routers<'_>, router: Router) -> Result<Router> {
-    let pr = &nodes.pr;
-    let frr = &mut routers.pr;
-    match step {
-        Step::ReloadSwitch | Step::KillSwitch => {
-            router.stop(match step {
-                Step::ReloadSwitch => Signal::SIGTERM,
-                _ => Signal::SIGKILL,
-            })?;
-            load(pr, OPTIONS)
+pub fn by_kernel(lab: &Lab) -> Result<()> {
+    title("Restarts on PR of the MPLS VPN, by the kernel's routes, under numbered traffic from CE1 to CE2");
+    let source = Source {
+        load: "--sync kernel --iface to-PE1 --iface to-PE2",
+        configuration: "l3vpn/PR.conf",
+        zebra: "",
+    };
+    run(lab, &source, |_| true)
+}
+
+pub fn by_fpm(lab: &Lab) -> Result<()> {
+    title("Restarts on PR of the MPLS VPN, by FPM, under numbered traffic from CE1 to CE2");
+    let source = Source {
+        load: "--sync fpm --iface to-PE1 --iface to-PE2",
+        configuration: "fpm/PR.conf",
+        zebra: "-M dplane_fpm_nl",
+    };
+    run(lab, &source, |step| step.by_fpm)
+}
+
+fn run(lab: &Lab, source: &Source, wanted: impl Fn(&Step) -> bool) -> Result<()> {
+    let nodes = Nodes::new(lab)?;
+    let mut routers = Routers {
+        pr: crate::frr::Frr::start(&nodes.pr, source.configuration, &CORE_DAEMONS, source.zebra)?,
+        pe: Routers::edges(&nodes, "l3vpn", &CORE_DAEMONS)?,
+    };
+    routers.converged()?;
+    let mut router = Some(load(&nodes.pr, source.load)?);
+    let mut counted = Vec::new();
+    for step in STEPS.iter().filter(|step| wanted(step)) {
+        heading(step.name);
+        let traffic = Traffic::start(&nodes.ce[0], &nodes.ce[1], "192.168.2.1".parse()?)?;
+        sleep(INTERVAL * 100);
+        for &act in step.acts {
+            carry_out(act, &nodes, &mut routers, &mut router, source)?;
         }
-        Step::RestartLdpd => {
-            frr.stop("ldpd", Signal::SIGTERM)?;
-            frr.start_all()?;
-            Ok(router)
+        sleep(INTERVAL * 100);
+        let lost = traffic.count()?;
+        println!("{lost}");
+        if step.acts.contains(&Recovered) {
+            ping(&nodes.ce[0], "192.168.2.1", 62)?;
         }
-        Step::KillZebra => {
-            frr.stop("zebra", Signal::SIGKILL)?;
-            frr.start_all()?;
-            Ok(router)
+        counted.push((step, lost));
+    }
+    heading("In short (a datagram every 5 ms)");
+    for (step, lost) in &counted {
+        println!("{:<72} {lost}", step.name);
+    }
+    for (Step { name, lossless, .. }, counted) in counted {
+        ensure!(
+            !lossless || counted.lost == 0,
+            "{name}: nothing was to be lost, and {} datagrams were",
+            counted.lost
+        );
+    }
+    router.map_or(Ok(()), Router::unload)
+}
+
+fn carry_out(
+    act: Act,
+    nodes: &Nodes,
+    routers: &mut Routers<'_>,
+    router: &mut Option<Router>,
+    source: &Source,
+) -> Result<()> {
+    match act {
+        Switch(signal) => {
+            if let Some(router) = router.take() {
+                router.stop(signal)?;
+            }
         }
-        Step::RestartZebra => {
-            frr.stop("zebra", Signal::SIGTERM)?;
-            frr.start_all()?;
-            Ok(router)
+        Load => *router = Some(load(&nodes.pr, source.load)?),
+        Frr(daemon, signal) => routers.pr.stop(daemon, signal)?,
+        Start(options) => {
+            routers.pr.set_zebra_options(&format!("{} {options}", source.zebra));
+            routers.pr.start_all()?;
         }
-        Step::RestartFrr => {
-            frr.stop("all", Signal::SIGTERM)?;
-            frr.start_all()?;
-            Ok(router)
+        ZebraStaysEmpty => {
+            sleep(WATCHED);
+            let table = routers.pr.show("show mpls table")?;
+            shell(&nodes.pr, "ip -f mpls route show")?;
+            ensure!(
+                !table.contains("LDP"),
+                "ldpd was not expected to give zebra its labels again"
+            );
         }
-        Step::FrrThenSwitch => {
-            frr.stop("all", Signal::SIGTERM)?;
-            router.stop(Signal::SIGTERM)?;
-            frr.start_all()?;
-            load(pr, OPTIONS)
-        }
-        Step::SwitchThenFrr => {
-            router.stop(Signal::SIGTERM)?;
-            frr.stop("all", Signal::SIGTERM)?;
-            let router = load(pr, OPTIONS)?;
-            frr.start_all()?;
-            Ok(router)
+        Recovered => {
+            // The PEs still have their routes before PR has its labels.
+            routers.relearned()?;
+            routers.converged()?;
+            synchronised(router.as_ref().context("mplsxdp is not loaded")?, &nodes.pr)?;
         }
     }
+    Ok(())
 }

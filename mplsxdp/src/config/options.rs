@@ -102,7 +102,8 @@ pub struct Options {
     /// How long a connected routing daemon must be silent before the routes that it did not send again are deleted.
     #[arg(long, value_name = "TIME")]
     pub sync_quiet: Span,
-    /// How the TTL crosses a push or a pop [default: uniform; with --sync: linux, and as net.mpls.ip_ttl_propagate says].
+    /// How the TTL crosses a push or a pop [default: uniform; with --sync: linux, and as net.mpls.ip_ttl_propagate
+    /// says].
     #[arg(long, value_name = "MODE")]
     pub ttl_propagate: Option<TtlPropagation>,
     /// TTL of labels pushed in pipe mode: 1 to 255 [default: 255; with --sync: net.mpls.default_ttl].

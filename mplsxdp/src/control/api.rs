@@ -813,8 +813,8 @@ pub struct SyncSource {
     pub audited_seconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differences: Option<u64>,
-    /// The kernel's `net.mpls.ip_ttl_propagate` and `net.mpls.default_ttl`, or the option that replaces it, if routes follow
-    /// them: unless `ttl-propagate` was given.
+    /// The kernel's `net.mpls.ip_ttl_propagate` and `net.mpls.default_ttl`, or the option that replaces it, if routes
+    /// follow them: unless `ttl-propagate` was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_ttl_propagate: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -829,7 +829,8 @@ pub struct SyncSource {
 pub struct FpmServer {
     /// The address and port that it listens on.
     pub address: String,
-    /// Zebra's module at the other end, or at the last one: `dplane_fpm_nl`, `fpm`, `fpm:protobuf` or `dplane_fpm_sonic`.
+    /// Zebra's module at the other end, or at the last one: `dplane_fpm_nl`, `fpm`, `fpm:protobuf` or
+    /// `dplane_fpm_sonic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialect: Option<String>,
     /// Connections that were accepted, and those that were refused because another was open.

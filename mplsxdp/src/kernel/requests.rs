@@ -136,8 +136,8 @@ impl Netlink {
         Ok(())
     }
 
-    /// Whether the kernel has a MAC address for the neighbour that it does not ask for. The event that reports it may not have
-    /// been read yet.
+    /// Whether the kernel has a MAC address for the neighbour that it does not ask for. The event that reports it may
+    /// not have been read yet.
     async fn is_permanent(&self, ifindex: u32, address: IpAddr) -> Result<bool, Error> {
         let request = format!("neighbour {address} on interface {ifindex}");
         let mut message = NeighbourMessage::default();

@@ -708,8 +708,8 @@ proptest! {
     }
 }
 
-/// holo (holo-routing/src/netlink.rs) writes by the crate rtnetlink: also a single next hop as RTA_MULTIPATH, protocol 0 for LDP, which
-/// has no number, and no label where implicit null was one.
+/// holo (holo-routing/src/netlink.rs) writes by the crate rtnetlink: also a single next hop as RTA_MULTIPATH, protocol
+/// 0 for LDP, which has no number, and no label where implicit null was one.
 #[test]
 fn routes_as_holo_writes_them() {
     use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};

@@ -266,8 +266,8 @@ impl<T: Tables> Switch<T> {
         };
     }
 
-    /// Compares the route that a source has for a key, in `mirror` or in its own, with the one that is installed for it or
-    /// stands by.
+    /// Compares the route that a source has for a key, in `mirror` or in the source's own mirror, with its installed or
+    /// standby route.
     fn compare(&self, source: Source, key: RouteKey, mirror: Option<&Mirror>, found: &mut Differences) {
         let wanted = key_of(key).and_then(|key| self.wanted(source, key, mirror));
         let own = self.own_route(source, key);

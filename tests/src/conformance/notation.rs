@@ -1,11 +1,11 @@
 //! Frames as text, both ways. `[100 64] [17 3/5] ip ttl 10` is a frame for this router with a stack of two entries,
 //! outermost first, written `[label ttl]` or `[label ttl/tc]`, over an IPv4 packet. The last entry has the S bit,
-//! unless a letter says otherwise: `[100 64 s]` sets it, `[100 64 -]` clears it. `[17 3]x5` repeats an
-//! entry five times.
+//! unless a letter says otherwise: `[100 64 s]` sets it, `[100 64 -]` clears it. `[17 3]x5` repeats an entry five
+//! times.
 //!
 //! Before the stack: `for MAC`, `src MAC`, `type 0x8848`, and VLAN tags, outermost first: `tag VID` is 802.1Q (0x8100),
-//! `stag VID` is 802.1ad (0x88a8), `tag VID/PCP` has a priority. After the stack: nothing, `hex 0a0b..`, or `ip`, `ip6`,
-//! `icmp TYPE/CODE` or `icmp6 TYPE/CODE` with any of these, each once:
+//! `stag VID` is 802.1ad (0x88a8), `tag VID/PCP` has a priority. After the stack: nothing, `hex 0a0b..`, or `ip`,
+//! `ip6`, `icmp TYPE/CODE` or `icmp6 TYPE/CODE` with any of these, each once:
 //!
 //! | words | default | |
 //! |---|---|---|

@@ -335,8 +335,8 @@ fn numbered(bench: &Bench, label: u32, to: u32, stop: &AtomicBool) -> Result<u64
     Ok(count)
 }
 
-/// Zebra crashes without deleting a route, comes back and crashes again while it sends its routes, sends fewer of them, and
-/// sends a route that stays as a deletion and an addition.
+/// Zebra crashes without deleting a route, comes back and crashes again while it sends its routes, sends fewer of them,
+/// and sends a route that stays as a deletion and an addition.
 fn restarts_under_traffic() -> Result<()> {
     let lab = Lab::new()?;
     let bench = &lab.bench;

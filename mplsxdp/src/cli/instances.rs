@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::netns::Listening;
 use super::{Failure, Session};
 use crate::control::api::Status;
-use crate::control::client::Client;
+use crate::control::client::{Client, ClientError};
 
 /// How long an instance may take to answer. If it does not, it is listed without its details.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,7 +34,8 @@ pub fn instances(session: &mut Session) -> Result<(), Failure> {
     for mut client in clients {
         match ask(&mut client) {
             Ok(instance) => instances.push(instance),
-            Err(Failure::NobodyReads) => return Err(Failure::NobodyReads),
+            // It ended between the connection and its answer.
+            Err(error) if error.is_closed() => {}
             Err(error) => silent.push(format!("instance `{}`: {error}", client.instance().name())),
         }
     }
@@ -51,7 +52,7 @@ pub fn instances(session: &mut Session) -> Result<(), Failure> {
     Err(Failure::Reported)
 }
 
-fn ask(client: &mut Client) -> Result<Instance, Failure> {
+fn ask(client: &mut Client) -> Result<Instance, ClientError> {
     client.set_patience(Some(PATIENCE))?;
     let Status {
         version,

@@ -60,10 +60,10 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
         if Id::of_peer(&mut client)? == wanted {
             return Ok(client);
         }
+        let place = place(&mut client).ok_or_else(|| client::not_running(instance))?;
         return Err(Failure::Refused(format!(
-            "instance `{}` does not run in the network namespace {name} but {}: leave out `--netns` or `--instance`",
+            "instance `{}` does not run in the network namespace {name} but {place}: leave out `--netns` or `--instance`",
             instance.name(),
-            place(&mut client)
         )));
     }
     let is_starting = || {
@@ -104,7 +104,7 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
             }
             let others: Vec<_> = clients
                 .iter_mut()
-                .map(|client| format!("{} {}", client.instance().name().to_owned(), place(client)))
+                .filter_map(|client| Some(format!("{} {}", client.instance().name().to_owned(), place(client)?)))
                 .collect();
             let others = match others.as_slice() {
                 [] => "none".to_owned(),
@@ -139,14 +139,15 @@ impl Listening {
     }
 }
 
-/// Where an instance runs, in words.
-fn place(client: &mut Client) -> String {
-    match Id::of_peer(client) {
+/// Where an instance runs, in words; `None` if it has just ended.
+fn place(client: &mut Client) -> Option<String> {
+    Some(match Id::of_peer(client) {
         Ok(id) => match netns::name(id.0) {
             Some(name) => format!("in {name}"),
             None if Id::of("/proc/self/ns/net").is_ok_and(|own| own == id) => "in the namespace of this command".into(),
             None => "in a namespace without a name".into(),
         },
+        Err(error) if error.is_closed() => return None,
         Err(error) => format!("in a namespace that cannot be read ({error})"),
-    }
+    })
 }

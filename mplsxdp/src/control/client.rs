@@ -67,6 +67,15 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether the instance closed the connection, as it does when it ends.
+    pub fn is_closed(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+
+        matches!(self, Self::Broken(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+    }
+}
+
 #[derive(Serialize)]
 struct Message<'a, P> {
     method: &'a str,
@@ -453,7 +462,8 @@ fn version_of(instance: &Instance) -> Option<String> {
     Some(info.version)
 }
 
-fn not_running(instance: &Instance) -> ClientError {
+/// The error of a command for an instance that does not run.
+pub fn not_running(instance: &Instance) -> ClientError {
     let name = instance.name();
     let running = running(instance);
     ClientError::NotRunning {

@@ -1,11 +1,13 @@
 //! The command line, as a person or a script uses it.
 
 use std::io::{BufRead as _, Read, Write};
+use std::os::fd::AsRawFd as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mplsxdp::control::api::{Checksum, Request};
 use mplsxdp::control::{Instance, RUN_DIR_VARIABLE};
+use nix::sys::socket::MsgFlags;
 use serde_json::{Value, json};
 
 use crate::fake::Fake;
@@ -976,6 +978,30 @@ fn all_instances_are_listed() {
     let left = Instance::in_dir(fake.instance.dir(), "left").unwrap();
     std::fs::write(left.socket(), "").unwrap();
     assert_eq!(done(&fake, "instances").lines().count(), 2);
+}
+
+/// It accepts the connection and ends before it answers.
+#[test]
+fn an_instance_that_ends_while_it_is_asked_is_not_listed() {
+    let fake = Fake::start();
+    let ending = Instance::in_dir(fake.instance.dir(), "ending").unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(ending.socket()).unwrap();
+    // With the call unread, closing resets the connection; once it is read, closing ends it.
+    for reads in [false, true] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut byte = [0];
+                match reads {
+                    true => while stream.read(&mut byte).unwrap() == 1 && byte != [0] {},
+                    // It is there, and stays unread.
+                    false => _ = nix::sys::socket::recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK).unwrap(),
+                }
+            });
+            let listed = done(&fake, "instances");
+            assert!(listed.contains("\ndefault ") && !listed.contains("ending"), "{listed}");
+        });
+    }
 }
 
 /// An instance of version 0.0.9, which answers every call of its interface with `reply`.

@@ -10,6 +10,7 @@ use mplsxdp_common::wire::Mac;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::netns::Netns;
+use crate::wait;
 
 /// How long to wait for an expected frame: enough for an emulated machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,13 +77,14 @@ impl Tap {
 
     /// The next frame that arrives and is wanted; others are skipped. `what` names it in the error if there is none.
     pub fn receive(&self, what: &str, mut wanted: impl FnMut(&[u8]) -> bool) -> Result<Vec<u8>> {
-        let end = Instant::now() + PATIENCE;
+        let limit = wait::limit(PATIENCE);
+        let end = Instant::now() + limit;
         while let Some(frame) = self.next_before(end)? {
             if wanted(&frame) {
                 return Ok(frame);
             }
         }
-        bail!("{what}: not seen on {} within {PATIENCE:?}", self.place)
+        bail!("{what}: not seen on {} within {limit:?}", self.place)
     }
 
     /// Everything that has arrived, in order.

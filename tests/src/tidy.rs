@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::wait;
+
 /// Names of namespaces and instances begin with this and the process id of their maker.
 pub const PREFIX: &str = "mx-";
 /// The directory where `ip netns` keeps names.
@@ -102,7 +104,7 @@ impl Reaped {
     /// The status, once it has ended by itself.
     pub fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         let pid = self.pid();
-        let status = crate::wait::until(&format!("the end of process {pid}"), limit, || {
+        let status = wait::until(&format!("the end of process {pid}"), limit, || {
             Ok(self.child.try_wait()?)
         })?;
         alive().children.retain(|&child| child != pid);
@@ -126,7 +128,7 @@ impl Drop for Reaped {
 
 /// Waits for a child, and kills it if it takes too long.
 fn reap(child: Pid) {
-    let end = Instant::now() + GRACE;
+    let end = Instant::now() + wait::limit(GRACE);
     while let Ok(WaitStatus::StillAlive) = waitpid(child, Some(WaitPidFlag::WNOHANG)) {
         if Instant::now() > end {
             let _ = kill(child, Signal::SIGKILL);
@@ -178,7 +180,7 @@ pub fn purge() -> Result<()> {
             }
         }
         let gone = || Ok(ip(&["netns", "pids", &name])?.trim().is_empty().then_some(()));
-        crate::wait::until(&format!("the end of the processes in {name}"), GRACE, gone)?;
+        wait::until(&format!("the end of the processes in {name}"), GRACE, gone)?;
         delete_namespace(&name)?;
     }
     for path in instance_files(PREFIX).into_iter().filter(|path| {

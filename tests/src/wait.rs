@@ -1,5 +1,6 @@
 //! Waiting for conditions.
 
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,21 @@ use mplsxdp::slowpath::xsk::{XskError, XskPort};
 /// The time between two attempts.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Calls `look` until it returns something; `what` is for the error if there is nothing within `limit`.
-pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+/// How many times slower than an ordinary machine this one is, a whole number. `cargo xtask guest` sets it in guests.
+const SLOWNESS_VARIABLE: &str = "MPLSXDP_SLOWNESS";
+static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+    let value = std::env::var(SLOWNESS_VARIABLE).ok();
+    value.and_then(|value| value.parse().ok()).unwrap_or(1)
+});
+
+/// A time limit for an ordinary machine, as long as this machine needs.
+pub fn limit(ordinary: Duration) -> Duration {
+    ordinary * *SLOWNESS
+}
+
+/// Calls `look` until it returns something; `what` is for the error if there is nothing within the [`limit`] of `ordinary`.
+pub fn until<T>(what: &str, ordinary: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let limit = limit(ordinary);
     let end = Instant::now() + limit;
     loop {
         if let Some(found) = look()? {

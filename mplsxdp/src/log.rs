@@ -13,6 +13,7 @@ use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, callsite};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{Format, FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::format::{Format, FormatEvent, FormatFields, Full, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -57,8 +59,51 @@ pub fn left_out() -> u64 {
     LEFT_OUT.load(Relaxed)
 }
 
+/// Who reads standard error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reader {
+    Anyone,
+    /// The journal has the time of each line, and takes its level from a prefix (sd-daemon(3)).
+    Journal,
+}
+
+impl Reader {
+    /// `stream` is `$JOURNAL_STREAM`: device and inode of the socket that systemd connected (systemd.exec(5)).
+    fn of(output: &std::fs::File, stream: Option<&str>) -> Self {
+        let same = || {
+            let (device, inode) = stream?.split_once(':')?;
+            let found = output.metadata().ok()?;
+            Some((found.dev(), found.ino()) == (device.parse().ok()?, inode.parse().ok()?))
+        };
+        match same() {
+            Some(true) => Self::Journal,
+            _ => Self::Anyone,
+        }
+    }
+
+    fn prefix(self, level: Level) -> &'static str {
+        match (self, level) {
+            (Self::Anyone, _) => "",
+            (Self::Journal, Level::ERROR) => "<3>",
+            (Self::Journal, Level::WARN) => "<4>",
+            (Self::Journal, Level::INFO) => "<6>",
+            (Self::Journal, _) => "<7>",
+        }
+    }
+}
+
+impl FormatTime for Reader {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => SystemTime.format_time(writer),
+            Self::Journal => Ok(()),
+        }
+    }
+}
+
 /// The log, which writes what it can when dropped.
 pub struct Log {
+    reader: Reader,
     queue: SyncSender<Message>,
     ended: Receiver<()>,
 }
@@ -73,14 +118,20 @@ impl Log {
     pub fn start(level: &str, ansi: bool) -> io::Result<Self> {
         // A separate handle: the standard library's is locked for as long as a write takes.
         let output = std::fs::File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let stream = std::env::var("JOURNAL_STREAM").ok();
+        let reader = Reader::of(&output, stream.as_deref());
         let limits = Arc::new(Mutex::new(Limits::default()));
-        let log = Self::with_output(output, Arc::clone(&limits))?;
+        let log = Self::with_output(output, reader, Arc::clone(&limits))?;
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .log_internal_errors(false)
             .event_format(Limited {
-                format: tracing_subscriber::fmt::format().with_target(false).with_ansi(ansi),
+                format: tracing_subscriber::fmt::format()
+                    .with_target(false)
+                    .with_ansi(ansi)
+                    .with_timer(reader),
+                reader,
                 limits,
             })
             .with_writer(Queue(log.queue.clone()))
@@ -88,20 +139,25 @@ impl Log {
         Ok(log)
     }
 
-    fn with_output(output: impl io::Write + Send + 'static, limits: Arc<Mutex<Limits>>) -> io::Result<Self> {
+    fn with_output(
+        output: impl io::Write + Send + 'static,
+        reader: Reader,
+        limits: Arc<Mutex<Limits>>,
+    ) -> io::Result<Self> {
         let (queue, messages) = sync_channel(QUEUE_LINES);
         let (end, ended) = sync_channel(1);
         thread::Builder::new().name("log".into()).spawn(move || {
-            write_lines(&messages, output, &limits);
+            write_lines(&messages, output, reader, &limits);
             // The log may have stopped waiting.
             let _ = end.try_send(());
         })?;
-        Ok(Self { queue, ended })
+        Ok(Self { reader, queue, ended })
     }
 
-    /// Writes a line that is not an event. It waits for room in the queue for a limited time.
+    /// Writes an error that is not an event. It waits for room in the queue for a limited time.
     pub fn line(&self, line: &str) {
-        if !self.send(Message::Line(format!("{line}\n")), Instant::now() + FLUSH_TIME) {
+        let line = format!("{}{line}\n", self.reader.prefix(Level::ERROR));
+        if !self.send(Message::Line(line), Instant::now() + FLUSH_TIME) {
             LOST.fetch_add(1, Relaxed);
         }
     }
@@ -131,7 +187,7 @@ impl Drop for Log {
 }
 
 /// The log's thread.
-fn write_lines(messages: &Receiver<Message>, mut output: impl io::Write, limits: &Mutex<Limits>) {
+fn write_lines(messages: &Receiver<Message>, mut output: impl io::Write, reader: Reader, limits: &Mutex<Limits>) {
     let mut reported = 0;
     let mut next_tick = Instant::now() + TICK;
     loop {
@@ -159,7 +215,11 @@ fn write_lines(messages: &Receiver<Message>, mut output: impl io::Write, limits:
         if lost > reported
             && write_line(
                 &mut output,
-                &format!("{} lines of this log are lost\n", lost - reported),
+                &format!(
+                    "{}{} lines of this log are lost\n",
+                    reader.prefix(Level::WARN),
+                    lost - reported
+                ),
             )
         {
             reported = lost;
@@ -217,7 +277,8 @@ impl io::Write for &Queue {
 
 /// Formats events, except those that exceed the limits.
 struct Limited {
-    format: Format,
+    format: Format<Full, Reader>,
+    reader: Reader,
     limits: Arc<Mutex<Limits>>,
 }
 
@@ -227,9 +288,13 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let metadata = event.metadata();
         let mut line = String::new();
         self.format.format_event(context, Writer::new(&mut line), event)?;
-        let metadata = event.metadata();
+        if self.reader == Reader::Journal {
+            // Blanks are left of the time.
+            line = format!("{}{}", self.reader.prefix(*metadata.level()), line.trim_start());
+        }
         let factor = if *metadata.level() > Level::INFO {
             DEBUG_FACTOR
         } else {
@@ -494,7 +559,45 @@ mod tests {
     }
 
     fn log_to(output: Output) -> Log {
-        Log::with_output(output, Arc::default()).unwrap()
+        Log::with_output(output, Reader::Anyone, Arc::default()).unwrap()
+    }
+
+    #[test]
+    fn the_journal_gets_levels_and_no_times() {
+        let (one_end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let output = std::fs::File::from(std::os::fd::OwnedFd::from(one_end));
+        let found = output.metadata().unwrap();
+        let stream = format!("{}:{}", found.dev(), found.ino());
+        assert_eq!(Reader::of(&output, Some(&stream)), Reader::Journal);
+        // Standard error was redirected since.
+        for stream in [None, Some(""), Some("1:2"), Some("1"), Some(&*format!("{stream}1"))] {
+            assert_eq!(Reader::of(&output, stream), Reader::Anyone, "{stream:?}");
+        }
+        let (to, written) = channel();
+        let log = Log::with_output(Output::Kept(to), Reader::Journal, Arc::default()).unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .event_format(Limited {
+                format: tracing_subscriber::fmt::format()
+                    .with_target(false)
+                    .with_ansi(false)
+                    .with_timer(Reader::Journal),
+                reader: Reader::Journal,
+                limits: Arc::default(),
+            })
+            .with_writer(Queue(log.queue.clone()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(port = "eth1", "a warning");
+            tracing::info!("news");
+        });
+        log.line("mplsxdp: the end");
+        drop(log);
+        let text = String::from_utf8(written.iter().flatten().collect()).unwrap();
+        let lines: Vec<_> = text.lines().filter(|line| !line.contains("are lost")).collect();
+        assert_eq!(
+            lines,
+            ["<4>WARN a warning port=\"eth1\"", "<6>INFO news", "<3>mplsxdp: the end"]
+        );
     }
 
     #[test]

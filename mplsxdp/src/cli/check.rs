@@ -1,16 +1,20 @@
 //! `load --check`: whether a configuration could be loaded now. Changes nothing.
 
 use std::collections::VecDeque;
-use std::time::{Instant, SystemTime};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
 
 use mplsxdp_common::abi::{MAX_ADJACENCIES, MAX_FTN, Settings, TtlMode};
 use tracing::warn;
 
-use crate::config::{Config, Options};
+use crate::config::{Config, Options, SyncSource};
+use crate::control::Instance;
+use crate::control::client::Client;
+use crate::daemon::fpm::{self, ListenError};
 use crate::dataplane::Capacity;
 use crate::dataplane::memory::MemoryTables;
 use crate::error;
-use crate::kernel::{self, Netlink, sysctl};
+use crate::kernel::{self, Interests, Netlink, sysctl};
 use crate::lfib::{Lfib, Mode};
 use crate::neighbour::Event;
 use crate::ports::attach::{self, Attached};
@@ -19,6 +23,9 @@ use crate::ports::preflight::PreflightError;
 use crate::ports::{self, PortError};
 use crate::route::Owner;
 use crate::switch::{Effect, Identity, Input, PortEvent, Switch};
+
+/// How long a running instance of the same name may take to report what it follows.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Everything that prevents loading these options in the network namespace of this thread. Ports of a running instance
 /// with the same name are not an obstacle: that instance would read the file again.
@@ -48,17 +55,38 @@ pub async fn system(options: &Options) -> Vec<String> {
             Err(error) => errors.push(error.to_string()),
         }
     }
+    for address in options.sync.iter().filter_map(|source| source.fpm_address()) {
+        match fpm::bind(address) {
+            Err(ListenError::InUse(_)) if follows(&options.instance, address) => {}
+            bound => errors.extend(bound.err().map(|error| error::report(&error))),
+        }
+    }
     errors
 }
 
+/// Whether an instance of this name runs and waits for a routing daemon there.
+fn follows(instance: &str, address: SocketAddr) -> bool {
+    let configured = || {
+        let client = Client::try_connect(&Instance::new(instance).ok()?).ok()?;
+        let mut client = client?;
+        client.set_patience(Some(ANSWER_WAIT)).ok()?;
+        serde_json::from_value::<Vec<SyncSource>>(client.config().ok()?.remove("sync")?).ok()
+    };
+    configured().is_some_and(|sources| sources.contains(&SyncSource::Fpm(address)))
+}
+
 /// Lets a switch in memory take over the configuration, in the network namespace of this thread as it is now: it logs
-/// the warnings of a load, such as next hops that cannot be reached. Returns what else would keep the configuration
-/// from loading.
+/// the warnings of a load, such as next hops that cannot be reached. It follows the kernel's routes if
+/// that is configured. Returns what else would keep the configuration from loading.
 ///
 /// The interface for this machine's own packets is left out: it would have to be created.
 pub async fn rehearse(config: Config) -> Result<(), String> {
     let error = |error: kernel::Error| error.to_string();
-    let (netlink, mut events) = Netlink::open().map_err(error)?;
+    let interests = Interests {
+        routing: config.sync.contains(&SyncSource::Kernel),
+        ..Interests::default()
+    };
+    let (netlink, mut events) = Netlink::open_with(interests).map_err(error)?;
     let mut found = Vec::new();
     while found.last() != Some(&Event::Synced) {
         found.push(events.recv().await.ok_or("the netlink reader has ended")?);
@@ -78,7 +106,8 @@ pub async fn rehearse(config: Config) -> Result<(), String> {
         loop {
             while let Some(effect) = switch.take_effect() {
                 match effect {
-                    Effect::Ready => return Ok(()),
+                    // What it follows comes after this.
+                    Effect::Ready => {}
                     Effect::Failed(error) => return Err(error::report(&error)),
                     effect => inputs.extend(answer(effect, &netlink).await),
                 }

@@ -29,6 +29,14 @@ impl SyncSource {
             Self::Fpm(_) => "fpm",
         }
     }
+
+    /// Where a routing daemon connects to.
+    pub const fn fpm_address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Fpm(address) => Some(address),
+            Self::Kernel => None,
+        }
+    }
 }
 
 impl FromStr for SyncSource {

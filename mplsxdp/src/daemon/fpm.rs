@@ -115,11 +115,50 @@ impl Shared {
     }
 }
 
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(
+        "cannot wait for a routing daemon on {0}: another program listens there (`ss -ltnp sport = :{port}` names it); choose \
+         another port: `--sync fpm:PORT`, and `fpm address {ip} port PORT` in FRR",
+        port = .0.port(), ip = .0.ip()
+    )]
+    InUse(SocketAddr),
+    #[error(
+        "cannot wait for a routing daemon on {0}: {ip} is not an address of this network namespace; {advice}",
+        ip = .0.ip(), advice = advice(*.0)
+    )]
+    NotAnAddress(SocketAddr),
+    #[error("cannot wait for a routing daemon on {0}")]
+    Failed(SocketAddr, #[source] io::Error),
+}
+
+/// How it can become one.
+fn advice(address: SocketAddr) -> &'static str {
+    match address.ip().is_loopback() {
+        true => "`ip link set lo up` makes it one",
+        false => "`ip address` lists those that are",
+    }
+}
+
+/// Takes the address, in the network namespace of this thread.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        io::ErrorKind::AddrNotAvailable => ListenError::NotAnAddress(address),
+        _ => ListenError::Failed(address, error),
+    })
+}
+
 impl Fpm {
     /// Listens in the network namespace of this thread. `quiet`: how long zebra must be silent for its replay to count
     /// as complete.
-    pub fn listen(address: SocketAddr, quiet: Duration) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+    pub fn listen(address: SocketAddr, quiet: Duration) -> Result<Self, ListenError> {
+        let listener = bind(address)?;
+        Self::serve(listener, quiet).map_err(|error| ListenError::Failed(address, error))
+    }
+
+    fn serve(listener: TcpListener, quiet: Duration) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let status = Status {
             // Port 0 selects any.

@@ -51,7 +51,7 @@ use crate::switch::{
 };
 use crate::{control, ports};
 use exceptions::{Exceptions, View};
-use fpm::Fpm;
+use fpm::{Fpm, ListenError};
 use reading::Reading;
 pub use reading::Reread;
 use requests::Requests;
@@ -750,20 +750,11 @@ async fn next_feed_event(fpm: &Option<Fpm>) -> FeedEvent {
 }
 
 /// The server for a routing daemon, if the configuration names one.
-fn listen_for_fpm(config: &Config) -> anyhow::Result<Option<Fpm>> {
-    let address = config.sync.iter().find_map(|source| match source {
-        SyncSource::Fpm(address) => Some(*address),
-        SyncSource::Kernel => None,
-    });
-    let Some(address) = address else { return Ok(None) };
-    let fpm = Fpm::listen(address, config.sync_quiet.get()).with_context(|| {
-        let (ip, port) = (address.ip(), address.port());
-        format!(
-            "cannot wait for a routing daemon on {address}; if another program listens there (`ss -ltnp sport = \
-             :{port}`), choose another port: `--sync fpm:PORT`, and `fpm address {ip} port PORT` in FRR"
-        )
-    })?;
-    Ok(Some(fpm))
+fn listen_for_fpm(config: &Config) -> Result<Option<Fpm>, ListenError> {
+    let address = config.sync.iter().find_map(|source| source.fpm_address());
+    address
+        .map(|address| Fpm::listen(address, config.sync_quiet.get()))
+        .transpose()
 }
 
 fn slow_path_options(config: &Config) -> Options {

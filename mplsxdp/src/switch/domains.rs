@@ -7,6 +7,7 @@ use tracing::{debug, error, warn};
 
 use super::claims::{claim, claims_in};
 use super::{Effect, Switch};
+use crate::config::SyncTable;
 use crate::control::api::Refusal;
 use crate::dataplane::{FtnKey, Tables};
 use crate::ports::local::LocalPair;
@@ -83,6 +84,17 @@ impl<T: Tables> Switch<T> {
             name: name.to_owned(),
             reason: format!("{what}{help}"),
         })
+    }
+
+    /// `--sync-table` may name VRFs that do not exist yet.
+    pub(super) fn warn_of_missing_vrfs(&self) {
+        for table in &self.config.sync_table {
+            if let SyncTable::Vrf(name) = table
+                && let Err(missing) = self.vrf_table(name)
+            {
+                warn!("--sync-table {name}: {missing}; its routes are followed once it exists");
+            }
+        }
     }
 
     /// The routing table of the VRF that each port is in.

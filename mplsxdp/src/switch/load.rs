@@ -389,6 +389,7 @@ impl<T: Tables> Switch<T> {
         }
         if is_start {
             self.warn_of_foreign_sources(&[]);
+            self.warn_of_missing_vrfs();
             self.feeds.start();
             if !self.feeds.is_empty() {
                 self.audits.schedule(now);

@@ -1,6 +1,7 @@
 //! The configuration of a running instance: shown, checked, loaded again; and its file in `status` and `instances`.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +22,10 @@ pub fn tests() -> Vec<Trial> {
         test("config::what_is_shown_loads_to_the_same_state", round_trip),
         test("config::all_that_would_keep_it_from_loading_is_reported_at_once", check),
         test("config::a_check_warns_of_what_a_load_would_warn_of", check_warnings),
+        test(
+            "config::a_check_tries_the_sources_of_routes_as_a_load_does",
+            check_sources,
+        ),
         test("config::kernel_routes_come_and_go_with_the_instance", kernel_routes),
         test("config::instances_and_status_tell_where_they_run", instances),
         test_with(
@@ -261,6 +266,75 @@ fn check_warnings() -> Result<()> {
         ensure!(said.contains(warning), "{warning}: {said}");
     }
     check()?;
+    router.unload()
+}
+
+/// A check and a load say the same of `--sync` and `--sync-table`.
+fn check_sources() -> Result<()> {
+    let bench = Bench::new()?;
+    let refused = |options: &str, error: &str| -> Result<()> {
+        let (code, _, err) = bench.check(options)?;
+        ensure!(
+            code == Some(1) && err == format!("mplsxdp: {error}\n"),
+            "{options}: {err}"
+        );
+        let load = Router::load(&bench.netns, options).err();
+        let said = format!("{:#}", load.with_context(|| format!("{options} was loaded"))?);
+        ensure!(said.contains(error), "{options}: {said}");
+        Ok(())
+    };
+    // As in a new namespace.
+    bench.netns.ip("address flush dev lo")?;
+    bench.netns.ip("link set lo down")?;
+    let (local, foreign) = ("--iface eth1 --sync fpm", "--iface eth1 --sync fpm:192.0.2.9:2621");
+    refused(
+        local,
+        "cannot wait for a routing daemon on 127.0.0.1:2620: 127.0.0.1 is not an address of this network namespace; \
+         `ip link set lo up` makes it one",
+    )?;
+    refused(
+        foreign,
+        "cannot wait for a routing daemon on 192.0.2.9:2621: 192.0.2.9 is not an address of this network namespace; \
+         `ip address` lists those that are",
+    )?;
+    bench.netns.ip("link set lo up")?;
+    let listener = bench.netns.within(|| Ok(TcpListener::bind("127.0.0.1:2620")?))?;
+    refused(
+        local,
+        "cannot wait for a routing daemon on 127.0.0.1:2620: another program listens there (`ss -ltnp sport = :2620` \
+         names it); choose another port: `--sync fpm:PORT`, and `fpm address 127.0.0.1 port PORT` in FRR",
+    )?;
+    drop(listener);
+    let options = "--iface eth1 --sync fpm --sync kernel --sync-table main --sync-table red --sync-table eth2";
+    let warnings = [
+        "--sync-table red: there is no VRF `red`; `ip link add NAME type vrf table N` makes one; its routes are followed once",
+        "--sync-table eth2: `eth2` is not a VRF;",
+    ];
+    let check = || -> Result<String> {
+        let (code, out, err) = bench.check(options)?;
+        ensure!(code == Some(0) && out.contains("it can be loaded"), "{out}{err}");
+        Ok(err)
+    };
+    let checked = check()?;
+    let router = Router::load(&bench.netns, options)?;
+    let said = router.said_at_load()?;
+    for warning in warnings {
+        ensure!(checked.contains(warning), "{warning}: {checked}");
+        ensure!(said.contains(warning), "{warning}: {said}");
+    }
+    // Whether it has MPLS, and accepts labels, is said of the kernel as it is.
+    for warning in ["the kernel has no MPLS", "the kernel accepts no labels here"] {
+        ensure!(
+            checked.contains(warning) == router.said().contains(warning),
+            "{warning}: {checked}{}",
+            router.said()
+        );
+    }
+    // The running instance is not in the way; one of another name is.
+    check()?;
+    let another = Router::load_instance(&bench.netns, &format!("{}-second", bench.netns.name()), local).err();
+    let said = format!("{:#}", another.context("a second one was loaded")?);
+    ensure!(said.contains("another program listens there"), "{said}");
     router.unload()
 }
 

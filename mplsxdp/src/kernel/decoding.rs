@@ -186,21 +186,11 @@ pub(super) fn link_info(message: &LinkMessage) -> Option<LinkInfo> {
     let flags = message.header.flags;
     let mut name = None;
     let mut link = LinkInfo {
-        ifindex: message.header.index,
-        name: "".into(),
-        mac: None,
-        mtu: 0,
         up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::LowerUp),
         loopback: flags.contains(LinkFlags::Loopback),
         noarp: flags.contains(LinkFlags::Noarp),
-        kind: None,
-        master: None,
-        xdp: None,
-        peer: None,
-        vlan: None,
-        vrf_table: None,
-        parent: None,
+        ..LinkInfo::new(message.header.index, "")
     };
     let mut peer = None;
     let (mut master, mut member_kind) = (None, None);

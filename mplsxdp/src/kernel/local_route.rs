@@ -16,31 +16,46 @@ pub struct LocalRoute {
     pub src: Option<IpAddr>,
 }
 
-impl FromStr for LocalRoute {
-    type Err = String;
+/// Why a line is not a [`LocalRoute`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidLocalRoute {
+    #[error("`{0}` is not `PREFIX` or `PREFIX src ADDRESS`")]
+    Words(String),
+    #[error("`{0}` is not a prefix, such as 10.4.4.0/24 or 2001:db8::/32")]
+    Prefix(String),
+    #[error("{0} has bits set beyond its length: write {right}", right = .0.trunc())]
+    HostBits(IpNet),
+    #[error("`{0}` is not an address")]
+    Address(String),
+    #[error("{prefix} and src {src} are of different families")]
+    Families { prefix: IpNet, src: IpAddr },
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for LocalRoute {
+    type Err = InvalidLocalRoute;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLocalRoute> {
         let words: Vec<_> = text.split_ascii_whitespace().collect();
         let (prefix, src) = match words.as_slice() {
             [prefix] => (prefix, None),
             [prefix, "src", src] => (prefix, Some(src)),
-            _ => return Err(format!("`{text}` is not `PREFIX` or `PREFIX src ADDRESS`")),
+            _ => return Err(InvalidLocalRoute::Words(text.to_owned())),
         };
         let host = || prefix.parse::<IpAddr>().map(IpNet::from);
         let prefix: IpNet = prefix
             .parse()
             .or_else(|_| host())
-            .map_err(|_| format!("`{prefix}` is not a prefix, such as 10.4.4.0/24 or 2001:db8::/32"))?;
+            .map_err(|_| InvalidLocalRoute::Prefix((*prefix).to_owned()))?;
         if prefix.trunc() != prefix {
-            let right = prefix.trunc();
-            return Err(format!("{prefix} has bits set beyond its length: write {right}"));
+            return Err(InvalidLocalRoute::HostBits(prefix));
         }
-        let address = |src: &&str| src.parse::<IpAddr>().map_err(|_| format!("`{src}` is not an address"));
+        let address = |src: &&str| {
+            src.parse::<IpAddr>()
+                .map_err(|_| InvalidLocalRoute::Address((*src).to_owned()))
+        };
         let src = src.map(address).transpose()?;
         match src {
-            Some(src) if src.is_ipv4() != prefix.addr().is_ipv4() => {
-                Err(format!("{prefix} and src {src} are of different families"))
-            }
+            Some(src) if src.is_ipv4() != prefix.addr().is_ipv4() => Err(InvalidLocalRoute::Families { prefix, src }),
             _ => Ok(Self { prefix, src }),
         }
     }
@@ -98,7 +113,8 @@ mod tests {
                 "10.4.4.0/24 and src ::1 are of different families",
             ),
         ] {
-            assert_eq!(line.parse::<LocalRoute>(), Err(reason.to_owned()));
+            let error = line.parse::<LocalRoute>().map_err(|error| error.to_string());
+            assert_eq!(error, Err(reason.to_owned()));
         }
     }
 }

@@ -15,6 +15,6 @@ mod requests;
 pub mod subscription;
 pub mod sysctl;
 
-pub use local_route::LocalRoute;
+pub use local_route::{InvalidLocalRoute, LocalRoute};
 pub use requests::{Error, NeighbourEntry, Netlink};
 pub use subscription::Interests;

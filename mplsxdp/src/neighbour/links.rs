@@ -142,26 +142,7 @@ impl Links {
 mod tests {
     use super::*;
     use crate::neighbour::Master;
-
-    fn link(ifindex: u32, name: &str) -> LinkInfo {
-        LinkInfo {
-            ifindex,
-            name: name.into(),
-            mac: None,
-            mtu: 1500,
-            up: true,
-            running: true,
-            loopback: false,
-            noarp: false,
-            kind: None,
-            master: None,
-            xdp: None,
-            peer: None,
-            vlan: None,
-            vrf_table: None,
-            parent: None,
-        }
-    }
+    use crate::neighbour::fixture::link;
 
     #[test]
     fn names_follow_their_interfaces() {

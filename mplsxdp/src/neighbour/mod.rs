@@ -11,6 +11,8 @@ use mplsxdp_common::wire::Mac;
 use crate::rtnl::Message;
 
 pub mod addresses;
+#[cfg(test)]
+pub mod fixture;
 pub mod links;
 pub mod resolver;
 pub mod routes;
@@ -82,6 +84,27 @@ pub struct LinkInfo {
 impl LinkInfo {
     /// Sub-interfaces that the kernel has no device for have indexes from here up; the kernel's are below.
     pub const FIRST_VIRTUAL: u32 = 1 << 31;
+
+    /// An interface that is down, before anything else is known of it.
+    pub fn new(ifindex: u32, name: &str) -> Self {
+        Self {
+            ifindex,
+            name: name.into(),
+            mac: None,
+            mtu: 0,
+            up: false,
+            running: false,
+            loopback: false,
+            noarp: false,
+            kind: None,
+            master: None,
+            xdp: None,
+            peer: None,
+            vlan: None,
+            vrf_table: None,
+            parent: None,
+        }
+    }
 
     /// Whether frames can be sent on it.
     pub fn is_up(&self) -> bool {

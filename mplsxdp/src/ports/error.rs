@@ -8,6 +8,7 @@ use mplsxdp_common::abi::MAX_PORTS;
 use super::Role;
 use super::local::LocalError;
 use super::preflight::PreflightError;
+use super::sub_interface::InvalidSubInterface;
 use crate::control::api::Checksum;
 use crate::dataplane::TableError;
 use crate::dataplane::loader::LoadError;
@@ -54,8 +55,8 @@ pub enum PortError {
     NoMac { name: Box<str> },
     #[error("{name} has no AF_XDP sockets")]
     NoSockets { name: Box<str> },
-    #[error("{0}")]
-    SubInterface(String),
+    #[error(transparent)]
+    SubInterface(#[from] InvalidSubInterface),
     #[error("cannot find out how many receive queues {name} has: {source}")]
     Queues { name: Box<str>, source: io::Error },
     #[error(transparent)]

@@ -115,7 +115,7 @@ pub struct SubInterface {
 
 /// The sub-interface with this name. `None` if it is the name of an ordinary interface, or of none; an error says why
 /// it cannot be a sub-interface.
-pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, String> {
+pub fn find(name: &str, links: &Links) -> Result<Option<SubInterface>, InvalidSubInterface> {
     let by_device = |link: &LinkInfo| match of_device(link, links) {
         Some(Ok(found)) => Ok(Some(found)),
         Some(Err(TooManyTags)) => Err(too_many_tags(name)),
@@ -214,20 +214,28 @@ fn split(name: &str) -> Option<(&str, &str)> {
         .filter(|(rest, vid)| !rest.is_empty() && !vid.is_empty() && vid.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn too_many_tags(name: &str) -> String {
-    format!("{name} has more than two VLAN tags; at most two are supported")
+/// Why a name that looks like a sub-interface's cannot be one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidSubInterface {
+    #[error("{name} has more than two VLAN tags; at most two are supported")]
+    TooManyTags { name: Box<str> },
+    #[error("{name}: {vid} is not a VLAN identifier: these are {} to {}", VIDS.start(), VIDS.end())]
+    Vid { name: Box<str>, vid: Box<str> },
 }
 
-fn vlan(name: &str, tpid: u16, vid: &str) -> Result<Vlan, String> {
+fn too_many_tags(name: &str) -> InvalidSubInterface {
+    InvalidSubInterface::TooManyTags { name: name.into() }
+}
+
+fn vlan(name: &str, tpid: u16, vid: &str) -> Result<Vlan, InvalidSubInterface> {
     let number = vid.parse().ok().filter(|number| VIDS.contains(number));
     // Each number can be written in one way only, so that no two names are the same sub-interface.
     match number.filter(|_| !vid.starts_with('0')) {
         Some(vid) => Ok(Vlan { tpid, vid }),
-        None => Err(format!(
-            "{name}: {vid} is not a VLAN identifier: these are {} to {}",
-            VIDS.start(),
-            VIDS.end()
-        )),
+        None => Err(InvalidSubInterface::Vid {
+            name: name.into(),
+            vid: vid.into(),
+        }),
     }
 }
 
@@ -235,29 +243,10 @@ fn vlan(name: &str, tpid: u16, vid: &str) -> Result<Vlan, String> {
 mod tests {
     use super::*;
     use crate::neighbour::Peer;
+    use crate::neighbour::fixture::link;
 
     const Q: u16 = ETH_P_8021Q;
     const AD: u16 = ETH_P_8021AD;
-
-    fn link(ifindex: u32, name: &str) -> LinkInfo {
-        LinkInfo {
-            ifindex,
-            name: name.into(),
-            mac: None,
-            mtu: 1500,
-            up: true,
-            running: true,
-            loopback: false,
-            noarp: false,
-            master: None,
-            kind: None,
-            xdp: None,
-            peer: None,
-            vlan: None,
-            vrf_table: None,
-            parent: None,
-        }
-    }
 
     fn vlan_device(ifindex: u32, name: &str, on: u32, tpid: u16, vid: u16) -> LinkInfo {
         LinkInfo {
@@ -330,12 +319,12 @@ mod tests {
             ("eth1.100.4095", "4095"),
         ] {
             assert_eq!(
-                find(name, &links).unwrap_err(),
+                find(name, &links).unwrap_err().to_string(),
                 format!("{name}: {vid} is not a VLAN identifier: these are 1 to 4094")
             );
         }
         for name in ["eth1.100.10.5", "eth1.1.2.3.4"] {
-            let reason = find(name, &links).unwrap_err();
+            let reason = find(name, &links).unwrap_err().to_string();
             assert_eq!(
                 reason,
                 format!("{name} has more than two VLAN tags; at most two are supported")
@@ -369,7 +358,7 @@ mod tests {
         assert_eq!(found("vlan100.10", &links), Some((2, two((Q, 100), (Q, 10)), None)));
         for name in ["third", "customer.1", "vlan100.1.2"] {
             assert_eq!(
-                find(name, &links).unwrap_err(),
+                find(name, &links).unwrap_err().to_string(),
                 format!("{name} has more than two VLAN tags; at most two are supported")
             );
         }

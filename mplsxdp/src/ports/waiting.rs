@@ -157,24 +157,13 @@ impl Waiting {
 mod tests {
     use super::super::Role;
     use super::*;
+    use crate::neighbour::fixture;
 
     fn link(ifindex: u32, up: bool) -> LinkInfo {
         LinkInfo {
-            ifindex,
-            name: "eth1".into(),
-            mac: None,
-            mtu: 1500,
             up,
             running: up,
-            loopback: false,
-            noarp: false,
-            master: None,
-            kind: None,
-            xdp: None,
-            peer: None,
-            vlan: None,
-            vrf_table: None,
-            parent: None,
+            ..fixture::link(ifindex, "eth1")
         }
     }
 

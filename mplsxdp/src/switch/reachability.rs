@@ -217,7 +217,7 @@ impl<T: Tables> Switch<T> {
         match sub_interface::find(dev, self.resolver.links()) {
             Ok(Some(_)) => format!("{dev} is not a port of this switch: add it with `mplsxdp link add {dev}`"),
             Ok(None) => format!("there is no interface {dev}; `ip link show` lists them"),
-            Err(reason) => reason,
+            Err(error) => error.to_string(),
         }
     }
 

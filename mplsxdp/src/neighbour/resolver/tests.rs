@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::neighbour::fixture::link;
 use crate::neighbour::{AttachMode, InterfaceAddress, KernelRoute, Master, RouteKind, RoutePosition, XdpAttachment};
 
 const ETH1: u32 = 11;
@@ -95,26 +96,6 @@ fn hop(text: &str) -> NextHop {
         Err(_) => Via::Link(via.parse().unwrap()),
     };
     NextHop { via, dev }
-}
-
-fn link(ifindex: u32, name: &str) -> LinkInfo {
-    LinkInfo {
-        ifindex,
-        name: name.into(),
-        mac: Some(Mac([2, 0, 0, 0, 0, ifindex as u8])),
-        mtu: 1500,
-        up: true,
-        running: true,
-        loopback: false,
-        noarp: false,
-        kind: None,
-        master: None,
-        xdp: None,
-        peer: None,
-        vlan: None,
-        vrf_table: None,
-        parent: None,
-    }
 }
 
 fn up(ifindex: u32, name: &str) -> Event {

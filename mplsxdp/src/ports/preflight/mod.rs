@@ -5,6 +5,8 @@ mod check;
 mod error;
 mod facts;
 mod far_end;
+#[cfg(test)]
+pub mod fixture;
 
 pub use check::{ONE_BUFFER_MTU, attach_error, check, check_attached, check_tags, delays_multi_buffer, is_down};
 pub use error::PreflightError;

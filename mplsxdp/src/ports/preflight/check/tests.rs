@@ -2,54 +2,11 @@ use super::*;
 use mplsxdp_common::wire::Mac;
 
 use crate::kernel::ethtool::TagKinds;
+use crate::neighbour::fixture::link;
 use crate::neighbour::{AttachMode, Master, XdpAttachment};
 use crate::ports::preflight::Capabilities;
 use crate::ports::preflight::far_end::Sending;
-
-const ALL: XdpFeatures = XdpFeatures(0x47);
-const NO_XMIT: XdpFeatures = XdpFeatures(0x3);
-
-fn link(name: &str) -> LinkInfo {
-    LinkInfo {
-        ifindex: 11,
-        name: name.into(),
-        mac: Some(Mac([0x52, 0x54, 0, 0, 0, 1])),
-        mtu: 1500,
-        up: true,
-        running: true,
-        loopback: false,
-        noarp: false,
-        kind: None,
-        master: None,
-        xdp: None,
-        peer: None,
-        vlan: None,
-        vrf_table: None,
-        parent: None,
-    }
-}
-
-/// A good NIC, and all capabilities.
-fn nic() -> Facts {
-    Facts {
-        name: "eth1".into(),
-        link: Some(link("eth1")),
-        program_name: None,
-        peer: None,
-        far_end: None,
-        master: None,
-        members: Vec::new(),
-        merging: Vec::new(),
-        available: Vec::new(),
-        features: Some(ALL),
-        driver: Some("ixgbe".into()),
-        guest_checksum: false,
-        vlan: Some(VlanOffloads::default()),
-        peer_sends: None,
-        capabilities: Capabilities(!0),
-        page_size_bytes: 4096,
-    }
-}
+use crate::ports::preflight::fixture::{ALL, NO_XMIT, nic};
 
 fn far_end(netns: Option<&str>) -> FarEnd {
     FarEnd {
@@ -63,11 +20,11 @@ fn veth() -> Facts {
     Facts {
         link: Some(LinkInfo {
             kind: Some("veth".into()),
-            ..link("eth1")
+            ..link(11, "eth1")
         }),
         peer: Some(LinkInfo {
             kind: Some("veth".into()),
-            ..link("host1")
+            ..link(11, "host1")
         }),
         far_end: Some(far_end(None)),
         driver: Some("veth".into()),
@@ -216,7 +173,7 @@ fn of_interfaces_on_top_of_each_other_the_right_one_is_named() {
     assert!(refused(&with_ports, XdpMode::Native).contains("use those (tap0, tap1), or"));
     for kind in ["macvlan", "macvtap", "vlan"] {
         let on_eth0 = Facts {
-            peer: Some(link("eth0")),
+            peer: Some(link(11, "eth0")),
             ..of_kind(kind)
         };
         assert_eq!(
@@ -254,7 +211,7 @@ fn member(kind: &str, master: &str) -> Facts {
     facts.master = Some(LinkInfo {
         ifindex: 21,
         kind: Some(kind.into()),
-        ..link(master)
+        ..link(11, master)
     });
     facts
 }
@@ -312,8 +269,8 @@ fn a_bridge_port_warns_of_the_bridge_s_own_mac_address() {
     let mut facts = member("bridge", "br0");
     facts.master.as_mut().unwrap().mac = Some(Mac([0x52, 0x54, 0, 0, 0, 9]));
     let note = "eth1 is a port of the bridge br0: labelled frames for br0's MAC address (52:54:00:00:00:09) are left to the \
-                bridge: neighbours must send to eth1's (52:54:00:00:00:01), or `ip link set dev br0 address \
-                52:54:00:00:00:01` makes the two the same";
+                bridge: neighbours must send to eth1's (02:00:00:00:00:0b), or `ip link set dev br0 address \
+                02:00:00:00:00:0b` makes the two the same";
     for mode in [XdpMode::Native, XdpMode::Generic] {
         assert_eq!(check(&facts, mode).unwrap(), [note]);
         assert_eq!(check_attached(&facts, mode).unwrap(), [note]);

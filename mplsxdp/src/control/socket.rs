@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::unistd::{Group, geteuid};
 use tokio::net::UnixListener;
@@ -43,10 +44,15 @@ pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindErro
 /// Until it listens, which is last, the kernel refuses connections.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     // This reads files, so it must be done before the socket exists.
-    let group = Group::from_name(GROUP).unwrap_or_else(|error| {
-        tracing::warn!("cannot look up the group {GROUP}: {error}; only root can use the control socket");
-        None
-    });
+    let group = match Group::from_name(GROUP) {
+        Ok(group) => group,
+        // There is no /etc/group.
+        Err(Errno::ENOENT) => None,
+        Err(error) => {
+            tracing::warn!("cannot look up the group {GROUP}: {error}; only root can use the control socket");
+            None
+        }
+    };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;

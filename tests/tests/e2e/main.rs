@@ -26,6 +26,7 @@ mod ports;
 mod preflight;
 mod routes;
 mod routing;
+mod service;
 mod switching;
 mod too_big;
 mod traceroute;
@@ -56,6 +57,7 @@ fn main() -> Result<()> {
         control::tests(),
         lifecycle::tests(),
         config::tests(),
+        service::tests(),
         ports::tests(),
         log::tests(),
         preflight::tests(),

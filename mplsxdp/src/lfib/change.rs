@@ -479,6 +479,7 @@ impl<T: Tables> Lfib<T> {
         let stack = LabelStack::new(labels, ttl)?;
         let (slot, new) = self.stacks.take(&stack)?;
         if new {
+            self.stack_depths[stack.depth()] += 1;
             self.tables.store_stack(slot, stack);
         }
         Some((Op::Stack, slot))
@@ -542,8 +543,10 @@ impl<T: Tables> Lfib<T> {
                 }
             }
         }
-        if entry.op() == Op::Stack {
-            self.stacks.drop_user(entry.operand());
+        if entry.op() == Op::Stack
+            && let Some(stack) = self.stacks.drop_user(entry.operand())
+        {
+            self.stack_depths[stack.depth()] -= 1;
         }
         if entry.op() == Op::Pass
             && let Some(number) = entry.operand().checked_sub(1)

@@ -21,7 +21,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use mplsxdp_common::abi::{Adjacency, LabelStack, Op, RouteEntry};
+use mplsxdp_common::abi::{Adjacency, LabelStack, MAX_PUSH, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
 use crate::route::{Attributes, Owner, PassReason, RouteKey, Source};
@@ -73,6 +73,8 @@ pub struct Lfib<T> {
     plan: Option<Box<Plan>>,
     next_hops: NextHops,
     stacks: Interner<LabelStack>,
+    /// How many stacks there are, by their depths.
+    stack_depths: [usize; MAX_PUSH + 1],
     /// Why routes leave frames to the kernel. The operand of such an entry is the slot plus 1.
     pass_reasons: Interner<PassReason>,
     groups: Groups,
@@ -102,6 +104,7 @@ impl<T: Tables> Lfib<T> {
             plan: None,
             next_hops: NextHops::new(capacity.adjacencies),
             stacks: Interner::new(capacity.stacks),
+            stack_depths: [0; MAX_PUSH + 1],
             pass_reasons: Interner::new(MAX_PASS_REASONS),
             groups: Groups::new(capacity.groups),
             counters: Counters::new(capacity.counter_slots),
@@ -149,6 +152,11 @@ impl<T: Tables> Lfib<T> {
 
     pub fn stacks_in_use(&self) -> usize {
         self.stacks.len()
+    }
+
+    /// The most labels that a route pushes, if it is more than one.
+    pub fn deepest_stack(&self) -> Option<usize> {
+        self.stack_depths.iter().rposition(|&stacks| stacks > 0)
     }
 
     pub fn groups_in_use(&self) -> usize {

@@ -94,17 +94,17 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         Some((slot, true))
     }
 
-    /// Removes one user of `slot`.
-    pub fn drop_user(&mut self, slot: u32) {
-        let Some((value, users)) = self.users.get_mut(&slot) else {
-            return;
-        };
+    /// Removes one user of `slot`. Returns the value if that was the last one.
+    pub fn drop_user(&mut self, slot: u32) -> Option<T> {
+        let (_, users) = self.users.get_mut(&slot)?;
         *users -= 1;
-        if *users == 0 {
-            self.by_value.remove(value);
-            self.users.remove(&slot);
-            self.slots.hold_back(slot);
+        if *users > 0 {
+            return None;
         }
+        let (value, _) = self.users.remove(&slot)?;
+        self.by_value.remove(&value);
+        self.slots.hold_back(slot);
+        Some(value)
     }
 
     pub fn get(&self, slot: u32) -> Option<&T> {

@@ -29,13 +29,13 @@ const FAR_SUFFIX: &str = "-port";
 /// IFNAMSIZ less the NUL.
 const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 
-/// How many labels packets have room for. Few routes push more; packets that then do not fit are too big, and their
-/// sender gets an ICMP error.
+/// How many labels packets have room for at least, so that the MTU stays the same when ordinary routes come and go.
 const LABELS: usize = 8;
 
-/// The MTU of the near end, so that a packet still fits the ports (of which this is the lowest MTU) with [`LABELS`].
-pub const fn mtu_beneath(lowest_port_mtu: u32) -> u32 {
-    lowest_port_mtu.saturating_sub((LSE_LEN * LABELS) as u32)
+/// The MTU of the near end, so that a packet still fits the ports (of which this is the lowest MTU) with all labels that
+/// a route pushes, `deepest` at most.
+pub fn mtu_beneath(lowest_port_mtu: u32, deepest: usize) -> u32 {
+    lowest_port_mtu.saturating_sub((LSE_LEN * deepest.max(LABELS)) as u32)
 }
 
 /// The pair, set up. It stays until [`LocalPair::remove`]; the next [`LocalPair::create`] replaces what a killed
@@ -263,8 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn eight_labels_fit_on_top() {
-        assert_eq!(mtu_beneath(1500), 1468);
-        assert_eq!(mtu_beneath(20), 0);
+    fn all_labels_fit_on_top() {
+        assert_eq!(
+            [0, 8, 9, 16].map(|deepest| mtu_beneath(1500, deepest)),
+            [1468, 1468, 1464, 1436]
+        );
+        assert_eq!(mtu_beneath(20, 0), 0);
     }
 }

@@ -304,6 +304,8 @@ pub struct Switch<T> {
     lfib: Lfib<T>,
     ports: Ports,
     local: Option<LocalPair>,
+    /// The depth of label stacks that its MTU allows for.
+    local_depth: usize,
     /// When to repeat failed writes to the FTN table.
     ftn_retry: Option<Instant>,
     changes: RouteChanges,
@@ -329,6 +331,7 @@ impl<T: Tables> Switch<T> {
             addresses: Addresses::default(),
             vrf_tables: BTreeSet::new(),
             local: None,
+            local_depth: 0,
             ftn_retry: None,
             changes: RouteChanges::default(),
             work: Work::default(),
@@ -397,6 +400,12 @@ impl<T: Tables> Switch<T> {
             Input::Tick => self.tick(now),
             Input::ShutDown => self.shut_down(now),
         }
+        self.follow_up(now);
+    }
+
+    /// What may have to follow any change.
+    fn follow_up(&mut self, now: Instant) {
+        self.fit_local_mtu_to_labels();
         self.reclaim(now);
         self.watch_ftn(now);
     }
@@ -428,8 +437,7 @@ impl<T: Tables> Switch<T> {
         } else {
             self.audit_step(&mut Budget::new(usize::MAX, is_over), now);
         }
-        self.reclaim(now);
-        self.watch_ftn(now);
+        self.follow_up(now);
     }
 
     /// When to call [`Switch::handle`] with [`Input::Tick`].

@@ -235,18 +235,27 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The largest packet that this machine may send itself, so that it fits every port with the most labels on it.
-    pub(super) fn local_mtu(&self) -> u32 {
+    pub(super) fn local_mtu(&mut self) -> u32 {
+        self.local_depth = self.lfib.deepest_stack().unwrap_or_default();
         let ports = self
             .ports
             .iter()
             .filter(|port| !matches!(port.role(), Role::Local | Role::ParentOnly));
-        local::mtu_beneath(ports.map(|port| port.mtu().into()).min().unwrap_or(DEFAULT_MTU))
+        let lowest = ports.map(|port| port.mtu().into()).min().unwrap_or(DEFAULT_MTU);
+        local::mtu_beneath(lowest, self.local_depth)
     }
 
     fn fit_local_mtu(&mut self) {
         let mtu = self.local_mtu();
         if let Some(pair) = self.local.clone() {
             self.effects.push_back(Effect::SetLocalMtu { pair, mtu });
+        }
+    }
+
+    /// Routes may push more labels than before, or fewer.
+    pub(super) fn fit_local_mtu_to_labels(&mut self) {
+        if self.lfib.deepest_stack().unwrap_or_default() != self.local_depth {
+            self.fit_local_mtu();
         }
     }
 

@@ -11,10 +11,10 @@ use crate::config::{Options, PortConfig};
 use crate::control::api::ChangeMode;
 use crate::dataplane::memory::MemoryTables;
 use crate::dataplane::port::Interference;
-use crate::kernel::ethtool::VlanOffloads;
-use crate::kernel::netdev::XdpFeatures;
+use crate::neighbour::fixture::link;
 use crate::neighbour::{LinkInfo, Neighbour, NeighbourState};
-use crate::ports::preflight::{Capabilities, Facts, PreflightError};
+use crate::ports::preflight::fixture::{NO_XMIT, nic};
+use crate::ports::preflight::{Facts, PreflightError};
 use crate::route::filter::RouteFilter;
 use crate::route::line::{self, Family};
 use crate::route::{Description, Route, RouteKey, Source};
@@ -22,30 +22,6 @@ use crate::route::{Description, Route, RouteKey, Source};
 mod feeds;
 
 const PEER: Peer = Peer { pid: 7, uid: 0 };
-/// NETDEV_XDP_ACT_BASIC, REDIRECT, NDO_XMIT and NDO_XMIT_SG.
-const ALL: XdpFeatures = XdpFeatures(0x47);
-const NO_XMIT: XdpFeatures = XdpFeatures(0x3);
-
-fn link(ifindex: u32, name: &str) -> LinkInfo {
-    LinkInfo {
-        ifindex,
-        name: name.into(),
-        mac: Some(Mac([2, 0, 0, 0, 0, ifindex as u8])),
-        mtu: 1500,
-        up: true,
-        running: true,
-        loopback: false,
-        noarp: false,
-        kind: None,
-        master: None,
-        xdp: None,
-        peer: None,
-        vlan: None,
-        vrf_table: None,
-        parent: None,
-    }
-}
-
 fn down(link: LinkInfo) -> LinkInfo {
     LinkInfo {
         up: false,
@@ -57,21 +33,8 @@ fn down(link: LinkInfo) -> LinkInfo {
 fn facts(name: &str, link: Option<LinkInfo>) -> Facts {
     Facts {
         name: name.into(),
-        available: Vec::new(),
         link,
-        program_name: None,
-        peer: None,
-        far_end: None,
-        master: None,
-        members: Vec::new(),
-        merging: Vec::new(),
-        features: Some(ALL),
-        driver: Some("ixgbe".into()),
-        guest_checksum: false,
-        vlan: Some(VlanOffloads::default()),
-        peer_sends: None,
-        capabilities: Capabilities(!0),
-        page_size_bytes: 4096,
+        ..nic()
     }
 }
 
@@ -1007,6 +970,25 @@ fn the_local_pair_is_made_and_removed() {
     rig.handle(Input::Port(PortEvent::LocalCreated(Ok(pair))));
     assert!(rig.saw(|effect| matches!(effect, Effect::Ready)));
     assert_eq!(rig.names(), ["mpls0-port"]);
+    // Its MTU leaves room for the labels of every route.
+    let mut mtu_after = |mode, routes: &str| {
+        rig.seen.clear();
+        rig.change(mode, &[routes], true).unwrap();
+        rig.seen.iter().find_map(|effect| match effect {
+            Effect::SetLocalMtu { mtu, .. } => Some(*mtu),
+            _ => None,
+        })
+    };
+    let imposing = |labels: u32| {
+        let labels: Vec<_> = (0..labels).map(|label| (500 + label).to_string()).collect();
+        format!(
+            "10.4.0.0/16 encap mpls {} via link 02:00:00:00:01:01 dev eth1",
+            labels.join("/")
+        )
+    };
+    assert_eq!(mtu_after(ChangeMode::Add, &imposing(12)), Some(1452));
+    assert_eq!(mtu_after(ChangeMode::Replace, &imposing(12)), None);
+    assert_eq!(mtu_after(ChangeMode::Replace, &imposing(1)), Some(1468));
     let near = rig.add_link("mpls0");
     assert!(refusal(rig.reply(near).unwrap()).contains("its other end is a port already"));
     let kept = refusal(rig.request(Request::DeleteLink {

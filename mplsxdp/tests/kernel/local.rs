@@ -26,7 +26,7 @@ fn names() -> Vec<String> {
 
 async fn create(name: &str, instance: &str) -> Result<LocalPair, LocalError> {
     let netlink = Netlink::open_requests().unwrap();
-    LocalPair::create(name, instance, mtu_beneath(1500), &netlink).await
+    LocalPair::create(name, instance, mtu_beneath(1500, 0), &netlink).await
 }
 
 #[test]
@@ -75,9 +75,9 @@ fn both_ends_are_up_as_a_local_port_needs_them() {
         }
 
         let netlink = Netlink::open_requests().unwrap();
-        pair.set_mtu(mtu_beneath(1400), &netlink).await.unwrap();
+        pair.set_mtu(mtu_beneath(1400, 0), &netlink).await.unwrap();
         assert_eq!(interfaces().matches("mtu 1368").count(), 2);
-        pair.set_mtu(mtu_beneath(1600), &netlink).await.unwrap();
+        pair.set_mtu(mtu_beneath(1600, 0), &netlink).await.unwrap();
         assert_eq!(interfaces().matches("mtu 1568").count(), 2);
     });
 }

@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Trial> {
         test_with("local::pings_cross_two_hops_with_labels_from_the_hosts", PING, pings),
         test_with("local::pings_of_ipv6_cross_two_hops", PING, ipv6),
         test("local::tcp_and_udp_of_the_hosts_arrive_both_ways", tcp_and_udp),
-        test_with("local::the_mtu_leaves_room_for_eight_labels", PING, mtu),
+        test_with("local::the_mtu_leaves_room_for_the_labels_of_routes", PING, mtu),
         test("local::the_same_in_generic_mode", generic),
         test("local::what_no_prefix_route_takes_is_dropped_once", no_route),
         test(
@@ -187,7 +187,24 @@ fn mtu() -> Result<()> {
     // The kernel fragments packets that may be fragmented.
     let shown = host1.run(&format!("ping -n -c 1 -W 2 -s 4000 -I {LOOPBACK1} {LOOPBACK2}"))?;
     ensure!(shown.contains("ttl=62"), "{shown}");
-    Ok(())
+    // A route with more labels, and back again.
+    let labels = (0..12)
+        .map(|label| (500 + label).to_string())
+        .collect::<Vec<_>>()
+        .join("/");
+    let mtu_is = |mtu: &str| {
+        wait::until(&format!("the MTU {mtu}"), PATIENCE, || {
+            Ok(host1
+                .ip("link show dev mpls0")?
+                .contains(&format!("mtu {mtu} "))
+                .then_some(()))
+        })
+    };
+    net.host1
+        .run(&format!("route add 192.0.2.0/24 encap mpls {labels} via inet 10.0.0.1"))?;
+    mtu_is("1452")?;
+    net.host1.run("route del 192.0.2.0/24")?;
+    mtu_is("1468")
 }
 
 fn generic() -> Result<()> {

@@ -84,6 +84,14 @@ impl Contender {
             Self::Now => ["in0", "in1"],
         }
     }
+
+    /// The veth pair that it sends into, with the sink at the end. A port belongs to one instance.
+    const fn way_out(self) -> [&'static str; 2] {
+        match self {
+            Self::Before => ["away0", "away1"],
+            Self::Bare | Self::Floor | Self::Now => ["out0", "out1"],
+        }
+    }
 }
 
 /// Nanoseconds per frame, round by round.
@@ -204,19 +212,18 @@ impl<'a> Bench<'a> {
         for [outer, inner] in contenders.iter().map(|contender| contender.ports()) {
             link(End::new(netns, outer), End::new(netns, inner))?;
         }
-        link(
-            End::new(netns, "out0").mtu(OUT_MTU),
-            End::new(netns, "out1").mtu(OUT_MTU),
-        )?;
         let mut sink = Ebpf::load(OBJECT)?;
         let xdp = generator::program(&mut sink, "sink")?;
         xdp.load()?;
-        xdp.attach("out1", XdpMode::Driver)?;
-        // What is sent back.
         for contender in [Contender::Now, Contender::Before] {
-            if contenders.contains(&contender) {
-                xdp.attach(contender.ports()[0], XdpMode::Driver)?;
+            if !contenders.contains(&contender) {
+                continue;
             }
+            let [near, far] = contender.way_out();
+            link(End::new(netns, near).mtu(OUT_MTU), End::new(netns, far).mtu(OUT_MTU))?;
+            xdp.attach(far, XdpMode::Driver)?;
+            // For frames that are sent back.
+            xdp.attach(contender.ports()[0], XdpMode::Driver)?;
         }
         let mut bare = Ebpf::load(OBJECT)?;
         generator::send_to(&mut bare, index("out0")?)?;
@@ -359,11 +366,12 @@ impl<'a> Bench<'a> {
         }
         if slot.is_none() {
             let [_, inner] = contender.ports();
+            let [out, _] = contender.way_out();
             let mut command = Command::new(program);
             command
                 .args(["load", "-n", self.netns.name(), "--instance", &instance])
                 .args(["--iface", inner, "--iface", &format!("{inner}.{VLAN}")])
-                .args(["--tx-only", "out0", "--tx-only", &format!("out0.{VLAN}")])
+                .args(["--tx-only", out, "--tx-only", &format!("{out}.{VLAN}")])
                 // As a NIC: a veth would have checksums finished.
                 .args(["--checksum", "trust"]);
             if counters == Counters::All {
@@ -380,11 +388,12 @@ impl<'a> Bench<'a> {
     /// The routes of a row as `route restore` reads them.
     fn routes(&self, row: &Row, keys: &[String], contender: Contender) -> Result<String> {
         let [outer, inner] = contender.ports();
-        let next = self.netns.mac("out1")?;
+        let [out, far] = contender.way_out();
+        let next = self.netns.mac(far)?;
         let route = row
             .route
-            .replace("{next}", &format!("via link {next} dev out0"))
-            .replace("{tagged}", &format!("via link {next} dev out0.{VLAN}"))
+            .replace("{next}", &format!("via link {next} dev {out}"))
+            .replace("{tagged}", &format!("via link {next} dev {out}.{VLAN}"))
             .replace("{back}", &format!("via link {} dev {inner}", self.netns.mac(outer)?));
         let mut routes = String::new();
         for (index, key) in keys.iter().enumerate() {

@@ -265,7 +265,8 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 }
 
 fn say_what_is_next(prefix: &Path) {
-    if !PREFIXES_OF_UNITS.map(Path::new).contains(&prefix) {
+    let is_ordinary = PREFIXES_OF_UNITS.map(Path::new).contains(&prefix);
+    if !is_ordinary {
         println!(
             "systemd does not look for units beneath {}: link the unit by `systemctl link {}`.",
             prefix.display(),
@@ -274,7 +275,16 @@ fn say_what_is_next(prefix: &Path) {
     } else if Path::new("/run/systemd/system").exists() {
         println!("Run `systemctl daemon-reload` for the unit.");
     }
-    println!("`sudo mplsxdp load --iface IFACE` runs it; `man mplsxdp` has the rest.");
+    // Elsewhere, neither a PATH nor man finds it.
+    if is_ordinary {
+        println!("`sudo mplsxdp load --iface IFACE` runs it; `man mplsxdp` has the rest.");
+    } else {
+        println!(
+            "`sudo {} load --iface IFACE` runs it; `man -M {} mplsxdp` has the rest.",
+            prefix.join(PROGRAM).display(),
+            prefix.join("share/man").display()
+        );
+    }
 }
 
 #[cfg(test)]

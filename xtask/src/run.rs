@@ -283,10 +283,12 @@ fn parse_counts(text: &str) -> Summary {
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
-    // Cargo is known by its name.
-    words
-        .join(" ")
-        .replacen(&*env::var("CARGO").unwrap_or_default(), "cargo", 1)
+    let line = words.join(" ");
+    // Cargo is known by its name. The variable is set only beneath cargo.
+    match env::var("CARGO") {
+        Ok(cargo) => line.replacen(&cargo, "cargo", 1),
+        Err(_) => line,
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod fuzz;
 pub mod icmp;
 pub mod needs;
+pub mod netlink;
 pub mod netns;
 pub mod own_traffic;
 pub mod rig;

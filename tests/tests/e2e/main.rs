@@ -16,6 +16,7 @@ mod handover;
 mod jumbo;
 mod kernel_mpls;
 mod kernel_routes;
+mod kernel_sync;
 mod lifecycle;
 mod local;
 mod log;
@@ -69,6 +70,7 @@ fn main() -> Result<()> {
         jumbo::tests(),
         kernel_routes::tests(),
         kernel_mpls::tests(),
+        kernel_sync::tests(),
         differential_kernel::tests(),
         handover::tests(),
         first_lab::tests(),

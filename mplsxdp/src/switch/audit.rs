@@ -76,7 +76,7 @@ struct Comparing {
     reading: Reading,
     place: Place,
     checked: [u64; 2],
-    /// Of the kernel, and of the routing daemon.
+    /// Differences of the kernel's routes, and of the routing daemon's.
     found: [Differences; 2],
 }
 

@@ -16,16 +16,18 @@ use std::future::{Future, pending};
 use std::hash::BuildHasher as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use mplsxdp_common::abi::{Police, Settings};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, Number, SyncSource, burst};
 use crate::control::api::{Refusal, Reply};
@@ -64,6 +66,8 @@ const EVENT_BATCH: usize = 256;
 
 /// How long one step of long work may take; nothing else is done meanwhile.
 const STEP: Duration = Duration::from_millis(1);
+/// What holds the event loop longer is logged: a link that goes down waits for it.
+const LONG: Duration = Duration::from_millis(2);
 
 /// Takes the answer to a request.
 type Answer = oneshot::Sender<Result<Reply, Refusal>>;
@@ -95,8 +99,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
         if daemon.is_ready
             && let Some((listener, calls_in)) = listener.take()
         {
-            let server = server::serve(listener, calls_in, server::Limits::default(), stop_serving.clone());
-            serving = Some(tokio::spawn(server));
+            serving = Some(serve(listener, calls_in, stop_serving.clone())?);
             info!(
                 instance = daemon.switch.config().instance,
                 ports = daemon.switch.ports().len(),
@@ -123,8 +126,22 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
             read = reading.done() => Happened::Outcome(Box::new(Outcome::Input(Input::Reread(read)))),
             happened = daemon.next() => happened,
         };
+        let begin = Instant::now();
+        let name = happened.name();
         daemon.take_events(&mut events, &happened);
+        let is_call = matches!(happened, Happened::Call(_));
         daemon.take(happened);
+        // One call for each other input: which of them comes first is chance otherwise.
+        if !is_call && let Ok(call) = calls.try_recv() {
+            daemon.take(Happened::Call(call));
+        }
+        let held = begin.elapsed();
+        if held > LONG {
+            debug!(?held, "the event loop was held: {name}");
+        }
+        // The runtime looks at its sockets and timers only while this task waits, and if one input follows the other, it
+        // never does.
+        tokio::task::yield_now().await;
     }
     info!("unloading");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -134,12 +151,36 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     drop((calls, listener, daemon));
     stop_serving.cancel();
     if let Some(serving) = serving {
-        serving.await.context("the control socket's server has failed")?;
+        let served = tokio::task::spawn_blocking(move || serving.join());
+        let served = served.await?.map_err(|_| anyhow::anyhow!("a panic"));
+        served.context("the control socket's server has failed")?;
     }
     match failed {
         Some(error) => Err(error.into()),
         None => failure.map_or(Ok(()), Err),
     }
+}
+
+/// Serves clients on a thread of its own, so that reading and writing their messages does not hold the event loop.
+fn serve(
+    listener: UnixListener,
+    calls: mpsc::Sender<control::Call>,
+    stop: CancellationToken,
+) -> anyhow::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = listener.into_std()?;
+    let serve = move || {
+        runtime.block_on(async {
+            match UnixListener::from_std(listener) {
+                Ok(listener) => server::serve(listener, calls, server::Limits::default(), stop).await,
+                Err(error) => error!(%error, "cannot serve clients"),
+            }
+        });
+    };
+    let thread = thread::Builder::new().name("control".into());
+    thread
+        .spawn(serve)
+        .context("cannot start the thread that serves clients")
 }
 
 /// What woke the event loop.
@@ -155,6 +196,24 @@ enum Happened {
     Interference(Vec<Finding>),
     GracePeriod,
     Feed(FeedEvent),
+}
+
+impl Happened {
+    /// For the log.
+    fn name(&self) -> String {
+        match self {
+            Self::Event(_) => "a kernel event".to_owned(),
+            Self::Call(call) => format!("{:?}", std::mem::discriminant(&call.request)),
+            Self::Outcome(_) => "the result of an effect".to_owned(),
+            Self::Deadline => "a deadline".to_owned(),
+            Self::Idle => "a step".to_owned(),
+            Self::Exceptions => "exceptions".to_owned(),
+            Self::FeaturesChanged(_) => "XDP features".to_owned(),
+            Self::Interference(_) => "programs".to_owned(),
+            Self::GracePeriod => "a grace period".to_owned(),
+            Self::Feed(_) => "a routing daemon".to_owned(),
+        }
+    }
 }
 
 /// The result of an effect.
@@ -350,7 +409,14 @@ impl Daemon {
             Happened::FeaturesChanged(ifindex) => self.handle(Input::FeaturesChanged(ifindex)),
             Happened::Interference(found) => self.handle(Input::Interference(found)),
             Happened::GracePeriod => self.handle(Input::Tick),
-            Happened::Feed(event) => self.handle(Input::Feed(event)),
+            Happened::Feed(event) => {
+                self.handle(Input::Feed(event));
+                // One step for each: it may go on for long.
+                if self.switch.has_steps() {
+                    self.switch.step(now, &mut || now.elapsed() >= STEP);
+                    self.perform_all();
+                }
+            }
         }
     }
 

@@ -75,13 +75,15 @@ impl Default for Interests {
     }
 }
 
-/// Follows the kernel until the receiver is dropped. Must be called within a tokio runtime whose threads stay in the
-/// present network namespace: they reopen a lost subscription.
-pub fn events(interests: Interests, resync: Arc<Notify>) -> io::Result<mpsc::Receiver<Event>> {
+/// The kernel's reports, and a future that sends them until the receiver is dropped. Must be called within a tokio runtime
+/// whose threads stay in the present network namespace: they reopen a lost subscription.
+pub fn events(
+    interests: Interests,
+    resync: Arc<Notify>,
+) -> io::Result<(mpsc::Receiver<Event>, impl Future<Output = ()> + Send)> {
     let subscription = Subscription::open(interests)?;
     let (sender, receiver) = mpsc::channel(EVENTS);
-    tokio::spawn(follow(subscription, interests, resync, sender));
-    Ok(receiver)
+    Ok((receiver, follow(subscription, interests, resync, sender)))
 }
 
 /// Keeps a subscription open while there is a receiver.

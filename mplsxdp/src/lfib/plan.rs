@@ -104,6 +104,15 @@ impl Change {
         }
     }
 
+    /// How many keys are given, with routes or without.
+    pub fn given(&self) -> usize {
+        match self {
+            Self::Settle { deleted, .. } => self.routes() + deleted.len(),
+            Self::Delete(keys) => keys.len(),
+            Self::Install { .. } | Self::Flush(_) => self.routes(),
+        }
+    }
+
     /// The given key with this index, if there is one.
     fn key(&self, index: usize) -> Option<RouteKey> {
         match self {

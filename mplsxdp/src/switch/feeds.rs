@@ -27,6 +27,8 @@ use crate::rtnl::{self, Message};
 
 /// How many keys one change covers.
 const BATCH: usize = 512;
+/// After a larger change by another owner, the routes of all keys are looked at again, not only those of its keys.
+const LOOKED_AT: usize = 1024;
 /// The time between two attempts to install routes that did not fit.
 const RETRY: Duration = Duration::from_secs(10);
 /// How many of them are retried at once.
@@ -480,6 +482,8 @@ impl<T: Tables> Switch<T> {
                 mode: Mode::ReplaceAll, ..
             }
             | Change::Flush(_) => feeds.iter_mut().for_each(|feed| feed.mirror.look_again()),
+            // In steps.
+            _ if change.given() > LOOKED_AT => feeds.iter_mut().for_each(|feed| feed.mirror.look_again()),
             Change::Install { routes, .. } => routes.iter().map(Route::key).for_each(&mut look_at),
             Change::Settle { routes, deleted } => {
                 routes.iter().map(|(_, route)| route.key()).for_each(&mut look_at);

@@ -352,6 +352,7 @@ impl<T: Tables> Switch<T> {
     }
 
     fn load_failed(&mut self, load: Load, error: ConfigurationError, now: Instant) -> Option<Box<Load>> {
+        self.effects.push_back(Effect::Drop(Box::new(load.routes)));
         if load.is_start {
             self.effects.push_back(Effect::Failed(error));
             return None;
@@ -372,8 +373,10 @@ impl<T: Tables> Switch<T> {
             mut removed,
             changes,
             reported,
+            routes,
             ..
         } = load;
+        self.effects.push_back(Effect::Drop(Box::new(routes)));
         if !is_start {
             let stays = |name: &str| config.ports.iter().any(|port| port.name == name);
             let gone = self.config.ports.iter().map(|port| port.name.clone());

@@ -235,7 +235,11 @@ impl<T: Tables> Switch<T> {
                         None => self.changes.queue.push_front(again),
                     }
                 }
-                Next::Done(result, reported) => self.route_change_done(&change, result, reported, now),
+                Next::Done(result, reported) => {
+                    self.route_change_done(&change, result, reported, now);
+                    // This may be the last user of a million routes.
+                    self.effects.push_back(Effect::Drop(Box::new(change)));
+                }
             }
         }
     }

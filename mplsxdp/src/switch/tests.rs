@@ -586,6 +586,33 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     );
 }
 
+/// To drop a million routes takes milliseconds.
+#[test]
+fn the_routes_of_a_change_are_dropped_elsewhere() {
+    let mut rig = Rig::up();
+    let routes = Arc::new(vec![
+        route("100 as 200 via 10.0.0.1 dev eth1"),
+        route("101 as 200 via 10.0.0.1 dev eth1"),
+    ]);
+    let kept = Arc::downgrade(&routes);
+    let origin = Origin::Call {
+        token: Token(1),
+        peer: PEER,
+        waits: true,
+    };
+    let (mode, owner) = (ChangeMode::Add, Owner::STATIC);
+    let change = RouteChange::new(origin, Change::Install { mode, owner, routes });
+    rig.switch.change_routes(change, rig.now);
+    while rig.switch.has_steps() {
+        rig.switch.step(rig.now, &mut || false);
+    }
+    let mut effects = Vec::from_iter(std::iter::from_fn(|| rig.switch.take_effect()));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Reply { .. })));
+    assert!(kept.strong_count() > 0);
+    effects.retain(|effect| !matches!(effect, Effect::Drop(_)));
+    assert_eq!(kept.strong_count(), 0);
+}
+
 #[test]
 fn changes_of_routes_are_made_one_after_the_other() {
     let mut rig = Rig::up();

@@ -26,6 +26,9 @@ use crate::route::{Route, RouteKey, Source};
 const CHUNK: usize = 1000;
 /// A larger message is read by another thread, so that the event loop continues meanwhile.
 const LARGE_MESSAGE_BYTES: usize = 64 << 10;
+/// The routes of a larger transaction may have to be moved when others join them, which takes milliseconds: another thread
+/// does so.
+const LARGE_TRANSACTION: usize = 16 << 10;
 
 pub struct Connection {
     stream: UnixStream,
@@ -200,7 +203,7 @@ impl Connection {
                 answer(&api::Nothing {})
             }
             Command::Stage { routes } => {
-                let staged = self.stage(routes)?;
+                let staged = self.stage(routes).await?;
                 answer(&api::Staged { staged })
             }
             Command::Commit { allow_empty } => answer_of(self.commit(allow_empty).await?),
@@ -266,7 +269,7 @@ impl Connection {
         Ok(())
     }
 
-    fn stage(&mut self, routes: Vec<Route>) -> Result<u64, Error> {
+    async fn stage(&mut self, routes: Vec<Route>) -> Result<u64, Error> {
         let transaction = self.transaction.as_mut().ok_or(Error::NoTransaction {})?;
         let limit = self.limits.staged_paths;
         let paths: usize = routes.iter().map(|route| route.paths().len()).sum();
@@ -278,7 +281,16 @@ impl Connection {
             Some(all) => all.merge(room),
             none => *none = Some(room),
         }
-        transaction.routes.extend(routes);
+        if transaction.routes.len() < LARGE_TRANSACTION {
+            transaction.routes.extend(routes);
+        } else {
+            let mut staged = std::mem::take(&mut transaction.routes);
+            let extended = tokio::task::spawn_blocking(move || {
+                staged.extend(routes);
+                staged
+            });
+            transaction.routes = extended.await.map_err(|_| Error::ShuttingDown {})?;
+        }
         Ok(transaction.routes.len() as u64)
     }
 

@@ -1,24 +1,22 @@
 //! Messages that are read but not handled yet: only the last one for each key.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::Key;
 use crate::rtnl::Message;
 
-/// How many places of replaced messages may be left in the queue, beyond one for each message that counts.
-const SLACK: usize = 1024;
-
 /// Messages, and marks between them, in order. A message replaces an earlier one with the same key, and moves to the
-/// end of the queue, unless there is a mark between the two.
+/// end of the queue, unless there is a mark between the two. No operation takes long, however many messages there are,
+/// because the event loop waits for the lock.
 #[derive(Debug)]
 pub struct Pending<M> {
-    /// `None` for a message that was replaced.
-    entries: VecDeque<Option<Entry<M>>>,
-    /// The position of each key's message since the last mark, counted from the first entry ever.
-    places: HashMap<Key, u64>,
-    /// How many entries have left the front of the queue.
-    left: u64,
-    len: usize,
+    /// By their positions.
+    entries: BTreeMap<u64, Entry<M>>,
+    /// The position of each key's last message.
+    places: BTreeMap<Key, u64>,
+    /// The next position, and the one after the last mark.
+    next: u64,
+    marked: u64,
 }
 
 #[derive(Debug)]
@@ -37,10 +35,10 @@ pub enum Next<M> {
 impl<M> Default for Pending<M> {
     fn default() -> Self {
         Self {
-            entries: VecDeque::new(),
-            places: HashMap::new(),
-            left: 0,
-            len: 0,
+            entries: BTreeMap::new(),
+            places: BTreeMap::new(),
+            next: 0,
+            marked: 0,
         }
     }
 }
@@ -48,84 +46,51 @@ impl<M> Default for Pending<M> {
 impl<M> Pending<M> {
     /// How many messages and marks there are.
     pub fn len(&self) -> usize {
-        self.len
+        self.entries.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.entries.is_empty()
     }
 
-    /// Returns whether the message replaced another.
+    /// Whether the message took the place of another.
     pub fn push(&mut self, key: Key, message: Message) -> bool {
-        let place = self.left + self.entries.len() as u64;
-        let before = self.places.insert(key, place);
-        self.entries.push_back(Some(Entry::Message(key, message)));
-        self.len += 1;
-        let Some(before) = before else { return false };
-        if let Some(replaced) = self.entries.get_mut((before - self.left) as usize) {
-            *replaced = None;
-            self.len -= 1;
-        }
-        if self.entries.len() > 2 * self.len + SLACK {
-            self.close_gaps();
-        }
-        true
+        let before = self.places.insert(key, self.next);
+        self.add(Entry::Message(key, message));
+        let replaced = before.filter(|&place| place >= self.marked);
+        replaced.is_some_and(|place| self.entries.remove(&place).is_some())
     }
 
     pub fn mark(&mut self, mark: M) {
-        self.places.clear();
-        self.entries.push_back(Some(Entry::Mark(mark)));
-        self.len += 1;
+        self.add(Entry::Mark(mark));
+        self.marked = self.next;
     }
 
-    /// Takes the next mark, or up to `count` messages before it.
+    /// Takes the next mark, or up to `count` messages in front of it.
     pub fn take(&mut self, count: usize) -> Option<Next<M>> {
         let mut messages = Vec::new();
         while messages.len() < count
-            && let Some(entry) = self.entries.pop_front()
+            && let Some(first) = self.entries.first_entry()
         {
-            self.left += 1;
-            match entry {
-                None => {}
-                Some(Entry::Message(key, message)) => {
-                    self.len -= 1;
-                    // After a mark there may be another message with the same key.
-                    if self.places.get(&key) == Some(&(self.left - 1)) {
+            if matches!(first.get(), Entry::Mark(_)) && !messages.is_empty() {
+                break;
+            }
+            match first.remove_entry() {
+                (_, Entry::Mark(mark)) => return Some(Next::Mark(mark)),
+                (place, Entry::Message(key, message)) => {
+                    // Behind a mark there may be another with its key.
+                    if self.places.get(&key) == Some(&place) {
                         self.places.remove(&key);
-                    }
-                    if messages.is_empty() {
-                        messages.reserve(count.min(self.len + 1));
                     }
                     messages.push(message);
                 }
-                Some(Entry::Mark(mark)) if messages.is_empty() => {
-                    self.len -= 1;
-                    return Some(Next::Mark(mark));
-                }
-                Some(mark) => {
-                    self.left -= 1;
-                    self.entries.push_front(Some(mark));
-                    break;
-                }
             }
-        }
-        if self.is_empty() && self.entries.capacity() > SLACK {
-            // Frees the memory that a burst took.
-            *self = Self::default();
         }
         (!messages.is_empty()).then_some(Next::Messages(messages))
     }
 
-    /// Drops the places of replaced messages.
-    fn close_gaps(&mut self) {
-        self.left = 0;
-        self.entries.retain(Option::is_some);
-        for (place, entry) in self.entries.iter().enumerate() {
-            if let Some(Entry::Message(key, _)) = entry
-                && self.places.contains_key(key)
-            {
-                self.places.insert(*key, place as u64);
-            }
-        }
+    fn add(&mut self, entry: Entry<M>) {
+        self.entries.insert(self.next, entry);
+        self.next += 1;
     }
 }

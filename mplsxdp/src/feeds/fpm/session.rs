@@ -137,7 +137,7 @@ pub struct Counters {
 }
 
 /// What a message is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Key {
     Route(Destination),
     Object(u32),

@@ -5,7 +5,7 @@
 //! again; what it has not reported by [`Mirror::end`] is gone. Until then everything stays, so that a source that
 //! restarts interrupts no traffic.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fmt;
 use std::ops::Bound;
 
@@ -67,15 +67,53 @@ pub struct Mirror {
     labels: BTreeMap<Label, Held<Route>>,
     /// The routes of each prefix, in the order in which the kernel would try them.
     prefixes: BTreeMap<(u32, IpNet), Vec<Held<Route>>>,
-    objects: HashMap<u32, Held<ObjectTo>>,
+    objects: BTreeMap<u32, Held<ObjectTo>>,
     /// The keys whose routes use an object, even if the object is missing.
-    users: HashMap<u32, BTreeSet<Key>>,
+    users: BTreeMap<u32, BTreeSet<Key>>,
     /// The groups that have an object as a member.
-    groups: HashMap<u32, BTreeSet<u32>>,
+    groups: BTreeMap<u32, BTreeSet<u32>>,
     /// Keys whose route must be worked out again.
     dirty: BTreeSet<Key>,
-    /// Walks that are under way, each of which makes keys dirty.
+    /// Changed objects, each with the walk through the groups that it is a member of.
+    changed_members: BTreeMap<u32, Progress<u32>>,
+    /// Changed objects, each with the walk through its users.
+    changed: BTreeMap<u32, Progress<Key>>,
+    /// The walk that removes the objects that were not reported since a round.
+    object_sweep: Option<ObjectSweep>,
+    /// Other walks that are under way, each of which makes keys dirty.
     walks: VecDeque<Walk>,
+}
+
+/// The progress of a walk.
+#[derive(Debug)]
+struct Progress<K> {
+    after: Option<K>,
+    /// It begins again once it is done, because of a change that came after its beginning.
+    again: bool,
+}
+
+impl<K> Progress<K> {
+    /// Begins the walk for `id`, now or when the one that is under way is done.
+    fn begin(walks: &mut BTreeMap<u32, Self>, id: u32) {
+        let beginning = Self {
+            after: None,
+            again: false,
+        };
+        let walk = walks.entry(id).or_insert(beginning);
+        walk.again = walk.after.is_some();
+    }
+
+    /// Goes on to the next item. Returns whether the walk is over.
+    fn go_to(&mut self, next: Option<K>) -> bool {
+        self.after = next;
+        self.after.is_none() && !std::mem::take(&mut self.again)
+    }
+}
+
+#[derive(Debug)]
+struct ObjectSweep {
+    round: u32,
+    after: Option<u32>,
 }
 
 /// A walk through keys. It continues after `after`.
@@ -87,8 +125,6 @@ struct Walk {
 
 #[derive(Debug)]
 enum Through {
-    /// The routes that use an object.
-    Users(u32),
     /// All routes: those that were not reported since this round are removed.
     Sweep(u32),
     /// The routes through these interfaces.
@@ -104,10 +140,13 @@ impl Mirror {
             round: 0,
             labels: BTreeMap::new(),
             prefixes: BTreeMap::new(),
-            objects: HashMap::new(),
-            users: HashMap::new(),
-            groups: HashMap::new(),
+            objects: BTreeMap::new(),
+            users: BTreeMap::new(),
+            groups: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            changed_members: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            object_sweep: None,
             walks: VecDeque::new(),
         }
     }
@@ -130,17 +169,13 @@ impl Mirror {
         self.round += 1;
         // Values that the previous round left over are not known to be gone.
         self.walks.retain(|walk| !matches!(walk.through, Through::Sweep(_)));
+        self.object_sweep = None;
     }
 
     /// The source has reported everything: what it has not reported since [`Mirror::begin`] is removed.
     pub fn end(&mut self) {
         let round = self.round;
-        let gone = self.objects.extract_if(|_, held| held.round != round);
-        let gone: Vec<(u32, ObjectTo)> = gone.map(|(id, held)| (id, held.value)).collect();
-        for (id, to) in gone {
-            self.leave_groups(id, &to);
-            self.object_changed(id);
-        }
+        self.object_sweep = Some(ObjectSweep { round, after: None });
         self.walk(Through::Sweep(round));
     }
 
@@ -150,12 +185,7 @@ impl Mirror {
             Message::Route { route, position } => self.insert(route, position),
             Message::RouteGone(route) => self.remove(&route),
             Message::Object(Object { id, to }) => self.insert_object(id, to),
-            Message::ObjectGone(id) => {
-                if let Some(held) = self.objects.remove(&id) {
-                    self.leave_groups(id, &held.value);
-                    self.object_changed(id);
-                }
-            }
+            Message::ObjectGone(id) => self.remove_object(id),
             Message::Input { .. } | Message::InputGone { .. } => {}
         }
     }
@@ -179,22 +209,54 @@ impl Mirror {
 
     /// Whether there is something to do.
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.walks.is_empty()
+        let has_walks = !self.changed_members.is_empty() || !self.changed.is_empty() || !self.walks.is_empty();
+        !self.dirty.is_empty() || has_walks || self.object_sweep.is_some()
     }
 
     /// Goes on until `count` keys need another look, or the budget is spent.
     pub fn step(&mut self, count: usize, budget: &mut Budget<'_>) {
-        while self.dirty.len() < count
-            && let Some(mut walk) = self.walks.pop_front()
-        {
-            let Some(key) = self.next_of(&walk) else { continue };
-            walk.after = Some(key);
-            self.visit(key, &walk.through);
-            self.walks.push_front(walk);
-            if !budget.spend(1) {
-                break;
+        while self.dirty.len() < count && self.advance() && budget.spend(1) {}
+    }
+
+    /// Takes one item of a walk. Returns `false` if there is no walk. The users of changed objects come first, because
+    /// their packets go the wrong way until then.
+    fn advance(&mut self) -> bool {
+        let behind = |after: Option<u32>| (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        if let Some(mut walk) = self.changed_members.first_entry() {
+            let groups = self.groups.get(walk.key());
+            let next = groups.and_then(|groups| groups.range(behind(walk.get().after)).next().copied());
+            if walk.get_mut().go_to(next) {
+                walk.remove();
             }
+            if let Some(group) = next {
+                self.users_change(group);
+            }
+        } else if let Some(mut walk) = self.changed.first_entry() {
+            let from = walk.get().after.map_or(Bound::Unbounded, Bound::Excluded);
+            let users = self.users.get(walk.key());
+            let next = users.and_then(|users| users.range((from, Bound::Unbounded)).next().copied());
+            if walk.get_mut().go_to(next) {
+                walk.remove();
+            }
+            self.dirty.extend(next);
+        } else if let Some(ObjectSweep { round, after }) = self.object_sweep {
+            let next = self.objects.range(behind(after)).next();
+            let next = next.map(|(&id, held)| (id, held.round < round));
+            self.object_sweep = next.map(|(id, _)| ObjectSweep { round, after: Some(id) });
+            if let Some((id, true)) = next {
+                self.remove_object(id);
+            }
+        } else if let Some(mut walk) = self.walks.pop_front() {
+            let next = self.keys_after(walk.after).next();
+            if let Some(key) = next {
+                walk.after = Some(key);
+                self.visit(key, &walk.through);
+                self.walks.push_front(walk);
+            }
+        } else {
+            return false;
         }
+        true
     }
 
     /// Takes the first of the keys that need another look, at most `count`.
@@ -211,6 +273,8 @@ impl Mirror {
     /// Forgets which keys need another look.
     pub fn forget_changes(&mut self) {
         self.dirty.clear();
+        self.changed_members.clear();
+        self.changed.clear();
         self.walks.clear();
     }
 
@@ -388,15 +452,12 @@ impl Mirror {
     /// An earlier version of the object `id` was a group of these members, which may have left it.
     fn leave_groups(&mut self, id: u32, before: &ObjectTo) {
         let ObjectTo::Group(members) = before else { return };
-        let still = |member: &u32| match self.objects.get(&id).map(|held| &held.value) {
-            Some(ObjectTo::Group(members)) => members.iter().any(|(other, _)| other == member),
-            _ => false,
+        let still: BTreeSet<u32> = match self.objects.get(&id).map(|held| &held.value) {
+            Some(ObjectTo::Group(members)) => members.iter().map(|&(member, _)| member).collect(),
+            _ => BTreeSet::new(),
         };
-        let left: Vec<u32> = members
-            .iter()
-            .map(|&(member, _)| member)
-            .filter(|member| !still(member))
-            .collect();
+        let left = members.iter().map(|&(member, _)| member);
+        let left = left.filter(|member| !still.contains(member));
         for member in left {
             if let Some(groups) = self.groups.get_mut(&member) {
                 groups.remove(&id);
@@ -409,11 +470,22 @@ impl Mirror {
 
     /// The routes that use the object, directly or through groups, need another look.
     fn object_changed(&mut self, id: u32) {
-        let groups: Vec<u32> = self.groups.get(&id).into_iter().flatten().copied().collect();
-        for id in std::iter::once(id).chain(groups) {
-            if self.users.contains_key(&id) {
-                self.walk(Through::Users(id));
-            }
+        if self.groups.contains_key(&id) {
+            Progress::begin(&mut self.changed_members, id);
+        }
+        self.users_change(id);
+    }
+
+    fn users_change(&mut self, id: u32) {
+        if self.users.contains_key(&id) {
+            Progress::begin(&mut self.changed, id);
+        }
+    }
+
+    fn remove_object(&mut self, id: u32) {
+        if let Some(held) = self.objects.remove(&id) {
+            self.leave_groups(id, &held.value);
+            self.object_changed(id);
         }
     }
 
@@ -453,12 +525,10 @@ impl Mirror {
         }
     }
 
-    /// Begins a walk, unless an equal one is still to begin. Users of an object go first: they are few, and their
-    /// packets go the wrong way until then.
+    /// Begins a walk through all keys, unless an equal one is still to begin.
     fn walk(&mut self, through: Through) {
         let mut to_begin = self.walks.iter_mut().filter(|walk| walk.after.is_none());
         let is_there = to_begin.any(|walk| match (&mut walk.through, &through) {
-            (Through::Users(other), Through::Users(id)) => other == id,
             (Through::All, Through::All | Through::Interfaces(_)) => true,
             (Through::Interfaces(some), Through::Interfaces(more)) => {
                 some.extend(more);
@@ -466,26 +536,14 @@ impl Mirror {
             }
             _ => false,
         });
-        match through {
-            _ if is_there => {}
-            Through::Users(_) => self.walks.push_front(Walk { after: None, through }),
-            _ => self.walks.push_back(Walk { after: None, through }),
-        }
-    }
-
-    fn next_of(&self, walk: &Walk) -> Option<Key> {
-        match walk.through {
-            Through::Users(id) => {
-                let from = walk.after.map_or(Bound::Unbounded, Bound::Excluded);
-                self.users.get(&id)?.range((from, Bound::Unbounded)).next().copied()
-            }
-            Through::Sweep(_) | Through::Interfaces(_) | Through::All => self.keys_after(walk.after).next(),
+        if !is_there {
+            self.walks.push_back(Walk { after: None, through });
         }
     }
 
     fn visit(&mut self, key: Key, through: &Through) {
         match through {
-            Through::Users(_) | Through::All => {
+            Through::All => {
                 self.dirty.insert(key);
             }
             Through::Interfaces(ifindexes) => {
@@ -715,6 +773,80 @@ mod tests {
             prop_assert_eq!(mirror.users, fresh.users);
             prop_assert_eq!(mirror.groups, fresh.groups);
         }
+    }
+
+    /// How many steps of `operations` operations the walks take; with each, the keys that it makes dirty.
+    fn steps(mirror: &mut Mirror, operations: usize) -> usize {
+        let mut steps = 0;
+        while mirror.has_work() {
+            let sizes = mirror.sizes();
+            mirror.step(usize::MAX, &mut Budget::new(operations, &mut || false));
+            assert!(sizes.objects - mirror.sizes().objects <= operations);
+            assert!(mirror.take_some(usize::MAX).len() <= operations);
+            steps += 1;
+        }
+        steps
+    }
+
+    #[test]
+    fn objects_that_are_gone_are_removed_in_steps() {
+        let mut mirror = Mirror::new(Source::Kernel);
+        let object = |id| {
+            Message::Object(Object {
+                id,
+                to: ObjectTo::Blackhole,
+            })
+        };
+        (0..1000).map(object).for_each(|object| mirror.take(object));
+        mirror.begin();
+        mirror.take(object(999));
+        mirror.end();
+        assert_eq!(mirror.sizes().objects, 1000);
+        assert_eq!(steps(&mut mirror, 10), 101);
+        assert_eq!(mirror.sizes().objects, 1);
+    }
+
+    /// An object is a member of many groups, each of which has a user.
+    #[test]
+    fn users_of_an_object_are_found_in_steps() {
+        let mut mirror = Mirror::new(Source::Kernel);
+        let member = |ifindex| {
+            Message::Object(Object {
+                id: 1,
+                to: ObjectTo::Path(path(ifindex)),
+            })
+        };
+        mirror.take(member(1));
+        for id in 100..600 {
+            let to = ObjectTo::Group(vec![(1, 1), (2, 1)]);
+            mirror.take(Message::Object(Object { id, to }));
+            mirror.take(said(route(
+                Destination::Label(Label::from_low_bits(id)),
+                To::Object(id),
+            )));
+        }
+        drain(&mut mirror);
+        mirror.take(member(2));
+        assert_eq!(mirror.pending(), 0);
+        // The groups, the end of that walk, and the user of each group with the end of its walk.
+        assert_eq!(steps(&mut mirror, 10), (500 + 1 + 2 * 500_usize).div_ceil(10));
+        // A change in the middle of a walk is not lost, and walks do not pile up.
+        for ifindex in (1..3).cycle().take(50) {
+            mirror.take(member(ifindex));
+            mirror.step(usize::MAX, &mut Budget::new(3, &mut || false));
+        }
+        assert!(mirror.changed_members.len() + mirror.changed.len() <= 501);
+        assert_eq!(drain(&mut mirror).len(), 500);
+    }
+
+    #[test]
+    fn members_that_leave_a_large_group_are_forgotten() {
+        let mut mirror = Mirror::new(Source::Kernel);
+        for first in [0, 1000] {
+            let to = ObjectTo::Group((first..first + 4000).map(|id| (id, 1)).collect());
+            mirror.take(Message::Object(Object { id: 9000, to }));
+        }
+        assert!(mirror.groups.keys().copied().eq(1000..5000));
     }
 
     #[test]

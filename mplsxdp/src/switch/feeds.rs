@@ -2,8 +2,9 @@
 //! into its [`Mirror`] at once. The resulting routes are changed in batches, one batch of a source at a time, so that
 //! only the latest state of each counts and other clients get their turn in between.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU8;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,9 +81,10 @@ struct Feed {
     /// A change is being made.
     is_busy: bool,
     /// The keys whose routes could not be installed.
-    refused: HashMap<Key, Refused>,
-    /// When routes that did not fit were last retried.
+    refused: BTreeMap<Key, Refused>,
+    /// When routes that did not fit were last retried, and the last of them.
     retried: Option<Instant>,
+    retried_last: Option<Key>,
     /// This many keys are changed one at a time, because a change of several failed without naming the one at fault.
     one_by_one: usize,
     /// Routes that another client has made in the name of the source, for keys that the source cannot have.
@@ -96,9 +98,10 @@ struct Feed {
 /// A route that could not be installed.
 #[derive(Debug)]
 struct Refused {
+    /// The route that could not be installed; `None`: the source has withdrawn it, and there is no room for the one that
+    /// would replace it. Any other route of the source is tried.
+    route: Option<Route>,
     reason: String,
-    /// The source has withdrawn the route, and there is no room for the one that would replace it.
-    is_withdrawal: bool,
     is_hopeless: bool,
 }
 
@@ -120,8 +123,9 @@ impl Feeds {
                 mirror: Mirror::new(source),
                 in_flight: Vec::new(),
                 is_busy: false,
-                refused: HashMap::new(),
+                refused: BTreeMap::new(),
                 retried: None,
+                retried_last: None,
                 one_by_one: 0,
                 foreign: Vec::new(),
                 state: SyncState::default(),
@@ -409,6 +413,7 @@ impl<T: Tables> Switch<T> {
             let mut keys = keys.into_iter();
             for key in keys.by_ref() {
                 done.push(key);
+                self.forget_refusal(index, key);
                 let route = self.wanted(source, key, None);
                 let is_left = budget.spend(1 + route.as_ref().map_or(0, |route| route.paths().len()));
                 match route {
@@ -442,13 +447,26 @@ impl<T: Tables> Switch<T> {
         }
         let mirror = mirror.unwrap_or(&feed.mirror);
         let route = mirror.wanted(key, route_key(key), &self.feeds.interfaces, self.feeds.ttl);
-        match feed.refused.get(&key) {
+        match feed.refused.get(&key).filter(|refused| refused.route == route) {
             Some(refused) if refused.is_hopeless => None,
-            Some(refused) if route.is_some() || refused.is_withdrawal => {
+            Some(refused) => {
                 let attributes = route.map(|route| route.attributes()).unwrap_or_default();
                 left_to_kernel(route_key(key), &refused.reason, attributes)
             }
-            _ => route,
+            None => route,
+        }
+    }
+
+    /// Forgets that there was no room for what a source had for a key, if it has something else now.
+    fn forget_refusal(&mut self, index: usize, key: Key) {
+        let Feeds {
+            feeds, interfaces, ttl, ..
+        } = &mut self.feeds;
+        let Some(feed) = feeds.get_mut(index) else { return };
+        if let Some(refused) = feed.refused.get(&key)
+            && feed.mirror.wanted(key, route_key(key), interfaces, *ttl) != refused.route
+        {
+            feed.refused.remove(&key);
         }
     }
 
@@ -509,11 +527,16 @@ impl<T: Tables> Switch<T> {
             feed.one_by_one = keys.len();
             return feed.mirror.look_again_at(keys);
         };
+        let attempted = match change {
+            Change::Settle { routes, .. } => routes.first().map(|(_, route)| route.clone()),
+            _ => None,
+        };
+        let before = feed.refused.remove(&key);
         let refused = Refused {
             reason,
-            is_withdrawal: matches!(change, Change::Settle { routes, .. } if routes.is_empty()),
             // The route that leaves it to the kernel could not be installed either.
-            is_hopeless: feed.refused.contains_key(&key),
+            is_hopeless: before.is_some(),
+            route: before.map_or(attempted, |before| before.route),
         };
         warn!(%source, %key, reason = %refused.reason, "a route of a source cannot be made, and is left to the kernel");
         if !refused.is_hopeless {
@@ -531,7 +554,14 @@ impl Feed {
             .is_none_or(|then| now.saturating_duration_since(then) >= RETRY)
         {
             self.retried = Some(now);
-            let some: Vec<Key> = self.refused.keys().take(RETRIED).copied().collect();
+            let last = self.retried_last;
+            let behind = self
+                .refused
+                .range((last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+            let before = last.map(|last| self.refused.range(..=last));
+            let next = behind.chain(before.into_iter().flatten()).map(|(&key, _)| key);
+            let some: Vec<Key> = next.take(RETRIED).collect();
+            self.retried_last = some.last().copied();
             some.iter().for_each(|key| drop(self.refused.remove(key)));
             self.mirror.look_again_at(some);
         }

@@ -371,6 +371,56 @@ fn a_route_that_does_not_fit_is_left_to_the_kernel_until_there_is_room() {
     assert!(shown[1].starts_with("kernel 101 as to 300/301 "), "{shown:?}");
 }
 
+#[test]
+fn a_route_that_does_not_fit_is_tried_anew_when_the_source_changes_it() {
+    let capacity = MemoryTables::default().capacity();
+    let tables = MemoryTables::with_capacity(Capacity { stacks: 1, ..capacity });
+    let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
+    let deep = |value, labels: &[u32]| said(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
+    let refused = |rig: &Rig| rig.switch.feeds.report(rig.now)[0].refused;
+    rig.kernel(vec![deep(100, &[200, 201]), deep(101, &[300, 301])]);
+    assert_eq!(refused(&rig), 1);
+    // Neither does this one fit.
+    rig.kernel(vec![deep(101, &[300, 302])]);
+    assert_eq!(refused(&rig), 1);
+    assert!(rig.shown()[1].starts_with("kernel 101 pass "), "{:?}", rig.shown());
+    rig.kernel(vec![swap(101, 301, 1)]);
+    assert!(rig.shown()[1].starts_with("kernel 101 as to 301 "), "{:?}", rig.shown());
+    assert_eq!(refused(&rig), 0);
+    // And what it withdraws is forgotten.
+    rig.kernel(vec![deep(102, &[400, 401])]);
+    assert_eq!(refused(&rig), 1);
+    rig.kernel(vec![gone(102)]);
+    assert_eq!((rig.shown().len(), refused(&rig)), (2, 0));
+}
+
+/// There are more of them than are tried at once, and for all but the last there is never room.
+#[test]
+fn routes_that_do_not_fit_are_tried_again_in_turn() {
+    let capacity = MemoryTables::default().capacity();
+    let tables = MemoryTables::with_capacity(Capacity {
+        stacks: 1,
+        groups: 0,
+        ..capacity
+    });
+    let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
+    let to = |value, to: &[rtnl::Path]| said(Destination::Label(label(value)), paths(to));
+    rig.kernel(vec![to(100, &[path(1, 1, out(&[200, 201]))])]);
+    let two = [path(1, 1, out(&[300])), path(2, 2, out(&[300]))];
+    rig.kernel((1000..1200).map(|value| to(value, &two)).collect());
+    rig.kernel(vec![to(1200, &[path(1, 1, out(&[300, 301]))])]);
+    let refused = |rig: &Rig| rig.switch.feeds.report(rig.now)[0].refused;
+    assert_eq!(refused(&rig), 201);
+    rig.kernel(vec![gone(100)]);
+    for _ in 0..3 {
+        assert_eq!(refused(&rig), 201);
+        rig.later(Duration::from_secs(20));
+        rig.kernel(vec![swap(50, 51, 1)]);
+        rig.kernel(vec![gone(50)]);
+    }
+    assert_eq!(refused(&rig), 200);
+}
+
 /// The daemon withdraws a label, and the kernel's route for it does not fit: it is left to the kernel, and not retried
 /// for ever.
 #[test]

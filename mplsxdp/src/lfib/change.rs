@@ -170,7 +170,7 @@ impl<T: Tables> Lfib<T> {
         budget: &mut Budget<'_>,
     ) -> Result<bool, ChangeError> {
         if search.at == 0 {
-            self.reclaim();
+            self.reclaim_slots();
         }
         let room = self.next_hops.room();
         while let Some((_, route)) = change.route(search.at) {
@@ -425,7 +425,11 @@ impl<T: Tables> Lfib<T> {
                 .filter_map(|(&entry, path)| self.member(entry, path.weight))
                 .collect();
             let before = match before {
-                Some(before) if before.op() == Op::Group => Before::Group(before.operand()),
+                Some(before) if before.op() == Op::Group => {
+                    // The new group takes over from it as it should be now.
+                    self.follow_group(before.operand());
+                    Before::Group(before.operand())
+                }
                 Some(before) => self.member(before, 1).map_or(Before::Nothing, Before::One),
                 None => Before::Nothing,
             };

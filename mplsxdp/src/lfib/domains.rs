@@ -9,7 +9,7 @@ use mplsxdp_common::abi::{Domain, RouteEntry};
 use super::Lfib;
 use super::fecs::Families;
 use super::ftn::Write;
-use super::pass::Claim;
+use super::pass::{Claim, FIRST};
 use crate::dataplane::{FtnKey, GracePeriod, TableError, Tables};
 use crate::route::RoutingTable;
 
@@ -28,6 +28,8 @@ struct Vrf {
     domain: Domain,
     /// No port uses the domain; once this grace period is over, no program does either.
     left: Option<GracePeriod>,
+    /// The kernel's claims of prefixes from this one on are not known yet; the domain is filled once all are.
+    unclaimed: Option<IpNet>,
 }
 
 /// Why a domain is not filled yet.
@@ -64,9 +66,9 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
-    /// Gives ports in the VRF with this table a domain; the kernel claims `claims` in it. [`Lfib::domain_step`] fills
-    /// it. Returns whether there was a free number for it.
-    pub fn use_vrf(&mut self, table: u32, claims: impl FnOnce() -> BTreeMap<IpNet, Claim>) -> bool {
+    /// Ports are in the VRF with this table. Its domain is filled by [`Lfib::domain_step`] once the kernel's claims there
+    /// are known: see [`Lfib::add_claims`]. Returns whether there is a number for it.
+    pub fn use_vrf(&mut self, table: u32) -> bool {
         if let Some(vrf) = self.vrfs.by_table.get_mut(&table) {
             vrf.left = None;
             return true;
@@ -76,9 +78,48 @@ impl<T: Tables> Lfib<T> {
         let Some(domain) = numbers.find(|domain| !taken.contains(domain)) else {
             return false;
         };
-        self.pass.add_domain(domain, RoutingTable(table), claims());
-        self.vrfs.by_table.insert(table, Vrf { domain, left: None });
+        self.pass.add_domain(domain, RoutingTable(table));
+        let vrf = Vrf {
+            domain,
+            left: None,
+            unclaimed: Some(FIRST),
+        };
+        self.vrfs.by_table.insert(table, vrf);
         true
+    }
+
+    /// A VRF, by its table, in which the kernel's claims of prefixes from this one on are not known yet.
+    pub fn unclaimed(&self) -> Option<(u32, IpNet)> {
+        let mut used = self.vrfs.by_table.iter().filter(|(_, vrf)| vrf.left.is_none());
+        used.find_map(|(&table, vrf)| Some((table, vrf.unclaimed?)))
+    }
+
+    /// What the kernel claims in the VRF with this table, of prefixes before `next`, or of all. Nothing is written: its
+    /// domain is not filled yet.
+    pub fn add_claims(&mut self, table: u32, claims: BTreeMap<IpNet, Claim>, next: Option<IpNet>) {
+        let vrf = self.vrfs.by_table.get_mut(&table);
+        let Some(vrf) = vrf.filter(|vrf| vrf.unclaimed.is_some()) else {
+            return;
+        };
+        vrf.unclaimed = next;
+        for (prefix, claim) in claims {
+            self.pass.set_claim(FtnKey::new(vrf.domain, prefix), Some(claim));
+        }
+    }
+
+    /// [`Lfib::use_vrf`], with all that the kernel claims there.
+    #[cfg(test)]
+    pub fn use_vrf_with(&mut self, table: u32, claims: impl FnOnce() -> BTreeMap<IpNet, Claim>) -> bool {
+        let is_there = self.use_vrf(table);
+        if self
+            .vrfs
+            .by_table
+            .get(&table)
+            .is_some_and(|vrf| vrf.unclaimed.is_some())
+        {
+            self.add_claims(table, claims(), None);
+        }
+        is_there
     }
 
     /// Notes that ports use only the VRFs with the tables `used`: [`Lfib::domain_step`] empties the domains of all
@@ -94,7 +135,7 @@ impl<T: Tables> Lfib<T> {
 
     /// Whether [`Lfib::domain_step`] has something to do.
     pub fn has_domain_steps(&self) -> bool {
-        self.has_to_empty() || self.to_be_filled().is_some()
+        self.has_to_empty() || self.to_be_filled().is_some() || self.unclaimed().is_some()
     }
 
     /// Fills or empties a domain by a number of entries.
@@ -129,7 +170,11 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn to_be_filled(&self) -> Option<Domain> {
-        let used = self.vrfs.by_table.values().filter(|vrf| vrf.left.is_none());
+        let used = self
+            .vrfs
+            .by_table
+            .values()
+            .filter(|vrf| vrf.left.is_none() && vrf.unclaimed.is_none());
         let may_fill = !self.vrfs.stalled || self.vrfs.retry;
         let mut domains = used.map(|vrf| vrf.domain).filter(|_| may_fill);
         domains.find(|&domain| !self.pass.is_whole(domain))

@@ -1,6 +1,7 @@
 //! The FTN table: prefix routes, and pass entries in front of them. A write can fail, and is then undone or retried.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::RouteEntry;
@@ -13,6 +14,8 @@ use crate::route::{Fec, RouteKey};
 
 /// How many pass entries one step writes or removes: it holds the event loop for about a millisecond.
 pub(super) const STEP: usize = 128;
+/// How many places one step tries to settle.
+const SETTLED: usize = 256;
 
 /// One place of the FTN table: what it holds, and what it should hold.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +41,16 @@ impl Write {
 impl<T: Tables> Lfib<T> {
     /// Whether [`Lfib::tidy_step`] has something to do.
     pub fn has_to_tidy(&self) -> bool {
-        self.has_to_sweep() || self.has_to_turn()
+        self.has_to_sweep() || self.has_to_turn() || self.has_to_release() || self.settles
     }
 
     /// Does a part of the work that is not urgent: moves entries away from the slots that their next hops have left,
     /// and removes pass entries that nothing needs any more.
     pub fn tidy_step(&mut self, budget: &mut Budget<'_>) {
+        self.finish_grace_periods();
+        if self.settles {
+            self.retry_unsettled();
+        }
         self.turn_step(budget);
         while self.has_to_sweep() && budget.is_left() {
             self.sweep_pass_entries();
@@ -136,16 +143,22 @@ impl<T: Tables> Lfib<T> {
 
     /// Retries the writes to the FTN table that failed. Every change does so, too; if none comes, call this from time
     /// to time while anything is unsettled.
+    /// If there are many places, it tries some of them, in turn; [`Lfib::tidy_step`] continues while that succeeds.
     pub fn settle(&mut self) -> Result<(), TableError> {
-        let mut writes: Vec<Write> = self
-            .unsettled
-            .iter()
+        let after = self.settled.map_or(Bound::Unbounded, Bound::Excluded);
+        let before = self.settled.map(|last| self.unsettled.range(..=last));
+        let rest = self.unsettled.range((after, Bound::Unbounded));
+        let unsettled = self.unsettled.len();
+        let mut writes: Vec<Write> = rest
+            .chain(before.into_iter().flatten())
+            .take(SETTLED)
             .map(|(&key, &held)| Write {
                 key,
                 held,
                 wanted: self.wanted(key),
             })
             .collect();
+        self.settled = writes.last().map(|write| write.key);
         writes.sort_unstable_by_key(Write::order);
         let mut result = Ok(());
         for write in writes {
@@ -160,6 +173,7 @@ impl<T: Tables> Lfib<T> {
                 result = result.and(self.write_safely(write));
             }
         }
+        self.settles = result.is_ok() && (1..unsettled).contains(&self.unsettled.len());
         result
     }
 

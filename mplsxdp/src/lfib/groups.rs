@@ -1,7 +1,8 @@
 //! The groups of routes with several next hops; equal groups are shared. This is bookkeeping only: the LFIB writes the
 //! buckets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use mplsxdp_common::abi::{BUCKETS, RouteEntry};
 
@@ -10,7 +11,7 @@ use super::pool::Interner;
 use super::spread::{Former, Spread, assign, lend};
 
 /// One path as its bucket has it, without the next hop's index, which may change.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Member {
     /// Bits of a [`RouteEntry`] without next hop and counter.
     operation: u64,
@@ -60,6 +61,9 @@ struct Present {
 pub struct Groups {
     shared: Interner<Group>,
     present: HashMap<u32, Present>,
+    by_next_hop: BTreeMap<NextHopId, BTreeSet<u32>>,
+    /// Those with the same members, and other histories.
+    by_members: BTreeMap<Box<[Member]>, BTreeSet<u32>>,
 }
 
 /// What a route had before.
@@ -76,6 +80,8 @@ impl Groups {
         Self {
             shared: Interner::new(capacity),
             present: HashMap::with_capacity(capacity as usize),
+            by_next_hop: BTreeMap::new(),
+            by_members: BTreeMap::new(),
         }
     }
 
@@ -94,19 +100,28 @@ impl Groups {
         if let Some((slot, new)) = self.shared.take(&group) {
             if new {
                 self.present.insert(slot, Present { out, spread });
+                for member in &group.members {
+                    self.by_next_hop.entry(member.next_hop).or_default().insert(slot);
+                }
+                self.by_members.entry(group.members).or_default().insert(slot);
             }
             return Some((slot, new));
         }
-        let alike = self.shared.find(|other| other.members == group.members)?.clone();
+        let alike = self.by_members.get(&group.members)?.first()?;
+        let alike = self.shared.get(*alike)?.clone();
         self.shared.take(&alike)
     }
 
     /// Removes one user.
     pub fn drop_user(&mut self, slot: u32) {
-        self.shared.drop_user(slot);
-        if self.shared.get(slot).is_none() {
-            self.present.remove(&slot);
+        let Some(group) = self.shared.drop_user(slot) else {
+            return;
+        };
+        self.present.remove(&slot);
+        for member in &group.members {
+            remove(&mut self.by_next_hop, &member.next_hop, slot);
         }
+        remove(&mut self.by_members, &group.members, slot);
     }
 
     /// In the order in which they were given.
@@ -119,31 +134,31 @@ impl Groups {
         self.present.get(&slot).map(|present| &present.spread)
     }
 
-    pub fn slots(&self) -> Vec<u32> {
-        self.present.keys().copied().collect()
+    /// The next group after `after`, or the first, that has this next hop as a member.
+    pub fn next_with(&self, next_hop: NextHopId, after: Option<u32>) -> Option<u32> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut groups = self.by_next_hop.get(&next_hop)?.range((after, Bound::Unbounded));
+        groups.next().copied()
     }
 
-    /// Notes which next hops cannot be reached. Returns the groups whose buckets moved.
-    pub fn follow(&mut self, is_out: impl Fn(NextHopId) -> bool) -> Vec<u32> {
-        let mut moved = Vec::new();
-        for (&slot, present) in &mut self.present {
-            let Some(group) = self.shared.get(slot) else { continue };
-            let out: Vec<bool> = group.members.iter().map(|member| is_out(member.next_hop)).collect();
-            if out == present.out {
-                continue;
-            }
-            let spread = lend(
-                &group.base,
-                &weights(&group.members),
-                &present.out,
-                &out,
-                &present.spread,
-            );
-            if spread != present.spread {
-                moved.push(slot);
-            }
-            *present = Present { out, spread };
+    /// Notes which next hops of a group cannot be reached. Returns whether buckets moved.
+    pub fn follow(&mut self, slot: u32, is_out: impl Fn(NextHopId) -> bool) -> bool {
+        let (Some(group), Some(present)) = (self.shared.get(slot), self.present.get_mut(&slot)) else {
+            return false;
+        };
+        let out: Vec<bool> = group.members.iter().map(|member| is_out(member.next_hop)).collect();
+        if out == present.out {
+            return false;
         }
+        let spread = lend(
+            &group.base,
+            &weights(&group.members),
+            &present.out,
+            &out,
+            &present.spread,
+        );
+        let moved = spread != present.spread;
+        *present = Present { out, spread };
         moved
     }
 
@@ -203,6 +218,18 @@ impl Groups {
         let spread = lend(&base, &weights_now, out, out, &lent);
         let members = members.into();
         Some((Group { members, base }, spread))
+    }
+}
+
+fn remove<K: Ord, Q: Ord + ?Sized>(index: &mut BTreeMap<K, BTreeSet<u32>>, key: &Q, slot: u32)
+where
+    K: std::borrow::Borrow<Q>,
+{
+    if let Some(slots) = index.get_mut(key) {
+        slots.remove(&slot);
+        if slots.is_empty() {
+            index.remove(key);
+        }
     }
 }
 
@@ -324,8 +351,8 @@ mod tests {
         let three = vec![member(100, 1), member(100, 2), member(100, 3)];
         let is_out = |next_hop| next_hop == NextHopId(3);
         let (first, _) = groups.take(three.clone(), Before::Nothing, all_in, is_same).unwrap();
-        assert_eq!(groups.follow(is_out), [first]);
-        assert!(groups.follow(is_out).is_empty());
+        assert!(groups.follow(first, is_out));
+        assert!(!groups.follow(first, is_out));
         // The TTL mode does not matter: the flows are the same.
         let relabelled: Vec<Member> = three
             .iter()
@@ -337,5 +364,27 @@ mod tests {
         let (second, new) = groups.take(relabelled, Before::Group(first), is_out, is_same).unwrap();
         assert!(new);
         assert_eq!(groups.spread(first), groups.spread(second));
+    }
+
+    #[test]
+    fn groups_are_found_by_their_next_hops() {
+        let mut groups = Groups::new(8);
+        let mut take = |next_hops: &[u16]| {
+            let members = next_hops.iter().map(|&next_hop| member(100, next_hop)).collect();
+            groups.take(members, Before::Nothing, all_in, is_same).unwrap().0
+        };
+        let [first, second, third] = [[1, 2], [2, 3], [3, 1]].map(|next_hops| take(&next_hops));
+        let with = |groups: &Groups, next_hop| {
+            let next = |after: &u32| groups.next_with(NextHopId(next_hop), Some(*after));
+            Vec::from_iter(std::iter::successors(groups.next_with(NextHopId(next_hop), None), next))
+        };
+        assert_eq!(with(&groups, 1), [first, third]);
+        assert_eq!(with(&groups, 2), [first, second]);
+        groups.drop_user(first);
+        assert_eq!((with(&groups, 1), with(&groups, 2)), (vec![third], vec![second]));
+        assert!(with(&groups, 4).is_empty());
+        groups.drop_user(second);
+        groups.drop_user(third);
+        assert!(groups.by_next_hop.is_empty() && groups.by_members.is_empty());
     }
 }

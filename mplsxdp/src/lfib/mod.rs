@@ -39,7 +39,7 @@ use plan::Plan;
 pub use plan::{Budget, Change, Finished, Progress, Remains, Select};
 use pool::Interner;
 pub use reach::Reach;
-use reach::{Leaving, TURNED_AT_ONCE};
+use reach::{AT_ONCE, Leaving, StaleGroups, TURNED_AT_ONCE};
 use reclaim::Freed;
 
 /// How many different pass reasons are kept.
@@ -83,11 +83,19 @@ pub struct Lfib<T> {
     vrfs: Vrfs,
     /// The places where the FTN table differs from what is wanted because a write failed, and what it holds there.
     unsettled: BTreeMap<FtnKey, Option<RouteEntry>>,
+    /// The last of these places that was tried again, and whether others are worth trying now.
+    settled: Option<FtnKey>,
+    settles: bool,
     /// How many pass entries are written or removed in one step.
     step: usize,
     leaving: Leaving,
     /// How many entries are moved to another adjacency at once; more are moved in steps.
     turned_at_once: usize,
+    stale_groups: StaleGroups,
+    /// How much is done at once for groups whose next hops have changed, in operations; the rest is done in steps.
+    followed_at_once: usize,
+    /// Buckets have moved from one member of a group to another.
+    moved_buckets: bool,
     /// Slots that programs may still read, in the order of their grace periods.
     freed: VecDeque<(GracePeriod, Freed)>,
     /// Adjacencies that will replace unresolved ones once no program can still see their old contents.
@@ -111,9 +119,14 @@ impl<T: Tables> Lfib<T> {
             pass: PassEntries::default(),
             vrfs: Vrfs::default(),
             unsettled: BTreeMap::new(),
+            settled: None,
+            settles: false,
             step: STEP,
             leaving: Leaving::default(),
             turned_at_once: TURNED_AT_ONCE,
+            stale_groups: StaleGroups::default(),
+            followed_at_once: AT_ONCE,
+            moved_buckets: false,
             freed: VecDeque::new(),
             resolving: HashMap::new(),
         }

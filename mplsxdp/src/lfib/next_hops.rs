@@ -2,7 +2,7 @@
 //! a backup is a different one from the same without, because its adjacency names the backup. The backup is a next hop
 //! of its own, and has the other as a user. This is bookkeeping only.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::pool::SlotPool;
@@ -41,6 +41,8 @@ pub struct NextHops {
     /// One id for each of its backups. There are equal entries if a port was renamed to a name that others waited for.
     by_next_hop: HashMap<NextHop, HashMap<Option<NextHopId>, NextHopId>>,
     by_slot: Vec<Option<NextHopId>>,
+    /// By a backup, the next hops that have it.
+    protected: BTreeMap<NextHopId, BTreeSet<NextHopId>>,
     resolved: usize,
     /// An id is not reused before all have been used, so that a late answer does not reach another next hop.
     next_id: u16,
@@ -54,6 +56,7 @@ impl NextHops {
             entries: HashMap::with_capacity(capacity as usize),
             by_next_hop: HashMap::with_capacity(capacity as usize),
             by_slot: Vec::new(),
+            protected: BTreeMap::new(),
             resolved: 0,
             next_id: 0,
             slots: SlotPool::new(0, capacity),
@@ -125,6 +128,9 @@ impl NextHops {
         );
         let named = self.by_next_hop.entry(next_hop.clone()).or_default();
         named.insert(backup_id, id);
+        if let Some(backup) = backup_id {
+            self.protected.entry(backup).or_default().insert(id);
+        }
         self.set_id_at(slot, Some(id));
         self.changes.push(NextHopChange::Added(id, next_hop.clone()));
         Some(slot)
@@ -151,6 +157,14 @@ impl NextHops {
         if let Some(entry) = removed {
             self.resolved -= usize::from(entry.resolved);
             is_news = entry.is_news;
+            if let Some(backup) = entry.backup
+                && let Some(protected) = self.protected.get_mut(&backup)
+            {
+                protected.remove(&id);
+                if protected.is_empty() {
+                    self.protected.remove(&backup);
+                }
+            }
             if let Some(named) = self.by_next_hop.get_mut(&entry.next_hop) {
                 if named.get(&entry.backup) == Some(&id) {
                     named.remove(&entry.backup);
@@ -278,10 +292,9 @@ impl NextHops {
         self.entries.get(&id)?.backup
     }
 
-    /// The slots of those that have a backup.
-    pub fn protected(&self) -> impl Iterator<Item = u16> {
-        let protected = self.entries.values().filter(|entry| entry.backup.is_some());
-        protected.map(|entry| entry.slot)
+    /// The next hops that have this one as their backup.
+    pub fn protected_by(&self, id: NextHopId) -> impl Iterator<Item = NextHopId> {
+        self.protected.get(&id).into_iter().flatten().copied()
     }
 
     pub fn get(&self, id: NextHopId) -> Option<&NextHop> {

@@ -75,7 +75,7 @@ pub enum Wanted {
 }
 
 /// Comes before all other prefixes, in their order.
-const FIRST: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+pub(super) const FIRST: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
 impl Default for PassEntries {
     /// With the domain of ports outside of VRFs.
@@ -84,7 +84,7 @@ impl Default for PassEntries {
             fecs: Fecs::default(),
             domains: BTreeMap::new(),
         };
-        entries.add_domain(Domain::NO_VRF, RoutingTable::MAIN, BTreeMap::new());
+        entries.add_domain(Domain::NO_VRF, RoutingTable::MAIN);
         entries.set_end(Domain::NO_VRF, None);
         entries
     }
@@ -128,11 +128,10 @@ impl PassEntries {
     }
 
     /// Adds a domain, of which nothing is in the table yet: see [`PassEntries::next_places`].
-    pub fn add_domain(&mut self, domain: Domain, table: RoutingTable, mut claims: BTreeMap<IpNet, Claim>) {
-        claims.extend(NEVER.map(|prefix| (prefix, Claim::Never)));
+    pub fn add_domain(&mut self, domain: Domain, table: RoutingTable) {
         let entries = Entries {
             table,
-            claims,
+            claims: NEVER.map(|prefix| (prefix, Claim::Never)).into(),
             laid: BTreeMap::new(),
             end: Some(FIRST),
         };

@@ -351,7 +351,7 @@ impl<T: Tables> Lfib<T> {
         if self.plan.is_some() {
             return Err(change);
         }
-        self.reclaim();
+        self.reclaim_slots();
         self.plan = Some(Box::new(Plan::new(change)));
         Ok(())
     }
@@ -375,7 +375,7 @@ impl<T: Tables> Lfib<T> {
                     None => Ok(plan.changes),
                 };
                 if result.is_err() {
-                    self.reclaim();
+                    self.reclaim_slots();
                 }
                 return Progress::Finished(Finished { result, remains: plan });
             }
@@ -472,6 +472,10 @@ impl<T: Tables> Lfib<T> {
         let Change::Flush(select) = &plan.change else {
             return plan.go_to(Stage::Order);
         };
+        if plan.after.is_none() {
+            // Nothing has to be moved when the list grows; memory is taken as it is used.
+            plan.deleted.reserve(self.routes.len());
+        }
         if !self.select_step(&mut plan.after, &***select, &mut plan.deleted, budget) {
             return;
         }
@@ -530,6 +534,9 @@ impl<T: Tables> Lfib<T> {
         let Change::Install { owner, .. } = plan.change else {
             return plan.go_to(Stage::Order);
         };
+        if plan.after.is_none() {
+            plan.deleted.reserve(self.routes.len());
+        }
         for (&key, installed) in self.rest(plan.after) {
             plan.after = Some(key);
             if owner.sweeps(installed.owner) && !plan.given.contains(key) {

@@ -111,12 +111,6 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         self.users.get(&slot).map(|(value, _)| value)
     }
 
-    /// The value with the lowest slot for which `wanted` is true.
-    pub fn find(&self, wanted: impl Fn(&T) -> bool) -> Option<&T> {
-        let slots = self.users.iter().filter(|(_, (value, _))| wanted(value));
-        slots.min_by_key(|(slot, _)| **slot).map(|(_, (value, _))| value)
-    }
-
     pub fn len(&self) -> usize {
         self.users.len()
     }

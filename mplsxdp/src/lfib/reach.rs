@@ -1,6 +1,6 @@
 //! Where the frames of next hops go: adjacencies, and the buckets of groups. All changes are plain stores.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mplsxdp_common::abi::{Adjacency, Domain, RouteEntry};
 
@@ -27,9 +27,12 @@ pub enum Reach {
 /// Adjacency slots that next hops have left, and the progress of the walk that moves the entries which point to them.
 #[derive(Default, Debug)]
 pub(super) struct Leaving {
-    slots: HashSet<u16>,
+    /// Each with its next hop.
+    slots: BTreeMap<u16, NextHopId>,
     /// Slots that were left since the walk began; they need another walk.
-    since: HashSet<u16>,
+    since: BTreeMap<u16, NextHopId>,
+    /// All of them by next hop.
+    by_next_hop: BTreeSet<(NextHopId, u16)>,
     /// The route that the walk has reached, and how much it has done of a change that is under way.
     after: Option<RouteKey>,
     planned: usize,
@@ -37,13 +40,50 @@ pub(super) struct Leaving {
 
 impl Leaving {
     fn has(&self, slot: u16) -> bool {
-        self.slots.contains(&slot) || self.since.contains(&slot)
+        self.slots.contains_key(&slot) || self.since.contains_key(&slot)
     }
 
     fn all(&self) -> impl Iterator<Item = u16> {
-        self.slots.iter().chain(&self.since).copied()
+        self.slots.keys().chain(self.since.keys()).copied()
+    }
+
+    /// The slots that this next hop has left.
+    fn of(&self, id: NextHopId) -> impl Iterator<Item = u16> {
+        self.by_next_hop.range((id, 0)..=(id, u16::MAX)).map(|&(_, slot)| slot)
+    }
+
+    fn add(&mut self, id: NextHopId, slot: u16) {
+        match self.slots.is_empty() {
+            true => self.slots.insert(slot, id),
+            false => self.since.insert(slot, id),
+        };
+        self.by_next_hop.insert((id, slot));
+    }
+
+    /// The walk is done. Returns the slots to which nothing points any more.
+    fn end_walk(&mut self) -> impl Iterator<Item = u16> + use<> {
+        let left = std::mem::take(&mut self.since);
+        let done = std::mem::replace(&mut self.slots, left);
+        for (&slot, &id) in &done {
+            self.by_next_hop.remove(&(id, slot));
+        }
+        (self.after, self.planned) = (None, 0);
+        done.into_keys()
     }
 }
+
+/// Groups whose buckets do not yet follow their next hops, which have failed, come back or moved to another slot.
+#[derive(Default, Debug)]
+pub(super) struct StaleGroups {
+    /// Next hops whose groups are still to be found, each with the last one that was.
+    next_hops: BTreeMap<NextHopId, Option<u32>>,
+    found: BTreeSet<u32>,
+}
+
+/// How much is done at once for groups: about a millisecond's work.
+pub(super) const AT_ONCE: usize = 2048;
+/// What it takes to look at a group and all of its buckets, in operations.
+const GROUP: usize = 4;
 
 /// How many routes are moved to another slot at once, without steps.
 pub(super) const TURNED_AT_ONCE: usize = 16 << 10;
@@ -67,9 +107,12 @@ impl<T: Tables> Lfib<T> {
     pub fn set_next_hops<R: Into<Reach>>(&mut self, next_hops: impl IntoIterator<Item = (NextHopId, R)>) -> bool {
         let next_hops: Vec<(NextHopId, Reach)> = next_hops.into_iter().map(|(id, reach)| (id, reach.into())).collect();
         // Flows leave a member before its adjacency is removed, and return after it is back.
-        let gone = next_hops.iter().filter(|(_, reach)| *reach == Reach::Out);
-        let gone = gone.fold(false, |news, &(id, _)| self.next_hops.set_out(id, true) | news);
-        let mut moved_buckets = gone && self.move_buckets();
+        let gone = next_hops
+            .iter()
+            .filter(|(_, reach)| *reach == Reach::Out)
+            .map(|&(id, _)| id);
+        let gone: Vec<NextHopId> = gone.filter(|&id| self.next_hops.set_out(id, true)).collect();
+        self.move_buckets(&gone);
 
         let mut moved = Vec::new();
         let mut later = Vec::new();
@@ -103,7 +146,7 @@ impl<T: Tables> Lfib<T> {
             } else if let Some((old_slot, new_slot)) = self.next_hops.move_slot(id) {
                 // The port changes: write a new slot, then move all entries to it, one store each.
                 self.tables.store_adjacency(new_slot, new);
-                moved.push(old_slot);
+                moved.push((id, old_slot));
             } else {
                 // No slot is left: unresolved for one grace period, then rewritten in place.
                 self.tables.store_adjacency(slot, unresolved);
@@ -117,36 +160,73 @@ impl<T: Tables> Lfib<T> {
                 .extend(later.map(|(id, adjacency)| (id, (period, adjacency.with_backup(None)))));
         }
         if !moved.is_empty() {
-            self.leave(moved);
-            moved_buckets |= self.reclaim();
+            self.leave(&moved);
+            self.reclaim_slots();
         }
         let back = next_hops
             .iter()
             .filter(|(id, reach)| matches!(reach, Reach::Resolved(_)) && !self.resolving.contains_key(id));
         let back: Vec<NextHopId> = back.map(|&(id, _)| id).collect();
-        moved_buckets |= self.take_back_in(&back);
-        moved_buckets | self.finish_grace_periods()
+        self.take_back_in(&back);
+        self.finish_grace_periods();
+        std::mem::take(&mut self.moved_buckets)
     }
 
-    /// Flows return to these, whose adjacencies are back. Returns whether buckets moved.
-    pub(super) fn take_back_in(&mut self, next_hops: &[NextHopId]) -> bool {
-        let back = next_hops.iter();
-        let back = back.fold(false, |news, &id| self.next_hops.set_out(id, false) | news);
-        back && self.move_buckets()
+    /// Flows return to these, whose adjacencies are back.
+    pub(super) fn take_back_in(&mut self, next_hops: &[NextHopId]) {
+        let back = next_hops.iter().copied();
+        let back: Vec<NextHopId> = back.filter(|&id| self.next_hops.set_out(id, false)).collect();
+        self.move_buckets(&back);
     }
 
     pub(super) fn backup_slot(&self, id: NextHopId) -> Option<u16> {
         self.next_hops.backup(id).and_then(|backup| self.next_hops.slot(backup))
     }
 
-    /// Moves the buckets of all groups to members that can be reached, one store each. Returns whether any moved.
-    fn move_buckets(&mut self) -> bool {
-        let next_hops = &self.next_hops;
-        let moved = self.groups.follow(|id| next_hops.is_out(id));
-        for &group in &moved {
-            self.write_buckets(group);
+    /// Moves the buckets of the groups that have these next hops, which have failed or are back, to members that can be
+    /// reached, one store each. If there are many groups, the rest follows in steps.
+    fn move_buckets(&mut self, changed: &[NextHopId]) {
+        if changed.is_empty() {
+            return;
         }
-        !moved.is_empty()
+        for &id in changed {
+            // A next hop with this one as its backup may be out as well.
+            let protected = self.next_hops.protected_by(id).map(|id| (id, None));
+            self.stale_groups.next_hops.extend(protected.chain([(id, None)]));
+        }
+        self.follow_groups(&mut Budget::new(self.followed_at_once, &mut || false));
+    }
+
+    /// Whether the buckets of groups do not follow their next hops yet. Nothing is more urgent: frames are lost.
+    pub fn has_stale_groups(&self) -> bool {
+        !self.stale_groups.next_hops.is_empty() || !self.stale_groups.found.is_empty()
+    }
+
+    /// Has the buckets of some of these groups follow.
+    pub fn follow_groups(&mut self, budget: &mut Budget<'_>) {
+        while budget.is_left() {
+            if let Some(mut next_hop) = self.stale_groups.next_hops.first_entry() {
+                match self.groups.next_with(*next_hop.key(), *next_hop.get()) {
+                    Some(group) => {
+                        next_hop.insert(Some(group));
+                        self.stale_groups.found.insert(group);
+                    }
+                    None => drop(next_hop.remove()),
+                }
+                budget.spend(1);
+            } else if let Some(group) = self.stale_groups.found.pop_first() {
+                self.follow_group(group);
+                budget.spend(GROUP);
+            } else {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn follow_group(&mut self, group: u32) {
+        let next_hops = &self.next_hops;
+        self.moved_buckets |= self.groups.follow(group, |id| next_hops.is_out(id));
+        self.write_buckets(group);
     }
 
     /// Writes the buckets of a group that are not up to date.
@@ -171,28 +251,25 @@ impl<T: Tables> Lfib<T> {
 
     /// What still points to a slot that the next hop has left must no longer use the old port.
     fn unresolve_left(&mut self, id: NextHopId) {
-        let left = self.leaving.all();
-        let of_it = left.filter(|&slot| self.next_hops.at_slot(slot).is_some_and(|(at, _)| at == id));
-        for slot in of_it.collect::<Vec<_>>() {
+        for slot in self.leaving.of(id) {
             let adjacency = unresolved(self.tables.adjacency(slot));
             self.tables.store_adjacency(slot, adjacency);
         }
     }
 
-    /// Moves everything that points to one of these slots, which next hops have left, to their new slots: buckets and
-    /// protected next hops at once, entries in steps. Entries that have not been moved use the old slot until then.
-    fn leave(&mut self, slots: impl IntoIterator<Item = u16>) {
-        match self.leaving.slots.is_empty() {
-            true => self.leaving.slots.extend(slots),
-            false => self.leaving.since.extend(slots),
+    /// Moves everything that points to these slots, which their next hops have left, to their new slots: protected next
+    /// hops and some groups at once, the rest in steps. What has not been moved uses the old slot until then.
+    fn leave(&mut self, slots: &[(NextHopId, u16)]) {
+        for &(id, slot) in slots {
+            self.leaving.add(id, slot);
+            self.stale_groups.next_hops.insert(id, None);
         }
-        let left: Vec<u16> = self.leaving.all().collect();
-        for slot in self.next_hops.protected().chain(left).collect::<Vec<_>>() {
+        let protected = slots.iter().flat_map(|&(id, _)| self.next_hops.protected_by(id));
+        let protected = protected.filter_map(|id| self.next_hops.slot(id));
+        for slot in protected.chain(self.leaving.all()).collect::<Vec<_>>() {
             self.note_backup(slot);
         }
-        for group in self.groups.slots() {
-            self.write_buckets(group);
-        }
+        self.follow_groups(&mut Budget::new(self.followed_at_once, &mut || false));
         self.turn_step(&mut Budget::new(self.turned_at_once, &mut || false));
     }
 
@@ -220,20 +297,24 @@ impl<T: Tables> Lfib<T> {
 
     /// Moves some of the entries that point to slots that their next hops have left.
     pub(super) fn turn_step(&mut self, budget: &mut Budget<'_>) {
-        while self.has_to_turn() && self.turn_routes(budget) && self.turn_plan(budget) {
+        while self.has_to_turn() && self.turn_groups(budget) && self.turn_routes(budget) && self.turn_plan(budget) {
             if !self.unsettled.is_empty() {
                 // What still points to the old slots must not use the old port.
-                for &old in &self.leaving.slots {
+                for &old in self.leaving.slots.keys() {
                     let adjacency = unresolved(self.tables.adjacency(old));
                     self.tables.store_adjacency(old, adjacency);
                 }
             }
-            let left = std::mem::take(&mut self.leaving.since);
-            for slot in std::mem::replace(&mut self.leaving.slots, left) {
+            for slot in self.leaving.end_walk() {
                 self.next_hops.give_back(slot);
             }
-            (self.leaving.after, self.leaving.planned) = (None, 0);
         }
+    }
+
+    /// Returns whether all groups follow.
+    fn turn_groups(&mut self, budget: &mut Budget<'_>) -> bool {
+        self.follow_groups(budget);
+        !self.has_stale_groups()
     }
 
     /// Returns whether all are done.

@@ -16,12 +16,38 @@ pub(super) struct Freed {
     pub(super) next_hops: Vec<u32>,
 }
 
+/// How many slots of each table are released at once, if a grace period has taken long; the rest is released in steps.
+const RELEASED: usize = 16 << 10;
+
+impl Freed {
+    /// Takes up to `most` slots of each table.
+    fn take(&mut self, most: usize) -> Self {
+        let some = |slots: &mut Vec<u32>| slots.split_off(slots.len().saturating_sub(most));
+        Self {
+            counters: some(&mut self.counters),
+            stacks: some(&mut self.stacks),
+            groups: some(&mut self.groups),
+            next_hops: some(&mut self.next_hops),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.counters.len() + self.stacks.len() + self.groups.len() + self.next_hops.len()
+    }
+}
+
 impl<T: Tables> Lfib<T> {
     /// Does what waited for grace periods that are over, and begins a new one for the slots that no entry points to any
     /// more. Call it after changes and when a grace period has ended. Returns whether buckets moved from one member of
     /// a group to another.
     pub fn reclaim(&mut self) -> bool {
-        let moved_buckets = self.finish_grace_periods();
+        self.reclaim_slots();
+        std::mem::take(&mut self.moved_buckets)
+    }
+
+    /// [`Lfib::reclaim`] as a part of something else.
+    pub(super) fn reclaim_slots(&mut self) {
+        self.finish_grace_periods();
         let held_back = self.counters.has_held_back()
             || self.stacks.has_held_back()
             || self.groups.has_held_back()
@@ -33,7 +59,7 @@ impl<T: Tables> Lfib<T> {
             .flatten()
             .any(|&entry| entry != RouteEntry::PASS);
         if !held_back || pointed_to {
-            return moved_buckets;
+            return;
         }
         let freed = Freed {
             counters: self.counters.take_held_back(),
@@ -42,7 +68,7 @@ impl<T: Tables> Lfib<T> {
             next_hops: self.next_hops.take_held_back(),
         };
         self.freed.push_back((self.tables.begin_grace_period(), freed));
-        moved_buckets | self.finish_grace_periods()
+        self.finish_grace_periods();
     }
 
     /// The grace period after which slots become free that no entry points to now; `None` if there are none.
@@ -50,13 +76,31 @@ impl<T: Tables> Lfib<T> {
         self.freed.back().map(|&(period, _)| period)
     }
 
+    /// Whether the slots that were to become free after this grace period are.
+    pub fn is_reclaimed(&self, period: GracePeriod) -> bool {
+        self.tables.is_over(period) && self.freed.front().is_none_or(|&(first, _)| first > period)
+    }
+
+    /// Whether a grace period is over whose slots are not free yet.
+    pub(super) fn has_to_release(&self) -> bool {
+        self.freed
+            .front()
+            .is_some_and(|&(period, _)| self.tables.is_over(period))
+    }
+
     /// Frees slots and resolves next hops whose grace period is over.
-    pub(super) fn finish_grace_periods(&mut self) -> bool {
-        while let Some((period, freed)) = self.freed.pop_front() {
-            if !self.tables.is_over(period) {
-                self.freed.push_front((period, freed));
-                break;
+    pub(super) fn finish_grace_periods(&mut self) {
+        let mut left = RELEASED;
+        while left > 0
+            && let Some((period, freed)) = self.freed.front_mut()
+            && self.tables.is_over(*period)
+        {
+            let some = freed.take(left);
+            if freed.len() == 0 {
+                self.freed.pop_front();
             }
+            left = left.saturating_sub(some.len());
+            let freed = some;
             for slot in freed.next_hops.iter().filter_map(|&slot| slot.try_into().ok()) {
                 self.tables.store_adjacency(slot, Adjacency::default());
             }
@@ -66,7 +110,7 @@ impl<T: Tables> Lfib<T> {
             self.next_hops.release(&freed.next_hops);
         }
         if self.resolving.is_empty() {
-            return false;
+            return;
         }
         let resolving = std::mem::take(&mut self.resolving);
         let (over, waiting): (HashMap<_, _>, _) = resolving
@@ -81,6 +125,6 @@ impl<T: Tables> Lfib<T> {
             self.tables.store_adjacency(slot, adjacency);
             back.push(id);
         }
-        self.take_back_in(&back)
+        self.take_back_in(&back);
     }
 }

@@ -794,6 +794,64 @@ fn a_slot_is_reused_only_after_a_grace_period() {
     assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len()), (0, 1));
 }
 
+/// Very many places cannot be written. One step tries some of them, in turn.
+#[test]
+fn places_are_settled_in_steps() {
+    let mut lfib = large();
+    lfib.change(Mode::Add, Owner::STATIC, &[push("10.0.0.0/8", &[100], 1)])
+        .unwrap();
+    lfib.tables_mut().ftn_inserts_left = 0;
+    let claims = (0..1000_u32).map(|number| {
+        let prefix = ipnet::Ipv4Net::new((0x0a00_0000 | number << 8).into(), 24).unwrap();
+        (FtnKey::new(Domain::NO_VRF, prefix.into()), Some(Claim::Route))
+    });
+    lfib.set_claims(&claims.collect()).unwrap_err();
+    // Their prefix is withheld.
+    assert_eq!(
+        (lfib.unsettled(), lfib.tables().ftn.contains_key(&place("10.0.0.0/8"))),
+        (1001, false)
+    );
+    assert!(lfib.settle().is_err() && !lfib.has_to_tidy());
+    lfib.tables_mut().ftn_inserts_left = usize::MAX;
+    lfib.tables_mut().ftn_writes.clear();
+    lfib.settle().unwrap();
+    let mut steps = 1;
+    while lfib.has_to_tidy() {
+        lfib.tidy_step(&mut Budget::new(1, &mut || false));
+        steps += 1;
+        assert!(lfib.tables().ftn_writes.len() <= steps * 256);
+    }
+    assert_eq!(lfib.unsettled(), 0);
+    assert!(lfib.tables().ftn.contains_key(&place("10.0.0.0/8")));
+}
+
+/// A grace period has taken so long that very many slots wait for its end.
+#[test]
+fn slots_are_released_in_steps() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
+        counter_slots: 41_000,
+        ..MemoryTables::default().capacity()
+    }));
+    let routes: Vec<Route> = (16..40_016).map(|key| swap(key, &[110], 1)).collect();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    lfib.tables_mut().grace_periods_over = Some(0);
+    let keys: Vec<RouteKey> = routes.iter().map(Route::key).collect();
+    lfib.delete(&keys).unwrap();
+    lfib.reclaim();
+    let period = lfib.reclaiming().unwrap();
+    let waiting = |lfib: &Lfib<MemoryTables>| lfib.freed.iter().map(|(_, freed)| freed.counters.len()).sum::<usize>();
+    assert_eq!((waiting(&lfib), lfib.is_reclaimed(period)), (40_000, false));
+    assert!(!lfib.has_to_tidy());
+    lfib.tables_mut().end_grace_periods();
+    for left in [40_000 - (16 << 10), 40_000 - (32 << 10), 0] {
+        assert!(!lfib.is_reclaimed(period));
+        lfib.tidy_step(&mut Budget::new(1, &mut || false));
+        assert_eq!(waiting(&lfib), left);
+        assert_eq!(lfib.has_to_tidy(), left > 0);
+    }
+    assert!(lfib.is_reclaimed(period));
+}
+
 #[test]
 fn frames_do_not_wait_for_a_grace_period_where_a_next_hop_is_new() {
     let mut lfib = lfib();
@@ -1053,14 +1111,14 @@ fn routes_of_a_table_take_room_only_where_it_is_used() {
     ];
     lfib.change(Mode::Add, Owner::STATIC, &both).unwrap();
     assert_eq!((lfib.tables().ftn.len(), imposed(&lfib, "172.16.0.1")), (1, Some(102)));
-    lfib.use_vrf(10, BTreeMap::new);
+    lfib.use_vrf_with(10, BTreeMap::new);
     let error = lfib.domain_step().unwrap_err().to_string();
     assert!(
         error.starts_with("the IPv4 prefix routes take 12 entries in all, and there are 3"),
         "{error}"
     );
     lfib.leave_vrfs(&BTreeSet::new());
-    lfib.use_vrf(20, BTreeMap::new);
+    lfib.use_vrf_with(20, BTreeMap::new);
     lfib.retry_filling();
     fill(&mut lfib);
     assert_eq!(imposed_in(&lfib, lfib.domain(Some(20)), "172.16.0.1"), Some(103));
@@ -1365,7 +1423,7 @@ impl Meanwhile {
             }
             Self::Vrfs(tables) => {
                 for &table in &tables {
-                    prop_assert!(lfib.use_vrf(table, || kernel.claims_in(Some(table))));
+                    prop_assert!(lfib.use_vrf_with(table, || kernel.claims_in(Some(table))));
                 }
                 lfib.leave_vrfs(&tables);
                 kernel.vrfs = tables;
@@ -1686,6 +1744,86 @@ fn a_group_turns_with_a_next_hop_that_moves_to_another_port() {
     check_groups(&lfib);
 }
 
+/// 40 groups, 5 of which have the first next hop as a member.
+fn groups_of_which_some_have_the_first_next_hop() -> Lfib<MemoryTables> {
+    let mut lfib = large();
+    let with = (0..5).map(|number| group(100 + number, &[(1, 1), (10 + number as u8, 1)]));
+    let without = (0..35).map(|number| group(200 + number, &[(2, 1), (20 + number as u8, 1)]));
+    let routes: Vec<Route> = with.chain(without).collect();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    assert_eq!(lfib.groups_in_use(), 40);
+    let resolved = Reach::Resolved(Adjacency::new(R1, 1, OWN, 1500));
+    let ids: Vec<NextHopId> = lfib.next_hops().all().map(|(id, _)| id).collect();
+    lfib.set_next_hops(ids.into_iter().map(|id| (id, resolved)));
+    assert!(!lfib.has_stale_groups());
+    lfib
+}
+
+/// How many groups have been looked at, and how many were found to be stale, in steps of one item each.
+fn steps_to_follow(lfib: &mut Lfib<MemoryTables>) -> usize {
+    let mut steps = 0;
+    while lfib.has_stale_groups() {
+        lfib.follow_groups(&mut Budget::new(1, &mut || false));
+        steps += 1;
+    }
+    steps
+}
+
+#[test]
+fn only_the_groups_of_a_next_hop_that_fails_are_visited_in_steps() {
+    let mut lfib = groups_of_which_some_have_the_first_next_hop();
+    lfib.followed_at_once = 1;
+    let first = hop_of(&lfib, 1);
+    assert!(!lfib.set_next_hops([(first, Reach::Out)]));
+    // One group was found at once: 4 others, the end of the search, and a visit to each of the 5.
+    assert_eq!(steps_to_follow(&mut lfib), 4 + 1 + 5);
+    assert!(lfib.reclaim());
+    check_groups(&lfib);
+    // It is back before all of its groups have followed.
+    lfib.set_next_hop(first, Reach::Resolved(Adjacency::new(R1, 1, OWN, 1500)));
+    lfib.follow_groups(&mut Budget::new(3, &mut || false));
+    lfib.set_next_hop(first, Reach::Out);
+    lfib.set_next_hop(first, Reach::Resolved(Adjacency::new(R1, 1, OWN, 1500)));
+    assert!(steps_to_follow(&mut lfib) <= 2 * (5 + 1 + 5));
+    check_groups(&lfib);
+}
+
+/// Until all buckets point to the new slot, the old one is not given back.
+#[test]
+fn only_the_groups_of_a_next_hop_that_moves_are_visited_in_steps() {
+    let mut lfib = groups_of_which_some_have_the_first_next_hop();
+    lfib.followed_at_once = 1;
+    let first = hop_of(&lfib, 1);
+    let old = lfib.next_hops().slot(first).unwrap();
+    lfib.turned_at_once = 1;
+    lfib.set_next_hop(first, Reach::Resolved(Adjacency::new(R1, 2, OWN, 1500)));
+    assert!(lfib.has_stale_groups());
+    assert_eq!(lfib.next_hops().at_slot(old).map(|(id, _)| id), Some(first));
+    // What still points to the old slot fails with the next hop.
+    lfib.set_next_hop(first, Reach::Out);
+    assert!(!lfib.tables().adjacency(old).is_resolved());
+    assert!(steps_to_follow(&mut lfib) <= 5 + 1 + 5);
+    while lfib.has_to_tidy() {
+        lfib.tidy_step(&mut Budget::new(1, &mut || false));
+    }
+    assert_eq!(lfib.next_hops().at_slot(old), None);
+    check_groups(&lfib);
+}
+
+/// A route whose group has not followed yet gets another one.
+#[test]
+fn a_group_that_replaces_a_stale_one_has_no_buckets_of_members_that_are_out() {
+    let mut lfib = groups_of_which_some_have_the_first_next_hop();
+    lfib.followed_at_once = 1;
+    lfib.set_next_hop(hop_of(&lfib, 1), Reach::Out);
+    assert!(lfib.has_stale_groups());
+    lfib.change(Mode::Replace, Owner::STATIC, &[group(100, &[(1, 1), (10, 1), (11, 1)])])
+        .unwrap();
+    assert!(!neighbours(&lfib, 100).contains(&1));
+    steps_to_follow(&mut lfib);
+    check_groups(&lfib);
+}
+
 fn protected(key: u32, neighbour: u8, backup: u8) -> Route {
     let path = Path {
         backup: via(backup),
@@ -1934,9 +2072,9 @@ fn a_domain_has_all_routes_and_the_claims_of_its_vrf_only() {
     lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     claim(&mut lfib, "10.4.0.0/16", Claim::Route);
     let red = [(net("10.5.0.0/16"), Claim::Route), (net("10.0.0.1/32"), Claim::Never)];
-    assert!(lfib.use_vrf(10, || red.into()));
+    assert!(lfib.use_vrf_with(10, || red.into()));
     // The same addresses in two VRFs.
-    assert!(lfib.use_vrf(20, || [(net("10.0.0.2/32"), Claim::Never)].into()));
+    assert!(lfib.use_vrf_with(20, || [(net("10.0.0.2/32"), Claim::Never)].into()));
     assert_eq!(
         (lfib.domain(Some(10)), lfib.domain(Some(20))),
         (Domain::EMPTY, Domain::EMPTY)
@@ -1983,7 +2121,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     let prefixes = (0..600_u32).map(|index| format!("{}/32", std::net::Ipv4Addr::from(0x0a04_0000 + index)));
     let routes: Vec<Route> = prefixes.map(|prefix| push(&prefix, &[100], 1)).collect();
     lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
-    lfib.use_vrf(10, || [(net("10.4.0.1/32"), Claim::Never)].into());
+    lfib.use_vrf_with(10, || [(net("10.4.0.1/32"), Claim::Never)].into());
     let mut steps = 0;
     while lfib.domain(Some(10)) == Domain::EMPTY {
         lfib.tables_mut().ftn_writes.clear();
@@ -2000,7 +2138,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     assert_eq!((lfib.domain(Some(10)), lfib.has_domain_steps()), (Domain::EMPTY, false));
     assert_eq!(entries_in(Domain(1), &lfib.tables().ftn).len(), 600);
     // A port that comes back before that finds everything.
-    lfib.use_vrf(10, || panic!("they are known"));
+    lfib.use_vrf_with(10, || panic!("they are known"));
     assert_eq!(lfib.domain(Some(10)), Domain(1));
     lfib.leave_vrfs(&BTreeSet::new());
     lfib.tables_mut().end_grace_periods();
@@ -2009,20 +2147,20 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     let removed = lfib.tables().ftn_writes.len();
     assert!((1..=STEP).contains(&removed), "{removed}");
     // Its number is free only when it is empty.
-    lfib.use_vrf(20, BTreeMap::new);
+    lfib.use_vrf_with(20, BTreeMap::new);
     assert!(
         lfib.domains()
             .any(|(domain, table)| (domain, table) == (Domain(2), Some(20)))
     );
     // A port that comes back now waits for the rest of the steps.
-    lfib.use_vrf(10, || panic!("they are known"));
+    lfib.use_vrf_with(10, || panic!("they are known"));
     assert_eq!((fill(&mut lfib), lfib.domain(Some(10))), (1 + 5, Domain(1)));
     lfib.leave_vrfs(&BTreeSet::new());
     lfib.tables_mut().end_grace_periods();
     fill(&mut lfib);
     assert_eq!((lfib.domains().count(), lfib.tables().ftn.len()), (1, 600));
     assert_eq!((lfib.ftn_entries().v4, lfib.ftn_entries().v6), (600, 0));
-    lfib.use_vrf(30, BTreeMap::new);
+    lfib.use_vrf_with(30, BTreeMap::new);
     assert!(
         lfib.domains()
             .any(|(domain, table)| (domain, table) == (Domain(1), Some(30)))
@@ -2042,7 +2180,7 @@ fn a_domain_that_cannot_be_written_is_no_port_s_and_is_filled_when_that_is_possi
     )
     .unwrap();
     lfib.tables_mut().ftn_inserts_left = 1;
-    lfib.use_vrf(10, BTreeMap::new);
+    lfib.use_vrf_with(10, BTreeMap::new);
     assert!(lfib.domain_step().is_err() && lfib.is_filling_stalled());
     // It is not retried at once, and changes are made all the same.
     assert!(!lfib.has_domain_steps());
@@ -2066,7 +2204,7 @@ fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written
     let routes = ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"].map(|prefix| push(prefix, &[100], 1));
     lfib.change(Mode::Add, Owner::STATIC, &routes[..2]).unwrap();
     for table in [10, 20] {
-        lfib.use_vrf(table, BTreeMap::new);
+        lfib.use_vrf_with(table, BTreeMap::new);
     }
     fill(&mut lfib);
     lfib.tables_mut().ftn_writes.clear();
@@ -2080,7 +2218,7 @@ fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written
     );
     assert!(lfib.tables().ftn_writes.is_empty());
     // A domain that they do not fit into is not begun.
-    lfib.use_vrf(30, BTreeMap::new);
+    lfib.use_vrf_with(30, BTreeMap::new);
     let error = lfib.domain_step().unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::ops::{RangeBounds, RangeInclusive};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 
 use ipnet::IpNet;
 
@@ -18,6 +18,8 @@ pub struct KernelRoutes {
     first: i64,
     /// The order of the next route that is put last: above all others.
     last: i64,
+    /// A resync has ended: routes that it did not report are removed. The last route that was looked at.
+    sweep: Option<Option<KernelRoute>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +35,11 @@ impl KernelRoutes {
     /// yet stay.
     pub fn handle(&mut self, event: &Event, changed: &mut BTreeSet<IpNet>) {
         match event {
-            Event::Reset => self.round += 1,
-            Event::Synced => {
-                let round = self.round;
-                self.remove(.., |_, known| known.round != round, changed);
+            Event::Reset => {
+                self.round += 1;
+                self.sweep = None;
             }
+            Event::Synced => self.sweep = Some(None),
             Event::Route { route, position } => {
                 let order = match position {
                     RoutePosition::First => {
@@ -62,6 +64,29 @@ impl KernelRoutes {
             | Event::NextHopObjectGone
             | Event::Routing(_)
             | Event::Rules => {}
+        }
+    }
+
+    /// Whether a resync has ended, and routes that it has not reported may still be there.
+    pub fn has_to_sweep(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Looks at up to `most` of the routes, and removes those that the resync has not reported. Adds their prefixes to
+    /// `changed`.
+    pub fn sweep(&mut self, most: usize, changed: &mut BTreeSet<IpNet>) {
+        let Some(after) = self.sweep else { return };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let some: Vec<(KernelRoute, u64)> = self
+            .routes
+            .range((from, Bound::Unbounded))
+            .take(most)
+            .map(|(route, known)| (*route, known.round))
+            .collect();
+        self.sweep = some.last().map(|(route, _)| Some(*route));
+        for (route, _) in some.into_iter().filter(|(_, round)| *round != self.round) {
+            self.routes.remove(&route);
+            changed.insert(route.prefix);
         }
     }
 
@@ -103,10 +128,9 @@ impl KernelRoutes {
             .map(|(route, _)| route)
     }
 
-    /// The prefixes of the routes in this table, once for each route.
-    pub fn prefixes_of(&self, table: u32) -> impl Iterator<Item = IpNet> {
-        let routes = self.routes.keys().filter(move |route| route.table == table);
-        routes.map(|route| route.prefix)
+    /// The routes for this prefix and those that sort after it.
+    pub fn from(&self, prefix: IpNet) -> impl Iterator<Item = &KernelRoute> {
+        self.routes.range(first_of(prefix)..).map(|(route, _)| route)
     }
 
     /// Whether a route other than a default route leads to `destination`, in one of the tables for which `looked_up` is
@@ -284,7 +308,11 @@ mod tests {
             };
             add(&mut routes, table);
         }
-        let of = |table| Vec::from_iter(routes.prefixes_of(table).map(|net| net.to_string()));
+        let all = "0.0.0.0/0".parse().unwrap();
+        let of = |table| {
+            let found = routes.from(all).filter(|route| route.table == table);
+            Vec::from_iter(found.map(|route| route.prefix.to_string()))
+        };
         assert_eq!(of(10), ["10.0.0.0/8", "2001:db8::/32"]);
         assert_eq!(of(11), ["10.1.0.0/16"]);
         assert!(of(12).is_empty());
@@ -358,8 +386,20 @@ mod tests {
         }
         assert_eq!(changed_by(&mut routes, Event::Reset), Vec::<String>::new());
         assert_eq!(add(&mut routes, route("10.0.0.0/8", 0, 1)), Vec::<String>::new());
-        assert_eq!(changed_by(&mut routes, Event::Synced), ["0.0.0.0/0", "::/0"]);
-        assert_eq!(changed_by(&mut routes, Event::Reset), Vec::<String>::new());
-        assert_eq!(changed_by(&mut routes, Event::Synced), ["10.0.0.0/8"]);
+        // In steps, the first of which are not followed by the others.
+        let sweep = |routes: &mut KernelRoutes| {
+            let mut changed = BTreeSet::new();
+            routes.sweep(1, &mut changed);
+            Vec::from_iter(changed.iter().map(IpNet::to_string))
+        };
+        assert!(changed_by(&mut routes, Event::Synced).is_empty());
+        assert_eq!(sweep(&mut routes), ["0.0.0.0/0"]);
+        assert!(changed_by(&mut routes, Event::Reset).is_empty());
+        assert!(!routes.has_to_sweep());
+        assert!(add(&mut routes, route("10.0.0.0/8", 0, 1)).is_empty());
+        assert!(changed_by(&mut routes, Event::Synced).is_empty());
+        assert_eq!([0; 3].map(|_| sweep(&mut routes).concat()), ["", "::/0", ""]);
+        assert!(!routes.has_to_sweep());
+        assert_eq!(routes.from("0.0.0.0/0".parse().unwrap()).count(), 1);
     }
 }

@@ -159,6 +159,14 @@ impl Planned {
         all.nth(index).copied().flatten()
     }
 
+    fn reserve(&mut self, count: usize) {
+        self.install.reserve(count);
+        self.installed_for.reserve(count);
+        self.delete.reserve(count);
+        self.deleted_for.reserve(count);
+        self.standby.reserve(count);
+    }
+
     /// Applies new interface names, by the old ones, to the routes whose `dev` they are.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         let standby = self.standby.iter_mut().flat_map(|(_, routes)| routes);
@@ -175,7 +183,7 @@ pub struct Planning {
     at: usize,
     after: Option<RouteKey>,
     /// The given keys, with their indexes.
-    given: HashMap<RouteKey, usize>,
+    given: BTreeMap<RouteKey, usize>,
     /// So far.
     pub planned: Planned,
 }
@@ -265,8 +273,8 @@ impl Rib {
     fn check(&self, planning: &mut Planning, update: Update<'_>, spend: Spend<'_>) -> Result<bool, UpdateError> {
         let count = update.count();
         if planning.at == 0 {
-            // Reserved at once, so that it never has to grow.
-            planning.given.reserve(count);
+            // Nothing has to be moved when it grows; memory is taken as it is used.
+            planning.planned.reserve(count);
         }
         while planning.at < count {
             let (index, key) = (planning.at, update.key(planning.at));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::{TABLE_LOCAL, TABLE_MAIN};
+use crate::lfib::Budget;
 use crate::lfib::pass::Claim;
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{KernelRoute, RouteKind};
@@ -35,13 +36,29 @@ pub fn claim<'a>(
     claims.min()
 }
 
-/// Everything that the kernel claims at ports in the VRF with this table.
-pub fn claims_in(vrf_table: u32, routes: &KernelRoutes, into_local: Option<u32>) -> BTreeMap<IpNet, Claim> {
-    let claims = routes.prefixes_of(vrf_table).filter_map(|prefix| {
-        let claim = claim(routes.get(prefix), Some(vrf_table), into_local)?;
-        Some((prefix, claim))
-    });
-    claims.collect()
+/// A part of what the kernel claims at ports in the VRF with this table: of the prefixes from `from` on. Also the prefix
+/// at which the next part begins; `None` at the end.
+pub fn some_claims(
+    vrf_table: u32,
+    routes: &KernelRoutes,
+    from: IpNet,
+    into_local: Option<u32>,
+    budget: &mut Budget<'_>,
+) -> (BTreeMap<IpNet, Claim>, Option<IpNet>) {
+    let mut claims = BTreeMap::new();
+    let mut last = from;
+    for route in routes.from(from) {
+        if route.prefix != last && !budget.is_left() {
+            return (claims, Some(route.prefix));
+        }
+        last = route.prefix;
+        if route.table == vrf_table {
+            let claim = claim(routes.get(route.prefix), Some(vrf_table), into_local);
+            claims.extend(claim.map(|claim| (route.prefix, claim)));
+        }
+        budget.spend(1);
+    }
+    (claims, None)
 }
 
 #[cfg(test)]
@@ -143,7 +160,23 @@ mod tests {
             let position = RoutePosition::Last;
             routes.handle(&Event::Route { route, position }, &mut Default::default());
         }
-        let claims = claims_in(VRF, &routes, Some(LOCAL_PAIR));
+        // One prefix in each part.
+        let mut claims = BTreeMap::new();
+        let mut from = Some("0.0.0.0/0".parse().unwrap());
+        let mut parts = 0;
+        while let Some(first) = from {
+            let some;
+            (some, from) = some_claims(
+                VRF,
+                &routes,
+                first,
+                Some(LOCAL_PAIR),
+                &mut Budget::new(1, &mut || false),
+            );
+            claims.extend(some);
+            parts += 1;
+        }
+        assert_eq!(parts, 5);
         let claims: Vec<_> = claims.iter().map(|(net, claim)| (net.to_string(), *claim)).collect();
         assert_eq!(
             claims,

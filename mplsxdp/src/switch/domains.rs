@@ -5,27 +5,52 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use tracing::{debug, error, warn};
 
-use super::claims::{claim, claims_in};
+use super::claims::{claim, some_claims};
 use super::{Effect, Switch};
 use crate::config::SyncTable;
 use crate::control::api::Refusal;
 use crate::dataplane::{FtnKey, Tables};
+use crate::lfib::Budget;
 use crate::ports::local::LocalPair;
 use crate::ports::sub_interface;
 
+/// How many places the kernel's claims may change at in one step, and how many of the kernel's routes one step looks at.
+const CLAIMS: usize = 256;
+const SWEPT: usize = 1024;
+
 impl<T: Tables> Switch<T> {
-    /// Passes the kernel's claims of these prefixes to the LFIB.
+    /// The kernel's routes for these prefixes have changed. If there are many, the LFIB learns of the rest in steps.
     pub(super) fn claims_changed(&mut self, prefixes: BTreeSet<IpNet>) {
+        self.stale_claims.extend(prefixes);
+        self.follow_claims();
+    }
+
+    /// Whether the LFIB does not know of all that has changed of the kernel's claims.
+    pub(super) fn has_claims_to_follow(&self) -> bool {
+        self.kernel_routes.has_to_sweep() || !self.stale_claims.is_empty()
+    }
+
+    /// Passes some of the kernel's claims that have changed to the LFIB.
+    pub(super) fn follow_claims(&mut self) {
+        let domains: Vec<_> = self.lfib.domains().collect();
+        let most = CLAIMS.div_ceil(domains.len());
+        if self.stale_claims.len() < most {
+            self.kernel_routes.sweep(SWEPT, &mut self.stale_claims);
+        }
         let into_local = self.local.as_ref().map(LocalPair::ifindex);
-        let claims = prefixes.into_iter().flat_map(|prefix| {
-            let domains = self.lfib.domains();
-            domains.map(move |(domain, vrf_table)| (FtnKey::new(domain, prefix), vrf_table))
+        let some = std::iter::from_fn(|| self.stale_claims.pop_first()).take(most);
+        let claims = some.flat_map(|prefix| {
+            let domains = domains.iter();
+            domains.map(move |&(domain, vrf_table)| (FtnKey::new(domain, prefix), vrf_table))
         });
         let claims = claims.map(|(key, vrf_table)| {
             let routes = self.kernel_routes.get(key.prefix);
             (key, claim(routes, vrf_table, into_local))
         });
-        let claims = claims.collect();
+        let claims: BTreeMap<_, _> = claims.collect();
+        if claims.is_empty() {
+            return;
+        }
         if let Err(error) = self.lfib.set_claims(&claims) {
             debug!(%error, "cannot keep all of the kernel's addresses and routes out of the FTN yet");
         }
@@ -46,10 +71,8 @@ impl<T: Tables> Switch<T> {
             .filter_map(|(_, table)| table)
             .chain(coming)
             .collect();
-        let into_local = self.local.as_ref().map(LocalPair::ifindex);
         for &table in &used {
-            let claims = || claims_in(table, &self.kernel_routes, into_local);
-            if !self.lfib.use_vrf(table, claims) && !self.vrf_tables.contains(&table) {
+            if !self.lfib.use_vrf(table) && !self.vrf_tables.contains(&table) {
                 warn!(
                     table,
                     "ports are in too many VRFs: packets without a label are left to the kernel in this one"
@@ -118,8 +141,13 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Fills or empties the domain of a VRF by one step.
-    pub(super) fn domain_step(&mut self) {
+    /// Finds out what the kernel claims in a VRF, or fills or empties its domain, by one step.
+    pub(super) fn domain_step(&mut self, budget: &mut Budget<'_>) {
+        if let Some((table, from)) = self.lfib.unclaimed() {
+            let into_local = self.local.as_ref().map(LocalPair::ifindex);
+            let (claims, next) = some_claims(table, &self.kernel_routes, from, into_local, budget);
+            return self.lfib.add_claims(table, claims, next);
+        }
         // Reported once, and tried again periodically.
         if let Err(error) = self.lfib.domain_step()
             && self.ftn_retry.is_none()

@@ -58,6 +58,9 @@ enum Stage {
     MakingRoom,
     Routes,
     ChangingRoutes,
+    /// At the start, all that the kernel claims is known, and the domains of the ports' VRFs are filled, before a port
+    /// looks there.
+    FillingDomains,
     /// At the start, the next hops are followed once the ports are there.
     Following,
     LookingUp,
@@ -179,6 +182,12 @@ impl<T: Tables> Switch<T> {
                             load.changed.extend((change == RoleChange::Done).then_some(name));
                         }
                     }
+                }
+                Stage::FillingDomains => {
+                    if self.lfib.has_domain_steps() || self.has_claims_to_follow() {
+                        return Some(load);
+                    }
+                    load.stage = load.taking();
                 }
                 Stage::Following => {
                     self.ports.follow_waiting(self.resolver.links(), now);
@@ -341,10 +350,7 @@ impl<T: Tables> Switch<T> {
             (_, true) => {
                 let names: Vec<&str> = load.new.iter().map(|port| &*port.name).collect();
                 self.follow_vrfs(&names);
-                while self.lfib.has_domain_steps() {
-                    self.domain_step();
-                }
-                load.taking()
+                Stage::FillingDomains
             }
             (_, false) => Stage::Changing(mem::take(&mut load.old).into()),
         };
@@ -482,6 +488,11 @@ enum RoleChange {
 }
 
 impl Load {
+    /// Whether it continues when the domains of VRFs are filled.
+    pub fn awaits_domains(&self) -> bool {
+        matches!(self.stage, Stage::FillingDomains)
+    }
+
     fn new(mut config: Config, is_start: bool) -> Self {
         Self {
             stage: Stage::Beginning,

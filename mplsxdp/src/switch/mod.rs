@@ -30,6 +30,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::IpNet;
 use mplsxdp_common::abi::Settings;
 use tracing::{error, info, warn};
 
@@ -300,6 +301,8 @@ pub struct Switch<T> {
     addresses: Addresses,
     /// The routing tables of the VRFs that ports are in.
     vrf_tables: BTreeSet<u32>,
+    /// Prefixes of which the LFIB does not know yet what the kernel claims.
+    stale_claims: BTreeSet<IpNet>,
     rib: Rib,
     lfib: Lfib<T>,
     ports: Ports,
@@ -330,6 +333,7 @@ impl<T: Tables> Switch<T> {
             kernel_routes: KernelRoutes::default(),
             addresses: Addresses::default(),
             vrf_tables: BTreeSet::new(),
+            stale_claims: BTreeSet::new(),
             local: None,
             local_depth: 0,
             ftn_retry: None,
@@ -417,21 +421,30 @@ impl<T: Tables> Switch<T> {
 
     /// Whether there is long work, which is done in small steps.
     pub fn has_steps(&self) -> bool {
-        !self.changes.is_idle()
+        self.lfib.has_stale_groups()
+            || self.has_claims_to_follow()
+            || !self.changes.is_idle()
             || self.lfib.has_to_tidy()
             || self.lfib.has_domain_steps()
+            || self.work.awaits_domains()
             || self.feeds.has_work()
             || self.audits.has_work(self.feeds.is_followed())
     }
 
     /// Takes one such step, which ends soon after `is_over` returns true.
     pub fn step(&mut self, now: Instant, is_over: &mut dyn FnMut() -> bool) {
-        if !self.changes.is_idle() {
+        if self.lfib.has_stale_groups() {
+            self.lfib.follow_groups(&mut Budget::new(usize::MAX, is_over));
+        } else if self.has_claims_to_follow() {
+            self.follow_claims();
+        } else if !self.changes.is_idle() {
             self.work_on_routes(&mut Budget::new(usize::MAX, is_over), now);
         } else if self.lfib.has_to_tidy() {
             self.lfib.tidy_step(&mut Budget::new(usize::MAX, is_over));
         } else if self.lfib.has_domain_steps() {
-            self.domain_step();
+            self.domain_step(&mut Budget::new(usize::MAX, is_over));
+        } else if self.work.awaits_domains() {
+            self.domains_filled(now);
         } else if self.feeds.has_work() {
             self.feed_step(&mut Budget::new(usize::MAX, is_over), now);
         } else {

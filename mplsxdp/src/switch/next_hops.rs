@@ -69,9 +69,7 @@ impl<T: Tables> Switch<T> {
                 self.resolver.look_up_again(&mut others);
             }
         }
-        if !changed.is_empty() {
-            self.claims_changed(changed);
-        }
+        self.claims_changed(changed);
         self.perform(others);
         // At the start, addresses that are foreign have been so all along.
         self.warn_of_foreign_sources(&foreign_sources);

@@ -135,6 +135,9 @@ impl Flushed {
         filter: &RouteFilter,
         budget: &mut Budget<'_>,
     ) -> bool {
+        if self.installed.is_none() {
+            self.keys.reserve(lfib.label_routes() + lfib.prefix_routes());
+        }
         if !self.has_all_installed {
             self.has_all_installed = lfib.select_step(&mut self.installed, &**select, &mut self.keys, budget);
         }

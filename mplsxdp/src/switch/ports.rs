@@ -31,6 +31,11 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// Whether the current operation continues when the domains of VRFs are filled.
+    pub fn awaits_domains(&self) -> bool {
+        matches!(&self.current, Some(Operation::Load(load)) if load.awaits_domains())
+    }
+
     pub fn is_idle(&self) -> bool {
         self.current.is_none() && self.queue.is_empty()
     }
@@ -157,6 +162,15 @@ impl<T: Tables> Switch<T> {
     pub(super) fn resume_load(&mut self, result: Result<Changes, ChangeError>, reported: Reported, now: Instant) {
         self.work.current = match self.work.current.take() {
             Some(Operation::Load(load)) => self.load_routes(load, result, reported, now).map(Operation::Load),
+            other => other,
+        };
+        self.go_on_with_ports(now);
+    }
+
+    /// The domains of the ports' VRFs are filled.
+    pub(super) fn domains_filled(&mut self, now: Instant) {
+        self.work.current = match self.work.current.take() {
+            Some(Operation::Load(load)) => self.load_next(load, now).map(Operation::Load),
             other => other,
         };
         self.go_on_with_ports(now);

@@ -470,11 +470,11 @@ impl<T: Tables> Switch<T> {
 
     /// Continues changes for which there may be room now.
     pub(super) fn retry_for_room(&mut self, now: Instant) {
-        let tables = self.lfib.tables();
+        let lfib = &self.lfib;
         let due = self
             .changes
             .awaiting_room
-            .extract_if(.., |(period, _)| tables.is_over(*period));
+            .extract_if(.., |(period, _)| lfib.is_reclaimed(*period));
         let due: Vec<_> = due.map(|(_, change)| change).collect();
         if !due.is_empty() {
             self.changes.queue.extend(due);

@@ -586,6 +586,119 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     );
 }
 
+/// The kernel's routes in a VRF that has just got a port are looked at in steps, and its domain is filled after that.
+#[test]
+fn what_the_kernel_claims_in_a_vrf_is_found_out_in_steps() {
+    let mut rig = Rig::up();
+    let kernel = |table, prefix: String| {
+        let route = crate::neighbour::KernelRoute {
+            prefix: prefix.parse().unwrap(),
+            table,
+            metric: 0,
+            selector: 0,
+            kind: crate::neighbour::RouteKind::Unicast,
+            shares: false,
+            entry: 0,
+            oif: Some(9),
+        };
+        let position = crate::neighbour::RoutePosition::Last;
+        Event::Route { route, position }
+    };
+    let prefixes = |table| (0..100).map(move |number| (table, format!("10.{number}.0.0/16")));
+    let routes = prefixes(10)
+        .chain(prefixes(20))
+        .map(|(table, prefix)| kernel(table, prefix));
+    rig.handle(Input::Kernel(routes.collect()));
+    rig.change(
+        ChangeMode::Add,
+        &["10.0.0.0/8 encap mpls 100 via inet 10.0.0.2 dev eth2"],
+        true,
+    )
+    .unwrap();
+    let entries = |rig: &Rig| rig.switch.tables().ftn.len();
+    let before = entries(&rig);
+    rig.link(LinkInfo {
+        vrf_table: Some(10),
+        ..link(50, "red")
+    });
+    let master = crate::neighbour::Master {
+        ifindex: 50,
+        kind: None,
+    };
+    rig.holds = true;
+    rig.link(LinkInfo {
+        master: Some(master),
+        ..link(1, "eth1")
+    });
+    let mut steps = 0;
+    while entries(&rig) == before {
+        rig.switch.step(rig.now, &mut || true);
+        steps += 1;
+    }
+    // The clock is looked at after 32 of the kernel's 200 routes; then the domain is filled.
+    assert_eq!(steps, 200_usize.div_ceil(32) + 1);
+    rig.holds = false;
+    rig.settle();
+    // The prefix itself, and those of its table that it must leave to the kernel.
+    let own = rig
+        .switch
+        .tables()
+        .ftn
+        .keys()
+        .filter(|key| key.domain != mplsxdp_common::abi::Domain::NO_VRF);
+    assert_eq!(
+        own.filter(|key| key.prefix.addr().to_string().starts_with("10."))
+            .count(),
+        101
+    );
+}
+
+/// However many routes a resync does not report.
+#[test]
+fn routes_that_a_resync_does_not_report_are_removed_in_steps() {
+    let mut rig = Rig::up();
+    let route = |number: u32| {
+        let route = crate::neighbour::KernelRoute {
+            prefix: ipnet::Ipv4Net::new((0x0a00_0000 | number << 8).into(), 24)
+                .unwrap()
+                .into(),
+            table: TABLE_MAIN,
+            metric: 0,
+            selector: 0,
+            kind: crate::neighbour::RouteKind::Unicast,
+            shares: false,
+            entry: 0,
+            oif: Some(9),
+        };
+        let position = crate::neighbour::RoutePosition::Last;
+        Event::Route { route, position }
+    };
+    rig.change(
+        ChangeMode::Add,
+        &["10.0.0.0/8 encap mpls 100 via inet 10.0.0.2 dev eth2"],
+        true,
+    )
+    .unwrap();
+    let before = rig.switch.tables().ftn.len();
+    rig.handle(Input::Kernel((0..5000).map(route).collect()));
+    assert_eq!(rig.switch.tables().ftn.len(), before + 5000);
+    rig.holds = true;
+    let links = rig.links.clone().into_iter().map(Event::Link);
+    rig.switch.handle(
+        Input::Kernel([Event::Reset].into_iter().chain(links).chain([Event::Synced]).collect()),
+        rig.now,
+    );
+    let mut steps = 0;
+    while rig.switch.has_steps() {
+        let entries = rig.switch.tables().ftn.len();
+        rig.switch.step(rig.now, &mut || true);
+        assert!(entries - rig.switch.tables().ftn.len() <= 256);
+        steps += 1;
+    }
+    assert!(steps >= 5000 / 256, "{steps}");
+    assert_eq!(rig.switch.tables().ftn.len(), before);
+}
+
 /// To drop a million routes takes milliseconds.
 #[test]
 fn the_routes_of_a_change_are_dropped_elsewhere() {

@@ -121,6 +121,7 @@ impl Driver {
                     self.gone.push(ifindex);
                 }
                 self.routes.handle(&event, &mut BTreeSet::new());
+                self.routes.sweep(usize::MAX, &mut BTreeSet::new());
                 self.resolver.handle(&event, Instant::now(), &mut actions);
             }
             Err(_) => self.resolver.poll(Instant::now(), &mut actions),

@@ -137,7 +137,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
         }
         let held = begin.elapsed();
         if held > LONG {
-            debug!(?held, "the event loop was held: {name}");
+            debug!(?held, by = name, "the event loop was held");
         }
         // The runtime looks at its sockets and timers only while this task waits, and if one input follows the other, it
         // never does.
@@ -200,18 +200,18 @@ enum Happened {
 
 impl Happened {
     /// For the log.
-    fn name(&self) -> String {
+    const fn name(&self) -> &'static str {
         match self {
-            Self::Event(_) => "a kernel event".to_owned(),
-            Self::Call(call) => format!("{:?}", std::mem::discriminant(&call.request)),
-            Self::Outcome(_) => "the result of an effect".to_owned(),
-            Self::Deadline => "a deadline".to_owned(),
-            Self::Idle => "a step".to_owned(),
-            Self::Exceptions => "exceptions".to_owned(),
-            Self::FeaturesChanged(_) => "XDP features".to_owned(),
-            Self::Interference(_) => "programs".to_owned(),
-            Self::GracePeriod => "a grace period".to_owned(),
-            Self::Feed(_) => "a routing daemon".to_owned(),
+            Self::Event(_) => "a kernel event",
+            Self::Call(_) => "a call",
+            Self::Outcome(_) => "the result of an effect",
+            Self::Deadline => "a deadline",
+            Self::Idle => "a step",
+            Self::Exceptions => "exceptions",
+            Self::FeaturesChanged(_) => "XDP features",
+            Self::Interference(_) => "changed programs",
+            Self::GracePeriod => "a grace period",
+            Self::Feed(_) => "a routing daemon",
         }
     }
 }

@@ -221,10 +221,7 @@ impl Groups {
     }
 }
 
-fn remove<K: Ord, Q: Ord + ?Sized>(index: &mut BTreeMap<K, BTreeSet<u32>>, key: &Q, slot: u32)
-where
-    K: std::borrow::Borrow<Q>,
-{
+fn remove<K: Ord>(index: &mut BTreeMap<K, BTreeSet<u32>>, key: &K, slot: u32) {
     if let Some(slots) = index.get_mut(key) {
         slots.remove(&slot);
         if slots.is_empty() {

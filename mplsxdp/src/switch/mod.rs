@@ -45,7 +45,7 @@ use crate::lfib::next_hops::Position;
 use crate::lfib::{Budget, Change, Lfib, Remains};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::links::Links;
-use crate::neighbour::resolver::Resolver;
+use crate::neighbour::resolver::{HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{Event, Lookup};
 use crate::ports::attach::{Attached, Order, Survey};
@@ -54,8 +54,8 @@ use crate::ports::preflight::Facts;
 use crate::ports::programs::Finding;
 use crate::ports::{PortError, Ports, sub_interface};
 use crate::rib::Rib;
-use crate::route::Owner;
 use crate::route::filter::RouteFilter;
+use crate::route::{NextHop, Owner};
 use audit::Audits;
 pub use audit::Reading;
 pub use feeds::FeedEvent;
@@ -315,6 +315,8 @@ pub struct Switch<T> {
     feeds: Feeds,
     audits: Audits,
     work: Work,
+    /// Changes of next hops that are still to be logged.
+    unlogged: VecDeque<(NextHop, HopState)>,
     effects: VecDeque<Effect>,
 }
 
@@ -339,6 +341,7 @@ impl<T: Tables> Switch<T> {
             ftn_retry: None,
             changes: RouteChanges::default(),
             work: Work::default(),
+            unlogged: VecDeque::new(),
             lfib: Lfib::new(tables),
             effects: VecDeque::new(),
         }
@@ -427,6 +430,7 @@ impl<T: Tables> Switch<T> {
             || self.lfib.has_to_tidy()
             || self.lfib.has_domain_steps()
             || self.work.awaits_domains()
+            || !self.unlogged.is_empty()
             || self.feeds.has_work()
             || self.audits.has_work(self.feeds.is_followed())
     }
@@ -435,6 +439,8 @@ impl<T: Tables> Switch<T> {
     pub fn step(&mut self, now: Instant, is_over: &mut dyn FnMut() -> bool) {
         if self.lfib.has_stale_groups() {
             self.lfib.follow_groups(&mut Budget::new(usize::MAX, is_over));
+        } else if !self.unlogged.is_empty() {
+            self.log_next_hops();
         } else if self.has_claims_to_follow() {
             self.follow_claims();
         } else if !self.changes.is_idle() {

@@ -15,7 +15,9 @@ use crate::neighbour::Event;
 use crate::neighbour::resolver::{Action, HopState};
 use crate::ports::Role;
 use crate::ports::local::{self};
-use crate::route::NextHop;
+
+/// How many changes of next hops are logged at once.
+const LOGGED: usize = 128;
 
 impl<T: Tables> Switch<T> {
     pub(super) fn handle_events(&mut self, batch: &[Event], now: Instant) {
@@ -156,27 +158,35 @@ impl<T: Tables> Switch<T> {
             Action::Changed { id, state } => Some((id, state)),
             _ => None,
         });
-        // The stores come first: writing a thousand log lines takes longer.
         let reached: BTreeMap<NextHopId, Reach> = changed
             .clone()
             .map(|(id, state)| (id, self.reach(Some(state))))
             .collect();
         self.set_next_hops(reached);
-        for (id, state) in changed {
+        let unlogged = changed.filter_map(|(id, state)| Some((self.resolver.next_hop(id)?.clone(), state)));
+        self.unlogged.extend(unlogged);
+        self.log_next_hops();
+    }
+
+    /// Logs some of the changes of next hops. The stores come first, because writing a thousand lines takes longer.
+    pub(super) fn log_next_hops(&mut self) {
+        for _ in 0..LOGGED {
+            let Some((next_hop, state)) = self.unlogged.pop_front() else {
+                return;
+            };
             let word = self.state_of(Some(state));
             let lladdr = state.mac().map(tracing::field::display);
-            info!(next_hop = self.next_hop_name(id), state = %word, lladdr, "next hop");
+            info!(next_hop = next_hop.to_string(), state = %word, lladdr, "next hop");
             if let HopState::BadMac { mac, .. } = state {
                 warn!(
-                    next_hop = self.next_hop_name(id),
+                    next_hop = next_hop.to_string(),
                     "the kernel has {mac} for this neighbour, which is not the MAC address of one interface (RFC 1812 section \
                      3.3.2): no frames are sent there until `ip neigh replace ADDRESS lladdr MAC dev IFACE` or the neighbour \
                      announces another one"
                 );
             }
             if let HopState::NoArp { ifindex } = state
-                && let Some(next_hop) = self.resolver.next_hop(id)
-                && let Some(reason) = self.ports.no_device(ifindex, next_hop)
+                && let Some(reason) = self.ports.no_device(ifindex, &next_hop)
             {
                 warn!(%next_hop, "{reason}");
             }
@@ -217,10 +227,6 @@ impl<T: Tables> Switch<T> {
             .map(|(id, _, state)| (id, self.reach(state)))
             .collect();
         self.set_next_hops(reached);
-    }
-
-    fn next_hop_name(&self, id: NextHopId) -> String {
-        self.resolver.next_hop(id).map(NextHop::to_string).unwrap_or_default()
     }
 
     /// Ports were added or removed on request.

@@ -925,7 +925,7 @@ pub struct SyncDifference {
 }
 
 /// `type SyncProblem`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncProblem {
     /// The source does not have the route, but it is installed.

@@ -20,6 +20,8 @@ use crate::route::{Route, RouteKey, Source};
 const INTERVAL: Duration = Duration::from_secs(300);
 /// How many differences are named; all of them are counted.
 const NAMED: usize = 1000;
+/// Differences that are kept from one comparison to the next; all of them are counted.
+const KEPT: usize = 4096;
 /// The cost of comparing one key, in microseconds or less.
 const COMPARED: usize = 3;
 
@@ -68,8 +70,50 @@ enum Stage {
     Following(Vec<api::SyncCheck>),
 }
 
-/// By key: what is wrong, what the source has, and what is installed.
-type Differences = BTreeMap<RouteKey, (SyncProblem, Option<Route>, Option<Route>)>;
+/// What is wrong about a key, what the source has, and what is installed.
+type Difference = (SyncProblem, Option<Route>, Option<Route>);
+
+/// The differences of one source. If there are very many, only some are kept, and the others are counted.
+#[derive(Debug, Default)]
+struct Differences {
+    kept: BTreeMap<RouteKey, Difference>,
+    /// How many others there are of each problem.
+    others: BTreeMap<SyncProblem, u64>,
+}
+
+impl Differences {
+    fn insert(&mut self, key: RouteKey, difference: Difference) {
+        if self.kept.len() < KEPT || self.kept.contains_key(&key) {
+            self.kept.insert(key, difference);
+        } else {
+            *self.others.entry(difference.0).or_default() += 1;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kept.is_empty() && !self.has_others()
+    }
+
+    /// Those that an earlier comparison has found too.
+    fn confirmed(mut self, first: &Self) -> Self {
+        self.kept
+            .retain(|key, difference| first.kept.get(key) == Some(difference));
+        for (problem, count) in &mut self.others {
+            *count = (*count).min(first.others.get(problem).copied().unwrap_or(0));
+        }
+        self
+    }
+
+    fn count(&self, problem: SyncProblem) -> u64 {
+        let kept = self.kept.values().filter(|(other, ..)| *other == problem).count() as u64;
+        kept + self.others.get(&problem).copied().unwrap_or(0)
+    }
+
+    /// Whether there are some that are not kept.
+    fn has_others(&self) -> bool {
+        self.others.values().any(|&count| count > 0)
+    }
+}
 
 #[derive(Debug)]
 struct Comparing {
@@ -206,6 +250,9 @@ impl<T: Tables> Switch<T> {
         // A kernel without MPLS has no labels to compare with.
         let compares_labels = follows_daemon && comparing.reading.has_mpls;
         let fresh = &comparing.reading.mirror;
+        // Each key of a source is compared once: those that the source has with the others, and then the rest.
+        let kernel_has = |key: RouteKey| key_of(key).is_some_and(|key| fresh.route(key).is_some());
+        let daemon_has = |key: RouteKey| key_of(key).is_some_and(|key| self.feeds.said(Source::Fpm, key).is_some());
         let [of_kernel, of_daemon] = &mut comparing.found;
         comparing.place = match comparing.place {
             Place::Read(after) => match fresh.keys_after(after).next() {
@@ -218,9 +265,9 @@ impl<T: Tables> Switch<T> {
                     if compares_labels
                         && let Key::Label(_) = key
                         && self.feeds.said(Source::Fpm, key).is_none()
+                        && self.own_route(Source::Fpm, route_key(key)).is_none()
                     {
-                        let installed = self.own_route(Source::Fpm, route_key(key));
-                        of_daemon.insert(route_key(key), (SyncProblem::OnlyKernel, None, installed));
+                        of_daemon.insert(route_key(key), (SyncProblem::OnlyKernel, None, None));
                     }
                     Place::Read(Some(key))
                 }
@@ -229,10 +276,12 @@ impl<T: Tables> Switch<T> {
                 None => Place::Standby(None),
                 Some((key, owner)) => {
                     match owner.source() {
-                        Source::Kernel if follows_kernel => {
+                        Source::Kernel if follows_kernel && !kernel_has(key) => {
                             self.compare(Source::Kernel, key, Some(fresh), of_kernel);
                         }
-                        Source::Fpm if follows_daemon => self.compare(Source::Fpm, key, None, of_daemon),
+                        Source::Fpm if follows_daemon && !daemon_has(key) => {
+                            self.compare(Source::Fpm, key, None, of_daemon);
+                        }
                         _ => {}
                     }
                     Place::Installed(Some(key))
@@ -241,10 +290,10 @@ impl<T: Tables> Switch<T> {
             Place::Standby(after) => match self.rib.next(after).map(|(key, _)| key) {
                 None => Place::Daemon(None),
                 Some(key) => {
-                    if follows_kernel && self.own_route(Source::Kernel, key).is_some() {
+                    if follows_kernel && !kernel_has(key) && self.own_route(Source::Kernel, key).is_some() {
                         self.compare(Source::Kernel, key, Some(fresh), of_kernel);
                     }
-                    if follows_daemon && self.own_route(Source::Fpm, key).is_some() {
+                    if follows_daemon && !daemon_has(key) && self.own_route(Source::Fpm, key).is_some() {
                         self.compare(Source::Fpm, key, None, of_daemon);
                     }
                     Place::Standby(Some(key))
@@ -254,11 +303,11 @@ impl<T: Tables> Switch<T> {
                 None => Place::End,
                 Some(key) => {
                     comparing.checked[1] += 1;
-                    if compares_labels && matches!(key, Key::Label(_)) && fresh.route(key).is_none() {
+                    let differs = self.compare(Source::Fpm, route_key(key), None, of_daemon);
+                    if !differs && compares_labels && matches!(key, Key::Label(_)) && fresh.route(key).is_none() {
                         let installed = self.own_route(Source::Fpm, route_key(key));
                         of_daemon.insert(route_key(key), (SyncProblem::OnlyDaemon, None, installed));
                     }
-                    self.compare(Source::Fpm, route_key(key), None, of_daemon);
                     Place::Daemon(Some(key))
                 }
             },
@@ -267,18 +316,19 @@ impl<T: Tables> Switch<T> {
     }
 
     /// Compares the route that a source has for a key, in `mirror` or in the source's own mirror, with its installed or
-    /// standby route.
-    fn compare(&self, source: Source, key: RouteKey, mirror: Option<&Mirror>, found: &mut Differences) {
+    /// standby route. Returns whether they differ.
+    fn compare(&self, source: Source, key: RouteKey, mirror: Option<&Mirror>, found: &mut Differences) -> bool {
         let wanted = key_of(key).and_then(|key| self.wanted(source, key, mirror));
         let own = self.own_route(source, key);
         let problem = match (&wanted, &own) {
-            (None, None) => return,
+            (None, None) => return false,
             (None, Some(_)) => SyncProblem::Stale,
             (Some(_), None) => SyncProblem::Missing,
-            (Some(wanted), Some(own)) if wanted == own => return,
+            (Some(wanted), Some(own)) if wanted == own => return false,
             (Some(_), Some(_)) => SyncProblem::Different,
         };
         found.insert(key, (problem, wanted, own));
+        true
     }
 
     /// The route of a source for this key, installed or not.
@@ -312,13 +362,7 @@ impl<T: Tables> Switch<T> {
             Some(first) => {
                 let [kernel, daemon] = found;
                 let [first_kernel, first_daemon] = first;
-                let in_both = |found: Differences, first: Differences| -> Differences {
-                    found
-                        .into_iter()
-                        .filter(|(key, it)| first.get(key) == Some(it))
-                        .collect()
-                };
-                [in_both(kernel, first_kernel), in_both(daemon, first_daemon)]
+                [kernel.confirmed(&first_kernel), daemon.confirmed(&first_daemon)]
             }
         };
         let repair = audit.repair;
@@ -331,10 +375,17 @@ impl<T: Tables> Switch<T> {
             if !self.feeds.follows(source) {
                 continue;
             }
-            let installed_wrongly = found.iter().filter(|(_, (problem, ..))| problem.is_repaired());
+            let installed_wrongly = found.kept.iter().filter(|(_, (problem, ..))| problem.is_repaired());
             let keys: Vec<RouteKey> = installed_wrongly.map(|(key, _)| *key).collect();
-            let is_repaired = repair && !keys.is_empty();
+            let has_others = found
+                .others
+                .iter()
+                .any(|(problem, &count)| count > 0 && problem.is_repaired());
+            let is_repaired = repair && (!keys.is_empty() || has_others);
             if is_repaired {
+                if has_others {
+                    self.feeds.look_again(source);
+                }
                 self.feeds.repair(source, keys.into_iter());
             }
             repaired[index] = is_repaired;
@@ -385,9 +436,9 @@ impl<T: Tables> Switch<T> {
 }
 
 fn sync_check(source: Source, found: &Differences, checked: u64, repaired: bool) -> api::SyncCheck {
-    let count = |problem| found.values().filter(|(other, ..)| *other == problem).count() as u64;
     let line = |route: &Option<Route>| route.as_ref().map(Route::to_string);
     let named = found
+        .kept
         .iter()
         .take(NAMED)
         .map(|(key, (problem, wanted, installed))| api::SyncDifference {
@@ -399,10 +450,10 @@ fn sync_check(source: Source, found: &Differences, checked: u64, repaired: bool)
     api::SyncCheck {
         source: source.to_string(),
         checked,
-        stale: count(SyncProblem::Stale),
-        missing: count(SyncProblem::Missing),
-        different: count(SyncProblem::Different),
-        unmatched: count(SyncProblem::OnlyKernel) + count(SyncProblem::OnlyDaemon),
+        stale: found.count(SyncProblem::Stale),
+        missing: found.count(SyncProblem::Missing),
+        different: found.count(SyncProblem::Different),
+        unmatched: found.count(SyncProblem::OnlyKernel) + found.count(SyncProblem::OnlyDaemon),
         differences: named.collect(),
         repaired,
     }

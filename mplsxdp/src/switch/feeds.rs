@@ -212,6 +212,13 @@ impl Feeds {
         }
     }
 
+    /// All routes of a source may differ from what it wants: they are looked at again in steps.
+    pub fn look_again(&mut self, source: Source) {
+        if let Some(feed) = self.get_mut(source) {
+            feed.mirror.look_again();
+        }
+    }
+
     /// An audit has ended.
     pub fn audited(&mut self, checks: &[api::SyncCheck], now: Instant) {
         for check in checks {

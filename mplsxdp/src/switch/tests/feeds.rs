@@ -673,6 +673,23 @@ fn an_audit_finds_and_repairs_what_differs() {
     assert_eq!(rig.shown().len(), 4);
 }
 
+/// However many differences there are, some are kept and named, all are counted, and all are repaired.
+#[test]
+fn an_audit_keeps_some_of_very_many_differences() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let first = [swap(100, 200, 1)];
+    rig.kernel(first.to_vec());
+    // Routes that the kernel has and has not reported.
+    let all: Vec<Message> = (0..6000).map(|number| swap(1000 + number, 200, 1)).collect();
+    let all = [&first[..], &all].concat();
+    let checks = audit(&mut rig, false, &all);
+    assert_eq!(counts(&checks[0]), (6001, 0, 6000, 0));
+    assert_eq!(checks[0].differences.len(), 1000);
+    let checks = audit(&mut rig, true, &all);
+    assert_eq!((counts(&checks[0]), checks[0].repaired), ((6001, 0, 6000, 0), true));
+    assert_eq!(counts(&audit(&mut rig, false, &all)[0]), (6001, 0, 0, 0));
+}
+
 #[test]
 fn labels_of_a_daemon_that_the_kernel_lacks_are_found() {
     let mut rig = synced(&[FPM]);

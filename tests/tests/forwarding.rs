@@ -95,7 +95,8 @@ fn a_route_counts_frames_as_they_were_received() {
 fn a_port_looks_in_the_domain_of_its_vrf_only() {
     let mut lfib = lab_tables();
     let claims = [("10.1.7.0/24".parse().unwrap(), Claim::Route)];
-    assert!(lfib.use_vrf(10, || claims.into()));
+    assert!(lfib.use_vrf(10));
+    lfib.add_claims(10, claims.into(), None);
     while lfib.has_domain_steps() {
         lfib.domain_step().unwrap();
     }

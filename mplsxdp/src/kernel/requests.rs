@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
 use super::subscription::{self, Interests};
-use crate::neighbour::{Event, LinkInfo, Lookup};
+use crate::neighbour::{Event, LinkInfo, Lookup, Peer};
 
 /// A request that the kernel does not answer within this time is lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -192,9 +192,21 @@ impl Netlink {
     pub async fn link(&self, name: &str) -> Result<Option<LinkInfo>, Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let request = format!("interface {name}");
+        self.one_link(&format!("interface {name}"), message).await
+    }
+
+    /// The interface that another one is tied to. `None`: there is none.
+    pub async fn peer(&self, peer: Peer) -> Result<Option<LinkInfo>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = peer.ifindex;
+        message.attributes.extend(peer.netns.map(LinkAttribute::IfNetnsId));
+        self.one_link(&format!("peer interface {}", peer.ifindex), message)
+            .await
+    }
+
+    async fn one_link(&self, request: &str, message: LinkMessage) -> Result<Option<LinkInfo>, Error> {
         match self
-            .request(&request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .request(request, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
             .await
         {
             Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(link_info(&link)),

@@ -75,15 +75,15 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
                 }
             });
         }
-        if !features.contains(XdpFeatures::NDO_XMIT) {
-            notes.push(match facts.is_veth() {
-                true => facts.veth_needs_napi(),
-                false => format!(
-                    "{}: its driver does not transmit redirected frames now; many do once a program is attached",
-                    facts.name
-                ),
-            });
-        }
+    }
+    if facts.takes_redirects(mode) == Some(false) {
+        notes.push(match facts.is_veth() {
+            true => facts.veth_needs_napi(),
+            false => format!(
+                "{}: its driver does not transmit redirected frames now; many do once a program is attached",
+                facts.name
+            ),
+        });
     }
     Ok(notes)
 }
@@ -165,9 +165,7 @@ pub fn check_attached(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, Prefl
     notes.extend(facts.foreign_bridge_mac());
     notes.extend(facts.merged_beneath(mode));
     // In generic mode the kernel's ordinary transmit path sends what is redirected.
-    if let (XdpMode::Native, Some(features)) = (mode, facts.features)
-        && !features.contains(XdpFeatures::NDO_XMIT)
-    {
+    if facts.takes_redirects(mode) == Some(false) {
         if !facts.is_veth() {
             return Err(PreflightError::NoRedirectTarget {
                 name: facts.name.clone(),
@@ -407,7 +405,10 @@ impl Facts {
     pub fn takes_redirects(&self, mode: XdpMode) -> Option<bool> {
         match mode {
             XdpMode::Generic => Some(true),
-            XdpMode::Native => self.features.map(|features| features.contains(XdpFeatures::NDO_XMIT)),
+            XdpMode::Native => {
+                let by_features = self.features.map(|features| features.contains(XdpFeatures::NDO_XMIT));
+                by_features.or(self.far_end_takes_redirects)
+            }
         }
     }
 

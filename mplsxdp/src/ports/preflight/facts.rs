@@ -34,6 +34,8 @@ pub struct Facts {
     pub available: Vec<Arc<str>>,
     /// `None` if the kernel does not say (before Linux 6.3).
     pub features: Option<XdpFeatures>,
+    /// Whether the other end of a veth lets it take redirected frames, if `features` do not say that. `None`: unknown.
+    pub far_end_takes_redirects: Option<bool>,
     /// `None` if the kernel does not say.
     pub driver: Option<String>,
     /// A virtio NIC whose host may leave checksums unfinished.
@@ -96,13 +98,18 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         None => None,
     };
     let is_veth = link.as_ref().and_then(|link| link.kind.as_deref()) == Some("veth");
-    let loses = features.is_some_and(|features| !features.contains(XdpFeatures::NDO_XMIT));
+    let may_lose = features.is_none_or(|features| !features.contains(XdpFeatures::NDO_XMIT));
     let far_end = match (&peer, tied) {
         (Some(peer), _) => Some(FarEnd {
             name: peer.name.clone(),
             netns: None,
         }),
-        (None, Some(tied)) if is_veth && loses => FarEnd::find(tied, netlink).await,
+        (None, Some(tied)) if is_veth && may_lose => FarEnd::find(tied, netlink).await,
+        _ => None,
+    };
+    let far_end = far_end.filter(|_| is_veth);
+    let far_end_takes_redirects = match (&far_end, tied) {
+        (Some(far_end), Some(tied)) if features.is_none() => far_end.takes_redirects(tied, netlink).await,
         _ => None,
     };
     let beneath = match link.as_ref().and_then(|link| link.kind.as_deref()) {
@@ -123,11 +130,12 @@ pub async fn gather(name: &str, netlink: &Netlink) -> Result<Facts, PreflightErr
         peer_sends: None,
         link,
         peer,
-        far_end: far_end.filter(|_| is_veth),
+        far_end,
         master,
         members,
         available,
         features,
+        far_end_takes_redirects,
         capabilities: capabilities()?,
         page_size_bytes: page_size_bytes(),
     })

@@ -66,32 +66,46 @@ impl FarEnd {
 
     /// Looks at how it sends.
     pub async fn sending(&self) -> io::Result<Sending> {
-        let name = self.name.clone();
-        let look = move || {
+        self.there(|name| {
             // The file does not exist until the kernel has VLAN devices.
             let config = std::fs::read_to_string("/proc/thread-self/net/vlan/config").unwrap_or_default();
             Ok(Sending {
-                vlan: ethtool::vlan_offloads(&name)?,
-                vlan_devices: vlan_devices(&config, &name),
-                unsegmented: ethtool::sends_unsegmented(&name)?,
+                vlan: ethtool::vlan_offloads(name)?,
+                vlan_devices: vlan_devices(&config, name),
+                unsegmented: ethtool::sends_unsegmented(name)?,
             })
-        };
-        match &self.netns {
-            None => look(),
-            Some(path) => within(File::open(path)?, look).await,
+        })
+        .await
+    }
+
+    /// Whether frames can be redirected to the veth whose other end is this one, `peer`: only if this end has GRO on or
+    /// an XDP program. `None` if that cannot be seen. From Linux 6.3 on, the veth's own XDP features say the same.
+    pub async fn takes_redirects(&self, peer: Peer, netlink: &Netlink) -> Option<bool> {
+        if self.there(ethtool::merges).await.ok()? {
+            return Some(true);
         }
+        let link = netlink.peer(peer).await.ok()??;
+        Some(link.xdp.is_some())
     }
 
     /// Does the same as [`FarEnd::command`]. A veth reacts only to changes, so GRO is switched off first.
     pub async fn switch_gro_on(&self) -> io::Result<()> {
+        self.there(|name| {
+            Feature::Gro.set(name, false)?;
+            Feature::Gro.set(name, true)
+        })
+        .await
+    }
+
+    /// Runs `work` with its name in its network namespace.
+    async fn there<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&str) -> io::Result<R> + Send + 'static,
+    ) -> io::Result<R> {
         let name = self.name.clone();
-        let switch = move || {
-            Feature::Gro.set(&name, false)?;
-            Feature::Gro.set(&name, true)
-        };
         match &self.netns {
-            None => switch(),
-            Some(path) => within(File::open(path)?, switch).await,
+            None => work(&name),
+            Some(path) => within(File::open(path)?, move || work(&name)).await,
         }
     }
 }

@@ -23,6 +23,7 @@ pub fn nic() -> Facts {
         members: Vec::new(),
         merging: Vec::new(),
         features: Some(ALL),
+        far_end_takes_redirects: None,
         driver: Some("ixgbe".into()),
         guest_checksum: false,
         vlan: Some(VlanOffloads::default()),

@@ -580,6 +580,19 @@ fn a_redirect_target_is_a_note_before_and_an_error_after() {
     }
     assert_eq!(facts.end_to_fix(XdpMode::Native), Some(&far_end(None)));
     assert_eq!(facts.end_to_fix(XdpMode::Generic), None);
+    // Before Linux 6.3, only the other end shows it.
+    let old = |takes_redirects| Facts {
+        features: None,
+        far_end_takes_redirects: takes_redirects,
+        ..facts.clone()
+    };
+    assert_eq!(check(&old(Some(false)), XdpMode::Native).unwrap(), [note]);
+    assert_eq!(check_attached(&old(Some(false)), XdpMode::Native).unwrap(), [note]);
+    assert_eq!(old(Some(false)).end_to_fix(XdpMode::Native), Some(&far_end(None)));
+    for takes_redirects in [Some(true), None] {
+        assert_eq!(check(&old(takes_redirects), XdpMode::Native).unwrap(), [""; 0]);
+        assert_eq!(old(takes_redirects).end_to_fix(XdpMode::Native), None);
+    }
     assert_eq!(veth().end_to_fix(XdpMode::Native), None);
     let elsewhere = Facts {
         peer: None,

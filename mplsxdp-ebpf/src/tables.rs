@@ -1,23 +1,24 @@
 //! The BPF maps. `docs/map-abi.md` describes each. The loader sets the sizes that `load` can change.
 
 use core::arch::asm;
-use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
 use aya_ebpf::{
+    btf_maps,
     helpers::bpf_ktime_get_ns,
-    macros::map,
-    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, XskMap, lpm_trie::Key},
+    macros::{btf_map, map},
+    maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
 };
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FtnKeyV4,
-    FtnKeyV6, LabelStack, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police,
-    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
+    Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS,
+    Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LINE_WORDS, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS,
+    MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry,
+    Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
+use mplsxdp_common::ftn::{DEFAULT, Nodes, halves_v4, halves_v6, longest_match};
 use mplsxdp_common::wire::Label;
 
-const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_F_MMAPABLE: u32 = 0x400;
 
 #[map]
@@ -29,9 +30,13 @@ static STACKS: Array<LabelStack> = Array::with_max_entries(DEFAULT_STACKS, BPF_F
 #[map]
 static GROUPS: Array<[u64; BUCKETS]> = Array::with_max_entries(DEFAULT_GROUPS, BPF_F_MMAPABLE);
 #[map]
-static FTN_V4: LpmTrie<FtnKeyV4, u64> = LpmTrie::with_max_entries(MAX_FTN, BPF_F_NO_PREALLOC);
-#[map]
-static FTN_V6: LpmTrie<FtnKeyV6, u64> = LpmTrie::with_max_entries(MAX_FTN, BPF_F_NO_PREALLOC);
+static FTN_ROOTS: Array<u64> = Array::with_max_entries(FTN_ROOT_WORDS, BPF_F_MMAPABLE);
+/// Inner maps of one element, which the controller adds when they are needed.
+#[btf_map]
+static FTN: btf_maps::ArrayOfMaps<
+    btf_maps::Array<[u64; CHUNK_WORDS], 1, { BPF_F_MMAPABLE as usize }>,
+    { MAX_CHUNKS as usize },
+> = btf_maps::ArrayOfMaps::new();
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
@@ -104,14 +109,14 @@ impl PortView for XdpTables {
 
     #[inline(always)]
     fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
-        let [domain, address] = domain.key_v4(destination);
-        longest_match(&FTN_V4, [Domain::BITS + 32, domain, address])
+        let (high, low) = halves_v4(destination);
+        RouteEntry::from_bits(look_up(domain.root_v4(), high, low))
     }
 
     #[inline(always)]
     fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
-        let [domain, a, b, c, d] = domain.key_v6(destination);
-        longest_match(&FTN_V6, [Domain::BITS + 128, domain, a, b, c, d])
+        let (high, low) = halves_v6(destination);
+        RouteEntry::from_bits(look_up(domain.root_v6(), high, low))
     }
 
     #[inline(always)]
@@ -158,19 +163,69 @@ impl PortView for XdpTables {
     }
 }
 
-/// The entry of the longest prefix that matches a key. `words` is the key: its prefix length and its data.
+/// The FTN's entry for an address. `root`: the first word of its root.
 #[inline(always)]
-fn longest_match<K, const N: usize>(ftn: &LpmTrie<K, u64>, words: [u32; N]) -> RouteEntry {
-    const { assert!(size_of::<Key<K>>() == size_of::<[u32; N]>()) };
-    let mut key = MaybeUninit::<[u32; N]>::uninit();
-    for (index, word) in words.into_iter().enumerate() {
-        // SAFETY: within the array. Volatile so that the compiler does not merge pairs of words into one store: the
-        // verifier refuses that at an unaligned address.
-        unsafe { key.as_mut_ptr().cast::<u32>().add(index).write_volatile(word) };
+fn look_up(root: u32, high: u64, low: u64) -> u64 {
+    let found = match read_word(&FTN_ROOTS, root) {
+        0 => 0,
+        first => walk(first, high, low),
+    };
+    match found {
+        0 => read_word(&FTN_ROOTS, root + 1),
+        found => found,
     }
-    // SAFETY: all of it was written; any words are a valid key, which is packed and of the same length.
-    let key = unsafe { &*key.as_ptr().cast::<Key<K>>() };
-    RouteEntry::from_bits(ftn.get(key).copied().unwrap_or(0))
+}
+
+/// A call of its own, so that there is one loop for both families.
+#[inline(never)]
+fn walk(first: u64, high: u64, low: u64) -> u64 {
+    longest_match(&Chunks, first, high, low)
+}
+
+/// The memory of the FTN.
+struct Chunks;
+
+/// A node: its chunk, and its first word there.
+#[derive(Clone, Copy)]
+struct Node {
+    chunk: *const u64,
+    word: usize,
+}
+
+impl Nodes for Chunks {
+    type Node = Node;
+
+    #[inline(always)]
+    fn node(&self, line: u32) -> Option<Node> {
+        let index: u64;
+        // SAFETY: writes a register. By hand, so that the index is on the stack: the compiler merges a constant zero in `.rodata`
+        // with one of the settings there whose value above is zero, and the loader writes another value to that.
+        unsafe { asm!("{} = 0", out(reg) index, options(nomem, nostack, pure)) };
+        let chunk = FTN.get_value(line / CHUNK_LINES, &(index as u32))?;
+        Some(Node {
+            chunk: chunk.as_ptr(),
+            word: (line % CHUNK_LINES) as usize * LINE_WORDS,
+        })
+    }
+
+    #[inline(always)]
+    fn head(&self, node: Node, index: usize) -> u64 {
+        // SAFETY: within the line, which is in the chunk; read once, as the controller writes it.
+        unsafe { read_volatile(node.chunk.add(node.word).add(index & (LINE_WORDS - 1))) }
+    }
+
+    #[inline(always)]
+    fn word(&self, node: Node, index: usize) -> u64 {
+        // SAFETY: within the chunk, as is every word of a node; likewise.
+        unsafe { read_volatile(node.chunk.add((node.word + index) & (CHUNK_WORDS - 1))) }
+    }
+
+    #[inline(always)]
+    fn default_after(&self, node: Node, earlier: u64) -> u64 {
+        let words = read_after(earlier, node.chunk);
+        // SAFETY: as in `head`.
+        unsafe { read_volatile(words.add(node.word).add(DEFAULT)) }
+    }
 }
 
 /// Counts a frame in one of a port's slots.

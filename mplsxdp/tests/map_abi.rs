@@ -2,11 +2,13 @@
 
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain,
-    FtnKeyV4, FtnKeyV6, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC,
-    Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry,
-    Settings, SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
+    ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS,
+    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS, LINE_WORDS, LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS,
+    MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST,
+    REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags,
+    map,
 };
+use mplsxdp_common::ftn;
 use mplsxdp_common::wire::{Label, Mac};
 
 const DOCUMENT: &str = include_str!("../../docs/map-abi.md");
@@ -26,11 +28,9 @@ fn every_map_is_there_with_its_sizes() {
     let value = |text: &str, size: usize| format!("[{text}](#{}), {size} bytes", text.replace(' ', "-"));
     let entry = value("route entry", size_of::<RouteEntry>());
     let counter = value("counter", size_of::<Counter>());
-    let at_most = format!("at most {MAX_FTN}");
     let or = |default: u32, option: &str| format!("{default}, or `{option}`");
-    let trie = |size: usize| format!("prefix length u32, [FTN key](#ftn-key) {size} bytes");
     let expected = [
-        (map::ILM, "label, u32".into(), entry.clone(), or(MAX_LABELS, "--labels")),
+        (map::ILM, "label, u32".into(), entry, or(MAX_LABELS, "--labels")),
         (
             map::ADJACENCIES,
             "next-hop index, u32".into(),
@@ -49,8 +49,22 @@ fn every_map_is_there_with_its_sizes() {
             value("group", BUCKETS * size_of::<RouteEntry>()),
             or(DEFAULT_GROUPS, "--groups"),
         ),
-        (map::FTN_V4, trie(size_of::<FtnKeyV4>()), entry.clone(), at_most.clone()),
-        (map::FTN_V6, trie(size_of::<FtnKeyV6>()), entry, at_most),
+        (
+            map::FTN_ROOTS,
+            format!(
+                "domain x {}, + {} for IPv6, u32",
+                Domain(1).root_v4(),
+                Domain(0).root_v6()
+            ),
+            "[root](#ftn), 8 bytes".into(),
+            FTN_ROOTS.to_string(),
+        ),
+        (
+            map::FTN,
+            "chunk, u32".into(),
+            format!("[chunk](#ftn), {} bytes", CHUNK_WORDS * size_of::<u64>()),
+            MAX_CHUNKS.to_string(),
+        ),
         (
             map::PORTS,
             "port number, u32".into(),
@@ -292,21 +306,20 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
             .to_le_bytes(),
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
-    has("| 7 | [domain](#ftn-key) of the FTN, u8 |".into());
+    has("| 7 | [domain](#ftn) of the FTN, u8 |".into());
     has(format!("| {} | in no VRF |", Domain::NO_VRF.0));
     has(format!(
         "| {} | in a VRF whose domain is not filled yet |",
         Domain::EMPTY.0
     ));
-    let bytes = |key: &[u32]| Vec::from_iter(key.iter().flat_map(|word| word.to_ne_bytes()));
-    assert_eq!(bytes(&Domain(9).key_v4([1, 2, 3, 4])), [9, 0, 0, 0, 1, 2, 3, 4]);
-    let address: [u8; 16] = std::array::from_fn(|index| index as u8 + 1);
-    let key = bytes(&Domain(9).key_v6(address));
-    assert_eq!((&key[..4], &key[4..]), (&[9, 0, 0, 0][..], &address[..]));
-    has(format!(
-        "The prefix length counts the bits of bytes 0-3, too: {} is",
-        Domain::BITS + 24
-    ));
+    assert_eq!((CHUNK_LINES, LINE_WORDS), (4096, 8));
+    assert_eq!(ftn::pointer(0x0403_0201).to_le_bytes(), [15, 0, 0, 0, 1, 2, 3, 4]);
+    has("| 15 | | a pointer to a node".into());
+    has(format!("| {} | the key:", ftn::KEY));
+    has(format!("| {} | the default:", ftn::DEFAULT));
+    has(format!("| {} | bits 0-5: the distance", ftn::PLACE));
+    has(format!("| from {} | one word for each run", ftn::HEAD_WORDS));
+    assert_eq!(ftn::LOW, 1 << 6);
     let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true);
     assert_eq!(settings.to_bits().to_le_bytes(), [1, 2, 3, 4, 2, 77, 3, 0]);
     let (punt, drop, pass) = (

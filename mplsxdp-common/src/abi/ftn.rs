@@ -1,4 +1,6 @@
-//! `FTN_V4` and `FTN_V6`: keys of prefixes.
+//! The FTN: domains, and the sizes of the maps `FTN_ROOTS` and `FTN`. [`crate::ftn`] has the layout of nodes.
+
+use super::BUCKETS;
 
 /// A part of the FTN. Each has all prefix routes, and the pass entries for what one routing table of the kernel claims: that of
 /// the VRF of the ports that look there.
@@ -11,32 +13,29 @@ impl Domain {
     pub const NO_VRF: Self = Self(0);
     /// Always empty: a port in a VRF whose domain has not been filled yet imposes nothing.
     pub const EMPTY: Self = Self(255);
-    /// The number of key bits for the domain, by which a prefix is longer.
-    pub const BITS: u32 = 32;
 
-    /// The data of a key for an address, or for the first address of a prefix.
+    /// The first of the two words in `FTN_ROOTS` for the IPv4 prefixes of this domain.
     #[inline(always)]
-    pub const fn key_v4(self, address: [u8; 4]) -> FtnKeyV4 {
-        [self.0 as u32, u32::from_ne_bytes(address)]
+    pub const fn root_v4(self) -> u32 {
+        self.0 as u32 * 4
     }
 
-    /// Likewise.
+    /// The same for IPv6.
     #[inline(always)]
-    pub const fn key_v6(self, address: [u8; 16]) -> FtnKeyV6 {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-        [
-            self.0 as u32,
-            u32::from_ne_bytes([a, b, c, d]),
-            u32::from_ne_bytes([e, f, g, h]),
-            u32::from_ne_bytes([i, j, k, l]),
-            u32::from_ne_bytes([m, n, o, p]),
-        ]
+    pub const fn root_v6(self) -> u32 {
+        self.0 as u32 * 4 + 2
     }
 }
 
-/// The data of a key of `FTN_V4`: the [`Domain`], and the bytes of the address in network byte order. The kernel compares eight
-/// bytes at once if there are as many.
-pub type FtnKeyV4 = [u32; 2];
+/// Size of `FTN_ROOTS`: two words for each domain and family.
+pub const FTN_ROOTS: u32 = 4 << u8::BITS;
+/// Words of a line, the unit in which nodes are allotted.
+pub const LINE_WORDS: usize = 8;
+/// Lines of one inner map of `FTN`.
+pub const CHUNK_LINES: u32 = 1 << 12;
+/// Words of one inner map of `FTN`: 256 KiB.
+pub const CHUNK_WORDS: usize = CHUNK_LINES as usize * LINE_WORDS;
+/// Size of `FTN`: the most inner maps, 96 MiB in all.
+pub const MAX_CHUNKS: u32 = 384;
 
-/// Data of a key of `FTN_V6`, likewise.
-pub type FtnKeyV6 = [u32; 5];
+const _: () = assert!(BUCKETS.is_power_of_two() && CHUNK_WORDS.is_power_of_two());

@@ -18,7 +18,7 @@ mod word;
 
 pub use adjacency::{Adjacency, VlanTags};
 pub use delivery::Delivery;
-pub use ftn::{Domain, FtnKeyV4, FtnKeyV6};
+pub use ftn::{CHUNK_LINES, CHUNK_WORDS, Domain, FTN_ROOTS, LINE_WORDS, MAX_CHUNKS};
 pub use police::Police;
 pub use port::{PortWord, SubInterfaceKey};
 pub use reason::{Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, REDIRECT_LOST_SLOT, Reason};
@@ -28,7 +28,7 @@ pub use stack::LabelStack;
 pub use watch::Watch;
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -38,8 +38,8 @@ pub mod map {
     pub const ADJACENCIES: &str = "ADJACENCIES";
     pub const STACKS: &str = "STACKS";
     pub const GROUPS: &str = "GROUPS";
-    pub const FTN_V4: &str = "FTN_V4";
-    pub const FTN_V6: &str = "FTN_V6";
+    pub const FTN_ROOTS: &str = "FTN_ROOTS";
+    pub const FTN: &str = "FTN";
     pub const PORTS: &str = "PORTS";
     pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
     pub const TX_PORTS: &str = "TX_PORTS";
@@ -83,7 +83,7 @@ pub const DEFAULT_GROUPS: u32 = 1 << 10;
 pub const BUCKETS: usize = 256;
 /// Default size of `ROUTE_COUNTERS`; slot 0 means "not counted".
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
-/// Size of `FTN_V4` and `FTN_V6` each.
+/// The most prefixes of each family in the FTN, in all domains together.
 pub const MAX_FTN: u32 = 1 << 20;
 /// Size of `PORTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;

@@ -1,4 +1,4 @@
-//! Route entries: what a label or a prefix maps to, in `ILM`, `FTN_V4`, `FTN_V6` and the buckets of `GROUPS`.
+//! Route entries: what a label or a prefix maps to, in `ILM`, `FTN` and the buckets of `GROUPS`.
 
 use super::TtlMode;
 use crate::wire::Label;
@@ -54,7 +54,7 @@ impl TtlPropagate {
     }
 }
 
-/// One entry of `ILM`, `FTN_V4` or `FTN_V6`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A
+/// One entry of `ILM` or `FTN`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A
 /// bucket of `GROUPS` is such an entry too; its counter slot is 0, because frames count for the entry that led to the
 /// group.
 ///

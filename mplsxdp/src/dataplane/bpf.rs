@@ -114,16 +114,33 @@ fn descriptor(descriptor: BorrowedFd<'_>) -> u32 {
 
 /// BPF_MAP_CREATE: an array with one element of 32 bits; with `inner`, an array of one map like that one.
 pub fn create_array(name: &str, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
-    const BPF_MAP_TYPE_ARRAY: u32 = 2;
     const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
-    const NAME_WORDS: usize = 4;
-    /// The sizes of key and value, in bytes.
-    const SIZE: u32 = 4;
-
     let map_type = inner.map_or(BPF_MAP_TYPE_ARRAY, |_| BPF_MAP_TYPE_ARRAY_OF_MAPS);
+    create_map(name, map_type, 4, 0, inner)
+}
+
+/// BPF_MAP_CREATE: an array with one element of so many bytes, which can be mapped.
+pub fn create_mapped_array(name: &str, size: u32) -> io::Result<OwnedFd> {
+    const BPF_F_MMAPABLE: u32 = 1 << 10;
+    create_map(name, BPF_MAP_TYPE_ARRAY, size, BPF_F_MMAPABLE, None)
+}
+
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+
+/// An array map with one element.
+fn create_map(
+    name: &str,
+    map_type: u32,
+    value_size: u32,
+    flags: u32,
+    inner: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    const NAME_WORDS: usize = 4;
+    const KEY_SIZE: u32 = 4;
+
     let mut attributes = [0; 7 + NAME_WORDS];
     // map_type, key_size, value_size, max_entries, map_flags, inner_map_fd, numa_node, map_name.
-    attributes[..6].copy_from_slice(&[map_type, SIZE, SIZE, 1, 0, inner.map_or(0, descriptor)]);
+    attributes[..6].copy_from_slice(&[map_type, KEY_SIZE, value_size, 1, flags, inner.map_or(0, descriptor)]);
     // The last byte stays zero.
     for (index, &byte) in name.as_bytes().iter().take(4 * NAME_WORDS - 1).enumerate() {
         attributes[7 + index / 4] |=
@@ -132,6 +149,21 @@ pub fn create_array(name: &str, inner: Option<BorrowedFd<'_>>) -> io::Result<Own
     let map = bpf(Command::MapCreate, &mut attributes)?;
     // SAFETY: the kernel has just made this descriptor for its caller.
     Ok(unsafe { OwnedFd::from_raw_fd(map) })
+}
+
+/// The entries of a map, and the memory that the kernel reports for it (`memlock` in its fdinfo), in bytes.
+pub fn size_and_memory(map: BorrowedFd<'_>) -> io::Result<(u32, u64)> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let field = |key: &str| {
+        let mut values = info
+            .lines()
+            .filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let value = values.next().and_then(|value| value.trim().parse::<u64>().ok());
+        value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {key} in fdinfo")))
+    };
+    let entries = field("max_entries")?;
+    let entries = entries.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok((entries, field("memlock")?))
 }
 
 /// BPF_MAP_UPDATE_ELEM of 32 bits.

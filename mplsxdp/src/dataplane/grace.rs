@@ -27,9 +27,13 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Begins grace periods and knows which are over.
 pub struct GracePeriods {
     begun: u64,
-    requests: mpsc::Sender<u64>,
+    requests: mpsc::Sender<Request>,
     state: Arc<State>,
 }
+
+/// A grace period to wait for, and work to do before.
+type Request = (u64, Option<Work>);
+pub type Work = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct State {
@@ -46,13 +50,18 @@ impl GracePeriods {
             operation: "create",
             source,
         })?;
-        let (requests, receiver) = mpsc::channel();
+        let (requests, receiver) = mpsc::channel::<Request>();
         let state = Arc::<State>::default();
         let shared = Arc::clone(&state);
         let serve = move || {
-            while let Ok(first) = receiver.recv() {
+            while let Ok((mut latest, work)) = receiver.recv() {
+                let mut works = Vec::from_iter(work);
                 // Those that began in the meantime end with this one.
-                let latest = receiver.try_iter().last().unwrap_or(first);
+                for (later, work) in receiver.try_iter() {
+                    latest = later;
+                    works.extend(work);
+                }
+                works.into_iter().for_each(|work| work());
                 let mut reported = false;
                 while let Err(error) = maps.wait_for_readers() {
                     if !std::mem::replace(&mut reported, true) {
@@ -79,9 +88,18 @@ impl GracePeriods {
 
     /// Begins a grace period: it is over when no program is running that began before this call.
     pub fn begin(&mut self) -> GracePeriod {
+        self.request(None)
+    }
+
+    /// The same, and that `work` is done, on the thread that waits.
+    pub fn begin_after(&mut self, work: Work) -> GracePeriod {
+        self.request(Some(work))
+    }
+
+    fn request(&mut self, work: Option<Work>) -> GracePeriod {
         self.begun += 1;
         // The thread ends only after this value, so there is always a receiver.
-        let _ = self.requests.send(self.begun);
+        let _ = self.requests.send((self.begun, work));
         GracePeriod(self.begun)
     }
 

@@ -14,7 +14,7 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions}
 use mplsxdp_common::abi::{Delivery, map};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket};
 
-use super::kernel::MappedWords;
+use super::mapped::MappedWords;
 
 /// The program, loaded but not attached.
 pub struct Injector {

@@ -1,27 +1,24 @@
-//! The tables in the kernel: BPF arrays mapped into this process and written by single stores; tries and counters
+//! The tables in the kernel: BPF arrays mapped into this process and written by single stores; counters
 //! through the bpf system call.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::{NonNull, copy_nonoverlapping};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie::Key};
+use aya::maps::{DevMap, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
 use aya::util::nr_cpus;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FtnKeyV4, FtnKeyV6, LabelStack, Loss, MAX_FTN, MAX_PORTS,
-    MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey,
-    VlanTags, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES,
+    META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
+    map,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::ftn;
+use super::ftn::kernel::KernelFtn;
 use super::grace::GracePeriods;
 use super::loader::{Pins, SHARED_MAPS};
+use super::mapped::MappedWords;
 use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adjacency_writes, bpf};
 
 const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
@@ -37,8 +34,7 @@ pub struct KernelTables {
     stacks: MappedWords,
     groups: MappedWords,
     ports: MappedWords,
-    ftn_v4: LpmTrie<MapData, FtnKeyV4, u64>,
-    ftn_v6: LpmTrie<MapData, FtnKeyV6, u64>,
+    ftn: KernelFtn,
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` again: aya's type cannot delete.
@@ -103,8 +99,10 @@ impl KernelTables {
             stacks: MappedWords::new(map::STACKS, &stacks, capacity.stacks as usize * STACK_WORDS)?,
             groups: MappedWords::new(map::GROUPS, &groups, capacity.groups as usize * BUCKETS)?,
             ports: MappedWords::new(map::PORTS, &ports, MAX_PORTS as usize)?,
-            ftn_v4: typed(map::FTN_V4, Map::LpmTrie(open(map::FTN_V4)?))?,
-            ftn_v6: typed(map::FTN_V6, Map::LpmTrie(open(map::FTN_V6)?))?,
+            ftn: KernelFtn::new(
+                MappedWords::new(map::FTN_ROOTS, &open(map::FTN_ROOTS)?, FTN_ROOTS as usize)?,
+                descriptor(map::FTN, &open(map::FTN)?)?,
+            ),
             sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
@@ -161,14 +159,9 @@ impl KernelTables {
     /// Handles for all counters. They can be used on another thread.
     pub fn counter_readers(&self) -> Result<CounterReaders, TableError> {
         let reader = |name, map: &MapData| {
-            let map = map.fd().as_fd().try_clone_to_owned().map_err(|source| TableError {
-                map: name,
-                operation: "keep the descriptor",
-                source,
-            })?;
             Ok(CounterReader {
                 name,
-                map,
+                map: descriptor(name, map)?,
                 possible_cpus: self.possible_cpus,
             })
         };
@@ -238,28 +231,27 @@ impl Tables for KernelTables {
     }
 
     fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError> {
-        match key.prefix {
-            IpNet::V4(prefix) => self
-                .ftn_v4
-                .insert(&key_v4(key.domain, prefix), entry.to_bits(), 0)
-                .map_err(|error| table_error(map::FTN_V4, "insert into", error)),
-            IpNet::V6(prefix) => self
-                .ftn_v6
-                .insert(&key_v6(key.domain, prefix), entry.to_bits(), 0)
-                .map_err(|error| table_error(map::FTN_V6, "insert into", error)),
-        }
+        self.ftn.insert(key, entry).map_err(|source| TableError {
+            map: map::FTN,
+            operation: "insert into",
+            source,
+        })
     }
 
     fn remove_ftn(&mut self, key: FtnKey) -> Result<(), TableError> {
-        let (name, result) = match key.prefix {
-            IpNet::V4(prefix) => (map::FTN_V4, self.ftn_v4.remove(&key_v4(key.domain, prefix))),
-            IpNet::V6(prefix) => (map::FTN_V6, self.ftn_v6.remove(&key_v6(key.domain, prefix))),
-        };
-        match result {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(table_error(name, "remove from", error)),
-            Ok(()) => Ok(()),
-        }
+        self.ftn.remove(key).map_err(|source| TableError {
+            map: map::FTN,
+            operation: "remove from",
+            source,
+        })
+    }
+
+    fn publish_ftn(&mut self) {
+        self.ftn.publish(&mut self.grace_periods);
+    }
+
+    fn await_ftn_room(&mut self) -> Option<GracePeriod> {
+        self.ftn.await_room(&mut self.grace_periods)
     }
 
     fn store_port(&mut self, port: u16, word: PortWord) {
@@ -317,6 +309,7 @@ impl Tables for KernelTables {
     }
 
     fn begin_grace_period(&mut self) -> GracePeriod {
+        self.publish_ftn();
         self.grace_periods.begin()
     }
 
@@ -367,18 +360,13 @@ impl Tables for KernelTables {
     }
 
     fn memory(&self) -> Result<Vec<TableMemory>, TableError> {
-        Ok(self.memory.clone())
+        let mut memory = self.memory.clone();
+        if let Some(ftn) = memory.iter_mut().find(|table| table.name == map::FTN) {
+            ftn.entries = 2 * MAX_FTN;
+            ftn.bytes += self.ftn.bytes();
+        }
+        Ok(memory)
     }
-}
-
-fn key_v4(domain: Domain, prefix: Ipv4Net) -> Key<FtnKeyV4> {
-    let length = Domain::BITS + u32::from(prefix.prefix_len());
-    Key::new(length, domain.key_v4(prefix.network().octets()))
-}
-
-fn key_v6(domain: Domain, prefix: Ipv6Net) -> Key<FtnKeyV6> {
-    let length = Domain::BITS + u32::from(prefix.prefix_len());
-    Key::new(length, domain.key_v6(prefix.network().octets()))
 }
 
 /// [`KernelTables`] as seen at one port.
@@ -409,13 +397,11 @@ impl forward::PortView for AtPort<'_> {
     }
 
     fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
-        let key = key_v4(domain, Ipv4Addr::from(destination).into());
-        RouteEntry::from_bits(self.tables.ftn_v4.get(&key, 0).unwrap_or(0))
+        ftn::look_up(self.tables.ftn.memory(), domain, destination.into())
     }
 
     fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
-        let key = key_v6(domain, Ipv6Addr::from(destination).into());
-        RouteEntry::from_bits(self.tables.ftn_v6.get(&key, 0).unwrap_or(0))
+        ftn::look_up(self.tables.ftn.memory(), domain, destination.into())
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
@@ -451,89 +437,6 @@ impl forward::PortView for AtPort<'_> {
     fn count_finished(&self, _port: u32, _bytes: usize) {}
 }
 
-/// An mmapable BPF array of 64-bit words in this process.
-pub(super) struct MappedWords {
-    words: NonNull<AtomicU64>,
-    len: usize,
-}
-
-// SAFETY: the mapping belongs to this value, and is only accessed atomically.
-unsafe impl Send for MappedWords {}
-
-impl MappedWords {
-    pub(super) fn new(name: &'static str, map: &MapData, len: usize) -> Result<Self, TableError> {
-        let error = |source| TableError {
-            map: name,
-            operation: "map",
-            source,
-        };
-        let bytes =
-            NonZeroUsize::new(len * size_of::<u64>()).ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
-        // SAFETY: a new mapping, of a kernel object that outlives it.
-        let words = unsafe {
-            mmap(
-                None,
-                bytes,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED,
-                map.fd().as_fd(),
-                0,
-            )
-        }
-        .map_err(|errno| error(errno.into()))?;
-        Ok(Self {
-            words: words.cast(),
-            len,
-        })
-    }
-
-    fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.len, "word {index} of a map of {}", self.len);
-        // SAFETY: within the mapping, page-aligned and therefore aligned for its words.
-        unsafe { self.words.add(index).as_ref() }
-    }
-
-    fn load(&self, index: usize) -> u64 {
-        self.word(index).load(Ordering::Relaxed)
-    }
-
-    /// `None` after the end.
-    fn get(&self, index: usize) -> Option<u64> {
-        (index < self.len).then(|| self.load(index))
-    }
-
-    /// The address of `count` words from `index` on; `None` after the end.
-    fn slice(&self, index: usize, count: usize) -> Option<NonNull<AtomicU64>> {
-        // SAFETY: within the mapping.
-        (index + count <= self.len).then(|| unsafe { self.words.add(index) })
-    }
-
-    /// Copies bytes to word `index` and after. No program may read them meanwhile.
-    pub(super) fn copy_from(&mut self, index: usize, bytes: &[u8]) {
-        let room = self.len.saturating_sub(index) * size_of::<u64>();
-        assert!(
-            bytes.len() <= room,
-            "{} bytes at word {index} of a map of {}",
-            bytes.len(),
-            self.len
-        );
-        // SAFETY: within the mapping, which this process writes to by `self` alone.
-        unsafe { copy_nonoverlapping(bytes.as_ptr(), self.words.add(index).cast().as_ptr(), bytes.len()) };
-    }
-
-    /// A reader that sees this store also sees the earlier ones.
-    fn store(&self, index: usize, value: u64) {
-        self.word(index).store(value, Ordering::Release);
-    }
-}
-
-impl Drop for MappedWords {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made; no reference to it is left.
-        let _ = unsafe { munmap(self.words.cast(), self.len * size_of::<u64>()) };
-    }
-}
-
 /// `map` as the type that matches its contents.
 fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, TableError> {
     T::try_from(map).map_err(|error| table_error(name, "open", error))
@@ -559,31 +462,22 @@ fn total(values: &[CounterWords]) -> Counter {
     })
 }
 
-/// The memory that the kernel reports for a map (`memlock` in its fdinfo).
 fn memory_of(name: &'static str, map: &MapData) -> Result<TableMemory, TableError> {
-    let error = |source| TableError {
+    let (entries, bytes) = bpf::size_and_memory(map.fd().as_fd()).map_err(|source| TableError {
         map: name,
         operation: "read the size",
         source,
-    };
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd())).map_err(error)?;
-    let field = |key: &str| {
-        info.lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse::<u64>().ok())
-            .ok_or_else(|| {
-                error(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("no {key} in fdinfo"),
-                ))
-            })
-    };
-    let entries = field("max_entries")?
-        .try_into()
-        .map_err(|_| error(io::ErrorKind::InvalidData.into()))?;
-    Ok(TableMemory {
-        name,
-        entries,
-        bytes: field("memlock")?,
+    })?;
+    Ok(TableMemory { name, entries, bytes })
+}
+
+/// A descriptor of its own.
+fn descriptor(name: &'static str, map: &MapData) -> Result<OwnedFd, TableError> {
+    let descriptor = map.fd().as_fd().try_clone_to_owned();
+    descriptor.map_err(|source| TableError {
+        map: name,
+        operation: "keep the descriptor",
+        source,
     })
 }
 

@@ -12,6 +12,7 @@ use mplsxdp_common::abi::{
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 
+use super::ftn::{self, Heap, Trie};
 use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
 
 /// One step in what readers of the adjacencies can see.
@@ -39,7 +40,9 @@ pub struct MemoryTables {
     pub adjacencies: HashMap<u16, Adjacency>,
     pub stacks: HashMap<u32, LabelStack>,
     pub buckets: HashMap<(u32, u8), RouteEntry>,
+    /// What was written to the FTN; readers have `trie`.
     pub ftn: BTreeMap<FtnKey, RouteEntry>,
+    trie: Trie<Heap>,
     pub ports: HashMap<u16, PortWord>,
     /// The interfaces that frames are redirected to, by port.
     pub tx_ports: HashMap<u16, u32>,
@@ -84,6 +87,7 @@ impl MemoryTables {
             stacks: HashMap::new(),
             buckets: HashMap::new(),
             ftn: BTreeMap::new(),
+            trie: Trie::new(Heap::default()),
             ports: HashMap::new(),
             tx_ports: HashMap::new(),
             sub_interfaces: HashMap::new(),
@@ -99,7 +103,7 @@ impl MemoryTables {
         }
     }
 
-    /// The FTN entry for `address` in a domain.
+    /// The FTN entry that `address` has in a domain by what was written.
     pub fn longest_match(&self, domain: Domain, address: IpAddr) -> RouteEntry {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (0..=bits)
@@ -113,6 +117,19 @@ impl MemoryTables {
     pub fn end_grace_periods(&mut self) {
         self.grace_periods_over = Some(self.grace_periods);
         self.record(AdjacencyEvent::GraceOver(GracePeriod(self.grace_periods)));
+    }
+
+    /// The trie has room for what one write takes.
+    fn make_room(&mut self) {
+        const NODES: usize = 1 << 10;
+        if self.trie.room() >= NODES {
+            return;
+        }
+        let retired = self.trie.take_retired();
+        self.trie.release(&retired);
+        if self.trie.room() < NODES && self.trie.memory().grow(self.trie.chunks()) {
+            self.trie.add_chunk();
+        }
     }
 
     fn record(&mut self, event: AdjacencyEvent) {
@@ -187,6 +204,10 @@ impl Tables for MemoryTables {
         if self.ftn.len() >= self.capacity.prefixes as usize {
             return Err(ftn_error("insert", std::io::ErrorKind::StorageFull));
         }
+        self.make_room();
+        self.trie
+            .insert(key, entry)
+            .map_err(|_| ftn_error("insert", std::io::ErrorKind::StorageFull))?;
         self.ftn_inserts_left -= 1;
         let key = FtnKey::new(key.domain, key.prefix.trunc());
         self.ftn.insert(key, entry);
@@ -198,12 +219,24 @@ impl Tables for MemoryTables {
         if self.ftn_removals_left == 0 {
             return Err(ftn_error("remove", std::io::ErrorKind::ResourceBusy));
         }
+        self.make_room();
+        self.trie
+            .remove(key)
+            .map_err(|_| ftn_error("remove", std::io::ErrorKind::StorageFull))?;
         let key = FtnKey::new(key.domain, key.prefix.trunc());
         if self.ftn.remove(&key).is_some() {
             self.ftn_removals_left -= 1;
             self.ftn_writes.push((key, None));
         }
         Ok(())
+    }
+
+    fn publish_ftn(&mut self) {
+        self.trie.publish();
+    }
+
+    fn await_ftn_room(&mut self) -> Option<GracePeriod> {
+        None
     }
 
     fn store_port(&mut self, port: u16, word: PortWord) {
@@ -231,6 +264,7 @@ impl Tables for MemoryTables {
     }
 
     fn begin_grace_period(&mut self) -> GracePeriod {
+        self.trie.publish();
         self.grace_periods += 1;
         let period = GracePeriod(self.grace_periods);
         self.record(AdjacencyEvent::GraceBegun(period));
@@ -308,11 +342,11 @@ impl forward::PortView for AtPort<'_> {
     }
 
     fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
-        self.tables.longest_match(domain, destination.into())
+        ftn::look_up(self.tables.trie.memory(), domain, destination.into())
     }
 
     fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
-        self.tables.longest_match(domain, destination.into())
+        ftn::look_up(self.tables.trie.memory(), domain, destination.into())
     }
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {

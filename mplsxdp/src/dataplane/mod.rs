@@ -6,12 +6,14 @@
 pub mod bpf;
 mod btf;
 pub mod frame;
+pub mod ftn;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 pub mod grace;
 pub mod inject;
 pub mod kernel;
 pub mod loader;
+mod mapped;
 pub mod memory;
 pub mod port;
 pub mod release;
@@ -95,10 +97,19 @@ pub trait Tables {
     /// As last stored; all zero if it never was.
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry;
 
+    /// Readers may find it after [`Tables::publish_ftn`] only; but writes of prefixes of one length are never seen before
+    /// earlier writes of another length.
     fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError>;
 
-    /// Removing an entry that does not exist is not an error.
+    /// Likewise. Removing an entry that does not exist is not an error.
     fn remove_ftn(&mut self, key: FtnKey) -> Result<(), TableError>;
+
+    /// Has readers find everything that was written to the FTN. It belongs at the end of each series of writes.
+    fn publish_ftn(&mut self);
+
+    /// The grace period to wait for before anything more is written to the FTN: then there is more memory. `None`: there is
+    /// room, or none will come.
+    fn await_ftn_room(&mut self) -> Option<GracePeriod>;
 
     fn store_port(&mut self, port: u16, word: PortWord);
 
@@ -115,7 +126,8 @@ pub trait Tables {
     /// Removing an entry that does not exist is not an error.
     fn remove_sub_interface(&mut self, key: SubInterfaceKey) -> Result<(), TableError>;
 
-    /// Begins a grace period. It is over when no reader is left that may have seen an entry as it was before this call.
+    /// Begins a grace period. It is over when no reader is left that may have seen an entry as it was before this call. What was
+    /// written to the FTN is published first.
     fn begin_grace_period(&mut self) -> GracePeriod;
 
     fn is_over(&self, period: GracePeriod) -> bool;

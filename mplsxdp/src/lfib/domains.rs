@@ -135,11 +135,14 @@ impl<T: Tables> Lfib<T> {
 
     /// Whether [`Lfib::domain_step`] has something to do.
     pub fn has_domain_steps(&self) -> bool {
-        self.has_to_empty() || self.to_be_filled().is_some() || self.unclaimed().is_some()
+        !self.awaits_room() && (self.has_to_empty() || self.to_be_filled().is_some() || self.unclaimed().is_some())
     }
 
     /// Fills or empties a domain by a number of entries.
     pub fn domain_step(&mut self) -> Result<(), FillError> {
+        if !self.look_for_ftn_room() {
+            return Ok(());
+        }
         if self.empty_step() {
             return Ok(());
         }
@@ -147,6 +150,7 @@ impl<T: Tables> Lfib<T> {
             return Ok(());
         };
         let filled = self.fill_step(domain);
+        self.tables.publish_ftn();
         (self.vrfs.stalled, self.vrfs.retry) = (filled.is_err(), false);
         filled
     }
@@ -240,6 +244,7 @@ impl<T: Tables> Lfib<T> {
                 wanted: None,
             });
         }
+        self.tables.publish_ftn();
         if self.pass.has_not_begun(domain) && !self.is_unsettled(domain) {
             self.pass.remove_domain(domain);
             self.vrfs.by_table.remove(&table);

@@ -39,6 +39,17 @@ impl Write {
 }
 
 impl<T: Tables> Lfib<T> {
+    /// Whether changes wait until a grace period has ended: the FTN has no room before.
+    pub fn awaits_room(&self) -> bool {
+        self.awaited_room.is_some_and(|period| !self.tables.is_over(period))
+    }
+
+    /// Whether the FTN has room for a write, or none to wait for.
+    pub(super) fn look_for_ftn_room(&mut self) -> bool {
+        self.awaited_room = self.tables.await_ftn_room();
+        self.awaited_room.is_none()
+    }
+
     /// Whether [`Lfib::tidy_step`] has something to do.
     pub fn has_to_tidy(&self) -> bool {
         self.has_to_sweep() || self.has_to_turn() || self.has_to_release() || self.settles
@@ -108,6 +119,7 @@ impl<T: Tables> Lfib<T> {
         if result.is_err() && laid.is_some_and(|laid| !laid.going) {
             self.pass.set_laid(key, laid.map(|laid| Laid { going: true, ..laid }));
         }
+        self.tables.publish_ftn();
         result
     }
 
@@ -174,6 +186,7 @@ impl<T: Tables> Lfib<T> {
             }
         }
         self.settles = result.is_ok() && (1..unsettled).contains(&self.unsettled.len());
+        self.tables.publish_ftn();
         result
     }
 

@@ -86,6 +86,8 @@ pub struct Lfib<T> {
     /// The last of these places that was tried again, and whether others are worth trying now.
     settled: Option<FtnKey>,
     settles: bool,
+    /// The grace period after which the FTN may have room, if it had none.
+    awaited_room: Option<GracePeriod>,
     /// How many pass entries are written or removed in one step.
     step: usize,
     leaving: Leaving,
@@ -121,6 +123,7 @@ impl<T: Tables> Lfib<T> {
             unsettled: BTreeMap::new(),
             settled: None,
             settles: false,
+            awaited_room: None,
             step: STEP,
             leaving: Leaving::default(),
             turned_at_once: TURNED_AT_ONCE,

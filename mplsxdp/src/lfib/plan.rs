@@ -12,6 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use mplsxdp_common::abi::RouteEntry;
@@ -189,10 +190,11 @@ pub(super) struct Plan {
     deleted: Vec<RouteKey>,
     /// Interfaces renamed since the change began, by their old names.
     renamed: HashMap<Arc<str>, Arc<str>>,
-    /// The prefixes whose FTN entries change, in the order of writing.
-    prefixes: BTreeMap<WriteOrder, Vec<Prefix>>,
-    /// How many of the lists in `prefixes` are written.
-    lists: usize,
+    /// The prefixes whose FTN entries change, in the order of writing. Those of one length are side by side, so that a node of the
+    /// FTN is written once for many of them.
+    prefixes: BTreeMap<(WriteOrder, Fec), Prefix>,
+    /// The last of `prefixes` that is written.
+    written: Option<(WriteOrder, Fec)>,
     /// What the written prefixes had before.
     before: Vec<(Fec, Option<Installed>)>,
     changes: Changes,
@@ -241,11 +243,11 @@ enum WriteOrder {
     Remove(u8, bool),
 }
 
-/// A prefix whose FTN entry changes, by its index in what is prepared or deleted.
+/// What a prefix whose FTN entry changes gets: what is prepared with this index, or nothing.
 #[derive(Clone, Copy, Debug)]
 enum Prefix {
     Prepared(usize),
-    Deleted(usize),
+    Deleted,
 }
 
 /// A set of keys in which no operation takes long, however many keys it has.
@@ -306,7 +308,7 @@ impl Plan {
             deleted: Vec::new(),
             renamed: HashMap::new(),
             prefixes: BTreeMap::new(),
-            lists: 0,
+            written: None,
             before: Vec::new(),
             changes: Changes::default(),
             error: None,
@@ -488,6 +490,9 @@ impl<T: Tables> Lfib<T> {
             if let RouteKey::Prefix(fec) = key
                 && let Some(key) = self.to_be_laid(fec)
             {
+                if !self.has_ftn_room(budget) {
+                    return;
+                }
                 let (claims, laid) = self.pass.more(key, self.step);
                 let written = claims.len();
                 if let Err(error) = self.set_laid(key, claims, Some(laid)) {
@@ -554,19 +559,16 @@ impl<T: Tables> Lfib<T> {
         loop {
             let (key, which) = match plan.prepared.get(plan.at) {
                 Some(route) => (Some(route.key), Prefix::Prepared(plan.at)),
-                None => {
-                    let index = plan.at - installed;
-                    (plan.deleted.get(index).copied(), Prefix::Deleted(index))
-                }
+                None => (plan.deleted.get(plan.at - installed).copied(), Prefix::Deleted),
             };
             let Some(key) = key else { break };
-            if let RouteKey::Prefix(Fec { prefix, table }) = key {
-                let (length, has_table) = (prefix.prefix_len(), table.is_some());
+            if let RouteKey::Prefix(fec) = key {
+                let (length, has_table) = (fec.prefix.prefix_len(), fec.table.is_some());
                 let order = match which {
                     Prefix::Prepared(_) => WriteOrder::Install(Reverse(length), Reverse(has_table)),
-                    Prefix::Deleted(_) => WriteOrder::Remove(length, has_table),
+                    Prefix::Deleted => WriteOrder::Remove(length, has_table),
                 };
-                plan.prefixes.entry(order).or_default().push(which);
+                plan.prefixes.insert((order, fec), which);
             }
             plan.at += 1;
             if !budget.spend(1) {
@@ -578,26 +580,29 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn write_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        while let Some(list) = plan.prefixes.values().nth(plan.lists) {
-            let Some(&which) = list.get(plan.at) else {
-                plan.lists += 1;
-                plan.at = 0;
-                continue;
+        self.write_some_prefixes(plan, budget);
+        self.tables.publish_ftn();
+    }
+
+    fn write_some_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
+        loop {
+            let after = plan.written.map_or(Bound::Unbounded, Bound::Excluded);
+            let Some((&order, &which)) = plan.prefixes.range((after, Bound::Unbounded)).next() else {
+                break;
             };
-            let (key, new) = match which {
-                Prefix::Prepared(index) => {
-                    let route = &plan.prepared[index];
-                    (route.key, Some(route.installed()))
-                }
-                Prefix::Deleted(index) => (plan.deleted[index], None),
-            };
-            if let RouteKey::Prefix(fec) = key {
-                match self.set_fec(fec, new) {
-                    Ok(old) => plan.before.push((fec, old)),
-                    Err(error) => return self.fail(plan, error.into()),
-                }
+            if !self.has_ftn_room(budget) {
+                return;
             }
-            plan.at += 1;
+            let new = match which {
+                Prefix::Prepared(index) => Some(plan.prepared[index].installed()),
+                Prefix::Deleted => None,
+            };
+            let (_, fec) = order;
+            match self.set_fec(fec, new) {
+                Ok(old) => plan.before.push((fec, old)),
+                Err(error) => return self.fail(plan, error.into()),
+            }
+            plan.written = Some(order);
             if !budget.spend(2) {
                 return;
             }
@@ -605,18 +610,32 @@ impl<T: Tables> Lfib<T> {
         plan.go_to(Stage::PublishLabels);
     }
 
+    /// Whether the FTN has room for a write. If not, nothing more is spent of the budget: a grace period has to end first.
+    fn has_ftn_room(&mut self, budget: &mut Budget<'_>) -> bool {
+        let has_room = self.look_for_ftn_room();
+        if !has_room {
+            budget.spend(usize::MAX);
+        }
+        has_room
+    }
+
     /// Undoes what was done, after an error. The change is refused, or tried once more with more room in the FTN table.
     fn fail(&mut self, plan: &mut Plan, error: ChangeError) {
         plan.error = Some(error);
-        plan.lists = 0;
+        plan.written = None;
         plan.go_to(Stage::UndoPrefixes);
     }
 
     fn undo_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        while let Some((fec, before)) = plan.before.pop() {
-            self.restore_fec(fec, before);
-            if !budget.spend(2) {
+        while !plan.before.is_empty() {
+            if !self.has_ftn_room(budget) {
                 return;
+            }
+            if let Some((fec, before)) = plan.before.pop() {
+                self.restore_fec(fec, before);
+            }
+            if !budget.spend(2) {
+                return self.tables.publish_ftn();
             }
         }
         self.retry_unsettled();

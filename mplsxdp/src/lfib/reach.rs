@@ -362,6 +362,7 @@ impl<T: Tables> Lfib<T> {
                 }
             }
         }
+        self.tables.publish_ftn();
         is_all
     }
 

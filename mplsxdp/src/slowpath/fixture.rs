@@ -121,7 +121,9 @@ impl MemoryWorld {
 
     pub fn add_ftn_in(&mut self, domain: Domain, prefix: &str, entry: RouteEntry) {
         if let Ok(prefix) = prefix.parse() {
-            self.tables.ftn.insert(FtnKey::new(domain, prefix), entry);
+            let written = self.tables.insert_ftn(FtnKey::new(domain, prefix), entry);
+            written.expect("there is room");
+            self.tables.publish_ftn();
         }
     }
 

@@ -424,29 +424,34 @@ impl<T: Tables> Switch<T> {
 
     /// Whether there is long work, which is done in small steps.
     pub fn has_steps(&self) -> bool {
+        let others = || {
+            !self.changes.is_idle()
+                || self.lfib.has_domain_steps()
+                || self.work.awaits_domains()
+                || self.feeds.has_work()
+                || self.audits.has_work(self.feeds.is_followed())
+        };
         self.lfib.has_stale_groups()
             || self.has_claims_to_follow()
-            || !self.changes.is_idle()
             || self.lfib.has_to_tidy()
-            || self.lfib.has_domain_steps()
-            || self.work.awaits_domains()
             || !self.unlogged.is_empty()
-            || self.feeds.has_work()
-            || self.audits.has_work(self.feeds.is_followed())
+            || !self.lfib.awaits_room() && others()
     }
 
     /// Takes one such step, which ends soon after `is_over` returns true.
     pub fn step(&mut self, now: Instant, is_over: &mut dyn FnMut() -> bool) {
+        let awaits_room = self.lfib.awaits_room();
         if self.lfib.has_stale_groups() {
             self.lfib.follow_groups(&mut Budget::new(usize::MAX, is_over));
         } else if !self.unlogged.is_empty() {
             self.log_next_hops();
         } else if self.has_claims_to_follow() {
             self.follow_claims();
-        } else if !self.changes.is_idle() {
+        } else if !self.changes.is_idle() && !awaits_room {
             self.work_on_routes(&mut Budget::new(usize::MAX, is_over), now);
         } else if self.lfib.has_to_tidy() {
             self.lfib.tidy_step(&mut Budget::new(usize::MAX, is_over));
+        } else if awaits_room {
         } else if self.lfib.has_domain_steps() {
             self.domain_step(&mut Budget::new(usize::MAX, is_over));
         } else if self.work.awaits_domains() {

@@ -68,6 +68,9 @@ impl World {
         for (index, &stack) in (0..).zip(&self.stacks) {
             tables.store_stack(index, stack);
         }
+        while tables.await_ftn_room().is_some() {
+            std::thread::yield_now();
+        }
         for (domain, entries) in DOMAINS.into_iter().zip(&self.ftn) {
             for (prefix, &entry) in PREFIXES.into_iter().zip(entries) {
                 let key = FtnKey::new(domain, prefix.parse().unwrap());
@@ -77,6 +80,7 @@ impl World {
                 }
             }
         }
+        tables.publish_ftn();
         for (group, entries) in (0..).zip(&self.groups) {
             for (bucket, &entry) in (0..=u8::MAX).zip(entries.iter().cycle()) {
                 tables.store_bucket(group, bucket, entry);

@@ -1,0 +1,348 @@
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+
+use mplsxdp_common::abi::{MAX_CHUNKS, Op, TtlPropagate};
+use proptest::prelude::*;
+
+use super::*;
+
+impl Memory for Arc<Heap> {
+    fn root(&self, index: u32) -> &AtomicU64 {
+        Heap::root(self, index)
+    }
+
+    fn word(&self, line: u32, index: usize) -> Option<&AtomicU64> {
+        Heap::word(self, line, index)
+    }
+}
+
+fn trie(chunks: u32) -> Trie<Arc<Heap>> {
+    let mut trie = Trie::new(Arc::<Heap>::default());
+    for index in 0..chunks {
+        assert!(trie.memory().grow(index));
+        trie.add_chunk();
+    }
+    trie
+}
+
+/// Different for each number; also the entry that many have.
+fn entry(number: u32) -> RouteEntry {
+    match number % 4 {
+        0 => RouteEntry::PASS,
+        _ => RouteEntry::new(Op::Label, TtlPropagate::Default, 16 + number, 1, number),
+    }
+}
+
+fn longest(prefixes: &BTreeMap<FtnKey, RouteEntry>, domain: Domain, address: IpAddr) -> RouteEntry {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let lengths = (0..=bits)
+        .rev()
+        .map(|length| IpNet::new(address, length).unwrap().trunc());
+    let mut found = lengths.filter_map(|prefix| prefixes.get(&FtnKey::new(domain, prefix)));
+    found.next().copied().unwrap_or_default()
+}
+
+/// Prefixes that often lie within each other, in two domains.
+fn keys() -> impl Strategy<Value = FtnKey> {
+    let bytes = prop::collection::vec(prop::sample::select(vec![0_u8, 1, 0x7f, 0x80, 0xff]), 16);
+    let v4 = prop::sample::select(vec![0_u8, 1, 4, 7, 8, 9, 12, 15, 16, 17, 20, 23, 24, 25, 28, 31, 32]);
+    let v6 = (0_u8..=128).prop_map(|length| if length % 3 == 0 { length } else { length / 8 * 8 });
+    let families = (any::<bool>(), v4, v6);
+    (prop::sample::select(vec![0_u8, 254]), bytes, families).prop_map(|(domain, bytes, (is_v4, v4, v6))| {
+        let prefix = if is_v4 {
+            let address: [u8; 4] = bytes[..4].try_into().unwrap();
+            IpNet::new(Ipv4Addr::from(address).into(), v4)
+        } else {
+            let address: [u8; 16] = bytes[..].try_into().unwrap();
+            IpNet::new(Ipv6Addr::from(address).into(), v6)
+        };
+        FtnKey::new(Domain(domain), prefix.unwrap().trunc())
+    })
+}
+
+/// The first and last address of a prefix, and those beside it.
+fn edges(prefix: IpNet) -> Vec<IpAddr> {
+    match prefix {
+        IpNet::V4(prefix) => {
+            let (first, last) = (u32::from(prefix.network()), u32::from(prefix.broadcast()));
+            let edges = [first, last, first.wrapping_sub(1), last.wrapping_add(1), first | 1];
+            edges.map(|address| Ipv4Addr::from(address).into()).to_vec()
+        }
+        IpNet::V6(prefix) => {
+            let (first, last) = (u128::from(prefix.network()), u128::from(prefix.broadcast()));
+            let edges = [
+                first,
+                last,
+                first.wrapping_sub(1),
+                last.wrapping_add(1),
+                first | 1 << 64,
+            ];
+            edges.map(|address| Ipv6Addr::from(address).into()).to_vec()
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Insert(usize, u32),
+    Remove(usize),
+    Publish,
+    Grace,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (any::<usize>(), 0_u32..12).prop_map(|(key, number)| Step::Insert(key, number)),
+        5 => any::<usize>().prop_map(Step::Remove),
+        2 => Just(Step::Publish),
+        1 => Just(Step::Grace),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #[test]
+    fn every_address_has_the_entry_of_its_longest_prefix(
+        keys in prop::collection::vec(keys(), 1..40),
+        steps in steps(),
+    ) {
+        let mut trie = trie(1);
+        let mut prefixes = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Insert(key, number) => {
+                    let key = keys[key % keys.len()];
+                    trie.insert(key, entry(number)).unwrap();
+                    prefixes.insert(key, entry(number));
+                }
+                Step::Remove(key) => {
+                    let key = keys[key % keys.len()];
+                    trie.remove(key).unwrap();
+                    prefixes.remove(&key);
+                }
+                Step::Publish => {
+                    trie.publish();
+                    for key in &keys {
+                        for address in edges(key.prefix) {
+                            for domain in [Domain(0), Domain(254)] {
+                                let found = look_up(trie.memory(), domain, address);
+                                prop_assert_eq!(found, longest(&prefixes, domain, address), "{} in {:?}", address, domain);
+                            }
+                        }
+                    }
+                }
+                Step::Grace => {
+                    let retired = trie.take_retired();
+                    trie.release(&retired);
+                }
+            }
+        }
+        for &key in &keys {
+            trie.remove(key).unwrap();
+        }
+        let retired = trie.take_retired();
+        trie.release(&retired);
+        // All of it has come back, and nothing is found.
+        prop_assert_eq!(trie.free_lines(), CHUNK_LINES);
+        prop_assert_eq!(trie.nodes.len(), trie.unused.len());
+        for key in &keys {
+            for address in edges(key.prefix) {
+                prop_assert_eq!(look_up(trie.memory(), key.domain, address), RouteEntry::EMPTY);
+            }
+        }
+    }
+}
+
+fn key(prefix: &str) -> FtnKey {
+    FtnKey::new(Domain::NO_VRF, prefix.parse().unwrap())
+}
+
+#[test]
+fn a_write_without_room_is_refused_and_changes_nothing() {
+    let mut trie = trie(0);
+    assert_eq!(trie.insert(key("10.0.0.0/8"), entry(1)), Err(Full));
+    assert!(trie.memory().grow(0));
+    trie.add_chunk();
+    let mut written = 0;
+    while trie
+        .insert(FtnKey::new(Domain::NO_VRF, prefix(written)), entry(written * 4 + 1))
+        .is_ok()
+    {
+        written += 1;
+        // Nothing comes back: the retired nodes take room.
+        if written % 64 == 0 {
+            trie.publish();
+        }
+    }
+    trie.publish();
+    let found = |trie: &Trie<Arc<Heap>>, number| look_up(trie.memory(), Domain::NO_VRF, prefix(number).addr());
+    for number in 0..written {
+        assert_eq!(found(&trie, number), entry(number * 4 + 1));
+    }
+    assert_eq!(found(&trie, written), RouteEntry::EMPTY);
+    assert!(written > 500, "{written} prefixes in a chunk");
+    // A few removals always find room.
+    trie.remove(FtnKey::new(Domain::NO_VRF, prefix(0))).unwrap();
+    let retired = trie.take_retired();
+    assert!(!retired.is_empty());
+    trie.release(&retired);
+    trie.insert(FtnKey::new(Domain::NO_VRF, prefix(written)), entry(1))
+        .unwrap();
+    trie.publish();
+    assert_eq!(found(&trie, written), entry(1));
+    assert_eq!(found(&trie, 0), RouteEntry::EMPTY);
+}
+
+/// A /24 for each number, far from its neighbours.
+fn prefix(number: u32) -> IpNet {
+    let address = Ipv4Addr::from(number.reverse_bits() & 0xffff_ff00 | (number >> 24) << 8);
+    IpNet::new(address.into(), 24).unwrap().trunc()
+}
+
+/// The prefixes that cover an address, long ones first.
+fn covering(address: IpAddr, lengths: &[u8]) -> Vec<IpNet> {
+    lengths
+        .iter()
+        .map(|&length| IpNet::new(address, length).unwrap().trunc())
+        .collect()
+}
+
+#[test]
+fn every_look_up_during_changes_finds_an_old_or_a_new_answer() {
+    // The prefix of each length has one of two entries, and some come and go. What covers all of them stays, so that no
+    // address is ever without an answer; and the longest of all stays a while.
+    let watched: [IpAddr; 2] = ["10.1.2.3".parse().unwrap(), "2001:db8:1:2:3:4:5:6".parse().unwrap()];
+    let lengths: [&[u8]; 2] = [&[32, 28, 24, 20, 16, 12, 8], &[128, 100, 64, 56, 48, 32, 20]];
+    let mut trie = trie(2);
+    let domain = Domain::NO_VRF;
+    let memory = Arc::clone(trie.memory());
+    let stop = Arc::new(AtomicBool::new(false));
+    let bit = |which: usize, length: u8, version: u32| {
+        let at = lengths[which].iter().position(|&other| other == length).unwrap();
+        at as u32 * 2 + version
+    };
+    let coded = |number: u32| RouteEntry::new(Op::Label, TtlPropagate::Default, number, 1, 0);
+    for which in [0, 1] {
+        let widest = *lengths[which].last().unwrap();
+        trie.insert(
+            FtnKey::new(domain, covering(watched[which], &[widest])[0]),
+            coded(bit(which, widest, 0)),
+        )
+        .unwrap();
+    }
+    trie.publish();
+    // Each change is counted when it begins and when it is over, and the log has the right answer after it. What a look-up
+    // found must be right before, between or after the changes that it overlapped.
+    let log: Arc<[std::sync::Mutex<Vec<u32>>; 2]> = Arc::default();
+    let changes: Arc<[AtomicU32; 2]> = Arc::default();
+    for which in [0, 1] {
+        log[which]
+            .lock()
+            .unwrap()
+            .push(bit(which, *lengths[which].last().unwrap(), 0));
+    }
+    let readers: Vec<_> = [0, 1]
+        .into_iter()
+        .map(|which| {
+            let (memory, stop, changes) = (Arc::clone(&memory), Arc::clone(&stop), Arc::clone(&changes));
+            std::thread::spawn(move || {
+                let mut seen: Vec<(u32, u32, u32)> = Vec::new();
+                while !stop.load(Ordering::SeqCst) {
+                    let before = changes[which].load(Ordering::SeqCst);
+                    let found = look_up(&memory, domain, watched[which]);
+                    let after = changes[which].load(Ordering::SeqCst);
+                    assert_eq!(found.op(), Op::Label, "no answer");
+                    let observed = (before, after, found.operand());
+                    if seen.last() != Some(&observed) {
+                        seen.push(observed);
+                    }
+                }
+                seen
+            })
+        })
+        .collect();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut present: [BTreeMap<u8, u32>; 2] = Default::default();
+    for which in [0, 1] {
+        present[which].insert(*lengths[which].last().unwrap(), 0);
+    }
+    for _ in 0..60_000 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let which = (random >> 8) as usize % 2;
+        let length = lengths[which][(random >> 16) as usize % lengths[which].len()];
+        let version = (random >> 24) as u32 % 2;
+        let key = FtnKey::new(domain, covering(watched[which], &[length])[0]);
+        let is_widest = lengths[which].last() == Some(&length);
+        let mut after = present[which].clone();
+        if (random >> 32).is_multiple_of(3) && !is_widest {
+            after.remove(&length);
+        } else {
+            after.insert(length, version);
+        }
+        let (&longest, &newest) = after.last_key_value().unwrap();
+        log[which].lock().unwrap().push(bit(which, longest, newest));
+        changes[which].fetch_add(1, Ordering::SeqCst);
+        match after.get(&length) {
+            Some(&version) => trie.insert(key, coded(bit(which, length, version))).unwrap(),
+            None => trie.remove(key).unwrap(),
+        }
+        // Others beside it, so that nodes are copied.
+        let beside = FtnKey::new(domain, beside(watched[which], (random >> 40) as u16));
+        match (random >> 56) % 2 {
+            0 => trie.insert(beside, coded(99)).unwrap(),
+            _ => trie.remove(beside).unwrap(),
+        }
+        trie.publish();
+        changes[which].fetch_add(1, Ordering::SeqCst);
+        present[which] = after;
+        // Memory is not reused while a reader may be on its way: the test waits for none, so it keeps all.
+        if trie.room() < 100 {
+            let index = trie.chunks();
+            assert!(index < MAX_CHUNKS);
+            assert!(trie.memory().grow(index));
+            trie.add_chunk();
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    for (which, reader) in readers.into_iter().enumerate() {
+        let seen = reader.join().unwrap();
+        let log = log[which].lock().unwrap();
+        for (before, after, found) in seen {
+            // Change N makes the count 2N - 1 when it begins and 2N when it is over, and its answer is log[N].
+            let (first, last) = (before as usize / 2, (after as usize).div_ceil(2));
+            assert!(
+                log[first..=last].contains(&found),
+                "{found} while the right answers were {:?}",
+                &log[first..=last]
+            );
+        }
+    }
+}
+
+/// A prefix that shares most bytes with an address.
+fn beside(address: IpAddr, number: u16) -> IpNet {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            let [high, low] = number.to_be_bytes();
+            let (address, length) = match number % 3 {
+                0 => ([a, b, c, high | 4], 32),
+                1 => ([a, b, high | 4, low], 24),
+                _ => ([a, high | 4, low, 0], 16),
+            };
+            IpNet::new(Ipv4Addr::from(address).into(), length).unwrap().trunc()
+        }
+        IpAddr::V6(address) => {
+            let mut bytes = address.octets();
+            let at = usize::from(number) % 14 + 2;
+            bytes[at] = (number >> 8) as u8 | 0x40;
+            IpNet::new(Ipv6Addr::from(bytes).into(), 8 * at as u8 + 8)
+                .unwrap()
+                .trunc()
+        }
+    }
+}

@@ -35,7 +35,7 @@ pub fn instances(session: &mut Session) -> Result<(), Failure> {
         match ask(&mut client) {
             Ok(instance) => instances.push(instance),
             // It ended between the connection and its answer.
-            Err(error) if error.is_closed() => {}
+            Err(error) if error.is_ending() => {}
             Err(error) => silent.push(format!("instance `{}`: {error}", client.instance().name())),
         }
     }

@@ -147,7 +147,7 @@ fn place(client: &mut Client) -> Option<String> {
             None if Id::of("/proc/self/ns/net").is_ok_and(|own| own == id) => "in the namespace of this command".into(),
             None => "in a namespace without a name".into(),
         },
-        Err(error) if error.is_closed() => return None,
+        Err(error) if error.is_ending() => return None,
         Err(error) => format!("in a namespace that cannot be read ({error})"),
     })
 }

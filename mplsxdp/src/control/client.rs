@@ -68,11 +68,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the instance closed the connection, as it does when it ends.
-    pub fn is_closed(&self) -> bool {
+    /// Whether the instance is ending: it said so, or closed the connection.
+    pub fn is_ending(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
 
-        matches!(self, Self::Broken(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+        match self {
+            Self::Refused(error) => matches!(error, Error::ShuttingDown {}),
+            Self::Broken(error) => matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof),
+            _ => false,
+        }
     }
 }
 

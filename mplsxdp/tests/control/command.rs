@@ -986,8 +986,9 @@ fn an_instance_that_ends_while_it_is_asked_is_not_listed() {
     let fake = Fake::start();
     let ending = Instance::in_dir(fake.instance.dir(), "ending").unwrap();
     let listener = std::os::unix::net::UnixListener::bind(ending.socket()).unwrap();
-    // With the call unread, closing resets the connection; once it is read, closing ends it.
-    for reads in [false, true] {
+    // With the call unread, closing resets the connection; once it is read, closing ends it. It may also say so.
+    let farewell = b"{\"error\":\"io.mplsxdp.ShuttingDown\",\"parameters\":{}}\0";
+    for (reads, answer) in [(false, &b""[..]), (true, b""), (true, farewell)] {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -997,6 +998,7 @@ fn an_instance_that_ends_while_it_is_asked_is_not_listed() {
                     // It is there, and stays unread.
                     false => _ = nix::sys::socket::recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK).unwrap(),
                 }
+                stream.write_all(answer).unwrap();
             });
             let listed = done(&fake, "instances");
             assert!(listed.contains("\ndefault ") && !listed.contains("ending"), "{listed}");

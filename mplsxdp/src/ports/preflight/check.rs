@@ -61,20 +61,20 @@ pub fn check(facts: &Facts, mode: XdpMode) -> Result<Vec<String>, PreflightError
     if facts.receives_multi_buffer(mode) && facts.features.is_none() && facts.exceeds_one_buffer() {
         return Err(facts.mtu_too_large());
     }
-    if let (XdpMode::Native, Some(features)) = (mode, facts.features) {
-        if !features.contains(XdpFeatures::BASIC) || !features.contains(XdpFeatures::REDIRECT) {
-            return Err(if facts.is_veth() {
-                PreflightError::VethQueues {
-                    name: name(),
-                    peer: facts.peer_name(),
-                }
-            } else {
-                PreflightError::NoNativeXdp {
-                    name: name(),
-                    driver: facts.driver.clone(),
-                }
-            });
-        }
+    if let (XdpMode::Native, Some(features)) = (mode, facts.features)
+        && !(features.contains(XdpFeatures::BASIC) && features.contains(XdpFeatures::REDIRECT))
+    {
+        return Err(if facts.is_veth() {
+            PreflightError::VethQueues {
+                name: name(),
+                peer: facts.peer_name(),
+            }
+        } else {
+            PreflightError::NoNativeXdp {
+                name: name(),
+                driver: facts.driver.clone(),
+            }
+        });
     }
     if facts.takes_redirects(mode) == Some(false) {
         notes.push(match facts.is_veth() {

@@ -59,6 +59,8 @@ pub struct KernelFtn {
     outer: Arc<OwnedFd>,
     /// Chunks that are being made, and when they are there.
     growth: Option<(GracePeriod, Made)>,
+    /// Whether there was ever a write: an empty FTN takes no memory.
+    is_used: bool,
     /// Why the last chunk could not be made.
     failure: Option<io::Error>,
     /// Blocks that programs may still read, in the order of their grace periods.
@@ -76,6 +78,7 @@ impl KernelFtn {
             }),
             outer: Arc::new(outer),
             growth: None,
+            is_used: false,
             failure: None,
             held_back: VecDeque::new(),
             bytes: 0,
@@ -92,6 +95,7 @@ impl KernelFtn {
     }
 
     pub fn insert(&mut self, key: FtnKey, entry: RouteEntry) -> io::Result<()> {
+        self.is_used = true;
         self.trie.insert(key, entry).map_err(|full| self.error(full))
     }
 
@@ -118,6 +122,7 @@ impl KernelFtn {
         if self.trie.room() >= ENOUGH_NODES {
             return None;
         }
+        self.is_used = true;
         self.publish(periods);
         if self.trie.room() >= ENOUGH_NODES {
             return None;
@@ -153,7 +158,8 @@ impl KernelFtn {
         }
         let chunks = self.trie.chunks();
         let few = FEW_LINES.max(chunks * CHUNK_LINES / 8);
-        if self.growth.is_none() && self.failure.is_none() && self.trie.free_lines() < few && chunks < MAX_CHUNKS {
+        let has_few = self.is_used && self.trie.free_lines() < few && chunks < MAX_CHUNKS;
+        if has_few && self.growth.is_none() && self.failure.is_none() {
             let count = chunks.clamp(1, MOST_CHUNKS).min(MAX_CHUNKS - chunks);
             let made = Made::default();
             let (outer, result) = (Arc::clone(&self.outer), Arc::clone(&made));

@@ -6,7 +6,6 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -74,26 +73,16 @@ impl Netlink {
 
     /// Opens it with reports of these interests.
     pub fn open_with(interests: Interests) -> Result<(Self, mpsc::Receiver<Event>), Error> {
-        let resync = Arc::default();
-        let open = || {
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            let (events, follow) = subscription::events(interests, Arc::clone(&resync))?;
-            let work = async move {
-                tokio::join!(connection, follow);
-            };
-            Ok(((handle, events), work))
-        };
-        let (handle, events) = on_own_thread(open).map_err(Error::Open)?;
-        Ok((Self { handle, resync }, events))
+        let netlink = Self::open_requests()?;
+        let (events, follow) = subscription::events(interests, Arc::clone(&netlink.resync)).map_err(Error::Open)?;
+        tokio::spawn(follow);
+        Ok((netlink, events))
     }
 
     /// Only for requests: no subscription.
     pub fn open_requests() -> Result<Self, Error> {
-        let open = || {
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            Ok((handle, connection))
-        };
-        let handle = on_own_thread(open).map_err(Error::Open)?;
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
+        tokio::spawn(connection);
         let resync = Arc::default();
         Ok(Self { handle, resync })
     }
@@ -423,22 +412,6 @@ impl Netlink {
             },
         }
     }
-}
-
-/// Runs a future on a thread of its own, in the same network namespace. What the kernel sends is read and decoded there, even a
-/// dump of a million routes, so it does not hold the event loop. `open` gives the future, and something for the caller.
-fn on_own_thread<T, F>(open: impl FnOnce() -> io::Result<(T, F)>) -> io::Result<T>
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (value, work) = {
-        let _within = runtime.enter();
-        open()?
-    };
-    let thread = thread::Builder::new().name("netlink".into());
-    thread.spawn(move || runtime.block_on(work))?;
-    Ok(value)
 }
 
 /// The outcome of a dump.

@@ -1,20 +1,22 @@
-//! The tables in the kernel: BPF arrays mapped into this process and written by single stores; counters
-//! through the bpf system call.
+//! The tables in the kernel: BPF arrays mapped into this process and written by single stores. [`counters`] has the
+//! counters, [`view`] the tables as the forwarding core reads them.
+
+mod counters;
+mod view;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use aya::maps::{DevMap, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
-use aya::util::nr_cpus;
+use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES,
-    META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
-    map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC,
+    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, map,
 };
-use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 
-use super::ftn;
+use self::counters::CounterArray;
+pub use self::counters::{CounterReader, CounterReaders};
+pub use self::view::AtPort;
 use super::ftn::kernel::KernelFtn;
 use super::grace::GracePeriods;
 use super::loader::{Pins, SHARED_MAPS};
@@ -23,9 +25,6 @@ use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adja
 
 const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
 const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
-
-/// A counter as aya reads it: packets, bytes.
-type CounterWords = [u64; 2];
 
 /// The maps of one running switch.
 pub struct KernelTables {
@@ -42,16 +41,11 @@ pub struct KernelTables {
     /// The port on each interface.
     interfaces: HashMap<MapData, u32, u32>,
     xsks: XskMap<MapData>,
-    route_counters: PerCpuArray<MapData, CounterWords>,
-    /// `route_counters` again: aya's type reads one slot at a time.
-    route_counters_map: MapData,
-    reason_counters: PerCpuArray<MapData, CounterWords>,
-    /// `reason_counters` again, for the same reason.
-    reason_counters_map: MapData,
+    route_counters: CounterArray,
+    reason_counters: CounterArray,
     grace_periods: GracePeriods,
     hash_seed: u32,
     capacity: Capacity,
-    possible_cpus: usize,
     memory: Vec<TableMemory>,
 }
 
@@ -72,13 +66,12 @@ impl KernelTables {
                 .map(|info| info.max_entries())
                 .map_err(|error| table_error(name, "read the size", error))
         };
-        let route_counters = open(map::ROUTE_COUNTERS)?;
         let capacity = Capacity {
             labels: entries(map::ILM, &ilm)?,
             adjacencies: entries(map::ADJACENCIES, &adjacencies)?,
             stacks: entries(map::STACKS, &stacks)?,
             groups: entries(map::GROUPS, &groups)?,
-            counter_slots: entries(map::ROUTE_COUNTERS, &route_counters)?,
+            counter_slots: entries(map::ROUTE_COUNTERS, &open(map::ROUTE_COUNTERS)?)?,
             prefixes: MAX_FTN,
         };
         let memory = SHARED_MAPS
@@ -108,18 +101,11 @@ impl KernelTables {
             tx_ports_map: open(map::TX_PORTS)?,
             interfaces: typed(map::INTERFACES, Map::HashMap(open(map::INTERFACES)?))?,
             xsks: typed(map::XSKS, Map::XskMap(open(map::XSKS)?))?,
-            route_counters: typed(map::ROUTE_COUNTERS, Map::PerCpuArray(route_counters))?,
-            route_counters_map: open(map::ROUTE_COUNTERS)?,
-            reason_counters: typed(map::REASON_COUNTERS, Map::PerCpuArray(open(map::REASON_COUNTERS)?))?,
-            reason_counters_map: open(map::REASON_COUNTERS)?,
+            route_counters: CounterArray::open(pins, map::ROUTE_COUNTERS)?,
+            reason_counters: CounterArray::open(pins, map::REASON_COUNTERS)?,
             grace_periods: GracePeriods::new()?,
             hash_seed,
             capacity,
-            possible_cpus: nr_cpus().map_err(|(_, source)| TableError {
-                map: map::ROUTE_COUNTERS,
-                operation: "count the CPUs for",
-                source,
-            })?,
             memory,
         })
     }
@@ -158,38 +144,10 @@ impl KernelTables {
 
     /// Handles for all counters. They can be used on another thread.
     pub fn counter_readers(&self) -> Result<CounterReaders, TableError> {
-        let reader = |name, map: &MapData| {
-            Ok(CounterReader {
-                name,
-                map: descriptor(name, map)?,
-                possible_cpus: self.possible_cpus,
-            })
-        };
         Ok(CounterReaders {
-            routes: reader(map::ROUTE_COUNTERS, &self.route_counters_map)?,
-            reasons: reader(map::REASON_COUNTERS, &self.reason_counters_map)?,
+            routes: self.route_counters.reader()?,
+            reasons: self.reason_counters.reader()?,
         })
-    }
-
-    fn reason_slot(&self, port: u16, slot: u32) -> Result<Counter, TableError> {
-        let index = u32::from(port) * REASON_SLOTS + slot;
-        sum(map::REASON_COUNTERS, self.reason_counters.get(&index, 0))
-    }
-
-    fn clear(
-        counters: &mut PerCpuArray<MapData, CounterWords>,
-        name: &'static str,
-        index: u32,
-        cpus: usize,
-    ) -> Result<(), TableError> {
-        let zero = PerCpuValues::try_from(vec![[0; 2]; cpus]).map_err(|source| TableError {
-            map: name,
-            operation: "make values for",
-            source,
-        })?;
-        counters
-            .set(index, zero, 0)
-            .map_err(|error| table_error(name, "update", error))
     }
 }
 
@@ -318,45 +276,32 @@ impl Tables for KernelTables {
     }
 
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError> {
-        sum(map::ROUTE_COUNTERS, self.route_counters.get(&slot, 0))
+        self.route_counters.get(slot)
     }
 
     fn route_counters(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
-        read_slots(
-            map::ROUTE_COUNTERS,
-            self.route_counters_map.fd().as_fd(),
-            first,
-            count,
-            self.possible_cpus,
-        )
+        self.route_counters.read(first, count)
     }
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError> {
-        self.reason_slot(port, reason.slot())
+        self.reason_counters.get(reason_slot(port, reason.slot()))
     }
 
     fn loss_counter(&self, port: u16, reason: Reason, loss: Loss) -> Result<Counter, TableError> {
         // Frames that are not punted have no such slot: another counter would be in its place.
         if reason.is_punted() {
-            self.reason_slot(port, loss.slot(reason))
+            self.reason_counters.get(reason_slot(port, loss.slot(reason)))
         } else {
             Ok(Counter::default())
         }
     }
 
     fn redirect_lost(&self, port: u16) -> Result<Counter, TableError> {
-        self.reason_slot(port, REDIRECT_LOST_SLOT)
+        self.reason_counters.get(reason_slot(port, REDIRECT_LOST_SLOT))
     }
 
     fn clear_reason_counters(&mut self, port: u16) -> Result<(), TableError> {
-        (0..REASON_SLOTS).try_for_each(|slot| {
-            Self::clear(
-                &mut self.reason_counters,
-                map::REASON_COUNTERS,
-                u32::from(port) * REASON_SLOTS + slot,
-                self.possible_cpus,
-            )
-        })
+        (0..REASON_SLOTS).try_for_each(|slot| self.reason_counters.clear(reason_slot(port, slot)))
     }
 
     fn memory(&self) -> Result<Vec<TableMemory>, TableError> {
@@ -367,74 +312,6 @@ impl Tables for KernelTables {
         }
         Ok(memory)
     }
-}
-
-/// [`KernelTables`] as seen at one port.
-#[derive(Clone, Copy)]
-pub struct AtPort<'a> {
-    tables: &'a KernelTables,
-    settings: Settings,
-    /// Frames may have VLAN tags.
-    tagged: bool,
-}
-
-impl forward::PortView for AtPort<'_> {
-    fn settings(&self) -> Settings {
-        self.settings
-    }
-
-    fn port(&self, number: u32) -> PortWord {
-        PortWord::from_bits(self.tables.ports.get(number as usize).unwrap_or(0))
-    }
-
-    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
-        let found = self.tagged.then(|| self.tables.sub_interfaces.get(&key.to_bits(), 0));
-        found?.ok()
-    }
-
-    fn ilm(&self, label: Label) -> RouteEntry {
-        RouteEntry::from_bits(self.tables.ilm.get(label.get() as usize).unwrap_or(0))
-    }
-
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
-        ftn::look_up(self.tables.ftn.memory(), domain, destination.into())
-    }
-
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
-        ftn::look_up(self.tables.ftn.memory(), domain, destination.into())
-    }
-
-    fn adjacency(&self, index: u16) -> Option<Adjacency> {
-        (u32::from(index) < self.tables.capacity.adjacencies)
-            .then(|| Tables::adjacency(self.tables, index))
-            .map(|adjacency| match self.tagged {
-                true => adjacency,
-                false => adjacency.with_tags(VlanTags::NONE),
-            })
-    }
-
-    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
-        self.tables
-            .stacks
-            .slice(index as usize * STACK_WORDS, STACK_WORDS)
-            .map(|words| {
-                // SAFETY: the words of one stack, aligned for more than it needs; any bits are a LabelStack. They are
-                // written only by `store_stack`, which borrows the tables mutably.
-                unsafe { words.cast().as_ref() }
-            })
-    }
-
-    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
-        self.tables.bucket(group, bucket)
-    }
-
-    fn hash_seed(&self) -> u32 {
-        self.tables.hash_seed
-    }
-
-    fn count(&self, _slot: u32, _bytes: usize) {}
-
-    fn count_finished(&self, _port: u32, _bytes: usize) {}
 }
 
 /// `map` as the type that matches its contents.
@@ -448,18 +325,6 @@ fn table_error(map: &'static str, operation: &'static str, error: MapError) -> T
         other => io::Error::other(other),
     };
     TableError { map, operation, source }
-}
-
-fn sum(name: &'static str, values: Result<PerCpuValues<CounterWords>, MapError>) -> Result<Counter, TableError> {
-    let values = values.map_err(|error| table_error(name, "read", error))?;
-    Ok(total(&values))
-}
-
-fn total(values: &[CounterWords]) -> Counter {
-    values.iter().fold(Counter::default(), |sum, [packets, bytes]| Counter {
-        packets: sum.packets.wrapping_add(*packets),
-        bytes: sum.bytes.wrapping_add(*bytes),
-    })
 }
 
 fn memory_of(name: &'static str, map: &MapData) -> Result<TableMemory, TableError> {
@@ -481,42 +346,7 @@ fn descriptor(name: &'static str, map: &MapData) -> Result<OwnedFd, TableError> 
     })
 }
 
-/// Handles for all counters.
-pub struct CounterReaders {
-    /// By counter slots of routes.
-    pub routes: CounterReader,
-    /// By ports, then reasons.
-    pub reasons: CounterReader,
-}
-
-/// Reads many counters at a time.
-pub struct CounterReader {
-    name: &'static str,
-    map: OwnedFd,
-    possible_cpus: usize,
-}
-
-impl CounterReader {
-    /// The counters of `count` slots from `first` on; fewer at the end of the table.
-    pub fn read(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
-        read_slots(self.name, self.map.as_fd(), first, count, self.possible_cpus)
-    }
-}
-
-/// The counters of `count` slots of a per-CPU array from `first` on, fewer at its end.
-fn read_slots(
-    name: &'static str,
-    map: BorrowedFd<'_>,
-    first: u32,
-    count: u32,
-    possible_cpus: usize,
-) -> Result<Vec<Counter>, TableError> {
-    let mut keys = vec![0; count as usize];
-    let mut values: Vec<CounterWords> = vec![[0; 2]; count as usize * possible_cpus];
-    let read = bpf::lookup_batch(map, first, &mut keys, &mut values).map_err(|source| TableError {
-        map: name,
-        operation: "read",
-        source,
-    })?;
-    Ok(values.chunks(possible_cpus).take(read).map(total).collect())
+/// The slot of `REASON_COUNTERS` that is a port's `slot`.
+fn reason_slot(port: u16, slot: u32) -> u32 {
+    u32::from(port) * REASON_SLOTS + slot
 }

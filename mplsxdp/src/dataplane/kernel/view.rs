@@ -1,0 +1,76 @@
+//! The tables as the forwarding core reads them for a frame in this process.
+
+use mplsxdp_common::abi::{Adjacency, Domain, LabelStack, PortWord, RouteEntry, Settings, SubInterfaceKey, VlanTags};
+use mplsxdp_common::forward;
+use mplsxdp_common::wire::Label;
+
+use super::{KernelTables, STACK_WORDS};
+use crate::dataplane::{Tables, ftn};
+
+/// [`KernelTables`] as seen at one port.
+#[derive(Clone, Copy)]
+pub struct AtPort<'a> {
+    pub(super) tables: &'a KernelTables,
+    pub(super) settings: Settings,
+    /// Frames may have VLAN tags.
+    pub(super) tagged: bool,
+}
+
+impl forward::PortView for AtPort<'_> {
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn port(&self, number: u32) -> PortWord {
+        PortWord::from_bits(self.tables.ports.get(number as usize).unwrap_or(0))
+    }
+
+    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
+        let found = self.tagged.then(|| self.tables.sub_interfaces.get(&key.to_bits(), 0));
+        found?.ok()
+    }
+
+    fn ilm(&self, label: Label) -> RouteEntry {
+        RouteEntry::from_bits(self.tables.ilm.get(label.get() as usize).unwrap_or(0))
+    }
+
+    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
+        ftn::look_up(self.tables.ftn.memory(), domain, destination.into())
+    }
+
+    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
+        ftn::look_up(self.tables.ftn.memory(), domain, destination.into())
+    }
+
+    fn adjacency(&self, index: u16) -> Option<Adjacency> {
+        (u32::from(index) < self.tables.capacity.adjacencies)
+            .then(|| Tables::adjacency(self.tables, index))
+            .map(|adjacency| match self.tagged {
+                true => adjacency,
+                false => adjacency.with_tags(VlanTags::NONE),
+            })
+    }
+
+    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
+        self.tables
+            .stacks
+            .slice(index as usize * STACK_WORDS, STACK_WORDS)
+            .map(|words| {
+                // SAFETY: the words of one stack, aligned for more than it needs; any bits are a LabelStack. They are
+                // written only by `store_stack`, which borrows the tables mutably.
+                unsafe { words.cast().as_ref() }
+            })
+    }
+
+    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
+        self.tables.bucket(group, bucket)
+    }
+
+    fn hash_seed(&self) -> u32 {
+        self.tables.hash_seed
+    }
+
+    fn count(&self, _slot: u32, _bytes: usize) {}
+
+    fn count_finished(&self, _port: u32, _bytes: usize) {}
+}

@@ -1,6 +1,6 @@
 //! The tables in ordinary memory, written by the LFIB and read by the forwarding core, for tests without a kernel.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -55,6 +55,8 @@ pub struct MemoryTables {
     pub grace_periods: u64,
     /// How many of them are over; `None`: each is over at once.
     pub grace_periods_over: Option<u64>,
+    /// They are over only after so many questions whether one is.
+    pub questions_until_over: Cell<usize>,
     /// What readers of the adjacencies may have seen, in order, if it is recorded.
     pub adjacency_events: Option<Vec<AdjacencyEvent>>,
     /// How many more FTN inserts succeed.
@@ -96,6 +98,7 @@ impl MemoryTables {
             finished: RefCell::default(),
             grace_periods: 0,
             grace_periods_over: None,
+            questions_until_over: Cell::default(),
             adjacency_events: None,
             ftn_inserts_left: usize::MAX,
             ftn_removals_left: usize::MAX,
@@ -200,8 +203,8 @@ impl Tables for MemoryTables {
         if self.ftn_inserts_left == 0 {
             return Err(ftn_error("insert", std::io::ErrorKind::OutOfMemory));
         }
-        // Replacing an entry also needs room, as it does before Linux 6.13.
-        if self.ftn.len() >= self.capacity.prefixes as usize {
+        let key = FtnKey::new(key.domain, key.prefix.trunc());
+        if !self.ftn.contains_key(&key) && self.ftn.len() >= self.capacity.prefixes as usize {
             return Err(ftn_error("insert", std::io::ErrorKind::StorageFull));
         }
         self.make_room();
@@ -209,7 +212,6 @@ impl Tables for MemoryTables {
             .insert(key, entry)
             .map_err(|_| ftn_error("insert", std::io::ErrorKind::StorageFull))?;
         self.ftn_inserts_left -= 1;
-        let key = FtnKey::new(key.domain, key.prefix.trunc());
         self.ftn.insert(key, entry);
         self.ftn_writes.push((key, Some(entry)));
         Ok(())
@@ -272,6 +274,10 @@ impl Tables for MemoryTables {
     }
 
     fn is_over(&self, period: GracePeriod) -> bool {
+        if let Some(left) = self.questions_until_over.get().checked_sub(1) {
+            self.questions_until_over.set(left);
+            return false;
+        }
         self.grace_periods_over.is_none_or(|over| period.0 <= over)
     }
 

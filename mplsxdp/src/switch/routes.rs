@@ -261,7 +261,7 @@ impl<T: Tables> Switch<T> {
                         Ok(()) | Err(_) => Stage::Take(ahead),
                     }
                 }
-                Err(error) => return self.refused(change, error),
+                Err(error) => return Self::refused(change, error),
             },
             Stage::Take(mut ahead) => match self.lfib.take_ahead(&mut ahead.search, budget) {
                 true => Stage::Follow(ahead),
@@ -362,7 +362,7 @@ impl<T: Tables> Switch<T> {
                     Ok(changes) if change.waits() && matches!(change.change, Change::Install { .. }) => {
                         Stage::Survey(ahead, changes, self.survey_of_obstacles())
                     }
-                    Err(NotChanged::Change(error)) => return self.refused(change, error),
+                    Err(NotChanged::Change(error)) => return Self::refused(change, error),
                     result => return Next::done(ahead, result),
                 }
             }
@@ -427,10 +427,10 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// There may be room later.
-    fn refused(&self, change: &RouteChange, error: ChangeError) -> Next {
+    /// There may be room later, or already: a grace period may have ended since there was none.
+    fn refused(change: &RouteChange, error: ChangeError) -> Next {
         match error {
-            ChangeError::Full { .. } if !change.is_last && self.lfib.reclaiming().is_some() => Next::Again,
+            ChangeError::Full { .. } if !change.is_last => Next::Again,
             error => Next::Done(Err(NotChanged::Change(error)), Reported::default()),
         }
     }

@@ -9,6 +9,7 @@ use mplsxdp_common::wire::{Label, Mac};
 use super::*;
 use crate::config::{Options, PortConfig};
 use crate::control::api::ChangeMode;
+use crate::dataplane::Capacity;
 use crate::dataplane::memory::MemoryTables;
 use crate::dataplane::port::Interference;
 use crate::neighbour::fixture::link;
@@ -293,6 +294,37 @@ const R2: Mac = Mac([2, 0, 0, 0, 1, 2]);
 
 fn refusal(result: Result<Reply, Refusal>) -> String {
     result.unwrap_err().to_string()
+}
+
+/// There is one label stack, and whenever the grace period ends after which it is free again, the next route has it.
+#[test]
+fn a_change_that_follows_a_deletion_has_room() {
+    let capacity = MemoryTables::default().capacity();
+    let mut was_done_at_once = Vec::new();
+    for questions in 0..40 {
+        let tables = MemoryTables::with_capacity(Capacity { stacks: 1, ..capacity });
+        let mut rig = Rig::up_with_tables(config(&["eth1"], &[]), tables);
+        let add = |label: u32| Request::ChangeRoutes {
+            mode: ChangeMode::Add,
+            owner: Source::Static,
+            routes: vec![route(&format!(
+                "{label} as {label}/17 via link 02:00:00:00:01:01 dev eth1"
+            ))],
+            wait: true,
+        };
+        rig.request(add(100)).unwrap();
+        rig.switch.tables().questions_until_over.set(questions);
+        rig.change(ChangeMode::Replace, &["100 dev lo"], true).unwrap();
+        let token = rig.ask(add(101));
+        let reply = rig.reply(token);
+        was_done_at_once.push(reply.is_some());
+        rig.switch.tables().questions_until_over.set(0);
+        rig.handle(Input::Tick);
+        let reply = reply.or_else(|| rig.reply(token));
+        assert!(matches!(reply, Some(Ok(_))), "after {questions} questions: {reply:?}");
+        assert!(refusal(rig.request(add(102))).contains("no room for another label stack"));
+    }
+    assert_eq!((was_done_at_once[0], was_done_at_once[39]), (true, false));
 }
 
 #[test]

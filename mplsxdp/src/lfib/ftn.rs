@@ -343,23 +343,14 @@ impl<T: Tables> Lfib<T> {
     /// Makes the FTN table hold what is wanted at one place. If that fails, notes what it holds.
     pub(super) fn write_ftn(&mut self, write: Write) -> Result<(), TableError> {
         let Write { key, held, wanted } = write;
-        let mut now = held;
-        let mut result = match wanted {
+        let result = match wanted {
             _ if held == wanted => Ok(()),
             Some(entry) => self.tables.insert_ftn(key, entry),
             None => self.tables.remove_ftn(key),
         };
-        // Before Linux 6.13, a full table does not accept a new entry even for a prefix that it has.
-        if let (Err(error), Some(entry), Some(_)) = (&result, wanted, held)
-            && error.source.kind() == std::io::ErrorKind::StorageFull
-            && self.tables.remove_ftn(key).is_ok()
-        {
-            now = None;
-            result = self.tables.insert_ftn(key, entry);
-        }
         match result {
             Ok(()) => self.unsettled.remove(&key),
-            Err(_) => self.unsettled.insert(key, now),
+            Err(_) => self.unsettled.insert(key, held),
         };
         result
     }

@@ -451,17 +451,24 @@ impl<T: Tables> Switch<T> {
             self.work_on_routes(&mut Budget::new(usize::MAX, is_over), now);
         } else if self.lfib.has_to_tidy() {
             self.lfib.tidy_step(&mut Budget::new(usize::MAX, is_over));
-        } else if awaits_room {
-        } else if self.lfib.has_domain_steps() {
-            self.domain_step(&mut Budget::new(usize::MAX, is_over));
+        } else if !awaits_room {
+            self.step_in_the_background(now, is_over);
+        }
+        self.follow_up(now);
+    }
+
+    /// What waits until no change of routes is under way.
+    fn step_in_the_background(&mut self, now: Instant, is_over: &mut dyn FnMut() -> bool) {
+        let mut budget = Budget::new(usize::MAX, is_over);
+        if self.lfib.has_domain_steps() {
+            self.domain_step(&mut budget);
         } else if self.work.awaits_domains() {
             self.domains_filled(now);
         } else if self.feeds.has_work() {
-            self.feed_step(&mut Budget::new(usize::MAX, is_over), now);
+            self.feed_step(&mut budget, now);
         } else {
-            self.audit_step(&mut Budget::new(usize::MAX, is_over), now);
+            self.audit_step(&mut budget, now);
         }
-        self.follow_up(now);
     }
 
     /// When to call [`Switch::handle`] with [`Input::Tick`].

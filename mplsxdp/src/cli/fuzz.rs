@@ -99,7 +99,7 @@ pub fn config(data: &[u8]) {
         }
         Err(errors) => {
             assert!(!errors.0.is_empty());
-            for error in errors.0 {
+            for error in errors.0.iter().map(ToString::to_string) {
                 let mut place = error.splitn(4, ':').skip(1).map(str::parse::<usize>);
                 let (Some(Ok(line)), Some(Ok(_))) = (place.next(), place.next()) else {
                     panic!("{error}: no place");

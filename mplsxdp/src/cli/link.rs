@@ -85,9 +85,9 @@ fn add_options(mut words: &[&str]) -> Option<Result<(bool, Option<Checksum>), Fa
                 rest
             }
             ["checksum", value, rest @ ..] if checksum.is_none() => {
-                match value.parse() {
+                match value.parse::<Checksum>() {
                     Ok(value) => checksum = Some(value),
-                    Err(error) => return Some(Err(Failure::Usage(error))),
+                    Err(error) => return Some(Err(Failure::Usage(error.to_string()))),
                 }
                 rest
             }

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns};
 use super::args::{Global, LoadArgs};
 use super::route::saved_routes;
 use super::{Failure, check, netns};
-use crate::config::{Config, ConfigError, Given, Place, PlacedRoute, file};
+use crate::config::{Config, ConfigError, Given, Place, PlacedRoute, Problem, Reason, file};
 use crate::daemon::{self, Reread};
 use crate::log::Log;
 use crate::ports::preflight;
@@ -20,7 +20,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     if args.own.check {
         return check(&args, &global);
     }
-    let config = config(&args, &global).map_err(refused)?;
+    let config = config(&args, &global).map_err(|error| refused(&lines(&error)))?;
     let reread = args
         .own
         .config
@@ -46,12 +46,12 @@ fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
 
 /// Reports everything that would prevent the configuration from being loaded.
 fn check(args: &LoadArgs, global: &Global) -> Result<(), Failure> {
-    let given = given(args, global).map_err(refused)?;
+    let given = given(args, global).map_err(|error| refused(&lines(&error)))?;
     let options = given.options.clone();
     let config = given.check();
     let mut errors = match &config {
         Ok(config) => check::routes(config).into_iter().collect(),
-        Err(error) => error.0.clone(),
+        Err(error) => lines(error),
     };
     let capable = preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()));
     let entered = match &options.netns {
@@ -63,10 +63,10 @@ fn check(args: &LoadArgs, global: &Global) -> Result<(), Failure> {
         Err(error) => errors.push(error.to_string()),
     }
     let Ok(config) = config else {
-        return Err(refused(ConfigError(errors)));
+        return Err(refused(&errors));
     };
     if !errors.is_empty() {
-        return Err(refused(ConfigError(errors)));
+        return Err(refused(&errors));
     }
     let (ports, routes) = (config.ports.len(), config.routes.len());
     let done = format!(
@@ -81,8 +81,12 @@ fn check(args: &LoadArgs, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-fn refused(error: ConfigError) -> Failure {
-    Failure::Refused(error.0.join("\nmplsxdp: "))
+fn lines(error: &ConfigError) -> Vec<String> {
+    error.0.iter().map(ToString::to_string).collect()
+}
+
+fn refused(errors: &[String]) -> Failure {
+    Failure::Refused(errors.join("\nmplsxdp: "))
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
@@ -105,7 +109,7 @@ fn given(args: &LoadArgs, global: &Global) -> Result<Given, ConfigError> {
     };
     let mut given = file
         .with_command_line(&args.options)
-        .map_err(|error| ConfigError(vec![error.to_string()]))?;
+        .map_err(|error| ConfigError(vec![Reason::unreadable(error).into()]))?;
     if let Some(instance) = &global.instance {
         given.options.instance.clone_from(instance);
     }
@@ -123,7 +127,7 @@ fn add_routes(given: &mut Given, path: &Path) {
     let name: Arc<str> = path.display().to_string().into();
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) => return given.refuse(format!("{name}: {error}")),
+        Err(error) => return given.refuse(Problem::at(name, Reason::unreadable(error))),
     };
     for saved in saved_routes(BufReader::new(file)) {
         match saved {
@@ -135,7 +139,7 @@ fn add_routes(given: &mut Given, path: &Path) {
                     column: None,
                 },
             }),
-            Err(error) => given.refuse(format!("{name}: {error}")),
+            Err(error) => given.refuse(Problem::at(&name, Reason::unreadable(error))),
         }
     }
 }

@@ -24,16 +24,17 @@ use serde::Deserialize as _;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
-use crate::config::{ConfigError, Given, Options, Place, PlacedRoute};
+use crate::config::{ConfigError, Given, Options, Place, PlacedRoute, Problem, Reason};
 use crate::route::line::{self, Family};
 
 /// The key that is not an option: its values are routes.
-const ROUTES: &str = "routes";
+pub(super) const ROUTES: &str = "routes";
 
 /// Reads a file. [`Given::check`] reports values that are wrong.
 pub fn read(path: &Path) -> Result<Given, ConfigError> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError(vec![format!("{name}: {error}")]))?;
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| ConfigError(vec![Problem::at(&name, Reason::unreadable(error))]))?;
     let mut given = parse(&name, &text)?;
     given.file = Some(path.to_owned());
     if let (Some(routes), Some(folder)) = (&mut given.options.routes_file, path.parent()) {
@@ -55,7 +56,7 @@ pub fn parse(name: &str, text: &str) -> Result<Given, ConfigError> {
     };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        reader.refuse(error.span().unwrap_or(0..0), error.message());
+        reader.refuse(error.span().unwrap_or(0..0), Reason::Toml(error.message().into()));
     }
     if !errors.is_empty() {
         return Err(ConfigError(reader.into_errors()));
@@ -72,7 +73,7 @@ struct Reader<'a> {
     line_starts: Vec<usize>,
     given: Given,
     /// By their position in the text.
-    errors: Vec<(usize, String)>,
+    errors: Vec<(usize, Problem)>,
 }
 
 type Value<'a> = Spanned<DeValue<'a>>;
@@ -90,8 +91,7 @@ impl Reader<'_> {
                 continue;
             }
             if !names.contains(&name) {
-                let reason = format!("unknown key `{name}`; the keys are {}, {ROUTES}", names.join(", "));
-                self.refuse(key.span(), &reason);
+                self.refuse(key.span(), Reason::UnknownKey(name));
                 continue;
             }
             let span = value.span();
@@ -121,7 +121,7 @@ impl Reader<'_> {
         }
         match options(Spanned::new(whole, right)) {
             Ok(options) => self.given.options = options,
-            Err(error) => self.refuse(error.span().unwrap_or(0..0), error.message()),
+            Err(error) => self.refuse(error.span().unwrap_or(0..0), Reason::Toml(error.message().into())),
         }
     }
 
@@ -133,22 +133,23 @@ impl Reader<'_> {
             return true;
         };
         let name = key.get_ref().to_string();
-        let reason = in_words_of_toml(error.message());
-        self.refuse(error.span().unwrap_or(span), &format!("`{name}`: {reason}"));
-        self.given.unread.insert(name);
+        self.given.unread.insert(name.clone());
+        let reason = Reason::Value {
+            option: name,
+            message: in_words_of_toml(error.message()),
+        };
+        self.refuse(error.span().unwrap_or(span), reason);
         false
     }
 
     fn routes(&mut self, value: &Value) {
-        const RIGHT: &str = "it must be an array of strings";
         let Some(array) = value.get_ref().as_array() else {
-            self.refuse(value.span(), &format!("`{ROUTES}`: {RIGHT}"));
-            return;
+            return self.refuse(value.span(), Reason::NotRoutes);
         };
         for element in array {
             let span = element.span();
             let Some(text) = element.get_ref().as_str() else {
-                self.refuse(span, &format!("`{ROUTES}`: {RIGHT}"));
+                self.refuse(span, Reason::NotRoutes);
                 continue;
             };
             match line::route(text, Family::Any) {
@@ -160,18 +161,19 @@ impl Reader<'_> {
                     // Without escapes, the text in the file is the line, so the position within it is known.
                     let literal = self.text.get(span.clone()).and_then(|found| found.find(text));
                     let start = span.start + literal.map_or(0, |quote| quote + error.at.start);
-                    self.refuse(start..span.end, &format!("`{ROUTES}`: {error}: `{text}`"));
+                    let line = text.to_owned();
+                    self.refuse(start..span.end, Reason::Route { error, line });
                 }
             }
         }
     }
 
-    fn refuse(&mut self, at: Range<usize>, reason: &str) {
-        let place = self.place(at.start);
-        self.errors.push((at.start, format!("{place}: {reason}")));
+    fn refuse(&mut self, at: Range<usize>, reason: Reason) {
+        let problem = Problem::at(self.place(at.start), reason);
+        self.errors.push((at.start, problem));
     }
 
-    fn into_errors(mut self) -> Vec<String> {
+    fn into_errors(mut self) -> Vec<Problem> {
         self.errors.sort_by_key(|(at, _)| *at);
         self.errors.into_iter().map(|(_, error)| error).collect()
     }
@@ -217,7 +219,11 @@ mod tests {
     fn errors(text: &str) -> Vec<String> {
         parse("f.toml", text)
             .and_then(Given::check)
-            .map_or_else(|error| error.0, |config| panic!("{config:?}"))
+            .map_or_else(|error| texts(&error), |config| panic!("{config:?}"))
+    }
+
+    fn texts(error: &ConfigError) -> Vec<String> {
+        error.0.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -400,7 +406,7 @@ mod tests {
             config("", "--iface eth1"),
             (TtlPropagation::Uniform, UnknownPolicy::Punt)
         );
-        let errors = |text, line| check(text, line).unwrap_err().0;
+        let errors = |text, line| texts(&check(text, line).unwrap_err());
         assert_eq!(
             errors("sync = [\"fpm\"]", "--iface eth1 --sync fpm:1"),
             ["f.toml:1:9: `fpm` is given twice"]
@@ -429,7 +435,7 @@ mod tests {
         let line = load("--iface eth/1 --tx-only eth1 --mpls-off eth2 --kernel-route 10.0.0.0/8");
         let errors = file.with_command_line(&line).unwrap().check().unwrap_err();
         assert_eq!(
-            errors.0,
+            texts(&errors),
             [
                 "--iface: `eth/1` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
                 "--tx-only: `eth1` is in `iface` and in `tx-only`; it can be in one of them",

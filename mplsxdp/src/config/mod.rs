@@ -1,9 +1,11 @@
 //! What `load` loads: the options of the command line and the config file, and the checks that they must pass together
 //! before anything starts.
 
+mod error;
 pub mod file;
 mod options;
 mod sync;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -22,8 +24,10 @@ use crate::control::api::Checksum;
 use crate::rib::Preferences;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
-pub use options::{ChecksumMode, DEFAULT_LOCAL, Number, Options, Preference, Rate, TtlPropagation, UnknownPolicy};
+pub use error::{ConfigError, Problem, Reason};
+pub use options::{DEFAULT_LOCAL, Options};
 pub use sync::{Span, SyncSource, SyncTable};
+pub use values::{ChecksumMode, Number, Preference, Rate, TtlPropagation, UnknownPolicy};
 
 /// The burst that a rate limit per second allows: 50 ms of it, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
@@ -179,7 +183,7 @@ pub struct PlacedRoute {
 }
 
 /// Options from a command line and a file, not yet checked against each other.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Given {
     pub options: Options,
     pub file: Option<PathBuf>,
@@ -189,7 +193,7 @@ pub struct Given {
     /// Options whose values are not valid.
     unread: BTreeSet<String>,
     /// The errors found so far.
-    errors: Vec<String>,
+    errors: Vec<Problem>,
 }
 
 impl Given {
@@ -253,8 +257,8 @@ impl Given {
     }
 
     /// Adds an error, for [`Given::check`] to report with the rest.
-    pub fn refuse(&mut self, error: String) {
-        self.errors.push(error);
+    pub fn refuse(&mut self, problem: impl Into<Problem>) {
+        self.errors.push(problem.into());
     }
 
     /// Checks that everything fits together. The error names all problems.
@@ -266,7 +270,7 @@ impl Given {
         self.check_sync();
         self.check_routes();
         if let Err(error) = Instance::new(&self.options.instance) {
-            self.refuse_option("instance", 0, &error.to_string());
+            self.refuse_option("instance", 0, error);
         }
         if !self.errors.is_empty() {
             return Err(ConfigError(self.errors));
@@ -282,13 +286,13 @@ impl Given {
     }
 
     /// `index`: the element of a list.
-    fn refuse_option(&mut self, option: &str, index: usize, reason: &str) {
+    fn refuse_option(&mut self, option: &str, index: usize, reason: impl Into<Reason>) {
         let places = self.places.get(option);
-        let error = match places.and_then(|places| places.get(index).or(places.last())) {
-            Some(place) => format!("{place}: {reason}"),
-            None => reason.to_owned(),
-        };
-        self.errors.push(error);
+        let place = places.and_then(|places| places.get(index).or(places.last()));
+        self.errors.push(Problem {
+            place: place.map(|place| place.as_str().into()),
+            reason: reason.into(),
+        });
     }
 
     /// Each interface once, in the order given.
@@ -303,8 +307,7 @@ impl Given {
             for (index, name) in names.into_iter().enumerate() {
                 match ports.iter().find(|port| port.name == name) {
                     Some(port) if port.tx_only != tx_only => {
-                        let reason = format!("`{name}` is in `iface` and in `tx-only`; it can be in one of them");
-                        self.refuse_option(option, index, &reason);
+                        self.refuse_option(option, index, Reason::TxOnlyToo(name));
                     }
                     Some(_) => {}
                     None => match check_interface(&name) {
@@ -314,7 +317,7 @@ impl Given {
                             mpls: !tx_only,
                             checksum: None,
                         }),
-                        Err(error) => self.refuse_option(option, index, &error.to_string()),
+                        Err(error) => self.refuse_option(option, index, error),
                     },
                 }
             }
@@ -323,23 +326,17 @@ impl Given {
         self.set_checksums(&mut ports);
         if let Some(local) = self.options.local.clone() {
             if let Err(error) = check_new_interface(&local) {
-                self.refuse_option("local", 0, &error.to_string());
+                self.refuse_option("local", 0, error);
             } else if ports.iter().any(|port| port.name == local) {
-                let reason = format!(
-                    "`{local}` is named by `local`, which creates an interface, and by `iface` or `tx-only`, which need an \
-                     existing one"
-                );
-                self.refuse_option("local", 0, &reason);
+                self.refuse_option("local", 0, Reason::LocalIsPort(local));
             }
         }
         if ports.is_empty() && self.errors.is_empty() {
-            self.refuse(
-                "no interface: name at least one with `--iface IFACE`, or with `iface` in the config file".into(),
-            );
+            self.refuse(Reason::NoInterface);
         }
         let count = ports.len() + usize::from(self.options.local.is_some());
         if count > MAX_PORTS as usize {
-            self.refuse(format!("{count} interfaces; at most {MAX_PORTS} are supported"));
+            self.refuse(Reason::TooManyInterfaces(count));
         }
         ports
     }
@@ -349,12 +346,12 @@ impl Given {
         for (index, source) in self.options.sync.clone().into_iter().enumerate() {
             let mut before = self.options.sync.iter().take(index);
             if before.any(|other| other.name() == source.name()) {
-                self.refuse_option("sync", index, &format!("`{}` is given twice", source.name()));
+                self.refuse_option("sync", index, Reason::SourceTwice(source.name()));
             }
         }
         if self.options.sync.is_empty() {
             if !self.options.sync_table.is_empty() {
-                self.refuse_option("sync-table", 0, "it needs `sync`, which names the source of the routes");
+                self.refuse_option("sync-table", 0, Reason::TableWithoutSource);
             }
             return;
         }
@@ -372,10 +369,7 @@ impl Given {
         for (index, name) in self.options.mpls_off.clone().into_iter().enumerate() {
             match ports.iter_mut().find(|port| port.name == name) {
                 Some(port) if !port.tx_only => port.mpls = false,
-                _ if self.knows_interfaces() => {
-                    let reason = format!("`mpls-off` names `{name}`, which is not in `iface`: add it there");
-                    self.refuse_option("mpls-off", index, &reason);
-                }
+                _ if self.knows_interfaces() => self.refuse_option("mpls-off", index, Reason::MplsOff(name)),
                 _ => {}
             }
         }
@@ -399,10 +393,7 @@ impl Given {
             return;
         }
         for (name, (index, _)) in each {
-            let reason = format!(
-                "`checksum` names `{name}`, which is not an interface that is loaded: add it to `iface` or `tx-only`"
-            );
-            self.refuse_option("checksum", index, &reason);
+            self.refuse_option("checksum", index, Reason::Checksum(name));
         }
     }
 
@@ -410,16 +401,15 @@ impl Given {
     fn icmp_sources(&mut self) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
         let (mut v4, mut v6) = (None, None);
         for (index, address) in self.options.icmp_source.clone().into_iter().enumerate() {
-            if let Err(reason) = check_source(address) {
-                self.refuse_option("icmp-source", index, &reason);
+            if !is_source(address) {
+                self.refuse_option("icmp-source", index, Reason::IcmpSource(address));
             }
             let first: Option<IpAddr> = match address {
                 IpAddr::V4(address) => v4.replace(address).map(Into::into),
                 IpAddr::V6(address) => v6.replace(address).map(Into::into),
             };
             if let Some(first) = first.filter(|first| *first != address) {
-                let reason = format!("`icmp-source` is {first} and {address}; it can be one address of each family");
-                self.refuse_option("icmp-source", index, &reason);
+                self.refuse_option("icmp-source", index, Reason::IcmpSources(first, address));
             }
         }
         (v4, v6)
@@ -429,8 +419,7 @@ impl Given {
         let mut seen = BTreeMap::new();
         for (index, preference) in self.options.prefer.clone().into_iter().enumerate() {
             if let Some(first) = seen.insert(preference.source, preference) {
-                let reason = format!("`prefer` gives {first} and {preference}; each owner has one preference");
-                self.refuse_option("prefer", index, &reason);
+                self.refuse_option("prefer", index, Reason::Preferences(first, preference));
             }
         }
     }
@@ -438,14 +427,12 @@ impl Given {
     fn check_kernel_routes(&mut self) {
         let routes = self.options.kernel_route.clone();
         if self.options.local.is_none() && !routes.is_empty() && !self.unread.contains("local") {
-            let reason = "`kernel-route` leads into the interface of `local`, and there is none: add `local = true`";
-            self.refuse_option("kernel-route", 0, reason);
+            self.refuse_option("kernel-route", 0, Reason::KernelRouteWithoutLocal);
         }
         let mut prefixes = BTreeSet::new();
         for (index, route) in routes.iter().enumerate() {
             if !prefixes.insert(route.prefix) {
-                let reason = format!("`kernel-route` has {} twice", route.prefix);
-                self.refuse_option("kernel-route", index, &reason);
+                self.refuse_option("kernel-route", index, Reason::KernelRouteTwice(route.prefix));
             }
         }
     }
@@ -456,45 +443,26 @@ impl Given {
         for PlacedRoute { route, place } in &self.routes {
             let key = route.key();
             if let Some(first) = places.insert(key, place) {
-                self.errors
-                    .push(format!("{place}: {key} already has a route, at {first}"));
+                let first = first.clone();
+                self.errors.push(Problem::at(place, Reason::RouteTwice { key, first }));
             }
             if let RouteKey::Label(label) = key
                 && label.get() >= labels
             {
                 self.errors
-                    .push(format!("{place}: label {label} is beyond `labels`, which is {labels}"));
+                    .push(Problem::at(place, Reason::LabelBeyond { label, labels }));
             }
         }
     }
 }
 
 /// Whether an ICMP error from `address` can pass through routers (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
-fn check_source(address: IpAddr) -> Result<(), String> {
-    let unicast = match address {
+fn is_source(address: IpAddr) -> bool {
+    match address {
         IpAddr::V4(v4) => !(v4.octets()[0] == 0 || v4.is_loopback() || v4.octets()[0] >= 224),
         IpAddr::V6(v6) => {
             let special = v6.is_unspecified() || v6.is_loopback() || v6.is_multicast();
             !(special || v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some())
         }
-    };
-    if unicast {
-        Ok(())
-    } else {
-        Err(format!(
-            "`icmp-source` is {address}; it must be a routable unicast address of this machine, such as 192.0.2.1 or 2001:db8::1"
-        ))
     }
 }
-
-/// All errors, one line each.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ConfigError(pub Vec<String>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for ConfigError {}

@@ -2,37 +2,27 @@
 //! command line, serde from and into a config file.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::ValueEnum;
-use mplsxdp_common::abi::{self, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, TtlMode};
-use serde::de::{Error as _, Unexpected, Visitor};
+use mplsxdp_common::abi::{DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::sync::{Span, SyncSource, SyncTable};
+use super::values::{ChecksumMode, Number, Preference, Rate, TtlPropagation, UnknownPolicy};
 use crate::control::DEFAULT_INSTANCE;
-use crate::control::api::Checksum;
+use crate::control::api::UnknownChecksum;
 use crate::dataplane::XdpMode;
 use crate::kernel::LocalRoute;
-use crate::route::{Source, UnknownSource};
 use crate::slowpath::IcmpVia;
-use crate::text::serde_as_text;
 
 /// The name of `local` if none is given.
 pub const DEFAULT_LOCAL: &str = "mpls0";
 
 /// An ILM, FTN or bucket entry has 20 bits for a counter slot, a stack or a group.
 const MAX_INDEX: u32 = 1 << 20;
-/// Token buckets count nanoseconds.
-const MAX_RATE: u32 = 1_000_000_000;
-
-/// Per second; 0: no limit.
-pub type Rate = Number<u32, 0, MAX_RATE>;
-
 /// The options of `load`. A key of the config file is an option's name without its dashes.
 #[derive(Clone, PartialEq, Debug, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -254,175 +244,6 @@ impl Options {
     }
 }
 
-/// A whole number within bounds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(transparent)]
-pub struct Number<T, const MIN: u32, const MAX: u32>(T);
-
-impl<T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Number<T, MIN, MAX> {
-    pub fn new(number: i64) -> Option<Self> {
-        let within = (i64::from(MIN)..=i64::from(MAX)).contains(&number);
-        within.then(|| T::try_from(number).ok().map(Self)).flatten()
-    }
-
-    pub fn get(self) -> T {
-        self.0
-    }
-}
-
-impl<T, const MIN: u32, const MAX: u32> Number<T, MIN, MAX> {
-    fn bounds() -> String {
-        format!("a number, {MIN} to {MAX}")
-    }
-}
-
-impl<T: fmt::Display, const MIN: u32, const MAX: u32> fmt::Display for Number<T, MIN, MAX> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl<T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> FromStr for Number<T, MIN, MAX> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.parse().ok().and_then(Self::new);
-        number.ok_or_else(|| format!("it must be {}", Self::bounds()))
-    }
-}
-
-impl<'de, T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Deserialize<'de> for Number<T, MIN, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bounds<T, const MIN: u32, const MAX: u32>(std::marker::PhantomData<T>);
-
-        impl<T: Copy + TryFrom<i64>, const MIN: u32, const MAX: u32> Visitor<'_> for Bounds<T, MIN, MAX> {
-            type Value = Number<T, MIN, MAX>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&Number::<T, MIN, MAX>::bounds())
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
-                Number::new(number).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
-                let within = i64::try_from(number).ok().and_then(Number::new);
-                within.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
-            }
-        }
-
-        deserializer.deserialize_i64(Bounds(std::marker::PhantomData))
-    }
-}
-
-/// The names of a [`TtlMode`] on the command line and in the file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TtlPropagation {
-    /// Every pushed label carries the TTL, and a pop copies it to what is beneath (RFC 3443).
-    Uniform,
-    /// A tunnel counts as one hop for the packets in it (RFC 3443).
-    Pipe,
-    /// Like the Linux kernel: uniform between label and IP, label TTLs beneath a popped one untouched.
-    Linux,
-}
-
-impl From<TtlPropagation> for TtlMode {
-    fn from(name: TtlPropagation) -> Self {
-        match name {
-            TtlPropagation::Uniform => Self::Uniform,
-            TtlPropagation::Pipe => Self::Pipe,
-            TtlPropagation::Linux => Self::Linux,
-        }
-    }
-}
-
-/// What happens to a frame whose label has no route. It is counted in any case.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnknownPolicy {
-    /// The slow path counts it by its label and drops it.
-    #[default]
-    Punt,
-    /// Dropped at once.
-    Drop,
-    /// Left to the kernel unchanged.
-    Pass,
-}
-
-impl From<UnknownPolicy> for abi::UnknownPolicy {
-    fn from(policy: UnknownPolicy) -> Self {
-        match policy {
-            UnknownPolicy::Punt => Self::Punt,
-            UnknownPolicy::Drop => Self::Drop,
-            UnknownPolicy::Pass => Self::Pass,
-        }
-    }
-}
-
-/// `trust`, or `eth1=trust`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ChecksumMode {
-    /// `None`: for all interfaces without a mode of their own.
-    pub iface: Option<String>,
-    pub mode: Checksum,
-}
-
-impl FromStr for ChecksumMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (iface, mode) = match text.rsplit_once('=') {
-            Some((iface, mode)) => (Some(iface.to_owned()), mode),
-            None => (None, text),
-        };
-        let mode = mode.parse()?;
-        Ok(Self { iface, mode })
-    }
-}
-
-impl fmt::Display for ChecksumMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.iface {
-            Some(iface) => write!(f, "{iface}={}", self.mode.name()),
-            None => f.write_str(self.mode.name()),
-        }
-    }
-}
-
-serde_as_text!(ChecksumMode);
-
-/// `kernel=5`: the preference of an owner's routes over those of others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Preference {
-    pub source: Source,
-    pub number: Number<u8, 1, 255>,
-}
-
-impl FromStr for Preference {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let Some((source, number)) = text.split_once('=') else {
-            return Err(format!("`{text}` is not OWNER=N, such as kernel=5"));
-        };
-        let source = source.parse().map_err(|error: UnknownSource| error.to_string())?;
-        let number = number
-            .parse()
-            .map_err(|error| format!("the preference of `{source}`: {error}"))?;
-        Ok(Self { source, number })
-    }
-}
-
-impl fmt::Display for Preference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.source, self.number)
-    }
-}
-
-serde_as_text!(Preference);
-
 /// A name, or whether to use the default name.
 fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
@@ -454,7 +275,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Checksu
         Err(_) => return Err(D::Error::custom("expected a string, or an array of strings")),
     };
     let modes = texts.iter().map(|text| text.parse());
-    modes.collect::<Result<_, String>>().map_err(D::Error::custom)
+    modes.collect::<Result<_, UnknownChecksum>>().map_err(D::Error::custom)
 }
 
 fn verbosity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
@@ -479,34 +300,14 @@ mod tests {
         };
         assert_eq!(old.needing_restart(&new), ["hold", "labels"]);
         assert!(old.needing_restart(&old).is_empty());
-        for name in RELOADED {
-            assert!(Options::names().iter().any(|known| known == name), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_preference_names_an_owner_and_a_number() {
-        for text in ["static=1", "fpm=255", "kernel=5"] {
-            assert_eq!(text.parse::<Preference>().unwrap().to_string(), text);
-        }
-        for (text, reason) in [
-            ("kernel", "`kernel` is not OWNER=N, such as kernel=5"),
-            ("bgp=5", "`bgp` is not an owner of routes: `static`, `fpm` or `kernel`"),
-            ("fpm=0", "the preference of `fpm`: it must be a number, 1 to 255"),
-            ("fpm=256", "the preference of `fpm`: it must be a number, 1 to 255"),
-            ("fpm=", "the preference of `fpm`: it must be a number, 1 to 255"),
-        ] {
-            assert_eq!(text.parse::<Preference>().unwrap_err(), reason);
-        }
         let new = Options {
             prefer: vec!["kernel=1".parse().unwrap()],
             ..Options::default()
         };
         assert_eq!(Options::default().needing_restart(&new), ["prefer"]);
-        assert_eq!(
-            serde_json::to_string(&new.differing()).unwrap(),
-            r#"{"prefer":["kernel=1"]}"#
-        );
+        for name in RELOADED {
+            assert!(Options::names().iter().any(|known| known == name), "{name}");
+        }
     }
 
     #[test]
@@ -515,12 +316,13 @@ mod tests {
         let options = Options {
             hold: Number(7),
             local: Some("own".into()),
+            prefer: vec!["kernel=1".parse().unwrap()],
             ..Options::default()
         };
         let differing = options.differing();
         assert_eq!(
             serde_json::to_string(&differing).unwrap(),
-            r#"{"hold":7,"local":"own"}"#
+            r#"{"hold":7,"local":"own","prefer":["kernel=1"]}"#
         );
     }
 }

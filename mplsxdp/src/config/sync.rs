@@ -39,19 +39,24 @@ impl SyncSource {
     }
 }
 
-impl FromStr for SyncSource {
-    type Err = String;
+/// Why a text is not a [`SyncSource`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidSyncSource {
+    #[error("`{0}` is not a source of routes: it is `kernel` or `fpm[:ADDRESS][:PORT]`")]
+    Unknown(Box<str>),
+    #[error("`{0}` is not an address and a port, such as 127.0.0.1:2620 or [::1]:2620")]
+    Address(Box<str>),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for SyncSource {
+    type Err = InvalidSyncSource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSyncSource> {
         let address = match text.split_once(':') {
             None if text == "kernel" => return Ok(Self::Kernel),
             None if text == "fpm" => return Ok(Self::Fpm(SocketAddr::new(FPM_ADDRESS, FPM_PORT))),
             Some(("fpm", address)) => address,
-            _ => {
-                return Err(format!(
-                    "`{text}` is not a source of routes: it is `kernel` or `fpm[:ADDRESS][:PORT]`"
-                ));
-            }
+            _ => return Err(InvalidSyncSource::Unknown(text.into())),
         };
         let bare = address
             .strip_prefix('[')
@@ -64,9 +69,7 @@ impl FromStr for SyncSource {
         } else if let Ok(address) = address.parse() {
             Ok(Self::Fpm(address))
         } else {
-            Err(format!(
-                "`{address}` is not an address and a port, such as 127.0.0.1:2620 or [::1]:2620"
-            ))
+            Err(InvalidSyncSource::Address(address.into()))
         }
     }
 }
@@ -94,19 +97,26 @@ impl SyncTable {
     pub const MAIN: Self = Self::Number(254);
 }
 
-impl FromStr for SyncTable {
-    type Err = String;
+/// Why a text is not a [`SyncTable`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidSyncTable {
+    #[error("there is no table 0")]
+    Zero,
+    #[error("`{0}` is not a routing table: it is a number, `main` or the name of a VRF")]
+    Unknown(Box<str>),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for SyncTable {
+    type Err = InvalidSyncTable;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSyncTable> {
         match text.parse() {
-            Ok(0) => Err("there is no table 0".into()),
+            Ok(0) => Err(InvalidSyncTable::Zero),
             Ok(number) => Ok(Self::Number(number)),
             Err(_) if text == "main" => Ok(Self::MAIN),
             Err(_) => match check_interface(text) {
                 Ok(()) => Ok(Self::Vrf(text.into())),
-                Err(_) => Err(format!(
-                    "`{text}` is not a routing table: it is a number, `main` or the name of a VRF"
-                )),
+                Err(_) => Err(InvalidSyncTable::Unknown(text.into())),
             },
         }
     }
@@ -138,14 +148,19 @@ impl Span {
     }
 }
 
-impl FromStr for Span {
-    type Err = String;
+/// A text is not a [`Span`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it must be a time of 1ms to 1h, such as 2s or 500ms")]
+pub struct InvalidSpan;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Span {
+    type Err = InvalidSpan;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSpan> {
         let limits = Duration::from_millis(1)..=Duration::from_secs(3600);
         match humantime::parse_duration(text) {
             Ok(span) if limits.contains(&span) => Ok(Self(span)),
-            _ => Err("it must be a time of 1ms to 1h, such as 2s or 500ms".into()),
+            _ => Err(InvalidSpan),
         }
     }
 }

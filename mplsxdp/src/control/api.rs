@@ -209,14 +209,19 @@ impl Checksum {
     }
 }
 
-impl std::str::FromStr for Checksum {
-    type Err = String;
+/// A text is not a [`Checksum`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`checksum` is `{0}`; it must be `finish` or `trust`")]
+pub struct UnknownChecksum(Box<str>);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl std::str::FromStr for Checksum {
+    type Err = UnknownChecksum;
+
+    fn from_str(text: &str) -> Result<Self, UnknownChecksum> {
         match text {
             "finish" => Ok(Self::Finish),
             "trust" => Ok(Self::Trust),
-            _ => Err(format!("`checksum` is `{text}`; it must be `finish` or `trust`")),
+            _ => Err(UnknownChecksum(text.into())),
         }
     }
 }

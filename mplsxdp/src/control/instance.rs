@@ -38,18 +38,16 @@ impl Instance {
             })
         };
         if name.is_empty() {
-            return refuse("is empty".into());
+            return refuse(InvalidName::Empty);
         }
         let ordinary = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         if name.starts_with('.') || !name.bytes().all(ordinary) {
-            return refuse("may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`".into());
+            return refuse(InvalidName::Characters);
         }
         let length = instance.socket().as_os_str().len();
         match length.checked_sub(Self::MAX_SOCKET_PATH) {
             None | Some(0) => Ok(instance),
-            Some(excess) => refuse(format!(
-                "makes the socket's path {length} bytes long; it must be {excess} shorter"
-            )),
+            Some(excess) => refuse(InvalidName::Long { length, excess }),
         }
     }
 
@@ -76,7 +74,18 @@ impl Instance {
 #[error("the instance name `{name}` {reason}")]
 pub struct InvalidInstance {
     name: String,
-    reason: String,
+    reason: InvalidName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+enum InvalidName {
+    #[error("is empty")]
+    Empty,
+    #[error("may contain only letters, digits, `_`, `-` and `.`, and may not start with `.`")]
+    Characters,
+    /// In bytes.
+    #[error("makes the socket's path {length} bytes long; it must be {excess} shorter")]
+    Long { length: usize, excess: usize },
 }
 
 #[cfg(test)]

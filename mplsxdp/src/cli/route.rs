@@ -193,11 +193,7 @@ fn read<T>(session: &mut Session, parse: impl FnOnce(Context<'_>) -> Result<T, F
     let mut failed = None;
     let mut find_vrf = |name: &str| {
         let found = session.client().and_then(|client| Ok(client.vrf_table(name)?));
-        found.map_err(|failure| {
-            let reason = failure.to_string();
-            failed = Some(failure);
-            reason
-        })
+        found.map_err(|failure| failed = Some(failure)).ok()
     };
     let read = parse(Context {
         family,

@@ -2,6 +2,8 @@
 //! a route, or an error that points at words. The rules that apply to all routes are in [`check`]; this module only
 //! knows the words.
 
+mod reason;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,9 +14,10 @@ use mplsxdp_common::wire::Label;
 use super::filter::{KeyFilter, RouteFilter};
 use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
-    Description, Field, InvalidRoute, MAX_WEIGHT, Place, Protocol, Route, RouteKey, RoutingTable, Rule,
-    UnknownProtocol, Via, check, interface, protocols, tables,
+    Description, Field, InvalidRoute, Place, Protocol, Route, RouteKey, RoutingTable, Rule, Via, check, interface,
+    protocols, tables,
 };
+pub use reason::{Reason, Words};
 
 /// The address family of a line that does not name it (`-f`, `-M`, `-4`, `-6`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -27,8 +30,8 @@ pub enum Family {
     Inet6,
 }
 
-/// The routing table of the VRF with this name, or why there is none.
-pub type FindVrf<'a> = &'a mut dyn FnMut(&str) -> Result<RoutingTable, String>;
+/// The routing table of the VRF with this name, if there is one.
+pub type FindVrf<'a> = &'a mut dyn FnMut(&str) -> Option<RoutingTable>;
 
 /// How to read a line.
 #[derive(Default)]
@@ -51,33 +54,6 @@ impl From<Family> for Context<'_> {
 pub struct GrammarError {
     pub at: Range<usize>,
     pub reason: Reason,
-}
-
-/// Why a line is refused.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Reason {
-    /// It breaks a rule of routes.
-    #[error(transparent)]
-    Rule(#[from] Rule),
-    #[error(transparent)]
-    Interface(#[from] interface::InvalidInterface),
-    #[error(transparent)]
-    Protocol(#[from] UnknownProtocol),
-    /// The words are not those of a route: a sentence that says what is expected.
-    #[error("{0}")]
-    Words(String),
-}
-
-impl From<String> for Reason {
-    fn from(words: String) -> Self {
-        Self::Words(words)
-    }
-}
-
-impl From<&str> for Reason {
-    fn from(words: &str) -> Self {
-        Self::Words(words.to_owned())
-    }
 }
 
 impl GrammarError {
@@ -117,10 +93,7 @@ pub fn key<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<RouteKey, 
     let mut table: Given<RoutingTable> = None;
     while let Some(word) = parser.next() {
         if !matches!(word, "table" | "vrf") {
-            return Err(parser.error(
-                word,
-                format!("`{word}` is not expected here: give only the label or prefix, and its `table` or `vrf`"),
-            ));
+            return Err(parser.error(word, Words::KeyOnly(word.into())));
         }
         let value = parser.table(word)?;
         parser.once(&mut table, word, value)?;
@@ -150,7 +123,7 @@ pub fn selection<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Opti
 
 struct Parser<'a, 'c> {
     line: &'a str,
-    words: Words<'a>,
+    words: WordsOf<'a>,
     /// The last word that was read.
     last: &'a str,
     family: Family,
@@ -160,9 +133,9 @@ struct Parser<'a, 'c> {
 /// The words of a line. Lines joined by `ip -oneline` have a backslash at each former line end, after a word or by
 /// itself.
 #[derive(Clone)]
-struct Words<'a>(std::str::SplitAsciiWhitespace<'a>);
+struct WordsOf<'a>(std::str::SplitAsciiWhitespace<'a>);
 
-impl<'a> Iterator for Words<'a> {
+impl<'a> Iterator for WordsOf<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
@@ -223,7 +196,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         let Context { family, find_vrf } = context;
         Self {
             line,
-            words: Words(line.split_ascii_whitespace()),
+            words: WordsOf(line.split_ascii_whitespace()),
             last: "",
             family,
             find_vrf,
@@ -262,10 +235,10 @@ impl<'a, 'c> Parser<'a, 'c> {
                 Some(last) => (&mut last.given, &mut last.spans, &mut last.onlink),
                 None => (&mut by_itself, &mut line.spans, &mut line.onlink),
             };
-            if self.said_of_path(word, given, spans, onlink)? || self.said_of_route(word, &mut line)? {
+            if self.take_path_word(word, given, spans, onlink)? || self.take_route_word(word, &mut line)? {
                 continue;
             }
-            self.said_beside(word)?;
+            self.skip_word(word)?;
         }
         // Like `ip`: the family of `default` is that of its next hop, unless the line names it.
         let first = line.several.first().map_or(&by_itself, |first| &first.given);
@@ -283,8 +256,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             weight,
         } = by_itself;
         if weight.is_some() {
-            let reason = "`weight` is for one of several: `nexthop via inet ADDRESS weight N`";
-            return Err(self.error_in(&line.spans, Field::Weight, reason));
+            return Err(self.error_in(&line.spans, Field::Weight, Words::WeightOfOne));
         }
         line.given = wire::Route {
             action,
@@ -306,10 +278,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             && line.several.is_empty()
             && line.given.via.is_none()
         {
-            return Err(self.error(
-                word,
-                format!("`nhid {id}` is a next hop that only the kernel knows: name it with `via inet ADDRESS`"),
-            ));
+            return Err(self.error(word, Words::KernelNextHop(id.into())));
         }
         if let (Some(word), false) = (line.onlink, line.several.is_empty()) {
             return Err(self.error(word, Rule::BesideSeveral));
@@ -318,10 +287,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         let onlink = std::iter::once((line.onlink, line.given.dev.is_none())).chain(several);
         for (word, has_no_dev) in onlink {
             if let (Some(word), true) = (word, has_no_dev) {
-                return Err(self.error(
-                    word,
-                    "`onlink` needs `dev IFACE`, the interface that the neighbour is on",
-                ));
+                return Err(self.error(word, Words::OnlinkWithoutDev));
             }
         }
         Ok(())
@@ -349,7 +315,7 @@ impl<'a, 'c> Parser<'a, 'c> {
     }
 
     /// Takes in `word`, and its values, if it belongs to the route as a whole.
-    fn said_of_route(&mut self, word: &'a str, line: &mut Line<'a>) -> Result<bool, GrammarError> {
+    fn take_route_word(&mut self, word: &'a str, line: &mut Line<'a>) -> Result<bool, GrammarError> {
         match word {
             "nexthop" => line.several.push(NextHopWords {
                 nexthop: word,
@@ -384,8 +350,8 @@ impl<'a, 'c> Parser<'a, 'c> {
     }
 
     /// Skips a word that `ip route` prints and that changes nothing here. Refuses any other word.
-    fn said_beside(&mut self, word: &'a str) -> Result<(), GrammarError> {
-        let (at, reason): (&str, String) = match word {
+    fn skip_word(&mut self, word: &'a str) -> Result<(), GrammarError> {
+        let reason = match word {
             // The state of a route, as the kernel or mplsxdp prints it.
             "dead" | "linkdown" | "unresolved" | "incomplete" | "failed" | "bad_mac" | "no_route" | "not_a_port"
             | "no_arp" | "no_such_dev" | "local" | "redirect-lost" | "standby" | "uncounted" | "pervasive"
@@ -398,59 +364,25 @@ impl<'a, 'c> Parser<'a, 'c> {
             }
             "expires" => match self.value(word, "a time")?.strip_suffix("sec") {
                 Some(seconds) if seconds.parse::<i64>().is_ok() => return Ok(()),
-                _ => (
-                    word,
-                    "`expires`: a route here stays until it is deleted; leave it out".into(),
-                ),
+                _ => Words::Expires,
             },
             "scope" => match self.value(word, "a scope")? {
                 "global" | "universe" | "0" => return Ok(()),
-                scope => (
-                    scope,
-                    format!(
-                        "`scope {scope}` is for destinations without a router; a route here has a next hop, which is \
-                         `scope global`: leave it out"
-                    ),
-                ),
+                scope => return Err(self.error(scope, Words::Scope(scope.into()))),
             },
             "pref" => match self.value(word, "`low`, `medium` or `high`")? {
                 "medium" | "0" => return Ok(()),
-                pref => (
-                    pref,
-                    format!("`pref {pref}`: a prefix has only one route here, so nothing is preferred: leave it out"),
-                ),
+                pref => return Err(self.error(pref, Words::Pref(pref.into()))),
             },
-            "src" => (
-                word,
-                "`src` is for packets that this machine itself sends, which the kernel routes: \
-                 `ip route add PREFIX dev mpls0 src ADDRESS`, with `load --local`"
-                    .into(),
-            ),
-            "mtu" => (
-                word,
-                "`mtu`: a packet must fit the MTU of the port that it leaves by: `ip link set dev IFACE mtu N`".into(),
-            ),
-            "from" | "tos" | "dsfield" => (
-                word,
-                format!("`{word}`: a route matches only a label or a destination prefix"),
-            ),
+            "src" => Words::Src,
+            "mtu" => Words::Mtu,
+            "from" | "tos" | "dsfield" => Words::Match(word.into()),
             "hoplimit" | "advmss" | "reordering" | "rtt" | "rttvar" | "rto_min" | "window" | "cwnd" | "initcwnd"
             | "initrwnd" | "features" | "quickack" | "congctl" | "ssthresh" | "fastopen_no_cookie" | "realm"
-            | "realms" | "iif" => (
-                word,
-                format!(
-                    "`{word}` is for packets that this machine itself sends, which the kernel routes: use it with `ip route`"
-                ),
-            ),
-            _ => (
-                word,
-                format!(
-                    "`{word}` is not known; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, \
-                     `ttl-propagate`, `backup`, `nexthop`, `table`, `vrf`, `proto` and `metric`"
-                ),
-            ),
+            | "realms" | "iif" => Words::OwnPackets(word.into()),
+            _ => Words::Unknown(word.into()),
         };
-        Err(self.error(at, reason))
+        Err(self.error(word, reason))
     }
 
     fn selection(mut self) -> Result<Option<RouteFilter>, GrammarError> {
@@ -465,9 +397,9 @@ impl<'a, 'c> Parser<'a, 'c> {
         let mut protocol: Given<Protocol> = None;
         let mut via: Given<Via> = None;
         let mut dev: Given<Arc<str>> = None;
-        let (mut said, mut standby) = (false, false);
+        let (mut is_given, mut standby) = (false, false);
         while let Some(word) = self.next() {
-            said = true;
+            is_given = true;
             match word {
                 "all" => {
                     standby = true;
@@ -505,7 +437,7 @@ impl<'a, 'c> Parser<'a, 'c> {
                     self.once(&mut table, word, Some(value))?;
                 }
                 "scope" | "metric" | "type" | "src" | "from" | "tos" | "iif" => {
-                    return Err(self.error(word, format!("`{word}` is not a selector; {SELECTORS}")));
+                    return Err(self.error(word, Words::NotASelector(word.into())));
                 }
                 "exact" => {
                     let (key, key_word) = self.key()?;
@@ -528,7 +460,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             Some((_, word)) if is_of_labels => return Err(self.error(word, Rule::TableForLabel)),
             table => table.map(|(table, _)| table),
         };
-        Ok(said.then_some(RouteFilter {
+        Ok(is_given.then_some(RouteFilter {
             keys,
             table,
             protocol: protocol.map(|(protocol, _)| protocol),
@@ -542,10 +474,13 @@ impl<'a, 'c> Parser<'a, 'c> {
     fn only_key(&self, slot: &mut Given<'a, KeyFilter>, word: &'a str, keys: KeyFilter) -> Result<(), GrammarError> {
         match slot.replace((keys, word)) {
             None => Ok(()),
-            Some((_, first)) => Err(self.error(
-                word,
-                format!("`{word}` after `{first}`: only one label, prefix or `all` is expected"),
-            )),
+            Some((_, first)) => {
+                let reason = Words::SecondKey {
+                    word: word.into(),
+                    first: first.into(),
+                };
+                Err(self.error(word, reason))
+            }
         }
     }
 
@@ -553,10 +488,13 @@ impl<'a, 'c> Parser<'a, 'c> {
         let (key, word) = self.key()?;
         match self.key_of(key, word)? {
             RouteKey::Prefix(fec) => Ok(fec.prefix.trunc()),
-            RouteKey::Label(_) => Err(self.error(
-                word,
-                format!("`{keyword}` takes a prefix, such as 10.0.0.0/8; `{word}` is a label"),
-            )),
+            RouteKey::Label(_) => {
+                let reason = Words::LabelForPrefix {
+                    keyword: keyword.into(),
+                    word: word.into(),
+                };
+                Err(self.error(word, reason))
+            }
         }
     }
 
@@ -569,41 +507,32 @@ impl<'a, 'c> Parser<'a, 'c> {
     fn table(&mut self, keyword: &str) -> Result<RoutingTable, GrammarError> {
         if keyword == "vrf" {
             let word = self.value(keyword, "the name of a VRF")?;
-            let found = match &mut self.find_vrf {
-                Some(find) => find(word),
-                None => Err(format!(
-                    "`vrf {word}`: only a command can ask which table that is; write `table N`, as `ip -d link show {word}` \
-                     has it"
-                )),
+            let Some(find) = &mut self.find_vrf else {
+                return Err(self.error(word, Words::VrfNeedsCommand(word.into())));
             };
-            return found.map_err(|reason| self.error(word, reason));
+            return find(word).ok_or_else(|| self.error(word, Words::NoVrf(word.into())));
         }
         let word = self.value(keyword, "the name or number of a routing table")?;
         match tables::parse(word) {
             Some(RoutingTable(0)) => Err(self.error(word, Rule::NotATable)),
             Some(table) => Ok(table),
-            None => Err(self.error(
-                word,
-                format!(
-                    "`{word}` is not a routing table: it is a number, 1 to {}, `main`, or a name of /etc/iproute2/rt_tables",
-                    u32::MAX
-                ),
-            )),
+            None => Err(self.error(word, Words::NotATable(word.into()))),
         }
     }
 
     fn number(&mut self, keyword: &str) -> Result<u32, GrammarError> {
         let word = self.value(keyword, "a number")?;
         unsigned(word).ok_or_else(|| {
-            self.error(
-                word,
-                format!("`{word}` is not a number: `{keyword}` is 0 to {}", u32::MAX),
-            )
+            let reason = Words::NotANumber {
+                word: word.into(),
+                keyword: keyword.into(),
+            };
+            self.error(word, reason)
         })
     }
 
     /// Takes in `word`, and its values, if it belongs to one next hop.
-    fn said_of_path(
+    fn take_path_word(
         &mut self,
         word: &'a str,
         given: &mut wire::Path,
@@ -624,10 +553,7 @@ impl<'a, 'c> Parser<'a, 'c> {
                     .action
                     .is_some_and(|given| (given == RouteAction::Push) != (action == RouteAction::Push));
                 if other {
-                    return Err(self.error(
-                        word,
-                        "`as` and `encap` exclude each other: `as` is for a label, `encap` for a prefix",
-                    ));
+                    return Err(self.error(word, Words::AsAndEncap));
                 }
                 (given.action, given.out) = (Some(action), out);
                 self.note(spans, Field::Action, word)?;
@@ -671,7 +597,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         let expected = "`via` after `backup`, such as `backup via inet 192.0.2.1`";
         let word = self.word(expected)?;
         if word != "via" {
-            return Err(self.error(word, format!("`{word}` is not {expected}")));
+            return Err(self.unexpected(word, expected));
         }
         let via = self.via()?;
         let mut after = self.words.clone();
@@ -683,7 +609,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             _ => None,
         };
         if let Some(word @ "backup") = self.words.clone().next() {
-            return Err(self.error(word, "a backup cannot have a backup"));
+            return Err(self.error(word, Words::BackupOfBackup));
         }
         Ok(wire::Backup { via, dev })
     }
@@ -691,7 +617,7 @@ impl<'a, 'c> Parser<'a, 'c> {
     fn weight(&mut self) -> Result<u16, GrammarError> {
         let word = self.word("a weight after `weight`, 1 to 256")?;
         word.parse()
-            .map_err(|_| self.error(word, format!("`{word}` is not a weight: it is 1 to {MAX_WEIGHT}")))
+            .map_err(|_| self.error(word, Words::NotAWeight(word.into())))
     }
 
     fn key(&mut self) -> Result<(wire::Key, &'a str), GrammarError> {
@@ -731,12 +657,13 @@ impl<'a, 'c> Parser<'a, 'c> {
                 | "multicast"
                 | "nat"
         ) {
-            return Err(self.error(
-                word,
-                format!("`{word}` routes are not supported; {expected} is expected"),
-            ));
+            let reason = Words::Type {
+                word: word.into(),
+                expected,
+            };
+            return Err(self.error(word, reason));
         }
-        let unexpected = || self.error(word, format!("`{word}` is not {expected}"));
+        let unexpected = || self.unexpected(word, expected);
         // A plain number is a label, never the beginning of an address.
         let is_number = word.starts_with(|first: char| first.is_ascii_digit()) && !word.contains(['.', ':', '/']);
         let key = match self.family {
@@ -771,7 +698,7 @@ impl<'a, 'c> Parser<'a, 'c> {
     fn encap(&mut self) -> Result<(RouteAction, Option<Vec<u32>>), GrammarError> {
         match self.word("`mpls` after `encap`")? {
             "mpls" => {}
-            other => return Err(self.error(other, format!("`encap {other}` is not supported, only `encap mpls`"))),
+            other => return Err(self.error(other, Words::Encap(other.into()))),
         }
         let word = self.word("the labels to push after `encap mpls`, such as 100 or 100/200")?;
         Ok((RouteAction::Push, Some(self.labels(word)?)))
@@ -789,15 +716,14 @@ impl<'a, 'c> Parser<'a, 'c> {
 
     fn ttl(&mut self) -> Result<u8, GrammarError> {
         let word = self.word("a TTL after `ttl`, 1 to 255")?;
-        word.parse()
-            .map_err(|_| self.error(word, format!("`{word}` is not a TTL: it is 1 to 255")))
+        word.parse().map_err(|_| self.error(word, Words::NotATtl(word.into())))
     }
 
     fn ttl_propagate(&mut self) -> Result<bool, GrammarError> {
         match self.word("`enabled` or `disabled` after `ttl-propagate`")? {
             word if "enabled".starts_with(word) => Ok(true),
             word if "disabled".starts_with(word) => Ok(false),
-            other => Err(self.error(other, format!("`{other}`: `ttl-propagate` is `enabled` or `disabled`"))),
+            other => Err(self.error(other, Words::TtlPropagate(other.into()))),
         }
     }
 
@@ -821,9 +747,7 @@ impl<'a, 'c> Parser<'a, 'c> {
                 Ok(IpAddr::V4(_)) => (ViaFamily::Inet, word),
                 Ok(IpAddr::V6(_)) => (ViaFamily::Inet6, word),
                 Err(_) => {
-                    let reason =
-                        format!("`{word}` is not `inet ADDRESS`, `inet6 ADDRESS`, `link MAC` or an IP address");
-                    return Err(self.error(word, reason));
+                    return Err(self.unexpected(word, "`inet ADDRESS`, `inet6 ADDRESS`, `link MAC` or an IP address"));
                 }
             },
         };
@@ -849,35 +773,42 @@ impl<'a, 'c> Parser<'a, 'c> {
             _ => {}
         }
         if text.len() > 1 && text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            let reason =
-                format!("`{text}` begins with 0, which `ip` reads as octal: write it without, or as 0x in hexadecimal");
-            return Err(self.error(word, reason));
+            return Err(self.error(word, Words::Octal(text.into())));
         }
-        unsigned(text)
-            .ok_or_else(|| self.error(word, format!("`{text}` is not a label: labels are 0 to {}", Label::MAX)))
+        unsigned(text).ok_or_else(|| self.error(word, Words::NotALabel(text.into())))
     }
 
-    fn word(&mut self, expected: &str) -> Result<&'a str, GrammarError> {
+    fn word(&mut self, expected: &'static str) -> Result<&'a str, GrammarError> {
         self.next()
-            .ok_or_else(|| self.error_at_end(format!("the line is incomplete: expected {expected}")))
+            .ok_or_else(|| self.error_at_end(Words::Incomplete { expected }))
     }
 
-    fn value(&mut self, keyword: &str, expected: &str) -> Result<&'a str, GrammarError> {
-        self.next()
-            .ok_or_else(|| self.error_at_end(format!("the line is incomplete: expected {expected} after `{keyword}`")))
+    fn value(&mut self, keyword: &str, expected: &'static str) -> Result<&'a str, GrammarError> {
+        self.next().ok_or_else(|| {
+            let keyword = keyword.into();
+            self.error_at_end(Words::NoValue { keyword, expected })
+        })
+    }
+
+    fn unexpected(&self, word: &str, expected: &'static str) -> GrammarError {
+        let reason = Words::Unexpected {
+            word: word.into(),
+            expected,
+        };
+        self.error(word, reason)
     }
 
     fn once<T>(&self, slot: &mut Given<'a, T>, word: &'a str, value: T) -> Result<(), GrammarError> {
         match slot.replace((value, word)) {
             None => Ok(()),
-            Some(_) => Err(self.error(word, format!("`{word}` is given twice"))),
+            Some(_) => Err(self.error(word, Words::Twice(word.into()))),
         }
     }
 
     /// Notes that `field` stands from `word` to the last word read. Refuses a field that is given twice.
     fn note(&self, spans: &mut Spans, field: Field, word: &'a str) -> Result<(), GrammarError> {
         if spans.has(field) {
-            return Err(self.error(word, format!("`{word}` is given twice")));
+            return Err(self.error(word, Words::Twice(word.into())));
         }
         spans.0.push((field, self.span(word).start..self.span(self.last).end));
         Ok(())

@@ -595,8 +595,8 @@ fn keys() {
 /// Reads with a VRF `red` that has table 1000.
 fn read_with_vrfs<T>(line: &str, read: impl FnOnce(&str, Context<'_>) -> T) -> T {
     let mut find = |name: &str| match name {
-        "red" => Ok(RoutingTable(1000)),
-        _ => Err(format!("there is no VRF `{name}`")),
+        "red" => Some(RoutingTable(1000)),
+        _ => None,
     };
     let find_vrf: FindVrf<'_> = &mut find;
     read(

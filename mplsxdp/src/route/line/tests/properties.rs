@@ -7,7 +7,7 @@ use mplsxdp_common::wire::Mac;
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::{Action, Attributes, NextHop, OutLabels, PassReason, Path};
+use crate::route::{Action, Attributes, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path};
 
 fn label() -> impl Strategy<Value = Label> {
     (16..=Label::MAX.get()).prop_map(Label::from_low_bits)

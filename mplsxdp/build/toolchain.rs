@@ -134,7 +134,7 @@ impl Toolchain {
             .env("RUSTC_WORKSPACE_WRAPPER", "")
             .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
-        self.lend_llvm(&mut command);
+        self.prefer_compilers_llvm(&mut command);
         command
     }
 
@@ -150,7 +150,7 @@ impl Toolchain {
 
     /// bpf-linker takes the first LLVM that it finds through LD_LIBRARY_PATH; an LLVM older than the compiler's cannot
     /// read the compiler's output. So the compiler's own comes first. (A linker with LLVM built in does not search.)
-    fn lend_llvm(&self, command: &mut Command) {
+    fn prefer_compilers_llvm(&self, command: &mut Command) {
         let Some(library) = llvm_of(&self.rustc) else { return };
         let directory = self.work.join("llvm");
         let link = directory.join("libLLVM.so");
@@ -178,7 +178,7 @@ impl Toolchain {
             .arg(bitcode.with_extension("o"))
             .arg(bitcode);
         command.env("RUST_BACKTRACE", "0");
-        self.lend_llvm(&mut command);
+        self.prefer_compilers_llvm(&mut command);
         run(&mut command).map(|_| ()).map_err(|reason| {
             let (linker, rustc) = (self.linker.display(), self.rustc.display());
             format!(

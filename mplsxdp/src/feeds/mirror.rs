@@ -677,7 +677,7 @@ mod tests {
         })
     }
 
-    fn said(route: Route) -> Message {
+    fn reported(route: Route) -> Message {
         let position = Position::Replaces;
         Message::Route { route, position }
     }
@@ -707,7 +707,7 @@ mod tests {
             Just(ObjectTo::Blackhole)
         ];
         prop_oneof![
-            4 => (destination.clone(), to).prop_map(|(destination, to)| said(route(destination, to))),
+            4 => (destination.clone(), to).prop_map(|(destination, to)| reported(route(destination, to))),
             2 => destination.prop_map(|destination| Message::RouteGone(route(destination, To::Paths(smallvec![])))),
             2 => (1..4u32, object).prop_map(|(id, to)| Message::Object(Object { id, to })),
             1 => (1..4u32).prop_map(Message::ObjectGone),
@@ -820,7 +820,7 @@ mod tests {
         for id in 100..600 {
             let to = ObjectTo::Group(vec![(1, 1), (2, 1)]);
             mirror.take(Message::Object(Object { id, to }));
-            mirror.take(said(route(
+            mirror.take(reported(route(
                 Destination::Label(Label::from_low_bits(id)),
                 To::Object(id),
             )));
@@ -853,7 +853,7 @@ mod tests {
     fn the_kernel_takes_single_paths_out_of_an_ipv6_route() {
         let mut mirror = Mirror::new(Source::Kernel);
         let two = To::Paths(smallvec![path(1), path(2)]);
-        mirror.take(said(route(v6(1), two)));
+        mirror.take(reported(route(v6(1), two)));
         mirror.take(Message::RouteGone(route(v6(1), To::Paths(smallvec![path(1)]))));
         let key = Key::from(v6(1));
         let left = To::Paths(smallvec![path(2)]);

@@ -240,11 +240,11 @@ fn prefix_route(
 }
 
 /// The paths with weights scaled to at most [`MAX_WEIGHT`], in the same proportions. Equal paths are merged.
-fn weighed(made: impl Iterator<Item = Result<Path, Reason>>, said: &[rtnl::Path]) -> Result<Vec<Path>, Reason> {
-    let mut paths: Vec<(Path, u64)> = Vec::with_capacity(said.len());
-    for (path, said) in made.zip(said) {
+fn weighed(made: impl Iterator<Item = Result<Path, Reason>>, reported: &[rtnl::Path]) -> Result<Vec<Path>, Reason> {
+    let mut paths: Vec<(Path, u64)> = Vec::with_capacity(reported.len());
+    for (path, reported) in made.zip(reported) {
         let path = path?;
-        let weight = u64::from(said.weight);
+        let weight = u64::from(reported.weight);
         match paths.iter_mut().find(|(other, _)| *other == path) {
             Some((_, sum)) => *sum += weight,
             None => paths.push((path, weight)),

@@ -8,7 +8,7 @@ use mplsxdp_common::abi::{BUCKETS, RouteEntry};
 
 use super::next_hops::NextHopId;
 use super::pool::Interner;
-use super::spread::{Former, Spread, assign, lend};
+use super::spread::{Former, Spread, assign, stand_in};
 
 /// One path as its bucket has it, without the next hop's index, which may change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -150,7 +150,7 @@ impl Groups {
         if out == present.out {
             return false;
         }
-        let spread = lend(
+        let spread = stand_in(
             &group.base,
             &weights(&group.members),
             &present.out,
@@ -208,14 +208,14 @@ impl Groups {
             now: &now,
         });
         let base = assign(&weights_now, former);
-        // A member that has borrowed a bucket keeps it.
-        let mut lent = base;
-        for (lent, member) in lent.iter_mut().zip(spread) {
+        // A member that stands in for another at a bucket keeps it.
+        let mut current = base;
+        for (current, member) in current.iter_mut().zip(spread) {
             if let Some(&Some(member)) = now.get(usize::from(member)) {
-                *lent = member;
+                *current = member;
             }
         }
-        let spread = lend(&base, &weights_now, out, out, &lent);
+        let spread = stand_in(&base, &weights_now, out, out, &current);
         let members = members.into();
         Some((Group { members, base }, spread))
     }

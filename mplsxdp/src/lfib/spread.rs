@@ -50,10 +50,10 @@ pub fn assign(weights: &[u16], former: Option<Former<'_>>) -> Spread {
     hand_out(owners, &claims)
 }
 
-/// The member that gets the frames of each bucket while the members in `out` cannot be reached: their buckets are lent
-/// to the others, in proportion to the weights. `lent` says which members had them so far, while those in `were_out`
-/// were out. If all are out, the buckets are as if none were.
-pub fn lend(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], lent: &Spread) -> Spread {
+/// The member that gets the frames of each bucket while the members in `out` cannot be reached: the others stand in for
+/// them, in proportion to the weights. `now` says which members get the frames so far, while those in `were_out` are out.
+/// If all are out, the buckets are as if none were.
+pub fn stand_in(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], now: &Spread) -> Spread {
     let is = |flags: &[bool], member: usize| flags.get(member).copied().unwrap_or(false);
     let none_left = |flags: &[bool]| (0..weights.len()).all(|member| is(flags, member));
     if none_left(out) || !(0..weights.len()).any(|member| is(out, member)) {
@@ -67,14 +67,14 @@ pub fn lend(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], len
         *base
     } else {
         let mut claims: Vec<Claim> = weights.iter().map(|&weight| Claim::new(weight)).collect();
-        lend_to(base, &either, lent, &mut claims, |claim| claim.at_least = claim.has)
+        hand_over(base, &either, now, &mut claims, |claim| claim.at_least = claim.has)
     };
     if either.iter().zip(0..).all(|(&gone, member)| gone == is(out, member)) {
         return without;
     }
     let mut claims: Vec<Claim> = weights.iter().map(|&weight| Claim::new(weight)).collect();
     let mut member = 0;
-    lend_to(base, out, &without, &mut claims, |claim| {
+    hand_over(base, out, &without, &mut claims, |claim| {
         if !either[member] {
             claim.at_most = claim.has;
         }
@@ -82,22 +82,22 @@ pub fn lend(base: &Spread, weights: &[u16], were_out: &[bool], out: &[bool], len
     })
 }
 
-/// Lends the buckets of those that are `out`. `bound` gets, for each member in order, what it was lent already and may
-/// keep.
-fn lend_to(
+/// Gives the buckets of those that are `out` to others. `bound` gets, for each member in order, how many of them it has
+/// already and may keep.
+fn hand_over(
     base: &Spread,
     out: &[bool],
-    lent: &Spread,
+    now: &Spread,
     claims: &mut [Claim],
     mut bound: impl FnMut(&mut Claim),
 ) -> Spread {
     let is_out = |member: u8| out.get(usize::from(member)).copied().unwrap_or(false);
     let mut owners = [None; BUCKETS];
-    let mut to_lend = 0;
-    for ((owner, &member), &borrower) in owners.iter_mut().zip(base).zip(lent) {
+    let mut to_move = 0;
+    for ((owner, &member), &stand_in) in owners.iter_mut().zip(base).zip(now) {
         if is_out(member) {
-            to_lend += 1;
-            *owner = Some(borrower).filter(|&borrower| !is_out(borrower));
+            to_move += 1;
+            *owner = Some(stand_in).filter(|&stand_in| !is_out(stand_in));
             if let Some(claim) = owner.and_then(|owner| claims.get_mut(usize::from(owner))) {
                 claim.has += 1;
             }
@@ -110,7 +110,7 @@ fn lend_to(
             claim.at_most = 0;
         }
     }
-    apportion(to_lend, claims);
+    apportion(to_move, claims);
     let mut spread = *base;
     let given = hand_out_where(owners, claims, |bucket| is_out(base[bucket]));
     for (bucket, member) in given {
@@ -327,7 +327,7 @@ mod tests {
 
         /// Links go down and up in any order.
         #[test]
-        fn members_that_are_out_lend_their_buckets_and_get_them_back(
+        fn others_stand_in_for_members_that_are_out_until_they_are_back(
             weights in weights(),
             steps in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..24),
         ) {
@@ -339,7 +339,7 @@ mod tests {
                 let were_out = out.clone();
                 out[member] = goes;
                 let before = spread;
-                spread = lend(&base, &weights, &were_out, &out, &before);
+                spread = stand_in(&base, &weights, &were_out, &out, &before);
                 let (all_out, all_were) = (out.iter().all(|&out| out), were_out.iter().all(|&out| out));
                 for bucket in 0..BUCKETS {
                     let (owner, old, new) = (usize::from(base[bucket]), usize::from(before[bucket]), usize::from(spread[bucket]));
@@ -360,14 +360,14 @@ mod tests {
             }
         }
 
-        /// What one member lends is shared in proportion.
+        /// The buckets of one member that is out are shared in proportion.
         #[test]
         fn lent_buckets_are_in_proportion(weights in prop::collection::vec(1u16..=256, 2..8), member: prop::sample::Index) {
             let base = assign(&weights, None);
             let member = member.index(weights.len());
             let mut out = vec![false; weights.len()];
             out[member] = true;
-            let spread = lend(&base, &weights, &vec![false; weights.len()], &out, &base);
+            let spread = stand_in(&base, &weights, &vec![false; weights.len()], &out, &base);
             let (had, has) = (counts(&base, weights.len()), counts(&spread, weights.len()));
             let others = sum(&weights) - i64::from(weights[member]);
             for (other, &weight) in weights.iter().enumerate().filter(|&(other, _)| other != member) {

@@ -63,35 +63,40 @@ impl Description {
         let attributes = found.attributes();
         self.protocol().is_none_or(|protocol| protocol == attributes.protocol)
             && self.metric().is_none_or(|metric| metric == attributes.metric)
-            && self.route().is_none_or(|said| agrees(said, found))
+            && self.route().is_none_or(|described| agrees(described, found))
     }
 }
 
 /// Whether each given path matches a different path of the route.
-fn agrees(said: &Route, found: &Route) -> bool {
-    let ttl = said.ttl_propagate() == TtlPropagate::Default || said.ttl_propagate() == found.ttl_propagate();
+fn agrees(described: &Route, found: &Route) -> bool {
+    let ttl = described.ttl_propagate() == TtlPropagate::Default || described.ttl_propagate() == found.ttl_propagate();
     let mut left: Vec<&Path> = found.paths().iter().collect();
     let only = left.len() == 1;
-    let mut paths: Vec<&Path> = said.paths().iter().collect();
+    let mut paths: Vec<&Path> = described.paths().iter().collect();
     // The most specific ones choose first.
     paths.sort_by_key(|path| path.next_hops().filter(|next_hop| next_hop.dev.is_none()).count());
-    let mut is_there = |said: &Path| {
-        let place = left.iter().position(|path| path_agrees(said, path, only));
+    let mut is_there = |described: &Path| {
+        let place = left.iter().position(|path| path_agrees(described, path, only));
         place.map(|place| left.swap_remove(place)).is_some()
     };
-    ttl && said.paths().len() == found.paths().len() && paths.into_iter().all(&mut is_there)
+    ttl && described.paths().len() == found.paths().len() && paths.into_iter().all(&mut is_there)
 }
 
 /// No `dev` matches any `dev`; if there is only one path, no `as` matches any `as`.
-fn path_agrees(said: &Path, found: &Path, only: bool) -> bool {
-    let action = match (&said.action, &found.action) {
+fn path_agrees(described: &Path, found: &Path, only: bool) -> bool {
+    let action = match (&described.action, &found.action) {
         (Action::Pass(_), Action::Pass(_)) => true,
-        (said, found) => said == found || (only && *said == Action::Pop),
+        (described, found) => described == found || (only && *described == Action::Pop),
     };
-    let is = |said: &Option<NextHop>, found: &Option<NextHop>| match (said, found) {
-        (Some(said), Some(found)) => said.via == found.via && (said.dev.is_none() || said.dev == found.dev),
+    let is = |described: &Option<NextHop>, found: &Option<NextHop>| match (described, found) {
+        (Some(described), Some(found)) => {
+            described.via == found.via && (described.dev.is_none() || described.dev == found.dev)
+        }
         (Some(_), None) => false,
         (None, _) => true,
     };
-    action && said.weight == found.weight && is(&said.next_hop, &found.next_hop) && is(&said.backup, &found.backup)
+    action
+        && described.weight == found.weight
+        && is(&described.next_hop, &found.next_hop)
+        && is(&described.backup, &found.backup)
 }

@@ -628,10 +628,10 @@ impl Route {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocol = self.attributes.protocol;
-        let said: Option<&dyn fmt::Display> = (protocol != Protocol::STATIC).then_some(&protocol);
+        let shown: Option<&dyn fmt::Display> = (protocol != Protocol::STATIC).then_some(&protocol);
         let table = self.key.table();
         let table = table.as_ref().map(|table| table as &dyn fmt::Display);
-        self.fmt_head(f, table, said)?;
+        self.fmt_head(f, table, shown)?;
         if let paths @ [_, _, ..] = &*self.paths {
             paths.iter().try_for_each(|path| write!(f, " {path}"))?;
         }

@@ -153,12 +153,12 @@ fn check_answer(packet: &[u8], error: Error, quoted: &[u8], stack: &[(u32, u8)])
     let parsed = icmp::parse::parse(packet).unwrap();
     assert_eq!(parsed.ttl, 64);
     let Message {
-        error: said,
+        error: found,
         addresses,
         quoted: copy,
         stack: shown,
     } = parsed.message;
-    assert_eq!((said, shown), (error, &lses(stack)[..]));
+    assert_eq!((found, shown), (error, &lses(stack)[..]));
     let same = quoted.len().min(copy.len());
     assert_eq!(copy[..same], quoted[..same]);
     assert!(copy[same..].iter().all(|&byte| byte == 0));

@@ -252,7 +252,7 @@ impl<T: Tables> Switch<T> {
         let fresh = &comparing.reading.mirror;
         // Each key of a source is compared once: those that the source has with the others, and then the rest.
         let kernel_has = |key: RouteKey| key_of(key).is_some_and(|key| fresh.route(key).is_some());
-        let daemon_has = |key: RouteKey| key_of(key).is_some_and(|key| self.feeds.said(Source::Fpm, key).is_some());
+        let daemon_has = |key: RouteKey| key_of(key).is_some_and(|key| self.feeds.reported(Source::Fpm, key).is_some());
         let [of_kernel, of_daemon] = &mut comparing.found;
         comparing.place = match comparing.place {
             Place::Read(after) => match fresh.keys_after(after).next() {
@@ -264,7 +264,7 @@ impl<T: Tables> Switch<T> {
                     }
                     if compares_labels
                         && let Key::Label(_) = key
-                        && self.feeds.said(Source::Fpm, key).is_none()
+                        && self.feeds.reported(Source::Fpm, key).is_none()
                         && self.own_route(Source::Fpm, route_key(key)).is_none()
                     {
                         of_daemon.insert(route_key(key), (SyncProblem::OnlyKernel, None, None));

@@ -192,7 +192,7 @@ impl Feeds {
     }
 
     /// The route that a source has reported for a key.
-    pub fn said(&self, source: Source, key: Key) -> Option<&rtnl::Route> {
+    pub fn reported(&self, source: Source, key: Key) -> Option<&rtnl::Route> {
         self.get(source)?.mirror.route(key).map(|(route, _)| route)
     }
 
@@ -264,7 +264,7 @@ impl Feeds {
         self.feeds.iter().any(|feed| feed.source == source)
     }
 
-    /// What was said so far has no effect on routes.
+    /// What was reported so far has no effect on routes.
     #[cfg(test)]
     pub fn forget_changes(&mut self, source: Source) {
         if let Some(feed) = self.get_mut(source) {

@@ -28,9 +28,9 @@ pub fn fpm(data: &[u8]) {
         pending.push(*key, message.clone());
     }
     let mut last: Vec<&(Key, Message)> = Vec::new();
-    for said in &in_one {
-        last.retain(|(key, _)| *key != said.0);
-        last.push(said);
+    for update in &in_one {
+        last.retain(|(key, _)| *key != update.0);
+        last.push(update);
     }
     assert_eq!(pending.len(), last.len());
     let mut taken = Vec::new();

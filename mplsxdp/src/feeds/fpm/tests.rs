@@ -438,7 +438,7 @@ proptest! {
     ], 0..6000)) {
         let mut pending = Pending::default();
         // The state of each label according to the messages taken, and what it should be at the last mark.
-        let (mut seen, mut said) = (BTreeMap::new(), BTreeMap::new());
+        let (mut seen, mut sent) = (BTreeMap::new(), BTreeMap::new());
         let mut marks = Vec::new();
         let mut take = |pending: &mut Pending<u8>, marks: &mut Vec<BTreeMap<_, _>>, count| match pending.take(count) {
             Some(Next::Messages(messages)) => {
@@ -456,19 +456,19 @@ proptest! {
             match step {
                 Step::Push(from, to) => {
                     let message = lsp(from, to);
-                    said.insert(format!("{:?}", key_of(&message)), message.clone());
+                    sent.insert(format!("{:?}", key_of(&message)), message.clone());
                     push(&mut pending, message);
                 }
                 Step::Mark => {
                     pending.mark(0);
-                    marks.push(said.clone());
+                    marks.push(sent.clone());
                 }
                 Step::Take(count) => drop(take(&mut pending, &mut marks, count)),
             }
         }
         while take(&mut pending, &mut marks, 4) {}
         prop_assert!(pending.is_empty() && marks.is_empty());
-        prop_assert_eq!(seen, said);
+        prop_assert_eq!(seen, sent);
     }
 
     #[test]

@@ -938,13 +938,13 @@ impl Run {
             }
             let mut actions = Vec::new();
             self.resolver.handle(&event, now, &mut actions);
-            self.heed(&actions);
+            self.apply(&actions);
             all.extend(actions);
         }
         all
     }
 
-    fn heed(&mut self, actions: &[Action]) {
+    fn apply(&mut self, actions: &[Action]) {
         for action in actions {
             match *action {
                 Action::Lookup { address } => {
@@ -977,7 +977,7 @@ impl Run {
             let mut actions = Vec::new();
             self.resolver
                 .lookup_done(address, Some(world.lookup(address)), now, &mut actions);
-            self.heed(&actions);
+            self.apply(&actions);
         }
     }
 
@@ -1016,7 +1016,7 @@ impl Run {
                 self.tell(world.dump(), *now);
             }
         }
-        self.heed(&actions);
+        self.apply(&actions);
         for (id, _, state) in self.resolver.next_hops() {
             assert_eq!(
                 self.reported.get(&id).copied(),
@@ -1129,7 +1129,7 @@ proptest! {
         for (id, next_hop, _) in run.resolver.next_hops() {
             let mut actions = Vec::new();
             fresh.resolver.add(id, next_hop.clone(), now, &mut actions);
-            fresh.heed(&actions);
+            fresh.apply(&actions);
         }
         fresh.answer_all(&world, now);
         prop_assert_eq!(&run.reported, &fresh.reported);
@@ -1149,7 +1149,7 @@ proptest! {
         // Nothing is left behind.
         let mut actions = Vec::new();
         run.resolver.shutdown(now, &mut actions);
-        run.heed(&actions);
+        run.apply(&actions);
         prop_assert_eq!(run.held, BTreeSet::new());
         prop_assert_eq!(run.resolver.next_deadline().filter(|_| run.resolver.lookups_due.is_none()), None);
     }

@@ -59,7 +59,7 @@ fn imposed(labels: &[u32]) -> Labels {
     }
 }
 
-fn said(destination: Destination, to: To) -> Message {
+fn reported(destination: Destination, to: To) -> Message {
     Message::Route {
         route: route_to(destination, to),
         position: Position::Replaces,
@@ -81,7 +81,7 @@ fn paths(paths: &[rtnl::Path]) -> To {
 }
 
 fn swap(value: u32, new: u32, ifindex: u32) -> Message {
-    said(
+    reported(
         Destination::Label(label(value)),
         paths(&[path(ifindex, 1, out(&[new]))]),
     )
@@ -173,12 +173,12 @@ fn each_form_of_a_label_route() {
     let mut rig = synced(&[SyncSource::Kernel]);
     let both = [path(1, 1, out(&[200])), path(2, 2, out(&[]))];
     rig.kernel(vec![
-        said(
+        reported(
             Destination::Label(label(100)),
             paths(&[path(1, 1, out(&[200, 201, 202]))]),
         ),
-        said(Destination::Label(label(101)), paths(&[path(1, 1, out(&[]))])),
-        said(Destination::Label(label(102)), paths(&both)),
+        reported(Destination::Label(label(101)), paths(&[path(1, 1, out(&[]))])),
+        reported(Destination::Label(label(102)), paths(&both)),
     ]);
     assert_eq!(
         rig.shown(),
@@ -236,14 +236,14 @@ fn what_xdp_cannot_do_is_left_to_the_kernel() {
         ..path(ifindex, 1, out(&[]))
     };
     let deep: Vec<u32> = (100..130).collect();
-    let label_route = |value, path| said(Destination::Label(label(value)), paths(&[path]));
+    let label_route = |value, path| reported(Destination::Label(label(value)), paths(&[path]));
     rig.kernel(vec![
         label_route(100, direct(9)),
         label_route(101, direct(10)),
         label_route(102, direct(1)),
         label_route(103, path(1, 1, out(&deep))),
         label_route(104, path(77, 1, out(&[200]))),
-        said(prefix("10.1.0.0/16", 0), paths(&[path(3, 1, imposed(&[100]))])),
+        reported(prefix("10.1.0.0/16", 0), paths(&[path(3, 1, imposed(&[100]))])),
     ]);
     let shown = rig.shown();
     let expected = [
@@ -267,8 +267,8 @@ fn ip_routes_follow_their_nexthop_objects() {
     let object = |id, to| Message::Object(Object { id, to });
     // The routes come before the objects that they use.
     rig.kernel(vec![
-        said(prefix("10.1.0.0/16", 0), To::Object(7)),
-        said(prefix("10.2.0.0/16", 0), To::Object(9)),
+        reported(prefix("10.1.0.0/16", 0), To::Object(7)),
+        reported(prefix("10.2.0.0/16", 0), To::Object(9)),
         object(9, group(&[7, 8])),
         object(7, ObjectTo::Path(path(1, 1, imposed(&[100])))),
     ]);
@@ -307,7 +307,7 @@ fn each_table_has_routes_of_its_own_for_the_same_prefix() {
         };
         Destination::Prefix(rtnl::Prefix { table, ..prefix })
     };
-    let route = |table, out: u32| said(in_table(table), paths(&[path(1, 1, imposed(&[out]))]));
+    let route = |table, out: u32| reported(in_table(table), paths(&[path(1, 1, imposed(&[out]))]));
     rig.kernel(vec![
         route(2000, 102),
         route(1000, 101),
@@ -328,14 +328,14 @@ fn each_table_has_routes_of_its_own_for_the_same_prefix() {
 #[test]
 fn the_lowest_metric_of_a_prefix_counts() {
     let mut rig = synced(&[SyncSource::Kernel]);
-    let labelled = |metric, last| said(prefix("10.1.0.0/16", metric), paths(&[path(1, last, imposed(&[100]))]));
+    let labelled = |metric, last| reported(prefix("10.1.0.0/16", metric), paths(&[path(1, last, imposed(&[100]))]));
     rig.kernel(vec![labelled(20, 1), labelled(10, 2)]);
     assert_eq!(
         rig.shown(),
         ["kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.2 dev eth1 table main proto bgp metric 10"]
     );
     // One without labels is preferred, so packets are left to the kernel.
-    let plain = said(prefix("10.1.0.0/16", 5), paths(&[path(1, 3, out(&[]))]));
+    let plain = reported(prefix("10.1.0.0/16", 5), paths(&[path(1, 3, out(&[]))]));
     rig.kernel(vec![plain]);
     assert_eq!(rig.shown().len(), 0);
     let gone = |metric| Message::RouteGone(route_to(prefix("10.1.0.0/16", metric), To::Paths(SmallVec::new())));
@@ -352,7 +352,7 @@ fn a_route_that_does_not_fit_is_left_to_the_kernel_until_there_is_room() {
     let capacity = MemoryTables::default().capacity();
     let tables = MemoryTables::with_capacity(Capacity { stacks: 1, ..capacity });
     let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
-    let deep = |value, labels: &[u32]| said(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
+    let deep = |value, labels: &[u32]| reported(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
     rig.kernel(vec![
         swap(99, 199, 1),
         deep(100, &[200, 201]),
@@ -376,7 +376,7 @@ fn a_route_that_does_not_fit_is_tried_anew_when_the_source_changes_it() {
     let capacity = MemoryTables::default().capacity();
     let tables = MemoryTables::with_capacity(Capacity { stacks: 1, ..capacity });
     let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
-    let deep = |value, labels: &[u32]| said(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
+    let deep = |value, labels: &[u32]| reported(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
     let refused = |rig: &Rig| rig.switch.feeds.report(rig.now)[0].refused;
     rig.kernel(vec![deep(100, &[200, 201]), deep(101, &[300, 301])]);
     assert_eq!(refused(&rig), 1);
@@ -404,7 +404,7 @@ fn routes_that_do_not_fit_are_tried_again_in_turn() {
         ..capacity
     });
     let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
-    let to = |value, to: &[rtnl::Path]| said(Destination::Label(label(value)), paths(to));
+    let to = |value, to: &[rtnl::Path]| reported(Destination::Label(label(value)), paths(to));
     rig.kernel(vec![to(100, &[path(1, 1, out(&[200, 201]))])]);
     let two = [path(1, 1, out(&[300])), path(2, 2, out(&[300]))];
     rig.kernel((1000..1200).map(|value| to(value, &two)).collect());
@@ -428,7 +428,7 @@ fn a_label_goes_at_once_though_what_stands_by_does_not_fit() {
     let capacity = MemoryTables::default().capacity();
     let tables = MemoryTables::with_capacity(Capacity { stacks: 1, ..capacity });
     let mut rig = synced_on(&[SyncSource::Kernel, FPM], &[], tables);
-    let deep = |value, labels: &[u32]| said(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
+    let deep = |value, labels: &[u32]| reported(Destination::Label(label(value)), paths(&[path(1, 1, out(labels))]));
     rig.daemon(vec![swap(100, 200, 1)]);
     rig.kernel(vec![deep(100, &[300, 301])]);
     rig.change(ChangeMode::Add, &["99 as 400/401 via inet 10.0.0.1 dev eth1"], true)
@@ -450,7 +450,7 @@ fn a_prefix_that_cannot_be_written_is_not_tried_for_ever() {
     let mut rig = synced_on(&[SyncSource::Kernel], &[], tables);
     let many = (1..=40).map(|number| {
         let prefix = prefix(&format!("10.{number}.0.0/16"), 0);
-        said(prefix, paths(&[path(1, 1, imposed(&[100]))]))
+        reported(prefix, paths(&[path(1, 1, imposed(&[100]))]))
     });
     rig.kernel(many.collect());
     assert!(!rig.switch.has_steps());
@@ -483,7 +483,7 @@ fn what_others_do_in_the_name_of_a_source_does_not_stay() {
 fn a_static_route_overrides_that_of_a_table() {
     let mut rig = synced(&[SyncSource::Kernel]);
     let kernels = "kernel 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 table main proto bgp";
-    rig.kernel(vec![said(
+    rig.kernel(vec![reported(
         prefix("10.1.0.0/16", 0),
         paths(&[path(1, 1, imposed(&[100]))]),
     )]);
@@ -513,7 +513,7 @@ fn the_tables_of_vrfs_count_once_the_vrf_is_there() {
             unreachable!()
         };
         let destination = Destination::Prefix(rtnl::Prefix { table, ..prefix });
-        said(destination, paths(&[path(1, 1, imposed(&[table]))]))
+        reported(destination, paths(&[path(1, 1, imposed(&[table]))]))
     };
     rig.kernel([254, 1000, 2000].map(in_table).to_vec());
     let route =
@@ -712,7 +712,7 @@ fn labels_of_a_daemon_that_the_kernel_lacks_are_found() {
 #[test]
 fn an_audit_compares_what_a_daemon_has_sent_with_what_is_installed() {
     let mut rig = synced(&[FPM]);
-    let imposing = |text: &str, value| said(prefix(text, 20), paths(&[path(1, 1, imposed(&[value]))]));
+    let imposing = |text: &str, value| reported(prefix(text, 20), paths(&[path(1, 1, imposed(&[value]))]));
     let all = [swap(100, 200, 1), swap(101, 201, 1), swap(102, 202, 1)];
     rig.daemon(all.to_vec());
     rig.daemon(vec![imposing("10.4.1.0/24", 300)]);
@@ -781,9 +781,9 @@ fn the_ttl_is_treated_as_the_kernels_settings_say() {
         imposed: NonZeroU8::new(imposed).unwrap(),
     };
     let all = [
-        said(Destination::Label(label(100)), paths(&[path(1, 1, out(&[]))])),
+        reported(Destination::Label(label(100)), paths(&[path(1, 1, out(&[]))])),
         swap(101, 201, 1),
-        said(prefix("10.4.1.0/24", 20), paths(&[path(1, 1, imposed(&[300]))])),
+        reported(prefix("10.4.1.0/24", 20), paths(&[path(1, 1, imposed(&[300]))])),
     ];
     let shown = |pop: &str, ttl: &str| {
         [

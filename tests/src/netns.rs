@@ -68,6 +68,12 @@ impl Netns {
         self.within(|| fs::write(format!("/proc/sys/net/{key}"), value).with_context(|| format!("cannot set {key}")))
     }
 
+    /// Makes a VRF with this routing table.
+    pub fn add_vrf(&self, name: &str, table: u32) -> Result<()> {
+        self.ip(&format!("link add {name} type vrf table {table}"))?;
+        self.ip(&format!("link set {name} up")).map(drop)
+    }
+
     /// A command that runs in this namespace.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

@@ -34,15 +34,8 @@ pub fn config(words: &[String], session: &mut Session) -> Result<(), Failure> {
 }
 
 fn show(session: &mut Session) -> Result<(), Failure> {
-    let config = session.client()?.config()?;
-    let Session {
-        client: Some(client),
-        out,
-        ..
-    } = session
-    else {
-        return Ok(());
-    };
+    let (client, out) = session.client_and_output()?;
+    let config = client.config()?;
     // The routes of other owners come from their sources again.
     let list = api::ListRoutes {
         owner: Some(Source::Static),

@@ -142,11 +142,16 @@ impl Session {
 
     /// The connection, made at the first call.
     fn client(&mut self) -> Result<&mut Client, Failure> {
+        Ok(self.client_and_output()?.0)
+    }
+
+    /// The connection, and what its answers are printed to.
+    fn client_and_output(&mut self) -> Result<(&mut Client, &mut Output), Failure> {
         let client = match self.client.take() {
             Some(client) => client,
             None => self.connect()?,
         };
-        Ok(self.client.insert(client))
+        Ok((self.client.insert(client), &mut self.out))
     }
 
     /// Prints the instance's warnings, each once.

@@ -618,29 +618,28 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     );
 }
 
+/// The kernel has an IP route for this prefix, through an interface that is not a port.
+fn kernel_route(table: u32, prefix: &str) -> Event {
+    let route = crate::neighbour::KernelRoute {
+        prefix: prefix.parse().unwrap(),
+        table,
+        metric: 0,
+        selector: 0,
+        kind: crate::neighbour::RouteKind::Unicast,
+        shares: false,
+        entry: 0,
+        oif: Some(9),
+    };
+    let position = crate::neighbour::RoutePosition::Last;
+    Event::Route { route, position }
+}
+
 /// The kernel's routes in a VRF that has just got a port are looked at in steps, and its domain is filled after that.
 #[test]
 fn what_the_kernel_claims_in_a_vrf_is_found_out_in_steps() {
     let mut rig = Rig::up();
-    let kernel = |table, prefix: String| {
-        let route = crate::neighbour::KernelRoute {
-            prefix: prefix.parse().unwrap(),
-            table,
-            metric: 0,
-            selector: 0,
-            kind: crate::neighbour::RouteKind::Unicast,
-            shares: false,
-            entry: 0,
-            oif: Some(9),
-        };
-        let position = crate::neighbour::RoutePosition::Last;
-        Event::Route { route, position }
-    };
-    let prefixes = |table| (0..100).map(move |number| (table, format!("10.{number}.0.0/16")));
-    let routes = prefixes(10)
-        .chain(prefixes(20))
-        .map(|(table, prefix)| kernel(table, prefix));
-    rig.handle(Input::Kernel(routes.collect()));
+    let routes = |table| (0..100).map(move |number| kernel_route(table, &format!("10.{number}.0.0/16")));
+    rig.handle(Input::Kernel(routes(10).chain(routes(20)).collect()));
     rig.change(
         ChangeMode::Add,
         &["10.0.0.0/8 encap mpls 100 via inet 10.0.0.2 dev eth2"],
@@ -689,22 +688,7 @@ fn what_the_kernel_claims_in_a_vrf_is_found_out_in_steps() {
 #[test]
 fn routes_that_a_resync_does_not_report_are_removed_in_steps() {
     let mut rig = Rig::up();
-    let route = |number: u32| {
-        let route = crate::neighbour::KernelRoute {
-            prefix: ipnet::Ipv4Net::new((0x0a00_0000 | number << 8).into(), 24)
-                .unwrap()
-                .into(),
-            table: TABLE_MAIN,
-            metric: 0,
-            selector: 0,
-            kind: crate::neighbour::RouteKind::Unicast,
-            shares: false,
-            entry: 0,
-            oif: Some(9),
-        };
-        let position = crate::neighbour::RoutePosition::Last;
-        Event::Route { route, position }
-    };
+    let route = |number: u32| kernel_route(TABLE_MAIN, &format!("10.{}.{}.0/24", number >> 8, number & 255));
     rig.change(
         ChangeMode::Add,
         &["10.0.0.0/8 encap mpls 100 via inet 10.0.0.2 dev eth2"],

@@ -23,6 +23,13 @@ const BOND: Option<Need> = Some(Need::LinkKind("bond", "bonding"));
 const PORTS: &str = "--iface eth1 --iface eth2";
 const PATIENCE: Duration = Duration::from_secs(5);
 
+const ONE_QUEUE: Nic = Nic {
+    queues: 1,
+    vnet_header: true,
+    nonblocking: true,
+};
+const TWO_QUEUES: Nic = Nic { queues: 2, ..ONE_QUEUE };
+
 pub fn tests() -> Vec<Trial> {
     vec![
         test("devices::veth", veth),
@@ -610,21 +617,16 @@ fn tap() -> Result<()> {
 }
 
 fn tap_with_queues() -> Result<()> {
-    let nic = Nic {
-        queues: 2,
-        vnet_header: true,
-        nonblocking: true,
-    };
     let bed = Bed::new()?;
-    nic.make_tap(&bed.netns, "tap0")?;
-    let wire = nic.plug(&bed.netns, "tap0")?;
+    TWO_QUEUES.make_tap(&bed.netns, "tap0")?;
+    let wire = TWO_QUEUES.plug(&bed.netns, "tap0")?;
     bed.load_and_unload("tap0", "--iface tap0 --iface eth2", |router| {
         bed.expect_switching(router, &wire, "tap0")?;
         let side = Side::new(&bed.netns, &wire, "tap0")?;
         expect_unknown(router, &side, 1, 4001)?;
         bed.expect_untouched(router, &wire, "tap0")?;
         // Queues that the VM opens later have no sockets until the port is added again.
-        let more = nic.plug(&bed.netns, "tap0")?;
+        let more = TWO_QUEUES.plug(&bed.netns, "tap0")?;
         let side = Side::new(&bed.netns, &more, "tap0")?;
         more.send(&side.incoming(&[Entry::new(4002, 64)], &v4(64)?))?;
         wait::until("a frame that is unheard", PATIENCE, || {
@@ -640,17 +642,12 @@ fn tap_with_queues() -> Result<()> {
 
 /// The tap stays when the VM ends, like those of libvirt or `ip tuntap`.
 fn tap_restart() -> Result<()> {
-    let nic = Nic {
-        queues: 1,
-        vnet_header: true,
-        nonblocking: true,
-    };
     let bed = Bed::new()?;
-    nic.make_tap(&bed.netns, "tap0")?;
+    ONE_QUEUE.make_tap(&bed.netns, "tap0")?;
     // Without the VM, there is no carrier.
     let router = Router::load(&bed.netns, "--iface tap0 --iface eth2")?;
     for _ in 0..2 {
-        let wire = nic.plug(&bed.netns, "tap0")?;
+        let wire = ONE_QUEUE.plug(&bed.netns, "tap0")?;
         router.run(&format!("route replace 100 as 110 via link {} dev tap0", wire.mac()))?;
         router.wait_resolved()?;
         bed.expect_switching(&router, &wire, "tap0")?;
@@ -660,18 +657,13 @@ fn tap_restart() -> Result<()> {
 
 /// A tap accepts native mode at any MTU: for a frame that does not fit a page, the program runs on its skb.
 fn jumbo_taps() -> Result<()> {
-    let nic = Nic {
-        queues: 1,
-        vnet_header: true,
-        nonblocking: true,
-    };
     let bed = Bed::new()?;
     let names = ["tap0", "tap1"];
     for name in names {
-        nic.make_tap(&bed.netns, name)?;
+        ONE_QUEUE.make_tap(&bed.netns, name)?;
         bed.netns.ip(&format!("link set dev {name} mtu 9000"))?;
     }
-    let (one, other) = (nic.plug(&bed.netns, "tap0")?, nic.plug(&bed.netns, "tap1")?);
+    let (one, other) = (ONE_QUEUE.plug(&bed.netns, "tap0")?, ONE_QUEUE.plug(&bed.netns, "tap1")?);
     let router = Router::load(&bed.netns, "--iface tap0 --iface tap1")?;
     let said = router.said_at_load()?;
     let warnings = said.matches("its driver cannot send redirected multi-buffer frames");
@@ -708,25 +700,14 @@ fn jumbo_taps() -> Result<()> {
 
 /// A tap does not compare what a VM sends with its MTU.
 fn vm_above_mtu() -> Result<()> {
-    let nic = Nic {
-        queues: 1,
-        vnet_header: true,
-        nonblocking: true,
-    };
     let bed = Bed::new()?;
     bed.take_large_on_the_right()?;
-    nic.make_tap(&bed.netns, "tap0")?;
-    let wire = nic.plug(&bed.netns, "tap0")?;
+    ONE_QUEUE.make_tap(&bed.netns, "tap0")?;
+    let wire = ONE_QUEUE.plug(&bed.netns, "tap0")?;
     let router = Router::load(&bed.netns, "--iface tap0 --iface eth2")?;
     expect_large(&bed, &router, &wire, "tap0")?;
     router.unload()
 }
-
-const TWO_QUEUES: Nic = Nic {
-    queues: 2,
-    vnet_header: true,
-    nonblocking: true,
-};
 
 /// A port that was only sent to has a socket on one queue.
 fn late_queues() -> Result<()> {
@@ -995,14 +976,9 @@ fn bridge_port() -> Result<()> {
 }
 
 fn bridge_port_tap() -> Result<()> {
-    let nic = Nic {
-        queues: 1,
-        vnet_header: true,
-        nonblocking: true,
-    };
     let bed = Bed::new()?;
-    nic.make_tap(&bed.netns, "tap0")?;
-    let wire = nic.plug(&bed.netns, "tap0")?;
+    ONE_QUEUE.make_tap(&bed.netns, "tap0")?;
+    let wire = ONE_QUEUE.plug(&bed.netns, "tap0")?;
     let beyond = make_bridge(&bed, "tap0")?;
     bed.load_and_unload("tap0", "--iface tap0 --iface eth2", |router| {
         bed.expect_switching(router, &wire, "tap0")?;

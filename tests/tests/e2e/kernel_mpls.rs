@@ -10,6 +10,7 @@ use mplsxdp_tests::frame::{Entry, ethernet, udp, with_ttl};
 use mplsxdp_tests::needs::Need;
 
 use crate::bench::{Bench, NATIVE, RIGHT};
+use crate::kernel_sync::accept_labels;
 use crate::{test_with, test_with_all};
 
 const MPLS: Need = Need::Mpls;
@@ -39,16 +40,7 @@ pub fn tests() -> Vec<Trial> {
 fn bench() -> Result<Bench> {
     let bench = Bench::new(&format!("{NATIVE} --ttl-propagate linux"))?;
     let netns = bench.router.netns();
-    for (key, value) in [
-        ("mpls/platform_labels", "1000"),
-        ("mpls/conf/eth1/input", "1"),
-        ("mpls/conf/lo/input", "1"),
-        ("ipv4/ip_forward", "1"),
-        ("ipv4/conf/all/rp_filter", "0"),
-    ] {
-        netns.sysctl(key, value)?;
-    }
-    netns.ip("link set lo up")?;
+    accept_labels(netns)?;
     netns.ip(&format!("neigh replace 10.0.2.2 lladdr {RIGHT} dev eth2"))?;
     netns.ip("route add 198.51.100.0/24 via 10.0.2.2")?;
     Ok(bench)
@@ -139,8 +131,7 @@ fn dev_lo_pass() -> Result<()> {
 fn a_delivery_to_a_vrf_passes() -> Result<()> {
     let bench = bench()?;
     let netns = bench.router.netns();
-    netns.ip("link add red type vrf table 10")?;
-    netns.ip("link set red up")?;
+    netns.add_vrf("red", 10)?;
     netns.ip("route del 198.51.100.0/24")?;
     netns.ip("route add 198.51.100.0/24 via 10.0.2.2 dev eth2 table 10")?;
     netns.ip("-M route add 103 dev red")?;

@@ -1,5 +1,5 @@
-//! `load --sync kernel` on kernels that have MPLS: all that the kernel's tables can hold, and all ways in which that changes.
-//! What XDP forwards, the kernel must not have seen; what XDP leaves to the kernel, the kernel must forward.
+//! `load --sync kernel` on kernels that have MPLS: all that the kernel's tables can hold, and all ways in which that
+//! changes. What XDP forwards, the kernel must not have seen; what XDP leaves to the kernel, the kernel must forward.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -50,7 +50,8 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-fn prepare(netns: &Netns) -> Result<()> {
+/// The kernel accepts labels on the left, and forwards packets.
+pub fn accept_labels(netns: &Netns) -> Result<()> {
     // The second one is needed for `encap mpls`. Where they are a part of the kernel, there is nothing to load.
     let _ = Command::new("modprobe")
         .args(["-a", "mpls_router", "mpls_iptunnel"])
@@ -65,7 +66,14 @@ fn prepare(netns: &Netns) -> Result<()> {
     ] {
         netns.sysctl(key, value)?;
     }
-    netns.ip("link set lo up").map(drop)
+    Ok(())
+}
+
+/// `eth3`, which is not a port, with addresses of its own.
+fn add_other_interface(netns: &Netns) -> Result<()> {
+    netns.ip("link add eth3 type veth peer name eth3-peer")?;
+    netns.ip("address add 10.0.3.1/24 dev eth3")?;
+    netns.ip("link set eth3 up").map(drop)
 }
 
 /// The kernel has MPLS before `mplsxdp` is loaded, accepts labels on the left, and knows its neighbours on the right.
@@ -79,7 +87,7 @@ fn bench_with(options: &str, settings: &[(&str, &str)]) -> Result<Bench> {
         let netns = right.netns().clone();
         mplsxdp_tests::link(left, right)?;
         if cable == 0 {
-            prepare(&netns)?;
+            accept_labels(&netns)?;
             settings.iter().try_for_each(|(key, value)| netns.sysctl(key, value))?;
         }
         Ok(())
@@ -298,12 +306,9 @@ fn ifindex(netns: &Netns, name: &str) -> Result<u32> {
 fn passes() -> Result<()> {
     let bench = bench("--sync kernel")?;
     let netns = bench.router.netns();
-    netns.ip("link add red type vrf table 10")?;
-    netns.ip("link set red up")?;
+    netns.add_vrf("red", 10)?;
     netns.ip("route add 198.51.100.0/24 via 10.0.2.2 dev eth2 table 10")?;
-    netns.ip("link add eth3 type veth peer name eth3-peer")?;
-    netns.ip("address add 10.0.3.1/24 dev eth3")?;
-    netns.ip("link set eth3 up")?;
+    add_other_interface(netns)?;
     netns.ip("link set eth3-peer up")?;
     netlink::request(netns, &deep(100, 30, ifindex(netns, "eth2")?)?)?;
     netns.ip("-M route add 101 dev red")?;
@@ -562,9 +567,7 @@ fn silences() -> Result<()> {
     imposed(&bench, "10.4.2.0/24", "10.4.2.1", &[302], 63)?;
     swapped(&bench, 100, &[200])?;
     // Of several next hops those go whose device goes; a route with one goes with it.
-    netns.ip("link add eth3 type veth peer name eth3-peer")?;
-    netns.ip("address add 10.0.3.1/24 dev eth3")?;
-    netns.ip("link set eth3 up")?;
+    add_other_interface(netns)?;
     netns.ip(&format!(
         "-M route add 101 nexthop as 201 {VIA} nexthop as 202 via inet 10.0.3.2 dev eth3"
     ))?;
@@ -628,8 +631,7 @@ fn tables() -> Result<()> {
     ];
     // No VRF has the name so far.
     wait_for(&bench, &[&numbered])?;
-    netns.ip("link add red type vrf table 10")?;
-    netns.ip("link set red up")?;
+    netns.add_vrf("red", 10)?;
     wait_for(&bench, &[&numbered, &red[0], &red[1]])?;
     let sent = |destination: &str| {
         let packet = udp("192.0.2.1".parse()?, destination.parse()?, 64, b"mine")?;
@@ -657,8 +659,7 @@ fn tables() -> Result<()> {
     wait_for(&bench, &[&numbered, &changed, &red[1]])?;
     imposed(&bench, "10.4.1.0/24 table 10", "10.4.1.1", &[311, 312], 63)?;
     // The other table's route is that of no port, until a VRF has the table.
-    netns.ip("link add blue type vrf table 1000")?;
-    netns.ip("link set blue up")?;
+    netns.add_vrf("blue", 1000)?;
     netns.ip("link set eth1 master blue")?;
     wait::until("the other VRF's routes at its port", PATIENCE, || {
         bench.left.send(&sent("10.4.1.1")?)?;
@@ -740,7 +741,8 @@ fn audit() -> Result<()> {
         Ok(())
     };
     checked("stale 0 missing 0 different 0")?;
-    // A second writer uses the kernel's name: one route goes, one becomes another, and two come that the kernel does not have.
+    // A second writer uses the kernel's name: one route goes, one becomes another, and two come that the kernel does
+    // not have.
     bench.router.run("route --owner kernel del 100")?;
     bench
         .router

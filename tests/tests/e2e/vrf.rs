@@ -46,11 +46,6 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-fn add_vrf(netns: &Netns, name: &str, table: u32) -> Result<()> {
-    netns.ip(&format!("link add {name} type vrf table {table}"))?;
-    netns.ip(&format!("link set {name} up")).map(drop)
-}
-
 /// The kernel takes the interface down for a moment, which removes its IPv6 addresses.
 fn enslave(netns: &Netns, vrf: &str) -> Result<()> {
     netns.ip(&format!("link set eth1 master {vrf}"))?;
@@ -63,7 +58,7 @@ fn bench() -> Result<Bench> {
         let netns = right.netns().clone();
         mplsxdp_tests::link(left, right)?;
         if cable == 0 {
-            add_vrf(&netns, "red", TABLE)?;
+            netns.add_vrf("red", TABLE)?;
             enslave(&netns, "red")?;
         }
         Ok(())
@@ -158,7 +153,7 @@ fn moves() -> Result<()> {
     let netns = bench.router.netns();
     bench.route("10.0.0.0/8 encap mpls 200")?;
     for (vrf, table) in [("red", TABLE), ("blue", 11)] {
-        add_vrf(netns, vrf, table)?;
+        netns.add_vrf(vrf, table)?;
         netns.ip(&format!("route add blackhole 10.4.{table}.0/24 table {table}"))?;
     }
     netns.ip("route add blackhole 10.4.13.0/24")?;
@@ -430,7 +425,7 @@ fn other_ports() -> Result<()> {
 fn overlapping() -> Result<()> {
     let bench = bench()?;
     let netns = bench.router.netns();
-    add_vrf(netns, "blue", 11)?;
+    netns.add_vrf("blue", 11)?;
     netns.ip("link set eth2 master blue")?;
     netns.ip("addr add 10.0.1.1/24 dev eth2")?;
     netns.ip("addr add 10.0.1.8/24 dev eth2")?;
@@ -494,7 +489,7 @@ fn labels_of(bench: &Bench, destination: &str) -> Result<[Option<u32>; 2]> {
 fn own_routes() -> Result<()> {
     let bench = bench()?;
     let netns = bench.router.netns();
-    add_vrf(netns, "blue", 11)?;
+    netns.add_vrf("blue", 11)?;
     netns.ip("link set eth2 master blue")?;
     let (four, six) = ("10.4.7.1", "2001:db8:4::7");
     let expect_all = |expected: [u32; 2]| -> Result<()> {
@@ -579,7 +574,7 @@ fn own_traffic() -> Result<()> {
     let bench = Bench::new("--iface eth1 --iface eth2 --local mpls0")?;
     let netns = bench.router.netns();
     bench.route("10.0.0.0/8 encap mpls 200")?;
-    add_vrf(netns, "red", TABLE)?;
+    netns.add_vrf("red", TABLE)?;
     netns.ip("link set mpls0 master red")?;
     netns.ip("addr add 10.9.9.9/32 dev red")?;
     netns.ip("route add 10.4.0.0/16 dev mpls0 src 10.9.9.9 vrf red")?;

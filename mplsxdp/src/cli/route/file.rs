@@ -19,15 +19,7 @@ const NAMED: usize = 10;
 
 /// Prints the routes of one owner, for `restore`.
 pub(super) fn save(owner: Source, session: &mut Session) -> Result<(), Failure> {
-    session.client()?;
-    let Session {
-        client: Some(client),
-        out,
-        ..
-    } = session
-    else {
-        return Ok(());
-    };
+    let (client, out) = session.client_and_output()?;
     out.line("# Routes of mplsxdp, for `mplsxdp route restore`.")?;
     let list = api::ListRoutes {
         owner: Some(owner),

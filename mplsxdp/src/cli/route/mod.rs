@@ -110,24 +110,15 @@ pub fn route(words: &[String], choices: Choices, session: &mut Session) -> Resul
             let key = read(session, |context| line::key(&line, context).map_err(in_line))?;
             get(key, session)
         }
-        Verb::Add => {
-            let route = read_route(session)?;
+        Verb::Add | Verb::Change | Verb::Replace => {
+            let routes = [read_route(session)?];
             changes(session)?;
-            let changed = session.client()?.add_routes(&[route])?;
-            session.warn(changed.warnings);
-            Ok(())
-        }
-        Verb::Change => {
-            let route = read_route(session)?;
-            changes(session)?;
-            let changed = session.client()?.change_routes(&[route])?;
-            session.warn(changed.warnings);
-            Ok(())
-        }
-        Verb::Replace => {
-            let route = read_route(session)?;
-            changes(session)?;
-            let changed = session.client()?.replace_routes(&[route])?;
+            let client = session.client()?;
+            let changed = match verb {
+                Verb::Add => client.add_routes(&routes),
+                Verb::Change => client.change_routes(&routes),
+                _ => client.replace_routes(&routes),
+            }?;
             session.warn(changed.warnings);
             Ok(())
         }

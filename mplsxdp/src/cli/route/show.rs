@@ -21,15 +21,7 @@ pub(super) fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Fa
         standby: chosen.standby.then_some(true),
         ..api::FlushRoutes::from(chosen).into()
     };
-    session.client()?;
-    let Session {
-        client: Some(client),
-        out,
-        ..
-    } = session
-    else {
-        return Ok(());
-    };
+    let (client, out) = session.client_and_output()?;
     let style = out.style;
     match (style.json, style.pretty) {
         (false, _) if style.brief => client.routes(&list, |route| {

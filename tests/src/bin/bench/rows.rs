@@ -13,8 +13,8 @@ pub struct Row {
     pub title: &'static str,
     pub counters: Counters,
     pub traffic: Traffic,
-    /// What the route of each key says, behind the key. `{out}` is a label of its own for each; `{next}` is the next hop, `{back}` the
-    /// neighbour that frames come from, `{tagged}` the next hop in a VLAN.
+    /// What the route of each key says, behind the key. `{out}` is a label of its own for each; `{next}` is the next
+    /// hop, `{back}` the neighbour that frames come from, `{tagged}` the next hop in a VLAN.
     pub route: &'static str,
     pub measure: Measure,
 }
@@ -84,6 +84,24 @@ const fn row(name: &'static str, title: &'static str, traffic: Traffic, route: &
     }
 }
 
+const fn impose(name: &'static str, title: &'static str, prefixes: Keys) -> Row {
+    row(name, title, keys(prefixes), IMPOSE)
+}
+
+const fn to_kernel(name: &'static str, title: &'static str, prefixes: u32) -> Row {
+    Row {
+        measure: Measure::Kernel,
+        ..impose(name, title, Keys::Others(Family::V4, prefixes))
+    }
+}
+
+const fn all_counted(row: Row) -> Row {
+    Row {
+        counters: Counters::All,
+        ..row
+    }
+}
+
 const SWAP: &str = "as {out} {next}";
 const IMPOSE: &str = "encap mpls {out} {next}";
 /// As many labels as the default counter slots are for.
@@ -145,78 +163,42 @@ pub const ROWS: &[Row] = &[
         labels(4096),
         "as {out} {back}",
     ),
-    row(
-        "impose-1",
-        "imposition, 1 IPv4 prefix",
-        keys(Keys::Few(Family::V4, 1)),
-        IMPOSE,
-    ),
-    row(
+    impose("impose-1", "imposition, 1 IPv4 prefix", Keys::Few(Family::V4, 1)),
+    impose(
         "impose-256",
         "imposition, 256 IPv4 prefixes",
-        keys(Keys::Few(Family::V4, 256)),
-        IMPOSE,
+        Keys::Few(Family::V4, 256),
     ),
-    row(
-        "impose6-1",
-        "imposition, 1 IPv6 prefix",
-        keys(Keys::Few(Family::V6, 1)),
-        IMPOSE,
-    ),
-    row(
+    impose("impose6-1", "imposition, 1 IPv6 prefix", Keys::Few(Family::V6, 1)),
+    impose(
         "impose6-256",
         "imposition, 256 IPv6 prefixes",
-        keys(Keys::Few(Family::V6, 256)),
-        IMPOSE,
+        Keys::Few(Family::V6, 256),
     ),
-    row(
+    impose(
         "impose-900k",
         "imposition, 900k IPv4 prefixes",
-        keys(Keys::Table(Family::V4, 900_000)),
-        IMPOSE,
+        Keys::Table(Family::V4, 900_000),
     ),
-    row(
+    impose(
         "impose6-200k",
         "imposition, 200k IPv6 prefixes",
-        keys(Keys::Table(Family::V6, 200_000)),
-        IMPOSE,
+        Keys::Table(Family::V6, 200_000),
     ),
-    Row {
-        measure: Measure::Kernel,
-        ..row(
-            "ip",
-            "IPv4 left to the kernel, no prefix",
-            keys(Keys::Others(Family::V4, 0)),
-            IMPOSE,
-        )
-    },
-    Row {
-        measure: Measure::Kernel,
-        ..row(
-            "ip-256",
-            "IPv4 left to the kernel, 256 other prefixes",
-            keys(Keys::Others(Family::V4, 256)),
-            IMPOSE,
-        )
-    },
-    Row {
-        counters: Counters::All,
-        ..row(
-            "swap-512k-counted",
-            "swap, 512k labels, all counted",
-            labels(1 << 19),
-            SWAP,
-        )
-    },
-    Row {
-        counters: Counters::All,
-        ..row(
-            "swap-zipf",
-            "swap, 1M labels, Zipf 1.0, all counted",
-            keys(Keys::Zipf),
-            SWAP,
-        )
-    },
+    to_kernel("ip", "IPv4 left to the kernel, no prefix", 0),
+    to_kernel("ip-256", "IPv4 left to the kernel, 256 other prefixes", 256),
+    all_counted(row(
+        "swap-512k-counted",
+        "swap, 512k labels, all counted",
+        labels(1 << 19),
+        SWAP,
+    )),
+    all_counted(row(
+        "swap-zipf",
+        "swap, 1M labels, Zipf 1.0, all counted",
+        keys(Keys::Zipf),
+        SWAP,
+    )),
 ];
 
 /// More than so many draws the larger tables do not need.

@@ -95,7 +95,8 @@ impl Difference {
     }
 }
 
-/// Rows whose frames neither router forwards, so that there is nothing to compare; what mplsxdp answers is shown by other tests.
+/// Rows whose frames neither router forwards, so that there is nothing to compare; what mplsxdp answers is shown by
+/// other tests.
 const NOT_COMPARED: [&str; 2] = ["label TTL 0 or 1", "a packet larger than the next hop's MTU"];
 
 /// The document that lists the differences, and the section that does.
@@ -111,7 +112,8 @@ pub struct Row {
     pub difference: Option<Difference>,
 }
 
-/// The rows of the list in the text of [`DOCUMENT`]. An error if it has a difference that is unknown here, or lacks one.
+/// The rows of the list in the text of [`DOCUMENT`]. An error if it has a difference that is unknown here, or lacks
+/// one.
 pub fn documented(document: &str) -> Result<Vec<Row>> {
     let section = document.split(SECTION).nth(1);
     let section = section.with_context(|| format!("{DOCUMENT} has no section {SECTION:?}"))?;
@@ -679,8 +681,8 @@ fn same_but(sent: &Sent, way: &Way<'_>, disabled: bool, kernel: &[u8], xdp: &[u8
     Ok(differences)
 }
 
-/// Sends random frames over random tables through both. An error is a difference that is not documented, or that is documented and
-/// does not show up.
+/// Sends random frames over random tables through both. An error is a difference that is not documented, or that is
+/// documented and does not show up.
 pub fn compare(lab: &Lab) -> Result<Report> {
     let seed = match env::var(SEED_VARIABLE) {
         Ok(text) => text.parse().context(SEED_VARIABLE)?,

@@ -22,7 +22,8 @@ pub fn limit(ordinary: Duration) -> Duration {
     ordinary * *SLOWNESS
 }
 
-/// Calls `look` until it returns something; `what` is for the error if there is nothing within the [`limit`] of `ordinary`.
+/// Calls `look` until it returns something; `what` is for the error if there is nothing within the [`limit`] of
+/// `ordinary`.
 pub fn until<T>(what: &str, ordinary: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let limit = limit(ordinary);
     let end = Instant::now() + limit;

@@ -1,5 +1,5 @@
-//! Programs of the test and measuring rig: a generator that runs on live frames, a bare redirect and a minimal label swap to
-//! compare with, programs for the ends of the line that take every frame, and a counter of page pools.
+//! Programs of the test and measuring rig: a generator that runs on live frames, a bare redirect and a minimal label
+//! swap to compare with, programs for the ends of the line that take every frame, and a counter of page pools.
 #![no_std]
 #![no_main]
 
@@ -19,8 +19,8 @@ const HEADER_LEN: usize = 60;
 const HEADER_WORDS: usize = HEADER_LEN.div_ceil(8);
 const KINDS: usize = 3;
 
-/// What the generator writes at the start of each frame: a header for each of three kinds of frames. Frozen by the loader, like
-/// all of these. Words, so that they are aligned.
+/// What the generator writes at the start of each frame: a header for each of three kinds of frames. Frozen by the
+/// loader, like all of these. Words, so that they are aligned.
 #[unsafe(no_mangle)]
 static HEADERS: [[u64; HEADER_WORDS]; KINDS] = [[0; HEADER_WORDS]; KINDS];
 /// Lengths of the three kinds of frames in bytes; 0: all frames are of the first kind, and as long as they are.
@@ -42,7 +42,8 @@ static MACS: [u64; 2] = [0; 2];
 #[unsafe(no_mangle)]
 static PROCESS: u32 = 0;
 
-/// What the generator writes into one frame after another, as it is on the wire. It is read in order, so it costs few misses.
+/// What the generator writes into one frame after another, as it is on the wire. It is read in order, so it costs few
+/// misses.
 #[map]
 static DRAWS: Array<u64> = Array::with_max_entries(1, 0);
 /// How many frames were generated.
@@ -61,15 +62,15 @@ static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static PAGE_POOLS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
-/// Writes a new header at the start of the frame that it is run on, and sends it on. Frames of a live run come back with what was
-/// last written, so all of the header is written each time.
+/// Writes a new header at the start of the frame that it is run on, and sends it on. Frames of a live run come back
+/// with what was last written, so all of the header is written each time.
 #[xdp(frags)]
 pub fn generate(ctx: XdpContext) -> u32 {
     let Some(generated) = GENERATED.get_ptr_mut(0) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: the map's value, which nothing else writes to. Frozen values; volatile so that the compiler does not take those above
-    // for granted.
+    // SAFETY: the map's value, which nothing else writes to. Frozen values; volatile so that the compiler does not take
+    // those above for granted.
     let (position, mask, offset, is_wide, longest) = unsafe {
         *generated += 1;
         (
@@ -130,8 +131,9 @@ pub fn redirect(_: XdpContext) -> u32 {
     redirected()
 }
 
-/// The least that a label switch can do: swaps the label of an untagged frame by a table, writes the next hop's addresses, which are
-/// the same for all labels, and sends it on. No look at the destination address, no counter, no MTU, one operation.
+/// The least that a label switch can do: swaps the label of an untagged frame by a table, writes the next hop's
+/// addresses, which are the same for all labels, and sends it on. No look at the destination address, no counter, no
+/// MTU, one operation.
 #[xdp(frags)]
 pub fn swap(ctx: XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
@@ -152,7 +154,8 @@ pub fn swap(ctx: XdpContext) -> u32 {
         Some(&new) if new != 0 => Label::from_low_bits(new as u32),
         _ => return xdp_action::XDP_PASS,
     };
-    // SAFETY: within the frame, as checked above. Frozen values; volatile so that the compiler does not take those above for granted.
+    // SAFETY: within the frame, as checked above. Frozen values; volatile so that the compiler does not take those
+    // above for granted.
     unsafe {
         let macs = (&raw const MACS).cast::<u64>();
         write_unaligned(data as *mut u64, read_volatile(macs));

@@ -1,5 +1,5 @@
-//! mplsxdp against the kernel's own MPLS, on kernels that have it: [`mplsxdp_tests::differential_kernel`]. The lab `differential`
-//! shows the same.
+//! mplsxdp against the kernel's own MPLS, on kernels that have it: [`mplsxdp_tests::differential_kernel`]. The lab
+//! `differential` shows the same.
 
 use libtest_mimic::Trial;
 use mplsxdp_tests::needs::Need;

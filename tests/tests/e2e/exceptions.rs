@@ -163,8 +163,8 @@ fn held_for_replaced() -> Result<()> {
     Ok(())
 }
 
-/// Frames that the slow path sends to a port that is down are dropped, whether it knows that or not. None is held: if it
-/// knows, the next hop is not resolved.
+/// Frames that the slow path sends to a port that is down are dropped, whether it knows that or not. None is held: if
+/// it knows, the next hop is not resolved.
 fn port_down() -> Result<()> {
     const FRAMES: usize = 20;
     let bench = Bench::new(&format!("{NATIVE} --hold 0"))?;

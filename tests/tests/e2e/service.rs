@@ -1,5 +1,5 @@
-//! The systemd unit under a systemd of its own, which is process 1 of a PID namespace and knows only this unit, the journal and
-//! the targets that they need.
+//! The systemd unit under a systemd of its own, which is process 1 of a PID namespace and knows only this unit, the
+//! journal and the targets that they need.
 
 use std::fs;
 use std::path::{Path, PathBuf};

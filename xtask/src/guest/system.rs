@@ -17,8 +17,8 @@ use crate::run::workspace;
 const NICS_VARIABLE: &str = "MPLSXDP_VIRTIO";
 /// How many random frames the differential test compares: it is slow without KVM, and the host's run has many more.
 const FRAMES: (&str, &str) = ("MPLSXDP_FRAMES", "2000");
-/// By how much tests wait longer in the guest for what must happen, with the name of `mplsxdp_tests::wait`. Without KVM a
-/// guest is 10 to 15 times slower, and the limits leave a quiet machine some room.
+/// By how much tests wait longer in the guest for what must happen, with the name of `mplsxdp_tests::wait`. Without KVM
+/// a guest is 10 to 15 times slower, and the limits leave a quiet machine some room.
 const SLOWNESS: (&str, &str) = ("MPLSXDP_SLOWNESS", "6");
 
 /// Programs of this machine that the guest has. `depmod` is for this machine only.

@@ -4,9 +4,9 @@
 //! generator --redirect--> a0 ===veth=== a1 [switch, slow path] --> b0 ===veth=== b1 [sink: counts, drops]
 //! ```
 //!
-//! Frames whose labels have no route come up on `a1` and are dropped, or sent back to `a0`. Or their TTL is 1, and they are answered
-//! by ICMP Time Exceeded, each along the LSP of its label, limits off: what counts is what arrives at the sink. The slow path is on
-//! the same CPU, and comes first as soon as there is a frame.
+//! Frames whose labels have no route come up on `a1` and are dropped, or sent back to `a0`. Or their TTL is 1, and they
+//! are answered by ICMP Time Exceeded, each along the LSP of its label, limits off: what counts is what arrives at the
+//! sink. The slow path is on the same CPU, and comes first as soon as there is a frame.
 
 use std::io;
 use std::net::IpAddr;
@@ -225,7 +225,8 @@ impl Rig {
         Ok(frames as f64 / took.as_secs_f64() / 1e6)
     }
 
-    /// Million ICMP Time Exceeded per second, limits off, that arrive at the sink along the LSPs of the packets that expired.
+    /// Million ICMP Time Exceeded per second, limits off, that arrive at the sink along the LSPs of the packets that
+    /// expired.
     fn answers(&mut self, kiloframes: u32) -> Result<f64> {
         let switch = self.loader.program(SETTINGS)?;
         let attachment = attach(switch, self.a1.ifindex, XdpMode::Native)?;
@@ -296,8 +297,8 @@ impl World for OneBox<'_> {
     }
 }
 
-/// Generates frames while `slow_path` runs in a thread of its own, which returns how many it had and when the last came. Returns
-/// how many that were, and how long they took.
+/// Generates frames while `slow_path` runs in a thread of its own, which returns how many it had and when the last
+/// came. Returns how many that were, and how long they took.
 fn beside_slow_path(
     generator: &mut Generator,
     kiloframes: u32,

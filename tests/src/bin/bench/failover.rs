@@ -4,12 +4,13 @@
 //! near (answers ARP for 10.1.0.0/17) ---- eth1 switch eth2 ---- far (answers ARP for 10.2.0.0/17)
 //! ```
 //!
-//! 1,000 next hops are behind `eth1`, each with a backup behind `eth2`. `eth1` goes down again and again. The time is from the
-//! kernel's notice, as another process receives it, to the store by which the last of the 1,000 adjacencies has no neighbour any
-//! more, so that its frames go to the backup. It is seen in the table itself, which this process maps into its memory.
+//! 1,000 next hops are behind `eth1`, each with a backup behind `eth2`. `eth1` goes down again and again. The time is
+//! from the kernel's notice, as another process receives it, to the store by which the last of the 1,000 adjacencies
+//! has no neighbour any more, so that its frames go to the backup. It is seen in the table itself, which this process
+//! maps into its memory.
 //!
-//! Requests are measured by a client that asks for the status all the time while another makes the request: how long it waits at
-//! worst is how long the request holds up the event loop, and what the machine adds.
+//! Requests are measured by a client that asks for the status all the time while another makes the request: how long it
+//! waits at worst is how long the request holds up the event loop, and what the machine adds.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -209,7 +210,8 @@ impl Bench {
         })
     }
 
-    /// The same while routes are restored. Failures count during which a restore was under way from the notice to the last store.
+    /// The same while routes are restored. Failures count during which a restore was under way from the notice to the
+    /// last store.
     fn fail_over_beside_restores(&self, trials: usize) -> Result<Vec<Duration>> {
         let done = AtomicBool::new(false);
         // Odd while a restore is under way.
@@ -334,7 +336,8 @@ fn wait_for_notice(notices: &OwnedFd, ifindex: u32) -> Result<Instant> {
     loop {
         let length = recv(notices.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty())?;
         let received = Instant::now();
-        // struct nlmsghdr (length, type, ...), struct ifinfomsg (family, type, index, flags, ...): netlink(7), rtnetlink(7).
+        // struct nlmsghdr (length, type, ...), struct ifinfomsg (family, type, index, flags, ...): netlink(7),
+        // rtnetlink(7).
         let mut rest = &buffer[..length];
         while let Some((message, behind)) = rest
             .first_chunk()

@@ -4,10 +4,10 @@
 //! generator --redirect--> in0 ===veth=== in1 [switch] --redirect--> out0 ===veth=== out1 [sink: counts, drops]
 //! ```
 //!
-//! The bare redirect and the least swap have veth pairs of their own in place of `in0` and `in1`. Generator, program and sink take
-//! turns on one CPU, so a time is that of the whole line; what the switch adds is the difference to the bare redirect in the same
-//! round. The programs take turns round by round, so that all meet the same noise. The switch is the real program with its default
-//! configuration; routes come through the control socket.
+//! The bare redirect and the least swap have veth pairs of their own in place of `in0` and `in1`. Generator, program
+//! and sink take turns on one CPU, so a time is that of the whole line; what the switch adds is the difference to the
+//! bare redirect in the same round. The programs take turns round by round, so that all meet the same noise. The switch
+//! is the real program with its default configuration; routes come through the control socket.
 
 use std::io;
 use std::path::PathBuf;

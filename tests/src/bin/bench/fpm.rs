@@ -1,6 +1,8 @@
-//! How fast routes of a routing daemon get into the tables, how much memory they take, and how long they hold up others.
+//! How fast routes of a routing daemon get into the tables, how much memory they take, and how long they hold up
+//! others.
 //!
-//! The bench plays zebra: it sends label routes as fast as they are read. A route is in the tables once the status counts it.
+//! The bench plays zebra: it sends label routes as fast as they are read. A route is in the tables once the status
+//! counts it.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -211,8 +211,8 @@ impl Generator {
         send_to(&mut self.object, ifindex)
     }
 
-    /// Sends so many frames. Returns how long each took on average, as the kernel measures it, in whole nanoseconds: without the time
-    /// to set up, and without that of other threads.
+    /// Sends so many frames. Returns how long each took on average, as the kernel measures it, in whole nanoseconds:
+    /// without the time to set up, and without that of other threads.
     pub fn run(&mut self, frames: u32) -> Result<Duration> {
         let options = TestRunOptions {
             data_in: Some(&self.frame),

@@ -1,5 +1,5 @@
-//! What the switch can do: the rate of each operation in [`forwarding`], of exceptions in [`exceptions`], how long a failover takes in
-//! [`failover`], and how fast routes of a routing daemon get into the tables in [`fpm`].
+//! What the switch can do: the rate of each operation in [`forwarding`], of exceptions in [`exceptions`], how long a
+//! failover takes in [`failover`], and how fast routes of a routing daemon get into the tables in [`fpm`].
 
 mod exceptions;
 mod failover;

@@ -11,6 +11,10 @@
 //!
 //! Requests are measured by a client that asks for the status all the time while another makes the request: how long it
 //! waits at worst is how long the request holds up the event loop, and what the machine adds.
+//!
+//! The threads that measure have real-time priority, so that they do not wait for a CPU themselves. The kernel counts
+//! how long the event loop and the thread that serves clients were runnable without running: that part of a time is the
+//! scheduler's.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -33,7 +37,9 @@ use mplsxdp_common::abi::{Adjacency, MAX_ADJACENCIES, map};
 use mplsxdp_tests::router::program;
 use mplsxdp_tests::{End, Lab, Netns, Router, link, wait};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+
+use crate::scheduled::{self, Thread};
 
 const NEXT_HOPS: u32 = 1000;
 /// The first of the labels whose next hops fail.
@@ -72,31 +78,42 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         println!("\nNow:\n");
     }
     let bench = Bench::new(arguments.routes)?;
-    println!("| link down, {NEXT_HOPS} next hops | trials | median | 99th percentile | max |");
-    println!("|---|--:|--:|--:|--:|");
+    println!("| link down, {NEXT_HOPS} next hops | trials | | median | 99th percentile | max |");
+    println!("|---|--:|---|--:|--:|--:|");
     let idle = (0..arguments.trials)
         .map(|_| bench.fail_over())
         .collect::<Result<Vec<_>>>()?;
-    print_row("nothing else to do", idle);
-    print_row(
+    print_rows("nothing else to do", &idle);
+    print_rows(
         "a restore under way",
-        bench.fail_over_beside_restores(arguments.trials)?,
+        &bench.fail_over_beside_restores(arguments.trials)?,
     );
-    println!("\n| request | takes | longest wait of another client |");
-    println!("|---|--:|--:|");
+    println!(
+        "\n| request | takes | longest wait of another client | the loop waited for a CPU | the clients' thread did |"
+    );
+    println!("|---|--:|--:|--:|--:|");
     bench.requests()
 }
 
-fn print_row(name: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let percentile = |of_hundred: usize| milliseconds(times[(times.len() * of_hundred).div_ceil(100) - 1]);
-    println!(
-        "| {name} | {} | {} | {} | {} |",
-        times.len(),
-        percentile(50),
-        percentile(99),
-        percentile(100)
-    );
+/// From the notice to the last store.
+struct Failover {
+    time: Duration,
+    /// How much of it the event loop was runnable without running.
+    waited: Duration,
+}
+
+fn print_rows(name: &str, failovers: &[Failover]) {
+    let row = |name: &str, what: &str, part: fn(&Failover) -> Duration| {
+        let mut times: Vec<Duration> = failovers.iter().map(part).collect();
+        times.sort_unstable();
+        let percentile = |of_hundred: usize| milliseconds(times[(times.len() * of_hundred).div_ceil(100) - 1]);
+        let (count, percentiles) = (times.len(), [50, 99, 100].map(percentile).join(" | "));
+        println!("| {name} | {count} | {what} | {percentiles} |");
+    };
+    row(name, "in all", |failover| failover.time);
+    row("", "without waits for a CPU", |failover| {
+        failover.time.saturating_sub(failover.waited)
+    });
 }
 
 fn milliseconds(time: Duration) -> String {
@@ -105,11 +122,15 @@ fn milliseconds(time: Duration) -> String {
 
 struct Bench {
     router: Router,
+    event_loop: Thread,
+    serving: Thread,
     adjacencies: MappedAdjacencies,
     notices: OwnedFd,
     ifindex: u32,
     /// Adjacencies that have a neighbour while all links are up.
     resolved: usize,
+    /// Those of them that have none while `eth1` is down.
+    failing: Vec<usize>,
     /// Files of routes, with other labels each.
     files: [PathBuf; 2],
     _netns: [Netns; 2],
@@ -144,26 +165,41 @@ impl Bench {
         for (file, out) in files.iter().zip([100, 101]) {
             fs::write(file, routes_of(routes, out)?)?;
         }
-        let adjacencies = MappedAdjacencies::of(router.json::<mplsxdp::control::api::Status>("status")?.pid)?;
+        let pid = router.json::<mplsxdp::control::api::Status>("status")?.pid;
+        let adjacencies = MappedAdjacencies::of(pid)?;
         let ifindex = switch.within(|| Ok(nix::net::if_::if_nametoindex("eth1")?))?;
         let mut bench = Self {
             notices: switch.within(link_notices)?,
+            event_loop: Thread::first(pid)?,
+            serving: Thread::named(pid, "control")?,
             router,
             adjacencies,
             ifindex,
             resolved: 0,
+            failing: Vec::new(),
             files,
             _netns: [near, far],
             _lab: lab,
         };
         bench.restore(0)?;
         bench.router.wait_resolved()?;
-        bench.resolved = bench.adjacencies.resolved();
+        let resolved = bench.adjacencies.resolved();
+        bench.resolved = resolved.len();
         ensure!(
             bench.resolved > NEXT_HOPS as usize,
             "{} adjacencies are resolved",
             bench.resolved
         );
+        bench.router.netns().ip("link set eth1 down")?;
+        let left = bench.resolved - NEXT_HOPS as usize;
+        wait::until("the next hops to fail", RESOLVE, || {
+            Ok((bench.adjacencies.resolved().len() <= left).then_some(()))
+        })?;
+        bench.failing = resolved
+            .into_iter()
+            .filter(|&index| !bench.adjacencies.is_resolved(index))
+            .collect();
+        bench.router.netns().ip("link set eth1 up")?;
         Ok(bench)
     }
 
@@ -185,34 +221,42 @@ impl Bench {
     }
 
     /// Takes a link down and up again. Returns how long it took from the notice to the last store.
-    fn fail_over(&self) -> Result<Duration> {
+    fn fail_over(&self) -> Result<Failover> {
         self.wait_until_resolved()?;
-        let failed = self.resolved - NEXT_HOPS as usize;
-        let time = thread::scope(|scope| {
-            let down = scope.spawn(|| self.router.netns().ip("link set eth1 down"));
-            let notice = wait_for_notice(&self.notices, self.ifindex)?;
-            while self.adjacencies.resolved() > failed {
-                ensure!(notice.elapsed() < RESOLVE, "the next hops did not fail");
-                thread::sleep(LOOK);
-            }
-            let time = notice.elapsed();
-            down.join().unwrap_or_else(|_| bail!("a panic"))?;
-            Ok(time)
+        forget_notices(&self.notices)?;
+        let failover = thread::scope(|scope| {
+            let measuring = scope.spawn(|| {
+                scheduled::take_precedence()?;
+                let notice = wait_for_notice(&self.notices, self.ifindex)?;
+                let waited = self.event_loop.waited()?;
+                for &index in &self.failing {
+                    while self.adjacencies.is_resolved(index) {
+                        ensure!(notice.elapsed() < RESOLVE, "the next hops did not fail");
+                        thread::sleep(LOOK);
+                    }
+                }
+                Ok(Failover {
+                    time: notice.elapsed(),
+                    waited: self.event_loop.waited()?.saturating_sub(waited),
+                })
+            });
+            self.router.netns().ip("link set eth1 down")?;
+            measuring.join().unwrap_or_else(|_| bail!("a panic"))
         })?;
         self.router.netns().ip("link set eth1 up")?;
         self.wait_until_resolved()?;
-        Ok(time)
+        Ok(failover)
     }
 
     fn wait_until_resolved(&self) -> Result<()> {
         wait::until("MAC addresses of all next hops", RESOLVE, || {
-            Ok((self.adjacencies.resolved() >= self.resolved).then_some(()))
+            Ok((self.adjacencies.resolved().len() >= self.resolved).then_some(()))
         })
     }
 
     /// The same while routes are restored. Failures count during which a restore was under way from the notice to the
     /// last store.
-    fn fail_over_beside_restores(&self, trials: usize) -> Result<Vec<Duration>> {
+    fn fail_over_beside_restores(&self, trials: usize) -> Result<Vec<Failover>> {
         let done = AtomicBool::new(false);
         // Odd while a restore is under way.
         let restores = AtomicU64::new(0);
@@ -272,14 +316,25 @@ impl Bench {
     fn request(&self, name: &str, request: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut client = Client::connect(&Instance::new(self.router.instance())?)?;
         let done = AtomicBool::new(false);
-        let (took, longest) = thread::scope(|scope| {
-            let asking = scope.spawn(|| -> Result<Duration> {
-                let mut longest = Duration::ZERO;
+        let threads = [&self.event_loop, &self.serving];
+        let waited = || -> Result<Vec<Duration>> { threads.into_iter().map(Thread::waited).collect() };
+        let (took, (longest, waits)) = thread::scope(|scope| {
+            let asking = scope.spawn(|| -> Result<(Duration, Vec<Duration>)> {
+                scheduled::take_precedence()?;
+                let mut longest = (Duration::ZERO, Vec::new());
                 while !done.load(Ordering::Relaxed) {
+                    let before = waited()?;
                     let start = Instant::now();
                     // The program of another version may have other fields.
                     client.call::<_, serde_json::Value>("GetStatus", &serde_json::json!({}))?;
-                    longest = longest.max(start.elapsed());
+                    let wait = start.elapsed();
+                    if wait > longest.0 {
+                        let waits = waited()?.into_iter().zip(before);
+                        longest = (
+                            wait,
+                            waits.map(|(after, before)| after.saturating_sub(before)).collect(),
+                        );
+                    }
                     thread::sleep(Duration::from_micros(200));
                 }
                 Ok(longest)
@@ -291,7 +346,8 @@ impl Bench {
             let longest = asking.join().unwrap_or_else(|_| bail!("a panic"))?;
             result.map(|()| (took, longest))
         })?;
-        println!("| {name} | {:.2} s | {} |", took.as_secs_f64(), milliseconds(longest));
+        let waits: Vec<String> = [longest].into_iter().chain(waits).map(milliseconds).collect();
+        println!("| {name} | {:.2} s | {} |", took.as_secs_f64(), waits.join(" | "));
         Ok(())
     }
 }
@@ -328,13 +384,20 @@ fn link_notices() -> Result<OwnedFd> {
     Ok(notices)
 }
 
+/// Reads what the kernel has reported so far.
+fn forget_notices(notices: &OwnedFd) -> Result<()> {
+    let mut buffer = [0; 64 << 10];
+    while recv(notices.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    Ok(())
+}
+
 /// Returns when the kernel has reported that the interface is down.
 fn wait_for_notice(notices: &OwnedFd, ifindex: u32) -> Result<Instant> {
     const RTM_NEWLINK: u16 = 16;
     const IFF_UP: u32 = 1;
     let mut buffer = [0; 64 << 10];
     loop {
-        let length = recv(notices.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty())?;
+        let length = recv(notices.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let received = Instant::now();
         // struct nlmsghdr (length, type, ...), struct ifinfomsg (family, type, index, flags, ...): netlink(7),
         // rtnetlink(7).
@@ -382,13 +445,19 @@ impl MappedAdjacencies {
         Ok(Self(words.cast()))
     }
 
-    /// How many have a neighbour.
-    fn resolved(&self) -> usize {
-        let first_words = (0..MAX_ADJACENCIES as usize).map(|index| {
-            // SAFETY: within the mapping.
-            unsafe { self.0.add(index * Self::WORDS).as_ref() }.load(Ordering::Acquire)
-        });
-        first_words.filter(|&word| word != 0).count()
+    /// Whether it has a neighbour.
+    fn is_resolved(&self, index: usize) -> bool {
+        assert!(index < MAX_ADJACENCIES as usize);
+        // SAFETY: within the mapping.
+        let first_word = unsafe { self.0.add(index * Self::WORDS).as_ref() };
+        first_word.load(Ordering::Acquire) != 0
+    }
+
+    /// Those that have one.
+    fn resolved(&self) -> Vec<usize> {
+        (0..MAX_ADJACENCIES as usize)
+            .filter(|&index| self.is_resolved(index))
+            .collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod fpm;
 mod generator;
 mod plot;
 mod rows;
+mod scheduled;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

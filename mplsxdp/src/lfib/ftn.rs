@@ -351,7 +351,7 @@ impl<T: Tables> Lfib<T> {
         match result {
             Ok(()) => self.unsettled.remove(&key),
             Err(_) => self.unsettled.insert(key, held),
-        };
+        }
         result
     }
 

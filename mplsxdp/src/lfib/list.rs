@@ -1,6 +1,5 @@
 //! Reading routes back.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Bound;
@@ -46,21 +45,18 @@ enum Way<'a> {
     Group(&'a [Member]),
 }
 
-/// Next hops by which routes are selected. Backups do not count.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ways {
-    pub next_hops: HashSet<NextHopId>,
-    /// Also this machine (`dev lo`).
-    pub local: bool,
-}
+impl Candidate<'_> {
+    /// Whether the route is to this machine (`dev lo`).
+    pub fn is_local(&self) -> bool {
+        self.way == Way::Local
+    }
 
-impl Ways {
-    /// Whether any path of the route leads there.
-    pub fn include(&self, route: &Candidate<'_>) -> bool {
-        match route.way {
-            Way::Local => self.local,
-            Way::NextHop(id) => id.is_some_and(|id| self.next_hops.contains(&id)),
-            Way::Group(members) => members.iter().any(|member| self.next_hops.contains(&member.next_hop)),
+    /// Whether any path of the route leads to a next hop for which `is_one` is true. Backups do not count.
+    pub fn leads_to(&self, is_one: impl Fn(NextHopId) -> bool) -> bool {
+        match self.way {
+            Way::Local => false,
+            Way::NextHop(id) => id.is_some_and(is_one),
+            Way::Group(members) => members.iter().any(|member| is_one(member.next_hop)),
         }
     }
 }

@@ -17,11 +17,12 @@ mod reclaim;
 pub mod spread;
 #[cfg(test)]
 mod tests;
+mod unsettled;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use mplsxdp_common::abi::{Adjacency, LabelStack, MAX_PUSH, Op, RouteEntry};
+use mplsxdp_common::abi::{LabelStack, MAX_PUSH, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
 use crate::route::{Attributes, Owner, PassReason, RouteKey, Source};
@@ -32,15 +33,16 @@ use domains::Vrfs;
 pub use fecs::Families;
 use ftn::STEP;
 use groups::Groups;
-pub use list::{Candidate, Listed, Page, Ways};
-use next_hops::{NextHopChange, NextHopId, NextHops};
+pub use list::{Candidate, Listed, Page};
+use next_hops::{NextHopChange, NextHops};
 use pass::PassEntries;
 use plan::Plan;
 pub use plan::{Budget, Change, Finished, Progress, Remains, Select};
 use pool::Interner;
 pub use reach::Reach;
 use reach::{AT_ONCE, Leaving, StaleGroups, TURNED_AT_ONCE};
-use reclaim::Freed;
+use reclaim::{Freed, Resolving};
+use unsettled::Unsettled;
 
 /// How many different pass reasons are kept.
 const MAX_PASS_REASONS: u32 = 1 << 12;
@@ -81,8 +83,8 @@ pub struct Lfib<T> {
     counters: Counters,
     pass: PassEntries,
     vrfs: Vrfs,
-    /// The places where the FTN table differs from what is wanted because a write failed, and what it holds there.
-    unsettled: BTreeMap<FtnKey, Option<RouteEntry>>,
+    /// The places where the FTN table differs from what is wanted because a write failed.
+    unsettled: Unsettled,
     /// The last of these places that was tried again, and whether others are worth trying now.
     settled: Option<FtnKey>,
     settles: bool,
@@ -100,8 +102,7 @@ pub struct Lfib<T> {
     moved_buckets: bool,
     /// Slots that programs may still read, in the order of their grace periods.
     freed: VecDeque<(GracePeriod, Freed)>,
-    /// Adjacencies that will replace unresolved ones once no program can still see their old contents.
-    resolving: HashMap<NextHopId, (GracePeriod, Adjacency)>,
+    resolving: Resolving,
 }
 
 impl<T: Tables> Lfib<T> {
@@ -120,7 +121,7 @@ impl<T: Tables> Lfib<T> {
             counters: Counters::new(capacity.counter_slots),
             pass: PassEntries::default(),
             vrfs: Vrfs::default(),
-            unsettled: BTreeMap::new(),
+            unsettled: Unsettled::default(),
             settled: None,
             settles: false,
             awaited_room: None,
@@ -131,7 +132,7 @@ impl<T: Tables> Lfib<T> {
             followed_at_once: AT_ONCE,
             moved_buckets: false,
             freed: VecDeque::new(),
-            resolving: HashMap::new(),
+            resolving: Resolving::default(),
         }
     }
 

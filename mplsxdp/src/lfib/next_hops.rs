@@ -3,11 +3,12 @@
 //! of its own, and has the other as a user. This is bookkeeping only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::pool::SlotPool;
-use crate::route::NextHop;
 pub use crate::route::NextHopId;
+use crate::route::{NextHop, Via};
 
 /// The position of a next hop in the list: by its name, then by that of its backup.
 pub type Position = (NextHop, Option<NextHop>, NextHopId);
@@ -40,6 +41,7 @@ pub struct NextHops {
     entries: HashMap<NextHopId, Entry>,
     /// One id for each of its backups. There are equal entries if a port was renamed to a name that others waited for.
     by_next_hop: HashMap<NextHop, HashMap<Option<NextHopId>, NextHopId>>,
+    in_order: BTreeSet<Position>,
     by_slot: Vec<Option<NextHopId>>,
     /// By a backup, the next hops that have it.
     protected: BTreeMap<NextHopId, BTreeSet<NextHopId>>,
@@ -55,6 +57,7 @@ impl NextHops {
         Self {
             entries: HashMap::with_capacity(capacity as usize),
             by_next_hop: HashMap::with_capacity(capacity as usize),
+            in_order: BTreeSet::new(),
             by_slot: Vec::new(),
             protected: BTreeMap::new(),
             resolved: 0,
@@ -128,6 +131,7 @@ impl NextHops {
         );
         let named = self.by_next_hop.entry(next_hop.clone()).or_default();
         named.insert(backup_id, id);
+        self.in_order.extend(self.position(id));
         if let Some(backup) = backup_id {
             self.protected.entry(backup).or_default().insert(id);
         }
@@ -148,6 +152,9 @@ impl NextHops {
         entry.users -= 1;
         if entry.users > 0 {
             return false;
+        }
+        if let Some(position) = self.position(id) {
+            self.in_order.remove(&position);
         }
         let removed = self.entries.remove(&id);
         let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
@@ -204,6 +211,14 @@ impl NextHops {
             let named = self.by_next_hop.entry(entry.next_hop.clone()).or_default();
             named.insert(entry.backup, id);
         }
+        let positions = self.entries.keys().filter_map(|&id| self.position(id));
+        self.in_order = positions.collect();
+    }
+
+    fn position(&self, id: NextHopId) -> Option<Position> {
+        let entry = self.entries.get(&id)?;
+        let backup = entry.backup.and_then(|backup| self.get(backup));
+        Some((entry.next_hop.clone(), backup.cloned(), id))
     }
 
     /// Gives the next hop a new slot, and returns the old and the new one. The old slot is reserved until it is [given
@@ -318,6 +333,7 @@ impl NextHops {
     }
 
     /// All next hops, in their order.
+    #[cfg(test)]
     pub fn list(&self) -> Vec<(NextHopId, &NextHop)> {
         let mut list: Vec<_> = self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop)).collect();
         list.sort_by_key(|&(id, next_hop)| (next_hop, self.backup(id).and_then(|backup| self.get(backup))));
@@ -326,20 +342,17 @@ impl NextHops {
 
     /// Up to `limit` next hops after `after`, in their order.
     pub fn list_after(&self, after: Option<&Position>, limit: usize) -> Vec<Position> {
-        let after = after.map(|(next_hop, backup, id)| (next_hop, backup.as_ref(), *id));
-        let all = self.entries.iter().map(|(&id, entry)| {
-            let backup = entry.backup.and_then(|backup| self.get(backup));
-            (&entry.next_hop, backup, id)
-        });
-        let mut list: Vec<_> = all.filter(|place| after.is_none_or(|after| *place > after)).collect();
-        if limit < list.len() {
-            list.select_nth_unstable(limit);
-            list.truncate(limit);
-        }
-        list.sort_unstable();
-        list.into_iter()
-            .map(|(next_hop, backup, id)| (next_hop.clone(), backup.cloned(), id))
-            .collect()
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = self.in_order.range((after, Bound::Unbounded));
+        rest.take(limit).cloned().collect()
+    }
+
+    /// The next hops of this name, on any interface.
+    pub fn with_name(&self, via: Via) -> impl Iterator<Item = NextHopId> {
+        let first = (NextHop { via, dev: None }, None, NextHopId(0));
+        let rest = self.in_order.range(first..);
+        rest.take_while(move |(next_hop, ..)| next_hop.via == via)
+            .map(|&(.., id)| id)
     }
 
     /// All next hops in use; one with several backups appears once for each.
@@ -402,8 +415,14 @@ mod tests {
             all.take(&hop(last), None).unwrap();
             all.take(&hop(last), Some(&hop(200 - last))).unwrap();
         }
+        let gone = all.find(&hop(9), None).and_then(|id| all.slot(id)).unwrap();
+        assert!(all.drop_user(gone));
+        all.rename_devices(&HashMap::new());
+        let named: Vec<NextHopId> = all.with_name(hop(7).via).collect();
+        assert_eq!(named.len(), 2);
+        assert!(named.iter().all(|&id| all.get(id) == Some(&hop(7))));
         let whole: Vec<NextHopId> = all.list().into_iter().map(|(id, _)| id).collect();
-        assert_eq!(whole.len(), 12);
+        assert_eq!(whole.len(), 11);
         for limit in 1..14 {
             let mut listed: Vec<Position> = Vec::new();
             loop {

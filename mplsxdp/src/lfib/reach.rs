@@ -130,9 +130,9 @@ impl<T: Tables> Lfib<T> {
                 Reach::Resolved(adjacency) => adjacency.with_backup(backup),
                 Reach::Unresolved | Reach::Out => unresolved,
             };
-            match self.resolving.get(&id) {
-                Some((_, awaited)) if Reach::Resolved(*awaited) == reach => continue,
-                _ => self.resolving.remove(&id),
+            match self.resolving.get(id) {
+                Some(awaited) if Reach::Resolved(awaited) == reach => continue,
+                _ => self.resolving.remove(id),
             };
             // An unresolved adjacency has no port; the port comes with the MAC address.
             let same_port = !old.is_resolved() || old.port() == new.port();
@@ -155,9 +155,9 @@ impl<T: Tables> Lfib<T> {
         }
         if !later.is_empty() {
             let period = self.tables.begin_grace_period();
-            let later = later.into_iter();
-            self.resolving
-                .extend(later.map(|(id, adjacency)| (id, (period, adjacency.with_backup(None)))));
+            for (id, adjacency) in later {
+                self.resolving.insert(id, period, adjacency.with_backup(None));
+            }
         }
         if !moved.is_empty() {
             self.leave(&moved);
@@ -165,7 +165,7 @@ impl<T: Tables> Lfib<T> {
         }
         let back = next_hops
             .iter()
-            .filter(|(id, reach)| matches!(reach, Reach::Resolved(_)) && !self.resolving.contains_key(id));
+            .filter(|(id, reach)| matches!(reach, Reach::Resolved(_)) && self.resolving.get(*id).is_none());
         let back: Vec<NextHopId> = back.map(|&(id, _)| id).collect();
         self.take_back_in(&back);
         self.finish_grace_periods();

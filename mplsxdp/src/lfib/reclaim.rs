@@ -1,10 +1,11 @@
 //! Reuses slots that no entry points to any more, once no program can still read an entry that did.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use mplsxdp_common::abi::{Adjacency, RouteEntry};
+use mplsxdp_common::abi::Adjacency;
 
 use super::Lfib;
+use super::next_hops::NextHopId;
 use crate::dataplane::{GracePeriod, Tables};
 
 /// Slots of each table that no entry points to any more.
@@ -18,6 +19,39 @@ pub(super) struct Freed {
 
 /// How many slots of each table are released at once, if a grace period has taken long; the rest is released in steps.
 const RELEASED: usize = 16 << 10;
+/// The same for next hops that are resolved.
+const RESOLVED: usize = 1 << 10;
+
+/// Adjacencies that will replace unresolved ones once no program can still see their old contents.
+#[derive(Default, Debug)]
+pub(super) struct Resolving {
+    by_next_hop: HashMap<NextHopId, (GracePeriod, Adjacency)>,
+    /// The same in the order of their grace periods.
+    in_order: BTreeSet<(GracePeriod, NextHopId)>,
+}
+
+impl Resolving {
+    pub fn get(&self, id: NextHopId) -> Option<Adjacency> {
+        self.by_next_hop.get(&id).map(|&(_, adjacency)| adjacency)
+    }
+
+    pub fn insert(&mut self, id: NextHopId, period: GracePeriod, adjacency: Adjacency) {
+        self.remove(id);
+        self.by_next_hop.insert(id, (period, adjacency));
+        self.in_order.insert((period, id));
+    }
+
+    pub fn remove(&mut self, id: NextHopId) -> Option<Adjacency> {
+        let (period, adjacency) = self.by_next_hop.remove(&id)?;
+        self.in_order.remove(&(period, id));
+        Some(adjacency)
+    }
+
+    /// The first one, and the grace period that it waits for.
+    fn first(&self) -> Option<(GracePeriod, NextHopId)> {
+        self.in_order.first().copied()
+    }
+}
 
 impl Freed {
     /// Takes up to `most` slots of each table.
@@ -53,12 +87,7 @@ impl<T: Tables> Lfib<T> {
             || self.groups.has_held_back()
             || self.next_hops.has_held_back();
         // An entry that could not be removed from the FTN table may point to any of them.
-        let pointed_to = self
-            .unsettled
-            .values()
-            .flatten()
-            .any(|&entry| entry != RouteEntry::PASS);
-        if !held_back || pointed_to {
+        if !held_back || self.unsettled.points_to_slots() {
             return;
         }
         let freed = Freed {
@@ -81,15 +110,17 @@ impl<T: Tables> Lfib<T> {
         self.tables.is_over(period) && self.freed.front().is_none_or(|&(first, _)| first > period)
     }
 
-    /// Whether a grace period is over whose slots are not free yet.
+    /// Whether a grace period is over whose slots are not free yet, or whose next hops are not resolved.
     pub(super) fn has_to_release(&self) -> bool {
-        self.freed
-            .front()
-            .is_some_and(|&(period, _)| self.tables.is_over(period))
+        let freed = self.freed.front().map(|&(period, _)| period);
+        let resolving = self.resolving.first().map(|(period, _)| period);
+        let mut periods = freed.into_iter().chain(resolving);
+        periods.any(|period| self.tables.is_over(period))
     }
 
-    /// Frees slots and resolves next hops whose grace period is over.
+    /// Frees slots and resolves next hops whose grace period is over, a bounded number at once.
     pub(super) fn finish_grace_periods(&mut self) {
+        self.resolve_some();
         let mut left = RELEASED;
         while left > 0
             && let Some((period, freed)) = self.freed.front_mut()
@@ -109,18 +140,23 @@ impl<T: Tables> Lfib<T> {
             self.groups.release(&freed.groups);
             self.next_hops.release(&freed.next_hops);
         }
-        if self.resolving.is_empty() {
-            return;
-        }
-        let resolving = std::mem::take(&mut self.resolving);
-        let (over, waiting): (HashMap<_, _>, _) = resolving
-            .into_iter()
-            .partition(|&(_, (period, _))| self.tables.is_over(period));
-        self.resolving = waiting;
-        let mut back = Vec::with_capacity(over.len());
-        for (id, (_, adjacency)) in over {
+    }
+
+    fn resolve_some(&mut self) {
+        let mut back = Vec::new();
+        for _ in 0..RESOLVED {
+            let Some((_, id)) = self
+                .resolving
+                .first()
+                .filter(|&(period, _)| self.tables.is_over(period))
+            else {
+                break;
+            };
+            let adjacency = self.resolving.remove(id);
             // Nobody may use it now.
-            let Some(slot) = self.next_hops.slot(id) else { continue };
+            let (Some(adjacency), Some(slot)) = (adjacency, self.next_hops.slot(id)) else {
+                continue;
+            };
             let adjacency = adjacency.with_backup(self.backup_slot(id));
             self.tables.store_adjacency(slot, adjacency);
             back.push(id);

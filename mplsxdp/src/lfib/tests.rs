@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Counter, Domain, TtlPropagate, VlanTags};
+use mplsxdp_common::abi::{Adjacency, Counter, Domain, TtlPropagate, VlanTags};
 use mplsxdp_common::wire::{Label, Mac};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use super::groups::Member;
+use super::next_hops::NextHopId;
 use super::pass::Claim;
 use super::*;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
@@ -192,10 +193,8 @@ fn routes_are_chosen_by_their_next_hops() {
     lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
     let chosen = |neighbour: Option<u8>, local| {
         let is_one = |hop: &NextHop| neighbour.is_some_and(|neighbour| via(neighbour).as_ref() == Some(hop));
-        let next_hops = lfib.next_hops().list().into_iter();
-        let ids = next_hops.filter(|(_, hop)| is_one(hop)).map(|(id, _)| id).collect();
-        let ways = Ways { next_hops: ids, local };
-        let keys = keys(&lfib, |route| ways.include(route));
+        let is_way = |id| lfib.next_hops().get(id).is_some_and(is_one);
+        let keys = keys(&lfib, |route| local && route.is_local() || route.leads_to(is_way));
         keys.into_iter().map(|key| key.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(chosen(Some(1), false), ["100", "102"]);
@@ -946,6 +945,49 @@ fn a_next_hop_that_goes_while_it_waits_for_a_grace_period_is_not_resolved() {
             .values()
             .all(|adjacency| !adjacency.is_resolved())
     );
+}
+
+#[test]
+fn next_hops_that_have_waited_for_a_grace_period_are_resolved_in_steps() {
+    let capacity = Capacity {
+        labels: 4000,
+        adjacencies: 2000,
+        ..small()
+    };
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(capacity));
+    lfib.tables_mut().end_grace_periods();
+    let routes = (0..1500_u32).map(|number| {
+        let via = Via::Inet((0x0a01_0001 + number).into());
+        let dev = Some(Arc::from("eth0"));
+        let action = Action::Swap(labels(&[110]));
+        Route::new(
+            label(16 + number),
+            action,
+            Some(NextHop { via, dev }),
+            TtlPropagate::Default,
+        )
+        .unwrap()
+    });
+    lfib.change(Mode::Add, Owner::STATIC, &routes.collect::<Vec<_>>())
+        .unwrap();
+    let ids: Vec<NextHopId> = lfib.next_hops().list().iter().map(|&(id, _)| id).collect();
+    let set = |lfib: &mut Lfib<MemoryTables>, adjacency: Option<Adjacency>| {
+        lfib.set_next_hops(ids.iter().map(|&id| (id, adjacency)));
+    };
+    let resolved = |lfib: &Lfib<MemoryTables>| {
+        let adjacencies = lfib.tables().adjacencies.values();
+        adjacencies.filter(|adjacency| adjacency.is_resolved()).count()
+    };
+    set(&mut lfib, Some(Adjacency::new(R1, 1, OWN, 1500)));
+    set(&mut lfib, None);
+    // The contents differ in more than one word.
+    set(&mut lfib, Some(Adjacency::new(R1, 2, OWN, 1400)));
+    assert_eq!((resolved(&lfib), lfib.has_to_tidy()), (0, false));
+    lfib.tables_mut().end_grace_periods();
+    lfib.reclaim();
+    assert_eq!((resolved(&lfib), lfib.has_to_tidy()), (1024, true));
+    lfib.tidy_step(&mut Budget::new(1, &mut || false));
+    assert_eq!((resolved(&lfib), lfib.has_to_tidy()), (1500, false));
 }
 
 /// What readers of the adjacencies may see of one slot.

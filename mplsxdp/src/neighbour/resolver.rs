@@ -184,6 +184,13 @@ impl Resolver {
         self.hops.iter().map(|(id, hop)| (*id, &hop.next_hop, hop.state))
     }
 
+    /// The next hop after this one in the order of their ids, or the first.
+    pub fn next_hop_after(&self, after: Option<NextHopId>) -> Option<(NextHopId, &NextHop, Option<HopState>)> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (id, hop) = self.hops.range((after, Bound::Unbounded)).next()?;
+        Some((*id, &hop.next_hop, hop.state))
+    }
+
     /// Replaces a next hop that had the same `id`.
     pub fn add(&mut self, id: NextHopId, next_hop: NextHop, now: Instant, actions: &mut Vec<Action>) {
         self.remove(id, now, actions);

@@ -122,6 +122,11 @@ impl RouteFilter {
         matches!(self.keys, KeyFilter::Label(_) | KeyFilter::Prefix(_))
     }
 
+    /// Whether it selects by next hop.
+    pub fn has_way(&self) -> bool {
+        self.via.is_some() || self.dev.is_some()
+    }
+
     /// Whether a route of this key can be selected.
     pub fn selects(&self, key: RouteKey) -> bool {
         self.keys.selects(key) && (self.table.is_none() || self.table == key.table())

@@ -444,7 +444,7 @@ impl<T: Tables> Switch<T> {
         if self.lfib.has_stale_groups() {
             self.lfib.follow_groups(&mut Budget::new(usize::MAX, is_over));
         } else if !self.unlogged.is_empty() {
-            self.log_next_hops();
+            self.log_next_hops(&mut Budget::new(usize::MAX, is_over));
         } else if self.has_claims_to_follow() {
             self.follow_claims();
         } else if !self.changes.is_idle() && !awaits_room {

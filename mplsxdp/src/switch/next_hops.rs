@@ -9,15 +9,17 @@ use tracing::{debug, info, warn};
 
 use super::{DEFAULT_MTU, Effect, Switch};
 use crate::dataplane::Tables;
-use crate::lfib::Reach;
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
+use crate::lfib::{Budget, Reach};
 use crate::neighbour::Event;
 use crate::neighbour::resolver::{Action, HopState};
 use crate::ports::Role;
 use crate::ports::local::{self};
 
-/// How many changes of next hops are logged at once.
-const LOGGED: usize = 128;
+/// How many changes of next hops are logged at once; the rest is logged in steps.
+const LOGGED: usize = 16;
+/// What it takes to log one, in operations.
+const LINE: usize = 8;
 
 impl<T: Tables> Switch<T> {
     pub(super) fn handle_events(&mut self, batch: &[Event], now: Instant) {
@@ -165,15 +167,15 @@ impl<T: Tables> Switch<T> {
         self.set_next_hops(reached);
         let unlogged = changed.filter_map(|(id, state)| Some((self.resolver.next_hop(id)?.clone(), state)));
         self.unlogged.extend(unlogged);
-        self.log_next_hops();
+        self.log_next_hops(&mut Budget::new(LOGGED * LINE, &mut || false));
     }
 
     /// Logs some of the changes of next hops. The stores come first, because writing a thousand lines takes longer.
-    pub(super) fn log_next_hops(&mut self) {
-        for _ in 0..LOGGED {
-            let Some((next_hop, state)) = self.unlogged.pop_front() else {
-                return;
-            };
+    pub(super) fn log_next_hops(&mut self, budget: &mut Budget<'_>) {
+        while budget.is_left()
+            && let Some((next_hop, state)) = self.unlogged.pop_front()
+        {
+            budget.spend(LINE);
             let word = self.state_of(Some(state));
             let lladdr = state.mac().map(tracing::field::display);
             info!(next_hop = next_hop.to_string(), state = %word, lladdr, "next hop");

@@ -11,14 +11,17 @@ use super::Switch;
 use crate::control::api::{self, Changes, Refusal};
 use crate::dataplane::Tables;
 use crate::kernel;
+use crate::lfib::Budget;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Lookup};
 use crate::ports::sub_interface;
 use crate::ports::{Port, Role};
-use crate::route::{NextHop, Route, RouteKey};
+use crate::route::{NextHop, NextHopId, Route, RouteKey};
 
 /// How many waiting routes are named.
 const NAMED: usize = 100;
+/// What it takes to say why a next hop cannot be reached, in operations.
+const OBSTACLE: usize = 8;
 /// How many are named in the log.
 const LOGGED: usize = 10;
 
@@ -59,9 +62,12 @@ impl Waiting {
     }
 }
 
-/// A search for waiting routes.
-#[derive(Debug)]
+/// A search for waiting routes: through the next hops, then through the routes.
+#[derive(Default, Debug)]
 pub(super) struct Survey {
+    /// The last next hop that was looked at.
+    after: Option<NextHopId>,
+    has_all_next_hops: bool,
     /// The reasons by next hop.
     obstacles: HashMap<NextHop, String>,
     /// How many routes have been looked at.
@@ -70,20 +76,22 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Looks at up to `count` more of these installed routes. Returns whether all are done.
-    pub fn look_at(&mut self, routes: &[Route], count: usize) -> bool {
+    /// Continues to look at these installed routes. Returns whether all are done.
+    fn look_at(&mut self, routes: &[Route], budget: &mut Budget<'_>) -> bool {
         if self.obstacles.is_empty() {
             return true;
         }
-        for route in routes.iter().skip(self.at).take(count) {
+        while let Some(route) = routes.get(self.at) {
             self.at += 1;
             let mut found = route.next_hops().filter_map(|hop| self.obstacles.get_key_value(hop));
-            let Some((next_hop, reason)) = found.next() else {
-                continue;
-            };
-            self.waiting.total += 1;
-            if self.waiting.named.len() < NAMED {
-                self.waiting.named.push((route.key(), format!("{next_hop}: {reason}")));
+            if let Some((next_hop, reason)) = found.next() {
+                self.waiting.total += 1;
+                if self.waiting.named.len() < NAMED {
+                    self.waiting.named.push((route.key(), format!("{next_hop}: {reason}")));
+                }
+            }
+            if !budget.spend(1) {
+                break;
             }
         }
         self.at >= routes.len()
@@ -146,18 +154,24 @@ impl<T: Tables> Switch<T> {
             .or_else(|| self.ports.no_device(link.ifindex, next_hop))
     }
 
-    /// Starts a search for routes that cannot reach a next hop.
-    pub(super) fn survey_of_obstacles(&self) -> Survey {
-        let next_hops = self.resolver.next_hops();
-        let obstacles = next_hops.filter_map(|(_, next_hop, state)| {
-            let obstacle = self.known_obstacle(next_hop, state?)?;
-            Some((next_hop.clone(), obstacle))
-        });
-        Survey {
-            obstacles: obstacles.collect(),
-            at: 0,
-            waiting: Waiting::default(),
+    /// Continues a search for those of these routes that cannot reach a next hop. Returns whether it is done.
+    pub(super) fn survey_step(&self, survey: &mut Survey, routes: &[Route], budget: &mut Budget<'_>) -> bool {
+        while !survey.has_all_next_hops {
+            let Some((id, next_hop, state)) = self.resolver.next_hop_after(survey.after) else {
+                survey.has_all_next_hops = true;
+                break;
+            };
+            survey.after = Some(id);
+            let obstacle = state.and_then(|state| self.known_obstacle(next_hop, state));
+            let cost = if obstacle.is_some() { OBSTACLE } else { 1 };
+            survey
+                .obstacles
+                .extend(obstacle.map(|obstacle| (next_hop.clone(), obstacle)));
+            if !budget.spend(cost) {
+                return false;
+            }
         }
+        survey.look_at(routes, budget)
     }
 
     /// Where the kernel looks up the next hop `address`: outside of VRFs first, unless `address` is in the network of

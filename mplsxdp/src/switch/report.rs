@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
@@ -17,7 +16,7 @@ use crate::control::api;
 use crate::dataplane::Tables;
 use crate::lfib::counters::CountedAt;
 use crate::lfib::next_hops::{NextHopId, Position};
-use crate::lfib::{Candidate, Listed, Select, Ways};
+use crate::lfib::{Candidate, Listed, Select};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
@@ -133,7 +132,11 @@ impl<T: Tables> Switch<T> {
         limit: usize,
         counters: bool,
     ) -> Result<RouteList, api::Refusal> {
-        let select = self.selector(filter)?;
+        self.check_device_of(filter)?;
+        let select = |route: &Candidate<'_>| {
+            chooses(filter, route)
+                && (!filter.has_way() || leads(filter, route, |id| self.is_way(id, filter.via, filter.dev.as_deref())))
+        };
         let buckets = filter.is_narrow();
         let standby = |key| match filter.standby {
             true => self.standby(key, filter),
@@ -269,39 +272,45 @@ impl<T: Tables> Switch<T> {
             .collect()
     }
 
-    /// The criteria of `filter`. An interface that does not exist is refused.
+    /// Selects routes by `filter` and the next hops of now, also later. An interface that does not exist is refused.
     pub(super) fn selector(&self, filter: &api::RouteFilter) -> Result<Select, api::Refusal> {
-        let api::RouteFilter {
-            protocol,
-            via,
-            ref dev,
-            owner,
-            ..
-        } = *filter;
-        let ways = (via.is_some() || dev.is_some()).then(|| {
-            let is_one = |id: &NextHopId| {
-                let is_via = via.is_none_or(|via| self.lfib.next_hops().get(*id).is_some_and(|hop| hop.via == via));
-                is_via && dev.as_ref().is_none_or(|dev| self.device(*id).as_ref() == Some(dev))
-            };
-            let all = self.lfib.next_hops().all();
-            let next_hops: HashSet<NextHopId> = all.map(|(id, _)| id).filter(is_one).collect();
-            (next_hops, via.is_none() && dev.as_deref() == Some("lo"))
-        });
-        if let (Some((next_hops, false)), Some(dev)) = (&ways, dev)
-            && next_hops.is_empty()
-            && self.ports.number(dev).is_none()
-            && self.resolver.links().by_name(dev).is_none()
-        {
-            return Err(self.no_such_link(dev));
-        }
-        let ways = ways.map(|(next_hops, local)| Ways { next_hops, local });
+        self.check_device_of(filter)?;
+        let next_hops: Option<HashSet<NextHopId>> = filter.has_way().then(|| self.ways(filter).collect());
         let filter = filter.clone();
         Ok(Box::new(move |route: &Candidate<'_>| {
-            filter.selects(route.key)
-                && owner.is_none_or(|source| source == route.owner.source())
-                && protocol.is_none_or(|protocol| protocol == route.attributes.protocol)
-                && ways.as_ref().is_none_or(|ways| ways.include(route))
+            let is_one = |next_hops: &HashSet<NextHopId>| leads(&filter, route, |id| next_hops.contains(&id));
+            chooses(&filter, route) && next_hops.as_ref().is_none_or(is_one)
         }))
+    }
+
+    /// The next hops that `filter` selects.
+    fn ways(&self, filter: &api::RouteFilter) -> impl Iterator<Item = NextHopId> {
+        let next_hops = self.lfib.next_hops();
+        let named = filter.via.map(|via| next_hops.with_name(via));
+        let all = filter.via.is_none().then(|| next_hops.all().map(|(id, _)| id));
+        let candidates = named.into_iter().flatten().chain(all.into_iter().flatten());
+        candidates.filter(|&id| self.is_way(id, filter.via, filter.dev.as_deref()))
+    }
+
+    /// Whether the next hop has this name and interface.
+    fn is_way(&self, id: NextHopId, via: Option<Via>, dev: Option<&str>) -> bool {
+        let has_name = |via| self.lfib.next_hops().get(id).is_some_and(|hop| hop.via == via);
+        via.is_none_or(has_name) && dev.is_none_or(|dev| self.device(id) == Some(dev))
+    }
+
+    /// Refuses an interface that does not exist, unless a next hop waits for it.
+    fn check_device_of(&self, filter: &api::RouteFilter) -> Result<(), api::Refusal> {
+        match &filter.dev {
+            Some(dev)
+                if !is_of_local(filter)
+                    && self.ports.number(dev).is_none()
+                    && self.resolver.links().by_name(dev).is_none()
+                    && self.ways(filter).next().is_none() =>
+            {
+                Err(self.no_such_link(dev))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Up to `limit` next hops after `after`, and the position of the last if others follow.
@@ -428,14 +437,14 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The interface of a next hop. A sub-interface has its own name here, not that of the kernel's device for it.
-    fn device(&self, id: NextHopId) -> Option<Arc<str>> {
+    fn device(&self, id: NextHopId) -> Option<&str> {
         let ifindex = self.resolver.state(id).and_then(HopState::ifindex);
         let port = ifindex.and_then(|ifindex| self.ports.by_ifindex(ifindex));
         let found = ifindex.and_then(|ifindex| self.resolver.links().get(ifindex));
         let next_hop = self.lfib.next_hops().get(id);
-        port.map(|port| port.name().into())
-            .or_else(|| found.map(|link| link.name.clone()))
-            .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.clone()))
+        port.map(|port| port.name())
+            .or_else(|| found.map(|link| &*link.name))
+            .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.as_deref()))
     }
 
     /// The state of a next hop, by its public name.
@@ -466,12 +475,31 @@ impl<T: Tables> Switch<T> {
         let resolution = self.state_of(state);
         api::BackupState {
             via: next_hop.map_or(Via::Link(Mac::ZERO), |next_hop| next_hop.via).into(),
-            dev: self.device(id),
+            dev: self.device(id).map(Into::into),
             lladdr: state.and_then(HopState::mac).map(|mac| mac.to_string()),
             state: resolution,
             redirect_lost: port.is_some_and(|port| self.ports.takes_redirects(port) == Some(false)),
         }
     }
+}
+
+/// Whether `filter` selects a route by everything except its next hops.
+fn chooses(filter: &api::RouteFilter, route: &Candidate<'_>) -> bool {
+    filter.selects(route.key)
+        && filter.owner.is_none_or(|source| source == route.owner.source())
+        && filter
+            .protocol
+            .is_none_or(|protocol| protocol == route.attributes.protocol)
+}
+
+/// Whether a path of the route leads where `filter` says; `is_one` are the next hops that it selects.
+fn leads(filter: &api::RouteFilter, route: &Candidate<'_>, is_one: impl Fn(NextHopId) -> bool) -> bool {
+    route.is_local() && is_of_local(filter) || route.leads_to(is_one)
+}
+
+/// Whether `filter` selects routes to this machine.
+fn is_of_local(filter: &api::RouteFilter) -> bool {
+    filter.via.is_none() && filter.dev.as_deref() == Some("lo")
 }
 
 fn vlan_tag(vlan: Vlan) -> api::VlanTag {

@@ -26,9 +26,8 @@ use crate::route::{Description, NextHop, Owner, Route, RouteKey, Source};
 
 /// How much one input may do to the tables; the rest is done in steps, for which the caller sets the time.
 const AT_ONCE: usize = 256;
-/// How many next hops are followed, and how many routes looked at, in one step.
+/// How many next hops are followed in one step.
 const FOLLOWED: usize = 64;
-const LOOKED_AT: usize = 512;
 
 /// A change of routes, under way or queued.
 #[derive(Debug)]
@@ -360,15 +359,14 @@ impl<T: Tables> Switch<T> {
                 }
                 match result {
                     Ok(changes) if change.waits() && matches!(change.change, Change::Install { .. }) => {
-                        Stage::Survey(ahead, changes, self.survey_of_obstacles())
+                        Stage::Survey(ahead, changes, Survey::default())
                     }
                     Err(NotChanged::Change(error)) => return Self::refused(change, error),
                     result => return Next::done(ahead, result),
                 }
             }
             Stage::Survey(ahead, changes, mut survey) => {
-                budget.spend(LOOKED_AT / 2);
-                match survey.look_at(&change.routes(), LOOKED_AT) {
+                match self.survey_step(&mut survey, &change.routes(), budget) {
                     true => return Next::surveyed(ahead, changes, survey),
                     false => Stage::Survey(ahead, changes, survey),
                 }
@@ -419,7 +417,7 @@ impl<T: Tables> Switch<T> {
 
     fn after_look_up(&mut self, change: &RouteChange, ahead: Ahead, failed: &HashMap<IpAddr, String>) -> Stage {
         if change.origin == Origin::Started {
-            return Stage::Survey(ahead, Changes::default(), self.survey_of_obstacles());
+            return Stage::Survey(ahead, Changes::default(), Survey::default());
         }
         match self.check_ways(&ahead.fresh, failed) {
             Err(refusal) if !change.waits() => Stage::LetGo(ahead, Err(NotChanged::Refused(refusal))),

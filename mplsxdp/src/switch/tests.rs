@@ -501,6 +501,30 @@ fn a_next_hop_must_lead_out_of_a_port_unless_its_route_may_wait() {
 }
 
 #[test]
+fn waiting_routes_are_looked_for_in_steps() {
+    let mut rig = Rig::up();
+    rig.link(down(link(1, "eth1")));
+    let texts: Vec<String> = (0..20)
+        .map(|number| format!("{} as 200 via 192.0.2.{} dev eth1", 100 + number, 1 + number))
+        .collect();
+    let routes: Vec<&str> = texts.iter().map(String::as_str).collect();
+    match rig.change(ChangeMode::Replace, &routes, true) {
+        Ok(Reply::Committed(committed)) => assert_eq!(committed.unreachable_total, 20),
+        other => panic!("{other:?}"),
+    }
+    let routes: Vec<Route> = routes.into_iter().map(route).collect();
+    let (mut survey, mut steps) = (reachability::Survey::default(), 1);
+    while !rig
+        .switch
+        .survey_step(&mut survey, &routes, &mut Budget::new(1, &mut || false))
+    {
+        steps += 1;
+    }
+    // Each next hop, and each route.
+    assert_eq!((survey.waiting.total, steps), (20, 40));
+}
+
+#[test]
 fn a_look_up_that_is_not_answered_delays_only_who_asked() {
     let mut rig = Rig::up();
     rig.holds = true;

@@ -9,6 +9,9 @@ mod reading;
 mod reports;
 mod requests;
 mod signals;
+#[cfg(test)]
+mod tests;
+mod threads;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,7 +27,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use mplsxdp_common::abi::{Police, Settings};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -57,12 +60,13 @@ use fpm::{Fpm, ListenError};
 use reading::Reading;
 pub use reading::Reread;
 use requests::Requests;
+use threads::Dropper;
 use watch::Watch;
 
 /// Requests that wait for the switch.
 const CALL_BACKLOG: usize = 64;
-/// Kernel events that are read before their effect on the tables is worked out.
-const EVENT_BATCH: usize = 256;
+/// Kernel events that are read before their effect on the tables is worked out: at most a millisecond's work.
+const EVENT_BATCH: usize = 64;
 
 /// How long one step of long work may take; nothing else is done meanwhile.
 const STEP: Duration = Duration::from_millis(1);
@@ -76,9 +80,8 @@ type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome>>>>;
 /// Loads, serves until it is asked to stop, and unloads.
 pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     // First of all, so that no signal ends this process before it has cleaned up.
-    let mut ending = signals::Ending::new()?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut reading = Reading::default();
+    let ending = signals::Ending::new()?;
+    let hangup = signal(SignalKind::hangup())?;
     let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?)?;
     let interests = Interests {
         routing: config.sync.contains(&SyncSource::Kernel),
@@ -86,65 +89,43 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     };
     let (netlink, mut events) =
         Netlink::open_with(interests).context("cannot read the kernel's interfaces, routes and neighbours")?;
+    threads::go_first();
     let mut daemon = Daemon::new(config, netlink)?;
     daemon.follow_until_synced(&mut events).await?;
     daemon.handle(Input::Start);
 
-    let (calls_in, mut calls) = mpsc::channel(CALL_BACKLOG);
-    let mut listener = Some((listener, calls_in));
-    let stop_serving = CancellationToken::new();
-    let mut serving = None;
-    let mut failure = None;
-    while !daemon.stopping {
-        if daemon.is_ready
-            && let Some((listener, calls_in)) = listener.take()
-        {
-            serving = Some(serve(listener, calls_in, stop_serving.clone())?);
-            info!(
-                instance = daemon.switch.config().instance,
-                ports = daemon.switch.ports().len(),
-                "ready"
-            );
-            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-                warn!(%error, "cannot notify the service manager");
-            }
-        }
-        let happened = tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => Happened::Event(event),
-                None => {
-                    failure = Some(anyhow::anyhow!("the netlink reader has ended"));
-                    break;
-                }
-            },
-            Some(call) = calls.recv() => Happened::Call(call),
-            () = ending.arrived() => break,
-            _ = hangup.recv(), if reading.is_idle() => {
-                reading.begin(reread.as_ref());
-                continue;
-            }
-            read = reading.done() => Happened::Outcome(Box::new(Outcome::Input(Input::Reread(read)))),
-            happened = daemon.next() => happened,
-        };
-        let begin = Instant::now();
-        let name = happened.name();
-        daemon.take_events(&mut events, &happened);
-        let is_call = matches!(happened, Happened::Call(_));
-        daemon.take(happened);
-        // One call for each other input: which of them comes first is chance otherwise.
-        if !is_call && let Ok(call) = calls.try_recv() {
-            daemon.take(Happened::Call(call));
-        }
-        let held = begin.elapsed();
-        if held > LONG {
-            debug!(?held, by = name, "the event loop was held");
-        }
-        // The runtime looks at its sockets and timers only while this task waits, and if one input follows the other, it
-        // never does.
-        tokio::task::yield_now().await;
-    }
+    let (calls_in, calls) = mpsc::channel(CALL_BACKLOG);
+    let mut event_loop = EventLoop {
+        daemon,
+        events,
+        calls,
+        ending,
+        hangup,
+        reread,
+        reading: Reading::default(),
+        listener: Some((listener, calls_in)),
+        serving: None,
+        stop_serving: CancellationToken::new(),
+        failure: None,
+        turns: Turns::default(),
+    };
+    take_each(
+        &mut event_loop,
+        async |event_loop| event_loop.next().await,
+        EventLoop::take,
+    )
+    .await;
     info!("unloading");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let EventLoop {
+        mut daemon,
+        calls,
+        listener,
+        serving,
+        stop_serving,
+        failure,
+        ..
+    } = event_loop;
     let failed = daemon.failure.take();
     daemon.shut_down().await;
     // Requests that still wait for an answer learn that there is none.
@@ -161,15 +142,166 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     }
 }
 
+/// Takes one input after the other until there is none, and gives way after each: the runtime looks at its sockets and
+/// timers only while this task waits, and if one input follows the other, it never does.
+async fn take_each<S, I>(state: &mut S, mut next: impl AsyncFnMut(&mut S) -> Option<I>, take: impl Fn(&mut S, I)) {
+    while let Some(input) = next(state).await {
+        take(state, input);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The daemon, and what reaches it from outside.
+struct EventLoop {
+    daemon: Daemon,
+    events: mpsc::Receiver<Event>,
+    calls: mpsc::Receiver<control::Call>,
+    ending: signals::Ending,
+    hangup: Signal,
+    reread: Option<Reread>,
+    reading: Reading,
+    /// Until the switch is ready.
+    listener: Option<(UnixListener, mpsc::Sender<control::Call>)>,
+    serving: Option<thread::JoinHandle<()>>,
+    stop_serving: CancellationToken,
+    failure: Option<anyhow::Error>,
+    turns: Turns,
+}
+
+/// Whose turn it is. Kernel events come before every other input: a link may be down. A call comes before every other
+/// one that is not a call: chance would decide otherwise.
+#[derive(Default, Debug)]
+struct Turns {
+    had_events: bool,
+    had_call: bool,
+}
+
+impl Turns {
+    fn taken(&mut self, happened: &Happened) {
+        self.had_events = matches!(happened, Happened::Event(_));
+        if !self.had_events {
+            self.had_call = matches!(happened, Happened::Call(_));
+        }
+    }
+
+    /// The input whose turn it is, if it waits.
+    fn next(
+        &self,
+        event: impl FnOnce() -> Option<Event>,
+        call: impl FnOnce() -> Option<control::Call>,
+    ) -> Option<Happened> {
+        let event = if self.had_events { None } else { event() };
+        event.map(Happened::Event).or_else(|| {
+            let call = if self.had_call { None } else { call() };
+            call.map(Happened::Call)
+        })
+    }
+}
+
+impl EventLoop {
+    /// Waits for the next input; `None` at the end.
+    async fn next(&mut self) -> Option<Happened> {
+        if self.daemon.stopping {
+            return None;
+        }
+        if self.daemon.is_ready
+            && let Some((listener, calls_in)) = self.listener.take()
+        {
+            match serve(listener, calls_in, self.stop_serving.clone()) {
+                Ok(serving) => self.serving = Some(serving),
+                Err(error) => {
+                    self.failure = Some(error);
+                    return None;
+                }
+            }
+            info!(
+                instance = self.daemon.switch.config().instance,
+                ports = self.daemon.switch.ports().len(),
+                "ready"
+            );
+            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+                warn!(%error, "cannot notify the service manager");
+            }
+        }
+        let (events, calls) = (&mut self.events, &mut self.calls);
+        let next = self.turns.next(|| events.try_recv().ok(), || calls.try_recv().ok());
+        if next.is_some() {
+            return next;
+        }
+        loop {
+            return Some(tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => Happened::Event(event),
+                    None => {
+                        self.failure = Some(anyhow::anyhow!("the netlink reader has ended"));
+                        return None;
+                    }
+                },
+                Some(call) = self.calls.recv() => Happened::Call(call),
+                () = self.ending.arrived() => return None,
+                _ = self.hangup.recv(), if self.reading.is_idle() => {
+                    self.reading.begin(self.reread.as_ref());
+                    continue;
+                }
+                read = self.reading.done() => Happened::Outcome(Box::new(Outcome::Input(Input::Reread(read)))),
+                happened = self.daemon.next() => happened,
+            });
+        }
+    }
+
+    fn take(&mut self, happened: Happened) {
+        let held = Held::begin();
+        let name = happened.name();
+        self.turns.taken(&happened);
+        match happened {
+            Happened::Event(event) => self.daemon.take_events(event, &mut self.events),
+            happened => self.daemon.take(happened),
+        }
+        held.end(name);
+    }
+}
+
+/// How long an input holds the event loop.
+struct Held {
+    begin: Instant,
+    /// The time that this thread had run until then, if that is to be logged.
+    ran: Option<Duration>,
+}
+
+impl Held {
+    fn begin() -> Self {
+        Self {
+            begin: Instant::now(),
+            ran: tracing::enabled!(tracing::Level::DEBUG).then(threads::ran),
+        }
+    }
+
+    /// The difference of the times that are logged is that for which the thread had no CPU.
+    fn end(self, by: &str) {
+        let held = self.begin.elapsed();
+        if let Some(before) = self.ran
+            && held > LONG
+        {
+            let ran = threads::ran().saturating_sub(before);
+            debug!(?held, ?ran, by, "the event loop was held");
+        }
+    }
+}
+
 /// Serves clients on a thread of its own, so that reading and writing their messages does not hold the event loop.
 fn serve(
     listener: UnixListener,
     calls: mpsc::Sender<control::Call>,
     stop: CancellationToken,
 ) -> anyhow::Result<thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(threads::readers())
+        .on_thread_start(threads::go_last)
+        .build()?;
     let listener = listener.into_std()?;
     let serve = move || {
+        threads::be_prompt();
         runtime.block_on(async {
             match UnixListener::from_std(listener) {
                 Ok(listener) => server::serve(listener, calls, server::Limits::default(), stop).await,
@@ -247,6 +379,7 @@ struct Daemon {
     fpm: Option<Fpm>,
     _lost_frames: Option<LostFrames>,
     counters: Arc<CounterReaders>,
+    dropper: Dropper,
     answers: HashMap<Token, Answer>,
     next_token: Token,
     is_ready: bool,
@@ -310,6 +443,7 @@ impl Daemon {
             fpm,
             _lost_frames: lost_frames.ok(),
             counters,
+            dropper: Dropper::new()?,
             answers: HashMap::new(),
             next_token: Token(0),
             is_ready: false,
@@ -367,26 +501,21 @@ impl Daemon {
         }
     }
 
-    /// Kernel reports come before any other event: a link may be down.
-    fn take_events(&mut self, events: &mut mpsc::Receiver<Event>, happened: &Happened) {
-        let mut batch = Vec::new();
-        if let Happened::Event(event) = happened {
-            batch.push(event.clone());
-        }
+    /// Takes the event, and those that have come after it.
+    fn take_events(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
+        let mut batch = vec![first];
         while batch.len() < EVENT_BATCH
             && let Ok(event) = events.try_recv()
         {
             batch.push(event);
         }
-        if !batch.is_empty() {
-            self.handle(Input::Kernel(batch));
-        }
+        self.handle(Input::Kernel(batch));
     }
 
     fn take(&mut self, happened: Happened) {
         let now = Instant::now();
         match happened {
-            Happened::Event(_) => {}
+            Happened::Event(event) => self.handle(Input::Kernel(vec![event])),
             Happened::Call(control::Call { request, peer, reply }) => {
                 let token = self.next_token;
                 self.next_token = Token(token.0 + 1);
@@ -633,7 +762,7 @@ impl Daemon {
                 });
             }
             Effect::SetFixesPeers(fixes_peers) => self.attacher.set_fixes_peers(fixes_peers),
-            Effect::Drop(remains) => drop(tokio::task::spawn_blocking(move || drop(remains))),
+            Effect::Drop(remains) => self.dropper.drop(remains),
             Effect::RetryHeld => {
                 let now = Instant::now();
                 self.with_exceptions(|exceptions, view| exceptions.retry_all_held(view, now));

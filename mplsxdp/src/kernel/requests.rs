@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -23,6 +24,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tokio::runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
@@ -79,10 +81,20 @@ impl Netlink {
         Ok((netlink, events))
     }
 
-    /// Only for requests: no subscription.
+    /// Only for requests: no subscription. A thread of its own makes them, because the kernel carries them out in the
+    /// system call: it may have to wait there until an interface with a thousand neighbours is down.
     pub fn open_requests() -> Result<Self, Error> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
-        tokio::spawn(connection);
+        let runtime = runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = runtime.map_err(Error::Open)?;
+        let (connection, handle, _) = {
+            let _within = runtime.enter();
+            rtnetlink::new_connection().map_err(Error::Open)?
+        };
+        // It ends with the last handle.
+        let thread = thread::Builder::new().name("netlink".into());
+        thread
+            .spawn(move || runtime.block_on(connection))
+            .map_err(Error::Open)?;
         let resync = Arc::default();
         Ok(Self { handle, resync })
     }

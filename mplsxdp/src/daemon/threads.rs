@@ -1,0 +1,141 @@
+//! The priorities of this process's threads. The event loop moves flows away from failed links, so it goes before the
+//! work that is done for it and for clients elsewhere: reading large messages, and freeing memory.
+//!
+//! Every change is relative to what the administrator has chosen for the process (`Nice=` of systemd.exec(5)), and a
+//! real-time policy is left alone. Without CAP_SYS_NICE, only what needs no privilege is changed.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tracing::debug;
+
+use crate::lfib::Remains;
+
+/// Differences in nice values.
+const BEFORE_OTHERS: i32 = -5;
+const AFTER_OTHERS: i32 = 10;
+/// A thread with a short time slice runs soon after it has become runnable, even if it gets no more time in all (since
+/// Linux 6.12; older kernels ignore it).
+const SLICE_NS: u64 = 200_000;
+
+/// From linux/sched.h: threads that this one starts have the usual priority.
+const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+
+/// Lets the calling thread run soon after it has become runnable, and more than others. Threads that it starts later
+/// are like others.
+pub fn go_first() {
+    if let Err(error) = adjust(BEFORE_OTHERS, Some(SLICE_NS)) {
+        debug!(%error, "the event loop has the usual priority");
+        be_prompt();
+    }
+}
+
+/// Lets the calling thread run soon after it has become runnable, with the usual share of the time.
+pub fn be_prompt() {
+    if let Err(error) = adjust(0, Some(SLICE_NS)) {
+        debug!(%error, "clients are served with the usual time slice");
+    }
+}
+
+/// Lets others run before the calling thread, and before those that it starts later.
+pub fn go_last() {
+    if let Err(error) = adjust(AFTER_OTHERS, None) {
+        debug!(%error, "a worker has the usual priority");
+    }
+}
+
+fn adjust(nicer: i32, slice_ns: Option<u64>) -> io::Result<()> {
+    // SAFETY: all bits zero are valid.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    let size = size_of_val(&attributes);
+    // SAFETY: it writes at most `size` bytes there; 0 is the calling thread.
+    check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
+    if attributes.sched_policy != libc::SCHED_OTHER.cast_unsigned() {
+        return Ok(());
+    }
+    attributes.sched_nice = (attributes.sched_nice + nicer).clamp(-20, 19);
+    if let Some(slice_ns) = slice_ns {
+        attributes.sched_runtime = slice_ns;
+        attributes.sched_flags |= SCHED_FLAG_RESET_ON_FORK;
+    }
+    // SAFETY: it reads `attributes`, which have their size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// How long the calling thread has run.
+pub fn ran() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes to `time`. It cannot fail: every thread has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
+}
+
+/// How many threads read large messages: one CPU is left to the event loop.
+pub fn readers() -> usize {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    cpus.saturating_sub(1).max(1)
+}
+
+/// Drops what is left of large changes, one after the other, on a thread of its own.
+pub struct Dropper(mpsc::Sender<Remains>);
+
+impl Dropper {
+    pub fn new() -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        thread::Builder::new().name("drop".into()).spawn(move || {
+            go_last();
+            receiver.into_iter().for_each(drop);
+        })?;
+        Ok(Self(sender))
+    }
+
+    pub fn drop(&self, remains: Remains) {
+        // The thread ends only after this value.
+        let _ = self.0.send(remains);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nice value of the calling thread.
+    fn nice() -> i32 {
+        // SAFETY: all bits zero are valid, and it writes at most `size` bytes.
+        unsafe {
+            let mut attributes: libc::sched_attr = std::mem::zeroed();
+            let size = size_of_val(&attributes);
+            check(libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0)).unwrap();
+            attributes.sched_nice
+        }
+    }
+
+    /// On threads of their own: a thread cannot always take back what it has asked for.
+    #[test]
+    fn threads_that_the_event_loop_starts_do_not_share_its_priority() {
+        let usual = nice();
+        let started = thread::spawn(move || {
+            go_first();
+            let own = nice();
+            assert!(own == usual || own == (usual + BEFORE_OTHERS).max(-20), "{own}");
+            thread::spawn(nice).join().unwrap()
+        });
+        // The kernel gives them 0 in place of a negative value.
+        let started = started.join().unwrap();
+        assert!(started == usual || started == 0, "{started}");
+        let worker = thread::spawn(|| {
+            go_last();
+            nice()
+        });
+        assert_eq!(worker.join().unwrap(), (usual + AFTER_OTHERS).min(19));
+    }
+}

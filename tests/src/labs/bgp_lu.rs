@@ -2,6 +2,7 @@
 //! control socket.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use crate::watch::{Watch, stack};
 
 const CONVERGENCE: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(10);
+/// User and group of ExaBGP: nobody, who owns nothing.
+const USER: u32 = 65534;
 
 pub fn run(lab: &Lab) -> Result<()> {
     title("Labels by BGP, without MPLS in the kernel");
@@ -164,21 +167,26 @@ impl<'a> Speaker<'a> {
             .replace("FEED", &feed.to_string_lossy());
         fs::write(&configuration, text)?;
         show::command(node, &format!("exabgp {file}"));
-        // /usr/sbin/exabgp is a link to it, which the installation makes.
-        let program = "/usr/sbin/python3-exabgp";
+        // As under systemd, it is not root: the group of the control socket lets feed.py use that, and ambient
+        // capabilities let it add kernel routes and let ExaBGP listen on port 179.
+        chown(router.socket(), None, Some(USER))?;
         let mut command = if Path::new(DEBIAN).exists() {
             frr::prepare()?;
             let mut command = node.netns().command("chroot");
-            command.args([DEBIAN, program]);
+            command.args([DEBIAN, "setpriv"]);
             command
         } else {
-            node.netns().command(program)
+            node.netns().command("setpriv")
         };
+        let (user, capabilities) = (USER.to_string(), "-all,+net_admin,+net_bind_service");
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+        command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]);
+        // /usr/sbin/exabgp is a link to it, which the installation makes.
+        command.args(["--bounding-set", capabilities, "/usr/sbin/python3-exabgp"]);
         let log = directory.join("exabgp.log");
         let output = fs::File::create(&log)?;
-        // By default it would run feed.py as user nobody; and it listens only on the configured addresses.
+        // By default it does not listen.
         command
-            .env("exabgp.daemon.user", "root")
             .env("exabgp.tcp.bind", "0.0.0.0")
             .env("exabgp.api.cli", "false")
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -7,6 +7,7 @@ mod convergence;
 mod differential;
 mod edges;
 mod frr;
+mod join;
 mod kernel_counters;
 mod l3vpn;
 mod linux_edge;
@@ -91,6 +92,12 @@ const LABS: [Entry; 11] = [
         kernel: "mpls",
         shows: "random tables and frames through the kernel's MPLS and through mplsxdp",
         run: differential::run,
+    },
+    Entry {
+        name: "join",
+        kernel: "mpls",
+        shows: "one more router joins, by LDP and by segment routing",
+        run: join::run,
     },
     Entry {
         name: "bgp-lu",

@@ -326,6 +326,8 @@ fn status() -> Status {
         config_file: Some("/etc/mplsxdp/pe1.toml".into()),
         ports: Some(vec!["eth1".into()]),
         preferences: Some([(Source::Fpm, 10)].into()),
+        ip_ttl_propagate: Some(true),
+        default_ttl: Some(255),
     }
 }
 

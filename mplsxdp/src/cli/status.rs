@@ -50,11 +50,18 @@ fn lines(status: &Status) -> Vec<String> {
         config_file,
         ports,
         preferences,
+        ip_ttl_propagate,
+        default_ttl,
         ..
     } = status;
     let (minutes, seconds) = (status.uptime_seconds / 60, status.uptime_seconds % 60);
     let (hours, minutes) = (minutes / 60, minutes % 60);
     let tc = if status.tc_propagate { " tc-propagate" } else { "" };
+    let kernels = ip_ttl_propagate.zip(*default_ttl).map(|(propagates, ttl)| {
+        let propagates = u8::from(propagates);
+        format!(" ip-ttl-propagate {propagates} default-ttl {ttl}")
+    });
+    let kernels = kernels.unwrap_or_default();
     let local = status
         .local
         .as_ref()
@@ -64,7 +71,7 @@ fn lines(status: &Status) -> Vec<String> {
         format!(
             "instance {instance} pid {pid} up {hours}:{minutes:02}:{seconds:02} version {version} abi {abi_version}"
         ),
-        format!("    mode {mode} ttl-propagate {ttl_mode} tunnel-ttl {tunnel_ttl}{tc}"),
+        format!("    mode {mode} ttl-propagate {ttl_mode} tunnel-ttl {tunnel_ttl}{kernels}{tc}"),
         format!("    unknown {unknown} icmp-via {icmp_via}{local}"),
         format!("    links {links} label routes {label_routes} prefix routes {prefix_routes}"),
         format!("    next hops {next_hops} unresolved {unresolved_next_hops}"),

@@ -356,6 +356,11 @@ pub struct Status {
     /// How much the routes of each owner are preferred to those of others: the lowest number wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<BTreeMap<Source, u32>>,
+    /// As in [`SyncSource`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_ttl_propagate: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_ttl: Option<u8>,
 }
 
 /// `type Table`: how full a table is.

@@ -1,53 +1,77 @@
-//! Checks periodically that the programs are in place: the kernel does not report that a bpf_link is detached. A thread
-//! does so, because the kernel answers under its RTNL lock, for which it may have to wait.
+//! Looks again and again at what the kernel does not report: whether the programs are in place (a bpf_link can be
+//! detached), and the settings of the TTL. A thread does so, because the kernel may answer under its RTNL lock, for which
+//! the thread may have to wait.
 
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+use super::audit;
 use crate::dataplane::port::Probe;
+use crate::feeds::TtlDefaults;
 use crate::ports::programs::Finding;
 
 /// The time between two checks of the links.
-const INTERVAL: Duration = Duration::from_millis(500);
+const LINKS: Duration = Duration::from_millis(500);
+/// The time between two readings of the settings of the TTL. inotify is no substitute: it misses writes through another
+/// mount of procfs, and has nothing to watch before the kernel's MPLS module is loaded.
+const TTL: Duration = Duration::from_secs(2);
+
+/// Does the same thing again and again, on a thread.
+struct Repeated<T> {
+    interval: Duration,
+    due: Instant,
+    under_way: Option<JoinHandle<T>>,
+}
+
+impl<T: Send + 'static> Repeated<T> {
+    fn new(interval: Duration, now: Instant) -> Self {
+        Self {
+            interval,
+            due: now + interval,
+            under_way: None,
+        }
+    }
+
+    /// Waits for the next result; `None`: there is none this time. Can be dropped and called again at any time.
+    async fn next<F: FnOnce() -> T + Send + 'static>(&mut self, prepare: impl FnOnce() -> F) -> Option<T> {
+        if self.under_way.is_none() {
+            tokio::time::sleep_until(self.due.into()).await;
+            self.due = Instant::now() + self.interval;
+        }
+        let under_way = self
+            .under_way
+            .get_or_insert_with(|| tokio::task::spawn_blocking(prepare()));
+        let result = under_way.await;
+        self.under_way = None;
+        result.ok()
+    }
+}
 
 /// Checks the links periodically.
-pub struct Watch {
-    due: Instant,
-    /// A check that is under way.
-    looking: Option<JoinHandle<Vec<Finding>>>,
-}
+pub struct Watch(Repeated<Vec<Finding>>);
 
 impl Watch {
     pub fn new(now: Instant) -> Self {
-        Self {
-            due: now + INTERVAL,
-            looking: None,
-        }
+        Self(Repeated::new(LINKS, now))
     }
 
     /// Check the links next at `now`.
     pub fn hurry(&mut self, now: Instant) {
-        self.due = self.due.min(now);
+        self.0.due = self.0.due.min(now);
     }
 
     /// Waits until a check finds a program that is not in place. Can be dropped and called again at any time.
     pub async fn findings(&mut self, probes: impl Fn() -> Vec<(u16, Probe)>) -> Vec<Finding> {
         loop {
-            if let Some(looking) = &mut self.looking {
-                let found = looking.await;
-                self.looking = None;
-                // After a failure, check again.
-                let found = found.unwrap_or_default();
-                if !found.is_empty() {
-                    return found;
-                }
+            let look = || {
+                let probes = probes();
+                move || look(&probes)
+            };
+            if let Some(found) = self.0.next(look).await.filter(|found| !found.is_empty()) {
+                return found;
             }
-            tokio::time::sleep_until(self.due.into()).await;
-            self.due = Instant::now() + INTERVAL;
-            let probes = probes();
-            self.looking = Some(tokio::task::spawn_blocking(move || look(&probes)));
         }
     }
 }
@@ -67,4 +91,22 @@ fn look(probes: &[(u16, Probe)]) -> Vec<Finding> {
         })
     });
     found.collect()
+}
+
+/// Reads the kernel's settings of the TTL periodically.
+pub struct TtlSettings(Repeated<TtlDefaults>);
+
+impl TtlSettings {
+    pub fn new(now: Instant) -> Self {
+        Self(Repeated::new(TTL, now))
+    }
+
+    /// Waits for the next reading. Can be dropped and called again at any time.
+    pub async fn next(&mut self) -> TtlDefaults {
+        loop {
+            if let Some(ttl) = self.0.next(|| audit::ttl_defaults).await {
+                return ttl;
+            }
+        }
+    }
 }

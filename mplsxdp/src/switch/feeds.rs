@@ -181,6 +181,11 @@ impl Feeds {
         }
     }
 
+    /// The settings that apply to the sources' routes, unless an option says otherwise.
+    pub fn reported_ttl(&self) -> Option<TtlDefaults> {
+        self.reported_ttl
+    }
+
     pub fn is_empty(&self) -> bool {
         self.feeds.is_empty()
     }

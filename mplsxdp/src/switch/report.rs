@@ -122,6 +122,8 @@ impl<T: Tables> Switch<T> {
             config_file: self.config.file.as_ref().map(|file| file.display().to_string()),
             ports: Some(ports.chain(waiting).collect()),
             preferences: Some(self.rib.preferences().iter().collect()),
+            ip_ttl_propagate: self.feeds.reported_ttl().map(|ttl| ttl.propagates),
+            default_ttl: self.feeds.reported_ttl().map(|ttl| ttl.imposed.get()),
         }
     }
 

@@ -710,7 +710,7 @@ fn tables() {
     assert_eq!(
         done(&fake, "status"),
         "instance default pid 4711 up 1:02:05 version 0.1.0 abi 1\n    \
-         mode native ttl-propagate uniform tunnel-ttl 255\n    \
+         mode native ttl-propagate linux tunnel-ttl 255 ip-ttl-propagate 0 default-ttl 64\n    \
          unknown punt icmp-via auto local mpls0\n    \
          links 2 label routes 2 prefix routes 0\n    \
          next hops 1 unresolved 0\n    \
@@ -1059,7 +1059,15 @@ fn an_instance_of_another_version_is_named_as_such() {
 fn fields_that_an_older_instance_does_not_have_are_left_out() {
     let fake = Fake::start();
     let mut status = json_of(&fake, "-j status");
-    for field in ["since", "netns", "config_file", "ports", "preferences"] {
+    for field in [
+        "since",
+        "netns",
+        "config_file",
+        "ports",
+        "preferences",
+        "ip_ttl_propagate",
+        "default_ttl",
+    ] {
         assert!(status.as_object_mut().unwrap().remove(field).is_some(), "{field}");
     }
     let status: mplsxdp::control::api::Status = serde_json::from_value(status).unwrap();

@@ -322,7 +322,7 @@ impl Kept {
             uptime_seconds: 3725,
             netns_inode: 4_026_531_840,
             mode: "native".into(),
-            ttl_mode: "uniform".into(),
+            ttl_mode: "linux".into(),
             tunnel_ttl: 255,
             tc_propagate: false,
             unknown: "punt".into(),
@@ -352,6 +352,8 @@ impl Kept {
                 (Source::Fpm, 10),
                 (Source::Kernel, 5),
             ])),
+            ip_ttl_propagate: Some(false),
+            default_ttl: Some(64),
         }
     }
 }

@@ -39,6 +39,7 @@ use crate::dataplane::kernel::{CounterReaders, KernelTables};
 use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
 use crate::dataplane::port::Attachment;
 use crate::error;
+use crate::feeds::TtlDefaults;
 use crate::kernel::netdev::FeatureChanges;
 use crate::kernel::{Interests, Netlink, netns, sysctl};
 use crate::neighbour::Event;
@@ -61,7 +62,7 @@ use reading::Reading;
 pub use reading::Reread;
 use requests::Requests;
 use threads::Dropper;
-use watch::Watch;
+use watch::{TtlSettings, Watch};
 
 /// Requests that wait for the switch.
 const CALL_BACKLOG: usize = 64;
@@ -328,6 +329,7 @@ enum Happened {
     Interference(Vec<Finding>),
     GracePeriod,
     Feed(FeedEvent),
+    TtlSettings(TtlDefaults),
 }
 
 impl Happened {
@@ -344,6 +346,7 @@ impl Happened {
             Self::Interference(_) => "changed programs",
             Self::GracePeriod => "a grace period",
             Self::Feed(_) => "a routing daemon",
+            Self::TtlSettings(_) => "settings of the TTL",
         }
     }
 }
@@ -374,6 +377,8 @@ struct Daemon {
     attachments: HashMap<u16, Attachment>,
     exceptions: Exceptions,
     watch: Watch,
+    /// Unless an option takes their place.
+    ttl_settings: Option<TtlSettings>,
     feature_changes: Option<FeatureChanges>,
     local_routes: Option<LocalRoutes>,
     fpm: Option<Fpm>,
@@ -428,6 +433,7 @@ impl Daemon {
         let exceptions =
             Exceptions::new(slow_path_options(&config), injector).context("cannot open raw sockets for IP")?;
         let counters = Arc::new(tables.counter_readers()?);
+        let follows_ttl = !config.sync.is_empty() && config.ttl_propagate.is_none();
         let attacher = Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers);
         let mut switch = Switch::new(config, identity, settings, tables, now);
         switch.set_ttl_defaults(audit::ttl_defaults());
@@ -438,6 +444,7 @@ impl Daemon {
             attachments: HashMap::new(),
             exceptions,
             watch: Watch::new(now),
+            ttl_settings: follows_ttl.then(|| TtlSettings::new(now)),
             feature_changes: feature_changes.unwrap_or_default(),
             local_routes: None,
             fpm,
@@ -473,6 +480,7 @@ impl Daemon {
             attachments,
             exceptions,
             watch,
+            ttl_settings,
             feature_changes,
             fpm,
             ..
@@ -498,6 +506,7 @@ impl Daemon {
             found = watch.findings(probes) => Happened::Interference(found),
             () = switch.tables().grace_period_ended() => Happened::GracePeriod,
             event = next_feed_event(fpm) => Happened::Feed(event),
+            ttl = next_ttl(ttl_settings) => Happened::TtlSettings(ttl),
         }
     }
 
@@ -538,6 +547,7 @@ impl Daemon {
             Happened::FeaturesChanged(ifindex) => self.handle(Input::FeaturesChanged(ifindex)),
             Happened::Interference(found) => self.handle(Input::Interference(found)),
             Happened::GracePeriod => self.handle(Input::Tick),
+            Happened::TtlSettings(ttl) => self.switch.set_ttl_defaults(ttl),
             Happened::Feed(event) => {
                 self.handle(Input::Feed(event));
                 // One step for each: it may go on for long.
@@ -936,6 +946,14 @@ async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32
     }
 }
 
+/// Never returns if no settings are followed.
+async fn next_ttl(settings: &mut Option<TtlSettings>) -> TtlDefaults {
+    match settings {
+        Some(settings) => settings.next().await,
+        None => pending().await,
+    }
+}
+
 /// Never returns if no routing daemon is followed.
 async fn next_feed_event(fpm: &Option<Fpm>) -> FeedEvent {
     match fpm {
@@ -946,10 +964,17 @@ async fn next_feed_event(fpm: &Option<Fpm>) -> FeedEvent {
 
 /// The server for a routing daemon, if the configuration names one.
 fn listen_for_fpm(config: &Config) -> Result<Option<Fpm>, ListenError> {
-    let address = config.sync.iter().find_map(|source| source.fpm_address());
-    address
-        .map(|address| Fpm::listen(address, config.sync_quiet.get()))
-        .transpose()
+    let Some(address) = config.sync.iter().find_map(|source| source.fpm_address()) else {
+        return Ok(None);
+    };
+    let fpm = Fpm::listen(address, config.sync_quiet.get())?;
+    if !address.ip().is_loopback() {
+        warn!(
+            "every host that can reach {address} can add and delete routes, because FPM has no authentication: allow only \
+             the routing daemon's by a firewall, or listen on 127.0.0.1"
+        );
+    }
+    Ok(Some(fpm))
 }
 
 fn slow_path_options(config: &Config) -> Options {

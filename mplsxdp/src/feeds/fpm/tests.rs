@@ -353,6 +353,7 @@ fn garbage_ends_a_connection() {
         (&b"GET / HTTP/1.1\r\n"[..], "a frame has version 71; must be 1"),
         (&[1, 3, 0, 8], "a frame has type 3; must be 1 (netlink) or 2 (protobuf)"),
         (&[1, 1, 0, 3], "a frame has length 3; must be 4 or more"),
+        (&[1, 1, 0, 0], "a frame has length 0; must be 4 or more"),
     ] {
         let mut connection = Connection::new();
         let bytes = [&frame_of(&[lsp(100, 200)])[..], bytes].concat();
@@ -370,6 +371,62 @@ fn garbage_ends_a_connection() {
     // An empty frame means nothing.
     assert_eq!(connection.read(&[1, 1, 0, 4]), Ok(4));
     assert_eq!(connection.session.state(), State::Connected);
+}
+
+#[test]
+fn a_frame_may_have_65535_bytes() {
+    let mut content = Vec::new();
+    let count = 900;
+    for value in 16..16 + count {
+        rtnl::encode(&lsp(value, 100), &mut content);
+    }
+    // The rest is one message of another kind, which need not be padded.
+    let rest = u32::try_from(65_535 - 4 - content.len()).unwrap();
+    content.extend(rest.to_ne_bytes());
+    content.resize(65_535 - 4, 0);
+    let frame = raw(Kind::Netlink, &content);
+    assert_eq!((frame.len(), &frame[..4]), (65_535, &[1, 1, 0xff, 0xff][..]));
+    let mut connection = Connection::new();
+    assert_eq!(connection.read(&frame[..65_534]), Ok(0));
+    let two = [frame.clone(), frame].concat();
+    assert_eq!(connection.read(&two), Ok(two.len()));
+    let counters = connection.session.counters();
+    assert_eq!(
+        (counters.frames, counters.labels, counters.ignored, counters.unreadable),
+        (2, 2 * u64::from(count), 2, 0)
+    );
+}
+
+/// Each message of zebra, cut off at each place: first the frame alone, then the message too.
+#[test]
+fn messages_that_are_cut_off_change_nothing_else() {
+    let mut rest = OBJECTS;
+    while let Ok(Some((frame, after))) = take_frame(rest) {
+        rest = after;
+        let (message, _) = rtnl::split(frame.content).unwrap();
+        for length in 0..message.len() {
+            let mut cut = message[..length].to_vec();
+            let mut connection = Connection::new();
+            let bytes = raw(Kind::Netlink, &cut);
+            assert_eq!(connection.read(&bytes), Ok(bytes.len()));
+            // Without a byte, there is no message.
+            let unreadable = u64::from(length > 0);
+            assert_eq!(connection.session.counters().unreadable, unreadable, "{length} bytes");
+            assert!(connection.taken.is_empty());
+            if length < 16 {
+                continue;
+            }
+            cut[..4].copy_from_slice(&u32::try_from(length).unwrap().to_ne_bytes());
+            connection.say(&[lsp(1000, 1001)]);
+            let bytes = [raw(Kind::Netlink, &cut), frame_of(&[lsp(1002, 1003)])].concat();
+            assert_eq!(connection.read(&bytes), Ok(bytes.len()));
+            let messages: Vec<_> = connection.taken.into_iter().map(|(_, message)| message).collect();
+            assert_eq!(messages.first(), Some(&lsp(1000, 1001)));
+            assert_eq!(messages.last(), Some(&lsp(1002, 1003)));
+            // Or what is left of it.
+            assert!(messages.len() <= 3, "{messages:?}");
+        }
+    }
 }
 
 fn key_of(message: &Message) -> Key {

@@ -297,6 +297,33 @@ fn ip_routes_follow_their_nexthop_objects() {
     assert_eq!(rig.shown().len(), 0);
 }
 
+#[test]
+fn groups_of_groups_are_no_way_out() {
+    let mut rig = synced(&[FPM]);
+    let object = |id, to| Message::Object(Object { id, to });
+    let group = |id, members: &[u32]| object(id, ObjectTo::Group(members.iter().map(|&id| (id, 1)).collect()));
+    rig.daemon(vec![
+        said(prefix("10.1.0.0/16", 20), To::Object(1)),
+        said(prefix("10.3.0.0/16", 20), To::Object(3)),
+        said(Destination::Label(label(100)), To::Object(1)),
+        group(1, &[2]),
+        group(2, &[1, 1]),
+        group(3, &[3]),
+    ]);
+    assert_eq!(rig.shown(), ["fpm 100 pass proto bgp # no next hop"]);
+    rig.daemon(vec![
+        object(2, ObjectTo::Path(path(1, 1, imposed(&[100])))),
+        Message::ObjectGone(3),
+    ]);
+    assert_eq!(
+        rig.shown(),
+        [
+            "fpm 100 pass proto bgp # encapsulation 1",
+            "fpm 10.1.0.0/16 encap mpls 100 via inet 10.0.0.1 dev eth1 table main proto bgp metric 20"
+        ]
+    );
+}
+
 /// Like the routes of an L3VPN's customers.
 #[test]
 fn each_table_has_routes_of_its_own_for_the_same_prefix() {
@@ -808,7 +835,12 @@ fn the_ttl_is_treated_as_the_kernels_settings_say() {
         let checks = audit_with(&mut rig, false, &all, later);
         assert_eq!(counts(&checks[0]), (3, 0, 0, 0));
         let source = rig.switch.feeds.report(rig.now).remove(0);
-        (before, rig.shown(), source.ip_ttl_propagate.zip(source.default_ttl))
+        let Ok(Reply::Status(status)) = rig.request(Request::GetStatus) else {
+            panic!("no status")
+        };
+        let settings = source.ip_ttl_propagate.zip(source.default_ttl);
+        assert_eq!(status.ip_ttl_propagate.zip(status.default_ttl), settings);
+        (before, rig.shown(), settings)
     };
     let (on, off) = (settings(true, 255), settings(false, 64));
     // The packet's own TTL counts this hop.

@@ -35,10 +35,12 @@ use mplsxdp::control::Instance;
 use mplsxdp::control::client::Client;
 use mplsxdp_common::abi::{Adjacency, MAX_ADJACENCIES, map};
 use mplsxdp_tests::router::program;
+use mplsxdp_tests::zebra::Zebra;
 use mplsxdp_tests::{End, Lab, Netns, Router, link, wait};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 
+use crate::fpm;
 use crate::scheduled::{self, Thread};
 
 const NEXT_HOPS: u32 = 1000;
@@ -77,9 +79,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         );
         println!("\nNow:\n");
     }
-    let bench = Bench::new(arguments.routes)?;
     println!("| link down, {NEXT_HOPS} next hops | trials | | median | 99th percentile | max |");
     println!("|---|--:|---|--:|--:|--:|");
+    print_rows(
+        "a replay of zebra under way",
+        &Bench::new(0, arguments.routes, "--sync fpm")?
+            .fail_over_beside_replays(arguments.trials, arguments.routes)?,
+    );
+    let bench = Bench::new(arguments.routes, arguments.routes, "")?;
     let idle = (0..arguments.trials)
         .map(|_| bench.fail_over())
         .collect::<Result<Vec<_>>>()?;
@@ -147,7 +154,8 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    fn new(routes: u32) -> Result<Self> {
+    /// `routes`: static ones beside those that fail over; `counted`: the largest number of routes beside them.
+    fn new(routes: u32, counted: u32, options: &str) -> Result<Self> {
         let lab = Lab::new()?;
         let (near, switch, far) = (lab.netns("near")?, lab.netns("switch")?, lab.netns("far")?);
         for (number, end) in [(1, &near), (2, &far)] {
@@ -159,7 +167,8 @@ impl Bench {
             )?;
             end.ip(&format!("route add local 10.{number}.0.0/17 dev lo"))?;
         }
-        let options = format!("--iface eth1 --iface eth2 --counter-slots {}", routes + 2 * NEXT_HOPS);
+        let counter_slots = counted + 2 * NEXT_HOPS;
+        let options = format!("--iface eth1 --iface eth2 --counter-slots {counter_slots} {options}");
         let router = Router::load(&switch, &options)?;
         let files = [0, 1].map(|number| std::env::temp_dir().join(format!("{}-{number}.routes", router.instance())));
         for (file, out) in files.iter().zip([100, 101]) {
@@ -288,6 +297,37 @@ impl Bench {
             done.store(true, Ordering::Relaxed);
             restoring.join().unwrap_or_else(|_| bail!("a panic"))?;
             result.map(|()| times)
+        })
+    }
+
+    /// The same while zebra sends label routes as fast as they are read, all of them again and again, with other next
+    /// hops each time.
+    fn fail_over_beside_replays(mut self, trials: usize, routes: u32) -> Result<Vec<Failover>> {
+        let netns = self.router.netns();
+        let eth2 = netns.within(|| Ok(nix::net::if_::if_nametoindex("eth2")?))?;
+        let first = FIRST_PROTECTED + NEXT_HOPS;
+        let replays = [0, 1].map(|version| fpm::replay(first..first + routes, eth2, version));
+        let mut zebra = Zebra::connect(netns, fpm::PORT)?;
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                for replay in replays.iter().cycle() {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    zebra.say_bytes(replay)?;
+                }
+                Ok(())
+            });
+            self.resolved = (NEXT_HOPS + fpm::NEXT_HOPS) as usize;
+            let failovers = (0..trials).map(|_| match sending.is_finished() {
+                true => bail!("zebra sends no longer"),
+                false => self.fail_over(),
+            });
+            let failovers = failovers.collect::<Result<Vec<_>>>();
+            done.store(true, Ordering::Relaxed);
+            sending.join().unwrap_or_else(|_| bail!("a panic"))?;
+            failovers
         })
     }
 

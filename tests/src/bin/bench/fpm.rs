@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,10 +18,10 @@ use mplsxdp::control::client::Client;
 use mplsxdp_tests::zebra::{Zebra, frame, lsp, swap};
 use mplsxdp_tests::{End, Lab, Netns, Router, link};
 
-const PORT: u16 = 2620;
+pub const PORT: u16 = 2620;
 const FIRST: u32 = 16;
 /// Next hops, behind eth2.
-const NEXT_HOPS: u32 = 200;
+pub const NEXT_HOPS: u32 = 200;
 const QUIET: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two requests of the other client.
@@ -44,25 +45,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     far.ip("route add local 10.2.0.0/17 dev lo")?;
     let options = format!("--iface eth1 --sync fpm --sync-quiet {}s", QUIET.as_secs());
     let router = Router::load(&switch, &options)?;
-    let bench = Bench {
-        ifindex: switch.within(|| Ok(nix::net::if_::if_nametoindex("eth1")?))?,
-        router,
-        switch,
-    };
+    let ifindex = switch.within(|| Ok(nix::net::if_::if_nametoindex("eth1")?))?;
+    let bench = Bench { router, switch };
     let pid = bench.router.json::<Status>("status")?.pid;
     println!(
         "| {routes} label routes of zebra | time | per second | another client waits, at worst | memory | at most |"
     );
     println!("|---|--:|--:|--:|--:|--:|");
-    let before = bench.replay(routes, 0);
+    let labels = FIRST..FIRST + routes;
+    let before = replay(labels.clone(), ifindex, 0);
     let mut zebra = Zebra::connect(&bench.switch, PORT)?;
     bench.measure("sent first", routes, pid, |client| {
         zebra.say_bytes(&before)?;
         wait_for(client, u64::from(routes))
     })?;
     // The next hop is another for each.
-    let after = bench.replay(routes, 1);
-    let last = after.last_label;
+    let after = replay(labels.clone(), ifindex, 1);
+    let last = labels.end - 1;
     bench.measure("all changed", routes, pid, |_| {
         zebra.say_bytes(&after)?;
         let deadline = Instant::now() + PATIENCE;
@@ -78,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     })?;
     drop(zebra);
     let mut zebra = Zebra::connect(&bench.switch, PORT)?;
-    let one = bench.replay(1, 1);
+    let one = replay(FIRST..FIRST + 1, ifindex, 1);
     bench.measure(
         "all but one not sent again, with 2 s of silence",
         routes,
@@ -94,39 +93,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 struct Bench {
     router: Router,
     switch: Netns,
-    ifindex: u32,
-}
-
-/// Frames of label routes.
-struct Replay {
-    bytes: Vec<u8>,
-    last_label: u32,
-}
-
-impl std::ops::Deref for Replay {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 fn out_label(label: u32, version: u32) -> u32 {
     FIRST + (label + version) % 1_000_000
 }
 
-impl Bench {
-    fn replay(&self, routes: u32, version: u32) -> Replay {
-        let mut bytes = Vec::new();
-        let last_label = FIRST + routes - 1;
-        for label in FIRST..=last_label {
-            let host = Ipv4Addr::from_bits(0x0a02_0001 + (label + version) % NEXT_HOPS);
-            let path = swap(self.ifindex, host, &[out_label(label, version)]);
-            frame(&[lsp(label, [path])], &mut bytes);
-        }
-        Replay { bytes, last_label }
+/// Frames of label routes with [`NEXT_HOPS`] next hops behind an interface, other ones for each version.
+pub fn replay(labels: Range<u32>, ifindex: u32, version: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in labels {
+        let host = Ipv4Addr::from_bits(0x0a02_0001 + (label + version) % NEXT_HOPS);
+        let path = swap(ifindex, host, &[out_label(label, version)]);
+        frame(&[lsp(label, [path])], &mut bytes);
     }
+    bytes
+}
 
+impl Bench {
     fn client(&self) -> Result<Client> {
         Ok(Client::connect(&Instance::new(self.router.instance())?)?)
     }

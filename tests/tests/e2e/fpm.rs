@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use libtest_mimic::Trial;
-use mplsxdp::control::api::{SyncSource, SyncState};
+use mplsxdp::control::api::{SyncCheck, SyncSource, SyncState};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC};
 use mplsxdp_tests::frame::{Entry, ethernet, udp, udp_of_ports};
 use mplsxdp_tests::wait;
@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Trial> {
         test("fpm::restarts_of_zebra_cost_no_frame", restarts_under_traffic),
         test("fpm::garbage_changes_nothing", garbage),
         test("fpm::a_second_zebra_is_refused", second),
+        test("fpm::an_audit_finds_what_zebra_has_not_sent", audit),
     ]
 }
 
@@ -467,4 +468,80 @@ fn second() -> Result<()> {
     let count = said.matches("a second routing daemon").count();
     ensure!(count == 1, "said {count} times: {said}");
     Ok(())
+}
+
+/// Another client makes changes in zebra's name. Those of routes that zebra can have are put right at once; an audit finds
+/// the others.
+fn audit() -> Result<()> {
+    let lab = Lab::new()?;
+    let router = &lab.bench.router;
+    let mut zebra = lab.zebra()?;
+    zebra.say([
+        lsp(100, [swap(lab.right, VIA, &[200])]),
+        lsp(101, [swap(lab.right, VIA, &[201])]),
+        ip("10.4.4.0/24".parse()?, [impose(lab.right, VIA, &[300])]),
+    ])?;
+    let routes = [
+        shown(100, "to 200"),
+        shown(101, "to 201"),
+        shown_prefix("10.4.4.0/24", "300"),
+    ];
+    lab.wait_for(&routes)?;
+    let via = format!("via inet {VIA} dev eth2");
+    for change in [
+        "del 100".to_owned(),
+        format!("replace 101 as 999 {via}"),
+        format!("add 102 as 202 {via}"),
+        format!("replace 10.4.4.0/24 encap mpls 999 {via} table main"),
+    ] {
+        router.run(&format!("route --owner fpm {change}"))?;
+    }
+    lab.wait_for(&routes)?;
+    lab.swapped(100, &[200])?;
+    lab.swapped(101, &[201])?;
+    // A kernel with MPLS lacks these labels.
+    zebra.say([lsp_gone(100), lsp_gone(101)])?;
+    let routes = [shown_prefix("10.4.4.0/24", "300")];
+    lab.wait_for(&routes)?;
+    let checked = router.run("sync check")?;
+    let clean = "fpm: 1 routes compared: stale 0 missing 0 different 0\n";
+    ensure!(checked == clean, "{checked}");
+
+    // Every route of zebra is of a table.
+    router.run(&format!("route --owner fpm add 10.5.0.0/16 encap mpls 502 {via}"))?;
+    router.wait_resolved()?;
+    lab.imposed("10.5.0.1", &[502])?;
+    let error = router.run("sync check").err().context("no difference is found")?;
+    let error = error.to_string();
+    for line in [
+        "fpm: 1 routes compared: stale 1 missing 0 different 0\n",
+        "10.5.0.0/16 stale\n",
+        &format!("installed: 10.5.0.0/16 encap mpls 502 {via}"),
+        "exit status: 1",
+    ] {
+        ensure!(error.contains(line), "no `{line}` in {error}");
+    }
+    // Looking changes nothing.
+    lab.imposed("10.5.0.1", &[502])?;
+    let repaired = router.run("sync check --repair")?;
+    ensure!(
+        repaired.contains("stale 1 missing 0 different 0, repaired"),
+        "{repaired}"
+    );
+    // That was done when the command ended.
+    ensure!(lab.routes()? == routes, "{:#?}", lab.routes()?);
+    let checks: Vec<SyncCheck> = router.json("sync check")?;
+    let [check] = &checks[..] else { bail!("{checks:?}") };
+    ensure!(
+        (check.checked, check.stale, check.repaired) == (1, 0, false),
+        "{check:?}"
+    );
+    lab.imposed("10.4.4.1", &[300])?;
+    let sources: Vec<SyncSource> = router.json("sync show")?;
+    let [source] = &sources[..] else { bail!("{sources:?}") };
+    ensure!(
+        (source.state, source.differences) == (SyncState::Synced, Some(0)),
+        "{source:?}"
+    );
+    lab.bench.router.unload()
 }

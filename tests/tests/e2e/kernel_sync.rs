@@ -14,6 +14,7 @@ use mplsxdp::rtnl::{self, Destination, Labels, Message, Path, Position, Route, T
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Label};
 use mplsxdp_tests::frame::{Entry, ethernet, udp, udp_of_ports, with_ttl};
 use mplsxdp_tests::needs::Need;
+use mplsxdp_tests::zebra::{Zebra, lsp, swap};
 use mplsxdp_tests::{Netns, netlink, wait};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::route::{MplsLabel, RouteMessage, RouteNextHop, RouteProtocol};
@@ -45,6 +46,7 @@ pub fn tests() -> Vec<Trial> {
         with_vrf("prefixes_of_vrfs_and_numbered_tables", tables),
         test("more_messages_than_the_kernel_keeps", overrun),
         test("an_audit_finds_what_a_second_writer_changed", audit),
+        test("labels_that_only_zebra_or_only_the_kernel_has", unmatched),
         test("ttls_as_the_kernels_settings_say", ttls),
         test("routes_as_holo_writes_them", holo),
     ]
@@ -798,6 +800,46 @@ fn audit() -> Result<()> {
     bench.router.unload()
 }
 
+/// FPM and the kernel disagree, as after an installation that the kernel has refused or a deletion that zebra has not sent.
+fn unmatched() -> Result<()> {
+    let bench = bench("--sync fpm --sync-quiet 500ms")?;
+    let netns = bench.router.netns();
+    let eth2 = ifindex(netns, "eth2")?;
+    let said = |label: u32| lsp(label, [swap(eth2, Ipv4Addr::new(10, 0, 2, 2), &[label + 100])]);
+    for label in [101, 102] {
+        netns.ip(&format!("-M route add {label} as {} {VIA}", label + 100))?;
+    }
+    let mut zebra = Zebra::connect(netns, 2620)?;
+    zebra.say([100, 101].map(said))?;
+    wait::until("the routes of zebra", PATIENCE, || {
+        let sources: Vec<SyncSource> = bench.router.json("sync show")?;
+        let is_synced = |source: &SyncSource| source.state == SyncState::Synced && source.pending == 0;
+        Ok(sources.first().is_some_and(is_synced).then_some(()))
+    })?;
+    // Nothing is repaired, because it is not known which side is right.
+    for command in ["sync check", "sync check --repair"] {
+        let error = bench.router.run(command).err().context("no difference is found")?;
+        let error = error.to_string();
+        for line in [
+            "fpm: 2 routes compared: stale 0 missing 0 different 0 unmatched 2\n",
+            "100 not in the kernel\n",
+            &format!("installed: 100 as to 200 {VIA} proto ldp\n"),
+            "102 only in the kernel\n",
+            "exit status: 1",
+        ] {
+            ensure!(error.contains(line), "no `{line}` in {error}");
+        }
+    }
+    bench.router.wait_resolved()?;
+    swapped(&bench, 100, &[200])?;
+    netns.ip(&format!("-M route add 100 as 200 {VIA}"))?;
+    zebra.say([said(102)])?;
+    wait::until("no difference", PATIENCE, || {
+        Ok(bench.router.run("sync check").is_ok().then_some(()))
+    })?;
+    bench.router.unload()
+}
+
 fn ttls() -> Result<()> {
     let bench = bench_with(
         "--sync kernel",
@@ -827,8 +869,10 @@ fn ttls() -> Result<()> {
     let wait_for_all = |pop: &str, ttl: &str| wait_for(&bench, &routes(pop, ttl).each_ref().map(String::as_str));
     wait_for_all(&format!(" {VIA} ttl-propagate disabled"), " ttl 77")?;
     let shown = |text: &str| {
-        let shown = bench.router.run("sync show")?;
-        ensure!(shown.contains(text), "{shown}");
+        for command in ["sync show", "status"] {
+            let shown = bench.router.run(command)?;
+            ensure!(shown.contains(text), "{command}: {shown}");
+        }
         Ok(())
     };
     shown("ip-ttl-propagate 0 default-ttl 77")?;
@@ -869,9 +913,8 @@ fn ttls() -> Result<()> {
     for (key, sent, expected) in frames(63, 77)? {
         by_xdp(&bench, key, &sent, &expected)?;
     }
-    // The kernel does not report a change. The next comparison finds it.
+    // The kernel does not report a change.
     netns.sysctl("mpls/ip_ttl_propagate", "1")?;
-    bench.router.run("sync check")?;
     wait_for_all(&format!(" as implicit-null {VIA}"), "")?;
     shown("ip-ttl-propagate 1 default-ttl 77")?;
     for (key, sent, expected) in frames(39, 63)? {

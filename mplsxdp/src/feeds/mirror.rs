@@ -337,6 +337,15 @@ impl Mirror {
                 }
                 let routes = self.prefixes.entry((prefix.table, prefix.prefix)).or_default();
                 let before: Vec<u32> = routes.iter().filter_map(|held| object_of(&held.value)).collect();
+                let position = match self.source {
+                    // Zebra has one route for a prefix, whatever its metric: others would pile up.
+                    Source::Fpm => {
+                        let is_other = |held: &Held<Route>| is_selective(&held.value) != prefix.selective;
+                        routes.retain(|held| is_other(held) || held.value.destination == route.destination);
+                        Position::Replaces
+                    }
+                    _ => position,
+                };
                 let order = |route: &Route| match route.destination {
                     Destination::Prefix(prefix) => (prefix.metric, !prefix.selective),
                     Destination::Label(_) => (0, false),
@@ -860,6 +869,29 @@ mod tests {
         assert_eq!(mirror.route(key).map(|(route, _)| &route.to), Some(&left));
         mirror.take(Message::RouteGone(route(v6(1), left)));
         assert_eq!(mirror.route(key), None);
+    }
+
+    #[test]
+    fn zebra_has_one_route_for_a_prefix() {
+        let mut mirror = Mirror::new(Source::Fpm);
+        let key = Key::from(prefix(1, 0));
+        for position in [Position::Replaces, Position::First, Position::Last] {
+            for metric in [20, 10, 30] {
+                mirror.take(Message::Object(Object {
+                    id: metric,
+                    to: ObjectTo::Blackhole,
+                }));
+                let route = route(prefix(1, metric), To::Object(metric));
+                mirror.take(Message::Route { route, position });
+            }
+            assert_eq!(mirror.prefixes.values().map(Vec::len).sum::<usize>(), 1);
+            assert_eq!(mirror.route(key).unwrap().0.to, To::Object(30));
+            // The others use none of the objects any more.
+            assert!(mirror.users.keys().copied().eq([30]));
+            assert!(drain(&mut mirror).contains(&key));
+        }
+        mirror.take(Message::RouteGone(route(prefix(1, 30), To::Paths(smallvec![]))));
+        assert_eq!((mirror.route(key), mirror.users.len()), (None, 0));
     }
 
     #[test]

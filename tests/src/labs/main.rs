@@ -32,7 +32,7 @@ struct Entry {
     run: fn(&Lab) -> Result<()>,
 }
 
-const LABS: [Entry; 11] = [
+const LABS: [Entry; 12] = [
     Entry {
         name: "linux-edge",
         kernel: "mpls",

@@ -303,9 +303,9 @@ fn groups_of_groups_are_no_way_out() {
     let object = |id, to| Message::Object(Object { id, to });
     let group = |id, members: &[u32]| object(id, ObjectTo::Group(members.iter().map(|&id| (id, 1)).collect()));
     rig.daemon(vec![
-        said(prefix("10.1.0.0/16", 20), To::Object(1)),
-        said(prefix("10.3.0.0/16", 20), To::Object(3)),
-        said(Destination::Label(label(100)), To::Object(1)),
+        reported(prefix("10.1.0.0/16", 20), To::Object(1)),
+        reported(prefix("10.3.0.0/16", 20), To::Object(3)),
+        reported(Destination::Label(label(100)), To::Object(1)),
         group(1, &[2]),
         group(2, &[1, 1]),
         group(3, &[3]),

@@ -83,8 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("|---|--:|---|--:|--:|--:|");
     print_rows(
         "a replay of zebra under way",
-        &Bench::new(0, arguments.routes, "--sync fpm")?
-            .fail_over_beside_replays(arguments.trials, arguments.routes)?,
+        &Bench::new(0, arguments.routes, "--sync fpm")?.fail_over_beside_replays(arguments.trials, arguments.routes)?,
     );
     let bench = Bench::new(arguments.routes, arguments.routes, "")?;
     let idle = (0..arguments.trials)

@@ -298,11 +298,9 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(threads::readers())
-        .on_thread_start(threads::go_last)
         .build()?;
     let listener = listener.into_std()?;
     let serve = move || {
-        threads::be_prompt();
         runtime.block_on(async {
             match UnixListener::from_std(listener) {
                 Ok(listener) => server::serve(listener, calls, server::Limits::default(), stop).await,

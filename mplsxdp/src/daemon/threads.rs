@@ -1,8 +1,9 @@
-//! The priorities of this process's threads. The event loop moves flows away from failed links, so it goes before the
-//! work that is done for it and for clients elsewhere: reading large messages, and freeing memory.
+//! The priorities of this process's threads, and how many there are. The event loop moves flows away from failed links,
+//! so it goes before the work that is done for it and for clients elsewhere.
 //!
 //! Every change is relative to what the administrator has chosen for the process (`Nice=` of systemd.exec(5)), and a
-//! real-time policy is left alone. Without CAP_SYS_NICE, only what needs no privilege is changed.
+//! real-time policy is left alone. Without CAP_SYS_NICE, only what needs no privilege is changed. No thread has a lower
+//! priority than usual: it would be preempted while it holds a lock of the memory allocator, and others would wait.
 
 use std::io;
 use std::sync::mpsc;
@@ -13,40 +14,26 @@ use tracing::debug;
 
 use crate::lfib::Remains;
 
-/// Differences in nice values.
+/// Added to the nice value of the event loop.
 const BEFORE_OTHERS: i32 = -5;
-const AFTER_OTHERS: i32 = 10;
 /// A thread with a short time slice runs soon after it has become runnable, even if it gets no more time in all (since
 /// Linux 6.12; older kernels ignore it).
 const SLICE_NS: u64 = 200_000;
 
-/// From linux/sched.h: threads that this one starts have the usual priority.
+/// From linux/sched.h: threads that this one starts have nice 0 if its own is negative, and the usual slice.
 const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
 
 /// Lets the calling thread run soon after it has become runnable, and more than others. Threads that it starts later
-/// are like others.
+/// have the usual slice and nice value, or 0 if that is negative.
 pub fn go_first() {
-    if let Err(error) = adjust(BEFORE_OTHERS, Some(SLICE_NS)) {
+    let changed = adjust(BEFORE_OTHERS).or_else(|_| adjust(0));
+    if let Err(error) = changed {
         debug!(%error, "the event loop has the usual priority");
-        be_prompt();
     }
 }
 
-/// Lets the calling thread run soon after it has become runnable, with the usual share of the time.
-pub fn be_prompt() {
-    if let Err(error) = adjust(0, Some(SLICE_NS)) {
-        debug!(%error, "clients are served with the usual time slice");
-    }
-}
-
-/// Lets others run before the calling thread, and before those that it starts later.
-pub fn go_last() {
-    if let Err(error) = adjust(AFTER_OTHERS, None) {
-        debug!(%error, "a worker has the usual priority");
-    }
-}
-
-fn adjust(nicer: i32, slice_ns: Option<u64>) -> io::Result<()> {
+/// Adds `nicer` to the nice value of the calling thread, and gives it a short time slice.
+fn adjust(nicer: i32) -> io::Result<()> {
     // SAFETY: all bits zero are valid.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     let size = size_of_val(&attributes);
@@ -56,10 +43,8 @@ fn adjust(nicer: i32, slice_ns: Option<u64>) -> io::Result<()> {
         return Ok(());
     }
     attributes.sched_nice = (attributes.sched_nice + nicer).clamp(-20, 19);
-    if let Some(slice_ns) = slice_ns {
-        attributes.sched_runtime = slice_ns;
-        attributes.sched_flags |= SCHED_FLAG_RESET_ON_FORK;
-    }
+    attributes.sched_runtime = SLICE_NS;
+    attributes.sched_flags |= SCHED_FLAG_RESET_ON_FORK;
     // SAFETY: it reads `attributes`, which have their size.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
 }
@@ -91,10 +76,8 @@ pub struct Dropper(mpsc::Sender<Remains>);
 impl Dropper {
     pub fn new() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
-        thread::Builder::new().name("drop".into()).spawn(move || {
-            go_last();
-            receiver.into_iter().for_each(drop);
-        })?;
+        let thread = thread::Builder::new().name("drop".into());
+        thread.spawn(move || receiver.into_iter().for_each(drop))?;
         Ok(Self(sender))
     }
 
@@ -132,10 +115,5 @@ mod tests {
         // The kernel gives them 0 in place of a negative value.
         let started = started.join().unwrap();
         assert!(started == usual || started == 0, "{started}");
-        let worker = thread::spawn(|| {
-            go_last();
-            nice()
-        });
-        assert_eq!(worker.join().unwrap(), (usual + AFTER_OTHERS).min(19));
     }
 }

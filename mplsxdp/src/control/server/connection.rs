@@ -21,10 +21,9 @@ use crate::control::{Call, Peer};
 use crate::lfib::next_hops::Position;
 use crate::route::{Route, RouteKey, Source};
 
-/// How much of a list the switch returns at once, so that a long list does not hold it up: less than a millisecond's
-/// work. Counters of next hops take a dump of the kernel's neighbours each time.
-const PATHS: usize = 256;
-const NEXT_HOPS: usize = 512;
+/// How much of a list the switch returns at once (paths of routes, or next hops), so that a long list does not hold it
+/// up.
+const CHUNK: usize = 1000;
 /// A larger message is read by another thread, so that the event loop continues meanwhile.
 const LARGE_MESSAGE_BYTES: usize = 64 << 10;
 /// The routes of a larger transaction may have to be moved when others join them, which takes milliseconds: another thread
@@ -428,13 +427,13 @@ impl List {
             } => Request::ListRoutes {
                 filter: filter.clone(),
                 after: *after,
-                limit: PATHS,
+                limit: CHUNK,
                 counters: *counters,
             },
             Self::Links { counters } => Request::ListLinks { counters: *counters },
             Self::Neighbors { after, counters } => Request::ListNeighbors {
                 after: after.clone(),
-                limit: NEXT_HOPS,
+                limit: CHUNK,
                 counters: *counters,
             },
             Self::UnknownLabels => Request::GetUnknownLabels,

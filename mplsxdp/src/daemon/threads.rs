@@ -3,7 +3,7 @@
 //!
 //! Every change is relative to what the administrator has chosen for the process (`Nice=` of systemd.exec(5)), and a
 //! real-time policy is left alone. Without CAP_SYS_NICE, only what needs no privilege is changed. No thread has a lower
-//! priority than usual: it would be preempted while it holds a lock of the memory allocator, and others would wait.
+//! priority than usual: it could be preempted while it holds a lock of the memory allocator, and others would wait.
 
 use std::io;
 use std::sync::mpsc;

@@ -14,6 +14,7 @@ use crate::tables::XdpTables;
 
 /// No rule reads further into a frame than this. The verifier requires a bound on every offset.
 const MAX_OFFSET: usize = 4096;
+const OFFSET_MASK: usize = 2 * MAX_OFFSET - 1;
 
 /// How many bytes are summed at a time. The chunk is on the stack, of which all calls together have 512 bytes: on a
 /// real-time kernel, another program could overwrite a map's value before the sum is done.
@@ -39,8 +40,19 @@ impl<'a> XdpFrame<'a> {
         }
         let mut address = self.data();
         // In assembly: the compiler would derive the end of these bytes from that of others, and the verifier does not
-        // recognise two sums with the same unknown number as equal. SAFETY: an addition.
-        unsafe { asm!("{} += {}", inout(reg) address, in(reg) offset, options(nomem, nostack, pure)) };
+        // recognise two sums with the same unknown number as equal. The compiler may also check one copy of the offset
+        // and add another, which older verifiers do not know to be equal: so the bound stands here once more, next
+        // to the addition. SAFETY: arithmetic.
+        unsafe {
+            asm!(
+                "{offset} &= {mask}",
+                "{address} += {offset}",
+                offset = inout(reg) offset => _,
+                address = inout(reg) address,
+                mask = const OFFSET_MASK,
+                options(nomem, nostack, pure)
+            );
+        }
         if address + N > self.data_end() {
             None
         } else {

@@ -63,23 +63,31 @@ pub static DELIVERY: Array<Delivery> = Array::with_max_entries(1, BPF_F_MMAPABLE
 #[map]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
 
+// The frozen settings name their section. Otherwise the compiler would merge them with constants that have the same
+// value as they have here, such as the key of a map, and the loader would change both.
+
 /// Frozen by the loader: the verifier sees a constant.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static SETTINGS: u64 = Settings::new(0, TtlMode::Uniform, 255, false, false).to_bits();
 /// Frozen by the loader.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static POLICE: u64 = Police::UNLIMITED.to_bits();
 /// Frozen by the loader.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static HASH_SEED: u32 = 0;
 
 /// Frozen by the loader. Not 0: one program may begin on this CPU before another has ended (PREEMPT_RT), so counters
 /// are updated with atomic instructions.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static ATOMIC_COUNTERS: u32 = 0;
 
 /// Frozen by the loader, for the programs that count lost frames.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static WATCH: [u64; 3] = [0; 3];
 
 pub struct XdpTables;
@@ -197,11 +205,9 @@ impl Nodes for Chunks {
 
     #[inline(always)]
     fn node(&self, line: u32) -> Option<Node> {
-        let index: u64;
-        // SAFETY: writes a register. By hand, so that the index is on the stack: the compiler merges a constant zero in `.rodata`
-        // with one of the settings there whose value above is zero, and the loader writes another value to that.
-        unsafe { asm!("{} = 0", out(reg) index, options(nomem, nostack, pure)) };
-        let chunk = FTN.get_value(line / CHUNK_LINES, &(index as u32))?;
+        // A local, so that the key is on the stack: a constant would be a map of its own.
+        let only = 0;
+        let chunk = FTN.get_value(line / CHUNK_LINES, &only)?;
         Some(Node {
             chunk: chunk.as_ptr(),
             word: (line % CHUNK_LINES) as usize * LINE_WORDS,

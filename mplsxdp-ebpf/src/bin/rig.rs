@@ -20,26 +20,34 @@ const HEADER_WORDS: usize = HEADER_LEN.div_ceil(8);
 const KINDS: usize = 3;
 
 /// What the generator writes at the start of each frame: a header for each of three kinds of frames. Frozen by the
-/// loader, like all of these. Words, so that they are aligned.
+/// loader, like all of these, and in a named section, so that the compiler merges no constant with them. Words, so that
+/// they are aligned.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static HEADERS: [[u64; HEADER_WORDS]; KINDS] = [[0; HEADER_WORDS]; KINDS];
 /// Lengths of the three kinds of frames in bytes; 0: all frames are of the first kind, and as long as they are.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static LENGTHS: [u32; KINDS] = [0; KINDS];
 /// Where in the header the bytes stand that differ from frame to frame, and whether they are 8, or 4.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static DRAW_OFFSET: u32 = 0;
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static DRAW_WIDE: u32 = 0;
 /// How many of them are in `DRAWS`, less 1. Their number is a power of two.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static DRAW_MASK: u32 = 0;
 /// What `swap` writes: destination MAC, source MAC, four bytes unused.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static MACS: [u64; 2] = [0; 2];
 
 /// The process whose page pools are recorded.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
 static PROCESS: u32 = 0;
 
 /// What the generator writes into one frame after another, as it is on the wire. It is read in order, so it costs few

@@ -3,7 +3,7 @@
 
 use crate::forward::{Frame, MAX_STACK_DEPTH};
 use crate::ip;
-use crate::wire::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse};
+use crate::wire::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV6_HLEN, LSE_LEN, Label, Lse};
 
 /// A mask that holds every offset after the bottom of a stack.
 const OFFSET_MASK: usize = 511;
@@ -15,7 +15,7 @@ const _: () = assert!(64 + MAX_STACK_DEPTH * LSE_LEN <= OFFSET_MASK);
 /// special-purpose ones, and of the IP packet beneath. If there is an entropy label, only that one is hashed (RFC 6790
 /// section 4.3), even if its indicator comes after an extension label (RFC 7274 section 3.1). Anything that is not
 /// within the frame is left out.
-#[inline(never)]
+#[inline(always)]
 pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
     let mut hash = seed;
     let mut is_extended = false;
@@ -49,28 +49,30 @@ pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
 /// of TCP, UDP and SCTP if they are within its length. The caller knows that it is IP.
 #[inline(never)]
 pub fn ip_flow_hash<F: Frame>(frame: &F, offset: usize, hash: u32) -> u32 {
-    let version = frame.load(offset).map_or(0, |[byte]: [u8; 1]| byte);
-    let (hash, protocol, ports) = match version >> 4 {
+    let Some(first) = frame.load(offset).map(u64::from_be_bytes) else {
+        return finish(hash);
+    };
+    let (hash, protocol, ports) = match first >> 60 {
         4 => {
-            let Some(header) = frame.load::<IPV4_HLEN>(offset) else {
+            let (Some(second), Some(addresses)) = (load_u32(frame, offset + 8), load_u64(frame, offset + 12)) else {
                 return finish(hash);
             };
-            let hash = mix(mix(hash, word(&header, 12)), word(&header, 16));
             // "More fragments" is set, or the offset is not 0. Later fragments have no ports, so the first fragment's
             // are not hashed either.
-            let is_fragment = header[6] & 0x3f | header[7] != 0;
-            let ports = usize::from(version & 0xf) * 4;
-            let has_ports = !is_fragment && (word(&header, 0) & 0xffff) as usize >= ports + PORTS_LEN;
-            (hash, header[9], has_ports.then_some(offset + ports))
+            let is_fragment = first & 0x3fff != 0;
+            let ports = (first >> 56 & 0xf) as usize * 4;
+            let has_ports = !is_fragment && (first >> 32 & 0xffff) as usize >= ports + PORTS_LEN;
+            let protocol = (second >> 16) as u8;
+            (mix_u64(hash, addresses), protocol, has_ports.then_some(offset + ports))
         }
         6 => {
-            let Some(header) = frame.load::<IPV6_HLEN>(offset) else {
+            let addresses = [8, 16, 24, 32].map(|at| load_u64(frame, offset + at));
+            let [Some(a), Some(b), Some(c), Some(d)] = addresses else {
                 return finish(hash);
             };
-            let addresses = (8..IPV6_HLEN).step_by(4);
-            let hash = addresses.fold(hash, |hash, at| mix(hash, word(&header, at)));
-            let has_ports = (word(&header, 4) >> 16) as usize >= PORTS_LEN;
-            (hash, header[6], has_ports.then_some(offset + IPV6_HLEN))
+            let hash = mix_u64(mix_u64(mix_u64(mix_u64(hash, a), b), c), d);
+            let has_ports = (first >> 16 & 0xffff) as usize >= PORTS_LEN;
+            (hash, (first >> 8) as u8, has_ports.then_some(offset + IPV6_HLEN))
         }
         _ => return finish(hash),
     };
@@ -90,11 +92,19 @@ fn load_lse<F: Frame>(frame: &F, offset: usize) -> Option<Lse> {
 }
 
 #[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u32 {
-    match bytes.get(at..) {
-        Some([a, b, c, d, ..]) => u32::from_be_bytes([*a, *b, *c, *d]),
-        _ => 0,
-    }
+fn load_u32<F: Frame>(frame: &F, offset: usize) -> Option<u32> {
+    frame.load(offset).map(u32::from_be_bytes)
+}
+
+#[inline(always)]
+fn load_u64<F: Frame>(frame: &F, offset: usize) -> Option<u64> {
+    frame.load(offset).map(u64::from_be_bytes)
+}
+
+/// Adds two words to the hash.
+#[inline(always)]
+const fn mix_u64(hash: u32, words: u64) -> u32 {
+    mix(mix(hash, (words >> 32) as u32), words as u32)
 }
 
 /// Adds a word to the hash: a multiplication by an odd number near the golden ratio, as in Fibonacci hashing.

@@ -79,7 +79,7 @@ impl Header {
     pub fn beneath_labels<F: Frame>(frame: &F, offset: usize) -> Option<Self> {
         let header = Self::at(frame, offset)?;
         let is_ip = match header.family {
-            Family::V4 => has_right_checksum(frame, offset, ihl(header.first)),
+            Family::V4 => has_right_checksum(frame, offset, header.first, header.second),
             Family::V6 => !names_a_protocol(frame, offset) || !is_ethernet(frame, offset),
         };
         is_ip.then_some(header)
@@ -89,11 +89,11 @@ impl Header {
 /// Whether a flow hash may treat the bytes beneath a label stack as IP. Like [`Header::beneath_labels`], but any known
 /// EtherType in the right place is enough to treat them as an Ethernet frame: hashing a packet by its labels alone does
 /// no harm.
-#[inline(never)]
+#[inline(always)]
 pub fn is_flow<F: Frame>(frame: &F, offset: usize) -> bool {
     match Header::at(frame, offset) {
         Some(header) => match header.family {
-            Family::V4 => has_right_checksum(frame, offset, ihl(header.first)),
+            Family::V4 => has_right_checksum(frame, offset, header.first, header.second),
             Family::V6 => !names_a_protocol(frame, offset),
         },
         None => false,
@@ -120,42 +120,39 @@ const fn ihl(first: u64) -> usize {
     (first >> 56 & 0xf) as usize
 }
 
-/// Whether the IPv4 header at `offset`, of `words` 32-bit words, adds up to 0xffff (RFC 1071, RFC 1812 section 5.2.2).
-/// Not inlined, to keep its registers out of its callers.
-#[inline(never)]
-fn has_right_checksum<F: Frame>(frame: &F, offset: usize, words: usize) -> bool {
-    let Some(fixed) = frame.load::<IPV4_HLEN>(offset) else {
+/// Whether the IPv4 header at `offset`, which begins with `first` and `second`, adds up to 0xffff (RFC 1071, RFC 1812
+/// section 5.2.2).
+#[inline(always)]
+fn has_right_checksum<F: Frame>(frame: &F, offset: usize, first: u64, second: u32) -> bool {
+    let Some(addresses) = frame.load(offset + 12).map(u64::from_be_bytes) else {
         return false;
     };
-    let mut sum = sum_of(fixed);
-    if words > IPV4_HLEN / 4 {
-        sum += sum_of_options(frame, offset, words);
+    // 32 bits at a time: the carries are folded in at the end.
+    let mut sum = halves(first) + u64::from(second) + halves(addresses);
+    if ihl(first) > IPV4_HLEN / 4 {
+        sum += sum_of_options(frame, offset, ihl(first));
     }
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     (sum & 0xffff) + (sum >> 16) == 0xffff
 }
 
-/// The sum of the 16-bit words. From bytes, because the verifier may require words to be aligned.
+/// The sum of the two 32-bit words.
 #[inline(always)]
-fn sum_of<const N: usize>(bytes: [u8; N]) -> u32 {
-    let (mut high, mut low) = (0, 0);
-    for &[even, odd] in bytes.as_chunks().0 {
-        high += u32::from(even);
-        low += u32::from(odd);
-    }
-    (high << 8) + low
+const fn halves(words: u64) -> u64 {
+    (words >> 32) + (words & 0xffff_ffff)
 }
 
 /// The sum of the options, which few packets have. The caller has checked that they are within the frame.
 #[inline(never)]
-fn sum_of_options<F: Frame>(frame: &F, offset: usize, words: usize) -> u32 {
+fn sum_of_options<F: Frame>(frame: &F, offset: usize, words: usize) -> u64 {
     let mut sum = 0;
     for word in IPV4_HLEN / 4..MAX_IHL {
         if word >= words {
             break;
         }
         match frame.load::<4>(offset + word * 4) {
-            Some(bytes) => sum += sum_of(bytes),
+            Some(bytes) => sum += u64::from(u32::from_be_bytes(bytes)),
             None => break,
         }
     }
@@ -205,13 +202,24 @@ fn is_ethernet<F: Frame>(frame: &F, offset: usize) -> bool {
     match ethertype {
         Some(ETH_P_IP) => {
             let total_len = usize::from(u16::from_be_bytes([high, low]));
-            first >> 4 == 4 && total_len <= available && has_right_checksum(frame, at, (first & 0xf).into())
+            first >> 4 == 4 && total_len <= available && is_right_header(frame, at)
         }
         // The packet must fill the frame: nothing else confirms it.
         Some(ETH_P_IPV6) => {
             first >> 4 == 6 && IPV6_HLEN + usize::from(u16::from_be_bytes([v6_high, v6_low])) == available
         }
         Some(ETH_P_ARP) => [first, second, high, low, v6_high, v6_low] == ARP_HEADER,
+        _ => false,
+    }
+}
+
+/// [`has_right_checksum`] of a header that nothing is known of. Not inlined: few packets get here.
+#[inline(never)]
+fn is_right_header<F: Frame>(frame: &F, offset: usize) -> bool {
+    match (frame.load(offset), frame.load(offset + 8)) {
+        (Some(first), Some(second)) => {
+            has_right_checksum(frame, offset, u64::from_be_bytes(first), u32::from_be_bytes(second))
+        }
         _ => false,
     }
 }

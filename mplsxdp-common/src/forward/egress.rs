@@ -55,12 +55,17 @@ impl Egress {
         ethertype: u16,
     ) -> Checked<()> {
         move_head(frame, payload as i32 - (self.l2_len() + labels_len) as i32)?;
-        store(frame, 0, self.0.macs())?;
-        if self.0.tags_len_bytes() != 0 {
-            // Always writes room for two tags; after a single tag, the next header is written over the rest.
-            store(frame, ETH_HLEN - 2, self.0.tags().to_bytes())?;
+        let (macs, ethertype) = (self.0.macs(), ethertype.to_be_bytes());
+        if self.0.tags_len_bytes() == 0 {
+            let mut header = [0; ETH_HLEN];
+            header[..ETH_HLEN - 2].copy_from_slice(&macs);
+            header[ETH_HLEN - 2..].copy_from_slice(&ethertype);
+            return store(frame, 0, header);
         }
-        store(frame, self.l2_len() - 2, ethertype.to_be_bytes())
+        store(frame, 0, macs)?;
+        // Always writes room for two tags; after a single tag, the next header is written over the rest.
+        store(frame, ETH_HLEN - 2, self.0.tags().to_bytes())?;
+        store(frame, self.l2_len() - 2, ethertype)
     }
 
     #[inline(always)]

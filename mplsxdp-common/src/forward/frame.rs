@@ -54,13 +54,19 @@ pub(super) fn move_head<F: Frame>(frame: &mut F, delta: i32) -> Checked<()> {
     }
 }
 
-/// Cuts the end off. Not inlined: what the verifier learns about `bytes` ends with the call.
-#[inline(never)]
+/// Cuts the end off, if there is anything to cut.
+#[inline(always)]
 pub(super) fn cut_tail<F: Frame>(frame: &mut F, bytes: usize) {
     if bytes != 0 {
-        // There are enough bytes, so it cannot fail.
-        let _ = frame.cut_tail(bytes);
+        cut_bytes(frame, bytes);
     }
+}
+
+/// Not inlined: what the verifier learns about `bytes` ends with the call.
+#[inline(never)]
+fn cut_bytes<F: Frame>(frame: &mut F, bytes: usize) {
+    // There are enough bytes, so it cannot fail.
+    let _ = frame.cut_tail(bytes);
 }
 
 /// Writes where the bounds were checked before. The error exists for the verifier; no frame causes it.

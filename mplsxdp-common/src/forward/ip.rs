@@ -2,7 +2,7 @@
 
 use super::egress::Egress;
 use super::frame::{Frame, cut_tail, move_head, store};
-use super::label::{label_stack, one_next_hop, store_labels};
+use super::label::{label_stack, store_labels};
 use super::{Checked, OFFSET_MASK, PortView, Verdict};
 use crate::abi::{Domain, Op, Reason, RouteEntry, Settings, TtlMode};
 use crate::hash::ip_flow_hash;
@@ -43,7 +43,13 @@ pub(super) fn impose<F: Frame, T: PortView>(
     let settings = tables.settings();
     let slot = entry.slot();
     let at = ip.offset;
-    let entry = one_next_hop(tables, entry, || ip_flow_hash(frame, at, tables.hash_seed()));
+    let entry = match entry.op() {
+        Op::Group => {
+            let hash = ip_flow_hash(frame, at, tables.hash_seed());
+            tables.bucket(entry.operand(), (hash >> 24) as u8)
+        }
+        _ => entry,
+    };
     let (received, ttl) = (frame.len(), ip.ttl());
     if ttl <= forwarded as u8 {
         return Err(Reason::TtlExpired);
@@ -269,10 +275,15 @@ impl Ip {
     /// Writes the changed bytes to the header's new place.
     #[inline(always)]
     pub(super) fn store<F: Frame>(&self, frame: &mut F, offset: usize) -> Checked<()> {
-        store(frame, offset, self.first.to_be_bytes())?;
+        let (first, second) = (self.first.to_be_bytes(), self.second.to_be_bytes());
         match self.family {
-            Family::V4 => store(frame, offset + 8, self.second.to_be_bytes()),
-            Family::V6 => Ok(()),
+            Family::V4 => {
+                let mut header = [0; 12];
+                header[..8].copy_from_slice(&first);
+                header[8..].copy_from_slice(&second);
+                store(frame, offset, header)
+            }
+            Family::V6 => store(frame, offset, first),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::frame::{Frame, store};
 use super::ip::Ip;
 use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict};
 use crate::abi::{LabelStack, MAX_PUSH, Op, Reason, RouteEntry, TtlMode, TtlPropagate};
+use crate::hash::flow_hash;
 use crate::ip::Family;
 use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
 
@@ -176,8 +177,8 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
     let mode = || entry.ttl_propagate().mode(tables.settings().ttl_mode());
     let ttl = top.ttl - 1;
     let beneath = top.offset + LSE_LEN;
-    if !top.lse.bottom() {
-        find_bottom(frame, beneath)?;
+    if !top.lse.bottom() && !load_lse(frame, beneath)?.bottom() {
+        find_bottom(frame, beneath + LSE_LEN)?;
     }
     let received = frame.len();
     let unlabelled = received - (beneath - ETH_HLEN);
@@ -232,14 +233,26 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
     Ok(egress.verdict())
 }
 
-/// `entry`, or the entry of its group's bucket for the flow with this hash.
+/// `entry`, or the entry of its group's bucket for the flow of the labelled frame with its stack at `offset`.
 #[inline(always)]
-pub(super) fn one_next_hop<T: PortView>(tables: &T, entry: RouteEntry, hash: impl FnOnce() -> u32) -> RouteEntry {
+pub(super) fn one_next_hop<F: Frame, T: PortView>(
+    frame: &F,
+    tables: &T,
+    entry: RouteEntry,
+    offset: usize,
+) -> RouteEntry {
     if entry.op() == Op::Group {
-        tables.bucket(entry.operand(), (hash() >> 24) as u8)
+        RouteEntry::from_bits(member(frame, tables, entry.operand(), offset))
     } else {
         entry
     }
+}
+
+/// The entry of a group's bucket, as a number. Not inlined, to keep the hash and its registers out of the common case.
+#[inline(never)]
+fn member<F: Frame, T: PortView>(frame: &F, tables: &T, group: u32, offset: usize) -> u64 {
+    let hash = flow_hash(frame, offset, tables.hash_seed());
+    tables.bucket(group, (hash >> 24) as u8).to_bits()
 }
 
 #[inline(always)]
@@ -247,7 +260,7 @@ pub(super) fn load_lse<F: Frame>(frame: &F, offset: usize) -> Checked<Lse> {
     frame.load(offset).map(Lse::from_bytes).ok_or(Reason::Malformed)
 }
 
-/// Checks that a label stack entry at or after `offset`, the place of the second one, has the S bit.
+/// Checks that a label stack entry at or after `offset`, the place of the third one, has the S bit.
 #[inline(always)]
 fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
     if has_bottom(frame, offset) {
@@ -261,7 +274,7 @@ fn find_bottom<F: Frame>(frame: &F, offset: usize) -> Checked<()> {
 /// processes the code after it once, not once for each turn.
 #[inline(never)]
 fn has_bottom<F: Frame>(frame: &F, offset: usize) -> bool {
-    for index in 0..MAX_STACK_DEPTH - 1 {
+    for index in 0..MAX_STACK_DEPTH - 2 {
         match frame.load(offset + index * LSE_LEN) {
             Some(lse) if Lse::from_bytes(lse).bottom() => return true,
             Some(_) => {}

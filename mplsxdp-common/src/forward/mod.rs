@@ -15,15 +15,14 @@ use crate::abi::{
     Adjacency, Checksum, Domain, LabelStack, Op, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
 };
 use crate::checksum;
-use crate::hash::flow_hash;
 use crate::ip::{Family, Header};
-use crate::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, VLAN_HLEN};
+use crate::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, VLAN_HLEN};
 pub(crate) use arrival::is_tag;
 pub use arrival::{Arrival, arrival_port};
 pub use frame::Frame;
 pub(crate) use frame::load_u16;
 use ip::{Ip, hand_up, impose};
-use label::{Left, Top, ilm, label_operation, load_lse, one_next_hop, pop_local};
+use label::{Left, Top, ilm, label_operation, one_next_hop, pop_local};
 
 /// How many labels in one frame may be this router's own (`dev lo`, explicit null, entropy indicator) before another
 /// look-up.
@@ -114,13 +113,15 @@ pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
     if tables.settings().checksum() != Checksum::Trust {
         return Verdict::from_code(forward_and_finish(frame, tables));
     }
-    let (Some(start), Some(ethertype)) = (frame.load::<8>(0), frame.load::<2>(12)) else {
-        return Verdict::Pass;
-    };
-    if u16::from_be_bytes(ethertype) == ETH_P_MPLS_UC {
+    if let Some(head) = frame.load::<{ ETH_HLEN + LSE_LEN }>(0)
+        && let Some((start, rest)) = head.split_first_chunk::<8>()
+        && let Some((ethertype, rest)) = rest[4..].split_first_chunk::<2>()
+        && let Some(lse) = rest.first_chunk::<LSE_LEN>()
+        && u16::from_be_bytes(*ethertype) == ETH_P_MPLS_UC
+    {
         let port = tables.port(tables.settings().port());
-        if port.is_destination(start) && port.has(PortWord::MPLS) {
-            match switch(frame, tables) {
+        if port.is_destination(*start) && port.has(PortWord::MPLS) {
+            match switch(frame, tables, Lse::from_bytes(*lse)) {
                 Ok(Some(verdict)) => return verdict,
                 Ok(None) => {}
                 Err(reason) => return Verdict::Exception(reason),
@@ -158,13 +159,12 @@ fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
     code
 }
 
-/// Forwards an untagged labelled frame that is addressed to this router. `None` if its label is this router's own, or
-/// has several next hops: [`forward_any`] handles those.
+/// Forwards an untagged labelled frame that is addressed to this router, with the label stack entry `lse` on top.
+/// `None` if its label is this router's own: [`forward_any`] handles those.
 #[inline(always)]
-fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Checked<Option<Verdict>> {
-    let lse = load_lse(frame, ETH_HLEN)?;
+fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T, lse: Lse) -> Checked<Option<Verdict>> {
     let (entry, _) = ilm(frame, tables, lse)?;
-    if matches!(entry.op(), Op::Local | Op::LocalPass | Op::Group) {
+    if matches!(entry.op(), Op::Local | Op::LocalPass) {
         return Ok(None);
     }
     if lse.ttl() <= 1 {
@@ -176,7 +176,9 @@ fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Checked<Option<Ve
         offset: ETH_HLEN,
         unfinished: 0,
     };
-    label_operation(frame, tables, entry, entry.slot(), top).map(Some)
+    let slot = entry.slot();
+    let entry = one_next_hop(frame, tables, entry, ETH_HLEN);
+    label_operation(frame, tables, entry, slot, top).map(Some)
 }
 
 /// Forwards any frame. Not inlined, to keep its size and its registers out of the common case.
@@ -210,7 +212,7 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
         ETH_P_MPLS_UC if port.has(PortWord::MPLS) => match pop_local(frame, tables, l2_len, unfinished)? {
             Left::Label(entry, top) => {
                 let slot = entry.slot();
-                let entry = one_next_hop(tables, entry, || flow_hash(frame, top.offset, tables.hash_seed()));
+                let entry = one_next_hop(frame, tables, entry, top.offset);
                 return label_operation(frame, tables, entry, slot, top);
             }
             Left::Ip(ip) => (ip, true),

@@ -47,11 +47,11 @@ pub fn measure_here(tests: &[Artifact]) -> Result<Measured> {
     Ok(Measured { release, counts })
 }
 
-/// Reads "verifier: VARIANT: COUNT instructions at most"; other lines are skipped.
+/// Reads "verifier: VARIANT: COUNT UNIT at most"; other lines are skipped.
 pub fn read(line: &str, counts: &mut Counts) {
     let parsed = || {
         let (variant, rest) = line.strip_prefix("verifier: ")?.rsplit_once(": ")?;
-        let (count, _) = rest.split_once(" instructions")?;
+        let (count, _) = rest.strip_suffix(" at most")?.split_once(' ')?;
         Some((variant.to_owned(), count.parse().ok()?))
     };
     counts.extend(parsed());

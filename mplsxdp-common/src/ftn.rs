@@ -1,43 +1,73 @@
-//! The FTN: a trie of prefixes. A node decides by one byte of the address; it has one word for each run of equal values of that
-//! byte, and bitmaps that say which run a value belongs to. Chains of nodes with one child are left out.
+//! The FTN: a trie of prefixes. A node decides by one byte of the address. A look-up reads one line of each node:
+//! everything else that it needs is in the pointer to the node.
 //!
-//! A node is a block of lines of eight words:
-//!
-//! | word | content |
+//! | bits of a pointer | content |
 //! |---|---|
-//! | 0-3 | bit N: the value N of the byte begins a run; bit 0 is always set |
-//! | 4 | the bits of the address before the byte, in the half of the address that has the byte; the other bits are zero |
-//! | 5 | the entry for addresses for which the node has nothing; 0: there is none |
-//! | 6 | bits 0-5: how far the byte is from the right end of its half; bit 6: the half is the low one; byte 1 + N: the number of runs that begin in words 0 to N - 1, plus 7 |
-//! | 7 | reserved |
-//! | 8 and up to 263 | for each run: a route entry, a [pointer] to a node, or 0: the node has nothing for it |
+//! | 0-3 | 15, which no route entry has |
+//! | 4-6 | N: each of its lines is for 2^(3 + N) values of the byte |
+//! | 7-9 | how many bytes are compared before the node's byte, 0 to 4: nodes with one child are left out |
+//! | 10-30 | the node's first line |
+//! | 31 | 1: the node is *direct*; N is 0 |
+//! | 32-63 | the bytes to compare, from the left; the rest is zero |
 //!
-//! An IPv4 address counts as the left 32 bits of the high half. The two words of a root are a pointer to the first node, and the
-//! entry of the prefix of length 0; each is 0 if there is none.
+//! A direct node has 32 lines: a word for each value of the byte. The lines of any other node have runs. Runs are
+//! values in a row with the same content, and a line has at most seven of them: its word 0 says which [values](begun)
+//! begin a run, and words 1 to 7 are the runs. The word of a value or run is a route entry, a pointer to another node,
+//! or 0: no prefix.
+//!
+//! If the compared bytes differ, the answer is the word before the node's first line. Only nodes to which a pointer
+//! with such bytes points have a line there.
+//!
+//! An IPv4 address counts as the left 32 bits of an IPv6 one. The two words of a root are a pointer to the first node,
+//! and the entry of the prefix of length 0; each is 0 if there is none.
 
-/// Words in front of the runs.
-pub const HEAD_WORDS: usize = 8;
-/// The most words of a node.
-pub const NODE_WORDS: usize = HEAD_WORDS + CELLS;
+use crate::abi::LINE_WORDS;
+
 /// Values of one byte.
 pub const CELLS: usize = 256;
-/// The word of a node with the address bits before its byte.
-pub const KEY: usize = 4;
-/// The word of a node with the entry for what it has nothing for.
-pub const DEFAULT: usize = 5;
-/// The word of a node with the place of its byte and the numbers of runs.
-pub const PLACE: usize = 6;
-/// In [`PLACE`]: the byte is in the low half of the address.
-pub const LOW: u64 = 1 << 6;
+/// The lines of a direct node.
+pub const DIRECT_LINES: u32 = (CELLS / LINE_WORDS) as u32;
+/// The most runs of a line.
+pub const RUNS: usize = LINE_WORDS - 1;
+/// The most bytes that a pointer compares.
+pub const MAX_SKIPPED: u8 = 4;
 /// More nodes than this are on no way: one for each byte of an IPv6 address.
 const MAX_DEPTH: usize = 16;
-/// The operation of a [pointer], which no route entry has.
+/// The operation of a pointer, which no route entry has.
 const POINTER: u64 = 15;
+/// In a pointer: the node is direct.
+const DIRECT: u64 = 1 << 31;
+/// One bit in each of the seven fields of nine bits of a line's word 0.
+const FIELDS: u64 = 0x0040_2010_0804_0201;
+/// In a field: no run begins.
+const NONE: u64 = CELLS as u64;
 
-/// The word that points to the node that begins at `line`.
-#[inline(always)]
-pub const fn pointer(line: u32) -> u64 {
-    (line as u64) << 32 | POINTER
+/// How the lines of a node are laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    Direct,
+    /// Lines of runs, each for 2^N values; N is 4 to 8.
+    Runs(u8),
+}
+
+impl Shape {
+    pub const fn lines(self) -> u32 {
+        match self {
+            Self::Direct => DIRECT_LINES,
+            Self::Runs(bits) => 1 << (8 - bits),
+        }
+    }
+}
+
+/// The word that points to a node. `skipped`: how many bytes are compared; `key`: these bytes, from the left of the
+/// word, which may have others behind them.
+pub const fn pointer(line: u32, shape: Shape, skipped: u8, key: u32) -> u64 {
+    let layout = match shape {
+        Shape::Direct => DIRECT,
+        Shape::Runs(bits) => (bits as u64 - 3) << 4,
+    };
+    let compared = (!0_u64 << 32).unbounded_shl(32 - 8 * skipped as u32);
+    (key as u64) << 32 & compared | (line as u64) << 10 | (skipped as u64) << 7 | layout | POINTER
 }
 
 #[inline(always)]
@@ -45,10 +75,10 @@ const fn is_pointer(word: u64) -> bool {
     word & 0xf == POINTER
 }
 
-/// The line that a pointer points to.
-#[inline(always)]
-pub const fn line(pointer: u64) -> u32 {
-    (pointer >> 32) as u32
+/// Word 0 of a line of runs: the values that begin the second run and further ones. Unused places have [`CELLS`].
+pub fn begun(starts: &[u8]) -> u64 {
+    let start = |index: usize| starts.get(index).map_or(NONE, |&start| start.into());
+    (0..RUNS).map(|index| start(index) << (9 * index)).sum()
 }
 
 /// The memory of nodes.
@@ -58,53 +88,52 @@ pub trait Nodes {
     /// The node that begins at `line`. `None`: there is no such line.
     fn node(&self, line: u32) -> Option<Self::Node>;
 
-    /// A word of the head of a node. `index` is below [`HEAD_WORDS`].
-    fn head(&self, node: Self::Node, index: usize) -> u64;
-
-    /// Any word of a node. `index` is below [`NODE_WORDS`].
+    /// A word of a node. `index` is below [`CELLS`].
     fn word(&self, node: Self::Node, index: usize) -> u64;
 
-    /// [`DEFAULT`], read after `earlier` was.
-    fn default_after(&self, node: Self::Node, earlier: u64) -> u64;
+    /// The word before a node.
+    fn word_before(&self, node: Self::Node) -> u64;
 }
 
-/// The entry of the longest prefix, longer than 0, that an address matches. 0: there is none. `root` is the root's pointer.
+/// The entry of the longest prefix, longer than 0, that an address matches. 0: there is none. `root` is the root's
+/// pointer.
 #[inline(always)]
-pub fn longest_match<N: Nodes>(nodes: &N, root: u64, high: u64, low: u64) -> u64 {
+pub fn longest_match<N: Nodes>(nodes: &N, root: u64, mut high: u64, mut low: u64) -> u64 {
     let mut pointer = root;
     for _ in 0..MAX_DEPTH {
-        let Some(node) = nodes.node(line(pointer)) else {
+        let Some(node) = nodes.node((pointer >> 10) as u32 & 0x1f_ffff) else {
             return 0;
         };
-        let place = nodes.head(node, PLACE);
-        let (shift, half) = (place & 63, if place & LOW == 0 { high } else { low });
-        // In two steps: one of 64 bits is none.
-        if (half ^ nodes.head(node, KEY)) >> 8 >> shift != 0 {
-            return nodes.head(node, DEFAULT);
+        // In bits.
+        let skipped = pointer >> 4 & 0x38;
+        // In two steps: a shift by 64 bits is none.
+        if (high ^ pointer) >> 32 >> (32 - skipped) != 0 {
+            return nodes.word_before(node);
         }
-        let cell = half >> shift & 0xff;
-        let group = cell >> 6;
-        let begun = nodes.head(node, group as usize) << (63 - (cell & 63));
-        let before = place >> (8 * group + 8) & 0xff;
-        let run = nodes.word(node, (before + ones(begun)) as usize);
-        if !is_pointer(run) {
-            return match run {
-                0 => nodes.default_after(node, run),
-                entry => entry,
-            };
+        let cell = high << skipped >> 56;
+        high = high << skipped << 8 | low >> (56 - skipped);
+        low = low << skipped << 8;
+        let line = cell >> 3 >> (pointer >> 4 & 7) << 3;
+        let run = 1 + runs_begun(nodes.word(node, line as usize), cell);
+        // Without a branch: the verifier would follow both ways from each node on. All ones if the node is direct.
+        let direct = ((pointer << 32) as i64 >> 63) as u64;
+        let index = line + (cell & 7 & direct | run & !direct);
+        pointer = nodes.word(node, index as usize);
+        if !is_pointer(pointer) {
+            return pointer;
         }
-        pointer = run;
     }
     0
 }
 
-/// The number of bits that are set. BPF has no instruction for it.
+/// How many of the values in a line's word 0 are `cell` or before it.
 #[inline(always)]
-const fn ones(word: u64) -> u64 {
-    let pairs = word - (word >> 1 & 0x5555_5555_5555_5555);
-    let nibbles = (pairs & 0x3333_3333_3333_3333) + (pairs >> 2 & 0x3333_3333_3333_3333);
-    let bytes = (nibbles + (nibbles >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
-    bytes.wrapping_mul(0x0101_0101_0101_0101) >> 56
+const fn runs_begun(starts: u64, cell: u64) -> u64 {
+    // The ninth bit of each field stays set where the difference is not negative.
+    // The words of a direct node are no starts; their count is not used.
+    let not_after = ((cell | NONE) * FIELDS).wrapping_sub(starts) & (NONE * FIELDS);
+    // The product's last field is the sum of all.
+    (not_after >> 8).wrapping_mul(FIELDS) >> 54 & 7
 }
 
 /// The halves of an IPv4 address.
@@ -118,4 +147,32 @@ pub const fn halves_v4(address: [u8; 4]) -> (u64, u64) {
 pub const fn halves_v6(address: [u8; 16]) -> (u64, u64) {
     let address = u128::from_be_bytes(address);
     ((address >> 64) as u64, address as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_counts_the_runs_that_have_begun() {
+        for starts in [&[][..], &[1], &[255], &[3, 9, 64, 127, 128, 255], &[1, 2, 3, 4, 5, 6]] {
+            let word = begun(starts);
+            for cell in 0..=255 {
+                let expected = starts.iter().filter(|&&start| start <= cell).count() as u64;
+                assert_eq!(runs_begun(word, cell.into()), expected, "{starts:?} at {cell}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pointer_keeps_only_the_bytes_that_are_compared() {
+        let word = |skipped| pointer(0x1f_fffe, Shape::Runs(8), skipped, 0x1234_5678);
+        let keys = [0, 0x1200_0000, 0x1234_0000, 0x1234_5600, 0x1234_5678];
+        for (skipped, key) in (0..=MAX_SKIPPED).zip(keys) {
+            assert_eq!(word(skipped) >> 32, key, "{skipped}");
+            assert_eq!(word(skipped) >> 10 & 0x1f_ffff, 0x1f_fffe);
+            assert_eq!(word(skipped) >> 7 & 7, skipped.into());
+        }
+        assert_eq!(pointer(1, Shape::Direct, 0, 0), 1 << 31 | 1 << 10 | 15);
+    }
 }

@@ -16,7 +16,7 @@ use mplsxdp_common::abi::{
     Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
-use mplsxdp_common::ftn::{DEFAULT, Nodes, halves_v4, halves_v6, longest_match};
+use mplsxdp_common::ftn::{Nodes, halves_v4, halves_v6, longest_match};
 use mplsxdp_common::wire::Label;
 
 const BPF_F_MMAPABLE: u32 = 0x400;
@@ -215,22 +215,15 @@ impl Nodes for Chunks {
     }
 
     #[inline(always)]
-    fn head(&self, node: Node, index: usize) -> u64 {
-        // SAFETY: within the line, which is in the chunk; read once, as the controller writes it.
-        unsafe { read_volatile(node.chunk.add(node.word).add(index & (LINE_WORDS - 1))) }
-    }
-
-    #[inline(always)]
     fn word(&self, node: Node, index: usize) -> u64 {
-        // SAFETY: within the chunk, as is every word of a node; likewise.
+        // SAFETY: within the chunk, as is every word of a node; read once, as the controller writes it.
         unsafe { read_volatile(node.chunk.add((node.word + index) & (CHUNK_WORDS - 1))) }
     }
 
     #[inline(always)]
-    fn default_after(&self, node: Node, earlier: u64) -> u64 {
-        let words = read_after(earlier, node.chunk);
-        // SAFETY: as in `head`.
-        unsafe { read_volatile(words.add(node.word).add(DEFAULT)) }
+    fn word_before(&self, node: Node) -> u64 {
+        // SAFETY: likewise.
+        unsafe { read_volatile(node.chunk.add(node.word.wrapping_sub(1) & (CHUNK_WORDS - 1))) }
     }
 }
 

@@ -2,15 +2,19 @@
 //! root.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::thread;
+use std::time::Duration;
 
 use aya::util::nr_cpus;
+use ipnet::IpNet;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, SHARED_MAPS, Sizes};
 use mplsxdp::dataplane::release::Release;
-use mplsxdp::dataplane::{TableMemory, Tables};
+use mplsxdp::dataplane::{FtnKey, TableMemory, Tables};
 use mplsxdp_common::abi::{
-    Checksum, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, Police, Settings, TtlMode,
-    UnknownPolicy, map,
+    Checksum, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, MAX_LABELS, Police, RouteEntry, Settings,
+    TtlMode, UnknownPolicy, map,
 };
 
 /// Instructions that the verifier processed, and bytes of machine code, by kernel release and program variant. `cargo xtask
@@ -155,6 +159,56 @@ fn the_maps_take_no_more_memory_than_they_may() {
         let total: u64 = bytes.iter().sum();
         println!("{total} bytes of {most}, {} counter slots\n", sizes.counter_slots);
         assert!(total <= most, "{total} bytes, at most {most}");
+    }
+}
+
+#[test]
+fn the_memory_of_prefixes_goes_back_to_the_kernel_after_they_are_removed() {
+    const PREFIXES: u32 = 20_000;
+    // A thousand times longer than it takes.
+    const ATTEMPTS: usize = 10_000;
+    let pause = || thread::sleep(Duration::from_millis(10));
+    let mut tables = KernelTables::open(loader(DEFAULT).pins(), 0).unwrap();
+    let bytes = |tables: &KernelTables| {
+        let memory = tables.memory().unwrap();
+        memory.iter().find(|table| table.name == map::FTN).unwrap().bytes
+    };
+    let empty = bytes(&tables);
+    // Each is the only prefix of its node.
+    let key = |number: u32| {
+        let prefix = IpNet::new(Ipv4Addr::from(number.reverse_bits()).into(), 24);
+        FtnKey::new(Domain::NO_VRF, prefix.unwrap().trunc())
+    };
+    let wait_for_room = |tables: &mut KernelTables| {
+        while let Some(period) = tables.await_ftn_room() {
+            while !tables.is_over(period) {
+                pause();
+            }
+        }
+    };
+    for round in 0..2 {
+        for number in 0..PREFIXES {
+            wait_for_room(&mut tables);
+            tables.insert_ftn(key(number), RouteEntry::PASS).unwrap();
+        }
+        tables.publish_ftn();
+        let full = bytes(&tables);
+        assert!(
+            full > empty + MIB,
+            "{full} bytes in round {round}, {empty} when it is empty"
+        );
+        for number in 0..PREFIXES {
+            wait_for_room(&mut tables);
+            tables.remove_ftn(key(number)).unwrap();
+        }
+        for _ in 0..ATTEMPTS {
+            tables.publish_ftn();
+            if bytes(&tables) == empty {
+                break;
+            }
+            pause();
+        }
+        assert_eq!(bytes(&tables), empty, "after round {round}");
     }
 }
 

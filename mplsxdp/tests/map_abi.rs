@@ -8,7 +8,7 @@ use mplsxdp_common::abi::{
     REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags,
     map,
 };
-use mplsxdp_common::ftn;
+use mplsxdp_common::ftn::{self, Shape};
 use mplsxdp_common::wire::{Label, Mac};
 
 const DOCUMENT: &str = include_str!("../../docs/map-abi.md");
@@ -313,13 +313,26 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         Domain::EMPTY.0
     ));
     assert_eq!((CHUNK_LINES, LINE_WORDS), (4096, 8));
-    assert_eq!(ftn::pointer(0x0403_0201).to_le_bytes(), [15, 0, 0, 0, 1, 2, 3, 4]);
-    has("| 15 | | a pointer to a node".into());
-    has(format!("| {} | the key:", ftn::KEY));
-    has(format!("| {} | the default:", ftn::DEFAULT));
-    has(format!("| {} | bits 0-5: the distance", ftn::PLACE));
-    has(format!("| from {} | one word for each run", ftn::HEAD_WORDS));
-    assert_eq!(ftn::LOW, 1 << 6);
+    let key = 0x0a01_0203;
+    assert_eq!(
+        ftn::pointer(5, Shape::Runs(6), 2, key),
+        0x0a01 << 48 | 5 << 10 | 2 << 7 | 3 << 4 | 15
+    );
+    assert_eq!(ftn::pointer(5, Shape::Direct, 0, key), 1 << 31 | 5 << 10 | 15);
+    has("| 15 | | a [pointer](#ftn) to a node".into());
+    has("| 4-6 | N: each line of the node is for 2^(3 + N) values".into());
+    has(format!(
+        "| 7-9 | number of bytes that are compared before the node's byte, 0 to {} |",
+        ftn::MAX_SKIPPED
+    ));
+    has("| 10-30 | the node's first line |".into());
+    has("| 31 | 1: the node is direct; N is 0 |".into());
+    assert_eq!(
+        ftn::begun(&[64, 128]),
+        64 | 128 << 9 | (2..7).map(|field| 256 << (9 * field)).sum::<u64>()
+    );
+    has("| 0 | seven fields of nine bits".into());
+    has(format!("| 1-{} | one word for each run |", ftn::RUNS));
     let settings = Settings::new(0x0403_0201, TtlMode::Linux, 77, true, true);
     assert_eq!(settings.to_bits().to_le_bytes(), [1, 2, 3, 4, 2, 77, 3, 0]);
     let (punt, drop, pass) = (

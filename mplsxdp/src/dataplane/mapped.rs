@@ -55,6 +55,12 @@ impl MappedWords {
         unsafe { self.words.add(index).as_ref() }
     }
 
+    /// All words.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping; other processes and programs access its words only atomically, too.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.len) }
+    }
+
     pub fn load(&self, index: usize) -> u64 {
         self.word(index).load(Ordering::Relaxed)
     }

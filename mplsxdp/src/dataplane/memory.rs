@@ -130,8 +130,9 @@ impl MemoryTables {
         }
         let retired = self.trie.take_retired();
         self.trie.release(&retired);
-        if self.trie.room() < NODES && self.trie.memory().grow(self.trie.chunks()) {
-            self.trie.add_chunk();
+        let next = self.trie.chunks();
+        if self.trie.room() < NODES && self.trie.memory().grow(next) {
+            self.trie.add_chunk(next);
         }
     }
 

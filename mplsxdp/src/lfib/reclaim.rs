@@ -76,6 +76,8 @@ impl<T: Tables> Lfib<T> {
     /// a group to another.
     pub fn reclaim(&mut self) -> bool {
         self.reclaim_slots();
+        // The FTN's memory may be free now, or spare.
+        self.tables.publish_ftn();
         std::mem::take(&mut self.moved_buckets)
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use mplsxdp_common::abi::{CHUNK_WORDS, FTN_ROOTS, MAX_CHUNKS};
 
-use super::{Memory, chunk_and_word};
+use super::Memory;
 
 /// Chunks in ordinary memory. Threads may read it while a trie writes to it.
 #[derive(Debug)]
@@ -36,9 +36,8 @@ impl Memory for Heap {
         &self.roots[index as usize]
     }
 
-    fn word(&self, line: u32, index: usize) -> Option<&AtomicU64> {
-        let (chunk, word) = chunk_and_word(line);
-        self.chunks.get(chunk)?.get()?.get(word + index)
+    fn chunk(&self, index: u32) -> Option<&[AtomicU64]> {
+        self.chunks.get(index as usize)?.get().map(Vec::as_slice)
     }
 }
 

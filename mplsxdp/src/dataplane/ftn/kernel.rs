@@ -1,8 +1,9 @@
-//! The memory of the FTN in the kernel. It grows by inner maps of `FTN`. Putting one there makes the kernel wait for a grace
-//! period, so a thread does it, ahead of the need.
+//! The memory of the FTN in the kernel. It grows by inner maps of `FTN`, ahead of the need, and gives those back of
+//! which much more is free than is needed. Either makes the kernel wait for a grace period, so a thread does it.
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +14,7 @@ use mplsxdp_common::abi::{CHUNK_LINES, CHUNK_WORDS, MAX_CHUNKS, RouteEntry};
 use super::super::grace::GracePeriods;
 use super::super::mapped::MappedWords;
 use super::super::{FtnKey, GracePeriod, bpf};
-use super::lines::NODE_LINES;
-use super::{Block, Full, Memory, Trie, chunk_and_word};
+use super::{Block, Full, Memory, NODE_LINES, Trie};
 
 /// The name of inner maps.
 const NAME: &str = "FTN.inner";
@@ -23,13 +23,14 @@ const ENOUGH_NODES: usize = 64;
 /// More memory is made when fewer lines than this, or than an eighth of all, are free: before changes have to wait.
 const FEW_LINES: u32 = 2 * CHUNK_LINES / 3;
 const _: () = assert!(FEW_LINES > ENOUGH_NODES as u32 * NODE_LINES);
-/// The most chunks that are made at a time.
+/// The most chunks that are made or given back at a time.
 const MOST_CHUNKS: u32 = 16;
 
 /// The mapped maps.
 pub struct Mapped {
     roots: MappedWords,
-    chunks: Vec<MappedWords>,
+    /// By their indexes.
+    chunks: Vec<Option<Chunk>>,
 }
 
 impl Memory for Mapped {
@@ -37,14 +38,13 @@ impl Memory for Mapped {
         self.roots.word(index as usize)
     }
 
-    fn word(&self, line: u32, index: usize) -> Option<&AtomicU64> {
-        let (chunk, word) = chunk_and_word(line);
-        self.chunks.get(chunk).map(|chunk| chunk.word(word + index))
+    fn chunk(&self, index: u32) -> Option<&[AtomicU64]> {
+        Some(self.chunks.get(index as usize)?.as_ref()?.words.words())
     }
 }
 
-/// What a thread makes: chunks, up to the first that it could not make.
-type Made = Arc<Mutex<Vec<io::Result<Chunk>>>>;
+/// What a thread makes: chunks with their indexes, or why it could not make one.
+type Made = Arc<Mutex<Vec<io::Result<(u32, Chunk)>>>>;
 
 struct Chunk {
     words: MappedWords,
@@ -57,16 +57,16 @@ pub struct KernelFtn {
     trie: Trie<Mapped>,
     /// The map of maps.
     outer: Arc<OwnedFd>,
-    /// Chunks that are being made, and when they are there.
-    growth: Option<(GracePeriod, Made)>,
-    /// Whether there was ever a write: an empty FTN takes no memory.
+    /// Chunks that are being made or given back, and when that is done.
+    resizing: Option<(GracePeriod, Made)>,
+    /// Whether there is a prefix, or is to be one: an empty FTN takes no memory.
     is_used: bool,
+    /// Whether there has been a prefix since then.
+    is_filled: bool,
     /// Why the last chunk could not be made.
     failure: Option<io::Error>,
     /// Blocks that programs may still read, in the order of their grace periods.
     held_back: VecDeque<(GracePeriod, Vec<Block>)>,
-    /// Kernel memory of all chunks.
-    bytes: u64,
 }
 
 impl KernelFtn {
@@ -74,14 +74,14 @@ impl KernelFtn {
         Self {
             trie: Trie::new(Mapped {
                 roots,
-                chunks: Vec::new(),
+                chunks: (0..MAX_CHUNKS).map(|_| None).collect(),
             }),
             outer: Arc::new(outer),
-            growth: None,
+            resizing: None,
             is_used: false,
+            is_filled: false,
             failure: None,
             held_back: VecDeque::new(),
-            bytes: 0,
         }
     }
 
@@ -91,11 +91,12 @@ impl KernelFtn {
 
     /// Kernel memory of all inner maps.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        let chunks = self.trie.memory().chunks.iter().flatten();
+        chunks.map(|chunk| chunk.bytes).sum()
     }
 
     pub fn insert(&mut self, key: FtnKey, entry: RouteEntry) -> io::Result<()> {
-        self.is_used = true;
+        (self.is_used, self.is_filled) = (true, true);
         self.trie.insert(key, entry).map_err(|full| self.error(full))
     }
 
@@ -127,11 +128,11 @@ impl KernelFtn {
         if self.trie.room() >= ENOUGH_NODES {
             return None;
         }
-        let growth = self.growth.as_ref().map(|&(period, _)| period);
-        growth.or(self.held_back.front().map(|&(period, _)| period))
+        let resizing = self.resizing.as_ref().map(|&(period, _)| period);
+        resizing.or(self.held_back.front().map(|&(period, _)| period))
     }
 
-    /// Takes what grace periods have brought, and begins to grow in time.
+    /// Takes what grace periods have brought, and begins to grow in time, or to shrink.
     fn tend(&mut self, periods: &mut GracePeriods) {
         while let Some((period, _)) = self.held_back.front()
             && periods.is_over(*period)
@@ -139,44 +140,79 @@ impl KernelFtn {
         {
             self.trie.release(&blocks);
         }
-        if let Some((_, made)) = self.growth.take_if(|(period, _)| periods.is_over(*period)) {
-            let made = std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
-            for chunk in made {
+        if let Some((_, made)) = self.resizing.take_if(|(period, _)| periods.is_over(*period)) {
+            for chunk in mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner)) {
                 match chunk {
-                    Ok(chunk) => {
-                        self.trie.memory_mut().chunks.push(chunk.words);
-                        self.trie.add_chunk();
-                        self.bytes += chunk.bytes;
+                    Ok((index, chunk)) => {
+                        self.trie.memory_mut().chunks[index as usize] = Some(chunk);
+                        self.trie.add_chunk(index);
                         self.failure = None;
                     }
-                    Err(error) => {
-                        self.failure = Some(error);
-                        break;
-                    }
+                    Err(error) => self.failure = Some(error),
                 }
             }
         }
+        if self.resizing.is_none() {
+            self.resize(periods);
+        }
+    }
+
+    fn resize(&mut self, periods: &mut GracePeriods) {
+        if self.is_filled && self.held_back.is_empty() && self.trie.is_unused() {
+            (self.is_used, self.is_filled) = (false, false);
+        }
         let chunks = self.trie.chunks();
         let few = FEW_LINES.max(chunks * CHUNK_LINES / 8);
-        let has_few = self.is_used && self.trie.free_lines() < few && chunks < MAX_CHUNKS;
-        if has_few && self.growth.is_none() && self.failure.is_none() {
-            let count = chunks.clamp(1, MOST_CHUNKS).min(MAX_CHUNKS - chunks);
+        let free = self.trie.free_lines();
+        // Growing may double the memory, and does not make any spare.
+        let most = if self.is_used {
+            few + chunks * CHUNK_LINES / 2
+        } else {
+            0
+        };
+        if self.is_used && free < few && chunks < MAX_CHUNKS && self.failure.is_none() {
+            let count = chunks.clamp(1, MOST_CHUNKS);
+            let absent = self
+                .trie
+                .memory()
+                .chunks
+                .iter()
+                .zip(0..)
+                .filter(|(chunk, _)| chunk.is_none());
+            let indexes: Vec<u32> = absent.map(|(_, index)| index).take(count as usize).collect();
             let made = Made::default();
             let (outer, result) = (Arc::clone(&self.outer), Arc::clone(&made));
             let period = periods.begin_after(Box::new(move || {
-                let chunks = make_chunks(&outer, chunks, count);
+                let chunks = make_chunks(&outer, &indexes);
                 *result.lock().unwrap_or_else(PoisonError::into_inner) = chunks;
             }));
-            self.growth = Some((period, made));
+            self.resizing = Some((period, made));
+        } else if free >= most + CHUNK_LINES {
+            // Its lines are free, so no program reads it any more.
+            let spare = ((free - most) / CHUNK_LINES).min(MOST_CHUNKS);
+            let removed: Vec<u32> = (0..spare).map_while(|_| self.trie.remove_chunk()).collect();
+            if removed.is_empty() {
+                return;
+            }
+            let memory = self.trie.memory_mut();
+            let chunks: Vec<_> = removed
+                .into_iter()
+                .map(|index| (index, memory.chunks[index as usize].take()))
+                .collect();
+            let outer = Arc::clone(&self.outer);
+            let period = periods.begin_after(Box::new(move || remove_chunks(&outer, chunks)));
+            self.resizing = Some((period, Made::default()));
         }
     }
 }
 
 /// Makes chunks and puts them into the map of maps. The kernel waits for a grace period for each, and all wait at once.
-fn make_chunks(outer: &OwnedFd, first: u32, count: u32) -> Vec<io::Result<Chunk>> {
+fn make_chunks(outer: &OwnedFd, indexes: &[u32]) -> Vec<io::Result<(u32, Chunk)>> {
     thread::scope(|scope| {
-        let threads: Vec<_> = (first..first + count)
-            .map(|index| thread::Builder::new().spawn_scoped(scope, move || make_chunk(outer, index)))
+        let make = |index| move || Ok((index, make_chunk(outer, index)?));
+        let threads: Vec<_> = indexes
+            .iter()
+            .map(|&index| thread::Builder::new().spawn_scoped(scope, make(index)))
             .collect();
         let results = threads.into_iter().map(|thread| {
             let result = thread?.join();
@@ -184,6 +220,23 @@ fn make_chunks(outer: &OwnedFd, first: u32, count: u32) -> Vec<io::Result<Chunk>
         });
         results.collect()
     })
+}
+
+/// Takes chunks out of the map of maps: the kernel frees their memory. It may wait as well.
+fn remove_chunks(outer: &OwnedFd, chunks: Vec<(u32, Option<Chunk>)>) {
+    thread::scope(|scope| {
+        for (index, chunk) in chunks {
+            let remove = move || {
+                if let Err(error) = bpf::delete_element(outer.as_fd(), index) {
+                    // Nothing refers to it, and the next chunk with this index replaces it.
+                    tracing::debug!(%error, index, "cannot give a chunk of the FTN back");
+                }
+                drop(chunk);
+            };
+            // Without a thread the chunk stays, likewise.
+            let _ = thread::Builder::new().spawn_scoped(scope, remove);
+        }
+    });
 }
 
 fn make_chunk(outer: &OwnedFd, index: u32) -> io::Result<Chunk> {

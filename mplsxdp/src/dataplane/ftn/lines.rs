@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mplsxdp_common::abi::{CHUNK_LINES, LINE_WORDS};
-use mplsxdp_common::ftn::NODE_WORDS;
+use mplsxdp_common::abi::CHUNK_LINES;
 
-/// The most lines of a node.
-pub const NODE_LINES: u32 = NODE_WORDS.div_ceil(LINE_WORDS) as u32;
+use super::NODE_LINES;
 
 /// Lines in a row, in one chunk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -43,6 +41,13 @@ impl Lines {
             line: index * CHUNK_LINES,
             lines: CHUNK_LINES,
         });
+    }
+
+    /// Takes out the last chunk of which all lines are free.
+    pub fn take_chunk(&mut self) -> Option<u32> {
+        let &(length, line) = self.by_length.range((CHUNK_LINES, 0)..).next_back()?;
+        self.remove(line, length);
+        Some(line / CHUNK_LINES)
     }
 
     /// Takes lines from the shortest free row that has as many.

@@ -1,13 +1,13 @@
-//! The FTN as the controller keeps it: the prefixes of each node, and the [memory](Memory) that programs read. The layout is
-//! that of [`mplsxdp_common::ftn`].
+//! The FTN as the controller keeps it: the prefixes of each node, and the [memory](Memory) that programs read. The
+//! layout is that of [`mplsxdp_common::ftn`].
 //!
-//! A node whose runs stay the same is changed in place, by one store for each run that has another value. Otherwise a copy is
-//! written to free lines, and the store of its pointer in the parent node, or in the root, publishes it. Either way an address
-//! has its answer in one word, and a reader finds the old or the new one. The lines of the old node are [retired](Trie::take_retired):
-//! they are free when no reader is left that may have the old pointer.
+//! A node whose layout stays the same is changed in place, by one store for each word that has another value. Otherwise
+//! a copy is written to free lines, and the store of its pointer in the parent node, or in the root, publishes it.
+//! Either way an address has its answer in one word, and a reader finds the old or the new one. The lines of the old
+//! node are [retired](Trie::take_retired): they are free when no reader is left that may have the old pointer.
 //!
-//! Writes of prefixes of one length are gathered, so that a node is copied once for many of them. The next write of another
-//! length publishes them, so that the order of a change stays the order of lengths.
+//! Writes are gathered until [`Trie::publish`], so that a node is written once for many of them. Nodes are written as
+//! they will be after all of them, so an address goes from its old answer to its new one in one store.
 
 mod heap;
 pub mod kernel;
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 use mplsxdp_common::abi::{CHUNK_LINES, Domain, FTN_ROOTS, LINE_WORDS, RouteEntry};
 use mplsxdp_common::ftn::{
-    CELLS, DEFAULT, HEAD_WORDS, KEY, LOW, NODE_WORDS, Nodes, PLACE, halves_v4, halves_v6, longest_match, pointer,
+    CELLS, DIRECT_LINES, MAX_SKIPPED, Nodes, RUNS, Shape, begun, halves_v4, halves_v6, longest_match, pointer,
 };
 
 pub use heap::Heap;
@@ -36,16 +36,25 @@ use super::FtnKey;
 /// The nodes that one write may have to allot, and those that a removal needs less of.
 const INSERT_NODES: usize = 8;
 const REMOVE_NODES: usize = 4;
-/// The node of this depth is not left out where others are beneath: its byte is the last of the high half.
-const LAST_HIGH: u8 = 7;
+/// The most lines of a node: those of a direct one, and one in front.
+const NODE_LINES: u32 = 1 + DIRECT_LINES;
 
 /// The memory of the trie, as its readers have it.
 pub trait Memory {
     /// A word of `FTN_ROOTS`.
     fn root(&self, index: u32) -> &AtomicU64;
 
-    /// A word of `FTN`, by its line; `index` may be beyond that line. `None`: there is no such line.
-    fn word(&self, line: u32, index: usize) -> Option<&AtomicU64>;
+    /// The words of a chunk, if it is there.
+    fn chunk(&self, index: u32) -> Option<&[AtomicU64]>;
+}
+
+/// Some words from the first one of a line on, in one chunk.
+fn words(memory: &impl Memory, line: u32, count: usize) -> &[AtomicU64] {
+    let first = (line % CHUNK_LINES) as usize * LINE_WORDS;
+    let chunk = memory.chunk(line / CHUNK_LINES);
+    chunk
+        .and_then(|chunk| chunk.get(first..first + count))
+        .unwrap_or_default()
 }
 
 /// A reader of the trie's memory in this process.
@@ -55,21 +64,17 @@ impl<M: Memory> Nodes for Reader<'_, M> {
     type Node = u32;
 
     fn node(&self, line: u32) -> Option<u32> {
-        self.0.word(line, 0).map(|_| line)
-    }
-
-    fn head(&self, node: u32, index: usize) -> u64 {
-        self.word(node, index)
+        self.0.chunk(line / CHUNK_LINES).map(|_| line)
     }
 
     fn word(&self, node: u32, index: usize) -> u64 {
-        let word = self.0.word(node, index);
+        let line = node + (index / LINE_WORDS) as u32;
+        let word = words(self.0, line, LINE_WORDS).get(index % LINE_WORDS);
         word.map_or(0, |word| word.load(Ordering::Acquire))
     }
 
-    fn default_after(&self, node: u32, _earlier: u64) -> u64 {
-        // What was read before was read with acquire order.
-        self.word(node, DEFAULT)
+    fn word_before(&self, node: u32) -> u64 {
+        self.word(node.wrapping_sub(1), LINE_WORDS - 1)
     }
 }
 
@@ -107,9 +112,25 @@ struct Node {
     /// By the value of the byte, in order.
     children: Vec<(u8, NodeId)>,
     /// Where readers find it.
-    block: Option<Block>,
+    published: Option<Published>,
     /// The entry for addresses for which it has nothing.
     default: u64,
+}
+
+/// What readers find of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Published {
+    block: Block,
+    shape: Shape,
+    /// How many bytes readers compare before they come to its byte.
+    skipped: u8,
+}
+
+impl Published {
+    /// The line that pointers have.
+    fn line(&self) -> u32 {
+        self.block.line + u32::from(self.skipped > 0)
+    }
 }
 
 /// The values of a node's byte that a prefix covers.
@@ -159,38 +180,75 @@ impl Node {
     }
 }
 
-/// What readers find in a node.
+/// The lines of a node, from the one before its first.
 struct Image {
-    words: [u64; NODE_WORDS],
-    len: usize,
+    words: [u64; NODE_LINES as usize * LINE_WORDS],
+    shape: Shape,
 }
 
 impl Image {
-    fn new(node: &Node, cells: &[u64; CELLS]) -> Self {
-        let mut words = [0; NODE_WORDS];
-        let (mut len, mut before) = (HEAD_WORDS, None);
-        let low = node.depth > LAST_HIGH;
-        let mut place = u64::from(56 - 8 * (node.depth % 8)) | if low { LOW } else { 0 };
-        for (index, &cell) in cells.iter().enumerate() {
-            if index % 64 == 0 {
-                place |= (len as u64 - 1) << (8 * (index / 64) + 8);
-            }
-            if before != Some(cell) {
-                words[index / 64] |= 1 << (index % 64);
-                words[len] = cell;
-                len += 1;
-                before = Some(cell);
+    /// `cells`: what prefixes and children say of each value of the byte; 0: nothing, that is, `default`.
+    fn new(cells: &[u64; CELLS], default: u64) -> Self {
+        let mut words = [0; NODE_LINES as usize * LINE_WORDS];
+        words[LINE_WORDS - 1] = default;
+        let shape = shape(cells);
+        let table = &mut words[LINE_WORDS..];
+        let answer = |cell| if cell == 0 { default } else { cell };
+        match shape {
+            Shape::Direct => table
+                .iter_mut()
+                .zip(cells)
+                .for_each(|(word, &cell)| *word = answer(cell)),
+            Shape::Runs(bits) => {
+                let values = 1 << bits;
+                for (line, first) in table.chunks_exact_mut(LINE_WORDS).zip((0..CELLS).step_by(values)) {
+                    let (mut starts, mut runs) = ([0; RUNS], 0);
+                    for value in first..first + values {
+                        if value == first || cells[value] != cells[value - 1] {
+                            starts[runs] = value as u8;
+                            runs += 1;
+                            line[runs] = answer(cells[value]);
+                        }
+                    }
+                    line[0] = begun(&starts[1..runs]);
+                }
             }
         }
-        words[KEY] = if low { node.key as u64 } else { (node.key >> 64) as u64 };
-        words[DEFAULT] = node.default;
-        words[PLACE] = place;
-        Self { words, len }
+        Self { words, shape }
     }
 
-    fn lines(&self) -> u32 {
-        self.len.div_ceil(LINE_WORDS) as u32
+    /// The words that a node has to have if readers compare bytes before, or do not.
+    fn words(&self, skipped: u8) -> &[u64] {
+        let first = if skipped > 0 { 0 } else { LINE_WORDS };
+        &self.words[first..LINE_WORDS + self.shape.lines() as usize * LINE_WORDS]
     }
+}
+
+/// The shape with the fewest lines that has room for all runs.
+fn shape(cells: &[u64; CELLS]) -> Shape {
+    // How many runs begin in each 16 values after the first value, and at the first.
+    let mut within = [0; CELLS / 16];
+    let mut at_first = [0; CELLS / 16];
+    for (index, pair) in cells.windows(2).enumerate() {
+        let value = index + 1;
+        let begins = if value.is_multiple_of(16) {
+            &mut at_first
+        } else {
+            &mut within
+        };
+        begins[value / 16] += usize::from(pair[0] != pair[1]);
+    }
+    let fits = |bits: u8| {
+        let groups = 1 << (bits - 4);
+        (0..CELLS / 16).step_by(groups).all(|first| {
+            let further: usize = at_first[first + 1..first + groups].iter().sum();
+            1 + within[first..first + groups].iter().sum::<usize>() + further <= RUNS
+        })
+    };
+    (4..=8)
+        .rev()
+        .find(|&bits| fits(bits))
+        .map_or(Shape::Direct, Shape::Runs)
 }
 
 /// There is no room for another node.
@@ -210,8 +268,8 @@ pub struct Trie<M> {
     first: Vec<Option<NodeId>>,
     /// Nodes whose blocks may differ from what is wanted. The deepest come first.
     dirty: BTreeSet<(Reverse<u8>, NodeId)>,
-    /// What the gathered writes are: whether they insert, and the length of their prefixes.
-    gathered: Option<(bool, u8)>,
+    /// Roots whose first node may be another one than readers find.
+    dirty_roots: BTreeSet<u32>,
     retired: Vec<Block>,
 }
 
@@ -225,7 +283,7 @@ impl<M: Memory> Trie<M> {
             unused: Vec::new(),
             first: vec![None; FTN_ROOTS as usize / 2],
             dirty: BTreeSet::new(),
-            gathered: None,
+            dirty_roots: BTreeSet::new(),
             retired: Vec::new(),
         }
     }
@@ -238,10 +296,22 @@ impl<M: Memory> Trie<M> {
         &mut self.memory
     }
 
-    /// The memory has another chunk.
-    pub fn add_chunk(&mut self) {
-        self.lines.add_chunk(self.chunks);
+    /// The memory has this chunk, too.
+    pub fn add_chunk(&mut self, index: u32) {
+        self.lines.add_chunk(index);
         self.chunks += 1;
+    }
+
+    /// Takes a chunk out of use that has no node, if there is one.
+    pub fn remove_chunk(&mut self) -> Option<u32> {
+        let chunk = self.lines.take_chunk()?;
+        self.chunks -= 1;
+        Some(chunk)
+    }
+
+    /// Whether there is no node, and none that a reader may still find.
+    pub fn is_unused(&self) -> bool {
+        self.dirty.is_empty() && self.lines.free_lines() == self.chunks * CHUNK_LINES
     }
 
     /// How many chunks the memory has.
@@ -259,14 +329,15 @@ impl<M: Memory> Trie<M> {
         self.lines.sure().saturating_sub(self.dirty.len())
     }
 
-    /// Gives a prefix an entry. It is published with the other writes of its length, by [`Trie::publish`] at the latest.
+    /// Gives a prefix an entry. It is published with other writes, by [`Trie::publish`] at the latest.
     pub fn insert(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), Full> {
         let (root, address, length) = parts(key);
-        self.gather(true, length, INSERT_NODES)?;
         let Some((depth, covered)) = place(address, length) else {
+            self.publish();
             self.memory.root(root + 1).store(entry.to_bits(), Ordering::Release);
             return Ok(());
         };
+        self.make_room(INSERT_NODES)?;
         let id = self.node_at(root, address, depth);
         let own = &mut self.nodes[id as usize].own;
         match own.binary_search_by_key(&covered, |&(covered, _)| covered) {
@@ -292,38 +363,33 @@ impl<M: Memory> Trie<M> {
         let Ok(at) = own(&self.nodes[id as usize]) else {
             return Ok(());
         };
-        self.gather(false, length, REMOVE_NODES)?;
+        self.make_room(REMOVE_NODES)?;
         self.nodes[id as usize].own.remove(at);
         self.touch(id);
         self.prune(id);
         Ok(())
     }
 
-    /// Gathers a write with others like it, or publishes those first. Then there is room for what it needs.
-    fn gather(&mut self, inserts: bool, length: u8, nodes: usize) -> Result<(), Full> {
-        let kind = Some((inserts, length));
-        if self.gathered != kind || self.room() < nodes {
+    /// Makes sure that there is room for the nodes that a write needs. Publishes earlier ones if it must.
+    fn make_room(&mut self, nodes: usize) -> Result<(), Full> {
+        if self.room() < nodes {
             self.publish();
         }
-        if self.room() < nodes {
-            return Err(Full);
-        }
-        self.gathered = kind;
-        Ok(())
+        if self.room() < nodes { Err(Full) } else { Ok(()) }
     }
 
     /// Has readers find everything that was written.
     pub fn publish(&mut self) {
-        self.gathered = None;
-        if self.dirty.is_empty() {
-            return;
-        }
         let touched: Vec<NodeId> = self.dirty.iter().rev().map(|&(_, id)| id).collect();
         for id in touched {
             self.hand_down(id);
         }
         while let Some((_, id)) = self.dirty.pop_first() {
             self.write(id);
+        }
+        while let Some(root) = self.dirty_roots.pop_first() {
+            let first = self.first[root as usize / 2].map_or(0, |id| self.pointer(id));
+            self.memory.root(root).store(first, Ordering::Release);
         }
     }
 
@@ -376,10 +442,8 @@ impl<M: Memory> Trie<M> {
                     node.child(node.cell(address))
                 }
             };
-            let parent_depth = parent.map(|id| self.nodes[id as usize].depth);
             let Some(child) = child else {
-                let must_stop = depth > LAST_HIGH && parent_depth.is_none_or(|depth| depth < LAST_HIGH);
-                let at = if must_stop { LAST_HIGH } else { depth };
+                let at = depth.min(self.next_depth(parent) + MAX_SKIPPED);
                 let id = self.make(root, address, at, parent);
                 if at == depth {
                     return id;
@@ -402,11 +466,38 @@ impl<M: Memory> Trie<M> {
             let between = &mut self.nodes[id as usize];
             between.set_child(byte(child_key, at), child);
             self.nodes[child as usize].parent = Some(id);
+            self.touch(child);
             if at == depth {
                 return id;
             }
             parent = Some(id);
         }
+    }
+
+    /// The depth beneath a node, or beneath a root.
+    fn next_depth(&self, parent: Option<NodeId>) -> u8 {
+        parent.map_or(0, |id| self.nodes[id as usize].depth + 1)
+    }
+
+    /// How many bytes readers compare before they come to a node's byte.
+    fn skipped(&self, id: NodeId) -> u8 {
+        let node = &self.nodes[id as usize];
+        node.depth - self.next_depth(node.parent)
+    }
+
+    /// The word that leads readers to a node.
+    fn pointer(&self, id: NodeId) -> u64 {
+        let node = &self.nodes[id as usize];
+        let Some(published) = node.published else {
+            return 0;
+        };
+        let compared = node.key << (8 * u32::from(node.depth - published.skipped));
+        pointer(
+            published.line(),
+            published.shape,
+            published.skipped,
+            (compared >> 96) as u32,
+        )
     }
 
     /// A new node beneath `parent`, in place of what is there.
@@ -431,6 +522,7 @@ impl<M: Memory> Trie<M> {
     fn link(&mut self, root: u32, address: u128, parent: Option<NodeId>, child: Option<NodeId>) {
         let Some(parent) = parent else {
             self.first[root as usize / 2] = child;
+            self.dirty_roots.insert(root);
             return;
         };
         let node = &mut self.nodes[parent as usize];
@@ -450,24 +542,22 @@ impl<M: Memory> Trie<M> {
             let child = match &*node.children {
                 _ if !node.own.is_empty() => return,
                 [] => None,
-                &[(_, child)] if node.depth == LAST_HIGH && self.nodes[child as usize].depth > LAST_HIGH => return,
                 &[(_, child)] => Some(child),
                 _ => return,
             };
+            let is_near = |child| self.nodes[child as usize].depth - self.next_depth(parent) <= MAX_SKIPPED;
+            if !child.is_none_or(is_near) {
+                return;
+            }
             self.link(root, key, parent, child);
             if let Some(child) = child {
                 self.nodes[child as usize].parent = parent;
-                if parent.is_none() {
-                    // Its pointer comes into the root.
-                    self.touch(child);
-                }
-            } else if parent.is_none() {
-                self.memory.root(root).store(0, Ordering::Release);
+                self.touch(child);
             }
             let node = mem::take(&mut self.nodes[id as usize]);
             self.dirty.remove(&(Reverse(node.depth), id));
             // Its pointer goes when this is published, which `take_retired` does.
-            self.retired.extend(node.block);
+            self.retired.extend(node.published.map(|published| published.block));
             self.unused.push(id);
             match (child, parent) {
                 (None, Some(parent)) => id = parent,
@@ -478,9 +568,9 @@ impl<M: Memory> Trie<M> {
 
     /// Has the children of a node know the entry for what they have nothing for, and theirs.
     fn hand_down(&mut self, id: NodeId) {
-        let node = &self.nodes[id as usize];
-        if node.parent.is_none() && node.default != 0 {
-            self.set_default(id, 0);
+        let node = &mut self.nodes[id as usize];
+        if node.parent.is_none() {
+            node.default = 0;
         }
         let mut rest = vec![id];
         while let Some(id) = rest.pop() {
@@ -495,19 +585,11 @@ impl<M: Memory> Trie<M> {
                     0 => default,
                     entry => entry,
                 };
-                if self.nodes[child as usize].default != wanted {
-                    self.set_default(child, wanted);
+                if mem::replace(&mut self.nodes[child as usize].default, wanted) != wanted {
+                    self.touch(child);
                     rest.push(child);
                 }
             }
-        }
-    }
-
-    fn set_default(&mut self, id: NodeId, default: u64) {
-        let node = &mut self.nodes[id as usize];
-        node.default = default;
-        if let Some(block) = node.block {
-            store(&self.memory, block.line, DEFAULT, default);
         }
     }
 
@@ -516,57 +598,44 @@ impl<M: Memory> Trie<M> {
         let node = &self.nodes[id as usize];
         let mut cells = node.cells();
         for &(cell, child) in &node.children {
-            let block = self.nodes[child as usize].block;
-            cells[usize::from(cell)] = block.map_or(0, |block| pointer(block.line));
+            cells[usize::from(cell)] = self.pointer(child);
         }
-        let image = Image::new(node, &cells);
-        let (root, parent, old) = (node.root, node.parent, node.block);
-        let same = |block: Block| (0..4).all(|word| load(&self.memory, block.line, word) == image.words[word]);
-        let block = match old {
-            Some(block) if same(block) => {
-                for (index, &word) in image.words[..image.len].iter().enumerate().skip(HEAD_WORDS) {
-                    if load(&self.memory, block.line, index) != word {
-                        store(&self.memory, block.line, index, word);
+        let image = Image::new(&cells, node.default);
+        let (root, parent, old, skipped) = (node.root, node.parent, node.published, self.skipped(id));
+        let wanted = image.words(skipped);
+        // Readers that compare other bytes find another node: each of them is right for its own addresses only.
+        if let Some(old) = old
+            && (old.shape, old.skipped) == (image.shape, skipped)
+        {
+            let words = words(&self.memory, old.block.line, wanted.len());
+            let is_run = |index: usize| image.shape == Shape::Direct || !index.is_multiple_of(LINE_WORDS);
+            let mut pairs = words.iter().zip(wanted).enumerate();
+            if pairs.all(|(index, (word, &wanted))| is_run(index) || word.load(Ordering::Relaxed) == wanted) {
+                for (word, &wanted) in words.iter().zip(wanted) {
+                    if word.load(Ordering::Relaxed) != wanted {
+                        word.store(wanted, Ordering::Release);
                     }
                 }
-                block
+                return;
             }
-            _ => {
-                // There is room for all nodes that are touched, see `gather`.
-                let Some(block) = self.lines.take(image.lines()) else {
-                    return;
-                };
-                for (index, &word) in image.words[..image.len].iter().enumerate() {
-                    store(&self.memory, block.line, index, word);
-                }
-                block
-            }
+        }
+        // There is room for all nodes that are touched, see `make_room`.
+        let Some(block) = self.lines.take((wanted.len() / LINE_WORDS) as u32) else {
+            return;
         };
-        self.nodes[id as usize].block = Some(block);
-        match parent {
-            _ if old == Some(block) => {}
-            Some(parent) => self.touch(parent),
-            None => {}
+        for (word, &wanted) in words(&self.memory, block.line, wanted.len()).iter().zip(wanted) {
+            // The store of the pointer to the node publishes these.
+            word.store(wanted, Ordering::Relaxed);
         }
-        if parent.is_none() {
-            let word = self.memory.root(root);
-            let pointer = pointer(block.line);
-            if word.load(Ordering::Relaxed) != pointer {
-                word.store(pointer, Ordering::Release);
+        let shape = image.shape;
+        self.nodes[id as usize].published = Some(Published { block, shape, skipped });
+        self.retired.extend(old.map(|old| old.block));
+        match parent {
+            Some(parent) => self.touch(parent),
+            None => {
+                self.dirty_roots.insert(root);
             }
         }
-        self.retired.extend(old.filter(|&old| old != block));
-    }
-}
-
-fn load(memory: &impl Memory, line: u32, index: usize) -> u64 {
-    memory.word(line, index).map_or(0, |word| word.load(Ordering::Relaxed))
-}
-
-/// A reader that sees this store also sees the earlier ones.
-fn store(memory: &impl Memory, line: u32, index: usize, value: u64) {
-    if let Some(word) = memory.word(line, index) {
-        word.store(value, Ordering::Release);
     }
 }
 
@@ -600,12 +669,4 @@ fn bytes(address: u128, count: u8) -> u128 {
         0 => 0,
         count => address >> (128 - 8 * u32::from(count)) << (128 - 8 * u32::from(count)),
     }
-}
-
-/// The chunk that a line is in, and the first word of the line there.
-pub fn chunk_and_word(line: u32) -> (usize, usize) {
-    (
-        (line / CHUNK_LINES) as usize,
-        (line % CHUNK_LINES) as usize * LINE_WORDS,
-    )
 }

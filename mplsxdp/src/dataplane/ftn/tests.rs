@@ -13,8 +13,8 @@ impl Memory for Arc<Heap> {
         Heap::root(self, index)
     }
 
-    fn word(&self, line: u32, index: usize) -> Option<&AtomicU64> {
-        Heap::word(self, line, index)
+    fn chunk(&self, index: u32) -> Option<&[AtomicU64]> {
+        Heap::chunk(self, index)
     }
 }
 
@@ -22,7 +22,7 @@ fn trie(chunks: u32) -> Trie<Arc<Heap>> {
     let mut trie = Trie::new(Arc::<Heap>::default());
     for index in 0..chunks {
         assert!(trie.memory().grow(index));
-        trie.add_chunk();
+        trie.add_chunk(index);
     }
     trie
 }
@@ -164,7 +164,7 @@ fn a_write_without_room_is_refused_and_changes_nothing() {
     let mut trie = trie(0);
     assert_eq!(trie.insert(key("10.0.0.0/8"), entry(1)), Err(Full));
     assert!(trie.memory().grow(0));
-    trie.add_chunk();
+    trie.add_chunk(0);
     let mut written = 0;
     while trie
         .insert(FtnKey::new(Domain::NO_VRF, prefix(written)), entry(written * 4 + 1))
@@ -233,8 +233,8 @@ fn every_look_up_during_changes_finds_an_old_or_a_new_answer() {
         .unwrap();
     }
     trie.publish();
-    // Each change is counted when it begins and when it is over, and the log has the right answer after it. What a look-up
-    // found must be right before, between or after the changes that it overlapped.
+    // Each change is counted when it begins and when it is over, and the log has the right answer after it. What a
+    // look-up found must be right before, between or after the changes that it overlapped.
     let log: Arc<[std::sync::Mutex<Vec<u32>>; 2]> = Arc::default();
     let changes: Arc<[AtomicU32; 2]> = Arc::default();
     for which in [0, 1] {
@@ -304,7 +304,7 @@ fn every_look_up_during_changes_finds_an_old_or_a_new_answer() {
             let index = trie.chunks();
             assert!(index < MAX_CHUNKS);
             assert!(trie.memory().grow(index));
-            trie.add_chunk();
+            trie.add_chunk(index);
         }
     }
     stop.store(true, Ordering::SeqCst);
@@ -345,4 +345,164 @@ fn beside(address: IpAddr, number: u16) -> IpNet {
                 .trunc()
         }
     }
+}
+
+/// A reader that counts the lines it reads.
+struct Counting<'a> {
+    reader: Reader<'a, Arc<Heap>>,
+    lines: std::cell::RefCell<BTreeSet<u32>>,
+}
+
+impl Nodes for Counting<'_> {
+    type Node = u32;
+
+    fn node(&self, line: u32) -> Option<u32> {
+        self.reader.node(line)
+    }
+
+    fn word(&self, node: u32, index: usize) -> u64 {
+        self.lines.borrow_mut().insert(node + (index / LINE_WORDS) as u32);
+        self.reader.word(node, index)
+    }
+
+    fn word_before(&self, node: u32) -> u64 {
+        self.lines.borrow_mut().insert(node - 1);
+        self.reader.word_before(node)
+    }
+}
+
+/// The lines that a look-up of each address reads, on average, in hundredths, and at most.
+fn lines_read(trie: &Trie<Arc<Heap>>, domain: Domain, addresses: &[IpAddr]) -> (usize, usize) {
+    let counts = addresses.iter().map(|&address| {
+        let (root, (high, low)) = match address {
+            IpAddr::V4(address) => (domain.root_v4(), halves_v4(address.octets())),
+            IpAddr::V6(address) => (domain.root_v6(), halves_v6(address.octets())),
+        };
+        let counting = Counting {
+            reader: Reader(trie.memory()),
+            lines: std::cell::RefCell::default(),
+        };
+        let first = trie.memory().root(root).load(Ordering::Acquire);
+        longest_match(&counting, first, high, low);
+        counting.lines.into_inner().len()
+    });
+    let counts: Vec<usize> = counts.collect();
+    (
+        100 * counts.iter().sum::<usize>() / counts.len(),
+        counts.into_iter().max().unwrap(),
+    )
+}
+
+/// So many prefixes, of lengths such as a full table has (in thousandths), and an address in each.
+fn table(
+    count: usize,
+    lengths: &[(u32, u8)],
+    draw: impl Fn(&mut dyn FnMut() -> u64, u8) -> IpAddr,
+) -> Vec<(IpNet, IpAddr)> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let lengths: Vec<u8> = lengths
+        .iter()
+        .flat_map(|&(share, length)| std::iter::repeat_n(length, share as usize))
+        .collect();
+    let mut drawn = || {
+        let length = lengths[random() as usize % lengths.len()];
+        let address = draw(&mut random, length);
+        (IpNet::new(address, length).unwrap().trunc(), address)
+    };
+    (0..count).map(|_| drawn()).collect()
+}
+
+/// What a full table costs: exact counts, so that a change that costs more is seen.
+#[test]
+fn a_look_up_in_a_full_table_reads_few_lines_and_the_table_is_small() {
+    let v4_lengths = [
+        (600, 24),
+        (100, 23),
+        (110, 22),
+        (52, 21),
+        (45, 20),
+        (26, 19),
+        (14, 18),
+        (9, 17),
+        (44, 16),
+    ];
+    let v4 = table(200_000, &v4_lengths, |random, _| {
+        // A fifth of the addresses, so that a node has as many prefixes as in a table of a million.
+        Ipv4Addr::from((random() as u32) >> 2 | 0x4000_0000).into()
+    });
+    let v6_lengths = [
+        (470, 48),
+        (110, 32),
+        (90, 44),
+        (85, 40),
+        (50, 36),
+        (70, 46),
+        (70, 47),
+        (30, 42),
+        (25, 29),
+    ];
+    let v6 = table(60_000, &v6_lengths, |random, length| {
+        let block = (random() % 6000).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 4 >> 32 << 32;
+        let high = match length {
+            ..36 => random() >> 4,
+            _ => block | random() >> 32,
+        };
+        Ipv6Addr::from(u128::from(0x2 << 60 | high) << 64).into()
+    });
+    let costs = [v4, v6].map(|prefixes| {
+        let mut trie = trie(64);
+        let all = trie.free_lines();
+        for (index, &(prefix, _)) in prefixes.iter().enumerate() {
+            trie.insert(FtnKey::new(Domain::NO_VRF, prefix), entry(index as u32))
+                .unwrap();
+            if index.is_multiple_of(512) || index + 1 == prefixes.len() {
+                let retired = trie.take_retired();
+                trie.release(&retired);
+            }
+        }
+        let addresses: Vec<IpAddr> = prefixes.iter().map(|&(_, address)| address).collect();
+        let (average, most) = lines_read(&trie, Domain::NO_VRF, &addresses);
+        let bytes_each = (all - trie.free_lines()) as usize * 64 / prefixes.len();
+        (average, most, bytes_each)
+    });
+    // Hundredths of a line, lines, and bytes for each prefix.
+    assert_eq!(costs, [(300, 3, 47), (470, 6, 113)]);
+}
+
+#[test]
+fn chunks_without_nodes_are_taken_out_of_use() {
+    let mut trie = trie(3);
+    let key = |number| FtnKey::new(Domain::NO_VRF, prefix(number));
+    let release = |trie: &mut Trie<Arc<Heap>>| {
+        let retired = trie.take_retired();
+        trie.release(&retired);
+    };
+    for number in 0..2000 {
+        trie.insert(key(number), entry(1)).unwrap();
+        release(&mut trie);
+    }
+    let (mut removed, free) = (Vec::new(), trie.free_lines());
+    removed.extend(std::iter::from_fn(|| trie.remove_chunk()));
+    assert_eq!((&*removed, trie.chunks()), (&[2, 1][..], 1));
+    assert_eq!(trie.free_lines(), free - 2 * CHUNK_LINES);
+    for number in 0..2000 {
+        assert_eq!(look_up(trie.memory(), Domain::NO_VRF, prefix(number).addr()), entry(1));
+        trie.remove(key(number)).unwrap();
+        assert!(!trie.is_unused());
+        release(&mut trie);
+    }
+    assert!(trie.is_unused());
+    removed.extend(std::iter::from_fn(|| trie.remove_chunk()));
+    assert_eq!((&*removed, trie.chunks(), trie.free_lines()), (&[2, 1, 0][..], 0, 0));
+    assert_eq!(trie.insert(key(0), entry(1)), Err(Full));
+    trie.add_chunk(1);
+    assert!(trie.insert(key(0), entry(1)).is_ok());
+    trie.publish();
+    assert_eq!(look_up(trie.memory(), Domain::NO_VRF, prefix(0).addr()), entry(1));
 }

@@ -1,9 +1,9 @@
 //! Cleans up network namespaces and processes, whatever happens to the process that made them.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -169,6 +169,36 @@ pub fn ip(arguments: &[&str]) -> Result<String> {
         bail!("`ip {}`: {}", arguments.join(" "), said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs lines of `ip` by one process; the error is that of the first line that fails.
+pub fn ip_batch(options: &[&str], lines: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(options)
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run ip (iproute2)")?;
+    // A write that fails is that of an `ip` that ended early, and says why.
+    let _ = child.stdin.take().context("no pipe")?.write_all(lines.as_bytes());
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        // "Command failed -:3", numbered from 1.
+        let number = said
+            .split("-:")
+            .nth(1)
+            .and_then(|rest| rest.trim().parse::<usize>().ok());
+        let line = number.and_then(|number| lines.lines().nth(number.wrapping_sub(1)));
+        bail!(
+            "`ip {} {}`: {}",
+            options.join(" "),
+            line.unwrap_or("-batch -"),
+            said.trim()
+        );
+    }
+    Ok(())
 }
 
 /// Removes what dead processes left behind.

@@ -12,7 +12,7 @@ pub fn tests() -> Vec<Trial> {
         "differential_kernel::the_kernel_and_mplsxdp_do_the_same_but_for_what_is_documented",
         Some(Need::Mpls),
         || {
-            let report = differential_kernel::compare(&Lab::new()?)?;
+            let report = differential_kernel::compare(&Lab::new()?, differential_kernel::TABLES)?;
             println!("{report:#?}");
             Ok(())
         },

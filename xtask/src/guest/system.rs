@@ -1,5 +1,6 @@
 //! The contents of the guest's system.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 
@@ -36,6 +37,8 @@ const TOOLS: [&str; 12] = [
     "sleep",
     "cat",
 ];
+/// Variables of this machine that its tests get in the guest too.
+const PASSED_ON: [&str; 2] = ["MPLSXDP_SEED", "MPLSXDP_TABLES"];
 /// The place of the source tree in the guest; tests get it in a variable, because other paths are compiled into them.
 const SOURCE_TREE: (&str, &str) = ("MPLSXDP_SOURCE", "/source");
 /// The parts of it that the conformance suite and the labs read: its files, and the tests that they name.
@@ -113,15 +116,20 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run], extras:
         FRAMES,
         SLOWNESS,
     ];
+    let mut environment: Vec<_> = environment
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+    let passed_on = PASSED_ON
+        .iter()
+        .filter_map(|&name| Some((name.to_owned(), env::var(name).ok()?)));
+    environment.extend(passed_on);
     let plan = Plan {
         modules: LOADED
             .iter()
             .chain(extras.modules)
             .map(|&name| name.to_owned())
             .collect(),
-        environment: environment
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec(),
+        environment,
         runs: runs.to_vec(),
     };
     image.text(PLAN, &serde_json::to_vec(&plan)?)?;

@@ -108,7 +108,7 @@ enum GuestCommand {
     /// Shows and checks mplsxdp among routers that run FRR or only Linux, in a guest whose kernel has MPLS
     /// (labs/README.md).
     Lab {
-        /// Names of labs, or `all`.
+        /// Names of labs, or `all`; labs/README.md lists them, and so does a name that no lab has.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },

@@ -7,7 +7,7 @@ use mplsxdp_tests::{Lab, Router, wait};
 use nix::sys::signal::Signal;
 
 use crate::kernel_counters::{mpls_packets, show_mpls_packets};
-use crate::l3vpn::{CORE, CORE_DAEMONS, DRAWING, Nodes, Routers, pings_and_labels, synchronised, unseen};
+use crate::l3vpn::{CORE, CORE_DAEMONS, DRAWING, Nodes, Routers, Sessions, pings_and_labels, synchronised, unseen};
 use crate::net::Node;
 use crate::show::{ask, command, heading, hop, load, no_ping, ping, shell, title};
 use crate::traffic::Traffic;
@@ -72,7 +72,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     show_mpls_packets(pe1, &TO_PR)?;
     let (sent, received) = (after.sent - before.sent, after.received - before.received);
     println!(
-        "PE1: XDP imposed labels on {imposed} packets, the kernel on {sent} (PE1's own, to PE2); \
+        "PE1 since the first ping: XDP imposed labels on {imposed} packets, the kernel on {sent} (PE1's own, to PE2); \
          XDP passed {passed} to the kernel, which received {received}"
     );
     ensure!(imposed >= PINGS + 3, "PE1 was to impose labels in XDP");
@@ -86,7 +86,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     );
     unseen(&nodes.pr, of_pr)?;
 
-    heading("traceroute names both, with their labels");
+    heading("traceroute names PE1, and PR with the labels that arrived there");
     let trace = shell(ce1, "traceroute -n -e -q 1 -w 2 192.168.2.1")?;
     for (number, address) in [(1, "192.168.1.254"), (2, "10.0.1.2 <MPLS:L="), (3, "192.168.2.1")] {
         ensure!(
@@ -97,7 +97,8 @@ pub fn run(lab: &Lab) -> Result<()> {
     }
 
     heading("mplsxdp on PE1 is killed and loads again, under numbered traffic from CE1 to CE2");
-    let traffic = Traffic::start(ce1, &nodes.ce[1], "192.168.2.1".parse()?)?;
+    let sessions = Sessions::of(&routers)?;
+    let traffic = Traffic::start_shown(ce1, &nodes.ce[1], "192.168.2.1".parse()?)?;
     let before = mpls_packets(pe1, &TO_PR)?;
     command(pe1, "kill -KILL $(pidof mplsxdp)");
     on_pe1.stop(Signal::SIGKILL)?;
@@ -111,7 +112,8 @@ pub fn run(lab: &Lab) -> Result<()> {
     followed(&on_pe1, pe1, BEHIND_THE_OTHER[0])?;
     shell(ce1, &format!("ping -n -q -c {PINGS} -i 0.02 -W 2 192.168.2.1"))?;
     let lost = traffic.count()?;
-    println!("{lost}");
+    println!("Numbered datagrams from CE1 to CE2: {lost}.");
+    sessions.ensure_unbroken(&routers)?;
     ensure!(lost.lost == 0, "nothing was to be lost");
     ensure!(
         on_pe1.forwarded(BEHIND_THE_OTHER[0][0])? >= PINGS,

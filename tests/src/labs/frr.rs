@@ -130,7 +130,7 @@ impl<'a> Frr<'a> {
     pub fn show(&self, line: &str) -> Result<String> {
         show::command(self.node, &format!("vtysh -c '{line}'"));
         let text = self.ask(line)?;
-        println!("{}", text.trim_end());
+        show::printed(&text);
         Ok(text)
     }
 
@@ -187,7 +187,7 @@ impl Daemon {
 }
 
 /// The log of a daemon.
-pub fn log_of(node: &Node, daemon: &str) -> String {
+fn log_of(node: &Node, daemon: &str) -> String {
     fs::read_to_string(format!("/tmp/{}-{daemon}.log", node.name())).unwrap_or_default()
 }
 

@@ -1,6 +1,6 @@
 //! Two customers' networks behind two provider edge routers that run FRR, and a P router between them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,12 +16,12 @@ use crate::traffic::Traffic;
 use crate::watch::{Watch, stack};
 
 pub const DRAWING: &str = "
-  CUSTA  CE1 192.168.1.1 ---+                                          +--- CE2 192.168.2.1  CUSTA
-                            |                                          |
+  CUSTA  CE1 192.168.1.1 ---+                              +--- CE2 192.168.2.1  CUSTA
+                            |                              |
                            PE1 =========== PR =========== PE2
                             |  10.0.1.0/24    10.0.2.0/24  |
   CUSTB  CE3 192.168.3.1 ---+                              +--- CE4 192.168.4.1  CUSTB
-                       10.255.0.1   10.255.0.3   10.255.0.2
+                       10.255.0.1      10.255.0.3      10.255.0.2
                           OSPF and LDP on both links; VPN routes by BGP from PE1 to PE2
 ";
 /// For OSPF, LDP and BGP, one after the other, in a guest without KVM.
@@ -43,6 +43,7 @@ pub struct Nodes {
 impl Nodes {
     /// Namespaces, cables, VRFs and sysctls; no FRR.
     pub fn new(lab: &Lab) -> Result<Self> {
+        heading("VRFs, and labels accepted on the core's interfaces");
         let node = |name| Node::new(lab, name);
         let nodes = Self {
             ce: [node("CE1")?, node("CE2")?, node("CE3")?, node("CE4")?],
@@ -92,7 +93,15 @@ impl<'a> Routers<'a> {
         })
     }
 
-    pub fn edges(nodes: &'a Nodes, directory: &str, core: &[&'static str]) -> Result<[Frr<'a>; 2]> {
+    /// With LDP; PR has another configuration, and options for zebra.
+    pub fn with_pr(nodes: &'a Nodes, configuration: &str, zebra: &str) -> Result<Self> {
+        Ok(Self {
+            pr: Frr::start(&nodes.pr, configuration, &CORE_DAEMONS, zebra)?,
+            pe: Self::edges(nodes, "l3vpn", &CORE_DAEMONS)?,
+        })
+    }
+
+    fn edges(nodes: &'a Nodes, directory: &str, core: &[&'static str]) -> Result<[Frr<'a>; 2]> {
         let daemons = [core, &["bgpd"]].concat();
         let [pe1, pe2] = &nodes.pe;
         Ok([
@@ -118,9 +127,17 @@ impl<'a> Routers<'a> {
         })
     }
 
-    /// Waits until both PEs route both customers' networks behind the other PE through two labels.
+    /// The same as [`Self::wait_converged`], and says what is waited for.
     pub fn converged(&self) -> Result<()> {
+        println!("Waiting until both PEs have labels for the networks behind the other; half a minute to two ...");
         let begin = Instant::now();
+        self.wait_converged()?;
+        println!("... which they have after {} s.", begin.elapsed().as_secs());
+        Ok(())
+    }
+
+    /// Waits until both PEs route both customers' networks behind the other PE through two labels.
+    pub fn wait_converged(&self) -> Result<()> {
         for (pe, networks) in self
             .pe
             .iter()
@@ -144,7 +161,6 @@ impl<'a> Routers<'a> {
                 )?;
             }
         }
-        println!("(after {} s)", begin.elapsed().as_secs());
         Ok(())
     }
 }
@@ -153,7 +169,6 @@ impl<'a> Routers<'a> {
 pub fn run(lab: &Lab) -> Result<()> {
     title("An MPLS VPN: FRR on every router, mplsxdp on PR by the kernel's routes");
     println!("{DRAWING}");
-    heading("VRFs, and labels accepted on the core's interfaces");
     let nodes = Nodes::new(lab)?;
     heading("FRR starts: labs/l3vpn/PE1.conf, PR.conf, PE2.conf");
     let routers = Routers::start(&nodes, "l3vpn", &CORE_DAEMONS)?;
@@ -172,13 +187,11 @@ pub fn by_fpm(lab: &Lab) -> Result<()> {
     println!("{DRAWING}");
     let nodes = Nodes::new(lab)?;
     heading("FRR starts: labs/l3vpn/PE1.conf, labs/fpm/PR.conf, labs/l3vpn/PE2.conf");
-    let routers = Routers {
-        pr: Frr::start(&nodes.pr, "fpm/PR.conf", &CORE_DAEMONS, "-M dplane_fpm_nl")?,
-        pe: Routers::edges(&nodes, "l3vpn", &CORE_DAEMONS)?,
-    };
+    let routers = Routers::with_pr(&nodes, "fpm/PR.conf", "-M dplane_fpm_nl")?;
     routers.converged()?;
     routers.pr.show("show mpls table")?;
     by_xdp(&nodes, &routers, "--sync fpm --iface to-PE1 --iface to-PE2")?;
+    heading("What zebra has counted; the connection errors are its attempts while mplsxdp was not loaded");
     routers.pr.show("show fpm counters")?;
     Ok(())
 }
@@ -197,6 +210,7 @@ fn by_kernel(nodes: &Nodes) -> Result<()> {
         after.received >= before.received + 12,
         "{before:?} to {after:?}: PR's kernel was to count 12 packets"
     );
+    heading("PR's kernel does not answer traceroute: it drops labelled packets whose TTL expires");
     let trace = shell(ce1, "traceroute -n -e -q 1 -w 2 192.168.2.1")?;
     ensure!(hop(&trace, 2).contains('*'), "PR's kernel was not expected to answer");
     Ok(())
@@ -220,17 +234,18 @@ pub fn pings_and_labels(nodes: &Nodes) -> Result<Vec<(u32, u8)>> {
 }
 
 /// mplsxdp on PR: loaded, killed, loaded again, unloaded.
-pub fn by_xdp(nodes: &Nodes, routers: &Routers<'_>, options: &str) -> Result<()> {
+fn by_xdp(nodes: &Nodes, routers: &Routers<'_>, options: &str) -> Result<()> {
     let [ce1, ce2, ce3, _] = &nodes.ce;
     let pr = &nodes.pr;
     let sessions = Sessions::of(routers)?;
-    let traffic = Traffic::start(ce1, ce2, "192.168.2.1".parse()?)?;
 
     heading("mplsxdp on PR");
+    let traffic = Traffic::start_shown(ce1, ce2, "192.168.2.1".parse()?)?;
     let router = load(pr, options)?;
     synchronised(&router, pr)?;
     ask(pr, &router, "route show")?;
-    heading("The same pings: PR pops in XDP, and its kernel sees no labels any more");
+    heading("The same pings: PR pops in XDP, and the counters of its kernel's MPLS stand still");
+    show_mpls_packets(pr, &CORE)?;
     let before = mpls_packets(pr, &CORE)?;
     let labels = pings_and_labels(nodes)?;
     let label = labels[0].0.to_string();
@@ -269,8 +284,11 @@ pub fn by_xdp(nodes: &Nodes, routers: &Routers<'_>, options: &str) -> Result<()>
     router.unload()?;
     ping(ce1, "192.168.2.1", 62)?;
     seen(pr, before)?;
-    println!("numbered traffic from CE1 to CE2 all the while: {}", traffic.count()?);
-    sessions.ensure_unbroken(routers)
+    let lost = traffic.count()?;
+    println!("Numbered datagrams from CE1 to CE2 all the while: {lost}.");
+    sessions.ensure_unbroken(routers)?;
+    ensure!(lost.lost == 0, "nothing was to be lost");
+    Ok(())
 }
 
 /// Checks that PR's kernel has counted no labelled packet since.
@@ -293,30 +311,45 @@ fn seen(pr: &Node, before: MplsPackets) -> Result<()> {
     Ok(())
 }
 
-/// Waits until mplsxdp has a route for each label of the kernel's.
+/// Waits until mplsxdp has a route for each label of the kernel's, by the same interface unless it passes.
 pub fn synchronised(router: &Router, node: &Node) -> Result<()> {
     wait::until("the kernel's labels in mplsxdp", SYNCHRONISED, || {
-        let labels = |text: &str| {
-            let first = |line: &str| line.split_whitespace().next()?.parse::<u32>().ok();
-            text.lines().filter_map(first).collect::<BTreeSet<_>>()
+        let kernel = label_routes(&node.run("ip -f mpls route show")?);
+        let own = label_routes(&router.run("route show")?);
+        let same = |(label, interface): (&u32, &Option<String>)| {
+            let by_kernel = kernel.get(label);
+            by_kernel.is_some_and(|by_kernel| interface.is_none() || interface == by_kernel)
         };
-        let kernel = labels(&node.run("ip -f mpls route show")?);
-        Ok((labels(&router.run("route show")?) == kernel).then_some(()))
+        Ok((own.len() == kernel.len() && own.iter().all(same)).then_some(()))
     })
-    .with_context(|| format!("{:?}", router.run("route show")))?;
+    .with_context(|| {
+        let shown = [node.run("ip -f mpls route show"), router.run("route show")];
+        shown.map(Result::unwrap_or_default).join("\nmplsxdp:\n")
+    })?;
     router.wait_resolved()
+}
+
+/// The routes for labels in the output of `ip -f mpls route show` or `mplsxdp route show`, with the interface of each.
+fn label_routes(text: &str) -> BTreeMap<u32, Option<String>> {
+    let route = |line: &str| {
+        let line = line.split('#').next()?;
+        let label = line.split_whitespace().next()?.parse().ok()?;
+        let interface = line.split_whitespace().skip_while(|&word| word != "dev").nth(1);
+        Some((label, interface.map(str::to_owned)))
+    };
+    text.lines().filter_map(route).collect()
 }
 
 /// The routing protocols' sessions of PR and PE1.
 #[derive(Debug)]
-struct Sessions {
+pub struct Sessions {
     ldp: Vec<u64>,
     ospf: Vec<String>,
     bgp: (u64, u64),
 }
 
 impl Sessions {
-    fn of(routers: &Routers<'_>) -> Result<Self> {
+    pub fn of(routers: &Routers<'_>) -> Result<Self> {
         let ldp: Value = serde_json::from_str(&routers.pr.ask("show mpls ldp neighbor json")?)?;
         let seconds = |neighbor: &Value| {
             let up = neighbor["upTime"].as_str()?;
@@ -339,8 +372,8 @@ impl Sessions {
     }
 
     /// Checks that no session has restarted since.
-    fn ensure_unbroken(&self, routers: &Routers<'_>) -> Result<()> {
-        heading("FRR's sessions have stayed up");
+    pub fn ensure_unbroken(&self, routers: &Routers<'_>) -> Result<()> {
+        heading("FRR's sessions: none has restarted");
         routers.pr.show("show mpls ldp neighbor")?;
         routers.pr.show("show ip ospf neighbor")?;
         routers.pe[0].show("show bgp ipv4 vpn summary")?;

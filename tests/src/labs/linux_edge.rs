@@ -113,6 +113,7 @@ fn transit(lab: &Lab) -> Result<()> {
             "hop 2 was to be P, {address}, with label 100: {second}"
         );
     }
+    println!("Hop 3 is the label at PE2, whose kernel drops what expires with a label; hop 4 is the IP packet there.");
     router.unload()
 }
 
@@ -182,6 +183,7 @@ fn own_traffic(lab: &Lab) -> Result<()> {
     ] {
         ping(host, target, 62)?;
     }
+    heading("The first pings on the cables beside ubuntu01, which swaps");
     let requests = [
         "1.1.1.1 > 2.2.2.2: ICMP echo request",
         "fd00:1::1 > fd00:2::2: ICMP6, echo request",

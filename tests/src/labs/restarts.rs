@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use mplsxdp_tests::{Lab, Router};
 use nix::sys::signal::Signal;
 
-use crate::l3vpn::{CORE_DAEMONS, Nodes, Routers, synchronised};
-use crate::show::{heading, load, ping, shell, title};
+use crate::l3vpn::{DRAWING, Nodes, Routers, synchronised};
+use crate::show::{command, heading, load, ping, shell, title};
 use crate::traffic::{INTERVAL, Traffic};
 
 /// How long zebra is watched that gets no routes from the daemons that run on.
@@ -153,11 +153,13 @@ pub fn by_fpm(lab: &Lab) -> Result<()> {
 }
 
 fn run(lab: &Lab, source: &Source, wanted: impl Fn(&Step) -> bool) -> Result<()> {
+    println!("{DRAWING}");
     let nodes = Nodes::new(lab)?;
-    let mut routers = Routers {
-        pr: crate::frr::Frr::start(&nodes.pr, source.configuration, &CORE_DAEMONS, source.zebra)?,
-        pe: Routers::edges(&nodes, "l3vpn", &CORE_DAEMONS)?,
-    };
+    heading(&format!(
+        "FRR starts: labs/l3vpn/PE1.conf, labs/{}, labs/l3vpn/PE2.conf",
+        source.configuration
+    ));
+    let mut routers = Routers::with_pr(&nodes, source.configuration, source.zebra)?;
     routers.converged()?;
     let mut router = Some(load(&nodes.pr, source.load)?);
     let mut counted = Vec::new();
@@ -190,6 +192,11 @@ fn run(lab: &Lab, source: &Source, wanted: impl Fn(&Step) -> bool) -> Result<()>
     router.map_or(Ok(()), Router::unload)
 }
 
+/// The name of a signal as `kill` takes it.
+fn short(signal: Signal) -> &'static str {
+    signal.as_str().trim_start_matches("SIG")
+}
+
 fn carry_out(
     act: Act,
     nodes: &Nodes,
@@ -200,16 +207,32 @@ fn carry_out(
     match act {
         Switch(signal) => {
             if let Some(router) = router.take() {
+                command(&nodes.pr, &format!("kill -{} $(pidof mplsxdp)", short(signal)));
                 router.stop(signal)?;
             }
         }
         Load => *router = Some(load(&nodes.pr, source.load)?),
-        Frr(daemon, signal) => routers.pr.stop(daemon, signal)?,
+        Frr(daemon, signal) => {
+            let which = if daemon == "all" {
+                "all daemons of FRR, zebra last"
+            } else {
+                daemon
+            };
+            println!("PR: SIG{} to {which}", short(signal));
+            routers.pr.stop(daemon, signal)?;
+        }
         Start(options) => {
+            let options_of_zebra = if options.is_empty() {
+                String::new()
+            } else {
+                format!(", zebra with {options}")
+            };
+            println!("PR: the daemons of FRR that do not run are started{options_of_zebra}");
             routers.pr.set_zebra_options(&format!("{} {options}", source.zebra));
             routers.pr.start_all()?;
         }
         ZebraStaysEmpty => {
+            println!("Waiting {} s for labels in zebra ...", WATCHED.as_secs());
             sleep(WATCHED);
             let table = routers.pr.show("show mpls table")?;
             shell(&nodes.pr, "ip -f mpls route show")?;
@@ -219,9 +242,10 @@ fn carry_out(
             );
         }
         Recovered => {
+            println!("Waiting for OSPF, LDP and BGP ...");
             // The PEs still have their routes before PR has its labels.
             routers.relearned()?;
-            routers.converged()?;
+            routers.wait_converged()?;
             synchronised(router.as_ref().context("mplsxdp is not loaded")?, &nodes.pr)?;
         }
     }

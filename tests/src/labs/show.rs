@@ -20,11 +20,18 @@ pub fn command(node: &Node, line: &str) {
     println!("{}# {line}", node.name());
 }
 
+/// Shows the output of a command, if it has any.
+pub fn printed(output: &str) {
+    if !output.trim().is_empty() {
+        println!("{}", output.trim_end());
+    }
+}
+
 /// Runs a command on a node, and shows it with its output. If it fails, the error is its output.
 pub fn shell(node: &Node, line: &str) -> Result<String> {
     command(node, line);
     let output = node.run(line)?;
-    println!("{}", output.trim_end());
+    printed(&output);
     Ok(output)
 }
 
@@ -32,7 +39,7 @@ pub fn shell(node: &Node, line: &str) -> Result<String> {
 pub fn shell_either_way(node: &Node, line: &str) -> Result<String> {
     command(node, line);
     let output = node.output(line)?;
-    println!("{}", output.trim_end());
+    printed(&output);
     Ok(output)
 }
 
@@ -65,7 +72,7 @@ pub fn load(node: &Node, options: &str) -> Result<Router> {
 pub fn ask(node: &Node, router: &Router, arguments: &str) -> Result<String> {
     command(node, &format!("mplsxdp {arguments}"));
     let output = router.run(arguments)?;
-    println!("{}", output.trim_end());
+    printed(&output);
     Ok(output)
 }
 

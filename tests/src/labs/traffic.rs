@@ -33,6 +33,17 @@ pub struct Counted {
 }
 
 impl Traffic {
+    /// The same, and says so.
+    pub fn start_shown(from: &Node, to: &Node, address: IpAddr) -> Result<Self> {
+        println!(
+            "From here on, {} sends {} a numbered datagram every {} ms; which of them are lost is counted at the end.",
+            from.name(),
+            to.name(),
+            INTERVAL.as_millis()
+        );
+        Self::start(from, to, address)
+    }
+
     pub fn start(from: &Node, to: &Node, address: IpAddr) -> Result<Self> {
         let receiving = to
             .netns()
@@ -96,6 +107,9 @@ impl Traffic {
 impl std::fmt::Display for Counted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { sent, lost, longest } = self;
-        write!(f, "{lost} of {sent} datagrams lost, at most {longest} in a row")
+        match lost {
+            0 => write!(f, "none of {sent} datagrams lost"),
+            _ => write!(f, "{lost} of {sent} datagrams lost, at most {longest} in a row"),
+        }
     }
 }

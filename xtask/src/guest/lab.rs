@@ -2,7 +2,7 @@
 //! `labs` of the tests crate carries them out; see labs/README.md.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -28,8 +28,10 @@ const MPLS_MODULES: [&str; 2] = ["mpls_router", "mpls_iptunnel"];
 /// Programs of this machine that tests need not have.
 const TOOLS: [&str; 1] = ["chroot"];
 
-/// `all` is every lab.
-pub const ALL: &str = "all";
+/// Every lab.
+const ALL: &str = "all";
+/// The lab that `cargo xtask demo frr` and `cargo xtask test --guest` run.
+pub const SHOWN: &str = "l3vpn";
 
 /// A line of `labs --list`: name, whether its kernel has MPLS, and what it shows; separated by tabs.
 struct Lab {
@@ -48,9 +50,6 @@ impl Lab {
         })
     }
 }
-
-/// The lab that `cargo xtask demo frr` and `cargo xtask test --guest` run.
-pub const SHOWN: &str = "l3vpn";
 
 /// The labs' part of `cargo xtask test --guest`. A machine that cannot have it has one skipped test, with the reason.
 pub fn test_short() -> Result<Summary> {
@@ -74,8 +73,8 @@ pub fn labs(names: &[String]) -> Result<Summary> {
     let listed = output(Command::new(&labs).arg("--list"))?;
     let known: Vec<_> = listed.lines().filter_map(Lab::parse).collect();
     ensure!(!known.is_empty(), "{} lists no labs", labs.display());
-    let is_known = |name: &&String| *name != ALL && !known.iter().any(|lab| lab.name == **name);
-    if let Some(unknown) = names.iter().find(is_known) {
+    let is_unknown = |name: &&String| *name != ALL && !known.iter().any(|lab| lab.name == **name);
+    if let Some(unknown) = names.iter().find(is_unknown) {
         let lines = known.iter().map(|lab| format!("  {:<12} {}", lab.name, lab.shows));
         bail!(
             "there is no lab {unknown}; there are:\n{}",
@@ -94,22 +93,27 @@ pub fn labs(names: &[String]) -> Result<Summary> {
     };
     let kernel = kernel(SHORT).context("the kernel of the labs is not in the table")?;
     let mut summary = Summary::default();
+    let mut lines = Vec::new();
     for lab in &known {
         if names.iter().any(|name| *name == lab.name || name == ALL) {
             let begin = Instant::now();
             let ran = run(kernel, &built, lab)?;
-            println!("\nlab {}: {ran}, in {} s", lab.name, begin.elapsed().as_secs());
+            let line = format!("lab {}: {ran}, in {} s", lab.name, begin.elapsed().as_secs());
+            println!("\n{line}");
+            lines.push(line);
             summary += ran;
         }
+    }
+    if lines.len() > 1 {
+        println!("\n{}", lines.join("\n"));
     }
     Ok(summary)
 }
 
 fn run(kernel: &Kernel, built: &Built, lab: &Lab) -> Result<Summary> {
     let cache = target().join("guest");
-    let place = cache.join(kernel.name);
-    fs::create_dir_all(&place)?;
-    let unpacked = debian::fetch(kernel, &place).with_context(|| format!("cannot get kernel {}", kernel.name))?;
+    let unpacked = debian::fetch(kernel, &made(&cache.join(kernel.name))?)
+        .with_context(|| format!("cannot get kernel {}", kernel.name))?;
     let (suite, packages) = PACKAGES;
     let tree = debian::packages(suite, &packages, &made(&cache.join("packages"))?)
         .with_context(|| format!("cannot get {}", packages.join(", ")))?;
@@ -136,7 +140,8 @@ fn run(kernel: &Kernel, built: &Built, lab: &Lab) -> Result<Summary> {
     Ok(results.summary(came_to_its_end))
 }
 
-fn made(directory: &Path) -> Result<std::path::PathBuf> {
+/// The directory, which now exists.
+fn made(directory: &Path) -> Result<PathBuf> {
     fs::create_dir_all(directory)?;
     Ok(directory.to_owned())
 }

@@ -6,8 +6,7 @@ use std::process::Command;
 use mplsxdp::kernel::Netlink;
 use mplsxdp::ports::local::{LocalError, LocalPair, MAC, mtu_beneath};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, setsockopt,
-    socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, recv, setsockopt, socket, sockopt,
 };
 
 use crate::lab::{Lab, ip, run};
@@ -178,8 +177,8 @@ fn an_interface_of_somebody_else_is_refused() {
 
 /// A packet socket on the far end, in place of the program.
 fn listen(ifindex: u32) -> std::os::fd::OwnedFd {
-    let everything = SockProtocol::EthAll;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, everything).unwrap();
+    // No protocol yet: nothing arrives, from another interface, before the socket is bound to this one.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),

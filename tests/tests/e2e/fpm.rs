@@ -11,8 +11,8 @@ use libtest_mimic::Trial;
 use mplsxdp::control::api::{SyncCheck, SyncSource, SyncState};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC};
 use mplsxdp_tests::frame::{Entry, ethernet, udp, udp_of_ports};
-use mplsxdp_tests::wait;
 use mplsxdp_tests::zebra::{self, Zebra, impose, ip, ip_by, ip_gone, lsp, lsp_gone, object, swap};
+use mplsxdp_tests::{Router, wait};
 
 use crate::bench::{Bench, RIGHT, v4, v6};
 use crate::test;
@@ -346,12 +346,7 @@ fn restarts_under_traffic() -> Result<()> {
         lab.wait_for(&labels.iter().map(route).collect::<Vec<_>>())
     };
     let add = |label: u32| lsp(label, [swap(lab.right, VIA, &[label + 100])]);
-    let until = |what: &str, is: &dyn Fn(&SyncSource) -> bool| {
-        wait::until(what, PATIENCE, || {
-            let sources: Vec<SyncSource> = bench.router.json("sync show")?;
-            Ok(sources.first().is_some_and(is).then_some(()))
-        })
-    };
+    let until = |what: &str, is: &dyn Fn(&SyncSource) -> bool| wait_until(&bench.router, what, is);
     let synced = || until("synced", &|source| source.state == SyncState::Synced);
     let lost = || until("lost", &|source| source.state == SyncState::Lost);
     let mut zebra = lab.zebra()?;
@@ -470,6 +465,14 @@ fn second() -> Result<()> {
     Ok(())
 }
 
+/// Waits for what `sync show` has of zebra.
+fn wait_until(router: &Router, what: &str, is: &dyn Fn(&SyncSource) -> bool) -> Result<()> {
+    wait::until(what, PATIENCE, || {
+        let sources: Vec<SyncSource> = router.json("sync show")?;
+        Ok(sources.first().is_some_and(is).then_some(()))
+    })
+}
+
 /// Another client makes changes in zebra's name. Those of routes that zebra can have are put right at once; an audit finds
 /// the others.
 fn audit() -> Result<()> {
@@ -506,6 +509,10 @@ fn audit() -> Result<()> {
     let checked = router.run("sync check")?;
     let clean = "fpm: 1 routes compared: stale 0 missing 0 different 0\n";
     ensure!(checked == clean, "{checked}");
+    // Until then, a route that zebra has not sent would be swept.
+    wait_until(router, "the end of the replay", &|source| {
+        source.state == SyncState::Synced
+    })?;
 
     // Every route of zebra is of a table.
     router.run(&format!("route --owner fpm add 10.5.0.0/16 encap mpls 502 {via}"))?;

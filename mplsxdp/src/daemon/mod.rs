@@ -254,10 +254,7 @@ impl EventLoop {
         let held = Held::begin();
         let name = happened.name();
         self.turns.taken(&happened);
-        match happened {
-            Happened::Event(event) => self.daemon.take_events(event, &mut self.events),
-            happened => self.daemon.take(happened),
-        }
+        self.daemon.take(happened, &mut self.events);
         held.end(name);
     }
 }
@@ -508,7 +505,7 @@ impl Daemon {
         }
     }
 
-    /// Takes the event, and those that have come after it.
+    /// Takes a kernel event, and those that have come after it.
     fn take_events(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
         let mut batch = vec![first];
         while batch.len() < EVENT_BATCH
@@ -519,10 +516,11 @@ impl Daemon {
         self.handle(Input::Kernel(batch));
     }
 
-    fn take(&mut self, happened: Happened) {
+    /// Takes an input. `events`: the kernel events that follow.
+    fn take(&mut self, happened: Happened, events: &mut mpsc::Receiver<Event>) {
         let now = Instant::now();
         match happened {
-            Happened::Event(event) => self.handle(Input::Kernel(vec![event])),
+            Happened::Event(event) => self.take_events(event, events),
             Happened::Call(control::Call { request, peer, reply }) => {
                 let token = self.next_token;
                 self.next_token = Token(token.0 + 1);
@@ -968,8 +966,8 @@ fn listen_for_fpm(config: &Config) -> Result<Option<Fpm>, ListenError> {
     let fpm = Fpm::listen(address, config.sync_quiet.get())?;
     if !address.ip().is_loopback() {
         warn!(
-            "every host that can reach {address} can add and delete routes, because FPM has no authentication: allow only \
-             the routing daemon's by a firewall, or listen on 127.0.0.1"
+            "every host that can reach {address} can add and delete routes, because FPM has no authentication: let only \
+             the routing daemon's host through a firewall, or listen on 127.0.0.1"
         );
     }
     Ok(Some(fpm))

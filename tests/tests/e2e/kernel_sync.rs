@@ -937,7 +937,8 @@ fn ttls() -> Result<()> {
     Ok(())
 }
 
-/// The request with which holo installs a route (holo-routing/src/netlink.rs), made by the crate that holo uses.
+/// The request with which holo installs a route (holo-routing/src/netlink.rs), made by a newer version of the crate that
+/// holo uses.
 fn as_holo_writes(route: RouteMessage) -> Vec<u8> {
     let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route));
     message.header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE;

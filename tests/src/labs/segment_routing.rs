@@ -101,5 +101,22 @@ fn run(lab: &Lab, directory: &str, igp: &'static str) -> Result<()> {
         forwarded >= 3,
         "mplsxdp was to count 3 packets with label {adjacency}, not {forwarded}"
     );
+
+    heading("mplsxdp on PE2 too: its own SID, which PR leaves on, is a label for PE2 itself");
+    let on_pe2 = load(pe2, "--sync kernel --iface to-PR")?;
+    synchronised(&on_pe2, pe2)?;
+    let routes = ask(pe2, &on_pe2, "route show")?;
+    ensure!(
+        routes.contains(&format!("{PE2_LABEL} dev lo ")),
+        "{PE2_LABEL} dev lo was expected"
+    );
+    println!("Beneath it: IP for PE2, and the label of a VRF, which PE2's kernel delivers.");
+    ping(pe1, "10.255.0.2", 63)?;
+    let passed = on_pe2.dropped("pass-route")?;
+    ping(ce1, "192.168.2.1", 62)?;
+    ask(pe2, &on_pe2, "-s route show")?;
+    let passed = on_pe2.dropped("pass-route")? - passed;
+    ensure!(passed >= 3, "PE2's kernel was to get 3 packets for a VRF, not {passed}");
+    on_pe2.unload()?;
     router.unload()
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mplsxdp_tests::{Lab, wait};
 
 use crate::frr::Frr;
 use crate::kernel_counters::mpls_packets;
 use crate::l3vpn::synchronised;
-use crate::net::{Node, link};
+use crate::net::{Node, link, source_text};
 use crate::show::{ask, command, heading, load, ping, shell, title};
 
 /// For OSPF and LDP in a guest without KVM.
@@ -20,36 +20,27 @@ struct Protocol {
     name: &'static str,
     pr: &'static str,
     daemons: &'static [&'static str],
-    /// What PR's configuration gets besides the address and OSPF.
-    more: &'static [&'static str],
+    has_ldp: bool,
 }
 
 const LDP: Protocol = Protocol {
     name: "ldp",
     pr: "l3vpn/PR.conf",
     daemons: &["ospfd", "ldpd"],
-    more: &["mpls ldp", "address-family ipv4", "interface to-N"],
+    has_ldp: true,
 };
 const SEGMENT_ROUTING: Protocol = Protocol {
     name: "sr",
     pr: "sr-ospf/PR.conf",
     daemons: &["ospfd"],
-    more: &[],
+    has_ldp: false,
 };
 /// PR's interfaces.
 const CORE: [&str; 2] = ["to-PE1", "to-N"];
-/// The interface towards the new router; the intervals are those of the labs' other links.
-const INTERFACE: [&str; 9] = [
-    "interface to-N",
-    "ip address 10.0.3.2/24",
-    "ip ospf network point-to-point",
-    "ip ospf hello-interval 1",
-    "ip ospf dead-interval 4",
-    "exit",
-    "router ospf",
-    "network 10.0.3.0/24 area 0",
-    "exit",
-];
+/// The page whose commands PR gets.
+const PAGE: &str = "docs/fleet.md";
+/// The lines in it that only LDP needs.
+const OF_LDP: [&str; 3] = ["mpls ldp", "address-family ipv4", "interface to-N"];
 
 pub fn run(lab: &Lab) -> Result<()> {
     title("One more router, N, joins at PR");
@@ -71,7 +62,7 @@ fn join(lab: &Lab, protocol: &Protocol) -> Result<()> {
         name,
         pr: configuration,
         daemons,
-        more,
+        has_ldp,
     } = protocol;
     heading(&format!("{}: PE1 and PR, with mplsxdp on PR", name.to_uppercase()));
     let [pe1, pr, n] = ["PE1", "PR", "N"].map(|name| Node::new(lab, name));
@@ -96,9 +87,9 @@ fn join(lab: &Lab, protocol: &Protocol) -> Result<()> {
     let _on_n = Frr::start(&n, &format!("join/N-{name}.conf"), daemons, "")?;
     ask(&pr, &router, "link add to-N")?;
     pr.accept_labels(&["to-N"])?;
-    let lines = [&["configure terminal"][..], &INTERFACE, *more].concat();
-    command(&pr, &format!("vtysh <<EOF\n{}\nEOF", lines.join("\n")));
-    on_pr.ask(&lines.join("\n"))?;
+    let lines = commands(*has_ldp)?;
+    command(&pr, &format!("vtysh <<EOF\n{lines}\nEOF"));
+    on_pr.ask(&lines)?;
 
     heading("PE1 imposes a label for N, and N for PE1; PR pops both in XDP");
     for (node, target) in [(&pe1, "10.255.0.4"), (&n, "10.255.0.1")] {
@@ -124,4 +115,21 @@ fn join(lab: &Lab, protocol: &Protocol) -> Result<()> {
     let counted = shown.lines().filter(|line| line.contains("packets 6 ")).count();
     ensure!(counted == 2, "6 packets each by two routes were expected: {shown}");
     router.unload()
+}
+
+/// The lines for vtysh on the neighbour of a new router, as the page has them.
+fn commands(has_ldp: bool) -> Result<String> {
+    let page = source_text(PAGE)?;
+    let block = page
+        .split_once("vtysh <<EOF\n")
+        .and_then(|(_, rest)| rest.split_once("\nEOF\n"));
+    let (block, _) = block.with_context(|| format!("{PAGE} has no commands for vtysh"))?;
+    let (before, of_ldp) = block
+        .split_once(&format!("\n{}\n", OF_LDP.join("\n")))
+        .with_context(|| format!("the commands of {PAGE} are without {OF_LDP:?}"))?;
+    ensure!(of_ldp == "end\nwrite", "the commands of {PAGE} end otherwise: {of_ldp}");
+    Ok(match has_ldp {
+        true => format!("{before}\n{}", OF_LDP.join("\n")),
+        false => before.to_owned(),
+    })
 }

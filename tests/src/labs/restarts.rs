@@ -1,18 +1,22 @@
 //! What is lost when FRR and mplsxdp are restarted, in the VPN of `l3vpn`.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use mplsxdp_tests::{Lab, Router};
+use mplsxdp_tests::{Lab, Router, wait};
 use nix::sys::signal::Signal;
 
 use crate::l3vpn::{DRAWING, Nodes, Routers, synchronised};
-use crate::show::{command, heading, load, ping, shell, title};
+use crate::show::{command, heading, load, no_ping, ping, shell, title};
 use crate::traffic::{INTERVAL, Traffic};
 
 /// How long zebra is watched that gets no routes from the daemons that run on.
 const WATCHED: Duration = Duration::from_secs(15);
+/// In a guest, where limits are longer, it is more than the hold time of LDP's sessions: 180 s.
+const LDP_ENDS: Duration = Duration::from_secs(60);
+/// A label of proto ldp (193), beyond those that ldpd gives out.
+const LEFT: &str = "9999";
 
 /// What happens to PR.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,12 @@ enum Act {
     Start(&'static str),
     /// zebra knows no label, although ldpd runs.
     ZebraStaysEmpty,
+    /// ldpd loses its sessions, because the new zebra has removed the old routes to its neighbours.
+    LdpEnds,
+    /// The kernel gets a label as a killed zebra leaves it, one that ldpd will not give out again.
+    LeaveLabel,
+    /// That label is still there. Then it is deleted.
+    LabelStays,
     /// FRR has found its labels again, and mplsxdp follows them.
     Recovered,
 }
@@ -39,10 +49,10 @@ struct Step {
     lossless: bool,
 }
 
-use Act::{Frr, Load, Recovered, Start, Switch, ZebraStaysEmpty};
+use Act::{Frr, LabelStays, LdpEnds, LeaveLabel, Load, Recovered, Start, Switch, ZebraStaysEmpty};
 use Signal::{SIGKILL, SIGTERM};
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step {
         name: "mplsxdp: SIGTERM, and loaded again",
         acts: &[Switch(SIGTERM), Load, Recovered],
@@ -66,6 +76,12 @@ const STEPS: [Step; 11] = [
         acts: &[Frr("zebra", SIGKILL), Start(""), ZebraStaysEmpty],
         by_fpm: true,
         lossless: true,
+    },
+    Step {
+        name: "after that, until LDP ends",
+        acts: &[LdpEnds],
+        by_fpm: false,
+        lossless: false,
     },
     Step {
         name: "then all of FRR: SIGTERM, and started again",
@@ -101,7 +117,14 @@ const STEPS: [Step; 11] = [
     },
     Step {
         name: "zebra: SIGKILL; then the others: SIGTERM, as watchfrr does; all started",
-        acts: &[Frr("zebra", SIGKILL), Frr("all", SIGTERM), Start(""), Recovered],
+        acts: &[
+            Frr("zebra", SIGKILL),
+            LeaveLabel,
+            Frr("all", SIGTERM),
+            Start(""),
+            Recovered,
+            LabelStays,
+        ],
         by_fpm: true,
         lossless: false,
     },
@@ -240,6 +263,32 @@ fn carry_out(
                 !table.contains("LDP"),
                 "ldpd was not expected to give zebra its labels again"
             );
+        }
+        LdpEnds => {
+            println!("Waiting until LDP's sessions end; about three minutes ...");
+            let begin = Instant::now();
+            wait::until("the end of LDP's sessions", LDP_ENDS, || {
+                sleep(INTERVAL * 100);
+                let sessions = routers.pr.ask("show mpls ldp neighbor")?;
+                Ok((!sessions.contains("OPERATIONAL")).then_some(()))
+            })?;
+            println!("... after {} s more.", begin.elapsed().as_secs());
+            routers.pr.show("show mpls ldp neighbor")?;
+            no_ping(&nodes.pr, "10.255.0.1")?;
+            shell(&nodes.pr, "ip -f mpls route show")?;
+        }
+        LeaveLabel => {
+            nodes
+                .pr
+                .run_all(&[&format!("ip -f mpls route add {LEFT} via inet 10.0.1.1 proto 193")])?;
+        }
+        LabelStays => {
+            let table = shell(&nodes.pr, "ip -f mpls route show")?;
+            ensure!(
+                table.contains(&format!("{LEFT} via")),
+                "label {LEFT} was expected to stay in the kernel"
+            );
+            nodes.pr.run_all(&[&format!("ip -f mpls route del {LEFT}")])?;
         }
         Recovered => {
             println!("Waiting for OSPF, LDP and BGP ...");

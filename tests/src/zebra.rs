@@ -109,15 +109,15 @@ fn route(destination: Destination, to: To) -> Route {
 
 pub fn lsp(label: u32, paths: impl IntoIterator<Item = Path>) -> Message {
     let paths: SmallVec<_> = paths.into_iter().collect();
-    Message::Route {
-        route: route(Destination::Label(Label::from_low_bits(label)), To::Paths(paths)),
-        position: Position::Replaces,
-    }
+    Message::route(
+        route(Destination::Label(Label::from_low_bits(label)), To::Paths(paths)),
+        Position::Replaces,
+    )
 }
 
 pub fn lsp_gone(label: u32) -> Message {
     let destination = Destination::Label(Label::from_low_bits(label));
-    Message::RouteGone(route(destination, To::Paths(SmallVec::new())))
+    Message::gone(route(destination, To::Paths(SmallVec::new())))
 }
 
 fn prefix(prefix: IpNet) -> Destination {
@@ -131,22 +131,19 @@ fn prefix(prefix: IpNet) -> Destination {
 
 /// A route with its own paths, as with `no fpm use-next-hop-groups`.
 pub fn ip(destination: IpNet, paths: impl IntoIterator<Item = Path>) -> Message {
-    Message::Route {
-        route: route(prefix(destination), To::Paths(paths.into_iter().collect())),
-        position: Position::Replaces,
-    }
+    Message::route(
+        route(prefix(destination), To::Paths(paths.into_iter().collect())),
+        Position::Replaces,
+    )
 }
 
 /// A route by a nexthop object.
 pub fn ip_by(destination: IpNet, object: u32) -> Message {
-    Message::Route {
-        route: route(prefix(destination), To::Object(object)),
-        position: Position::Replaces,
-    }
+    Message::route(route(prefix(destination), To::Object(object)), Position::Replaces)
 }
 
 pub fn ip_gone(destination: IpNet) -> Message {
-    Message::RouteGone(route(prefix(destination), To::Paths(SmallVec::new())))
+    Message::gone(route(prefix(destination), To::Paths(SmallVec::new())))
 }
 
 pub fn object(id: u32, path: Path) -> Message {

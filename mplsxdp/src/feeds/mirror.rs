@@ -11,6 +11,7 @@ use std::ops::Bound;
 
 use ipnet::IpNet;
 use mplsxdp_common::wire::Label;
+use smallvec::SmallVec;
 
 use crate::lfib::Budget;
 use crate::route::Source;
@@ -64,9 +65,9 @@ pub struct Sizes {
 pub struct Mirror {
     source: Source,
     round: u32,
-    labels: BTreeMap<Label, Held<Route>>,
+    labels: BTreeMap<Label, Held<Box<Route>>>,
     /// The routes of each prefix, in the order in which the kernel would try them.
-    prefixes: BTreeMap<(u32, IpNet), Vec<Held<Route>>>,
+    prefixes: BTreeMap<(u32, IpNet), SmallVec<[Held<Box<Route>>; 1]>>,
     objects: BTreeMap<u32, Held<ObjectTo>>,
     /// The keys whose routes use an object, even if the object is missing.
     users: BTreeMap<u32, BTreeSet<Key>>,
@@ -302,11 +303,11 @@ impl Mirror {
     /// of its packets.
     pub fn route(&self, key: Key) -> Option<(&Route, bool)> {
         match key {
-            Key::Label(label) => self.labels.get(&label).map(|held| (&held.value, false)),
+            Key::Label(label) => self.labels.get(&label).map(|held| (&*held.value, false)),
             Key::Prefix(table, prefix) => {
                 let routes = self.prefixes.get(&(table, prefix))?;
                 let selective = routes.iter().any(|held| is_selective(&held.value));
-                routes.first().map(|held| (&held.value, selective))
+                routes.first().map(|held| (&*held.value, selective))
             }
         }
     }
@@ -316,7 +317,7 @@ impl Mirror {
         self.objects.get(&id).map(|held| &held.value)
     }
 
-    fn insert(&mut self, route: Route, position: Position) {
+    fn insert(&mut self, route: Box<Route>, position: Position) {
         let round = self.round;
         let key = Key::from(route.destination);
         match route.destination {
@@ -340,7 +341,7 @@ impl Mirror {
                 let position = match self.source {
                     // Zebra has one route for a prefix, whatever its metric: others would pile up.
                     Source::Fpm => {
-                        let is_other = |held: &Held<Route>| is_selective(&held.value) != prefix.selective;
+                        let is_other = |held: &Held<Box<Route>>| is_selective(&held.value) != prefix.selective;
                         routes.retain(|held| is_other(held) || held.value.destination == route.destination);
                         Position::Replaces
                     }
@@ -423,7 +424,10 @@ impl Mirror {
                 let is_partial = self.source == Source::Kernel && matches!(prefix.prefix, IpNet::V6(_));
                 let left = routes.get_mut(index).filter(|_| is_partial).and_then(|held| {
                     let left = without_paths(&held.value, gone)?;
-                    *held = Held { round, value: left };
+                    *held = Held {
+                        round,
+                        value: Box::new(left),
+                    };
                     Some(())
                 });
                 if left.is_none() {
@@ -576,15 +580,15 @@ impl Mirror {
                 let Some(routes) = self.prefixes.get_mut(&(table, prefix)) else {
                     return;
                 };
-                let gone: Vec<Held<Route>> = routes.extract_if(.., |held| held.round < round).collect();
-                if gone.is_empty() {
+                if routes.iter().all(|held| held.round >= round) {
                     return;
                 }
+                let before: Vec<u32> = routes.iter().filter_map(|held| object_of(&held.value)).collect();
+                routes.retain(|held| held.round >= round);
                 if routes.is_empty() {
                     self.prefixes.remove(&(table, prefix));
                 }
                 self.dirty.insert(key);
-                let before: Vec<u32> = gone.iter().filter_map(|held| object_of(&held.value)).collect();
                 self.follow_prefix_users(key, &before);
             }
         }
@@ -687,8 +691,7 @@ mod tests {
     }
 
     fn reported(route: Route) -> Message {
-        let position = Position::Replaces;
-        Message::Route { route, position }
+        Message::route(route, Position::Replaces)
     }
 
     fn drain(mirror: &mut Mirror) -> BTreeSet<Key> {
@@ -717,7 +720,7 @@ mod tests {
         ];
         prop_oneof![
             4 => (destination.clone(), to).prop_map(|(destination, to)| reported(route(destination, to))),
-            2 => destination.prop_map(|destination| Message::RouteGone(route(destination, To::Paths(smallvec![])))),
+            2 => destination.prop_map(|destination| Message::gone(route(destination, To::Paths(smallvec![])))),
             2 => (1..4u32, object).prop_map(|(id, to)| Message::Object(Object { id, to })),
             1 => (1..4u32).prop_map(Message::ObjectGone),
         ]
@@ -863,11 +866,11 @@ mod tests {
         let mut mirror = Mirror::new(Source::Kernel);
         let two = To::Paths(smallvec![path(1), path(2)]);
         mirror.take(reported(route(v6(1), two)));
-        mirror.take(Message::RouteGone(route(v6(1), To::Paths(smallvec![path(1)]))));
+        mirror.take(Message::gone(route(v6(1), To::Paths(smallvec![path(1)]))));
         let key = Key::from(v6(1));
         let left = To::Paths(smallvec![path(2)]);
         assert_eq!(mirror.route(key).map(|(route, _)| &route.to), Some(&left));
-        mirror.take(Message::RouteGone(route(v6(1), left)));
+        mirror.take(Message::gone(route(v6(1), left)));
         assert_eq!(mirror.route(key), None);
     }
 
@@ -882,15 +885,15 @@ mod tests {
                     to: ObjectTo::Blackhole,
                 }));
                 let route = route(prefix(1, metric), To::Object(metric));
-                mirror.take(Message::Route { route, position });
+                mirror.take(Message::route(route, position));
             }
-            assert_eq!(mirror.prefixes.values().map(Vec::len).sum::<usize>(), 1);
+            assert_eq!(mirror.prefixes.values().map(|routes| routes.len()).sum::<usize>(), 1);
             assert_eq!(mirror.route(key).unwrap().0.to, To::Object(30));
             // The others use none of the objects any more.
             assert!(mirror.users.keys().copied().eq([30]));
             assert!(drain(&mut mirror).contains(&key));
         }
-        mirror.take(Message::RouteGone(route(prefix(1, 30), To::Paths(smallvec![]))));
+        mirror.take(Message::gone(route(prefix(1, 30), To::Paths(smallvec![]))));
         assert_eq!((mirror.route(key), mirror.users.len()), (None, 0));
     }
 
@@ -899,7 +902,7 @@ mod tests {
         let mut mirror = Mirror::new(Source::Kernel);
         let take = |mirror: &mut Mirror, ifindex, position| {
             let route = route(prefix(1, 0), To::Paths(smallvec![path(ifindex)]));
-            mirror.take(Message::Route { route, position });
+            mirror.take(Message::route(route, position));
         };
         let first = |mirror: &Mirror| match &mirror.route(Key::from(prefix(1, 0))).unwrap().0.to {
             To::Paths(paths) => paths[0].ifindex,
@@ -925,7 +928,7 @@ mod tests {
         assert_eq!(first(&mirror), 3);
         take(&mut mirror, 4, Position::Replaces);
         assert_eq!(first(&mirror), 4);
-        let gone = |ifindex| Message::RouteGone(route(prefix(1, 0), To::Paths(smallvec![path(ifindex)])));
+        let gone = |ifindex| Message::gone(route(prefix(1, 0), To::Paths(smallvec![path(ifindex)])));
         mirror.take(gone(4));
         assert_eq!(first(&mirror), 1);
         mirror.take(gone(1));

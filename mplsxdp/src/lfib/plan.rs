@@ -250,27 +250,30 @@ enum Prefix {
     Deleted,
 }
 
-/// A set of keys in which no operation takes long, however many keys it has.
+/// A set of keys in which no operation takes long, however many keys it has. A few keys take little memory.
 #[derive(Default, Debug)]
 pub(super) struct Keys {
-    labels: Vec<u64>,
+    /// A bit for each label, [`PAGE`] labels to a page.
+    labels: Vec<Option<Box<[u64; PAGE / WORD]>>>,
     fecs: BTreeSet<Fec>,
 }
 
-impl Keys {
-    const BITS: usize = u64::BITS as usize;
+const WORD: usize = u64::BITS as usize;
+const PAGE: usize = 4096;
 
+impl Keys {
     /// Returns whether the key is new.
     fn insert(&mut self, key: RouteKey) -> bool {
         match key {
             RouteKey::Label(label) => {
                 let label = label.get() as usize;
-                let (word, bit) = (label / Self::BITS, 1 << (label % Self::BITS));
-                if self.labels.len() <= word {
-                    self.labels.resize(word + 1, 0);
+                if self.labels.len() <= label / PAGE {
+                    self.labels.resize(label / PAGE + 1, None);
                 }
-                let is_new = self.labels[word] & bit == 0;
-                self.labels[word] |= bit;
+                let page = self.labels[label / PAGE].get_or_insert_with(|| Box::new([0; PAGE / WORD]));
+                let (word, bit) = (&mut page[label % PAGE / WORD], 1 << (label % WORD));
+                let is_new = *word & bit == 0;
+                *word |= bit;
                 is_new
             }
             RouteKey::Prefix(fec) => self.fecs.insert(fec),
@@ -281,8 +284,8 @@ impl Keys {
         match key {
             RouteKey::Label(label) => {
                 let label = label.get() as usize;
-                let word = self.labels.get(label / Self::BITS);
-                word.is_some_and(|word| word & 1 << (label % Self::BITS) != 0)
+                let page = self.labels.get(label / PAGE).and_then(Option::as_ref);
+                page.is_some_and(|page| page[label % PAGE / WORD] & 1 << (label % WORD) != 0)
             }
             RouteKey::Prefix(fec) => self.fecs.contains(&fec),
         }

@@ -104,9 +104,9 @@ pub fn decode(message: &[u8]) -> Result<Option<Message>, DecodeError> {
                 _ => Position::First,
             };
             let route = route(body, true)?;
-            Ok(route.map(|route| Message::Route { route, position }))
+            Ok(route.map(|route| Message::route(route, position)))
         }
-        number::RTM_DELROUTE => Ok(route(body, false)?.map(Message::RouteGone)),
+        number::RTM_DELROUTE => Ok(route(body, false)?.map(Message::gone)),
         number::RTM_NEWNEXTHOP => object(body).map(|object| Some(Message::Object(object))),
         number::RTM_DELNEXTHOP => {
             let attributes = object_attributes(body)?;
@@ -128,11 +128,8 @@ pub fn substitute(message: &[u8], error: &DecodeError) -> Option<Message> {
         ttl_propagate: None,
     };
     match message_type(message)? {
-        number::RTM_NEWROUTE => {
-            let position = Position::Replaces;
-            Some(Message::Route { route, position })
-        }
-        number::RTM_DELROUTE => Some(Message::RouteGone(route)),
+        number::RTM_NEWROUTE => Some(Message::route(route, Position::Replaces)),
+        number::RTM_DELROUTE => Some(Message::gone(route)),
         _ => None,
     }
 }

@@ -20,13 +20,13 @@ pub use encode::encode;
 
 use crate::route::{Protocol, Via};
 
-/// A message that a source of routes sends.
+/// A message that a source of routes sends. Routes are boxed, as messages are moved from queue to queue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
     /// RTM_NEWROUTE.
-    Route { route: Route, position: Position },
+    Route { route: Box<Route>, position: Position },
     /// RTM_DELROUTE. `paths` of the route may be missing or incomplete.
-    RouteGone(Route),
+    RouteGone(Box<Route>),
     /// RTM_NEWNEXTHOP: a new object, or a new version of one.
     Object(Object),
     /// RTM_DELNEXTHOP.
@@ -36,6 +36,17 @@ pub enum Message {
     Input { ifindex: u32, accepted: bool },
     /// RTM_DELNETCONF of AF_MPLS.
     InputGone { ifindex: u32 },
+}
+
+impl Message {
+    pub fn route(route: Route, position: Position) -> Self {
+        let route = Box::new(route);
+        Self::Route { route, position }
+    }
+
+    pub fn gone(route: Route) -> Self {
+        Self::RouteGone(Box::new(route))
+    }
 }
 
 /// The position of a new IPv4 route among those with the same destination, from the flags of the message. Label routes

@@ -91,7 +91,7 @@ fn ip_route(destination: Destination, protocol: u8, to: To) -> Route {
 }
 
 fn new(route: Route, position: Position) -> Option<Message> {
-    Some(Message::Route { route, position })
+    Some(Message::route(route, position))
 }
 
 fn object(id: u32, to: ObjectTo) -> Option<Message> {
@@ -276,10 +276,7 @@ fn ipv6_routes_of_the_kernel() {
                    1000 1600 0c00 0100 001ff000 00200100 0600 1500 01000000";
     let paths = smallvec![path(5, via("fd00:1::2"), imposed(&[511, 512], None))];
     let route = ip_route(destination("fd09::/64", 254, 1024), 3, To::Paths(paths));
-    assert_eq!(
-        decoded(&format!("{message} {cache_info}")),
-        Some(Message::RouteGone(route))
-    );
+    assert_eq!(decoded(&format!("{message} {cache_info}")), Some(Message::gone(route)));
 }
 
 #[test]
@@ -349,7 +346,7 @@ fn label_routes_of_zebra() {
     // no mpls lsp 100: with an interface that zebra does not know, RTNH_F_ONLINK, and no address
     let message = "34000000 1900 0104 00000000 f136a1be 1c140000 fe000001 04000000 0800 0100 00064100
                    0800 1300 000c8100 0800 0400 00000000";
-    assert_eq!(decoded(message), Some(Message::RouteGone(label_route(100, 0, &[]))));
+    assert_eq!(decoded(message), Some(Message::gone(label_route(100, 0, &[]))));
     // Its next hops do not matter, even if they are unreadable.
     let damaged = message.replacen("0800 1300 000c8100", "0800 1300 000c8000", 1);
     assert_eq!(decoded(&damaged), decoded(message));
@@ -386,7 +383,7 @@ fn ip_routes_and_objects_of_zebra() {
         unicast: false,
         ..ip_route(destination("10.8.0.0/24", 254, 20), 196, to)
     };
-    assert_eq!(decoded(message), Some(Message::RouteGone(route)));
+    assert_eq!(decoded(message), Some(Message::gone(route)));
 }
 
 #[test]
@@ -669,9 +666,9 @@ fn any_message() -> impl Strategy<Value = Message> {
     let position = prop_oneof![Just(Position::First), Just(Position::Last), Just(Position::Replaces)];
     let route = prop_oneof![any_label_route(), any_ip_route()];
     prop_oneof![
-        4 => (route, position).prop_map(|(route, position)| Message::Route { route, position }),
-        1 => any_ip_route().prop_map(Message::RouteGone),
-        1 => any_label_route().prop_map(|route| Message::RouteGone(Route {
+        4 => (route, position).prop_map(|(route, position)| Message::route(route, position)),
+        1 => any_ip_route().prop_map(Message::gone),
+        1 => any_label_route().prop_map(|route| Message::gone(Route {
             to: To::Paths(smallvec![]),
             ttl_propagate: None,
             ..route
@@ -797,6 +794,6 @@ fn routes_as_holo_writes_them() {
     // A deletion names the label.
     let builder = RouteMessageBuilder::<MplsLabel>::new().protocol(RouteProtocol::Unspec);
     let message = builder.label(entry(100, true)).build();
-    let gone = Some(Message::RouteGone(label_route(100, 0, &[])));
+    let gone = Some(Message::gone(label_route(100, 0, &[])));
     assert_eq!(read(RouteNetlinkMessage::DelRoute(message)), gone);
 }

@@ -284,16 +284,16 @@ fn deep(label: u32, depth: u32, ifindex: u32) -> Result<Vec<u8>> {
         labels: Labels::Out(stack?),
         weight: 1,
     };
-    let message = Message::Route {
-        route: Route {
+    let message = Message::route(
+        Route {
             destination: Destination::Label(to_label(label)?),
             protocol: Protocol(193),
             unicast: true,
             to: To::Paths([path].into_iter().collect()),
             ttl_propagate: None,
         },
-        position: Position::Replaces,
-    };
+        Position::Replaces,
+    );
     let mut bytes = Vec::new();
     rtnl::encode(&message, &mut bytes);
     Ok(bytes)

@@ -22,16 +22,16 @@ fn lsp(from: u32, to: u32) -> Message {
         labels: Labels::Out(smallvec![label(to)]),
         weight: 1,
     };
-    Message::Route {
-        route: Route {
+    Message::route(
+        Route {
             destination: Destination::Label(label(from)),
             protocol: Protocol(193),
             unicast: true,
             to: To::Paths(smallvec![path]),
             ttl_propagate: None,
         },
-        position: Position::Replaces,
-    }
+        Position::Replaces,
+    )
 }
 
 fn frames(messages: &[Message]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use super::{Frame, FramingLost, Kind, take_frame};
-use crate::rtnl::{self, DecodeError, Destination, Labels, Message, Object, ObjectTo, Position, Route, To};
+use crate::rtnl::{self, DecodeError, Destination, Labels, Message, Object, ObjectTo, Position, To};
 
 /// Changes may never stop. So the replay also ends if no message with a new key has come for this many quiet times.
 const CHANGES_ONLY: u32 = 10;
@@ -361,23 +361,14 @@ impl Session {
         let imposes = |labels: &Labels| matches!(labels, Labels::Imposed { .. });
         let is_sonic = |labels: &Labels| matches!(labels, Labels::Other(kind) if SONIC_ENCAPSULATIONS.contains(kind));
         let encapsulations: &mut dyn Iterator<Item = &Labels> = match message {
-            Message::Route {
-                route:
-                    Route {
-                        destination: Destination::Label(_),
-                        ..
-                    },
-                ..
-            } => {
-                self.has_labels = true;
-                &mut std::iter::empty()
-            }
-            Message::Route {
-                route: Route {
-                    to: To::Paths(paths), ..
-                },
-                ..
-            } => &mut paths.iter().map(|path| &path.labels),
+            Message::Route { route, .. } => match (route.destination, &route.to) {
+                (Destination::Label(_), _) => {
+                    self.has_labels = true;
+                    &mut std::iter::empty()
+                }
+                (Destination::Prefix(_), To::Paths(paths)) => &mut paths.iter().map(|path| &path.labels),
+                (Destination::Prefix(_), To::Object(_)) => &mut std::iter::empty(),
+            },
             Message::Object(Object {
                 to: ObjectTo::Path(path),
                 ..
@@ -393,17 +384,12 @@ impl Session {
         if self.dialect.is_none() {
             match message {
                 // The old module knows neither replacing nor metric 20, and never replaces an IPv6 route.
-                Message::Route {
-                    route:
-                        Route {
-                            destination: Destination::Prefix(prefix),
-                            ..
-                        },
-                    position,
-                } => match (prefix.prefix.addr().is_ipv4(), position) {
-                    (true, Position::Replaces) => self.recognise(Dialect::Zebra),
-                    (true, _) => self.recognise(Dialect::OldModule),
-                    (false, _) => {}
+                Message::Route { route, position } => match (route.destination, position) {
+                    (Destination::Prefix(prefix), _) if prefix.prefix.addr().is_ipv6() => {}
+                    (Destination::Label(_), _) | (Destination::Prefix(_), Position::Replaces) => {
+                        self.recognise(Dialect::Zebra);
+                    }
+                    (Destination::Prefix(_), _) => self.recognise(Dialect::OldModule),
                 },
                 Message::RouteGone(_) => {}
                 _ => self.recognise(Dialect::Zebra),

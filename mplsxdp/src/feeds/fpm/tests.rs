@@ -100,22 +100,22 @@ fn route(destination: Destination, labels: Labels) -> Route {
 
 /// A label route that swaps.
 fn lsp(from: u32, to: u32) -> Message {
-    Message::Route {
-        route: route(Destination::Label(label(from)), Labels::Out(smallvec![label(to)])),
-        position: Position::Replaces,
-    }
+    Message::route(
+        route(Destination::Label(label(from)), Labels::Out(smallvec![label(to)])),
+        Position::Replaces,
+    )
 }
 
 fn lsp_gone(value: u32) -> Message {
-    Message::RouteGone(Route {
+    Message::gone(Route {
         to: To::Paths(smallvec![]),
         ..route(Destination::Label(label(value)), Labels::Out(smallvec![]))
     })
 }
 
 fn ip(prefix: &str, labels: Labels) -> Message {
-    Message::Route {
-        route: route(
+    Message::route(
+        route(
             Destination::Prefix(Prefix {
                 table: 254,
                 prefix: prefix.parse().unwrap(),
@@ -124,8 +124,8 @@ fn ip(prefix: &str, labels: Labels) -> Message {
             }),
             labels,
         ),
-        position: Position::Replaces,
-    }
+        Position::Replaces,
+    )
 }
 
 fn object(id: u32) -> Message {

@@ -60,10 +60,7 @@ fn imposed(labels: &[u32]) -> Labels {
 }
 
 fn reported(destination: Destination, to: To) -> Message {
-    Message::Route {
-        route: route_to(destination, to),
-        position: Position::Replaces,
-    }
+    Message::route(route_to(destination, to), Position::Replaces)
 }
 
 fn route_to(destination: Destination, to: To) -> rtnl::Route {
@@ -88,7 +85,7 @@ fn swap(value: u32, new: u32, ifindex: u32) -> Message {
 }
 
 fn gone(value: u32) -> Message {
-    Message::RouteGone(route_to(Destination::Label(label(value)), To::Paths(SmallVec::new())))
+    Message::gone(route_to(Destination::Label(label(value)), To::Paths(SmallVec::new())))
 }
 
 fn prefix(text: &str, metric: u32) -> Destination {
@@ -195,12 +192,14 @@ fn each_form_of_a_label_route() {
 #[test]
 fn the_ttl_of_a_route_counts_if_it_pops() {
     let mut rig = synced(&[SyncSource::Kernel]);
-    let with_ttl = |value, some: &[rtnl::Path]| Message::Route {
-        route: rtnl::Route {
-            ttl_propagate: Some(false),
-            ..route_to(Destination::Label(label(value)), paths(some))
-        },
-        position: Position::Replaces,
+    let with_ttl = |value, some: &[rtnl::Path]| {
+        Message::route(
+            rtnl::Route {
+                ttl_propagate: Some(false),
+                ..route_to(Destination::Label(label(value)), paths(some))
+            },
+            Position::Replaces,
+        )
     };
     let (pop, swap) = (path(1, 1, out(&[])), path(1, 1, out(&[200])));
     rig.kernel(vec![
@@ -345,7 +344,7 @@ fn each_table_has_routes_of_its_own_for_the_same_prefix() {
         |out, table| format!("kernel 10.1.0.0/16 encap mpls {out} via inet 10.0.0.1 dev eth1 table {table} proto bgp");
     let (main, red, blue) = (shown(100, "main"), shown(101, "1000"), shown(102, "2000"));
     assert_eq!(rig.shown(), [main.as_str(), &red, &blue]);
-    rig.kernel(vec![Message::RouteGone(route_to(
+    rig.kernel(vec![Message::gone(route_to(
         in_table(1000),
         To::Paths(SmallVec::new()),
     ))]);
@@ -365,7 +364,7 @@ fn the_lowest_metric_of_a_prefix_counts() {
     let plain = reported(prefix("10.1.0.0/16", 5), paths(&[path(1, 3, out(&[]))]));
     rig.kernel(vec![plain]);
     assert_eq!(rig.shown().len(), 0);
-    let gone = |metric| Message::RouteGone(route_to(prefix("10.1.0.0/16", metric), To::Paths(SmallVec::new())));
+    let gone = |metric| Message::gone(route_to(prefix("10.1.0.0/16", metric), To::Paths(SmallVec::new())));
     rig.kernel(vec![gone(5), gone(10)]);
     assert_eq!(
         rig.shown(),

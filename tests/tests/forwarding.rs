@@ -4,8 +4,8 @@ use ipnet::IpNet;
 use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::frame::MemoryFrame;
 use mplsxdp::dataplane::memory::MemoryTables;
-use mplsxdp::lfib::Lfib;
 use mplsxdp::lfib::pass::Claim;
+use mplsxdp::lfib::{Budget, Lfib};
 use mplsxdp::route::RouteKey;
 use mplsxdp_common::abi::{Counter, Domain, Op, Reason, RouteEntry, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::checksum;
@@ -98,7 +98,7 @@ fn a_port_looks_in_the_domain_of_its_vrf_only() {
     assert!(lfib.use_vrf(10));
     lfib.add_claims(10, claims.into(), None);
     while lfib.has_domain_steps() {
-        lfib.domain_step().unwrap();
+        lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false)).unwrap();
     }
     let domains = [None, Some(10), Some(20)].map(|table| lfib.domain(table));
     assert_eq!(domains, [Domain::NO_VRF, Domain(1), Domain::EMPTY]);

@@ -194,7 +194,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
         let key = FtnKey::new(Domain::NO_VRF, prefix);
         tables.insert_ftn(key, entry).expect("room for two prefixes");
     }
-    tables.publish_ftn();
+    tables.publish_ftn(&mut |_| true);
     let labels = frame.get(l2_len(frame)..).unwrap_or_default().as_chunks().0.iter();
     for (lse, entry) in labels.zip(entries) {
         tables.ilm.entry(Lse::from_bytes(*lse).label()).or_insert(entry);

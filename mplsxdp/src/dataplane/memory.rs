@@ -234,8 +234,16 @@ impl Tables for MemoryTables {
         Ok(())
     }
 
-    fn publish_ftn(&mut self) {
-        self.trie.publish();
+    fn publish_ftn(&mut self, spend: &mut dyn FnMut(usize) -> bool) -> bool {
+        self.trie.publish_step(spend)
+    }
+
+    fn is_ftn_published(&self) -> bool {
+        self.trie.is_published()
+    }
+
+    fn needs_publishing(&self) -> bool {
+        self.trie.needs_publishing(0)
     }
 
     fn await_ftn_room(&mut self) -> Option<GracePeriod> {
@@ -267,7 +275,6 @@ impl Tables for MemoryTables {
     }
 
     fn begin_grace_period(&mut self) -> GracePeriod {
-        self.trie.publish();
         self.grace_periods += 1;
         let period = GracePeriod(self.grace_periods);
         self.record(AdjacencyEvent::GraceBegun(period));

@@ -98,17 +98,25 @@ pub trait Tables {
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry;
 
     /// Readers may find it after [`Tables::publish_ftn`] only; but writes of prefixes of one length are never seen before
-    /// earlier writes of another length.
+    /// earlier writes of another length. May fail if [`Tables::needs_publishing`].
     fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError>;
 
     /// Likewise. Removing an entry that does not exist is not an error.
     fn remove_ftn(&mut self, key: FtnKey) -> Result<(), TableError>;
 
-    /// Has readers find everything that was written to the FTN. It belongs at the end of each series of writes.
-    fn publish_ftn(&mut self);
+    /// Has readers find what was written to the FTN. It belongs at the end of each series of writes. It goes on until
+    /// `spend` returns false, which gets what it has cost, in operations of about a microsecond. Returns whether
+    /// everything is published.
+    fn publish_ftn(&mut self, spend: &mut dyn FnMut(usize) -> bool) -> bool;
+
+    /// Whether readers find everything that was written to the FTN.
+    fn is_ftn_published(&self) -> bool;
+
+    /// Whether a write to the FTN may fail that would not if everything were published.
+    fn needs_publishing(&self) -> bool;
 
     /// The grace period to wait for before anything more is written to the FTN: then there is more memory. `None`: there is
-    /// room, or none will come.
+    /// room, or none will come. Everything must be published.
     fn await_ftn_room(&mut self) -> Option<GracePeriod>;
 
     fn store_port(&mut self, port: u16, word: PortWord);
@@ -126,8 +134,8 @@ pub trait Tables {
     /// Removing an entry that does not exist is not an error.
     fn remove_sub_interface(&mut self, key: SubInterfaceKey) -> Result<(), TableError>;
 
-    /// Begins a grace period. It is over when no reader is left that may have seen an entry as it was before this call. What was
-    /// written to the FTN is published first.
+    /// Begins a grace period. It is over when no reader is left that may have seen an entry as it was before this call. What
+    /// is written to the FTN and not published yet does not count.
     fn begin_grace_period(&mut self) -> GracePeriod;
 
     fn is_over(&self, period: GracePeriod) -> bool;

@@ -10,6 +10,7 @@ use super::Lfib;
 use super::fecs::Families;
 use super::ftn::Write;
 use super::pass::{Claim, FIRST};
+use super::plan::Budget;
 use crate::dataplane::{FtnKey, GracePeriod, TableError, Tables};
 use crate::route::RoutingTable;
 
@@ -30,6 +31,8 @@ struct Vrf {
     left: Option<GracePeriod>,
     /// The kernel's claims of prefixes from this one on are not known yet; the domain is filled once all are.
     unclaimed: Option<IpNet>,
+    /// Programs find everything that belongs into the domain.
+    is_filled: bool,
 }
 
 /// Why a domain is not filled yet.
@@ -60,7 +63,7 @@ impl<T: Tables> Lfib<T> {
         match table {
             None => Domain::NO_VRF,
             Some(table) => match self.vrfs.by_table.get(&table) {
-                Some(vrf) if vrf.left.is_none() && self.pass.is_whole(vrf.domain) => vrf.domain,
+                Some(vrf) if vrf.left.is_none() && vrf.is_filled => vrf.domain,
                 _ => Domain::EMPTY,
             },
         }
@@ -83,6 +86,7 @@ impl<T: Tables> Lfib<T> {
             domain,
             left: None,
             unclaimed: Some(FIRST),
+            is_filled: false,
         };
         self.vrfs.by_table.insert(table, vrf);
         true
@@ -135,12 +139,19 @@ impl<T: Tables> Lfib<T> {
 
     /// Whether [`Lfib::domain_step`] has something to do.
     pub fn has_domain_steps(&self) -> bool {
-        !self.awaits_room() && (self.has_to_empty() || self.to_be_filled().is_some() || self.unclaimed().is_some())
+        let has_filled = || {
+            self.vrfs
+                .by_table
+                .values()
+                .any(|vrf| self.pass.is_whole(vrf.domain) != vrf.is_filled)
+        };
+        !self.awaits_room()
+            && (self.has_to_empty() || self.to_be_filled().is_some() || self.unclaimed().is_some() || has_filled())
     }
 
     /// Fills or empties a domain by a number of entries.
-    pub fn domain_step(&mut self) -> Result<(), FillError> {
-        if !self.look_for_ftn_room() {
+    pub fn domain_step(&mut self, budget: &mut Budget<'_>) -> Result<(), FillError> {
+        if !self.note_filled(budget) || !self.look_for_ftn_room() {
             return Ok(());
         }
         if self.empty_step() {
@@ -150,9 +161,18 @@ impl<T: Tables> Lfib<T> {
             return Ok(());
         };
         let filled = self.fill_step(domain);
-        self.tables.publish_ftn();
+        self.note_filled(budget);
         (self.vrfs.stalled, self.vrfs.retry) = (filled.is_err(), false);
         filled
+    }
+
+    /// Publishes what was written, and notes which domains are filled. Returns whether everything is published.
+    fn note_filled(&mut self, budget: &mut Budget<'_>) -> bool {
+        let is_published = self.publish_step(budget);
+        for vrf in self.vrfs.by_table.values_mut().filter(|_| is_published) {
+            vrf.is_filled = self.pass.is_whole(vrf.domain);
+        }
+        is_published
     }
 
     /// Whether a domain could not be filled. Ports in its VRF impose nothing.
@@ -205,6 +225,10 @@ impl<T: Tables> Lfib<T> {
         self.pass.set_end(domain, end);
         for prefix in places {
             let key = FtnKey::new(domain, prefix);
+            if self.tables.needs_publishing() {
+                self.pass.set_end(domain, Some(prefix));
+                return Ok(());
+            }
             let write = Write {
                 key,
                 // Nothing, except entries that could not be removed before.
@@ -232,11 +256,24 @@ impl<T: Tables> Lfib<T> {
         let Some((table, domain)) = self.to_be_emptied() else {
             return false;
         };
+        if self.tables.needs_publishing() {
+            self.publish_some();
+            return true;
+        }
         let (places, end) = self.pass.last_places(domain, self.step);
         let keys = places.into_iter().map(|prefix| FtnKey::new(domain, prefix));
         let held: Vec<(FtnKey, Option<RouteEntry>)> = keys.map(|key| (key, self.held(key))).collect();
         self.pass.set_end(domain, Some(end));
+        if let Some(vrf) = self.vrfs.by_table.get_mut(&table) {
+            vrf.is_filled = false;
+        }
+        let mut last = None;
         for (key, held) in held {
+            if self.tables.needs_publishing() {
+                self.pass.set_end(domain, last);
+                break;
+            }
+            last = Some(key.prefix);
             // Entries that cannot be removed are unsettled.
             let _ = self.write_ftn(Write {
                 key,
@@ -244,7 +281,7 @@ impl<T: Tables> Lfib<T> {
                 wanted: None,
             });
         }
-        self.tables.publish_ftn();
+        self.publish_some();
         if self.pass.has_not_begun(domain) && !self.is_unsettled(domain) {
             self.pass.remove_domain(domain);
             self.vrfs.by_table.remove(&table);

@@ -16,6 +16,8 @@ use crate::route::{Fec, RouteKey};
 pub(super) const STEP: usize = 128;
 /// How many places one step tries to settle.
 const SETTLED: usize = 256;
+/// How much is published at once after a few writes, in operations.
+const PUBLISHED: usize = 512;
 
 /// One place of the FTN table: what it holds, and what it should hold.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,21 @@ impl<T: Tables> Lfib<T> {
     pub(super) fn look_for_ftn_room(&mut self) -> bool {
         self.awaited_room = self.tables.await_ftn_room();
         self.awaited_room.is_none()
+    }
+
+    /// Whether readers do not find everything yet that was written to the FTN.
+    pub fn has_to_publish(&self) -> bool {
+        !self.tables.is_ftn_published()
+    }
+
+    /// Has readers find more of what was written to the FTN. Returns whether they find everything.
+    pub fn publish_step(&mut self, budget: &mut Budget<'_>) -> bool {
+        self.tables.publish_ftn(&mut |operations| budget.spend(operations))
+    }
+
+    /// Publishes a little at once; [`Lfib::publish_step`] does the rest.
+    pub(super) fn publish_some(&mut self) {
+        self.publish_step(&mut Budget::new(PUBLISHED, &mut || false));
     }
 
     /// Whether [`Lfib::tidy_step`] has something to do.
@@ -109,8 +126,11 @@ impl<T: Tables> Lfib<T> {
             if held == wanted {
                 continue;
             }
-            // If one insert fails, so will the others.
-            if result.is_err() && wanted.is_some() {
+            if self.tables.needs_publishing() {
+                self.unsettled.insert(claim, held);
+                self.settles = true;
+            } else if result.is_err() && wanted.is_some() {
+                // If one insert fails, so will the others.
                 self.unsettled.insert(claim, held);
             } else {
                 result = result.and(self.write_ftn(write));
@@ -119,7 +139,7 @@ impl<T: Tables> Lfib<T> {
         if result.is_err() && laid.is_some_and(|laid| !laid.going) {
             self.pass.set_laid(key, laid.map(|laid| Laid { going: true, ..laid }));
         }
-        self.tables.publish_ftn();
+        self.publish_some();
         result
     }
 
@@ -141,9 +161,14 @@ impl<T: Tables> Lfib<T> {
             .filter(|write| write.held != write.wanted)
             .collect();
         writes.sort_unstable_by_key(Write::order);
+        self.publish_some();
         for write in writes {
             // Anything that this leaves unsettled is retried below.
-            let _ = self.write_safely(write);
+            if self.tables.needs_publishing() {
+                self.unsettled.insert(write.key, write.held);
+            } else {
+                let _ = self.write_safely(write);
+            }
         }
         self.settle()
     }
@@ -172,8 +197,13 @@ impl<T: Tables> Lfib<T> {
             .collect();
         self.settled = writes.last().map(|write| write.key);
         writes.sort_unstable_by_key(Write::order);
-        let mut result = Ok(());
+        self.publish_some();
+        let (mut result, mut waits) = (Ok(()), false);
         for write in writes {
+            if self.tables.needs_publishing() {
+                waits = true;
+                break;
+            }
             let held = self.held(write.key);
             let write = Write { held, ..write };
             // If one insert fails for want of memory or room, so will the others.
@@ -185,8 +215,8 @@ impl<T: Tables> Lfib<T> {
                 result = result.and(self.write_safely(write));
             }
         }
-        self.settles = result.is_ok() && (1..unsettled).contains(&self.unsettled.len());
-        self.tables.publish_ftn();
+        self.settles = waits || result.is_ok() && (1..unsettled).contains(&self.unsettled.len());
+        self.publish_some();
         result
     }
 

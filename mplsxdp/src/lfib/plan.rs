@@ -363,6 +363,9 @@ impl<T: Tables> Lfib<T> {
 
     /// Continues the change that is under way.
     pub fn step(&mut self, budget: &mut Budget<'_>) -> Progress {
+        if !self.publish_step(budget) {
+            return Progress::More;
+        }
         self.turn_step(budget);
         let Some(mut plan) = self.plan.take() else {
             return Progress::Finished(Finished {
@@ -583,26 +586,29 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn write_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        self.write_some_prefixes(plan, budget);
-        self.tables.publish_ftn();
-    }
-
-    fn write_some_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         loop {
             let after = plan.written.map_or(Bound::Unbounded, Bound::Excluded);
             let Some((&order, &which)) = plan.prefixes.range((after, Bound::Unbounded)).next() else {
                 break;
             };
-            if !self.has_ftn_room(budget) {
+            let (_, fec) = order;
+            if !self.has_room_for(fec, budget) {
                 return;
             }
             let new = match which {
                 Prefix::Prepared(index) => Some(plan.prepared[index].installed()),
                 Prefix::Deleted => None,
             };
-            let (_, fec) = order;
+            let was_published = !self.has_to_publish();
             match self.set_fec(fec, new) {
                 Ok(old) => plan.before.push((fec, old)),
+                // There may be room then.
+                Err(_) if !was_published => {
+                    if self.publish_step(budget) {
+                        continue;
+                    }
+                    return;
+                }
                 Err(error) => return self.fail(plan, error.into()),
             }
             plan.written = Some(order);
@@ -610,11 +616,22 @@ impl<T: Tables> Lfib<T> {
                 return;
             }
         }
-        plan.go_to(Stage::PublishLabels);
+        // The slots that the routes had before are not free earlier, and the answer comes no earlier.
+        if self.publish_step(budget) {
+            plan.go_to(Stage::PublishLabels);
+        }
+    }
+
+    /// The same for the writes that give a FEC another route. That of a prefix of length 0 comes after all earlier ones.
+    fn has_room_for(&mut self, fec: Fec, budget: &mut Budget<'_>) -> bool {
+        (fec.prefix.prefix_len() > 0 || self.publish_step(budget)) && self.has_ftn_room(budget)
     }
 
     /// Whether the FTN has room for a write. If not, nothing more is spent of the budget: a grace period has to end first.
     fn has_ftn_room(&mut self, budget: &mut Budget<'_>) -> bool {
+        if self.tables.needs_publishing() && !self.publish_step(budget) {
+            return false;
+        }
         let has_room = self.look_for_ftn_room();
         if !has_room {
             budget.spend(usize::MAX);
@@ -631,15 +648,19 @@ impl<T: Tables> Lfib<T> {
 
     fn undo_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while !plan.before.is_empty() {
-            if !self.has_ftn_room(budget) {
+            let next = plan.before.last().map(|&(fec, _)| fec);
+            if !next.is_none_or(|fec| self.has_room_for(fec, budget)) {
                 return;
             }
             if let Some((fec, before)) = plan.before.pop() {
                 self.restore_fec(fec, before);
             }
             if !budget.spend(2) {
-                return self.tables.publish_ftn();
+                return;
             }
+        }
+        if !self.publish_step(budget) {
+            return;
         }
         self.retry_unsettled();
         let is_table_error = matches!(plan.error, Some(ChangeError::Table(_)));

@@ -341,8 +341,15 @@ impl<T: Tables> Lfib<T> {
             }
             budget.spend(cost);
         }
-        self.leaving.after = after;
+        let before = std::mem::replace(&mut self.leaving.after, after);
+        let mut done = before;
         for (key, entry) in turned {
+            if self.tables.needs_publishing() {
+                self.leaving.after = done;
+                is_all = false;
+                break;
+            }
+            done = Some(key);
             let Some(installed) = self.routes.get_mut(&key) else {
                 continue;
             };
@@ -362,8 +369,7 @@ impl<T: Tables> Lfib<T> {
                 }
             }
         }
-        self.tables.publish_ftn();
-        is_all
+        is_all && self.publish_step(budget)
     }
 
     /// The same for what a change that is under way has reserved.

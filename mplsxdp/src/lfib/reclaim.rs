@@ -75,9 +75,9 @@ impl<T: Tables> Lfib<T> {
     /// more. Call it after changes and when a grace period has ended. Returns whether buckets moved from one member of
     /// a group to another.
     pub fn reclaim(&mut self) -> bool {
+        // The FTN's memory may be free now, or spare. Everything else is published in steps.
+        self.tables.publish_ftn(&mut |_| false);
         self.reclaim_slots();
-        // The FTN's memory may be free now, or spare.
-        self.tables.publish_ftn();
         std::mem::take(&mut self.moved_buckets)
     }
 
@@ -88,8 +88,8 @@ impl<T: Tables> Lfib<T> {
             || self.stacks.has_held_back()
             || self.groups.has_held_back()
             || self.next_hops.has_held_back();
-        // An entry that could not be removed from the FTN table may point to any of them.
-        if !held_back || self.unsettled.points_to_slots() {
+        // An entry that is still in the FTN, or could not be removed from it, may point to any of them.
+        if !held_back || self.unsettled.points_to_slots() || self.has_to_publish() {
             return;
         }
         let freed = Freed {

@@ -1154,7 +1154,10 @@ fn routes_of_a_table_take_room_only_where_it_is_used() {
     lfib.change(Mode::Add, Owner::STATIC, &both).unwrap();
     assert_eq!((lfib.tables().ftn.len(), imposed(&lfib, "172.16.0.1")), (1, Some(102)));
     lfib.use_vrf_with(10, BTreeMap::new);
-    let error = lfib.domain_step().unwrap_err().to_string();
+    let error = lfib
+        .domain_step(&mut Budget::new(usize::MAX, &mut || false))
+        .unwrap_err()
+        .to_string();
     assert!(
         error.starts_with("the IPv4 prefix routes take 12 entries in all, and there are 3"),
         "{error}"
@@ -1473,7 +1476,7 @@ impl Meanwhile {
             Self::Domains(steps) => {
                 for _ in 0..steps {
                     let writes = lfib.tables().ftn_writes.len();
-                    let result = lfib.domain_step();
+                    let result = lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false));
                     prop_assert!(lfib.tables().ftn_writes.len() - writes <= lfib.step);
                     prop_assert!(result.is_ok() || lfib.is_filling_stalled());
                     if !lfib.has_domain_steps() {
@@ -2101,7 +2104,7 @@ fn a_prefix_that_holds_many_routes_of_the_kernel_comes_and_goes_in_small_steps()
 fn fill(lfib: &mut Lfib<MemoryTables>) -> usize {
     let mut steps = 0;
     while lfib.has_domain_steps() {
-        let _ = lfib.domain_step();
+        let _ = lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false));
         steps += 1;
     }
     steps
@@ -2167,7 +2170,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     let mut steps = 0;
     while lfib.domain(Some(10)) == Domain::EMPTY {
         lfib.tables_mut().ftn_writes.clear();
-        lfib.domain_step().unwrap();
+        lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false)).unwrap();
         assert!(lfib.tables().ftn_writes.len() <= STEP);
         steps += 1;
     }
@@ -2185,7 +2188,7 @@ fn a_domain_is_filled_and_emptied_in_small_steps() {
     lfib.leave_vrfs(&BTreeSet::new());
     lfib.tables_mut().end_grace_periods();
     lfib.tables_mut().ftn_writes.clear();
-    lfib.domain_step().unwrap();
+    lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false)).unwrap();
     let removed = lfib.tables().ftn_writes.len();
     assert!((1..=STEP).contains(&removed), "{removed}");
     // Its number is free only when it is empty.
@@ -2223,12 +2226,12 @@ fn a_domain_that_cannot_be_written_is_no_port_s_and_is_filled_when_that_is_possi
     .unwrap();
     lfib.tables_mut().ftn_inserts_left = 1;
     lfib.use_vrf_with(10, BTreeMap::new);
-    assert!(lfib.domain_step().is_err() && lfib.is_filling_stalled());
+    assert!(lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false)).is_err() && lfib.is_filling_stalled());
     // It is not retried at once, and changes are made all the same.
     assert!(!lfib.has_domain_steps());
     assert_eq!((lfib.domain(Some(10)), lfib.unsettled()), (Domain::EMPTY, 0));
     lfib.retry_filling();
-    assert!(lfib.domain_step().is_err() && !lfib.has_domain_steps());
+    assert!(lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false)).is_err() && !lfib.has_domain_steps());
     lfib.tables_mut().ftn_inserts_left = usize::MAX;
     lfib.change(Mode::Replace, Owner::STATIC, &[push("10.0.0.0/8", &[102], 1)])
         .unwrap();
@@ -2261,7 +2264,9 @@ fn routes_for_more_vrfs_than_there_is_room_for_are_refused_before_any_is_written
     assert!(lfib.tables().ftn_writes.is_empty());
     // A domain that they do not fit into is not begun.
     lfib.use_vrf_with(30, BTreeMap::new);
-    let error = lfib.domain_step().unwrap_err();
+    let error = lfib
+        .domain_step(&mut Budget::new(usize::MAX, &mut || false))
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "the IPv4 prefix routes take 8 entries in all, and there are 7: a route without `table` takes one for each VRF that \

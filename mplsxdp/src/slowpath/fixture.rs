@@ -123,7 +123,7 @@ impl MemoryWorld {
         if let Ok(prefix) = prefix.parse() {
             let written = self.tables.insert_ftn(FtnKey::new(domain, prefix), entry);
             written.expect("there is room");
-            self.tables.publish_ftn();
+            self.tables.publish_ftn(&mut |_| true);
         }
     }
 

@@ -149,7 +149,7 @@ impl<T: Tables> Switch<T> {
             return self.lfib.add_claims(table, claims, next);
         }
         // Reported once, and tried again periodically.
-        if let Err(error) = self.lfib.domain_step()
+        if let Err(error) = self.lfib.domain_step(budget)
             && self.ftn_retry.is_none()
         {
             error!(

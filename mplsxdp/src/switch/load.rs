@@ -184,7 +184,7 @@ impl<T: Tables> Switch<T> {
                     }
                 }
                 Stage::FillingDomains => {
-                    if self.lfib.has_domain_steps() || self.has_claims_to_follow() {
+                    if self.lfib.has_domain_steps() || self.has_claims_to_follow() || self.lfib.has_to_publish() {
                         return Some(load);
                     }
                     load.stage = load.taking();

@@ -432,6 +432,7 @@ impl<T: Tables> Switch<T> {
                 || self.audits.has_work(self.feeds.is_followed())
         };
         self.lfib.has_stale_groups()
+            || self.lfib.has_to_publish()
             || self.has_claims_to_follow()
             || self.lfib.has_to_tidy()
             || !self.unlogged.is_empty()
@@ -443,6 +444,8 @@ impl<T: Tables> Switch<T> {
         let awaits_room = self.lfib.awaits_room();
         if self.lfib.has_stale_groups() {
             self.lfib.follow_groups(&mut Budget::new(usize::MAX, is_over));
+        } else if self.lfib.has_to_publish() {
+            self.lfib.publish_step(&mut Budget::new(usize::MAX, is_over));
         } else if !self.unlogged.is_empty() {
             self.log_next_hops(&mut Budget::new(usize::MAX, is_over));
         } else if self.has_claims_to_follow() {

@@ -210,6 +210,7 @@ impl<T: Tables> Switch<T> {
     /// Works on changes of routes until there is nothing to do or the budget is spent.
     pub(super) fn work_on_routes(&mut self, budget: &mut Budget<'_>, now: Instant) {
         while budget.is_left()
+            && self.lfib.publish_step(budget)
             && let Some(mut change) = self.changes.queue.pop_front()
         {
             let stage = mem::replace(&mut change.stage, Stage::Begin(Ahead::default()));

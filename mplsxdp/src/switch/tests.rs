@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::io;
 
-use mplsxdp_common::abi::{Op, PortWord, TtlMode};
+use mplsxdp_common::abi::{Domain, Op, PortWord, RouteEntry, TtlMode};
+use mplsxdp_common::forward::PortView as _;
 use mplsxdp_common::wire::{Label, Mac};
 
 use super::*;
@@ -642,6 +643,59 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     );
 }
 
+/// Nodes of the FTN for all prefixes beneath follow one that covers them, and nothing else waits for that.
+#[test]
+fn a_prefix_over_many_others_is_published_in_steps_and_answered_then() {
+    let mut rig = Rig::up();
+    let by_eth1 = "200 via link 02:00:00:00:01:01 dev eth1";
+    let many = (20..70).flat_map(|high| (0..60).map(move |low| format!("{high}.{low}.0.0/24 encap mpls {by_eth1}")));
+    let many: Vec<String> = many.chain([format!("17 as {by_eth1}")]).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    rig.change(ChangeMode::Add, &many, false).unwrap();
+    rig.holds = true;
+    let covering = route(&format!("0.0.0.0/1 encap mpls {by_eth1}"));
+    let added = Request::ChangeRoutes {
+        owner: Source::Static,
+        mode: ChangeMode::Add,
+        routes: vec![covering.clone()],
+        wait: false,
+    };
+    let deleted = Request::DeleteRoutes {
+        owner: Source::Static,
+        routes: vec![covering.key().into()],
+    };
+    for (request, up) in [(added, false), (deleted, true)] {
+        let token = rig.ask(request);
+        let mut steps = 0;
+        while rig.switch.lfib.has_to_publish() {
+            assert!(
+                !rig.saw(|effect| matches!(effect, Effect::Reply { .. })),
+                "step {steps}"
+            );
+            rig.switch.step(rig.now, &mut || true);
+            rig.settle();
+            steps += 1;
+            if steps == 100 {
+                let eth1 = link(1, "eth1");
+                rig.handle(Input::Kernel(vec![Event::Link(if up { eth1 } else { down(eth1) })]));
+                assert!(rig.switch.lfib.has_to_publish());
+                assert_eq!(rig.destination(17), Ok(up.then_some(R1)));
+            }
+        }
+        assert!(steps > 300, "{steps} steps");
+        rig.holds = false;
+        rig.settle();
+        rig.holds = true;
+        assert!(matches!(rig.reply(token), Some(Ok(Reply::Changed(_)))));
+        let found = rig
+            .switch
+            .tables()
+            .at_wire(Settings::new(0, TtlMode::Uniform, 255, false, false));
+        let covered = found.ftn_v4(Domain::NO_VRF, [30, 1, 1, 1]);
+        assert_eq!(covered == RouteEntry::EMPTY, up);
+    }
+}
+
 /// The kernel has an IP route for this prefix, through an interface that is not a port.
 fn kernel_route(table: u32, prefix: &str) -> Event {
     let route = crate::neighbour::KernelRoute {
@@ -700,7 +754,7 @@ fn what_the_kernel_claims_in_a_vrf_is_found_out_in_steps() {
         .tables()
         .ftn
         .keys()
-        .filter(|key| key.domain != mplsxdp_common::abi::Domain::NO_VRF);
+        .filter(|key| key.domain != Domain::NO_VRF);
     assert_eq!(
         own.filter(|key| key.prefix.addr().to_string().starts_with("10."))
             .count(),

@@ -80,7 +80,7 @@ impl World {
                 }
             }
         }
-        tables.publish_ftn();
+        tables.publish_ftn(&mut |_| true);
         for (group, entries) in (0..).zip(&self.groups) {
             for (bucket, &entry) in (0..=u8::MAX).zip(entries.iter().cycle()) {
                 tables.store_bucket(group, bucket, entry);

@@ -109,22 +109,34 @@ impl KernelFtn {
         self.failure.take().unwrap_or_else(full)
     }
 
-    /// Publishes what was written. Lines that are not used any more are free after a grace period.
-    pub fn publish(&mut self, periods: &mut GracePeriods) {
+    /// Publishes some of what was written: see [`Trie::publish_step`]. Lines that are not used any more are free after a
+    /// grace period, which begins when everything is published.
+    pub fn publish_step(&mut self, periods: &mut GracePeriods, spend: &mut dyn FnMut(usize) -> bool) -> bool {
+        let is_published = self.trie.publish_step(spend);
         let retired = self.trie.take_retired();
         if !retired.is_empty() {
             self.held_back.push_back((periods.begin(), retired));
         }
         self.tend(periods);
+        is_published
     }
 
-    /// The grace period that changes wait for, for want of room.
+    pub fn is_published(&self) -> bool {
+        self.trie.is_published()
+    }
+
+    /// Whether changes wait until everything is published, for want of room or because of the order of writes.
+    pub fn needs_publishing(&self) -> bool {
+        self.trie.needs_publishing(ENOUGH_NODES)
+    }
+
+    /// The grace period that changes wait for, for want of room, once everything is published.
     pub fn await_room(&mut self, periods: &mut GracePeriods) -> Option<GracePeriod> {
         if self.trie.room() >= ENOUGH_NODES {
             return None;
         }
         self.is_used = true;
-        self.publish(periods);
+        self.tend(periods);
         if self.trie.room() >= ENOUGH_NODES {
             return None;
         }

@@ -6,8 +6,13 @@
 //! Either way an address has its answer in one word, and a reader finds the old or the new one. The lines of the old
 //! node are [retired](Trie::take_retired): they are free when no reader is left that may have the old pointer.
 //!
-//! Writes are gathered until [`Trie::publish`], so that a node is written once for many of them. Nodes are written as
-//! they will be after all of them, so an address goes from its old answer to its new one in one store.
+//! Writes are gathered until [`Trie::publish_step`], so that a node is written once for many of them. Nodes are written
+//! as they will be after all of them, so an address goes from its old answer to its new one in one store. One short
+//! prefix may concern every node, so publishing goes in steps, and writes may come in between:
+//!
+//! 1. From the top down, nodes learn what covers them. It changes no layout, so these nodes are changed in place.
+//! 2. From the bottom up, changed nodes are written, so that nothing points to a node that is not there yet.
+//! 3. The roots follow, and then the entries of prefixes of length 0, which no node has.
 
 mod heap;
 pub mod kernel;
@@ -16,7 +21,7 @@ mod lines;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +41,10 @@ use super::FtnKey;
 /// The nodes that one write may have to allot, and those that a removal needs less of.
 const INSERT_NODES: usize = 8;
 const REMOVE_NODES: usize = 4;
+/// What it takes to publish a node, in operations of about a microsecond.
+const NODE_COST: usize = 8;
+/// How many of its children an operation looks at.
+const CHILDREN_EACH: usize = 8;
 /// The most lines of a node: those of a direct one, and one in front.
 const NODE_LINES: u32 = 1 + DIRECT_LINES;
 
@@ -266,10 +275,14 @@ pub struct Trie<M> {
     unused: Vec<NodeId>,
     /// The first node of each root.
     first: Vec<Option<NodeId>>,
-    /// Nodes whose blocks may differ from what is wanted. The deepest come first.
+    /// Nodes that may have another default than before, or whose children may. The highest come first.
+    stale: BTreeSet<(u8, NodeId)>,
+    /// Nodes whose blocks may differ from what is wanted, by more than the default. The deepest come first.
     dirty: BTreeSet<(Reverse<u8>, NodeId)>,
     /// Roots whose first node may be another one than readers find.
     dirty_roots: BTreeSet<u32>,
+    /// Entries of prefixes of length 0, by their roots, that follow what was written before them.
+    zero_lengths: BTreeMap<u32, u64>,
     retired: Vec<Block>,
 }
 
@@ -282,8 +295,10 @@ impl<M: Memory> Trie<M> {
             nodes: Vec::new(),
             unused: Vec::new(),
             first: vec![None; FTN_ROOTS as usize / 2],
+            stale: BTreeSet::new(),
             dirty: BTreeSet::new(),
             dirty_roots: BTreeSet::new(),
+            zero_lengths: BTreeMap::new(),
             retired: Vec::new(),
         }
     }
@@ -329,12 +344,11 @@ impl<M: Memory> Trie<M> {
         self.lines.sure().saturating_sub(self.dirty.len())
     }
 
-    /// Gives a prefix an entry. It is published with other writes, by [`Trie::publish`] at the latest.
+    /// Gives a prefix an entry. It is published with other writes.
     pub fn insert(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), Full> {
         let (root, address, length) = parts(key);
         let Some((depth, covered)) = place(address, length) else {
-            self.publish();
-            self.memory.root(root + 1).store(entry.to_bits(), Ordering::Release);
+            self.set_zero_length(root, entry.to_bits());
             return Ok(());
         };
         self.make_room(INSERT_NODES)?;
@@ -352,8 +366,7 @@ impl<M: Memory> Trie<M> {
     pub fn remove(&mut self, key: FtnKey) -> Result<(), Full> {
         let (root, address, length) = parts(key);
         let Some((depth, covered)) = place(address, length) else {
-            self.publish();
-            self.memory.root(root + 1).store(0, Ordering::Release);
+            self.set_zero_length(root, 0);
             return Ok(());
         };
         let Some(id) = self.find(root, address, depth) else {
@@ -370,39 +383,67 @@ impl<M: Memory> Trie<M> {
         Ok(())
     }
 
-    /// Makes sure that there is room for the nodes that a write needs. Publishes earlier ones if it must.
-    fn make_room(&mut self, nodes: usize) -> Result<(), Full> {
-        if self.room() < nodes {
-            self.publish();
+    /// Sets the entry of the prefix of length 0. Addresses that get an entry by an earlier write must have that first.
+    fn set_zero_length(&mut self, root: u32, entry: u64) {
+        self.zero_lengths.insert(root, entry);
+        if self.stale.is_empty() && self.dirty.is_empty() && self.dirty_roots.is_empty() {
+            self.store_zero_lengths();
         }
-        if self.room() < nodes { Err(Full) } else { Ok(()) }
     }
 
-    /// Has readers find everything that was written.
-    pub fn publish(&mut self) {
-        let touched: Vec<NodeId> = self.dirty.iter().rev().map(|&(_, id)| id).collect();
-        for id in touched {
-            self.hand_down(id);
+    fn store_zero_lengths(&mut self) {
+        while let Some((root, entry)) = self.zero_lengths.pop_first() {
+            self.memory.root(root + 1).store(entry, Ordering::Release);
         }
-        while let Some((_, id)) = self.dirty.pop_first() {
-            self.write(id);
+    }
+
+    /// Whether there is room for the nodes that a write needs, and no earlier write that must be published first.
+    fn make_room(&mut self, nodes: usize) -> Result<(), Full> {
+        match self.zero_lengths.is_empty() && self.room() >= nodes {
+            true => Ok(()),
+            false => Err(Full),
         }
-        while let Some(root) = self.dirty_roots.pop_first() {
-            let first = self.first[root as usize / 2].map_or(0, |id| self.pointer(id));
-            self.memory.root(root).store(first, Ordering::Release);
+    }
+
+    /// Whether a write may be refused until everything is published.
+    pub fn needs_publishing(&self, nodes: usize) -> bool {
+        !self.zero_lengths.is_empty() || self.room() < nodes && !self.is_published()
+    }
+
+    /// Whether readers find everything that was written.
+    pub fn is_published(&self) -> bool {
+        self.stale.is_empty() && self.dirty.is_empty() && self.dirty_roots.is_empty() && self.zero_lengths.is_empty()
+    }
+
+    /// Has readers find what was written, node by node, until `spend` returns false. It gets what each has cost, in
+    /// operations. Returns whether everything is published.
+    pub fn publish_step(&mut self, spend: &mut dyn FnMut(usize) -> bool) -> bool {
+        while !self.is_published() {
+            let mut cost = NODE_COST;
+            if let Some((_, id)) = self.stale.pop_first() {
+                cost += self.hand_down(id) / CHILDREN_EACH;
+            } else if let Some((_, id)) = self.dirty.pop_first() {
+                self.write(id);
+            } else if let Some(root) = self.dirty_roots.pop_first() {
+                let first = self.first[root as usize / 2].map_or(0, |id| self.pointer(id));
+                self.memory.root(root).store(first, Ordering::Release);
+            } else {
+                self.store_zero_lengths();
+            }
+            if !spend(cost) {
+                break;
+            }
         }
+        self.is_published()
     }
 
     /// Retired blocks, which are free when no reader is left that began before this call: then they are to be given to
-    /// [`Trie::release`]. Everything written is published first.
+    /// [`Trie::release`]. There are none as long as not everything is published: readers may still find them.
     pub fn take_retired(&mut self) -> Vec<Block> {
-        self.publish();
-        mem::take(&mut self.retired)
-    }
-
-    /// Whether there are any.
-    pub fn has_retired(&self) -> bool {
-        !self.retired.is_empty()
+        match self.is_published() {
+            true => mem::take(&mut self.retired),
+            false => Vec::new(),
+        }
     }
 
     /// No reader is left that may read these.
@@ -413,7 +454,9 @@ impl<M: Memory> Trie<M> {
     }
 
     fn touch(&mut self, id: NodeId) {
-        self.dirty.insert((Reverse(self.nodes[id as usize].depth), id));
+        let depth = self.nodes[id as usize].depth;
+        self.stale.insert((depth, id));
+        self.dirty.insert((Reverse(depth), id));
     }
 
     fn find(&self, root: u32, address: u128, depth: u8) -> Option<NodeId> {
@@ -555,8 +598,9 @@ impl<M: Memory> Trie<M> {
                 self.touch(child);
             }
             let node = mem::take(&mut self.nodes[id as usize]);
+            self.stale.remove(&(node.depth, id));
             self.dirty.remove(&(Reverse(node.depth), id));
-            // Its pointer goes when this is published, which `take_retired` does.
+            // Its pointer goes when this is published.
             self.retired.extend(node.published.map(|published| published.block));
             self.unused.push(id);
             match (child, parent) {
@@ -566,31 +610,35 @@ impl<M: Memory> Trie<M> {
         }
     }
 
-    /// Has the children of a node know the entry for what they have nothing for, and theirs.
-    fn hand_down(&mut self, id: NodeId) {
+    /// Has a node follow its default, and its children know theirs. Returns how many children it has.
+    fn hand_down(&mut self, id: NodeId) -> usize {
         let node = &mut self.nodes[id as usize];
         if node.parent.is_none() {
             node.default = 0;
         }
-        let mut rest = vec![id];
-        while let Some(id) = rest.pop() {
-            let node = &self.nodes[id as usize];
-            if node.children.is_empty() {
-                continue;
-            }
-            let (cells, default) = (node.cells(), node.default);
-            for at in 0..node.children.len() {
-                let (cell, child) = self.nodes[id as usize].children[at];
-                let wanted = match cells[usize::from(cell)] {
-                    0 => default,
-                    entry => entry,
-                };
-                if mem::replace(&mut self.nodes[child as usize].default, wanted) != wanted {
-                    self.touch(child);
-                    rest.push(child);
-                }
+        let (depth, default) = (node.depth, node.default);
+        if !self.dirty.contains(&(Reverse(depth), id)) {
+            // Only the default differs. So the layout stays, and this takes no lines.
+            self.write(id);
+        }
+        let node = &self.nodes[id as usize];
+        let children = node.children.len();
+        if children == 0 {
+            return 0;
+        }
+        let cells = node.cells();
+        for at in 0..children {
+            let (cell, child) = self.nodes[id as usize].children[at];
+            let wanted = match cells[usize::from(cell)] {
+                0 => default,
+                entry => entry,
+            };
+            let node = &mut self.nodes[child as usize];
+            if mem::replace(&mut node.default, wanted) != wanted {
+                self.stale.insert((node.depth, child));
             }
         }
+        children
     }
 
     /// Has readers find a node as it is. The nodes beneath it are written, and its default is known.
@@ -631,7 +679,10 @@ impl<M: Memory> Trie<M> {
         self.nodes[id as usize].published = Some(Published { block, shape, skipped });
         self.retired.extend(old.map(|old| old.block));
         match parent {
-            Some(parent) => self.touch(parent),
+            // Its children have the same defaults as before.
+            Some(parent) => {
+                self.dirty.insert((Reverse(self.nodes[parent as usize].depth), parent));
+            }
             None => {
                 self.dirty_roots.insert(root);
             }

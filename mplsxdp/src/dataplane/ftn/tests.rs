@@ -27,6 +27,24 @@ fn trie(chunks: u32) -> Trie<Arc<Heap>> {
     trie
 }
 
+impl Trie<Arc<Heap>> {
+    /// Has readers find everything that was written.
+    fn publish(&mut self) {
+        assert!(self.publish_step(&mut |_| true));
+    }
+
+    /// Publishes everything, and returns what is not read any more.
+    fn retired(&mut self) -> Vec<Block> {
+        self.publish();
+        self.take_retired()
+    }
+
+    /// Publishes one node.
+    fn publish_one(&mut self) -> bool {
+        self.publish_step(&mut |_| false)
+    }
+}
+
 /// Different for each number; also the entry that many have.
 fn entry(number: u32) -> RouteEntry {
     match number % 4 {
@@ -89,6 +107,8 @@ enum Step {
     Insert(usize, u32),
     Remove(usize),
     Publish,
+    /// Publish so many nodes.
+    PublishSome(u8),
     Grace,
 }
 
@@ -97,6 +117,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (any::<usize>(), 0_u32..12).prop_map(|(key, number)| Step::Insert(key, number)),
         5 => any::<usize>().prop_map(Step::Remove),
         2 => Just(Step::Publish),
+        2 => (1_u8..8).prop_map(Step::PublishSome),
         1 => Just(Step::Grace),
     ];
     prop::collection::vec(step, 1..120)
@@ -109,40 +130,65 @@ proptest! {
         steps in steps(),
     ) {
         let mut trie = trie(1);
-        let mut prefixes = BTreeMap::new();
+        // What was written since everything was published, beginning with what was published.
+        let mut states = vec![BTreeMap::new()];
         for step in steps {
-            match step {
+            let written = match step {
                 Step::Insert(key, number) => {
                     let key = keys[key % keys.len()];
-                    trie.insert(key, entry(number)).unwrap();
-                    prefixes.insert(key, entry(number));
+                    let waits = trie.needs_publishing(0) && key.prefix.prefix_len() > 0;
+                    prop_assert_eq!(trie.insert(key, entry(number)).is_err(), waits);
+                    (!waits).then_some((key, Some(entry(number))))
                 }
                 Step::Remove(key) => {
                     let key = keys[key % keys.len()];
-                    trie.remove(key).unwrap();
-                    prefixes.remove(&key);
+                    let is_removed = trie.remove(key).is_ok();
+                    prop_assert!(is_removed || trie.needs_publishing(0));
+                    is_removed.then_some((key, None))
                 }
                 Step::Publish => {
                     trie.publish();
-                    for key in &keys {
-                        for address in edges(key.prefix) {
-                            for domain in [Domain(0), Domain(254)] {
-                                let found = look_up(trie.memory(), domain, address);
-                                prop_assert_eq!(found, longest(&prefixes, domain, address), "{} in {:?}", address, domain);
-                            }
-                        }
+                    None
+                }
+                Step::PublishSome(nodes) => {
+                    for _ in 0..nodes {
+                        trie.publish_one();
                     }
+                    None
                 }
                 Step::Grace => {
+                    // Of nodes that may still be found there is none.
                     let retired = trie.take_retired();
                     trie.release(&retired);
+                    None
+                }
+            };
+            if let Some((key, entry)) = written {
+                let mut state: BTreeMap<_, _> = states[states.len() - 1].clone();
+                match entry {
+                    Some(entry) => drop(state.insert(key, entry)),
+                    None => drop(state.remove(&key)),
+                }
+                states.push(state);
+            }
+            if trie.is_published() {
+                states.drain(..states.len() - 1);
+            }
+            let is_change = matches!(step, Step::Insert(..) | Step::Remove(_));
+            for address in keys.iter().filter(|_| !is_change).flat_map(|key| edges(key.prefix)) {
+                for domain in [Domain(0), Domain(254)] {
+                    let found = look_up(trie.memory(), domain, address);
+                    let mut answers = states.iter().map(|state| longest(state, domain, address));
+                    prop_assert!(answers.any(|answer| answer == found), "{} in {:?}: {:?}", address, domain, found);
                 }
             }
         }
+        trie.publish();
         for &key in &keys {
             trie.remove(key).unwrap();
+            trie.publish();
         }
-        let retired = trie.take_retired();
+        let retired = trie.retired();
         trie.release(&retired);
         // All of it has come back, and nothing is found.
         prop_assert_eq!(trie.free_lines(), CHUNK_LINES);
@@ -166,15 +212,18 @@ fn a_write_without_room_is_refused_and_changes_nothing() {
     assert!(trie.memory().grow(0));
     trie.add_chunk(0);
     let mut written = 0;
-    while trie
-        .insert(FtnKey::new(Domain::NO_VRF, prefix(written)), entry(written * 4 + 1))
-        .is_ok()
-    {
-        written += 1;
+    loop {
         // Nothing comes back: the retired nodes take room.
-        if written % 64 == 0 {
+        let write =
+            |trie: &mut Trie<_>| trie.insert(FtnKey::new(Domain::NO_VRF, prefix(written)), entry(written * 4 + 1));
+        if write(&mut trie).is_err() {
+            assert!(trie.needs_publishing(INSERT_NODES) || trie.is_published());
             trie.publish();
+            if write(&mut trie).is_err() {
+                break;
+            }
         }
+        written += 1;
     }
     trie.publish();
     let found = |trie: &Trie<Arc<Heap>>, number| look_up(trie.memory(), Domain::NO_VRF, prefix(number).addr());
@@ -185,7 +234,7 @@ fn a_write_without_room_is_refused_and_changes_nothing() {
     assert!(written > 500, "{written} prefixes in a chunk");
     // A few removals always find room.
     trie.remove(FtnKey::new(Domain::NO_VRF, prefix(0))).unwrap();
-    let retired = trie.take_retired();
+    let retired = trie.retired();
     assert!(!retired.is_empty());
     trie.release(&retired);
     trie.insert(FtnKey::new(Domain::NO_VRF, prefix(written)), entry(1))
@@ -214,7 +263,7 @@ fn every_look_up_during_changes_finds_an_old_or_a_new_answer() {
     // The prefix of each length has one of two entries, and some come and go. What covers all of them stays, so that no
     // address is ever without an answer; and the longest of all stays a while.
     let watched: [IpAddr; 2] = ["10.1.2.3".parse().unwrap(), "2001:db8:1:2:3:4:5:6".parse().unwrap()];
-    let lengths: [&[u8]; 2] = [&[32, 28, 24, 20, 16, 12, 8], &[128, 100, 64, 56, 48, 32, 20]];
+    let lengths: [&[u8]; 2] = [&[32, 28, 24, 20, 16, 12, 8, 0], &[128, 100, 64, 56, 48, 32, 20, 0]];
     let mut trie = trie(2);
     let domain = Domain::NO_VRF;
     let memory = Arc::clone(trie.memory());
@@ -286,17 +335,21 @@ fn every_look_up_during_changes_finds_an_old_or_a_new_answer() {
         let (&longest, &newest) = after.last_key_value().unwrap();
         log[which].lock().unwrap().push(bit(which, longest, newest));
         changes[which].fetch_add(1, Ordering::SeqCst);
-        match after.get(&length) {
-            Some(&version) => trie.insert(key, coded(bit(which, length, version))).unwrap(),
-            None => trie.remove(key).unwrap(),
-        }
         // Others beside it, so that nodes are copied.
         let beside = FtnKey::new(domain, beside(watched[which], (random >> 40) as u16));
         match (random >> 56) % 2 {
             0 => trie.insert(beside, coded(99)).unwrap(),
             _ => trie.remove(beside).unwrap(),
         }
-        trie.publish();
+        match after.get(&length) {
+            Some(&version) => trie.insert(key, coded(bit(which, length, version))).unwrap(),
+            None => trie.remove(key).unwrap(),
+        }
+        if (random >> 60).is_multiple_of(2) {
+            while !trie.publish_one() {}
+        } else {
+            trie.publish();
+        }
         changes[which].fetch_add(1, Ordering::SeqCst);
         present[which] = after;
         // Memory is not reused while a reader may be on its way: the test waits for none, so it keeps all.
@@ -320,6 +373,76 @@ fn every_look_up_during_changes_finds_an_old_or_a_new_answer() {
                 &log[first..=last]
             );
         }
+    }
+}
+
+/// A prefix that covers all others concerns every node, and what is written is bounded in each step.
+#[test]
+fn a_short_prefix_over_many_is_published_in_steps() {
+    const PREFIXES: u32 = 40_000;
+    const STEP: usize = 200;
+    let mut trie = trie(32);
+    for number in 0..PREFIXES {
+        trie.insert(FtnKey::new(Domain::NO_VRF, prefix(number)), entry(1))
+            .unwrap();
+        if number % 512 == 0 {
+            let retired = trie.retired();
+            trie.release(&retired);
+        }
+    }
+    let retired = trie.retired();
+    trie.release(&retired);
+    let free = trie.free_lines();
+    // One beside each prefix, which only the short one covers.
+    let beside: Vec<IpAddr> = (0..PREFIXES)
+        .map(|number| match prefix(number).addr() {
+            IpAddr::V4(address) => IpAddr::from(Ipv4Addr::from(u32::from(address) ^ 0x0000_8000)),
+            other => other,
+        })
+        .collect();
+    let found = |trie: &Trie<Arc<Heap>>, wanted: RouteEntry| {
+        let is_wanted = |address: &&IpAddr| look_up(trie.memory(), Domain::NO_VRF, **address) == wanted;
+        beside.iter().filter(is_wanted).count()
+    };
+    let [low, high] = ["0.0.0.0/1", "128.0.0.0/1"].map(key);
+    for (version, old) in [
+        (Some(entry(2)), RouteEntry::EMPTY),
+        (Some(entry(3)), entry(2)),
+        (None, entry(3)),
+    ] {
+        let outside = beside.len() - found(&trie, old);
+        for key in [low, high] {
+            match version {
+                Some(entry) => trie.insert(key, entry).unwrap(),
+                None => trie.remove(key).unwrap(),
+            }
+        }
+        let new = version.unwrap_or(RouteEntry::EMPTY);
+        let mut steps = 0;
+        let mut followed = 0;
+        loop {
+            let (mut spent, mut most) = (0, 0);
+            let is_published = trie.publish_step(&mut |cost| {
+                (spent, most) = (spent + cost, most.max(cost));
+                spent < STEP
+            });
+            // A node looks at each of its children, which are 256 at most.
+            assert!(spent < STEP + most && most <= NODE_COST + CELLS / CHILDREN_EACH);
+            steps += 1;
+            if steps % 100 == 0 || is_published {
+                let now = found(&trie, new);
+                assert_eq!(now + found(&trie, old) + outside, beside.len());
+                assert!(now >= followed);
+                followed = now;
+            }
+            if is_published {
+                break;
+            }
+            assert!(trie.take_retired().is_empty());
+        }
+        assert!(steps > 100, "{steps} steps");
+        assert_eq!((followed, trie.free_lines()), (beside.len() - outside, free));
+        assert!(trie.take_retired().is_empty(), "nodes are changed in place");
     }
 }
 
@@ -462,7 +585,7 @@ fn a_look_up_in_a_full_table_reads_few_lines_and_the_table_is_small() {
             trie.insert(FtnKey::new(Domain::NO_VRF, prefix), entry(index as u32))
                 .unwrap();
             if index.is_multiple_of(512) || index + 1 == prefixes.len() {
-                let retired = trie.take_retired();
+                let retired = trie.retired();
                 trie.release(&retired);
             }
         }
@@ -480,7 +603,7 @@ fn chunks_without_nodes_are_taken_out_of_use() {
     let mut trie = trie(3);
     let key = |number| FtnKey::new(Domain::NO_VRF, prefix(number));
     let release = |trie: &mut Trie<Arc<Heap>>| {
-        let retired = trie.take_retired();
+        let retired = trie.retired();
         trie.release(&retired);
     };
     for number in 0..2000 {

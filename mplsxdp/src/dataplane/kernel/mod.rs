@@ -204,8 +204,16 @@ impl Tables for KernelTables {
         })
     }
 
-    fn publish_ftn(&mut self) {
-        self.ftn.publish(&mut self.grace_periods);
+    fn publish_ftn(&mut self, spend: &mut dyn FnMut(usize) -> bool) -> bool {
+        self.ftn.publish_step(&mut self.grace_periods, spend)
+    }
+
+    fn is_ftn_published(&self) -> bool {
+        self.ftn.is_published()
+    }
+
+    fn needs_publishing(&self) -> bool {
+        self.ftn.needs_publishing()
     }
 
     fn await_ftn_room(&mut self) -> Option<GracePeriod> {
@@ -267,7 +275,6 @@ impl Tables for KernelTables {
     }
 
     fn begin_grace_period(&mut self) -> GracePeriod {
-        self.publish_ftn();
         self.grace_periods.begin()
     }
 

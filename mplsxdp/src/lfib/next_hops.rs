@@ -246,6 +246,11 @@ impl NextHops {
         *self.by_slot.get(usize::from(slot))?
     }
 
+    /// The slots that adjacencies may be in, with those that next hops have left.
+    pub fn slots_in_use(&self) -> impl Iterator<Item = u16> + use<> {
+        0..self.by_slot.len() as u16
+    }
+
     fn set_id_at(&mut self, slot: u16, id: Option<NextHopId>) {
         let slot = usize::from(slot);
         if self.by_slot.len() <= slot {

@@ -172,6 +172,18 @@ impl<T: Tables> Lfib<T> {
         std::mem::take(&mut self.moved_buckets)
     }
 
+    /// Takes the neighbour out of every adjacency whose port has failed, at once: frames go to the backups, or wait. The
+    /// next hops are to be [set](Lfib::set_next_hops) afterwards, also if the port is back.
+    pub fn fail_ports(&mut self, has_failed: impl Fn(u16) -> bool) {
+        for slot in self.next_hops.slots_in_use() {
+            let adjacency = self.tables.adjacency(slot);
+            if adjacency.is_resolved() && has_failed(adjacency.port()) {
+                self.tables.store_adjacency(slot, unresolved(adjacency));
+            }
+        }
+        self.resolving.retain(|adjacency| !has_failed(adjacency.port()));
+    }
+
     /// Flows return to these, whose adjacencies are back.
     pub(super) fn take_back_in(&mut self, next_hops: &[NextHopId]) {
         let back = next_hops.iter().copied();

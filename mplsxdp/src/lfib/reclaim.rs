@@ -47,6 +47,18 @@ impl Resolving {
         Some(adjacency)
     }
 
+    /// Removes those for which it returns false.
+    pub fn retain(&mut self, keeps: impl Fn(Adjacency) -> bool) {
+        let in_order = &mut self.in_order;
+        self.by_next_hop.retain(|&id, &mut (period, adjacency)| {
+            let is_kept = keeps(adjacency);
+            if !is_kept {
+                in_order.remove(&(period, id));
+            }
+            is_kept
+        });
+    }
+
     /// The first one, and the grace period that it waits for.
     fn first(&self) -> Option<(GracePeriod, NextHopId)> {
         self.in_order.first().copied()

@@ -40,11 +40,6 @@ impl Links {
             .find_map(|names| names.get(name).and_then(|&ifindex| self.get(ifindex)))
     }
 
-    /// Whether an interface has this name.
-    pub fn has_name(&self, link: &LinkInfo, name: &str) -> bool {
-        *link.name == *name || self.aliases.get(name) == Some(&link.ifindex)
-    }
-
     /// Replaces the present aliases, and returns them.
     pub fn set_aliases(&mut self, aliases: HashMap<Arc<str>, u32>) -> HashMap<Arc<str>, u32> {
         std::mem::replace(&mut self.aliases, aliases)

@@ -3,7 +3,7 @@
 //! [`Resolver`] gets the kernel's reports and the time, and returns [`Action`]s: requests to the kernel, and the next
 //! hops that have changed. Carry out the actions in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -24,6 +24,10 @@ pub const LOOKUP_RETRY: Duration = Duration::from_secs(1);
 pub const ROUTES_QUIET: Duration = Duration::from_millis(20);
 /// or this long after the first change, if changes never stop.
 pub const ROUTES_BOUND: Duration = Duration::from_millis(200);
+/// How many next hops or addresses an event concerns at once; the others follow in [steps](Resolver::step).
+const AT_ONCE: usize = 16;
+/// How many neighbours are probed at once.
+const PROBED: usize = 256;
 
 /// The state of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +117,12 @@ pub struct Resolver {
     /// Everything was reported at least once. Before that, something missing may not have been reported yet.
     synced: bool,
     hops: BTreeMap<NextHopId, Hop>,
+    /// Next hops by the interface that they name.
+    by_dev: HashMap<Arc<str>, BTreeSet<NextHopId>>,
+    /// Addresses by the interface through which the kernel sends to them.
+    by_interface: HashMap<u32, BTreeSet<IpAddr>>,
+    /// What events leave to be done, in this order.
+    pending: VecDeque<Pending>,
     claims: BTreeMap<Target, Claim>,
     routed: BTreeMap<IpAddr, Routed>,
     /// When to probe each neighbour, earliest first.
@@ -134,6 +144,39 @@ struct Hop {
     /// The last reported state.
     state: Option<HopState>,
 }
+
+/// A walk that takes one step for each next hop or address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Pending {
+    /// Find the states of the next hops that name this interface. `again`: report those that are reached through the
+    /// interface with this index even if their states are as before.
+    Named {
+        dev: Arc<str>,
+        after: Option<NextHopId>,
+        again: Option<u32>,
+    },
+    /// The same for those whose addresses the kernel sends to through this interface.
+    Routed {
+        ifindex: u32,
+        after: Option<IpAddr>,
+        again: Option<u32>,
+    },
+    /// Look up addresses in this range: all, or those that are marked.
+    Ask {
+        first: Bound<IpAddr>,
+        last: IpAddr,
+        marked: bool,
+    },
+    /// See [`Resolver::release_leftovers`].
+    ReleaseLeftovers,
+}
+
+/// The first and the last address of each family.
+const IPV4: (IpAddr, IpAddr) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::BROADCAST));
+const IPV6: (IpAddr, IpAddr) = (
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
+);
 
 /// An entry of the kernel's neighbour table.
 #[derive(Debug)]
@@ -195,6 +238,9 @@ impl Resolver {
     pub fn add(&mut self, id: NextHopId, next_hop: NextHop, now: Instant, actions: &mut Vec<Action>) {
         self.remove(id, now, actions);
         let routed = routed_address(&next_hop);
+        if let Some(dev) = &next_hop.dev {
+            self.by_dev.entry(Arc::clone(dev)).or_default().insert(id);
+        }
         let hop = Hop {
             next_hop,
             target: None,
@@ -209,19 +255,44 @@ impl Resolver {
                 routed.ask(address, actions);
             }
         }
-        self.evaluate(id, now, actions);
+        self.evaluate(id, None, now, actions);
     }
 
     pub fn remove(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
         self.aim(id, None, now, actions);
         let Some(hop) = self.hops.remove(&id) else { return };
+        if let Some(dev) = &hop.next_hop.dev
+            && let Some(named) = self.by_dev.get_mut(dev)
+        {
+            named.remove(&id);
+            if named.is_empty() {
+                self.by_dev.remove(dev);
+            }
+        }
         if let Some(address) = routed_address(&hop.next_hop)
             && let Some(routed) = self.routed.get_mut(&address)
         {
             routed.users.remove(&id);
             if routed.users.is_empty() {
+                let answer = routed.answer;
                 self.routed.remove(&address);
+                self.note_answer(address, answer, None);
             }
+        }
+    }
+
+    /// Keeps `by_interface`.
+    fn note_answer(&mut self, address: IpAddr, old: Option<Lookup>, new: Option<Lookup>) {
+        if let Some(Lookup::Interface(ifindex)) = old
+            && let Some(addresses) = self.by_interface.get_mut(&ifindex)
+        {
+            addresses.remove(&address);
+            if addresses.is_empty() {
+                self.by_interface.remove(&ifindex);
+            }
+        }
+        if let Some(Lookup::Interface(ifindex)) = new {
+            self.by_interface.entry(ifindex).or_default().insert(address);
         }
     }
 
@@ -234,15 +305,18 @@ impl Resolver {
             Event::Synced => self.sweep(now, actions),
             Event::Link(info) => {
                 let old = self.links.insert(info.clone());
-                self.link_changed(info.ifindex, old.as_ref(), Some(info), now, actions);
+                self.link_changed(info.ifindex, old.as_ref(), Some(info));
             }
             Event::LinkGone(ifindex) => {
                 let old = self.links.remove(*ifindex);
-                self.link_changed(*ifindex, old.as_ref(), None, now, actions);
+                self.link_changed(*ifindex, old.as_ref(), None);
             }
             Event::Address(address) | Event::AddressGone(address) => {
-                let is_ipv4 = matches!(address.address, IpNet::V4(_));
-                self.ask_where(|routed| routed.is_ipv4() == is_ipv4, actions);
+                let (first, last) = match address.address {
+                    IpNet::V4(_) => IPV4,
+                    IpNet::V6(_) => IPV6,
+                };
+                self.ask_between(first, last);
             }
             Event::Neighbour(neighbour) => {
                 let Neighbour {
@@ -264,7 +338,78 @@ impl Resolver {
                 self.mark(route.prefix.network(), route.prefix.broadcast(), now);
             }
             Event::NextHopObjectGone | Event::Routing(_) => {}
-            Event::Rules => self.mark(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::from_bits(u128::MAX).into(), now),
+            Event::Rules => self.mark(IPV4.0, IPV6.1, now),
+        }
+        self.step(AT_ONCE, now, actions);
+    }
+
+    /// Whether events have left something to be done by [`Resolver::step`].
+    pub fn has_steps(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Sees to that many of the next hops and addresses that events concern.
+    pub fn step(&mut self, mut count: usize, now: Instant, actions: &mut Vec<Action>) {
+        while count > 0
+            && let Some(pending) = self.pending.pop_front()
+        {
+            count -= 1;
+            if let Some(rest) = self.work_on(pending, now, actions) {
+                self.pending.push_front(rest);
+            }
+        }
+    }
+
+    /// Returns what is left of it.
+    fn work_on(&mut self, pending: Pending, now: Instant, actions: &mut Vec<Action>) -> Option<Pending> {
+        match pending {
+            Pending::Named { dev, after, again } => {
+                let mut named = self
+                    .by_dev
+                    .get(&dev)?
+                    .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+                let id = *named.next()?;
+                self.evaluate_by_link(id, again, now, actions);
+                let after = Some(id);
+                Some(Pending::Named { dev, after, again })
+            }
+            Pending::Routed { ifindex, after, again } => {
+                let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+                let address = *self.by_interface.get(&ifindex)?.range(range).next()?;
+                let users = self.routed.get(&address).map(|routed| routed.users.clone());
+                for id in users.unwrap_or_default() {
+                    self.evaluate_by_link(id, again, now, actions);
+                }
+                let after = Some(address);
+                Some(Pending::Routed { ifindex, after, again })
+            }
+            Pending::Ask { first, last, marked } => {
+                let (address, routed) = self.routed.range_mut((first, Bound::Included(last))).next()?;
+                if routed.marked || !marked {
+                    routed.ask(*address, actions);
+                }
+                let first = Bound::Excluded(*address);
+                Some(Pending::Ask { first, last, marked })
+            }
+            Pending::ReleaseLeftovers => {
+                self.release_leftovers(actions);
+                None
+            }
+        }
+    }
+
+    /// Adds something to be done, unless it is about to be done.
+    fn plan(&mut self, new: Pending) {
+        if !self.pending.contains(&new) {
+            self.pending.push_back(new);
+        }
+    }
+
+    /// [`Resolver::evaluate`] after a change of the link.
+    fn evaluate_by_link(&mut self, id: NextHopId, again: Option<u32>, now: Instant, actions: &mut Vec<Action>) {
+        self.evaluate(id, again, now, actions);
+        if let Some(target) = self.hops.get(&id).and_then(|hop| hop.target) {
+            self.refresh(target, now, actions);
         }
     }
 
@@ -279,9 +424,22 @@ impl Resolver {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if !renamed.is_empty() {
-            for hop in self.hops.values_mut() {
-                hop.next_hop.rename_device(renamed);
+        for pending in &mut self.pending {
+            if let Pending::Named { dev, .. } = pending
+                && let Some(new) = renamed.get(dev)
+            {
+                *dev = Arc::clone(new);
+            }
+        }
+        let named = renamed.iter().map(|(old, new)| (new, self.by_dev.remove(old)));
+        for (new, named) in named.collect::<Vec<_>>() {
+            for id in named.iter().flatten() {
+                if let Some(hop) = self.hops.get_mut(id) {
+                    hop.next_hop.rename_device(renamed);
+                }
+            }
+            if let Some(named) = named {
+                self.by_dev.entry(Arc::clone(new)).or_default().extend(named);
             }
         }
         let gone: Vec<u32> = self
@@ -304,17 +462,18 @@ impl Resolver {
             return;
         }
         let before = self.links.set_aliases(aliases);
-        let changed = |name: &Arc<str>| before.get(name) != self.links.aliases().get(name);
-        let concerned = self
-            .hops
-            .iter()
-            .filter(|(_, hop)| hop.next_hop.dev.as_ref().is_some_and(changed));
-        for id in Vec::from_iter(concerned.map(|(id, _)| *id)) {
-            self.evaluate(id, now, actions);
+        let now_named = self.links.aliases();
+        let names = before.keys().chain(now_named.keys());
+        let changed = names.filter(|&name| before.get(name) != now_named.get(name));
+        let changed: BTreeSet<Arc<str>> = changed.cloned().collect();
+        for dev in changed {
+            let (after, again) = (None, None);
+            self.plan(Pending::Named { dev, after, again });
         }
         if self.synced {
-            self.release_leftovers(actions);
+            self.plan(Pending::ReleaseLeftovers);
         }
+        self.step(AT_ONCE, now, actions);
     }
 
     /// Releases the neighbours that a killed instance left managed: nothing else would, and the kernel would ask for
@@ -352,9 +511,11 @@ impl Resolver {
             routed.marked = true;
             self.lookups_due.get_or_insert(now + LOOKUP_RETRY);
         } else if routed.answer != answer {
-            routed.answer = answer;
-            for id in Vec::from_iter(routed.users.iter().copied()) {
-                self.evaluate(id, now, actions);
+            let old = std::mem::replace(&mut routed.answer, answer);
+            let users = Vec::from_iter(routed.users.iter().copied());
+            self.note_answer(address, old, answer);
+            for id in users {
+                self.evaluate(id, None, now, actions);
             }
         }
     }
@@ -373,8 +534,9 @@ impl Resolver {
     }
 
     /// Call when answers to [`Action::Lookup`] may have changed for a reason that the kernel does not report.
-    pub fn look_up_again(&mut self, actions: &mut Vec<Action>) {
-        self.ask_where(|_| true, actions);
+    pub fn look_up_again(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.ask_between(IPV4.0, IPV6.1);
+        self.step(AT_ONCE, now, actions);
     }
 
     /// When [`Resolver::poll`] has something to do.
@@ -384,17 +546,23 @@ impl Resolver {
     }
 
     pub fn poll(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        while let Some(&(due, target)) = self.probes_due.first()
-            && due <= now
-        {
+        // If there are more, the deadline stays.
+        for _ in 0..PROBED {
+            let Some(&(_, target)) = self.probes_due.first().filter(|&&(due, _)| due <= now) else {
+                break;
+            };
             self.refresh(target, now, actions);
         }
         if self.lookups_due.is_some_and(|due| due <= now) {
             self.lookups_due = None;
             self.routes_since = None;
-            for (address, routed) in self.routed.iter_mut().filter(|(_, routed)| routed.marked) {
-                routed.ask(*address, actions);
-            }
+            let (first, last) = (Bound::Included(IPV4.0), IPV6.1);
+            self.plan(Pending::Ask {
+                first,
+                last,
+                marked: true,
+            });
+            self.step(AT_ONCE, now, actions);
         }
     }
 
@@ -405,16 +573,18 @@ impl Resolver {
         }
     }
 
-    /// Finds the state of a next hop, and reports it if it has changed.
-    fn evaluate(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
+    /// Finds the state of a next hop, and reports it if it has changed, or if it is reached through the interface `again`.
+    fn evaluate(&mut self, id: NextHopId, again: Option<u32>, now: Instant, actions: &mut Vec<Action>) {
         let Some(hop) = self.hops.get(&id).filter(|_| self.synced) else {
             return;
         };
         let (state, target) = self.resolve(&hop.next_hop);
         self.aim(id, target, now, actions);
+        let reached = state.and_then(HopState::adjacency).map(|(ifindex, _)| ifindex);
+        let is_again = again.is_some() && reached == again;
         if let Some(state) = state
             && let Some(hop) = self.hops.get_mut(&id)
-            && hop.state != Some(state)
+            && (hop.state != Some(state) || is_again)
         {
             hop.state = Some(state);
             actions.push(Action::Changed { id, state });
@@ -541,18 +711,11 @@ impl Resolver {
         let users = Vec::from_iter(claim.users.iter().copied());
         self.refresh(target, now, actions);
         for id in users {
-            self.evaluate(id, now, actions);
+            self.evaluate(id, None, now, actions);
         }
     }
 
-    fn link_changed(
-        &mut self,
-        ifindex: u32,
-        old: Option<&LinkInfo>,
-        new: Option<&LinkInfo>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn link_changed(&mut self, ifindex: u32, old: Option<&LinkInfo>, new: Option<&LinkInfo>) {
         let matters =
             |link: Option<&LinkInfo>| link.map(|link| (link.name.clone(), link.is_up(), link.noarp, link.ip_ifindex()));
         // The VRF that it is in, or may be in, decides which routes lead to it.
@@ -562,27 +725,24 @@ impl Resolver {
         if matters(old) == matters(new) && vrf(old) == vrf(new) {
             return;
         }
-        let goes_by = |name: &str| old.into_iter().chain(new).any(|link| self.links.has_name(link, name));
-        let concerned = self
-            .hops
-            .iter()
-            .filter(|(_, hop)| match (&hop.next_hop.dev, hop.next_hop.via.address()) {
-                (Some(dev), _) => goes_by(dev),
-                (None, Some(address)) => {
-                    let routed = self.routed.get(&address);
-                    routed.is_some_and(|routed| routed.answer == Some(Lookup::Interface(ifindex)))
-                }
-                (None, None) => false,
-            });
-        for id in Vec::from_iter(concerned.map(|(id, _)| *id)) {
-            self.evaluate(id, now, actions);
-            if let Some(target) = self.hops.get(&id).and_then(|hop| hop.target) {
-                self.refresh(target, now, actions);
-            }
-        }
         let is_up = |link: Option<&LinkInfo>| link.is_some_and(LinkInfo::is_up);
+        // The switch takes the adjacencies of a link that is down away at once: it has to give them back if the link is
+        // up again when the next hops are looked at.
+        let again = (!is_up(new)).then_some(ifindex);
+        let names = old.into_iter().chain(new).map(|link| &link.name);
+        let aliases = self.links.aliases().iter().filter(|&(_, &index)| index == ifindex);
+        let names: BTreeSet<Arc<str>> = names.chain(aliases.map(|(name, _)| name)).cloned().collect();
+        for dev in names {
+            self.plan(Pending::Named {
+                dev,
+                after: None,
+                again,
+            });
+        }
+        let after = None;
+        self.plan(Pending::Routed { ifindex, after, again });
         if is_up(old) != is_up(new) || vrf(old) != vrf(new) {
-            self.ask_where(|_| true, actions);
+            self.ask_between(IPV4.0, IPV6.1);
         }
     }
 
@@ -596,21 +756,21 @@ impl Resolver {
             self.handle(&Event::NeighbourGone { ifindex, address }, now, actions);
         }
         let is_first = !std::mem::replace(&mut self.synced, true);
-        self.ask_where(|_| true, actions);
+        self.ask_between(IPV4.0, IPV6.1);
+        self.step(AT_ONCE, now, actions);
         if is_first {
             for id in Vec::from_iter(self.hops.keys().copied()) {
-                self.evaluate(id, now, actions);
+                self.evaluate(id, None, now, actions);
             }
             self.release_leftovers(actions);
         }
     }
 
-    /// Looks up addresses at once.
-    fn ask_where(&mut self, choose: impl Fn(&IpAddr) -> bool, actions: &mut Vec<Action>) {
+    /// Looks up the addresses from `first` to `last`.
+    fn ask_between(&mut self, first: IpAddr, last: IpAddr) {
         if self.synced {
-            for (address, routed) in self.routed.iter_mut().filter(|(address, _)| choose(address)) {
-                routed.ask(*address, actions);
-            }
+            let (first, marked) = (Bound::Included(first), false);
+            self.plan(Pending::Ask { first, last, marked });
         }
     }
 

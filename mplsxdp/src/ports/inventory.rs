@@ -136,6 +136,11 @@ impl Traits {
 }
 
 impl Port {
+    /// Whether frames may leave by it: it is neither retired nor parent-only.
+    pub fn is_usable(&self) -> bool {
+        !self.retired && self.role != Role::ParentOnly
+    }
+
     pub fn number(&self) -> u16 {
         self.number
     }
@@ -281,7 +286,7 @@ impl Ports {
     pub fn by_ifindex(&self, ifindex: u32) -> Option<&Port> {
         self.ports
             .iter()
-            .find(|port| port.ifindex() == ifindex && !port.retired && port.role != Role::ParentOnly)
+            .find(|port| port.ifindex() == ifindex && port.is_usable())
     }
 
     /// The settings that are frozen into the program of port `number`.

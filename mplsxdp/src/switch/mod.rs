@@ -55,7 +55,7 @@ use crate::ports::programs::Finding;
 use crate::ports::{PortError, Ports, sub_interface};
 use crate::rib::Rib;
 use crate::route::filter::RouteFilter;
-use crate::route::{NextHop, Owner};
+use crate::route::{NextHop, NextHopId, Owner};
 use audit::Audits;
 pub use audit::Reading;
 pub use feeds::FeedEvent;
@@ -315,6 +315,8 @@ pub struct Switch<T> {
     feeds: Feeds,
     audits: Audits,
     work: Work,
+    /// Ports have changed, and the adjacencies of the next hops after this one are still to be rewritten.
+    republishing: Option<Option<NextHopId>>,
     /// Changes of next hops that are still to be logged.
     unlogged: VecDeque<(NextHop, HopState)>,
     effects: VecDeque<Effect>,
@@ -341,6 +343,7 @@ impl<T: Tables> Switch<T> {
             ftn_retry: None,
             changes: RouteChanges::default(),
             work: Work::default(),
+            republishing: None,
             unlogged: VecDeque::new(),
             lfib: Lfib::new(tables),
             effects: VecDeque::new(),
@@ -432,6 +435,8 @@ impl<T: Tables> Switch<T> {
                 || self.audits.has_work(self.feeds.is_followed())
         };
         self.lfib.has_stale_groups()
+            || self.resolver.has_steps()
+            || self.republishing.is_some()
             || self.lfib.has_to_publish()
             || self.has_claims_to_follow()
             || self.lfib.has_to_tidy()
@@ -444,6 +449,10 @@ impl<T: Tables> Switch<T> {
         let awaits_room = self.lfib.awaits_room();
         if self.lfib.has_stale_groups() {
             self.lfib.follow_groups(&mut Budget::new(usize::MAX, is_over));
+        } else if self.resolver.has_steps() {
+            self.resolve_step(&mut Budget::new(usize::MAX, is_over), now);
+        } else if self.republishing.is_some() {
+            self.republish_step(&mut Budget::new(usize::MAX, is_over));
         } else if self.lfib.has_to_publish() {
             self.lfib.publish_step(&mut Budget::new(usize::MAX, is_over));
         } else if !self.unlogged.is_empty() {

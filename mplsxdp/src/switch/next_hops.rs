@@ -13,13 +13,18 @@ use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::{Budget, Reach};
 use crate::neighbour::Event;
 use crate::neighbour::resolver::{Action, HopState};
-use crate::ports::Role;
 use crate::ports::local::{self};
+use crate::ports::{Port, Role};
 
 /// How many changes of next hops are logged at once; the rest is logged in steps.
 const LOGGED: usize = 16;
 /// What it takes to log one, in operations.
 const LINE: usize = 8;
+/// How many next hops are seen to before the clock is read, and what each takes, in operations.
+const RESOLVED: usize = 16;
+const HOP: usize = 4;
+/// How many adjacencies are written at once after ports have changed, in operations.
+const REPUBLISHED: usize = 256;
 
 impl<T: Tables> Switch<T> {
     pub(super) fn handle_events(&mut self, batch: &[Event], now: Instant) {
@@ -27,6 +32,8 @@ impl<T: Tables> Switch<T> {
         let mut changed = BTreeSet::new();
         let mut ports_changed = false;
         let mut links_changed = false;
+        // First: frames are lost as long as they go to a link that is down. What else follows takes longer.
+        self.fail_links(batch);
         let foreign_sources = self.foreign_sources();
         for event in batch {
             debug!(?event, "kernel");
@@ -35,7 +42,6 @@ impl<T: Tables> Switch<T> {
             self.addresses.handle(event);
             links_changed |= matches!(event, Event::Link(_) | Event::LinkGone(_) | Event::Synced);
         }
-        // First: frames are lost as long as they go to a link that is down.
         let mut others = self.take_next_hop_changes(actions);
         let names = if links_changed {
             self.ports.names()
@@ -70,7 +76,7 @@ impl<T: Tables> Switch<T> {
             });
             self.effects.push_back(Effect::LinksDown(down.collect()));
             if self.follow_vrfs(&[]) {
-                self.resolver.look_up_again(&mut others);
+                self.resolver.look_up_again(now, &mut others);
             }
         }
         self.claims_changed(changed);
@@ -81,6 +87,33 @@ impl<T: Tables> Switch<T> {
             self.effects.push_back(Effect::KeepPorts);
             self.republish_next_hops();
             self.fit_local_mtu();
+        }
+    }
+
+    /// Lets no more frames go to links that are down or gone. The resolver sees to their next hops afterwards, whether
+    /// the links are up again or not.
+    fn fail_links(&mut self, batch: &[Event]) {
+        let failed = batch.iter().filter_map(|event| match event {
+            Event::Link(link) if !link.is_up() => Some(link.ifindex),
+            Event::LinkGone(ifindex) => Some(*ifindex),
+            _ => None,
+        });
+        let failed: BTreeSet<u16> = failed
+            .filter_map(|ifindex| self.ports.by_ifindex(ifindex))
+            .map(Port::number)
+            .collect();
+        if !failed.is_empty() {
+            self.lfib.fail_ports(|number| failed.contains(&number));
+        }
+    }
+
+    /// Sees to some of the next hops that events concern.
+    pub(super) fn resolve_step(&mut self, budget: &mut Budget<'_>, now: Instant) {
+        while self.resolver.has_steps() && budget.is_left() {
+            let mut actions = Vec::new();
+            self.resolver.step(RESOLVED, now, &mut actions);
+            self.perform(actions);
+            budget.spend(RESOLVED * HOP);
         }
     }
 
@@ -221,14 +254,32 @@ impl<T: Tables> Switch<T> {
         Some(adjacency.with_one_buffer(!self.ports.sends_multi_buffer(port.number())))
     }
 
-    /// Rewrites every adjacency after ports were added, removed or changed.
+    /// Rewrites every adjacency after ports were added, removed or changed. If there are many, frames stop going to ports
+    /// that are gone at once, and the rest follows in steps.
     pub(super) fn republish_next_hops(&mut self) {
-        let reached: Vec<_> = self
-            .resolver
-            .next_hops()
-            .map(|(id, _, state)| (id, self.reach(state)))
-            .collect();
-        self.set_next_hops(reached);
+        self.republishing = Some(None);
+        self.republish_step(&mut Budget::new(REPUBLISHED, &mut || false));
+        let usable = self.ports.iter().filter(|port| port.is_usable());
+        let usable: BTreeSet<u16> = usable.map(Port::number).collect();
+        self.lfib.fail_ports(|number| !usable.contains(&number));
+    }
+
+    /// Rewrites some of them.
+    pub(super) fn republish_step(&mut self, budget: &mut Budget<'_>) {
+        while budget.is_left()
+            && let Some(after) = self.republishing
+        {
+            let next = std::iter::successors(self.resolver.next_hop_after(after), |(id, ..)| {
+                self.resolver.next_hop_after(Some(*id))
+            });
+            let some: Vec<_> = next
+                .take(RESOLVED)
+                .map(|(id, _, state)| (id, self.reach(state)))
+                .collect();
+            self.republishing = some.last().map(|&(id, _)| Some(id));
+            budget.spend(HOP * some.len());
+            self.set_next_hops(some);
+        }
     }
 
     /// Ports were added or removed on request.
@@ -274,7 +325,7 @@ impl<T: Tables> Switch<T> {
         self.follow_ports(&names, now, &mut actions);
         // Another port may be the way out of a VRF.
         if self.follow_vrfs(&[]) || !self.vrf_tables.is_empty() {
-            self.resolver.look_up_again(&mut actions);
+            self.resolver.look_up_again(now, &mut actions);
         }
         self.perform(actions);
     }

@@ -643,6 +643,84 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     );
 }
 
+/// All adjacencies of a link that fails lose their neighbours at once. The next hops follow in steps, in which the link
+/// may come back.
+#[test]
+fn frames_stop_going_to_a_link_that_fails_at_once() {
+    const NEXT_HOPS: u32 = 1000;
+    let mut rig = Rig::up();
+    let routes = (0..NEXT_HOPS).map(|number| {
+        let label = 100 + number;
+        let [high, low] = [number / 250, number % 250];
+        format!("{label} as 200 via link 02:00:00:00:{high:02x}:{low:02x} dev eth1 backup via link 02:00:00:01:00:01 dev eth2")
+    });
+    let routes = Vec::from_iter(routes);
+    let routes = Vec::from_iter(routes.iter().map(String::as_str));
+    rig.change(ChangeMode::Add, &routes, false).unwrap();
+    let through = |rig: &Rig, name: &str| {
+        let number = rig.switch.ports.number(name).unwrap();
+        let slots = rig.switch.tables().adjacencies.values();
+        slots.filter(|slot| slot.is_resolved() && slot.port() == number).count()
+    };
+    let all = NEXT_HOPS as usize;
+    assert_eq!((through(&rig, "eth1"), through(&rig, "eth2")), (all, 1));
+    rig.holds = true;
+    for steps_before_it_is_back in [0, 3, usize::MAX] {
+        rig.link(down(link(1, "eth1")));
+        assert_eq!((through(&rig, "eth1"), through(&rig, "eth2")), (0, 1));
+        assert!(rig.switch.resolver.has_steps());
+        let mut steps = 0;
+        while rig.switch.resolver.has_steps() && steps < steps_before_it_is_back {
+            rig.switch.step(rig.now, &mut || true);
+            steps += 1;
+        }
+        assert!(steps == steps_before_it_is_back || steps > 10, "{steps} steps");
+        rig.link(link(1, "eth1"));
+        while rig.switch.has_steps() {
+            rig.switch.step(rig.now, &mut || true);
+        }
+        rig.later(Duration::from_millis(100));
+        assert_eq!((through(&rig, "eth1"), through(&rig, "eth2")), (all, 1));
+    }
+}
+
+/// A port that is removed with many next hops behind it: the same.
+#[test]
+fn frames_stop_going_to_a_port_that_is_removed_at_once() {
+    let mut rig = Rig::up();
+    let routes = (0..500).map(|number| {
+        format!(
+            "{} as 200 via link 02:00:00:00:00:01 dev eth{}",
+            100 + number,
+            1 + number % 2
+        )
+    });
+    let routes = Vec::from_iter(routes.chain((0..500).map(|number| {
+        format!(
+            "{} as 200 via link 02:00:00:02:{:02x}:{:02x} dev eth1",
+            1000 + number,
+            number / 250,
+            number % 250
+        )
+    })));
+    let routes = Vec::from_iter(routes.iter().map(String::as_str));
+    rig.change(ChangeMode::Add, &routes, false).unwrap();
+    let number = rig.switch.ports.number("eth1").unwrap();
+    rig.holds = true;
+    rig.ask(Request::DeleteLink { name: "eth1".into() });
+    let adjacencies = rig.switch.tables().adjacencies.values();
+    assert_eq!(
+        adjacencies
+            .filter(|slot| slot.is_resolved() && slot.port() == number)
+            .count(),
+        0
+    );
+    assert!(rig.switch.republishing.is_some());
+    rig.holds = false;
+    rig.settle();
+    assert!(rig.switch.republishing.is_none());
+}
+
 /// Nodes of the FTN for all prefixes beneath follow one that covers them, and nothing else waits for that.
 #[test]
 fn a_prefix_over_many_others_is_published_in_steps_and_answered_then() {

@@ -1313,3 +1313,63 @@ fn the_sub_interfaces_of_a_renamed_port_keep_their_next_hops() {
         Some("via link 52:54:00:00:00:01 dev core0.100")
     );
 }
+
+/// The next hops of a link that fails are found by an index, and seen to one by one. Those of others are not looked at.
+#[test]
+fn the_next_hops_of_a_link_follow_it_in_steps() {
+    const HOPS: u16 = 300;
+    let mut bench = Bench::new();
+    for id in 0..HOPS {
+        let (out, other) = (NextHopId(id), NextHopId(HOPS + id));
+        bench.add(out, "02:00:00:00:01:01 dev eth1");
+        bench.add(other, "02:00:00:00:01:02 dev eth2");
+        let address = format!("10.{}.{}.1", id / 200, id % 200);
+        bench.add(NextHopId(2 * HOPS + id), &address);
+        bench.answer(&address, Some(Lookup::Interface(ETH1)));
+    }
+    bench.take();
+    let is_down = |action: &&Action| matches!(action, Action::Changed { id, state: HopState::LinkDown { ifindex: ETH1 } } if id.0 / HOPS != 1);
+    bench.tell(down(ETH1, "eth1"));
+    let mut followed = bench.take().iter().filter(is_down).count();
+    assert_eq!(followed, AT_ONCE);
+    let mut steps = 0;
+    while bench.resolver.has_steps() {
+        bench.resolver.step(1, bench.now, &mut bench.actions);
+        let actions = bench.take();
+        assert!(
+            actions
+                .iter()
+                .filter(|action| matches!(action, Action::Changed { .. }))
+                .count()
+                <= 1
+        );
+        followed += actions.iter().filter(is_down).count();
+        steps += 1;
+    }
+    assert_eq!(followed, 2 * usize::from(HOPS));
+    // One for each next hop of the link, one look-up for each address, and the ends of these walks.
+    assert!(steps <= 3 * usize::from(HOPS) + 4, "{steps} steps");
+}
+
+/// The switch lets no frames go to a link that is down. So it must hear of the link's next hops even if the link is up
+/// again before they are looked at.
+#[test]
+fn next_hops_are_reported_again_if_their_link_was_down_for_a_moment() {
+    let mut bench = Bench::new();
+    let ids = (0..100).map(NextHopId);
+    for id in ids.clone() {
+        bench.add(id, "02:00:00:00:01:01 dev eth1");
+    }
+    bench.take();
+    bench.tell(down(ETH1, "eth1"));
+    bench.tell(up(ETH1, "eth1"));
+    bench.resolver.step(usize::MAX, bench.now, &mut bench.actions);
+    let actions = bench.take();
+    let mac = "02:00:00:00:01:01".parse().unwrap();
+    for id in ids {
+        let last = actions
+            .iter()
+            .rfind(|action| matches!(action, Action::Changed { id: of, .. } if *of == id));
+        assert_eq!(last, Some(&changed(id, HopState::Static { ifindex: ETH1, mac })));
+    }
+}

@@ -61,13 +61,16 @@ pub struct Sizes {
     pub objects: usize,
 }
 
+/// Most prefixes have one route.
+type OfPrefix = SmallVec<[Held<Box<Route>>; 1]>;
+
 #[derive(Debug)]
 pub struct Mirror {
     source: Source,
     round: u32,
     labels: BTreeMap<Label, Held<Box<Route>>>,
     /// The routes of each prefix, in the order in which the kernel would try them.
-    prefixes: BTreeMap<(u32, IpNet), SmallVec<[Held<Box<Route>>; 1]>>,
+    prefixes: BTreeMap<(u32, IpNet), OfPrefix>,
     objects: BTreeMap<u32, Held<ObjectTo>>,
     /// The keys whose routes use an object, even if the object is missing.
     users: BTreeMap<u32, BTreeSet<Key>>,

@@ -81,13 +81,19 @@ impl Requests {
         });
     }
 
-    /// The next result; waits for ever while nothing is under way. Can be dropped and called again at any time.
+    /// The next result that matters; waits for ever while nothing is under way. Can be dropped and called again at any
+    /// time. Results without meaning begin the next requests at once: a thousand neighbours would otherwise wait for as
+    /// many steps of other work.
     pub async fn next(&mut self) -> Outcome {
-        let Some(outcome) = self.under_way.next().await else {
-            return pending().await;
-        };
-        self.begin();
-        outcome
+        loop {
+            let Some(outcome) = self.under_way.next().await else {
+                return pending().await;
+            };
+            self.begin();
+            if !matches!(outcome, Outcome::Nothing) {
+                return outcome;
+            }
+        }
     }
 
     /// Waits for all of them.
@@ -98,5 +104,33 @@ impl Requests {
             outcomes.push(outcome);
         }
         outcomes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::kernel::Interests;
+
+    /// One wait carries out all of them, so none waits for other work of the event loop.
+    #[tokio::test]
+    async fn a_request_without_a_result_does_not_end_a_wait() {
+        let (netlink, _events) = Netlink::open_with(Interests::default()).unwrap();
+        let mut requests = Requests::new(netlink);
+        for _ in 0..20 * UNDER_WAY {
+            requests.push(async {
+                tokio::task::yield_now().await;
+                Outcome::Nothing
+            });
+        }
+        requests.push(async { Outcome::Input(Input::Tick) });
+        assert!(matches!(requests.next().await, Outcome::Input(Input::Tick)));
+        assert!(requests.queued.is_empty());
+        while !requests.under_way.is_empty() {
+            assert!(requests.next().now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
     }
 }

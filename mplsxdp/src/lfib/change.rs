@@ -128,14 +128,11 @@ impl NextHopSearch {
         self.leads_here
     }
 
-    /// The next hops that were found, backups included, each once, with the index of the first route that has it.
-    pub fn found(&self) -> impl Iterator<Item = (usize, &NextHop)> {
-        self.new.iter().flat_map(|(index, next_hop, backup)| {
-            [Some(next_hop), backup.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(move |hop| (*index, hop))
-        })
+    /// What was found with this index, if there is as much: a next hop and its backup, with the index of the first route
+    /// that has them.
+    pub fn found(&self, at: usize) -> Option<(usize, &NextHop, Option<&NextHop>)> {
+        let (index, next_hop, backup) = self.new.get(at)?;
+        Some((*index, next_hop, backup.as_ref()))
     }
 }
 

@@ -273,6 +273,14 @@ impl NextHops {
         self.entries.get(&id).is_some_and(|entry| entry.resolved)
     }
 
+    /// Those that came into use, as long as that change has not been taken.
+    pub fn unfollowed(&self) -> impl Iterator<Item = (NextHopId, &NextHop)> {
+        self.changes.iter().filter_map(|change| match change {
+            NextHopChange::Added(id, next_hop) => Some((*id, next_hop)),
+            NextHopChange::Removed(_) => None,
+        })
+    }
+
     /// How many wait for the MAC address of their neighbour.
     pub fn unresolved(&self) -> usize {
         self.len() - self.resolved

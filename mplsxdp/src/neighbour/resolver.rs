@@ -525,12 +525,10 @@ impl Resolver {
         self.routed.get(&address).is_some_and(|routed| routed.asking)
     }
 
-    /// The addresses for which an answer is outstanding.
-    pub fn asked(&self) -> impl Iterator<Item = IpAddr> {
-        self.routed
-            .iter()
-            .filter(|(_, routed)| routed.asking)
-            .map(|(&address, _)| address)
+    /// The first address from this one on for which an answer is outstanding.
+    pub fn asked(&self, from: IpAddr) -> Option<IpAddr> {
+        let mut asked = self.routed.range(from..).filter(|(_, routed)| routed.asking);
+        asked.next().map(|(&address, _)| address)
     }
 
     /// Call when answers to [`Action::Lookup`] may have changed for a reason that the kernel does not report.

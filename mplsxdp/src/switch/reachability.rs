@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use tracing::warn;
 
 use super::Switch;
-use crate::control::api::{self, Changes, Refusal};
+use crate::control::api::{self, Changes};
 use crate::dataplane::Tables;
 use crate::kernel;
 use crate::lfib::Budget;
@@ -99,53 +99,29 @@ impl Survey {
 }
 
 impl<T: Tables> Switch<T> {
-    /// Checks the next hops that name their interface: it must be a port. Each comes with the index of its route.
-    pub(super) fn check_devices(&self, next_hops: &[(usize, NextHop)]) -> Result<(), Refusal> {
-        self.refuse_first(next_hops, |next_hop| match (&next_hop.dev, next_hop.via.address()) {
+    /// Why a next hop cannot be used, if it names its interface: that must be a port.
+    pub(super) fn obstacle_of_device(&self, next_hop: &NextHop) -> Option<String> {
+        match (&next_hop.dev, next_hop.via.address()) {
             (Some(dev), _) => match self.resolver.links().by_name(dev) {
                 Some(link) => self.not_usable(link, next_hop),
                 None => Some(self.no_such_dev(dev)),
             },
             (None, None) => Some("`via link` needs `dev IFACE`".into()),
             (None, Some(_)) => None,
-        })
+        }
     }
 
-    /// The same for the others, about which the kernel was asked; `failed` are those for which that failed.
-    pub(super) fn check_ways(
-        &self,
-        next_hops: &[(usize, NextHop)],
-        failed: &HashMap<IpAddr, String>,
-    ) -> Result<(), Refusal> {
-        self.refuse_first(next_hops, |next_hop| {
-            let address = next_hop.via.address().filter(|_| next_hop.dev.is_none())?;
-            if let Some(error) = failed.get(&address) {
-                return Some(format!("cannot look up {address}: {error}"));
-            }
-            match self.resolver.state(self.lfib.next_hops().any_of(next_hop)?)? {
-                HopState::NoRoute => Some(self.no_route(address)),
-                HopState::Local => Some(own_address(address)),
-                HopState::NoSuchDev => Some(format!("the interface towards {address} has just gone")),
-                state => self.not_usable(self.resolver.links().get(state.ifindex()?)?, next_hop),
-            }
-        })
-    }
-
-    fn refuse_first(
-        &self,
-        next_hops: &[(usize, NextHop)],
-        obstacle: impl Fn(&NextHop) -> Option<String>,
-    ) -> Result<(), Refusal> {
-        let refused = next_hops
-            .iter()
-            .find_map(|(index, next_hop)| Some((*index, obstacle(next_hop)?)));
-        match refused {
-            Some((index, reason)) => Err(Refusal::RouteRefused {
-                index,
-                parameter: None,
-                reason,
-            }),
-            None => Ok(()),
+    /// The same if it does not, and the kernel was asked; `failed` are the addresses for which that failed.
+    pub(super) fn obstacle_of_way(&self, next_hop: &NextHop, failed: &HashMap<IpAddr, String>) -> Option<String> {
+        let address = next_hop.via.address().filter(|_| next_hop.dev.is_none())?;
+        if let Some(error) = failed.get(&address) {
+            return Some(format!("cannot look up {address}: {error}"));
+        }
+        match self.resolver.state(self.lfib.next_hops().any_of(next_hop)?)? {
+            HopState::NoRoute => Some(self.no_route(address)),
+            HopState::Local => Some(own_address(address)),
+            HopState::NoSuchDev => Some(format!("the interface towards {address} has just gone")),
+            state => self.not_usable(self.resolver.links().get(state.ifindex()?)?, next_hop),
         }
     }
 

@@ -286,12 +286,29 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The next hops that `filter` selects.
-    fn ways(&self, filter: &api::RouteFilter) -> impl Iterator<Item = NextHopId> {
+    fn ways(&self, filter: &api::RouteFilter) -> Box<dyn Iterator<Item = NextHopId> + '_> {
         let next_hops = self.lfib.next_hops();
-        let named = filter.via.map(|via| next_hops.with_name(via));
-        let all = filter.via.is_none().then(|| next_hops.all().map(|(id, _)| id));
-        let candidates = named.into_iter().flatten().chain(all.into_iter().flatten());
-        candidates.filter(|&id| self.is_way(id, filter.via, filter.dev.as_deref()))
+        match (filter.via, filter.dev.clone()) {
+            (Some(via), dev) => {
+                let named = next_hops.with_name(via);
+                Box::new(named.filter(move |&id| self.is_way(id, Some(via), dev.as_deref())))
+            }
+            (None, None) => Box::new(next_hops.all().map(|(id, _)| id)),
+            (None, Some(dev)) => {
+                // All are looked at, so each has to be quick: many have the same interface.
+                let mut by_interface: HashMap<u32, Option<bool>> = HashMap::new();
+                let followed = self.resolver.next_hops();
+                let others = next_hops.unfollowed().map(|(id, next_hop)| (id, next_hop, None));
+                let ids = followed.chain(others).filter(move |(_, next_hop, state)| {
+                    let known = state.and_then(HopState::ifindex).and_then(|ifindex| {
+                        let is_it = || self.interface_name(ifindex).map(|name| name == &*dev);
+                        *by_interface.entry(ifindex).or_insert_with(is_it)
+                    });
+                    known.unwrap_or_else(|| next_hop.dev.as_deref() == Some(&*dev))
+                });
+                Box::new(ids.map(|(id, ..)| id))
+            }
+        }
     }
 
     /// Whether the next hop has this name and interface.
@@ -441,12 +458,15 @@ impl<T: Tables> Switch<T> {
     /// The interface of a next hop. A sub-interface has its own name here, not that of the kernel's device for it.
     fn device(&self, id: NextHopId) -> Option<&str> {
         let ifindex = self.resolver.state(id).and_then(HopState::ifindex);
-        let port = ifindex.and_then(|ifindex| self.ports.by_ifindex(ifindex));
-        let found = ifindex.and_then(|ifindex| self.resolver.links().get(ifindex));
         let next_hop = self.lfib.next_hops().get(id);
-        port.map(|port| port.name())
-            .or_else(|| found.map(|link| &*link.name))
+        ifindex
+            .and_then(|ifindex| self.interface_name(ifindex))
             .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.as_deref()))
+    }
+
+    fn interface_name(&self, ifindex: u32) -> Option<&str> {
+        let port = self.ports.by_ifindex(ifindex).map(|port| port.name());
+        port.or_else(|| self.resolver.links().get(ifindex).map(|link| &*link.name))
     }
 
     /// The state of a next hop, by its public name.

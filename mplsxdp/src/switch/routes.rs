@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -68,11 +68,15 @@ pub(super) enum Origin {
 enum Stage {
     /// Find new next hops in the routes.
     Search(NextHopSearch),
+    /// Find those that are not followed yet, and check that they can be used.
+    Sift(Ahead, Sieve),
     /// Take them ahead of their routes.
     Take(Ahead),
     /// Follow them, and ask the kernel.
     Follow(Ahead),
     LookUp(Ahead, LookUps),
+    /// Check that they lead out of ports, from this one on.
+    CheckWays(Ahead, usize, HashMap<IpAddr, String>),
     Begin(Ahead),
     /// Plan its effect on other owners.
     Settle(Ahead, Box<Settling>),
@@ -106,10 +110,22 @@ struct Ahead {
     fresh: Vec<(usize, NextHop)>,
 }
 
-/// The questions to the kernel.
+/// Next hops that were looked at, and how many that are.
+#[derive(Default, Debug)]
+struct Sieve {
+    at: usize,
+    seen: HashSet<NextHop>,
+}
+
+/// Waits for the kernel's answers about next hops, one after the other.
 #[derive(Default, Debug)]
 struct LookUps {
-    outstanding: HashSet<IpAddr>,
+    /// How many of the new next hops have their answers.
+    at: usize,
+    /// At the start: the address from which on answers may be outstanding.
+    from: Option<IpAddr>,
+    /// The address whose answer is waited for.
+    awaited: Option<IpAddr>,
     /// The addresses for which the kernel could not be asked.
     failed: HashMap<IpAddr, String>,
 }
@@ -215,7 +231,7 @@ impl<T: Tables> Switch<T> {
         {
             let stage = mem::replace(&mut change.stage, Stage::Begin(Ahead::default()));
             match self.next_stage(&change, stage, budget, now) {
-                Next::Stage(Stage::LookUp(ahead, look_ups)) => {
+                Next::Stage(Stage::LookUp(ahead, look_ups)) if look_ups.awaited.is_some() => {
                     change.stage = Stage::LookUp(ahead, look_ups);
                     self.changes.looking_up.push(change);
                 }
@@ -250,18 +266,15 @@ impl<T: Tables> Switch<T> {
             Stage::Search(mut search) => match self.lfib.search(&mut search, &change.change, budget) {
                 Ok(false) => Stage::Search(search),
                 Ok(true) => {
-                    let ahead = Ahead {
-                        fresh: self.fresh(&search),
-                        search,
-                    };
-                    match self.check_devices(&ahead.fresh) {
-                        Err(refusal) if !change.waits() => {
-                            return Next::Done(Err(NotChanged::Refused(refusal)), Reported::default());
-                        }
-                        Ok(()) | Err(_) => Stage::Take(ahead),
-                    }
+                    let fresh = Vec::new();
+                    Stage::Sift(Ahead { search, fresh }, Sieve::default())
                 }
                 Err(error) => return Self::refused(change, error),
+            },
+            Stage::Sift(mut ahead, mut sieve) => match self.sift(&mut ahead, &mut sieve, change.waits(), budget) {
+                Ok(true) => Stage::Take(ahead),
+                Ok(false) => Stage::Sift(ahead, sieve),
+                Err(refusal) => return Next::Done(Err(NotChanged::Refused(refusal)), Reported::default()),
             },
             Stage::Take(mut ahead) => match self.lfib.take_ahead(&mut ahead.search, budget) {
                 true => Stage::Follow(ahead),
@@ -271,28 +284,30 @@ impl<T: Tables> Switch<T> {
                 if !self.follow_some_next_hops(budget, now) {
                     return Next::Stage(Stage::Follow(ahead));
                 }
-                let outstanding: HashSet<IpAddr> = if change.origin == Origin::Started {
-                    self.resolver.asked().collect()
-                } else {
-                    let found = ahead.search.found();
-                    let addresses: HashSet<IpAddr> = found.filter_map(|(_, hop)| hop.via.address()).collect();
-                    addresses
-                        .into_iter()
-                        .filter(|&address| self.resolver.is_asking(address))
-                        .collect()
-                };
-                match outstanding.is_empty() {
-                    true => self.after_look_up(change, ahead, &HashMap::new()),
-                    false => Stage::LookUp(
-                        ahead,
-                        LookUps {
-                            outstanding,
-                            failed: HashMap::new(),
-                        },
-                    ),
+                Stage::LookUp(ahead, LookUps::default())
+            }
+            Stage::LookUp(ahead, mut look_ups) => {
+                let is_started = change.origin == Origin::Started;
+                match self.await_answers(&ahead, &mut look_ups, is_started, budget) {
+                    false => Stage::LookUp(ahead, look_ups),
+                    true if is_started => Stage::Survey(ahead, Changes::default(), Survey::default()),
+                    true if change.waits() => Stage::Begin(ahead),
+                    true => Stage::CheckWays(ahead, 0, look_ups.failed),
                 }
             }
-            Stage::LookUp(ahead, look_ups) => self.after_look_up(change, ahead, &look_ups.failed),
+            Stage::CheckWays(ahead, mut at, failed) => {
+                while let Some((index, next_hop)) = ahead.fresh.get(at) {
+                    if let Some(reason) = self.obstacle_of_way(next_hop, &failed) {
+                        let refusal = unreachable(*index, reason);
+                        return Next::Stage(Stage::LetGo(ahead, Err(NotChanged::Refused(refusal))));
+                    }
+                    at += 1;
+                    if !budget.spend(1) {
+                        return Next::Stage(Stage::CheckWays(ahead, at, failed));
+                    }
+                }
+                Stage::Begin(ahead)
+            }
             Stage::Begin(ahead) if let Err(refusal) = self.check_described(change.source, &change.described) => {
                 return Next::done(ahead, Err(NotChanged::Refused(refusal)));
             }
@@ -397,13 +412,57 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// The next hops of a search that are not followed yet.
-    fn fresh(&self, search: &NextHopSearch) -> Vec<(usize, NextHop)> {
-        let mut seen = HashSet::new();
-        let fresh = search
-            .found()
-            .filter(|(_, next_hop)| !self.lfib.next_hops().is_in_use(next_hop) && seen.insert(*next_hop));
-        fresh.map(|(index, next_hop)| (index, next_hop.clone())).collect()
+    /// Continues to look for the next hops of a search that are not followed yet. Unless they may wait, each that names
+    /// its interface must be usable. Returns whether all are found.
+    fn sift(
+        &self,
+        ahead: &mut Ahead,
+        sieve: &mut Sieve,
+        waits: bool,
+        budget: &mut Budget<'_>,
+    ) -> Result<bool, Refusal> {
+        while let Some((index, next_hop, backup)) = ahead.search.found(sieve.at) {
+            for next_hop in std::iter::once(next_hop).chain(backup) {
+                if self.lfib.next_hops().is_in_use(next_hop) || !sieve.seen.insert(next_hop.clone()) {
+                    continue;
+                }
+                let obstacle = if waits { None } else { self.obstacle_of_device(next_hop) };
+                if let Some(reason) = obstacle {
+                    return Err(unreachable(index, reason));
+                }
+                ahead.fresh.push((index, next_hop.clone()));
+            }
+            sieve.at += 1;
+            if !budget.spend(2) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Goes on until an answer of the kernel about one of the new next hops is outstanding, or at the start about any
+    /// next hop. Returns whether there is none.
+    fn await_answers(&self, ahead: &Ahead, look_ups: &mut LookUps, is_started: bool, budget: &mut Budget<'_>) -> bool {
+        look_ups.awaited = None;
+        if is_started {
+            let from = look_ups.from.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+            look_ups.from = self.resolver.asked(from);
+            look_ups.awaited = look_ups.from;
+            return look_ups.awaited.is_none();
+        }
+        while let Some((_, next_hop, backup)) = ahead.search.found(look_ups.at) {
+            let addresses = std::iter::once(next_hop).chain(backup);
+            let mut addresses = addresses.filter_map(|next_hop| next_hop.via.address());
+            look_ups.awaited = addresses.find(|&address| self.resolver.is_asking(address));
+            if look_ups.awaited.is_some() {
+                return false;
+            }
+            look_ups.at += 1;
+            if !budget.spend(1) {
+                return ahead.search.found(look_ups.at).is_none();
+            }
+        }
+        true
     }
 
     /// Follows some of the next hops that came into use, and forgets those that went out of use. Returns whether all
@@ -414,16 +473,6 @@ impl<T: Tables> Switch<T> {
         budget.spend(4 * some.len());
         self.follow_next_hop_changes(some, now);
         all
-    }
-
-    fn after_look_up(&mut self, change: &RouteChange, ahead: Ahead, failed: &HashMap<IpAddr, String>) -> Stage {
-        if change.origin == Origin::Started {
-            return Stage::Survey(ahead, Changes::default(), Survey::default());
-        }
-        match self.check_ways(&ahead.fresh, failed) {
-            Err(refusal) if !change.waits() => Stage::LetGo(ahead, Err(NotChanged::Refused(refusal))),
-            Ok(()) | Err(_) => Stage::Begin(ahead),
-        }
     }
 
     /// There may be room later, or already: a grace period may have ended since there was none.
@@ -446,23 +495,19 @@ impl<T: Tables> Switch<T> {
         if self.resolver.is_asking(address) {
             return;
         }
-        let mut done = Vec::new();
-        for change in mem::take(&mut self.changes.looking_up) {
-            let mut change = change;
-            if let Stage::LookUp(_, look_ups) = &mut change.stage {
-                if look_ups.outstanding.remove(&address) {
-                    look_ups
-                        .failed
-                        .extend(failure.clone().map(|failure| (address, failure)));
-                }
-                match look_ups.outstanding.is_empty() {
-                    true => done.push(change),
-                    false => self.changes.looking_up.push(change),
+        if let Some(failure) = failure {
+            for change in self.changes.looking_up.iter_mut().chain(&mut self.changes.queue) {
+                if let Stage::LookUp(_, look_ups) = &mut change.stage {
+                    look_ups.failed.insert(address, failure.clone());
                 }
             }
         }
-        if !done.is_empty() {
-            self.changes.queue.extend(done);
+        let awaits_it = |change: &mut RouteChange| matches!(&change.stage, Stage::LookUp(_, LookUps { awaited, .. }) if *awaited == Some(address));
+        let before = self.changes.queue.len();
+        self.changes
+            .queue
+            .extend(self.changes.looking_up.extract_if(.., awaits_it));
+        if self.changes.queue.len() > before {
             self.work_on_routes(&mut Budget::new(AT_ONCE, &mut || false), now);
         }
     }
@@ -605,6 +650,15 @@ impl Next {
                 leads_here,
             },
         )
+    }
+}
+
+/// The refusal of a change whose route with this index has a next hop that cannot be used.
+fn unreachable(index: usize, reason: String) -> Refusal {
+    Refusal::RouteRefused {
+        index,
+        parameter: None,
+        reason,
     }
 }
 

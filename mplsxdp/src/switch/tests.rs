@@ -643,6 +643,74 @@ fn a_link_that_fails_is_seen_to_in_the_middle_of_a_large_change() {
     );
 }
 
+/// New next hops are found, checked, followed and waited for in steps, and the first that cannot be used is named.
+#[test]
+fn many_new_next_hops_are_looked_at_in_steps() {
+    const NEXT_HOPS: usize = 1600;
+    let mut rig = Rig::up();
+    for (wrong, reason) in [
+        (None, ""),
+        (Some("10.255.0.1 dev eth9"), "eth9"),
+        (Some("10.255.0.1"), "no route"),
+    ] {
+        let routes = (0..NEXT_HOPS).map(|number| match wrong {
+            Some(wrong) if number >= NEXT_HOPS - 2 => format!("{} as 200 via inet {wrong}", 100 + number),
+            _ => format!(
+                "{} as 200 via inet 10.{}.{}.1",
+                100 + number,
+                number / 200,
+                number % 200
+            ),
+        });
+        let routes = Vec::from_iter(routes.map(|text| route(&text)));
+        for next_hop in routes
+            .iter()
+            .flat_map(Route::next_hops)
+            .filter_map(|hop| hop.via.address())
+        {
+            if !reason.is_empty() && next_hop.to_string().starts_with("10.255.") {
+                continue;
+            }
+            rig.lookups.insert(next_hop, Lookup::Interface(1));
+        }
+        rig.holds = true;
+        let token = rig.ask(Request::ChangeRoutes {
+            owner: Source::Static,
+            mode: ChangeMode::Replace,
+            routes,
+            wait: false,
+        });
+        let mut steps = 0;
+        // Until the kernel's answers are waited for, or the change is done.
+        while rig.switch.has_steps() {
+            rig.switch.step(rig.now, &mut || true);
+            steps += 1;
+        }
+        assert!(steps > NEXT_HOPS / 16, "{steps} steps");
+        rig.holds = false;
+        rig.settle();
+        match rig.reply(token) {
+            Some(Ok(_)) => assert_eq!(wrong, None),
+            Some(Err(Refusal::RouteRefused {
+                index, reason: said, ..
+            })) => {
+                assert_eq!(index, NEXT_HOPS - 2);
+                assert!(said.contains(reason), "{said}");
+            }
+            other => panic!("{other:?}"),
+        }
+        rig.request(Request::FlushRoutes {
+            owner: Source::Static,
+            filter: RouteFilter {
+                dev: Some("eth1".into()),
+                ..RouteFilter::default()
+            },
+        })
+        .unwrap();
+        assert_eq!(rig.switch.lfib.label_routes(), 0);
+    }
+}
+
 /// All adjacencies of a link that fails lose their neighbours at once. The next hops follow in steps, in which the link
 /// may come back.
 #[test]

@@ -86,9 +86,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         &Bench::new(0, arguments.routes, "--sync fpm")?.fail_over_beside_replays(arguments.trials, arguments.routes)?,
     );
     let bench = Bench::new(arguments.routes, arguments.routes, "")?;
-    let idle = (0..arguments.trials)
-        .map(|_| bench.fail_over())
-        .collect::<Result<Vec<_>>>()?;
+    let idle = trials(arguments.trials, "nothing else to do", || bench.fail_over().map(Some))?;
     print_rows("nothing else to do", &idle);
     print_rows(
         "a restore under way",
@@ -99,6 +97,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     );
     println!("|---|--:|--:|--:|--:|");
     bench.requests()
+}
+
+/// How many trials are made between two lines about the progress, on standard error.
+const PROGRESS: usize = 20;
+
+/// Makes all trials of a kind. One that is `None` does not count.
+fn trials(count: usize, what: &str, mut trial: impl FnMut() -> Result<Option<Failover>>) -> Result<Vec<Failover>> {
+    let start = Instant::now();
+    let mut failovers = Vec::with_capacity(count);
+    while failovers.len() < count {
+        failovers.extend(trial()?);
+        let (done, last) = (failovers.len(), failovers.last());
+        if let Some(last) = last.filter(|_| done.is_multiple_of(PROGRESS)) {
+            let (time, took) = (milliseconds(last.time), start.elapsed().as_secs());
+            eprintln!("{what}: {done} of {count} trials in {took} s; the last one: {time}");
+        }
+    }
+    Ok(failovers)
 }
 
 /// From the notice to the last store.
@@ -264,7 +280,7 @@ impl Bench {
 
     /// The same while routes are restored. Failures count during which a restore was under way from the notice to the
     /// last store.
-    fn fail_over_beside_restores(&self, trials: usize) -> Result<Vec<Failover>> {
+    fn fail_over_beside_restores(&self, count: usize) -> Result<Vec<Failover>> {
         let done = AtomicBool::new(false);
         // Odd while a restore is under way.
         let restores = AtomicU64::new(0);
@@ -281,27 +297,22 @@ impl Bench {
                 }
                 Ok(())
             });
-            let mut times = Vec::with_capacity(trials);
-            let result = loop {
-                if times.len() == trials || restoring.is_finished() {
-                    break Ok(());
-                }
+            let failovers = trials(count, "a restore under way", || {
+                ensure!(!restoring.is_finished(), "no restore is under way any more");
                 let before = restores.load(Ordering::Relaxed);
-                match self.fail_over() {
-                    Ok(time) if before % 2 == 1 && restores.load(Ordering::Relaxed) == before => times.push(time),
-                    Ok(_) => {}
-                    Err(error) => break Err(error),
-                }
-            };
+                let failover = self.fail_over()?;
+                let counts = before % 2 == 1 && restores.load(Ordering::Relaxed) == before;
+                Ok(counts.then_some(failover))
+            });
             done.store(true, Ordering::Relaxed);
             restoring.join().unwrap_or_else(|_| bail!("a panic"))?;
-            result.map(|()| times)
+            failovers
         })
     }
 
     /// The same while zebra sends label routes as fast as they are read, all of them again and again, with other next
     /// hops each time.
-    fn fail_over_beside_replays(mut self, trials: usize, routes: u32) -> Result<Vec<Failover>> {
+    fn fail_over_beside_replays(mut self, count: usize, routes: u32) -> Result<Vec<Failover>> {
         let netns = self.router.netns();
         let eth2 = netns.within(|| Ok(nix::net::if_::if_nametoindex("eth2")?))?;
         let first = FIRST_PROTECTED + NEXT_HOPS;
@@ -319,11 +330,10 @@ impl Bench {
                 Ok(())
             });
             self.resolved = (NEXT_HOPS + fpm::NEXT_HOPS) as usize;
-            let failovers = (0..trials).map(|_| match sending.is_finished() {
-                true => bail!("zebra sends no longer"),
-                false => self.fail_over(),
+            let failovers = trials(count, "a replay of zebra under way", || {
+                ensure!(!sending.is_finished(), "zebra sends no longer");
+                self.fail_over().map(Some)
             });
-            let failovers = failovers.collect::<Result<Vec<_>>>();
             done.store(true, Ordering::Relaxed);
             sending.join().unwrap_or_else(|_| bail!("a panic"))?;
             failovers

@@ -19,8 +19,8 @@ use crate::setup;
 /// The program that carries out labs, and lists them.
 const PROGRAM: &str = "labs";
 /// Packages that the guest has besides the programs of this machine, and the suite of Debian that they are from: that
-/// of FRR 8.4.
-const PACKAGES: (&str, [&str; 2]) = ("bookworm", ["frr", "exabgp"]);
+/// of FRR 8.4. `util-linux` has setpriv, which starts ExaBGP: every Debian has it, so nothing depends on it.
+const PACKAGES: (&str, [&str; 3]) = ("bookworm", ["frr", "exabgp", "util-linux"]);
 /// What FRR and the labs need of the kernel.
 const MODULES: [&str; 3] = ["vrf", "8021q", "dummy"];
 /// Without them the kernel has no MPLS.

@@ -18,13 +18,18 @@ use crate::show;
 
 /// The tree of packages, in which FRR runs.
 pub const DEBIAN: &str = "/debian";
-/// The users that FRR's own installation would create, and the numbers of Debian's first users.
+/// The users that FRR's own installation would create, with the numbers of Debian's first users, and `nobody`, which
+/// ExaBGP looks up at its start.
 const USERS: [(&str, &str); 4] = [
     (
         "etc/passwd",
-        "root:x:0:0::/root:/bin/sh\nfrr:x:100:102::/nonexistent:/usr/sbin/nologin\n",
+        "root:x:0:0::/root:/bin/sh\nfrr:x:100:102::/nonexistent:/usr/sbin/nologin\n\
+         nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n",
     ),
-    ("etc/group", "root:x:0:\nfrrvty:x:101:frr\nfrr:x:102:\n"),
+    (
+        "etc/group",
+        "root:x:0:\nfrrvty:x:101:frr\nfrr:x:102:\nnogroup:x:65534:\n",
+    ),
     ("etc/pam.d/frr", PERMIT),
     ("etc/pam.d/other", PERMIT),
 ];

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const BATCH: usize = 512;
 const PENDING_MAX: usize = 1 << 17;
 /// Room for more than two frames of the maximum length.
 const BUFFER_BYTES: usize = 1 << 18;
+/// How long to wait if the queue is locked: the thread that reads adds what it has read.
+const LOCKED_PAUSE: Duration = Duration::from_millis(1);
 /// A peer that has disappeared is noticed after 5 + 3 * 2 seconds.
 const KEEPALIVE_IDLE_S: u32 = 5;
 const KEEPALIVE_INTERVAL_S: u32 = 2;
@@ -107,6 +109,14 @@ struct Shared {
 struct Inner {
     pending: Pending<FeedEvent>,
     status: Status,
+}
+
+impl Inner {
+    fn take(&mut self) -> Option<Next<FeedEvent>> {
+        let next = self.pending.take(BATCH);
+        self.status.pending = self.pending.len();
+        next
+    }
 }
 
 impl Shared {
@@ -196,11 +206,15 @@ impl Fpm {
     /// Waits for what comes next. Can be dropped and called again at any time.
     pub async fn next(&self) -> FeedEvent {
         loop {
-            let next = {
-                let mut inner = self.shared.lock();
-                let next = inner.pending.take(BATCH);
-                inner.status.pending = inner.pending.len();
-                next
+            // The event loop does not wait for the thread that reads, which may have no CPU while it holds the lock.
+            let taken = match self.shared.inner.try_lock() {
+                Err(TryLockError::WouldBlock) => None,
+                Err(TryLockError::Poisoned(inner)) => Some(inner.into_inner().take()),
+                Ok(mut inner) => Some(inner.take()),
+            };
+            let Some(next) = taken else {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+                continue;
             };
             match next {
                 None => self.shared.added.notified().await,

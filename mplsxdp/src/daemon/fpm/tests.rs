@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Client;
 
+use futures_util::FutureExt as _;
 use mplsxdp_common::wire::Label;
 use smallvec::smallvec;
 
@@ -270,4 +271,27 @@ async fn reading_pauses_until_there_is_room() {
         assert!(fpm.status().pending < PENDING_MAX + BUFFER_BYTES / 64);
     }
     writing.join().unwrap();
+}
+
+/// The thread that reads may be preempted while it holds the lock, and the event loop has other work meanwhile.
+#[tokio::test]
+async fn the_event_loop_does_not_wait_for_the_thread_that_reads() {
+    let fpm = listen(NEVER);
+    let (locked, wait_for_lock) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel();
+    let shared = Arc::clone(&fpm.shared);
+    let reading = thread::spawn(move || {
+        let inner = shared.lock();
+        locked.send(()).unwrap();
+        let was_released = released.recv_timeout(Duration::from_secs(5)).is_ok();
+        drop(inner);
+        was_released
+    });
+    wait_for_lock.recv().unwrap();
+    assert!(fpm.next().now_or_never().is_none());
+    release.send(()).unwrap();
+    assert!(reading.join().unwrap());
+    // It comes back to what was added meanwhile.
+    fpm.shared.lock().pending.mark(FeedEvent::Synced);
+    assert!(matches!(fpm.next().await, FeedEvent::Synced));
 }

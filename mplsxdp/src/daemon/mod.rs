@@ -40,6 +40,7 @@ use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
 use crate::dataplane::port::Attachment;
 use crate::error;
 use crate::feeds::TtlDefaults;
+use crate::kernel::failed_links::FailedLinks;
 use crate::kernel::netdev::FeatureChanges;
 use crate::kernel::{Interests, Netlink, netns, sysctl};
 use crate::neighbour::Event;
@@ -225,6 +226,9 @@ impl EventLoop {
             }
         }
         let (events, calls) = (&mut self.events, &mut self.calls);
+        if let Some(failed) = self.daemon.failed_links() {
+            return Some(Happened::LinksFailed(failed));
+        }
         let next = self.turns.next(|| events.try_recv().ok(), || calls.try_recv().ok());
         if next.is_some() {
             return next;
@@ -313,6 +317,7 @@ fn serve(
 
 /// What woke the event loop.
 enum Happened {
+    LinksFailed(Vec<u32>),
     Event(Event),
     Call(control::Call),
     Outcome(Box<Outcome>),
@@ -331,6 +336,7 @@ impl Happened {
     /// For the log.
     const fn name(&self) -> &'static str {
         match self {
+            Self::LinksFailed(_) => "failed links",
             Self::Event(_) => "a kernel event",
             Self::Call(_) => "a call",
             Self::Outcome(_) => "the result of an effect",
@@ -366,6 +372,7 @@ struct Daemon {
     switch: Switch<KernelTables>,
     netlink: Netlink,
     requests: Requests,
+    failed_links: FailedLinks,
     /// Futures whose results the switch waits for.
     running: Running,
     attacher: Attacher,
@@ -434,6 +441,7 @@ impl Daemon {
         switch.set_ttl_defaults(audit::ttl_defaults());
         Ok(Self {
             requests: Requests::new(netlink.clone()),
+            failed_links: FailedLinks::follow().context("cannot follow the kernel's links")?,
             running: Running::new(),
             attacher,
             attachments: HashMap::new(),
@@ -471,6 +479,7 @@ impl Daemon {
         let Self {
             switch,
             requests,
+            failed_links,
             running,
             attachments,
             exceptions,
@@ -494,6 +503,7 @@ impl Daemon {
         tokio::select! {
             Some(outcome) = running.next(), if !running.is_empty() => Happened::Outcome(Box::new(outcome)),
             outcome = requests.next() => Happened::Outcome(Box::new(outcome)),
+            () = failed_links.readable() => Happened::LinksFailed(failed_links.take()),
             () = sleep_until(deadline) => Happened::Deadline,
             () = tokio::task::yield_now(), if switch.has_steps() => Happened::Idle,
             () = exceptions.readable() => Happened::Exceptions,
@@ -513,13 +523,23 @@ impl Daemon {
         {
             batch.push(event);
         }
+        // Those that came before any of these events: otherwise a link could be taken for failed that is up again.
+        if let Some(failed) = self.failed_links() {
+            self.handle(Input::LinksFailed(failed));
+        }
         self.handle(Input::Kernel(batch));
+    }
+
+    /// The links that have failed since the last call, if there are any.
+    fn failed_links(&mut self) -> Option<Vec<u32>> {
+        Some(self.failed_links.take()).filter(|failed| !failed.is_empty())
     }
 
     /// Takes an input. `events`: the kernel events that follow.
     fn take(&mut self, happened: Happened, events: &mut mpsc::Receiver<Event>) {
         let now = Instant::now();
         match happened {
+            Happened::LinksFailed(failed) => self.handle(Input::LinksFailed(failed)),
             Happened::Event(event) => self.take_events(event, events),
             Happened::Call(control::Call { request, peer, reply }) => {
                 let token = self.next_token;

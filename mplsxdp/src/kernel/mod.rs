@@ -1,11 +1,12 @@
 //! All access to the kernel's networking. [`Netlink`] makes rtnetlink requests, [`subscription`] follows changes,
-//! [`dump`] reads all routes once, [`netdev`] asks for the XDP features of drivers (generic netlink), [`ethtool`] reads
+//! [`failed_links`] reports failed links early, [`dump`] reads all routes once, [`netdev`] asks for the XDP features of drivers (generic netlink), [`ethtool`] reads
 //! and sets driver options, [`sysctl`] settings of the kernel's IP, and [`netns`] runs something in another network
 //! namespace.
 
 mod decoding;
 pub mod dump;
 pub mod ethtool;
+pub mod failed_links;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 mod local_route;

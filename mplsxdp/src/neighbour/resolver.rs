@@ -727,21 +727,32 @@ impl Resolver {
         // The switch takes the adjacencies of a link that is down away at once: it has to give them back if the link is
         // up again when the next hops are looked at.
         let again = (!is_up(new)).then_some(ifindex);
-        let names = old.into_iter().chain(new).map(|link| &link.name);
-        let aliases = self.links.aliases().iter().filter(|&(_, &index)| index == ifindex);
-        let names: BTreeSet<Arc<str>> = names.chain(aliases.map(|(name, _)| name)).cloned().collect();
-        for dev in names {
-            self.plan(Pending::Named {
-                dev,
-                after: None,
-                again,
-            });
-        }
-        let after = None;
-        self.plan(Pending::Routed { ifindex, after, again });
+        let names = old.into_iter().chain(new).map(|link| Arc::clone(&link.name));
+        self.plan_link(ifindex, names, again);
         if is_up(old) != is_up(new) || vrf(old) != vrf(new) {
             self.ask_between(IPV4.0, IPV6.1);
         }
+    }
+
+    /// The next hops of a link whose adjacencies the switch has taken away are to be reported again.
+    pub fn look_at_link_again(&mut self, ifindex: u32) {
+        let name = self.links.get(ifindex).map(|link| Arc::clone(&link.name));
+        self.plan_link(ifindex, name, Some(ifindex));
+    }
+
+    /// Has the next hops of a link looked at, by its names and those of its ports.
+    fn plan_link(&mut self, ifindex: u32, names: impl IntoIterator<Item = Arc<str>>, again: Option<u32>) {
+        let aliases = self.links.aliases().iter().filter(|&(_, &index)| index == ifindex);
+        let names: BTreeSet<Arc<str>> = names
+            .into_iter()
+            .chain(aliases.map(|(name, _)| Arc::clone(name)))
+            .collect();
+        for dev in names {
+            let after = None;
+            self.plan(Pending::Named { dev, after, again });
+        }
+        let after = None;
+        self.plan(Pending::Routed { ifindex, after, again });
     }
 
     /// The end of a resync: what was not reported no longer exists.

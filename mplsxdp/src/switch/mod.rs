@@ -94,6 +94,8 @@ pub enum Input {
     Call(Call),
     /// What the kernel reports, in order.
     Kernel(Vec<Event>),
+    /// Links that are down or gone, which [`Input::Kernel`] will report: frames must not go there any more.
+    LinksFailed(Vec<u32>),
     /// The answer to [`Effect::LookUp`]: one for each scope, up to the first for which the kernel could not be asked.
     LookedUp {
         address: IpAddr,
@@ -315,6 +317,8 @@ pub struct Switch<T> {
     feeds: Feeds,
     audits: Audits,
     work: Work,
+    /// Links that have failed, and of which the kernel's events have not spoken since.
+    failed_links: BTreeSet<u32>,
     /// Ports have changed, and the adjacencies of the next hops after this one are still to be rewritten.
     republishing: Option<Option<NextHopId>>,
     /// Changes of next hops that are still to be logged.
@@ -343,6 +347,7 @@ impl<T: Tables> Switch<T> {
             ftn_retry: None,
             changes: RouteChanges::default(),
             work: Work::default(),
+            failed_links: BTreeSet::new(),
             republishing: None,
             unlogged: VecDeque::new(),
             lfib: Lfib::new(tables),
@@ -392,6 +397,7 @@ impl<T: Tables> Switch<T> {
                 self.handle_events(&events, now);
                 self.feed_kernel(events);
             }
+            Input::LinksFailed(failed) => self.fail_links(failed, true),
             Input::LookedUp { address, answers } => self.looked_up(address, answers, now),
             Input::Wanted(slots) => self.resolve_wanted(&slots),
             Input::Reread(read) => self.reread(read, now),

@@ -33,10 +33,16 @@ impl<T: Tables> Switch<T> {
         let mut ports_changed = false;
         let mut links_changed = false;
         // First: frames are lost as long as they go to a link that is down. What else follows takes longer.
-        self.fail_links(batch);
+        let failed = batch.iter().filter_map(|event| match event {
+            Event::Link(link) if !link.is_up() => Some(link.ifindex),
+            Event::LinkGone(ifindex) => Some(*ifindex),
+            _ => None,
+        });
+        self.fail_links(failed.collect(), false);
         let foreign_sources = self.foreign_sources();
         for event in batch {
             debug!(?event, "kernel");
+            self.look_at_failed_links(event);
             self.resolver.handle(event, now, &mut actions);
             self.kernel_routes.handle(event, &mut changed);
             self.addresses.handle(event);
@@ -91,19 +97,29 @@ impl<T: Tables> Switch<T> {
     }
 
     /// Lets no more frames go to links that are down or gone. The resolver sees to their next hops afterwards, whether
-    /// the links are up again or not.
-    fn fail_links(&mut self, batch: &[Event]) {
-        let failed = batch.iter().filter_map(|event| match event {
-            Event::Link(link) if !link.is_up() => Some(link.ifindex),
-            Event::LinkGone(ifindex) => Some(*ifindex),
-            _ => None,
-        });
-        let failed: BTreeSet<u16> = failed
-            .filter_map(|ifindex| self.ports.by_ifindex(ifindex))
-            .map(Port::number)
-            .collect();
-        if !failed.is_empty() {
-            self.lfib.fail_ports(|number| failed.contains(&number));
+    /// the links are up again or not. `ahead`: the kernel's events are still to come.
+    pub(super) fn fail_links(&mut self, failed: Vec<u32>, ahead: bool) {
+        let ports = failed.iter().filter_map(|&ifindex| self.ports.by_ifindex(ifindex));
+        let numbers: BTreeSet<u16> = ports.map(Port::number).collect();
+        if !numbers.is_empty() {
+            self.lfib.fail_ports(|number| numbers.contains(&number));
+        }
+        if ahead {
+            self.failed_links.extend(failed);
+        }
+    }
+
+    /// The kernel's events speak of links that have failed before.
+    fn look_at_failed_links(&mut self, event: &Event) {
+        let spoken_of: BTreeSet<u32> = match event {
+            Event::Link(link) => self.failed_links.take(&link.ifindex).into_iter().collect(),
+            Event::LinkGone(ifindex) => self.failed_links.take(ifindex).into_iter().collect(),
+            // They may have been lost.
+            Event::Synced => std::mem::take(&mut self.failed_links),
+            _ => return,
+        };
+        for ifindex in spoken_of {
+            self.resolver.look_at_link_again(ifindex);
         }
     }
 

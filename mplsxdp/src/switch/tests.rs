@@ -752,6 +752,46 @@ fn frames_stop_going_to_a_link_that_fails_at_once() {
     }
 }
 
+/// The notice of a failed link comes ahead of the kernel's events. Whatever these say of the link, its next hops follow.
+#[test]
+fn a_link_that_fails_ahead_of_the_events_is_as_the_events_say_in_the_end() {
+    let mut rig = Rig::up();
+    rig.change(
+        ChangeMode::Add,
+        &[
+            "17 as 200 via link 02:00:00:00:01:01 dev eth1",
+            "18 as 200 via link 02:00:00:00:01:01 dev eth2",
+        ],
+        false,
+    )
+    .unwrap();
+    let (up, is_down) = (Event::Link(link(1, "eth1")), Event::Link(down(link(1, "eth1"))));
+    let resync = [
+        Event::Reset,
+        up.clone(),
+        Event::Link(link(2, "eth2")),
+        Event::Link(link(3, "eth3")),
+        Event::Synced,
+    ];
+    for (events, destination) in [
+        (vec![is_down.clone()], None),
+        (vec![up.clone()], Some(R1)),
+        (vec![is_down.clone(), up.clone()], Some(R1)),
+        // The events do not say that it was down.
+        (vec![up.clone()], Some(R1)),
+        (resync.to_vec(), Some(R1)),
+    ] {
+        rig.handle(Input::LinksFailed(vec![1]));
+        assert_eq!((rig.destination(17), rig.destination(18)), (Ok(None), Ok(Some(R1))));
+        rig.handle(Input::Kernel(events));
+        rig.later(Duration::from_millis(100));
+        assert_eq!(
+            (rig.destination(17), rig.destination(18)),
+            (Ok(destination), Ok(Some(R1)))
+        );
+    }
+}
+
 /// A port that is removed with many next hops behind it: the same.
 #[test]
 fn frames_stop_going_to_a_port_that_is_removed_at_once() {

@@ -30,7 +30,7 @@ const MAX_DEPTH: usize = 11;
 /// So many tables show every difference with the default seed.
 pub const TABLES: usize = 100;
 /// How many tables are compared between two reports.
-const REPORTED: usize = 100;
+const REPORTED: usize = 10;
 
 /// Labels with routes begin here, and so do those of the single paths of routes with several.
 const FIRST: u32 = 100;

@@ -415,9 +415,13 @@ pub struct Transaction<'a> {
 
 impl Transaction<'_> {
     /// Stages a batch. An error may be about the routes of the previous call.
-    pub fn stage(&mut self, routes: &[Route]) -> Result<(), ClientError> {
-        let routes = wire(routes);
-        self.client.send("Stage", &routes, false)?;
+    pub fn stage(&mut self, routes: &[api::Route]) -> Result<(), ClientError> {
+        #[derive(Serialize)]
+        struct Routes<'a> {
+            routes: &'a [api::Route],
+        }
+
+        self.client.send("Stage", &Routes { routes }, false)?;
         if std::mem::replace(&mut self.awaits_reply, true) {
             self.client.receive::<api::Staged>()?;
         }
@@ -437,12 +441,6 @@ impl Transaction<'_> {
 fn with(counters: bool) -> api::WithCounters {
     let counters = counters.then_some(true);
     api::WithCounters { counters }
-}
-
-fn wire(routes: &[Route]) -> api::Routes {
-    api::Routes {
-        routes: routes.iter().map(api::Route::from).collect(),
-    }
 }
 
 /// The version of an instance, asked over a separate connection: others may have replies under way.

@@ -326,7 +326,7 @@ impl<T: Tables> Lfib<T> {
                 capacity: capacity.labels,
             });
         }
-        let before = self.routes.get(&key).map(|installed| installed.entry);
+        let before = self.routes.get(key).map(|installed| installed.entry);
         let ttl = route.ttl_propagate();
         let entry = match route.paths() {
             [path] => self.take_path(index, path, ttl, renamed)?,
@@ -508,16 +508,13 @@ impl<T: Tables> Lfib<T> {
     pub(super) fn put(&mut self, key: RouteKey, route: Option<Installed>) -> Option<Installed> {
         let old = match route {
             Some(route) => self.routes.insert(key, route),
-            None => self.routes.remove(&key),
+            None => self.routes.remove(key),
         };
-        let label = usize::from(matches!(key, RouteKey::Label(_)));
         if let Some(old) = old {
-            self.counts.labels -= label;
             self.counts.uncounted -= usize::from(old.entry.slot() == 0);
             self.counts.by_source[old.owner.source() as usize] -= 1;
         }
         if let Some(new) = route {
-            self.counts.labels += label;
             self.counts.uncounted += usize::from(new.entry.slot() == 0);
             self.counts.by_source[new.owner.source() as usize] += 1;
         }

@@ -59,16 +59,15 @@ impl Fecs {
 
     pub fn insert(&mut self, fec: Fec) {
         let Fec { prefix, table } = fec;
-        if self.contains(fec) {
-            return;
-        }
         if let Some(table) = table {
+            if self.is_in(table, prefix) {
+                return;
+            }
             let is_further = !self.everywhere.contains(&prefix);
             let of_table = self.by_table.entry(table).or_default();
             of_table.prefixes.insert(prefix);
             *of_table.further.of(prefix) += usize::from(is_further);
-        } else {
-            self.everywhere.insert(prefix);
+        } else if self.everywhere.insert(prefix) {
             *self.everywhere_count.of(prefix) += 1;
             for of_table in self.of_tables_with(prefix) {
                 *of_table.further.of(prefix) -= 1;
@@ -78,10 +77,10 @@ impl Fecs {
 
     pub fn remove(&mut self, fec: Fec) {
         let Fec { prefix, table } = fec;
-        if !self.contains(fec) {
-            return;
-        }
         if let Some(table) = table {
+            if !self.is_in(table, prefix) {
+                return;
+            }
             let is_further = !self.everywhere.contains(&prefix);
             if let Some(of_table) = self.by_table.get_mut(&table) {
                 of_table.prefixes.remove(&prefix);
@@ -90,8 +89,7 @@ impl Fecs {
                     self.by_table.remove(&table);
                 }
             }
-        } else {
-            self.everywhere.remove(&prefix);
+        } else if self.everywhere.remove(&prefix) {
             *self.everywhere_count.of(prefix) -= 1;
             for of_table in self.of_tables_with(prefix) {
                 *of_table.further.of(prefix) += 1;

@@ -296,7 +296,7 @@ impl<T: Tables> Lfib<T> {
     fn turn_fec(&mut self, fec: Fec, route: Option<Installed>) -> (Option<Installed>, Vec<Write>) {
         let key = RouteKey::Prefix(fec);
         let route = route.map(|route| self.with_turned(route));
-        let before = self.routes.get(&key).copied();
+        let before = self.routes.get(key).copied();
         if let Some(route) = route {
             self.follow_forwarding(key, route.entry, before.is_none());
         }
@@ -402,7 +402,7 @@ impl<T: Tables> Lfib<T> {
     /// What the FTN table should hold at `key`.
     pub(super) fn wanted(&self, key: FtnKey) -> Option<RouteEntry> {
         match self.pass.wanted(key) {
-            Wanted::Route(fec) => Some(self.routes.get(&RouteKey::Prefix(fec))?.entry),
+            Wanted::Route(fec) => Some(self.routes.get(RouteKey::Prefix(fec))?.entry),
             Wanted::Pass => Some(RouteEntry::PASS),
             Wanted::Nothing => None,
         }

@@ -77,7 +77,7 @@ impl<T: Tables> Lfib<T> {
 
     /// For a route with several paths: the index of the path that gets the frames of each bucket now.
     pub fn spread(&self, key: RouteKey) -> Option<&Spread> {
-        let entry = self.routes.get(&key)?.entry;
+        let entry = self.routes.get(key)?.entry;
         if entry.op() == Op::Group {
             self.groups.spread(entry.operand())
         } else {
@@ -99,8 +99,11 @@ impl<T: Tables> Lfib<T> {
     /// The FECs whose prefixes are within this one and that have routes, in order.
     pub fn fecs_within(&self, prefix: IpNet) -> impl Iterator<Item = Fec> {
         self.routes
-            .range(RouteKey::Prefix(prefix.trunc().into())..)
-            .map_while(move |(&key, _)| match key {
+            .range((
+                Bound::Included(RouteKey::Prefix(prefix.trunc().into())),
+                Bound::Unbounded,
+            ))
+            .map_while(move |(key, _)| match key {
                 RouteKey::Prefix(found) if prefix.contains(&found.prefix) => Some(found),
                 _ => None,
             })
@@ -121,7 +124,7 @@ impl<T: Tables> Lfib<T> {
         let (first, last) = keys.range();
         let start = after.map_or(first, Bound::Excluded);
         let mut rest = self.routes.range((start, last));
-        for (&key, installed) in rest.by_ref().take(examined) {
+        for (key, installed) in rest.by_ref().take(examined) {
             page.after = Some(key);
             if select(&self.candidate_of(key, installed))
                 && let Some(listed) = self.listed(key, *installed)
@@ -148,7 +151,7 @@ impl<T: Tables> Lfib<T> {
         found: &mut Vec<RouteKey>,
         budget: &mut Budget<'_>,
     ) -> bool {
-        for (&key, installed) in self.rest(*after) {
+        for (key, installed) in self.rest(*after) {
             *after = Some(key);
             if select(&self.candidate_of(key, installed)) {
                 found.push(key);
@@ -161,13 +164,13 @@ impl<T: Tables> Lfib<T> {
     }
 
     /// The routes after the one of this key, in the order of keys.
-    pub(super) fn rest(&self, after: Option<RouteKey>) -> impl Iterator<Item = (&RouteKey, &Installed)> {
+    pub(super) fn rest(&self, after: Option<RouteKey>) -> impl Iterator<Item = (RouteKey, &Installed)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.routes.range((start, Bound::Unbounded))
     }
 
     pub fn candidate(&self, key: RouteKey) -> Option<Candidate<'_>> {
-        Some(self.candidate_of(key, self.routes.get(&key)?))
+        Some(self.candidate_of(key, self.routes.get(key)?))
     }
 
     pub(super) fn candidate_of(&self, key: RouteKey, installed: &Installed) -> Candidate<'_> {
@@ -187,16 +190,16 @@ impl<T: Tables> Lfib<T> {
 
     /// The owner of the route with this key.
     pub fn owner(&self, key: RouteKey) -> Option<Owner> {
-        self.routes.get(&key).map(|installed| installed.owner)
+        self.routes.get(key).map(|installed| installed.owner)
     }
 
     /// The next key after this one, or the first, and the owner of its route.
     pub fn next_key(&self, after: Option<RouteKey>) -> Option<(RouteKey, Owner)> {
-        self.rest(after).next().map(|(&key, installed)| (key, installed.owner))
+        self.rest(after).next().map(|(key, installed)| (key, installed.owner))
     }
 
     pub fn get(&self, key: RouteKey) -> Option<Listed> {
-        self.routes.get(&key).and_then(|&installed| self.listed(key, installed))
+        self.routes.get(key).and_then(|&installed| self.listed(key, installed))
     }
 
     pub(super) fn listed(&self, key: RouteKey, installed: Installed) -> Option<Listed> {

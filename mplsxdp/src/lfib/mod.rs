@@ -14,18 +14,19 @@ mod plan;
 pub mod pool;
 mod reach;
 mod reclaim;
+mod routes;
 pub mod spread;
 #[cfg(test)]
 mod tests;
 mod unsettled;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use mplsxdp_common::abi::{LabelStack, MAX_PUSH, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
-use crate::route::{Attributes, Owner, PassReason, RouteKey, Source};
+use crate::route::{Attributes, Owner, PassReason, Source};
 pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
 pub use domains::FillError;
@@ -42,6 +43,7 @@ use pool::Interner;
 pub use reach::Reach;
 use reach::{AT_ONCE, Leaving, StaleGroups, TURNED_AT_ONCE};
 use reclaim::{Freed, Resolving};
+use routes::Routes;
 use unsettled::Unsettled;
 
 /// How many different pass reasons are kept.
@@ -58,7 +60,6 @@ struct Installed {
 /// How many routes there are.
 #[derive(Default, Debug)]
 struct Counts {
-    labels: usize,
     /// Routes without a counter slot.
     uncounted: usize,
     /// By source.
@@ -69,7 +70,7 @@ struct Counts {
 #[derive(Debug)]
 pub struct Lfib<T> {
     tables: T,
-    routes: BTreeMap<RouteKey, Installed>,
+    routes: Routes,
     counts: Counts,
     /// The change that is under way.
     plan: Option<Box<Plan>>,
@@ -110,7 +111,7 @@ impl<T: Tables> Lfib<T> {
         let capacity = tables.capacity();
         Self {
             tables,
-            routes: BTreeMap::new(),
+            routes: Routes::default(),
             counts: Counts::default(),
             plan: None,
             next_hops: NextHops::new(capacity.adjacencies),
@@ -145,11 +146,11 @@ impl<T: Tables> Lfib<T> {
     }
 
     pub fn label_routes(&self) -> usize {
-        self.counts.labels
+        self.routes.label_count()
     }
 
     pub fn prefix_routes(&self) -> usize {
-        self.routes.len() - self.counts.labels
+        self.routes.len() - self.routes.label_count()
     }
 
     /// Whether all routes are of this source.

@@ -10,7 +10,7 @@
 //! the LFIB, so that what it has reserved follows these events.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -190,11 +190,14 @@ pub(super) struct Plan {
     deleted: Vec<RouteKey>,
     /// Interfaces renamed since the change began, by their old names.
     renamed: HashMap<Arc<str>, Arc<str>>,
-    /// The prefixes whose FTN entries change, in the order of writing. Those of one length are side by side, so that a node of the
-    /// FTN is written once for many of them.
-    prefixes: BTreeMap<(WriteOrder, Fec), Prefix>,
+    /// The prefixes whose FTN entries change, in the order of writing: the indexes of prepared routes and, after those,
+    /// of deleted ones. Those of one length are nearly sorted, so that a node of the FTN is written once for many of
+    /// them.
+    prefixes: BTreeMap<WriteOrder, Vec<u32>>,
+    /// The last of the prefixes that were not given in order which is in `prefixes`.
+    ordered: Option<Fec>,
     /// The last of `prefixes` that is written.
-    written: Option<(WriteOrder, Fec)>,
+    written: Option<(WriteOrder, usize)>,
     /// What the written prefixes had before.
     before: Vec<(Fec, Option<Installed>)>,
     changes: Changes,
@@ -243,27 +246,23 @@ enum WriteOrder {
     Remove(u8, bool),
 }
 
-/// What a prefix whose FTN entry changes gets: what is prepared with this index, or nothing.
-#[derive(Clone, Copy, Debug)]
-enum Prefix {
-    Prepared(usize),
-    Deleted,
-}
-
 /// A set of keys in which no operation takes long, however many keys it has. A few keys take little memory.
 #[derive(Default, Debug)]
 pub(super) struct Keys {
     /// A bit for each label, [`PAGE`] labels to a page.
     labels: Vec<Option<Box<[u64; PAGE / WORD]>>>,
-    fecs: BTreeSet<Fec>,
+    /// FECs that were given in order, each after all before it.
+    sorted: Vec<Fec>,
+    /// The others, with their indexes among the given keys.
+    others: BTreeMap<Fec, u32>,
 }
 
 const WORD: usize = u64::BITS as usize;
 const PAGE: usize = 4096;
 
 impl Keys {
-    /// Returns whether the key is new.
-    fn insert(&mut self, key: RouteKey) -> bool {
+    /// Returns whether the key, which was given with this index, is new.
+    fn insert(&mut self, key: RouteKey, index: usize) -> bool {
         match key {
             RouteKey::Label(label) => {
                 let label = label.get() as usize;
@@ -276,7 +275,14 @@ impl Keys {
                 *word |= bit;
                 is_new
             }
-            RouteKey::Prefix(fec) => self.fecs.insert(fec),
+            RouteKey::Prefix(fec) if self.contains_fec(fec) => false,
+            RouteKey::Prefix(fec) => {
+                match self.sorted.last() > Some(&fec) {
+                    true => drop(self.others.insert(fec, index as u32)),
+                    false => self.sorted.push(fec),
+                }
+                true
+            }
         }
     }
 
@@ -287,8 +293,21 @@ impl Keys {
                 let page = self.labels.get(label / PAGE).and_then(Option::as_ref);
                 page.is_some_and(|page| page[label % PAGE / WORD] & 1 << (label % WORD) != 0)
             }
-            RouteKey::Prefix(fec) => self.fecs.contains(&fec),
+            RouteKey::Prefix(fec) => self.contains_fec(fec),
         }
+    }
+
+    /// The first of `others` after this one, or of all, and its index.
+    fn other_after(&self, after: Option<Fec>) -> Option<(Fec, u32)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (&fec, &index) = self.others.range((start, Bound::Unbounded)).next()?;
+        Some((fec, index))
+    }
+
+    fn contains_fec(&self, fec: Fec) -> bool {
+        // Most keys come after all before them.
+        let is_within = self.sorted.last() >= Some(&fec);
+        is_within && self.sorted.binary_search(&fec).is_ok() || self.others.contains_key(&fec)
     }
 }
 
@@ -300,10 +319,13 @@ impl Plan {
         };
         Self {
             prepared: Vec::with_capacity(change.routes()),
-            change,
             stage,
             at: 0,
-            given: Keys::default(),
+            // Nothing has to be moved when it grows; memory is taken as it is used.
+            given: Keys {
+                sorted: Vec::with_capacity(change.given()),
+                ..Keys::default()
+            },
             impossible: None,
             no_room: None,
             new_entries: Families::default(),
@@ -311,10 +333,12 @@ impl Plan {
             deleted: Vec::new(),
             renamed: HashMap::new(),
             prefixes: BTreeMap::new(),
+            ordered: None,
             written: None,
             before: Vec::new(),
             changes: Changes::default(),
             error: None,
+            change,
             is_reserved: false,
             is_tidied: false,
         }
@@ -322,6 +346,41 @@ impl Plan {
 
     fn go_to(&mut self, stage: Stage) {
         (self.stage, self.at) = (stage, 0);
+    }
+
+    /// The key of a prepared route or, after those, of a deleted one.
+    fn changed_key(&self, index: usize) -> Option<RouteKey> {
+        match index.checked_sub(self.prepared.len()) {
+            None => self.prepared.get(index).map(|route| route.key),
+            Some(index) => self.deleted.get(index).copied(),
+        }
+    }
+
+    /// Adds a prefix, which [`Plan::changed_key`] has with this index, to those to write.
+    fn order_prefix(&mut self, fec: Fec, index: usize) {
+        let (length, has_table) = (fec.prefix.prefix_len(), fec.table.is_some());
+        let order = match index < self.prepared.len() {
+            true => WriteOrder::Install(Reverse(length), Reverse(has_table)),
+            false => WriteOrder::Remove(length, has_table),
+        };
+        self.prefixes.entry(order).or_default().push(index as u32);
+    }
+
+    /// The next of `prefixes` to write: its place there, and what stands there.
+    fn next_prefix(&self) -> Option<((WriteOrder, usize), usize)> {
+        let started = self.written.and_then(|(order, at)| {
+            let index = self.prefixes.get(&order)?.get(at + 1)?;
+            Some(((order, at + 1), *index))
+        });
+        let fresh = || {
+            let after = self
+                .written
+                .map_or(Bound::Unbounded, |(order, _)| Bound::Excluded(order));
+            let (&order, indexes) = self.prefixes.range((after, Bound::Unbounded)).next()?;
+            Some(((order, 0), *indexes.first()?))
+        };
+        let (place, index) = started.or_else(fresh)?;
+        Some((place, index as usize))
     }
 
     /// The given key with this index.
@@ -422,17 +481,17 @@ impl<T: Tables> Lfib<T> {
 
     fn check(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while let Some(key) = plan.given_key(plan.at) {
-            if !plan.given.insert(key) {
+            if !plan.given.insert(key, plan.at) {
                 let (index, first) = (plan.at, 0);
                 plan.error = Some(ChangeError::Twice { index, first, key });
                 return plan.go_to(Stage::FindFirst);
             }
             let is_possible = match plan.change {
-                Change::Install { mode: Mode::Add, .. } => !self.routes.contains_key(&key),
-                Change::Install { mode: Mode::Change, .. } => self.routes.contains_key(&key),
+                Change::Install { mode: Mode::Add, .. } => !self.routes.contains(key),
+                Change::Install { mode: Mode::Change, .. } => self.routes.contains(key),
                 _ if plan.change.deletes(plan.at) => {
                     plan.deleted.push(key);
-                    self.routes.contains_key(&key)
+                    self.routes.contains(key)
                 }
                 _ => true,
             };
@@ -548,7 +607,7 @@ impl<T: Tables> Lfib<T> {
         if plan.after.is_none() {
             plan.deleted.reserve(self.routes.len());
         }
-        for (&key, installed) in self.rest(plan.after) {
+        for (key, installed) in self.rest(plan.after) {
             plan.after = Some(key);
             if owner.sweeps(installed.owner) && !plan.given.contains(key) {
                 plan.deleted.push(key);
@@ -560,23 +619,22 @@ impl<T: Tables> Lfib<T> {
         plan.go_to(Stage::Order);
     }
 
+    /// Prefixes that were given in order come first, then the others in theirs.
     fn order(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        let installed = plan.prepared.len();
-        loop {
-            let (key, which) = match plan.prepared.get(plan.at) {
-                Some(route) => (Some(route.key), Prefix::Prepared(plan.at)),
-                None => (plan.deleted.get(plan.at - installed).copied(), Prefix::Deleted),
-            };
-            let Some(key) = key else { break };
-            if let RouteKey::Prefix(fec) = key {
-                let (length, has_table) = (fec.prefix.prefix_len(), fec.table.is_some());
-                let order = match which {
-                    Prefix::Prepared(_) => WriteOrder::Install(Reverse(length), Reverse(has_table)),
-                    Prefix::Deleted => WriteOrder::Remove(length, has_table),
-                };
-                plan.prefixes.insert((order, fec), which);
+        while let Some(key) = plan.changed_key(plan.at) {
+            if let RouteKey::Prefix(fec) = key
+                && !plan.given.others.contains_key(&fec)
+            {
+                plan.order_prefix(fec, plan.at);
             }
             plan.at += 1;
+            if !budget.spend(1) {
+                return;
+            }
+        }
+        while let Some((fec, index)) = plan.given.other_after(plan.ordered) {
+            plan.order_prefix(fec, index as usize);
+            plan.ordered = Some(fec);
             if !budget.spend(1) {
                 return;
             }
@@ -586,19 +644,14 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn write_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        loop {
-            let after = plan.written.map_or(Bound::Unbounded, Bound::Excluded);
-            let Some((&order, &which)) = plan.prefixes.range((after, Bound::Unbounded)).next() else {
+        while let Some((next, index)) = plan.next_prefix() {
+            let Some(RouteKey::Prefix(fec)) = plan.changed_key(index) else {
                 break;
             };
-            let (_, fec) = order;
             if !self.has_room_for(fec, budget) {
                 return;
             }
-            let new = match which {
-                Prefix::Prepared(index) => Some(plan.prepared[index].installed()),
-                Prefix::Deleted => None,
-            };
+            let new = plan.prepared.get(index).map(Prepared::installed);
             let was_published = !self.has_to_publish();
             match self.set_fec(fec, new) {
                 Ok(old) => plan.before.push((fec, old)),
@@ -611,7 +664,7 @@ impl<T: Tables> Lfib<T> {
                 }
                 Err(error) => return self.fail(plan, error.into()),
             }
-            plan.written = Some(order);
+            plan.written = Some(next);
             if !budget.spend(2) {
                 return;
             }
@@ -704,7 +757,7 @@ impl<T: Tables> Lfib<T> {
             // A prefix is counted when it is written.
             if let RouteKey::Label(label) = route.key {
                 let installed = self.with_turned(route.installed());
-                let old = self.routes.get(&route.key).map(|&old| self.with_turned(old));
+                let old = self.routes.get(route.key).map(|&old| self.with_turned(old));
                 plan.changes.count(old, installed);
                 self.follow_forwarding(route.key, installed.entry, old.is_none());
                 self.tables.store_ilm(label, installed.entry);
@@ -722,7 +775,7 @@ impl<T: Tables> Lfib<T> {
 
     fn drop_replaced(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while let Some(&(fec, before)) = plan.before.get(plan.at) {
-            let now = self.routes.get(&RouteKey::Prefix(fec)).copied();
+            let now = self.routes.get(RouteKey::Prefix(fec)).copied();
             if let Some(now) = now {
                 let before = before.map(|before| self.with_turned(before));
                 plan.changes.count(before, self.with_turned(now));
@@ -753,5 +806,43 @@ impl<T: Tables> Lfib<T> {
         }
         plan.changes.deleted = plan.deleted.len();
         plan.go_to(Stage::Done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use mplsxdp_common::wire::Label;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = RouteKey> {
+        prop_oneof![
+            (16..200u32).prop_map(|label| RouteKey::Label(Label::from_low_bits(label))),
+            any::<u8>().prop_map(|host| {
+                let prefix = ipnet::Ipv4Net::new_assert([10, 0, 0, host].into(), 32);
+                RouteKey::Prefix(Fec::from(ipnet::IpNet::V4(prefix)))
+            })
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn given_keys_are_a_set_whatever_their_order(given in prop::collection::vec(key(), 0..80)) {
+            let (mut keys, mut model) = (Keys::default(), BTreeSet::new());
+            for (index, &key) in given.iter().enumerate() {
+                prop_assert_eq!(keys.insert(key, index), model.insert(key));
+                prop_assert!(given.iter().all(|&key| keys.contains(key) == model.contains(&key)));
+            }
+            // Each FEC is in one of the lists, both of which are sorted.
+            let others = std::iter::successors(keys.other_after(None), |&(fec, _)| keys.other_after(Some(fec)));
+            let others: Vec<_> = others.collect();
+            prop_assert!(keys.sorted.is_sorted() && others.is_sorted_by_key(|&(fec, _)| fec));
+            prop_assert!(others.iter().all(|&(fec, index)| given[index as usize] == RouteKey::Prefix(fec)));
+            let fecs = model.iter().filter(|key| matches!(key, RouteKey::Prefix(_)));
+            prop_assert_eq!(keys.sorted.len() + others.len(), fecs.count());
+        }
     }
 }

@@ -335,7 +335,7 @@ impl<T: Tables> Lfib<T> {
         let mut turned = Vec::new();
         let mut is_all = true;
         let mut after = self.leaving.after;
-        for (&key, installed) in self.rest(after) {
+        for (key, installed) in self.rest(after) {
             if !budget.is_left() {
                 is_all = false;
                 break;
@@ -362,7 +362,7 @@ impl<T: Tables> Lfib<T> {
                 break;
             }
             done = Some(key);
-            let Some(installed) = self.routes.get_mut(&key) else {
+            let Some(installed) = self.routes.get_mut(key) else {
                 continue;
             };
             let held = std::mem::replace(&mut installed.entry, entry);

@@ -18,7 +18,7 @@ use super::*;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 use crate::dataplane::{Capacity, TableError};
 use crate::route::filter::KeyFilter;
-use crate::route::{Action, Fec, NextHop, OutLabels, PassReason, Path, Protocol, Route, RoutingTable, Via};
+use crate::route::{Action, Fec, NextHop, OutLabels, PassReason, Path, Protocol, Route, RouteKey, RoutingTable, Via};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -1525,7 +1525,7 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
         // The table holds what the routes and claims say; if a write has failed, some route is missing.
         let entries = expected_ftn(model, table, &claims).into_iter();
         let entries = entries.map(|(prefix, fec)| {
-            let entry = fec.map(|fec| lfib.routes[&RouteKey::Prefix(fec)].entry);
+            let entry = fec.map(|fec| lfib.routes.get(RouteKey::Prefix(fec)).unwrap().entry);
             (prefix, entry.unwrap_or(RouteEntry::PASS))
         });
         let expected: BTreeMap<IpNet, RouteEntry> = entries.collect();
@@ -1615,7 +1615,7 @@ fn check_groups(lfib: &Lfib<MemoryTables>) {
         let Some(spread) = lfib.spread(listed.route.key()) else {
             continue;
         };
-        let group = lfib.routes[&listed.route.key()].entry;
+        let group = lfib.routes.get(listed.route.key()).unwrap().entry;
         assert_eq!(group.op(), Op::Group);
         let all_out = listed.next_hops.iter().all(|&id| hops.is_out(id));
         for (bucket, &path) in (0..=u8::MAX).zip(spread) {

@@ -75,11 +75,18 @@ impl GrammarError {
 
 /// A whole route.
 pub fn route<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<Route, GrammarError> {
+    given(line, context).map(|(_, route)| route)
+}
+
+/// The same, and the route as the control socket takes it.
+pub fn given<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<(wire::Route, Route), GrammarError> {
     let mut parser = Parser::new(line, context.into());
     let line = parser.line()?;
     parser.check_words(&line)?;
-    let checked = line.given.clone().check();
-    checked.map_err(|error| parser.locate(&line, error))
+    match line.given.clone().check() {
+        Ok(route) => Ok((line.given, route)),
+        Err(error) => Err(parser.locate(&line, error)),
+    }
 }
 
 /// The selectors of `route show` and `route flush`.

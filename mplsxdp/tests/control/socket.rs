@@ -319,13 +319,13 @@ fn errors_in_a_transaction_count_from_its_first_route() {
 
     let mut client = Client::connect(&fake.instance).unwrap();
     let mut transaction = client.begin(true).unwrap();
-    transaction.stage(&[route(100, 16)]).unwrap();
+    transaction.stage(&[(&route(100, 16)).into()]).unwrap();
     let nowhere = NextHop {
         via: Via::Inet([192, 0, 2, 1].into()),
         dev: Some("nowhere".into()),
     };
     let refused = Route::new(route(101, 16).key(), Action::Pop, Some(nowhere), TtlPropagate::Default).unwrap();
-    transaction.stage(&[refused]).unwrap();
+    transaction.stage(&[(&refused).into()]).unwrap();
     match transaction.commit(false) {
         Err(ClientError::Refused(Error::Refused(Refusal::RouteRefused { index: 1, reason, .. }))) => {
             assert_eq!(reason, "nowhere is not a port");

@@ -35,10 +35,10 @@ pub(super) fn restore(input: impl BufRead, allow_empty: bool, client: &mut Clien
     let mut lines: Vec<u32> = Vec::new();
     let mut transaction = client.begin(true)?;
     let mut routes = Vec::with_capacity(BATCH);
-    for saved in saved_routes(input) {
-        let (number, route) = saved?;
+    for saved in saved(input) {
+        let (number, (given, _)) = saved?;
         lines.push(number);
-        routes.push(route);
+        routes.push(given);
         if routes.len() == BATCH {
             transaction.stage(&routes).map_err(|error| by_line(error, &lines))?;
             routes.clear();
@@ -113,6 +113,11 @@ pub(super) fn warn_of_unreachable(committed: &api::Committed) {
 
 /// The routes in a file written by `save`, with the lines where they begin.
 pub(in crate::cli) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = Result<(u32, Route), Failure>> {
+    saved(input).map(|saved| saved.map(|(number, (_, route))| (number, route)))
+}
+
+/// The same, each also as the control socket takes it.
+fn saved(input: impl BufRead) -> impl Iterator<Item = Result<(u32, (api::Route, Route)), Failure>> {
     let mut lines = Lines::new(input, Kind::Routes);
     let next = move || {
         let line = lines.next().transpose()?;
@@ -129,7 +134,7 @@ pub(in crate::cli) fn saved_routes(input: impl BufRead) -> impl Iterator<Item = 
     std::iter::from_fn(next).map(|line| {
         let (number, text) =
             line.map_err(|Unreadable { line, reason }| Failure::Refused(format!("line {line}: {reason}")))?;
-        let route = line::route(&text, Family::Any).map_err(|error| {
+        let route = line::given(&text, Family::Any).map_err(|error| {
             Failure::Refused(format!(
                 "line {number}, column {}: {error}\n{}",
                 error.column(&text),

@@ -518,7 +518,7 @@ impl Drop for MappedAdjacencies {
 }
 
 /// The map of this name that a program of the process uses. The process need not have it open.
-fn own_map(pid: u32, name: &str) -> Result<MapData> {
+pub fn own_map(pid: u32, name: &str) -> Result<MapData> {
     let mut programs = Vec::new();
     for entry in fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fdinfo"))? {
         let info = match fs::read_to_string(entry?.path()) {

@@ -30,7 +30,6 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::generator::{self, Generator, Headers, Size};
-use super::plot::plot;
 use super::rows::{Counters, Keys, Measure, ROWS, Row, VLAN};
 use super::{median, sorted};
 
@@ -59,9 +58,6 @@ pub struct Arguments {
     /// Another `mplsxdp`, to measure in the same rounds.
     #[arg(long, value_name = "PROGRAM")]
     before: Option<PathBuf>,
-    /// Writes a plot of the table.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
 }
 
 /// What frames go through.
@@ -95,8 +91,8 @@ impl Contender {
 }
 
 /// Nanoseconds per frame, round by round.
-pub struct Times {
-    pub row: &'static Row,
+struct Times {
+    row: &'static Row,
     bare: Vec<f64>,
     floor: Option<Vec<f64>>,
     before: Option<Vec<f64>>,
@@ -112,10 +108,6 @@ impl Times {
     /// Nanoseconds that a program adds to the bare redirect of the same round, in order.
     fn added(&self, times: &[f64]) -> Vec<f64> {
         sorted(times.iter().zip(&self.bare).map(|(own, bare)| own - bare).collect())
-    }
-
-    pub fn median_added(&self) -> f64 {
-        median(&self.added(&self.now))
     }
 
     /// Rate as a share of that of the bare redirect of the same round, median.
@@ -163,27 +155,21 @@ impl Times {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let lab = Lab::new()?;
     let netns = lab.netns("bench")?;
-    let times = netns.within(|| {
+    netns.within(|| {
         let mut bench = Bench::new(&netns, arguments)?;
         let chosen =
             |row: &&Row| arguments.operations.is_empty() || arguments.operations.iter().any(|name| name == row.name);
         Times::print_head(arguments.before.is_some());
-        let mut all = Vec::new();
         for row in ROWS.iter().filter(chosen) {
-            let times = bench.measure(row)?;
-            times.print();
-            all.push(times);
+            bench.measure(row)?.print();
         }
-        Ok(all)
+        Ok(())
     })?;
     println!(
         "\nMedians of {} rounds of {} thousand frames each; one CPU for generator, program and sink. `to bare`: rate as a share \
          of a bare redirect's. `added`: to the bare redirect's time for a frame.",
         arguments.rounds, arguments.kiloframes
     );
-    if let Some(file) = &arguments.svg {
-        std::fs::write(file, plot(&times)).with_context(|| format!("cannot write {}", file.display()))?;
-    }
     Ok(())
 }
 

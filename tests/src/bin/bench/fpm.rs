@@ -167,7 +167,7 @@ fn wait_for(client: &mut Client, routes: u64) -> Result<()> {
 }
 
 /// What /proc says that a process has, in MiB.
-fn memory(pid: u32, what: &str) -> Result<u64> {
+pub fn memory(pid: u32, what: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(what));
     let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());

@@ -1,6 +1,8 @@
 //! What the switch can do: the rate of each operation in [`forwarding`], of exceptions in [`exceptions`], how long a
-//! failover takes in [`failover`], and how fast routes of a routing daemon get into the tables in [`fpm`].
+//! failover takes in [`failover`], what changes of routes take in [`control`], and how fast routes of a routing daemon get
+//! into the tables in [`fpm`].
 
+mod control;
 mod exceptions;
 mod failover;
 mod forwarding;
@@ -26,10 +28,14 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Section {
+    /// Measures what changes of routes, large tables and starts take, and how much memory.
+    Control(control::Arguments),
     /// Measures how many exceptions the slow path takes.
     Exceptions(exceptions::Arguments),
     /// Measures how long a failover takes, and how long each request holds up the others.
     Failover(failover::Arguments),
+    /// Draws a plot of tables that were measured.
+    Plot(plot::Arguments),
     /// Measures how fast routes of a routing daemon get into the tables, and how much memory they take.
     Fpm(fpm::Arguments),
 }
@@ -38,8 +44,10 @@ fn main() -> Result<()> {
     let arguments = CommandLine::parse();
     tidy::on_signals()?;
     match &arguments.section {
+        Some(Section::Control(arguments)) => control::run(arguments),
         Some(Section::Exceptions(arguments)) => exceptions::run(arguments),
         Some(Section::Failover(arguments)) => failover::run(arguments),
+        Some(Section::Plot(arguments)) => plot::run(arguments),
         Some(Section::Fpm(arguments)) => fpm::run(arguments),
         None => forwarding::run(&arguments.forwarding),
     }

@@ -5,15 +5,15 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::{
     btf_maps,
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{btf_map, map},
     maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
 };
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS,
-    Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LINE_WORDS, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS,
-    MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry,
-    Settings, SubInterfaceKey, TtlMode, Watch,
+    Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS,
+    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LINE_WORDS, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS,
+    MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason,
+    RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
 use mplsxdp_common::ftn::{Nodes, halves_v4, halves_v6, longest_match};
@@ -53,7 +53,7 @@ pub static XSKS: XskMap = XskMap::with_max_entries(MAX_PORTS * MAX_QUEUES, 0);
 #[map]
 static POLICERS: Array<u64> = Array::with_max_entries(MAX_PORTS * PUNT_SLOTS, 0);
 #[map]
-static ROUTE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(DEFAULT_COUNTER_SLOTS, 0);
+static ROUTE_COUNTERS: Array<Counter> = Array::with_max_entries(DEFAULT_COUNTER_SLOTS, BPF_F_MMAPABLE);
 #[map]
 static REASON_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_PORTS * REASON_SLOTS, 0);
 /// The frame that [`crate::deliver`] delivers.
@@ -78,6 +78,11 @@ static POLICE: u64 = Police::UNLIMITED.to_bits();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata")]
 static HASH_SEED: u32 = 0;
+
+/// Frozen by the loader.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
+static COUNTER_SLOTS: u64 = CounterSlots::new(DEFAULT_COUNTER_SLOTS).to_bits();
 
 /// Frozen by the loader. Not 0: one program may begin on this CPU before another has ended (PREEMPT_RT), so counters
 /// are updated with atomic instructions.
@@ -159,15 +164,26 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
+    fn expect(&self, label: Label) {
+        if let Some(counter) = route_counter(counter_slots().likely(label)) {
+            // SAFETY: this CPU's own value. Volatile, because the result is not used: the read is to fetch the cache line.
+            unsafe { read_volatile(&raw const (*counter).packets) };
+        }
+    }
+
+    #[inline(always)]
     fn count(&self, slot: u32, bytes: usize) {
         // Slot 0 is never read: counting into it is cheaper than a check.
-        count(&ROUTE_COUNTERS, slot, bytes);
+        if let Some(counter) = route_counter(or_zero(slot, counter_slots().count())) {
+            // SAFETY: this CPU's own value.
+            unsafe { add_frame(counter, bytes) };
+        }
     }
 
     #[inline(always)]
     fn count_finished(&self, port: u32, bytes: usize) {
         let slot = Reason::ChecksumFinished.slot();
-        count(&REASON_COUNTERS, port * REASON_SLOTS + slot, bytes);
+        count_reason_slot(port, slot, bytes);
     }
 }
 
@@ -230,7 +246,7 @@ impl Nodes for Chunks {
 /// Counts a frame in one of a port's slots.
 #[inline(always)]
 pub fn count_reason(port: u32, slot: u32, frame: &impl Frame) {
-    count(&REASON_COUNTERS, port * REASON_SLOTS + slot, frame.len());
+    count_reason_slot(port, slot, frame.len());
 }
 
 /// Counts frames that were redirected to a port but not sent by it.
@@ -312,14 +328,56 @@ unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> bool {
 }
 
 #[inline(always)]
-fn count(counters: &PerCpuArray<Counter>, index: u32, bytes: usize) {
-    if let Some(counter) = counters.get_ptr_mut(index) {
-        let atomically = counts_atomically();
+fn count_reason_slot(port: u32, slot: u32, bytes: usize) {
+    if let Some(counter) = REASON_COUNTERS.get_ptr_mut(port * REASON_SLOTS + slot) {
         // SAFETY: this CPU's own value.
-        unsafe {
-            add(atomically, &raw mut (*counter).packets, 1);
-            add(atomically, &raw mut (*counter).bytes, bytes as u64);
-        }
+        unsafe { add_frame(counter, bytes) };
+    }
+}
+
+#[inline(always)]
+fn counter_slots() -> CounterSlots {
+    // SAFETY: a static; volatile so that the compiler does not assume the initial value above.
+    CounterSlots::from_bits(unsafe { read_volatile(&raw const COUNTER_SLOTS) })
+}
+
+/// `slot` if it is less than `end`, else 0. In assembly: the compiler would make a branch of it, and Linux 6.1 would
+/// process what follows once for each side.
+#[inline(always)]
+fn or_zero(slot: u32, end: u32) -> u32 {
+    let mut slot = u64::from(slot);
+    // SAFETY: arithmetic in registers: the difference is negative, so all of its bits are set by the shift, or it is not.
+    unsafe {
+        asm!(
+            "{difference} -= {end}",
+            "{difference} s>>= 63",
+            "{slot} &= {difference}",
+            difference = inout(reg) slot => _,
+            end = in(reg) u64::from(end),
+            slot = inout(reg) slot,
+            options(nostack, pure, nomem)
+        );
+    }
+    slot as u32
+}
+
+/// This CPU's counter of a slot, which must be less than the number of slots.
+#[inline(always)]
+fn route_counter(slot: u32) -> Option<*mut Counter> {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    ROUTE_COUNTERS.get_ptr_mut(counter_slots().index(cpu, slot))
+}
+
+/// # Safety
+/// `counter` must be valid for reads and writes, and only programs on this CPU write to it.
+#[inline(always)]
+unsafe fn add_frame(counter: *mut Counter, bytes: usize) {
+    let atomically = counts_atomically();
+    // SAFETY: as the caller says.
+    unsafe {
+        add(atomically, &raw mut (*counter).packets, 1);
+        add(atomically, &raw mut (*counter).bytes, bytes as u64);
     }
 }
 

@@ -212,11 +212,12 @@ fn the_memory_of_prefixes_goes_back_to_the_kernel_after_they_are_removed() {
     }
 }
 
-/// For a per-CPU map, the part that two CPUs need.
+/// Of counters, the part that two CPUs need.
 fn bytes_of_empty_table(table: &TableMemory) -> u64 {
+    let possible = nr_cpus().unwrap() as u64;
     match table.name {
-        map::ROUTE_COUNTERS | map::REASON_COUNTERS => {
-            let possible = nr_cpus().unwrap() as u64;
+        map::ROUTE_COUNTERS => table.bytes * CPUS / possible,
+        map::REASON_COUNTERS => {
             // The map itself is a pointer for each entry, whatever the number of CPUs.
             let pointers = u64::from(table.entries) * 8;
             pointers + (table.bytes - pointers) * CPUS / possible

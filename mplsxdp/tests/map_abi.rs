@@ -103,9 +103,9 @@ fn every_map_is_there_with_its_sizes() {
         ),
         (
             map::ROUTE_COUNTERS,
-            "counter slot, u32".into(),
+            "CPU x slots + [counter slot](#counter), u32".into(),
             counter.clone(),
-            or(DEFAULT_COUNTER_SLOTS, "--counter-slots"),
+            format!("{}, for each CPU", or(DEFAULT_COUNTER_SLOTS, "--counter-slots")),
         ),
         (
             map::REASON_COUNTERS,

@@ -5,6 +5,7 @@
 //! a reader sees the old word or the new one, never half of each.
 
 mod adjacency;
+mod counter_slots;
 mod delivery;
 mod ftn;
 mod police;
@@ -17,6 +18,7 @@ mod watch;
 mod word;
 
 pub use adjacency::{Adjacency, VlanTags};
+pub use counter_slots::CounterSlots;
 pub use delivery::Delivery;
 pub use ftn::{CHUNK_LINES, CHUNK_WORDS, Domain, FTN_ROOTS, LINE_WORDS, MAX_CHUNKS};
 pub use police::Police;
@@ -28,7 +30,7 @@ pub use stack::LabelStack;
 pub use watch::Watch;
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -69,6 +71,8 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const POLICE: &str = "POLICE";
 /// Name of the frozen seed of the multipath hash, a u32, in the program's `.rodata`.
 pub const HASH_SEED: &str = "HASH_SEED";
+/// Name of the frozen [`CounterSlots`] in the programs' `.rodata`.
+pub const COUNTER_SLOTS: &str = "COUNTER_SLOTS";
 /// Name of the frozen switch, a u32, in the programs' `.rodata`: whether counters are updated with atomic instructions.
 pub const ATOMIC_COUNTERS: &str = "ATOMIC_COUNTERS";
 /// Default and largest size of `ILM`: one entry for every label.
@@ -81,7 +85,7 @@ pub const DEFAULT_STACKS: u32 = 1 << 15;
 pub const DEFAULT_GROUPS: u32 = 1 << 10;
 /// Buckets of a group; flows are spread over them.
 pub const BUCKETS: usize = 256;
-/// Default size of `ROUTE_COUNTERS`; slot 0 means "not counted".
+/// Default number of counter slots in `ROUTE_COUNTERS` for each CPU; slot 0 means "not counted".
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 /// The most prefixes of each family in the FTN, in all domains together.
 pub const MAX_FTN: u32 = 1 << 20;

@@ -58,6 +58,8 @@ pub trait PortView {
     /// The start value of the flow hash. Routers along a path must use different ones; otherwise the second would find
     /// all flows that reach it in the same few buckets.
     fn hash_seed(&self) -> u32;
+    /// A frame is likely to be counted for the route of this label. The tables may fetch the counter.
+    fn expect(&self, _label: Label) {}
     /// Counts a frame of `bytes` for the route that has counter slot `slot`.
     fn count(&self, slot: u32, bytes: usize);
     /// Counts a frame of `bytes` that arrived at port `port` and whose checksum was finished. Not called on ports with
@@ -163,6 +165,7 @@ fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
 /// `None` if its label is this router's own: [`forward_any`] handles those.
 #[inline(always)]
 fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T, lse: Lse) -> Checked<Option<Verdict>> {
+    tables.expect(lse.label());
     let (entry, _) = ilm(frame, tables, lse)?;
     if matches!(entry.op(), Op::Local | Op::LocalPass) {
         return Ok(None);

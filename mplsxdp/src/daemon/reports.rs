@@ -12,6 +12,7 @@ use tracing::warn;
 use super::Answer;
 use super::exceptions::Exceptions;
 use crate::control::api;
+use crate::dataplane::TableError;
 use crate::dataplane::kernel::CounterReaders;
 use crate::kernel::{NeighbourEntry, Netlink};
 use crate::lfib::counters::{CountedAt, Total};
@@ -88,7 +89,9 @@ pub fn routes(answer: Answer, mut reply: api::Reply, counted_at: Vec<Option<Coun
             api::Reply::Route(route) => std::slice::from_mut(route.as_mut()),
             _ => &mut [],
         };
-        add_counters(routes, &counted_at, |first, count| readers.routes.read(first, count));
+        add_counters(routes, &counted_at, |first, count| {
+            Ok::<_, TableError>(readers.routes.read(first, count))
+        });
         let _ = answer.send(Ok(reply));
     });
 }
@@ -105,7 +108,9 @@ pub fn stats(
     tokio::task::spawn_blocking(move || {
         let stats = api::Stats {
             reasons: stats::reasons(&ports, all, |first, count| readers.reasons.read(first, count)),
-            forwarded: stats::forwarded(&total, |first, count| readers.routes.read(first, count)),
+            forwarded: stats::forwarded(&total, |first, count| {
+                Ok::<_, TableError>(readers.routes.read(first, count))
+            }),
             ..stats
         };
         let _ = answer.send(Ok(api::Reply::Stats(stats)));

@@ -14,8 +14,8 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
 use mplsxdp_common::abi::{
-    ATOMIC_COUNTERS, DELIVER_PROGRAM, HASH_SEED, LOST_BEFORE_DRIVER, LOST_BY_DRIVER, POLICE, PROGRAM, Police, SETTINGS,
-    Settings, TtlMode, WATCH, Watch, map,
+    ATOMIC_COUNTERS, COUNTER_SLOTS, CounterSlots, DELIVER_PROGRAM, HASH_SEED, LOST_BEFORE_DRIVER, LOST_BY_DRIVER,
+    POLICE, PROGRAM, Police, SETTINGS, Settings, TtlMode, WATCH, Watch, map,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -80,6 +80,8 @@ pub enum LoadError {
     Keep(#[source] io::Error),
     #[error("cannot hand frames to the kernel with test runs of a program (BPF_PROG_TEST_RUN): {0}")]
     Deliver(#[source] io::Error),
+    #[error("cannot count the CPUs: {0}")]
+    Cpus(#[source] io::Error),
     #[error("cannot read the XDP program's log records: {0}")]
     Log(#[source] io::Error),
     #[error(
@@ -332,8 +334,10 @@ struct Frozen {
 fn object(pins: &Pins, sizes: Sizes, settings: Settings, frozen: Frozen) -> Result<Ebpf, LoadError> {
     let (settings, police) = (settings.to_bits(), frozen.police.to_bits());
     let atomic_counters = u32::from(frozen.atomic_counters);
-    let mut loader = sharing(pins, sizes);
+    let counter_slots = CounterSlots::new(sizes.counter_slots).to_bits();
+    let mut loader = sharing(pins, sizes)?;
     loader
+        .override_global(COUNTER_SLOTS, &counter_slots, true)
         .override_global(SETTINGS, &settings, true)
         .override_global(POLICE, &police, true)
         .override_global(HASH_SEED, &frozen.hash_seed, true)
@@ -344,7 +348,7 @@ fn object(pins: &Pins, sizes: Sizes, settings: Settings, frozen: Frozen) -> Resu
 fn object_watching(pins: &Pins, sizes: Sizes, watch: Watch, atomic_counters: bool) -> Result<Ebpf, LoadError> {
     let words = watch.words();
     let atomic_counters = u32::from(atomic_counters);
-    let mut loader = sharing(pins, sizes);
+    let mut loader = sharing(pins, sizes)?;
     loader
         .override_global(WATCH, &words, true)
         .override_global(ATOMIC_COUNTERS, &atomic_counters, true);
@@ -352,18 +356,30 @@ fn object_watching(pins: &Pins, sizes: Sizes, watch: Watch, atomic_counters: boo
 }
 
 /// A loader for objects that share their maps.
-fn sharing<'a>(pins: &Pins, sizes: Sizes) -> EbpfLoader<'a> {
+fn sharing<'a>(pins: &Pins, sizes: Sizes) -> Result<EbpfLoader<'a>, LoadError> {
+    let counters = sizes.counter_slots.saturating_mul(cpus().map_err(LoadError::Cpus)?);
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_max_entries(map::ILM, sizes.labels)
         .map_max_entries(map::STACKS, sizes.stacks)
         .map_max_entries(map::GROUPS, sizes.groups)
-        .map_max_entries(map::ROUTE_COUNTERS, sizes.counter_slots);
+        .map_max_entries(map::ROUTE_COUNTERS, counters);
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.path(name));
     }
-    loader
+    Ok(loader)
+}
+
+/// One more than the highest number that a CPU may have.
+pub(super) fn cpus() -> io::Result<u32> {
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    // Ranges in order, such as `0-3,8-11`.
+    let last = possible.trim_end().rsplit(['-', ',']).next().map(str::parse::<u32>);
+    match last {
+        Some(Ok(last)) => Ok(last + 1),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, possible)),
+    }
 }
 
 /// The cookie of this thread's network namespace (SO_NETNS_COOKIE, Linux 5.14).

@@ -19,6 +19,8 @@ pub struct MappedWords {
 
 // SAFETY: the mapping belongs to this value, and is only accessed atomically.
 unsafe impl Send for MappedWords {}
+// SAFETY: likewise; `copy_from` borrows it mutably.
+unsafe impl Sync for MappedWords {}
 
 impl MappedWords {
     pub fn new(name: &'static str, map: &MapData, len: usize) -> Result<Self, TableError> {

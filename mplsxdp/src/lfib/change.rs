@@ -338,7 +338,7 @@ impl<T: Tables> Lfib<T> {
         // A route that replaces another keeps its counter.
         let slot = match before {
             Some(before) => before.slot(),
-            None => self.counters.take(&self.tables),
+            None => self.counters.take(key, &self.tables),
         };
         let entry = RouteEntry::new(entry.op(), ttl, entry.operand(), entry.next_hop(), slot);
         Ok(Prepared {

@@ -4,9 +4,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use mplsxdp_common::abi::Counter;
+use mplsxdp_common::abi::{Counter, CounterSlots};
 
 use crate::dataplane::{TableError, Tables};
+use crate::route::RouteKey;
 
 const WORD: usize = u64::BITS as usize;
 /// How many slots are read at a time before they are handed out.
@@ -15,9 +16,12 @@ const AHEAD: usize = 1024;
 /// Which slots of the counter table are in use, and the value from which each counts.
 #[derive(Debug)]
 pub struct Counters {
-    /// The first slot that was never handed out, and the end of the table.
-    never_taken: std::ops::Range<u32>,
+    layout: CounterSlots,
+    /// The end of the table.
+    end: u32,
     free: FreeSlots,
+    /// By slot, one bit: it was handed out before, so it may have counted.
+    used: Vec<u64>,
     held_back: Vec<u32>,
     /// The values of a range of slots, read when all free slots in it were already free. Nothing counts in a free slot.
     ahead: (u32, Vec<Counter>),
@@ -35,8 +39,10 @@ impl Counters {
     /// For a table with this many slots; slot 0 is used by no route.
     pub fn new(end: u32) -> Self {
         Self {
-            never_taken: 1..end,
-            free: FreeSlots::default(),
+            layout: CounterSlots::new(end),
+            end,
+            free: FreeSlots::all(1..end),
+            used: vec![0; (end as usize).div_ceil(WORD)],
             held_back: Vec::new(),
             ahead: (0, Vec::new()),
             baselines: Vec::new(),
@@ -46,15 +52,25 @@ impl Counters {
         }
     }
 
-    /// A slot that counts from now on, or 0 if none is left.
-    pub fn take(&mut self, tables: &impl Tables) -> u32 {
-        let Some(slot) = self.free.first() else {
-            return self.never_taken.next().unwrap_or(0);
+    /// A slot that counts from now on for the route of `key`, or 0 if none is left. A label gets the slot that the
+    /// program expects if it is free. Others get the last one that is free, because the first ones are those of small
+    /// labels.
+    pub fn take(&mut self, key: RouteKey, tables: &impl Tables) -> u32 {
+        let likely = match key {
+            RouteKey::Label(label) => Some(self.layout.likely(label)).filter(|&slot| self.free.contains(slot)),
+            RouteKey::Prefix(_) => None,
         };
-        match self.figure(slot, tables) {
-            Ok(raw) => self.set_baseline(slot, raw),
-            Err(error) => tracing::warn!(slot, %error, "a counter continues from an older route's count"),
+        let Some(slot) = likely.or_else(|| self.free.last()) else {
+            return 0;
+        };
+        let (word, bit) = place(slot);
+        if self.used[word] & bit != 0 {
+            match self.figure(slot, tables) {
+                Ok(raw) => self.set_baseline(slot, raw),
+                Err(error) => tracing::warn!(slot, %error, "a counter continues from an older route's count"),
+            }
         }
+        self.used[word] |= bit;
         self.free.remove(slot);
         slot
     }
@@ -75,7 +91,7 @@ impl Counters {
 
     fn set_baseline(&mut self, slot: u32, raw: Counter) {
         if self.baselines.is_empty() && raw != Counter::default() {
-            self.baselines = vec![[0; 2]; self.never_taken.end as usize];
+            self.baselines = vec![[0; 2]; self.end as usize];
         }
         if let Some(baseline) = self.baselines.get_mut(slot as usize) {
             *baseline = [raw.packets, raw.bytes];
@@ -165,25 +181,38 @@ impl Counters {
     }
 }
 
-/// A set of slots that hands out the lowest one first, so that slots in use are neighbours and can be read at once.
-#[derive(Default, Debug)]
+/// A set of slots.
+#[derive(Debug)]
 struct FreeSlots {
     bits: Vec<u64>,
-    /// No word before this one has a free slot.
-    first_word: usize,
+    /// No word from this one on has a free slot.
+    end_word: usize,
 }
 
 impl FreeSlots {
     /// The least number of free slots for which a word is worth reading whole.
     const DENSE: u32 = u64::BITS / 4;
 
+    fn all(slots: std::ops::Range<u32>) -> Self {
+        let mut free = Self {
+            bits: vec![0; (slots.end as usize).div_ceil(WORD)],
+            end_word: 0,
+        };
+        slots.for_each(|slot| free.insert(slot));
+        free
+    }
+
+    fn contains(&self, slot: u32) -> bool {
+        let (word, bit) = place(slot);
+        self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
     fn insert(&mut self, slot: u32) {
         let (word, bit) = place(slot);
-        if self.bits.len() <= word {
-            self.bits.resize(word + 1, 0);
+        if let Some(bits) = self.bits.get_mut(word) {
+            *bits |= bit;
+            self.end_word = self.end_word.max(word + 1);
         }
-        self.bits[word] |= bit;
-        self.first_word = self.first_word.min(word);
     }
 
     fn remove(&mut self, slot: u32) {
@@ -193,12 +222,11 @@ impl FreeSlots {
         }
     }
 
-    fn first(&mut self) -> Option<u32> {
-        let rest = self.bits.iter().skip(self.first_word);
-        let empty = rest.take_while(|&&bits| bits == 0).count();
-        self.first_word += empty;
-        let bits = self.bits.get(self.first_word)?;
-        Some(self.first_word as u32 * u64::BITS + bits.trailing_zeros())
+    fn last(&mut self) -> Option<u32> {
+        let rest = self.bits.iter().take(self.end_word).rev();
+        self.end_word -= rest.take_while(|&&bits| bits == 0).count();
+        let word = self.end_word.checked_sub(1)?;
+        Some(word as u32 * u64::BITS + self.bits[word].ilog2())
     }
 
     /// How many slots from `slot` on are worth reading at once: up to the end of the last of the consecutive words with
@@ -297,13 +325,15 @@ fn minus(one: Counter, other: Counter) -> Counter {
 mod tests {
     use std::collections::BTreeSet;
 
+    use mplsxdp_common::wire::Label;
     use proptest::prelude::*;
 
     use super::*;
     use crate::dataplane::memory::MemoryTables;
 
     proptest! {
-        /// Whatever was counted in a slot before, its next user counts from there, and no slot is handed out twice.
+        /// Whatever was counted in a slot before, its next user counts from there, and no slot is handed out twice. A label
+        /// gets the slot that the program expects if it can.
         #[test]
         fn a_slot_that_is_taken_anew_counts_from_zero(
             steps in prop::collection::vec((any::<bool>(), 1_usize..300, 1_usize..4), 1..12),
@@ -313,8 +343,16 @@ mod tests {
             let mut taken = BTreeSet::new();
             for (takes, count, every) in steps {
                 if takes {
-                    for _ in 0..count {
-                        let slot = counters.take(&tables);
+                    for number in 0..count {
+                        let label = number as u32 * every as u32 + 16;
+                        let key = match every {
+                            3 => RouteKey::Prefix("10.0.0.0/8".parse::<ipnet::IpNet>().unwrap().into()),
+                            _ => RouteKey::Label(Label::new(label).unwrap()),
+                        };
+                        let slot = counters.take(key, &tables);
+                        if every != 3 && slot != label {
+                            prop_assert!(taken.contains(&label));
+                        }
                         prop_assert!(slot == 0 || taken.insert(slot));
                         let raw = tables.route_counter(slot).unwrap();
                         prop_assert_eq!(counters.place(slot).counted(raw), Counter::default());
@@ -341,14 +379,21 @@ mod tests {
     /// Consecutive free slots are read together, and single ones alone.
     #[test]
     fn free_slots_are_read_ahead_where_many_are_free() {
-        let mut free = FreeSlots::default();
+        let mut free = FreeSlots::all(0..1024);
+        (0..1024).for_each(|slot| free.remove(slot));
+        assert_eq!(free.last(), None);
         (64..64 + 256).for_each(|slot| free.insert(slot));
         free.insert(1000);
-        assert_eq!((free.first(), free.dense(64, AHEAD)), (Some(64), 256));
+        assert_eq!((free.last(), free.dense(64, AHEAD)), (Some(1000), 256));
         assert_eq!((free.dense(100, AHEAD), free.dense(64, 128)), (220, 128));
         (64..64 + 256).for_each(|slot| free.remove(slot));
-        assert_eq!((free.first(), free.dense(1000, AHEAD)), (Some(1000), 1));
+        assert_eq!(free.dense(1000, AHEAD), 1);
+        free.remove(1000);
+        assert_eq!(free.last(), None);
         free.insert(3);
-        assert_eq!(free.first(), Some(3));
+        assert_eq!(
+            (free.last(), free.contains(3), free.contains(4)),
+            (Some(3), true, false)
+        );
     }
 }

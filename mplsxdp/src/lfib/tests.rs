@@ -222,7 +222,8 @@ fn a_route_is_published_as_one_word_and_listed_as_it_was_given() {
     let swapped = entry(&lfib, 100);
     assert_eq!(
         (swapped.op(), swapped.out_label().get(), swapped.slot()),
-        (Op::Label, 110, 1)
+        (Op::Label, 110, 3),
+        "label 100 would have slot 0 of the four"
     );
     let stacked = entry(&lfib, 101);
     assert_eq!((stacked.op(), stacked.next_hop()), (Op::Stack, swapped.next_hop()));

@@ -1,15 +1,18 @@
 //! The tables in the kernel and those in memory look the same to the forwarding core, at the wire and in the slow path.
 
+use aya::programs::{TestRun as _, TestRunOptions};
 use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp_common::abi::{
-    Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, LabelStack, MAX_LABELS, Op, PortWord, RouteEntry,
-    Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
+    Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, LabelStack, MAX_LABELS, Op, PortWord,
+    RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::forward;
-use mplsxdp_common::wire::{ETH_P_8021Q, Label, Mac};
+use mplsxdp_common::wire::{ETH_P_8021Q, ETH_P_MPLS_UC, Label, Lse, Mac};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const SETTINGS: Settings = Settings::new(3, TtlMode::Uniform, 255, false, false);
@@ -56,15 +59,16 @@ fn check(tables: &impl forward::PortView, tagged: bool) {
     tables.count(SLOT, 64);
 }
 
+const SIZES: Sizes = Sizes {
+    labels: MAX_LABELS,
+    stacks: DEFAULT_STACKS,
+    groups: DEFAULT_GROUPS,
+    counter_slots: DEFAULT_COUNTER_SLOTS,
+};
+
 #[test]
 fn the_tables_in_memory_look_like_the_kernels() {
-    let sizes = Sizes {
-        labels: MAX_LABELS,
-        stacks: DEFAULT_STACKS,
-        groups: DEFAULT_GROUPS,
-        counter_slots: DEFAULT_COUNTER_SLOTS,
-    };
-    let loader = Loader::new(sizes).unwrap();
+    let loader = Loader::new(SIZES).unwrap();
     let mut kernel = KernelTables::open(loader.pins(), 0).unwrap();
     fill(&mut kernel);
     check(&kernel.at_wire(SETTINGS), true);
@@ -79,4 +83,60 @@ fn the_tables_in_memory_look_like_the_kernels() {
     // In place of a program, the core counts as a program does.
     check(&memory.at_wire(SETTINGS), true);
     assert_eq!(memory.route_counter(SLOT).unwrap().packets, 1);
+}
+
+/// Each CPU counts on its own, in the slot of the entry, whichever slot it expects for the label. What is read is the
+/// sum, and the slots beside it have counted nothing.
+#[test]
+fn frames_on_every_cpu_are_counted_in_the_slot_of_their_entry() {
+    const FRAME_LEN: u64 = 60;
+    let loader = Loader::new(SIZES).unwrap();
+    let mut kernel = KernelTables::open(loader.pins(), 0).unwrap();
+    fill(&mut kernel);
+    kernel.store_adjacency(6, adjacency());
+    let last = DEFAULT_COUNTER_SLOTS - 1;
+    let entries = [(100, 100), (200, SLOT), (DEFAULT_COUNTER_SLOTS + 300, 300), (400, last)];
+    for (label, slot) in entries {
+        let entry = RouteEntry::new(Op::Label, TtlPropagate::Default, 110, 6, slot);
+        kernel.store_ilm(Label::new(label).unwrap(), entry);
+    }
+    let program = loader.program(SETTINGS).unwrap();
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap());
+    let mut sent = 0;
+    for cpu in cpus {
+        let mut only = CpuSet::new();
+        only.set(cpu).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+        for (number, (label, _)) in (1..).zip(entries) {
+            let lse = Lse::new(Label::new(label).unwrap(), 0, true, 64).to_bytes();
+            let mut frame = [&MAC.0[..], &MAC.0, &ETH_P_MPLS_UC.to_be_bytes(), &lse].concat();
+            frame.resize(FRAME_LEN as usize, 0);
+            for _ in 0..number {
+                let options = TestRunOptions {
+                    data_in: Some(&frame),
+                    ..TestRunOptions::new()
+                };
+                program.xdp().test_run(options).unwrap();
+            }
+        }
+        sent += 1;
+    }
+    let all = kernel.route_counters(1, DEFAULT_COUNTER_SLOTS).unwrap();
+    assert_eq!(all.len() as u32, last);
+    let counted = (1..).zip(all).filter(|(_, counter)| *counter != Counter::default());
+    let expected = [(SLOT, 2), (100, 1), (300, 3), (last, 4)].map(|(slot, number)| {
+        let packets = number * sent;
+        (
+            slot,
+            Counter {
+                packets,
+                bytes: packets * FRAME_LEN,
+            },
+        )
+    });
+    assert_eq!(counted.collect::<Vec<_>>(), expected);
+    for (slot, counter) in expected {
+        assert_eq!(kernel.route_counter(slot).unwrap(), counter);
+    }
 }

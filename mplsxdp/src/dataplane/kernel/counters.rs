@@ -1,18 +1,74 @@
-//! The counters: per-CPU arrays, read and zeroed by the bpf system call.
+//! The counters. Those of routes are in an array that is mapped, those of reasons in a per-CPU array, which is read and
+//! zeroed by the bpf system call.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
-use mplsxdp_common::abi::Counter;
+use mplsxdp_common::abi::{Counter, CounterSlots, map};
 
 use super::{descriptor, table_error, typed};
-use crate::dataplane::loader::Pins;
+use crate::dataplane::loader::{Pins, cpus};
+use crate::dataplane::mapped::MappedWords;
 use crate::dataplane::{TableError, bpf};
 
 /// A counter as aya reads it: packets, bytes.
-type CounterWords = [u64; 2];
+type CounterWords = [u64; COUNTER_WORDS];
+
+const COUNTER_WORDS: usize = size_of::<Counter>() / size_of::<u64>();
+
+/// The counters of routes.
+#[derive(Clone)]
+pub struct RouteCounters {
+    words: Arc<MappedWords>,
+    slots: u32,
+    cpus: u32,
+}
+
+impl RouteCounters {
+    const NAME: &str = map::ROUTE_COUNTERS;
+
+    pub(super) fn open(pins: &Pins) -> Result<Self, TableError> {
+        let map = pins.open(Self::NAME);
+        let map = map.map_err(|error| table_error(Self::NAME, "open", error))?;
+        let info = map.info();
+        let entries = info
+            .map_err(|error| table_error(Self::NAME, "read the size", error))?
+            .max_entries();
+        let cpus = cpus().map_err(|source| error(Self::NAME, "count the CPUs for", source))?;
+        Ok(Self {
+            words: Arc::new(MappedWords::new(Self::NAME, &map, entries as usize * COUNTER_WORDS)?),
+            slots: entries / cpus,
+            cpus,
+        })
+    }
+
+    /// Slots of each CPU.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Counter {
+        self.read(slot, 1).first().copied().unwrap_or_default()
+    }
+
+    /// The counters of `count` slots from `first` on; fewer at the end of the table.
+    pub fn read(&self, first: u32, count: u32) -> Vec<Counter> {
+        let end = self.slots.min(first.saturating_add(count));
+        let layout = CounterSlots::new(self.slots);
+        let mut counters = vec![Counter::default(); end.saturating_sub(first) as usize];
+        for cpu in 0..self.cpus {
+            for (slot, sum) in (first..).zip(&mut counters) {
+                let word = layout.index(cpu, slot) as usize * COUNTER_WORDS;
+                sum.packets = sum.packets.wrapping_add(self.words.load(word));
+                sum.bytes = sum.bytes.wrapping_add(self.words.load(word + 1));
+            }
+        }
+        counters
+    }
+}
 
 /// One array of counters.
 pub(super) struct CounterArray {
@@ -39,11 +95,6 @@ impl CounterArray {
         let values = self.slots.get(&slot, 0);
         let values = values.map_err(|error| table_error(self.reader.name, "read", error))?;
         Ok(total(&values))
-    }
-
-    /// As [`CounterReader::read`].
-    pub fn read(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
-        self.reader.read(first, count)
     }
 
     pub fn clear(&mut self, slot: u32) -> Result<(), TableError> {
@@ -74,7 +125,7 @@ impl CounterArray {
 /// Handles for all counters.
 pub struct CounterReaders {
     /// By counter slots of routes.
-    pub routes: CounterReader,
+    pub routes: RouteCounters,
     /// By ports, then reasons.
     pub reasons: CounterReader,
 }

@@ -14,7 +14,7 @@ use mplsxdp_common::abi::{
 };
 use mplsxdp_common::wire::Label;
 
-use self::counters::CounterArray;
+use self::counters::{CounterArray, RouteCounters};
 pub use self::counters::{CounterReader, CounterReaders};
 pub use self::view::AtPort;
 use super::ftn::kernel::KernelFtn;
@@ -41,7 +41,7 @@ pub struct KernelTables {
     /// The port on each interface.
     interfaces: HashMap<MapData, u32, u32>,
     xsks: XskMap<MapData>,
-    route_counters: CounterArray,
+    route_counters: RouteCounters,
     reason_counters: CounterArray,
     grace_periods: GracePeriods,
     hash_seed: u32,
@@ -66,12 +66,13 @@ impl KernelTables {
                 .map(|info| info.max_entries())
                 .map_err(|error| table_error(name, "read the size", error))
         };
+        let route_counters = RouteCounters::open(pins)?;
         let capacity = Capacity {
             labels: entries(map::ILM, &ilm)?,
             adjacencies: entries(map::ADJACENCIES, &adjacencies)?,
             stacks: entries(map::STACKS, &stacks)?,
             groups: entries(map::GROUPS, &groups)?,
-            counter_slots: entries(map::ROUTE_COUNTERS, &open(map::ROUTE_COUNTERS)?)?,
+            counter_slots: route_counters.slots(),
             prefixes: MAX_FTN,
         };
         let memory = SHARED_MAPS
@@ -101,7 +102,7 @@ impl KernelTables {
             tx_ports_map: open(map::TX_PORTS)?,
             interfaces: typed(map::INTERFACES, Map::HashMap(open(map::INTERFACES)?))?,
             xsks: typed(map::XSKS, Map::XskMap(open(map::XSKS)?))?,
-            route_counters: CounterArray::open(pins, map::ROUTE_COUNTERS)?,
+            route_counters,
             reason_counters: CounterArray::open(pins, map::REASON_COUNTERS)?,
             grace_periods: GracePeriods::new()?,
             hash_seed,
@@ -145,7 +146,7 @@ impl KernelTables {
     /// Handles for all counters. They can be used on another thread.
     pub fn counter_readers(&self) -> Result<CounterReaders, TableError> {
         Ok(CounterReaders {
-            routes: self.route_counters.reader()?,
+            routes: self.route_counters.clone(),
             reasons: self.reason_counters.reader()?,
         })
     }
@@ -283,11 +284,11 @@ impl Tables for KernelTables {
     }
 
     fn route_counter(&self, slot: u32) -> Result<Counter, TableError> {
-        self.route_counters.get(slot)
+        Ok(self.route_counters.get(slot))
     }
 
     fn route_counters(&self, first: u32, count: u32) -> Result<Vec<Counter>, TableError> {
-        self.route_counters.read(first, count)
+        Ok(self.route_counters.read(first, count))
     }
 
     fn reason_counter(&self, port: u16, reason: Reason) -> Result<Counter, TableError> {
@@ -316,6 +317,9 @@ impl Tables for KernelTables {
         if let Some(ftn) = memory.iter_mut().find(|table| table.name == map::FTN) {
             ftn.entries = 2 * MAX_FTN;
             ftn.bytes += self.ftn.bytes();
+        }
+        if let Some(counters) = memory.iter_mut().find(|table| table.name == map::ROUTE_COUNTERS) {
+            counters.entries = self.route_counters.slots();
         }
         Ok(memory)
     }

@@ -180,6 +180,9 @@ fn the_memory_of_prefixes_goes_back_to_the_kernel_after_they_are_removed() {
         FtnKey::new(Domain::NO_VRF, prefix.unwrap().trunc())
     };
     let wait_for_room = |tables: &mut KernelTables| {
+        if tables.needs_publishing() {
+            tables.publish_ftn(&mut |_| true);
+        }
         while let Some(period) = tables.await_ftn_room() {
             while !tables.is_over(period) {
                 pause();

@@ -74,6 +74,12 @@ impl World {
         for (domain, entries) in DOMAINS.into_iter().zip(&self.ftn) {
             for (prefix, &entry) in PREFIXES.into_iter().zip(entries) {
                 let key = FtnKey::new(domain, prefix.parse().unwrap());
+                if tables.needs_publishing() {
+                    tables.publish_ftn(&mut |_| true);
+                    while tables.await_ftn_room().is_some() {
+                        std::thread::yield_now();
+                    }
+                }
                 match entry {
                     Some(entry) => tables.insert_ftn(key, entry).unwrap(),
                     None => tables.remove_ftn(key).unwrap(),

@@ -197,32 +197,32 @@ fn counters_of_the_kernel() -> Result<()> {
     router.run("route add 103 as 113 via link 02:00:00:00:00:09 dev eth2")?;
     bench.expect(&tap, netns.mac("eth2")?, bench.right.mac("eth0")?)?;
 
-    // Both are read until nothing has happened between the two.
+    // Read until nothing has happened between two reports of the kernel, except that time has passed.
     let entry = |neighbour: &Value, state: &str| {
-        [
-            "dst",
-            "dev",
-            "lladdr",
-            "refcnt",
-            "used",
-            "confirmed",
-            "updated",
-            "probes",
-            state,
-        ]
-        .map(|name| neighbour[name].clone())
+        ["dst", "dev", "lladdr", "refcnt", "probes", state].map(|name| neighbour[name].clone())
     };
-    wait::until("the same neighbours twice", LIMIT, || {
-        let kernel: Vec<Value> = serde_json::from_str(&netns.ip("-j -s neigh show dev eth2")?)?;
+    let ages = |neighbour: &Value| ["used", "confirmed", "updated"].map(|name| neighbour[name].as_u64());
+    wait::until("neighbours as the kernel reports them", LIMIT, || {
+        let kernel = || -> Result<Vec<Value>> { Ok(serde_json::from_str(&netns.ip("-j -s neigh show dev eth2")?)?) };
+        let before = kernel()?;
         let shown: Vec<Value> = router.json("-s neigh show")?;
+        let after = kernel()?;
         let (static_, shown): (Vec<_>, Vec<_>) = shown.into_iter().partition(|shown| shown["state"] == "static");
         ensure!(static_.len() == 1 && static_[0].get("refcnt").is_none(), "{static_:?}");
         ensure!(shown.len() == 3, "{shown:?}");
         let is_the_kernel_s = |shown: &Value| {
-            let mut shown = entry(shown, "nud");
+            let mut own = entry(shown, "nud");
             // `ip` was given the interface.
-            shown[1] = Value::Null;
-            kernel.iter().any(|kernel| entry(kernel, "state") == shown)
+            own[1] = Value::Null;
+            let find = |kernel: &[Value]| kernel.iter().find(|kernel| entry(kernel, "state") == own).map(ages);
+            let (Some(before), Some(after)) = (find(&before), find(&after)) else {
+                return false;
+            };
+            let between = |index: usize, age: Option<u64>| age.is_some() && before[index] <= age && age <= after[index];
+            ages(shown)
+                .into_iter()
+                .enumerate()
+                .all(|(index, age)| between(index, age))
         };
         Ok(shown.iter().all(is_the_kernel_s).then_some(()))
     })?;

@@ -34,7 +34,8 @@ enum Act {
     LdpEnds,
     /// The kernel gets a label as a killed zebra leaves it, one that ldpd will not give out again.
     LeaveLabel,
-    /// That label is still there. Then it is deleted.
+    /// That label is still there once FRR has found its labels again. Then it is deleted, because zebra does not send it
+    /// by FPM.
     LabelStays,
     /// FRR has found its labels again, and mplsxdp follows them.
     Recovered,
@@ -122,8 +123,8 @@ const STEPS: [Step; 12] = [
             LeaveLabel,
             Frr("all", SIGTERM),
             Start(""),
-            Recovered,
             LabelStays,
+            Recovered,
         ],
         by_fpm: true,
         lossless: false,
@@ -283,6 +284,8 @@ fn carry_out(
                 .run_all(&[&format!("ip -f mpls route add {LEFT} via inet 10.0.1.1 proto 193")])?;
         }
         LabelStays => {
+            routers.relearned()?;
+            routers.wait_converged()?;
             let table = shell(&nodes.pr, "ip -f mpls route show")?;
             ensure!(
                 table.contains(&format!("{LEFT} via")),

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use mplsxdp::control::access::Access;
 use mplsxdp::control::api::*;
 use mplsxdp::route::{RouteKey, Source};
 use mplsxdp_common::wire::Label;
@@ -560,6 +561,34 @@ fn methods() {
     method!("Unload", Nothing {}, Nothing {});
     seen.sort_unstable();
     assert_eq!(seen, idl.methods.keys().copied().collect::<Vec<_>>());
+    // Each has its access declared.
+    let mut declared: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
+    declared.sort_unstable();
+    assert_eq!(declared, seen);
+}
+
+/// What the definition and the document say about the class that may only read.
+#[test]
+fn methods_that_only_read() {
+    const DOCUMENT: &str = include_str!("../../docs/control-socket.md");
+    let reading = Method::ALL.iter().filter(|method| method.access() == Access::Read);
+    let mut reading: Vec<&str> = reading.map(|method| method.name()).collect();
+    reading.sort_unstable();
+    let texts = [
+        (DEFINITION.replace("\n# ", " "), "may use those that only read: "),
+        (DOCUMENT.replace('`', ""), "use the calls that only read: "),
+    ];
+    for (text, beginning) in &texts {
+        let (_, after) = text.split_once(beginning).unwrap();
+        let (list, _) = after
+            .split_once(" without repair")
+            .or_else(|| after.split_once(" without `repair`"))
+            .unwrap();
+        let words = list.split([',', ' ']);
+        let mut named: Vec<&str> = words.filter(|word| !word.is_empty() && *word != "and").collect();
+        named.sort_unstable();
+        assert_eq!(named, reading, "{beginning}");
+    }
 }
 
 #[test]
@@ -567,7 +596,7 @@ fn errors() {
     let idl = definition();
     let key = RouteKey::Label(Label::from_low_bits(100));
     let text = String::new;
-    let errors: [Error; 16] = [
+    let errors: [Error; 17] = [
         Refusal::RouteExists { key, route: text() }.into(),
         Refusal::NoSuchRoute { key }.into(),
         Refusal::NoSuchVrf {
@@ -595,6 +624,10 @@ fn errors() {
         .into(),
         Error::InvalidMessage { reason: text() },
         Error::MessageTooLarge { limit: 1 },
+        Error::PermissionDenied {
+            group: text(),
+            reason: text(),
+        },
         Error::TooManyClients { limit: 1 },
         Error::TooManyPaths { limit: 1 },
         Error::TransactionOpen {},

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Failure;
+use crate::control::Instance;
 use crate::control::client::{self, Client, ClientError};
-use crate::control::{GROUP, Instance};
 use crate::kernel::netns;
 
 const NAMED: &str = "/run/netns";
@@ -97,9 +97,9 @@ pub fn connect(name: &str, named: Option<&Instance>, dir: &Path) -> Result<Clien
             // It may be one that this user may not ask.
             if !denied.is_empty() {
                 return Err(Failure::Refused(format!(
-                    "cannot find out which instance runs in the network namespace {name}: no permission for {}; run as root, or as a \
-                     member of the group {GROUP} if there is one",
-                    denied.join(", ")
+                    "cannot find out which instance runs in the network namespace {name}: no permission for {}: {}",
+                    denied.join(", "),
+                    client::how_to_get_in()
                 )));
             }
             let others: Vec<_> = clients

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::access::Access;
 use crate::lfib::next_hops::Position;
 use crate::lfib::spread::Spread;
 pub use crate::route::Mode as ChangeMode;
@@ -21,6 +22,69 @@ pub use crate::route::{Protocol, Source};
 pub const INTERFACE: &str = "io.mplsxdp";
 /// The interface's definition.
 pub const DEFINITION: &str = include_str!("io.mplsxdp.varlink");
+
+/// Declares the methods of the interface, each with what it does.
+macro_rules! methods {
+    ($($method:ident $access:ident,)*) => {
+        /// A method of the interface.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Method {
+            $($method,)*
+        }
+
+        impl Method {
+            pub const ALL: &[Self] = &[$(Self::$method,)*];
+
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$method => stringify!($method),)*
+                }
+            }
+
+            /// What its caller must be allowed to do.
+            pub const fn access(self) -> Access {
+                match self {
+                    $(Self::$method => Access::$access,)*
+                }
+            }
+
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($method) => Some(Self::$method),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    GetStatus Read,
+    GetConfig Read,
+    ListRoutes Read,
+    GetRoute Read,
+    GetVrf Read,
+    AddRoutes Change,
+    ChangeRoutes Change,
+    ReplaceRoutes Change,
+    DeleteRoutes Change,
+    FlushRoutes Change,
+    Begin Change,
+    Stage Change,
+    Commit Change,
+    Rollback Change,
+    ListLinks Read,
+    AddLink Change,
+    DeleteLink Change,
+    SetLink Change,
+    ListNeighbors Read,
+    GetStats Read,
+    GetUnknownLabels Read,
+    GetSync Read,
+    // With `repair` it changes something, which is checked when the request is made.
+    CheckSync Read,
+    Unload Change,
+}
 
 /// `type InstalledRoute`: a route, and its state.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -1174,6 +1238,10 @@ pub enum Error {
     #[error("a message is larger than {limit} bytes")]
     #[serde(rename = "io.mplsxdp.MessageTooLarge")]
     MessageTooLarge { limit: usize },
+    /// `group`: the group whose members may.
+    #[error("{reason}")]
+    #[serde(rename = "io.mplsxdp.PermissionDenied")]
+    PermissionDenied { group: String, reason: String },
     #[error("{limit} clients are connected already")]
     #[serde(rename = "io.mplsxdp.TooManyClients")]
     TooManyClients { limit: usize },

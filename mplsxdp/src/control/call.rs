@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Request, RouteFilter};
+use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Method, Request, RouteFilter};
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
 use crate::route::{InvalidRoute, Route, RouteKey, RoutingTable, Rule, Source};
@@ -72,15 +72,19 @@ pub struct Flags {
 }
 
 /// Reads one message. `staged` is how many routes the open transaction has: indexes of the routes of a `Stage` continue
-/// from there.
-pub fn read(message: &[u8], staged: usize) -> (Flags, Result<Command, Error>) {
+/// from there. `permit` refuses methods that the caller may not use, before their parameters are read.
+pub fn read(
+    message: &[u8],
+    staged: usize,
+    permit: impl FnOnce(Method) -> Result<(), Error>,
+) -> (Flags, Result<Command, Error>) {
     match envelope(message) {
         Ok(envelope) => {
             let flags = Flags {
                 more: envelope.more == Some(true),
                 oneway: envelope.oneway == Some(true),
             };
-            (flags, command(&envelope, staged))
+            (flags, command(&envelope, staged, permit))
         }
         Err(error) => (Flags::default(), Err(error)),
     }
@@ -129,7 +133,11 @@ fn envelope(message: &[u8]) -> Result<Envelope<'_>, Error> {
         })
 }
 
-fn command(envelope: &Envelope, staged: usize) -> Result<Command, Error> {
+fn command(
+    envelope: &Envelope,
+    staged: usize,
+    permit: impl FnOnce(Method) -> Result<(), Error>,
+) -> Result<Command, Error> {
     if envelope.upgrade == Some(true) {
         return Err(Error::InvalidParameter {
             parameter: "upgrade".into(),
@@ -145,7 +153,13 @@ fn command(envelope: &Envelope, staged: usize) -> Result<Command, Error> {
         });
     };
     match interface {
-        INTERFACE => our_command(name, raw, staged),
+        INTERFACE => {
+            let method = Method::from_name(name).ok_or_else(|| Error::MethodNotFound {
+                method: format!("{INTERFACE}.{name}"),
+            })?;
+            permit(method)?;
+            our_command(method, raw, staged)
+        }
         SERVICE_INTERFACE => service_command(name, raw),
         _ => Err(Error::InterfaceNotFound {
             interface: interface.into(),
@@ -174,7 +188,7 @@ fn service_command(name: &str, raw: Option<&RawValue>) -> Result<Command, Error>
     }
 }
 
-fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Command, Error> {
+fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<Command, Error> {
     let change = |mode| {
         let api::OwnedRoutes { routes, owner } = parameters(raw)?;
         Ok(Command::Ask(Request::ChangeRoutes {
@@ -184,10 +198,10 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             wait: false,
         }))
     };
-    match name {
-        "GetStatus" => nothing(raw, Command::Ask(Request::GetStatus)),
-        "GetConfig" => nothing(raw, Command::Ask(Request::GetConfig)),
-        "GetRoute" => {
+    match method {
+        Method::GetStatus => nothing(raw, Command::Ask(Request::GetStatus)),
+        Method::GetConfig => nothing(raw, Command::Ask(Request::GetConfig)),
+        Method::GetRoute => {
             let api::GetRoute {
                 label,
                 prefix,
@@ -204,15 +218,15 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             };
             Ok(Command::Ask(Request::GetRoute { lookup }))
         }
-        "GetVrf" => {
+        Method::GetVrf => {
             let api::GetVrf { name } = parameters(raw)?;
             Ok(Command::Ask(Request::GetVrf { name }))
         }
-        "ListRoutes" => list_routes(parameters(raw)?),
-        "AddRoutes" => change(ChangeMode::Add),
-        "ChangeRoutes" => change(ChangeMode::Change),
-        "ReplaceRoutes" => change(ChangeMode::Replace),
-        "DeleteRoutes" => {
+        Method::ListRoutes => list_routes(parameters(raw)?),
+        Method::AddRoutes => change(ChangeMode::Add),
+        Method::ChangeRoutes => change(ChangeMode::Change),
+        Method::ReplaceRoutes => change(ChangeMode::Replace),
+        Method::DeleteRoutes => {
             let api::Keys { keys, owner } = parameters(raw)?;
             let routes = keys
                 .into_iter()
@@ -226,7 +240,7 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
             let owner = owner.unwrap_or_default();
             Ok(Command::Ask(Request::DeleteRoutes { owner, routes }))
         }
-        "FlushRoutes" => {
+        Method::FlushRoutes => {
             let flush: api::FlushRoutes = parameters(raw)?;
             let all = flush.all.unwrap_or(false);
             let owner = flush.owner.unwrap_or_default();
@@ -243,28 +257,28 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
                 reason: wrong.into(),
             })
         }
-        "Begin" => {
+        Method::Begin => {
             let api::Begin { replace_all, owner } = parameters(raw)?;
             let owner = owner.unwrap_or_default();
             Ok(Command::Begin { replace_all, owner })
         }
-        "Stage" => Ok(Command::Stage {
+        Method::Stage => Ok(Command::Stage {
             routes: checked(parameters::<api::Routes>(raw)?.routes, staged)?,
         }),
-        "Commit" => {
+        Method::Commit => {
             let api::Commit { allow_empty } = parameters(raw)?;
             Ok(Command::Commit {
                 allow_empty: allow_empty.unwrap_or(false),
             })
         }
-        "Rollback" => nothing(raw, Command::Rollback),
-        "ListLinks" => {
+        Method::Rollback => nothing(raw, Command::Rollback),
+        Method::ListLinks => {
             let api::WithCounters { counters } = parameters(raw)?;
             Ok(Command::List(List::Links {
                 counters: counters.unwrap_or(false),
             }))
         }
-        "AddLink" => {
+        Method::AddLink => {
             let api::AddLink {
                 ifname: name,
                 tx_only,
@@ -276,39 +290,36 @@ fn our_command(name: &str, raw: Option<&RawValue>, staged: usize) -> Result<Comm
                 checksum,
             }))
         }
-        "DeleteLink" => {
+        Method::DeleteLink => {
             let api::DeleteLink { ifname: name } = parameters(raw)?;
             Ok(Command::Ask(Request::DeleteLink { name }))
         }
-        "SetLink" => {
+        Method::SetLink => {
             let api::SetLink { ifname: name, mpls } = parameters(raw)?;
             Ok(Command::Ask(Request::SetLink { name, mpls }))
         }
-        "ListNeighbors" => {
+        Method::ListNeighbors => {
             let api::WithCounters { counters } = parameters(raw)?;
             Ok(Command::List(List::Neighbors {
                 after: None,
                 counters: counters.unwrap_or(false),
             }))
         }
-        "GetStats" => {
+        Method::GetStats => {
             let api::GetStats { all } = parameters(raw)?;
             Ok(Command::Ask(Request::GetStats {
                 all: all.unwrap_or(false),
             }))
         }
-        "GetUnknownLabels" => nothing(raw, Command::List(List::UnknownLabels)),
-        "GetSync" => nothing(raw, Command::Ask(Request::GetSync)),
-        "CheckSync" => {
+        Method::GetUnknownLabels => nothing(raw, Command::List(List::UnknownLabels)),
+        Method::GetSync => nothing(raw, Command::Ask(Request::GetSync)),
+        Method::CheckSync => {
             let api::CheckSync { repair } = parameters(raw)?;
             Ok(Command::Ask(Request::CheckSync {
                 repair: repair.unwrap_or(false),
             }))
         }
-        "Unload" => nothing(raw, Command::Ask(Request::Unload)),
-        _ => Err(Error::MethodNotFound {
-            method: format!("{INTERFACE}.{name}"),
-        }),
+        Method::Unload => nothing(raw, Command::Ask(Request::Unload)),
     }
 }
 
@@ -445,7 +456,7 @@ mod tests {
     use super::*;
 
     fn error(message: &str) -> String {
-        let (_, outcome) = read(message.as_bytes(), 0);
+        let (_, outcome) = read(message.as_bytes(), 0, |_| Ok(()));
         serde_json::to_string(&outcome.unwrap_err()).unwrap()
     }
 
@@ -493,7 +504,7 @@ mod tests {
         ] {
             assert_eq!(error(text), message(reason), "{text}");
         }
-        let (_, outcome) = read(b"{\"method\":\"\xff\"}", 0);
+        let (_, outcome) = read(b"{\"method\":\"\xff\"}", 0, |_| Ok(()));
         assert_eq!(
             outcome.unwrap_err().to_string(),
             "not a varlink call: not UTF-8: invalid utf-8 sequence of 1 bytes from index 11"
@@ -623,7 +634,7 @@ mod tests {
         let text = "{\"method\":\"io.mplsxdp.Stage\",\"parameters\":{\"routes\":[\
                     {\"label\":100,\"out\":[110],\"via\":{\"family\":\"inet\",\"host\":\"192.0.2.1\"}},\
                     {\"label\":101,\"via\":{\"family\":\"inet\",\"host\":\"192.0.2.256\"}}]}}";
-        let (_, outcome) = read(text.as_bytes(), 1000);
+        let (_, outcome) = read(text.as_bytes(), 1000, |_| Ok(()));
         assert_eq!(
             outcome,
             Err(Error::Refused(api::Refusal::RouteRefused {
@@ -650,9 +661,9 @@ mod tests {
                 let at = at.index(message.len());
                 message[at] = byte;
             }
-            prop_assert!(read(&message, 0).1.is_ok() || !whole);
+            prop_assert!(read(&message, 0, |_| Ok(())).1.is_ok() || !whole);
             message.truncate(length.index(message.len()));
-            prop_assert!(read(&message, 0).1.is_err());
+            prop_assert!(read(&message, 0, |_| Ok(())).1.is_err());
         }
     }
 
@@ -661,6 +672,7 @@ mod tests {
         let (flags, outcome) = read(
             b"{\"method\":\"io.mplsxdp.ListRoutes\",\"more\":true,\"oneway\":false,\"parameters\":null}",
             0,
+            |_| Ok(()),
         );
         assert_eq!(
             flags,

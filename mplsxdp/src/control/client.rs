@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::access::{self, GROUP, VIEW_GROUP};
 use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Lookup, Nothing};
-use super::{GROUP, Instance, MAX_MESSAGE_BYTES};
+use super::{Instance, MAX_MESSAGE_BYTES};
 use crate::route::{Description, Route, RoutingTable, Source};
 
 /// How long a command waits for an instance that holds its name but does not listen yet.
@@ -46,7 +47,7 @@ pub enum ClientError {
         option: String,
         running: String,
     },
-    #[error("no permission for {}: run as root, or as a member of the group {GROUP} if there is one", .0.display())]
+    #[error("no permission for {}: {}", .0.display(), how_to_get_in())]
     Denied(PathBuf),
     /// The instance replied with an error; nothing was changed.
     #[error(transparent)]
@@ -65,6 +66,14 @@ pub enum ClientError {
         theirs: String,
         problem: String,
     },
+}
+
+/// What a user needs whom the kernel does not let connect.
+pub fn how_to_get_in() -> String {
+    format!(
+        "run as root, or as a member of the group {GROUP}, or of {VIEW_GROUP} to read only; {}",
+        access::HINT
+    )
 }
 
 impl ClientError {

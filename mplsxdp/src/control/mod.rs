@@ -1,5 +1,6 @@
 //! The control socket: a Unix stream socket that speaks varlink, interface `io.mplsxdp`.
 
+pub mod access;
 pub mod api;
 mod call;
 pub mod client;
@@ -15,8 +16,6 @@ use tokio::sync::oneshot;
 use api::{Refusal, Reply, Request};
 pub use instance::{DEFAULT_INSTANCE, Instance, InvalidInstance, RUN_DIR, RUN_DIR_VARIABLE};
 
-/// Users of this group may use the sockets.
-pub const GROUP: &str = "mplsxdp";
 /// The maximum length of a message in either direction.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// A request on its way to the switch.

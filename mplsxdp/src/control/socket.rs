@@ -8,22 +8,21 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
-use nix::unistd::{Group, geteuid};
+use nix::unistd::geteuid;
 use tokio::net::UnixListener;
 
-use super::{GROUP, Instance};
+use super::Instance;
+use super::access::Groups;
 
 /// Other users pass through the directory to sockets that they may use.
 const DIR_MODE: u32 = 0o755;
 /// Anyone who can open the lock file, even for reading only, can hold the lock.
 const LOCK_MODE: u32 = 0o600;
-const SOCKET_MODE: u32 = 0o660;
 
 /// Takes the instance's name and opens its socket. What a killed process left behind is removed. Whatever the umask,
-/// nobody connects before the socket's group and mode are set.
-pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindError> {
+/// nobody connects before only root and the members of these groups can.
+pub fn bind(instance: &Instance, groups: &Groups) -> Result<(UnixListener, SocketGuard), BindError> {
     let lock = take_lock(instance)?;
     let socket = instance.socket();
     let guard = SocketGuard {
@@ -37,29 +36,16 @@ pub fn bind(instance: &Instance) -> Result<(UnixListener, SocketGuard), BindErro
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at_socket("cannot remove")(error)),
         _ => {}
     }
-    let listener = listen(&socket).map_err(at_socket("cannot open the socket"))?;
+    let listener = listen(&socket, groups).map_err(at_socket("cannot open the socket"))?;
     Ok((listener, guard))
 }
 
 /// Until it listens, which is last, the kernel refuses connections.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    // This reads files, so it must be done before the socket exists.
-    let group = match Group::from_name(GROUP) {
-        Ok(group) => group,
-        // There is no /etc/group.
-        Err(Errno::ENOENT) => None,
-        Err(error) => {
-            tracing::warn!("cannot look up the group {GROUP}: {error}; only root can use the control socket");
-            None
-        }
-    };
+fn listen(path: &Path, groups: &Groups) -> io::Result<UnixListener> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    if let Some(group) = group {
-        std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
-    }
-    std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    groups.admit(path)?;
     socket::listen(&socket, Backlog::MAXCONN)?;
     UnixListener::from_std(socket.into())
 }

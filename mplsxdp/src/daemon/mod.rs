@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, Number, SyncSource, burst};
+use crate::control::access::Groups;
 use crate::control::api::{Refusal, Reply};
 use crate::control::{Instance, server, socket};
 use crate::dataplane::kernel::{CounterReaders, KernelTables};
@@ -84,7 +85,9 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     // First of all, so that no signal ends this process before it has cleaned up.
     let ending = signals::Ending::new()?;
     let hangup = signal(SignalKind::hangup())?;
-    let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?)?;
+    // This reads files, so it must be done before the socket exists.
+    let groups = Groups::look_up();
+    let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?, &groups)?;
     let interests = Interests {
         routing: config.sync.contains(&SyncSource::Kernel),
         ..Interests::default()
@@ -106,6 +109,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
         reread,
         reading: Reading::default(),
         listener: Some((listener, calls_in)),
+        groups,
         serving: None,
         stop_serving: CancellationToken::new(),
         failure: None,
@@ -164,6 +168,8 @@ struct EventLoop {
     reading: Reading,
     /// Until the switch is ready.
     listener: Option<(UnixListener, mpsc::Sender<control::Call>)>,
+    /// Who may use the control socket.
+    groups: Groups,
     serving: Option<thread::JoinHandle<()>>,
     stop_serving: CancellationToken,
     failure: Option<anyhow::Error>,
@@ -209,7 +215,7 @@ impl EventLoop {
         if self.daemon.is_ready
             && let Some((listener, calls_in)) = self.listener.take()
         {
-            match serve(listener, calls_in, self.stop_serving.clone()) {
+            match serve(listener, calls_in, self.groups, self.stop_serving.clone()) {
                 Ok(serving) => self.serving = Some(serving),
                 Err(error) => {
                     self.failure = Some(error);
@@ -294,6 +300,7 @@ impl Held {
 fn serve(
     listener: UnixListener,
     calls: mpsc::Sender<control::Call>,
+    groups: Groups,
     stop: CancellationToken,
 ) -> anyhow::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -304,7 +311,7 @@ fn serve(
     let serve = move || {
         runtime.block_on(async {
             match UnixListener::from_std(listener) {
-                Ok(listener) => server::serve(listener, calls, server::Limits::default(), stop).await,
+                Ok(listener) => server::serve(listener, calls, groups, server::Limits::default(), stop).await,
                 Err(error) => error!(%error, "cannot serve clients"),
             }
         });

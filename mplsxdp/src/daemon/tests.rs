@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Happened, Turns, serve, take_each};
 use crate::control;
+use crate::control::access::Groups;
 use crate::control::api::Request;
 use crate::neighbour::Event;
 
@@ -61,7 +62,13 @@ fn clients_are_served_while_the_event_loop_is_held() {
     let (calls_in, _calls) = mpsc::channel(1);
     let serving = {
         let _within = runtime.enter();
-        serve(UnixListener::bind(&path).unwrap(), calls_in, stop.clone()).unwrap()
+        serve(
+            UnixListener::bind(&path).unwrap(),
+            calls_in,
+            Groups::default(),
+            stop.clone(),
+        )
+        .unwrap()
     };
     let mut client = UnixStream::connect(&path).unwrap();
     // Only if nobody answers.

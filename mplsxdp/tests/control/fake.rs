@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mplsxdp::control::access::Groups;
 use mplsxdp::control::api::{
     BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute,
     KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome, PathState,
@@ -64,11 +65,11 @@ impl Fake {
                     .build()
                     .unwrap();
                 runtime.block_on(async {
-                    let (listener, _guard) = socket::bind(&instance).unwrap();
+                    let (listener, _guard) = socket::bind(&instance, &Groups::default()).unwrap();
                     ready.send(()).unwrap();
                     let (sender, receiver) = mpsc::channel(16);
                     tokio::join!(
-                        server::serve(listener, sender, limits, shutdown.clone()),
+                        server::serve(listener, sender, Groups::default(), limits, shutdown.clone()),
                         control(receiver, kept, shutdown),
                     );
                 });

@@ -5,8 +5,9 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use mplsxdp::control::access::Groups;
 use mplsxdp::control::api::{self, ChangeMode, Changes, Error, Refusal, Request};
 use mplsxdp::control::client::{Client, ClientError};
 use mplsxdp::control::server::Limits;
@@ -44,14 +45,6 @@ fn line(label: u32) -> String {
 
 fn error(reply: &Value) -> &str {
     reply["error"].as_str().unwrap_or_else(|| panic!("no error: {reply}"))
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -458,32 +451,33 @@ fn who_does_not_take_its_replies_is_cut() {
     );
 }
 
+/// The user of this process counts as root. Places of other users are tried by `tests/kernel/callers.rs`.
 #[test]
-fn clients_are_bounded() {
+fn root_always_gets_in() {
     let fake = Fake::with(Limits {
-        clients: 2,
-        root_clients: 0,
+        clients: 40,
+        root_clients: 10,
         ..Limits::default()
     });
-    let mut first = fake.raw();
-    first.call("GetStatus", json!({}));
-    let mut second = fake.raw();
-    second.call("GetStatus", json!({}));
-    let mut third = fake.raw();
-    assert_eq!(
-        third.receive(),
-        Some(json!({ "error": "io.mplsxdp.TooManyClients", "parameters": { "limit": 2 } }))
-    );
-    assert_eq!(third.receive(), None);
-    match Client::connect(&fake.instance).unwrap().status() {
-        Err(ClientError::Refused(Error::TooManyClients { limit: 2 })) => {}
-        other => panic!("{other:?}"),
+    let mut transaction = fake.raw();
+    transaction.call("Begin", json!({ "replace_all": false }));
+    let mut slow = fake.raw();
+    slow.0.write_all(b"{\"method\":").unwrap();
+    let mut idle: Vec<_> = (0..300)
+        .map(|_| {
+            let mut raw = fake.raw();
+            assert_eq!(raw.call("GetStatus", json!({}))["parameters"]["status"]["pid"], 4711);
+            raw
+        })
+        .collect();
+    // The first clients made room for the last ones, those without a transaction first.
+    assert_eq!(slow.receive(), None);
+    let (first, last) = idle.split_at_mut(300 - 49);
+    assert!(first.iter_mut().all(|raw| raw.receive().is_none()));
+    for raw in last.iter_mut().chain([&mut transaction]) {
+        assert_eq!(raw.call("GetStatus", json!({}))["parameters"]["status"]["pid"], 4711);
     }
-    drop(first);
-    wait_until("a place is free", || {
-        Client::connect(&fake.instance).unwrap().status().is_ok()
-    });
-    second.call("GetStatus", json!({}));
+    Client::connect(&fake.instance).unwrap().unload().unwrap();
 }
 
 #[test]
@@ -494,7 +488,7 @@ fn an_instance_runs_once() {
         .build()
         .unwrap();
     let _context = runtime.enter();
-    let error = socket::bind(&fake.instance).unwrap_err();
+    let error = socket::bind(&fake.instance, &Groups::default()).unwrap_err();
     assert!(matches!(error, BindError::Running { .. }));
     assert_eq!(
         error.to_string(),
@@ -505,7 +499,7 @@ fn an_instance_runs_once() {
         )
     );
     let other = Instance::in_dir(fake.instance.dir(), "other").unwrap();
-    let (_listener, guard) = socket::bind(&other).unwrap();
+    let (_listener, guard) = socket::bind(&other, &Groups::default()).unwrap();
     assert!(other.socket().exists());
     drop(guard);
     assert!(!other.socket().exists() && fake.instance.dir().exists());
@@ -547,7 +541,7 @@ fn nobody_else_can_hold_the_lock_and_the_umask_opens_nothing() {
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     for mask in [0, 0o077, 0o022] {
         umask(Mode::from_bits_truncate(mask));
-        let (_listener, _guard) = socket::bind(&instance).unwrap();
+        let (_listener, _guard) = socket::bind(&instance, &Groups::default()).unwrap();
         assert_eq!(
             (mode(&lock), mode(&instance.socket())),
             (0o600, 0o660),
@@ -562,7 +556,7 @@ fn a_directory_that_others_can_change_is_refused() {
     let dir = TempDir::new().unwrap();
     for mode in [0o775, 0o757, 0o1777] {
         std::fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
-        let error = socket::bind(&Instance::in_dir(dir.path(), "default").unwrap()).unwrap_err();
+        let error = socket::bind(&Instance::in_dir(dir.path(), "default").unwrap(), &Groups::default()).unwrap_err();
         assert!(error.to_string().contains("chmod 755"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -688,7 +682,7 @@ fn what_a_killed_process_left_is_put_away() {
         .build()
         .unwrap();
     let _context = runtime.enter();
-    let (_listener, _guard) = socket::bind(&instance).unwrap();
+    let (_listener, _guard) = socket::bind(&instance, &Groups::default()).unwrap();
     assert!(UnixStream::connect(instance.socket()).is_ok());
 }
 

@@ -13,8 +13,10 @@ use tokio_util::codec::Decoder;
 use tokio_util::sync::CancellationToken;
 
 use super::pages::Pages;
-use super::{Limits, Room, encode};
-use crate::control::api::{self, ChangeMode, Error, Reply, Request};
+use super::seats::{Activity, Seat};
+use super::{Caller, Limits, encode};
+use crate::control::access::{self, Access, Class};
+use crate::control::api::{self, ChangeMode, Error, Method, Reply, Request};
 use crate::control::call::{self, Command, Flags, List};
 use crate::control::codec::{Message, Messages};
 use crate::control::{Call, Peer};
@@ -32,9 +34,12 @@ const LARGE_TRANSACTION: usize = 16 << 10;
 
 pub struct Connection {
     stream: UnixStream,
-    peer: Peer,
+    caller: Caller,
+    seat: Seat,
     calls: mpsc::Sender<Call>,
     limits: Limits,
+    /// The largest message of this client.
+    message_bytes: usize,
     shutdown: CancellationToken,
     messages: Messages,
     buffer: BytesMut,
@@ -77,26 +82,38 @@ impl Connection {
         stream: UnixStream,
         calls: mpsc::Sender<Call>,
         limits: Limits,
-        room: &Room,
-        peer: Peer,
+        staging: Arc<Semaphore>,
+        caller: Caller,
+        seat: Seat,
         shutdown: CancellationToken,
     ) -> Self {
+        let message_bytes = match caller.class {
+            Class::View => limits.view_message_bytes,
+            Class::Change | Class::Root => limits.message_bytes,
+        };
         Self {
             stream,
-            peer,
+            caller,
+            seat,
             calls,
             limits,
+            message_bytes,
             shutdown,
-            messages: Messages::new(limits.message_bytes),
+            messages: Messages::new(message_bytes),
             buffer: BytesMut::new(),
             transaction: None,
-            staging: Arc::clone(room.staging(peer.uid)),
+            staging,
         }
     }
 
     pub async fn run(mut self) {
-        let Peer { pid, uid } = self.peer;
-        if let Err(error) = self.converse().await {
+        let Peer { pid, uid } = self.caller.peer;
+        let lost = self.seat.lost();
+        let ended = tokio::select! {
+            ended = self.converse() => ended,
+            () = lost.cancelled() => Err(io::Error::other("root has another client, and there is no free place")),
+        };
+        if let Err(error) = ended {
             tracing::info!(pid, uid, "control socket: client cut off: {error}");
         }
         if let Some(transaction) = self.transaction {
@@ -107,10 +124,11 @@ impl Connection {
 
     async fn converse(&mut self) -> io::Result<()> {
         while let Some(message) = self.next_message().await? {
+            self.seat.set(Activity::Calls);
             let (flags, command) = match message {
                 Message::Whole(message) => self.read(message).await,
                 Message::TooLarge => {
-                    let limit = self.limits.message_bytes;
+                    let limit = self.message_bytes;
                     (Flags::default(), Err(Error::MessageTooLarge { limit }))
                 }
             };
@@ -130,8 +148,15 @@ impl Connection {
                 }
             };
             self.send(&reply, flags).await?;
+            self.seat.set(self.waits());
         }
         Ok(())
+    }
+
+    fn waits(&self) -> Activity {
+        let in_transaction = self.transaction.is_some();
+        let since = std::time::Instant::now();
+        Activity::Waits { in_transaction, since }
     }
 
     /// `None` when the client has hung up or the server stops.
@@ -175,10 +200,15 @@ impl Connection {
             .transaction
             .as_ref()
             .map_or(0, |transaction| transaction.routes.len());
+        let Caller { peer, class } = self.caller;
+        let permit = move |method: Method| match class.may(method.access()) {
+            true => Ok(()),
+            false => Err(access::refuse(peer, method.name())),
+        };
         if message.len() < LARGE_MESSAGE_BYTES {
-            return call::read(&message, staged);
+            return call::read(&message, staged, permit);
         }
-        tokio::task::spawn_blocking(move || call::read(&message, staged))
+        tokio::task::spawn_blocking(move || call::read(&message, staged, permit))
             .await
             .unwrap_or_else(|_| (Flags::default(), Err(Error::ShuttingDown {})))
     }
@@ -332,12 +362,19 @@ impl Connection {
 
     /// Asks the switch. Changes are logged, with the client that asked for them.
     async fn ask(&self, request: Request) -> Result<Reply, Error> {
-        let Peer { pid, uid } = self.peer;
+        let Caller { peer, class } = self.caller;
+        let Peer { pid, uid } = peer;
         let change = change(&request);
+        // Some methods change something only with certain parameters.
+        if let Some(what) = &change
+            && !class.may(Access::Change)
+        {
+            return Err(access::refuse(peer, format_args!("`{what}`")));
+        }
         let (sender, answer) = oneshot::channel();
         let call = Call {
             request,
-            peer: self.peer,
+            peer,
             reply: sender,
         };
         self.calls.send(call).await.map_err(|_| Error::ShuttingDown {})?;
@@ -363,9 +400,12 @@ impl Connection {
         if flags.oneway {
             return Ok(());
         }
+        self.seat.set(self.waits());
         timeout(self.limits.write_time, self.stream.write_all(reply))
             .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read its replies")))
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read its replies")))?;
+        self.seat.set(Activity::Calls);
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod connection;
 mod pages;
+mod seats;
 
 use std::io;
 use std::sync::Arc;
@@ -10,15 +11,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::access::{self, Class, Groups};
 use super::api::Error;
 use super::{Call, MAX_MESSAGE_BYTES, Peer};
 use crate::descriptors::Shortage;
 use connection::Connection;
+use seats::Seats;
 
 /// How long connections may continue with the current call when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -27,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub message_bytes: usize,
+    /// The same for clients that may only read, whose calls are short.
+    pub view_message_bytes: usize,
     /// The maximum size of the items in one reply of a list; a longer list is sent as several replies. The largest
     /// item, a route with 256 next hops, is smaller.
     pub list_bytes: usize,
@@ -38,9 +43,13 @@ pub struct Limits {
     pub idle: Duration,
     /// For a client to take a reply.
     pub write_time: Duration,
+    /// Clients of root and group `mplsxdp`.
     pub clients: usize,
-    /// Additional clients of user 0, so that others cannot use up all places.
+    /// Additional clients of root, so that others cannot use up all places. If root has used up these too, the client of
+    /// root that has waited longest makes room for the next.
     pub root_clients: usize,
+    /// Clients of group `mplsxdp-view`.
+    pub view_clients: usize,
     /// The maximum number of paths (a route has one for each next hop) in the open transactions of user 0, and also in
     /// those of all other users.
     pub staged_paths: usize,
@@ -50,6 +59,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: MAX_MESSAGE_BYTES,
+            view_message_bytes: 64 << 10,
             list_bytes: 1 << 20,
             message_time: Duration::from_secs(30),
             transaction_idle: Duration::from_secs(300),
@@ -57,15 +67,30 @@ impl Default for Limits {
             write_time: Duration::from_secs(30),
             clients: 64,
             root_clients: 8,
+            view_clients: 64,
             staged_paths: 4 << 20,
         }
     }
 }
 
-/// Answers clients until `shutdown`; calls in progress are still answered.
-pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Limits, shutdown: CancellationToken) {
+/// Who is at the other end of a connection, and what it may do.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    peer: Peer,
+    class: Class,
+}
+
+/// Answers clients of these groups and of root until `shutdown`; calls in progress are still answered.
+pub async fn serve(
+    listener: UnixListener,
+    calls: mpsc::Sender<Call>,
+    groups: Groups,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
     let mut connections = JoinSet::new();
-    let room = Room::new(&limits);
+    let mut seats = Seats::new(&limits);
+    let staging = Staging::new(&limits);
     loop {
         let accepted = tokio::select! {
             // Closed connections make room before the next one is counted.
@@ -76,16 +101,34 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Li
         };
         match accepted {
             Ok((stream, _)) => {
-                let peer = peer_of(&stream);
-                match room.place(peer.uid) {
-                    Some(place) => {
-                        let connection = Connection::new(stream, calls.clone(), limits, &room, peer, shutdown.clone());
-                        connections.spawn(async move {
-                            connection.run().await;
-                            drop(place);
-                        });
+                let (peer, gids) = access::peer_of(&stream);
+                let Some(class) = groups.class(peer.uid, &gids) else {
+                    let Peer { pid, uid } = peer;
+                    tracing::warn!(
+                        uid,
+                        pid,
+                        "control socket: a client was turned away: it is in none of the groups"
+                    );
+                    turn_away(&stream, &access::turn_away(peer));
+                    continue;
+                };
+                match seats.take(class) {
+                    Ok(seat) => {
+                        let caller = Caller { peer, class };
+                        let staging = staging.of(class);
+                        let connection =
+                            Connection::new(stream, calls.clone(), limits, staging, caller, seat, shutdown.clone());
+                        connections.spawn(connection.run());
                     }
-                    None => turn_away(&stream, peer, limits.clients),
+                    Err(limit) => {
+                        let Peer { pid, uid } = peer;
+                        tracing::warn!(
+                            uid,
+                            pid,
+                            "control socket: a client was turned away: {limit} are connected"
+                        );
+                        turn_away(&stream, &Error::TooManyClients { limit });
+                    }
                 }
             }
             Err(error) => {
@@ -105,62 +148,32 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, limits: Li
     }
 }
 
-/// What all clients share.
-struct Room {
-    places: Arc<Semaphore>,
-    root_places: Arc<Semaphore>,
-    staging: Arc<Semaphore>,
-    root_staging: Arc<Semaphore>,
+/// The counters for the paths in open transactions.
+struct Staging {
+    root: Arc<Semaphore>,
+    others: Arc<Semaphore>,
 }
 
-impl Room {
+impl Staging {
     fn new(limits: &Limits) -> Self {
-        let of = |count| Arc::new(Semaphore::new(count));
+        let paths = || Arc::new(Semaphore::new(limits.staged_paths));
         Self {
-            places: of(limits.clients),
-            root_places: of(limits.root_clients),
-            staging: of(limits.staged_paths),
-            root_staging: of(limits.staged_paths),
+            root: paths(),
+            others: paths(),
         }
     }
 
-    /// A place for a client of this user, until it is dropped.
-    fn place(&self, uid: u32) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        place
-            .or_else(|full| match uid {
-                0 => Arc::clone(&self.root_places).try_acquire_owned(),
-                _ => Err(full),
-            })
-            .ok()
-    }
-
-    /// The counter for the paths in this user's transactions.
-    fn staging(&self, uid: u32) -> &Arc<Semaphore> {
-        match uid {
-            0 => &self.root_staging,
-            _ => &self.staging,
-        }
+    fn of(&self, class: Class) -> Arc<Semaphore> {
+        Arc::clone(match class {
+            Class::Root => &self.root,
+            Class::Change | Class::View => &self.others,
+        })
     }
 }
 
-fn peer_of(stream: &UnixStream) -> Peer {
-    let credentials = stream.peer_cred().ok();
-    // -1 is no user: the kernel's own "invalid user".
-    Peer {
-        pid: credentials.and_then(|credentials| credentials.pid()).unwrap_or(0),
-        uid: credentials.map_or(u32::MAX, |credentials| credentials.uid()),
-    }
-}
-
-fn turn_away(stream: &UnixStream, Peer { pid, uid }: Peer, limit: usize) {
-    tracing::warn!(
-        uid,
-        pid,
-        "control socket: a client was turned away: {limit} are connected"
-    );
+fn turn_away(stream: &UnixStream, error: &Error) {
     // A new socket's buffer has room for this.
-    if let Ok(reply) = encode(&Error::TooManyClients { limit }) {
+    if let Ok(reply) = encode(error) {
         let _ = stream.try_write(&reply);
     }
 }
@@ -169,25 +182,4 @@ fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(message)?;
     bytes.push(0);
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_users_cannot_take_the_places_of_root() {
-        let room = Room::new(&Limits {
-            clients: 2,
-            root_clients: 1,
-            ..Limits::default()
-        });
-        let others = [room.place(1000), room.place(1001)];
-        assert!(others.iter().all(Option::is_some));
-        assert!(room.place(1000).is_none());
-        let root = room.place(0);
-        assert!(root.is_some() && room.place(0).is_none());
-        drop(others);
-        assert!(room.place(0).is_some() && room.place(1000).is_some());
-    }
 }

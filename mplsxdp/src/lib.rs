@@ -4,7 +4,7 @@
 //! ```text
 //! fuzz                          what must hold for any bytes, for fuzzers and tests
 //! cli                           what a person types and reads
-//! daemon                        performs what the switch wants: requests, sockets, signals, clocks
+//! daemon doctor                 performs what the switch wants: requests, sockets; finds what hinders it
 //! switch                        the core that ties all below together; it never waits
 //! config                        the options, from the command line and the config file
 //! feeds observe ports           sources of routes, reports, interfaces
@@ -23,6 +23,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod descriptors;
+pub mod doctor;
 pub mod error;
 pub mod feeds;
 #[cfg(any(test, feature = "test-support"))]

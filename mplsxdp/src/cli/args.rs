@@ -182,9 +182,27 @@ pub enum Command {
     },
     /// All running instances.
     Instances,
+    /// What keeps frames from passing: checks the machine, the interfaces and the instance, each with the command that
+    /// helps. Exits with 1 if there is an error.
+    Doctor(DoctorArgs),
     /// Write the manual pages and shell completions beneath a folder, laid out as beneath a prefix such as /usr.
     #[command(hide = true)]
     Generate { folder: PathBuf },
+}
+
+/// The arguments of `doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// The interface to check; can be given several times. Default: the ports of the instance, or all interfaces if it
+    /// does not run.
+    #[arg(long, value_name = "IFACE")]
+    pub iface: Vec<String>,
+    /// How long to count lost frames.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Show and run the commands that help, also in the network namespaces of veth peers, and check again.
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// The arguments of `load`: [`Options`], which override those of the config file, and these.

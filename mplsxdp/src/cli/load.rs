@@ -89,7 +89,7 @@ fn refused(errors: &[String]) -> Failure {
     Failure::Refused(errors.join("\nmplsxdp: "))
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -159,7 +159,7 @@ fn log_to_stderr(level: &str) -> Result<Log, Failure> {
 }
 
 /// Enters a network namespace.
-fn enter_netns(name: &str) -> Result<(), Failure> {
+pub(super) fn enter_netns(name: &str) -> Result<(), Failure> {
     let file = File::open(netns::path(name)).map_err(|error| netns::refused("open", name, &error))?;
     setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| netns::refused("enter", name, &error))
 }

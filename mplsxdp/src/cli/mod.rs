@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod config;
+mod doctor;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 mod generate;
@@ -186,6 +187,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         )),
         (None, None) => Err(Failure::Usage("no command; `mplsxdp --help` lists them".into())),
         (Some(Command::Load(args)), None) => load::load(*args, global),
+        (Some(Command::Doctor(args)), None) => doctor::doctor(&args, &global),
         (Some(Command::Generate { folder }), None) => generate::generate(&folder),
         (Some(command), None) => {
             let mut session = Session::new(&global)?;
@@ -197,9 +199,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
     match command {
-        Command::Load(_) | Command::Generate { .. } => {
-            Err(Failure::Usage("`load` and `generate` are not for a batch".into()))
-        }
+        Command::Load(_) | Command::Doctor(_) | Command::Generate { .. } => Err(Failure::Usage(
+            "`load`, `doctor` and `generate` are not for a batch".into(),
+        )),
         Command::Route {
             words,
             allow_empty,

@@ -372,7 +372,7 @@ fn sharing<'a>(pins: &Pins, sizes: Sizes) -> Result<EbpfLoader<'a>, LoadError> {
 }
 
 /// One more than the highest number that a CPU may have.
-pub(super) fn cpus() -> io::Result<u32> {
+pub fn cpus() -> io::Result<u32> {
     let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     // Ranges in order, such as `0-3,8-11`.
     let last = possible.trim_end().rsplit(['-', ',']).next().map(str::parse::<u32>);

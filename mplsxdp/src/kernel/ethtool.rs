@@ -1,4 +1,4 @@
-//! Settings of drivers, read and set by the ethtool ioctl, in the network namespace of the calling thread.
+//! Settings and counters of drivers, read and set by the ethtool ioctl, in the network namespace of the calling thread.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -122,6 +122,70 @@ pub fn sends_unsegmented(interface: &str) -> io::Result<bool> {
     is_on(interface, ETHTOOL_GTSO)
 }
 
+/// Whether checksums of packets that are sent are left to the interface.
+pub fn leaves_checksums(interface: &str) -> io::Result<bool> {
+    const ETHTOOL_GTXCSUM: u32 = 0x16;
+    is_on(interface, ETHTOOL_GTXCSUM)
+}
+
+/// Whether the interface itself merges arriving packets of a flow (LRO).
+pub fn merges_in_hardware(interface: &str) -> io::Result<bool> {
+    const ETHTOOL_GFLAGS: u32 = 0x25;
+    const ETH_FLAG_LRO: u32 = 1 << 15;
+
+    let mut flags = EthtoolValue {
+        command: ETHTOOL_GFLAGS,
+        data: 0,
+    };
+    request(interface, &mut flags)?;
+    Ok(flags.data & ETH_FLAG_LRO != 0)
+}
+
+/// The driver's own counters, by its names (`ethtool -S`). Empty if it has none.
+pub fn statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
+    const ETHTOOL_GSTRINGS: u32 = 0x1b;
+    const ETHTOOL_GSTATS: u32 = 0x1d;
+    const ETHTOOL_GSSET_INFO: u32 = 0x37;
+    const ETH_SS_STATS: u32 = 1;
+
+    let mut info = EthtoolSetInfo {
+        command: ETHTOOL_GSSET_INFO,
+        reserved: 0,
+        mask: 1 << ETH_SS_STATS,
+        count: 0,
+    };
+    request(interface, &mut info)?;
+    let count = info.count as usize;
+    if info.mask == 0 || count == 0 {
+        return Ok(Vec::new());
+    }
+    // Kernels before 6.19 do not heed the number in the request: there is room if a driver gets more queues meanwhile.
+    let room = 2 * count + 4096;
+    let mut names = vec![0_u32; 3 + 8 * room];
+    names[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_STATS, info.count]);
+    // SAFETY: `struct ethtool_gstrings`, with 32 bytes for each string.
+    unsafe { request_at(interface, names.as_mut_ptr().cast()) }?;
+    let mut values = vec![0_u32; 2 + 2 * room];
+    values[..2].copy_from_slice(&[ETHTOOL_GSTATS, info.count]);
+    // SAFETY: `struct ethtool_stats`, with 8 bytes for each value.
+    unsafe { request_at(interface, values.as_mut_ptr().cast()) }?;
+    let count = names[2].min(values[1]) as usize;
+    let name = |words: &[u32]| {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).trim().to_owned()
+    };
+    let value = |words: &[u32]| {
+        let [first, second] = [words[0], words[1]].map(u32::to_ne_bytes);
+        u64::from_ne_bytes([
+            first[0], first[1], first[2], first[3], second[0], second[1], second[2], second[3],
+        ])
+    };
+    let names = names[3..].chunks_exact(8).map(name);
+    let values = values[2..].chunks_exact(2).map(value);
+    Ok(names.zip(values).take(count).collect())
+}
+
 /// The value that a command for a single setting returns.
 fn is_on(interface: &str, command: u32) -> io::Result<bool> {
     let mut value = EthtoolValue { command, data: 0 };
@@ -170,13 +234,24 @@ struct EthtoolChannels {
     combined: u32,
 }
 
+/// `struct ethtool_sset_info` of linux/ethtool.h for one set.
+#[repr(C)]
+struct EthtoolSetInfo {
+    command: u32,
+    reserved: u32,
+    mask: u64,
+    count: u32,
+}
+
 /// A structure of linux/ethtool.h that begins with its command, which identifies the structure.
 ///
 /// # Safety
 /// The layout must be the kernel's for every command that a value can have.
 unsafe trait Structure {}
 
-// SAFETY: `Feature`'s commands and ETHTOOL_GGRO are of this structure.
+// SAFETY: only ETHTOOL_GSSET_INFO is used with it.
+unsafe impl Structure for EthtoolSetInfo {}
+// SAFETY: `Feature`'s commands and those that read one setting are of this structure.
 unsafe impl Structure for EthtoolValue {}
 // SAFETY: only ETHTOOL_GSTRINGS is used with it, for the names of features.
 unsafe impl Structure for EthtoolStrings {}
@@ -204,11 +279,16 @@ pub fn receive_queues(interface: &str) -> io::Result<u32> {
 nix::ioctl_readwrite_bad!(ethtool, libc::SIOCETHTOOL, libc::ifreq);
 
 fn request<T: Structure>(interface: &str, structure: &mut T) -> io::Result<()> {
+    // SAFETY: `Structure` vouches for the layout.
+    unsafe { request_at(interface, (&raw mut *structure).cast()) }
+}
+
+/// # Safety
+/// `structure` points to a structure of linux/ethtool.h that has room for what its command makes the kernel write.
+unsafe fn request_at(interface: &str, structure: *mut libc::c_char) -> io::Result<()> {
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_data: (&raw mut *structure).cast(),
-        },
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: structure },
     };
     if interface.len() >= libc::IFNAMSIZ {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -218,7 +298,7 @@ fn request<T: Structure>(interface: &str, structure: &mut T) -> io::Result<()> {
     }
     let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: the request and the structure that it points to outlive the call; the kernel writes only into the latter,
-    // of which `Structure` vouches for the layout.
+    // for which the caller vouches.
     unsafe { ethtool(any.as_raw_fd(), &raw mut request) }?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! All access to the kernel's networking. [`Netlink`] makes rtnetlink requests, [`subscription`] follows changes,
-//! [`failed_links`] reports failed links early, [`dump`] reads all routes once, [`netdev`] asks for the XDP features of drivers (generic netlink), [`ethtool`] reads
-//! and sets driver options, [`sysctl`] settings of the kernel's IP, and [`netns`] runs something in another network
-//! namespace.
+//! [`failed_links`] reports failed links early, [`dump`] reads all routes once, [`netdev`] asks for the XDP features of
+//! drivers (generic netlink), [`ethtool`] reads and sets driver options, [`sysctl`] settings of the kernel's IP,
+//! [`tracepoint`] counts events, and [`netns`] runs something in another network namespace.
 
 mod decoding;
 pub mod dump;
@@ -15,6 +15,7 @@ pub mod netns;
 mod requests;
 pub mod subscription;
 pub mod sysctl;
+pub mod tracepoint;
 
 pub use local_route::{InvalidLocalRoute, LocalRoute};
 pub use requests::{Error, NeighbourEntry, Netlink};

@@ -27,7 +27,9 @@ impl XdpFeatures {
     pub const REDIRECT: Self = Self(1 << 1);
     /// Transmits frames that were redirected to it.
     pub const NDO_XMIT: Self = Self(1 << 2);
-    /// Also multi-buffer frames (NETDEV_XDP_ACT_NDO_XMIT_SG).
+    /// Hands multi-buffer frames to programs.
+    pub const RX_SG: Self = Self(1 << 5);
+    /// Transmits redirected multi-buffer frames, too.
     pub const NDO_XMIT_SG: Self = Self(1 << 6);
 
     pub fn contains(self, feature: Self) -> bool {

@@ -205,6 +205,15 @@ pub enum LocalError {
     Netlink(#[from] kernel::Error),
 }
 
+/// The instance whose local pair this interface is the near end of.
+pub async fn owner(link: &LinkInfo, netlink: &Netlink) -> Option<String> {
+    if link.kind.as_deref() != Some("veth") || link.mac != Some(MAC) {
+        return None;
+    }
+    let alias = netlink.link_alias(link.ifindex).await.ok()??;
+    alias.strip_prefix(ALIAS).map(str::to_owned)
+}
+
 fn far_name(near: &str) -> String {
     let mut name = near.to_owned();
     while name.len() + FAR_SUFFIX.len() > MAX_NAME {

@@ -9,6 +9,7 @@ mod conformance;
 mod control;
 mod devices;
 mod differential_kernel;
+mod doctor;
 mod exceptions;
 mod first_lab;
 mod fpm;
@@ -62,6 +63,7 @@ fn main() -> Result<()> {
         ports::tests(),
         log::tests(),
         preflight::tests(),
+        doctor::tests(),
         local::tests(),
         traceroute::tests(),
         exceptions::tests(),

@@ -53,6 +53,7 @@ pub struct Facts {
 pub struct Capabilities(pub u64);
 
 impl Capabilities {
+    pub const ALL: Self = Self(!0);
     const CAP_NET_ADMIN: Self = Self(1 << 12);
     const CAP_NET_RAW: Self = Self(1 << 13);
     /// For the bpffs and network namespaces; on kernels that know CAP_BPF it includes that.
@@ -201,9 +202,14 @@ fn page_size_bytes() -> u32 {
     size.and_then(|size| size.try_into().ok()).unwrap_or(4096)
 }
 
+/// The names of the capabilities that this process lacks.
+pub fn missing_capabilities() -> Result<Vec<&'static str>, PreflightError> {
+    Ok(capabilities()?.missing())
+}
+
 /// Checks that this process has the capabilities that a switch needs.
 pub fn check_capabilities() -> Result<(), PreflightError> {
-    let missing = capabilities()?.missing();
+    let missing = missing_capabilities()?;
     if missing.is_empty() {
         Ok(())
     } else {

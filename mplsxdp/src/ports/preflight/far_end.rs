@@ -28,6 +28,8 @@ pub struct Sending {
     pub vlan_devices: Vec<String>,
     /// TCP packets are larger than the MTU (TSO).
     pub unsegmented: bool,
+    /// Checksums are left to it (transmit checksum offload).
+    pub leaves_checksums: bool,
 }
 
 impl FarEnd {
@@ -73,6 +75,7 @@ impl FarEnd {
                 vlan: ethtool::vlan_offloads(name)?,
                 vlan_devices: vlan_devices(&config, name),
                 unsegmented: ethtool::sends_unsegmented(name)?,
+                leaves_checksums: ethtool::leaves_checksums(name)?,
             })
         })
         .await

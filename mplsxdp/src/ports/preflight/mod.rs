@@ -10,5 +10,5 @@ pub mod fixture;
 
 pub use check::{ONE_BUFFER_MTU, attach_error, check, check_attached, check_tags, delays_multi_buffer, is_down};
 pub use error::PreflightError;
-pub use facts::{Capabilities, Facts, check_capabilities, gather};
+pub use facts::{Capabilities, Facts, check_capabilities, gather, missing_capabilities};
 pub use far_end::FarEnd;

@@ -409,7 +409,7 @@ fn a_nic_that_hides_tags_must_leave_them() {
         peer_sends: Some(Sending {
             vlan: offloads(none, kinds(true, false)).unwrap(),
             vlan_devices: devices.iter().map(|&device| device.to_owned()).collect(),
-            unsegmented: false,
+            ..Sending::default()
         }),
         ..veth()
     };

@@ -12,6 +12,7 @@ pub mod icmp;
 pub mod needs;
 pub mod netlink;
 pub mod netns;
+pub mod numbered;
 pub mod own_traffic;
 pub mod rig;
 pub mod router;

@@ -1,10 +1,11 @@
 //! Cleans up network namespaces and processes, whatever happens to the process that made them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ pub const PREFIX: &str = "mx-";
 const NETNS_DIRECTORY: &str = "/run/netns";
 /// The directory where mplsxdp keeps sockets and pins.
 pub const RUN_DIRECTORY: &str = "/run/mplsxdp";
+/// Where `--persist` pins the links of instances.
+const PINS: &str = "/sys/fs/bpf/mplsxdp";
+const BPFFS: &str = "/sys/fs/bpf";
 /// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -43,6 +47,7 @@ fn alive() -> MutexGuard<'static, Alive> {
 /// Call this first in `main`: SIGINT, SIGTERM, SIGHUP and the end of the parent process then clean up before this
 /// process ends.
 pub fn on_signals() -> Result<()> {
+    HAD_BPFFS.get_or_init(has_bpffs);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
     thread::spawn(move || {
@@ -61,6 +66,7 @@ pub fn on_signals() -> Result<()> {
                     eprintln!("{error:#}");
                 }
             }
+            unmount_bpffs();
             std::process::exit(128 + signal);
         }
     });
@@ -154,7 +160,15 @@ pub fn remove_namespace(name: &str) -> Result<()> {
     delete_namespace(name)
 }
 
+/// The pins of instances in a namespace whose names begin with that of the namespace go too: they would keep programs
+/// and maps.
 fn delete_namespace(name: &str) -> Result<()> {
+    for entry in fs::read_dir(PINS).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(name) {
+            let removed = fs::remove_dir_all(entry.path());
+            removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
     ip(&["netns", "delete", name]).map(drop)
 }
 
@@ -201,6 +215,28 @@ pub fn ip_batch(options: &[&str], lines: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a bpffs was mounted at first.
+static HAD_BPFFS: OnceLock<bool> = OnceLock::new();
+
+fn has_bpffs() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS))
+}
+
+/// Call this last: `load --persist` mounts a bpffs and leaves it mounted, and so it goes if it was not there at first. One
+/// that others use stays.
+pub fn unmount_bpffs() {
+    // Fails unless it is empty.
+    let _ = fs::remove_dir(PINS);
+    // The kernel puts files into each.
+    let is_theirs = |name: &OsStr| name.as_encoded_bytes().ends_with(b".debug");
+    let is_empty =
+        fs::read_dir(BPFFS).is_ok_and(|entries| entries.flatten().all(|entry| is_theirs(&entry.file_name())));
+    if !HAD_BPFFS.get_or_init(has_bpffs) && has_bpffs() && is_empty {
+        let _ = nix::mount::umount(BPFFS);
+    }
+}
+
 /// Removes what dead processes left behind.
 pub fn purge() -> Result<()> {
     for name in names(NETNS_DIRECTORY)?.filter(|name| is_left_over(name)) {
@@ -240,6 +276,7 @@ pub fn instance_files(prefix: &str) -> Vec<PathBuf> {
     }
     let mut found = Vec::new();
     collect(Path::new(RUN_DIRECTORY), prefix, &mut found);
+    collect(Path::new(PINS), prefix, &mut found);
     found
 }
 

@@ -173,7 +173,12 @@ pub enum Command {
     /// The instance, its configuration and how full its tables are.
     Status,
     /// Stop an instance, and wait until everything that it made is removed.
-    Unload,
+    Unload {
+        /// Remove what an instance has left that does not run: programs that --persist keeps on ports, the local port, and
+        /// neighbours that the kernel keeps resolved.
+        #[arg(long)]
+        force: bool,
+    },
     /// The configuration of a running instance.
     #[command(after_help = config::HELP)]
     Config {

@@ -9,14 +9,16 @@ use tracing::warn;
 
 use crate::config::{Config, Options, SyncSource};
 use crate::control::Instance;
-use crate::control::client::Client;
+use crate::control::client::{self, Client};
 use crate::daemon::fpm::{self, ListenError};
 use crate::dataplane::Capacity;
 use crate::dataplane::memory::MemoryTables;
+use crate::dataplane::pinned::PinFolder;
 use crate::error;
 use crate::kernel::{self, Interests, Netlink, sysctl};
 use crate::lfib::{Lfib, Mode};
 use crate::neighbour::Event;
+use crate::ports::adoption;
 use crate::ports::attach::{self, Attached};
 use crate::ports::local::{LocalError, LocalPair};
 use crate::ports::preflight::PreflightError;
@@ -35,12 +37,21 @@ pub async fn system(options: &Options) -> Vec<String> {
         Err(error) => return vec![error.to_string()],
     };
     let mut errors = Vec::new();
+    let left = match left(options) {
+        Ok(left) => left,
+        Err(error) => {
+            errors.push(error);
+            Vec::new()
+        }
+    };
     for name in options.iface.iter().chain(&options.tx_only) {
         let Err(error) = ports::check(name, options.mode, &netlink).await else {
             continue;
         };
         match &error {
             PortError::Preflight(PreflightError::OtherInstance { instance, .. }) if *instance == options.instance => {}
+            PortError::Preflight(PreflightError::OtherProgram { attached, .. }) if left.contains(&attached.program) => {
+            }
             PortError::Preflight(PreflightError::NoSuchInterface { .. }) if options.wait => {}
             PortError::Preflight(PreflightError::NoSuchInterface { .. }) => {
                 errors.push(format!("{error}; with `--wait` it becomes a port when it appears"));
@@ -62,6 +73,21 @@ pub async fn system(options: &Options) -> Vec<String> {
         }
     }
     errors
+}
+
+/// The programs that a load would take over from a dead process, or why it could not.
+fn left(options: &Options) -> Result<Vec<u32>, String> {
+    let instance = Instance::new(&options.instance).map_err(|error| error.to_string())?;
+    let is_running = client::is_starting(&instance);
+    if options.persist {
+        PinFolder::check().map_err(|error| error.to_string())?;
+    } else if !is_running {
+        adoption::refuse_leftovers(&instance).map_err(|error| error.to_string())?;
+    }
+    let links = PinFolder::of(instance.name())
+        .links()
+        .map_err(|error| error.to_string())?;
+    Ok(links.iter().map(|pinned| pinned.state.program_id).collect())
 }
 
 /// Whether an instance of this name runs and waits for a routing daemon there.
@@ -149,6 +175,7 @@ async fn answer(effect: Effect, netlink: &Netlink) -> Option<Input> {
             let attached = Attached {
                 link_id,
                 program_id,
+                awaits_takeover: false,
                 facts,
             };
             Input::Port(PortEvent::Attached(order, Ok(attached)))

@@ -1,4 +1,4 @@
-//! `instances`: all instances on this machine.
+//! `instances`: all instances on this machine, also those that do not run but forward.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -7,24 +7,29 @@ use serde::Serialize;
 
 use super::netns::Listening;
 use super::{Failure, Session};
+use crate::control;
 use crate::control::api::Status;
-use crate::control::client::{Client, ClientError};
+use crate::control::client::{self, Client, ClientError};
+use crate::dataplane::pinned::{self, PinFolder};
 
 /// How long an instance may take to answer. If it does not, it is listed without its details.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Instance {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<String>,
-    pid: u32,
+    /// `None`: it does not run, but the programs of its last process are still on ports and forward.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
     ports: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     config_file: Option<String>,
-    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
 }
 
 pub fn instances(session: &mut Session) -> Result<(), Failure> {
@@ -39,6 +44,16 @@ pub fn instances(session: &mut Session) -> Result<(), Failure> {
             Err(error) => silent.push(format!("instance `{}`: {error}", client.instance().name())),
         }
     }
+    let dir = session.instance.dir();
+    let dead = pinned::instances().into_iter().filter(|name| {
+        let is_held = control::Instance::in_dir(dir, name).is_ok_and(|instance| client::is_starting(&instance));
+        !is_held && PinFolder::of(name).attached() > 0
+    });
+    instances.extend(dead.map(|name| Instance {
+        name,
+        ..Instance::default()
+    }));
+    instances.sort_by(|one, other| one.name.cmp(&other.name));
     print(instances, session)?;
     session.out.flush()?;
     if denied.is_empty() && silent.is_empty() {
@@ -67,11 +82,11 @@ fn ask(client: &mut Client) -> Result<Instance, ClientError> {
     Ok(Instance {
         name: instance,
         netns,
-        pid,
+        pid: Some(pid),
         ports: ports.unwrap_or_default(),
         since,
         config_file,
-        version,
+        version: Some(version),
     })
 }
 
@@ -90,7 +105,9 @@ fn print(instances: Vec<Instance>, session: &mut Session) -> Result<(), Failure>
             [
                 instance.name,
                 known(instance.netns),
-                instance.pid.to_string(),
+                instance
+                    .pid
+                    .map_or_else(|| "forwards".to_owned(), |pid| pid.to_string()),
                 known(instance.since),
                 known(Some(instance.ports.join(",")).filter(|ports| !ports.is_empty())),
                 known(instance.config_file),

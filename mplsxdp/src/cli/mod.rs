@@ -16,6 +16,7 @@ mod output;
 mod route;
 mod status;
 mod sync;
+mod unload;
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Write};
@@ -215,7 +216,8 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Status => status::status(session),
         Command::Config { words } => config::config(&words, session),
         Command::Instances => instances::instances(session),
-        Command::Unload => {
+        Command::Unload { force: true } => unload::force(session),
+        Command::Unload { force: false } => {
             session.client()?;
             match session.client.take() {
                 Some(client) => Ok(client.unload()?),

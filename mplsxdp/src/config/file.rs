@@ -276,6 +276,7 @@ mod tests {
             netns = "r1"
             wait = true
             no-readopt = true
+            persist = true
             fix-peers = true
             mode = "generic"
             labels = 0x1000
@@ -311,7 +312,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:36:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:37:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -325,6 +326,7 @@ mod tests {
                 netns: Some("r1".into()),
                 wait: true,
                 no_readopt: true,
+                persist: true,
                 fix_peers: true,
                 checksum: Vec::new(),
                 mode: XdpMode::Generic,
@@ -510,7 +512,7 @@ instance = "../up"
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
                 "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-off, netns, no-readopt, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
+                 log-exceptions, mode, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",

@@ -56,6 +56,9 @@ pub struct Options {
     /// Do not make an interface a port again if it was deleted and then recreated under its name.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_readopt: bool,
+    /// Keep forwarding when the process ends, however that happens, until `unload`. The next load takes over.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub persist: bool,
     /// Switch GRO on at the other ends of veths that need it to take redirected frames, in any network namespace.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub fix_peers: bool,
@@ -152,6 +155,7 @@ impl Default for Options {
             netns: None,
             wait: false,
             no_readopt: false,
+            persist: false,
             fix_peers: false,
             checksum: Vec::new(),
             mode: XdpMode::Native,

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use super::access::{self, GROUP, VIEW_GROUP};
 use super::api::{self, Changes, Error, INTERFACE, InstalledRoute, Lookup, Nothing};
 use super::{Instance, MAX_MESSAGE_BYTES};
+use crate::dataplane::pinned::PinFolder;
 use crate::route::{Description, Route, RoutingTable, Source};
 
 /// How long a command waits for an instance that holds its name but does not listen yet.
@@ -47,6 +48,11 @@ pub enum ClientError {
         option: String,
         running: String,
     },
+    #[error(
+        "no mplsxdp runs as instance `{name}`, but the programs of an earlier one are still on {ports} interfaces and forward: \
+         `mplsxdp --instance {name} load --persist ...` takes them over, `mplsxdp --instance {name} unload --force` ends that"
+    )]
+    OnlyForwards { name: String, ports: usize },
     #[error("no permission for {}: {}", .0.display(), how_to_get_in())]
     Denied(PathBuf),
     /// The instance replied with an error; nothing was changed.
@@ -476,6 +482,11 @@ fn version_of(instance: &Instance) -> Option<String> {
 /// The error of a command for an instance that does not run.
 pub fn not_running(instance: &Instance) -> ClientError {
     let name = instance.name();
+    let ports = PinFolder::of(name).attached();
+    if ports > 0 {
+        let name = name.to_owned();
+        return ClientError::OnlyForwards { name, ports };
+    }
     let running = running(instance);
     ClientError::NotRunning {
         name: name.into(),

@@ -38,7 +38,7 @@ use crate::control::api::{Refusal, Reply};
 use crate::control::{Instance, server, socket};
 use crate::dataplane::kernel::{CounterReaders, KernelTables};
 use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
-use crate::dataplane::port::Attachment;
+use crate::dataplane::port::{AttachError, Attachment, TakenOver, Takeover};
 use crate::error;
 use crate::feeds::TtlDefaults;
 use crate::kernel::failed_links::FailedLinks;
@@ -46,8 +46,9 @@ use crate::kernel::netdev::FeatureChanges;
 use crate::kernel::{Interests, Netlink, netns, sysctl};
 use crate::neighbour::Event;
 use crate::ports::PortError;
+use crate::ports::adoption::{self, Persistence};
 use crate::ports::attach::{self, Attached, Attacher, Order, Parts};
-use crate::ports::local::LocalPair;
+use crate::ports::local::{LeftPair, LocalPair};
 use crate::ports::local_routes::LocalRoutes;
 use crate::ports::preflight::PreflightError;
 use crate::ports::programs::Finding;
@@ -85,9 +86,10 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     // First of all, so that no signal ends this process before it has cleaned up.
     let ending = signals::Ending::new()?;
     let hangup = signal(SignalKind::hangup())?;
+    let instance = Instance::new(&config.instance)?;
     // This reads files, so it must be done before the socket exists.
     let groups = Groups::look_up();
-    let (listener, _socket) = socket::bind(&Instance::new(&config.instance)?, &groups)?;
+    let (listener, _socket) = socket::bind(&instance, &groups)?;
     let interests = Interests {
         routing: config.sync.contains(&SyncSource::Kernel),
         ..Interests::default()
@@ -95,7 +97,14 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     let (netlink, mut events) =
         Netlink::open_with(interests).context("cannot read the kernel's interfaces, routes and neighbours")?;
     threads::go_first();
-    let mut daemon = Daemon::new(config, netlink)?;
+    let persistence = match config.persist {
+        true => Some(Persistence::open(&instance, config.mode, &netlink).await?),
+        false => {
+            adoption::refuse_leftovers(&instance)?;
+            None
+        }
+    };
+    let mut daemon = Daemon::new(config, netlink, persistence.map(Arc::new))?;
     daemon.follow_until_synced(&mut events).await?;
     daemon.handle(Input::Start);
 
@@ -121,7 +130,10 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
         EventLoop::take,
     )
     .await;
-    info!("unloading");
+    match event_loop.daemon.stays() {
+        true => info!("ending; the programs stay on the ports and forward"),
+        false => info!("unloading"),
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let EventLoop {
         mut daemon,
@@ -371,6 +383,8 @@ enum Outcome {
     LocalRoutes(LocalRoutes),
     /// A program for a port whose frames have become larger.
     Program(u16, Result<Program, PortError>),
+    /// The takeover of ports, and the interfaces from which the dead process's program was taken.
+    TakenOver(Vec<(u16, Result<TakenOver, AttachError>)>, Vec<u32>),
     Nothing,
 }
 
@@ -396,13 +410,19 @@ struct Daemon {
     dropper: Dropper,
     answers: HashMap<Token, Answer>,
     next_token: Token,
+    /// With `--persist`.
+    persistence: Option<Arc<Persistence>>,
+    /// The takeover has begun.
+    takes_over: bool,
     is_ready: bool,
     stopping: bool,
+    /// The instance is to end, not only this process.
+    unloads: bool,
     failure: Option<crate::switch::ConfigurationError>,
 }
 
 impl Daemon {
-    fn new(config: Config, netlink: Netlink) -> anyhow::Result<Self> {
+    fn new(config: Config, netlink: Netlink, persistence: Option<Arc<Persistence>>) -> anyhow::Result<Self> {
         let sizes = Sizes {
             labels: config.labels.get(),
             stacks: config.stacks.get(),
@@ -443,7 +463,8 @@ impl Daemon {
             Exceptions::new(slow_path_options(&config), injector).context("cannot open raw sockets for IP")?;
         let counters = Arc::new(tables.counter_readers()?);
         let follows_ttl = !config.sync.is_empty() && config.ttl_propagate.is_none();
-        let attacher = Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers);
+        let attacher =
+            Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers).with_persistence(persistence.clone());
         let mut switch = Switch::new(config, identity, settings, tables, now);
         switch.set_ttl_defaults(audit::ttl_defaults());
         Ok(Self {
@@ -463,8 +484,11 @@ impl Daemon {
             dropper: Dropper::new()?,
             answers: HashMap::new(),
             next_token: Token(0),
+            persistence,
+            takes_over: false,
             is_ready: false,
             stopping: false,
+            unloads: false,
             failure: None,
             switch,
             netlink,
@@ -502,10 +526,10 @@ impl Daemon {
             .chain(exceptions.next_deadline())
             .min();
         let probes = || {
-            let probes = attachments.iter();
-            probes
-                .map(|(&number, attachment)| (number, attachment.probe()))
-                .collect()
+            let own = attachments
+                .iter()
+                .filter(|(_, attachment)| !attachment.awaits_takeover());
+            own.map(|(&number, attachment)| (number, attachment.probe())).collect()
         };
         tokio::select! {
             Some(outcome) = running.next(), if !running.is_empty() => Happened::Outcome(Box::new(outcome)),
@@ -586,8 +610,11 @@ impl Daemon {
         match outcome {
             Outcome::Input(input) => self.handle(input),
             Outcome::Attached(order, result) => {
-                let result = result.and_then(|(parts, attached)| {
+                let result = result.and_then(|(mut parts, attached)| {
                     self.listen(order.number, parts.sockets)?;
+                    if let Some(persistence) = &self.persistence {
+                        parts.attachment.persist(&persistence.folder)?;
+                    }
                     self.attachments.insert(order.number, parts.attachment);
                     Ok(attached)
                 });
@@ -623,16 +650,17 @@ impl Daemon {
             }
             Outcome::ListenAgain(number, name, patience) => self.try_to_listen(number, name, patience),
             Outcome::LocalCreated(created) => {
-                let ifindex = created.as_ref().map(LocalPair::ifindex).ok();
+                let pair = created.as_ref().ok().cloned();
                 // First; otherwise the routes into the pair would look like other routes.
                 self.handle(Input::Port(PortEvent::LocalCreated(created)));
-                if let Some(ifindex) = ifindex {
+                if let Some(pair) = pair {
                     let (routes, netlink) = (self.switch.config().kernel_route.clone(), self.netlink.clone());
                     self.requests.push(async move {
-                        Outcome::LocalRoutes(LocalRoutes::install(&routes, ifindex, &netlink).await)
+                        Outcome::LocalRoutes(LocalRoutes::install(&routes, &pair, &netlink).await)
                     });
                 }
             }
+            Outcome::TakenOver(taken, were_ports) => self.taken_over(taken, were_ports),
             Outcome::LocalRoutes(routes) => self.local_routes = Some(routes),
             Outcome::Nothing => {}
         }
@@ -737,21 +765,24 @@ impl Daemon {
             Effect::KeepPorts => {
                 let ports = self.switch.ports();
                 let has_program = |number| ports.get(number).is_some_and(|port| port.tags().is_none());
-                self.attachments.retain(|&number, _| has_program(number));
+                let gone = self.attachments.extract_if(|&number, _| !has_program(number));
+                gone.for_each(|(_, attachment)| attachment.remove());
                 self.exceptions.keep_ports(ports);
             }
             Effect::LinksDown(down) => self.discard_unsent(&down),
             Effect::MakeRoomForLocal { name } => {
                 let (netlink, instance) = (self.netlink.clone(), self.switch.config().instance.clone());
+                let left = self.left_pair();
                 self.requests.push(async move {
-                    let room = LocalPair::make_room(&name, &instance, &netlink).await;
+                    let room = LocalPair::make_room(&name, &instance, left, &netlink).await;
                     port_event(PortEvent::RoomForLocal(room.map_err(PortError::from)))
                 });
             }
             Effect::CreateLocal { name, mtu } => {
                 let (netlink, instance) = (self.netlink.clone(), self.switch.config().instance.clone());
+                let left = self.left_pair();
                 self.requests.push(async move {
-                    let pair = LocalPair::create(&name, &instance, mtu, &netlink).await;
+                    let pair = LocalPair::create(&name, &instance, mtu, left, &netlink).await;
                     Outcome::LocalCreated(pair.map_err(PortError::from))
                 });
             }
@@ -794,6 +825,7 @@ impl Daemon {
                     }
                 });
             }
+            Effect::TakeOver => self.take_over(),
             Effect::SetFixesPeers(fixes_peers) => self.attacher.set_fixes_peers(fixes_peers),
             Effect::Drop(remains) => self.dropper.drop(remains),
             Effect::RetryHeld => {
@@ -811,7 +843,10 @@ impl Daemon {
                 Outcome::Input(Input::RoutesRead(result))
             }),
             Effect::Resync => self.netlink.resync(),
-            Effect::Stop => self.stopping = true,
+            Effect::Stop => {
+                self.stopping = true;
+                self.unloads = true;
+            }
         }
     }
 
@@ -890,6 +925,80 @@ impl Daemon {
         });
     }
 
+    fn left_pair(&self) -> LeftPair {
+        match self.persistence {
+            Some(_) => LeftPair::Adopt,
+            None => LeftPair::Replace,
+        }
+    }
+
+    fn take_over(&mut self) {
+        let Some(persistence) = self.persistence.clone() else {
+            return;
+        };
+        self.takes_over = true;
+        let awaiting = self
+            .attachments
+            .iter()
+            .filter(|(_, attachment)| attachment.awaits_takeover());
+        let takeovers: Vec<_> = awaiting
+            .map(|(&number, attachment)| (number, attachment.takeover()))
+            .collect();
+        let adopted = self.attachments.values().map(|attachment| attachment.link_id).collect();
+        let (instance, netlink) = (self.switch.config().instance.clone(), self.netlink.clone());
+        let pair = self.switch.local().cloned();
+        self.run(async move {
+            let taken = tokio::task::spawn_blocking(move || {
+                let perform = |(number, takeover): &(u16, Takeover)| (*number, takeover.perform());
+                let taken = takeovers.iter().map(perform).collect::<Vec<_>>();
+                let rest = persistence.take_rest(&adopted);
+                persistence.release(&rest);
+                (taken, rest.iter().map(|pinned| pinned.state.ifindex).collect())
+            });
+            let (taken, were_ports) = taken.await.unwrap_or_default();
+            match LocalPair::remove_others(&instance, pair.as_ref(), &netlink).await {
+                Ok(removed) => removed
+                    .iter()
+                    .for_each(|name| info!("removed {name}, a local port of before")),
+                Err(error) => warn!(%error, "cannot remove a local port of before"),
+            }
+            Outcome::TakenOver(taken, were_ports)
+        });
+    }
+
+    fn taken_over(&mut self, taken: Vec<(u16, Result<TakenOver, AttachError>)>, were_ports: Vec<u32>) {
+        let mut programs = Vec::new();
+        for (number, result) in taken {
+            let Some(attachment) = self.attachments.get_mut(&number) else {
+                continue;
+            };
+            match result {
+                Ok(taken) => {
+                    attachment.taken_over(taken);
+                    programs.push((number, program_ids(attachment)));
+                }
+                // The watch finds that the program is not there, and puts it back when that is possible.
+                Err(error) => {
+                    attachment.not_taken_over();
+                    let name = self.switch.ports().name(number);
+                    let error = error::report(&error);
+                    error!(
+                        port = name,
+                        "cannot put the program in the place of the one of before: {error}"
+                    );
+                }
+            }
+        }
+        self.handle(Input::TakenOver { programs, were_ports });
+    }
+
+    /// Whether the ports go on forwarding when this process ends. One that has not started yet leaves what was there
+    /// before.
+    fn stays(&self) -> bool {
+        let has_started = self.is_ready || self.takes_over;
+        self.persistence.is_some() && has_started && !self.unloads && self.failure.is_none()
+    }
+
     /// Gives the slow path a view of what it may know.
     fn with_exceptions<R>(&mut self, work: impl FnOnce(&mut Exceptions, &View<'_>) -> R) -> R {
         let config = self.switch.config();
@@ -905,18 +1014,34 @@ impl Daemon {
         work(&mut self.exceptions, &view)
     }
 
-    /// Detaches, then releases the kernel's neighbours. Maps and programs disappear with this process.
+    /// Detaches, then releases the kernel's neighbours. Maps and programs disappear with this process. With `--persist`
+    /// they do only if the instance is unloaded.
     async fn shut_down(&mut self) {
         // A local pair that is being created is finished first, so that it can be removed.
         let unfinished = self.requests.finish().await;
         for outcome in unfinished {
-            if let Outcome::LocalCreated(Ok(pair)) = outcome {
+            if let Outcome::LocalCreated(Ok(pair)) = outcome
+                && !pair.is_adopted()
+            {
                 remove_local(pair, &self.netlink).await;
             }
         }
-        self.handle(Input::ShutDown);
+        match &self.persistence {
+            Some(_) if self.stays() => {}
+            // It could not be started, and a dead process's programs forward as before.
+            Some(persistence) if persistence.adopts() => {
+                self.attachments.drain().for_each(|(_, attachment)| attachment.remove());
+                if let Some(pair) = self.switch.local().filter(|pair| !pair.is_adopted()) {
+                    remove_local(pair.clone(), &self.netlink).await;
+                }
+            }
+            _ => self.handle(Input::ShutDown),
+        }
         self.exceptions.clear();
         self.requests.finish().await;
+        if let Some(persistence) = &self.persistence {
+            persistence.folder.remove();
+        }
     }
 }
 

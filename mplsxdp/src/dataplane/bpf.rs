@@ -1,9 +1,12 @@
-//! The commands of bpf(2) that aya does not offer. For XDP links: whether one is still attached, and detaching one to
-//! which others have descriptors. For programs of others: the name by the id. For maps: batches, deleting, and maps of
-//! maps.
+//! The commands of bpf(2) that aya does not offer. For XDP links: whether one is still attached, detaching one to which
+//! others have descriptors, and pinning. For programs of others: the name by the id. For maps: batches, deleting, and
+//! maps of maps.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use crate::dataplane::XdpMode;
 
@@ -14,6 +17,8 @@ enum Command {
     MapCreate = 0,
     MapUpdateElem = 2,
     MapDeleteElem = 3,
+    ObjPin = 6,
+    ObjGet = 7,
     ProgGetFdById = 13,
     ObjGetInfoByFd = 15,
     MapLookupBatch = 24,
@@ -27,7 +32,11 @@ const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// A bpf_link that holds an XDP program on an interface until it is detached or its last descriptor is closed.
+/// `bpf_link_info.type` of an XDP link.
+const BPF_LINK_TYPE_XDP: u32 = 6;
+
+/// A bpf_link that holds an XDP program on an interface until it is detached, or until its last descriptor is closed and
+/// it is not pinned.
 pub struct XdpLink(OwnedFd);
 
 /// The kernel's view of an [`XdpLink`].
@@ -51,6 +60,26 @@ impl XdpLink {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(link) }))
     }
 
+    /// Opens a pinned link. EINVAL: it is not an XDP link.
+    pub fn open(pin: &Path) -> io::Result<Self> {
+        let path = CString::new(pin.as_os_str().as_bytes())?;
+        let [low, high] = halves(path.as_ptr().addr() as u64);
+        let link = bpf(Command::ObjGet, &mut [low, high, 0, 0])?;
+        // SAFETY: the kernel has just made this descriptor for its caller.
+        let link = Self(unsafe { OwnedFd::from_raw_fd(link) });
+        match link.info()? {
+            [BPF_LINK_TYPE_XDP, ..] => Ok(link),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Keeps the link, and with it the program and its maps, until the pin is removed. EEXIST: there is such a file.
+    pub fn pin(&self, pin: &Path) -> io::Result<()> {
+        let path = CString::new(pin.as_os_str().as_bytes())?;
+        let [low, high] = halves(path.as_ptr().addr() as u64);
+        bpf(Command::ObjPin, &mut [low, high, self.descriptor(), 0]).map(drop)
+    }
+
     /// Replaces the attached program by `program`: every frame meets one of them. ENOLINK: the link is detached.
     pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         bpf(Command::LinkUpdate, &mut [self.descriptor(), descriptor(program), 0, 0]).map(drop)
@@ -63,15 +92,19 @@ impl XdpLink {
 
     /// May wait for the kernel's RTNL lock.
     pub fn state(&self) -> io::Result<LinkState> {
-        // struct bpf_link_info: type, id, prog_id, padding, xdp.ifindex.
-        let mut info = [0; 5];
-        object_info(self.descriptor(), &mut info)?;
-        let [_, link_id, program_id, _, ifindex] = info;
+        let [_, link_id, program_id, _, ifindex] = self.info()?;
         Ok(LinkState {
             link_id,
             program_id,
             ifindex,
         })
+    }
+
+    /// struct bpf_link_info: type, id, prog_id, padding, xdp.ifindex.
+    fn info(&self) -> io::Result<[u32; 5]> {
+        let mut info = [0; 5];
+        object_info(self.descriptor(), &mut info)?;
+        Ok(info)
     }
 
     fn descriptor(&self) -> u32 {

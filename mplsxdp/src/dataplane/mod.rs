@@ -1,7 +1,7 @@
 //! The tables of the data plane. The LFIB writes to [`Tables`]: [`kernel`] has the BPF maps, [`memory`] the tables for
 //! tests. [`frame`] is a frame for the forwarding core in this process. [`loader`] loads the programs and maps, and
-//! [`port`] attaches a program; [`bpf`] has the bpf(2) commands that this needs. [`btf`] finds fields of the kernel's
-//! structures. [`inject`] makes the kernel receive frames from the slow path.
+//! [`port`] attaches a program, and [`pinned`] keeps it attached; [`bpf`] has the bpf(2) commands that this needs. [`btf`]
+//! finds fields of the kernel's structures. [`inject`] makes the kernel receive frames from the slow path.
 
 pub mod bpf;
 mod btf;
@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod loader;
 mod mapped;
 pub mod memory;
+pub mod pinned;
 pub mod port;
 pub mod release;
 

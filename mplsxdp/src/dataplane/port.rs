@@ -5,20 +5,29 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use aya::programs::ProgramError;
+use tracing::warn;
 
-use super::bpf::{self, XdpLink};
+use super::bpf::{self, LinkState, XdpLink};
 use super::loader::{LoadError, Program};
+use super::pinned::{PinError, PinFolder, PinnedLink};
 use crate::dataplane::XdpMode;
+use crate::error;
 
-/// A program that is attached to an interface by a bpf_link. Dropping it detaches the program.
+/// A program that is attached to an interface by a bpf_link. Dropping it detaches the program, unless the link is
+/// pinned.
 pub struct Attachment {
-    program: Program,
+    program: Arc<Program>,
     ifindex: u32,
     mode: XdpMode,
-    /// Shared with a running [`Probe`].
+    /// Shared with a running [`Probe`] or [`Takeover`].
     link: Arc<XdpLink>,
     pub link_id: u32,
+    /// The program that the link has.
     pub program_id: u32,
+    /// Where the link is pinned.
+    folder: Option<PinFolder>,
+    /// A dead process has made the link, and its program is still there.
+    awaits_takeover: bool,
 }
 
 /// The program could not be attached to the interface.
@@ -44,45 +53,102 @@ pub enum Interference {
 
 /// Attaches `program` to an interface.
 pub fn attach(program: Program, ifindex: u32, mode: XdpMode) -> Result<Attachment, AttachError> {
-    let (link, link_id, program_id) = link(&program, ifindex, mode)?;
+    let (link, state) = link(&program, ifindex, mode)?;
     Ok(Attachment {
-        program,
+        program: Arc::new(program),
         ifindex,
         mode,
-        link,
-        link_id,
-        program_id,
+        link: Arc::new(link),
+        link_id: state.link_id,
+        program_id: state.program_id,
+        folder: None,
+        awaits_takeover: false,
     })
 }
 
-fn link(program: &Program, ifindex: u32, mode: XdpMode) -> Result<(Arc<XdpLink>, u32, u32), AttachError> {
+/// Makes use of the link that a dead process has pinned in `folder`. It keeps its program until the [`Takeover`].
+pub fn adopt(program: Program, pinned: PinnedLink, mode: XdpMode, folder: PinFolder) -> Attachment {
+    Attachment {
+        program: Arc::new(program),
+        ifindex: pinned.state.ifindex,
+        mode,
+        link: pinned.link,
+        link_id: pinned.state.link_id,
+        program_id: pinned.state.program_id,
+        folder: Some(folder),
+        awaits_takeover: true,
+    }
+}
+
+fn link(program: &Program, ifindex: u32, mode: XdpMode) -> Result<(XdpLink, LinkState), AttachError> {
     let link = XdpLink::create(program.fd()?.as_fd(), ifindex, mode)?;
     let state = link.state()?;
-    Ok((Arc::new(link), state.link_id, state.program_id))
+    Ok((link, state))
+}
+
+/// Gives a link its program; if it is detached, makes another one, which is also returned.
+fn update(
+    link: &XdpLink,
+    program: &Program,
+    ifindex: u32,
+    mode: XdpMode,
+) -> Result<(Option<XdpLink>, LinkState), AttachError> {
+    match link.update(program.fd()?.as_fd()) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            let (link, state) = self::link(program, ifindex, mode)?;
+            Ok((Some(link), state))
+        }
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok((None, link.state()?)),
+    }
 }
 
 impl Attachment {
-    /// Replaces the attached program by `program`: every frame meets one of them.
+    /// Keeps the program on the interface until [`Attachment::remove`], whatever happens to this process.
+    pub fn persist(&mut self, folder: &PinFolder) -> Result<(), PinError> {
+        folder.pin(&self.link, self.link_id)?;
+        self.folder = Some(folder.clone());
+        Ok(())
+    }
+
+    /// Replaces the attached program by `program`: every frame meets one of them. Before the takeover, that is later.
     pub fn replace(&mut self, program: Program) -> Result<(), AttachError> {
-        self.program = program;
-        self.put_back()
+        self.replace_later(program);
+        match self.awaits_takeover {
+            true => Ok(()),
+            false => self.put_back(),
+        }
     }
 
     /// The same, but attached later by [`Attachment::put_back`].
     pub fn replace_later(&mut self, program: Program) {
-        self.program = program;
+        self.program = Arc::new(program);
     }
 
-    /// Makes the interface run the program, whatever has happened to the link. Does nothing if it already does.
+    /// Makes the interface run the program, whatever has happened to the link or its pin. Does nothing if all is as it
+    /// should be.
     pub fn put_back(&mut self) -> Result<(), AttachError> {
-        match self.link.update(self.program.fd()?.as_fd()) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                (self.link, self.link_id, self.program_id) = link(&self.program, self.ifindex, self.mode)?;
-            }
-            Err(error) => return Err(error.into()),
-            Ok(()) => self.program_id = self.link.state()?.program_id,
-        }
+        let updated = update(&self.link, &self.program, self.ifindex, self.mode)?;
+        self.updated(updated);
         Ok(())
+    }
+
+    fn updated(&mut self, (link, state): (Option<XdpLink>, LinkState)) {
+        self.awaits_takeover = false;
+        self.program_id = state.program_id;
+        let old = std::mem::replace(&mut self.link_id, state.link_id);
+        if let Some(link) = link {
+            self.link = Arc::new(link);
+        }
+        let Some(folder) = &self.folder else { return };
+        let pinned = folder.pin(&self.link, self.link_id);
+        let unpinned = match old == self.link_id {
+            true => Ok(()),
+            false => folder.unpin(old),
+        };
+        if let Err(error) = pinned.and(unpinned) {
+            warn!("{}: the program goes when this process ends", error::report(&error));
+        }
     }
 
     pub fn probe(&self) -> Probe {
@@ -92,13 +158,77 @@ impl Attachment {
             program_id: self.program_id,
         }
     }
+
+    /// Whether the link still has a dead process's program.
+    pub fn awaits_takeover(&self) -> bool {
+        self.awaits_takeover
+    }
+
+    /// Replaces the dead process's program, on any thread; [`Attachment::taken_over`] takes the result.
+    pub fn takeover(&self) -> Takeover {
+        Takeover {
+            program: Arc::clone(&self.program),
+            ifindex: self.ifindex,
+            mode: self.mode,
+            link: Arc::clone(&self.link),
+        }
+    }
+
+    pub fn taken_over(&mut self, done: TakenOver) {
+        self.updated(done.0);
+    }
+
+    /// The takeover has failed: the interface has no program.
+    pub fn not_taken_over(&mut self) {
+        self.awaits_takeover = false;
+    }
+
+    /// Detaches the program and removes the pin of its link. Before the takeover the program is not ours, and stays.
+    pub fn remove(mut self) {
+        if self.awaits_takeover {
+            return;
+        }
+        let _ = self.link.detach();
+        if let Some(folder) = self.folder.take()
+            && let Err(error) = folder.unpin(self.link_id)
+        {
+            warn!("{}", error::report(&error));
+        }
+    }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // A process that has pinned the link, or a probe, would keep the program attached. A link that is already
-        // detached is not an error.
-        let _ = self.link.detach();
+        if self.folder.is_none() {
+            // Somebody else who has pinned the link, or a probe, would keep the program attached. A link that is already
+            // detached is not an error.
+            let _ = self.link.detach();
+        }
+    }
+}
+
+/// The replacement of a dead process's program.
+pub struct Takeover {
+    program: Arc<Program>,
+    ifindex: u32,
+    mode: XdpMode,
+    link: Arc<XdpLink>,
+}
+
+/// The link if it is another one, and its state.
+pub struct TakenOver((Option<XdpLink>, LinkState));
+
+impl Takeover {
+    /// May wait for the kernel's RTNL lock.
+    pub fn perform(&self) -> Result<TakenOver, AttachError> {
+        let updated = update(&self.link, &self.program, self.ifindex, self.mode);
+        updated
+            .or_else(|_| {
+                // Whatever the reason: the old program must not forward by tables that nobody keeps up to date.
+                let _ = self.link.detach();
+                link(&self.program, self.ifindex, self.mode).map(|(link, state)| (Some(link), state))
+            })
+            .map(TakenOver)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests to rtnetlink, each with its answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -22,12 +22,15 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
+use super::LocalRoute;
 use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
 use super::subscription::{self, Interests};
 use crate::neighbour::{Event, LinkInfo, Lookup, Peer};
@@ -384,6 +387,19 @@ impl Netlink {
         }))
     }
 
+    /// The routes of the main table through an interface that [`Netlink::add_route`] has added, in any process.
+    pub async fn own_routes(&self, ifindex: u32) -> Result<BTreeSet<LocalRoute>, Error> {
+        let mut own = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let routes = self.handle.route().get(message).execute();
+            let routes = routes.try_filter_map(async |route| Ok(local_route_of(&route, ifindex)));
+            own.extend(listed("list of routes", routes.try_collect::<Vec<_>>()).await?);
+        }
+        Ok(own)
+    }
+
     async fn set_link(&self, what: &str, ifindex: u32, mut message: LinkMessage) -> Result<(), Error> {
         message.header.index = ifindex;
         let flags = NLM_F_REQUEST | NLM_F_ACK;
@@ -478,6 +494,38 @@ fn device_route(prefix: IpNet, src: Option<IpAddr>, ifindex: u32) -> RouteMessag
         .attributes
         .extend(src.map(|src| RouteAttribute::PrefSource(src.into())));
     message
+}
+
+/// What [`device_route`] makes a message of.
+fn local_route_of(message: &RouteMessage, ifindex: u32) -> Option<LocalRoute> {
+    let RouteHeader {
+        table,
+        protocol,
+        destination_prefix_length,
+        ..
+    } = message.header;
+    if (table, protocol) != (RouteHeader::RT_TABLE_MAIN, PROTOCOL) {
+        return None;
+    }
+    let (mut destination, mut src, mut oif) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip_of(address),
+            RouteAttribute::PrefSource(address) => src = ip_of(address),
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            _ => {}
+        }
+    }
+    let prefix = IpNet::new(destination?, destination_prefix_length).ok()?;
+    (oif == Some(ifindex)).then_some(LocalRoute { prefix, src })
+}
+
+fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }
 
 /// RTM_NEWNEIGH with NTF_USE: resolve the neighbour as if a packet were to be sent to it.

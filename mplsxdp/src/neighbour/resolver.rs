@@ -131,6 +131,8 @@ pub struct Resolver {
     lookups_due: Option<Instant>,
     /// The first of the route changes that those look-ups wait for.
     routes_since: Option<Instant>,
+    /// See [`Resolver::hold_leftovers`].
+    holds_leftovers: bool,
 }
 
 /// A neighbour: interface and address.
@@ -476,18 +478,54 @@ impl Resolver {
         self.step(AT_ONCE, now, actions);
     }
 
+    /// The neighbours that a dead process of this instance left managed are still in use, until the next call of
+    /// [`Resolver::let_leftovers_go`].
+    pub fn hold_leftovers(&mut self) {
+        self.holds_leftovers = true;
+    }
+
+    /// The neighbours that a dead process of this instance left managed are released, except those that next hops need.
+    /// They are on the ports, and on these interfaces that were ports of the dead process.
+    pub fn let_leftovers_go(&mut self, were_ports: &[u32], actions: &mut Vec<Action>) {
+        self.holds_leftovers = false;
+        let were_ports = were_ports.iter().filter_map(|&port| self.links.get(port));
+        self.release_beside(were_ports.collect(), actions);
+    }
+
+    /// How many next hops wait for an answer of the kernel or of a neighbour.
+    pub fn unsettled(&self) -> usize {
+        let states = self.hops.values().map(|hop| hop.state);
+        states
+            .filter(|state| matches!(state, None | Some(HopState::Incomplete { .. })))
+            .count()
+    }
+
     /// Releases the neighbours that a killed instance left managed: nothing else would, and the kernel would ask for
     /// them for ever. They belong to the killed instance if their interface is one of this instance's ports, or if no
     /// other instance can run in this network namespace because only these ports have an XDP program.
     fn release_leftovers(&self, actions: &mut Vec<Action>) {
+        if self.holds_leftovers {
+            return;
+        }
+        self.release_beside(Vec::new(), actions);
+    }
+
+    /// The same; `were_ports` are interfaces that were ports of the killed instance, and are not those of another one.
+    fn release_beside(&self, were_ports: Vec<&LinkInfo>, actions: &mut Vec<Action>) {
         let ports: HashSet<u32> = self.links.aliases().values().copied().collect();
         let is_alone = self
             .links
             .iter()
             .all(|link| link.xdp.is_none() || ports.contains(&link.ifindex));
+        let were_parents = |link: &&LinkInfo| {
+            let parent = link.peer.filter(|_| link.vlan.is_some());
+            parent.is_some_and(|parent| were_ports.iter().any(|port| port.ifindex == parent.ifindex))
+        };
         let with_neighbours: HashSet<u32> = ports
             .iter()
             .filter_map(|&port| self.links.get(port))
+            .chain(were_ports.iter().copied())
+            .chain(self.links.iter().filter(were_parents))
             .map(LinkInfo::ip_ifindex)
             .collect();
         let leftovers = self.neighbours.iter().filter(|(target, known)| {

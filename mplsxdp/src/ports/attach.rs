@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mplsxdp_common::abi::Settings;
 use tracing::{info, warn};
 
+use super::adoption::Persistence;
 use super::error::PortError;
 use super::preflight::{self, Facts, PreflightError};
 use super::sub_interface::{self, SubInterface};
@@ -18,7 +19,7 @@ use crate::control::client::{self, Client};
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::dataplane::XdpMode;
 use crate::dataplane::loader::{Loader, Program};
-use crate::dataplane::port::{AttachError, Attachment, attach};
+use crate::dataplane::port::{AttachError, Attachment, adopt, attach};
 use crate::kernel::{Netlink, ethtool};
 use crate::neighbour::LinkInfo;
 use crate::neighbour::links::Links;
@@ -57,6 +58,8 @@ pub struct Order {
 pub struct Attached {
     pub link_id: u32,
     pub program_id: u32,
+    /// Until the takeover, it is the program of a dead process.
+    pub awaits_takeover: bool,
     /// The facts after.
     pub facts: Box<Facts>,
 }
@@ -75,6 +78,8 @@ pub struct Attacher {
     mode: XdpMode,
     /// Whether to switch on GRO at the other end of a veth that otherwise does not take redirected frames.
     fixes_peers: Arc<AtomicBool>,
+    /// With `--persist`.
+    persistence: Option<Arc<Persistence>>,
 }
 
 impl Attacher {
@@ -84,7 +89,13 @@ impl Attacher {
             netlink,
             mode,
             fixes_peers: Arc::new(fixes_peers.into()),
+            persistence: None,
         }
+    }
+
+    /// Adopts the links that a dead process has left.
+    pub fn with_persistence(self, persistence: Option<Arc<Persistence>>) -> Self {
+        Self { persistence, ..self }
     }
 
     /// Sets whether to fix the other ends of veths that are attached from now on.
@@ -95,10 +106,19 @@ impl Attacher {
     /// Looks at an interface that should become a port without changing anything. `own` are the interfaces that have
     /// the program.
     pub async fn survey(self, name: String, own: Vec<u32>) -> Result<Survey, PortError> {
-        survey(&self.netlink, name, &own).await
+        let mut survey = survey(&self.netlink, name, &own).await?;
+        if let (Some(persistence), Some(link)) = (&self.persistence, &mut survey.facts.link)
+            && let Some(xdp) = link.xdp
+            && persistence.is_left(link.ifindex, xdp.program)
+        {
+            link.xdp = None;
+            (survey.facts.program_name, survey.holder) = (None, None);
+        }
+        Ok(survey)
     }
 
-    /// Carries out an order. If it fails, it leaves nothing behind.
+    /// Carries out an order. If it fails, it leaves nothing behind. A link that a dead process has left on the interface
+    /// is adopted and keeps its program.
     pub async fn attach(self, order: Order) -> Result<(Parts, Attached), PortError> {
         let Order {
             ifindex,
@@ -110,7 +130,16 @@ impl Attacher {
         } = order;
         let sockets = open_sockets(&facts.name, role).await?;
         let loader = Arc::clone(&self.loader);
-        let attached = blocking(move || attach(loader.program(settings)?, ifindex, mode)).await;
+        let persistence = self.persistence.clone();
+        let attached = blocking(move || {
+            let program = loader.program(settings)?;
+            match persistence.and_then(|persistence| Some((persistence.link_on(ifindex)?, persistence.folder.clone())))
+            {
+                Some((pinned, folder)) => Ok(adopt(program, pinned, mode, folder)),
+                None => attach(program, ifindex, mode),
+            }
+        })
+        .await;
         let attachment = attached.map_err(|error| match error {
             AttachError::Kernel(error) => preflight::attach_error(facts, mode, error).into(),
             other => PortError::from(other),
@@ -131,6 +160,7 @@ impl Attacher {
         let attached = Attached {
             link_id: attachment.link_id,
             program_id: attachment.program_id,
+            awaits_takeover: attachment.awaits_takeover(),
             facts: Box::new(facts),
         };
         Ok((Parts { attachment, sockets }, attached))

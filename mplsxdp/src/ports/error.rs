@@ -12,6 +12,7 @@ use super::sub_interface::InvalidSubInterface;
 use crate::control::api::Checksum;
 use crate::dataplane::TableError;
 use crate::dataplane::loader::LoadError;
+use crate::dataplane::pinned::PinError;
 use crate::dataplane::port::AttachError;
 use crate::kernel;
 use crate::slowpath::xsk::XskError;
@@ -69,6 +70,8 @@ pub enum PortError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
     #[error(transparent)]
     Table(#[from] TableError),
     #[error(transparent)]

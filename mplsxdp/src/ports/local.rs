@@ -11,8 +11,11 @@
 //! end has the same address, so every frame is for the port.
 
 use std::io;
+use std::sync::Arc;
 
 use mplsxdp_common::wire::{LSE_LEN, Mac};
+
+use tracing::info;
 
 use crate::kernel::ethtool::Feature;
 use crate::kernel::{self, Netlink, sysctl};
@@ -38,22 +41,45 @@ pub fn mtu_beneath(lowest_port_mtu: u32, deepest: usize) -> u32 {
     lowest_port_mtu.saturating_sub((LSE_LEN * deepest.max(LABELS)) as u32)
 }
 
-/// The pair, set up. It stays until [`LocalPair::remove`]; the next [`LocalPair::create`] replaces what a killed
-/// process left.
+/// The pair, set up. It stays until [`LocalPair::remove`]; the next [`LocalPair::create`] replaces or adopts what a
+/// killed process left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalPair {
     near: Box<str>,
     far: Box<str>,
     near_ifindex: u32,
     far_ifindex: u32,
+    is_adopted: bool,
+}
+
+/// What to do with the pair that a dead process of this instance has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeftPair {
+    Replace,
+    /// It stays as it is, with its addresses and routes (`--persist`).
+    Adopt,
 }
 
 impl LocalPair {
     /// `name` must be valid for an interface, `mtu` comes from [`mtu_beneath`]. The instance must belong to this
-    /// process alone: leftovers of an instance with its name are replaced.
-    pub async fn create(name: &str, instance: &str, mtu: u32, netlink: &Netlink) -> Result<Self, LocalError> {
+    /// process alone.
+    pub async fn create(
+        name: &str,
+        instance: &str,
+        mtu: u32,
+        left: LeftPair,
+        netlink: &Netlink,
+    ) -> Result<Self, LocalError> {
         let far = far_name(name);
-        Self::make_room(name, instance, netlink).await?;
+        if left == LeftPair::Adopt
+            && let Some(pair) = Self::find(name, instance, netlink).await?
+        {
+            pair.set_up(instance, netlink).await?;
+            pair.set_mtu(mtu, netlink).await?;
+            info!(name, "adopted the local port that was left behind");
+            return Ok(pair);
+        }
+        Self::make_room(name, instance, left, netlink).await?;
         netlink.add_veth([name, &far], MAC, mtu).await?;
         let gone = |name: &str| LocalError::Gone { name: name.into() };
         let near = netlink.link(name).await?.ok_or_else(|| gone(name))?;
@@ -62,6 +88,7 @@ impl LocalPair {
             near_ifindex: near.ifindex,
             far_ifindex: near.peer.ok_or_else(|| gone(&far))?.ifindex,
             far: far.into(),
+            is_adopted: false,
         };
         match pair.set_up(instance, netlink).await {
             Ok(()) => Ok(pair),
@@ -72,8 +99,63 @@ impl LocalPair {
         }
     }
 
+    /// The pair with this name that a dead process of this instance has left, if it is whole.
+    async fn find(name: &str, instance: &str, netlink: &Netlink) -> Result<Option<Self>, LocalError> {
+        let far = far_name(name);
+        let (Some(near), Some(end)) = (netlink.link(name).await?, netlink.link(&far).await?) else {
+            return Ok(None);
+        };
+        let is_tied = near
+            .peer
+            .is_some_and(|peer| peer.netns.is_none() && peer.ifindex == end.ifindex);
+        let is_own = left_by(&near, instance, netlink).await?.as_deref() == Some(instance);
+        Ok((is_tied && is_own).then(|| Self {
+            near: name.into(),
+            far: far.into(),
+            near_ifindex: near.ifindex,
+            far_ifindex: end.ifindex,
+            is_adopted: true,
+        }))
+    }
+
+    /// The near ends of the pairs of this instance except `kept`: a dead process has left them.
+    pub async fn others(
+        instance: &str,
+        kept: Option<&Self>,
+        links: &[LinkInfo],
+        netlink: &Netlink,
+    ) -> Result<Vec<(u32, Arc<str>)>, LocalError> {
+        let own = format!("{ALIAS}{instance}");
+        let mut others = Vec::new();
+        for link in links.iter().filter(|link| is_end(link)) {
+            let is_kept = kept.is_some_and(|kept| kept.near_ifindex == link.ifindex);
+            if !is_kept && netlink.link_alias(link.ifindex).await?.as_ref() == Some(&own) {
+                others.push((link.ifindex, link.name.clone()));
+            }
+        }
+        Ok(others)
+    }
+
+    /// Removes those pairs, and returns their names.
+    pub async fn remove_others(
+        instance: &str,
+        kept: Option<&Self>,
+        netlink: &Netlink,
+    ) -> Result<Vec<Arc<str>>, LocalError> {
+        let links = netlink.links().await?;
+        let mut removed = Vec::new();
+        for (ifindex, name) in Self::others(instance, kept, &links, netlink).await? {
+            netlink.remove_link(ifindex).await?;
+            removed.push(name);
+        }
+        Ok(removed)
+    }
+
     /// Removes what a dead process left under the names of the pair, so that [`LocalPair::create`] can use them.
-    pub async fn make_room(name: &str, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
+    pub async fn make_room(name: &str, instance: &str, left: LeftPair, netlink: &Netlink) -> Result<(), LocalError> {
+        if left == LeftPair::Adopt && Self::find(name, instance, netlink).await?.is_some() {
+            return Ok(());
+        }
         for end in [name, &far_name(name)] {
             // Removing one removes the other.
             if let Some(link) = netlink.link(end).await? {
@@ -91,6 +173,7 @@ impl LocalPair {
             far: far.into(),
             near_ifindex,
             far_ifindex,
+            is_adopted: false,
         }
     }
 
@@ -116,6 +199,11 @@ impl LocalPair {
 
     pub fn ifindex(&self) -> u32 {
         self.near_ifindex
+    }
+
+    /// Whether a dead process has made it.
+    pub fn is_adopted(&self) -> bool {
+        self.is_adopted
     }
 
     pub fn port_ifindex(&self) -> u32 {
@@ -222,6 +310,11 @@ fn far_name(near: &str) -> String {
     name + FAR_SUFFIX
 }
 
+/// Whether it is an end of a pair of any instance.
+fn is_end(link: &LinkInfo) -> bool {
+    link.kind.as_deref() == Some("veth") && link.mac == Some(MAC)
+}
+
 /// The instance that left the pair of which an interface is an end, if that process has ended. A program on the far end
 /// shows that the process lives, because it is detached when the process ends.
 async fn left_by(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<Option<String>, LocalError> {
@@ -230,9 +323,8 @@ async fn left_by(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<O
     if let (None, Some(peer)) = (&owner, peer) {
         owner = netlink.link_alias(peer).await?;
     }
-    let is_pair = link.kind.as_deref() == Some("veth") && link.mac == Some(MAC);
     let owner = owner.as_deref().and_then(|alias| alias.strip_prefix(ALIAS));
-    if !is_pair {
+    if !is_end(link) {
         return Err(LocalError::Foreign {
             name: link.name.as_ref().into(),
         });
@@ -255,7 +347,7 @@ async fn left_by(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<O
 /// Removes what a process that has ended left behind.
 async fn take_over(link: &LinkInfo, instance: &str, netlink: &Netlink) -> Result<(), LocalError> {
     let owner = left_by(link, instance, netlink).await?;
-    tracing::info!(name = &*link.name, owner, "removing a local port that was left behind");
+    info!(name = &*link.name, owner, "removing a local port that was left behind");
     Ok(netlink.remove_link(link.ifindex).await?)
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::local::LocalPair;
 use crate::kernel::{LocalRoute, Netlink};
 
 /// How long to wait before retrying a route that the kernel has refused.
@@ -20,13 +21,22 @@ pub struct LocalRoutes {
 }
 
 impl LocalRoutes {
-    /// Installs the routes, each tried once before this returns.
-    pub async fn install(routes: &[LocalRoute], ifindex: u32, netlink: &Netlink) -> Self {
+    /// Installs the routes, each tried once before this returns. Those that a dead process has left stay if they are
+    /// among them.
+    pub async fn install(routes: &[LocalRoute], pair: &LocalPair, netlink: &Netlink) -> Self {
         let (wanted, following) = watch::channel(routes.iter().copied().collect());
+        let ifindex = pair.ifindex();
+        let installed = match pair.is_adopted() {
+            true => netlink.own_routes(ifindex).await.unwrap_or_else(|error| {
+                warn!(%error, "cannot list the kernel routes that were left behind");
+                BTreeSet::new()
+            }),
+            false => BTreeSet::new(),
+        };
         let mut keeper = Keeper {
             ifindex,
             netlink: netlink.clone(),
-            installed: BTreeSet::new(),
+            installed,
             refused: BTreeSet::new(),
         };
         keeper.follow(routes.iter().copied().collect()).await;

@@ -1,8 +1,10 @@
 //! Ports: what can become one, what a name stands for, and the interfaces that are ports.
 
+pub mod adoption;
 pub mod attach;
 pub mod error;
 mod inventory;
+pub mod leftovers;
 pub mod local;
 pub mod local_routes;
 pub mod preflight;

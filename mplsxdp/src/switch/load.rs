@@ -3,13 +3,13 @@
 use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
 use super::ports::{Adding, Operation, Progress};
 use super::routes::{Origin, Reported, RouteChange};
-use super::{Effect, PortEvent, Switch};
+use super::{Effect, PortEvent, ProgramIds, Switch};
 use crate::config::{Config, PortConfig};
 use crate::control::api::Changes;
 use crate::dataplane::Tables;
@@ -17,6 +17,10 @@ use crate::error;
 use crate::lfib::{Change, ChangeError, Mode};
 use crate::ports::{Plan, PortError, Role, Wish};
 use crate::route::{Owner, Route};
+
+/// How long the start waits for neighbours before it takes over from a dead process. A neighbour that does not answer is
+/// asked three times, a second apart.
+const TAKEOVER_BOUND: Duration = Duration::from_secs(3);
 
 /// Why a configuration cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,10 @@ enum Stage {
     /// At the start, the next hops are followed once the ports are there.
     Following,
     LookingUp,
+    /// At the start, next hops are resolved before this process takes over from a dead one, until this time at the
+    /// latest.
+    Resolving(Instant),
+    TakingOver,
     Taking(VecDeque<PortConfig>, Option<Adding>),
     CreatingLocal,
     AddingLocal(Adding),
@@ -203,6 +211,8 @@ impl<T: Tables> Switch<T> {
                 Stage::MakingRoom
                 | Stage::ChangingRoutes
                 | Stage::LookingUp
+                | Stage::Resolving(_)
+                | Stage::TakingOver
                 | Stage::Taking(_, Some(_))
                 | Stage::CreatingLocal
                 | Stage::AddingLocal(_) => return Some(load),
@@ -346,6 +356,11 @@ impl<T: Tables> Switch<T> {
         }
         load.reported = reported;
         load.stage = match (&load.stage, load.is_start) {
+            (Stage::LookingUp, _) if self.work.awaits_takeover => Stage::Resolving(now + TAKEOVER_BOUND),
+            (Stage::LookingUp, _) if load.config.persist => {
+                self.effects.push_back(Effect::TakeOver);
+                Stage::TakingOver
+            }
             (Stage::LookingUp, _) => Stage::Finishing,
             (_, true) => {
                 let names: Vec<&str> = load.new.iter().map(|port| &*port.name).collect();
@@ -355,6 +370,54 @@ impl<T: Tables> Switch<T> {
             (_, false) => Stage::Changing(mem::take(&mut load.old).into()),
         };
         self.load_next(load, now)
+    }
+
+    /// Takes over from a dead process once every next hop that can be resolved is, and all of it is in the tables.
+    pub(super) fn take_over_when_resolved(&mut self, now: Instant) {
+        let Some(bound) = self.work.takeover_bound() else {
+            return;
+        };
+        let unsettled = self.resolver.unsettled();
+        let is_published = || {
+            !(self.resolver.has_steps()
+                || self.republishing.is_some()
+                || self.lfib.has_stale_groups()
+                || self.lfib.has_to_publish()
+                || self.has_claims_to_follow())
+        };
+        if now < bound && (unsettled > 0 || !is_published()) {
+            return;
+        }
+        if unsettled > 0 {
+            warn!(
+                next_hops = unsettled,
+                "taking over although not all next hops are resolved: they have not answered for {} s",
+                TAKEOVER_BOUND.as_secs()
+            );
+        }
+        self.work.begin_takeover();
+        self.effects.push_back(Effect::TakeOver);
+    }
+
+    /// The programs of this process are on the ports.
+    pub(super) fn taken_over(&mut self, programs: &[(u16, ProgramIds)], were_ports: &[u32], now: Instant) {
+        for &(number, ProgramIds { link_id, program_id }) in programs {
+            if let Some((_, program)) = self.ports.program_mut(number) {
+                (program.link_id, program.program_id) = (link_id, program_id);
+            }
+        }
+        if !programs.is_empty() {
+            info!(
+                ports = programs.len(),
+                "took over from an earlier process of this instance"
+            );
+        }
+        self.work.awaits_takeover = false;
+        let mut actions = Vec::new();
+        self.resolver.let_leftovers_go(were_ports, &mut actions);
+        self.perform(actions);
+        self.work.end_takeover();
+        self.go_on_loading(now);
     }
 
     fn load_failed(&mut self, load: Load, error: ConfigurationError, now: Instant) -> Option<Box<Load>> {
@@ -491,6 +554,24 @@ impl Load {
     /// Whether it continues when the domains of VRFs are filled.
     pub fn awaits_domains(&self) -> bool {
         matches!(self.stage, Stage::FillingDomains)
+    }
+
+    /// When it takes over from a dead process at the latest, if that is what it waits for.
+    pub fn takeover_bound(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Resolving(bound) => Some(bound),
+            _ => None,
+        }
+    }
+
+    pub fn begin_takeover(&mut self) {
+        self.stage = Stage::TakingOver;
+    }
+
+    pub fn end_takeover(&mut self) {
+        if matches!(self.stage, Stage::TakingOver) {
+            self.stage = Stage::Finishing;
+        }
     }
 
     fn new(mut config: Config, is_start: bool) -> Self {

@@ -129,6 +129,12 @@ pub enum Input {
         ifindex: u32,
         facts: Box<Facts>,
     },
+    /// The result of [`Effect::TakeOver`].
+    TakenOver {
+        programs: Vec<(u16, ProgramIds)>,
+        /// The interfaces that are not ports any more, and from which the dead process's program was taken.
+        were_ports: Vec<u32>,
+    },
     /// [`Switch::next_deadline`] or a grace period is over.
     Tick,
     /// Detach everything, and release the kernel's neighbours.
@@ -266,6 +272,9 @@ pub enum Effect {
         name: Arc<str>,
     },
     SetFixesPeers(bool),
+    /// Put the programs of this process in the place of those that a dead process has left on the ports, and take the
+    /// latter off all other interfaces.
+    TakeOver,
     /// Read the kernel's routes.
     ReadRoutes,
     /// Make the kernel report its interfaces, addresses, neighbours and routes again.
@@ -329,6 +338,10 @@ pub struct Switch<T> {
 impl<T: Tables> Switch<T> {
     /// `settings` are common to all ports.
     pub fn new(config: Config, identity: Identity, settings: Settings, tables: T, now: Instant) -> Self {
+        let mut resolver = Resolver::default();
+        if config.persist {
+            resolver.hold_leftovers();
+        }
         Self {
             started: now,
             identity,
@@ -337,7 +350,7 @@ impl<T: Tables> Switch<T> {
             ports: Ports::new(config.mode, settings, !config.no_readopt),
             rib: Rib::new(config.preferences()),
             config,
-            resolver: Resolver::default(),
+            resolver,
             kernel_routes: KernelRoutes::default(),
             addresses: Addresses::default(),
             vrf_tables: BTreeSet::new(),
@@ -384,6 +397,11 @@ impl<T: Tables> Switch<T> {
         &self.kernel_routes
     }
 
+    /// The interface for this machine's own packets.
+    pub fn local(&self) -> Option<&LocalPair> {
+        self.local.as_ref()
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -413,6 +431,7 @@ impl<T: Tables> Switch<T> {
                 self.effects.extend(looks);
             }
             Input::Features { ifindex, facts } => self.ports.follow_features(ifindex, &facts),
+            Input::TakenOver { programs, were_ports } => self.taken_over(&programs, &were_ports, now),
             Input::Tick => self.tick(now),
             Input::ShutDown => self.shut_down(now),
         }
@@ -424,6 +443,7 @@ impl<T: Tables> Switch<T> {
         self.fit_local_mtu_to_labels();
         self.reclaim(now);
         self.watch_ftn(now);
+        self.take_over_when_resolved(now);
     }
 
     /// The next effect. Effects are performed in this order, all of them before the next input.
@@ -481,7 +501,7 @@ impl<T: Tables> Switch<T> {
         if self.lfib.has_domain_steps() {
             self.domain_step(&mut budget);
         } else if self.work.awaits_domains() {
-            self.domains_filled(now);
+            self.go_on_loading(now);
         } else if self.feeds.has_work() {
             self.feed_step(&mut budget, now);
         } else {
@@ -494,7 +514,13 @@ impl<T: Tables> Switch<T> {
         let waiting = self.ports.waiting().next_deadline().filter(|_| self.work.is_idle());
         let deadlines = self.resolver.next_deadline().into_iter();
         let audit = self.audits.next_deadline();
-        deadlines.chain(self.ftn_retry).chain(waiting).chain(audit).min()
+        let takeover = self.work.takeover_bound();
+        deadlines
+            .chain(self.ftn_retry)
+            .chain(waiting)
+            .chain(audit)
+            .chain(takeover)
+            .min()
     }
 
     fn tick(&mut self, now: Instant) {

@@ -28,12 +28,34 @@ pub(super) struct Work {
     queue: VecDeque<Operation>,
     /// What the current operation waits for, if it is about routes.
     pub route_change: Option<RouteChange>,
+    /// Ports have the program of a dead process.
+    pub awaits_takeover: bool,
 }
 
 impl Work {
     /// Whether the current operation continues when the domains of VRFs are filled.
     pub fn awaits_domains(&self) -> bool {
         matches!(&self.current, Some(Operation::Load(load)) if load.awaits_domains())
+    }
+
+    /// When the current operation takes over from a dead process at the latest, if that is what it waits for.
+    pub fn takeover_bound(&self) -> Option<Instant> {
+        match &self.current {
+            Some(Operation::Load(load)) => load.takeover_bound(),
+            _ => None,
+        }
+    }
+
+    pub fn begin_takeover(&mut self) {
+        if let Some(Operation::Load(load)) = &mut self.current {
+            load.begin_takeover();
+        }
+    }
+
+    pub fn end_takeover(&mut self) {
+        if let Some(Operation::Load(load)) = &mut self.current {
+            load.end_takeover();
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -167,8 +189,8 @@ impl<T: Tables> Switch<T> {
         self.go_on_with_ports(now);
     }
 
-    /// The domains of the ports' VRFs are filled.
-    pub(super) fn domains_filled(&mut self, now: Instant) {
+    /// The domains of the ports' VRFs are filled, or the takeover can begin or is done.
+    pub(super) fn go_on_loading(&mut self, now: Instant) {
         self.work.current = match self.work.current.take() {
             Some(Operation::Load(load)) => self.load_next(load, now).map(Operation::Load),
             other => other,
@@ -392,6 +414,7 @@ impl<T: Tables> Switch<T> {
     ) -> Progress {
         let links = self.resolver.links();
         let tables = self.lfib.tables_mut();
+        self.work.awaits_takeover |= result.as_ref().is_ok_and(|attached| attached.awaits_takeover);
         let added = result.and_then(|attached| self.ports.attached(order, &attached, links, tables));
         match (added, plan) {
             (Err(error), _) => Progress::Done(Err(error)),

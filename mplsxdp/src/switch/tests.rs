@@ -165,6 +165,7 @@ impl Rig {
                     None => Ok(Attached {
                         link_id: 100 + u32::from(order.number),
                         program_id: 200 + u32::from(order.number),
+                        awaits_takeover: false,
                         facts: order.facts.clone(),
                     }),
                 };
@@ -1170,6 +1171,7 @@ fn an_interface_that_goes_while_it_is_attached_is_no_port() {
     let attached = Attached {
         link_id: 1,
         program_id: 2,
+        awaits_takeover: false,
         facts: Box::new(facts("eth4", None)),
     };
     rig.seen.clear();

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 
 use mplsxdp::kernel::Netlink;
-use mplsxdp::ports::local::{LocalError, LocalPair, MAC, mtu_beneath};
+use mplsxdp::ports::local::{LeftPair, LocalError, LocalPair, MAC, mtu_beneath};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, recv, setsockopt, socket, sockopt,
 };
@@ -25,7 +25,7 @@ fn names() -> Vec<String> {
 
 async fn create(name: &str, instance: &str) -> Result<LocalPair, LocalError> {
     let netlink = Netlink::open_requests().unwrap();
-    LocalPair::create(name, instance, mtu_beneath(1500, 0), &netlink).await
+    LocalPair::create(name, instance, mtu_beneath(1500, 0), LeftPair::Replace, &netlink).await
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod log;
 mod multipath;
 mod neighbours;
 mod owners;
+mod persist;
 mod ports;
 mod preflight;
 mod routes;
@@ -59,6 +60,7 @@ fn main() -> Result<()> {
         control::tests(),
         lifecycle::tests(),
         config::tests(),
+        persist::tests(),
         service::tests(),
         ports::tests(),
         log::tests(),
@@ -85,7 +87,9 @@ fn main() -> Result<()> {
         virtio::tests(),
         conformance::tests(),
     ];
-    libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit()
+    let conclusion = libtest_mimic::run(&arguments, tests.into_iter().flatten().collect());
+    tidy::unmount_bpffs();
+    conclusion.exit()
 }
 
 /// A test that needs a lab, and this need.

@@ -1,0 +1,37 @@
+//! `unload --force`: ends what an instance that does not run has left.
+
+use super::{Failure, Session};
+use crate::control::access::Groups;
+use crate::control::socket;
+use crate::error;
+use crate::ports::leftovers::{self, Removed};
+use crate::ports::preflight;
+
+pub fn force(session: &mut Session) -> Result<(), Failure> {
+    preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
+    // Holds the name, so that the instance cannot be loaded meanwhile; and removes its socket and lock at the end.
+    let held = {
+        let _within = runtime.enter();
+        socket::bind(&session.instance, &Groups::look_up()).map_err(|error| Failure::Refused(error.to_string()))?
+    };
+    let removed = leftovers::remove(&session.instance).map_err(|error| Failure::Refused(error::report(&error)));
+    drop(held);
+    let Removed {
+        ports,
+        local,
+        neighbours,
+    } = removed?;
+    let interfaces = [ports, local].concat();
+    if interfaces.is_empty() && neighbours == 0 {
+        return session
+            .out
+            .line(&format!("instance {} has left nothing", session.instance.name()));
+    }
+    session.out.line(&format!(
+        "instance {}: removed from {}; neighbours released: {neighbours}",
+        session.instance.name(),
+        interfaces.join(", ")
+    ))
+}

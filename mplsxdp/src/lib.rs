@@ -14,7 +14,7 @@
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
 //! error log text                errors as people read them; lines on standard error that delay nobody; serde by text
-//! descriptors                   the limit of file descriptors
+//! descriptors privileges        the limit of file descriptors; what the process may still do once it has started
 //! ```
 
 pub mod cli;
@@ -34,6 +34,7 @@ pub mod log;
 pub mod neighbour;
 pub mod observe;
 pub mod ports;
+pub mod privileges;
 pub mod rib;
 pub mod route;
 pub mod rtnl;

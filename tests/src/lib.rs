@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod differential_kernel;
 pub mod frame;
 pub mod fuzz;
+pub mod groups;
 pub mod icmp;
 pub mod needs;
 pub mod netlink;

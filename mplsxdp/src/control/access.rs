@@ -22,8 +22,10 @@ pub const GROUP: &str = "mplsxdp";
 /// Members may use the calls that change nothing.
 pub const VIEW_GROUP: &str = "mplsxdp-view";
 
-/// The mode of the socket. Who may connect may also write, which is what connecting needs.
-pub const SOCKET_MODE: u32 = 0o660;
+/// The mode of the socket: connecting takes the permission to write.
+const SOCKET_MODE: u32 = 0o660;
+/// Its mode without groups. A member of root's group is not root.
+const PRIVATE_MODE: u32 = 0o600;
 
 /// What a call does, and so what its caller must be allowed to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,10 +93,12 @@ impl Groups {
     /// Lets the members of these groups connect to a socket that nobody can connect to yet. A file has only one group: a
     /// second one needs an access control list.
     pub fn admit(&self, socket: &Path) -> io::Result<()> {
-        if let Some(group) = self.change.or(self.view) {
-            std::os::unix::fs::chown(socket, None, Some(group))?;
+        let group = self.change.or(self.view);
+        if group.is_some() {
+            std::os::unix::fs::chown(socket, None, group)?;
         }
-        std::fs::set_permissions(socket, Permissions::from_mode(SOCKET_MODE))?;
+        let mode = group.map_or(PRIVATE_MODE, |_| SOCKET_MODE);
+        std::fs::set_permissions(socket, Permissions::from_mode(mode))?;
         if let (Some(_), Some(view)) = (self.change, self.view)
             && let Err(error) = setxattr(socket, ACL, &acl_with(view), XattrFlags::empty())
         {

@@ -13,6 +13,7 @@ mod signals;
 mod tests;
 mod threads;
 mod watch;
+mod watchdog;
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::{Future, pending};
@@ -26,6 +27,7 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use mplsxdp_common::abi::{Police, Settings};
+use rustix::thread::CapabilitySet;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -52,6 +54,7 @@ use crate::ports::local::{LeftPair, LocalPair};
 use crate::ports::local_routes::LocalRoutes;
 use crate::ports::preflight::PreflightError;
 use crate::ports::programs::Finding;
+use crate::privileges::{self, Start};
 use crate::route::Source;
 use crate::slowpath::xsk::{Patience, XskPort};
 use crate::slowpath::{Options, Rate};
@@ -66,6 +69,7 @@ pub use reading::Reread;
 use requests::Requests;
 use threads::Dropper;
 use watch::{TtlSettings, Watch};
+use watchdog::Watchdog;
 
 /// Requests that wait for the switch.
 const CALL_BACKLOG: usize = 64;
@@ -90,13 +94,19 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     // This reads files, so it must be done before the socket exists.
     let groups = Groups::look_up();
     let (listener, _socket) = socket::bind(&instance, &groups)?;
+    threads::go_first();
+    // Before other threads start, which then have no more of them either. The one of the log has none.
+    let rereading = match reread {
+        Some(_) => privileges::REREADING,
+        None => CapabilitySet::empty(),
+    };
+    privileges::keep_capabilities(privileges::RUNNING | rereading).context("cannot give up capabilities")?;
     let interests = Interests {
         routing: config.sync.contains(&SyncSource::Kernel),
         ..Interests::default()
     };
     let (netlink, mut events) =
         Netlink::open_with(interests).context("cannot read the kernel's interfaces, routes and neighbours")?;
-    threads::go_first();
     let persistence = match config.persist {
         true => Some(Persistence::open(&instance, config.mode, &netlink).await?),
         false => {
@@ -123,6 +133,7 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
         stop_serving: CancellationToken::new(),
         failure: None,
         turns: Turns::default(),
+        watchdog: Watchdog::new(Instant::now()),
     };
     take_each(
         &mut event_loop,
@@ -186,6 +197,7 @@ struct EventLoop {
     stop_serving: CancellationToken,
     failure: Option<anyhow::Error>,
     turns: Turns,
+    watchdog: Watchdog,
 }
 
 /// Whose turn it is. Kernel events come before every other input: a link may be down. A call comes before every other
@@ -234,6 +246,14 @@ impl EventLoop {
                     return None;
                 }
             }
+            let start = match self.daemon.switch.config().persist {
+                // An upgrade replaces the program of this process.
+                true => Start::Again,
+                false => Start::Never,
+            };
+            if let Err(error) = privileges::restrict_calls(start) {
+                warn!("{error}; the instance can make all system calls");
+            }
             info!(
                 instance = self.daemon.switch.config().instance,
                 ports = self.daemon.switch.ports().len(),
@@ -262,6 +282,10 @@ impl EventLoop {
                 },
                 Some(call) = self.calls.recv() => Happened::Call(call),
                 () = self.ending.arrived() => return None,
+                () = self.watchdog.due() => {
+                    self.watchdog.report(Instant::now());
+                    continue;
+                }
                 _ = self.hangup.recv(), if self.reading.is_idle() => {
                     self.reading.begin(self.reread.as_ref());
                     continue;
@@ -277,6 +301,7 @@ impl EventLoop {
         let name = happened.name();
         self.turns.taken(&happened);
         self.daemon.take(happened, &mut self.events);
+        self.watchdog.report(Instant::now());
         held.end(name);
     }
 }

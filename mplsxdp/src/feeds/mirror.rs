@@ -53,6 +53,10 @@ struct Held<V> {
     value: V,
 }
 
+/// How many paths a source may have: a route has one for each next hop, and a nexthop object one for each member, each at
+/// least one. This is more than the tables take, and bounds the memory that a hostile routing daemon can use.
+const PATHS: usize = 1 << 23;
+
 /// How many values are held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sizes {
@@ -86,6 +90,11 @@ pub struct Mirror {
     object_sweep: Option<ObjectSweep>,
     /// Other walks that are under way, each of which makes keys dirty.
     walks: VecDeque<Walk>,
+    /// The paths of all values.
+    paths: usize,
+    max_paths: usize,
+    /// Reports that had no room since the last call of [`Mirror::take_left_out`].
+    left_out: u64,
 }
 
 /// The progress of a walk.
@@ -137,8 +146,19 @@ enum Through {
 }
 
 impl Mirror {
-    /// An empty mirror.
+    /// An empty mirror. The kernel is trusted with any number of routes.
     pub fn new(source: Source) -> Self {
+        Self::with_room(
+            source,
+            match source {
+                Source::Fpm => PATHS,
+                Source::Static | Source::Kernel => usize::MAX,
+            },
+        )
+    }
+
+    /// An empty mirror with room for this many paths.
+    fn with_room(source: Source, max_paths: usize) -> Self {
         Self {
             source,
             round: 0,
@@ -152,7 +172,20 @@ impl Mirror {
             changed: BTreeMap::new(),
             object_sweep: None,
             walks: VecDeque::new(),
+            paths: 0,
+            max_paths,
+            left_out: 0,
         }
+    }
+
+    /// How many reports have been left out since the last call because there is no room for them. What they replace is
+    /// still held.
+    pub fn take_left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
+    }
+
+    pub const fn max_paths(&self) -> usize {
+        self.max_paths
     }
 
     /// How many keys are known to need another look.
@@ -186,12 +219,52 @@ impl Mirror {
     /// Takes in a report.
     pub fn take(&mut self, message: Message) {
         match message {
-            Message::Route { route, position } => self.insert(route, position),
+            Message::Route { route, position } => {
+                let key = Key::from(route.destination);
+                self.put(
+                    paths_of(&route),
+                    |mirror| mirror.paths_at(key),
+                    |mirror| mirror.insert(route, position),
+                );
+            }
             Message::RouteGone(route) => self.remove(&route),
-            Message::Object(Object { id, to }) => self.insert_object(id, to),
+            Message::Object(Object { id, to }) => {
+                self.put(
+                    members_of(&to),
+                    |mirror| mirror.members_at(id),
+                    |mirror| mirror.insert_object(id, to),
+                );
+            }
             Message::ObjectGone(id) => self.remove_object(id),
             Message::Input { .. } | Message::InputGone { .. } => {}
         }
+    }
+
+    /// Has `insert` put a value with so many paths at a place, if there is room. `held` counts the paths there, which the
+    /// value replaces: zebra has one route for a prefix.
+    fn put(&mut self, paths: usize, held: impl Fn(&Self) -> usize, insert: impl FnOnce(&mut Self)) {
+        let before = held(self);
+        if paths > before && self.paths.saturating_add(paths - before) > self.max_paths {
+            self.left_out += 1;
+            return;
+        }
+        insert(self);
+        self.paths = self.paths - before + held(self);
+    }
+
+    /// The paths of all routes of a key.
+    fn paths_at(&self, key: Key) -> usize {
+        match key {
+            Key::Label(label) => self.labels.get(&label).map_or(0, |held| paths_of(&held.value)),
+            Key::Prefix(table, prefix) => {
+                let routes = self.prefixes.get(&(table, prefix)).into_iter().flatten();
+                routes.map(|held| paths_of(&held.value)).sum()
+            }
+        }
+    }
+
+    fn members_at(&self, id: u32) -> usize {
+        self.objects.get(&id).map_or(0, |held| members_of(&held.value))
     }
 
     /// Interfaces appeared, disappeared, or serve another purpose now.
@@ -401,6 +474,12 @@ impl Mirror {
 
     fn remove(&mut self, gone: &Route) {
         let key = Key::from(gone.destination);
+        let before = self.paths_at(key);
+        self.remove_at(key, gone);
+        self.paths = self.paths - before + self.paths_at(key);
+    }
+
+    fn remove_at(&mut self, key: Key, gone: &Route) {
         match gone.destination {
             Destination::Label(label) => {
                 if let Some(held) = self.labels.remove(&label) {
@@ -500,6 +579,7 @@ impl Mirror {
 
     fn remove_object(&mut self, id: u32) {
         if let Some(held) = self.objects.remove(&id) {
+            self.paths -= members_of(&held.value);
             self.leave_groups(id, &held.value);
             self.object_changed(id);
         }
@@ -580,6 +660,7 @@ impl Mirror {
                 }
             }
             Key::Prefix(table, prefix) => {
+                let paths = self.paths_at(key);
                 let Some(routes) = self.prefixes.get_mut(&(table, prefix)) else {
                     return;
                 };
@@ -591,6 +672,7 @@ impl Mirror {
                 if routes.is_empty() {
                     self.prefixes.remove(&(table, prefix));
                 }
+                self.paths = self.paths - paths + self.paths_at(key);
                 self.dirty.insert(key);
                 self.follow_prefix_users(key, &before);
             }
@@ -612,6 +694,20 @@ impl Mirror {
                 Some(ObjectTo::Blackhole) | None => false,
             },
         }
+    }
+}
+
+fn paths_of(route: &Route) -> usize {
+    match &route.to {
+        To::Object(_) => 1,
+        To::Paths(paths) => paths.len().max(1),
+    }
+}
+
+fn members_of(to: &ObjectTo) -> usize {
+    match to {
+        ObjectTo::Path(_) | ObjectTo::Blackhole => 1,
+        ObjectTo::Group(members) => members.len().max(1),
     }
 }
 
@@ -764,6 +860,41 @@ mod tests {
                 }
                 known = now;
             }
+        }
+
+        /// Whatever a source reports, it never has more paths than there is room for; all that fits is held, and what is
+        /// withdrawn makes room.
+        #[test]
+        fn a_source_has_no_more_paths_than_there_is_room_for(
+            rounds in vec(vec(messages(), 0..20), 1..6),
+            max in 1..20_usize,
+        ) {
+            let mut mirror = Mirror::with_room(Source::Fpm, max);
+            let held = |mirror: &Mirror| {
+                let routes: usize = mirror.keys_after(None).map(|key| mirror.paths_at(key)).sum();
+                routes + mirror.objects.keys().map(|&id| mirror.members_at(id)).sum::<usize>()
+            };
+            for messages in rounds {
+                mirror.begin();
+                for message in messages {
+                    let before = held(&mirror);
+                    let taken = matches!(message, Message::Route { .. } | Message::Object(_));
+                    mirror.take(message);
+                    prop_assert_eq!(mirror.paths, held(&mirror));
+                    prop_assert!(mirror.paths <= max);
+                    if mirror.take_left_out() > 0 {
+                        // A route has at most one path here, and an object two members.
+                        prop_assert!(taken && before + 2 > max && held(&mirror) == before);
+                    }
+                }
+                mirror.end();
+                drain(&mut mirror);
+                prop_assert_eq!(mirror.paths, held(&mirror));
+            }
+            mirror.begin();
+            mirror.end();
+            drain(&mut mirror);
+            prop_assert_eq!(mirror.paths, 0);
         }
 
         /// If a source reports everything again, what it reports remains, and nothing else.

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::thread::CapabilitySet;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -26,6 +27,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use self::format::{Limited, Reader};
 use self::limits::Limits;
 pub use self::limits::left_out;
+use crate::privileges;
 
 /// Lines that wait to be written.
 const QUEUE_LINES: usize = 4096;
@@ -82,6 +84,8 @@ impl Log {
         let (queue, messages) = sync_channel(QUEUE_LINES);
         let (end, ended) = sync_channel(1);
         thread::Builder::new().name("log".into()).spawn(move || {
+            // It writes to an open file. If it cannot do without them, it keeps them.
+            let _ = privileges::keep_capabilities(CapabilitySet::empty());
             write_lines(&messages, output, reader, &limits);
             // The log may have stopped waiting.
             let _ = end.try_send(());

@@ -384,6 +384,18 @@ impl<T: Tables> Switch<T> {
                 for message in messages {
                     feeds.take(Source::Fpm, message);
                 }
+                if let Some(feed) = feeds.get_mut(Source::Fpm) {
+                    let left_out = feed.mirror.take_left_out();
+                    if left_out > 0 {
+                        let limit = feed.mirror.max_paths();
+                        warn!(
+                            left_out,
+                            "the routing daemon has sent more than {limit} paths (a route has one for each next hop, and a nexthop \
+                             group one for each member): what exceeds that is left out, and comes when \
+                             the daemon connects again and has less"
+                        );
+                    }
+                }
             }
             FeedEvent::Synced => {
                 info!("the routing daemon has sent all of its routes");

@@ -510,10 +510,10 @@ fn an_instance_runs_once() {
 }
 
 #[test]
-fn the_socket_is_for_owner_and_group_and_goes_with_its_directory() {
+fn the_socket_without_groups_is_for_its_owner_and_goes_with_its_directory() {
     let fake = Fake::start();
     let mode = fake.instance.socket().metadata().unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o660);
+    assert_eq!(mode & 0o777, 0o600);
     assert_eq!(
         fake.instance.dir().metadata().unwrap().permissions().mode() & 0o777,
         0o755
@@ -544,7 +544,7 @@ fn nobody_else_can_hold_the_lock_and_the_umask_opens_nothing() {
         let (_listener, _guard) = socket::bind(&instance, &Groups::default()).unwrap();
         assert_eq!(
             (mode(&lock), mode(&instance.socket())),
-            (0o600, 0o660),
+            (0o600, 0o600),
             "umask {mask:o}"
         );
         assert_eq!(mode(instance.dir()), 0o755, "umask {mask:o}");

@@ -212,10 +212,12 @@ fn the_kernel_keeps_everybody_else_out() {
         (None, None, [none, none, none]),
     ] {
         let server = Server::start(Groups { change, view }, Limits::default());
+        assert_eq!(denied(&server.socket, &[0]), none, "{change:?} {view:?}");
         let found = [CHANGE, VIEW, USER].map(|gid| denied(&server.socket, &[USER, gid]));
         assert_eq!(found, expected, "{change:?} {view:?}");
         let file = server.socket.metadata().unwrap();
-        assert_eq!(file.mode() & 0o777, 0o660);
+        let is_shared = change.or(view).is_some();
+        assert_eq!(file.mode() & 0o777, if is_shared { 0o660 } else { 0o600 });
         assert_eq!((file.uid(), file.gid()), (0, change.or(view).unwrap_or(0)));
     }
 }

@@ -2,18 +2,19 @@
 //! control socket.
 
 use std::fs;
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use mplsxdp_tests::groups::Groups;
+use mplsxdp_tests::router::program;
 use mplsxdp_tests::tidy::{Reaped, spawn};
 use mplsxdp_tests::{Lab, Router, wait};
 
 use crate::frr::{self, DEBIAN};
 use crate::net::{self, Node, address, link, tapped_link};
-use crate::show::{self, ask, heading, load, ping, shell, title};
+use crate::show::{self, ask, heading, ping, shell, title};
 use crate::watch::{Watch, stack};
 
 const CONVERGENCE: Duration = Duration::from_secs(60);
@@ -135,6 +136,18 @@ pub fn run(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Loads mplsxdp on a router where ExaBGP's group may change routes.
+fn load(node: &Node, options: &str) -> Result<Router> {
+    show::command(node, &format!("mplsxdp load {options}"));
+    let name = node.netns().name();
+    let groups = Groups::new(name, &[("mplsxdp", USER)])?;
+    let mut command = groups.command(program()?);
+    command.args(["load", "-n", name, "--instance", name]);
+    command.args(options.split_whitespace());
+    // It has read the groups when it answers.
+    Router::start(node.netns(), name, command)
+}
+
 /// Waits until a router imposes labels for the loopbacks of these routers, and its next hops have their MAC addresses.
 fn knows(node: &Node, router: &Router, numbers: &[u8]) -> Result<()> {
     for number in numbers {
@@ -169,7 +182,6 @@ impl<'a> Speaker<'a> {
         show::command(node, &format!("exabgp {file}"));
         // As under systemd, it is not root: the group of the control socket lets feed.py use that, and ambient
         // capabilities let it add kernel routes and let ExaBGP listen on port 179.
-        chown(router.socket(), None, Some(USER))?;
         let mut command = if Path::new(DEBIAN).exists() {
             frr::prepare()?;
             let mut command = node.netns().command("chroot");

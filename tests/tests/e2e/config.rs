@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Status};
+use mplsxdp_tests::groups::Groups;
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::program;
 use mplsxdp_tests::{End, Lab, Netns, Router, link, wait};
@@ -427,9 +428,10 @@ fn denied() -> Result<()> {
     fs::copy(program()?, &copy)?;
     // One that comes first, and one that comes last.
     let (first, last) = (format!("a-{name}"), format!("z-{name}"));
-    let router = Router::load(&bench.netns, "--iface eth1")?;
-    let nobody = |socket: PathBuf| Command::new("chown").arg(NOBODY).arg(socket).status();
-    ensure!(nobody(router.socket())?.success(), "chown");
+    let groups = Groups::new(name, &[("mplsxdp-view", NOBODY.parse()?)])?;
+    let mut command = groups.command(program()?);
+    command.args(["load", "-n", name, "--instance", name, "--iface", "eth1"]);
+    let router = Router::start(&bench.netns, name, command)?;
     let others = [(&first, "eth2"), (&last, "eth3")];
     let others = others.map(|(other, port)| Router::load_instance(&bench.netns, other, &format!("--iface {port}")));
     let others = others.into_iter().collect::<Result<Vec<_>>>()?;

@@ -13,11 +13,11 @@ use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Status};
 use mplsxdp::slowpath::xsk::XskPort;
 use mplsxdp_tests::frame::{Entry, labelled};
+use mplsxdp_tests::groups::Groups;
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::{ensure_nothing_left, program};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 use nix::sys::signal::Signal;
-use nix::unistd::Group;
 
 use crate::{test, test_with};
 
@@ -404,11 +404,21 @@ fn by_group_member() -> Result<()> {
     let copy = std::env::temp_dir().join(format!("{name}.mplsxdp"));
     fs::copy(program()?, &copy)?;
     fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
-    let group = Group::from_name("mplsxdp")?.map_or(0, |group| group.gid.as_raw());
-    let run = |words: &[&str]| -> Result<Output> {
+    const MEMBER: u32 = 70001;
+    const VIEWER: u32 = 70002;
+    const OTHER: u32 = 70003;
+    let groups = Groups::new(name, &[("mplsxdp", MEMBER), ("mplsxdp-view", VIEWER)])?;
+    let run_as = |group: u32, words: &[&str]| -> Result<Output> {
         let member = ["--reuid", NOBODY, "--regid", &group.to_string(), "--clear-groups"];
         let mut command = Command::new("setpriv");
         Ok(command.args(member).arg(&copy).args(words).output()?)
+    };
+    let run = |words: &[&str]| run_as(MEMBER, words);
+    let refused = |group: u32, words: &[&str], why: &str| -> Result<()> {
+        let output = run_as(group, &[&["--instance", name], words].concat())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && said.contains(why), "{words:?}: {said}");
+        Ok(())
     };
     let test = || {
         for which in [
@@ -416,7 +426,8 @@ fn by_group_member() -> Result<()> {
             &["-n", name],
             &["-n", name, "--instance", name],
         ] {
-            let mut loading = Command::new(program()?)
+            let mut loading = groups
+                .command(program()?)
                 .args(["load", "-n", name, "--instance", name, "--iface", "eth1"])
                 .stderr(std::process::Stdio::null())
                 .spawn()?;
@@ -437,6 +448,14 @@ fn by_group_member() -> Result<()> {
             ]
             .concat())?;
             let elsewhere = run(&["-n", bench.right.name(), "route", "show"])?;
+            let shown = run_as(VIEWER, &[which, &["route", "show"]].concat())?;
+            let denied = refused(
+                VIEWER,
+                &["unload"],
+                "Unload changes the instance, and the caller (uid 65534) may only read",
+            )
+            .and_then(|()| refused(OTHER, &["route", "show"], "no permission for "))
+            .and_then(|()| refused(OTHER, &["-n", name, "status"], "mplsxdp-view to read only"));
             let unloaded = run(&[which, &["unload"]].concat())?;
             if !unloaded.status.success() {
                 loading.kill()?;
@@ -446,8 +465,12 @@ fn by_group_member() -> Result<()> {
                 added.status.success() && unloaded.status.success(),
                 "{added:?}, {unloaded:?}"
             );
+            denied?;
+            ensure!(shown.stdout.starts_with(b"100 "), "{shown:?}");
             let said = String::from_utf8_lossy(&elsewhere.stderr);
-            ensure!(said.contains(&format!("{name} in {name}")), "{said}");
+            // Instances of other tests are not for this user.
+            let others = said.contains("no permission for ") && !said.contains(&format!("{name}.sock"));
+            ensure!(said.contains(&format!("{name} in {name}")) || others, "{said}");
         }
         Ok(())
     };

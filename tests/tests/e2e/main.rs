@@ -29,6 +29,7 @@ mod ports;
 mod preflight;
 mod routes;
 mod routing;
+mod sandbox;
 mod service;
 mod switching;
 mod too_big;
@@ -61,6 +62,7 @@ fn main() -> Result<()> {
         lifecycle::tests(),
         config::tests(),
         persist::tests(),
+        sandbox::tests(),
         service::tests(),
         ports::tests(),
         log::tests(),

@@ -23,6 +23,8 @@ pub fn tests() -> Vec<Trial> {
     )]
 }
 
+/// The tests do not wait that long.
+const WATCHDOG: &str = "WatchdogSec=30s";
 const PATIENCE: Duration = Duration::from_secs(20);
 const UNIT: &str = include_str!("../../../xtask/files/mplsxdp@.service");
 /// Where Debian has systemd, and its units.
@@ -80,6 +82,8 @@ impl Systemd {
         }
         let program = program()?.canonicalize()?.display().to_string();
         let unit = UNIT.replace("@PREFIX@/bin/mplsxdp", &program);
+        ensure!(unit.contains(WATCHDOG), "{unit}");
+        let unit = unit.replace(WATCHDOG, "WatchdogSec=5s\nTimeoutAbortSec=1s");
         fs::write(units.join("mplsxdp@.service"), unit)?;
         let mut command = netns.command("unshare");
         command
@@ -210,14 +214,21 @@ fn unit() -> Result<()> {
         "{warnings}"
     );
 
-    // It is started again if it is killed.
+    ensure!(!said.contains("can make all system calls"), "{said}");
+
+    // It is started again if it is killed, or if its event loop does nothing for the time of the watchdog.
     systemd.configure(&[100])?;
-    systemd.done("systemctl kill --signal=KILL --kill-who=main mplsxdp@lab")?;
-    wait::until("another process", PATIENCE, || {
-        let is_active = systemd.run("systemctl is-active mplsxdp@lab")?.status.success();
-        Ok((is_active && ![&*pid, "0\n"].contains(&&*systemd.main_pid()?)).then_some(()))
-    })?;
-    ensure!(systemd.labels()? == ["100", "999"], "{:?}", systemd.labels()?);
+    for signal in ["KILL", "STOP"] {
+        let pid = systemd.main_pid()?;
+        systemd.done(&format!("systemctl kill --signal={signal} --kill-who=main mplsxdp@lab"))?;
+        wait::until("another process", PATIENCE, || {
+            let is_active = systemd.run("systemctl is-active mplsxdp@lab")?.status.success();
+            Ok((is_active && ![&*pid, "0\n"].contains(&&*systemd.main_pid()?)).then_some(()))
+        })?;
+        ensure!(systemd.labels()? == ["100", "999"], "{:?}", systemd.labels()?);
+    }
+    let restarts = systemd.done("systemctl show --property=NRestarts --value mplsxdp@lab")?;
+    ensure!(restarts == "2\n", "{restarts}");
 
     systemd.done("systemctl stop mplsxdp@lab")?;
     let result = systemd.done("systemctl show --property=Result --value mplsxdp@lab")?;

@@ -14,6 +14,11 @@ impl Domain {
     /// Always empty: a port in a VRF whose domain has not been filled yet imposes nothing.
     pub const EMPTY: Self = Self(255);
 
+    /// The words of this domain in `FTN_ROOTS`: all are 0 if it has no entries.
+    pub const fn roots(self) -> core::ops::Range<u32> {
+        self.root_v4()..self.root_v4() + 4
+    }
+
     /// The first of the two words in `FTN_ROOTS` for the IPv4 prefixes of this domain.
     #[inline(always)]
     pub const fn root_v4(self) -> u32 {

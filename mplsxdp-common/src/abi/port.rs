@@ -37,6 +37,8 @@ impl PortWord {
     /// popped keeps its tags, so that it reaches that device. Without the device the kernel would drop it, so the tags
     /// are removed.
     pub const KERNEL_VLAN: u8 = 8;
+    /// A hint: the port's domain of the FTN has no entries, so IP packets are left to the kernel without a look-up.
+    pub const NO_PREFIXES: u8 = 16;
 
     /// A port outside of VRFs.
     pub const fn new(mac: Mac, flags: u8) -> Self {
@@ -46,6 +48,14 @@ impl PortWord {
     /// The same port with another domain.
     pub const fn with_domain(self, domain: Domain) -> Self {
         Self((self.0 & !(0xff << 56)) | (domain.0 as u64) << 56)
+    }
+
+    /// The same port, with [`PortWord::NO_PREFIXES`] or without. Local ports never have it: they leave nothing to the
+    /// kernel.
+    pub const fn with_no_prefixes(self, none: bool) -> Self {
+        let hint = none && self.has(Self::IMPOSE) && !self.has(Self::LOCAL);
+        let bit = (Self::NO_PREFIXES as u64) << 48;
+        Self(if hint { self.0 | bit } else { self.0 & !bit })
     }
 
     pub const fn from_bits(bits: u64) -> Self {

@@ -107,30 +107,47 @@ type Checked<T> = Result<T, Reason>;
 
 /// Decides what happens to `frame`. If it is forwarded, rewrites it and treats its checksum as the port's settings say.
 ///
-/// The common case is handled here, at offsets that the compiler knows: an untagged frame with a label that goes on to
-/// a next hop, at a port that trusts checksums. Everything else is a call.
+/// The common cases are handled here, at offsets that the compiler knows: an untagged frame with a label that goes on to
+/// a next hop, at a port that trusts checksums; and IP packets where no prefix has a route. Everything else is a call.
 #[inline(always)]
 pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
     // Frozen by the loader: the verifier removes the code for what the port does not do.
-    if tables.settings().checksum() != Checksum::Trust {
-        return Verdict::from_code(forward_and_finish(frame, tables));
-    }
+    let trusts = tables.settings().checksum() == Checksum::Trust;
     if let Some(head) = frame.load::<{ ETH_HLEN + LSE_LEN }>(0)
         && let Some((start, rest)) = head.split_first_chunk::<8>()
         && let Some((ethertype, rest)) = rest[4..].split_first_chunk::<2>()
         && let Some(lse) = rest.first_chunk::<LSE_LEN>()
-        && u16::from_be_bytes(*ethertype) == ETH_P_MPLS_UC
     {
         let port = tables.port(tables.settings().port());
-        if port.is_destination(*start) && port.has(PortWord::MPLS) {
-            match switch(frame, tables, Lse::from_bytes(*lse)) {
-                Ok(Some(verdict)) => return verdict,
-                Ok(None) => {}
-                Err(reason) => return Verdict::Exception(reason),
+        match u16::from_be_bytes(*ethertype) {
+            ETH_P_MPLS_UC if trusts && port.is_destination(*start) && port.has(PortWord::MPLS) => {
+                match switch(frame, tables, Lse::from_bytes(*lse)) {
+                    Ok(Some(verdict)) => return verdict,
+                    Ok(None) => {}
+                    Err(reason) => return Verdict::Exception(reason),
+                }
             }
+            ethertype @ (ETH_P_IP | ETH_P_IPV6)
+                if port.has(PortWord::NO_PREFIXES) && !may_be_lsp_ping(frame, Family::of(ethertype)) =>
+            {
+                return Verdict::Pass;
+            }
+            _ => {}
         }
     }
-    Verdict::from_code(forward_any(frame, tables, 0))
+    Verdict::from_code(match trusts {
+        true => forward_any(frame, tables, 0),
+        false => forward_and_finish(frame, tables),
+    })
+}
+
+/// Whether an untagged IP packet may be one that [`Ip::refuse_lsp_ping`] refuses: by the first bytes of its destination.
+#[inline(always)]
+fn may_be_lsp_ping<F: Frame>(frame: &F, family: Family) -> bool {
+    match family {
+        Family::V4 => frame.load::<1>(ETH_HLEN + 16).is_none_or(|first| first == [127]),
+        Family::V6 => frame.load(ETH_HLEN + 24).is_none_or(|first| u64::from_ne_bytes(first) == 0),
+    }
 }
 
 /// [`forward`] at a port where checksums may be unfinished. Not inlined, like [`forward_any`].

@@ -343,7 +343,8 @@ impl forward::PortView for AtPort<'_> {
 
     fn port(&self, number: u32) -> PortWord {
         let number = u16::try_from(number).unwrap_or(u16::MAX);
-        self.tables.ports.get(&number).copied().unwrap_or_default()
+        let word = self.tables.ports.get(&number).copied().unwrap_or_default();
+        word.with_no_prefixes(self.tables.trie.is_empty(word.domain()))
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {

@@ -1,12 +1,12 @@
 //! The tables in the kernel and those in memory look the same to the forwarding core, at the wire and in the slow path.
 
 use aya::programs::{TestRun as _, TestRunOptions};
-use mplsxdp::dataplane::Tables;
+use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, LabelStack, MAX_LABELS, Op, PortWord,
+    Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, LabelStack, MAX_LABELS, Op, PortWord,
     RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::forward;
@@ -83,6 +83,48 @@ fn the_tables_in_memory_look_like_the_kernels() {
     // In place of a program, the core counts as a program does.
     check(&memory.at_wire(SETTINGS), true);
     assert_eq!(memory.route_counter(SLOT).unwrap().packets, 1);
+}
+
+/// Whether ports 0 to 3 leave IP to the kernel without a look-up.
+fn no_prefixes(tables: &KernelTables) -> [bool; 4] {
+    let view = tables.at_wire(SETTINGS);
+    [0, 1, 2, 3].map(|port| forward::PortView::port(&view, port).has(PortWord::NO_PREFIXES))
+}
+
+#[test]
+fn ports_know_whether_their_domain_has_entries() {
+    let loader = Loader::new(SIZES).unwrap();
+    let mut kernel = KernelTables::open(loader.pins(), 0).unwrap();
+    let (vrf, entry) = (Domain(7), RouteEntry::PASS);
+    let key = |domain| FtnKey::new(domain, "0.0.0.0/0".parse().unwrap());
+    let publish = |kernel: &mut KernelTables| assert!(kernel.publish_ftn(&mut |_| true));
+    kernel.store_port(0, PortWord::new(MAC, PortWord::IMPOSE));
+    kernel.store_port(1, PortWord::new(MAC, PortWord::IMPOSE).with_domain(vrf));
+    kernel.store_port(2, PortWord::new(MAC, PortWord::IMPOSE | PortWord::LOCAL));
+    kernel.store_port(3, PortWord::new(MAC, PortWord::MPLS));
+    assert_eq!(no_prefixes(&kernel), [true, true, false, false]);
+    // Before anything is published, whether or not there is room for it.
+    let without_room = FtnKey::new(vrf, "10.0.0.0/8".parse().unwrap());
+    assert!(kernel.insert_ftn(without_room, entry).is_err());
+    assert_eq!(no_prefixes(&kernel), [true, false, false, false]);
+    publish(&mut kernel);
+    assert_eq!(no_prefixes(&kernel), [true, true, false, false]);
+    kernel.insert_ftn(key(vrf), entry).unwrap();
+    kernel.insert_ftn(key(Domain::NO_VRF), entry).unwrap();
+    publish(&mut kernel);
+    assert_eq!(no_prefixes(&kernel), [false; 4]);
+    // Ports that come later, or move.
+    kernel.store_port(0, PortWord::new(MAC, PortWord::IMPOSE).with_domain(Domain::EMPTY));
+    kernel.store_port(3, PortWord::new(MAC, PortWord::IMPOSE));
+    assert_eq!(no_prefixes(&kernel), [true, false, false, false]);
+    // Other tables of the same maps find what is there.
+    assert_eq!(
+        no_prefixes(&KernelTables::open(loader.pins(), 0).unwrap()),
+        no_prefixes(&kernel)
+    );
+    kernel.remove_ftn(key(Domain::NO_VRF)).unwrap();
+    publish(&mut kernel);
+    assert_eq!(no_prefixes(&kernel), [true, false, false, true]);
 }
 
 /// Each CPU counts on its own, in the slot of the entry, whichever slot it expects for the label. What is read is the

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use mplsxdp_common::abi::{CHUNK_LINES, CHUNK_WORDS, MAX_CHUNKS, RouteEntry};
+use mplsxdp_common::abi::{CHUNK_LINES, CHUNK_WORDS, Domain, MAX_CHUNKS, RouteEntry};
 
 use super::super::grace::GracePeriods;
 use super::super::mapped::MappedWords;
@@ -119,6 +119,11 @@ impl KernelFtn {
         }
         self.tend(periods);
         is_published
+    }
+
+    /// Whether readers find no entry in a domain.
+    pub fn is_empty(&self, domain: Domain) -> bool {
+        self.trie.is_empty(domain)
     }
 
     pub fn is_published(&self) -> bool {

@@ -324,6 +324,12 @@ impl<M: Memory> Trie<M> {
         Some(chunk)
     }
 
+    /// Whether readers find no entry in a domain.
+    pub fn is_empty(&self, domain: Domain) -> bool {
+        let mut roots = domain.roots();
+        roots.all(|root| self.memory.root(root).load(Ordering::Relaxed) == 0)
+    }
+
     /// Whether there is no node, and none that a reader may still find.
     pub fn is_unused(&self) -> bool {
         self.dirty.is_empty() && self.lines.free_lines() == self.chunks * CHUNK_LINES

@@ -5,11 +5,12 @@ mod counters;
 mod view;
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC,
     PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, map,
 };
 use mplsxdp_common::wire::Label;
@@ -24,6 +25,8 @@ use super::mapped::MappedWords;
 use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adjacency_writes, bpf};
 
 const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
+/// A domain's number is one byte.
+const MAX_DOMAINS: usize = 1 << u8::BITS;
 const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
 
 /// The maps of one running switch.
@@ -34,6 +37,8 @@ pub struct KernelTables {
     groups: MappedWords,
     ports: MappedWords,
     ftn: KernelFtn,
+    /// Which domains may have entries: their ports do not have [`PortWord::NO_PREFIXES`].
+    filled: [bool; MAX_DOMAINS],
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` again: aya's type cannot delete.
@@ -83,7 +88,7 @@ impl KernelTables {
         let mut meta: aya::maps::Array<MapData, [u32; 2]> = typed(map::META, Map::Array(open(map::META)?))?;
         meta.set(0, [META_MAGIC, ABI_VERSION], 0)
             .map_err(|error| table_error(map::META, "update", error))?;
-        Ok(Self {
+        let mut tables = Self {
             ilm: MappedWords::new(map::ILM, &ilm, capacity.labels as usize)?,
             adjacencies: MappedWords::new(
                 map::ADJACENCIES,
@@ -97,6 +102,7 @@ impl KernelTables {
                 MappedWords::new(map::FTN_ROOTS, &open(map::FTN_ROOTS)?, FTN_ROOTS as usize)?,
                 descriptor(map::FTN, &open(map::FTN)?)?,
             ),
+            filled: [true; MAX_DOMAINS],
             sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
@@ -108,7 +114,36 @@ impl KernelTables {
             hash_seed,
             capacity,
             memory,
-        })
+        };
+        tables.find_empty_domains();
+        Ok(tables)
+    }
+
+    /// Has the ports of a domain without entries leave IP to the kernel. Everything must be published.
+    fn find_empty_domains(&mut self) {
+        for domain in (0..=u8::MAX).map(Domain) {
+            let filled = usize::from(domain.0);
+            if self.filled[filled] && self.ftn.is_empty(domain) {
+                self.filled[filled] = false;
+                self.mark_ports(domain);
+            }
+        }
+    }
+
+    /// Stores again the words of the ports of a domain.
+    fn mark_ports(&self, domain: Domain) {
+        for port in 0..MAX_PORTS as usize {
+            let word = PortWord::from_bits(self.ports.load(port));
+            let marked = self.marked(word);
+            if word.domain() == domain && marked != word {
+                self.ports.store(port, marked.to_bits());
+            }
+        }
+    }
+
+    /// A port's word, with the hint that belongs to it.
+    fn marked(&self, word: PortWord) -> PortWord {
+        word.with_no_prefixes(!self.filled[usize::from(word.domain().0)])
     }
 
     /// The tables as the program of a port with these settings sees them, for frames as on the wire. Nothing is
@@ -190,6 +225,10 @@ impl Tables for KernelTables {
     }
 
     fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError> {
+        if !mem::replace(&mut self.filled[usize::from(key.domain.0)], true) {
+            // Before anything is published.
+            self.mark_ports(key.domain);
+        }
         self.ftn.insert(key, entry).map_err(|source| TableError {
             map: map::FTN,
             operation: "insert into",
@@ -206,7 +245,11 @@ impl Tables for KernelTables {
     }
 
     fn publish_ftn(&mut self, spend: &mut dyn FnMut(usize) -> bool) -> bool {
-        self.ftn.publish_step(&mut self.grace_periods, spend)
+        let is_published = self.ftn.publish_step(&mut self.grace_periods, spend);
+        if is_published {
+            self.find_empty_domains();
+        }
+        is_published
     }
 
     fn is_ftn_published(&self) -> bool {
@@ -222,7 +265,7 @@ impl Tables for KernelTables {
     }
 
     fn store_port(&mut self, port: u16, word: PortWord) {
-        self.ports.store(port.into(), word.to_bits());
+        self.ports.store(port.into(), self.marked(word).to_bits());
     }
 
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {

@@ -105,6 +105,15 @@ enum GuestCommand {
         #[arg(long)]
         write: bool,
     },
+    /// Measures mplsxdp beside the kernel's own MPLS, in a guest.
+    Bench {
+        /// By its name in docs/kernels.md.
+        #[arg(default_value = "6.12")]
+        kernel: String,
+        /// Passed on to the bench; by default a swap, a pop and an imposition are measured.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Shows and checks mplsxdp among routers that run FRR or only Linux, in a guest whose kernel has MPLS
     /// (labs/README.md).
     Lab {
@@ -151,6 +160,9 @@ fn main() -> ExitCode {
             };
             guest::test(&kernels, selection, write).and_then(|summary| closing_line(&summary, only.as_deref()))
         }
+        Command::Guest {
+            command: GuestCommand::Bench { kernel, arguments },
+        } => guest::bench::bench(&kernel, &arguments),
         Command::Guest {
             command: GuestCommand::Lab { names },
         } => guest::lab::labs(&names).and_then(|summary| closing_line(&summary, None)),

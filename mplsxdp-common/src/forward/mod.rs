@@ -146,7 +146,9 @@ pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
 fn may_be_lsp_ping<F: Frame>(frame: &F, family: Family) -> bool {
     match family {
         Family::V4 => frame.load::<1>(ETH_HLEN + 16).is_none_or(|first| first == [127]),
-        Family::V6 => frame.load(ETH_HLEN + 24).is_none_or(|first| u64::from_ne_bytes(first) == 0),
+        Family::V6 => frame
+            .load(ETH_HLEN + 24)
+            .is_none_or(|first| u64::from_ne_bytes(first) == 0),
     }
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::xdp_action,
     helpers::{bpf_get_current_pid_tgid, bpf_xdp_adjust_tail},
     macros::{map, raw_tracepoint, xdp},
-    maps::{Array, DevMap, HashMap, PerCpuArray},
+    maps::{Array, CpuMap, DevMap, HashMap, PerCpuArray},
     programs::{RawTracePointContext, XdpContext},
 };
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, Label, Lse};
@@ -63,6 +63,9 @@ static SWAPS: Array<u64> = Array::with_max_entries(1, 0);
 /// Where `generate`, `redirect` and `swap` send everything: slot 0.
 #[map]
 static RIG_TX: DevMap = DevMap::with_max_entries(1, 0);
+/// Where `spread` hands everything: the CPU of this number.
+#[map]
+static CPUS: CpuMap = CpuMap::with_max_entries(1, 0);
 /// Frames that `sink` took, per CPU.
 #[map]
 static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -139,11 +142,28 @@ pub fn redirect(_: XdpContext) -> u32 {
     redirected()
 }
 
+/// Hands every frame to another CPU, which runs `swap_there` on it.
+#[xdp(frags)]
+pub fn spread(_: XdpContext) -> u32 {
+    CPUS.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// `swap`, on the CPU that a frame was handed to.
+#[xdp(frags, map = "cpumap")]
+pub fn swap_there(ctx: XdpContext) -> u32 {
+    swap_label(&ctx)
+}
+
 /// The least that a label switch can do: swaps the label of an untagged frame by a table, writes the next hop's
 /// addresses, which are the same for all labels, and sends it on. No look at the destination address, no counter, no
 /// MTU, one operation.
 #[xdp(frags)]
 pub fn swap(ctx: XdpContext) -> u32 {
+    swap_label(&ctx)
+}
+
+#[inline(always)]
+fn swap_label(ctx: &XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
     if data + ETH_HLEN + 4 > end {
         return xdp_action::XDP_PASS;

@@ -1,13 +1,13 @@
 //! The tables in the kernel and those in memory look the same to the forwarding core, at the wire and in the slow path.
 
 use aya::programs::{TestRun as _, TestRunOptions};
-use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
+use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, LabelStack, MAX_LABELS, Op, PortWord,
-    RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
+    Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, LabelStack, MAX_LABELS, Op,
+    PortWord, RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::{ETH_P_8021Q, ETH_P_MPLS_UC, Label, Lse, Mac};

@@ -1,5 +1,6 @@
 //! Tests in a guest: Debian kernels under qemu, without KVM and without root. See docs/kernels.md.
 
+pub mod bench;
 mod counts;
 mod debian;
 mod image;

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC,
-    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES,
+    META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, map,
 };
 use mplsxdp_common::wire::Label;
 

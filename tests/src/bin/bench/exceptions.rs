@@ -95,7 +95,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let mut rates = Vec::new();
         for round in 1..=arguments.rounds {
             let rate = rig.round(kind, arguments.kiloframes)?;
-            eprintln!("{name}: round {round} of {}: {rate:.2} million per second", arguments.rounds);
+            eprintln!(
+                "{name}: round {round} of {}: {rate:.2} million per second",
+                arguments.rounds
+            );
             rates.push(rate);
         }
         let rates = sorted(rates);

@@ -8,10 +8,13 @@
 //! and sink take turns on one CPU, so a time is that of the whole line; what the switch adds is the difference to the
 //! bare redirect in the same round. The programs take turns round by round, so that all meet the same noise. The switch
 //! is the real program with its default configuration; routes come through the control socket.
+//!
+//! With `--kernel`, the kernel's own MPLS takes turns, too: the frames become packets in `kernel1`, and are counted
+//! where they leave.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -29,7 +32,7 @@ use mplsxdp_tests::{End, Lab, Netns, Router, link};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::generator::{self, Generator, Headers, Size};
+use super::generator::{self, Draws, Generator, Headers, Size};
 use super::rows::{Counters, Keys, Measure, ROWS, Row, VLAN};
 use super::{median, sorted};
 
@@ -58,6 +61,9 @@ pub struct Arguments {
     /// Another `mplsxdp`, to measure in the same rounds.
     #[arg(long, value_name = "PROGRAM")]
     before: Option<PathBuf>,
+    /// Compare with the kernel's own MPLS (modules mpls_router and mpls_iptunnel) instead of a least swap.
+    #[arg(long, conflicts_with = "before")]
+    kernel: bool,
 }
 
 /// What frames go through.
@@ -67,6 +73,8 @@ pub enum Contender {
     /// The least swap.
     Floor,
     Before,
+    /// No program: the kernel's own MPLS.
+    Kernel,
     Now,
 }
 
@@ -77,6 +85,7 @@ impl Contender {
             Self::Bare => ["bare0", "bare1"],
             Self::Floor => ["least0", "least1"],
             Self::Before => ["before0", "before1"],
+            Self::Kernel => ["kernel0", "kernel1"],
             Self::Now => ["in0", "in1"],
         }
     }
@@ -85,6 +94,7 @@ impl Contender {
     const fn way_out(self) -> [&'static str; 2] {
         match self {
             Self::Before => ["away0", "away1"],
+            Self::Kernel => ["beyond0", "beyond1"],
             Self::Bare | Self::Floor | Self::Now => ["out0", "out1"],
         }
     }
@@ -96,6 +106,7 @@ struct Times {
     bare: Vec<f64>,
     floor: Option<Vec<f64>>,
     before: Option<Vec<f64>>,
+    kernel: Option<Vec<f64>>,
     now: Vec<f64>,
 }
 
@@ -117,7 +128,15 @@ impl Times {
         ))
     }
 
-    fn print_head(before: bool) {
+    fn print_head(arguments: &Arguments) {
+        if arguments.kernel {
+            println!(
+                "| operation | bare redirect | the kernel's MPLS | mplsxdp | factor | quartiles | the kernel adds, µs | mplsxdp adds, µs |"
+            );
+            println!("|---|--:|--:|--:|--:|--:|--:|--:|");
+            return;
+        }
+        let before = arguments.before.is_some();
         let (head, rule) = if before {
             (" before: added ns |", "--:|")
         } else {
@@ -128,8 +147,32 @@ impl Times {
     }
 
     fn print(&self) {
+        match &self.kernel {
+            Some(kernel) => self.print_beside(kernel),
+            None => self.print_added(),
+        }
+    }
+
+    /// Thousand frames per second, and the factor.
+    fn print_beside(&self, kernel: &[f64]) {
+        let rate = |times: &[f64]| 1e6 / median(&sorted(times.to_vec()));
+        let factors = sorted(kernel.iter().zip(&self.now).map(|(kernel, now)| kernel / now).collect());
+        println!(
+            "| {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} to {:.1} | {:.2} | {:.2} |",
+            self.row.title,
+            rate(&self.bare),
+            rate(kernel),
+            rate(&self.now),
+            median(&factors),
+            quartile(&factors, 1),
+            quartile(&factors, 3),
+            median(&self.added(kernel)) / 1e3,
+            median(&self.added(&self.now)) / 1e3,
+        );
+    }
+
+    fn print_added(&self) {
         let added = self.added(&self.now);
-        let quartile = |quarters: usize| added[(added.len() - 1) * quarters / 4];
         let of = |times: &Option<Vec<f64>>| match times {
             Some(times) => format!("{:.1}", median(&self.added(times))),
             None => String::new(),
@@ -144,12 +187,16 @@ impl Times {
             1000.0 / median(&sorted(self.now.clone())),
             self.ratio(&self.now),
             median(&added),
-            quartile(1),
-            quartile(3),
+            quartile(&added, 1),
+            quartile(&added, 3),
             of(&self.floor),
             self.bare(),
         );
     }
+}
+
+fn quartile(sorted: &[f64], quarters: usize) -> f64 {
+    sorted[(sorted.len() - 1) * quarters / 4]
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -157,17 +204,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let netns = lab.netns("bench")?;
     netns.within(|| {
         let mut bench = Bench::new(&netns, arguments)?;
-        let chosen =
-            |row: &&Row| arguments.operations.is_empty() || arguments.operations.iter().any(|name| name == row.name);
-        Times::print_head(arguments.before.is_some());
+        let named =
+            |row: &Row| arguments.operations.is_empty() || arguments.operations.iter().any(|name| name == row.name);
+        let chosen = |row: &&Row| named(row) && (!arguments.kernel || row.kernel_route().is_some());
+        Times::print_head(arguments);
         for row in ROWS.iter().filter(chosen) {
             bench.measure(row)?.print();
         }
         Ok(())
     })?;
+    let columns = if arguments.kernel {
+        "Thousand frames per second; what each adds to a bare redirect."
+    } else {
+        "`to bare`: rate as a share of a bare redirect's. `added`: to the bare redirect's time for a frame."
+    };
     println!(
-        "\nMedians of {} rounds of {} thousand frames each; one CPU for generator, program and sink. `to bare`: rate as a share \
-         of a bare redirect's. `added`: to the bare redirect's time for a frame.",
+        "\nMedians of {} rounds of {} thousand frames each; one CPU for generator, program and sink. {columns}",
         arguments.rounds, arguments.kiloframes
     );
     Ok(())
@@ -195,13 +247,14 @@ impl<'a> Bench<'a> {
     fn new(netns: &'a Netns, arguments: &'a Arguments) -> Result<Self> {
         let mut contenders = vec![Contender::Bare, Contender::Floor, Contender::Now];
         contenders.extend(arguments.before.is_some().then_some(Contender::Before));
+        contenders.extend(arguments.kernel.then_some(Contender::Kernel));
         for [outer, inner] in contenders.iter().map(|contender| contender.ports()) {
             link(End::new(netns, outer), End::new(netns, inner))?;
         }
         let mut sink = Ebpf::load(OBJECT)?;
         let xdp = generator::program(&mut sink, "sink")?;
         xdp.load()?;
-        for contender in [Contender::Now, Contender::Before] {
+        for contender in [Contender::Now, Contender::Before, Contender::Kernel] {
             if !contenders.contains(&contender) {
                 continue;
             }
@@ -210,6 +263,9 @@ impl<'a> Bench<'a> {
             xdp.attach(far, XdpMode::Driver)?;
             // For frames that are sent back.
             xdp.attach(contender.ports()[0], XdpMode::Driver)?;
+        }
+        if arguments.kernel {
+            forward_by_kernel(netns)?;
         }
         let mut bare = Ebpf::load(OBJECT)?;
         generator::send_to(&mut bare, index("out0")?)?;
@@ -229,39 +285,27 @@ impl<'a> Bench<'a> {
     fn measure(&mut self, row: &'static Row) -> Result<Times> {
         let (keys, draws) = row.traffic.keys.generate();
         let mut contenders = vec![Contender::Bare];
-        if row.measure == Measure::Forwarding && row.traffic.keys.are_labels() && row.traffic.tag.is_none() {
+        // It leaves everything but labels to the kernel.
+        let is_least = row.measure == Measure::Kernel || row.traffic.keys.are_labels() && row.traffic.tag.is_none();
+        if is_least && !self.arguments.kernel {
             contenders.push(Contender::Floor);
         }
         if self.arguments.before.is_some() {
             contenders.push(Contender::Before);
+        }
+        if self.arguments.kernel {
+            contenders.push(Contender::Kernel);
+            self.route_by_kernel(row, &keys)?;
         }
         contenders.push(Contender::Now);
         self.attach_bare(row.measure == Measure::Forwarding)?;
 
         let mut frames = Vec::new();
         for &contender in &contenders {
-            let [outer, inner] = contender.ports();
             if let Contender::Before | Contender::Now = contender {
-                let routes = self.routes(row, &keys, contender)?;
-                self.switch(contender, row.counters)?
-                    .router
-                    .run_with("route restore --allow-empty", &routes)?;
+                self.route_by_switch(row, &keys, contender)?;
             }
-            let stack: Vec<u32> = match row.traffic.keys {
-                Keys::Labels(..) | Keys::Zipf => [&[0], row.traffic.beneath].concat(),
-                _ => Vec::new(),
-            };
-            let headers = Headers {
-                destination: self.netns.mac(inner)?,
-                source: self.netns.mac(outer)?,
-                tag: row.traffic.tag,
-                labels: &stack,
-                label_ttl: 64,
-                family: row.traffic.keys.family(),
-            };
-            let mut generator = Generator::load(headers, &draws, self.arguments.size)?;
-            generator.send_to(index(outer)?)?;
-            frames.push(generator);
+            frames.push(self.generator(row, &draws, contender)?);
         }
 
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
@@ -283,8 +327,37 @@ impl<'a> Bench<'a> {
             bare: of(Contender::Bare).unwrap_or_default(),
             floor: of(Contender::Floor),
             before: of(Contender::Before),
+            kernel: of(Contender::Kernel),
             now: of(Contender::Now).unwrap_or_default(),
         })
+    }
+
+    /// Gives a switch the routes of a row.
+    fn route_by_switch(&mut self, row: &Row, keys: &[String], contender: Contender) -> Result<()> {
+        let routes = self.routes(row, keys, contender)?;
+        let switch = self.switch(contender, row.counters)?;
+        switch.router.run_with("route restore --allow-empty", &routes)?;
+        Ok(())
+    }
+
+    /// The frames of a row.
+    fn generator(&self, row: &Row, draws: &Draws, contender: Contender) -> Result<Generator> {
+        let [outer, inner] = contender.ports();
+        let stack: Vec<u32> = match row.traffic.keys {
+            Keys::Labels(..) | Keys::Zipf => [&[0], row.traffic.beneath].concat(),
+            _ => Vec::new(),
+        };
+        let headers = Headers {
+            destination: self.netns.mac(inner)?,
+            source: self.netns.mac(outer)?,
+            tag: row.traffic.tag,
+            labels: &stack,
+            label_ttl: 64,
+            family: row.traffic.keys.family(),
+        };
+        let mut generator = Generator::load(headers, draws, self.arguments.size)?;
+        generator.send_to(index(outer)?)?;
+        Ok(generator)
     }
 
     /// Nanoseconds per frame.
@@ -381,16 +454,56 @@ impl<'a> Bench<'a> {
             .replace("{next}", &format!("via link {next} dev {out}"))
             .replace("{tagged}", &format!("via link {next} dev {out}.{VLAN}"))
             .replace("{back}", &format!("via link {} dev {inner}", self.netns.mac(outer)?));
-        let mut routes = String::new();
-        for (index, key) in keys.iter().enumerate() {
-            let out = out_label(index as u32).to_string();
-            routes += key;
-            routes.push(' ');
-            routes += &route.replace("{out}", &out);
-            routes.push('\n');
-        }
-        Ok(routes)
+        Ok(lines(keys, &route))
     }
+
+    /// Gives the kernel the routes of a row.
+    fn route_by_kernel(&self, row: &Row, keys: &[String]) -> Result<()> {
+        let [out, _] = Contender::Kernel.way_out();
+        let route = row.kernel_route().context("the kernel has no such route")?;
+        let route = route.replace("{next}", &format!("via inet {NEIGHBOUR} dev {out}"));
+        let keys: Vec<String> = keys.iter().map(|key| format!("route replace {key}")).collect();
+        let family = if row.traffic.keys.are_labels() { "mpls" } else { "inet" };
+        let mut command = self.netns.command("ip");
+        let command = command.args(["-family", family, "-batch", "-"]).stdin(Stdio::piped());
+        let mut child = command.spawn().context("cannot run ip")?;
+        let mut pipe = child.stdin.take().context("no pipe to ip")?;
+        pipe.write_all(lines(&keys, &route).as_bytes())?;
+        drop(pipe);
+        ensure!(child.wait()?.success(), "ip refused a route of {}", row.name);
+        Ok(())
+    }
+}
+
+/// A line for each key, with `route` behind it.
+fn lines(keys: &[String], route: &str) -> String {
+    let mut lines = String::new();
+    for (index, key) in keys.iter().enumerate() {
+        let out = out_label(index as u32).to_string();
+        lines += key;
+        lines.push(' ');
+        lines += &route.replace("{out}", &out);
+        lines.push('\n');
+    }
+    lines
+}
+
+/// The kernel's next hop.
+const NEIGHBOUR: &str = "198.18.0.2";
+
+/// Has the kernel forward what arrives at its port: labels and IP.
+fn forward_by_kernel(netns: &Netns) -> Result<()> {
+    let [_, inner] = Contender::Kernel.ports();
+    let [out, far] = Contender::Kernel.way_out();
+    netns.sysctl("mpls/platform_labels", &(MAX_LABELS - 1).to_string())?;
+    netns.sysctl(&format!("mpls/conf/{inner}/input"), "1")?;
+    netns.sysctl("ipv4/ip_forward", "1")?;
+    netns.ip(&format!("address add 198.18.0.1/30 dev {out}"))?;
+    netns.ip(&format!(
+        "neighbour replace {NEIGHBOUR} lladdr {} dev {out} nud permanent",
+        netns.mac(far)?
+    ))?;
+    Ok(())
 }
 
 /// A label of its own for each route.
@@ -420,12 +533,12 @@ fn least_swap(netns: &Netns) -> Result<Ebpf> {
 }
 
 /// In this thread's network namespace.
-fn index(interface: &str) -> Result<u32> {
+pub fn index(interface: &str) -> Result<u32> {
     nix::net::if_::if_nametoindex(interface).with_context(|| format!("no interface {interface}"))
 }
 
 /// Runs code on a thread that stays on one CPU, and comes first there.
-fn on_cpu<T: Send>(cpu: usize, code: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub fn on_cpu<T: Send>(cpu: usize, code: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let pinned = || {
         let mut cpus = CpuSet::new();
         cpus.set(cpu)?;
@@ -438,9 +551,14 @@ fn on_cpu<T: Send>(cpu: usize, code: impl FnOnce() -> Result<T> + Send) -> Resul
 
 /// Gives this thread a real-time priority: `nice` counts within a session only.
 fn preempt_others() -> Result<()> {
+    prefer(0)
+}
+
+/// The same for another thread; 0 is the calling one.
+pub fn prefer(thread: i32) -> Result<()> {
     let parameters = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the kernel reads the parameters; 0 is the calling thread.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    // SAFETY: the kernel reads the parameters.
+    let result = unsafe { libc::sched_setscheduler(thread, libc::SCHED_FIFO, &raw const parameters) };
     ensure!(result == 0, "sched_setscheduler: {}", io::Error::last_os_error());
     Ok(())
 }

@@ -98,7 +98,8 @@ impl Headers<'_> {
             Family::V4 => {
                 let mut header = vec![0x45, 0];
                 header.extend((ip_len as u16).to_be_bytes());
-                header.extend([0, 0, 0x40, 0, 64, IPPROTO_UDP, 0, 0, 192, 0, 2, 1, 198, 51, 100, 1]);
+                header.extend([0, 0, 0x40, 0, 64, IPPROTO_UDP, 0, 0]);
+                header.extend(ADDRESSES_V4);
                 let checksum = !sum(&header);
                 header[10..12].copy_from_slice(&checksum.to_be_bytes());
                 frame.extend(header);
@@ -120,6 +121,17 @@ impl Headers<'_> {
         frame.resize(frame.len().max(len), 0);
         frame
     }
+}
+
+/// The source and destination addresses in the header of [`Headers::frame`].
+const ADDRESSES_V4: [u8; 8] = [192, 0, 2, 1, 198, 51, 100, 1];
+
+/// Addresses with another destination, and with a source for which the header's checksum stays right.
+fn addresses_v4([a, b, c, d]: [u8; 4]) -> [u8; 8] {
+    let [g, h, ..] = ADDRESSES_V4;
+    let rest = !sum(&[g, h, a, b, c, d]);
+    let [e, f] = sum(&[sum(&ADDRESSES_V4).to_be_bytes(), rest.to_be_bytes()].concat()).to_be_bytes();
+    [g, h, e, f, a, b, c, d]
 }
 
 fn udp(len: usize) -> [u8; 8] {
@@ -160,7 +172,7 @@ impl Generator {
             Size::Imix => IMIX,
         };
         let frames = lengths.map(|len| headers.frame(len));
-        let wide = matches!(draws, Draws::V6(_));
+        let wide = !matches!(draws, Draws::Labels(_));
         let narrow = |[a, b, c, d]: [u8; 4]| [a, b, c, d, 0, 0, 0, 0];
         let (at, draws): (usize, Vec<[u8; 8]>) = match draws {
             Draws::Labels(labels) => {
@@ -170,8 +182,8 @@ impl Generator {
                 (headers.payload_at(), draws.collect())
             }
             Draws::V4(addresses) => {
-                let draws = addresses.iter().map(|&address| narrow(address));
-                (headers.address_at(), draws.collect())
+                let draws = addresses.iter().map(|&address| addresses_v4(address));
+                (headers.address_at() - 4, draws.collect())
             }
             Draws::V6(halves) => (headers.address_at(), halves.clone()),
         };

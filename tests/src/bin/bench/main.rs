@@ -11,6 +11,7 @@ mod generator;
 mod plot;
 mod rows;
 mod scheduled;
+mod spread;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum Section {
     Exceptions(exceptions::Arguments),
     /// Measures how long a failover takes, and how long each request holds up the others.
     Failover(failover::Arguments),
+    /// Measures what it costs, and gains, to hand frames to another CPU.
+    Spread(spread::Arguments),
     /// Draws a plot of tables that were measured.
     Plot(plot::Arguments),
     /// Measures how fast routes of a routing daemon get into the tables, and how much memory they take.
@@ -47,6 +50,7 @@ fn main() -> Result<()> {
         Some(Section::Control(arguments)) => control::run(arguments),
         Some(Section::Exceptions(arguments)) => exceptions::run(arguments),
         Some(Section::Failover(arguments)) => failover::run(arguments),
+        Some(Section::Spread(arguments)) => spread::run(arguments),
         Some(Section::Plot(arguments)) => plot::run(arguments),
         Some(Section::Fpm(arguments)) => fpm::run(arguments),
         None => forwarding::run(&arguments.forwarding),

@@ -61,6 +61,17 @@ pub enum Keys {
 /// The VLAN of frames that arrive or leave with a tag.
 pub const VLAN: u16 = 100;
 
+impl Row {
+    /// What `ip route` calls [`Row::route`]. `None` if the kernel has no such route, or was not asked for it.
+    pub fn kernel_route(&self) -> Option<String> {
+        let is_plain = self.measure == Measure::Forwarding && self.traffic.tag.is_none();
+        let has_one_way = self.route.ends_with("{next}") && !self.route.contains("nexthop");
+        let is_for_ipv4 = self.traffic.keys.family() == Family::V4;
+        // Its pop has no label in place of the old one.
+        (is_plain && has_one_way && is_for_ipv4).then(|| self.route.replace("as implicit-null ", ""))
+    }
+}
+
 const fn labels(count: u32) -> Traffic {
     keys(Keys::Labels(count, 1))
 }

@@ -7,7 +7,7 @@ use core::ptr::{read_unaligned, read_volatile, write_unaligned};
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::{bpf_get_current_pid_tgid, bpf_xdp_adjust_tail},
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_xdp_adjust_tail},
     macros::{map, raw_tracepoint, xdp},
     maps::{Array, CpuMap, DevMap, HashMap, PerCpuArray},
     programs::{RawTracePointContext, XdpContext},
@@ -54,6 +54,9 @@ static PROCESS: u32 = 0;
 /// misses.
 #[map]
 static DRAWS: Array<u64> = Array::with_max_entries(1, 0);
+/// Pace of the generator, in 1/1024 ns: the time from frame to frame, and when the next one is due. 0: none, and at once.
+#[map]
+static PACE: Array<u64> = Array::with_max_entries(2, 0);
 /// How many frames were generated.
 #[map]
 static GENERATED: Array<u64> = Array::with_max_entries(1, 0);
@@ -92,6 +95,7 @@ pub fn generate(ctx: XdpContext) -> u32 {
             read_volatile((&raw const LENGTHS).cast::<u32>().add(KINDS - 1)),
         )
     };
+    await_turn();
     let mut kind = 0;
     if longest != 0 {
         // The "simple IMIX": 7 short frames, 4 middling, 1 long.
@@ -134,6 +138,33 @@ pub fn generate(ctx: XdpContext) -> u32 {
         }
     }
     redirected()
+}
+
+/// Waits until the next frame is due, if there is a pace. A generator that is late does not wait.
+#[inline(always)]
+fn await_turn() {
+    /// A look takes 20 ns or more.
+    const LOOKS: usize = 128;
+    let (Some(&pace), Some(due)) = (PACE.get(0), PACE.get_ptr_mut(1)) else {
+        return;
+    };
+    if pace == 0 {
+        return;
+    }
+    // SAFETY: the map's value, which nothing else writes to during a run.
+    let mut at = unsafe { read_volatile(due) };
+    for _ in 0..LOOKS {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() } << 10;
+        if at == 0 {
+            at = now;
+        }
+        if now >= at {
+            break;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { *due = at + pace };
 }
 
 /// Sends every frame on, untouched.

@@ -40,6 +40,8 @@ use super::{median, sorted};
 const OUT_MTU: u32 = 1600;
 /// A first batch warms the caches.
 const WARM_UP: u32 = 64 * 1024;
+/// Shares of the highest rate at which `--loss` offers frames.
+const SHARES: [f64; 3] = [0.5, 0.8, 0.95];
 
 #[derive(Args)]
 pub struct Arguments {
@@ -64,6 +66,9 @@ pub struct Arguments {
     /// Compare with the kernel's own MPLS (modules mpls_router and mpls_iptunnel) instead of a least swap.
     #[arg(long, conflicts_with = "before")]
     kernel: bool,
+    /// Offer frames at shares of the highest rate instead, and count those that are lost.
+    #[arg(long, conflicts_with_all = ["before", "kernel"])]
+    loss: bool,
 }
 
 /// What frames go through.
@@ -207,13 +212,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let named =
             |row: &Row| arguments.operations.is_empty() || arguments.operations.iter().any(|name| name == row.name);
         let chosen = |row: &&Row| named(row) && (!arguments.kernel || row.kernel_route().is_some());
+        if arguments.loss {
+            let shares = SHARES.map(|share| format!(" {:.0} % |", share * 100.0)).concat();
+            println!("| operation | frames sent | highest rate |{shares}");
+            println!("|---|--:|--:|{}", "--:|".repeat(SHARES.len()));
+            return ROWS.iter().filter(chosen).try_for_each(|row| bench.measure_loss(row));
+        }
         Times::print_head(arguments);
         for row in ROWS.iter().filter(chosen) {
             bench.measure(row)?.print();
         }
         Ok(())
     })?;
-    let columns = if arguments.kernel {
+    let columns = if arguments.loss {
+        "Million frames per second: frames lost in all rounds."
+    } else if arguments.kernel {
         "Thousand frames per second; what each adds to a bare redirect."
     } else {
         "`to bare`: rate as a share of a bare redirect's. `added`: to the bare redirect's time for a frame."
@@ -358,6 +371,43 @@ impl<'a> Bench<'a> {
         let mut generator = Generator::load(headers, draws, self.arguments.size)?;
         generator.send_to(index(outer)?)?;
         Ok(generator)
+    }
+
+    /// Offers the frames of a row as fast as the line takes them, and then at shares of that rate.
+    fn measure_loss(&mut self, row: &Row) -> Result<()> {
+        let (keys, draws) = row.traffic.keys.generate();
+        self.route_by_switch(row, &keys, Contender::Now)?;
+        let mut generator = self.generator(row, &draws, Contender::Now)?;
+        let (shortest, lost) = self.offer(row, &mut generator, None)?;
+        let sent = self.arguments.rounds as u64 * u64::from(self.arguments.kiloframes) * 1000;
+        print!("| {} | {sent} | {:.2}: {lost} |", row.title, 1e3 / shortest);
+        for share in SHARES {
+            let (time, lost) = self.offer(row, &mut generator, Some(shortest / share))?;
+            print!(" {:.2}: {lost} |", 1e3 / time);
+        }
+        println!();
+        Ok(())
+    }
+
+    /// Sends frames, each so many nanoseconds after the one before. Returns how many nanoseconds there were, and how many
+    /// frames did not arrive.
+    fn offer(&self, row: &Row, generator: &mut Generator, pace: Option<f64>) -> Result<(f64, u64)> {
+        let sent = self.arguments.kiloframes * 1000;
+        let (mut times, mut lost) = (Vec::new(), 0);
+        // In the first round, memory is allotted.
+        for round in 0..=self.arguments.rounds {
+            generator.pace(pace)?;
+            let before = self.arrived(row, Contender::Now)?;
+            let time = on_cpu(self.arguments.cpu, || generator.run(sent))?;
+            // As in `round`.
+            thread::sleep(Duration::from_millis(5));
+            let arrived = self.arrived(row, Contender::Now)? - before;
+            if round > 0 {
+                times.push(time.as_secs_f64() * 1e9);
+                lost += u64::from(sent).saturating_sub(arrived);
+            }
+        }
+        Ok((median(&sorted(times)), lost))
     }
 
     /// Nanoseconds per frame.

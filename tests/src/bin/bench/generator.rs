@@ -223,6 +223,13 @@ impl Generator {
         send_to(&mut self.object, ifindex)
     }
 
+    /// From now on, sends a frame each so many nanoseconds, or as fast as it can.
+    pub fn pace(&mut self, ns: Option<f64>) -> Result<()> {
+        let mut pace: Array<_, u64> = self.object.map_mut("PACE").context("no map PACE")?.try_into()?;
+        pace.set(0, (ns.unwrap_or(0.0) * 1024.0) as u64, 0)?;
+        Ok(pace.set(1, 0, 0)?)
+    }
+
     /// Sends so many frames. Returns how long each took on average, as the kernel measures it, in whole nanoseconds:
     /// without the time to set up, and without that of other threads.
     pub fn run(&mut self, frames: u32) -> Result<Duration> {

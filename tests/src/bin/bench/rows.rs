@@ -120,6 +120,7 @@ const COUNTED: u32 = 65_520;
 const ALL: u32 = MAX_LABELS - Label::FIRST_ORDINARY.get();
 
 pub const ROWS: &[Row] = &[
+    row("swap-1", "swap, 1 label", labels(1), SWAP),
     row("swap-4k", "swap, 4k labels side by side", labels(4096), SWAP),
     row(
         "swap-4k-spread",

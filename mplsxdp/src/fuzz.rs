@@ -9,6 +9,7 @@ pub use crate::feeds::fpm::fuzz::fpm;
 pub use crate::kernel::fuzz::{netdev, netlink};
 pub use crate::rtnl::fuzz::rtnl;
 pub use crate::slowpath::fuzz::{icmp_codec, slow_path, slow_path_seed};
+pub use crate::state::fuzz::saved;
 
 /// A check that takes any bytes.
 pub type Check = fn(&[u8]);
@@ -23,6 +24,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("netlink", netlink),
     ("route_line", route_line),
     ("rtnl", rtnl),
+    ("saved", saved),
     ("slow_path", slow_path),
     ("state", state),
 ];

@@ -7,7 +7,7 @@
 //! daemon doctor                 performs what the switch wants: requests, sockets; finds what hinders it
 //! switch                        the core that ties all below together; it never waits
 //! config                        the options, from the command line and the config file
-//! feeds observe ports           sources of routes, reports, interfaces
+//! feeds observe ports state     sources of routes, reports, interfaces, what outlives the process
 //! control                       the socket: calls, server, client
 //! kernel lfib rib slowpath      netlink and ethtool, routes to writes, best routes, exceptions
 //! neighbour                     next hops to MAC addresses
@@ -39,5 +39,6 @@ pub mod rib;
 pub mod route;
 pub mod rtnl;
 pub mod slowpath;
+pub mod state;
 pub mod switch;
 mod text;

@@ -329,6 +329,13 @@ fn status() -> Status {
         preferences: Some([(Source::Fpm, 10)].into()),
         ip_ttl_propagate: Some(true),
         default_ttl: Some(255),
+        state: Some(SavedState {
+            directory: "/var/lib/mplsxdp/default".into(),
+            snapshot_bytes: 100,
+            journal_bytes: 2000,
+            failure: Some("cannot write the journal: No space left on device (os error 28)".into()),
+            failing_since: Some("2026-11-29T12:30:00Z".into()),
+        }),
     }
 }
 
@@ -391,6 +398,7 @@ fn types() {
     agree_on_type(&mut seen, "KernelNeighbor", &kernel_neighbor());
     agree_on_type(&mut seen, "VlanTag", &vlan_tag());
     agree_on_type(&mut seen, "Table", &table());
+    agree_on_type(&mut seen, "SavedState", &status().state.unwrap());
     agree_on_type(&mut seen, "Status", &status());
     agree_on_type(&mut seen, "ReasonCounter", &reason());
     agree_on_type(&mut seen, "Outcome", &outcome());

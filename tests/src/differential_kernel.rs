@@ -18,6 +18,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::frame::{Parsed, ethernet, udp_of_ports};
+use crate::random::Random;
 use crate::{End, Lab, Netns, Router, Tap, link, tidy};
 
 /// A number to use as another seed than the default.
@@ -170,31 +171,6 @@ pub struct Report {
 impl Report {
     pub fn count(&self, difference: Difference) -> usize {
         self.differences.get(&difference).copied().unwrap_or_default()
-    }
-}
-
-/// Numbers that look random and are always the same (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// True once in `times`.
-    fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
     }
 }
 
@@ -711,7 +687,7 @@ pub fn compare(lab: &Lab, tables: usize) -> Result<Report> {
         Err(_) => SEED,
     };
     println!("seed {seed}, {tables} tables, {FRAMES} frames and more for each ({SEED_VARIABLE}=N for another seed)");
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let kernel = Side::new(lab, "kernel", false)?;
     let xdp = Side::new(lab, "xdp", true)?;
     let mut report = Report {

@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod netns;
 pub mod numbered;
 pub mod own_traffic;
+pub mod random;
 pub mod rig;
 pub mod router;
 pub mod tap;

@@ -26,6 +26,8 @@ const NETNS_DIRECTORY: &str = "/run/netns";
 pub const RUN_DIRECTORY: &str = "/run/mplsxdp";
 /// Where `--persist` pins the links of instances.
 const PINS: &str = "/sys/fs/bpf/mplsxdp";
+/// Where `--persist` saves routes.
+const STATE_DIRECTORY: &str = "/var/lib/mplsxdp";
 const BPFFS: &str = "/sys/fs/bpf";
 /// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
@@ -160,15 +162,13 @@ pub fn remove_namespace(name: &str) -> Result<()> {
     delete_namespace(name)
 }
 
-/// The pins of instances in a namespace whose names begin with that of the namespace go too: they would keep programs
-/// and maps.
+/// The pins of instances in a namespace whose names begin with that of the namespace go too, because they would keep
+/// programs and maps, and so does what they have saved.
 fn delete_namespace(name: &str) -> Result<()> {
-    for entry in fs::read_dir(PINS).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(name) {
-            let removed = fs::remove_dir_all(entry.path());
-            removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
-        }
-    }
+    remove_pins(name)?;
+    remove_folders(STATE_DIRECTORY, name)?;
+    // It goes with the last instance that has saved something.
+    let _ = fs::remove_dir(STATE_DIRECTORY);
     ip(&["netns", "delete", name]).map(drop)
 }
 
@@ -211,6 +211,22 @@ pub fn ip_batch(options: &[&str], lines: &str) -> Result<()> {
             line.unwrap_or("-batch -"),
             said.trim()
         );
+    }
+    Ok(())
+}
+
+/// Removes the pins of the instances whose names begin with this. If they do not run, their programs are off the ports
+/// then.
+pub fn remove_pins(name: &str) -> Result<()> {
+    remove_folders(PINS, name)
+}
+
+fn remove_folders(directory: &str, name: &str) -> Result<()> {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(name) {
+            let removed = fs::remove_dir_all(entry.path());
+            removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
     }
     Ok(())
 }

@@ -174,8 +174,8 @@ pub enum Command {
     Status,
     /// Stop an instance, and wait until everything that it made is removed.
     Unload {
-        /// Remove what an instance has left that does not run: programs that --persist keeps on ports, the local port, and
-        /// neighbours that the kernel keeps resolved.
+        /// Remove what an instance has left that does not run: programs that --persist keeps on ports, the local port,
+        /// neighbours that the kernel keeps resolved, and saved routes and ports.
         #[arg(long)]
         force: bool,
     },
@@ -227,6 +227,9 @@ pub struct LoadOwn {
     /// Check everything that can be checked without changing anything, report all errors, and load nothing.
     #[arg(long)]
     pub check: bool,
+    /// With --persist: forget the routes and ports that an earlier process has saved.
+    #[arg(long)]
+    pub discard_state: bool,
 }
 
 impl Args for LoadArgs {
@@ -613,7 +616,7 @@ mod tests {
     #[test]
     fn what_load_takes() {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
-                    --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --no-readopt --fix-peers \
+                    --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --persist --no-readopt --fix-peers \
                     --local --unknown pass --icmp-via lsp --icmp-source 192.0.2.1 --icmp-source 2001:db8::1 \
                     --icmp-rate 0 --icmp-source-rate 7 --prefer kernel=5 --prefer fpm=255 --hold 1024 --punt-rate 1000000000 --config f.toml -vv";
         let cli = parse(line).unwrap();
@@ -629,6 +632,7 @@ mod tests {
                 iface: vec!["eth1".into(), "eth2".into()],
                 tx_only: vec!["eth3".into()],
                 wait: true,
+                persist: true,
                 no_readopt: true,
                 fix_peers: true,
                 mode: XdpMode::Generic,

@@ -20,7 +20,8 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     if args.own.check {
         return check(&args, &global);
     }
-    let config = config(&args, &global).map_err(|error| refused(&lines(&error)))?;
+    let mut config = config(&args, &global).map_err(|error| refused(&lines(&error)))?;
+    config.discard_state = args.own.discard_state;
     let reread = args
         .own
         .config

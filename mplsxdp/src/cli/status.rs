@@ -1,7 +1,7 @@
 //! `status` and `stats`.
 
 use super::{Failure, Session};
-use crate::control::api::{Stats, Status, UnknownLabel};
+use crate::control::api::{SavedState, Stats, Status, UnknownLabel};
 
 pub fn status(session: &mut Session) -> Result<(), Failure> {
     let status = session.client()?.status()?;
@@ -52,6 +52,7 @@ fn lines(status: &Status) -> Vec<String> {
         preferences,
         ip_ttl_propagate,
         default_ttl,
+        state,
         ..
     } = status;
     let (minutes, seconds) = (status.uptime_seconds / 60, status.uptime_seconds % 60);
@@ -97,6 +98,22 @@ fn lines(status: &Status) -> Vec<String> {
     let place: Vec<_> = netns.into_iter().chain(config).collect();
     if !place.is_empty() {
         lines.push(format!("    {}", place.join(" ")));
+    }
+    if let Some(state) = state {
+        let SavedState {
+            directory,
+            snapshot_bytes,
+            journal_bytes,
+            failure,
+            failing_since,
+        } = state;
+        let (snapshot, journal) = (snapshot_bytes.div_ceil(1024), journal_bytes.div_ceil(1024));
+        lines.push(format!(
+            "    state {directory} snapshot {snapshot} KiB journal {journal} KiB"
+        ));
+        if let (Some(failure), Some(since)) = (failure, failing_since) {
+            lines.push(format!("    not saved since {since}: {failure}"));
+        }
     }
     if *uncounted_routes > 0 {
         lines.push(format!(

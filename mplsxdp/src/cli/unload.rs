@@ -6,6 +6,7 @@ use crate::control::socket;
 use crate::error;
 use crate::ports::leftovers::{self, Removed};
 use crate::ports::preflight;
+use crate::state::{self, Directory};
 
 pub fn force(session: &mut Session) -> Result<(), Failure> {
     preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()))?;
@@ -17,21 +18,30 @@ pub fn force(session: &mut Session) -> Result<(), Failure> {
         socket::bind(&session.instance, &Groups::look_up()).map_err(|error| Failure::Refused(error.to_string()))?
     };
     let removed = leftovers::remove(&session.instance).map_err(|error| Failure::Refused(error::report(&error)));
+    let state = state::directory(session.instance.name());
+    let has_state = state.exists();
+    let discarded = Directory::discard(&state).map_err(|error| Failure::Refused(error.to_string()));
     drop(held);
     let Removed {
         ports,
         local,
         neighbours,
     } = removed?;
+    discarded?;
     let interfaces = [ports, local].concat();
-    if interfaces.is_empty() && neighbours == 0 {
+    if interfaces.is_empty() && neighbours == 0 && !has_state {
         return session
             .out
             .line(&format!("instance {} has left nothing", session.instance.name()));
     }
     session.out.line(&format!(
-        "instance {}: removed from {}; neighbours released: {neighbours}",
+        "instance {}: removed from {}; neighbours released: {neighbours}; saved routes and ports removed: {}",
         session.instance.name(),
-        interfaces.join(", ")
+        if interfaces.is_empty() {
+            "no interface".to_owned()
+        } else {
+            interfaces.join(", ")
+        },
+        if has_state { "yes" } else { "none" }
     ))
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub icmp_source_v4: Option<Ipv4Addr>,
     pub icmp_source_v6: Option<Ipv6Addr>,
     pub routes: Vec<Route>,
+    /// Start without what an earlier process has saved.
+    pub discard_state: bool,
 }
 
 impl Deref for Config {
@@ -282,6 +284,7 @@ impl Given {
             icmp_source_v4,
             icmp_source_v6,
             routes: self.routes.into_iter().map(|placed| placed.route).collect(),
+            discard_state: false,
         })
     }
 

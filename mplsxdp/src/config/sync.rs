@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::route::Source;
 use crate::route::interface::check_interface;
 use crate::text::serde_as_text;
 
@@ -27,6 +28,14 @@ impl SyncSource {
         match self {
             Self::Kernel => "kernel",
             Self::Fpm(_) => "fpm",
+        }
+    }
+
+    /// The owner of its routes.
+    pub const fn source(self) -> Source {
+        match self {
+            Self::Kernel => Source::Kernel,
+            Self::Fpm(_) => Source::Fpm,
         }
     }
 

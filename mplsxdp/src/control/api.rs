@@ -425,6 +425,23 @@ pub struct Status {
     pub ip_ttl_propagate: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_ttl: Option<u8>,
+    /// What outlives the process; absent without `persist`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<SavedState>,
+}
+
+/// `type SavedState`: where routes and ports are saved.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SavedState {
+    pub directory: String,
+    pub snapshot_bytes: u64,
+    /// What was written since the snapshot.
+    pub journal_bytes: u64,
+    /// Why changes are not saved now, and since when, in UTC (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<String>,
 }
 
 /// `type Table`: how full a table is.

@@ -8,6 +8,7 @@ mod raw_ip;
 mod reading;
 mod reports;
 mod requests;
+mod saving;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -61,12 +62,13 @@ use crate::slowpath::{Options, Rate};
 use crate::switch::{
     Call, Effect, FeedEvent, Identity, Input, NotPutBack, PortEvent, ProgramIds, Situation, Switch, Token,
 };
-use crate::{control, ports};
+use crate::{control, ports, state};
 use exceptions::{Exceptions, View};
 use fpm::{Fpm, ListenError};
 use reading::Reading;
 pub use reading::Reread;
 use requests::Requests;
+use saving::{Opened, Saving};
 use threads::Dropper;
 use watch::{TtlSettings, Watch};
 use watchdog::Watchdog;
@@ -114,7 +116,11 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
             None
         }
     };
-    let mut daemon = Daemon::new(config, netlink, persistence.map(Arc::new))?;
+    let opened = match &persistence {
+        Some(persistence) => Some(saving::open(&config, persistence.adopts()).await?),
+        None => None,
+    };
+    let mut daemon = Daemon::new(config, netlink, persistence.map(Arc::new), opened)?;
     daemon.follow_until_synced(&mut events).await?;
     daemon.handle(Input::Start);
 
@@ -372,6 +378,8 @@ enum Happened {
     FeaturesChanged(Option<u32>),
     Interference(Vec<Finding>),
     GracePeriod,
+    /// A part of a snapshot is wanted.
+    Snapshot(state::Request),
     Feed(FeedEvent),
     TtlSettings(TtlDefaults),
 }
@@ -390,6 +398,7 @@ impl Happened {
             Self::FeaturesChanged(_) => "XDP features",
             Self::Interference(_) => "changed programs",
             Self::GracePeriod => "a grace period",
+            Self::Snapshot(_) => "a snapshot",
             Self::Feed(_) => "a routing daemon",
             Self::TtlSettings(_) => "settings of the TTL",
         }
@@ -433,6 +442,7 @@ struct Daemon {
     _lost_frames: Option<LostFrames>,
     counters: Arc<CounterReaders>,
     dropper: Dropper,
+    saving: Option<Saving>,
     answers: HashMap<Token, Answer>,
     next_token: Token,
     /// With `--persist`.
@@ -447,7 +457,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(config: Config, netlink: Netlink, persistence: Option<Arc<Persistence>>) -> anyhow::Result<Self> {
+    fn new(
+        config: Config,
+        netlink: Netlink,
+        persistence: Option<Arc<Persistence>>,
+        opened: Option<Opened>,
+    ) -> anyhow::Result<Self> {
         let sizes = Sizes {
             labels: config.labels.get(),
             stacks: config.stacks.get(),
@@ -455,7 +470,8 @@ impl Daemon {
             counter_slots: config.counter_slots.get(),
         };
         let police = Police::new(config.punt_rate.get(), burst(config.punt_rate.get()));
-        let hash_seed = config.hash_seed.map_or_else(random_seed, Number::get);
+        let random = || config.hash_seed.map_or_else(random_seed, Number::get);
+        let hash_seed = opened.as_ref().map_or_else(random, |opened| opened.hash_seed);
         let mut loader = Loader::new(sizes)?.with_police(police).with_hash_seed(hash_seed);
         if config.log_exceptions {
             loader.follow_log()?;
@@ -492,6 +508,10 @@ impl Daemon {
             Attacher::new(loader, netlink.clone(), config.mode, config.fix_peers).with_persistence(persistence.clone());
         let mut switch = Switch::new(config, identity, settings, tables, now);
         switch.set_ttl_defaults(audit::ttl_defaults());
+        let saving = opened.map(|opened| {
+            switch.save(opened.wanted);
+            opened.saving
+        });
         Ok(Self {
             requests: Requests::new(netlink.clone()),
             failed_links: FailedLinks::follow().context("cannot follow the kernel's links")?,
@@ -507,6 +527,7 @@ impl Daemon {
             _lost_frames: lost_frames.ok(),
             counters,
             dropper: Dropper::new()?,
+            saving,
             answers: HashMap::new(),
             next_token: Token(0),
             persistence,
@@ -543,6 +564,7 @@ impl Daemon {
             ttl_settings,
             feature_changes,
             fpm,
+            saving,
             ..
         } = self;
         let deadline = switch
@@ -567,6 +589,7 @@ impl Daemon {
             found = watch.findings(probes) => Happened::Interference(found),
             () = switch.tables().grace_period_ended() => Happened::GracePeriod,
             event = next_feed_event(fpm) => Happened::Feed(event),
+            Some(request) = next_request(saving) => Happened::Snapshot(request),
             ttl = next_ttl(ttl_settings) => Happened::TtlSettings(ttl),
         }
     }
@@ -619,6 +642,7 @@ impl Daemon {
             Happened::FeaturesChanged(ifindex) => self.handle(Input::FeaturesChanged(ifindex)),
             Happened::Interference(found) => self.handle(Input::Interference(found)),
             Happened::GracePeriod => self.handle(Input::Tick),
+            Happened::Snapshot(request) => self.handle(Input::SnapshotWanted(request)),
             Happened::TtlSettings(ttl) => self.switch.set_ttl_defaults(ttl),
             Happened::Feed(event) => {
                 self.handle(Input::Feed(event));
@@ -729,6 +753,16 @@ impl Daemon {
                 reply,
                 situation,
             } => self.reply(token, Ok(with_warnings(reply, &situation))),
+            Effect::Save(batch) => {
+                if let Some(saving) = &self.saving {
+                    saving.store.append(batch);
+                }
+            }
+            Effect::Snapshot { request, piece } => {
+                if let Some(saving) = &self.saving {
+                    saving.store.give(request, piece);
+                }
+            }
             Effect::LogHandover(situation) => {
                 for warning in situation.warnings(sysctl::read) {
                     warn!("{warning}");
@@ -857,7 +891,12 @@ impl Daemon {
                 let now = Instant::now();
                 self.with_exceptions(|exceptions, view| exceptions.retry_all_held(view, now));
             }
-            Effect::Ready => self.is_ready = true,
+            Effect::Ready => {
+                self.is_ready = true;
+                if let Some(saving) = &self.saving {
+                    saving.store.ready();
+                }
+            }
             Effect::Failed(error) => {
                 self.failure = Some(error);
                 self.stopping = true;
@@ -884,9 +923,16 @@ impl Daemon {
             let fed = sources.iter_mut().filter(|source| source.source == Source::Fpm.name());
             fed.for_each(|source| source.server = Some(fpm.status().into()));
         }
-        if let Some(answer) = self.answers.remove(&token) {
-            // The client may be gone; its request is carried out anyway.
-            let _ = answer.send(result);
+        if let (Ok(Reply::Status(status)), Some(saving)) = (&mut result, &self.saving) {
+            status.state = Some(reports::state(saving.store.status()));
+        }
+        let Some(answer) = self.answers.remove(&token) else {
+            return;
+        };
+        // The client may be gone; its request is carried out anyway.
+        match &self.saving {
+            Some(saving) if is_about_change(&result) => saving.store.then(move || drop(answer.send(result))),
+            _ => drop(answer.send(result)),
         }
     }
 
@@ -1067,6 +1113,9 @@ impl Daemon {
         if let Some(persistence) = &self.persistence {
             persistence.folder.remove();
         }
+        if let Some(saving) = self.saving.take() {
+            saving.store.stop(!self.unloads);
+        }
     }
 }
 
@@ -1085,6 +1134,11 @@ fn program_ids(attachment: &Attachment) -> ProgramIds {
         link_id: attachment.link_id,
         program_id: attachment.program_id,
     }
+}
+
+/// Whether the reply says that something was changed, which must be saved then.
+fn is_about_change(result: &Result<Reply, Refusal>) -> bool {
+    matches!(result, Ok(Reply::Changed(_) | Reply::Committed(_) | Reply::Done))
 }
 
 /// Adds the settings that keep packets left to the kernel from getting through.
@@ -1123,6 +1177,14 @@ async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32
 async fn next_ttl(settings: &mut Option<TtlSettings>) -> TtlDefaults {
     match settings {
         Some(settings) => settings.next().await,
+        None => pending().await,
+    }
+}
+
+/// Never returns if nothing is saved.
+async fn next_request(saving: &mut Option<Saving>) -> Option<state::Request> {
+    match saving {
+        Some(saving) => saving.requests.recv().await,
         None => pending().await,
     }
 }

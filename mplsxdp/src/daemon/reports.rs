@@ -21,6 +21,19 @@ use crate::observe::routes::add_counters;
 use crate::observe::{reasons, stats};
 use crate::ports::Ports;
 use crate::slowpath::outcome::Outcome;
+use crate::state::StoreStatus;
+
+/// How routes and ports are saved.
+pub fn state(status: StoreStatus) -> api::SavedState {
+    let (since, failure) = status.failure.unzip();
+    api::SavedState {
+        directory: status.dir.display().to_string(),
+        snapshot_bytes: status.snapshot_bytes,
+        journal_bytes: status.journal_bytes,
+        failure,
+        failing_since: since.map(|since| humantime::format_rfc3339_seconds(since).to_string()),
+    }
+}
 
 /// Replies with next hops and their entries in the kernel's neighbour table.
 pub async fn neighbors(

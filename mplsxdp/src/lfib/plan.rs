@@ -163,6 +163,8 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Finished {
     pub result: Result<Changes, ChangeError>,
+    /// The keys whose routes it has deleted, if there is no error.
+    pub deleted: Vec<RouteKey>,
     /// The remains of the plan. Nothing needs them, but dropping those of a million routes takes milliseconds.
     pub remains: Remains,
 }
@@ -429,6 +431,7 @@ impl<T: Tables> Lfib<T> {
         let Some(mut plan) = self.plan.take() else {
             return Progress::Finished(Finished {
                 result: Ok(Changes::default()),
+                deleted: Vec::new(),
                 remains: Box::new(Plan::new(Change::Delete(Arc::default()))),
             });
         };
@@ -444,7 +447,11 @@ impl<T: Tables> Lfib<T> {
                 if result.is_err() {
                     self.reclaim_slots();
                 }
-                return Progress::Finished(Finished { result, remains: plan });
+                return Progress::Finished(Finished {
+                    result,
+                    deleted: std::mem::take(&mut plan.deleted),
+                    remains: plan,
+                });
             }
             if !budget.is_left() {
                 self.plan = Some(plan);

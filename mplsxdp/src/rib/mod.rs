@@ -144,6 +144,8 @@ pub struct Planned {
     pub install: Vec<(Owner, Route)>,
     pub delete: Vec<RouteKey>,
     pub changes: Changes,
+    /// Keys at which the source loses its route although the update does not name them.
+    pub unnamed: Vec<RouteKey>,
     /// The index of the given route or key from which each of `install`, and each of `delete`, comes; `None`: from a
     /// sweep.
     installed_for: Vec<Option<usize>>,
@@ -355,6 +357,7 @@ impl Rib {
             let is_swept = own.is_some_and(|own| owner.sweeps(own)) && !planning.given.contains_key(&key);
             if is_swept {
                 self.settle(&mut planning.planned, key, source, None, None, best);
+                planning.planned.unnamed.push(key);
             }
             if !spend(if is_swept { SETTLED } else { 1 }) {
                 return false;

@@ -322,6 +322,7 @@ impl<T: Tables> Switch<T> {
         let own = self.own_route(source, key);
         let problem = match (&wanted, &own) {
             (None, None) => return false,
+            (None, Some(_)) if self.feeds.is_stale(source, key) => return false,
             (None, Some(_)) => SyncProblem::Stale,
             (Some(_), None) => SyncProblem::Missing,
             (Some(wanted), Some(own)) if wanted == own => return false,

@@ -87,6 +87,10 @@ struct Feed {
     retried_last: Option<Key>,
     /// This many keys are changed one at a time, because a change of several failed without naming the one at fault.
     one_by_one: usize,
+    /// Keys of routes that the source had when an earlier process saved them. The source may have more to report, or
+    /// `sweeps_stale`: those that it has not reported are deleted.
+    stale: BTreeSet<RouteKey>,
+    sweeps_stale: bool,
     /// Routes that another client has made in the name of the source, for keys that the source cannot have.
     foreign: Vec<RouteKey>,
     state: SyncState,
@@ -127,6 +131,8 @@ impl Feeds {
                 retried: None,
                 retried_last: None,
                 one_by_one: 0,
+                stale: BTreeSet::new(),
+                sweeps_stale: false,
                 foreign: Vec::new(),
                 state: SyncState::default(),
                 peer: None,
@@ -144,7 +150,8 @@ impl Feeds {
     }
 
     pub fn has_work(&self) -> bool {
-        let is_free = |feed: &Feed| !feed.is_busy && (feed.mirror.has_work() || !feed.foreign.is_empty());
+        let has_work = |feed: &Feed| feed.mirror.has_work() || !feed.foreign.is_empty() || feed.has_to_sweep();
+        let is_free = |feed: &Feed| !feed.is_busy && has_work(feed);
         self.is_started && (self.interfaces_changed || self.inputs.has_work() || self.feeds.iter().any(is_free))
     }
 
@@ -152,6 +159,19 @@ impl Feeds {
     pub fn start(&mut self) {
         self.is_started = true;
         self.interfaces_changed = true;
+    }
+
+    /// These routes of a source were restored.
+    pub fn set_stale(&mut self, source: Source, keys: BTreeSet<RouteKey>) {
+        if let Some(feed) = self.get_mut(source) {
+            feed.sweeps_stale = feed.state == SyncState::Synced;
+            feed.stale = keys;
+        }
+    }
+
+    /// Whether the source may still report a route that was restored.
+    pub fn is_stale(&self, source: Source, key: RouteKey) -> bool {
+        self.get(source).is_some_and(|feed| feed.stale.contains(&key))
     }
 
     /// Interfaces may have appeared, disappeared, or changed their purpose.
@@ -192,7 +212,7 @@ impl Feeds {
 
     /// The tables contain everything that was reported.
     pub fn is_followed(&self) -> bool {
-        let is_idle = |feed: &Feed| !feed.is_busy && !feed.mirror.has_work();
+        let is_idle = |feed: &Feed| !feed.is_busy && !feed.mirror.has_work() && !feed.has_to_sweep();
         !self.interfaces_changed && !self.inputs.has_work() && self.feeds.iter().all(is_idle)
     }
 
@@ -296,6 +316,7 @@ impl Feeds {
         if let Some(feed) = self.get_mut(source) {
             feed.mirror.end();
             feed.state = SyncState::Synced;
+            feed.sweeps_stale = true;
         }
     }
 
@@ -428,6 +449,9 @@ impl<T: Tables> Switch<T> {
             let keys = feed.mirror.take_some(batch);
             feed.one_by_one = feed.one_by_one.saturating_sub(keys.len());
             let mut gone = std::mem::take(&mut feed.foreign);
+            if keys.is_empty() && gone.is_empty() {
+                gone = feed.take_stale(budget);
+            }
             if keys.is_empty() && gone.is_empty() {
                 continue;
             }
@@ -571,6 +595,26 @@ impl<T: Tables> Switch<T> {
 }
 
 impl Feed {
+    fn has_to_sweep(&self) -> bool {
+        self.sweeps_stale && !self.stale.is_empty()
+    }
+
+    /// Some of the keys that the source has not reported again.
+    fn take_stale(&mut self, budget: &mut Budget<'_>) -> Vec<RouteKey> {
+        let mut gone = Vec::new();
+        while self.has_to_sweep()
+            && gone.len() < BATCH
+            && budget.is_left()
+            && let Some(key) = self.stale.pop_first()
+        {
+            if key_of(key).is_none_or(|key| self.mirror.route(key).is_none()) {
+                gone.push(key);
+            }
+            budget.spend(1);
+        }
+        gone
+    }
+
     /// Retries some of the routes that did not fit.
     fn retry_refused(&mut self, now: Instant) {
         if self

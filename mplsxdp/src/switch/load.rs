@@ -1,6 +1,6 @@
 //! Applies a configuration: at the start, and when it was read again (SIGHUP). It is applied as a whole or not at all.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use super::ports::{Adding, Operation, Progress};
 use super::routes::{Origin, Reported, RouteChange};
+use super::saving::Restored;
 use super::{Effect, PortEvent, ProgramIds, Switch};
 use crate::config::{Config, PortConfig};
 use crate::control::api::Changes;
@@ -43,7 +44,9 @@ pub(super) struct Load {
     /// The others.
     new: Vec<PortConfig>,
     /// Ports whose interfaces do not exist yet.
-    absent: HashSet<String>,
+    absent: HashMap<String, String>,
+    /// Ports that an earlier process has saved: they wait if they cannot be ports now.
+    saved: Vec<String>,
     added: Vec<String>,
     changed: Vec<String>,
     removed: Vec<String>,
@@ -62,6 +65,8 @@ enum Stage {
     MakingRoom,
     Routes,
     ChangingRoutes,
+    /// At the start, routes are restored that an earlier process has saved.
+    Restoring(Restored),
     /// At the start, all that the kernel claims is known, and the domains of the ports' VRFs are filled, before a port
     /// looks there.
     FillingDomains,
@@ -85,7 +90,8 @@ impl<T: Tables> Switch<T> {
         let routes = mem::take(&mut self.config.routes);
         let mut config = self.config.clone();
         config.routes = routes;
-        let load = Load::new(config, true);
+        let mut load = Load::new(config, true);
+        (load.config.ports, load.saved) = self.saving.ports(&load.config.ports);
         self.enqueue(Operation::Load(Box::new(load)), now);
     }
 
@@ -139,9 +145,9 @@ impl<T: Tables> Switch<T> {
                 }
                 Stage::Taking(ports, None) => {
                     if let Some(port) = ports.front() {
-                        if load.absent.contains(&port.name) {
+                        if let Some(reason) = load.absent.get(&port.name).cloned() {
                             let port = port.clone();
-                            load = match self.take_later(load, &port, "there is no such interface".to_owned(), now) {
+                            load = match self.take_later(load, &port, reason, now) {
                                 Ok(load) => load,
                                 Err(failed) => return failed,
                             };
@@ -210,6 +216,7 @@ impl<T: Tables> Switch<T> {
                 }
                 Stage::MakingRoom
                 | Stage::ChangingRoutes
+                | Stage::Restoring(_)
                 | Stage::LookingUp
                 | Stage::Resolving(_)
                 | Stage::TakingOver
@@ -230,7 +237,10 @@ impl<T: Tables> Switch<T> {
                 match plan {
                     Ok(Plan::Attach(_) | Plan::Promote(_) | Plan::SubInterface(_)) => {}
                     Err(error) if error.is_absence() && load.config.wait => {
-                        load.absent.insert(port.name);
+                        load.absent.insert(port.name, "there is no such interface".to_owned());
+                    }
+                    Err(error) if load.saved.contains(&port.name) => {
+                        load.absent.insert(port.name, error::report(&error));
                     }
                     Err(error) if error.is_absence() && load.is_start => {
                         let error = PortError::NotThere(Box::new(error));
@@ -310,7 +320,11 @@ impl<T: Tables> Switch<T> {
                 Ok(load)
             }
             // A queue may be free in a moment; nothing else would wait for it.
-            Err(error) if self.is_down(&port.name) || (!load.is_start && error.is_busy()) => {
+            Err(error)
+                if self.is_down(&port.name)
+                    || (!load.is_start && error.is_busy())
+                    || load.saved.contains(&port.name) =>
+            {
                 self.take_later(load, &port, error::report(&error), now)
             }
             Err(error) => Err(self.load_failed(*load, error.into(), now)),
@@ -348,11 +362,21 @@ impl<T: Tables> Switch<T> {
         now: Instant,
     ) -> Option<Box<Load>> {
         match result {
+            Ok(_) if matches!(load.stage, Stage::Restoring(_)) => {}
+            Err(error) if let Stage::Restoring(routes) = &load.stage => self.not_restored(routes, &error),
             Ok(changes) => load.changes = changes,
             Err(error) => {
                 let error = load.route_error(error);
                 return self.load_failed(*load, error, now);
             }
+        }
+        if load.is_start
+            && matches!(load.stage, Stage::ChangingRoutes | Stage::Restoring(_))
+            && let Some(routes) = self.saving.next_routes()
+        {
+            self.work.route_change = Some(Self::restoring(&routes));
+            load.stage = Stage::Restoring(routes);
+            return Some(load);
         }
         load.reported = reported;
         load.stage = match (&load.stage, load.is_start) {
@@ -451,6 +475,9 @@ impl<T: Tables> Switch<T> {
             let gone = self.config.ports.iter().map(|port| port.name.clone());
             let gone: Vec<String> = gone.filter(|name| !stays(name)).collect();
             removed.extend(gone.into_iter().filter(|name| self.drop_port(name, now)));
+            for name in added.iter().chain(&changed).chain(&removed) {
+                self.forget_port(name);
+            }
         }
         if let Some(waiting) = reported.waiting {
             waiting.log();
@@ -466,6 +493,7 @@ impl<T: Tables> Switch<T> {
             if !self.feeds.is_empty() {
                 self.audits.schedule(now);
             }
+            self.saving.started();
             self.effects.push_back(Effect::Ready);
             return;
         }
@@ -492,7 +520,7 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The current role of a port, or its role when its interface appears.
-    fn wish_of(&self, name: &str) -> Option<Wish> {
+    pub(super) fn wish_of(&self, name: &str) -> Option<Wish> {
         let port = self.ports.number(name).and_then(|number| self.ports.get(number));
         let port = port
             .map(|port| port.wish())
@@ -580,7 +608,8 @@ impl Load {
             is_start,
             old: Vec::new(),
             new: Vec::new(),
-            absent: HashSet::new(),
+            absent: HashMap::new(),
+            saved: Vec::new(),
             added: Vec::new(),
             changed: Vec::new(),
             removed: Vec::new(),

@@ -22,6 +22,7 @@ mod ports;
 mod reachability;
 mod report;
 mod routes;
+mod saving;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +57,7 @@ use crate::ports::{PortError, Ports, sub_interface};
 use crate::rib::Rib;
 use crate::route::filter::RouteFilter;
 use crate::route::{NextHop, NextHopId, Owner};
+use crate::state;
 use audit::Audits;
 pub use audit::Reading;
 pub use feeds::FeedEvent;
@@ -65,6 +67,8 @@ pub use load::ConfigurationError;
 use ports::Work;
 use report::RouteList;
 use routes::{Origin, RouteChange, RouteChanges};
+use saving::Saving;
+pub use saving::Wanted;
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
@@ -135,6 +139,8 @@ pub enum Input {
         /// The interfaces that are not ports any more, and from which the dead process's program was taken.
         were_ports: Vec<u32>,
     },
+    /// A part of a snapshot is wanted.
+    SnapshotWanted(state::Request),
     /// [`Switch::next_deadline`] or a grace period is over.
     Tick,
     /// Detach everything, and release the kernel's neighbours.
@@ -279,6 +285,13 @@ pub enum Effect {
     ReadRoutes,
     /// Make the kernel report its interfaces, addresses, neighbours and routes again.
     Resync,
+    /// Save this change. Replies that follow wait until that is done.
+    Save(state::Batch),
+    /// The answer to [`Input::SnapshotWanted`].
+    Snapshot {
+        request: state::Request,
+        piece: state::Piece,
+    },
     /// Drop this, which may take a while.
     Drop(Remains),
     /// Frames that wait for their next hops may be able to leave now.
@@ -323,6 +336,7 @@ pub struct Switch<T> {
     /// When to repeat failed writes to the FTN table.
     ftn_retry: Option<Instant>,
     changes: RouteChanges,
+    saving: Saving,
     feeds: Feeds,
     audits: Audits,
     work: Work,
@@ -359,6 +373,7 @@ impl<T: Tables> Switch<T> {
             local_depth: 0,
             ftn_retry: None,
             changes: RouteChanges::default(),
+            saving: Saving::default(),
             work: Work::default(),
             failed_links: BTreeSet::new(),
             republishing: None,
@@ -432,6 +447,7 @@ impl<T: Tables> Switch<T> {
             }
             Input::Features { ifindex, facts } => self.ports.follow_features(ifindex, &facts),
             Input::TakenOver { programs, were_ports } => self.taken_over(&programs, &were_ports, now),
+            Input::SnapshotWanted(request) => self.want_piece(request),
             Input::Tick => self.tick(now),
             Input::ShutDown => self.shut_down(now),
         }

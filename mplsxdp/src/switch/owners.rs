@@ -107,6 +107,9 @@ impl Settling {
     /// The finished plan.
     pub fn settled(mut self) -> Settled {
         let mut planned = Box::new(std::mem::take(&mut self.planning.planned));
+        if !self.flushed.keys.is_empty() {
+            planned.unnamed = std::mem::take(&mut self.flushed.keys);
+        }
         let change = Change::Settle {
             routes: Arc::new(std::mem::take(&mut planned.install)),
             deleted: Arc::new(std::mem::take(&mut planned.delete)),

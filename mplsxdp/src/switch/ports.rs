@@ -232,6 +232,9 @@ impl<T: Tables> Switch<T> {
         else {
             return;
         };
+        if result.is_ok() {
+            self.save_port(&name);
+        }
         let result = match result {
             Ok(()) => Ok(Reply::Done),
             Err(error) => Err(Refusal::LinkRefused {

@@ -124,6 +124,8 @@ impl<T: Tables> Switch<T> {
             preferences: Some(self.rib.preferences().iter().collect()),
             ip_ttl_propagate: self.feeds.reported_ttl().map(|ttl| ttl.propagates),
             default_ttl: self.feeds.reported_ttl().map(|ttl| ttl.imposed.get()),
+            // The daemon knows.
+            state: None,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::neighbour::Lookup;
 use crate::rib::Planned;
 use crate::route::filter::RouteFilter;
 use crate::route::{Description, NextHop, Owner, Route, RouteKey, Source};
+use crate::state::Names;
 
 /// How much one input may do to the tables; the rest is done in steps, for which the caller sets the time.
 const AT_ONCE: usize = 256;
@@ -43,6 +44,8 @@ pub(super) struct RouteChange {
     filter: RouteFilter,
     /// It does not wait for further grace periods: if there is no room, it is refused.
     is_last: bool,
+    /// Interfaces that were renamed while it was being made, if it is to be saved.
+    renamed: Vec<Names>,
 }
 
 /// Who requested a change.
@@ -151,6 +154,12 @@ impl RouteChanges {
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
+
+    /// A change is in the tables in part.
+    pub fn is_half_made(&self) -> bool {
+        let first = self.queue.front();
+        first.is_some_and(|change| matches!(change.stage, Stage::Make(..) | Stage::Commit(..)))
+    }
 }
 
 impl RouteChange {
@@ -166,6 +175,15 @@ impl RouteChange {
             filter: RouteFilter::default(),
             described: Vec::new(),
             is_last: false,
+            renamed: Vec::new(),
+        }
+    }
+
+    /// A change of the routes of this source.
+    pub fn of(origin: Origin, source: Source, change: Change) -> Self {
+        Self {
+            source,
+            ..Self::new(origin, change)
         }
     }
 
@@ -192,10 +210,7 @@ impl RouteChange {
     /// Routes that a followed source has, and routes that it no longer has.
     pub fn follow(source: Source, routes: Vec<(Owner, Route)>, gone: Vec<RouteKey>) -> Self {
         let (routes, deleted) = (Arc::new(routes), Arc::new(gone));
-        Self {
-            source,
-            ..Self::new(Origin::Feed(source), Change::Settle { routes, deleted })
-        }
+        Self::of(Origin::Feed(source), source, Change::Settle { routes, deleted })
     }
 
     /// Follows the next hops of the routes that the switch started with.
@@ -209,6 +224,22 @@ impl RouteChange {
             Change::Install { routes, .. } => Arc::clone(routes),
             Change::Settle { .. } | Change::Delete(_) | Change::Flush(_) => Arc::default(),
         }
+    }
+
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    pub fn change(&self) -> &Change {
+        &self.change
+    }
+
+    pub fn take_renamed(&mut self) -> Vec<Names> {
+        mem::take(&mut self.renamed)
     }
 
     fn waits(&self) -> bool {
@@ -225,12 +256,13 @@ impl<T: Tables> Switch<T> {
 
     /// Works on changes of routes until there is nothing to do or the budget is spent.
     pub(super) fn work_on_routes(&mut self, budget: &mut Budget<'_>, now: Instant) {
-        while budget.is_left()
-            && self.lfib.publish_step(budget)
-            && let Some(mut change) = self.changes.queue.pop_front()
-        {
+        while budget.is_left() && self.lfib.publish_step(budget) && !self.changes.is_idle() {
+            self.give_piece();
+            let Some(mut change) = self.changes.queue.pop_front() else {
+                break;
+            };
             let stage = mem::replace(&mut change.stage, Stage::Begin(Ahead::default()));
-            match self.next_stage(&change, stage, budget, now) {
+            match self.next_stage(&mut change, stage, budget, now) {
                 Next::Stage(Stage::LookUp(ahead, look_ups)) if look_ups.awaited.is_some() => {
                     change.stage = Stage::LookUp(ahead, look_ups);
                     self.changes.looking_up.push(change);
@@ -258,10 +290,11 @@ impl<T: Tables> Switch<T> {
                 }
             }
         }
+        self.give_piece();
     }
 
     /// Works on one stage.
-    fn next_stage(&mut self, change: &RouteChange, stage: Stage, budget: &mut Budget<'_>, now: Instant) -> Next {
+    fn next_stage(&mut self, change: &mut RouteChange, stage: Stage, budget: &mut Budget<'_>, now: Instant) -> Next {
         Next::Stage(match stage {
             Stage::Search(mut search) => match self.lfib.search(&mut search, &change.change, budget) {
                 Ok(false) => Stage::Search(search),
@@ -341,7 +374,13 @@ impl<T: Tables> Switch<T> {
                     // First; otherwise newer frames would leave before those that wait.
                     self.effects.push_back(Effect::RetryHeld);
                     match planned {
-                        None => Stage::LetGo(ahead, finished.result.map(count).map_err(NotChanged::Change)),
+                        None => {
+                            let result = finished.result.map(count).map_err(NotChanged::Change);
+                            if let Ok(changes) = &result {
+                                self.save_change(change, *changes, finished.deleted);
+                            }
+                            Stage::LetGo(ahead, result)
+                        }
                         Some(planned) => match about_given(&planned, finished.result) {
                             Ok(changes) => Stage::Commit(ahead, planned, count(changes)),
                             Err(error) => {
@@ -359,6 +398,7 @@ impl<T: Tables> Switch<T> {
                 {
                     false => Stage::Commit(ahead, planned, changes),
                     true => {
+                        self.save_change(change, changes, mem::take(&mut planned.unnamed));
                         self.effects.push_back(Effect::Drop(planned));
                         Stage::LetGo(ahead, Ok(changes))
                     }
@@ -407,9 +447,14 @@ impl<T: Tables> Switch<T> {
             match &mut change.stage {
                 Stage::Settle(_, settling) => settling.rename_devices(names),
                 Stage::Make(_, Some(planned)) | Stage::Commit(_, planned, _) => planned.rename_devices(names),
-                _ => {}
+                Stage::Make(_, None) => {}
+                _ => continue,
+            }
+            if self.saving.is_on() {
+                change.renamed.push(names.clone());
             }
         }
+        self.save_names(names);
     }
 
     /// Continues to look for the next hops of a search that are not followed yet. Unless they may wait, each that names
@@ -533,7 +578,8 @@ impl<T: Tables> Switch<T> {
         reported: Reported,
         now: Instant,
     ) {
-        if result.is_ok() && !matches!(change.origin, Origin::Feed(_)) {
+        // At the start, the sources have nothing installed yet, except what was restored for them.
+        if result.is_ok() && !matches!(change.origin, Origin::Feed(_) | Origin::Start) {
             self.look_at_changed(change.source, &change.change);
         }
         let (token, peer, waits) = match change.origin {

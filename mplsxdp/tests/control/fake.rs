@@ -13,7 +13,7 @@ use mplsxdp::control::access::Groups;
 use mplsxdp::control::api::{
     BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute,
     KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome, PathState,
-    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, Stats, Status, Table, UnknownLabel,
+    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, SavedState, Stats, Status, Table, UnknownLabel,
     UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
 };
 use mplsxdp::control::server::{self, Limits};
@@ -355,6 +355,13 @@ impl Kept {
             ])),
             ip_ttl_propagate: Some(false),
             default_ttl: Some(64),
+            state: Some(SavedState {
+                directory: "/var/lib/mplsxdp/default".into(),
+                snapshot_bytes: 2048,
+                journal_bytes: 1,
+                failure: Some("cannot write the journal: no space".into()),
+                failing_since: Some("2026-11-29T12:31:00Z".into()),
+            }),
         }
     }
 }

@@ -31,6 +31,7 @@ mod routes;
 mod routing;
 mod sandbox;
 mod service;
+mod state;
 mod switching;
 mod too_big;
 mod traceroute;
@@ -64,6 +65,7 @@ fn main() -> Result<()> {
         persist::tests(),
         sandbox::tests(),
         service::tests(),
+        state::tests(),
         ports::tests(),
         log::tests(),
         preflight::tests(),

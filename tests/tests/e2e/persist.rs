@@ -1,10 +1,11 @@
 //! `--persist`: whatever ends the controller, the ports go on forwarding, and the next load takes over without losing a
 //! frame.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +25,8 @@ use crate::test;
 /// Names how often the controller is killed.
 const KILLS_VARIABLE: &str = "MPLSXDP_KILLS";
 const KILLS: u32 = 30;
+/// The first label of routes that are changed meanwhile.
+const OTHER: u32 = 1000;
 const INTERVAL: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -231,9 +234,9 @@ fn kills() -> Result<()> {
     let second = bench.load()?;
     let start = began.elapsed();
     second.stop(Signal::SIGKILL)?;
-    let (stop, ready) = (AtomicBool::new(false), AtomicU32::new(0));
+    let stop = AtomicBool::new(false);
     let killed = thread::scope(|scope| {
-        let churn = scope.spawn(|| churn(&bench, &stop, &ready));
+        let churn = scope.spawn(|| churn(&bench, &stop));
         let killed = (0..kills).try_for_each(|number| {
             let mut command = bench.command()?;
             let mut process = spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))?;
@@ -248,32 +251,44 @@ fn kills() -> Result<()> {
         stop.store(true, Ordering::Relaxed);
         killed.and(churn.join().map_err(|_| anyhow!("the churn has panicked")))
     });
-    killed.with_context(|| format!("seed {seed}"))?;
+    let (changes, answered) = killed.with_context(|| format!("seed {seed}"))?;
     let router = bench.load()?;
     let counts = traffic.stop()?;
-    let changes = ready.load(Ordering::Relaxed);
     println!("{kills} kills, {changes} changes of other routes in between: {counts}");
     counts
         .ensure_whole()
         .with_context(|| format!("{kills} kills, seed {seed}"))?;
-    ensure!(router.run("route show")? == wanted, "{}", router.run("route show")?);
+    let shown = router.run("route show")?;
+    let label = |line: &str| line.split(' ').next().and_then(|word| word.parse::<u32>().ok());
+    let is_other = |line: &str| label(line).is_some_and(|label| label >= OTHER);
+    let others: BTreeSet<u32> = shown.lines().filter(|line| is_other(line)).filter_map(label).collect();
+    let missing: Vec<_> = answered.difference(&others).collect();
+    ensure!(missing.is_empty(), "routes that were answered are lost: {missing:?}");
+    let rest: String = shown
+        .lines()
+        .filter(|line| !is_other(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    ensure!(rest == wanted, "{rest}, not {wanted}");
     ensure!(bench.pins().len() == 2, "{:?}", bench.pins());
     router.run("unload")?;
     drop(router);
     bench.ensure_nothing_left()
 }
 
-/// Changes other routes whenever there is somebody to take them.
-fn churn(bench: &Bench, stop: &AtomicBool, count: &AtomicU32) {
-    let mut label = 1000;
+/// Changes other routes whenever there is somebody to take them. Returns how many changes were answered, and their labels.
+fn churn(bench: &Bench, stop: &AtomicBool) -> (u32, BTreeSet<u32>) {
+    let (mut label, mut count, mut answered) = (OTHER, 0, BTreeSet::new());
     while !stop.load(Ordering::Relaxed) {
         let change = format!("route replace {label} as {} via inet 10.0.2.2", label + 1);
         if bench.socket().exists() && bench.run(&change).is_ok() {
-            count.fetch_add(1, Ordering::Relaxed);
-            label = 1000 + (label + 1) % 1000;
+            count += 1;
+            answered.insert(label);
+            label = OTHER + (label + 1) % 1000;
         }
         thread::sleep(Duration::from_millis(1));
     }
+    (count, answered)
 }
 
 impl Bench {

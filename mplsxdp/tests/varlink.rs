@@ -566,6 +566,7 @@ fn methods() {
     method!("ListNeighbors", with_counters, neighbors);
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
     method!("GetUnknownLabels", Nothing {}, unknown);
+    method!("Confirm", Nothing {}, Nothing {});
     method!("Unload", Nothing {}, Nothing {});
     seen.sort_unstable();
     assert_eq!(seen, idl.methods.keys().copied().collect::<Vec<_>>());

@@ -172,6 +172,8 @@ pub enum Command {
     },
     /// The instance, its configuration and how full its tables are.
     Status,
+    /// Keep what `load --confirm` loaded.
+    Confirm,
     /// Stop an instance, and wait until everything that it made is removed.
     Unload {
         /// Remove what an instance has left that does not run: programs that --persist keeps on ports, the local port,
@@ -225,11 +227,14 @@ pub struct LoadOwn {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Check everything that can be checked without changing anything, report all errors, and load nothing.
-    #[arg(long)]
+    #[arg(long, visible_alias = "dry-run")]
     pub check: bool,
     /// With --persist: forget the routes and ports that an earlier process has saved.
     #[arg(long)]
     pub discard_state: bool,
+    /// Unload after this time, unless `mplsxdp confirm` comes before: for a machine that is reached over its ports.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub confirm: Option<u32>,
 }
 
 impl Args for LoadArgs {

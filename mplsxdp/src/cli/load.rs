@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
@@ -22,6 +23,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     }
     let mut config = config(&args, &global).map_err(|error| refused(&lines(&error)))?;
     config.discard_state = args.own.discard_state;
+    config.confirm = args.own.confirm.map(|seconds| Duration::from_secs(seconds.into()));
     let reread = args
         .own
         .config

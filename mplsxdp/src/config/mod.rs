@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
@@ -48,6 +49,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Start without what an earlier process has saved.
     pub discard_state: bool,
+    /// How long a client may take to confirm the load before it is undone.
+    pub confirm: Option<Duration>,
 }
 
 impl Deref for Config {
@@ -280,6 +283,7 @@ impl Given {
         Ok(Config {
             options: self.options,
             file: self.file,
+            confirm: None,
             ports,
             icmp_source_v4,
             icmp_source_v6,

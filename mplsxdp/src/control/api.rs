@@ -83,6 +83,7 @@ methods! {
     GetSync Read,
     // With `repair` it changes something, which is checked when the request is made.
     CheckSync Read,
+    Confirm Change,
     Unload Change,
 }
 
@@ -1115,6 +1116,7 @@ pub enum Request {
     CheckSync {
         repair: bool,
     },
+    Confirm,
     Unload,
 }
 

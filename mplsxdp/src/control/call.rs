@@ -319,6 +319,7 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
                 repair: repair.unwrap_or(false),
             }))
         }
+        Method::Confirm => nothing(raw, Command::Ask(Request::Confirm)),
         Method::Unload => nothing(raw, Command::Ask(Request::Unload)),
     }
 }

@@ -347,6 +347,12 @@ impl Client {
         self.list("GetUnknownLabels", &Nothing {}, |api::UnknownLabels { labels }| labels)
     }
 
+    /// Keeps an instance that was loaded with `--confirm`.
+    pub fn confirm(&mut self) -> Result<(), ClientError> {
+        let Nothing {} = self.call("Confirm", &Nothing {})?;
+        Ok(())
+    }
+
     /// Ends the instance, and waits until everything of it is gone.
     pub fn unload(mut self) -> Result<(), ClientError> {
         let Nothing {} = self.call("Unload", &Nothing {})?;

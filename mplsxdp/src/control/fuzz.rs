@@ -150,6 +150,7 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
         Request::GetSync => ("GetSync", json!({})),
         Request::CheckSync { repair } => ("CheckSync", json!({ "repair": repair })),
+        Request::Confirm => ("Confirm", json!({})),
         Request::Unload => ("Unload", json!({})),
     }
 }

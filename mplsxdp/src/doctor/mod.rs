@@ -453,8 +453,7 @@ fn default_route(interface: &Interface, machine: &Machine) -> Finding {
         true => Finding::new(
             CHECK,
             Level::Warning,
-            "the default route leaves here: if this machine is managed over this interface, keep another way to it while \
-             you try mplsxdp",
+            "the default route leaves here: if you reach this machine over this interface, use `mplsxdp load --confirm 60`",
         ),
         false => Finding::new(CHECK, Level::Ok, "no default route leaves here"),
     }

@@ -30,6 +30,8 @@ pub enum ConfigurationError {
     Port(#[from] PortError),
     #[error("{route}: {source}")]
     Route { route: String, source: ChangeError },
+    #[error("nobody confirmed the load within {} s with `mplsxdp confirm`: it is undone", .within.as_secs())]
+    Unconfirmed { within: Duration },
 }
 
 /// A configuration that is being applied.
@@ -495,6 +497,7 @@ impl<T: Tables> Switch<T> {
             }
             self.saving.started();
             self.effects.push_back(Effect::Ready);
+            self.await_confirmation(now);
             return;
         }
         self.ports.set_readopts(!config.no_readopt);
@@ -517,6 +520,28 @@ impl<T: Tables> Switch<T> {
             ports_removed = removed.join(" "),
             "the configuration was read again"
         );
+    }
+
+    fn await_confirmation(&mut self, now: Instant) {
+        if let Some(within) = self.config.confirm {
+            self.unconfirmed = Some(now + within);
+            let instance = &self.config.instance;
+            info!(
+                "this load is undone in {} s, unless it is confirmed: `mplsxdp --instance {instance} confirm`",
+                within.as_secs()
+            );
+        }
+    }
+
+    /// Unloads if it is time.
+    pub(super) fn undo_if_unconfirmed(&mut self, now: Instant) {
+        if let Some(within) = self.config.confirm
+            && self.unconfirmed.is_some_and(|deadline| deadline <= now)
+        {
+            self.unconfirmed = None;
+            let error = ConfigurationError::Unconfirmed { within };
+            self.effects.extend([Effect::Failed(error), Effect::Stop]);
+        }
     }
 
     /// The current role of a port, or its role when its interface appears.

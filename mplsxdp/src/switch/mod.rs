@@ -335,6 +335,8 @@ pub struct Switch<T> {
     local_depth: usize,
     /// When to repeat failed writes to the FTN table.
     ftn_retry: Option<Instant>,
+    /// When the load is undone, unless a client confirms it.
+    unconfirmed: Option<Instant>,
     changes: RouteChanges,
     saving: Saving,
     feeds: Feeds,
@@ -371,6 +373,7 @@ impl<T: Tables> Switch<T> {
             stale_claims: BTreeSet::new(),
             local: None,
             local_depth: 0,
+            unconfirmed: None,
             ftn_retry: None,
             changes: RouteChanges::default(),
             saving: Saving::default(),
@@ -536,6 +539,7 @@ impl<T: Tables> Switch<T> {
             .chain(waiting)
             .chain(audit)
             .chain(takeover)
+            .chain(self.unconfirmed)
             .min()
     }
 
@@ -544,6 +548,7 @@ impl<T: Tables> Switch<T> {
         self.resolver.poll(now, &mut actions);
         self.perform(actions);
         self.audit_if_due(now);
+        self.undo_if_unconfirmed(now);
         if self.work.is_idle()
             && let Some(name) = self.ports.waiting().due(now)
         {
@@ -637,6 +642,10 @@ impl<T: Tables> Switch<T> {
             Request::GetSync => Ok(Reply::Sync(self.feeds.report(now))),
             Request::CheckSync { repair } => return self.check_sync(token, peer, *repair, now),
             Request::GetUnknownLabels => return self.effects.push_back(Effect::ReplyUnknownLabels { token }),
+            Request::Confirm => {
+                self.unconfirmed = None;
+                Ok(Reply::Done)
+            }
             Request::Unload => Ok(Reply::Done),
         };
         let is_last = matches!(request, Request::Unload);

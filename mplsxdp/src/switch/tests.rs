@@ -1466,3 +1466,34 @@ fn at_the_end_ports_are_detached_and_neighbours_released() {
     assert!(rig.saw(|effect| matches!(effect, Effect::KeepPorts)));
     assert!(rig.saw(|effect| matches!(effect, Effect::Release { ifindex: 1, .. })));
 }
+
+#[test]
+fn a_load_that_nobody_confirms_is_undone() {
+    let within = Duration::from_secs(60);
+    let unconfirmed = || {
+        let mut config = config(&["eth1"], &[]);
+        config.confirm = Some(within);
+        config
+    };
+    let is_undone = |rig: &Rig| {
+        rig.saw(|effect| matches!(effect, Effect::Failed(ConfigurationError::Unconfirmed { .. })))
+            && rig.saw(|effect| matches!(effect, Effect::Stop))
+    };
+    let pass = |rig: &mut Rig, time| {
+        rig.now += time;
+        rig.handle(Input::Tick);
+    };
+    let mut rig = Rig::up_with(unconfirmed());
+    pass(&mut rig, within - Duration::from_millis(1));
+    assert!(!is_undone(&rig));
+    assert!(rig.switch.next_deadline() <= Some(rig.now + Duration::from_millis(1)));
+    pass(&mut rig, Duration::from_millis(1));
+    assert!(is_undone(&rig));
+
+    let mut rig = Rig::up_with(unconfirmed());
+    assert_eq!(rig.request(Request::Confirm), Ok(Reply::Done));
+    pass(&mut rig, 2 * within);
+    assert!(!is_undone(&rig));
+    // Nothing is left to confirm, which is no error.
+    assert_eq!(rig.request(Request::Confirm), Ok(Reply::Done));
+}

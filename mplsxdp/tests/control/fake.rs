@@ -243,9 +243,11 @@ impl Kept {
                     ifname: name,
                 })
             }
-            Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } | Request::Unload => {
-                Ok(Reply::Done)
-            }
+            Request::AddLink { .. }
+            | Request::DeleteLink { .. }
+            | Request::SetLink { .. }
+            | Request::Confirm
+            | Request::Unload => Ok(Reply::Done),
             Request::ListNeighbors { after, limit, counters } => {
                 let paths = self.routes.values().flat_map(Route::paths);
                 let hops = (0..).map(NextHopId).zip(paths.filter(|path| path.next_hop.is_some()));

@@ -32,6 +32,7 @@ pub fn tests() -> Vec<Trial> {
             attached,
         ),
         test("lifecycle::signals_end_it_cleanly_or_not_at_all", signals),
+        test("lifecycle::a_load_that_nobody_confirms_is_undone", unconfirmed),
         test("lifecycle::a_killed_one_is_replaced_by_the_next_load", kill),
         test("lifecycle::a_second_instance_of_the_name_is_refused", second),
         test("lifecycle::a_port_of_another_instance_is_refused", port_in_use),
@@ -54,6 +55,28 @@ pub fn tests() -> Vec<Trial> {
             few_descriptors,
         ),
     ]
+}
+
+fn unconfirmed() -> Result<()> {
+    let lab = Lab::new()?;
+    let netns = lab.netns("router")?;
+    let peer = lab.netns("peer")?;
+    link(End::new(&netns, "eth1"), End::new(&peer, "eth0"))?;
+    let mut router = Router::load(&netns, "--iface eth1 --confirm 1")?;
+    let status = router.ended()?;
+    ensure!(status.code() == Some(1), "{status:?}");
+    ensure!(
+        router.said().contains("nobody confirmed the load within 1 s"),
+        "{}",
+        router.said()
+    );
+    ensure_nothing_left(&netns, netns.name())?;
+    // One that is confirmed stays until it is unloaded.
+    let router = Router::load(&netns, "--iface eth1 --confirm 3")?;
+    router.run("confirm")?;
+    thread::sleep(Duration::from_secs(4));
+    router.run("status")?;
+    router.unload()
 }
 
 /// The file descriptors of an idle `mplsxdp`.

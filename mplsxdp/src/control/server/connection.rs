@@ -432,6 +432,7 @@ fn change(request: &Request) -> Option<String> {
         Request::DeleteLink { name } => Some(format!("delete link {name}")),
         Request::SetLink { name, mpls } => Some(format!("set link {name} mpls {}", if *mpls { "on" } else { "off" })),
         Request::CheckSync { repair: true } => Some("repair what differs from the kernel's routes".into()),
+        Request::Confirm => Some("confirm the load".into()),
         Request::Unload => Some("unload".into()),
         Request::GetStatus
         | Request::GetConfig

@@ -974,7 +974,9 @@ impl SyncState {
     }
 }
 
+/// Parameters of `CheckSync`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CheckSync {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<bool>,

@@ -28,7 +28,6 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use mplsxdp_common::abi::{Police, Settings};
-use rustix::thread::CapabilitySet;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -98,11 +97,10 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     let (listener, _socket) = socket::bind(&instance, &groups)?;
     threads::go_first();
     // Before other threads start, which then have no more of them either. The one of the log has none.
-    let rereading = match reread {
-        Some(_) => privileges::REREADING,
-        None => CapabilitySet::empty(),
-    };
-    privileges::keep_capabilities(privileges::RUNNING | rereading).context("cannot give up capabilities")?;
+    let mut kept = privileges::RUNNING;
+    kept.set(privileges::REREADING, reread.is_some());
+    kept.set(privileges::STARTING_AGAIN, config.persist);
+    privileges::keep_capabilities(kept).context("cannot give up capabilities")?;
     let interests = Interests {
         routing: config.sync.contains(&SyncSource::Kernel),
         ..Interests::default()

@@ -48,7 +48,6 @@ const ORDINARY: &[Call] = &[
     libc::SYS_geteuid,
     libc::SYS_getgid,
     libc::SYS_getpid,
-    libc::SYS_getppid,
     libc::SYS_getpriority,
     libc::SYS_getrandom,
     libc::SYS_getrusage,
@@ -193,8 +192,12 @@ pub enum NotRestricted {
     Kernel(#[from] io::Error),
 }
 
-/// Restricts all threads of this process.
+/// Restricts all threads of this process. A filter that outlived exec(2) stays as it is: one more for each upgrade would
+/// reach the kernel's limit.
 pub fn restrict_calls(start: Start) -> Result<(), NotRestricted> {
+    if is_restricted() {
+        return Ok(());
+    }
     install(start, libc::SECCOMP_FILTER_FLAG_TSYNC)
 }
 
@@ -227,12 +230,21 @@ fn install(start: Start, flags: libc::c_ulong) -> Result<(), NotRestricted> {
     Ok(())
 }
 
+/// With this argument, which the kernel ignores, getppid(2) fails under a filter of this module, and so tells that there
+/// is one.
+const MARK: u64 = u64::from_be_bytes(*b"mplsxdp\0");
+
+fn is_restricted() -> bool {
+    // SAFETY: it has no arguments.
+    unsafe { libc::syscall(libc::SYS_getppid, MARK) == -1 }
+}
+
 /// The calls of an instance; others get EPERM.
 fn allowed(start: Start) -> Result<BpfProgram, seccompiler::BackendError> {
     let always = |call: &Call| (*call, Vec::new());
     let mut rules: Vec<(Call, Vec<SeccompRule>)> = [ORDINARY, OLD, NETWORK].concat().iter().map(always).collect();
-    // The other filter refuses it: of two results, the stricter one counts.
-    rules.push(always(&libc::SYS_clone3));
+    // The other filter refuses them: of two results, the stricter one counts.
+    rules.extend([libc::SYS_clone3, libc::SYS_getppid].iter().map(always));
     let rule = |argument, length, operator, value| {
         SeccompRule::new(vec![SeccompCondition::new(argument, length, operator, value)?])
     };
@@ -273,8 +285,9 @@ fn allowed(start: Start) -> Result<BpfProgram, seccompiler::BackendError> {
 
 /// A filter cannot read the flags of clone3(2). If it seems not to exist, the C library calls clone(2).
 fn without_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
-    let clone3 = vec![(libc::SYS_clone3, Vec::new())];
-    compile(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
+    let mark = SeccompRule::new(vec![SeccompCondition::new(0, Qword, Eq, MARK)?])?;
+    let rules = vec![(libc::SYS_clone3, Vec::new()), (libc::SYS_getppid, vec![mark])];
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
 }
 
 fn compile(
@@ -359,7 +372,9 @@ mod tests {
     fn a_restricted_thread_can_start_threads() {
         let restricted = || {
             rustix::thread::set_no_new_privs(true).unwrap();
+            assert!(!is_restricted());
             install(Start::Never, 0).unwrap();
+            assert!(is_restricted() && std::os::unix::process::parent_id() > 0);
             thread::spawn(|| 7).join().unwrap()
         };
         assert_eq!(thread::spawn(restricted).join().unwrap(), 7);

@@ -17,13 +17,14 @@ pub use calls::{NotRestricted, Start, restrict_calls};
 /// * SYS_ADMIN: BPF maps and programs, and the network namespaces of veth peers.
 /// * IPC_LOCK: the memory of AF_XDP sockets, whatever the limit of locked memory.
 /// * SYS_PTRACE: finding the network namespaces of veth peers by the processes in them.
-/// * CHOWN: an upgrade starts the new program in this process, and its socket belongs to a group.
 pub const RUNNING: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::IPC_LOCK)
-    .union(CapabilitySet::SYS_PTRACE)
-    .union(CapabilitySet::CHOWN);
+    .union(CapabilitySet::SYS_PTRACE);
+/// For a new program that goes on in this process: its socket belongs to a group, and its event loop goes before other
+/// threads.
+pub const STARTING_AGAIN: CapabilitySet = CapabilitySet::CHOWN.union(CapabilitySet::SYS_NICE);
 /// For reading the config file again, which may belong to another user.
 pub const REREADING: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 

@@ -3,4 +3,5 @@
 
 mod command;
 mod fake;
+mod malformed;
 mod socket;

@@ -14,6 +14,7 @@ mod exceptions;
 mod first_lab;
 mod fpm;
 mod handover;
+mod hostile;
 mod jumbo;
 mod kernel_mpls;
 mod kernel_routes;
@@ -64,6 +65,7 @@ fn main() -> Result<()> {
         config::tests(),
         persist::tests(),
         sandbox::tests(),
+        hostile::tests(),
         service::tests(),
         state::tests(),
         ports::tests(),

@@ -567,6 +567,7 @@ fn methods() {
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
     method!("GetUnknownLabels", Nothing {}, unknown);
     method!("Confirm", Nothing {}, Nothing {});
+    method!("Upgrade", Nothing {}, Nothing {});
     method!("Unload", Nothing {}, Nothing {});
     seen.sort_unstable();
     assert_eq!(seen, idl.methods.keys().copied().collect::<Vec<_>>());
@@ -605,7 +606,7 @@ fn errors() {
     let idl = definition();
     let key = RouteKey::Label(Label::from_low_bits(100));
     let text = String::new;
-    let errors: [Error; 17] = [
+    let errors: [Error; 18] = [
         Refusal::RouteExists { key, route: text() }.into(),
         Refusal::NoSuchRoute { key }.into(),
         Refusal::NoSuchVrf {
@@ -626,6 +627,7 @@ fn errors() {
             hint: text(),
         }
         .into(),
+        Refusal::UpgradeRefused { reason: text() }.into(),
         Refusal::LinkRefused {
             ifname: text(),
             reason: text(),

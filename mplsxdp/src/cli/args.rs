@@ -174,6 +174,9 @@ pub enum Command {
     Status,
     /// Keep what `load --confirm` loaded.
     Confirm,
+    /// Start the program of an instance again, in the same process, from its file, which may be another version now. It must
+    /// have been loaded with --persist: no frame is lost.
+    Upgrade,
     /// Stop an instance, and wait until everything that it made is removed.
     Unload {
         /// Remove what an instance has left that does not run: programs that --persist keeps on ports, the local port,

@@ -12,7 +12,7 @@ use super::args::{Global, LoadArgs};
 use super::route::saved_routes;
 use super::{Failure, check, netns};
 use crate::config::{Config, ConfigError, Given, Place, PlacedRoute, Problem, Reason, file};
-use crate::daemon::{self, Reread};
+use crate::daemon::{self, End, Reread, upgrade};
 use crate::log::Log;
 use crate::ports::preflight;
 use crate::{descriptors, error};
@@ -21,6 +21,7 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     if args.own.check {
         return check(&args, &global);
     }
+    upgrade::note_file();
     let mut config = config(&args, &global).map_err(|error| refused(&lines(&error)))?;
     config.discard_state = args.own.discard_state;
     config.confirm = args.own.confirm.map(|seconds| Duration::from_secs(seconds.into()));
@@ -37,13 +38,24 @@ pub fn load(args: LoadArgs, global: Global) -> Result<(), Failure> {
     let log = log_to_stderr(log_level(config.verbose))?;
     descriptors::raise_limit().map_err(|error| Failure::Refused(error.to_string()))?;
     // The final message is logged too, so it does not wait for a stalled reader for ever.
-    run(config, reread).map_err(|failure| {
-        log.line(&format!("mplsxdp: {failure}"));
-        Failure::Reported
-    })
+    match run(config, reread) {
+        Ok(End::Stop) => Ok(()),
+        Ok(End::Upgrade) => {
+            // Its lines are written first.
+            drop(log);
+            let error = upgrade::execute();
+            Err(Failure::Refused(format!(
+                "cannot run the program again: {error}; the ports go on forwarding until it is loaded again"
+            )))
+        }
+        Err(failure) => {
+            log.line(&format!("mplsxdp: {failure}"));
+            Err(Failure::Reported)
+        }
+    }
 }
 
-fn run(config: Config, reread: Option<Reread>) -> Result<(), Failure> {
+fn run(config: Config, reread: Option<Reread>) -> Result<End, Failure> {
     block_on(daemon::run(config, reread))?.map_err(|error| Failure::Refused(error::report(error.as_ref())))
 }
 

@@ -217,6 +217,7 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Config { words } => config::config(&words, session),
         Command::Instances => instances::instances(session),
         Command::Confirm => Ok(session.client()?.confirm()?),
+        Command::Upgrade => unload::upgrade(session),
         Command::Unload { force: true } => unload::force(session),
         Command::Unload { force: false } => {
             session.client()?;

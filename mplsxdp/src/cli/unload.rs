@@ -1,12 +1,25 @@
-//! `unload --force`: ends what an instance that does not run has left.
+//! `upgrade`: another version goes on. `unload --force`: ends what an instance that does not run has left.
 
 use super::{Failure, Session};
 use crate::control::access::Groups;
+use crate::control::api::Status;
 use crate::control::socket;
 use crate::error;
 use crate::ports::leftovers::{self, Removed};
 use crate::ports::preflight;
 use crate::state::{self, Directory};
+
+pub fn upgrade(session: &mut Session) -> Result<(), Failure> {
+    let before = session.client()?.status()?.version;
+    let Some(client) = session.client.take() else {
+        return Ok(());
+    };
+    let Status {
+        instance, version, pid, ..
+    } = client.upgrade()?;
+    let line = format!("instance {instance}: mplsxdp {version}, was {before}, in process {pid}");
+    session.out.line(&line)
+}
 
 pub fn force(session: &mut Session) -> Result<(), Failure> {
     preflight::check_capabilities().map_err(|error| Failure::Refused(error.to_string()))?;

@@ -84,6 +84,7 @@ methods! {
     // With `repair` it changes something, which is checked when the request is made.
     CheckSync Read,
     Confirm Change,
+    Upgrade Change,
     Unload Change,
 }
 
@@ -1119,6 +1120,8 @@ pub enum Request {
         repair: bool,
     },
     Confirm,
+    /// Go on as another process image, from the file that this process was started from.
+    Upgrade,
     Unload,
 }
 
@@ -1210,6 +1213,9 @@ pub enum Refusal {
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.LinkRefused")]
     LinkRefused { ifname: String, reason: String },
+    #[error("{reason}")]
+    #[serde(rename = "io.mplsxdp.UpgradeRefused")]
+    UpgradeRefused { reason: String },
 }
 
 /// A [`RouteKey`] goes over the wire as `type RouteKey`.

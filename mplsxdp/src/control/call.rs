@@ -320,6 +320,7 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             }))
         }
         Method::Confirm => nothing(raw, Command::Ask(Request::Confirm)),
+        Method::Upgrade => nothing(raw, Command::Ask(Request::Upgrade)),
         Method::Unload => nothing(raw, Command::Ask(Request::Unload)),
     }
 }

@@ -1,7 +1,7 @@
 //! The client's side of the control socket, blocking.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read as _, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -354,6 +354,18 @@ impl Client {
     }
 
     /// Ends the instance, and waits until everything of it is gone.
+    /// Waits until the instance runs its file again, which may be another version; returns what it runs then.
+    pub fn upgrade(mut self) -> Result<api::Status, ClientError> {
+        let Nothing {} = self.call("Upgrade", &Nothing {})?;
+        // The old program ends this connection last of all.
+        let mut rest = Vec::new();
+        match self.reader.read_to_end(&mut rest) {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error.into()),
+            _ => {}
+        }
+        Self::connect(&self.instance)?.status()
+    }
+
     pub fn unload(mut self) -> Result<(), ClientError> {
         let Nothing {} = self.call("Unload", &Nothing {})?;
         let lock = self.instance.lock();

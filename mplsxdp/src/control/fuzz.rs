@@ -151,6 +151,7 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         Request::GetSync => ("GetSync", json!({})),
         Request::CheckSync { repair } => ("CheckSync", json!({ "repair": repair })),
         Request::Confirm => ("Confirm", json!({})),
+        Request::Upgrade => ("Upgrade", json!({})),
         Request::Unload => ("Unload", json!({})),
     }
 }

@@ -13,6 +13,7 @@ mod signals;
 #[cfg(test)]
 mod tests;
 mod threads;
+pub mod upgrade;
 mod watch;
 mod watchdog;
 
@@ -86,8 +87,8 @@ const LONG: Duration = Duration::from_millis(2);
 type Answer = oneshot::Sender<Result<Reply, Refusal>>;
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome>>>>;
 
-/// Loads, serves until it is asked to stop, and unloads.
-pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
+/// Loads, serves until it is asked to stop, and unloads or leaves the ports forwarding.
+pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> {
     // First of all, so that no signal ends this process before it has cleaned up.
     let ending = signals::Ending::new()?;
     let hangup = signal(SignalKind::hangup())?;
@@ -149,7 +150,13 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
         true => info!("ending; the programs stay on the ports and forward"),
         false => info!("unloading"),
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let end = match event_loop.daemon.upgrades {
+        true => End::Upgrade,
+        false => {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            End::Stop
+        }
+    };
     let EventLoop {
         mut daemon,
         calls,
@@ -171,8 +178,16 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     }
     match failed {
         Some(error) => Err(error.into()),
-        None => failure.map_or(Ok(()), Err),
+        None => failure.map_or(Ok(end), Err),
     }
+}
+
+/// What follows when the daemon has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    Stop,
+    /// The program's file takes over: [`upgrade::execute`].
+    Upgrade,
 }
 
 /// Takes one input after the other until there is none, and gives way after each: the runtime looks at its sockets and
@@ -417,6 +432,8 @@ enum Outcome {
     Program(u16, Result<Program, PortError>),
     /// The takeover of ports, and the interfaces from which the dead process's program was taken.
     TakenOver(Vec<(u16, Result<TakenOver, AttachError>)>, Vec<u32>),
+    /// Whether the program's file can take over.
+    FileTried(Token, Result<(), String>),
     Nothing,
 }
 
@@ -451,6 +468,8 @@ struct Daemon {
     stopping: bool,
     /// The instance is to end, not only this process.
     unloads: bool,
+    /// The program's file is to go on.
+    upgrades: bool,
     failure: Option<crate::switch::ConfigurationError>,
 }
 
@@ -533,6 +552,7 @@ impl Daemon {
             is_ready: false,
             stopping: false,
             unloads: false,
+            upgrades: false,
             failure: None,
             switch,
             netlink,
@@ -706,6 +726,14 @@ impl Daemon {
                         Outcome::LocalRoutes(LocalRoutes::install(&routes, &pair, &netlink).await)
                     });
                 }
+            }
+            Outcome::FileTried(token, tried) => {
+                match &tried {
+                    Ok(()) => (self.upgrades, self.stopping) = (true, true),
+                    Err(reason) => warn!("it is not upgraded: {reason}"),
+                }
+                let refused = |reason| Refusal::UpgradeRefused { reason };
+                self.reply(token, tried.map(|()| Reply::Done).map_err(refused));
             }
             Outcome::TakenOver(taken, were_ports) => self.taken_over(taken, were_ports),
             Outcome::LocalRoutes(routes) => self.local_routes = Some(routes),
@@ -888,6 +916,13 @@ impl Daemon {
             Effect::RetryHeld => {
                 let now = Instant::now();
                 self.with_exceptions(|exceptions, view| exceptions.retry_all_held(view, now));
+            }
+            Effect::Upgrade { token, peer } => {
+                info!(pid = peer.pid, uid = peer.uid, "trying the program's file");
+                self.run(async move {
+                    let tried = tokio::task::spawn_blocking(upgrade::try_file).await;
+                    Outcome::FileTried(token, tried.unwrap_or_else(|error| Err(error.to_string())))
+                });
             }
             Effect::Ready => {
                 self.is_ready = true;

@@ -25,7 +25,7 @@ const SLICE_NS: u64 = 200_000;
 const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
 
 /// Lets the calling thread run soon after it has become runnable, and more than others. Threads that it starts later
-/// have the usual slice and nice value, or 0 if that is negative.
+/// have the usual slice and nice value, or 0 if that is negative. After an upgrade the thread has all this already.
 pub fn go_first() {
     let changed = adjust(BEFORE_OTHERS).or_else(|_| adjust(0));
     if let Err(error) = changed {
@@ -40,7 +40,8 @@ fn adjust(nicer: i32) -> io::Result<()> {
     let size = size_of_val(&attributes);
     // SAFETY: it writes at most `size` bytes there; 0 is the calling thread.
     check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
-    if attributes.sched_policy != libc::SCHED_OTHER.cast_unsigned() {
+    let is_ordinary = attributes.sched_policy == libc::SCHED_OTHER.cast_unsigned();
+    if !is_ordinary || attributes.sched_flags & SCHED_FLAG_RESET_ON_FORK != 0 {
         return Ok(());
     }
     attributes.sched_nice = (attributes.sched_nice + nicer).clamp(-20, 19);

@@ -22,9 +22,8 @@ pub const RUNNING: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::IPC_LOCK)
     .union(CapabilitySet::SYS_PTRACE);
-/// For a new program that goes on in this process: its socket belongs to a group, and its event loop goes before other
-/// threads.
-pub const STARTING_AGAIN: CapabilitySet = CapabilitySet::CHOWN.union(CapabilitySet::SYS_NICE);
+/// For a new program that goes on in this process: its socket belongs to a group.
+pub const STARTING_AGAIN: CapabilitySet = CapabilitySet::CHOWN;
 /// For reading the config file again, which may belong to another user.
 pub const REREADING: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 

@@ -296,6 +296,11 @@ pub enum Effect {
     Drop(Remains),
     /// Frames that wait for their next hops may be able to leave now.
     RetryHeld,
+    /// Try the program's file, and go on with it.
+    Upgrade {
+        token: Token,
+        peer: Peer,
+    },
     /// The switch is up.
     Ready,
     /// It cannot be started.
@@ -646,6 +651,12 @@ impl<T: Tables> Switch<T> {
                 self.unconfirmed = None;
                 Ok(Reply::Done)
             }
+            Request::Upgrade if self.config.persist => return self.effects.push_back(Effect::Upgrade { token, peer }),
+            Request::Upgrade => Err(Refusal::UpgradeRefused {
+                reason: "it was loaded without `--persist`, so the ports would stop forwarding meanwhile: `unload` it, and load it \
+                         with `--persist`"
+                    .to_owned(),
+            }),
             Request::Unload => Ok(Reply::Done),
         };
         let is_last = matches!(request, Request::Unload);

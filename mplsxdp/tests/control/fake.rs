@@ -247,6 +247,7 @@ impl Kept {
             | Request::DeleteLink { .. }
             | Request::SetLink { .. }
             | Request::Confirm
+            | Request::Upgrade
             | Request::Unload => Ok(Reply::Done),
             Request::ListNeighbors { after, limit, counters } => {
                 let paths = self.routes.values().flat_map(Route::paths);

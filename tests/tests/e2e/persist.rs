@@ -2,7 +2,8 @@
 //! frame.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use libtest_mimic::Trial;
-use mplsxdp::control::api::Link;
+use mplsxdp::control::api::{Link, Status};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_MPLS_UC};
 use mplsxdp_tests::frame::{Entry, Parsed, ethernet, labelled, udp};
 use mplsxdp_tests::numbered::{Flow, MARK, Numbered};
@@ -27,12 +28,17 @@ const KILLS_VARIABLE: &str = "MPLSXDP_KILLS";
 const KILLS: u32 = 30;
 /// The first label of routes that are changed meanwhile.
 const OTHER: u32 = 1000;
+/// Names how often the program is upgraded.
+const UPGRADES_VARIABLE: &str = "MPLSXDP_UPGRADES";
+const UPGRADES: u32 = 30;
 const INTERVAL: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("persist::kills_at_random_moments_lose_no_frame", kills),
+        test("persist::upgrades_lose_no_frame", upgrades),
+        test("persist::an_upgrade_that_cannot_be_changes_nothing", no_upgrade),
         test("persist::every_end_but_unload_leaves_the_ports_forwarding", ends),
         test("persist::exceptions_are_answered_again_after_a_takeover", exceptions),
         test("persist::the_next_load_may_have_other_ports", other_ports),
@@ -115,7 +121,11 @@ impl Bench {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut command = Command::new(program()?);
+        self.command_of(&program()?)
+    }
+
+    fn command_of(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new(program);
         let name = self.netns.name();
         command.args(["load", "-n", name, "--instance", name, "--config"]);
         command.arg(self.config());
@@ -295,6 +305,108 @@ impl Bench {
     fn socket(&self) -> PathBuf {
         PathBuf::from(format!("/run/mplsxdp/{}.sock", self.netns.name()))
     }
+}
+
+/// Puts a file in the place of the program, as a package manager does.
+fn replace_file(file: &Path, by: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let new = file.with_extension("new");
+    by(&new)?;
+    Ok(fs::rename(new, file)?)
+}
+
+fn copy_program(to: &Path) -> Result<()> {
+    fs::copy(program()?, to)?;
+    Ok(())
+}
+
+fn upgrades() -> Result<()> {
+    let upgrades = std::env::var(UPGRADES_VARIABLE)
+        .ok()
+        .map_or(Ok(UPGRADES), |count| count.parse())?;
+    let bench = Bench::new()?;
+    let file = bench.folder.join("mplsxdp");
+    copy_program(&file)?;
+    let router = Router::start(&bench.netns, bench.netns.name(), bench.command_of(&file)?)?;
+    router.wait_resolved()?;
+    let wanted = router.run("route show")?;
+    let pid = router.json::<Status>("status")?.pid;
+    let traffic = bench.traffic()?;
+    for number in 0..upgrades {
+        // The file of a running process cannot be written, only replaced.
+        if number % 5 == 0 {
+            replace_file(&file, copy_program)?;
+        }
+        let said = router.run("upgrade")?;
+        ensure!(said.contains(&format!("in process {pid}\n")), "{said}");
+    }
+    let counts = traffic.stop()?;
+    println!("{upgrades} upgrades: {counts}");
+    counts.ensure_whole()?;
+    ensure!(router.run("route show")? == wanted, "{}", router.run("route show")?);
+    ensure!(bench.pins().len() == 2, "{:?}", bench.pins());
+    let said = router.said();
+    let takeovers = said.matches("took over from an earlier process").count();
+    ensure!(takeovers == upgrades as usize, "{takeovers} of {upgrades}: {said}");
+    // Its priority does not rise each time.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let nice = stat.split(' ').nth(18).context("no nice value")?.parse::<i32>()?;
+    ensure!(nice >= -5, "nice {nice}");
+    router.run("unload")?;
+    drop(router);
+    bench.ensure_nothing_left()
+}
+
+fn no_upgrade() -> Result<()> {
+    let bench = Bench::new()?;
+    let file = bench.folder.join("mplsxdp");
+    copy_program(&file)?;
+    let router = Router::start(&bench.netns, bench.netns.name(), bench.command_of(&file)?)?;
+    router.wait_resolved()?;
+    let links = || router.json::<Vec<Link>>("link show");
+    let before = links()?;
+    let traffic = bench.traffic()?;
+    let refused = |reason: &str| -> Result<()> {
+        let said = router.run("upgrade").err().context("it was upgraded")?;
+        ensure!(format!("{said:#}").contains(reason), "{reason}: {said:#}");
+        let ids = |links: &[Link]| {
+            links
+                .iter()
+                .map(|link| (link.link_id, link.program_id))
+                .collect::<Vec<_>>()
+        };
+        ensure!(ids(&links()?) == ids(&before), "{:?}", links()?);
+        Ok(())
+    };
+    // Another version that does not know something, no program at all, and no file.
+    replace_file(&file, |new| {
+        fs::write(
+            new,
+            "#!/bin/sh\necho \"mplsxdp: newer than this version: $*\" >&2\nexit 1\n",
+        )?;
+        Ok(fs::set_permissions(new, Permissions::from_mode(0o755))?)
+    })?;
+    refused("newer than this version: load")?;
+    replace_file(&file, |new| {
+        fs::write(new, "\x7fELF")?;
+        Ok(fs::set_permissions(new, Permissions::from_mode(0o755))?)
+    })?;
+    refused("cannot run")?;
+    fs::remove_file(&file)?;
+    refused("cannot run")?;
+    // The configuration has become one that cannot be loaded.
+    copy_program(&file)?;
+    bench.configure("iface = [\"eth1\", \"eth2\"]\nhold = 2000")?;
+    refused("`hold`")?;
+    bench.configure(PORTS)?;
+    router.run("upgrade")?;
+    traffic.stop()?.ensure_whole()?;
+    router.run("unload")?;
+    drop(router);
+    bench.ensure_nothing_left()?;
+    let router = Router::load(&bench.netns, "--iface eth1")?;
+    let said = router.run("upgrade").err().context("it was upgraded")?;
+    ensure!(format!("{said:#}").contains("without `--persist`"), "{said:#}");
+    router.unload()
 }
 
 /// SIGTERM, SIGINT, SIGQUIT and SIGKILL; `unload` and a refused load.

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
+use mplsxdp_tests::frame::{Entry, labelled};
 use mplsxdp_tests::needs::Need;
+use mplsxdp_tests::numbered::{Flow, MARK, Numbered};
 use mplsxdp_tests::router::program;
 use mplsxdp_tests::tidy::{Reaped, spawn};
-use mplsxdp_tests::{End, Lab, Netns, link, wait};
+use mplsxdp_tests::{End, Lab, Netns, Tap, link, wait};
 
 use crate::test_with;
 
@@ -25,6 +27,8 @@ pub fn tests() -> Vec<Trial> {
 
 /// The tests do not wait that long.
 const WATCHDOG: &str = "WatchdogSec=30s";
+/// Leads back to where it comes from, under the next label.
+const BACK: u32 = 300;
 const PATIENCE: Duration = Duration::from_secs(20);
 const UNIT: &str = include_str!("../../../xtask/files/mplsxdp@.service");
 /// Where Debian has systemd, and its units.
@@ -40,6 +44,7 @@ mount --make-rprivate /
 mount -t proc proc /proc
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /etc
+mount -t bpf bpf /sys/fs/bpf
 mkdir /etc/mplsxdp
 mount --bind "$0/etc" /etc/mplsxdp
 exec env -i container=lab PATH="$PATH" SYSTEMD_UNIT_PATH="$0/units" \
@@ -52,7 +57,7 @@ struct Systemd {
     /// Process 1, as this namespace numbers it.
     pid: String,
     _process: Reaped,
-    _peer: Netns,
+    peer: Netns,
     _lab: Lab,
 }
 
@@ -108,7 +113,7 @@ impl Systemd {
             folder,
             pid: String::new(),
             _process: process,
-            _peer: peer,
+            peer,
             _lab: lab,
         };
         wait::until("systemd", PATIENCE, || {
@@ -146,9 +151,12 @@ impl Systemd {
             .iter()
             .map(|label| format!("\"{label} as 200 via inet 10.0.1.2\""));
         let routes = routes.collect::<Vec<_>>().join(", ");
+        let far = self.peer.mac("far2")?;
         // With the sockets of three ports, more memory is locked than the ordinary limit allows. The last route waits.
         let text = format!(
-            "iface = [\"eth1\", \"eth2\"]\nlocal = true\nroutes = [{routes}, \"999 as 200 via inet 192.0.2.1\"]\n"
+            "iface = [\"eth1\", \"eth2\"]\nlocal = true\nroutes = [{routes}, \"999 as 200 via inet 192.0.2.1\", \
+             \"{BACK} as {} via link {far} dev eth2\"]\n",
+            BACK + 1
         );
         Ok(fs::write(self.folder.join("etc/lab.toml"), text)?)
     }
@@ -156,6 +164,7 @@ impl Systemd {
     fn labels(&self) -> Result<Vec<String>> {
         let shown = self.mplsxdp("route show")?;
         let words = shown.lines().filter_map(|line| line.split_whitespace().next());
+        let words = words.filter(|word| *word != BACK.to_string());
         Ok(words.map(str::to_owned).collect())
     }
 
@@ -230,14 +239,32 @@ fn unit() -> Result<()> {
     let restarts = systemd.done("systemctl show --property=NRestarts --value mplsxdp@lab")?;
     ensure!(restarts == "2\n", "{restarts}");
 
+    // An upgrade, a restart and a stop lose no frame.
+    let peer = Tap::open(&systemd.peer, "far2")?;
+    let eth2 = systemd.netns.mac("eth2")?;
+    let back = Flow {
+        from: 0,
+        to: 0,
+        sent: labelled(eth2, peer.mac(), &[Entry::new(BACK, 64)], MARK),
+        expected: labelled(peer.mac(), eth2, &[Entry::new(BACK + 1, 63)], MARK),
+    };
+    let traffic = Numbered::start(vec![peer], vec![back], Duration::from_millis(1));
+    let pid = systemd.main_pid()?;
+    systemd.mplsxdp("upgrade")?;
+    ensure!(systemd.main_pid()? == pid, "another process");
+    systemd.done("systemctl restart mplsxdp@lab")?;
+    ensure!(systemd.main_pid()? != pid, "the same process");
+    ensure!(systemd.labels()? == ["100", "999"], "{:?}", systemd.labels()?);
     systemd.done("systemctl stop mplsxdp@lab")?;
     let result = systemd.done("systemctl show --property=Result --value mplsxdp@lab")?;
     ensure!(result == "success\n", "{result}");
-    let links = systemd.netns.ip("link show")?;
-    ensure!(!links.contains("xdp") && !links.contains("mpls0"), "{links}");
     ensure!(
         systemd.run("ls /run/mplsxdp/lab.sock")?.stdout.is_empty(),
         "the socket is left"
     );
+    traffic.stop()?.ensure_whole()?;
+    systemd.mplsxdp("unload --force")?;
+    let links = systemd.netns.ip("link show")?;
+    ensure!(!links.contains("xdp") && !links.contains("mpls0"), "{links}");
     Ok(())
 }

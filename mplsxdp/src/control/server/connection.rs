@@ -433,6 +433,7 @@ fn change(request: &Request) -> Option<String> {
         Request::SetLink { name, mpls } => Some(format!("set link {name} mpls {}", if *mpls { "on" } else { "off" })),
         Request::CheckSync { repair: true } => Some("repair what differs from the kernel's routes".into()),
         Request::Confirm => Some("confirm the load".into()),
+        Request::Upgrade => Some("upgrade".into()),
         Request::Unload => Some("unload".into()),
         Request::GetStatus
         | Request::GetConfig

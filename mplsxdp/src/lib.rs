@@ -4,7 +4,7 @@
 //! ```text
 //! fuzz                          what must hold for any bytes, for fuzzers and tests
 //! cli                           what a person types and reads
-//! daemon doctor                 performs what the switch wants: requests, sockets; finds what hinders it
+//! daemon doctor                 performs what the switch wants; finds what keeps frames from passing
 //! switch                        the core that ties all below together; it never waits
 //! config                        the options, from the command line and the config file
 //! feeds observe ports state     sources of routes, reports, interfaces, what outlives the process
@@ -13,8 +13,8 @@
 //! neighbour                     next hops to MAC addresses
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
-//! error log text                errors as people read them; lines on standard error that delay nobody; serde by text
-//! descriptors privileges        the limit of file descriptors; what the process may still do once it has started
+//! error log text                errors as people read them; lines on standard error; serde by text
+//! descriptors privileges        the limit of file descriptors; what the process may still do
 //! ```
 
 pub mod cli;

@@ -25,6 +25,8 @@ pub fn tests() -> Vec<Trial> {
     )]
 }
 
+/// Hides the folders of temporary files.
+const TEMPORARY: &str = "PrivateTmp=yes";
 /// The tests do not wait that long.
 const WATCHDOG: &str = "WatchdogSec=30s";
 /// Leads back to where it comes from, under the next label.
@@ -85,8 +87,12 @@ impl Systemd {
             let from = Path::new(SYSTEMD).join("system").join(unit);
             fs::copy(&from, units.join(unit)).with_context(|| from.display().to_string())?;
         }
-        let program = program()?.canonicalize()?.display().to_string();
-        let unit = UNIT.replace("@PREFIX@/bin/mplsxdp", &program);
+        let program = program()?.canonicalize()?;
+        let built = program.parent().context("no folder")?.display();
+        let unit = UNIT.replace("@PREFIX@/bin/mplsxdp", &program.display().to_string());
+        // The unit hides home and temporary folders, where the program may have been built.
+        ensure!(unit.contains(TEMPORARY), "{unit}");
+        let unit = unit.replace(TEMPORARY, &format!("{TEMPORARY}\nBindReadOnlyPaths={built}"));
         ensure!(unit.contains(WATCHDOG), "{unit}");
         let unit = unit.replace(WATCHDOG, "WatchdogSec=5s\nTimeoutAbortSec=1s");
         fs::write(units.join("mplsxdp@.service"), unit)?;

@@ -13,6 +13,7 @@ use crate::control::api::Checksum;
 use crate::control::client::{self, Client, ClientError};
 use crate::control::{DEFAULT_INSTANCE, Instance as Name, api};
 use crate::dataplane::XdpMode;
+use crate::dataplane::pinned::PinFolder;
 use crate::kernel::{Netlink, ethtool, netns, sysctl};
 use crate::neighbour::LinkInfo;
 use crate::ports::local;
@@ -247,7 +248,8 @@ async fn leftover_pairs(links: &[LinkInfo], netlink: &Netlink) -> Vec<(Arc<str>,
             continue;
         };
         let runs = Name::new(&owner).is_ok_and(|owner| client::is_starting(&owner));
-        if !runs {
+        // One that does not run but forwards still uses its pair.
+        if !runs && !PinFolder::of(&owner).is_used() {
             found.push((link.name.clone(), owner));
         }
     }

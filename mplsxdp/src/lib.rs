@@ -13,7 +13,7 @@
 //! neighbour                     next hops to MAC addresses
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
-//! error log text                errors as people read them; lines on standard error; serde by text
+//! error log strict text         errors as people read them; lines on standard error; serde, strictly and by text
 //! descriptors privileges        the limit of file descriptors; what the process may still do
 //! ```
 
@@ -40,5 +40,6 @@ pub mod route;
 pub mod rtnl;
 pub mod slowpath;
 pub mod state;
+mod strict;
 pub mod switch;
 mod text;

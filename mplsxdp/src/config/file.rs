@@ -26,6 +26,7 @@ use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use crate::config::{ConfigError, Given, Options, Place, PlacedRoute, Problem, Reason};
 use crate::route::line::{self, Family};
+use crate::strict::Strict;
 
 /// The key that is not an option: its values are routes.
 pub(super) const ROUTES: &str = "routes";
@@ -193,17 +194,13 @@ impl Reader<'_> {
 
 /// serde's message with TOML's words for types.
 fn in_words_of_toml(message: &str) -> String {
-    message
-        .replace("a sequence", "an array")
-        .replace("wanted string or table", "invalid type: expected a string")
+    message.replace("a sequence", "an array")
 }
 
 fn options(table: Spanned<DeTable<'_>>) -> Result<Options, toml::de::Error> {
     let span = table.span();
-    Options::deserialize(ValueDeserializer::from(Spanned::new(
-        span,
-        DeValue::Table(table.into_inner()),
-    )))
+    let table = Spanned::new(span, DeValue::Table(table.into_inner()));
+    Options::deserialize(Strict(ValueDeserializer::from(table)))
 }
 
 #[cfg(test)]
@@ -517,7 +514,7 @@ instance = "../up"
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",
                 "f.toml:9:11: `unknown`: unknown variant `ignore`, expected one of `punt`, `drop`, `pass`",
-                "f.toml:10:12: `icmp-via`: invalid type: expected a string",
+                "f.toml:10:12: `icmp-via`: invalid type: boolean `true`, expected a string",
                 "f.toml:11:16: `icmp-source`: invalid IP address syntax",
                 "f.toml:11:31: `icmp-source`: invalid type: integer `5`, expected IP address",
                 "f.toml:12:13: `icmp-rate`: invalid value: integer `-1`, expected a number, 0 to 1000000000",

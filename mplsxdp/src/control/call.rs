@@ -13,6 +13,7 @@ use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Loo
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
 use crate::route::{InvalidRoute, Route, RouteKey, RoutingTable, Rule, Source};
+use crate::strict::{self, Strict};
 
 /// The interface that every varlink service has.
 pub const SERVICE_INTERFACE: &str = "org.varlink.service";
@@ -115,22 +116,15 @@ fn envelope(message: &[u8]) -> Result<Envelope<'_>, Error> {
     let invalid = |reason: String| Error::InvalidMessage { reason };
     let text = str::from_utf8(message).map_err(|error| invalid(format!("not UTF-8: {error}")))?;
     let object = text.trim_ascii_start().starts_with('{');
-    serde_json::from_str(text)
-        .map_err(|error| match error.classify() {
-            Category::Data if object => {
-                let (at, reason) = explain::<Envelope>(text, "");
-                let at = if at.is_empty() { at } else { format!("{at}: ") };
-                invalid(format!("{at}{reason}"))
-            }
-            Category::Data => invalid("not a JSON object".into()),
-            Category::Io | Category::Syntax | Category::Eof => invalid(format!("not JSON: {error}")),
-        })
-        // serde also reads a structure from an array; varlink does not.
-        .and_then(|envelope| {
-            object
-                .then_some(envelope)
-                .ok_or_else(|| invalid("not a JSON object".into()))
-        })
+    strict::from_json(text).map_err(|error| match error.classify() {
+        Category::Data if object => {
+            let (at, reason) = explain::<Envelope>(text, "");
+            let at = if at.is_empty() { at } else { format!("{at}: ") };
+            invalid(format!("{at}{reason}"))
+        }
+        Category::Data => invalid("not a JSON object".into()),
+        Category::Io | Category::Syntax | Category::Eof => invalid(format!("not JSON: {error}")),
+    })
 }
 
 fn command(
@@ -424,7 +418,7 @@ fn parameters<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Result<T, Er
     if !text.starts_with('{') {
         return Err(invalid("parameters", "not a JSON object"));
     }
-    serde_json::from_str(text).map_err(|_| {
+    strict::from_json(text).map_err(|_| {
         let (place, reason) = explain::<T>(text, "parameters");
         invalid(place, reason)
     })
@@ -432,7 +426,8 @@ fn parameters<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Result<T, Er
 
 /// The place of an unreadable value, below `root`, and what is wrong there.
 fn explain<'a, T: Deserialize<'a>>(text: &'a str, root: &str) -> (String, String) {
-    match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)) {
+    let mut json = serde_json::Deserializer::from_str(text);
+    match serde_path_to_error::deserialize::<_, T>(Strict(&mut json)) {
         Ok(_) => (root.into(), "trailing characters".into()),
         Err(error) => {
             let path = error.path().to_string();

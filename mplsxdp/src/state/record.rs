@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::text::Writer;
@@ -11,6 +12,7 @@ use super::{Batch, Part, Piece};
 use crate::control::api::Checksum;
 use crate::route::line::{self, Family};
 use crate::route::{Owner, Route, RouteKey, Source};
+use crate::strict;
 
 /// A process has started with this state.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -77,10 +79,10 @@ impl Record {
         };
         let json = |error: serde_json::Error| error.to_string();
         Ok(match word {
-            "start" => Self::Start(serde_json::from_str(rest).map_err(json)?),
-            "port" => Self::Port(serde_json::from_str(rest).map_err(json)?),
-            "no-port" => Self::NoPort(serde_json::from_str(rest).map_err(json)?),
-            "rename" => Self::Rename(serde_json::from_str(rest).map_err(json)?),
+            "start" => Self::Start(strict::from_json(rest).map_err(json)?),
+            "port" => Self::Port(strict::from_json(rest).map_err(json)?),
+            "no-port" => Self::NoPort(strict::from_json(rest).map_err(json)?),
+            "rename" => Self::Rename(as_written(rest)?),
             "set" => {
                 let (source, text) = of_source()?;
                 let route = line::route(text, Family::Any);
@@ -147,7 +149,17 @@ impl Head {
     }
 
     pub fn read(line: &str) -> Result<Self, String> {
-        serde_json::from_str(line).map_err(|error| error.to_string())
+        as_written(line)
+    }
+}
+
+/// Reads JSON that can be written in one way only. Serde would accept others, such as a key that occurs twice.
+fn as_written<T: DeserializeOwned + Serialize>(text: &str) -> Result<T, String> {
+    let value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match serde_json::to_string(&value) {
+        Ok(written) if written == text => Ok(value),
+        Ok(written) => Err(format!("it must be `{written}`")),
+        Err(error) => Err(error.to_string()),
     }
 }
 

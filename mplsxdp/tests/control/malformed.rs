@@ -1,15 +1,21 @@
 //! Malformed calls: each is refused with its place, and nothing reaches the switch. The cases are the same in each run.
 
+use std::collections::BTreeSet;
+
+use mplsxdp::control::api::DEFINITION;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
+use varlink_parser::{IDL, VStruct, VStructOrEnum, VType, VTypeExt};
 
 use crate::fake::Fake;
 
 const CASES: u32 = 10_000;
+/// Before the name of a field, until the call is text: a [`Value`] has no name twice.
+const TWICE: &str = "twice ";
 
-/// One call of each method that has parameters, with all of them.
+/// Calls of each method that has parameters. Each parameter, and each field of its type, is in one of them.
 fn calls() -> Vec<(&'static str, Value)> {
     let via = json!({ "family": "inet", "host": "192.0.2.1" });
     let backup = json!({ "via": via, "dev": "eth2" });
@@ -20,21 +26,39 @@ fn calls() -> Vec<(&'static str, Value)> {
           "backup": backup, "protocol": "bgp" },
         { "label": 101, "nexthops": [path(110), path(120)] },
         { "prefix": "10.0.0.0/8", "table": 1000, "out": [16], "ttl": 5, "via": via, "metric": 20, "protocol": "7" },
+        { "prefix": "10.1.0.0/16", "nexthops": [{ "out": [16], "ttl": 5, "via": via }, { "out": [17], "via": via }] },
+        { "label": 102, "action": "pass", "reason": "a form that is not known" },
     ]);
     let filter =
         json!({ "family": "mpls", "table": 7, "protocol": "bgp", "via": via, "dev": "eth1", "owner": "static" });
-    let mut list = filter.clone();
-    list["standby"] = json!(true);
-    list["counters"] = json!(true);
-    let mut flush = filter;
-    flush["all"] = json!(false);
-    vec![
+    let with = |base: &Value, name: &str, value: Value| {
+        let mut changed = base.clone();
+        changed[name] = value;
+        changed
+    };
+    let list = with(&with(&filter, "standby", json!(true)), "counters", json!(true));
+    let flush = with(&filter, "all", json!(false));
+    let mut by_key = filter;
+    by_key.as_object_mut().unwrap().remove("family");
+    let keys = [
+        ("label", json!(100)),
+        ("prefix", json!("10.0.0.0/8")),
+        ("within", json!("10.0.0.0/8")),
+        ("covering", json!("10.0.0.0/24")),
+    ];
+    let mut calls = Vec::new();
+    for (name, value) in keys {
+        calls.push(("ListRoutes", with(&by_key, name, value.clone())));
+        calls.push(("FlushRoutes", with(&by_key, name, value)));
+    }
+    calls.extend([
         ("AddRoutes", json!({ "routes": routes, "owner": "static" })),
         ("ChangeRoutes", json!({ "routes": routes, "owner": "fpm" })),
         ("ReplaceRoutes", json!({ "routes": routes, "owner": "kernel" })),
         ("DeleteRoutes", json!({ "keys": routes, "owner": "static" })),
         ("FlushRoutes", flush),
         ("ListRoutes", list),
+        ("GetRoute", json!({ "label": 100 })),
         ("GetRoute", json!({ "prefix": "10.0.0.0/8", "table": 7 })),
         ("GetRoute", json!({ "address": "192.0.2.1" })),
         ("GetVrf", json!({ "name": "red" })),
@@ -51,25 +75,151 @@ fn calls() -> Vec<(&'static str, Value)> {
         ("ListNeighbors", json!({ "counters": true })),
         ("GetStats", json!({ "all": true })),
         ("CheckSync", json!({ "repair": true })),
-    ]
+    ]);
+    calls
 }
 
-/// The places of all values in `value`, as the errors name them, with JSON pointers.
-fn places(value: &Value, place: String, pointer: String, found: &mut Vec<(String, String)>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                places(field, format!("{place}.{name}"), format!("{pointer}/{name}"), found);
+/// A value in a call.
+struct Place<'a> {
+    /// As errors name it.
+    name: String,
+    /// A JSON pointer.
+    pointer: String,
+    /// The fields of its type; `None` if that is not a structure.
+    fields: Option<&'a VStruct<'a>>,
+    is_enumeration: bool,
+}
+
+/// All values in `value`, which has this type.
+fn places<'a>(idl: &'a IDL, vtype: &'a VTypeExt, value: &Value, name: &str, pointer: &str, found: &mut Vec<Place<'a>>) {
+    let (mut fields, mut is_enumeration) = (None, false);
+    match vtype {
+        VTypeExt::Option(inner) => return places(idl, inner, value, name, pointer, found),
+        VTypeExt::Array(inner) => {
+            for (index, item) in value.as_array().unwrap().iter().enumerate() {
+                places(
+                    idl,
+                    inner,
+                    item,
+                    &format!("{name}[{index}]"),
+                    &format!("{pointer}/{index}"),
+                    found,
+                );
             }
         }
-        Value::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                places(item, format!("{place}[{index}]"), format!("{pointer}/{index}"), found);
+        VTypeExt::Plain(VType::Typename(of)) => match &idl.typedefs[of].elt {
+            VStructOrEnum::VStruct(inner) => {
+                places_in(idl, inner, value, name, pointer, found);
+                fields = Some(&**inner);
             }
-        }
+            VStructOrEnum::VEnum(_) => is_enumeration = true,
+        },
         _ => {}
     }
-    found.push((place, pointer));
+    found.push(Place {
+        name: name.to_owned(),
+        pointer: pointer.to_owned(),
+        fields,
+        is_enumeration,
+    });
+}
+
+fn places_in<'a>(
+    idl: &'a IDL,
+    fields: &'a VStruct,
+    value: &Value,
+    name: &str,
+    pointer: &str,
+    found: &mut Vec<Place<'a>>,
+) {
+    for field in &fields.elts {
+        if let Some(value) = value.get(field.name) {
+            let (name, pointer) = (format!("{name}.{}", field.name), format!("{pointer}/{}", field.name));
+            places(idl, &field.vtype, value, &name, &pointer, found);
+        }
+    }
+}
+
+/// All values in a call, the parameters themselves last.
+fn places_of<'a>(idl: &'a IDL, method: &str, parameters: &Value) -> Vec<Place<'a>> {
+    let fields = &idl.methods[method].input;
+    let mut found = Vec::new();
+    places_in(idl, fields, parameters, "parameters", "", &mut found);
+    found.push(Place {
+        name: "parameters".to_owned(),
+        pointer: String::new(),
+        fields: Some(fields),
+        is_enumeration: false,
+    });
+    found
+}
+
+/// The names of all fields of these and of their types, such as `routes.backup.dev`.
+fn fields_of(idl: &IDL, fields: &VStruct, base: &str, names: &mut BTreeSet<String>) {
+    for field in &fields.elts {
+        let name = format!("{base}.{}", field.name);
+        let mut vtype = &field.vtype;
+        while let VTypeExt::Option(inner) | VTypeExt::Array(inner) | VTypeExt::Dict(inner) = vtype {
+            vtype = inner;
+        }
+        if let VTypeExt::Plain(VType::Typename(of)) = vtype
+            && let VStructOrEnum::VStruct(inner) = &idl.typedefs[of].elt
+        {
+            fields_of(idl, inner, &name, names);
+        }
+        names.insert(name);
+    }
+}
+
+/// The fields of a value in the order of its type: what serde would read as the value.
+fn as_array(fields: &VStruct, value: &Value) -> Value {
+    let in_order = fields.elts.iter().map(|field| value[field.name].clone());
+    Value::Array(in_order.collect())
+}
+
+#[test]
+fn no_field_of_any_method_is_missing_among_the_calls() {
+    let idl = IDL::try_from(DEFINITION).unwrap();
+    let (mut defined, mut tried) = (BTreeSet::new(), BTreeSet::new());
+    for (name, method) in &idl.methods {
+        fields_of(&idl, &method.input, name, &mut defined);
+    }
+    for (method, parameters) in calls() {
+        for place in places_of(&idl, method, &parameters) {
+            let name = place.name.replacen("parameters", method, 1);
+            let parts = name.split('.').map(|part| part.split('[').next().unwrap_or_default());
+            tried.insert(parts.collect::<Vec<_>>().join("."));
+        }
+    }
+    let missing: Vec<_> = defined.difference(&tried).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Serde reads a structure from an array, too, and a name from an object.
+#[test]
+fn an_array_is_no_structure_and_an_object_is_no_name() {
+    let idl = IDL::try_from(DEFINITION).unwrap();
+    let fake = Fake::start();
+    let mut raw = fake.raw();
+    for (method, parameters) in calls() {
+        for place in places_of(&idl, method, &parameters) {
+            let mut changed = parameters.clone();
+            let value = changed.pointer_mut(&place.pointer).unwrap();
+            match place.fields {
+                Some(fields) => *value = as_array(fields, value),
+                None if place.is_enumeration => *value = json!({ value.as_str().unwrap(): null }),
+                None => continue,
+            }
+            let call = format!("{method} {changed}");
+            let reply = raw.call(method, changed);
+            assert_eq!(
+                reply["error"], "org.varlink.service.InvalidParameter",
+                "{call}: {reply}"
+            );
+            assert_eq!(reply["parameters"]["parameter"], place.name, "{call}: {reply}");
+        }
+    }
+    assert!(fake.kept.lock().unwrap().requests.is_empty());
 }
 
 /// A value that no field has that has `value`.
@@ -86,13 +236,14 @@ fn wrong(value: &Value, choice: Index) -> Value {
         ],
         Value::String(_) => &[json!(7), json!(true), json!([]), json!({}), json!(0.5)],
         Value::Array(_) => &[json!({}), json!("100"), json!(3), json!(false)],
-        _ => &[json!("100"), json!(3), json!(true)],
+        _ => &[json!("100"), json!(3), json!(true), json!([]), json!([7])],
     };
     choices[choice.index(choices.len())].clone()
 }
 
 #[test]
 fn ten_thousand_malformed_calls_are_refused_with_their_places_and_change_nothing() {
+    let idl = IDL::try_from(DEFINITION).unwrap();
     let calls = calls();
     // They are good calls: none is unreadable.
     let good = Fake::start();
@@ -102,7 +253,6 @@ fn ten_thousand_malformed_calls_are_refused_with_their_places_and_change_nothing
         assert!(reply["parameters"]["parameter"].is_null(), "{method}: {reply}");
     }
     let fake = Fake::start();
-    let mut raw = fake.raw();
     let config = Config {
         cases: CASES,
         failure_persistence: None,
@@ -110,34 +260,37 @@ fn ten_thousand_malformed_calls_are_refused_with_their_places_and_change_nothing
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[12; 32]);
     let index = any::<Index>;
-    let cases = (index(), index(), index(), prop::option::of("[a-z_]{1,12}"));
-    let connection = std::cell::RefCell::new(&mut raw);
-    let refused = TestRunner::new_with_rng(config, rng).run(&cases, |(call, place, choice, unknown)| {
+    let cases = (index(), index(), index(), prop::option::of("[a-z_]{1,12}"), 0..3);
+    let connection = std::cell::RefCell::new(fake.raw());
+    let refused = TestRunner::new_with_rng(config, rng).run(&cases, |(call, place, choice, unknown, kind)| {
         let (method, mut parameters) = calls[call.index(calls.len())].clone();
-        let mut found = Vec::new();
-        places(&parameters, "parameters".into(), String::new(), &mut found);
-        let (mut place, pointer) = found[place.index(found.len())].clone();
-        let value = parameters.pointer_mut(&pointer).unwrap();
-        match (value.as_object_mut(), unknown) {
-            (Some(fields), Some(name)) => {
+        let found = places_of(&idl, method, &parameters);
+        let found = &found[place.index(found.len())];
+        let mut place = found.name.clone();
+        let value = parameters.pointer_mut(&found.pointer).unwrap();
+        match (found.fields, unknown, kind) {
+            (Some(fields), _, 0) => *value = as_array(fields, value),
+            // One of its fields a second time.
+            (Some(_), _, 1) => {
+                let fields = value.as_object_mut().unwrap();
+                let (name, field) = fields.iter().nth(choice.index(fields.len())).unwrap();
+                let (name, field) = (format!("{TWICE}{name}"), field.clone());
+                fields.insert(name, field);
+            }
+            (Some(_), Some(name), _) => {
                 let name = format!("no_{name}");
                 place = format!("{place}.{name}");
-                fields.insert(name, json!(1));
+                value[name] = json!(1);
             }
             _ => *value = wrong(value, choice),
         }
-        let call = format!("{method} {parameters}");
-        let reply = connection.borrow_mut().call(method, parameters);
+        let call = json!({ "method": format!("io.mplsxdp.{method}"), "parameters": parameters });
+        let call = call.to_string().replace(TWICE, "");
+        let reply = connection.borrow_mut().ask(&call);
         let at = reply["parameters"]["parameter"].as_str();
         prop_assert!(reply["error"].is_string(), "{}: {}", call, reply);
-        prop_assert!(
-            reply["parameters"]["reason"]
-                .as_str()
-                .is_some_and(|reason| !reason.is_empty()),
-            "{}: {}",
-            call,
-            reply
-        );
+        let reason = reply["parameters"]["reason"].as_str();
+        prop_assert!(reason.is_some_and(|reason| !reason.is_empty()), "{}: {}", call, reply);
         // The place itself, or one that contains it or is in it.
         let is_there = at.is_some_and(|at| at.starts_with(&*place) || place.starts_with(at));
         prop_assert!(is_there, "{}: {}", call, reply);

@@ -40,12 +40,20 @@ pub struct Numbered {
 #[derive(Default)]
 pub struct Counts {
     pub sent: u64,
-    pub lost: u64,
+    /// By flow, and in the order in which they were sent.
+    pub lost: Vec<Lost>,
     pub duplicated: u64,
     /// At another port, or with other bytes.
     pub misdirected: u64,
-    /// Some of them.
+    /// Some of those that were duplicated or misdirected.
     examples: Vec<String>,
+}
+
+/// A frame that did not come out.
+pub struct Lost {
+    pub flow: usize,
+    pub number: u64,
+    pub sent: Instant,
 }
 
 impl Numbered {
@@ -82,8 +90,19 @@ impl Drop for Numbered {
 impl Counts {
     /// Every frame came out once, as it should.
     pub fn ensure_whole(&self) -> Result<()> {
-        let is_whole = (self.lost, self.duplicated, self.misdirected) == (0, 0, 0) && self.sent > 0;
-        ensure!(is_whole, "{self}: {}", self.examples.join("; "));
+        self.ensure_right()?;
+        let lost = self.lost.iter().take(NAMED);
+        let lost: Vec<_> = lost
+            .map(|lost| format!("flow {} number {}", lost.flow, lost.number))
+            .collect();
+        ensure!(lost.is_empty(), "{self}: {} is lost", lost.join(", "));
+        Ok(())
+    }
+
+    /// The frames that came out did so once, and as they should.
+    pub fn ensure_right(&self) -> Result<()> {
+        let is_right = (self.duplicated, self.misdirected) == (0, 0) && self.sent > 0;
+        ensure!(is_right, "{self}: {}", self.examples.join("; "));
         Ok(())
     }
 }
@@ -99,7 +118,8 @@ impl fmt::Display for Counts {
         } = self;
         write!(
             f,
-            "{sent} frames sent, {lost} lost, {duplicated} duplicated, {misdirected} misdirected"
+            "{sent} frames sent, {} lost, {duplicated} duplicated, {misdirected} misdirected",
+            lost.len()
         )
     }
 }
@@ -110,14 +130,14 @@ fn numbered(frame: &[u8], flow: usize, number: u64) -> Vec<u8> {
 
 fn run(taps: &[Tap], flows: &[Flow], interval: Duration, stop: &AtomicBool) -> Result<Counts> {
     let mut counts = Counts::default();
-    // The frames that have been sent and have not come out, by flow and number.
+    // When the frames were sent that have not come out, by flow and number.
     let mut missing = BTreeMap::new();
     let mut number = 0;
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         for (index, flow) in flows.iter().enumerate() {
             // Before it is sent: it may be there before the call returns.
-            missing.insert((index, number), ());
+            missing.insert((index, number), Instant::now());
             let tap = taps.get(flow.from).ok_or_else(|| anyhow!("no such tap"))?;
             tap.send(&numbered(&flow.sent, index, number))?;
             counts.sent += 1;
@@ -139,12 +159,8 @@ fn run(taps: &[Tap], flows: &[Flow], interval: Duration, stop: &AtomicBool) -> R
     // Duplicates of the last ones.
     thread::sleep(Duration::from_millis(20));
     receive(taps, flows, number, &mut missing, &mut counts)?;
-    counts.lost = missing.len() as u64;
-    let lost = missing
-        .keys()
-        .take(NAMED)
-        .map(|(flow, number)| format!("flow {flow} number {number} is lost"));
-    counts.examples.extend(lost);
+    let lost = missing.into_iter();
+    counts.lost = lost.map(|((flow, number), sent)| Lost { flow, number, sent }).collect();
     Ok(counts)
 }
 
@@ -152,7 +168,7 @@ fn receive(
     taps: &[Tap],
     flows: &[Flow],
     sent: u64,
-    missing: &mut BTreeMap<(usize, u64), ()>,
+    missing: &mut BTreeMap<(usize, u64), Instant>,
     counts: &mut Counts,
 ) -> Result<()> {
     for (place, tap) in taps.iter().enumerate() {
@@ -166,7 +182,7 @@ fn receive(
                 .get(flow)
                 .is_some_and(|known| known.to == place && numbered(&known.expected, flow, number) == frame);
             let what = match (is_right, missing.remove(&(flow, number))) {
-                (true, Some(())) => continue,
+                (true, Some(_)) => continue,
                 (true, None) => {
                     counts.duplicated += 1;
                     "twice"

@@ -18,7 +18,7 @@ use crate::tidy::{RUN_DIRECTORY, Reaped, instance_files, spawn};
 use crate::wait;
 
 /// Names the program to use instead of the one that was built together with this one.
-const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
+pub const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(10);
 const RESOLVE: Duration = Duration::from_secs(10);

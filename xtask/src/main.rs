@@ -82,6 +82,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Lets a router run among everything that happens to routers, and accounts for each frame that is lost.
+    Soak {
+        /// Passed on: `--minutes N`, by default 60, and `--seed S`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Looks for inputs that break something: host and kernel on random frames, and each fuzz target (fuzz/README.md).
     Fuzz(fuzz::Arguments),
     /// Checks formatting, and runs clippy on all crates.
@@ -167,7 +173,8 @@ fn main() -> ExitCode {
             command: GuestCommand::Lab { names },
         } => guest::lab::labs(&names).and_then(|summary| closing_line(&summary, None)),
         Command::Conformance { name, write } => conformance(name.as_deref(), write),
-        Command::Bench { arguments } => bench(&arguments),
+        Command::Bench { arguments } => measure("bench", &arguments),
+        Command::Soak { arguments } => measure("soak", &arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Lint => lint(),
     };
@@ -230,15 +237,16 @@ fn conformance(name: Option<&str>, write: bool) -> Result<()> {
     Err(error).with_context(|| format!("cannot run {}", conformance.display()))
 }
 
-fn bench(arguments: &[OsString]) -> Result<()> {
-    let [mplsxdp, bench] = build_programs(["mplsxdp", "bench"], &["--release"])?;
+/// Builds a program of the lab and mplsxdp, optimised, and runs it.
+fn measure(name: &str, arguments: &[OsString]) -> Result<()> {
+    let [mplsxdp, program] = build_programs(["mplsxdp", name], &["--release"])?;
     let mut command = root_command(
-        &bench,
-        "The bench makes network namespaces and loads BPF programs",
+        &program,
+        "It makes network namespaces and loads BPF programs",
         &[(PROGRAM_VARIABLE, &mplsxdp)],
     )?;
     let error = command.args(arguments).exec();
-    Err(error).with_context(|| format!("cannot run {}", bench.display()))
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
 fn test(filter: Option<&str>, guest: bool) -> Result<()> {

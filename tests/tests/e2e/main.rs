@@ -32,6 +32,7 @@ mod routes;
 mod routing;
 mod sandbox;
 mod service;
+mod soak;
 mod state;
 mod switching;
 mod too_big;
@@ -64,6 +65,7 @@ fn main() -> Result<()> {
         lifecycle::tests(),
         config::tests(),
         persist::tests(),
+        soak::tests(),
         sandbox::tests(),
         hostile::tests(),
         service::tests(),

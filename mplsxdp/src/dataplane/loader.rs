@@ -85,19 +85,19 @@ pub enum LoadError {
     #[error("cannot read the XDP program's log records: {0}")]
     Log(#[source] io::Error),
     #[error(
-        "the kernel does not take the XDP program: this is Linux {running}, and mplsxdp needs {OLDEST} or later, which has BPF \
-         atomic operations and multi-buffer XDP frames"
+        "{refusal}. mplsxdp needs BPF atomic operations and multi-buffer XDP frames, which Linux has in version {OLDEST} or \
+         later, and in older versions if a distributor has added them. This is Linux {running}"
     )]
-    KernelTooOld { running: Release, source: Box<LoadError> },
+    MayBeTooOld { running: Release, refusal: Box<LoadError> },
 }
 
 impl LoadError {
-    /// If the kernel is too old, names that as the reason, whatever failed.
+    /// If the kernel is an old one, says that this may be the reason.
     fn on_this_kernel(self) -> Self {
         match Release::running() {
-            Some(running) if running < OLDEST => Self::KernelTooOld {
+            Some(running) if running < OLDEST => Self::MayBeTooOld {
                 running,
-                source: Box::new(self),
+                refusal: Box::new(self),
             },
             _ => self,
         }

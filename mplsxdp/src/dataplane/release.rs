@@ -9,7 +9,7 @@ pub struct Release {
     pub minor: u32,
 }
 
-/// The oldest supported kernel.
+/// The first kernel that has everything that is needed, without a distributor's additions.
 pub const OLDEST: Release = Release { major: 5, minor: 18 };
 
 impl Release {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use mplsxdp_common::abi::{MAX_ADJACENCIES, MAX_FTN, Settings, TtlMode};
@@ -24,14 +25,18 @@ use crate::ports::local::{LocalError, LocalPair};
 use crate::ports::preflight::PreflightError;
 use crate::ports::{self, PortError};
 use crate::route::Owner;
+use crate::state::{self, Directory, Problem};
 use crate::switch::{Effect, Identity, Input, PortEvent, Switch};
 
 /// How long a running instance of the same name may take to report what it follows.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How often files are read that a running instance writes, and the time in between.
+const READ_ATTEMPTS: u32 = 3;
+const READ_PAUSE: Duration = Duration::from_millis(100);
 
 /// Everything that prevents loading these options in the network namespace of this thread. Ports of a running instance
 /// with the same name are not an obstacle: that instance would read the file again.
-pub async fn system(options: &Options) -> Vec<String> {
+pub async fn system(options: &Options, discard_state: bool) -> Vec<String> {
     let netlink = match Netlink::open_requests() {
         Ok(netlink) => netlink,
         Err(error) => return vec![error.to_string()],
@@ -44,6 +49,9 @@ pub async fn system(options: &Options) -> Vec<String> {
             Vec::new()
         }
     };
+    if options.persist && !discard_state {
+        errors.extend(saved(&options.instance, !left.is_empty()));
+    }
     for name in options.iface.iter().chain(&options.tx_only) {
         let Err(error) = ports::check(name, options.mode, &netlink).await else {
             continue;
@@ -88,6 +96,27 @@ fn left(options: &Options) -> Result<Vec<u32>, String> {
         .links()
         .map_err(|error| error.to_string())?;
     Ok(links.iter().map(|pinned| pinned.state.program_id).collect())
+}
+
+/// Why what the instance has saved would be refused. `forwards`: its ports do.
+fn saved(instance: &str, forwards: bool) -> Option<String> {
+    let path = state::directory(instance);
+    let mut attempts = 0;
+    loop {
+        let problem = match Directory::read(path.clone()) {
+            Ok(_) => return None,
+            // A load keeps the files aside.
+            Err(Problem::Damaged(_)) if !forwards => return None,
+            Err(problem) => problem,
+        };
+        attempts += 1;
+        // A running instance may have replaced a file between two that were read.
+        let is_final = matches!(problem, Problem::Newer { .. } | Problem::Unsafe { .. });
+        if is_final || attempts == READ_ATTEMPTS {
+            return Some(problem.to_string());
+        }
+        thread::sleep(READ_PAUSE);
+    }
 }
 
 /// Whether an instance of this name runs and waits for a routing daemon there.

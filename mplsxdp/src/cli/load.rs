@@ -74,7 +74,7 @@ fn check(args: &LoadArgs, global: &Global) -> Result<(), Failure> {
         None => capable,
     };
     match entered {
-        Ok(()) => errors.extend(block_on(check::system(&options))?),
+        Ok(()) => errors.extend(block_on(check::system(&options, args.own.discard_state))?),
         Err(error) => errors.push(error.to_string()),
     }
     let Ok(config) = config else {

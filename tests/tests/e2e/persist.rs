@@ -398,6 +398,15 @@ fn no_upgrade() -> Result<()> {
     bench.configure("iface = [\"eth1\", \"eth2\"]\nhold = 2000")?;
     refused("`hold`")?;
     bench.configure(PORTS)?;
+    // What is saved is of a newer version than the file, or damaged.
+    let snapshot = Path::new("/var/lib/mplsxdp").join(bench.netns.name()).join("snapshot");
+    let saved = fs::read_to_string(&snapshot)?;
+    let (first, rest) = saved.split_once('\n').context("an empty snapshot")?;
+    fs::write(&snapshot, format!("mplsxdp-state 4000\n{rest}"))?;
+    refused("has version 4000 of the format")?;
+    fs::write(&snapshot, format!("{first}\n0{rest}"))?;
+    refused("is damaged at line 2")?;
+    fs::write(&snapshot, &saved)?;
     router.run("upgrade")?;
     traffic.stop()?.ensure_whole()?;
     router.run("unload")?;

@@ -91,19 +91,19 @@ impl Event {
             Self::Rest => sleep(moment),
             Self::Flap => account.fault("flap", || {
                 flap(net, moment)?;
-                net.running()?.wait_resolved()
+                net.recovered()
             })?,
             Self::Silence => account.fault("silence", || {
                 net.far.ip("link set eth0 down")?;
                 sleep(moment * 10);
                 net.far.ip("link set eth0 up")?;
-                net.running()?.wait_resolved()
+                net.recovered()
             })?,
             Self::Unplug => account.fault("unplug", || {
                 net.unplug()?;
                 sleep(moment);
                 net.plug()?;
-                net.running()?.wait_resolved()
+                net.recovered()
             })?,
             Self::Flood(flood) => flood::send(net, flood, moment * 2, random)?,
             Self::Pause => {
@@ -135,7 +135,11 @@ impl Event {
             }
             Self::FlapUnattended => {
                 net.end(Signal::SIGKILL)?;
-                account.fault("flap unattended", || flap(net, moment).and_then(|()| net.load()))?;
+                account.fault("flap unattended", || {
+                    flap(net, moment)?;
+                    net.load()?;
+                    net.recovered()
+                })?;
             }
             Self::Upgrade => {
                 net.replace_program()?;

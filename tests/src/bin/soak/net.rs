@@ -12,7 +12,7 @@ use mplsxdp_tests::netns::tapped_link;
 use mplsxdp_tests::numbered::{Flow, MARK, Numbered};
 use mplsxdp_tests::router::{ensure_nothing_left, program};
 use mplsxdp_tests::tidy::{Reaped, spawn};
-use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link};
+use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 use nix::sys::signal::Signal;
 
 /// Between two frames of a flow.
@@ -164,6 +164,15 @@ impl Net {
     pub fn plug(&self) -> Result<()> {
         link(Self::exposed_end(&self.router), End::new(&self.cable, "a"))?;
         self.cable.ip("link set dev a master br0").map(drop)
+    }
+
+    /// Waits until the exposed link carries frames again, and the controller knows.
+    pub fn recovered(&self) -> Result<()> {
+        // The kernel brings the ends of links into service one by one, and later than it says.
+        wait::until("an answer from the far host", PATIENCE, || {
+            Ok(self.router.run("ping -c 1 -W 1 10.0.4.2").ok())
+        })?;
+        self.running()?.wait_resolved()
     }
 
     /// The routes of the configuration, as `route save` writes them.

@@ -9,7 +9,7 @@ use super::load::{block_on, enter_netns};
 use super::output::Output;
 use super::{Failure, Session, netns};
 use crate::control::client::Client;
-use crate::doctor::facts::{self, Instance};
+use crate::doctor::facts::{self, Instance, NeighbourTable};
 use crate::doctor::{self, Finding, Level};
 use crate::error;
 use crate::kernel;
@@ -18,7 +18,7 @@ pub fn doctor(args: &DoctorArgs, global: &Global) -> Result<(), Failure> {
     let mut session = Session::new(global)?;
     let instance = instance(&session)?;
     // Before another network namespace is entered.
-    let thresholds = facts::neighbour_thresholds();
+    let tables = facts::neighbour_tables();
     let prefix = match &global.netns {
         None => String::new(),
         Some(name) => {
@@ -27,14 +27,14 @@ pub fn doctor(args: &DoctorArgs, global: &Global) -> Result<(), Failure> {
             kernel::netns::shell_prefix(&netns::path(name))
         }
     };
-    let mut findings = look(args, instance.as_ref(), &prefix, thresholds)?;
+    let mut findings = look(args, instance.as_ref(), &prefix, tables)?;
     if args.fix {
         let commands = commands(&findings);
         for command in &commands {
             run(command, &mut session.out)?;
         }
         if !commands.is_empty() {
-            findings = look(args, instance.as_ref(), &prefix, thresholds)?;
+            findings = look(args, instance.as_ref(), &prefix, tables)?;
         }
     }
     print(&findings, &mut session.out)?;
@@ -49,10 +49,10 @@ fn look(
     args: &DoctorArgs,
     instance: Option<&Instance>,
     prefix: &str,
-    thresholds: Option<[u32; 2]>,
+    tables: Option<[NeighbourTable; 2]>,
 ) -> Result<Vec<Finding>, Failure> {
     let watch = Duration::from_secs(args.seconds);
-    let gathered = block_on(facts::gather(&args.iface, instance, prefix, thresholds, watch))?;
+    let gathered = block_on(facts::gather(&args.iface, instance, prefix, tables, watch))?;
     let (machine, interfaces) = gathered.map_err(|error| Failure::Refused(error::report(&error)))?;
     Ok(doctor::examine(&machine, &interfaces, instance))
 }

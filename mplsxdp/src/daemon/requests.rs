@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Outcome;
 use crate::kernel::Netlink;
@@ -64,8 +64,16 @@ impl Requests {
     pub fn probe(&mut self, ifindex: u32, address: IpAddr) {
         let netlink = self.netlink.clone();
         self.push(async move {
-            if let Err(error) = netlink.probe(ifindex, address).await {
-                debug!(ifindex, %address, %error, "cannot have a neighbour resolved");
+            match netlink.probe(ifindex, address).await {
+                Ok(()) => {}
+                // No kernel that mplsxdp runs on counts these entries against the limit, but there may be no memory.
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => warn!(
+                    ifindex,
+                    %address,
+                    "the kernel has no room for a neighbour, which is tried again every second: see `mplsxdp doctor` \
+                     (check neighbour-table)"
+                ),
+                Err(error) => debug!(ifindex, %address, %error, "cannot have a neighbour resolved"),
             }
             Outcome::Nothing
         });

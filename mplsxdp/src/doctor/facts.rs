@@ -1,7 +1,7 @@
 //! What is found out about the machine, its interfaces and the instance, without changing anything.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub struct Machine {
     pub missing_capabilities: Vec<&'static str>,
     /// By their paths beneath `/proc/sys/net`.
     pub settings: HashMap<String, u32>,
-    /// `gc_thresh3` of IPv4 and IPv6.
-    pub neighbour_thresholds: Option<[u32; 2]>,
+    /// Of IPv4 and IPv6.
+    pub neighbour_tables: Option<[NeighbourTable; 2]>,
     /// Local pairs of instances that do not run, and the instances.
     pub leftover_pairs: Vec<(Arc<str>, String)>,
     /// The interfaces of default routes.
@@ -37,13 +37,20 @@ pub struct Machine {
     pub prefix: String,
 }
 
+/// The kernel's neighbour table of one family, for all network namespaces together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NeighbourTable {
+    /// `gc_thresh3`.
+    pub limit: u32,
+    /// How often it had no room for a new entry, since the machine has booted.
+    pub was_full: u64,
+}
+
 /// The running instance.
 #[derive(Clone, Debug)]
 pub struct Instance {
     pub name: String,
     pub mode: XdpMode,
-    /// How many next hops its routes use.
-    pub next_hops: u64,
     pub follows_kernel: bool,
     pub links: Vec<api::Link>,
     /// Its network namespace, and the name of that.
@@ -94,7 +101,6 @@ impl Instance {
                 _ => XdpMode::Native,
             },
             name: status.instance,
-            next_hops: status.next_hops,
             follows_kernel: sources.contains(&SyncSource::Kernel),
             links: client.links(true)?,
             netns_inode: status.netns_inode,
@@ -104,13 +110,13 @@ impl Instance {
 }
 
 /// Gathers everything in the network namespace of this thread. `names` are the interfaces to look at; if there are none,
-/// the ports of the instance, or else all interfaces. `thresholds` are the [`neighbour_thresholds`] if they are known.
+/// the ports of the instance, or else all interfaces. `tables` are the [`neighbour_tables`] if they are known.
 /// Losses are counted for the time `watch`.
 pub async fn gather(
     names: &[String],
     instance: Option<&Instance>,
     prefix: &str,
-    thresholds: Option<[u32; 2]>,
+    tables: Option<[NeighbourTable; 2]>,
     watch: Duration,
 ) -> Result<(Machine, Vec<Interface>), PreflightError> {
     let netlink = Netlink::open_requests()?;
@@ -135,9 +141,9 @@ pub async fn gather(
         ),
         missing_capabilities: preflight::missing_capabilities()?,
         settings: settings(&names),
-        neighbour_thresholds: match thresholds {
-            Some(thresholds) => Some(thresholds),
-            None => first_thresholds().await,
+        neighbour_tables: match tables {
+            Some(tables) => Some(tables),
+            None => first_tables().await,
         },
         leftover_pairs: leftover_pairs(&links, &netlink).await,
         default_routes: default_routes(),
@@ -229,16 +235,32 @@ fn settings(names: &[String]) -> HashMap<String, u32> {
         .collect()
 }
 
-/// `gc_thresh3` of IPv4 and IPv6, in the network namespace of this thread. Only the first one has these settings.
-pub fn neighbour_thresholds() -> Option<[u32; 2]> {
-    let read = |family| sysctl::read(&format!("{family}/neigh/default/gc_thresh3"));
-    Some([read("ipv4")?, read("ipv6").unwrap_or(u32::MAX)])
+/// Those of IPv4 and IPv6, in the network namespace of this thread. Only the first one has these settings.
+pub fn neighbour_tables() -> Option<[NeighbourTable; 2]> {
+    let read = |family: &str, statistics: &str| {
+        let rows = fs::read_to_string(format!("/proc/thread-self/net/stat/{statistics}"));
+        Some(NeighbourTable {
+            limit: sysctl::read(&format!("{family}/neigh/default/gc_thresh3"))?,
+            was_full: rows.map_or(0, |rows| was_full(&rows)),
+        })
+    };
+    let v6 = read("ipv6", "ndisc_cache").unwrap_or(NeighbourTable {
+        limit: u32::MAX,
+        was_full: 0,
+    });
+    Some([read("ipv4", "arp_cache")?, v6])
+}
+
+/// `table_fulls`, which is the last column: a row for each CPU, in hexadecimal.
+pub(super) fn was_full(rows: &str) -> u64 {
+    let counts = rows.lines().skip(1).filter_map(|row| row.split_whitespace().last());
+    counts.filter_map(|count| u64::from_str_radix(count, 16).ok()).sum()
 }
 
 /// Those of the first network namespace, if this process may enter it.
-async fn first_thresholds() -> Option<[u32; 2]> {
+async fn first_tables() -> Option<[NeighbourTable; 2]> {
     let first = File::open("/proc/1/ns/net").ok()?;
-    netns::within(first, || Ok(neighbour_thresholds())).await.ok().flatten()
+    netns::within(first, || Ok(neighbour_tables())).await.ok().flatten()
 }
 
 async fn leftover_pairs(links: &[LinkInfo], netlink: &Netlink) -> Vec<(Arc<str>, String)> {
@@ -257,7 +279,7 @@ async fn leftover_pairs(links: &[LinkInfo], netlink: &Netlink) -> Vec<(Arc<str>,
 }
 
 fn default_routes() -> Vec<String> {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+    let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
     let mut found = route_table::default_v4(&read("route"));
     found.extend(route_table::default_v6(&read("ipv6_route")));
     found

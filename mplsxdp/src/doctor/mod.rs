@@ -15,7 +15,7 @@ use crate::dataplane::XdpMode;
 use crate::kernel::netdev::XdpFeatures;
 use crate::kernel::sysctl;
 use crate::ports::preflight::{self, PreflightError};
-use facts::{Instance, Interface, Machine};
+use facts::{Instance, Interface, Machine, NeighbourTable};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -121,7 +121,7 @@ fn of_machine(machine: &Machine, instance: Option<&Instance>) -> Vec<Finding> {
         jit(machine),
     ];
     findings.extend(forwarding(machine));
-    findings.extend(neighbour_table(machine, instance));
+    findings.extend(neighbour_table(machine));
     findings.extend(platform_labels(machine, instance));
     findings.extend(machine.leftover_pairs.iter().map(|(name, owner)| {
         Finding::new(
@@ -178,36 +178,42 @@ fn forwarding(machine: &Machine) -> [Finding; 2] {
     })
 }
 
-/// The kernel has one neighbour table for all network namespaces. It drops the oldest entries above `gc_thresh2`, and
-/// refuses new ones at `gc_thresh3`.
-fn neighbour_table(machine: &Machine, instance: Option<&Instance>) -> Option<Finding> {
+/// The kernel has one neighbour table for each family, for all network namespaces. It drops the oldest entries above
+/// `gc_thresh2`, and refuses new ones at `gc_thresh3`. Next hops are exempt (NTF_EXT_LEARNED), but not the hosts to which the
+/// kernel sends what routes leave to it.
+fn neighbour_table(machine: &Machine) -> Option<Finding> {
     const CHECK: &str = "neighbour-table";
-    let thresholds = machine.neighbour_thresholds?;
-    let lowest = thresholds.into_iter().min()?;
-    let next_hops = instance.map_or(0, |instance| instance.next_hops);
-    let level = match next_hops {
-        _ if next_hops >= u64::from(lowest) => Level::Error,
-        _ if 4 * next_hops >= 3 * u64::from(lowest) => Level::Warning,
-        _ => {
-            let text = format!("room for {lowest} neighbours; routes use {next_hops} next hops");
-            return Some(Finding::new(CHECK, Level::Ok, text));
-        }
+    let tables = machine.neighbour_tables?;
+    let settings_of = |(family, table): (&str, NeighbourTable)| {
+        let wanted = table.limit.saturating_mul(2);
+        [("gc_thresh2", wanted / 2), ("gc_thresh3", wanted)]
+            .map(|(key, value)| (format!("{family}/neigh/default/{key}"), value))
     };
-    let wanted = u32::try_from(next_hops).unwrap_or(u32::MAX / 4).next_power_of_two() * 2;
-    let keys: Vec<(String, u32)> = ["ipv4", "ipv6"]
+    let full = ["ipv4", "ipv6"]
         .into_iter()
-        .flat_map(|family| {
-            [("gc_thresh2", wanted / 2), ("gc_thresh3", wanted)]
-                .map(|(key, value)| (format!("{family}/neigh/default/{key}"), value))
-        })
-        .collect();
+        .zip(tables)
+        .filter(|(_, table)| table.was_full > 0);
+    let keys: Vec<(String, u32)> = full.flat_map(settings_of).collect();
     let keys: Vec<(&str, u32)> = keys.iter().map(|(key, value)| (key.as_str(), *value)).collect();
-    let text = format!(
-        "the kernel has room for {lowest} neighbours, in all network namespaces together, and routes use {next_hops} next \
-         hops: those without room are not resolved"
-    );
-    // The settings exist in the first network namespace only.
-    Some(Finding::new(CHECK, level, text).with_command(settings("", &keys)))
+    let limit = tables.iter().map(|table| table.limit).min()?;
+    let times: u64 = tables.iter().map(|table| table.was_full).sum();
+    Some(match times {
+        0 => Finding::new(
+            CHECK,
+            Level::Ok,
+            format!("the kernel has always had room for neighbours ({limit}, and any number of next hops)"),
+        ),
+        _ => Finding::new(
+            CHECK,
+            Level::Warning,
+            format!(
+                "the kernel had no room for another neighbour {times} times since it has booted, in all network namespaces \
+                 together: packets that it should have sent to hosts were lost; next hops of routes are exempt"
+            ),
+        )
+        // The settings exist in the first network namespace only.
+        .with_command(settings("", &keys)),
+    })
 }
 
 fn platform_labels(machine: &Machine, instance: Option<&Instance>) -> Option<Finding> {

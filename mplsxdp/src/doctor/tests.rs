@@ -1,7 +1,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::facts::{Instance, Interface, Machine, Port};
+use super::facts::{Instance, Interface, Machine, NeighbourTable, Port, was_full};
 use super::losses::{Counter, Losses};
 use super::*;
 use crate::neighbour::XdpAttachment;
@@ -12,7 +12,7 @@ fn machine(settings: &[(&str, u32)]) -> Machine {
     Machine {
         release: "6.18.5".into(),
         settings: settings.iter().map(|&(key, value)| (key.to_owned(), value)).collect(),
-        neighbour_thresholds: Some([1024, 1024]),
+        neighbour_tables: Some([table(0), table(0)]),
         ..Machine::default()
     }
 }
@@ -31,11 +31,10 @@ fn interface(facts: Facts) -> Interface {
     }
 }
 
-fn instance(next_hops: u64) -> Instance {
+fn instance() -> Instance {
     Instance {
         name: "pe1".into(),
         mode: XdpMode::Native,
-        next_hops,
         follows_kernel: true,
         links: Vec::new(),
         netns_inode: 0,
@@ -60,7 +59,7 @@ fn a_good_machine_has_no_complaint() {
         ("mpls/platform_labels", 1000),
         ("mpls/conf/eth1/input", 1),
     ]);
-    let findings = examine(&good, &[interface(nic())], Some(&instance(100)));
+    let findings = examine(&good, &[interface(nic())], Some(&instance()));
     assert_eq!(bad(&findings), []);
     // Everything that was checked is listed.
     let checks: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
@@ -116,7 +115,7 @@ fn settings_come_with_the_command_in_their_namespace() {
     };
     let warning = |check, command| (check, Level::Warning, Some(command));
     assert_eq!(
-        bad(&examine(&machine, &[eth1], Some(&instance(1)))),
+        bad(&examine(&machine, &[eth1], Some(&instance()))),
         [
             warning("bpf-jit", "ip netns exec r1 sysctl -w net.core.bpf_jit_enable=1"),
             warning("ip_forward", "ip netns exec r1 sysctl -w net.ipv4.ip_forward=1"),
@@ -138,18 +137,25 @@ fn settings_come_with_the_command_in_their_namespace() {
     );
 }
 
+fn table(was_full: u64) -> NeighbourTable {
+    NeighbourTable { limit: 1024, was_full }
+}
+
 #[test]
-fn a_neighbour_table_that_is_too_small_is_an_error() {
-    let level = |next_hops| {
-        let finding = neighbour_table(&machine(&[]), Some(&instance(next_hops))).unwrap();
+fn a_neighbour_table_that_was_full_is_a_warning() {
+    let rows = "entries  allocs   table_fulls\n00000008 00000d7c 00000010\n00000008 00001110 00000003\n";
+    assert_eq!(was_full(rows), 19);
+    let found = |tables| {
+        let mut machine = machine(&[]);
+        machine.neighbour_tables = Some(tables);
+        let finding = neighbour_table(&machine).unwrap();
         (finding.level, finding.command)
     };
-    assert_eq!(level(767), (Level::Ok, None));
-    let command = "sysctl -w net.ipv4.neigh.default.gc_thresh2=1024 net.ipv4.neigh.default.gc_thresh3=2048 \
-                   net.ipv6.neigh.default.gc_thresh2=1024 net.ipv6.neigh.default.gc_thresh3=2048";
-    assert_eq!(level(768), (Level::Warning, Some(command.into())));
-    assert_eq!(level(1024), (Level::Error, Some(command.into())));
-    assert_eq!(level(16_384).0, Level::Error);
+    assert_eq!(found([table(0), table(0)]), (Level::Ok, None));
+    let v4 = "sysctl -w net.ipv4.neigh.default.gc_thresh2=1024 net.ipv4.neigh.default.gc_thresh3=2048";
+    assert_eq!(found([table(1), table(0)]), (Level::Warning, Some(v4.into())));
+    let both = v4.to_owned() + " net.ipv6.neigh.default.gc_thresh2=1024 net.ipv6.neigh.default.gc_thresh3=2048";
+    assert_eq!(found([table(1), table(9)]), (Level::Warning, Some(both)));
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn errno(&self) -> Option<i32> {
+    pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Open(source) | Self::Refused { source, .. } => source.raw_os_error(),
             Self::TimedOut { .. } | Self::Lost { .. } => None,

@@ -51,6 +51,8 @@ impl PagePools {
     }
 }
 
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
 /// A bpf_link of another process.
 pub struct ForeignLink(OwnedFd);
 
@@ -71,13 +73,23 @@ impl ForeignLink {
 
     /// Replaces its program with one of the rig's. Returns the id of that.
     pub fn replace(&self, program: &str) -> Result<u32> {
-        const BPF_LINK_UPDATE: libc::c_long = 29;
         let mut object = EbpfLoader::new().load(OBJECT)?;
         let xdp: &mut Xdp = object.program_mut(program).context("no such program")?.try_into()?;
         xdp.load()?;
         let descriptor = xdp.fd()?.as_fd().as_raw_fd().cast_unsigned();
         bpf(BPF_LINK_UPDATE, [self.descriptor(), descriptor, 0, 0]).context("cannot update a link")?;
         Ok(xdp.info()?.id())
+    }
+
+    /// Replaces its program with the loaded one with this id.
+    pub fn replace_by_id(&self, program: u32) -> Result<()> {
+        const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+        let program = bpf(BPF_PROG_GET_FD_BY_ID, [program, 0, 0]).with_context(|| format!("no program {program}"))?;
+        // SAFETY: the kernel has just made this descriptor for its caller.
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        let descriptor = program.as_raw_fd().cast_unsigned();
+        bpf(BPF_LINK_UPDATE, [self.descriptor(), descriptor, 0, 0]).context("cannot update a link")?;
+        Ok(())
     }
 
     fn descriptor(&self) -> u32 {

@@ -624,7 +624,7 @@ mod tests {
     #[test]
     fn what_load_takes() {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
-                    --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --persist --no-readopt --fix-peers \
+                    --counter-slots 1 --stacks 5 --groups 6 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --persist --guard --no-readopt --fix-peers \
                     --local --unknown pass --icmp-via lsp --icmp-source 192.0.2.1 --icmp-source 2001:db8::1 \
                     --icmp-rate 0 --icmp-source-rate 7 --prefer kernel=5 --prefer fpm=255 --hold 1024 --punt-rate 1000000000 --config f.toml -vv";
         let cli = parse(line).unwrap();
@@ -641,6 +641,7 @@ mod tests {
                 tx_only: vec!["eth3".into()],
                 wait: true,
                 persist: true,
+                guard: true,
                 no_readopt: true,
                 fix_peers: true,
                 mode: XdpMode::Generic,

@@ -274,6 +274,7 @@ mod tests {
             wait = true
             no-readopt = true
             persist = true
+            guard = true
             fix-peers = true
             mode = "generic"
             labels = 0x1000
@@ -309,7 +310,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:37:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:38:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -324,6 +325,7 @@ mod tests {
                 wait: true,
                 no_readopt: true,
                 persist: true,
+                guard: true,
                 fix_peers: true,
                 checksum: Vec::new(),
                 mode: XdpMode::Generic,
@@ -507,7 +509,7 @@ instance = "../up"
                 "f.toml:3:10: `stacks`: invalid type: string \"many\", expected a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl`: invalid value: integer `256`, expected a number, 1 to 255",
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
-                "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, hash-seed, hold, \
+                "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
                  log-exceptions, mode, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",

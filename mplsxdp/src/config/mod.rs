@@ -90,12 +90,14 @@ impl Config {
         let Options {
             wait,
             no_readopt,
+            guard,
             fix_peers,
             kernel_route,
             ..
         } = new.options;
         (self.options.wait, self.options.no_readopt) = (wait, no_readopt);
-        (self.options.fix_peers, self.options.kernel_route) = (fix_peers, kernel_route);
+        (self.options.guard, self.options.fix_peers) = (guard, fix_peers);
+        self.options.kernel_route = kernel_route;
         self.ports = new.ports;
         others
     }

@@ -59,6 +59,9 @@ pub struct Options {
     /// Keep forwarding when the process ends, however that happens, until `unload`. The next load takes over.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub persist: bool,
+    /// Put the program back onto a port when another process has detached or replaced it.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub guard: bool,
     /// Switch GRO on at the other ends of veths that need it to take redirected frames, in any network namespace.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub fix_peers: bool,
@@ -156,6 +159,7 @@ impl Default for Options {
             wait: false,
             no_readopt: false,
             persist: false,
+            guard: false,
             fix_peers: false,
             checksum: Vec::new(),
             mode: XdpMode::Native,
@@ -186,7 +190,7 @@ impl Default for Options {
 }
 
 /// Options that a reload applies to the running instance.
-const RELOADED: [&str; 9] = [
+const RELOADED: [&str; 10] = [
     "iface",
     "tx-only",
     "mpls-off",
@@ -194,6 +198,7 @@ const RELOADED: [&str; 9] = [
     "kernel-route",
     "wait",
     "no-readopt",
+    "guard",
     "fix-peers",
     "routes-file",
 ];
@@ -296,6 +301,7 @@ mod tests {
         let new = Options {
             wait: true,
             no_readopt: true,
+            guard: true,
             fix_peers: true,
             hold: Number(7),
             labels: Number(4096),

@@ -332,8 +332,8 @@ pub struct Link {
     /// Whether frames can be redirected to it; `None` if the kernel does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_target: Option<bool>,
-    /// Why it does not work: it waits for its interface, or its program cannot be put back. Labelled frames that arrive
-    /// are lost.
+    /// Why it does not work: it waits for its interface, or another process has taken its program off. Labelled
+    /// frames that arrive are lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// What it does about unfinished checksums of arriving frames.

@@ -54,7 +54,6 @@ use crate::ports::attach::{self, Attached, Attacher, Order, Parts};
 use crate::ports::local::{LeftPair, LocalPair};
 use crate::ports::local_routes::LocalRoutes;
 use crate::ports::preflight::PreflightError;
-use crate::ports::programs::Finding;
 use crate::privileges::{self, Start};
 use crate::route::Source;
 use crate::slowpath::xsk::{Patience, XskPort};
@@ -70,7 +69,7 @@ pub use reading::Reread;
 use requests::Requests;
 use saving::{Opened, Saving};
 use threads::Dropper;
-use watch::{TtlSettings, Watch};
+use watch::{Findings, TtlSettings, Watch};
 use watchdog::Watchdog;
 
 /// Requests that wait for the switch.
@@ -389,7 +388,7 @@ enum Happened {
     Idle,
     Exceptions,
     FeaturesChanged(Option<u32>),
-    Interference(Vec<Finding>),
+    Interference(Findings),
     GracePeriod,
     /// A part of a snapshot is wanted.
     Snapshot(state::Request),
@@ -462,6 +461,8 @@ struct Daemon {
     next_token: Token,
     /// With `--persist`.
     persistence: Option<Arc<Persistence>>,
+    /// Why links are not pinned any more.
+    unpinned: Option<String>,
     /// The takeover has begun.
     takes_over: bool,
     is_ready: bool,
@@ -548,6 +549,7 @@ impl Daemon {
             answers: HashMap::new(),
             next_token: Token(0),
             persistence,
+            unpinned: None,
             takes_over: false,
             is_ready: false,
             stopping: false,
@@ -594,7 +596,10 @@ impl Daemon {
             let own = attachments
                 .iter()
                 .filter(|(_, attachment)| !attachment.awaits_takeover());
-            own.map(|(&number, attachment)| (number, attachment.probe())).collect()
+            let probe = |(&number, attachment): (&u16, &Attachment)| {
+                (number, attachment.probe(switch.ports().is_program_lost(number)))
+            };
+            own.map(probe).collect()
         };
         tokio::select! {
             Some(outcome) = running.next(), if !running.is_empty() => Happened::Outcome(Box::new(outcome)),
@@ -658,7 +663,12 @@ impl Daemon {
                 self.perform_all();
             }
             Happened::FeaturesChanged(ifindex) => self.handle(Input::FeaturesChanged(ifindex)),
-            Happened::Interference(found) => self.handle(Input::Interference(found)),
+            Happened::Interference(found) => {
+                self.pin_again(&found.unpinned);
+                if !found.programs.is_empty() {
+                    self.handle(Input::Interference(found.programs));
+                }
+            }
             Happened::GracePeriod => self.handle(Input::Tick),
             Happened::Snapshot(request) => self.handle(Input::SnapshotWanted(request)),
             Happened::TtlSettings(ttl) => self.switch.set_ttl_defaults(ttl),
@@ -894,6 +904,16 @@ impl Daemon {
             }
             Effect::WatchSoon => self.watch.hurry(Instant::now()),
             Effect::PutBack { number, ifindex, name } => self.put_back(number, ifindex, name),
+            Effect::LookAtLost { number, ifindex, name } => {
+                let attacher = self.attacher.clone();
+                self.run(async move {
+                    let result = Err(match attacher.has(&name, ifindex).await {
+                        true => NotPutBack::Unguarded,
+                        false => NotPutBack::Gone,
+                    });
+                    Outcome::Input(Input::PutBack { number, result })
+                });
+            }
             Effect::ReplaceProgram { number, settings } => {
                 let program = self.attacher.clone().program(settings);
                 self.run(async move { Outcome::Program(number, program.await) });
@@ -1029,6 +1049,29 @@ impl Daemon {
         });
     }
 
+    /// Another process has removed the pins of these links, or unmounted the bpffs.
+    fn pin_again(&mut self, unpinned: &[(u16, u32)]) {
+        let mut problem = None;
+        for &(number, link_id) in unpinned {
+            let Some(pinned) = self.attachments.get(&number).and_then(|own| own.pin_again(link_id)) else {
+                continue;
+            };
+            match pinned {
+                Ok(()) => warn!(
+                    port = self.switch.ports().name(number),
+                    "another process has removed the pin of this port's link, or the bpffs; it is pinned again"
+                ),
+                Err(error) => problem = Some(error::report(&error)),
+            }
+        }
+        if let Some(problem) = &problem
+            && self.unpinned.as_ref() != Some(problem)
+        {
+            error!("ports do not go on forwarding when this process ends, because their pins are gone: {problem}");
+        }
+        self.unpinned = problem;
+    }
+
     fn left_pair(&self) -> LeftPair {
         match self.persistence {
             Some(_) => LeftPair::Adopt,
@@ -1071,7 +1114,7 @@ impl Daemon {
     }
 
     fn taken_over(&mut self, taken: Vec<(u16, Result<TakenOver, AttachError>)>, were_ports: Vec<u32>) {
-        let mut programs = Vec::new();
+        let (mut programs, mut failed) = (Vec::new(), Vec::new());
         for (number, result) in taken {
             let Some(attachment) = self.attachments.get_mut(&number) else {
                 continue;
@@ -1084,6 +1127,7 @@ impl Daemon {
                 // The watch finds that the program is not there, and puts it back when that is possible.
                 Err(error) => {
                     attachment.not_taken_over();
+                    failed.push(number);
                     let name = self.switch.ports().name(number);
                     let error = error::report(&error);
                     error!(
@@ -1093,7 +1137,11 @@ impl Daemon {
                 }
             }
         }
-        self.handle(Input::TakenOver { programs, were_ports });
+        self.handle(Input::TakenOver {
+            programs,
+            failed,
+            were_ports,
+        });
     }
 
     /// Whether the ports go on forwarding when this process ends. One that has not started yet leaves what was there

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::audit;
-use crate::dataplane::port::Probe;
+use crate::dataplane::port::{Found, Probe};
 use crate::feeds::TtlDefaults;
 use crate::ports::programs::Finding;
 
@@ -49,8 +49,16 @@ impl<T: Send + 'static> Repeated<T> {
     }
 }
 
+/// What a check of the links has found.
+#[derive(Default)]
+pub struct Findings {
+    pub programs: Vec<Finding>,
+    /// Ports and their links whose pins are gone.
+    pub unpinned: Vec<(u16, u32)>,
+}
+
 /// Checks the links periodically.
-pub struct Watch(Repeated<Vec<Finding>>);
+pub struct Watch(Repeated<Findings>);
 
 impl Watch {
     pub fn new(now: Instant) -> Self {
@@ -62,35 +70,45 @@ impl Watch {
         self.0.due = self.0.due.min(now);
     }
 
-    /// Waits until a check finds a program that is not in place. Can be dropped and called again at any time.
-    pub async fn findings(&mut self, probes: impl Fn() -> Vec<(u16, Probe)>) -> Vec<Finding> {
+    /// Waits until a check finds something. Can be dropped and called again at any time.
+    pub async fn findings(&mut self, probes: impl Fn() -> Vec<(u16, Probe)>) -> Findings {
         loop {
             let look = || {
                 let probes = probes();
                 move || look(&probes)
             };
-            if let Some(found) = self.0.next(look).await.filter(|found| !found.is_empty()) {
+            let is_something = |found: &Findings| !found.programs.is_empty() || !found.unpinned.is_empty();
+            if let Some(found) = self.0.next(look).await.filter(is_something) {
                 return found;
             }
         }
     }
 }
 
-fn look(probes: &[(u16, Probe)]) -> Vec<Finding> {
-    let interference = |probe: &Probe| {
-        probe.interference().unwrap_or_else(|error| {
-            debug!(link_id = probe.link_id, %error, "cannot look at a link");
+fn look(probes: &[(u16, Probe)]) -> Findings {
+    let mut findings = Findings::default();
+    for (number, probe) in probes {
+        let (number, link_id) = (*number, probe.link_id);
+        let found = probe.look().unwrap_or_else(|error| {
+            debug!(link_id, %error, "cannot look at a link");
             None
-        })
-    };
-    let found = probes.iter().filter_map(|(number, probe)| {
-        Some(Finding {
-            number: *number,
-            link_id: probe.link_id,
-            interference: interference(probe)?,
-        })
-    });
-    found.collect()
+        });
+        let interference = match found {
+            None => continue,
+            Some(Found::Unpinned) => {
+                findings.unpinned.push((number, link_id));
+                continue;
+            }
+            Some(Found::InPlace) => None,
+            Some(Found::Interference(interference)) => Some(interference),
+        };
+        findings.programs.push(Finding {
+            number,
+            link_id,
+            interference,
+        });
+    }
+    findings
 }
 
 /// Reads the kernel's settings of the TTL periodically.

@@ -38,6 +38,8 @@ pub enum PinError {
         "cannot find out whether {BPFFS} outlives this process, as `--persist` needs: cannot look at {what}: {source}"
     )]
     Unknown { what: &'static str, source: io::Error },
+    #[error("no bpffs is mounted at {BPFFS}: `mount -t bpf bpf {BPFFS}`")]
+    Unmounted,
     #[error("cannot mount a bpffs, which `--persist` needs: {0}: `mount -t bpf bpf {BPFFS}`")]
     Mount(#[source] io::Error),
     #[error("{what} {}: {source}", path.display())]
@@ -82,6 +84,10 @@ impl PinFolder {
         if check()? == Found::Missing {
             mount_once(run_dir)?;
         }
+        self.create()
+    }
+
+    fn create(&self) -> Result<(), PinError> {
         for folder in [&top(), &self.0] {
             match DirBuilder::new().mode(MODE).create(folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -130,6 +136,15 @@ impl PinFolder {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             pinned => pinned.map_err(PinError::io("cannot pin a link at", &path)),
         }
+    }
+
+    /// Pins a link whose pin is gone, perhaps together with its folder or the bpffs.
+    pub fn pin_again(&self, link: &XdpLink, link_id: u32) -> Result<(), PinError> {
+        if !is_bpffs() {
+            return Err(PinError::Unmounted);
+        }
+        self.create()?;
+        self.pin(link, link_id)
     }
 
     /// Whether this link is pinned here.

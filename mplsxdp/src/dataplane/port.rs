@@ -151,12 +151,21 @@ impl Attachment {
         }
     }
 
-    pub fn probe(&self) -> Probe {
+    /// `is_lost`: the program was found to be off.
+    pub fn probe(&self, is_lost: bool) -> Probe {
         Probe {
+            folder: self.folder.clone(),
+            is_lost,
             link: Arc::clone(&self.link),
             link_id: self.link_id,
             program_id: self.program_id,
         }
+    }
+
+    /// The pin of this link is gone: pins it again.
+    pub fn pin_again(&self, link_id: u32) -> Option<Result<(), PinError>> {
+        let folder = self.folder.as_ref().filter(|_| self.link_id == link_id)?;
+        Some(folder.pin_again(&self.link, link_id))
     }
 
     /// Whether the link still has a dead process's program.
@@ -237,19 +246,37 @@ pub struct Probe {
     link: Arc<XdpLink>,
     pub link_id: u32,
     program_id: u32,
+    folder: Option<PinFolder>,
+    is_lost: bool,
+}
+
+/// What a [`Probe`] has found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    Interference(Interference),
+    /// The program was lost and is in place.
+    InPlace,
+    /// The program is in place, but the link's pin is gone.
+    Unpinned,
 }
 
 impl Probe {
-    /// May wait for the kernel's RTNL lock.
-    pub fn interference(&self) -> io::Result<Option<Interference>> {
+    /// `None`: all is as it was. May wait for the kernel's RTNL lock.
+    pub fn look(&self) -> io::Result<Option<Found>> {
         let state = self.link.state()?;
         Ok(match state.program_id {
-            _ if state.ifindex == 0 => Some(Interference::Detached),
-            own if own == self.program_id => None,
-            other => Some(Interference::Replaced {
+            _ if state.ifindex == 0 => Some(Found::Interference(Interference::Detached)),
+            own if own == self.program_id => {
+                let is_unpinned = |folder: &PinFolder| !folder.has(self.link_id);
+                match self.is_lost {
+                    true => Some(Found::InPlace),
+                    false => self.folder.as_ref().is_some_and(is_unpinned).then_some(Found::Unpinned),
+                }
+            }
+            other => Some(Found::Interference(Interference::Replaced {
                 other,
                 name: bpf::program_name(other).ok().filter(|name| !name.is_empty()),
-            }),
+            })),
         })
     }
 }

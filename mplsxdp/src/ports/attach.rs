@@ -190,6 +190,12 @@ impl Attacher {
         preflight::gather(name, &self.netlink).await
     }
 
+    /// Whether the interface with this index is still there and has this name.
+    pub async fn has(self, name: &str, ifindex: u32) -> bool {
+        let link = self.netlink.link(name).await;
+        link.is_ok_and(|link| link.is_some_and(|link| link.ifindex == ifindex))
+    }
+
     /// Finds out why a program could not be put back onto an interface. `None` if the interface is gone or another one:
     /// that will be reported soon.
     pub async fn obstacle(self, name: Arc<str>, ifindex: u32, error: AttachError) -> Option<PortError> {

@@ -15,7 +15,7 @@ use super::error::PortError;
 use super::preflight::{self, Facts, FarEnd, ONE_BUFFER_MTU};
 use super::programs::ProgramState;
 use super::sub_interface::{self, SubInterface, Tags};
-use super::waiting::{Waiting, WaitingPorts};
+use super::waiting::{Retry, Waiting, WaitingPorts};
 use crate::control::api::Checksum;
 use crate::dataplane::{GracePeriod, Tables, XdpMode};
 use crate::neighbour::links::Links;
@@ -402,6 +402,17 @@ impl Ports {
         match &mut self.get_mut(number)?.place {
             Place::Interface { ifindex, program, .. } => Some((*ifindex, program)),
             Place::SubInterface { .. } => None,
+        }
+    }
+
+    /// Programs that are off are put back next time.
+    pub fn retry_lost(&mut self, now: Instant) {
+        for port in &mut self.ports {
+            if let Place::Interface { program, .. } = &mut port.place
+                && let Some(lost) = &mut program.lost
+            {
+                lost.retry = Retry::at_once(now);
+            }
         }
     }
 

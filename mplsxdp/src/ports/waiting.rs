@@ -42,10 +42,19 @@ pub struct Retry {
 
 impl Retry {
     pub fn at_once(now: Instant) -> Self {
+        Self::at(now)
+    }
+
+    pub fn at(due: Instant) -> Self {
         Self {
             failures: 0,
-            due: Some(now),
+            due: Some(due),
         }
+    }
+
+    /// The time until it is due.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        self.due.filter(|&due| due > now).map(|due| due - now)
     }
 
     pub fn is_due(&self, now: Instant) -> bool {

@@ -426,7 +426,18 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The programs of this process are on the ports.
-    pub(super) fn taken_over(&mut self, programs: &[(u16, ProgramIds)], were_ports: &[u32], now: Instant) {
+    pub(super) fn taken_over(
+        &mut self,
+        programs: &[(u16, ProgramIds)],
+        failed: &[u16],
+        were_ports: &[u32],
+        now: Instant,
+    ) {
+        for &number in failed {
+            if let Some((_, program)) = self.ports.program_mut(number) {
+                program.wanted = true;
+            }
+        }
         for &(number, ProgramIds { link_id, program_id }) in programs {
             if let Some((_, program)) = self.ports.program_mut(number) {
                 (program.link_id, program.program_id) = (link_id, program_id);
@@ -505,6 +516,9 @@ impl<T: Tables> Switch<T> {
         self.effects
             .push_back(Effect::SetLocalRoutes(config.kernel_route.clone()));
         let restart = self.config.reload(config);
+        if self.config.guard {
+            self.ports.retry_lost(now);
+        }
         if !restart.is_empty() {
             warn!(
                 "{} changed in the configuration: this takes effect only when the instance is loaded again",

@@ -114,9 +114,9 @@ pub enum Input {
     Feed(FeedEvent),
     /// The answer to [`Effect::ReadRoutes`].
     RoutesRead(Result<Reading, String>),
-    /// Programs of ports are not in place.
+    /// Programs of ports are not in place, or are again.
     Interference(Vec<Finding>),
-    /// The result of [`Effect::PutBack`].
+    /// The result of [`Effect::PutBack`] or [`Effect::LookAtLost`].
     PutBack {
         number: u16,
         result: Result<ProgramIds, NotPutBack>,
@@ -136,6 +136,8 @@ pub enum Input {
     /// The result of [`Effect::TakeOver`].
     TakenOver {
         programs: Vec<(u16, ProgramIds)>,
+        /// The ports that have no program now.
+        failed: Vec<u16>,
         /// The interfaces that are not ports any more, and from which the dead process's program was taken.
         were_ports: Vec<u32>,
     },
@@ -171,6 +173,8 @@ pub enum NotPutBack {
     Gone,
     /// `held`: it has another program.
     Refused { reason: String, held: bool },
+    /// It was not tried, without `--guard`.
+    Unguarded,
 }
 
 /// An effect that the switch requests.
@@ -265,6 +269,12 @@ pub enum Effect {
     /// Check soon whether programs are in place.
     WatchSoon,
     PutBack {
+        number: u16,
+        ifindex: u32,
+        name: Arc<str>,
+    },
+    /// The same without putting it back: is it another process that has taken it off, or is the interface gone?
+    LookAtLost {
         number: u16,
         ifindex: u32,
         name: Arc<str>,
@@ -454,7 +464,11 @@ impl<T: Tables> Switch<T> {
                 self.effects.extend(looks);
             }
             Input::Features { ifindex, facts } => self.ports.follow_features(ifindex, &facts),
-            Input::TakenOver { programs, were_ports } => self.taken_over(&programs, &were_ports, now),
+            Input::TakenOver {
+                programs,
+                failed,
+                were_ports,
+            } => self.taken_over(&programs, &failed, &were_ports, now),
             Input::SnapshotWanted(request) => self.want_piece(request),
             Input::Tick => self.tick(now),
             Input::ShutDown => self.shut_down(now),

@@ -2,11 +2,11 @@
 //! awaited: it is surveyed, the program is attached, and sockets for exceptions are opened. There is one such operation
 //! at a time; the others queue.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::load::Load;
 use super::routes::{Reported, RouteChange};
@@ -30,6 +30,8 @@ pub(super) struct Work {
     pub route_change: Option<RouteChange>,
     /// Ports have the program of a dead process.
     pub awaits_takeover: bool,
+    /// Requests to add ports whose programs are being put back, by their numbers.
+    put_backs: HashMap<u16, Vec<Call>>,
 }
 
 impl Work {
@@ -206,6 +208,10 @@ impl<T: Tables> Switch<T> {
                 checksum,
             } => match self.check_name(name) {
                 Ok(()) => {
+                    if let Some(number) = self.lost_port(name, *tx_only) {
+                        self.put_back_for(number, call);
+                        return None;
+                    }
                     let role = if *tx_only { Role::TxOnly } else { Role::Switching };
                     let adding = self.begin_adding(name.clone(), Wish::new(role, *checksum));
                     return Some(Operation::Call(call, Some(adding)));
@@ -467,9 +473,31 @@ impl<T: Tables> Switch<T> {
         Progress::Done(Ok(()))
     }
 
-    /// Puts back programs of ports that are not in place. If that fails, it is tried again at growing intervals. The
-    /// port stays as it is meanwhile, because frames may still leave there.
+    /// The port with the program of this port, if another process has taken that off.
+    fn lost_port(&self, name: &str, tx_only: bool) -> Option<u16> {
+        let role = if tx_only { Role::TxOnly } else { Role::Switching };
+        let port = self.ports.get(self.ports.number(name)?)?;
+        let number = self.ports.program_port(port)?.number();
+        let is_meant = port.role() == role || port.role() == Role::Local;
+        (is_meant && self.ports.is_program_lost(number)).then_some(number)
+    }
+
+    /// Puts a program back for a client that asks for it.
+    fn put_back_for(&mut self, number: u16, call: Call) {
+        self.work.put_backs.entry(number).or_default().push(call);
+        let Some(name) = self.ports.name(number).map(Arc::from) else {
+            return;
+        };
+        if let Some((ifindex, program)) = self.ports.program_mut(number) {
+            program.wanted = true;
+            self.effects.push_back(Effect::PutBack { number, ifindex, name });
+        }
+    }
+
+    /// Puts back programs of ports that are not in place, with `--guard`. If that fails, it is tried again at growing
+    /// intervals. The port stays as it is meanwhile, because frames may still leave there.
     pub(super) fn put_back(&mut self, found: &[Finding], now: Instant) {
+        let guard = self.config.guard;
         for finding in found {
             let number = finding.number;
             let Some(name) = self.ports.name(number).map(Arc::from) else {
@@ -478,32 +506,57 @@ impl<T: Tables> Switch<T> {
             let Some((ifindex, program)) = self.ports.program_mut(number) else {
                 continue;
             };
-            if program.is_outdated(finding) || !program.is_due(now) {
+            if program.is_outdated(finding) {
                 continue;
             }
-            program.found = Some(finding.interference.clone());
+            let Some(interference) = &finding.interference else {
+                if program.lost.take().is_some() {
+                    info!(port = &*name, "the XDP program is in place again");
+                }
+                continue;
+            };
+            if !program.is_due(now) {
+                continue;
+            }
+            program.found = Some(interference.clone());
+            if !guard && !program.wanted {
+                self.effects.push_back(Effect::LookAtLost { number, ifindex, name });
+                continue;
+            }
+            if program.lost.is_none()
+                && let Some(pause) = program.pause(now)
+            {
+                let what = undone(program.found.as_ref());
+                let reason = format!(
+                    "another process has {what} again, soon after it was put back: it is put back after a pause of {} s; \
+                     labelled frames that arrive here are lost until then",
+                    pause.as_secs() + 1
+                );
+                warn!(port = &*name, "{reason}");
+                program.pauses(reason, pause, now);
+                continue;
+            }
             self.effects.push_back(Effect::PutBack { number, ifindex, name });
         }
     }
 
     pub(super) fn was_put_back(&mut self, number: u16, result: Result<ProgramIds, NotPutBack>, now: Instant) {
+        // A look at what was found does not answer them.
+        if result != Err(NotPutBack::Unguarded) {
+            for call in self.work.put_backs.remove(&number).unwrap_or_default() {
+                self.answer_put_back(call, &result);
+            }
+        }
         let Some(port) = self.ports.get(number) else { return };
         let (name, role) = (port.name().to_owned(), port.role());
         let Some((_, program)) = self.ports.program_mut(number) else {
             return;
         };
-        let what = match program.found.take() {
-            Some(Interference::Replaced { other, name }) => {
-                let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
-                format!("replaced the XDP program of this port by program {other}{name}")
-            }
-            Some(Interference::Detached) | None => "detached the XDP program from this port".to_owned(),
-        };
+        let what = undone(program.found.as_ref());
         match result {
             Ok(ProgramIds { link_id, program_id }) => {
-                (program.link_id, program.program_id) = (link_id, program_id);
-                program.put_back += 1;
-                if program.lost.take().is_some() {
+                program.found = None;
+                if program.was_put_back(link_id, program_id, now) {
                     return info!(port = name, link_id, "the XDP program is attached again");
                 }
                 let hint = match role {
@@ -516,6 +569,19 @@ impl<T: Tables> Switch<T> {
                 );
             }
             Err(NotPutBack::Gone) => {}
+            Err(NotPutBack::Unguarded) => {
+                let add = match role {
+                    Role::ParentOnly => String::new(),
+                    _ => format!("`mplsxdp link add {name}` puts it back, and "),
+                };
+                let reason = format!(
+                    "another process has {what}: labelled frames that arrive here are lost; {add}`mplsxdp load --guard` \
+                     does so by itself"
+                );
+                if program.failed(reason.clone(), false, now) {
+                    error!(port = name, "{reason}");
+                }
+            }
             Err(NotPutBack::Refused { reason, held }) => {
                 let reason = format!("another process has {what}, and it cannot be put back yet: {reason}");
                 if program.failed(reason.clone(), held, now) {
@@ -526,6 +592,19 @@ impl<T: Tables> Switch<T> {
                 }
             }
         }
+    }
+
+    fn answer_put_back(&mut self, call: Call, result: &Result<ProgramIds, NotPutBack>) {
+        let Request::AddLink { name, .. } = &call.request else {
+            return;
+        };
+        let reason = match result {
+            Ok(_) => return self.answer_port(call, Ok(())),
+            Err(NotPutBack::Refused { reason, .. }) => reason.clone(),
+            Err(NotPutBack::Gone | NotPutBack::Unguarded) => error::report(&PortError::gone(name)),
+        };
+        let ifname = name.clone();
+        self.reply(call.token, call.peer, Err(Refusal::LinkRefused { ifname, reason }));
     }
 
     /// The program for large frames is on a port, or it is no longer a port.
@@ -542,5 +621,16 @@ impl<T: Tables> Switch<T> {
                 self.republish_next_hops();
             }
         }
+    }
+}
+
+/// What another process has done, for "another process has ...".
+fn undone(found: Option<&Interference>) -> String {
+    match found {
+        Some(Interference::Replaced { other, name }) => {
+            let name = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            format!("replaced the XDP program of this port by program {other}{name}")
+        }
+        Some(Interference::Detached) | None => "detached the XDP program from this port".to_owned(),
     }
 }

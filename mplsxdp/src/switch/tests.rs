@@ -1257,17 +1257,29 @@ fn what_changes_about_a_port_is_followed() {
     assert!(rig.problem("eth2").unwrap().contains("no memory"));
 }
 
+/// With `--guard`.
+fn guarded() -> Rig {
+    let ports = ["eth1", "eth2", "eth3"].map(port).into();
+    let options = Options {
+        guard: true,
+        ..Options::default()
+    };
+    Rig::up_with(Config::unchecked(options, ports, Vec::new()))
+}
+
+fn found(number: u16, link_id: u32, interference: impl Into<Option<Interference>>) -> Input {
+    Input::Interference(vec![Finding {
+        number,
+        link_id,
+        interference: interference.into(),
+    }])
+}
+
 #[test]
 fn a_program_that_is_taken_off_is_put_back() {
-    let mut rig = Rig::up();
+    let mut rig = guarded();
     let number = rig.switch.ports().number("eth1").unwrap();
-    let found = |interference| {
-        Input::Interference(vec![Finding {
-            number,
-            link_id: 100 + u32::from(number),
-            interference,
-        }])
-    };
+    let found = |interference| found(number, 100 + u32::from(number), interference);
     let put_back = |effect: &Effect| matches!(effect, Effect::PutBack { .. });
     // It is our own program that was found.
     rig.handle(found(Interference::Replaced {
@@ -1308,6 +1320,102 @@ fn a_program_that_is_taken_off_is_put_back() {
     let links = rig.links_of_reply();
     let eth1 = links.iter().find(|link| link.ifname == "eth1").unwrap();
     assert_eq!((eth1.link_id, eth1.put_back, &eth1.problem), (70, 1, &None));
+}
+
+#[test]
+fn a_program_that_is_taken_off_again_and_again_is_put_back_ever_more_seldom() {
+    let mut rig = guarded();
+    let number = rig.switch.ports().number("eth1").unwrap();
+    let begin = rig.now;
+    let mut link_id = 100 + u32::from(number);
+    let mut times = Vec::new();
+    // The other process is as fast as it can be; the links are looked at twice a second.
+    for _ in 0..200 {
+        rig.seen.clear();
+        rig.handle(found(number, link_id, Interference::Detached));
+        if rig.saw(|effect| matches!(effect, Effect::PutBack { .. })) {
+            times.push((rig.now - begin).as_secs());
+            link_id += 1000;
+            let ids = ProgramIds {
+                link_id,
+                program_id: 80,
+            };
+            let result = Ok(ids);
+            rig.handle(Input::PutBack { number, result });
+            assert_eq!(rig.problem("eth1"), None);
+        } else {
+            assert!(
+                rig.problem("eth1")
+                    .unwrap()
+                    .contains("detached the XDP program from this port again")
+            );
+        }
+        rig.now += Duration::from_millis(500);
+    }
+    assert_eq!(times, [0, 1, 3, 7, 15, 31, 47, 63, 79, 95]);
+    // It has stopped.
+    rig.now += Duration::from_secs(90);
+    rig.seen.clear();
+    rig.handle(found(number, link_id, Interference::Detached));
+    assert!(rig.saw(|effect| matches!(effect, Effect::PutBack { .. })));
+}
+
+#[test]
+fn a_program_that_is_taken_off_stays_off_without_guard_until_a_client_adds_the_port() {
+    let mut rig = Rig::up();
+    let number = rig.switch.ports().number("eth1").unwrap();
+    let link_id = 100 + u32::from(number);
+    let put_back = |effect: &Effect| matches!(effect, Effect::PutBack { .. });
+    rig.handle(found(number, link_id, Interference::Detached));
+    assert!(rig.saw(|effect| matches!(effect, Effect::LookAtLost { .. })) && !rig.saw(put_back));
+    // The interface is there.
+    let unguarded = || Input::PutBack {
+        number,
+        result: Err(NotPutBack::Unguarded),
+    };
+    rig.handle(unguarded());
+    let problem = rig.problem("eth1").unwrap();
+    assert!(problem.contains("`mplsxdp link add eth1` puts it back"), "{problem}");
+    // The other process has undone it.
+    rig.handle(found(number, link_id, None));
+    assert_eq!(rig.problem("eth1"), None);
+
+    rig.handle(found(number, link_id, Interference::Detached));
+    rig.handle(unguarded());
+    assert!(!rig.saw(put_back));
+    let token = rig.add_link("eth1");
+    assert!(rig.saw(put_back) && !rig.saw(|effect| is_reply_to(effect, token)));
+    // A look that was under way does not answer it.
+    rig.handle(unguarded());
+    assert!(!rig.saw(|effect| is_reply_to(effect, token)));
+    let ids = ProgramIds {
+        link_id: 70,
+        program_id: 80,
+    };
+    rig.handle(Input::PutBack {
+        number,
+        result: Ok(ids),
+    });
+    assert!(rig.saw(|effect| is_reply_to(effect, token)));
+    assert_eq!(rig.problem("eth1"), None);
+
+    // One that cannot be put back says why.
+    rig.handle(found(number, 70, Interference::Detached));
+    rig.handle(unguarded());
+    let token = rig.add_link("eth1");
+    rig.handle(Input::PutBack {
+        number,
+        result: Err(NotPutBack::Refused {
+            reason: "eth1 has another XDP program already".into(),
+            held: true,
+        }),
+    });
+    let refused = |effect: &Effect| matches!(effect, Effect::Reply { token: to, result: Err(Refusal::LinkRefused { reason, .. }) } if *to == token && reason.contains("another XDP program"));
+    assert!(rig.saw(refused));
+}
+
+fn is_reply_to(effect: &Effect, token: Token) -> bool {
+    matches!(effect, Effect::Reply { token: to, .. } if *to == token)
 }
 
 #[test]

@@ -31,6 +31,10 @@ pub fn tests() -> Vec<Trial> {
         test("ports::an_interface_that_is_down_is_taken_at_load", down_at_load),
         test("ports::an_interface_that_is_not_there_is_waited_for", waited_for),
         test("ports::a_program_that_was_detached_is_put_back", detached),
+        test(
+            "ports::a_program_that_was_detached_is_reported_without_guard",
+            unguarded,
+        ),
         test("ports::a_program_that_was_replaced_is_put_back", replaced),
         test(
             "ports::a_program_that_another_one_keeps_off_is_put_back_when_it_can_be",
@@ -369,7 +373,7 @@ fn expect_said(router: &Router, text: &str) -> Result<()> {
 fn detached() -> Result<()> {
     for mode in ["native", "generic"] {
         let bench = Bench::new()?;
-        let router = Router::load(&bench.netns, &format!("{PORTS} --local mpls0 --mode {mode}"))?;
+        let router = Router::load(&bench.netns, &format!("{PORTS} --guard --local mpls0 --mode {mode}"))?;
         let local = router
             .json::<Vec<Link>>("link show")?
             .into_iter()
@@ -421,9 +425,70 @@ fn detached() -> Result<()> {
     Ok(())
 }
 
+/// Without `--guard`, it is reported and left off until a client adds the port again. `ip` cannot take it off at all.
+fn unguarded() -> Result<()> {
+    let bench = Bench::new()?;
+    let config = ConfigFile::new(&bench.netns, "iface = [\"eth1\", \"eth2\"]\n")?;
+    let router = Router::load(&bench.netns, &config.options())?;
+    router.add_routes(&[
+        "100 as 110 via inet 10.0.2.2 dev eth2",
+        "200 as 210 via inet 10.0.1.2 dev eth1",
+    ])?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    for kind in ["xdp", "xdpdrv"] {
+        let refused = bench.netns.ip(&format!("link set dev eth1 {kind} off"));
+        ensure!(refused.is_err(), "`ip` has taken the program off");
+    }
+    bench.expect_swap("eth1", "eth2", 110)?;
+
+    let link = ForeignLink::open(port(&router, "eth1")?.link_id)?;
+    link.detach()?;
+    let lost = wait::until("a problem", LIMIT, || {
+        Ok(Some(port(&router, "eth1")?).filter(|link| link.problem.is_some()))
+    })?;
+    let problem = "another process has detached the XDP program from this port: labelled frames that arrive here are \
+                   lost; `mplsxdp link add eth1` puts it back, and `mplsxdp load --guard` does so by itself";
+    ensure!(lost.problem.as_deref() == Some(problem), "{lost:?}");
+    expect_said(&router, problem)?;
+    let shown = router.run("link show eth1")?;
+    ensure!(shown.contains("eth1: DETACHED") && shown.contains(problem), "{shown}");
+    // Frames still leave there.
+    bench.expect_swap_back("eth2", "eth1", 210)?;
+    router.run("link add eth1")?;
+    let back = port(&router, "eth1")?;
+    ensure!((back.problem, back.put_back) == (None, 1), "it is not put back");
+    bench.expect_swap("eth1", "eth2", 110)?;
+    ensure!(router.run("link add eth1").is_err(), "it is a port already");
+
+    // A program in its place, and back again.
+    let own = port(&router, "eth1")?;
+    let link = ForeignLink::open(own.link_id)?;
+    let other = link.replace("pass")?;
+    expect_said(
+        &router,
+        &format!("another process has replaced the XDP program of this port by program {other} (pass): labelled"),
+    )?;
+    link.replace_by_id(own.program_id)?;
+    expect_said(&router, "the XDP program is in place again")?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+
+    // One that is off is put back when the configuration says so.
+    link.replace("pass")?;
+    wait::until("a problem", LIMIT, || {
+        Ok(port(&router, "eth1")?.problem.is_some().then_some(()))
+    })?;
+    config.write("iface = [\"eth1\", \"eth2\"]\nguard = true\n")?;
+    router.signal(Signal::SIGHUP)?;
+    wait_put_back(&router, "eth1", 2)?;
+    bench.expect_swap("eth1", "eth2", 110)?;
+    let said = router.unload_and_tell()?;
+    ensure!(!said.contains("takes effect only when"), "{said}");
+    Ok(())
+}
+
 fn replaced() -> Result<()> {
     let bench = Bench::new()?;
-    let router = Router::load(&bench.netns, PORTS)?;
+    let router = Router::load(&bench.netns, &format!("{PORTS} --guard"))?;
     router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
     let before = port(&router, "eth1")?;
     let other = ForeignLink::open(before.link_id)?.replace("pass")?;
@@ -442,7 +507,7 @@ fn replaced() -> Result<()> {
 
 fn kept_off() -> Result<()> {
     let bench = Bench::new()?;
-    let router = Router::load(&bench.netns, PORTS)?;
+    let router = Router::load(&bench.netns, &format!("{PORTS} --guard"))?;
     router.add_routes(&[
         "100 as 110 via inet 10.0.2.2 dev eth2",
         "200 as 210 via inet 10.0.1.2 dev eth1",

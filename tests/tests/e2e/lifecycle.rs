@@ -79,6 +79,9 @@ fn unconfirmed() -> Result<()> {
     router.unload()
 }
 
+/// Names how many ports are added.
+const PORTS_VARIABLE: &str = "MPLSXDP_MORE_PORTS";
+
 /// The file descriptors of an idle `mplsxdp`.
 fn count_descriptors(router: &Router) -> Result<usize> {
     let pid = router.json::<Status>("status")?.pid;
@@ -111,23 +114,23 @@ fn load_limited(bench: &Bench, limits: &str, options: &str) -> Result<Router> {
 }
 
 fn descriptors() -> Result<()> {
-    const MORE: usize = 6;
+    let more = std::env::var(PORTS_VARIABLE).map_or(Ok(6), |value| value.parse())?;
     let bench = Bench::new()?;
-    add_veths(&bench.netns, MORE)?;
-    let router = Router::load(&bench.netns, PORTS)?;
+    add_veths(&bench.netns, more)?;
+    let router = load_limited(&bench, "ulimit -n 1024", PORTS)?;
     let before = count_descriptors(&router)?;
-    for number in 0..MORE {
+    for number in 0..more {
         let kind = if number % 2 == 0 { "" } else { "tx-only" };
         router.run(&format!("link add p{number} {kind}"))?;
     }
     // The program, its link, and an AF_XDP socket on the only queue.
     let with_ports = count_descriptors(&router)?;
-    ensure!(with_ports - before == 3 * MORE, "{before} and {with_ports}");
+    ensure!(with_ports - before == 3 * more, "{before} and {with_ports}");
     // A sub-interface takes none.
     router.run("link add p0.7")?;
     ensure!(count_descriptors(&router)? == with_ports, "a sub-interface takes some");
     router.run("link del p0.7")?;
-    for number in 0..MORE {
+    for number in 0..more {
         router.run(&format!("link del p{number}"))?;
     }
     ensure!(count_descriptors(&router)? == before, "not all are given back");

@@ -11,6 +11,7 @@ mod devices;
 mod differential_kernel;
 mod doctor;
 mod exceptions;
+mod faults;
 mod first_lab;
 mod fpm;
 mod handover;
@@ -66,6 +67,7 @@ fn main() -> Result<()> {
         config::tests(),
         persist::tests(),
         soak::tests(),
+        faults::tests(),
         sandbox::tests(),
         hostile::tests(),
         service::tests(),

@@ -31,7 +31,7 @@ pub struct ProgramState {
     pub put_back: u64,
     /// It is off, and was not put back yet.
     pub lost: Option<Lost>,
-    /// It is put back even without `--guard`: a client has asked for it, or this process has failed to attach it.
+    /// It is put back even without `--guard`: nobody has taken it off, this process has failed to attach it.
     pub wanted: bool,
     /// The last time that it was put back, and how long it stays off next time.
     last: Option<(Instant, Retry)>,

@@ -488,8 +488,7 @@ impl<T: Tables> Switch<T> {
         let Some(name) = self.ports.name(number).map(Arc::from) else {
             return;
         };
-        if let Some((ifindex, program)) = self.ports.program_mut(number) {
-            program.wanted = true;
+        if let Some((ifindex, _)) = self.ports.program_mut(number) {
             self.effects.push_back(Effect::PutBack { number, ifindex, name });
         }
     }
@@ -530,7 +529,7 @@ impl<T: Tables> Switch<T> {
                 let reason = format!(
                     "another process has {what} again, soon after it was put back: it is put back after a pause of {} s; \
                      labelled frames that arrive here are lost until then",
-                    pause.as_secs() + 1
+                    pause.as_millis().div_ceil(1000)
                 );
                 warn!(port = &*name, "{reason}");
                 program.pauses(reason, pause, now);

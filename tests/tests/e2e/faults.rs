@@ -6,20 +6,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, NextHopState, Resolution, Status};
 use mplsxdp_common::wire::Mac;
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
+use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::numbered::{Counts, Flow, MARK, Numbered};
 use mplsxdp_tests::router::{ensure_nothing_left, program};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::test;
+use crate::{test, test_with};
 
 const INTERVAL: Duration = Duration::from_millis(1);
 const LIMIT: Duration = Duration::from_secs(20);
@@ -45,6 +46,11 @@ pub fn tests() -> Vec<Trial> {
             many_neighbours,
         ),
         test("faults::a_controller_that_stands_still", stopped),
+        test_with(
+            "faults::a_clock_that_jumps",
+            Some(Need::Program("cc", "gcc")),
+            clock_jumps,
+        ),
         test("faults::a_full_table_takes_nothing_or_all", full_tables),
         test("faults::locked_memory_that_is_limited", locked_memory),
     ]
@@ -368,6 +374,10 @@ impl ConfigFile {
 
     /// `program` with arguments in front of `mplsxdp load`.
     fn load_by(&self, bench: &Bench, words: &[&str]) -> Result<Router> {
+        Router::start(&bench.netns, bench.netns.name(), self.command(bench, words)?)
+    }
+
+    fn command(&self, bench: &Bench, words: &[&str]) -> Result<Command> {
         let name = bench.netns.name();
         let own = program()?;
         let mut command = match words {
@@ -381,7 +391,7 @@ impl ConfigFile {
         command
             .args(["load", "-n", name, "--instance", name, "--config"])
             .arg(&self.0);
-        Router::start(&bench.netns, name, command)
+        Ok(command)
     }
 }
 
@@ -707,6 +717,96 @@ fn stopped() -> Result<()> {
     router.unload()
 }
 
+/// The time of day as a process sees it: the kernel's, and the seconds in a file. The machine's clock is not touched.
+const CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile long *seconds;
+
+__attribute__((constructor)) static void look_at_the_file(void)
+{
+    int file = open(getenv("CLOCK_SECONDS"), O_RDONLY | O_CLOEXEC);
+    seconds = mmap(NULL, sizeof *seconds, PROT_READ, MAP_SHARED, file, 0);
+    close(file);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time)
+{
+    int result = syscall(SYS_clock_gettime, clock, time);
+    if (clock == CLOCK_REALTIME && seconds)
+        time->tv_sec += *seconds;
+    return result;
+}
+"#;
+
+/// Ten years forth, and ten years back: only the times in the log and in `status` follow.
+fn clock_jumps() -> Result<()> {
+    const TEN_YEARS: i64 = 3653 * 86_400;
+    let bench = Bench::new()?;
+    let folder = Folder(std::env::temp_dir().join(format!("{}-clock", bench.netns.name())));
+    fs::create_dir_all(&folder.0)?;
+    let [source, library, seconds] = ["clock.c", "clock.so", "seconds"].map(|name| folder.0.join(name));
+    fs::write(&source, CLOCK)?;
+    fs::write(&seconds, 0_i64.to_ne_bytes())?;
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
+    ensure!(compiler.status()?.success(), "the library does not compile");
+
+    let config = ConfigFile::new(&bench, "iface = [\"eth1\", \"eth2\", \"eth3\"]")?;
+    let mut command = config.command(&bench, &[])?;
+    command.env("LD_PRELOAD", &library).env("CLOCK_SECONDS", &seconds);
+    let router = Router::start(&bench.netns, bench.netns.name(), command)?;
+    router.wait_resolved()?;
+    bench.works("eth3")?;
+    let others = bench.others()?;
+    let left = Tap::open(&bench.left, "eth0")?;
+    let packet = udp("10.0.1.2".parse()?, "10.9.0.1".parse()?, 9, b"expired")?;
+    let expired = labelled(bench.netns.mac("eth1")?, left.mac(), &[Entry::new(100, 1)], &packet);
+    for (number, jump) in [TEN_YEARS, -TEN_YEARS, 0].into_iter().enumerate() {
+        fs::write(&seconds, jump.to_ne_bytes())?;
+        // A change is answered, saved, and logged with the time as it is now.
+        router.run(&format!("route add {} as 900 via inet 10.0.2.2", 900 + number))?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        let year = 1970 + (i64::try_from(now)? + jump) / 31_556_952;
+        let said = router.said();
+        let last = said.lines().rfind(|line| line.contains("add 1 routes"));
+        let is_then = last.is_some_and(|line| {
+            let years = [year - 1, year, year + 1].map(|year| year.to_string());
+            years.iter().any(|year| line.starts_with(year))
+        });
+        ensure!(is_then, "{year}: {last:?}");
+        let status = router.run("status")?;
+        ensure!(!status.contains("not saved"), "{status}");
+        // Next hops are kept resolved, and exceptions answered.
+        bench.netns.ip(&format!("neigh del {THIRD} dev eth3"))?;
+        bench.works("eth3")?;
+        let before = router.outcome("time-exceeded")?;
+        wait::until("an answer", LIMIT, || {
+            left.send(&expired)?;
+            Ok((router.outcome("time-exceeded")? > before).then_some(()))
+        })?;
+    }
+    let others = others.stop()?;
+    report("a clock that jumps", &others, "");
+    others.ensure_whole()?;
+    unload(router, &bench)
+}
+
+/// Removed when dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Each request is refused with the remedy, and everything is as it was.
 fn full_tables() -> Result<()> {
     let bench = Bench::new()?;
@@ -765,7 +865,8 @@ fn full_tables() -> Result<()> {
     let links: Vec<Link> = router.json("link show")?;
     ensure!(links.len() == 256, "{} ports", links.len());
     router.run("link del eth3.7")?;
-    router.run("link add eth3.299")?;
+    // Its number is free after a grace period.
+    wait::until("room for a port", LIMIT, || Ok(router.run("link add eth3.299").ok()))?;
     bench.works("eth3")?;
     let others = others.stop()?;
     report("full tables", &others, "");

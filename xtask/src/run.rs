@@ -117,8 +117,15 @@ pub fn build_programs<const N: usize>(names: [&str; N], options: &[&str]) -> Res
 /// A program of ours, as root: directly or through sudo; then the user is given the reason. The `own` variables name
 /// the programs that it should use.
 pub fn root_command(program: &Path, reason: &str, own: &[(&'static str, &Path)]) -> Result<Command> {
-    let inherited =
-        ["PATH", "RUST_BACKTRACE", "MPLSXDP_KILLS", "MPLSXDP_UPGRADES"].map(|name| (name, env::var_os(name)));
+    let inherited = [
+        "PATH",
+        "RUST_BACKTRACE",
+        "MPLSXDP_KILLS",
+        "MPLSXDP_UPGRADES",
+        "MPLSXDP_STOPPED_SECONDS",
+        "MPLSXDP_MORE_PORTS",
+    ]
+    .map(|name| (name, env::var_os(name)));
     let inherited = inherited.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let variables = own.iter().map(|&(name, path)| (name, path.into())).chain(inherited);
     let is_root = is_root()?;

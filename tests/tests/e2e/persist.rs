@@ -16,6 +16,7 @@ use mplsxdp::control::api::{Link, Status};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_MPLS_UC};
 use mplsxdp_tests::frame::{Entry, Parsed, ethernet, labelled, udp};
 use mplsxdp_tests::numbered::{Flow, MARK, Numbered};
+use mplsxdp_tests::rig::ForeignLink;
 use mplsxdp_tests::router::{ensure_nothing_left, program};
 use mplsxdp_tests::tidy::spawn;
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
@@ -523,6 +524,13 @@ fn gone() -> Result<()> {
     router.stop(Signal::SIGKILL)?;
     let router = bench.load()?;
     ensure!(bench.pins().len() == 2, "{:?}", bench.pins());
+    // One of the links is detached. A pin is named by its link's id.
+    router.stop(Signal::SIGKILL)?;
+    let pin = bench.pins().into_iter().next().context("no pin")?;
+    let id = pin.file_name().and_then(|name| name.to_str()).context("no name")?;
+    ForeignLink::open(id.parse()?)?.detach()?;
+    let router = bench.load()?;
+    ensure!(bench.pins().len() == 2 && !pin.exists(), "{:?}", bench.pins());
     let traffic = bench.traffic()?;
     router.stop(Signal::SIGKILL)?;
     bench.load()?.run("unload")?;

@@ -144,7 +144,8 @@ fn bad_mac() -> Result<()> {
         let shown = bench.router.run("route show")?;
         ensure!(shown.contains(" unresolved bad_mac"), "{shown}");
         let said = format!("the kernel has {bad} for this neighbour");
-        ensure!(bench.router.said().contains(&said), "{}", bench.router.said());
+        wait::until(&said, LIMIT, || Ok(bench.router.said().contains(&said).then_some(())))
+            .with_context(|| bench.router.said())?;
         tap.drain()?;
         let before = bench.router.dropped("unresolved")?;
         bench.send()?;

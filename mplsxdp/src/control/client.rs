@@ -353,19 +353,27 @@ impl Client {
         Ok(())
     }
 
-    /// Ends the instance, and waits until everything of it is gone.
     /// Waits until the instance runs its file again, which may be another version; returns what it runs then.
     pub fn upgrade(mut self) -> Result<api::Status, ClientError> {
         let Nothing {} = self.call("Upgrade", &Nothing {})?;
+        let pid = Pid::from_raw(self.pid()?);
         // The old program ends this connection last of all.
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
             Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error.into()),
             _ => {}
         }
+        // The process stays, and has no lock until the new program takes it. (0 is a process that cannot be seen.)
+        while pid.as_raw() != 0 && kill(pid, None) != Err(Errno::ESRCH) {
+            if let Some(mut client) = Self::try_connect(&self.instance)? {
+                return client.status();
+            }
+            std::thread::sleep(RETRY);
+        }
         Self::connect(&self.instance)?.status()
     }
 
+    /// Ends the instance, and waits until everything of it is gone.
     pub fn unload(mut self) -> Result<(), ClientError> {
         let Nothing {} = self.call("Unload", &Nothing {})?;
         let lock = self.instance.lock();

@@ -21,7 +21,7 @@ use crate::setup;
 /// The list of installed files and folders, beneath the prefix.
 const LIST: &str = "share/mplsxdp/installed";
 const PROGRAM: &str = "bin/mplsxdp";
-const UNIT: &str = "lib/systemd/system/mplsxdp@.service";
+pub const UNIT: &str = "lib/systemd/system/mplsxdp@.service";
 const UNIT_TEMPLATE: &str = include_str!("../files/mplsxdp@.service");
 /// Where systemd looks for units of these prefixes (systemd.unit(5)).
 const PREFIXES_OF_UNITS: [&str; 2] = ["/usr", "/usr/local"];
@@ -112,7 +112,7 @@ fn stage(prefix: &Path, built: Option<&Path>) -> Result<PathBuf> {
     Ok(staged)
 }
 
-fn build() -> Result<PathBuf> {
+pub fn build() -> Result<PathBuf> {
     setup::setup()?;
     let mut command = cargo("build");
     command.args(["--release", "--package", "mplsxdp"]);
@@ -121,7 +121,7 @@ fn build() -> Result<PathBuf> {
     Ok(program.context("cargo has built no mplsxdp")?.executable)
 }
 
-fn unit(prefix: &Path) -> String {
+pub fn unit(prefix: &Path) -> String {
     UNIT_TEMPLATE.replace("@PREFIX@", &prefix.to_string_lossy())
 }
 
@@ -231,7 +231,7 @@ fn list(target: &Path) -> Result<BTreeSet<PathBuf>> {
 }
 
 /// The files beneath a folder, relative to it, in order.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
@@ -249,7 +249,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Writes a file whole or not at all: a running program keeps its file.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let write = || {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;

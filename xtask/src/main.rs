@@ -4,6 +4,7 @@ mod fuzz;
 mod guest;
 mod install;
 mod needs;
+mod package;
 mod run;
 mod setup;
 #[path = "../../mplsxdp/build/toolchain.rs"]
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Builds and installs the program, its manual pages, shell completions and systemd unit.
     Install(install::Arguments),
+    /// Builds packages for Debian and for distributions with RPM, and prints where they are.
+    Package(package::Arguments),
     /// Shows in network namespaces: labels through three routers, hosts that push labels, traceroute along an LSP.
     ///
     /// `cargo xtask demo frr` shows an MPLS VPN of routers with FRR instead, in a virtual machine (labs/README.md).
@@ -120,6 +123,8 @@ enum GuestCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Installs, upgrades, removes and purges the .deb in a Debian with systemd, under traffic.
+    Package,
     /// Shows and checks mplsxdp among routers that run FRR or only Linux, in a guest whose kernel has MPLS
     /// (labs/README.md).
     Lab {
@@ -144,6 +149,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Setup => setup::setup().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Install(arguments) => install::install(&arguments),
+        Command::Package(arguments) => package::package(&arguments),
         Command::Build { release } => build(release),
         Command::Demo {
             part: Some(Part::Frr), ..
@@ -169,6 +175,9 @@ fn main() -> ExitCode {
         Command::Guest {
             command: GuestCommand::Bench { kernel, arguments },
         } => guest::bench::bench(&kernel, &arguments),
+        Command::Guest {
+            command: GuestCommand::Package,
+        } => guest::package::package().and_then(|summary| closing_line(&summary, None)),
         Command::Guest {
             command: GuestCommand::Lab { names },
         } => guest::lab::labs(&names).and_then(|summary| closing_line(&summary, None)),

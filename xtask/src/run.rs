@@ -27,6 +27,13 @@ pub fn workspace() -> &'static Path {
     own.parent().unwrap_or(own)
 }
 
+/// The target directory that this program was built in.
+pub fn target() -> PathBuf {
+    let own = env::current_exe().unwrap_or_else(|_| PathBuf::from("."));
+    let target = crate::toolchain::work_directory(&own);
+    target.parent().unwrap_or(&target).to_owned()
+}
+
 /// `cargo SUBCOMMAND` in the workspace.
 pub fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

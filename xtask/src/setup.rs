@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::run::{cargo, is_installed, is_root, run_tool};
+use crate::run::{cargo, is_installed, is_root, run_tool, target};
 use crate::toolchain::{
     LINKER_VERSION, Missing, RUSTC_VERSION, SYSTEM_RUSTC, TARGET, Toolchain, version, work_directory,
 };
@@ -32,6 +32,12 @@ const GUEST_TOOLS: [(&str, &str); 3] = [
     ("depmod", "kmod"),
     ("setpriv", "util-linux"),
 ];
+/// Programs that make a system for a guest, and their Debian packages.
+const SYSTEM_TOOLS: [(&str, &str); 2] = [("mmdebstrap", "mmdebstrap"), ("bsdtar", "libarchive-tools")];
+/// Programs that make packages, and their Debian packages. `rpm` finds the libraries that a program needs.
+const PACKAGING_TOOLS: [(&str, &str); 3] = [("dpkg-shlibdeps", "dpkg-dev"), ("rpm", "rpm"), ("gzip", "gzip")];
+/// Programs that check packages.
+const CHECKING_TOOLS: [(&str, &str); 1] = [("lintian", "lintian")];
 /// Headers that libxdp is built with, and their Debian packages.
 const HEADERS: [(&str, &str); 2] = [("libelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")];
 /// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
@@ -62,6 +68,39 @@ pub fn setup() -> Result<Toolchain> {
 /// Installs what `cargo xtask guest` needs and is missing.
 pub fn guest() -> Result<()> {
     install_packages(GUEST_TOOLS.into_iter().filter(|(program, _)| !is_installed(program)))
+}
+
+/// Installs what makes a system for a guest and is missing.
+pub fn guest_systems() -> Result<()> {
+    install_packages(SYSTEM_TOOLS.into_iter().filter(|(program, _)| !is_installed(program)))
+}
+
+/// Installs what `cargo xtask package` needs and is missing.
+pub fn packaging() -> Result<()> {
+    install_packages(
+        PACKAGING_TOOLS
+            .into_iter()
+            .filter(|(program, _)| !is_installed(program)),
+    )
+}
+
+/// Installs what checks packages and is missing.
+pub fn package_checks() -> Result<()> {
+    install_packages(CHECKING_TOOLS.into_iter().filter(|(program, _)| !is_installed(program)))
+}
+
+/// A program that cargo installs, in this version, beneath the target directory: others that the user has stay.
+pub fn cargo_tool((name, release): (&str, &str)) -> Result<PathBuf> {
+    let root = target().join("tools");
+    let program = root.join("bin").join(name);
+    let shown = Command::new(&program).arg("--version").output();
+    if shown.is_ok_and(|shown| String::from_utf8_lossy(&shown.stdout).trim_end().ends_with(release)) {
+        return Ok(program);
+    }
+    let mut install = cargo("install");
+    install.args([name, "--version", release, "--locked", "--force", "--root"]);
+    run_tool(install.arg(root), "is there a network?")?;
+    Ok(program)
 }
 
 fn install_packages<'a>(missing: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {

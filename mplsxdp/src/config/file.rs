@@ -667,6 +667,18 @@ routes = [
     }
 
     #[test]
+    fn the_examples_in_packages_are_right() {
+        for text in [
+            include_str!("../../../packaging/examples/p-router.toml"),
+            include_str!("../../../packaging/examples/pe-router.toml"),
+            include_str!("../../../packaging/examples/frr.toml"),
+        ] {
+            let config = parse("example.toml", text).and_then(Given::check);
+            assert!(config.is_ok(), "{config:?}");
+        }
+    }
+
+    #[test]
     fn a_file_that_cannot_be_read_is_named() {
         let error = read(Path::new("/nonexistent/mplsxdp.toml")).unwrap_err();
         assert_eq!(

@@ -12,6 +12,7 @@ mod kernel_counters;
 mod l3vpn;
 mod linux_edge;
 mod net;
+mod package;
 mod restarts;
 mod segment_routing;
 mod show;
@@ -26,13 +27,13 @@ use mplsxdp_tests::{Lab, tidy};
 /// A lab, and what it needs.
 struct Entry {
     name: &'static str,
-    /// `mpls` for a kernel with MPLS, `plain` for one without.
+    /// `mpls` for a kernel with MPLS, `plain` for one without; `systemd` for a guest of its own with systemd.
     kernel: &'static str,
     shows: &'static str,
     run: fn(&Lab) -> Result<()>,
 }
 
-const LABS: [Entry; 12] = [
+const LABS: [Entry; 13] = [
     Entry {
         name: "linux-edge",
         kernel: "mpls",
@@ -104,6 +105,12 @@ const LABS: [Entry; 12] = [
         kernel: "plain",
         shows: "labels by BGP (ExaBGP) over the control socket, on a kernel without MPLS",
         run: bgp_lu::run,
+    },
+    Entry {
+        name: "package",
+        kernel: "systemd",
+        shows: "the .deb: installed, upgraded, removed and purged",
+        run: package::run,
     },
 ];
 

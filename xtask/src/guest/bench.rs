@@ -8,8 +8,8 @@ use super::kernels::{Expected, KERNELS};
 use super::lab::MPLS_MODULES;
 use super::system::{self, Extras};
 use super::wire::Run;
-use super::{Built, boot, debian, kernel, target};
-use crate::run::{Artifact, Kind, build_programs, workspace};
+use super::{Built, boot, debian, kernel};
+use crate::run::{Artifact, Kind, build_programs, target, workspace};
 use crate::setup;
 
 const PROGRAM: &str = "bench";

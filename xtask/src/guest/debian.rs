@@ -232,7 +232,7 @@ impl Apt {
 }
 
 /// The mirror from which this machine's apt gets Debian.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     let mut targets = targets()?;
     // It reports only sources whose lists are downloaded: on a fresh machine, none.
     if targets.is_empty() {

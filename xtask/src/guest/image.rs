@@ -28,11 +28,7 @@ pub struct Image {
 
 impl Image {
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut image = Self {
-            archive: BufWriter::new(file),
-            paths: BTreeSet::new(),
-        };
+        let mut image = Self::addition(path)?;
         for name in MERGED {
             image.add(Path::new(name), SYMLINK, format!("usr/{name}").as_bytes())?;
             image.directory(&Path::new("usr").join(name))?;
@@ -44,6 +40,15 @@ impl Image {
             image.directory(Path::new(name))?;
         }
         Ok(image)
+    }
+
+    /// Files that are added to another system.
+    pub fn addition(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self {
+            archive: BufWriter::new(file),
+            paths: BTreeSet::new(),
+        })
     }
 
     /// A file with this content.
@@ -67,14 +72,24 @@ impl Image {
 
     /// A program that was built here, without its debug information.
     pub fn program(&mut self, from: &Path, to: &str) -> Result<()> {
+        self.program_only(from, to)?;
+        self.libraries(from)
+    }
+
+    /// The same without its libraries.
+    pub fn program_only(&mut self, from: &Path, to: &str) -> Result<()> {
         let stripped = from.with_extension("stripped");
         let mut strip = Command::new("strip");
         strip.arg("-o").arg(&stripped).arg(from);
         output(&mut strip)?;
         let content = fs::read(&stripped)?;
         fs::remove_file(&stripped)?;
-        self.put(Path::new(to), PROGRAM, &content)?;
-        self.libraries(from)
+        self.put(Path::new(to), PROGRAM, &content)
+    }
+
+    /// A symbolic link.
+    pub fn link(&mut self, to: &str, target: &str) -> Result<()> {
+        self.put(Path::new(to), SYMLINK, target.as_bytes())
     }
 
     /// Files of a directory and those below it, to the same places below another.

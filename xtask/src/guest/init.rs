@@ -1,8 +1,10 @@
 //! The first process of the guest: the kernel starts this program as `/init`. It sets up what tests expect of a
-//! machine, runs the plan, reports to the host over the serial port, and reboots, which ends qemu.
+//! machine, runs the plan, reports to the host over the serial port, and reboots, which ends qemu. In a guest with
+//! systemd, it starts that in its place, and a service does the rest.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,18 @@ use super::wire::{Line, PLAN, PORT, Plan, Run};
 
 /// Path of this program in the guest.
 pub const INIT: &str = "/init";
+/// How it is called by the service of [`SERVICE`].
+const BY_SYSTEMD: &str = "/init-by-systemd";
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+/// The service that carries out the plan.
+pub const SERVICE: &str = "\
+[Unit]
+Description=What this guest is for
+
+[Service]
+ExecStart=@/init /init-by-systemd
+StandardOutput=journal+console
+";
 /// Where tests are, and where they run.
 pub const TESTS: &str = "/tests";
 
@@ -29,14 +43,15 @@ const MOUNTS: [(&str, &str); 7] = [
     ("tmpfs", "/run"),
 ];
 
-/// Whether this process is the guest's first.
+/// Whether this process is the guest's first, or its service.
 pub fn is_init() -> bool {
-    std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == INIT)
+    let name = std::env::args_os().next().unwrap_or_default();
+    (std::process::id() == 1 && name == INIT) || name == BY_SYSTEMD
 }
 
 /// Ends in a reboot, whatever happens.
 pub fn main() -> ! {
-    if let Err(error) = set_up().and_then(|port| run_plan(&port)) {
+    if let Err(error) = start() {
         eprintln!("init: {error:#}");
     }
     // SAFETY: no memory is passed.
@@ -58,12 +73,33 @@ impl Port {
     }
 }
 
-fn set_up() -> Result<Port> {
+fn start() -> Result<()> {
+    let plan = fs::read(Path::new("/").join(PLAN)).context("cannot read the plan")?;
+    let plan: Plan = serde_json::from_slice(&plan).context("the plan is not as it should be")?;
+    if std::process::id() == 1 {
+        if plan.by_systemd {
+            return Err(Command::new(SYSTEMD).exec()).with_context(|| format!("cannot run {SYSTEMD}"));
+        }
+        mount_all()?;
+    }
+    let port = open_port()?;
+    let done = carry_out(&plan, &port);
+    if let Err(error) = &done {
+        port.say(&Line::Error(format!("{error:#}")));
+    }
+    done
+}
+
+fn mount_all() -> Result<()> {
     for (kind, place) in MOUNTS {
         fs::create_dir_all(place)?;
         mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>)
             .with_context(|| format!("cannot mount {kind} on {place}"))?;
     }
+    Ok(())
+}
+
+fn open_port() -> Result<Port> {
     let port = OpenOptions::new()
         .write(true)
         .open(PORT)
@@ -75,28 +111,18 @@ fn set_up() -> Result<Port> {
     Ok(Port(Mutex::new(port)))
 }
 
-fn run_plan(port: &Port) -> Result<()> {
-    let done = carry_out(port);
-    if let Err(error) = &done {
-        port.say(&Line::Error(format!("{error:#}")));
-    }
-    done
-}
-
-fn carry_out(port: &Port) -> Result<()> {
+fn carry_out(plan: &Plan, port: &Port) -> Result<()> {
     port.say(&Line::Kernel(
         nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
     ));
-    let plan = fs::read(Path::new("/").join(PLAN)).context("cannot read the plan")?;
-    let plan: Plan = serde_json::from_slice(&plan).context("the plan is not as it should be")?;
     for module in &plan.modules {
-        let loaded = Command::new("modprobe").arg(module).envs(environment(&plan)).status();
+        let loaded = Command::new("modprobe").arg(module).envs(environment(plan)).status();
         let loaded = loaded.context("cannot run modprobe")?;
         anyhow::ensure!(loaded.success(), "modprobe {module} failed ({loaded})");
     }
     for (number, run) in plan.runs.iter().enumerate() {
         port.say(&Line::Begin(number));
-        let well = match execute(run, &plan, port) {
+        let well = match execute(run, plan, port) {
             Ok(well) => well,
             Err(error) => {
                 port.say(&Line::Error(format!("{run}: {error:#}")));

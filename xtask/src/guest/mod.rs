@@ -3,16 +3,16 @@
 pub mod bench;
 mod counts;
 mod debian;
-mod image;
+pub mod image;
 pub mod init;
 mod kernels;
 pub mod lab;
 mod machine;
+pub mod package;
 mod results;
 mod system;
 mod wire;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ use self::results::{Results, show};
 use self::system::Extras;
 use self::wire::Run;
 use crate::needs::{Lacking, Version, lacking};
-use crate::run::{Artifact, Kind, Summary, artifacts, build_programs, cargo};
+use crate::run::{Artifact, Kind, Summary, artifacts, build_programs, cargo, target};
 use crate::setup;
 
 /// The end-to-end test for kernels that are too old.
@@ -241,11 +241,4 @@ fn boot<'a>(
         );
         again = false;
     }
-}
-
-/// The target directory that this program was built in.
-fn target() -> PathBuf {
-    let own = env::current_exe().unwrap_or_else(|_| PathBuf::from("."));
-    let target = crate::toolchain::work_directory(&own);
-    target.parent().unwrap_or(&target).to_owned()
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::Built;
 use super::debian::Unpacked;
 use super::image::Image;
-use super::init::{INIT, TESTS};
+use super::init::{INIT, SERVICE, TESTS};
 use super::machine::NICS;
 use super::wire::{PLAN, Plan, Run};
 use crate::run::workspace;
@@ -90,22 +90,7 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run], extras:
     // Tools look themselves up in these files.
     image.text("etc/passwd", b"root:x:0:0::/root:/bin/sh\ntcpdump:x:1:1::/:/bin/sh\n")?;
     image.text("etc/group", b"root:x:0:\ntcpdump:x:1:\n")?;
-    let modules = Path::new("usr/lib/modules").join(&kernel.release);
-    for entry in fs::read_dir(&kernel.modules)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("modules.") {
-            let to = modules.join(&name);
-            image.text(&to.to_string_lossy(), &fs::read(entry.path())?)?;
-        }
-    }
-    for part in MODULES {
-        let part = Path::new("kernel").join(part);
-        let from = kernel.modules.join(&part);
-        if from.exists() {
-            image.tree(&from, &modules.join(part))?;
-        }
-    }
+    add_modules(&mut image, kernel)?;
     let nics: Vec<_> = (0..NICS).map(|number| format!("virtio{number}")).collect();
     let environment = [
         ("PATH", "/usr/bin"),
@@ -130,6 +115,65 @@ pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run], extras:
             .map(|&name| name.to_owned())
             .collect(),
         environment,
+        by_systemd: false,
+        runs: runs.to_vec(),
+    };
+    image.text(PLAN, &serde_json::to_vec(&plan)?)?;
+    image.finish()
+}
+
+fn add_modules(image: &mut Image, kernel: &Unpacked) -> Result<()> {
+    let modules = Path::new("usr/lib/modules").join(&kernel.release);
+    for entry in fs::read_dir(&kernel.modules)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("modules.") {
+            let to = modules.join(&name);
+            image.text(&to.to_string_lossy(), &fs::read(entry.path())?)?;
+        }
+    }
+    for part in MODULES {
+        let part = Path::new("kernel").join(part);
+        let from = kernel.modules.join(&part);
+        if from.exists() {
+            image.tree(&from, &modules.join(part))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what a Debian with systemd needs in addition, to do `runs`. It has the libraries of this machine. `files` are
+/// further ones of this machine, after their places in the guest.
+pub fn add_to_systemd<'a>(
+    path: &Path,
+    kernel: &Unpacked,
+    xtask: &Path,
+    tests: &Path,
+    runs: &[Run],
+    files: impl Iterator<Item = (&'a str, &'a Path)>,
+) -> Result<()> {
+    let mut image = Image::addition(path)?;
+    image.program_only(xtask, INIT.trim_start_matches('/'))?;
+    let name = tests.file_name().context("no program")?.to_string_lossy();
+    image.program_only(tests, &format!("{}/{name}", TESTS.trim_start_matches('/')))?;
+    add_modules(&mut image, kernel)?;
+    for (place, file) in files {
+        let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        image.text(place, &content)?;
+    }
+    let units = "etc/systemd/system";
+    image.text(&format!("{units}/plan.service"), SERVICE.as_bytes())?;
+    image.link(
+        &format!("{units}/multi-user.target.wants/plan.service"),
+        "../plan.service",
+    )?;
+    let environment = [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), SLOWNESS];
+    let plan = Plan {
+        modules: Vec::new(),
+        environment: environment
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        by_systemd: true,
         runs: runs.to_vec(),
     };
     image.text(PLAN, &serde_json::to_vec(&plan)?)?;

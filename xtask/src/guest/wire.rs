@@ -14,6 +14,8 @@ pub struct Plan {
     /// Kernel modules that are not loaded automatically.
     pub modules: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// Whether systemd is the first process, and the plan is carried out by a service.
+    pub by_systemd: bool,
     pub runs: Vec<Run>,
 }
 

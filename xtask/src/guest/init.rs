@@ -46,7 +46,8 @@ const MOUNTS: [(&str, &str); 7] = [
 /// Whether this process is the guest's first, or its service.
 pub fn is_init() -> bool {
     let name = std::env::args_os().next().unwrap_or_default();
-    (std::process::id() == 1 && name == INIT) || name == BY_SYSTEMD
+    // Only a guest has a plan: elsewhere, a name must not be enough for a reboot.
+    (std::process::id() == 1 && name == INIT) || (name == BY_SYSTEMD && Path::new("/").join(PLAN).exists())
 }
 
 /// Ends in a reboot, whatever happens.

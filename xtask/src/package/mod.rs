@@ -10,17 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum;
 
 use crate::guest::image::output;
 use crate::install;
 use crate::run::{is_root, run_tool, target, workspace};
 use crate::setup;
 
-pub const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.8.0");
-pub const CARGO_GENERATE_RPM: (&str, &str) = ("cargo-generate-rpm", "0.21.1");
+const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.8.0");
+const CARGO_GENERATE_RPM: (&str, &str) = ("cargo-generate-rpm", "0.21.1");
 const PACKAGE: &str = "mplsxdp";
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -33,8 +32,8 @@ pub struct Arguments {
 }
 
 /// An architecture, with the names that Debian, RPM and Rust have for it.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Arch {
+#[derive(Clone, Copy)]
+enum Arch {
     Amd64,
     Arm64,
 }
@@ -54,11 +53,6 @@ impl Arch {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
             Self::Arm64 => "aarch64-unknown-linux-gnu",
         }
-    }
-
-    /// The program that removes symbols.
-    fn strip(self) -> &'static str {
-        "strip"
     }
 
     fn debian(self) -> &'static str {
@@ -127,14 +121,7 @@ impl Staged {
         };
         // Where both tools look for assets in `target/release/package`.
         let folder = target().join("release/package");
-        stage::stage(
-            &folder,
-            &built.program,
-            &built.program,
-            built.arch,
-            revision,
-            staged.date,
-        )?;
+        stage::stage(&folder, &built.program, built.arch, revision, staged.date)?;
         Ok(staged)
     }
 

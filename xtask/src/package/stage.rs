@@ -46,8 +46,8 @@ const CONFIG_HEADER: &str = "\
 
 ";
 
-/// Makes the folder anew. `native` is a program of this machine's architecture; it writes manual pages and completions.
-pub fn stage(root: &Path, program: &Path, native: &Path, arch: Arch, revision: u32, date: u64) -> Result<()> {
+/// Makes the folder anew. The program itself writes manual pages and completions.
+pub fn stage(root: &Path, program: &Path, arch: Arch, revision: u32, date: u64) -> Result<()> {
     match fs::remove_dir_all(root) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("cannot empty {}", root.display()));
@@ -55,13 +55,13 @@ pub fn stage(root: &Path, program: &Path, native: &Path, arch: Arch, revision: u
         _ => {}
     }
     sources(root)?;
-    let mut strip = Command::new(arch.strip());
+    let mut strip = Command::new("strip");
     let stripped = root.join(PROGRAM);
     fs::create_dir_all(stripped.parent().context("no folder")?)?;
     output(strip.args(["--strip-unneeded", "-o"]).arg(&stripped).arg(program))?;
     fs::set_permissions(&stripped, Permissions::from_mode(0o755))?;
     run_tool(
-        Command::new(native).arg("generate").arg(root.join("usr")),
+        Command::new(program).arg("generate").arg(root.join("usr")),
         "it writes manual pages and shell completions",
     )?;
     for page in files(&root.join("usr/share/man"))? {

@@ -95,6 +95,54 @@ pub trait Nodes {
     fn word_before(&self, node: Self::Node) -> u64;
 }
 
+/// The words of the roots.
+pub trait Roots {
+    type Place: Copy;
+
+    /// Where a word is. `None`: there is no such word.
+    fn place(&self, index: u32) -> Option<Self::Place>;
+
+    /// The same place, for a read that must not come before the read of `value`.
+    fn after(&self, place: Self::Place, value: u64) -> Self::Place;
+
+    fn load(&self, place: Self::Place) -> u64;
+}
+
+/// How often a look-up is made if the entry of length 0 changes meanwhile.
+const ATTEMPTS: usize = 2;
+
+/// The entry of the longest prefix that an address matches. 0: there is none. `root` is the number of the root's first
+/// word. `walk` makes [`longest_match`] from a root's pointer.
+///
+/// The entry of length 0 answers if no longer prefix matches: that takes two words, which must be of one moment. So the
+/// entry must be the same before the walk and after it. Read only before, it may be older than the removal of a prefix
+/// that it was added for. Read only after, it may be newer than a prefix for which the walk came too early.
+#[inline(always)]
+pub fn look_up<R: Roots>(roots: &R, root: u32, walk: impl Fn(u64) -> u64) -> u64 {
+    let (Some(pointer), Some(whole)) = (roots.place(root), roots.place(root + 1)) else {
+        return 0;
+    };
+    let mut answer = 0;
+    for _ in 0..ATTEMPTS {
+        let before = roots.load(whole);
+        let first = roots.load(roots.after(pointer, before));
+        // Each read depends on the value itself, not on a branch: CPUs read ahead of branches.
+        let whole = roots.after(whole, first);
+        let found = match first {
+            0 => 0,
+            first => walk(first),
+        };
+        answer = roots.load(roots.after(whole, found));
+        if found != 0 {
+            return found;
+        }
+        if answer == before {
+            break;
+        }
+    }
+    answer
+}
+
 /// The entry of the longest prefix, longer than 0, that an address matches. 0: there is none. `root` is the root's
 /// pointer.
 #[inline(always)]

@@ -16,7 +16,7 @@ use mplsxdp_common::abi::{
     RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
-use mplsxdp_common::ftn::{Nodes, halves_v4, halves_v6, longest_match};
+use mplsxdp_common::ftn::{Nodes, Roots, halves_v4, halves_v6, longest_match, look_up};
 use mplsxdp_common::wire::Label;
 
 const BPF_F_MMAPABLE: u32 = 0x400;
@@ -123,13 +123,13 @@ impl PortView for XdpTables {
     #[inline(always)]
     fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
         let (high, low) = halves_v4(destination);
-        RouteEntry::from_bits(look_up(domain.root_v4(), high, low))
+        RouteEntry::from_bits(look_up(&RootWords, domain.root_v4(), |first| walk(first, high, low)))
     }
 
     #[inline(always)]
     fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
         let (high, low) = halves_v6(destination);
-        RouteEntry::from_bits(look_up(domain.root_v6(), high, low))
+        RouteEntry::from_bits(look_up(&RootWords, domain.root_v6(), |first| walk(first, high, low)))
     }
 
     #[inline(always)]
@@ -187,22 +187,34 @@ impl PortView for XdpTables {
     }
 }
 
-/// The FTN's entry for an address. `root`: the first word of its root.
-#[inline(always)]
-fn look_up(root: u32, high: u64, low: u64) -> u64 {
-    let found = match read_word(&FTN_ROOTS, root) {
-        0 => 0,
-        first => walk(first, high, low),
-    };
-    match found {
-        0 => read_word(&FTN_ROOTS, root + 1),
-        found => found,
+/// The memory of the FTN's roots.
+struct RootWords;
+
+impl Roots for RootWords {
+    type Place = *const u64;
+
+    #[inline(always)]
+    fn place(&self, index: u32) -> Option<*const u64> {
+        Some(FTN_ROOTS.get_ptr(index)?)
+    }
+
+    #[inline(always)]
+    fn after(&self, place: *const u64, value: u64) -> *const u64 {
+        read_after(value, place)
+    }
+
+    #[inline(always)]
+    fn load(&self, place: *const u64) -> u64 {
+        // SAFETY: the map's value; read once, as the controller writes it.
+        unsafe { read_volatile(place) }
     }
 }
 
-/// A call of its own, so that there is one loop for both families.
+/// A call of its own, so that there is one loop for both families. With a name that others could call it by, it is a
+/// global function: the verifier processes it once, and not for each call.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn walk(first: u64, high: u64, low: u64) -> u64 {
+pub extern "C" fn walk(first: u64, high: u64, low: u64) -> u64 {
     longest_match(&Chunks, first, high, low)
 }
 

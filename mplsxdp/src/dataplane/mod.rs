@@ -15,6 +15,8 @@ pub mod kernel;
 pub mod loader;
 mod mapped;
 pub mod memory;
+#[cfg(test)]
+mod order;
 pub mod pinned;
 pub mod port;
 pub mod release;

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 use mplsxdp_common::abi::{CHUNK_LINES, Domain, FTN_ROOTS, LINE_WORDS, RouteEntry};
 use mplsxdp_common::ftn::{
-    CELLS, DIRECT_LINES, MAX_SKIPPED, Nodes, RUNS, Shape, begun, halves_v4, halves_v6, longest_match, pointer,
+    CELLS, DIRECT_LINES, MAX_SKIPPED, Nodes, RUNS, Roots, Shape, begun, halves_v4, halves_v6, longest_match, pointer,
 };
 
 pub use heap::Heap;
@@ -87,21 +87,33 @@ impl<M: Memory> Nodes for Reader<'_, M> {
     }
 }
 
+impl<M: Memory> Roots for Reader<'_, M> {
+    type Place = u32;
+
+    fn place(&self, index: u32) -> Option<u32> {
+        Some(index)
+    }
+
+    /// Reads are in order: see `load`.
+    fn after(&self, place: u32, _value: u64) -> u32 {
+        place
+    }
+
+    fn load(&self, place: u32) -> u64 {
+        self.0.root(place).load(Ordering::Acquire)
+    }
+}
+
 /// The entry of the longest prefix in a domain that an address matches.
 pub fn look_up(memory: &impl Memory, domain: Domain, address: IpAddr) -> RouteEntry {
     let (root, (high, low)) = match address {
         IpAddr::V4(address) => (domain.root_v4(), halves_v4(address.octets())),
         IpAddr::V6(address) => (domain.root_v6(), halves_v6(address.octets())),
     };
-    let first = memory.root(root).load(Ordering::Acquire);
-    let found = match first {
-        0 => 0,
-        first => longest_match(&Reader(memory), first, high, low),
-    };
-    RouteEntry::from_bits(match found {
-        0 => memory.root(root + 1).load(Ordering::Acquire),
-        found => found,
-    })
+    let reader = Reader(memory);
+    RouteEntry::from_bits(mplsxdp_common::ftn::look_up(&reader, root, |first| {
+        longest_match(&reader, first, high, low)
+    }))
 }
 
 type NodeId = u32;

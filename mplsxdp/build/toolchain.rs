@@ -52,11 +52,14 @@ enum Core {
 /// so that they share most of the work.
 pub fn work_directory(path: &Path) -> PathBuf {
     // Cargo writes the first only into a directory that it has created itself.
-    let marks = ["CACHEDIR.TAG", ".rustc_info.json"];
-    let target = path
-        .ancestors()
-        .find(|directory| marks.iter().any(|mark| directory.join(mark).exists()));
-    target.unwrap_or(path).join("ebpf")
+    let is_marked = |directory: &&Path| {
+        let marks = ["CACHEDIR.TAG", ".rustc_info.json"];
+        marks.iter().any(|mark| directory.join(mark).exists())
+    };
+    let nearest = path.ancestors().find(is_marked).unwrap_or(path);
+    // The directory of a build for another processor is in the target directory, and has a mark, too.
+    let target = nearest.parent().filter(is_marked).unwrap_or(nearest);
+    target.join("ebpf")
 }
 
 /// Which half is missing, with the reason; a half that was found has none.

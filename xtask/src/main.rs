@@ -1,5 +1,6 @@
 //! Builds, shows, tests and measures mplsxdp: `cargo xtask --help`.
 
+mod cross;
 mod fuzz;
 mod guest;
 mod install;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::cross::{Cross, Target};
 use crate::guest::Selection;
 use crate::run::{
     Kind, PROGRAM_VARIABLE, PYTHON_VARIABLE, Summary, artifacts, build_programs, cargo, root_command, run_tests,
@@ -41,6 +43,9 @@ enum Command {
         /// Optimised, as for use.
         #[arg(long)]
         release: bool,
+        /// For another processor than this machine's.
+        #[arg(long, value_enum, value_name = "TRIPLE")]
+        target: Option<Target>,
     },
     /// Builds and installs the program, its manual pages, shell completions and systemd unit.
     Install(install::Arguments),
@@ -150,7 +155,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::setup().map(|toolchain| eprintln!("eBPF programs: {toolchain}")),
         Command::Install(arguments) => install::install(&arguments),
         Command::Package(arguments) => package::package(&arguments),
-        Command::Build { release } => build(release),
+        Command::Build { release, target } => build(release, target),
         Command::Demo {
             part: Some(Part::Frr), ..
         } => guest::lab::labs(&[guest::lab::SHOWN.to_owned()]).and_then(|summary| closing_line(&summary, None)),
@@ -204,10 +209,11 @@ fn main() -> ExitCode {
 #[error("tests failed")]
 struct TestsFailed;
 
-fn build(release: bool) -> Result<()> {
+fn build(release: bool, target: Option<Target>) -> Result<()> {
+    let cross = target.map(Cross::setup).transpose()?;
     let toolchain = setup::find_toolchain().map_err(|missing| anyhow::anyhow!("{missing}"))?;
     eprintln!("eBPF programs: {toolchain}");
-    let mut command = cargo("build");
+    let mut command = cross.map_or_else(|| cargo("build"), |cross| cross.cargo("build"));
     if release {
         command.arg("--release");
     }

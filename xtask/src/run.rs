@@ -108,6 +108,11 @@ pub fn build_programs<const N: usize>(names: [&str; N], options: &[&str]) -> Res
     crate::setup::setup()?;
     let mut command = cargo("build");
     command.args(options);
+    build_programs_by(command, names)
+}
+
+/// The same by this command, which builds.
+pub fn build_programs_by<const N: usize>(command: Command, names: [&str; N]) -> Result<[PathBuf; N]> {
     let artifacts = artifacts(command)?;
     let mut paths = [const { PathBuf::new() }; N];
     for (path, name) in paths.iter_mut().zip(names) {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::guest::debian::Architecture;
 use crate::run::{cargo, is_installed, is_root, run_tool, target};
 use crate::toolchain::{
     LINKER_VERSION, Missing, RUSTC_VERSION, SYSTEM_RUSTC, TARGET, Toolchain, version, work_directory,
@@ -27,11 +28,10 @@ const TOOLS: [(&str, &str); 11] = [
     ("clang", "clang"),
 ];
 /// Programs that boot a guest, and their Debian packages.
-const GUEST_TOOLS: [(&str, &str); 3] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("depmod", "kmod"),
-    ("setpriv", "util-linux"),
-];
+const GUEST_TOOLS: [(&str, &str); 2] = [("depmod", "kmod"), ("setpriv", "util-linux")];
+/// The emulators of whole machines, likewise.
+const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+const QEMU_ARM64: (&str, &str) = ("qemu-system-aarch64", "qemu-system-arm");
 /// Programs that make a system for a guest, and their Debian packages.
 const SYSTEM_TOOLS: [(&str, &str); 2] = [("mmdebstrap", "mmdebstrap"), ("bsdtar", "libarchive-tools")];
 /// Programs that make packages, and their Debian packages. `rpm` finds the libraries that a program needs.
@@ -66,8 +66,13 @@ pub fn setup() -> Result<Toolchain> {
 }
 
 /// Installs what `cargo xtask guest` needs and is missing.
-pub fn guest() -> Result<()> {
-    install_packages(GUEST_TOOLS.into_iter().filter(|(program, _)| !is_installed(program)))
+pub fn guest(architecture: Architecture) -> Result<()> {
+    let qemu = match architecture {
+        Architecture::Amd64 => QEMU,
+        Architecture::Arm64 => QEMU_ARM64,
+    };
+    let tools = GUEST_TOOLS.into_iter().chain([qemu]);
+    install_packages(tools.filter(|(program, _)| !is_installed(program)))
 }
 
 /// Installs what makes a system for a guest and is missing.
@@ -103,7 +108,8 @@ pub fn cargo_tool((name, release): (&str, &str)) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn install_packages<'a>(missing: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {
+/// Installs the packages of these programs, which are missing.
+pub fn install_packages<'a>(missing: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {
     let (names, packages): (Vec<_>, Vec<_>) = missing.unzip();
     if names.is_empty() {
         return Ok(());

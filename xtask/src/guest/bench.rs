@@ -4,7 +4,9 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::kernels::{Expected, KERNELS};
+use super::debian::Architecture;
+use super::image::Origin;
+use super::kernels::{Expected, KERNELS, Kernel};
 use super::lab::MPLS_MODULES;
 use super::system::{self, Extras};
 use super::wire::Run;
@@ -18,18 +20,23 @@ const DEFAULTS: [&str; 7] = ["swap-4k", "pop", "impose-256", "--rounds", "9", "-
 
 /// `cargo xtask guest bench KERNEL [ARGUMENT...]`: the kernel's own MPLS beside mplsxdp.
 pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
-    let known = |name: &str| kernel(name).filter(|kernel| kernel.expected == Expected::Everything);
+    let is_able = |kernel: &&Kernel| {
+        // An emulated processor of another kind says nothing of speed.
+        kernel.expected == Expected::Everything && kernel.architecture == Architecture::Amd64
+    };
+    let known = |name: &str| kernel(name).filter(is_able);
     let Some(kernel) = known(name) else {
         let able = KERNELS.iter().filter(|kernel| known(kernel.name).is_some());
         let names: Vec<_> = able.map(|kernel| kernel.name).collect();
-        bail!("mplsxdp runs on no kernel {name}; there are: {}", names.join(", "));
+        bail!("there is no bench on a kernel {name}; there are: {}", names.join(", "));
     };
     if let Some(reason) = debian::missing() {
         bail!("{reason}: the bench in a guest needs a machine with a Debian mirror in apt's sources");
     }
     let [mplsxdp, xtask, bench] = build_programs(["mplsxdp", "xtask", PROGRAM], &["--release"])?;
-    setup::guest()?;
+    setup::guest(Architecture::Amd64)?;
     let built = Built {
+        origin: Origin::Machine,
         mplsxdp,
         xtask,
         tests: vec![Artifact {

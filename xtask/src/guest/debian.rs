@@ -1,5 +1,5 @@
-//! Kernels from the Debian mirror that this machine's apt is configured for, unpacked into a directory of the project;
-//! nothing is installed.
+//! Kernels and packages from the Debian mirror that this machine's apt is configured for, also those for another
+//! processor, unpacked into a directory of the project; nothing is installed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,17 +18,47 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const PARTS: [&str; 4] = ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"];
 
 /// Parts of packages that nothing in a guest reads.
-const UNUSED: [&str; 6] = [
-    "usr/share/doc",
-    "usr/share/man",
-    "usr/share/locale",
-    "usr/share/perl",
-    "usr/lib/x86_64-linux-gnu/perl",
-    "usr/lib/x86_64-linux-gnu/gconv",
-];
+const UNUSED: [&str; 4] = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/perl"];
+/// The same, beneath the directory of libraries.
+const UNUSED_LIBRARIES: [&str; 2] = ["perl", "gconv"];
+
+/// The processor that packages are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Architecture {
+    Amd64,
+    Arm64,
+}
+
+impl Architecture {
+    /// As Debian calls it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// As the directories of libraries and the GNU tools for it are called.
+    pub const fn gnu(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-linux-gnu",
+            Self::Arm64 => "aarch64-linux-gnu",
+        }
+    }
+}
+
+/// Where packages come from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// A suite of Debian.
+    Suite(&'a str),
+    /// The releases of Debian that this machine's apt has, updates included.
+    Machine,
+}
 
 /// A kernel, unpacked.
 pub struct Unpacked {
+    pub architecture: Architecture,
     pub image: PathBuf,
     /// The directory of its modules.
     pub modules: PathBuf,
@@ -40,11 +70,16 @@ pub fn missing() -> Option<String> {
     if cfg!(not(target_arch = "x86_64")) {
         return Some("kernels are those of x86-64".into());
     }
+    unavailable()
+}
+
+/// Why Debian's packages are not available here; `None` if they are.
+pub fn unavailable() -> Option<String> {
     if !is_installed("apt-get") || !is_installed("dpkg-deb") {
-        return Some("no apt to get Debian's kernels by".into());
+        return Some("no apt to get Debian's packages by".into());
     }
     if !Path::new(KEYRING).exists() {
-        return Some(format!("no {KEYRING} to check Debian's kernels by"));
+        return Some(format!("no {KEYRING} to check Debian's packages by"));
     }
     mirror().err().map(|error| format!("{error:#}"))
 }
@@ -54,7 +89,7 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
     let root = directory.join("root");
     // A directory that exists is complete: it gets its name last.
     if !root.exists() {
-        let apt = Apt::new(kernel.suite, &directory.join("apt"))?;
+        let apt = Apt::new(kernel.architecture, Source::Suite(kernel.suite), &directory.join("apt"))?;
         let fresh = directory.join("fresh");
         if fresh.exists() {
             fs::remove_dir_all(&fresh)?;
@@ -81,6 +116,7 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
     let images = [root.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
     let image = images.into_iter().find(|image| image.exists());
     Ok(Unpacked {
+        architecture: kernel.architecture,
         image: image.with_context(|| format!("no kernel image in {}", root.display()))?,
         modules,
         release,
@@ -88,10 +124,36 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
 }
 
 /// Packages with everything that they depend on, unpacked into one tree, from the cache or from the mirror. None of
-/// their scripts run, so this needs no root. The cache is kept until the suite or the names change.
-pub fn packages(suite: &str, names: &[&str], directory: &Path) -> Result<PathBuf> {
+/// their scripts run, so this needs no root. The cache is kept until the source or the names change.
+pub fn packages(architecture: Architecture, source: Source<'_>, names: &[&str], directory: &Path) -> Result<PathBuf> {
+    unpacked(architecture, source, names, directory, Apt::download_all)
+}
+
+/// Packages, without what they depend on, unpacked in the same way. A name may have `=VERSION` behind it.
+pub fn packages_alone(
+    architecture: Architecture,
+    source: Source<'_>,
+    names: &[&str],
+    directory: &Path,
+) -> Result<PathBuf> {
+    unpacked(architecture, source, names, directory, |apt, names| {
+        names.iter().map(|name| apt.download(name)).collect()
+    })
+}
+
+fn unpacked(
+    architecture: Architecture,
+    source: Source<'_>,
+    names: &[&str],
+    directory: &Path,
+    download: impl Fn(&Apt, &[&str]) -> Result<Vec<PathBuf>>,
+) -> Result<PathBuf> {
     let root = directory.join("root");
-    let inputs = format!("{suite}: {}\n", names.join(" "));
+    let from = match source {
+        Source::Suite(suite) => suite,
+        Source::Machine => "as this machine",
+    };
+    let inputs = format!("{} {from}: {}\n", architecture.name(), names.join(" "));
     let record = directory.join("inputs");
     if root.exists() && fs::read_to_string(&record).is_ok_and(|cached| cached == inputs) {
         return Ok(root);
@@ -103,12 +165,13 @@ pub fn packages(suite: &str, names: &[&str], directory: &Path) -> Result<PathBuf
     }
     let fresh = directory.join("fresh");
     fs::create_dir_all(&fresh)?;
-    let apt = Apt::new(suite, &directory.join("apt"))?;
-    for archive in apt.download_all(names)? {
+    let apt = Apt::new(architecture, source, &directory.join("apt"))?;
+    for archive in download(&apt, names)? {
         let mut unpack = Command::new("dpkg-deb");
         output(unpack.arg("--extract").arg(&archive).arg(&fresh))?;
     }
-    for part in UNUSED {
+    let libraries = UNUSED_LIBRARIES.map(|part| format!("usr/lib/{}/{part}", architecture.gnu()));
+    for part in UNUSED.into_iter().chain(libraries.iter().map(String::as_str)) {
         let part = fresh.join(part);
         if part.exists() {
             fs::remove_dir_all(part)?;
@@ -137,21 +200,36 @@ fn first(directory: &Path, prefix: &str) -> Option<PathBuf> {
 
 /// apt with its own state, lists and sources.
 struct Apt {
+    architecture: Architecture,
     directory: PathBuf,
 }
 
 impl Apt {
-    fn new(suite: &str, directory: &Path) -> Result<Self> {
+    fn new(architecture: Architecture, source: Source<'_>, directory: &Path) -> Result<Self> {
         for part in ["lists/partial", "cache/archives/partial", "state", "archives"] {
             fs::create_dir_all(directory.join(part))?;
         }
         fs::write(directory.join("status"), "")?;
-        let source = format!("deb [arch=amd64 signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-        fs::write(directory.join("sources.list"), source)?;
+        let releases = match source {
+            Source::Suite(suite) => vec![(mirror()?, suite.to_owned())],
+            Source::Machine => releases(&known_targets()?),
+        };
+        let (name, mut sources) = (architecture.name(), String::new());
+        for (address, suite) in &releases {
+            sources.push_str(&format!(
+                "deb [arch={name} signed-by={KEYRING}] {address} {suite} main\n"
+            ));
+        }
+        fs::write(directory.join("sources.list"), sources)?;
         let apt = Self {
+            architecture,
             directory: directory.to_owned(),
         };
-        eprintln!("> apt-get update (of a directory for {suite}, not of this machine)");
+        let suites: Vec<_> = releases.iter().map(|(_, suite)| suite.as_str()).collect();
+        eprintln!(
+            "> apt-get update (of a directory for {name} of {}, not of this machine)",
+            suites.join(", ")
+        );
         output(apt.command("apt-get").args(["--quiet", "update"]))?;
         Ok(apt)
     }
@@ -168,6 +246,8 @@ impl Apt {
             ("Dir::Cache", place("cache")),
             // Without dropping privileges: another user may not be able to read the directory.
             ("APT::Sandbox::User", String::new()),
+            ("APT::Architecture", self.architecture.name().into()),
+            ("APT::Architectures", self.architecture.name().into()),
             ("Acquire::Languages", "none".into()),
             ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
         ] {
@@ -227,41 +307,78 @@ impl Apt {
         eprintln!("> apt-get download {package}");
         let mut command = self.command("apt-get");
         output(command.args(["--quiet", "download", package]).current_dir(&archives))?;
-        first(&archives, &format!("{package}_")).with_context(|| format!("apt-get downloaded no {package}"))
+        let name = package.split_once('=').map_or(package, |(name, _)| name);
+        first(&archives, &format!("{name}_")).with_context(|| format!("apt-get downloaded no {package}"))
     }
 }
 
 /// The mirror from which this machine's apt gets Debian.
 pub fn mirror() -> Result<String> {
+    let targets = known_targets()?;
+    let found = of_debian(&targets).context("apt on this machine is configured for no mirror of Debian")?;
+    Ok(found.to_owned())
+}
+
+/// The sources that apt has lists of.
+fn known_targets() -> Result<String> {
     let mut targets = targets()?;
     // It reports only sources whose lists are downloaded: on a fresh machine, none.
     if targets.is_empty() {
         apt_update()?;
         targets = self::targets()?;
     }
-    let found = of_debian(&targets).context("apt on this machine is configured for no mirror of Debian")?;
-    Ok(found.to_owned())
+    Ok(targets)
 }
 
-/// Origin, label and address of the sources that apt has lists of.
+/// Origin, label, address and suite of each.
 fn targets() -> Result<String> {
-    let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+    let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)|$(RELEASE)";
     output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))
 }
 
 fn of_debian(targets: &str) -> Option<&str> {
-    targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|"))
+    let mirrors = targets.lines().filter_map(|line| line.strip_prefix("Debian|Debian|"));
+    let mut addresses = mirrors.filter_map(|line| line.split('|').next());
+    addresses.next()
+}
+
+/// Address and suite of everything that is Debian's, each once.
+fn releases(targets: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for line in targets.lines().filter_map(|line| line.strip_prefix("Debian|")) {
+        let mut fields = line.split('|').skip(1).map(str::to_owned);
+        if let (Some(address), Some(suite)) = (fields.next(), fields.next())
+            && !found.contains(&(address.clone(), suite.clone()))
+        {
+            found.push((address, suite));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
-    use super::of_debian;
+    use super::{of_debian, releases};
 
     #[test]
     fn the_mirror_is_that_of_debian_itself() {
-        let others = "Debian|Debian-Security|http://a.example/debian-security/\n||http://b.example/\n";
+        let others = "Debian|Debian-Security|http://a.example/debian-security/|s\n||http://b.example/|x\n";
         assert_eq!(of_debian(others), None);
-        let all = format!("{others}Debian|Debian|http://c.example/debian/\n");
+        let all = format!("{others}Debian|Debian|http://c.example/debian/|bookworm\n");
         assert_eq!(of_debian(&all), Some("http://c.example/debian/"));
+    }
+
+    #[test]
+    fn the_releases_of_a_machine_are_those_of_debian() {
+        let targets = "Debian|Debian|http://c/debian/|bookworm\nDebian|Debian|http://c/debian/|bookworm\n\
+                       Debian|Debian-Security|http://c/security/|bookworm-security\nOther|Other|http://o/|stable\n";
+        let [main, security] = &releases(targets)[..] else {
+            panic!("{:?}", releases(targets));
+        };
+        assert_eq!((main.0.as_str(), main.1.as_str()), ("http://c/debian/", "bookworm"));
+        assert_eq!(
+            (security.0.as_str(), security.1.as_str()),
+            ("http://c/security/", "bookworm-security")
+        );
     }
 }

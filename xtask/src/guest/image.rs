@@ -1,5 +1,5 @@
-//! The initramfs, which is the guest's whole system: programs of this machine and the libraries that they are linked
-//! with, the kernel's modules, tests. An archive in the kernel's own format ("newc",
+//! The initramfs, which is the guest's whole system: programs of this machine, or of another processor's packages, and
+//! the libraries that they are linked with, the kernel's modules, tests. An archive in the kernel's own format ("newc",
 //! Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::collections::BTreeSet;
@@ -12,6 +12,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::debian::Architecture;
+use crate::cross;
+
 const DIRECTORY: u32 = 0o040_755;
 const SYMLINK: u32 = 0o120_777;
 const FILE: u32 = 0o100_644;
@@ -20,15 +23,62 @@ const PROGRAM: u32 = 0o100_755;
 /// Directories that are in /usr in the guest, wherever they are on this machine.
 const MERGED: [&str; 3] = ["bin", "lib", "lib64"];
 
+/// The system that a guest's tools and libraries come from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Origin {
+    Machine,
+    /// Packages for arm64, unpacked.
+    Arm64(PathBuf),
+}
+
+impl Origin {
+    /// The name of a GNU tool for its programs.
+    fn gnu_tool(&self, name: &str) -> String {
+        match self {
+            Self::Machine => name.to_owned(),
+            Self::Arm64(_) => cross::tool(name),
+        }
+    }
+
+    fn find_tool(&self, name: &str) -> Option<PathBuf> {
+        match self {
+            Self::Machine => {
+                let search = std::env::var_os("PATH").unwrap_or_default();
+                let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+                let directories = std::env::split_paths(&search).chain(system);
+                directories
+                    .map(|directory| directory.join(name))
+                    .find(|path| path.is_file())
+            }
+            // Which of several programs has the plain name is decided when a package is installed: `traceroute.db`.
+            Self::Arm64(root) => ["usr/bin", "usr/sbin", "bin", "sbin"]
+                .iter()
+                .flat_map(|directory| {
+                    [name.to_owned(), format!("{name}.db")].map(|name| Path::new(directory).join(name))
+                })
+                .find_map(|path| within(root, &path)),
+        }
+    }
+
+    /// The libraries that the dynamic linker takes for a program, and their places in its system.
+    fn libraries(&self, program: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+        match self {
+            Self::Machine => linked(program),
+            Self::Arm64(root) => linked_within(root, program),
+        }
+    }
+}
+
 pub struct Image {
+    origin: Origin,
     archive: BufWriter<File>,
     /// The paths that are in it, without a leading slash.
     paths: BTreeSet<PathBuf>,
 }
 
 impl Image {
-    pub fn create(path: &Path) -> Result<Self> {
-        let mut image = Self::addition(path)?;
+    pub fn create(path: &Path, origin: &Origin) -> Result<Self> {
+        let mut image = Self::addition(path, origin)?;
         for name in MERGED {
             image.add(Path::new(name), SYMLINK, format!("usr/{name}").as_bytes())?;
             image.directory(&Path::new("usr").join(name))?;
@@ -43,9 +93,10 @@ impl Image {
     }
 
     /// Files that are added to another system.
-    pub fn addition(path: &Path) -> Result<Self> {
+    pub fn addition(path: &Path, origin: &Origin) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
+            origin: origin.clone(),
             archive: BufWriter::new(file),
             paths: BTreeSet::new(),
         })
@@ -56,15 +107,10 @@ impl Image {
         self.put(Path::new(to), FILE, content)
     }
 
-    /// A program of this machine, by its name.
+    /// A program of the system that the guest's tools come from, by its name.
     pub fn tool(&mut self, name: &str) -> Result<()> {
-        let search = std::env::var_os("PATH").unwrap_or_default();
-        let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-        let found = std::env::split_paths(&search)
-            .chain(system)
-            .map(|directory| directory.join(name))
-            .find(|path| path.is_file());
-        let from = found.with_context(|| format!("no program {name}"))?;
+        let from = self.origin.find_tool(name);
+        let from = from.with_context(|| format!("no program {name}"))?;
         let content = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
         self.put(&Path::new("usr/bin").join(name), PROGRAM, &content)?;
         self.libraries(&from)
@@ -79,7 +125,7 @@ impl Image {
     /// The same without its libraries.
     pub fn program_only(&mut self, from: &Path, to: &str) -> Result<()> {
         let stripped = from.with_extension("stripped");
-        let mut strip = Command::new("strip");
+        let mut strip = Command::new(self.origin.gnu_tool("strip"));
         strip.arg("-o").arg(&stripped).arg(from);
         output(&mut strip)?;
         let content = fs::read(&stripped)?;
@@ -132,21 +178,10 @@ impl Image {
         Ok(())
     }
 
-    /// The libraries that the dynamic linker reports for a program.
     fn libraries(&mut self, program: &Path) -> Result<()> {
-        let listed = match output(Command::new("ldd").arg(program)) {
-            Ok(listed) => listed,
-            Err(error) if format!("{error:#}").contains("not a dynamic executable") => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for line in listed.lines() {
-            // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)", or the linker itself without an arrow.
-            if let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) {
-                let content = fs::read(path).with_context(|| format!("{} needs {path}", program.display()))?;
-                self.put(Path::new(path.trim_start_matches('/')), PROGRAM, &content)?;
-            } else if line.contains("not found") {
-                bail!("{}: {}", program.display(), line.trim());
-            }
+        for (from, to) in self.origin.libraries(program)? {
+            let content = fs::read(&from).with_context(|| format!("{} needs {}", program.display(), from.display()))?;
+            self.put(&to, PROGRAM, &content)?;
         }
         Ok(())
     }
@@ -203,6 +238,83 @@ impl Image {
     }
 }
 
+/// The libraries that the dynamic linker of this machine reports.
+fn linked(program: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let listed = match output(Command::new("ldd").arg(program)) {
+        Ok(listed) => listed,
+        Err(error) if format!("{error:#}").contains("not a dynamic executable") => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for line in listed.lines() {
+        // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)", or the linker itself without an arrow.
+        if let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) {
+            found.push((path.into(), path.trim_start_matches('/').into()));
+        } else if line.contains("not found") {
+            bail!("{}: {}", program.display(), line.trim());
+        }
+    }
+    Ok(found)
+}
+
+/// The libraries that a program names, and those that they name, in a tree of packages for arm64.
+fn linked_within(root: &Path, program: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let gnu = Architecture::Arm64.gnu();
+    let places = [
+        format!("usr/lib/{gnu}"),
+        format!("lib/{gnu}"),
+        "usr/lib".into(),
+        "lib".into(),
+    ];
+    let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
+    let mut left = vec![program.to_owned()];
+    while let Some(next) = left.pop() {
+        let shown = output(
+            Command::new(cross::tool("readelf"))
+                .args(["--wide", "--dynamic", "--program-headers"])
+                .arg(&next),
+        )?;
+        for name in needed(&shown) {
+            let mut paths = places.iter().map(|place| Path::new(place).join(&name));
+            let library = paths.find_map(|path| Some((within(root, &path)?, path)));
+            let library = library.with_context(|| format!("{} needs {name}", next.display()))?;
+            if !found.contains(&library) {
+                left.push(library.0.clone());
+                found.push(library);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The file names in "0x1 (NEEDED) Shared library: [libc.so.6]" and in "[Requesting program interpreter:
+/// /lib/ld-linux-aarch64.so.1]", as readelf shows them.
+fn needed(shown: &str) -> Vec<String> {
+    let of_line = |line: &str| {
+        let line = line.trim().strip_suffix(']')?;
+        let path = match line.split_once("(NEEDED)") {
+            Some((_, rest)) => rest.split_once('[')?.1,
+            None => line.split_once("[Requesting program interpreter: ")?.1,
+        };
+        path.rsplit('/').next().map(str::to_owned)
+    };
+    shown.lines().filter_map(of_line).collect()
+}
+
+/// A file of a tree that is to be the root: an absolute link leads back into the tree.
+fn within(root: &Path, path: &Path) -> Option<PathBuf> {
+    let mut place = root.join(path);
+    // More links would be a circle.
+    for _ in 0..8 {
+        match fs::read_link(&place) {
+            Ok(to) if to.is_absolute() => place = root.join(to.strip_prefix("/").ok()?),
+            Ok(to) => place = place.parent()?.join(to),
+            Err(_) => return place.is_file().then_some(place),
+        }
+    }
+    None
+}
+
 /// The output of a command; the error is its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command
@@ -218,4 +330,38 @@ pub fn output(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_a_program_is_linked_with_is_read() {
+        let shown = " [Requesting program interpreter: /lib/ld-linux-aarch64.so.1]\n\
+                     0x0000000000000001 (NEEDED)             Shared library: [libelf.so.1]\n\
+                     0x000000000000001d (RUNPATH)            Library runpath: [/usr/lib]\n";
+        assert_eq!(needed(shown), ["ld-linux-aarch64.so.1", "libelf.so.1"]);
+    }
+
+    #[test]
+    fn links_stay_within_the_tree() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        for directory in ["bin", "sbin"] {
+            fs::create_dir(root.join(directory)).unwrap();
+        }
+        fs::write(root.join("bin/kmod"), "").unwrap();
+        symlink("/bin/kmod", root.join("sbin/modprobe")).unwrap();
+        symlink("kmod", root.join("bin/lsmod")).unwrap();
+        symlink("circle", root.join("bin/circle")).unwrap();
+        let kmod = Some(root.join("bin/kmod"));
+        assert_eq!(within(root, Path::new("sbin/modprobe")), kmod);
+        assert_eq!(within(root, Path::new("bin/lsmod")), kmod);
+        for missing in ["bin/circle", "bin/none", "bin"] {
+            assert_eq!(within(root, Path::new(missing)), None, "{missing}");
+        }
+    }
 }

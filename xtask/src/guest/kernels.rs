@@ -1,9 +1,12 @@
 //! The kernels that tests run on: their place in Debian, and the expected results.
 
+use super::debian::Architecture;
+
 /// A kernel of Debian.
 pub struct Kernel {
     /// Major and minor number.
     pub name: &'static str,
+    pub architecture: Architecture,
     /// The suite of Debian that has it.
     pub suite: &'static str,
     /// The package that depends on the newest kernel of this kind in the suite.
@@ -25,18 +28,21 @@ const CLOUD: &str = "linux-image-cloud-amd64";
 pub const KERNELS: [Kernel; 5] = [
     Kernel {
         name: "5.10",
+        architecture: Architecture::Amd64,
         suite: "bullseye",
         package: CLOUD,
         expected: Expected::Refusal,
     },
     Kernel {
         name: "6.1",
+        architecture: Architecture::Amd64,
         suite: "bookworm",
         package: CLOUD,
         expected: Expected::Everything,
     },
     Kernel {
         name: "6.12",
+        architecture: Architecture::Amd64,
         suite: "trixie",
         package: CLOUD,
         expected: Expected::Everything,
@@ -44,12 +50,14 @@ pub const KERNELS: [Kernel; 5] = [
     Kernel {
         // The newest one: its version is that of the package.
         name: "newest",
+        architecture: Architecture::Amd64,
         suite: "trixie-backports",
         package: CLOUD,
         expected: Expected::Everything,
     },
     Kernel {
         name: "real-time",
+        architecture: Architecture::Amd64,
         suite: "trixie-backports",
         package: "linux-image-rt-amd64",
         expected: Expected::Everything,

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::image::output;
+use super::debian::{Architecture, Source};
+use super::image::{Origin, output};
 use super::kernels::{Kernel, SHORT};
 use super::system::{self, Extras};
 use super::wire::Run;
@@ -69,7 +70,7 @@ pub fn labs(names: &[String]) -> Result<Summary> {
         bail!("{reason}: the labs need a machine with a Debian mirror in apt's sources");
     }
     let [mplsxdp, xtask, labs] = build_programs(["mplsxdp", "xtask", PROGRAM], &[])?;
-    setup::guest()?;
+    setup::guest(Architecture::Amd64)?;
     let listed = output(Command::new(&labs).arg("--list"))?;
     // `cargo xtask guest package` has the one with systemd.
     let known = listed.lines().filter(|line| !line.contains("\tsystemd\t"));
@@ -84,6 +85,7 @@ pub fn labs(names: &[String]) -> Result<Summary> {
         );
     }
     let built = Built {
+        origin: Origin::Machine,
         mplsxdp,
         xtask,
         tests: vec![Artifact {
@@ -117,7 +119,8 @@ fn run(kernel: &Kernel, built: &Built, lab: &Lab) -> Result<Summary> {
     let unpacked = debian::fetch(kernel, &made(&cache.join(kernel.name))?)
         .with_context(|| format!("cannot get kernel {}", kernel.name))?;
     let (suite, packages) = PACKAGES;
-    let tree = debian::packages(suite, &packages, &made(&cache.join("packages"))?)
+    let directory = made(&cache.join("packages"))?;
+    let tree = debian::packages(Architecture::Amd64, Source::Suite(suite), &packages, &directory)
         .with_context(|| format!("cannot get {}", packages.join(", ")))?;
     let directory = made(&cache.join("labs").join(&lab.name))?;
     let initramfs = directory.join("initramfs");

@@ -14,10 +14,17 @@ use std::{fs, io, thread};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
+use super::debian::{Architecture, Unpacked};
 use super::init::INIT;
 use super::wire::Line;
 
-pub const QEMU: &str = "qemu-system-x86_64";
+/// The program for a processor.
+const fn program(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "qemu-system-x86_64",
+        Architecture::Arm64 => "qemu-system-aarch64",
+    }
+}
 
 /// How long a guest may be silent. The longest test takes less, on a machine that is ten times slower than real ones.
 const SILENCE: Duration = Duration::from_secs(600);
@@ -36,8 +43,8 @@ pub struct Interrupted;
 
 /// Boots a kernel. Each line of the guest's output goes to `hear`. If it does not come to its end, the error is the
 /// reason.
-pub fn boot(image: &Path, initramfs: &Path, messages: &Path, mut hear: impl FnMut(Line)) -> Result<()> {
-    let mut qemu = Qemu::start(image, initramfs, messages)?;
+pub fn boot(kernel: &Unpacked, initramfs: &Path, messages: &Path, mut hear: impl FnMut(Line)) -> Result<()> {
+    let mut qemu = Qemu::start(kernel, initramfs, messages)?;
     // The guest's own port: the firmware and the kernel do not write there.
     let output = qemu.0.stdout.take().context("no pipe from qemu")?;
     let (sender, lines) = channel();
@@ -85,28 +92,45 @@ pub fn boot(image: &Path, initramfs: &Path, messages: &Path, mut hear: impl FnMu
 struct Qemu(Child);
 
 impl Qemu {
-    fn start(image: &Path, initramfs: &Path, messages: &Path) -> Result<Self> {
-        let mut command = Command::new(QEMU);
-        command
+    fn start(kernel: &Unpacked, initramfs: &Path, messages: &Path) -> Result<Self> {
+        let program = program(kernel.architecture);
+        let mut command = Command::new(program);
+        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "3072"]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        let console = match kernel.architecture {
             // A processor without cmpxchg16b: when qemu emulates that instruction, it stops the other processors, and
             // sometimes leaves garbage in the flags (seen with qemu 7.2), of which kernels die. They do without it if
             // it is missing.
-            .args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,-cx16"])
-            .args(["-smp", "2", "-m", "3072"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            Architecture::Amd64 => {
+                command.args(["-cpu", "Nehalem,-cx16"]);
+                "console=ttyS0 no_timer_check"
+            }
+            // A server's processor.
+            Architecture::Arm64 => {
+                command.args(["-machine", "virt,gic-version=3", "-cpu", "neoverse-n1"]);
+                "console=ttyAMA0"
+            }
+        };
+        command
             .arg("-kernel")
-            .arg(image)
+            .arg(&kernel.image)
             .arg("-initrd")
             .arg(initramfs)
             // A panic reboots, and a reboot ends qemu. Mitigations for real processors only slow it down here; and a
             // late timer, as on a busy machine, is not an error.
             .arg("-append")
             .arg(format!(
-                "console=ttyS0 panic=-1 oops=panic mitigations=off no_timer_check quiet rdinit={INIT}"
+                "{console} panic=-1 oops=panic mitigations=off quiet rdinit={INIT}"
             ))
             .arg("-serial")
-            .arg(format!("file:{}", messages.display()))
-            .args(["-serial", "stdio"]);
+            .arg(format!("file:{}", messages.display()));
+        match kernel.architecture {
+            Architecture::Amd64 => command.args(["-serial", "stdio"]),
+            // The machine has one port; this is the first of another kind.
+            Architecture::Arm64 => {
+                command.args(["-chardev", "stdio,id=reports", "-device", "pci-serial,chardev=reports"])
+            }
+        };
         for nic in 0..NICS {
             let hub = nic / 2;
             command
@@ -121,7 +145,7 @@ impl Qemu {
         unsafe {
             command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
         }
-        let child = command.spawn().with_context(|| format!("cannot run {QEMU}"))?;
+        let child = command.spawn().with_context(|| format!("cannot run {program}"))?;
         Ok(Self(child))
     }
 }

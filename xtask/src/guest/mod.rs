@@ -2,7 +2,7 @@
 
 pub mod bench;
 mod counts;
-mod debian;
+pub mod debian;
 pub mod image;
 pub mod init;
 mod kernels;
@@ -19,14 +19,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use self::counts::Measured;
-use self::debian::Unpacked;
+use self::debian::{Architecture, Source, Unpacked};
+use self::image::Origin;
 use self::kernels::{Expected, KERNELS, Kernel, SHORT};
 use self::machine::Interrupted;
 use self::results::{Results, show};
 use self::system::Extras;
 use self::wire::Run;
+use crate::cross::{Cross, Target};
 use crate::needs::{Lacking, Version, lacking};
-use crate::run::{Artifact, Kind, Summary, artifacts, build_programs, cargo, target};
+use crate::run::{Artifact, Kind, Summary, artifacts, build_programs_by, cargo, target};
 use crate::setup;
 
 /// The end-to-end test for kernels that are too old.
@@ -53,18 +55,23 @@ pub fn test(names: &[String], selection: Selection<'_>, write: bool) -> Result<S
         bail!("{reason}: the tests in a guest need a machine with a Debian mirror in apt's sources");
     }
     let wanted = |kernel: &&Kernel| names.is_empty() || names.iter().any(|name| name == kernel.name);
-    let built = Built::new()?;
     let mut summary = Summary::default();
     let mut measured = Vec::new();
     if write {
-        measured.push(counts::measure_here(&built.tests)?);
+        measured.push(counts::measure_here(&Built::new(Architecture::Amd64)?.tests)?);
     }
+    // Kernels for one processor are next to each other.
+    let mut built: Option<(Architecture, Built)> = None;
     for kernel in KERNELS.iter().filter(wanted) {
         let runs = runs(kernel, selection);
         if runs.is_empty() {
             continue;
         }
-        let (of_kernel, counts) = failed_if_not_run(kernel, run(kernel, &built, selection, runs))?;
+        let (_, built) = match built.take_if(|(architecture, _)| *architecture == kernel.architecture) {
+            Some(same) => built.insert(same),
+            None => built.insert((kernel.architecture, Built::new(kernel.architecture)?)),
+        };
+        let (of_kernel, counts) = failed_if_not_run(kernel, run(kernel, built, selection, runs))?;
         println!("\nkernel {}: {of_kernel}", kernel.name);
         summary += of_kernel;
         measured.extend(counts);
@@ -87,7 +94,7 @@ pub fn test_short() -> Result<Summary> {
     }
     let kernel = kernel(SHORT).context("the kernel of the short run is not in the table")?;
     let selection = Selection::Short;
-    let ran = Built::new().and_then(|built| run(kernel, &built, selection, runs(kernel, selection)));
+    let ran = Built::new(kernel.architecture).and_then(|built| run(kernel, &built, selection, runs(kernel, selection)));
     failed_if_not_run(kernel, ran).map(|(summary, _)| summary)
 }
 
@@ -112,6 +119,7 @@ fn kernel(name: &str) -> Option<&'static Kernel> {
 
 /// The programs that run in the guest.
 struct Built {
+    origin: Origin,
     mplsxdp: PathBuf,
     /// This program, as it is now: the build may replace its file.
     xtask: PathBuf,
@@ -120,9 +128,19 @@ struct Built {
 }
 
 impl Built {
-    fn new() -> Result<Self> {
-        let [mplsxdp, xtask] = build_programs(["mplsxdp", "xtask"], &[])?;
-        setup::guest()?;
+    fn new(architecture: Architecture) -> Result<Self> {
+        setup::setup()?;
+        let cross = match architecture {
+            Architecture::Amd64 => None,
+            Architecture::Arm64 => Some(Cross::setup(Target::Arm64)?),
+        };
+        let cargo = |subcommand| {
+            cross
+                .as_ref()
+                .map_or_else(|| cargo(subcommand), |cross| cross.cargo(subcommand))
+        };
+        let [mplsxdp, xtask] = build_programs_by(cargo("build"), ["mplsxdp", "xtask"])?;
+        setup::guest(architecture)?;
         // As `cargo xtask test` builds them: with other packages, other features would be built.
         let mut command = cargo("test");
         command.arg("--no-run");
@@ -130,7 +148,21 @@ impl Built {
             .into_iter()
             .filter(|artifact| artifact.kind == Kind::IntegrationTests)
             .collect();
-        Ok(Self { mplsxdp, xtask, tests })
+        let origin = match architecture {
+            Architecture::Amd64 => Origin::Machine,
+            Architecture::Arm64 => {
+                let directory = target().join("guest").join("arm64-packages");
+                fs::create_dir_all(&directory)?;
+                let root = debian::packages(architecture, Source::Machine, &system::PACKAGES, &directory);
+                Origin::Arm64(root.context("cannot get the guest's programs")?)
+            }
+        };
+        Ok(Self {
+            origin,
+            mplsxdp,
+            xtask,
+            tests,
+        })
     }
 }
 
@@ -223,7 +255,7 @@ fn boot<'a>(
     loop {
         println!("\nguest with kernel {}", kernel.release);
         let mut results = Results::new(runs, all_run);
-        let booted = machine::boot(&kernel.image, initramfs, &messages, |line| {
+        let booted = machine::boot(kernel, initramfs, &messages, |line| {
             show(&line, runs);
             results.hear(line);
         });

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::debian::Architecture;
 use super::image::output;
 use super::kernels::SHORT;
 use super::system;
@@ -34,7 +35,7 @@ pub fn package() -> Result<Summary> {
     // As other tests in guests, with programs that are not optimised: that takes less time than it saves.
     let [mplsxdp, xtask, labs] = build_programs(["mplsxdp", "xtask", PROGRAM], &[])?;
     let own = Built::of(mplsxdp)?;
-    setup::guest()?;
+    setup::guest(Architecture::Amd64)?;
     setup::guest_systems()?;
     let directory = target().join("guest").join(NAME);
     let deb = |revision| Staged::new(&own, revision)?.deb(&directory);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::Built;
 use super::debian::Unpacked;
-use super::image::Image;
+use super::image::{Image, Origin};
 use super::init::{INIT, SERVICE, TESTS};
 use super::machine::NICS;
 use super::wire::{PLAN, Plan, Run};
@@ -22,7 +22,7 @@ const FRAMES: (&str, &str) = ("MPLSXDP_FRAMES", "2000");
 /// a guest is 10 to 15 times slower, and the limits leave a quiet machine some room.
 const SLOWNESS: (&str, &str) = ("MPLSXDP_SLOWNESS", "6");
 
-/// Programs of this machine that the guest has. `depmod` is for this machine only.
+/// Programs that the guest has. `depmod` is for this machine only.
 const TOOLS: [&str; 12] = [
     "modprobe",
     "ip",
@@ -36,6 +36,22 @@ const TOOLS: [&str; 12] = [
     "sh",
     "sleep",
     "cat",
+];
+/// The Debian packages that have [`TOOLS`], and the libraries that mplsxdp is linked with, for a guest that cannot have
+/// programs of this machine.
+pub const PACKAGES: [&str; 12] = [
+    "coreutils",
+    "dash",
+    "ethtool",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "libelf1",
+    "mtr-tiny",
+    "tcpdump",
+    "traceroute",
+    "util-linux",
+    "zlib1g",
 ];
 /// Variables of this machine that its tests get in the guest too.
 const PASSED_ON: [&str; 2] = ["MPLSXDP_SEED", "MPLSXDP_TABLES"];
@@ -64,7 +80,7 @@ const DEBIAN: &str = "debian";
 
 /// Writes the initramfs of a guest that does `runs`.
 pub fn make(path: &Path, kernel: &Unpacked, built: &Built, runs: &[Run], extras: &Extras<'_>) -> Result<()> {
-    let mut image = Image::create(path)?;
+    let mut image = Image::create(path, &built.origin)?;
     image.program(&built.xtask, INIT.trim_start_matches('/'))?;
     let tests = TESTS.trim_start_matches('/');
     image.program(&built.mplsxdp, &format!("{tests}/mplsxdp"))?;
@@ -152,7 +168,7 @@ pub fn add_to_systemd<'a>(
     runs: &[Run],
     files: impl Iterator<Item = (&'a str, &'a Path)>,
 ) -> Result<()> {
-    let mut image = Image::addition(path)?;
+    let mut image = Image::addition(path, &Origin::Machine)?;
     image.program_only(xtask, INIT.trim_start_matches('/'))?;
     let name = tests.file_name().context("no program")?.to_string_lossy();
     image.program_only(tests, &format!("{}/{name}", TESTS.trim_start_matches('/')))?;

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 /// What `/init` does: a file of this name in the root of the initramfs, as JSON.
 pub const PLAN: &str = "plan.json";
 /// The port for the reports of `/init`. The kernel's own messages go elsewhere.
-pub const PORT: &str = "/dev/ttyS1";
+pub const PORT: &str = match cfg!(target_arch = "aarch64") {
+    true => "/dev/ttyS0",
+    false => "/dev/ttyS1",
+};
 
 #[derive(Serialize, Deserialize)]
 pub struct Plan {

@@ -14,7 +14,7 @@
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
 //! error log strict text         errors as people read them; lines on standard error; serde, strictly and by text
-//! descriptors privileges        the limit of file descriptors; what the process may still do
+//! descriptors directory privileges   limits; who can change directories; what the process may still do
 //! ```
 
 pub mod cli;
@@ -23,6 +23,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod descriptors;
+mod directory;
 pub mod doctor;
 pub mod error;
 pub mod feeds;

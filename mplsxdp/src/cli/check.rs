@@ -111,7 +111,7 @@ fn saved(instance: &str, forwards: bool) -> Option<String> {
         };
         attempts += 1;
         // A running instance may have replaced a file between two that were read.
-        let is_final = matches!(problem, Problem::Newer { .. } | Problem::Unsafe { .. });
+        let is_final = matches!(problem, Problem::Newer { .. } | Problem::Untrusted(_));
         if is_final || attempts == READ_ATTEMPTS {
             return Some(problem.to_string());
         }

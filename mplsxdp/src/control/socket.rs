@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
-use nix::unistd::geteuid;
 use tokio::net::UnixListener;
 
 use super::Instance;
 use super::access::Groups;
+use crate::directory::{self, Untrusted};
 
 /// Other users pass through the directory to sockets that they may use.
 const DIR_MODE: u32 = 0o755;
@@ -82,17 +82,8 @@ pub enum BindError {
          with `--instance`"
     )]
     Running { name: String, pid: String },
-    #[error(
-        "others than root and user {user} can change the run directory {dir} (owner {owner}, mode {mode:o}), and take the place of \
-         this instance there: `chown {user} {dir} && chmod {DIR_MODE:o} {dir}`",
-        dir = dir.display()
-    )]
-    UnsafeDirectory {
-        dir: PathBuf,
-        owner: u32,
-        mode: u32,
-        user: u32,
-    },
+    #[error("nobody else may take the place of this instance in its run directory {}: {source}", dir.display())]
+    UntrustedDirectory { dir: PathBuf, source: Untrusted },
     #[error("{what} {}: {source}", path.display())]
     Io {
         what: &'static str,
@@ -161,29 +152,28 @@ fn take_lock(instance: &Instance) -> Result<File, BindError> {
     Err(refusal.unwrap_or_else(|| BindError::io("cannot keep", &path)(io::ErrorKind::NotFound.into())))
 }
 
-/// Makes the run directory, or checks an existing one: only root and this user may be able to put files into it.
+/// Makes the run directory, and those above it. Only root and this user may be able to put files into it, or another in
+/// its place.
 fn make_dir(dir: &Path) -> Result<(), BindError> {
-    if let Some(parent) = dir.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIR_MODE)
-            .create(parent)
-            .map_err(BindError::io("cannot create", parent))?;
+    let check = || {
+        directory::check(dir).map_err(|source| BindError::UntrustedDirectory {
+            dir: dir.to_owned(),
+            source,
+        })
+    };
+    check()?;
+    let all: Vec<&Path> = dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()).collect();
+    for dir in all.into_iter().rev() {
+        match DirBuilder::new().mode(DIR_MODE).create(dir) {
+            // The umask has cleared bits of the mode.
+            Ok(()) => std::fs::set_permissions(dir, Permissions::from_mode(DIR_MODE)),
+            Err(_) if dir.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        }
+        .map_err(BindError::io("cannot create", dir))?;
     }
-    match DirBuilder::new().mode(DIR_MODE).create(dir) {
-        // The umask has cleared bits of the mode.
-        Ok(()) => std::fs::set_permissions(dir, Permissions::from_mode(DIR_MODE)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
-    .map_err(BindError::io("cannot create", dir))?;
-    let metadata = std::fs::metadata(dir).map_err(BindError::io("cannot look at", dir))?;
-    let (owner, mode, user) = (metadata.uid(), metadata.mode() & 0o7777, geteuid().as_raw());
-    if (owner != 0 && owner != user) || mode & 0o022 != 0 {
-        let dir = dir.to_owned();
-        return Err(BindError::UnsafeDirectory { dir, owner, mode, user });
-    }
-    Ok(())
+    // Another user may have been faster.
+    check()
 }
 
 /// Whether the file is still the one at this path.

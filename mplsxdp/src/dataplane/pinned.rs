@@ -13,6 +13,7 @@ use rustix::fs::{FsWord, statfs};
 use rustix::mount::{MountFlags, mount};
 
 use super::bpf::{LinkState, XdpLink};
+use crate::directory::{self, Untrusted};
 
 /// Where every system has its bpffs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -42,6 +43,8 @@ pub enum PinError {
     Unmounted,
     #[error("cannot mount a bpffs, which `--persist` needs: {0}: `mount -t bpf bpf {BPFFS}`")]
     Mount(#[source] io::Error),
+    #[error("nobody else may change where links are pinned: {0}")]
+    Untrusted(#[from] Untrusted),
     #[error("{what} {}: {source}", path.display())]
     Io {
         what: &'static str,
@@ -96,11 +99,13 @@ impl PinFolder {
                 _ => {}
             }
         }
-        Ok(())
+        // A bpffs that was mounted without options lets everybody make folders, as in /tmp.
+        Ok(directory::check(&self.0)?)
     }
 
     /// The links that are pinned, in the order of their ids; none if there is no such folder.
     pub fn links(&self) -> Result<Vec<PinnedLink>, PinError> {
+        directory::check(&self.0)?;
         let entries = match std::fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(PinError::io("cannot read", &self.0))?,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::record::{Head, Port, Record, Start, begin_journal};
 use super::text::{Fault, First, Reader};
+use crate::directory::Untrusted;
 use crate::route::{Route, RouteKey, Source};
 
 pub const SNAPSHOT: &str = "snapshot";
@@ -124,17 +125,8 @@ pub enum Problem {
         path: PathBuf,
         source: io::Error,
     },
-    #[error(
-        "others than root and user {user} can change {path} (owner {owner}, mode {mode:o}), where routes and ports are saved: \
-         `chown {user} {path} && chmod 700 {path}`",
-        path = path.display()
-    )]
-    Unsafe {
-        path: PathBuf,
-        owner: u32,
-        mode: u32,
-        user: u32,
-    },
+    #[error("nobody else may change where routes and ports are saved: {0}")]
+    Untrusted(#[from] Untrusted),
 }
 
 impl Problem {

@@ -23,6 +23,7 @@ use super::record::{self, Head, Record, Start};
 use super::recovery::{self, Problem, Recovered, SNAPSHOT, Saved, UNFINISHED, journal_name};
 use super::text::Writer;
 use super::{Batch, Part, Piece};
+use crate::directory;
 use crate::route::RouteKey;
 
 const DIR_MODE: u32 = 0o700;
@@ -88,7 +89,7 @@ pub struct Directory {
 impl Directory {
     /// Reads what an earlier process has left in the directory, if it exists.
     pub fn read(path: PathBuf) -> Result<Self, Problem> {
-        check_owner(&path)?;
+        directory::check(&path)?;
         let recovered = recovery::recover(&path)?.unwrap_or_default();
         for note in &recovered.notes {
             warn!("{note}");
@@ -98,7 +99,7 @@ impl Directory {
 
     /// Removes an instance's saved state.
     pub fn discard(path: &Path) -> Result<(), Problem> {
-        check_owner(path)?;
+        directory::check(path)?;
         remove_files(path).map_err(Problem::io("remove files in", path))
     }
 
@@ -176,25 +177,6 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-/// Refuses a directory in which another user can put files.
-fn check_owner(path: &Path) -> Result<(), Problem> {
-    let found = match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found.map_err(Problem::io("look at", path))?,
-    };
-    let user = nix::unistd::geteuid().as_raw();
-    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
-    match (owner == user || owner == 0) && mode & 0o022 == 0 {
-        true => Ok(()),
-        false => Err(Problem::Unsafe {
-            path: path.to_owned(),
-            owner,
-            mode,
-            user,
-        }),
     }
 }
 
@@ -484,7 +466,8 @@ impl Writing {
     fn make_dir(&self) -> Result<(), Failed> {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(DIR_MODE).create(&self.dir);
-        made.map_err(failed("make the directory"))
+        let checked = made.and_then(|()| directory::check(&self.dir).map_err(io::Error::other));
+        checked.map_err(failed("make the directory"))
     }
 
     fn create(&self, name: &str) -> io::Result<File> {

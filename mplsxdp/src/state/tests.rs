@@ -453,12 +453,24 @@ fn damage_is_reported_with_its_place_and_kept_aside() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_refused() {
+fn a_directory_that_others_can_change_is_refused() {
     let dir = TempDir::new().unwrap();
     let permissions = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
     fs::set_permissions(dir.path(), permissions(0o777)).unwrap();
     let error = Directory::read(dir.path().to_owned()).unwrap_err();
-    assert!(error.to_string().contains("chmod 700"), "{error}");
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    let error = Directory::discard(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    // Saving never begins where another user was faster than this process.
+    fs::set_permissions(dir.path(), permissions(0o755)).unwrap();
+    let directory = Directory::read(dir.path().join("state")).unwrap();
+    fs::create_dir(dir.path().join("state")).unwrap();
+    fs::set_permissions(dir.path().join("state"), permissions(0o777)).unwrap();
+    let (_, store, _requests) = directory.open(start("b", &[])).unwrap();
+    let failure = store.status().failure.expect("it is not saved");
+    assert!(format!("{failure:?}").contains("chmod go-w"), "{failure:?}");
+    assert_eq!(fs::read_dir(dir.path().join("state")).unwrap().count(), 0);
+    store.stop(false);
 }
 
 fn any_route() -> impl Strategy<Value = (Owner, Route)> {

@@ -539,7 +539,7 @@ fn nobody_else_can_hold_the_lock_and_the_umask_opens_nothing() {
         .unwrap();
     let _context = runtime.enter();
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
-    for mask in [0, 0o077, 0o022] {
+    for mask in [0, 0o077, 0o777, 0o022] {
         umask(Mode::from_bits_truncate(mask));
         let (_listener, _guard) = socket::bind(&instance, &Groups::default()).unwrap();
         assert_eq!(
@@ -557,9 +557,69 @@ fn a_directory_that_others_can_change_is_refused() {
     for mode in [0o775, 0o757, 0o1777] {
         std::fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
         let error = socket::bind(&Instance::in_dir(dir.path(), "default").unwrap(), &Groups::default()).unwrap_err();
-        assert!(error.to_string().contains("chmod 755"), "{error}");
+        assert!(error.to_string().contains("chmod go-w"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
+}
+
+/// Whatever stands where the run directory, the lock or the socket belongs: it is replaced by the own one or refused, and
+/// nothing is written through it.
+#[test]
+fn nothing_is_followed_and_nothing_else_is_written() {
+    use std::os::unix::fs::symlink;
+    let dir = TempDir::new().unwrap();
+    let (run, elsewhere) = (dir.path().join("run"), dir.path().join("elsewhere"));
+    std::fs::create_dir(&elsewhere).unwrap();
+    let victim = elsewhere.join("victim");
+    std::fs::write(&victim, "untouched").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _context = runtime.enter();
+    let instance = Instance::in_dir(&run, "default").unwrap();
+    let bind = || socket::bind(&instance, &Groups::default());
+    let is_untouched = || {
+        let left: Vec<_> = std::fs::read_dir(&elsewhere)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(left, [&*victim]);
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
+    };
+
+    std::fs::write(&run, "").unwrap();
+    let error = bind().unwrap_err().to_string();
+    assert!(error.contains("is not a directory"), "{error}");
+    std::fs::remove_file(&run).unwrap();
+
+    // A link to a directory of another user, and a link that another user has made.
+    if nix::unistd::geteuid().is_root() {
+        symlink(&elsewhere, &run).unwrap();
+        std::os::unix::fs::chown(&elsewhere, Some(65534), None).unwrap();
+        let error = bind().unwrap_err().to_string();
+        assert!(error.contains("can change") && error.contains("elsewhere"), "{error}");
+        std::os::unix::fs::chown(&elsewhere, Some(0), None).unwrap();
+        std::os::unix::fs::lchown(&run, Some(65534), None).unwrap();
+        let error = bind().unwrap_err().to_string();
+        assert!(error.contains("is a symbolic link of user 65534"), "{error}");
+        std::fs::remove_file(&run).unwrap();
+        is_untouched();
+    }
+
+    std::fs::create_dir(&run).unwrap();
+    symlink(&victim, run.join("default.lock")).unwrap();
+    let error = bind().unwrap_err().to_string();
+    assert!(
+        error.contains("cannot open") && error.contains("default.lock"),
+        "{error}"
+    );
+    std::fs::remove_file(run.join("default.lock")).unwrap();
+    is_untouched();
+
+    symlink(&victim, run.join("default.sock")).unwrap();
+    drop(bind().unwrap());
+    is_untouched();
 }
 
 #[test]

@@ -9,9 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::run::{
-    Interrupts, Kind, artifacts, cargo, is_installed, root_command, run_tests, run_tool, shown, workspace,
-};
+use crate::run::{Interrupts, cargo, checked_test, is_installed, root_command, run_tests, run_tool, shown, workspace};
 use crate::setup;
 
 /// Compares host and kernel on random frames; not a target of cargo-fuzz.
@@ -129,13 +127,7 @@ fn make_seeds(capture: &Path) -> Result<PathBuf> {
 }
 
 fn differential(arguments: &Arguments, frame_file: Option<&Path>) -> Result<Outcome> {
-    let mut command = cargo("test");
-    command.args(["--no-run", "--profile", "checked", "--test", DIFFERENTIAL]);
-    let artifacts = artifacts(command)?;
-    let test = artifacts
-        .iter()
-        .find(|artifact| artifact.name == DIFFERENTIAL && artifact.kind == Kind::IntegrationTests)
-        .with_context(|| format!("the workspace has no test {DIFFERENTIAL}"))?;
+    let test = checked_test(DIFFERENTIAL)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = arguments.seed.unwrap_or(now.as_secs());
     let (seed_text, frames) = (seed.to_string(), arguments.frames.to_string());

@@ -10,6 +10,7 @@ mod run;
 mod setup;
 #[path = "../../mplsxdp/build/toolchain.rs"]
 mod toolchain;
+mod torn;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -98,6 +99,8 @@ enum Command {
     },
     /// Looks for inputs that break something: host and kernel on random frames, and each fuzz target (fuzz/README.md).
     Fuzz(fuzz::Arguments),
+    /// Runs many frames while entries change: each must be one that the old or the new entry alone makes.
+    Torn(torn::Arguments),
     /// Checks formatting, and runs clippy on all crates.
     Lint,
 }
@@ -190,6 +193,7 @@ fn main() -> ExitCode {
         Command::Bench { arguments } => measure("bench", &arguments),
         Command::Soak { arguments } => measure("soak", &arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
+        Command::Torn(arguments) => torn::torn(&arguments),
         Command::Lint => lint(),
     };
     match done {

@@ -103,6 +103,17 @@ pub fn artifacts(mut command: Command) -> Result<Vec<Artifact>> {
     Ok(artifacts)
 }
 
+/// Builds an integration test with the profile `checked`.
+pub fn checked_test(name: &str) -> Result<Artifact> {
+    let mut command = cargo("test");
+    command.args(["--no-run", "--profile", "checked", "--test", name]);
+    let artifacts = artifacts(command)?.into_iter();
+    artifacts
+        .filter(|artifact| artifact.kind == Kind::IntegrationTests)
+        .find(|artifact| artifact.name == name)
+        .with_context(|| format!("the workspace has no test {name}"))
+}
+
 /// Builds the workspace's programs and returns those of these names.
 pub fn build_programs<const N: usize>(names: [&str; N], options: &[&str]) -> Result<[PathBuf; N]> {
     crate::setup::setup()?;

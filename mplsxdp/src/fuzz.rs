@@ -2,7 +2,7 @@
 //! takes any bytes and panics if a property does not hold. `fuzz/` calls these functions with inputs that a fuzzer
 //! makes, the tests with inputs that were once found and with variations of them.
 
-pub use crate::cli::fuzz::{config, route_line, state};
+pub use crate::cli::fuzz::{command_line, config, route_line, state};
 pub use crate::control::fuzz::control;
 pub use crate::dataplane::fuzz::{core, core_seeds};
 pub use crate::feeds::fpm::fuzz::fpm;
@@ -15,6 +15,7 @@ pub use crate::state::fuzz::saved;
 pub type Check = fn(&[u8]);
 
 pub const TARGETS: &[(&str, Check)] = &[
+    ("command_line", command_line),
     ("config", config),
     ("control", control),
     ("core", core),

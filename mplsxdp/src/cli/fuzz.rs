@@ -1,11 +1,52 @@
-//! Properties of route lines, saved routes and the config file that must hold for any text. The functions panic if one
-//! does not.
+//! Properties of command lines, route lines, saved routes and the config file that must hold for any text. The functions
+//! panic if one does not.
 
+use clap::error::ErrorKind;
+
+use super::args::{self, Command};
 use super::route::saved_routes;
-use crate::config::file;
+use crate::config::{Given, file};
 use crate::control::api::{self, KeyFilter, RouteFilter};
 use crate::route::Route;
 use crate::route::line::{self, Family};
+
+/// A command line is read, or refused with a message that names one of its words or an option. The options of `load` are
+/// then checked as by `load`; each error names an option or a value.
+pub fn command_line(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let line = std::iter::once("mplsxdp").chain(words.iter().copied());
+    let cli = match args::parse(line.map(str::to_owned)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let shown = error.to_string();
+            let first = shown.split("\n\n").next().unwrap_or_default();
+            // clap leaves control characters out. Of short options in one word, it names one, such as '-x'.
+            let is_shown = |word: &&str| word.contains(char::is_control) || first.contains(word);
+            let is_named = ["--", "<", "'-"].iter().any(|mark| first.contains(mark));
+            let is_named = is_named || words.iter().any(is_shown);
+            let names_nothing = [
+                ErrorKind::DisplayHelp,
+                ErrorKind::DisplayVersion,
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+                ErrorKind::MissingSubcommand,
+            ];
+            assert!(is_named || names_nothing.contains(&error.kind()), "{text}: {first}");
+            return;
+        }
+    };
+    let Some(Command::Load(load)) = cli.command else { return };
+    match Given::default().with_command_line(&load.options).map(Given::check) {
+        Ok(Ok(_)) => {}
+        Ok(Err(errors)) => {
+            assert!(!errors.0.is_empty());
+            for error in errors.0.iter().map(ToString::to_string) {
+                assert!(error.contains("--") || error.contains('`'), "{text}: {error}");
+            }
+        }
+        Err(error) => assert!(error.to_string().contains("--"), "{text}: {error}"),
+    }
+}
 
 /// A route displays as a line that reads as the same route, and goes over the control socket and back; an error points
 /// at a part of the line. The first byte is the family.

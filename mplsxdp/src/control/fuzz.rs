@@ -55,6 +55,15 @@ fn check_call(message: &[u8]) {
             assert_eq!(again, (flags, Ok(command)), "{written}");
         }
         (_, Err(error)) => {
+            match &error {
+                Error::InvalidParameter { parameter, reason } => {
+                    let places = ["parameters", "method", "upgrade"];
+                    assert!(places.iter().any(|place| parameter.starts_with(place)), "{parameter}");
+                    assert!(!reason.is_empty());
+                }
+                Error::InvalidMessage { reason } => assert!(!reason.is_empty()),
+                _ => {}
+            }
             let written = serde_json::to_string(&error).expect("an error can be written");
             let again: Error = serde_json::from_str(&written).expect("what was written can be read");
             assert_eq!(again, error, "{written}");

@@ -22,6 +22,7 @@ use crate::route::line::{self, Family};
 use crate::route::{Description, Route, RouteKey, Source};
 
 mod feeds;
+mod refusals;
 
 const PEER: Peer = Peer { pid: 7, uid: 0 };
 fn down(link: LinkInfo) -> LinkInfo {

@@ -195,7 +195,7 @@ impl Roots for RootWords {
 
     #[inline(always)]
     fn place(&self, index: u32) -> Option<*const u64> {
-        Some(FTN_ROOTS.get_ptr(index)?)
+        FTN_ROOTS.get_ptr(index)
     }
 
     #[inline(always)]

@@ -15,7 +15,8 @@ use nix::sys::signal::Signal;
 
 use crate::test;
 
-const LIMIT: Duration = Duration::from_secs(10);
+/// More than the longest pause before a program is put back.
+const LIMIT: Duration = Duration::from_secs(20);
 const PORTS: &str = "--iface eth1 --iface eth2";
 
 pub fn tests() -> Vec<Trial> {
@@ -518,8 +519,11 @@ fn kept_off() -> Result<()> {
         ForeignLink::open(port(&router, "eth1")?.link_id)?.detach()?;
         Ok(rig::attach(&bench.netns, "eth1", "pass").ok())
     })?;
-    let lost = wait::until("a problem", LIMIT, || {
-        Ok(Some(port(&router, "eth1")?).filter(|link| link.problem.is_some()))
+    // After a pause, if it was put back before.
+    let lost = wait::until("a problem with the other program", LIMIT, || {
+        let found = port(&router, "eth1")?;
+        let is_the_other = |problem: &String| problem.contains("it cannot be put back yet");
+        Ok(Some(found).filter(|link| link.problem.as_ref().is_some_and(is_the_other)))
     })?;
     let problem = lost.problem.context("no problem")?;
     for part in [

@@ -29,6 +29,8 @@ pub enum Flood {
 }
 
 impl Flood {
+    pub const ALL: [Self; 4] = [Self::Expired, Self::Unknown, Self::Arp, Self::Random];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Expired => "flood of expired TTLs",

@@ -27,6 +27,7 @@ use mplsxdp_tests::tidy;
 use crate::account::Account;
 use crate::churn::Churn;
 use crate::events::{CALM, Event, RESTARTS};
+use crate::flood::Flood;
 use crate::health::Health;
 use crate::net::Net;
 
@@ -40,7 +41,7 @@ struct Arguments {
     seed: Option<u64>,
 }
 
-/// The length of a cycle: calm, a checkpoint, calm, a checkpoint, restarts.
+/// The length of a cycle: floods, calm, a checkpoint, calm, a checkpoint, restarts.
 const CYCLE: Duration = Duration::from_secs(600);
 /// The part of a cycle in which one process runs.
 const CALM_PART: f64 = 0.7;
@@ -79,6 +80,10 @@ fn soak(whole: Duration, seed: u64) -> Result<()> {
             while start.elapsed() < whole {
                 let cycle = CYCLE.min(whole.saturating_sub(start.elapsed()));
                 let began = Instant::now();
+                // A process has its buffers after a flood of each kind.
+                for flood in Flood::ALL {
+                    Event::Flood(flood).happen(&mut net, &mut random, &mut account)?;
+                }
                 for part in [0.5, 1.0] {
                     while began.elapsed() < cycle.mul_f64(CALM_PART * part) {
                         Event::of(&CALM, &mut random).happen(&mut net, &mut random, &mut account)?;

@@ -327,11 +327,8 @@ fn sysroot(rustc: &Path) -> Option<PathBuf> {
 
 /// The LLVM that the compiler itself is linked to, if it is a separate library.
 fn llvm_of(rustc: &Path) -> Option<PathBuf> {
-    let libraries = fs::read_dir(sysroot(rustc)?.join("lib")).ok()?;
-    let driver = libraries
-        .flatten()
-        .find(|entry| entry.file_name().to_string_lossy().starts_with("librustc_driver-"))?;
-    let linked = run(Command::new("ldd").arg(driver.path())).ok()?;
+    // Not `rustc` itself, which may be a proxy of rustup.
+    let linked = run(Command::new("ldd").arg(sysroot(rustc)?.join("bin/rustc"))).ok()?;
     let line = linked.lines().find(|line| line.trim_start().starts_with("libLLVM"))?;
     let path = line.split_once("=> ")?.1.split_once(" (")?.0;
     fs::canonicalize(path).ok()

@@ -365,10 +365,13 @@ impl Client {
         }
         // The process stays, and has no lock until the new program takes it. (0 is a process that cannot be seen.)
         while pid.as_raw() != 0 && kill(pid, None) != Err(Errno::ESRCH) {
-            if let Some(mut client) = Self::try_connect(&self.instance)? {
-                return client.status();
+            let connected = Self::try_connect(&self.instance);
+            match connected.and_then(|client| client.map(|mut client| client.status()).transpose()) {
+                Ok(Some(status)) => return Ok(status),
+                Err(error) if !error.is_ending() => return Err(error),
+                // No socket yet, or that of the old program, which is about to close it.
+                Ok(None) | Err(_) => std::thread::sleep(RETRY),
             }
-            std::thread::sleep(RETRY);
         }
         Self::connect(&self.instance)?.status()
     }

@@ -47,7 +47,9 @@ const CYCLE: Duration = Duration::from_secs(600);
 const CALM_PART: f64 = 0.7;
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let ended = run(&Arguments::parse());
+    tidy::unmount_bpffs();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -3,8 +3,8 @@
 //! writing. All changes go through the LFIB, with tables so small that slots are used again as soon as they are free.
 //! Needs root.
 //!
-//! `MPLSXDP_FRAMES` makes another number of frames than the default in all, `MPLSXDP_LABELS` another number of labels
-//! that are replaced at once.
+//! `MPLSXDP_TORN_FRAMES` makes another number of frames than the default in all, `MPLSXDP_LABELS` another number of
+//! labels that are replaced at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -343,7 +343,7 @@ fn by_routes(name: &str, frames: Vec<Vec<u8>>, states: &[&[&str]], count: u64) {
 fn share() -> u64 {
     /// How many tests there are.
     const TESTS: u64 = 8;
-    variable("MPLSXDP_FRAMES", DEFAULT_FRAMES).div_ceil(TESTS)
+    variable("MPLSXDP_TORN_FRAMES", DEFAULT_FRAMES).div_ceil(TESTS)
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub fn torn(arguments: &Arguments) -> Result<()> {
     let test = checked_test("torn")?;
     let (frames, labels) = (arguments.frames.to_string(), arguments.labels.to_string());
     let variables = [
-        ("MPLSXDP_FRAMES", Path::new(&frames)),
+        ("MPLSXDP_TORN_FRAMES", Path::new(&frames)),
         ("MPLSXDP_LABELS", Path::new(&labels)),
     ];
     let mut command = root_command(&test.executable, "The test loads a BPF program", &variables)?;

@@ -58,7 +58,7 @@ pub enum Source<'a> {
 
 /// A kernel, unpacked.
 pub struct Unpacked {
-    pub architecture: Architecture,
+    pub kernel: &'static Kernel,
     pub image: PathBuf,
     /// The directory of its modules.
     pub modules: PathBuf,
@@ -85,7 +85,7 @@ pub fn unavailable() -> Option<String> {
 }
 
 /// The kernel from the cache, or from the mirror.
-pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
+pub fn fetch(kernel: &'static Kernel, directory: &Path) -> Result<Unpacked> {
     let root = directory.join("root");
     // A directory that exists is complete: it gets its name last.
     if !root.exists() {
@@ -116,7 +116,7 @@ pub fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
     let images = [root.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
     let image = images.into_iter().find(|image| image.exists());
     Ok(Unpacked {
-        architecture: kernel.architecture,
+        kernel,
         image: image.with_context(|| format!("no kernel image in {}", root.display()))?,
         modules,
         release,

@@ -114,7 +114,7 @@ pub fn labs(names: &[String]) -> Result<Summary> {
     Ok(summary)
 }
 
-fn run(kernel: &Kernel, built: &Built, lab: &Lab) -> Result<Summary> {
+fn run(kernel: &'static Kernel, built: &Built, lab: &Lab) -> Result<Summary> {
     let cache = target().join("guest");
     let unpacked = debian::fetch(kernel, &made(&cache.join(kernel.name))?)
         .with_context(|| format!("cannot get kernel {}", kernel.name))?;

@@ -43,8 +43,8 @@ pub struct Interrupted;
 
 /// Boots a kernel. Each line of the guest's output goes to `hear`. If it does not come to its end, the error is the
 /// reason.
-pub fn boot(kernel: &Unpacked, initramfs: &Path, messages: &Path, mut hear: impl FnMut(Line)) -> Result<()> {
-    let mut qemu = Qemu::start(kernel, initramfs, messages)?;
+pub fn boot(unpacked: &Unpacked, initramfs: &Path, messages: &Path, mut hear: impl FnMut(Line)) -> Result<()> {
+    let mut qemu = Qemu::start(unpacked, initramfs, messages)?;
     // The guest's own port: the firmware and the kernel do not write there.
     let output = qemu.0.stdout.take().context("no pipe from qemu")?;
     let (sender, lines) = channel();
@@ -92,10 +92,12 @@ pub fn boot(kernel: &Unpacked, initramfs: &Path, messages: &Path, mut hear: impl
 struct Qemu(Child);
 
 impl Qemu {
-    fn start(kernel: &Unpacked, initramfs: &Path, messages: &Path) -> Result<Self> {
+    fn start(unpacked: &Unpacked, initramfs: &Path, messages: &Path) -> Result<Self> {
+        let kernel = unpacked.kernel;
         let program = program(kernel.architecture);
         let mut command = Command::new(program);
-        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "3072"]);
+        command.args(["-accel", "tcg,thread=multi", "-m", "3072"]);
+        command.args(["-smp", &kernel.cpus.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         let console = match kernel.architecture {
             // A processor without cmpxchg16b: when qemu emulates that instruction, it stops the other processors, and
@@ -113,14 +115,15 @@ impl Qemu {
         };
         command
             .arg("-kernel")
-            .arg(&kernel.image)
+            .arg(&unpacked.image)
             .arg("-initrd")
             .arg(initramfs)
             // A panic reboots, and a reboot ends qemu. Mitigations for real processors only slow it down here; and a
             // late timer, as on a busy machine, is not an error.
             .arg("-append")
             .arg(format!(
-                "{console} panic=-1 oops=panic mitigations=off quiet rdinit={INIT}"
+                "{console} panic=-1 oops=panic mitigations=off quiet {} rdinit={INIT}",
+                kernel.parameters
             ))
             .arg("-serial")
             .arg(format!("file:{}", messages.display()));

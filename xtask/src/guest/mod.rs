@@ -179,22 +179,28 @@ fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
             _ => e2e(&[REFUSAL]),
         };
     }
+    // The output of `budget` has the verifier's counts.
+    if selection == Selection::Short {
+        let mut runs = vec![
+            run("budget", &["--nocapture", "pipe_mode"]),
+            run("differential", &[]),
+            run("xsk", &[]),
+            run("kernel", &[]),
+        ];
+        runs.extend(e2e(&["virtio::", "switching::", "untouched::"]));
+        return runs;
+    }
     let mut runs = vec![
-        // Its output has the verifier's counts.
-        match selection {
-            Selection::Short => run("budget", &["--nocapture", "pipe_mode"]),
-            Selection::Whole | Selection::Named(_) => run("budget", &["--nocapture"]),
-        },
+        run("budget", &["--nocapture"]),
         run("differential", &[]),
+        run("torn", &["--show-output"]),
         run("xsk", &[]),
-        run("kernel", &[]),
+        run("kernel", &["--show-output"]),
+        run("e2e", &[]),
     ];
-    runs.extend(match selection {
-        Selection::Whole | Selection::Named(_) => vec![run("e2e", &[])],
-        Selection::Short => e2e(&["virtio::", "switching::", "untouched::"]),
-    });
     if let Selection::Named(name) = selection {
-        for run in &mut runs {
+        // A program that has the name runs as a whole.
+        for run in runs.iter_mut().filter(|run| !run.program.contains(name)) {
             run.arguments.push(name.to_owned());
         }
     }
@@ -203,7 +209,7 @@ fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
 
 /// Boots a kernel, runs tests in it and counts them, and collects the verifier's counts of that kernel.
 fn run(
-    kernel: &Kernel,
+    kernel: &'static Kernel,
     built: &Built,
     selection: Selection<'_>,
     mut runs: Vec<Run>,

@@ -22,6 +22,7 @@ pub mod tap;
 pub mod tcpdump;
 pub mod three_routers;
 pub mod tidy;
+pub mod transit;
 pub mod virtio;
 pub mod vm;
 pub mod wait;

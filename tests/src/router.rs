@@ -222,6 +222,14 @@ impl Router {
         ended.with_context(|| format!("mplsxdp said: {}", self.output.text()))
     }
 
+    /// `mplsxdp unload`, which ends forwarding of a `--persist` instance too. Nothing may be left.
+    pub fn unload_by_command(self) -> Result<()> {
+        self.run("unload")?;
+        let (netns, instance) = (self.netns.clone(), self.instance.clone());
+        drop(self);
+        ensure_nothing_left(&netns, &instance)
+    }
+
     /// Sends SIGTERM, after which nothing may be left.
     pub fn unload(self) -> Result<()> {
         self.unload_and_tell().map(drop)

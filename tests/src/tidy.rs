@@ -296,6 +296,17 @@ pub fn instance_files(prefix: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The pins of an instance.
+pub fn pins(instance: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(Path::new(PINS).join(instance));
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
 /// Checks that no namespace of this process is left, and no file of its instances.
 pub fn ensure_nothing_left() -> Result<()> {
     let prefix = format!("{PREFIX}{}-", std::process::id());

@@ -9,10 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mplsxdp_common::wire::ETH_P_IP;
-use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
-use mplsxdp_tests::numbered::{Flow, MARK, Numbered};
-use mplsxdp_tests::{End, Lab, Netns, Tap, link, wait};
+use mplsxdp_tests::numbered::Numbered;
+use mplsxdp_tests::transit::{LEFT, RIGHT, Transit};
+use mplsxdp_tests::{Lab, wait};
 
 use crate::show::heading;
 
@@ -50,7 +49,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     })?;
     let before = files()?;
     install()?;
-    let net = Net::new(lab)?;
+    let net = Transit::new(lab)?;
     start(&net)?;
     upgrade(&net)?;
     refused_upgrade(&net)?;
@@ -80,9 +79,9 @@ fn install() -> Result<()> {
     Ok(())
 }
 
-fn start(net: &Net) -> Result<()> {
+fn start(net: &Transit) -> Result<()> {
     heading("An instance with a file of its own is enabled and started");
-    net.configure("")?;
+    configure(net, "")?;
     shell(&format!("cat {CONFIG}"))?;
     shell(&format!("systemctl enable --now {UNIT}"))?;
     shell(&format!("mplsxdp --instance lab route add {ADDED}"))?;
@@ -92,10 +91,10 @@ fn start(net: &Net) -> Result<()> {
     Ok(())
 }
 
-fn upgrade(net: &Net) -> Result<()> {
+fn upgrade(net: &Transit) -> Result<()> {
     heading("Upgraded under traffic: the process goes on with the new program");
     let (pid, file) = (main_pid()?, inode(&main_pid()?)?);
-    let traffic = net.traffic()?;
+    let traffic = send(net)?;
     let said = shell(&format!("{APT} install --yes {SECOND}"))?;
     ensure!(said.contains(&format!("in process {pid}")), "{said}");
     wait_resolved()?;
@@ -113,11 +112,11 @@ fn upgrade(net: &Net) -> Result<()> {
     Ok(())
 }
 
-fn refused_upgrade(net: &Net) -> Result<()> {
+fn refused_upgrade(net: &Transit) -> Result<()> {
     heading("A version that cannot take over: here because the config file has an error");
     let (pid, file) = (main_pid()?, inode(&main_pid()?)?);
-    net.configure("hold = 2000\n")?;
-    let traffic = net.traffic()?;
+    configure(net, "hold = 2000\n")?;
+    let traffic = send(net)?;
     let said = shell(&format!("{APT} install --yes --allow-downgrades {FIRST}"))?;
     ensure!(
         said.contains(&format!("{CONFIG}:2:8: ")) && said.contains("instance lab is not upgraded"),
@@ -125,33 +124,33 @@ fn refused_upgrade(net: &Net) -> Result<()> {
     );
     whole("the refused downgrade", traffic)?;
     ensure!(main_pid()? == pid && inode(&pid)? == file, "it was replaced");
-    net.configure("")?;
+    configure(net, "")?;
     shell(&format!("{APT} install --yes {SECOND}"))?;
     ensure!(main_pid()? == pid && inode(&pid)? != file, "it was not replaced");
     wait_resolved()
 }
 
-fn restart_and_stop(net: &Net) -> Result<()> {
+fn restart_and_stop(net: &Transit) -> Result<()> {
     heading("Restarted under traffic, and stopped: the ports go on forwarding");
     let pid = main_pid()?;
-    let traffic = net.traffic()?;
+    let traffic = send(net)?;
     shell(&format!("systemctl restart {UNIT}"))?;
     wait_resolved()?;
     whole("the restart", traffic)?;
     ensure!(main_pid()? != pid, "the same process");
-    let traffic = net.traffic()?;
+    let traffic = send(net)?;
     shell(&format!("systemctl stop {UNIT}"))?;
     whole("the stop", traffic)?;
     shell(&format!("systemctl start {UNIT}"))?;
     wait_resolved()
 }
 
-fn remove(net: &Net) -> Result<()> {
+fn remove(net: &Transit) -> Result<()> {
     heading("Removed: forwarding ends, the configuration and saved routes stay");
     let pid = main_pid()?;
     let said = shell(&format!("{APT} remove --yes mplsxdp"))?;
     ensure!(said.contains("removed from eth1, eth2"), "{said}");
-    net.ensure_nothing_left()?;
+    ensure_nothing_left(net)?;
     ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "the process runs");
     for (path, stays) in [
         (CONFIG, true),
@@ -175,15 +174,15 @@ fn remove(net: &Net) -> Result<()> {
         shell("mplsxdp --instance lab route show 700")?.contains("710"),
         "the added route is gone"
     );
-    let traffic = net.traffic()?;
+    let traffic = send(net)?;
     std::thread::sleep(Duration::from_millis(500));
     whole("no change", traffic)
 }
 
-fn purge(net: &Net, before: &BTreeSet<String>) -> Result<()> {
+fn purge(net: &Transit, before: &BTreeSet<String>) -> Result<()> {
     heading("Purged: nothing is left but the groups");
     shell(&format!("{APT} purge --yes mplsxdp"))?;
-    net.ensure_nothing_left()?;
+    ensure_nothing_left(net)?;
     let left: Vec<_> = files()?.difference(before).cloned().collect();
     ensure!(left.is_empty(), "left: {left:?}");
     expect(
@@ -199,86 +198,30 @@ fn purge(net: &Net, before: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// A router between two hosts.
-struct Net {
-    left: Netns,
-    router: Netns,
-    right: Netns,
+fn configure(net: &Transit, options: &str) -> Result<()> {
+    let text = format!(
+        "netns = \"{}\"\n{options}iface = [\"eth1\", \"eth2\"]\nroutes = {:#?}\n",
+        net.router.name(),
+        net.routes()?
+    );
+    Ok(fs::write(CONFIG, text)?)
 }
 
-impl Net {
-    fn new(lab: &Lab) -> Result<Self> {
-        let net = Self {
-            left: lab.netns("left")?,
-            router: lab.netns("router")?,
-            right: lab.netns("right")?,
-        };
-        link(
-            End::new(&net.left, "eth0").address("10.0.1.2/24"),
-            End::new(&net.router, "eth1").address("10.0.1.1/24"),
-        )?;
-        link(
-            End::new(&net.router, "eth2").address("10.0.2.1/24"),
-            End::new(&net.right, "eth0").address("10.0.2.2/24"),
-        )?;
-        Ok(net)
-    }
+/// A flow of each route, the added one included.
+fn send(net: &Transit) -> Result<Numbered> {
+    let mut flows = net.flows()?;
+    flows.add([LEFT, RIGHT], "10.9.0.1", [Some(700), Some(710)])?;
+    Ok(flows.start(INTERVAL))
+}
 
-    fn configure(&self, options: &str) -> Result<()> {
-        let text = format!(
-            "netns = \"{}\"\n{options}iface = [\"eth1\", \"eth2\"]\nroutes = [\n    \"100 as 110 via inet 10.0.2.2\",\n    \
-             \"400 via inet 10.0.2.2\",\n    \"500 as 510 via inet 10.0.1.2\",\n    \
-             \"10.9.0.0/16 encap mpls 600 via inet 10.0.2.2\",\n]\n",
-            self.router.name()
-        );
-        Ok(fs::write(CONFIG, text)?)
-    }
-
-    /// A swap, a pop, a swap in the other direction, an imposition, and a swap by the added route.
-    fn traffic(&self) -> Result<Numbered> {
-        let taps = vec![Tap::open(&self.left, "eth0")?, Tap::open(&self.right, "eth0")?];
-        let [left, right] = [taps[0].mac(), taps[1].mac()];
-        let [eth1, eth2] = [self.router.mac("eth1")?, self.router.mac("eth2")?];
-        let packet = |ttl| udp("10.0.1.2".parse()?, "10.9.0.1".parse()?, ttl, MARK);
-        let swap = |from, to| -> Result<Flow> {
-            Ok(Flow {
-                from: 0,
-                to: 1,
-                sent: labelled(eth1, left, &[Entry::new(from, 64)], &packet(64)?),
-                expected: labelled(right, eth2, &[Entry::new(to, 63)], &packet(64)?),
-            })
-        };
-        let flows = vec![
-            swap(100, 110)?,
-            swap(700, 710)?,
-            Flow {
-                expected: ethernet(right, eth2, ETH_P_IP, &packet(63)?),
-                ..swap(400, 0)?
-            },
-            Flow {
-                from: 1,
-                to: 0,
-                sent: labelled(eth2, right, &[Entry::new(500, 9)], &packet(64)?),
-                expected: labelled(left, eth1, &[Entry::new(510, 8)], &packet(64)?),
-            },
-            Flow {
-                sent: ethernet(eth1, left, ETH_P_IP, &packet(64)?),
-                expected: labelled(right, eth2, &[Entry::new(600, 63)], &packet(63)?),
-                ..swap(0, 0)?
-            },
-        ];
-        Ok(Numbered::start(taps, flows, INTERVAL))
-    }
-
-    fn ensure_nothing_left(&self) -> Result<()> {
-        let links = self.router.ip("link show")?;
-        ensure!(!links.contains("xdp"), "{links}");
-        let neighbours = self.router.ip("neigh show")?;
-        ensure!(!neighbours.contains("managed"), "{neighbours}");
-        let pins = either_way("find /sys/fs/bpf -mindepth 1 -name *mplsxdp*")?;
-        ensure!(pins.is_empty(), "{pins}");
-        Ok(())
-    }
+fn ensure_nothing_left(net: &Transit) -> Result<()> {
+    let links = net.router.ip("link show")?;
+    ensure!(!links.contains("xdp"), "{links}");
+    let neighbours = net.router.ip("neigh show")?;
+    ensure!(!neighbours.contains("managed"), "{neighbours}");
+    let pins = either_way("find /sys/fs/bpf -mindepth 1 -name *mplsxdp*")?;
+    ensure!(pins.is_empty(), "{pins}");
+    Ok(())
 }
 
 fn whole(what: &str, traffic: Numbered) -> Result<()> {
@@ -290,7 +233,8 @@ fn whole(what: &str, traffic: Numbered) -> Result<()> {
 fn wait_resolved() -> Result<()> {
     wait::until("resolved next hops", PATIENCE, || {
         let next_hops = either_way("mplsxdp --instance lab neigh")?;
-        let is_resolved = !next_hops.is_empty() && next_hops.lines().all(|line| line.contains(" resolved "));
+        let is_resolved = |line: &str| [" resolved ", " static "].iter().any(|state| line.contains(state));
+        let is_resolved = !next_hops.is_empty() && next_hops.lines().all(is_resolved);
         Ok(is_resolved.then_some(()))
     })
 }

@@ -3,7 +3,6 @@
 //! over, none is. `docs/reliability.md` has the outcomes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -14,17 +13,20 @@ use mplsxdp::control::api::{Link, NextHopState, Resolution, Status};
 use mplsxdp_common::wire::Mac;
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
 use mplsxdp_tests::needs::Need;
-use mplsxdp_tests::numbered::{Counts, Flow, MARK, Numbered};
+use mplsxdp_tests::numbered::{Counts, Numbered};
 use mplsxdp_tests::router::{ensure_nothing_left, program};
+use mplsxdp_tests::tidy::pins;
+use mplsxdp_tests::transit::{Flows, INTERVAL, Transit};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::{test, test_with};
 
-const INTERVAL: Duration = Duration::from_millis(1);
 const LIMIT: Duration = Duration::from_secs(20);
 const THIRD: &str = "10.0.3.2";
+/// To the third neighbour and from it.
+const THIRDS_ROUTES: [&str; 2] = ["700 as 710 via inet 10.0.3.2 dev eth3", "800 as 810 via inet 10.0.2.2"];
 /// Names how long the controller is stopped.
 const STOPPED_VARIABLE: &str = "MPLSXDP_STOPPED_SECONDS";
 
@@ -56,11 +58,9 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// left - eth1 router eth2 - right, and a third neighbour at eth3, which the fault is about.
+/// A router in transit, and a third neighbour at eth3, which the fault is about.
 struct Bench {
-    netns: Netns,
-    left: Netns,
-    right: Netns,
+    transit: Transit,
     third: Netns,
     lab: Lab,
 }
@@ -68,20 +68,9 @@ struct Bench {
 impl Bench {
     fn new() -> Result<Self> {
         let lab = Lab::new()?;
-        let (left, netns, right) = (lab.netns("left")?, lab.netns("router")?, lab.netns("right")?);
-        link(
-            End::new(&left, "eth0").address("10.0.1.2/24"),
-            End::new(&netns, "eth1").address("10.0.1.1/24"),
-        )?;
-        link(
-            End::new(&netns, "eth2").address("10.0.2.1/24"),
-            End::new(&right, "eth0").address("10.0.2.2/24"),
-        )?;
         let bench = Self {
+            transit: Transit::new(&lab)?,
             third: lab.netns("third")?,
-            netns,
-            left,
-            right,
             lab,
         };
         bench.cable_third()?;
@@ -90,7 +79,7 @@ impl Bench {
 
     fn cable_third(&self) -> Result<()> {
         link(
-            End::new(&self.netns, "eth3").address("10.0.3.1/24"),
+            End::new(&self.transit.router, "eth3").address("10.0.3.1/24"),
             End::new(&self.third, "eth0")
                 .address("10.0.3.2/24")
                 .mac("02:00:00:00:33:02"),
@@ -98,71 +87,51 @@ impl Bench {
     }
 
     fn routes(&self) -> Result<Vec<String>> {
-        let mac = self.right.mac("eth0")?;
-        Ok(vec![
-            format!("100 as 110 via link {mac} dev eth2"),
-            "200 as 210 via inet 10.0.2.2".into(),
-            "500 as 510 via inet 10.0.1.2".into(),
-            "700 as 710 via inet 10.0.3.2 dev eth3".into(),
-            "800 as 810 via inet 10.0.2.2".into(),
-        ])
+        let mut routes = self.transit.routes()?;
+        routes.extend(THIRDS_ROUTES.map(str::to_owned));
+        Ok(routes)
     }
 
     fn load(&self, options: &str) -> Result<Router> {
         let router = Router::load(
-            &self.netns,
+            &self.transit.router,
             &format!("--iface eth1 --iface eth2 --iface eth3 {options}"),
         )?;
         let routes = self.routes()?;
         router.add_routes(&routes.iter().map(String::as_str).collect::<Vec<_>>())?;
-        router.wait_resolved()?;
         Ok(router)
+    }
+
+    /// Writes the configuration of a `--persist` instance.
+    fn configure(&self, options: &str) -> Result<()> {
+        let ports = "iface = [\"eth1\", \"eth2\", \"eth3\"]";
+        self.transit.configure(&format!("{ports}\n{options}"), &THIRDS_ROUTES)
     }
 
     /// Frames of the routes between the two ports that nothing happens to, in both directions.
     fn others(&self) -> Result<Numbered> {
-        let taps = vec![Tap::open(&self.left, "eth0")?, Tap::open(&self.right, "eth0")?];
-        let [left, right] = [taps[0].mac(), taps[1].mac()];
-        let [eth1, eth2] = [self.netns.mac("eth1")?, self.netns.mac("eth2")?];
-        let flow = |from: u32, to: u32| Flow {
-            from: 0,
-            to: 1,
-            sent: labelled(eth1, left, &[Entry::new(from, 64)], MARK),
-            expected: labelled(right, eth2, &[Entry::new(to, 63)], MARK),
-        };
-        let back = Flow {
-            from: 1,
-            to: 0,
-            sent: labelled(eth2, right, &[Entry::new(500, 9)], MARK),
-            expected: labelled(left, eth1, &[Entry::new(510, 8)], MARK),
-        };
-        Ok(Numbered::start(
-            taps,
-            vec![flow(100, 110), flow(200, 210), back],
-            INTERVAL,
-        ))
+        self.transit.traffic()
     }
 
     /// Frames out of the third port, which has this name.
     fn third(&self, port: &str) -> Result<Numbered> {
-        let taps = vec![Tap::open(&self.left, "eth0")?, Tap::open(&self.third, "eth0")?];
-        let [left, third] = [taps[0].mac(), taps[1].mac()];
-        let [eth1, eth3] = [self.netns.mac("eth1")?, self.netns.mac(port)?];
-        let out = Flow {
-            from: 0,
-            to: 1,
-            sent: labelled(eth1, left, &[Entry::new(700, 64)], MARK),
-            expected: labelled(third, eth3, &[Entry::new(710, 63)], MARK),
-        };
-        Ok(Numbered::start(taps, vec![out], INTERVAL))
+        let mut flows = Flows::default();
+        let left = flows.add_host(&self.transit.left, &self.transit.router, "eth1")?;
+        let third = flows.add_host(&self.third, &self.transit.router, port)?;
+        flows.add([left, third], "10.9.0.1", [Some(700), Some(710)])?;
+        Ok(flows.start(INTERVAL))
     }
 
     /// Waits until frames leave by the third port and arrive there, and then counts: none is lost any more.
     fn works(&self, port: &str) -> Result<()> {
-        let taps = [&self.left, &self.third, &self.right].map(|netns| Tap::open(netns, "eth0"));
+        let taps = [&self.transit.left, &self.third, &self.transit.right].map(|netns| Tap::open(netns, "eth0"));
         let [left, third, right] = taps;
         let (left, third, right) = (left?, third?, right?);
-        let [eth1, eth2, eth3] = [self.netns.mac("eth1")?, self.netns.mac("eth2")?, self.netns.mac(port)?];
+        let [eth1, eth2, eth3] = [
+            self.transit.router.mac("eth1")?,
+            self.transit.router.mac("eth2")?,
+            self.transit.router.mac(port)?,
+        ];
         let out = labelled(eth1, left.mac(), &[Entry::new(700, 64)], b"out");
         let out_expected = labelled(third.mac(), eth3, &[Entry::new(710, 63)], b"out");
         let back = labelled(eth3, third.mac(), &[Entry::new(800, 64)], b"in");
@@ -182,8 +151,13 @@ impl Bench {
 
     /// Sends frames for the third neighbour while it cannot be reached: each is counted as unresolved, and none leaves.
     fn lose(&self, router: &Router, frames: u64) -> Result<()> {
-        let left = Tap::open(&self.left, "eth0")?;
-        let frame = labelled(self.netns.mac("eth1")?, left.mac(), &[Entry::new(700, 64)], b"lost");
+        let left = Tap::open(&self.transit.left, "eth0")?;
+        let frame = labelled(
+            self.transit.router.mac("eth1")?,
+            left.mac(),
+            &[Entry::new(700, 64)],
+            b"lost",
+        );
         let before = router.dropped("unresolved")?;
         for _ in 0..frames {
             left.send(&frame)?;
@@ -235,7 +209,7 @@ fn flaps() -> Result<()> {
     for flap in 0..FLAPS {
         // The interface, or its carrier.
         let (netns, interface) = match flap % 2 {
-            0 => (&bench.netns, "eth3"),
+            0 => (&bench.transit.router, "eth3"),
             _ => (&bench.third, "eth0"),
         };
         netns.ip(&format!("link set dev {interface} down"))?;
@@ -270,9 +244,10 @@ fn renamed() -> Result<()> {
     let (others, third) = (bench.others()?, bench.third("eth3")?);
     for name in ["core0", "eth3", "uplink", "eth3"] {
         let old = if name == "eth3" { "core0 uplink" } else { "eth3" };
-        let old = old.split(' ').find(|old| bench.netns.mac(old).is_ok());
+        let old = old.split(' ').find(|old| bench.transit.router.mac(old).is_ok());
         bench
-            .netns
+            .transit
+            .router
             .ip(&format!("link set dev {} name {name}", old.context("no such port")?))?;
         wait_for_port(&router, name, None)?;
         let saved = router.run("route save")?;
@@ -293,7 +268,7 @@ fn vanishes() -> Result<()> {
     let others = bench.others()?;
     let mut lost = 0;
     for _ in 0..3 {
-        bench.netns.ip("link del dev eth3")?;
+        bench.transit.router.ip("link del dev eth3")?;
         wait_for_port(&router, "eth3", Some("its interface is gone"))?;
         bench.lose(&router, 100)?;
         lost += 100;
@@ -319,8 +294,8 @@ fn has_program(netns: &Netns, interface: &str) -> Result<bool> {
 }
 
 fn set_up_third(bench: &Bench) -> Result<()> {
-    bench.netns.ip("address add 10.0.3.1/24 dev eth3")?;
-    bench.netns.ip("link set dev eth3 up")?;
+    bench.transit.router.ip("address add 10.0.3.1/24 dev eth3")?;
+    bench.transit.router.ip("link set dev eth3 up")?;
     Ok(())
 }
 
@@ -332,7 +307,8 @@ fn moves() -> Result<()> {
     let others = bench.others()?;
     for _ in 0..3 {
         bench
-            .netns
+            .transit
+            .router
             .ip(&format!("link set dev eth3 netns {}", elsewhere.name()))?;
         wait_for_port(&router, "eth3", Some("its interface is gone"))?;
         // It does not switch there.
@@ -340,7 +316,7 @@ fn moves() -> Result<()> {
             Ok((!has_program(&elsewhere, "eth3")?).then_some(()))
         })?;
         bench.lose(&router, 100)?;
-        elsewhere.ip(&format!("link set dev eth3 netns {}", bench.netns.name()))?;
+        elsewhere.ip(&format!("link set dev eth3 netns {}", bench.transit.router.name()))?;
         set_up_third(&bench)?;
         wait_for_port(&router, "eth3", None)?;
         bench.works("eth3")?;
@@ -357,85 +333,32 @@ fn moves() -> Result<()> {
     Ok(())
 }
 
-/// A file with the options and routes of a `--persist` instance, removed when dropped.
-struct ConfigFile(PathBuf);
-
-impl ConfigFile {
-    fn new(bench: &Bench, options: &str) -> Result<Self> {
-        let file = Self(std::env::temp_dir().join(format!("{}.toml", bench.netns.name())));
-        let routes: String = bench
-            .routes()?
-            .iter()
-            .map(|route| format!("    \"{route}\",\n"))
-            .collect();
-        fs::write(&file.0, format!("persist = true\n{options}\nroutes = [\n{routes}]\n"))?;
-        Ok(file)
-    }
-
-    /// `program` with arguments in front of `mplsxdp load`.
-    fn load_by(&self, bench: &Bench, words: &[&str]) -> Result<Router> {
-        Router::start(&bench.netns, bench.netns.name(), self.command(bench, words)?)
-    }
-
-    fn command(&self, bench: &Bench, words: &[&str]) -> Result<Command> {
-        let name = bench.netns.name();
-        let own = program()?;
-        let mut command = match words {
-            [] => Command::new(&own),
-            [first, rest @ ..] => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(&own);
-                command
-            }
-        };
-        command
-            .args(["load", "-n", name, "--instance", name, "--config"])
-            .arg(&self.0);
-        Ok(command)
-    }
-}
-
-impl Drop for ConfigFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// With `--persist`, a signal does not take the programs off.
-fn unload(router: Router, bench: &Bench) -> Result<()> {
-    router.run("unload")?;
-    drop(router);
-    ensure_nothing_left(&bench.netns, bench.netns.name())
-}
-
-fn pins(bench: &Bench) -> PathBuf {
-    Path::new("/sys/fs/bpf/mplsxdp").join(bench.netns.name())
-}
-
 fn count_pins(bench: &Bench) -> usize {
-    fs::read_dir(pins(bench)).map_or(0, Iterator::count)
+    pins(bench.transit.router.name()).len()
 }
 
 fn moves_meanwhile() -> Result<()> {
     let bench = Bench::new()?;
     let elsewhere = bench.lab.netns("elsewhere")?;
-    let config = ConfigFile::new(&bench, "iface = [\"eth1\", \"eth2\", \"eth3\"]\nwait = true")?;
-    let router = config.load_by(&bench, &[])?;
-    router.wait_resolved()?;
+    bench.configure("wait = true")?;
+    let router = bench.transit.load()?;
     bench.works("eth3")?;
     let others = bench.others()?;
     router.stop(Signal::SIGKILL)?;
     bench
-        .netns
+        .transit
+        .router
         .ip(&format!("link set dev eth3 netns {}", elsewhere.name()))?;
     elsewhere.ip("link set dev eth3 up")?;
     // The kernel moves a program with its interface: it goes on by the old tables, until the next load.
     ensure!(has_program(&elsewhere, "eth3")?, "it has no program there");
-    let router = config.load_by(&bench, &[])?;
+    // Without its third neighbour.
+    let command = bench.transit.load_command(Command::new(program()?));
+    let router = Router::start(&bench.transit.router, bench.transit.router.name(), command)?;
     wait_said(&router, "took the program off an interface that is not a port any more")?;
     ensure!(!has_program(&elsewhere, "eth3")?, "the program is still there");
     ensure!(count_pins(&bench) == 2, "{} pins", count_pins(&bench));
-    elsewhere.ip(&format!("link set dev eth3 netns {}", bench.netns.name()))?;
+    elsewhere.ip(&format!("link set dev eth3 netns {}", bench.transit.router.name()))?;
     set_up_third(&bench)?;
     wait_for_port(&router, "eth3", None)?;
     bench.works("eth3")?;
@@ -443,15 +366,16 @@ fn moves_meanwhile() -> Result<()> {
     let others = others.stop()?;
     report("a port that moves while no controller runs", &others, "");
     others.ensure_whole()?;
-    unload(router, &bench)
+    router.unload_by_command()
 }
 
 /// In a mount namespace of its own, whose bpffs is that of the machine until it is unmounted.
 fn unpinned() -> Result<()> {
     let bench = Bench::new()?;
-    let config = ConfigFile::new(&bench, "iface = [\"eth1\", \"eth2\", \"eth3\"]")?;
-    let router = config.load_by(&bench, &["unshare", "--mount", "--propagation", "private"])?;
-    router.wait_resolved()?;
+    bench.configure("")?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(program()?);
+    let router = bench.transit.load_by(bench.transit.load_command(command))?;
     let others = bench.others()?;
     let again = "it is pinned again";
     let wait_pinned = |times: usize| {
@@ -460,12 +384,13 @@ fn unpinned() -> Result<()> {
         })
         .with_context(|| router.said())
     };
-    let pin = fs::read_dir(pins(&bench))?.next().context("no pins")??.path();
+    let pin = pins(router.instance()).pop().context("no pins")?;
+    let folder = pin.parent().context("no folder")?;
     fs::remove_file(&pin)?;
     wait_pinned(1)?;
     ensure!(pin.exists() && count_pins(&bench) == 3, "{} pins", count_pins(&bench));
     // With their folder.
-    fs::remove_dir_all(pins(&bench))?;
+    fs::remove_dir_all(folder)?;
     wait_pinned(4)?;
     ensure!(count_pins(&bench) == 3, "{} pins", count_pins(&bench));
     bench.works("eth3")?;
@@ -495,8 +420,8 @@ fn unpinned() -> Result<()> {
     report("pins and a bpffs that are removed", &others, "");
     others.ensure_whole()?;
     // Those in the bpffs of the machine are out of its reach.
-    fs::remove_dir_all(pins(&bench))?;
-    unload(router, &bench)
+    fs::remove_dir_all(folder)?;
+    router.unload_by_command()
 }
 
 fn neighbour() -> Result<()> {
@@ -506,7 +431,7 @@ fn neighbour() -> Result<()> {
         ("delay_first_probe_time", "1"),
         ("retrans_time_ms", "100"),
     ] {
-        bench.netns.sysctl(&format!("ipv4/neigh/eth3/{name}"), value)?;
+        bench.transit.router.sysctl(&format!("ipv4/neigh/eth3/{name}"), value)?;
     }
     let router = bench.load("")?;
     bench.works("eth3")?;
@@ -530,7 +455,8 @@ fn neighbour() -> Result<()> {
     for number in 0..500 {
         let mac = format!("02:00:00:00:33:{:02x}", 2 + number % 2);
         bench
-            .netns
+            .transit
+            .router
             .ip(&format!("neigh replace {THIRD} lladdr {mac} dev eth3 nud reachable"))?;
     }
     bench.works("eth3")?;
@@ -550,7 +476,7 @@ fn bad_answers() -> Result<()> {
     let router = bench.load("")?;
     bench.works("eth3")?;
     let others = bench.others()?;
-    let (third, eth3) = (Tap::open(&bench.third, "eth0")?, bench.netns.mac("eth3")?);
+    let (third, eth3) = (Tap::open(&bench.third, "eth0")?, bench.transit.router.mac("eth3")?);
     // Its own answers would come in between.
     bench.third.ip("link set dev eth0 arp off")?;
     let answer = |mac: Mac| {
@@ -569,7 +495,7 @@ fn bad_answers() -> Result<()> {
         // The kernel ignores a second answer within a second (locktime), and some of these.
         let taken = wait::until(&format!("the answer {bad}"), Duration::from_secs(3), || {
             answer(bad)?;
-            let shown = bench.netns.ip(&format!("neigh show {THIRD} dev eth3"))?;
+            let shown = bench.transit.router.ip(&format!("neigh show {THIRD} dev eth3"))?;
             Ok(shown.contains(&format!("lladdr {bad} ")).then_some(()))
         });
         third.drain()?;
@@ -610,7 +536,7 @@ fn many_neighbours() -> Result<()> {
     let bench = Bench::new()?;
     let router = bench.load("")?;
     let others = bench.others()?;
-    bench.netns.ip("address add 10.4.0.1/16 dev eth3")?;
+    bench.transit.router.ip("address add 10.4.0.1/16 dev eth3")?;
     bench.third.ip("route add 10.4.0.1 dev eth0")?;
     bench.third.ip("route add local 10.4.128.0/17 dev lo")?;
     let mut routes = bench.routes()?;
@@ -632,7 +558,7 @@ fn many_neighbours() -> Result<()> {
     })
     .with_context(|| format!("{} next hops, {} resolved", seen.0, seen.1))?;
     // The kernel has room for others.
-    bench.netns.run("ping -n -c 1 -W 2 10.0.1.2")?;
+    bench.transit.router.run("ping -n -c 1 -W 2 10.0.1.2")?;
     bench.works("eth3")?;
     let others = others.stop()?;
     report("1,300 next hops", &others, "all resolved");
@@ -653,15 +579,15 @@ fn stopped() -> Result<()> {
     let others = bench.others()?;
     let packet = udp("10.0.1.2".parse()?, "10.9.0.1".parse()?, 9, b"expired")?;
     let expired = labelled(
-        bench.netns.mac("eth1")?,
-        bench.left.mac("eth0")?,
+        bench.transit.router.mac("eth1")?,
+        bench.transit.left.mac("eth0")?,
         &[Entry::new(100, 1)],
         &packet,
     );
     kill(pid, Signal::SIGSTOP)?;
     let stopped = (|| -> Result<()> {
         let seconds = std::env::var(STOPPED_VARIABLE).map_or(Ok(1), |value| value.parse())?;
-        let left = Tap::open(&bench.left, "eth0")?;
+        let left = Tap::open(&bench.transit.left, "eth0")?;
         for _ in 0..EXPIRED {
             left.send(&expired)?;
         }
@@ -671,17 +597,15 @@ fn stopped() -> Result<()> {
                 format!("neigh replace 10.0.2.99 lladdr {mac} dev eth2 nud permanent\n")
             })
             .collect();
-        let batch = std::env::temp_dir().join(format!("{}.batch", bench.netns.name()));
+        let batch = bench.transit.file("batch");
         fs::write(&batch, lines)?;
-        let ran = bench.netns.ip(&format!("-batch {}", batch.display()));
-        fs::remove_file(&batch)?;
-        ran?;
+        bench.transit.router.ip(&format!("-batch {}", batch.display()))?;
         // After those that are lost.
         bench.third.ip("link set dev eth0 address 02:00:00:00:33:99")?;
-        bench.netns.ip(&format!(
+        bench.transit.router.ip(&format!(
             "neigh replace {THIRD} lladdr 02:00:00:00:33:99 dev eth3 nud permanent"
         ))?;
-        bench.netns.ip("link set dev eth3 name core0")?;
+        bench.transit.router.ip("link set dev eth3 name core0")?;
         thread::sleep(Duration::from_secs(seconds));
         Ok(())
     })();
@@ -706,7 +630,7 @@ fn stopped() -> Result<()> {
         "{heard} heard and {missed} missed of {EXPIRED}"
     );
     let before = router.outcome("time-exceeded")?;
-    let left = Tap::open(&bench.left, "eth0")?;
+    let left = Tap::open(&bench.transit.left, "eth0")?;
     wait::until("an answer", LIMIT, || {
         left.send(&expired)?;
         Ok((router.outcome("time-exceeded")? > before).then_some(()))
@@ -753,25 +677,27 @@ int clock_gettime(clockid_t clock, struct timespec *time)
 fn clock_jumps() -> Result<()> {
     const TEN_YEARS: i64 = 3653 * 86_400;
     let bench = Bench::new()?;
-    let folder = Folder(std::env::temp_dir().join(format!("{}-clock", bench.netns.name())));
-    fs::create_dir_all(&folder.0)?;
-    let [source, library, seconds] = ["clock.c", "clock.so", "seconds"].map(|name| folder.0.join(name));
+    let [source, library, seconds] = ["clock.c", "clock.so", "seconds"].map(|name| bench.transit.file(name));
     fs::write(&source, CLOCK)?;
     fs::write(&seconds, 0_i64.to_ne_bytes())?;
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
     ensure!(compiler.status()?.success(), "the library does not compile");
 
-    let config = ConfigFile::new(&bench, "iface = [\"eth1\", \"eth2\", \"eth3\"]")?;
-    let mut command = config.command(&bench, &[])?;
+    bench.configure("")?;
+    let mut command = bench.transit.load_command(Command::new(program()?));
     command.env("LD_PRELOAD", &library).env("CLOCK_SECONDS", &seconds);
-    let router = Router::start(&bench.netns, bench.netns.name(), command)?;
-    router.wait_resolved()?;
+    let router = bench.transit.load_by(command)?;
     bench.works("eth3")?;
     let others = bench.others()?;
-    let left = Tap::open(&bench.left, "eth0")?;
+    let left = Tap::open(&bench.transit.left, "eth0")?;
     let packet = udp("10.0.1.2".parse()?, "10.9.0.1".parse()?, 9, b"expired")?;
-    let expired = labelled(bench.netns.mac("eth1")?, left.mac(), &[Entry::new(100, 1)], &packet);
+    let expired = labelled(
+        bench.transit.router.mac("eth1")?,
+        left.mac(),
+        &[Entry::new(100, 1)],
+        &packet,
+    );
     for (number, jump) in [TEN_YEARS, -TEN_YEARS, 0].into_iter().enumerate() {
         let changes = || -> Vec<String> {
             let said = router.said();
@@ -791,7 +717,7 @@ fn clock_jumps() -> Result<()> {
         let status = router.run("status")?;
         ensure!(!status.contains("not saved"), "{status}");
         // Next hops are kept resolved, and exceptions answered.
-        bench.netns.ip(&format!("neigh del {THIRD} dev eth3"))?;
+        bench.transit.router.ip(&format!("neigh del {THIRD} dev eth3"))?;
         bench.works("eth3")?;
         let before = router.outcome("time-exceeded")?;
         wait::until("an answer", LIMIT, || {
@@ -802,22 +728,13 @@ fn clock_jumps() -> Result<()> {
     let others = others.stop()?;
     report("a clock that jumps", &others, "");
     others.ensure_whole()?;
-    unload(router, &bench)
-}
-
-/// Removed when dropped.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    router.unload_by_command()
 }
 
 /// Each request is refused with the remedy, and everything is as it was.
 fn full_tables() -> Result<()> {
     let bench = Bench::new()?;
-    let router = bench.load("--labels 1024 --stacks 2 --groups 1")?;
+    let router = bench.load("--labels 1024 --stacks 2 --groups 2")?;
     let mac = bench.third.mac("eth0")?;
     router.add_routes(&[
         &format!("900 as 1/2 via link {mac} dev eth3"),
@@ -886,11 +803,11 @@ fn full_tables() -> Result<()> {
 fn locked_memory() -> Result<()> {
     let bench = Bench::new()?;
     let load = |before: &[&str]| {
-        let name = bench.netns.name();
+        let name = bench.transit.router.name();
         let mut command = Command::new("prlimit");
         command.arg("--memlock=65536:65536").args(before).arg(program()?);
         command.args(["load", "-n", name, "--instance", name, "--iface", "eth1"]);
-        Router::start(&bench.netns, name, command)
+        Router::start(&bench.transit.router, name, command)
     };
     load(&[])?.unload()?;
     let refused = load(&["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
@@ -899,5 +816,5 @@ fn locked_memory() -> Result<()> {
         refused.contains("CAP_IPC_LOCK or a larger memlock limit (`ulimit -l`)"),
         "{refused}"
     );
-    ensure_nothing_left(&bench.netns, bench.netns.name())
+    ensure_nothing_left(&bench.transit.router, bench.transit.router.name())
 }

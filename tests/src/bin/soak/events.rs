@@ -155,7 +155,7 @@ impl Event {
 }
 
 fn flap(net: &Net, moment: Duration) -> Result<()> {
-    net.router.ip("link set eth4 down")?;
+    net.router().ip("link set eth4 down")?;
     sleep(moment);
-    net.router.ip("link set eth4 up").map(drop)
+    net.router().ip("link set eth4 up").map(drop)
 }

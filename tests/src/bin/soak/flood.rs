@@ -76,7 +76,7 @@ impl Flood {
 
 /// Sends as fast as it can for this long.
 pub fn send(net: &Net, flood: Flood, time: Duration, random: &mut Random) -> Result<()> {
-    let to = net.router.mac("eth3")?;
+    let to = net.router().mac("eth3")?;
     let frames = (0..FRAMES)
         .map(|_| flood.frame(random, to, net.attacker.mac()))
         .collect::<Result<Vec<_>>>()?;

@@ -7,19 +7,16 @@
 //! labels that are replaced at once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use aya::programs::{TestRun as _, TestRunOptions};
 use mplsxdp::dataplane::Tables as _;
 use mplsxdp::dataplane::kernel::KernelTables;
 use mplsxdp::dataplane::loader::{Loader, Program, Sizes};
-
 use mplsxdp::lfib::next_hops::{NextHopChange, NextHopId};
-
 use mplsxdp::lfib::{ChangeError, Lfib, Mode, Reach};
 use mplsxdp::route::line::{self, Family};
 use mplsxdp::route::{Owner, Route, Via};
@@ -181,33 +178,13 @@ impl Runner {
 
     /// The action, and the frame afterwards.
     fn run(&mut self, frame: &[u8]) -> (u32, &[u8]) {
-        const BPF_PROG_TEST_RUN: libc::c_long = 10;
-        #[repr(C)]
-        struct Run {
-            prog_fd: u32,
-            retval: u32,
-            data_size_in: u32,
-            data_size_out: u32,
-            data_in: u64,
-            data_out: u64,
-            repeat: u32,
-            duration: u32,
-        }
-        let fd = self.program.xdp().fd().unwrap().as_fd().as_raw_fd();
-        let mut attributes = Run {
-            prog_fd: fd.cast_unsigned(),
-            retval: 0,
-            data_size_in: frame.len() as u32,
-            data_size_out: self.out.len() as u32,
-            data_in: frame.as_ptr().addr() as u64,
-            data_out: self.out.as_mut_ptr().addr() as u64,
-            repeat: 1,
-            duration: 0,
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut self.out),
+            ..TestRunOptions::new()
         };
-        // SAFETY: the frame and the buffer live on, and have these lengths.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<Run>()) };
-        assert_eq!(result, 0, "BPF_PROG_TEST_RUN: {}", io::Error::last_os_error());
-        (attributes.retval, &self.out[..attributes.data_size_out as usize])
+        let ran = self.program.xdp().test_run(options).unwrap();
+        (ran.return_value, &self.out[..ran.data_size_out as usize])
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Need {
     Mpls,
     /// The kernel reports how many queues a tap has.
     TapQueues,
+    /// The kernel renames interfaces that are up.
+    Rename,
     /// A kernel of this version, for the given reason.
     Kernel(u32, u32, &'static str),
     /// A kernel older than any that mplsxdp runs on.
@@ -71,6 +73,9 @@ impl Need {
             Self::TapQueues => try_tap_queues()
                 .err()
                 .map(|error| format!("the kernel does not tell how many queues a tap has: {error:#}")),
+            Self::Rename => try_rename()
+                .err()
+                .map(|error| format!("the kernel does not rename interfaces that are up: {error:#}")),
             Self::Kernel(major, minor, what) => match Release::running() {
                 Some(release) if release >= (Release { major, minor }) => None,
                 Some(release) => Some(format!(
@@ -130,4 +135,10 @@ fn try_tap_queues() -> Result<()> {
     let netns = lab.netns("tap")?;
     netns.ip("tuntap add dev tap0 mode tap multi_queue")?;
     netns.run("ethtool -l tap0").map(drop)
+}
+
+fn try_rename() -> Result<()> {
+    let netns = Lab::new()?.netns("rename")?;
+    link(End::new(&netns, "eth0"), End::new(&netns, "eth1"))?;
+    netns.ip("link set dev eth0 name eth2").map(drop)
 }

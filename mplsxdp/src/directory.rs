@@ -35,20 +35,23 @@ pub enum Untrusted {
 /// Checks a directory and all above it, and symbolic links on the way. Others may create files in one with the sticky
 /// bit above it, as in /tmp. What does not exist is not checked: check it again when it has been made.
 pub fn check(directory: &Path) -> Result<(), Untrusted> {
+    check_for(geteuid().as_raw(), directory)
+}
+
+fn check_for(user: u32, directory: &Path) -> Result<(), Untrusted> {
     let io = |source| Untrusted::Io {
         path: directory.to_owned(),
         source,
     };
     let directory = std::path::absolute(directory).map_err(io)?;
     let mut links = MAX_LINKS;
-    walk(&directory, true, &mut links)
+    walk(user, &directory, true, &mut links)
 }
 
 /// `is_end`: nothing follows, so nobody else may create files there.
-fn walk(path: &Path, is_end: bool, links: &mut usize) -> Result<(), Untrusted> {
+fn walk(user: u32, path: &Path, is_end: bool, links: &mut usize) -> Result<(), Untrusted> {
     const STICKY: u32 = 0o1000;
     const OTHERS_WRITE: u32 = 0o022;
-    let user = geteuid().as_raw();
     let mut at = PathBuf::new();
     let mut components = path.components().peekable();
     while let Some(component) = components.next() {
@@ -76,7 +79,7 @@ fn walk(path: &Path, is_end: bool, links: &mut usize) -> Result<(), Untrusted> {
                 source,
             })?;
             let above = at.parent().unwrap_or(Path::new("/"));
-            walk(&above.join(target), is_end, links)?;
+            walk(user, &above.join(target), is_end, links)?;
         } else if !found.is_dir() {
             return Err(Untrusted::NotADirectory { path: at });
         } else if !is_ours || (mode & OTHERS_WRITE != 0 && (is_end || mode & STICKY == 0)) {
@@ -160,23 +163,27 @@ mod tests {
     fn what_another_user_has_put_there_is_refused() {
         /// `nobody`.
         const OTHER: u32 = 65534;
-        if !geteuid().is_root() {
-            return;
+        let link = tempfile::Builder::new().make_in("/tmp", |path| symlink("/", path)).unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
+        let (link, dir) = (link.path(), dir.path());
+        assert!(check(link).is_ok() && check(dir).is_ok());
+        // Only root can give files away. Those of anybody else are another user's for a third one.
+        let (user, owner) = match geteuid() {
+            root if root.is_root() => {
+                for path in [link, dir] {
+                    std::os::unix::fs::lchown(path, Some(OTHER), None).unwrap();
+                }
+                (0, OTHER)
+            }
+            own => (OTHER, own.as_raw()),
+        };
+        for path in [dir.to_owned(), dir.join("x"), link.to_owned(), link.join("x")] {
+            let found = match check_for(user, &path) {
+                Err(Untrusted::Changeable { path, owner, .. } | Untrusted::Link { path, owner }) => Some((path, owner)),
+                _ => None,
+            };
+            let put = if path.starts_with(dir) { dir } else { link };
+            assert_eq!(found, Some((put.to_owned(), owner)), "{}", path.display());
         }
-        let dir = TempDir::new().unwrap();
-        chmod(dir.path(), 0o1777);
-        let (end, link) = (dir.path().join("end"), dir.path().join("link"));
-        fs::create_dir(&end).unwrap();
-        symlink(&end, &link).unwrap();
-        assert!(check(&link).is_ok());
-        std::os::unix::fs::lchown(&link, Some(OTHER), None).unwrap();
-        assert!(matches!(check(&link), Err(Untrusted::Link { owner: OTHER, .. })));
-        assert!(matches!(
-            check(&link.join("x")),
-            Err(Untrusted::Link { owner: OTHER, .. })
-        ));
-        std::os::unix::fs::chown(&end, Some(OTHER), None).unwrap();
-        assert!(matches!(check(&end), Err(Untrusted::Changeable { owner: OTHER, .. })));
-        assert!(matches!(check(&end.join("x")), Err(Untrusted::Changeable { .. })));
     }
 }

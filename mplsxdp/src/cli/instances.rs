@@ -1,13 +1,14 @@
 //! `instances`: all instances on this machine, also those that do not run but forward.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::netns::Listening;
 use super::{Failure, Session};
-use crate::control;
+use crate::control::{self, RUN_DIR};
 use crate::control::api::Status;
 use crate::control::client::{self, Client, ClientError};
 use crate::dataplane::pinned::{self, PinFolder};
@@ -45,7 +46,13 @@ pub fn instances(session: &mut Session) -> Result<(), Failure> {
         }
     }
     let dir = session.instance.dir();
-    let dead = pinned::instances().into_iter().filter(|name| {
+    // Pins are the machine's, and do not tell the directory of their instance. Elsewhere than in the usual one, hardly any
+    // is of this directory.
+    let pinned = match dir == Path::new(RUN_DIR) {
+        true => pinned::instances(),
+        false => Vec::new(),
+    };
+    let dead = pinned.into_iter().filter(|name| {
         let is_held = control::Instance::in_dir(dir, name).is_ok_and(|instance| client::is_starting(&instance));
         !is_held && PinFolder::of(name).attached() > 0
     });

@@ -163,7 +163,9 @@ mod tests {
     fn what_another_user_has_put_there_is_refused() {
         /// `nobody`.
         const OTHER: u32 = 65534;
-        let link = tempfile::Builder::new().make_in("/tmp", |path| symlink("/", path)).unwrap();
+        let link = tempfile::Builder::new()
+            .make_in("/tmp", |path| symlink("/", path))
+            .unwrap();
         let dir = TempDir::new_in("/tmp").unwrap();
         let (link, dir) = (link.path(), dir.path());
         assert!(check(link).is_ok() && check(dir).is_ok());

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::netns::Listening;
 use super::{Failure, Session};
-use crate::control::{self, RUN_DIR};
 use crate::control::api::Status;
 use crate::control::client::{self, Client, ClientError};
+use crate::control::{self, RUN_DIR};
 use crate::dataplane::pinned::{self, PinFolder};
 
 /// How long an instance may take to answer. If it does not, it is listed without its details.

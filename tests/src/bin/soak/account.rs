@@ -69,7 +69,12 @@ impl Account {
                 .find(|fault| (fault.begin..=fault.end).contains(&lost.sent));
             match fault {
                 Some(fault) => fault.lost += 1,
-                None => write!(without, " flow {} number {}", lost.flow, lost.number)?,
+                None => {
+                    write!(without, " flow {} number {}", lost.flow, lost.number)?;
+                    if let Some(last) = self.faults.iter().rfind(|fault| fault.end < lost.sent) {
+                        write!(without, " ({:?} after {})", lost.sent - last.end, last.name)?;
+                    }
+                }
             }
         }
         let mut causes: BTreeMap<_, (u64, u64, Duration)> = BTreeMap::new();

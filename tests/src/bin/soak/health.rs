@@ -3,17 +3,21 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mplsxdp::control::api::Status;
+use mplsxdp_tests::wait;
 
 use crate::net::Net;
 
 /// How much more memory a process may have at its second checkpoint than at its first: buffers of the allocator.
 const GROWTH_KIB: u64 = 8 << 10;
+/// How long the controller may take to close the connections of its last clients.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is there at every checkpoint: then the routes are those of the configuration.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Debug)]
 struct Kept {
     descriptors: usize,
     /// Mapped BPF maps.
@@ -21,6 +25,14 @@ struct Kept {
     pins: usize,
     /// How much of each table is used.
     tables: Vec<(String, u64)>,
+}
+
+impl Kept {
+    /// A connection may still have been open at the checkpoint before.
+    fn is_like(&self, before: &Self) -> bool {
+        self.descriptors <= before.descriptors
+            && (self.mappings, self.pins, &self.tables) == (before.mappings, before.pins, &before.tables)
+    }
 }
 
 /// A process, and how much memory it has.
@@ -31,33 +43,22 @@ struct Memory {
 
 #[derive(Default)]
 pub struct Health {
-    first: Option<Kept>,
+    kept: Option<Kept>,
     memory: Vec<Memory>,
 }
 
 impl Health {
     /// A checkpoint.
     pub fn check(&mut self, net: &Net) -> Result<()> {
-        let status: Status = net.running()?.json("status")?;
-        let process = format!("/proc/{}", status.pid);
-        let about = fs::read_to_string(format!("{process}/status"))?;
-        let resident = about.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = resident.and_then(|line| line.split_whitespace().next());
-        let memory = Memory {
-            process: (status.pid, status.since),
-            kib: kib.context("no VmRSS")?.parse()?,
-        };
-        let maps = fs::read_to_string(format!("{process}/maps"))?;
-        let kept = Kept {
-            descriptors: fs::read_dir(format!("{process}/fd"))?.count(),
-            mappings: maps.lines().filter(|line| line.contains("bpf-map")).count(),
-            pins: fs::read_dir(Path::new("/sys/fs/bpf/mplsxdp").join(net.instance()))?.count(),
-            tables: status
-                .tables
-                .into_iter()
-                .map(|table| (table.name, table.used))
-                .collect(),
-        };
+        let mut found = look(net)?;
+        if let Some(before) = &self.kept {
+            // What differs in the end is told below.
+            let _ = wait::until("what there was before", PATIENCE, || {
+                found = look(net)?;
+                Ok(found.1.is_like(before).then_some(()))
+            });
+        }
+        let (memory, kept) = found;
         if let Some(before) = self.memory.last().filter(|before| before.process == memory.process) {
             ensure!(
                 memory.kib <= before.kib + GROWTH_KIB,
@@ -68,10 +69,41 @@ impl Health {
         }
         println!("checkpoint: {} KiB, {} descriptors", memory.kib, kept.descriptors);
         self.memory.push(memory);
-        match &self.first {
-            Some(first) => ensure!(kept == *first, "there is {kept:?}, and was {first:?}"),
-            None => self.first = Some(kept),
+        if let Some(before) = &self.kept {
+            ensure!(kept.is_like(before), "there is {kept:?}, and was {before:?}");
         }
+        self.kept = Some(kept);
         Ok(())
     }
+}
+
+fn look(net: &Net) -> Result<(Memory, Kept)> {
+    let status: Status = net.running()?.json("status")?;
+    let process = format!("/proc/{}", status.pid);
+    let memory = Memory {
+        kib: kib(&fs::read_to_string(format!("{process}/status"))?)?,
+        process: (status.pid, status.since),
+    };
+    let maps = fs::read_to_string(format!("{process}/maps"))?;
+    let kept = Kept {
+        descriptors: fs::read_dir(format!("{process}/fd"))?.count(),
+        mappings: maps.lines().filter(|line| line.contains("bpf-map")).count(),
+        pins: fs::read_dir(Path::new("/sys/fs/bpf/mplsxdp").join(net.instance()))?.count(),
+        tables: status
+            .tables
+            .into_iter()
+            .map(|table| (table.name, table.used))
+            .collect(),
+    };
+    Ok((memory, kept))
+}
+
+/// What a process has of its own (proc_pid_status(5)): the pages of its file come and go.
+fn kib(status: &str) -> Result<u64> {
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok::<u64, anyhow::Error>(kib.with_context(|| format!("no {name}"))?.parse()?)
+    };
+    Ok(of("RssAnon:")? + of("RssShmem:")?)
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use mplsxdp::control::api::Link;
 use mplsxdp_tests::netns::tapped_link;
 use mplsxdp_tests::numbered::Numbered;
 use mplsxdp_tests::tidy::{Reaped, spawn};
@@ -116,13 +117,29 @@ impl Net {
         self.cable.ip("link set dev a master br0").map(drop)
     }
 
-    /// Waits until the exposed link carries frames again, and the controller knows.
+    /// Waits until the exposed link carries frames again, and the controller knows all that happened to it: on its way
+    /// through older news, a next hop fails once more.
     pub fn recovered(&self) -> Result<()> {
         // The kernel brings the ends of links into service one by one, and later than it says.
         wait::until("an answer from the far host", PATIENCE, || {
             Ok(self.router().run("ping -c 1 -W 1 10.0.4.2").ok())
         })?;
+        self.news_arrived()?;
         self.running()?.wait_resolved()
+    }
+
+    /// Waits until the controller has heard of a change that is newer than all others.
+    fn news_arrived(&self) -> Result<()> {
+        let known = || {
+            let links: Vec<Link> = self.running()?.json("link show")?;
+            let link = links.iter().find(|link| link.ifname == "eth3");
+            Ok::<_, anyhow::Error>(link.context("eth3 is no port")?.mtu)
+        };
+        let new = known()? ^ 1;
+        self.router().ip(&format!("link set eth3 mtu {new}"))?;
+        wait::until("the news of another MTU", PATIENCE, || {
+            Ok((known()? == new).then_some(()))
+        })
     }
 
     /// The routes of the configuration, as `route save` writes them.

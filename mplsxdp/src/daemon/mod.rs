@@ -4,6 +4,7 @@
 mod audit;
 pub mod exceptions;
 pub mod fpm;
+mod heap;
 mod raw_ip;
 mod reading;
 mod reports;
@@ -88,6 +89,7 @@ type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome>>>>;
 
 /// Loads, serves until it is asked to stop, and unloads or leaves the ports forwarding.
 pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> {
+    heap::give_back_large_memory();
     // First of all, so that no signal ends this process before it has cleaned up.
     let ending = signals::Ending::new()?;
     let hangup = signal(SignalKind::hangup())?;

@@ -47,9 +47,9 @@ pub fn run(lab: &Lab) -> Result<()> {
         let state = either_way("systemctl is-active multi-user.target")?;
         Ok((state == "active\n").then_some(()))
     })?;
+    let net = Transit::new(lab)?;
     let before = files()?;
     install()?;
-    let net = Transit::new(lab)?;
     start(&net)?;
     upgrade(&net)?;
     refused_upgrade(&net)?;

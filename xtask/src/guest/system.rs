@@ -23,7 +23,7 @@ const FRAMES: (&str, &str) = ("MPLSXDP_FRAMES", "2000");
 const SLOWNESS: (&str, &str) = ("MPLSXDP_SLOWNESS", "6");
 
 /// Programs that the guest has. `depmod` is for this machine only.
-const TOOLS: [&str; 12] = [
+const TOOLS: [&str; 17] = [
     "modprobe",
     "ip",
     "ping",
@@ -33,13 +33,18 @@ const TOOLS: [&str; 12] = [
     "mtr",
     "mtr-packet",
     "setpriv",
+    "prlimit",
+    "unshare",
+    "nsenter",
+    "mount",
+    "umount",
     "sh",
     "sleep",
     "cat",
 ];
 /// The Debian packages that have [`TOOLS`], and the libraries that mplsxdp is linked with, for a guest that cannot have
 /// programs of this machine.
-pub const PACKAGES: [&str; 12] = [
+pub const PACKAGES: [&str; 13] = [
     "coreutils",
     "dash",
     "ethtool",
@@ -47,6 +52,7 @@ pub const PACKAGES: [&str; 12] = [
     "iputils-ping",
     "kmod",
     "libelf1",
+    "mount",
     "mtr-tiny",
     "tcpdump",
     "traceroute",

@@ -1,7 +1,8 @@
 //! Each fuzz target on inputs that were once found (`fuzz/regressions/TARGET/NAME`), and on variations of them: the
-//! part of fuzzing that any compiler can do in seconds. `PROPTEST_CASES` makes it longer.
+//! part of fuzzing that any compiler can do in seconds. `PROPTEST_CASES` makes it longer or shorter.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -88,8 +89,11 @@ fn what_was_found_once_is_found_no_more() {
 #[test]
 fn variations_of_it_hold_too() {
     for (name, check) in targets() {
-        let cases = if LONG.contains(&name) { LONG_CASES } else { CASES };
-        let cases = Config::default().cases.max(cases);
+        let cases = match env::var_os("PROPTEST_CASES") {
+            Some(_) => Config::default().cases,
+            None if LONG.contains(&name) => LONG_CASES,
+            None => CASES,
+        };
         let seeds: Vec<_> = regressions(name).into_iter().map(|(_, data)| data).collect();
         let config = Config {
             cases,

@@ -3,8 +3,8 @@
 //! See docs/building.md.
 
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,7 +13,7 @@ use clap::ValueEnum;
 
 use crate::guest::debian::{self, Architecture, Source};
 use crate::guest::image::output;
-use crate::run::{self, cargo, is_installed};
+use crate::run::{self, Artifact, Kind, PROGRAM_VARIABLE, Summary, artifacts, cargo, is_installed, run_tests};
 use crate::setup;
 use crate::toolchain::SYSTEM_RUSTC;
 
@@ -31,6 +31,29 @@ const LINKED: [(&str, &str); 2] = [("libelf.so", "libelf.so.1"), ("libz.so", "li
 const LIBRARY_DIRECTORIES: [&str; 2] = ["usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu"];
 /// Debian's standard library for [`SYSTEM_RUSTC`].
 const STANDARD_LIBRARY: &str = "libstd-rust-web-dev";
+
+/// What an emulator of programs lacks: it passes system calls on to this machine's kernel, but not these.
+const NO_BPF: &str = "qemu-user has no bpf(2)";
+const NO_AF_XDP: &str = "qemu-user has no AF_XDP sockets";
+const NO_LAB: &str = "qemu-user has neither bpf(2) nor AF_XDP sockets, and not all of netlink";
+/// The tests that need more of the kernel than that: test program, beginning of the names, and what is missing.
+const NEED_KERNEL: [(&str, &str, &str); 6] = [
+    ("budget", "", NO_BPF),
+    ("differential", "", NO_BPF),
+    ("torn", "", NO_BPF),
+    ("xsk", "", NO_AF_XDP),
+    ("kernel", "", NO_LAB),
+    ("e2e", "", NO_LAB),
+];
+/// Tests in those programs that do not.
+const NEED_NO_KERNEL: [(&str, &str); 2] = [
+    ("e2e", "conformance::every_case_on_the_host"),
+    ("e2e", "conformance::the_page_is_what_the_files_make"),
+];
+
+/// How many cases of each property are tried: proptest's own default, also where this machine tries thousands. An
+/// emulator is 10 to 20 times slower.
+const CASES: (&str, &str) = ("PROPTEST_CASES", "256");
 
 /// What can be built for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -143,6 +166,106 @@ impl Cross {
         command.env("C_INCLUDE_PATH", headers.join(":".as_ref()));
         command
     }
+
+    /// A program that was built for the target, emulated.
+    fn emulated(&self, program: &Path) -> Command {
+        let mut command = Command::new(EMULATOR.0);
+        command.arg("-L").arg(&self.root).arg(program);
+        command
+    }
+
+    /// A program of this machine that runs a program of the target. An emulated program starts others by exec(2), which
+    /// takes only this machine's.
+    fn wrapper(&self, program: &Path) -> Result<PathBuf> {
+        let path = program.with_extension("emulated");
+        let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+        let script = format!(
+            "#!/bin/sh\nexec {} -L {} {} \"$@\"\n",
+            EMULATOR.0,
+            quoted(&self.root),
+            quoted(program)
+        );
+        fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+}
+
+/// `cargo xtask test --target`: builds the tests, and emulates those that need no more of the kernel than other programs
+/// do. The rest count as skipped.
+pub fn test(target: Target, filter: Option<&str>) -> Result<Summary> {
+    let cross = Cross::setup(target)?;
+    let mut command = cross.cargo("test");
+    command.args(["--no-run", "--lib", "--bins", "--tests"]);
+    let artifacts = artifacts(command)?;
+    let is_mplsxdp = |artifact: &&Artifact| artifact.kind == Kind::Program && artifact.name == "mplsxdp";
+    let mplsxdp = artifacts
+        .iter()
+        .find(is_mplsxdp)
+        .context("the workspace has no program mplsxdp")?;
+    let wrapper = cross.wrapper(&mplsxdp.executable)?;
+    let mut summary = Summary::default();
+    for artifact in artifacts.iter().filter(|artifact| artifact.kind != Kind::Program) {
+        let what = match artifact.kind {
+            Kind::UnitTests => "unit tests",
+            _ => "tests",
+        };
+        let directory = &artifact.package_directory;
+        let place = directory.strip_prefix(run::workspace()).unwrap_or(directory);
+        println!("\n{what} {} of {}, {}", artifact.name, place.display(), target.triple());
+        let mut run = cross.emulated(&artifact.executable);
+        run.current_dir(directory).env(PROGRAM_VARIABLE, &wrapper).args(filter);
+        if std::env::var_os(CASES.0).is_none() {
+            run.env(CASES.0, CASES.1);
+        }
+        summary += test_program(&artifact.name, run)?;
+    }
+    println!("\nexamples in the documentation, {}", target.triple());
+    let mut command = cross.cargo("test");
+    command.args(["--doc", "--"]).args(filter);
+    summary += run_tests(&mut command)?;
+    Ok(summary)
+}
+
+/// Runs the tests of a program that its `command` lists, if they need no kernel.
+fn test_program(program: &str, mut command: Command) -> Result<Summary> {
+    let mut list = Command::new(command.get_program());
+    list.args(command.get_args()).arg("--list");
+    let listed = output(&mut list)?;
+    let tests = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+    let mut summary = Summary::default();
+    let mut left = 0;
+    for test in tests {
+        match need(program, test) {
+            Some(missing) => {
+                println!("{test} ... ignored, {missing}");
+                command.args(["--skip", test]);
+                summary.skipped += 1;
+            }
+            None => left += 1,
+        }
+    }
+    if left == 0 {
+        return Ok(summary);
+    }
+    let mut ran = run_tests(&mut command)?;
+    // `--skip` takes parts of names.
+    if ran.failed == 0 && ran.passed + ran.skipped < left {
+        println!("{program}: not all of {left} tests ran");
+        ran.failed = 1;
+    }
+    summary += ran;
+    Ok(summary)
+}
+
+/// What a test needs that an emulator of programs lacks.
+fn need(program: &str, test: &str) -> Option<&'static str> {
+    if NEED_NO_KERNEL.contains(&(program, test)) {
+        return None;
+    }
+    let mut needs = NEED_KERNEL.iter();
+    let (.., missing) = needs.find(|(of, name, _)| *of == program && test.starts_with(name))?;
+    Some(missing)
 }
 
 fn joined(option: &str, path: &Path) -> OsString {

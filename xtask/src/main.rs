@@ -70,6 +70,9 @@ enum Command {
         /// A few of them also in a guest with the oldest kernel that mplsxdp runs on, and the lab l3vpn.
         #[arg(long, conflicts_with = "filter")]
         guest: bool,
+        /// Instead those that qemu's emulator of another processor can run, built for it. They need no root.
+        #[arg(long, value_enum, value_name = "TRIPLE", conflicts_with = "guest")]
+        target: Option<Target>,
     },
     /// Tests with other kernels, in a virtual machine.
     Guest {
@@ -163,7 +166,16 @@ fn main() -> ExitCode {
             part: Some(Part::Frr), ..
         } => guest::lab::labs(&[guest::lab::SHOWN.to_owned()]).and_then(|summary| closing_line(&summary, None)),
         Command::Demo { part: None, built } => demo(built.as_deref()),
-        Command::Test { filter, guest } => test(filter.as_deref(), guest),
+        Command::Test {
+            filter,
+            target: Some(target),
+            ..
+        } => cross::test(target, filter.as_deref()).and_then(|summary| closing_line(&summary, filter.as_deref())),
+        Command::Test {
+            filter,
+            guest,
+            target: None,
+        } => test(filter.as_deref(), guest),
         Command::Guest {
             command:
                 GuestCommand::Test {

@@ -1,5 +1,7 @@
 //! The command line, as a person or a script uses it.
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{BufRead as _, Read, Write};
 use std::os::fd::AsRawFd as _;
 use std::process::{Command, Stdio};
@@ -15,8 +17,13 @@ use crate::fake::Fake;
 /// Exit code, standard output, standard error.
 type Outcome = (i32, String, String);
 
+/// `cargo xtask test` names one that this machine can run.
+fn program() -> OsString {
+    env::var_os("MPLSXDP_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_mplsxdp").into())
+}
+
 fn command(fake: &Fake, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mplsxdp"));
+    let mut command = Command::new(program());
     command
         .args(words)
         .env(RUN_DIR_VARIABLE, fake.instance.dir())

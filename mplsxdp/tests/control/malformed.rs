@@ -1,6 +1,8 @@
-//! Malformed calls: each is refused with its place, and nothing reaches the switch. The cases are the same in each run.
+//! Malformed calls: each is refused with its place, and nothing reaches the switch. The cases are the same in each
+//! run; `PROPTEST_CASES` makes another number of them.
 
 use std::collections::BTreeSet;
+use std::env;
 
 use mplsxdp::control::api::DEFINITION;
 use proptest::prelude::*;
@@ -254,7 +256,7 @@ fn ten_thousand_malformed_calls_are_refused_with_their_places_and_change_nothing
     }
     let fake = Fake::start();
     let config = Config {
-        cases: CASES,
+        cases: env::var_os("PROPTEST_CASES").map_or(CASES, |_| Config::default().cases),
         failure_persistence: None,
         ..Config::default()
     };

@@ -59,7 +59,8 @@ pub fn read(line: &str, counts: &mut Counts) {
 
 /// Writes the measurements into the file, replacing those of the same versions, and the file's table into the document.
 pub fn write(measured: Vec<Measured>) -> Result<()> {
-    let version = |release: &str| Version::of(release);
+    // Machine code is that of a processor.
+    let version = |release: &str| (Version::of(release), release.ends_with("arm64"));
     let mut kernels = committed()?;
     for Measured { release, counts } in measured {
         kernels.retain(|known, _| version(known) != version(&release));

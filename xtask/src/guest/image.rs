@@ -275,7 +275,11 @@ fn linked_within(root: &Path, program: &Path) -> Result<Vec<(PathBuf, PathBuf)>>
                 .arg(&next),
         )?;
         for name in needed(&shown) {
-            let mut paths = places.iter().map(|place| Path::new(place).join(&name));
+            let mut paths = match name.strip_prefix('/') {
+                Some(path) => vec![PathBuf::from(path)],
+                None => places.iter().map(|place| Path::new(place).join(&name)).collect(),
+            }
+            .into_iter();
             let library = paths.find_map(|path| Some((within(root, &path)?, path)));
             let library = library.with_context(|| format!("{} needs {name}", next.display()))?;
             if !found.contains(&library) {
@@ -287,16 +291,16 @@ fn linked_within(root: &Path, program: &Path) -> Result<Vec<(PathBuf, PathBuf)>>
     Ok(found)
 }
 
-/// The file names in "0x1 (NEEDED) Shared library: [libc.so.6]" and in "[Requesting program interpreter:
-/// /lib/ld-linux-aarch64.so.1]", as readelf shows them.
+/// The file name in "0x1 (NEEDED) Shared library: [libc.so.6]", and the path in "[Requesting program interpreter:
+/// /lib/ld-linux-aarch64.so.1]", as readelf shows them. The kernel looks for that one nowhere else.
 fn needed(shown: &str) -> Vec<String> {
     let of_line = |line: &str| {
         let line = line.trim().strip_suffix(']')?;
-        let path = match line.split_once("(NEEDED)") {
-            Some((_, rest)) => rest.split_once('[')?.1,
-            None => line.split_once("[Requesting program interpreter: ")?.1,
+        let (_, name) = match line.split_once("(NEEDED)") {
+            Some((_, rest)) => rest.split_once('[')?,
+            None => line.split_once("[Requesting program interpreter: ")?,
         };
-        path.rsplit('/').next().map(str::to_owned)
+        Some(name.to_owned())
     };
     shown.lines().filter_map(of_line).collect()
 }
@@ -343,7 +347,7 @@ mod tests {
         let shown = " [Requesting program interpreter: /lib/ld-linux-aarch64.so.1]\n\
                      0x0000000000000001 (NEEDED)             Shared library: [libelf.so.1]\n\
                      0x000000000000001d (RUNPATH)            Library runpath: [/usr/lib]\n";
-        assert_eq!(needed(shown), ["ld-linux-aarch64.so.1", "libelf.so.1"]);
+        assert_eq!(needed(shown), ["/lib/ld-linux-aarch64.so.1", "libelf.so.1"]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub enum Expected {
     Refusal,
 }
 
-pub const KERNELS: [Kernel; 7] = [
+pub const KERNELS: [Kernel; 8] = [
     Kernel {
         expected: Expected::Refusal,
         ..cloud("5.10", "bullseye")
@@ -48,6 +48,11 @@ pub const KERNELS: [Kernel; 7] = [
         cpus: 1,
         parameters: "preempt=full",
         ..cloud("one-cpu", "bookworm")
+    },
+    Kernel {
+        architecture: Architecture::Arm64,
+        package: "linux-image-cloud-arm64",
+        ..cloud("arm64", "bookworm")
     },
 ];
 

@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use mplsxdp_common::abi::{
     Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS,
-    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LINE_WORDS, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS,
-    MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason,
-    RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
+    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange,
+    LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord,
+    REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
 use mplsxdp_common::ftn::{Nodes, Roots, halves_v4, halves_v6, longest_match, look_up};
@@ -39,6 +39,8 @@ static FTN: btf_maps::ArrayOfMaps<
 > = btf_maps::ArrayOfMaps::new();
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
+#[map]
+static LABEL_RANGES: Array<[u64; LABEL_RANGE_WORDS]> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 static SUB_INTERFACES: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
@@ -107,6 +109,11 @@ impl PortView for XdpTables {
     #[inline(always)]
     fn port(&self, number: u32) -> PortWord {
         PortWord::from_bits(read_word(&PORTS, number))
+    }
+
+    #[inline(always)]
+    fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool {
+        accepts_label(port.to_bits(), number, label.get()) != 0
     }
 
     #[inline(always)]
@@ -216,6 +223,23 @@ impl Roots for RootWords {
 #[inline(never)]
 pub extern "C" fn walk(first: u64, high: u64, low: u64) -> u64 {
     longest_match(&Chunks, first, high, low)
+}
+
+/// Global, like [`walk`]: labels are looked up at several places.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn accepts_label(port: u64, number: u32, label: u32) -> u32 {
+    let Some(words) = LABEL_RANGES.get_ptr(number) else {
+        return 0;
+    };
+    let words = read_after(port, words as *const u64);
+    let mut outside = 1;
+    for index in 0..LABEL_RANGE_WORDS {
+        // SAFETY: the map's value, and within it; read once, as the controller writes it.
+        let range = LabelRange::from_bits(unsafe { read_volatile(words.add(index)) });
+        outside &= range.outside(Label::from_low_bits(label));
+    }
+    (outside == 0).into()
 }
 
 /// The memory of the FTN.

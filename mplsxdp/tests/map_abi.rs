@@ -3,10 +3,10 @@
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS,
-    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS, LINE_WORDS, LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS,
-    MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST,
-    REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, UnknownPolicy, VlanTags,
-    map,
+    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack, Loss,
+    MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord,
+    REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
+    TtlPropagate, UnknownPolicy, VlanTags, map,
 };
 use mplsxdp_common::ftn::{self, Shape};
 use mplsxdp_common::wire::{Label, Mac};
@@ -69,6 +69,12 @@ fn every_map_is_there_with_its_sizes() {
             map::PORTS,
             "port number, u32".into(),
             value("port word", size_of::<PortWord>()),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::LABEL_RANGES,
+            "port number, u32".into(),
+            value("label ranges", LABEL_RANGE_WORDS * size_of::<LabelRange>()),
             MAX_PORTS.to_string(),
         ),
         (
@@ -232,7 +238,10 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     let (mpls, impose, local, vlan) = (PortWord::MPLS, PortWord::IMPOSE, PortWord::LOCAL, PortWord::KERNEL_VLAN);
     has(format!(
         "| 6 | flags, u8: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} arriving frames are \
-         this machine's own traffic, {vlan} the kernel"
+         this machine's own traffic, {vlan} the kernel has a VLAN device for this sub-interface, {} the domain has no entries, \
+         {} of labels that are looked up, only those in a range of the port are accepted |",
+        PortWord::NO_PREFIXES,
+        PortWord::RANGES
     ));
 
     // One field at a time, all ones: the bits must be those of the table.
@@ -305,6 +314,12 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
             .to_bits()
             .to_le_bytes(),
         [1, 2, 3, 4, 5, 6, 7, 8]
+    );
+    assert_eq!(
+        LabelRange::new(Label::FIRST_ORDINARY, Label::MAX)
+            .to_bits()
+            .to_le_bytes(),
+        [16, 0, 0, 0, 0xff, 0xff, 0xf, 0]
     );
     has("| 7 | [domain](#ftn) of the FTN, u8 |".into());
     has(format!("| {} | in no VRF |", Domain::NO_VRF.0));

@@ -260,6 +260,7 @@ fn link() -> Link {
         program_id: 4,
         put_back: 0,
         mpls: true,
+        accept_labels: Some("100-199,300".parse().unwrap()),
         tx_only: false,
         local: true,
         parent_only: false,
@@ -483,11 +484,13 @@ fn methods() {
     let add_link = AddLink {
         ifname: name(),
         tx_only: Some(true),
+        accept_labels: Some("100-199,300".parse().unwrap()),
         checksum: Some(Checksum::Trust),
     };
     let set_link = SetLink {
         ifname: name(),
-        mpls: true,
+        mpls: Some(true),
+        accept_labels: Some("all".parse().unwrap()),
     };
     let neighbors = NeighborList {
         neighbors: vec![next_hop()],

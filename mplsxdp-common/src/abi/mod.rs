@@ -22,7 +22,7 @@ pub use counter_slots::CounterSlots;
 pub use delivery::Delivery;
 pub use ftn::{CHUNK_LINES, CHUNK_WORDS, Domain, FTN_ROOTS, LINE_WORDS, MAX_CHUNKS};
 pub use police::Police;
-pub use port::{PortWord, SubInterfaceKey};
+pub use port::{LabelRange, PortWord, SubInterfaceKey};
 pub use reason::{Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, REDIRECT_LOST_SLOT, Reason};
 pub use route_entry::{Op, RouteEntry, TtlPropagate};
 pub use settings::{Checksum, Settings, TtlMode, UnknownPolicy};
@@ -30,7 +30,7 @@ pub use stack::LabelStack;
 pub use watch::Watch;
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -43,6 +43,7 @@ pub mod map {
     pub const FTN_ROOTS: &str = "FTN_ROOTS";
     pub const FTN: &str = "FTN";
     pub const PORTS: &str = "PORTS";
+    pub const LABEL_RANGES: &str = "LABEL_RANGES";
     pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
     pub const TX_PORTS: &str = "TX_PORTS";
     pub const INTERFACES: &str = "INTERFACES";
@@ -91,6 +92,10 @@ pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 pub const MAX_FTN: u32 = 1 << 20;
 /// Size of `PORTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;
+/// The most ranges of labels that a port is restricted to.
+pub const MAX_LABEL_RANGES: usize = 8;
+/// Words of one port in `LABEL_RANGES`: room for the old ranges and the new ones during a change.
+pub const LABEL_RANGE_WORDS: usize = 2 * MAX_LABEL_RANGES;
 /// Receive queues of one port in `XSKS`. Frames that arrive on a higher queue do not reach the slow path.
 pub const MAX_QUEUES: u32 = 128;
 /// Slots for the reasons of one port in `REASON_COUNTERS`, followed by those for each [`Loss`] of the punted reasons.

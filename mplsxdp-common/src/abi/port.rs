@@ -2,7 +2,7 @@
 
 use super::Domain;
 use super::word::{mac_word, word_mac};
-use crate::wire::Mac;
+use crate::wire::{Label, Mac};
 
 /// Key of `SUB_INTERFACES`: the port at which a frame arrived and the VLAN identifiers in its tags, in one 64-bit word:
 /// bits 0-15 the inner VID (0: no second tag), 16-31 the outer, 32-63 the port's number.
@@ -39,6 +39,8 @@ impl PortWord {
     pub const KERNEL_VLAN: u8 = 8;
     /// A hint: the port's domain of the FTN has no entries, so IP packets are left to the kernel without a look-up.
     pub const NO_PREFIXES: u8 = 16;
+    /// Of labels that are looked up, only those of a [`LabelRange`] of the port are accepted.
+    pub const RANGES: u8 = 32;
 
     /// A port outside of VRFs.
     pub const fn new(mac: Mac, flags: u8) -> Self {
@@ -56,6 +58,11 @@ impl PortWord {
         let hint = none && self.has(Self::IMPOSE) && !self.has(Self::LOCAL);
         let bit = (Self::NO_PREFIXES as u64) << 48;
         Self(if hint { self.0 | bit } else { self.0 & !bit })
+    }
+
+    /// Whether labelled frames are accepted, whatever their labels are.
+    pub const fn accepts_any_label(self) -> bool {
+        (self.0 >> 48) as u8 & (Self::MPLS | Self::RANGES) == Self::MPLS
     }
 
     pub const fn from_bits(bits: u64) -> Self {
@@ -82,6 +89,50 @@ impl PortWord {
 
     pub const fn has(self, flag: u8) -> bool {
         (self.0 >> 48) as u8 & flag != 0
+    }
+}
+
+/// One of the words of a port in `LABEL_RANGES`: the first label of the range (bits 0-31) and the last (bits 32-63). All
+/// zero: no range.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct LabelRange(u64);
+
+impl LabelRange {
+    pub const NONE: Self = Self(0);
+
+    /// `first` is not a special-purpose label.
+    pub const fn new(first: Label, last: Label) -> Self {
+        Self(first.get() as u64 | (last.get() as u64) << 32)
+    }
+
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub const fn first(self) -> u32 {
+        self.0 as u32
+    }
+
+    pub const fn last(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// For labels that are not special-purpose labels.
+    pub const fn contains(self, label: Label) -> bool {
+        self.outside(label) == 0
+    }
+
+    /// 0 for labels of the range, 1 for others. Without a branch, so that many can be combined without any.
+    #[inline(always)]
+    pub const fn outside(self, label: Label) -> u64 {
+        let length = self.last().wrapping_sub(self.first()) as u64;
+        let place = label.get().wrapping_sub(self.first()) as u64;
+        length.wrapping_sub(place) >> 63
     }
 }
 

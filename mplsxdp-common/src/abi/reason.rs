@@ -80,6 +80,8 @@ reasons! {
     ChecksumFinished = 16, "checksum-finished", "Linux CHECKSUM_PARTIAL";
     #[doc = "Left to the kernel untouched, as the label's route says (`pass`, `dev lo pass`)."]
     PassRoute = 17, "pass-route", "Linux mpls_router";
+    #[doc = "A label that is in none of the ranges to which the port is restricted."]
+    LabelNotAccepted = 18, "label-not-accepted", "RFC 4381 section 3.2, RFC 5920 section 8.1";
 }
 
 impl Reason {
@@ -102,7 +104,8 @@ impl Reason {
             | Self::NoPort
             | Self::UnknownVlan
             | Self::NoFtn
-            | Self::PassRoute => false,
+            | Self::PassRoute
+            | Self::LabelNotAccepted => false,
         }
     }
 

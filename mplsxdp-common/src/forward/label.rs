@@ -4,16 +4,18 @@ use super::egress::Egress;
 use super::frame::{Frame, store};
 use super::ip::Ip;
 use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{LabelStack, MAX_PUSH, Op, Reason, RouteEntry, TtlMode, TtlPropagate};
+use crate::abi::{LabelStack, MAX_PUSH, Op, PortWord, Reason, RouteEntry, TtlMode, TtlPropagate};
 use crate::hash::flow_hash;
 use crate::ip::Family;
 use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
 
-/// Pops this router's own labels, beginning with the first label at `l2_len`. Nothing is written yet.
+/// Pops this router's own labels, beginning with the first label at `l2_len`. Of the labels that are looked up, the first
+/// `accepted` are accepted. Nothing is written yet.
 #[inline(always)]
 pub(super) fn pop_local<F: Frame, T: PortView>(
     frame: &F,
     tables: &T,
+    accepted: usize,
     l2_len: usize,
     unfinished: usize,
 ) -> Checked<Left> {
@@ -29,6 +31,9 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
         } else {
             handed_down as u8
         };
+        if pops == accepted {
+            return Err(Reason::LabelNotAccepted);
+        }
         let (entry, family) = ilm(frame, tables, lse)?;
         if ttl <= 1 {
             return Err(Reason::TtlExpired);
@@ -97,6 +102,42 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
     }
     Err(Reason::Malformed)
 }
+
+/// How many of the labels from `offset` on are in ranges of port `number`, up to the first one that is not. They count if
+/// they can be looked up, so entropy labels do not. Special-purpose labels are accepted.
+#[inline(never)]
+pub(super) fn accepted_labels<F: Frame, T: PortView>(
+    frame: &F,
+    tables: &T,
+    port: u64,
+    number: u32,
+    mut offset: usize,
+) -> usize {
+    for accepted in 0..ALL_LABELS {
+        // A frame that ends here is malformed, which is found where this label is looked up.
+        let Ok(lse) = load_lse(frame, offset) else {
+            return ALL_LABELS;
+        };
+        let label = lse.label();
+        if !label.is_special() && !tables.accepts_label(PortWord::from_bits(port), number, label) {
+            return accepted;
+        }
+        let mut bottom = lse.bottom();
+        offset += LSE_LEN;
+        if label == Label::ENTROPY_INDICATOR && !bottom {
+            bottom = load_lse(frame, offset).is_ok_and(Lse::bottom);
+            offset += LSE_LEN;
+        }
+        if bottom {
+            return ALL_LABELS;
+        }
+        offset = frame.opaque(offset) & OFFSET_MASK;
+    }
+    ALL_LABELS
+}
+
+/// As many labels as are looked up at most.
+pub(super) const ALL_LABELS: usize = MAX_LOCAL_POPS + 1;
 
 /// The kernel also has a route for a popped label. If this is the only bit set, this holds for all of them.
 const THE_KERNELS: usize = 1;

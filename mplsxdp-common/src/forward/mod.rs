@@ -22,7 +22,7 @@ pub use arrival::{Arrival, arrival_port};
 pub use frame::Frame;
 pub(crate) use frame::load_u16;
 use ip::{Ip, hand_up, impose};
-use label::{Left, Top, ilm, label_operation, one_next_hop, pop_local};
+use label::{ALL_LABELS, Left, Top, accepted_labels, ilm, label_operation, one_next_hop, pop_local};
 
 /// How many labels in one frame may be this router's own (`dev lo`, explicit null, entropy indicator) before another
 /// look-up.
@@ -43,6 +43,8 @@ pub trait PortView {
     fn settings(&self) -> Settings;
     /// Zero if no port has this number.
     fn port(&self, number: u32) -> PortWord;
+    /// Whether a label is in one of the ranges of the port with this word and number, which are read after its word.
+    fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool;
     /// The number of a sub-interface.
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
     /// [`RouteEntry::EMPTY`] if there is no route.
@@ -120,7 +122,7 @@ pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
     {
         let port = tables.port(tables.settings().port());
         match u16::from_be_bytes(*ethertype) {
-            ETH_P_MPLS_UC if trusts && port.is_destination(*start) && port.has(PortWord::MPLS) => {
+            ETH_P_MPLS_UC if trusts && port.is_destination(*start) && port.accepts_any_label() => {
                 match switch(frame, tables, Lse::from_bytes(*lse)) {
                     Ok(Some(verdict)) => return verdict,
                     Ok(None) => {}
@@ -231,14 +233,20 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
     // Keeps the verifier from processing what follows once for each number of tags.
     let l2_len = frame.opaque(arrival.l2_len) & L2_LEN_MASK;
     let (ip, popped) = match arrival.ethertype {
-        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => match pop_local(frame, tables, l2_len, unfinished)? {
-            Left::Label(entry, top) => {
-                let slot = entry.slot();
-                let entry = one_next_hop(frame, tables, entry, top.offset);
-                return label_operation(frame, tables, entry, slot, top);
+        ETH_P_MPLS_UC if port.has(PortWord::MPLS) => {
+            let accepted = match port.has(PortWord::RANGES) {
+                true => accepted_labels(frame, tables, port.to_bits(), number, l2_len),
+                false => ALL_LABELS,
+            };
+            match pop_local(frame, tables, frame.opaque(accepted), l2_len, unfinished)? {
+                Left::Label(entry, top) => {
+                    let slot = entry.slot();
+                    let entry = one_next_hop(frame, tables, entry, top.offset);
+                    return label_operation(frame, tables, entry, slot, top);
+                }
+                Left::Ip(ip) => (ip, true),
             }
-            Left::Ip(ip) => (ip, true),
-        },
+        }
         ETH_P_MPLS_UC => return Err(Reason::PortDisabled),
         ETH_P_IP | ETH_P_IPV6 if port.has(PortWord::IMPOSE) => {
             let family = Family::of(arrival.ethertype);

@@ -1,5 +1,6 @@
 //! `link` and `neigh`: ports, and the next hops behind them.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,18 +11,20 @@ use serde::Serialize;
 use super::output::{Output, aligned};
 use super::{Failure, Session, verb};
 use crate::control::api::{
-    BackupState, Checksum, KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, ReasonCounter, ViaAddress,
-    ViaFamily,
+    AddLink, BackupState, Checksum, KernelCounters, KernelNeighbor, Link, LinkCounters, NextHopState, ReasonCounter,
+    SetLink, ViaAddress, ViaFamily,
 };
 use crate::kernel::netns::shell_prefix;
 
 pub const HELP: &str = "\
 Verbs:
   link show [IFACE]               -s: the kernel's counters, and exceptions by reason
-  link add IFACE [tx-only] [checksum {finish|trust}]
+  link add IFACE [tx-only] [accept-labels RANGES] [checksum {finish|trust}]
                                   make an interface, or a VLAN on it (eth1.100, eth1.100.10), a port
   link del IFACE                  remove the port; the interface stays
-  link set IFACE mpls {on|off}    accept labelled frames, or drop them; use `ip link set` for the rest";
+  link set IFACE [mpls {on|off}] [accept-labels {all|RANGES}]
+                                  accept labelled frames, those with some labels (100-199,300), or none; use
+                                  `ip link set` for the rest";
 
 pub const NEIGH_HELP: &str = "\
 Verbs:
@@ -63,37 +66,82 @@ pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
         (Verb::Show, []) => show(None, session),
         (Verb::Show, [name]) => show(Some(name), session),
         (Verb::Add, [name, options @ ..]) => {
-            let (tx_only, checksum) = add_options(options)
+            let add = add_options(name, options)
                 .ok_or_else(|| Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}")))??;
-            Ok(session.client()?.add_link(name, tx_only, checksum)?)
+            Ok(session.client()?.add_link(&add)?)
         }
         (Verb::Delete, [name]) => Ok(session.client()?.delete_link(name)?),
-        (Verb::Set, [name, "mpls", "on"]) => Ok(session.client()?.set_link(name, true)?),
-        (Verb::Set, [name, "mpls", "off"]) => Ok(session.client()?.set_link(name, false)?),
+        (Verb::Set, [name, options @ ..]) => {
+            let set = set_options(name, options)
+                .ok_or_else(|| Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}")))??;
+            Ok(session.client()?.set_link(&set)?)
+        }
         _ => Err(Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}"))),
     }
 }
 
 /// The options of `link add` after the name, in any order; `None` if there is anything else.
-fn add_options(mut words: &[&str]) -> Option<Result<(bool, Option<Checksum>), Failure>> {
-    let (mut tx_only, mut checksum) = (false, None);
+fn add_options(name: &str, mut words: &[&str]) -> Option<Result<AddLink, Failure>> {
+    let mut add = AddLink {
+        ifname: name.to_owned(),
+        tx_only: None,
+        accept_labels: None,
+        checksum: None,
+    };
     loop {
         words = match words {
-            [] => return Some(Ok((tx_only, checksum))),
-            ["tx-only", rest @ ..] if !tx_only => {
-                tx_only = true;
+            [] => return Some(Ok(add)),
+            ["tx-only", rest @ ..] if add.tx_only.is_none() => {
+                add.tx_only = Some(true);
                 rest
             }
-            ["checksum", value, rest @ ..] if checksum.is_none() => {
-                match value.parse::<Checksum>() {
-                    Ok(value) => checksum = Some(value),
-                    Err(error) => return Some(Err(Failure::Usage(error.to_string()))),
+            ["accept-labels", value, rest @ ..] if add.accept_labels.is_none() => {
+                match value.parse() {
+                    Ok(value) => add.accept_labels = Some(value),
+                    Err(error) => return Some(Err(usage(&error))),
+                }
+                rest
+            }
+            ["checksum", value, rest @ ..] if add.checksum.is_none() => {
+                match value.parse() {
+                    Ok(value) => add.checksum = Some(value),
+                    Err(error) => return Some(Err(usage(&error))),
                 }
                 rest
             }
             _ => return None,
         }
     }
+}
+
+/// Those of `link set`, of which there must be one.
+fn set_options(name: &str, mut words: &[&str]) -> Option<Result<SetLink, Failure>> {
+    let mut set = SetLink {
+        ifname: name.to_owned(),
+        mpls: None,
+        accept_labels: None,
+    };
+    loop {
+        words = match words {
+            [] => return (set.mpls.is_some() || set.accept_labels.is_some()).then_some(Ok(set)),
+            ["mpls", value @ ("on" | "off"), rest @ ..] if set.mpls.is_none() => {
+                set.mpls = Some(*value == "on");
+                rest
+            }
+            ["accept-labels", value, rest @ ..] if set.accept_labels.is_none() => {
+                match value.parse() {
+                    Ok(value) => set.accept_labels = Some(value),
+                    Err(error) => return Some(Err(usage(&error))),
+                }
+                rest
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn usage(error: &impl Display) -> Failure {
+    Failure::Usage(error.to_string())
 }
 
 pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
@@ -535,5 +583,8 @@ fn mpls(link: &Link) -> String {
         (_, _, true) => "mpls on",
         (_, _, false) => "mpls off",
     };
-    format!("{mpls}{}", if link.local { " local" } else { "" })
+    let accept = link.accept_labels.as_ref().filter(|_| link.mpls);
+    let accept = accept.map(|ranges| format!(" accept-labels {ranges}"));
+    let local = if link.local { " local" } else { "" };
+    format!("{mpls}{}{local}", accept.unwrap_or_default())
 }

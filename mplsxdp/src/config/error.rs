@@ -78,6 +78,8 @@ pub enum Reason {
     LocalIsPort(String),
     #[error("`mpls-off` names `{0}`, which is not in `iface`: add it there")]
     MplsOff(String),
+    #[error("`accept-labels` names `{0}`, which is not in `iface`: add it there")]
+    AcceptLabels(String),
     #[error("`checksum` names `{0}`, which is not an interface that is loaded: add it to `iface` or `tx-only`")]
     Checksum(String),
     #[error(transparent)]

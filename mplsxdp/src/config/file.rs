@@ -268,6 +268,7 @@ mod tests {
             tx-only = ["eth3"]
             local = "own"
             mpls-off = ["eth2"]
+            accept-labels = ["eth1=100-199,300"]
             kernel-route = ["10.4.4.0/24 src 10.0.0.1"]
             instance = "pe1"
             netns = "r1"
@@ -307,10 +308,11 @@ mod tests {
             name: name.into(),
             tx_only,
             mpls: !tx_only,
+            accept_labels: crate::dataplane::label_ranges::AcceptLabels::default(),
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:38:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:39:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -318,6 +320,7 @@ mod tests {
                 iface: vec!["eth1".into(), "eth2".into()],
                 tx_only: vec!["eth3".into()],
                 mpls_off: vec!["eth2".into()],
+                accept_labels: vec!["eth1=100-199,300".parse().unwrap()],
                 local: Some("own".into()),
                 kernel_route: vec!["10.4.4.0/24 src 10.0.0.1".parse().unwrap()],
                 instance: "pe1".into(),
@@ -357,7 +360,11 @@ mod tests {
             mpls: false,
             ..port("eth2", false)
         };
-        assert_eq!(config.ports, [port("eth1", false), off, port("eth3", true)]);
+        let restricted = PortConfig {
+            accept_labels: "100-199,300".parse().unwrap(),
+            ..port("eth1", false)
+        };
+        assert_eq!(config.ports, [restricted, off, port("eth3", true)]);
         assert_eq!(config.icmp_source_v4, Some(Ipv4Addr::new(192, 0, 2, 1)));
         assert_eq!(config.icmp_source_v6, Some("2001:db8::1".parse().unwrap()));
         let lines = [
@@ -509,7 +516,7 @@ instance = "../up"
                 "f.toml:3:10: `stacks`: invalid type: string \"many\", expected a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl`: invalid value: integer `256`, expected a number, 1 to 255",
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
-                "f.toml:6:1: unknown key `mtu`; the keys are checksum, counter-slots, fix-peers, groups, guard, hash-seed, hold, \
+                "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, checksum, counter-slots, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
                  log-exceptions, mode, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",

@@ -22,13 +22,14 @@ use serde_json::Value;
 
 use crate::control::Instance;
 use crate::control::api::Checksum;
+use crate::dataplane::label_ranges::AcceptLabels;
 use crate::rib::Preferences;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
 pub use error::{ConfigError, Problem, Reason};
 pub use options::{DEFAULT_LOCAL, Options};
 pub use sync::{Span, SyncSource, SyncTable};
-pub use values::{ChecksumMode, Number, Preference, Rate, TtlPropagation, UnknownPolicy};
+pub use values::{ChecksumMode, Number, PortLabels, Preference, Rate, TtlPropagation, UnknownPolicy};
 
 /// The burst that a rate limit per second allows: 50 ms of it, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
@@ -68,6 +69,7 @@ pub struct PortConfig {
     pub tx_only: bool,
     /// Accepts labelled frames.
     pub mpls: bool,
+    pub accept_labels: AcceptLabels,
     /// How unfinished checksums are treated; `None`: the default for the kind of interface.
     pub checksum: Option<Checksum>,
 }
@@ -126,10 +128,16 @@ impl Config {
                 mode: port.checksum?,
             })
         };
+        let accepted = |port: &PortConfig| {
+            let accept = port.accept_labels;
+            let iface = port.name.clone();
+            accept.0.is_some().then_some(PortLabels { iface, accept })
+        };
         let options = Options {
             iface: names(|port| !port.tx_only),
             tx_only: names(|port| port.tx_only),
             mpls_off: names(|port| !port.tx_only && !port.mpls),
+            accept_labels: ports.iter().filter_map(accepted).collect(),
             checksum: ports.iter().filter_map(checksum).collect(),
             local,
             wait: self.options.wait || waits,
@@ -249,13 +257,14 @@ impl Given {
         options.sync = [line.sync, file.sync].concat();
         options.sync_table = [line.sync_table, file.sync_table].concat();
         // The last one wins.
+        options.accept_labels = [file.accept_labels, line.accept_labels].concat();
         options.checksum = [file.checksum, line.checksum].concat();
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
                 "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "prefer" | "sync"
                 | "sync-table" => [of_line, of_file].concat(),
-                "checksum" => [of_file, of_line].concat(),
+                "accept-labels" | "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
             };
             self.places.insert(name, places);
@@ -324,6 +333,7 @@ impl Given {
                             name,
                             tx_only,
                             mpls: !tx_only,
+                            accept_labels: AcceptLabels::default(),
                             checksum: None,
                         }),
                         Err(error) => self.refuse_option(option, index, error),
@@ -332,6 +342,7 @@ impl Given {
             }
         }
         self.set_mpls(&mut ports);
+        self.set_accepted_labels(&mut ports);
         self.set_checksums(&mut ports);
         if let Some(local) = self.options.local.clone() {
             if let Err(error) = check_new_interface(&local) {
@@ -379,6 +390,18 @@ impl Given {
             match ports.iter_mut().find(|port| port.name == name) {
                 Some(port) if !port.tx_only => port.mpls = false,
                 _ if self.knows_interfaces() => self.refuse_option("mpls-off", index, Reason::MplsOff(name)),
+                _ => {}
+            }
+        }
+    }
+
+    fn set_accepted_labels(&mut self, ports: &mut [PortConfig]) {
+        for (index, PortLabels { iface, accept }) in self.options.accept_labels.clone().into_iter().enumerate() {
+            match ports.iter_mut().find(|port| port.name == iface) {
+                Some(port) if !port.tx_only => port.accept_labels = accept,
+                _ if self.knows_interfaces() => {
+                    self.refuse_option("accept-labels", index, Reason::AcceptLabels(iface));
+                }
                 _ => {}
             }
         }

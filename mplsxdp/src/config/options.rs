@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::sync::{Span, SyncSource, SyncTable};
-use super::values::{ChecksumMode, Number, Preference, Rate, TtlPropagation, UnknownPolicy};
+use super::values::{ChecksumMode, Number, PortLabels, Preference, Rate, TtlPropagation, UnknownPolicy};
 use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::UnknownChecksum;
 use crate::dataplane::XdpMode;
@@ -36,6 +36,9 @@ pub struct Options {
     /// One of --iface that accepts no labelled frames until `link set IFACE mpls on` (repeatable).
     #[arg(long, value_name = "IFACE")]
     pub mpls_off: Vec<String>,
+    /// The labels that one of --iface accepts, as up to 8 ranges; frames with others are dropped (repeatable).
+    #[arg(long, value_name = "IFACE=RANGES")]
+    pub accept_labels: Vec<PortLabels>,
     /// Make an interface for this machine's own packets: routes for prefixes impose labels on packets sent into it
     /// [NAME: mpls0].
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
@@ -152,6 +155,7 @@ impl Default for Options {
             iface: Vec::new(),
             tx_only: Vec::new(),
             mpls_off: Vec::new(),
+            accept_labels: Vec::new(),
             local: None,
             kernel_route: Vec::new(),
             instance: DEFAULT_INSTANCE.into(),
@@ -190,10 +194,11 @@ impl Default for Options {
 }
 
 /// Options that a reload applies to the running instance.
-const RELOADED: [&str; 10] = [
+const RELOADED: [&str; 11] = [
     "iface",
     "tx-only",
     "mpls-off",
+    "accept-labels",
     "checksum",
     "kernel-route",
     "wait",

@@ -9,6 +9,7 @@ use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::control::api::{Checksum, UnknownChecksum};
+use crate::dataplane::label_ranges::{AcceptLabels, InvalidLabelRanges};
 use crate::route::{Source, UnknownSource};
 use crate::text::serde_as_text;
 
@@ -158,6 +159,44 @@ impl fmt::Display for ChecksumMode {
 }
 
 serde_as_text!(ChecksumMode);
+
+/// `eth1=100-199,300`: the labels that an interface accepts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortLabels {
+    pub iface: String,
+    pub accept: AcceptLabels,
+}
+
+/// Why a text is not a [`PortLabels`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidPortLabels {
+    #[error("`{0}` is not IFACE=RANGES, such as eth1=100-199,300")]
+    Form(Box<str>),
+    #[error(transparent)]
+    Ranges(#[from] InvalidLabelRanges),
+}
+
+impl FromStr for PortLabels {
+    type Err = InvalidPortLabels;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPortLabels> {
+        let (iface, accept) = text
+            .rsplit_once('=')
+            .ok_or_else(|| InvalidPortLabels::Form(text.into()))?;
+        Ok(Self {
+            iface: iface.to_owned(),
+            accept: accept.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for PortLabels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.iface, self.accept)
+    }
+}
+
+serde_as_text!(PortLabels);
 
 /// `kernel=5`: the preference of an owner's routes over those of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

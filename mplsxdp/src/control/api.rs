@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use crate::dataplane::label_ranges::{AcceptLabels, LabelRanges, LabelsChange};
 use crate::lfib::next_hops::Position;
 use crate::lfib::spread::Spread;
 pub use crate::route::Mode as ChangeMode;
@@ -312,6 +313,9 @@ pub struct Link {
     pub put_back: u64,
     /// Whether labelled frames are accepted.
     pub mpls: bool,
+    /// The labels of those frames: ranges such as `100-199,300`; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_labels: Option<LabelRanges>,
     pub tx_only: bool,
     /// The far end of the veth pair for this machine's own packets.
     pub local: bool,
@@ -805,6 +809,9 @@ pub struct AddLink {
     pub ifname: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_only: Option<bool>,
+    /// `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_labels: Option<AcceptLabels>,
     /// `None`: the default for the kind of interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
@@ -817,12 +824,15 @@ pub struct DeleteLink {
     pub ifname: String,
 }
 
-/// Parameters of `SetLink`.
+/// Parameters of `SetLink`; `None` is left as it is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetLink {
     pub ifname: String,
-    pub mpls: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpls: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_labels: Option<AcceptLabels>,
 }
 
 /// Parameters of `ListLinks` and `ListNeighbors`.
@@ -1096,6 +1106,7 @@ pub enum Request {
     AddLink {
         name: String,
         tx_only: bool,
+        accept: AcceptLabels,
         checksum: Option<Checksum>,
     },
     DeleteLink {
@@ -1103,7 +1114,7 @@ pub enum Request {
     },
     SetLink {
         name: String,
-        mpls: bool,
+        labels: LabelsChange,
     },
     /// Up to `limit` next hops after `after`, in their order.
     ListNeighbors {

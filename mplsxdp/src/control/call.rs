@@ -10,6 +10,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Method, Request, RouteFilter};
+use crate::dataplane::label_ranges::LabelsChange;
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
 use crate::route::{InvalidRoute, Route, RouteKey, RoutingTable, Rule, Source};
@@ -276,11 +277,13 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             let api::AddLink {
                 ifname: name,
                 tx_only,
+                accept_labels,
                 checksum,
             } = parameters(raw)?;
             Ok(Command::Ask(Request::AddLink {
                 name,
                 tx_only: tx_only.unwrap_or(false),
+                accept: accept_labels.unwrap_or_default(),
                 checksum,
             }))
         }
@@ -289,8 +292,16 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             Ok(Command::Ask(Request::DeleteLink { name }))
         }
         Method::SetLink => {
-            let api::SetLink { ifname: name, mpls } = parameters(raw)?;
-            Ok(Command::Ask(Request::SetLink { name, mpls }))
+            let api::SetLink {
+                ifname: name,
+                mpls,
+                accept_labels: accept,
+            } = parameters(raw)?;
+            let labels = LabelsChange { mpls, accept };
+            if labels == LabelsChange::default() {
+                return Err(invalid("parameters", "`mpls` or `accept_labels` must be given"));
+            }
+            Ok(Command::Ask(Request::SetLink { name, labels }))
         }
         Method::ListNeighbors => {
             let api::WithCounters { counters } = parameters(raw)?;

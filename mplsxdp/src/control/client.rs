@@ -291,15 +291,8 @@ impl Client {
         self.list("ListLinks", &with(counters), |api::LinkList { links }| links)
     }
 
-    pub fn add_link(&mut self, name: &str, tx_only: bool, checksum: Option<api::Checksum>) -> Result<(), ClientError> {
-        let Nothing {} = self.call(
-            "AddLink",
-            &api::AddLink {
-                ifname: name.into(),
-                tx_only: Some(tx_only),
-                checksum,
-            },
-        )?;
+    pub fn add_link(&mut self, link: &api::AddLink) -> Result<(), ClientError> {
+        let Nothing {} = self.call("AddLink", link)?;
         Ok(())
     }
 
@@ -308,14 +301,8 @@ impl Client {
         Ok(())
     }
 
-    pub fn set_link(&mut self, name: &str, mpls: bool) -> Result<(), ClientError> {
-        let Nothing {} = self.call(
-            "SetLink",
-            &api::SetLink {
-                ifname: name.into(),
-                mpls,
-            },
-        )?;
+    pub fn set_link(&mut self, link: &api::SetLink) -> Result<(), ClientError> {
+        let Nothing {} = self.call("SetLink", link)?;
         Ok(())
     }
 

@@ -149,13 +149,17 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         Request::AddLink {
             name,
             tx_only,
+            accept,
             checksum,
         } => (
             "AddLink",
-            json!({ "ifname": name, "tx_only": tx_only, "checksum": checksum }),
+            json!({ "ifname": name, "tx_only": tx_only, "accept_labels": accept, "checksum": checksum }),
         ),
         Request::DeleteLink { name } => ("DeleteLink", json!({ "ifname": name })),
-        Request::SetLink { name, mpls } => ("SetLink", json!({ "ifname": name, "mpls": mpls })),
+        Request::SetLink { name, labels } => (
+            "SetLink",
+            json!({ "ifname": name, "mpls": labels.mpls, "accept_labels": labels.accept }),
+        ),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
         Request::GetSync => ("GetSync", json!({})),
         Request::CheckSync { repair } => ("CheckSync", json!({ "repair": repair })),

@@ -36,6 +36,7 @@ pub const SHARED_MAPS: &[&str] = &[
     map::FTN_ROOTS,
     map::FTN,
     map::PORTS,
+    map::LABEL_RANGES,
     map::SUB_INTERFACES,
     map::TX_PORTS,
     map::INTERFACES,

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_GROUPS, Domain, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord,
-    Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
+    Adjacency, Counter, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS,
+    PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -44,6 +44,7 @@ pub struct MemoryTables {
     pub ftn: BTreeMap<FtnKey, RouteEntry>,
     trie: Trie<Heap>,
     pub ports: HashMap<u16, PortWord>,
+    pub label_ranges: HashMap<u16, Vec<LabelRange>>,
     /// The interfaces that frames are redirected to, by port.
     pub tx_ports: HashMap<u16, u32>,
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
@@ -91,6 +92,7 @@ impl MemoryTables {
             ftn: BTreeMap::new(),
             trie: Trie::new(Heap::default()),
             ports: HashMap::new(),
+            label_ranges: HashMap::new(),
             tx_ports: HashMap::new(),
             sub_interfaces: HashMap::new(),
             hash_seed: 0,
@@ -254,6 +256,10 @@ impl Tables for MemoryTables {
         self.ports.insert(port, word);
     }
 
+    fn store_label_ranges(&mut self, port: u16, ranges: &[LabelRange]) {
+        self.label_ranges.insert(port, ranges.to_vec());
+    }
+
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
         self.tx_ports.insert(port, ifindex);
         Ok(())
@@ -345,6 +351,11 @@ impl forward::PortView for AtPort<'_> {
         let number = u16::try_from(number).unwrap_or(u16::MAX);
         let word = self.tables.ports.get(&number).copied().unwrap_or_default();
         word.with_no_prefixes(self.tables.trie.is_empty(word.domain()))
+    }
+
+    fn accepts_label(&self, _port: PortWord, number: u32, label: Label) -> bool {
+        let ranges = self.tables.label_ranges.get(&(number as u16));
+        ranges.is_some_and(|ranges| ranges.iter().any(|range| range.contains(label)))
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {

@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod grace;
 pub mod inject;
 pub mod kernel;
+pub mod label_ranges;
 pub mod loader;
 mod mapped;
 pub mod memory;
@@ -24,7 +25,7 @@ pub mod release;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, Domain, LabelStack, Loss, PortWord, Reason, RouteEntry, SubInterfaceKey,
+    Adjacency, Counter, Domain, LabelRange, LabelStack, Loss, PortWord, Reason, RouteEntry, SubInterfaceKey,
 };
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,10 @@ pub trait Tables {
     fn await_ftn_room(&mut self) -> Option<GracePeriod>;
 
     fn store_port(&mut self, port: u16, word: PortWord);
+
+    /// Restricts a port whose word says so to the labels of these ranges, at most [`MAX_LABEL_RANGES`]. Labels that are in
+    /// the old ranges and in these are accepted all the time.
+    fn store_label_ranges(&mut self, port: u16, ranges: &[LabelRange]);
 
     /// Lets frames be redirected to `port`. If several ports are on an interface, frames that its driver refuses count
     /// for the first.

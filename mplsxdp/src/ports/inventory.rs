@@ -17,6 +17,7 @@ use super::programs::ProgramState;
 use super::sub_interface::{self, SubInterface, Tags};
 use super::waiting::{Retry, Waiting, WaitingPorts};
 use crate::control::api::Checksum;
+use crate::dataplane::label_ranges::{AcceptLabels, LabelsChange};
 use crate::dataplane::{GracePeriod, Tables, XdpMode};
 use crate::neighbour::links::Links;
 use crate::neighbour::{LinkInfo, Peer, Vrf};
@@ -52,15 +53,26 @@ pub struct Wish {
     pub role: Role,
     /// Labelled frames are accepted.
     pub mpls: bool,
+    /// Those with these labels.
+    pub accept_labels: AcceptLabels,
     /// What to do about unfinished checksums; `None`: what the kind of interface needs.
     pub checksum: Option<Checksum>,
 }
 
 impl Wish {
+    /// The part of it that [`Ports::set_labels`] can change.
+    pub fn labels(&self) -> LabelsChange {
+        LabelsChange {
+            mpls: Some(self.mpls),
+            accept: Some(self.accept_labels),
+        }
+    }
+
     pub fn new(role: Role, checksum: Option<Checksum>) -> Self {
         Self {
             role,
             mpls: role == Role::Switching,
+            accept_labels: AcceptLabels::default(),
             checksum,
         }
     }
@@ -75,6 +87,7 @@ pub struct Port {
     mtu: u32,
     role: Role,
     mpls: bool,
+    accept_labels: AcceptLabels,
     /// The kernel accepts labels there, or its settings are not followed.
     kernel_input: bool,
     /// As configured.
@@ -174,6 +187,11 @@ impl Port {
         self.mpls
     }
 
+    /// How many ranges of labels it is restricted to; 0: it is not.
+    pub fn label_ranges(&self) -> usize {
+        self.accept_labels.0.map_or(0, |ranges| ranges.as_slice().len())
+    }
+
     /// Whether labelled frames that arrive here are accepted.
     pub fn accepts_labels(&self) -> bool {
         self.mpls && self.kernel_input
@@ -183,6 +201,7 @@ impl Port {
         Wish {
             role: self.role,
             mpls: self.mpls,
+            accept_labels: self.accept_labels,
             checksum: self.checksum,
         }
     }
@@ -211,6 +230,9 @@ impl Port {
         let flags = match (self.role, self.accepts_labels()) {
             (Role::TxOnly | Role::ParentOnly, _) => 0,
             (Role::Local, _) => PortWord::IMPOSE | PortWord::LOCAL,
+            (Role::Switching, true) if self.accept_labels.0.is_some() => {
+                PortWord::IMPOSE | PortWord::MPLS | PortWord::RANGES
+            }
             (Role::Switching, true) => PortWord::IMPOSE | PortWord::MPLS,
             (Role::Switching, false) => PortWord::IMPOSE,
         };
@@ -219,6 +241,15 @@ impl Port {
             Place::SubInterface { device: None, .. } | Place::Interface { .. } => 0,
         };
         PortWord::new(self.mac, flags | kernel_vlan).with_domain(self.domain)
+    }
+
+    /// Publishes which labels it accepts, and then its word. The ranges stay if they do not hold any more: a frame may still
+    /// go by the old word.
+    fn store(&self, tables: &mut impl Tables) {
+        if let Some(ranges) = &self.accept_labels.0 {
+            tables.store_label_ranges(self.number, ranges.as_slice());
+        }
+        tables.store_port(self.number, self.word());
     }
 }
 
@@ -572,6 +603,7 @@ impl Ports {
             mtu: link.mtu,
             role: wish.role,
             mpls: wish.mpls,
+            accept_labels: wish.accept_labels,
             kernel_input: true,
             checksum: wish.checksum,
             retired: false,
@@ -588,7 +620,7 @@ impl Ports {
             },
         };
         info!(port = &*port.name, number, link_id = attached.link_id, "attached");
-        tables.store_port(number, port.word());
+        port.store(tables);
         self.ports.push(port);
         Ok(())
     }
@@ -597,7 +629,12 @@ impl Ports {
     pub fn add_sub_interface(
         &mut self,
         name: &str,
-        Wish { role, mpls, checksum }: Wish,
+        Wish {
+            role,
+            mpls,
+            accept_labels,
+            checksum,
+        }: Wish,
         plan: &SubInterfacePlan,
         tables: &mut impl Tables,
     ) -> Result<(), PortError> {
@@ -612,6 +649,7 @@ impl Ports {
             mtu: plan.mtu,
             role,
             mpls,
+            accept_labels,
             kernel_input: true,
             checksum,
             retired: false,
@@ -627,7 +665,7 @@ impl Ports {
             tables.clear_reason_counters(number)?;
         }
         tables.set_tx_port(number, ifindex)?;
-        tables.store_port(number, port.word());
+        port.store(tables);
         if let Some(tags) = port.tags()
             && let Err(error) = tables.insert_sub_interface(tags.key(parent), number)
         {
@@ -811,28 +849,30 @@ impl Ports {
     }
 
     /// Changes the role of a port that has its program.
-    pub fn set_role(&mut self, number: u16, Wish { role, mpls, .. }: Wish, tables: &mut impl Tables) {
+    pub fn set_role(&mut self, number: u16, wish: Wish, tables: &mut impl Tables) {
         if let Some(port) = self.get_mut(number) {
-            (port.role, port.mpls, port.retired) = (role, mpls, false);
-            info!(port = &*port.name, %role, "changed");
-            let word = port.word();
-            tables.store_port(number, word);
+            (port.role, port.mpls, port.retired) = (wish.role, wish.mpls, false);
+            port.accept_labels = wish.accept_labels;
+            info!(port = &*port.name, role = %wish.role, "changed");
+            port.store(tables);
         }
     }
 
-    pub fn set_mpls(&mut self, number: u16, mpls: bool, tables: &mut impl Tables) -> Result<(), PortError> {
+    /// Changes which labelled frames a port accepts.
+    pub fn set_labels(&mut self, number: u16, labels: LabelsChange, tables: &mut impl Tables) -> Result<(), PortError> {
         let Some(port) = self.get_mut(number) else {
             return Ok(());
         };
-        if mpls && port.role != Role::Switching {
+        let LabelsChange { mpls, accept } = labels;
+        if (mpls == Some(true) || accept.is_some()) && port.role != Role::Switching {
             return Err(PortError::NoLabels {
                 name: port.name.clone(),
                 role: port.role,
             });
         }
-        port.mpls = mpls;
-        let word = port.word();
-        tables.store_port(number, word);
+        port.mpls = mpls.unwrap_or(port.mpls);
+        port.accept_labels = accept.unwrap_or(port.accept_labels);
+        port.store(tables);
         Ok(())
     }
 

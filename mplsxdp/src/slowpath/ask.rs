@@ -204,6 +204,10 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.port
     }
 
+    fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool {
+        self.tables.accepts_label(port, number, label)
+    }
+
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
         self.tables.sub_interface(key)
     }
@@ -259,6 +263,10 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn port(&self, number: u32) -> PortWord {
         self.tables.port(number)
+    }
+
+    fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool {
+        self.tables.accepts_label(port, number, label)
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {

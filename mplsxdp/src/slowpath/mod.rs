@@ -312,6 +312,7 @@ impl SlowPath {
                 Reason::Malformed | Reason::ImplicitNull | Reason::SpecialLabel => Outcome::Malformed,
                 // An alert beneath an alert is malformed, which `ask` has reported.
                 Reason::PortDisabled
+                | Reason::LabelNotAccepted
                 | Reason::UnknownVlan
                 | Reason::NoFtn
                 | Reason::NoHeadroom

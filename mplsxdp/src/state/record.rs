@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::text::Writer;
 use super::{Batch, Part, Piece};
 use crate::control::api::Checksum;
+use crate::dataplane::label_ranges::LabelRanges;
 use crate::route::line::{self, Family};
 use crate::route::{Owner, Route, RouteKey, Source};
 use crate::strict;
@@ -37,6 +38,9 @@ pub struct Port {
     pub tx_only: bool,
     /// Accepts labelled frames.
     pub mpls: bool,
+    /// Only with these labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_labels: Option<LabelRanges>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
 }

@@ -50,6 +50,7 @@ fn port(name: &str, mpls: bool) -> Port {
         name: name.to_owned(),
         tx_only: false,
         mpls,
+        accept_labels: mpls.then(|| "100-199,300".parse().unwrap()),
         checksum: None,
     }
 }

@@ -184,11 +184,12 @@ impl<T: Tables> Switch<T> {
                     };
                     let (name, wish) = (port.name.clone(), wish(port));
                     let before = self.config.ports.iter().find(|before| before.name == name);
-                    let sets_mpls = before.is_some_and(|before| before.mpls != port.mpls);
+                    let sets_labels = before
+                        .is_some_and(|before| (before.mpls, before.accept_labels) != (port.mpls, port.accept_labels));
                     match self.change_port(&name, wish) {
-                        RoleChange::None if sets_mpls => {
+                        RoleChange::None if sets_labels => {
                             ports.pop_front();
-                            let is_set = self.set_link(&name, wish.mpls).is_some_and(|set| set.is_ok());
+                            let is_set = self.set_link(&name, wish.labels()).is_some_and(|set| set.is_ok());
                             load.changed.extend(is_set.then_some(name));
                         }
                         // Sockets for exceptions must be open on all queues first.
@@ -682,6 +683,7 @@ fn wish(port: &PortConfig) -> Wish {
     let role = if port.tx_only { Role::TxOnly } else { Role::Switching };
     Wish {
         mpls: port.mpls,
+        accept_labels: port.accept_labels,
         ..Wish::new(role, port.checksum)
     }
 }

@@ -13,6 +13,7 @@ use super::routes::{Reported, RouteChange};
 use super::{Call, Effect, NotPutBack, PortEvent, ProgramIds, Switch};
 use crate::control::api::{Changes, Refusal, Reply, Request};
 use crate::dataplane::Tables;
+use crate::dataplane::label_ranges::LabelsChange;
 use crate::dataplane::port::Interference;
 use crate::error;
 use crate::lfib::ChangeError;
@@ -205,6 +206,7 @@ impl<T: Tables> Switch<T> {
             Request::AddLink {
                 name,
                 tx_only,
+                accept,
                 checksum,
             } => match self.check_name(name) {
                 Ok(()) => {
@@ -213,7 +215,11 @@ impl<T: Tables> Switch<T> {
                         return None;
                     }
                     let role = if *tx_only { Role::TxOnly } else { Role::Switching };
-                    let adding = self.begin_adding(name.clone(), Wish::new(role, *checksum));
+                    let wish = Wish {
+                        accept_labels: *accept,
+                        ..Wish::new(role, *checksum)
+                    };
+                    let adding = self.begin_adding(name.clone(), wish);
                     return Some(Operation::Call(call, Some(adding)));
                 }
                 Err(error) => Err(error),
@@ -222,7 +228,7 @@ impl<T: Tables> Switch<T> {
                 Some(result) => result,
                 None => return self.refuse_unknown(call),
             },
-            Request::SetLink { name, mpls } => match self.set_link(name, *mpls) {
+            Request::SetLink { name, labels } => match self.set_link(name, *labels) {
                 Some(result) => result,
                 None => return self.refuse_unknown(call),
             },
@@ -276,15 +282,16 @@ impl<T: Tables> Switch<T> {
     }
 
     /// `None` if there is no such port.
-    pub(super) fn set_link(&mut self, name: &str, mpls: bool) -> Option<Result<(), PortError>> {
+    pub(super) fn set_link(&mut self, name: &str, labels: LabelsChange) -> Option<Result<(), PortError>> {
         if let Some(waiting) = self.ports.waiting_mut().get_mut(name)
             && waiting.wish.role == Role::Switching
         {
-            waiting.wish.mpls = mpls;
+            waiting.wish.mpls = labels.mpls.unwrap_or(waiting.wish.mpls);
+            waiting.wish.accept_labels = labels.accept.unwrap_or(waiting.wish.accept_labels);
             return Some(Ok(()));
         }
         let number = self.ports.number(name)?;
-        Some(self.ports.set_mpls(number, mpls, self.lfib.tables_mut()))
+        Some(self.ports.set_labels(number, labels, self.lfib.tables_mut()))
     }
 
     /// Checks that an interface with this name is not part of the local pair.

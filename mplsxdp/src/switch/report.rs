@@ -55,6 +55,7 @@ impl<T: Tables> Switch<T> {
                 name: name.to_owned(),
                 tx_only,
                 mpls: wish.mpls,
+                accept_labels: wish.accept_labels,
                 checksum: wish.checksum,
             })
         });
@@ -72,6 +73,7 @@ impl<T: Tables> Switch<T> {
             map::GROUPS => self.lfib.groups_in_use(),
             map::FTN => self.lfib.ftn_entries().v4 + self.lfib.ftn_entries().v6,
             map::PORTS | map::TX_PORTS => self.ports.len(),
+            map::LABEL_RANGES => self.ports.iter().map(|port| port.label_ranges()).sum(),
             map::INTERFACES => self.ports.iter().filter(|port| port.tags().is_none()).count(),
             map::SUB_INTERFACES => self.ports.iter().filter(|port| port.tags().is_some()).count(),
             map::ROUTE_COUNTERS => self.counted_routes(),
@@ -378,6 +380,7 @@ impl<T: Tables> Switch<T> {
                 program_id: attached.map_or(0, |program| program.program_id),
                 put_back: program.map_or(0, |program| program.put_back),
                 mpls: port.accepts_labels(),
+                accept_labels: port.wish().accept_labels.0,
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
                 parent_only: port.role() == Role::ParentOnly,
@@ -402,6 +405,7 @@ impl<T: Tables> Switch<T> {
             program_id: 0,
             put_back: 0,
             mpls: waiting.wish.mpls,
+            accept_labels: waiting.wish.accept_labels.0,
             tx_only: waiting.wish.role == Role::TxOnly,
             local: false,
             parent_only: false,

@@ -12,6 +12,7 @@ use super::{Effect, Switch};
 use crate::config::PortConfig;
 use crate::control::api::Changes;
 use crate::dataplane::Tables;
+use crate::dataplane::label_ranges::AcceptLabels;
 use crate::lfib::{Change, ChangeError, Mode};
 use crate::ports::{Role, Wish};
 use crate::route::filter::KeyFilter;
@@ -95,7 +96,9 @@ impl Saving {
         let mut added = Vec::new();
         for saved in self.ports.drain(..) {
             match ports.iter_mut().find(|port| port.name == saved.name) {
-                Some(port) if !port.tx_only => port.mpls = saved.mpls,
+                Some(port) if !port.tx_only => {
+                    (port.mpls, port.accept_labels) = (saved.mpls, AcceptLabels(saved.accept_labels));
+                }
                 Some(_) => {}
                 None => {
                     added.push(saved.name.clone());
@@ -103,6 +106,7 @@ impl Saving {
                         name: saved.name,
                         tx_only: saved.tx_only,
                         mpls: saved.mpls,
+                        accept_labels: AcceptLabels(saved.accept_labels),
                         checksum: saved.checksum,
                     });
                 }
@@ -258,7 +262,10 @@ impl<T: Tables> Switch<T> {
             .iter()
             .map(|port| (port.name.as_str(), port))
             .collect();
-        let other = wanted.filter(|(name, wish)| configured.get(name).is_none_or(|port| port.mpls != wish.mpls));
+        let is_as_configured =
+            |port: &&PortConfig, wish: Wish| (port.mpls, port.accept_labels) == (wish.mpls, wish.accept_labels);
+        let other =
+            wanted.filter(|(name, wish)| !configured.get(name).is_some_and(|port| is_as_configured(port, *wish)));
         other.map(|(name, wish)| saved_port(name, wish)).collect()
     }
 }
@@ -268,6 +275,7 @@ fn saved_port(name: &str, wish: Wish) -> Port {
         name: name.to_owned(),
         tx_only: wish.role == Role::TxOnly,
         mpls: wish.mpls,
+        accept_labels: wish.accept_labels.0,
         checksum: wish.checksum,
     }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::config::{Options, PortConfig};
 use crate::control::api::ChangeMode;
 use crate::dataplane::Capacity;
+use crate::dataplane::label_ranges::{AcceptLabels, LabelsChange};
 use crate::dataplane::memory::MemoryTables;
 use crate::dataplane::port::Interference;
 use crate::neighbour::fixture::link;
@@ -50,6 +51,7 @@ fn port(name: &str) -> PortConfig {
         name: name.into(),
         tx_only: false,
         mpls: true,
+        accept_labels: AcceptLabels::default(),
         checksum: None,
     }
 }
@@ -287,6 +289,7 @@ impl Rig {
         self.ask(Request::AddLink {
             name: name.into(),
             tx_only: false,
+            accept: AcceptLabels::default(),
             checksum: None,
         })
     }
@@ -1119,14 +1122,27 @@ fn links_are_added_set_listed_and_deleted() {
     assert!(refusal(rig.reply(failed).unwrap()).contains("cannot be attached to eth5"));
     assert!(rig.saw(|effect| matches!(effect, Effect::KeepPorts)));
 
-    let set = |name: &str, mpls| Request::SetLink {
+    let set = |name: &str, mpls, accept: Option<&str>| Request::SetLink {
         name: name.into(),
-        mpls,
+        labels: LabelsChange {
+            mpls,
+            accept: accept.map(|accept| accept.parse().unwrap()),
+        },
     };
-    rig.request(set("eth4", false)).unwrap();
+    rig.request(set("eth4", Some(false), None)).unwrap();
     let number = rig.switch.ports().number("eth4").unwrap();
     assert!(!rig.switch.tables().ports[&number].has(PortWord::MPLS));
-    assert!(refusal(rig.request(set("eth9", true))).contains("eth9 is not a port"));
+    assert!(refusal(rig.request(set("eth9", Some(true), None))).contains("eth9 is not a port"));
+    // The ranges stay when labels are refused altogether, and are in the table before the port's word says so.
+    rig.request(set("eth4", None, Some("300,100-199"))).unwrap();
+    assert!(!rig.switch.tables().ports[&number].has(PortWord::RANGES));
+    rig.request(set("eth4", Some(true), None)).unwrap();
+    assert!(rig.switch.tables().ports[&number].has(PortWord::RANGES));
+    let ranges = rig.switch.tables().label_ranges[&number].iter();
+    let ranges: Vec<_> = ranges.map(|range| (range.first(), range.last())).collect();
+    assert_eq!(ranges, [(100, 199), (300, 300)]);
+    rig.request(set("eth4", None, Some("all"))).unwrap();
+    assert!(rig.switch.tables().ports[&number].accepts_any_label());
     rig.ask(Request::ListLinks { counters: true });
     assert!(rig.saw(|effect| matches!(effect, Effect::ReplyLinks { links, .. } if links.len() == 4)));
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mplsxdp::control::api::{Checksum, Request};
 use mplsxdp::control::{Instance, RUN_DIR_VARIABLE};
+use mplsxdp::dataplane::label_ranges::{AcceptLabels, LabelsChange};
 use nix::sys::socket::MsgFlags;
 use serde_json::{Value, json};
 
@@ -1092,6 +1093,8 @@ fn links_are_changed() {
         "link add eth5 checksum trust tx-only",
         "link set dev eth1 mpls off",
         "link set eth1 mpls on",
+        "link set eth1 accept-labels 300,100-199",
+        "link set eth1 mpls on accept-labels all",
         "link del eth1",
     ] {
         assert_eq!(done(&fake, line), "");
@@ -1107,11 +1110,15 @@ fn links_are_changed() {
     let add = |name: &str, tx_only| Request::AddLink {
         name: name.into(),
         tx_only,
+        accept: AcceptLabels::default(),
         checksum: (name == "eth5").then_some(Checksum::Trust),
     };
-    let set = |mpls| Request::SetLink {
+    let set = |mpls, accept: Option<&str>| Request::SetLink {
         name: "eth1".into(),
-        mpls,
+        labels: LabelsChange {
+            mpls,
+            accept: accept.map(|accept| accept.parse().unwrap()),
+        },
     };
     assert_eq!(
         requests,
@@ -1119,8 +1126,10 @@ fn links_are_changed() {
             add("eth2", false),
             add("eth3", true),
             add("eth5", true),
-            set(false),
-            set(true),
+            set(Some(false), None),
+            set(Some(true), None),
+            set(None, Some("100-199,300")),
+            set(Some(true), Some("all")),
             Request::DeleteLink { name: "eth1".into() }
         ]
     );

@@ -509,6 +509,7 @@ fn links(counters: bool) -> Vec<Link> {
         program_id: 4,
         put_back: 0,
         mpls: true,
+        accept_labels: None,
         tx_only: false,
         local: false,
         parent_only: false,

@@ -70,10 +70,13 @@ fn calls() -> Vec<(&'static str, Value)> {
         ("ListLinks", json!({ "counters": true })),
         (
             "AddLink",
-            json!({ "ifname": "eth1", "tx_only": true, "checksum": "trust" }),
+            json!({ "ifname": "eth1", "tx_only": true, "accept_labels": "100-199,300", "checksum": "trust" }),
         ),
         ("DeleteLink", json!({ "ifname": "eth1" })),
-        ("SetLink", json!({ "ifname": "eth1", "mpls": true })),
+        (
+            "SetLink",
+            json!({ "ifname": "eth1", "mpls": true, "accept_labels": "all" }),
+        ),
         ("ListNeighbors", json!({ "counters": true })),
         ("GetStats", json!({ "all": true })),
         ("CheckSync", json!({ "repair": true })),

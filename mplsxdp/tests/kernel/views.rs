@@ -2,6 +2,7 @@
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use mplsxdp::dataplane::kernel::KernelTables;
+use mplsxdp::dataplane::label_ranges::LabelRanges;
 use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::dataplane::{FtnKey, Tables};
@@ -125,6 +126,44 @@ fn ports_know_whether_their_domain_has_entries() {
     kernel.remove_ftn(key(Domain::NO_VRF)).unwrap();
     publish(&mut kernel);
     assert_eq!(no_prefixes(&kernel), [true, false, false, true]);
+}
+
+/// The labels that a port accepts.
+fn accepted(tables: &KernelTables, port: u32) -> Vec<u32> {
+    let view = tables.at_wire(SETTINGS);
+    let labels = (16..1000).map(|label| Label::new(label).unwrap());
+    let labels = labels.filter(|&label| forward::PortView::accepts_label(&view, PortWord::default(), port, label));
+    labels.map(Label::get).collect()
+}
+
+#[test]
+fn a_ports_label_ranges_are_replaced_by_others() {
+    let loader = Loader::new(SIZES).unwrap();
+    let mut kernel = KernelTables::open(loader.pins(), 0).unwrap();
+    let spread = |first: u32| {
+        (0..8)
+            .map(|number| (first + 20 * number).to_string())
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    for text in [
+        "100-109",
+        "105-119,300",
+        "300",
+        &spread(16),
+        &spread(16),
+        &spread(20),
+        &spread(36),
+        "999",
+    ] {
+        let ranges: LabelRanges = text.parse().unwrap();
+        kernel.store_label_ranges(3, ranges.as_slice());
+        kernel.store_label_ranges(4, "500-502".parse::<LabelRanges>().unwrap().as_slice());
+        let expected = ranges.as_slice().iter().flat_map(|range| range.first()..=range.last());
+        assert_eq!(accepted(&kernel, 3), expected.collect::<Vec<_>>(), "{text}");
+        assert_eq!(accepted(&kernel, 4), [500, 501, 502], "{text}");
+        assert_eq!(accepted(&kernel, 2), [0; 0], "{text}");
+    }
 }
 
 /// Each CPU counts on its own, in the slot of the entry, whichever slot it expects for the label. What is read is the

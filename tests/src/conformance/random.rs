@@ -6,8 +6,8 @@ use std::num::NonZeroU8;
 
 use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, Domain, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings, SubInterfaceKey, TtlPropagate,
-    VlanTags,
+    Adjacency, Domain, LabelRange, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings, SubInterfaceKey,
+    TtlPropagate, VlanTags,
 };
 use mplsxdp_common::wire::{
     ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
@@ -54,6 +54,8 @@ pub struct World {
     groups: Vec<Vec<RouteEntry>>,
     /// Each port of [`lab::settings`], and its sub-interfaces if it has them.
     ports: Vec<(PortWord, [Option<PortWord>; lab::SUB_INTERFACES])>,
+    /// For each of them, and for its sub-interfaces.
+    label_ranges: Vec<Vec<LabelRange>>,
 }
 
 impl World {
@@ -92,13 +94,17 @@ impl World {
                 tables.store_bucket(group, bucket, entry);
             }
         }
-        for (settings, (port, sub_interfaces)) in lab::settings().iter().zip(&self.ports) {
+        let settings = lab::settings();
+        let ports = settings.iter().zip(&self.ports).zip(&self.label_ranges);
+        for ((settings, (port, sub_interfaces)), ranges) in ports {
+            tables.store_label_ranges(settings.port() as u16, ranges);
             tables.store_port(settings.port() as u16, *port);
             for (index, ((outer, inner), word)) in SUB_INTERFACES.into_iter().zip(sub_interfaces).enumerate() {
                 let key = SubInterfaceKey::new(settings.port(), outer, inner);
                 let number = lab::sub_interface(*settings, index);
                 match word {
                     Some(word) => {
+                        tables.store_label_ranges(number, ranges);
                         tables.store_port(number, *word);
                         tables.insert_sub_interface(key, number).unwrap();
                     }
@@ -117,19 +123,28 @@ pub fn world() -> impl Strategy<Value = World> {
     let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
     let ftn = prop::collection::vec(ftn, DOMAINS.len());
     let groups = prop::collection::vec(prop::collection::vec(route_entry(), 1..5), GROUPS as usize);
-    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 2 => 0u8..16];
+    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 1 => Just(PortWord::MPLS | PortWord::RANGES), 2 => 0u8..64];
     let domain = || prop_oneof![6 => select(DOMAINS.to_vec()), 1 => Just(Domain::EMPTY)];
     let port = || (flags(), domain()).prop_map(|(flags, domain)| PortWord::new(OWN_MAC, flags).with_domain(domain));
     let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, port()));
     let ports = prop::collection::vec((port(), sub_interfaces), lab::settings().len());
-    (ilm, adjacencies, stacks, ftn, groups, ports).prop_map(|(ilm, adjacencies, stacks, ftn, groups, ports)| World {
-        ilm,
-        adjacencies,
-        stacks,
-        ftn,
-        groups,
-        ports,
-    })
+    let label_ranges = prop::collection::vec(prop::collection::vec(label_range(), 0..4), lab::settings().len());
+    (ilm, adjacencies, stacks, ftn, groups, ports, label_ranges).prop_map(
+        |(ilm, adjacencies, stacks, ftn, groups, ports, label_ranges)| World {
+            ilm,
+            adjacencies,
+            stacks,
+            ftn,
+            groups,
+            ports,
+            label_ranges,
+        },
+    )
+}
+
+fn label_range() -> impl Strategy<Value = LabelRange> {
+    let label = || (16..LABELS).prop_map(Label::from_low_bits);
+    (label(), label()).prop_map(|(a, b)| LabelRange::new(a.min(b), a.max(b)))
 }
 
 fn route_entry() -> impl Strategy<Value = RouteEntry> {

@@ -549,7 +549,11 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
     }
     let router = Router::load(&cables.router, &line)?;
     let mut client = Client::connect(&Instance::new(router.instance())?)?;
-    client.set_link("ip", false)?;
+    client.set_link(&api::SetLink {
+        ifname: "ip".into(),
+        mpls: Some(false),
+        accept_labels: None,
+    })?;
     let is_here = |route: &&Route| {
         let mut devs = route.next_hops().filter_map(|next_hop| next_hop.dev.as_deref());
         devs.all(|dev| cables.neighbours.contains(&dev))

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Stats, Status};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
@@ -33,6 +33,7 @@ pub fn tests() -> Vec<Trial> {
         ),
         test("switching::in_and_out_by_the_same_port", one_armed),
         test("switching::a_port_without_mpls_takes_no_labels", port_disabled),
+        test("switching::a_port_takes_only_the_labels_of_its_ranges", accepted_labels),
         test("switching::generic_mode_does_the_same_and_says_so", generic),
     ]
 }
@@ -296,6 +297,77 @@ fn port_disabled() -> Result<()> {
         &bench.labelled(&[Entry::new(100, 64)], &packet),
         &bench.out_labelled(&[Entry::new(110, 63)], &packet),
     )
+}
+
+fn accepted_labels() -> Result<()> {
+    // 999 is the label of the marker.
+    let bench = Bench::new("--iface eth1 --iface eth2 --accept-labels eth1=100-199,300,999")?;
+    for route in ["100 as 110", "200 as 210", "300 as 310"] {
+        bench.route(route)?;
+    }
+    bench.router.run("route add 150 dev lo")?;
+    let packet = v4(64)?;
+    let sent = |stack: &[u32]| {
+        let stack: Vec<_> = stack.iter().map(|&label| Entry::new(label, 64)).collect();
+        bench.labelled(&stack, &packet)
+    };
+    let forwarded = |stack: &[u32], out: u32, ttl: u8| {
+        bench.expect(
+            &format!("{stack:?}"),
+            &sent(stack),
+            &bench.out_labelled(&[Entry::new(out, ttl)], &packet),
+        )
+    };
+    let refused = |stack: &[u32]| bench.expect_drop("label-not-accepted", &sent(stack));
+    forwarded(&[100], 110, 63)?;
+    forwarded(&[300], 310, 63)?;
+    forwarded(&[150, 100], 110, 62)?;
+    forwarded(&[0, 100], 110, 62)?;
+    refused(&[200])?;
+    // Also without a route, with an expired TTL, and beneath a label that is popped here.
+    refused(&[4000])?;
+    refused(&[150, 200])?;
+    refused(&[0, 200])?;
+    bench.expect_drop("label-not-accepted", &bench.labelled(&[Entry::new(200, 1)], &packet))?;
+    // The slow path looks up what is beneath a router alert.
+    bench.left.send(&sent(&[1, 200]))?;
+    mplsxdp_tests::wait::until("the end of an alert", std::time::Duration::from_secs(5), || {
+        Ok((bench.router.outcome("not-handled")? == 1).then_some(()))
+    })?;
+    bench.left.send(&sent(&[1, 100]))?;
+    let expected = bench.out_labelled(&[Entry::new(1, 63), Entry::new(110, 63)], &packet);
+    let mut others = 0;
+    bench.right.receive("a router alert", |frame| {
+        others += u32::from(frame.get(12..14) == Some(&[0x88, 0x47]) && frame != expected);
+        frame == expected
+    })?;
+    ensure!(others == 0, "{others} other labelled frames");
+    // The other port is not restricted.
+    bench.right.send(&labelled(
+        bench.port2,
+        bench.right.mac(),
+        &[Entry::new(200, 64)],
+        &packet,
+    ))?;
+    let expected = labelled(bench.right.mac(), bench.port2, &[Entry::new(210, 63)], &packet);
+    bench
+        .right
+        .receive("the frame that comes back", |frame| frame == expected)?;
+
+    let shown = bench.router.run("link show eth1")?;
+    ensure!(shown.contains("mpls on accept-labels 100-199,300,999"), "{shown}");
+    bench.router.run("link set eth1 accept-labels 200,999")?;
+    forwarded(&[200], 210, 63)?;
+    refused(&[100])?;
+    let config = bench.router.run("config")?;
+    ensure!(config.contains("accept-labels = [\"eth1=200,999\"]"), "{config}");
+    let wrong = bench.router.run("link set eth1 accept-labels 0-200");
+    let wrong = wrong.err().context("special labels were taken")?;
+    ensure!(format!("{wrong:#}").contains("16 to 1048575"), "{wrong:#}");
+    refused(&[100])?;
+    bench.router.run("link set eth1 accept-labels all")?;
+    forwarded(&[100], 110, 63)?;
+    forwarded(&[200], 210, 63)
 }
 
 fn generic() -> Result<()> {

@@ -423,14 +423,28 @@ fn change(request: &Request) -> Option<String> {
         Request::AddLink {
             name,
             tx_only,
+            accept,
             checksum,
         } => {
             let tx_only = if *tx_only { " tx-only" } else { "" };
+            let accept = accept.0.map(|ranges| format!(" accept-labels {ranges}"));
             let checksum = checksum.map(|checksum| format!(" checksum {}", checksum.name()));
-            Some(format!("add link {name}{tx_only}{}", checksum.unwrap_or_default()))
+            Some(format!(
+                "add link {name}{tx_only}{}{}",
+                accept.unwrap_or_default(),
+                checksum.unwrap_or_default()
+            ))
         }
         Request::DeleteLink { name } => Some(format!("delete link {name}")),
-        Request::SetLink { name, mpls } => Some(format!("set link {name} mpls {}", if *mpls { "on" } else { "off" })),
+        Request::SetLink { name, labels } => {
+            let mpls = labels.mpls.map(|mpls| if mpls { " mpls on" } else { " mpls off" });
+            let accept = labels.accept.map(|accept| format!(" accept-labels {accept}"));
+            Some(format!(
+                "set link {name}{}{}",
+                mpls.unwrap_or_default(),
+                accept.unwrap_or_default()
+            ))
+        }
         Request::CheckSync { repair: true } => Some("repair what differs from the kernel's routes".into()),
         Request::Confirm => Some("confirm the load".into()),
         Request::Upgrade => Some("upgrade".into()),

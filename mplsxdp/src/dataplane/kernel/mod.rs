@@ -6,12 +6,14 @@ mod view;
 
 use std::io;
 use std::mem;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES,
-    META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LabelRange, LabelStack, Loss,
+    MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry,
+    Settings, SubInterfaceKey, map,
 };
 use mplsxdp_common::wire::Label;
 
@@ -39,6 +41,7 @@ pub struct KernelTables {
     ftn: KernelFtn,
     /// Which domains may have entries: their ports do not have [`PortWord::NO_PREFIXES`].
     filled: [bool; MAX_DOMAINS],
+    label_ranges: MappedWords,
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` again: aya's type cannot delete.
@@ -103,6 +106,11 @@ impl KernelTables {
                 descriptor(map::FTN, &open(map::FTN)?)?,
             ),
             filled: [true; MAX_DOMAINS],
+            label_ranges: MappedWords::new(
+                map::LABEL_RANGES,
+                &open(map::LABEL_RANGES)?,
+                MAX_PORTS as usize * LABEL_RANGE_WORDS,
+            )?,
             sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
@@ -268,6 +276,23 @@ impl Tables for KernelTables {
         self.ports.store(port.into(), self.marked(word).to_bits());
     }
 
+    fn store_label_ranges(&mut self, port: u16, ranges: &[LabelRange]) {
+        let slots = label_range_words(port.into());
+        let wanted: Vec<u64> = ranges.iter().map(|range| range.to_bits()).collect();
+        let (kept, mut others): (Vec<_>, Vec<_>) =
+            slots.partition(|&slot| wanted.contains(&self.label_ranges.load(slot)));
+        // Free ones are taken first: the old ranges must be there until the new ones are.
+        others.sort_by_key(|&slot| std::cmp::Reverse(self.label_ranges.load(slot) == 0));
+        let kept: Vec<u64> = kept.into_iter().map(|slot| self.label_ranges.load(slot)).collect();
+        let mut others = others.into_iter();
+        for (word, slot) in wanted.iter().filter(|word| !kept.contains(word)).zip(&mut others) {
+            self.label_ranges.store(slot, *word);
+        }
+        for slot in others {
+            self.label_ranges.store(slot, 0);
+        }
+    }
+
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
         const BPF_NOEXIST: u64 = 1;
         match self.interfaces.insert(ifindex, u32::from(port), BPF_NOEXIST) {
@@ -398,6 +423,12 @@ fn descriptor(name: &'static str, map: &MapData) -> Result<OwnedFd, TableError> 
         operation: "keep the descriptor",
         source,
     })
+}
+
+/// The places of a port's words in `LABEL_RANGES`.
+fn label_range_words(port: u32) -> Range<usize> {
+    let first = port as usize * LABEL_RANGE_WORDS;
+    first..first + LABEL_RANGE_WORDS
 }
 
 /// The slot of `REASON_COUNTERS` that is a port's `slot`.

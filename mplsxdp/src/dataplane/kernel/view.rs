@@ -1,10 +1,12 @@
 //! The tables as the forwarding core reads them for a frame in this process.
 
-use mplsxdp_common::abi::{Adjacency, Domain, LabelStack, PortWord, RouteEntry, Settings, SubInterfaceKey, VlanTags};
+use mplsxdp_common::abi::{
+    Adjacency, Domain, LabelRange, LabelStack, PortWord, RouteEntry, Settings, SubInterfaceKey, VlanTags,
+};
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 
-use super::{KernelTables, STACK_WORDS};
+use super::{KernelTables, STACK_WORDS, label_range_words};
 use crate::dataplane::{Tables, ftn};
 
 /// [`KernelTables`] as seen at one port.
@@ -23,6 +25,11 @@ impl forward::PortView for AtPort<'_> {
 
     fn port(&self, number: u32) -> PortWord {
         PortWord::from_bits(self.tables.ports.get(number as usize).unwrap_or(0))
+    }
+
+    fn accepts_label(&self, _port: PortWord, number: u32, label: Label) -> bool {
+        let mut words = label_range_words(number).map(|index| self.tables.label_ranges.get(index));
+        words.any(|word| LabelRange::from_bits(word.unwrap_or(0)).contains(label))
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use mplsxdp_common::abi::Adjacency;
+use mplsxdp_common::abi::{Adjacency, LabelRange};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestRng, TestRunner};
@@ -25,6 +25,7 @@ struct State {
     buckets: BTreeMap<(u32, u8), RouteEntry>,
     adjacencies: BTreeMap<u16, Adjacency>,
     ports: BTreeMap<u16, PortWord>,
+    label_ranges: BTreeMap<u16, Vec<LabelRange>>,
     routes: String,
     links: Vec<api::Link>,
 }
@@ -63,6 +64,11 @@ fn state(rig: &mut Rig) -> State {
         prefixes,
         buckets,
         ports: tables.ports.iter().map(|(port, word)| (*port, *word)).collect(),
+        label_ranges: tables
+            .label_ranges
+            .iter()
+            .map(|(port, ranges)| (*port, ranges.clone()))
+            .collect(),
         routes: format!("{routes:?}"),
         links,
     }
@@ -153,9 +159,16 @@ fn any_request() -> impl Strategy<Value = Request> {
             0 => Request::AddLink {
                 name,
                 tx_only: true,
+                accept: AcceptLabels::default(),
                 checksum: Some(Checksum::Trust),
             },
-            1 => Request::SetLink { name, mpls: false },
+            1 => Request::SetLink {
+                name,
+                labels: LabelsChange {
+                    mpls: Some(false),
+                    accept: "100-199".parse().ok(),
+                },
+            },
             _ => Request::DeleteLink { name },
         }
     });

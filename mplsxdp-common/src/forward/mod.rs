@@ -238,6 +238,7 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
                 true => accepted_labels(frame, tables, port.to_bits(), number, l2_len),
                 false => ALL_LABELS,
             };
+            // Likewise for each of the two.
             match pop_local(frame, tables, frame.opaque(accepted), l2_len, unfinished)? {
                 Left::Label(entry, top) => {
                     let slot = entry.slot();

@@ -125,21 +125,24 @@ impl Net {
             Ok(self.router().run("ping -c 1 -W 1 10.0.4.2").ok())
         })?;
         self.news_arrived()?;
+        // Its program is loaded after the news.
+        wait::until("the exposed port", PATIENCE, || Ok(self.port("eth4")?.map(drop)))?;
         self.running()?.wait_resolved()
     }
 
     /// Waits until the controller has heard of a change that is newer than all others.
     fn news_arrived(&self) -> Result<()> {
-        let known = || {
-            let links: Vec<Link> = self.running()?.json("link show")?;
-            let link = links.iter().find(|link| link.ifname == "eth3");
-            Ok::<_, anyhow::Error>(link.context("eth3 is no port")?.mtu)
-        };
+        let known = || Ok::<_, anyhow::Error>(self.port("eth3")?.context("eth3 is no port")?.mtu);
         let new = known()? ^ 1;
         self.router().ip(&format!("link set eth3 mtu {new}"))?;
         wait::until("the news of another MTU", PATIENCE, || {
             Ok((known()? == new).then_some(()))
         })
+    }
+
+    fn port(&self, name: &str) -> Result<Option<Link>> {
+        let links: Vec<Link> = self.running()?.json("link show")?;
+        Ok(links.into_iter().find(|link| link.ifname == name))
     }
 
     /// The routes of the configuration, as `route save` writes them.

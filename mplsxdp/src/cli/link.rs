@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
+use std::str::FromStr;
 
 use mplsxdp_common::abi::{REDIRECT_LOST, Reason};
 use mplsxdp_common::wire::Mac;
@@ -62,26 +63,25 @@ pub fn link(words: &[String], session: &mut Session) -> Result<(), Failure> {
         .filter(|pair| *pair != (0, "dev"))
         .map(|(_, word)| word)
         .collect();
+    let invalid = || Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}"));
     match (verb, words.as_slice()) {
         (Verb::Show, []) => show(None, session),
         (Verb::Show, [name]) => show(Some(name), session),
         (Verb::Add, [name, options @ ..]) => {
-            let add = add_options(name, options)
-                .ok_or_else(|| Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}")))??;
+            let add = add_options(name, options)?.ok_or_else(invalid)?;
             Ok(session.client()?.add_link(&add)?)
         }
         (Verb::Delete, [name]) => Ok(session.client()?.delete_link(name)?),
         (Verb::Set, [name, options @ ..]) => {
-            let set = set_options(name, options)
-                .ok_or_else(|| Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}")))??;
+            let set = set_options(name, options)?.ok_or_else(invalid)?;
             Ok(session.client()?.set_link(&set)?)
         }
-        _ => Err(Failure::Usage(format!("invalid arguments for `link {word}`\n{HELP}"))),
+        _ => Err(invalid()),
     }
 }
 
 /// The options of `link add` after the name, in any order; `None` if there is anything else.
-fn add_options(name: &str, mut words: &[&str]) -> Option<Result<AddLink, Failure>> {
+fn add_options(name: &str, mut words: &[&str]) -> Result<Option<AddLink>, Failure> {
     let mut add = AddLink {
         ifname: name.to_owned(),
         tx_only: None,
@@ -90,32 +90,26 @@ fn add_options(name: &str, mut words: &[&str]) -> Option<Result<AddLink, Failure
     };
     loop {
         words = match words {
-            [] => return Some(Ok(add)),
+            [] => return Ok(Some(add)),
             ["tx-only", rest @ ..] if add.tx_only.is_none() => {
                 add.tx_only = Some(true);
                 rest
             }
             ["accept-labels", value, rest @ ..] if add.accept_labels.is_none() => {
-                match value.parse() {
-                    Ok(value) => add.accept_labels = Some(value),
-                    Err(error) => return Some(Err(usage(&error))),
-                }
+                add.accept_labels = Some(parsed(value)?);
                 rest
             }
             ["checksum", value, rest @ ..] if add.checksum.is_none() => {
-                match value.parse() {
-                    Ok(value) => add.checksum = Some(value),
-                    Err(error) => return Some(Err(usage(&error))),
-                }
+                add.checksum = Some(parsed(value)?);
                 rest
             }
-            _ => return None,
+            _ => return Ok(None),
         }
     }
 }
 
 /// Those of `link set`, of which there must be one.
-fn set_options(name: &str, mut words: &[&str]) -> Option<Result<SetLink, Failure>> {
+fn set_options(name: &str, mut words: &[&str]) -> Result<Option<SetLink>, Failure> {
     let mut set = SetLink {
         ifname: name.to_owned(),
         mpls: None,
@@ -123,25 +117,22 @@ fn set_options(name: &str, mut words: &[&str]) -> Option<Result<SetLink, Failure
     };
     loop {
         words = match words {
-            [] => return (set.mpls.is_some() || set.accept_labels.is_some()).then_some(Ok(set)),
+            [] => return Ok((set.mpls.is_some() || set.accept_labels.is_some()).then_some(set)),
             ["mpls", value @ ("on" | "off"), rest @ ..] if set.mpls.is_none() => {
                 set.mpls = Some(*value == "on");
                 rest
             }
             ["accept-labels", value, rest @ ..] if set.accept_labels.is_none() => {
-                match value.parse() {
-                    Ok(value) => set.accept_labels = Some(value),
-                    Err(error) => return Some(Err(usage(&error))),
-                }
+                set.accept_labels = Some(parsed(value)?);
                 rest
             }
-            _ => return None,
+            _ => return Ok(None),
         }
     }
 }
 
-fn usage(error: &impl Display) -> Failure {
-    Failure::Usage(error.to_string())
+fn parsed<T: FromStr<Err: Display>>(word: &str) -> Result<T, Failure> {
+    word.parse().map_err(|error: T::Err| Failure::Usage(error.to_string()))
 }
 
 pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {

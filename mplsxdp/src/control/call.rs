@@ -280,10 +280,14 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
                 accept_labels,
                 checksum,
             } = parameters(raw)?;
+            let (tx_only, accept) = (tx_only.unwrap_or(false), accept_labels.unwrap_or_default());
+            if tx_only && accept.0.is_some() {
+                return Err(invalid("accept_labels", "a port with `tx_only` accepts no labels"));
+            }
             Ok(Command::Ask(Request::AddLink {
                 name,
-                tx_only: tx_only.unwrap_or(false),
-                accept: accept_labels.unwrap_or_default(),
+                tx_only,
+                accept,
                 checksum,
             }))
         }

@@ -125,7 +125,7 @@ pub trait Tables {
 
     fn store_port(&mut self, port: u16, word: PortWord);
 
-    /// Restricts a port whose word says so to the labels of these ranges, at most [`MAX_LABEL_RANGES`]. Labels that are in
+    /// Restricts a port whose word says so to the labels of these ranges, at most `MAX_LABEL_RANGES`. Labels that are in
     /// the old ranges and in these are accepted all the time.
     fn store_label_ranges(&mut self, port: u16, ranges: &[LabelRange]);
 

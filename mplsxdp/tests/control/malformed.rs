@@ -70,7 +70,7 @@ fn calls() -> Vec<(&'static str, Value)> {
         ("ListLinks", json!({ "counters": true })),
         (
             "AddLink",
-            json!({ "ifname": "eth1", "tx_only": true, "accept_labels": "100-199,300", "checksum": "trust" }),
+            json!({ "ifname": "eth1", "tx_only": false, "accept_labels": "100-199,300", "checksum": "trust" }),
         ),
         ("DeleteLink", json!({ "ifname": "eth1" })),
         (

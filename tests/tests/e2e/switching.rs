@@ -1,12 +1,14 @@
 //! One router between two taps: frames in and out, byte by byte, and the counters.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Stats, Status};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp, with_ttl};
+use mplsxdp_tests::wait;
 
 use crate::bench::{Bench, LEFT, NATIVE, v4, v6};
 use crate::test;
@@ -283,7 +285,7 @@ fn port_disabled() -> Result<()> {
         &packet,
     ))?;
     let counted = |expected| {
-        mplsxdp_tests::wait::until("a count of port-disabled", std::time::Duration::from_secs(5), || {
+        wait::until("a count of port-disabled", Duration::from_secs(5), || {
             Ok((bench.router.dropped("port-disabled")? == expected).then_some(()))
         })
     };
@@ -323,15 +325,18 @@ fn accepted_labels() -> Result<()> {
     forwarded(&[300], 310, 63)?;
     forwarded(&[150, 100], 110, 62)?;
     forwarded(&[0, 100], 110, 62)?;
+    // An entropy label is not looked up. Its indicator and it are one hop.
+    forwarded(&[7, 5000, 100], 110, 63)?;
     refused(&[200])?;
     // Also without a route, with an expired TTL, and beneath a label that is popped here.
     refused(&[4000])?;
     refused(&[150, 200])?;
     refused(&[0, 200])?;
+    refused(&[7, 100, 200])?;
     bench.expect_drop("label-not-accepted", &bench.labelled(&[Entry::new(200, 1)], &packet))?;
     // The slow path looks up what is beneath a router alert.
     bench.left.send(&sent(&[1, 200]))?;
-    mplsxdp_tests::wait::until("the end of an alert", std::time::Duration::from_secs(5), || {
+    wait::until("the end of an alert", Duration::from_secs(5), || {
         Ok((bench.router.outcome("not-handled")? == 1).then_some(()))
     })?;
     bench.left.send(&sent(&[1, 100]))?;
@@ -361,9 +366,16 @@ fn accepted_labels() -> Result<()> {
     refused(&[100])?;
     let config = bench.router.run("config")?;
     ensure!(config.contains("accept-labels = [\"eth1=200,999\"]"), "{config}");
-    let wrong = bench.router.run("link set eth1 accept-labels 0-200");
-    let wrong = wrong.err().context("special labels were taken")?;
-    ensure!(format!("{wrong:#}").contains("16 to 1048575"), "{wrong:#}");
+    for (line, part) in [
+        ("link set eth1 accept-labels 0-200", "16 to 1048575"),
+        (
+            "link add eth3 tx-only accept-labels 100",
+            "a port with `tx_only` accepts no labels",
+        ),
+    ] {
+        let wrong = bench.router.run(line).err().context("it was taken")?;
+        ensure!(format!("{wrong:#}").contains(part), "{line}: {wrong:#}");
+    }
     refused(&[100])?;
     bench.router.run("link set eth1 accept-labels all")?;
     forwarded(&[100], 110, 63)?;

@@ -43,36 +43,30 @@ struct Memory {
 
 #[derive(Default)]
 pub struct Health {
-    kept: Option<Kept>,
-    memory: Vec<Memory>,
+    /// What the last checkpoint found.
+    before: Option<(Memory, Kept)>,
 }
 
 impl Health {
     /// A checkpoint.
     pub fn check(&mut self, net: &Net) -> Result<()> {
         let mut found = look(net)?;
-        if let Some(before) = &self.kept {
+        if let Some((memory, kept)) = &self.before {
             // What differs in the end is told below.
             let _ = wait::until("what there was before", PATIENCE, || {
                 found = look(net)?;
-                Ok(found.1.is_like(before).then_some(()))
+                Ok(found.1.is_like(kept).then_some(()))
             });
-        }
-        let (memory, kept) = found;
-        if let Some(before) = self.memory.last().filter(|before| before.process == memory.process) {
+            ensure!(found.1.is_like(kept), "there is {:?}, and was {kept:?}", found.1);
             ensure!(
-                memory.kib <= before.kib + GROWTH_KIB,
+                memory.process != found.0.process || found.0.kib <= memory.kib + GROWTH_KIB,
                 "its memory has grown from {} KiB to {} KiB",
-                before.kib,
-                memory.kib
+                memory.kib,
+                found.0.kib
             );
         }
-        println!("checkpoint: {} KiB, {} descriptors", memory.kib, kept.descriptors);
-        self.memory.push(memory);
-        if let Some(before) = &self.kept {
-            ensure!(kept.is_like(before), "there is {kept:?}, and was {before:?}");
-        }
-        self.kept = Some(kept);
+        println!("checkpoint: {} KiB, {} descriptors", found.0.kib, found.1.descriptors);
+        self.before = Some(found);
         Ok(())
     }
 }

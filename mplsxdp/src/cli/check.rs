@@ -18,7 +18,6 @@ use crate::dataplane::pinned::PinFolder;
 use crate::error;
 use crate::kernel::{self, Interests, Netlink, sysctl};
 use crate::lfib::{Lfib, Mode};
-use crate::neighbour::Event;
 use crate::ports::adoption;
 use crate::ports::attach::{self, Attached};
 use crate::ports::local::{LocalError, LocalPair};
@@ -142,10 +141,7 @@ pub async fn rehearse(config: Config) -> Result<(), String> {
         ..Interests::default()
     };
     let (netlink, mut events) = Netlink::open_with(interests).map_err(error)?;
-    let mut found = Vec::new();
-    while found.last() != Some(&Event::Synced) {
-        found.push(events.recv().await.ok_or("the netlink reader has ended")?);
-    }
+    let found = events.until_synced().await.map_err(error)?;
     let identity = Identity {
         pid: std::process::id(),
         netns_inode: 0,

@@ -47,7 +47,7 @@ use crate::error;
 use crate::feeds::TtlDefaults;
 use crate::kernel::failed_links::FailedLinks;
 use crate::kernel::netdev::FeatureChanges;
-use crate::kernel::{Interests, Netlink, netns, sysctl};
+use crate::kernel::{Events, Interests, Netlink, netns, sysctl};
 use crate::neighbour::Event;
 use crate::ports::PortError;
 use crate::ports::adoption::{self, Persistence};
@@ -121,7 +121,8 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> 
         None => None,
     };
     let mut daemon = Daemon::new(config, netlink, persistence.map(Arc::new), opened)?;
-    daemon.follow_until_synced(&mut events).await?;
+    let found = events.until_synced().await?;
+    daemon.handle(Input::Kernel(found));
     daemon.handle(Input::Start);
 
     let (calls_in, calls) = mpsc::channel(CALL_BACKLOG);
@@ -203,7 +204,7 @@ async fn take_each<S, I>(state: &mut S, mut next: impl AsyncFnMut(&mut S) -> Opt
 /// The daemon, and what reaches it from outside.
 struct EventLoop {
     daemon: Daemon,
-    events: mpsc::Receiver<Event>,
+    events: Events,
     calls: mpsc::Receiver<control::Call>,
     ending: signals::Ending,
     hangup: Signal,
@@ -287,16 +288,16 @@ impl EventLoop {
         if let Some(failed) = self.daemon.failed_links() {
             return Some(Happened::LinksFailed(failed));
         }
-        let next = self.turns.next(|| events.try_recv().ok(), || calls.try_recv().ok());
+        let next = self.turns.next(|| events.try_next(), || calls.try_recv().ok());
         if next.is_some() {
             return next;
         }
         loop {
             return Some(tokio::select! {
-                event = self.events.recv() => match event {
-                    Some(event) => Happened::Event(event),
-                    None => {
-                        self.failure = Some(anyhow::anyhow!("the netlink reader has ended"));
+                event = self.events.next() => match event {
+                    Ok(event) => Happened::Event(event),
+                    Err(error) => {
+                        self.failure = Some(error.into());
                         return None;
                     }
                 },
@@ -563,16 +564,6 @@ impl Daemon {
         })
     }
 
-    /// Reads the kernel's state at the start.
-    async fn follow_until_synced(&mut self, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
-        let mut batch = Vec::new();
-        while batch.last() != Some(&Event::Synced) {
-            batch.push(events.recv().await.context("the netlink reader has ended")?);
-        }
-        self.handle(Input::Kernel(batch));
-        Ok(())
-    }
-
     /// Waits for the next event. Can be dropped and called again at any time.
     async fn next(&mut self) -> Happened {
         let Self {
@@ -620,10 +611,10 @@ impl Daemon {
     }
 
     /// Takes a kernel event, and those that have come after it.
-    fn take_events(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
+    fn take_events(&mut self, first: Event, events: &mut Events) {
         let mut batch = vec![first];
         while batch.len() < EVENT_BATCH
-            && let Ok(event) = events.try_recv()
+            && let Some(event) = events.try_next()
         {
             batch.push(event);
         }
@@ -640,7 +631,7 @@ impl Daemon {
     }
 
     /// Takes an input. `events`: the kernel events that follow.
-    fn take(&mut self, happened: Happened, events: &mut mpsc::Receiver<Event>) {
+    fn take(&mut self, happened: Happened, events: &mut Events) {
         let now = Instant::now();
         match happened {
             Happened::LinksFailed(failed) => self.handle(Input::LinksFailed(failed)),

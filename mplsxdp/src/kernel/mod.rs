@@ -19,4 +19,4 @@ pub mod tracepoint;
 
 pub use local_route::{InvalidLocalRoute, LocalRoute};
 pub use requests::{Error, NeighbourEntry, Netlink};
-pub use subscription::Interests;
+pub use subscription::{Events, Interests};

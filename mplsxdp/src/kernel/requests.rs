@@ -27,13 +27,13 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::runtime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::LocalRoute;
 use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
-use super::subscription::{self, Interests};
-use crate::neighbour::{Event, LinkInfo, Lookup, Peer};
+use super::subscription::{self, Events, Interests};
+use crate::neighbour::{LinkInfo, Lookup, Peer};
 
 /// A request that the kernel does not answer within this time is lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,13 +51,18 @@ pub enum Error {
     TimedOut { request: String },
     #[error("{request}: the netlink socket was lost")]
     Lost { request: String },
+    #[error(
+        "cannot read the kernel's interfaces, addresses, neighbours and routes: {}",
+        .0.as_deref().unwrap_or("the netlink reader has ended")
+    )]
+    NoReports(Option<String>),
 }
 
 impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Open(source) | Self::Refused { source, .. } => source.raw_os_error(),
-            Self::TimedOut { .. } | Self::Lost { .. } => None,
+            Self::TimedOut { .. } | Self::Lost { .. } | Self::NoReports(_) => None,
         }
     }
 }
@@ -72,12 +77,12 @@ pub struct Netlink {
 
 impl Netlink {
     /// Opens it with the kernel's reports, as [`subscription::events`].
-    pub fn open() -> Result<(Self, mpsc::Receiver<Event>), Error> {
+    pub fn open() -> Result<(Self, Events), Error> {
         Self::open_with(Interests::default())
     }
 
     /// Opens it with reports of these interests.
-    pub fn open_with(interests: Interests) -> Result<(Self, mpsc::Receiver<Event>), Error> {
+    pub fn open_with(interests: Interests) -> Result<(Self, Events), Error> {
         let netlink = Self::open_requests()?;
         let (events, follow) = subscription::events(interests, Arc::clone(&netlink.resync)).map_err(Error::Open)?;
         tokio::spawn(follow);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::decoding::{Received, error_of, events_of, take_message};
 use super::dump::{self, Request};
+use super::requests::Error;
 use crate::neighbour::{Event, InterfaceAddress, KernelRoute, LinkInfo, Neighbour, RoutePosition};
 use crate::rtnl::{Destination, Message, Object, Position};
 
@@ -32,6 +33,8 @@ const EVENTS: usize = 1024;
 const DATAGRAM_BYTES: usize = 1 << 17;
 /// The pause between a lost subscription and the next, so that the burst that caused the loss passes.
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+/// How often to try to get the first report: a kernel that refuses it this often will not give one.
+const FIRST_ATTEMPTS: u32 = 20;
 /// Interfaces go down in groups: the routes that were lost with them are dumped once, after this time.
 const RESYNC_DELAY: Duration = Duration::from_millis(100);
 /// Resyncs take at most one part in this many of the time.
@@ -75,35 +78,82 @@ impl Default for Interests {
     }
 }
 
-/// The kernel's reports, and a future that sends them until the receiver is dropped. Must be called within a tokio runtime
-/// whose threads stay in the present network namespace: they reopen a lost subscription.
-pub fn events(
-    interests: Interests,
-    resync: Arc<Notify>,
-) -> io::Result<(mpsc::Receiver<Event>, impl Future<Output = ()> + Send)> {
-    let subscription = Subscription::open(interests)?;
-    let (sender, receiver) = mpsc::channel(EVENTS);
-    Ok((receiver, follow(subscription, interests, resync, sender)))
+/// The kernel's reports, in their order.
+#[derive(Debug)]
+pub struct Events {
+    receiver: mpsc::Receiver<Event>,
+    /// Why there are no more.
+    end: Arc<OnceLock<io::Error>>,
 }
 
-/// Keeps a subscription open while there is a receiver.
-async fn follow(first: Subscription, interests: Interests, resync: Arc<Notify>, events: mpsc::Sender<Event>) {
+impl Events {
+    /// The next one, when it comes.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        let event = self.receiver.recv().await;
+        event.ok_or_else(|| Error::NoReports(self.end.get().map(ToString::to_string)))
+    }
+
+    /// The next one, if it has come.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// All up to [`Event::Synced`]: what there is.
+    pub async fn until_synced(&mut self) -> Result<Vec<Event>, Error> {
+        let mut events = Vec::new();
+        while events.last() != Some(&Event::Synced) {
+            events.push(self.next().await?);
+        }
+        Ok(events)
+    }
+}
+
+/// The kernel's reports, and a future that sends them until [`Events`] is dropped, or the kernel does not give the first
+/// full report. Must be called within a tokio runtime whose threads stay in the present network namespace: they reopen a
+/// lost subscription.
+pub fn events(interests: Interests, resync: Arc<Notify>) -> io::Result<(Events, impl Future<Output = ()> + Send)> {
+    let subscription = Subscription::open(interests)?;
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    let end = Arc::default();
+    let events = Events {
+        receiver,
+        end: Arc::clone(&end),
+    };
+    let follow = async move {
+        // Before the sender is dropped, which ends the receiver.
+        if let Err(error) = follow(subscription, interests, &resync, &sender).await {
+            let _ = end.set(error);
+        }
+    };
+    Ok((events, follow))
+}
+
+/// Keeps a subscription open while there is a receiver. Fails if the first full report cannot be had.
+async fn follow(
+    first: Subscription,
+    interests: Interests,
+    resync: &Notify,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
     let mut subscription = Ok(first);
-    while !events.is_closed() {
+    let (mut attempt, mut has_reported) = (1, false);
+    loop {
         let lost = match subscription {
             Ok(mut subscription) => tokio::select! {
-                lost = subscription.run(&events, &resync) => lost,
-                () = events.closed() => return,
+                lost = subscription.run(events, resync, &mut has_reported) => lost,
+                () = events.closed() => return Ok(()),
             },
             Err(error) => Err(Stop::Socket(error)),
         };
         match lost {
             Ok(never) => match never {},
-            Err(Stop::NobodyListens) => return,
+            Err(Stop::NobodyListens) => return Ok(()),
+            Err(Stop::Socket(error)) if !has_reported && attempt == FIRST_ATTEMPTS => return Err(error),
             Err(Stop::Socket(error)) => {
                 tracing::warn!("netlink subscription lost ({error}): starting again with a full dump");
             }
         }
+        attempt += 1;
         tokio::time::sleep(REOPEN_PAUSE).await;
         subscription = Subscription::open(interests);
     }
@@ -169,12 +219,18 @@ impl Subscription {
     }
 
     /// Reports everything, then the changes, and everything again if the changes are incomplete.
-    async fn run(&mut self, events: &mpsc::Sender<Event>, wanted: &Notify) -> Result<std::convert::Infallible, Stop> {
+    async fn run(
+        &mut self,
+        events: &mpsc::Sender<Event>,
+        wanted: &Notify,
+        has_reported: &mut bool,
+    ) -> Result<std::convert::Infallible, Stop> {
         loop {
             let begin = Instant::now();
             events.send(Event::Reset).await?;
             self.dump_all(events).await?;
             events.send(Event::Synced).await?;
+            *has_reported = true;
             let pause = (begin.elapsed() * (RESYNC_SHARE - 1)).max(RESYNC_INTERVAL_MIN);
             let not_before = Instant::now() + pause;
             let resync = std::mem::take(&mut self.stale).then_some(not_before);

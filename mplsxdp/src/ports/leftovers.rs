@@ -12,7 +12,6 @@ use super::local::{LocalError, LocalPair};
 use crate::control::Instance;
 use crate::dataplane::pinned::{PinError, PinFolder, PinnedLink};
 use crate::kernel::{self, Interests, Netlink, netns};
-use crate::neighbour::Event;
 use crate::neighbour::resolver::{Action, Resolver};
 
 /// Not everything could be taken away; trying again continues.
@@ -26,8 +25,6 @@ pub enum LeftoverError {
     Local(#[from] LocalError),
     #[error("cannot look into a network namespace: {0}")]
     Netns(#[source] io::Error),
-    #[error("the netlink reader has ended")]
-    ReaderEnded,
 }
 
 /// What was taken away, in words.
@@ -101,11 +98,8 @@ async fn clean(instance: &Instance, ports: &[u32]) -> Result<(Vec<String>, usize
     let (netlink, mut events) = Netlink::open_with(Interests::default())?;
     let (mut resolver, mut actions) = (Resolver::default(), Vec::new());
     resolver.hold_leftovers();
-    let mut last = None;
-    while last != Some(Event::Synced) {
-        let event = events.recv().await.ok_or(LeftoverError::ReaderEnded)?;
+    for event in events.until_synced().await? {
         resolver.handle(&event, Instant::now(), &mut actions);
-        last = Some(event);
     }
     resolver.let_leftovers_go(ports, &mut actions);
     let mut neighbours = 0;

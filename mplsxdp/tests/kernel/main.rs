@@ -6,4 +6,5 @@ mod lab;
 mod local;
 mod neighbour;
 mod preflight;
+mod reports;
 mod views;

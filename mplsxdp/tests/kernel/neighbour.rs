@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use mplsxdp::kernel::{Interests, Netlink};
+use mplsxdp::kernel::{Events, Interests, Netlink};
 use mplsxdp::lfib::next_hops::NextHopId;
 
 use mplsxdp::neighbour::resolver::{Action, HopState, Resolver};
@@ -13,7 +13,6 @@ use mplsxdp::neighbour::routes::KernelRoutes;
 use mplsxdp::neighbour::{Event, Lookup};
 use mplsxdp::route::{NextHop, Via};
 use mplsxdp_common::wire::Mac;
-use tokio::sync::mpsc;
 
 use crate::lab::{Lab, ip, sysctl};
 
@@ -25,7 +24,7 @@ const HOP: NextHopId = NextHopId(1);
 /// The resolver on a real socket, as the controller runs it.
 struct Driver {
     netlink: Netlink,
-    events: mpsc::Receiver<Event>,
+    events: Events,
     resolver: Resolver,
     routes: KernelRoutes,
     resets: u32,
@@ -44,7 +43,7 @@ impl Driver {
         Self::open(Netlink::open().unwrap()).await
     }
 
-    async fn open((netlink, events): (Netlink, mpsc::Receiver<Event>)) -> Self {
+    async fn open((netlink, events): (Netlink, Events)) -> Self {
         let mut driver = Self {
             netlink,
             events,
@@ -111,7 +110,7 @@ impl Driver {
             .resolver
             .next_deadline()
             .map_or(at_most, |due| due - Instant::now().min(due));
-        match tokio::time::timeout(due.min(at_most), self.events.recv()).await {
+        match tokio::time::timeout(due.min(at_most), self.events.next()).await {
             Ok(event) => {
                 let event = event.expect("the subscription goes on");
                 self.resets += u32::from(event == Event::Reset);

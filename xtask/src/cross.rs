@@ -29,6 +29,10 @@ const LIBRARIES: [&str; 2] = ["libelf-dev", "zlib1g-dev"];
 /// The shared libraries of these: file names, and where Debian may have them.
 const LINKED: [(&str, &str); 2] = [("libelf.so", "libelf.so.1"), ("libz.so", "libz.so.1")];
 const LIBRARY_DIRECTORIES: [&str; 2] = ["usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu"];
+/// The packages with the libraries that the program is linked with, which its own package depends on.
+const NEEDED: [&str; 4] = ["libc6", "libelf1", "libgcc-s1", "zlib1g"];
+/// Finds a program's packages.
+const SHLIBDEPS: &str = "dpkg-shlibdeps";
 /// Debian's standard library for [`SYSTEM_RUSTC`].
 const STANDARD_LIBRARY: &str = "libstd-rust-web-dev";
 
@@ -58,6 +62,7 @@ const CASES: (&str, &str) = ("PROPTEST_CASES", "256");
 /// What can be built for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Target {
+    /// 64-bit ARM.
     #[value(name = "aarch64-unknown-linux-gnu", alias = "arm64")]
     Arm64,
 }
@@ -167,28 +172,64 @@ impl Cross {
         command
     }
 
+    pub fn triple(&self) -> &'static str {
+        self.target.triple()
+    }
+
     /// A program that was built for the target, emulated.
-    fn emulated(&self, program: &Path) -> Command {
+    pub fn emulated(&self, program: &Path) -> Command {
         let mut command = Command::new(EMULATOR.0);
         command.arg("-L").arg(&self.root).arg(program);
         command
+    }
+
+    /// A folder with a `dpkg-shlibdeps` that knows the target's libraries: the one of this machine, which takes those
+    /// beneath `debian` for packages that are being built, so that none need be installed.
+    pub fn shlibdeps(&self) -> Result<PathBuf> {
+        let folder = self.links.with_file_name("shlibdeps");
+        let debian = folder.join("debian");
+        fs::create_dir_all(&debian)?;
+        fs::write(debian.join("control"), "")?;
+        let packages = debian::packages_apart(Architecture::Arm64, Source::Machine, &NEEDED, &folder)
+            .with_context(|| format!("cannot get {} for arm64", NEEDED.join(", ")))?;
+        for name in NEEDED {
+            link(&packages.join(name), &debian.join(name))?;
+        }
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        let mut found = std::env::split_paths(&search).map(|directory| directory.join(SHLIBDEPS));
+        let own = found.find(|path| path.is_file()).context("no dpkg-shlibdeps")?;
+        script(
+            &folder.join(SHLIBDEPS),
+            &format!("cd {} && exec {} \"$@\"", quoted(&folder), quoted(&own)),
+        )?;
+        Ok(folder)
     }
 
     /// A program of this machine that runs a program of the target. An emulated program starts others by exec(2), which
     /// takes only this machine's.
     fn wrapper(&self, program: &Path) -> Result<PathBuf> {
         let path = program.with_extension("emulated");
-        let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
-        let script = format!(
-            "#!/bin/sh\nexec {} -L {} {} \"$@\"\n",
+        let line = format!(
+            "exec {} -L {} {} \"$@\"",
             EMULATOR.0,
             quoted(&self.root),
             quoted(program)
         );
-        fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
-        fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+        script(&path, &line)?;
         Ok(path)
     }
+}
+
+/// Writes a script for the shell.
+fn script(path: &Path, line: &str) -> Result<()> {
+    fs::write(path, format!("#!/bin/sh\n{line}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// A path as the shell takes it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 /// `cargo xtask test --target`: builds the tests, and emulates those that need no more of the kernel than other programs

@@ -114,7 +114,11 @@ fn stage(prefix: &Path, built: Option<&Path>) -> Result<PathBuf> {
 
 pub fn build() -> Result<PathBuf> {
     setup::setup()?;
-    let mut command = cargo("build");
+    build_by(cargo("build"))
+}
+
+/// The same by this command, which builds, such as for another processor.
+pub fn build_by(mut command: Command) -> Result<PathBuf> {
     command.args(["--release", "--package", "mplsxdp"]);
     let programs = artifacts(command)?;
     let program = programs.into_iter().find(|artifact| artifact.name == "mplsxdp");

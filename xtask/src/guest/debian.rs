@@ -136,9 +136,27 @@ pub fn packages_alone(
     names: &[&str],
     directory: &Path,
 ) -> Result<PathBuf> {
-    unpacked(architecture, source, names, directory, |apt, names| {
-        names.iter().map(|name| apt.download(name)).collect()
+    unpacked(architecture, source, names, directory, download_each)
+}
+
+/// Packages, without what they depend on, each in a folder of its own with its control files in `DEBIAN`.
+pub fn packages_apart(
+    architecture: Architecture,
+    source: Source<'_>,
+    names: &[&str],
+    directory: &Path,
+) -> Result<PathBuf> {
+    cached(architecture, source, names, directory, |apt, fresh| {
+        for (name, archive) in names.iter().zip(download_each(apt, names)?) {
+            let mut unpack = Command::new("dpkg-deb");
+            output(unpack.arg("--raw-extract").arg(&archive).arg(fresh.join(name)))?;
+        }
+        Ok(())
     })
+}
+
+fn download_each(apt: &Apt, names: &[&str]) -> Result<Vec<PathBuf>> {
+    names.iter().map(|name| apt.download(name)).collect()
 }
 
 fn unpacked(
@@ -147,6 +165,30 @@ fn unpacked(
     names: &[&str],
     directory: &Path,
     download: impl Fn(&Apt, &[&str]) -> Result<Vec<PathBuf>>,
+) -> Result<PathBuf> {
+    cached(architecture, source, names, directory, |apt, fresh| {
+        for archive in download(apt, names)? {
+            let mut unpack = Command::new("dpkg-deb");
+            output(unpack.arg("--extract").arg(&archive).arg(fresh))?;
+        }
+        let libraries = UNUSED_LIBRARIES.map(|part| format!("usr/lib/{}/{part}", architecture.gnu()));
+        for part in UNUSED.into_iter().chain(libraries.iter().map(String::as_str)) {
+            let part = fresh.join(part);
+            if part.exists() {
+                fs::remove_dir_all(part)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The folder that `make` fills, or has filled from the same source for the same names.
+fn cached(
+    architecture: Architecture,
+    source: Source<'_>,
+    names: &[&str],
+    directory: &Path,
+    make: impl Fn(&Apt, &Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let root = directory.join("root");
     let from = match source {
@@ -166,17 +208,7 @@ fn unpacked(
     let fresh = directory.join("fresh");
     fs::create_dir_all(&fresh)?;
     let apt = Apt::new(architecture, source, &directory.join("apt"))?;
-    for archive in download(&apt, names)? {
-        let mut unpack = Command::new("dpkg-deb");
-        output(unpack.arg("--extract").arg(&archive).arg(&fresh))?;
-    }
-    let libraries = UNUSED_LIBRARIES.map(|part| format!("usr/lib/{}/{part}", architecture.gnu()));
-    for part in UNUSED.into_iter().chain(libraries.iter().map(String::as_str)) {
-        let part = fresh.join(part);
-        if part.exists() {
-            fs::remove_dir_all(part)?;
-        }
-    }
+    make(&apt, &fresh)?;
     fs::remove_dir_all(directory.join("apt"))?;
     fs::write(record, inputs)?;
     fs::rename(fresh, &root)?;

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::cross::{self, Cross, Target};
 use crate::guest::image::output;
 use crate::install;
 use crate::run::{is_root, run_tool, target, workspace};
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// Also check both packages, with lintian and rpm.
     #[arg(long)]
     check: bool,
+    /// For another processor than this machine's.
+    #[arg(long, value_enum, value_name = "TRIPLE")]
+    target: Option<Target>,
 }
 
 /// An architecture, with the names that Debian, RPM and Rust have for it.
@@ -71,11 +75,12 @@ impl Arch {
 }
 
 pub fn package(arguments: &Arguments) -> Result<()> {
-    let staged = Staged::new(&Built::new()?, arguments.revision)?;
+    let built = Built::new(arguments.target)?;
+    let staged = Staged::new(&built, arguments.revision)?;
     let folder = target().join("package");
     let packages = [staged.deb(&folder)?, staged.rpm(&folder)?];
     if arguments.check {
-        check(&packages)?;
+        check(&built, &packages)?;
     }
     for path in packages {
         let bytes = fs::metadata(&path)?.len();
@@ -88,56 +93,97 @@ pub fn package(arguments: &Arguments) -> Result<()> {
 pub struct Built {
     arch: Arch,
     program: PathBuf,
+    /// If it is for another processor than this machine's.
+    cross: Option<Cross>,
 }
 
 impl Built {
     /// For use: optimised.
-    fn new() -> Result<Self> {
-        let program = install::build()?;
-        Self::of(program)
+    fn new(target: Option<Target>) -> Result<Self> {
+        match target {
+            None => Self::of(install::build()?),
+            Some(target @ Target::Arm64) => {
+                let cross = Cross::setup(target)?;
+                setup::packaging()?;
+                Ok(Self {
+                    arch: Arch::Arm64,
+                    program: install::build_by(cross.cargo("build"))?,
+                    cross: Some(cross),
+                })
+            }
+        }
     }
 
     /// What is built already, for this machine's architecture.
     pub fn of(program: PathBuf) -> Result<Self> {
         setup::packaging()?;
         let arch = Arch::own()?;
-        Ok(Self { arch, program })
+        Ok(Self {
+            arch,
+            program,
+            cross: None,
+        })
+    }
+
+    /// A program like this one, run on this machine.
+    fn run(&self, program: &Path) -> Command {
+        self.cross
+            .as_ref()
+            .map_or_else(|| Command::new(program), |cross| cross.emulated(program))
+    }
+
+    fn strip(&self) -> Command {
+        Command::new(self.cross.as_ref().map_or("strip".into(), |_| cross::tool("strip")))
     }
 }
 
 /// The files of a package of this revision are in their folder.
-pub struct Staged {
-    arch: Arch,
+pub struct Staged<'a> {
+    built: &'a Built,
     revision: u32,
     date: u64,
 }
 
-impl Staged {
-    pub fn new(built: &Built, revision: u32) -> Result<Self> {
+impl<'a> Staged<'a> {
+    pub fn new(built: &'a Built, revision: u32) -> Result<Self> {
         let staged = Self {
-            arch: built.arch,
+            built,
             revision,
             date: date()?,
         };
         // Where both tools look for assets in `target/release/package`.
-        let folder = target().join("release/package");
-        stage::stage(&folder, &built.program, built.arch, revision, staged.date)?;
+        let mut folder = target();
+        folder.extend(built.cross.as_ref().map(Cross::triple));
+        stage::stage(&folder.join("release/package"), built, revision, staged.date)?;
         Ok(staged)
     }
 
     pub fn deb(&self, folder: &Path) -> Result<PathBuf> {
-        let name = format!("{PACKAGE}_{VERSION}-{}_{}.deb", self.revision, self.arch.debian());
+        let name = format!("{PACKAGE}_{VERSION}-{}_{}.deb", self.revision, self.built.arch.debian());
         let mut command = Command::new(setup::cargo_tool(CARGO_DEB)?);
         command.args(["--no-build", "--no-strip", "--package", PACKAGE]);
         command.args(["--deb-revision", &self.revision.to_string()]);
+        if let Some(cross) = &self.built.cross {
+            command.args(["--target", cross.triple()]);
+            // cargo-deb calls dpkg-shlibdeps by its name.
+            let search = env::var_os("PATH").unwrap_or_default();
+            let folder = cross.shlibdeps()?;
+            command.env(
+                "PATH",
+                env::join_paths(std::iter::once(folder).chain(env::split_paths(&search)))?,
+            );
+        }
         self.run(command, &folder.join(name))
     }
 
     fn rpm(&self, folder: &Path) -> Result<PathBuf> {
-        let name = format!("{PACKAGE}-{VERSION}-{}.{}.rpm", self.revision, self.arch.rpm());
+        let name = format!("{PACKAGE}-{VERSION}-{}.{}.rpm", self.revision, self.built.arch.rpm());
         let mut command = Command::new(setup::cargo_tool(CARGO_GENERATE_RPM)?);
-        command.args(["--package", PACKAGE, "--arch", self.arch.rpm(), "--target-dir"]);
+        command.args(["--package", PACKAGE, "--arch", self.built.arch.rpm(), "--target-dir"]);
         command.arg(target());
+        if let Some(cross) = &self.built.cross {
+            command.args(["--target", cross.triple()]);
+        }
         command.args(["--set-metadata", &format!("release = \"{}\"", self.revision)]);
         self.run(command, &folder.join(name))
     }
@@ -171,9 +217,25 @@ fn date() -> Result<u64> {
     Ok(written.duration_since(std::time::UNIX_EPOCH)?.as_secs())
 }
 
+/// The program in the .deb runs, here or emulated, and has the version of the package.
+fn check_program(built: &Built, deb: &Path) -> Result<()> {
+    let root = target().join("deb-root");
+    output(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(&root))?;
+    let mut show = built.run(&root.join("usr/bin").join(PACKAGE));
+    let version = output(show.arg("--version"))?;
+    ensure!(
+        version.trim() == format!("{PACKAGE} {VERSION}"),
+        "the program in {} says that it is {version}",
+        deb.display()
+    );
+    fs::remove_dir_all(root)?;
+    Ok(())
+}
+
 /// Lintian finds nothing in the .deb, and the .rpm is whole and has the program, the unit and the scripts.
-fn check([deb, rpm]: &[PathBuf; 2]) -> Result<()> {
+fn check(built: &Built, [deb, rpm]: &[PathBuf; 2]) -> Result<()> {
     setup::package_checks()?;
+    check_program(built, deb)?;
     let mut lintian = Command::new("lintian");
     // As root it only warns that it should be another user.
     lintian.args(["--allow-root", "--fail-on", "error,warning"]).arg(deb);
@@ -227,7 +289,7 @@ fn check([deb, rpm]: &[PathBuf; 2]) -> Result<()> {
                 .args(arguments);
             command
         };
-        output(within(&["--install"]).arg(rpm))?;
+        output(within(&["--install", "--ignorearch"]).arg(rpm))?;
         ensure!(root.join("usr/bin/mplsxdp").exists(), "rpm has installed no program");
         output(&mut within(&["--erase", PACKAGE]))?;
         ensure!(
@@ -236,6 +298,6 @@ fn check([deb, rpm]: &[PathBuf; 2]) -> Result<()> {
         );
         fs::remove_dir_all(root)?;
     }
-    println!("lintian and rpm find nothing wrong");
+    println!("the program runs, and lintian and rpm find nothing wrong");
     Ok(())
 }

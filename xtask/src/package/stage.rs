@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Arch, VERSION, licences};
+use super::{Built, VERSION, licences};
 use crate::guest::image::output;
 use crate::install::{self, files};
 use crate::run::{run_tool, workspace};
@@ -47,7 +47,7 @@ const CONFIG_HEADER: &str = "\
 ";
 
 /// Makes the folder anew. The program itself writes manual pages and completions.
-pub fn stage(root: &Path, program: &Path, arch: Arch, revision: u32, date: u64) -> Result<()> {
+pub fn stage(root: &Path, built: &Built, revision: u32, date: u64) -> Result<()> {
     match fs::remove_dir_all(root) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("cannot empty {}", root.display()));
@@ -55,13 +55,14 @@ pub fn stage(root: &Path, program: &Path, arch: Arch, revision: u32, date: u64) 
         _ => {}
     }
     sources(root)?;
-    let mut strip = Command::new("strip");
     let stripped = root.join(PROGRAM);
     fs::create_dir_all(stripped.parent().context("no folder")?)?;
-    output(strip.args(["--strip-unneeded", "-o"]).arg(&stripped).arg(program))?;
+    let mut strip = built.strip();
+    strip.args(["--strip-unneeded", "-o"]);
+    output(strip.arg(&stripped).arg(&built.program))?;
     fs::set_permissions(&stripped, Permissions::from_mode(0o755))?;
     run_tool(
-        Command::new(program).arg("generate").arg(root.join("usr")),
+        built.run(&built.program).arg("generate").arg(root.join("usr")),
         "it writes manual pages and shell completions",
     )?;
     for page in files(&root.join("usr/share/man"))? {
@@ -69,7 +70,7 @@ pub fn stage(root: &Path, program: &Path, arch: Arch, revision: u32, date: u64) 
         compress(&page, &fs::read(&page)?)?;
         fs::remove_file(page)?;
     }
-    let licences = licences::of(arch)?;
+    let licences = licences::of(built.arch)?;
     compress(&root.join(DOC).join("third-party-licences"), licences.as_bytes())?;
     let changes = debian_changelog(revision, date)?;
     compress(&root.join(DEBIAN_CHANGELOG), changes.as_bytes())

@@ -281,18 +281,19 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     let adjacency = Adjacency::new(mac(1), 0x0807, mac(9), 0x100f).words();
     let bytes: Vec<u8> = adjacency.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(bytes[..16], (1..=16).collect::<Vec<u8>>());
-    assert_eq!(bytes[16..], [0; 16]);
+    assert_eq!(bytes[16..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 15, 16, 0, 0]);
     let tags = VlanTags::two(0x1112, 0x314, 0x1516, 0x718);
     let adjacency = Adjacency::new(mac(1), 0x0807, mac(9), 0x100f)
         .with_tags(tags)
         .with_backup(Some(0x1a18))
         .with_one_buffer(true)
+        .with_mpls_mtu(0x1e1d)
         .words();
     let bytes: Vec<u8> = adjacency.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(
         bytes[16..],
         [
-            0x11, 0x12, 0x3, 0x14, 0x15, 0x16, 0x7, 0x18, 0x19, 0x1a, 8, 1, 0, 0, 0, 0
+            0x11, 0x12, 0x3, 0x14, 0x15, 0x16, 0x7, 0x18, 0x19, 0x1a, 8, 1, 0x1d, 0x1e, 0, 0
         ]
     );
     assert_eq!(

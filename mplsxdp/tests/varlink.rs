@@ -261,6 +261,8 @@ fn link() -> Link {
         put_back: 0,
         mpls: true,
         accept_labels: Some("100-199,300".parse().unwrap()),
+        mpls_mtu: 1504,
+        mpls_mtu_set: Some(1508),
         tx_only: false,
         local: true,
         parent_only: false,
@@ -485,12 +487,14 @@ fn methods() {
         ifname: name(),
         tx_only: Some(true),
         accept_labels: Some("100-199,300".parse().unwrap()),
+        mpls_mtu: Some("1508".parse().unwrap()),
         checksum: Some(Checksum::Trust),
     };
     let set_link = SetLink {
         ifname: name(),
         mpls: Some(true),
         accept_labels: Some("all".parse().unwrap()),
+        mpls_mtu: Some("default".parse().unwrap()),
     };
     let neighbors = NeighborList {
         neighbors: vec![next_hop()],

@@ -366,8 +366,9 @@ fn describe(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> String {
             let _ = write!(text, ", {:?}", tables.label_stack(entry.operand()));
         }
         if let Some(adjacency) = tables.adjacency(entry.next_hop()) {
-            let (destination, port, mtu) = (adjacency.destination(), adjacency.port(), adjacency.mtu());
-            let _ = write!(text, ", {destination} port {port} mtu {mtu}");
+            let (destination, port) = (adjacency.destination(), adjacency.port());
+            let (mtu, mpls_mtu) = (adjacency.mtu(), adjacency.mpls_mtu());
+            let _ = write!(text, ", {destination} port {port} mtu {mtu} mpls-mtu {mpls_mtu}");
         }
         text.push('\n');
     }

@@ -6,8 +6,9 @@ use crate::wire::{Mac, VLAN_VID_MASK};
 /// One entry of `ADJACENCIES`: a neighbour and how to reach it. Word 0 is the destination MAC (bytes 0-5) and the
 /// transmit port (bytes 6-7). Word 1 is the source MAC and the MTU. Word 2 is the [`VlanTags`] of frames to the
 /// neighbour. Word 3 is the next-hop index of its backup, plus 1 (bytes 24-25), the length of the tags in bytes (byte
-/// 26), and whether frames must be in one buffer (byte 27). A new MAC address of the neighbour is one 8-byte store of
-/// word 0. If word 0 has no MAC address, the neighbour is unresolved: its frames go to the backup, if there is one.
+/// 26), whether frames must be in one buffer (byte 27), and the MPLS MTU (bytes 28-29). A new MAC address of the
+/// neighbour is one 8-byte store of word 0. If word 0 has no MAC address, the neighbour is unresolved: its frames go to
+/// the backup, if there is one.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Adjacency {
@@ -15,11 +16,23 @@ pub struct Adjacency {
 }
 
 impl Adjacency {
-    /// `mtu` is the largest layer-3 packet, labels included, that the port sends.
+    /// `mtu` is the largest packet that the port sends, with labels (which count) or without.
     pub const fn new(destination: Mac, port: u16, source: Mac, mtu: u16) -> Self {
         Self {
-            words: [mac_word(destination, port), mac_word(source, mtu), 0, 0],
+            words: [
+                mac_word(destination, port),
+                mac_word(source, mtu),
+                0,
+                (mtu as u64) << 32,
+            ],
         }
+    }
+
+    /// The same with another limit for labelled packets, labels included.
+    pub const fn with_mpls_mtu(self, mtu: u16) -> Self {
+        let mut words = self.words;
+        words[3] = (words[3] & !(0xffff << 32)) | (mtu as u64) << 32;
+        Self { words }
     }
 
     /// The same on a sub-interface: frames leave with `tags`.
@@ -83,8 +96,14 @@ impl Adjacency {
         word_mac(self.words[1])
     }
 
+    /// For packets without labels.
     pub const fn mtu(self) -> u16 {
         word_rest(self.words[1])
+    }
+
+    /// For packets with labels.
+    pub const fn mpls_mtu(self) -> u16 {
+        (self.words[3] >> 32) as u16
     }
 
     pub const fn tags(self) -> VlanTags {
@@ -108,11 +127,11 @@ impl Adjacency {
         }
     }
 
-    /// The same next hop with another MTU.
+    /// The same next hop with another MTU for all packets.
     pub const fn with_mtu(self, mtu: u16) -> Self {
         let mut words = self.words;
         words[1] = mac_word(self.source(), mtu);
-        Self { words }
+        Self { words }.with_mpls_mtu(mtu)
     }
 }
 
@@ -178,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adjacency_keeps_tags_and_backup_apart() {
+    fn an_adjacency_keeps_tags_backup_and_mpls_mtu_apart() {
         let plain = Adjacency::new(Mac([2, 0, 0, 0, 0, 9]), 5, Mac([2, 0, 0, 0, 0, 1]), 1500);
         assert_eq!(
             (plain.tags(), plain.tags_len_bytes(), plain.backup()),
@@ -203,6 +222,10 @@ mod tests {
                     assert!(one_buffer.takes_one_buffer() && !adjacency.takes_one_buffer());
                     assert_eq!((one_buffer.tags_len_bytes(), one_buffer.backup()), (len, backup));
                     assert_eq!(one_buffer.with_one_buffer(false), adjacency);
+                    let mpls = one_buffer.with_mpls_mtu(1508);
+                    assert_eq!((mpls.mpls_mtu(), mpls.mtu(), adjacency.mpls_mtu()), (1508, 1500, 1500));
+                    assert_eq!(mpls.with_mpls_mtu(1500), one_buffer);
+                    assert_eq!(mpls.with_backup(None).with_tags(VlanTags::NONE).mpls_mtu(), 1508);
                 }
             }
         }

@@ -30,7 +30,7 @@ pub use stack::LabelStack;
 pub use watch::Watch;
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 

@@ -10,13 +10,14 @@ pub(super) struct Egress(Adjacency);
 
 impl Egress {
     /// Finds the adjacency of `entry`, or its backup. `frame_len` is the length that the frame would have on leaving,
-    /// with an untagged Ethernet header.
+    /// with an untagged Ethernet header, and `mtu` the limit that applies to it.
     #[inline(always)]
     pub(super) fn find<F: Frame, T: PortView>(
         frame: &F,
         tables: &T,
         entry: RouteEntry,
         frame_len: usize,
+        mtu: fn(Adjacency) -> u16,
         unfinished: usize,
     ) -> Checked<Self> {
         let mut adjacency = tables.adjacency(entry.next_hop()).ok_or(Reason::Unresolved)?;
@@ -27,7 +28,7 @@ impl Egress {
                 return Err(Reason::Unresolved);
             }
         }
-        if frame_len > ETH_HLEN + usize::from(adjacency.mtu()) {
+        if frame_len > ETH_HLEN + usize::from(mtu(adjacency)) {
             return Err(Reason::TooBig);
         }
         if adjacency.takes_one_buffer() && tables.settings().native_frags() && frame.is_split() {

@@ -4,7 +4,7 @@ use super::egress::Egress;
 use super::frame::{Frame, cut_tail, move_head, store};
 use super::label::{label_stack, store_labels};
 use super::{Checked, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{Domain, Op, Reason, RouteEntry, Settings, TtlMode};
+use crate::abi::{Adjacency, Domain, Op, Reason, RouteEntry, Settings, TtlMode};
 use crate::hash::ip_flow_hash;
 use crate::ip::{self, Family, Header};
 use crate::wire::{
@@ -62,7 +62,14 @@ pub(super) fn impose<F: Frame, T: PortView>(
     ip.set_ttl(ttl);
     let egress = match entry.op() {
         Op::Label => {
-            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN, unfinished)?;
+            let egress = Egress::find(
+                frame,
+                tables,
+                entry,
+                unlabelled + LSE_LEN,
+                Adjacency::mpls_mtu,
+                unfinished,
+            )?;
             let lse = Lse::new(entry.out_label(), tc, true, label_ttl);
             egress.begin(frame, ip.offset, LSE_LEN, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), lse.to_bytes())?;
@@ -72,7 +79,14 @@ pub(super) fn impose<F: Frame, T: PortView>(
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
-            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN, unfinished)?;
+            let egress = Egress::find(
+                frame,
+                tables,
+                entry,
+                unlabelled + depth * LSE_LEN,
+                Adjacency::mpls_mtu,
+                unfinished,
+            )?;
             let label_ttl = if stack.ttl() != 0 { stack.ttl() } else { label_ttl };
             egress.begin(frame, ip.offset, depth * LSE_LEN, ETH_P_MPLS_UC)?;
             store_labels(frame, egress.l2_len(), (stack, depth), tc, label_ttl, (true, label_ttl))?;

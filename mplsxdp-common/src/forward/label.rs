@@ -4,7 +4,7 @@ use super::egress::Egress;
 use super::frame::{Frame, store};
 use super::ip::Ip;
 use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{LabelStack, MAX_PUSH, Op, PortWord, Reason, RouteEntry, TtlMode, TtlPropagate};
+use crate::abi::{Adjacency, LabelStack, MAX_PUSH, Op, PortWord, Reason, RouteEntry, TtlMode, TtlPropagate};
 use crate::hash::flow_hash;
 use crate::ip::Family;
 use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
@@ -225,7 +225,14 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
     let unlabelled = received - (beneath - ETH_HLEN);
     let egress = match entry.op() {
         Op::Label => {
-            let egress = Egress::find(frame, tables, entry, unlabelled + LSE_LEN, top.unfinished)?;
+            let egress = Egress::find(
+                frame,
+                tables,
+                entry,
+                unlabelled + LSE_LEN,
+                Adjacency::mpls_mtu,
+                top.unfinished,
+            )?;
             let out = top.lse.swapped(entry.out_label(), ttl);
             egress.begin(frame, beneath, LSE_LEN, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), out.to_bytes())?;
@@ -233,7 +240,14 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
         }
         Op::Stack => {
             let (stack, depth) = label_stack(tables, entry)?;
-            let egress = Egress::find(frame, tables, entry, unlabelled + depth * LSE_LEN, top.unfinished)?;
+            let egress = Egress::find(
+                frame,
+                tables,
+                entry,
+                unlabelled + depth * LSE_LEN,
+                Adjacency::mpls_mtu,
+                top.unfinished,
+            )?;
             let outer_ttl = match mode() {
                 TtlMode::Pipe => tables.settings().tunnel_ttl(),
                 TtlMode::Uniform | TtlMode::Linux => ttl,
@@ -249,7 +263,14 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
             // RFC 8029 section 4.4: an MPLS echo request is forwarded like any other packet. The next hop is the
             // egress: it treats a request that arrives without a label as one whose label was popped here.
             ip.after_pop(tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
-            let egress = Egress::find(frame, tables, entry, ETH_HLEN + ip.kept_len, top.unfinished)?;
+            let egress = Egress::find(
+                frame,
+                tables,
+                entry,
+                ETH_HLEN + ip.kept_len,
+                Adjacency::mtu,
+                top.unfinished,
+            )?;
             egress.begin(frame, beneath, 0, ip.family.ethertype())?;
             ip.store(frame, egress.l2_len())?;
             ip.cut_trailer(frame);
@@ -263,7 +284,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
             } else {
                 exposed
             };
-            let egress = Egress::find(frame, tables, entry, unlabelled, top.unfinished)?;
+            let egress = Egress::find(frame, tables, entry, unlabelled, Adjacency::mpls_mtu, top.unfinished)?;
             egress.begin(frame, beneath, 0, ETH_P_MPLS_UC)?;
             store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress

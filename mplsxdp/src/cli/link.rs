@@ -20,12 +20,13 @@ use crate::kernel::netns::shell_prefix;
 pub const HELP: &str = "\
 Verbs:
   link show [IFACE]               -s: the kernel's counters, and exceptions by reason
-  link add IFACE [tx-only] [accept-labels RANGES] [checksum {finish|trust}]
+  link add IFACE [tx-only] [accept-labels RANGES] [mpls-mtu BYTES] [checksum {finish|trust}]
                                   make an interface, or a VLAN on it (eth1.100, eth1.100.10), a port
   link del IFACE                  remove the port; the interface stays
-  link set IFACE [mpls {on|off}] [accept-labels {all|RANGES}]
-                                  accept labelled frames, those with some labels (100-199,300), or none; use
-                                  `ip link set` for the rest";
+  link set IFACE [mpls {on|off}] [accept-labels {all|RANGES}] [mpls-mtu {BYTES|default}]
+                                  accept labelled frames, those with some labels (100-199,300), or none;
+                                  mpls-mtu: the largest labelled packet that may leave, label stack included;
+                                  use `ip link set` for the rest";
 
 pub const NEIGH_HELP: &str = "\
 Verbs:
@@ -86,6 +87,7 @@ fn add_options(name: &str, mut words: &[&str]) -> Result<Option<AddLink>, Failur
         ifname: name.to_owned(),
         tx_only: None,
         accept_labels: None,
+        mpls_mtu: None,
         checksum: None,
     };
     loop {
@@ -97,6 +99,10 @@ fn add_options(name: &str, mut words: &[&str]) -> Result<Option<AddLink>, Failur
             }
             ["accept-labels", value, rest @ ..] if add.accept_labels.is_none() => {
                 add.accept_labels = Some(parsed(value)?);
+                rest
+            }
+            ["mpls-mtu", value, rest @ ..] if add.mpls_mtu.is_none() => {
+                add.mpls_mtu = Some(parsed(value)?);
                 rest
             }
             ["checksum", value, rest @ ..] if add.checksum.is_none() => {
@@ -114,16 +120,24 @@ fn set_options(name: &str, mut words: &[&str]) -> Result<Option<SetLink>, Failur
         ifname: name.to_owned(),
         mpls: None,
         accept_labels: None,
+        mpls_mtu: None,
     };
     loop {
         words = match words {
-            [] => return Ok((set.mpls.is_some() || set.accept_labels.is_some()).then_some(set)),
+            [] => {
+                let is_empty = set.mpls.is_none() && set.accept_labels.is_none() && set.mpls_mtu.is_none();
+                return Ok((!is_empty).then_some(set));
+            }
             ["mpls", value @ ("on" | "off"), rest @ ..] if set.mpls.is_none() => {
                 set.mpls = Some(*value == "on");
                 rest
             }
             ["accept-labels", value, rest @ ..] if set.accept_labels.is_none() => {
                 set.accept_labels = Some(parsed(value)?);
+                rest
+            }
+            ["mpls-mtu", value, rest @ ..] if set.mpls_mtu.is_none() => {
+                set.mpls_mtu = Some(parsed(value)?);
                 rest
             }
             _ => return Ok(None),
@@ -376,9 +390,10 @@ fn lines(link: &Link) -> Vec<String> {
     };
     let mut lines = vec![
         format!(
-            "{ifindex}{ifname}{parent}: {} {} mtu {mtu} mode {mode}",
+            "{ifindex}{ifname}{parent}: {} {} mtu {mtu}{} mode {mode}",
             up(link),
-            mpls(link)
+            mpls(link),
+            mpls_mtu(link)
         ),
         format!(
             "    link/ether {address}{tags} bpf_link {link_id} prog {program_id}{put_back}{redirect} checksum {}",
@@ -563,6 +578,15 @@ fn up(link: &Link) -> &'static str {
         (true, _) => "UP",
         (false, 0) => "WAITING",
         (false, _) => "DOWN",
+    }
+}
+
+/// The MPLS MTU, if one is set.
+fn mpls_mtu(link: &Link) -> String {
+    match (link.mpls_mtu_set, link.mpls_mtu) {
+        (None, _) => String::new(),
+        (Some(set), mtu) if set == mtu => format!(" mpls-mtu {mtu}"),
+        (Some(set), mtu) => format!(" mpls-mtu {mtu} (of {set}, which the MTU does not allow)"),
     }
 }
 

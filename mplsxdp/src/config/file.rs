@@ -269,6 +269,7 @@ mod tests {
             local = "own"
             mpls-off = ["eth2"]
             accept-labels = ["eth1=100-199,300"]
+            mpls-mtu = ["eth1=1508", "eth3=default"]
             kernel-route = ["10.4.4.0/24 src 10.0.0.1"]
             instance = "pe1"
             netns = "r1"
@@ -309,10 +310,11 @@ mod tests {
             tx_only,
             mpls: !tx_only,
             accept_labels: crate::dataplane::label_ranges::AcceptLabels::default(),
+            mpls_mtu: crate::dataplane::mpls_mtu::MplsMtu::default(),
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:39:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:40:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -321,6 +323,7 @@ mod tests {
                 tx_only: vec!["eth3".into()],
                 mpls_off: vec!["eth2".into()],
                 accept_labels: vec!["eth1=100-199,300".parse().unwrap()],
+                mpls_mtu: ["eth1=1508", "eth3=default"].map(|text| text.parse().unwrap()).into(),
                 local: Some("own".into()),
                 kernel_route: vec!["10.4.4.0/24 src 10.0.0.1".parse().unwrap()],
                 instance: "pe1".into(),
@@ -362,6 +365,7 @@ mod tests {
         };
         let restricted = PortConfig {
             accept_labels: "100-199,300".parse().unwrap(),
+            mpls_mtu: "1508".parse().unwrap(),
             ..port("eth1", false)
         };
         assert_eq!(config.ports, [restricted, off, port("eth3", true)]);
@@ -518,7 +522,7 @@ instance = "../up"
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
                 "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, checksum, counter-slots, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
+                 log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",

@@ -23,13 +23,15 @@ use serde_json::Value;
 use crate::control::Instance;
 use crate::control::api::Checksum;
 use crate::dataplane::label_ranges::AcceptLabels;
+use crate::dataplane::mpls_mtu::MplsMtu;
+use crate::dataplane::port_change::PortChange;
 use crate::rib::Preferences;
 use crate::route::interface::{check_interface, check_new_interface};
 use crate::route::{Route, RouteKey};
 pub use error::{ConfigError, Problem, Reason};
 pub use options::{DEFAULT_LOCAL, Options};
 pub use sync::{Span, SyncSource, SyncTable};
-pub use values::{ChecksumMode, Number, PortLabels, Preference, Rate, TtlPropagation, UnknownPolicy};
+pub use values::{ChecksumMode, Number, PortLabels, PortMplsMtu, Preference, Rate, TtlPropagation, UnknownPolicy};
 
 /// The burst that a rate limit per second allows: 50 ms of it, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
@@ -70,8 +72,21 @@ pub struct PortConfig {
     /// Accepts labelled frames.
     pub mpls: bool,
     pub accept_labels: AcceptLabels,
+    pub mpls_mtu: MplsMtu,
     /// How unfinished checksums are treated; `None`: the default for the kind of interface.
     pub checksum: Option<Checksum>,
+}
+
+impl PortConfig {
+    /// The part of it that `link set` changes.
+    pub fn settings(&self) -> PortChange {
+        let receives = !self.tx_only;
+        PortChange {
+            mpls: receives.then_some(self.mpls),
+            accept_labels: receives.then_some(self.accept_labels),
+            mpls_mtu: Some(self.mpls_mtu),
+        }
+    }
 }
 
 impl Config {
@@ -133,11 +148,16 @@ impl Config {
             let iface = port.name.clone();
             accept.0.is_some().then_some(PortLabels { iface, accept })
         };
+        let mpls_mtu = |port: &PortConfig| {
+            let (iface, mtu) = (port.name.clone(), port.mpls_mtu);
+            (!mtu.is_default()).then_some(PortMplsMtu { iface, mtu })
+        };
         let options = Options {
             iface: names(|port| !port.tx_only),
             tx_only: names(|port| port.tx_only),
             mpls_off: names(|port| !port.tx_only && !port.mpls),
             accept_labels: ports.iter().filter_map(accepted).collect(),
+            mpls_mtu: ports.iter().filter_map(mpls_mtu).collect(),
             checksum: ports.iter().filter_map(checksum).collect(),
             local,
             wait: self.options.wait || waits,
@@ -258,13 +278,14 @@ impl Given {
         options.sync_table = [line.sync_table, file.sync_table].concat();
         // The last one wins.
         options.accept_labels = [file.accept_labels, line.accept_labels].concat();
+        options.mpls_mtu = [file.mpls_mtu, line.mpls_mtu].concat();
         options.checksum = [file.checksum, line.checksum].concat();
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
                 "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "prefer" | "sync"
                 | "sync-table" => [of_line, of_file].concat(),
-                "accept-labels" | "checksum" => [of_file, of_line].concat(),
+                "accept-labels" | "mpls-mtu" | "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
             };
             self.places.insert(name, places);
@@ -334,6 +355,7 @@ impl Given {
                             tx_only,
                             mpls: !tx_only,
                             accept_labels: AcceptLabels::default(),
+                            mpls_mtu: MplsMtu::default(),
                             checksum: None,
                         }),
                         Err(error) => self.refuse_option(option, index, error),
@@ -343,6 +365,7 @@ impl Given {
         }
         self.set_mpls(&mut ports);
         self.set_accepted_labels(&mut ports);
+        self.set_mpls_mtus(&mut ports);
         self.set_checksums(&mut ports);
         if let Some(local) = self.options.local.clone() {
             if let Err(error) = check_new_interface(&local) {
@@ -403,6 +426,16 @@ impl Given {
                     self.refuse_option("accept-labels", index, Reason::AcceptLabels(iface));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    fn set_mpls_mtus(&mut self, ports: &mut [PortConfig]) {
+        for (index, PortMplsMtu { iface, mtu }) in self.options.mpls_mtu.clone().into_iter().enumerate() {
+            match ports.iter_mut().find(|port| port.name == iface) {
+                Some(port) => port.mpls_mtu = mtu,
+                None if self.knows_interfaces() => self.refuse_option("mpls-mtu", index, Reason::MplsMtu(iface)),
+                None => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::sync::{Span, SyncSource, SyncTable};
-use super::values::{ChecksumMode, Number, PortLabels, Preference, Rate, TtlPropagation, UnknownPolicy};
+use super::values::{ChecksumMode, Number, PortLabels, PortMplsMtu, Preference, Rate, TtlPropagation, UnknownPolicy};
 use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::UnknownChecksum;
 use crate::dataplane::XdpMode;
@@ -39,6 +39,10 @@ pub struct Options {
     /// The labels that one of --iface accepts, as up to 8 ranges; frames with others are dropped (repeatable).
     #[arg(long, value_name = "IFACE=RANGES")]
     pub accept_labels: Vec<PortLabels>,
+    /// The largest labelled packet that may leave by an interface, label stack included (repeatable) [default: the
+    /// interface's MTU].
+    #[arg(long, value_name = "IFACE=BYTES")]
+    pub mpls_mtu: Vec<PortMplsMtu>,
     /// Make an interface for this machine's own packets: routes for prefixes impose labels on packets sent into it
     /// [NAME: mpls0].
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
@@ -156,6 +160,7 @@ impl Default for Options {
             tx_only: Vec::new(),
             mpls_off: Vec::new(),
             accept_labels: Vec::new(),
+            mpls_mtu: Vec::new(),
             local: None,
             kernel_route: Vec::new(),
             instance: DEFAULT_INSTANCE.into(),
@@ -194,11 +199,12 @@ impl Default for Options {
 }
 
 /// Options that a reload applies to the running instance.
-const RELOADED: [&str; 11] = [
+const RELOADED: [&str; 12] = [
     "iface",
     "tx-only",
     "mpls-off",
     "accept-labels",
+    "mpls-mtu",
     "checksum",
     "kernel-route",
     "wait",

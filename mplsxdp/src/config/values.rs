@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::control::api::{Checksum, UnknownChecksum};
 use crate::dataplane::label_ranges::{AcceptLabels, InvalidLabelRanges};
+use crate::dataplane::mpls_mtu::{InvalidMplsMtu, MplsMtu};
 use crate::route::{Source, UnknownSource};
 use crate::text::serde_as_text;
 
@@ -197,6 +198,44 @@ impl fmt::Display for PortLabels {
 }
 
 serde_as_text!(PortLabels);
+
+/// `eth1=1508`: the MPLS MTU of an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortMplsMtu {
+    pub iface: String,
+    pub mtu: MplsMtu,
+}
+
+/// Why a text is not a [`PortMplsMtu`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidPortMplsMtu {
+    #[error("`{0}` is not IFACE=BYTES, such as eth1=1508")]
+    Form(Box<str>),
+    #[error(transparent)]
+    Mtu(#[from] InvalidMplsMtu),
+}
+
+impl FromStr for PortMplsMtu {
+    type Err = InvalidPortMplsMtu;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPortMplsMtu> {
+        let (iface, mtu) = text
+            .rsplit_once('=')
+            .ok_or_else(|| InvalidPortMplsMtu::Form(text.into()))?;
+        Ok(Self {
+            iface: iface.to_owned(),
+            mtu: mtu.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for PortMplsMtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.iface, self.mtu)
+    }
+}
+
+serde_as_text!(PortMplsMtu);
 
 /// `kernel=5`: the preference of an owner's routes over those of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
-use crate::dataplane::label_ranges::{AcceptLabels, LabelRanges, LabelsChange};
+use crate::dataplane::label_ranges::{AcceptLabels, LabelRanges};
+use crate::dataplane::mpls_mtu::MplsMtu;
+use crate::dataplane::port_change::PortChange;
 use crate::lfib::next_hops::Position;
 use crate::lfib::spread::Spread;
 pub use crate::route::Mode as ChangeMode;
@@ -316,6 +318,11 @@ pub struct Link {
     /// The labels of those frames: ranges such as `100-199,300`; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept_labels: Option<LabelRanges>,
+    /// The largest labelled packet that may leave by it, label stack included.
+    pub mpls_mtu: u32,
+    /// The MPLS MTU that was set, which is larger than `mpls_mtu` if the interface's MTU does not allow it; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpls_mtu_set: Option<u32>,
     pub tx_only: bool,
     /// The far end of the veth pair for this machine's own packets.
     pub local: bool,
@@ -812,6 +819,8 @@ pub struct AddLink {
     /// `None`: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept_labels: Option<AcceptLabels>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpls_mtu: Option<MplsMtu>,
     /// `None`: the default for the kind of interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
@@ -833,6 +842,8 @@ pub struct SetLink {
     pub mpls: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept_labels: Option<AcceptLabels>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpls_mtu: Option<MplsMtu>,
 }
 
 /// Parameters of `ListLinks` and `ListNeighbors`.
@@ -1107,6 +1118,7 @@ pub enum Request {
         name: String,
         tx_only: bool,
         accept: AcceptLabels,
+        mpls_mtu: MplsMtu,
         checksum: Option<Checksum>,
     },
     DeleteLink {
@@ -1114,7 +1126,7 @@ pub enum Request {
     },
     SetLink {
         name: String,
-        labels: LabelsChange,
+        change: PortChange,
     },
     /// Up to `limit` next hops after `after`, in their order.
     ListNeighbors {

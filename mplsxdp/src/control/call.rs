@@ -10,7 +10,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Method, Request, RouteFilter};
-use crate::dataplane::label_ranges::LabelsChange;
+use crate::dataplane::port_change::PortChange;
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
 use crate::route::{InvalidRoute, Route, RouteKey, RoutingTable, Rule, Source};
@@ -278,6 +278,7 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
                 ifname: name,
                 tx_only,
                 accept_labels,
+                mpls_mtu,
                 checksum,
             } = parameters(raw)?;
             let (tx_only, accept) = (tx_only.unwrap_or(false), accept_labels.unwrap_or_default());
@@ -288,6 +289,7 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
                 name,
                 tx_only,
                 accept,
+                mpls_mtu: mpls_mtu.unwrap_or_default(),
                 checksum,
             }))
         }
@@ -299,13 +301,19 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             let api::SetLink {
                 ifname: name,
                 mpls,
-                accept_labels: accept,
+                accept_labels,
+                mpls_mtu,
             } = parameters(raw)?;
-            let labels = LabelsChange { mpls, accept };
-            if labels == LabelsChange::default() {
-                return Err(invalid("parameters", "`mpls` or `accept_labels` must be given"));
+            let change = PortChange {
+                mpls,
+                accept_labels,
+                mpls_mtu,
+            };
+            if change == PortChange::default() {
+                let reason = "`mpls`, `accept_labels` or `mpls_mtu` must be given";
+                return Err(invalid("parameters", reason));
             }
-            Ok(Command::Ask(Request::SetLink { name, labels }))
+            Ok(Command::Ask(Request::SetLink { name, change }))
         }
         Method::ListNeighbors => {
             let api::WithCounters { counters } = parameters(raw)?;
@@ -601,6 +609,12 @@ mod tests {
                 "{\"ifname\":\"eth1\",\"mpls\":\"on\"}",
                 "parameters.mpls",
                 "invalid type: string \"on\", expected a boolean",
+            ),
+            (
+                "SetLink",
+                "{\"ifname\":\"eth1\",\"mpls_mtu\":71}",
+                "parameters.mpls_mtu",
+                "71 is not an MPLS MTU: it is 72 to 65535 bytes, or 0 for the port's MTU",
             ),
         ] {
             let text = format!("{{\"method\":\"io.mplsxdp.{method}\",\"parameters\":{parameters}}}");

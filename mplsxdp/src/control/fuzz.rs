@@ -150,15 +150,27 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             name,
             tx_only,
             accept,
+            mpls_mtu,
             checksum,
         } => (
             "AddLink",
-            json!({ "ifname": name, "tx_only": tx_only, "accept_labels": accept, "checksum": checksum }),
+            json!({
+                "ifname": name,
+                "tx_only": tx_only,
+                "accept_labels": accept,
+                "mpls_mtu": mpls_mtu,
+                "checksum": checksum,
+            }),
         ),
         Request::DeleteLink { name } => ("DeleteLink", json!({ "ifname": name })),
-        Request::SetLink { name, labels } => (
+        Request::SetLink { name, change } => (
             "SetLink",
-            json!({ "ifname": name, "mpls": labels.mpls, "accept_labels": labels.accept }),
+            json!({
+                "ifname": name,
+                "mpls": change.mpls,
+                "accept_labels": change.accept_labels,
+                "mpls_mtu": change.mpls_mtu,
+            }),
         ),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
         Request::GetSync => ("GetSync", json!({})),

@@ -217,7 +217,15 @@ fn adjacency(number: u8, mtu: u16) -> Adjacency {
         _ => VlanTags::NONE,
     };
     let backup = BACKUPS.iter().find(|(of, _)| *of == index).map(|&(_, backup)| backup);
+    // Labelled packets may be larger or smaller than others at some.
+    let mpls_mtu = match number {
+        1 => mtu + 8,
+        3 => 1500,
+        4 => 80,
+        _ => mtu,
+    };
     Adjacency::new(destination, 10 + u16::from(number), Mac([2, 1, 0, 0, number, 2]), mtu)
+        .with_mpls_mtu(mpls_mtu)
         .with_tags(tags)
         .with_backup(backup)
 }
@@ -341,12 +349,16 @@ fn check_forwarded(frame: &[u8], out: &[u8], hop: Adjacency) {
     );
     let tags = &out[ETH_HLEN - 2..l2_len(out) - 2];
     assert_eq!(tags, &hop.tags().to_bytes()[..hop.tags_len_bytes()], "tags");
-    assert!(
-        out.len() <= l2_len(out) + usize::from(hop.mtu()),
-        "larger than the link takes"
-    );
     let before = Parts::of(frame).expect("a whole stack came in");
     let after = Parts::of(out).expect("a whole stack goes out");
+    let mtu = match after.stack[..] {
+        [] => hop.mtu(),
+        _ => hop.mpls_mtu(),
+    };
+    assert!(
+        out.len() <= l2_len(out) + usize::from(mtu),
+        "larger than the link takes"
+    );
     after.check_outgoing(&before);
     // Only the pushed labels may differ: the labels beneath are the same, entry by entry.
     if let Some(beneath) = after.stack.get(MAX_PUSH..) {

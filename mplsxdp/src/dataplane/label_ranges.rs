@@ -17,14 +17,6 @@ pub struct LabelRanges {
 
 serde_as_text!(LabelRanges);
 
-/// What changes of the labelled frames that a port accepts; `None` is left as it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LabelsChange {
-    /// Whether there are any.
-    pub mpls: Option<bool>,
-    pub accept: Option<AcceptLabels>,
-}
-
 /// The labels of the frames that a port accepts: `all`, or ranges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AcceptLabels(pub Option<LabelRanges>);

@@ -16,10 +16,12 @@ pub mod label_ranges;
 pub mod loader;
 mod mapped;
 pub mod memory;
+pub mod mpls_mtu;
 #[cfg(test)]
 mod order;
 pub mod pinned;
 pub mod port;
+pub mod port_change;
 pub mod release;
 
 use clap::ValueEnum;

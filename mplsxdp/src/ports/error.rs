@@ -38,6 +38,18 @@ pub enum PortError {
     },
     #[error("{}", no_labels(.name, *.role))]
     NoLabels { name: Arc<str>, role: Role },
+    #[error("{}", not_sent(.name, *.role))]
+    NotSent { name: Arc<str>, role: Role },
+    #[error(
+        "an MPLS MTU of {set} is too large for {name}: XDP can send packets of up to {largest} bytes there; raise the \
+         interface's MTU by {missing} (`ip link set`)"
+    )]
+    MplsMtu {
+        name: Arc<str>,
+        set: u16,
+        largest: u32,
+        missing: u32,
+    },
     #[error(
         "{name} has the program already, with checksum {}: take {name} and its sub-interfaces off by `mplsxdp link del`, then \
          `mplsxdp link add {name} checksum {}`",
@@ -93,6 +105,17 @@ impl PortError {
     /// An AF_XDP queue of the interface is busy.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Sockets(error) if error.is_busy())
+    }
+}
+
+fn not_sent(name: &str, role: Role) -> String {
+    match role {
+        Role::ParentOnly => format!(
+            "{name} has the program only for its sub-interfaces; to make it a port that sends: `mplsxdp link add {name}`"
+        ),
+        Role::Local | Role::Switching | Role::TxOnly => {
+            format!("{name} is for this machine's own packets: no labelled packets leave there")
+        }
     }
 }
 

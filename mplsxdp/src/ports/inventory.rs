@@ -12,12 +12,15 @@ use tracing::{info, warn};
 
 use super::attach::{self, Attached, Order, Survey};
 use super::error::PortError;
+use super::mpls_mtu::{self, largest_redirected};
 use super::preflight::{self, Facts, FarEnd, ONE_BUFFER_MTU};
 use super::programs::ProgramState;
 use super::sub_interface::{self, SubInterface, Tags};
 use super::waiting::{Retry, Waiting, WaitingPorts};
 use crate::control::api::Checksum;
-use crate::dataplane::label_ranges::{AcceptLabels, LabelsChange};
+use crate::dataplane::label_ranges::AcceptLabels;
+use crate::dataplane::mpls_mtu::MplsMtu;
+use crate::dataplane::port_change::PortChange;
 use crate::dataplane::{GracePeriod, Tables, XdpMode};
 use crate::neighbour::links::Links;
 use crate::neighbour::{LinkInfo, Peer, Vrf};
@@ -55,17 +58,17 @@ pub struct Wish {
     pub mpls: bool,
     /// Those with these labels.
     pub accept_labels: AcceptLabels,
+    pub mpls_mtu: MplsMtu,
     /// What to do about unfinished checksums; `None`: what the kind of interface needs.
     pub checksum: Option<Checksum>,
 }
 
 impl Wish {
-    /// The part of it that [`Ports::set_labels`] can change.
-    pub fn labels(&self) -> LabelsChange {
-        LabelsChange {
-            mpls: Some(self.mpls),
-            accept: Some(self.accept_labels),
-        }
+    /// Changes it as `link set` says.
+    pub fn change(&mut self, change: PortChange) {
+        self.mpls = change.mpls.unwrap_or(self.mpls);
+        self.accept_labels = change.accept_labels.unwrap_or(self.accept_labels);
+        self.mpls_mtu = change.mpls_mtu.unwrap_or(self.mpls_mtu);
     }
 
     pub fn new(role: Role, checksum: Option<Checksum>) -> Self {
@@ -73,6 +76,7 @@ impl Wish {
             role,
             mpls: role == Role::Switching,
             accept_labels: AcceptLabels::default(),
+            mpls_mtu: MplsMtu::default(),
             checksum,
         }
     }
@@ -85,9 +89,12 @@ pub struct Port {
     name: Arc<str>,
     mac: Mac,
     mtu: u32,
+    /// The largest packet that XDP can send there.
+    largest_redirected: u32,
     role: Role,
     mpls: bool,
     accept_labels: AcceptLabels,
+    mpls_mtu: MplsMtu,
     /// The kernel accepts labels there, or its settings are not followed.
     kernel_input: bool,
     /// As configured.
@@ -179,6 +186,34 @@ impl Port {
         self.mtu.try_into().unwrap_or(u16::MAX)
     }
 
+    /// The largest packet that leaves with labels, as in the adjacency table. It is less than what is set if XDP cannot
+    /// send that.
+    pub fn mpls_mtu(&self) -> u16 {
+        match self.mpls_mtu.0 {
+            None => self.mtu(),
+            Some(set) => u32::from(set).min(self.largest_redirected) as u16,
+        }
+    }
+
+    /// Checks that XDP can send packets of an MPLS MTU.
+    pub fn check_mpls_mtu(&self, mpls_mtu: MplsMtu) -> Result<(), PortError> {
+        mpls_mtu::check(self.name.clone(), mpls_mtu, self.largest_redirected)
+    }
+
+    /// The MPLS MTU that is set, and the one that is used.
+    fn mpls_mtus(&self) -> (MplsMtu, u16) {
+        (self.mpls_mtu, self.mpls_mtu())
+    }
+
+    /// Logs that the MPLS MTU which is set is too large, if one of both has changed since `before`.
+    fn warn_of_mpls_mtu(&self, before: (MplsMtu, u16)) {
+        if let Err(error) = self.check_mpls_mtu(self.mpls_mtu)
+            && self.mpls_mtus() != before
+        {
+            warn!(port = &*self.name, used = self.mpls_mtu(), "{error}");
+        }
+    }
+
     pub fn role(&self) -> Role {
         self.role
     }
@@ -202,6 +237,7 @@ impl Port {
             role: self.role,
             mpls: self.mpls,
             accept_labels: self.accept_labels,
+            mpls_mtu: self.mpls_mtu,
             checksum: self.checksum,
         }
     }
@@ -272,6 +308,7 @@ pub struct SubInterfacePlan {
     pub parent: Option<Box<Facts>>,
     mac: Mac,
     mtu: u32,
+    largest_redirected: u32,
     pub notes: Vec<String>,
 }
 
@@ -555,6 +592,7 @@ impl Ports {
         Ok(Plan::SubInterface(Box::new(SubInterfacePlan {
             mac: mac.ok_or_else(|| PortError::NoMac { name: name.into() })?,
             mtu: mtu_of(found.tags, &parent, survey.device.as_deref()),
+            largest_redirected: largest_redirected(&parent, found.tags.to_wire()),
             parent_name: parent.name,
             parent: port.is_none().then_some(facts),
             found,
@@ -601,9 +639,11 @@ impl Ports {
             name: link.name.clone(),
             mac,
             mtu: link.mtu,
+            largest_redirected: largest_redirected(link, VlanTags::NONE),
             role: wish.role,
             mpls: wish.mpls,
             accept_labels: wish.accept_labels,
+            mpls_mtu: wish.mpls_mtu,
             kernel_input: true,
             checksum: wish.checksum,
             retired: false,
@@ -620,6 +660,7 @@ impl Ports {
             },
         };
         info!(port = &*port.name, number, link_id = attached.link_id, "attached");
+        port.warn_of_mpls_mtu(Default::default());
         port.store(tables);
         self.ports.push(port);
         Ok(())
@@ -633,6 +674,7 @@ impl Ports {
             role,
             mpls,
             accept_labels,
+            mpls_mtu,
             checksum,
         }: Wish,
         plan: &SubInterfacePlan,
@@ -647,9 +689,11 @@ impl Ports {
             name: name.into(),
             mac: plan.mac,
             mtu: plan.mtu,
+            largest_redirected: plan.largest_redirected,
             role,
             mpls,
             accept_labels,
+            mpls_mtu,
             kernel_input: true,
             checksum,
             retired: false,
@@ -680,6 +724,7 @@ impl Ports {
             tags = port.tags().map(tracing::field::display),
             "added"
         );
+        port.warn_of_mpls_mtu(Default::default());
         self.ports.push(port);
         Ok(())
     }
@@ -851,29 +896,34 @@ impl Ports {
     /// Changes the role of a port that has its program.
     pub fn set_role(&mut self, number: u16, wish: Wish, tables: &mut impl Tables) {
         if let Some(port) = self.get_mut(number) {
+            let before = port.mpls_mtus();
             (port.role, port.mpls, port.retired) = (wish.role, wish.mpls, false);
-            port.accept_labels = wish.accept_labels;
+            (port.accept_labels, port.mpls_mtu) = (wish.accept_labels, wish.mpls_mtu);
             info!(port = &*port.name, role = %wish.role, "changed");
+            port.warn_of_mpls_mtu(before);
             port.store(tables);
         }
     }
 
-    /// Changes which labelled frames a port accepts.
-    pub fn set_labels(&mut self, number: u16, labels: LabelsChange, tables: &mut impl Tables) -> Result<(), PortError> {
+    /// Changes a port as `link set` says. Returns whether adjacencies depend on what changed.
+    pub fn change(&mut self, number: u16, change: PortChange, tables: &mut impl Tables) -> Result<bool, PortError> {
         let Some(port) = self.get_mut(number) else {
-            return Ok(());
+            return Ok(false);
         };
-        let LabelsChange { mpls, accept } = labels;
-        if (mpls == Some(true) || accept.is_some()) && port.role != Role::Switching {
-            return Err(PortError::NoLabels {
-                name: port.name.clone(),
-                role: port.role,
-            });
+        let (name, role) = (port.name.clone(), port.role);
+        if change.is_about_labels() && role != Role::Switching {
+            return Err(PortError::NoLabels { name, role });
         }
-        port.mpls = mpls.unwrap_or(port.mpls);
-        port.accept_labels = accept.unwrap_or(port.accept_labels);
+        if change.mpls_mtu.is_some() && matches!(role, Role::Local | Role::ParentOnly) {
+            return Err(PortError::NotSent { name, role });
+        }
+        let before = port.mpls_mtus();
+        let mut wish = port.wish();
+        wish.change(change);
+        (port.mpls, port.accept_labels, port.mpls_mtu) = (wish.mpls, wish.accept_labels, wish.mpls_mtu);
         port.store(tables);
-        Ok(())
+        port.warn_of_mpls_mtu(before);
+        Ok(port.mpls_mtu() != before.1)
     }
 
     /// An interface has changed: its program may have been taken off, or another program that blocked it. Returns
@@ -907,7 +957,10 @@ impl Ports {
         }
         let outgrown = port.mtu <= ONE_BUFFER_MTU && mtu > ONE_BUFFER_MTU;
         let is_prepared = matches!(port.place, Place::Interface { traits, .. } if traits.exceeds_mtu);
+        let mpls_mtus = port.mpls_mtus();
         (port.mac, port.mtu) = (mac, mtu);
+        port.largest_redirected = largest_redirected(link, VlanTags::NONE);
+        port.warn_of_mpls_mtu(mpls_mtus);
         let number = port.number;
         tables.store_port(number, port.word());
         if outgrown && !self.sends_multi_buffer(number) {
@@ -947,7 +1000,13 @@ impl Ports {
             .collect();
         let mut changed = false;
         for port in &mut self.ports {
-            let before = (port.word(), port.ifindex(), port.mtu, port.vlan_tags());
+            let before = (
+                port.word(),
+                port.ifindex(),
+                port.mtu,
+                port.vlan_tags(),
+                port.mpls_mtus(),
+            );
             let Place::SubInterface {
                 parent,
                 tags,
@@ -972,10 +1031,17 @@ impl Ports {
             let link = adopted.or_else(|| links.get(*ifindex));
             let mac = link.and_then(|link| link.mac).filter(|mac| mac.is_unicast());
             port.mac = mac.unwrap_or(port.mac);
-            port.mtu = links
-                .get(*ifindex)
-                .map_or(port.mtu, |parent| mtu_of(*tags, parent, adopted));
-            let after = (port.word(), port.ifindex(), port.mtu, port.vlan_tags());
+            if let Some(parent) = links.get(*ifindex) {
+                port.mtu = mtu_of(*tags, parent, adopted);
+                port.largest_redirected = largest_redirected(parent, tags.to_wire());
+            }
+            let after = (
+                port.word(),
+                port.ifindex(),
+                port.mtu,
+                port.vlan_tags(),
+                port.mpls_mtus(),
+            );
             if after.1 != before.1 {
                 match adopted {
                     Some(device) => info!(
@@ -989,6 +1055,7 @@ impl Ports {
             if after.0 != before.0 {
                 tables.store_port(port.number, after.0);
             }
+            port.warn_of_mpls_mtu(before.4);
             changed |= after != before;
         }
         changed

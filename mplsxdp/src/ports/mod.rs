@@ -7,6 +7,7 @@ mod inventory;
 pub mod leftovers;
 pub mod local;
 pub mod local_routes;
+pub mod mpls_mtu;
 pub mod preflight;
 pub mod programs;
 pub mod sub_interface;

@@ -83,13 +83,17 @@ pub fn ask_of_received<T: PortView>(scratch: &mut MemoryFrame, received: Receive
     }
 }
 
-/// The same, ignoring the next hop's MTU; also returns that MTU.
-pub fn ask_of_any_length<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> (Answer, u16) {
+/// The same, ignoring the next hop's MTUs; also returns the next hop.
+pub fn ask_of_any_length<T: PortView>(
+    scratch: &mut MemoryFrame,
+    received: Received<'_>,
+    tables: &T,
+) -> (Answer, Adjacency) {
     let unlimited = Unlimited {
         tables,
-        mtu: Cell::new(0),
+        used: Cell::default(),
     };
-    (ask_of_received(scratch, received, &unlimited), unlimited.mtu.get())
+    (ask_of_received(scratch, received, &unlimited), unlimited.used.get())
 }
 
 /// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed
@@ -153,7 +157,7 @@ fn push_back<T: PortView>(
     let adjacency = adjacency
         .and_then(|index| tables.adjacency(index))
         .ok_or(Reason::Unresolved)?;
-    if frame.len() + LSE_LEN > ETH_HLEN + usize::from(adjacency.mtu()) {
+    if frame.len() + LSE_LEN > ETH_HLEN + usize::from(adjacency.mpls_mtu()) {
         return Err(Reason::TooBig);
     }
     let pushed = |frame: &mut MemoryFrame| {
@@ -250,10 +254,10 @@ impl<T: PortView> PortView for Noted<'_, T> {
     fn count_finished(&self, _port: u32, _bytes: usize) {}
 }
 
-/// A PortView whose next hops take frames of any length; it notes the MTU of the one that was looked up last.
+/// A PortView whose next hops take frames of any length; it notes the one that was looked up last.
 struct Unlimited<'a, T> {
     tables: &'a T,
-    mtu: Cell<u16>,
+    used: Cell<Adjacency>,
 }
 
 impl<T: PortView> PortView for Unlimited<'_, T> {
@@ -287,7 +291,7 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
         let adjacency = self.tables.adjacency(index)?;
-        self.mtu.set(adjacency.mtu());
+        self.used.set(adjacency);
         Some(adjacency.with_mtu(u16::MAX))
     }
 

@@ -330,9 +330,13 @@ impl SlowPath {
     /// after the packet are too much, they are cut off.
     fn too_big<W: World>(&mut self, received: Received<'_>, world: &W, now: Instant, emit: &mut Emit<'_>) -> Outcome {
         let tables = world.tables_at(received.port);
-        let (answer, mtu) = ask_of_any_length(&mut self.scratch, received, &tables);
+        let (answer, next_hop) = ask_of_any_length(&mut self.scratch, received, &tables);
         let (Verdict::Forward { port }, Some(parts)) = (answer.verdict, packet::Parts::of(self.scratch.bytes())) else {
             return Outcome::TooBig;
+        };
+        let mtu = match parts.stack {
+            [] => next_hop.mtu(),
+            _ => next_hop.mpls_mtu(),
         };
         let mtu = usize::from(mtu).saturating_sub(parts.stack.len());
         match Remedy::find(parts.payload, received.trimmed, mtu) {

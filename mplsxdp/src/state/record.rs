@@ -11,6 +11,7 @@ use super::text::Writer;
 use super::{Batch, Part, Piece};
 use crate::control::api::Checksum;
 use crate::dataplane::label_ranges::LabelRanges;
+use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::route::line::{self, Family};
 use crate::route::{Owner, Route, RouteKey, Source};
 use crate::strict;
@@ -41,6 +42,8 @@ pub struct Port {
     /// Only with these labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept_labels: Option<LabelRanges>,
+    #[serde(default, skip_serializing_if = "MplsMtu::is_default")]
+    pub mpls_mtu: MplsMtu,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
 }

@@ -51,6 +51,11 @@ fn port(name: &str, mpls: bool) -> Port {
         tx_only: false,
         mpls,
         accept_labels: mpls.then(|| "100-199,300".parse().unwrap()),
+        mpls_mtu: if mpls {
+            "1508".parse().unwrap()
+        } else {
+            Default::default()
+        },
         checksum: None,
     }
 }

@@ -184,12 +184,12 @@ impl<T: Tables> Switch<T> {
                     };
                     let (name, wish) = (port.name.clone(), wish(port));
                     let before = self.config.ports.iter().find(|before| before.name == name);
-                    let sets_labels = before
-                        .is_some_and(|before| (before.mpls, before.accept_labels) != (port.mpls, port.accept_labels));
+                    let change = port.settings();
+                    let is_changed = before.is_some_and(|before| before.settings() != change);
                     match self.change_port(&name, wish) {
-                        RoleChange::None if sets_labels => {
+                        RoleChange::None if is_changed => {
                             ports.pop_front();
-                            let is_set = self.set_link(&name, wish.labels()).is_some_and(|set| set.is_ok());
+                            let is_set = self.set_link(&name, change).is_some_and(|set| set.is_ok());
                             load.changed.extend(is_set.then_some(name));
                         }
                         // Sockets for exceptions must be open on all queues first.
@@ -284,7 +284,7 @@ impl<T: Tables> Switch<T> {
                 if let Some(port) = ports.pop_front() {
                     match (heard, self.ports.number(&port.name)) {
                         (Ok(()), Some(number)) => {
-                            self.ports.set_role(number, wish(&port), self.lfib.tables_mut());
+                            self.set_role(number, wish(&port));
                             load.changed.push(port.name);
                         }
                         (Ok(()), None) => {}
@@ -587,8 +587,15 @@ impl<T: Tables> Switch<T> {
             self.listen_everywhere(program_port.number());
             return RoleChange::Awaits;
         }
-        self.ports.set_role(number, wish, self.lfib.tables_mut());
+        self.set_role(number, wish);
         RoleChange::Done
+    }
+
+    fn set_role(&mut self, number: u16, wish: Wish) {
+        self.ports.set_role(number, wish, self.lfib.tables_mut());
+        // With the role, the MPLS MTU may be another.
+        self.republish_next_hops();
+        self.fit_local_mtu();
     }
 
     /// Returns whether there was such a port.
@@ -684,6 +691,7 @@ fn wish(port: &PortConfig) -> Wish {
     Wish {
         mpls: port.mpls,
         accept_labels: port.accept_labels,
+        mpls_mtu: port.mpls_mtu,
         ..Wish::new(role, port.checksum)
     }
 }

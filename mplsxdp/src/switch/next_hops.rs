@@ -267,6 +267,7 @@ impl<T: Tables> Switch<T> {
         let (ifindex, mac) = state.adjacency()?;
         let port = self.ports.by_ifindex(ifindex)?;
         let adjacency = Adjacency::new(mac, port.number(), port.mac(), port.mtu()).with_tags(port.vlan_tags());
+        let adjacency = adjacency.with_mpls_mtu(port.mpls_mtu());
         Some(adjacency.with_one_buffer(!self.ports.sends_multi_buffer(port.number())))
     }
 
@@ -314,11 +315,11 @@ impl<T: Tables> Switch<T> {
             .ports
             .iter()
             .filter(|port| !matches!(port.role(), Role::Local | Role::ParentOnly));
-        let lowest = ports.map(|port| port.mtu().into()).min().unwrap_or(DEFAULT_MTU);
+        let lowest = ports.map(|port| port.mpls_mtu().into()).min().unwrap_or(DEFAULT_MTU);
         local::mtu_beneath(lowest, self.local_depth)
     }
 
-    fn fit_local_mtu(&mut self) {
+    pub(super) fn fit_local_mtu(&mut self) {
         let mtu = self.local_mtu();
         if let Some(pair) = self.local.clone() {
             self.effects.push_back(Effect::SetLocalMtu { pair, mtu });

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mplsxdp_common::abi::VlanTags;
 use tracing::{error, info, warn};
 
 use super::load::Load;
@@ -13,14 +14,15 @@ use super::routes::{Reported, RouteChange};
 use super::{Call, Effect, NotPutBack, PortEvent, ProgramIds, Switch};
 use crate::control::api::{Changes, Refusal, Reply, Request};
 use crate::dataplane::Tables;
-use crate::dataplane::label_ranges::LabelsChange;
+use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::dataplane::port::Interference;
+use crate::dataplane::port_change::PortChange;
 use crate::error;
 use crate::lfib::ChangeError;
 use crate::ports::attach::{Attached, Order, Survey};
 use crate::ports::preflight::Facts;
 use crate::ports::programs::Finding;
-use crate::ports::{Plan, PortError, Role, SubInterfacePlan, Wish, sub_interface};
+use crate::ports::{Plan, PortError, Role, SubInterfacePlan, Wish, mpls_mtu, sub_interface};
 
 /// A change of ports.
 #[derive(Default, Debug)]
@@ -207,8 +209,12 @@ impl<T: Tables> Switch<T> {
                 name,
                 tx_only,
                 accept,
+                mpls_mtu,
                 checksum,
-            } => match self.check_name(name) {
+            } => match self
+                .check_name(name)
+                .and_then(|()| self.check_mpls_mtu(name, *mpls_mtu))
+            {
                 Ok(()) => {
                     if let Some(number) = self.lost_port(name, *tx_only) {
                         self.put_back_for(number, call);
@@ -217,6 +223,7 @@ impl<T: Tables> Switch<T> {
                     let role = if *tx_only { Role::TxOnly } else { Role::Switching };
                     let wish = Wish {
                         accept_labels: *accept,
+                        mpls_mtu: *mpls_mtu,
                         ..Wish::new(role, *checksum)
                     };
                     let adding = self.begin_adding(name.clone(), wish);
@@ -228,7 +235,7 @@ impl<T: Tables> Switch<T> {
                 Some(result) => result,
                 None => return self.refuse_unknown(call),
             },
-            Request::SetLink { name, labels } => match self.set_link(name, *labels) {
+            Request::SetLink { name, change } => match self.check_and_set_link(name, *change) {
                 Some(result) => result,
                 None => return self.refuse_unknown(call),
             },
@@ -282,16 +289,31 @@ impl<T: Tables> Switch<T> {
     }
 
     /// `None` if there is no such port.
-    pub(super) fn set_link(&mut self, name: &str, labels: LabelsChange) -> Option<Result<(), PortError>> {
-        if let Some(waiting) = self.ports.waiting_mut().get_mut(name)
-            && waiting.wish.role == Role::Switching
+    fn check_and_set_link(&mut self, name: &str, change: PortChange) -> Option<Result<(), PortError>> {
+        let port = self.ports.number(name).and_then(|number| self.ports.get(number));
+        if let (Some(port), Some(mpls_mtu)) = (port, change.mpls_mtu)
+            && let Err(error) = port.check_mpls_mtu(mpls_mtu)
         {
-            waiting.wish.mpls = labels.mpls.unwrap_or(waiting.wish.mpls);
-            waiting.wish.accept_labels = labels.accept.unwrap_or(waiting.wish.accept_labels);
+            return Some(Err(error));
+        }
+        self.set_link(name, change)
+    }
+
+    /// The same with an MPLS MTU that may be larger than what can be sent at present. `None` if there is no such port.
+    pub(super) fn set_link(&mut self, name: &str, change: PortChange) -> Option<Result<(), PortError>> {
+        if let Some(waiting) = self.ports.waiting_mut().get_mut(name)
+            && (waiting.wish.role == Role::Switching || !change.is_about_labels())
+        {
+            waiting.wish.change(change);
             return Some(Ok(()));
         }
         let number = self.ports.number(name)?;
-        Some(self.ports.set_labels(number, labels, self.lfib.tables_mut()))
+        let changed = self.ports.change(number, change, self.lfib.tables_mut());
+        if let Ok(true) = changed {
+            self.republish_next_hops();
+            self.fit_local_mtu();
+        }
+        Some(changed.map(drop))
     }
 
     /// Checks that an interface with this name is not part of the local pair.
@@ -304,6 +326,19 @@ impl<T: Tables> Switch<T> {
         match found.is_some_and(|found| found.parent == pair.ifindex()) {
             true => Err(PortError::OnLocalNear),
             false => Ok(()),
+        }
+    }
+
+    /// Checks the MPLS MTU of an interface that is to become a port; one that does not exist is refused later.
+    fn check_mpls_mtu(&self, name: &str, mpls_mtu: MplsMtu) -> Result<(), PortError> {
+        let links = self.resolver.links();
+        let (ifindex, tags) = match sub_interface::find(name, links) {
+            Ok(Some(found)) => (Some(found.parent), found.tags.to_wire()),
+            Ok(None) | Err(_) => (links.by_name(name).map(|link| link.ifindex), VlanTags::NONE),
+        };
+        match ifindex.and_then(|ifindex| links.get(ifindex)) {
+            Some(link) => mpls_mtu::check(name, mpls_mtu, mpls_mtu::largest_redirected(link, tags)),
+            None => Ok(()),
         }
     }
 

@@ -56,6 +56,7 @@ impl<T: Tables> Switch<T> {
                 tx_only,
                 mpls: wish.mpls,
                 accept_labels: wish.accept_labels,
+                mpls_mtu: wish.mpls_mtu,
                 checksum: wish.checksum,
             })
         });
@@ -381,6 +382,8 @@ impl<T: Tables> Switch<T> {
                 put_back: program.map_or(0, |program| program.put_back),
                 mpls: port.accepts_labels(),
                 accept_labels: port.wish().accept_labels.0,
+                mpls_mtu: port.mpls_mtu().into(),
+                mpls_mtu_set: port.wish().mpls_mtu.0.map(u32::from),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
                 parent_only: port.role() == Role::ParentOnly,
@@ -406,6 +409,8 @@ impl<T: Tables> Switch<T> {
             put_back: 0,
             mpls: waiting.wish.mpls,
             accept_labels: waiting.wish.accept_labels.0,
+            mpls_mtu: waiting.wish.mpls_mtu.0.map_or(waiting.mtu, u32::from),
+            mpls_mtu_set: waiting.wish.mpls_mtu.0.map(u32::from),
             tx_only: waiting.wish.role == Role::TxOnly,
             local: false,
             parent_only: false,

@@ -96,10 +96,12 @@ impl Saving {
         let mut added = Vec::new();
         for saved in self.ports.drain(..) {
             match ports.iter_mut().find(|port| port.name == saved.name) {
-                Some(port) if !port.tx_only => {
-                    (port.mpls, port.accept_labels) = (saved.mpls, AcceptLabels(saved.accept_labels));
+                Some(port) => {
+                    port.mpls_mtu = saved.mpls_mtu;
+                    if !port.tx_only {
+                        (port.mpls, port.accept_labels) = (saved.mpls, AcceptLabels(saved.accept_labels));
+                    }
                 }
-                Some(_) => {}
                 None => {
                     added.push(saved.name.clone());
                     ports.push(PortConfig {
@@ -107,6 +109,7 @@ impl Saving {
                         tx_only: saved.tx_only,
                         mpls: saved.mpls,
                         accept_labels: AcceptLabels(saved.accept_labels),
+                        mpls_mtu: saved.mpls_mtu,
                         checksum: saved.checksum,
                     });
                 }
@@ -262,8 +265,9 @@ impl<T: Tables> Switch<T> {
             .iter()
             .map(|port| (port.name.as_str(), port))
             .collect();
-        let is_as_configured =
-            |port: &&PortConfig, wish: Wish| (port.mpls, port.accept_labels) == (wish.mpls, wish.accept_labels);
+        let is_as_configured = |port: &&PortConfig, wish: Wish| {
+            (port.mpls, port.accept_labels, port.mpls_mtu) == (wish.mpls, wish.accept_labels, wish.mpls_mtu)
+        };
         let other =
             wanted.filter(|(name, wish)| !configured.get(name).is_some_and(|port| is_as_configured(port, *wish)));
         other.map(|(name, wish)| saved_port(name, wish)).collect()
@@ -276,6 +280,7 @@ fn saved_port(name: &str, wish: Wish) -> Port {
         tx_only: wish.role == Role::TxOnly,
         mpls: wish.mpls,
         accept_labels: wish.accept_labels.0,
+        mpls_mtu: wish.mpls_mtu,
         checksum: wish.checksum,
     }
 }

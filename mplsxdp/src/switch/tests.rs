@@ -11,9 +11,11 @@ use super::*;
 use crate::config::{Options, PortConfig};
 use crate::control::api::ChangeMode;
 use crate::dataplane::Capacity;
-use crate::dataplane::label_ranges::{AcceptLabels, LabelsChange};
+use crate::dataplane::label_ranges::AcceptLabels;
 use crate::dataplane::memory::MemoryTables;
+use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::dataplane::port::Interference;
+use crate::dataplane::port_change::PortChange;
 use crate::neighbour::fixture::link;
 use crate::neighbour::{LinkInfo, Neighbour, NeighbourState};
 use crate::ports::preflight::fixture::{NO_XMIT, nic};
@@ -52,6 +54,7 @@ fn port(name: &str) -> PortConfig {
         tx_only: false,
         mpls: true,
         accept_labels: AcceptLabels::default(),
+        mpls_mtu: MplsMtu::default(),
         checksum: None,
     }
 }
@@ -290,6 +293,7 @@ impl Rig {
             name: name.into(),
             tx_only: false,
             accept: AcceptLabels::default(),
+            mpls_mtu: MplsMtu::default(),
             checksum: None,
         })
     }
@@ -1124,9 +1128,10 @@ fn links_are_added_set_listed_and_deleted() {
 
     let set = |name: &str, mpls, accept: Option<&str>| Request::SetLink {
         name: name.into(),
-        labels: LabelsChange {
+        change: PortChange {
             mpls,
-            accept: accept.map(|accept| accept.parse().unwrap()),
+            accept_labels: accept.map(|accept| accept.parse().unwrap()),
+            mpls_mtu: None,
         },
     };
     rig.request(set("eth4", Some(false), None)).unwrap();
@@ -1150,6 +1155,68 @@ fn links_are_added_set_listed_and_deleted() {
     rig.request(delete("eth4")).unwrap();
     assert!(refusal(rig.request(delete("eth4"))).contains("eth4 is not a port"));
     assert_eq!(rig.names(), ["eth1", "eth2", "eth3"]);
+}
+
+#[test]
+fn an_mpls_mtu_is_at_most_what_xdp_can_send() {
+    let mut rig = Rig::up();
+    rig.change(ChangeMode::Add, &["100 as 200 via inet 10.0.0.1 dev eth1"], false)
+        .unwrap();
+    rig.neighbour(1, "10.0.0.1", NeighbourState::Reachable(R1));
+    let set = |name: &str, bytes: u16| Request::SetLink {
+        name: name.into(),
+        change: PortChange {
+            mpls_mtu: Some(MplsMtu(Some(bytes))),
+            ..PortChange::default()
+        },
+    };
+    let mtu = |rig: &mut Rig, name: &str| {
+        let link = rig
+            .links_of_reply()
+            .into_iter()
+            .find(|link| link.ifname == name)
+            .unwrap();
+        let adjacencies = rig.switch.tables().adjacencies.values();
+        let number = rig.switch.ports().number(name).unwrap();
+        let adjacencies = adjacencies.filter(|adjacency| adjacency.is_resolved() && adjacency.port() == number);
+        let used: Vec<_> = adjacencies
+            .map(|adjacency| (adjacency.mtu(), adjacency.mpls_mtu()))
+            .collect();
+        (link.mpls_mtu, link.mpls_mtu_set, used)
+    };
+    assert_eq!(mtu(&mut rig, "eth1"), (1500, None, vec![(1500, 1500)]));
+    // One VLAN tag more than the MTU.
+    assert!(
+        refusal(rig.request(set("eth1", 1505))).contains("up to 1504 bytes there; raise the interface's MTU by 1 ")
+    );
+    assert_eq!(mtu(&mut rig, "eth1"), (1500, None, vec![(1500, 1500)]));
+    rig.request(set("eth1", 1504)).unwrap();
+    assert_eq!(mtu(&mut rig, "eth1"), (1504, Some(1504), vec![(1500, 1504)]));
+    // It is limited while the MTU is smaller.
+    let smaller = |mtu| LinkInfo { mtu, ..link(1, "eth1") };
+    rig.link(smaller(1400));
+    assert_eq!(mtu(&mut rig, "eth1"), (1404, Some(1504), vec![(1400, 1404)]));
+    rig.link(smaller(9000));
+    assert_eq!(mtu(&mut rig, "eth1"), (1504, Some(1504), vec![(9000, 1504)]));
+    rig.request(set("eth1", 1000)).unwrap();
+    assert_eq!(mtu(&mut rig, "eth1"), (1000, Some(1000), vec![(9000, 1000)]));
+    rig.link(smaller(1500));
+
+    // Before an interface becomes a port, and on one that only sends.
+    let add = |bytes| Request::AddLink {
+        name: "eth4".into(),
+        tx_only: true,
+        accept: AcceptLabels::default(),
+        mpls_mtu: MplsMtu(Some(bytes)),
+        checksum: None,
+    };
+    rig.link(link(4, "eth4"));
+    assert!(refusal(rig.request(add(1505))).contains("too large for eth4"));
+    let added = rig.ask(add(1504));
+    assert_eq!(rig.reply(added), Some(Ok(Reply::Done)));
+    assert_eq!(mtu(&mut rig, "eth4"), (1504, Some(1504), vec![]));
+    rig.request(set("eth4", 72)).unwrap();
+    assert_eq!(mtu(&mut rig, "eth4"), (72, Some(72), vec![]));
 }
 
 #[test]

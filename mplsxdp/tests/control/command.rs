@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use mplsxdp::control::api::{Checksum, Request};
 use mplsxdp::control::{Instance, RUN_DIR_VARIABLE};
-use mplsxdp::dataplane::label_ranges::{AcceptLabels, LabelsChange};
+use mplsxdp::dataplane::label_ranges::AcceptLabels;
+use mplsxdp::dataplane::mpls_mtu::MplsMtu;
+use mplsxdp::dataplane::port_change::PortChange;
 use nix::sys::socket::MsgFlags;
 use serde_json::{Value, json};
 
@@ -1095,6 +1097,9 @@ fn links_are_changed() {
         "link set eth1 mpls on",
         "link set eth1 accept-labels 300,100-199",
         "link set eth1 mpls on accept-labels all",
+        "link set eth1 mpls-mtu 1508",
+        "link set eth1 mpls-mtu default mpls on",
+        "link add eth6 mpls-mtu 1504 tx-only",
         "link del eth1",
     ] {
         assert_eq!(done(&fake, line), "");
@@ -1111,13 +1116,15 @@ fn links_are_changed() {
         name: name.into(),
         tx_only,
         accept: AcceptLabels::default(),
+        mpls_mtu: MplsMtu((name == "eth6").then_some(1504)),
         checksum: (name == "eth5").then_some(Checksum::Trust),
     };
-    let set = |mpls, accept: Option<&str>| Request::SetLink {
+    let set = |mpls, accept: Option<&str>, mpls_mtu| Request::SetLink {
         name: "eth1".into(),
-        labels: LabelsChange {
+        change: PortChange {
             mpls,
-            accept: accept.map(|accept| accept.parse().unwrap()),
+            accept_labels: accept.map(|accept| accept.parse().unwrap()),
+            mpls_mtu,
         },
     };
     assert_eq!(
@@ -1126,10 +1133,13 @@ fn links_are_changed() {
             add("eth2", false),
             add("eth3", true),
             add("eth5", true),
-            set(Some(false), None),
-            set(Some(true), None),
-            set(None, Some("100-199,300")),
-            set(Some(true), Some("all")),
+            set(Some(false), None, None),
+            set(Some(true), None, None),
+            set(None, Some("100-199,300"), None),
+            set(Some(true), Some("all"), None),
+            set(None, None, Some(MplsMtu(Some(1508)))),
+            set(Some(true), None, Some(MplsMtu(None))),
+            add("eth6", true),
             Request::DeleteLink { name: "eth1".into() }
         ]
     );

@@ -510,6 +510,8 @@ fn links(counters: bool) -> Vec<Link> {
         put_back: 0,
         mpls: true,
         accept_labels: None,
+        mpls_mtu: 1500,
+        mpls_mtu_set: None,
         tx_only: false,
         local: false,
         parent_only: false,

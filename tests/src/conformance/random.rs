@@ -198,8 +198,11 @@ fn adjacency(index: u8) -> impl Strategy<Value = Adjacency> {
         1 => (vid(), vid()).prop_map(|(outer, inner)| VlanTags::two(ETH_P_8021AD, outer, ETH_P_8021Q, inner)),
     ];
     let backup = weighted(0.5, prop_oneof![8 => 0..u16::from(ADJACENCIES), 1 => 0..u16::MAX]);
-    (destination, port, mtu, tags, backup).prop_map(move |(destination, port, mtu, tags, backup)| {
+    let mpls_mtu = weighted(0.3, 40u16..160);
+    let parts = (destination, port, mtu, mpls_mtu, tags, backup);
+    parts.prop_map(move |(destination, port, mtu, mpls_mtu, tags, backup)| {
         Adjacency::new(destination, port, Mac([2, 1, 0, 0, index, 2]), mtu)
+            .with_mpls_mtu(mpls_mtu.unwrap_or(mtu))
             .with_tags(tags)
             .with_backup(backup)
     })

@@ -553,6 +553,7 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
         ifname: "ip".into(),
         mpls: Some(false),
         accept_labels: None,
+        mpls_mtu: None,
     })?;
     let is_here = |route: &&Route| {
         let mut devs = route.next_hops().filter_map(|next_hop| next_hop.dev.as_deref());

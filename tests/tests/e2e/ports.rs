@@ -686,12 +686,30 @@ fn read_again() -> Result<()> {
         "{now:?}"
     );
 
+    // Ports change, among them one that only sends.
+    file.write(
+        r#"iface = ["eth1", "eth2", "eth1.5"]
+        tx-only = ["eth2.7"]
+        mpls-mtu = ["eth2=1504", "eth2.7=1400"]
+        routes = ["100 as 110 via inet 10.0.2.2 dev eth2"]"#,
+    )?;
+    hang_up(&router, READ, 2)?;
+    let said = router.said();
+    ensure!(said.contains(r#"ports_changed="eth2 eth2.7""#), "{said}");
+    let mtus: Vec<Link> = router.json("link show")?;
+    let mtus: Vec<_> = mtus.into_iter().map(|link| (link.ifname, link.mpls_mtu)).collect();
+    for (name, mtu) in [("eth1", 1500), ("eth2", 1504), ("eth2.7", 1400), ("eth2.9", 1500)] {
+        ensure!(mtus.contains(&(name.to_owned(), mtu)), "{mtus:?}");
+    }
+
     // One port changes its kind, another one goes; one that a person added stays.
     file.write(
         r#"iface = ["eth1", "eth2", "eth2.7"]
         routes = ["100 as 110 via inet 10.0.2.2 dev eth2"]"#,
     )?;
-    hang_up(&router, READ, 2)?;
+    hang_up(&router, READ, 3)?;
+    let mtus: Vec<Link> = router.json("link show")?;
+    ensure!(mtus.iter().all(|link| link.mpls_mtu == 1500), "{mtus:?}");
     let now = links(&router)?;
     let names: Vec<_> = now.iter().map(|(name, ..)| &**name).collect();
     ensure!(names == ["eth1", "eth2", "eth2.7", "eth2.9"], "{names:?}");

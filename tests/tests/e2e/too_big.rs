@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use etherparse::{IpFragOffset, Ipv4Header};
 use libtest_mimic::Trial;
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
-use mplsxdp_tests::frame::{Entry, Parsed, ethernet, udp};
+use mplsxdp_tests::frame::{Entry, Parsed, ethernet, labelled, udp};
 use mplsxdp_tests::icmp::{FRAGMENTATION_NEEDED_V4, IcmpError, PACKET_TOO_BIG_V6};
 use mplsxdp_tests::three_routers::{HOST1, HOST1_V6, HOST2, HOST2_V6, NARROW_MTU, ThreeRouters, transfer};
 use mplsxdp_tests::{Lab, wait};
@@ -32,6 +32,8 @@ pub fn tests() -> Vec<Trial> {
         test("too_big::at_imposition_the_source_is_error_by_ip", error_by_ip),
         test("too_big::tcp_finds_the_mtu_of_a_narrow_link_under_two_labels", path_mtu),
         test("too_big::udp_crosses_a_narrow_link_in_fragments", datagrams),
+        test("too_big::labelled_packets_obey_the_mpls_mtu_of_their_port", mpls_mtu),
+        test("too_big::an_mpls_mtu_is_limited_to_what_xdp_can_send", limited_mpls_mtu),
     ]
 }
 
@@ -263,4 +265,134 @@ fn datagrams() -> Result<()> {
     }
     ensure!(r2.outcome("too-big-answered")? == 0, "r2 has sent an ICMP error");
     Ok(())
+}
+
+/// What crosses the bench with limits for labelled and unlabelled packets.
+fn ensure_limits(bench: &Bench, mtu: usize, mpls_mtu: usize) -> Result<()> {
+    for (label, stack, limit) in [
+        (Some(100), vec![Entry::new(110, 63)], mpls_mtu),
+        (Some(300), vec![Entry::new(200, 63), Entry::new(110, 63)], mpls_mtu),
+        (Some(210), vec![], mtu),
+        (None, vec![Entry::new(500, 63), Entry::new(501, 63)], mpls_mtu),
+    ] {
+        let most = limit - stack.len() * 4;
+        let what = format!("{label:?} with an MTU of {mtu} and an MPLS MTU of {mpls_mtu}");
+        for (length, fits) in [(most, true), (most + 1, false)] {
+            let packet = datagram(length - 28, true, 7)?;
+            let sent = match label {
+                Some(label) => bench.labelled(&[Entry::new(label, 64)], &packet),
+                None => ethernet(bench.port1, bench.left.mac(), ETH_P_IP, &packet),
+            };
+            if fits {
+                // The label's TTL is copied to the packet by a pop, and imposition counts as a hop.
+                let ttl = if label.is_none() || stack.is_empty() { 63 } else { 64 };
+                let packet = changed(&packet, |header| header.time_to_live = ttl)?;
+                let expected = match stack[..] {
+                    [] => ethernet(bench.right.mac(), bench.port2, ETH_P_IP, &packet),
+                    _ => bench.out_labelled(&stack, &packet),
+                };
+                ensure!(bench.forward(&sent)? == [expected], "{what}: {length} bytes");
+            } else {
+                let handled = || -> Result<u64> {
+                    Ok(bench.router.outcome("too-big-answered")? + bench.router.outcome("no-way-back")?)
+                };
+                let before = handled()?;
+                bench.left.send(&sent)?;
+                wait::until(&format!("{what}: {length} bytes are too many"), PATIENCE, || {
+                    Ok((handled()? == before + 1).then_some(()))
+                })?;
+                // An answer along the LSP has the size that fits. A frame that is not for the router goes nowhere.
+                let foreign = labelled(bench.right.mac(), bench.left.mac(), &[Entry::new(100, 64)], &[]);
+                for frame in bench.forward(&foreign)? {
+                    let error = IcmpError::read(&frame).with_context(|| format!("{what}: {frame:02x?}"))??;
+                    ensure!(error.mtu == most as u32, "{what}: {error:?}");
+                }
+            }
+        }
+    }
+    // Fragments are as long as they may be.
+    let packet = datagram(1900 - 28, false, 9)?;
+    bench.left.send(&bench.labelled(&[Entry::new(100, 64)], &packet))?;
+    for fragment in fragmented(&packet, mpls_mtu - 4, 64)? {
+        let expected = bench.out_labelled(&[Entry::new(110, 63)], &fragment);
+        bench.right.receive("a fragment", |frame| frame == expected)?;
+    }
+    Ok(())
+}
+
+fn mpls_mtu() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --mpls-mtu eth2=1504"))?;
+    for route in ["100 as 110", "300 as 200/110", "210", "10.9.0.0/16 encap mpls 500/501"] {
+        bench.route(route)?;
+    }
+    ensure_limits(&bench, MTU, MTU + 4)?;
+    let config = bench.router.run("config")?;
+    ensure!(config.contains("mpls-mtu = [\"eth2=1504\"]"), "{config}");
+    bench.router.run("link set eth2 mpls-mtu 1400")?;
+    let shown = bench.router.run("link show eth2")?;
+    ensure!(shown.contains(" mtu 1500 mpls-mtu 1400 mode "), "{shown}");
+    ensure_limits(&bench, MTU, 1400)?;
+    bench.router.run("link set eth2 mpls-mtu default")?;
+    ensure_limits(&bench, MTU, MTU)?;
+    for (command, error) in [
+        ("link set eth2 mpls-mtu 71", "72 to 65535"),
+        (
+            "link set eth2 mpls-mtu 1505",
+            "XDP can send packets of up to 1504 bytes there",
+        ),
+        ("link set eth9 mpls-mtu 1500", "eth9 is not a port"),
+        ("load --iface eth1 --mpls-mtu eth9=1500", "names `eth9`"),
+    ] {
+        let wrong = bench.router.run(command).err().context(command)?;
+        ensure!(format!("{wrong:#}").contains(error), "{wrong:#}");
+    }
+    ensure_limits(&bench, MTU, MTU)
+}
+
+fn limited_mpls_mtu() -> Result<()> {
+    let bench = Bench::new(&format!("{NATIVE} --mpls-mtu eth2=1508"))?;
+    let said = bench.router.said();
+    ensure!(said.contains("an MPLS MTU of 1508 is too large for eth2"), "{said}");
+    for route in ["100 as 110", "300 as 200/110", "210", "10.9.0.0/16 encap mpls 500/501"] {
+        bench.route(route)?;
+    }
+    ensure_limits(&bench, MTU, MTU + 4)?;
+    let until_shown = |mtu: u32, words: &str| {
+        bench.router.netns().ip(&format!("link set eth2 mtu {mtu}"))?;
+        wait::until(words, PATIENCE, || {
+            Ok(bench.router.run("link show")?.contains(words).then_some(()))
+        })
+    };
+    until_shown(1400, "mtu 1400 mpls-mtu 1404 (of 1508, which the MTU does not allow)")?;
+    ensure_limits(&bench, 1400, 1404)?;
+    bench.right_netns.ip("link set eth0 mtu 1504")?;
+    until_shown(1504, "mtu 1504 mpls-mtu 1508 mode")?;
+    ensure_limits(&bench, 1504, 1508)?;
+
+    // A tag takes the 4 bytes.
+    let wrong = bench.router.run("link add eth2.7 tx-only mpls-mtu 1505").err();
+    let wrong = wrong.context("1505 bytes with a tag")?;
+    ensure!(format!("{wrong:#}").contains("up to 1504 bytes"), "{wrong:#}");
+    bench.router.run("link add eth2.7 tx-only mpls-mtu 1504")?;
+    until_shown(1500, "mtu 1500 mpls-mtu 1500 (of 1504, which the MTU does not allow)")?;
+    until_shown(1504, "mtu 1504 mpls-mtu 1504 mode")?;
+    let said = bench.router.said();
+    ensure!(said.contains("an MPLS MTU of 1504 is too large for eth2.7"), "{said}");
+    let right = bench.right.mac();
+    bench
+        .router
+        .run(&format!("route add 400 as 410 via link {right} dev eth2.7"))?;
+    let packet = datagram(1500 - 28, true, 7)?;
+    let expected = bench.out_labelled(&[Entry::new(410, 63)], &packet);
+    let tag = [0x81, 0, 0, 7];
+    let expected = [&expected[..12], &tag, &expected[12..]].concat();
+    bench.expect(
+        "1504 bytes with a tag",
+        &bench.labelled(&[Entry::new(400, 64)], &packet),
+        &expected,
+    )?;
+    bench.expect_drop(
+        "too-big",
+        &bench.labelled(&[Entry::new(400, 64)], &datagram(1501 - 28, true, 7)?),
+    )
 }

@@ -424,25 +424,30 @@ fn change(request: &Request) -> Option<String> {
             name,
             tx_only,
             accept,
+            mpls_mtu,
             checksum,
         } => {
             let tx_only = if *tx_only { " tx-only" } else { "" };
             let accept = accept.0.map(|ranges| format!(" accept-labels {ranges}"));
+            let mpls_mtu = mpls_mtu.0.map(|bytes| format!(" mpls-mtu {bytes}"));
             let checksum = checksum.map(|checksum| format!(" checksum {}", checksum.name()));
             Some(format!(
-                "add link {name}{tx_only}{}{}",
+                "add link {name}{tx_only}{}{}{}",
                 accept.unwrap_or_default(),
+                mpls_mtu.unwrap_or_default(),
                 checksum.unwrap_or_default()
             ))
         }
         Request::DeleteLink { name } => Some(format!("delete link {name}")),
-        Request::SetLink { name, labels } => {
-            let mpls = labels.mpls.map(|mpls| if mpls { " mpls on" } else { " mpls off" });
-            let accept = labels.accept.map(|accept| format!(" accept-labels {accept}"));
+        Request::SetLink { name, change } => {
+            let mpls = change.mpls.map(|mpls| if mpls { " mpls on" } else { " mpls off" });
+            let accept = change.accept_labels.map(|accept| format!(" accept-labels {accept}"));
+            let mpls_mtu = change.mpls_mtu.map(|mtu| format!(" mpls-mtu {mtu}"));
             Some(format!(
-                "set link {name}{}{}",
+                "set link {name}{}{}{}",
                 mpls.unwrap_or_default(),
-                accept.unwrap_or_default()
+                accept.unwrap_or_default(),
+                mpls_mtu.unwrap_or_default()
             ))
         }
         Request::CheckSync { repair: true } => Some("repair what differs from the kernel's routes".into()),

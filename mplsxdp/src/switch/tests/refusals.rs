@@ -160,13 +160,15 @@ fn any_request() -> impl Strategy<Value = Request> {
                 name,
                 tx_only: true,
                 accept: AcceptLabels::default(),
+                mpls_mtu: MplsMtu::default(),
                 checksum: Some(Checksum::Trust),
             },
             1 => Request::SetLink {
                 name,
-                labels: LabelsChange {
+                change: PortChange {
                     mpls: Some(false),
-                    accept: "100-199".parse().ok(),
+                    accept_labels: "100-199".parse().ok(),
+                    mpls_mtu: "1505".parse().ok(),
                 },
             },
             _ => Request::DeleteLink { name },

@@ -39,9 +39,16 @@ const STANDARD_LIBRARY: &str = "libstd-rust-web-dev";
 /// What an emulator of programs lacks: it passes system calls on to this machine's kernel, but not these.
 const NO_BPF: &str = "qemu-user has no bpf(2)";
 const NO_AF_XDP: &str = "qemu-user has no AF_XDP sockets";
+const NO_SECCOMP: &str = "qemu-user has no seccomp(2)";
 const NO_LAB: &str = "qemu-user has neither bpf(2) nor AF_XDP sockets, and not all of netlink";
 /// The tests that need more of the kernel than that: test program, beginning of the names, and what is missing.
-const NEED_KERNEL: [(&str, &str, &str); 6] = [
+const NEED_KERNEL: [(&str, &str, &str); 8] = [
+    ("mplsxdp", "privileges::calls::tests::a_restricted_thread", NO_SECCOMP),
+    (
+        "mplsxdp",
+        "privileges::calls::tests::calls_that_an_instance",
+        NO_SECCOMP,
+    ),
     ("budget", "", NO_BPF),
     ("differential", "", NO_BPF),
     ("torn", "", NO_BPF),

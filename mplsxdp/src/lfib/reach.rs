@@ -184,6 +184,16 @@ impl<T: Tables> Lfib<T> {
         self.resolving.retain(|adjacency| !has_failed(adjacency.port()));
     }
 
+    /// Whether a next hop that can be reached gets no frames yet: a program may still see its adjacency as it was before.
+    pub fn is_resolving(&self, id: NextHopId) -> bool {
+        self.resolving.get(id).is_some()
+    }
+
+    /// Whether there is such a next hop.
+    pub fn has_resolving(&self) -> bool {
+        !self.resolving.is_empty()
+    }
+
     /// Flows return to these, whose adjacencies are back.
     pub(super) fn take_back_in(&mut self, next_hops: &[NextHopId]) {
         let back = next_hops.iter().copied();

@@ -35,6 +35,10 @@ impl Resolving {
         self.by_next_hop.get(&id).map(|&(_, adjacency)| adjacency)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.by_next_hop.is_empty()
+    }
+
     pub fn insert(&mut self, id: NextHopId, period: GracePeriod, adjacency: Adjacency) {
         self.remove(id);
         self.by_next_hop.insert(id, (period, adjacency));

@@ -906,6 +906,7 @@ fn slots_and_next_hops_wait_for_the_end_of_a_grace_period_and_no_change_does() {
     lfib.set_next_hop(id, Some(resolved(2)));
     assert_eq!(lfib.tables().grace_periods, 1);
     assert!(!lfib.tables().adjacencies[&slot].is_resolved());
+    assert!(lfib.has_resolving() && lfib.is_resolving(id));
 
     lfib.delete(&[label(100)]).unwrap();
     lfib.reclaim();
@@ -917,6 +918,7 @@ fn slots_and_next_hops_wait_for_the_end_of_a_grace_period_and_no_change_does() {
     lfib.tables_mut().end_grace_periods();
     lfib.reclaim();
     assert_eq!(lfib.tables().adjacencies[&slot], resolved(2));
+    assert!(!lfib.has_resolving() && !lfib.is_resolving(id));
     lfib.change(Mode::Add, Owner::STATIC, &other).unwrap();
 }
 

@@ -408,6 +408,7 @@ impl<T: Tables> Switch<T> {
         let is_published = || {
             !(self.resolver.has_steps()
                 || self.republishing.is_some()
+                || self.lfib.has_resolving()
                 || self.lfib.has_stale_groups()
                 || self.lfib.has_to_publish()
                 || self.has_claims_to_follow())

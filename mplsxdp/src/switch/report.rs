@@ -505,7 +505,12 @@ impl<T: Tables> Switch<T> {
         let port = state
             .and_then(HopState::ifindex)
             .and_then(|ifindex| self.ports.by_ifindex(ifindex));
-        let resolution = self.state_of(state);
+        let resolution = match self.state_of(state) {
+            api::Resolution::Resolved | api::Resolution::Static if self.lfib.is_resolving(id) => {
+                api::Resolution::Incomplete
+            }
+            resolution => resolution,
+        };
         api::BackupState {
             via: next_hop.map_or(Via::Link(Mac::ZERO), |next_hop| next_hop.via).into(),
             dev: self.device(id).map(Into::into),

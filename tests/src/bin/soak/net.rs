@@ -142,7 +142,9 @@ impl Net {
 
     fn port(&self, name: &str) -> Result<Option<Link>> {
         let links: Vec<Link> = self.running()?.json("link show")?;
-        Ok(links.into_iter().find(|link| link.ifname == name))
+        // One that waits for its interface is listed, too.
+        let mut links = links.into_iter().filter(|link| link.problem.is_none());
+        Ok(links.find(|link| link.ifname == name))
     }
 
     /// The routes of the configuration, as `route save` writes them.

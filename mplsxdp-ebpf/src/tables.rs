@@ -10,10 +10,10 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
 };
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS,
-    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange,
-    LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord,
-    REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
+    Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, CrossConnect, DEFAULT_COUNTER_SLOTS,
+    DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LABEL_RANGE_WORDS, LINE_WORDS,
+    LabelRange, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police,
+    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
 use mplsxdp_common::ftn::{Nodes, Roots, halves_v4, halves_v6, longest_match, look_up};
@@ -41,6 +41,8 @@ static FTN: btf_maps::ArrayOfMaps<
 static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 static LABEL_RANGES: Array<[u64; LABEL_RANGE_WORDS]> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
+#[map]
+static CROSS_CONNECTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 static SUB_INTERFACES: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
@@ -117,6 +119,15 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
+    fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect {
+        let Some(word) = CROSS_CONNECTS.get_ptr(number) else {
+            return CrossConnect::NOWHERE;
+        };
+        // SAFETY: the map's value; read once, as the controller writes it.
+        CrossConnect::from_bits(unsafe { read_volatile(read_after(port.to_bits(), word)) })
+    }
+
+    #[inline(always)]
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
         // SAFETY: the map's value; the controller replaces it as a whole.
         unsafe { SUB_INTERFACES.get(key.to_bits()) }.copied()
@@ -188,9 +199,8 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
-    fn count_finished(&self, port: u32, bytes: usize) {
-        let slot = Reason::ChecksumFinished.slot();
-        count_reason_slot(port, slot, bytes);
+    fn count_reason(&self, port: u32, reason: Reason, bytes: usize) {
+        count_reason_slot(port, reason.slot(), bytes);
     }
 }
 

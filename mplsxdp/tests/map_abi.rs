@@ -2,14 +2,14 @@
 
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS,
-    DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack, Loss,
-    MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord,
-    REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
+    ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CrossConnect, DEFAULT_COUNTER_SLOTS,
+    DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack,
+    Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police,
+    PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
     TtlPropagate, UnknownPolicy, VlanTags, map,
 };
 use mplsxdp_common::ftn::{self, Shape};
-use mplsxdp_common::wire::{Label, Mac};
+use mplsxdp_common::wire::{ETH_P_8021AD, Label, Mac};
 
 const DOCUMENT: &str = include_str!("../../docs/map-abi.md");
 
@@ -75,6 +75,12 @@ fn every_map_is_there_with_its_sizes() {
             map::LABEL_RANGES,
             "port number, u32".into(),
             value("label ranges", LABEL_RANGE_WORDS * size_of::<LabelRange>()),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::CROSS_CONNECTS,
+            "port number, u32".into(),
+            value("cross-connect", size_of::<CrossConnect>()),
             MAX_PORTS.to_string(),
         ),
         (
@@ -239,14 +245,16 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     has(format!(
         "| 6 | flags, u8: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} arriving frames are \
          this machine's own traffic, {vlan} the kernel has a VLAN device for this sub-interface, {} the domain has no entries, \
-         {} of labels that are looked up, only those in a range of the port are accepted |",
+         {} of labels that are looked up, only those in a range of the port are accepted, {} every frame goes where the \
+         cross-connect says |",
         PortWord::NO_PREFIXES,
-        PortWord::RANGES
+        PortWord::RANGES,
+        PortWord::CROSS_CONNECT
     ));
 
     // One field at a time, all ones: the bits must be those of the table.
     let bits = |row: &str| {
-        let (low, high) = row.split_once('-').unwrap();
+        let (low, high) = row.split_once('-').unwrap_or((row, row));
         let (low, high): (u32, u32) = (low.parse().unwrap(), high.parse().unwrap());
         (u64::MAX >> (63 - high)) & (u64::MAX << low)
     };
@@ -322,6 +330,26 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
             .to_le_bytes(),
         [16, 0, 0, 0, 0xff, 0xff, 0xf, 0]
     );
+    let cross = CrossConnect::new(u16::MAX, 0);
+    let fields = [
+        (cross, "outgoing port, an index into `TX_PORTS`; 0xffff"),
+        (CrossConnect::new(0, u16::MAX), "the length of the longest frame"),
+        (CrossConnect::new(0, 0).without_tags(3), "how many tags the frame loses"),
+        (CrossConnect::new(0, 0).with_one_buffer(true), "1: the port cannot send"),
+    ];
+    for (cross, field) in fields {
+        assert_eq!(cross.to_bits(), row(field), "{field}");
+    }
+    let added = [(ETH_P_8021AD, 0xfff), (ETH_P_8021AD, 0xfff)];
+    let all = [
+        "VLAN identifier of the tag",
+        "VLAN identifier of the inner one",
+        "TPID of the first",
+        "TPID of the second",
+    ];
+    let all = all.into_iter().map(row).fold(0, |all, bits| all | bits);
+    let two = 2 << row("how many tags it gets").trailing_zeros();
+    assert_eq!(CrossConnect::new(0, 0).with_tags(&added).to_bits(), all | two);
     has("| 7 | [domain](#ftn) of the FTN, u8 |".into());
     has(format!("| {} | in no VRF |", Domain::NO_VRF.0));
     has(format!(

@@ -263,6 +263,7 @@ fn link() -> Link {
         accept_labels: Some("100-199,300".parse().unwrap()),
         mpls_mtu: 1504,
         mpls_mtu_set: Some(1508),
+        cross_connect: Some("eth2".into()),
         tx_only: false,
         local: true,
         parent_only: false,
@@ -419,6 +420,8 @@ fn types() {
     let problems = [Stale, Missing, Different, OnlyKernel, OnlyDaemon];
     agree_on_enum(&mut seen, "SyncProblem", &problems);
     agree_on_enum(&mut seen, "Checksum", &[Checksum::Finish, Checksum::Trust]);
+    let operations = [VlanOperation::Translate, VlanOperation::Pop, VlanOperation::Push];
+    agree_on_enum(&mut seen, "VlanOperation", &operations);
     agree_on_enum(&mut seen, "Source", &Source::ALL);
     agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
     agree_on_enum(
@@ -496,6 +499,17 @@ fn methods() {
         accept_labels: Some("all".parse().unwrap()),
         mpls_mtu: Some("default".parse().unwrap()),
     };
+    let add_cross_connect = AddCrossConnect {
+        ifname: name(),
+        to: name(),
+        vlan: Some(VlanOperation::Translate),
+        one_way: Some(true),
+    };
+    let delete_cross_connect = DeleteCrossConnect {
+        ifname: name(),
+        to: Some(name()),
+        one_way: Some(true),
+    };
     let neighbors = NeighborList {
         neighbors: vec![next_hop()],
     };
@@ -570,6 +584,8 @@ fn methods() {
     method!("AddLink", add_link, Nothing {});
     method!("DeleteLink", DeleteLink { ifname: name() }, Nothing {});
     method!("SetLink", set_link, Nothing {});
+    method!("AddCrossConnect", add_cross_connect, Nothing {});
+    method!("DeleteCrossConnect", delete_cross_connect, Nothing {});
     method!("ListNeighbors", with_counters, neighbors);
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
     method!("GetUnknownLabels", Nothing {}, unknown);

@@ -54,10 +54,11 @@ enum Command {
     Package(package::Arguments),
     /// Shows in network namespaces: labels through three routers, hosts that push labels, traceroute along an LSP.
     ///
-    /// `cargo xtask demo frr` shows an MPLS VPN of routers with FRR instead, in a virtual machine (labs/README.md).
+    /// `cargo xtask demo patch` shows cross-connected ports instead; `demo frr` an MPLS VPN of routers with FRR, in a virtual
+    /// machine (labs/README.md).
     Demo {
-        /// What to show, instead of everything in network namespaces.
-        #[arg(value_enum, conflicts_with = "built")]
+        /// What to show instead.
+        #[arg(value_enum)]
         part: Option<Part>,
         /// Run the programs `mplsxdp` and `demo` of this directory, such as target/debug, instead of building them.
         #[arg(long, value_name = "DIRECTORY")]
@@ -150,6 +151,8 @@ enum GuestCommand {
 enum Part {
     /// The lab l3vpn: OSPF, LDP and BGP by FRR, and mplsxdp on the P router.
     Frr,
+    /// Two hosts through a cross-connect, beside a Linux bridge.
+    Patch,
 }
 
 fn main() -> ExitCode {
@@ -165,7 +168,7 @@ fn main() -> ExitCode {
         Command::Demo {
             part: Some(Part::Frr), ..
         } => guest::lab::labs(&[guest::lab::SHOWN.to_owned()]).and_then(|summary| closing_line(&summary, None)),
-        Command::Demo { part: None, built } => demo(built.as_deref()),
+        Command::Demo { part, built } => demo(part.map(|_| "patch"), built.as_deref()),
         Command::Test {
             filter,
             target: Some(target),
@@ -242,7 +245,7 @@ fn build(release: bool, target: Option<Target>) -> Result<()> {
     Ok(())
 }
 
-fn demo(built: Option<&Path>) -> Result<()> {
+fn demo(part: Option<&str>, built: Option<&Path>) -> Result<()> {
     let names = ["mplsxdp", "demo"];
     let [mplsxdp, demo] = match built {
         Some(directory) => names.map(|name| directory.join(name)),
@@ -253,6 +256,7 @@ fn demo(built: Option<&Path>) -> Result<()> {
         "The demo makes network namespaces and loads BPF programs",
         &[(PROGRAM_VARIABLE, &mplsxdp)],
     )?
+    .args(part)
     .exec();
     Err(error).with_context(|| format!("cannot run {}", demo.display()))
 }

@@ -6,6 +6,7 @@
 
 mod adjacency;
 mod counter_slots;
+mod cross_connect;
 mod delivery;
 mod ftn;
 mod police;
@@ -19,6 +20,7 @@ mod word;
 
 pub use adjacency::{Adjacency, VlanTags};
 pub use counter_slots::CounterSlots;
+pub use cross_connect::CrossConnect;
 pub use delivery::Delivery;
 pub use ftn::{CHUNK_LINES, CHUNK_WORDS, Domain, FTN_ROOTS, LINE_WORDS, MAX_CHUNKS};
 pub use police::Police;
@@ -44,6 +46,7 @@ pub mod map {
     pub const FTN: &str = "FTN";
     pub const PORTS: &str = "PORTS";
     pub const LABEL_RANGES: &str = "LABEL_RANGES";
+    pub const CROSS_CONNECTS: &str = "CROSS_CONNECTS";
     pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
     pub const TX_PORTS: &str = "TX_PORTS";
     pub const INTERFACES: &str = "INTERFACES";
@@ -90,7 +93,7 @@ pub const BUCKETS: usize = 256;
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 /// The most prefixes of each family in the FTN, in all domains together.
 pub const MAX_FTN: u32 = 1 << 20;
-/// Size of `PORTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
+/// Size of `PORTS`, `CROSS_CONNECTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;
 /// The most ranges of labels that a port is restricted to.
 pub const MAX_LABEL_RANGES: usize = 8;

@@ -41,6 +41,8 @@ impl PortWord {
     pub const NO_PREFIXES: u8 = 16;
     /// Of labels that are looked up, only those of a [`LabelRange`] of the port are accepted.
     pub const RANGES: u8 = 32;
+    /// Every frame goes to the port that the [`CrossConnect`](super::CrossConnect) says.
+    pub const CROSS_CONNECT: u8 = 128;
 
     /// A port outside of VRFs.
     pub const fn new(mac: Mac, flags: u8) -> Self {

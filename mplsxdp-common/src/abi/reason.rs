@@ -13,7 +13,7 @@ pub struct Counter {
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal, $rfc:literal;)+) => {
-        /// Why a frame was not forwarded: each has a counter per port.
+        /// Why a frame was not forwarded by its label or prefix: each has a counter per port.
         #[repr(u8)]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
         pub enum Reason { $($(#[doc = $doc])+ $name = $number,)+ }
@@ -82,6 +82,10 @@ reasons! {
     PassRoute = 17, "pass-route", "Linux mpls_router";
     #[doc = "A label that is in none of the ranges to which the port is restricted."]
     LabelNotAccepted = 18, "label-not-accepted", "RFC 4381 section 3.2, RFC 5920 section 8.1";
+    #[doc = "Sent to the port that this one is cross-connected with."]
+    CrossConnected = 19, "cross-connected", "IEEE 802.1Q section 6.7";
+    #[doc = "For a cross-connect, and longer than the other port sends, or a multi-buffer frame that it cannot send."]
+    CrossTooBig = 20, "cross-too-big", "Linux bpf_redirect_map";
 }
 
 impl Reason {
@@ -105,7 +109,9 @@ impl Reason {
             | Self::UnknownVlan
             | Self::NoFtn
             | Self::PassRoute
-            | Self::LabelNotAccepted => false,
+            | Self::LabelNotAccepted
+            | Self::CrossConnected
+            | Self::CrossTooBig => false,
         }
     }
 

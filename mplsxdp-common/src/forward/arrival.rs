@@ -2,7 +2,7 @@
 
 use super::frame::{Frame, load_u16};
 use super::{MAX_L2_LEN, PortView};
-use crate::abi::SubInterfaceKey;
+use crate::abi::{PortWord, SubInterfaceKey};
 use crate::wire::{ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN, VLAN_VID_MASK};
 
 /// The number of the port or sub-interface at which a frame arrived; the port's number if its tags belong to no
@@ -58,7 +58,7 @@ impl Arrival {
         let port = if outer_vid == 0 {
             Some(port)
         } else {
-            tables.sub_interface(SubInterfaceKey::new(port, outer_vid, inner_vid))
+            sub_interface(tables, port, outer_vid, inner_vid)
         };
         Some(Self {
             port,
@@ -66,6 +66,17 @@ impl Arrival {
             l2_len,
         })
     }
+}
+
+/// The number of the sub-interface of `port` with these tags. A cross-connect of the outer one takes every inner one.
+#[inline(always)]
+fn sub_interface<T: PortView>(tables: &T, port: u32, outer_vid: u16, inner_vid: u16) -> Option<u32> {
+    let found = tables.sub_interface(SubInterfaceKey::new(port, outer_vid, inner_vid));
+    if found.is_some() || inner_vid == 0 {
+        return found;
+    }
+    let outer = tables.sub_interface(SubInterfaceKey::new(port, outer_vid, 0))?;
+    tables.port(outer).has(PortWord::CROSS_CONNECT).then_some(outer)
 }
 
 pub(crate) const fn is_tag(ethertype: u16) -> bool {

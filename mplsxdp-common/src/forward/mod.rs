@@ -6,19 +6,21 @@
 //! anything is written.
 
 mod arrival;
+mod cross_connect;
 mod egress;
 mod frame;
 mod ip;
 mod label;
 
 use crate::abi::{
-    Adjacency, Checksum, Domain, LabelStack, Op, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
+    Adjacency, Checksum, CrossConnect, Domain, LabelStack, Op, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
 };
 use crate::checksum;
 use crate::ip::{Family, Header};
 use crate::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, VLAN_HLEN};
 pub(crate) use arrival::is_tag;
 pub use arrival::{Arrival, arrival_port};
+use cross_connect::cross;
 pub use frame::Frame;
 pub(crate) use frame::load_u16;
 use ip::{Ip, hand_up, impose};
@@ -45,6 +47,8 @@ pub trait PortView {
     fn port(&self, number: u32) -> PortWord;
     /// Whether a label is in one of the ranges of the port with this word and number, which are read after its word.
     fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool;
+    /// Where every frame of the port with this word and number goes, which is read after its word.
+    fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect;
     /// The number of a sub-interface.
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
     /// [`RouteEntry::EMPTY`] if there is no route.
@@ -64,9 +68,9 @@ pub trait PortView {
     fn expect(&self, _label: Label) {}
     /// Counts a frame of `bytes` for the route that has counter slot `slot`.
     fn count(&self, slot: u32, bytes: usize);
-    /// Counts a frame of `bytes` that arrived at port `port` and whose checksum was finished. Not called on ports with
-    /// [`Checksum::Trust`].
-    fn count_finished(&self, port: u32, bytes: usize);
+    /// Counts a frame of `bytes` that arrived at port `port` and is forwarded, for one of the reasons
+    /// [`Reason::ChecksumFinished`] (not on ports with [`Checksum::Trust`]) and [`Reason::CrossConnected`].
+    fn count_reason(&self, port: u32, reason: Reason, bytes: usize);
 }
 
 /// What happens to a frame.
@@ -177,7 +181,7 @@ fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
         && checksum::finish(frame)
         && code != Verdict::Exception(Reason::ChecksumFinished).to_code()
     {
-        tables.count_finished(port, received);
+        tables.count_reason(port, Reason::ChecksumFinished, received);
     }
     code
 }
@@ -215,11 +219,24 @@ fn forward_any<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usi
 
 #[inline(always)]
 fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> Checked<Verdict> {
-    let (Some(start), Some(arrival)) = (frame.load::<8>(0), Arrival::of(frame, tables)) else {
+    let Some(start) = frame.load::<8>(0) else {
+        return Ok(Verdict::Pass);
+    };
+    let parent = tables.port(tables.settings().port());
+    if parent.has(PortWord::CROSS_CONNECT) {
+        return cross(
+            frame,
+            tables,
+            parent.to_bits(),
+            tables.settings().port(),
+            start,
+            unfinished,
+        );
+    }
+    let Some(arrival) = Arrival::of(frame, tables) else {
         return Ok(Verdict::Pass);
     };
     let Some(number) = arrival.port else {
-        let parent = tables.port(tables.settings().port());
         return if arrival.ethertype == ETH_P_MPLS_UC && parent.is_destination(start) {
             Err(Reason::UnknownVlan)
         } else {
@@ -227,6 +244,9 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
         };
     };
     let port = tables.port(number);
+    if port.has(PortWord::CROSS_CONNECT) {
+        return cross(frame, tables, port.to_bits(), number, start, unfinished);
+    }
     if !port.is_destination(start) {
         return Ok(Verdict::Pass);
     }

@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::{config, link, route, sync};
+use super::{config, link, route, sync, xconnect};
 use crate::config::Options;
 use crate::route::{Source, line};
 
@@ -143,6 +143,12 @@ pub enum Command {
     /// The ports: interfaces that the switch uses.
     #[command(alias = "l", after_help = link::HELP)]
     Link {
+        /// A verb and its arguments, as below; the default is `show`.
+        words: Vec<String>,
+    },
+    /// Ports whose frames all go to one other port, as by a cable.
+    #[command(alias = "x", after_help = xconnect::HELP)]
+    Xconnect {
         /// A verb and its arguments, as below; the default is `show`.
         words: Vec<String>,
     },
@@ -321,6 +327,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error>
     let asks = match &cli.command {
         Some(Command::Route { words, .. }) => Some(("route", words)),
         Some(Command::Link { words }) => Some(("link", words)),
+        Some(Command::Xconnect { words }) => Some(("xconnect", words)),
         Some(Command::Neigh { words }) => Some(("neigh", words)),
         Some(Command::Config { words }) => Some(("config", words)),
         _ => None,

@@ -462,7 +462,11 @@ fn figures(reason: &ReasonCounter) -> [u64; 4] {
 fn not_forwarded(counters: &LinkCounters) -> [u64; 4] {
     let mut total = [0; 4];
     let reasons = counters.reasons.iter();
-    let forwarded = [Reason::ChecksumFinished.name(), REDIRECT_LOST];
+    let forwarded = [
+        Reason::ChecksumFinished.name(),
+        Reason::CrossConnected.name(),
+        REDIRECT_LOST,
+    ];
     for reason in reasons.filter(|counter| !forwarded.contains(&&*counter.reason)) {
         for (sum, figure) in total.iter_mut().zip(figures(reason)) {
             *sum += figure;
@@ -592,6 +596,9 @@ fn mpls_mtu(link: &Link) -> String {
 
 /// The role of a port, and whether it accepts labelled frames.
 fn mpls(link: &Link) -> String {
+    if let Some(to) = &link.cross_connect {
+        return format!("xconnect {to}");
+    }
     let mpls = match (link.parent_only, link.tx_only, link.mpls) {
         (true, ..) => "parent-only",
         (_, true, _) => "tx-only",

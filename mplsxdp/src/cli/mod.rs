@@ -17,6 +17,7 @@ mod route;
 mod status;
 mod sync;
 mod unload;
+mod xconnect;
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Write};
@@ -209,6 +210,7 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
             owner,
         } => route::route(&words, route::Choices { allow_empty, owner }, session),
         Command::Link { words } => link::link(&words, session),
+        Command::Xconnect { words } => xconnect::xconnect(&words, session),
         Command::Neigh { words } => link::neigh(&words, session),
         Command::Stats { unknown: true, .. } => status::unknown_labels(session),
         Command::Stats { all, unknown: false } => status::stats(all, session),

@@ -82,6 +82,17 @@ pub enum Reason {
     AcceptLabels(String),
     #[error("`mpls-mtu` names `{0}`, which is not an interface that is loaded: add it to `iface` or `tx-only`")]
     MplsMtu(String),
+    #[error("`xconnect` names `{0}`, which is not an interface that is loaded: add it to `iface` or `tx-only`")]
+    CrossConnected(String),
+    #[error("`xconnect` connects `{0}` with itself")]
+    CrossConnectedWithItself(String),
+    #[error(
+        "`xconnect` names `{0}`, which is in `tx-only`: no frames are taken from there, so it can only be the second \
+             one, with `one-way`"
+    )]
+    CrossConnectedTxOnly(String),
+    #[error("`xconnect` sends the frames of `{0}` to `{1}` and to `{2}`; they can go to one")]
+    CrossConnectedTwice(String, String, String),
     #[error("`checksum` names `{0}`, which is not an interface that is loaded: add it to `iface` or `tx-only`")]
     Checksum(String),
     #[error(transparent)]

@@ -270,6 +270,7 @@ mod tests {
             mpls-off = ["eth2"]
             accept-labels = ["eth1=100-199,300"]
             mpls-mtu = ["eth1=1508", "eth3=default"]
+            xconnect = ["eth2 eth3 one-way"]
             kernel-route = ["10.4.4.0/24 src 10.0.0.1"]
             instance = "pe1"
             netns = "r1"
@@ -311,10 +312,11 @@ mod tests {
             mpls: !tx_only,
             accept_labels: crate::dataplane::label_ranges::AcceptLabels::default(),
             mpls_mtu: crate::dataplane::mpls_mtu::MplsMtu::default(),
+            cross_connect: None,
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:40:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:41:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -324,6 +326,7 @@ mod tests {
                 mpls_off: vec!["eth2".into()],
                 accept_labels: vec!["eth1=100-199,300".parse().unwrap()],
                 mpls_mtu: ["eth1=1508", "eth3=default"].map(|text| text.parse().unwrap()).into(),
+                xconnect: vec!["eth2 eth3 one-way".parse().unwrap()],
                 local: Some("own".into()),
                 kernel_route: vec!["10.4.4.0/24 src 10.0.0.1".parse().unwrap()],
                 instance: "pe1".into(),
@@ -361,6 +364,7 @@ mod tests {
         );
         let off = PortConfig {
             mpls: false,
+            cross_connect: Some("eth3".into()),
             ..port("eth2", false)
         };
         let restricted = PortConfig {
@@ -523,7 +527,7 @@ instance = "../up"
                 "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, checksum, counter-slots, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
                  log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
-                 ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, routes",
+                 ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, xconnect, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",
                 "f.toml:9:11: `unknown`: unknown variant `ignore`, expected one of `punt`, `drop`, `pass`",

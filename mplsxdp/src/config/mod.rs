@@ -31,7 +31,9 @@ use crate::route::{Route, RouteKey};
 pub use error::{ConfigError, Problem, Reason};
 pub use options::{DEFAULT_LOCAL, Options};
 pub use sync::{Span, SyncSource, SyncTable};
-pub use values::{ChecksumMode, Number, PortLabels, PortMplsMtu, Preference, Rate, TtlPropagation, UnknownPolicy};
+pub use values::{
+    ChecksumMode, Number, PortLabels, PortMplsMtu, PortPair, Preference, Rate, TtlPropagation, UnknownPolicy,
+};
 
 /// The burst that a rate limit per second allows: 50 ms of it, and at least 50.
 pub const fn burst(per_second: u32) -> u32 {
@@ -73,6 +75,8 @@ pub struct PortConfig {
     pub mpls: bool,
     pub accept_labels: AcceptLabels,
     pub mpls_mtu: MplsMtu,
+    /// The port that every frame goes to.
+    pub cross_connect: Option<String>,
     /// How unfinished checksums are treated; `None`: the default for the kind of interface.
     pub checksum: Option<Checksum>,
 }
@@ -152,12 +156,23 @@ impl Config {
             let (iface, mtu) = (port.name.clone(), port.mpls_mtu);
             (!mtu.is_default()).then_some(PortMplsMtu { iface, mtu })
         };
+        let leads = |from: &str, to: &str| {
+            let mut from = ports.iter().filter(|port| port.name == from);
+            from.any(|port| port.cross_connect.as_deref() == Some(to))
+        };
+        let pair = |port: &PortConfig| {
+            let (from, to) = (port.name.clone(), port.cross_connect.clone()?);
+            let one_way = !leads(&to, &from);
+            // Of the two directions of a pair, one is listed.
+            (one_way || from < to).then_some(PortPair { from, to, one_way })
+        };
         let options = Options {
             iface: names(|port| !port.tx_only),
             tx_only: names(|port| port.tx_only),
             mpls_off: names(|port| !port.tx_only && !port.mpls),
             accept_labels: ports.iter().filter_map(accepted).collect(),
             mpls_mtu: ports.iter().filter_map(mpls_mtu).collect(),
+            xconnect: ports.iter().filter_map(pair).collect(),
             checksum: ports.iter().filter_map(checksum).collect(),
             local,
             wait: self.options.wait || waits,
@@ -272,6 +287,7 @@ impl Given {
         options.iface = [line.iface, file.iface].concat();
         options.tx_only = [line.tx_only, file.tx_only].concat();
         options.mpls_off = [line.mpls_off, file.mpls_off].concat();
+        options.xconnect = [line.xconnect, file.xconnect].concat();
         options.kernel_route = [line.kernel_route, file.kernel_route].concat();
         options.icmp_source = [line.icmp_source, kept].concat();
         options.sync = [line.sync, file.sync].concat();
@@ -283,7 +299,7 @@ impl Given {
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
-                "iface" | "tx-only" | "mpls-off" | "kernel-route" | "icmp-source" | "prefer" | "sync"
+                "iface" | "tx-only" | "mpls-off" | "xconnect" | "kernel-route" | "icmp-source" | "prefer" | "sync"
                 | "sync-table" => [of_line, of_file].concat(),
                 "accept-labels" | "mpls-mtu" | "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
@@ -356,6 +372,7 @@ impl Given {
                             mpls: !tx_only,
                             accept_labels: AcceptLabels::default(),
                             mpls_mtu: MplsMtu::default(),
+                            cross_connect: None,
                             checksum: None,
                         }),
                         Err(error) => self.refuse_option(option, index, error),
@@ -366,6 +383,7 @@ impl Given {
         self.set_mpls(&mut ports);
         self.set_accepted_labels(&mut ports);
         self.set_mpls_mtus(&mut ports);
+        self.set_cross_connects(&mut ports);
         self.set_checksums(&mut ports);
         if let Some(local) = self.options.local.clone() {
             if let Err(error) = check_new_interface(&local) {
@@ -436,6 +454,35 @@ impl Given {
                 Some(port) => port.mpls_mtu = mtu,
                 None if self.knows_interfaces() => self.refuse_option("mpls-mtu", index, Reason::MplsMtu(iface)),
                 None => {}
+            }
+        }
+    }
+
+    fn set_cross_connects(&mut self, ports: &mut [PortConfig]) {
+        for (index, PortPair { from, to, one_way }) in self.options.xconnect.clone().into_iter().enumerate() {
+            let mut directions = vec![(&from, &to)];
+            directions.extend((!one_way).then_some((&to, &from)));
+            for (from, to) in directions {
+                let knows = |name: &str| ports.iter().find(|port| port.name == name).map(|port| port.tx_only);
+                let reason = match (knows(from), knows(to)) {
+                    _ if from == to => Reason::CrossConnectedWithItself(from.clone()),
+                    (Some(true), _) => Reason::CrossConnectedTxOnly(from.clone()),
+                    (Some(false), Some(_)) => {
+                        let Some(port) = ports.iter_mut().find(|port| port.name == *from) else {
+                            continue;
+                        };
+                        match port.cross_connect.replace(to.clone()) {
+                            Some(before) if before != *to => {
+                                Reason::CrossConnectedTwice(from.clone(), before, to.clone())
+                            }
+                            _ => continue,
+                        }
+                    }
+                    _ if !self.knows_interfaces() => continue,
+                    (None, _) => Reason::CrossConnected(from.clone()),
+                    (_, None) => Reason::CrossConnected(to.clone()),
+                };
+                self.refuse_option("xconnect", index, reason);
             }
         }
     }

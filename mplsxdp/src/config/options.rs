@@ -11,7 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::sync::{Span, SyncSource, SyncTable};
-use super::values::{ChecksumMode, Number, PortLabels, PortMplsMtu, Preference, Rate, TtlPropagation, UnknownPolicy};
+use super::values::{
+    ChecksumMode, Number, PortLabels, PortMplsMtu, PortPair, Preference, Rate, TtlPropagation, UnknownPolicy,
+};
 use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::UnknownChecksum;
 use crate::dataplane::XdpMode;
@@ -43,6 +45,10 @@ pub struct Options {
     /// interface's MTU].
     #[arg(long, value_name = "IFACE=BYTES")]
     pub mpls_mtu: Vec<PortMplsMtu>,
+    /// Two of the interfaces that are cross-connected: every frame that arrives at one leaves by the other, unchanged;
+    /// with `one-way`, only from the first to the second (repeatable).
+    #[arg(long, value_name = "IFACE IFACE [one-way]")]
+    pub xconnect: Vec<PortPair>,
     /// Make an interface for this machine's own packets: routes for prefixes impose labels on packets sent into it
     /// [NAME: mpls0].
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
@@ -161,6 +167,7 @@ impl Default for Options {
             mpls_off: Vec::new(),
             accept_labels: Vec::new(),
             mpls_mtu: Vec::new(),
+            xconnect: Vec::new(),
             local: None,
             kernel_route: Vec::new(),
             instance: DEFAULT_INSTANCE.into(),
@@ -199,12 +206,13 @@ impl Default for Options {
 }
 
 /// Options that a reload applies to the running instance.
-const RELOADED: [&str; 12] = [
+const RELOADED: [&str; 13] = [
     "iface",
     "tx-only",
     "mpls-off",
     "accept-labels",
     "mpls-mtu",
+    "xconnect",
     "checksum",
     "kernel-route",
     "wait",

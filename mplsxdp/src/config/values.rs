@@ -161,6 +161,44 @@ impl fmt::Display for ChecksumMode {
 
 serde_as_text!(ChecksumMode);
 
+/// `eth1 eth2`, `eth1 eth2 one-way`: two ports that are cross-connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortPair {
+    pub from: String,
+    pub to: String,
+    /// Frames go from the first to the second only.
+    pub one_way: bool,
+}
+
+/// Why a text is not a [`PortPair`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is not two interfaces, such as `eth1 eth2` or `eth1 eth2 one-way`")]
+pub struct InvalidPortPair(Box<str>);
+
+impl FromStr for PortPair {
+    type Err = InvalidPortPair;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPortPair> {
+        let words: Vec<_> = text.split_whitespace().collect();
+        let (from, to, one_way) = match *words {
+            [from, to] => (from, to, false),
+            [from, to, "one-way"] => (from, to, true),
+            _ => return Err(InvalidPortPair(text.into())),
+        };
+        let (from, to) = (from.to_owned(), to.to_owned());
+        Ok(Self { from, to, one_way })
+    }
+}
+
+impl fmt::Display for PortPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let one_way = if self.one_way { " one-way" } else { "" };
+        write!(f, "{} {}{one_way}", self.from, self.to)
+    }
+}
+
+serde_as_text!(PortPair);
+
 /// `eth1=100-199,300`: the labels that an interface accepts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortLabels {

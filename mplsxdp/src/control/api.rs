@@ -80,6 +80,8 @@ methods! {
     AddLink Change,
     DeleteLink Change,
     SetLink Change,
+    AddCrossConnect Change,
+    DeleteCrossConnect Change,
     ListNeighbors Read,
     GetStats Read,
     GetUnknownLabels Read,
@@ -323,6 +325,9 @@ pub struct Link {
     /// The MPLS MTU that was set, which is larger than `mpls_mtu` if the interface's MTU does not allow it; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mpls_mtu_set: Option<u32>,
+    /// The port that every frame goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cross_connect: Option<String>,
     pub tx_only: bool,
     /// The far end of the veth pair for this machine's own packets.
     pub local: bool,
@@ -846,6 +851,51 @@ pub struct SetLink {
     pub mpls_mtu: Option<MplsMtu>,
 }
 
+/// What a cross-connect does to the tags of the sub-interfaces that it connects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VlanOperation {
+    /// Those of one sub-interface become those of the other.
+    Translate,
+    /// From a sub-interface to an interface.
+    Pop,
+    /// From an interface to a sub-interface.
+    Push,
+}
+
+impl VlanOperation {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Translate => "translate",
+            Self::Pop => "pop",
+            Self::Push => "push",
+        }
+    }
+}
+
+/// Parameters of `AddCrossConnect`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddCrossConnect {
+    pub ifname: String,
+    pub to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<VlanOperation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_way: Option<bool>,
+}
+
+/// Parameters of `DeleteCrossConnect`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteCrossConnect {
+    pub ifname: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_way: Option<bool>,
+}
+
 /// Parameters of `ListLinks` and `ListNeighbors`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -1127,6 +1177,20 @@ pub enum Request {
     SetLink {
         name: String,
         change: PortChange,
+    },
+    /// Every frame of port `name` goes to port `to`, and unless it is `one_way`, the other way round.
+    AddCrossConnect {
+        name: String,
+        to: String,
+        /// What must happen to tags.
+        vlan: Option<VlanOperation>,
+        one_way: bool,
+    },
+    /// `to`: `None` is the port that `name` is cross-connected with.
+    DeleteCrossConnect {
+        name: String,
+        to: Option<String>,
+        one_way: bool,
     },
     /// Up to `limit` next hops after `after`, in their order.
     ListNeighbors {

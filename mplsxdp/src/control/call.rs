@@ -315,6 +315,32 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             }
             Ok(Command::Ask(Request::SetLink { name, change }))
         }
+        Method::AddCrossConnect => {
+            let api::AddCrossConnect {
+                ifname: name,
+                to,
+                vlan,
+                one_way,
+            } = parameters(raw)?;
+            Ok(Command::Ask(Request::AddCrossConnect {
+                name,
+                to,
+                vlan,
+                one_way: one_way.unwrap_or(false),
+            }))
+        }
+        Method::DeleteCrossConnect => {
+            let api::DeleteCrossConnect {
+                ifname: name,
+                to,
+                one_way,
+            } = parameters(raw)?;
+            Ok(Command::Ask(Request::DeleteCrossConnect {
+                name,
+                to,
+                one_way: one_way.unwrap_or(false),
+            }))
+        }
         Method::ListNeighbors => {
             let api::WithCounters { counters } = parameters(raw)?;
             Ok(Command::List(List::Neighbors {

@@ -301,6 +301,16 @@ impl Client {
         Ok(())
     }
 
+    pub fn add_cross_connect(&mut self, cross: &api::AddCrossConnect) -> Result<(), ClientError> {
+        let Nothing {} = self.call("AddCrossConnect", cross)?;
+        Ok(())
+    }
+
+    pub fn delete_cross_connect(&mut self, cross: &api::DeleteCrossConnect) -> Result<(), ClientError> {
+        let Nothing {} = self.call("DeleteCrossConnect", cross)?;
+        Ok(())
+    }
+
     pub fn set_link(&mut self, link: &api::SetLink) -> Result<(), ClientError> {
         let Nothing {} = self.call("SetLink", link)?;
         Ok(())

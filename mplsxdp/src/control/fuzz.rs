@@ -172,6 +172,19 @@ fn request_of(request: &Request) -> (&'static str, Value) {
                 "mpls_mtu": change.mpls_mtu,
             }),
         ),
+        Request::AddCrossConnect {
+            name,
+            to,
+            vlan,
+            one_way,
+        } => (
+            "AddCrossConnect",
+            json!({ "ifname": name, "to": to, "vlan": vlan, "one_way": one_way }),
+        ),
+        Request::DeleteCrossConnect { name, to, one_way } => (
+            "DeleteCrossConnect",
+            json!({ "ifname": name, "to": to, "one_way": one_way }),
+        ),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
         Request::GetSync => ("GetSync", json!({})),
         Request::CheckSync { repair } => ("CheckSync", json!({ "repair": repair })),

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use mplsxdp_common::abi::VlanTags;
-use mplsxdp_common::forward::Arrival;
+use mplsxdp_common::abi::{PortWord, VlanTags};
+use mplsxdp_common::forward::{Arrival, PortView, Verdict, arrival_port, forward};
 use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
 use tracing::{debug, warn};
 
@@ -21,7 +21,7 @@ use crate::neighbour::links::Links;
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{LinkInfo, Vrf};
 use crate::ports::Ports;
-use crate::slowpath::outcome::Counters;
+use crate::slowpath::outcome::{Counters, Outcome};
 use crate::slowpath::packet::missing_bytes;
 use crate::slowpath::unknown::UnknownLabel;
 use crate::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
@@ -204,6 +204,9 @@ impl Exceptions {
         for (&port, receiver) in receivers {
             let trims = receiver.trims();
             receiver.receive(BUDGET, |frame| {
+                if let Some(crossed) = outlet.cross(frame, port, view, untagged) {
+                    return slow_path.count(crossed);
+                }
                 let (port, frame) = match untag(frame, port, view, untagged) {
                     Untagged::AsReceived => (port, frame),
                     Untagged::At(port) => (port, untagged.bytes()),
@@ -322,9 +325,33 @@ impl Outlet {
         }
     }
 
+    /// Sends on a frame of a cross-connected port, which came up because its checksum was unfinished. `None`: it is not.
+    fn cross(&mut self, frame: &[u8], port: u16, view: &View<'_>, copy: &mut MemoryFrame) -> Option<Outcome> {
+        let tables = view.tables.at_wire(view.ports.settings(port));
+        copy.refill([frame], 0);
+        let is_crossed = |number| tables.port(number).has(PortWord::CROSS_CONNECT);
+        if !is_crossed(port.into()) && !is_crossed(arrival_port(copy, &tables)) {
+            return None;
+        }
+        let Verdict::Forward { port } = forward(copy, &tables) else {
+            return Some(Outcome::NotHandled);
+        };
+        // It has the tags that it leaves with.
+        let way_out = view.ports.way_out(port).map(|(parent, _)| (parent, VlanTags::NONE));
+        Some(match self.transmit_by(way_out, copy.bytes(), view) {
+            Ok(()) => Outcome::Forwarded,
+            Err(_) => Outcome::NotSent,
+        })
+    }
+
     /// Queues a frame at its outgoing port.
     fn transmit(&mut self, port: u16, frame: &[u8], view: &View<'_>) -> io::Result<()> {
-        let (parent, tags) = view.ports.way_out(port).ok_or(io::ErrorKind::NotFound)?;
+        self.transmit_by(view.ports.way_out(port), frame, view)
+    }
+
+    /// Queues a frame at a port, with tags.
+    fn transmit_by(&mut self, way_out: Option<(u16, VlanTags)>, frame: &[u8], view: &View<'_>) -> io::Result<()> {
+        let (parent, tags) = way_out.ok_or(io::ErrorKind::NotFound)?;
         let transmitter = self.transmitters.get_mut(&parent).ok_or(io::ErrorKind::NotFound)?;
         if !view.is_up(parent) {
             return Err(io::ErrorKind::NetworkDown.into());

@@ -37,6 +37,7 @@ pub const SHARED_MAPS: &[&str] = &[
     map::FTN,
     map::PORTS,
     map::LABEL_RANGES,
+    map::CROSS_CONNECTS,
     map::SUB_INTERFACES,
     map::TX_PORTS,
     map::INTERFACES,

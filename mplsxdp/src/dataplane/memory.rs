@@ -2,12 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS,
-    PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
+    Adjacency, Counter, CrossConnect, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN,
+    MAX_LABELS, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -45,13 +46,14 @@ pub struct MemoryTables {
     trie: Trie<Heap>,
     pub ports: HashMap<u16, PortWord>,
     pub label_ranges: HashMap<u16, Vec<LabelRange>>,
+    pub cross_connects: HashMap<u16, CrossConnect>,
     /// The interfaces that frames are redirected to, by port.
     pub tx_ports: HashMap<u16, u32>,
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
     pub hash_seed: u32,
     pub route_counters: RefCell<HashMap<u32, Counter>>,
-    /// Frames whose checksums were finished by the core, by port.
-    pub finished: RefCell<HashMap<u32, Counter>>,
+    /// Frames that the core has counted for a port and reason.
+    pub counted_reasons: RefCell<HashMap<(u32, Reason), Counter>>,
     /// How many grace periods have begun.
     pub grace_periods: u64,
     /// How many of them are over; `None`: each is over at once.
@@ -93,11 +95,12 @@ impl MemoryTables {
             trie: Trie::new(Heap::default()),
             ports: HashMap::new(),
             label_ranges: HashMap::new(),
+            cross_connects: HashMap::new(),
             tx_ports: HashMap::new(),
             sub_interfaces: HashMap::new(),
             hash_seed: 0,
             route_counters: RefCell::default(),
-            finished: RefCell::default(),
+            counted_reasons: RefCell::default(),
             grace_periods: 0,
             grace_periods_over: None,
             questions_until_over: Cell::default(),
@@ -260,6 +263,10 @@ impl Tables for MemoryTables {
         self.label_ranges.insert(port, ranges.to_vec());
     }
 
+    fn store_cross_connect(&mut self, port: u16, cross: CrossConnect) {
+        self.cross_connects.insert(port, cross);
+    }
+
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
         self.tx_ports.insert(port, ifindex);
         Ok(())
@@ -358,6 +365,11 @@ impl forward::PortView for AtPort<'_> {
         ranges.is_some_and(|ranges| ranges.iter().any(|range| range.contains(label)))
     }
 
+    fn cross_connect(&self, _port: PortWord, number: u32) -> CrossConnect {
+        let cross = self.tables.cross_connects.get(&(number as u16));
+        cross.copied().unwrap_or_default()
+    }
+
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
         let found = self.tagged.then(|| self.tables.sub_interfaces.get(&key));
         found?.copied().map(u32::from)
@@ -404,16 +416,16 @@ impl forward::PortView for AtPort<'_> {
         }
     }
 
-    fn count_finished(&self, port: u32, bytes: usize) {
+    fn count_reason(&self, port: u32, reason: Reason, bytes: usize) {
         if self.tagged {
-            count(&self.tables.finished, port, bytes);
+            count(&self.tables.counted_reasons, (port, reason), bytes);
         }
     }
 }
 
-fn count(counters: &RefCell<HashMap<u32, Counter>>, slot: u32, bytes: usize) {
+fn count<K: Eq + Hash>(counters: &RefCell<HashMap<K, Counter>>, key: K, bytes: usize) {
     let mut counters = counters.borrow_mut();
-    let counter = counters.entry(slot).or_default();
+    let counter = counters.entry(key).or_default();
     counter.packets += 1;
     counter.bytes += bytes as u64;
 }

@@ -27,7 +27,8 @@ pub mod release;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, Domain, LabelRange, LabelStack, Loss, PortWord, Reason, RouteEntry, SubInterfaceKey,
+    Adjacency, Counter, CrossConnect, Domain, LabelRange, LabelStack, Loss, PortWord, Reason, RouteEntry,
+    SubInterfaceKey,
 };
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,9 @@ pub trait Tables {
     /// Restricts a port whose word says so to the labels of these ranges, at most `MAX_LABEL_RANGES`. Labels that are in
     /// the old ranges and in these are accepted all the time.
     fn store_label_ranges(&mut self, port: u16, ranges: &[LabelRange]);
+
+    /// Where every frame of a port whose word says so goes.
+    fn store_cross_connect(&mut self, port: u16, cross: CrossConnect);
 
     /// Lets frames be redirected to `port`. If several ports are on an interface, frames that its driver refuses count
     /// for the first.

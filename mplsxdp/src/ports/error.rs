@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mplsxdp_common::abi::MAX_PORTS;
 
 use super::Role;
+use super::cross_connect::CrossConnectError;
 use super::local::LocalError;
 use super::preflight::PreflightError;
 use super::sub_interface::InvalidSubInterface;
@@ -36,6 +37,15 @@ pub enum PortError {
         name: Arc<str>,
         sub_interfaces: Vec<Arc<str>>,
     },
+    #[error(
+        "{name} is cross-connected with {with}, and so are the frames of its sub-interfaces: `mplsxdp xconnect del {name} \
+         {with}` ends that"
+    )]
+    CrossConnectedParent { name: Arc<str>, with: Arc<str> },
+    #[error("{from} is cross-connected with {name}: `mplsxdp xconnect del {from} {name}` ends that")]
+    CrossConnected { name: Arc<str>, from: Arc<str> },
+    #[error(transparent)]
+    CrossConnect(#[from] CrossConnectError),
     #[error("{}", no_labels(.name, *.role))]
     NoLabels { name: Arc<str>, role: Role },
     #[error("{}", not_sent(.name, *.role))]

@@ -51,7 +51,7 @@ impl fmt::Display for Role {
 }
 
 /// How a port is configured, whatever interface has its name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wish {
     pub role: Role,
     /// Labelled frames are accepted.
@@ -59,6 +59,8 @@ pub struct Wish {
     /// Those with these labels.
     pub accept_labels: AcceptLabels,
     pub mpls_mtu: MplsMtu,
+    /// The port that every frame goes to.
+    pub cross_connect: Option<Arc<str>>,
     /// What to do about unfinished checksums; `None`: what the kind of interface needs.
     pub checksum: Option<Checksum>,
 }
@@ -77,6 +79,7 @@ impl Wish {
             mpls: role == Role::Switching,
             accept_labels: AcceptLabels::default(),
             mpls_mtu: MplsMtu::default(),
+            cross_connect: None,
             checksum,
         }
     }
@@ -86,15 +89,17 @@ impl Wish {
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    name: Arc<str>,
+    pub(super) name: Arc<str>,
     mac: Mac,
-    mtu: u32,
+    pub(super) mtu: u32,
     /// The largest packet that XDP can send there.
     largest_redirected: u32,
     role: Role,
     mpls: bool,
     accept_labels: AcceptLabels,
     mpls_mtu: MplsMtu,
+    /// The port that every frame goes to.
+    pub(super) cross_connect: Option<Arc<str>>,
     /// The kernel accepts labels there, or its settings are not followed.
     kernel_input: bool,
     /// As configured.
@@ -238,8 +243,18 @@ impl Port {
             mpls: self.mpls,
             accept_labels: self.accept_labels,
             mpls_mtu: self.mpls_mtu,
+            cross_connect: self.cross_connect.clone(),
             checksum: self.checksum,
         }
+    }
+
+    /// The name of the port that every frame goes to.
+    pub fn cross_connect(&self) -> Option<&str> {
+        self.cross_connect.as_deref()
+    }
+
+    pub fn is_cross_connected(&self) -> bool {
+        self.cross_connect.is_some()
     }
 
     /// `None` if it is not a sub-interface.
@@ -263,6 +278,9 @@ impl Port {
     }
 
     fn word(&self) -> PortWord {
+        if self.is_cross_connected() {
+            return PortWord::new(self.mac, PortWord::CROSS_CONNECT);
+        }
         let flags = match (self.role, self.accepts_labels()) {
             (Role::TxOnly | Role::ParentOnly, _) => 0,
             (Role::Local, _) => PortWord::IMPOSE | PortWord::LOCAL,
@@ -281,7 +299,7 @@ impl Port {
 
     /// Publishes which labels it accepts, and then its word. The ranges stay if they do not hold any more: a frame may still
     /// go by the old word.
-    fn store(&self, tables: &mut impl Tables) {
+    pub(super) fn store(&self, tables: &mut impl Tables) {
         if let Some(ranges) = &self.accept_labels.0 {
             tables.store_label_ranges(self.number, ranges.as_slice());
         }
@@ -318,10 +336,10 @@ pub struct Ports {
     mode: XdpMode,
     /// Settings that all ports share; [`Settings::with_port`] fills in the number.
     settings: Settings,
-    ports: Vec<Port>,
+    pub(super) ports: Vec<Port>,
     /// Whether ports whose interfaces disappear become ports again when the interfaces are recreated.
     readopts: bool,
-    waiting: WaitingPorts,
+    pub(super) waiting: WaitingPorts,
     /// Numbers of removed ports, each kept until no frame is on its way to it.
     leaving: Vec<(u16, GracePeriod)>,
 }
@@ -501,9 +519,16 @@ impl Ports {
         Some((self.program_port(port)?.ifindex(), tags))
     }
 
-    /// Why the kernel cannot resolve `next_hop` at a sub-interface that it has no device for.
-    pub fn no_device(&self, ifindex: u32, next_hop: &NextHop) -> Option<String> {
+    /// Why the kernel cannot resolve `next_hop` at a port: it is cross-connected, or a sub-interface that the kernel has no
+    /// device for.
+    pub fn no_neighbours(&self, ifindex: u32, next_hop: &NextHop) -> Option<String> {
         let port = self.by_ifindex(ifindex)?;
+        if let (Some(with), Some(_)) = (&port.cross_connect, next_hop.via.address()) {
+            return Some(format!(
+                "{name} is cross-connected with {with}, where the answers of its neighbours go",
+                name = port.name
+            ));
+        }
         match (&port.place, next_hop.via) {
             (Place::SubInterface { device: None, tags, .. }, Via::Inet(_) | Via::Inet6(_)) => Some(format!(
                 "the kernel has no VLAN device for {name}, and resolves no addresses there: make one (`{commands}`), or name \
@@ -577,6 +602,14 @@ impl Ports {
         match port {
             None => attach::check_facts(&facts, self.mode, survey.holder)?,
             Some(port) if port.role == Role::Local => return Err(PortError::LocalParent { name: parent.name }),
+            Some(Port {
+                name,
+                cross_connect: Some(with),
+                ..
+            }) => {
+                let (name, with) = (name.clone(), with.clone());
+                return Err(PortError::CrossConnectedParent { name, with });
+            }
             Some(port) => {
                 if let Some(other) = self.sub_interface(port.number, found.tags) {
                     return Err(PortError::SameTags {
@@ -623,9 +656,7 @@ impl Ports {
         links: &Links,
         tables: &mut impl Tables,
     ) -> Result<(), PortError> {
-        let Order {
-            number, ifindex, wish, ..
-        } = *order;
+        let (number, ifindex, wish) = (order.number, order.ifindex, &order.wish);
         let name = &order.facts.name;
         let link = attached.facts.link.as_ref().filter(|link| link.ifindex == ifindex);
         let link = links.get(ifindex).or(link).ok_or_else(|| PortError::gone(name))?;
@@ -644,6 +675,7 @@ impl Ports {
             mpls: wish.mpls,
             accept_labels: wish.accept_labels,
             mpls_mtu: wish.mpls_mtu,
+            cross_connect: wish.cross_connect.clone(),
             kernel_input: true,
             checksum: wish.checksum,
             retired: false,
@@ -661,8 +693,8 @@ impl Ports {
         };
         info!(port = &*port.name, number, link_id = attached.link_id, "attached");
         port.warn_of_mpls_mtu(Default::default());
-        port.store(tables);
         self.ports.push(port);
+        self.added(number, tables);
         Ok(())
     }
 
@@ -675,6 +707,7 @@ impl Ports {
             mpls,
             accept_labels,
             mpls_mtu,
+            cross_connect,
             checksum,
         }: Wish,
         plan: &SubInterfacePlan,
@@ -694,6 +727,7 @@ impl Ports {
             mpls,
             accept_labels,
             mpls_mtu,
+            cross_connect,
             kernel_input: true,
             checksum,
             retired: false,
@@ -709,11 +743,9 @@ impl Ports {
             tables.clear_reason_counters(number)?;
         }
         tables.set_tx_port(number, ifindex)?;
-        port.store(tables);
         if let Some(tags) = port.tags()
             && let Err(error) = tables.insert_sub_interface(tags.key(parent), number)
         {
-            tables.store_port(number, PortWord::default());
             tables.clear_tx_port(number)?;
             return Err(error.into());
         }
@@ -726,7 +758,16 @@ impl Ports {
         );
         port.warn_of_mpls_mtu(Default::default());
         self.ports.push(port);
+        self.added(number, tables);
         Ok(())
+    }
+
+    /// Publishes a new port, to which others may be cross-connected.
+    fn added(&self, number: u16, tables: &mut impl Tables) {
+        self.publish_cross_connects(tables);
+        if let Some(port) = self.get(number) {
+            port.store(tables);
+        }
     }
 
     /// The port that has its program on the parent of a sub-interface.
@@ -813,13 +854,14 @@ impl Ports {
 
     /// Checks that port `number` can be removed.
     pub fn check_removal(&self, number: u16) -> Result<(), PortError> {
-        match self.get(number) {
-            Some(port) if port.role == Role::ParentOnly => Err(PortError::ParentOnly {
+        let Some(port) = self.get(number) else { return Ok(()) };
+        if port.role == Role::ParentOnly {
+            return Err(PortError::ParentOnly {
                 name: port.name.clone(),
                 sub_interfaces: self.sub_interfaces(number).map(|port| port.name.clone()).collect(),
-            }),
-            _ => Ok(()),
+            });
         }
+        self.check_uncrossed(&port.name)
     }
 
     /// From here on nothing is sent out of the port.
@@ -855,6 +897,7 @@ impl Ports {
             }
             tables.store_port(port.number, PortWord::default());
         }
+        self.publish_cross_connects(tables);
         let period = tables.begin_grace_period();
         self.leaving.extend(numbers.iter().map(|&number| (number, period)));
     }
@@ -901,7 +944,8 @@ impl Ports {
             (port.accept_labels, port.mpls_mtu) = (wish.accept_labels, wish.mpls_mtu);
             info!(port = &*port.name, role = %wish.role, "changed");
             port.warn_of_mpls_mtu(before);
-            port.store(tables);
+            port.cross_connect = wish.cross_connect;
+            self.added(number, tables);
         }
     }
 
@@ -963,6 +1007,7 @@ impl Ports {
         port.warn_of_mpls_mtu(mpls_mtus);
         let number = port.number;
         tables.store_port(number, port.word());
+        self.publish_cross_connects(tables);
         if outgrown && !self.sends_multi_buffer(number) {
             warn!(port = &*link.name, "{}", preflight::delays_multi_buffer(&link.name));
         }
@@ -1057,6 +1102,9 @@ impl Ports {
             }
             port.warn_of_mpls_mtu(before.4);
             changed |= after != before;
+        }
+        if changed {
+            self.publish_cross_connects(tables);
         }
         changed
     }
@@ -1186,7 +1234,7 @@ impl Ports {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    fn get_mut(&mut self, number: u16) -> Option<&mut Port> {
+    pub(super) fn get_mut(&mut self, number: u16) -> Option<&mut Port> {
         self.ports.iter_mut().find(|port| port.number == number)
     }
 
@@ -1208,7 +1256,7 @@ impl Ports {
         named.any(|port| port.parent().is_some())
     }
 
-    fn sub_interfaces(&self, parent: u16) -> impl Iterator<Item = &Port> {
+    pub(super) fn sub_interfaces(&self, parent: u16) -> impl Iterator<Item = &Port> {
         self.ports.iter().filter(move |port| port.parent() == Some(parent))
     }
 

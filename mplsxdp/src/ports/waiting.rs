@@ -77,6 +77,10 @@ impl WaitingPorts {
         self.0.iter()
     }
 
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.0.iter_mut()
+    }
+
     pub fn get(&self, name: &str) -> Option<&Waiting> {
         self.0.iter().find(|waiting| *waiting.name == *name)
     }
@@ -180,7 +184,7 @@ mod tests {
     fn a_port_is_tried_when_its_interface_comes_or_changes_and_ever_more_seldom_while_it_does_not() {
         let mut ports = WaitingPorts::default();
         let wish = Wish::new(Role::TxOnly, None);
-        ports.add(Waiting::new("eth1", 3, wish, "gone".into()));
+        ports.add(Waiting::new("eth1", 3, wish.clone(), "gone".into()));
         let start = Instant::now();
         ports.follow(|_| Vec::new(), start);
         assert_eq!((ports.due(start), ports.next_deadline()), (None, None));

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use mplsxdp_common::abi::{
-    Adjacency, Domain, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
+    Adjacency, CrossConnect, Domain, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
 };
 use mplsxdp_common::forward::{Frame as _, PortView, Verdict, forward};
 use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
@@ -212,6 +212,10 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.tables.accepts_label(port, number, label)
     }
 
+    fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect {
+        self.tables.cross_connect(port, number)
+    }
+
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
         self.tables.sub_interface(key)
     }
@@ -251,7 +255,7 @@ impl<T: PortView> PortView for Noted<'_, T> {
 
     fn count(&self, _slot: u32, _bytes: usize) {}
 
-    fn count_finished(&self, _port: u32, _bytes: usize) {}
+    fn count_reason(&self, _port: u32, _reason: Reason, _bytes: usize) {}
 }
 
 /// A PortView whose next hops take frames of any length; it notes the one that was looked up last.
@@ -271,6 +275,10 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool {
         self.tables.accepts_label(port, number, label)
+    }
+
+    fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect {
+        self.tables.cross_connect(port, number)
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
@@ -309,5 +317,5 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn count(&self, _slot: u32, _bytes: usize) {}
 
-    fn count_finished(&self, _port: u32, _bytes: usize) {}
+    fn count_reason(&self, _port: u32, _reason: Reason, _bytes: usize) {}
 }

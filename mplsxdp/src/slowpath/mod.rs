@@ -224,6 +224,11 @@ impl SlowPath {
         self.hold.len()
     }
 
+    /// Counts a frame that was handled elsewhere.
+    pub fn count(&mut self, outcome: Outcome) {
+        self.counters.count(outcome);
+    }
+
     /// Keeps a frame for a next hop that is not resolved.
     fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut Emit<'_>) {
         if received.trimmed > 0 {
@@ -313,6 +318,8 @@ impl SlowPath {
                 // An alert beneath an alert is malformed, which `ask` has reported.
                 Reason::PortDisabled
                 | Reason::LabelNotAccepted
+                | Reason::CrossConnected
+                | Reason::CrossTooBig
                 | Reason::UnknownVlan
                 | Reason::NoFtn
                 | Reason::NoHeadroom

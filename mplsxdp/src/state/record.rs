@@ -44,6 +44,9 @@ pub struct Port {
     pub accept_labels: Option<LabelRanges>,
     #[serde(default, skip_serializing_if = "MplsMtu::is_default")]
     pub mpls_mtu: MplsMtu,
+    /// The port that every frame goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cross_connect: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
 }

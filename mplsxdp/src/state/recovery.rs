@@ -71,6 +71,11 @@ impl Saved {
                     if let Some(new) = names.get(port.name.as_str()) {
                         port.name = new.to_string();
                     }
+                    if let Some(to) = &mut port.cross_connect
+                        && let Some(new) = names.get(to.as_str())
+                    {
+                        *to = new.to_string();
+                    }
                     (port.name.clone(), port)
                 });
                 self.ports = ports.collect();

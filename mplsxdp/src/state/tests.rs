@@ -56,6 +56,7 @@ fn port(name: &str, mpls: bool) -> Port {
         } else {
             Default::default()
         },
+        cross_connect: (!mpls).then(|| "eth1".to_owned()),
         checksum: None,
     }
 }

@@ -186,9 +186,13 @@ impl<T: Tables> Switch<T> {
                     let before = self.config.ports.iter().find(|before| before.name == name);
                     let change = port.settings();
                     let is_changed = before.is_some_and(|before| before.settings() != change);
-                    match self.change_port(&name, wish) {
-                        RoleChange::None if is_changed => {
+                    let crosses = before.is_some_and(|before| before.cross_connect != port.cross_connect);
+                    match self.change_port(&name, wish.clone()) {
+                        RoleChange::None if is_changed || crosses => {
                             ports.pop_front();
+                            if crosses {
+                                self.recross(&name, wish.cross_connect);
+                            }
                             let is_set = self.set_link(&name, change).is_some_and(|set| set.is_ok());
                             load.changed.extend(is_set.then_some(name));
                         }
@@ -566,7 +570,7 @@ impl<T: Tables> Switch<T> {
         let port = port
             .map(|port| port.wish())
             .filter(|wish| wish.role != Role::ParentOnly);
-        port.or_else(|| Some(self.ports.waiting().get(name)?.wish))
+        port.or_else(|| Some(self.ports.waiting().get(name)?.wish.clone()))
     }
 
     /// Makes a port a switching one, or one for sending only.
@@ -693,6 +697,7 @@ fn wish(port: &PortConfig) -> Wish {
         mpls: port.mpls,
         accept_labels: port.accept_labels,
         mpls_mtu: port.mpls_mtu,
+        cross_connect: port.cross_connect.as_deref().map(Arc::from),
         ..Wish::new(role, port.checksum)
     }
 }

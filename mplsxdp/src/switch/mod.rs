@@ -11,6 +11,7 @@
 
 mod audit;
 mod claims;
+mod cross_connects;
 mod domains;
 mod feeds;
 mod handover;
@@ -631,7 +632,11 @@ impl<T: Tables> Switch<T> {
                 let numbers = links.iter().map(|link| self.ports.number(&link.ifname)).collect();
                 return self.effects.push_back(Effect::ReplyLinks { token, links, numbers });
             }
-            Request::AddLink { .. } | Request::DeleteLink { .. } | Request::SetLink { .. } => {
+            Request::AddLink { .. }
+            | Request::DeleteLink { .. }
+            | Request::SetLink { .. }
+            | Request::AddCrossConnect { .. }
+            | Request::DeleteCrossConnect { .. } => {
                 return self.port_request(call, now);
             }
             Request::ListNeighbors { after, limit, counters } => {

@@ -237,7 +237,7 @@ impl<T: Tables> Switch<T> {
                 );
             }
             if let HopState::NoArp { ifindex } = state
-                && let Some(reason) = self.ports.no_device(ifindex, &next_hop)
+                && let Some(reason) = self.ports.no_neighbours(ifindex, &next_hop)
             {
                 warn!(%next_hop, "{reason}");
             }
@@ -359,6 +359,7 @@ impl<T: Tables> Switch<T> {
         }
         if !renamed.is_empty() {
             self.rename_devices(&renamed);
+            self.ports.rename_cross_connects(&renamed);
         }
         let (without_device, interfaces) = self.ports.links_of_ports(self.resolver.links());
         self.resolver

@@ -122,7 +122,7 @@ impl<T: Tables> Switch<T> {
         if let Some(waiting) = self.ports.waiting().get(name) {
             let adding = Adding {
                 name: name.to_owned(),
-                wish: waiting.wish,
+                wish: waiting.wish.clone(),
                 stage: Stage::Surveying,
             };
             self.enqueue(Operation::Try(adding), now);
@@ -239,6 +239,10 @@ impl<T: Tables> Switch<T> {
                 Some(result) => result,
                 None => return self.refuse_unknown(call),
             },
+            Request::AddCrossConnect { .. } | Request::DeleteCrossConnect { .. } => {
+                self.change_cross_connect(call);
+                return None;
+            }
             _ => Ok(()),
         };
         self.answer_port(call, result);
@@ -274,8 +278,12 @@ impl<T: Tables> Switch<T> {
 
     /// `None` if there is no such port.
     fn delete_link(&mut self, name: &str, now: Instant) -> Option<Result<(), PortError>> {
-        if self.ports.waiting_mut().remove(name).is_some() {
-            return Some(Ok(()));
+        if self.ports.waiting().get(name).is_some() {
+            let removal = self.ports.check_uncrossed(name);
+            if removal.is_ok() {
+                self.ports.waiting_mut().remove(name);
+            }
+            return Some(removal);
         }
         let number = self.ports.number(name)?;
         if self.local.as_ref().is_some_and(|pair| pair.port_name() == name) {
@@ -447,7 +455,7 @@ impl<T: Tables> Switch<T> {
     ) -> Result<Adding, PortError> {
         let role = match plan {
             Some(_) => Wish::new(Role::ParentOnly, wish.checksum),
-            None => wish,
+            None => wish.clone(),
         };
         let order = self.ports.order(facts, role)?;
         self.effects.push_back(Effect::Attach(Box::new(order)));

@@ -127,7 +127,7 @@ impl<T: Tables> Switch<T> {
 
     fn not_usable(&self, link: &LinkInfo, next_hop: &NextHop) -> Option<String> {
         self.not_a_port(link, next_hop)
-            .or_else(|| self.ports.no_device(link.ifindex, next_hop))
+            .or_else(|| self.ports.no_neighbours(link.ifindex, next_hop))
     }
 
     /// Continues a search for those of these routes that cannot reach a next hop. Returns whether it is done.
@@ -186,7 +186,7 @@ impl<T: Tables> Switch<T> {
             let link = links.get(ifindex)?;
             return self.not_a_port(link, next_hop).or_else(|| match state {
                 HopState::LinkDown { .. } => Some(down(link)),
-                HopState::NoArp { .. } => Some(self.ports.no_device(ifindex, next_hop).unwrap_or_else(|| {
+                HopState::NoArp { .. } => Some(self.ports.no_neighbours(ifindex, next_hop).unwrap_or_else(|| {
                     format!(
                         "{} has no MAC addresses to ask for: use `via link MAC dev {}`",
                         link.name, link.name

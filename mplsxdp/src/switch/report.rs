@@ -43,7 +43,7 @@ impl<T: Tables> Switch<T> {
         ports.sort_by_key(|port| port.number());
         let ports = ports.into_iter().map(|port| (port.name(), port.wish()));
         let waiting = self.ports.waiting().iter();
-        let waiting: Vec<_> = waiting.map(|waiting| (&*waiting.name, waiting.wish)).collect();
+        let waiting: Vec<_> = waiting.map(|waiting| (&*waiting.name, waiting.wish.clone())).collect();
         let waits = !waiting.is_empty();
         let ports = ports.chain(waiting).filter_map(|(name, wish)| {
             let tx_only = match wish.role {
@@ -57,6 +57,7 @@ impl<T: Tables> Switch<T> {
                 mpls: wish.mpls,
                 accept_labels: wish.accept_labels,
                 mpls_mtu: wish.mpls_mtu,
+                cross_connect: wish.cross_connect.as_deref().map(str::to_owned),
                 checksum: wish.checksum,
             })
         });
@@ -75,6 +76,7 @@ impl<T: Tables> Switch<T> {
             map::FTN => self.lfib.ftn_entries().v4 + self.lfib.ftn_entries().v6,
             map::PORTS | map::TX_PORTS => self.ports.len(),
             map::LABEL_RANGES => self.ports.iter().map(|port| port.label_ranges()).sum(),
+            map::CROSS_CONNECTS => self.ports.iter().filter(|port| port.is_cross_connected()).count(),
             map::INTERFACES => self.ports.iter().filter(|port| port.tags().is_none()).count(),
             map::SUB_INTERFACES => self.ports.iter().filter(|port| port.tags().is_some()).count(),
             map::ROUTE_COUNTERS => self.counted_routes(),
@@ -384,6 +386,7 @@ impl<T: Tables> Switch<T> {
                 accept_labels: port.wish().accept_labels.0,
                 mpls_mtu: port.mpls_mtu().into(),
                 mpls_mtu_set: port.wish().mpls_mtu.0.map(u32::from),
+                cross_connect: port.cross_connect().map(str::to_owned),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
                 parent_only: port.role() == Role::ParentOnly,
@@ -411,6 +414,7 @@ impl<T: Tables> Switch<T> {
             accept_labels: waiting.wish.accept_labels.0,
             mpls_mtu: waiting.wish.mpls_mtu.0.map_or(waiting.mtu, u32::from),
             mpls_mtu_set: waiting.wish.mpls_mtu.0.map(u32::from),
+            cross_connect: waiting.wish.cross_connect.as_deref().map(str::to_owned),
             tx_only: waiting.wish.role == Role::TxOnly,
             local: false,
             parent_only: false,

@@ -97,7 +97,7 @@ impl Saving {
         for saved in self.ports.drain(..) {
             match ports.iter_mut().find(|port| port.name == saved.name) {
                 Some(port) => {
-                    port.mpls_mtu = saved.mpls_mtu;
+                    (port.mpls_mtu, port.cross_connect) = (saved.mpls_mtu, saved.cross_connect);
                     if !port.tx_only {
                         (port.mpls, port.accept_labels) = (saved.mpls, AcceptLabels(saved.accept_labels));
                     }
@@ -110,6 +110,7 @@ impl Saving {
                         mpls: saved.mpls,
                         accept_labels: AcceptLabels(saved.accept_labels),
                         mpls_mtu: saved.mpls_mtu,
+                        cross_connect: saved.cross_connect,
                         checksum: saved.checksum,
                     });
                 }
@@ -257,7 +258,7 @@ impl<T: Tables> Switch<T> {
     fn ports_to_save(&self) -> Vec<Port> {
         let ports = self.ports.iter().map(|port| (port.name(), port.wish()));
         let waiting = self.ports.waiting().iter();
-        let all = ports.chain(waiting.map(|waiting| (&*waiting.name, waiting.wish)));
+        let all = ports.chain(waiting.map(|waiting| (&*waiting.name, waiting.wish.clone())));
         let wanted = all.filter(|(_, wish)| matches!(wish.role, Role::Switching | Role::TxOnly));
         let configured: HashMap<&str, &PortConfig> = self
             .config
@@ -265,11 +266,12 @@ impl<T: Tables> Switch<T> {
             .iter()
             .map(|port| (port.name.as_str(), port))
             .collect();
-        let is_as_configured = |port: &&PortConfig, wish: Wish| {
+        let is_as_configured = |port: &&PortConfig, wish: &Wish| {
             (port.mpls, port.accept_labels, port.mpls_mtu) == (wish.mpls, wish.accept_labels, wish.mpls_mtu)
+                && port.cross_connect.as_deref() == wish.cross_connect.as_deref()
         };
         let other =
-            wanted.filter(|(name, wish)| !configured.get(name).is_some_and(|port| is_as_configured(port, *wish)));
+            wanted.filter(|(name, wish)| !configured.get(name).is_some_and(|port| is_as_configured(port, wish)));
         other.map(|(name, wish)| saved_port(name, wish)).collect()
     }
 }
@@ -281,6 +283,7 @@ fn saved_port(name: &str, wish: Wish) -> Port {
         mpls: wish.mpls,
         accept_labels: wish.accept_labels.0,
         mpls_mtu: wish.mpls_mtu,
+        cross_connect: wish.cross_connect.as_deref().map(str::to_owned),
         checksum: wish.checksum,
     }
 }

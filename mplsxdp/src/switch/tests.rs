@@ -55,6 +55,7 @@ fn port(name: &str) -> PortConfig {
         mpls: true,
         accept_labels: AcceptLabels::default(),
         mpls_mtu: MplsMtu::default(),
+        cross_connect: None,
         checksum: None,
     }
 }

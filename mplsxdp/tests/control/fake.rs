@@ -246,6 +246,8 @@ impl Kept {
             Request::AddLink { .. }
             | Request::DeleteLink { .. }
             | Request::SetLink { .. }
+            | Request::AddCrossConnect { .. }
+            | Request::DeleteCrossConnect { .. }
             | Request::Confirm
             | Request::Upgrade
             | Request::Unload => Ok(Reply::Done),
@@ -512,6 +514,7 @@ fn links(counters: bool) -> Vec<Link> {
         accept_labels: None,
         mpls_mtu: 1500,
         mpls_mtu_set: None,
+        cross_connect: None,
         tx_only: false,
         local: false,
         parent_only: false,

@@ -77,6 +77,14 @@ fn calls() -> Vec<(&'static str, Value)> {
             "SetLink",
             json!({ "ifname": "eth1", "mpls": true, "accept_labels": "all", "mpls_mtu": 0 }),
         ),
+        (
+            "AddCrossConnect",
+            json!({ "ifname": "eth1", "to": "eth2", "vlan": "translate", "one_way": true }),
+        ),
+        (
+            "DeleteCrossConnect",
+            json!({ "ifname": "eth1", "to": "eth2", "one_way": true }),
+        ),
         ("ListNeighbors", json!({ "counters": true })),
         ("GetStats", json!({ "all": true })),
         ("CheckSync", json!({ "repair": true })),

@@ -6,8 +6,8 @@ use std::num::NonZeroU8;
 
 use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, Domain, LabelRange, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings, SubInterfaceKey,
-    TtlPropagate, VlanTags,
+    Adjacency, CrossConnect, Domain, LabelRange, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
+    SubInterfaceKey, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::wire::{
     ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
@@ -56,6 +56,8 @@ pub struct World {
     ports: Vec<(PortWord, [Option<PortWord>; lab::SUB_INTERFACES])>,
     /// For each of them, and for its sub-interfaces.
     label_ranges: Vec<Vec<LabelRange>>,
+    /// Likewise.
+    cross_connects: Vec<CrossConnect>,
 }
 
 impl World {
@@ -95,9 +97,11 @@ impl World {
             }
         }
         let settings = lab::settings();
-        let ports = settings.iter().zip(&self.ports).zip(&self.label_ranges);
-        for ((settings, (port, sub_interfaces)), ranges) in ports {
+        let ports = settings.iter().zip(&self.ports);
+        let others = self.label_ranges.iter().zip(&self.cross_connects);
+        for ((settings, (port, sub_interfaces)), (ranges, cross)) in ports.zip(others) {
             tables.store_label_ranges(settings.port() as u16, ranges);
+            tables.store_cross_connect(settings.port() as u16, *cross);
             tables.store_port(settings.port() as u16, *port);
             for (index, ((outer, inner), word)) in SUB_INTERFACES.into_iter().zip(sub_interfaces).enumerate() {
                 let key = SubInterfaceKey::new(settings.port(), outer, inner);
@@ -105,6 +109,7 @@ impl World {
                 match word {
                     Some(word) => {
                         tables.store_label_ranges(number, ranges);
+                        tables.store_cross_connect(number, *cross);
                         tables.store_port(number, *word);
                         tables.insert_sub_interface(key, number).unwrap();
                     }
@@ -123,23 +128,50 @@ pub fn world() -> impl Strategy<Value = World> {
     let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
     let ftn = prop::collection::vec(ftn, DOMAINS.len());
     let groups = prop::collection::vec(prop::collection::vec(route_entry(), 1..5), GROUPS as usize);
-    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 1 => Just(PortWord::MPLS | PortWord::RANGES), 2 => 0u8..64];
+    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 1 => Just(PortWord::MPLS | PortWord::RANGES), 1 => Just(PortWord::CROSS_CONNECT), 2 => any::<u8>()];
     let domain = || prop_oneof![6 => select(DOMAINS.to_vec()), 1 => Just(Domain::EMPTY)];
     let port = || (flags(), domain()).prop_map(|(flags, domain)| PortWord::new(OWN_MAC, flags).with_domain(domain));
     let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, port()));
     let ports = prop::collection::vec((port(), sub_interfaces), lab::settings().len());
     let label_ranges = prop::collection::vec(prop::collection::vec(label_range(), 0..4), lab::settings().len());
-    (ilm, adjacencies, stacks, ftn, groups, ports, label_ranges).prop_map(
-        |(ilm, adjacencies, stacks, ftn, groups, ports, label_ranges)| World {
-            ilm,
-            adjacencies,
-            stacks,
-            ftn,
-            groups,
-            ports,
-            label_ranges,
-        },
+    let cross_connects = prop::collection::vec(cross_connect(), lab::settings().len());
+    (
+        ilm,
+        adjacencies,
+        stacks,
+        ftn,
+        groups,
+        ports,
+        label_ranges,
+        cross_connects,
     )
+        .prop_map(
+            |(ilm, adjacencies, stacks, ftn, groups, ports, label_ranges, cross_connects)| World {
+                ilm,
+                adjacencies,
+                stacks,
+                ftn,
+                groups,
+                ports,
+                label_ranges,
+                cross_connects,
+            },
+        )
+}
+
+fn cross_connect() -> impl Strategy<Value = CrossConnect> {
+    let port = prop_oneof![8 => select(lab::TX_PORTS.to_vec()), 1 => any::<u16>()];
+    let longest = prop_oneof![3 => Just(1518), 1 => 14u16..200];
+    let tag = || (select(vec![ETH_P_8021Q, ETH_P_8021AD]), 0u16..4096);
+    let added = prop::collection::vec(tag(), 0..3);
+    let sensible =
+        (port, longest, 0usize..3, added, any::<bool>()).prop_map(|(port, longest, removed, added, one_buffer)| {
+            CrossConnect::new(port, longest)
+                .without_tags(removed)
+                .with_tags(&added)
+                .with_one_buffer(one_buffer)
+        });
+    prop_oneof![30 => sensible, 1 => Just(CrossConnect::NOWHERE), 1 => any::<u64>().prop_map(CrossConnect::from_bits)]
 }
 
 fn label_range() -> impl Strategy<Value = LabelRange> {

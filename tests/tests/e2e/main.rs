@@ -42,6 +42,7 @@ mod untouched;
 mod virtio;
 mod vlan;
 mod vrf;
+mod xconnect;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -90,6 +91,7 @@ fn main() -> Result<()> {
         first_lab::tests(),
         fpm::tests(),
         vlan::tests(),
+        xconnect::tests(),
         vrf::tests(),
         devices::tests(),
         capture::tests(),

@@ -324,6 +324,7 @@ fn ports() -> Result<()> {
     let router = place.load("")?;
     router.run("link add eth3 tx-only")?;
     router.run("link set eth1 mpls off")?;
+    router.run("xconnect add eth2 eth3 one-way")?;
     router.run("route add 100 as to 200 via inet 10.0.3.2 dev eth3")?;
     let seed = |router: &Router| -> Result<serde_json::Value> { router.json("config show") };
     let before = seed(&router)?;
@@ -346,6 +347,14 @@ fn ports() -> Result<()> {
     let router = place.load("")?;
     ensure!(router.said().contains("up3"), "{}", router.said());
     expect(&router, &[("static", "100 as to 200 via inet 10.0.3.2 dev up3")])?;
+    let crossed = router.run("xconnect show")?;
+    ensure!(crossed == "eth2 -> up3\n", "{crossed}");
+    let wrong = router.run("link del up3").err().context("it was taken")?;
+    ensure!(
+        format!("{wrong:#}").contains("eth2 is cross-connected with up3"),
+        "{wrong:#}"
+    );
+    router.run("xconnect del eth2")?;
     router.run("link del up3")?;
     router.run("link set eth1 mpls on")?;
     router.stop(Signal::SIGKILL)?;

@@ -450,6 +450,21 @@ fn change(request: &Request) -> Option<String> {
                 mpls_mtu.unwrap_or_default()
             ))
         }
+        Request::AddCrossConnect {
+            name,
+            to,
+            vlan,
+            one_way,
+        } => {
+            let vlan = vlan.map(|operation| format!(" vlan {}", operation.name()));
+            let one_way = if *one_way { " one-way" } else { "" };
+            Some(format!("add xconnect {name} {to}{}{one_way}", vlan.unwrap_or_default()))
+        }
+        Request::DeleteCrossConnect { name, to, one_way } => {
+            let to = to.as_ref().map(|to| format!(" {to}")).unwrap_or_default();
+            let one_way = if *one_way { " one-way" } else { "" };
+            Some(format!("delete xconnect {name}{to}{one_way}"))
+        }
         Request::CheckSync { repair: true } => Some("repair what differs from the kernel's routes".into()),
         Request::Confirm => Some("confirm the load".into()),
         Request::Upgrade => Some("upgrade".into()),

@@ -11,9 +11,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LabelRange, LabelStack, Loss,
-    MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry,
-    Settings, SubInterfaceKey, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, CrossConnect, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LabelRange,
+    LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason,
+    RouteEntry, Settings, SubInterfaceKey, map,
 };
 use mplsxdp_common::wire::Label;
 
@@ -42,6 +42,7 @@ pub struct KernelTables {
     /// Which domains may have entries: their ports do not have [`PortWord::NO_PREFIXES`].
     filled: [bool; MAX_DOMAINS],
     label_ranges: MappedWords,
+    cross_connects: MappedWords,
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` again: aya's type cannot delete.
@@ -111,6 +112,7 @@ impl KernelTables {
                 &open(map::LABEL_RANGES)?,
                 MAX_PORTS as usize * LABEL_RANGE_WORDS,
             )?,
+            cross_connects: MappedWords::new(map::CROSS_CONNECTS, &open(map::CROSS_CONNECTS)?, MAX_PORTS as usize)?,
             sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
@@ -291,6 +293,10 @@ impl Tables for KernelTables {
         for slot in others {
             self.label_ranges.store(slot, 0);
         }
+    }
+
+    fn store_cross_connect(&mut self, port: u16, cross: CrossConnect) {
+        self.cross_connects.store(port.into(), cross.to_bits());
     }
 
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {

@@ -1,7 +1,8 @@
 //! The tables as the forwarding core reads them for a frame in this process.
 
 use mplsxdp_common::abi::{
-    Adjacency, Domain, LabelRange, LabelStack, PortWord, RouteEntry, Settings, SubInterfaceKey, VlanTags,
+    Adjacency, CrossConnect, Domain, LabelRange, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
+    VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -30,6 +31,11 @@ impl forward::PortView for AtPort<'_> {
     fn accepts_label(&self, _port: PortWord, number: u32, label: Label) -> bool {
         let mut words = label_range_words(number).map(|index| self.tables.label_ranges.get(index));
         words.any(|word| LabelRange::from_bits(word.unwrap_or(0)).contains(label))
+    }
+
+    fn cross_connect(&self, _port: PortWord, number: u32) -> CrossConnect {
+        let word = self.tables.cross_connects.get(number as usize);
+        word.map_or(CrossConnect::NOWHERE, CrossConnect::from_bits)
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
@@ -79,5 +85,5 @@ impl forward::PortView for AtPort<'_> {
 
     fn count(&self, _slot: u32, _bytes: usize) {}
 
-    fn count_finished(&self, _port: u32, _bytes: usize) {}
+    fn count_reason(&self, _port: u32, _reason: Reason, _bytes: usize) {}
 }

@@ -1,0 +1,79 @@
+//! The cross-connect: every frame that arrives at one port leaves by another, unchanged but for the tags of sub-interfaces.
+
+use super::frame::{Frame, load_u16, move_head, store};
+use super::{Checked, OFFSET_MASK, PortView, Verdict};
+use crate::abi::{CrossConnect, PortWord, Reason};
+use crate::wire::{ETH_HLEN, VLAN_HLEN, VLAN_VID_MASK};
+
+/// Where the tags are, after both addresses.
+const TAGS: usize = ETH_HLEN - 2;
+/// The destination of PAUSE and other MAC control frames (IEEE 802.3 annex 31B), which are for the other end of the link
+/// only.
+const MAC_CONTROL: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0x01];
+
+/// Sends a frame that begins with `start`, and arrived at the port with this word and number, to where its cross-connect leads.
+/// Nothing is written unless it can go there.
+#[inline(never)]
+pub(super) fn cross<F: Frame, T: PortView>(
+    frame: &mut F,
+    tables: &T,
+    port: u64,
+    number: u32,
+    start: [u8; 8],
+    unfinished: usize,
+) -> Checked<Verdict> {
+    if start.starts_with(&MAC_CONTROL) {
+        return Ok(Verdict::Pass);
+    }
+    let cross = tables.cross_connect(PortWord::from_bits(port), number);
+    if cross == CrossConnect::NOWHERE {
+        return Err(Reason::NoPort);
+    }
+    let len = frame.len();
+    if len + cross.added_len() > cross.longest() + cross.removed_len() {
+        return Err(Reason::CrossTooBig);
+    }
+    if cross.takes_one_buffer() && tables.settings().native_frags() && frame.is_split() {
+        return Err(Reason::CrossTooBig);
+    }
+    tables.count_reason(number, Reason::CrossConnected, len);
+    if unfinished != 0 {
+        return Err(Reason::ChecksumFinished);
+    }
+    if cross.added_len() | cross.removed_len() != 0 {
+        replace_tags(frame, cross)?;
+    }
+    Ok(Verdict::Forward { port: cross.port() })
+}
+
+/// Replaces the tags of the sub-interface where the frame arrived by those of the one where it leaves. The first tag gets
+/// the priority of the one that was first (IEEE 802.1Q section 6.9).
+#[inline(always)]
+fn replace_tags<F: Frame>(frame: &mut F, cross: CrossConnect) -> Checked<()> {
+    let addresses: [u8; TAGS] = frame.load(0).ok_or(Reason::Malformed)?;
+    let (mut priority, mut removed) = (0, cross.removed_len());
+    if removed != 0 {
+        let first = load_u16(frame, TAGS + 2).ok_or(Reason::Malformed)?;
+        priority = first & !VLAN_VID_MASK;
+        // A tag that says only the priority is in front of the sub-interface's.
+        if first & VLAN_VID_MASK == 0 {
+            removed += VLAN_HLEN;
+        }
+    }
+    // What is read and written lies before this.
+    let ethertype = frame.opaque(TAGS + removed) & OFFSET_MASK;
+    frame.load::<2>(ethertype).ok_or(Reason::Malformed)?;
+    let added = cross.added_len();
+    move_head(frame, removed as i32 - added as i32)?;
+    store(frame, 0, addresses)?;
+    let mut tags = cross.tags().to_bytes();
+    tags[2] |= (priority >> 8) as u8;
+    let [a, b, c, d, inner @ ..] = tags;
+    if added != 0 {
+        store(frame, TAGS, [a, b, c, d])?;
+    }
+    if added > VLAN_HLEN {
+        store(frame, TAGS + VLAN_HLEN, inner)?;
+    }
+    Ok(())
+}

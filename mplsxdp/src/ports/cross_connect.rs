@@ -1,0 +1,170 @@
+//! Cross-connects: every frame that arrives at one port leaves by another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mplsxdp_common::abi::CrossConnect;
+use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
+
+use super::sub_interface::Tags;
+use super::{Port, PortError, Ports, Role};
+use crate::control::api::VlanOperation;
+use crate::dataplane::Tables;
+
+/// What is done to the tags of a frame between two ports; `None`: nothing.
+const fn operation(from: Option<Tags>, to: Option<Tags>) -> Option<VlanOperation> {
+    match (from, to) {
+        (Some(_), Some(_)) => Some(VlanOperation::Translate),
+        (Some(_), None) => Some(VlanOperation::Pop),
+        (None, Some(_)) => Some(VlanOperation::Push),
+        (None, None) => None,
+    }
+}
+
+/// Why two ports cannot be cross-connected.
+#[derive(Debug, thiserror::Error)]
+pub enum CrossConnectError {
+    #[error("{0} cannot be cross-connected with itself")]
+    Itself(Arc<str>),
+    #[error("{name} is {role}: only frames of switching ports can be cross-connected")]
+    Role { name: Arc<str>, role: Role },
+    #[error("{name} is {role}: no frames can be sent there")]
+    NoWayOut { name: Arc<str>, role: Role },
+    #[error("{name} is cross-connected with {with} already: `mplsxdp xconnect del {name} {with}` ends that")]
+    Already { name: Arc<str>, with: Arc<str> },
+    #[error(
+        "{name} has sub-interfaces that are ports ({}): cross-connect these, or take them off by `mplsxdp link del`",
+        .sub_interfaces.join(", ")
+    )]
+    SubInterfaces {
+        name: Arc<str>,
+        sub_interfaces: Vec<Arc<str>>,
+    },
+    #[error(
+        "{next_hops} next hops of routes are reached through {name}, and their answers to ARP and ND would leave by {to}: \
+         delete these routes first"
+    )]
+    NextHops {
+        name: Arc<str>,
+        to: Arc<str>,
+        next_hops: usize,
+    },
+    #[error("`vlan {}` does not fit: {}", .given.name(), fits(.from, .to, *.is))]
+    Vlan {
+        from: Arc<str>,
+        to: Arc<str>,
+        given: VlanOperation,
+        is: Option<VlanOperation>,
+    },
+    #[error("{from} is not cross-connected with {to}")]
+    None { from: Arc<str>, to: Arc<str> },
+    #[error("{name} is not cross-connected")]
+    NotConnected { name: Arc<str> },
+}
+
+fn fits(from: &str, to: &str, is: Option<VlanOperation>) -> String {
+    match is {
+        Some(operation) => format!("from {from} to {to} it is `vlan {}`", operation.name()),
+        None => format!("neither {from} nor {to} is a sub-interface"),
+    }
+}
+
+impl Ports {
+    /// Checks that every frame of `from` can go to `to`. `next_hops`: how many are reached through `from`.
+    pub fn check_cross_connect(
+        &self,
+        from: &Port,
+        to: &Port,
+        vlan: Option<VlanOperation>,
+        next_hops: usize,
+    ) -> Result<(), CrossConnectError> {
+        if from.number() == to.number() {
+            return Err(CrossConnectError::Itself(from.name.clone()));
+        }
+        let (name, role) = (from.name.clone(), from.role());
+        if role != Role::Switching {
+            return Err(CrossConnectError::Role { name, role });
+        }
+        if !to.is_usable() || to.role() == Role::Local {
+            let (name, role) = (to.name.clone(), to.role());
+            return Err(CrossConnectError::NoWayOut { name, role });
+        }
+        let is = operation(from.tags(), to.tags());
+        if let Some(given) = vlan.filter(|given| Some(*given) != is) {
+            let (from, to) = (name, to.name.clone());
+            return Err(CrossConnectError::Vlan { from, to, given, is });
+        }
+        if let Some(with) = from.cross_connect.clone().filter(|with| *with != to.name) {
+            return Err(CrossConnectError::Already { name, with });
+        }
+        let mut sub_interfaces = self.sub_interfaces(from.number()).peekable();
+        if sub_interfaces.peek().is_some() {
+            let sub_interfaces = sub_interfaces.map(|port| port.name.clone()).collect();
+            return Err(CrossConnectError::SubInterfaces { name, sub_interfaces });
+        }
+        if next_hops != 0 {
+            let to = to.name.clone();
+            return Err(CrossConnectError::NextHops { name, to, next_hops });
+        }
+        Ok(())
+    }
+
+    /// Sends every frame of port `number` to the port with this name, or to none in particular.
+    pub fn set_cross_connect(&mut self, number: u16, to: Option<Arc<str>>, tables: &mut impl Tables) {
+        if let Some(port) = self.get_mut(number) {
+            port.cross_connect = to;
+        }
+        self.publish_cross_connects(tables);
+        if let Some(port) = self.get(number) {
+            port.store(tables);
+        }
+    }
+
+    /// Publishes where the frames of cross-connected ports go. Ports have changed.
+    pub(super) fn publish_cross_connects(&self, tables: &mut impl Tables) {
+        for port in &self.ports {
+            if let Some(to) = &port.cross_connect {
+                tables.store_cross_connect(port.number(), self.crossing(port, to));
+            }
+        }
+    }
+
+    /// Nowhere while there is no port with this name.
+    fn crossing(&self, from: &Port, to: &str) -> CrossConnect {
+        let found = self.ports.iter().find(|port| *port.name == *to && port.is_usable());
+        let Some((to, way_out)) = found.and_then(|to| Some((to, self.program_port(to)?))) else {
+            return CrossConnect::NOWHERE;
+        };
+        // The kernel redirects no longer frames (xdp_ok_fwd_dev).
+        let longest = way_out.mtu.saturating_add((ETH_HLEN + VLAN_HLEN) as u32);
+        let tags_of = |port: &Port| port.tags().into_iter().flat_map(Tags::iter);
+        let tags: Vec<_> = tags_of(to).map(|vlan| (vlan.tpid, vlan.vid)).collect();
+        CrossConnect::new(to.number(), longest.try_into().unwrap_or(u16::MAX))
+            .without_tags(tags_of(from).count())
+            .with_tags(&tags)
+            .with_one_buffer(!self.sends_multi_buffer(to.number()))
+    }
+
+    /// The port with which each is cross-connected has this name now.
+    pub fn rename_cross_connects(&mut self, renamed: &HashMap<Arc<str>, Arc<str>>) {
+        let ports = self.ports.iter_mut().map(|port| &mut port.cross_connect);
+        let waiting = self.waiting.iter_mut().map(|waiting| &mut waiting.wish.cross_connect);
+        for to in ports.chain(waiting).flatten() {
+            if let Some(new) = renamed.get(to) {
+                *to = new.clone();
+            }
+        }
+    }
+
+    /// Checks that no port's frames go to the one with this name.
+    pub fn check_uncrossed(&self, name: &str) -> Result<(), PortError> {
+        let mut ports = self.ports.iter();
+        match ports.find(|port| port.cross_connect.as_deref() == Some(name)) {
+            Some(port) => Err(PortError::CrossConnected {
+                name: name.into(),
+                from: port.name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}

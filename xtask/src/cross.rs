@@ -151,15 +151,23 @@ impl Cross {
             format!("CARGO_TARGET_{triple}_{name}")
         };
         // Those of the user are for this machine.
-        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
+        for name in [
+            "RUSTFLAGS",
+            "RUSTDOCFLAGS",
+            "CARGO_BUILD_RUSTFLAGS",
+            "CARGO_BUILD_RUSTDOCFLAGS",
+        ] {
             command.env_remove(name);
         }
         if let Some(rustc) = &self.rustc {
             command.env("RUSTC", rustc);
+            command.env("RUSTDOC", rustc.with_file_name("rustdoc"));
         }
         let mut flags = vec![joined("-Lnative=", &self.links)];
         flags.extend(self.sysroot.as_ref().map(|sysroot| joined("--sysroot=", sysroot)));
-        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f".as_ref()));
+        for name in ["CARGO_ENCODED_RUSTFLAGS", "CARGO_ENCODED_RUSTDOCFLAGS"] {
+            command.env(name, flags.join("\x1f".as_ref()));
+        }
         command.env(variable("LINKER"), tool("gcc"));
         let mut runner = OsString::from("qemu-aarch64 -L ");
         runner.push(&self.root);

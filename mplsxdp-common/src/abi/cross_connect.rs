@@ -61,12 +61,12 @@ impl CrossConnect {
 
     /// How many bytes of tags a frame loses: 0, 4 or 8.
     pub const fn removed_len(self) -> usize {
-        (self.0 >> 56) as usize % 4 * VLAN_HLEN
+        tags_len(self.0 >> 56)
     }
 
     /// How many bytes of tags it gets: 0, 4 or 8.
     pub const fn added_len(self) -> usize {
-        (self.0 >> 58) as usize % 4 * VLAN_HLEN
+        tags_len(self.0 >> 58)
     }
 
     /// The tags that a frame gets.
@@ -92,6 +92,15 @@ impl CrossConnect {
 
     pub const fn takes_one_buffer(self) -> bool {
         self.0 >> 62 & 1 != 0
+    }
+}
+
+/// Length of as many tags as the lowest two bits say.
+const fn tags_len(count: u64) -> usize {
+    match count & 3 {
+        0 => 0,
+        1 => VLAN_HLEN,
+        _ => 2 * VLAN_HLEN,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::frame::{Frame, load_u16};
 use super::{MAX_L2_LEN, PortView};
-use crate::abi::{PortWord, SubInterfaceKey};
+use crate::abi::SubInterfaceKey;
 use crate::wire::{ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN, VLAN_VID_MASK};
 
 /// The number of the port or sub-interface at which a frame arrived; the port's number if its tags belong to no
@@ -24,6 +24,8 @@ pub struct Arrival {
     pub ethertype: u16,
     /// Length of the Ethernet header with its tags.
     pub l2_len: usize,
+    /// The VLAN identifier of the first tag that has one; 0: none has.
+    pub outer_vid: u16,
 }
 
 impl Arrival {
@@ -36,6 +38,7 @@ impl Arrival {
             port: Some(port),
             ethertype,
             l2_len: ETH_HLEN,
+            outer_vid: 0,
         };
         let outer = load_u16(frame, ETH_HLEN - 2)?;
         if !is_tag(outer) {
@@ -58,25 +61,15 @@ impl Arrival {
         let port = if outer_vid == 0 {
             Some(port)
         } else {
-            sub_interface(tables, port, outer_vid, inner_vid)
+            tables.sub_interface(SubInterfaceKey::new(port, outer_vid, inner_vid))
         };
         Some(Self {
             port,
             ethertype,
             l2_len,
+            outer_vid,
         })
     }
-}
-
-/// The number of the sub-interface of `port` with these tags. A cross-connect of the outer one takes every inner one.
-#[inline(always)]
-fn sub_interface<T: PortView>(tables: &T, port: u32, outer_vid: u16, inner_vid: u16) -> Option<u32> {
-    let found = tables.sub_interface(SubInterfaceKey::new(port, outer_vid, inner_vid));
-    if found.is_some() || inner_vid == 0 {
-        return found;
-    }
-    let outer = tables.sub_interface(SubInterfaceKey::new(port, outer_vid, 0))?;
-    tables.port(outer).has(PortWord::CROSS_CONNECT).then_some(outer)
 }
 
 pub(crate) const fn is_tag(ethertype: u16) -> bool {

@@ -1,8 +1,8 @@
 //! The cross-connect: every frame that arrives at one port leaves by another, unchanged but for the tags of sub-interfaces.
 
 use super::frame::{Frame, load_u16, move_head, store};
-use super::{Checked, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{CrossConnect, PortWord, Reason};
+use super::{Arrival, Checked, OFFSET_MASK, PortView, Verdict};
+use crate::abi::{CrossConnect, PortWord, Reason, SubInterfaceKey};
 use crate::wire::{ETH_HLEN, VLAN_HLEN, VLAN_VID_MASK};
 
 /// Where the tags are, after both addresses.
@@ -11,13 +11,25 @@ const TAGS: usize = ETH_HLEN - 2;
 /// only.
 const MAC_CONTROL: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0x01];
 
-/// Sends a frame that begins with `start`, and arrived at the port with this word and number, to where its cross-connect leads.
+/// The number of the cross-connected sub-interface at which a frame arrived. One with a single tag takes frames with any
+/// further tags.
+#[inline(always)]
+pub(super) fn crossed<T: PortView>(tables: &T, arrival: &Arrival) -> Option<u32> {
+    let port = tables.settings().port();
+    let number = match arrival.port {
+        Some(number) if number == port => return None,
+        Some(number) => number,
+        None => tables.sub_interface(SubInterfaceKey::new(port, arrival.outer_vid, 0))?,
+    };
+    tables.port(number).has(PortWord::CROSS_CONNECT).then_some(number)
+}
+
+/// Sends a frame that begins with `start`, and arrived at the port with this number, to where its cross-connect leads.
 /// Nothing is written unless it can go there.
 #[inline(never)]
 pub(super) fn cross<F: Frame, T: PortView>(
     frame: &mut F,
     tables: &T,
-    port: u64,
     number: u32,
     start: [u8; 8],
     unfinished: usize,
@@ -25,7 +37,7 @@ pub(super) fn cross<F: Frame, T: PortView>(
     if start.starts_with(&MAC_CONTROL) {
         return Ok(Verdict::Pass);
     }
-    let cross = tables.cross_connect(PortWord::from_bits(port), number);
+    let cross = tables.cross_connect(tables.port(number), number);
     if cross == CrossConnect::NOWHERE {
         return Err(Reason::NoPort);
     }

@@ -20,7 +20,7 @@ use crate::ip::{Family, Header};
 use crate::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, VLAN_HLEN};
 pub(crate) use arrival::is_tag;
 pub use arrival::{Arrival, arrival_port};
-use cross_connect::cross;
+use cross_connect::{cross, crossed};
 pub use frame::Frame;
 pub(crate) use frame::load_u16;
 use ip::{Ip, hand_up, impose};
@@ -224,18 +224,14 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
     };
     let parent = tables.port(tables.settings().port());
     if parent.has(PortWord::CROSS_CONNECT) {
-        return cross(
-            frame,
-            tables,
-            parent.to_bits(),
-            tables.settings().port(),
-            start,
-            unfinished,
-        );
+        return cross(frame, tables, tables.settings().port(), start, unfinished);
     }
     let Some(arrival) = Arrival::of(frame, tables) else {
         return Ok(Verdict::Pass);
     };
+    if let Some(number) = crossed(tables, &arrival) {
+        return cross(frame, tables, number, start, unfinished);
+    }
     let Some(number) = arrival.port else {
         return if arrival.ethertype == ETH_P_MPLS_UC && parent.is_destination(start) {
             Err(Reason::UnknownVlan)
@@ -244,9 +240,6 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
         };
     };
     let port = tables.port(number);
-    if port.has(PortWord::CROSS_CONNECT) {
-        return cross(frame, tables, port.to_bits(), number, start, unfinished);
-    }
     if !port.is_destination(start) {
         return Ok(Verdict::Pass);
     }

@@ -12,8 +12,8 @@ use mplsxdp::lfib::pass::Claim;
 use mplsxdp::lfib::{Lfib, Mode};
 use mplsxdp::route::Owner;
 use mplsxdp_common::abi::{
-    Adjacency, Checksum, Counter, Domain, MAX_ADJACENCIES, MAX_FTN, PortWord, Settings, SubInterfaceKey, TtlMode,
-    VlanTags,
+    Adjacency, Checksum, Counter, Domain, MAX_ADJACENCIES, MAX_FTN, PortWord, Reason, Settings, SubInterfaceKey,
+    TtlMode, VlanTags,
 };
 use mplsxdp_common::forward::{Verdict, forward};
 use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Mac};
@@ -188,6 +188,8 @@ pub struct Outcome {
     pub missing: usize,
     /// What it added to route counters, by slot; slot 0 is unused.
     pub counted: HashMap<u32, Counter>,
+    /// It was cross-connected.
+    pub crossed: bool,
 }
 
 /// Runs the core on the host.
@@ -198,13 +200,16 @@ pub fn run(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> Outcome {
 /// As [`run`], in a given buffer.
 pub fn run_in(tables: &MemoryTables, settings: Settings, mut frame: MemoryFrame) -> Outcome {
     tables.route_counters.take();
+    tables.counted_reasons.take();
     let verdict = forward(&mut frame, &tables.at_wire(settings));
     let mut counted = tables.route_counters.take();
     counted.remove(&0);
+    let reasons = tables.counted_reasons.borrow();
     Outcome {
         verdict,
         frame: frame.bytes().to_vec(),
         missing: frame.trimmed(),
         counted,
+        crossed: reasons.keys().any(|&(_, reason)| reason == Reason::CrossConnected),
     }
 }

@@ -69,6 +69,20 @@ fn fits(from: &str, to: &str, is: Option<VlanOperation>) -> String {
     }
 }
 
+impl CrossConnectError {
+    /// Checks that no next hops are reached through the port whose frames go `to` another.
+    pub fn check_next_hops(from: &Port, to: &str, next_hops: usize) -> Result<(), Self> {
+        match next_hops {
+            0 => Ok(()),
+            next_hops => Err(Self::NextHops {
+                name: from.name.clone(),
+                to: to.into(),
+                next_hops,
+            }),
+        }
+    }
+}
+
 impl Ports {
     /// Checks that every frame of `from` can go to `to`. `next_hops`: how many are reached through `from`.
     pub fn check_cross_connect(
@@ -97,16 +111,21 @@ impl Ports {
         if let Some(with) = from.cross_connect.clone().filter(|with| *with != to.name) {
             return Err(CrossConnectError::Already { name, with });
         }
-        let mut sub_interfaces = self.sub_interfaces(from.number()).peekable();
-        if sub_interfaces.peek().is_some() {
-            let sub_interfaces = sub_interfaces.map(|port| port.name.clone()).collect();
-            return Err(CrossConnectError::SubInterfaces { name, sub_interfaces });
+        self.check_crossed(from.number(), |_| true)?;
+        CrossConnectError::check_next_hops(from, &to.name, next_hops)
+    }
+
+    /// Checks that no frames of port `number` belong to sub-interfaces that stay ports.
+    pub fn check_crossed(&self, number: u16, stays: impl Fn(&str) -> bool) -> Result<(), CrossConnectError> {
+        let sub_interfaces = self.sub_interfaces(number).map(|port| port.name.clone());
+        let sub_interfaces: Vec<_> = sub_interfaces.filter(|name| stays(name)).collect();
+        match self.name(number) {
+            Some(name) if !sub_interfaces.is_empty() => Err(CrossConnectError::SubInterfaces {
+                name: name.into(),
+                sub_interfaces,
+            }),
+            _ => Ok(()),
         }
-        if next_hops != 0 {
-            let to = to.name.clone();
-            return Err(CrossConnectError::NextHops { name, to, next_hops });
-        }
-        Ok(())
     }
 
     /// Sends every frame of port `number` to the port with this name, or to none in particular.

@@ -788,6 +788,14 @@ impl Ports {
         }
     }
 
+    /// Checks that an interface that has the program for its sub-interfaces can be the port that is wished.
+    pub fn check_promotion(&self, number: u16, wish: &Wish) -> Result<(), PortError> {
+        if wish.cross_connect.is_some() {
+            self.check_crossed(number, |_| true)?;
+        }
+        self.check_checksum(number, wish.checksum)
+    }
+
     /// The interfaces whose XDP features may have changed: the one with this index, or any (`None`).
     pub fn interfaces(&self, ifindex: Option<u32>) -> Vec<(u32, Arc<str>)> {
         let attached = self.ports.iter().filter(|port| port.parent().is_none());

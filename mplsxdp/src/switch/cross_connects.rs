@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Call, Switch};
+use crate::config::{Config, PortConfig};
 use crate::control::api::{Refusal, Reply, Request, VlanOperation};
 use crate::dataplane::Tables;
 use crate::error;
@@ -76,6 +77,17 @@ impl<T: Tables> Switch<T> {
             return Err(refusal(name, CrossConnectError::None { from, to }));
         }
         Ok(self.set_cross_connects(numbers.into_iter().map(|number| (number, None))))
+    }
+
+    /// Checks where a new configuration sends the frames of a port, once its routes are installed.
+    pub(super) fn check_recross(&self, port: &PortConfig, config: &Config) -> Result<(), CrossConnectError> {
+        let found = self.ports.number(&port.name).and_then(|number| self.ports.get(number));
+        let (Some(to), Some(port)) = (&port.cross_connect, found) else {
+            return Ok(());
+        };
+        let stays = |name: &str| config.ports.iter().any(|port| port.name == name);
+        self.ports.check_crossed(port.number(), stays)?;
+        CrossConnectError::check_next_hops(port, to, self.next_hops_through(port))
     }
 
     /// A new configuration says where the frames of a port go.

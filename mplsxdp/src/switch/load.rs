@@ -398,9 +398,33 @@ impl<T: Tables> Switch<T> {
                 self.follow_vrfs(&names);
                 Stage::FillingDomains
             }
-            (_, false) => Stage::Changing(mem::take(&mut load.old).into()),
+            (_, false) => {
+                let changes = self.check_cross_connects(&mut load);
+                Stage::Changing(changes.into())
+            }
         };
         self.load_next(load, now)
+    }
+
+    /// Returns the ports that already exist, as the configuration wants them. Cross-connects stay as they are if one of
+    /// them contradicts another use of its port.
+    fn check_cross_connects(&self, load: &mut Load) -> Vec<PortConfig> {
+        let mut ports = mem::take(&mut load.old);
+        let before = self.config.ports.iter();
+        let before: HashMap<_, _> = before.map(|port| (&*port.name, &port.cross_connect)).collect();
+        let is_changed = |port: &&PortConfig| before.get(&*port.name).is_some_and(|to| **to != port.cross_connect);
+        let mut changed = ports.iter().filter(is_changed);
+        let Err(error) = changed.try_for_each(|port| self.check_recross(port, &load.config)) else {
+            return ports;
+        };
+        error!("the cross-connects are not changed: {error}, and send SIGHUP again");
+        // The next time, it is a change again.
+        for port in ports.iter_mut().chain(&mut load.config.ports) {
+            if let Some(&to) = before.get(&*port.name) {
+                port.cross_connect.clone_from(to);
+            }
+        }
+        ports
     }
 
     /// Takes over from a dead process once every next hop that can be resolved is, and all of it is in the tables.

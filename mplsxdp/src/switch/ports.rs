@@ -429,7 +429,7 @@ impl<T: Tables> Switch<T> {
         Progress::of(match plan {
             Err(error) => Err(error),
             Ok(Plan::Attach(facts)) => self.attach(name, wish, facts, None),
-            Ok(Plan::Promote(number)) => match self.ports.check_checksum(number, wish.checksum) {
+            Ok(Plan::Promote(number)) => match self.ports.check_promotion(number, &wish) {
                 Err(error) => Err(error),
                 Ok(()) if wish.role == Role::Switching => Ok(self.listen(name, wish, number, None)),
                 Ok(()) => return self.promote(number, wish),

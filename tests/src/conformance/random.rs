@@ -52,12 +52,41 @@ pub struct World {
     ftn: Vec<Vec<Option<RouteEntry>>>,
     /// For each group, the entries that take turns in its buckets.
     groups: Vec<Vec<RouteEntry>>,
-    /// Each port of [`lab::settings`], and its sub-interfaces if it has them.
-    ports: Vec<(PortWord, [Option<PortWord>; lab::SUB_INTERFACES])>,
-    /// For each of them, and for its sub-interfaces.
-    label_ranges: Vec<Vec<LabelRange>>,
-    /// Likewise.
-    cross_connects: Vec<CrossConnect>,
+    /// Each of [`lab::settings`].
+    ports: Vec<Port>,
+}
+
+/// A port and its sub-interfaces, if it has them. What the words lead to is the same for all of them.
+#[derive(Clone, Debug)]
+struct Port {
+    word: PortWord,
+    sub_interfaces: [Option<PortWord>; lab::SUB_INTERFACES],
+    label_ranges: Vec<LabelRange>,
+    cross_connect: CrossConnect,
+}
+
+impl Port {
+    /// What its words lead to is stored before them.
+    fn store(&self, settings: Settings, tables: &mut impl Tables) {
+        self.store_word(settings.port() as u16, self.word, 0, tables);
+        for (index, ((outer, inner), word)) in SUB_INTERFACES.into_iter().zip(self.sub_interfaces).enumerate() {
+            let key = SubInterfaceKey::new(settings.port(), outer, inner);
+            let number = lab::sub_interface(settings, index);
+            match word {
+                Some(word) => {
+                    self.store_word(number, word, 1 + usize::from(inner != 0), tables);
+                    tables.insert_sub_interface(key, number).unwrap();
+                }
+                None => tables.remove_sub_interface(key).unwrap(),
+            }
+        }
+    }
+
+    fn store_word(&self, number: u16, word: PortWord, tags: usize, tables: &mut impl Tables) {
+        tables.store_label_ranges(number, &self.label_ranges);
+        tables.store_cross_connect(number, self.cross_connect.without_tags(tags));
+        tables.store_port(number, word);
+    }
 }
 
 impl World {
@@ -96,27 +125,8 @@ impl World {
                 tables.store_bucket(group, bucket, entry);
             }
         }
-        let settings = lab::settings();
-        let ports = settings.iter().zip(&self.ports);
-        let others = self.label_ranges.iter().zip(&self.cross_connects);
-        for ((settings, (port, sub_interfaces)), (ranges, cross)) in ports.zip(others) {
-            tables.store_label_ranges(settings.port() as u16, ranges);
-            tables.store_cross_connect(settings.port() as u16, cross.without_tags(0));
-            tables.store_port(settings.port() as u16, *port);
-            for (index, ((outer, inner), word)) in SUB_INTERFACES.into_iter().zip(sub_interfaces).enumerate() {
-                let key = SubInterfaceKey::new(settings.port(), outer, inner);
-                let number = lab::sub_interface(*settings, index);
-                match word {
-                    Some(word) => {
-                        tables.store_label_ranges(number, ranges);
-                        let tags = 1 + usize::from(inner != 0);
-                        tables.store_cross_connect(number, cross.without_tags(tags));
-                        tables.store_port(number, *word);
-                        tables.insert_sub_interface(key, number).unwrap();
-                    }
-                    None => tables.remove_sub_interface(key).unwrap(),
-                }
-            }
+        for (settings, port) in lab::settings().iter().zip(&self.ports) {
+            port.store(*settings, tables);
         }
     }
 }
@@ -129,35 +139,38 @@ pub fn world() -> impl Strategy<Value = World> {
     let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
     let ftn = prop::collection::vec(ftn, DOMAINS.len());
     let groups = prop::collection::vec(prop::collection::vec(route_entry(), 1..5), GROUPS as usize);
-    let flags = || prop_oneof![6 => Just(PortWord::MPLS | PortWord::IMPOSE), 1 => Just(PortWord::MPLS | PortWord::RANGES), 1 => Just(PortWord::CROSS_CONNECT), 2 => any::<u8>()];
-    let domain = || prop_oneof![6 => select(DOMAINS.to_vec()), 1 => Just(Domain::EMPTY)];
-    let port = || (flags(), domain()).prop_map(|(flags, domain)| PortWord::new(OWN_MAC, flags).with_domain(domain));
-    let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, port()));
-    let ports = prop::collection::vec((port(), sub_interfaces), lab::settings().len());
-    let label_ranges = prop::collection::vec(prop::collection::vec(label_range(), 0..4), lab::settings().len());
-    let cross_connects = prop::collection::vec(cross_connect(), lab::settings().len());
-    (
+    let ports = prop::collection::vec(port(), lab::settings().len());
+    (ilm, adjacencies, stacks, ftn, groups, ports).prop_map(|(ilm, adjacencies, stacks, ftn, groups, ports)| World {
         ilm,
         adjacencies,
         stacks,
         ftn,
         groups,
         ports,
-        label_ranges,
-        cross_connects,
+    })
+}
+
+fn port() -> impl Strategy<Value = Port> {
+    let flags = || {
+        prop_oneof![
+            6 => Just(PortWord::MPLS | PortWord::IMPOSE),
+            1 => Just(PortWord::MPLS | PortWord::RANGES),
+            1 => Just(PortWord::CROSS_CONNECT),
+            2 => any::<u8>(),
+        ]
+    };
+    let domain = || prop_oneof![6 => select(DOMAINS.to_vec()), 1 => Just(Domain::EMPTY)];
+    let word = || (flags(), domain()).prop_map(|(flags, domain)| PortWord::new(OWN_MAC, flags).with_domain(domain));
+    let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, word()));
+    let label_ranges = prop::collection::vec(label_range(), 0..4);
+    (word(), sub_interfaces, label_ranges, cross_connect()).prop_map(
+        |(word, sub_interfaces, label_ranges, cross_connect)| Port {
+            word,
+            sub_interfaces,
+            label_ranges,
+            cross_connect,
+        },
     )
-        .prop_map(
-            |(ilm, adjacencies, stacks, ftn, groups, ports, label_ranges, cross_connects)| World {
-                ilm,
-                adjacencies,
-                stacks,
-                ftn,
-                groups,
-                ports,
-                label_ranges,
-                cross_connects,
-            },
-        )
 }
 
 fn cross_connect() -> impl Strategy<Value = CrossConnect> {

@@ -44,6 +44,10 @@ pub fn tests() -> Vec<Trial> {
         test("ports::a_configuration_is_read_again", read_again),
         test("ports::a_configuration_that_is_wrong_changes_nothing", wrong_config),
         test("ports::without_a_config_file_nothing_is_read_again", nothing_to_read),
+        test(
+            "ports::a_cross_connect_that_contradicts_the_configuration_is_refused",
+            contradicting_cross_connect,
+        ),
     ]
 }
 
@@ -781,5 +785,47 @@ fn nothing_to_read() -> Result<()> {
     router.add_routes(&["100 as 110 via inet 10.0.2.2 dev eth2"])?;
     hang_up(&router, "no config file to read again", 1)?;
     bench.expect_swap("eth1", "eth2", 110)?;
+    router.unload()
+}
+
+fn contradicting_cross_connect() -> Result<()> {
+    let bench = Bench::new()?;
+    let interfaces = [["eth1.100", "eth1", "eth2"], ["eth1", "eth1.100", "eth2"]];
+    for interfaces in interfaces {
+        let file = ConfigFile::new(
+            &bench.netns,
+            &format!("iface = {interfaces:?}\nxconnect = [\"eth1 eth2\"]\n"),
+        )?;
+        let refused = Router::load(&bench.netns, &file.options()).err();
+        let refused = format!("{:#}", refused.context("it was loaded")?);
+        ensure!(
+            refused.contains("sub-interfaces") && refused.contains("eth1"),
+            "{refused}"
+        );
+    }
+
+    // What the configuration says is changed by SIGHUP, until it can be applied.
+    let text = |more: &str| format!("iface = [\"eth1\", \"eth2\", \"eth1.100\"]\n{more}");
+    let file = ConfigFile::new(&bench.netns, &text(""))?;
+    let router = Router::load(&bench.netns, &file.options())?;
+    router.add_routes(&["200 as 210 via inet 10.0.1.2 dev eth1"])?;
+    file.write(&text("xconnect = [\"eth1 eth2\"]"))?;
+    hang_up(
+        &router,
+        "the cross-connects are not changed: eth1 has sub-interfaces that are ports (eth1.100)",
+        1,
+    )?;
+    file.write("iface = [\"eth1\", \"eth2\"]\nxconnect = [\"eth1 eth2\"]")?;
+    hang_up(
+        &router,
+        "the cross-connects are not changed: 1 next hops of routes are reached through eth1",
+        1,
+    )?;
+    ensure!(router.run("xconnect show")?.is_empty(), "something is cross-connected");
+    bench.expect_swap_back("eth2", "eth1", 210)?;
+    router.run("route del 200")?;
+    hang_up(&router, READ, 3)?;
+    let shown = router.run("xconnect show")?;
+    ensure!(shown == "eth1 <-> eth2\n", "{shown}");
     router.unload()
 }

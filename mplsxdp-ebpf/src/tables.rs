@@ -13,7 +13,8 @@ use mplsxdp_common::abi::{
     Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, CrossConnect, DEFAULT_COUNTER_SLOTS,
     DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LABEL_RANGE_WORDS, LINE_WORDS,
     LabelRange, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police,
-    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode, Watch,
+    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS,
+    TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
 use mplsxdp_common::ftn::{Nodes, Roots, halves_v4, halves_v6, longest_match, look_up};
@@ -43,6 +44,8 @@ static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 static LABEL_RANGES: Array<[u64; LABEL_RANGE_WORDS]> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 static CROSS_CONNECTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
+#[map]
+static TRAFFIC_CLASSES: Array<[u64; TRAFFIC_CLASS_WORDS]> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 static SUB_INTERFACES: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
@@ -125,6 +128,11 @@ impl PortView for XdpTables {
         };
         // SAFETY: the map's value; read once, as the controller writes it.
         CrossConnect::from_bits(unsafe { read_volatile(read_after(port.to_bits(), word)) })
+    }
+
+    #[inline(always)]
+    fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
+        traffic_classes(port.to_bits(), number, index as u32)
     }
 
     #[inline(always)]
@@ -250,6 +258,22 @@ pub extern "C" fn accepts_label(port: u64, number: u32, label: u32) -> u32 {
         outside &= range.outside(Label::from_low_bits(label));
     }
     (outside == 0).into()
+}
+
+/// Global, like [`walk`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn traffic_classes(port: u64, number: u32, index: u32) -> u64 {
+    let (has_classes, index) = (PortWord::from_bits(port).has(PortWord::CLASSES), index as usize);
+    if !has_classes || index >= TRAFFIC_CLASS_WORDS {
+        return 0;
+    }
+    let Some(words) = TRAFFIC_CLASSES.get_ptr(number) else {
+        return 0;
+    };
+    let words = read_after(port, words as *const u64);
+    // SAFETY: the map's value, and within it; read once, as the controller writes it.
+    unsafe { read_volatile(words.add(index)) }
 }
 
 /// The memory of the FTN.

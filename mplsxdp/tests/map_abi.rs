@@ -3,10 +3,10 @@
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CrossConnect, DEFAULT_COUNTER_SLOTS,
-    DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack,
-    Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS, Police,
-    PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
-    TtlPropagate, UnknownPolicy, VlanTags, map,
+    DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, DscpToTc, FTN_ROOTS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange,
+    LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS,
+    Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey,
+    TRAFFIC_CLASS_WORDS, TcToDscp, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
 };
 use mplsxdp_common::ftn::{self, Shape};
 use mplsxdp_common::wire::{ETH_P_8021AD, Label, Mac};
@@ -81,6 +81,12 @@ fn every_map_is_there_with_its_sizes() {
             map::CROSS_CONNECTS,
             "port number, u32".into(),
             value("cross-connect", size_of::<CrossConnect>()),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::TRAFFIC_CLASSES,
+            "port number, u32".into(),
+            value("traffic classes", TRAFFIC_CLASS_WORDS * size_of::<u64>()),
             MAX_PORTS.to_string(),
         ),
         (
@@ -245,10 +251,11 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     has(format!(
         "| 6 | flags, u8: {mpls} labelled frames are accepted, {impose} IP is looked up in the FTN, {local} arriving frames are \
          this machine's own traffic, {vlan} the kernel has a VLAN device for this sub-interface, {} the domain has no entries, \
-         {} of labels that are looked up, only those in a range of the port are accepted, {} every frame goes where the \
-         cross-connect says |",
+         {} of labels that are looked up, only those in a range of the port are accepted, {} the port has traffic classes, \
+         {} every frame goes where the cross-connect says |",
         PortWord::NO_PREFIXES,
         PortWord::RANGES,
+        PortWord::CLASSES,
         PortWord::CROSS_CONNECT
     ));
 
@@ -350,6 +357,11 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     let all = all.into_iter().map(row).fold(0, |all, bits| all | bits);
     let two = 2 << row("how many tags it gets").trailing_zeros();
     assert_eq!(CrossConnect::new(0, 0).with_tags(&added).to_bits(), all | two);
+    assert_eq!(
+        TcToDscp::default().with(5, 46).to_bits().to_le_bytes(),
+        [0, 0, 0, 0, 0, 0x80 | 46, 0, 0]
+    );
+    assert_eq!(DscpToTc::default().with(46, 5).to_words(), [0, 0, (8 | 5) << 56, 0]);
     has("| 7 | [domain](#ftn) of the FTN, u8 |".into());
     has(format!("| {} | in no VRF |", Domain::NO_VRF.0));
     has(format!(

@@ -264,6 +264,8 @@ fn link() -> Link {
         mpls_mtu: 1504,
         mpls_mtu_set: Some(1508),
         cross_connect: Some("eth2".into()),
+        dscp_map: Some("46=5".parse().unwrap()),
+        tc_map: Some("5=46".parse().unwrap()),
         tx_only: false,
         local: true,
         parent_only: false,
@@ -491,6 +493,8 @@ fn methods() {
         tx_only: Some(true),
         accept_labels: Some("100-199,300".parse().unwrap()),
         mpls_mtu: Some("1508".parse().unwrap()),
+        dscp_map: Some("46=5".parse().unwrap()),
+        tc_map: Some("5=46".parse().unwrap()),
         checksum: Some(Checksum::Trust),
     };
     let set_link = SetLink {
@@ -498,6 +502,8 @@ fn methods() {
         mpls: Some(true),
         accept_labels: Some("all".parse().unwrap()),
         mpls_mtu: Some("default".parse().unwrap()),
+        dscp_map: Some("default".parse().unwrap()),
+        tc_map: Some("5=46".parse().unwrap()),
     };
     let add_cross_connect = AddCrossConnect {
         ifname: name(),

@@ -15,6 +15,7 @@ mod reason;
 mod route_entry;
 mod settings;
 mod stack;
+mod traffic_class;
 mod watch;
 mod word;
 
@@ -29,10 +30,11 @@ pub use reason::{Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, REDIRE
 pub use route_entry::{Op, RouteEntry, TtlPropagate};
 pub use settings::{Checksum, Settings, TtlMode, UnknownPolicy};
 pub use stack::LabelStack;
+pub use traffic_class::{DscpToTc, TRAFFIC_CLASS_WORDS, TcToDscp, TrafficClasses};
 pub use watch::Watch;
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
-pub const ABI_VERSION: u32 = 12;
+pub const ABI_VERSION: u32 = 13;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -47,6 +49,7 @@ pub mod map {
     pub const PORTS: &str = "PORTS";
     pub const LABEL_RANGES: &str = "LABEL_RANGES";
     pub const CROSS_CONNECTS: &str = "CROSS_CONNECTS";
+    pub const TRAFFIC_CLASSES: &str = "TRAFFIC_CLASSES";
     pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
     pub const TX_PORTS: &str = "TX_PORTS";
     pub const INTERFACES: &str = "INTERFACES";

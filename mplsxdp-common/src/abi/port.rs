@@ -43,6 +43,8 @@ impl PortWord {
     pub const RANGES: u8 = 32;
     /// Every frame goes to the port that the [`CrossConnect`](super::CrossConnect) says.
     pub const CROSS_CONNECT: u8 = 128;
+    /// The port has [`TrafficClasses`](super::TrafficClasses).
+    pub const CLASSES: u8 = 64;
 
     /// A port outside of VRFs.
     pub const fn new(mac: Mac, flags: u8) -> Self {
@@ -62,9 +64,9 @@ impl PortWord {
         Self(if hint { self.0 | bit } else { self.0 & !bit })
     }
 
-    /// Whether labelled frames are accepted, whatever their labels are.
+    /// Whether labelled frames are accepted, whatever their labels are, and their classes do not matter.
     pub const fn accepts_any_label(self) -> bool {
-        (self.0 >> 48) as u8 & (Self::MPLS | Self::RANGES) == Self::MPLS
+        (self.0 >> 48) as u8 & (Self::MPLS | Self::RANGES | Self::CLASSES) == Self::MPLS
     }
 
     pub const fn from_bits(bits: u64) -> Self {

@@ -4,7 +4,7 @@ use super::egress::Egress;
 use super::frame::{Frame, cut_tail, move_head, store};
 use super::label::{label_stack, store_labels};
 use super::{Checked, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{Adjacency, Domain, Op, Reason, RouteEntry, Settings, TtlMode};
+use crate::abi::{Adjacency, Domain, Op, Reason, RouteEntry, Settings, TcToDscp, TtlMode};
 use crate::hash::ip_flow_hash;
 use crate::ip::{self, Family, Header};
 use crate::wire::{
@@ -30,13 +30,14 @@ pub(super) fn hand_up<F: Frame>(frame: &mut F, ip: Ip, l2_len: usize) -> Checked
 }
 
 /// Pushes the labels of an FTN entry on `ip`. `forwarded` means that the packet was not sent by this router, so this
-/// hop counts.
+/// hop counts. The labels get `tc`.
 #[inline(always)]
 pub(super) fn impose<F: Frame, T: PortView>(
     frame: &mut F,
     tables: &T,
     entry: RouteEntry,
     mut ip: Ip,
+    tc: u8,
     forwarded: bool,
     unfinished: usize,
 ) -> Checked<Verdict> {
@@ -57,7 +58,6 @@ pub(super) fn impose<F: Frame, T: PortView>(
     let ttl = ttl - forwarded as u8;
     let pipe = entry.ttl_propagate().mode(settings.ttl_mode()) == TtlMode::Pipe;
     let label_ttl = if pipe { settings.tunnel_ttl() } else { ttl };
-    let tc = ip.precedence();
     let unlabelled = ETH_HLEN + ip.kept_len;
     ip.set_ttl(ttl);
     let egress = match entry.op() {
@@ -99,6 +99,9 @@ pub(super) fn impose<F: Frame, T: PortView>(
     tables.count(slot, received);
     Ok(egress.verdict())
 }
+
+/// These bits of the DSCP are the IP precedence.
+const PRECEDENCE: u8 = 0x38;
 
 /// The part of an IP header that label switching reads and rewrites: the first 12 bytes of IPv4 (up to the checksum),
 /// the first 8 of IPv6 (up to the hop limit).
@@ -164,19 +167,25 @@ impl Ip {
         }
     }
 
-    /// The IP precedence: the top three bits of the DSCP. Imposed labels get it as their TC.
     #[inline(always)]
-    pub(super) fn precedence(&self) -> u8 {
-        (self.first >> self.precedence_at() & 7) as u8
+    pub(super) fn dscp(&self) -> u8 {
+        (self.first >> (self.precedence_at() - 3) & 0x3f) as u8
     }
 
+    /// Sets these bits of the DSCP; the ECN field stays.
     #[inline(always)]
-    pub(super) fn set_precedence(&mut self, tc: u8) {
+    fn set_dscp_bits(&mut self, bits: u8, value: u8) {
         let old = self.first >> 48;
-        let at = self.precedence_at();
-        self.first = self.first & !(7 << at) | u64::from(tc) << at;
+        let at = self.precedence_at() - 3;
+        self.first = self.first & !(u64::from(bits) << at) | u64::from(value) << at;
         if self.family == Family::V4 {
-            self.update_checksum(old as u16, (self.first >> 48) as u16);
+            let (new, checksum) = (self.first >> 48, self.second as u16);
+            self.update_checksum(old as u16, new as u16);
+            // All ones if nothing has changed: a checksum of zero has two forms, of which one would become the other.
+            let same = ((old ^ new).wrapping_sub(1) >> 63).wrapping_neg() as u16;
+            let updated = self.second as u16;
+            let checksum = checksum & same | updated & !same;
+            self.second = self.second & !0xffff | u32::from(checksum);
         }
     }
 
@@ -195,26 +204,33 @@ impl Ip {
         self.second = self.second & !0xffff | u32::from(checksum);
     }
 
-    /// Applies the last pop to the packet: `label_ttl` is the popped label's TTL minus this hop.
+    /// Applies the last pop to the packet's TTL: `label_ttl` is the popped label's minus this hop.
     #[inline(always)]
-    pub(super) fn after_pop(
-        &mut self,
-        settings: Settings,
-        mode: TtlMode,
-        label_ttl: u8,
-        tc: u8,
-        penultimate: bool,
-    ) -> Checked<()> {
+    pub(super) fn after_pop(&mut self, mode: TtlMode, label_ttl: u8, penultimate: bool) -> Checked<()> {
         match mode {
             TtlMode::Uniform | TtlMode::Linux => self.set_ttl(label_ttl),
             TtlMode::Pipe if penultimate => {}
             TtlMode::Pipe if self.ttl() <= 1 => return Err(Reason::TtlExpired),
             TtlMode::Pipe => self.set_ttl(self.ttl() - 1),
         }
-        if settings.tc_propagate() {
-            self.set_precedence(tc);
-        }
         Ok(())
+    }
+
+    /// Applies the TC of the last label to the packet: `dscps` may translate it, and the settings may have it copied.
+    #[inline(always)]
+    pub(super) fn set_class(&mut self, settings: Settings, tc: u8, dscps: Option<TcToDscp>) {
+        match dscps {
+            Some(dscps) => {
+                let (mut bits, mut value) = dscps.change(tc);
+                if settings.tc_propagate() {
+                    let others = PRECEDENCE & !bits;
+                    (bits, value) = (bits | others, value | (tc << 3) & others);
+                }
+                self.set_dscp_bits(bits, value);
+            }
+            None if settings.tc_propagate() => self.set_dscp_bits(PRECEDENCE, tc << 3),
+            None => {}
+        }
     }
 
     /// RFC 8029 section 4.3: an MPLS echo request is addressed to 127/8 so that it is never forwarded as IP. It is also

@@ -3,8 +3,8 @@
 use super::egress::Egress;
 use super::frame::{Frame, store};
 use super::ip::Ip;
-use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict};
-use crate::abi::{Adjacency, LabelStack, MAX_PUSH, Op, PortWord, Reason, RouteEntry, TtlMode, TtlPropagate};
+use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict, arrival_port};
+use crate::abi::{Adjacency, LabelStack, MAX_PUSH, Op, PortWord, Reason, RouteEntry, TcToDscp, TtlMode, TtlPropagate};
 use crate::hash::flow_hash;
 use crate::ip::Family;
 use crate::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse};
@@ -44,6 +44,7 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
                 ttl,
                 offset,
                 unfinished,
+                classes: 0,
             };
             return Ok(Left::Label(entry, top));
         }
@@ -92,8 +93,8 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
             }
             // This router is the egress, so the packet must not be forwarded.
             ip.refuse_lsp_ping(frame)?;
-            ip.after_pop(tables.settings(), mode, label_ttl, lse.tc(), false)?;
-            return Ok(Left::Ip(ip));
+            ip.after_pop(mode, label_ttl, false)?;
+            return Ok(Left::Ip(ip, lse.tc()));
         }
         handed_down = frame.opaque(match mode {
             TtlMode::Uniform => label_ttl.into(),
@@ -150,8 +151,8 @@ pub(super) const NOT_HANDED_DOWN: usize = 256;
 /// The rest of a frame after this router's own labels are popped.
 pub(super) enum Left {
     Label(RouteEntry, Top),
-    /// An IP packet, as it is after the pops.
-    Ip(Ip),
+    /// An IP packet, with its TTL as it is after the pops, and the TC of the last label.
+    Ip(Ip, u8),
 }
 
 /// The ILM entry of the label of `lse`, and the one IP family that an explicit null allows beneath it. A frame for a
@@ -189,6 +190,8 @@ pub(super) struct Top {
     /// Not 0 if the frame must not leave as it is, because its checksum is unfinished. A number, so that the verifier
     /// does not follow both cases.
     pub(super) unfinished: usize,
+    /// Not 0 if the port where the frame arrived has traffic classes. A number, likewise.
+    pub(super) classes: usize,
 }
 
 /// The reason for a special-purpose label other than the nulls and the entropy label indicator.
@@ -262,7 +265,9 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
             let penultimate = entry.op() == Op::PenultimatePop;
             // RFC 8029 section 4.4: an MPLS echo request is forwarded like any other packet. The next hop is the
             // egress: it treats a request that arrives without a label as one whose label was popped here.
-            ip.after_pop(tables.settings(), mode(), ttl, top.lse.tc(), penultimate)?;
+            ip.after_pop(mode(), ttl, penultimate)?;
+            let dscps = (top.classes != 0).then(|| TcToDscp::from_bits(arrival_dscps(frame, tables)));
+            ip.set_class(tables.settings(), top.lse.tc(), dscps);
             let egress = Egress::find(
                 frame,
                 tables,
@@ -293,6 +298,14 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
     };
     tables.count(slot, received);
     Ok(egress.verdict())
+}
+
+/// What TCs become at the port where a frame arrived. That is found once more, and not inlined: what was known of the port
+/// would have the verifier process all between once for each case.
+#[inline(never)]
+fn arrival_dscps<F: Frame, T: PortView>(frame: &F, tables: &T) -> u64 {
+    let number = arrival_port(frame, tables);
+    tables.traffic_classes(tables.port(number), number, 0)
 }
 
 /// `entry`, or the entry of its group's bucket for the flow of the labelled frame with its stack at `offset`.

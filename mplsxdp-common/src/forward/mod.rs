@@ -13,7 +13,8 @@ mod ip;
 mod label;
 
 use crate::abi::{
-    Adjacency, Checksum, CrossConnect, Domain, LabelStack, Op, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
+    Adjacency, Checksum, CrossConnect, Domain, DscpToTc, LabelStack, Op, PortWord, Reason, RouteEntry, Settings,
+    SubInterfaceKey, TcToDscp,
 };
 use crate::checksum;
 use crate::ip::{Family, Header};
@@ -49,6 +50,10 @@ pub trait PortView {
     fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool;
     /// Where every frame of the port with this word and number goes, which is read after its word.
     fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect;
+    /// A word of the [`TrafficClasses`](crate::abi::TrafficClasses) of the port with this word and number; 0 if it has none.
+    /// The port's word is looked at in here, because a branch outside would have the verifier follow what comes after it
+    /// twice.
+    fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64;
     /// The number of a sub-interface.
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32>;
     /// [`RouteEntry::EMPTY`] if there is no route.
@@ -203,6 +208,7 @@ fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T, lse: Lse) -> Checked
         ttl: lse.ttl(),
         offset: ETH_HLEN,
         unfinished: 0,
+        classes: 0,
     };
     let slot = entry.slot();
     let entry = one_next_hop(frame, tables, entry, ETH_HLEN);
@@ -256,9 +262,17 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
                 Left::Label(entry, top) => {
                     let slot = entry.slot();
                     let entry = one_next_hop(frame, tables, entry, top.offset);
-                    return label_operation(frame, tables, entry, slot, top);
+                    let classes = frame.opaque(port.has(PortWord::CLASSES).into());
+                    return label_operation(frame, tables, entry, slot, Top { classes, ..top });
                 }
-                Left::Ip(ip) => (ip, true),
+                Left::Ip(mut ip, tc) => {
+                    ip.set_class(
+                        tables.settings(),
+                        tc,
+                        Some(TcToDscp::from_bits(tables.traffic_classes(port, number, 0))),
+                    );
+                    (ip, true)
+                }
             }
         }
         ETH_P_MPLS_UC => return Err(Reason::PortDisabled),
@@ -298,13 +312,12 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
             };
             hand_up(frame, ip, l2_len)
         }
-        (_, popped) => impose(
-            frame,
-            tables,
-            entry,
-            ip,
-            popped || !port.has(PortWord::LOCAL),
-            unfinished,
-        ),
+        (_, popped) => {
+            let dscp = ip.dscp();
+            let classes = tables.traffic_classes(port, number, 1 + DscpToTc::word(dscp));
+            let tc = DscpToTc::of(classes, dscp);
+            let forwarded = popped || !port.has(PortWord::LOCAL);
+            impose(frame, tables, entry, ip, tc, forwarded, unfinished)
+        }
     }
 }

@@ -20,12 +20,16 @@ use crate::kernel::netns::shell_prefix;
 pub const HELP: &str = "\
 Verbs:
   link show [IFACE]               -s: the kernel's counters, and exceptions by reason
-  link add IFACE [tx-only] [accept-labels RANGES] [mpls-mtu BYTES] [checksum {finish|trust}]
+  link add IFACE [tx-only] [accept-labels RANGES] [mpls-mtu BYTES] [dscp-map MAP] [tc-map MAP]
+           [checksum {finish|trust}]
                                   make an interface, or a VLAN on it (eth1.100, eth1.100.10), a port
   link del IFACE                  remove the port; the interface stays
   link set IFACE [mpls {on|off}] [accept-labels {all|RANGES}] [mpls-mtu {BYTES|default}]
+           [dscp-map {DSCP=TC,..|default}] [tc-map {TC=DSCP,..|default}]
                                   accept labelled frames, those with some labels (100-199,300), or none;
                                   mpls-mtu: the largest labelled packet that may leave, label stack included;
+                                  dscp-map: the TC of labels imposed on packets that arrive (46=5,34=4);
+                                  tc-map: the DSCP of packets that lose their last label (5=46,4=34);
                                   use `ip link set` for the rest";
 
 pub const NEIGH_HELP: &str = "\
@@ -88,6 +92,8 @@ fn add_options(name: &str, mut words: &[&str]) -> Result<Option<AddLink>, Failur
         tx_only: None,
         accept_labels: None,
         mpls_mtu: None,
+        dscp_map: None,
+        tc_map: None,
         checksum: None,
     };
     loop {
@@ -103,6 +109,14 @@ fn add_options(name: &str, mut words: &[&str]) -> Result<Option<AddLink>, Failur
             }
             ["mpls-mtu", value, rest @ ..] if add.mpls_mtu.is_none() => {
                 add.mpls_mtu = Some(parsed(value)?);
+                rest
+            }
+            ["dscp-map", value, rest @ ..] if add.dscp_map.is_none() => {
+                add.dscp_map = Some(parsed(value)?);
+                rest
+            }
+            ["tc-map", value, rest @ ..] if add.tc_map.is_none() => {
+                add.tc_map = Some(parsed(value)?);
                 rest
             }
             ["checksum", value, rest @ ..] if add.checksum.is_none() => {
@@ -121,13 +135,13 @@ fn set_options(name: &str, mut words: &[&str]) -> Result<Option<SetLink>, Failur
         mpls: None,
         accept_labels: None,
         mpls_mtu: None,
+        dscp_map: None,
+        tc_map: None,
     };
+    let has_options = !words.is_empty();
     loop {
         words = match words {
-            [] => {
-                let is_empty = set.mpls.is_none() && set.accept_labels.is_none() && set.mpls_mtu.is_none();
-                return Ok((!is_empty).then_some(set));
-            }
+            [] => return Ok(has_options.then_some(set)),
             ["mpls", value @ ("on" | "off"), rest @ ..] if set.mpls.is_none() => {
                 set.mpls = Some(*value == "on");
                 rest
@@ -138,6 +152,14 @@ fn set_options(name: &str, mut words: &[&str]) -> Result<Option<SetLink>, Failur
             }
             ["mpls-mtu", value, rest @ ..] if set.mpls_mtu.is_none() => {
                 set.mpls_mtu = Some(parsed(value)?);
+                rest
+            }
+            ["dscp-map", value, rest @ ..] if set.dscp_map.is_none() => {
+                set.dscp_map = Some(parsed(value)?);
+                rest
+            }
+            ["tc-map", value, rest @ ..] if set.tc_map.is_none() => {
+                set.tc_map = Some(parsed(value)?);
                 rest
             }
             _ => return Ok(None),
@@ -400,6 +422,11 @@ fn lines(link: &Link) -> Vec<String> {
             link.checksum.name()
         ),
     ];
+    let dscp_map = link.dscp_map.map(|map| format!(" dscp-map {map}")).unwrap_or_default();
+    let tc_map = link.tc_map.map(|map| format!(" tc-map {map}")).unwrap_or_default();
+    if !dscp_map.is_empty() || !tc_map.is_empty() {
+        lines.push(format!("   {dscp_map}{tc_map}"));
+    }
     lines.extend(link.problem.as_ref().map(|problem| format!("    problem: {problem}")));
     lines.extend(checksum_hint(link));
     lines.extend(link.counters.iter().flat_map(counters));

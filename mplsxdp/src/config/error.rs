@@ -80,6 +80,8 @@ pub enum Reason {
     MplsOff(String),
     #[error("`accept-labels` names `{0}`, which is not in `iface`: add it there")]
     AcceptLabels(String),
+    #[error("`{0}` names `{1}`, which is not in `iface`: add it there")]
+    ClassMap(&'static str, String),
     #[error("`mpls-mtu` names `{0}`, which is not an interface that is loaded: add it to `iface` or `tx-only`")]
     MplsMtu(String),
     #[error("`xconnect` names `{0}`, which is not an interface that is loaded: add it to `iface` or `tx-only`")]

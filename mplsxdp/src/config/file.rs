@@ -271,6 +271,8 @@ mod tests {
             accept-labels = ["eth1=100-199,300"]
             mpls-mtu = ["eth1=1508", "eth3=default"]
             xconnect = ["eth2 eth3 one-way"]
+            dscp-map = ["eth1=46=5,34=4"]
+            tc-map = ["eth1=5=46"]
             kernel-route = ["10.4.4.0/24 src 10.0.0.1"]
             instance = "pe1"
             netns = "r1"
@@ -313,10 +315,12 @@ mod tests {
             accept_labels: crate::dataplane::label_ranges::AcceptLabels::default(),
             mpls_mtu: crate::dataplane::mpls_mtu::MplsMtu::default(),
             cross_connect: None,
+            dscp_map: crate::dataplane::class_maps::DscpMap::default(),
+            tc_map: crate::dataplane::class_maps::TcMap::default(),
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:41:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:43:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -327,6 +331,8 @@ mod tests {
                 accept_labels: vec!["eth1=100-199,300".parse().unwrap()],
                 mpls_mtu: ["eth1=1508", "eth3=default"].map(|text| text.parse().unwrap()).into(),
                 xconnect: vec!["eth2 eth3 one-way".parse().unwrap()],
+                dscp_map: vec!["eth1=34=4,46=5".parse().unwrap()],
+                tc_map: vec!["eth1=5=46".parse().unwrap()],
                 local: Some("own".into()),
                 kernel_route: vec!["10.4.4.0/24 src 10.0.0.1".parse().unwrap()],
                 instance: "pe1".into(),
@@ -370,6 +376,8 @@ mod tests {
         let restricted = PortConfig {
             accept_labels: "100-199,300".parse().unwrap(),
             mpls_mtu: "1508".parse().unwrap(),
+            dscp_map: "34=4,46=5".parse().unwrap(),
+            tc_map: "5=46".parse().unwrap(),
             ..port("eth1", false)
         };
         assert_eq!(config.ports, [restricted, off, port("eth3", true)]);
@@ -524,9 +532,9 @@ instance = "../up"
                 "f.toml:3:10: `stacks`: invalid type: string \"many\", expected a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl`: invalid value: integer `256`, expected a number, 1 to 255",
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
-                "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, checksum, counter-slots, fix-peers, groups, guard, hash-seed, hold, \
+                "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, checksum, counter-slots, dscp-map, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-propagate, \
+                 log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-map, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, xconnect, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::control::Instance;
 use crate::control::api::Checksum;
+use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::dataplane::label_ranges::AcceptLabels;
 use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::dataplane::port_change::PortChange;
@@ -32,7 +33,7 @@ pub use error::{ConfigError, Problem, Reason};
 pub use options::{DEFAULT_LOCAL, Options};
 pub use sync::{Span, SyncSource, SyncTable};
 pub use values::{
-    ChecksumMode, Number, PortLabels, PortMplsMtu, PortPair, Preference, Rate, TtlPropagation, UnknownPolicy,
+    ChecksumMode, Number, PortLabels, PortMap, PortMplsMtu, PortPair, Preference, Rate, TtlPropagation, UnknownPolicy,
 };
 
 /// The burst that a rate limit per second allows: 50 ms of it, and at least 50.
@@ -77,6 +78,8 @@ pub struct PortConfig {
     pub mpls_mtu: MplsMtu,
     /// The port that every frame goes to.
     pub cross_connect: Option<String>,
+    pub dscp_map: DscpMap,
+    pub tc_map: TcMap,
     /// How unfinished checksums are treated; `None`: the default for the kind of interface.
     pub checksum: Option<Checksum>,
 }
@@ -89,6 +92,8 @@ impl PortConfig {
             mpls: receives.then_some(self.mpls),
             accept_labels: receives.then_some(self.accept_labels),
             mpls_mtu: Some(self.mpls_mtu),
+            dscp_map: receives.then_some(self.dscp_map),
+            tc_map: receives.then_some(self.tc_map),
         }
     }
 }
@@ -166,6 +171,14 @@ impl Config {
             // Of the two directions of a pair, one is listed.
             (one_way || from < to).then_some(PortPair { from, to, one_way })
         };
+        let dscp_map = |port: &PortConfig| {
+            let (iface, map) = (port.name.clone(), port.dscp_map);
+            (!map.is_default()).then_some(PortMap { iface, map })
+        };
+        let tc_map = |port: &PortConfig| {
+            let (iface, map) = (port.name.clone(), port.tc_map);
+            (!map.is_default()).then_some(PortMap { iface, map })
+        };
         let options = Options {
             iface: names(|port| !port.tx_only),
             tx_only: names(|port| port.tx_only),
@@ -173,6 +186,8 @@ impl Config {
             accept_labels: ports.iter().filter_map(accepted).collect(),
             mpls_mtu: ports.iter().filter_map(mpls_mtu).collect(),
             xconnect: ports.iter().filter_map(pair).collect(),
+            dscp_map: ports.iter().filter_map(dscp_map).collect(),
+            tc_map: ports.iter().filter_map(tc_map).collect(),
             checksum: ports.iter().filter_map(checksum).collect(),
             local,
             wait: self.options.wait || waits,
@@ -295,13 +310,15 @@ impl Given {
         // The last one wins.
         options.accept_labels = [file.accept_labels, line.accept_labels].concat();
         options.mpls_mtu = [file.mpls_mtu, line.mpls_mtu].concat();
+        options.dscp_map = [file.dscp_map, line.dscp_map].concat();
+        options.tc_map = [file.tc_map, line.tc_map].concat();
         options.checksum = [file.checksum, line.checksum].concat();
         for (name, of_line) in line_places {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
                 "iface" | "tx-only" | "mpls-off" | "xconnect" | "kernel-route" | "icmp-source" | "prefer" | "sync"
                 | "sync-table" => [of_line, of_file].concat(),
-                "accept-labels" | "mpls-mtu" | "checksum" => [of_file, of_line].concat(),
+                "accept-labels" | "mpls-mtu" | "dscp-map" | "tc-map" | "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
             };
             self.places.insert(name, places);
@@ -373,6 +390,8 @@ impl Given {
                             accept_labels: AcceptLabels::default(),
                             mpls_mtu: MplsMtu::default(),
                             cross_connect: None,
+                            dscp_map: DscpMap::default(),
+                            tc_map: TcMap::default(),
                             checksum: None,
                         }),
                         Err(error) => self.refuse_option(option, index, error),
@@ -384,6 +403,7 @@ impl Given {
         self.set_accepted_labels(&mut ports);
         self.set_mpls_mtus(&mut ports);
         self.set_cross_connects(&mut ports);
+        self.set_class_maps(&mut ports);
         self.set_checksums(&mut ports);
         if let Some(local) = self.options.local.clone() {
             if let Err(error) = check_new_interface(&local) {
@@ -483,6 +503,27 @@ impl Given {
                     (_, None) => Reason::CrossConnected(to.clone()),
                 };
                 self.refuse_option("xconnect", index, reason);
+            }
+        }
+    }
+
+    fn set_class_maps(&mut self, ports: &mut [PortConfig]) {
+        for (index, PortMap { iface, map }) in self.options.dscp_map.clone().into_iter().enumerate() {
+            match ports.iter_mut().find(|port| port.name == iface) {
+                Some(port) if !port.tx_only => port.dscp_map = map,
+                _ if self.knows_interfaces() => {
+                    self.refuse_option("dscp-map", index, Reason::ClassMap("dscp-map", iface));
+                }
+                _ => {}
+            }
+        }
+        for (index, PortMap { iface, map }) in self.options.tc_map.clone().into_iter().enumerate() {
+            match ports.iter_mut().find(|port| port.name == iface) {
+                Some(port) if !port.tx_only => port.tc_map = map,
+                _ if self.knows_interfaces() => {
+                    self.refuse_option("tc-map", index, Reason::ClassMap("tc-map", iface));
+                }
+                _ => {}
             }
         }
     }

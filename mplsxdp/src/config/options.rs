@@ -12,11 +12,12 @@ use serde_json::Value;
 
 use super::sync::{Span, SyncSource, SyncTable};
 use super::values::{
-    ChecksumMode, Number, PortLabels, PortMplsMtu, PortPair, Preference, Rate, TtlPropagation, UnknownPolicy,
+    ChecksumMode, Number, PortLabels, PortMap, PortMplsMtu, PortPair, Preference, Rate, TtlPropagation, UnknownPolicy,
 };
 use crate::control::DEFAULT_INSTANCE;
 use crate::control::api::UnknownChecksum;
 use crate::dataplane::XdpMode;
+use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::kernel::LocalRoute;
 use crate::slowpath::IcmpVia;
 
@@ -49,6 +50,13 @@ pub struct Options {
     /// with `one-way`, only from the first to the second (repeatable).
     #[arg(long, value_name = "IFACE IFACE [one-way]")]
     pub xconnect: Vec<PortPair>,
+    /// The TC of labels that are imposed on packets which arrive at an interface, by their DSCP, such as eth1=46=5,34=4
+    /// (repeatable) [default: the IP precedence].
+    #[arg(long, value_name = "IFACE=MAP")]
+    pub dscp_map: Vec<PortMap<DscpMap>>,
+    /// The DSCP of packets whose last label is popped, by its TC, such as eth1=5=46 (repeatable).
+    #[arg(long, value_name = "IFACE=MAP")]
+    pub tc_map: Vec<PortMap<TcMap>>,
     /// Make an interface for this machine's own packets: routes for prefixes impose labels on packets sent into it
     /// [NAME: mpls0].
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = DEFAULT_LOCAL)]
@@ -168,6 +176,8 @@ impl Default for Options {
             accept_labels: Vec::new(),
             mpls_mtu: Vec::new(),
             xconnect: Vec::new(),
+            dscp_map: Vec::new(),
+            tc_map: Vec::new(),
             local: None,
             kernel_route: Vec::new(),
             instance: DEFAULT_INSTANCE.into(),
@@ -206,13 +216,15 @@ impl Default for Options {
 }
 
 /// Options that a reload applies to the running instance.
-const RELOADED: [&str; 13] = [
+const RELOADED: [&str; 15] = [
     "iface",
     "tx-only",
     "mpls-off",
     "accept-labels",
     "mpls-mtu",
     "xconnect",
+    "dscp-map",
+    "tc-map",
     "checksum",
     "kernel-route",
     "wait",

@@ -9,6 +9,7 @@ use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::control::api::{Checksum, UnknownChecksum};
+use crate::dataplane::class_maps::InvalidClassMap;
 use crate::dataplane::label_ranges::{AcceptLabels, InvalidLabelRanges};
 use crate::dataplane::mpls_mtu::{InvalidMplsMtu, MplsMtu};
 use crate::route::{Source, UnknownSource};
@@ -274,6 +275,53 @@ impl fmt::Display for PortMplsMtu {
 }
 
 serde_as_text!(PortMplsMtu);
+
+/// `eth1=46=5,34=4`: a map between DSCPs and TCs of an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortMap<M> {
+    pub iface: String,
+    pub map: M,
+}
+
+/// Why a text is not a [`PortMap`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidPortMap {
+    #[error("`{0}` is not IFACE=MAP, such as eth1=5=46")]
+    Form(Box<str>),
+    #[error(transparent)]
+    Map(#[from] InvalidClassMap),
+}
+
+impl<M: FromStr<Err = InvalidClassMap>> FromStr for PortMap<M> {
+    type Err = InvalidPortMap;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPortMap> {
+        let (iface, map) = text.split_once('=').ok_or_else(|| InvalidPortMap::Form(text.into()))?;
+        Ok(Self {
+            iface: iface.to_owned(),
+            map: map.parse()?,
+        })
+    }
+}
+
+impl<M: fmt::Display> fmt::Display for PortMap<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.iface, self.map)
+    }
+}
+
+impl<M: fmt::Display> Serialize for PortMap<M> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, M: FromStr<Err = InvalidClassMap>> Deserialize<'de> for PortMap<M> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 /// `kernel=5`: the preference of an owner's routes over those of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

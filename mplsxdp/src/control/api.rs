@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::dataplane::label_ranges::{AcceptLabels, LabelRanges};
 use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::dataplane::port_change::PortChange;
@@ -328,6 +329,12 @@ pub struct Link {
     /// The port that every frame goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_connect: Option<String>,
+    /// How the TC of imposed labels follows from the DSCP; absent: it is the IP precedence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp_map: Option<DscpMap>,
+    /// How the DSCP of packets follows from the TC of their last label; absent: they keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tc_map: Option<TcMap>,
     pub tx_only: bool,
     /// The far end of the veth pair for this machine's own packets.
     pub local: bool,
@@ -826,6 +833,10 @@ pub struct AddLink {
     pub accept_labels: Option<AcceptLabels>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mpls_mtu: Option<MplsMtu>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp_map: Option<DscpMap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tc_map: Option<TcMap>,
     /// `None`: the default for the kind of interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
@@ -849,6 +860,10 @@ pub struct SetLink {
     pub accept_labels: Option<AcceptLabels>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mpls_mtu: Option<MplsMtu>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp_map: Option<DscpMap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tc_map: Option<TcMap>,
 }
 
 /// What a cross-connect does to the tags of the sub-interfaces that it connects.
@@ -1169,6 +1184,8 @@ pub enum Request {
         tx_only: bool,
         accept: AcceptLabels,
         mpls_mtu: MplsMtu,
+        dscp_map: DscpMap,
+        tc_map: TcMap,
         checksum: Option<Checksum>,
     },
     DeleteLink {

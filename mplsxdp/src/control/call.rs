@@ -279,17 +279,30 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
                 tx_only,
                 accept_labels,
                 mpls_mtu,
+                dscp_map,
+                tc_map,
                 checksum,
             } = parameters(raw)?;
             let (tx_only, accept) = (tx_only.unwrap_or(false), accept_labels.unwrap_or_default());
             if tx_only && accept.0.is_some() {
                 return Err(invalid("accept_labels", "a port with `tx_only` accepts no labels"));
             }
+            let (dscp_map, tc_map) = (dscp_map.unwrap_or_default(), tc_map.unwrap_or_default());
+            for (name, is_default) in [("dscp_map", dscp_map.is_default()), ("tc_map", tc_map.is_default())] {
+                if tx_only && !is_default {
+                    return Err(invalid(
+                        name,
+                        "nothing that arrives at a port with `tx_only` is forwarded",
+                    ));
+                }
+            }
             Ok(Command::Ask(Request::AddLink {
                 name,
                 tx_only,
                 accept,
                 mpls_mtu: mpls_mtu.unwrap_or_default(),
+                dscp_map,
+                tc_map,
                 checksum,
             }))
         }
@@ -303,14 +316,18 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
                 mpls,
                 accept_labels,
                 mpls_mtu,
+                dscp_map,
+                tc_map,
             } = parameters(raw)?;
             let change = PortChange {
                 mpls,
                 accept_labels,
                 mpls_mtu,
+                dscp_map,
+                tc_map,
             };
             if change == PortChange::default() {
-                let reason = "`mpls`, `accept_labels` or `mpls_mtu` must be given";
+                let reason = "`mpls`, `accept_labels`, `mpls_mtu`, `dscp_map` or `tc_map` must be given";
                 return Err(invalid("parameters", reason));
             }
             Ok(Command::Ask(Request::SetLink { name, change }))

@@ -151,6 +151,8 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             tx_only,
             accept,
             mpls_mtu,
+            dscp_map,
+            tc_map,
             checksum,
         } => (
             "AddLink",
@@ -159,6 +161,8 @@ fn request_of(request: &Request) -> (&'static str, Value) {
                 "tx_only": tx_only,
                 "accept_labels": accept,
                 "mpls_mtu": mpls_mtu,
+                "dscp_map": dscp_map,
+                "tc_map": tc_map,
                 "checksum": checksum,
             }),
         ),
@@ -170,6 +174,8 @@ fn request_of(request: &Request) -> (&'static str, Value) {
                 "mpls": change.mpls,
                 "accept_labels": change.accept_labels,
                 "mpls_mtu": change.mpls_mtu,
+                "dscp_map": change.dscp_map,
+                "tc_map": change.tc_map,
             }),
         ),
         Request::AddCrossConnect {

@@ -38,6 +38,7 @@ pub const SHARED_MAPS: &[&str] = &[
     map::PORTS,
     map::LABEL_RANGES,
     map::CROSS_CONNECTS,
+    map::TRAFFIC_CLASSES,
     map::SUB_INTERFACES,
     map::TX_PORTS,
     map::INTERFACES,

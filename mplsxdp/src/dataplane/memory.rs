@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
     Adjacency, Counter, CrossConnect, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN,
-    MAX_LABELS, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, VlanTags,
+    MAX_LABELS, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TrafficClasses, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -47,6 +47,7 @@ pub struct MemoryTables {
     pub ports: HashMap<u16, PortWord>,
     pub label_ranges: HashMap<u16, Vec<LabelRange>>,
     pub cross_connects: HashMap<u16, CrossConnect>,
+    pub traffic_classes: HashMap<u16, TrafficClasses>,
     /// The interfaces that frames are redirected to, by port.
     pub tx_ports: HashMap<u16, u32>,
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
@@ -96,6 +97,7 @@ impl MemoryTables {
             ports: HashMap::new(),
             label_ranges: HashMap::new(),
             cross_connects: HashMap::new(),
+            traffic_classes: HashMap::new(),
             tx_ports: HashMap::new(),
             sub_interfaces: HashMap::new(),
             hash_seed: 0,
@@ -267,6 +269,10 @@ impl Tables for MemoryTables {
         self.cross_connects.insert(port, cross);
     }
 
+    fn store_traffic_classes(&mut self, port: u16, classes: TrafficClasses) {
+        self.traffic_classes.insert(port, classes);
+    }
+
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
         self.tx_ports.insert(port, ifindex);
         Ok(())
@@ -368,6 +374,12 @@ impl forward::PortView for AtPort<'_> {
     fn cross_connect(&self, _port: PortWord, number: u32) -> CrossConnect {
         let cross = self.tables.cross_connects.get(&(number as u16));
         cross.copied().unwrap_or_default()
+    }
+
+    fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
+        let classes = || self.tables.traffic_classes.get(&(number as u16)).copied();
+        let classes = port.has(PortWord::CLASSES).then(classes).flatten();
+        classes.unwrap_or_default().to_words().get(index).copied().unwrap_or(0)
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {

@@ -5,6 +5,7 @@
 
 pub mod bpf;
 mod btf;
+pub mod class_maps;
 pub mod frame;
 pub mod ftn;
 #[cfg(any(test, feature = "test-support"))]
@@ -28,7 +29,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
     Adjacency, Counter, CrossConnect, Domain, LabelRange, LabelStack, Loss, PortWord, Reason, RouteEntry,
-    SubInterfaceKey,
+    SubInterfaceKey, TrafficClasses,
 };
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
@@ -134,6 +135,8 @@ pub trait Tables {
 
     /// Where every frame of a port whose word says so goes.
     fn store_cross_connect(&mut self, port: u16, cross: CrossConnect);
+    /// For a port whose word says so. Each TC and DSCP is translated by the old ones or by these.
+    fn store_traffic_classes(&mut self, port: u16, classes: TrafficClasses);
 
     /// Lets frames be redirected to `port`. If several ports are on an interface, frames that its driver refuses count
     /// for the first.

@@ -1,5 +1,6 @@
 //! What `link set` changes of a port.
 
+use super::class_maps::{DscpMap, TcMap};
 use super::label_ranges::AcceptLabels;
 use super::mpls_mtu::MplsMtu;
 
@@ -11,11 +12,13 @@ pub struct PortChange {
     /// The labels of those frames.
     pub accept_labels: Option<AcceptLabels>,
     pub mpls_mtu: Option<MplsMtu>,
+    pub dscp_map: Option<DscpMap>,
+    pub tc_map: Option<TcMap>,
 }
 
 impl PortChange {
-    /// Whether it changes which frames a port accepts.
+    /// Whether it changes which frames a port accepts, or what it does with them.
     pub fn is_about_labels(&self) -> bool {
-        self.mpls == Some(true) || self.accept_labels.is_some()
+        self.mpls == Some(true) || self.accept_labels.is_some() || self.dscp_map.is_some() || self.tc_map.is_some()
     }
 }

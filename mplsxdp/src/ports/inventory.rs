@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mplsxdp_common::abi::{self, Domain, MAX_PORTS, PortWord, Settings, VlanTags};
+use mplsxdp_common::abi::{self, Domain, MAX_PORTS, PortWord, Settings, TrafficClasses, VlanTags};
 use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{info, warn};
 
@@ -18,6 +18,7 @@ use super::programs::ProgramState;
 use super::sub_interface::{self, SubInterface, Tags};
 use super::waiting::{Retry, Waiting, WaitingPorts};
 use crate::control::api::Checksum;
+use crate::dataplane::class_maps::{self, DscpMap, TcMap};
 use crate::dataplane::label_ranges::AcceptLabels;
 use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::dataplane::port_change::PortChange;
@@ -61,6 +62,8 @@ pub struct Wish {
     pub mpls_mtu: MplsMtu,
     /// The port that every frame goes to.
     pub cross_connect: Option<Arc<str>>,
+    pub dscp_map: DscpMap,
+    pub tc_map: TcMap,
     /// What to do about unfinished checksums; `None`: what the kind of interface needs.
     pub checksum: Option<Checksum>,
 }
@@ -71,6 +74,8 @@ impl Wish {
         self.mpls = change.mpls.unwrap_or(self.mpls);
         self.accept_labels = change.accept_labels.unwrap_or(self.accept_labels);
         self.mpls_mtu = change.mpls_mtu.unwrap_or(self.mpls_mtu);
+        self.dscp_map = change.dscp_map.unwrap_or(self.dscp_map);
+        self.tc_map = change.tc_map.unwrap_or(self.tc_map);
     }
 
     pub fn new(role: Role, checksum: Option<Checksum>) -> Self {
@@ -80,6 +85,8 @@ impl Wish {
             accept_labels: AcceptLabels::default(),
             mpls_mtu: MplsMtu::default(),
             cross_connect: None,
+            dscp_map: DscpMap::default(),
+            tc_map: TcMap::default(),
             checksum,
         }
     }
@@ -100,6 +107,8 @@ pub struct Port {
     mpls_mtu: MplsMtu,
     /// The port that every frame goes to.
     pub(super) cross_connect: Option<Arc<str>>,
+    dscp_map: DscpMap,
+    tc_map: TcMap,
     /// The kernel accepts labels there, or its settings are not followed.
     kernel_input: bool,
     /// As configured.
@@ -244,6 +253,8 @@ impl Port {
             accept_labels: self.accept_labels,
             mpls_mtu: self.mpls_mtu,
             cross_connect: self.cross_connect.clone(),
+            dscp_map: self.dscp_map,
+            tc_map: self.tc_map,
             checksum: self.checksum,
         }
     }
@@ -294,15 +305,22 @@ impl Port {
             Place::SubInterface { device: Some(_), .. } => PortWord::KERNEL_VLAN,
             Place::SubInterface { device: None, .. } | Place::Interface { .. } => 0,
         };
-        PortWord::new(self.mac, flags | kernel_vlan).with_domain(self.domain)
+        let has_classes = self.role == Role::Switching && !self.traffic_classes().is_empty();
+        let classes = if has_classes { PortWord::CLASSES } else { 0 };
+        PortWord::new(self.mac, flags | kernel_vlan | classes).with_domain(self.domain)
     }
 
-    /// Publishes which labels it accepts, and then its word. The ranges stay if they do not hold any more: a frame may still
-    /// go by the old word.
+    fn traffic_classes(&self) -> TrafficClasses {
+        class_maps::traffic_classes(self.dscp_map, self.tc_map)
+    }
+
+    /// Publishes which labels it accepts and its traffic classes, and then its word. The ranges stay if they do not hold any
+    /// more: a frame may still go by the old word. Empty classes are those that a port without them has.
     pub(super) fn store(&self, tables: &mut impl Tables) {
         if let Some(ranges) = &self.accept_labels.0 {
             tables.store_label_ranges(self.number, ranges.as_slice());
         }
+        tables.store_traffic_classes(self.number, self.traffic_classes());
         tables.store_port(self.number, self.word());
     }
 }
@@ -676,6 +694,8 @@ impl Ports {
             accept_labels: wish.accept_labels,
             mpls_mtu: wish.mpls_mtu,
             cross_connect: wish.cross_connect.clone(),
+            dscp_map: wish.dscp_map,
+            tc_map: wish.tc_map,
             kernel_input: true,
             checksum: wish.checksum,
             retired: false,
@@ -708,6 +728,8 @@ impl Ports {
             accept_labels,
             mpls_mtu,
             cross_connect,
+            dscp_map,
+            tc_map,
             checksum,
         }: Wish,
         plan: &SubInterfacePlan,
@@ -728,6 +750,8 @@ impl Ports {
             accept_labels,
             mpls_mtu,
             cross_connect,
+            dscp_map,
+            tc_map,
             kernel_input: true,
             checksum,
             retired: false,
@@ -950,6 +974,7 @@ impl Ports {
             let before = port.mpls_mtus();
             (port.role, port.mpls, port.retired) = (wish.role, wish.mpls, false);
             (port.accept_labels, port.mpls_mtu) = (wish.accept_labels, wish.mpls_mtu);
+            (port.dscp_map, port.tc_map) = (wish.dscp_map, wish.tc_map);
             info!(port = &*port.name, role = %wish.role, "changed");
             port.warn_of_mpls_mtu(before);
             port.cross_connect = wish.cross_connect;
@@ -973,6 +998,7 @@ impl Ports {
         let mut wish = port.wish();
         wish.change(change);
         (port.mpls, port.accept_labels, port.mpls_mtu) = (wish.mpls, wish.accept_labels, wish.mpls_mtu);
+        (port.dscp_map, port.tc_map) = (wish.dscp_map, wish.tc_map);
         port.store(tables);
         port.warn_of_mpls_mtu(before);
         Ok(port.mpls_mtu() != before.1)

@@ -216,6 +216,10 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.tables.cross_connect(port, number)
     }
 
+    fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
+        self.tables.traffic_classes(port, number, index)
+    }
+
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
         self.tables.sub_interface(key)
     }
@@ -279,6 +283,10 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect {
         self.tables.cross_connect(port, number)
+    }
+
+    fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
+        self.tables.traffic_classes(port, number, index)
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::text::Writer;
 use super::{Batch, Part, Piece};
 use crate::control::api::Checksum;
+use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::dataplane::label_ranges::LabelRanges;
 use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::route::line::{self, Family};
@@ -47,6 +48,10 @@ pub struct Port {
     /// The port that every frame goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_connect: Option<String>,
+    #[serde(default, skip_serializing_if = "DscpMap::is_default")]
+    pub dscp_map: DscpMap,
+    #[serde(default, skip_serializing_if = "TcMap::is_default")]
+    pub tc_map: TcMap,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::record::{Head, Record, begin, begin_journal, write_batch};
 use super::recovery::{Journal, SNAPSHOT, UNFINISHED, journal_name, read_snapshot, recover};
 use super::*;
+use crate::dataplane::mpls_mtu::MplsMtu;
 use crate::route::line::{self, Family};
 
 const STATIC: Owner = Owner::STATIC;
@@ -51,12 +52,10 @@ fn port(name: &str, mpls: bool) -> Port {
         tx_only: false,
         mpls,
         accept_labels: mpls.then(|| "100-199,300".parse().unwrap()),
-        mpls_mtu: if mpls {
-            "1508".parse().unwrap()
-        } else {
-            Default::default()
-        },
         cross_connect: (!mpls).then(|| "eth1".to_owned()),
+        mpls_mtu: MplsMtu(mpls.then_some(1508)),
+        dscp_map: if mpls { "46=5" } else { "default" }.parse().unwrap(),
+        tc_map: if mpls { "5=46" } else { "default" }.parse().unwrap(),
         checksum: None,
     }
 }

@@ -722,6 +722,8 @@ fn wish(port: &PortConfig) -> Wish {
         accept_labels: port.accept_labels,
         mpls_mtu: port.mpls_mtu,
         cross_connect: port.cross_connect.as_deref().map(Arc::from),
+        dscp_map: port.dscp_map,
+        tc_map: port.tc_map,
         ..Wish::new(role, port.checksum)
     }
 }

@@ -210,6 +210,8 @@ impl<T: Tables> Switch<T> {
                 tx_only,
                 accept,
                 mpls_mtu,
+                dscp_map,
+                tc_map,
                 checksum,
             } => match self
                 .check_name(name)
@@ -224,6 +226,8 @@ impl<T: Tables> Switch<T> {
                     let wish = Wish {
                         accept_labels: *accept,
                         mpls_mtu: *mpls_mtu,
+                        dscp_map: *dscp_map,
+                        tc_map: *tc_map,
                         ..Wish::new(role, *checksum)
                     };
                     let adding = self.begin_adding(name.clone(), wish);

@@ -58,6 +58,8 @@ impl<T: Tables> Switch<T> {
                 accept_labels: wish.accept_labels,
                 mpls_mtu: wish.mpls_mtu,
                 cross_connect: wish.cross_connect.as_deref().map(str::to_owned),
+                dscp_map: wish.dscp_map,
+                tc_map: wish.tc_map,
                 checksum: wish.checksum,
             })
         });
@@ -387,6 +389,8 @@ impl<T: Tables> Switch<T> {
                 mpls_mtu: port.mpls_mtu().into(),
                 mpls_mtu_set: port.wish().mpls_mtu.0.map(u32::from),
                 cross_connect: port.cross_connect().map(str::to_owned),
+                dscp_map: Some(port.wish().dscp_map).filter(|map| !map.is_default()),
+                tc_map: Some(port.wish().tc_map).filter(|map| !map.is_default()),
                 tx_only: port.role() == Role::TxOnly,
                 local: port.role() == Role::Local,
                 parent_only: port.role() == Role::ParentOnly,
@@ -415,6 +419,8 @@ impl<T: Tables> Switch<T> {
             mpls_mtu: waiting.wish.mpls_mtu.0.map_or(waiting.mtu, u32::from),
             mpls_mtu_set: waiting.wish.mpls_mtu.0.map(u32::from),
             cross_connect: waiting.wish.cross_connect.as_deref().map(str::to_owned),
+            dscp_map: Some(waiting.wish.dscp_map).filter(|map| !map.is_default()),
+            tc_map: Some(waiting.wish.tc_map).filter(|map| !map.is_default()),
             tx_only: waiting.wish.role == Role::TxOnly,
             local: false,
             parent_only: false,

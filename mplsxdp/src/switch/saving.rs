@@ -100,6 +100,7 @@ impl Saving {
                     (port.mpls_mtu, port.cross_connect) = (saved.mpls_mtu, saved.cross_connect);
                     if !port.tx_only {
                         (port.mpls, port.accept_labels) = (saved.mpls, AcceptLabels(saved.accept_labels));
+                        (port.dscp_map, port.tc_map) = (saved.dscp_map, saved.tc_map);
                     }
                 }
                 None => {
@@ -111,6 +112,8 @@ impl Saving {
                         accept_labels: AcceptLabels(saved.accept_labels),
                         mpls_mtu: saved.mpls_mtu,
                         cross_connect: saved.cross_connect,
+                        dscp_map: saved.dscp_map,
+                        tc_map: saved.tc_map,
                         checksum: saved.checksum,
                     });
                 }
@@ -269,6 +272,7 @@ impl<T: Tables> Switch<T> {
         let is_as_configured = |port: &&PortConfig, wish: &Wish| {
             (port.mpls, port.accept_labels, port.mpls_mtu) == (wish.mpls, wish.accept_labels, wish.mpls_mtu)
                 && port.cross_connect.as_deref() == wish.cross_connect.as_deref()
+                && (port.dscp_map, port.tc_map) == (wish.dscp_map, wish.tc_map)
         };
         let other =
             wanted.filter(|(name, wish)| !configured.get(name).is_some_and(|port| is_as_configured(port, wish)));
@@ -284,6 +288,8 @@ fn saved_port(name: &str, wish: Wish) -> Port {
         accept_labels: wish.accept_labels.0,
         mpls_mtu: wish.mpls_mtu,
         cross_connect: wish.cross_connect.as_deref().map(str::to_owned),
+        dscp_map: wish.dscp_map,
+        tc_map: wish.tc_map,
         checksum: wish.checksum,
     }
 }

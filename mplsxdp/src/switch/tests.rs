@@ -11,6 +11,7 @@ use super::*;
 use crate::config::{Options, PortConfig};
 use crate::control::api::ChangeMode;
 use crate::dataplane::Capacity;
+use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::dataplane::label_ranges::AcceptLabels;
 use crate::dataplane::memory::MemoryTables;
 use crate::dataplane::mpls_mtu::MplsMtu;
@@ -56,6 +57,8 @@ fn port(name: &str) -> PortConfig {
         accept_labels: AcceptLabels::default(),
         mpls_mtu: MplsMtu::default(),
         cross_connect: None,
+        dscp_map: DscpMap::default(),
+        tc_map: TcMap::default(),
         checksum: None,
     }
 }
@@ -295,6 +298,8 @@ impl Rig {
             tx_only: false,
             accept: AcceptLabels::default(),
             mpls_mtu: MplsMtu::default(),
+            dscp_map: DscpMap::default(),
+            tc_map: TcMap::default(),
             checksum: None,
         })
     }
@@ -1132,7 +1137,7 @@ fn links_are_added_set_listed_and_deleted() {
         change: PortChange {
             mpls,
             accept_labels: accept.map(|accept| accept.parse().unwrap()),
-            mpls_mtu: None,
+            ..PortChange::default()
         },
     };
     rig.request(set("eth4", Some(false), None)).unwrap();
@@ -1151,6 +1156,26 @@ fn links_are_added_set_listed_and_deleted() {
     assert!(rig.switch.tables().ports[&number].accepts_any_label());
     rig.ask(Request::ListLinks { counters: true });
     assert!(rig.saw(|effect| matches!(effect, Effect::ReplyLinks { links, .. } if links.len() == 4)));
+    // Maps are in the table when the port's word says that it has some.
+    let mut map = |dscp_map: Option<&str>, tc_map: Option<&str>| {
+        rig.request(Request::SetLink {
+            name: "eth4".into(),
+            change: PortChange {
+                dscp_map: dscp_map.map(|map| map.parse().unwrap()),
+                tc_map: tc_map.map(|map| map.parse().unwrap()),
+                ..PortChange::default()
+            },
+        })
+        .unwrap();
+        let tables = rig.switch.tables();
+        let classes = tables.traffic_classes[&number];
+        let has_classes = tables.ports[&number].has(PortWord::CLASSES);
+        (has_classes, classes.dscp.get(46), classes.tc.get(5))
+    };
+    assert_eq!(map(Some("46=4"), None), (true, Some(4), None));
+    assert_eq!(map(None, Some("5=10")), (true, Some(4), Some(10)));
+    assert_eq!(map(Some("default"), None), (true, None, Some(10)));
+    assert_eq!(map(None, Some("default")), (false, None, None));
 
     let delete = |name: &str| Request::DeleteLink { name: name.into() };
     rig.request(delete("eth4")).unwrap();
@@ -1209,6 +1234,8 @@ fn an_mpls_mtu_is_at_most_what_xdp_can_send() {
         tx_only: true,
         accept: AcceptLabels::default(),
         mpls_mtu: MplsMtu(Some(bytes)),
+        dscp_map: DscpMap::default(),
+        tc_map: TcMap::default(),
         checksum: None,
     };
     rig.link(link(4, "eth4"));

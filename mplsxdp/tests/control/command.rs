@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mplsxdp::control::api::{Checksum, Request};
 use mplsxdp::control::{Instance, RUN_DIR_VARIABLE};
+use mplsxdp::dataplane::class_maps::{DscpMap, TcMap};
 use mplsxdp::dataplane::label_ranges::AcceptLabels;
 use mplsxdp::dataplane::mpls_mtu::MplsMtu;
 use mplsxdp::dataplane::port_change::PortChange;
@@ -1100,6 +1101,8 @@ fn links_are_changed() {
         "link set eth1 mpls-mtu 1508",
         "link set eth1 mpls-mtu default mpls on",
         "link add eth6 mpls-mtu 1504 tx-only",
+        "link set eth1 dscp-map 46=5,34=4 tc-map 5=46",
+        "link set eth1 tc-map default",
         "link del eth1",
     ] {
         assert_eq!(done(&fake, line), "");
@@ -1117,6 +1120,8 @@ fn links_are_changed() {
         tx_only,
         accept: AcceptLabels::default(),
         mpls_mtu: MplsMtu((name == "eth6").then_some(1504)),
+        dscp_map: DscpMap::default(),
+        tc_map: TcMap::default(),
         checksum: (name == "eth5").then_some(Checksum::Trust),
     };
     let set = |mpls, accept: Option<&str>, mpls_mtu| Request::SetLink {
@@ -1125,6 +1130,15 @@ fn links_are_changed() {
             mpls,
             accept_labels: accept.map(|accept| accept.parse().unwrap()),
             mpls_mtu,
+            ..PortChange::default()
+        },
+    };
+    let map = |dscp_map: Option<&str>, tc_map: &str| Request::SetLink {
+        name: "eth1".into(),
+        change: PortChange {
+            dscp_map: dscp_map.map(|map| map.parse().unwrap()),
+            tc_map: tc_map.parse().ok(),
+            ..PortChange::default()
         },
     };
     assert_eq!(
@@ -1140,6 +1154,8 @@ fn links_are_changed() {
             set(None, None, Some(MplsMtu(Some(1508)))),
             set(Some(true), None, Some(MplsMtu(None))),
             add("eth6", true),
+            map(Some("34=4,46=5"), "5=46"),
+            map(None, "default"),
             Request::DeleteLink { name: "eth1".into() }
         ]
     );

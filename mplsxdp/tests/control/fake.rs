@@ -515,6 +515,8 @@ fn links(counters: bool) -> Vec<Link> {
         mpls_mtu: 1500,
         mpls_mtu_set: None,
         cross_connect: None,
+        dscp_map: None,
+        tc_map: None,
         tx_only: false,
         local: false,
         parent_only: false,

@@ -70,12 +70,12 @@ fn calls() -> Vec<(&'static str, Value)> {
         ("ListLinks", json!({ "counters": true })),
         (
             "AddLink",
-            json!({ "ifname": "eth1", "tx_only": false, "accept_labels": "100-199,300", "mpls_mtu": 1508, "checksum": "trust" }),
+            json!({ "ifname": "eth1", "tx_only": false, "accept_labels": "100-199,300", "mpls_mtu": 1508, "dscp_map": "46=5", "tc_map": "5=46", "checksum": "trust" }),
         ),
         ("DeleteLink", json!({ "ifname": "eth1" })),
         (
             "SetLink",
-            json!({ "ifname": "eth1", "mpls": true, "accept_labels": "all", "mpls_mtu": 0 }),
+            json!({ "ifname": "eth1", "mpls": true, "accept_labels": "all", "mpls_mtu": 0, "dscp_map": "46=5", "tc_map": "default" }),
         ),
         (
             "AddCrossConnect",

@@ -6,8 +6,8 @@ use std::num::NonZeroU8;
 
 use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, CrossConnect, Domain, LabelRange, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
-    SubInterfaceKey, TtlPropagate, VlanTags,
+    Adjacency, CrossConnect, Domain, DscpToTc, LabelRange, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
+    SubInterfaceKey, TcToDscp, TrafficClasses, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::wire::{
     ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
@@ -63,6 +63,7 @@ struct Port {
     sub_interfaces: [Option<PortWord>; lab::SUB_INTERFACES],
     label_ranges: Vec<LabelRange>,
     cross_connect: CrossConnect,
+    classes: TrafficClasses,
 }
 
 impl Port {
@@ -85,6 +86,7 @@ impl Port {
     fn store_word(&self, number: u16, word: PortWord, tags: usize, tables: &mut impl Tables) {
         tables.store_label_ranges(number, &self.label_ranges);
         tables.store_cross_connect(number, self.cross_connect.without_tags(tags));
+        tables.store_traffic_classes(number, self.classes);
         tables.store_port(number, word);
     }
 }
@@ -155,6 +157,7 @@ fn port() -> impl Strategy<Value = Port> {
         prop_oneof![
             6 => Just(PortWord::MPLS | PortWord::IMPOSE),
             1 => Just(PortWord::MPLS | PortWord::RANGES),
+            2 => Just(PortWord::MPLS | PortWord::IMPOSE | PortWord::CLASSES),
             1 => Just(PortWord::CROSS_CONNECT),
             2 => any::<u8>(),
         ]
@@ -163,12 +166,13 @@ fn port() -> impl Strategy<Value = Port> {
     let word = || (flags(), domain()).prop_map(|(flags, domain)| PortWord::new(OWN_MAC, flags).with_domain(domain));
     let sub_interfaces = [(); lab::SUB_INTERFACES].map(|()| weighted(0.8, word()));
     let label_ranges = prop::collection::vec(label_range(), 0..4);
-    (word(), sub_interfaces, label_ranges, cross_connect()).prop_map(
-        |(word, sub_interfaces, label_ranges, cross_connect)| Port {
+    (word(), sub_interfaces, label_ranges, cross_connect(), traffic_classes()).prop_map(
+        |(word, sub_interfaces, label_ranges, cross_connect, classes)| Port {
             word,
             sub_interfaces,
             label_ranges,
             cross_connect,
+            classes,
         },
     )
 }
@@ -189,6 +193,21 @@ fn cross_connect() -> impl Strategy<Value = CrossConnect> {
 fn label_range() -> impl Strategy<Value = LabelRange> {
     let label = || (16..LABELS).prop_map(Label::from_low_bits);
     (label(), label()).prop_map(|(a, b)| LabelRange::new(a.min(b), a.max(b)))
+}
+
+/// Maps of some TCs and DSCPs.
+fn traffic_classes() -> impl Strategy<Value = TrafficClasses> {
+    let tcs = prop::collection::vec((0u8..8, 0u8..64), 0..8);
+    let dscps = prop::collection::vec((0u8..64, 0u8..8), 0..64);
+    (tcs, dscps).prop_map(|(tcs, dscps)| {
+        let tc = tcs
+            .into_iter()
+            .fold(TcToDscp::default(), |map, (tc, dscp)| map.with(tc, dscp));
+        let dscp = dscps
+            .into_iter()
+            .fold(DscpToTc::default(), |map, (dscp, tc)| map.with(dscp, tc));
+        TrafficClasses { tc, dscp }
+    })
 }
 
 fn route_entry() -> impl Strategy<Value = RouteEntry> {

@@ -554,6 +554,8 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
         mpls: Some(false),
         accept_labels: None,
         mpls_mtu: None,
+        dscp_map: None,
+        tc_map: None,
     })?;
     let is_here = |route: &&Route| {
         let mut devs = route.next_hops().filter_map(|next_hop| next_hop.dev.as_deref());

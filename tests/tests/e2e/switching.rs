@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use etherparse::Ipv4Header;
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Stats, Status};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
@@ -12,6 +13,7 @@ use mplsxdp_tests::wait;
 
 use crate::bench::{Bench, LEFT, NATIVE, v4, v6};
 use crate::test;
+use crate::too_big::{datagram, fragmented};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -36,6 +38,7 @@ pub fn tests() -> Vec<Trial> {
         test("switching::in_and_out_by_the_same_port", one_armed),
         test("switching::a_port_without_mpls_takes_no_labels", port_disabled),
         test("switching::a_port_takes_only_the_labels_of_its_ranges", accepted_labels),
+        test("switching::a_port_maps_dscps_to_tcs_and_back", class_maps),
         test("switching::generic_mode_does_the_same_and_says_so", generic),
     ]
 }
@@ -380,6 +383,114 @@ fn accepted_labels() -> Result<()> {
     bench.router.run("link set eth1 accept-labels all")?;
     forwarded(&[100], 110, 63)?;
     forwarded(&[200], 210, 63)
+}
+
+/// The packet with another TOS or traffic class byte.
+fn marked(packet: &[u8], tos: u8) -> Result<Vec<u8>> {
+    let mut packet = packet.to_vec();
+    if packet[0] >> 4 == 6 {
+        (packet[0], packet[1]) = (0x60 | tos >> 4, tos << 4 | packet[1] & 0xf);
+        return Ok(packet);
+    }
+    packet[1] = tos;
+    let (header, _) = Ipv4Header::from_slice(&packet)?;
+    let checksum = header.calc_header_checksum();
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    Ok(packet)
+}
+
+fn class_maps() -> Result<()> {
+    let bench = Bench::new("--iface eth1 --iface eth2 --dscp-map eth1=46=6,10=1 --tc-map eth1=5=34,0=8")?;
+    for route in [
+        "100 as 110",
+        "300 as 200/110",
+        "210",
+        "10.9.0.0/16 encap mpls 500",
+        "2001:db8:9::/48 encap mpls 500/501",
+    ] {
+        bench.route(route)?;
+    }
+    bench.router.run("route add 150 dev lo")?;
+    // DSCPs in the map and others; the ECN field stays.
+    let imposed = |tos: u8, tc: u8| {
+        for (ethertype, sent, out, labels) in [
+            (ETH_P_IP, v4(64)?, v4(63)?, &[500][..]),
+            (ETH_P_IPV6, v6(64)?, v6(63)?, &[500, 501]),
+        ] {
+            let sent = ethernet(bench.port1, bench.left.mac(), ethertype, &marked(&sent, tos)?);
+            let stack: Vec<_> = labels.iter().map(|&label| Entry::new(label, 63).tc(tc)).collect();
+            let expected = bench.out_labelled(&stack, &marked(&out, tos)?);
+            bench.expect(&format!("imposition on TOS {tos:#x}"), &sent, &expected)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let popped = |tc: u8, before: u8, after: u8| {
+        for (ethertype, packet) in [(ETH_P_IP, v4(64)?), (ETH_P_IPV6, v6(64)?)] {
+            let out = if ethertype == ETH_P_IP { v4(63)? } else { v6(63)? };
+            let sent = bench.labelled(&[Entry::new(210, 64).tc(tc)], &marked(&packet, before)?);
+            let expected = ethernet(bench.right.mac(), bench.port2, ethertype, &marked(&out, after)?);
+            bench.expect(&format!("a pop of TC {tc}, TOS {before:#x}"), &sent, &expected)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    imposed(46 << 2 | 1, 6)?;
+    imposed(10 << 2, 1)?;
+    imposed(34 << 2 | 2, 4)?;
+    popped(5, 46 << 2 | 3, 34 << 2 | 3)?;
+    popped(0, 0xff, 8 << 2 | 3)?;
+    popped(3, 0xbb, 0xbb)?;
+    // Labels that stay keep their TCs, and the packet beneath its DSCP.
+    let packet = marked(&v4(64)?, 46 << 2)?;
+    bench.expect(
+        "a swap",
+        &bench.labelled(&[Entry::new(100, 64).tc(5)], &packet),
+        &bench.out_labelled(&[Entry::new(110, 63).tc(5)], &packet),
+    )?;
+    bench.expect(
+        "a push",
+        &bench.labelled(&[Entry::new(300, 64).tc(5)], &packet),
+        &bench.out_labelled(&[Entry::new(200, 63).tc(5), Entry::new(110, 63).tc(5)], &packet),
+    )?;
+    // A packet that is popped here and imposed anew has the DSCP first.
+    for (tc, dscp, out) in [(5, 34, 4), (3, 46, 6)] {
+        bench.expect(
+            "a pop to this machine",
+            &bench.labelled(&[Entry::new(150, 64).tc(tc)], &packet),
+            &bench.out_labelled(&[Entry::new(500, 62).tc(out)], &marked(&v4(62)?, dscp << 2)?),
+        )?;
+    }
+    // The slow path does the same.
+    let large = datagram(1600, false, 3)?;
+    bench.left.send(&bench.labelled(&[Entry::new(210, 64).tc(5)], &large))?;
+    for fragment in fragmented(&marked(&large, 34 << 2)?, 1500, 63)? {
+        let expected = ethernet(bench.right.mac(), bench.port2, ETH_P_IP, &fragment);
+        bench.right.receive("a fragment", |frame| frame == expected)?;
+    }
+
+    let shown = bench.router.run("link show eth1")?;
+    ensure!(shown.contains("    dscp-map 10=1,46=6 tc-map 0=8,5=34\n"), "{shown}");
+    let config = bench.router.run("config")?;
+    for option in ["dscp-map = [\"eth1=10=1,46=6\"]", "tc-map = [\"eth1=0=8,5=34\"]"] {
+        ensure!(config.contains(option), "{config}");
+    }
+    for (command, error) in [
+        ("link set eth1 dscp-map 64=5", "`64=5` is not DSCP=TC: write 0 to 63"),
+        ("link set eth1 tc-map 5=64", "`5=64` is not TC=DSCP: write 0 to 7"),
+        ("link set eth1 tc-map 5=1,5=2", "5 is mapped twice"),
+        (
+            "link add eth3 tx-only tc-map 5=46",
+            "nothing that arrives at a port with `tx_only`",
+        ),
+    ] {
+        let wrong = bench.router.run(command).err().context(command)?;
+        ensure!(format!("{wrong:#}").contains(error), "{wrong:#}");
+    }
+    popped(5, 46 << 2 | 3, 34 << 2 | 3)?;
+    bench.router.run("link set eth1 tc-map default")?;
+    popped(5, 46 << 2 | 3, 46 << 2 | 3)?;
+    imposed(46 << 2, 6)?;
+    bench.router.run("link set eth1 dscp-map default")?;
+    imposed(46 << 2, 5)
 }
 
 fn generic() -> Result<()> {

@@ -425,16 +425,22 @@ fn change(request: &Request) -> Option<String> {
             tx_only,
             accept,
             mpls_mtu,
+            dscp_map,
+            tc_map,
             checksum,
         } => {
             let tx_only = if *tx_only { " tx-only" } else { "" };
             let accept = accept.0.map(|ranges| format!(" accept-labels {ranges}"));
             let mpls_mtu = mpls_mtu.0.map(|bytes| format!(" mpls-mtu {bytes}"));
+            let dscp_map = (!dscp_map.is_default()).then(|| format!(" dscp-map {dscp_map}"));
+            let tc_map = (!tc_map.is_default()).then(|| format!(" tc-map {tc_map}"));
             let checksum = checksum.map(|checksum| format!(" checksum {}", checksum.name()));
             Some(format!(
-                "add link {name}{tx_only}{}{}{}",
+                "add link {name}{tx_only}{}{}{}{}{}",
                 accept.unwrap_or_default(),
                 mpls_mtu.unwrap_or_default(),
+                dscp_map.unwrap_or_default(),
+                tc_map.unwrap_or_default(),
                 checksum.unwrap_or_default()
             ))
         }
@@ -443,11 +449,15 @@ fn change(request: &Request) -> Option<String> {
             let mpls = change.mpls.map(|mpls| if mpls { " mpls on" } else { " mpls off" });
             let accept = change.accept_labels.map(|accept| format!(" accept-labels {accept}"));
             let mpls_mtu = change.mpls_mtu.map(|mtu| format!(" mpls-mtu {mtu}"));
+            let dscp_map = change.dscp_map.map(|map| format!(" dscp-map {map}"));
+            let tc_map = change.tc_map.map(|map| format!(" tc-map {map}"));
             Some(format!(
-                "set link {name}{}{}{}",
+                "set link {name}{}{}{}{}{}",
                 mpls.unwrap_or_default(),
                 accept.unwrap_or_default(),
-                mpls_mtu.unwrap_or_default()
+                mpls_mtu.unwrap_or_default(),
+                dscp_map.unwrap_or_default(),
+                tc_map.unwrap_or_default()
             ))
         }
         Request::AddCrossConnect {

@@ -13,7 +13,7 @@ use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, Counter, CrossConnect, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LabelRange,
     LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason,
-    RouteEntry, Settings, SubInterfaceKey, map,
+    RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TrafficClasses, map,
 };
 use mplsxdp_common::wire::Label;
 
@@ -43,6 +43,7 @@ pub struct KernelTables {
     filled: [bool; MAX_DOMAINS],
     label_ranges: MappedWords,
     cross_connects: MappedWords,
+    traffic_classes: MappedWords,
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` again: aya's type cannot delete.
@@ -113,6 +114,11 @@ impl KernelTables {
                 MAX_PORTS as usize * LABEL_RANGE_WORDS,
             )?,
             cross_connects: MappedWords::new(map::CROSS_CONNECTS, &open(map::CROSS_CONNECTS)?, MAX_PORTS as usize)?,
+            traffic_classes: MappedWords::new(
+                map::TRAFFIC_CLASSES,
+                &open(map::TRAFFIC_CLASSES)?,
+                MAX_PORTS as usize * TRAFFIC_CLASS_WORDS,
+            )?,
             sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
@@ -297,6 +303,13 @@ impl Tables for KernelTables {
 
     fn store_cross_connect(&mut self, port: u16, cross: CrossConnect) {
         self.cross_connects.store(port.into(), cross.to_bits());
+    }
+
+    fn store_traffic_classes(&mut self, port: u16, classes: TrafficClasses) {
+        let first = usize::from(port) * TRAFFIC_CLASS_WORDS;
+        for (index, word) in (first..).zip(classes.to_words()) {
+            self.traffic_classes.store(index, word);
+        }
     }
 
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {

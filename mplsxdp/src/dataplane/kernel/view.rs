@@ -2,7 +2,7 @@
 
 use mplsxdp_common::abi::{
     Adjacency, CrossConnect, Domain, LabelRange, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
-    VlanTags,
+    TRAFFIC_CLASS_WORDS, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -36,6 +36,12 @@ impl forward::PortView for AtPort<'_> {
     fn cross_connect(&self, _port: PortWord, number: u32) -> CrossConnect {
         let word = self.tables.cross_connects.get(number as usize);
         word.map_or(CrossConnect::NOWHERE, CrossConnect::from_bits)
+    }
+
+    fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
+        let word = number as usize * TRAFFIC_CLASS_WORDS + index;
+        let classes = || self.tables.traffic_classes.get(word);
+        port.has(PortWord::CLASSES).then(classes).flatten().unwrap_or(0)
     }
 
     fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {

@@ -161,6 +161,8 @@ fn any_request() -> impl Strategy<Value = Request> {
                 tx_only: true,
                 accept: AcceptLabels::default(),
                 mpls_mtu: MplsMtu::default(),
+                dscp_map: DscpMap::default(),
+                tc_map: TcMap::default(),
                 checksum: Some(Checksum::Trust),
             },
             1 => Request::SetLink {
@@ -169,6 +171,8 @@ fn any_request() -> impl Strategy<Value = Request> {
                     mpls: Some(false),
                     accept_labels: "100-199".parse().ok(),
                     mpls_mtu: "1505".parse().ok(),
+                    dscp_map: "46=5".parse().ok(),
+                    tc_map: "5=46".parse().ok(),
                 },
             },
             _ => Request::DeleteLink { name },

@@ -8,7 +8,7 @@ use mplsxdp::route::Route;
 use mplsxdp::route::line::{self, Family};
 use mplsxdp::slowpath::IcmpVia;
 use mplsxdp::slowpath::outcome::Outcome;
-use mplsxdp_common::abi::{PortWord, Reason, Settings, TtlMode, UnknownPolicy};
+use mplsxdp_common::abi::{Adjacency, Reason, Settings, TtlMode, UnknownPolicy};
 use mplsxdp_common::forward::Verdict;
 use mplsxdp_common::wire::ETH_HLEN;
 
@@ -59,10 +59,6 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn port_word(&self) -> PortWord {
-        lab::port_word(&self.port)
-    }
-
     /// The settings of the program that it runs with.
     pub fn settings(&self) -> impl Iterator<Item = Settings> {
         self.options.iter().map(|options| options.settings())
@@ -157,11 +153,13 @@ pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
                 case.name
             ));
         }
-        let not_real = |line: &&Line| (line.port == "labels" || line.headroom.is_some()) && line.no_veth.is_none();
+        let is_made_up =
+            |line: &Line| matches!(&*line.port, "labels" | "cross" | "cross-vlan") || line.headroom.is_some();
+        let not_real = |line: &&Line| is_made_up(line) && line.no_veth.is_none();
         if let Some(line) = case.lines.iter().find(not_real) {
             report(format!(
-                "{}: a real router has no port @labels and no headroom of its own choice: say `no-veth WHY` beneath it",
-                line.place
+                "{}: the real router has no port @{} with this headroom: say `no-veth WHY` beneath it",
+                line.place, line.port
             ));
         }
         if case.lines.is_empty() && !case.unreadable {
@@ -402,6 +400,15 @@ fn parse_outcome(text: &str, received: &[u8], unknown: UnknownPolicy) -> Result<
             "`{rest}`: nothing follows `untouched`; what the kernel gets otherwise is `kernel FRAME`"
         )),
         "kernel" => Ok((Verdict::Pass, Frame::read(rest)?.to_bytes(), After::Nothing)),
+        "across" => {
+            let (dev, frame) = rest.split_once(' ').unwrap_or((rest, ""));
+            let port = resolved(dev)?.port();
+            let output = match frame {
+                "" => received.to_vec(),
+                frame => Frame::read(frame)?.to_bytes(),
+            };
+            Ok((Verdict::Forward { port }, output, After::Nothing))
+        }
         _ if reason_of(word).is_some() => Err(format!(
             "`{text}`: a comma stands between a reason and what the slow path makes of it, `{word}, OUTCOME`"
         )),
@@ -439,14 +446,18 @@ fn neighbour(dev: &str) -> Result<lab::Neighbour, String> {
     let found = lab::neighbours().into_iter().find(|neighbour| neighbour.dev == dev);
     found.ok_or_else(|| {
         let names = Vec::from_iter(lab::neighbours().iter().map(|neighbour| neighbour.dev)).join(", ");
-        format!("there is no neighbour `{dev}`: {names}; or `untouched`, `kernel FRAME`, the name of a reason")
+        format!("there is no neighbour `{dev}`: {names}; or `untouched`, `kernel FRAME`, `across NEIGHBOUR [FRAME]`, the name of a reason")
     })
+}
+
+fn resolved(dev: &str) -> Result<Adjacency, String> {
+    let adjacency = neighbour(dev)?.adjacency;
+    adjacency.ok_or_else(|| format!("the neighbour `{dev}` has no MAC address"))
 }
 
 /// A frame as it goes to the neighbour behind `dev`, and the port through which it leaves.
 fn to_neighbour(dev: &str, frame: &str) -> Result<(u16, Frame), String> {
-    let adjacency = neighbour(dev)?.adjacency;
-    let adjacency = adjacency.ok_or_else(|| format!("the neighbour `{dev}` has no MAC address"))?;
+    let adjacency = resolved(dev)?;
     if let Some(word) = frame.split_whitespace().find(|&word| matches!(word, "for" | "src")) {
         return Err(format!("`{word}`: the MAC addresses are the neighbour's, `{dev}`"));
     }

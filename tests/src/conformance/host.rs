@@ -50,7 +50,7 @@ impl Host {
     /// What the core does with the frame of a line.
     pub fn forward(&mut self, line: &Line, options: &Options) -> lab::Outcome {
         let settings = options.settings();
-        lab::store_port(self.lfib.tables_mut(), settings, line.port_word());
+        lab::store_port(self.lfib.tables_mut(), settings, &line.port);
         let headroom = line.headroom.unwrap_or(MemoryFrame::HEADROOM);
         let frame = MemoryFrame::with_headroom(&line.frame, headroom);
         lab::run_in(self.lfib.tables(), settings, frame)

@@ -136,7 +136,7 @@ impl Kernel {
             self.programs.insert(port, self.loader.program(settings)?);
         }
         let program = self.programs.get_mut(&port).context("the program was just loaded")?;
-        lab::store_port(self.lfib.tables_mut(), settings, line.port_word());
+        lab::store_port(self.lfib.tables_mut(), settings, &line.port);
         let metadata = line.headroom.map_or(0, |bytes| HEADROOM - bytes.min(HEADROOM));
         let mut ran = test_run(
             program,
@@ -162,8 +162,13 @@ impl Kernel {
                 show(&ran.frame)
             );
         }
-        let counted = self.host.forward(line, options).counted;
-        let port = self.host.counting_port(line, options);
+        let lab::Outcome { counted, crossed, .. } = self.host.forward(line, options);
+        let port = crossed.unwrap_or_else(|| self.host.counting_port(line, options));
+        if crossed.is_some() {
+            let counter = self.reasons.entry((port, Reason::CrossConnected)).or_default();
+            counter.packets += 1;
+            counter.bytes += line.frame.len() as u64;
+        }
         if let Some(reason) = reason {
             let lost = loss(reason, options.unknown).map(|loss| self.losses.entry((port, reason, loss)).or_default());
             for counter in lost

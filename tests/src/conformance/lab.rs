@@ -12,8 +12,8 @@ use mplsxdp::lfib::pass::Claim;
 use mplsxdp::lfib::{Lfib, Mode};
 use mplsxdp::route::Owner;
 use mplsxdp_common::abi::{
-    Adjacency, Checksum, Counter, Domain, MAX_ADJACENCIES, MAX_FTN, PortWord, Reason, Settings, SubInterfaceKey,
-    TtlMode, VlanTags,
+    Adjacency, Checksum, Counter, CrossConnect, Domain, MAX_ADJACENCIES, MAX_FTN, PortWord, Reason, Settings,
+    SubInterfaceKey, TtlMode, VlanTags,
 };
 use mplsxdp_common::forward::{Verdict, forward};
 use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Mac};
@@ -153,27 +153,51 @@ pub fn settings() -> Vec<Settings> {
 }
 
 /// The kinds of ports that frames arrive at.
-pub const PORT_KINDS: [&str; 5] = ["core", "labels", "ip", "local", "tx"];
+pub const PORT_KINDS: [&str; 7] = ["core", "labels", "ip", "local", "tx", "cross", "cross-vlan"];
 
 /// The `PORTS` entry of a kind of port.
 pub fn port_word(kind: &str) -> PortWord {
     let flags = match kind {
-        "core" => PortWord::MPLS | PortWord::IMPOSE,
+        "core" | "cross-vlan" => PortWord::MPLS | PortWord::IMPOSE,
         "labels" => PortWord::MPLS,
         "ip" => PortWord::IMPOSE,
         "local" => PortWord::IMPOSE | PortWord::LOCAL,
         "tx" => 0,
+        "cross" => PortWord::CROSS_CONNECT,
         _ => panic!("no such kind of port: {kind}"),
     };
     PortWord::new(OWN_MAC, flags)
 }
 
+/// Where the frames of the sub-interfaces go if they are cross-connected, by their indexes in [`ARRIVAL_TAGS`].
+const CROSSED: [CrossConnect; ARRIVAL_TAGS.len()] = [
+    CrossConnect::new(TX_PORTS[2], LONGEST)
+        .without_tags(1)
+        .with_tags(&[(ETH_P_8021Q, 200)]),
+    CrossConnect::new(TX_PORTS[1], LONGEST).without_tags(2),
+];
+
+/// The longest frame that goes through a cross-connect.
+const LONGEST: u16 = 1518;
+
 /// Makes frames arrive at a port of this kind, and at its sub-interfaces.
-pub fn store_port(tables: &mut impl Tables, settings: Settings, word: PortWord) {
+pub fn store_port(tables: &mut impl Tables, settings: Settings, kind: &str) {
+    let cross = CrossConnect::new(TX_PORTS[1], LONGEST);
+    tables.store_cross_connect(settings.port() as u16, cross);
+    for (index, cross) in CROSSED.into_iter().enumerate() {
+        tables.store_cross_connect(arrival_sub_interface(settings, index), cross);
+    }
+    let word = port_word(kind);
+    let tagged = if kind == "cross-vlan" { port_word("cross") } else { word };
+    store_port_words(tables, settings, word, tagged);
+}
+
+/// The same with the word of the port and that of its sub-interfaces.
+pub fn store_port_words(tables: &mut impl Tables, settings: Settings, word: PortWord, tagged: PortWord) {
     tables.store_port(settings.port() as u16, word);
     for (index, (outer, inner)) in ARRIVAL_TAGS.into_iter().enumerate() {
         let number = arrival_sub_interface(settings, index);
-        tables.store_port(number, word);
+        tables.store_port(number, tagged);
         let key = SubInterfaceKey::new(settings.port(), outer, inner);
         tables.insert_sub_interface(key, number).unwrap();
     }
@@ -188,8 +212,8 @@ pub struct Outcome {
     pub missing: usize,
     /// What it added to route counters, by slot; slot 0 is unused.
     pub counted: HashMap<u32, Counter>,
-    /// It was cross-connected.
-    pub crossed: bool,
+    /// The port whose cross-connect it went through.
+    pub crossed: Option<u16>,
 }
 
 /// Runs the core on the host.
@@ -210,6 +234,9 @@ pub fn run_in(tables: &MemoryTables, settings: Settings, mut frame: MemoryFrame)
         frame: frame.bytes().to_vec(),
         missing: frame.trimmed(),
         counted,
-        crossed: reasons.keys().any(|&(_, reason)| reason == Reason::CrossConnected),
+        crossed: reasons
+            .keys()
+            .find(|(_, reason)| *reason == Reason::CrossConnected)
+            .map(|&(port, _)| port as u16),
     }
 }

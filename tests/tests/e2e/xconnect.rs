@@ -8,11 +8,13 @@ use mplsxdp::control::api::{Link, Stats};
 use mplsxdp_common::wire::{ETH_P_8021AD as AD, ETH_P_8021Q as Q, ETH_P_IP, Mac};
 use mplsxdp_tests::bystanders;
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, tagged};
+use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::ensure_nothing_left;
+use mplsxdp_tests::vm::Nic;
 use mplsxdp_tests::{End, Lab, Router, Tap, link, wait};
 
 use crate::bench::{Bench, NATIVE, v4, v6};
-use crate::test;
+use crate::{test, test_with};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOCAL_EXPERIMENTAL: u16 = 0x88b5;
@@ -24,6 +26,11 @@ pub fn tests() -> Vec<Trial> {
         test("xconnect::what_is_too_long_is_counted", too_long),
         test("xconnect::one_way_leaves_the_other_port_as_it_was", one_way),
         test("xconnect::tags_of_sub_interfaces_are_replaced", tags),
+        test_with(
+            "xconnect::virtual_machines_talk_to_each_other_and_to_a_wire",
+            Some(Need::TapQueues),
+            taps,
+        ),
         test("xconnect::hosts_talk_as_by_a_cable", || hosts("")),
         test("xconnect::hosts_talk_in_generic_mode", || hosts("--mode generic")),
         test("xconnect::what_contradicts_another_use_is_refused", refused),
@@ -225,6 +232,39 @@ fn tags() -> Result<()> {
         "{wrong:#}"
     );
     bench.router.unload()
+}
+
+/// Two VMs by their taps, one with several queues, and the other of them by a wire.
+fn taps() -> Result<()> {
+    let lab = Lab::new()?;
+    let (patch, right) = (lab.netns("patch")?, lab.netns("right")?);
+    link(End::new(&patch, "eth1"), End::new(&right, "eth0"))?;
+    let nics = [1, 2].map(|queues| Nic {
+        queues,
+        vnet_header: true,
+        nonblocking: true,
+    });
+    let mut machines = Vec::new();
+    for (nic, tap) in nics.into_iter().zip(["tap0", "tap1"]) {
+        nic.make_tap(&patch, tap)?;
+        machines.push(nic.plug(&patch, tap)?);
+    }
+    let router = Router::load(&patch, "--iface tap0 --iface tap1 --iface eth1")?;
+    let wire = Tap::open(&right, "eth0")?;
+    for (ports, [one, other]) in [
+        ("tap0 tap1", [&machines[0], &machines[1]]),
+        ("tap1 eth1", [&machines[1], &wire]),
+    ] {
+        router.run(&format!("xconnect add {ports}"))?;
+        for (from, to) in [(one, other), (other, one)] {
+            for (number, sent) in [tagged(&[(AD, 100), (Q, 200)], &frame(1)), frame(2)].iter().enumerate() {
+                cross(&format!("frame {number} by {ports}"), from, to, sent, sent)?;
+            }
+        }
+        let (from, _) = ports.split_once(' ').context("two ports")?;
+        router.run(&format!("xconnect del {from}"))?;
+    }
+    router.unload()
 }
 
 /// Checksums that senders leave to their NIC go with the frames, or are computed.

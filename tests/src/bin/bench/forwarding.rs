@@ -33,7 +33,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::generator::{self, Draws, Generator, Headers, Size};
-use super::rows::{Counters, Keys, Measure, ROWS, Row, VLAN};
+use super::rows::{CROSS, Counters, Keys, Measure, ROWS, Row, VLAN};
 use super::{median, sorted};
 
 /// What the frames leave by has room for labels.
@@ -254,6 +254,7 @@ struct Bench<'a> {
 struct Switch {
     router: Router,
     counters: Counters,
+    is_crossed: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -347,9 +348,29 @@ impl<'a> Bench<'a> {
 
     /// Gives a switch the routes of a row.
     fn route_by_switch(&mut self, row: &Row, keys: &[String], contender: Contender) -> Result<()> {
-        let routes = self.routes(row, keys, contender)?;
+        let routes = match row.route {
+            CROSS => String::new(),
+            _ => self.routes(row, keys, contender)?,
+        };
         let switch = self.switch(contender, row.counters)?;
         switch.router.run_with("route restore --allow-empty", &routes)?;
+        let (from, to) = (contender.ports()[1], contender.way_out()[0]);
+        // A port with sub-interfaces cannot be cross-connected.
+        let commands = match (row.route == CROSS, switch.is_crossed) {
+            (true, _) => vec![
+                format!("link del {from}.{VLAN}"),
+                format!("xconnect add {from} {to} one-way"),
+            ],
+            (false, true) => vec![
+                format!("xconnect del {from}"),
+                format!("link add {from}.{VLAN} checksum trust"),
+            ],
+            (false, false) => Vec::new(),
+        };
+        for command in commands {
+            switch.router.run(&command)?;
+        }
+        switch.is_crossed = row.route == CROSS;
         Ok(())
     }
 
@@ -459,7 +480,7 @@ impl<'a> Bench<'a> {
     }
 
     /// A switch with so many counters.
-    fn switch(&mut self, contender: Contender, counters: Counters) -> Result<&Switch> {
+    fn switch(&mut self, contender: Contender, counters: Counters) -> Result<&mut Switch> {
         let (slot, instance, program) = match (contender, &self.arguments.before) {
             (Contender::Before, Some(program)) => (
                 &mut self.before,
@@ -487,11 +508,12 @@ impl<'a> Bench<'a> {
                 command.args(["--counter-slots", &MAX_LABELS.to_string()]);
             }
             *slot = Some(Switch {
+                is_crossed: false,
                 router: Router::start(self.netns, &instance, command)?,
                 counters,
             });
         }
-        slot.as_ref().context("no switch")
+        slot.as_mut().context("no switch")
     }
 
     /// The routes of a row as `route restore` reads them.

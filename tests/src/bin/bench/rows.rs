@@ -115,6 +115,8 @@ const fn all_counted(row: Row) -> Row {
 
 const SWAP: &str = "as {out} {next}";
 const IMPOSE: &str = "encap mpls {out} {next}";
+/// No routes: the port where frames arrive is cross-connected with the one where they leave.
+pub const CROSS: &str = "xconnect";
 /// As many labels as the default counter slots are for.
 const COUNTED: u32 = 65_520;
 const ALL: u32 = MAX_LABELS - Label::FIRST_ORDINARY.get();
@@ -175,6 +177,7 @@ pub const ROWS: &[Row] = &[
         labels(4096),
         "as {out} {back}",
     ),
+    row("xconnect", "cross-connect", labels(4096), CROSS),
     impose("impose-1", "imposition, 1 IPv4 prefix", Keys::Few(Family::V4, 1)),
     impose(
         "impose-256",

@@ -47,6 +47,7 @@ use crate::error;
 use crate::feeds::TtlDefaults;
 use crate::kernel::failed_links::FailedLinks;
 use crate::kernel::netdev::FeatureChanges;
+use crate::kernel::promiscuity::Promiscuity;
 use crate::kernel::{Events, Interests, Netlink, netns, sysctl};
 use crate::neighbour::Event;
 use crate::ports::PortError;
@@ -464,6 +465,9 @@ struct Daemon {
     next_token: Token,
     /// With `--persist`.
     persistence: Option<Arc<Persistence>>,
+    promiscuity: Promiscuity,
+    /// The interfaces that receive frames for other stations.
+    crossed: BTreeSet<u32>,
     /// Why links are not pinned any more.
     unpinned: Option<String>,
     /// The takeover has begun.
@@ -552,6 +556,8 @@ impl Daemon {
             answers: HashMap::new(),
             next_token: Token(0),
             persistence,
+            promiscuity: Promiscuity::new().context("cannot open a packet socket")?,
+            crossed: BTreeSet::new(),
             unpinned: None,
             takes_over: false,
             is_ready: false,
@@ -857,6 +863,7 @@ impl Daemon {
                 gone.for_each(|(_, attachment)| attachment.remove());
                 self.exceptions.keep_ports(ports);
             }
+            Effect::ReceiveAll(crossed) => self.receive_all(crossed),
             Effect::LinksDown(down) => self.discard_unsent(&down),
             Effect::MakeRoomForLocal { name } => {
                 let (netlink, instance) = (self.netlink.clone(), self.switch.config().instance.clone());
@@ -1144,6 +1151,26 @@ impl Daemon {
         self.persistence.is_some() && has_started && !self.unloads && self.failure.is_none()
     }
 
+    /// Frames go through a cross-connect whatever station they are for. With `--persist`, also when this process has ended.
+    fn receive_all(&mut self, crossed: BTreeSet<u32>) {
+        let changed: Vec<u32> = crossed.symmetric_difference(&self.crossed).copied().collect();
+        for ifindex in changed {
+            let on = crossed.contains(&ifindex);
+            if self.persistence.is_some() {
+                let netlink = self.netlink.clone();
+                self.requests.push(async move {
+                    if let Err(error) = netlink.set_link_promiscuous(ifindex, on).await {
+                        warn_of_promiscuity(ifindex, on, &error);
+                    }
+                    Outcome::Nothing
+                });
+            } else if let Err(error) = self.promiscuity.set(ifindex, on) {
+                warn_of_promiscuity(ifindex, on, &error);
+            }
+        }
+        self.crossed = crossed;
+    }
+
     /// Gives the slow path a view of what it may know.
     fn with_exceptions<R>(&mut self, work: impl FnOnce(&mut Exceptions, &View<'_>) -> R) -> R {
         let config = self.switch.config();
@@ -1190,6 +1217,16 @@ impl Daemon {
         if let Some(saving) = self.saving.take() {
             saving.store.stop(!self.unloads);
         }
+    }
+}
+
+/// One that is gone needs no more.
+fn warn_of_promiscuity(ifindex: u32, on: bool, error: &(dyn std::error::Error + 'static)) {
+    if on {
+        warn!(
+            ifindex,
+            error, "a cross-connected interface does not receive frames for other stations"
+        );
     }
 }
 

@@ -303,6 +303,14 @@ impl Netlink {
         self.set_link("setting up", ifindex, message).await
     }
 
+    /// Whether it receives frames for other stations, too, as `ip link set promisc on` has it. This outlives the process.
+    pub async fn set_link_promiscuous(&self, ifindex: u32, on: bool) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.flags = if on { LinkFlags::Promisc } else { LinkFlags::empty() };
+        message.header.change_mask = LinkFlags::Promisc;
+        self.set_link("promiscuous mode of", ifindex, message).await
+    }
+
     pub async fn set_link_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::Mtu(mtu));

@@ -1,6 +1,6 @@
 //! Cross-connects: every frame that arrives at one port leaves by another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mplsxdp_common::abi::CrossConnect;
@@ -19,6 +19,13 @@ const fn operation(from: Option<Tags>, to: Option<Tags>) -> Option<VlanOperation
         (None, Some(_)) => Some(VlanOperation::Push),
         (None, None) => None,
     }
+}
+
+/// The interfaces whose frames for other stations are needed, too.
+#[derive(Default, Debug)]
+pub(super) struct CrossedInterfaces {
+    wanted: BTreeSet<u32>,
+    told: BTreeSet<u32>,
 }
 
 /// Why two ports cannot be cross-connected.
@@ -49,6 +56,8 @@ pub enum CrossConnectError {
         to: Arc<str>,
         next_hops: usize,
     },
+    #[error("tags of frames would be lost: {0}")]
+    HiddenTags(Arc<str>),
     #[error("`vlan {}` does not fit: {}", .given.name(), fits(.from, .to, *.is))]
     Vlan {
         from: Arc<str>,
@@ -108,6 +117,7 @@ impl Ports {
             let (from, to) = (name, to.name.clone());
             return Err(CrossConnectError::Vlan { from, to, given, is });
         }
+        from.check_visible_tags()?;
         if let Some(with) = from.cross_connect.clone().filter(|with| *with != to.name) {
             return Err(CrossConnectError::Already { name, with });
         }
@@ -140,12 +150,24 @@ impl Ports {
     }
 
     /// Publishes where the frames of cross-connected ports go. Ports have changed.
-    pub(super) fn publish_cross_connects(&self, tables: &mut impl Tables) {
+    pub(super) fn publish_cross_connects(&mut self, tables: &mut impl Tables) {
+        let crossed = self.ports.iter().filter(|port| port.is_cross_connected());
+        let interfaces = crossed.filter_map(|port| Some(self.program_port(port)?.ifindex()));
+        self.crossed_interfaces.wanted = interfaces.collect();
         for port in &self.ports {
             if let Some(to) = &port.cross_connect {
                 tables.store_cross_connect(port.number(), self.crossing(port, to));
             }
         }
+    }
+
+    /// The interfaces behind cross-connected ports, if they are others than at the last call.
+    pub fn take_crossed_interfaces(&mut self) -> Option<BTreeSet<u32>> {
+        let CrossedInterfaces { wanted, told } = &mut self.crossed_interfaces;
+        (wanted != told).then(|| {
+            told.clone_from(wanted);
+            wanted.clone()
+        })
     }
 
     /// Nowhere while there is no port with this name.

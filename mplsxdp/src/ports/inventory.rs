@@ -11,6 +11,7 @@ use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{info, warn};
 
 use super::attach::{self, Attached, Order, Survey};
+use super::cross_connect::{CrossConnectError, CrossedInterfaces};
 use super::error::PortError;
 use super::mpls_mtu::{self, largest_redirected};
 use super::preflight::{self, Facts, FarEnd, ONE_BUFFER_MTU};
@@ -117,7 +118,19 @@ pub struct Port {
     retired: bool,
     /// The FTN domain in which its packets are looked up.
     domain: Domain,
+    hidden_tags: HiddenTags,
     place: Place,
+}
+
+/// Whether VLAN tags may be beside frames, where the program does not see them: always (an error), or those of some
+/// senders (a note). Both say what helps. The tags of a sub-interface are always in the frames.
+type HiddenTags = Option<Result<Arc<str>, Arc<str>>>;
+
+fn hidden_tags(facts: &Facts) -> HiddenTags {
+    match preflight::check_tags(facts) {
+        Ok(notes) => notes.first().map(|note| Ok(Arc::from(&**note))),
+        Err(error) => Some(Err(error.to_string().into())),
+    }
 }
 
 /// The interface behind a port.
@@ -268,6 +281,23 @@ impl Port {
         self.cross_connect.is_some()
     }
 
+    /// Whether it matters if tags are in the frames from now on.
+    pub fn needs_visible_tags(&self) -> bool {
+        self.hidden_tags.is_some() || self.is_cross_connected()
+    }
+
+    /// Checks that tags are in the frames when the program sees them.
+    pub fn check_visible_tags(&self) -> Result<(), CrossConnectError> {
+        match &self.hidden_tags {
+            Some(Err(error)) => Err(CrossConnectError::HiddenTags(error.clone())),
+            Some(Ok(note)) => {
+                warn!(port = &*self.name, "{note}");
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// `None` if it is not a sub-interface.
     pub fn tags(&self) -> Option<Tags> {
         match self.place {
@@ -360,6 +390,7 @@ pub struct Ports {
     pub(super) waiting: WaitingPorts,
     /// Numbers of removed ports, each kept until no frame is on its way to it.
     leaving: Vec<(u16, GracePeriod)>,
+    pub(super) crossed_interfaces: CrossedInterfaces,
 }
 
 impl Ports {
@@ -371,6 +402,7 @@ impl Ports {
             readopts,
             waiting: WaitingPorts::default(),
             leaving: Vec::new(),
+            crossed_interfaces: CrossedInterfaces::default(),
         }
     }
 
@@ -654,6 +686,9 @@ impl Ports {
     /// How to put the program onto an interface that is to become a port.
     pub fn order(&mut self, facts: Box<Facts>, wish: Wish) -> Result<Order, PortError> {
         let link = facts.link.as_ref().ok_or_else(|| PortError::gone(&facts.name))?;
+        if wish.cross_connect.is_some() {
+            preflight::check_tags(&facts)?;
+        }
         let number = self.number_for(&facts.name)?;
         let traits = Traits::before(&facts, wish.checksum, self.mode);
         Ok(Order {
@@ -710,6 +745,7 @@ impl Ports {
                 },
                 far_end: link.peer.zip(attached.facts.far_end.clone()),
             },
+            hidden_tags: hidden_tags(&attached.facts),
         };
         info!(port = &*port.name, number, link_id = attached.link_id, "attached");
         port.warn_of_mpls_mtu(Default::default());
@@ -756,6 +792,7 @@ impl Ports {
             checksum,
             retired: false,
             domain: Domain::EMPTY,
+            hidden_tags: None,
             place: Place::SubInterface {
                 parent,
                 tags: plan.found.tags,
@@ -787,7 +824,7 @@ impl Ports {
     }
 
     /// Publishes a new port, to which others may be cross-connected.
-    fn added(&self, number: u16, tables: &mut impl Tables) {
+    fn added(&mut self, number: u16, tables: &mut impl Tables) {
         self.publish_cross_connects(tables);
         if let Some(port) = self.get(number) {
             port.store(tables);
@@ -834,13 +871,26 @@ impl Ports {
         let now = facts.takes_redirects(self.mode);
         let Some(Port {
             name,
+            cross_connect,
+            hidden_tags,
             place: Place::Interface { traits, .. },
             ..
         }) = self.interface_mut(ifindex)
         else {
             return;
         };
-        if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) || now == traits.takes_redirects {
+        if facts.link.as_ref().map(|link| link.ifindex) != Some(ifindex) {
+            return;
+        }
+        let are_hidden = self::hidden_tags(facts);
+        if let Some(Err(error)) = &are_hidden
+            && cross_connect.is_some()
+            && *hidden_tags != are_hidden
+        {
+            warn!(port = &**name, "tags of cross-connected frames are lost: {error}");
+        }
+        *hidden_tags = are_hidden;
+        if now == traits.takes_redirects {
             return;
         }
         traits.takes_redirects = now;

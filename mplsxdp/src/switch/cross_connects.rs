@@ -87,6 +87,7 @@ impl<T: Tables> Switch<T> {
         };
         let stays = |name: &str| config.ports.iter().any(|port| port.name == name);
         self.ports.check_crossed(port.number(), stays)?;
+        port.check_visible_tags()?;
         CrossConnectError::check_next_hops(port, to, self.next_hops_through(port))
     }
 

@@ -251,6 +251,8 @@ pub enum Effect {
     },
     /// Detach what is no longer a port, and close its sockets.
     KeepPorts,
+    /// These interfaces, and no others, must receive frames for other stations, too.
+    ReceiveAll(BTreeSet<u32>),
     /// These interfaces went down: frames that are queued there must not leave when they are up again.
     LinksDown(BTreeSet<u32>),
     MakeRoomForLocal {
@@ -483,6 +485,9 @@ impl<T: Tables> Switch<T> {
         self.reclaim(now);
         self.watch_ftn(now);
         self.take_over_when_resolved(now);
+        if let Some(crossed) = self.ports.take_crossed_interfaces() {
+            self.effects.push_back(Effect::ReceiveAll(crossed));
+        }
     }
 
     /// The next effect. Effects are performed in this order, all of them before the next input.

@@ -81,6 +81,17 @@ impl<T: Tables> Switch<T> {
                 _ => None,
             });
             self.effects.push_back(Effect::LinksDown(down.collect()));
+            let changed = batch.iter().filter_map(|event| match event {
+                Event::Link(link) => self.ports.by_ifindex(link.ifindex),
+                _ => None,
+            });
+            let looks = changed
+                .filter(|port| port.needs_visible_tags())
+                .map(|port| Effect::LookAtFeatures {
+                    ifindex: port.ifindex(),
+                    name: port.name().into(),
+                });
+            self.effects.extend(looks);
             if self.follow_vrfs(&[]) {
                 self.resolver.look_up_again(now, &mut others);
             }

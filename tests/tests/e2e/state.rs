@@ -326,9 +326,14 @@ fn ports() -> Result<()> {
     router.run("link set eth1 mpls off")?;
     router.run("xconnect add eth2 eth3 one-way")?;
     router.run("route add 100 as to 200 via inet 10.0.3.2 dev eth3")?;
+    let receives_all = |place: &Place| -> Result<bool> { Ok(place.netns.ip("link show eth2")?.contains("PROMISC")) };
     let seed = |router: &Router| -> Result<serde_json::Value> { router.json("config show") };
     let before = seed(&router)?;
     router.stop(Signal::SIGKILL)?;
+    ensure!(
+        receives_all(&place)?,
+        "frames for other stations do not go through any more"
+    );
     let router = place.load("")?;
     ensure!(seed(&router)? == before, "{}, not {before}", seed(&router)?);
     expect(&router, &[("static", "100 as to 200 via inet 10.0.3.2 dev eth3")])?;
@@ -354,7 +359,11 @@ fn ports() -> Result<()> {
         format!("{wrong:#}").contains("eth2 is cross-connected with up3"),
         "{wrong:#}"
     );
+    ensure!(receives_all(&place)?, "the next process has ended it");
     router.run("xconnect del eth2")?;
+    wait::until("the end of promiscuous mode", PATIENCE, || {
+        Ok((!receives_all(&place)?).then_some(()))
+    })?;
     router.run("link del up3")?;
     router.run("link set eth1 mpls on")?;
     router.stop(Signal::SIGKILL)?;

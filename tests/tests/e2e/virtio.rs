@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{Link, Stats, Status};
-use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6};
-use mplsxdp_tests::frame::{Entry, ethernet, labelled, with_ttl};
+use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6};
+use mplsxdp_tests::frame::{Entry, ethernet, labelled, tagged, with_ttl};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::virtio::Nics;
 use mplsxdp_tests::{Tap, bystanders};
@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         test("virtio::labelled_frames_are_switched_in_native_mode", switched),
         test("virtio::a_flood_is_switched_whole_and_in_order", flood),
         test("virtio::a_ttl_that_runs_out_is_answered_through_af_xdp", answered),
+        test("virtio::a_cross_connect_takes_frames_for_all_stations", crossed),
         test("virtio::what_is_not_labelled_traffic_is_left_alone", untouched),
     ]
 }
@@ -113,6 +114,22 @@ fn answered(bench: &Bench) -> Result<()> {
         // By IP, through the kernel; and along the LSP, from the slow path.
         expect_answer(bench, &bench.left, near, &[Entry::new(100, 1)], &[])?;
         expect_answer(bench, &bench.right, far, &[Entry::new(100, 1)], &lsp)?;
+    }
+    Ok(())
+}
+
+/// The NIC filters them otherwise.
+fn crossed(bench: &Bench) -> Result<()> {
+    bench.router.run("route del 999")?;
+    bench.router.run("xconnect add eth1 eth2")?;
+    for (from, to) in [(&bench.left, &bench.right), (&bench.right, &bench.left)] {
+        for (name, frame) in bystanders::all(to.mac(), from.mac()) {
+            from.send(&frame)?;
+            to.receive(name, |arrived| arrived == frame)?;
+            let frame = tagged(&[(ETH_P_8021AD, 100), (ETH_P_8021Q, 200)], &frame);
+            from.send(&frame)?;
+            to.receive(&format!("{name}, with tags"), |arrived| arrived == frame)?;
+        }
     }
     Ok(())
 }

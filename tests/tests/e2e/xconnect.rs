@@ -12,6 +12,7 @@ use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::ensure_nothing_left;
 use mplsxdp_tests::vm::Nic;
 use mplsxdp_tests::{End, Lab, Router, Tap, link, wait};
+use nix::sys::signal::Signal;
 
 use crate::bench::{Bench, NATIVE, v4, v6};
 use crate::{test, test_with};
@@ -24,6 +25,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("xconnect::every_frame_goes_through_both_ways", every_frame),
         test("xconnect::what_is_too_long_is_counted", too_long),
+        test("xconnect::frames_for_other_stations_are_received", promiscuous),
         test("xconnect::one_way_leaves_the_other_port_as_it_was", one_way),
         test("xconnect::tags_of_sub_interfaces_are_replaced", tags),
         test_with(
@@ -132,6 +134,45 @@ fn every_frame() -> Result<()> {
         &bench.out_labelled(&[Entry::new(110, 63)], &packet),
     )?;
     bench.router.unload()
+}
+
+/// A NIC would filter them. Veths do not, but the kernel counts.
+fn promiscuous() -> Result<()> {
+    let bench = Bench::new("--iface eth1 --iface eth2 --iface eth2.5")?;
+    bench.router.run("route del 999")?;
+    let netns = bench.router.netns();
+    let expect = |what: &str, expected: [&str; 2]| {
+        wait::until(what, PATIENCE, || {
+            let links = [netns.ip("-d link show eth1")?, netns.ip("-d link show eth2")?];
+            let fits = |(link, count): (&String, &&str)| link.contains(&format!(" promiscuity {count} "));
+            Ok(links.iter().zip(&expected).all(fits).then_some(()))
+        })
+    };
+    bench.router.run("xconnect add eth1 eth2 one-way")?;
+    expect("the first port alone", ["1", "0"])?;
+    bench.router.run("xconnect del eth1")?;
+    expect("no port", ["0", "0"])?;
+    bench.router.run("xconnect add eth1 eth2.5 vlan push")?;
+    expect("a port, and the parent of the other", ["1", "1"])?;
+    bench.router.run("xconnect del eth1")?;
+    expect("no port", ["0", "0"])?;
+    bench.router.run("xconnect add eth1 eth2.5")?;
+    netns.ip("link add br0 type bridge")?;
+    netns.ip("link set br0 up")?;
+    let netns = netns.clone();
+    bench.router.stop(Signal::SIGKILL)?;
+    for interface in ["eth1", "eth2"] {
+        let link = netns.ip(&format!("-d link show {interface}"))?;
+        ensure!(link.contains(" promiscuity 0 "), "{link}");
+    }
+    // On a bridge, tags are beside the frames.
+    let router = Router::load(&netns, "--mode generic --iface br0 --iface eth2")?;
+    let wrong = router.run("xconnect add br0 eth2").err().context("it was taken")?;
+    ensure!(
+        format!("{wrong:#}").contains("tags of frames would be lost"),
+        "{wrong:#}"
+    );
+    router.unload()
 }
 
 fn too_long() -> Result<()> {
